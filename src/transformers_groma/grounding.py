@@ -1,0 +1,418 @@
+"""Grounded text: the markup that ties phrases of an answer to regions of an image, and its plain-text reading.
+
+    <p>a dog</p> <roi><r4></roi> on <p>the grass</p> <roi><r7><r9></roi>.
+
+`<p>…</p>` marks a phrase, `<roi>…</roi>` after it names its regions by their proxy tokens `<r0>`, `<r1>`, …
+Spans are `(start, end)` offsets in characters; boxes are `xyxy` in absolute pixels of the upright image.
+"""
+
+import re
+import unicodedata
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+PHRASE_START = "<p>"
+PHRASE_END = "</p>"
+REGION_START = "<roi>"
+REGION_END = "</roi>"
+
+# A proxy token is written in one way only: decimal digits, no sign, no leading zeros. 18 digits fit an int64.
+_TAG = re.compile(r"</?p>|</?roi>|<r(0|[1-9][0-9]{0,17})>")
+# Punctuation that belongs to the word before it, and brackets that belong to the word after them.
+_CLOSING = re.compile(r"[.,;:!?)\]}…。，、；：！？）】」』]|['’]s\b")
+_OPENING = "([{（【「『"
+_LINE_BREAK = re.compile(r"[\r\n](?:\s*[\r\n])?")
+
+
+def proxy_token(region_id: int) -> str:
+    """The token that stands for a region in text.
+
+    Args:
+        region_id (`int`): number of the region.
+
+    Returns:
+        `str`: the proxy token.
+
+    Raises:
+        ValueError: if `region_id` is negative.
+
+    Example:
+    >>> from transformers_groma.grounding import proxy_token
+    >>> proxy_token(4)
+    '<r4>'
+    """
+    if region_id < 0:
+        raise ValueError(f"`region_id` must not be negative, got {region_id}.")
+    return f"<r{int(region_id)}>"
+
+
+def render_grounded_phrase(text: str, region_ids: Sequence[int]) -> str:
+    """Markup of one phrase and its regions.
+
+    Args:
+        text (`str`): the phrase; empty for an answer that only names regions.
+        region_ids (`Sequence[int]`): numbers of its regions; empty for a phrase that is not grounded.
+
+    Returns:
+        `str`: the markup.
+
+    Raises:
+        ValueError: if a region number is negative.
+
+    Example:
+    >>> from transformers_groma.grounding import render_grounded_phrase
+    >>> render_grounded_phrase("two dogs", [4, 7])
+    '<p>two dogs</p> <roi><r4><r7></roi>'
+    >>> render_grounded_phrase("", [4])
+    '<roi><r4></roi>'
+    """
+    parts = []
+    if text:
+        parts.append(f"{PHRASE_START}{text}{PHRASE_END}")
+    if len(region_ids) > 0:
+        parts.append(f"{REGION_START}{''.join(map(proxy_token, region_ids))}{REGION_END}")
+    return " ".join(parts)
+
+
+@dataclass(frozen=True)
+class ParsedPhrase:
+    """A phrase and the numbers of its regions.
+
+    Args:
+        text (`str`): the phrase; empty where regions were named without one.
+        span (`tuple[int, int]`): its place in the plain text, so that `parsed.text[span[0] : span[1]] == text`.
+        region_ids (`tuple[int, ...]`): numbers of its regions, in order, each once, at least one.
+    """
+
+    text: str
+    span: tuple[int, int]
+    region_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ParsedText:
+    """Plain text and the phrases in it that are tied to regions.
+
+    Args:
+        text (`str`): the text without markup.
+        phrases (`tuple[ParsedPhrase, ...]`): in the order of the text; their spans do not overlap.
+        unknown_region_ids (`tuple[int, ...]`): numbers that the markup names but that are no regions, each once.
+    """
+
+    text: str
+    phrases: tuple[ParsedPhrase, ...]
+    unknown_region_ids: tuple[int, ...]
+
+
+def parse_grounded_text(markup: str, valid_region_ids: Collection[int] | int | None = None) -> ParsedText:
+    """Read the markup of an answer. Accepts every string and takes linear time.
+
+    - Regions belong to the phrase right before them (several groups too); without one they make an empty phrase.
+    - Regions, in `<roi>` or bare, end a phrase that is still open. Otherwise a phrase inside a phrase is part of it.
+    - A phrase without a (valid) region is plain text. Stray tags vanish; text between `<roi>` and `</roi>` stays.
+    - What is not exactly a tag (`<r007>`, `<r-1>`, `<ro`) stays in the text, like any other text.
+    - There is no looking ahead: a phrase found in the first half of an answer can only get more regions from the rest.
+    - Whitespace next to tags is tidied up: one space or line break at most, none before `.` or `)`, none at both ends.
+
+    Args:
+        markup (`str`): the text that the model wrote, without the tokenizer's special tokens. Spaces that the
+            tokenizer puts around tags when it decodes do no harm.
+        valid_region_ids (`Collection[int]` or `int`, *optional*): numbers of the existing regions, or `n` for
+            `0..n-1`. Without it every number counts as a region.
+
+    Returns:
+        `ParsedText`: plain text, phrases with spans and region numbers, unknown region numbers.
+
+    Example:
+    >>> from transformers_groma.grounding import parse_grounded_text
+    >>> parsed = parse_grounded_text("<p>a dog</p> <roi><r4></roi> on <p>the grass</p> <roi><r7><r57></roi>.", 40)
+    >>> parsed.text
+    'a dog on the grass.'
+    >>> parsed.phrases[1]
+    ParsedPhrase(text='the grass', span=(9, 18), region_ids=(7,))
+    >>> parsed.unknown_region_ids
+    (57,)
+    """
+    parser = _Parser(valid_region_ids)
+    position = 0
+    for tag in _TAG.finditer(markup):
+        parser.add_text(markup[position : tag.start()])
+        if tag[1] is None:
+            parser.add_tag(tag[0])
+        else:
+            parser.add_region(int(tag[1]))
+        position = tag.end()
+    parser.add_text(markup[position:])
+    return parser.result()
+
+
+@dataclass(frozen=True, eq=False)
+class GroundedPhrase:
+    """A phrase of an answer and its boxes.
+
+    Args:
+        text (`str`): the phrase; empty where the answer names regions without one.
+        span (`tuple[int, int]`): its place in the answer's plain text.
+        boxes (`Tensor` of shape `(n, 4)`, float32): `xyxy` boxes in absolute pixels of the upright image, n >= 1.
+        region_ids (`tuple[int, ...]`): numbers of the `n` regions, in the order of `boxes`.
+    """
+
+    text: str
+    span: tuple[int, int]
+    boxes: Tensor
+    region_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class GroundedRegion:
+    """A region that the model could name.
+
+    Args:
+        id (`int`): number of the region, as in its proxy token.
+        box (`Tensor` of shape `(4,)`, float32): `xyxy` box in absolute pixels of the upright image.
+        score (`float`): how sure the model is that there is something, 0..1.
+    """
+
+    id: int
+    box: Tensor
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class GroundedText:
+    """An answer whose phrases are tied to boxes.
+
+    Args:
+        text (`str`): plain text, without markup.
+        phrases (`list[GroundedPhrase]`): phrases tied to regions, in the order of the text.
+        regions (`list[GroundedRegion]`): all regions that the model could name, also those it did not.
+        unknown_region_ids (`tuple[int, ...]`): numbers that the model wrote but that are no regions.
+        markup (`str`): the text as the model wrote it.
+    """
+
+    text: str
+    phrases: list[GroundedPhrase]
+    regions: list[GroundedRegion]
+    unknown_region_ids: tuple[int, ...]
+    markup: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    def draw(self, image: "Image.Image", *, regions: bool = False) -> "Image.Image":
+        """The image with the boxes of the phrases and, under it, the text.
+
+        Args:
+            image (`PIL.Image.Image`): the image that the answer is about; it is not changed.
+            regions (`bool`): whether to outline all other regions too, thinly.
+
+        Returns:
+            `PIL.Image.Image`: a new RGB image, see `draw_grounded_text`.
+        """
+        # Here and not above: visualization stands on this module, and text needs no drawing library.
+        from .visualization import draw_grounded_text
+
+        return draw_grounded_text(image, self, regions=regions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The answer as plain lists and numbers, ready for JSON; boxes are `xyxy` pixels with two decimals.
+
+        Returns:
+            `dict`: keys `text`, `phrases`, `regions` and `unknown_region_ids`.
+        """
+        return {
+            "text": self.text,
+            "phrases": [
+                {
+                    "text": phrase.text,
+                    "span": list(phrase.span),
+                    "boxes_xyxy": [_rounded(box) for box in phrase.boxes],
+                    "region_ids": list(phrase.region_ids),
+                }
+                for phrase in self.phrases
+            ],
+            "regions": [
+                {"id": region.id, "box_xyxy": _rounded(region.box), "score": round(region.score, 4)}
+                for region in self.regions
+            ],
+            "unknown_region_ids": list(self.unknown_region_ids),
+        }
+
+
+def ground_text(
+    markup: str,
+    region_boxes: Tensor,
+    region_scores: Tensor | None = None,
+    region_mask: Tensor | None = None,
+) -> GroundedText:
+    """Read the markup of an answer and look up the boxes of its regions.
+
+    Args:
+        markup (`str`): the text that the model wrote, without the tokenizer's special tokens.
+        region_boxes (`Tensor` of shape `(R, 4)`): `xyxy` boxes in absolute pixels of the upright image; the row is the
+            number of the region.
+        region_scores (`Tensor` of shape `(R,)`, *optional*): scores of the regions, 0..1; 1 without it.
+        region_mask (`Tensor` of shape `(R,)`, bool, *optional*): which rows are regions; all without it.
+
+    Returns:
+        `GroundedText`: plain text, phrases with boxes, all regions; tensors are on the CPU.
+
+    Raises:
+        ValueError: if the shapes do not fit each other.
+
+    Example:
+    >>> import torch
+    >>> from transformers_groma.grounding import ground_text
+    >>> answer = ground_text("<p>a dog</p> <roi><r1></roi>.", torch.tensor([[0.0, 0, 9, 9], [10, 20, 30, 40]]))
+    >>> answer.text, answer.phrases[0].boxes.tolist()
+    ('a dog.', [[10.0, 20.0, 30.0, 40.0]])
+    """
+    if region_boxes.ndim != 2 or region_boxes.shape[-1] != 4:
+        raise ValueError(f"`region_boxes` must have shape (number of regions, 4), got {tuple(region_boxes.shape)}.")
+    count = region_boxes.shape[0]
+    for name, values in (("region_scores", region_scores), ("region_mask", region_mask)):
+        if values is not None and values.shape != (count,):
+            raise ValueError(f"`{name}` must have shape ({count},) like `region_boxes`, got {tuple(values.shape)}.")
+    boxes = region_boxes.detach().to("cpu", torch.float32)
+    scores = [1.0] * count if region_scores is None else region_scores.tolist()
+    mask = [True] * count if region_mask is None else region_mask.bool().tolist()
+    regions = [GroundedRegion(index, boxes[index], scores[index]) for index in range(count) if mask[index]]
+    parsed = parse_grounded_text(markup, [region.id for region in regions])
+    phrases = [
+        GroundedPhrase(phrase.text, phrase.span, boxes[list(phrase.region_ids)], phrase.region_ids)
+        for phrase in parsed.phrases
+    ]
+    return GroundedText(parsed.text, phrases, regions, parsed.unknown_region_ids, markup)
+
+
+@dataclass
+class _PhraseDraft:
+    start: int
+    end: int
+    region_ids: dict[int, None] = field(default_factory=dict)  # an ordered set
+
+
+class _Parser:
+    """What is known about an answer after reading it up to some tag."""
+
+    def __init__(self, valid_region_ids: Collection[int] | int | None) -> None:
+        if isinstance(valid_region_ids, int):
+            self.valid_region_ids: Collection[int] | None = range(valid_region_ids)
+        else:
+            self.valid_region_ids = None if valid_region_ids is None else frozenset(valid_region_ids)
+        self.text = _PlainText()
+        self.depth = 0  # phrases that are open
+        self.start: int | None = None  # where the text of the open phrase starts, once it has some
+        self.in_regions = False
+        self.phrase = _PhraseDraft(0, 0)  # the phrase that regions would belong to
+        self.grounded: list[_PhraseDraft] = []
+        self.unknown_region_ids: dict[int, None] = {}
+
+    def add_text(self, text: str) -> None:
+        start = self.text.append(text)
+        if self.depth > 0 and self.start is None:
+            self.start = start
+
+    def add_tag(self, tag: str) -> None:
+        if tag == PHRASE_START:
+            self.in_regions = False
+            self.depth += 1
+        elif tag == PHRASE_END:
+            if self.depth == 1:
+                self._end_phrase()
+            self.depth = max(self.depth - 1, 0)
+        elif tag == REGION_START:
+            self._start_regions()
+            self.in_regions = True
+        else:
+            self.in_regions = False
+        self.text.after_regions = tag == REGION_END
+
+    def add_region(self, region_id: int) -> None:
+        if not self.in_regions:
+            self._start_regions()
+        self.text.after_regions = True
+        if self.valid_region_ids is not None and region_id not in self.valid_region_ids:
+            self.unknown_region_ids[region_id] = None
+            return
+        if not self.phrase.region_ids:
+            self.grounded.append(self.phrase)
+        self.phrase.region_ids[region_id] = None
+
+    def _end_phrase(self) -> None:
+        end = self.text.length
+        self.phrase = _PhraseDraft(end if self.start is None else self.start, end)
+        self.start = None
+
+    def _start_regions(self) -> None:
+        if self.depth > 0:
+            self._end_phrase()
+            self.depth = 0
+        elif self.phrase.end < self.text.length:  # other text has come since: these regions have no phrase
+            self.phrase = _PhraseDraft(self.text.length, self.text.length)
+
+    def result(self) -> ParsedText:
+        text = self.text.joined()
+        return ParsedText(
+            text=text,
+            phrases=tuple(
+                ParsedPhrase(text[phrase.start : phrase.end], (phrase.start, phrase.end), tuple(phrase.region_ids))
+                for phrase in self.grounded
+            ),
+            unknown_region_ids=tuple(self.unknown_region_ids),
+        )
+
+
+class _PlainText:
+    """Text without its tags. Whitespace next to tags waits until it is known what comes after it."""
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []  # start and end with other characters than whitespace, or are whitespace
+        self.length = 0
+        self.gaps: list[str] = []  # whitespace around the tags since the last text
+        self.after_regions = False  # whether the last tag ended or named regions
+
+    def append(self, text: str) -> int | None:
+        """Add what stands between two tags; return where its first character that is not whitespace came to stand."""
+        core = text.strip()
+        if not core:
+            self.gaps.append(text)
+            return None
+        lead = text[: len(text) - len(text.lstrip())]
+        gap = self._gap(lead, core)
+        start = self.length + len(gap)
+        self.pieces += [gap, core]
+        self.length = start + len(core)
+        self.gaps = [text[len(lead) + len(core) :]]
+        return start
+
+    def _gap(self, lead: str, core: str) -> str:
+        """What is left of the whitespace between the text so far and `core`."""
+        if not self.pieces or not (lead or any(self.gaps)):
+            return ""
+        # A line break wins over spaces; of the spaces around it only the indentation of `core` means something.
+        if line_break := _LINE_BREAK.search(lead):
+            return lead[line_break.start() :]
+        for gap in self.gaps:
+            if line_break := _LINE_BREAK.search(gap):
+                return line_break[0]
+        if self.pieces[-1][-1] in _OPENING or _CLOSING.match(core):
+            return ""
+        # In `a dog <roi><r4></roi>"` the space before the regions goes with them; in `a dog <roi><r4></roi>(left)` not.
+        if self.after_regions and not lead and unicodedata.category(core[0]) in ("Pc", "Pd", "Pe", "Pf", "Po"):
+            return ""
+        return " "
+
+    def joined(self) -> str:
+        return "".join(self.pieces)
+
+
+def _rounded(box: Tensor) -> list[float]:
+    return [round(value, 2) for value in box.tolist()]

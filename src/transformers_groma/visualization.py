@@ -1,0 +1,458 @@
+"""Draw boxes, region proposals and grounded text on an image, with Pillow alone.
+
+Boxes are `xyxy` in absolute pixels of the upright image. An image that carries an EXIF orientation is turned upright
+first. Results are new RGB images in which a pixel of the upright image keeps its coordinates.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from torch import Tensor
+
+from .grounding import GroundedText, proxy_token
+
+Color = tuple[int, int, int]
+Box = tuple[float, float, float, float]
+
+# Okabe and Ito's palette, which people with any kind of colour vision can tell apart; its black is left out.
+PALETTE: tuple[Color, ...] = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (213, 94, 0),
+    (204, 121, 167),
+    (0, 114, 178),
+    (240, 228, 66),
+)
+BLACK, WHITE, GREY = (0, 0, 0), (255, 255, 255), (208, 208, 208)
+
+# A chip that covers all of another chip costs as much as one that covers 20 boxes.
+CHIP_OVERLAP_COST = 20.0
+# Under narrow images the caption is wider than the image, so that its lines hold more than a word or two.
+MIN_CAPTION_EMS = 22
+MAX_CAPTION_LINES = 40
+MAX_CAPTION_LENGTH = 8000
+MAX_LABEL_LENGTH = 80
+_WORD = re.compile(r"[^ ]+")
+
+
+def draw_boxes(
+    image: Image.Image,
+    boxes: Tensor | Sequence[Sequence[float]],
+    labels: Sequence[str] | None = None,
+    colors: Sequence[Color] | None = None,
+) -> Image.Image:
+    """Draw boxes with a label each.
+
+    Line width and font size follow the size of the image. Labels stay inside the image, keep clear of each other while
+    there is room, and are cut short with "…" where they are long.
+
+    Args:
+        image (`PIL.Image.Image`): any mode; it is not changed.
+        boxes (array-like of shape `(n, 4)`): `xyxy` boxes in absolute pixels of the upright image.
+        labels (`Sequence[str]`, *optional*): one label a box; an empty one is not drawn.
+        colors (`Sequence` of `(r, g, b)`, *optional*): one colour a box; without it, `PALETTE` in turn.
+
+    Returns:
+        `PIL.Image.Image`: a new RGB image of the size of the upright image.
+
+    Raises:
+        ValueError: wrong shape, a value that is not finite, or another number of labels or colours than of boxes.
+
+    Example:
+    >>> from PIL import Image
+    >>> from transformers_groma.visualization import draw_boxes
+    >>> draw_boxes(Image.new("RGB", (320, 240)), [[20, 40, 120, 200]], labels=["a dog"]).size
+    (320, 240)
+    """
+    boxes = _checked_boxes(boxes)
+    colors = [PALETTE[index % len(PALETTE)] for index in range(len(boxes))] if colors is None else colors
+    for name, values in (("labels", labels), ("colors", colors)):
+        if values is not None and len(values) != len(boxes):
+            raise ValueError(f"`{name}` must have one entry for each of the {len(boxes)} boxes, got {len(values)}.")
+    canvas = _Canvas(image)
+    marks = [
+        _Mark(box, color, text=label)
+        for box, color, label in zip(boxes, colors, labels or [""] * len(boxes), strict=True)
+    ]
+    canvas.draw_outlines(marks, canvas.line_width)
+    canvas.draw_chips(marks)
+    return canvas.image
+
+
+def draw_proposals(
+    image: Image.Image,
+    boxes: Tensor,
+    scores: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Image.Image:
+    """Draw region proposals, each with its number: `r0`, `r1`, …
+
+    Args:
+        image (`PIL.Image.Image`): any mode; it is not changed.
+        boxes (`Tensor` of shape `(R, 4)`): `xyxy` boxes in absolute pixels of the upright image.
+        scores (`Tensor` of shape `(R,)`, *optional*): written behind the number, in percent.
+        mask (`Tensor` of shape `(R,)`, bool, *optional*): which rows are regions; all without it.
+
+    Returns:
+        `PIL.Image.Image`: a new RGB image of the size of the upright image.
+
+    Raises:
+        ValueError: wrong shape, or a value that is not finite in a row that is a region.
+
+    Example:
+    >>> import torch
+    >>> from PIL import Image
+    >>> from transformers_groma.visualization import draw_proposals
+    >>> draw_proposals(Image.new("RGB", (320, 240)), torch.tensor([[20.0, 40, 120, 200]])).size
+    (320, 240)
+    """
+    for name, values in (("scores", scores), ("mask", mask)):
+        if values is not None and values.shape != boxes.shape[:1]:
+            raise ValueError(f"`{name}` must have shape ({len(boxes)},) like `boxes`, got {tuple(values.shape)}.")
+    indices = list(range(len(boxes))) if mask is None else mask.nonzero()[:, 0].tolist()
+    checked = _checked_boxes(boxes[indices])
+    marks = []
+    for box, index in zip(checked, indices, strict=True):
+        score = "" if scores is None else f" {float(scores[index]):.0%}"
+        marks.append(_Mark(box, PALETTE[index % len(PALETTE)], name=f"r{index}{score}"))
+    canvas = _Canvas(image)
+    canvas.draw_outlines(marks, max(2, canvas.line_width * 2 // 3))
+    canvas.draw_chips(marks, scale=0.8)
+    return canvas.image
+
+
+def draw_grounded_text(
+    image: Image.Image, grounded: GroundedText, regions: bool = False, caption: bool = True
+) -> Image.Image:
+    """Draw the boxes of an answer's phrases, one colour a phrase, and write the answer under the image.
+
+    Args:
+        image (`PIL.Image.Image`): any mode; it is not changed.
+        grounded (`GroundedText`): the answer; its boxes are in absolute pixels of the upright image.
+        regions (`bool`): whether to outline the other regions too, thinly and with their proxy tokens.
+        caption (`bool`): whether to add a strip with the text, its phrases marked in their colours. Its lines end with
+            "…" after 40 lines.
+
+    Returns:
+        `PIL.Image.Image`: a new RGB image; the upright image is at its top left. Without caption or text it has the
+        size of the upright image, otherwise it is higher, and wider where the image is too narrow for a line of text.
+
+    Raises:
+        ValueError: if a box has a value that is not finite.
+
+    Example:
+    >>> import torch
+    >>> from PIL import Image
+    >>> from transformers_groma.grounding import ground_text
+    >>> from transformers_groma.visualization import draw_grounded_text
+    >>> answer = ground_text("<p>a dog</p> <roi><r0></roi>.", torch.tensor([[20.0, 40, 120, 200]]))
+    >>> draw_grounded_text(Image.new("RGB", (400, 240)), answer, caption=False).size
+    (400, 240)
+    """
+    colors = [PALETTE[index % len(PALETTE)] for index in range(len(grounded.phrases))]
+    marks: list[_Mark] = []
+    uses: dict[int, int] = {}  # a region that two phrases name gets one outline inside the other
+    for phrase, color in zip(grounded.phrases, colors, strict=True):
+        for box, region_id in zip(_checked_boxes(phrase.boxes), phrase.region_ids, strict=True):
+            marks.append(_Mark(box, color, phrase.text, proxy_token(region_id), inset=uses.get(region_id, 0)))
+            uses[region_id] = uses.get(region_id, 0) + 1
+    others: list[_Mark] = []
+    if regions:
+        for region in grounded.regions:
+            if region.id not in uses:
+                others.append(_Mark(_checked_boxes(region.box[None])[0], GREY, name=proxy_token(region.id)))
+    canvas = _Canvas(image)
+    canvas.draw_outlines(others, max(1, canvas.line_width // 3))
+    canvas.draw_outlines(marks, canvas.line_width)
+    canvas.draw_chips(marks)
+    canvas.draw_chips(others, scale=0.75)
+    if caption and (text := _caption(grounded))[0]:
+        return _with_caption(canvas.image, *text, colors, max(12.0, canvas.font_size))
+    return canvas.image
+
+
+@dataclass
+class _Mark:
+    """A box to draw and its label: a text that may be cut short and a name that may not."""
+
+    box: Box
+    color: Color
+    text: str = ""
+    name: str = ""
+    inset: int = 0  # number of outlines that are drawn around this one at the same place
+
+
+class _Canvas:
+    """An upright image and the chips (labels) on it so far."""
+
+    def __init__(self, image: Image.Image) -> None:
+        self.image = ImageOps.exif_transpose(image).convert("RGB")
+        self.draw = ImageDraw.Draw(self.image)
+        # The geometric mean of the sides: a panorama and a square of the same area get the same lines.
+        side = math.sqrt(self.image.width * self.image.height)
+        self.line_width = max(2, round(side / 220))
+        self.font_size = max(10.0, side / 36)
+        self.chips: list[Box] = []
+        self.boxes: list[Box] = []
+
+    def draw_outlines(self, marks: Sequence[_Mark], line_width: int) -> None:
+        """Draw the boxes of the marks, large ones first, each with a dark outer edge that shows on a bright image."""
+        for mark in sorted(marks, key=lambda mark: -_area(mark.box)):
+            x1, y1, x2, y2 = self._clipped(mark.box)
+            self.boxes.append((x1, y1, x2, y2))
+            width = max(1, min(line_width, round(min(x2 - x1, y2 - y1) / 5)))
+            inset = mark.inset * width
+            # Pillow counts the last pixel in: a box from 0 to 10 ends with pixel 9.
+            left, top = round(x1) + inset, round(y1) + inset
+            right, bottom = max(left, round(x2) - 1 - inset), max(top, round(y2) - 1 - inset)
+            edge = max(1, width // 4)
+            self.draw.rectangle((left - edge, top - edge, right + edge, bottom + edge), outline=BLACK, width=edge)
+            self.draw.rectangle((left, top, right, bottom), outline=mark.color, width=width)
+
+    def draw_chips(self, marks: Sequence[_Mark], scale: float = 1.0) -> None:
+        """Draw the labels of the marks where they cover little; small boxes choose first."""
+        font = _font(max(9.0, self.font_size * scale))
+        ascent, descent = font.getmetrics()
+        padding = max(1, round(font.size / 5))
+        placed = []
+        for mark in sorted(marks, key=lambda mark: _area(mark.box)):
+            box = self._clipped(mark.box)
+            room = min(self.image.width, max(0.45 * self.image.width, box[2] - box[0])) - 2 * padding
+            label = _fitting_label(_printable(" ".join(mark.text.split())), mark.name, font, room)
+            if label:
+                width, height = math.ceil(font.getlength(label)) + 2 * padding, ascent + descent + padding
+                if width <= self.image.width and height <= self.image.height:
+                    chip = self._place(box, width, height)
+                    self.chips.append(chip)
+                    placed.append((mark, box, label, chip))
+        # Leaders first, so that no line crosses a label.
+        for mark, box, _, chip in placed:
+            if not _touch(chip, box):
+                ends = _leader(chip, box)
+                self.draw.line(ends, fill=BLACK, width=self.line_width + 2)
+                self.draw.line(ends, fill=mark.color, width=self.line_width)
+        for mark, _, label, (x1, y1, x2, y2) in placed:
+            self.draw.rectangle((x1, y1, x2 - 1, y2 - 1), fill=mark.color, outline=BLACK)
+            self.draw.text((x1 + padding, y1 + padding / 2), label, font=font, fill=_text_color(mark.color))
+
+    def _clipped(self, box: Box) -> Box:
+        width, height = self.image.size
+        x1, x2 = (min(max(value, 0.0), float(width)) for value in (box[0], box[2]))
+        y1, y2 = (min(max(value, 0.0), float(height)) for value in (box[1], box[3]))
+        return x1, y1, max(x1, x2), max(y1, y2)
+
+    def _place(self, box: Box, width: int, height: int) -> Box:
+        """The place for a chip: at the box if there is one free of chips, else the nearest free one in the image."""
+        x1, y1, x2, y2 = box
+        corners = [
+            (x1, y1 - height),
+            (x1, y1),
+            (x1, y2),
+            (x2 - width, y1 - height),
+            (x2 - width, y1),
+            (x2 - width, y2),
+            (x2, y1),
+            (x1 - width, y1),
+            (x1, y2 - height),
+            (x2 - width, y2 - height),
+        ]
+        chips = [self._inside_image(x, y, width, height) for x, y in corners]
+        costs = [self._cost(chip) + 0.01 * rank for rank, chip in enumerate(chips)]
+        best = min(range(len(chips)), key=costs.__getitem__)
+        if not self._overlaps_chip(chips[best]):
+            return chips[best]
+        columns = range(0, self.image.width - width + 1, max(1, width // 2))
+        rows = range(0, self.image.height - height + 1, max(1, height // 2))
+        grid = [(x, y, x + width, y + height) for y in rows for x in columns]
+        grid.sort(key=lambda chip: math.hypot(chip[0] - x1, chip[3] - y1))
+        return next((chip for chip in grid if not self._overlaps_chip(chip)), chips[best])
+
+    def _inside_image(self, x: float, y: float, width: int, height: int) -> Box:
+        left = min(max(round(x), 0), self.image.width - width)
+        top = min(max(round(y), 0), self.image.height - height)
+        return left, top, left + width, top + height
+
+    def _cost(self, chip: Box) -> float:
+        """How much a chip here would hide: shares of boxes, and of other chips, which weighs more."""
+        hidden_boxes = sum(_overlap(chip, box) / max(_area(box), 1.0) for box in self.boxes)
+        hidden_chips = sum(_overlap(chip, other) / _area(other) for other in self.chips)
+        return hidden_boxes + CHIP_OVERLAP_COST * hidden_chips
+
+    def _overlaps_chip(self, chip: Box) -> bool:
+        return any(_overlap(chip, other) > 0 for other in self.chips)
+
+
+def _caption(grounded: GroundedText) -> tuple[str, list[int | None]]:
+    """The text of a caption and, for each of its characters, the index of the phrase that it belongs to.
+
+    Phrases without text, as in answers that only name regions, show up as their proxy tokens.
+    """
+    text, owners, position = "", [], 0
+
+    def add(piece: str, owner: int | None) -> None:
+        nonlocal text
+        text += piece
+        owners.extend([owner] * len(piece))
+
+    for index, phrase in enumerate(grounded.phrases):
+        start, end = phrase.span
+        add(grounded.text[position:start], None)
+        if start < end:
+            add(grounded.text[start:end], index)
+        else:
+            add(" " if text and not text[-1].isspace() else "", None)
+            add("".join(map(proxy_token, phrase.region_ids)), index)
+            add(" " if grounded.text[end : end + 1].isalnum() else "", None)
+        position = end
+    add(grounded.text[position:], None)
+    return text, owners
+
+
+def _with_caption(
+    image: Image.Image, text: str, owners: list[int | None], colors: Sequence[Color], font_size: float
+) -> Image.Image:
+    """The image with a white strip under it: the text, wrapped, with each phrase in its colour."""
+    font = _font(font_size)
+    ascent, descent = font.getmetrics()
+    margin = round(font_size * 0.7)
+    line_height = round((ascent + descent) * 1.35)
+    width = max(image.width, round(MIN_CAPTION_EMS * font_size))
+    cut = len(text) > MAX_CAPTION_LENGTH
+    text = _printable(text[:MAX_CAPTION_LENGTH])
+    lines = _wrapped(text, font, width - 2 * margin)
+    cut = cut or len(lines) > MAX_CAPTION_LINES
+    lines = lines[:MAX_CAPTION_LINES]
+    canvas = Image.new("RGB", (width, image.height + line_height * len(lines) + 2 * margin), WHITE)
+    canvas.paste(image)
+    draw = ImageDraw.Draw(canvas)
+    underline = max(2, round(font_size / 8))
+    y = image.height + margin + (line_height - ascent - descent) // 2
+    for row, (start, end) in enumerate(lines):
+        position = start
+        while position < end:
+            owner = owners[position]
+            stop = next((index for index in range(position, end) if owners[index] != owner), end)
+            x = margin + font.getlength(text[start:position])
+            x_end = margin + font.getlength(text[start:stop])
+            if owner is not None:
+                base = y + ascent + descent
+                draw.rectangle((x, y, x_end, base), fill=_tint(colors[owner]))
+                draw.rectangle((x, base - underline + 1, x_end, base), fill=colors[owner])
+            draw.text((x, y), text[position:stop], font=font, fill=BLACK)
+            position = stop
+        if cut and row == len(lines) - 1:
+            draw.text((margin + font.getlength(text[start:end]), y), "…", font=font, fill=BLACK)
+        y += line_height
+    return canvas
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[tuple[int, int]]:
+    """Break a text into lines of at most `width` pixels, at spaces where possible; `(start, end)` offsets a line.
+
+    Stops one line after `MAX_CAPTION_LINES`.
+    """
+    lines: list[tuple[int, int]] = []
+    start = 0
+    for paragraph in text.split("\n"):
+        stop = start + len(paragraph)
+        while len(lines) <= MAX_CAPTION_LINES:
+            end = start
+            for word in _WORD.finditer(text, start, stop):
+                if font.getlength(text[start : word.end()]) > width:
+                    break
+                end = word.end()
+            else:
+                end = stop
+            if end == start and start < stop:  # not even one word fits: break inside of it
+                end = start + 1
+                while end < stop and font.getlength(text[start : end + 1]) <= width:
+                    end += 1
+            lines.append((start, end))
+            start = end
+            while start < stop and text[start] == " ":
+                start += 1
+            if start >= stop:
+                break
+        start = stop + 1
+    return lines
+
+
+def _fitting_label(text: str, name: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """`text name`, with the text cut short so that it fits; at worst the name alone."""
+    label = f"{text} {name}".strip()
+    if font.getlength(label) <= width:
+        return label
+    for length in range(min(len(text), MAX_LABEL_LENGTH), 2, -1):
+        label = f"{text[:length].rstrip()}… {name}".strip()
+        if font.getlength(label) <= width:
+            return label
+    return name
+
+
+def _checked_boxes(boxes: Tensor | Sequence[Sequence[float]]) -> list[Box]:
+    values = torch.as_tensor(boxes, dtype=torch.float32)
+    if values.numel() == 0:
+        return []
+    if values.ndim != 2 or values.shape[-1] != 4:
+        raise ValueError(f"boxes must have shape (number of boxes, 4), got {tuple(values.shape)}.")
+    if not torch.isfinite(values).all():
+        raise ValueError(f"boxes must be finite numbers, got {values.tolist()}.")
+    return [tuple(box) for box in values.tolist()]
+
+
+def _printable(text: str) -> str:
+    """Characters that Pillow cannot draw as spaces; the length stays the same."""
+    return "".join(character if character.isprintable() or character == "\n" else " " for character in text)
+
+
+@lru_cache(maxsize=16)
+def _font(size: float) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def _area(box: Box) -> float:
+    return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
+
+
+def _overlap(box1: Box, box2: Box) -> float:
+    return _area((max(box1[0], box2[0]), max(box1[1], box2[1]), min(box1[2], box2[2]), min(box1[3], box2[3])))
+
+
+def _touch(box1: Box, box2: Box, slack: float = 2.0) -> bool:
+    return (
+        max(box1[0], box2[0]) <= min(box1[2], box2[2]) + slack
+        and max(box1[1], box2[1]) <= min(box1[3], box2[3]) + slack
+    )
+
+
+def _leader(chip: Box, box: Box) -> tuple[float, float, float, float]:
+    """The shortest line from a chip to a box that it does not touch."""
+
+    def nearest(low1: float, high1: float, low2: float, high2: float) -> tuple[float, float]:
+        if high1 < low2:
+            return high1, low2
+        if high2 < low1:
+            return low1, high2
+        middle = (max(low1, low2) + min(high1, high2)) / 2
+        return middle, middle
+
+    x1, x2 = nearest(chip[0], chip[2], box[0], box[2])
+    y1, y2 = nearest(chip[1], chip[3], box[1], box[3])
+    return x1, y1, x2, y2
+
+
+def _tint(color: Color) -> Color:
+    return tuple(round(255 - 0.3 * (255 - value)) for value in color)
+
+
+def _text_color(background: Color) -> Color:
+    """Black or white, whichever has the better contrast (WCAG 2) on a background."""
+    linear = [(value / 255) ** 2.2 for value in background]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return BLACK if luminance > 0.179 else WHITE

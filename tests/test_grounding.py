@@ -1,0 +1,341 @@
+import json
+import random
+import re
+import time
+
+import pytest
+import torch
+from PIL import Image
+
+from transformers_groma.grounding import (
+    ParsedPhrase,
+    ground_text,
+    parse_grounded_text,
+    proxy_token,
+    render_grounded_phrase,
+)
+
+# What a model may emit, and what it may not: tags, near misses, whitespace of all kinds, several scripts.
+TAGS = ["<p>", "</p>", "<roi>", "</roi>", "<r0>", "<r4>", "<r7>", "<r39>", "<r57>"]
+WORDS = ["a dog", "the", "grass.", ",", "(", ")", '"', "'s", "é", "狗", "。", "🐶", "\ud800", "\x00", "é", "5"]
+SPACES = [" ", "  ", "\n", "\n\n", "\t", "\r\n", "\xa0", "\u2003", "\x1c"]
+NEAR_TAGS = [
+    "<r>",
+    "<rx>",
+    "<r-1>",
+    "<r007>",
+    "<r+1>",
+    "<r1 >",
+    "<r٣>",
+    "<ro",
+    "<r4",
+    "<",
+    ">",
+    "</r4>",
+    "<P>",
+    "< p>",
+]
+SOUP = TAGS * 3 + WORDS + SPACES + NEAR_TAGS
+
+
+def soups(count: int, seed: int, parts: list[str] = SOUP) -> list[str]:
+    generator = random.Random(seed)
+    return ["".join(generator.choices(parts, k=generator.randint(0, 25))) for _ in range(count)]
+
+
+def phrases_of(markup: str, valid: int | None = None) -> list[tuple[str, tuple[int, ...]]]:
+    return [(phrase.text, phrase.region_ids) for phrase in parse_grounded_text(markup, valid).phrases]
+
+
+def test_render():
+    assert proxy_token(0) == "<r0>"
+    assert render_grounded_phrase("a dog", [4]) == "<p>a dog</p> <roi><r4></roi>"
+    assert render_grounded_phrase("two dogs", (4, 12)) == "<p>two dogs</p> <roi><r4><r12></roi>"
+    assert render_grounded_phrase("", [4]) == "<roi><r4></roi>"
+    assert render_grounded_phrase("a dog", []) == "<p>a dog</p>"
+    assert render_grounded_phrase("", []) == ""
+    with pytest.raises(ValueError, match="negative"):
+        proxy_token(-1)
+
+
+def test_well_formed_answer():
+    parsed = parse_grounded_text("<p>a dog</p> <roi><r4></roi> on <p>the grass</p> <roi><r7><r9></roi>.")
+    assert parsed.text == "a dog on the grass."
+    assert parsed.phrases == (ParsedPhrase("a dog", (0, 5), (4,)), ParsedPhrase("the grass", (9, 18), (7, 9)))
+    assert parsed.unknown_region_ids == ()
+
+
+@pytest.mark.parametrize(
+    ("markup", "text", "phrases"),
+    [
+        ("", "", []),
+        ("no markup at all", "no markup at all", []),
+        # answers that only name regions
+        ("<roi><r4></roi>", "", [("", (4,))]),
+        ("It is <roi><r4></roi>.", "It is.", [("", (4,))]),
+        ("<roi><r4></roi> is the dog", "is the dog", [("", (4,))]),
+        ("<roi><r4></roi> <roi><r5></roi>", "", [("", (4, 5))]),
+        ("<r4>", "", [("", (4,))]),
+        ("<p></p> <roi><r4></roi>", "", [("", (4,))]),
+        ("a <roi><r1></roi> b <roi><r2></roi>", "a b", [("", (1,)), ("", (2,))]),
+        # one phrase, several groups, the same region twice
+        ("<p>dogs</p> <roi><r1></roi> <roi><r2><r1></roi>", "dogs", [("dogs", (1, 2))]),
+        ("<p>dogs</p> <r1><r2>", "dogs", [("dogs", (1, 2))]),
+        ("<p>dogs</p> <roi></roi> <roi><r2></roi>", "dogs", [("dogs", (2,))]),
+        # phrases without regions
+        ("<p>a dog</p> runs", "a dog runs", []),
+        ("<p>a dog</p> runs <roi><r1></roi>", "a dog runs", [("", (1,))]),
+        ("<p>a dog</p> <roi></roi> runs", "a dog runs", []),
+        # unclosed, nested and stray tags
+        ("<p>a dog", "a dog", []),
+        ("<p>a dog <roi><r1></roi> runs", "a dog runs", [("a dog", (1,))]),
+        ("<p>a dog <roi><r1></roi></p> runs", "a dog runs", [("a dog", (1,))]),
+        ("<p>a dog</p> <roi><r1> runs", "a dog runs", [("a dog", (1,))]),
+        ("<p>a dog</p> <roi><r1> and <p>a cat</p> <roi><r2>", "a dog and a cat", [("a dog", (1,)), ("a cat", (2,))]),
+        ("<p>a <p>b</p> c</p> <roi><r1></roi>", "a b c", [("a b c", (1,))]),
+        ("<p>a <p>b <roi><r1></roi>", "a b", [("a b", (1,))]),
+        ("</roi></p>a</p> b</roi>", "a b", []),
+        ("<roi><roi><r1></roi></roi>", "", [("", (1,))]),
+        ("<p>a</p></p> <roi><r1></roi>", "a", [("a", (1,))]),
+        # text between <roi> and </roi>
+        ("<p>dogs</p> <roi><r4> and <r5></roi> run", "dogs and run", [("dogs", (4, 5))]),
+        ("<roi>none</roi>", "none", []),
+        # bare proxies
+        ("the dog <r4> runs", "the dog runs", [("", (4,))]),
+        ("<p>a dog <r4></p> runs", "a dog runs", [("a dog", (4,))]),
+    ],
+)
+def test_structure(markup: str, text: str, phrases: list):
+    assert parse_grounded_text(markup).text == text
+    assert phrases_of(markup) == phrases
+
+
+@pytest.mark.parametrize(
+    "markup", ["<r>", "<rx>", "<r-1>", "<r007>", "<r00>", "<r 4>", "<r٣>", "<R4>", "<r4", "a <ro", "a </", "<"]
+)
+def test_what_is_not_a_tag_stays(markup: str):
+    parsed = parse_grounded_text(markup)
+    assert parsed.text == markup
+    assert parsed.phrases == parsed.unknown_region_ids == ()
+
+
+def test_unknown_regions():
+    parsed = parse_grounded_text("<p>a</p> <roi><r57><r3></roi> <p>b</p> <roi><r57></roi> <roi><r40></roi>", 40)
+    assert parsed.text == "a b"
+    assert [(phrase.text, phrase.region_ids) for phrase in parsed.phrases] == [("a", (3,))]
+    assert parsed.unknown_region_ids == (57, 40)
+    assert parse_grounded_text("<r1><r2>", [2, 9]).unknown_region_ids == (1,)
+    assert parse_grounded_text("<r1>", 0).unknown_region_ids == (1,)
+    assert parse_grounded_text("<r57>").unknown_region_ids == ()
+
+
+def test_huge_numbers():
+    assert parse_grounded_text("<r999999999999999999>", 40).unknown_region_ids == (999999999999999999,)
+    markup = f"<r{'9' * 5000}>"  # more digits than Python converts to a number: no region can be meant
+    assert parse_grounded_text(markup, 40).text == markup
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("<p>a dog</p> <roi><r1></roi> on", "a dog on"),
+        ("<p>a dog</p> <roi><r1></roi>, on", "a dog, on"),
+        ("<p>a dog</p> <roi><r1></roi>", "a dog"),
+        ("<p>a dog</p> <roi><r1></roi>on", "a dog on"),
+        ("<p>a dog</p><roi><r1></roi> on", "a dog on"),
+        ("<p>a dog </p> <roi> <r1> </roi>  on", "a dog on"),
+        ("<p>the dog</p> <roi><r1></roi>'s tail", "the dog's tail"),
+        ('"<p>a dog</p> <roi><r1></roi>" it', '"a dog" it'),
+        ("**<p>a dog</p> <roi><r1></roi>** it", "**a dog** it"),
+        ('<p>a dog</p> <roi><r1></roi> "Rex"', 'a dog "Rex"'),
+        ("<p>a dog</p> <roi><r1></roi> (left)", "a dog (left)"),
+        ("<p>a dog</p> <roi><r1></roi>(left)", "a dog (left)"),
+        ("(<p>a dog</p> <roi><r1></roi>)", "(a dog)"),
+        ("<p>a dog</p> <roi><r1></roi> - <p>big</p>", "a dog - big"),
+        ("<p>a dog</p> <roi><r1></roi>.\n\n<p>a cat</p> <roi><r2></roi>", "a dog.\n\na cat"),
+        ("- <p>a dog</p> <roi><r1></roi>\n- <p>a cat</p> <roi><r2></roi>\n  - old", "- a dog\n- a cat\n  - old"),
+        ("一只<p>狗</p><roi><r1></roi>。", "一只狗。"),
+        ("two  spaces stay", "two  spaces stay"),
+        (" <p> a dog </p> ", "a dog"),
+    ],
+)
+def test_whitespace(markup: str, text: str):
+    assert parse_grounded_text(markup).text == text
+
+
+def test_spaces_around_tags_change_nothing():
+    """Sentencepiece tokenizers decode `<p>a dog</p>.` to `<p> a dog </p> .`."""
+    generator = random.Random(1)
+    for _ in range(500):
+        pieces = []
+        for _ in range(generator.randint(1, 6)):
+            ids = generator.sample(range(40), k=generator.randint(0, 3))
+            pieces.append(render_grounded_phrase(generator.choice(["a dog", "狗", "5 men", ""]), ids))
+            pieces.append(
+                generator.choice([" ", ". ", ", ", " on the (", ") is ", "\n", ".\n\n", "\n- ", "; ", "'s "])
+            )
+        markup = "".join(pieces)
+        spaced = re.sub(r"(</?p>|</?roi>|<r\d+>)", r" \1 ", markup)
+        assert parse_grounded_text(spaced) == parse_grounded_text(markup)
+
+
+def test_round_trip():
+    generator = random.Random(2)
+    for _ in range(500):
+        expected, markup, text = [], "", ""
+        for index in range(generator.randint(1, 6)):
+            phrase = generator.choice(["a dog", "two  men", "<rx>", "狗", "the dog's <b>", "é", "(left)"])
+            ids = tuple(generator.sample(range(100), k=generator.randint(1, 4)))
+            link = generator.choice(["and", "next to", "- or"])
+            markup += (f" {link} " if index else "") + render_grounded_phrase(phrase, ids)
+            text += f" {link} " if index else ""
+            expected.append(ParsedPhrase(phrase, (len(text), len(text) + len(phrase)), ids))
+            text += phrase
+        parsed = parse_grounded_text(markup + ".", 100)
+        assert parsed.text == text + "."
+        assert parsed.phrases == tuple(expected)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_string_parses(seed: int):
+    for markup in soups(2000, seed):
+        parsed = parse_grounded_text(markup, 40)
+        ids_in_markup = {int(number) for number in re.findall(r"<r(0|[1-9][0-9]*)>", markup)}
+        previous_end = 0
+        for phrase in parsed.phrases:
+            start, end = phrase.span
+            assert previous_end <= start <= end <= len(parsed.text)
+            assert parsed.text[start:end] == phrase.text == phrase.text.strip()
+            assert phrase.region_ids
+            assert len(set(phrase.region_ids)) == len(phrase.region_ids)
+            previous_end = end
+        named = {region_id for phrase in parsed.phrases for region_id in phrase.region_ids}
+        # Nothing is invented and nothing is lost.
+        assert named == {region_id for region_id in ids_in_markup if region_id < 40}
+        assert set(parsed.unknown_region_ids) == ids_in_markup - named
+        # Only tags and whitespace go.
+        untagged = re.sub(r"</?p>|</?roi>|<r(0|[1-9][0-9]*)>", "", markup)
+        assert "".join(parsed.text.split()) == "".join(untagged.split())
+        assert parsed.text == parsed.text.strip()
+
+
+def test_no_double_spaces_appear():
+    for markup in soups(2000, seed=5, parts=TAGS * 2 + ["a dog", "on", ".", ",", "(", " ", " "]):
+        markup = re.sub(" +", " ", markup)
+        assert "  " not in parse_grounded_text(markup).text
+
+
+def test_the_beginning_of_an_answer_does_not_change():
+    """What was read from the first tags stays when more text comes; a phrase can only get more regions."""
+    for markup in soups(300, seed=6):
+        whole = parse_grounded_text(markup).phrases
+        for cut in re.finditer(r"</?roi>", markup):
+            for early, late in zip(parse_grounded_text(markup[: cut.end()]).phrases, whole, strict=False):
+                assert (early.text, early.span) == (late.text, late.span)
+                assert early.region_ids == late.region_ids[: len(early.region_ids)]
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "<p>",
+        "</p>",
+        "<roi>",
+        "<r1>",
+        "<p>a",
+        "<p> ",
+        " ",
+        "\n",
+        "<",
+        "<r",
+        "<r1",
+        "1",
+        "<p>a</p> <roi><r1></roi> ",
+        "a ",
+    ],
+)
+def test_long_strings_take_linear_time(piece: str):
+    markup = "<p>" + piece * (200_000 // len(piece)) + "<r"
+    start = time.perf_counter()
+    parsed = parse_grounded_text(markup)
+    assert time.perf_counter() - start < 1
+    assert len(parsed.text) <= len(markup)
+
+
+def test_many_different_regions_take_linear_time():
+    markup = "<p>all</p>" + "".join(map(proxy_token, range(30_000)))
+    start = time.perf_counter()
+    parsed = parse_grounded_text(markup, 20_000)
+    assert time.perf_counter() - start < 1
+    assert parsed.phrases[0].region_ids == tuple(range(20_000))
+    assert len(parsed.unknown_region_ids) == 10_000
+
+
+@pytest.fixture
+def boxes() -> torch.Tensor:
+    return torch.tensor([[0.0, 0.0, 10.0, 10.0], [10.126, 20.0, 30.0, 40.0], [5.0, 5.0, 50.0, 30.0]])
+
+
+def test_ground_text_looks_up_boxes(boxes: torch.Tensor):
+    answer = ground_text(
+        "<p>a dog</p> <roi><r2><r1></roi> and <p>a cat</p> <roi><r0></roi>.",
+        boxes,
+        region_scores=torch.tensor([0.9, 0.5, 0.25]),
+        region_mask=torch.tensor([False, True, True]),
+    )
+    assert str(answer) == answer.text == "a dog and a cat."
+    assert [phrase.text for phrase in answer.phrases] == ["a dog"]
+    torch.testing.assert_close(answer.phrases[0].boxes, boxes[[2, 1]])
+    assert answer.phrases[0].region_ids == (2, 1)
+    assert [(region.id, region.score) for region in answer.regions] == [(1, 0.5), (2, 0.25)]
+    torch.testing.assert_close(answer.regions[0].box, boxes[1])
+    assert answer.unknown_region_ids == (0,)
+    assert answer.markup.startswith("<p>a dog</p> <roi>")
+
+
+def test_ground_text_without_regions():
+    answer = ground_text("<p>a dog</p> <roi><r0></roi>", torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).bool())
+    assert (answer.text, answer.phrases, answer.regions, answer.unknown_region_ids) == ("a dog", [], [], (0,))
+
+
+def test_ground_text_of_half_precision_with_gradient(boxes: torch.Tensor):
+    answer = ground_text("<r0>", boxes.to(torch.bfloat16).requires_grad_())
+    assert answer.phrases[0].boxes.dtype == torch.float32
+    assert not answer.phrases[0].boxes.requires_grad
+    assert answer.regions[0].score == 1.0
+
+
+def test_ground_text_checks_shapes(boxes: torch.Tensor):
+    with pytest.raises(ValueError, match=r"`region_boxes`.*\(1, 3, 4\)"):
+        ground_text("", boxes[None])
+    with pytest.raises(ValueError, match=r"`region_scores`.*\(3,\).*\(2,\)"):
+        ground_text("", boxes, region_scores=torch.zeros(2))
+    with pytest.raises(ValueError, match=r"`region_mask`"):
+        ground_text("", boxes, region_mask=torch.ones(1, 3).bool())
+
+
+def test_to_dict_is_json(boxes: torch.Tensor):
+    answer = ground_text("<p>a dog</p> <roi><r1></roi><r9>", boxes, region_scores=torch.tensor([0.123456, 1.0, 0.5]))
+    record = answer.to_dict()
+    assert json.loads(json.dumps(record)) == record
+    assert record == {
+        "text": "a dog",
+        "phrases": [{"text": "a dog", "span": [0, 5], "boxes_xyxy": [[10.13, 20.0, 30.0, 40.0]], "region_ids": [1]}],
+        "regions": [
+            {"id": 0, "box_xyxy": [0.0, 0.0, 10.0, 10.0], "score": 0.1235},
+            {"id": 1, "box_xyxy": [10.13, 20.0, 30.0, 40.0], "score": 1.0},
+            {"id": 2, "box_xyxy": [5.0, 5.0, 50.0, 30.0], "score": 0.5},
+        ],
+        "unknown_region_ids": [9],
+    }
+
+
+def test_draw_gives_a_new_image(boxes: torch.Tensor):
+    image = Image.new("RGB", (320, 240), "white")
+    answer = ground_text("<p>a dog</p> <roi><r1></roi>", boxes)
+    plain, with_regions = answer.draw(image), answer.draw(image, regions=True)
+    assert plain.width == 320
+    assert plain.height > 240
+    assert plain.size == with_regions.size
+    assert plain.tobytes() != with_regions.tobytes()
+    assert image.tobytes() == Image.new("RGB", (320, 240), "white").tobytes()
