@@ -1,0 +1,81 @@
+"""Image processor of Groma on PIL and NumPy: the one that runs everywhere."""
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from transformers.image_processing_backends import PilBackend
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    ChannelDimension,
+    ImageInput,
+    PILImageResampling,
+)
+
+# PIL modes whose values run from 0 to 65535. `Image.convert("RGB")` would cut them off at 255.
+_PIL_MODES_16_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+def to_upright_8_bit(image: ImageInput) -> ImageInput:
+    """Turn a PIL image the way its EXIF tag says, and bring 16-bit grey images to 8 bits per channel.
+
+    Args:
+        image (`PIL.Image.Image`, `np.ndarray` or `Tensor`): one image, any layout. It is not changed.
+
+    Returns:
+        The same kind of image. Arrays and tensors have no EXIF tag; only `uint16` ones change.
+
+    Example:
+    >>> from PIL import Image
+    >>> to_upright_8_bit(Image.new("I;16", (4, 2), 65535)).getpixel((0, 0))
+    255
+    """
+    if isinstance(image, Image.Image):
+        image = ImageOps.exif_transpose(image)
+        if image.mode in _PIL_MODES_16_BIT:
+            image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    elif isinstance(image, np.ndarray):
+        if image.dtype == np.uint16:
+            image = (image // 257).astype(np.uint8)
+    elif image.dtype == torch.uint16:
+        image = (image.to(torch.int32) // 257).to(torch.uint8)
+    return image
+
+
+class GromaImageProcessorPil(PilBackend):
+    """Resizes images to the square that the vision encoder takes, without keeping the aspect ratio, and normalizes them.
+
+    PIL images are turned upright by their EXIF tag first. Grey, palette, CMYK, transparent (on white) and 16-bit
+    images become RGB. Returns `pixel_values` of shape `(B, 3, height, width)`.
+
+    Raises:
+        ValueError: for something that is not an image.
+
+    Example:
+    >>> from PIL import Image
+    >>> processor = GromaImageProcessorPil()
+    >>> tuple(processor(Image.new("RGB", (640, 480)), return_tensors="pt")["pixel_values"].shape)
+    (1, 3, 448, 448)
+    """
+
+    do_convert_rgb = True
+    do_resize = True
+    size = {"height": 448, "width": 448}
+    resample = PILImageResampling.BICUBIC
+    do_rescale = True
+    do_normalize = True
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+
+    def process_image(
+        self,
+        image: ImageInput,
+        do_convert_rgb: bool | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+        **kwargs,
+    ) -> np.ndarray:
+        """One image as an array of shape `(channels, height, width)`, upright and in RGB if so configured."""
+        return super().process_image(to_upright_8_bit(image), do_convert_rgb, input_data_format, **kwargs)
+
+
+__all__ = ["GromaImageProcessorPil"]

@@ -1,0 +1,837 @@
+"""Processor of Groma: images, text and boxes in, model inputs out; generated ids and region boxes in, grounded text out.
+
+Marks in text:
+
+- `<image>` stands for the image. It becomes the image tokens and the region slots `<r0><image><r1><image>…`.
+- `<region>` stands for a region that the user points at, the k-th mark for the k-th box of the sample. It becomes
+  `<roi><refer_box></roi><image>`; the model replaces `<refer_box>` by the proxy token of that box's slot.
+- `<ground_box>` stands for a region of an answer to learn from, the k-th mark for the k-th ground-truth box.
+
+The placeholder token `<image>` is one and the same for image patches, region slots and the features of the regions
+that the user points at: the model fills in all visual features in the order of the placeholders.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import AddedToken, Tokenizer
+from transformers import BatchFeature, LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.image_utils import ChannelDimension, ImageInput, get_image_size, infer_channel_dimension_format
+from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, Unpack
+
+from .boxes import (
+    BoxFormat,
+    box_cxcywh_to_xyxy,
+    box_xyxy_to_cxcywh,
+    normalize_boxes,
+    prepare_user_boxes,
+    scale_boxes,
+)
+from .grounding import GroundedText, ground_text
+from .image_processing_pil_groma import to_upright_8_bit
+
+PAD_TOKEN = "[PAD]"
+IMAGE_TOKEN = "<image>"
+REGION_MARK = "<region>"
+REFER_BOX_TOKEN = "<refer_box>"
+GROUND_BOX_TOKEN = "<ground_box>"
+GROUNDING_TOKEN = "[grounding]"
+
+# The order is that of the released checkpoints, whose embeddings are stored by it. Three tokens are unused there.
+MARKUP_TOKENS = (
+    PAD_TOKEN,
+    "<sep>",
+    "<img>",
+    "</img>",
+    "<roi>",
+    "</roi>",
+    "<p>",
+    "</p>",
+    IMAGE_TOKEN,
+    REGION_MARK,
+    REFER_BOX_TOKEN,
+    GROUND_BOX_TOKEN,
+    "<refer_feat>",
+    GROUNDING_TOKEN,
+)
+
+# Questions that are asked when there is an image but no text: with boxes and without.
+DEFAULT_REGION_PROMPT = "Please give a short description of {regions}."
+DEFAULT_IMAGE_PROMPT = GROUNDING_TOKEN + "Please describe the image in detail."
+
+# Vicuna v1, as in the original: an image is always shown in a first turn of its own, which is not trained on.
+GROMA_CHAT_TEMPLATE = """\
+{%- if messages and messages[0].role == 'system' -%}
+    {%- set system = messages[0].content -%}
+    {%- set turns = messages[1:] -%}
+{%- else -%}
+    {%- set system = "A chat between a curious user and an artificial intelligence assistant. The assistant gives \
+helpful, detailed, and polite answers to the user's questions." -%}
+    {%- set turns = messages -%}
+{%- endif -%}
+{%- set seen = namespace(image=false) -%}
+{%- for message in turns if message.content is not string -%}
+    {%- for part in message.content if part.type == 'image' -%}
+        {%- set seen.image = true -%}
+    {%- endfor -%}
+{%- endfor -%}
+{%- macro render(content) -%}
+    {%- if content is string -%}
+        {{- content -}}
+    {%- else -%}
+        {%- for part in content -%}
+            {%- if part.type == 'text' -%}
+                {{- part.text -}}
+            {%- elif part.type == 'region' -%}
+                {{- '<region>' -}}
+            {%- elif part.type == 'phrase' -%}
+                {{- '<p>' + part.text + '</p>' if part.text -}}
+                {{- ' ' if part.text and part.boxes -}}
+                {{- '<roi>' + '<ground_box>' * (part.boxes | length) + '</roi>' if part.boxes -}}
+            {%- elif part.type != 'image' -%}
+                {{- raise_exception("Unknown part type '" ~ part.type ~ "': use text, image, region or phrase.") -}}
+            {%- endif -%}
+        {%- endfor -%}
+    {%- endif -%}
+{%- endmacro -%}
+{{- bos_token -}}
+{{- render(system) ~ ' ' -}}
+{%- if seen.image -%}
+    {{- 'USER: Here is an image with region crops from it. Image: <image>. ' -}}
+    {{- 'ASSISTANT: Thank you for the image! How can I assist you with it?' ~ eos_token -}}
+{%- endif -%}
+{%- for message in turns -%}
+    {%- if message.role == 'user' -%}
+        {{- 'USER: ' ~ render(message.content) ~ ' ' -}}
+    {%- elif message.role == 'assistant' -%}
+        {{- 'ASSISTANT:' -}}
+        {%- generation -%}
+            {{- ' ' ~ render(message.content) ~ eos_token -}}
+        {%- endgeneration -%}
+    {%- else -%}
+        {{- raise_exception("Unknown role '" ~ message.role ~ "': use user or assistant, and system at the start.") -}}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{- 'ASSISTANT:' -}}
+{%- endif -%}
+"""
+
+# With a side of one pixel an "image" is a spacer or a mistake; there is nothing to see in it.
+_MIN_IMAGE_SIDE = 2
+
+# What transformers puts before a token that a user typed and that `sanitize_control_tokens=True` makes plain text.
+_TYPED_BY_USER = "\U000f0000"
+
+
+def groma_tokens(max_regions: int = 100) -> list[str]:
+    """The tokens that Groma adds to the vocabulary of its language model, in the order of their ids.
+
+    Args:
+        max_regions (`int`): number of region slots, each with its proxy token.
+
+    Returns:
+        `list[str]`: `14 + max_regions` tokens.
+
+    Example:
+    >>> tokens = groma_tokens()
+    >>> len(tokens), tokens[0], tokens[8], tokens[-1]
+    (114, '[PAD]', '<image>', '<r99>')
+    """
+    return [*MARKUP_TOKENS, *(f"<r{index}>" for index in range(max_regions))]
+
+
+def add_groma_tokens(tokenizer: PreTrainedTokenizerBase, max_regions: int = 100) -> int:
+    """Add the tokens of Groma to a tokenizer, in place. Tokens that exist already are left alone.
+
+    All but `[PAD]` are ordinary tokens, so that grounding survives `decode(…, skip_special_tokens=True)`. `[PAD]`
+    becomes the padding token if the tokenizer has none.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): a tokenizer.
+        max_regions (`int`): number of region slots.
+
+    Returns:
+        `int`: how many tokens were added; resize the model's embeddings to `len(tokenizer)` if it is not 0.
+
+    Example:
+    >>> from transformers import LlamaTokenizer
+    >>> tokenizer = LlamaTokenizer()
+    >>> add_groma_tokens(tokenizer), add_groma_tokens(tokenizer)
+    (114, 0)
+    """
+    vocabulary = tokenizer.get_vocab()
+    added = tokenizer.add_tokens(
+        [
+            AddedToken(token, special=token == PAD_TOKEN, normalized=False)
+            for token in groma_tokens(max_regions)
+            if token not in vocabulary
+        ]
+    )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = PAD_TOKEN
+    return added
+
+
+def load_legacy_tokenizer(path: str | os.PathLike) -> PreTrainedTokenizerFast:
+    """Load the tokenizer of a released Groma checkpoint so that it gives the ids that the checkpoint was trained on.
+
+    Groma used the slow `LlamaTokenizer` of transformers 4.32, which drops the spaces around added tokens and starts
+    the text after each of them like a new text. Today's `LlamaTokenizer` does neither. The result is an ordinary
+    fast tokenizer that keeps this behaviour when it is saved and loaded again. It pads on the left.
+
+    Args:
+        path (`str` or `os.PathLike`): folder or Hub name with `tokenizer.model` and `tokenizer_config.json`. The field
+            `legacy` of the latter is honoured: true (or null) and false differ in what follows an added token.
+
+    Returns:
+        `PreTrainedTokenizerFast`: the tokenizer.
+
+    Raises:
+        OSError: if the files are not there.
+    """
+    source = LlamaTokenizer.from_pretrained(path)
+    pipeline = json.loads(source.backend_tokenizer.to_str())
+    base_tokens = {source.bos_token, source.eos_token, source.unk_token}
+    for token in pipeline["added_tokens"]:
+        if token["content"] not in base_tokens:
+            token.update(lstrip=True, rstrip=True, normalized=False, special=token["content"] == PAD_TOKEN)
+    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    if source.init_kwargs.get("legacy") in (None, True):
+        prefix = {"type": "Prepend", "prepend": "▁"}
+        pipeline["pre_tokenizer"] = None
+    else:
+        # Only the text at the very start gets the prefix, also when the BOS token is written out before it. For that,
+        # the BOS token has to be looked for after this step.
+        after_bos = f"(?<=^{re.escape(source.bos_token)})(?=.)"
+        prefix = {"type": "Replace", "pattern": {"Regex": after_bos}, "content": "▁"}
+        for token in pipeline["added_tokens"]:
+            token["normalized"] |= token["content"] == source.bos_token
+    pipeline["normalizer"] = {"type": "Sequence", "normalizers": [prefix, spaces]}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(pipeline)),
+        **source.special_tokens_map,
+        padding_side="left",
+        model_max_length=source.model_max_length,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+class GromaProcessor(ProcessorMixin):
+    """Prepares images, text and boxes for Groma, and reads what it generates.
+
+    Args:
+        image_processor (`GromaImageProcessor`): the image processor.
+        tokenizer (`PreTrainedTokenizerBase`): a tokenizer that has the tokens of Groma, see [`add_groma_tokens`].
+        chat_template (`str`, *optional*): Jinja template for conversations; `GROMA_CHAT_TEMPLATE` without it.
+        num_image_tokens (`int`): placeholders for one image.
+        max_regions (`int`): region slots for one image, as in the model's config.
+        region_separator (`str`): text between the image tokens and the region slots.
+        image_token (`str`): the mark of the image in text, and the placeholder of all visual features.
+
+    Raises:
+        ValueError: if the tokenizer lacks tokens.
+
+    Example:
+    >>> from PIL import Image
+    >>> from transformers import LlamaTokenizer
+    >>> from transformers_groma import GromaImageProcessor
+    >>> tokenizer = LlamaTokenizer()
+    >>> _ = add_groma_tokens(tokenizer)
+    >>> processor = GromaProcessor(GromaImageProcessor(), tokenizer)
+    >>> image = Image.new("RGB", (640, 480))
+    >>> inputs = processor(images=image, text="What is <region>?", boxes=[[0, 0, 320, 240]], return_tensors="pt")
+    >>> inputs["refer_boxes"].tolist()
+    [[[0.25, 0.25, 0.5, 0.5]]]
+    """
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        chat_template: str | None = None,
+        num_image_tokens: int = 256,
+        max_regions: int = 100,
+        region_separator: str = ". Regions: ",
+        image_token: str = IMAGE_TOKEN,
+    ):
+        if chat_template is None:
+            chat_template = GROMA_CHAT_TEMPLATE.replace(IMAGE_TOKEN, image_token)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        self.num_image_tokens = num_image_tokens
+        self.max_regions = max_regions
+        self.region_separator = region_separator
+        self.image_token = image_token
+        vocabulary = tokenizer.get_vocab()
+        if missing := [token for token in [*groma_tokens(max_regions), image_token] if token not in vocabulary]:
+            raise ValueError(
+                f"`tokenizer` lacks {len(missing)} tokens of Groma, among them {missing[0]!r}. Call "
+                f"`add_groma_tokens(tokenizer, max_regions={max_regions})` and resize the model's embeddings."
+            )
+        self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
+
+    def __call__(
+        self,
+        images: ImageInput | Sequence[Any] | None = None,
+        text: str | Sequence[str] | None = None,
+        boxes: Sequence[Any] | np.ndarray | torch.Tensor | None = None,
+        box_format: BoxFormat | None = None,
+        normalized: bool | None = None,
+        ground_boxes: Sequence[Any] | np.ndarray | torch.Tensor | None = None,
+        **kwargs: Unpack[ProcessingKwargs],
+    ) -> BatchFeature:
+        """Prepare one sample or a batch.
+
+        Args:
+            images: one image, a list with one image (or `None`) per sample, or a nested list like `[[image], []]`. An
+                image is a PIL image, array, tensor, path, URL or base64 text. PIL images and files are turned upright.
+            text (`str` or `list[str]`, *optional*): one text per sample. For a sample with an image, a text without
+                `<image>` is a question, which is put into the chat template; a text with `<image>` is a finished
+                prompt. Without text the model is asked to describe each box (`DEFAULT_REGION_PROMPT`) or, where
+                there are none, the image (`DEFAULT_IMAGE_PROMPT`).
+            boxes (array-like of shape `(n, 4)`, or a list of these or `None`, one per sample, *optional*): regions that
+                the user points at, in the order of the `<region>` marks in the text. Absolute pixels of the upright
+                image as given, before any resizing.
+            box_format (`str`, *optional*): `"xyxy"` (default), `"xywh"` or `"cxcywh"`, of `boxes` and `ground_boxes`.
+            normalized (`bool`, *optional*): whether boxes are fractions of the image size instead of pixels.
+            ground_boxes (as `boxes`, *optional*): for training, regions of the answers, in the order of `<ground_box>`.
+            **kwargs: as for every processor: `return_tensors`, `padding`, …
+
+        Returns:
+            `BatchFeature`: `input_ids` and `attention_mask` `(B, L)`, and, where there are images,
+            `pixel_values` `(B_img, 3, height, width)`. If there are boxes, `refer_boxes` and `ground_boxes`
+            `(B_img, K, 4)` float32, normalized `cxcywh`, filled up with rows of zeros. Rows of the last three are the
+            samples that have an image, in order.
+
+        Raises:
+            ValueError: if the arguments are wrong or do not fit each other; the message says what to do.
+        """
+        merged_kwargs = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        channels = merged_kwargs["images_kwargs"].get("input_data_format")
+
+        texts = _as_texts(text)
+        images_of_samples = self._assign_images(images, texts)
+        sizes = [_image_size(image, index, channels) for index, image in enumerate(images_of_samples)]
+        format_and_sizes = (sizes, box_format or "xyxy", bool(normalized))
+        refer_boxes = _prepare_boxes("boxes", boxes, *format_and_sizes)
+        answer_boxes = _prepare_boxes("ground_boxes", ground_boxes, *format_and_sizes)
+        for index, count in enumerate(len(a) + len(b) for a, b in zip(refer_boxes, answer_boxes)):
+            if count > self.max_regions:
+                raise ValueError(
+                    f"Sample {index} has {count} `boxes` (and `ground_boxes`), but `max_regions` is {self.max_regions}. "
+                    "Split them over several samples."
+                )
+
+        if texts is None:
+            texts = [_default_question(len(boxes_of_sample)) for boxes_of_sample in refer_boxes]
+        for name, mark, boxes_of_samples in (
+            ("boxes", REGION_MARK, refer_boxes),
+            ("ground_boxes", GROUND_BOX_TOKEN, answer_boxes),
+        ):
+            for index, boxes_of_sample in enumerate(boxes_of_samples):
+                _check_marks(name, mark, texts[index], len(boxes_of_sample), index)
+        texts = self._wrap_questions(texts, images_of_samples)
+        if "add_special_tokens" not in merged_kwargs["text_kwargs"]:
+            texts, has_bos = self._with_same_start(texts)
+            if has_bos:
+                kwargs["add_special_tokens"] = False
+
+        present = [index for index, image in enumerate(images_of_samples) if image is not None]
+        outputs = super().__call__(images=[images_of_samples[i] for i in present] or None, text=texts, **kwargs)
+        for name, boxes_of_samples in (("refer_boxes", refer_boxes), ("ground_boxes", answer_boxes)):
+            if any(len(boxes_of_sample) > 0 for boxes_of_sample in boxes_of_samples):
+                rows = _pad_boxes([boxes_of_samples[i] for i in present])
+                tensor_type = merged_kwargs["text_kwargs"].get("return_tensors")
+                outputs.update(BatchFeature({name: rows}, tensor_type=tensor_type))
+        return outputs
+
+    def apply_chat_template(
+        self,
+        conversation: list[dict[str, Any]] | list[list[dict[str, Any]]],
+        chat_template: str | None = None,
+        processor_kwargs: dict[str, Any] | None = None,
+        **kwargs,
+    ) -> str | list[str] | BatchFeature:
+        """Render conversations and, with `tokenize=True`, prepare them for the model.
+
+        Message parts, besides `{"type": "text", "text": …}` and `{"type": "image", "image": …}` (one per conversation):
+
+        - `{"type": "region", "box": [x1, y1, x2, y2]}`: a region that the user points at;
+        - `{"type": "phrase", "text": "two dogs", "boxes": [[…], […]]}`: text tied to boxes, for training. The text may
+          be empty, and so may the boxes (a phrase to locate).
+
+        Boxes are `xyxy` in absolute pixels of the upright image, unless `processor_kwargs` has `box_format` or
+        `normalized`.
+
+        Args:
+            conversation (`list`): one conversation (a list of messages) or a batch of them.
+            chat_template (`str`, *optional*): another template than the processor's own.
+            processor_kwargs (`dict`, *optional*): arguments for `__call__`; not changed.
+            **kwargs: as for every processor: `tokenize`, `return_dict`, `return_tensors`, `add_generation_prompt`,
+                `return_assistant_tokens_mask`, …
+
+        Returns:
+            Text, or with `tokenize=True` and `return_dict=True` the same as `__call__`.
+
+        Raises:
+            ValueError: as `__call__`; also for a part without the data it needs.
+        """
+        # The library would write into the caller's dictionary.
+        processor_kwargs = dict(processor_kwargs or {})
+        return super().apply_chat_template(
+            conversation, chat_template=chat_template, processor_kwargs=processor_kwargs, **kwargs
+        )
+
+    def replace_image_token(self, image_inputs: Mapping[str, Any], image_idx: int, **kwargs) -> str:
+        """What an `<image>` mark becomes: image tokens, separator and region slots. The same for every image."""
+        slots = "".join(f"<r{index}>{self.image_token}" for index in range(self.max_regions))
+        return self.image_token * self.num_image_tokens + self.region_separator + slots
+
+    def get_text_with_replacements(
+        self,
+        text: list[str],
+        images_replacements: Sequence[str] = (),
+        videos_replacements: Sequence[str] = (),
+        audio_replacements: Sequence[str] = (),
+    ) -> tuple[list[str], list[list[dict[str, Any]]]]:
+        """Expand the `<image>` and `<region>` marks in a batch of texts.
+
+        Args:
+            text (`list[str]`): the texts; the list is not changed.
+            images_replacements (`Sequence[str]`): what each `<image>` becomes, in order over the batch. Without it these
+                marks stay as they are.
+            videos_replacements, audio_replacements: not used, Groma takes images only.
+
+        Returns:
+            `tuple[list[str], list[list[dict]]]`: the expanded texts and, for each text, one dict for each mark:
+            `type` (`"image"` or `"region"`), `span` and `new_span` (offsets of mark and replacement), `text`,
+            `replacement`.
+        """
+        image_iterator = iter(images_replacements)
+        # The last token is the placeholder for the feature of the region.
+        region_replacement = f"<roi>{REFER_BOX_TOKEN}</roi>{self.image_token}"
+        marks = {"region": REGION_MARK}
+        if len(images_replacements) > 0:
+            marks["image"] = self.image_token
+        pattern = re.compile("|".join(f"(?P<{kind}>{_mark_pattern(mark)})" for kind, mark in marks.items()))
+
+        expanded, offsets = [], []
+        for sample in text:
+            pieces, replaced, end, length = [], [], 0, 0
+            for match in pattern.finditer(sample):
+                before = sample[end : match.start()]
+                replacement = next(image_iterator) if match.lastgroup == "image" else region_replacement
+                start = length + len(before)
+                length, end = start + len(replacement), match.end()
+                pieces += [before, replacement]
+                replaced.append(
+                    {
+                        "type": match.lastgroup,
+                        "span": match.span(),
+                        "new_span": (start, length),
+                        "text": match.group(),
+                        "replacement": replacement,
+                    }
+                )
+            expanded.append("".join([*pieces, sample[end:]]))
+            offsets.append(replaced)
+        return expanded, offsets
+
+    def post_process_grounded_generation(
+        self,
+        output: Any,
+        inputs: Mapping[str, Any] | None = None,
+        target_sizes: Sequence[tuple[int, int]] | torch.Tensor | None = None,
+        skip_special_tokens: bool = True,
+    ) -> list[GroundedText]:
+        """Read generated answers and tie their phrases to boxes.
+
+        Args:
+            output (`ModelOutput`): what `model.generate(**inputs, return_dict_in_generate=True)` returned. Used are
+                `sequences` `(B * n, L)` and, for the `B_img` samples with an image, `region_boxes` `(B_img, R, 4)`
+                normalized `cxcywh`, `region_scores` `(B_img, R)` and `region_mask` `(B_img, R)`.
+            inputs (`Mapping`, *optional*): the inputs of `generate`. Needed if `sequences` start with the prompt (they do,
+                except after `generate(inputs_embeds=…)`), or if some samples have no image.
+            target_sizes (`Sequence[tuple[int, int]]`, *optional*): (height, width) in pixels of each of the `B_img` upright
+                images. Without it boxes stay fractions (0..1) of the image size.
+            skip_special_tokens (`bool`): whether to leave out padding, BOS and EOS. Grounding stays in either way.
+
+        Returns:
+            `list[GroundedText]`: one for each sequence, boxes `xyxy`. Sequence `i` answers sample `i // n`.
+
+        Raises:
+            ValueError: if `output` is bare ids, or if the arguments do not fit each other.
+
+        Example:
+        ```python
+        output = model.generate(**inputs, max_new_tokens=256, return_dict_in_generate=True)
+        answer = processor.post_process_grounded_generation(output, inputs, target_sizes=[(height, width)])[0]
+        print(answer.text, answer.phrases[0].boxes)
+        ```
+        """
+        if isinstance(output, (torch.Tensor, np.ndarray, list)):
+            raise ValueError(
+                f"`output` is a {type(output).__name__} of ids and has no boxes. Call "
+                "`model.generate(…, return_dict_in_generate=True)` and pass its result."
+            )
+        sequences = output.sequences
+        boxes = torch.zeros(0, 0, 4) if output.region_boxes is None else output.region_boxes.detach().float().cpu()
+        if target_sizes is not None and len(target_sizes) != len(boxes):
+            raise ValueError(
+                f"`target_sizes` must have one (height, width) for each image: got {len(target_sizes)} for {len(boxes)}."
+            )
+        if inputs is not None and "input_ids" in inputs:
+            prompts = torch.as_tensor(inputs["input_ids"], device=sequences.device)
+            has_image = (prompts == self.image_token_id).any(dim=-1).tolist()
+        else:
+            prompts = None
+            has_image = [True] * len(boxes) or [False] * len(sequences)
+        if sum(has_image) != len(boxes) or len(sequences) % len(has_image) != 0:
+            raise ValueError(
+                f"`inputs` and `output` do not belong together: {len(sequences)} sequences and {len(boxes)} rows of "
+                f"`region_boxes` for {len(has_image)} samples, {sum(has_image)} of them with an image."
+            )
+        per_sample = len(sequences) // len(has_image)
+        if prompts is not None:
+            sequences = self._without_prompts(sequences, prompts.repeat_interleave(per_sample, dim=0))
+        if ((sequences == self.image_token_id).sum(dim=-1) >= self.num_image_tokens).any():
+            raise ValueError("`output.sequences` hold the prompt. Pass the inputs of `generate` as `inputs`.")
+
+        boxes = box_cxcywh_to_xyxy(boxes).clamp(0, 1)
+        image_index = np.cumsum(has_image) - 1
+        answers = []
+        for row, ids in enumerate(sequences):
+            markup = self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+            sample = row // per_sample
+            if not has_image[sample]:
+                answers.append(ground_text(markup, torch.zeros(0, 4)))
+                continue
+            image = int(image_index[sample])
+            regions = boxes[image]
+            if target_sizes is not None:
+                height, width = (int(side) for side in target_sizes[image])
+                regions = scale_boxes(regions, height, width)
+            answers.append(ground_text(markup, regions, output.region_scores[image], output.region_mask[image]))
+        return answers
+
+    def _without_prompts(self, sequences: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
+        """The generated part of `sequences` `(N, L)`, whether or not they start with `prompts` `(N, P)`."""
+        length = prompts.shape[1]
+        if sequences.shape[1] < length:
+            return sequences
+        # `generate` puts proxy tokens in the place of these marks.
+        resolved = torch.isin(
+            prompts,
+            torch.tensor(
+                self.tokenizer.convert_tokens_to_ids([REFER_BOX_TOKEN, GROUND_BOX_TOKEN]), device=prompts.device
+            ),
+        )
+        starts_with_prompt = bool(((sequences[:, :length] == prompts) | resolved).all())
+        return sequences[:, length:] if starts_with_prompt else sequences
+
+    def _get_num_multimodal_tokens(
+        self, image_sizes: Sequence[Sequence[int]] | None = None, **kwargs
+    ) -> MultiModalData:
+        """How many placeholders images of the given (height, width) take, `<region>` marks not counted."""
+        if image_sizes is None:
+            return MultiModalData()
+        return MultiModalData(
+            num_image_tokens=[self.num_image_tokens + self.max_regions] * len(image_sizes),
+            num_image_patches=[1] * len(image_sizes),
+        )
+
+    def _assign_images(self, images: Any, texts: list[str] | None) -> list[Any]:
+        """Find out which image belongs to which text, and open it: one upright image or `None` per sample."""
+        if images is None:
+            if texts is None:
+                raise ValueError("Neither `images` nor `text` was given. Pass an image, a text or both.")
+            return [None] * len(texts)
+        groups, is_nested = _group_images(images)
+        flat = [image for group in groups for image in group]
+        if texts is None:
+            if empty := [index for index, group in enumerate(groups) if not group]:
+                raise ValueError(
+                    f"Sample {empty[0]} has neither an image nor a text. Pass `text` or leave the sample out."
+                )
+            texts = [""] * len(groups)
+        if not texts:
+            raise ValueError("`images` is an empty list and there is no `text`. Pass at least one image.")
+        marks = [_count_marks(self.image_token, text) for text in texts]
+        one_each = len(groups) == len(texts)
+        if sum(marks) == len(flat) and not (is_nested and one_each):
+            # Finished prompts say themselves which image is theirs, as for all processors of the library.
+            iterator = iter(flat)
+            groups = [[next(iterator) for _ in range(count)] for count in marks]
+        elif not one_each and sum(marks) == 0 and len(texts) == 1:
+            groups = [flat]
+        elif not one_each and sum(marks) == 0:
+            raise ValueError(
+                f"`images` has {len(groups)} entries for {len(texts)} texts. Pass one for each text, and None or [] for a "
+                "text without an image."
+            )
+        elif not one_each:
+            groups = None
+        if groups is None or any(count > 0 and count != len(group) for count, group in zip(marks, groups)):
+            # The library's own words.
+            raise ValueError(
+                f"The total number of {self.image_token} tokens in the prompts should be the same as the number of images "
+                f"passed. Found total {sum(marks)} {self.image_token} tokens and {len(flat)} images."
+            )
+        for index, group in enumerate(groups):
+            if len(group) > 1:
+                raise ValueError(
+                    f"Sample {index} has {len(group)} `images`, but Groma takes one image per sample. Make one sample of "
+                    "each image."
+                )
+        return [
+            _open_image(group[0], index, self.image_processor) if group else None for index, group in enumerate(groups)
+        ]
+
+    def _wrap_questions(self, texts: list[str], images: list[Any]) -> list[str]:
+        """Put the texts that are plain questions about an image into the chat template."""
+        plain = [
+            index
+            for index, image in enumerate(images)
+            if image is not None and _count_marks(self.image_token, texts[index]) == 0
+        ]
+        if not plain:
+            return texts
+        if self.chat_template is None:
+            raise ValueError(
+                f"`text` {texts[plain[0]]!r} is a plain question, but the processor has no chat template to put it into. "
+                f"Set `processor.chat_template` (to `GROMA_CHAT_TEMPLATE`, for instance) or write the whole prompt with "
+                f"an {self.image_token} in it."
+            )
+        prompts = self.apply_chat_template(
+            [
+                [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": texts[index]}]}]
+                for index in plain
+            ],
+            add_generation_prompt=True,
+        )
+        wrapped = dict(zip(plain, prompts))
+        return [wrapped.get(index, text) for index, text in enumerate(texts)]
+
+    def _with_same_start(self, texts: list[str]) -> tuple[list[str], bool]:
+        """Make sure that every text gets exactly one BOS token; also return whether it is written in the texts now."""
+        bos_token = self.tokenizer.bos_token
+        if bos_token is None or not any(text.startswith(bos_token) for text in texts):
+            return texts, False
+        if self.tokenizer("")["input_ids"][:1] == [self.tokenizer.bos_token_id]:
+            texts = [text if text.startswith(bos_token) else bos_token + text for text in texts]
+        return texts, True
+
+    def _normalize_conversations(self, conversation: Any) -> tuple[list, bool]:
+        """Also bring the boxes of parts to lists, because templates see arrays and tensors as strings only."""
+        conversations, is_batched = super()._normalize_conversations(conversation)
+        for messages in conversations:
+            for message in messages:
+                if isinstance(message.get("content"), (list, tuple)):
+                    message["content"] = [_plain_part(part) for part in message["content"]]
+        return conversations, is_batched
+
+    def _multimodal_inputs_from_conversations(
+        self,
+        conversations: list[list[dict[str, Any]]],
+        audio_loading_params: dict[str, Any],
+        load_audio_from_video: bool = False,
+    ):
+        """Also collect the boxes of region and phrase parts, in the order of their marks in the rendered text."""
+        images, videos, audio, additional_inputs = super()._multimodal_inputs_from_conversations(
+            conversations, audio_loading_params, load_audio_from_video
+        )
+        boxes: list[list] = [[] for _ in conversations]
+        ground_boxes: list[list] = [[] for _ in conversations]
+        for index, messages in enumerate(conversations):
+            for message in messages:
+                content = message.get("content") or []
+                for part in [] if isinstance(content, str) else content:
+                    if part["type"] == "region":
+                        if "box" not in part:
+                            raise ValueError(
+                                f"A region part needs a `box`: {{'type': 'region', 'box': […]}}, got {part}."
+                            )
+                        boxes[index].append(part["box"])
+                    elif part["type"] == "phrase":
+                        ground_boxes[index].extend(part.get("boxes", []))
+        # Only when there are some: boxes can also come in `processor_kwargs`, for `<region>` marks in text parts.
+        if any(boxes):
+            additional_inputs["boxes"] = boxes
+        if any(ground_boxes):
+            additional_inputs["ground_boxes"] = ground_boxes
+        return images, videos, audio, additional_inputs
+
+
+def _mark_pattern(mark: str) -> str:
+    """Regular expression for a mark that is not a user's text made harmless by `sanitize_control_tokens=True`."""
+    return f"(?<!{_TYPED_BY_USER}){re.escape(mark)}"
+
+
+def _count_marks(mark: str, text: str) -> int:
+    return len(re.findall(_mark_pattern(mark), text))
+
+
+def _check_marks(name: str, mark: str, text: str, num_boxes: int, index: int) -> None:
+    count = _count_marks(mark, text)
+    if count != num_boxes:
+        raise ValueError(
+            f"`text` of sample {index} has {count} {mark} marks, but `{name}` has {num_boxes} boxes for it. Write one "
+            f'{mark} for each box, in the order of the boxes, as in "What is {mark}?". Got {text[:200]!r}.'
+        )
+
+
+def _default_question(num_boxes: int) -> str:
+    if num_boxes == 0:
+        return DEFAULT_IMAGE_PROMPT
+    return DEFAULT_REGION_PROMPT.format(regions=", ".join([REGION_MARK] * num_boxes))
+
+
+def _plain_part(part: Any) -> Any:
+    """A message part without keys that are None (as datasets fill them in), boxes as lists."""
+    if not isinstance(part, Mapping):
+        return part
+    part = {key: value for key, value in part.items() if value is not None}
+    return {key: _plain_numbers(value) if key in ("box", "boxes") else value for key, value in part.items()}
+
+
+def _plain_numbers(values: Any) -> Any:
+    if isinstance(values, (np.ndarray, np.generic, torch.Tensor)):
+        return values.tolist()
+    if isinstance(values, (list, tuple)):
+        return [_plain_numbers(value) for value in values]
+    return values
+
+
+def _as_texts(text: Any) -> list[str] | None:
+    if text is None:
+        return None
+    texts = [text] if isinstance(text, str) else text
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(sample, str) for sample in texts):
+        raise ValueError(f"`text` must be a string or list of strings, got {_short(text)}.")
+    if len(texts) == 0:
+        raise ValueError("`text` is an empty list. Pass at least one text.")
+    for index, sample in enumerate(texts):
+        if not sample.strip():
+            raise ValueError(
+                f"`text` of sample {index} is empty: {sample!r}. Write a question, or leave `text` out for the default one."
+            )
+    return list(texts)
+
+
+def _group_images(images: Any) -> tuple[list[list[Any]], bool]:
+    """Images as one list for each entry of the argument, and whether the argument was a nested list."""
+    if images is None:
+        return [], False
+    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
+        images = list(images)
+    if not isinstance(images, (list, tuple)):
+        return [[images]], False
+    is_nested = any(isinstance(entry, (list, tuple)) for entry in images)
+    groups = [entry if isinstance(entry, (list, tuple)) else [entry] for entry in images]
+    return [[image for image in group if image is not None] for group in groups], is_nested
+
+
+def _open_image(image: Any, index: int, image_processor: Any) -> Any:
+    """Load an image if it is a path, URL or base64 text, and turn it upright. Arrays get a channel dimension."""
+    name = f"`images` of sample {index}"
+    if isinstance(image, os.PathLike):
+        image = os.fspath(image)
+    try:
+        if isinstance(image, str):
+            # Files are opened here, because the library's loader drops transparency and cuts off 16-bit values.
+            image = Image.open(image) if os.path.isfile(image) else image_processor.fetch_images(image)
+        if isinstance(image, Image.Image):
+            image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"{name} cannot be read as an image file, URL or base64 text: {_short(image)} ({_short(error)})."
+        ) from error
+    if not isinstance(image, (Image.Image, np.ndarray, torch.Tensor)):
+        raise ValueError(
+            f"{name} is no image: {_short(image)}. Pass a PIL image, an array, a tensor, a path, a URL or base64 text."
+        )
+    image = to_upright_8_bit(image)
+    return image[None] if not isinstance(image, Image.Image) and image.ndim == 2 else image
+
+
+def _image_size(image: Any, index: int, channels: str | ChannelDimension | None) -> tuple[int, int] | None:
+    """(height, width) of an opened image."""
+    if image is None:
+        return None
+    if isinstance(image, Image.Image):
+        width, height = image.size
+    else:
+        try:
+            channels = channels or infer_channel_dimension_format(image, num_channels=(1, 3, 4))
+            height, width = get_image_size(image, channel_dim=ChannelDimension(channels))
+        except ValueError as error:
+            raise ValueError(
+                f"`images` of sample {index} is an array of shape {tuple(image.shape)}. An image has shape "
+                "(height, width), or 1, 3 or 4 channels before or after these."
+            ) from error
+    if min(height, width) < _MIN_IMAGE_SIDE:
+        raise ValueError(
+            f"`images` of sample {index} has {width}x{height} (width x height) pixels, which is too small to show "
+            f"anything. Pass an image of at least {_MIN_IMAGE_SIDE}x{_MIN_IMAGE_SIDE} pixels."
+        )
+    return height, width
+
+
+def _prepare_boxes(
+    name: str, boxes: Any, sizes: list[tuple[int, int] | None], box_format: BoxFormat, normalized: bool
+) -> list[torch.Tensor]:
+    """Boxes of each sample, checked, as normalized `cxcywh` of shape `(n, 4)`."""
+    prepared = []
+    groups = _group_boxes(name, boxes, len(sizes))
+    for index, (group, size) in enumerate(zip(groups, sizes)):
+        label = name if len(sizes) == 1 else f"{name}[{index}]"
+        if size is None:
+            if len(group) > 0:
+                raise ValueError(f"`{label}` was given, but sample {index} has no image. Pass its image in `images`.")
+            prepared.append(torch.zeros(0, 4))
+            continue
+        pixels = prepare_user_boxes(group, *size, box_format=box_format, normalized=normalized, name=label)
+        prepared.append(normalize_boxes(box_xyxy_to_cxcywh(pixels), *size))
+    return prepared
+
+
+def _group_boxes(name: str, boxes: Any, num_samples: int) -> list[list[Any]]:
+    """Boxes as one list for each sample; `None` and empty lists become empty lists."""
+    boxes = _plain_numbers(boxes)
+    if boxes is None or boxes == []:
+        return [[]] * num_samples
+    if not isinstance(boxes, list):
+        raise ValueError(f"`{name}` must be a list of boxes or an array of shape (n, 4), got {_short(boxes)}.")
+    # One box is a list of numbers, the boxes of a sample a list of lists, those of a batch one level more.
+    first = next((entry for entry in boxes if entry not in (None, [])), None)
+    is_batch = first is None or (isinstance(first, list) and (isinstance(first[0], list) or first[0] is None))
+    groups = [entry or [] for entry in boxes] if is_batch else [boxes]
+    if len(groups) != num_samples:
+        raise ValueError(
+            f"`{name}` has boxes for {len(groups)} samples, but there are {num_samples}. Pass one list of boxes per "
+            "sample, None or [] for a sample without boxes."
+        )
+    return groups
+
+
+def _pad_boxes(boxes: list[torch.Tensor]) -> list[np.ndarray]:
+    """Boxes of `B` samples, filled up with zeros to the same number: `B` arrays of shape `(K, 4)`."""
+    length = max(len(boxes_of_sample) for boxes_of_sample in boxes)
+    rows = np.zeros((len(boxes), length, 4), dtype=np.float32)
+    for row, boxes_of_sample in zip(rows, boxes):
+        row[: len(boxes_of_sample)] = boxes_of_sample
+    return list(rows)
+
+
+def _short(value: Any) -> str:
+    text = str(value) if isinstance(value, Exception) else repr(value)
+    return text if len(text) <= 100 else text[:100] + "…"
+
+
+__all__ = ["GromaProcessor"]
