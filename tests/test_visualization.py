@@ -123,7 +123,16 @@ def test_chips_of_equal_boxes_are_apart():
     assert len(set(canvas.chips)) == 25
 
 
-def test_more_chips_than_room():
+def test_chips_without_room_shrink_or_are_left_out():
+    canvas = _Canvas(grey(320, 240))
+    box = (100.0, 100.0, 140.0, 130.0)
+    canvas.draw_chips([_Mark(box, PALETTE[0], text="a dog in the grass", name=f"<r{index}>") for index in range(400)])
+    widths = {x2 - x1 for x1, _, x2, _ in canvas.chips}
+    assert min(widths) < 40 < 80 < max(widths)
+    assert 20 < len(canvas.chips) < 400
+    for index, (x1, y1, x2, y2) in enumerate(canvas.chips):
+        for other in canvas.chips[:index]:
+            assert x2 <= other[0] or other[2] <= x1 or y2 <= other[1] or other[3] <= y1
     drawn = draw_proposals(grey(64, 48), random_boxes(100, 64, 48), scores=torch.rand(100))
     assert drawn.size == (64, 48)
     assert changed(grey(64, 48), drawn)
@@ -179,6 +188,23 @@ def test_two_phrases_for_one_region_both_show():
     drawn = draw_grounded_text(grey(320, 240), answer, caption=False)
     assert drawn.getpixel((50, 100)) == PALETTE[0]
     assert drawn.getpixel((53, 100)) == PALETTE[1]
+
+
+def test_repeated_phrase_is_drawn_once():
+    boxes = torch.tensor([[50.0, 50, 150, 150], [200, 50, 300, 150]])
+    once = ground_text("<p>men</p> <roi><r0></roi> and <p>dogs</p> <roi><r1></roi>", boxes)
+    twice = ground_text(f"{once.markup}: {once.markup}", boxes)
+    image = grey(320, 240)
+    drawn = draw_grounded_text(image, twice)
+    assert changed(draw_grounded_text(image, once, caption=False), drawn) is None
+    assert colored(drawn.crop((0, 240, *drawn.size)), PALETTE[2]) is None
+
+
+def test_one_region_named_again_and_again():
+    canvas = _Canvas(grey(640, 480))
+    canvas.draw_outlines([_Mark((50.0, 50.0, 90.0, 90.0), PALETTE[0], inset=index) for index in range(100)], 2)
+    # Nothing outside of the box and its edge of one pixel.
+    assert changed(grey(640, 480), canvas.image) == (49, 49, 91, 91)
 
 
 def test_other_regions_are_drawn_on_demand():

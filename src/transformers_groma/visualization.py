@@ -31,8 +31,8 @@ PALETTE: tuple[Color, ...] = (
 )
 BLACK, WHITE, GREY = (0, 0, 0), (255, 255, 255), (208, 208, 208)
 
-# A chip that covers all of another chip costs as much as one that covers 20 boxes.
-CHIP_OVERLAP_COST = 20.0
+# Chips get smaller where there are more of them.
+FULL_SIZE_CHIPS = 30
 # Under narrow images the caption is wider than the image, so that its lines hold more than a word or two.
 MIN_CAPTION_EMS = 22
 MAX_CAPTION_LINES = 40
@@ -49,8 +49,8 @@ def draw_boxes(
 ) -> Image.Image:
     """Draw boxes with a label each.
 
-    Line width and font size follow the size of the image. Labels stay inside the image, keep clear of each other while
-    there is room, and are cut short with "…" where they are long.
+    Line width and font size follow the size of the image. Labels stay inside the image and never cover each other: long
+    ones are cut short with "…", and one for which there is no room is left out.
 
     Args:
         image (`PIL.Image.Image`): any mode; it is not changed.
@@ -136,8 +136,8 @@ def draw_grounded_text(
         image (`PIL.Image.Image`): any mode; it is not changed.
         grounded (`GroundedText`): the answer; its boxes are in absolute pixels of the upright image.
         regions (`bool`): whether to outline the other regions too, thinly and with their proxy tokens.
-        caption (`bool`): whether to add a strip with the text, its phrases marked in their colours. Its lines end with
-            "…" after 40 lines.
+        caption (`bool`): whether to add a strip with the text, its phrases marked in their colours. It ends with
+            "…" after 40 lines or 8000 characters.
 
     Returns:
         `PIL.Image.Image`: a new RGB image; the upright image is at its top left. Without caption or text it has the
@@ -155,13 +155,20 @@ def draw_grounded_text(
     >>> draw_grounded_text(Image.new("RGB", (400, 240)), answer, caption=False).size
     (400, 240)
     """
-    colors = [PALETTE[index % len(PALETTE)] for index in range(len(grounded.phrases))]
     marks: list[_Mark] = []
+    colors: list[Color] = []
+    # A phrase that comes again with the same regions is the same to a reader: one colour, one outline, one label.
+    known: dict[tuple[str, tuple[int, ...]], Color] = {}
     uses: dict[int, int] = {}  # a region that two phrases name gets one outline inside the other
-    for phrase, color in zip(grounded.phrases, colors, strict=True):
-        for box, region_id in zip(_checked_boxes(phrase.boxes), phrase.region_ids, strict=True):
-            marks.append(_Mark(box, color, phrase.text, proxy_token(region_id), inset=uses.get(region_id, 0)))
-            uses[region_id] = uses.get(region_id, 0) + 1
+    for phrase in grounded.phrases:
+        key = (phrase.text, phrase.region_ids)
+        if key not in known:
+            known[key] = PALETTE[len(known) % len(PALETTE)]
+            for box, region_id in zip(_checked_boxes(phrase.boxes), phrase.region_ids, strict=True):
+                inset = uses.get(region_id, 0)
+                marks.append(_Mark(box, known[key], phrase.text, proxy_token(region_id), inset))
+                uses[region_id] = inset + 1
+        colors.append(known[key])
     others: list[_Mark] = []
     if regions:
         for region in grounded.regions:
@@ -199,15 +206,16 @@ class _Canvas:
         self.line_width = max(2, round(side / 220))
         self.font_size = max(10.0, side / 36)
         self.chips: list[Box] = []
-        self.boxes: list[Box] = []
+        self.boxes: dict[Box, None] = {}  # an ordered set
+        self.too_large: list[tuple[int, int]] = []  # sizes of chips for which there was no room
 
     def draw_outlines(self, marks: Sequence[_Mark], line_width: int) -> None:
         """Draw the boxes of the marks, large ones first, each with a dark outer edge that shows on a bright image."""
         for mark in sorted(marks, key=lambda mark: -_area(mark.box)):
             x1, y1, x2, y2 = self._clipped(mark.box)
-            self.boxes.append((x1, y1, x2, y2))
+            self.boxes[x1, y1, x2, y2] = None
             width = max(1, min(line_width, round(min(x2 - x1, y2 - y1) / 5)))
-            inset = mark.inset * width
+            inset = min(mark.inset * width, max(0, round(min(x2 - x1, y2 - y1) / 2) - width))
             # Pillow counts the last pixel in: a box from 0 to 10 ends with pixel 9.
             left, top = round(x1) + inset, round(y1) + inset
             right, bottom = max(left, round(x2) - 1 - inset), max(top, round(y2) - 1 - inset)
@@ -216,21 +224,25 @@ class _Canvas:
             self.draw.rectangle((left, top, right, bottom), outline=mark.color, width=width)
 
     def draw_chips(self, marks: Sequence[_Mark], scale: float = 1.0) -> None:
-        """Draw the labels of the marks where they cover little; small boxes choose first."""
-        font = _font(max(9.0, self.font_size * scale))
+        """Draw the labels of the marks where they cover little; small boxes choose first.
+
+        No label covers another. One that finds no room shrinks to its name; a name that finds no room is left out.
+        """
+        crowd = min(1.0, math.sqrt(FULL_SIZE_CHIPS / max(len(marks), 1)))
+        font = _font(max(9.0, self.font_size * scale * crowd))
         ascent, descent = font.getmetrics()
         padding = max(1, round(font.size / 5))
+        height = ascent + descent + padding
         placed = []
         for mark in sorted(marks, key=lambda mark: _area(mark.box)):
             box = self._clipped(mark.box)
             room = min(self.image.width, max(0.45 * self.image.width, box[2] - box[0])) - 2 * padding
-            label = _fitting_label(_printable(" ".join(mark.text.split())), mark.name, font, room)
-            if label:
-                width, height = math.ceil(font.getlength(label)) + 2 * padding, ascent + descent + padding
-                if width <= self.image.width and height <= self.image.height:
-                    chip = self._place(box, width, height)
+            for label in (_fitting_label(_printable(" ".join(mark.text.split())), mark.name, font, room), mark.name):
+                width = math.ceil(font.getlength(label)) + 2 * padding
+                if label and (chip := self._place(box, width, height)):
                     self.chips.append(chip)
                     placed.append((mark, box, label, chip))
+                    break
         # Leaders first, so that no line crosses a label.
         for mark, box, _, chip in placed:
             if not _touch(chip, box):
@@ -247,8 +259,10 @@ class _Canvas:
         y1, y2 = (min(max(value, 0.0), float(height)) for value in (box[1], box[3]))
         return x1, y1, max(x1, x2), max(y1, y2)
 
-    def _place(self, box: Box, width: int, height: int) -> Box:
-        """The place for a chip: at the box if there is one free of chips, else the nearest free one in the image."""
+    def _place(self, box: Box, width: int, height: int) -> Box | None:
+        """A place for a chip that is free of chips: at the box, where it hides least, or else the nearest to the box."""
+        if width > self.image.width or height > self.image.height:
+            return None
         x1, y1, x2, y2 = box
         corners = [
             (x1, y1 - height),
@@ -263,29 +277,37 @@ class _Canvas:
             (x2 - width, y2 - height),
         ]
         chips = [self._inside_image(x, y, width, height) for x, y in corners]
-        costs = [self._cost(chip) + 0.01 * rank for rank, chip in enumerate(chips)]
-        best = min(range(len(chips)), key=costs.__getitem__)
-        if not self._overlaps_chip(chips[best]):
-            return chips[best]
-        columns = range(0, self.image.width - width + 1, max(1, width // 2))
-        rows = range(0, self.image.height - height + 1, max(1, height // 2))
-        grid = [(x, y, x + width, y + height) for y in rows for x in columns]
-        grid.sort(key=lambda chip: math.hypot(chip[0] - x1, chip[3] - y1))
-        return next((chip for chip in grid if not self._overlaps_chip(chip)), chips[best])
+        free = [chip for chip in chips if not any(_overlap(chip, other) > 0 for other in self.chips)]
+        if free:
+            return min(free, key=self._hidden)  # the first of equals
+        if not any(width >= large[0] and height >= large[1] for large in self.too_large):
+            if chip := self._nearest_free(x1, y1 - height, width, height):
+                return chip
+            self.too_large.append((width, height))
+        return None
+
+    def _nearest_free(self, x: float, y: float, width: int, height: int) -> Box | None:
+        """The place nearest to `(x, y)`, of a grid over the image, where a chip overlaps no other chip."""
+        columns = torch.arange(0, self.image.width - width + 1, max(1, width // 2))
+        rows = torch.arange(0, self.image.height - height + 1, max(1, height // 2))
+        left, top = (values[:, None] for values in torch.cartesian_prod(columns, rows).unbind(-1))
+        x1, y1, x2, y2 = torch.tensor(self.chips).unbind(-1)
+        taken = ((left < x2) & (x1 < left + width) & (top < y2) & (y1 < top + height)).any(dim=-1)
+        if taken.all():
+            return None
+        distance = torch.hypot(left[:, 0] - x, top[:, 0] - y).masked_fill(taken, math.inf)
+        index = int(distance.argmin())
+        left, top = int(left[index]), int(top[index])
+        return left, top, left + width, top + height
 
     def _inside_image(self, x: float, y: float, width: int, height: int) -> Box:
         left = min(max(round(x), 0), self.image.width - width)
         top = min(max(round(y), 0), self.image.height - height)
         return left, top, left + width, top + height
 
-    def _cost(self, chip: Box) -> float:
-        """How much a chip here would hide: shares of boxes, and of other chips, which weighs more."""
-        hidden_boxes = sum(_overlap(chip, box) / max(_area(box), 1.0) for box in self.boxes)
-        hidden_chips = sum(_overlap(chip, other) / _area(other) for other in self.chips)
-        return hidden_boxes + CHIP_OVERLAP_COST * hidden_chips
-
-    def _overlaps_chip(self, chip: Box) -> bool:
-        return any(_overlap(chip, other) > 0 for other in self.chips)
+    def _hidden(self, chip: Box) -> float:
+        """How much of the boxes a chip here would hide: the sum of the shares of their areas, to one percent."""
+        return round(sum(_overlap(chip, box) / max(_area(box), 1.0) for box in self.boxes), 2)
 
 
 def _caption(grounded: GroundedText) -> tuple[str, list[int | None]]:
