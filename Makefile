@@ -1,0 +1,43 @@
+# Everything runs in .venv, made here with the versions of constraints.txt.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Tests never reach for a hub; a missing file is an error at once instead of a time-out.
+OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: demo test test-slow quality format bench setup tiny clean
+
+demo: $(STAMP)  ## answer about a real photo with the embedded models; writes demo_output/
+	$(OFFLINE) $(BIN)/groma demo --output demo_output
+
+test: $(STAMP)  ## all tests but the slow ones
+	$(OFFLINE) $(BIN)/python -m pytest -n 2 -m "not slow" tests
+
+test-slow: $(STAMP)  ## the slow tests
+	$(OFFLINE) $(BIN)/python -m pytest -m slow tests
+
+quality: $(STAMP)  ## lint and format check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)  ## fix what ruff can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## benchmarks: ratios against a named baseline in the same run
+	$(OFFLINE) $(BIN)/python benchmarks/bench_inference.py
+
+tiny: $(STAMP)  ## rebuild hub_configs/groma-tiny
+	$(OFFLINE) $(BIN)/python hub_configs/build_groma_tiny.py
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,dev]"
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) demo_output .pytest_cache .ruff_cache

@@ -1,0 +1,78 @@
+"""transformers-groma: a language model that points. Importing this package registers Groma with transformers' Auto classes."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._registration import register_with_transformers
+
+if TYPE_CHECKING:
+    from .boxes import box_cxcywh_to_xyxy, box_iou, box_to_xyxy, box_xyxy_to_cxcywh, box_xyxy_to_xywh, nms
+    from .configuration_groma import (
+        GromaConfig,
+        GromaProposerConfig,
+        GromaRegionEncoderConfig,
+        GromaRegionProposalConfig,
+    )
+    from .convert_groma_checkpoint import assemble_components, convert_legacy_checkpoint
+    from .grounding import GroundedPhrase, GroundedRegion, GroundedText, parse_grounded_text
+    from .image_processing_groma import GromaImageProcessor
+    from .image_processing_pil_groma import GromaImageProcessorPil
+    from .modeling_groma import (
+        GromaForConditionalGeneration,
+        GromaForRegionProposal,
+        GromaModel,
+        GromaPreTrainedModel,
+    )
+    from .pipeline_groma import ImageGroundingPipeline
+    from .processing_groma import GromaProcessor
+    from .visualization import draw_boxes, draw_grounded_text, draw_proposals
+
+__version__ = "0.1.0"
+
+# Where each public name lives. Nothing of it is imported before it is used: `import transformers_groma` costs no torch.
+_EXPORTS = {
+    "boxes": (
+        "box_cxcywh_to_xyxy",
+        "box_iou",
+        "box_to_xyxy",
+        "box_xyxy_to_cxcywh",
+        "box_xyxy_to_xywh",
+        "nms",
+    ),
+    "configuration_groma": (
+        "GromaConfig",
+        "GromaProposerConfig",
+        "GromaRegionEncoderConfig",
+        "GromaRegionProposalConfig",
+    ),
+    "convert_groma_checkpoint": ("assemble_components", "convert_legacy_checkpoint"),
+    "grounding": ("GroundedPhrase", "GroundedRegion", "GroundedText", "parse_grounded_text"),
+    "image_processing_groma": ("GromaImageProcessor",),
+    "image_processing_pil_groma": ("GromaImageProcessorPil",),
+    "modeling_groma": (
+        "GromaForConditionalGeneration",
+        "GromaForRegionProposal",
+        "GromaModel",
+        "GromaPreTrainedModel",
+    ),
+    "pipeline_groma": ("ImageGroundingPipeline",),
+    "processing_groma": ("GromaProcessor",),
+    "visualization": ("draw_boxes", "draw_grounded_text", "draw_proposals"),
+}
+_MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register_with_transformers()

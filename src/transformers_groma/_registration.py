@@ -1,0 +1,118 @@
+"""Registers Groma with transformers' Auto classes at the moment that transformers loads them.
+
+`AutoModel.register` needs the model class, and the model class needs torch: seconds of import. So `import transformers_groma`
+only leaves a note for each of transformers' Auto modules. When such a module is imported (or if it has been already), Groma's
+classes are registered with it.
+"""
+
+import sys
+from collections.abc import Callable
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+
+
+def _register_configs(module: ModuleType) -> None:
+    from . import configuration_groma as configs
+
+    for config_class in (
+        configs.GromaConfig,
+        configs.GromaProposerConfig,
+        configs.GromaRegionEncoderConfig,
+        configs.GromaRegionProposalConfig,
+    ):
+        module.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+
+
+def _register_models(module: ModuleType) -> None:
+    from .configuration_groma import GromaConfig, GromaRegionProposalConfig
+    from .modeling_groma import GromaForConditionalGeneration, GromaForRegionProposal, GromaModel
+
+    module.AutoModel.register(GromaConfig, GromaModel, exist_ok=True)
+    module.AutoModelForImageTextToText.register(GromaConfig, GromaForConditionalGeneration, exist_ok=True)
+    module.AutoModelForMultimodalLM.register(GromaConfig, GromaForConditionalGeneration, exist_ok=True)
+    module.AutoModel.register(GromaRegionProposalConfig, GromaForRegionProposal, exist_ok=True)
+    module.AutoModelForObjectDetection.register(GromaRegionProposalConfig, GromaForRegionProposal, exist_ok=True)
+
+
+def _register_processors(module: ModuleType) -> None:
+    from .configuration_groma import GromaConfig
+    from .processing_groma import GromaProcessor
+
+    module.AutoProcessor.register(GromaConfig, GromaProcessor, exist_ok=True)
+
+
+def _register_image_processors(module: ModuleType) -> None:
+    from .configuration_groma import GromaConfig, GromaRegionProposalConfig
+    from .image_processing_groma import GromaImageProcessor
+    from .image_processing_pil_groma import GromaImageProcessorPil
+
+    for config_class in (GromaConfig, GromaRegionProposalConfig):
+        module.AutoImageProcessor.register(
+            config_class,
+            image_processor_classes={"pil": GromaImageProcessorPil, "torchvision": GromaImageProcessor},
+            exist_ok=True,
+        )
+
+
+def _register_pipelines(module: ModuleType) -> None:
+    from .pipeline_groma import register_image_grounding_pipeline
+
+    register_image_grounding_pipeline(module.PIPELINE_REGISTRY)
+
+
+_REGISTRATIONS: dict[str, Callable[[ModuleType], None]] = {
+    "transformers.models.auto.configuration_auto": _register_configs,
+    "transformers.models.auto.modeling_auto": _register_models,
+    "transformers.models.auto.processing_auto": _register_processors,
+    "transformers.models.auto.image_processing_auto": _register_image_processors,
+    "transformers.pipelines": _register_pipelines,
+}
+
+
+class _RegisterAfterImport(MetaPathFinder):
+    """Finds modules as usual and notes when transformers' Auto modules and ours have been executed.
+
+    A registration imports our modules, so it waits until none of them is half executed.
+    """
+
+    def __init__(self) -> None:
+        self.waiting = dict(_REGISTRATIONS)
+        self.executed = {name for name in _REGISTRATIONS if name in sys.modules}
+        self.own_modules_executing = 0
+
+    def find_spec(self, fullname: str, path=None, target: ModuleType | None = None) -> ModuleSpec | None:
+        is_own = fullname.startswith(f"{__package__}.")
+        if not is_own and fullname not in self.waiting:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            self.own_modules_executing += is_own
+            try:
+                execute(module)
+            finally:
+                self.own_modules_executing -= is_own
+            self.executed.add(fullname)
+            self.register()
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+    def register(self) -> None:
+        """Run the registrations whose module is there, unless one of our modules is half executed."""
+        for name in list(self.waiting):
+            if name in self.executed and name in self.waiting and self.own_modules_executing == 0:
+                self.waiting.pop(name)(sys.modules[name])
+
+
+def register_with_transformers() -> None:
+    """Make Groma known to AutoConfig, AutoModel…, AutoProcessor, AutoImageProcessor and the pipelines; costs no import."""
+    if any(isinstance(finder, _RegisterAfterImport) for finder in sys.meta_path):
+        return
+    finder = _RegisterAfterImport()
+    sys.meta_path.insert(0, finder)
+    finder.register()

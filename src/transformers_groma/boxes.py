@@ -1,0 +1,352 @@
+"""Boxes: formats, checks, IoU and NMS.
+
+Conventions, used everywhere in this package:
+
+- `xyxy`: corners `(x1, y1, x2, y2)`, the public format, in absolute pixels of the upright image;
+- `xywh`: top-left corner, width and height `(x1, y1, w, h)`, as in COCO annotations;
+- `cxcywh`: centre, width and height; normalized to 0..1 it is the format inside the model.
+
+All functions are pure, keep leading batch dimensions and never change their arguments.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
+BOX_FORMATS: tuple[str, ...] = ("xyxy", "xywh", "cxcywh")
+
+# A box may stick out of its image by this many pixels (rounding in annotation tools); it is clipped.
+MAX_OVERHANG_PIXELS = 1.0
+
+
+def box_xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    """Corners to centre and size, in the units of the input.
+
+    Args:
+        boxes (`Tensor` of shape `(..., 4)`): `xyxy` boxes.
+
+    Returns:
+        `Tensor` of shape `(..., 4)`: `cxcywh` boxes.
+
+    Example:
+    >>> box_xyxy_to_cxcywh(torch.tensor([0.0, 0.0, 4.0, 2.0])).tolist()
+    [2.0, 1.0, 4.0, 2.0]
+    """
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], dim=-1)
+
+
+def box_cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """Centre and size to corners, in the units of the input.
+
+    Args:
+        boxes (`Tensor` of shape `(..., 4)`): `cxcywh` boxes.
+
+    Returns:
+        `Tensor` of shape `(..., 4)`: `xyxy` boxes.
+
+    Example:
+    >>> box_cxcywh_to_xyxy(torch.tensor([2.0, 1.0, 4.0, 2.0])).tolist()
+    [0.0, 0.0, 4.0, 2.0]
+    """
+    cx, cy, w, h = boxes.unbind(-1)
+    return torch.stack([cx - 0.5 * w, cy - 0.5 * h, cx + 0.5 * w, cy + 0.5 * h], dim=-1)
+
+
+def box_xywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """Top-left corner and size (COCO annotations) to corners, in the units of the input.
+
+    Args:
+        boxes (`Tensor` of shape `(..., 4)`): `xywh` boxes.
+
+    Returns:
+        `Tensor` of shape `(..., 4)`: `xyxy` boxes.
+
+    Example:
+    >>> box_xywh_to_xyxy(torch.tensor([1.0, 1.0, 4.0, 2.0])).tolist()
+    [1.0, 1.0, 5.0, 3.0]
+    """
+    x, y, w, h = boxes.unbind(-1)
+    return torch.stack([x, y, x + w, y + h], dim=-1)
+
+
+def box_xyxy_to_xywh(boxes: Tensor) -> Tensor:
+    """Corners to top-left corner and size (COCO annotations), in the units of the input.
+
+    Args:
+        boxes (`Tensor` of shape `(..., 4)`): `xyxy` boxes.
+
+    Returns:
+        `Tensor` of shape `(..., 4)`: `xywh` boxes.
+
+    Example:
+    >>> box_xyxy_to_xywh(torch.tensor([1.0, 1.0, 5.0, 3.0])).tolist()
+    [1.0, 1.0, 4.0, 2.0]
+    """
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack([x1, y1, x2 - x1, y2 - y1], dim=-1)
+
+
+def box_to_xyxy(boxes: Tensor, box_format: BoxFormat) -> Tensor:
+    """Boxes of a named format to corners, in the units of the input.
+
+    Args:
+        boxes (`Tensor` of shape `(..., 4)`): boxes in `box_format`.
+        box_format (`str`): `"xyxy"`, `"xywh"` or `"cxcywh"`.
+
+    Returns:
+        `Tensor` of shape `(..., 4)`: `xyxy` boxes.
+
+    Raises:
+        ValueError: if `box_format` is not one of the three.
+
+    Example:
+    >>> box_to_xyxy(torch.tensor([1.0, 1.0, 4.0, 2.0]), "xywh").tolist()
+    [1.0, 1.0, 5.0, 3.0]
+    """
+    if box_format == "xyxy":
+        return boxes
+    if box_format == "xywh":
+        return box_xywh_to_xyxy(boxes)
+    if box_format == "cxcywh":
+        return box_cxcywh_to_xyxy(boxes)
+    raise ValueError(f"`box_format` must be one of {', '.join(map(repr, BOX_FORMATS))}, got {box_format!r}.")
+
+
+def scale_boxes(boxes: Tensor, height: float | Tensor, width: float | Tensor) -> Tensor:
+    """Normalized boxes (0..1) to pixels; works for every format.
+
+    Args:
+        boxes (`Tensor` of shape `(..., 4)`): normalized boxes, any of the three formats.
+        height, width (`float` or `Tensor` that broadcasts against `boxes[..., 0]`): image size in pixels.
+
+    Returns:
+        `Tensor` of shape `(..., 4)`: boxes in pixels, same format.
+
+    Example:
+    >>> scale_boxes(torch.tensor([0.0, 0.0, 0.5, 1.0]), height=100, width=200).tolist()
+    [0.0, 0.0, 100.0, 100.0]
+    """
+    return torch.stack(
+        [boxes[..., 0] * width, boxes[..., 1] * height, boxes[..., 2] * width, boxes[..., 3] * height], dim=-1
+    )
+
+
+def normalize_boxes(boxes: Tensor, height: float | Tensor, width: float | Tensor) -> Tensor:
+    """Boxes in pixels to normalized boxes (0..1); works for every format.
+
+    Args:
+        boxes (`Tensor` of shape `(..., 4)`): boxes in pixels, any of the three formats.
+        height, width (`float` or `Tensor` that broadcasts against `boxes[..., 0]`): image size in pixels.
+
+    Returns:
+        `Tensor` of shape `(..., 4)`: normalized boxes, same format.
+
+    Example:
+    >>> normalize_boxes(torch.tensor([0.0, 0.0, 100.0, 100.0]), height=100, width=200).tolist()
+    [0.0, 0.0, 0.5, 1.0]
+    """
+    return torch.stack(
+        [boxes[..., 0] / width, boxes[..., 1] / height, boxes[..., 2] / width, boxes[..., 3] / height], dim=-1
+    )
+
+
+def prepare_user_boxes(
+    boxes: Sequence[Sequence[float]] | Tensor,
+    height: int,
+    width: int,
+    box_format: BoxFormat = "xyxy",
+    normalized: bool = False,
+    name: str = "boxes",
+) -> Tensor:
+    """Check the boxes that a user gave for one image and bring them to absolute-pixel `xyxy`.
+
+    Args:
+        boxes (array-like of shape `(n, 4)`): boxes of one image in `box_format`.
+        height, width (`int`): size of the upright image in pixels.
+        box_format (`str`): `"xyxy"`, `"xywh"` or `"cxcywh"`.
+        normalized (`bool`): whether `boxes` are fractions of the image size (0..1) instead of pixels.
+        name (`str`): how an error names the argument.
+
+    Returns:
+        `Tensor` of shape `(n, 4)`, float32: `xyxy` boxes in pixels, inside the image.
+
+    Raises:
+        ValueError: wrong shape, a value that is not finite, an inverted or empty box, or a box that is more than
+            1 pixel outside of the image. Boxes that stick out by at most 1 pixel are clipped.
+
+    Example:
+    >>> prepare_user_boxes([[10, 10, 100.5, 50]], height=80, width=100).tolist()
+    [[10.0, 10.0, 100.0, 50.0]]
+    """
+    try:
+        values = torch.as_tensor(boxes, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"`{name}` must be numbers, one list of 4 for each box, got {boxes!r}.") from error
+    if values.numel() == 0:
+        return values.new_zeros((0, 4))
+    if values.ndim != 2 or values.shape[-1] != 4:
+        raise ValueError(
+            f"`{name}` must have shape (number of boxes, 4) for one image, got {tuple(values.shape)}. "
+            "A single box is written [[x1, y1, x2, y2]]."
+        )
+    if not torch.isfinite(values).all():
+        raise ValueError(f"`{name}` must be finite numbers, got {values.tolist()}.")
+    if normalized:
+        if (values.abs() > 2).any():
+            raise ValueError(
+                f"`{name}` look like pixels, but `normalized=True` was given: {values.tolist()}. "
+                "Pass `normalized=False` for absolute pixels."
+            )
+        values = scale_boxes(values, height, width)
+    values = box_to_xyxy(values, box_format)
+    for index, (x1, y1, x2, y2) in enumerate(values.tolist()):
+        label = f"`{name}[{index}]` = {torch.as_tensor(boxes)[index].tolist()}"
+        if x2 < x1 or y2 < y1:
+            raise ValueError(
+                f"{label} is inverted: x2 < x1 or y2 < y1 (as xyxy in pixels: {[x1, y1, x2, y2]}). "
+                f"`box_format` is {box_format!r}; pass another one if the numbers mean something else."
+            )
+        overhang = max(-x1, -y1, x2 - width, y2 - height)
+        if overhang > MAX_OVERHANG_PIXELS:
+            raise ValueError(
+                f"{label} is outside of the {width}x{height} (width x height) image by {overhang:g} pixels "
+                f"(as xyxy in pixels: {[x1, y1, x2, y2]}). Boxes refer to the image as given, before any resizing."
+            )
+    clipped = torch.stack(
+        [
+            values[:, 0].clamp(0, width),
+            values[:, 1].clamp(0, height),
+            values[:, 2].clamp(0, width),
+            values[:, 3].clamp(0, height),
+        ],
+        dim=-1,
+    )
+    empty = (clipped[:, 2] <= clipped[:, 0]) | (clipped[:, 3] <= clipped[:, 1])
+    if empty.any():
+        index = int(empty.nonzero()[0])
+        raise ValueError(f"`{name}[{index}]` = {torch.as_tensor(boxes)[index].tolist()} has no area inside the image.")
+    return clipped
+
+
+def box_area(boxes: Tensor) -> Tensor:
+    """Area of `xyxy` boxes; 0 where a box is inverted.
+
+    Args:
+        boxes (`Tensor` of shape `(..., 4)`): `xyxy` boxes.
+
+    Returns:
+        `Tensor` of shape `(...)`: areas, in squared units of the input, at least float32.
+
+    Example:
+    >>> box_area(torch.tensor([0.0, 0.0, 4.0, 2.0])).item()
+    8.0
+    """
+    boxes = _at_least_float32(boxes)
+    size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
+    return size[..., 0] * size[..., 1]
+
+
+def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Intersection over union of every pair of `xyxy` boxes. Two boxes without area have IoU 0.
+
+    Args:
+        boxes1 (`Tensor` of shape `(..., N, 4)`): `xyxy` boxes.
+        boxes2 (`Tensor` of shape `(..., M, 4)`): `xyxy` boxes in the same units.
+
+    Returns:
+        `Tensor` of shape `(..., N, M)`, at least float32: IoU in 0..1.
+
+    Example:
+    >>> box_iou(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[0.0, 0.0, 2.0, 1.0]])).item()
+    0.5
+    """
+    boxes1, boxes2 = _at_least_float32(boxes1), _at_least_float32(boxes2)
+    top_left = torch.maximum(boxes1[..., :, None, :2], boxes2[..., None, :, :2])
+    bottom_right = torch.minimum(boxes1[..., :, None, 2:], boxes2[..., None, :, 2:])
+    size = (bottom_right - top_left).clamp(min=0)
+    intersection = size[..., 0] * size[..., 1]
+    union = box_area(boxes1)[..., :, None] + box_area(boxes2)[..., None, :] - intersection
+    return torch.where(union > 0, intersection / union.clamp(min=torch.finfo(union.dtype).tiny), 0.0)
+
+
+def nms_mask(boxes: Tensor, valid: Tensor, iou_threshold: float, protected: Tensor | None = None) -> Tensor:
+    """Greedy non-maximum suppression of boxes that are sorted by descending score, for a whole batch at once.
+
+    A box is dropped when its IoU with an earlier box that was kept is > `iou_threshold`. The result is exactly that
+    of the sequential algorithm: the rule is applied to all boxes at once and repeated until nothing changes, which
+    takes as many rounds as the longest chain of suppressions, usually a handful.
+
+    Args:
+        boxes (`Tensor` of shape `(B, N, 4)`): `xyxy` boxes, best first.
+        valid (`Tensor` of shape `(B, N)`, bool): which entries are boxes at all.
+        iou_threshold (`float`): largest IoU that two kept boxes may have.
+        protected (`Tensor` of shape `(B, N)`, bool, *optional*): boxes that are never dropped.
+
+    Returns:
+        `Tensor` of shape `(B, N)`, bool: which boxes are kept.
+
+    Example:
+    >>> boxes = torch.tensor([[[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 2.0, 1.9], [5.0, 5.0, 6.0, 6.0]]])
+    >>> nms_mask(boxes, torch.ones(1, 3, dtype=torch.bool), iou_threshold=0.6).tolist()
+    [[True, False, True]]
+    """
+    if protected is None:
+        protected = torch.zeros_like(valid)
+    return _nms_mask(boxes, valid, protected, iou_threshold)
+
+
+# A custom operator, because the number of rounds depends on the data: torch.compile and torch.export see one node.
+@torch.library.custom_op("transformers_groma::nms_mask", mutates_args=())
+def _nms_mask(boxes: Tensor, valid: Tensor, protected: Tensor, iou_threshold: float) -> Tensor:
+    earlier = torch.ones(boxes.shape[-2], boxes.shape[-2], dtype=torch.bool, device=boxes.device).triu(diagonal=1)
+    suppresses = (box_iou(boxes, boxes) > iou_threshold) & earlier & ~protected[..., None, :]
+    kept = valid.clone()
+    while True:
+        suppressed = (suppresses & kept[..., :, None]).any(dim=-2)
+        updated = valid & ~suppressed
+        if torch.equal(updated, kept):
+            return updated
+        kept = updated
+
+
+@_nms_mask.register_fake
+def _(boxes: Tensor, valid: Tensor, protected: Tensor, iou_threshold: float) -> Tensor:
+    return torch.empty_like(valid)
+
+
+def nms(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    score_threshold: float = 0.0,
+    max_boxes: int | None = None,
+) -> Tensor:
+    """Greedy non-maximum suppression of one set of boxes.
+
+    Args:
+        boxes (`Tensor` of shape `(N, 4)`): `xyxy` boxes.
+        scores (`Tensor` of shape `(N,)`): their scores; equal scores keep their input order.
+        iou_threshold (`float`): a box is dropped when its IoU with a kept, better box is > this.
+        score_threshold (`float`): only boxes with a score > this take part; 0 lets all boxes take part.
+        max_boxes (`int`, *optional*): keep only this many of the best boxes.
+
+    Returns:
+        `Tensor` of shape `(n,)`, int64: indices of the kept boxes, best first.
+
+    Example:
+    >>> boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 2.0, 1.9], [5.0, 5.0, 6.0, 6.0]])
+    >>> nms(boxes, torch.tensor([0.3, 0.9, 0.5]), iou_threshold=0.6).tolist()
+    [1, 2]
+    """
+    order = scores.argsort(descending=True, stable=True)
+    valid = torch.ones_like(order, dtype=torch.bool) if score_threshold == 0 else scores[order] > score_threshold
+    kept = nms_mask(boxes[order][None], valid[None], iou_threshold)[0]
+    return order[kept][:max_boxes]
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()

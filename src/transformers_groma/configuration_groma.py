@@ -1,0 +1,317 @@
+"""Groma model configuration."""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+
+# What Groma adds to the vocabulary of its language model, in this order, before the proxy tokens <r0>, <r1>, …
+GROMA_MARKUP_TOKENS: tuple[str, ...] = (
+    "[PAD]",
+    "<sep>",
+    "<img>",
+    "</img>",
+    "<roi>",
+    "</roi>",
+    "<p>",
+    "</p>",
+    "<image>",
+    "<region>",
+    "<refer_box>",
+    "<ground_box>",
+    "<refer_feat>",
+    "[grounding]",
+)
+# The released tokenizers have this many proxy tokens, whatever `max_regions` is.
+NUM_PROXY_TOKENS = 100
+NUM_ADDED_TOKENS = len(GROMA_MARKUP_TOKENS) + NUM_PROXY_TOKENS
+
+
+@strict
+class GromaProposerConfig(PreTrainedConfig):
+    r"""
+    Configuration of the class-agnostic Deformable DETR that proposes regions (paper section 3.1).
+
+    The field names are those of `DeformableDetrConfig`, so that transformers' Deformable DETR layers accept it.
+
+    Args:
+        num_vision_layers (`int`, *optional*, defaults to 4): the detector reads the mean of this many last hidden states
+            of the vision encoder.
+        d_model (`int`, *optional*, defaults to 256): width of the detector.
+        num_feature_levels (`int`, *optional*, defaults to 1): feature maps made from the vision encoder's patches, 1 to
+            4: the patch grid itself; grid and half; double, grid and half; four times, double, grid and half.
+        num_queries (`int`, *optional*, defaults to 300): region proposals an image.
+        refine_reference_points (`bool`, *optional*, defaults to `True`): every decoder layer samples around the boxes
+            of the layer before it (as in DINO and the paper). `False` is what the released weights were trained with:
+            all layers sample around the encoder's proposals.
+        bbox_head_hidden_size (`int`, *optional*, defaults to 256): inner width of the box heads.
+        coco_score_weight (`float`, *optional*, defaults to 0.4): exponent of the first objectness head in the fused
+            score `coco ** w * sa1b ** (1 - w)`.
+        class_cost, bbox_cost, giou_cost (`float`): weights of the Hungarian matcher (2, 5, 2).
+        class_loss_coefficient, bbox_loss_coefficient, giou_loss_coefficient (`float`): weights of the losses (2, 5, 2).
+        focal_alpha (`float`, *optional*, defaults to 0.25): alpha of the focal loss.
+
+    Example:
+
+    ```python
+    >>> from transformers_groma import GromaProposerConfig
+
+    >>> GromaProposerConfig(num_feature_levels=4).num_queries
+    300
+    ```"""
+
+    model_type = "groma_proposer"
+    base_config_key = "proposer_config"
+    attribute_map = {"hidden_size": "d_model", "num_attention_heads": "encoder_attention_heads"}
+
+    num_vision_layers: int = 4
+    d_model: int = 256
+    num_feature_levels: int = 1
+    num_queries: int = 300
+    encoder_layers: int = 6
+    encoder_ffn_dim: int = 1024
+    encoder_attention_heads: int = 8
+    encoder_n_points: int = 4
+    decoder_layers: int = 6
+    decoder_ffn_dim: int = 1024
+    decoder_attention_heads: int = 8
+    decoder_n_points: int = 4
+    bbox_head_hidden_size: int = 256
+    activation_function: str = "relu"
+    dropout: float | int = 0.1
+    attention_dropout: float | int = 0.0
+    activation_dropout: float | int = 0.0
+    initializer_range: float = 0.02
+    refine_reference_points: bool = True
+    coco_score_weight: float = 0.4
+    class_cost: float | int = 2
+    bbox_cost: float | int = 5
+    giou_cost: float | int = 2
+    class_loss_coefficient: float | int = 2
+    bbox_loss_coefficient: float | int = 5
+    giou_loss_coefficient: float | int = 2
+    focal_alpha: float = 0.25
+    # Read by transformers' Deformable DETR layers; the choice of kernels is made elsewhere.
+    disable_custom_kernels: bool = True
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if not 1 <= self.num_feature_levels <= 4:
+            raise ValueError(f"`num_feature_levels` must be 1, 2, 3 or 4, got {self.num_feature_levels}.")
+        for name in ("encoder_attention_heads", "decoder_attention_heads"):
+            if self.d_model % getattr(self, name) != 0:
+                raise ValueError(f"`d_model` ({self.d_model}) must be a multiple of `{name}` ({getattr(self, name)}).")
+        if self.d_model % 4 != 0:
+            raise ValueError(f"`d_model` must be a multiple of 4 for the sine position code, got {self.d_model}.")
+
+
+@strict
+class GromaRegionEncoderConfig(PreTrainedConfig):
+    r"""
+    Configuration of the region encoder: multi-scale feature fusion and ROIAlign (paper section 3.1).
+
+    Args:
+        vision_feature_layers (`list[int]`, *optional*, defaults to `[-3, -2, -1]`): hidden states of the vision encoder
+            that become the finest, middle and coarsest map.
+        num_fuse_layers (`int`, *optional*, defaults to 5): rounds of the fuse convolution.
+        group_norm_groups (`int`, *optional*, defaults to 64): groups of its group norm.
+        roi_output_size (`int`, *optional*, defaults to 14): side of the crop that ROIAlign makes of every region.
+        roi_sampling_ratio (`int`, *optional*, defaults to 2): samples a bin and side.
+        roi_strides (`list[float]`, *optional*): pixels of the input image that one pixel of the finest, middle and
+            coarsest map stands for. Right, and the default, is a quarter, half and the whole of the vision encoder's
+            patch size: `[3.5, 7, 14]` for 14. The released weights were trained with `[1.75, 3.5, 7]`, which doubles all
+            coordinates on the maps.
+        roi_box_format (`str`, *optional*, defaults to `"xyxy"`): `"xyxy"` is right; `"cxcywh"` feeds centre and size
+            as if they were corners, which is what the released weights were trained with.
+        position_hidden_size (`int`, *optional*, defaults to 256): inner width of the box position code.
+        region_hidden_size (`int`, *optional*, defaults to 1024): width of a region before the last projection.
+
+    Example:
+
+    ```python
+    >>> from transformers_groma import GromaRegionEncoderConfig
+
+    >>> GromaRegionEncoderConfig().roi_box_format
+    'xyxy'
+    ```"""
+
+    model_type = "groma_region_encoder"
+    base_config_key = "region_encoder_config"
+
+    vision_feature_layers: list[int] | tuple[int, ...] = (-3, -2, -1)
+    num_fuse_layers: int = 5
+    group_norm_groups: int = 64
+    roi_output_size: int = 14
+    roi_sampling_ratio: int = 2
+    roi_strides: list[float] | tuple[float, ...] | None = None
+    roi_box_format: Literal["xyxy", "cxcywh"] = "xyxy"
+    position_hidden_size: int = 256
+    region_hidden_size: int = 1024
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self.vision_feature_layers = list(self.vision_feature_layers)
+        if len(self.vision_feature_layers) != 3:
+            raise ValueError(f"`vision_feature_layers` must name 3 layers, got {self.vision_feature_layers}.")
+        if self.roi_strides is not None:
+            self.roi_strides = [float(stride) for stride in self.roi_strides]
+            if len(self.roi_strides) != 3 or min(self.roi_strides) <= 0:
+                raise ValueError(f"`roi_strides` must be 3 positive numbers, got {self.roi_strides}.")
+
+
+VISION_CONFIG_SPEC = SubConfigSpec(
+    config_class=AutoConfig,
+    model_type="dinov2",
+    init_kwargs={
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 448,
+        "patch_size": 14,
+    },
+)
+
+
+@strict
+class GromaRegionProposalConfig(PreTrainedConfig):
+    r"""
+    Configuration of the detector alone, the model of training stage 1. `GromaConfig` has the same two parts.
+
+    Args:
+        vision_config (`dict` or `PreTrainedConfig`, *optional*): any vision encoder of `AutoModel` with a square patch
+            grid; DINOv2-L at 448 pixels by default.
+        proposer_config (`dict` or `GromaProposerConfig`, *optional*): the region proposer.
+        max_regions, nms_threshold, box_score_threshold: see `GromaConfig`.
+
+    Example:
+
+    ```python
+    >>> from transformers_groma import GromaRegionProposalConfig
+
+    >>> GromaRegionProposalConfig().id2label
+    {0: 'region'}
+    ```"""
+
+    model_type = "groma_region_proposal"
+    sub_configs_defaults = {
+        "vision_config": VISION_CONFIG_SPEC,
+        "proposer_config": SubConfigSpec(config_class=GromaProposerConfig),
+    }
+
+    vision_config: dict | PreTrainedConfig | None = None
+    proposer_config: dict | PreTrainedConfig | None = None
+    max_regions: int = 100
+    nms_threshold: float = 0.6
+    box_score_threshold: float | int = 0.15
+
+    def __post_init__(self, **kwargs):
+        self.id2label = {0: "region"}
+        super().__post_init__(**kwargs)
+
+
+@strict
+class GromaConfig(PreTrainedConfig):
+    r"""
+    Configuration of a Groma model (Ma et al., "Groma: Localized Visual Tokenization for Grounding Multimodal Large
+    Language Models", ECCV 2024). The defaults are those of Groma-7B, with the right region geometry.
+
+    Args:
+        vision_config (`dict` or `PreTrainedConfig`, *optional*): any vision encoder of `AutoModel` with a square patch
+            grid; DINOv2-L at 448 pixels by default.
+        proposer_config (`dict` or `GromaProposerConfig`, *optional*): the region proposer.
+        region_encoder_config (`dict` or `GromaRegionEncoderConfig`, *optional*): the region encoder.
+        text_config (`dict` or `PreTrainedConfig`, *optional*): any language model of `AutoModelForCausalLM`; Llama by
+            default. Its `vocab_size` counts the added tokens.
+        image_token_id (`int`, *optional*): the placeholder of every visual feature: image patches, region slots and
+            referred regions.
+        refer_box_token_id, ground_box_token_id (`int`, *optional*): ids of `<refer_box>` and `<ground_box>`, which the
+            model replaces with the proxy token of the region that the k-th user box or ground-truth box is.
+        first_proxy_token_id (`int`, *optional*): id of `<r0>`; `<r1>`, `<r2>` … follow it.
+            All four default to the places that they have when Groma's tokens are the last of the vocabulary.
+        max_regions (`int`, *optional*, defaults to 100): region slots of every prompt.
+        nms_threshold (`float`, *optional*, defaults to 0.6): proposals that overlap a better one by more IoU give way.
+        box_score_threshold (`float`, *optional*, defaults to 0.15): proposals need a higher score; 0 takes all.
+        vision_feature_layer (`int`, *optional*, defaults to -1): hidden state of the vision encoder that becomes the
+            image tokens.
+        projector_hidden_act (`str`, *optional*, defaults to `"gelu"`): activation of the image token projector.
+
+    Example:
+
+    ```python
+    >>> from transformers_groma import GromaConfig
+
+    >>> config = GromaConfig()
+    >>> config.num_image_tokens, config.max_regions
+    (256, 100)
+    ```"""
+
+    model_type = "groma"
+    sub_configs_defaults = {
+        "vision_config": VISION_CONFIG_SPEC,
+        "proposer_config": SubConfigSpec(config_class=GromaProposerConfig),
+        "region_encoder_config": SubConfigSpec(config_class=GromaRegionEncoderConfig),
+        "text_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="llama",
+            init_kwargs={
+                "vocab_size": 32000 + NUM_ADDED_TOKENS,
+                "rms_norm_eps": 1e-5,
+                "max_position_embeddings": 4096,
+            },
+        ),
+    }
+
+    vision_config: dict | PreTrainedConfig | None = None
+    proposer_config: dict | PreTrainedConfig | None = None
+    region_encoder_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    image_token_id: int | None = None
+    refer_box_token_id: int | None = None
+    ground_box_token_id: int | None = None
+    first_proxy_token_id: int | None = None
+    max_regions: int = 100
+    nms_threshold: float = 0.6
+    box_score_threshold: float | int = 0.15
+    vision_feature_layer: int = -1
+    projector_hidden_act: str = "gelu"
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        first_added = self.text_config.vocab_size - NUM_ADDED_TOKENS
+        for name, token in (
+            ("image_token_id", "<image>"),
+            ("refer_box_token_id", "<refer_box>"),
+            ("ground_box_token_id", "<ground_box>"),
+        ):
+            if getattr(self, name) is None:
+                setattr(self, name, first_added + GROMA_MARKUP_TOKENS.index(token))
+        if self.first_proxy_token_id is None:
+            self.first_proxy_token_id = first_added + len(GROMA_MARKUP_TOKENS)
+        if self.max_regions < 1:
+            raise ValueError(f"`max_regions` must be at least 1, got {self.max_regions}.")
+        if self.vision_grid_size % 2 != 0:
+            raise ValueError(
+                f"The patch grid of `vision_config` must have an even side for the 2x2 merge, got {self.vision_grid_size} "
+                f"(image_size {self.vision_config.image_size} / patch_size {self.vision_config.patch_size})."
+            )
+        if not self.tie_word_embeddings and self.text_config.tie_word_embeddings:
+            self.tie_word_embeddings = True
+        if self.region_encoder_config.roi_strides is None:
+            patch_size = self.vision_config.patch_size
+            self.region_encoder_config.roi_strides = [patch_size / 4, patch_size / 2, float(patch_size)]
+
+    @property
+    def vision_grid_size(self) -> int:
+        """Side of the vision encoder's patch grid (32 for 448 pixels and patches of 14)."""
+        return self.vision_config.image_size // self.vision_config.patch_size
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Image tokens of one image after the 2x2 merge."""
+        return (self.vision_grid_size // 2) ** 2
+
+
+__all__ = ["GromaConfig", "GromaProposerConfig", "GromaRegionEncoderConfig", "GromaRegionProposalConfig"]

@@ -1,0 +1,850 @@
+"""Groma: a language model that reads image tokens and region tokens and points with proxy tokens."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.generation import GenerationMixin
+from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, torch_compilable_check
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+
+from .configuration_groma import GromaConfig, GromaRegionProposalConfig
+from .modeling_groma_proposer import (
+    GromaRegionProposer,
+    GromaRegionProposerOutput,
+    init_proposer_weights,
+    region_proposal_loss,
+)
+from .modeling_groma_region_encoder import GromaRegionEncoder
+from .modeling_groma_regions import RegionSelection, is_box, resolve_box_tokens, select_regions
+
+
+@dataclass
+class GromaImageFeatures(BaseModelOutputWithPooling):
+    """Visual features of a batch of images, with the regions they were computed for.
+
+    `pooler_output` is a list with one `(n, hidden_size)` tensor an image: its features in the order of the
+    placeholders of a prompt, that is image tokens, `max_regions` region tokens, referred regions.
+
+    Attributes:
+        region_boxes (`Tensor` of shape `(B, max_regions, 4)`): boxes of the slots, normalized `cxcywh` (0..1).
+        region_scores (`Tensor` of shape `(B, max_regions)`): fused objectness; 1 for user boxes.
+        region_mask (`Tensor` of shape `(B, max_regions)`, bool): which slots are used.
+        refer_slots (`Tensor` of shape `(B, K)`, int64): slot of every user box.
+        ground_slots (`Tensor` of shape `(B, G)`, int64): slot that every ground-truth box is matched to.
+    """
+
+    region_boxes: Tensor | None = None
+    region_scores: Tensor | None = None
+    region_mask: Tensor | None = None
+    refer_slots: Tensor | None = None
+    ground_slots: Tensor | None = None
+
+
+@dataclass
+class GromaModelOutputWithPast(BaseModelOutputWithPast):
+    """Hidden states of the language model and the regions of every image.
+
+    Attributes:
+        image_hidden_states (`Tensor` of shape `(B, n, hidden_size)`): visual features in placeholder order.
+        region_boxes, region_scores, region_mask, refer_slots, ground_slots: see `GromaImageFeatures`.
+    """
+
+    image_hidden_states: Tensor | None = None
+    region_boxes: Tensor | None = None
+    region_scores: Tensor | None = None
+    region_mask: Tensor | None = None
+    refer_slots: Tensor | None = None
+    ground_slots: Tensor | None = None
+
+
+@dataclass
+class GromaCausalLMOutputWithPast(ModelOutput):
+    """Logits (and loss) of the language model and the regions of every image.
+
+    Attributes:
+        loss (`Tensor` of shape `()`): mean cross entropy of the labels that are not -100.
+        logits (`Tensor` of shape `(B, length, vocab_size)`): scores of the next token.
+        image_hidden_states, region_boxes, region_scores, region_mask: see `GromaModelOutputWithPast`.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor] | None = None
+    attentions: tuple[Tensor] | None = None
+    image_hidden_states: Tensor | None = None
+    region_boxes: Tensor | None = None
+    region_scores: Tensor | None = None
+    region_mask: Tensor | None = None
+
+
+@dataclass
+class GromaRegionProposals(ModelOutput):
+    """Region proposals after score threshold and NMS, best first, in fixed slots.
+
+    Attributes:
+        boxes (`Tensor` of shape `(B, max_regions, 4)`): normalized `cxcywh` (0..1), zeros in unused slots.
+        scores (`Tensor` of shape `(B, max_regions)`): fused objectness.
+        mask (`Tensor` of shape `(B, max_regions)`, bool): which slots are used.
+    """
+
+    boxes: Tensor | None = None
+    scores: Tensor | None = None
+    mask: Tensor | None = None
+
+
+@dataclass
+class GromaRegionProposalOutput(ModelOutput):
+    """Output of the detector (stage 1).
+
+    Attributes:
+        loss (`Tensor` of shape `()`), loss_dict (`dict[str, Tensor]`): with `labels`: the loss and its unweighted parts.
+        logits (`Tensor` of shape `(B, num_queries, 1)`): inverse sigmoid of the fused objectness.
+        pred_boxes (`Tensor` of shape `(B, num_queries, 4)`): normalized `cxcywh`.
+        proposer_output (`GromaRegionProposerOutput`): everything that the proposer computed.
+    """
+
+    loss: Tensor | None = None
+    loss_dict: dict[str, Tensor] | None = None
+    logits: Tensor | None = None
+    pred_boxes: Tensor | None = None
+    proposer_output: GromaRegionProposerOutput | None = None
+    hidden_states: tuple[Tensor] | None = None
+    attentions: tuple[Tensor] | None = None
+
+
+@dataclass
+class GromaGenerateDecoderOnlyOutput(GenerateDecoderOnlyOutput):
+    """`GenerateDecoderOnlyOutput` with the regions that the answers point at; see `GromaImageFeatures`."""
+
+    region_boxes: Tensor | None = None
+    region_scores: Tensor | None = None
+    region_mask: Tensor | None = None
+
+
+@dataclass
+class GromaGenerateBeamDecoderOnlyOutput(GenerateBeamDecoderOnlyOutput):
+    """`GenerateBeamDecoderOnlyOutput` with the regions that the answers point at; see `GromaImageFeatures`."""
+
+    region_boxes: Tensor | None = None
+    region_scores: Tensor | None = None
+    region_mask: Tensor | None = None
+
+
+class GromaMultiModalProjector(nn.Module):
+    """2x2 merge of patches and a two-layer MLP into the language model's width (paper section 3.2)."""
+
+    def __init__(self, config: GromaConfig):
+        super().__init__()
+        hidden_size = config.text_config.hidden_size
+        self.linear_1 = nn.Linear(4 * config.vision_config.hidden_size, hidden_size)
+        self.act = ACT2FN[config.projector_hidden_act]
+        self.linear_2 = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        """`(B, vision_hidden_size, grid, grid)` patches to `(B, grid * grid / 4, hidden_size)` image tokens, row by row."""
+        # Channels of the four patches in the released order: top left, bottom left, top right, bottom right.
+        merged = torch.cat([feature_map[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)], dim=1)
+        tokens = merged.flatten(2).transpose(1, 2)
+        return self.linear_2(self.act(self.linear_1(tokens)))
+
+
+class GromaPreTrainedModel(PreTrainedModel):
+    """Base class of all Groma models: initial weights, loading and saving."""
+
+    config: GromaConfig
+    config_class = GromaConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["DeformableDetrEncoderLayer", "DeformableDetrDecoderLayer", "GromaRegionEncoder"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    def __init__(self, config: PreTrainedConfig, *inputs, **kwargs):
+        super().__init__(config, *inputs, **kwargs)
+        # The proposer is no PreTrainedModel, so the library does not choose its attention. Float32 boxes need float32
+        # queries: no flash attention there.
+        attention = "eager" if config._attn_implementation == "eager" else "sdpa"
+        config.proposer_config._attn_implementation = attention
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, GromaRegionProposer):
+            init_proposer_weights(module)
+
+    def _encode_patches(self, pixel_values: Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """Run the vision encoder, all hidden states included. Checks the image size before any work."""
+        size = self.config.vision_config.image_size
+        if pixel_values.ndim != 4 or tuple(pixel_values.shape[-2:]) != (size, size):
+            raise ValueError(
+                f"`pixel_values` must have shape (number of images, channels, {size}, {size}), got "
+                f"{tuple(pixel_values.shape)}. Let the model's own processor prepare the images."
+            )
+        kwargs["output_hidden_states"] = True
+        return self.vision_tower(pixel_values.to(self.vision_tower.dtype), return_dict=True, **kwargs)
+
+    def _feature_map(self, hidden_states: Tensor) -> Tensor:
+        """Patch tokens as a map `(B, C, grid, grid)`; class and register tokens come first and are dropped."""
+        grid = self.config.vision_config.image_size // self.config.vision_config.patch_size
+        patches = hidden_states[:, hidden_states.shape[1] - grid * grid :]
+        return patches.transpose(1, 2).unflatten(2, (grid, grid))
+
+    def _proposer_feature_map(self, hidden_states: tuple[Tensor, ...]) -> Tensor:
+        layers = hidden_states[-self.config.proposer_config.num_vision_layers :]
+        return self._feature_map(torch.stack(layers).mean(dim=0))
+
+    def _select_regions(
+        self,
+        proposals: GromaRegionProposerOutput,
+        refer_boxes: Tensor | None = None,
+        ground_boxes: Tensor | None = None,
+        permute: bool = False,
+    ) -> RegionSelection:
+        return select_regions(
+            proposals.pred_boxes,
+            proposals.scores,
+            refer_boxes,
+            ground_boxes,
+            max_regions=self.config.max_regions,
+            nms_threshold=self.config.nms_threshold,
+            score_threshold=self.config.box_score_threshold,
+            permute=permute,
+        )
+
+
+class GromaForRegionProposal(GromaPreTrainedModel):
+    """The detector alone: vision encoder and region proposer, the model of training stage 1 (paper section 3.4).
+
+    Its weights load into `GromaForConditionalGeneration` under the same names.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from transformers_groma import GromaForRegionProposal, GromaRegionProposalConfig
+
+    >>> vision_config = {
+    ...     "model_type": "dinov2", "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2,
+    ...     "image_size": 112, "patch_size": 14,
+    ... }
+    >>> proposer_config = {"d_model": 32, "num_queries": 20, "encoder_layers": 1, "decoder_layers": 2}
+    >>> config = GromaRegionProposalConfig(vision_config=vision_config, proposer_config=proposer_config)
+    >>> model = GromaForRegionProposal(config).eval()
+    >>> labels = [{"boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2]]), "source": "coco"}]  # normalized cxcywh
+    >>> model(torch.zeros(1, 3, 112, 112), labels=labels).pred_boxes.shape
+    torch.Size([1, 20, 4])
+    ```"""
+
+    config: GromaRegionProposalConfig
+    config_class = GromaRegionProposalConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    # The loss is normalized by the boxes of the batch; Trainer must not rescale it.
+    accepts_loss_kwargs = False
+    # A checkpoint of the whole model has more than the detector.
+    _keys_to_ignore_on_load_unexpected = [
+        r"region_encoder\.",
+        r"multi_modal_projector\.",
+        r"language_model\.",
+        "lm_head",
+    ]
+
+    def __init__(self, config: GromaRegionProposalConfig):
+        super().__init__(config)
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.region_proposer = GromaRegionProposer(config.proposer_config, config.vision_config.hidden_size)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @can_return_tuple
+    def forward(
+        self, pixel_values: Tensor, labels: list[dict] | None = None, **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple | GromaRegionProposalOutput:
+        r"""
+        Detect regions.
+
+        Args:
+            pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): images from the image processor.
+            labels (`list[dict]` of length B, *optional*): `boxes` (`Tensor` of shape `(n, 4)`, normalized `cxcywh`) and
+                `source` (`"coco"`, the default, or `"sa1b"`): the objectness head that learns from the image.
+
+        Returns:
+            `GromaRegionProposalOutput`.
+
+        Raises:
+            ValueError: wrong image size or wrong labels.
+        """
+        vision = self._encode_patches(pixel_values, **_vision_kwargs(kwargs))
+        proposals = self.region_proposer(self._proposer_feature_map(vision.hidden_states))
+        loss, loss_dict = None, None
+        if labels is not None:
+            loss, loss_dict = region_proposal_loss(proposals, labels, self.config.proposer_config)
+        return GromaRegionProposalOutput(
+            loss=loss,
+            loss_dict=loss_dict,
+            logits=torch.logit(proposals.scores, eps=1e-6)[..., None],
+            pred_boxes=proposals.pred_boxes,
+            proposer_output=proposals,
+            hidden_states=vision.hidden_states if kwargs.get("output_hidden_states") else None,
+            attentions=vision.attentions,
+        )
+
+    @torch.no_grad()
+    def propose_regions(self, pixel_values: Tensor) -> GromaRegionProposals:
+        """Region proposals after score threshold and NMS; see `GromaForConditionalGeneration.propose_regions`."""
+        vision = self._encode_patches(pixel_values)
+        selection = self._select_regions(self.region_proposer(self._proposer_feature_map(vision.hidden_states)))
+        return GromaRegionProposals(boxes=selection.boxes, scores=selection.scores, mask=selection.mask)
+
+
+class GromaModel(GromaPreTrainedModel):
+    """Vision encoder, region proposer, region encoder and language model, without a language modeling head."""
+
+    def __init__(self, config: GromaConfig):
+        super().__init__(config)
+        vision_hidden_size = config.vision_config.hidden_size
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.region_proposer = GromaRegionProposer(config.proposer_config, vision_hidden_size)
+        self.region_encoder = GromaRegionEncoder(
+            config.region_encoder_config,
+            vision_hidden_size,
+            config.text_config.hidden_size,
+            config.vision_config.image_size,
+        )
+        self.multi_modal_projector = GromaMultiModalProjector(config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    @torch.no_grad()
+    def propose_regions(self, pixel_values: Tensor, refer_boxes: Tensor | None = None) -> GromaRegionProposals:
+        """The regions that a prompt about these images would offer to the language model, without running it.
+
+        Args:
+            pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): images from the processor.
+            refer_boxes (`Tensor` of shape `(B, K, 4)`, *optional*): user boxes, normalized `cxcywh`, rows of zeros pad;
+                they take the first slots.
+
+        Returns:
+            `GromaRegionProposals`: normalized `cxcywh` boxes, best first; `processor.post_process_region_proposals`
+            makes absolute pixels of them.
+
+        Raises:
+            ValueError: wrong image size, or more user boxes than slots.
+        """
+        vision = self._encode_patches(pixel_values)
+        selection = self._propose(vision.hidden_states, refer_boxes)
+        return GromaRegionProposals(boxes=selection.boxes, scores=selection.scores, mask=selection.mask)
+
+    @merge_with_config_defaults
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: Tensor,
+        refer_boxes: Tensor | None = None,
+        ground_boxes: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | GromaImageFeatures:
+        """Perceive: image tokens, region proposals and region tokens of a batch of images.
+
+        Args:
+            pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): images from the processor.
+            refer_boxes (`Tensor` of shape `(B, K, 4)`, *optional*): boxes the user points at, normalized `cxcywh`, rows of
+                zeros pad; they take the first slots.
+            ground_boxes (`Tensor` of shape `(B, G, 4)`, *optional*): ground-truth boxes (training), likewise.
+
+        Returns:
+            `GromaImageFeatures`.
+
+        Raises:
+            ValueError: wrong image size, or more boxes than slots.
+        """
+        features, tokens, counts = self._perceive(pixel_values, refer_boxes, ground_boxes, **_vision_kwargs(kwargs))
+        if refer_boxes is None:
+            features.pooler_output = list(tokens)
+        else:
+            features.pooler_output = [row[:count] for row, count in zip(tokens, counts.tolist(), strict=True)]
+        if not kwargs.get("output_hidden_states"):
+            features.hidden_states = None
+        return features
+
+    def _perceive(
+        self, pixel_values: Tensor, refer_boxes: Tensor | None, ground_boxes: Tensor | None, **kwargs
+    ) -> tuple[GromaImageFeatures, Tensor, Tensor]:
+        """Features with regions; visual tokens in placeholder order, padded `(B, n, hidden_size)`; their number `(B,)`."""
+        vision = self._encode_patches(pixel_values, **kwargs)
+        selection = self._propose(vision.hidden_states, refer_boxes, ground_boxes, permute=self.training)
+        image_tokens = self.multi_modal_projector(
+            self._feature_map(vision.hidden_states[self.config.vision_feature_layer])
+        )
+        region_tokens = self.region_encoder(
+            [
+                self._feature_map(vision.hidden_states[i])
+                for i in self.config.region_encoder_config.vision_feature_layers
+            ],
+            selection.boxes,
+            selection.mask,
+        )
+        tokens = torch.cat([image_tokens, region_tokens.to(image_tokens.dtype)], dim=1)
+        counts = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
+        if refer_boxes is not None:
+            # A referred region's feature is that of its slot. Padding rows come last and are not counted.
+            refer_index = selection.refer_slots + image_tokens.shape[1]
+            refer_tokens = tokens.gather(1, refer_index[..., None].expand(-1, -1, tokens.shape[-1]))
+            tokens = torch.cat([tokens, refer_tokens], dim=1)
+            counts = counts + is_box(refer_boxes).sum(dim=1)
+        features = GromaImageFeatures(
+            last_hidden_state=vision.last_hidden_state,
+            hidden_states=vision.hidden_states,
+            attentions=vision.attentions,
+            region_boxes=selection.boxes,
+            region_scores=selection.scores,
+            region_mask=selection.mask,
+            refer_slots=selection.refer_slots,
+            ground_slots=selection.ground_slots,
+        )
+        return features, tokens, counts
+
+    @torch.no_grad()
+    def _propose(
+        self,
+        hidden_states: tuple[Tensor, ...],
+        refer_boxes: Tensor | None = None,
+        ground_boxes: Tensor | None = None,
+        permute: bool = False,
+    ) -> RegionSelection:
+        # Choosing regions is not differentiable; the detector learns in stage 1.
+        proposals = self.region_proposer(self._proposer_feature_map(hidden_states))
+        return self._select_regions(proposals, refer_boxes, ground_boxes, permute=permute)
+
+    def get_placeholder_mask(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        """Where the visual features go: `(B, length)`, bool. Without ids the embedding of the placeholder is looked for."""
+        return self._token_mask(self.config.image_token_id, input_ids, inputs_embeds)
+
+    def _token_mask(self, token_id: int, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        if input_ids is not None:
+            return input_ids == token_id
+        embedding = self.get_input_embeddings()(torch.tensor(token_id, device=inputs_embeds.device))
+        return (inputs_embeds == embedding).all(dim=-1)
+
+    def mask_unused_regions(self, attention_mask: Tensor, placeholder_mask: Tensor, region_mask: Tensor) -> Tensor:
+        """Switch the region slots that hold no region off in the attention mask.
+
+        Args:
+            attention_mask (`Tensor` of shape `(B, length)`): 1 for tokens, 0 for padding; not changed.
+            placeholder_mask (`Tensor` of shape `(B, length)`, bool): placeholders of visual features.
+            region_mask (`Tensor` of shape `(B_images, max_regions)`, bool): used slots of the rows that have an image.
+
+        Returns:
+            `Tensor` of shape `(B, length)`: 0 also at the proxy token and the placeholder of every unused slot.
+        """
+        ordinal = placeholder_mask.cumsum(dim=1) - 1 - self.config.num_image_tokens
+        is_slot = placeholder_mask & (ordinal >= 0) & (ordinal < self.config.max_regions)
+        used = region_mask[_image_index(placeholder_mask)].gather(1, ordinal.clamp(0, self.config.max_regions - 1))
+        unused = is_slot & ~used
+        # The slot's proxy token stands directly before its placeholder.
+        proxy = nn.functional.pad(unused[:, 1:], (0, 1)) & ~placeholder_mask
+        return attention_mask * ~(unused | proxy)
+
+    def _fill_placeholders(
+        self, inputs_embeds: Tensor, placeholder_mask: Tensor, tokens: Tensor, counts: Tensor
+    ) -> Tensor:
+        """Put the visual tokens `(B_images, n, hidden_size)` of each image into the placeholders of its row, in order."""
+        found = placeholder_mask.sum(dim=1)
+        image_index = _image_index(placeholder_mask)
+        torch_compilable_check(
+            (found > 0).sum() == len(tokens),
+            lambda: (
+                f"Every sample has at most one image: got {len(tokens)} images in `pixel_values` for "
+                f"{int((found > 0).sum())} samples with image placeholders."
+            ),
+        )
+        torch_compilable_check(
+            ((found == 0) | (found == counts[image_index])).all(),
+            lambda: (
+                f"A sample needs {self.config.num_image_tokens} image placeholders, {self.config.max_regions} region slots and "
+                f"one placeholder for each user box (ids {self.config.image_token_id}): expected {counts.tolist()} for the "
+                f"images, found {found.tolist()} in the samples. Build the prompt with the model's processor."
+            ),
+        )
+        ordinal = (placeholder_mask.cumsum(dim=1) - 1).clamp(0, tokens.shape[1] - 1)
+        index = image_index[:, None] * tokens.shape[1] + ordinal
+        tokens = tokens.flatten(0, 1).to(inputs_embeds.device, inputs_embeds.dtype)
+        return torch.where(placeholder_mask[..., None], tokens[index], inputs_embeds)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        refer_boxes: Tensor | None = None,
+        ground_boxes: Tensor | None = None,
+        mm_encoder_outputs: dict[str, GromaImageFeatures] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | GromaModelOutputWithPast:
+        r"""
+        Read a prompt with its images.
+
+        Args:
+            input_ids (`Tensor` of shape `(B, length)`): prompt from the processor. Not changed: `<refer_box>` and
+                `<ground_box>` are replaced by the proxy tokens of their slots in a copy.
+            pixel_values (`Tensor` of shape `(B_images, 3, image_size, image_size)`): one image for each sample that has
+                placeholders.
+            attention_mask (`Tensor` of shape `(B, length)`): 0 for padding. Unused region slots are switched off in a copy.
+            refer_boxes, ground_boxes (`Tensor` of shape `(B_images, n, 4)`): user and ground-truth boxes, normalized
+                `cxcywh`, rows of zeros pad.
+            mm_encoder_outputs (`dict`): `{"image": get_image_features(…)}` instead of `pixel_values`.
+
+        Returns:
+            `GromaModelOutputWithPast`.
+
+        Raises:
+            ValueError: wrong image size, placeholders that do not fit the images, or boxes without images.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`.")
+        features = (mm_encoder_outputs or {}).get("image")
+        if pixel_values is not None and features is not None:
+            raise ValueError("Pass `pixel_values` or `mm_encoder_outputs`, not both.")
+        if pixel_values is None and features is None and (refer_boxes is not None or ground_boxes is not None):
+            raise ValueError("`refer_boxes` and `ground_boxes` need `pixel_values`: a box is a place in an image.")
+
+        visual_tokens = None
+        if pixel_values is not None:
+            features, visual_tokens, counts = self._perceive(pixel_values, refer_boxes, ground_boxes)
+        if features is not None:
+            placeholder_mask = self.get_placeholder_mask(input_ids, inputs_embeds)
+            if features.region_mask is not None:
+                if attention_mask is None:
+                    attention_mask = torch.ones_like(placeholder_mask, dtype=torch.long)
+                torch_compilable_check(
+                    placeholder_mask.any(dim=1).sum() == len(features.region_mask),
+                    lambda: (
+                        f"Every sample has at most one image: got {len(features.region_mask)} images for "
+                        f"{int(placeholder_mask.any(dim=1).sum())} samples with image placeholders "
+                        f"(id {self.config.image_token_id})."
+                    ),
+                )
+                attention_mask = self.mask_unused_regions(attention_mask, placeholder_mask, features.region_mask)
+                input_ids, inputs_embeds = self.resolve_boxes(input_ids, inputs_embeds, placeholder_mask, features)
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        if visual_tokens is not None:
+            inputs_embeds = self._fill_placeholders(inputs_embeds, placeholder_mask, visual_tokens, counts)
+        elif features is not None:
+            visual_tokens = torch.cat(list(features.pooler_output)).to(inputs_embeds.device, inputs_embeds.dtype)
+            torch_compilable_check(
+                placeholder_mask.sum() == len(visual_tokens),
+                lambda: (
+                    f"`mm_encoder_outputs` hold {len(visual_tokens)} visual tokens, but the prompt has "
+                    f"{int(placeholder_mask.sum())} placeholders (id {self.config.image_token_id})."
+                ),
+            )
+            inputs_embeds = inputs_embeds.masked_scatter(placeholder_mask[..., None], visual_tokens)
+
+        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+            # As generation does: positions count the tokens that are switched on.
+            position_ids = (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
+        outputs = self.language_model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        regions = {} if features is None else {name: features.get(name) for name in _REGION_FIELDS}
+        return GromaModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=visual_tokens,
+            **regions,
+        )
+
+    def resolve_boxes(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        placeholder_mask: Tensor,
+        features: GromaImageFeatures,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Put the proxy token of its slot in the place of every `<refer_box>` and `<ground_box>`, in copies.
+
+        Args:
+            input_ids (`Tensor` of shape `(B, length)`, *optional*), inputs_embeds (`Tensor` of shape
+                `(B, length, hidden_size)`, *optional*): one of the two.
+            placeholder_mask (`Tensor` of shape `(B, length)`, bool): placeholders, which tell the rows with an image.
+            features (`GromaImageFeatures`): of the images.
+
+        Returns:
+            `input_ids` and `inputs_embeds`, one of them `None` as given.
+        """
+        ids = input_ids
+        if ids is None:
+            ids = torch.zeros_like(placeholder_mask, dtype=torch.long)
+            for token_id in (self.config.refer_box_token_id, self.config.ground_box_token_id):
+                ids = ids.masked_fill(self._token_mask(token_id, None, inputs_embeds), token_id)
+        resolved = resolve_image_boxes(ids, placeholder_mask, features, self.config)
+        if input_ids is not None:
+            return resolved, None
+        changed = (resolved != ids)[..., None]
+        return None, torch.where(changed, self.get_input_embeddings()(resolved), inputs_embeds)
+
+
+_REGION_FIELDS = ("region_boxes", "region_scores", "region_mask", "refer_slots", "ground_slots")
+
+
+def _image_index(placeholder_mask: Tensor) -> Tensor:
+    """For every row, which image is its own: rows with placeholders take the images in order; 0 for text-only rows."""
+    return (placeholder_mask.any(dim=1).long().cumsum(dim=0) - 1).clamp(min=0)
+
+
+def _vision_kwargs(kwargs: dict) -> dict:
+    return {"output_attentions": True} if kwargs.get("output_attentions") else {}
+
+
+def resolve_image_boxes(
+    token_ids: Tensor, placeholder_mask: Tensor, features: GromaImageFeatures, config: GromaConfig
+) -> Tensor:
+    """Ids (or labels) in which `<refer_box>` and `<ground_box>` are the proxy tokens of their slots.
+
+    Args:
+        token_ids (`Tensor` of shape `(B, length)`): ids or labels; not changed.
+        placeholder_mask (`Tensor` of shape `(B, length)`, bool): placeholders, which tell the rows with an image.
+        features (`GromaImageFeatures`): its `refer_slots` and `ground_slots` of shape `(B_images, n)`.
+        config (`GromaConfig`): token ids.
+
+    Returns:
+        `Tensor` of shape `(B, length)`.
+    """
+    image_index = _image_index(placeholder_mask)
+    for token_id, slots in (
+        (config.refer_box_token_id, features.refer_slots),
+        (config.ground_box_token_id, features.ground_slots),
+    ):
+        token_ids = resolve_box_tokens(token_ids, token_id, slots[image_index], config.first_proxy_token_id)
+    return token_ids
+
+
+class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
+    """Groma with a language modeling head: answers in text that points at regions with proxy tokens `<r0>`, `<r1>`, …
+
+    Example:
+
+    ```python
+    >>> from PIL import Image
+    >>> import transformers_groma
+    >>> from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    >>> model = AutoModelForImageTextToText.from_pretrained("hub_configs/groma-tiny")
+    >>> processor = AutoProcessor.from_pretrained("hub_configs/groma-tiny")
+    >>> image = Image.new("RGB", (320, 240), "white")
+    >>> inputs = processor(images=image, text="What is <region>?", boxes=[[20, 30, 200, 180]], return_tensors="pt")
+    >>> output = model.generate(**inputs, max_new_tokens=8, return_dict_in_generate=True)
+    >>> answer = processor.post_process_grounded_generation(output, inputs=inputs, target_sizes=[(240, 320)])[0]
+    >>> [round(value) for value in answer.regions[0].box.tolist()]  # the user's box is the first region
+    [20, 30, 200, 180]
+
+    ```"""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+
+    def __init__(self, config: GromaConfig):
+        super().__init__(config)
+        self.model = GromaModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def get_image_features(
+        self,
+        pixel_values: Tensor,
+        refer_boxes: Tensor | None = None,
+        ground_boxes: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | GromaImageFeatures:
+        """See `GromaModel.get_image_features`."""
+        return self.model.get_image_features(pixel_values, refer_boxes, ground_boxes, **kwargs)
+
+    def propose_regions(self, pixel_values: Tensor, refer_boxes: Tensor | None = None) -> GromaRegionProposals:
+        """See `GromaModel.propose_regions`."""
+        return self.model.propose_regions(pixel_values, refer_boxes)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        refer_boxes: Tensor | None = None,
+        ground_boxes: Tensor | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        mm_encoder_outputs: dict[str, GromaImageFeatures] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | GromaCausalLMOutputWithPast:
+        r"""
+        Next-token logits, and the loss with `labels`.
+
+        Args:
+            labels (`Tensor` of shape `(B, length)`): ids to predict, -100 where nothing is. `<refer_box>` and `<ground_box>`
+                stand for the proxy token of the box's slot, as in `input_ids`. Not changed.
+            logits_to_keep (`int` or `Tensor`): compute only the last logits, or those at the given positions.
+            input_ids, pixel_values, attention_mask, refer_boxes, ground_boxes, mm_encoder_outputs: see `GromaModel.forward`.
+
+        Returns:
+            `GromaCausalLMOutputWithPast`.
+
+        Raises:
+            ValueError: see `GromaModel.forward`.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            refer_boxes=refer_boxes,
+            ground_boxes=ground_boxes,
+            mm_encoder_outputs=mm_encoder_outputs,
+            return_dict=True,
+            **kwargs,
+        )
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        loss = None
+        if labels is not None:
+            if outputs.region_mask is not None:
+                placeholder_mask = self.model.get_placeholder_mask(input_ids, inputs_embeds)
+                labels = resolve_image_boxes(labels, placeholder_mask, outputs, self.config)
+            loss = self.loss_function(logits, labels, vocab_size=self.config.text_config.vocab_size, **kwargs)
+        return GromaCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=outputs.image_hidden_states,
+            region_boxes=outputs.region_boxes,
+            region_scores=outputs.region_scores,
+            region_mask=outputs.region_mask,
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        refer_boxes: Tensor | None = None,
+        **kwargs,
+    ) -> Tensor | GromaGenerateDecoderOnlyOutput | GromaGenerateBeamDecoderOnlyOutput:
+        """`GenerationMixin.generate` that looks at the images once, before the loop.
+
+        Args:
+            inputs (`Tensor` of shape `(B, length)`, *optional*): prompt ids, also as `input_ids`.
+            pixel_values (`Tensor` of shape `(B_images, 3, image_size, image_size)`, *optional*): images.
+            attention_mask (`Tensor` of shape `(B, length)`, *optional*): 0 for padding.
+            refer_boxes (`Tensor` of shape `(B_images, K, 4)`, *optional*): user boxes, normalized `cxcywh`, zero-padded.
+            **kwargs: everything that `GenerationMixin.generate` takes.
+
+        Returns:
+            Ids of shape `(B * num_return_sequences, length + new tokens)`, in which `<refer_box>` is resolved. With
+            `return_dict_in_generate=True` an output that also has `region_boxes`, `region_scores` and `region_mask` of the
+            images, which `processor.post_process_grounded_generation` needs.
+
+        Raises:
+            ValueError: see `GromaModel.forward`.
+        """
+        features = None
+        if pixel_values is not None:
+            if kwargs.get("mm_encoder_outputs"):
+                raise ValueError("Pass `pixel_values` or `mm_encoder_outputs`, not both.")
+            features = self.get_image_features(pixel_values, refer_boxes, return_dict=True)
+        elif (kwargs.get("mm_encoder_outputs") or {}).get("image") is not None:
+            features = kwargs["mm_encoder_outputs"]["image"]
+        elif refer_boxes is not None:
+            raise ValueError("`refer_boxes` need `pixel_values`: a box is a place in an image.")
+
+        if features is not None:
+            input_ids = inputs if inputs is not None else kwargs.pop("input_ids", None)
+            inputs_embeds = kwargs.pop("inputs_embeds", None)
+            # Ids beside embeddings only seed the output; the embeddings are the prompt.
+            prompt_ids = input_ids if inputs_embeds is None else None
+            if prompt_ids is None and inputs_embeds is None:
+                raise ValueError("`generate` with `pixel_values` needs a prompt: pass `input_ids` from the processor.")
+            placeholder_mask = self.model.get_placeholder_mask(prompt_ids, inputs_embeds)
+            if int(placeholder_mask.any(dim=1).sum()) != len(features.region_mask):
+                raise ValueError(
+                    f"Every sample has at most one image: got {len(features.region_mask)} images for "
+                    f"{int(placeholder_mask.any(dim=1).sum())} samples with image placeholders "
+                    f"(id {self.config.image_token_id})."
+                )
+            if attention_mask is None:
+                attention_mask = self._attention_mask_without_padding(placeholder_mask, prompt_ids, kwargs)
+            attention_mask = self.model.mask_unused_regions(attention_mask, placeholder_mask, features.region_mask)
+            prompt_ids, inputs_embeds = self.model.resolve_boxes(prompt_ids, inputs_embeds, placeholder_mask, features)
+            inputs = prompt_ids if inputs_embeds is None else input_ids
+            if inputs_embeds is not None:
+                kwargs["inputs_embeds"] = inputs_embeds
+            # Only the features travel on: masks and ids are final now, and beams expand nothing else.
+            kwargs["mm_encoder_outputs"] = {"image": GromaImageFeatures(pooler_output=list(features.pooler_output))}
+        if attention_mask is not None:
+            kwargs["attention_mask"] = attention_mask
+
+        output = super().generate(inputs, **kwargs)
+        regions = {} if features is None else {name: features[name] for name in _REGION_FIELDS[:3]}
+        if isinstance(output, GenerateBeamDecoderOnlyOutput):
+            return GromaGenerateBeamDecoderOnlyOutput(**output, **regions)
+        if isinstance(output, GenerateDecoderOnlyOutput):
+            return GromaGenerateDecoderOnlyOutput(**output, **regions)
+        return output
+
+    def _attention_mask_without_padding(
+        self, placeholder_mask: Tensor, input_ids: Tensor | None, kwargs: dict
+    ) -> Tensor:
+        """What generation would infer for a prompt without a mask: padding tokens are off."""
+        generation_config = kwargs.get("generation_config") or self.generation_config
+        pad_token_id = kwargs.get("pad_token_id", generation_config.pad_token_id)
+        if input_ids is None or pad_token_id is None or pad_token_id == generation_config.eos_token_id:
+            return torch.ones_like(placeholder_mask, dtype=torch.long)
+        return (input_ids != pad_token_id).long()
+
+
+__all__ = [
+    "GromaCausalLMOutputWithPast",
+    "GromaForConditionalGeneration",
+    "GromaForRegionProposal",
+    "GromaGenerateBeamDecoderOnlyOutput",
+    "GromaGenerateDecoderOnlyOutput",
+    "GromaImageFeatures",
+    "GromaModel",
+    "GromaModelOutputWithPast",
+    "GromaPreTrainedModel",
+    "GromaRegionProposalOutput",
+    "GromaRegionProposals",
+]
