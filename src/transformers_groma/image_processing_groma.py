@@ -21,7 +21,7 @@ if is_torchvision_available():
         Returns `pixel_values` of shape `(B, 3, height, width)`.
 
         Raises:
-            ValueError: for something that is not an image.
+            TypeError: for something that is not an image.
         """
 
         do_convert_rgb = True

@@ -49,7 +49,7 @@ class GromaImageProcessorPil(PilBackend):
     images become RGB. Returns `pixel_values` of shape `(B, 3, height, width)`.
 
     Raises:
-        ValueError: for something that is not an image.
+        TypeError: for something that is not an image.
 
     Example:
     >>> from PIL import Image

@@ -23,6 +23,7 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer
 from transformers import BatchFeature, LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.image_utils import ChannelDimension, ImageInput, get_image_size, infer_channel_dimension_format
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, Unpack
 
 from .boxes import (
@@ -188,7 +189,7 @@ def load_legacy_tokenizer(path: str | os.PathLike) -> PreTrainedTokenizerFast:
 
     Args:
         path (`str` or `os.PathLike`): folder or Hub name with `tokenizer.model` and `tokenizer_config.json`. The field
-            `legacy` of the latter is honoured: true (or null) and false differ in what follows an added token.
+            `legacy` of the latter is honoured: true (or null, or absent) and false differ in what follows an added token.
 
     Returns:
         `PreTrainedTokenizerFast`: the tokenizer.
@@ -203,7 +204,7 @@ def load_legacy_tokenizer(path: str | os.PathLike) -> PreTrainedTokenizerFast:
         if token["content"] not in base_tokens:
             token.update(lstrip=True, rstrip=True, normalized=False, special=token["content"] == PAD_TOKEN)
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-    if source.init_kwargs.get("legacy") in (None, True):
+    if get_tokenizer_config(path).get("legacy") in (None, True):
         prefix = {"type": "Prepend", "prepend": "▁"}
         pipeline["pre_tokenizer"] = None
     else:
@@ -269,7 +270,8 @@ class GromaProcessor(ProcessorMixin):
         self.region_separator = region_separator
         self.image_token = image_token
         vocabulary = tokenizer.get_vocab()
-        if missing := [token for token in [*groma_tokens(max_regions), image_token] if token not in vocabulary]:
+        needed = dict.fromkeys([*groma_tokens(max_regions), image_token])
+        if missing := [token for token in needed if token not in vocabulary]:
             raise ValueError(
                 f"`tokenizer` lacks {len(missing)} tokens of Groma, among them {missing[0]!r}. Call "
                 f"`add_groma_tokens(tokenizer, max_regions={max_regions})` and resize the model's embeddings."
@@ -577,18 +579,18 @@ class GromaProcessor(ProcessorMixin):
             )
         elif not one_each:
             groups = None
+        for index, group in enumerate(groups or []):
+            if len(group) > 1:
+                raise ValueError(
+                    f"Sample {index} has {len(group)} `images`, but Groma takes one image per sample. Make one sample of "
+                    "each image."
+                )
         if groups is None or any(count > 0 and count != len(group) for count, group in zip(marks, groups)):
             # The library's own words.
             raise ValueError(
                 f"The total number of {self.image_token} tokens in the prompts should be the same as the number of images "
                 f"passed. Found total {sum(marks)} {self.image_token} tokens and {len(flat)} images."
             )
-        for index, group in enumerate(groups):
-            if len(group) > 1:
-                raise ValueError(
-                    f"Sample {index} has {len(group)} `images`, but Groma takes one image per sample. Make one sample of "
-                    "each image."
-                )
         return [
             _open_image(group[0], index, self.image_processor) if group else None for index, group in enumerate(groups)
         ]
@@ -740,17 +742,16 @@ def _group_images(images: Any) -> tuple[list[list[Any]], bool]:
 def _open_image(image: Any, index: int, image_processor: Any) -> Any:
     """Load an image if it is a path, URL or base64 text, and turn it upright. Arrays get a channel dimension."""
     name = f"`images` of sample {index}"
-    if isinstance(image, os.PathLike):
-        image = os.fspath(image)
+    source = image = os.fspath(image) if isinstance(image, os.PathLike) else image
     try:
-        if isinstance(image, str):
+        if isinstance(source, str):
             # Files are opened here, because the library's loader drops transparency and cuts off 16-bit values.
-            image = Image.open(image) if os.path.isfile(image) else image_processor.fetch_images(image)
+            image = Image.open(source) if os.path.isfile(source) else image_processor.fetch_images(source)
         if isinstance(image, Image.Image):
             image.load()
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(
-            f"{name} cannot be read as an image file, URL or base64 text: {_short(image)} ({_short(error)})."
+            f"{name} cannot be read as an image file, URL or base64 text: {_short(source)} ({_short(error)})."
         ) from error
     if not isinstance(image, (Image.Image, np.ndarray, torch.Tensor)):
         raise ValueError(

@@ -1,0 +1,51 @@
+"""Fixtures that several test files share. Everything is offline and small."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from transformers_groma import GromaImageProcessor, GromaProcessor
+from transformers_groma.convert_groma_checkpoint import convert_legacy_checkpoint
+from transformers_groma.processing_groma import load_legacy_tokenizer
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Inputs and outputs of the original Groma code, run at toy size."""
+    return Path(__file__).parent / "fixtures" / "golden"
+
+
+@pytest.fixture(scope="session")
+def legacy_tokenizer(golden_dir):
+    """Toy tokenizer of 320 pieces and the 114 tokens of Groma. Don't change it; it is built once."""
+    return load_legacy_tokenizer(golden_dir / "legacy_checkpoint")
+
+
+@pytest.fixture
+def processor(legacy_tokenizer) -> GromaProcessor:
+    """A processor with the toy tokenizer and everything else as in a released model."""
+    return GromaProcessor(GromaImageProcessor(), legacy_tokenizer)
+
+
+@pytest.fixture
+def image() -> Image.Image:
+    """640x480 pixels: a red rectangle in the left half of a white image."""
+    image = Image.new("RGB", (640, 480), "white")
+    ImageDraw.Draw(image).rectangle((64, 48, 256, 240), fill="red")
+    return image
+
+
+@pytest.fixture(scope="session")
+def shared_golden() -> Path:
+    """All golden cases, beside the checkout where the project is developed; they are too large for the repository."""
+    folder = Path(__file__).parents[2] / "shared" / "golden"
+    if not folder.is_dir():
+        pytest.skip("the full golden data is not beside this checkout (../shared/golden)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def converted_golden(golden_dir, tmp_path_factory) -> Path:
+    """The toy checkpoint of the original, converted."""
+    return convert_legacy_checkpoint(golden_dir / "legacy_checkpoint", tmp_path_factory.mktemp("golden") / "model")
