@@ -535,6 +535,11 @@ class GromaModel(GromaPreTrainedModel):
             if features.region_mask is not None:
                 if attention_mask is None:
                     attention_mask = torch.ones_like(placeholder_mask, dtype=torch.long)
+                if attention_mask.ndim != 2:
+                    raise ValueError(
+                        f"With images, `attention_mask` must have shape (batch, length), got {tuple(attention_mask.shape)}: "
+                        "unused region slots are switched off in it."
+                    )
                 torch_compilable_check(
                     placeholder_mask.any(dim=1).sum() == len(features.region_mask),
                     lambda: (
@@ -645,6 +650,30 @@ def resolve_image_boxes(
     return token_ids
 
 
+def shift_labels_over_gaps(labels: Tensor, token_mask: Tensor) -> Tensor:
+    """The label that each position predicts: that of the next token which is switched on.
+
+    Args:
+        labels (`Tensor` of shape `(B, length)`): label of each position, -100 for none.
+        token_mask (`Tensor` of shape `(B, length)`, bool): which positions are switched on.
+
+    Returns:
+        `Tensor` of shape `(B, length)`: -100 where nothing is predicted.
+
+    Example:
+    >>> shift_labels_over_gaps(torch.tensor([[1, 2, 3, 4]]), torch.tensor([[True, True, False, True]])).tolist()
+    [[2, 4, -100, -100]]
+    """
+    length = labels.shape[1]
+    index = torch.arange(length, device=labels.device).expand_as(labels)
+    last_token = torch.where(token_mask, index, -1).cummax(dim=1).values
+    previous = nn.functional.pad(last_token[:, :-1], (1, 0), value=-1)
+    # Positions that are off, and the first token, are predicted by nobody: their labels go into a column that is cut.
+    target = torch.where(token_mask & (previous >= 0), previous, length)
+    shifted = torch.full((len(labels), length + 1), -100, dtype=labels.dtype, device=labels.device)
+    return shifted.scatter(1, target, labels)[:, :length].contiguous()
+
+
 class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
     """Groma with a language modeling head: answers in text that points at regions with proxy tokens `<r0>`, `<r1>`, …
 
@@ -738,10 +767,16 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
         logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
+            shift_labels = None
             if outputs.region_mask is not None:
                 placeholder_mask = self.model.get_placeholder_mask(input_ids, inputs_embeds)
                 labels = resolve_image_boxes(labels, placeholder_mask, outputs, self.config)
-            loss = self.loss_function(logits, labels, vocab_size=self.config.text_config.vocab_size, **kwargs)
+                token_mask = torch.ones_like(labels) if attention_mask is None else attention_mask
+                token_mask = self.model.mask_unused_regions(token_mask, placeholder_mask, outputs.region_mask)
+                shift_labels = shift_labels_over_gaps(labels, token_mask.bool())
+            loss = self.loss_function(
+                logits, labels, vocab_size=self.config.text_config.vocab_size, shift_labels=shift_labels, **kwargs
+            )
         return GromaCausalLMOutputWithPast(
             loss=loss,
             logits=logits,

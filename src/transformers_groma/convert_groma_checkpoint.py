@@ -1,0 +1,518 @@
+"""Converts released Groma checkpoints to this package, and puts a Groma together from its components.
+
+A released checkpoint is what the original code saved with transformers 4.32: a `GromaModel` (model_type "groma") or a
+stage-1 `CustomDDETRModel` (model_type "ddetr"), as safetensors or .bin, whole or in shards.
+"""
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.configuration_utils import PreTrainedConfig
+
+from .configuration_groma import (
+    GROMA_MARKUP_TOKENS,
+    GromaConfig,
+    GromaProposerConfig,
+    GromaRegionEncoderConfig,
+    GromaRegionProposalConfig,
+)
+from .image_processing_pil_groma import GromaImageProcessorPil
+from .modeling_groma import GromaForConditionalGeneration, GromaForRegionProposal
+from .processing_groma import GROMA_CHAT_TEMPLATE, GromaProcessor, add_groma_tokens, load_legacy_tokenizer
+
+# The original resizes every image to this side; its config only tells the size of the position table.
+LEGACY_IMAGE_SIZE = 448
+LEGACY_ROI_STRIDES = (1.75, 3.5, 7.0)
+MAX_SHARD_SIZE = "5GB"
+
+# Original names, after the prefixes of the parts, to ours. The first pattern that matches is used.
+_VISION_RENAMES = (
+    (r"\.attention\.attention\.(q)uery\.", r".attention.\1_proj."),
+    (r"\.attention\.attention\.(k)ey\.", r".attention.\1_proj."),
+    (r"\.attention\.attention\.(v)alue\.", r".attention.\1_proj."),
+    (r"\.attention\.output\.dense\.", ".attention.o_proj."),
+)
+_DETECTOR_RENAMES = (
+    (r"^(encoder|decoder)\.layers\.(\d+)\.(fc[12])\.", r"\1_layers.\2.mlp.\3."),
+    (r"^(encoder|decoder)\.layers\.(\d+)\.self_attn\.out_proj\.", r"\1_layers.\2.self_attn.o_proj."),
+    (r"^(encoder|decoder)\.layers\.(\d+)\.", r"\1_layers.\2."),
+    # The heads are saved under two names; both are one tensor.
+    (r"^decoder\.(bbox_embed|class_embed_enc|class_embed_coco|class_embed_sa1b)\.", r"\1."),
+)
+_REGION_ENCODER_RENAMES = (
+    (r"^mlvl_fuse\.input_conv\.", "input_convs."),
+    (r"^mlvl_fuse\.fuse_convs\.(\d+)\.gn\.", r"fuse_layers.\1.norm."),
+    (r"^mlvl_fuse\.fuse_convs\.", "fuse_layers."),
+    (r"^roi_align\.pconvs\.", "roi_convs."),
+    (r"^roi_align\.pos_embedd\.", "box_embedding."),
+    (r"^roi_align\.updims\.", "output_projection."),
+    (r"^roi_align\.flatten_linear\.", "roi_projection."),
+)
+_PROJECTOR_RENAMES = ((r"^0\.", "linear_1."), (r"^2\.", "linear_2."))
+_PARTS = (
+    ("perceiver.vis_encoder.", "model.vision_tower.", _VISION_RENAMES),
+    ("perceiver.ddetr_transformer.", "model.region_proposer.", _DETECTOR_RENAMES),
+    ("perceiver.input_proj.", "model.region_proposer.input_proj.", ()),
+    ("region_encoder.", "model.region_encoder.", _REGION_ENCODER_RENAMES),
+    ("img_txt_bridge.", "model.multi_modal_projector.", _PROJECTOR_RENAMES),
+    ("llm.model.", "model.language_model.", ()),
+    ("llm.lm_head.", "lm_head.", ()),
+)
+# Tables for the added tokens that the original keeps apart: its name -> our name of the table they are appended to.
+_ADDED_TOKEN_TABLES = {
+    "new_input_embs.weight": "model.language_model.embed_tokens.weight",
+    "extra_lm_head.weight": "lm_head.weight",
+}
+# Saved by old transformers, computed today.
+_COMPUTED_KEYS = re.compile(r"\.rotary_emb\.inv_freq$")
+_POSITION_TABLE = "vision_tower.embeddings.position_embeddings"
+
+
+def rename_legacy_key(key: str) -> str:
+    """Our name for a tensor of the original's `GromaModel`.
+
+    Args:
+        key (`str`): name in the released checkpoint.
+
+    Returns:
+        `str`: name in `GromaForConditionalGeneration`. Both tables of an embedding that the original splits get the one
+        name of the joined table.
+
+    Raises:
+        ValueError: if the name is not one of the original's.
+
+    Example:
+    >>> rename_legacy_key("perceiver.ddetr_transformer.encoder.layers.0.fc1.weight")
+    'model.region_proposer.encoder_layers.0.mlp.fc1.weight'
+    """
+    if key in _ADDED_TOKEN_TABLES:
+        return _ADDED_TOKEN_TABLES[key]
+    for prefix, new_prefix, renames in _PARTS:
+        if key.startswith(prefix):
+            rest = key.removeprefix(prefix)
+            for pattern, replacement in renames:
+                rest, count = re.subn(pattern, replacement, rest)
+                if count:
+                    break
+            return new_prefix + rest
+    raise ValueError(f"{key!r} is not the name of a tensor of the original Groma.")
+
+
+def convert_legacy_config(config: dict, state_dict: dict[str, Tensor]) -> GromaConfig | GromaRegionProposalConfig:
+    """Our configuration for a released checkpoint, with the geometry that its weights were trained with.
+
+    Args:
+        config (`dict`): the original config.json, whose nested parts only list differences to the defaults of
+            transformers 4.32.
+        state_dict (`dict[str, Tensor]`): the original tensors, by their original names; sizes that the original
+            hard-codes are read off them (meta tensors do).
+
+    Returns:
+        `GromaConfig`, or `GromaRegionProposalConfig` for a stage-1 checkpoint.
+
+    Raises:
+        ValueError: if the checkpoint is no Groma.
+    """
+    model_type = config.get("model_type")
+    if model_type not in ("groma", "ddetr"):
+        raise ValueError(
+            f"config.json says `model_type` {model_type!r}; the original Groma's are 'groma' and 'ddetr' (stage 1)."
+        )
+    perceiver = config["perceiver_cfg"] if model_type == "groma" else config
+    prefix = "perceiver." if model_type == "groma" else ""
+    detector_prefix = f"{prefix}ddetr_transformer."
+
+    def size(key: str, dim: int) -> int:
+        if key not in state_dict:
+            raise ValueError(f"The checkpoint misses {key!r}, which tells a size.")
+        return state_dict[key].shape[dim]
+
+    vision = {key: value for key, value in perceiver["vis_encoder_cfg"].items() if key != "transformers_version"}
+    vision["patch_size"] = size(f"{prefix}vis_encoder.embeddings.patch_embeddings.projection.weight", -1)
+    vision["image_size"] = LEGACY_IMAGE_SIZE
+    detector = perceiver["ddetr_cfg"]
+    renamed = {"cls_loss_coefficient": "class_loss_coefficient"}
+    known = set(GromaProposerConfig().to_dict()) - {"model_type", "transformers_version", "num_feature_levels"}
+    proposer = {renamed.get(key, key): value for key, value in detector.items()}
+    proposer = {key: value for key, value in proposer.items() if key in known and key not in ("id2label", "label2id")}
+    # `two_stage_num_proposals` is what the original's detector obeys.
+    proposer["num_queries"] = size(f"{detector_prefix}query_position_embeddings.weight", 0)
+    proposer["num_feature_levels"] = size(f"{detector_prefix}level_embed", 0)
+    box_head = "bbox_embed.0.layers.0.weight"
+    box_head = next(
+        (
+            name
+            for name in (f"{detector_prefix}{box_head}", f"{detector_prefix}decoder.{box_head}")
+            if name in state_dict
+        ),
+        f"{detector_prefix}{box_head}",
+    )
+    proposer["bbox_head_hidden_size"] = size(box_head, 0)
+    proposer["refine_reference_points"] = False
+    if model_type == "ddetr":
+        return GromaRegionProposalConfig(vision_config={"model_type": "dinov2", **vision}, proposer_config=proposer)
+
+    language_model = {key: value for key, value in config["llm_cfg"].items() if key != "transformers_version"}
+    num_base_tokens = size("llm.model.embed_tokens.weight", 0)
+    num_tokens = num_base_tokens + size("new_input_embs.weight", 0)
+    language_model.update(vocab_size=num_tokens, pad_token_id=num_base_tokens + GROMA_MARKUP_TOKENS.index("[PAD]"))
+    language_model["use_cache"] = True
+    first_added = {token: num_base_tokens + index for index, token in enumerate(GROMA_MARKUP_TOKENS)}
+    region_encoder = GromaRegionEncoderConfig(
+        num_fuse_layers=sum(
+            bool(re.fullmatch(r"region_encoder\.mlvl_fuse\.fuse_convs\.\d+\.conv\.weight", key)) for key in state_dict
+        ),
+        roi_strides=list(LEGACY_ROI_STRIDES),
+        roi_box_format="cxcywh",
+        position_hidden_size=size("region_encoder.roi_align.pos_embedd.0.weight", 0),
+        region_hidden_size=size("region_encoder.roi_align.flatten_linear.weight", 0),
+    )
+    return GromaConfig(
+        vision_config={"model_type": "dinov2", **vision},
+        proposer_config=proposer,
+        region_encoder_config=region_encoder,
+        text_config={"model_type": "llama", **language_model},
+        image_token_id=first_added["<image>"],
+        refer_box_token_id=first_added["<refer_box>"],
+        ground_box_token_id=first_added["<ground_box>"],
+        first_proxy_token_id=num_base_tokens + len(GROMA_MARKUP_TOKENS),
+        max_regions=config.get("max_region_num", 100),
+        nms_threshold=config.get("nms_thres", 0.6),
+        box_score_threshold=config.get("box_score_thres", 0.15),
+        vision_feature_layer=perceiver.get("vis_output_layer", -1),
+    )
+
+
+def bake_position_table(table: Tensor, grid: int) -> Tensor:
+    """Resize DINOv2's position table as transformers 4.32 did on the fly: scale factor `(grid + 0.1) / old grid`.
+
+    Newer versions pass the size instead of the scale, which moves positions by up to a fifth of their value.
+
+    Args:
+        table (`Tensor` of shape `(1, 1 + old_grid ** 2, hidden_size)`): class position first.
+        grid (`int`): side of the new grid.
+
+    Returns:
+        `Tensor` of shape `(1, 1 + grid ** 2, hidden_size)`.
+
+    Example:
+    >>> bake_position_table(torch.zeros(1, 1 + 37 * 37, 8), 32).shape
+    torch.Size([1, 1025, 8])
+    """
+    old_grid = int((table.shape[1] - 1) ** 0.5)
+    if old_grid == grid:
+        return table
+    patches = table[:, 1:].float().transpose(1, 2).unflatten(2, (old_grid, old_grid))
+    scale = (grid + 0.1) / old_grid
+    patches = nn.functional.interpolate(patches, scale_factor=(scale, scale), mode="bicubic", align_corners=False)
+    return torch.cat([table[:, :1], patches.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+
+
+def convert_legacy_state_dict(
+    state_dict: dict[str, Tensor], config: GromaConfig | GromaRegionProposalConfig
+) -> dict[str, Tensor]:
+    """All tensors of a released checkpoint under our names: tables joined, position table baked, aliases merged.
+
+    Args:
+        state_dict (`dict[str, Tensor]`): original tensors by original names; meta tensors work too.
+        config (`GromaConfig` or `GromaRegionProposalConfig`): from `convert_legacy_config`.
+
+    Returns:
+        `dict[str, Tensor]`: exactly the tensors of `GromaForConditionalGeneration` (or `GromaForRegionProposal`).
+
+    Raises:
+        ValueError: names that are unknown, missing or contradict each other, or tensors of a wrong shape.
+    """
+    is_detector = isinstance(config, GromaRegionProposalConfig)
+    converted: dict[str, Tensor] = {}
+    added_tokens: dict[str, Tensor] = {}
+    unknown = []
+    for key, tensor in state_dict.items():
+        if _COMPUTED_KEYS.search(key):
+            continue
+        try:
+            name = rename_legacy_key(f"perceiver.{key}" if is_detector else key)
+        except ValueError:
+            unknown.append(key)
+            continue
+        if is_detector:
+            name = name.removeprefix("model.")
+        if key in _ADDED_TOKEN_TABLES:
+            added_tokens[name] = tensor
+        elif name in converted and not _same_tensor(converted[name], tensor):
+            raise ValueError(f"The checkpoint holds two different tensors for {name!r}, the second one as {key!r}.")
+        else:
+            converted[name] = tensor
+    for name, rows in added_tokens.items():
+        if name in converted:
+            converted[name] = torch.cat([converted[name], rows.to(converted[name].dtype)])
+    for name in [name for name in converted if name.endswith(_POSITION_TABLE)]:
+        converted[name] = bake_position_table(
+            converted[name], config.vision_config.image_size // config.vision_config.patch_size
+        )
+
+    with torch.device("meta"):
+        model = GromaForRegionProposal(config) if is_detector else GromaForConditionalGeneration(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    problems = []
+    missing = sorted(set(expected) - set(converted))
+    unknown += sorted(set(converted) - set(expected))
+    if missing:
+        problems.append(f"missing: {', '.join(missing)}")
+    if unknown:
+        problems.append(f"unknown: {', '.join(unknown)}")
+    problems += [
+        f"wrong shape: {name} is {tuple(converted[name].shape)}, expected {shape}"
+        for name, shape in expected.items()
+        if name in converted and tuple(converted[name].shape) != shape
+    ]
+    if problems:
+        raise ValueError("The checkpoint does not fit its config.json; " + "; ".join(problems))
+    return converted
+
+
+def load_checkpoint(directory: str | Path) -> dict[str, Tensor]:
+    """Read all tensors of a checkpoint folder: safetensors or .bin, whole or in shards. Files are mapped, not copied.
+
+    Args:
+        directory (`str` or `Path`): folder of the checkpoint.
+
+    Returns:
+        `dict[str, Tensor]`: tensors by name.
+
+    Raises:
+        FileNotFoundError: if the folder holds no weights, or a shard that its index names is not there.
+    """
+    directory = Path(directory)
+    for index_name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+        if (directory / index_name).is_file():
+            weight_map = json.loads((directory / index_name).read_text())["weight_map"]
+            files = [directory / name for name in sorted(set(weight_map.values()))]
+            break
+    else:
+        files = [path for name in ("model.safetensors", "pytorch_model.bin") if (path := directory / name).is_file()][
+            :1
+        ]
+    absent = [path.name for path in files if not path.is_file()]
+    if absent:
+        raise FileNotFoundError(f"{directory} misses shards that its index names: {', '.join(absent)}.")
+    if not files:
+        raise FileNotFoundError(
+            f"{directory} holds no weights: looked for model.safetensors, pytorch_model.bin and their shard indices."
+        )
+    state_dict: dict[str, Tensor] = {}
+    for path in tqdm(files, desc="read", unit="file", disable=len(files) < 2):
+        if path.suffix == ".safetensors":
+            state_dict.update(load_file(path))
+        else:
+            state_dict.update(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    return state_dict
+
+
+def convert_legacy_checkpoint(
+    legacy_dir: str | Path, output_dir: str | Path, dtype: torch.dtype | None = None, overwrite: bool = False
+) -> Path:
+    """Convert a released Groma or stage-1 checkpoint into a folder for `from_pretrained`.
+
+    Writes weights, config, generation config, processor and tokenizer. The folder appears only when it is complete.
+
+    Args:
+        legacy_dir (`str` or `Path`): folder with the original config.json, weights and tokenizer.
+        output_dir (`str` or `Path`): folder to write; it must be new or empty.
+        dtype (`torch.dtype`, *optional*): dtype of the written weights; as in the checkpoint by default.
+        overwrite (`bool`): replace an `output_dir` that exists.
+
+    Returns:
+        `Path`: `output_dir`.
+
+    Raises:
+        ValueError: names that are missing or unknown, wrong shapes, or a config that is not the original's.
+        FileNotFoundError: no config, weights or tokenizer.
+        FileExistsError: `output_dir` holds files and `overwrite` is not set.
+    """
+    legacy_dir = Path(legacy_dir)
+    config_file = legacy_dir / "config.json"
+    if not config_file.is_file():
+        raise FileNotFoundError(f"{legacy_dir} has no config.json: pass the folder of a released Groma checkpoint.")
+    with _complete_folder(output_dir, overwrite) as folder:
+        legacy_config = json.loads(config_file.read_text())
+        legacy_state_dict = load_checkpoint(legacy_dir)
+        config = convert_legacy_config(legacy_config, legacy_state_dict)
+        state_dict = convert_legacy_state_dict(legacy_state_dict, config)
+        if dtype is not None:
+            state_dict = {name: tensor.to(dtype) for name, tensor in state_dict.items()}
+        is_detector = isinstance(config, GromaRegionProposalConfig)
+        model_class = GromaForRegionProposal if is_detector else GromaForConditionalGeneration
+        config.architectures = [model_class.__name__]
+        config.dtype = next(tensor.dtype for tensor in state_dict.values() if tensor.is_floating_point())
+        config.save_pretrained(folder)
+        if is_detector:
+            GromaImageProcessorPil().save_pretrained(folder)
+        else:
+            _save_generation_config(config, folder)
+            tokenizer = load_legacy_tokenizer(legacy_dir)
+            _save_processor(config, tokenizer, folder)
+        save_torch_state_dict(state_dict, folder, max_shard_size=MAX_SHARD_SIZE)
+    return Path(output_dir)
+
+
+def assemble_components(
+    output_dir: str | Path,
+    detector: str | Path | None = None,
+    language_model: str | Path | None = None,
+    vision_encoder: str | Path | None = None,
+    dtype: torch.dtype = torch.float32,
+    overwrite: bool = False,
+) -> Path:
+    """Put a fresh Groma together: pretrained components, new weights for what joins them.
+
+    - `detector` (a `GromaForRegionProposal`) and `language_model` (any `AutoModelForCausalLM`) make a
+      `GromaForConditionalGeneration` for stage 2. Its added tokens start at the mean of the vocabulary's embeddings.
+    - `vision_encoder` alone (any `AutoModel` with a patch grid) makes a `GromaForRegionProposal` for stage 1.
+
+    Args:
+        output_dir (`str` or `Path`): folder to write; it must be new or empty. It appears only when it is complete.
+        detector, language_model, vision_encoder (`str` or `Path`, *optional*): folders or Hub names of the components.
+        dtype (`torch.dtype`): dtype of the written weights.
+        overwrite (`bool`): replace an `output_dir` that exists.
+
+    Returns:
+        `Path`: `output_dir`.
+
+    Raises:
+        ValueError: another combination of components.
+        FileExistsError: `output_dir` holds files and `overwrite` is not set.
+    """
+    with_language = detector is not None and language_model is not None and vision_encoder is None
+    if not with_language and (vision_encoder is None or detector is not None or language_model is not None):
+        raise ValueError(
+            "Pass `detector` and `language_model` for a whole Groma, or `vision_encoder` alone for a stage-1 detector."
+        )
+    with _complete_folder(output_dir, overwrite) as folder:
+        if with_language:
+            _assemble_groma(detector, language_model, dtype, folder)
+        else:
+            _assemble_detector(vision_encoder, dtype, folder)
+    return Path(output_dir)
+
+
+def _assemble_detector(vision_encoder: str | Path, dtype: torch.dtype, folder: Path) -> None:
+    vision_config = AutoConfig.from_pretrained(vision_encoder)
+    vision_config.image_size = LEGACY_IMAGE_SIZE
+    model = GromaForRegionProposal(GromaRegionProposalConfig(vision_config=vision_config)).to(dtype)
+    pretrained = AutoModel.from_pretrained(vision_encoder, dtype=dtype).state_dict()
+    grid = vision_config.image_size // vision_config.patch_size
+    name = "embeddings.position_embeddings"
+    if name in pretrained and pretrained[name].ndim == 3 and int((pretrained[name].shape[1] - 1) ** 0.5) != grid:
+        old_grid = int((pretrained[name].shape[1] - 1) ** 0.5)
+        patches = pretrained[name][:, 1:].float().transpose(1, 2).unflatten(2, (old_grid, old_grid))
+        patches = nn.functional.interpolate(patches, size=(grid, grid), mode="bicubic", align_corners=False)
+        pretrained[name] = torch.cat([pretrained[name][:, :1], patches.flatten(2).transpose(1, 2).to(dtype)], dim=1)
+    model.vision_tower.load_state_dict(pretrained)
+    model.save_pretrained(folder)
+    GromaImageProcessorPil(size={"height": LEGACY_IMAGE_SIZE, "width": LEGACY_IMAGE_SIZE}).save_pretrained(folder)
+
+
+def _assemble_groma(detector: str | Path, language_model: str | Path, dtype: torch.dtype, folder: Path) -> None:
+    perceiver = GromaForRegionProposal.from_pretrained(detector, dtype=dtype)
+    llm = AutoModelForCausalLM.from_pretrained(language_model, dtype=dtype)
+    tokenizer = AutoTokenizer.from_pretrained(language_model)
+    add_groma_tokens(tokenizer, perceiver.config.max_regions)
+    llm.resize_token_embeddings(len(tokenizer), mean_resizing=True)
+    llm.config.pad_token_id = tokenizer.pad_token_id
+    ids = {
+        token: tokenizer.convert_tokens_to_ids(token) for token in ("<image>", "<refer_box>", "<ground_box>", "<r0>")
+    }
+    config = GromaConfig(
+        vision_config=perceiver.config.vision_config,
+        proposer_config=perceiver.config.proposer_config,
+        text_config=llm.config,
+        image_token_id=ids["<image>"],
+        refer_box_token_id=ids["<refer_box>"],
+        ground_box_token_id=ids["<ground_box>"],
+        first_proxy_token_id=ids["<r0>"],
+        max_regions=perceiver.config.max_regions,
+        nms_threshold=perceiver.config.nms_threshold,
+        box_score_threshold=perceiver.config.box_score_threshold,
+    )
+    model = GromaForConditionalGeneration(config).to(dtype)
+    model.model.vision_tower.load_state_dict(perceiver.vision_tower.state_dict())
+    model.model.region_proposer.load_state_dict(perceiver.region_proposer.state_dict())
+    model.model.language_model.load_state_dict(llm.model.state_dict())
+    model.lm_head.load_state_dict(llm.lm_head.state_dict())
+    model.generation_config = llm.generation_config
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    _save_processor(config, tokenizer, folder)
+
+
+def _save_generation_config(config: GromaConfig, folder: Path) -> None:
+    text_config = config.text_config
+    # Greedy by default: an answer that points should be the same twice.
+    GenerationConfig(
+        bos_token_id=text_config.bos_token_id,
+        eos_token_id=text_config.eos_token_id,
+        pad_token_id=text_config.pad_token_id,
+        do_sample=False,
+    ).save_pretrained(folder)
+
+
+def _save_processor(config: GromaConfig, tokenizer, folder: Path) -> None:
+    size = config.vision_config.image_size
+    GromaProcessor(
+        image_processor=GromaImageProcessorPil(size={"height": size, "width": size}),
+        tokenizer=tokenizer,
+        chat_template=GROMA_CHAT_TEMPLATE,
+        num_image_tokens=config.num_image_tokens,
+        max_regions=config.max_regions,
+    ).save_pretrained(folder)
+
+
+def _same_tensor(first: Tensor, second: Tensor) -> bool:
+    if first.is_meta or second.is_meta:
+        return first.shape == second.shape
+    return torch.equal(first, second)
+
+
+@contextmanager
+def _complete_folder(output_dir: str | Path, overwrite: bool) -> Iterator[Path]:
+    """A temporary folder beside `output_dir` that takes its place when the block ends well, and vanishes otherwise."""
+    output_dir = Path(output_dir)
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())) and not overwrite:
+        raise FileExistsError(
+            f"{output_dir} exists and is not empty. Pass another folder, or `overwrite` to replace it."
+        )
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}-", dir=output_dir.parent))
+    try:
+        folder.chmod(0o755)  # mkdtemp makes folders that only the owner reads
+        yield folder
+        if output_dir.is_dir():
+            shutil.rmtree(output_dir)
+        elif output_dir.exists():
+            output_dir.unlink()
+        folder.rename(output_dir)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+__all__ = [
+    "assemble_components",
+    "bake_position_table",
+    "convert_legacy_checkpoint",
+    "convert_legacy_config",
+    "convert_legacy_state_dict",
+    "load_checkpoint",
+    "rename_legacy_key",
+]
