@@ -4,6 +4,7 @@ Tolerances are those of the original against itself (float32 against float64, on
 """
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -241,7 +242,7 @@ class TestEndToEnd:
     @pytest.mark.parametrize("name", ["groma_plain", "groma_labels", "groma_ground", "groma_refer"])
     def test_forward(self, shared_golden, model, pixels, name):
         with torch.no_grad():
-            notes, golden, inputs, output, positions = run_case(model, shared_golden, pixels, name)
+            notes, golden, _, output, positions = run_case(model, shared_golden, pixels, name)
         if "loss" in notes:
             assert output.loss.item() == pytest.approx(notes["loss"], abs=1e-4)
         for index, row in enumerate(positions):
@@ -262,7 +263,7 @@ class TestEndToEnd:
     @pytest.mark.parametrize("name", ["groma_plain", "groma_labels", "groma_ground", "groma_refer"])
     def test_expanded_sequence(self, shared_golden, model, pixels, name):
         with torch.no_grad():
-            notes, golden, inputs, output, positions = run_case(model, shared_golden, pixels, name)
+            _, golden, inputs, output, positions = run_case(model, shared_golden, pixels, name)
             features = model.get_image_features(
                 pixels, inputs.get("refer_boxes"), inputs.get("ground_boxes"), return_dict=True
             )
@@ -350,8 +351,6 @@ class TestRealSize:
             shapes[name] = tuple(int(side) for side in shape.strip("()").split(",") if side.strip())
         assert len(shapes) == 1177
         state_dict = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-        import json
-
         config = convert_legacy_config(json.loads((shared_golden / "real_size_config.json").read_text()), state_dict)
         converted = convert_legacy_state_dict(state_dict, config)  # raises for names left over or missing
         original = 7_377_311_657

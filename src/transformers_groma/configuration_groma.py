@@ -6,7 +6,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
-# What Groma adds to the vocabulary of its language model, in this order, before the proxy tokens <r0>, <r1>, …
+# What Groma adds to the vocabulary of its language model, before the proxy tokens <r0>, <r1>, … The order is that of the
+# released checkpoints; <sep>, <img> and </img> are unused there.
 GROMA_MARKUP_TOKENS: tuple[str, ...] = (
     "[PAD]",
     "<sep>",
@@ -23,9 +24,6 @@ GROMA_MARKUP_TOKENS: tuple[str, ...] = (
     "<refer_feat>",
     "[grounding]",
 )
-# The released tokenizers have this many proxy tokens, whatever `max_regions` is.
-NUM_PROXY_TOKENS = 100
-NUM_ADDED_TOKENS = len(GROMA_MARKUP_TOKENS) + NUM_PROXY_TOKENS
 
 
 @strict
@@ -256,7 +254,7 @@ class GromaConfig(PreTrainedConfig):
             config_class=AutoConfig,
             model_type="llama",
             init_kwargs={
-                "vocab_size": 32000 + NUM_ADDED_TOKENS,
+                "vocab_size": 32000 + len(GROMA_MARKUP_TOKENS) + 100,
                 "rms_norm_eps": 1e-5,
                 "max_position_embeddings": 4096,
             },
@@ -280,7 +278,7 @@ class GromaConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        first_added = self.text_config.vocab_size - NUM_ADDED_TOKENS
+        first_added = self.text_config.vocab_size - len(GROMA_MARKUP_TOKENS) - self.max_regions
         for name, token in (
             ("image_token_id", "<image>"),
             ("refer_box_token_id", "<refer_box>"),

@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-from transformers.configuration_utils import PreTrainedConfig
 
 from .configuration_groma import (
     GROMA_MARKUP_TOKENS,

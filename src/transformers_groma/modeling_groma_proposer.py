@@ -225,8 +225,7 @@ class GromaRegionProposer(nn.Module):
 
     def _decode(self, encoder_hidden_states: Tensor, box_logits: Tensor, geometry: dict) -> list[tuple[Tensor, ...]]:
         """Boxes, both logits and hidden states of every decoder layer, from the inverse sigmoid of the first boxes."""
-        batch_size, num_queries, _ = box_logits.shape
-        hidden_states = self.query_position_embeddings.weight[None].expand(batch_size, -1, -1)
+        hidden_states = self.query_position_embeddings.weight[None].expand(len(box_logits), -1, -1)
         code = box_position_code(box_logits.sigmoid(), self.config.d_model // 2).to(hidden_states.dtype)
         # Only the first half is used: in Deformable DETR the second half is the query's content, learned here.
         query_positions = self.pos_trans_norm(self.pos_trans(code))[..., : self.config.d_model]

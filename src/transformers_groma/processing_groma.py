@@ -34,6 +34,7 @@ from .boxes import (
     prepare_user_boxes,
     scale_boxes,
 )
+from .configuration_groma import GROMA_MARKUP_TOKENS
 from .grounding import GroundedText, ground_text
 from .image_processing_pil_groma import to_upright_8_bit
 
@@ -43,24 +44,6 @@ REGION_MARK = "<region>"
 REFER_BOX_TOKEN = "<refer_box>"
 GROUND_BOX_TOKEN = "<ground_box>"
 GROUNDING_TOKEN = "[grounding]"
-
-# The order is that of the released checkpoints, whose embeddings are stored by it. Three tokens are unused there.
-MARKUP_TOKENS = (
-    PAD_TOKEN,
-    "<sep>",
-    "<img>",
-    "</img>",
-    "<roi>",
-    "</roi>",
-    "<p>",
-    "</p>",
-    IMAGE_TOKEN,
-    REGION_MARK,
-    REFER_BOX_TOKEN,
-    GROUND_BOX_TOKEN,
-    "<refer_feat>",
-    GROUNDING_TOKEN,
-)
 
 # Questions that are asked when there is an image but no text: with boxes and without.
 DEFAULT_REGION_PROMPT = "Please give a short description of {regions}."
@@ -145,7 +128,7 @@ def groma_tokens(max_regions: int = 100) -> list[str]:
     >>> len(tokens), tokens[0], tokens[8], tokens[-1]
     (114, '[PAD]', '<image>', '<r99>')
     """
-    return [*MARKUP_TOKENS, *(f"<r{index}>" for index in range(max_regions))]
+    return [*GROMA_MARKUP_TOKENS, *(f"<r{index}>" for index in range(max_regions))]
 
 
 def add_groma_tokens(tokenizer: PreTrainedTokenizerBase, max_regions: int = 100) -> int:
