@@ -1,0 +1,38 @@
+"""ROIAlign on CPU and CUDA: several feature maps in one call, NCHW and channels-last."""
+
+from typing import List, Sequence, Tuple, Union
+
+import torch
+
+from . import layers
+from .autograd import call
+
+
+def roi_align(
+    feature_maps: Sequence[torch.Tensor],
+    rois: torch.Tensor,
+    spatial_scales: Sequence[float],
+    output_size: Union[int, Tuple[int, int]],
+    sampling_ratio: int = 2,
+    aligned: bool = True,
+) -> List[torch.Tensor]:
+    """Average bilinear samples of each box in each map.
+
+    Args:
+        feature_maps: (batch, channels, height, width) each, of one dtype; sizes and layouts may differ.
+        rois: (n, 5) [batch index, x1, y1, x2, y2] in input pixels. x2 < x1 mirrors the box.
+        spatial_scales: map pixels per input pixel, one a map.
+        output_size: bins along one side, or (rows, columns).
+        sampling_ratio: samples along a side of a bin; 0 or less: one a map pixel.
+        aligned: box corners are pixel corners (True), or the older convention shifted by half a pixel (False), where no
+            box is smaller than a pixel.
+
+    A sample more than a pixel outside the map is zero, and counts in the average.
+
+    Returns:
+        One (n, channels, rows, columns) tensor a map, in its dtype and memory format. Rois get no gradient.
+    """
+    return call(feature_maps, rois, spatial_scales, output_size, sampling_ratio, aligned)
+
+
+__all__ = ["layers", "roi_align"]
