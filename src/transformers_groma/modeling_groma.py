@@ -38,8 +38,8 @@ class GromaImageFeatures(BaseModelOutputWithPooling):
         region_boxes (`Tensor` of shape `(B, max_regions, 4)`): boxes of the slots, normalized `cxcywh` (0..1).
         region_scores (`Tensor` of shape `(B, max_regions)`): fused objectness; 1 for user boxes.
         region_mask (`Tensor` of shape `(B, max_regions)`, bool): which slots are used.
-        refer_slots (`Tensor` of shape `(B, K)`, int64): slot of every user box.
-        ground_slots (`Tensor` of shape `(B, G)`, int64): slot that every ground-truth box is matched to.
+        refer_slots (`Tensor` of shape `(B, K)`, int64, *optional*): slot of every user box.
+        ground_slots (`Tensor` of shape `(B, G)`, int64, *optional*): slot that every ground-truth box is matched to.
     """
 
     region_boxes: Tensor | None = None
@@ -55,13 +55,14 @@ class GromaModelOutputWithPast(BaseModelOutputWithPast):
 
     Attributes:
         image_hidden_states (`Tensor` of shape `(B, n, hidden_size)`): visual features in placeholder order.
-        region_boxes, region_scores, region_mask, refer_slots, ground_slots: see `GromaImageFeatures`.
+        num_regions (`Tensor` of shape `(B,)`, int64): how many slots of each image are used, the first ones.
+        region_boxes, region_scores, refer_slots, ground_slots: see `GromaImageFeatures`.
     """
 
     image_hidden_states: Tensor | None = None
     region_boxes: Tensor | None = None
     region_scores: Tensor | None = None
-    region_mask: Tensor | None = None
+    num_regions: Tensor | None = None
     refer_slots: Tensor | None = None
     ground_slots: Tensor | None = None
 
@@ -73,7 +74,7 @@ class GromaCausalLMOutputWithPast(ModelOutput):
     Attributes:
         loss (`Tensor` of shape `()`): mean cross entropy of the labels that are not -100.
         logits (`Tensor` of shape `(B, length, vocab_size)`): scores of the next token.
-        image_hidden_states, region_boxes, region_scores, region_mask: see `GromaModelOutputWithPast`.
+        image_hidden_states, region_boxes, region_scores, num_regions: see `GromaModelOutputWithPast`.
     """
 
     loss: Tensor | None = None
@@ -84,7 +85,7 @@ class GromaCausalLMOutputWithPast(ModelOutput):
     image_hidden_states: Tensor | None = None
     region_boxes: Tensor | None = None
     region_scores: Tensor | None = None
-    region_mask: Tensor | None = None
+    num_regions: Tensor | None = None
 
 
 @dataclass
@@ -195,8 +196,9 @@ class GromaPreTrainedModel(PreTrainedModel):
                 f"`pixel_values` must have shape (number of images, channels, {size}, {size}), got "
                 f"{tuple(pixel_values.shape)}. Let the model's own processor prepare the images."
             )
-        kwargs["output_hidden_states"] = True
-        return self.vision_tower(pixel_values.to(self.vision_tower.dtype), return_dict=True, **kwargs)
+        return self.vision_tower(
+            pixel_values.to(self.vision_tower.dtype), output_hidden_states=True, return_dict=True, **kwargs
+        )
 
     def _feature_map(self, hidden_states: Tensor) -> Tensor:
         """Patch tokens as a map `(B, C, grid, grid)`; class and register tokens come first and are dropped."""
@@ -270,6 +272,9 @@ class GromaForRegionProposal(GromaPreTrainedModel):
         self.region_proposer = GromaRegionProposer(config.proposer_config, config.vision_config.hidden_size)
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module:
+        return self.vision_tower.get_input_embeddings()
+
     @merge_with_config_defaults
     @can_return_tuple
     def forward(
@@ -289,7 +294,9 @@ class GromaForRegionProposal(GromaPreTrainedModel):
         Raises:
             ValueError: wrong image size or wrong labels.
         """
-        vision = self._encode_patches(pixel_values, **_vision_kwargs(kwargs))
+        vision = self._encode_patches(
+            pixel_values, output_attentions=_requested(kwargs, self.config, "output_attentions")
+        )
         proposals = self.region_proposer(self._proposer_feature_map(vision.hidden_states))
         loss, loss_dict = None, None
         if labels is not None:
@@ -300,7 +307,7 @@ class GromaForRegionProposal(GromaPreTrainedModel):
             logits=torch.logit(proposals.scores, eps=1e-6)[..., None],
             pred_boxes=proposals.pred_boxes,
             proposer_output=proposals,
-            hidden_states=vision.hidden_states if kwargs.get("output_hidden_states") else None,
+            hidden_states=_requested_hidden_states(vision.hidden_states, kwargs, self.config),
             attentions=vision.attentions,
         )
 
@@ -373,13 +380,17 @@ class GromaModel(GromaPreTrainedModel):
         Raises:
             ValueError: wrong image size, or more boxes than slots.
         """
-        features, tokens, counts = self._perceive(pixel_values, refer_boxes, ground_boxes, **_vision_kwargs(kwargs))
+        features, tokens, counts = self._perceive(
+            pixel_values,
+            refer_boxes,
+            ground_boxes,
+            output_attentions=_requested(kwargs, self.config, "output_attentions"),
+        )
         if refer_boxes is None:
             features.pooler_output = list(tokens)
         else:
             features.pooler_output = [row[:count] for row, count in zip(tokens, counts.tolist(), strict=True)]
-        if not kwargs.get("output_hidden_states"):
-            features.hidden_states = None
+        features.hidden_states = _requested_hidden_states(features.hidden_states, kwargs, self.config)
         return features
 
     def _perceive(
@@ -414,8 +425,8 @@ class GromaModel(GromaPreTrainedModel):
             region_boxes=selection.boxes,
             region_scores=selection.scores,
             region_mask=selection.mask,
-            refer_slots=selection.refer_slots,
-            ground_slots=selection.ground_slots,
+            refer_slots=None if refer_boxes is None else selection.refer_slots,
+            ground_slots=None if ground_boxes is None else selection.ground_slots,
         )
         return features, tokens, counts
 
@@ -575,7 +586,15 @@ class GromaModel(GromaPreTrainedModel):
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        regions = {} if features is None else {name: features.get(name) for name in _REGION_FIELDS}
+        regions = {}
+        if features is not None and features.region_mask is not None:
+            regions = {
+                "region_boxes": features.region_boxes,
+                "region_scores": features.region_scores,
+                "num_regions": features.region_mask.sum(dim=1),
+                "refer_slots": features.refer_slots,
+                "ground_slots": features.ground_slots,
+            }
         return GromaModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
             past_key_values=outputs.past_key_values,
@@ -615,27 +634,42 @@ class GromaModel(GromaPreTrainedModel):
         return None, torch.where(changed, self.get_input_embeddings()(resolved), inputs_embeds)
 
 
-_REGION_FIELDS = ("region_boxes", "region_scores", "region_mask", "refer_slots", "ground_slots")
-
-
 def _image_index(placeholder_mask: Tensor) -> Tensor:
     """For every row, which image is its own: rows with placeholders take the images in order; 0 for text-only rows."""
     return (placeholder_mask.any(dim=1).long().cumsum(dim=0) - 1).clamp(min=0)
 
 
-def _vision_kwargs(kwargs: dict) -> dict:
-    return {"output_attentions": True} if kwargs.get("output_attentions") else {}
+def _requested(kwargs: dict, config: PreTrainedConfig, name: str) -> bool | list[int] | None:
+    """Whether `output_hidden_states` or `output_attentions` is asked for, in the call or in the config."""
+    value = kwargs.get(name)
+    return getattr(config, name) if value is None else value
+
+
+def _requested_hidden_states(
+    hidden_states: tuple[Tensor, ...], kwargs: dict, config: PreTrainedConfig
+) -> tuple[Tensor | None, ...] | None:
+    """The hidden states that the caller asks for: none, all, or those of a list of indices."""
+    requested = _requested(kwargs, config, "output_hidden_states")
+    if not requested:
+        return None
+    if requested is True:
+        return hidden_states
+    kept = {index % len(hidden_states) for index in requested}
+    return tuple(state if index in kept else None for index, state in enumerate(hidden_states))
 
 
 def resolve_image_boxes(
-    token_ids: Tensor, placeholder_mask: Tensor, features: GromaImageFeatures, config: GromaConfig
+    token_ids: Tensor,
+    placeholder_mask: Tensor,
+    features: GromaImageFeatures | GromaModelOutputWithPast,
+    config: GromaConfig,
 ) -> Tensor:
     """Ids (or labels) in which `<refer_box>` and `<ground_box>` are the proxy tokens of their slots.
 
     Args:
         token_ids (`Tensor` of shape `(B, length)`): ids or labels; not changed.
         placeholder_mask (`Tensor` of shape `(B, length)`, bool): placeholders, which tell the rows with an image.
-        features (`GromaImageFeatures`): its `refer_slots` and `ground_slots` of shape `(B_images, n)`.
+        features (`GromaImageFeatures` or `GromaModelOutputWithPast`): its `refer_slots` and `ground_slots` of shape `(B_images, n)`.
         config (`GromaConfig`): token ids.
 
     Returns:
@@ -646,7 +680,8 @@ def resolve_image_boxes(
         (config.refer_box_token_id, features.refer_slots),
         (config.ground_box_token_id, features.ground_slots),
     ):
-        token_ids = resolve_box_tokens(token_ids, token_id, slots[image_index], config.first_proxy_token_id)
+        if slots is not None:
+            token_ids = resolve_box_tokens(token_ids, token_id, slots[image_index], config.first_proxy_token_id)
     return token_ids
 
 
@@ -696,6 +731,7 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
     ```"""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: GromaConfig):
         super().__init__(config)
@@ -768,11 +804,13 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             shift_labels = None
-            if outputs.region_mask is not None:
+            if outputs.num_regions is not None:
                 placeholder_mask = self.model.get_placeholder_mask(input_ids, inputs_embeds)
                 labels = resolve_image_boxes(labels, placeholder_mask, outputs, self.config)
                 token_mask = torch.ones_like(labels) if attention_mask is None else attention_mask
-                token_mask = self.model.mask_unused_regions(token_mask, placeholder_mask, outputs.region_mask)
+                slots = torch.arange(self.config.max_regions, device=labels.device)
+                region_mask = slots < outputs.num_regions[:, None]
+                token_mask = self.model.mask_unused_regions(token_mask, placeholder_mask, region_mask)
                 shift_labels = shift_labels_over_gaps(labels, token_mask.bool())
             loss = self.loss_function(
                 logits, labels, vocab_size=self.config.text_config.vocab_size, shift_labels=shift_labels, **kwargs
@@ -786,7 +824,7 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
             image_hidden_states=outputs.image_hidden_states,
             region_boxes=outputs.region_boxes,
             region_scores=outputs.region_scores,
-            region_mask=outputs.region_mask,
+            num_regions=outputs.num_regions,
         )
 
     @torch.no_grad()
@@ -852,7 +890,9 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
             kwargs["attention_mask"] = attention_mask
 
         output = super().generate(inputs, **kwargs)
-        regions = {} if features is None else {name: features[name] for name in _REGION_FIELDS[:3]}
+        regions = {}
+        if features is not None:
+            regions = {name: features[name] for name in ("region_boxes", "region_scores", "region_mask")}
         if isinstance(output, GenerateBeamDecoderOnlyOutput):
             return GromaGenerateBeamDecoderOnlyOutput(**output, **regions)
         if isinstance(output, GenerateDecoderOnlyOutput):

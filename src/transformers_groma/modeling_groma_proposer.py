@@ -214,12 +214,15 @@ class GromaRegionProposer(nn.Module):
             geometry["spatial_shapes_list"], valid_ratios, hidden_states.device
         )
         for layer in self.encoder_layers:
+            # By position: reentrant gradient checkpointing only follows positional arguments.
             hidden_states = layer(
                 hidden_states,
                 None,
-                spatial_position_embeddings=positions,
-                reference_points=reference_points,
-                **geometry,
+                positions,
+                reference_points,
+                geometry["spatial_shapes"],
+                geometry["spatial_shapes_list"],
+                geometry["level_start_index"],
             )
         return hidden_states
 
@@ -237,10 +240,12 @@ class GromaRegionProposer(nn.Module):
         for index, layer in enumerate(self.decoder_layers):
             hidden_states = layer(
                 hidden_states,
-                object_queries_position_embeddings=query_positions,
-                reference_points=sampling_boxes[:, :, None].expand(-1, -1, num_levels, -1),
-                encoder_hidden_states=encoder_hidden_states,
-                **geometry,
+                query_positions,
+                sampling_boxes[:, :, None].expand(-1, -1, num_levels, -1),
+                geometry["spatial_shapes"],
+                geometry["spatial_shapes_list"],
+                geometry["level_start_index"],
+                encoder_hidden_states,
             )
             delta = self.bbox_embed[index](hidden_states).float()
             boxes = (delta + inverse_sigmoid(previous_boxes)).sigmoid()

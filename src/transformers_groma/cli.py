@@ -1,0 +1,591 @@
+"""The command line: `groma chat`, `groma propose`, `groma convert`, `groma demo`.
+
+Results go to stdout, notes and errors to stderr. A mistake of the user ends with one line and exit code 2. Torch and
+transformers are imported by the commands that need them, so that `groma --help` answers at once.
+"""
+
+import argparse
+import io
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from .grounding import GroundedText
+    from .pipeline_groma import ImageGroundingPipeline
+
+REGION_MARK = "<region>"
+DTYPES = ("float32", "bfloat16", "float16")
+LEGACY_CHECKPOINT = Path("tests", "fixtures", "golden", "legacy_checkpoint")
+DEMO_PHOTO = Path("tests", "fixtures", "photos", "cat_and_dog.jpg")
+DEMO_BOX = (30.0, 212.0, 372.0, 585.0)  # the cat
+DEMO_QUESTION = f"What is {REGION_MARK}?"
+DEMO_MAX_NEW_TOKENS = 48
+
+
+class CommandError(Exception):
+    """A mistake of the user, in words for the user."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): arguments without the program's name; those of the process by default.
+
+    Returns:
+        `int`: 0, or 2 after a mistake of the user.
+
+    Example:
+    >>> from transformers_groma.cli import main
+    >>> main(["chat", "no-such-photo.jpg", "What is this?"])
+    2
+    """
+    try:
+        arguments = build_parser().parse_args(argv)
+    except SystemExit as exit:  # argparse ends the process after --help (0) and after bad arguments (2)
+        return int(exit.code or 0)
+    try:
+        arguments.run(arguments)
+    except CommandError as error:
+        _note(f"groma {arguments.command}: error: {_one_line(error)}")
+        return 2
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `groma` and all its commands."""
+    parser = argparse.ArgumentParser(
+        prog="groma",
+        description="Groma, a language model that points: ask about an image, get words tied to places.",
+        epilog='example: groma chat photo.jpg "What is <region>?" --box 30,212,372,585 --output answer',
+    )
+    parser.add_argument("--version", action=_Version)
+    commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
+
+    def add_command(name: str, run: Callable[[argparse.Namespace], None], text: str, example: str, **kwargs):
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=f"example: {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **kwargs,
+        )
+        command.set_defaults(run=run)
+        return command
+
+    chat = add_command(
+        "chat",
+        run_chat,
+        "ask a question about an image and its boxes",
+        'groma chat photo.jpg "What is <region>?" --box 30,212,372,585 --output answer\n'
+        '         groma chat photo.jpg "[grounding] Describe the image in detail." --model org/groma-7b --json',
+    )
+    chat.add_argument("image", metavar="IMAGE", help="path or http(s) URL of an image")
+    chat.add_argument(
+        "question",
+        metavar="QUESTION",
+        nargs="?",
+        help=f"with a {REGION_MARK} mark for each box; [grounding] at its head asks for a grounded answer. Without it the "
+        "model describes the boxes or, without boxes, the image",
+    )
+    chat.add_argument(
+        "--box",
+        dest="boxes",
+        metavar="X1,Y1,X2,Y2",
+        type=_parse_box,
+        action="append",
+        default=[],
+        help=f"a region that the question points at: corners in pixels of the upright image; the k-th box is the k-th "
+        f"{REGION_MARK}",
+    )
+    _add_model_arguments(chat)
+    _add_output_arguments(chat, "answer.json and answer.png")
+    chat.add_argument(
+        "--max-new-tokens", metavar="N", type=_positive(int), default=256, help="longest answer (default: %(default)s)"
+    )
+    chat.add_argument("--sample", action="store_true", help="draw the words at random instead of the likeliest ones")
+    chat.add_argument("--temperature", metavar="T", type=_positive(float), help="of sampling; implies --sample")
+    chat.add_argument("--top-p", metavar="P", type=_positive(float), help="of sampling; implies --sample")
+    chat.add_argument("--seed", metavar="N", type=int, help="makes sampling repeatable")
+
+    propose = add_command(
+        "propose",
+        run_propose,
+        "find the regions of an image that the model would offer to its language model",
+        "groma propose photo.jpg --output proposals",
+    )
+    propose.add_argument("image", metavar="IMAGE", help="path or http(s) URL of an image")
+    _add_model_arguments(propose)
+    _add_output_arguments(propose, "proposals.json and proposals.png")
+
+    convert = add_command(
+        "convert",
+        run_convert,
+        "convert a released checkpoint of the original Groma, or put a model together from components",
+        "groma convert groma-7b-finetune groma-7b --dtype bfloat16\n"
+        "         groma convert --vision-encoder facebook/dinov2-large groma-detector\n"
+        "         groma convert --detector groma-detector --language-model lmsys/vicuna-7b-v1.5 groma-fresh",
+        usage="groma convert [options] LEGACY_DIR OUT_DIR\n"
+        "       groma convert [options] --detector MODEL --language-model MODEL OUT_DIR\n"
+        "       groma convert [options] --vision-encoder MODEL OUT_DIR",
+    )
+    convert.add_argument(
+        "legacy_dir", metavar="LEGACY_DIR", nargs="?", help="folder of a released checkpoint (whole model or stage 1)"
+    )
+    convert.add_argument("output_dir", metavar="OUT_DIR", help="folder to write; it appears when it is complete")
+    convert.add_argument(
+        "--detector", metavar="MODEL", help="folder or Hub name of a stage-1 detector of this package"
+    )
+    convert.add_argument("--language-model", metavar="MODEL", help="folder or Hub name of a causal language model")
+    convert.add_argument("--vision-encoder", metavar="MODEL", help="folder or Hub name of a vision transformer")
+    convert.add_argument("--dtype", choices=DTYPES, help="of the written weights; as in LEGACY_DIR, else float32")
+    convert.add_argument("--overwrite", action="store_true", help="replace OUT_DIR if it exists")
+
+    demo = add_command(
+        "demo",
+        run_demo,
+        "answer about a photo with the embedded models and write pictures of the answers",
+        "groma demo --output demo_output",
+    )
+    demo.add_argument(
+        "--image", metavar="IMAGE", help="path or http(s) URL; the photo of the source checkout by default"
+    )
+    demo.add_argument("--output", metavar="DIR", type=Path, default=Path("demo_output"), help="(default: %(default)s)")
+    return parser
+
+
+class _Version(argparse.Action):
+    """Prints the version; unlike argparse's own action it looks it up only when asked."""
+
+    def __init__(self, option_strings: list[str], dest: str):
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help="print the version")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_) -> None:
+        from . import __version__
+
+        print(__version__)
+        parser.exit()
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", metavar="DIR_OR_REPO", help="folder or Hub name of a model; the tiny one of this package by default"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, …; the best one there is by default")
+    parser.add_argument(
+        "--dtype", choices=("auto", *DTYPES), default="auto", help="of the weights (default: as saved)"
+    )
+
+
+def _add_output_arguments(parser: argparse.ArgumentParser, files: str) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    parser.add_argument("--output", metavar="DIR", type=Path, help=f"write {files} there")
+
+
+def _parse_box(text: str) -> tuple[float, ...]:
+    try:
+        box = tuple(float(number) for number in text.split(","))
+    except ValueError:
+        box = ()
+    if len(box) != 4:
+        raise argparse.ArgumentTypeError(f"{text!r} is no box: write x1,y1,x2,y2 in pixels, as in 30,212,372,585")
+    return box
+
+
+def _positive(kind: type) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = 0
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text!r} must be a positive {'integer' if kind is int else 'number'}")
+        return value
+
+    return parse
+
+
+def run_chat(arguments: argparse.Namespace) -> None:
+    """`groma chat`: one question, one answer."""
+    folder = _checked_folder(arguments.output)
+    question = arguments.question
+    if question is not None:
+        if not question.strip():
+            raise CommandError("QUESTION is empty: write one, or leave it out for the default question.")
+        marks = question.count(REGION_MARK)
+        if marks != len(arguments.boxes):
+            raise CommandError(
+                f"QUESTION has {marks} {REGION_MARK} marks for {len(arguments.boxes)} --box: write one {REGION_MARK} for "
+                f'each box, as in "{DEMO_QUESTION}", or leave QUESTION out for the default one. Got {question!r}.'
+            )
+    image = _open_upright(arguments.image)
+    _check_boxes(arguments.boxes, image)
+    generate_kwargs = {"max_new_tokens": arguments.max_new_tokens}
+    if arguments.sample or arguments.temperature is not None or arguments.top_p is not None:
+        sampling = {"do_sample": True, "temperature": arguments.temperature, "top_p": arguments.top_p}
+        generate_kwargs |= {name: value for name, value in sampling.items() if value is not None}
+
+    pipe = _load_pipeline(arguments.model, arguments.device, arguments.dtype)
+    if arguments.seed is not None:
+        import torch
+
+        torch.manual_seed(arguments.seed)
+    answer = _ask(pipe, image, question, arguments.boxes, generate_kwargs)
+    if arguments.json:
+        print(json.dumps(answer.to_dict()))
+    else:
+        print(_printable(_answer_lines(answer)))
+    if folder is not None:
+        _write_answer(folder, "answer", answer, image, len(arguments.boxes))
+        _note(f"wrote {folder / 'answer.json'} and {folder / 'answer.png'}")
+
+
+def run_propose(arguments: argparse.Namespace) -> None:
+    """`groma propose`: the regions of an image, without the language model."""
+    folder = _checked_folder(arguments.output)
+    image = _open_upright(arguments.image)
+    regions = _propose(arguments.model, image, arguments.device, arguments.dtype)
+    if arguments.json:
+        print(json.dumps({"regions": regions}))
+    else:
+        print(f"{len(regions)} regions: name, score, x1, y1, x2, y2")
+        for region in regions:
+            print(f"{'r' + str(region['id']):>4}  {region['score']:.2f}  {_numbers(region['box_xyxy'])}")
+    if folder is not None:
+        _write_proposals(folder, regions, image)
+        _note(f"wrote {folder / 'proposals.json'} and {folder / 'proposals.png'}")
+
+
+def run_convert(arguments: argparse.Namespace) -> None:
+    """`groma convert`: a checkpoint of the original, or components, to a model of this package."""
+    components = {
+        "detector": arguments.detector,
+        "language_model": arguments.language_model,
+        "vision_encoder": arguments.vision_encoder,
+    }
+    given = {name for name, value in components.items() if value is not None}
+    wanted = [set(), {"detector", "language_model"}, {"vision_encoder"}]
+    if given not in wanted or (arguments.legacy_dir is None) == (not given):
+        raise CommandError(
+            "pass LEGACY_DIR and OUT_DIR, or --detector, --language-model and OUT_DIR, or --vision-encoder and OUT_DIR "
+            "(options before or after both folders, not between them)."
+        )
+    output_dir = Path(arguments.output_dir)
+    is_taken = output_dir.is_dir() and any(output_dir.iterdir()) or output_dir.is_file()
+    if is_taken and not arguments.overwrite:
+        raise CommandError(f"OUT_DIR {output_dir} exists: pass another folder, or --overwrite to replace it.")
+    if arguments.legacy_dir is not None and not Path(arguments.legacy_dir).is_dir():
+        raise CommandError(f"LEGACY_DIR {arguments.legacy_dir!r} is no folder: pass that of a released checkpoint.")
+
+    import torch
+
+    from .convert_groma_checkpoint import assemble_components, convert_legacy_checkpoint
+
+    dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)
+    with _errors_of(f"LEGACY_DIR {arguments.legacy_dir!r}" if not given else f"--{min(given).replace('_', '-')}"):
+        if given:
+            assemble_components(output_dir, **components, dtype=dtype or torch.float32, overwrite=arguments.overwrite)
+        else:
+            convert_legacy_checkpoint(arguments.legacy_dir, output_dir, dtype=dtype, overwrite=arguments.overwrite)
+    print(output_dir)
+
+
+def run_demo(arguments: argparse.Namespace) -> None:
+    """`groma demo`: a question with a box, a grounded description and the proposals, by every embedded model."""
+    checkout = source_checkout()
+    folder = _checked_folder(arguments.output)
+    if arguments.image is None and checkout is None:
+        raise CommandError("--image is needed: the photo of the demo is only in a source checkout.")
+    photo = arguments.image or str(checkout / DEMO_PHOTO)
+    image = _open_upright(photo)
+    width, height = image.size
+    # Of another photo the middle is asked about.
+    box = (width / 4, height / 4, width * 3 / 4, height * 3 / 4) if arguments.image else DEMO_BOX
+    _note(f"photo: {photo}")
+
+    with tempfile.TemporaryDirectory() as temporary:
+        models = {}
+        if checkout is None:
+            _note("no source checkout here: the demo of a converted checkpoint is left out")
+        else:
+            from .convert_groma_checkpoint import convert_legacy_checkpoint
+
+            _note("converting a toy checkpoint of the original Groma")
+            models["converted"] = convert_legacy_checkpoint(checkout / LEGACY_CHECKPOINT, Path(temporary) / "model")
+        models["groma-tiny"] = embedded_model()
+        for name, model in models.items():
+            pipe = _load_pipeline(str(model), None, "auto")
+            options = {"max_new_tokens": DEMO_MAX_NEW_TOKENS}
+            answer = _ask(pipe, image, DEMO_QUESTION, [box], options)
+            description = _ask(pipe, image, None, [], options)
+            _write_answer(folder / name, "answer", answer, image, num_boxes=1)
+            _write_answer(folder / name, "description", description, image)
+            _write_proposals(folder / name, _propose(str(model), image, None, "auto"), image)
+            print(f"\n{name}: {DEMO_QUESTION} {_numbers(box)}\n{_printable(_answer_lines(answer))}")
+    # The last model is the embedded one, and its answer is the demo's.
+    question = {"model": name, "question": DEMO_QUESTION, "question_boxes_xyxy": [list(box)]}
+    _write_answer(folder, "answer", answer, image, num_boxes=1, notes=question)
+    print(f"\nLook at {folder / 'answer.png'} and {folder / 'answer.json'}, and for each model in:")
+    for name in models:
+        print(f"  {folder / name}: answer, description and proposals")
+
+
+def source_checkout() -> Path | None:
+    """The folder of the source checkout that this package runs from, if it does."""
+    root = Path(__file__).resolve().parents[2]
+    is_checkout = (root / "pyproject.toml").is_file() and (root / LEGACY_CHECKPOINT).is_dir()
+    return root if is_checkout else None
+
+
+def embedded_model() -> Path:
+    """The folder of groma-tiny: of the source checkout, else of the installed package.
+
+    Raises:
+        CommandError: it is in neither.
+    """
+    checkout = source_checkout()
+    places = [Path(__file__).resolve().parent / "_models" / "groma-tiny"]
+    if checkout is not None:
+        places.insert(0, checkout / "hub_configs" / "groma-tiny")
+    for place in places:
+        if (place / "config.json").is_file() and any(place.glob("*.safetensors")):
+            return place
+    raise CommandError(
+        f"--model is needed: the tiny model of this package is not in {places[0]}. `make tiny` builds it in a checkout."
+    )
+
+
+def _load_pipeline(model: str | None, device: str | None, dtype: str) -> "ImageGroundingPipeline":
+    model = _checked_model(model, ("groma",))
+    device = _checked_device(device)
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from .pipeline_groma import ImageGroundingPipeline
+
+    with _errors_of(f"--model {model!r}"):
+        processor = AutoProcessor.from_pretrained(model)
+        loaded = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype)
+    return ImageGroundingPipeline(model=loaded, processor=processor, device=device, task="image-grounding")
+
+
+def _ask(
+    pipe: "ImageGroundingPipeline",
+    image: "Image.Image",
+    question: str | None,
+    boxes: Sequence[Sequence[float]],
+    generate_kwargs: dict[str, Any],
+) -> "GroundedText":
+    with _errors_of("QUESTION and --box"):
+        return pipe(image, question, boxes=[list(box) for box in boxes], generate_kwargs=generate_kwargs)
+
+
+def _propose(model: str | None, image: "Image.Image", device: str | None, dtype: str) -> list[dict[str, Any]]:
+    """Regions as in the JSON of an answer. A whole Groma is loaded without its language model."""
+    model = _checked_model(model, ("groma", "groma_region_proposal"))
+    device = _checked_device(device)
+    from transformers import AutoConfig, AutoImageProcessor
+
+    from .boxes import box_cxcywh_to_xyxy, scale_boxes
+    from .configuration_groma import GromaRegionProposalConfig
+    from .modeling_groma import GromaForRegionProposal
+
+    with _errors_of(f"--model {model!r}"):
+        config = AutoConfig.from_pretrained(model)
+        if config.model_type == "groma":
+            config = GromaRegionProposalConfig(
+                vision_config=config.vision_config,
+                proposer_config=config.proposer_config,
+                max_regions=config.max_regions,
+                nms_threshold=config.nms_threshold,
+                box_score_threshold=config.box_score_threshold,
+                dtype=config.dtype,
+            )
+        detector = GromaForRegionProposal.from_pretrained(model, config=config, dtype=dtype).to(device)
+        image_processor = AutoImageProcessor.from_pretrained(model)
+    pixel_values = image_processor(image, return_tensors="pt")["pixel_values"].to(device)
+    proposals = detector.propose_regions(pixel_values)
+    boxes = box_cxcywh_to_xyxy(proposals.boxes[0]).clamp(0, 1)
+    boxes = scale_boxes(boxes, image.height, image.width)[proposals.mask[0]].tolist()
+    scores = proposals.scores[0][proposals.mask[0]].tolist()
+    return [
+        {"id": index, "box_xyxy": [round(value, 2) for value in box], "score": round(score, 4)}
+        for index, (box, score) in enumerate(zip(boxes, scores))
+    ]
+
+
+def _checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
+    """The model to load, after a look at its config.json."""
+    if model is None:
+        model = str(embedded_model())
+        _note(
+            f"using the embedded {Path(model).name}, a tiny model that shows how things work; pass --model for a real one"
+        )
+    from transformers import PreTrainedConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    is_folder = Path(model).is_dir()
+    if not is_folder and (Path(model).is_absolute() or model.startswith(".") or model.count("/") > 1):
+        raise CommandError(
+            f"--model {model!r} is no folder: pass that of a model, or a Hub name such as org/groma-7b."
+        )
+    with _errors_of(f"--model {model!r}"):
+        config, _ = PreTrainedConfig.get_config_dict(model)
+    if "llm_cfg" in config or "vis_encoder_cfg" in config:
+        raise CommandError(
+            f"--model {model!r} is a checkpoint of the original Groma: convert it first, `groma convert {model} OUT_DIR`."
+        )
+    if config.get("model_type") not in model_types:
+        raise CommandError(
+            f"--model {model!r} holds a model of type {config.get('model_type')!r}: pass one of type "
+            f"{' or '.join(map(repr, model_types))}."
+        )
+    return model
+
+
+def _checked_device(device: str | None) -> "torch.device":
+    import torch
+
+    if device is None:
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        torch.zeros(1, device=device)
+    # Torch has no error of its own for this: a wrong name, no driver and a build without the backend all differ.
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CommandError(f"--device {device!r} cannot be used ({reason}): pass cpu or leave it out.") from error
+    return torch.device(device)
+
+
+def _open_upright(source: str) -> "Image.Image":
+    """The image of a path or URL, turned upright."""
+    is_url = source.startswith(("http://", "https://"))
+    if not is_url and not Path(source).is_file():
+        raise CommandError(f"IMAGE {source!r} is no file: pass the path or the http(s) URL of an image.")
+    from .image_processing_groma import GromaImageProcessor
+    from .processing_groma import _image_size, _open_image
+
+    with _errors_of(f"IMAGE {source!r}"):
+        image = _open_image(source, 0, GromaImageProcessor())
+        _image_size(image, 0, None)
+    return image
+
+
+def _check_boxes(boxes: Sequence[Sequence[float]], image: "Image.Image") -> None:
+    from .boxes import prepare_user_boxes
+
+    with _errors_of("--box"):
+        prepare_user_boxes([list(box) for box in boxes], image.height, image.width, name="--box")
+
+
+def _checked_folder(folder: Path | None) -> Path | None:
+    """A folder that can be written to, so that no answer is lost for the lack of one."""
+    if folder is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CommandError(f"--output {str(folder)!r} cannot be made ({error.strerror}): pass another.") from error
+        if not os.access(folder, os.W_OK):
+            raise CommandError(f"--output {str(folder)!r} cannot be written to: pass another folder.")
+    return folder
+
+
+@contextmanager
+def _errors_of(argument: str) -> Iterator[None]:
+    """Errors that the package or the library words for the user become one line that starts with the argument."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise CommandError(f"{argument}: {error}") from error
+
+
+def _answer_lines(answer: "GroundedText") -> str:
+    """An answer for a terminal: its text, and the boxes of each phrase."""
+    lines = [answer.text]
+    for phrase in answer.phrases:
+        for region_id, box in zip(phrase.region_ids, phrase.boxes.tolist()):
+            lines.append(f"  r{region_id:<3} {_numbers(box):<24} {phrase.text}".rstrip())
+    if answer.unknown_region_ids:
+        lines.append(f"  (regions that do not exist: {', '.join(f'r{index}' for index in answer.unknown_region_ids)})")
+    return "\n".join(lines)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:5.0f}" for value in values)
+
+
+def _printable(text: str) -> str:
+    """The text without control characters, in what the terminal can show: a model may write anything."""
+    text = "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _write_answer(
+    folder: Path,
+    name: str,
+    answer: "GroundedText",
+    image: "Image.Image",
+    num_boxes: int = 0,
+    notes: dict[str, Any] | None = None,
+) -> None:
+    # Of all regions only the user's own are outlined beside the phrases; they are the first.
+    shown = replace(answer, regions=answer.regions[:num_boxes])
+    _write_json(folder / f"{name}.json", {**answer.to_dict(), **(notes or {})})
+    _write_png(folder / f"{name}.png", shown.draw(image, regions=True))
+
+
+def _write_proposals(folder: Path, regions: list[dict[str, Any]], image: "Image.Image") -> None:
+    import torch
+
+    from .visualization import draw_proposals
+
+    boxes = torch.tensor([region["box_xyxy"] for region in regions]).reshape(-1, 4)
+    scores = torch.tensor([region["score"] for region in regions])
+    _write_json(folder / "proposals.json", {"regions": regions})
+    _write_png(folder / "proposals.png", draw_proposals(image, boxes, scores))
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    _write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _write_png(path: Path, image: "Image.Image") -> None:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    _write_bytes(path, buffer.getvalue())
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    """Write a file in one step: a reader sees the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(content)
+    try:
+        os.chmod(file.name, 0o644)  # temporary files are readable by their owner alone
+        os.replace(file.name, path)
+    finally:
+        Path(file.name).unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

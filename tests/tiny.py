@@ -1,0 +1,116 @@
+"""Very small random models for tests that need a model but no particular one."""
+
+import torch
+
+from transformers_groma import GromaConfig, GromaForConditionalGeneration, GromaRegionProposalConfig
+
+VISION = {
+    "model_type": "dinov2",
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "image_size": 56,
+    "patch_size": 14,
+}
+PROPOSER = {
+    "d_model": 16,
+    "num_queries": 10,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "bbox_head_hidden_size": 16,
+    "dropout": 0.0,
+}
+REGION_ENCODER = {
+    "group_norm_groups": 4,
+    "num_fuse_layers": 2,
+    "roi_output_size": 3,
+    "position_hidden_size": 8,
+    "region_hidden_size": 16,
+}
+TEXT = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 120,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+MAX_REGIONS = 6
+
+
+def tiny_config(**overrides) -> GromaConfig:
+    """A Groma of some 100,000 parameters: 56 pixels, 4 image tokens, 6 region slots. Parts are merged, not replaced."""
+    parts = {
+        "vision_config": VISION,
+        "proposer_config": PROPOSER,
+        "region_encoder_config": REGION_ENCODER,
+        "text_config": TEXT,
+    }
+    for name, part in parts.items():
+        override = overrides.pop(name, {})
+        replaced = isinstance(override, dict) and override.get("model_type", part.get("model_type")) != part.get(
+            "model_type"
+        )
+        parts[name] = override if replaced or not isinstance(override, dict) else {**part, **override}
+    settings = {"max_regions": MAX_REGIONS, "box_score_threshold": 0.0, **overrides}
+    return GromaConfig(**parts, **settings)
+
+
+def tiny_detector_config(**proposer) -> GromaRegionProposalConfig:
+    """The detector of `tiny_config`."""
+    return GromaRegionProposalConfig(
+        vision_config=dict(VISION),
+        proposer_config={**PROPOSER, **proposer},
+        max_regions=MAX_REGIONS,
+        box_score_threshold=0.0,
+    )
+
+
+def tiny_model(seed: int = 0, **overrides) -> GromaForConditionalGeneration:
+    """A random model in evaluation mode whose proposals are spread over the image."""
+    torch.manual_seed(seed)
+    model = GromaForConditionalGeneration(tiny_config(**overrides)).eval()
+    spread_proposals(model.model.region_proposer)
+    return model
+
+
+def spread_proposals(proposer) -> None:
+    """Give the heads of a fresh proposer random weights: by design they start with equal scores and empty corrections."""
+    with torch.no_grad():
+        for head in proposer.bbox_embed:
+            head.layers[-1].weight.normal_(std=0.5)
+        for head in (*proposer.class_embed_coco, *proposer.class_embed_sa1b):
+            head.weight.normal_(std=0.5)
+            head.bias.zero_()
+
+
+def prompt_ids(config: GromaConfig, num_boxes: int = 0, question: tuple[int, ...] = (7, 8, 9)) -> list[int]:
+    """A prompt with an image, all slots and `num_boxes` referred regions: bos, image, slots, question, regions."""
+    slots = [
+        token
+        for slot in range(config.max_regions)
+        for token in (config.first_proxy_token_id + slot, config.image_token_id)
+    ]
+    referred = [config.refer_box_token_id, config.image_token_id] * num_boxes
+    return [1, *[config.image_token_id] * config.num_image_tokens, *slots, *question, *referred]
+
+
+def tiny_inputs(config: GromaConfig, batch_size: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
+    """A batch of prompts of equal length with images of noise."""
+    torch.manual_seed(seed)
+    size = config.vision_config.image_size
+    ids = torch.tensor([prompt_ids(config)] * batch_size)
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": torch.randn(batch_size, 3, size, size),
+    }
