@@ -16,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ._files import write_file
+
 if TYPE_CHECKING:
     import torch
     from PIL import Image
@@ -70,7 +72,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog='example: groma chat photo.jpg "What is <region>?" --box 30,212,372,585 --output answer',
     )
     parser.add_argument("--version", action=_Version)
-    commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        title="commands", dest="command", required=True, metavar="COMMAND", parser_class=_CommandParser
+    )
 
     def add_command(name: str, run: Callable[[argparse.Namespace], None], text: str, example: str, **kwargs):
         command = commands.add_parser(
@@ -116,7 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     chat.add_argument("--sample", action="store_true", help="draw the words at random instead of the likeliest ones")
     chat.add_argument("--temperature", metavar="T", type=_positive(float), help="of sampling; implies --sample")
-    chat.add_argument("--top-p", metavar="P", type=_positive(float), help="of sampling; implies --sample")
+    chat.add_argument("--top-p", metavar="P", type=_positive(float, 1.0), help="of sampling; implies --sample")
     chat.add_argument("--seed", metavar="N", type=int, help="makes sampling repeatable")
 
     propose = add_command(
@@ -165,6 +169,21 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _CommandParser(argparse.ArgumentParser):
+    """Lets options stand between the positional arguments, which argparse refuses where the last one is optional."""
+
+    is_intermixing = False
+
+    def parse_known_args(self, args=None, namespace=None):
+        if self.is_intermixing:
+            return super().parse_known_args(args, namespace)
+        self.is_intermixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.is_intermixing = False
+
+
 class _Version(argparse.Action):
     """Prints the version; unlike argparse's own action it looks it up only when asked."""
 
@@ -203,14 +222,17 @@ def _parse_box(text: str) -> tuple[float, ...]:
     return box
 
 
-def _positive(kind: type) -> Callable[[str], Any]:
+def _positive(kind: type, limit: float = sys.float_info.max) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         try:
             value = kind(text)
         except ValueError:
             value = 0
-        if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text!r} must be a positive {'integer' if kind is int else 'number'}")
+        if not 0 < value <= limit:
+            up_to = f" up to {limit:g}" if limit < sys.float_info.max else ""
+            raise argparse.ArgumentTypeError(
+                f"{text!r} must be a positive {'integer' if kind is int else 'number'}{up_to}"
+            )
         return value
 
     return parse
@@ -278,11 +300,10 @@ def run_convert(arguments: argparse.Namespace) -> None:
     wanted = [set(), {"detector", "language_model"}, {"vision_encoder"}]
     if given not in wanted or (arguments.legacy_dir is None) == (not given):
         raise CommandError(
-            "pass LEGACY_DIR and OUT_DIR, or --detector, --language-model and OUT_DIR, or --vision-encoder and OUT_DIR "
-            "(options before or after both folders, not between them)."
+            "pass LEGACY_DIR and OUT_DIR, or --detector, --language-model and OUT_DIR, or --vision-encoder and OUT_DIR."
         )
     output_dir = Path(arguments.output_dir)
-    is_taken = output_dir.is_dir() and any(output_dir.iterdir()) or output_dir.is_file()
+    is_taken = (output_dir.is_dir() and any(output_dir.iterdir())) or output_dir.is_file()
     if is_taken and not arguments.overwrite:
         raise CommandError(f"OUT_DIR {output_dir} exists: pass another folder, or --overwrite to replace it.")
     if arguments.legacy_dir is not None and not Path(arguments.legacy_dir).is_dir():
@@ -293,7 +314,8 @@ def run_convert(arguments: argparse.Namespace) -> None:
     from .convert_groma_checkpoint import assemble_components, convert_legacy_checkpoint
 
     dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)
-    with _errors_of(f"LEGACY_DIR {arguments.legacy_dir!r}" if not given else f"--{min(given).replace('_', '-')}"):
+    sources = [f"--{name.replace('_', '-')} {components[name]!r}" for name in sorted(given)]
+    with _errors_of(" and ".join(sources) or f"LEGACY_DIR {arguments.legacy_dir!r}"):
         if given:
             assemble_components(output_dir, **components, dtype=dtype or torch.float32, overwrite=arguments.overwrite)
         else:
@@ -473,12 +495,17 @@ def _open_upright(source: str) -> "Image.Image":
     is_url = source.startswith(("http://", "https://"))
     if not is_url and not Path(source).is_file():
         raise CommandError(f"IMAGE {source!r} is no file: pass the path or the http(s) URL of an image.")
+    from huggingface_hub.utils import httpx
+
     from .image_processing_groma import GromaImageProcessor
     from .processing_groma import _image_size, _open_image
 
-    with _errors_of(f"IMAGE {source!r}"):
-        image = _open_image(source, 0, GromaImageProcessor())
-        _image_size(image, 0, None)
+    try:
+        with _errors_of(f"IMAGE {source!r}"):
+            image = _open_image(source, 0, GromaImageProcessor())
+            _image_size(image, 0, None)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise CommandError(f"IMAGE {source!r} cannot be fetched ({error}): pass the path of a file.") from error
     return image
 
 
@@ -566,25 +593,13 @@ def _write_proposals(folder: Path, regions: list[dict[str, Any]], image: "Image.
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    _write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    write_file(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def _write_png(path: Path, image: "Image.Image") -> None:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
-    _write_bytes(path, buffer.getvalue())
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    """Write a file in one step: a reader sees the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    try:
-        os.chmod(file.name, 0o644)  # temporary files are readable by their owner alone
-        os.replace(file.name, path)
-    finally:
-        Path(file.name).unlink(missing_ok=True)
+    write_file(path, buffer.getvalue())
 
 
 if __name__ == "__main__":

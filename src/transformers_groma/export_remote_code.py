@@ -11,11 +11,11 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 from transformers.dynamic_module_utils import get_relative_import_files
 
+from ._files import write_file
 from .convert_groma_checkpoint import _complete_folder
 
 # Which class of which module every Auto class finds, by the model type of the folder.
@@ -107,7 +107,7 @@ def export_remote_code(model_dir: str | os.PathLike, output_dir: str | os.PathLi
 
 def _add_code(folder: Path, model_type: str) -> None:
     for source in remote_code_files():
-        _write_text(folder / source.name, source.read_text(encoding="utf-8"))
+        write_file(folder / source.name, source.read_bytes())
     for name, auto_map in (
         ("config.json", MODEL_AUTO_MAPS[model_type]),
         ("processor_config.json", PROCESSOR_AUTO_MAP),
@@ -120,22 +120,11 @@ def _add_code(folder: Path, model_type: str) -> None:
         _update_auto_map(content, auto_map)
         if "image_processor" in content:
             _update_auto_map(content["image_processor"], IMAGE_PROCESSOR_AUTO_MAP)
-        _write_text(file, json.dumps(content, indent=2, sort_keys=True) + "\n")
+        write_file(file, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
 def _update_auto_map(content: dict, auto_map: dict) -> None:
     content["auto_map"] = {**content.get("auto_map", {}), **auto_map}
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Write a file in one step: a reader sees the old one or the new one."""
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-        file.write(text)
-    try:
-        os.chmod(file.name, 0o644)  # temporary files are readable by their owner alone
-        os.replace(file.name, path)
-    finally:
-        Path(file.name).unlink(missing_ok=True)
 
 
 def main(argv: list[str] | None = None) -> int:
