@@ -155,7 +155,7 @@ class GromaMultiModalProjector(nn.Module):
         """`(B, vision_hidden_size, grid, grid)` patches to `(B, grid * grid / 4, hidden_size)` image tokens, row by row."""
         # Channels of the four patches in the released order: top left, bottom left, top right, bottom right.
         merged = torch.cat([feature_map[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)], dim=1)
-        tokens = merged.flatten(2).transpose(1, 2)
+        tokens = merged.flatten(2).transpose(1, 2).to(self.linear_1.weight.dtype)
         return self.linear_2(self.act(self.linear_1(tokens)))
 
 
@@ -320,7 +320,14 @@ class GromaForRegionProposal(GromaPreTrainedModel):
 
 
 class GromaModel(GromaPreTrainedModel):
-    """Vision encoder, region proposer, region encoder and language model, without a language modeling head."""
+    """Vision encoder, region proposer, region encoder and language model, without a language modeling head.
+
+    `from_pretrained(…, dtype=torch.bfloat16)` (or float16) leaves the vision encoder and the proposer in float32, and
+    autocast does not touch them: choosing regions is discrete, so rounding would make a model point at other places.
+    `model.to(torch.bfloat16)` converts everything, for speed.
+    """
+
+    _keep_in_fp32_modules_strict = ["vision_tower", "region_proposer"]
 
     def __init__(self, config: GromaConfig):
         super().__init__(config)
@@ -353,7 +360,8 @@ class GromaModel(GromaPreTrainedModel):
         Raises:
             ValueError: wrong image size, or more user boxes than slots.
         """
-        vision = self._encode_patches(pixel_values)
+        with _no_autocast(pixel_values):
+            vision = self._encode_patches(pixel_values)
         selection = self._propose(vision.hidden_states, refer_boxes)
         return GromaRegionProposals(boxes=selection.boxes, scores=selection.scores, mask=selection.mask)
 
@@ -397,7 +405,8 @@ class GromaModel(GromaPreTrainedModel):
         self, pixel_values: Tensor, refer_boxes: Tensor | None, ground_boxes: Tensor | None, **kwargs
     ) -> tuple[GromaImageFeatures, Tensor, Tensor]:
         """Features with regions; visual tokens in placeholder order, padded `(B, n, hidden_size)`; their number `(B,)`."""
-        vision = self._encode_patches(pixel_values, **kwargs)
+        with _no_autocast(pixel_values):
+            vision = self._encode_patches(pixel_values, **kwargs)
         selection = self._propose(vision.hidden_states, refer_boxes, ground_boxes, permute=self.training)
         image_tokens = self.multi_modal_projector(
             self._feature_map(vision.hidden_states[self.config.vision_feature_layer])
@@ -439,7 +448,8 @@ class GromaModel(GromaPreTrainedModel):
         permute: bool = False,
     ) -> RegionSelection:
         # Choosing regions is not differentiable; the detector learns in stage 1.
-        proposals = self.region_proposer(self._proposer_feature_map(hidden_states))
+        with _no_autocast(hidden_states[-1]):
+            proposals = self.region_proposer(self._proposer_feature_map(hidden_states))
         return self._select_regions(proposals, refer_boxes, ground_boxes, permute=permute)
 
     def get_placeholder_mask(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
@@ -632,6 +642,10 @@ class GromaModel(GromaPreTrainedModel):
             return resolved, None
         changed = (resolved != ids)[..., None]
         return None, torch.where(changed, self.get_input_embeddings()(resolved), inputs_embeds)
+
+
+def _no_autocast(tensor: Tensor) -> torch.autocast:
+    return torch.autocast(device_type=tensor.device.type, enabled=False)
 
 
 def _image_index(placeholder_mask: Tensor) -> Tensor:
@@ -884,8 +898,14 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
             inputs = prompt_ids if inputs_embeds is None else input_ids
             if inputs_embeds is not None:
                 kwargs["inputs_embeds"] = inputs_embeds
-            # Only the features travel on: masks and ids are final now, and beams expand nothing else.
-            kwargs["mm_encoder_outputs"] = {"image": GromaImageFeatures(pooler_output=list(features.pooler_output))}
+            # Only the features travel on: masks and ids are final now, and beams expand nothing else. They are not needed
+            # when a cache holds the prompt up to its last placeholder already.
+            cache = kwargs.get("past_key_values")
+            num_cached = 0 if cache is None else cache.get_seq_length()
+            kwargs.pop("mm_encoder_outputs", None)
+            if placeholder_mask[:, num_cached:].any():
+                image = GromaImageFeatures(pooler_output=list(features.pooler_output))
+                kwargs["mm_encoder_outputs"] = {"image": image}
         if attention_mask is not None:
             kwargs["attention_mask"] = attention_mask
 
