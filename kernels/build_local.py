@@ -25,9 +25,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Iterator
-
+from typing import Any
 
 DEFAULT_ARCHS = "8.0;8.6;8.9;9.0;10.0+PTX"
 
@@ -137,8 +137,34 @@ def run(command: list[str]) -> None:
         raise BuildError(f"{' '.join(command)}\n{result.stdout}")
 
 
+def compile_cached(command: list[str], source: Path, output: Path, cache: Path) -> None:
+    """Compile, or take the object of an earlier build whose preprocessed source and flags were the same."""
+    preprocess = [part for part in command if part != "-c"] + ["-E", "-P", str(source)]
+    result = subprocess.run(preprocess, capture_output=True)
+    if result.returncode:
+        raise BuildError(f"{' '.join(preprocess)}\n{result.stderr.decode(errors='replace')}")
+    flags = [part for part in command if not part.startswith(("-D", "-I"))]
+    version = subprocess.run([command[0], "--version"], capture_output=True).stdout
+    key = hashlib.sha256(b"\0".join([result.stdout, version, *map(str.encode, flags)])).hexdigest()
+    cached = cache / f"{key}.o"
+    if not cached.exists():
+        run([*command, str(source), "-o", str(output)])
+        cache.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(output, cached.with_suffix(".tmp"))
+        cached.with_suffix(".tmp").rename(cached)
+    else:
+        shutil.copyfile(cached, output)
+
+
 def compile_library(
-    sources: list[Path], library: Path, work: Path, include: list[Path], defines: list[str], nvcc: str | None, archs: str
+    sources: list[Path],
+    library: Path,
+    work: Path,
+    cache: Path,
+    include: list[Path],
+    defines: list[str],
+    nvcc: str | None,
+    archs: str,
 ) -> None:
     import torch
 
@@ -146,25 +172,26 @@ def compile_library(
     cxx = find_tool("g++", "CXX")
     flags = [f"-D{define}" for define in defines]
     flags += [f"-I{path}" for path in include]
-    flags += [f"-isystem{path}" for path in (torch_dir / "include", torch_dir / "include/torch/csrc/api/include")]
+    flags += ["-isystem", str(torch_dir / "include")]
     flags += ["-std=c++17", "-O2"]
-    commands, objects = [], []
+    jobs, objects = [], []
     for source in sources:
         if source.suffix not in (".cpp", ".cu"):
             continue
         objects.append(work / f"{len(objects)}_{source.stem}.o")
-        output = ["-c", str(source), "-o", str(objects[-1])]
         if source.suffix == ".cu":
-            commands.append(
-                [nvcc, *flags, "-Xcompiler=-fPIC", "-Xcompiler=-fvisibility=hidden", "--expt-relaxed-constexpr"]
-                + ["-ccbin", cxx, "--threads=0", *gencode_flags(archs), *output]
-            )
+            command = [nvcc, *flags, "-c", "-Xcompiler=-fPIC", "-Xcompiler=-fvisibility=hidden", "-ccbin", cxx]
+            command += ["--expt-relaxed-constexpr", "--threads=0", *gencode_flags(archs)]
+            jobs.append((run, [*command, str(source), "-o", str(objects[-1])]))
         else:
             # -Wno-psabi: vectors wider than the base instruction set only pass between inlined functions.
-            vectorise = ["-ftree-vectorize", "-fvect-cost-model=dynamic"] if "clang" not in cxx else []
-            commands.append([cxx, *flags, *vectorise, "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-psabi", *output])
+            command = [cxx, *flags, "-c", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
+            if "clang" not in cxx:
+                command += ["-ftree-vectorize", "-fvect-cost-model=dynamic"]  # -O3 without its long compile time
+            jobs.append((compile_cached, command, source, objects[-1], cache))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(run, commands))
+        for future in [pool.submit(*job) for job in jobs]:
+            future.result()
     # --no-as-needed: the linker would drop libtorch, in which the CUDA stream functions are looked up when loading.
     torch_libs = [f"-L{torch_dir / 'lib'}", "-ltorch", "-ltorch_cpu"]
     if nvcc:
@@ -251,7 +278,7 @@ def build(
                 f"TORCH_TARGET_VERSION=0x{major:02x}{minor:02x}000000000000",
             ]
             include = [kernel_dir, kernel_dir / "torch-ext", work]
-            compile_library(sources, library, work, include, defines, nvcc, archs)
+            compile_library(sources, library, work, work_root / "objects", include, defines, nvcc, archs)
             if compile_only:
                 return target
             for file in python_files:

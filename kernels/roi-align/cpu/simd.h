@@ -72,25 +72,22 @@ inline void from_acc(float x, f16& out) {
 inline void from_acc(double x, bf16& out) { from_acc(float(x), out); }
 inline void from_acc(double x, f16& out) { from_acc(float(x), out); }
 
-// What this machine offers: 0 the compiler's baseline, 1 AVX2, 2 AVX-512. KERNELS_CPU_SIMD=base|avx2 holds it down
-// (tests run every level that the machine has).
+// What this machine offers: 0 the compiler's baseline, 1 AVX2, 2 AVX-512. KERNELS_CPU_SIMD=base|avx2 holds it down, so
+// that tests can go through every level that the machine has.
 inline int level() {
-  static const int found = [] {
-    int best = 0;
+  static const int best = [] {
 #if defined(__x86_64__) && defined(__GNUC__)
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) {
-      best = 1;
-      if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-        best = 2;
-      }
+      const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+      return avx512 ? 2 : 1;
     }
 #endif
-    const char* wish = std::getenv("KERNELS_CPU_SIMD");
-    const int limit = !wish ? 2 : !std::strcmp(wish, "base") ? 0 : !std::strcmp(wish, "avx2") ? 1 : 2;
-    return best < limit ? best : limit;
+    return 0;
   }();
-  return found;
+  const char* wish = std::getenv("KERNELS_CPU_SIMD");
+  const int limit = !wish ? 2 : !std::strcmp(wish, "base") ? 0 : !std::strcmp(wish, "avx2") ? 1 : 2;
+  return best < limit ? best : limit;
 }
 
 }  // namespace simd

@@ -1,5 +1,7 @@
 """What torch must know about the operators: shapes without data (torch.compile) and gradients."""
 
+import warnings
+
 import torch
 
 from ._ops import add_op_namespace_prefix, ops
@@ -21,12 +23,22 @@ def _(gradient, value, spatial_shapes, level_start_index, sampling_locations, at
     )
 
 
+def _check_deterministic(tensor):
+    # On CUDA many threads add to one pixel, in any order; the CPU adds in a fixed order.
+    if tensor.is_cuda and torch.are_deterministic_algorithms_enabled():
+        message = "the gradient of ms_deform_attn on CUDA has no deterministic implementation"
+        if not torch.is_deterministic_algorithms_warn_only_enabled():
+            raise RuntimeError(message)
+        warnings.warn(message, stacklevel=2)
+
+
 def _setup_context(ctx, inputs, output):
     *tensors, ctx.softmax = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx, gradient):
+    _check_deterministic(gradient)
     value, locations, attention = ops.ms_deform_attn_backward(gradient, *ctx.saved_tensors, ctx.softmax)
     needed = ctx.needs_input_grad
     return (

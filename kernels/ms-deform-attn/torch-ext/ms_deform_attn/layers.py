@@ -1,6 +1,6 @@
 """Layers for `kernels.kernelize`: stateless, only a forward."""
 
-from typing import List, Tuple
+from __future__ import annotations
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ class MultiScaleDeformableAttention(nn.Module):
         self,
         value: torch.Tensor,
         value_spatial_shapes: torch.Tensor,
-        value_spatial_shapes_list: List[Tuple[int, int]],
+        value_spatial_shapes_list: list[tuple[int, int]],
         level_start_index: torch.Tensor,
         sampling_locations: torch.Tensor,
         attention_weights: torch.Tensor,
@@ -40,7 +40,7 @@ class MultiScaleDeformableAttentionLogits(nn.Module):
         self,
         value: torch.Tensor,
         value_spatial_shapes: torch.Tensor,
-        value_spatial_shapes_list: List[Tuple[int, int]],
+        value_spatial_shapes_list: list[tuple[int, int]],
         level_start_index: torch.Tensor,
         sampling_locations: torch.Tensor,
         attention_logits: torch.Tensor,

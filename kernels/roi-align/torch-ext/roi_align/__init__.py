@@ -1,6 +1,8 @@
 """ROIAlign on CPU and CUDA: several feature maps in one call, NCHW and channels-last."""
 
-from typing import List, Sequence, Tuple, Union
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 
@@ -12,10 +14,10 @@ def roi_align(
     feature_maps: Sequence[torch.Tensor],
     rois: torch.Tensor,
     spatial_scales: Sequence[float],
-    output_size: Union[int, Tuple[int, int]],
+    output_size: int | tuple[int, int],
     sampling_ratio: int = 2,
     aligned: bool = True,
-) -> List[torch.Tensor]:
+) -> list[torch.Tensor]:
     """Average bilinear samples of each box in each map.
 
     Args:

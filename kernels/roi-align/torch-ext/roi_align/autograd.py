@@ -1,5 +1,7 @@
 """What torch must know about the operators: shapes without data (torch.compile) and gradients."""
 
+import warnings
+
 import torch
 
 from ._ops import add_op_namespace_prefix, ops
@@ -39,6 +41,15 @@ def _(gradients, rois, scales, map_sizes, channels_last, sampling_ratio, aligned
     ]
 
 
+def _check_deterministic(tensor):
+    # On CUDA many threads add to one pixel, in any order; the CPU adds in a fixed order.
+    if tensor.is_cuda and torch.are_deterministic_algorithms_enabled():
+        message = "the gradient of roi_align on CUDA has no deterministic implementation"
+        if not torch.is_deterministic_algorithms_warn_only_enabled():
+            raise RuntimeError(message)
+        warnings.warn(message, stacklevel=2)
+
+
 def _setup_context(ctx, inputs, output):
     maps, rois, ctx.scales, _, _, ctx.sampling_ratio, ctx.aligned = inputs
     # Sizes instead of the maps themselves: the gradient does not need their values, so they need not stay in memory.
@@ -55,6 +66,7 @@ def _backward(ctx, gradients):
     levels = [i for i, gradient in enumerate(gradients) if gradient is not None and needed[i]]
     result = [None] * len(gradients)
     if levels:
+        _check_deterministic(rois)
         computed = ops.roi_align_backward(
             [gradients[i] for i in levels],
             rois,
@@ -69,9 +81,7 @@ def _backward(ctx, gradients):
     return result, None, None, None, None, None, None
 
 
-torch.library.register_autograd(
-    add_op_namespace_prefix("roi_align_forward"), _backward, setup_context=_setup_context
-)
+torch.library.register_autograd(add_op_namespace_prefix("roi_align_forward"), _backward, setup_context=_setup_context)
 
 
 def _no_double_backward(ctx, gradients):

@@ -1,6 +1,6 @@
 """Layers for `kernels.kernelize`: stateless, only a forward."""
 
-from typing import List, Tuple, Union
+from __future__ import annotations
 
 import torch
 from torch import nn
@@ -16,13 +16,13 @@ class RoiAlign(nn.Module):
 
     def forward(
         self,
-        feature_maps: List[torch.Tensor],
+        feature_maps: list[torch.Tensor],
         rois: torch.Tensor,
-        spatial_scales: List[float],
-        output_size: Union[int, Tuple[int, int]],
+        spatial_scales: list[float],
+        output_size: int | tuple[int, int],
         sampling_ratio: int,
         aligned: bool,
-    ) -> List[torch.Tensor]:
+    ) -> list[torch.Tensor]:
         return call(feature_maps, rois, spatial_scales, output_size, sampling_ratio, aligned)
 
 

@@ -1,0 +1,309 @@
+// Multi-scale deformable attention on CUDA.
+//
+// An item is one (batch, query, head). A few neighbouring threads share it, each with a pack of its channels, so that a
+// pixel is read in one piece and nothing is stored between sampling and summing up.
+
+#include <tuple>
+
+#include "cuda/cuda_common.h"
+#include "torch_binding.h"
+
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+struct Sizes {
+  int64_t batch, pixels, queries;
+  int heads, channels, levels, points;
+  int64_t value_stride[3];  // of batch, pixel, head; channels are adjacent
+};
+
+// The four pixels around one sampling point.
+template <typename A>
+struct Corners {
+  int64_t pixel[4];  // -1: outside
+  A weight[4];
+  A x, y;  // where the point lies within the square of pixels
+};
+
+template <typename A>
+__device__ __forceinline__ Corners<A> find_corners(const A* location, int64_t height, int64_t width, int64_t start) {
+  Corners<A> corners;
+  const A x = location[0] * A(width) - A(0.5), y = location[1] * A(height) - A(0.5);
+  const bool near = x > A(-1) && y > A(-1) && x < A(width) && y < A(height);  // false for NaN
+  const A left = near ? floor(x) : A(0), top = near ? floor(y) : A(0);
+  const int64_t column = int64_t(left), row = int64_t(top);
+  corners.x = near ? x - left : A(0);
+  corners.y = near ? y - top : A(0);
+#pragma unroll
+  for (int c = 0; c < 4; ++c) {
+    const int64_t r = row + c / 2, k = column + c % 2;
+    const bool inside = near && r >= 0 && r < height && k >= 0 && k < width;
+    corners.pixel[c] = inside ? start + r * width + k : -1;
+    corners.weight[c] = (c / 2 ? corners.y : 1 - corners.y) * (c % 2 ? corners.x : 1 - corners.x);
+  }
+  return corners;
+}
+
+// A level that does not fit into value is left out: nothing outside the tensor is ever read.
+__device__ __forceinline__ bool read_level(const int64_t* shapes, const int64_t* starts, int level, int64_t pixels,
+                                           int64_t& height, int64_t& width, int64_t& start) {
+  height = shapes[2 * level];
+  width = shapes[2 * level + 1];
+  start = starts[level];
+  return height > 0 && width > 0 && start >= 0 && height <= pixels && width <= pixels &&
+         start + height * width <= pixels;
+}
+
+// exp(logit - largest) / sum is the softmax.
+template <typename A>
+__device__ __forceinline__ void softmax_parts(const A* logits, int n, A& largest, A& inverse_sum) {
+  largest = logits[0];
+  for (int i = 1; i < n; ++i) largest = logits[i] > largest ? logits[i] : largest;
+  A sum = 0;
+  for (int i = 0; i < n; ++i) sum += exp(logits[i] - largest);
+  inverse_sum = A(1) / sum;
+}
+
+template <typename T, int N>
+__global__ void forward_kernel(Sizes s, bool softmax, const T* __restrict__ value, const int64_t* __restrict__ shapes,
+                               const int64_t* __restrict__ starts, const Accumulator<T>* __restrict__ locations,
+                               const Accumulator<T>* __restrict__ attention, T* __restrict__ out) {
+  using A = Accumulator<T>;
+  const int packs = s.channels / N, per_head = s.levels * s.points;
+  const int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, item = thread / packs;
+  if (item >= s.batch * s.queries * s.heads) return;
+  const int channel = int(thread % packs) * N;
+  const int64_t batch = item / (s.queries * s.heads);
+  const int head = int(item % s.heads);
+  const T* source = value + batch * s.value_stride[0] + head * s.value_stride[2] + channel;
+  const A* weights = attention + item * per_head;
+  const A* places = locations + item * per_head * 2;
+  A largest = 0, inverse_sum = 1;
+  if (softmax) softmax_parts(weights, per_head, largest, inverse_sum);
+  A sum[N] = {};
+  for (int level = 0; level < s.levels; ++level) {
+    int64_t height, width, start;
+    if (!read_level(shapes, starts, level, s.pixels, height, width, start)) continue;
+    for (int k = level * s.points; k < (level + 1) * s.points; ++k) {
+      const Corners<A> corners = find_corners(places + 2 * k, height, width, start);
+      const A weight = softmax ? exp(weights[k] - largest) * inverse_sum : weights[k];
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        if (corners.pixel[c] < 0) continue;
+        const Pack<T, N> pixel =
+            *reinterpret_cast<const Pack<T, N>*>(source + corners.pixel[c] * s.value_stride[1]);
+#pragma unroll
+        for (int i = 0; i < N; ++i) sum[i] += weight * corners.weight[c] * to_acc(pixel.at[i]);
+      }
+    }
+  }
+  Pack<T, N> result;
+#pragma unroll
+  for (int i = 0; i < N; ++i) result.at[i] = from_acc<T>(sum[i]);
+  *reinterpret_cast<Pack<T, N>*>(out + item * s.channels + channel) = result;
+}
+
+// G threads (a power of two, at most a warp) share an item. All threads of a warp go through the same loops, so that
+// they can add up over the G; threads behind the last item only take part in that.
+template <typename T, int N>
+__global__ void backward_kernel(Sizes s, bool softmax, int group, const T* __restrict__ gradient,
+                                const T* __restrict__ value, const int64_t* __restrict__ shapes,
+                                const int64_t* __restrict__ starts, const Accumulator<T>* __restrict__ locations,
+                                const Accumulator<T>* __restrict__ attention, Accumulator<T>* __restrict__ value_gradient,
+                                Accumulator<T>* __restrict__ location_gradient,
+                                Accumulator<T>* __restrict__ attention_gradient) {
+  using A = Accumulator<T>;
+  const int per_head = s.levels * s.points;
+  const int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, items = s.batch * s.queries * s.heads;
+  const bool active = thread / group < items;
+  const int64_t item = active ? thread / group : items - 1;
+  const int lane = int(thread % group);
+  const int64_t batch = item / (s.queries * s.heads);
+  const int head = int(item % s.heads);
+  const T* source = value + batch * s.value_stride[0] + head * s.value_stride[2];
+  A* target = value_gradient + (batch * s.pixels * s.heads + head) * s.channels;
+  const T* out = gradient + item * s.channels;
+  const A* weights = attention + item * per_head;
+  const A* places = locations + item * per_head * 2;
+  A largest = 0, inverse_sum = 1, mean = 0;
+  if (softmax) softmax_parts(weights, per_head, largest, inverse_sum);
+  for (int level = 0; level < s.levels; ++level) {
+    int64_t height, width, start;
+    const bool fits = read_level(shapes, starts, level, s.pixels, height, width, start);
+    for (int k = level * s.points; k < (level + 1) * s.points; ++k) {
+      const A weight = softmax ? exp(weights[k] - largest) * inverse_sum : weights[k];
+      A of_attention = 0, along_x = 0, along_y = 0;
+      if (fits && active) {
+        const Corners<A> corners = find_corners(places + 2 * k, height, width, start);
+        A dot[4] = {};
+        for (int channel = lane * N; channel < s.channels; channel += group * N) {
+          const Pack<T, N> g = *reinterpret_cast<const Pack<T, N>*>(out + channel);
+#pragma unroll
+          for (int c = 0; c < 4; ++c) {
+            if (corners.pixel[c] < 0) continue;
+            const Pack<T, N> pixel =
+                *reinterpret_cast<const Pack<T, N>*>(source + corners.pixel[c] * s.value_stride[1] + channel);
+            A part[N];
+#pragma unroll
+            for (int i = 0; i < N; ++i) {
+              dot[c] += to_acc(g.at[i]) * to_acc(pixel.at[i]);
+              part[i] = weight * corners.weight[c] * to_acc(g.at[i]);
+            }
+            add_atomically(target + corners.pixel[c] * s.heads * s.channels + channel, part);
+          }
+        }
+#pragma unroll
+        for (int c = 0; c < 4; ++c) of_attention += corners.weight[c] * dot[c];
+        along_x = ((1 - corners.y) * (dot[1] - dot[0]) + corners.y * (dot[3] - dot[2])) * A(width) * weight;
+        along_y = ((1 - corners.x) * (dot[2] - dot[0]) + corners.x * (dot[3] - dot[1])) * A(height) * weight;
+      }
+      for (int step = group / 2; step > 0; step /= 2) {
+        of_attention += __shfl_xor_sync(0xffffffffu, of_attention, step);
+        along_x += __shfl_xor_sync(0xffffffffu, along_x, step);
+        along_y += __shfl_xor_sync(0xffffffffu, along_y, step);
+      }
+      mean += weight * of_attention;
+      if (active && lane == k % group) {
+        attention_gradient[item * per_head + k] = of_attention;
+        location_gradient[(item * per_head + k) * 2] = along_x;
+        location_gradient[(item * per_head + k) * 2 + 1] = along_y;
+      }
+    }
+  }
+  if (softmax && active) {  // each thread goes on with what it wrote itself
+    for (int k = lane; k < per_head; k += group) {
+      A* result = attention_gradient + item * per_head + k;
+      *result = exp(weights[k] - largest) * inverse_sum * (*result - mean);
+    }
+  }
+}
+
+struct Inputs {
+  Tensor value, shapes, starts, locations, attention;
+  Sizes sizes;
+  ScalarType accumulator;
+};
+
+// Checks the shapes; locations and attention come in the accumulator's type, contiguous.
+Inputs make_inputs(const Tensor& value, const Tensor& shapes, const Tensor& starts, const Tensor& locations,
+                   const Tensor& attention) {
+  STD_TORCH_CHECK(value.dim() == 4, "ms_deform_attn: value must be (batch, pixels, heads, channels)");
+  STD_TORCH_CHECK(locations.dim() == 6 && locations.size(5) == 2,
+                  "ms_deform_attn: sampling_locations must be (batch, queries, heads, levels, points, 2)");
+  STD_TORCH_CHECK(shapes.dim() == 2 && shapes.size(1) == 2 && shapes.scalar_type() == ScalarType::Long &&
+                      starts.dim() == 1 && starts.scalar_type() == ScalarType::Long,
+                  "ms_deform_attn: spatial_shapes must be (levels, 2) and level_start_index (levels,), both int64");
+  for (const Tensor* tensor : {&shapes, &starts, &locations, &attention}) {
+    STD_TORCH_CHECK(tensor->is_cuda() && tensor->get_device_index() == value.get_device_index(),
+                    "ms_deform_attn: all tensors must be on the same device");
+  }
+  STD_TORCH_CHECK(locations.size(0) == value.size(0) && locations.size(2) == value.size(2),
+                  "ms_deform_attn: value and sampling_locations disagree about batch or heads");
+  STD_TORCH_CHECK(attention.dim() == 5, "ms_deform_attn: attention_weights must have 5 dimensions");
+  for (int i = 0; i < 5; ++i) {
+    STD_TORCH_CHECK(attention.size(i) == locations.size(i),
+                    "ms_deform_attn: attention_weights and sampling_locations disagree about dimension ", i);
+  }
+  STD_TORCH_CHECK(shapes.size(0) == locations.size(3) && starts.size(0) == locations.size(3),
+                  "ms_deform_attn: spatial_shapes or level_start_index do not have one entry a level");
+  const bool adjacent = value.size(3) <= 1 || value.stride(3) == 1;
+  const ScalarType accumulator = value.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  const auto prepared = [&](const Tensor& x) { return torch::stable::contiguous(torch::stable::to(x, accumulator)); };
+  Inputs in = {adjacent ? value : torch::stable::contiguous(value),
+               torch::stable::contiguous(shapes),
+               torch::stable::contiguous(starts),
+               prepared(locations),
+               prepared(attention),
+               {},
+               accumulator};
+  in.sizes = {value.size(0),          value.size(1),          locations.size(1),      int(value.size(2)),
+              int(value.size(3)),     int(locations.size(3)), int(locations.size(4)),
+              {in.value.stride(0), in.value.stride(1), in.value.stride(2)}};
+  return in;
+}
+
+// Whether every pixel starts at a multiple of N elements.
+template <typename T, int N>
+bool can_pack(const Inputs& in) {
+  const Sizes& s = in.sizes;
+  return s.channels % N == 0 && s.value_stride[0] % N == 0 && s.value_stride[1] % N == 0 &&
+         s.value_stride[2] % N == 0 && is_aligned(in.value.data_ptr(), sizeof(T) * N);
+}
+
+template <typename T, int N>
+void launch_forward(const Inputs& in, bool softmax, Tensor& out) {
+  using A = Accumulator<T>;
+  const Sizes& s = in.sizes;
+  const int64_t threads = s.batch * s.queries * s.heads * (s.channels / N);
+  forward_kernel<T, N><<<unsigned((threads + kThreads - 1) / kThreads), kThreads, 0, current_stream(in.value)>>>(
+      s, softmax, static_cast<const T*>(in.value.data_ptr()), static_cast<const int64_t*>(in.shapes.data_ptr()),
+      static_cast<const int64_t*>(in.starts.data_ptr()), static_cast<const A*>(in.locations.data_ptr()),
+      static_cast<const A*>(in.attention.data_ptr()), static_cast<T*>(out.data_ptr()));
+  check_launch("ms_deform_attn");
+}
+
+template <typename T, int N>
+void launch_backward(const Inputs& in, bool softmax, const Tensor& gradient, Tensor& value_gradient,
+                     Tensor& location_gradient, Tensor& attention_gradient) {
+  using A = Accumulator<T>;
+  const Sizes& s = in.sizes;
+  int group = 1;
+  while (group < 32 && group * N < s.channels) group *= 2;
+  const int64_t threads = s.batch * s.queries * s.heads * group;
+  backward_kernel<T, N><<<unsigned((threads + kThreads - 1) / kThreads), kThreads, 0, current_stream(in.value)>>>(
+      s, softmax, group, static_cast<const T*>(gradient.data_ptr()), static_cast<const T*>(in.value.data_ptr()),
+      static_cast<const int64_t*>(in.shapes.data_ptr()), static_cast<const int64_t*>(in.starts.data_ptr()),
+      static_cast<const A*>(in.locations.data_ptr()), static_cast<const A*>(in.attention.data_ptr()),
+      static_cast<A*>(value_gradient.data_ptr()), static_cast<A*>(location_gradient.data_ptr()),
+      static_cast<A*>(attention_gradient.data_ptr()));
+  check_launch("ms_deform_attn");
+}
+
+}  // namespace
+
+Tensor ms_deform_attn_forward_cuda(const Tensor& value, const Tensor& shapes, const Tensor& starts,
+                                   const Tensor& locations, const Tensor& attention, bool softmax) {
+  const torch::stable::accelerator::DeviceGuard guard(value.get_device_index());
+  const Inputs in = make_inputs(value, shapes, starts, locations, attention);
+  const std::vector<int64_t> size = {in.sizes.batch, in.sizes.queries, int64_t(in.sizes.heads) * in.sizes.channels};
+  if (in.sizes.levels * in.sizes.points == 0) return torch::stable::new_zeros(value, size);
+  Tensor out = torch::stable::new_empty(value, size);
+  if (out.numel() == 0) return out;
+  dispatch(value.scalar_type(), "ms_deform_attn", [&](auto* null) {
+    using T = std::remove_pointer_t<decltype(null)>;
+    constexpr int N = 16 / sizeof(T);
+    can_pack<T, N>(in) ? launch_forward<T, N>(in, softmax, out) : launch_forward<T, 1>(in, softmax, out);
+  });
+  return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward_cuda(const Tensor& gradient_in, const Tensor& value,
+                                                                const Tensor& shapes, const Tensor& starts,
+                                                                const Tensor& locations, const Tensor& attention,
+                                                                bool softmax) {
+  const torch::stable::accelerator::DeviceGuard guard(value.get_device_index());
+  const Inputs in = make_inputs(value, shapes, starts, locations, attention);
+  const Tensor gradient = torch::stable::contiguous(gradient_in);
+  STD_TORCH_CHECK(gradient.scalar_type() == value.scalar_type() && gradient.dim() == 3 &&
+                      gradient.size(0) == in.sizes.batch && gradient.size(1) == in.sizes.queries &&
+                      gradient.size(2) == int64_t(in.sizes.heads) * in.sizes.channels,
+                  "ms_deform_attn: the gradient must look like the output");
+  // Many queries add to the same pixel: in the accumulator's type, rounded once at the end.
+  Tensor value_gradient = torch::stable::new_zeros(value, value.sizes(), in.accumulator);
+  Tensor location_gradient = torch::stable::new_zeros(in.locations, in.locations.sizes());
+  Tensor attention_gradient = torch::stable::new_zeros(in.attention, in.attention.sizes());
+  if (gradient.numel() > 0 && attention.numel() > 0) {
+    dispatch(value.scalar_type(), "ms_deform_attn", [&](auto* null) {
+      using T = std::remove_pointer_t<decltype(null)>;
+      constexpr int N = 16 / sizeof(T);
+      const bool packed = can_pack<T, N>(in) && is_aligned(gradient.data_ptr(), 16);
+      const auto launch = packed ? launch_backward<T, N> : launch_backward<T, 1>;
+      launch(in, softmax, gradient, value_gradient, location_gradient, attention_gradient);
+    });
+  }
+  return {torch::stable::to(value_gradient, value.scalar_type()),
+          torch::stable::to(location_gradient, locations.scalar_type()),
+          torch::stable::to(attention_gradient, attention.scalar_type())};
+}

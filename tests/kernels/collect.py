@@ -1,0 +1,25 @@
+"""Brings the tests that lie beside each kernel into the main suite."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+KERNELS_DIR = Path(__file__).parents[2] / "kernels"
+
+
+def load_file(path: Path) -> ModuleType:
+    """A Python file as a module; it need not lie in a package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def kernel_tests(kernel: str) -> dict:
+    """Everything in `kernels/<kernel>/tests/test_<kernel>.py`, for `globals().update`: tests, fixtures, helpers."""
+    pytest.importorskip("kernels", reason="the kernels library is not installed")
+    name = kernel.replace("-", "_")
+    module = load_file(KERNELS_DIR / kernel / "tests" / f"test_{name}.py")
+    return {key: value for key, value in vars(module).items() if not key.startswith("__")}
