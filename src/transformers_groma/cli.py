@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `groma` and all its commands."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="groma",
         description="Groma, a language model that points: ask about an image, get words tied to places.",
         epilog='example: groma chat photo.jpg "What is <region>?" --box 30,212,372,585 --output answer',
@@ -169,7 +169,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _CommandParser(argparse.ArgumentParser):
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake in one line, without the usage."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"{self.prog}: error: {_one_line(message)} (see {self.prog} --help)\n")
+
+
+class _CommandParser(_Parser):
     """Lets options stand between the positional arguments, which argparse refuses where the last one is optional."""
 
     is_intermixing = False
@@ -559,8 +566,8 @@ def _printable(text: str) -> str:
     return text.encode(encoding, "replace").decode(encoding)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
 
 
 def _note(text: str) -> None:
