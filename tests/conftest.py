@@ -49,3 +49,9 @@ def shared_golden() -> Path:
 def converted_golden(golden_dir, tmp_path_factory) -> Path:
     """The toy checkpoint of the original, converted."""
     return convert_legacy_checkpoint(golden_dir / "legacy_checkpoint", tmp_path_factory.mktemp("golden") / "model")
+
+
+@pytest.fixture(scope="session")
+def tiny_dir() -> Path:
+    """The embedded small model."""
+    return Path(__file__).parents[1] / "hub_configs" / "groma-tiny"

@@ -80,7 +80,6 @@ class GromaProposerConfig(PreTrainedConfig):
     dropout: float | int = 0.1
     attention_dropout: float | int = 0.0
     activation_dropout: float | int = 0.0
-    initializer_range: float = 0.02
     refine_reference_points: bool = True
     coco_score_weight: float = 0.4
     class_cost: float | int = 2
@@ -146,7 +145,6 @@ class GromaRegionEncoderConfig(PreTrainedConfig):
     roi_box_format: Literal["xyxy", "cxcywh"] = "xyxy"
     position_hidden_size: int = 256
     region_hidden_size: int = 1024
-    initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)

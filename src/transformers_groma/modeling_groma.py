@@ -1,5 +1,6 @@
 """Groma: a language model that reads image tokens and region tokens and points with proxy tokens."""
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -187,6 +188,16 @@ class GromaPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, GromaRegionProposer):
             init_proposer_weights(module)
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, *args, save_original_format: bool = False, **kwargs
+    ) -> None:
+        """`PreTrainedModel.save_pretrained` under the names of the modules.
+
+        By default the library writes DINOv2's old names; a trainer that resumes reads files by module names and would
+        silently start that part from scratch.
+        """
+        super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
 
     def _encode_patches(self, pixel_values: Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """Run the vision encoder, all hidden states included. Checks the image size before any work."""

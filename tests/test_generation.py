@@ -1,0 +1,286 @@
+"""`generate` in all its forms: the same answer whichever way it is asked."""
+
+import copy
+
+import pytest
+import torch
+from torch.testing import assert_close
+from transformers import AutoProcessor, GenerationConfig, TextIteratorStreamer
+
+from tests.tiny import prompt_ids, tiny_inputs, tiny_model
+from transformers_groma import GromaForConditionalGeneration
+
+GREEDY = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+
+
+@pytest.fixture(scope="module")
+def model() -> GromaForConditionalGeneration:
+    return tiny_model(box_score_threshold=0.5)
+
+
+@pytest.fixture
+def inputs(model) -> dict[str, torch.Tensor]:
+    return tiny_inputs(model.config, batch_size=3)
+
+
+def one(inputs: dict[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
+    return {name: value[index : index + 1] for name, value in inputs.items()}
+
+
+def new_tokens(model, inputs, **kwargs) -> torch.Tensor:
+    return model.generate(**inputs, **{**GREEDY, **kwargs})[:, inputs["input_ids"].shape[1] :]
+
+
+def test_batch_equals_single_calls_and_twice_is_the_same(model, inputs):
+    batch = new_tokens(model, inputs)
+    assert torch.equal(batch, new_tokens(model, inputs))
+    for index in range(3):
+        assert torch.equal(batch[index], new_tokens(model, one(inputs, index))[0])
+
+
+def test_generation_is_repeated_forward(model, inputs):
+    """Without a cache and without `generate`: the whole prompt again for every token."""
+    ids, expected = inputs["input_ids"], new_tokens(model, inputs)
+    for step in range(6):
+        mask = torch.ones_like(ids)
+        logits = model(input_ids=ids, attention_mask=mask, pixel_values=inputs["pixel_values"]).logits[:, -1]
+        logits[:, model.config.text_config.eos_token_id] = -torch.inf
+        ids = torch.cat([ids, logits.argmax(dim=-1, keepdim=True)], dim=1)
+        assert torch.equal(ids[:, -1], expected[:, step])
+
+
+def test_without_cache(model, inputs):
+    assert torch.equal(new_tokens(model, inputs, use_cache=False), new_tokens(model, inputs))
+
+
+def test_fixed_slots_equal_a_prompt_of_exactly_n_regions(model, inputs):
+    single = one(inputs, 0)
+    num_regions = int(model(**single).num_regions[0])
+    assert num_regions < model.config.max_regions
+    exact = copy.deepcopy(model)
+    exact.config.max_regions = exact.model.config.max_regions = num_regions
+    ids = torch.tensor([prompt_ids(exact.config)])
+    exact_inputs = {"input_ids": ids, "pixel_values": single["pixel_values"]}
+    assert torch.equal(new_tokens(exact, exact_inputs), new_tokens(model, single))
+
+
+def test_left_padding(model, inputs):
+    padded = dict(inputs)
+    padded["input_ids"] = torch.nn.functional.pad(inputs["input_ids"], (4, 0), value=0)
+    padded["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (4, 0), value=0)
+    assert torch.equal(new_tokens(model, padded), new_tokens(model, inputs))
+    # A prompt that comes without its mask: padding is recognised by its id, as in every generate.
+    del padded["attention_mask"]
+    assert torch.equal(new_tokens(model, padded), new_tokens(model, inputs))
+
+
+def test_samples_of_different_lengths(model, inputs):
+    short = one(inputs, 0)
+    long_ids = torch.tensor([prompt_ids(model.config, question=(5, 6, 7, 8, 9, 10, 11))])
+    long = {**one(inputs, 1), "input_ids": long_ids, "attention_mask": torch.ones_like(long_ids)}
+    gap = long_ids.shape[1] - short["input_ids"].shape[1]
+    batch = {
+        "input_ids": torch.cat([torch.nn.functional.pad(short["input_ids"], (gap, 0)), long_ids]),
+        "attention_mask": torch.cat(
+            [torch.nn.functional.pad(short["attention_mask"], (gap, 0)), long["attention_mask"]]
+        ),
+        "pixel_values": inputs["pixel_values"][:2],
+    }
+    together = new_tokens(model, batch)
+    assert torch.equal(together[0], new_tokens(model, short)[0])
+    assert torch.equal(together[1], new_tokens(model, long)[0])
+
+
+def test_beams(model, inputs):
+    beams = {
+        **GREEDY,
+        "num_beams": 3,
+        "num_return_sequences": 2,
+        "return_dict_in_generate": True,
+        "output_scores": True,
+    }
+    output = model.generate(**inputs, **beams)
+    assert output.sequences.shape[0] == 6
+    assert output.region_boxes.shape[0] == 3  # one row an image
+    for index in range(3):
+        single = model.generate(**one(inputs, index), **beams)
+        assert torch.equal(output.sequences[2 * index : 2 * index + 2], single.sequences)
+        assert_close(output.sequences_scores[2 * index : 2 * index + 2], single.sequences_scores, atol=1e-4, rtol=1e-4)
+
+
+def test_sampling(model, inputs):
+    def sample() -> torch.Tensor:
+        torch.manual_seed(0)
+        return new_tokens(model, inputs, do_sample=True, num_return_sequences=2)
+
+    assert sample().shape == (6, 6)
+    assert torch.equal(sample(), sample())
+
+
+def test_assisted_decoding(model, inputs):
+    single = one(inputs, 0)
+    assert torch.equal(new_tokens(model, single, prompt_lookup_num_tokens=2), new_tokens(model, single))
+
+
+@pytest.mark.parametrize("cache", ["static", "dynamic"])
+def test_caches(model, inputs, cache):
+    assert torch.equal(
+        new_tokens(model, inputs, cache_implementation=cache, disable_compile=True), new_tokens(model, inputs)
+    )
+
+
+def test_chunked_prefill(model, inputs):
+    with_boxes = dict(inputs)
+    with_boxes["input_ids"] = torch.tensor([prompt_ids(model.config, num_boxes=1)] * 3)
+    with_boxes["attention_mask"] = torch.ones_like(with_boxes["input_ids"])
+    with_boxes["refer_boxes"] = torch.full((3, 1, 4), 0.4)
+    for case in (inputs, with_boxes):
+        assert torch.equal(new_tokens(model, case, prefill_chunk_size=5), new_tokens(model, case))
+
+
+def test_embeddings_instead_of_ids(model, inputs):
+    embeddings = model.get_input_embeddings()(inputs["input_ids"])
+    rest = {name: value for name, value in inputs.items() if name != "input_ids"}
+    generated = model.generate(inputs_embeds=embeddings, **rest, **GREEDY)
+    assert torch.equal(generated, new_tokens(model, inputs))
+
+
+def test_precomputed_features(model, inputs):
+    features = model.get_image_features(inputs["pixel_values"], return_dict=True)
+    rest = {name: value for name, value in inputs.items() if name != "pixel_values"}
+    output = model.generate(mm_encoder_outputs={"image": features}, return_dict_in_generate=True, **rest, **GREEDY)
+    assert torch.equal(output.sequences[:, rest["input_ids"].shape[1] :], new_tokens(model, inputs))
+    assert torch.equal(output.region_boxes, features.region_boxes)
+
+
+def test_continuing_from_a_cache(model, inputs):
+    first = model.generate(
+        **inputs, **{**GREEDY, "max_new_tokens": 3, "min_new_tokens": 3}, return_dict_in_generate=True
+    )
+    continued = dict(inputs)
+    continued["input_ids"] = first.sequences
+    continued["attention_mask"] = torch.ones_like(first.sequences)
+    rest = new_tokens(model, continued, past_key_values=first.past_key_values, max_new_tokens=3, min_new_tokens=3)
+    assert torch.equal(rest, new_tokens(model, inputs)[:, 3:])
+
+
+def test_user_boxes_are_resolved_in_the_returned_prompt(model, inputs):
+    single = one(inputs, 0)
+    ids = torch.tensor([prompt_ids(model.config, num_boxes=2)])
+    boxes = torch.tensor([[[0.3, 0.3, 0.2, 0.2], [0.6, 0.5, 0.3, 0.2]]])
+    given = {"input_ids": ids.clone(), "pixel_values": single["pixel_values"], "refer_boxes": boxes}
+    output = model.generate(**given, **GREEDY, return_dict_in_generate=True)
+    assert torch.equal(given["input_ids"], ids)
+    proxies = output.sequences[0, : ids.shape[1]][ids[0] == model.config.refer_box_token_id]
+    assert proxies.tolist() == [model.config.first_proxy_token_id, model.config.first_proxy_token_id + 1]
+    assert_close(output.region_boxes[0, :2], boxes[0])
+    assert (output.region_scores[0, :2] == 1).all()
+    # Two beams see the same boxes.
+    beams = model.generate(**given, **GREEDY, num_beams=2, return_dict_in_generate=True)
+    assert torch.equal(beams.region_boxes, output.region_boxes)
+
+
+def test_text_only(model):
+    ids = torch.tensor([[1, 7, 8, 9]])
+    output = model.generate(input_ids=ids, **GREEDY, return_dict_in_generate=True)
+    assert output.sequences.shape == (1, 10)
+    assert output.region_boxes is None
+
+
+def test_no_regions_leave_the_caller_alone(model, inputs):
+    copies = {name: value.clone() for name, value in inputs.items()}
+    config = GenerationConfig(**GREEDY)
+    model.generate(**inputs, generation_config=config)
+    assert all(torch.equal(value, copies[name]) for name, value in inputs.items())
+    assert config.to_dict() == GenerationConfig(**GREEDY).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pixel_values": torch.zeros(1, 3, 56, 56)}, "at most one image"),
+        ({"pixel_values": None, "refer_boxes": torch.full((3, 1, 4), 0.3)}, "pixel_values"),
+        ({"input_ids": None}, "prompt"),
+    ],
+)
+def test_inputs_that_do_not_fit(model, inputs, change, message):
+    with pytest.raises(ValueError, match=message):
+        model.generate(**{**inputs, **change}, **GREEDY)
+
+
+def test_compiled_forward(model, inputs):
+    """One graph, with images and user boxes; the same logits."""
+    with_boxes = dict(inputs)
+    with_boxes["input_ids"] = torch.tensor([prompt_ids(model.config, num_boxes=1)] * 3)
+    with_boxes["attention_mask"] = torch.ones_like(with_boxes["input_ids"])
+    with_boxes["refer_boxes"] = torch.full((3, 1, 4), 0.4)
+    compiled = torch.compile(model.forward, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        for case in (inputs, with_boxes):
+            assert_close(compiled(**case).logits, model(**case).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_compiled_decoding(model, inputs):
+    compiled = copy.deepcopy(model)
+    compiled.forward = torch.compile(compiled.forward, fullgraph=True, backend="aot_eager")
+    generated = new_tokens(compiled, inputs, cache_implementation="static", disable_compile=True)
+    assert torch.equal(generated, new_tokens(model, inputs))
+
+
+def test_export(model, inputs):
+    """A traced program has the slots of every image, whatever their number was in the example."""
+    names = ("input_ids", "attention_mask", "pixel_values")
+    single = one(inputs, 0)
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids, attention_mask, pixel_values):
+            return self.model(
+                input_ids=input_ids, attention_mask=attention_mask, pixel_values=pixel_values, use_cache=False
+            ).logits
+
+    with torch.no_grad():
+        program = torch.export.export(Logits(), tuple(single[name] for name in names), strict=False).module()
+        for index in range(3):
+            case = one(inputs, index)
+            actual = program(*(case[name] for name in names))
+            assert_close(actual, model(**case).logits, atol=1e-4, rtol=1e-4)
+
+
+class TestWithProcessor:
+    """The way that a user goes, with the embedded tiny model."""
+
+    @pytest.fixture(scope="class")
+    def tiny(self, tiny_dir):
+        return GromaForConditionalGeneration.from_pretrained(tiny_dir).eval(), AutoProcessor.from_pretrained(tiny_dir)
+
+    def test_batch_with_different_boxes_equals_single_calls(self, tiny, image):
+        model, processor = tiny
+        other = image.rotate(90, expand=True)
+        questions = ["What is <region>?", "Which of <region> and <region> is red?", "What is there?"]
+        boxes = [[[20, 30, 200, 180]], [[10, 10, 100, 200], [5, 300, 400, 600]], None]
+        images = [image, other, image]
+        sizes = [(picture.height, picture.width) for picture in images]
+
+        def answers(images, questions, boxes, sizes):
+            inputs = processor(images=images, text=questions, boxes=boxes, return_tensors="pt", padding=True)
+            output = model.generate(**inputs, max_new_tokens=12, do_sample=False, return_dict_in_generate=True)
+            return processor.post_process_grounded_generation(output, inputs=inputs, target_sizes=sizes)
+
+        batch = answers(images, questions, boxes, sizes)
+        for index in range(3):
+            (single,) = answers(images[index], questions[index], boxes[index], sizes[index : index + 1])
+            assert batch[index].to_dict() == single.to_dict()
+            for region, box in zip(batch[index].regions, boxes[index] or [], strict=False):
+                assert_close(region.box, torch.tensor(box, dtype=torch.float32), atol=0.05, rtol=0)
+
+    def test_streaming(self, tiny, image):
+        model, processor = tiny
+        inputs = processor(images=image, text="What is <region>?", boxes=[[20, 30, 200, 180]], return_tensors="pt")
+        streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        output = model.generate(**inputs, max_new_tokens=8, do_sample=False, streamer=streamer)
+        text = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert "".join(streamer).strip() == text.strip()
