@@ -79,6 +79,9 @@ class ImageGroundingPipeline(Pipeline):
         images = list(image) if is_list else [image]
         questions = _for_each_image("question", question, len(images), isinstance(question, (list, tuple)))
         boxes_of_images = _for_each_image("boxes", boxes, len(images), is_list and _is_batch_of_boxes(boxes))
+        for entry in boxes_of_images:
+            if entry is not None and (np.ndim(entry) == 0 or (len(entry) > 0 and np.ndim(entry[0]) != 1)):
+                raise ValueError(f"`boxes` of an image are a list of boxes, [[x1, y1, x2, y2]], got {entry}.")
         batch_size = batch_size or self._batch_size or 1
         batches = [
             {

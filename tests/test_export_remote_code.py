@@ -1,0 +1,221 @@
+"""Tests of folders with remote code, loaded in a process that cannot import this package."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers.dynamic_module_utils as dynamic_modules
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+from transformers_groma import GromaForRegionProposal, GromaImageProcessor, boxes
+from transformers_groma.export_remote_code import export_remote_code, main, remote_code_files
+
+BOX = [[20.0, 30.0, 200.0, 180.0]]
+TEXT = "What is <region>?"
+
+# Runs where the package is not installed: the import system denies that it exists.
+REMOTE_SCRIPT = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class NotInstalled(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "transformers_groma":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, NotInstalled())
+whole, detector, photo, results = sys.argv[1:]
+
+import torch
+from PIL import Image
+from transformers import (
+    AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM,
+    AutoModelForObjectDetection, AutoProcessor, AutoTokenizer,
+)
+
+trust = {"trust_remote_code": True}
+image = Image.open(photo)
+config = AutoConfig.from_pretrained(whole, **trust)
+processor = AutoProcessor.from_pretrained(whole, **trust)
+image_processor = AutoImageProcessor.from_pretrained(whole, **trust)
+model = AutoModelForImageTextToText.from_pretrained(whole, **trust)
+multimodal = AutoModelForMultimodalLM.from_pretrained(whole, **trust)
+assert type(multimodal) is type(model)
+base = AutoModel.from_pretrained(whole, **trust)
+inputs = processor(images=image, text="What is <region>?", boxes=[[20.0, 30.0, 200.0, 180.0]], return_tensors="pt")
+messages = [{"role": "user", "content": [
+    {"type": "image", "image": image}, {"type": "text", "text": "What is "},
+    {"type": "region", "box": [20.0, 30.0, 200.0, 180.0]}, {"type": "text", "text": "?"},
+]}]
+chat = processor.apply_chat_template(
+    messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+)
+with torch.no_grad():
+    logits = model(**inputs).logits
+    hidden = base(**inputs).last_hidden_state
+output = model.generate(**inputs, max_new_tokens=8, return_dict_in_generate=True)
+answer = processor.post_process_grounded_generation(output, inputs=inputs, target_sizes=[(240, 320)])[0]
+
+detector_model = AutoModelForObjectDetection.from_pretrained(detector, **trust)
+pixel_values = AutoImageProcessor.from_pretrained(detector, **trust)(image, return_tensors="pt")["pixel_values"]
+with torch.no_grad():
+    detected = detector_model(pixel_values).pred_boxes
+
+# What was loaded can be saved, with its code, and loaded again.
+model.save_pretrained(results + "-saved")
+processor.save_pretrained(results + "-saved")
+again = AutoModelForImageTextToText.from_pretrained(results + "-saved", **trust).state_dict()
+assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
+inputs_again = AutoProcessor.from_pretrained(results + "-saved", **trust)(
+    images=image, text="What is <region>?", boxes=[[20.0, 30.0, 200.0, 180.0]], return_tensors="pt"
+)
+assert all(torch.equal(inputs_again[name], value) for name, value in inputs.items())
+
+torch.save({
+    "modules": [type(thing).__module__ for thing in (config, processor, image_processor, model, base, detector_model)],
+    "classes": [type(config.proposer_config).__name__, type(config.vision_config).__name__],
+    "inputs": dict(inputs), "chat": dict(chat), "logits": logits, "hidden": hidden, "sequences": output.sequences,
+    "answer": answer.to_dict(), "picture": answer.draw(image).size,
+    "tokens": AutoTokenizer.from_pretrained(whole, **trust)("What is <region>?")["input_ids"],
+    "proposals": model.propose_regions(inputs["pixel_values"]).boxes,
+    "pixel_values": pixel_values, "detected": detected,
+}, results)
+assert "transformers_groma" not in sys.modules
+"""
+
+
+@pytest.fixture(scope="module")
+def remote_dir(converted_golden, tmp_path_factory) -> Path:
+    return export_remote_code(converted_golden, tmp_path_factory.mktemp("remote") / "groma-golden")
+
+
+@pytest.fixture(scope="module")
+def detector_dir(converted_golden, tmp_path_factory) -> Path:
+    """A detector with code, made in place."""
+    folder = tmp_path_factory.mktemp("detector")
+    GromaForRegionProposal.from_pretrained(converted_golden).save_pretrained(folder)
+    GromaImageProcessor().save_pretrained(folder)
+    assert export_remote_code(folder) == folder
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    Image.effect_noise((320, 240), 90).convert("RGB").save(path)
+    return path
+
+
+def test_loads_where_the_package_is_not_installed(converted_golden, remote_dir, detector_dir, photo, tmp_path):
+    results = tmp_path / "results.pt"
+    # One thread: tests run side by side, and threads that wait for each other take the time of all.
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONPATH", None)
+    command = [sys.executable, "-c", REMOTE_SCRIPT, remote_dir, detector_dir, photo, results]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    remote = torch.load(results)
+
+    assert all(module.startswith("transformers_modules.") for module in remote["modules"])
+    assert remote["classes"] == ["GromaProposerConfig", "Dinov2Config"]
+    image = Image.open(photo)
+    model = AutoModelForImageTextToText.from_pretrained(converted_golden)
+    processor = AutoProcessor.from_pretrained(converted_golden)
+    inputs = processor(images=image, text=TEXT, boxes=BOX, return_tensors="pt")
+    for given in (remote["inputs"], remote["chat"]):
+        assert given.keys() == inputs.keys()
+        assert all(torch.equal(given[name], value) for name, value in inputs.items())
+    assert remote["tokens"] == processor.tokenizer(TEXT)["input_ids"]
+    with torch.no_grad():
+        torch.testing.assert_close(remote["logits"], model(**inputs).logits, rtol=0, atol=1e-5)
+        torch.testing.assert_close(remote["hidden"], model.model(**inputs).last_hidden_state, rtol=0, atol=1e-5)
+    output = model.generate(**inputs, max_new_tokens=8, return_dict_in_generate=True)
+    assert torch.equal(remote["sequences"], output.sequences)
+    answer = processor.post_process_grounded_generation(output, inputs=inputs, target_sizes=[(240, 320)])[0]
+    assert remote["answer"] == answer.to_dict()
+    assert remote["picture"] == answer.draw(image).size
+    proposals = model.propose_regions(inputs["pixel_values"]).boxes
+    torch.testing.assert_close(remote["proposals"], proposals, rtol=0, atol=1e-5)
+
+    detector = GromaForRegionProposal.from_pretrained(detector_dir)
+    pixel_values = GromaImageProcessor.from_pretrained(detector_dir)(image, return_tensors="pt")["pixel_values"]
+    assert torch.equal(remote["pixel_values"], pixel_values)
+    with torch.no_grad():
+        torch.testing.assert_close(remote["detected"], detector(pixel_values).pred_boxes, rtol=0, atol=1e-5)
+
+
+def test_package_and_remote_code_live_in_one_process(remote_dir, tmp_path, monkeypatch):
+    # The library looks up its cache of modules when it is imported, so that HF_HOME would come too late here.
+    monkeypatch.setattr(dynamic_modules, "HF_MODULES_CACHE", str(tmp_path))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    entries = ("modeling_groma.GromaForConditionalGeneration", "processing_groma.GromaProcessor")
+    classes = [get_class_from_dynamic_module(entry, str(remote_dir)) for entry in entries]
+    modules = [sys.modules[remote.__module__.rpartition(".")[0] + ".boxes"] for remote in classes]
+    assert len({boxes, *modules}) == 3
+    # Each copy registered its operator under the same name, and each still works.
+    candidates = torch.tensor([[[0.0, 0, 2, 2], [0, 0, 2, 1.9], [5, 5, 6, 6]]])
+    valid = torch.ones(1, 3, dtype=torch.bool)
+    for module in (boxes, *modules):
+        assert module.nms_mask(candidates, valid, 0.6).tolist() == [[True, False, True]]
+
+
+def test_the_package_wins_where_it_is_installed(remote_dir):
+    for trust_remote_code in (None, True):
+        processor = AutoProcessor.from_pretrained(remote_dir, trust_remote_code=trust_remote_code)
+        model = AutoModelForImageTextToText.from_pretrained(remote_dir, trust_remote_code=trust_remote_code)
+        modules = {type(thing).__module__ for thing in (processor, processor.image_processor, model, model.config)}
+        assert all(module.startswith("transformers_groma.") for module in modules)
+
+
+def test_the_copy_has_the_model_and_the_code(converted_golden, remote_dir):
+    names = {path.name for path in remote_dir.iterdir()}
+    code = {path.name for path in remote_code_files()}
+    assert names == {path.name for path in converted_golden.iterdir()} | code
+    assert not code & {"__init__.py", "cli.py", "convert_groma_checkpoint.py", "pipeline_groma.py"}
+    for name in code:
+        assert (remote_dir / name).read_bytes() == (Path(boxes.__file__).parent / name).read_bytes()
+    config = json.loads((remote_dir / "config.json").read_text())
+    original = json.loads((converted_golden / "config.json").read_text())
+    assert config.pop("auto_map")["AutoConfig"] == "configuration_groma.GromaConfig"
+    assert config == original
+    assert "auto_map" not in original
+
+
+def test_exporting_again_changes_nothing(remote_dir):
+    before = {path.name: path.read_bytes() for path in remote_dir.iterdir()}
+    export_remote_code(remote_dir)
+    assert {path.name: path.read_bytes() for path in remote_dir.iterdir()} == before
+
+
+def test_code_imports_only_what_every_installation_has():
+    available = {"huggingface_hub", "numpy", "PIL", "tokenizers", "torch", "transformers"}
+    for path in remote_code_files():
+        imports = set(dynamic_modules.get_imports(path))
+        assert imports <= available | set(sys.stdlib_module_names), path.name
+
+
+def test_command_line(converted_golden, tmp_path, capsys):
+    assert main([str(converted_golden), str(tmp_path / "new")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'new'}\n"
+    for arguments, words in (
+        ([tmp_path / "none"], ["model_dir", "none", "config.json"]),
+        ([converted_golden, tmp_path / "new"], ["new", "not empty"]),
+    ):
+        assert main([str(argument) for argument in arguments]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and len(err.splitlines()) == 1
+        assert all(word in err for word in words)
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_other_models_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llava"}')
+    with pytest.raises(ValueError, match="'llava'"):
+        export_remote_code(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
