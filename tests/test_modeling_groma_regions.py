@@ -32,7 +32,8 @@ def greedy_reference(boxes, scores, refer_boxes, max_regions, nms_threshold, sco
             continue
         box = boxes[index]
         overlaps = [
-            box_iou(box_cxcywh_to_xyxy(box[None]), box_cxcywh_to_xyxy(torch.tensor([other]))).item() for other in chosen
+            box_iou(box_cxcywh_to_xyxy(box[None]), box_cxcywh_to_xyxy(torch.tensor([other]))).item()
+            for other in chosen
         ]
         if max(overlaps, default=0.0) <= nms_threshold:
             chosen.append(box.tolist())

@@ -232,6 +232,39 @@ def prepare_user_boxes(
     return clipped
 
 
+def unpack_region_boxes(
+    boxes: Tensor, mask: Tensor, target_sizes: Sequence[tuple[int, int]] | None = None
+) -> list[Tensor]:
+    """The used slots of each image as `xyxy` boxes in absolute pixels.
+
+    Args:
+        boxes (`Tensor` of shape `(B, R, 4)`): slots as the model gives them, normalized `cxcywh`.
+        mask (`Tensor` of shape `(B, R)`, bool): which slots are used.
+        target_sizes (`list` of B `(height, width)`, *optional*): sizes of the upright images in pixels; without it the boxes
+            stay fractions (0..1) of the image.
+
+    Returns:
+        `list` of B `Tensor` of shape `(n, 4)`, float32: `xyxy` boxes inside the image.
+
+    Raises:
+        ValueError: if `target_sizes` has not one entry for each image.
+
+    Example:
+    >>> unpack_region_boxes(torch.tensor([[[0.5, 0.5, 0.25, 0.5]]]), torch.tensor([[True]]), [(100, 200)])[0].tolist()
+    [[75.0, 25.0, 125.0, 75.0]]
+    """
+    if target_sizes is not None and len(target_sizes) != len(boxes):
+        raise ValueError(
+            f"`target_sizes` must have one (height, width) for each image: got {len(target_sizes)} for {len(boxes)}."
+        )
+    corners = box_cxcywh_to_xyxy(boxes.detach().float()).clamp(0, 1)
+    sizes = [(1, 1)] * len(boxes) if target_sizes is None else target_sizes
+    return [
+        scale_boxes(image_boxes[used], *(int(side) for side in size))
+        for image_boxes, used, size in zip(corners, mask, sizes)
+    ]
+
+
 def box_area(boxes: Tensor) -> Tensor:
     """Area of `xyxy` boxes; 0 where a box is inverted.
 

@@ -141,7 +141,7 @@ class GromaRegionEncoderConfig(PreTrainedConfig):
     group_norm_groups: int = 64
     roi_output_size: int = 14
     roi_sampling_ratio: int = 2
-    roi_strides: list[float] | tuple[float, ...] | None = None
+    roi_strides: list[float | int] | tuple[float | int, ...] | None = None
     roi_box_format: Literal["xyxy", "cxcywh"] = "xyxy"
     position_hidden_size: int = 256
     region_hidden_size: int = 1024

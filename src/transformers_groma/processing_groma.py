@@ -33,6 +33,7 @@ from .boxes import (
     normalize_boxes,
     prepare_user_boxes,
     scale_boxes,
+    unpack_region_boxes,
 )
 from .configuration_groma import GROMA_MARKUP_TOKENS
 from .grounding import GroundedText, ground_text
@@ -504,6 +505,35 @@ class GromaProcessor(ProcessorMixin):
                 regions = scale_boxes(regions, height, width)
             answers.append(ground_text(markup, regions, output.region_scores[image], output.region_mask[image]))
         return answers
+
+    def post_process_region_proposals(
+        self, proposals: Any, target_sizes: Sequence[tuple[int, int]] | None = None
+    ) -> list[dict[str, torch.Tensor]]:
+        """The regions that `model.propose_regions` found, in pixels.
+
+        Args:
+            proposals (`GromaRegionProposals`): for B images.
+            target_sizes (`Sequence[tuple[int, int]]`, *optional*): (height, width) in pixels of each upright image.
+                Without it boxes stay fractions (0..1) of the image size.
+
+        Returns:
+            `list[dict]`: for each image `boxes` (`Tensor` of shape `(n, 4)`, `xyxy`) and `scores` (`(n,)`), best first.
+
+        Raises:
+            ValueError: if `target_sizes` has not one entry for each image.
+
+        Example:
+        ```python
+        proposals = model.propose_regions(inputs["pixel_values"])
+        boxes = processor.post_process_region_proposals(proposals, target_sizes=[(height, width)])[0]["boxes"]
+        ```
+        """
+        boxes = unpack_region_boxes(proposals.boxes, proposals.mask, target_sizes)
+        scores = [values[used] for values, used in zip(proposals.scores, proposals.mask, strict=True)]
+        return [
+            {"boxes": image_boxes, "scores": image_scores}
+            for image_boxes, image_scores in zip(boxes, scores, strict=True)
+        ]
 
     def _without_prompts(self, sequences: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
         """The generated part of `sequences` `(N, L)`, whether or not they start with `prompts` `(N, P)`."""

@@ -1,0 +1,172 @@
+"""How long groma-tiny takes to perceive, read and answer, in batches and against the original's data flow.
+
+    python benchmarks/bench_inference.py [--batch-size 8] [--new-tokens 16] [--repeats 7]
+
+Two ratios, both from this run on this machine:
+
+- batch against single: seconds of N single `generate` calls / seconds of one call with a batch of N;
+- ours against the original's data flow, image to first-token logits: seconds of a plain transcription (Python loops over images,
+  NMS, region features and token sequence for every image on its own, prompts of different lengths padded afterwards) / seconds of
+  ours. The transcription uses the same modules, weights and operators, so that only the flow differs.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+from tqdm import tqdm
+
+from transformers_groma import GromaForConditionalGeneration, GromaProcessor
+from transformers_groma.boxes import box_cxcywh_to_xyxy, nms
+
+MODEL = Path(__file__).parents[1] / "hub_configs" / "groma-tiny"
+
+
+def make_images(number: int) -> list[Image.Image]:
+    """Pictures of random rectangles, each another one."""
+    generator = torch.Generator().manual_seed(0)
+    images = []
+    for _ in range(number):
+        image = Image.new("RGB", (320, 240), "white")
+        draw = ImageDraw.Draw(image)
+        for left, top, width, height, *color in torch.randint(0, 255, (12, 7), generator=generator).tolist():
+            draw.rectangle((left, top, left + width // 3, top + height // 3), fill=tuple(color))
+        images.append(image)
+    return images
+
+
+class OriginalFlow:
+    """The original's `GromaModel.forward`, written down plainly with our modules: image to first-token logits."""
+
+    def __init__(self, model: GromaForConditionalGeneration) -> None:
+        self.groma, self.lm_head, self.config = model.model, model.lm_head, model.config
+
+    def regions_of(self, boxes: Tensor, scores: Tensor) -> Tensor:
+        kept = nms(
+            box_cxcywh_to_xyxy(boxes),
+            scores,
+            self.config.nms_threshold,
+            self.config.box_score_threshold,
+            self.config.max_regions,
+        )
+        return boxes[kept] if len(kept) else boxes[scores.argmax()][None]
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor) -> Tensor:
+        groma, config = self.groma, self.config
+        vision = groma._encode_patches(pixel_values)
+        proposals = groma.region_proposer(groma._proposer_feature_map(vision.hidden_states))
+        image_tokens = groma.multi_modal_projector(
+            groma._feature_map(vision.hidden_states[config.vision_feature_layer])
+        )
+        maps = [
+            groma._feature_map(vision.hidden_states[i]) for i in config.region_encoder_config.vision_feature_layers
+        ]
+        embed = groma.get_input_embeddings()
+        sequences = []
+        for index, ids in enumerate(input_ids):
+            boxes = self.regions_of(proposals.pred_boxes[index], proposals.scores[index])
+            mask = torch.ones(1, len(boxes), dtype=torch.bool)
+            region_tokens = groma.region_encoder([level[index : index + 1] for level in maps], boxes[None], mask)[0]
+            ids = ids[attention_mask[index].bool()]
+            start = int((ids == config.image_token_id).nonzero()[0])
+            end = int((ids == config.image_token_id).nonzero()[-1]) + 1
+            first_slot = start + config.num_image_tokens
+            first_proxy = int((ids == config.first_proxy_token_id).nonzero()[0])
+            pieces = [embed(ids[:start]), image_tokens[index], embed(ids[first_slot:first_proxy])]
+            for region in range(len(boxes)):
+                pieces += [embed(torch.tensor([config.first_proxy_token_id + region])), region_tokens[region][None]]
+            sequences.append(torch.cat([*pieces, embed(ids[end:])]))
+        lengths = torch.tensor([len(sequence) for sequence in sequences])
+        padded = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True)
+        mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
+        hidden_states = groma.language_model(inputs_embeds=padded, attention_mask=mask).last_hidden_state
+        return self.lm_head(hidden_states[torch.arange(len(lengths)), lengths - 1])
+
+
+def seconds_of(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each function; they take turns, so that a slow moment of the machine hits all of them."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for round_number in tqdm(range(repeats + 1), desc="rounds", unit="round"):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            if round_number:  # the first round warms up
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--new-tokens", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=7)
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+
+    model = GromaForConditionalGeneration.from_pretrained(MODEL).eval()
+    processor = GromaProcessor.from_pretrained(MODEL)
+    number = arguments.batch_size
+    inputs = processor(images=make_images(number), text=["What is there?"] * number, return_tensors="pt", padding=True)
+    singles = [{name: value[index : index + 1] for name, value in inputs.items()} for index in range(number)]
+    settings = {"max_new_tokens": arguments.new_tokens, "min_new_tokens": arguments.new_tokens, "do_sample": False}
+    original = OriginalFlow(model)
+
+    def first_logits(case: dict[str, Tensor]) -> Tensor:
+        return model(**case, logits_to_keep=1).logits[:, -1]
+
+    # What is compared gives the same answer.
+    torch.testing.assert_close(first_logits(inputs), original(**inputs), atol=1e-3, rtol=1e-3)
+
+    features = model.get_image_features(inputs["pixel_values"], return_dict=True)
+    prompt = {name: value for name, value in inputs.items() if name != "pixel_values"}
+    decode = {**settings, "max_new_tokens": 1, "min_new_tokens": 1}
+    seconds = seconds_of(
+        {
+            "perceive": lambda: model.get_image_features(inputs["pixel_values"]),
+            "perceive_and_prefill": lambda: first_logits(inputs),
+            "generate_one_token": lambda: model.generate(mm_encoder_outputs={"image": features}, **prompt, **decode),
+            "generate_batch": lambda: model.generate(**inputs, **settings),
+            "generate_single_calls": lambda: [model.generate(**single, **settings) for single in singles],
+            "original_flow_batch": lambda: original(**inputs),
+            "ours_single": lambda: first_logits(singles[0]),
+            "original_flow_single": lambda: original(**singles[0]),
+        },
+        arguments.repeats,
+    )
+    seconds["prefill"] = seconds["perceive_and_prefill"] - seconds["perceive"]
+    seconds["decode_per_token"] = (seconds["generate_batch"] - seconds["generate_one_token"] - seconds["perceive"]) / (
+        arguments.new_tokens - 1
+    )
+    ratios = {
+        f"batch_of_{number}_vs_single_calls": seconds["generate_single_calls"] / seconds["generate_batch"],
+        f"ours_vs_original_flow_batch_{number}": seconds["original_flow_batch"] / seconds["perceive_and_prefill"],
+        "ours_vs_original_flow_batch_1": seconds["original_flow_single"] / seconds["ours_single"],
+    }
+    print(f"groma-tiny, batch of {number}, {arguments.new_tokens} new tokens, median of {arguments.repeats} rounds")
+    regions = features.region_mask.sum(dim=1)
+    print(f"regions an image: {int(regions.min())} to {int(regions.max())} of {model.config.max_regions} slots")
+    for name in ("perceive", "prefill", "decode_per_token", "generate_batch", "generate_single_calls"):
+        print(f"  {name:24s} {1000 * seconds[name]:9.1f} ms")
+    for name, ratio in ratios.items():
+        print(f"  {name:40s} {ratio:5.2f}x")
+    result = {"benchmark": "inference", "ratios": ratios, "seconds": seconds}
+    print(
+        json.dumps(
+            {
+                **result,
+                "ratios": {k: round(v, 3) for k, v in ratios.items()},
+                "seconds": {k: round(v, 5) for k, v in seconds.items()},
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
