@@ -34,7 +34,7 @@ struct Gradients {
   Array locations, attention;
 };
 
-// Rows begin..end of the (batch * queries) outputs, or items begin..end of the (batch * heads) gradients; `kind` is the
+// Rows begin..end of the (batch * heads * queries) outputs, or items begin..end of the (batch * heads) gradients; `kind` is the
 // type of value. One copy of the code for each instruction set, chosen when running.
 using Forward = void (*)(const Problem&, Kind kind, void* out, int64_t begin, int64_t end);
 using Backward = void (*)(const Problem&, Kind kind, const Gradients&, int64_t begin, int64_t end);

@@ -110,8 +110,8 @@ Tensor ms_deform_attn_forward_cpu(const Tensor& value_in, const Tensor& shapes_i
   const Kind kind = kind_of(value);
   const Forward forward = forward_here();
   // About 16 thousand channel reads a task at least: below that a second thread costs more than it brings.
-  const int64_t work = p.heads * p.levels * p.points * (p.channels + 8);
-  torch::stable::parallel_for(0, p.batch * p.queries, std::max<int64_t>(1, 16384 / work),
+  const int64_t work = p.levels * p.points * (p.channels + 8);
+  torch::stable::parallel_for(0, p.batch * p.heads * p.queries, std::max<int64_t>(1, 16384 / work),
                               [&](int64_t begin, int64_t end) { forward(p, kind, result, begin, end); });
   return out;
 }

@@ -3,14 +3,22 @@
 // B batch, S pixels of all levels, H heads, D channels of a head, Q queries, L levels, P points, K = L * P points in all.
 // Each point reads the four pixels around it; a pixel outside its level counts as zero and is never read.
 
+// Room for n points, whole vectors of them.
+template <typename A>
+inline int64_t round_up(int64_t n) {
+  return (n + kLanes<A> - 1) / kLanes<A> * kLanes<A>;
+}
+
 // For n points in order: their four pixels, the bilinear weights and where they lie within the pixel square.
 template <typename A>
 struct Corners {
-  explicit Corners(int64_t n) : capacity(n), ints(8 * n), reals(8 * n) {}
+  explicit Corners(int64_t n) : capacity(round_up<A>(n)), ints(8 * capacity), reals(10 * capacity) {}
   int32_t* pixel(int corner) { return ints.data() + corner * capacity; }
   int32_t* inside(int corner) { return ints.data() + (4 + corner) * capacity; }
   A* weight(int corner) { return reals.data() + corner * capacity; }
   A* dot(int corner) { return reals.data() + (4 + corner) * capacity; }
+  A* right_part() { return reals.data() + 8 * capacity; }
+  A* bottom_part() { return reals.data() + 9 * capacity; }
 
   int64_t capacity;
   std::vector<int32_t> ints;
@@ -20,9 +28,10 @@ struct Corners {
 // Size and start of the level of each point, repeated until a block of n points is covered.
 template <typename A>
 struct LevelTable {
-  LevelTable(const Problem& p, int64_t n) : width(n), height(n), start(n), width_real(n), height_real(n) {
+  LevelTable(const Problem& p, int64_t points)
+      : width(round_up<A>(points)), height(width), start(width), width_real(width.size()), height_real(width.size()) {
     const int64_t per_head = p.levels * p.points;
-    for (int64_t i = 0; i < n; ++i) {
+    for (int64_t i = 0; i < int64_t(width.size()); ++i) {
       const int64_t level = (i % per_head) / p.points;
       height[i] = int32_t(p.shapes[2 * level]);
       width[i] = int32_t(p.shapes[2 * level + 1]);
@@ -35,49 +44,64 @@ struct LevelTable {
   std::vector<A> width_real, height_real;
 };
 
-// Straight code over arrays: the compiler turns it into vectors.
+// The x of all points, then the y.
 template <typename A>
-void find_corners(const LevelTable<A>& table, const A* __restrict__ locations, int64_t n, Corners<A>& corners,
-                  A* __restrict__ fraction_x, A* __restrict__ fraction_y) {
-  int32_t *__restrict__ p00 = corners.pixel(0), *__restrict__ p01 = corners.pixel(1);
-  int32_t *__restrict__ p10 = corners.pixel(2), *__restrict__ p11 = corners.pixel(3);
-  int32_t *__restrict__ i00 = corners.inside(0), *__restrict__ i01 = corners.inside(1);
-  int32_t *__restrict__ i10 = corners.inside(2), *__restrict__ i11 = corners.inside(3);
-  A *__restrict__ w00 = corners.weight(0), *__restrict__ w01 = corners.weight(1);
-  A *__restrict__ w10 = corners.weight(2), *__restrict__ w11 = corners.weight(3);
-  const int32_t *__restrict__ widths = table.width.data(), *__restrict__ heights = table.height.data();
-  const int32_t* __restrict__ starts = table.start.data();
-  const A *__restrict__ widths_real = table.width_real.data(), *__restrict__ heights_real = table.height_real.data();
-  for (int64_t i = 0; i < n; ++i) {
-    const int32_t width = widths[i], height = heights[i];
-    A x = locations[2 * i] * widths_real[i] - A(0.5);
-    A y = locations[2 * i + 1] * heights_real[i] - A(0.5);
-    // Far outside (NaN too) becomes just outside, so that it fits an int; all four corners are outside then.
-    x = x > A(-2) ? x : A(-2);
-    y = y > A(-2) ? y : A(-2);
-    x = x < widths_real[i] + 1 ? x : widths_real[i] + 1;
-    y = y < heights_real[i] + 1 ? y : heights_real[i] + 1;
-    int32_t left = int32_t(x), top = int32_t(y);
-    left -= A(left) > x;  // floor
-    top -= A(top) > y;
-    const A right_part = x - A(left), bottom_part = y - A(top);
-    const int32_t in_left = (left >= 0) & (left < width), in_right = (left >= -1) & (left + 1 < width);
-    const int32_t in_top = (top >= 0) & (top < height), in_bottom = (top >= -1) & (top + 1 < height);
-    const int32_t pixel = starts[i] + top * width + left;
-    p00[i] = pixel;
-    p01[i] = pixel + 1;
-    p10[i] = pixel + width;
-    p11[i] = pixel + width + 1;
-    i00[i] = in_top & in_left;
-    i01[i] = in_top & in_right;
-    i10[i] = in_bottom & in_left;
-    i11[i] = in_bottom & in_right;
-    w00[i] = (1 - bottom_part) * (1 - right_part);
-    w01[i] = (1 - bottom_part) * right_part;
-    w10[i] = bottom_part * (1 - right_part);
-    w11[i] = bottom_part * right_part;
-    fraction_x[i] = right_part;
-    fraction_y[i] = bottom_part;
+void find_corners(const LevelTable<A>& table, const A* xs, const A* ys, int64_t n, Corners<A>& corners) {
+  int64_t i = 0;
+  if constexpr (std::is_same_v<A, float>) {
+    const FloatVector one = FloatVector{} + 1, below = FloatVector{} - 2;
+    for (; i < n; i += kLanes<float>) {  // up to a vector too many, for which there is room
+      const IntVector width = load(&table.width[i]), height = load(&table.height[i]);
+      FloatVector x = load(xs + i) * load(&table.width_real[i]) - one / 2;
+      FloatVector y = load(ys + i) * load(&table.height_real[i]) - one / 2;
+      // Far outside (NaN too) becomes just outside, so that it fits an int; all four corners are outside then.
+      const FloatVector right_end = load(&table.width_real[i]) + one, bottom_end = load(&table.height_real[i]) + one;
+      x = x > below ? x : below;
+      y = y > below ? y : below;
+      x = x < right_end ? x : right_end;
+      y = y < bottom_end ? y : bottom_end;
+      IntVector left = __builtin_convertvector(x, IntVector), top = __builtin_convertvector(y, IntVector);
+      left += __builtin_convertvector(left, FloatVector) > x;  // floor: true is -1
+      top += __builtin_convertvector(top, FloatVector) > y;
+      const FloatVector right_part = x - __builtin_convertvector(left, FloatVector);
+      const FloatVector bottom_part = y - __builtin_convertvector(top, FloatVector);
+      const IntVector in_left = (left >= 0) & (left < width), in_right = (left >= -1) & (left < width - 1);
+      const IntVector in_top = (top >= 0) & (top < height), in_bottom = (top >= -1) & (top < height - 1);
+      const IntVector pixel = load(&table.start[i]) + top * width + left;
+      store(corners.pixel(0) + i, pixel);
+      store(corners.pixel(1) + i, pixel + 1);
+      store(corners.pixel(2) + i, pixel + width);
+      store(corners.pixel(3) + i, pixel + width + 1);
+      store(corners.inside(0) + i, in_top & in_left & 1);
+      store(corners.inside(1) + i, in_top & in_right & 1);
+      store(corners.inside(2) + i, in_bottom & in_left & 1);
+      store(corners.inside(3) + i, in_bottom & in_right & 1);
+      store(corners.weight(0) + i, (one - bottom_part) * (one - right_part));
+      store(corners.weight(1) + i, (one - bottom_part) * right_part);
+      store(corners.weight(2) + i, bottom_part * (one - right_part));
+      store(corners.weight(3) + i, bottom_part * right_part);
+      store(corners.right_part() + i, right_part);
+      store(corners.bottom_part() + i, bottom_part);
+    }
+  } else {
+    for (; i < n; ++i) {  // the same, one by one
+      const int32_t width = table.width[i], height = table.height[i];
+      A x = xs[i] * table.width_real[i] - A(0.5), y = ys[i] * table.height_real[i] - A(0.5);
+      x = x > A(-2) ? x : A(-2);
+      y = y > A(-2) ? y : A(-2);
+      x = std::min(x, table.width_real[i] + 1);
+      y = std::min(y, table.height_real[i] + 1);
+      const int32_t left = int32_t(std::floor(x)), top = int32_t(std::floor(y));
+      const A part[2] = {x - A(left), y - A(top)};
+      for (int c = 0; c < 4; ++c) {
+        const int32_t column = left + c % 2, row = top + c / 2;
+        corners.pixel(c)[i] = table.start[i] + row * width + column;
+        corners.inside(c)[i] = column >= 0 && column < width && row >= 0 && row < height;
+        corners.weight(c)[i] = (c / 2 ? part[1] : 1 - part[1]) * (c % 2 ? part[0] : 1 - part[0]);
+      }
+      corners.right_part()[i] = part[0];
+      corners.bottom_part()[i] = part[1];
+    }
   }
 }
 
@@ -89,6 +113,16 @@ void read(const Array& array, int64_t offset, int64_t n, A* to) {
     case Kind::kDouble: return widen_row(static_cast<const double*>(array.data) + offset, to, n);
     case Kind::kHalf: return widen_row(static_cast<const simd::f16*>(array.data) + offset, to, n);
     case Kind::kBFloat16: return widen_row(static_cast<const simd::bf16*>(array.data) + offset, to, n);
+  }
+}
+
+// n pairs to their first and their second numbers.
+template <typename A>
+void read_pairs(const Array& array, int64_t offset, int64_t n, A* pairs, A* first, A* second) {
+  read(array, offset, 2 * n, pairs);
+  for (int64_t i = 0; i < n; ++i) {
+    first[i] = pairs[2 * i];
+    second[i] = pairs[2 * i + 1];
   }
 }
 
@@ -122,26 +156,55 @@ void softmax(A* x, int64_t n) {
 template <typename T, int NV>
 inline void gather(const T* value, const int64_t* taps, const simd::Accumulator<T>* weights, int64_t n, T* out) {
   using A = simd::Accumulator<T>;
-  Vector<A> sum[NV] = {};
-  for (int64_t i = 0; i < n; ++i) {
-    const T* pixel = value + taps[i];
-    const A weight = weights[i];
+  Vector<A> sum[NV] = {}, other[NV] = {};  // two sums: an addition need not wait for the one before
+  int64_t i = 0;
+  for (; i + 2 <= n; i += 2) {
+    const T *pixel = value + taps[i], *next = value + taps[i + 1];
+    const A weight = weights[i], next_weight = weights[i + 1];
 #pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) sum[v] += weight * load(pixel + v * kLanes<A>);
+    for (int v = 0; v < NV; ++v) {
+      sum[v] += weight * load(pixel + v * kLanes<A>);
+      other[v] += next_weight * load(next + v * kLanes<A>);
+    }
+  }
+  if (i < n) {
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) sum[v] += weights[i] * load(value + taps[i] + v * kLanes<A>);
   }
 #pragma GCC unroll 8
-  for (int v = 0; v < NV; ++v) store(out + v * kLanes<A>, sum[v]);
+  for (int v = 0; v < NV; ++v) store(out + v * kLanes<A>, sum[v] + other[v]);
 }
 
-// Rows begin..end of the (B * Q) query rows.
+// The pixels of one (batch, head). They lie far apart in value, between those of the other heads; where most of them are
+// read several times, they are copied together first, so that they stay in the cache.
+template <typename T>
+struct HeadValue {
+  HeadValue(const Problem& p, int64_t item, int64_t queries) {
+    const int64_t depth = p.channels;
+    data = static_cast<const T*>(p.value) + item / p.heads * p.value_stride[0] + item % p.heads * p.value_stride[2];
+    stride = p.value_stride[1];
+    if (stride == depth || queries * p.levels * p.points < p.pixels) return;
+    packed.resize(p.pixels * depth);
+    for (int64_t s = 0; s < p.pixels; ++s) std::memcpy(&packed[s * depth], data + s * stride, depth * sizeof(T));
+    data = packed.data();
+    stride = depth;
+  }
+  const T* data;
+  int64_t stride;  // from pixel to pixel
+  std::vector<T> packed;
+};
+
+// Rows begin..end of the (B * H * Q) results, head after head.
 template <typename T>
 void forward(const Problem& p, T* out, int64_t begin, int64_t end) {
   using A = simd::Accumulator<T>;
   constexpr int64_t lanes = kLanes<A>;
-  const int64_t per_head = p.levels * p.points, per_query = p.heads * per_head, depth = p.channels;
-  const LevelTable<A> table(p, per_query);
-  Corners<A> corners(per_query);
-  std::vector<A> locations(2 * per_query), attention(per_query), fraction(2 * per_query), weights(4 * per_head);
+  const int64_t per_head = p.levels * p.points, depth = p.channels;
+  const int64_t block = std::max<int64_t>(1, std::min<int64_t>(p.queries, 128 / per_head));  // queries at a time
+  const LevelTable<A> table(p, block * per_head);
+  Corners<A> corners(block * per_head);
+  std::vector<A> pairs(2 * per_head), xs(corners.capacity), ys(corners.capacity), attention(block * per_head);
+  std::vector<A> weights(4 * per_head);
   std::vector<int64_t> taps(4 * per_head);
   const int32_t *pixels[4], *inside[4];
   const A* bilinear[4];
@@ -150,47 +213,45 @@ void forward(const Problem& p, T* out, int64_t begin, int64_t end) {
     inside[c] = corners.inside(c);
     bilinear[c] = corners.weight(c);
   }
-  for (int64_t row = begin; row < end; ++row) {
-    read(p.locations, row * per_query * 2, per_query * 2, locations.data());
-    read(p.attention, row * per_query, per_query, attention.data());
-    find_corners(table, locations.data(), per_query, corners, fraction.data(), fraction.data() + per_query);
-    const T* batch_value = static_cast<const T*>(p.value) + row / p.queries * p.value_stride[0];
-    for (int64_t head = 0; head < p.heads; ++head) {
-      if (p.softmax) softmax(attention.data() + head * per_head, per_head);
-      // The taps that count, close together: no branch in the loop over channels, no read outside.
-      int64_t n = 0;
-      for (int64_t i = head * per_head; i < (head + 1) * per_head; ++i) {
-        for (int c = 0; c < 4; ++c) {
-          taps[n] = pixels[c][i] * p.value_stride[1];
-          weights[n] = bilinear[c][i] * attention[i];
-          n += inside[c][i];
+  while (begin < end) {
+    const int64_t item = begin / p.queries, batch = item / p.heads, head = item % p.heads;
+    const int64_t last = std::min(end, (item + 1) * p.queries) - item * p.queries;
+    const HeadValue<T> value(p, item, last - begin % p.queries);
+    for (int64_t first = begin % p.queries; first < last; first += block) {
+      const int64_t queries = std::min(block, last - first);
+      for (int64_t q = 0; q < queries; ++q) {
+        const int64_t row = ((batch * p.queries + first + q) * p.heads + head) * per_head;
+        read_pairs(p.locations, row * 2, per_head, pairs.data(), &xs[q * per_head], &ys[q * per_head]);
+        read(p.attention, row, per_head, attention.data() + q * per_head);
+        if (p.softmax) softmax(attention.data() + q * per_head, per_head);
+      }
+      find_corners(table, xs.data(), ys.data(), queries * per_head, corners);
+      for (int64_t q = 0; q < queries; ++q) {
+        // The taps that count, close together: no branch in the loop over channels, no read outside.
+        int64_t n = 0;
+        for (int64_t i = q * per_head; i < (q + 1) * per_head; ++i) {
+          for (int c = 0; c < 4; ++c) {
+            taps[n] = pixels[c][i] * value.stride;
+            weights[n] = bilinear[c][i] * attention[i];
+            n += inside[c][i];
+          }
+        }
+        T* result = out + ((batch * p.queries + first + q) * p.heads + head) * depth;
+        const T* data = value.data;
+        int64_t d = 0;
+        for (; d + 8 * lanes <= depth; d += 8 * lanes) gather<T, 8>(data + d, taps.data(), weights.data(), n, result + d);
+        for (; d + 4 * lanes <= depth; d += 4 * lanes) gather<T, 4>(data + d, taps.data(), weights.data(), n, result + d);
+        for (; d + 2 * lanes <= depth; d += 2 * lanes) gather<T, 2>(data + d, taps.data(), weights.data(), n, result + d);
+        for (; d + lanes <= depth; d += lanes) gather<T, 1>(data + d, taps.data(), weights.data(), n, result + d);
+        for (; d < depth; ++d) {
+          A sum = 0;
+          for (int64_t i = 0; i < n; ++i) sum += weights[i] * simd::to_acc(data[taps[i] + d]);
+          simd::from_acc(sum, result[d]);
         }
       }
-      const T* value = batch_value + head * p.value_stride[2];
-      T* result = out + (row * p.heads + head) * depth;
-      int64_t d = 0;
-      for (; d + 8 * lanes <= depth; d += 8 * lanes) gather<T, 8>(value + d, taps.data(), weights.data(), n, result + d);
-      for (; d + 4 * lanes <= depth; d += 4 * lanes) gather<T, 4>(value + d, taps.data(), weights.data(), n, result + d);
-      for (; d + 2 * lanes <= depth; d += 2 * lanes) gather<T, 2>(value + d, taps.data(), weights.data(), n, result + d);
-      for (; d + lanes <= depth; d += lanes) gather<T, 1>(value + d, taps.data(), weights.data(), n, result + d);
-      for (; d < depth; ++d) {
-        A sum = 0;
-        for (int64_t i = 0; i < n; ++i) sum += weights[i] * simd::to_acc(value[taps[i] + d]);
-        simd::from_acc(sum, result[d]);
-      }
     }
+    begin = item * p.queries + last;
   }
-}
-
-template <typename A>
-inline A reduce(Vector<A> v) {
-  A lanes[kLanes<A>], sum = 0;
-  std::memcpy(lanes, &v, sizeof v);
-  for (int64_t width = kLanes<A> / 2; width > 0; width /= 2) {
-    for (int64_t i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  }
-  sum = lanes[0];
-  return sum;
 }
 
 // One pixel: returns gradient . pixel and adds weight * gradient to the pixel's gradient.
@@ -208,7 +269,7 @@ inline simd::Accumulator<T> scatter(const T* pixel, const simd::Accumulator<T>* 
       dot += g * load(pixel + v * lanes);
       store(pixel_gradient + v * lanes, load(pixel_gradient + v * lanes) + weight * g);
     }
-    return reduce<A>(dot);
+    return sum_lanes(dot);
   } else {
     int64_t d = 0;
     for (; d + lanes <= depth; d += lanes) {
@@ -216,7 +277,7 @@ inline simd::Accumulator<T> scatter(const T* pixel, const simd::Accumulator<T>* 
       dot += g * load(pixel + d);
       store(pixel_gradient + d, load(pixel_gradient + d) + weight * g);
     }
-    A sum = reduce<A>(dot);
+    A sum = sum_lanes(dot);
     for (; d < depth; ++d) {
       sum += gradient[d] * simd::to_acc(pixel[d]);
       pixel_gradient[d] += weight * gradient[d];
@@ -234,22 +295,22 @@ void backward_head(const Problem& p, const Gradients& g, int64_t batch, int64_t 
   const int64_t n_block = block * per_head;
   const LevelTable<A> table(p, n_block);
   Corners<A> corners(n_block);
-  std::vector<A> locations(2 * n_block), attention(n_block), fraction_x(n_block), fraction_y(n_block);
+  std::vector<A> pairs(2 * per_head), xs(corners.capacity), ys(corners.capacity), attention(n_block);
   std::vector<A> location_gradient(2 * n_block), attention_gradient(n_block), out_gradient(depth);
   // The gradient of this head's pixels, packed; one more row takes what falls outside.
   std::vector<A> value_gradient((p.pixels + 1) * depth, A(0));
   const std::vector<T> outside(depth, T{});
-  const T* value = static_cast<const T*>(p.value) + batch * p.value_stride[0] + head * p.value_stride[2];
+  const HeadValue<T> value(p, batch * p.heads + head, p.queries);
 
   for (int64_t first = 0; first < p.queries; first += block) {
     const int64_t queries = std::min(block, p.queries - first), n = queries * per_head;
     for (int64_t q = 0; q < queries; ++q) {
       const int64_t row = ((batch * p.queries + first + q) * p.heads + head) * per_head;
-      read(p.locations, row * 2, per_head * 2, locations.data() + q * per_head * 2);
+      read_pairs(p.locations, row * 2, per_head, pairs.data(), &xs[q * per_head], &ys[q * per_head]);
       read(p.attention, row, per_head, attention.data() + q * per_head);
       if (p.softmax) softmax(attention.data() + q * per_head, per_head);
     }
-    find_corners(table, locations.data(), n, corners, fraction_x.data(), fraction_y.data());
+    find_corners(table, xs.data(), ys.data(), n, corners);
     for (int64_t q = 0; q < queries; ++q) {
       const int64_t row = (batch * p.queries + first + q) * p.heads + head;
       widen_row(static_cast<const T*>(g.out) + row * depth, out_gradient.data(), depth);
@@ -257,7 +318,7 @@ void backward_head(const Problem& p, const Gradients& g, int64_t batch, int64_t 
         for (int c = 0; c < 4; ++c) {
           const bool inside = corners.inside(c)[i];
           const int64_t pixel = inside ? corners.pixel(c)[i] : p.pixels;
-          const T* source = inside ? value + pixel * p.value_stride[1] : outside.data();
+          const T* source = inside ? value.data + pixel * value.stride : outside.data();
           corners.dot(c)[i] = scatter<T, NV>(source, out_gradient.data(), corners.weight(c)[i] * attention[i],
                                              value_gradient.data() + pixel * depth, depth);
         }
@@ -266,7 +327,7 @@ void backward_head(const Problem& p, const Gradients& g, int64_t batch, int64_t 
     const A *d00 = corners.dot(0), *d01 = corners.dot(1), *d10 = corners.dot(2), *d11 = corners.dot(3);
     const A *w00 = corners.weight(0), *w01 = corners.weight(1), *w10 = corners.weight(2), *w11 = corners.weight(3);
     for (int64_t i = 0; i < n; ++i) {
-      const A x = fraction_x[i], y = fraction_y[i];
+      const A x = corners.right_part()[i], y = corners.bottom_part()[i];
       attention_gradient[i] = w00[i] * d00[i] + w01[i] * d01[i] + w10[i] * d10[i] + w11[i] * d11[i];
       const A along_x = (1 - y) * (d01[i] - d00[i]) + y * (d11[i] - d10[i]);
       const A along_y = (1 - x) * (d10[i] - d00[i]) + x * (d11[i] - d01[i]);

@@ -45,20 +45,23 @@ struct RoiTaps {
 
 void find_taps(const Problem&, const Map&, int64_t roi, RoiTaps&);
 
-// Channels begin..end of one roi; `kind` is the type of map and output (T, C, rows, columns) in the map's layout.
-using Forward = void (*)(const Problem&, Kind kind, const Map&, const RoiTaps&, int64_t roi, void* out, int64_t begin,
-                         int64_t end);
+// Channels begin..end of some rois; `kind` is the type of map and output (T, C, rows, columns) in the map's layout.
+using Forward = void (*)(const Problem&, Kind kind, const Map&, const std::vector<RoiTaps>&, int64_t first_roi,
+                         int64_t last_roi, void* out, int64_t begin, int64_t end);
 // Channels begin..end of one image: adds up all its rois in their order and writes the gradient of the map.
 using Backward = void (*)(const Problem&, Kind kind, const Map& gradient, const std::vector<RoiTaps>&, int64_t batch,
                           const void* out_gradient, int64_t begin, int64_t end);
 
-void forward_base(const Problem&, Kind, const Map&, const RoiTaps&, int64_t, void*, int64_t, int64_t);
+void forward_base(const Problem&, Kind, const Map&, const std::vector<RoiTaps>&, int64_t, int64_t, void*, int64_t,
+                  int64_t);
 void backward_base(const Problem&, Kind, const Map&, const std::vector<RoiTaps>&, int64_t, const void*, int64_t, int64_t);
 #if defined(__x86_64__) && defined(__GNUC__)
 #define KERNEL_HAS_AVX 1
-void forward_avx2(const Problem&, Kind, const Map&, const RoiTaps&, int64_t, void*, int64_t, int64_t);
+void forward_avx2(const Problem&, Kind, const Map&, const std::vector<RoiTaps>&, int64_t, int64_t, void*, int64_t,
+                  int64_t);
 void backward_avx2(const Problem&, Kind, const Map&, const std::vector<RoiTaps>&, int64_t, const void*, int64_t, int64_t);
-void forward_avx512(const Problem&, Kind, const Map&, const RoiTaps&, int64_t, void*, int64_t, int64_t);
+void forward_avx512(const Problem&, Kind, const Map&, const std::vector<RoiTaps>&, int64_t, int64_t, void*, int64_t,
+                    int64_t);
 void backward_avx512(const Problem&, Kind, const Map&, const std::vector<RoiTaps>&, int64_t, const void*, int64_t,
                      int64_t);
 #endif

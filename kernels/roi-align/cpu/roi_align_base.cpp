@@ -12,9 +12,9 @@ namespace {
 #include "cpu/roi_align_isa.h"
 }  // namespace
 
-void forward_base(const Problem& p, Kind kind, const Map& map, const RoiTaps& taps, int64_t roi, void* out,
-                  int64_t begin, int64_t end) {
-  forward_any(p, kind, map, taps, roi, out, begin, end);
+void forward_base(const Problem& p, Kind kind, const Map& map, const std::vector<RoiTaps>& taps, int64_t first_roi,
+                  int64_t last_roi, void* out, int64_t begin, int64_t end) {
+  forward_any(p, kind, map, taps, first_roi, last_roi, out, begin, end);
 }
 
 void backward_base(const Problem& p, Kind kind, const Map& gradient, const std::vector<RoiTaps>& taps, int64_t batch,

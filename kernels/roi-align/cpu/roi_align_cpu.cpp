@@ -157,6 +157,14 @@ std::vector<double> read_rois(const Tensor& rois_in, int64_t smallest_batch) {
   return result;
 }
 
+std::vector<RoiTaps> find_all_taps(const Problem& p, const Map& map) {
+  std::vector<RoiTaps> taps(p.n_rois);
+  torch::stable::parallel_for(0, p.n_rois, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t roi = begin; roi < end; ++roi) find_taps(p, map, roi, taps[roi]);
+  });
+  return taps;
+}
+
 void check_arguments(size_t maps, size_t scales, int64_t rows, int64_t columns) {
   STD_TORCH_CHECK(maps > 0 && maps == scales, "roi_align: ", maps, " maps but ", scales, " scales");
   STD_TORCH_CHECK(rows > 0 && columns > 0, "roi_align: the output size must be positive");
@@ -189,15 +197,20 @@ std::vector<Tensor> roi_align_forward_cpu(const std::vector<Tensor> maps, const 
     if (outs.back().numel() == 0) continue;
     STD_TORCH_CHECK(map.height > 0 && map.width > 0, "roi_align: a map without pixels");
     void* out = outs.back().data_ptr();
-    // Few rois still keep all threads busy: a task is one roi and up to 256 channels.
-    const int64_t chunks = (map.channels + 255) / 256;
-    const int64_t work = rows * columns * std::min<int64_t>(map.channels, 256);
-    torch::stable::parallel_for(0, p.n_rois * chunks, std::max<int64_t>(1, 8192 / work), [&](int64_t begin, int64_t end) {
-      RoiTaps taps;
+    const std::vector<RoiTaps> taps = find_all_taps(p, map);
+    // Planes: some channels, few enough to stay in the cache, for many rois. Channels-last: roi after roi, since its
+    // pixels are whole pages of channels. Either way few rois keep all threads busy.
+    const int64_t plane = map.height * map.width * int64_t(map_tensor.element_size());
+    const int64_t chunk = channels_last ? 256 : std::clamp<int64_t>(512 * 1024 / plane, 4, 64);
+    const int64_t group = channels_last ? 1 : 32;
+    const int64_t chunks = (map.channels + chunk - 1) / chunk, groups = (p.n_rois + group - 1) / group;
+    const int64_t work = rows * columns * std::min(map.channels, chunk) * group;
+    torch::stable::parallel_for(0, chunks * groups, std::max<int64_t>(1, 8192 / work), [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
-        const int64_t roi = task / chunks, chunk = task % chunks;
-        if (chunk == 0 || task == begin) find_taps(p, map, roi, taps);
-        forward(p, kind, map, taps, roi, out, chunk * 256, std::min(map.channels, chunk * 256 + 256));
+        const int64_t first = (channels_last ? task % chunks : task / groups) * chunk;
+        const int64_t roi = (channels_last ? task / chunks : task % groups) * group;
+        forward(p, kind, map, taps, roi, std::min(p.n_rois, roi + group), out, first,
+                std::min(map.channels, first + chunk));
       }
     });
   }
@@ -228,10 +241,7 @@ std::vector<Tensor> roi_align_backward_cpu(const std::vector<Tensor> gradients, 
     const Map gradient = make_map(results.back(), channels_last[level], scales[level]);
     const Problem p = {rois.data(),    int64_t(rois.size() / 5), out_gradient.size(2), out_gradient.size(3),
                        sampling_ratio, aligned,                  kind == Kind::kDouble};
-    std::vector<RoiTaps> taps(p.n_rois);
-    torch::stable::parallel_for(0, p.n_rois, 16, [&](int64_t begin, int64_t end) {
-      for (int64_t roi = begin; roi < end; ++roi) find_taps(p, gradient, roi, taps[roi]);
-    });
+    const std::vector<RoiTaps> taps = find_all_taps(p, gradient);
     // Every task owns its channels of one image, so nothing is added twice at once and the order is always the same.
     // Channels a task: some planes that stay in the cache, or some cache lines of every pixel.
     const int64_t chunk = channels_last[level] ? 64 : 8, chunks = (gradient.channels + chunk - 1) / chunk;

@@ -144,8 +144,11 @@ void add_channels_last(const Problem& p, const Map& layout, const RoiTaps& taps,
 // The columns first..first + width of the map that a roi reads, and the matrix from them to the bins of a row.
 template <typename A>
 struct ColumnMatrix {
-  ColumnMatrix(const Map& map, const Taps& taps, int64_t bins, bool transposed) {
+  // For the next roi; the memory is used again.
+  void fill(const Map& map, const Taps& taps, int64_t bins, bool transposed) {
     constexpr int64_t lanes = kLanes<A>;
+    width = 0;
+    used.clear();
     int32_t lowest = std::numeric_limits<int32_t>::max(), highest = -1;
     for (int32_t index : taps.index) {
       lowest = std::min(lowest, index);
@@ -162,7 +165,7 @@ struct ColumnMatrix {
     }
     stride = (transposed ? whole : (bins + lanes - 1) / lanes * lanes);
     values.assign((transposed ? bins : width) * stride, A(0));
-    std::vector<char> has_taps(width, 0);
+    has_taps.assign(width, 0);
     first_bin.assign(whole / lanes, bins);
     last_bin.assign(whole / lanes, -1);
     for (int64_t bin = 0; bin < bins; ++bin) {
@@ -183,6 +186,7 @@ struct ColumnMatrix {
   int64_t stride = 0;      // between the rows of the matrix
   std::vector<A> values;   // (columns, bins), or transposed
   std::vector<int64_t> used;                  // columns that are not zero
+  std::vector<char> has_taps;
   std::vector<int64_t> first_bin, last_bin;   // the bins that a vector of columns adds to
 };
 
@@ -201,11 +205,12 @@ inline void columns_to_bins(const ColumnMatrix<A>& matrix, int64_t bin, const A*
 }
 
 template <typename T>
-void forward_planes(const Problem& p, const Map& map, const RoiTaps& taps, T* out, int64_t begin, int64_t end) {
+void forward_planes(const Problem& p, const Map& map, const RoiTaps& taps, T* out, int64_t begin, int64_t end,
+                    ColumnMatrix<simd::Accumulator<T>>& matrix) {
   using A = simd::Accumulator<T>;
   constexpr int64_t lanes = kLanes<A>;
   const int64_t bins = p.rows * p.columns;
-  const ColumnMatrix<A> matrix(map, taps.columns, p.columns, /*transposed=*/false);
+  matrix.fill(map, taps.columns, p.columns, /*transposed=*/false);
   if (matrix.width == 0) {
     std::memset(static_cast<void*>(out + begin * bins), 0, (end - begin) * bins * sizeof(T));
     return;
@@ -276,10 +281,11 @@ inline void bins_to_columns(const ColumnMatrix<A>& matrix, int64_t x, const A* b
 // `sums` is the first row of channel `begin`; planes and rows of it lie as in `layout`.
 template <typename T>
 void add_planes(const Problem& p, const Map& layout, const RoiTaps& taps, const T* out_gradient,
-                simd::Accumulator<T>* sums, int64_t begin, int64_t end) {
+                simd::Accumulator<T>* sums, int64_t begin, int64_t end,
+                ColumnMatrix<simd::Accumulator<T>>& matrix) {
   using A = simd::Accumulator<T>;
   constexpr int64_t lanes = kLanes<A>;
-  const ColumnMatrix<A> matrix(layout, taps.columns, p.columns, /*transposed=*/true);
+  matrix.fill(layout, taps.columns, p.columns, /*transposed=*/true);
   if (matrix.width == 0) return;
   const int64_t bins = p.rows * p.columns, stride = matrix.stride;
   std::vector<A> gradient(bins), columns(p.rows * stride);
@@ -313,12 +319,16 @@ void add_planes(const Problem& p, const Map& layout, const RoiTaps& taps, const 
 // ---------------------------------------------------------------------------------------------------------------------
 
 template <typename T>
-void forward(const Problem& p, const Map& map, const RoiTaps& taps, int64_t roi, void* out, int64_t begin, int64_t end) {
-  T* result = static_cast<T*>(out) + roi * map.channels * p.rows * p.columns;
-  if (map.channels_last) {
-    forward_channels_last(p, map, taps, result, begin, end);
-  } else {
-    forward_planes(p, map, taps, result, begin, end);
+void forward(const Problem& p, const Map& map, const std::vector<RoiTaps>& taps, int64_t first_roi, int64_t last_roi,
+             void* out, int64_t begin, int64_t end) {
+  ColumnMatrix<simd::Accumulator<T>> matrix;
+  for (int64_t roi = first_roi; roi < last_roi; ++roi) {
+    T* result = static_cast<T*>(out) + roi * map.channels * p.rows * p.columns;
+    if (map.channels_last) {
+      forward_channels_last(p, map, taps[roi], result, begin, end);
+    } else {
+      forward_planes(p, map, taps[roi], result, begin, end, matrix);
+    }
   }
 }
 
@@ -349,13 +359,14 @@ void backward(const Problem& p, const Map& gradient, const std::vector<RoiTaps>&
       layout.stride_row = channels * gradient.width;
     }
   }
+  ColumnMatrix<A> matrix;
   for (int64_t roi = 0; roi < p.n_rois; ++roi) {
     if (taps[roi].batch != batch) continue;
     const T* bins = static_cast<const T*>(out_gradient) + roi * gradient.channels * p.rows * p.columns;
     if (gradient.channels_last) {
       add_channels_last(p, layout, taps[roi], bins, sums, begin, end);
     } else {
-      add_planes(p, layout, taps[roi], bins, sums, begin, end);
+      add_planes(p, layout, taps[roi], bins, sums, begin, end, matrix);
     }
   }
   if constexpr (!std::is_same_v<T, A>) {
@@ -369,13 +380,13 @@ void backward(const Problem& p, const Map& gradient, const std::vector<RoiTaps>&
   }
 }
 
-inline void forward_any(const Problem& p, Kind kind, const Map& map, const RoiTaps& taps, int64_t roi, void* out,
-                        int64_t begin, int64_t end) {
+inline void forward_any(const Problem& p, Kind kind, const Map& map, const std::vector<RoiTaps>& taps,
+                        int64_t first_roi, int64_t last_roi, void* out, int64_t begin, int64_t end) {
   switch (kind) {
-    case Kind::kFloat: return forward<float>(p, map, taps, roi, out, begin, end);
-    case Kind::kDouble: return forward<double>(p, map, taps, roi, out, begin, end);
-    case Kind::kHalf: return forward<simd::f16>(p, map, taps, roi, out, begin, end);
-    case Kind::kBFloat16: return forward<simd::bf16>(p, map, taps, roi, out, begin, end);
+    case Kind::kFloat: return forward<float>(p, map, taps, first_roi, last_roi, out, begin, end);
+    case Kind::kDouble: return forward<double>(p, map, taps, first_roi, last_roi, out, begin, end);
+    case Kind::kHalf: return forward<simd::f16>(p, map, taps, first_roi, last_roi, out, begin, end);
+    case Kind::kBFloat16: return forward<simd::bf16>(p, map, taps, first_roi, last_roi, out, begin, end);
   }
 }
 

@@ -3,6 +3,7 @@
 
 typedef float FloatVector __attribute__((vector_size(SIMD_BYTES)));
 typedef double DoubleVector __attribute__((vector_size(SIMD_BYTES)));
+typedef int32_t IntVector __attribute__((vector_size(SIMD_BYTES)));
 typedef uint32_t BitsVector __attribute__((vector_size(SIMD_BYTES)));
 typedef uint16_t HalfBitsVector __attribute__((vector_size(SIMD_BYTES / 2)));
 
@@ -52,6 +53,13 @@ inline FloatVector load(const simd::f16* p) {  // the steps of simd::to_acc
   return (FloatVector)(bits | (whole & 0x8000u) << 16);
 }
 
+inline IntVector load(const int32_t* p) {
+  IntVector v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+inline void store(int32_t* p, IntVector v) { std::memcpy(p, &v, sizeof v); }
 inline void store(float* p, FloatVector v) { std::memcpy(p, &v, sizeof v); }
 inline void store(double* p, DoubleVector v) { std::memcpy(p, &v, sizeof v); }
 inline void store(simd::bf16* p, FloatVector v) {
@@ -73,6 +81,40 @@ inline void store(simd::f16* p, FloatVector v) {  // the steps of simd::from_acc
   half |= sign >> 16;
   const HalfBitsVector narrow = __builtin_convertvector(half, HalfBitsVector);
   std::memcpy(p, &narrow, sizeof narrow);
+}
+
+// The sum of all lanes, halves first: always in the same order.
+typedef float Float8 __attribute__((vector_size(32)));
+typedef float Float4 __attribute__((vector_size(16)));
+typedef double Double4 __attribute__((vector_size(32)));
+typedef double Double2 __attribute__((vector_size(16)));
+
+template <typename Half, typename V>
+inline Half add_halves(V v) {
+  Half low, high;
+  std::memcpy(&low, &v, sizeof low);
+  std::memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
+  return low + high;
+}
+inline float sum_lanes(FloatVector v) {
+#if SIMD_BYTES == 64
+  const Float4 four = add_halves<Float4>(add_halves<Float8>(v));
+#elif SIMD_BYTES == 32
+  const Float4 four = add_halves<Float4>(v);
+#else
+  const Float4 four = v;
+#endif
+  return (four[0] + four[2]) + (four[1] + four[3]);
+}
+inline double sum_lanes(DoubleVector v) {
+#if SIMD_BYTES == 64
+  const Double2 two = add_halves<Double2>(add_halves<Double4>(v));
+#elif SIMD_BYTES == 32
+  const Double2 two = add_halves<Double2>(v);
+#else
+  const Double2 two = v;
+#endif
+  return two[0] + two[1];
 }
 
 template <typename T, typename A>
