@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Tests never reach for a hub; a missing file is an error at once instead of a time-out.
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
+# One thread for each of the two test processes: torch's threads would wait for each other.
+TEST_ENV := $(OFFLINE) OMP_NUM_THREADS=1
 
 .PHONY: demo test test-slow quality format bench setup tiny clean
 
@@ -12,10 +14,10 @@ demo: $(STAMP)  ## answer about a real photo with the embedded models; writes de
 	$(OFFLINE) $(BIN)/groma demo --output demo_output
 
 test: $(STAMP)  ## all tests but the slow ones
-	$(OFFLINE) $(BIN)/python -m pytest -n 2 -m "not slow" tests
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m "not slow" tests
 
 test-slow: $(STAMP)  ## the slow tests
-	$(OFFLINE) $(BIN)/python -m pytest -m slow tests
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m slow tests
 
 quality: $(STAMP)  ## lint and format check
 	$(BIN)/ruff check .

@@ -164,7 +164,7 @@ def test_output_never_drives_the_terminal():
         (["no-such.jpg", "Hi"], ["IMAGE", "no-such.jpg", "path or the http"]),
         ([PHOTO.parent, "Hi"], ["IMAGE", "photos", "path or the http"]),
         ([__file__, "Hi"], ["IMAGE", "test_cli.py", "cannot be read"]),
-        (["http://127.0.0.1:9/x.jpg", "Hi"], ["IMAGE", "127.0.0.1", "path of a file"]),
+        (["http://127.0.0.1:9/x.jpg", "Hi"], ["IMAGE", "127.0.0.1", "cannot be read"]),
         ([PHOTO, " "], ["QUESTION", "empty", "leave it out"]),
         ([PHOTO, "Hi", "--box", BOX], ["QUESTION", "0 <region> marks for 1 --box", "write one <region>"]),
         ([PHOTO, "<region>"], ["1 <region> marks for 0 --box"]),

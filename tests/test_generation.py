@@ -164,15 +164,17 @@ def test_continuing_from_a_cache(model, inputs):
     assert torch.equal(rest, new_tokens(model, inputs)[:, 3:])
 
 
-def test_user_boxes_are_resolved_in_the_returned_prompt(model, inputs):
+def test_user_boxes(model, inputs):
     single = one(inputs, 0)
     ids = torch.tensor([prompt_ids(model.config, num_boxes=2)])
     boxes = torch.tensor([[[0.3, 0.3, 0.2, 0.2], [0.6, 0.5, 0.3, 0.2]]])
     given = {"input_ids": ids.clone(), "pixel_values": single["pixel_values"], "refer_boxes": boxes}
     output = model.generate(**given, **GREEDY, return_dict_in_generate=True)
-    assert torch.equal(given["input_ids"], ids)
-    proxies = output.sequences[0, : ids.shape[1]][ids[0] == model.config.refer_box_token_id]
-    assert proxies.tolist() == [model.config.first_proxy_token_id, model.config.first_proxy_token_id + 1]
+    # The prompt comes back as it was given; the answer is that to a prompt with the proxy tokens written out.
+    assert torch.equal(output.sequences[:, : ids.shape[1]], ids)
+    written = ids.clone()
+    written[ids == model.config.refer_box_token_id] = torch.tensor([0, 1]) + model.config.first_proxy_token_id
+    assert torch.equal(new_tokens(model, {**given, "input_ids": written}), output.sequences[:, ids.shape[1] :])
     assert_close(output.region_boxes[0, :2], boxes[0])
     assert (output.region_scores[0, :2] == 1).all()
     # Two beams see the same boxes.

@@ -425,7 +425,7 @@ def _propose(model: str | None, image: "Image.Image", device: str | None, dtype:
     device = _checked_device(device)
     from transformers import AutoConfig, AutoImageProcessor
 
-    from .boxes import box_cxcywh_to_xyxy, scale_boxes
+    from .boxes import unpack_region_boxes
     from .configuration_groma import GromaRegionProposalConfig
     from .modeling_groma import GromaForRegionProposal
 
@@ -444,8 +444,7 @@ def _propose(model: str | None, image: "Image.Image", device: str | None, dtype:
         image_processor = AutoImageProcessor.from_pretrained(model)
     pixel_values = image_processor(image, return_tensors="pt")["pixel_values"].to(device)
     proposals = detector.propose_regions(pixel_values)
-    boxes = box_cxcywh_to_xyxy(proposals.boxes[0]).clamp(0, 1)
-    boxes = scale_boxes(boxes, image.height, image.width)[proposals.mask[0]].tolist()
+    boxes = unpack_region_boxes(proposals.boxes, proposals.mask, [(image.height, image.width)])[0].tolist()
     scores = proposals.scores[0][proposals.mask[0]].tolist()
     return [
         {"id": index, "box_xyxy": [round(value, 2) for value in box], "score": round(score, 4)}
@@ -502,17 +501,12 @@ def _open_upright(source: str) -> "Image.Image":
     is_url = source.startswith(("http://", "https://"))
     if not is_url and not Path(source).is_file():
         raise CommandError(f"IMAGE {source!r} is no file: pass the path or the http(s) URL of an image.")
-    from huggingface_hub.utils import httpx
-
     from .image_processing_groma import GromaImageProcessor
-    from .processing_groma import _image_size, _open_image
+    from .processing_groma import open_image, upright_image_size
 
-    try:
-        with _errors_of(f"IMAGE {source!r}"):
-            image = _open_image(source, 0, GromaImageProcessor())
-            _image_size(image, 0, None)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise CommandError(f"IMAGE {source!r} cannot be fetched ({error}): pass the path of a file.") from error
+    with _errors_of(f"IMAGE {source!r}"):
+        image = open_image(source, 0, GromaImageProcessor())
+        upright_image_size(image, 0, None)
     return image
 
 

@@ -6,10 +6,6 @@ stage-1 `CustomDDETRModel` (model_type "ddetr"), as safetensors or .bin, whole o
 
 import json
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -19,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from ._files import complete_folder
 from .configuration_groma import (
     GROMA_MARKUP_TOKENS,
     GromaConfig,
@@ -344,7 +341,7 @@ def convert_legacy_checkpoint(
     config_file = legacy_dir / "config.json"
     if not config_file.is_file():
         raise FileNotFoundError(f"{legacy_dir} has no config.json: pass the folder of a released Groma checkpoint.")
-    with _complete_folder(output_dir, overwrite) as folder:
+    with complete_folder(output_dir, overwrite) as folder:
         legacy_config = json.loads(config_file.read_text())
         legacy_state_dict = load_checkpoint(legacy_dir)
         config = convert_legacy_config(legacy_config, legacy_state_dict)
@@ -398,7 +395,7 @@ def assemble_components(
         raise ValueError(
             "Pass `detector` and `language_model` for a whole Groma, or `vision_encoder` alone for a stage-1 detector."
         )
-    with _complete_folder(output_dir, overwrite) as folder:
+    with complete_folder(output_dir, overwrite) as folder:
         if with_language:
             _assemble_groma(detector, language_model, dtype, folder)
         else:
@@ -482,28 +479,6 @@ def _same_tensor(first: Tensor, second: Tensor) -> bool:
     if first.is_meta or second.is_meta:
         return first.shape == second.shape
     return torch.equal(first, second)
-
-
-@contextmanager
-def _complete_folder(output_dir: str | Path, overwrite: bool) -> Iterator[Path]:
-    """A temporary folder beside `output_dir` that takes its place when the block ends well, and vanishes otherwise."""
-    output_dir = Path(output_dir)
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())) and not overwrite:
-        raise FileExistsError(
-            f"{output_dir} exists and is not empty. Pass another folder, or `overwrite` to replace it."
-        )
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}-", dir=output_dir.parent))
-    try:
-        folder.chmod(0o755)  # mkdtemp makes folders that only the owner reads
-        yield folder
-        if output_dir.is_dir():
-            shutil.rmtree(output_dir)
-        elif output_dir.exists():
-            output_dir.unlink()
-        folder.rename(output_dir)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 __all__ = [

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from ._files import write_file
-from .convert_groma_checkpoint import _complete_folder
+from ._files import complete_folder, write_file
 
 # Which class of which module every Auto class finds, by the model type of the folder.
 MODEL_AUTO_MAPS = {
@@ -99,7 +98,7 @@ def export_remote_code(model_dir: str | os.PathLike, output_dir: str | os.PathLi
     if output_dir is None or Path(output_dir).resolve() == model_dir.resolve():
         _add_code(model_dir, model_type)
         return model_dir
-    with _complete_folder(output_dir, overwrite=False) as folder:
+    with complete_folder(output_dir, overwrite=False) as folder:
         shutil.copytree(model_dir, folder, dirs_exist_ok=True)
         _add_code(folder, model_type)
     return Path(output_dir)

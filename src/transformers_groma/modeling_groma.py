@@ -161,8 +161,14 @@ class GromaMultiModalProjector(nn.Module):
 
 
 class GromaPreTrainedModel(PreTrainedModel):
-    """Base class of all Groma models: initial weights, loading and saving."""
+    """Base class of all Groma models: initial weights, loading and saving.
 
+    `from_pretrained(…, dtype=torch.bfloat16)` (or float16) leaves the vision encoder and the proposer in float32, and
+    autocast does not touch them when regions are chosen: that is discrete, so rounding would make a model point at other
+    places. `model.to(torch.bfloat16)` converts everything, for speed.
+    """
+
+    _keep_in_fp32_modules_strict = ["vision_tower", "region_proposer"]
     config: GromaConfig
     config_class = GromaConfig
     base_model_prefix = "model"
@@ -325,20 +331,15 @@ class GromaForRegionProposal(GromaPreTrainedModel):
     @torch.no_grad()
     def propose_regions(self, pixel_values: Tensor) -> GromaRegionProposals:
         """Region proposals after score threshold and NMS; see `GromaForConditionalGeneration.propose_regions`."""
-        vision = self._encode_patches(pixel_values)
-        selection = self._select_regions(self.region_proposer(self._proposer_feature_map(vision.hidden_states)))
+        with _no_autocast(pixel_values):
+            vision = self._encode_patches(pixel_values)
+            proposals = self.region_proposer(self._proposer_feature_map(vision.hidden_states))
+        selection = self._select_regions(proposals)
         return GromaRegionProposals(boxes=selection.boxes, scores=selection.scores, mask=selection.mask)
 
 
 class GromaModel(GromaPreTrainedModel):
-    """Vision encoder, region proposer, region encoder and language model, without a language modeling head.
-
-    `from_pretrained(…, dtype=torch.bfloat16)` (or float16) leaves the vision encoder and the proposer in float32, and
-    autocast does not touch them: choosing regions is discrete, so rounding would make a model point at other places.
-    `model.to(torch.bfloat16)` converts everything, for speed.
-    """
-
-    _keep_in_fp32_modules_strict = ["vision_tower", "region_proposer"]
+    """Vision encoder, region proposer, region encoder and language model, without a language modeling head."""
 
     def __init__(self, config: GromaConfig):
         super().__init__(config)
@@ -871,7 +872,7 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
             **kwargs: everything that `GenerationMixin.generate` takes.
 
         Returns:
-            Ids of shape `(B * num_return_sequences, length + new tokens)`, in which `<refer_box>` is resolved. With
+            Ids of shape `(B * num_return_sequences, length + new tokens)`, the prompt as given. With
             `return_dict_in_generate=True` an output that also has `region_boxes`, `region_scores` and `region_mask` of the
             images, which `processor.post_process_grounded_generation` needs.
 
@@ -921,6 +922,11 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
             kwargs["attention_mask"] = attention_mask
 
         output = super().generate(inputs, **kwargs)
+        if features is not None and input_ids is not None and kwargs.get("inputs_embeds") is None:
+            # The prompt comes back as it was given, as from every `generate`.
+            sequences = output.sequences if isinstance(output, ModelOutput) else output
+            copies = len(sequences) // len(input_ids)
+            sequences[:, : input_ids.shape[1]] = input_ids.repeat_interleave(copies, dim=0)
         regions = {}
         if features is not None:
             regions = {name: features[name] for name in ("region_boxes", "region_scores", "region_mask")}

@@ -12,7 +12,7 @@ from transformers.pipelines.base import Pipeline, PipelineRegistry
 from .boxes import BoxFormat
 from .grounding import GroundedText
 from .modeling_groma import GromaGenerateDecoderOnlyOutput
-from .processing_groma import _image_size, _open_image
+from .processing_groma import open_image, upright_image_size
 
 IMAGE_GROUNDING_TASK = "image-grounding"
 _OUTPUT_FIELDS = ("sequences", "region_boxes", "region_scores", "region_mask")
@@ -118,7 +118,7 @@ class ImageGroundingPipeline(Pipeline):
         """A batch of images, texts and boxes as model inputs."""
         image_processor = self.processor.image_processor
         images = [
-            _open_image(image, index, image_processor) for index, image in enumerate(inputs["images"], inputs["first"])
+            open_image(image, index, image_processor) for index, image in enumerate(inputs["images"], inputs["first"])
         ]
         model_inputs = self.processor(
             images=images,
@@ -129,7 +129,7 @@ class ImageGroundingPipeline(Pipeline):
             return_tensors="pt",
             **box_parameters,
         )
-        sizes = [_image_size(image, index, None) for index, image in enumerate(images)]
+        sizes = [upright_image_size(image, index, None) for index, image in enumerate(images)]
         return {**model_inputs, "target_sizes": sizes}
 
     def _forward(self, model_inputs: dict[str, Any], generate_kwargs: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.utils import httpx
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer
 from transformers import BatchFeature, LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -303,7 +304,7 @@ class GromaProcessor(ProcessorMixin):
 
         texts = _as_texts(text)
         images_of_samples = self._assign_images(images, texts)
-        sizes = [_image_size(image, index, channels) for index, image in enumerate(images_of_samples)]
+        sizes = [upright_image_size(image, index, channels) for index, image in enumerate(images_of_samples)]
         format_and_sizes = (sizes, box_format or "xyxy", bool(normalized))
         refer_boxes = _prepare_boxes("boxes", boxes, *format_and_sizes)
         answer_boxes = _prepare_boxes("ground_boxes", ground_boxes, *format_and_sizes)
@@ -535,20 +536,12 @@ class GromaProcessor(ProcessorMixin):
             for image_boxes, image_scores in zip(boxes, scores, strict=True)
         ]
 
-    def _without_prompts(self, sequences: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
+    @staticmethod
+    def _without_prompts(sequences: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
         """The generated part of `sequences` `(N, L)`, whether or not they start with `prompts` `(N, P)`."""
-        length = prompts.shape[1]
-        if sequences.shape[1] < length:
-            return sequences
-        # `generate` puts proxy tokens in the place of these marks.
-        resolved = torch.isin(
-            prompts,
-            torch.tensor(
-                self.tokenizer.convert_tokens_to_ids([REFER_BOX_TOKEN, GROUND_BOX_TOKEN]), device=prompts.device
-            ),
+        return (
+            sequences[:, prompts.shape[1] :] if torch.equal(sequences[:, : prompts.shape[1]], prompts) else sequences
         )
-        starts_with_prompt = bool(((sequences[:, :length] == prompts) | resolved).all())
-        return sequences[:, length:] if starts_with_prompt else sequences
 
     def _get_num_multimodal_tokens(
         self, image_sizes: Sequence[Sequence[int]] | None = None, **kwargs
@@ -605,7 +598,7 @@ class GromaProcessor(ProcessorMixin):
                 f"passed. Found total {sum(marks)} {self.image_token} tokens and {len(flat)} images."
             )
         return [
-            _open_image(group[0], index, self.image_processor) if group else None for index, group in enumerate(groups)
+            open_image(group[0], index, self.image_processor) if group else None for index, group in enumerate(groups)
         ]
 
     def _wrap_questions(self, texts: list[str], images: list[Any]) -> list[str]:
@@ -752,7 +745,7 @@ def _group_images(images: Any) -> tuple[list[list[Any]], bool]:
     return [[image for image in group if image is not None] for group in groups], is_nested
 
 
-def _open_image(image: Any, index: int, image_processor: Any) -> Any:
+def open_image(image: Any, index: int, image_processor: Any) -> Any:
     """Load an image if it is a path, URL or base64 text, and turn it upright. Arrays get a channel dimension."""
     name = f"`images` of sample {index}"
     source = image = os.fspath(image) if isinstance(image, os.PathLike) else image
@@ -762,7 +755,7 @@ def _open_image(image: Any, index: int, image_processor: Any) -> Any:
             image = Image.open(source) if os.path.isfile(source) else image_processor.fetch_images(source)
         if isinstance(image, Image.Image):
             image.load()
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, httpx.HTTPError, httpx.InvalidURL) as error:
         raise ValueError(
             f"{name} cannot be read as an image file, URL or base64 text: {_short(source)} ({_short(error)})."
         ) from error
@@ -774,7 +767,7 @@ def _open_image(image: Any, index: int, image_processor: Any) -> Any:
     return image[None] if not isinstance(image, Image.Image) and image.ndim == 2 else image
 
 
-def _image_size(image: Any, index: int, channels: str | ChannelDimension | None) -> tuple[int, int] | None:
+def upright_image_size(image: Any, index: int, channels: str | ChannelDimension | None) -> tuple[int, int] | None:
     """(height, width) of an opened image."""
     if image is None:
         return None
