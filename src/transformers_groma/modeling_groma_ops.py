@@ -83,7 +83,7 @@ class GromaRoiAlign(nn.Module):
             sampling_ratio (`int`): samples a bin and side.
 
         Returns:
-            `list[Tensor]`, each of shape `(B, R, C, P, P)`, in the dtype of its map.
+            `list[Tensor]`, each of shape `(B, R, C, P, P)`, in the dtype of its map, channels last in memory.
         """
         return [
             self._align(feature_map, boxes * scale, output_size, sampling_ratio)
@@ -96,19 +96,17 @@ class GromaRoiAlign(nn.Module):
         # Autocast would round the weights to half precision.
         with torch.autocast(device_type=feature_map.device.type, enabled=False):
             x1, y1, x2, y2 = boxes.float().unbind(-1)
-            rows = _bin_weights(y1, y2, height, output_size, sampling_ratio).transpose(-1, -2)  # (B, R, H, P)
+            rows = _bin_weights(y1, y2, height, output_size, sampling_ratio)  # (B, R, P, H)
             columns = _bin_weights(x1, x2, width, output_size, sampling_ratio)  # (B, R, P, W)
-            columns_first = feature_map.float().permute(0, 3, 1, 2).reshape(batch_size, width, channels * height)
-            per_region = batch_size * output_size * channels * height
-            group = max(1, MAX_ROI_ALIGN_ELEMENTS // per_region)
+            # A channels-last map is read as it lies in memory.
+            pixel_rows = feature_map.float().permute(0, 2, 3, 1).reshape(batch_size, height, width * channels)
+            group = max(1, MAX_ROI_ALIGN_ELEMENTS // (batch_size * output_size * width * channels))
             crops = []
             for rows_group, columns_group in zip(rows.split(group, dim=1), columns.split(group, dim=1), strict=True):
-                regions = rows_group.shape[1]
-                sampled = columns_group.reshape(batch_size, regions * output_size, width) @ columns_first
-                sampled = sampled.view(batch_size, regions, output_size * channels, height) @ rows_group
-                sampled = sampled.view(batch_size, regions, output_size, channels, output_size)
-                crops.append(sampled.permute(0, 1, 3, 4, 2))  # (x bin, channel, y bin) -> (channel, y bin, x bin)
-            return torch.cat(crops, dim=1).to(feature_map.dtype)
+                sampled = rows_group.flatten(1, 2) @ pixel_rows
+                sampled = sampled.view(*rows_group.shape[:3], width, channels)
+                crops.append(columns_group[:, :, None] @ sampled)  # (B, R, y bin, x bin, C)
+            return torch.cat(crops, dim=1).to(feature_map.dtype).permute(0, 1, 4, 2, 3)
 
 
 def _bin_weights(start: Tensor, end: Tensor, size: int, output_size: int, sampling_ratio: int) -> Tensor:

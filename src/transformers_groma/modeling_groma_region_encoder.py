@@ -139,9 +139,13 @@ class GromaRegionEncoder(nn.Module):
         """
         maps = []
         for feature_map, scale, conv in zip(feature_maps, MAP_SCALES, self.input_convs, strict=True):
-            height, width = (side * scale for side in feature_map.shape[-2:])
-            enlarged = resize_map(feature_map.to(conv.weight.dtype), size=(height, width))
-            maps.append(conv(torch.cat([enlarged, _coordinate_maps(enlarged)], dim=1)))
+            # The convolution sees the enlarged map and two coordinate maps. It works on single pixels, so it commutes with
+            # resizing: the features go through it while they are small.
+            channels = feature_map.shape[1]
+            projected = nn.functional.conv2d(feature_map.to(conv.weight.dtype), conv.weight[:, :channels])
+            enlarged = resize_map(projected, size=tuple(side * scale for side in feature_map.shape[-2:]))
+            position = nn.functional.conv2d(_coordinate_maps(enlarged), conv.weight[:, channels:], conv.bias)
+            maps.append((enlarged + position).contiguous(memory_format=torch.channels_last))
         for layer in self.fuse_layers:
             maps = layer(maps)
         return maps
@@ -182,14 +186,14 @@ def resize_map(feature_map: Tensor, like: Tensor | None = None, size: tuple[int,
 
 
 def _coordinate_maps(feature_map: Tensor) -> Tensor:
-    """x and y in -1..1 at every pixel: `(B, 2, H, W)`."""
-    batch_size, _, height, width = feature_map.shape
+    """x and y in -1..1 at every pixel: `(1, 2, H, W)`."""
+    height, width = feature_map.shape[-2:]
     y, x = torch.meshgrid(
         torch.linspace(-1, 1, height, device=feature_map.device),
         torch.linspace(-1, 1, width, device=feature_map.device),
         indexing="ij",
     )
-    return torch.stack([x, y]).to(feature_map.dtype).expand(batch_size, -1, -1, -1)
+    return torch.stack([x, y])[None].to(feature_map.dtype)
 
 
 __all__ = ["GromaFeatureFusion", "GromaRegionEncoder", "resize_map"]
