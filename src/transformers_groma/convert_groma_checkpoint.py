@@ -445,8 +445,8 @@ def _assemble_groma(detector: str | Path, language_model: str | Path, dtype: tor
     model = GromaForConditionalGeneration(config).to(dtype)
     model.model.vision_tower.load_state_dict(perceiver.vision_tower.state_dict())
     model.model.region_proposer.load_state_dict(perceiver.region_proposer.state_dict())
-    model.model.language_model.load_state_dict(llm.model.state_dict())
-    model.lm_head.load_state_dict(llm.lm_head.state_dict())
+    model.model.language_model.load_state_dict(llm.base_model.state_dict())
+    model.lm_head.load_state_dict(llm.get_output_embeddings().state_dict())
     model.generation_config = llm.generation_config
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)

@@ -1,0 +1,252 @@
+"""Conversion of released checkpoints in every form they come in, and assembling from components."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForObjectDetection,
+    AutoProcessor,
+    AutoTokenizer,
+    Dinov2Config,
+    Dinov2Model,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from tests.golden import golden_pixels
+from tests.tiny import TEXT, VISION, spread_proposals, tiny_detector_config
+from transformers_groma import GromaForRegionProposal, assemble_components, convert_legacy_checkpoint
+from transformers_groma.convert_groma_checkpoint import bake_position_table, load_checkpoint, rename_legacy_key
+
+
+@pytest.fixture
+def legacy(golden_dir, tmp_path) -> Path:
+    """A copy of the toy checkpoint that a test may damage."""
+    folder = tmp_path / "legacy"
+    shutil.copytree(golden_dir / "legacy_checkpoint", folder)
+    return folder
+
+
+def rewrite(folder: Path, change) -> None:
+    state_dict = load_file(folder / "model.safetensors")
+    save_file(change(state_dict) or state_dict, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert set(first) == set(second)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_what_is_written(converted_golden):
+    names = {path.name for path in converted_golden.iterdir()}
+    assert {"config.json", "generation_config.json", "model.safetensors", "processor_config.json"} <= names
+    assert {"tokenizer.json", "chat_template.jinja"} <= names
+    config = AutoConfig.from_pretrained(converted_golden)
+    assert config.region_encoder_config.roi_box_format == "cxcywh"
+    assert config.region_encoder_config.roi_strides == [1.75, 3.5, 7.0]
+    assert not config.proposer_config.refine_reference_points
+    assert (config.image_token_id, config.refer_box_token_id, config.ground_box_token_id) == (328, 330, 331)
+    assert (config.first_proxy_token_id, config.text_config.vocab_size, config.text_config.pad_token_id) == (
+        334,
+        434,
+        320,
+    )
+    processor = AutoProcessor.from_pretrained(converted_golden)
+    assert processor.tokenizer.convert_tokens_to_ids("<r0>") == config.first_proxy_token_id
+    assert processor.image_token_id == config.image_token_id
+
+
+def test_shards_of_bin_files(legacy, converted_golden, tmp_path):
+    state_dict = load_file(legacy / "model.safetensors")
+    # The original's .bin files hold the detector's heads under both names.
+    for name in list(state_dict):
+        if ".decoder.bbox_embed." in name or ".decoder.class_embed" in name:
+            state_dict[name.replace(".decoder.", ".")] = state_dict[name]
+    names = sorted(state_dict)
+    weight_map = {}
+    for index, chunk in enumerate((names[: len(names) // 2], names[len(names) // 2 :])):
+        file = f"pytorch_model-{index + 1:05d}-of-00002.bin"
+        torch.save({name: state_dict[name] for name in chunk}, legacy / file)
+        weight_map.update(dict.fromkeys(chunk, file))
+    (legacy / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (legacy / "model.safetensors").unlink()
+    assert_same_weights(convert_legacy_checkpoint(legacy, tmp_path / "out"), converted_golden)
+
+    (legacy / "pytorch_model-00002-of-00002.bin").unlink()
+    with pytest.raises(FileNotFoundError, match="pytorch_model-00002-of-00002.bin"):
+        load_checkpoint(legacy)
+
+
+def test_one_bin_file_with_the_other_alias_and_computed_buffers(legacy, converted_golden, tmp_path):
+    state_dict = {}
+    for name, tensor in load_file(legacy / "model.safetensors").items():
+        alias = ".decoder.bbox_embed." in name or ".decoder.class_embed" in name
+        state_dict[name.replace(".decoder.", ".") if alias else name] = tensor
+    state_dict["llm.model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(12)
+    torch.save(state_dict, legacy / "pytorch_model.bin")
+    (legacy / "model.safetensors").unlink()
+    assert_same_weights(convert_legacy_checkpoint(legacy, tmp_path / "out"), converted_golden)
+
+
+def test_dtype(legacy, tmp_path):
+    out = convert_legacy_checkpoint(legacy, tmp_path / "out", dtype=torch.bfloat16)
+    assert {tensor.dtype for tensor in weights(out).values()} == {torch.bfloat16}
+    model = AutoModelForImageTextToText.from_pretrained(out, dtype="auto")
+    assert model.lm_head.weight.dtype == torch.bfloat16
+    assert model.model.vision_tower.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda s: s.pop("perceiver.ddetr_transformer.enc_output.weight"),
+            ["missing", "region_proposer.enc_output.weight"],
+        ),
+        (lambda s: s.update({"perceiver.surprise.weight": torch.ones(1)}), ["unknown", "perceiver.surprise.weight"]),
+        (lambda s: s.update({"llm.model.norm.weight": torch.ones(5)}), ["wrong shape", "norm.weight", "(5,)"]),
+        (lambda s: s.pop("new_input_embs.weight"), ["new_input_embs.weight"]),
+        (
+            lambda s: s.update({"perceiver.ddetr_transformer.class_embed_enc.bias": torch.ones(1) * 99}),
+            ["two different tensors", "class_embed_enc.bias"],
+        ),
+    ],
+    ids=["missing", "unknown", "shape", "table", "aliases"],
+)
+def test_damaged_checkpoints_stop_with_names_and_leave_nothing(legacy, tmp_path, change, words):
+    def apply(state_dict):
+        change(state_dict)
+        return state_dict
+
+    rewrite(legacy, apply)
+    out = tmp_path / "results" / "model"
+    with pytest.raises(ValueError) as error:
+        convert_legacy_checkpoint(legacy, out)
+    for word in words:
+        assert word in str(error.value)
+    assert list(out.parent.iterdir()) == []
+
+
+def test_a_folder_that_is_no_groma(tmp_path, legacy):
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        convert_legacy_checkpoint(tmp_path / "nothing", tmp_path / "out")
+    (legacy / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(ValueError, match="'llama'"):
+        convert_legacy_checkpoint(legacy, tmp_path / "out")
+    (legacy / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="no weights"):
+        convert_legacy_checkpoint(legacy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_with_files_is_kept_unless_overwritten(legacy, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "precious.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="overwrite"):
+        convert_legacy_checkpoint(legacy, out)
+    assert (out / "precious.txt").read_text() == "mine"
+    convert_legacy_checkpoint(legacy, out, overwrite=True)
+    assert not (out / "precious.txt").exists()
+    assert (out / "model.safetensors").is_file()
+
+
+def test_stage_1_checkpoint(golden_dir, legacy, tmp_path, converted_golden):
+    """The detector of the whole checkpoint, saved alone as the original's stage 1 does."""
+    config = json.loads((legacy / "config.json").read_text())["perceiver_cfg"]
+    (legacy / "config.json").write_text(json.dumps({**config, "architectures": ["CustomDDETRModel"]}))
+    rewrite(legacy, lambda s: {k.removeprefix("perceiver."): v for k, v in s.items() if k.startswith("perceiver.")})
+    out = convert_legacy_checkpoint(legacy, tmp_path / "detector")
+    detector = AutoModelForObjectDetection.from_pretrained(out).eval()
+    assert type(detector) is GromaForRegionProposal
+    whole = AutoModelForImageTextToText.from_pretrained(converted_golden).eval()
+    pixels = golden_pixels(golden_dir)
+    one, other = detector.propose_regions(pixels), whole.propose_regions(pixels)
+    assert torch.equal(one.boxes, other.boxes)
+    assert torch.equal(one.mask, other.mask)
+
+
+def test_unknown_name():
+    with pytest.raises(ValueError, match="surprise"):
+        rename_legacy_key("surprise")
+
+
+def test_position_table_of_the_right_size_stays():
+    table = torch.randn(1, 1 + 32 * 32, 4)
+    assert bake_position_table(table, 32) is table
+    baked = bake_position_table(torch.randn(1, 1 + 37 * 37, 4), 32)
+    assert baked.shape == (1, 1025, 4)
+
+
+class TestComponents:
+    @pytest.fixture(scope="class")
+    def language_model(self, golden_dir, tmp_path_factory) -> Path:
+        folder = tmp_path_factory.mktemp("llm")
+        torch.manual_seed(0)
+        tokenizer = AutoTokenizer.from_pretrained(Path(__file__).parents[1] / "hub_configs" / "groma-tiny")
+        LlamaForCausalLM(LlamaConfig(**{**TEXT, "vocab_size": 860})).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    def test_parts_that_do_not_fit(self, language_model, tmp_path):
+        torch.manual_seed(0)
+        GromaForRegionProposal(tiny_detector_config()).save_pretrained(tmp_path / "detector")
+        with pytest.raises(ValueError, match="group_norm_groups"):
+            # A vision encoder of 32 channels does not divide into the default 64 groups.
+            assemble_components(tmp_path / "out", detector=tmp_path / "detector", language_model=language_model)
+        assert not (tmp_path / "out").exists()
+
+    def test_a_whole_groma(self, language_model, tmp_path, image):
+        torch.manual_seed(0)
+        config = tiny_detector_config()
+        config.vision_config.hidden_size = 64
+        detector = GromaForRegionProposal(config)
+        spread_proposals(detector.region_proposer)
+        detector.save_pretrained(tmp_path / "detector")
+        out = assemble_components(
+            tmp_path / "out", detector=tmp_path / "detector", language_model=language_model, dtype=torch.float32
+        )
+        model = AutoModelForImageTextToText.from_pretrained(out).eval()
+        processor = AutoProcessor.from_pretrained(out)
+        for name, value in detector.state_dict().items():
+            assert torch.equal(model.model.state_dict()[name], value), name
+        old = AutoModelForCausalLM.from_pretrained(language_model)
+        table, old_table = model.get_input_embeddings().weight, old.get_input_embeddings().weight
+        assert torch.equal(table[:860], old_table)
+        # New tokens start near the mean of the vocabulary.
+        assert_close(table[860:].mean(dim=0), old_table.mean(dim=0), atol=5e-3, rtol=0)
+        assert processor.tokenizer.convert_tokens_to_ids("<r0>") == model.config.first_proxy_token_id
+        inputs = processor(images=image, text="What is <region>?", boxes=[[64, 48, 256, 240]], return_tensors="pt")
+        output = model.generate(**inputs, max_new_tokens=4, return_dict_in_generate=True)
+        answer = processor.post_process_grounded_generation(output, inputs, target_sizes=[(480, 640)])[0]
+        assert_close(answer.regions[0].box, torch.tensor([64.0, 48.0, 256.0, 240.0]), atol=1e-2, rtol=0)
+
+    def test_vision_encoder_alone(self, tmp_path):
+        torch.manual_seed(0)
+        encoder = Dinov2Model(
+            Dinov2Config(**{k: v for k, v in VISION.items() if k not in ("model_type", "image_size")}, image_size=518)
+        )
+        encoder.save_pretrained(tmp_path / "dinov2")
+        out = assemble_components(tmp_path / "out", vision_encoder=tmp_path / "dinov2")
+        detector = AutoModelForObjectDetection.from_pretrained(out).eval()
+        pixels = torch.randn(1, 3, 448, 448)
+        with torch.no_grad():
+            expected = encoder.eval()(pixels).last_hidden_state
+            assert_close(detector.vision_tower(pixels).last_hidden_state, expected, atol=1e-4, rtol=1e-4)
+
+    def test_other_combinations(self, tmp_path):
+        with pytest.raises(ValueError, match="`detector` and `language_model`"):
+            assemble_components(tmp_path / "out", detector="somewhere")
