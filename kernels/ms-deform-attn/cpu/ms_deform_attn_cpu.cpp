@@ -28,18 +28,19 @@ Kind kind_of(const Tensor& tensor) {
 
 Array array_of(const Tensor& tensor) { return {tensor.data_ptr(), kind_of(tensor)}; }
 
-Forward forward_here() {
+// float64 is there to check gradients with: it always runs the baseline, which keeps the build short.
+Forward forward_here(Kind kind) {
 #if defined(KERNEL_HAS_AVX)
-  if (simd::level() == 2) return forward_avx512;
-  if (simd::level() == 1) return forward_avx2;
+  if (kind != Kind::kDouble && simd::level() == 2) return forward_avx512;
+  if (kind != Kind::kDouble && simd::level() == 1) return forward_avx2;
 #endif
   return forward_base;
 }
 
-Backward backward_here() {
+Backward backward_here(Kind kind) {
 #if defined(KERNEL_HAS_AVX)
-  if (simd::level() == 2) return backward_avx512;
-  if (simd::level() == 1) return backward_avx2;
+  if (kind != Kind::kDouble && simd::level() == 2) return backward_avx512;
+  if (kind != Kind::kDouble && simd::level() == 1) return backward_avx2;
 #endif
   return backward_base;
 }
@@ -108,7 +109,7 @@ Tensor ms_deform_attn_forward_cpu(const Tensor& value_in, const Tensor& shapes_i
   if (out.numel() == 0) return out;
   void* result = out.data_ptr();
   const Kind kind = kind_of(value);
-  const Forward forward = forward_here();
+  const Forward forward = forward_here(kind);
   // About 16 thousand channel reads a task at least: below that a second thread costs more than it brings.
   const int64_t work = p.levels * p.points * (p.channels + 8);
   torch::stable::parallel_for(0, p.batch * p.heads * p.queries, std::max<int64_t>(1, 16384 / work),
@@ -141,7 +142,7 @@ std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward_cpu(const Tensor& gra
   const Gradients g = {gradient.data_ptr(), value_gradient.data_ptr(), array_of(locations_gradient),
                        array_of(attention_gradient)};
   const Kind kind = kind_of(value);
-  const Backward backward = backward_here();
+  const Backward backward = backward_here(kind);
   torch::stable::parallel_for(0, p.batch * p.heads, 1,
                               [&](int64_t begin, int64_t end) { backward(p, kind, g, begin, end); });
   return {value_gradient, locations_gradient, attention_gradient};

@@ -369,7 +369,11 @@ void backward(const Problem& p, const Gradients& g, int64_t begin, int64_t end) 
 inline void forward_any(const Problem& p, Kind kind, void* out, int64_t begin, int64_t end) {
   switch (kind) {
     case Kind::kFloat: return forward(p, static_cast<float*>(out), begin, end);
+#if SIMD_BYTES == 16
     case Kind::kDouble: return forward(p, static_cast<double*>(out), begin, end);
+#else
+    case Kind::kDouble: return;  // always runs the baseline
+#endif
     case Kind::kHalf: return forward(p, static_cast<simd::f16*>(out), begin, end);
     case Kind::kBFloat16: return forward(p, static_cast<simd::bf16*>(out), begin, end);
   }
@@ -378,7 +382,11 @@ inline void forward_any(const Problem& p, Kind kind, void* out, int64_t begin, i
 inline void backward_any(const Problem& p, Kind kind, const Gradients& g, int64_t begin, int64_t end) {
   switch (kind) {
     case Kind::kFloat: return backward<float>(p, g, begin, end);
+#if SIMD_BYTES == 16
     case Kind::kDouble: return backward<double>(p, g, begin, end);
+#else
+    case Kind::kDouble: return;  // always runs the baseline
+#endif
     case Kind::kHalf: return backward<simd::f16>(p, g, begin, end);
     case Kind::kBFloat16: return backward<simd::bf16>(p, g, begin, end);
   }

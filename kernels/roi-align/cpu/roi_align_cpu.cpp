@@ -108,18 +108,19 @@ Kind kind_of(const Tensor& tensor) {
   }
 }
 
-Forward forward_here() {
+// float64 is there to check gradients with: it always runs the baseline, which keeps the build short.
+Forward forward_here(Kind kind) {
 #if defined(KERNEL_HAS_AVX)
-  if (simd::level() == 2) return forward_avx512;
-  if (simd::level() == 1) return forward_avx2;
+  if (kind != Kind::kDouble && simd::level() == 2) return forward_avx512;
+  if (kind != Kind::kDouble && simd::level() == 1) return forward_avx2;
 #endif
   return forward_base;
 }
 
-Backward backward_here() {
+Backward backward_here(Kind kind) {
 #if defined(KERNEL_HAS_AVX)
-  if (simd::level() == 2) return backward_avx512;
-  if (simd::level() == 1) return backward_avx2;
+  if (kind != Kind::kDouble && simd::level() == 2) return backward_avx512;
+  if (kind != Kind::kDouble && simd::level() == 1) return backward_avx2;
 #endif
   return backward_base;
 }
@@ -185,7 +186,7 @@ std::vector<Tensor> roi_align_forward_cpu(const std::vector<Tensor> maps, const 
   const std::vector<double> rois = read_rois(rois_in, smallest_batch);
   const Kind kind = kind_of(maps[0]);
   const Problem p = {rois.data(), int64_t(rois.size() / 5), rows, columns, sampling_ratio, aligned, kind == Kind::kDouble};
-  const Forward forward = forward_here();
+  const Forward forward = forward_here(kind);
   std::vector<Tensor> outs;
   for (size_t level = 0; level < maps.size(); ++level) {
     const bool channels_last = is_channels_last(maps[level]);
@@ -226,13 +227,13 @@ std::vector<Tensor> roi_align_backward_cpu(const std::vector<Tensor> gradients, 
   int64_t smallest_batch = std::numeric_limits<int64_t>::max();
   for (size_t level = 0; level < gradients.size(); ++level) smallest_batch = std::min(smallest_batch, map_sizes[4 * level]);
   const std::vector<double> rois = read_rois(rois_in, smallest_batch);
-  const Backward backward = backward_here();
   std::vector<Tensor> results;
   for (size_t level = 0; level < gradients.size(); ++level) {
     STD_TORCH_CHECK(gradients[level].dim() == 4, "roi_align: gradients must look like the outputs");
     const Tensor out_gradient = contiguous_as(gradients[level], channels_last[level]);
     check_arguments(gradients.size(), scales.size(), out_gradient.size(2), out_gradient.size(3));
     const Kind kind = kind_of(out_gradient);
+    const Backward backward = backward_here(kind);
     const std::vector<int64_t> size(map_sizes.begin() + 4 * level, map_sizes.begin() + 4 * level + 4);
     STD_TORCH_CHECK(out_gradient.size(0) * 5 == int64_t(rois.size()) && out_gradient.size(1) == size[1],
                     "roi_align: gradients must look like the outputs");

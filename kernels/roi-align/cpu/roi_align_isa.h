@@ -384,7 +384,11 @@ inline void forward_any(const Problem& p, Kind kind, const Map& map, const std::
                         int64_t first_roi, int64_t last_roi, void* out, int64_t begin, int64_t end) {
   switch (kind) {
     case Kind::kFloat: return forward<float>(p, map, taps, first_roi, last_roi, out, begin, end);
+#if SIMD_BYTES == 16
     case Kind::kDouble: return forward<double>(p, map, taps, first_roi, last_roi, out, begin, end);
+#else
+    case Kind::kDouble: return;  // always runs the baseline
+#endif
     case Kind::kHalf: return forward<simd::f16>(p, map, taps, first_roi, last_roi, out, begin, end);
     case Kind::kBFloat16: return forward<simd::bf16>(p, map, taps, first_roi, last_roi, out, begin, end);
   }
@@ -394,7 +398,11 @@ inline void backward_any(const Problem& p, Kind kind, const Map& gradient, const
                          int64_t batch, const void* out_gradient, int64_t begin, int64_t end) {
   switch (kind) {
     case Kind::kFloat: return backward<float>(p, gradient, taps, batch, out_gradient, begin, end);
+#if SIMD_BYTES == 16
     case Kind::kDouble: return backward<double>(p, gradient, taps, batch, out_gradient, begin, end);
+#else
+    case Kind::kDouble: return;  // always runs the baseline
+#endif
     case Kind::kHalf: return backward<simd::f16>(p, gradient, taps, batch, out_gradient, begin, end);
     case Kind::kBFloat16: return backward<simd::bf16>(p, gradient, taps, batch, out_gradient, begin, end);
   }
