@@ -412,13 +412,42 @@ class TestRegionEncoder:
 
 
 class TestSavingAndPrecision:
-    def test_saved_names_are_the_module_names(self, tmp_path):
+    def test_a_trainer_saves_under_module_names_and_resumes_exactly(self, tmp_path):
+        """Trainer reads its checkpoints by module names, without complaint about names that it does not find."""
         from safetensors.torch import load_file
+        from transformers import Trainer, TrainingArguments
 
+        def trained(max_steps: int, resume: bool) -> list[float]:
+            model = tiny_model().train()
+            inputs = tiny_inputs(model.config, batch_size=4)
+            rows = [{name: value[index] for name, value in inputs.items()} for index in range(4)]
+            rows = [{**row, "labels": row["input_ids"]} for row in rows]
+            arguments = TrainingArguments(
+                output_dir=str(tmp_path / ("resumed" if resume or max_steps == 2 else "whole")),
+                max_steps=max_steps,
+                per_device_train_batch_size=2,
+                save_steps=2,
+                logging_steps=1,
+                learning_rate=1e-2,
+                lr_scheduler_type="constant",
+                report_to=[],
+                use_cpu=True,
+                disable_tqdm=True,
+                remove_unused_columns=False,
+            )
+            trainer = Trainer(model, arguments, train_dataset=rows)
+            trainer.train(resume_from_checkpoint=resume)
+            return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+        whole = trained(4, resume=False)
+        trained(2, resume=False)
+        saved = load_file(tmp_path / "resumed" / "checkpoint-2" / "model.safetensors")
+        assert set(saved) == set(tiny_model().state_dict())
+        assert trained(4, resume=True) == pytest.approx(whole, abs=1e-4)
+
+    def test_saving_and_loading(self, tmp_path):
         model = tiny_model()
         model.save_pretrained(tmp_path)
-        saved = load_file(tmp_path / "model.safetensors")
-        assert set(saved) == set(model.state_dict())
         again = AutoModelForImageTextToText.from_pretrained(tmp_path).eval()
         assert type(again) is GromaForConditionalGeneration
         inputs = tiny_inputs(model.config)

@@ -195,15 +195,16 @@ class GromaPreTrainedModel(PreTrainedModel):
         if isinstance(module, GromaRegionProposer):
             init_proposer_weights(module)
 
-    def save_pretrained(
-        self, save_directory: str | os.PathLike, *args, save_original_format: bool = False, **kwargs
-    ) -> None:
-        """`PreTrainedModel.save_pretrained` under the names of the modules.
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
+        """`PreTrainedModel.save_pretrained` that writes what a trainer can resume from.
 
-        By default the library writes DINOv2's old names; a trainer that resumes reads files by module names and would
-        silently start that part from scratch.
+        The library writes some encoders (DINOv2) under their old names, which `from_pretrained` understands. A trainer reads
+        its checkpoints by the names of the modules and would silently resume with a fresh encoder. It is known by its
+        `state_dict` argument, which it always passes, if only as `None`.
         """
-        super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+        if "state_dict" in kwargs:
+            kwargs.setdefault("save_original_format", False)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def _encode_patches(self, pixel_values: Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """Run the vision encoder, all hidden states included. Checks the image size before any work."""
