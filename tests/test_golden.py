@@ -192,7 +192,7 @@ class TestOperators:
                 (crops,) = GromaRoiAlign()(
                     [golden["roialign.feat"][image : image + 1]], rois[mine][None, :, 1:], [1 / stride], size, 2
                 )
-                assert_close(crops[0], golden[f"roialign.out{size}_stride{stride}"][mine], atol=1e-5, rtol=1e-5)
+                assert_close(crops, golden[f"roialign.out{size}_stride{stride}"][mine], atol=1e-5, rtol=1e-5)
 
     def test_deformable_attention(self, golden_dir):
         _, golden = load_case(golden_dir, "ops")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         GromaModel,
         GromaPreTrainedModel,
     )
+    from .modeling_groma_ops import use_kernels
     from .pipeline_groma import ImageGroundingPipeline
     from .processing_groma import GromaProcessor
     from .visualization import draw_boxes, draw_grounded_text, draw_proposals
@@ -55,6 +56,7 @@ _EXPORTS = {
         "GromaModel",
         "GromaPreTrainedModel",
     ),
+    "modeling_groma_ops": ("use_kernels",),
     "pipeline_groma": ("ImageGroundingPipeline",),
     "processing_groma": ("GromaProcessor",),
     "visualization": ("draw_boxes", "draw_grounded_text", "draw_proposals"),

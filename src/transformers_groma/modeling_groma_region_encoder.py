@@ -118,12 +118,13 @@ class GromaRegionEncoder(nn.Module):
             [1 / stride for stride in self.config.roi_strides],
             self.config.roi_output_size,
             self.config.roi_sampling_ratio,
+            None if static else mask,
         )
         if static:
-            regions = self._encode_crops([crop.flatten(0, 1) for crop in crops], boxes.flatten(0, 1))
+            regions = self._encode_crops(crops, boxes.flatten(0, 1))
             regions = regions.unflatten(0, mask.shape) * mask[..., None]
         else:
-            encoded = self._encode_crops([crop[mask] for crop in crops], boxes[mask])
+            encoded = self._encode_crops(crops, boxes[mask])
             regions = encoded.new_zeros(*mask.shape, encoded.shape[-1])
             regions = regions.index_put((mask,), encoded)
         return nn.functional.pad(regions, (0, 0, 0, num_slots - num_encoded))
