@@ -16,6 +16,7 @@ from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, torch_compilable_check
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from .configuration_groma import GromaConfig, GromaRegionProposalConfig
 from .modeling_groma_proposer import (
@@ -160,6 +161,21 @@ class GromaMultiModalProjector(nn.Module):
         return self.linear_2(self.act(self.linear_1(tokens)))
 
 
+def build_vision_tower(config: PreTrainedConfig) -> PreTrainedModel:
+    """The vision encoder, ready to give all its hidden states.
+
+    Args:
+        config (`PreTrainedConfig`): any vision encoder of `AutoModel`.
+
+    Returns:
+        `PreTrainedModel`: with fresh weights.
+    """
+    vision_tower = AutoModel.from_config(config)
+    # The library would do this in the first forward, under a lock that torch.compile cannot trace.
+    maybe_install_capturing_hooks(vision_tower)
+    return vision_tower
+
+
 class GromaPreTrainedModel(PreTrainedModel):
     """Base class of all Groma models: initial weights, loading and saving.
 
@@ -286,7 +302,7 @@ class GromaForRegionProposal(GromaPreTrainedModel):
 
     def __init__(self, config: GromaRegionProposalConfig):
         super().__init__(config)
-        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.vision_tower = build_vision_tower(config.vision_config)
         self.region_proposer = GromaRegionProposer(config.proposer_config, config.vision_config.hidden_size)
         self.post_init()
 
@@ -345,7 +361,7 @@ class GromaModel(GromaPreTrainedModel):
     def __init__(self, config: GromaConfig):
         super().__init__(config)
         vision_hidden_size = config.vision_config.hidden_size
-        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.vision_tower = build_vision_tower(config.vision_config)
         self.region_proposer = GromaRegionProposer(config.proposer_config, vision_hidden_size)
         self.region_encoder = GromaRegionEncoder(
             config.region_encoder_config,
