@@ -29,6 +29,7 @@ format: $(STAMP)  ## fix what ruff can fix
 
 bench: $(STAMP)  ## benchmarks: ratios against a named baseline in the same run
 	$(OFFLINE) $(BIN)/python benchmarks/bench_inference.py
+	$(OFFLINE) $(BIN)/python benchmarks/bench_kernels.py
 
 tiny: $(STAMP)  ## rebuild hub_configs/groma-tiny
 	$(OFFLINE) $(BIN)/python hub_configs/build_groma_tiny.py
