@@ -1,6 +1,7 @@
 """`generate` in all its forms: the same answer whichever way it is asked."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -227,6 +228,17 @@ def test_compiled_decoding(model, inputs):
     compiled.forward = torch.compile(compiled.forward, fullgraph=True, backend="aot_eager")
     generated = new_tokens(compiled, inputs, cache_implementation="static", disable_compile=True)
     assert torch.equal(generated, new_tokens(model, inputs))
+
+
+@pytest.mark.slow
+def test_compiled_for_real(model, inputs):
+    """With the default backend, which writes and compiles code."""
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is missing; the default backend cannot compile")
+    compiled = torch.compile(model.forward, fullgraph=True)
+    with torch.no_grad():
+        assert_close(compiled(**inputs).logits, model(**inputs).logits, atol=1e-4, rtol=1e-4)
+    assert torch.equal(new_tokens(model, inputs, cache_implementation="static"), new_tokens(model, inputs))
 
 
 def test_export(model, inputs):

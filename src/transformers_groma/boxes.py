@@ -195,6 +195,7 @@ def prepare_user_boxes(
         )
     if not torch.isfinite(values).all():
         raise ValueError(f"`{name}` must be finite numbers, got {values.tolist()}.")
+    given = values
     if normalized:
         if (values.abs() > 2).any():
             raise ValueError(
@@ -203,32 +204,32 @@ def prepare_user_boxes(
             )
         values = scale_boxes(values, height, width)
     values = box_to_xyxy(values, box_format)
-    for index, (x1, y1, x2, y2) in enumerate(values.tolist()):
-        label = f"`{name}[{index}]` = {torch.as_tensor(boxes)[index].tolist()}"
-        if x2 < x1 or y2 < y1:
-            raise ValueError(
-                f"{label} is inverted: x2 < x1 or y2 < y1 (as xyxy in pixels: {[x1, y1, x2, y2]}). "
-                f"`box_format` is {box_format!r}; pass another one if the numbers mean something else."
-            )
-        overhang = max(-x1, -y1, x2 - width, y2 - height)
-        if overhang > MAX_OVERHANG_PIXELS:
-            raise ValueError(
-                f"{label} is outside of the {width}x{height} (width x height) image by {overhang:g} pixels "
-                f"(as xyxy in pixels: {[x1, y1, x2, y2]}). Boxes refer to the image as given, before any resizing."
-            )
-    clipped = torch.stack(
-        [
-            values[:, 0].clamp(0, width),
-            values[:, 1].clamp(0, height),
-            values[:, 2].clamp(0, width),
-            values[:, 3].clamp(0, height),
-        ],
-        dim=-1,
-    )
-    empty = (clipped[:, 2] <= clipped[:, 0]) | (clipped[:, 3] <= clipped[:, 1])
+
+    def first(wrong: Tensor) -> tuple[str, str]:
+        """The first wrong box as it was given, and in pixels."""
+        index = int(wrong.nonzero()[0])
+        return f"`{name}[{index}]` = {given[index].tolist()}", f"as xyxy in pixels: {values[index].tolist()}"
+
+    inverted = (values[:, 2:] < values[:, :2]).any(dim=-1)
+    if inverted.any():
+        label, pixels = first(inverted)
+        raise ValueError(
+            f"{label} is inverted: x2 < x1 or y2 < y1 ({pixels}). `box_format` is {box_format!r}; pass another one if the "
+            "numbers mean something else."
+        )
+    size = values.new_tensor([width, height, width, height])
+    overhang = torch.maximum(-values, values - size).amax(dim=-1)
+    if (overhang > MAX_OVERHANG_PIXELS).any():
+        label, pixels = first(overhang > MAX_OVERHANG_PIXELS)
+        raise ValueError(
+            f"{label} is outside of the {width}x{height} (width x height) image by {overhang.max().item():g} pixels "
+            f"({pixels}). Boxes refer to the image as given, before any resizing."
+        )
+    clipped = torch.minimum(values.clamp(min=0), size)
+    empty = (clipped[:, 2:] <= clipped[:, :2]).any(dim=-1)
     if empty.any():
-        index = int(empty.nonzero()[0])
-        raise ValueError(f"`{name}[{index}]` = {torch.as_tensor(boxes)[index].tolist()} has no area inside the image.")
+        label, pixels = first(empty)
+        raise ValueError(f"{label} has no area inside the {width}x{height} (width x height) image ({pixels}).")
     return clipped
 
 

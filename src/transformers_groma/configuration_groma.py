@@ -203,7 +203,7 @@ class GromaRegionProposalConfig(PreTrainedConfig):
     box_score_threshold: float | int = 0.15
 
     def __post_init__(self, **kwargs):
-        self.id2label = {0: "region"}
+        self.id2label, self.label2id = {0: "region"}, {"region": 0}
         super().__post_init__(**kwargs)
 
 

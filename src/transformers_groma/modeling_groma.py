@@ -448,14 +448,14 @@ class GromaModel(GromaPreTrainedModel):
             selection.boxes,
             selection.mask,
         )
-        tokens = torch.cat([image_tokens, region_tokens.to(image_tokens.dtype)], dim=1)
+        tokens = torch.cat([image_tokens, region_tokens.to(image_tokens)], dim=1)
         counts = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
         if refer_boxes is not None:
             # A referred region's feature is that of its slot. Padding rows come last and are not counted.
-            refer_index = selection.refer_slots + image_tokens.shape[1]
+            refer_index = selection.refer_slots.to(tokens.device) + image_tokens.shape[1]
             refer_tokens = tokens.gather(1, refer_index[..., None].expand(-1, -1, tokens.shape[-1]))
             tokens = torch.cat([tokens, refer_tokens], dim=1)
-            counts = counts + is_box(refer_boxes).sum(dim=1)
+            counts = counts + is_box(refer_boxes).sum(dim=1).to(counts.device)
         features = GromaImageFeatures(
             last_hidden_state=vision.last_hidden_state,
             hidden_states=vision.hidden_states,
@@ -504,6 +504,8 @@ class GromaModel(GromaPreTrainedModel):
         """
         ordinal = placeholder_mask.cumsum(dim=1) - 1 - self.config.num_image_tokens
         is_slot = placeholder_mask & (ordinal >= 0) & (ordinal < self.config.max_regions)
+        # With a device map the proposer may live on another device than the prompt.
+        region_mask = region_mask.to(placeholder_mask.device)
         used = region_mask[_image_index(placeholder_mask)].gather(1, ordinal.clamp(0, self.config.max_regions - 1))
         unused = is_slot & ~used
         # The slot's proxy token stands directly before its placeholder.
@@ -515,6 +517,7 @@ class GromaModel(GromaPreTrainedModel):
     ) -> Tensor:
         """Put the visual tokens `(B_images, n, hidden_size)` of each image into the placeholders of its row, in order."""
         found = placeholder_mask.sum(dim=1)
+        counts = counts.to(found.device)
         image_index = _image_index(placeholder_mask)
         torch_compilable_check(
             (found > 0).sum() == len(tokens),
@@ -724,7 +727,8 @@ def resolve_image_boxes(
         (config.ground_box_token_id, features.ground_slots),
     ):
         if slots is not None:
-            token_ids = resolve_box_tokens(token_ids, token_id, slots[image_index], config.first_proxy_token_id)
+            slots = slots.to(token_ids.device)[image_index]
+            token_ids = resolve_box_tokens(token_ids, token_id, slots, config.first_proxy_token_id)
     return token_ids
 
 
