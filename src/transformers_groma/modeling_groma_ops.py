@@ -4,7 +4,6 @@ Both layers are stateless. In plain torch they run on any device and are differe
 library from `kernels/` of a checkout or from the Hub. Geometry is float32 whatever the model's dtype.
 """
 
-import importlib.util
 import os
 from pathlib import Path
 from types import ModuleType
@@ -77,11 +76,12 @@ def use_kernels(source: KernelSource | None = None, folder: str | os.PathLike | 
 
 def _load_kernel(name: str, source: KernelSource, folder: Path) -> tuple[ModuleType | None, str]:
     """The kernel and where it comes from; (None, "reference") where there is none to be expected."""
-    if importlib.util.find_spec("kernels") is None:
+    try:  # in a `try`, or the Hub would refuse this file where the library is missing
+        import kernels
+    except ImportError:
         if source == "auto":
             return None, "reference"
-        raise ModuleNotFoundError("the `kernels` library is not installed; `pip install kernels`")
-    import kernels
+        raise
 
     if source != "hub" and (folder / name / "build").is_dir():
         return kernels.get_local_kernel(folder / name), "local"
