@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Tests never reach for a hub; a missing file is an error at once instead of a time-out.
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
-# One thread for each of the two test processes: torch's threads would wait for each other. Kernels only where a test builds them.
-TEST_ENV := $(OFFLINE) OMP_NUM_THREADS=1 GROMA_KERNELS=reference
+# One thread for each of the two test processes: torch's threads would wait for each other.
+TEST_ENV := $(OFFLINE) OMP_NUM_THREADS=1
 
 .PHONY: demo test test-slow quality format bench setup tiny clean
 

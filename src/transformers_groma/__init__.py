@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from .image_processing_pil_groma import GromaImageProcessorPil
     from .modeling_groma import (
         GromaForConditionalGeneration,
-        GromaForRegionProposal,
         GromaModel,
         GromaPreTrainedModel,
     )
+    from .modeling_groma_detector import GromaForRegionProposal
     from .modeling_groma_ops import use_kernels
     from .pipeline_groma import ImageGroundingPipeline
     from .processing_groma import GromaProcessor
@@ -52,10 +52,10 @@ _EXPORTS = {
     "image_processing_pil_groma": ("GromaImageProcessorPil",),
     "modeling_groma": (
         "GromaForConditionalGeneration",
-        "GromaForRegionProposal",
         "GromaModel",
         "GromaPreTrainedModel",
     ),
+    "modeling_groma_detector": ("GromaForRegionProposal",),
     "modeling_groma_ops": ("use_kernels",),
     "pipeline_groma": ("ImageGroundingPipeline",),
     "processing_groma": ("GromaProcessor",),

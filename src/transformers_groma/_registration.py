@@ -26,7 +26,8 @@ def _register_configs(module: ModuleType) -> None:
 
 def _register_models(module: ModuleType) -> None:
     from .configuration_groma import GromaConfig, GromaRegionProposalConfig
-    from .modeling_groma import GromaForConditionalGeneration, GromaForRegionProposal, GromaModel
+    from .modeling_groma import GromaForConditionalGeneration, GromaModel
+    from .modeling_groma_detector import GromaForRegionProposal
 
     module.AutoModel.register(GromaConfig, GromaModel, exist_ok=True)
     module.AutoModelForImageTextToText.register(GromaConfig, GromaForConditionalGeneration, exist_ok=True)

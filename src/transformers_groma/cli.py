@@ -427,7 +427,7 @@ def _propose(model: str | None, image: "Image.Image", device: str | None, dtype:
 
     from .boxes import unpack_region_boxes
     from .configuration_groma import GromaRegionProposalConfig
-    from .modeling_groma import GromaForRegionProposal
+    from .modeling_groma_detector import GromaForRegionProposal
 
     with _errors_of(f"--model {model!r}"):
         config = AutoConfig.from_pretrained(model)

@@ -24,7 +24,8 @@ from .configuration_groma import (
     GromaRegionProposalConfig,
 )
 from .image_processing_pil_groma import GromaImageProcessorPil
-from .modeling_groma import GromaForConditionalGeneration, GromaForRegionProposal
+from .modeling_groma import GromaForConditionalGeneration
+from .modeling_groma_detector import GromaForRegionProposal
 from .processing_groma import GROMA_CHAT_TEMPLATE, GromaProcessor, add_groma_tokens, load_legacy_tokenizer
 
 # The original resizes every image to this side; its config only tells the size of the position table.

@@ -27,8 +27,8 @@ MODEL_AUTO_MAPS = {
     },
     "groma_region_proposal": {
         "AutoConfig": "configuration_groma.GromaRegionProposalConfig",
-        "AutoModel": "modeling_groma.GromaForRegionProposal",
-        "AutoModelForObjectDetection": "modeling_groma.GromaForRegionProposal",
+        "AutoModel": "modeling_groma_detector.GromaForRegionProposal",
+        "AutoModelForObjectDetection": "modeling_groma_detector.GromaForRegionProposal",
     },
 }
 PROCESSOR_AUTO_MAP = {"AutoProcessor": "processing_groma.GromaProcessor"}

@@ -1,146 +1,37 @@
 """Groma: a language model that reads image tokens and region tokens and points with proxy tokens."""
 
-import os
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
-from transformers.configuration_utils import PreTrainedConfig
 from transformers.generation import GenerationMixin
 from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
-from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
+from transformers.modeling_outputs import ModelOutput
+from transformers.modeling_utils import slice_logits_to_keep
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, torch_compilable_check
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
-from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
-from .configuration_groma import GromaConfig, GromaRegionProposalConfig
-from .modeling_groma_proposer import (
-    GromaRegionProposer,
-    GromaRegionProposerOutput,
-    init_proposer_weights,
-    region_proposal_loss,
+from .configuration_groma import GromaConfig
+from .modeling_groma_base import (
+    GromaPreTrainedModel,
+    build_vision_tower,
+    no_autocast,
+    requested_hidden_states,
+    requested_output,
 )
+from .modeling_groma_outputs import (
+    GromaCausalLMOutputWithPast,
+    GromaGenerateBeamDecoderOnlyOutput,
+    GromaGenerateDecoderOnlyOutput,
+    GromaImageFeatures,
+    GromaModelOutputWithPast,
+    GromaRegionProposals,
+)
+from .modeling_groma_proposer import GromaRegionProposer
 from .modeling_groma_region_encoder import GromaRegionEncoder
-from .modeling_groma_regions import RegionSelection, is_box, resolve_box_tokens, select_regions
-
-
-@dataclass
-class GromaImageFeatures(BaseModelOutputWithPooling):
-    """Visual features of a batch of images, with the regions they were computed for.
-
-    `pooler_output` is a list with one `(n, hidden_size)` tensor an image: its features in the order of the
-    placeholders of a prompt, that is image tokens, `max_regions` region tokens, referred regions.
-
-    Attributes:
-        region_boxes (`Tensor` of shape `(B, max_regions, 4)`): boxes of the slots, normalized `cxcywh` (0..1).
-        region_scores (`Tensor` of shape `(B, max_regions)`): fused objectness; 1 for user boxes.
-        region_mask (`Tensor` of shape `(B, max_regions)`, bool): which slots are used.
-        refer_slots (`Tensor` of shape `(B, K)`, int64, *optional*): slot of every user box.
-        ground_slots (`Tensor` of shape `(B, G)`, int64, *optional*): slot that every ground-truth box is matched to.
-    """
-
-    region_boxes: Tensor | None = None
-    region_scores: Tensor | None = None
-    region_mask: Tensor | None = None
-    refer_slots: Tensor | None = None
-    ground_slots: Tensor | None = None
-
-
-@dataclass
-class GromaModelOutputWithPast(BaseModelOutputWithPast):
-    """Hidden states of the language model and the regions of every image.
-
-    Attributes:
-        image_hidden_states (`Tensor` of shape `(B, n, hidden_size)`): visual features in placeholder order.
-        num_regions (`Tensor` of shape `(B,)`, int64): how many slots of each image are used, the first ones.
-        region_boxes, region_scores, refer_slots, ground_slots: see `GromaImageFeatures`.
-    """
-
-    image_hidden_states: Tensor | None = None
-    region_boxes: Tensor | None = None
-    region_scores: Tensor | None = None
-    num_regions: Tensor | None = None
-    refer_slots: Tensor | None = None
-    ground_slots: Tensor | None = None
-
-
-@dataclass
-class GromaCausalLMOutputWithPast(ModelOutput):
-    """Logits (and loss) of the language model and the regions of every image.
-
-    Attributes:
-        loss (`Tensor` of shape `()`): mean cross entropy of the labels that are not -100.
-        logits (`Tensor` of shape `(B, length, vocab_size)`): scores of the next token.
-        image_hidden_states, region_boxes, region_scores, num_regions: see `GromaModelOutputWithPast`.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[Tensor] | None = None
-    attentions: tuple[Tensor] | None = None
-    image_hidden_states: Tensor | None = None
-    region_boxes: Tensor | None = None
-    region_scores: Tensor | None = None
-    num_regions: Tensor | None = None
-
-
-@dataclass
-class GromaRegionProposals(ModelOutput):
-    """Region proposals after score threshold and NMS, best first, in fixed slots.
-
-    Attributes:
-        boxes (`Tensor` of shape `(B, max_regions, 4)`): normalized `cxcywh` (0..1), zeros in unused slots.
-        scores (`Tensor` of shape `(B, max_regions)`): fused objectness.
-        mask (`Tensor` of shape `(B, max_regions)`, bool): which slots are used.
-    """
-
-    boxes: Tensor | None = None
-    scores: Tensor | None = None
-    mask: Tensor | None = None
-
-
-@dataclass
-class GromaRegionProposalOutput(ModelOutput):
-    """Output of the detector (stage 1).
-
-    Attributes:
-        loss (`Tensor` of shape `()`), loss_dict (`dict[str, Tensor]`): with `labels`: the loss and its unweighted parts.
-        logits (`Tensor` of shape `(B, num_queries, 1)`): inverse sigmoid of the fused objectness.
-        pred_boxes (`Tensor` of shape `(B, num_queries, 4)`): normalized `cxcywh`.
-        proposer_output (`GromaRegionProposerOutput`): everything that the proposer computed.
-    """
-
-    loss: Tensor | None = None
-    loss_dict: dict[str, Tensor] | None = None
-    logits: Tensor | None = None
-    pred_boxes: Tensor | None = None
-    proposer_output: GromaRegionProposerOutput | None = None
-    hidden_states: tuple[Tensor] | None = None
-    attentions: tuple[Tensor] | None = None
-
-
-@dataclass
-class GromaGenerateDecoderOnlyOutput(GenerateDecoderOnlyOutput):
-    """`GenerateDecoderOnlyOutput` with the regions that the answers point at; see `GromaImageFeatures`."""
-
-    region_boxes: Tensor | None = None
-    region_scores: Tensor | None = None
-    region_mask: Tensor | None = None
-
-
-@dataclass
-class GromaGenerateBeamDecoderOnlyOutput(GenerateBeamDecoderOnlyOutput):
-    """`GenerateBeamDecoderOnlyOutput` with the regions that the answers point at; see `GromaImageFeatures`."""
-
-    region_boxes: Tensor | None = None
-    region_scores: Tensor | None = None
-    region_mask: Tensor | None = None
+from .modeling_groma_regions import RegionSelection, is_box, resolve_box_tokens
 
 
 class GromaMultiModalProjector(nn.Module):
@@ -159,200 +50,6 @@ class GromaMultiModalProjector(nn.Module):
         merged = torch.cat([feature_map[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)], dim=1)
         tokens = merged.flatten(2).transpose(1, 2).to(self.linear_1.weight.dtype)
         return self.linear_2(self.act(self.linear_1(tokens)))
-
-
-def build_vision_tower(config: PreTrainedConfig) -> PreTrainedModel:
-    """The vision encoder, ready to give all its hidden states.
-
-    Args:
-        config (`PreTrainedConfig`): any vision encoder of `AutoModel`.
-
-    Returns:
-        `PreTrainedModel`: with fresh weights.
-    """
-    vision_tower = AutoModel.from_config(config)
-    # The library would do this in the first forward, under a lock that torch.compile cannot trace.
-    maybe_install_capturing_hooks(vision_tower)
-    return vision_tower
-
-
-class GromaPreTrainedModel(PreTrainedModel):
-    """Base class of all Groma models: initial weights, loading and saving.
-
-    `from_pretrained(…, dtype=torch.bfloat16)` (or float16) leaves the vision encoder and the proposer in float32, and
-    autocast does not touch them when regions are chosen: that is discrete, so rounding would make a model point at other
-    places. `model.to(torch.bfloat16)` converts everything, for speed.
-    """
-
-    _keep_in_fp32_modules_strict = ["vision_tower", "region_proposer"]
-    config: GromaConfig
-    config_class = GromaConfig
-    base_model_prefix = "model"
-    input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["DeformableDetrEncoderLayer", "DeformableDetrDecoderLayer", "GromaRegionEncoder"]
-    _skip_keys_device_placement = ["past_key_values"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = True
-
-    def __init__(self, config: PreTrainedConfig, *inputs, **kwargs):
-        super().__init__(config, *inputs, **kwargs)
-        # The proposer is no PreTrainedModel, so the library does not choose its attention. Float32 boxes need float32
-        # queries: no flash attention there.
-        attention = "eager" if config._attn_implementation == "eager" else "sdpa"
-        config.proposer_config._attn_implementation = attention
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, GromaRegionProposer):
-            init_proposer_weights(module)
-
-    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
-        """`PreTrainedModel.save_pretrained` that writes what a trainer can resume from.
-
-        The library writes some encoders (DINOv2) under their old names, which `from_pretrained` understands. A trainer reads
-        its checkpoints by the names of the modules and would silently resume with a fresh encoder. It is known by its
-        `state_dict` argument, which it always passes, if only as `None`.
-        """
-        if "state_dict" in kwargs:
-            kwargs.setdefault("save_original_format", False)
-        super().save_pretrained(save_directory, *args, **kwargs)
-
-    def _encode_patches(self, pixel_values: Tensor, **kwargs) -> BaseModelOutputWithPooling:
-        """Run the vision encoder, all hidden states included. Checks the image size before any work."""
-        size = self.config.vision_config.image_size
-        if pixel_values.ndim != 4 or tuple(pixel_values.shape[-2:]) != (size, size):
-            raise ValueError(
-                f"`pixel_values` must have shape (number of images, channels, {size}, {size}), got "
-                f"{tuple(pixel_values.shape)}. Let the model's own processor prepare the images."
-            )
-        return self.vision_tower(
-            pixel_values.to(self.vision_tower.dtype), output_hidden_states=True, return_dict=True, **kwargs
-        )
-
-    def _feature_map(self, hidden_states: Tensor) -> Tensor:
-        """Patch tokens as a map `(B, C, grid, grid)`; class and register tokens come first and are dropped."""
-        grid = self.config.vision_config.image_size // self.config.vision_config.patch_size
-        patches = hidden_states[:, hidden_states.shape[1] - grid * grid :]
-        return patches.transpose(1, 2).unflatten(2, (grid, grid))
-
-    def _proposer_feature_map(self, hidden_states: tuple[Tensor, ...]) -> Tensor:
-        layers = hidden_states[-self.config.proposer_config.num_vision_layers :]
-        return self._feature_map(torch.stack(layers).mean(dim=0))
-
-    def _select_regions(
-        self,
-        proposals: GromaRegionProposerOutput,
-        refer_boxes: Tensor | None = None,
-        ground_boxes: Tensor | None = None,
-        permute: bool = False,
-    ) -> RegionSelection:
-        return select_regions(
-            proposals.pred_boxes,
-            proposals.scores,
-            refer_boxes,
-            ground_boxes,
-            max_regions=self.config.max_regions,
-            nms_threshold=self.config.nms_threshold,
-            score_threshold=self.config.box_score_threshold,
-            permute=permute,
-        )
-
-
-class GromaForRegionProposal(GromaPreTrainedModel):
-    """The detector alone: vision encoder and region proposer, the model of training stage 1 (paper section 3.4).
-
-    Its weights load into `GromaForConditionalGeneration` under the same names.
-
-    Example:
-
-    ```python
-    >>> import torch
-    >>> from transformers_groma import GromaForRegionProposal, GromaRegionProposalConfig
-
-    >>> vision_config = {
-    ...     "model_type": "dinov2", "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2,
-    ...     "image_size": 112, "patch_size": 14,
-    ... }
-    >>> proposer_config = {"d_model": 32, "num_queries": 20, "encoder_layers": 1, "decoder_layers": 2}
-    >>> config = GromaRegionProposalConfig(vision_config=vision_config, proposer_config=proposer_config)
-    >>> model = GromaForRegionProposal(config).eval()
-    >>> labels = [{"boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2]]), "source": "coco"}]  # normalized cxcywh
-    >>> model(torch.zeros(1, 3, 112, 112), labels=labels).pred_boxes.shape
-    torch.Size([1, 20, 4])
-    ```"""
-
-    config: GromaRegionProposalConfig
-    config_class = GromaRegionProposalConfig
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    # The loss is normalized by the boxes of the batch; Trainer must not rescale it.
-    accepts_loss_kwargs = False
-    # A checkpoint of the whole model has more than the detector.
-    _keys_to_ignore_on_load_unexpected = [
-        r"region_encoder\.",
-        r"multi_modal_projector\.",
-        r"language_model\.",
-        "lm_head",
-    ]
-
-    def __init__(self, config: GromaRegionProposalConfig):
-        super().__init__(config)
-        self.vision_tower = build_vision_tower(config.vision_config)
-        self.region_proposer = GromaRegionProposer(config.proposer_config, config.vision_config.hidden_size)
-        self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.vision_tower.get_input_embeddings()
-
-    @merge_with_config_defaults
-    @can_return_tuple
-    def forward(
-        self, pixel_values: Tensor, labels: list[dict] | None = None, **kwargs: Unpack[TransformersKwargs]
-    ) -> tuple | GromaRegionProposalOutput:
-        r"""
-        Detect regions.
-
-        Args:
-            pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): images from the image processor.
-            labels (`list[dict]` of length B, *optional*): `boxes` (`Tensor` of shape `(n, 4)`, normalized `cxcywh`) and
-                `source` (`"coco"`, the default, or `"sa1b"`): the objectness head that learns from the image.
-
-        Returns:
-            `GromaRegionProposalOutput`.
-
-        Raises:
-            ValueError: wrong image size or wrong labels.
-        """
-        vision = self._encode_patches(
-            pixel_values, output_attentions=_requested(kwargs, self.config, "output_attentions")
-        )
-        proposals = self.region_proposer(self._proposer_feature_map(vision.hidden_states))
-        loss, loss_dict = None, None
-        if labels is not None:
-            loss, loss_dict = region_proposal_loss(proposals, labels, self.config.proposer_config)
-        return GromaRegionProposalOutput(
-            loss=loss,
-            loss_dict=loss_dict,
-            logits=torch.logit(proposals.scores, eps=1e-6)[..., None],
-            pred_boxes=proposals.pred_boxes,
-            proposer_output=proposals,
-            hidden_states=_requested_hidden_states(vision.hidden_states, kwargs, self.config),
-            attentions=vision.attentions,
-        )
-
-    @torch.no_grad()
-    def propose_regions(self, pixel_values: Tensor) -> GromaRegionProposals:
-        """Region proposals after score threshold and NMS; see `GromaForConditionalGeneration.propose_regions`."""
-        with _no_autocast(pixel_values):
-            vision = self._encode_patches(pixel_values)
-            proposals = self.region_proposer(self._proposer_feature_map(vision.hidden_states))
-        selection = self._select_regions(proposals)
-        return GromaRegionProposals(boxes=selection.boxes, scores=selection.scores, mask=selection.mask)
 
 
 class GromaModel(GromaPreTrainedModel):
@@ -389,7 +86,7 @@ class GromaModel(GromaPreTrainedModel):
         Raises:
             ValueError: wrong image size, or more user boxes than slots.
         """
-        with _no_autocast(pixel_values):
+        with no_autocast(pixel_values):
             vision = self._encode_patches(pixel_values)
         selection = self._propose(vision.hidden_states, refer_boxes)
         return GromaRegionProposals(boxes=selection.boxes, scores=selection.scores, mask=selection.mask)
@@ -421,20 +118,20 @@ class GromaModel(GromaPreTrainedModel):
             pixel_values,
             refer_boxes,
             ground_boxes,
-            output_attentions=_requested(kwargs, self.config, "output_attentions"),
+            output_attentions=requested_output(kwargs, self.config, "output_attentions"),
         )
         if refer_boxes is None:
             features.pooler_output = list(tokens)
         else:
             features.pooler_output = [row[:count] for row, count in zip(tokens, counts.tolist(), strict=True)]
-        features.hidden_states = _requested_hidden_states(features.hidden_states, kwargs, self.config)
+        features.hidden_states = requested_hidden_states(features.hidden_states, kwargs, self.config)
         return features
 
     def _perceive(
         self, pixel_values: Tensor, refer_boxes: Tensor | None, ground_boxes: Tensor | None, **kwargs
     ) -> tuple[GromaImageFeatures, Tensor, Tensor]:
         """Features with regions; visual tokens in placeholder order, padded `(B, n, hidden_size)`; their number `(B,)`."""
-        with _no_autocast(pixel_values):
+        with no_autocast(pixel_values):
             vision = self._encode_patches(pixel_values, **kwargs)
         selection = self._propose(vision.hidden_states, refer_boxes, ground_boxes, permute=self.training)
         image_tokens = self.multi_modal_projector(
@@ -477,7 +174,7 @@ class GromaModel(GromaPreTrainedModel):
         permute: bool = False,
     ) -> RegionSelection:
         # Choosing regions is not differentiable; the detector learns in stage 1.
-        with _no_autocast(hidden_states[-1]):
+        with no_autocast(hidden_states[-1]):
             proposals = self.region_proposer(self._proposer_feature_map(hidden_states))
         return self._select_regions(proposals, refer_boxes, ground_boxes, permute=permute)
 
@@ -676,32 +373,9 @@ class GromaModel(GromaPreTrainedModel):
         return None, torch.where(changed, self.get_input_embeddings()(resolved), inputs_embeds)
 
 
-def _no_autocast(tensor: Tensor) -> torch.autocast:
-    return torch.autocast(device_type=tensor.device.type, enabled=False)
-
-
 def _image_index(placeholder_mask: Tensor) -> Tensor:
     """For every row, which image is its own: rows with placeholders take the images in order; 0 for text-only rows."""
     return (placeholder_mask.any(dim=1).long().cumsum(dim=0) - 1).clamp(min=0)
-
-
-def _requested(kwargs: dict, config: PreTrainedConfig, name: str) -> bool | list[int] | None:
-    """Whether `output_hidden_states` or `output_attentions` is asked for, in the call or in the config."""
-    value = kwargs.get(name)
-    return getattr(config, name) if value is None else value
-
-
-def _requested_hidden_states(
-    hidden_states: tuple[Tensor, ...], kwargs: dict, config: PreTrainedConfig
-) -> tuple[Tensor | None, ...] | None:
-    """The hidden states that the caller asks for: none, all, or those of a list of indices."""
-    requested = _requested(kwargs, config, "output_hidden_states")
-    if not requested:
-        return None
-    if requested is True:
-        return hidden_states
-    kept = {index % len(hidden_states) for index in requested}
-    return tuple(state if index in kept else None for index, state in enumerate(hidden_states))
 
 
 def resolve_image_boxes(
@@ -968,16 +642,4 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
         return (input_ids != pad_token_id).long()
 
 
-__all__ = [
-    "GromaCausalLMOutputWithPast",
-    "GromaForConditionalGeneration",
-    "GromaForRegionProposal",
-    "GromaGenerateBeamDecoderOnlyOutput",
-    "GromaGenerateDecoderOnlyOutput",
-    "GromaImageFeatures",
-    "GromaModel",
-    "GromaModelOutputWithPast",
-    "GromaPreTrainedModel",
-    "GromaRegionProposalOutput",
-    "GromaRegionProposals",
-]
+__all__ = ["GromaForConditionalGeneration", "GromaModel", "GromaPreTrainedModel"]

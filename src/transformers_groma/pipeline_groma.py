@@ -11,7 +11,7 @@ from transformers.pipelines.base import Pipeline, PipelineRegistry
 
 from .boxes import BoxFormat
 from .grounding import GroundedText
-from .modeling_groma import GromaGenerateDecoderOnlyOutput
+from .modeling_groma_outputs import GromaGenerateDecoderOnlyOutput
 from .processing_groma import open_image, upright_image_size
 
 IMAGE_GROUNDING_TASK = "image-grounding"

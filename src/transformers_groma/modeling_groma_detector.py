@@ -1,0 +1,113 @@
+"""The detector alone, the model of training stage 1."""
+
+import torch
+from torch import Tensor, nn
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+
+from .configuration_groma import GromaRegionProposalConfig
+from .modeling_groma_base import (
+    GromaPreTrainedModel,
+    build_vision_tower,
+    no_autocast,
+    requested_hidden_states,
+    requested_output,
+)
+from .modeling_groma_outputs import GromaRegionProposalOutput, GromaRegionProposals
+from .modeling_groma_proposer import GromaRegionProposer, region_proposal_loss
+
+
+class GromaForRegionProposal(GromaPreTrainedModel):
+    """The detector alone: vision encoder and region proposer, the model of training stage 1 (paper section 3.4).
+
+    Its weights load into `GromaForConditionalGeneration` under the same names.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from transformers_groma import GromaForRegionProposal, GromaRegionProposalConfig
+
+    >>> vision_config = {
+    ...     "model_type": "dinov2", "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2,
+    ...     "image_size": 112, "patch_size": 14,
+    ... }
+    >>> proposer_config = {"d_model": 32, "num_queries": 20, "encoder_layers": 1, "decoder_layers": 2}
+    >>> config = GromaRegionProposalConfig(vision_config=vision_config, proposer_config=proposer_config)
+    >>> model = GromaForRegionProposal(config).eval()
+    >>> labels = [{"boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2]]), "source": "coco"}]  # normalized cxcywh
+    >>> model(torch.zeros(1, 3, 112, 112), labels=labels).pred_boxes.shape
+    torch.Size([1, 20, 4])
+    ```"""
+
+    config: GromaRegionProposalConfig
+    config_class = GromaRegionProposalConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    # The loss is normalized by the boxes of the batch; Trainer must not rescale it.
+    accepts_loss_kwargs = False
+    # A checkpoint of the whole model has more than the detector.
+    _keys_to_ignore_on_load_unexpected = [
+        r"region_encoder\.",
+        r"multi_modal_projector\.",
+        r"language_model\.",
+        "lm_head",
+    ]
+
+    def __init__(self, config: GromaRegionProposalConfig):
+        super().__init__(config)
+        self.vision_tower = build_vision_tower(config.vision_config)
+        self.region_proposer = GromaRegionProposer(config.proposer_config, config.vision_config.hidden_size)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.vision_tower.get_input_embeddings()
+
+    @merge_with_config_defaults
+    @can_return_tuple
+    def forward(
+        self, pixel_values: Tensor, labels: list[dict] | None = None, **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple | GromaRegionProposalOutput:
+        r"""
+        Detect regions.
+
+        Args:
+            pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): images from the image processor.
+            labels (`list[dict]` of length B, *optional*): `boxes` (`Tensor` of shape `(n, 4)`, normalized `cxcywh`) and
+                `source` (`"coco"`, the default, or `"sa1b"`): the objectness head that learns from the image.
+
+        Returns:
+            `GromaRegionProposalOutput`.
+
+        Raises:
+            ValueError: wrong image size or wrong labels.
+        """
+        vision = self._encode_patches(
+            pixel_values, output_attentions=requested_output(kwargs, self.config, "output_attentions")
+        )
+        proposals = self.region_proposer(self._proposer_feature_map(vision.hidden_states))
+        loss, loss_dict = None, None
+        if labels is not None:
+            loss, loss_dict = region_proposal_loss(proposals, labels, self.config.proposer_config)
+        return GromaRegionProposalOutput(
+            loss=loss,
+            loss_dict=loss_dict,
+            logits=torch.logit(proposals.scores, eps=1e-6)[..., None],
+            pred_boxes=proposals.pred_boxes,
+            proposer_output=proposals,
+            hidden_states=requested_hidden_states(vision.hidden_states, kwargs, self.config),
+            attentions=vision.attentions,
+        )
+
+    @torch.no_grad()
+    def propose_regions(self, pixel_values: Tensor) -> GromaRegionProposals:
+        """Region proposals after score threshold and NMS; see `GromaForConditionalGeneration.propose_regions`."""
+        with no_autocast(pixel_values):
+            vision = self._encode_patches(pixel_values)
+            proposals = self.region_proposer(self._proposer_feature_map(vision.hidden_states))
+        selection = self._select_regions(proposals)
+        return GromaRegionProposals(boxes=selection.boxes, scores=selection.scores, mask=selection.mask)
+
+
+__all__ = ["GromaForRegionProposal"]

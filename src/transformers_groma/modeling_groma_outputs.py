@@ -1,0 +1,135 @@
+"""What Groma's models return."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers.cache_utils import Cache
+from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
+
+from .modeling_groma_proposer import GromaRegionProposerOutput
+
+
+@dataclass
+class GromaImageFeatures(BaseModelOutputWithPooling):
+    """Visual features of a batch of images, with the regions they were computed for.
+
+    `pooler_output` is a list with one `(n, hidden_size)` tensor an image: its features in the order of the
+    placeholders of a prompt, that is image tokens, `max_regions` region tokens, referred regions.
+
+    Attributes:
+        region_boxes (`Tensor` of shape `(B, max_regions, 4)`): boxes of the slots, normalized `cxcywh` (0..1).
+        region_scores (`Tensor` of shape `(B, max_regions)`): fused objectness; 1 for user boxes.
+        region_mask (`Tensor` of shape `(B, max_regions)`, bool): which slots are used.
+        refer_slots (`Tensor` of shape `(B, K)`, int64, *optional*): slot of every user box.
+        ground_slots (`Tensor` of shape `(B, G)`, int64, *optional*): slot that every ground-truth box is matched to.
+    """
+
+    region_boxes: Tensor | None = None
+    region_scores: Tensor | None = None
+    region_mask: Tensor | None = None
+    refer_slots: Tensor | None = None
+    ground_slots: Tensor | None = None
+
+
+@dataclass
+class GromaModelOutputWithPast(BaseModelOutputWithPast):
+    """Hidden states of the language model and the regions of every image.
+
+    Attributes:
+        image_hidden_states (`Tensor` of shape `(B, n, hidden_size)`): visual features in placeholder order.
+        num_regions (`Tensor` of shape `(B,)`, int64): how many slots of each image are used, the first ones.
+        region_boxes, region_scores, refer_slots, ground_slots: see `GromaImageFeatures`.
+    """
+
+    image_hidden_states: Tensor | None = None
+    region_boxes: Tensor | None = None
+    region_scores: Tensor | None = None
+    num_regions: Tensor | None = None
+    refer_slots: Tensor | None = None
+    ground_slots: Tensor | None = None
+
+
+@dataclass
+class GromaCausalLMOutputWithPast(ModelOutput):
+    """Logits (and loss) of the language model and the regions of every image.
+
+    Attributes:
+        loss (`Tensor` of shape `()`): mean cross entropy of the labels that are not -100.
+        logits (`Tensor` of shape `(B, length, vocab_size)`): scores of the next token.
+        image_hidden_states, region_boxes, region_scores, num_regions: see `GromaModelOutputWithPast`.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor] | None = None
+    attentions: tuple[Tensor] | None = None
+    image_hidden_states: Tensor | None = None
+    region_boxes: Tensor | None = None
+    region_scores: Tensor | None = None
+    num_regions: Tensor | None = None
+
+
+@dataclass
+class GromaRegionProposals(ModelOutput):
+    """Region proposals after score threshold and NMS, best first, in fixed slots.
+
+    Attributes:
+        boxes (`Tensor` of shape `(B, max_regions, 4)`): normalized `cxcywh` (0..1), zeros in unused slots.
+        scores (`Tensor` of shape `(B, max_regions)`): fused objectness.
+        mask (`Tensor` of shape `(B, max_regions)`, bool): which slots are used.
+    """
+
+    boxes: Tensor | None = None
+    scores: Tensor | None = None
+    mask: Tensor | None = None
+
+
+@dataclass
+class GromaRegionProposalOutput(ModelOutput):
+    """Output of the detector (stage 1).
+
+    Attributes:
+        loss (`Tensor` of shape `()`), loss_dict (`dict[str, Tensor]`): with `labels`: the loss and its unweighted parts.
+        logits (`Tensor` of shape `(B, num_queries, 1)`): inverse sigmoid of the fused objectness.
+        pred_boxes (`Tensor` of shape `(B, num_queries, 4)`): normalized `cxcywh`.
+        proposer_output (`GromaRegionProposerOutput`): everything that the proposer computed.
+    """
+
+    loss: Tensor | None = None
+    loss_dict: dict[str, Tensor] | None = None
+    logits: Tensor | None = None
+    pred_boxes: Tensor | None = None
+    proposer_output: GromaRegionProposerOutput | None = None
+    hidden_states: tuple[Tensor] | None = None
+    attentions: tuple[Tensor] | None = None
+
+
+@dataclass
+class GromaGenerateDecoderOnlyOutput(GenerateDecoderOnlyOutput):
+    """`GenerateDecoderOnlyOutput` with the regions that the answers point at; see `GromaImageFeatures`."""
+
+    region_boxes: Tensor | None = None
+    region_scores: Tensor | None = None
+    region_mask: Tensor | None = None
+
+
+@dataclass
+class GromaGenerateBeamDecoderOnlyOutput(GenerateBeamDecoderOnlyOutput):
+    """`GenerateBeamDecoderOnlyOutput` with the regions that the answers point at; see `GromaImageFeatures`."""
+
+    region_boxes: Tensor | None = None
+    region_scores: Tensor | None = None
+    region_mask: Tensor | None = None
+
+
+__all__ = [
+    "GromaCausalLMOutputWithPast",
+    "GromaGenerateBeamDecoderOnlyOutput",
+    "GromaGenerateDecoderOnlyOutput",
+    "GromaImageFeatures",
+    "GromaModelOutputWithPast",
+    "GromaRegionProposalOutput",
+    "GromaRegionProposals",
+]
