@@ -178,6 +178,16 @@ class TestTraining:
         expected = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
         assert torch.equal(shift_labels_over_gaps(labels, everything), expected)
 
+    def test_labels_that_are_shifted_already(self, model):
+        """As trainers that split sequences pass them."""
+        inputs = tiny_inputs(model.config)
+        labels = torch.full_like(inputs["input_ids"], -100)
+        labels[:, -2:] = 7
+        shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+        expected = model(labels=labels, **inputs).loss
+        assert_close(model(labels=labels, shift_labels=shifted, **inputs).loss, expected)
+        assert_close(model(labels=labels * 0, shift_labels=shifted, **inputs).loss, expected)
+
     def test_ground_boxes_become_proxy_targets(self, model):
         """The loss with `<ground_box>` is the loss with the proxy of the slot written out."""
         config = model.config

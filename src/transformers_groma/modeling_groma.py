@@ -524,15 +524,17 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
         logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
-            shift_labels = None
+            # Trainers that split sequences bring labels that are shifted already.
+            shift_labels = kwargs.pop("shift_labels", None)
             if outputs.num_regions is not None:
                 placeholder_mask = self.model.get_placeholder_mask(input_ids, inputs_embeds)
                 labels = resolve_image_boxes(labels, placeholder_mask, outputs, self.config)
-                token_mask = torch.ones_like(labels) if attention_mask is None else attention_mask
-                slots = torch.arange(self.config.max_regions, device=labels.device)
-                region_mask = slots < outputs.num_regions[:, None]
-                token_mask = self.model.mask_unused_regions(token_mask, placeholder_mask, region_mask)
-                shift_labels = shift_labels_over_gaps(labels, token_mask.bool())
+                if shift_labels is None:
+                    token_mask = torch.ones_like(labels) if attention_mask is None else attention_mask
+                    slots = torch.arange(self.config.max_regions, device=labels.device)
+                    region_mask = slots < outputs.num_regions.to(labels.device)[:, None]
+                    token_mask = self.model.mask_unused_regions(token_mask, placeholder_mask, region_mask)
+                    shift_labels = shift_labels_over_gaps(labels, token_mask.bool())
             loss = self.loss_function(
                 logits, labels, vocab_size=self.config.text_config.vocab_size, shift_labels=shift_labels, **kwargs
             )
