@@ -86,6 +86,8 @@ class GromaModel(GromaPreTrainedModel):
         Raises:
             ValueError: wrong image size, or more user boxes than slots.
         """
+        if refer_boxes is not None:
+            check_boxes_of_images("refer_boxes", refer_boxes, len(pixel_values))
         with no_autocast(pixel_values):
             vision = self._encode_patches(pixel_values)
         selection = self._propose(vision.hidden_states, refer_boxes)
@@ -131,6 +133,9 @@ class GromaModel(GromaPreTrainedModel):
         self, pixel_values: Tensor, refer_boxes: Tensor | None, ground_boxes: Tensor | None, **kwargs
     ) -> tuple[GromaImageFeatures, Tensor, Tensor]:
         """Features with regions; visual tokens in placeholder order, padded `(B, n, hidden_size)`; their number `(B,)`."""
+        for name, boxes in (("refer_boxes", refer_boxes), ("ground_boxes", ground_boxes)):
+            if boxes is not None:
+                check_boxes_of_images(name, boxes, len(pixel_values))
         with no_autocast(pixel_values):
             vision = self._encode_patches(pixel_values, **kwargs)
         selection = self._propose(vision.hidden_states, refer_boxes, ground_boxes, permute=self.training)
@@ -371,6 +376,32 @@ class GromaModel(GromaPreTrainedModel):
             return resolved, None
         changed = (resolved != ids)[..., None]
         return None, torch.where(changed, self.get_input_embeddings()(resolved), inputs_embeds)
+
+
+def check_boxes_of_images(name: str, boxes: Tensor, num_images: int) -> None:
+    """Check boxes that come to the model: one row of normalized `cxcywh` boxes for each image.
+
+    Args:
+        name (`str`): how an error names them.
+        boxes (`Tensor` of shape `(num_images, n, 4)`): normalized `cxcywh`, rows of zeros pad.
+        num_images (`int`): images in `pixel_values`.
+
+    Raises:
+        ValueError: another shape, or values that are no fractions of the image.
+    """
+    if boxes.ndim != 3 or boxes.shape[0] != num_images or boxes.shape[-1] != 4:
+        raise ValueError(
+            f"`{name}` must have shape (number of images, n, 4) with a row for each of the {num_images} images, got "
+            f"{tuple(boxes.shape)}. Rows of zeros pad."
+        )
+    slack = 1e-2  # half precision
+    torch_compilable_check(
+        ((boxes >= -slack) & (boxes <= 1 + slack)).all(),
+        lambda: (
+            f"`{name}` must be normalized cxcywh (0..1), got values from {boxes.min().item():g} to {boxes.max().item():g}. "
+            "The processor makes them of `boxes` in pixels."
+        ),
+    )
 
 
 def _image_index(placeholder_mask: Tensor) -> Tensor:

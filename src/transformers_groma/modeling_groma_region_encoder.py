@@ -144,9 +144,11 @@ class GromaRegionEncoder(nn.Module):
             # resizing: the features go through it while they are small.
             channels = feature_map.shape[1]
             projected = nn.functional.conv2d(feature_map.to(conv.weight.dtype), conv.weight[:, :channels])
+            projected = projected.contiguous(memory_format=torch.channels_last)
             enlarged = resize_map(projected, size=tuple(side * scale for side in feature_map.shape[-2:]))
-            position = nn.functional.conv2d(_coordinate_maps(enlarged), conv.weight[:, channels:], conv.bias)
-            maps.append((enlarged + position).contiguous(memory_format=torch.channels_last))
+            maps.append(
+                enlarged + nn.functional.conv2d(_coordinate_maps(enlarged), conv.weight[:, channels:], conv.bias)
+            )
         for layer in self.fuse_layers:
             maps = layer(maps)
         return maps
