@@ -191,6 +191,12 @@ class TestTraining:
         expected = model(labels=labels, **inputs).loss
         assert_close(model(labels=labels, shift_labels=shifted, **inputs).loss, expected)
         assert_close(model(labels=labels * 0, shift_labels=shifted, **inputs).loss, expected)
+        # Marks of ground-truth boxes are resolved in them, too.
+        marks = labels.masked_fill(labels == 7, model.config.ground_box_token_id)
+        shifted_marks = shifted.masked_fill(shifted == 7, model.config.ground_box_token_id)
+        inputs["ground_boxes"] = boxes_for(2, 2)
+        expected = model(labels=marks, **inputs).loss
+        assert_close(model(labels=marks, shift_labels=shifted_marks, **inputs).loss, expected)
 
     def test_ground_boxes_become_proxy_targets(self, model):
         """The loss with `<ground_box>` is the loss with the proxy of the slot written out."""

@@ -207,12 +207,20 @@ def bake_position_table(table: Tensor, grid: int) -> Tensor:
     >>> bake_position_table(torch.zeros(1, 1 + 37 * 37, 8), 32).shape
     torch.Size([1, 1025, 8])
     """
-    old_grid = int((table.shape[1] - 1) ** 0.5)
-    if old_grid == grid:
-        return table
-    patches = table[:, 1:].float().transpose(1, 2).unflatten(2, (old_grid, old_grid))
+    old_grid = _position_grid(table)
     scale = (grid + 0.1) / old_grid
-    patches = nn.functional.interpolate(patches, scale_factor=(scale, scale), mode="bicubic", align_corners=False)
+    return table if old_grid == grid else _resize_position_table(table, scale_factor=(scale, scale))
+
+
+def _position_grid(table: Tensor) -> int:
+    return int((table.shape[1] - 1) ** 0.5)
+
+
+def _resize_position_table(table: Tensor, **size_or_scale) -> Tensor:
+    """A `(1, 1 + grid ** 2, hidden_size)` table with another grid; the class position comes first and stays."""
+    grid = _position_grid(table)
+    patches = table[:, 1:].float().transpose(1, 2).unflatten(2, (grid, grid))
+    patches = nn.functional.interpolate(patches, mode="bicubic", align_corners=False, **size_or_scale)
     return torch.cat([table[:, :1], patches.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
 
 
@@ -280,7 +288,7 @@ def convert_legacy_state_dict(
 
 
 def load_checkpoint(directory: str | Path) -> dict[str, Tensor]:
-    """Read all tensors of a checkpoint folder: safetensors or .bin, whole or in shards. Files are mapped, not copied.
+    """Read all tensors of a checkpoint folder: safetensors or .bin, whole or in shards. .bin files are mapped, not copied.
 
     Args:
         directory (`str` or `Path`): folder of the checkpoint.
@@ -411,11 +419,8 @@ def _assemble_detector(vision_encoder: str | Path, dtype: torch.dtype, folder: P
     pretrained = AutoModel.from_pretrained(vision_encoder, dtype=dtype).state_dict()
     grid = vision_config.image_size // vision_config.patch_size
     name = "embeddings.position_embeddings"
-    if name in pretrained and pretrained[name].ndim == 3 and int((pretrained[name].shape[1] - 1) ** 0.5) != grid:
-        old_grid = int((pretrained[name].shape[1] - 1) ** 0.5)
-        patches = pretrained[name][:, 1:].float().transpose(1, 2).unflatten(2, (old_grid, old_grid))
-        patches = nn.functional.interpolate(patches, size=(grid, grid), mode="bicubic", align_corners=False)
-        pretrained[name] = torch.cat([pretrained[name][:, :1], patches.flatten(2).transpose(1, 2).to(dtype)], dim=1)
+    if name in pretrained and _position_grid(pretrained[name]) != grid:
+        pretrained[name] = _resize_position_table(pretrained[name], size=(grid, grid))
     model.vision_tower.load_state_dict(pretrained)
     model.save_pretrained(folder)
     GromaImageProcessorPil(size={"height": LEGACY_IMAGE_SIZE, "width": LEGACY_IMAGE_SIZE}).save_pretrained(folder)

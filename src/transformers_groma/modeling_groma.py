@@ -222,13 +222,6 @@ class GromaModel(GromaPreTrainedModel):
         counts = counts.to(found.device)
         image_index = _image_index(placeholder_mask)
         torch_compilable_check(
-            (found > 0).sum() == len(tokens),
-            lambda: (
-                f"Every sample has at most one image: got {len(tokens)} images in `pixel_values` for "
-                f"{int((found > 0).sum())} samples with image placeholders."
-            ),
-        )
-        torch_compilable_check(
             ((found == 0) | (found == counts[image_index])).all(),
             lambda: (
                 f"A sample needs {self.config.num_image_tokens} image placeholders, {self.config.max_regions} region slots and "
@@ -295,14 +288,7 @@ class GromaModel(GromaPreTrainedModel):
                         f"With images, `attention_mask` must have shape (batch, length), got {tuple(attention_mask.shape)}: "
                         "unused region slots are switched off in it."
                     )
-                torch_compilable_check(
-                    placeholder_mask.any(dim=1).sum() == len(features.region_mask),
-                    lambda: (
-                        f"Every sample has at most one image: got {len(features.region_mask)} images for "
-                        f"{int(placeholder_mask.any(dim=1).sum())} samples with image placeholders "
-                        f"(id {self.config.image_token_id})."
-                    ),
-                )
+                check_one_image_per_sample(placeholder_mask, len(features.region_mask))
                 attention_mask = self.mask_unused_regions(attention_mask, placeholder_mask, features.region_mask)
                 input_ids, inputs_embeds = self.resolve_boxes(input_ids, inputs_embeds, placeholder_mask, features)
         if inputs_embeds is None:
@@ -400,6 +386,26 @@ def check_boxes_of_images(name: str, boxes: Tensor, num_images: int) -> None:
         lambda: (
             f"`{name}` must be normalized cxcywh (0..1), got values from {boxes.min().item():g} to {boxes.max().item():g}. "
             "The processor makes them of `boxes` in pixels."
+        ),
+    )
+
+
+def check_one_image_per_sample(placeholder_mask: Tensor, num_images: int) -> None:
+    """Check that every sample with placeholders has its image, and every image its sample.
+
+    Args:
+        placeholder_mask (`Tensor` of shape `(B, length)`, bool): placeholders of visual features.
+        num_images (`int`): images that were given.
+
+    Raises:
+        ValueError: the numbers differ.
+    """
+    num_samples = placeholder_mask.any(dim=1).sum()
+    torch_compilable_check(
+        num_samples == num_images,
+        lambda: (
+            f"Every sample has at most one image: got {num_images} images for {int(num_samples)} samples with image "
+            "placeholders. Build the prompts with the model's processor."
         ),
     )
 
@@ -560,7 +566,9 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
             if outputs.num_regions is not None:
                 placeholder_mask = self.model.get_placeholder_mask(input_ids, inputs_embeds)
                 labels = resolve_image_boxes(labels, placeholder_mask, outputs, self.config)
-                if shift_labels is None:
+                if shift_labels is not None:
+                    shift_labels = resolve_image_boxes(shift_labels, placeholder_mask, outputs, self.config)
+                else:
                     token_mask = torch.ones_like(labels) if attention_mask is None else attention_mask
                     slots = torch.arange(self.config.max_regions, device=labels.device)
                     region_mask = slots < outputs.num_regions.to(labels.device)[:, None]
@@ -625,12 +633,7 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
             if prompt_ids is None and inputs_embeds is None:
                 raise ValueError("`generate` with `pixel_values` needs a prompt: pass `input_ids` from the processor.")
             placeholder_mask = self.model.get_placeholder_mask(prompt_ids, inputs_embeds)
-            if int(placeholder_mask.any(dim=1).sum()) != len(features.region_mask):
-                raise ValueError(
-                    f"Every sample has at most one image: got {len(features.region_mask)} images for "
-                    f"{int(placeholder_mask.any(dim=1).sum())} samples with image placeholders "
-                    f"(id {self.config.image_token_id})."
-                )
+            check_one_image_per_sample(placeholder_mask, len(features.region_mask))
             if attention_mask is None:
                 attention_mask = self._attention_mask_without_padding(placeholder_mask, prompt_ids, kwargs)
             attention_mask = self.model.mask_unused_regions(attention_mask, placeholder_mask, features.region_mask)
@@ -654,7 +657,7 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
             # The prompt comes back as it was given, as from every `generate`.
             sequences = output.sequences if isinstance(output, ModelOutput) else output
             copies = len(sequences) // len(input_ids)
-            sequences[:, : input_ids.shape[1]] = input_ids.repeat_interleave(copies, dim=0)
+            sequences[:, : input_ids.shape[1]] = input_ids.to(sequences.device).repeat_interleave(copies, dim=0)
         regions = {}
         if features is not None:
             regions = {name: features[name] for name in ("region_boxes", "region_scores", "region_mask")}

@@ -9,7 +9,8 @@ from .modeling_groma_ops import GromaRoiAlign
 
 # The finest, middle and coarsest map, as multiples of the vision encoder's patch grid.
 MAP_SCALES = (4, 2, 1)
-# From here on oneDNN's float32 convolutions were faster on planes (1024 channels: by a tenth to a third; 64: the reverse).
+# oneDNN's float32 convolutions of 1024 channels were faster on planes (`benchmarks/bench_kernels.py` shows the maps' share), those of
+# 64 slower; the limit in between was not looked for.
 WIDE_CONVOLUTION_CHANNELS = 256
 
 
