@@ -140,12 +140,17 @@ def test_damaged_checkpoints_stop_with_names_and_leave_nothing(legacy, tmp_path,
     assert list(out.parent.iterdir()) == []
 
 
-def test_a_folder_that_is_no_groma(tmp_path, legacy):
+def test_a_folder_that_is_no_groma(tmp_path, legacy, tiny_dir):
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         convert_legacy_checkpoint(tmp_path / "nothing", tmp_path / "out")
     (legacy / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ValueError, match="'llama'"):
         convert_legacy_checkpoint(legacy, tmp_path / "out")
+    (legacy / "config.json").write_text('{"model_type": "groma", "perceiver_cfg": {"ddetr_cfg": {}}}')
+    with pytest.raises(ValueError, match="lacks vis_encoder_cfg, llm_cfg"):
+        convert_legacy_checkpoint(legacy, tmp_path / "out")
+    with pytest.raises(ValueError, match="already"):
+        convert_legacy_checkpoint(tiny_dir, tmp_path / "out")
     (legacy / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="no weights"):
         convert_legacy_checkpoint(legacy, tmp_path / "out")

@@ -126,7 +126,14 @@ def convert_legacy_config(config: dict, state_dict: dict[str, Tensor]) -> GromaC
         raise ValueError(
             f"config.json says `model_type` {model_type!r}; the original Groma's are 'groma' and 'ddetr' (stage 1)."
         )
-    perceiver = config["perceiver_cfg"] if model_type == "groma" else config
+    if "vision_config" in config:
+        raise ValueError("config.json is in this package's format already: load the folder with `from_pretrained`.")
+    perceiver = config.get("perceiver_cfg", {}) if model_type == "groma" else config
+    absent = [name for name in ("vis_encoder_cfg", "ddetr_cfg") if name not in perceiver]
+    if model_type == "groma" and "llm_cfg" not in config:
+        absent.append("llm_cfg")
+    if absent:
+        raise ValueError(f"config.json lacks {', '.join(absent)}: it is not what the original Groma saves.")
     prefix = "perceiver." if model_type == "groma" else ""
     detector_prefix = f"{prefix}ddetr_transformer."
 
