@@ -12,7 +12,11 @@ import torch
 import transformers_groma
 
 REPOSITORY = Path(__file__).parents[1]
-MODULES = sorted(name for _, name, _ in pkgutil.iter_modules(transformers_groma.__path__) if not name.startswith("_"))
+MODULES = sorted(
+    name.removeprefix("transformers_groma.")
+    for _, name, _ in pkgutil.walk_packages(transformers_groma.__path__, "transformers_groma.")
+    if "._" not in name
+)
 
 
 @pytest.mark.parametrize("path", ["README.md"])
@@ -65,7 +69,8 @@ def test_examples_in_docstrings(name, text, monkeypatch):
 def test_contributing_maps_every_file():
     """The tree in CONTRIBUTING.md names every module, script and folder that is there."""
     text = (REPOSITORY / "CONTRIBUTING.md").read_text()
-    names = [path.name for path in (REPOSITORY / "src" / "transformers_groma").glob("*.py")]
+    names = [path.name for path in (REPOSITORY / "src" / "transformers_groma").glob("**/*.py")]
+    names += [path.name for path in (REPOSITORY / "processing").glob("**/*.py")]
     names += [path.name for folder in ("benchmarks", "hub_configs") for path in (REPOSITORY / folder).glob("*.py")]
     names += [path.name for path in (REPOSITORY / "tests").glob("*.py")]
     missing = [name for name in names if name not in text]

@@ -1,0 +1,1 @@
+"""Data: column schemas, conversations, mixtures of datasets, synthetic scenes."""

@@ -1,0 +1,277 @@
+"""The columns that `processing/` writes and that training and evaluation read, and a check of rows.
+
+Boxes are `xyxy` in absolute pixels of the upright image, `0 <= x1 < x2 <= width` and `0 <= y1 < y2 <= height`.
+"""
+
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from datasets import Features, Image, List, Value
+from PIL import Image as PilImage
+
+from ..modeling_groma_proposer import OBJECTNESS_SOURCES
+
+# Boxes may stick out of the image by this many pixels: annotations of photos are rounded.
+BOX_SLACK = 1.0
+PART_TYPES = ("text", "image", "region", "phrase")
+
+BOXES = List(List(Value("float32"), length=4))
+MESSAGES = List(
+    {
+        "role": Value("string"),
+        "content": List({"type": Value("string"), "text": Value("string"), "boxes": List(Value("int32"))}),
+    }
+)
+
+# Stage 1. `source` says which objectness head learns from the row: "coco" or "sa1b".
+DETECTION_FEATURES = Features(
+    {"image": Image(), "image_id": Value("string"), "boxes_xyxy": BOXES, "source": Value("string")}
+)
+# Stages 2 and 3. `source` names the dataset. A row without an image is plain text.
+CONVERSATION_FEATURES = Features(
+    {
+        "image": Image(),
+        "image_id": Value("string"),
+        "boxes_xyxy": BOXES,
+        "messages": MESSAGES,
+        "source": Value("string"),
+    }
+)
+# Evaluation. Answers are compared with captions (`references`) or with boxes (`target_boxes_xyxy`).
+EVALUATION_FEATURES = Features(
+    {
+        **CONVERSATION_FEATURES,
+        "references": List(Value("string")),
+        "target_boxes_xyxy": BOXES,
+        "category": Value("string"),
+    }
+)
+
+Schema = Literal["detection", "conversation", "evaluation"]
+FEATURES: dict[str, Features] = {
+    "detection": DETECTION_FEATURES,
+    "conversation": CONVERSATION_FEATURES,
+    "evaluation": EVALUATION_FEATURES,
+}
+
+
+class RowError(ValueError):
+    """A row that does not fit its schema."""
+
+
+def text_part(text: str) -> dict[str, Any]:
+    """A message part of plain text.
+
+    Args:
+        text (`str`): the text.
+
+    Returns:
+        `dict`: the part.
+
+    Example:
+    >>> text_part("What is ")
+    {'type': 'text', 'text': 'What is ', 'boxes': []}
+    """
+    return {"type": "text", "text": text, "boxes": []}
+
+
+def image_part() -> dict[str, Any]:
+    """The message part that shows the row's image; one a row, at the head of the first question."""
+    return {"type": "image", "text": "", "boxes": []}
+
+
+def region_part(box: int) -> dict[str, Any]:
+    """A message part in which the user points at a box.
+
+    Args:
+        box (`int`): index into the row's `boxes_xyxy`.
+
+    Returns:
+        `dict`: the part.
+    """
+    return {"type": "region", "text": "", "boxes": [box]}
+
+
+def phrase_part(text: str, boxes: Sequence[int] = ()) -> dict[str, Any]:
+    """A message part of text that is tied to boxes.
+
+    Args:
+        text (`str`): the phrase; may be empty, as in an answer that only points.
+        boxes (`Sequence[int]`): indices into the row's `boxes_xyxy`; none in a question about a phrase.
+
+    Returns:
+        `dict`: the part.
+
+    Example:
+    >>> phrase_part("two dogs", [0, 2])
+    {'type': 'phrase', 'text': 'two dogs', 'boxes': [0, 2]}
+    """
+    return {"type": "phrase", "text": text, "boxes": list(boxes)}
+
+
+def check_columns(features: Features | None, schema: Schema) -> None:
+    """Check that a dataset has the columns of a schema, with their types; more columns do no harm.
+
+    Args:
+        features (`Features`): of a dataset (`dataset.features`).
+        schema (`str`): `"detection"`, `"conversation"` or `"evaluation"`.
+
+    Raises:
+        ValueError: a column is missing or has another type.
+
+    Example:
+    >>> check_columns(DETECTION_FEATURES, "detection")
+    """
+    if features is None:
+        raise ValueError("The dataset does not know its columns; load it with `features=` of the schema.")
+    for name, feature in FEATURES[schema].items():
+        if name not in features:
+            raise ValueError(
+                f"A {schema} dataset needs the column {name!r} ({feature}); found {', '.join(map(repr, features))}."
+            )
+        if features[name] != feature and not isinstance(feature, Image):
+            raise ValueError(f"Column {name!r} of a {schema} dataset must be {feature}, found {features[name]}.")
+        if isinstance(feature, Image) and not isinstance(features[name], Image):
+            raise ValueError(f"Column {name!r} must be an image column, found {features[name]}. Cast it to `Image()`.")
+
+
+def check_row(row: Mapping[str, Any], schema: Schema) -> None:
+    """Check one row.
+
+    Args:
+        row (`Mapping`): a row of a dataset; the image decoded (PIL) or not (`bytes` and `path`).
+        schema (`str`): `"detection"`, `"conversation"` or `"evaluation"`.
+
+    Raises:
+        RowError: what is wrong with it.
+
+    Example:
+    >>> row = {"image": None, "image_id": "1", "boxes_xyxy": [], "messages": [], "source": "chat"}
+    >>> check_row(row, "conversation")
+    Traceback (most recent call last):
+    transformers_groma.data.columns.RowError: `messages` is empty
+    """
+    size = _upright_size(row["image"])
+    if size is None and schema == "detection":
+        raise RowError("`image` is missing")
+    _check_boxes("boxes_xyxy", row["boxes_xyxy"], size)
+    if schema == "detection":
+        if row["source"] not in OBJECTNESS_SOURCES:
+            raise RowError(f"`source` must be one of {OBJECTNESS_SOURCES}, got {row['source']!r}")
+        return
+    _check_messages(row["messages"], len(row["boxes_xyxy"]), size is not None, ends_with_answer=schema != "evaluation")
+    if schema == "evaluation":
+        _check_boxes("target_boxes_xyxy", row["target_boxes_xyxy"], size)
+
+
+def check_dataset(dataset: Iterable[Mapping[str, Any]], schema: Schema) -> int:
+    """Check columns and rows of a dataset, up to the first bad row.
+
+    Args:
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`): rows.
+        schema (`str`): `"detection"`, `"conversation"` or `"evaluation"`.
+
+    Returns:
+        `int`: number of rows.
+
+    Raises:
+        ValueError: a wrong column.
+        RowError: the first bad row, its number and image, and why.
+
+    Example:
+    >>> from datasets import Dataset
+    >>> check_dataset(Dataset.from_list([], features=DETECTION_FEATURES), "detection")
+    0
+    """
+    check_columns(dataset.features, schema)
+    # The header of a file tells its size; decoding all pixels would take minutes for what it adds.
+    dataset = dataset.cast_column("image", Image(decode=False))
+    count = 0
+    for index, row in enumerate(dataset):
+        try:
+            check_row(row, schema)
+        except RowError as error:
+            raise RowError(f"Row {index} (image_id {row['image_id']!r}): {error}.") from error
+        count += 1
+    return count
+
+
+def _upright_size(image: Any) -> tuple[int, int] | None:
+    """Width and height of a row's image as a viewer shows it; `None` without an image."""
+    if image is None:
+        return None
+    if isinstance(image, Mapping):
+        if image.get("bytes") is None and image.get("path") is None:
+            raise RowError("`image` has neither bytes nor a path")
+        try:
+            image = PilImage.open(image["path"] if image.get("bytes") is None else io.BytesIO(image["bytes"]))
+        except OSError as error:
+            raise RowError(f"`image` cannot be read ({error})") from error
+    # The orientation is in the header.
+    transposed = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    return (image.height, image.width) if transposed else (image.width, image.height)
+
+
+def _check_boxes(name: str, boxes: Sequence[Sequence[float]], size: tuple[int, int] | None) -> None:
+    if len(boxes) > 0 and size is None:
+        raise RowError(f"`{name}` has {len(boxes)} boxes, but there is no image")
+    for index, box in enumerate(boxes):
+        if len(box) != 4 or not all(math.isfinite(value) for value in box):
+            raise RowError(f"`{name}[{index}]` must be four finite numbers [x1, y1, x2, y2], got {list(box)}")
+        x1, y1, x2, y2 = box
+        if not (x1 < x2 and y1 < y2):
+            raise RowError(f"`{name}[{index}]` must be [x1, y1, x2, y2] with x1 < x2 and y1 < y2, got {list(box)}")
+        width, height = size
+        if min(x1, y1) < -BOX_SLACK or x2 > width + BOX_SLACK or y2 > height + BOX_SLACK:
+            raise RowError(f"`{name}[{index}]` {list(box)} lies outside of the image of {width}x{height} pixels")
+
+
+def _check_messages(
+    messages: Sequence[Mapping[str, Any]], num_boxes: int, has_image: bool, ends_with_answer: bool
+) -> None:
+    if not messages:
+        raise RowError("`messages` is empty")
+    roles = [message["role"] for message in messages]
+    turns = roles[1:] if roles[0] == "system" else roles
+    expected = ["user" if index % 2 == 0 else "assistant" for index in range(len(turns))]
+    if turns != expected:
+        raise RowError(f"`messages` must alternate user and assistant (a system message may come first), got {roles}")
+    if not turns or (turns[-1] == "assistant") != ends_with_answer:
+        wanted = "an assistant" if ends_with_answer else "a user"
+        raise RowError(f"`messages` must end with {wanted} message, got {roles}")
+    num_images = 0
+    for number, message in enumerate(messages):
+        for part_number, part in enumerate(message["content"]):
+            where = f"`messages[{number}]['content'][{part_number}]`"
+            kind, boxes = part["type"], part["boxes"]
+            if kind not in PART_TYPES:
+                raise RowError(f"{where} has type {kind!r}; use one of {PART_TYPES}")
+            if any(not 0 <= box < num_boxes for box in boxes):
+                raise RowError(f"{where} names boxes {list(boxes)}, but there are {num_boxes}")
+            if kind in ("text", "image") and len(boxes) > 0:
+                raise RowError(f"{where} of type {kind!r} cannot have boxes")
+            if kind == "region" and (len(boxes) != 1 or message["role"] == "assistant"):
+                raise RowError(f"{where}: a region is one box that the user points at, got {list(boxes)}")
+            if kind == "phrase" and not part["text"] and len(boxes) == 0:
+                raise RowError(f"{where}: a phrase needs text or boxes")
+            num_images += kind == "image"
+    if num_images != int(has_image):
+        raise RowError(f"`messages` show {num_images} images, but the row has {int(has_image)}")
+
+
+__all__ = [
+    "CONVERSATION_FEATURES",
+    "DETECTION_FEATURES",
+    "EVALUATION_FEATURES",
+    "FEATURES",
+    "RowError",
+    "check_columns",
+    "check_dataset",
+    "check_row",
+    "image_part",
+    "phrase_part",
+    "region_part",
+    "text_part",
+]
