@@ -182,7 +182,8 @@ def check_dataset(dataset: Iterable[Mapping[str, Any]], schema: Schema) -> int:
 
     Example:
     >>> from datasets import Dataset
-    >>> check_dataset(Dataset.from_list([], features=DETECTION_FEATURES), "detection")
+    >>> empty = Dataset.from_dict({name: [] for name in DETECTION_FEATURES}, features=DETECTION_FEATURES)
+    >>> check_dataset(empty, "detection")
     0
     """
     check_columns(dataset.features, schema)
