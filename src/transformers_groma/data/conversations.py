@@ -1,0 +1,44 @@
+"""From rows of the conversation columns to messages that the processor takes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def to_messages(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The messages of a row with its image and boxes put into the parts.
+
+    Args:
+        row (`Mapping`): a row of the conversation or evaluation columns, its image decoded. Boxes are `xyxy` in absolute
+            pixels of the upright image.
+
+    Returns:
+        `list[dict]`: messages for `processor.apply_chat_template`.
+
+    Example:
+    >>> from transformers_groma.data.columns import phrase_part
+    >>> row = {
+    ...     "image": None, "boxes_xyxy": [[0, 0, 9, 9]], "messages": [{"role": "assistant", "content": [phrase_part("a dog", [0])]}]
+    ... }
+    >>> to_messages(row)[0]["content"]
+    [{'type': 'phrase', 'text': 'a dog', 'boxes': [[0, 0, 9, 9]]}]
+    """
+    boxes = row["boxes_xyxy"]
+    messages = []
+    for message in row["messages"]:
+        content = []
+        for part in message["content"]:
+            if part["type"] == "image":
+                content.append({"type": "image", "image": row["image"]})
+            elif part["type"] == "region":
+                content.append({"type": "region", "box": boxes[part["boxes"][0]]})
+            elif part["type"] == "phrase":
+                content.append(
+                    {"type": "phrase", "text": part["text"], "boxes": [boxes[index] for index in part["boxes"]]}
+                )
+            else:
+                content.append({"type": "text", "text": part["text"]})
+        messages.append({"role": message["role"], "content": content})
+    return messages
+
+
+__all__ = ["to_messages"]

@@ -1,0 +1,62 @@
+"""What the command lines of all training stages share: datasets, and reading YAML files with overrides."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trl import TrlParser
+
+
+@dataclass
+class DatasetArguments:
+    """Which data a stage trains on.
+
+    Args:
+        train_datasets (`list[str]`): `PATH[@SPLIT][:RATIO]` for each dataset of the mixture: a folder with Parquet files, a
+            Parquet file or a Hub name; the share of its rows that is used.
+        eval_datasets (`list[str]`): the same for evaluation during training; the split is `validation` by default.
+        mixture_seed (`int`): which rows a ratio below 1 takes.
+        check_data (`bool`): whether to check every row before training, and stop with the number of the first bad one.
+        max_eval_rows (`int`, *optional*): evaluate on so many rows of `eval_datasets` at most.
+    """
+
+    train_datasets: list[str] = field(
+        default_factory=list, metadata={"help": "PATH[@SPLIT][:RATIO] for each dataset of the mixture."}
+    )
+    eval_datasets: list[str] = field(
+        default_factory=list, metadata={"help": "The same for evaluation; split `validation` by default."}
+    )
+    mixture_seed: int = field(default=0, metadata={"help": "Which rows a ratio below 1 takes."})
+    check_data: bool = field(default=False, metadata={"help": "Check every row before training."})
+    max_eval_rows: int | None = field(default=None, metadata={"help": "Evaluate on so many rows at most."})
+
+
+def parse_arguments(
+    dataclasses: Sequence[type], argv: Sequence[str] | None, prog: str, description: str
+) -> tuple[Any, ...]:
+    """Read a command line: `--config FILE.yaml` gives values, everything behind it overrides them.
+
+    Args:
+        dataclasses (`Sequence[type]`): one object of each is made.
+        argv (`Sequence[str]`, *optional*): arguments without the program's name; those of the process by default.
+        prog (`str`): name of the program, for help and errors.
+        description (`str`): for help.
+
+    Returns:
+        `tuple`: an object of each dataclass.
+
+    Raises:
+        ValueError: the YAML file is missing, or names an argument that does not exist.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if "--config" in argv:
+        position = argv.index("--config")
+        if position + 1 == len(argv) or not Path(argv[position + 1]).is_file():
+            raise ValueError(f"--config {' '.join(argv[position + 1 : position + 2])} is not a file.")
+    parser = TrlParser(dataclasses, prog=prog, description=description)
+    return parser.parse_args_and_config(args=argv)
+
+
+__all__ = ["DatasetArguments", "parse_arguments"]

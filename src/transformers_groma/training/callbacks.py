@@ -1,0 +1,43 @@
+"""What watches over a training: a loss that is no number stops it, with the batch saved."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss of a step was NaN or infinite."""
+
+
+def check_loss(loss: torch.Tensor, inputs: dict[str, Any], output_dir: str | Path, step: int, rank: int = 0) -> None:
+    """Stop a training whose loss is NaN or infinite, before it spoils the weights. The batch is saved for a look.
+
+    Args:
+        loss (`Tensor`): of a step, a scalar.
+        inputs (`dict`): what the model was given.
+        output_dir (`str` or `Path`): where the batch is saved, as `non_finite_batch-STEP-RANK.pt`.
+        step (`int`): number of the step.
+        rank (`int`): number of the process.
+
+    Raises:
+        NonFiniteLossError: the loss is NaN or infinite; says where the batch is.
+
+    Example:
+    >>> check_loss(torch.tensor(0.5), {}, "output", step=3)
+    """
+    if torch.isfinite(loss).all():
+        return
+    path = Path(output_dir) / f"non_finite_batch-{step}-{rank}.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    batch = {
+        name: value.detach().cpu() if isinstance(value, torch.Tensor) else value for name, value in inputs.items()
+    }
+    torch.save({"step": step, "loss": loss.detach().cpu(), "inputs": batch}, path)
+    raise NonFiniteLossError(
+        f"The loss of step {step} is {loss.item():g}; training stops with the weights before it. The batch is in {path} "
+        "(`torch.load`). Usual causes: a learning rate that is too high, float16 without loss scaling, or a damaged row."
+    )
+
+
+__all__ = ["NonFiniteLossError", "check_loss"]
