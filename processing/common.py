@@ -1,0 +1,99 @@
+"""What the scripts share: their options, and turning records into shards with errors a user can act on."""
+
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from transformers_groma.data.columns import Schema
+from transformers_groma.data.shards import write_dataset
+
+Record = TypeVar("Record")
+
+
+def script_parser(description: str, *, images: bool = True, annotations: bool = True) -> ArgumentParser:
+    """The options that all scripts have.
+
+    Args:
+        description (`str`): the script's docstring, shown by `--help`.
+        images (`bool`): whether the script reads a folder of pictures (`--images`).
+        annotations (`bool`): whether it reads annotation files (`--annotations`).
+
+    Returns:
+        `ArgumentParser`: a script may add its own options.
+    """
+    parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    if images:
+        parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the pictures")
+    if annotations:
+        parser.add_argument(
+            "--annotations",
+            type=Path,
+            required=True,
+            nargs="+",
+            metavar="FILE",
+            help="annotation files, in this order",
+        )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="folder of the dataset, made if needed"
+    )
+    parser.add_argument("--split", default="train", help="name of the split (default: %(default)s)")
+    parser.add_argument("--shards", type=int, default=1, metavar="N", help="number of Parquet files (default: 1)")
+    parser.add_argument("--shard", type=int, metavar="K", help="write this one of 0..N-1 only, as one job of an array")
+    parser.add_argument(
+        "--engine",
+        choices=("plain", "ray"),
+        default="plain",
+        help='plain: one shard after the other; ray: a Ray cluster, needs `pip install "transformers-groma[data]"`',
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="with ray: the most shards at a time (default: all CPUs)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="write finished shards again")
+    parser.add_argument("--limit", type=int, metavar="N", help="take the first N records only, for a look")
+    return parser
+
+
+def run_script(
+    args: Namespace,
+    load_records: Callable[[], Sequence[Record]],
+    convert: Callable[[Record], Iterable[dict[str, Any]]],
+    *,
+    schema: Schema,
+    record_name: Callable[[Record], str] = str,
+) -> int:
+    """Load records, convert them and write shards, as the options say.
+
+    Args:
+        args (`Namespace`): options of a `script_parser`.
+        load_records (`Callable`): reads the annotations; the order must be the same in every run.
+        convert (`Callable`): rows of one record, see `write_dataset`.
+        schema (`str`): `"detection"`, `"conversation"` or `"evaluation"`.
+        record_name (`Callable`): names a record in the report.
+
+    Returns:
+        `int`: exit status. 1: no row at all could be written. 2: options or files are wrong; the message says which.
+    """
+    try:
+        records = load_records()[: args.limit]
+        report = write_dataset(
+            records,
+            convert,
+            schema=schema,
+            output_dir=args.output,
+            split=args.split,
+            num_shards=args.shards,
+            shard=args.shard,
+            engine=args.engine,
+            num_workers=args.workers,
+            overwrite=args.overwrite,
+            record_name=record_name,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if report.rows == 0 and args.shard is None:
+        print(f"error: no row was written; see the reasons above and in {args.output}/*.report.json", file=sys.stderr)
+        return 1
+    return 0
