@@ -29,7 +29,7 @@ from .modeling_groma_outputs import (
     GromaModelOutputWithPast,
     GromaRegionProposals,
 )
-from .modeling_groma_proposer import GromaRegionProposer
+from .modeling_groma_proposer import GromaRegionProposer, GromaRegionProposerOutput
 from .modeling_groma_region_encoder import GromaRegionEncoder
 from .modeling_groma_regions import RegionSelection, is_box, resolve_box_tokens
 
@@ -130,15 +130,31 @@ class GromaModel(GromaPreTrainedModel):
         return features
 
     def _perceive(
-        self, pixel_values: Tensor, refer_boxes: Tensor | None, ground_boxes: Tensor | None, **kwargs
+        self,
+        pixel_values: Tensor,
+        refer_boxes: Tensor | None,
+        ground_boxes: Tensor | None,
+        proposal_boxes: Tensor | None = None,
+        proposal_scores: Tensor | None = None,
+        **kwargs,
     ) -> tuple[GromaImageFeatures, Tensor, Tensor]:
         """Features with regions; visual tokens in placeholder order, padded `(B, n, hidden_size)`; their number `(B,)`."""
-        for name, boxes in (("refer_boxes", refer_boxes), ("ground_boxes", ground_boxes)):
+        if (proposal_boxes is None) != (proposal_scores is None):
+            raise ValueError("Pass `proposal_boxes` and `proposal_scores` together: both or none.")
+        for name, boxes in (
+            ("refer_boxes", refer_boxes),
+            ("ground_boxes", ground_boxes),
+            ("proposal_boxes", proposal_boxes),
+        ):
             if boxes is not None:
                 check_boxes_of_images(name, boxes, len(pixel_values))
         with no_autocast(pixel_values):
             vision = self._encode_patches(pixel_values, **kwargs)
-        selection = self._propose(vision.hidden_states, refer_boxes, ground_boxes, permute=self.training)
+        if proposal_boxes is None:
+            selection = self._propose(vision.hidden_states, refer_boxes, ground_boxes, permute=self.training)
+        else:
+            proposals = GromaRegionProposerOutput(pred_boxes=proposal_boxes, scores=proposal_scores)
+            selection = self._select_regions(proposals, refer_boxes, ground_boxes, permute=self.training)
         image_tokens = self.multi_modal_projector(
             self._feature_map(vision.hidden_states[self.config.vision_feature_layer])
         )
@@ -245,6 +261,8 @@ class GromaModel(GromaPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         refer_boxes: Tensor | None = None,
         ground_boxes: Tensor | None = None,
+        proposal_boxes: Tensor | None = None,
+        proposal_scores: Tensor | None = None,
         mm_encoder_outputs: dict[str, GromaImageFeatures] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | GromaModelOutputWithPast:
@@ -259,6 +277,8 @@ class GromaModel(GromaPreTrainedModel):
             attention_mask (`Tensor` of shape `(B, length)`): 0 for padding. Unused region slots are switched off in a copy.
             refer_boxes, ground_boxes (`Tensor` of shape `(B_images, n, 4)`): user and ground-truth boxes, normalized
                 `cxcywh`, rows of zeros pad.
+            proposal_boxes (`Tensor` of shape `(B_images, Q, 4)`), proposal_scores (`Tensor` of shape `(B_images, Q)`): what
+                the region proposer found before (normalized `cxcywh`, rows of zeros with score 0 pad); it is not run then.
             mm_encoder_outputs (`dict`): `{"image": get_image_features(…)}` instead of `pixel_values`.
 
         Returns:
@@ -272,12 +292,17 @@ class GromaModel(GromaPreTrainedModel):
         features = (mm_encoder_outputs or {}).get("image")
         if pixel_values is not None and features is not None:
             raise ValueError("Pass `pixel_values` or `mm_encoder_outputs`, not both.")
-        if pixel_values is None and features is None and (refer_boxes is not None or ground_boxes is not None):
-            raise ValueError("`refer_boxes` and `ground_boxes` need `pixel_values`: a box is a place in an image.")
+        given_boxes = (refer_boxes, ground_boxes, proposal_boxes)
+        if pixel_values is None and features is None and any(boxes is not None for boxes in given_boxes):
+            raise ValueError(
+                "`refer_boxes`, `ground_boxes` and `proposal_boxes` need `pixel_values`: a box is a place in an image."
+            )
 
         visual_tokens = None
         if pixel_values is not None:
-            features, visual_tokens, counts = self._perceive(pixel_values, refer_boxes, ground_boxes)
+            features, visual_tokens, counts = self._perceive(
+                pixel_values, refer_boxes, ground_boxes, proposal_boxes, proposal_scores
+            )
         if features is not None:
             placeholder_mask = self.get_placeholder_mask(input_ids, inputs_embeds)
             if features.region_mask is not None:
@@ -525,6 +550,8 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
         inputs_embeds: Tensor | None = None,
         refer_boxes: Tensor | None = None,
         ground_boxes: Tensor | None = None,
+        proposal_boxes: Tensor | None = None,
+        proposal_scores: Tensor | None = None,
         labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         mm_encoder_outputs: dict[str, GromaImageFeatures] | None = None,
@@ -537,7 +564,8 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
             labels (`Tensor` of shape `(B, length)`): ids to predict, -100 where nothing is. `<refer_box>` and `<ground_box>`
                 stand for the proxy token of the box's slot, as in `input_ids`. Not changed.
             logits_to_keep (`int` or `Tensor`): compute only the last logits, or those at the given positions.
-            input_ids, pixel_values, attention_mask, refer_boxes, ground_boxes, mm_encoder_outputs: see `GromaModel.forward`.
+            input_ids, pixel_values, attention_mask, refer_boxes, ground_boxes, proposal_boxes, proposal_scores,
+            mm_encoder_outputs: see `GromaModel.forward`.
 
         Returns:
             `GromaCausalLMOutputWithPast`.
@@ -554,6 +582,8 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             refer_boxes=refer_boxes,
             ground_boxes=ground_boxes,
+            proposal_boxes=proposal_boxes,
+            proposal_scores=proposal_scores,
             mm_encoder_outputs=mm_encoder_outputs,
             return_dict=True,
             **kwargs,

@@ -84,7 +84,7 @@ def select_regions(
     are never cut by `max_regions`. Where nothing is left, the single best proposal stays.
 
     Args:
-        boxes (`Tensor` of shape `(B, Q, 4)`): proposals, normalized `cxcywh`.
+        boxes (`Tensor` of shape `(B, Q, 4)`): proposals, normalized `cxcywh`, rows of zeros pad.
         scores (`Tensor` of shape `(B, Q)`): fused objectness.
         refer_boxes (`Tensor` of shape `(B, K, 4)`, *optional*): user boxes, normalized `cxcywh`, rows of zeros pad.
         ground_boxes (`Tensor` of shape `(B, G, 4)`, *optional*): ground-truth boxes, likewise.
@@ -120,6 +120,7 @@ def select_regions(
     # Candidates: user boxes, proposals, ground-truth boxes.
     refer_valid, ground_valid = is_box(refer_boxes), is_box(ground_boxes)
     proposal_valid = torch.ones_like(scores, dtype=torch.bool) if score_threshold == 0 else scores > score_threshold
+    proposal_valid = proposal_valid & is_box(boxes)
     candidates = torch.cat([refer_boxes, boxes, ground_boxes], dim=1)
     candidate_scores = torch.cat(
         [torch.ones_like(refer_boxes[..., 0]), scores, torch.full_like(ground_boxes[..., 0], GROUND_BOX_SCORE)], dim=1

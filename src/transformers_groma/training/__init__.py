@@ -1,0 +1,1 @@
+"""Training: one script a stage, and what the stages share."""

@@ -1,0 +1,105 @@
+"""Stage 2, alignment: region encoder, projector and the new tokens learn to speak to the language model (paper section 3.4).
+
+    groma train alignment --config hub_configs/recipes/alignment.yaml --output_dir output/alignment
+
+Everything in the YAML file can be overridden behind it. On several processes, and several machines:
+
+    accelerate launch --config_file hub_configs/accelerate/fsdp2.yaml -m transformers_groma.training.alignment --config …
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from .arguments import parse_arguments
+from .collators import ConversationCollator
+from .conversation_stage import ConversationArguments, card_details, last_checkpoint, load_conversations, load_model
+from .trainable import NEW_TOKENS
+from .trainer import GromaTrainer
+
+# What the paper trains in this stage.
+ALIGNMENT_PARTS = ["region_encoder", "projector", NEW_TOKENS]
+
+
+@dataclass
+class AlignmentArguments(ConversationArguments):
+    """Arguments of stage 2.
+
+    Args:
+        model_name_or_path (`str`): a whole Groma model.
+    """
+
+    model_name_or_path: str = field(default="", metadata={"help": "Folder or Hub name of a whole Groma model."})
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run stage 2.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): arguments without the program's name; those of the process by default.
+
+    Raises:
+        ValueError: arguments or data that do not fit, before training starts.
+    """
+    script_args, training_args = parse_arguments(
+        (AlignmentArguments, TrainingArguments), argv, "groma train alignment", __doc__.splitlines()[0]
+    )
+    train(script_args, training_args)
+
+
+def train(script_args: AlignmentArguments, training_args: TrainingArguments) -> GromaTrainer:
+    """Run stage 2 with given arguments.
+
+    Args:
+        script_args (`AlignmentArguments`): model and data.
+        training_args (`TrainingArguments`): all that `Trainer` takes.
+
+    Returns:
+        `GromaTrainer`: after its training, the model saved.
+
+    Raises:
+        ValueError: arguments or data that do not fit, before training starts.
+    """
+    ################
+    # Model & Processor
+    ################
+    model, processor = load_model(script_args.model_name_or_path, script_args, ALIGNMENT_PARTS, dtype="float32")
+    if NEW_TOKENS in script_args.trainable_parts and training_args.weight_decay != 0:
+        raise ValueError(
+            f"`weight_decay` is {training_args.weight_decay:g}, but would wear down the old rows of the embedding that `new_tokens` "
+            "keeps. Set it to 0."
+        )
+
+    ################
+    # Dataset
+    ################
+    train_dataset, eval_dataset = load_conversations(script_args)
+
+    ################
+    # Training
+    ################
+    training_args.remove_unused_columns = False
+    trainer = GromaTrainer(
+        model=model,
+        args=training_args,
+        data_collator=ConversationCollator(processor, script_args.max_tokens),
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        processing_class=processor,
+    )
+    trainer.card_details = card_details(model, script_args.model_name_or_path, script_args, train_dataset)
+    trainer.train(
+        resume_from_checkpoint=last_checkpoint(training_args.output_dir, training_args.resume_from_checkpoint)
+    )
+
+    # Save and push to Hub
+    trainer.save_model()
+    trainer.create_model_card()
+    if training_args.push_to_hub:
+        trainer.push_to_hub()
+    return trainer
+
+
+if __name__ == "__main__":
+    main()
