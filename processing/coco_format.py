@@ -5,13 +5,15 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from transformers_groma.boxes import box_xywh_to_xyxy
+from transformers_groma.data.shards import SkipRecord, check_size, read_image_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +56,69 @@ def load_coco_json(path: str | os.PathLike) -> CocoFile:
         ValueError: not JSON, or not COCO-style.
     """
     content = read_json(path, object_hook=_without_masks)
-    if not isinstance(content, dict) or "images" not in content or "annotations" not in content:
-        raise ValueError(f"{path} is not a COCO-style file: it needs the lists `images` and `annotations`.")
-    images = [CocoImage(image) for image in content["images"]]
-    by_id = {image.image.get("id"): image for image in images}
-    lost = 0
-    for annotation in content["annotations"]:
-        image = by_id.get(annotation.get("image_id"))
-        if image is None:
-            lost += 1
-        elif not annotation.get("iscrowd", 0):
-            image.annotations.append(annotation)
+    try:
+        images = [CocoImage(image) for image in content["images"]]
+        by_id = {image.image.get("id"): image for image in images}
+        categories = {category["id"]: category for category in content.get("categories", [])}
+        lost = 0
+        for annotation in content["annotations"]:
+            image = by_id.get(annotation.get("image_id"))
+            if image is None:
+                lost += 1
+            elif not annotation.get("iscrowd"):
+                image.annotations.append(annotation)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not a COCO-style file ({type(error).__name__}: {error}): it needs lists `images` and `annotations` of "
+            "objects, and each category an `id`."
+        ) from error
     if lost:
         print(f"{path}: {lost} annotations of pictures that are not in the file are left out", file=sys.stderr)
-    return CocoFile(images, {category["id"]: category for category in content.get("categories", [])})
+    return CocoFile(images, categories)
+
+
+def find_picture(folder: Path, file_name: str) -> Path:
+    """Where a picture lies: archives unpack with more or fewer folders than the annotations name.
+
+    Args:
+        folder (`Path`): the folder of all pictures.
+        file_name (`str`): as the annotations call it, with any number of folders in front.
+
+    Returns:
+        `Path`: the first that exists of `folder / file_name` and the same with fewer and fewer of the folders in front; if
+        none does, `folder / file_name`.
+    """
+    parts = PurePosixPath(file_name).parts
+    candidates = [folder.joinpath(*parts[start:]) for start in range(len(parts))]
+    return next((path for path in candidates if path.is_file()), folder / file_name)
+
+
+def detection_row(entry: CocoImage, path: Path, source: str = "coco") -> dict[str, Any]:
+    """The detection row of one picture; categories are dropped.
+
+    Args:
+        entry (`CocoImage`): `bbox` of its annotations is `xywh` in pixels.
+        path (`Path`): the picture file.
+        source (`str`): `"coco"` or `"sa1b"`, which objectness head learns from the row.
+
+    Returns:
+        `dict`: a row; boxes `xyxy` in pixels, clipped to the picture.
+
+    Raises:
+        SkipRecord: no box, no picture, or one of another size than annotated.
+    """
+    width, height = int(entry.image["width"]), int(entry.image["height"])
+    boxes, _ = clip_xywh_to_xyxy([annotation["bbox"] for annotation in entry.annotations], width, height)
+    if not boxes:
+        raise SkipRecord("no boxes")
+    content = read_image_bytes(path)
+    check_size(content, width, height)
+    return {
+        "image": {"bytes": content, "path": path.name},
+        "image_id": str(entry.image["id"]),
+        "boxes_xyxy": boxes,
+        "source": source,
+    }
 
 
 def read_json(path: str | os.PathLike, **options: Any) -> Any:
@@ -136,7 +187,8 @@ def clip_xyxy(
 
 
 def _as_tensor(boxes: Sequence[Sequence[float]] | Tensor) -> Tensor:
-    values = torch.as_tensor(boxes, dtype=torch.float64)
+    # NumPy's errors on odd input are ValueError and TypeError, torch's are RuntimeError.
+    values = boxes if isinstance(boxes, Tensor) else torch.from_numpy(np.asarray(boxes, dtype=np.float64))
     if values.numel() == 0:
         return values.reshape(0, 4)
     if values.ndim != 2 or values.shape[-1] != 4 or not values.isfinite().all():

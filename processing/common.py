@@ -12,6 +12,14 @@ from transformers_groma.data.shards import write_dataset
 Record = TypeVar("Record")
 
 
+def positive_int(text: str) -> int:
+    """Type of an option that counts something."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
 def script_parser(description: str, *, images: bool = True, annotations: bool = True) -> ArgumentParser:
     """The options that all scripts have.
 
@@ -39,7 +47,9 @@ def script_parser(description: str, *, images: bool = True, annotations: bool = 
         "--output", type=Path, required=True, metavar="DIR", help="folder of the dataset, made if needed"
     )
     parser.add_argument("--split", default="train", help="name of the split (default: %(default)s)")
-    parser.add_argument("--shards", type=int, default=1, metavar="N", help="number of Parquet files (default: 1)")
+    parser.add_argument(
+        "--shards", type=positive_int, default=1, metavar="N", help="number of Parquet files (default: 1)"
+    )
     parser.add_argument("--shard", type=int, metavar="K", help="write this one of 0..N-1 only, as one job of an array")
     parser.add_argument(
         "--engine",
@@ -48,10 +58,10 @@ def script_parser(description: str, *, images: bool = True, annotations: bool = 
         help='plain: one shard after the other; ray: a Ray cluster, needs `pip install "transformers-groma[data]"`',
     )
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="with ray: the most shards at a time (default: all CPUs)"
+        "--workers", type=positive_int, metavar="N", help="with ray: the most shards at a time (default: all CPUs)"
     )
     parser.add_argument("--overwrite", action="store_true", help="write finished shards again")
-    parser.add_argument("--limit", type=int, metavar="N", help="take the first N records only, for a look")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="take the first N records only, for a look")
     return parser
 
 

@@ -232,8 +232,28 @@ def upright_size(content: bytes) -> tuple[int, int]:
     (800, 601)
     """
     with _open_picture(content) as image:
-        transposed = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-        return (image.height, image.width) if transposed else (image.width, image.height)
+        width, height = image.size
+    return (height, width) if exif_orientation(content) in (5, 6, 7, 8) else (width, height)
+
+
+def exif_orientation(content: bytes) -> int:
+    """How a viewer turns or mirrors a picture, by its EXIF data.
+
+    Args:
+        content (`bytes`): a picture file.
+
+    Returns:
+        `int`: 1 to 8; 1 is upright.
+
+    Raises:
+        SkipRecord: `"not a picture"`.
+
+    Example:
+    >>> exif_orientation(read_image_bytes("tests/fixtures/photos/cat_and_dog.jpg"))
+    1
+    """
+    with _open_picture(content) as image:
+        return image.getexif().get(0x0112, 1)
 
 
 def check_size(content: bytes, width: int, height: int) -> None:
@@ -268,17 +288,17 @@ class _ShardJob:
 
 
 def _write_shard(job: _ShardJob, update: Callable[[int], Any] = lambda count: None) -> WriteReport:
-    for stale in job.path.parent.glob(f".{job.path.name}-*"):
+    for stale in job.path.parent.glob(f".{job.path.stem}.*-*"):
         stale.unlink(missing_ok=True)
     report = WriteReport(records=len(job.records), files=[job.path])
     with tempfile.NamedTemporaryFile(dir=job.path.parent, prefix=f".{job.path.name}-", delete=False) as file:
         temporary = Path(file.name)
         try:
-            writer = ParquetWriter(features=FEATURES[job.schema], stream=file)
-            for row in _convert_all(job, report, update):
-                writer.write(FEATURES[job.schema].encode_example(row))
-                report.rows += 1
-            writer.finalize(close_stream=False)
+            with ParquetWriter(features=FEATURES[job.schema], stream=file) as writer:
+                for row in _convert_all(job, report, update):
+                    writer.write(FEATURES[job.schema].encode_example(row))
+                    report.rows += 1
+                writer.finalize(close_stream=False)
             file.close()
             # A finished shard has its report: the report comes first.
             _write_report(report)
@@ -351,6 +371,8 @@ def _write_with_ray(jobs: list[_ShardJob], num_workers: int | None, update: Call
         index = int(row["id"])
         return {"index": index, "report": _report_json(_write_shard(ray.get(references[index])))}
 
+    # The caller shows progress in records.
+    ray.data.DataContext.get_current().enable_progress_bars = False
     reports = []
     dataset = ray.data.range(len(jobs), override_num_blocks=len(jobs)).map(write, concurrency=num_workers)
     for row in dataset.iter_rows():
@@ -453,4 +475,12 @@ def _open_picture(content: bytes) -> PilImage.Image:
         raise SkipRecord("not a picture") from None
 
 
-__all__ = ["SkipRecord", "WriteReport", "check_size", "read_image_bytes", "upright_size", "write_dataset"]
+__all__ = [
+    "SkipRecord",
+    "WriteReport",
+    "check_size",
+    "exif_orientation",
+    "read_image_bytes",
+    "upright_size",
+    "write_dataset",
+]

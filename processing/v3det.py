@@ -1,0 +1,22 @@
+"""V3Det to detection rows. Categories and crowds are dropped.
+
+Get `v3det_2023_v1_train.json` and the pictures from https://v3det.openxlab.org.cn. The JSON calls a picture
+`images/a00000066/NAME.jpg`, one folder a category; `--images` is the folder that holds `images`, or `images` itself.
+
+    python -m processing.v3det --images V3Det --annotations V3Det/annotations/v3det_2023_v1_train.json \\
+        --output data/v3det --shards 64 --engine ray
+"""
+
+import sys
+from collections.abc import Sequence
+
+from processing import coco
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script with `argv`, by default the arguments of the command line."""
+    return coco.main(argv, description=__doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
