@@ -6,7 +6,7 @@ Geometry is in pixels with x to the right and y down; outlines are polygons arou
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -54,7 +54,7 @@ class Layer:
         return self.alpha >= 128
 
 
-@lru_cache(maxsize=None)
+@cache
 def outlines(shape: str) -> tuple[np.ndarray, ...]:
     """The polygons of a shape, upright: the outer one and, for a ring, the hole. Any scale."""
     turns = np.linspace(0, 2 * math.pi, CURVE_POINTS, endpoint=False)
