@@ -140,9 +140,7 @@ def augment(
         image = image.resize((image_size, image_size), resample=resample, box=crop)
     if augmentation != "none" and generator.random() < FLIP_PROBABILITY:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        square = np.stack(
-            [image_size - square[:, 2], square[:, 1], image_size - square[:, 0], square[:, 3]], axis=-1
-        )
+        square = np.stack([image_size - square[:, 2], square[:, 1], image_size - square[:, 0], square[:, 3]], axis=-1)
     return SquareImage(image, square, kept)
 
 
