@@ -1,10 +1,11 @@
-"""The command line: `groma chat`, `groma propose`, `groma convert`, `groma demo`.
+"""The command line: `groma chat`, `groma propose`, `groma convert`, `groma data`, `groma demo`.
 
 Results go to stdout, notes and errors to stderr. A mistake of the user ends with one line and exit code 2. Torch and
 transformers are imported by the commands that need them, so that `groma --help` answers at once.
 """
 
 import argparse
+import ast
 import io
 import json
 import os
@@ -32,6 +33,8 @@ DEMO_PHOTO = Path("tests", "fixtures", "photos", "cat_and_dog.jpg")
 DEMO_BOX = (30.0, 212.0, 372.0, 585.0)  # the cat
 DEMO_QUESTION = f"What is {REGION_MARK}?"
 DEMO_MAX_NEW_TOKENS = 48
+SHAPES_HELP = "draw scenes of coloured shapes, with questions and answers whose truth is known"
+SHAPES_TASKS = ("detection", "rec", "grounding", "region-caption", "grounded-caption", "chat", "language")
 
 
 class CommandError(Exception):
@@ -156,6 +159,27 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--dtype", choices=DTYPES, help="of the written weights; as in LEGACY_DIR, else float32")
     convert.add_argument("--overwrite", action="store_true", help="replace OUT_DIR if it exists")
 
+    data = add_command(
+        "data",
+        run_data,
+        "make a dataset to train or evaluate on; without a source, list the sources there are",
+        "groma data shapes --task chat --rows 1000 --seed 0 --output shapes-chat",
+    )
+    data.is_intermixing = True  # intermixed parsing cannot go on to the parser of a source
+    sources = data.add_subparsers(title="sources", dest="data_source", metavar="SOURCE", parser_class=_CommandParser)
+    _add_shapes_arguments(
+        sources.add_parser(
+            "shapes",
+            help=SHAPES_HELP,
+            description=f"{SHAPES_HELP[0].upper()}{SHAPES_HELP[1:]}. The same arguments make the same rows on any machine; "
+            "splits share no scene, whatever the seeds.",
+            epilog="example: groma data shapes --task chat --rows 1000 --seed 0 --output shapes-chat\n"
+            "         groma data shapes --task rec --rows 200 --seed 1 --output shapes-rec --split test --evaluation "
+            "--preview 12",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+
     demo = add_command(
         "demo",
         run_demo,
@@ -214,6 +238,47 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_shapes_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run_data_shapes)
+    parser.add_argument("--task", required=True, choices=SHAPES_TASKS, help="what the rows teach or test")
+    parser.add_argument("--rows", metavar="N", type=_positive(int), required=True, help="how many rows, a scene each")
+    parser.add_argument("--seed", metavar="N", type=_natural, required=True, help="another seed makes other scenes")
+    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the Parquet files")
+    parser.add_argument(
+        "--split", choices=("train", "validation", "test"), default="train", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--questions", metavar="K", type=_positive(int), default=8, help="most questions about a scene (default: 8)"
+    )
+    parser.add_argument(
+        "--evaluation", action="store_true", help="evaluation columns: one question a row, without its answer"
+    )
+    parser.add_argument(
+        "--image-size", metavar="N", type=_positive(int), default=224, help="side in pixels (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-regions",
+        metavar="N",
+        type=_positive(int),
+        default=30,
+        help="most regions in a row of the task language, as in the model (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--position-share",
+        metavar="P",
+        type=float,
+        default=0.15,
+        help="how many questions of the task rec tell objects apart by position (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--shards", "--num-shards", metavar="N", type=_positive(int), default=1, help="number of files (default: 1)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the files of this split in DIR")
+    parser.add_argument(
+        "--preview", metavar="N", type=_positive(int), help="also draw the first N rows to preview-TASK.png in DIR"
+    )
+
+
 def _add_output_arguments(parser: argparse.ArgumentParser, files: str) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
     parser.add_argument("--output", metavar="DIR", type=Path, help=f"write {files} there")
@@ -227,6 +292,12 @@ def _parse_box(text: str) -> tuple[float, ...]:
     if len(box) != 4:
         raise argparse.ArgumentTypeError(f"{text!r} is no box: write x1,y1,x2,y2 in pixels, as in 30,212,372,585")
     return box
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} must be an integer from 0 on")
+    return int(text)
 
 
 def _positive(kind: type, limit: float = sys.float_info.max) -> Callable[[str], Any]:
@@ -328,6 +399,51 @@ def run_convert(arguments: argparse.Namespace) -> None:
         else:
             convert_legacy_checkpoint(arguments.legacy_dir, output_dir, dtype=dtype, overwrite=arguments.overwrite)
     print(output_dir)
+
+
+def run_data(arguments: argparse.Namespace) -> None:
+    """`groma data` without a source: the sources there are."""
+    print(f"groma data shapes\n    {SHAPES_HELP}")
+    checkout = source_checkout()
+    if checkout is None:
+        print("\nThe scripts of other sources are in processing/ of the source repository.")
+        return
+    print("\nIn the source checkout, one script a raw dataset; --help says where to download it:\n")
+    for path in sorted((checkout / "processing").glob("**/*.py")):
+        name = ".".join(path.relative_to(checkout).with_suffix("").parts)
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        if f"python -m {name} " in text:
+            print(f"python -m {name}\n    {text.splitlines()[0]}")
+
+
+def run_data_shapes(arguments: argparse.Namespace) -> None:
+    """`groma data shapes`: synthetic scenes as Parquet files."""
+    folder = _checked_folder(arguments.output)
+    if arguments.preview is not None and arguments.task == "language":
+        raise CommandError("--preview shows pictures, and the rows of --task language have none: leave it out.")
+    try:
+        from .data.shapes_preview import contact_sheet
+        from .data.shapes_rows import ShapesOptions, write_shapes
+    except ModuleNotFoundError as error:
+        raise CommandError(f'{error}. Install what datasets need: pip install "transformers-groma[data]".') from error
+    with _errors_of("shapes"):
+        options = ShapesOptions(
+            task=arguments.task,
+            seed=arguments.seed,
+            split=arguments.split,
+            questions=arguments.questions,
+            evaluation=arguments.evaluation,
+            image_size=arguments.image_size,
+            max_regions=arguments.max_regions,
+            position_share=arguments.position_share,
+        )
+        report = write_shapes(options, arguments.rows, folder, arguments.shards, arguments.overwrite)
+    for path in report.files:
+        print(path)
+    if arguments.preview is not None:
+        picture = folder / f"preview-{arguments.task}.png"
+        _write_png(picture, contact_sheet(options, min(arguments.preview, arguments.rows)))
+        print(picture)
 
 
 def run_demo(arguments: argparse.Namespace) -> None:

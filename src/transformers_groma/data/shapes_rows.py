@@ -120,13 +120,21 @@ class ShapesOptions:
             "source": ("coco", "sa1b")[index % 2],
         }
 
-    def _conversation_row(self, index: int) -> dict[str, Any]:
+    def conversation(self, index: int) -> tuple[Scene, list[Exchange]]:
+        """The scene of a row and what is asked about it.
+
+        Args:
+            index (`int`): number of the row, from 0 on.
+
+        Returns:
+            `tuple[Scene, list[Exchange]]`: at least one exchange; none for "detection".
+        """
+        kinds = CONVERSATION_TASKS.get(self.task, {})
         rng = self._generator(index)
-        kinds = CONVERSATION_TASKS[self.task]
-        exchanges: list[Exchange] = []
-        scene_index = index
-        while not exchanges:
-            scene = make_scene(self.seed, self.split, scene_index, self.image_size)
+        while True:
+            scene = make_scene(self.seed, self.split, index, self.image_size)
+            if not kinds:
+                return scene, []
             exchanges = converse(
                 list(kinds),
                 list(kinds.values()),
@@ -136,7 +144,12 @@ class ShapesOptions:
                 template=0 if self.evaluation else None,
                 position_share=self.position_share,
             )
-            scene_index += NEXT_SCENE
+            if exchanges:
+                return scene, exchanges
+            index += NEXT_SCENE
+
+    def _conversation_row(self, index: int) -> dict[str, Any]:
+        scene, exchanges = self.conversation(index)
         boxes = _BoxList(scene.boxes_xyxy)
         messages = []
         for number, exchange in enumerate(exchanges):
