@@ -1,0 +1,136 @@
+"""Regions with expressions, as RefCOCO and Visual Genome have them: read from COCO-style JSON, and made to rows."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from processing.coco_format import clip_xywh_to_xyxy, load_coco_json
+from processing.rows import Box, Part, Turn, plain_text
+from transformers_groma.data.columns import text_part
+from transformers_groma.data.prompts import question_parts
+from transformers_groma.data.shards import SkipRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A box of a picture and what is said about it.
+
+    Args:
+        image (`dict`): entry of the picture: `file_name`, `width`, `height` and an id.
+        bbox (4 numbers): `xywh` in pixels, unchecked.
+        expressions (`tuple` of `str`): one or more, unchecked.
+    """
+
+    image: dict[str, Any]
+    bbox: Any
+    expressions: tuple[Any, ...]
+
+    @property
+    def name(self) -> str:
+        """How a report names it."""
+        return f"{self.image.get('file_name', self.image.get('id'))}: {' / '.join(map(str, self.expressions))}"
+
+
+def load_coco_regions(annotations: Iterable[Path]) -> list[Region]:
+    """Regions of COCO-style files, one for each expression.
+
+    Args:
+        annotations (`Iterable[Path]`): files whose annotations have a `caption`, or whose pictures have one that is about
+            their annotation (MDETR's layout: a picture entry for each expression).
+
+    Returns:
+        `list[Region]`: in the order of the files; the caption of an annotation goes before that of its picture.
+    """
+    regions = []
+    for path in annotations:
+        for entry in load_coco_json(path).images:
+            for annotation in entry.annotations:
+                caption = annotation.get("caption", entry.image.get("caption"))
+                regions.append(Region(entry.image, annotation.get("bbox"), (caption,)))
+    return regions
+
+
+def same_boxes_joined(regions: Iterable[Region]) -> list[Region]:
+    """One region for each box of a picture, with all that is said about it, each thing once.
+
+    Args:
+        regions (`Iterable[Region]`): regions.
+
+    Returns:
+        `list[Region]`: in the order of the first of each.
+    """
+    joined: dict[tuple[Any, str], Region] = {}
+    for region in regions:
+        key = (region.image.get("file_name", region.image.get("id")), repr(region.bbox))
+        known = joined.get(key, region)
+        expressions = tuple(dict.fromkeys(known.expressions + region.expressions))
+        joined[key] = Region(known.image, known.bbox, expressions)
+    return list(joined.values())
+
+
+def region_box(region: Region) -> Box:
+    """The box of a region.
+
+    Args:
+        region (`Region`): its box `xywh` in pixels.
+
+    Returns:
+        `list`: `xyxy` in pixels, clipped to the picture.
+
+    Raises:
+        SkipRecord: it is empty, or outside of the picture.
+        ValueError: it is not four finite numbers.
+    """
+    boxes, _ = clip_xywh_to_xyxy([region.bbox], int(region.image["width"]), int(region.image["height"]))
+    if not boxes:
+        raise SkipRecord("empty box")
+    return boxes[0]
+
+
+def caption_question(index: int, record: str, seed: int | None) -> list[Part]:
+    """Asks to describe a box.
+
+    Args:
+        index (`int`): the box.
+        record, seed: see `prompts.prompt_template`.
+
+    Returns:
+        `list[dict]`: message parts.
+    """
+    return question_parts("region_caption", region=index, record=record, seed=seed)
+
+
+def caption_answer(caption: str) -> list[Part]:
+    """A caption as the original writes it: lower-case, with a capital at its head.
+
+    Args:
+        caption (`str`): of a region.
+
+    Returns:
+        `list[dict]`: message parts.
+
+    Raises:
+        SkipRecord: it is empty or holds a token of the model.
+
+    Example:
+    >>> caption_answer("man in Red shirt ")[0]["text"]
+    'Man in red shirt'
+    """
+    return [text_part(plain_text(caption).capitalize())]
+
+
+def caption_turns(captions: Sequence[str], record: str, seed: int | None) -> list[Turn]:
+    """Questions about boxes 0, 1, ... and their captions.
+
+    Args:
+        captions (`Sequence[str]`): one for each box.
+        record, seed: see `prompts.prompt_template`.
+
+    Returns:
+        `list`: of `(question, answer)`.
+    """
+    return [
+        (caption_question(index, f"{record}/{index}", seed), caption_answer(caption))
+        for index, caption in enumerate(captions)
+    ]

@@ -1,0 +1,341 @@
+"""Pieces of conversation and evaluation rows: pictures, captions with spans to message parts, questions and answers."""
+
+import re
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from processing.coco_format import find_picture
+from transformers_groma.configuration_groma import GROMA_MARKUP_TOKENS
+from transformers_groma.data.columns import image_part, phrase_part, text_part
+from transformers_groma.data.shards import SkipRecord, check_size, read_image_bytes, upright_size
+
+Part = dict[str, Any]
+Box = list[float]
+# The parts of a question and those of its answer.
+Turn = tuple[list[Part], list[Part]]
+
+_MARKUP = re.compile("|".join([*map(re.escape, GROMA_MARKUP_TOKENS), r"<r\d+>", r"</?s>", "<unk>"]))
+# Spaces that tokenized captions have and written text has not: "a man 's arm , raised ( left ) ."
+_STRAY_SPACES = re.compile(r" +(?=[.,;:!?)%](?:\s|$)|'(?:s|re|ll|ve|d|m)\b|n't\b|\s)|(?<=\() +")
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture file that was read.
+
+    Args:
+        content (`bytes`): the file.
+        name (`str`): its file name.
+        width, height (`int`): size of the upright picture in pixels.
+    """
+
+    content: bytes
+    name: str
+    width: int
+    height: int
+
+
+def add_conversation_options(parser: ArgumentParser, source: str, evaluation: bool = True) -> None:
+    """The options that scripts with questions have.
+
+    Args:
+        parser (`ArgumentParser`): of a script.
+        source (`str`): default of `--source`.
+        evaluation (`bool`): whether the script can write evaluation rows.
+    """
+    parser.add_argument("--source", default=source, metavar="NAME", help="the column `source` (default: %(default)s)")
+    parser.add_argument(
+        "--prompt-seed",
+        type=int,
+        metavar="N",
+        help="draws the question of each row (default: 0; evaluation rows: the standard question)",
+    )
+    if evaluation:
+        parser.add_argument(
+            "--evaluation", action="store_true", help="write questions without answers, to evaluate on"
+        )
+
+
+def prompt_seed(args: Namespace) -> int | None:
+    """The seed of the questions as the options of `add_conversation_options` say it; `None` for the standard question.
+
+    Args:
+        args (`Namespace`): with `prompt_seed` and perhaps `evaluation`.
+
+    Returns:
+        `int` or `None`: for `prompts.question_parts`.
+    """
+    if args.prompt_seed is None and not getattr(args, "evaluation", False):
+        return 0
+    return args.prompt_seed
+
+
+def read_ids(path: Path) -> set[str]:
+    """The ids of a list.
+
+    Args:
+        path (`Path`): a text file, an id at the head of each line; lines that start with `#` are comments.
+
+    Returns:
+        `set[str]`: the ids.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {line.split()[0] for line in lines if line.strip() and not line.startswith("#")}
+
+
+def read_picture(folder: Path, *names: str, size: tuple[Any, Any] | None = None) -> Picture:
+    """Read a picture.
+
+    Args:
+        folder (`Path`): where pictures are.
+        *names (`str`): its possible paths in there; the first that exists is read, see `find_picture`.
+        size (`tuple`, *optional*): width and height that its annotations were made for, numbers or numerals.
+
+    Returns:
+        `Picture`: what was read.
+
+    Raises:
+        SkipRecord: no such file, not a picture, or another size.
+    """
+    paths = [find_picture(folder, name) for name in names]
+    path = next((path for path in paths if path.is_file()), paths[0])
+    content = read_image_bytes(path)
+    if size is not None:
+        check_size(content, int(size[0]), int(size[1]))
+    return Picture(content, path.name, *upright_size(content))
+
+
+def coco_picture_names(image: dict[str, Any]) -> list[str]:
+    """Where the picture of a COCO-style entry may lie; LVIS v1 names its pictures by `coco_url` only.
+
+    Args:
+        image (`dict`): an entry of `images`.
+
+    Returns:
+        `list[str]`: paths relative to the folder of pictures, the likeliest first.
+
+    Example:
+    >>> coco_picture_names({"coco_url": "http://images.cocodataset.org/val2017/000000397133.jpg"})
+    ['val2017/000000397133.jpg']
+    """
+    names = [image["file_name"]] if image.get("file_name") else []
+    if image.get("coco_url"):
+        names.append("/".join(image["coco_url"].split("/")[-2:]))
+    if not names:
+        raise SkipRecord("no file name")
+    return names
+
+
+def category_name(name: str) -> str:
+    """A category as words.
+
+    Args:
+        name (`str`): as in the file.
+
+    Returns:
+        `str`: lower-case, spaces for underscores.
+
+    Example:
+    >>> category_name("Band_Aid"), category_name("bat_(animal)")
+    ('band aid', 'bat (animal)')
+    """
+    return name.replace("_", " ").strip().lower()
+
+
+def markup_in(text: str) -> str | None:
+    """The first token of Groma or of its language model that stands in a text, where it would be read as markup.
+
+    Args:
+        text (`str`): of a caption or of a conversation.
+
+    Returns:
+        `str` or `None`: the token.
+
+    Example:
+    >>> markup_in("Write a paragraph: <p>Hello</p>")
+    '<p>'
+    """
+    match = _MARKUP.search(text)
+    return None if match is None else match[0]
+
+
+def plain_text(text: Any) -> str:
+    """Text that is neither empty nor has markup in it.
+
+    Args:
+        text (`str`): of a caption or of a conversation; anything else is no text.
+
+    Returns:
+        `str`: the text without whitespace around it.
+
+    Raises:
+        SkipRecord: it is missing, empty, or holds a token of the model.
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise SkipRecord("no text")
+    text = text.strip()
+    if token := markup_in(text):
+        raise SkipRecord(f"text holds the token {token}")
+    return text
+
+
+def capitalized(text: str) -> str:
+    """The text with a capital at its head and the rest unchanged; its length stays.
+
+    Args:
+        text (`str`): a caption.
+
+    Returns:
+        `str`: the caption.
+
+    Example:
+    >>> capitalized("a dog at the US border")
+    'A dog at the US border'
+    """
+    return text[:1].upper() + text[1:] if len(text[:1].upper()) == 1 else text
+
+
+def without_stray_spaces(text: str, spans: Sequence[tuple[int, int]]) -> tuple[str, list[tuple[int, int]]]:
+    """A tokenized caption as one would write it, with its spans.
+
+    Args:
+        text (`str`): a caption with spaces before punctuation and the like.
+        spans (`Sequence` of `(start, end)`): offsets in characters.
+
+    Returns:
+        `tuple`: the text, and the spans of the same words in it.
+
+    Example:
+    >>> without_stray_spaces("A woman holds a man 's arm .", [(14, 26)])
+    ("A woman holds a man's arm.", [(14, 25)])
+    """
+    removed = [position for match in _STRAY_SPACES.finditer(text) for position in range(*match.span())]
+
+    def moved(offset: int) -> int:
+        return offset - sum(position < offset for position in removed)
+
+    dropped = set(removed)
+    kept = "".join(character for position, character in enumerate(text) if position not in dropped)
+    return kept, [(moved(start), moved(end)) for start, end in spans]
+
+
+def grounded_parts(
+    text: str, phrases: Sequence[tuple[int, int, Sequence[Sequence[float]]]]
+) -> tuple[list[Part], list[Box]]:
+    """Message parts of a text whose phrases are tied to boxes.
+
+    Markup cannot be nested. Where spans overlap, the longest stands and the others are plain text inside it, with their
+    boxes left out; of equally long ones the first in the text stands. Phrases of the same span are one phrase with all
+    their boxes. Phrases without boxes are plain text. Equal boxes are one box.
+
+    Args:
+        text (`str`): the text.
+        phrases (`Sequence` of `(start, end, boxes)`): offsets in characters, and `xyxy` boxes in pixels.
+
+    Returns:
+        `tuple`: the parts, which spell the text; and the boxes that they name, in the order of the text.
+
+    Raises:
+        ValueError: a span that is not inside the text.
+
+    Example:
+    >>> parts, boxes = grounded_parts("a dog on grass", [(9, 14, [[0, 5, 9, 9]]), (0, 5, [[1, 1, 4, 4]])])
+    >>> [(part["text"], part["boxes"]) for part in parts]
+    [('a dog', [0]), (' on ', []), ('grass', [1])]
+    >>> boxes
+    [[1, 1, 4, 4], [0, 5, 9, 9]]
+    """
+    by_span: dict[tuple[int, int], list[Box]] = {}
+    for start, end, boxes in phrases:
+        if not 0 <= start < end <= len(text):
+            raise ValueError("a phrase is not inside its caption")
+        words = text[start:end]
+        start, end = start + len(words) - len(words.lstrip()), end - len(words) + len(words.rstrip())
+        if start < end and len(boxes) > 0:
+            by_span.setdefault((start, end), []).extend(map(list, boxes))
+
+    chosen: list[tuple[int, int]] = []
+    for start, end in sorted(by_span, key=lambda span: (span[0] - span[1], span)):
+        if all(end <= other_start or other_end <= start for other_start, other_end in chosen):
+            chosen.append((start, end))
+
+    parts: list[Part] = []
+    numbers: dict[tuple[float, ...], int] = {}
+    position = 0
+    for start, end in sorted(chosen):
+        if position < start:
+            parts.append(text_part(text[position:start]))
+        indices = [numbers.setdefault(tuple(box), len(numbers)) for box in by_span[start, end]]
+        parts.append(phrase_part(text[start:end], list(dict.fromkeys(indices))))
+        position = end
+    if position < len(text):
+        parts.append(text_part(text[position:]))
+    return parts, [list(box) for box in numbers]
+
+
+def conversation_row(
+    picture: Picture | None, image_id: str, boxes: Sequence[Box], turns: Sequence[Turn], source: str
+) -> dict[str, Any]:
+    """A row to train on.
+
+    Args:
+        picture (`Picture`, *optional*): shown at the head of the first question.
+        image_id (`str`): name of the picture in its dataset.
+        boxes (`Sequence` of 4 numbers): `xyxy` in pixels.
+        turns (`Sequence` of `(question, answer)`): their parts.
+        source (`str`): name of the dataset.
+
+    Returns:
+        `dict`: with the conversation columns.
+    """
+    messages = []
+    for question, answer in turns:
+        messages.append({"role": "user", "content": list(question)})
+        messages.append({"role": "assistant", "content": list(answer)})
+    if picture is not None and messages:
+        messages[0]["content"].insert(0, image_part())
+    return {
+        "image": None if picture is None else {"bytes": picture.content, "path": picture.name},
+        "image_id": image_id,
+        "boxes_xyxy": list(boxes),
+        "messages": messages,
+        "source": source,
+    }
+
+
+def evaluation_row(
+    picture: Picture,
+    image_id: str,
+    question: Sequence[Part],
+    source: str,
+    *,
+    boxes: Sequence[Box] = (),
+    references: Sequence[str] = (),
+    targets: Sequence[Box] = (),
+    category: str = "",
+) -> dict[str, Any]:
+    """A row to evaluate on.
+
+    Args:
+        picture (`Picture`): shown at the head of the question.
+        image_id (`str`): name of the picture in its dataset.
+        question (`Sequence` of parts): what is asked.
+        source (`str`): name of the dataset.
+        boxes (`Sequence` of 4 numbers): `xyxy` in pixels, those that the user points at.
+        references (`Sequence[str]`): captions to compare the answer with.
+        targets (`Sequence` of 4 numbers): `xyxy` in pixels, boxes to compare the answer with.
+        category (`str`): what kind of object is asked for.
+
+    Returns:
+        `dict`: with the evaluation columns.
+    """
+    row = conversation_row(picture, image_id, boxes, [(list(question), [])], source)
+    return row | {
+        "messages": row["messages"][:1],
+        "references": list(references),
+        "target_boxes_xyxy": list(targets),
+        "category": category,
+    }

@@ -1,0 +1,193 @@
+"""RefCOCO in MDETR's layout and in the original one."""
+
+import datetime
+import pickle
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+from processing import refcoco
+from transformers_groma.data.columns import check_dataset, image_part, phrase_part, region_part, text_part
+from transformers_groma.data.prompts import PROMPTS
+
+from .samples import read_report, read_rows, real_sample, write_json, write_picture
+
+
+def mdetr_file(folder: Path) -> Path:
+    """Three expressions about two boxes of one picture, and bad ones."""
+    write_picture(folder / "images" / "a.jpg", 40, 30)
+    image = {"file_name": "a.jpg", "width": 40, "height": 30, "original_id": 77}
+    captions = ["Dog in Red.", "the big dog", "a cat", "", "nothing", "a <p>"]
+    bboxes = [[1, 2, 10, 20], [1, 2, 10, 20], [20, 2, 30, 9], [1, 2, 3, 4], [50, 2, 3, 4], [1, 2, 3, 4]]
+    images = [{**image, "id": number, "caption": caption} for number, caption in enumerate(captions)]
+    images.append({**image, "id": 6, "caption": "gone", "file_name": "b.jpg"})
+    images.append({**image, "id": 7, "caption": "other size", "width": 80})
+    annotations = [{"id": number, "image_id": number, "bbox": bbox} for number, bbox in enumerate(bboxes)]
+    annotations += [{"image_id": 6, "bbox": [1, 2, 3, 4]}, {"image_id": 7, "bbox": [1, 2, 3, 4]}]
+    return write_json(folder / "refs.json", {"images": images, "annotations": annotations})
+
+
+def run(folder: Path, *more: str, annotations: list[Path] | None = None) -> int:
+    files = map(str, annotations or [mdetr_file(folder)])
+    return refcoco.main(
+        ["--images", str(folder / "images"), "--annotations", *files, "--output", str(folder / "rows"), *more]
+    )
+
+
+def test_expressions_become_questions_and_bad_ones_are_counted(tmp_path):
+    assert run(tmp_path, "--task", "rec", "--source", "refcocog") == 0
+    rows = read_rows(tmp_path / "rows", "conversation")
+    assert rows["boxes_xyxy"] == [[[1, 2, 11, 22]], [[1, 2, 11, 22]], [[20, 2, 40, 11]]]
+    assert set(rows["source"]) == {"refcocog"} and set(rows["image_id"]) == {"77"}
+    question, answer = rows[0]["messages"]
+    assert question["content"][0] == image_part()
+    phrases = [part for part in question["content"] if part["type"] == "phrase"]
+    assert phrases == [phrase_part("Dog in Red")]
+    assert answer == {"role": "assistant", "content": [phrase_part("", [0])]}
+    report = read_report(tmp_path / "rows")
+    assert report["records"] == 8
+    assert report["skipped"] == {
+        "no text": 1,
+        "empty box": 1,
+        "text holds the token <p>": 1,
+        "missing picture": 1,
+        "picture is 40x30, annotations say 80x30": 1,
+    }
+    assert ["b.jpg: gone", "missing picture"] in report["examples"]
+
+
+def test_evaluation_asks_the_standard_question(tmp_path):
+    assert run(tmp_path, "--task", "rec", "--evaluation", "--split", "test") == 0
+    rows = read_rows(tmp_path / "rows", "evaluation", split="test")
+    assert rows["target_boxes_xyxy"] == [[[1, 2, 11, 22]], [[1, 2, 11, 22]], [[20, 2, 40, 11]]]
+    assert rows["boxes_xyxy"] == [[], [], []]
+    expected = [image_part(), text_part("Locate "), phrase_part("a cat"), text_part(" in this image.")]
+    assert rows[2]["messages"] == [{"role": "user", "content": expected}]
+    assert rows[2]["references"] == []
+
+
+def test_a_prompt_seed_draws_other_questions_for_evaluation(tmp_path):
+    first_texts = {template.split("{")[0] for template in PROMPTS["rec"]}
+    asked = set()
+    for seed in range(4):
+        assert run(tmp_path, "--task", "rec", "--evaluation", "--prompt-seed", str(seed), "--overwrite") == 0
+        rows = read_rows(tmp_path / "rows", "evaluation")
+        asked |= {row["messages"][0]["content"][1]["text"] for row in rows}
+    assert len(asked) > 1 and asked <= first_texts
+
+
+def test_boxes_are_described(tmp_path):
+    assert run(tmp_path, "--task", "region-caption") == 0
+    rows = read_rows(tmp_path / "rows", "conversation")
+    answers = [row["messages"][1]["content"] for row in rows]
+    assert answers == [[text_part("Dog in red.")], [text_part("The big dog")], [text_part("A cat")]]
+    assert region_part(0) in rows[0]["messages"][0]["content"]
+
+
+def test_all_expressions_of_a_box_are_its_references(tmp_path):
+    assert run(tmp_path, "--task", "region-caption", "--evaluation") == 0
+    rows = read_rows(tmp_path / "rows", "evaluation")
+    assert rows["references"] == [["Dog in Red.", "the big dog"], ["a cat"]]
+    assert rows["boxes_xyxy"] == [[[1, 2, 11, 22]], [[20, 2, 40, 11]]]
+    assert rows["target_boxes_xyxy"] == [[], []]
+    assert rows[0]["messages"][0]["content"][1:] == [
+        text_part("Please give a short description of "),
+        region_part(0),
+        text_part("."),
+    ]
+
+
+def test_rows_do_not_depend_on_shards(tmp_path):
+    assert run(tmp_path, "--task", "rec") == 0
+    whole = read_rows(tmp_path / "rows", "conversation")
+    arguments = ["--task", "rec", "--shards", "2", "--overwrite"]
+    assert run(tmp_path, *arguments) == 0
+    parts = read_rows(tmp_path / "rows", "conversation")
+    by_question = {str(row["messages"]): row["boxes_xyxy"] for row in whole}
+    assert {str(row["messages"]): row["boxes_xyxy"] for row in parts} == by_question
+
+
+def refer_files(folder: Path, refs: object) -> list[Path]:
+    write_picture(folder / "images" / "COCO_train2014_000000000077.jpg", 40, 30)
+    image = {"id": 77, "file_name": "COCO_train2014_000000000077.jpg", "width": 40, "height": 30}
+    annotations = [
+        {"id": 5, "image_id": 77, "bbox": [1.5, 2, 10, 20]},
+        {"id": 6, "image_id": 77, "bbox": [9, 9, 9, 9]},
+    ]
+    path = folder / "refs(unc).p"
+    # Protocol 2 is what Python 2 wrote.
+    path.write_bytes(pickle.dumps(refs, protocol=2))
+    return [path, write_json(folder / "instances.json", {"images": [image], "annotations": annotations})]
+
+
+def ref(ann_id: int, split: str, *sentences: str, image_id: int = 77) -> dict:
+    return {
+        "ref_id": ann_id,
+        "ann_id": ann_id,
+        "image_id": image_id,
+        "split": split,
+        "category_id": 1,
+        "file_name": f"COCO_train2014_000000000077_{ann_id}.jpg",
+        "sentences": [{"sent": text, "raw": text.upper(), "tokens": text.split()} for text in sentences],
+    }
+
+
+def test_the_original_layout(tmp_path):
+    refs = [ref(5, "train", "the dog", "big dog"), ref(6, "testA", "a cat"), ref(9, "testA", "nobody"), {"split": "x"}]
+    files = refer_files(tmp_path, refs)
+    assert run(tmp_path, "--task", "rec", "--split", "train", annotations=files) == 0
+    rows = read_rows(tmp_path / "rows", "conversation")
+    assert rows["boxes_xyxy"] == [[[1.5, 2, 11.5, 22]]] * 2
+    assert run(tmp_path, "--task", "rec", "--split", "testA", "--evaluation", annotations=files) == 0
+    path = tmp_path / "rows" / "testA-00000-of-00001.parquet"
+    rows = Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache"))
+    assert check_dataset(rows, "evaluation") == 1
+    assert rows["target_boxes_xyxy"] == [[[9, 9, 18, 18]]]
+    report = (tmp_path / "rows" / "testA-00000-of-00001.report.json").read_text()
+    assert '"no box": 1' in report
+
+
+@pytest.mark.parametrize(
+    ("refs", "more", "message"),
+    [
+        (
+            [ref(5, "train", "the dog")],
+            ["--split", "testB"],
+            "no refs of the split 'testB'. Pass `--split` as one of train",
+        ),
+        (datetime.date(2020, 1, 1), [], "wants to load datetime"),
+        ({"a": 1}, [], "is not a pickle of refs"),
+    ],
+)
+def test_wrong_pickles_are_named(tmp_path, capsys, refs, more, message):
+    assert run(tmp_path, "--task", "rec", *more, annotations=refer_files(tmp_path, refs)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_pickle_needs_its_boxes(tmp_path, capsys):
+    files = refer_files(tmp_path, [])
+    assert run(tmp_path, "--task", "rec", annotations=files[:1]) == 2
+    assert "--annotations REFS.p instances.json" in capsys.readouterr().err
+    files[0].write_bytes(b"\x80")
+    assert run(tmp_path, "--task", "rec", annotations=files) == 2
+    assert "is not a pickle of refs" in capsys.readouterr().err
+
+
+def test_real_expressions_and_photos(tmp_path):
+    annotations = real_sample("derived") / "refcoco_testA_26_mdetr_style.json"
+    images = real_sample("refcoco/images")
+    arguments = ["--images", str(images), "--annotations", str(annotations), "--evaluation", "--split", "test"]
+    assert refcoco.main([*arguments, "--task", "rec", "--output", str(tmp_path / "rec")]) == 0
+    rows = read_rows(tmp_path / "rec", "evaluation", split="test")
+    assert len(rows) == 26
+    assert rows[0]["target_boxes_xyxy"] == [[pytest.approx(value) for value in (0.0, 95.32, 113.34, 419.59)]]
+    assert rows[0]["image"].size == (428, 640)
+    assert rows[0]["image_id"] == "266240"
+    assert rows[0]["messages"][0]["content"][2] == phrase_part("person in red")
+
+    assert refcoco.main([*arguments, "--task", "region-caption", "--output", str(tmp_path / "captions")]) == 0
+    rows = read_rows(tmp_path / "captions", "evaluation", split="test")
+    assert sum(len(references) for references in rows["references"]) == 26
+    assert rows[0]["references"] == ["person in red", "far left cut off", "person in yellow"]
+    assert len(rows) == 9

@@ -1,0 +1,96 @@
+"""Captions with spans to message parts, and the checks of their text."""
+
+import pytest
+
+from processing.rows import capitalized, grounded_parts, plain_text, read_ids, without_stray_spaces
+from transformers_groma.data.columns import phrase_part, text_part
+from transformers_groma.data.shards import SkipRecord
+
+A, B, C = [0.0, 0, 5, 5], [1.0, 1, 6, 6], [2.0, 2, 7, 7]
+
+
+def test_phrases_come_in_the_order_of_the_text_with_their_boxes():
+    parts, boxes = grounded_parts("Two men hold a box.", [(13, 18, [C]), (0, 7, [B]), (0, 7, [A])])
+    assert parts == [phrase_part("Two men", [0, 1]), text_part(" hold "), phrase_part("a box", [2]), text_part(".")]
+    assert boxes == [B, A, C]
+
+
+def test_equal_boxes_are_one_box():
+    parts, boxes = grounded_parts("a man and his twin", [(0, 5, [A, A]), (10, 18, [A, B])])
+    assert parts[0] == phrase_part("a man", [0])
+    assert parts[2] == phrase_part("his twin", [0, 1])
+    assert boxes == [A, B]
+
+
+def test_phrases_touch_and_fill_the_text():
+    parts, _ = grounded_parts("redblue", [(0, 3, [A]), (3, 7, [B])])
+    assert parts == [phrase_part("red", [0]), phrase_part("blue", [1])]
+
+
+def test_whitespace_does_not_belong_to_a_phrase():
+    parts, _ = grounded_parts("see a cat here", [(3, 10, [A])])
+    assert parts == [text_part("see "), phrase_part("a cat", [0]), text_part(" here")]
+
+
+@pytest.mark.parametrize(
+    ("phrases", "phrase", "box"),
+    [
+        ([(6, 11, [A]), (0, 18, [B])], "a man in a hat now", B),  # nested
+        ([(0, 10, [A]), (6, 18, [B])], "in a hat now", B),  # overlap
+        ([(2, 8, [A]), (6, 12, [B])], "man in", A),  # equally long
+        ([(0, 18, []), (9, 14, [A])], "a hat", A),  # without boxes it is no phrase
+    ],
+)
+def test_of_overlapping_phrases_the_longest_stands(phrases, phrase, box):
+    text = "a man in a hat now"
+    parts, boxes = grounded_parts(text, phrases)
+    assert [part["text"] for part in parts if part["type"] == "phrase"] == [phrase]
+    assert boxes == [box]
+    assert "".join(part["text"] for part in parts) == text
+
+
+def test_a_text_without_boxes_is_text():
+    assert grounded_parts("a dog", [(0, 5, [])]) == ([text_part("a dog")], [])
+    assert grounded_parts("a   dog", [(1, 4, [A])]) == ([text_part("a   dog")], [])
+
+
+@pytest.mark.parametrize("span", [(3, 3), (4, 2), (-1, 2), (0, 6)])
+def test_spans_outside_of_the_text_are_errors(span):
+    with pytest.raises(ValueError, match="not inside its caption"):
+        grounded_parts("a dog", [(*span, [A])])
+
+
+@pytest.mark.parametrize(
+    ("tokenized", "written"),
+    [
+        ("A man 's arm , raised ( left ) .", "A man's arm, raised (left)."),
+        ("They do n't see ; it 's 3 . 5 m !", "They don't see; it's 3. 5 m!"),
+        ("two  dogs .", "two dogs."),
+        ("a t-shirt 'so big' .com", "a t-shirt 'so big' .com"),
+    ],
+)
+def test_captions_are_written_as_one_would(tokenized, written):
+    words = [(0, tokenized.index(" ")), (tokenized.rindex(" ") + 1, len(tokenized))]
+    text, spans = without_stray_spaces(tokenized, words)
+    assert text == written
+    assert [text[start:end] for start, end in spans] == [tokenized[start:end] for start, end in words]
+
+
+def test_text_that_would_be_read_as_markup_is_left_out():
+    assert plain_text(" a < b ") == "a < b"
+    for text, reason in [("a <p>b</p>", "token <p>"), ("<r12>", "token <r12>"), ("a</s>", "token </s>")]:
+        with pytest.raises(SkipRecord, match=reason):
+            plain_text(text)
+    for text in ("", "  \n", None, 3):
+        with pytest.raises(SkipRecord, match="no text"):
+            plain_text(text)
+
+
+def test_capitals_never_move_a_span():
+    assert [capitalized(text) for text in ("", "a US dog", "ßx", "Éa", "éa")] == ["", "A US dog", "ßx", "Éa", "Éa"]
+
+
+def test_id_lists(tmp_path):
+    path = tmp_path / "ids.txt"
+    path.write_text("# <image> <caption>\n12 5\n\n  7\n")
+    assert read_ids(path) == {"12", "7"}
