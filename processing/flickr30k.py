@@ -1,0 +1,307 @@
+"""Flickr30k Entities to conversations: captions whose phrases are tied to boxes.
+
+Pictures: https://shannon.cs.illinois.edu/DenotationGraph (a form). Captions in one of two layouts:
+
+- MDETR's, as Groma has them: `mdetr_annotations.tar.gz` from https://zenodo.org/records/4729015:
+
+python -m processing.flickr30k --images flickr30k-images \\
+    --annotations OpenSource/final_flickr_separateGT_train.json --output data/flickr30k --shards 8
+
+- the original one, `annotations.zip` and the lists from https://github.com/BryanPlummer/flickr30k_entities:
+
+python -m processing.flickr30k --images flickr30k-images --annotations Annotations --sentences Sentences \\
+    --image-ids train.txt --unrelated UNRELATED_CAPTIONS --output data/flickr30k --shards 8
+
+One row a caption. Captions are tokenized; they are written as one would, `a man's arm.` for `a man 's arm .`, with a
+capital at their head. Captions without a phrase that has a box are skipped.
+"""
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from processing.coco_format import CocoImage, clip_xyxy, load_coco_json
+from processing.common import run_script, script_parser
+from processing.rows import (
+    add_conversation_options,
+    capitalized,
+    conversation_row,
+    grounded_parts,
+    plain_text,
+    prompt_seed,
+    read_ids,
+    read_picture,
+    without_stray_spaces,
+)
+from transformers_groma.data.prompts import question_parts
+from transformers_groma.data.shards import SkipRecord
+
+# [/EN#255545/bodyparts/people a man 's arm]
+_ENTITY = re.compile(r"\[/EN#(\d+)/\S+ ([^\]]*)\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A caption in the original layout.
+
+    Args:
+        image_id (`str`): number of the picture.
+        number (`int`): of the five captions, from 1.
+        markup (`str`): the caption.
+        boxes (`Path`): the XML file of the picture.
+    """
+
+    image_id: str
+    number: int
+    markup: str
+    boxes: Path
+
+
+@dataclass(frozen=True, slots=True)
+class GroundedCaption:
+    """A caption, its phrases, and the picture.
+
+    Args:
+        file_name, image_id (`str`): of the picture.
+        width, height: size that the boxes were made for, in pixels; numbers or numerals.
+        text (`str`): the caption.
+        phrases (`list` of `(start, end, boxes)`): offsets in characters, boxes `xyxy` in pixels.
+    """
+
+    file_name: str
+    image_id: str
+    width: Any
+    height: Any
+    text: str
+    phrases: list[tuple[int, int, list[list[float]]]]
+
+
+def parse_sentence(markup: str) -> tuple[str, list[tuple[int, int, str]]]:
+    """Read the markup of a caption.
+
+    Args:
+        markup (`str`): a line of a `Sentences` file.
+
+    Returns:
+        `tuple`: the caption, and `(start, end, entity)` of its phrases, offsets in characters.
+
+    Example:
+    >>> parse_sentence("[/EN#1/people Two men] in [/EN#5/clothing/other green shirts] .")
+    ('Two men in green shirts .', [(0, 7, '1'), (11, 23, '5')])
+    """
+    text, phrases, position = "", [], 0
+    for match in _ENTITY.finditer(markup):
+        text += markup[position : match.start()]
+        phrases.append((len(text), len(text) + len(match[2]), match[1]))
+        text += match[2]
+        position = match.end()
+    return text + markup[position:], phrases
+
+
+def parse_boxes(content: str) -> tuple[int, int, dict[str, list[list[float]]]]:
+    """Read the boxes of a picture.
+
+    Args:
+        content (`str`): an XML file of `Annotations`. Pixels count from 1 there, and both corners are in the box.
+
+    Returns:
+        `tuple`: width and height of the picture, and the boxes of each entity that has any: `xyxy` in pixels, corners as
+        edges that count from 0. Scenes and entities that cannot be boxed have none.
+    """
+    root = ElementTree.fromstring(content)
+    boxes: dict[str, list[list[float]]] = {}
+    for item in root.iter("object"):
+        corners = item.find("bndbox")
+        if corners is None:
+            continue
+        x1, y1, x2, y2 = (float(corners.findtext(name)) for name in ("xmin", "ymin", "xmax", "ymax"))
+        for name in item.iter("name"):
+            boxes.setdefault(name.text, []).append([x1 - 1, y1 - 1, x2, y2])
+    return int(root.findtext("size/width")), int(root.findtext("size/height")), boxes
+
+
+def load_sentences(
+    folder: Path, annotations: Path, image_ids: set[str] | None, unrelated: set[tuple[str, int]]
+) -> list[Sentence]:
+    """Captions of the original layout.
+
+    Args:
+        folder (`Path`): the `Sentences` folder.
+        annotations (`Path`): the `Annotations` folder.
+        image_ids (`set[str]`, *optional*): the pictures to take.
+        unrelated (`set` of `(image id, number)`): captions to leave out.
+
+    Returns:
+        `list[Sentence]`: by picture and number.
+
+    Raises:
+        ValueError: no captions there.
+    """
+    sentences = []
+    for path in sorted(folder.glob("*.txt")):
+        if image_ids is None or path.stem in image_ids:
+            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            for number, markup in enumerate(lines, start=1):
+                if (path.stem, number) not in unrelated:
+                    sentences.append(Sentence(path.stem, number, markup, annotations / f"{path.stem}.xml"))
+    if not sentences:
+        raise ValueError(f"No captions in {folder}. `--sentences` is the folder with a text file for each picture.")
+    return sentences
+
+
+def read_unrelated(path: Path) -> set[tuple[str, int]]:
+    """Captions that are not about their picture.
+
+    Args:
+        path (`Path`): the file `UNRELATED_CAPTIONS`: id of a picture and number of a caption on each line.
+
+    Returns:
+        `set` of `(image id, number)`.
+    """
+    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    return {(line[0], int(line[1])) for line in lines if line}
+
+
+def read_sentence(sentence: Sentence) -> GroundedCaption:
+    """A caption of the original layout with its boxes.
+
+    Args:
+        sentence (`Sentence`): the caption.
+
+    Returns:
+        `GroundedCaption`.
+
+    Raises:
+        SkipRecord: no file of boxes, or a broken one.
+    """
+    text, phrases = parse_sentence(sentence.markup)
+    try:
+        width, height, boxes = parse_boxes(sentence.boxes.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SkipRecord("no file of boxes") from None
+    except (ElementTree.ParseError, TypeError, ValueError):
+        raise SkipRecord("broken file of boxes") from None
+    spans = [(start, end, boxes.get(entity, [])) for start, end, entity in phrases]
+    return GroundedCaption(f"{sentence.image_id}.jpg", sentence.image_id, width, height, text, spans)
+
+
+def read_coco_caption(entry: CocoImage) -> GroundedCaption:
+    """A caption of MDETR's layout.
+
+    Args:
+        entry (`CocoImage`): its picture has a `caption`, its annotations have `tokens_positive`, spans of the caption.
+
+    Returns:
+        `GroundedCaption`.
+    """
+    image = entry.image
+    phrases = []
+    for annotation in entry.annotations:
+        x, y, width, height = annotation["bbox"]
+        for start, end in annotation["tokens_positive"]:
+            phrases.append((start, end, [[x, y, x + width, y + height]]))
+    image_id = str(image.get("original_img_id", image["id"]))
+    return GroundedCaption(image["file_name"], image_id, image["width"], image["height"], image["caption"], phrases)
+
+
+def convert(record: Sentence | CocoImage, images: Path, source: str, seed: int | None) -> Iterator[dict[str, Any]]:
+    """The row of one caption.
+
+    Args:
+        record (`Sentence` or `CocoImage`): a caption in one of the layouts.
+        images (`Path`): folder of the pictures.
+        source (`str`): name of the dataset.
+        seed (`int`): draws the question.
+
+    Yields:
+        `dict`: a conversation row, boxes `xyxy` in pixels.
+
+    Raises:
+        SkipRecord: no picture, another size than annotated, no boxes, or no phrase with a box.
+        ValueError: a phrase that is not inside its caption.
+    """
+    caption = read_sentence(record) if isinstance(record, Sentence) else read_coco_caption(record)
+    width, height = int(caption.width), int(caption.height)
+    spans = [(start, end) for start, end, _ in caption.phrases]
+    text, spans = without_stray_spaces(caption.text, spans)
+    phrases = [
+        (start, end, clip_xyxy(boxes, width, height)[0])
+        for (start, end), (_, _, boxes) in zip(spans, caption.phrases, strict=True)
+    ]
+    answer, boxes = grounded_parts(capitalized(text), phrases)
+    if not boxes:
+        raise SkipRecord("no phrase with a box")
+    plain_text(text)
+    picture = read_picture(images, caption.file_name, size=(width, height))
+    question = question_parts("grounded_caption", record=f"{caption.image_id}/{text}", seed=seed)
+    yield conversation_row(picture, caption.image_id, boxes, [(question, answer)], source)
+
+
+def load_records(
+    annotations: Sequence[Path], sentences: Path | None, image_ids: Path | None, unrelated: Path | None
+) -> list[Sentence] | list[CocoImage]:
+    """Captions in one of the layouts.
+
+    Args:
+        annotations (`Sequence[Path]`): MDETR's files, or the `Annotations` folder.
+        sentences (`Path`, *optional*): the `Sentences` folder, for the original layout.
+        image_ids (`Path`, *optional*): a list of the pictures to take.
+        unrelated (`Path`, *optional*): a list of captions to leave out, for the original layout.
+
+    Returns:
+        `list`: captions.
+
+    Raises:
+        ValueError: options that do not fit the layout, or no captions.
+    """
+    wanted = None if image_ids is None else read_ids(image_ids)
+    if sentences is not None:
+        if len(annotations) != 1 or not annotations[0].is_dir():
+            raise ValueError(
+                "With `--sentences`, `--annotations` is the folder `Annotations` of XML files; got "
+                f"{' '.join(map(str, annotations))}."
+            )
+        return load_sentences(
+            sentences, annotations[0], wanted, set() if unrelated is None else read_unrelated(unrelated)
+        )
+    if unrelated is not None:
+        raise ValueError("`--unrelated` numbers the captions of the original layout: pass `--sentences` as well.")
+    entries = [entry for path in annotations for entry in load_coco_json(path).images]
+    if wanted is None:
+        return entries
+    return [entry for entry in entries if str(entry.image.get("original_img_id", entry.image.get("id"))) in wanted]
+
+
+def record_name(record: Sentence | CocoImage) -> str:
+    """How a report names a caption."""
+    if isinstance(record, Sentence):
+        return f"{record.image_id}, caption {record.number}"
+    return f"{record.image.get('file_name')}: {record.image.get('caption')}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script with `argv`, by default those of the command line."""
+    parser = script_parser(__doc__)
+    parser.add_argument("--sentences", type=Path, metavar="DIR", help="folder `Sentences` of the original layout")
+    parser.add_argument("--image-ids", type=Path, metavar="FILE", help="take these pictures only, one id a line")
+    parser.add_argument(
+        "--unrelated", type=Path, metavar="FILE", help="leave out these captions (`UNRELATED_CAPTIONS`)"
+    )
+    add_conversation_options(parser, source="flickr30k", evaluation=False)
+    args = parser.parse_args(argv)
+    return run_script(
+        args,
+        lambda: load_records(args.annotations, args.sentences, args.image_ids, args.unrelated),
+        partial(convert, images=args.images, source=args.source, seed=prompt_seed(args)),
+        schema="conversation",
+        record_name=record_name,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
