@@ -28,9 +28,11 @@ class AlignmentArguments(ConversationArguments):
 
     Args:
         model_name_or_path (`str`): a whole Groma model.
+        pad_to_multiple_of (`int`, *optional*): round the length of batches up; with `torch_compile` it saves compilations.
     """
 
     model_name_or_path: str = field(default="", metadata={"help": "Folder or Hub name of a whole Groma model."})
+    pad_to_multiple_of: int | None = field(default=None, metadata={"help": "Round the length of batches up."})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -83,7 +85,7 @@ def train(script_args: AlignmentArguments, training_args: TrainingArguments) -> 
     trainer = GromaTrainer(
         model=model,
         args=training_args,
-        data_collator=ConversationCollator(processor, script_args.max_tokens),
+        data_collator=ConversationCollator(processor, script_args.max_tokens, script_args.pad_to_multiple_of),
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=processor,

@@ -21,6 +21,7 @@ class ConversationCollator:
     Args:
         processor (`GromaProcessor`): of the model.
         max_length (`int`, *optional*): conversations with more tokens lose their last turns, question and answer together.
+        pad_to_multiple_of (`int`, *optional*): round the length of batches up, so that a compiled model meets few lengths.
 
     Example:
     >>> from transformers_groma import GromaProcessor
@@ -34,9 +35,12 @@ class ConversationCollator:
     ['attention_mask', 'input_ids', 'labels']
     """
 
-    def __init__(self, processor: GromaProcessor, max_length: int | None = None):
+    def __init__(
+        self, processor: GromaProcessor, max_length: int | None = None, pad_to_multiple_of: int | None = None
+    ):
         self.processor = processor
         self.max_length = max_length
+        self.pad_to_multiple_of = pad_to_multiple_of
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Make a batch.
@@ -74,7 +78,7 @@ class ConversationCollator:
             return_dict=True,
             return_tensors=None,
             return_assistant_tokens_mask=True,
-            processor_kwargs={"padding": True},
+            processor_kwargs={"padding": True, "pad_to_multiple_of": self.pad_to_multiple_of},
         )
         return batch.convert_to_tensors("pt")
 

@@ -97,7 +97,7 @@ def train(script_args: ConversationArguments, training_args: SFTConfig, model_ar
     trainer = GromaSFTTrainer(
         model=model,
         args=training_args,
-        data_collator=ConversationCollator(processor, script_args.max_tokens),
+        data_collator=ConversationCollator(processor, script_args.max_tokens, training_args.pad_to_multiple_of),
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=processor,
