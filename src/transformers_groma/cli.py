@@ -1,4 +1,5 @@
-"""The command line: `groma chat`, `groma propose`, `groma convert`, `groma data`, `groma demo`.
+"""The command line: `groma chat`, `groma propose`, `groma convert`, `groma data`, `groma train`,
+`groma demo`.
 
 Results go to stdout, notes and errors to stderr. A mistake of the user ends with one line and exit code 2. Torch and
 transformers are imported by the commands that need them, so that `groma --help` answers at once.
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .pipeline_groma import ImageGroundingPipeline
 
 REGION_MARK = "<region>"
+TRAINING_STAGES = ("detection", "alignment", "sft", "precompute-regions")
 DTYPES = ("float32", "bfloat16", "float16")
 LEGACY_CHECKPOINT = Path("tests", "fixtures", "golden", "legacy_checkpoint")
 DEMO_PHOTO = Path("tests", "fixtures", "photos", "cat_and_dog.jpg")
@@ -179,6 +181,17 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
+
+    train = add_command(
+        "train",
+        run_train,
+        "train a stage: detection, alignment, sft; precompute-regions speeds the last two up",
+        "groma train sft --config hub_configs/recipes/sft.yaml --model_name_or_path org/groma --output_dir output/sft\n"
+        "         groma train sft --help",
+    )
+    train.is_intermixing = True  # all that follows the stage belongs to it
+    train.add_argument("stage", metavar="STAGE", choices=TRAINING_STAGES, help=", ".join(TRAINING_STAGES))
+    train.add_argument("stage_arguments", metavar="ARGUMENTS", nargs=argparse.REMAINDER, help="of the stage")
 
     demo = add_command(
         "demo",
@@ -399,6 +412,20 @@ def run_convert(arguments: argparse.Namespace) -> None:
         else:
             convert_legacy_checkpoint(arguments.legacy_dir, output_dir, dtype=dtype, overwrite=arguments.overwrite)
     print(output_dir)
+
+
+def run_train(arguments: argparse.Namespace) -> None:
+    """`groma train STAGE …`: the command line of a training stage."""
+    try:
+        module = importlib.import_module(f"{__package__}.training.{arguments.stage.replace('-', '_')}")
+    except ImportError as error:
+        raise CommandError(
+            f'{error}. Install what training needs: pip install "transformers-groma[train]".'
+        ) from error
+    try:
+        module.main(arguments.stage_arguments)
+    except (ValueError, FileNotFoundError) as error:
+        raise CommandError(str(error)) from error
 
 
 def run_data(arguments: argparse.Namespace) -> None:
