@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from .shapes_drawing import BACKGROUNDS, COLORS, SHAPES, TEXTURES, Color, Layer, draw_background, paint, rasterize
+from .shapes_drawing import BACKGROUNDS, COLORS, SHAPES, TEXTURES, Color, Layer, draw_background, paint, rasterize, to_image
 
 SPLITS = ("train", "validation", "test")
 MIN_IMAGE_SIZE = 112
@@ -26,6 +26,8 @@ SIDES = {"small": (96, 160), "large": (240, 400)}
 SIZES = tuple(SIDES)
 LARGE_SHARE = 0.4
 MAX_LARGE = 5
+CLOSENESS = (0.65, 1.05)
+PLACES = 12
 MAX_TILT = 14
 
 # What occlusion leaves of an object: of its pixels, and of the side by which a large object is called large.
@@ -37,9 +39,9 @@ MAX_ATTEMPTS = 5000
 
 # Parts of these shapes are thinner than dots and stripes of a small object.
 NO_DOTS_WHEN_SMALL = ("ring", "cross", "star")
-# On light backgrounds there are no white objects, on dark ones no black ones.
+# On light backgrounds there are no white objects, on dark ones no black and no brown ones.
 LIGHT_COLORS = tuple(color for color in COLORS if color != "white")
-DARK_COLORS = tuple(color for color in COLORS if color != "black")
+DARK_COLORS = tuple(color for color in COLORS if color not in ("black", "brown"))
 
 
 class Attributes(NamedTuple):
@@ -88,7 +90,7 @@ class Scene:
     Args:
         seed (`int`), split (`str`), index (`int`): what it follows from.
         image_size (`int`): side of its image in pixels.
-        objects (`tuple[SceneObject]`): 4 to 12 objects.
+        objects (`tuple[SceneObject]`): 4 to 12 objects, every number as often.
         background (`str`): plain, gradient, noise or lines.
         background_rgb (`tuple[int, int, int]`): its main colour.
     """
@@ -117,9 +119,8 @@ class Scene:
         canvas = draw_background(self.image_size, self.background_rgb, self.background, rng)
         for item, layer in zip(self.objects, self._layers, strict=True):
             colors = (item.rgb, COLORS[item.attributes.color][1])
-            side = item.geometry.side * self.image_size / GRID
-            paint(canvas, layer, colors, item.attributes.texture, side, item.pattern_angle)
-        return Image.fromarray(np.clip(canvas + 0.5, 0, 255).astype(np.uint8))
+            paint(canvas, layer, colors, item.attributes.texture, item.pattern_angle)
+        return to_image(canvas)
 
 
 def make_scene(seed: int, split: str, index: int, image_size: int = 224) -> Scene:
@@ -142,16 +143,18 @@ def make_scene(seed: int, split: str, index: int, image_size: int = 224) -> Scen
     >>> scene = make_scene(seed=0, split="train", index=0)
     >>> scene.draw().size
     (224, 224)
-    >>> item = scene.objects[0]
-    >>> item.attributes.shape in ("circle", "square", "triangle", "rectangle", "star", "hexagon", "cross", "ring", "heart", "diamond")
-    True
+    >>> scene.objects[0].attributes
+    Attributes(size='small', texture='dotted', color='pink', shape='square')
+    >>> scene.objects[0].box_xyxy
+    (3, 17, 26, 42)
     """
     _check_arguments(seed, split, index, image_size)
     rng = _generator(seed, split, index, 0)
+    num_objects = int(rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1))
     for _ in range(MAX_ATTEMPTS):
         is_dark = rng.random() < 0.35
-        proposals = _propose_objects(rng, DARK_COLORS if is_dark else LIGHT_COLORS)
-        if len(proposals) < MIN_OBJECTS or split_of(proposals) != split:
+        proposals = _propose_objects(rng, num_objects, DARK_COLORS if is_dark else LIGHT_COLORS)
+        if len(proposals) < num_objects or split_of(proposals) != split:
             continue
         checked = [_layer(shape.shape, geometry, CHECKED_SIZE) for shape, geometry in proposals]
         if not _is_recognisable(proposals, checked):
@@ -191,7 +194,7 @@ def split_of(objects: list[tuple[Attributes, Geometry]]) -> str:
     Example:
     >>> from transformers_groma.data.shapes import Attributes, Geometry, split_of
     >>> split_of([(Attributes("small", "solid", "red", "circle"), Geometry(100, 100, 120, 0))])
-    'train'
+    'validation'
     """
     content = repr(sorted((tuple(attributes), tuple(geometry)) for attributes, geometry in objects))
     bucket = int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], "big") % 10
@@ -231,24 +234,29 @@ def _generator(seed: int, split: str, index: int, *purpose: int) -> np.random.Ge
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, SPLITS.index(split), index, *purpose])))
 
 
-def _propose_objects(rng: np.random.Generator, colors: tuple[str, ...]) -> list[tuple[Attributes, Geometry]]:
-    wanted = int(rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1))
+def _propose_objects(
+    rng: np.random.Generator, num_objects: int, colors: tuple[str, ...]
+) -> list[tuple[Attributes, Geometry]]:
+    """Objects, fewer than wanted where one found no place."""
     # How close objects may come: 1 is no overlap of their circles.
-    closeness = rng.uniform(0.62, 1.05)
+    closeness = rng.uniform(*CLOSENESS)
+    num_large = min(MAX_LARGE, int(rng.binomial(num_objects, LARGE_SHARE)))
+    sizes = ["large"] * num_large + ["small"] * (num_objects - num_large)
     objects: list[tuple[Attributes, Geometry]] = []
-    for _ in range(wanted):
-        num_large = sum(attributes.size == "large" for attributes, _ in objects)
-        attributes = _propose_attributes(rng, colors, [item[0] for item in objects], num_large < MAX_LARGE)
+    # Large objects first: they find no place later.
+    for size in sizes:
+        attributes = _propose_attributes(rng, size, colors, [item[0] for item in objects])
         geometry = _place(rng, attributes, objects, closeness)
-        if geometry is not None:
-            objects.append((attributes, geometry))
-    return objects
+        if geometry is None:
+            break
+        objects.append((attributes, geometry))
+    # The order says what covers what.
+    return [objects[index] for index in rng.permutation(len(objects))]
 
 
 def _propose_attributes(
-    rng: np.random.Generator, colors: tuple[str, ...], others: list[Attributes], may_be_large: bool
+    rng: np.random.Generator, size: str, colors: tuple[str, ...], others: list[Attributes]
 ) -> Attributes:
-    size = "large" if may_be_large and rng.random() < LARGE_SHARE else "small"
     color, shape = colors[rng.integers(len(colors))], SHAPES[rng.integers(len(SHAPES))]
     # Without objects that have much in common there would be nothing to tell apart and nothing to count.
     if others and rng.random() < 0.5:
@@ -274,7 +282,8 @@ def _place(
     if attributes.shape in ("rectangle", "hexagon") and rng.random() < 0.5:
         angle += 90
     margin = side // 2 + 8
-    for x, y in rng.integers(margin, GRID - margin, (12, 2)).tolist():
+    for across, down in rng.random((PLACES, 2)).tolist():
+        x, y = (margin + int(share * (GRID - 2 * margin)) for share in (across, down))
         for other, place in others:
             # Objects of one colour that touch would look like one.
             factor = 1.1 if other.color == attributes.color else closeness

@@ -25,7 +25,7 @@ COLORS: dict[str, tuple[Color, Color]] = {
     "orange": ((250, 130, 14), (255, 236, 212)),
     "purple": ((128, 44, 168), (236, 214, 250)),
     "pink": ((250, 132, 190), (255, 238, 247)),
-    "brown": ((122, 72, 30), (240, 222, 202)),
+    "brown": ((132, 78, 32), (243, 226, 208)),
     "black": ((18, 18, 18), (150, 150, 150)),
     "white": ((250, 250, 250), (120, 120, 120)),
 }
@@ -122,29 +122,29 @@ def rasterize(shape: str, center: tuple[float, float], side: float, angle: float
     rotation = np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
     polygons = [polygon @ rotation for polygon in outlines(shape)]
     low, high = polygons[0].min(axis=0), polygons[0].max(axis=0)
-    scale = side / (high - low).max()
+    # Pillow fills the pixels that an outline touches, which adds half a pixel on either side.
+    scale = (side - 1 / SUPERSAMPLING) / (high - low).max()
     offset = np.array(center) - (low + high) / 2 * scale
     left, top = np.floor(low * scale + offset).astype(int).tolist()
-    right, bottom = np.ceil(high * scale + offset).astype(int).tolist()
-    canvas = Image.new("L", ((right - left) * SUPERSAMPLING, (bottom - top) * SUPERSAMPLING))
+    right, bottom = np.floor(high * scale + offset).astype(int).tolist()
+    size = ((right - left + 1) * SUPERSAMPLING, (bottom - top + 1) * SUPERSAMPLING)
+    canvas = Image.new("L", size)
     draw = ImageDraw.Draw(canvas)
     for number, polygon in enumerate(polygons):
-        # Pillow's pixels are named by their middle.
-        points = (polygon * scale + offset - (left, top)) * SUPERSAMPLING - 0.5
+        points = (polygon * scale + offset - (left, top)) * SUPERSAMPLING
         draw.polygon([tuple(point) for point in points.tolist()], fill=0 if number else 255)
     return Layer(np.asarray(canvas.reduce(SUPERSAMPLING)), left, top)
 
 
-def paint(canvas: np.ndarray, layer: Layer, colors: tuple[Color, Color], texture: str, side: float, turn: int) -> None:
+def paint(canvas: np.ndarray, layer: Layer, colors: tuple[Color, Color], texture: str, turn: int) -> None:
     """Paint an object over an image, in place.
 
     Args:
-        canvas (`np.ndarray` of shape `(H, W, 3)`, float32): the image, 0..255.
+        canvas (`np.ndarray` of shape `(S, S, 3)`, float32): the image, 0..255.
         layer (`Layer`): where the object is.
         colors (`tuple`): its colour and the second one of stripes and dots.
         texture (`str`): one of `TEXTURES`.
-        side (`float`): longer side of the object, in pixels.
-        turn (`int`): direction of stripes, in degrees.
+        turn (`int`): direction of stripes and rows of dots, in degrees.
     """
     first, second = (np.array(color, dtype=np.float32) for color in colors)
     alpha = layer.alpha.astype(np.float32) / 255
@@ -153,8 +153,8 @@ def paint(canvas: np.ndarray, layer: Layer, colors: tuple[Color, Color], texture
         paint = first
     else:
         # A rim keeps the first colour, so that the outline shows on any background.
-        inner = _eroded(alpha, max(1, round(side / 40)))
-        paint = first + (_pattern(texture, layer, side, turn) * inner)[..., None] * (second - first)
+        inner = _eroded(alpha, max(1, round(max(alpha.shape) / 40)))
+        paint = first + (_pattern(texture, layer, turn, len(canvas)) * inner)[..., None] * (second - first)
     window += alpha[..., None] * (paint - window)
 
 
@@ -170,18 +170,19 @@ def _eroded(alpha: np.ndarray, steps: int) -> np.ndarray:
     return padded[steps:-steps, steps:-steps]
 
 
-def _pattern(texture: str, layer: Layer, side: float, turn: int) -> np.ndarray:
+def _pattern(texture: str, layer: Layer, turn: int, image_side: int) -> np.ndarray:
     """How much of the second colour each pixel has, 0..1."""
     height, width = layer.alpha.shape
     # A handful of stripes whatever the size, but on a large object more of them than on a small one.
-    period = side / (3 + side / 35)
+    extent = math.sqrt(width * height)
+    period = extent / (3 + 8 * extent / image_side)
     y, x = np.mgrid[:height, :width].astype(np.float32)
     x, y = x - (width - 1) / 2, y - (height - 1) / 2
     angle = math.radians(turn)
     along, across = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
     if texture == "striped":
         distance = np.abs(along % period - period / 2)
-        return np.clip(period * 0.24 - distance + 0.5, 0, 1)
+        return np.clip(period * 0.21 - distance + 0.5, 0, 1)
     row = np.floor(across / period)
     dx = (along + row % 2 * period / 2) % period - period / 2
     dy = across % period - period / 2
@@ -200,19 +201,18 @@ def draw_background(size: int, base: Color, kind: str, rng: np.random.Generator)
     Returns:
         `np.ndarray` of shape `(size, size, 3)`, float32, 0..255.
     """
-    canvas = np.empty((size, size, 3), dtype=np.float32)
-    canvas[:] = base
+    canvas = np.full((size, size, 3), base, dtype=np.float32)
     if kind == "gradient":
         angle = rng.uniform(0, 2 * math.pi)
         ramp = np.linspace(-1, 1, size, dtype=np.float32)
         slope = (ramp[None, :] * math.cos(angle) + ramp[:, None] * math.sin(angle)) / math.sqrt(2)
         canvas += slope[..., None] * rng.uniform(8, 20, 3).astype(np.float32)
     elif kind == "noise":
-        coarse = rng.normal(0, 5, (14, 14)).astype(np.float32) + rng.normal(0, 2, (14, 14)).astype(np.float32)
+        coarse = rng.normal(0, 5, (14, 14)).astype(np.float32)
         fine = rng.normal(0, 3, (112, 112)).astype(np.float32)
         for grid in (coarse, fine):
-            canvas += np.asarray(Image.fromarray(grid).resize((size, size), Image.Resampling.BICUBIC))[..., None]
-    image = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
+            canvas += np.asarray(Image.fromarray(grid).resize((size, size), Image.Resampling.BILINEAR))[..., None]
+    image = to_image(canvas)
     draw = ImageDraw.Draw(image)
     scale = size / 224
     width = max(1, round(scale))
@@ -233,6 +233,11 @@ def draw_background(size: int, base: Color, kind: str, rng: np.random.Generator)
         left, top = round(x * size), round(y * size)
         draw.rectangle((left, top, left + width - 1, top + width - 1), fill=_shifted(base, 10 + 14 * shade))
     return np.array(image, dtype=np.float32)
+
+
+def to_image(canvas: np.ndarray) -> Image.Image:
+    """An RGB image of float values 0..255."""
+    return Image.fromarray(np.clip(canvas + 0.5, 0, 255).astype(np.uint8))
 
 
 def _shifted(color: Color, amount: float) -> Color:

@@ -307,7 +307,7 @@ def ask_neighbor(world: World, rng: np.random.Generator) -> Exchange | None:
         others = [index for index in world.objects if index != region.index]
         target = _the_one(world, others, region.index, relation)
         if target is not None:
-            phrase = Phrase(with_article(words(world.attributes[target])), (target,))
+            phrase = Phrase(sentence(with_article(words(world.attributes[target])))[:-1], (target,))
             question = (f"What is {relation} ", region, "?")
             return Exchange("neighbor", question, (phrase, "."), f"{relation} {region.index}", "neighbor")
     return None
