@@ -7,6 +7,7 @@ transformers are imported by the commands that need them, so that `groma --help`
 
 import argparse
 import ast
+import importlib
 import io
 import json
 import os
