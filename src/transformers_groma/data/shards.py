@@ -7,6 +7,7 @@ A record is one unit of the source (usually a picture with its annotations); it 
 import io
 import json
 import os
+import pickle
 import re
 import sys
 import tempfile
@@ -369,13 +370,18 @@ def _write_with_ray(jobs: list[_ShardJob], num_workers: int | None, update: Call
 
     def write(row: dict[str, Any]) -> dict[str, Any]:
         index = int(row["id"])
-        return {"index": index, "report": _report_json(_write_shard(ray.get(references[index])))}
+        try:
+            return {"index": index, "report": _report_json(_write_shard(ray.get(references[index]))), "error": b""}
+        except (OSError, ValueError) as error:  # Ray would hide the message in a trace of its own
+            return {"index": index, "report": "", "error": pickle.dumps(error)}
 
-    # The caller shows progress in records.
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    ray.data.DataContext.get_current().enable_progress_bars = False  # the caller shows progress in records
+    compute = None if num_workers is None else ray.data.TaskPoolStrategy(size=num_workers)
+    dataset = ray.data.range(len(jobs), override_num_blocks=len(jobs)).map(write, compute=compute)
     reports = []
-    dataset = ray.data.range(len(jobs), override_num_blocks=len(jobs)).map(write, concurrency=num_workers)
     for row in dataset.iter_rows():
+        if row["error"]:
+            raise pickle.loads(row["error"])
         reports.append(_parse_report(jobs[int(row["index"])].path, row["report"]))
         update(reports[-1].records)
     return reports

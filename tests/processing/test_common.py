@@ -1,0 +1,90 @@
+import json
+
+import pytest
+
+from processing import coco
+
+from .samples import read_rows, write_json, write_picture
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Arguments for seven good pictures and a missing one."""
+    images, annotations = [], []
+    for number in range(8):
+        images.append({"id": number, "file_name": f"{number}.jpg", "width": 20 + number, "height": 16})
+        annotations.append({"image_id": number, "bbox": [number, 1, 2, 3]})
+        if number != 4:
+            write_picture(tmp_path / "images" / f"{number}.jpg", 20 + number, 16)
+    path = write_json(tmp_path / "instances.json", {"images": images, "annotations": annotations})
+    return ["--images", str(tmp_path / "images"), "--annotations", str(path)]
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_jobs_of_an_array_write_what_one_job_writes(tmp_path, source, capsys):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert coco.main([*source, "--output", str(whole), "--shards", "3"]) == 0
+    assert capsys.readouterr().err.endswith("train: 7 rows from 8 records; skipped 1: missing picture (1)\n")
+    for shard in (2, 0, 1):
+        assert coco.main([*source, "--output", str(parts), "--shards", "3", "--shard", str(shard)]) == 0
+    assert contents(whole) == contents(parts)
+    assert sorted(contents(whole)) == [
+        name
+        for shard in range(3)
+        for name in (f"train-{shard:05d}-of-00003.parquet", f"train-{shard:05d}-of-00003.report.json")
+    ]
+    assert read_rows(parts, "detection")["image_id"] == ["0", "3", "6", "1", "7", "2", "5"]
+
+
+def test_finished_shards_stay_and_lost_ones_come_back(tmp_path, source):
+    output = tmp_path / "rows"
+    arguments = [*source, "--output", str(output), "--shards", "2"]
+    assert coco.main(arguments) == 0
+    before = contents(output)
+    (output / "train-00001-of-00002.parquet").unlink()
+    time = (output / "train-00000-of-00002.parquet").stat().st_mtime_ns
+    assert coco.main(arguments) == 0
+    assert contents(output) == before
+    assert (output / "train-00000-of-00002.parquet").stat().st_mtime_ns == time
+    assert coco.main([*arguments, "--overwrite"]) == 0
+    assert (output / "train-00000-of-00002.parquet").stat().st_mtime_ns > time
+    assert contents(output) == before
+
+
+def test_a_look_at_the_first_records(tmp_path, source):
+    assert coco.main([*source, "--output", str(tmp_path / "rows"), "--limit", "3"]) == 0
+    assert read_rows(tmp_path / "rows", "detection")["image_id"] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--shards", "2", "--shard", "2"], "`shard` must be in 0..1"),
+        (["--workers", "2"], "`num_workers` is the number of shards that Ray writes"),
+        (["--split", "../train"], "`split` must be a plain name"),
+        (["--annotations", "no/such.json"], "No such file or directory: 'no/such.json'"),
+    ],
+)
+def test_wrong_options_are_one_line(tmp_path, source, more, message, capsys):
+    assert coco.main([*source, "--output", str(tmp_path / "rows"), *more]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("more", [["--shards", "0"], ["--limit", "-1"], ["--engine", "spark"]])
+def test_impossible_options_end_in_usage(tmp_path, source, more, capsys):
+    with pytest.raises(SystemExit):
+        coco.main([*source, "--output", str(tmp_path / "rows"), *more])
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_a_dataset_without_rows_is_an_error(tmp_path, source, capsys):
+    (tmp_path / "elsewhere").mkdir()
+    output = tmp_path / "rows"
+    assert coco.main([*source[2:], "--images", str(tmp_path / "elsewhere"), "--output", str(output)]) == 1
+    assert "no row was written" in capsys.readouterr().err
+    (report,) = output.glob("*.report.json")
+    assert json.loads(report.read_text())["skipped"] == {"missing picture": 8}

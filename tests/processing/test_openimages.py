@@ -1,0 +1,69 @@
+import pytest
+
+from processing import openimages
+
+from .samples import read_report, read_rows, real_sample, write_picture
+
+HEADER = (
+    "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside"
+)
+
+
+def write_table(path, *lines):
+    path.write_text("\n".join([HEADER, *lines]) + "\n")
+    return path
+
+
+def test_corners_labels_and_groups(tmp_path):
+    for name, orientation in [("a", None), ("b", None), ("c", 3), ("d", None)]:
+        write_picture(tmp_path / "images" / f"{name}.jpg", 80, 40, orientation)
+    table = write_table(
+        tmp_path / "boxes.csv",
+        "a,xclick,/m/01g317,1,0.25,0.5,0.125,0.75,0,0,0,0,0",
+        "a,xclick,/m/04yx4,1,0.25,0.5,0.125,0.75,0,0,0,0,0",  # the same object, another label
+        "a,xclick,/m/04yx4,1,0,1,0,1,0,0,1,0,0",  # a group
+        "b,xclick,/m/04yx4,1,0,1,0,1,0,0,1,0,0",
+        "c,xclick,/m/04yx4,1,0,1,0,1,0,0,0,0,0",
+        "d,xclick,/m/04yx4,1,oops,1,0,1,0,0,0,0,0",
+        "e,xclick,/m/04yx4,1,0,1,0,1,0,0,0,0,0",
+        "d,xclick",
+        "a,activemil,/m/01g317,1,0.5,1.25,0,0.5,0,0,0,0,0",
+    )
+    output = tmp_path / "rows"
+    arguments = ["--images", str(tmp_path / "images"), "--annotations", str(table), "--output", str(output)]
+    assert openimages.main(arguments) == 0
+    rows = read_rows(output, "detection")
+    assert rows["image_id"] == ["a"] and rows["source"] == ["coco"]
+    assert rows["boxes_xyxy"] == [[[20.0, 5.0, 40.0, 30.0], [40.0, 0.0, 80.0, 20.0]]]
+    report = read_report(output)
+    assert dict(report["examples"]) == {
+        "b.jpg": "no boxes",
+        "c.jpg": "picture is turned by its EXIF data",
+        "d.jpg": "ValueError: a box is not four finite numbers",
+        "e.jpg": "missing picture",
+    }
+
+
+def test_real_row(tmp_path):
+    """The real file's order of columns, XMin,XMax,YMin,YMax; a picture of another size stands in for the photo."""
+    table = real_sample("openimages") / "oidv6-train-annotations-bbox_one_row.csv"
+    write_picture(tmp_path / "images" / "0001eeaf4aed83f9.jpg", 1000, 800)
+    output = tmp_path / "rows"
+    arguments = ["--images", str(tmp_path / "images"), "--annotations", str(table), "--output", str(output)]
+    assert openimages.main(arguments) == 0
+    rows = read_rows(output, "detection")
+    assert rows[0]["boxes_xyxy"] == [pytest.approx([22.673031, 56.8306, 964.2005, 640.437176])]
+
+
+def test_another_table_is_an_error(tmp_path, capsys):
+    (tmp_path / "boxes.csv").write_text("ImageID,Label\na,b\n")
+    arguments = [
+        "--images",
+        str(tmp_path),
+        "--annotations",
+        str(tmp_path / "boxes.csv"),
+        "--output",
+        str(tmp_path / "rows"),
+    ]
+    assert openimages.main(arguments) == 2
+    assert "no column IsGroupOf, XMax, XMin, YMax, YMin" in capsys.readouterr().err
