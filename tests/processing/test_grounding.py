@@ -1,0 +1,107 @@
+"""Finding all objects of a category, from COCO and LVIS instances."""
+
+from pathlib import Path
+
+import pytest
+
+from processing import grounding
+from transformers_groma.data.columns import image_part, phrase_part
+
+from .samples import read_report, read_rows, real_sample, write_json, write_picture
+
+CATEGORIES = [{"id": 1, "name": "Traffic_Light"}, {"id": 2, "name": "bat_(animal)"}]
+
+
+def box(image: int, category: int, *xywh: float, **more) -> dict:
+    return {"image_id": image, "category_id": category, "bbox": list(xywh), **more}
+
+
+def run(folder: Path, images: list[dict], annotations: list[dict], *more: str) -> int:
+    content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
+    path = write_json(folder / "instances.json", content)
+    arguments = ["--images", str(folder / "images"), "--annotations", str(path), "--output", str(folder / "rows")]
+    return grounding.main([*arguments, *more])
+
+
+def test_one_row_a_picture_and_category(tmp_path):
+    write_picture(tmp_path / "images" / "1.jpg", 40, 30)
+    images = [{"id": 1, "file_name": "1.jpg", "width": 40, "height": 30}, {"id": 2, "file_name": "1.jpg"}]
+    annotations = [
+        box(1, 1, 20, 2, 10, 9),
+        box(1, 2, 0, 0, 4, 4),
+        box(1, 1, 1, 2, 3, 4),
+        box(1, 1, 5, 5, 0, 5),
+        box(1, 1, 0, 0, 40, 30, iscrowd=1),
+        box(2, 1, 0, 0, 4, 4),
+    ]
+    assert run(tmp_path, images, annotations, "--source", "coco_grounding") == 0
+    rows = read_rows(tmp_path / "rows", "conversation")
+    # From left to right.
+    assert rows["boxes_xyxy"] == [[[1, 2, 4, 6], [20, 2, 30, 11]], [[0, 0, 4, 4]]]
+    assert rows[0]["messages"][1]["content"] == [phrase_part("", [0, 1])]
+    assert rows[0]["messages"][0]["content"][0] == image_part()
+    assert phrase_part("traffic light") in rows[0]["messages"][0]["content"]
+    assert phrase_part("bat (animal)") in rows[1]["messages"][0]["content"]
+    assert set(rows["source"]) == {"coco_grounding"}
+    assert read_report(tmp_path / "rows")["skipped"] == {"KeyError: 'width'": 1}
+
+
+def test_lvis_v1_names_pictures_by_their_address(tmp_path):
+    """And it knows which categories were not annotated to the end."""
+    write_picture(tmp_path / "images" / "train2017" / "000000000030.jpg", 40, 30)
+    url = "http://images.cocodataset.org/train2017/000000000030.jpg"
+    image = {"id": 30, "coco_url": url, "width": 40, "height": 30, "not_exhaustive_category_ids": [2]}
+    annotations = [box(30, 1, 1, 2, 3, 4), box(30, 2, 1, 2, 3, 4)]
+    assert run(tmp_path, [image], annotations) == 0
+    assert read_rows(tmp_path / "rows", "conversation")["image_id"] == ["30"]
+    assert read_report(tmp_path / "rows")["skipped"] == {"category not exhaustively annotated": 1}
+
+
+def test_more_boxes_than_regions_are_skipped(tmp_path):
+    write_picture(tmp_path / "images" / "1.jpg", 400, 30)
+    image = {"id": 1, "file_name": "1.jpg", "width": 400, "height": 30}
+    annotations = [box(1, 1, number, 0, 2, 2) for number in range(101)]
+    annotations += [box(1, 2, number, 0, 2, 2) for number in range(100)]
+    assert run(tmp_path, [image], annotations) == 0
+    assert [len(boxes) for boxes in read_rows(tmp_path / "rows", "conversation")["boxes_xyxy"]] == [100]
+    assert read_report(tmp_path / "rows")["skipped"] == {"more than 100 boxes": 1}
+
+
+def test_unknown_categories_are_named(tmp_path, capsys):
+    assert run(tmp_path, [{"id": 1}], [box(1, 3, 1, 2, 3, 4)]) == 2
+    assert "annotations of category 3, but does not name it" in capsys.readouterr().err
+
+
+def test_real_coco_annotations(tmp_path):
+    """One photo is here in its size; those that were squashed and those that are missing are counted."""
+    annotations = real_sample("cocoapi") / "instances_val2014_100.json"
+    images = real_sample("cocoapi/images_256x256_squashed")
+    write_picture(tmp_path / "COCO_val2014_000000000074.jpg", 640, 426)
+    for path in images.glob("*.jpg"):
+        if not (tmp_path / path.name).exists():
+            (tmp_path / path.name).symlink_to(path)
+    arguments = ["--images", str(tmp_path), "--annotations", str(annotations), "--output", str(tmp_path / "rows")]
+    assert grounding.main(arguments) == 0
+    rows = read_rows(tmp_path / "rows", "conversation")
+    assert set(rows["image_id"]) == {"74"}
+    asked = [next(part["text"] for part in row["messages"][0]["content"] if part["type"] == "phrase") for row in rows]
+    assert dict(zip(asked, map(len, rows["boxes_xyxy"]), strict=True)) == {"dog": 1, "person": 6, "bicycle": 1}
+    assert rows[asked.index("dog")]["boxes_xyxy"] == [
+        [pytest.approx(value) for value in (61.87, 276.25, 358.29, 379.43)]
+    ]
+    report = read_report(tmp_path / "rows")
+    assert report["records"] == 310 and report["rows"] == 3
+    assert any(reason.startswith("picture is 256x256, annotations say") for reason in report["skipped"])
+    assert report["skipped"]["missing picture"] > 100
+
+
+def test_real_lvis_annotations(tmp_path):
+    annotations = real_sample("lvis") / "lvis_val_100.json"
+    records = grounding.load_category_objects([annotations])
+    assert sum(len(record.bboxes) for record in records) == 977
+    assert not any("_" in record.category or record.category != record.category.lower() for record in records)
+    assert "handbag" in {record.category for record in records}
+    crowded = max(records, key=lambda record: len(record.bboxes))
+    boxes = grounding.objects_from_left(crowded)
+    centres = [x1 + x2 for x1, _, x2, _ in boxes]
+    assert centres == sorted(centres) and len(boxes) == len(crowded.bboxes)
