@@ -1,0 +1,104 @@
+"""LVIS-Ground to evaluation rows: finding all objects of a category, at most five pictures for each category of LVIS.
+
+Annotations and pictures: `lvis_v1_val.json` from https://www.lvisdataset.org/dataset, its pictures lie in COCO's train2017
+and val2017 (`--images` is the folder that holds both). v0.5 fits as well.
+
+python -m processing.lvis_ground --images coco --annotations lvis/lvis_v1_val.json --split val --output data/lvis_ground
+
+One row a picture and category: its boxes in `target_boxes_xyxy`, its name in `category`. Which pictures are taken follows
+from `--seed` and the ids in the file. The paper's own draw is not known; with its released list as `--annotations`, pass a
+large `--images-per-category` to keep all of it.
+"""
+
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from processing.common import positive_int, run_script, script_parser
+from processing.grounding import CategoryObjects, load_category_objects, objects_from_left
+from processing.rows import (
+    add_conversation_options,
+    coco_picture_names,
+    evaluation_row,
+    plain_text,
+    read_picture,
+)
+from transformers_groma.data.prompts import question_parts
+
+
+def choose_queries(records: Sequence[CategoryObjects], images_per_category: int, seed: int) -> list[CategoryObjects]:
+    """At most so many pictures of each category.
+
+    Args:
+        records (`Sequence[CategoryObjects]`): pictures and categories.
+        images_per_category (`int`): the most pictures of a category.
+        seed (`int`): another seed takes other pictures. Their order does not matter.
+
+    Returns:
+        `list[CategoryObjects]`: by category, then by picture.
+    """
+    by_category: dict[Any, list[CategoryObjects]] = {}
+    for record in records:
+        by_category.setdefault(record.category_id, []).append(record)
+
+    def draw(record: CategoryObjects) -> bytes:
+        return hashlib.blake2b(f"{seed}/{record.category_id}/{record.image['id']}".encode(), digest_size=8).digest()
+
+    chosen = []
+    for category_id in sorted(by_category):
+        drawn = sorted(by_category[category_id], key=draw)[:images_per_category]
+        chosen += sorted(drawn, key=lambda record: record.image["id"])
+    return chosen
+
+
+def convert(objects: CategoryObjects, images: Path, source: str, seed: int | None) -> Iterator[dict[str, Any]]:
+    """The question of a picture and category.
+
+    Args:
+        objects (`CategoryObjects`): what is to be found.
+        images (`Path`): folder of the pictures.
+        source (`str`): name of the dataset.
+        seed (`int`, *optional*): draws the question; without it it is the standard one.
+
+    Yields:
+        `dict`: an evaluation row, boxes `xyxy` in pixels.
+
+    Raises:
+        SkipRecord: no picture, another size than annotated, or no boxes.
+    """
+    image = objects.image
+    targets = objects_from_left(objects)
+    picture = read_picture(images, *coco_picture_names(image), size=(image["width"], image["height"]))
+    record = f"{image['id']}/{objects.category}"
+    question = question_parts("grounding", phrase=plain_text(objects.category), record=record, seed=seed)
+    yield evaluation_row(picture, str(image["id"]), question, source, targets=targets, category=objects.category)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script with `argv`, by default those of the command line."""
+    parser = script_parser(__doc__)
+    parser.add_argument(
+        "--images-per-category",
+        type=positive_int,
+        default=5,
+        metavar="N",
+        help="the most pictures of a category (default: 5)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which pictures are taken (default: 0)")
+    add_conversation_options(parser, source="lvis_ground", evaluation=False)
+    args = parser.parse_args(argv)
+    return run_script(
+        args,
+        lambda: choose_queries(load_category_objects(args.annotations), args.images_per_category, args.seed),
+        # There are evaluation rows only.
+        partial(convert, images=args.images, source=args.source, seed=args.prompt_seed),
+        schema="evaluation",
+        record_name=lambda objects: objects.name,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
