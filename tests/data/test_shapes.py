@@ -107,8 +107,8 @@ def test_sizes_are_never_ambiguous(scenes):
         (small if item.attributes.size == "small" else large).append(max(x2 - x1, y2 - y1))
     assert len(small) > 100 and len(large) > 50
     # Of what is seen, not only of what was drawn.
-    assert 17 <= min(small) and max(small) <= 42
-    assert 54 <= min(large) and max(large) <= 102
+    assert min(small) >= 17 and max(small) <= 42
+    assert min(large) >= 54 and max(large) <= 102
 
 
 def test_every_object_shows_most_of_its_pixels(scenes):

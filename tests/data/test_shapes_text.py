@@ -110,9 +110,7 @@ def check_exchange(exchange: Exchange, scene: Scene) -> None:
                 for template in ("Locate all {} in this image.", "Where are all {}?", "Can you find all {}?")
             }
             assert exchange.category == phrases[0].text
-            expected = sorted(
-                described(phrases[0].text, scene), key=lambda index: (middle(scene, index)[0], index)
-            )
+            expected = sorted(described(phrases[0].text, scene), key=lambda index: (middle(scene, index)[0], index))
             assert exchange.answer == (Phrase("", tuple(expected)),)
             assert 1 <= len(expected) <= 5
         case "region-caption":
