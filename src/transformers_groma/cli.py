@@ -38,6 +38,9 @@ DEMO_QUESTION = f"What is {REGION_MARK}?"
 DEMO_MAX_NEW_TOKENS = 48
 SHAPES_HELP = "draw scenes of coloured shapes, with questions and answers whose truth is known"
 SHAPES_TASKS = ("detection", "rec", "grounding", "region-caption", "grounded-caption", "chat", "language")
+FOLDER_HELP = "read pictures with boxes of your own: an image folder with a metadata.jsonl"
+FOLDER_TASKS = ("conversation", "region-caption", "rec", "grounding", "detection")
+BOX_FORMATS = ("xyxy", "xywh", "cxcywh")
 
 
 class CommandError(Exception):
@@ -182,6 +185,18 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
+    _add_folder_arguments(
+        sources.add_parser(
+            "folder",
+            help=FOLDER_HELP,
+            description=f"{FOLDER_HELP[0].upper()}{FOLDER_HELP[1:]}, in the layout of Hugging Face's imagefolder with a text "
+            "for each box, one line a picture:\n\n"
+            '{"file_name": "a.jpg", "objects": {"bbox": [[30, 212, 342, 373]], "text": ["a cat"]}}',
+            epilog="example: groma data folder photos/train --output data/photos --preview 8\n"
+            "         groma data folder photos/validation --output data/photos --split validation",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
 
     train = add_command(
         "train",
@@ -275,7 +290,7 @@ def _add_shapes_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=_positive(int),
         default=30,
-        help="most regions in a row of the task language, as in the model (default: %(default)s)",
+        help="region slots of the model that will learn from the rows (default: %(default)s)",
     )
     parser.add_argument(
         "--position-share",
@@ -290,6 +305,43 @@ def _add_shapes_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the files of this split in DIR")
     parser.add_argument(
         "--preview", metavar="N", type=_positive(int), help="also draw the first N rows to preview-TASK.png in DIR"
+    )
+
+
+def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run_data_folder)
+    parser.add_argument("images", metavar="IMAGES", type=Path, help="folder of the pictures and metadata.jsonl")
+    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the Parquet files")
+    parser.add_argument(
+        "--task",
+        choices=FOLDER_TASKS,
+        default="conversation",
+        help="what the rows teach or test; conversation: everything but detection (default: %(default)s)",
+    )
+    parser.add_argument("--split", default="train", help="name of the split (default: %(default)s)")
+    parser.add_argument(
+        "--box-format",
+        choices=BOX_FORMATS,
+        default="xywh",
+        help="of bbox, in pixels (default: %(default)s, as in COCO)",
+    )
+    parser.add_argument("--normalized", action="store_true", help="bbox are fractions of the image size, not pixels")
+    parser.add_argument(
+        "--questions", metavar="K", type=_positive(int), default=8, help="most questions in a row (default: 8)"
+    )
+    parser.add_argument(
+        "--evaluation", action="store_true", help="evaluation columns: one question a row, without its answer"
+    )
+    parser.add_argument(
+        "--seed", metavar="N", type=_natural, default=0, help="draws the wording of the questions (default: 0)"
+    )
+    parser.add_argument("--shards", metavar="N", type=_positive(int), default=1, help="number of files (default: 1)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the files of this split in DIR")
+    parser.add_argument(
+        "--preview",
+        metavar="N",
+        type=_positive(int),
+        help="also draw the boxes of the first N pictures, to DIR/preview",
     )
 
 
@@ -431,6 +483,7 @@ def run_train(arguments: argparse.Namespace) -> None:
 
 def run_data(arguments: argparse.Namespace) -> None:
     """`groma data` without a source: the sources there are."""
+    print(f"groma data folder\n    {FOLDER_HELP}")
     print(f"groma data shapes\n    {SHAPES_HELP}")
     checkout = source_checkout()
     if checkout is None:
@@ -472,6 +525,37 @@ def run_data_shapes(arguments: argparse.Namespace) -> None:
         picture = folder / f"preview-{arguments.task}.png"
         _write_png(picture, contact_sheet(options, min(arguments.preview, arguments.rows)))
         print(picture)
+
+
+def run_data_folder(arguments: argparse.Namespace) -> None:
+    """`groma data folder`: an image folder as Parquet files."""
+    output = _checked_folder(arguments.output)
+    try:
+        from .data.image_folder import FolderOptions, draw_image_folder, write_image_folder
+    except ModuleNotFoundError as error:
+        raise CommandError(f'{error}. Install what datasets need: pip install "transformers-groma[data]".') from error
+    with _errors_of(f"IMAGES {str(arguments.images)!r}"):
+        options = FolderOptions(
+            task=arguments.task,
+            box_format=arguments.box_format,
+            normalized=arguments.normalized,
+            evaluation=arguments.evaluation,
+            questions=arguments.questions,
+            seed=arguments.seed,
+        )
+        report = write_image_folder(
+            arguments.images, output, options, arguments.split, arguments.shards, arguments.overwrite
+        )
+        for path in report.files:
+            print(path)
+        for name, image in draw_image_folder(arguments.images, options, arguments.preview or 0):
+            picture = output / "preview" / f"{Path(name).with_suffix('').as_posix().replace('/', '-')}.png"
+            _write_png(picture, image)
+            print(picture)
+    for name, reason in report.examples:
+        _note(f"left out {name}: {reason}")
+    if report.rows == 0:
+        raise CommandError(f"IMAGES {str(arguments.images)!r} gave no row at all; the reasons are above.")
 
 
 def run_demo(arguments: argparse.Namespace) -> None:

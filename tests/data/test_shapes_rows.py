@@ -102,6 +102,17 @@ def test_rows_do_not_depend_on_each_other(task):
     assert ShapesOptions(task, seed=1, questions=3, split="test").row(3)["messages"] != rows[3]["messages"]
 
 
+@pytest.mark.parametrize("task", ["grounding", "region-caption", "chat"])
+def test_boxes_of_a_conversation_fit_the_slots(task):
+    """Those of the user and those of the answers are padded on their own: the most of each must fit together."""
+    most = {"region": 0, "phrase": 0}
+    for row in iter_rows(task, 15, seed=2, questions=12, max_regions=18):
+        parts = [part for message in row["messages"] for part in message["content"]]
+        for kind in most:
+            most[kind] = max(most[kind], sum(len(part["boxes"]) for part in parts if part["type"] == kind))
+    assert most["region"] <= 6 and most["phrase"] <= 12
+
+
 def test_tasks_of_a_seed_share_their_scenes():
     boxes = [tuple(box) for box in ShapesOptions("detection", seed=1).row(0)["boxes_xyxy"]]
     assert {tuple(box) for box in ShapesOptions("chat", seed=1).row(0)["boxes_xyxy"]} <= set(boxes)
@@ -156,7 +167,7 @@ def test_contact_sheet():
         ({"questions": 0}, "`questions` must be an integer of at least 1, got 0"),
         ({"split": "dev"}, "`split` must be one of train, validation, test, got 'dev'"),
         ({"image_size": 8}, "`image_size` must be an integer of at least 112, got 8"),
-        ({"max_regions": 3}, "`max_regions` must be an integer of at least 4, got 3"),
+        ({"max_regions": 15}, "`max_regions` must be an integer of at least 16, got 15"),
         ({"position_share": 1.5}, "`position_share` must be between 0 and 1, got 1.5"),
         ({"task": "detection", "evaluation": True}, "`evaluation` is for tasks with questions"),
     ],

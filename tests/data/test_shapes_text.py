@@ -204,9 +204,11 @@ def test_a_conversation_asks_nothing_twice(scenes):
     rng = np.random.default_rng(4)
     for kinds in (MIXTURE, {"rec": 1}, {"region-caption": 1}):
         for scene in scenes[:15]:
-            exchanges = converse(list(kinds), list(kinds.values()), world_of(scene), rng, questions=8)
+            exchanges = converse(kinds, world_of(scene), rng, questions=8)
             asked = [(exchange.kind, exchange.topic) for exchange in exchanges]
             assert len(set(asked)) == len(asked) <= 8
+            pointed = [index for exchange in exchanges for index in exchange.pointed]
+            assert len(set(pointed)) == len(pointed), "a second box at the same place would be a second region"
             if "region-caption" in kinds and len(kinds) == 1:
                 assert len(asked) == min(8, len(scene.objects))
 
@@ -217,7 +219,7 @@ def test_nothing_to_tell_apart_is_not_asked():
     rng = np.random.default_rng(0)
     assert all(make_exchange("rec", world, rng, None, position_share) is None for position_share in (0, 1))
     assert make_exchange("neighbor", world, rng, None, 0) is None
-    assert converse(["rec"], [1], world, rng, questions=3) == []
+    assert converse({"rec": 1}, world, rng, questions=3) == []
     # Clear places make it possible.
     world = World([same, same], centers=[(0.2, 0.5), (0.8, 0.5)])
     exchange = make_exchange("rec", world, rng, 0, position_share=1)

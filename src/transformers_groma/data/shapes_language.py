@@ -74,7 +74,7 @@ def make_language_row(
     exchanges: list[Exchange] = []
     while not exchanges:
         world = _invent(rng, max_regions)
-        exchanges = converse(list(MIXTURE), list(MIXTURE.values()), world, rng, questions, template)
+        exchanges = converse(MIXTURE, world, rng, questions, template)
     said = [BACKGROUND if attributes is None else words(attributes) for attributes in world.attributes]
     regions = "".join(f"{proxy_token(index)} {text}" for index, text in enumerate(said))
     introduction = f"Here is an image with region crops from it. Image: . Regions: {regions}."

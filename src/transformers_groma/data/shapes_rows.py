@@ -28,7 +28,8 @@ CONVERSATION_TASKS: dict[str, dict[str, float]] = {
     "chat": MIXTURE,
 }
 TASKS = ("detection", *CONVERSATION_TASKS, "language")
-MIN_REGIONS = 4
+# A scene has up to 12 objects, and its longest answer names 6.
+MIN_REGIONS = 16
 JPEG_QUALITY = 95
 # Where a scene gives no question of the task, scenes this far on are tried.
 NEXT_SCENE = 2**32
@@ -45,7 +46,9 @@ class ShapesOptions:
         questions (`int`): most questions of a conversation; a scene that has less to ask about gets fewer.
         evaluation (`bool`): evaluation columns: one question a row, in its standard wording, without its answer.
         image_size (`int`): side of the images in pixels, at least 112.
-        max_regions (`int`): for "language", most regions, at least 4.
+        max_regions (`int`): region slots of the model that learns from the rows, at least 16. A conversation about an
+            image points at no more than a third of so many boxes and names no more than the rest in its answers, so that
+            batches of any rows fit.
         position_share (`float`): how many of the "rec" questions tell objects apart by position, 0 to 1.
 
     Raises:
@@ -131,18 +134,21 @@ class ShapesOptions:
         """
         kinds = CONVERSATION_TASKS.get(self.task, {})
         rng = self._generator(index)
+        # Both are padded in a batch, and have to fit together.
+        max_pointed = self.max_regions // 3
         while True:
             scene = make_scene(self.seed, self.split, index, self.image_size)
             if not kinds:
                 return scene, []
             exchanges = converse(
-                list(kinds),
-                list(kinds.values()),
+                kinds,
                 world_of(scene),
                 rng,
                 questions=1 if self.evaluation else self.questions,
                 template=0 if self.evaluation else None,
                 position_share=self.position_share,
+                max_pointed=max_pointed,
+                max_named=self.max_regions - max_pointed,
             )
             if exchanges:
                 return scene, exchanges

@@ -4,7 +4,7 @@ What is asked about is a `World`: a scene, or a list of objects in words alone. 
 made of plain strings, `Region` and `Phrase`, which the rows render as message parts or as markup.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
@@ -65,6 +65,11 @@ class Exchange:
     def targets(self) -> tuple[int, ...]:
         """The objects that the answer names, in its order."""
         return tuple(index for part in self.answer if isinstance(part, Phrase) for index in part.indices)
+
+    @property
+    def pointed(self) -> tuple[int, ...]:
+        """The objects that the user points at."""
+        return tuple(part.index for part in self.question if isinstance(part, Region))
 
     @property
     def reference(self) -> str:
@@ -446,38 +451,51 @@ def make_exchange(
 
 
 def converse(
-    kinds: Sequence[str],
-    weights: Sequence[float],
+    kinds: Mapping[str, float],
     world: World,
     rng: np.random.Generator,
     questions: int,
     template: int | None = None,
     position_share: float = 0.15,
+    max_pointed: int | None = None,
+    max_named: int | None = None,
 ) -> list[Exchange]:
     """Several different questions about a world: fewer where there is not enough to ask.
 
-    A question comes once, whatever its wording: a second answer could be copied from the first.
+    A question comes once, whatever its wording: a second answer could be copied from the first. The user points at an
+    object once, because a model gives each of the user's boxes a region of its own.
 
     Args:
-        kinds (`Sequence[str]`), weights (`Sequence[float]`): kinds of questions and how often they come.
+        kinds (`Mapping[str, float]`): kinds of questions, and how often each comes.
         world (`World`): what is asked about.
         rng (`np.random.Generator`): source of chance.
         questions (`int`): how many.
         template (`int`, *optional*), position_share (`float`): as in `make_exchange`.
+        max_pointed, max_named (`int`, *optional*): most boxes in all questions, and in all answers together.
 
     Returns:
         `list[Exchange]`: in random order.
     """
-    bounds = np.cumsum(weights) / np.sum(weights)
+    names = list(kinds)
+    bounds = np.cumsum(list(kinds.values())) / sum(kinds.values())
     found: dict[tuple[str, str], Exchange] = {}
-    misses = 0
+    pointed: set[int] = set()
+    num_named = misses = 0
     while len(found) < questions and misses < PATIENCE:
-        kind = kinds[min(int(np.searchsorted(bounds, rng.random(), side="right")), len(kinds) - 1)]
+        kind = names[min(int(np.searchsorted(bounds, rng.random(), side="right")), len(names) - 1)]
         exchange = make_exchange(kind, world, rng, template, position_share)
-        if exchange is None or (kind, exchange.topic) in found:
+        if (
+            exchange is None
+            or (kind, exchange.topic) in found
+            or not pointed.isdisjoint(exchange.pointed)
+            or (max_pointed is not None and len(pointed) + len(exchange.pointed) > max_pointed)
+            or (max_named is not None and num_named + len(exchange.targets) > max_named)
+        ):
             misses += 1
             continue
         found[kind, exchange.topic] = exchange
+        pointed.update(exchange.pointed)
+        num_named += len(exchange.targets)
     return list(found.values())
 
 
