@@ -16,6 +16,7 @@ from tqdm import tqdm
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..boxes import box_cxcywh_to_xyxy, scale_boxes
+from ..data.columns import check_columns
 from ..image_processing_pil_groma import to_upright_8_bit
 from ..modeling_groma import GromaForConditionalGeneration
 from ..modeling_groma_base import GromaPreTrainedModel, no_autocast
@@ -108,11 +109,16 @@ def coco_metrics(
     Returns:
         `dict[str, float]`: see `class_agnostic_detection_metrics`.
 
+    Raises:
+        ValueError: `max_detections` does not rise.
+
     Example:
     >>> box = {"image_id": 1, "category_id": 3, "bbox": [10.0, 10.0, 50.0, 50.0]}
     >>> coco_metrics([{**box, "area": 2500.0, "iscrowd": 0}], [{**box, "score": 0.7}], [1])["ar@1"]
     1.0
     """
+    if list(max_detections) != sorted(set(max_detections)) or not all(count > 0 for count in max_detections):
+        raise ValueError(f"`max_detections` must be rising positive numbers, got {list(max_detections)}.")
     categories = sorted({entry["category_id"] for entry in (*targets, *predictions)}) or [1]
     images = [{"id": int(image)} for image in image_ids]
     # Numbers of their own, from 1: COCO takes 0 for "no match".
@@ -272,8 +278,9 @@ def evaluate_proposals(
         `dict[str, float]`: see `region_metrics`.
 
     Raises:
-        ValueError: the dataset is empty.
+        ValueError: the dataset is empty or has other columns.
     """
+    check_columns(dataset.features, "detection")
     if len(dataset) == 0:
         raise ValueError("`dataset` has no rows to evaluate on.")
     core = model.model if isinstance(model, GromaForConditionalGeneration) else model

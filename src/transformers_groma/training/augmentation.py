@@ -1,6 +1,6 @@
 """Random crops and flips of stage 1, which end in the square that the model takes.
 
-Sizes are those of the original at 448 pixels; for a model of another size they scale with it. Whoever calls passes the random
+Pixels are those of the original, a model of 448 pixels; for one of another size they scale with it. Whoever calls passes the random
 generator. `row_generator` makes it from the run's seed, the epoch and the row, so that neither the number of workers nor an
 interruption changes what a row looks like.
 """
@@ -25,7 +25,7 @@ MIN_BOX_SIDE = 2.0
 # SA-1B has boxes of every button and of whole scenes: neither is a region to talk about.
 SA1B_BOX_AREAS = (14.0 * 14.0, 400.0 * 400.0)
 FLIP_PROBABILITY = 0.5
-# A crop without any box teaches little: so many are drawn before the whole image is taken.
+# A crop without any box teaches little: so many are drawn, then the whole image is taken. (The original takes another image.)
 CROP_ATTEMPTS = 10
 
 
@@ -121,22 +121,19 @@ def augment(
         raise ValueError(f"`augmentation` must be one of {', '.join(AUGMENTATIONS)}, got {augmentation!r}.")
     image = to_rgb(image)
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-    crop = (0.0, 0.0, float(image.width), float(image.height))
+    whole = (0.0, 0.0, float(image.width), float(image.height))
+    crop = whole
     square, kept = map_boxes(boxes, crop, image_size)
     if augmentation == "recipe":
-        for attempt in range(CROP_ATTEMPTS + 1):
-            if attempt < CROP_ATTEMPTS:
-                crop = draw_crop(image.width, image.height, image_size, generator)
-            else:
-                crop = (0.0, 0.0, float(image.width), float(image.height))
+        crops = [*(draw_crop(image.width, image.height, generator) for _ in range(CROP_ATTEMPTS)), whole]
+        for crop in crops:
             square, kept = map_boxes(boxes, crop, image_size)
             learnable = learnable_boxes(square, image_size, source)
             square, kept = square[learnable], kept[learnable]
-            if len(kept) > 0 or len(boxes) == 0:
+            if len(kept) > 0:
                 break
     # One resize from the original pixels instead of the original's two: the same picture, sharper and cheaper.
-    whole = crop == (0.0, 0.0, float(image.width), float(image.height))
-    if not whole or image.size != (image_size, image_size):
+    if crop != whole or image.size != (image_size, image_size):
         image = image.resize((image_size, image_size), resample=resample, box=crop)
     if augmentation != "none" and generator.random() < FLIP_PROBABILITY:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -144,31 +141,26 @@ def augment(
     return SquareImage(image, square, kept)
 
 
-def draw_crop(
-    width: int, height: int, image_size: int, generator: np.random.Generator
-) -> tuple[float, float, float, float]:
-    """A random crop of the recipe, in pixels of the image as it is.
+def draw_crop(width: int, height: int, generator: np.random.Generator) -> tuple[float, float, float, float]:
+    """A random crop of the recipe, in pixels of the image as it is. What it shows does not depend on the model's size.
 
     Args:
         width, height (`int`): of the image.
-        image_size (`int`): side of the model's square.
         generator (`np.random.Generator`): random numbers.
 
     Returns:
         `tuple[float, float, float, float]`: `xyxy`, inside the image.
 
     Example:
-    >>> x1, y1, x2, y2 = draw_crop(640, 480, 448, row_generator(0, 0, 0))
+    >>> x1, y1, x2, y2 = draw_crop(640, 480, row_generator(0, 0, 0))
     >>> 0 <= x1 < x2 <= 640 and 0 <= y1 < y2 <= 480
     True
     """
-    factor = image_size / RECIPE_SIZE
-    scale = factor * SHORTER_SIDES[generator.integers(len(SHORTER_SIDES))] / min(width, height)
-    smallest, largest = (factor * side for side in CROP_SIDES)
+    scale = SHORTER_SIDES[generator.integers(len(SHORTER_SIDES))] / min(width, height)
     starts, ends = [], []
     for side in (width, height):
         scaled = side * scale
-        crop = generator.uniform(min(scaled, smallest), min(scaled, largest))
+        crop = generator.uniform(*(min(scaled, limit) for limit in CROP_SIDES))
         start = generator.uniform(0, scaled - crop)
         starts.append(start / scale)
         ends.append(min((start + crop) / scale, float(side)))

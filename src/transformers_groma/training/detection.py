@@ -31,6 +31,7 @@ from transformers import (
     set_seed,
 )
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.trainer_utils import TrainOutput
 
 from ..boxes import box_xyxy_to_cxcywh, scale_boxes
 from ..configuration_groma import GromaRegionProposalConfig
@@ -248,11 +249,13 @@ class GromaDetectionTrainer(Trainer):
         model (`GromaForRegionProposal`): the model.
         args (`DetectionTrainingArguments`): the recipe.
         image_processor (`BaseImageProcessor`): of the model; it is saved beside it.
-        train_dataset, eval_dataset (`Dataset`, *optional*): detection columns.
+        train_dataset (`Dataset`, *optional*): detection columns.
+        eval_dataset (`Dataset` or `dict[str, Dataset]`, *optional*): the same, one or several by name.
         **kwargs: for `Trainer`.
 
     Raises:
-        ValueError: wrong columns, an unknown source, or an image processor that makes another size than the model takes.
+        ValueError: wrong columns, an unknown source, an image processor that makes another size than the model takes, or several
+            GPUs in one process.
     """
 
     def __init__(
@@ -261,9 +264,14 @@ class GromaDetectionTrainer(Trainer):
         args: DetectionTrainingArguments,
         image_processor: BaseImageProcessor,
         train_dataset: Dataset | None = None,
-        eval_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
         **kwargs: Any,
     ):
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"One process sees {args.n_gpu} GPUs, and boxes cannot be split between them. Start one process a GPU "
+                "(`accelerate launch` or `torchrun`), or show it a single one (`CUDA_VISIBLE_DEVICES=0`)."
+            )
         size, wanted = image_processor.size, model.config.vision_config.image_size
         if (size.get("height"), size.get("width")) != (wanted, wanted):
             raise ValueError(f"The image processor makes {dict(size)}, but the model takes {wanted}x{wanted} pixels.")
@@ -272,9 +280,10 @@ class GromaDetectionTrainer(Trainer):
         if train_dataset is not None:
             self.sources = _check_sources(train_dataset)
             train_dataset = DetectionDataset(train_dataset, image_processor, args.augmentation, self.data_seed)
-        if eval_dataset is not None:
-            _check_sources(eval_dataset)
-            eval_dataset = DetectionDataset(eval_dataset, image_processor)
+        if isinstance(eval_dataset, dict):
+            eval_dataset = {name: _evaluation_dataset(part, image_processor) for name, part in eval_dataset.items()}
+        elif eval_dataset is not None:
+            eval_dataset = _evaluation_dataset(eval_dataset, image_processor)
         if args.freeze_vision_tower:
             model.vision_tower.requires_grad_(False)
         self._set_epoch = _SetEpoch()
@@ -291,6 +300,13 @@ class GromaDetectionTrainer(Trainer):
             **kwargs,
         )
         self.add_callback(self._set_epoch)
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        # An evaluation marks the model as prepared. Accelerate would then leave it as it is, and every process would train a model
+        # of its own.
+        if self.model_wrapped is self.model:
+            self.model._is_accelerate_prepared = False
+        return super().train(*args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
         if self.train_dataset is None:
@@ -317,7 +333,7 @@ class GromaDetectionTrainer(Trainer):
 
     def get_eval_dataloader(self, eval_dataset: Dataset | str | None = None) -> DataLoader:
         if isinstance(eval_dataset, Dataset):
-            eval_dataset = DetectionDataset(eval_dataset, self.image_processor)
+            eval_dataset = _evaluation_dataset(eval_dataset, self.image_processor)
         return super().get_eval_dataloader(eval_dataset)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -394,11 +410,16 @@ def _compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return region_metrics(regions, queries, targets)
 
 
+def _evaluation_dataset(dataset: Dataset, image_processor: BaseImageProcessor) -> DetectionDataset:
+    _check_sources(dataset)
+    return DetectionDataset(dataset, image_processor)
+
+
 def _check_sources(dataset: Dataset) -> np.ndarray:
     """The source of every row, all of them known."""
     check_columns(dataset.features, "detection")
     sources = np.asarray(dataset.select_columns("source").to_pandas()["source"], dtype=str)
-    unknown = sorted(set(np.unique(sources)) - set(OBJECTNESS_SOURCES))
+    unknown = sorted(set(np.unique(sources).tolist()) - set(OBJECTNESS_SOURCES))
     if unknown:
         raise ValueError(
             f"Column 'source' of a detection dataset names the head that learns: {' or '.join(OBJECTNESS_SOURCES)}; found "

@@ -1,0 +1,120 @@
+"""Crops, flips and boxes of stage 1."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from transformers_groma import GromaImageProcessorPil
+from transformers_groma.training.augmentation import augment, draw_crop, learnable_boxes, map_boxes, row_generator
+
+
+def framed(width: int, height: int, boxes: list[list[int]]) -> Image.Image:
+    """A black image whose boxes are white."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    for x1, y1, x2, y2 in boxes:
+        pixels[y1:y2, x1:x2] = 255
+    return Image.fromarray(pixels)
+
+
+def white_box(image: Image.Image) -> list[int]:
+    """The tight box of what is bright."""
+    bright = np.asarray(image)[:, :, 0] > 127
+    ys, xs = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
+    return [xs[0], ys[0], xs[-1] + 1, ys[-1] + 1]
+
+
+@pytest.mark.parametrize("augmentation", ["recipe", "flip", "none"])
+@pytest.mark.parametrize("size", [(640, 480), (300, 900), (224, 224)])
+def test_boxes_follow_the_pixels(augmentation, size):
+    width, height = size
+    box = [width // 4, height // 5, width // 4 + width // 3, height // 5 + height // 2]
+    image = framed(width, height, [box])
+    left_edges = set()
+    for epoch in range(20):
+        square = augment(image, np.array([box]), 224, augmentation, row_generator(1, epoch, 0))
+        assert square.image.size == (224, 224)
+        assert square.image.mode == "RGB"
+        assert square.kept.tolist() == [0]
+        np.testing.assert_allclose(square.boxes[0], white_box(square.image), atol=1.5)
+        left_edges.add(round(square.boxes[0, 0]))
+    if augmentation == "recipe":
+        assert len(left_edges) > 5
+    else:
+        assert len(left_edges) == {"none": 1, "flip": 2}[augmentation]
+
+
+def test_plain_resize_is_that_of_the_image_processor():
+    """Any mode of image, and what the model gets at inference."""
+    processor = GromaImageProcessorPil(size={"height": 56, "width": 56})
+    noise = np.random.default_rng(0).integers(0, 256, (40, 70, 4), dtype=np.uint8)
+    images = [Image.fromarray(noise).convert(mode) for mode in ("RGB", "RGBA", "L", "P", "CMYK", "1")]
+    images.append(Image.new("I;16", (40, 30), 30000))
+    palette = images[3].copy()
+    palette.info["transparency"] = 3
+    rotated = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    images[0].save(rotated, "JPEG", exif=exif)
+    for image in [*images, palette, Image.open(rotated)]:
+        square = augment(image, np.zeros((0, 4)), 56, "none", row_generator(0, 0, 0))
+        expected = processor.resize(processor.process_image(image, do_convert_rgb=True), processor.size, 3)
+        np.testing.assert_array_equal(np.asarray(square.image), expected.transpose(1, 2, 0))
+        assert square.boxes.shape == (0, 4)
+
+
+def test_same_row_and_epoch_is_the_same_picture():
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8))
+    boxes = np.array([[50, 60, 300, 250]])
+
+    def pixels(seed: int, epoch: int, row: int) -> bytes:
+        return augment(image, boxes, 112, "recipe", row_generator(seed, epoch, row)).image.tobytes()
+
+    assert pixels(0, 1, 2) == pixels(0, 1, 2)
+    assert len({pixels(0, 0, 0), pixels(1, 0, 0), pixels(0, 1, 0), pixels(0, 0, 1)}) == 4
+
+
+def test_crops_have_the_sizes_of_the_recipe():
+    generator = row_generator(0, 0, 0)
+    sides = []
+    for _ in range(500):
+        x1, y1, x2, y2 = draw_crop(1000, 500, generator)
+        assert 0 <= x1 < x2 <= 1000
+        assert 0 <= y1 < y2 <= 500
+        sides.append((x2 - x1, y2 - y1))
+    widths, heights = np.array(sides).T
+    # 500 become 400, 500 or 600 pixels, of which 448 or more are taken, or all; 1000 become 800, 1000 or 1200, of which 448 to
+    # 896 are taken, or 448 to 800.
+    assert heights.max() == 500
+    assert 500 * 448 / 600 <= heights.min() < 500 * 460 / 600
+    assert 1000 * 448 / 1200 <= widths.min() < 1000 * 460 / 1200
+    assert 990 < widths.max() <= 1000
+
+
+def test_boxes_are_clipped_and_dropped():
+    boxes = np.array([[0.0, 0.0, 30.0, 30.0], [90.0, 90.0, 99.0, 99.0], [20.0, 20.0, 40.0, 40.0]])
+    mapped, kept = map_boxes(boxes, (20.0, 20.0, 60.0, 40.0), 200)
+    assert kept.tolist() == [0, 2]
+    np.testing.assert_allclose(mapped, [[0, 0, 50, 100], [0, 0, 100, 200]])
+    # Two pixels of 448 are one of 224; SA-1B boxes go by their area, in the same pixels.
+    boxes = np.array([[0.0, 0.0, 1.0, 50.0], [0.0, 0.0, 0.9, 50.0], [0.0, 0.0, 7.0, 7.0], [0.0, 0.0, 201.0, 199.5]])
+    assert learnable_boxes(boxes, 224, "coco").tolist() == [True, False, True, True]
+    assert learnable_boxes(boxes, 224, "sa1b").tolist() == [True, False, False, False]
+
+
+def test_crops_without_boxes_are_drawn_again():
+    box = [[0, 0, 20, 20]]
+    image = framed(2000, 500, box)
+    kept = [len(augment(image, np.array(box), 448, "recipe", row_generator(0, 0, row)).kept) for row in range(20)]
+    assert kept == [1] * 20
+    # Nothing to find in any crop: the whole image, and no boxes.
+    square = augment(image, np.array([[0, 0, 1, 1]]), 448, "recipe", row_generator(0, 0, 0))
+    assert square.boxes.shape == (0, 4)
+    assert augment(image, [], 448, "recipe", row_generator(0, 0, 0)).boxes.shape == (0, 4)
+
+
+def test_unknown_augmentation():
+    with pytest.raises(ValueError, match="`augmentation` must be one of recipe, flip, none, got 'mosaic'"):
+        augment(Image.new("RGB", (8, 8)), [], 56, "mosaic", row_generator(0, 0, 0))
