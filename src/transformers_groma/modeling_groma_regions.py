@@ -152,9 +152,13 @@ def select_regions(
     kept = kept & (rank < max_regions)
 
     # Slot of every candidate: kept ones in score order, then (training) shuffled; dropped ones behind all slots.
-    slot_key = torch.rand(order.shape, device=boxes.device) if permute else index.expand_as(order).float()
+    slot_key = index.expand_as(order).float()
+    if permute:
+        # One draw a slot: precomputed proposals, which are fewer candidates, are shuffled in the same way.
+        shuffle = torch.rand(len(order), max_regions, device=boxes.device)
+        slot_key = shuffle.gather(1, (kept.cumsum(dim=1) - 1).clamp(0, max_regions - 1))
     slot_key = torch.where(kept, slot_key, num_candidates + index)
-    by_slot = slot_key.argsort(dim=1)  # positions in score order, by slot
+    by_slot = slot_key.argsort(dim=1, stable=True)  # positions in score order, by slot
     slot_to_candidate = order.gather(1, by_slot)
     used = kept.gather(1, by_slot)
     slot_boxes = candidates.gather(1, slot_to_candidate[..., None].expand_as(candidates)) * used[..., None]

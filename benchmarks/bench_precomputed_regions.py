@@ -1,0 +1,179 @@
+"""What precomputed regions save in a training step of stages 2 and 3.
+
+    python benchmarks/bench_precomputed_regions.py [--rounds 3] [--threads 2] [--skip-eighth]
+
+Two ratios, both from this run on this machine: seconds of a step (forward and backward, the parts of stage 3 learn) that runs the
+region proposer / seconds of the same step with the proposals given. The vision encoder runs in both, as regions are cut out of its
+maps. Both compute the same loss, which is checked. Weights are random, all region slots are used.
+
+- groma_tiny: the size of groma-tiny, batches of 8;
+- eighth: Groma-7B with every width and every number of heads divided by 8, batches of 1. Depths, 448x448 pixels, 300 queries and
+  100 slots are those of the release. Matrix products shrink 64 times and everything else 8 times, so this is no forecast for the
+  full size: there the language model takes a larger share of a step, and the proposer a smaller one.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from transformers_groma import GromaConfig, GromaForConditionalGeneration
+from transformers_groma.training.trainable import eval_frozen_parts, set_trainable_parts
+
+HUB_CONFIGS = Path(__file__).parents[1] / "hub_configs"
+TEXT_LENGTH = 128
+ANSWER_LENGTH = 64
+GROUND_BOXES = 4
+
+
+def tiny_config() -> GromaConfig:
+    """groma-tiny's configuration, as its builder makes it."""
+    sys.path.append(str(HUB_CONFIGS))
+    from build_groma_tiny import build_config, build_tokenizer
+
+    return build_config(build_tokenizer())
+
+
+def eighth_config() -> GromaConfig:
+    """Groma-7B with widths and heads divided by 8."""
+    return GromaConfig(
+        vision_config={
+            "model_type": "dinov2",
+            "hidden_size": 128,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 2,
+            "image_size": 448,
+            "patch_size": 14,
+        },
+        proposer_config={
+            "d_model": 32,
+            "encoder_attention_heads": 1,
+            "decoder_attention_heads": 1,
+            "encoder_ffn_dim": 128,
+            "decoder_ffn_dim": 128,
+            "bbox_head_hidden_size": 32,
+        },
+        region_encoder_config={"group_norm_groups": 8, "position_hidden_size": 32, "region_hidden_size": 128},
+        text_config={
+            "model_type": "llama",
+            "vocab_size": 32114,
+            "hidden_size": 512,
+            "intermediate_size": 1376,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 4,
+        },
+    )
+
+
+def build_model(config: GromaConfig) -> GromaForConditionalGeneration:
+    """A random model in a training of stage 3, whose proposals fill all slots."""
+    torch.manual_seed(0)
+    config.box_score_threshold, config.nms_threshold = 0.0, 1.0
+    model = GromaForConditionalGeneration(config)
+    with torch.no_grad():
+        # A fresh proposer corrects nothing: its boxes would be the grid's.
+        for head in model.model.region_proposer.bbox_embed:
+            head.layers[-1].weight.normal_(std=0.05)
+    set_trainable_parts(model, ["region_encoder", "projector", "language_model"])
+    model.train()
+    eval_frozen_parts(model)
+    return model
+
+
+def make_batch(config: GromaConfig, batch_size: int) -> dict[str, Tensor]:
+    """Noise for images, random words for text, the last of them an answer."""
+    generator = torch.Generator().manual_seed(0)
+    size = config.vision_config.image_size
+    slots = [
+        token
+        for slot in range(config.max_regions)
+        for token in (config.first_proxy_token_id + slot, config.image_token_id)
+    ]
+    head = torch.tensor([1, *[config.image_token_id] * config.num_image_tokens, *slots]).expand(batch_size, -1)
+    text = torch.randint(3, 259, (batch_size, TEXT_LENGTH), generator=generator)
+    input_ids = torch.cat([head, text], dim=1)
+    labels = input_ids.clone()
+    labels[:, :-ANSWER_LENGTH] = -100
+    return {
+        "input_ids": input_ids,
+        "attention_mask": torch.ones_like(input_ids),
+        "pixel_values": torch.randn(batch_size, 3, size, size, generator=generator),
+        "ground_boxes": 0.3 + 0.4 * torch.rand(batch_size, GROUND_BOXES, 4, generator=generator),
+        "labels": labels,
+    }
+
+
+def seconds_of(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Fewest seconds of each function; they take turns, so that a slow moment of the machine hits all of them."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for round_number in tqdm(range(rounds + 1), desc="rounds", unit="round"):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            if round_number:  # the first round warms up
+                times[name].append(time.perf_counter() - start)
+    return {name: min(values) for name, values in times.items()}
+
+
+def compare(config: GromaConfig, batch_size: int, rounds: int) -> dict[str, float]:
+    """Seconds of a step with and without precomputed regions, and of the proposer alone."""
+    model = build_model(config)
+    batch = make_batch(config, batch_size)
+    parts = model.model
+    with torch.no_grad():
+        feature_map = parts._proposer_feature_map(parts._encode_patches(batch["pixel_values"]).hidden_states)
+        proposals = parts.region_proposer(feature_map)
+    given = {"proposal_boxes": proposals.pred_boxes, "proposal_scores": proposals.scores}
+
+    def step(**more: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        model.zero_grad()
+        loss = model(**batch, **more).loss
+        loss.backward()
+        return loss.detach()
+
+    @torch.no_grad()
+    def proposer() -> Tensor:
+        return parts.region_proposer(feature_map).pred_boxes
+
+    # What is compared computes the same.
+    torch.testing.assert_close(step(**given), step())
+    return seconds_of({"on_the_fly": step, "precomputed": lambda: step(**given), "proposer": proposer}, rounds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--skip-eighth", action="store_true", help="groma-tiny's size alone")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    cases = {"groma_tiny": (tiny_config, 8)}
+    if not arguments.skip_eighth:
+        cases["eighth"] = (eighth_config, 1)
+    ratios, seconds = {}, {}
+    for name, (make_config, batch_size) in cases.items():
+        found = compare(make_config(), batch_size, arguments.rounds)
+        seconds.update({f"{name}_{part}": value for part, value in found.items()})
+        ratios[name] = found["on_the_fly"] / found["precomputed"]
+        print(f"{name}, batch of {batch_size}, best of {arguments.rounds} rounds")
+        for part, value in found.items():
+            print(f"  {part:12s} {1000 * value:9.1f} ms")
+        print(f"  on the fly / precomputed {ratios[name]:5.2f}x", flush=True)
+    result = {
+        "benchmark": "precomputed_regions",
+        "ratios": {name: round(value, 3) for name, value in ratios.items()},
+        "seconds": {name: round(value, 5) for name, value in seconds.items()},
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
