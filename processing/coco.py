@@ -3,8 +3,8 @@
 Get `train2017.zip`, `val2017.zip` and `annotations_trainval2017.zip` from https://cocodataset.org/#download and unpack
 them. Other files in the COCO format fit as well.
 
-    python -m processing.coco --images coco/train2017 --annotations coco/annotations/instances_train2017.json \\
-        --output data/coco --shards 32
+python -m processing.coco --images coco/train2017 --annotations coco/annotations/instances_train2017.json \\
+    --output data/coco --shards 32
 """
 
 import sys

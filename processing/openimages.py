@@ -3,8 +3,8 @@
 Get `oidv6-train-annotations-bbox.csv` (for validation: `validation-annotations-bbox.csv`) and the pictures
 `IMAGEID.jpg` from https://storage.googleapis.com/openimages/web/download_v7.html, all in one folder.
 
-    python -m processing.openimages --images openimages/train \\
-        --annotations openimages/oidv6-train-annotations-bbox.csv --output data/openimages --shards 512 --engine ray
+python -m processing.openimages --images openimages/train \\
+    --annotations openimages/oidv6-train-annotations-bbox.csv --output data/openimages --shards 512 --engine ray
 
 An object with several labels has the same box several times; it is written once. Pictures that their EXIF data turn are
 skipped: the annotations do not say whether they were made for the turned picture.

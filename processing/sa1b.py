@@ -3,7 +3,7 @@
 Get the archives `sa_000000.tar` ... from https://ai.meta.com/datasets/segment-anything-downloads and unpack them, into one
 folder or one each. Beside every picture `sa_1.jpg` lies its annotation `sa_1.json`.
 
-    python -m processing.sa1b --images SA-1B --output data/sa1b --shards 1024 --engine ray
+python -m processing.sa1b --images SA-1B --output data/sa1b --shards 1024 --engine ray
 
 Boxes stay as they are annotated; training leaves out those smaller than 14x14 or larger than 400x400 pixels after
 augmentation.

@@ -1,4 +1,6 @@
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -88,3 +90,26 @@ def test_a_dataset_without_rows_is_an_error(tmp_path, source, capsys):
     assert "no row was written" in capsys.readouterr().err
     (report,) = output.glob("*.report.json")
     assert json.loads(report.read_text())["skipped"] == {"missing picture": 8}
+
+
+def test_the_example_of_the_readme_runs(tmp_path):
+    readme = (Path(coco.__file__).parent / "README.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", readme, flags=re.MULTILINE | re.DOTALL)
+    namespace = {"__name__": "own", "__doc__": "Own data."}
+    exec(compile(code, "README.md", "exec"), namespace)
+    good = write_picture(tmp_path / "a.jpg", 20, 10)
+    records = [
+        {"path": str(good), "width": 20, "height": 10, "boxes": [[1, 2, 3, 4.5]]},
+        {"path": str(tmp_path / "b.jpg"), "width": 20, "height": 10, "boxes": [[1, 2, 3, 4.5]]},
+    ]
+    annotations = write_json(tmp_path / "own.json", records)
+    assert namespace["main"](["--annotations", str(annotations), "--output", str(tmp_path / "rows")]) == 0
+    assert read_rows(tmp_path / "rows", "detection")["boxes_xyxy"] == [[[1.0, 2.0, 3.0, 4.5]]]
+
+
+def test_the_readme_names_every_script():
+    folder = Path(coco.__file__).parent
+    readme = (folder / "README.md").read_text()
+    scripts = [path.stem for path in folder.glob("*.py") if "def main(" in path.read_text()]
+    assert len(scripts) >= 5
+    assert not [name for name in scripts if f"| `{name}` |" not in readme]
