@@ -330,6 +330,13 @@ def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
         "--questions", metavar="K", type=_positive(int), default=8, help="most questions in a row (default: 8)"
     )
     parser.add_argument(
+        "--max-regions",
+        metavar="N",
+        type=_positive(int),
+        default=100,
+        help="region slots of the model that will learn from the rows: one names half as many boxes at most (default: 100)",
+    )
+    parser.add_argument(
         "--evaluation", action="store_true", help="evaluation columns: one question a row, without its answer"
     )
     parser.add_argument(
@@ -541,6 +548,7 @@ def run_data_folder(arguments: argparse.Namespace) -> None:
             normalized=arguments.normalized,
             evaluation=arguments.evaluation,
             questions=arguments.questions,
+            max_regions=arguments.max_regions,
             seed=arguments.seed,
         )
         report = write_image_folder(

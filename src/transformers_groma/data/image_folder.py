@@ -41,8 +41,6 @@ SOURCE = "image-folder"
 QUESTION_TASKS = ("region-caption", "rec", "grounding")
 # "conversation" is all kinds of questions and the pictures' own conversations.
 TASKS = ("conversation", *QUESTION_TASKS, "detection")
-# A row that names more may not fit into the region slots of a model, and one of a batch is enough.
-MAX_BOXES = 50
 
 Part = dict[str, Any]
 Message = dict[str, Any]
@@ -72,6 +70,7 @@ class FolderOptions:
         normalized (`bool`): whether `bbox` are fractions of the image size instead of pixels.
         evaluation (`bool`): evaluation columns: one question a row, in its standard wording, without its answer.
         questions (`int`): most questions of a row.
+        max_regions (`int`): region slots of the model that will learn from the rows, at least 2.
         seed (`int`): draws the wording of each question.
 
     Raises:
@@ -87,6 +86,7 @@ class FolderOptions:
     normalized: bool = False
     evaluation: bool = False
     questions: int = 8
+    max_regions: int = 100
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -101,6 +101,13 @@ class FolderOptions:
             )
         if self.questions < 1:
             raise ValueError(f"`questions` must be at least 1, got {self.questions}.")
+        if self.max_regions < 2:
+            raise ValueError(f"`max_regions` must be at least 2, got {self.max_regions}.")
+
+    @property
+    def max_boxes(self) -> int:
+        """Most boxes that a row names. A batch may hold rows that point at boxes and rows that are asked for them."""
+        return self.max_regions // 2
 
     @property
     def schema(self) -> Schema:
@@ -283,14 +290,14 @@ def convert(record: Mapping[str, Any], folder: Path, options: FolderOptions) -> 
         return [{"image": image, "image_id": name, "boxes_xyxy": boxes, "source": "coco"}]
     turns = {
         "region-caption": _caption_turns(texts, name, None if options.evaluation else options.seed),
-        **_locating_turns(boxes, texts, name, None if options.evaluation else options.seed),
+        **_locating_turns(boxes, texts, name, None if options.evaluation else options.seed, options.max_boxes),
     }
     if options.task in QUESTION_TASKS:
         turns = {options.task: turns[options.task]}
     if options.evaluation:
         return [_evaluation_row(image, name, boxes, turn) for turn in turns[options.task]]
     # Descriptions and locations of the same things never share a row: its end could be copied from its beginning.
-    conversations = [pack for kind in turns.values() for pack in _packed(kind, options.questions)]
+    conversations = [pack for kind in turns.values() for pack in _packed(kind, options)]
     if options.task == "conversation" and record.get("messages") is not None:
         conversations.append(_read_messages(record["messages"], len(boxes)))
     if not conversations:
@@ -342,9 +349,9 @@ def _caption_turns(texts: Sequence[str | None], name: str, seed: int | None) -> 
 
 
 def _locating_turns(
-    boxes: Sequence[Sequence[float]], texts: Sequence[str | None], name: str, seed: int | None
+    boxes: Sequence[Sequence[float]], texts: Sequence[str | None], name: str, seed: int | None, max_boxes: int
 ) -> dict[str, list[Turn]]:
-    """Questions for texts that one box has ("rec") and for those that several share ("grounding")."""
+    """Questions for texts that one box has ("rec") and for those that several share ("grounding"), if not too many."""
     by_text: dict[str, list[int]] = {}
     for index, text in enumerate(texts):
         phrase = (text or "").rstrip(".").rstrip()
@@ -357,19 +364,19 @@ def _locating_turns(
         if task == "grounding":
             phrase = _ARTICLE.sub("", phrase, count=1) if _ARTICLE.match(phrase) else phrase
             indices = sorted(indices, key=lambda index: boxes[index][0] + boxes[index][2])
-        if len(indices) <= MAX_BOXES:
+        if len(indices) <= max_boxes:
             question = question_parts(task, phrase=phrase, record=f"{name}/{phrase}", seed=seed)
             turns[task].append((question, [phrase_part("", indices)]))
     return turns
 
 
-def _packed(turns: Sequence[Turn], questions: int) -> Iterator[list[Message]]:
-    """Conversations of up to `questions` turns and `MAX_BOXES` boxes."""
+def _packed(turns: Sequence[Turn], options: FolderOptions) -> Iterator[list[Message]]:
+    """Conversations of up to `options.questions` turns and `options.max_boxes` boxes."""
     pack: list[Turn] = []
     count = 0
     for turn in turns:
         new = sum(len(part["boxes"]) for parts in turn for part in parts)
-        if pack and (len(pack) == questions or count + new > MAX_BOXES):
+        if pack and (len(pack) == options.questions or count + new > options.max_boxes):
             yield _messages(pack)
             pack, count = [], 0
         pack.append(turn)
