@@ -1,0 +1,355 @@
+"""Tests of image folders with `metadata.jsonl`, the fine-tuner's own boxes."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, load_dataset
+from PIL import Image
+
+from transformers_groma import cli
+from transformers_groma.boxes import BOX_FORMATS
+from transformers_groma.data.columns import check_dataset
+from transformers_groma.data.image_folder import (
+    TASKS,
+    FolderOptions,
+    draw_image_folder,
+    image_folder_dataset,
+    read_metadata,
+    write_image_folder,
+)
+
+# Two cups and a mug, from right to left; the last box has no text.
+OBJECTS = {
+    "bbox": [[200, 40, 100, 60], [20, 30, 50, 70], [110, 10, 40, 40], [0, 0, 320, 240]],
+    "text": ["a blue cup", "A blue cup.", "a red mug", None],
+}
+CUP_RIGHT, CUP_LEFT, MUG = [200, 40, 300, 100], [20, 30, 70, 100], [110, 10, 150, 50]
+MESSAGES = [
+    {"role": "user", "content": "[grounding]Is <region 2> bigger than <region 0>?"},
+    {"role": "assistant", "content": "No, <p>the blue cup</p> <region 0> is. Also: <region 1> <region 2>"},
+]
+
+
+def write_folder(folder: Path, *lines: dict, size: tuple[int, int] = (320, 240)) -> Path:
+    """An image folder with a grey picture for each line."""
+    folder.mkdir(exist_ok=True, parents=True)
+    for line in lines:
+        path = folder / line["file_name"]
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", size, "gray").save(path)
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return write_folder(tmp_path / "photos", {"file_name": "a.jpg", "objects": OBJECTS, "messages": MESSAGES})
+
+
+def turns(row: dict) -> list[tuple[list, list]]:
+    """Questions and answers of a row as `(type, text, boxes)`, boxes as corners."""
+    contents = [
+        [
+            (part["type"], part["text"], [row["boxes_xyxy"][index] for index in part["boxes"]])
+            for part in message["content"]
+        ]
+        for message in row["messages"]
+    ]
+    return list(zip(contents[::2], contents[1::2]))
+
+
+# ------------------------------------------------------------------------------------------------------------- tasks
+
+
+def test_region_captions(folder):
+    [row] = image_folder_dataset(folder, FolderOptions("region-caption"))
+    assert row["image"].size == (320, 240)
+    assert (row["image_id"], row["source"]) == ("a.jpg", "image-folder")
+    found = [([boxes for kind, _, boxes in question if kind == "region"], answer) for question, answer in turns(row)]
+    assert found == [
+        ([[CUP_RIGHT]], [("text", "A blue cup", [])]),
+        ([[CUP_LEFT]], [("text", "A blue cup.", [])]),
+        ([[MUG]], [("text", "A red mug", [])]),
+    ]
+    # The image is shown once, at the head of the first question.
+    kinds = [part[0] for question, _ in turns(row) for part in question]
+    assert kinds[0] == "image" and kinds.count("image") == 1
+
+
+def test_rec_asks_for_what_one_box_has(folder):
+    [row] = image_folder_dataset(folder, FolderOptions("rec"))
+    [(question, answer)] = turns(row)
+    assert [text for kind, text, _ in question if kind == "phrase"] == ["a red mug"]
+    assert answer == [("phrase", "", [MUG])]
+    assert row["boxes_xyxy"] == [MUG], "only boxes that the row names"
+
+
+def test_grounding_asks_for_what_several_boxes_share(folder):
+    [row] = image_folder_dataset(folder, FolderOptions("grounding"))
+    [(question, answer)] = turns(row)
+    assert [text for kind, text, _ in question if kind == "phrase"] == ["blue cup"], "without its article"
+    assert answer == [("phrase", "", [CUP_LEFT, CUP_RIGHT])], "from left to right"
+
+
+def test_conversations_of_their_own(folder):
+    rows = list(image_folder_dataset(folder))
+    assert len(rows) == 4, "captions, rec, grounding, messages: what could be copied is in other rows"
+    [(question, answer)] = turns(rows[-1])
+    assert question == [
+        ("image", "", []),
+        ("text", "[grounding]Is ", []),
+        ("region", "", [MUG]),
+        ("text", " bigger than ", []),
+        ("region", "", [CUP_RIGHT]),
+        ("text", "?", []),
+    ]
+    assert answer == [
+        ("text", "No, ", []),
+        ("phrase", "the blue cup", [CUP_RIGHT]),
+        ("text", " is. Also: ", []),
+        ("phrase", "", [CUP_LEFT, MUG]),
+    ]
+
+
+def test_detection_takes_all_boxes_and_needs_no_text(tmp_path):
+    bare = {"bbox": OBJECTS["bbox"], "categories": [0, 0, 1, 2]}  # the columns of Hugging Face's own example
+    folder = write_folder(tmp_path / "photos", {"file_name": "a.jpg", "objects": bare}, {"file_name": "sub/b.png"})
+    rows = list(image_folder_dataset(folder, FolderOptions("detection")))
+    assert rows[0]["boxes_xyxy"] == [CUP_RIGHT, CUP_LEFT, MUG, [0, 0, 320, 240]]
+    assert rows[1]["boxes_xyxy"] == [], "a picture without objects teaches as well"
+    assert {row["source"] for row in rows} == {"coco"}
+
+
+@pytest.mark.parametrize(
+    ("task", "references", "targets", "category"),
+    [
+        ("region-caption", ["A blue cup"], [], ""),
+        ("rec", [], [MUG], "a red mug"),
+        ("grounding", [], [CUP_LEFT, CUP_RIGHT], "blue cup"),
+    ],
+)
+def test_evaluation_rows_ask_the_standard_question(folder, task, references, targets, category):
+    dataset = image_folder_dataset(folder, FolderOptions(task, evaluation=True, seed=3))
+    assert len(dataset) == (3 if task == "region-caption" else 1)
+    row = dataset[0]
+    assert [message["role"] for message in row["messages"]] == ["user"]
+    assert (row["references"], row["target_boxes_xyxy"], row["category"]) == (references, targets, category)
+    assert row["messages"][0]["content"][1]["text"].startswith(("Please give a short description of ", "Locate "))
+    assert row["boxes_xyxy"] == ([CUP_RIGHT] if task == "region-caption" else [])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_fits_its_columns(folder, task):
+    options = FolderOptions(task)
+    assert check_dataset(image_folder_dataset(folder, options), options.schema) > 0
+
+
+def test_wording_is_drawn_by_the_seed(tmp_path):
+    texts = [f"thing {number}" for number in range(8)]
+    folder = write_folder(
+        tmp_path / "photos", {"file_name": "a.jpg", "objects": {"bbox": [[0, 0, 9, 9]] * 8, "text": texts}}
+    )
+
+    def wordings(seed: int) -> list[str]:
+        [row] = image_folder_dataset(folder, FolderOptions("region-caption", seed=seed))
+        return ["".join(text for kind, text, _ in question if kind == "text") for question, _ in turns(row)]
+
+    assert wordings(0) == wordings(0) != wordings(1)
+    assert len(set(wordings(0))) > 2
+
+
+def test_rows_hold_a_limited_number_of_questions_and_boxes(tmp_path):
+    boxes = [[number, 0, 2, 2] for number in range(16)]
+    many = {"bbox": boxes, "text": ["crumb"] * 11 + [f"thing {number}" for number in range(5)]}
+    folder = write_folder(tmp_path / "photos", {"file_name": "a.jpg", "objects": many})
+    rows = list(image_folder_dataset(folder, FolderOptions("rec", questions=2)))
+    assert [len(turns(row)) for row in rows] == [2, 2, 1]
+    rows = list(image_folder_dataset(folder, FolderOptions("region-caption", questions=1000, max_regions=20)))
+    assert [len(row["boxes_xyxy"]) for row in rows] == [10, 6]
+    # More boxes with one text than fit are not asked for.
+    assert len(image_folder_dataset(folder, FolderOptions("grounding", max_regions=22))) == 1
+    with pytest.raises(ValueError, match="nothing to ask for the task 'grounding'"):
+        image_folder_dataset(folder, FolderOptions("grounding", max_regions=20))
+
+
+# ------------------------------------------------------------------------------------------------------------- boxes
+
+
+@pytest.mark.parametrize(
+    ("box_format", "normalized", "box"),
+    [
+        ("xywh", False, [110, 10, 40, 40]),
+        ("xyxy", False, [110, 10, 150, 50]),
+        ("cxcywh", False, [130, 30, 40, 40]),
+        ("cxcywh", True, [130 / 320, 30 / 240, 40 / 320, 40 / 240]),
+    ],
+)
+def test_box_formats(tmp_path, box_format, normalized, box):
+    objects = {"bbox": [box], "text": ["a mug"]}
+    folder = write_folder(tmp_path / "photos", {"file_name": "a.jpg", "objects": objects})
+    [row] = image_folder_dataset(folder, FolderOptions("rec", box_format, normalized))
+    assert row["boxes_xyxy"][0] == pytest.approx(MUG, abs=1e-4)
+
+
+def test_boxes_are_of_the_upright_picture(tmp_path):
+    folder = write_folder(
+        tmp_path / "photos", {"file_name": "a.jpg", "objects": {"bbox": [[0, 200, 9, 100]], "text": ["x"]}}
+    )
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: 240x320 for a viewer
+    Image.new("RGB", (320, 240)).save(folder / "a.jpg", exif=exif)
+    [row] = image_folder_dataset(folder, FolderOptions("rec"))
+    assert row["boxes_xyxy"] == [[0, 200, 9, 300]]
+
+
+# --------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"objects": {"bbox": [[300, 10, 40, 40]], "text": ["x"]}}, "`objects.bbox\\[0\\]` .* outside of the 320x240"),
+        ({"objects": {"bbox": [[3, 1, 4]], "text": ["x"]}}, "`objects.bbox` must have shape"),
+        ({"objects": {"bbox": [[3, 1, 4, 4]]}}, "`objects` has no `text`"),
+        ({"objects": {"bbox": [[3, 1, 4, 4]], "text": ["x", "y"]}}, "one text for each"),
+        ({"objects": {"bbox": [[3, 1, 4, 4]], "text": "x"}}, "one text for each"),
+        ({"objects": {"bbox": [[3, 1, 4, 4]], "text": [7]}}, "`objects.text\\[0\\]` must be a string"),
+        ({"objects": {"bbox": [[3, 1, 4, 4]], "text": ["the <p> key"]}}, "holds '<p>'"),
+        ({"objects": [{"bbox": [3, 1, 4, 4], "text": "x"}]}, '`objects` must be {"bbox"'),
+        ({"objects": {"bboxes": [[3, 1, 4, 4]]}}, '`objects` must be {"bbox"'),
+        ({"objects": {"bbox": [], "text": []}}, "nothing to ask"),
+        ({"messages": [{"role": "user", "content": "Is <region 4> red?"}]}, "names <region 4>, but the picture has 4"),
+        ({"messages": [{"role": "user", "content": "Is <region> red?"}]}, "holds '<region>'; write `<region 0>`"),
+        ({"messages": [{"role": "user", "content": "Is <r0> red?"}]}, "holds '<r0>'"),
+        ({"messages": [{"role": "human", "content": "Red?"}]}, 'must be {"role"'),
+        ({"messages": [{"role": "user", "content": " "}]}, "empty `content`"),
+        ({"messages": [{"role": "user", "content": "Red?"}]}, "must end with an assistant message"),
+        ({"messages": "Red?"}, "must be a list"),
+    ],
+)
+def test_a_bad_line_says_what_to_do(tmp_path, change, message):
+    folder = write_folder(tmp_path / "photos", {"file_name": "a.jpg", "objects": OBJECTS, **change})
+    with pytest.raises(ValueError, match=message) as error:
+        image_folder_dataset(folder)
+    assert "a.jpg: " in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("{", "line 1 is no JSON"),
+        ('\n["a.jpg"]', "line 2 has no `file_name`"),
+        ('{"image": "a.jpg"}', "line 1 has no `file_name`"),
+    ],
+)
+def test_a_bad_file(tmp_path, text, message):
+    (tmp_path / "metadata.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_metadata(tmp_path)
+
+
+def test_no_file_points_to_the_folder_that_has_one(folder):
+    with pytest.raises(FileNotFoundError, match=f"has no metadata.jsonl. Pass {folder}"):
+        read_metadata(folder.parent)
+    with pytest.raises(FileNotFoundError, match="a line a picture"):
+        read_metadata(folder / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "ocr"}, "`task` must be one of"),
+        ({"box_format": "yolo"}, "`box_format` must be one of"),
+        ({"questions": 0}, "`questions` must be at least 1"),
+        ({"max_regions": 1}, "`max_regions` must be at least 2"),
+        ({"evaluation": True}, "`evaluation` needs a task with one kind"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        FolderOptions(**options)
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+
+
+def test_written_rows_are_those_in_memory(folder, tmp_path):
+    report = write_image_folder(folder, tmp_path / "out")
+    assert (report.rows, report.records, report.skipped) == (4, 1, {})
+    loaded = Dataset.from_parquet(str(report.files[0]), cache_dir=str(tmp_path / "cache"))
+    in_memory = image_folder_dataset(folder)
+    assert loaded.features == in_memory.features
+    for row, expected in zip(loaded, in_memory, strict=True):
+        assert {**row, "image": row["image"].size} == {**expected, "image": expected["image"].size}
+
+
+def test_bad_pictures_are_left_out_and_reported(folder, tmp_path):
+    with (folder / "metadata.jsonl").open("a") as file:
+        file.write(json.dumps({"file_name": "missing.jpg", "objects": OBJECTS}) + "\n")
+    report = write_image_folder(folder, tmp_path / "out")
+    assert (report.rows, report.skipped) == (4, {"missing picture": 1})
+    assert report.examples == [("missing.jpg", "missing picture")]
+    with pytest.raises(ValueError, match="missing.jpg: missing picture"):
+        image_folder_dataset(folder)
+
+
+def test_other_rows_are_not_mistaken_for_finished_ones(folder, tmp_path):
+    [path] = write_image_folder(folder, tmp_path / "out").files
+    written = os.stat(path).st_mtime_ns
+    write_image_folder(folder, tmp_path / "out")
+    assert os.stat(path).st_mtime_ns == written, "finished files are left alone"
+    options = FolderOptions("rec")
+    with pytest.raises(FileExistsError, match="other options, or another metadata.jsonl"):
+        write_image_folder(folder, tmp_path / "out", options)
+    assert write_image_folder(folder, tmp_path / "out", options, overwrite=True).rows == 1
+    write_image_folder(folder, tmp_path / "out", split="validation")
+    assert len(list((tmp_path / "out").glob("*.parquet"))) == 2
+
+
+def test_the_layout_is_that_of_hugging_face(tmp_path):
+    """`datasets` reads the same folder."""
+    folder = write_folder(tmp_path / "photos", {"file_name": "a.jpg", "objects": OBJECTS})
+    dataset = load_dataset("imagefolder", data_dir=str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    assert dataset[0]["image"].size == (320, 240)
+    assert dataset[0]["objects"]["bbox"] == OBJECTS["bbox"]
+
+
+def test_pictures_with_their_boxes(folder):
+    with (folder / "metadata.jsonl").open("a") as file:
+        file.write(json.dumps({"file_name": "missing.jpg", "objects": OBJECTS}) + "\n")
+    [(name, picture)] = draw_image_folder(folder, FolderOptions(), 5)
+    assert (name, picture.size) == ("a.jpg", (320, 240))
+    gray = (128, 128, 128)
+    assert picture.getpixel((150, 50)) != gray and picture.getpixel((130, 30)) == gray
+
+
+# ------------------------------------------------------------------------------------------------------ command line
+
+
+def test_command(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    code = cli.main(["data", "folder", str(folder), "--output", str(out), "--preview", "2", "--questions", "1"])
+    assert code == 0
+    assert capsys.readouterr().out.split() == [
+        str(out / "train-00000-of-00001.parquet"),
+        str(out / "preview" / "a.png"),
+    ]
+    assert (out / "preview" / "a.png").stat().st_size > 500
+
+
+def test_command_says_why_nothing_came_out(folder, tmp_path, capsys):
+    arguments = ["data", "folder", str(folder), "--output", str(tmp_path / "out"), "--normalized"]
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "left out a.jpg: " in error and "look like pixels, but `normalized=True`" in error
+    assert "gave no row at all" in error
+    assert cli.main(["data", "folder", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert f"has no metadata.jsonl. Pass {folder}" in capsys.readouterr().err
+
+
+def test_command_knows_all_choices():
+    assert cli.FOLDER_TASKS == TASKS
+    assert set(cli.BOX_FORMATS) == set(BOX_FORMATS)
