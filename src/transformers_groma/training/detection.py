@@ -242,8 +242,9 @@ class _SetEpoch(TrainerCallback):
 class GromaDetectionTrainer(Trainer):
     """`Trainer` of stage 1: batches of one source, three learning rates, losses by their parts, COCO figures in evaluation.
 
-    The loss is normalized by the boxes of the batch of one process, as in the original. So it is not changed by a gradient
-    accumulation of other batch sizes only if their numbers of boxes are equal.
+    The loss of a batch is a sum over its boxes, divided by their number: that of one process and one accumulation step, as in the
+    original. A step of several of them follows the mean of their losses. This is the loss of one large batch exactly when all have
+    equally many boxes; otherwise images with few boxes count a little more.
 
     Args:
         model (`GromaForRegionProposal`): the model.

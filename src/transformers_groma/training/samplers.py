@@ -26,8 +26,8 @@ class SourceBatchSampler:
 
     Example:
     >>> sampler = SourceBatchSampler(["coco", "coco", "coco", "sa1b"], rows_per_batch=2)
-    >>> sorted(sorted(batch) for batch in sampler)
-    [[0, 1], [2], [3]]
+    >>> sorted(len(batch) for batch in sampler), [3] in sampler
+    ([1, 1, 2], True)
     """
 
     # No attribute `batch_size`: its absence tells accelerate that batches may differ in size.
