@@ -8,12 +8,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from transformers_groma.data.shapes import SIDES, SPLITS, Attributes, Geometry, Scene, make_scene, split_of, tight_box
 from transformers_groma.data.shapes_drawing import COLORS, SHAPES, TEXTURES, rasterize
 
-NUM_SCENES = 60
+NUM_SCENES = 45
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,7 @@ def digest(scene: Scene) -> str:
 
 def grown(mask: np.ndarray) -> np.ndarray:
     """The mask and all pixels that touch it."""
-    padded = np.pad(mask, 1)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
-    return windows.any(axis=(2, 3))
+    return np.asarray(Image.fromarray(mask.astype(np.uint8)).filter(ImageFilter.MaxFilter(3))).astype(bool)
 
 
 # ---------------------------------------------------------------------------------------------------- boxes and masks
@@ -53,7 +51,7 @@ def test_boxes_are_tight_around_visible_masks(scenes):
 
 def test_masks_are_what_is_drawn(scenes):
     """Pixels of masks have the colours of their objects, pixels outside of all have those of the background."""
-    for scene in scenes:
+    for scene in scenes[:20]:
         image = np.asarray(scene.draw()).astype(int)
         anywhere = np.zeros((224, 224), dtype=bool)
         for item in scene.objects:
@@ -206,13 +204,13 @@ def test_objects_are_the_same_at_every_size():
 
 def test_splits_share_no_scene_whatever_the_seeds():
     found = {split: set() for split in SPLITS}
-    for split, seed, index in itertools.product(SPLITS, (0, 1, 77), range(12)):
+    for split, seed, index in itertools.product(SPLITS, (0, 1, 77), range(6)):
         scene = make_scene(seed, split, index)
         objects = [(item.attributes, item.geometry) for item in scene.objects]
         # The objects alone say whose the scene is, in any order.
         assert split_of(objects) == split_of(objects[::-1]) == split
         found[split].add(frozenset(objects))
-    assert all(len(values) == 36 for values in found.values())
+    assert all(len(values) == 18 for values in found.values())
     assert not found["train"] & found["test"] and not found["train"] & found["validation"]
 
 

@@ -149,7 +149,7 @@ def check_exchange(exchange: Exchange, scene: Scene) -> None:
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    return [make_scene(seed=4, split="train", index=index) for index in range(40)]
+    return [make_scene(seed=4, split="train", index=index) for index in range(30)]
 
 
 @pytest.mark.parametrize("kind", MIXTURE)
@@ -163,7 +163,7 @@ def test_every_answer_is_right(kind, scenes):
                 assert exchange.kind == kind
                 check_exchange(exchange, scene)
                 count += 1
-    assert count > 150
+    assert count > 100
 
 
 def test_expressions_are_of_all_sorts(scenes):
@@ -171,14 +171,14 @@ def test_expressions_are_of_all_sorts(scenes):
     found = Counter()
     lengths = Counter()
     for scene in scenes:
-        for _ in range(40):
+        for _ in range(25):
             exchange = make_exchange("rec", world_of(scene), rng, 0, position_share=0.15)
             found[exchange.category] += 1
             lengths[len(exchange.topic.split())] += exchange.category == "attributes"
     share = 1 - found["attributes"] / found.total()
-    assert 0.1 < share < 0.2 and min(found["position"], found["relation"]) > 50
-    assert all(lengths[number] > 50 for number in (1, 2, 3)) and lengths[4] > 10
-    for position_share, expected in ((0.0, 0), (1.0, 40)):
+    assert 0.1 < share < 0.2 and min(found["position"], found["relation"]) > 20
+    assert all(lengths[number] > 30 for number in (1, 2, 3)) and lengths[4] > 10
+    for position_share, expected in ((0.0, 0), (1.0, 30)):
         exchanges = [make_exchange("rec", world_of(scene), rng, 0, position_share) for scene in scenes]
         # Where chance finds no place that is clear, attributes are said.
         assert expected * 0.8 <= sum(exchange.category != "attributes" for exchange in exchanges) <= expected

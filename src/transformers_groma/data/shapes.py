@@ -12,7 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from .shapes_drawing import BACKGROUNDS, COLORS, SHAPES, TEXTURES, Color, Layer, draw_background, paint, rasterize, to_image
+from .shapes_drawing import (
+    BACKGROUNDS,
+    COLORS,
+    SHAPES,
+    TEXTURES,
+    Color,
+    Layer,
+    draw_background,
+    paint,
+    rasterize,
+    to_image,
+)
 
 SPLITS = ("train", "validation", "test")
 MIN_IMAGE_SIZE = 112

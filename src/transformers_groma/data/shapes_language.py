@@ -68,8 +68,10 @@ def make_language_row(
     Example:
     >>> import numpy as np
     >>> introduction, exchanges = make_language_row(np.random.default_rng(0), questions=2, max_regions=30)
-    >>> introduction[:70]
-    'Here is an image with region crops from it. Image: . Regions: <r0> sma'
+    >>> introduction[:66]
+    'Here is an image with region crops from it. Image: . Regions: <r0>'
+    >>> len(exchanges)
+    2
     """
     exchanges: list[Exchange] = []
     while not exchanges:
