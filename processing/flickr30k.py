@@ -162,9 +162,18 @@ def read_unrelated(path: Path) -> set[tuple[str, int]]:
 
     Returns:
         `set` of `(image id, number)`.
+
+    Raises:
+        ValueError: a line that is something else.
     """
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    return {(line[0], int(line[1])) for line in lines if line}
+    captions = set()
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.strip() and not line.startswith("#"):
+            words = line.split()
+            if len(words) != 2 or not words[1].isdecimal():
+                raise ValueError(f"A line of {path} is not the id of a picture and the number of a caption: {line!r}.")
+            captions.add((words[0], int(words[1])))
+    return captions
 
 
 def read_sentence(sentence: Sentence) -> GroundedCaption:

@@ -121,6 +121,8 @@ def convert(record: Mapping[str, Any], images: Path, source: str) -> Iterator[di
     if not turns or len(turns) % 2:
         raise SkipRecord("no answer to the last question")
     texts = [(turn["value"], turn.get("box_inds") or []) for turn in turns]
+    if not all(isinstance(text, str) for text, _ in texts):
+        raise SkipRecord("a turn has no text")
     pairs = [
         (question_of(*question), parse_markup(answer[0].strip(), answer[1]))
         for question, answer in zip(texts[::2], texts[1::2])

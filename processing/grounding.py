@@ -81,10 +81,10 @@ def load_category_objects(annotations: Sequence[Path]) -> list[CategoryObjects]:
             for annotation in entry.annotations:
                 by_category.setdefault(annotation.get("category_id"), []).append(annotation.get("bbox"))
             for category_id, bboxes in by_category.items():
-                if category_id not in content.categories:
+                name = content.categories.get(category_id, {}).get("name")
+                if not isinstance(name, str):
                     raise ValueError(f"{path} has annotations of category {category_id}, but does not name it.")
-                name = category_name(content.categories[category_id]["name"])
-                records.append(CategoryObjects(entry.image, name, category_id, bboxes))
+                records.append(CategoryObjects(entry.image, category_name(name), category_id, bboxes))
     return records
 
 

@@ -79,7 +79,7 @@ def load_visual_genome(annotations: Sequence[Path], image_data: Path) -> list[Re
             # .../VG_100K_2/1.jpg
             name = "/".join(image["url"].split("/")[-2:])
             images[image["image_id"]] = {**image, "id": image["image_id"], "file_name": name}
-    except (LookupError, TypeError) as error:
+    except (AttributeError, LookupError, TypeError) as error:
         raise ValueError(f"{image_data} is not the `image_data.json` of Visual Genome ({error!r}).") from error
     regions = []
     for path in annotations:
@@ -87,9 +87,9 @@ def load_visual_genome(annotations: Sequence[Path], image_data: Path) -> list[Re
             for entry in read_json(path):
                 image = images.get(entry["id"], {"id": entry["id"]})
                 for region in entry["regions"]:
-                    bbox = [region["x"], region["y"], region["width"], region["height"]]
-                    regions.append(Region(image, bbox, (region["phrase"],)))
-        except (LookupError, TypeError) as error:
+                    bbox = [region.get(name) for name in ("x", "y", "width", "height")]
+                    regions.append(Region(image, bbox, (region.get("phrase"),)))
+        except (AttributeError, LookupError, TypeError) as error:
             raise ValueError(
                 f"{path} is not a `region_descriptions.json` of Visual Genome ({error!r}). Leave out `--image-data` for a "
                 "COCO-style file."

@@ -121,6 +121,9 @@ def test_options_that_do_not_fit_are_named(tmp_path, capsys):
     (tmp_path / "list").write_text("7 1\n")
     assert flickr30k.main([*mdetr_file(tmp_path), "--unrelated", str(tmp_path / "list")]) == 2
     assert "pass `--sentences` as well" in capsys.readouterr().err
+    (tmp_path / "list").write_text("7\n")
+    assert flickr30k.main([*arguments, "--unrelated", str(tmp_path / "list")]) == 2
+    assert "is not the id of a picture and the number" in capsys.readouterr().err
     arguments[3] = str(tmp_path / "list")
     assert flickr30k.main(arguments) == 2
     assert "`--annotations` is the folder" in capsys.readouterr().err

@@ -106,19 +106,21 @@ def test_bad_records_are_counted(tmp_path):
         record(*good[:1]),
         record(),
         record(("What?", []), (" ", [])),
+        record(("What?", []), (None, [])),
         record(("What?", []), ("<p>That</p><roi><ground_box></roi>", [5])),
         record(("What?", []), ("<roi><refer_box></roi>", [1])),
         {"file_name": "7.jpg"},
     ]
     assert run(tmp_path, *records) == 0
     report = read_report(tmp_path / "rows")
-    assert (report["rows"], report["records"]) == (1, 10)
+    assert (report["rows"], report["records"]) == (1, 11)
     skipped = report["skipped"]
     assert skipped["missing picture"] == 1
     assert skipped["picture is 40x30, annotations say 80x30"] == 1
     assert skipped["empty box"] == 1
     assert skipped["no answer to the last question"] == 2
     assert skipped["empty answer"] == 1
+    assert skipped["a turn has no text"] == 1
     assert skipped["KeyError: 'width'"] == 1
     assert any("names boxes [5], but there are 3" in reason for reason in skipped)
     assert any("a region is one box that the user points at" in reason for reason in skipped)
