@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..modeling_groma import GromaForConditionalGeneration
 
@@ -39,11 +40,8 @@ def set_trainable_parts(
     >>> sorted({name.split(".")[1] for name, weight in model.named_parameters() if weight.requires_grad})
     ['multi_modal_projector']
     """
-    unknown = [part for part in parts if part not in (*PARTS, NEW_TOKENS)]
-    if unknown:
-        raise ValueError(f"Unknown part {unknown[0]!r} of the model. Use some of {', '.join((*PARTS, NEW_TOKENS))}.")
-    if NEW_TOKENS in parts and "language_model" in parts:
-        raise ValueError("`language_model` holds the new tokens: name one of `new_tokens` and `language_model`.")
+    check_parts(parts)
+    train_all_rows(model)
     model.requires_grad_(False)
     for part in parts:
         if part != NEW_TOKENS:
@@ -54,13 +52,35 @@ def set_trainable_parts(
         train_new_tokens(model, new_token_ids)
 
 
+def check_parts(parts: Sequence[str]) -> None:
+    """Check names of parts.
+
+    Args:
+        parts (`Sequence[str]`): see `set_trainable_parts`.
+
+    Raises:
+        ValueError: an unknown part, or `new_tokens` beside `language_model` (which holds them).
+
+    Example:
+    >>> check_parts(["eyes"])
+    Traceback (most recent call last):
+    ValueError: Unknown part 'eyes' of the model. Use some of vision_tower, region_proposer, region_encoder, projector, language_model, new_tokens.
+    """
+    unknown = [part for part in parts if part not in (*PARTS, NEW_TOKENS)]
+    if unknown:
+        raise ValueError(f"Unknown part {unknown[0]!r} of the model. Use some of {', '.join((*PARTS, NEW_TOKENS))}.")
+    if NEW_TOKENS in parts and "language_model" in parts:
+        raise ValueError("`language_model` holds the new tokens: name one of `new_tokens` and `language_model`.")
+
+
 def train_new_tokens(model: GromaForConditionalGeneration, token_ids: Sequence[int]) -> None:
     """Let only some rows of embedding and head learn; the others keep every bit.
 
-    The gradient of the other rows is zero. An optimizer without weight decay then leaves them as they are.
+    The gradient of the other rows is exactly zero. An optimizer without weight decay then leaves them as they are. They are cut
+    off in the forward pass and not by a hook on the weight: FSDP2 makes new weights, and hooks of the old ones are gone.
 
     Args:
-        model (`GromaForConditionalGeneration`): changed in place.
+        model (`GromaForConditionalGeneration`): changed in place. Names of weights stay as they are.
         token_ids (`Sequence[int]`): the rows that learn.
 
     Raises:
@@ -68,13 +88,55 @@ def train_new_tokens(model: GromaForConditionalGeneration, token_ids: Sequence[i
     """
     if not token_ids:
         raise ValueError("`new_token_ids` is empty: give the ids of the tokens that Groma added.")
-    learns = torch.zeros(model.config.text_config.vocab_size, dtype=torch.bool)
-    learns[list(token_ids)] = True
-    # Tied embedding and head are one weight.
-    modules = (model.get_input_embeddings(), model.get_output_embeddings())
-    for weight in {id(module.weight): module.weight for module in modules}.values():
-        weight.requires_grad_(True)
-        weight.register_hook(lambda gradient: gradient * learns.to(gradient.device)[:, None])
+    train_all_rows(model)
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    learned_rows = torch.zeros(model.config.text_config.vocab_size, dtype=torch.bool, device=embedding.weight.device)
+    learned_rows[list(token_ids)] = True
+    for module in (embedding, head):
+        module.weight.requires_grad_(True)
+        module.register_buffer("learned_rows", learned_rows.to(module.weight.device), persistent=False)
+    # Language models have embeddings of their own, with a scale for instance. The head is always Groma's.
+    embedding.learned_rows_hook = embedding.register_forward_hook(_detach_other_rows)
+    head.__class__ = _HeadWithLearnedRows
+
+
+def train_all_rows(model: GromaForConditionalGeneration) -> None:
+    """Undo `train_new_tokens`: every row of embedding and head gets its gradient again.
+
+    Args:
+        model (`GromaForConditionalGeneration`): changed in place; nothing happens where there is nothing to undo.
+    """
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if isinstance(head, _HeadWithLearnedRows):
+        head.__class__ = nn.Linear
+        embedding.learned_rows_hook.remove()
+        del embedding.learned_rows_hook, embedding.learned_rows, head.learned_rows
+
+
+class _LearnRows(torch.autograd.Function):
+    """A weight as it is; its gradient reaches only some of its rows."""
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, learned_rows: Tensor) -> Tensor:
+        ctx.save_for_backward(learned_rows)
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        (learned_rows,) = ctx.saved_tensors
+        # Not a product: infinity times zero is no zero.
+        return gradient.masked_fill(~learned_rows[:, None], 0), None
+
+
+class _HeadWithLearnedRows(nn.Linear):
+    """A head of which only some rows learn."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return nn.functional.linear(hidden_states, _LearnRows.apply(self.weight, self.learned_rows), self.bias)
+
+
+def _detach_other_rows(embedding: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    return torch.where(embedding.learned_rows[inputs[0]][..., None], output, output.detach())
 
 
 def eval_frozen_parts(model: nn.Module) -> None:
@@ -98,4 +160,27 @@ def eval_frozen_parts(model: nn.Module) -> None:
             eval_frozen_parts(module)
 
 
-__all__ = ["NEW_TOKENS", "PARTS", "eval_frozen_parts", "set_trainable_parts", "train_new_tokens"]
+def checkpoint_frozen_layers(language_model: nn.Module) -> None:
+    """Keep activation checkpointing of frozen layers, which `eval_frozen_parts` would switch off.
+
+    Gradients pass through the frozen language model of stage 2 on their way to the projector, so its layers hold activations.
+    A layer recomputes them only in training mode. Its parts, where dropout is, stay in evaluation mode.
+
+    Args:
+        language_model (`nn.Module`): changed in place; nothing happens without activation checkpointing.
+    """
+    for layer in language_model.modules():
+        if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing:
+            layer.training = True
+
+
+__all__ = [
+    "NEW_TOKENS",
+    "PARTS",
+    "check_parts",
+    "checkpoint_frozen_layers",
+    "eval_frozen_parts",
+    "set_trainable_parts",
+    "train_all_rows",
+    "train_new_tokens",
+]
