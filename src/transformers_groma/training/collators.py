@@ -5,14 +5,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ..data.columns import image_part, text_part
 from ..data.conversations import to_messages
 from ..data.mixtures import PROPOSAL_COLUMNS
 from ..processing_groma import GromaProcessor
 
 IGNORED_LABEL = -100
+
+# What `always_image` shows where nothing else is to be seen. Nothing of it is learned.
+BLANK_ROW: dict[str, Any] = {
+    "image": Image.new("RGB", (16, 16)),
+    "image_id": "blank",
+    "boxes_xyxy": [],
+    "messages": [
+        {"role": "user", "content": [image_part()]},
+        {"role": "assistant", "content": [text_part("Nothing.")]},
+    ],
+    "source": "blank",
+    **dict(zip(PROPOSAL_COLUMNS, ([[0.5, 0.5, 1.0, 1.0]], [1.0]), strict=True)),
+}
 
 
 class ConversationCollator:
@@ -22,6 +37,8 @@ class ConversationCollator:
         processor (`GromaProcessor`): of the model.
         max_length (`int`, *optional*): conversations with more tokens lose their last turns, question and answer together.
         pad_to_multiple_of (`int`, *optional*): round the length of batches up, so that a compiled model meets few lengths.
+        always_image (`bool`): add a blank image, of which nothing is learned, to a batch without images. Processes that share
+            out the model's layers (FSDP, DeepSpeed ZeRO 3) must all run the same ones.
 
     Example:
     >>> from transformers_groma import GromaProcessor
@@ -36,11 +53,16 @@ class ConversationCollator:
     """
 
     def __init__(
-        self, processor: GromaProcessor, max_length: int | None = None, pad_to_multiple_of: int | None = None
+        self,
+        processor: GromaProcessor,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        always_image: bool = False,
     ):
         self.processor = processor
         self.max_length = max_length
         self.pad_to_multiple_of = pad_to_multiple_of
+        self.always_image = always_image
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Make a batch.
@@ -51,9 +73,22 @@ class ConversationCollator:
         Returns:
             `dict`: what the processor returns, `labels` `(B, L)` (-100 outside of answers) and, for rows with precomputed
             regions, `proposal_boxes` `(B_images, Q, 4)` normalized `cxcywh` and `proposal_scores` `(B_images, Q)`.
+
+        Raises:
+            ValueError: a row without an answer, with more boxes than the model has region slots, or that the processor refuses.
         """
+        for row in rows:
+            check_conversation(row, self.processor.max_regions)
+        num_rows = len(rows)
+        has_proposals = PROPOSAL_COLUMNS[0] in rows[0]
+        if self.always_image and all(row["image"] is None for row in rows):
+            rows = [*rows, BLANK_ROW]
         conversations = [to_messages(row) for row in rows]
-        batch = self._prepare(conversations)
+        try:
+            batch = self._prepare(conversations)
+        except ValueError as error:
+            names = ", ".join(f"{row['image_id']} ({row['source']})" for row in rows)
+            raise ValueError(f"The rows {names} cannot be prepared: {error}") from error
         if self.max_length is not None and batch["input_ids"].shape[1] > self.max_length:
             lengths = batch["attention_mask"].sum(dim=1).tolist()
             conversations = [
@@ -62,9 +97,10 @@ class ConversationCollator:
             ]
             batch = self._prepare(conversations)
         answers = batch.pop("assistant_masks").bool()
+        answers[num_rows:] = False
         batch["labels"] = batch["input_ids"].masked_fill(~answers, IGNORED_LABEL)
         with_image = [row for row in rows if row["image"] is not None]
-        if with_image and PROPOSAL_COLUMNS[0] in with_image[0]:
+        if with_image and has_proposals:
             for name, width in zip(PROPOSAL_COLUMNS, ((4,), ()), strict=True):
                 values = [torch.tensor(row[name], dtype=torch.float32).reshape(-1, *width) for row in with_image]
                 batch[name] = pad_sequence(values, batch_first=True)
@@ -97,4 +133,34 @@ class ConversationCollator:
         return shortened
 
 
-__all__ = ["IGNORED_LABEL", "ConversationCollator"]
+def check_conversation(row: Mapping[str, Any], max_regions: int) -> None:
+    """Check what depends on the model, not on the columns alone: that a row has something to learn, and not too many boxes.
+
+    Args:
+        row (`Mapping`): a row of the conversation columns; its image is not needed.
+        max_regions (`int`): region slots of the model.
+
+    Raises:
+        ValueError: no answer, or more boxes in the messages than there are slots.
+
+    Example:
+    >>> from transformers_groma.data.columns import phrase_part
+    >>> row = {
+    ...     "image_id": "7",
+    ...     "source": "coco",
+    ...     "messages": [{"role": "assistant", "content": [phrase_part("cars", [0, 1])]}],
+    ... }
+    >>> check_conversation(row, max_regions=100)
+    """
+    name = f"The conversation about image {row['image_id']!r} of source {row['source']!r}"
+    if not any(message["role"] == "assistant" for message in row["messages"]):
+        raise ValueError(f"{name} has no answer, so there is nothing to learn. Leave it out.")
+    count = sum(len(part["boxes"]) for message in row["messages"] for part in message["content"])
+    if count > max_regions:
+        raise ValueError(
+            f"{name} names {count} boxes, but the model has {max_regions} region slots (`max_regions`). Split it into several "
+            "rows, or leave boxes out."
+        )
+
+
+__all__ = ["BLANK_ROW", "IGNORED_LABEL", "ConversationCollator", "check_conversation"]
