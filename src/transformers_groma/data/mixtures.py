@@ -1,13 +1,13 @@
 """Loading datasets for training, alone or as a mixture with ratios."""
 
-import os
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from datasets import Dataset, Features, concatenate_datasets, load_dataset
+from datasets import Dataset, Features, Image, concatenate_datasets, load_dataset
 
 from .columns import FEATURES, Schema, check_columns
 
@@ -37,20 +37,24 @@ def parse_dataset_spec(spec: str, default_split: str = "train") -> DatasetSpec:
         `DatasetSpec`.
 
     Raises:
-        ValueError: the ratio is not above 0 and at most 1.
+        ValueError: no path, a split that is no name, or a ratio that is not above 0 and at most 1.
 
     Example:
     >>> parse_dataset_spec("data/vg:0.2")
     DatasetSpec(path='data/vg', split='train', ratio=0.2)
     """
-    match = re.fullmatch(r"(?P<path>.+?)(@(?P<split>[\w.\-]+))?(:(?P<ratio>[-+.\deE]+))?", spec)
+    match = re.fullmatch(r"(?P<path>.+?)(@(?P<split>[^@:/\\]*))?(:(?P<ratio>[^@:/\\]*))?", spec)
+    split, ratio = (match["split"], match["ratio"]) if match is not None else ("", None)
+    split = default_split if split is None else split
     try:
-        ratio = float(match["ratio"] or 1)
-    except (TypeError, ValueError):
-        raise ValueError(f"{spec!r} is no dataset: write PATH[@SPLIT][:RATIO], as in `data/vg@train:0.2`.") from None
-    if not 0 < ratio <= 1:
-        raise ValueError(f"The ratio of {spec!r} must be above 0 and at most 1, got {ratio:g}.")
-    return DatasetSpec(match["path"], match["split"] or default_split, ratio)
+        share = 1.0 if ratio is None else float(ratio)
+    except ValueError:
+        share = math.nan
+    if not re.fullmatch(r"[\w.\-]+", split) or math.isnan(share):
+        raise ValueError(f"{spec!r} is no dataset: write PATH[@SPLIT][:RATIO], as in `data/vg@train:0.2`.")
+    if not 0 < share <= 1:
+        raise ValueError(f"The ratio of {spec!r} must be above 0 and at most 1, got {share:g}.")
+    return DatasetSpec(match["path"], split, share)
 
 
 def load_rows(spec: DatasetSpec, features: Features | None = None) -> Dataset:
@@ -64,23 +68,46 @@ def load_rows(spec: DatasetSpec, features: Features | None = None) -> Dataset:
         `Dataset`: map-style.
 
     Raises:
-        FileNotFoundError: the folder has no files of this split.
+        FileNotFoundError: the folder has no files of this split, or there is neither such a folder nor such a name on the Hub.
     """
     path = Path(spec.path)
     if path.is_dir():
-        files = sorted(str(file) for file in path.glob(f"{spec.split}*.parquet"))
+        splits: dict[str, list[str]] = {}
+        for file in sorted(path.glob("*.parquet")):
+            splits.setdefault(split_of_file(file.name), []).append(str(file))
+        files = splits.get(spec.split)
         if not files:
-            found = sorted({file.name.split("-")[0].split(".")[0] for file in path.glob("*.parquet")})
             raise FileNotFoundError(
-                f"{path} has no files {spec.split}*.parquet; splits found: {', '.join(found) or 'none'}. Name one as "
+                f"{path} has no files {spec.split}-*.parquet; splits found: {', '.join(splits) or 'none'}. Name one as "
                 f"`{path}@SPLIT`."
             )
         return load_dataset("parquet", data_files={spec.split: files}, split=spec.split, features=features)
     if path.is_file():
         return load_dataset("parquet", data_files={spec.split: str(path)}, split=spec.split, features=features)
-    if os.sep in spec.path and len(path.parts) != 2:
+    if path.is_absolute() or len(path.parts) > 2:
         raise FileNotFoundError(f"{path} does not exist. Give a folder with Parquet files, a file, or a Hub name.")
-    return load_dataset(spec.path, split=spec.split, features=features)
+    try:
+        return load_dataset(spec.path, split=spec.split, features=features)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"{spec.path} is no folder and no file here ({Path.cwd()}), and not to be had from the Hub: {error}"
+        ) from error
+
+
+def split_of_file(name: str) -> str:
+    """The split that a Parquet file belongs to.
+
+    Args:
+        name (`str`): of the file, `SPLIT.parquet` or `SPLIT-00000-of-00004.parquet`.
+
+    Returns:
+        `str`: the split.
+
+    Example:
+    >>> split_of_file("testA-00000-of-00002.parquet"), split_of_file("train.parquet")
+    ('testA', 'train')
+    """
+    return re.sub(r"(-\d+(-of-\d+.*)?)?\.parquet", "", name)
 
 
 def load_mixture(specs: Sequence[str], schema: Schema, seed: int = 0, default_split: str = "train") -> Dataset:
@@ -110,7 +137,7 @@ def load_mixture(specs: Sequence[str], schema: Schema, seed: int = 0, default_sp
         except ValueError as error:
             raise ValueError(f"{spec.path}: {error}") from None
         kept = [*FEATURES[schema], *(name for name in PROPOSAL_COLUMNS if name in dataset.features)]
-        dataset = dataset.select_columns(kept)
+        dataset = dataset.select_columns(kept).cast_column("image", Image())  # decoded, whatever was set
         if spec.ratio < 1:
             generator = np.random.default_rng([seed, position])
             count = max(1, round(len(dataset) * spec.ratio))
@@ -127,4 +154,4 @@ def load_mixture(specs: Sequence[str], schema: Schema, seed: int = 0, default_sp
 # What `training/precompute_regions.py` adds to a row: raw proposals of a frozen detector, normalized cxcywh.
 PROPOSAL_COLUMNS = ("proposal_boxes", "proposal_scores")
 
-__all__ = ["PROPOSAL_COLUMNS", "DatasetSpec", "load_mixture", "load_rows", "parse_dataset_spec"]
+__all__ = ["PROPOSAL_COLUMNS", "DatasetSpec", "load_mixture", "load_rows", "parse_dataset_spec", "split_of_file"]
