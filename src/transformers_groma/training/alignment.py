@@ -14,7 +14,14 @@ from transformers import TrainingArguments
 
 from .arguments import parse_arguments
 from .collators import ConversationCollator
-from .conversation_stage import ConversationArguments, card_details, last_checkpoint, load_conversations, load_model
+from .conversation_stage import (
+    ConversationArguments,
+    card_details,
+    choose_parts,
+    last_checkpoint,
+    load_conversations,
+    load_model,
+)
 from .trainable import NEW_TOKENS
 from .trainer import GromaTrainer
 
@@ -66,17 +73,13 @@ def train(script_args: AlignmentArguments, training_args: TrainingArguments) -> 
     ################
     # Model & Processor
     ################
-    model, processor = load_model(script_args.model_name_or_path, script_args, ALIGNMENT_PARTS, dtype="float32")
-    if NEW_TOKENS in script_args.trainable_parts and training_args.weight_decay != 0:
-        raise ValueError(
-            f"`weight_decay` is {training_args.weight_decay:g}, but would wear down the old rows of the embedding that `new_tokens` "
-            "keeps. Set it to 0."
-        )
+    choose_parts(script_args, ALIGNMENT_PARTS, training_args.weight_decay)
+    model, processor = load_model(script_args.model_name_or_path, script_args, dtype="float32")
 
     ################
     # Dataset
     ################
-    train_dataset, eval_dataset = load_conversations(script_args)
+    train_dataset, eval_dataset = load_conversations(script_args, model.config.max_regions)
 
     ################
     # Training
@@ -90,7 +93,7 @@ def train(script_args: AlignmentArguments, training_args: TrainingArguments) -> 
         eval_dataset=eval_dataset,
         processing_class=processor,
     )
-    trainer.card_details = card_details(model, script_args.model_name_or_path, script_args, train_dataset)
+    trainer.card_details = card_details(script_args.model_name_or_path, script_args, train_dataset)
     trainer.train(
         resume_from_checkpoint=last_checkpoint(training_args.output_dir, training_args.resume_from_checkpoint)
     )

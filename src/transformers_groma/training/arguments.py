@@ -32,6 +32,27 @@ class DatasetArguments:
     check_data: bool = field(default=False, metadata={"help": "Check every row before training."})
     max_eval_rows: int | None = field(default=None, metadata={"help": "Evaluate on so many rows at most."})
 
+    def __post_init__(self):
+        # A YAML file may name a single one without brackets.
+        self.train_datasets = as_list(self.train_datasets)
+        self.eval_datasets = as_list(self.eval_datasets)
+
+
+def as_list(values: str | Sequence[str] | None) -> list[str]:
+    """What a YAML file gave for a list: one value, several, or nothing.
+
+    Args:
+        values (`str` or `Sequence[str]`, *optional*): as read.
+
+    Returns:
+        `list[str]`.
+
+    Example:
+    >>> as_list("data/coco"), as_list(None)
+    (['data/coco'], [])
+    """
+    return [values] if isinstance(values, str) else list(values or ())
+
 
 def parse_arguments(
     dataclasses: Sequence[type], argv: Sequence[str] | None, prog: str, description: str
@@ -51,12 +72,18 @@ def parse_arguments(
         ValueError: the YAML file is missing, or names an argument that does not exist.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    for position, argument in enumerate(argv):
+        if argument.startswith("--config="):
+            argv[position : position + 1] = argument.split("=", maxsplit=1)
     if "--config" in argv:
         position = argv.index("--config")
         if position + 1 == len(argv) or not Path(argv[position + 1]).is_file():
-            raise ValueError(f"--config {' '.join(argv[position + 1 : position + 2])} is not a file.")
+            raise ValueError(
+                f"--config {' '.join(argv[position + 1 : position + 2])} is not a file. Name a YAML file, as those in "
+                "hub_configs/recipes."
+            )
     parser = TrlParser(dataclasses, prog=prog, description=description)
     return parser.parse_args_and_config(args=argv)
 
 
-__all__ = ["DatasetArguments", "parse_arguments"]
+__all__ = ["DatasetArguments", "as_list", "parse_arguments"]

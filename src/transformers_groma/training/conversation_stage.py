@@ -1,21 +1,26 @@
 """What the stages that learn from conversations share: arguments, model, data."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import sort_checkpoints
+from transformers.utils import logging
 
 from ..data.columns import check_dataset
 from ..data.mixtures import load_mixture, parse_dataset_spec
 from ..modeling_groma import GromaForConditionalGeneration
 from ..modeling_groma_detector import GromaForRegionProposal
 from ..processing_groma import GromaProcessor, groma_tokens
-from .arguments import DatasetArguments
-from .trainable import set_trainable_parts
+from .arguments import DatasetArguments, as_list
+from .collators import check_conversation
+from .trainable import NEW_TOKENS, check_parts, set_trainable_parts
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -39,6 +44,30 @@ class ConversationArguments(DatasetArguments):
     )
     max_tokens: int | None = field(default=2048, metadata={"help": "Longer conversations lose their last turns."})
 
+    def __post_init__(self):
+        super().__post_init__()
+        self.trainable_parts = as_list(self.trainable_parts)
+
+
+def choose_parts(arguments: ConversationArguments, default_parts: list[str], weight_decay: float) -> None:
+    """Fill in what a stage trains by default.
+
+    Args:
+        arguments (`ConversationArguments`): `trainable_parts` is filled in where it is empty.
+        default_parts (`list[str]`): of the stage.
+        weight_decay (`float`): of the optimizer.
+
+    Raises:
+        ValueError: an unknown part, or weight decay, which would wear down the rows of the embedding that `new_tokens` keeps.
+    """
+    arguments.trainable_parts = arguments.trainable_parts or list(default_parts)
+    check_parts(arguments.trainable_parts)
+    if NEW_TOKENS in arguments.trainable_parts and weight_decay != 0:
+        raise ValueError(
+            f"`weight_decay` is {weight_decay:g}, but would wear down the old rows of the embedding that `new_tokens` keeps. "
+            "Set it to 0."
+        )
+
 
 def load_detector_weights(model: GromaForConditionalGeneration, path: str) -> None:
     """Put the vision encoder and the region proposer of a stage 1 model into a whole model.
@@ -59,14 +88,14 @@ def load_detector_weights(model: GromaForConditionalGeneration, path: str) -> No
 
 
 def load_model(
-    path: str, arguments: ConversationArguments, default_parts: list[str], **kwargs: Any
+    path: str, arguments: ConversationArguments, lora: bool = False, **kwargs: Any
 ) -> tuple[GromaForConditionalGeneration, GromaProcessor]:
     """Load model and processor of a stage and freeze what it does not train.
 
     Args:
         path (`str`): folder or Hub name.
-        arguments (`ConversationArguments`): detector and trainable parts. `trainable_parts` is filled in.
-        default_parts (`list[str]`): what the stage trains when the arguments name nothing.
+        arguments (`ConversationArguments`): detector and trainable parts, see `choose_parts`.
+        lora (`bool`): freeze everything; PEFT then adds what learns.
         **kwargs: for `from_pretrained`.
 
     Returns:
@@ -81,17 +110,18 @@ def load_model(
     processor = GromaProcessor.from_pretrained(path)
     if arguments.detector is not None:
         load_detector_weights(model, arguments.detector)
-    arguments.trainable_parts = arguments.trainable_parts or default_parts
     tokens = groma_tokens(model.config.max_regions)
-    set_trainable_parts(model, arguments.trainable_parts, processor.tokenizer.convert_tokens_to_ids(tokens))
+    parts = [] if lora else arguments.trainable_parts
+    set_trainable_parts(model, parts, processor.tokenizer.convert_tokens_to_ids(tokens))
     return model, processor
 
 
-def load_conversations(arguments: DatasetArguments) -> tuple[Dataset, Dataset | None]:
+def load_conversations(arguments: DatasetArguments, max_regions: int | None = None) -> tuple[Dataset, Dataset | None]:
     """The datasets of a stage.
 
     Args:
         arguments (`DatasetArguments`): which.
+        max_regions (`int`, *optional*): region slots of the model; `check_data` then also finds rows with more boxes.
 
     Returns:
         `tuple[Dataset, Dataset | None]`: for training and, if named, for evaluation.
@@ -109,27 +139,46 @@ def load_conversations(arguments: DatasetArguments) -> tuple[Dataset, Dataset | 
         for dataset in (train, evaluation):
             if dataset is not None:
                 check_dataset(dataset, "conversation")
+                for row in dataset.remove_columns("image") if max_regions is not None else ():
+                    check_conversation(row, max_regions)
     return train, evaluation
 
 
-def card_details(
-    model: PreTrainedModel, path: str, arguments: ConversationArguments, train: Dataset
-) -> dict[str, Any]:
-    """What the model card tells beside the trainer's own settings: base model, datasets with rows, trained parts."""
+def card_details(path: str, arguments: ConversationArguments, train: Dataset, **recipe: Any) -> dict[str, Any]:
+    """What the model card tells beside the trainer's own settings.
+
+    Args:
+        path (`str`): folder or Hub name of the model that training starts from.
+        arguments (`ConversationArguments`): datasets, detector and trained parts.
+        train (`Dataset`): what they are.
+        **recipe: more rows for the table of settings.
+
+    Returns:
+        `dict`: see `write_model_card`. Of local folders it has the last name only.
+    """
     sources = train.select_columns("source").to_pandas()["source"].value_counts().to_dict()
-    named = [
-        (Path(parse_dataset_spec(spec).path).name + spec[len(parse_dataset_spec(spec).path) :], "")
-        for spec in arguments.train_datasets
+    paths = [parse_dataset_spec(spec).path for spec in arguments.train_datasets]
+    shown = [
+        _public_name(path) + spec[len(path) :] for path, spec in zip(paths, arguments.train_datasets, strict=True)
     ]
+    if arguments.detector is not None:
+        recipe["detector"] = _public_name(arguments.detector)
     return {
         "base_model": path,
-        "datasets": [*named, *((f"source {name}", rows) for name, rows in sources.items())],
+        "datasets": [*((name, "") for name in shown), *((f"source {name}", rows) for name, rows in sources.items())],
+        "hub_datasets": sorted({path for path in paths if not Path(path).exists()}),
         "trained_parts": arguments.trainable_parts,
+        "recipe": {"max tokens": arguments.max_tokens, **recipe},
     }
 
 
+def _public_name(path: str) -> str:
+    """A Hub name as it is; of a local folder or file the last name only."""
+    return Path(path).resolve().name if Path(path).exists() else path
+
+
 def last_checkpoint(output_dir: str, resume: str | bool | None) -> str | None:
-    """The checkpoint to go on from: the one named, or with `true` (or `auto`) the last one of the output folder, if any.
+    """The checkpoint to go on from: the one named, or with `true` (or `auto`) the last whole one of the output folder, if any.
 
     Args:
         output_dir (`str`): of the training.
@@ -140,14 +189,28 @@ def last_checkpoint(output_dir: str, resume: str | bool | None) -> str | None:
     """
     if resume in (None, False, "False", "false"):
         return None
-    if resume in (True, "True", "true", "auto"):
-        return get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
-    return resume
+    if resume not in (True, "True", "true", "auto"):
+        return resume
+    for folder in reversed(sort_checkpoints(output_dir)):
+        if _is_whole_checkpoint(Path(folder)):
+            return folder
+        logger.warning(f"{folder} is not whole, as if its writing was interrupted. Looking for an earlier one.")
+    return None
+
+
+def _is_whole_checkpoint(folder: Path) -> bool:
+    """Whether the file that is written last is there, and whole."""
+    try:
+        json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 __all__ = [
     "ConversationArguments",
     "card_details",
+    "choose_parts",
     "last_checkpoint",
     "load_conversations",
     "load_detector_weights",

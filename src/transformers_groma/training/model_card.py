@@ -1,5 +1,6 @@
 """The model card of a training: what it was trained on, how, and what came out."""
 
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -62,38 +63,58 @@ RECIPE = (
 )
 
 
+# Figures of the run that say nothing about the model.
+SPEED = ("_runtime", "_per_second")
+
+
 def write_model_card(folder: Path, trainer: Any) -> None:
     """Write `README.md` beside the weights of a training.
 
     Args:
         folder (`Path`): output folder of the training.
-        trainer (`Trainer`): after, or during, its training. Its `card_details` (`dict`) tells what it cannot know:
-            `base_model`, `datasets`, `trained_parts`.
+        trainer (`Trainer`): after, or during, its training. Its `card_details` (`dict`, may be empty) tells what it cannot know:
+            `base_model` (`str`), `datasets` (names with numbers of rows), `hub_datasets` (`list[str]`), `trained_parts`
+            (`list[str]`) and `recipe` (more rows of its table).
     """
     details = trainer.card_details
     arguments, state = trainer.args, trainer.state
-    base_model = details["base_model"]
+    base_model = details.get("base_model")
     # A local folder is no name on the Hub, and nobody else's business.
-    is_hub_name = not Path(base_model).exists()
+    is_hub_name = base_model is not None and not Path(base_model).exists()
     metadata = ModelCardData(
         license="apache-2.0",
         library_name="transformers",
         pipeline_tag="image-text-to-text",
         tags=["groma", "visual-grounding", "generated_from_trainer"],
         base_model=base_model if is_hub_name else None,
+        datasets=details.get("hub_datasets") or None,
     )
     last: dict[str, float] = {}
     for entry in state.log_history:
         last.update({key: value for key, value in entry.items() if isinstance(value, (int, float))})
-    figures = {key: value for key, value in last.items() if key.startswith("eval_") or key in ("loss", "train_loss")}
-    name = Path(arguments.hub_model_id or arguments.output_dir).name
-    recipe = [("trained parts", ", ".join(details["trained_parts"])), ("steps so far", state.global_step)]
-    recipe += [(key.replace("_", " "), getattr(arguments, key)) for key in RECIPE]
+    figures = {
+        key: value
+        for key, value in last.items()
+        if key in ("loss", "train_loss") or (key.startswith("eval_") and not key.endswith(SPEED))
+    }
+    name = Path(arguments.hub_model_id or arguments.output_dir).resolve().name
+    recipe = [("steps so far", state.global_step)]
+    if "trained_parts" in details:
+        recipe.insert(0, ("trained parts", ", ".join(details["trained_parts"])))
+    recipe += [
+        *details.get("recipe", {}).items(),
+        *((key.replace("_", " "), _plain(getattr(arguments, key))) for key in RECIPE),
+    ]
+    start = ""
+    if base_model is not None:
+        start = f"Training started from `{base_model if is_hub_name else Path(base_model).resolve().name}`."
     text = CARD.format(
         metadata=f"---\n{metadata.to_yaml()}\n---",
         name=name,
-        start=f"Training started from `{base_model if is_hub_name else Path(base_model).name}`.",
-        data=_table(("dataset", "rows"), [(f"`{path}`", rows) for path, rows in details["datasets"]]),
+        start=start,
+        data=_table(("dataset", "rows"), [(f"`{path}`", rows) for path, rows in details["datasets"]])
+        if details.get("datasets")
+        else "Not told.",
         recipe=_table(("setting", "value"), recipe),
         metrics=_table(("figure", "value"), [(key, f"{value:.4g}") for key, value in sorted(figures.items())])
         if figures
@@ -102,6 +123,10 @@ def write_model_card(folder: Path, trainer: Any) -> None:
     )
     ModelCard(text)  # checks the metadata
     write_file(folder / "README.md", text.encode())
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else value
 
 
 def _table(head: tuple[str, str], rows: list[tuple[Any, Any]]) -> str:

@@ -11,19 +11,28 @@ Everything in the YAML file can be overridden behind it. On several processes, a
 from collections.abc import Sequence
 
 from accelerate import PartialState
+from peft import PeftConfig
+from transformers import BitsAndBytesConfig
+from transformers.utils import is_bitsandbytes_available
 from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
 from .arguments import parse_arguments
 from .collators import ConversationCollator
-from .conversation_stage import ConversationArguments, card_details, last_checkpoint, load_conversations, load_model
+from .conversation_stage import (
+    ConversationArguments,
+    card_details,
+    choose_parts,
+    last_checkpoint,
+    load_conversations,
+    load_model,
+)
+from .trainable import NEW_TOKENS, PARTS
 from .trainer import GromaSFTTrainer
 
 # What the paper trains in this stage.
 SFT_PARTS = ["region_encoder", "projector", "language_model"]
 # LoRA goes into the language model alone; these are all its linear layers, by any Llama-like name.
 LORA_TARGET_MODULES = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-# Trained in full beside LoRA: they are small.
-LORA_MODULES_TO_SAVE = ["region_encoder", "multi_modal_projector"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -58,7 +67,14 @@ def train(script_args: ConversationArguments, training_args: SFTConfig, model_ar
     ################
     # Model & Processor
     ################
-    quantization_config = get_quantization_config(model_args)
+    choose_parts(script_args, SFT_PARTS, training_args.weight_decay)
+    if training_args.max_length != SFTConfig.__dataclass_fields__["max_length"].default:
+        raise ValueError(
+            f"`max_length` is {training_args.max_length}, but it would cut prompts in the middle. Use `max_tokens`: longer "
+            "conversations lose their last turns."
+        )
+    peft_config = lora_config(model_args, script_args.trainable_parts)
+    quantization_config = language_model_quantization(model_args)
     loading = (
         {}
         if quantization_config is None
@@ -70,22 +86,17 @@ def train(script_args: ConversationArguments, training_args: SFTConfig, model_ar
     model, processor = load_model(
         model_args.model_name_or_path,
         script_args,
-        SFT_PARTS,
+        lora=peft_config is not None,
         dtype=model_args.dtype,
         revision=model_args.model_revision,
         attn_implementation=model_args.attn_implementation,
         **loading,
     )
-    peft_config = get_peft_config(model_args)
-    if peft_config is not None and model_args.lora_target_modules is None:
-        peft_config.target_modules = LORA_TARGET_MODULES
-    if peft_config is not None and model_args.lora_modules_to_save is None:
-        peft_config.modules_to_save = LORA_MODULES_TO_SAVE
 
     ################
     # Dataset
     ################
-    train_dataset, eval_dataset = load_conversations(script_args)
+    train_dataset, eval_dataset = load_conversations(script_args, model.config.max_regions)
 
     ################
     # Training
@@ -103,7 +114,12 @@ def train(script_args: ConversationArguments, training_args: SFTConfig, model_ar
         processing_class=processor,
         peft_config=peft_config,
     )
-    trainer.card_details = card_details(model, model_args.model_name_or_path, script_args, train_dataset)
+    recipe = {}
+    if peft_config is not None:
+        recipe["LoRA"] = f"r {peft_config.r}, alpha {peft_config.lora_alpha}, dropout {peft_config.lora_dropout}"
+    if quantization_config is not None:
+        recipe["bits of the language model"] = 4 if model_args.load_in_4bit else 8
+    trainer.card_details = card_details(model_args.model_name_or_path, script_args, train_dataset, **recipe)
     trainer.train(
         resume_from_checkpoint=last_checkpoint(training_args.output_dir, training_args.resume_from_checkpoint)
     )
@@ -114,6 +130,64 @@ def train(script_args: ConversationArguments, training_args: SFTConfig, model_ar
     if training_args.push_to_hub:
         trainer.push_to_hub()
     return trainer
+
+
+def lora_config(model_args: ModelConfig, parts: Sequence[str]) -> PeftConfig | None:
+    """LoRA in the language model; the other parts, which are small, learn in full beside it and are saved with it.
+
+    Args:
+        model_args (`ModelConfig`): its `lora_target_modules` and `lora_modules_to_save` come before what is said here.
+        parts (`Sequence[str]`): trainable parts; one of them must be `language_model`.
+
+    Returns:
+        `PeftConfig`, *optional*: nothing without `use_peft`.
+
+    Raises:
+        ValueError: parts that LoRA cannot train.
+    """
+    config = get_peft_config(model_args)
+    if config is None:
+        return None
+    if NEW_TOKENS in parts:
+        raise ValueError(
+            f"`{NEW_TOKENS}` cannot learn beside LoRA. Leave it out of `trainable_parts`, or train it in stage 2 before."
+        )
+    if "language_model" not in parts:
+        raise ValueError(
+            f"`use_peft` puts LoRA into the language model, but `trainable_parts` are {', '.join(parts)}. Add "
+            "`language_model`, or leave `use_peft` out."
+        )
+    if model_args.lora_target_modules is None:
+        config.target_modules = LORA_TARGET_MODULES
+    if model_args.lora_modules_to_save is None:
+        config.modules_to_save = [PARTS[part].rpartition(".")[2] for part in parts if part != "language_model"]
+    return config
+
+
+def language_model_quantization(model_args: ModelConfig) -> BitsAndBytesConfig | None:
+    """4 or 8 bits for the language model alone: what sees is small, and the rest of it learns in full.
+
+    Args:
+        model_args (`ModelConfig`): `load_in_4bit`, `load_in_8bit` and their settings.
+
+    Returns:
+        `BitsAndBytesConfig`, *optional*: nothing without either.
+
+    Raises:
+        ValueError: without `use_peft`: weights of so few bits cannot learn.
+        ImportError: bitsandbytes is not installed.
+    """
+    if not model_args.load_in_4bit and not model_args.load_in_8bit:
+        return None
+    argument = "load_in_4bit" if model_args.load_in_4bit else "load_in_8bit"
+    if not model_args.use_peft:
+        raise ValueError(f"`{argument}` needs `use_peft`: weights of so few bits cannot learn themselves.")
+    if not is_bitsandbytes_available():
+        raise ImportError(f'`{argument}` needs bitsandbytes: pip install "transformers-groma[qlora]".')
+    config = get_quantization_config(model_args)
+    others = [name for part, name in PARTS.items() if part != "language_model"]
+    config.llm_int8_skip_modules = [*others, "lm_head"]
+    return config
 
 
 if __name__ == "__main__":

@@ -5,16 +5,63 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
-from trl import SFTTrainer
+from transformers import Trainer, TrainingArguments
+from trl import SFTConfig, SFTTrainer
 
 from .callbacks import check_loss
+from .collators import ConversationCollator
 from .model_card import write_model_card
-from .trainable import eval_frozen_parts
+from .trainable import checkpoint_frozen_layers, eval_frozen_parts
+
+
+def prepare_arguments(args: TrainingArguments) -> None:
+    """Refuse settings that would pass by the model's own loss, and fill in what DDP needs.
+
+    Args:
+        args (`TrainingArguments`): of a trainer of stage 2 or 3; `ddp_find_unused_parameters` is filled in.
+
+    Raises:
+        ValueError: several GPUs in one process, label smoothing, or another loss.
+    """
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"One process sees {args.n_gpu} GPUs, and images cannot be split between them beside their prompts. Start one "
+            "process a GPU (`accelerate launch` or `torchrun`), or show it a single one (`CUDA_VISIBLE_DEVICES=0`)."
+        )
+    if args.label_smoothing_factor != 0:
+        raise ValueError(
+            f"`label_smoothing_factor` is {args.label_smoothing_factor:g}, but it is computed outside of the model, where "
+            "`<ground_box>` in labels is not yet the token of its region. Set it to 0."
+        )
+    if isinstance(args, SFTConfig) and args.loss_type != "nll":
+        raise ValueError(f"`loss_type` is {args.loss_type!r}, but the loss is the model's own. Set it to 'nll'.")
+    # Where a process has no image in its batch, what sees gets no gradient there.
+    is_reentrant = (args.activation_checkpointing_kwargs or {}).get("use_reentrant")
+    if args.ddp_find_unused_parameters is None and not is_reentrant:
+        args.ddp_find_unused_parameters = True
 
 
 class GromaLossMixin:
-    """What both trainers do at a step. `Trainer` averages the loss over the answers' tokens of all processes and steps."""
+    """What both trainers do at a step. `Trainer` averages the loss over the answers' tokens of all processes and steps.
+
+    Args:
+        model (`nn.Module`): the model, frozen where it shall not learn.
+        args (`TrainingArguments`): the recipe.
+        **kwargs: for the trainer.
+
+    Attributes:
+        card_details (`dict`): what `write_model_card` shall tell beside the trainer's own settings.
+    """
+
+    card_details: dict[str, Any]
+
+    def __init__(self, model: nn.Module, args: TrainingArguments, **kwargs: Any):
+        prepare_arguments(args)
+        self.card_details = {}
+        super().__init__(model=model, args=args, **kwargs)
+        if isinstance(self.data_collator, ConversationCollator):
+            # Sharded weights are gathered layer by layer, and by all processes: each has to run the same layers.
+            self.data_collator.always_image = self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     def compute_loss(
         self,
@@ -25,6 +72,7 @@ class GromaLossMixin:
     ) -> Tensor | tuple[Tensor, Any]:
         if model.training:
             eval_frozen_parts(model)
+            checkpoint_frozen_layers(self.accelerator.unwrap_model(model).get_decoder())
         # Not that of `SFTTrainer`: its fused head would pass by the model's forward, where boxes become proxy tokens.
         loss, outputs = Trainer.compute_loss(self, model, inputs, True, num_items_in_batch)
         if model.training:
@@ -61,4 +109,4 @@ class GromaSFTTrainer(GromaLossMixin, SFTTrainer):
         Trainer.log(self, logs, start_time)
 
 
-__all__ = ["GromaSFTTrainer", "GromaTrainer"]
+__all__ = ["GromaLossMixin", "GromaSFTTrainer", "GromaTrainer", "prepare_arguments"]
