@@ -219,7 +219,6 @@ def test_boxes_are_of_the_upright_picture(tmp_path):
         ({"objects": {"bbox": [[3, 1, 4, 4]], "text": ["the <p> key"]}}, "holds '<p>'"),
         ({"objects": [{"bbox": [3, 1, 4, 4], "text": "x"}]}, '`objects` must be {"bbox"'),
         ({"objects": {"bboxes": [[3, 1, 4, 4]]}}, '`objects` must be {"bbox"'),
-        ({"objects": {"bbox": [], "text": []}}, "nothing to ask"),
         ({"messages": [{"role": "user", "content": "Is <region 4> red?"}]}, "names <region 4>, but the picture has 4"),
         ({"messages": [{"role": "user", "content": "Is <region> red?"}]}, "holds '<region>'; write `<region 0>`"),
         ({"messages": [{"role": "user", "content": "Is <r0> red?"}]}, "holds '<r0>'"),
@@ -234,6 +233,14 @@ def test_a_bad_line_says_what_to_do(tmp_path, change, message):
     with pytest.raises(ValueError, match=message) as error:
         image_folder_dataset(folder)
     assert "a.jpg: " in str(error.value)
+
+
+def test_nothing_to_ask(tmp_path):
+    line = {"file_name": "a.jpg", "objects": {"bbox": [[3, 1, 4, 4]], "text": [None]}}
+    folder = write_folder(tmp_path / "photos", line, {"file_name": "b.jpg"})
+    with pytest.raises(ValueError, match="nothing to ask for the task 'conversation'"):
+        image_folder_dataset(folder)
+    assert write_image_folder(folder, tmp_path / "out").skipped == {"no rows": 2}
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def image_folder_dataset(folder: str | os.PathLike, options: FolderOptions = Fol
         `datasets.Dataset`: detection, conversation or evaluation columns; boxes `xyxy` in absolute pixels.
 
     Raises:
-        ValueError: a line or a picture is wrong; the message names it.
+        ValueError: a line or a picture is wrong, and the message names it; or there is nothing to ask.
         FileNotFoundError: no folder, or no `metadata.jsonl` in it.
 
     Example:
@@ -151,6 +151,8 @@ def image_folder_dataset(folder: str | os.PathLike, options: FolderOptions = Fol
         except (SkipRecord, *DATA_ERRORS) as error:
             raise ValueError(f"{Path(folder) / record['file_name']}: {error}") from error
         rows += converted
+    if not rows:
+        raise ValueError(f"{folder} has nothing to ask for the task {options.task!r}. Its boxes need texts: {EXAMPLE}")
     return Dataset.from_list(rows, features=FEATURES[options.schema])
 
 
@@ -275,7 +277,7 @@ def convert(record: Mapping[str, Any], folder: Path, options: FolderOptions) -> 
 
     Returns:
         `list[dict]`: detection, conversation or evaluation rows; boxes `xyxy` in absolute pixels. Questions of one kind
-        share rows, as many as `options.questions` allows.
+        share rows, as many as `options.questions` allows. None where there is nothing to ask.
 
     Raises:
         SkipRecord: the picture is missing or broken, or the line is wrong.
@@ -300,8 +302,6 @@ def convert(record: Mapping[str, Any], folder: Path, options: FolderOptions) -> 
     conversations = [pack for kind in turns.values() for pack in _packed(kind, options)]
     if options.task == "conversation" and record.get("messages") is not None:
         conversations.append(_read_messages(record["messages"], len(boxes)))
-    if not conversations:
-        raise SkipRecord(f"nothing to ask for the task {options.task!r}")
     return [_conversation_row(image, name, boxes, messages) for messages in conversations]
 
 
