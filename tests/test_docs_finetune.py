@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 from PIL import Image, ImageDraw
 
 from .hub_server import LoopbackHub
@@ -83,6 +84,10 @@ def test_the_adapter_is_on_the_hub(finished):
     assert not any(path.startswith("checkpoint-") for path in files)
     adapter = json.loads(files["adapter_config.json"])
     assert adapter["base_model_name_or_path"] == "org/groma-7b"
+    weights = safetensors.torch.load(files["adapter_model.safetensors"])
+    assert {str(weight.dtype) for weight in weights.values()} == {"torch.float32"}, (
+        "small steps must not be rounded away"
+    )
     card = files["README.md"].decode()
     assert "base_model: org/groma-7b" in card and 'model="your-name/groma-photos"' in card
     for path, content in files.items():

@@ -114,6 +114,11 @@ def train(script_args: ConversationArguments, training_args: SFTConfig, model_ar
         processing_class=processor,
         peft_config=peft_config,
     )
+    # What learns beside LoRA has the precision of the model, in which small steps would be rounded away. (ZeRO 3 takes one only.)
+    if peft_config is not None and not trainer.is_deepspeed_enabled:
+        for weight in trainer.model.parameters():
+            if weight.requires_grad:
+                weight.data = weight.data.float()
     recipe = {}
     if peft_config is not None:
         recipe["LoRA"] = f"r {peft_config.r}, alpha {peft_config.lora_alpha}, dropout {peft_config.lora_dropout}"
