@@ -258,6 +258,9 @@ def test_reports_stay_small():
     assert sum(report.skipped.values()) == 1000
     assert report.summary().startswith("0 rows from 0 records; skipped 1000: other reasons (900), reason 0 (1), ")
     assert report.summary().endswith(", ...")
+    report = WriteReport()
+    report.skip("n" * 1000, "r" * 1000)
+    assert report.examples == [("n" * 200, "r" * 200)] and report.skipped == {"r" * 200: 1}
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,9 @@ Record = TypeVar("Record")
 # of the program or of the machine: they stop the job.
 DATA_ERRORS = (OSError, LookupError, ValueError, TypeError, ArithmeticError)
 MAX_EXAMPLES = 20
-# Reasons may quote numbers; a report must stay small all the same.
+# Reasons may quote numbers, and names whole records; a report must stay small all the same.
 MAX_REASONS = 100
+MAX_LENGTH = 200
 OTHER_REASONS = "other reasons"
 
 
@@ -65,6 +66,7 @@ class WriteReport:
             name (`str`): how a reader finds the record.
             reason (`str`): why it is left out.
         """
+        name, reason = name[:MAX_LENGTH], reason[:MAX_LENGTH]
         if len(self.examples) < MAX_EXAMPLES:
             self.examples.append((name, reason))
         if reason not in self.skipped and len(self.skipped) >= MAX_REASONS:
