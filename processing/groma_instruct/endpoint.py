@@ -288,6 +288,12 @@ def _may_help(error: openai.APIError) -> bool:
 
 
 def _describe(error: openai.APIError) -> str:
-    cause = f": {error.__cause__}" if isinstance(error, openai.APIConnectionError) and error.__cause__ else ""
-    status = f"status {error.status_code}, " if isinstance(error, openai.APIStatusError) else ""
-    return f"{status}{' '.join(error.message.split())}{cause}"
+    if isinstance(error, openai.APIStatusError):
+        # The client's message repeats the whole body; servers of this kind have a message in it.
+        message = error.body.get("message") if isinstance(error.body, Mapping) else None
+        text = f"status {error.status_code}: {message or error.message}"
+    elif isinstance(error, openai.APIConnectionError) and error.__cause__ is not None:
+        text = f"{error.message} {error.__cause__}"
+    else:
+        text = error.message
+    return " ".join(text.split())
