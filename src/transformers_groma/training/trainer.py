@@ -91,6 +91,13 @@ class GromaLossMixin:
             loss = self.compute_loss(model, self._prepare_inputs(inputs))
         return loss.detach(), None, None
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write a model for `from_pretrained`."""
+        if self.is_fsdp_enabled and not _internal_call:
+            # Checkpoints may be sharded; where they are, `Trainer` would write no weights here.
+            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        super().save_model(output_dir, _internal_call)
+
     def create_model_card(self, *args, **kwargs) -> None:
         """Write `README.md` with data, recipe and metrics into the output folder."""
         if self.is_world_process_zero():
