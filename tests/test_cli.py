@@ -70,7 +70,9 @@ def test_help_needs_no_torch():
     assert "example: groma chat" in done.stdout
 
 
-@pytest.mark.parametrize("command", [[], ["chat"], ["propose"], ["convert"], ["data"], ["data", "shapes"], ["demo"]])
+@pytest.mark.parametrize(
+    "command", [[], ["chat"], ["propose"], ["convert"], ["data"], ["data", "shapes"], ["data", "folder"], ["demo"]]
+)
 def test_every_help_has_an_example(run, command):
     code, out, err = run(*command, "--help")
     assert (code, err) == (0, "")
@@ -294,7 +296,7 @@ SHAPES = ("data", "shapes", "--rows", "3", "--seed", "0", "--output")
 def test_data_lists_the_sources(run, monkeypatch):
     code, out, err = run("data")
     assert (code, err) == (0, "")
-    assert "groma data shapes\n" in out
+    assert "groma data shapes\n" in out and "groma data folder\n" in out
     assert "python -m processing.coco\n    COCO instances" in out
     monkeypatch.setattr(cli, "source_checkout", lambda: None)
     code, out, err = run("data")
