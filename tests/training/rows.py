@@ -12,6 +12,7 @@ from datasets import Dataset
 from PIL import Image, ImageDraw
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, TrainingArguments
+from trl import ModelConfig, SFTConfig
 
 from transformers_groma import (
     GromaForConditionalGeneration,
@@ -22,6 +23,10 @@ from transformers_groma import (
 from transformers_groma.data.columns import CONVERSATION_FEATURES, image_part, phrase_part, region_part, text_part
 from transformers_groma.modeling_groma_regions import select_regions
 from transformers_groma.processing_groma import GROMA_CHAT_TEMPLATE, add_groma_tokens
+from transformers_groma.training import alignment, sft
+from transformers_groma.training.arguments import parse_arguments
+from transformers_groma.training.conversation_stage import ConversationArguments
+from transformers_groma.training.trainer import GromaSFTTrainer, GromaTrainer
 
 from ..tiny import MAX_REGIONS, VISION, tiny_model
 
@@ -213,3 +218,21 @@ def keep_slot_order(monkeypatch) -> None:
         "select_regions",
         lambda *args, permute=False, **kwargs: select_regions(*args, **kwargs),
     )
+
+
+def run_alignment(arguments: list[str]) -> GromaTrainer:
+    """Stage 2 from a command line."""
+    return alignment.train(
+        *parse_arguments((alignment.AlignmentArguments, TrainingArguments), arguments, "stage 2", "")
+    )
+
+
+def run_sft(arguments: list[str]) -> GromaSFTTrainer:
+    """Stage 3 from a command line."""
+    return sft.train(*parse_arguments((ConversationArguments, SFTConfig, ModelConfig), arguments, "stage 3", ""))
+
+
+def history(trainer) -> list[dict[str, float]]:
+    """What was logged at every step, without what depends on the clock."""
+    names = ("step", "epoch", "loss", "grad_norm", "learning_rate")
+    return [{name: entry[name] for name in names} for entry in trainer.state.log_history if "loss" in entry]

@@ -1,0 +1,121 @@
+"""The card of a training says what it was, and nothing of the machine it ran on."""
+
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from transformers import TrainerState
+
+from transformers_groma.training.conversation_stage import ConversationArguments, card_details
+from transformers_groma.training.model_card import write_model_card
+
+from .rows import conversations, training_arguments
+
+HISTORY = [
+    {"step": 1, "loss": 6.0, "grad_norm": 1.0},
+    {"step": 1, "eval_loss": 5.5, "eval_runtime": 1.5, "eval_steps_per_second": 3.0},
+    {"step": 2, "loss": 5.25},
+    {"step": 2, "eval_loss": 5.125, "eval_accuracy": 0.5},
+    {"step": 2, "train_loss": 5.625, "total_flos": 1e9},
+]
+
+
+def finished_trainer(folder, card_details, **settings) -> SimpleNamespace:
+    """What the card looks at."""
+    arguments = training_arguments(folder, **settings)
+    state = TrainerState(global_step=2, log_history=HISTORY)
+    return SimpleNamespace(args=arguments, state=state, card_details=card_details)
+
+
+def table(text: str, title: str) -> dict[str, str]:
+    section = text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.strip().splitlines()[2:]]
+    return {row[0]: row[1] if len(row) > 1 else "" for row in rows}
+
+
+@pytest.fixture
+def data(tmp_path):
+    (tmp_path / "machine" / "data").mkdir(parents=True)
+    return tmp_path / "machine" / "data"
+
+
+def test_card_of_local_folders(tmp_path, data):
+    model = tmp_path / "machine" / "groma-base"
+    detector = tmp_path / "machine" / "detector-1"
+    model.mkdir()
+    detector.mkdir()
+    arguments = ConversationArguments(
+        train_datasets=[f"{data}@train:0.5", "org/grit:0.1"], trainable_parts=["projector"], detector=str(detector)
+    )
+    details = card_details(str(model), arguments, conversations(10), LoRA="r 8")
+    output = tmp_path / "machine" / "output" / "my-groma"
+    write_model_card(output, finished_trainer(output, details))
+    text = (output / "README.md").read_text()
+    assert str(tmp_path) not in text
+    assert "machine" not in text
+    assert "# my-groma\n" in text
+    assert "Training started from `groma-base`." in text
+    assert 'model="my-groma"' in text
+    assert table(text, "Data") == {
+        "`data@train:0.5`": "",
+        "`org/grit:0.1`": "",
+        "`source boxes`": "8",
+        "`source chat`": "2",
+    }
+    recipe = table(text, "Recipe")
+    assert recipe["trained parts"] == "projector"
+    assert recipe["steps so far"] == "2"
+    assert recipe["LoRA"] == "r 8"
+    assert recipe["detector"] == "detector-1"
+    assert recipe["max tokens"] == "2048"
+    assert recipe["learning rate"] == "0.001"
+    assert recipe["lr scheduler type"] == "linear"
+    assert recipe["optim"] == "adamw_torch_fused"
+    assert table(text, "Metrics") == {
+        "eval_accuracy": "0.5",
+        "eval_loss": "5.125",
+        "loss": "5.25",
+        "train_loss": "5.625",
+    }
+    metadata = ModelCard.load(output / "README.md").data
+    assert metadata.base_model is None
+    assert metadata.datasets == ["org/grit"]
+
+
+def test_metadata_of_hub_names(tmp_path):
+    arguments = ConversationArguments(train_datasets=["org/vg", "org/vg@extra"], trainable_parts=["projector"])
+    details = card_details("org/groma-base", arguments, conversations(5))
+    write_model_card(tmp_path, finished_trainer(tmp_path, details, hub_model_id="me/mine"))
+    text = (tmp_path / "README.md").read_text()
+    header = yaml.safe_load(text.split("---\n")[1])
+    assert header == {
+        "license": "apache-2.0",
+        "library_name": "transformers",
+        "pipeline_tag": "image-text-to-text",
+        "tags": ["groma", "visual-grounding", "generated_from_trainer"],
+        "base_model": "org/groma-base",
+        "datasets": ["org/vg"],
+    }
+    # What the Hub's reader makes of it is the same.
+    assert ModelCard.load(tmp_path / "README.md").data.to_dict() == header
+    assert "# mine\n" in text
+    assert 'model="me/mine"' in text
+    assert "Training started from `org/groma-base`." in text
+
+
+def test_a_trainer_that_tells_nothing(tmp_path):
+    trainer = finished_trainer(tmp_path, {})
+    trainer.state.log_history = []
+    write_model_card(tmp_path, trainer)
+    text = (tmp_path / "README.md").read_text()
+    assert "Training started from" not in text
+    assert "## Data\n\nNot told.\n" in text
+    assert "## Metrics\n\nNone were measured yet.\n" in text
+    ModelCard.load(tmp_path / "README.md")
+
+
+def test_output_in_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_model_card(tmp_path, finished_trainer(".", {}))
+    assert f"# {tmp_path.name}\n" in (tmp_path / "README.md").read_text()
