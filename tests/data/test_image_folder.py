@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from datasets import Dataset, load_dataset
 from PIL import Image
@@ -19,6 +21,8 @@ from transformers_groma.data.image_folder import (
     read_metadata,
     write_image_folder,
 )
+
+from ..processing.samples import real_sample
 
 # Two cups and a mug, from right to left; the last box has no text.
 OBJECTS = {
@@ -322,6 +326,32 @@ def test_the_layout_is_that_of_hugging_face(tmp_path):
     dataset = load_dataset("imagefolder", data_dir=str(folder), split="train", cache_dir=str(tmp_path / "cache"))
     assert dataset[0]["image"].size == (320, 240)
     assert dataset[0]["objects"]["bbox"] == OBJECTS["bbox"]
+
+
+def test_real_photos_of_coco(tmp_path):
+    """COCO's own `xywh` boxes, as lines of `metadata.jsonl`."""
+    photos = real_sample("coco_person_val2017")
+    content = json.loads((photos / "test_coco.json").read_text())
+    lines = []
+    for image in content["images"]:
+        boxes = [entry["bbox"] for entry in content["annotations"] if entry["image_id"] == image["id"]]
+        lines.append({"file_name": image["file_name"], "objects": {"bbox": boxes, "text": ["person"] * len(boxes)}})
+    folder = write_folder(tmp_path / "photos", *lines)
+    for image in content["images"]:
+        shutil.copy(photos / image["file_name"], folder / image["file_name"])
+    dataset = image_folder_dataset(folder, FolderOptions("detection"))
+    assert check_dataset(dataset, "detection") == 4
+    for row, line in zip(dataset, lines, strict=True):
+        x1, y1, x2, y2 = np.array(row["boxes_xyxy"]).T
+        found = np.stack([x1, y1, x2 - x1, y2 - y1], axis=1)
+        np.testing.assert_allclose(found, line["objects"]["bbox"], atol=1e-3)
+    answers = [
+        part["boxes"]
+        for row in image_folder_dataset(folder, FolderOptions("grounding"))
+        for part in row["messages"][1]["content"]
+    ]
+    counts = [len(line["objects"]["bbox"]) for line in lines]
+    assert [len(boxes) for boxes in answers] == [count for count in counts if count > 1]
 
 
 def test_pictures_with_their_boxes(folder):
