@@ -154,7 +154,7 @@ def test_every_dataset_of_the_recipes_has_a_command(monkeypatch):
 
 
 def test_batches_are_those_of_the_paper():
-    text = TRAINING.read_text(encoding="utf-8")
+    text = " ".join(TRAINING.read_text(encoding="utf-8").split())
     batches = [
         PROCESSES * yaml.safe_load(path.read_text(encoding="utf-8"))["per_device_train_batch_size"]
         for path in RECIPES.values()
