@@ -1,0 +1,211 @@
+"""Two processes compute what one does, in stages 2 and 3, with DDP and with sharded weights (FSDP2).
+
+All of it runs in one start of `torchrun`: `python -m torch.distributed.run … -m tests.training.test_distributed FOLDER`.
+"""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.testing import assert_close
+
+from transformers_groma.processing_groma import groma_tokens
+from transformers_groma.training.alignment import ALIGNMENT_PARTS
+from transformers_groma.training.collators import ConversationCollator
+from transformers_groma.training.sft import SFT_PARTS
+from transformers_groma.training.trainable import set_trainable_parts
+
+from ..tiny import MAX_REGIONS
+from .rows import (
+    command_line,
+    conversations,
+    history,
+    keep_slot_order,
+    run_alignment,
+    run_sft,
+    save_training_model,
+    training_model,
+    training_processor,
+    write_conversations,
+)
+
+REPOSITORY = Path(__file__).parents[2]
+# Plain gradient descent: Adam makes much of rounding errors in gradients that are nearly zero.
+SETTINGS = {
+    "max_steps": 4,
+    "optim": "sgd",
+    "learning_rate": 0.1,
+    "eval_strategy": "steps",
+    "eval_steps": 4,
+    "per_device_eval_batch_size": 1,
+}
+STAGES = {
+    "alignment": (run_alignment, {}),
+    "alignment-checkpointing": (run_alignment, {"activation_checkpointing": True}),
+    "sft": (run_sft, {}),
+    "lora": (run_sft, {"use_peft": True, "lora_r": 4, "lora_dropout": 0}),
+}
+
+
+def train_all_stages(folder: Path, batch_size: int, **settings: Any) -> dict[str, dict[str, Any]]:
+    """Some steps of each stage: what was logged, the evaluation, and a number for each trained weight."""
+    reports = {}
+    for name, (run, changes) in STAGES.items():
+        changes = {**SETTINGS, **changes, **settings, "per_device_train_batch_size": batch_size}
+        arguments = command_line(
+            folder / "model", folder / "data", folder / name, eval_datasets=folder / "data", **changes
+        )
+        trainer = run(arguments)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        reports[name] = {
+            "history": history(trainer),
+            "evaluation": [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry],
+            "weights": {key: w.double().norm().item() for key, w in model.named_parameters() if w.requires_grad},
+        }
+    return reports
+
+
+def shard(model: torch.nn.Module) -> torch.nn.Module:
+    """As accelerate does with hub_configs/accelerate/fsdp2.yaml: the layers, and what is left over."""
+    mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
+    for layer in (*model.model.language_model.layers, *model.model.vision_tower.encoder.layer):
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def check_sharded(parts: list[str], tied: bool) -> float:
+    """Losses, gradients and steps of sharded weights are those of whole ones. Returns the loss of both processes.
+
+    The second process has no picture in its batch.
+    """
+    rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    new = training_processor().tokenizer.convert_tokens_to_ids(groma_tokens(MAX_REGIONS))
+    rows = [conversations(4, text_only_every=2)[index] for index in (0, 2, 1, 3)]
+    collator = ConversationCollator(training_processor(), always_image=True)
+    whole_batch, batch = collator(rows), collator(rows[2 * rank : 2 * rank + 2])
+    count = (whole_batch["labels"][:, 1:] != -100).sum()
+
+    model = training_model(tied=tied)
+    set_trainable_parts(model, parts, new)
+    whole = copy.deepcopy(model)
+    before = copy.deepcopy(model.state_dict())
+    shard(model)
+    assert isinstance(model.lm_head.weight, DTensor)
+    optimizers = [
+        torch.optim.AdamW([weight for weight in each.parameters() if weight.requires_grad], lr=1e-2, weight_decay=0.0)
+        for each in (model, whole)
+    ]
+    for step in range(3):
+        expected = whole(**whole_batch, num_items_in_batch=count).loss
+        expected.backward()
+        # Gradients are averaged over processes, so each counts as many times as there are processes.
+        loss = model(**batch, num_items_in_batch=count).loss
+        (loss * world_size).backward()
+        total = loss.detach().clone()
+        distributed.all_reduce(total)
+        assert_close(total, expected.detach(), atol=1e-5, rtol=1e-5)
+        gradients = dict(whole.named_parameters())
+        for name, weight in model.named_parameters():
+            if not weight.requires_grad:
+                assert weight.grad is None, name
+            elif step == 0:
+                gradient = weight.grad.full_tensor()
+                assert_close(
+                    gradient, gradients[name].grad, atol=1e-6, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+                )
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    if "new_tokens" in parts:
+        for name in ("model.language_model.embed_tokens.weight", "lm_head.weight"):
+            after = dict(model.state_dict())[name].full_tensor()
+            old = [index for index in range(len(after)) if index not in new]
+            assert torch.equal(after[old], before[name][old]), name
+            assert not torch.equal(after[new], before[name][new]), name
+    return total.item()
+
+
+def main(folder: Path) -> None:
+    """What each of the two processes does."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        keep_slot_order(monkeypatch)
+        reports = train_all_stages(folder, 2, ddp_backend="gloo")
+    for name, parts, tied in (
+        ("alignment", ALIGNMENT_PARTS, False),
+        ("alignment, tied", ALIGNMENT_PARTS, True),
+        ("sft", SFT_PARTS, True),
+    ):
+        reports[f"sharded {name}"] = {"loss": check_sharded(parts, tied)}
+    (folder / f"report-{distributed.get_rank()}.json").write_text(json.dumps(reports))
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("distributed")
+    save_training_model(folder / "model")
+    # So many without an image that some processes have none in their batch.
+    write_conversations(folder / "data", 16, text_only_every=2)
+    write_conversations(folder / "data", 4, "validation", text_only_every=None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_processes(folder) -> list[dict[str, Any]]:
+    """The reports of both."""
+    output = folder / "two"
+    output.mkdir()
+    for name in ("model", "data"):
+        (output / name).symlink_to(folder / name)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    result = subprocess.run(
+        [*command, "-m", "tests.training.test_distributed", str(output)],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr[-5000:]
+    return [json.loads((output / f"report-{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def one_process(folder) -> dict[str, Any]:
+    """Batches twice as large. The slots are not shuffled: one process draws other random numbers than two."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        keep_slot_order(monkeypatch)
+        return train_all_stages(folder, 4)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_processes_are_one(two_processes, one_process, stage):
+    expected = one_process[stage]
+    for report in two_processes:
+        actual = report[stage]
+        assert len(actual["history"]) == SETTINGS["max_steps"]
+        for entry, wanted in zip(actual["history"], expected["history"], strict=True):
+            assert_close(entry, wanted, atol=1e-4, rtol=1e-4)
+        assert_close(actual["evaluation"], expected["evaluation"], atol=1e-4, rtol=1e-4)
+        assert_close(actual["weights"], expected["weights"], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["alignment", "alignment, tied", "sft"])
+def test_sharded_weights(two_processes, name):
+    """Compared in `check_sharded`; here only that both processes got so far."""
+    first, second = (report[f"sharded {name}"]["loss"] for report in two_processes)
+    assert first == second
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
