@@ -8,6 +8,8 @@ Several machines take every n-th file each; a job that was killed goes on behind
 
 The new folder takes the place of the old one in `train_datasets`. What it holds are raw proposals, before NMS: a training
 chooses among them together with the boxes of its questions, and gets the regions that it would get without this step.
+What is saved is the proposer's share of a training step, which is small at the released sizes, as the vision encoder still
+runs: `benchmarks/bench_precomputed_regions.py` measures it.
 """
 
 import hashlib
