@@ -225,6 +225,22 @@ def test_lora_config():
     assert config.modules_to_save == ["lm_head"]
 
 
+def test_qlora(base, data, tmp_path):
+    """Four bits in the language model alone, and a resume that is exact."""
+    pytest.importorskip(
+        "bitsandbytes", reason='bitsandbytes is not installed (pip install "transformers-groma[qlora]")'
+    )
+    settings = {**STEPS, **LORA, "load_in_4bit": True}
+    whole = run_sft(command_line(base, data, tmp_path / "whole", **settings))
+    quantized = {name for name, module in whole.model.named_modules() if type(module).__name__ == "Linear4bit"}
+    assert quantized
+    assert all(".language_model." in name for name in quantized)
+    checkpoint = tmp_path / "whole" / "checkpoint-3"
+    resumed = run_sft(command_line(base, data, tmp_path / "rest", **settings, resume_from_checkpoint=checkpoint))
+    assert history(resumed) == history(whole)
+    assert "| bits of the language model | 4 |" in (tmp_path / "whole" / "README.md").read_text()
+
+
 def test_only_the_language_model_is_quantized(monkeypatch):
     monkeypatch.setattr(sft, "is_bitsandbytes_available", lambda: True)
     monkeypatch.setattr("transformers.BitsAndBytesConfig.post_init", lambda self: None)

@@ -10,7 +10,6 @@ Everything in the YAML file can be overridden behind it. On several processes, a
 
 from collections.abc import Sequence
 
-from accelerate import PartialState
 from peft import PeftConfig
 from transformers import BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available
@@ -80,7 +79,7 @@ def train(script_args: ConversationArguments, training_args: SFTConfig, model_ar
         if quantization_config is None
         else {
             "quantization_config": quantization_config,
-            "device_map": {"": PartialState().local_process_index},
+            "device_map": {"": training_args.device},
         }
     )
     model, processor = load_model(
