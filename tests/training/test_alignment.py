@@ -258,9 +258,27 @@ def test_detector(base, data, tmp_path):
     assert same_weights(trainer.model.model.region_proposer, detector.region_proposer)
     assert same_weights(trainer.model.model.vision_tower, detector.vision_tower)
     assert "| detector | detector |" in (tmp_path / "output" / "README.md").read_text()
-    GromaForRegionProposal(tiny_detector_config(d_model=32)).save_pretrained(tmp_path / "wide")
-    with pytest.raises(ValueError, match="The region_proposer of .*wide does not fit the model: "):
-        run_alignment(command_line(base, data, tmp_path / "output", max_steps=1, detector=tmp_path / "wide"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"d_model": 32}, "The region_proposer of .*other does not fit the model: "),
+        (
+            {"decoder_attention_heads": 4},
+            r"`proposer_config.decoder_attention_heads` of the detector .*other is 4, that of .* 2",
+        ),
+        (
+            {"refine_reference_points": False},
+            "`proposer_config.refine_reference_points` .*other is False, that of .* True: its",
+        ),
+    ],
+)
+def test_a_detector_that_does_not_fit(base, data, tmp_path, changes, message):
+    """Also where all shapes are equal."""
+    GromaForRegionProposal(tiny_detector_config(**changes)).save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match=message):
+        run_alignment(command_line(base, data, tmp_path / "output", max_steps=1, detector=tmp_path / "other"))
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,20 @@ def train_all_stages(folder: Path, batch_size: int, **settings: Any) -> dict[str
     return reports
 
 
+def interrupt_and_resume(folder: Path) -> dict[str, Any]:
+    """What was logged without and with an interruption; the slots are shuffled, by each process for itself."""
+    settings = {"max_steps": 4, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 2}
+    checkpoint = folder / "whole" / "checkpoint-2"
+    runs = {"whole": {}, "resumed": {"resume_from_checkpoint": checkpoint}}
+    reports = {}
+    for name, changes in runs.items():
+        arguments = command_line(
+            folder / "model", folder / "data", folder / name, **settings, **changes, ddp_backend="gloo"
+        )
+        reports[name] = history(run_alignment(arguments))
+    return reports
+
+
 def shard(model: torch.nn.Module) -> torch.nn.Module:
     """As accelerate does with hub_configs/accelerate/fsdp2.yaml: the layers, and what is left over."""
     mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
@@ -140,6 +154,7 @@ def main(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         keep_slot_order(monkeypatch)
         reports = train_all_stages(folder, 2, ddp_backend="gloo")
+    reports["resume"] = interrupt_and_resume(folder)
     for name, parts, tied in (
         ("alignment", ALIGNMENT_PARTS, False),
         ("alignment, tied", ALIGNMENT_PARTS, True),
@@ -198,6 +213,12 @@ def test_two_processes_are_one(two_processes, one_process, stage):
             assert_close(entry, wanted, atol=1e-4, rtol=1e-4)
         assert_close(actual["evaluation"], expected["evaluation"], atol=1e-4, rtol=1e-4)
         assert_close(actual["weights"], expected["weights"], atol=1e-5, rtol=1e-5)
+
+
+def test_resume_is_exact(two_processes):
+    for report in two_processes:
+        assert len(report["resume"]["whole"]) == 4
+        assert report["resume"]["resumed"] == report["resume"]["whole"]
 
 
 @pytest.mark.parametrize("name", ["alignment", "alignment, tied", "sft"])

@@ -22,6 +22,20 @@ from .trainable import NEW_TOKENS, check_parts, set_trainable_parts
 
 logger = logging.get_logger(__name__)
 
+# What changes the results of a detector but not the shapes of its weights.
+SILENT_SETTINGS = {
+    "vision_config": ("model_type", "num_attention_heads", "hidden_act", "image_size"),
+    "proposer_config": (
+        "num_vision_layers",
+        "num_queries",
+        "encoder_attention_heads",
+        "decoder_attention_heads",
+        "activation_function",
+        "refine_reference_points",
+        "coco_score_weight",
+    ),
+}
+
 
 @dataclass
 class ConversationArguments(DatasetArguments):
@@ -77,9 +91,17 @@ def load_detector_weights(model: GromaForConditionalGeneration, path: str) -> No
         path (`str`): folder or Hub name of a `GromaForRegionProposal`.
 
     Raises:
-        ValueError: the two have parts of different sizes.
+        ValueError: the two have parts of different sizes, or use weights of the same size in another way.
     """
     detector = GromaForRegionProposal.from_pretrained(path, dtype=torch.float32)
+    for part, names in SILENT_SETTINGS.items():
+        theirs, ours = getattr(detector.config, part).to_dict(), getattr(model.config, part).to_dict()
+        for name in names:
+            if theirs.get(name) != ours.get(name):
+                raise ValueError(
+                    f"`{part}.{name}` of the detector {path} is {theirs.get(name)}, that of the model {ours.get(name)}: its "
+                    "weights would compute something else. Put the model together from this detector (`groma convert`)."
+                )
     for name in ("vision_tower", "region_proposer"):
         try:
             getattr(model.model, name).load_state_dict(getattr(detector, name).state_dict())
