@@ -112,10 +112,13 @@ def select_regions(
     ground_boxes = boxes.new_zeros(boxes.shape[0], 0, 4) if ground_boxes is None else ground_boxes.to(boxes)
     num_refer, num_proposals, num_ground = refer_boxes.shape[1], boxes.shape[1], ground_boxes.shape[1]
     if num_refer + num_ground > max_regions:
-        raise ValueError(
-            f"`refer_boxes` ({num_refer}) and `ground_boxes` ({num_ground}) together are more than the "
-            f"{max_regions} region slots of this model (`config.max_regions`). Pass fewer boxes."
-        )
+        # Rows of a batch are padded, each kind of box for itself: what counts is how many boxes an image has.
+        most = int((is_box(refer_boxes).sum(dim=1) + is_box(ground_boxes).sum(dim=1)).max())
+        if most > max_regions:
+            raise ValueError(
+                f"`refer_boxes` and `ground_boxes` of an image are {most} together, more than the {max_regions} region slots of "
+                "this model (`config.max_regions`). Pass fewer boxes."
+            )
 
     # Candidates: user boxes, proposals, ground-truth boxes.
     refer_valid, ground_valid = is_box(refer_boxes), is_box(ground_boxes)

@@ -2,8 +2,18 @@
 
 import pytest
 
-from processing.rows import capitalized, grounded_parts, plain_text, read_ids, without_stray_spaces
+from processing.rows import (
+    Picture,
+    capitalized,
+    conversation_row,
+    grounded_parts,
+    plain_text,
+    read_ids,
+    without_stray_spaces,
+)
 from transformers_groma.data.columns import phrase_part, text_part
+from transformers_groma.data.conversations import to_messages
+from transformers_groma.data.prompts import question_parts
 from transformers_groma.data.shards import SkipRecord
 
 A, B, C = [0.0, 0, 5, 5], [1.0, 1, 6, 6], [2.0, 2, 7, 7]
@@ -94,3 +104,19 @@ def test_id_lists(tmp_path):
     path = tmp_path / "ids.txt"
     path.write_text("# <image> <caption>\n12 5\n\n  7\n")
     assert read_ids(path) == {"12", "7"}
+
+
+def test_rows_read_as_the_paper_writes_them(processor):
+    """What a source makes of a caption, and what the model learns from it."""
+    answer, boxes = grounded_parts("Two men hold a box.", [(13, 18, [C]), (0, 7, [B, A])])
+    picture = Picture(b"", "a.jpg", 10, 10)
+    question = question_parts("rec", phrase="the box")
+    turns = [(question_parts("region_caption", region=2), [text_part("A box")]), (question, answer)]
+    row = conversation_row(picture, "1", boxes, turns, "test")
+    text = processor.apply_chat_template(to_messages(row), tokenize=False)
+    assert text.endswith(
+        "USER: Please give a short description of <region>. ASSISTANT: A box</s>"
+        "USER: Locate <p>the box</p> in this image. ASSISTANT: "
+        "<p>Two men</p> <roi><ground_box><ground_box></roi> hold <p>a box</p> <roi><ground_box></roi>.</s>"
+    )
+    assert to_messages(row)[3]["content"][0]["boxes"] == [B, A]

@@ -194,7 +194,6 @@ def test_more_boxes_than_slots(processor):
         check_conversation(row, MAX_REGIONS)
 
 
-@pytest.mark.xfail(strict=True, reason="`select_regions` counts the padding of the batch as boxes", raises=ValueError)
 def test_many_user_boxes_beside_many_boxes_of_answers(processor):
     """Each row fits; padded, both kinds together are more than there are slots."""
     pointing, answering = (dict(row) for row in conversations(2, text_only_every=None))

@@ -73,7 +73,9 @@ def _answer_batch(
     output = model.generate(
         **inputs, max_new_tokens=max_new_tokens, do_sample=False, return_dict_in_generate=True, use_cache=True
     )
-    sizes = [upright_image_size(row["image"], 0) for row in rows if row["image"] is not None]
+    sizes = [
+        upright_image_size(row["image"], index, None) for index, row in enumerate(rows) if row["image"] is not None
+    ]
     return processor.post_process_grounded_generation(output, inputs=inputs, target_sizes=sizes or None)
 
 
