@@ -1,6 +1,5 @@
 """Stage 2: what learns, that the loss is the model's, and that an interruption changes nothing."""
 
-import json
 import os
 import signal
 import subprocess
@@ -21,7 +20,6 @@ from transformers_groma.processing_groma import groma_tokens
 from transformers_groma.training import alignment
 from transformers_groma.training.alignment import ALIGNMENT_PARTS
 from transformers_groma.training.collators import ConversationCollator
-from transformers_groma.training.conversation_stage import last_checkpoint
 from transformers_groma.training.trainable import set_trainable_parts
 from transformers_groma.training.trainer import GromaTrainer
 
@@ -169,23 +167,6 @@ def test_killed_while_it_writes_a_checkpoint(base, data, tmp_path):
     whole = run_alignment(arguments)
     assert history(resumed) == history(whole)
     assert same_weights(resumed.model, whole.model)
-
-
-def test_last_checkpoint(tmp_path):
-    for resume in (None, False, "false", "False"):
-        assert last_checkpoint(str(tmp_path), resume) is None
-    assert last_checkpoint(str(tmp_path), "some/folder") == "some/folder"
-    for resume in (True, "true", "True", "auto"):
-        assert last_checkpoint(str(tmp_path / "new"), resume) is None
-        assert last_checkpoint(str(tmp_path), resume) is None
-    for step in (2, 10, 9):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps({"global_step": step}))
-    assert last_checkpoint(str(tmp_path), "true") == str(tmp_path / "checkpoint-10")
-    (tmp_path / "checkpoint-10" / "trainer_state.json").write_text('{"global_st')
-    assert last_checkpoint(str(tmp_path), "true") == str(tmp_path / "checkpoint-9")
-    (tmp_path / "checkpoint-9" / "trainer_state.json").unlink()
-    assert last_checkpoint(str(tmp_path), "true") == str(tmp_path / "checkpoint-2")
 
 
 def test_accumulated_batches_are_one_batch(base, data, tmp_path, monkeypatch):

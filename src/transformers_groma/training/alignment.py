@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
-from .arguments import parse_arguments
+from .arguments import last_checkpoint, parse_arguments
 from .collators import ConversationCollator
 from .conversation_stage import (
     ConversationArguments,
     card_details,
     choose_parts,
-    last_checkpoint,
     load_conversations,
     load_model,
 )

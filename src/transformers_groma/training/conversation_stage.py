@@ -1,15 +1,11 @@
 """What the stages that learn from conversations share: arguments, model, data."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import sort_checkpoints
-from transformers.utils import logging
 
 from ..data.columns import check_dataset
 from ..data.mixtures import load_mixture, parse_dataset_spec
@@ -19,8 +15,6 @@ from ..processing_groma import GromaProcessor, groma_tokens
 from .arguments import DatasetArguments, as_list
 from .collators import check_conversation
 from .trainable import NEW_TOKENS, check_parts, set_trainable_parts
-
-logger = logging.get_logger(__name__)
 
 # What changes the results of a detector but not the shapes of its weights.
 SILENT_SETTINGS = {
@@ -199,41 +193,10 @@ def _public_name(path: str) -> str:
     return Path(path).resolve().name if Path(path).exists() else path
 
 
-def last_checkpoint(output_dir: str, resume: str | bool | None) -> str | None:
-    """The checkpoint to go on from: the one named, or with `true` (or `auto`) the last whole one of the output folder, if any.
-
-    Args:
-        output_dir (`str`): of the training.
-        resume (`str` or `bool`, *optional*): the argument `resume_from_checkpoint`.
-
-    Returns:
-        `str`, *optional*: a folder.
-    """
-    if resume in (None, False, "False", "false"):
-        return None
-    if resume not in (True, "True", "true", "auto"):
-        return resume
-    for folder in reversed(sort_checkpoints(output_dir)):
-        if _is_whole_checkpoint(Path(folder)):
-            return folder
-        logger.warning(f"{folder} is not whole, as if its writing was interrupted. Looking for an earlier one.")
-    return None
-
-
-def _is_whole_checkpoint(folder: Path) -> bool:
-    """Whether the file that is written last is there, and whole."""
-    try:
-        json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
-
-
 __all__ = [
     "ConversationArguments",
     "card_details",
     "choose_parts",
-    "last_checkpoint",
     "load_conversations",
     "load_detector_weights",
     "load_model",

@@ -41,10 +41,9 @@ from ..evaluation.detection import detected_regions, region_metrics
 from ..image_processing_groma import GromaImageProcessor
 from ..modeling_groma_detector import GromaForRegionProposal
 from ..modeling_groma_proposer import OBJECTNESS_SOURCES
-from .arguments import DatasetArguments, parse_arguments
+from .arguments import DatasetArguments, last_checkpoint, parse_arguments
 from .augmentation import AUGMENTATIONS, Augmentation, augment, row_generator
 from .callbacks import check_loss
-from .conversation_stage import last_checkpoint
 from .samplers import EpochSourceBatchSampler
 
 # Layers that say where deformable attention looks. They learn slowly, as in Deformable DETR.

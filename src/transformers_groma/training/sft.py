@@ -15,13 +15,12 @@ from transformers import BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available
 from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
-from .arguments import parse_arguments
+from .arguments import last_checkpoint, parse_arguments
 from .collators import ConversationCollator
 from .conversation_stage import (
     ConversationArguments,
     card_details,
     choose_parts,
-    last_checkpoint,
     load_conversations,
     load_model,
 )
