@@ -1,6 +1,7 @@
 """Precomputed regions: the frozen detector runs once over a dataset, and stages 2 and 3 need not run its proposer any more.
 
-    groma train precompute-regions --model_name_or_path output/detection --dataset_dir data/vg --output_dir data/vg-regions
+    groma train precompute-regions --model_name_or_path output/detection \\
+        --dataset_dir data/visual_genome --output_dir data/visual_genome-regions
 
 Several machines take every n-th file each; a job that was killed goes on behind its last whole file:
 
