@@ -24,7 +24,6 @@ Every step goes on where it stopped: `select` keeps a selection that is there, `
 import argparse
 import json
 import math
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -38,6 +37,7 @@ from processing.groma_instruct.parse import parse_answers
 from processing.groma_instruct.selection import SelectedImage, select_images
 from processing.groma_instruct_dataset import convert
 from transformers_groma._files import write_file
+from transformers_groma.data.jsonl import read_jsonl, write_jsonl
 from transformers_groma.data.shards import write_dataset
 
 SOURCE = "groma_instruct"
@@ -62,7 +62,7 @@ def run_select(args: argparse.Namespace) -> int:
             "examples": report.examples,
         },
     )
-    files.write_jsonl(path, selection)
+    write_jsonl(path, selection)
     _say(f"select: {report.summary()}")
     if not selection:
         _say(f"error: no image was selected; the reasons are in {args.output / files.SELECTION_REPORT}")
@@ -73,41 +73,32 @@ def run_select(args: argparse.Namespace) -> int:
 def run_query(args: argparse.Namespace) -> int:
     """Ask for the answers that are missing."""
     # Only here: the other steps need no client.
-    from processing.groma_instruct import query
-    from processing.groma_instruct.endpoint import Endpoint, EndpointError
+    from processing.groma_instruct.query import query_images
+    from transformers_groma.data.asking import Budget
+    from transformers_groma.data.endpoint import Endpoint, EndpointError, read_api_key
 
-    key = os.environ.get(args.api_key_env)
-    if not key and args.base_url is None:
-        raise ValueError(
-            f"The environment variable {args.api_key_env} holds no key. Set it, name another one with --api-key-env, or "
-            "give the --base-url of a server that needs no key."
-        )
-    if args.max_cost is not None and args.price_in == 0 and args.price_out == 0:
-        raise ValueError("--max-cost needs --price-in and --price-out, the prices of a million tokens.")
     endpoint = Endpoint(
         model=args.model,
         base_url=args.base_url,
-        api_key=key or "none",
+        api_key=read_api_key(args.api_key_env, args.base_url),
         timeout=args.timeout,
         max_retries=args.max_retries,
         options=args.options,
     )
     try:
-        report = query.query_images(
+        report = query_images(
             _read_selection(args)[: args.limit],
             args.images,
             args.output,
             endpoint,
             concurrency=args.concurrency,
             requests_per_minute=args.requests_per_minute,
-            price_in=args.price_in,
-            price_out=args.price_out,
-            max_cost=args.max_cost,
+            budget=Budget(args.price_in, args.price_out, args.max_cost),
         )
     except EndpointError as error:
         _say(f"error: {error}")
         return 2
-    _say(f"query: {query.summary_line(report)}")
+    _say(f"query: {report.summary('images')}")
     if report.failed:
         _say(f"query: the reasons are in {args.output / files.FAILURES}; run again to ask for what is missing")
     return 1 if report.failed or report.stopped else 0
@@ -116,14 +107,14 @@ def run_query(args: argparse.Namespace) -> int:
 def run_parse(args: argparse.Namespace) -> int:
     """Write `groma_instruct.json`, what was rejected, and the dataset."""
     selection = _read_selection(args)
-    answers = files.read_jsonl(args.output / files.ANSWERS)
+    answers = read_jsonl(args.output / files.ANSWERS)
     if not answers:
         _say(f"error: {args.output / files.ANSWERS} holds no answers; run the step `query`")
         return 1
     current = current_answers(answers, selection)
     records, rejected = parse_answers(current, selection)
     reasons = Counter(entry["reason"] for entry in rejected)
-    files.write_jsonl(args.output / files.REJECTED, rejected)
+    write_jsonl(args.output / files.REJECTED, rejected)
     files.write_json(
         args.output / files.PARSE_REPORT,
         {
@@ -275,7 +266,7 @@ def _read_selection(args: argparse.Namespace) -> list[SelectedImage]:
     path = args.output / files.SELECTION
     if not path.exists():
         raise ValueError(f"{path} is missing. Run the step `select` first.")
-    return files.read_jsonl(path)
+    return read_jsonl(path)
 
 
 def _say(message: str) -> None:

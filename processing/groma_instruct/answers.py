@@ -1,11 +1,8 @@
-"""What the vision model said and what it took: the lines of `answers.jsonl` and `costs.jsonl`."""
+"""What the vision model said: the lines of `answers.jsonl`."""
 
-import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
-from processing.groma_instruct import files
 from processing.groma_instruct.selection import SelectedImage
 
 
@@ -29,17 +26,6 @@ class Answer(TypedDict):
     refusal: str | None
 
 
-class Cost(TypedDict):
-    """What an answer took; a line of `costs.jsonl`. `cost` is in the currency of the prices."""
-
-    image_id: str
-    model: str
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    cost: float
-    time: str
-
-
 def current_answers(answers: Sequence[Answer], selection: Sequence[SelectedImage]) -> dict[str, Answer]:
     """The answers that fit the selection: their numbers stand for the same regions. The last one of an image counts.
 
@@ -52,23 +38,3 @@ def current_answers(answers: Sequence[Answer], selection: Sequence[SelectedImage
     """
     boxes = {selected["image_id"]: selected["boxes_xyxy"] for selected in selection}
     return {answer["image_id"]: answer for answer in answers if boxes.get(answer["image_id"]) == answer["boxes_xyxy"]}
-
-
-def write_cost_summary(output: Path) -> dict[str, Any]:
-    """Add up `costs.jsonl` in `cost_summary.json`.
-
-    Args:
-        output (`Path`): the work folder.
-
-    Returns:
-        `dict`: number of answers, tokens and cost of all runs.
-    """
-    costs = files.read_jsonl(output / files.COSTS)
-    summary = {
-        "answers": len(costs),
-        "prompt_tokens": sum(cost["prompt_tokens"] or 0 for cost in costs),
-        "completion_tokens": sum(cost["completion_tokens"] or 0 for cost in costs),
-        "cost": math.fsum(cost["cost"] for cost in costs),
-    }
-    files.write_json(output / files.COST_SUMMARY, summary)
-    return summary

@@ -10,10 +10,8 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta, timezone
-from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +19,17 @@ import pytest
 from PIL import Image
 
 from processing import groma_instruct_dataset
-from processing.groma_instruct import endpoint, files, query
+from processing.groma_instruct import files
 from processing.groma_instruct.__main__ import main
 from processing.groma_instruct.answers import current_answers
 from processing.groma_instruct.context import EXAMPLES_FILE, build_messages
 from processing.groma_instruct.markers import draw_markers, place_plates
 from processing.groma_instruct.parse import Rejected, parse_conversation
 from processing.groma_instruct.selection import choose_regions
+from transformers_groma.data import asking, endpoint
+from transformers_groma.data.jsonl import read_jsonl, write_jsonl
 
+from ..chat_server import ChatServer, Response, completion, failure, raw
 from .samples import read_rows, real_sample, write_json, write_picture
 
 PHOTO = Path(__file__).parents[1] / "fixtures" / "photos" / "cat_and_dog.jpg"
@@ -40,7 +41,7 @@ GOOD = {
 }
 
 
-@pytest.mark.parametrize("name", ["markers", "selection", "context", "answers", "endpoint", "query", "parse"])
+@pytest.mark.parametrize("name", ["markers", "selection", "context", "answers", "query", "parse"])
 def test_examples_in_docstrings(name):
     module = importlib.import_module(f"processing.groma_instruct.{name}")
     assert doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE).failed == 0
@@ -101,7 +102,7 @@ def test_select(tmp_path, capsys):
     options = write_source(tmp_path, range(2))
     assert main(["select", *options]) == 0
     assert "select: 2 rows from 9 records; skipped 7: " in capsys.readouterr().err
-    selection = files.read_jsonl(tmp_path / "work" / "selection.jsonl")
+    selection = read_jsonl(tmp_path / "work" / "selection.jsonl")
     assert [selected["image_id"] for selected in selection] == ["0", "1"]
     assert selection[1] == {
         "image_id": "1",
@@ -134,7 +135,7 @@ def test_select(tmp_path, capsys):
     assert (tmp_path / "work" / "selection.jsonl").stat() == before
     shutil.move(tmp_path / "images" / "VG_100K_2" / "1.jpg", tmp_path / "images" / "1.jpg")
     assert main(["select", *options, "--overwrite"]) == 0
-    assert files.read_jsonl(tmp_path / "work" / "selection.jsonl")[1]["file_name"] == "1.jpg"
+    assert read_jsonl(tmp_path / "work" / "selection.jsonl")[1]["file_name"] == "1.jpg"
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_select_real_sample(tmp_path, capsys):
 
     path = write_json(tmp_path / "image_data.json", [entries[0] | {"coco_id": 5}])
     assert main(["select", *options, "--image-data", str(path), "--overwrite"]) == 0
-    (selected,) = files.read_jsonl(tmp_path / "work" / "selection.jsonl")
+    (selected,) = read_jsonl(tmp_path / "work" / "selection.jsonl")
     assert selected["descriptions"] == [
         "shade is along the street",
         "the clock is green in colour",
@@ -402,99 +403,23 @@ def test_answers_that_are_rejected(text, reason):
 
 # -------------------------------------------------------------------------------------------------------------- query
 
-Reply = Callable[[BaseHTTPRequestHandler], None]
 
-
-def answer(
-    text: str | None = None, tokens: tuple[int, int] | None = (1000, 100), delay: float = 0.0, **choice
-) -> Reply:
+def answer(text: str | None = None, **how) -> Response:
     """A chat completion; without a text, a good one."""
-    content = json.dumps(GOOD) if text is None else text
-    body: dict[str, Any] = {
-        "id": "1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "stub-2",
-        "choices": [
-            {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop", **choice}
-        ],
-    }
-    if tokens is not None:
-        body["usage"] = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)}
-    return raw(200, json.dumps(body), delay=delay)
+    return completion(json.dumps(GOOD) if text is None else text, **how)
 
 
-def raw(status: int, body: str, delay: float = 0.0, **headers: str) -> Reply:
-    """Any response."""
-
-    def reply(handler: BaseHTTPRequestHandler) -> None:
-        time.sleep(delay)
-        handler.send_response(status)
-        for name, value in {"Content-Type": "application/json", **headers}.items():
-            handler.send_header(name.replace("_", "-"), value)
-        handler.send_header("Content-Length", str(len(body.encode())))
-        handler.end_headers()
-        handler.wfile.write(body.encode())
-
-    return reply
-
-
-def failure(status: int, code: str | None = None, message: str = "no luck", **headers: str) -> Reply:
-    return raw(status, json.dumps({"error": {"message": message, "type": "x", "code": code}}), **headers)
-
-
-class Stub:
-    """A server that gives each image the replies written down for it, the last one again and again."""
-
-    def __init__(self) -> None:
-        self.replies: dict[str, list[Reply]] = {}
-        self.requests: list[tuple[str, float]] = []
-        self.bodies: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self.busy = self.most_busy = 0
-        stub, lock = self, threading.Lock()
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                notes = body["messages"][-1]["content"][0]["text"]
-                image = notes.split("cat of ")[1].split("\n")[0]
-                with lock:
-                    stub.requests.append((image, time.monotonic()))
-                    stub.bodies.append(body | {"path": self.path})
-                    stub.headers.append({name.lower(): value for name, value in self.headers.items()})
-                    replies = stub.replies.get(image, [answer()])
-                    reply = replies.pop(0) if len(replies) > 1 else replies[0]
-                    stub.busy += 1
-                    stub.most_busy = max(stub.most_busy, stub.busy)
-                try:
-                    reply(self)
-                except (BrokenPipeError, ConnectionResetError):
-                    pass  # the client had a time-out
-                finally:
-                    with lock:
-                        stub.busy -= 1
-
-            def log_message(self, *arguments: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-
-    def asked(self) -> list[str]:
-        return [image for image, _ in self.requests]
+def image_of(body: Mapping[str, Any]) -> str:
+    """Which image a request asks about."""
+    return body["messages"][-1]["content"][0]["text"].split("cat of ")[1].split("\n")[0]
 
 
 @pytest.fixture
-def stub(monkeypatch) -> Iterator[Stub]:
+def stub(monkeypatch) -> Iterator[ChatServer]:
     monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
     monkeypatch.setenv("STUB_KEY", "secret-of-the-test")
-    stub = Stub()
-    thread = threading.Thread(target=stub.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    yield stub
-    stub.server.shutdown()
-    stub.server.server_close()
+    with ChatServer(image_of, answer()).running() as server:
+        yield server
 
 
 @pytest.fixture
@@ -505,11 +430,11 @@ def work(tmp_path) -> Path:
         write_picture(tmp_path / "images" / f"{number}.jpg", 200, 160)
         descriptions = [f"cat of {number}", "dog", "collar"]
         selection.append(selected_image(image_id=str(number), file_name=f"{number}.jpg", descriptions=descriptions))
-    files.write_jsonl(tmp_path / "work" / files.SELECTION, selection)
+    write_jsonl(tmp_path / "work" / files.SELECTION, selection)
     return tmp_path / "work"
 
 
-def options(work: Path, stub: Stub | None, *more: str) -> list[str]:
+def options(work: Path, stub: ChatServer | None, *more: str) -> list[str]:
     folders = ["--images", str(work.parent / "images"), "--output", str(work)]
     if stub is None:
         return [*folders, *more]
@@ -517,7 +442,7 @@ def options(work: Path, stub: Stub | None, *more: str) -> list[str]:
 
 
 def answered(work: Path) -> list[str]:
-    return sorted(entry["image_id"] for entry in files.read_jsonl(work / files.ANSWERS))
+    return sorted(entry["image_id"] for entry in read_jsonl(work / files.ANSWERS))
 
 
 def test_query_asks_once_for_each_image(work, stub, capsys):
@@ -536,7 +461,7 @@ def test_query_asks_once_for_each_image(work, stub, capsys):
     assert sorted(stub.asked()) == ["0", "1", "2", "3", "4", "5"]
     assert stub.bodies[-1]["temperature"] == 0.5 and "max_completion_tokens" not in stub.bodies[-1]
 
-    costs = files.read_jsonl(work / files.COSTS)
+    costs = read_jsonl(work / files.COSTS)
     assert [cost["cost"] for cost in costs] == pytest.approx([0.0035] * 6)
     assert (costs[0]["model"], costs[0]["prompt_tokens"], costs[0]["completion_tokens"]) == ("stub-2", 1000, 100)
     summary = json.loads((work / files.COST_SUMMARY).read_text())
@@ -561,7 +486,7 @@ def test_query_tries_again_where_it_helps(work, stub, capsys):
     assert main(["query", *options(work, stub, "--max-retries", "2")]) == 1
     assert Counter(stub.asked()) == {"0": 3, "1": 1, "2": 2, "3": 2, "4": 1, "5": 3}
     assert answered(work) == ["0", "1", "2", "3"]
-    failures = {entry["image_id"]: entry["error"] for entry in files.read_jsonl(work / files.FAILURES)}
+    failures = {entry["image_id"]: entry["error"] for entry in read_jsonl(work / files.FAILURES)}
     assert set(failures) == {"4", "5"}
     assert failures["4"] == "status 400: your image is bad"
     assert failures["5"] == "status 500: down (tried 3 times)"
@@ -589,24 +514,6 @@ def test_query_waits_as_long_as_the_server_asks(work, stub):
     times = [moment for _, moment in stub.requests]
     assert stub.asked()[:3] == ["0", "0", "1"]
     assert times[1] - times[0] >= 0.6
-
-    limiter, stop = endpoint.RateLimiter(None), threading.Event()
-    limiter.pause(0.2)
-    start = time.monotonic()
-    limiter.wait(stop)
-    assert time.monotonic() - start >= 0.2
-    stop.set()
-    limiter.pause(60)
-    with pytest.raises(endpoint.Stopped):
-        limiter.wait(stop)
-
-
-def test_retry_after_header():
-    assert endpoint.parse_retry_after(None) is None
-    assert endpoint.parse_retry_after("soon") is None
-    assert endpoint.parse_retry_after("inf") is None
-    later = datetime.now(timezone.utc) + timedelta(seconds=100)
-    assert 95 < endpoint.parse_retry_after(format_datetime(later, usegmt=True)) <= 100
 
 
 def test_query_keeps_the_rate(work, stub):
@@ -677,14 +584,14 @@ def test_query_without_a_server(work, stub, capsys, monkeypatch):
     assert main(["query", *options(work, stub, "--max-retries", "1")]) == 1
     error = capsys.readouterr().err
     assert "0 new answers, 0 of 6 images answered; 6 failed, 6 requests tried again" in error
-    failures = files.read_jsonl(work / files.FAILURES)
+    failures = read_jsonl(work / files.FAILURES)
     assert len(failures) == 6 and "Connection error" in failures[0]["error"]
     assert "(tried 2 times)" in failures[0]["error"]
 
-    monkeypatch.setattr(query, "MAX_FAILURES_IN_A_ROW", 2)
+    monkeypatch.setattr(asking, "MAX_FAILURES_IN_A_ROW", 2)
     assert main(["query", *options(work, stub, "--max-retries", "0", "--concurrency", "1")]) == 1
-    assert "; stopped: 2 images in a row failed, the last with: Connection error" in capsys.readouterr().err
-    assert len(files.read_jsonl(work / files.FAILURES)) == 8
+    assert "; stopped: 2 in a row failed, the last with: Connection error" in capsys.readouterr().err
+    assert len(read_jsonl(work / files.FAILURES)) == 8
 
 
 def test_query_goes_on_after_a_kill(work, stub):
@@ -728,21 +635,21 @@ def test_query_missing_picture(work, stub, capsys):
     (work.parent / "images" / "2.jpg").unlink()
     assert main(["query", *options(work, stub)]) == 1
     assert sorted(stub.asked()) == ["0", "1", "3", "4", "5"]
-    (entry,) = files.read_jsonl(work / files.FAILURES)
+    (entry,) = read_jsonl(work / files.FAILURES)
     assert entry["error"] == "2.jpg: missing picture"
 
 
 def test_query_asks_again_about_other_regions(work, stub):
     """Numbers of an answer mean the regions that were asked about."""
     assert main(["query", *options(work, stub)]) == 0
-    selection = files.read_jsonl(work / files.SELECTION)
+    selection = read_jsonl(work / files.SELECTION)
     selection[2]["boxes_xyxy"][0] = [0, 0, 50, 50]
-    files.write_jsonl(work / files.SELECTION, selection)
-    assert set(current_answers(files.read_jsonl(work / files.ANSWERS), selection)) == {"0", "1", "3", "4", "5"}
+    write_jsonl(work / files.SELECTION, selection)
+    assert set(current_answers(read_jsonl(work / files.ANSWERS), selection)) == {"0", "1", "3", "4", "5"}
     stub.requests.clear()
     assert main(["query", *options(work, stub)]) == 0
     assert stub.asked() == ["2"]
-    assert len(current_answers(files.read_jsonl(work / files.ANSWERS), selection)) == 6
+    assert len(current_answers(read_jsonl(work / files.ANSWERS), selection)) == 6
 
 
 def test_query_mistakes(work, stub, capsys, monkeypatch):
@@ -793,7 +700,7 @@ def test_parse(work, stub, capsys):
         "cut off at the largest number of tokens": 1,
     }
     assert report["examples"][0] == ["1", "refusal"]
-    assert [entry["image_id"] for entry in files.read_jsonl(work / files.REJECTED)] == ["1", "2", "3", "4", "5"]
+    assert [entry["image_id"] for entry in read_jsonl(work / files.REJECTED)] == ["1", "2", "3", "4", "5"]
 
     assert json.loads((work / files.RELEASED).read_text()) == [
         {

@@ -1,22 +1,21 @@
-"""An endpoint that speaks OpenAI's chat completions: one question at a time, from several threads, tried again where it helps."""
+"""An endpoint that speaks OpenAI's chat completions: one question at a time, from several threads, tried again where it helps.
+
+`asking.py` asks about many things with it and writes down what became of each.
+"""
 
 import json
 import math
+import os
 import random
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
-
-from processing.groma_instruct.context import build_messages
-from processing.groma_instruct.selection import SelectedImage
-from transformers_groma.data.shards import DATA_ERRORS, SkipRecord, read_image_bytes
 
 try:
     import openai
@@ -36,18 +35,22 @@ class Endpoint:
     Args:
         model (`str`): name of the model.
         base_url (`str`, *optional*): of an OpenAI-compatible server, usually ending with `/v1`; without it, OpenAI.
-        api_key (`str`): the key.
+        api_key (`str`): the key; it is never written anywhere. A server of one's own usually takes any.
         timeout (`float`): seconds to wait for the server.
         max_retries (`int`): how often a request is tried again.
-        options (`dict`): further fields of the request, such as `temperature`.
+        options (`Mapping`): further fields of the request, such as `temperature`.
+
+    Example:
+    >>> Endpoint("some-model", base_url="http://localhost:8000/v1", api_key="secret")
+    Endpoint(model='some-model', base_url='http://localhost:8000/v1', timeout=120.0, max_retries=5, options={})
     """
 
     model: str
-    base_url: str | None
-    api_key: str = field(repr=False)
-    timeout: float
-    max_retries: int
-    options: Mapping[str, Any]
+    base_url: str | None = None
+    api_key: str = field(default="none", repr=False)
+    timeout: float = 120.0
+    max_retries: int = 5
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,15 +74,41 @@ class Reply:
 
 
 class EndpointError(Exception):
-    """The endpoint cannot be used like this: going on would fail for every image."""
+    """The endpoint cannot be used like this: going on would fail for every question."""
 
 
 class RequestError(Exception):
-    """One image got no answer, with its retries."""
+    """One question got no answer, with its retries."""
 
 
 class Stopped(Exception):
-    """The run ends; the image is not asked about any more."""
+    """The run ends; the question is not asked any more."""
+
+
+def read_api_key(variable: str, base_url: str | None) -> str:
+    """The key of an endpoint, from the environment.
+
+    Args:
+        variable (`str`): name of the environment variable.
+        base_url (`str`, *optional*): of the server; with one, the key may be missing.
+
+    Returns:
+        `str`: the key, or a filler for a server that needs none.
+
+    Raises:
+        ValueError: there is no key.
+
+    Example:
+    >>> read_api_key("NO_SUCH_VARIABLE", "http://localhost:8000/v1")
+    'none'
+    """
+    key = os.environ.get(variable)
+    if not key and base_url is None:
+        raise ValueError(
+            f"The environment variable {variable} holds no key. Set it, name another one with --api-key-env, or give the "
+            "--base-url of a server that needs no key."
+        )
+    return key or "none"
 
 
 class RateLimiter:
@@ -124,11 +153,11 @@ class RateLimiter:
             self._next = max(self._next, time.monotonic() + seconds)
 
 
-class Asker:
-    """Asks about one image after the other, from several threads at a time.
+class ChatClient:
+    """Asks one question after the other, from several threads at a time.
 
-    The client's own retries are not used: each try must count against the rate limit, a wait that the server asks for is
-    for all threads, and a run that ends must not wait it out.
+    The own retries of the `openai` client are not used: each try must count against the rate limit, a wait that the server
+    asks for is for all threads, and a run that ends must not wait it out.
 
     Args:
         endpoint (`Endpoint`): where to ask.
@@ -146,25 +175,20 @@ class Asker:
         self._lock = threading.Lock()
         self.retries = 0
 
-    def ask(self, selected: SelectedImage, images: Path) -> Reply:
-        """Ask about an image, and again where that may help.
+    def ask(self, messages: Sequence[Mapping[str, Any]]) -> Reply:
+        """Ask, and again where that may help.
 
         Args:
-            selected (`SelectedImage`): the image.
-            images (`Path`): folder of the pictures.
+            messages (`Sequence[Mapping]`): of the OpenAI chat format.
 
         Returns:
             `Reply`: the answer.
 
         Raises:
             RequestError: there is no answer.
-            EndpointError: there would be none for any image.
+            EndpointError: there would be none to any question.
             Stopped: the run ends.
         """
-        try:
-            messages = build_messages(selected, read_image_bytes(images / selected["file_name"]))
-        except (SkipRecord, *DATA_ERRORS) as error:
-            raise RequestError(f"{selected['file_name']}: {error}") from error
         failures = 0
         while True:
             self._limiter.wait(self._stop)
@@ -178,10 +202,10 @@ class Asker:
                     raise RequestError(f"{_describe(error)}{tries}") from error
                 self._wait_after(error, failures)
 
-    def _request(self, messages: list[dict[str, Any]]) -> Reply:
+    def _request(self, messages: Sequence[Mapping[str, Any]]) -> Reply:
         # The raw body: the client's objects miss attributes where a server leaves fields out.
         response = self._client.chat.completions.with_raw_response.create(
-            model=self._endpoint.model, messages=messages, extra_body=dict(self._endpoint.options)
+            model=self._endpoint.model, messages=list(messages), extra_body=dict(self._endpoint.options)
         ).http_response
         try:
             return read_reply(response.json(), self._endpoint.model)
@@ -198,7 +222,7 @@ class Asker:
         if isinstance(error, openai.NotFoundError):
             raise EndpointError(
                 f"{where} knows no such address or model ({_describe(error)}). Check --base-url, which usually ends with "
-                f"/v1, and --model {self._endpoint.model}."
+                f"/v1, and the name of the model, {self._endpoint.model}."
             ) from error
         if isinstance(error, openai.RateLimitError) and error.code == "insufficient_quota":
             raise EndpointError(f"{where}: the account has no credit left ({_describe(error)}).") from error
@@ -297,3 +321,17 @@ def _describe(error: openai.APIError) -> str:
     else:
         text = error.message
     return " ".join(text.split())
+
+
+__all__ = [
+    "ChatClient",
+    "Endpoint",
+    "EndpointError",
+    "RateLimiter",
+    "Reply",
+    "RequestError",
+    "Stopped",
+    "parse_retry_after",
+    "read_api_key",
+    "read_reply",
+]
