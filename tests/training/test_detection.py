@@ -367,6 +367,12 @@ def test_script(tmp_path, capsys):
     processor = AutoImageProcessor.from_pretrained(tmp_path / "out")
     assert dict(processor.size) == {"height": SIDE, "width": SIDE}
     assert (tmp_path / "out" / "eval_results.json").is_file()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| trained parts | region_proposer, vision_tower |" in card
+    assert "| `data` |  |" in card and "| `source coco` | 8 |" in card
+    assert "| configuration, random weights | config |" in card and "| eval_queries_ar@100 |" in card
+    assert 'AutoModelForObjectDetection.from_pretrained("out")' in card
+    assert str(tmp_path) not in card
     regions = model.propose_regions(processor(images=Image.new("RGB", (64, 48)), return_tensors="pt")["pixel_values"])
     assert regions.boxes.shape == (1, 6, 4)
     # Going on from the last checkpoint: two more steps.

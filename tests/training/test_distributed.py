@@ -18,12 +18,16 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.testing import assert_close
+from transformers import TrainingArguments
+from trl import SFTConfig
 
+from transformers_groma.data.mixtures import load_mixture
 from transformers_groma.processing_groma import groma_tokens
 from transformers_groma.training.alignment import ALIGNMENT_PARTS
 from transformers_groma.training.collators import ConversationCollator
 from transformers_groma.training.sft import SFT_PARTS
 from transformers_groma.training.trainable import set_trainable_parts
+from transformers_groma.training.trainer import GromaLossMixin, GromaSFTTrainer, GromaTrainer
 
 from ..tiny import MAX_REGIONS
 from .rows import (
@@ -34,6 +38,7 @@ from .rows import (
     run_alignment,
     run_sft,
     save_training_model,
+    training_arguments,
     training_model,
     training_processor,
     write_conversations,
@@ -87,6 +92,48 @@ def interrupt_and_resume(folder: Path) -> dict[str, Any]:
         )
         reports[name] = history(run_alignment(arguments))
     return reports
+
+
+def evaluate_and_train(
+    folder: Path, trainer_class: type[GromaLossMixin], arguments: TrainingArguments
+) -> dict[str, Any]:
+    """What an evaluation before the training leaves of it: a loss, and a number for each trained weight."""
+    rows = load_mixture([str(folder / "data")], "conversation")
+    model = training_model()
+    set_trainable_parts(model, ["projector"])
+    trainer = trainer_class(
+        model=model,
+        args=arguments,
+        data_collator=ConversationCollator(training_processor()),
+        train_dataset=rows,
+        eval_dataset=rows.select(range(4)),
+        processing_class=training_processor(),
+    )
+    loss = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    weights = {key: w.double().norm().item() for key, w in model.named_parameters() if w.requires_grad}
+    return {"evaluation": loss, "weights": weights}
+
+
+def evaluate_and_train_both(folder: Path) -> dict[str, dict[str, Any]]:
+    """The same with both trainers; the processes have different rows, and would drift apart if each trained for itself."""
+    settings = {"max_steps": 2, "per_device_train_batch_size": 2, "ddp_backend": "gloo"}
+    arguments = training_arguments(folder / "evaluated", **settings)
+    sft_arguments = SFTConfig(
+        **{
+            name: getattr(arguments, name)
+            for name in (*settings, "output_dir", "learning_rate", "report_to", "use_cpu")
+        },
+        save_strategy="no",
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        bf16=False,
+    )
+    return {
+        "GromaTrainer": evaluate_and_train(folder, GromaTrainer, arguments),
+        "GromaSFTTrainer": evaluate_and_train(folder, GromaSFTTrainer, sft_arguments),
+    }
 
 
 def shard(model: torch.nn.Module) -> torch.nn.Module:
@@ -155,6 +202,7 @@ def main(folder: Path) -> None:
         keep_slot_order(monkeypatch)
         reports = train_all_stages(folder, 2, ddp_backend="gloo")
     reports["resume"] = interrupt_and_resume(folder)
+    reports["evaluated"] = evaluate_and_train_both(folder)
     for name, parts, tied in (
         ("alignment", ALIGNMENT_PARTS, False),
         ("alignment, tied", ALIGNMENT_PARTS, True),
@@ -219,6 +267,12 @@ def test_resume_is_exact(two_processes):
     for report in two_processes:
         assert len(report["resume"]["whole"]) == 4
         assert report["resume"]["resumed"] == report["resume"]["whole"]
+
+
+@pytest.mark.parametrize("trainer", ["GromaTrainer", "GromaSFTTrainer"])
+def test_an_evaluation_before_training_keeps_the_processes_together(two_processes, trainer):
+    first, second = (report["evaluated"][trainer] for report in two_processes)
+    assert first == second
 
 
 @pytest.mark.parametrize("name", ["alignment", "alignment, tied", "sft"])

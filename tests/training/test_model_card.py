@@ -3,14 +3,18 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCard
+from PIL import Image
 from transformers import TrainerState
 
+from transformers_groma import GromaForRegionProposal
 from transformers_groma.training.conversation_stage import ConversationArguments, card_details
 from transformers_groma.training.model_card import write_model_card
 
-from .rows import conversations, training_arguments
+from ..tiny import tiny_detector_config
+from .rows import conversations, training_arguments, training_processor
 
 HISTORY = [
     {"step": 1, "loss": 6.0, "grad_norm": 1.0},
@@ -102,6 +106,34 @@ def test_metadata_of_hub_names(tmp_path):
     assert "# mine\n" in text
     assert 'model="me/mine"' in text
     assert "Training started from `org/groma-base`." in text
+
+
+def use(text: str) -> str:
+    """The Python code of the section about use."""
+    return text.partition("\n## Use\n")[2].partition("```python\n")[2].partition("```")[0]
+
+
+def test_the_card_of_a_detector_shows_how_to_propose_regions(tmp_path, monkeypatch):
+    """Its code runs, from the card to boxes in pixels."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    model = GromaForRegionProposal(tiny_detector_config())
+    model.save_pretrained("out")
+    training_processor().image_processor.save_pretrained("out")
+    Image.new("RGB", (90, 60), "white").save("photo.jpg")
+    write_model_card(tmp_path, finished_trainer(tmp_path / "out", {}), "detector")
+    text = (tmp_path / "README.md").read_text()
+    metadata = ModelCard(text).data
+    assert metadata.pipeline_tag == "object-detection"
+    assert metadata.tags == ["groma", "region-proposal", "generated_from_trainer"]
+    assert "image-grounding" not in text
+    assert "groma train alignment --detector out" in text
+    namespace: dict = {}
+    exec(use(text), namespace)
+    boxes = namespace["boxes"]
+    assert boxes.shape[1] == 4 and 0 < len(boxes) <= 6
+    sides = namespace["regions"][:, 2:] * torch.tensor([90.0, 60.0])
+    torch.testing.assert_close(boxes[:, 2:] - boxes[:, :2], sides, atol=1e-4, rtol=1e-4)
 
 
 def test_a_trainer_that_tells_nothing(tmp_path):

@@ -98,10 +98,7 @@ def train(script_args: AlignmentArguments, training_args: TrainingArguments) -> 
     )
 
     # Save and push to Hub
-    trainer.save_model()
-    trainer.create_model_card()
-    if training_args.push_to_hub:
-        trainer.push_to_hub()
+    trainer.save_and_push()
     return trainer
 
 

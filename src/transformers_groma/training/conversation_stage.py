@@ -1,19 +1,19 @@
 """What the stages that learn from conversations share: arguments, model, data."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 
 from ..data.columns import check_dataset
-from ..data.mixtures import load_mixture, parse_dataset_spec
+from ..data.mixtures import load_mixture
 from ..modeling_groma import GromaForConditionalGeneration
 from ..modeling_groma_detector import GromaForRegionProposal
 from ..processing_groma import GromaProcessor, groma_tokens
 from .arguments import DatasetArguments, as_list
 from .collators import check_conversation
+from .model_card import data_details, public_name
 from .trainable import NEW_TOKENS, check_parts, set_trainable_parts
 
 # What changes the results of a detector but not the shapes of its weights.
@@ -172,25 +172,14 @@ def card_details(path: str, arguments: ConversationArguments, train: Dataset, **
     Returns:
         `dict`: see `write_model_card`. Of local folders it has the last name only.
     """
-    sources = train.select_columns("source").to_pandas()["source"].value_counts().to_dict()
-    paths = [parse_dataset_spec(spec).path for spec in arguments.train_datasets]
-    shown = [
-        _public_name(path) + spec[len(path) :] for path, spec in zip(paths, arguments.train_datasets, strict=True)
-    ]
     if arguments.detector is not None:
-        recipe["detector"] = _public_name(arguments.detector)
+        recipe["detector"] = public_name(arguments.detector)
     return {
         "base_model": path,
-        "datasets": [*((name, "") for name in shown), *((f"source {name}", rows) for name, rows in sources.items())],
-        "hub_datasets": sorted({path for path in paths if not Path(path).exists()}),
+        **data_details(arguments.train_datasets, train),
         "trained_parts": arguments.trainable_parts,
         "recipe": {"max tokens": arguments.max_tokens, **recipe},
     }
-
-
-def _public_name(path: str) -> str:
-    """A Hub name as it is; of a local folder or file the last name only."""
-    return Path(path).resolve().name if Path(path).exists() else path
 
 
 __all__ = [

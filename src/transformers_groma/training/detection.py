@@ -31,7 +31,6 @@ from transformers import (
     set_seed,
 )
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.trainer_utils import TrainOutput
 
 from ..boxes import box_xyxy_to_cxcywh, scale_boxes
 from ..configuration_groma import GromaRegionProposalConfig
@@ -44,7 +43,9 @@ from ..modeling_groma_proposer import OBJECTNESS_SOURCES
 from .arguments import DatasetArguments, last_checkpoint, parse_arguments
 from .augmentation import AUGMENTATIONS, Augmentation, augment, row_generator
 from .callbacks import check_loss
+from .model_card import data_details, public_name
 from .samplers import EpochSourceBatchSampler
+from .trainer import StageTrainerMixin
 
 # Layers that say where deformable attention looks. They learn slowly, as in Deformable DETR.
 OFFSET_LAYERS = ("sampling_offsets", "reference_points")
@@ -238,7 +239,7 @@ class _SetEpoch(TrainerCallback):
         self.sampler.set_epoch(int(state.epoch or 0))
 
 
-class GromaDetectionTrainer(Trainer):
+class GromaDetectionTrainer(StageTrainerMixin, Trainer):
     """`Trainer` of stage 1: batches of one source, three learning rates, losses by their parts, COCO figures in evaluation.
 
     The loss of a batch is a sum over its boxes, divided by their number: that of one process and one accumulation step, as in the
@@ -257,6 +258,8 @@ class GromaDetectionTrainer(Trainer):
         ValueError: wrong columns, an unknown source, an image processor that makes another size than the model takes, or several
             GPUs in one process.
     """
+
+    model_kind = "detector"
 
     def __init__(
         self,
@@ -300,13 +303,6 @@ class GromaDetectionTrainer(Trainer):
             **kwargs,
         )
         self.add_callback(self._set_epoch)
-
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        # An evaluation marks the model as prepared. Accelerate would then leave it as it is, and every process would train a model
-        # of its own.
-        if self.model_wrapped is self.model:
-            self.model._is_accelerate_prepared = False
-        return super().train(*args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
         if self.train_dataset is None:
@@ -486,6 +482,33 @@ def load_detection_data(arguments: DetectionArguments) -> tuple[Dataset, Dataset
     return train, evaluation
 
 
+def card_details(
+    arguments: DetectionArguments, training_args: DetectionTrainingArguments, train: Dataset
+) -> dict[str, Any]:
+    """What the model card tells beside the trainer's own settings.
+
+    Args:
+        arguments (`DetectionArguments`): the start, and the datasets.
+        training_args (`DetectionTrainingArguments`): the recipe.
+        train (`Dataset`): what the datasets are.
+
+    Returns:
+        `dict`: see `write_model_card`. Of local folders it has the last name only.
+    """
+    recipe: dict[str, Any] = {"augmentation": training_args.augmentation}
+    if arguments.config_name is not None:
+        recipe["configuration, random weights"] = public_name(arguments.config_name)
+    if not training_args.freeze_vision_tower:
+        recipe["learning rate of the vision encoder"] = training_args.learning_rate * training_args.vision_lr_scale
+    recipe["learning rate of sampling offsets"] = training_args.learning_rate * training_args.offset_lr_scale
+    return {
+        "base_model": arguments.model_name_or_path,
+        **data_details(arguments.train_datasets, train),
+        "trained_parts": ["region_proposer", *([] if training_args.freeze_vision_tower else ["vision_tower"])],
+        "recipe": recipe,
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run stage 1.
 
@@ -534,6 +557,7 @@ def train(script_args: DetectionArguments, training_args: DetectionTrainingArgum
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
     )
+    trainer.card_details = card_details(script_args, training_args, train_dataset)
     trainer.train(
         resume_from_checkpoint=last_checkpoint(training_args.output_dir, training_args.resume_from_checkpoint)
     )
@@ -542,10 +566,8 @@ def train(script_args: DetectionArguments, training_args: DetectionTrainingArgum
         trainer.save_metrics("eval", metrics)
 
     # Save and push to Hub
-    trainer.save_model()
     trainer.save_state()
-    if training_args.push_to_hub:
-        trainer.push_to_hub()
+    trainer.save_and_push()
     return trainer
 
 

@@ -1,19 +1,24 @@
-"""The model card of a training: what it was trained on, how, and what came out."""
+"""The model card of a training: what it was trained on, how, what came out, and how to use it."""
 
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
+from datasets import Dataset
 from huggingface_hub import ModelCard, ModelCardData
 
 from .._files import write_file
+from ..data.mixtures import parse_dataset_spec
+
+ModelKind = Literal["chat", "detector"]
 
 CARD = """\
 {metadata}
 
 # {name}
 
-A [Groma](https://arxiv.org/abs/2404.13013) model: it reads an image, answers in words, and ties phrases to boxes.
+{description}
 {start}
 
 ## Data
@@ -30,19 +35,67 @@ A [Groma](https://arxiv.org/abs/2404.13013) model: it reads an image, answers in
 
 ## Use
 
+{use}
+
+Trained with [transformers-groma](https://github.com/transformers-groma/transformers-groma).
+"""
+
+
+class _KindTexts(NamedTuple):
+    """What the card says of a kind of model."""
+
+    pipeline_tag: str
+    tags: list[str]
+    description: str
+    use: str
+
+
+KINDS: dict[ModelKind, _KindTexts] = {
+    "chat": _KindTexts(
+        pipeline_tag="image-text-to-text",
+        tags=["groma", "visual-grounding"],
+        description=(
+            "A [Groma](https://arxiv.org/abs/2404.13013) model: it reads an image, answers in words, and ties phrases to boxes."
+        ),
+        use="""\
 ```python
 import transformers_groma  # registers Groma with the Auto classes
 from PIL import Image
 from transformers import pipeline
 
-pipe = pipeline("image-grounding", model="{use}")
+pipe = pipeline("image-grounding", model="{model}")
 answer = pipe(Image.open("photo.jpg"), "[grounding]Please describe the image in detail.")
 ```
 
-Boxes are `[x1, y1, x2, y2]` in pixels of the image.
+Boxes are `[x1, y1, x2, y2]` in pixels of the image.""",
+    ),
+    "detector": _KindTexts(
+        pipeline_tag="object-detection",
+        tags=["groma", "region-proposal"],
+        description=(
+            "The detector of a [Groma](https://arxiv.org/abs/2404.13013) model (training stage 1): it proposes regions of an image, "
+            "things and parts alike, without naming them."
+        ),
+        use="""\
+```python
+import transformers_groma  # registers Groma with the Auto classes
+from PIL import Image, ImageOps
+from transformers import AutoImageProcessor, AutoModelForObjectDetection
+from transformers_groma.boxes import box_cxcywh_to_xyxy, scale_boxes
 
-Trained with [transformers-groma](https://github.com/transformers-groma/transformers-groma).
-"""
+model = AutoModelForObjectDetection.from_pretrained("{model}")
+image_processor = AutoImageProcessor.from_pretrained("{model}")
+
+image = ImageOps.exif_transpose(Image.open("photo.jpg"))  # upright
+proposals = model.propose_regions(image_processor(image, return_tensors="pt")["pixel_values"])
+regions = proposals.boxes[0][proposals.mask[0]]  # best first; normalized cxcywh
+boxes = scale_boxes(box_cxcywh_to_xyxy(regions), image.height, image.width)
+```
+
+Boxes are `[x1, y1, x2, y2]` in pixels of the image. `groma train alignment --detector {model} …` puts this detector into a
+whole Groma.""",
+    ),
+}
 
 # What tells one training from another; the rest of `training_args.bin` is bookkeeping.
 RECIPE = (
@@ -67,7 +120,31 @@ RECIPE = (
 SPEED = ("_runtime", "_per_second")
 
 
-def write_model_card(folder: Path, trainer: Any) -> None:
+def data_details(specs: Sequence[str], train: Dataset) -> dict[str, Any]:
+    """What the card tells about the data.
+
+    Args:
+        specs (`Sequence[str]`): the datasets of the mixture, `PATH[@SPLIT][:RATIO]`.
+        train (`Dataset`): what they are, with the column `source`.
+
+    Returns:
+        `dict`: `datasets` (names with numbers of rows; of local folders the last name only) and `hub_datasets`.
+    """
+    sources = train.select_columns("source").to_pandas()["source"].value_counts().to_dict()
+    paths = [parse_dataset_spec(spec).path for spec in specs]
+    shown = [public_name(path) + spec[len(path) :] for path, spec in zip(paths, specs, strict=True)]
+    return {
+        "datasets": [*((name, "") for name in shown), *((f"source {name}", rows) for name, rows in sources.items())],
+        "hub_datasets": sorted({path for path in paths if not Path(path).exists()}),
+    }
+
+
+def public_name(path: str) -> str:
+    """A Hub name as it is; of a local folder or file the last name only."""
+    return Path(path).resolve().name if Path(path).exists() else path
+
+
+def write_model_card(folder: Path, trainer: Any, kind: ModelKind = "chat") -> None:
     """Write `README.md` beside the weights of a training.
 
     Args:
@@ -75,7 +152,9 @@ def write_model_card(folder: Path, trainer: Any) -> None:
         trainer (`Trainer`): after, or during, its training. Its `card_details` (`dict`, may be empty) tells what it cannot know:
             `base_model` (`str`), `datasets` (names with numbers of rows), `hub_datasets` (`list[str]`), `trained_parts`
             (`list[str]`) and `recipe` (more rows of its table).
+        kind (`str`): `"chat"`, a whole Groma, or `"detector"`: says how the model is used.
     """
+    texts = KINDS[kind]
     details = trainer.card_details
     arguments, state = trainer.args, trainer.state
     base_model = details.get("base_model")
@@ -84,8 +163,8 @@ def write_model_card(folder: Path, trainer: Any) -> None:
     metadata = ModelCardData(
         license="apache-2.0",
         library_name="transformers",
-        pipeline_tag="image-text-to-text",
-        tags=["groma", "visual-grounding", "generated_from_trainer"],
+        pipeline_tag=texts.pipeline_tag,
+        tags=[*texts.tags, "generated_from_trainer"],
         base_model=base_model if is_hub_name else None,
         datasets=details.get("hub_datasets") or None,
     )
@@ -107,10 +186,11 @@ def write_model_card(folder: Path, trainer: Any) -> None:
     ]
     start = ""
     if base_model is not None:
-        start = f"Training started from `{base_model if is_hub_name else Path(base_model).resolve().name}`."
+        start = f"Training started from `{public_name(base_model)}`."
     text = CARD.format(
         metadata=f"---\n{metadata.to_yaml()}\n---",
         name=name,
+        description=texts.description,
         start=start,
         data=_table(("dataset", "rows"), [(f"`{path}`", rows) for path, rows in details["datasets"]])
         if details.get("datasets")
@@ -119,7 +199,7 @@ def write_model_card(folder: Path, trainer: Any) -> None:
         metrics=_table(("figure", "value"), [(key, f"{value:.4g}") for key, value in sorted(figures.items())])
         if figures
         else "None were measured yet.",
-        use=arguments.hub_model_id or name,
+        use=texts.use.format(model=arguments.hub_model_id or name),
     )
     ModelCard(text)  # checks the metadata
     write_file(folder / "README.md", text.encode())
@@ -133,4 +213,4 @@ def _table(head: tuple[str, str], rows: list[tuple[Any, Any]]) -> str:
     return "\n".join([f"| {head[0]} | {head[1]} |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows)])
 
 
-__all__ = ["write_model_card"]
+__all__ = ["ModelKind", "data_details", "public_name", "write_model_card"]

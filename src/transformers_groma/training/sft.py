@@ -128,10 +128,7 @@ def train(script_args: ConversationArguments, training_args: SFTConfig, model_ar
     )
 
     # Save and push to Hub
-    trainer.save_model()
-    trainer.create_model_card()
-    if training_args.push_to_hub:
-        trainer.push_to_hub()
+    trainer.save_and_push()
     return trainer
 
 

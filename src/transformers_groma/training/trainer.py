@@ -1,16 +1,21 @@
-"""The trainers of stages 2 and 3: the model's own loss, frozen parts in evaluation mode, a stop at a loss that is no number."""
+"""The trainers of stages 2 and 3: the model's own loss, frozen parts in evaluation mode, a stop at a loss that is no number.
+
+And what they have in common with that of stage 1: [`StageTrainerMixin`].
+"""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from accelerate.utils import is_compiled_module
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import TrainOutput
 from trl import SFTConfig, SFTTrainer
 
 from .callbacks import check_loss
 from .collators import ConversationCollator
-from .model_card import write_model_card
+from .model_card import ModelKind, write_model_card
 from .trainable import checkpoint_frozen_layers, eval_frozen_parts
 
 
@@ -41,11 +46,11 @@ def prepare_arguments(args: TrainingArguments) -> None:
         args.ddp_find_unused_parameters = True
 
 
-class GromaLossMixin:
-    """What both trainers do at a step. `Trainer` averages the loss over the answers' tokens of all processes and steps.
+class StageTrainerMixin:
+    """What the trainers of all stages do alike: training after an evaluation, a whole model at the end, its card, one push.
 
     Args:
-        model (`nn.Module`): the model, frozen where it shall not learn.
+        model (`nn.Module`): the model.
         args (`TrainingArguments`): the recipe.
         **kwargs: for the trainer.
 
@@ -53,11 +58,55 @@ class GromaLossMixin:
         card_details (`dict`): what `write_model_card` shall tell beside the trainer's own settings.
     """
 
+    model_kind: ClassVar[ModelKind] = "chat"
     card_details: dict[str, Any]
 
     def __init__(self, model: nn.Module, args: TrainingArguments, **kwargs: Any):
-        prepare_arguments(args)
         self.card_details = {}
+        super().__init__(model=model, args=args, **kwargs)
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        # An evaluation prepares the model for itself and marks it as prepared. Accelerate would then leave it as it is, and every
+        # process would train a model of its own.
+        if is_compiled_module(self.model_wrapped) and self.model_wrapped._orig_mod is self.model:
+            self.model_wrapped = self.model
+        if self.model_wrapped is self.model:
+            self.model._is_accelerate_prepared = False
+        return super().train(*args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write a model for `from_pretrained`. With `push_to_hub` it is pushed, with its card."""
+        is_checkpoint = _internal_call and output_dir is not None
+        if self.is_fsdp_enabled and not is_checkpoint:
+            # Checkpoints may be sharded; where they are, `Trainer` would write no weights here.
+            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        super().save_model(output_dir, _internal_call)
+
+    def save_and_push(self) -> None:
+        """Write the model and its card into the output folder; with `push_to_hub` both go to the Hub in one commit."""
+        if self.args.push_to_hub:
+            self.push_to_hub()  # it writes them before
+        else:
+            self.save_model()
+            self.create_model_card()
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write `README.md` with data, recipe and metrics into the output folder."""
+        if self.is_world_process_zero():
+            write_model_card(Path(self.args.output_dir), self, self.model_kind)
+
+
+class GromaLossMixin(StageTrainerMixin):
+    """What both trainers do at a step. `Trainer` averages the loss over the answers' tokens of all processes and steps.
+
+    Args:
+        model (`nn.Module`): the model, frozen where it shall not learn.
+        args (`TrainingArguments`): the recipe.
+        **kwargs: for the trainer.
+    """
+
+    def __init__(self, model: nn.Module, args: TrainingArguments, **kwargs: Any):
+        prepare_arguments(args)
         super().__init__(model=model, args=args, **kwargs)
         if isinstance(self.data_collator, ConversationCollator):
             # Sharded weights are gathered layer by layer, and by all processes: each has to run the same layers.
@@ -91,18 +140,6 @@ class GromaLossMixin:
             loss = self.compute_loss(model, self._prepare_inputs(inputs))
         return loss.detach(), None, None
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write a model for `from_pretrained`."""
-        if self.is_fsdp_enabled and not _internal_call:
-            # Checkpoints may be sharded; where they are, `Trainer` would write no weights here.
-            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-        super().save_model(output_dir, _internal_call)
-
-    def create_model_card(self, *args, **kwargs) -> None:
-        """Write `README.md` with data, recipe and metrics into the output folder."""
-        if self.is_world_process_zero():
-            write_model_card(Path(self.args.output_dir), self)
-
 
 class GromaTrainer(GromaLossMixin, Trainer):
     """`Trainer` for the alignment stage."""
@@ -116,4 +153,4 @@ class GromaSFTTrainer(GromaLossMixin, SFTTrainer):
         Trainer.log(self, logs, start_time)
 
 
-__all__ = ["GromaLossMixin", "GromaSFTTrainer", "GromaTrainer", "prepare_arguments"]
+__all__ = ["GromaLossMixin", "GromaSFTTrainer", "GromaTrainer", "StageTrainerMixin", "prepare_arguments"]
