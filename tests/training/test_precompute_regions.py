@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset, Features, Value, load_dataset
+from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image, ImageDraw
 from torch.nn.utils.rnn import pad_sequence
 
@@ -19,7 +20,9 @@ from transformers_groma.cli import main as groma
 from transformers_groma.data.columns import CONVERSATION_FEATURES, image_part, phrase_part, region_part, text_part
 from transformers_groma.data.mixtures import PROPOSAL_COLUMNS, load_mixture
 from transformers_groma.modeling_groma_regions import select_regions
+from transformers_groma.training import conversation_stage
 from transformers_groma.training.collators import ConversationCollator
+from transformers_groma.training.conversation_stage import ConversationArguments, load_conversations
 from transformers_groma.training.precompute_regions import (
     NOTES_NAME,
     PROPOSAL_FEATURES,
@@ -28,8 +31,18 @@ from transformers_groma.training.precompute_regions import (
     precompute_regions,
 )
 from transformers_groma.training.trainable import eval_frozen_parts, set_trainable_parts
+from transformers_groma.training.trainer import GromaSFTTrainer, GromaTrainer
 
 from ..tiny_checkpoint import save_tiny_checkpoint
+from .rows import (
+    command_line,
+    run_alignment,
+    run_sft,
+    save_training_model,
+    training_model,
+    training_processor,
+    write_conversations,
+)
 
 PHOTO = Path(__file__).parents[1] / "fixtures" / "photos" / "cat_and_dog.jpg"
 
@@ -443,3 +456,56 @@ def test_a_mixture_has_precomputed_regions_everywhere_or_nowhere(tmp_path, model
     with pytest.raises(ValueError, match="precompute-regions` on all of them or on none"):
         load_mixture([str(source), str(target)], "conversation")
     assert len(load_mixture([str(target), f"{target}:1"], "conversation")) == 2
+
+
+def test_stages_check_whose_regions_they_train_on(tmp_path, monkeypatch):
+    """Also in bfloat16, in which the detector stays float32; of another model only with the detector that was used."""
+    base = save_training_model(tmp_path / "base")
+    other = save_training_model(tmp_path / "other", seed=1)
+    data, regions = write_conversations(tmp_path / "data", 4), tmp_path / "regions"
+    write_conversations(data, 2, "validation")
+    detector = GromaForRegionProposal.from_pretrained(base)
+    for split in ("train", "validation"):
+        precompute_regions(
+            detector, training_processor().image_processor, data, regions, split=split, num_workers=1, device="cpu"
+        )
+    output = tmp_path / "output"
+    trainer = run_sft(command_line(base, regions, output, max_steps=1, use_peft=True, dtype="bfloat16"))
+    assert trainer.state.global_step == 1
+
+    class Started(Exception):
+        pass
+
+    def start(*_, **__):
+        raise Started
+
+    monkeypatch.setattr(GromaTrainer, "train", start)
+    monkeypatch.setattr(GromaSFTTrainer, "train", start)
+    with pytest.raises(Started):
+        run_alignment(command_line(base, regions, output, eval_datasets=regions))
+    with pytest.raises(Started):
+        run_alignment(command_line(other, regions, output, detector=base))
+    for run in (run_alignment, run_sft):
+        with pytest.raises(ValueError, match="regions holds proposals of another detector"):
+            run(command_line(other, regions, output))
+    with pytest.raises(ValueError, match="regions holds proposals of another detector"):
+        run_alignment(command_line(other, data, output, eval_datasets=regions))
+    monkeypatch.setenv("LOCAL_RANK", "1")  # may have no weights to compare
+    load_conversations(ConversationArguments(train_datasets=[str(regions)]), training_model(seed=1))
+    monkeypatch.delenv("LOCAL_RANK")
+    (regions / NOTES_NAME).unlink()
+    with pytest.raises(FileNotFoundError, match="says whose proposals the folder holds"):
+        run_alignment(command_line(base, regions / "train.parquet", output))
+
+
+def test_the_hub_says_whose_regions_it_holds(tmp_path, monkeypatch):
+    notes = tmp_path / "snapshot" / NOTES_NAME
+    monkeypatch.setattr(conversation_stage, "hf_hub_download", lambda *_, **__: str(notes))
+    assert conversation_stage._folder_of_notes("org/vg-regions") == notes.parent
+
+    def missing(*_, **__):
+        raise LocalEntryNotFoundError("nothing there")
+
+    monkeypatch.setattr(conversation_stage, "hf_hub_download", missing)
+    with pytest.raises(FileNotFoundError, match=f"org/vg-regions on the Hub .* no {NOTES_NAME}.*Upload the one"):
+        conversation_stage._folder_of_notes("org/vg-regions")

@@ -78,7 +78,7 @@ def train(script_args: AlignmentArguments, training_args: TrainingArguments) -> 
     ################
     # Dataset
     ################
-    train_dataset, eval_dataset = load_conversations(script_args, model.config.max_regions)
+    train_dataset, eval_dataset = load_conversations(script_args, model)
 
     ################
     # Training

@@ -1,20 +1,30 @@
 """What the stages that learn from conversations share: arguments, model, data."""
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils import logging
 
 from ..data.columns import check_dataset
-from ..data.mixtures import load_mixture
+from ..data.mixtures import PROPOSAL_COLUMNS, load_mixture, parse_dataset_spec
 from ..modeling_groma import GromaForConditionalGeneration
 from ..modeling_groma_detector import GromaForRegionProposal
 from ..processing_groma import GromaProcessor, groma_tokens
 from .arguments import DatasetArguments, as_list
 from .collators import check_conversation
 from .model_card import data_details, public_name
+from .precompute_regions import NOTES_NAME, check_proposals
 from .trainable import NEW_TOKENS, check_parts, set_trainable_parts
+
+logger = logging.get_logger(__name__)
 
 # What changes the results of a detector but not the shapes of its weights.
 SILENT_SETTINGS = {
@@ -132,18 +142,22 @@ def load_model(
     return model, processor
 
 
-def load_conversations(arguments: DatasetArguments, max_regions: int | None = None) -> tuple[Dataset, Dataset | None]:
+def load_conversations(
+    arguments: DatasetArguments, model: GromaForConditionalGeneration
+) -> tuple[Dataset, Dataset | None]:
     """The datasets of a stage.
 
     Args:
         arguments (`DatasetArguments`): which.
-        max_regions (`int`, *optional*): region slots of the model; `check_data` then also finds rows with more boxes.
+        model (`GromaForConditionalGeneration`): what learns from them. Precomputed regions must be those of its detector, and
+            with `check_data` no row may have more boxes than it has region slots.
 
     Returns:
         `tuple[Dataset, Dataset | None]`: for training and, if named, for evaluation.
 
     Raises:
-        ValueError: no dataset, wrong columns, or with `check_data` a bad row.
+        FileNotFoundError: files that are not there, or precomputed regions that do not say whose they are.
+        ValueError: no dataset, wrong columns, regions of another detector, or with `check_data` a bad row.
     """
     train = load_mixture(arguments.train_datasets, "conversation", arguments.mixture_seed)
     evaluation = None
@@ -151,13 +165,48 @@ def load_conversations(arguments: DatasetArguments, max_regions: int | None = No
         evaluation = load_mixture(arguments.eval_datasets, "conversation", arguments.mixture_seed, "validation")
         if arguments.max_eval_rows is not None:
             evaluation = evaluation.select(range(min(arguments.max_eval_rows, len(evaluation))))
+    _check_precomputed_regions(model, [(arguments.train_datasets, train), (arguments.eval_datasets, evaluation)])
     if arguments.check_data:
         for dataset in (train, evaluation):
             if dataset is not None:
                 check_dataset(dataset, "conversation")
-                for row in dataset.remove_columns("image") if max_regions is not None else ():
-                    check_conversation(row, max_regions)
+                for row in dataset.remove_columns("image"):
+                    check_conversation(row, model.config.max_regions)
     return train, evaluation
+
+
+def _check_precomputed_regions(
+    model: GromaForConditionalGeneration, mixtures: Sequence[tuple[Sequence[str], Dataset | None]]
+) -> None:
+    """Check that datasets with precomputed regions have those of the model's detector."""
+    specs = [
+        spec
+        for specs, dataset in mixtures
+        if dataset is not None and PROPOSAL_COLUMNS[0] in dataset.features
+        for spec in specs
+    ]
+    # With sharded weights the first process of a machine may be the only one that has them.
+    if not specs or int(os.environ.get("LOCAL_RANK", "0")) != 0:
+        return
+    if is_deepspeed_zero3_enabled():
+        logger.warning(
+            "With DeepSpeed ZeRO 3 no process has all weights: whose precomputed regions these are is not checked."
+        )
+        return
+    check_proposals(model, *dict.fromkeys(_folder_of_notes(parse_dataset_spec(spec).path) for spec in specs))
+
+
+def _folder_of_notes(path: str) -> Path:
+    """Where a dataset says whose proposals it holds: its folder, that of its file, or a copy of what the Hub has."""
+    if Path(path).exists():
+        return Path(path) if Path(path).is_dir() else Path(path).parent
+    try:
+        return Path(hf_hub_download(path, NOTES_NAME, repo_type="dataset")).parent
+    except EntryNotFoundError as error:
+        raise FileNotFoundError(
+            f"{path} on the Hub has precomputed regions, but no {NOTES_NAME} that says whose they are. Upload the one that "
+            "`groma train precompute-regions` wrote beside the files."
+        ) from error
 
 
 def card_details(path: str, arguments: ConversationArguments, train: Dataset, **recipe: Any) -> dict[str, Any]:

@@ -201,37 +201,39 @@ def precompute_regions(
 
 
 def check_proposals(
-    model: GromaForConditionalGeneration | GromaModel | GromaForRegionProposal, dataset_dir: str | os.PathLike
+    model: GromaForConditionalGeneration | GromaModel | GromaForRegionProposal, *dataset_dirs: str | os.PathLike
 ) -> None:
-    """Check that a folder of precomputed regions has those of a model, and all that the model could choose.
+    """Check that folders of precomputed regions have those of a model, and all that the model could choose.
 
     Args:
         model (`GromaForConditionalGeneration`, `GromaModel` or `GromaForRegionProposal`): the model.
-        dataset_dir (`str` or `Path`): a folder that [`precompute_regions`] wrote.
+        *dataset_dirs (`str` or `Path`): folders that [`precompute_regions`] wrote.
 
     Raises:
-        FileNotFoundError: the folder does not say whose proposals it holds.
+        FileNotFoundError: a folder does not say whose proposals it holds.
         ValueError: the proposals are another detector's, or were kept with a higher threshold.
     """
     detector = model.model if isinstance(model, GromaForConditionalGeneration) else model
-    path = Path(dataset_dir) / NOTES_NAME
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} does not exist: it says whose proposals the folder holds, and is written by `groma train "
-            "precompute-regions`. Keep it beside the files."
-        )
-    notes = json.loads(path.read_text(encoding="utf-8"))
-    if notes["detector_sha256"] != detector_sha256(detector):
-        raise ValueError(
-            f"{dataset_dir} holds proposals of another detector ({notes['model'] or 'without a name'}): its vision encoder or "
-            "region proposer has other weights or settings. Use that model, or precompute regions into another folder."
-        )
+    fingerprint = detector_sha256(detector)
     limit = detector.config.box_score_threshold
-    if notes["score_threshold"] > limit:
-        raise ValueError(
-            f"{dataset_dir} holds proposals with a score above {notes['score_threshold']:g}, but the model's "
-            f"`box_score_threshold` is {limit:g}. Precompute regions again, into another folder."
-        )
+    for dataset_dir in dataset_dirs:
+        path = Path(dataset_dir) / NOTES_NAME
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} does not exist: it says whose proposals the folder holds, and is written by `groma train "
+                "precompute-regions`. Keep it beside the files."
+            )
+        notes = json.loads(path.read_text(encoding="utf-8"))
+        if notes["detector_sha256"] != fingerprint:
+            raise ValueError(
+                f"{dataset_dir} holds proposals of another detector ({notes['model'] or 'without a name'}): its vision encoder "
+                "or region proposer has other weights or settings. Use that model, or precompute regions into another folder."
+            )
+        if notes["score_threshold"] > limit:
+            raise ValueError(
+                f"{dataset_dir} holds proposals with a score above {notes['score_threshold']:g}, but the model's "
+                f"`box_score_threshold` is {limit:g}. Precompute regions again, into another folder."
+            )
 
 
 def detector_sha256(model: GromaModel | GromaForRegionProposal) -> str:

@@ -94,7 +94,7 @@ def train(script_args: ConversationArguments, training_args: SFTConfig, model_ar
     ################
     # Dataset
     ################
-    train_dataset, eval_dataset = load_conversations(script_args, model.config.max_regions)
+    train_dataset, eval_dataset = load_conversations(script_args, model)
 
     ################
     # Training
