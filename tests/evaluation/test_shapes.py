@@ -1,0 +1,208 @@
+"""Scores on synthetic scenes: answers made by hand, whose figures are counted by hand."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+
+from transformers_groma import GromaForConditionalGeneration, GromaProcessor
+from transformers_groma.data.columns import EVALUATION_FEATURES
+from transformers_groma.data.shapes import SceneObject, make_scene
+from transformers_groma.data.shapes_rows import shapes_dataset
+from transformers_groma.data.shapes_text import with_article, words
+from transformers_groma.evaluation import shapes
+from transformers_groma.evaluation.shapes import (
+    SCORES,
+    boxes_of,
+    evaluate_shapes,
+    matched_pairs,
+    score_grounded_captions,
+    score_grounding,
+    score_rec,
+    score_region_captions,
+)
+from transformers_groma.grounding import GroundedText, ground_text
+
+from ..training.rows import training_model, training_processor
+
+# Regions 0 to 3 of every answer. The last is the first once more, as if NMS had left it.
+A, B, C = [0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 30.0, 10.0], [40.0, 0.0, 50.0, 10.0]
+REGIONS = torch.tensor([A, B, C, A])
+# An IoU with A of exactly one half, and a little more.
+HALF, MORE_THAN_HALF = [0.0, 0.0, 10.0, 5.0], [0.0, 0.0, 10.0, 5.1]
+NOTHING = "I see nothing."
+
+
+def answer(*region_ids: int, text: str = "it", regions: torch.Tensor = REGIONS) -> GroundedText:
+    """An answer with one phrase and its regions; without any it points at nothing."""
+    roi = "".join(f"<r{region_id}>" for region_id in region_ids)
+    return ground_text(f"<p>{text}</p> <roi>{roi}</roi>" if region_ids else NOTHING, regions)
+
+
+def rows_of(*targets: Sequence[Sequence[float]], references: Sequence[str] = ()) -> Dataset:
+    """Evaluation rows with these target boxes, or with these references."""
+    row: dict[str, Any] = {
+        "image": None,
+        "image_id": "",
+        "boxes_xyxy": [],
+        "messages": [],
+        "source": "",
+        "category": "",
+    }
+    rows = [{**row, "target_boxes_xyxy": boxes, "references": []} for boxes in targets]
+    rows += [{**row, "target_boxes_xyxy": [], "references": [text]} for text in references]
+    return Dataset.from_list(rows, features=EVALUATION_FEATURES)
+
+
+def test_boxes_of_an_answer():
+    """In the order of the answer, each region once, over all its phrases."""
+    text = ground_text("<p>x</p> <roi><r2><r0></roi> <p>y</p> <roi><r0><r1></roi>", REGIONS)
+    assert boxes_of(text).tolist() == [C, A, B]
+    assert boxes_of(answer()).shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "targets", "pairs"),
+    [
+        ([A, B], [B, A], 2),
+        ([A, A], [A], 1),
+        ([A], [A, A], 1),
+        ([HALF], [A], 1),
+        ([[0.0, 0.0, 10.0, 4.9]], [A], 0),
+        ([C], [A, B], 0),
+        # The best pair goes first; the poorer box has no target left.
+        ([MORE_THAN_HALF, A], [A], 1),
+        ([MORE_THAN_HALF, A], [A, HALF], 2),
+    ],
+)
+def test_matched_pairs(boxes, targets, pairs):
+    assert matched_pairs(torch.tensor(boxes), torch.tensor(targets)) == pairs
+
+
+@pytest.mark.parametrize("boxes", [0, 2])
+def test_matched_pairs_with_nothing_on_a_side(boxes):
+    some, none = torch.tensor([A] * boxes).reshape(-1, 4), torch.zeros(0, 4)
+    assert matched_pairs(some, none) == matched_pairs(none, some) == 0
+
+
+def test_rec():
+    rows = rows_of([A], [B], [C], [A])
+    assert score_rec([answer(0), answer(1), answer(2), answer(3)], rows) == {"acc@0.5": 1.0, "missing": 0.0}
+    assert score_rec([answer()] * 4, rows) == {"acc@0.5": 0.0, "missing": 1.0}
+    # Only the first box counts, be it right or wrong.
+    assert score_rec([answer(0, 1), answer(0, 1), answer(), answer(1)], rows) == {"acc@0.5": 0.25, "missing": 0.25}
+
+
+def test_rec_needs_more_than_half():
+    rows = rows_of([A])
+    assert score_rec([answer(0, regions=torch.tensor([HALF]))], rows)["acc@0.5"] == 0
+    assert score_rec([answer(0, regions=torch.tensor([MORE_THAN_HALF]))], rows)["acc@0.5"] == 1
+
+
+@pytest.mark.parametrize(
+    ("answers", "precision", "recall"),
+    [
+        ([(0, 1), (2,)], 1, 1),
+        ([(), ()], 0, 0),
+        # The same region twice counts once, the same box as two regions twice.
+        ([(0, 1, 0), (2,)], 1, 1),
+        ([(0, 1, 3), (2,)], 3 / 4, 1),
+        # More boxes than targets, and fewer.
+        ([(0, 1), (2, 0, 1)], 3 / 5, 1),
+        ([(0,), (2,)], 1, 2 / 3),
+        # One answer is missing, the other wrong.
+        ([(), (2,)], 1, 1 / 3),
+        ([(2,), (2,)], 1 / 2, 1 / 3),
+    ],
+)
+def test_grounding(answers, precision, recall):
+    """Targets are two boxes and one; figures are over all boxes, not a mean of answers."""
+    figures = score_grounding([answer(*regions) for regions in answers], rows_of([A, B], [C]))
+    f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0
+    assert figures == pytest.approx({"f1@0.5": f1, "precision@0.5": precision, "recall@0.5": recall})
+
+
+def test_region_captions():
+    rows = rows_of(references=["a red star", "a blue box", "a green ring", "a dot"])
+    texts = ["a red star", " a blue box\n", "a small green ring", ""]
+    assert score_region_captions([ground_text(text, REGIONS) for text in texts], rows) == {"exact_match": 0.5}
+
+
+def description(item: SceneObject) -> str:
+    """What a caption says of an object."""
+    return with_article(words(item.attributes))
+
+
+def caption(objects: Sequence[SceneObject], named: Sequence[tuple[str, int | None]]) -> GroundedText:
+    """A caption of phrases with the number of an object each, or with none."""
+    parts = [f"<p>{text}</p>" + (f" <roi><r{index}></roi>" if index is not None else "") for text, index in named]
+    return ground_text(", ".join(parts), torch.tensor([item.box_xyxy for item in objects], dtype=torch.float32))
+
+
+@pytest.fixture(scope="module")
+def captions() -> tuple[Dataset, list[SceneObject], list[SceneObject]]:
+    """Two scenes, and their objects."""
+    rows = shapes_dataset("grounded-caption", 2, 5, split="test", evaluation=True)
+    return rows, *(list(make_scene(5, "test", index, row["image"].width).objects) for index, row in enumerate(rows))
+
+
+def test_grounded_captions_all_right(captions):
+    rows, first, second = captions
+    answers = [
+        caption(objects, [(description(item), i) for i, item in enumerate(objects)]) for objects in (first, second)
+    ]
+    count = (len(first) + len(second)) / 2
+    assert score_grounded_captions(answers, rows) == {"phrases_right": 1.0, "phrases": count}
+
+
+def test_grounded_captions_with_mistakes(captions):
+    """Another object's box, words that name no object, and no phrases."""
+    rows, first, _ = captions
+    other = next(i for i, item in enumerate(first) if description(item) != description(first[0]))
+    right, wrong_box = (description(first[0]), 0), (description(first[0]), other)
+    unknown = ("a happy cloud", 0)
+    none = ground_text(NOTHING, torch.zeros(0, 4))
+    assert score_grounded_captions([caption(first, [right, wrong_box, unknown]), none], rows) == pytest.approx(
+        {"phrases_right": 1 / 3, "phrases": 1.5}
+    )
+    # The same object twice is right twice: the figure is one of phrases.
+    assert score_grounded_captions([caption(first, [right, right]), none], rows) == {
+        "phrases_right": 1.0,
+        "phrases": 1.0,
+    }
+    assert score_grounded_captions([none, none], rows) == {"phrases_right": 0.0, "phrases": 0.0}
+    # The scene is that of the row: the first scene's caption is no caption of the second.
+    swapped = [none, caption(first, [right])]
+    assert score_grounded_captions(swapped, rows)["phrases_right"] == 0
+
+
+@pytest.mark.parametrize("score", SCORES.values())
+def test_as_many_answers_as_rows(score):
+    with pytest.raises(ValueError, match="zip"):
+        score([], rows_of([A], [B]))
+
+
+def test_figures_of_every_task(tiny_dir, monkeypatch):
+    """Whatever the model says: figures in 0..1, of all tasks that were asked for, in that order."""
+    monkeypatch.setattr(shapes, "MAX_NEW_TOKENS", dict.fromkeys(shapes.MAX_NEW_TOKENS, 3))
+    model = GromaForConditionalGeneration.from_pretrained(tiny_dir).eval()
+    processor = GromaProcessor.from_pretrained(tiny_dir)
+    figures = evaluate_shapes(model, processor, rows=2, batch_size=2, progress=False)
+    assert list(figures) == ["detection", *SCORES]
+    names = {
+        "rec": "acc@0.5",
+        "grounding": "f1@0.5",
+        "region-caption": "exact_match",
+        "grounded-caption": "phrases_right",
+    }
+    for task, name in names.items():
+        assert 0 <= figures[task][name] <= 1
+    assert len(figures["detection"]) > 5
+    assert list(evaluate_shapes(model, processor, rows=1, tasks=["rec"], progress=False)) == ["rec"]
+
+
+def test_unknown_task():
+    with pytest.raises(ValueError, match="Unknown task 'counting'. Use some of detection, rec, grounding"):
+        evaluate_shapes(training_model(), training_processor(), rows=1, tasks=["rec", "counting"], progress=False)
