@@ -212,6 +212,32 @@ def detected_regions(
     return DetectedRegions(regions, _pack(proposals.pred_boxes, scores, target_sizes))
 
 
+@torch.no_grad()
+def detect(
+    model: GromaForRegionProposal | GromaForConditionalGeneration,
+    pixel_values: Tensor,
+    target_sizes: Tensor,
+    query_score: QueryScore = "fused",
+) -> DetectedRegions:
+    """Regions and raw queries of a batch of images.
+
+    Args:
+        model (`GromaForRegionProposal` or `GromaForConditionalGeneration`): in evaluation mode.
+        pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): from its image processor.
+        target_sizes (`Tensor` of shape `(B, 2)`): `(height, width)` of the upright images.
+        query_score (`str`): see [`detected_regions`].
+
+    Returns:
+        `DetectedRegions`.
+    """
+    core = model.model if isinstance(model, GromaForConditionalGeneration) else model
+    pixel_values = pixel_values.to(model.device)
+    with no_autocast(pixel_values):
+        vision = core._encode_patches(pixel_values)
+        proposals = core.region_proposer(core._proposer_feature_map(vision.hidden_states))
+        return detected_regions(core, proposals, target_sizes, query_score)
+
+
 def _pack(boxes: Tensor, scores: Tensor, target_sizes: Tensor) -> Tensor:
     height, width = target_sizes.to(boxes.device).float()[:, :, None].unbind(1)
     pixels = scale_boxes(box_cxcywh_to_xyxy(boxes.float()).clamp(0, 1), height, width)
@@ -283,19 +309,15 @@ def evaluate_proposals(
     check_columns(dataset.features, "detection")
     if len(dataset) == 0:
         raise ValueError("`dataset` has no rows to evaluate on.")
-    core = model.model if isinstance(model, GromaForConditionalGeneration) else model
     was_training = model.training
     model.eval()
     regions, queries, targets = [], [], []
     for start in tqdm(range(0, len(dataset), batch_size), desc="Proposing regions", disable=not progress):
         rows = dataset[start : start + batch_size]
         images = [to_upright_8_bit(image) for image in rows["image"]]
-        pixel_values = image_processor(images=images, return_tensors="pt")["pixel_values"].to(model.device)
+        pixel_values = image_processor(images=images, return_tensors="pt")["pixel_values"]
         sizes = torch.tensor([(image.height, image.width) for image in images])
-        with no_autocast(pixel_values):
-            vision = core._encode_patches(pixel_values)
-            proposals = core.region_proposer(core._proposer_feature_map(vision.hidden_states))
-            detected = detected_regions(core, proposals, sizes, query_score)
+        detected = detect(model, pixel_values, sizes, query_score)
         regions.append(detected.regions.cpu().numpy())
         queries.append(detected.queries.cpu().numpy())
         targets += [np.asarray(boxes, np.float64).reshape(-1, 4) for boxes in rows["boxes_xyxy"]]
@@ -309,6 +331,7 @@ __all__ = [
     "ScoredBoxes",
     "class_agnostic_detection_metrics",
     "coco_metrics",
+    "detect",
     "detected_regions",
     "evaluate_proposals",
     "region_metrics",

@@ -1,16 +1,29 @@
 """Answers of a model to rows of the evaluation columns, in batches."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
+from transformers import BatchFeature
 
 from ..data.conversations import to_messages
 from ..grounding import GroundedText
 from ..modeling_groma import GromaForConditionalGeneration
 from ..processing_groma import GromaProcessor, upright_image_size
+
+
+class PreparedQuestions(NamedTuple):
+    """A batch of questions, ready for the model.
+
+    Attributes:
+        inputs (`BatchFeature`): what the model takes, on the CPU.
+        sizes (`list` of `(height, width)`): of the upright images, in pixels; one a row that has an image.
+    """
+
+    inputs: BatchFeature
+    sizes: list[tuple[int, int]]
 
 
 def answer_rows(
@@ -52,16 +65,19 @@ def answer_rows(
     starts = range(0, len(dataset), batch_size)
     for start in tqdm(starts, desc="answers", unit="batch", disable=not progress):
         rows = [dataset[index] for index in range(start, min(start + batch_size, len(dataset)))]
-        yield from _answer_batch(model, processor, rows, max_new_tokens)
+        yield from answer_questions(model, processor, prepare_questions(processor, rows), max_new_tokens)
 
 
-@torch.no_grad()
-def _answer_batch(
-    model: GromaForConditionalGeneration,
-    processor: GromaProcessor,
-    rows: Sequence[dict[str, Any]],
-    max_new_tokens: int,
-) -> list[GroundedText]:
+def prepare_questions(processor: GromaProcessor, rows: Sequence[Mapping[str, Any]]) -> PreparedQuestions:
+    """The part of answering that needs no model, so that it can run ahead of it.
+
+    Args:
+        processor (`GromaProcessor`): of the model.
+        rows (`Sequence[Mapping]`): of the evaluation columns, images decoded.
+
+    Returns:
+        `PreparedQuestions`
+    """
     inputs = processor.apply_chat_template(
         [to_messages(row) for row in rows],
         add_generation_prompt=True,
@@ -69,14 +85,34 @@ def _answer_batch(
         return_dict=True,
         return_tensors="pt",
         processor_kwargs={"padding": True},
-    ).to(model.device)
+    )
+    images = [row["image"] for row in rows if row["image"] is not None]
+    return PreparedQuestions(inputs, [upright_image_size(image, index, None) for index, image in enumerate(images)])
+
+
+@torch.no_grad()
+def answer_questions(
+    model: GromaForConditionalGeneration,
+    processor: GromaProcessor,
+    questions: PreparedQuestions,
+    max_new_tokens: int,
+) -> list[GroundedText]:
+    """Answer a batch of questions, greedily.
+
+    Args:
+        model (`GromaForConditionalGeneration`): in evaluation mode.
+        processor (`GromaProcessor`): of the model.
+        questions (`PreparedQuestions`): the batch.
+        max_new_tokens (`int`): longest answer.
+
+    Returns:
+        `list[GroundedText]`: one a question; boxes `xyxy` in absolute pixels of the upright image.
+    """
+    inputs = questions.inputs.to(model.device)
     output = model.generate(
         **inputs, max_new_tokens=max_new_tokens, do_sample=False, return_dict_in_generate=True, use_cache=True
     )
-    sizes = [
-        upright_image_size(row["image"], index, None) for index, row in enumerate(rows) if row["image"] is not None
-    ]
-    return processor.post_process_grounded_generation(output, inputs=inputs, target_sizes=sizes or None)
+    return processor.post_process_grounded_generation(output, inputs=inputs, target_sizes=questions.sizes or None)
 
 
-__all__ = ["answer_rows"]
+__all__ = ["PreparedQuestions", "answer_questions", "answer_rows", "prepare_questions"]

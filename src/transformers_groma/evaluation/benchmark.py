@@ -1,0 +1,226 @@
+"""The shape of a benchmark: which rows it asks, how it scores answers, which figures it has. One file a benchmark.
+
+Each of `rec.py`, `lvis_ground.py`, `region_caption.py`, `grounded_caption.py` and `proposals.py` has a `BENCHMARK`; `runner.py`
+runs any of them, `report.py` writes its figures down.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datasets import Dataset
+
+from ..data.columns import Schema
+from ..data.prompts import Task, question_parts
+from .predictions import Prediction
+
+Row = Mapping[str, Any]
+Box = Sequence[float]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a benchmark.
+
+    Args:
+        name (`str`): its key in `results.json`.
+        meaning (`str`): what it is, for the report.
+        is_share (`bool`): whether reports print it times 100, as papers do.
+    """
+
+    name: str
+    meaning: str
+    is_share: bool = True
+
+
+@dataclass(frozen=True)
+class PublishedFigure:
+    """A figure of Groma-7B in the paper.
+
+    Args:
+        dataset (`str`): as the column `source` of the rows names it.
+        split (`str`): of the dataset; empty where there is only one.
+        figure (`str`): name of the figure.
+        value (`float`): in the unit of `results.json`, not times 100.
+    """
+
+    dataset: str
+    split: str
+    figure: str
+    value: float
+
+
+class BenchmarkRows(NamedTuple):
+    """What a benchmark asks and compares with, one a question.
+
+    Attributes:
+        asked (`Dataset`): the rows whose question or image the model gets.
+        rows (`Sequence[Mapping]`): what scoring needs of each: its columns without the image.
+    """
+
+    asked: Dataset
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark.
+
+    Args:
+        name (`str`): in commands and files.
+        title (`str`): in reports.
+        schemas (`tuple[str, ...]`): which columns its datasets may have; the first that fits is taken.
+        prepare (`Callable[[Dataset], BenchmarkRows]`): checks the rows and says what is asked.
+        score (`Callable[[Sequence[Prediction], Sequence[Mapping]], dict[str, float]]`): all figures of answers to rows, from plain
+            boxes and texts; no model is needed.
+        score_rows (`Callable[[Sequence[Prediction], Sequence[Mapping]], list[float]]`): how good each answer is, 0..1, to find the
+            worst.
+        plot (`Callable[[Sequence[Prediction], Sequence[Mapping], Mapping[str, float], Path], list[Path]]`): writes pictures of the
+            figures into a folder.
+        figures (`tuple[Figure, ...]`): in the order of reports.
+        published (`tuple[PublishedFigure, ...]`): what the paper has.
+        task (`str`, *optional*): whose questions `--prompt-seed` draws from; none where nothing is asked.
+        max_new_tokens (`int`): longest answer.
+    """
+
+    name: str
+    title: str
+    schemas: tuple[Schema, ...]
+    prepare: Callable[[Dataset], BenchmarkRows]
+    score: Callable[[Sequence[Prediction], Sequence[Row]], dict[str, float]]
+    score_rows: Callable[[Sequence[Prediction], Sequence[Row]], list[float]]
+    plot: Callable[[Sequence[Prediction], Sequence[Row], Mapping[str, float], Path], list[Path]]
+    figures: tuple[Figure, ...]
+    published: tuple[PublishedFigure, ...] = ()
+    task: Task | None = None
+    max_new_tokens: int = 0
+
+
+def rows_without_image(dataset: Dataset) -> list[dict[str, Any]]:
+    """The columns of a dataset that are not pictures, all rows in memory.
+
+    Args:
+        dataset (`Dataset`): with an `image` column.
+
+    Returns:
+        `list[dict]`: the rows.
+    """
+    return dataset.remove_columns("image").to_list()
+
+
+def row_name(index: int, row: Row) -> str:
+    """How an error names a row.
+
+    Args:
+        index (`int`): its number.
+        row (`Mapping`): the row.
+
+    Returns:
+        `str`: number and image.
+
+    Example:
+    >>> row_name(3, {"image_id": "7"})
+    "Row 3 (image_id '7')"
+    """
+    return f"Row {index} (image_id {row['image_id']!r})"
+
+
+def question_of(row: Row, task: Task | None = None, prompt_seed: int | None = None) -> dict[str, Any]:
+    """A row as it is asked: without an answer at its end, and in other words if wanted.
+
+    Without a seed a row keeps the question that it was written with: that of `processing/` and of `groma data shapes
+    --evaluation` is the standard one of its task. With a seed the wording is drawn from the templates of `data/prompts.py`, by what
+    is asked about, so that it does not depend on the order of rows.
+
+    Args:
+        row (`Mapping`): conversation or evaluation columns.
+        task (`str`, *optional*): whose templates are drawn from.
+        prompt_seed (`int`, *optional*): another seed draws other questions.
+
+    Returns:
+        `dict`: the row with other `messages`.
+
+    Raises:
+        ValueError: the question of the row lacks what the templates of the task ask about.
+
+    Example:
+    >>> from transformers_groma.data.columns import phrase_part, text_part
+    >>> content = [text_part("Locate "), phrase_part("the cup"), text_part(" in this image.")]
+    >>> row = {"image_id": "7", "boxes_xyxy": [], "messages": [{"role": "user", "content": content}]}
+    >>> [part["text"] for part in question_of(row, "rec", prompt_seed=1)["messages"][-1]["content"]]
+    ['Find ', 'the cup', ' in the picture.']
+    """
+    messages = list(row["messages"])
+    if messages[-1]["role"] == "assistant":
+        messages.pop()
+    if task is None or prompt_seed is None:
+        return {**row, "messages": messages}
+    content = messages[-1]["content"]
+    phrase = next((part["text"] for part in content if part["type"] == "phrase"), None)
+    region = next((part["boxes"][0] for part in content if part["type"] == "region"), None)
+    topic = phrase if region is None else list(row["boxes_xyxy"][region])
+    try:
+        parts = question_parts(
+            task, phrase=phrase, region=region, record=f"{row['image_id']}/{topic}", seed=prompt_seed
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"The question about image {row['image_id']!r} cannot be put into other words. {error} Leave `prompt_seed` out."
+        ) from None
+    images = [part for part in content if part["type"] == "image"]
+    messages[-1] = {**messages[-1], "content": images + parts}
+    return {**row, "messages": messages}
+
+
+def question_text(row: Row) -> str:
+    """The question of a row in words, for people.
+
+    Args:
+        row (`Mapping`): conversation or evaluation columns.
+
+    Returns:
+        `str`: its text; `<region>` stands for a box that the user points at.
+
+    Example:
+    >>> from transformers_groma.data.columns import image_part, region_part, text_part
+    >>> question_text({"messages": [{"role": "user", "content": [image_part(), text_part("What is "), region_part(0)]}]})
+    'What is <region>'
+    """
+    content = next(message["content"] for message in reversed(row["messages"]) if message["role"] == "user")
+    return "".join("<region>" if part["type"] == "region" else part["text"] for part in content)
+
+
+def scored_boxes(prediction: Prediction) -> tuple[list[list[float]], list[float]]:
+    """All boxes of an answer in its order, each once, and how sure the model is of them.
+
+    Args:
+        prediction (`Prediction`): the answer.
+
+    Returns:
+        `tuple[list[list[float]], list[float]]`: boxes `xyxy` in pixels, scores 0..1.
+
+    Example:
+    >>> from transformers_groma.evaluation.predictions import PredictedPhrase
+    >>> twice = PredictedPhrase("", [[0.0, 0.0, 4.0, 4.0]] * 2, [0.9, 0.9])
+    >>> scored_boxes(Prediction(0, "", "", [twice], ""))
+    ([[0.0, 0.0, 4.0, 4.0]], [0.9])
+    """
+    scores: dict[tuple[float, ...], float] = {}
+    for phrase in prediction.phrases:
+        for box, score in zip(phrase.boxes_xyxy, phrase.scores, strict=True):
+            scores.setdefault(tuple(box), score)
+    return [list(box) for box in scores], list(scores.values())
+
+
+__all__ = [
+    "Benchmark",
+    "BenchmarkRows",
+    "Figure",
+    "PublishedFigure",
+    "question_of",
+    "question_text",
+    "row_name",
+    "rows_without_image",
+    "scored_boxes",
+]
