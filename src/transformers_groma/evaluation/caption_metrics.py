@@ -1,0 +1,121 @@
+"""CIDEr and METEOR of captions, as coco-caption computes them (`pycocoevalcap`, of the `eval` extra).
+
+Both are on coco-caption's own scale. The paper prints hundredfold values: its METEOR of 16.8 and CIDEr of 107.3 are 0.168 and 1.073
+here. numpy and the standard library alone; no model is needed.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from .ptb_tokenizer import JavaMissingError, ptb_tokenize, require_java
+
+logger = logging.getLogger(__name__)
+
+# Texts to texts of words with a space between them.
+Tokenizer = Callable[[Sequence[str]], Sequence[str]]
+
+
+def cider(candidates: Sequence[str], references: Sequence[Sequence[str]], tokenize: Tokenizer = ptb_tokenize) -> float:
+    """CIDEr of captions (CIDEr-D, as coco-caption names it).
+
+    How much a word counts depends on how many captions it is in, so the score is that of the whole set and not the mean of parts of
+    it; of a single caption it is 0.
+
+    Args:
+        candidates (`Sequence[str]`): one caption an image or region.
+        references (`Sequence[Sequence[str]]`): the true captions of each, at least one.
+        tokenize (`Callable`): cuts texts into words. By default in the way of coco-caption, without its Java program;
+            `ptb_tokenizer.java_ptb_tokenize` runs that program, `list` takes texts of words as they are.
+
+    Returns:
+        `float`: 0..10, on coco-caption's scale.
+
+    Raises:
+        ValueError: nothing to score, not as many lists of references as candidates, or an empty one.
+
+    Example:
+    >>> round(cider(["a red cat", "two dogs"], [["a red cat"], ["two big dogs", "dogs"]]), 3)
+    4.689
+    """
+    from pycocoevalcap.cider.cider import Cider
+
+    true, answers = _tokenized(candidates, references, tokenize)
+    return float(Cider().compute_score(true, answers)[0])
+
+
+def meteor(
+    candidates: Sequence[str], references: Sequence[Sequence[str]], tokenize: Tokenizer = ptb_tokenize
+) -> float:
+    """METEOR 1.5 of captions, by its authors' own Java program. NLTK's function of that name gives other figures.
+
+    Args:
+        candidates (`Sequence[str]`): one caption an image or region.
+        references (`Sequence[Sequence[str]]`): the true captions of each, at least one.
+        tokenize (`Callable`): cuts texts into words; see `cider`.
+
+    Returns:
+        `float`: 0..1.
+
+    Raises:
+        JavaMissingError: there is no Java; says how to install it.
+        ValueError: see `cider`.
+        RuntimeError: the program failed, for lack of its 2 GB of memory or else; says what it wrote.
+    """
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    true, answers = _tokenized(candidates, references, tokenize)
+    require_java()
+    # A line of its input has parts between such bars.
+    true = {index: [text.replace("|||", " ") for text in texts] for index, texts in true.items()}
+    program = Meteor()
+    try:
+        return float(program.compute_score(true, answers)[0])
+    except (OSError, ValueError) as error:
+        program.meteor_p.kill()
+        message = program.meteor_p.stderr.read().decode(errors="replace").strip()
+        # Otherwise its end waits for the lock for ever.
+        program.lock.release()
+        raise RuntimeError(f"The Java program of METEOR failed: {message or 'it wrote nothing'}.") from error
+
+
+def caption_scores(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """CIDEr, and METEOR where there is Java; a warning says how to install it where there is none.
+
+    Args:
+        candidates (`Sequence[str]`): one caption an image or region.
+        references (`Sequence[Sequence[str]]`): the true captions of each, at least one.
+
+    Returns:
+        `dict[str, float]`: `cider`, and `meteor` where there is Java.
+
+    Raises:
+        ValueError: see `cider`.
+        RuntimeError: see `meteor`.
+    """
+    scores = {"cider": cider(candidates, references)}
+    try:
+        scores["meteor"] = meteor(candidates, references)
+    except JavaMissingError as error:
+        logger.warning("METEOR is left out: %s", error)
+    return scores
+
+
+def _tokenized(
+    candidates: Sequence[str], references: Sequence[Sequence[str]], tokenize: Tokenizer
+) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
+    """References and candidates in the form that `pycocoevalcap` takes."""
+    if len(candidates) == 0:
+        raise ValueError("`candidates` is empty: there is nothing to score.")
+    if len(references) != len(candidates):
+        raise ValueError(
+            f"`references` must have one list for each of the {len(candidates)} `candidates`, got {len(references)}."
+        )
+    for index, texts in enumerate(references):
+        if isinstance(texts, str) or len(texts) == 0:
+            raise ValueError(f"`references[{index}]` must be a list of one or more captions, got {texts!r}.")
+    words = iter(tokenize([text for texts in (candidates, *references) for text in texts]))
+    answers = {index: [next(words)] for index in range(len(candidates))}
+    return {index: [next(words) for _ in texts] for index, texts in enumerate(references)}, answers
+
+
+__all__ = ["JavaMissingError", "caption_scores", "cider", "meteor"]

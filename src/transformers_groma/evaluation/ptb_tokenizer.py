@@ -1,0 +1,164 @@
+"""Words of captions in the way of coco-caption: Penn Treebank tokens in lower case, without punctuation.
+
+Caption metrics depend on how captions are cut into words. coco-caption cuts them with Stanford's tokenizer, a Java program;
+`ptb_tokenize` does the same in Python, `java_ptb_tokenize` runs that program. Both keep its peculiarities: brackets and runs of
+"!" or "?" count as words, and so does `left.woman` after a forgotten space.
+"""
+
+import re
+import shutil
+from collections.abc import Sequence
+
+# What coco-caption drops. It lists the names of brackets in capitals, in vain, as all is in lower case by then.
+PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
+
+# Words that keep their full stop, in lower case; single letters do, too. The second list does before a number only.
+ABBREVIATIONS = """
+    adj adm adv al ala alex apr ariz assn assoc asst aug ave bldg blvd brig bros calif capt cf cie cmdr co col colo comdr conn corp
+    cpl ct dak dec dept det dr drs elec ens esq est etc ext feb fla fri ft ga gen gov govs hon inc ind insp intl jan jos jr jul jun
+    kan ky lieut lt ltd maj mar md messrs mfg mich minn mlle mme mo mon mont mr mrs ms msgr mt mtg natl neb nev nov oct okla penn pfc
+    ph plc pres prof pty pvt rd rep reps rev rt sen sens sep sept seq sgt spc sq sr st ste supt tel tenn thu thurs treas tue tues
+    univ va vs vt wed wis wisc wyo
+"""
+ABBREVIATIONS_BEFORE_NUMBERS = "art ca fig figs no nos op pp prop"
+# Written as one word, read as two.
+SPLIT_WORDS = {
+    "cannot": "can not",
+    "gimme": "gim me",
+    "gonna": "gon na",
+    "gotta": "got ta",
+    "lemme": "lem me",
+    "wanna": "wan na",
+    "'tis": "'t is",
+    "'twas": "'t was",
+}
+
+# Before words are found: other ways to write the same sign.
+_SIGNS = str.maketrans(
+    {
+        **dict.fromkeys("\u2018\u2019\u2039\u203a", "'"),
+        **dict.fromkeys("\u201c\u201d\u00ab\u00bb", '"'),
+        **dict.fromkeys("\u2013\u2014", "--"),
+        "\u2026": "...",
+        "½": "1/2",
+        "¼": "1/4",
+        "¾": "3/4",
+        **dict.fromkeys("\u2010\u2011\u00ad"),  # hyphens that Stanford's tokenizer drops
+    }
+)
+# After words are found: how the treebank writes them.
+_WRITTEN = {
+    **SPLIT_WORDS,
+    **{"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"},
+    **{"£": "#", "€": "$", "¢": "cents"},
+    **{"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": "''", "&apos;": "'", "&nbsp;": "'"},
+    '"': "''",
+}
+
+_ANY = r"[^\W_]"  # a letter or a digit
+_LETTER = r"[^\W\d_]"
+_END = rf"(?!{_ANY})"
+# The first alternative that fits is taken, so longer ones come first.
+_TOKEN = re.compile(
+    rf"""
+      </?[a-z][^<>]*>                                                     # <person>
+    | &(?:amp|lt|gt|nbsp|quot|apos);
+    | (?:https?://|www\.)[^\s"<>]*[^\s"<>.,;:!?()'] | [\w.+-]+@[\w-]+(?:\.[\w-]+)+
+    | (?:{"|".join(SPLIT_WORDS)}){_END}(?!-{_ANY})
+    | (?-i:[A-Z]+(?:[&+][A-Z]+)+)                                         # A&W, but b & w
+    | {_LETTER}+?(?=n't{_END}) | n't{_END}                                # is n't
+    | '(?:s|m|d|re|ve|ll){_END}                                           # dog 's
+    | '(?:em{_END}|til{_END}|cause{_END}|n'|n{_END}|\d\ds?(?!\S))         # '80s
+    | (?:[dlo]|ma|c|li)'{_LETTER}+ | y'(?=all) | o'clock | ol'            # o'neil
+    | (?:{_LETTER}\.)+(?!-?{_LETTER}) | ph\.d\.                             # u.s.
+    | (?:{"|".join(ABBREVIATIONS.split())})\.(?!{_LETTER})
+    | (?:{"|".join(ABBREVIATIONS_BEFORE_NUMBERS.split())})\.(?=\s?\d)
+    | {_ANY}+(?:[-_/]{_ANY}+)+                                            # t-shirt, black/white
+    | {_ANY}(?:{_ANY}|[.,])*(?:-{_ANY}+)+                                 # 3.5-inch
+    | c\+\+ | \d*{_LETTER}{_ANY}*(?:[.!?]{_LETTER}{_ANY}*)*               # dog; left.woman
+    | [+-]?(?:\d+(?:[.,:]\d+)*|(?:[.,:]\d+)+)                             # 1,000.50
+    | \#{_LETTER}+ | @{_LETTER}\w*
+    | [:;=]['-]?[()]                                                      # a smiley
+    | \.{{3,}} | [?!]+ | --+ | _+ | \*+ | \#+ | @+ | <<|>> | '' | ``
+    | \S
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def ptb_tokenize(texts: Sequence[str]) -> list[str]:
+    """Cut texts into words as coco-caption does, without its Java program.
+
+    Equal to `java_ptb_tokenize` on 7,253 of the 7,255 texts of the samples that the project is tested with, and on all captions among
+    them. What differs are rare signs: a smiley of letters, a single letter that ends a sentence.
+
+    Args:
+        texts (`Sequence[str]`): captions.
+
+    Returns:
+        `list[str]`: for each its words, in lower case, with a space between them.
+
+    Example:
+    >>> ptb_tokenize(["A man's T-shirt (grey), isn't it?", "Two dogs -- on the left."])
+    ["a man 's t-shirt -lrb- grey -rrb- is n't it", 'two dogs on the left']
+    """
+    return [" ".join(_words(text)) for text in texts]
+
+
+def _words(text: str) -> list[str]:
+    tokens = (token.lower() for token in _TOKEN.findall(text.translate(_SIGNS)))
+    words = (word for token in tokens for word in _written(token).split())
+    return [word for word in words if word not in PUNCTUATION]
+
+
+def _written(token: str) -> str:
+    """A token as the treebank writes it; two words where it has two."""
+    if token.startswith("..."):
+        return "..."
+    if token.startswith("--"):
+        return "--"
+    if token[0] in ":;=" and token[-1] in "()":
+        return token[:-1] + _WRITTEN[token[-1]]
+    return _WRITTEN.get(token, token)
+
+
+class JavaMissingError(RuntimeError):
+    """There is no Java here, which Stanford's tokenizer and METEOR are written in."""
+
+
+def require_java() -> None:
+    """Check that Java is there.
+
+    Raises:
+        JavaMissingError: it is not; says how to install it.
+    """
+    if shutil.which("java") is None:
+        raise JavaMissingError(
+            "METEOR and Stanford's tokenizer need Java, and there is no `java` on the PATH. Install it with "
+            "`apt-get install -y default-jre-headless`, or leave METEOR out; CIDEr does without Java."
+        )
+
+
+def java_ptb_tokenize(texts: Sequence[str]) -> list[str]:
+    """Cut texts into words with the Java program of coco-caption, which `pycocoevalcap` brings.
+
+    Args:
+        texts (`Sequence[str]`): captions.
+
+    Returns:
+        `list[str]`: for each its words, in lower case, with a space between them.
+
+    Raises:
+        JavaMissingError: there is no Java.
+    """
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    require_java()
+    # One line a text, whatever breaks it has.
+    captions = {index: [{"caption": " ".join(text.split())}] for index, text in enumerate(texts)}
+    tokenized = PTBTokenizer().tokenize(captions)
+    # Fractions come with a hard space.
+    return [" ".join(tokenized[index][0].split()) for index in captions]
+
+
+__all__ = ["JavaMissingError", "java_ptb_tokenize", "ptb_tokenize", "require_java"]
