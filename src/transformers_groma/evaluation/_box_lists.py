@@ -128,16 +128,16 @@ def flat_values(
     return flat
 
 
-def check_rows(name: str, values: Sequence[Any], rows: int) -> None:
-    """Check that an argument has one entry for each row of `predictions`, and that there are any.
+def check_rows(name: str, values: Sequence[Any], rows: int, of: str = "predictions") -> None:
+    """Check that an argument has one entry for each row of the predictions, an argument named `of`, and that there are any.
 
     Raises:
         ValueError: it has not, or there are none.
     """
     if rows == 0:
-        raise ValueError("`predictions` is empty: there is nothing to score.")
+        raise ValueError(f"`{of}` is empty: there is nothing to score.")
     if len(values) != rows:
-        raise ValueError(f"`{name}` must have one entry for each of the {rows} `predictions`, got {len(values)}.")
+        raise ValueError(f"`{name}` must have one entry for each of the {rows} `{of}`, got {len(values)}.")
 
 
 def box_areas(boxes: np.ndarray) -> np.ndarray:

@@ -63,6 +63,35 @@ def as_many_recall(
     return _figures(_matched_targets(found, true, sized) for sized in _by_size(true_areas))
 
 
+def as_many_recall_of_each(
+    predictions: Sequence[Sequence[Sequence[float]]],
+    scores: Sequence[Sequence[float]] | None,
+    targets: Sequence[Sequence[Sequence[float]]],
+    crowds: Sequence[Sequence[bool]] | None = None,
+) -> np.ndarray:
+    """Recall of each question alone under the AS-MANY protocol, to find the worst answers.
+
+    Args:
+        predictions, scores, targets, crowds: see `as_many_recall`.
+
+    Returns:
+        `np.ndarray` of shape `(questions,)`: mean over IoU 0.50:0.95, in 0..1; -1 where a question has no targets.
+
+    Raises:
+        ValueError: see `as_many_recall`.
+
+    Example:
+    >>> targets = [[0, 0, 50, 50], [100, 0, 150, 50]]
+    >>> as_many_recall_of_each([targets[:1], []], None, [targets, targets]).tolist()
+    [0.5, 0.0]
+    """
+    found, true, _ = _arrange(predictions, scores, targets, None, crowds)
+    found = found.select(found.ranks < true.counts[found.rows])
+    recalls = _matched_targets(found, true, np.ones(len(true.boxes), bool)).mean(axis=0)
+    sums = np.bincount(true.rows, weights=recalls, minlength=len(true.counts))
+    return np.divide(sums, true.counts, out=np.full(len(sums), -1.0), where=true.counts > 0)
+
+
 def any_recall(
     predictions: Sequence[Sequence[Sequence[float]]],
     scores: Sequence[Sequence[float]] | None,
@@ -233,4 +262,4 @@ def _match(overlaps: np.ndarray, free: np.ndarray) -> None:
         np.put_along_axis(free, best, np.take_along_axis(free, best, axis=-1) & ~hit, axis=-1)
 
 
-__all__ = ["any_recall", "as_many_recall", "merged_boxes_recall"]
+__all__ = ["any_recall", "as_many_recall", "as_many_recall_of_each", "merged_boxes_recall"]

@@ -58,6 +58,7 @@ _WRITTEN = {
 _ANY = r"[^\W_]"  # a letter or a digit
 _LETTER = r"[^\W\d_]"
 _END = rf"(?!{_ANY})"
+_ENDING = rf"'(?:s|m|d|re|ve|ll){_END}"
 # The first alternative that fits is taken, so longer ones come first.
 _TOKEN = re.compile(
     rf"""
@@ -67,10 +68,10 @@ _TOKEN = re.compile(
     | (?:{"|".join(SPLIT_WORDS)}){_END}(?!-{_ANY})
     | (?-i:[A-Z]+(?:[&+][A-Z]+)+)                                         # A&W, but b & w
     | {_LETTER}+?(?=n't{_END}) | n't{_END}                                # is n't
-    | '(?:s|m|d|re|ve|ll){_END}                                           # dog 's
+    | {_ENDING}                                                           # dog 's
     | '(?:em{_END}|til{_END}|cause{_END}|n'|n{_END}|\d\ds?(?!\S))         # '80s
-    | (?:[dlo]|ma|c|li)'{_LETTER}+ | y'(?=all) | o'clock | ol'            # o'neil
-    | (?:{_LETTER}\.)+(?!-?{_LETTER}) | ph\.d\.                             # u.s.
+    | (?:[dlo]|ma|c|li)(?!{_ENDING})'{_LETTER}+ | y'(?=all) | ol'{_END}   # o'neil
+    | (?:{_LETTER}\.)+(?!-?{_LETTER}) | ph\.d\.                          # u.s.
     | (?:{"|".join(ABBREVIATIONS.split())})\.(?!{_LETTER})
     | (?:{"|".join(ABBREVIATIONS_BEFORE_NUMBERS.split())})\.(?=\s?\d)
     | {_ANY}+(?:[-_/]{_ANY}+)+                                            # t-shirt, black/white
