@@ -239,7 +239,9 @@ def _matched_targets(found: BoxLists, true: BoxLists, wanted: np.ndarray) -> np.
     first_target, first_box = true.counts.cumsum() - true.counts, found.counts.cumsum() - found.counts
     for count in np.unique(true.counts[found.counts > 0]).tolist():
         rows_of_count = np.flatnonzero((true.counts == count) & (found.counts > 0))
-        for rows in np.array_split(rows_of_count, -(-len(rows_of_count) * count**2 // MAX_IOUS)):
+        step = max(MAX_IOUS // count**2, 1)
+        for start in range(0, len(rows_of_count), step):
+            rows = rows_of_count[start : start + step]
             target = first_target[rows, None] + np.arange(count)  # (rows, count)
             box = first_box[rows, None] + np.arange(found.counts[rows].max())  # (rows, boxes)
             missing = np.arange(box.shape[1]) >= found.counts[rows, None]
