@@ -6,6 +6,7 @@ here. numpy and the standard library alone; no model is needed.
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from .ptb_tokenizer import JavaMissingError, ptb_tokenize, require_java
 
@@ -73,9 +74,13 @@ def meteor(
     except (OSError, ValueError) as error:
         program.meteor_p.kill()
         message = program.meteor_p.stderr.read().decode(errors="replace").strip()
-        # Otherwise its end waits for the lock for ever.
-        program.lock.release()
+        with suppress(OSError):
+            program.meteor_p.stdin.close()
         raise RuntimeError(f"The Java program of METEOR failed: {message or 'it wrote nothing'}.") from error
+    finally:
+        # Its destructor would wait for the lock for ever, after an error or Ctrl-C.
+        if program.lock.locked():
+            program.lock.release()
 
 
 def caption_scores(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
