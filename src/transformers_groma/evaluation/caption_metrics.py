@@ -6,7 +6,6 @@ here. numpy and the standard library alone; no model is needed.
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 from .ptb_tokenizer import JavaMissingError, ptb_tokenize, require_java
 
@@ -73,9 +72,7 @@ def meteor(
         return float(program.compute_score(true, answers)[0])
     except (OSError, ValueError) as error:
         program.meteor_p.kill()
-        message = program.meteor_p.stderr.read().decode(errors="replace").strip()
-        with suppress(OSError):
-            program.meteor_p.stdin.close()
+        message = program.meteor_p.communicate()[1].decode(errors="replace").strip()
         raise RuntimeError(f"The Java program of METEOR failed: {message or 'it wrote nothing'}.") from error
     finally:
         # Its destructor would wait for the lock for ever, after an error or Ctrl-C.

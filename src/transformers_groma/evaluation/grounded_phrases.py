@@ -50,7 +50,7 @@ def grounded_phrase_scores(
     for row, (answer, truth) in enumerate(zip(predicted, targets, strict=True)):
         said = box_lists(f"predicted[{row}]", [boxes for _, boxes in answer])
         true = target_lists(f"targets[{row}]", [boxes for _, boxes in truth])
-        told, wanted = told + len(answer), wanted + np.count_nonzero(true.counts)
+        told, wanted = told + len(answer), wanted + int(np.count_nonzero(true.counts))
         if len(said.boxes) == 0 or len(true.boxes) == 0:
             continue
         same_region = _region_ious(said, true) >= IOU_THRESHOLD
