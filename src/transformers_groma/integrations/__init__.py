@@ -1,0 +1,1 @@
+"""Adapters: Groma in other people's tools."""
