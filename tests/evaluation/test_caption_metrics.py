@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pycocoevalcap.meteor import meteor as meteor_module
+from pycocoevalcap.meteor.meteor import Meteor
 
+from transformers_groma.evaluation import caption_metrics
 from transformers_groma.evaluation.caption_metrics import JavaMissingError, caption_scores, cider, meteor
 from transformers_groma.evaluation.ptb_tokenizer import java_ptb_tokenize, ptb_tokenize
 
@@ -30,12 +31,12 @@ def captions() -> Path:
 @pytest.fixture(scope="module")
 def meteor_program():
     """One Java program for all tests, because it reads its tables for seconds."""
-    return meteor_module.Meteor()
+    return Meteor()
 
 
 @pytest.fixture
 def one_meteor_program(meteor_program, monkeypatch):
-    monkeypatch.setattr(meteor_module, "Meteor", lambda: meteor_program)
+    monkeypatch.setattr(caption_metrics, "Meteor", lambda: meteor_program)
 
 
 def published(file: str) -> dict:

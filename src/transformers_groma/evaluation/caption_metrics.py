@@ -1,11 +1,14 @@
 """CIDEr and METEOR of captions, as coco-caption computes them (`pycocoevalcap`, of the `eval` extra).
 
 Both are on coco-caption's own scale. The paper prints hundredfold values: its METEOR of 16.8 and CIDEr of 107.3 are 0.168 and 1.073
-here. numpy and the standard library alone; no model is needed.
+here. No model is needed.
 """
 
 import logging
 from collections.abc import Callable, Sequence
+
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.meteor.meteor import Meteor
 
 from .ptb_tokenizer import JavaMissingError, ptb_tokenize, require_java
 
@@ -37,8 +40,6 @@ def cider(candidates: Sequence[str], references: Sequence[Sequence[str]], tokeni
     >>> round(cider(["a red cat", "two dogs"], [["a red cat"], ["two big dogs", "dogs"]]), 3)
     4.689
     """
-    from pycocoevalcap.cider.cider import Cider
-
     true, answers = _tokenized(candidates, references, tokenize)
     return float(Cider().compute_score(true, answers)[0])
 
@@ -61,8 +62,6 @@ def meteor(
         ValueError: see `cider`.
         RuntimeError: the program failed, for lack of its 2 GB of memory or else; says what it wrote.
     """
-    from pycocoevalcap.meteor.meteor import Meteor
-
     true, answers = _tokenized(candidates, references, tokenize)
     require_java()
     # A line of its input has parts between such bars.

@@ -9,6 +9,8 @@ import re
 import shutil
 from collections.abc import Sequence
 
+from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
 # What coco-caption drops. It lists the names of brackets in capitals, in vain, as all is in lower case by then.
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 
@@ -152,8 +154,6 @@ def java_ptb_tokenize(texts: Sequence[str]) -> list[str]:
     Raises:
         JavaMissingError: there is no Java.
     """
-    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
-
     require_java()
     # One line a text, whatever breaks it has.
     captions = {index: [{"caption": " ".join(text.split())}] for index, text in enumerate(texts)}
