@@ -1,4 +1,4 @@
-"""The command line: `groma chat`, `groma propose`, `groma convert`, `groma data`, `groma train`,
+"""The command line: `groma chat`, `groma propose`, `groma convert`, `groma data`, `groma train`, `groma evaluate`,
 `groma demo`.
 
 Results go to stdout, notes and errors to stderr. A mistake of the user ends with one line and exit code 2. Torch and
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 REGION_MARK = "<region>"
 TRAINING_STAGES = ("detection", "alignment", "sft", "precompute-regions")
+BENCHMARKS = ("rec", "lvis-ground", "region-caption", "grounded-caption", "detection", "llava-bench")
 DTYPES = ("float32", "bfloat16", "float16")
 LEGACY_CHECKPOINT = Path("tests", "fixtures", "golden", "legacy_checkpoint")
 DEMO_PHOTO = Path("tests", "fixtures", "photos", "cat_and_dog.jpg")
@@ -209,6 +210,19 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("stage", metavar="STAGE", choices=TRAINING_STAGES, help=", ".join(TRAINING_STAGES))
     train.add_argument("stage_arguments", metavar="ARGUMENTS", nargs=argparse.REMAINDER, help="of the stage")
 
+    _add_evaluate_arguments(
+        add_command(
+            "evaluate",
+            run_evaluate,
+            f"measure a model on a benchmark: {', '.join(BENCHMARKS)}",
+            "groma evaluate rec --model org/groma-7b --dataset data/refcoco@val --output results/refcoco-val\n"
+            "         groma data shapes --task rec --rows 200 --seed 1 --split test --evaluation --output shapes-rec\n"
+            "         groma evaluate rec --dataset shapes-rec --output results/shapes-rec --gallery 20\n"
+            "         accelerate launch -m transformers_groma.cli evaluate lvis-ground --model org/groma-7b --dataset "
+            "data/lvis_ground@val --output results/lvis",
+        )
+    )
+
     demo = add_command(
         "demo",
         run_demo,
@@ -352,6 +366,74 @@ def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("benchmark", metavar="BENCHMARK", choices=BENCHMARKS, help=", ".join(BENCHMARKS))
+    parser.add_argument(
+        "--dataset",
+        metavar="PATH[@SPLIT]",
+        required=True,
+        help="folder with Parquet files, one file, or a Hub name; for llava-bench the folder of its published files",
+    )
+    parser.add_argument("--split", help="of the dataset, where PATH names none (default: test)")
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="for predictions.jsonl, results.json, results.md and plots; a run that was killed goes on there",
+    )
+    _add_model_arguments(parser)
+    parser.add_argument(
+        "--batch-size", metavar="N", type=_positive(int), default=16, help="rows at once (default: %(default)s)"
+    )
+    parser.add_argument("--limit", metavar="N", type=_positive(int), help="the first N rows only")
+    parser.add_argument(
+        "--prompt-seed",
+        metavar="N",
+        type=_natural,
+        help="draw the wording of each question; by default rows keep their own, which is the standard one",
+    )
+    parser.add_argument(
+        "--max-new-tokens", metavar="N", type=_positive(int), help="longest answer (default: the benchmark's)"
+    )
+    parser.add_argument(
+        "--box-score-threshold", metavar="X", type=_share, help="regions need a higher score (default: the model's)"
+    )
+    parser.add_argument(
+        "--nms-threshold",
+        metavar="X",
+        type=_share,
+        help="a region gives way to a better one that it overlaps by more (default: the model's)",
+    )
+    parser.add_argument(
+        "--gallery", metavar="N", type=_positive(int), default=0, help="draw the N worst answers to gallery.html"
+    )
+    parser.add_argument("--card", metavar="MODEL_DIR", type=Path, help="write the figures into the model card there")
+    judge = parser.add_argument_group("llava-bench", "Without a judge there are answers, but no figures.")
+    judge.add_argument("--images", metavar="DIR", type=Path, help="the photos of COCO val2014")
+    judge.add_argument("--judge", metavar="MODEL", help="name of a model that scores the answers")
+    judge.add_argument("--base-url", metavar="URL", help="an OpenAI-compatible server (default: OpenAI)")
+    judge.add_argument(
+        "--api-key-env", metavar="NAME", default="OPENAI_API_KEY", help="variable with the key (default: %(default)s)"
+    )
+    judge.add_argument(
+        "--concurrency", metavar="N", type=_positive(int), default=8, help="requests at a time (default: %(default)s)"
+    )
+    judge.add_argument(
+        "--requests-per-minute",
+        metavar="X",
+        type=_positive(float),
+        help="at most, retries included (default: no limit)",
+    )
+    judge.add_argument(
+        "--price-in", metavar="X", type=_positive(float), default=0.0, help="of a million prompt tokens"
+    )
+    judge.add_argument(
+        "--price-out", metavar="X", type=_positive(float), default=0.0, help="of a million completion tokens"
+    )
+    judge.add_argument("--max-cost", metavar="X", type=_positive(float), help="end before reviews cost more")
+
+
 def _add_output_arguments(parser: argparse.ArgumentParser, files: str) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
     parser.add_argument("--output", metavar="DIR", type=Path, help=f"write {files} there")
@@ -371,6 +453,16 @@ def _natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} must be an integer from 0 on")
     return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number from 0 to 1")
+    return value
 
 
 def _positive(kind: type, limit: float = sys.float_info.max) -> Callable[[str], Any]:
@@ -486,6 +578,96 @@ def run_train(arguments: argparse.Namespace) -> None:
         module.main(arguments.stage_arguments)
     except (ValueError, FileNotFoundError) as error:
         raise CommandError(str(error)) from error
+
+
+def run_evaluate(arguments: argparse.Namespace) -> None:
+    """`groma evaluate`: a benchmark, into a folder."""
+    folder = _checked_folder(arguments.output)
+    if arguments.card is not None and not arguments.card.is_dir():
+        raise CommandError(f"--card {str(arguments.card)!r} is no folder: pass that of a model.")
+    is_judged = arguments.benchmark == "llava-bench"
+    if not is_judged and (arguments.images is not None or arguments.judge is not None):
+        raise CommandError(f"--images and --judge are of llava-bench: leave them out for {arguments.benchmark}.")
+    model_types = ("groma", "groma_region_proposal") if arguments.benchmark == "detection" else ("groma",)
+    model = _checked_model(arguments.model, model_types)
+    try:
+        from .evaluation.card import add_results_to_card
+        from .evaluation.loading import load_benchmark, load_benchmark_rows, load_model
+        from .evaluation.report import REPORT_NAME, RESULTS_NAME
+        from .evaluation.runner import evaluate, process_state
+
+        if is_judged:
+            from .data.endpoint import EndpointError
+            from .evaluation.judged import judge_of, judged_benchmark, load_judged_rows
+
+            errors: tuple[type[Exception], ...] = (EndpointError,)
+        else:
+            errors = ()
+    except ImportError as error:
+        raise CommandError(
+            f'{error}. Install what evaluation needs: pip install "transformers-groma[eval,data]".'
+        ) from error
+
+    with _errors_of(f"--dataset {arguments.dataset!r}"):
+        if is_judged:
+            rows = load_judged_rows(arguments.dataset, arguments.images, arguments.split)
+        else:
+            rows = load_benchmark_rows(arguments.dataset, arguments.split)
+    dataset = rows.dataset
+    if arguments.limit is not None:
+        dataset = dataset.select(range(min(arguments.limit, len(dataset))))
+    judge = None
+    if arguments.judge is not None:
+        with _errors_of("--judge"):
+            judge = judge_of(
+                arguments.judge,
+                arguments.base_url,
+                arguments.api_key_env,
+                concurrency=arguments.concurrency,
+                requests_per_minute=arguments.requests_per_minute,
+                price_in=arguments.price_in,
+                price_out=arguments.price_out,
+                max_cost=arguments.max_cost,
+            )
+    benchmark = judged_benchmark(folder, judge) if is_judged else load_benchmark(arguments.benchmark)
+    device = None if arguments.device is None else _checked_device(arguments.device)
+    state = process_state(device)
+    with _errors_of(f"--model {model!r}"):
+        loaded, processor = load_model(
+            model,
+            arguments.dtype,
+            state.device if device is None else device,
+            box_score_threshold=arguments.box_score_threshold,
+            nms_threshold=arguments.nms_threshold,
+        )
+    try:
+        results = evaluate(
+            benchmark,
+            loaded,
+            processor,
+            dataset,
+            folder,
+            batch_size=arguments.batch_size,
+            prompt_seed=arguments.prompt_seed,
+            max_new_tokens=arguments.max_new_tokens,
+            gallery=arguments.gallery,
+            model_name=Path(model).name if arguments.model is None else model,
+            dataset_name=rows.name,
+            split=rows.split,
+            notes={} if arguments.judge is None else {"judge": arguments.judge},
+        )
+    except (ValueError, OSError, *errors) as error:
+        raise CommandError(f"{arguments.benchmark}: {error}") from error
+    if not state.is_main_process:
+        return
+    for figure in benchmark.figures:
+        if figure.name in results.metrics:
+            print(f"{figure.name:28} {results.metrics[figure.name]:9.4f}")
+    _note(f"wrote {folder / RESULTS_NAME} and {folder / REPORT_NAME}")
+    if arguments.card is not None:
+        with _errors_of(f"--card {str(arguments.card)!r}"):
+            for path in add_results_to_card(arguments.card, folder / RESULTS_NAME):
+                _note(f"wrote {path}")
 
 
 def run_data(arguments: argparse.Namespace) -> None:

@@ -80,8 +80,10 @@ class Benchmark:
             figures into a folder.
         figures (`tuple[Figure, ...]`): in the order of reports.
         published (`tuple[PublishedFigure, ...]`): what the paper has.
-        task (`str`, *optional*): whose questions `--prompt-seed` draws from; none where nothing is asked.
+        asks (`bool`): whether the model is asked something; otherwise it proposes regions.
+        task (`str`, *optional*): whose questions `--prompt-seed` draws from.
         max_new_tokens (`int`): longest answer.
+        more_columns (`tuple[str, ...]`): columns that it reads beside those of its schema, where they are there.
     """
 
     name: str
@@ -93,8 +95,10 @@ class Benchmark:
     plot: Callable[[Sequence[Prediction], Sequence[Row], Mapping[str, float], Path], list[Path]]
     figures: tuple[Figure, ...]
     published: tuple[PublishedFigure, ...] = ()
+    asks: bool = True
     task: Task | None = None
     max_new_tokens: int = 0
+    more_columns: tuple[str, ...] = ()
 
 
 def rows_without_image(dataset: Dataset) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from .as_many import any_recall, as_many_recall, merged_boxes_recall
+from .as_many import any_recall, as_many_recall, as_many_recall_of_each, merged_boxes_recall
 from .benchmark import (
     Benchmark,
     BenchmarkRows,
@@ -126,10 +126,7 @@ def score_lvis_ground_rows(predictions: Sequence[Prediction], rows: Sequence[Row
         `list[float]`: one an answer.
     """
     boxes, scores = _answers(predictions)
-    return [
-        as_many_recall([boxes[index]], [scores[index]], [row["target_boxes_xyxy"]])["ar"]
-        for index, row in enumerate(rows)
-    ]
+    return as_many_recall_of_each(boxes, scores, [row["target_boxes_xyxy"] for row in rows]).tolist()
 
 
 def plot_lvis_ground(

@@ -233,6 +233,7 @@ BENCHMARK = Benchmark(
     plot=plot_detection,
     figures=FIGURES,
     published=PUBLISHED,
+    asks=False,
 )
 
 __all__ = [

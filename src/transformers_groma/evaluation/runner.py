@@ -8,8 +8,6 @@ rows. Figures follow from that file alone, so neither processes nor interruption
 
 import copy
 import datetime
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +27,7 @@ from ..modeling_groma import GromaForConditionalGeneration
 from ..modeling_groma_detector import GromaForRegionProposal
 from ..processing_groma import GromaProcessor
 from .benchmark import Benchmark, BenchmarkRows, Row, question_of, question_text, row_name, scored_boxes
+from .fingerprints import dataset_fingerprint, model_sha256
 from .gallery import GalleryCase, worst_first, write_gallery
 from .generation import PreparedQuestions, answer_questions, prepare_questions
 from .predictions import Prediction
@@ -233,6 +232,7 @@ def evaluate(
     model_name: str = "",
     dataset_name: str = "",
     split: str = "",
+    notes: Mapping[str, Any] | None = None,
 ) -> Results:
     """Run a benchmark into a folder: answers, figures, plots, and the worst cases if wanted.
 
@@ -250,6 +250,7 @@ def evaluate(
         gallery (`int`): how many of the worst answers to draw.
         progress (`bool`): whether to show a bar.
         model_name, dataset_name, split (`str`): for the report. The paper's figures are found by `split` and the column `source`.
+        notes (`Mapping`, *optional*): further settings to write down.
 
     Returns:
         `Results`: what `results.json` holds.
@@ -269,28 +270,29 @@ def evaluate(
     (True, True)
     """
     output_dir = Path(output_dir)
-    rows = benchmark.prepare(_with_columns(dataset, benchmark))
+    dataset = _with_columns(dataset, benchmark)
+    rows = benchmark.prepare(dataset)
     if len(rows.asked) == 0:
         raise ValueError("`dataset` has no rows to evaluate on.")
-    if benchmark.task is None:
+    if not benchmark.asks:
         respondent = ProposalRespondent(model, processor)
     else:
         respondent = ChatRespondent(model, processor, benchmark, prompt_seed, max_new_tokens)
         max_new_tokens = respondent.max_new_tokens
-        if prompt_seed is not None:
-            for row in rows.rows:
-                question_of(row, benchmark.task, prompt_seed)
+        _check_prompts(benchmark, rows.rows, prompt_seed)
     state = process_state()
     settings = {
         "benchmark": benchmark.name,
         "model": model_name,
         "dataset": dataset_name,
         "split": split,
-        **run_settings(model, processor, rows.asked),
+        **run_settings(model, processor, dataset),
+        "rows": len(rows.asked),
         "batch_size": batch_size,
         "prompt_seed": prompt_seed,
         "max_new_tokens": max_new_tokens,
         "processes": state.num_processes,
+        **(notes or {}),
     }
     earlier = check_folder(output_dir, settings)
     state.wait_for_everyone()  # nobody writes before all have read
@@ -305,7 +307,8 @@ def evaluate(
     seconds, asked = time.perf_counter() - start, len(predictions) - known
     if state.is_main_process:
         if asked == 0 and earlier is not None and earlier.complete:
-            settings, seconds, asked = earlier.settings, earlier.seconds, earlier.asked
+            settings = {**earlier.settings, **(notes or {})}
+            seconds, asked = earlier.seconds, earlier.asked
         metrics = benchmark.score(predictions, rows.rows)
         plots = benchmark.plot(predictions, rows.rows, metrics, output_dir)
         if gallery > 0:
@@ -357,7 +360,7 @@ def run_settings(
     Args:
         model (`GromaForConditionalGeneration` or `GromaForRegionProposal`): with the thresholds that it will have.
         processor (`GromaProcessor` or image processor): of the model.
-        dataset (`Dataset`): the rows that are asked.
+        dataset (`Dataset`): columns of its schema.
 
     Returns:
         `dict`: ready for JSON.
@@ -369,67 +372,12 @@ def run_settings(
         "model_sha256": model_sha256(model, processor),
         "sources": sorted(set(dataset["source"])),
         "dataset_fingerprint": dataset_fingerprint(dataset),
-        "rows": len(dataset),
         "dtype": str(config.dtype or model.dtype).removeprefix("torch."),
         "box_score_threshold": config.box_score_threshold,
         "nms_threshold": config.nms_threshold,
         "device": model.device.type,
         "versions": versions(),
     }
-
-
-def model_sha256(model: torch.nn.Module, processor: Any) -> str:
-    """A fingerprint of all that makes answers: weights, configuration, chat template, vocabulary, image processing.
-
-    Thresholds are left out: they are settings of their own.
-
-    Args:
-        model (`PreTrainedModel`): on any device.
-        processor (`GromaProcessor` or image processor): of the model.
-
-    Returns:
-        `str`: 64 hexadecimal digits.
-    """
-    config = model.config.to_dict()
-    for name in ("_name_or_path", "transformers_version", "dtype", "box_score_threshold", "nms_threshold"):
-        config.pop(name, None)
-    described: dict[str, Any] = {"config": config}
-    if isinstance(processor, GromaProcessor):
-        described["image_processor"] = processor.image_processor.to_dict()
-        described["chat_template"] = processor.chat_template
-        described["vocabulary"] = sorted(processor.tokenizer.get_vocab().items())
-    else:
-        described["image_processor"] = processor.to_dict()
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
-    for name, weight in sorted(model.state_dict().items()):
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def dataset_fingerprint(dataset: Dataset) -> str:
-    """A fingerprint of the content of a dataset, the same wherever it lies and however it was cut into files.
-
-    Args:
-        dataset (`Dataset`): with an `image` column.
-
-    Returns:
-        `str`: 32 hexadecimal digits.
-
-    Example:
-    >>> from transformers_groma.data.shapes_rows import shapes_dataset
-    >>> rows = shapes_dataset("rec", 2, seed=0, evaluation=True)
-    >>> dataset_fingerprint(rows) == dataset_fingerprint(rows.select([0, 1])) != dataset_fingerprint(rows.select([1, 0]))
-    True
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for row in dataset.cast_column("image", Image(decode=False)):
-        image = row.pop("image")
-        digest.update(json.dumps(row, sort_keys=True).encode())
-        if image is not None:
-            content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-            digest.update(len(content).to_bytes(8, "little") + content)
-    return digest.hexdigest()
 
 
 def draw_worst(
@@ -462,7 +410,7 @@ def draw_worst(
             GalleryCase(
                 image=row["image"],
                 title=row_name(index, row),
-                question=question_text(question_of(row, benchmark.task, prompt_seed)) if benchmark.task else "",
+                question=question_text(question_of(row, benchmark.task, prompt_seed)) if benchmark.asks else "",
                 answer=prediction.text,
                 predicted_boxes_xyxy=scored_boxes(prediction)[0],
                 target_boxes_xyxy=rows.rows[index].get("target_boxes_xyxy") or pointed,
@@ -559,6 +507,16 @@ def _merge(output_dir: Path) -> None:
         part.unlink()
 
 
+def _check_prompts(benchmark: Benchmark, rows: Sequence[Row], prompt_seed: int | None) -> None:
+    """Check that all rows can be asked in other words, before any is."""
+    if prompt_seed is None:
+        return
+    if benchmark.task is None:
+        raise ValueError(f"`prompt_seed` is of no use to {benchmark.name}: it asks what its rows say. Leave it out.")
+    for row in rows:
+        question_of(row, benchmark.task, prompt_seed)
+
+
 def _with_columns(dataset: Dataset, benchmark: Benchmark) -> Dataset:
     """The columns of the benchmark's schema, images decoded whatever was set."""
     errors = []
@@ -568,7 +526,8 @@ def _with_columns(dataset: Dataset, benchmark: Benchmark) -> Dataset:
         except ValueError as error:
             errors.append(str(error))
         else:
-            return dataset.select_columns(list(FEATURES[schema])).cast_column("image", Image())
+            more = [name for name in benchmark.more_columns if name in dataset.features]
+            return dataset.select_columns([*FEATURES[schema], *more]).cast_column("image", Image())
     raise ValueError(f"The rows do not fit `groma evaluate {benchmark.name}`. {' '.join(errors)}")
 
 
@@ -579,10 +538,8 @@ __all__ = [
     "Respondent",
     "answer_dataset",
     "check_folder",
-    "dataset_fingerprint",
     "draw_worst",
     "evaluate",
-    "model_sha256",
     "process_state",
     "read_predictions",
     "run_settings",

@@ -1,0 +1,73 @@
+"""Short names for what a run depends on, so that answers of one model or dataset are never taken for those of another."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, Image
+from transformers import PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
+
+from ..processing_groma import GromaProcessor
+
+# Settings of their own, or no part of the model.
+LEFT_OUT = ("_name_or_path", "transformers_version", "dtype", "box_score_threshold", "nms_threshold")
+
+
+def model_sha256(model: PreTrainedModel, processor: GromaProcessor | BaseImageProcessor) -> str:
+    """A fingerprint of all that makes answers: weights, configuration, chat template, vocabulary, image processing.
+
+    Thresholds are left out: they are settings of their own.
+
+    Args:
+        model (`PreTrainedModel`): on any device.
+        processor (`GromaProcessor` or image processor): of the model.
+
+    Returns:
+        `str`: 64 hexadecimal digits.
+    """
+    config = model.config.to_dict()
+    for name in LEFT_OUT:
+        config.pop(name, None)
+    described: dict[str, Any] = {"config": config}
+    if isinstance(processor, GromaProcessor):
+        described["image_processor"] = processor.image_processor.to_dict()
+        described["chat_template"] = processor.chat_template
+        described["vocabulary"] = sorted(processor.tokenizer.get_vocab().items())
+    else:
+        described["image_processor"] = processor.to_dict()
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def dataset_fingerprint(dataset: Dataset) -> str:
+    """A fingerprint of the content of a dataset, the same wherever it lies and however it was cut into files.
+
+    Args:
+        dataset (`Dataset`): with an `image` column.
+
+    Returns:
+        `str`: 32 hexadecimal digits.
+
+    Example:
+    >>> from transformers_groma.data.shapes_rows import shapes_dataset
+    >>> rows = shapes_dataset("rec", 2, seed=0, evaluation=True)
+    >>> dataset_fingerprint(rows) == dataset_fingerprint(rows.select([0, 1])) != dataset_fingerprint(rows.select([1, 0]))
+    True
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for row in dataset.cast_column("image", Image(decode=False)):
+        image = row.pop("image")
+        digest.update(json.dumps(row, sort_keys=True).encode())
+        if image is not None:
+            content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+            digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()
+
+
+__all__ = ["dataset_fingerprint", "model_sha256"]

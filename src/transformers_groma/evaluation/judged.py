@@ -1,0 +1,213 @@
+"""LLaVA-Bench (COCO) as a benchmark of the runner: long answers, which a judge compares with reference answers.
+
+Without a judge there are answers and no figures: `answers.jsonl`, as LLaVA's scripts read them. With one, `reviews.jsonl` has its
+reviews, each written when it comes, so that none is paid for twice.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from datasets import Dataset
+
+from ..data.asking import Budget
+from ..data.endpoint import Endpoint, read_api_key
+from .benchmark import Benchmark, BenchmarkRows, Figure, PublishedFigure, Row, rows_without_image
+from .llava_bench import (
+    SOURCE,
+    answers_of_predictions,
+    questions_dataset,
+    questions_of_rows,
+    read_questions,
+    read_reviews,
+    review_scores,
+    write_answers,
+)
+from .llava_judge import JUDGE_OPTIONS, MAX_SCORE, review_answers
+from .loading import NamedRows, load_benchmark_rows
+from .predictions import Prediction
+from .region_caption import plot_nothing
+
+MAX_NEW_TOKENS = 1024
+ANSWERS_NAME, REVIEWS_NAME = "answers.jsonl", "reviews.jsonl"
+PUBLISHED_FILES = ("qa90_questions.jsonl", "qa90_gpt4_answer.jsonl", "caps_boxes_coco2014_val_80.jsonl")
+MORE_COLUMNS = ("question_id", "context")
+
+# The paper's names of the categories.
+CATEGORIES = {"conv": "conversation", "detail": "description", "complex": "reasoning"}
+FIGURES = (
+    Figure("relative_score", "the judge's scores of the answers over those of the references, x 100", is_share=False),
+    *(
+        Figure(f"relative_score_{key}", f"the same of questions for a {name}", is_share=False)
+        for key, name in CATEGORIES.items()
+    ),
+    Figure("model_score", "mean score of the answers, 0 to 10", is_share=False),
+    Figure("reference_score", "mean score of the references, 0 to 10", is_share=False),
+    Figure("reviews", "reviews with scores", is_share=False),
+    Figure("unscored", "reviews without scores", is_share=False),
+)
+PUBLISHED = tuple(
+    PublishedFigure(SOURCE, "", name, value)
+    for name, value in (
+        ("relative_score", 85.2),
+        ("relative_score_conv", 82.6),
+        ("relative_score_detail", 84.0),
+        ("relative_score_complex", 88.8),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Who compares answers, and how fast and dear that may be.
+
+    Args:
+        endpoint (`Endpoint`): the model that judges.
+        concurrency (`int`): requests at the same time.
+        requests_per_minute (`float`, *optional*): at most so many.
+        budget (`Budget`): prices and the largest cost.
+    """
+
+    endpoint: Endpoint
+    concurrency: int = 8
+    requests_per_minute: float | None = None
+    budget: Budget = field(default_factory=Budget)
+
+
+def judged_benchmark(output_dir: Path, judge: Judge | None = None) -> Benchmark:
+    """The benchmark; its scores come from files in the folder of the run.
+
+    Args:
+        output_dir (`Path`): folder of the run.
+        judge (`Judge`, *optional*): without it answers are written down and not scored.
+
+    Returns:
+        `Benchmark`
+    """
+    return Benchmark(
+        name="llava-bench",
+        title="LLaVA-Bench (COCO)",
+        schemas=("evaluation",),
+        prepare=judged_rows,
+        score=partial(_score, output_dir=output_dir, judge=judge),
+        score_rows=partial(_score_rows, output_dir=output_dir),
+        plot=plot_nothing,
+        figures=FIGURES,
+        published=PUBLISHED,
+        max_new_tokens=MAX_NEW_TOKENS,
+        more_columns=MORE_COLUMNS,
+    )
+
+
+def judge_of(
+    model: str,
+    base_url: str | None = None,
+    api_key_env: str = "OPENAI_API_KEY",
+    *,
+    concurrency: int = 8,
+    requests_per_minute: float | None = None,
+    price_in: float = 0.0,
+    price_out: float = 0.0,
+    max_cost: float | None = None,
+) -> Judge:
+    """A judge by its name, asked as in the papers.
+
+    Args:
+        model (`str`): name of the model.
+        base_url (`str`, *optional*): of an OpenAI-compatible server; without it, OpenAI.
+        api_key_env (`str`): name of the environment variable with the key.
+        concurrency (`int`), requests_per_minute (`float`, *optional*): see [`Judge`].
+        price_in, price_out (`float`), max_cost (`float`, *optional*): see `Budget`.
+
+    Returns:
+        `Judge`
+
+    Raises:
+        ValueError: there is no key, or a largest cost without prices.
+
+    Example:
+    >>> judge_of("some-model", "http://localhost:8000/v1").endpoint.model
+    'some-model'
+    """
+    endpoint = Endpoint(model, base_url, read_api_key(api_key_env, base_url), options=JUDGE_OPTIONS)
+    return Judge(endpoint, concurrency, requests_per_minute, Budget(price_in, price_out, max_cost))
+
+
+def load_judged_rows(
+    path: str | os.PathLike, images: str | os.PathLike | None = None, split: str | None = None
+) -> NamedRows:
+    """Questions to be judged, by the name of their dataset.
+
+    Args:
+        path (`str` or `Path`): folder of `qa90_questions.jsonl`, `qa90_gpt4_answer.jsonl` and
+            `caps_boxes_coco2014_val_80.jsonl`; or without `images` a dataset of evaluation columns, `question_id` and `context`.
+        images (`str` or `Path`, *optional*): folder of the photos of COCO val2014.
+        split (`str`, *optional*): of a dataset.
+
+    Returns:
+        `NamedRows`
+
+    Raises:
+        FileNotFoundError, ValueError: see `llava_bench.read_questions`, `llava_bench.questions_dataset` and
+            `loading.load_benchmark_rows`.
+    """
+    if images is None:
+        return load_benchmark_rows(path, split)
+    if split is not None:
+        raise ValueError(f"The published files have no splits, got {split!r}. Leave `split` out.")
+    questions = read_questions(*(Path(path) / name for name in PUBLISHED_FILES))
+    return NamedRows(questions_dataset(questions, images), str(path), "")
+
+
+def judged_rows(dataset: Dataset) -> BenchmarkRows:
+    """All rows, each with a reference answer and what the judge reads.
+
+    Args:
+        dataset (`Dataset`): evaluation columns, `question_id` and `context`.
+
+    Returns:
+        `BenchmarkRows`
+
+    Raises:
+        ValueError: a column is missing, or a row has not one reference.
+    """
+    rows = rows_without_image(dataset)
+    questions_of_rows(rows)
+    return BenchmarkRows(dataset, rows)
+
+
+def _score(
+    predictions: Sequence[Prediction], rows: Sequence[Row], output_dir: Path, judge: Judge | None
+) -> dict[str, float]:
+    questions = questions_of_rows(rows)
+    answers = answers_of_predictions(questions, predictions)
+    write_answers(output_dir / ANSWERS_NAME, questions, answers)
+    if judge is None:
+        return {}
+    report = review_answers(
+        questions,
+        answers,
+        judge.endpoint,
+        output_dir / REVIEWS_NAME,
+        concurrency=judge.concurrency,
+        requests_per_minute=judge.requests_per_minute,
+        budget=judge.budget,
+    )
+    if report.answered < report.total:
+        raise ValueError(f"The judge is not done: {report.summary('answers')}. Start again to go on.")
+    asked = {question.question_id for question in questions}
+    reviews = [review for review in read_reviews(output_dir / REVIEWS_NAME) if review.question_id in asked]
+    return review_scores(reviews)
+
+
+def _score_rows(predictions: Sequence[Prediction], rows: Sequence[Mapping], output_dir: Path) -> list[float]:
+    """The judge's scores as shares of the best one; 0 where there is none."""
+    path = output_dir / REVIEWS_NAME
+    scores = {review.question_id: review.scores for review in (read_reviews(path) if path.exists() else [])}
+    found = [scores.get(row["question_id"]) for row in rows]
+    return [0.0 if pair is None else pair[1] / MAX_SCORE for pair in found]
+
+
+__all__ = ["Judge", "judge_of", "judged_benchmark", "judged_rows", "load_judged_rows"]
