@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
 from huggingface_hub import (
     EvalResult,
     EvalResultEntry,
@@ -57,7 +58,7 @@ TASKS = {
     "rec": _Task("referring-expression-comprehension", "Referring expression comprehension", "acc@0.5"),
     "lvis-ground": _Task("visual-grounding", "Finding all objects of a category", "ar"),
     "region-caption": _Task("region-captioning", "Region captioning", "cider"),
-    "grounded-caption": _Task("grounded-captioning", "Grounded captioning", "f1"),
+    "grounded-caption": _Task("grounded-captioning", "Grounded captioning", "f1@0.5"),
     "detection": _Task("object-detection", "Region proposals without classes", "queries_ap"),
     "llava-bench": _Task("visual-question-answering", "LLaVA-Bench (COCO), scored by a judge", "relative_score"),
 }
@@ -135,6 +136,10 @@ def _read_run(path: Path) -> _Run:
         raise ValueError(f"{path} is no results.json of `groma evaluate` ({error!r}). Pass that of a run.") from error
     if run.benchmark not in TASKS:
         raise ValueError(f"{path} is of the benchmark {run.benchmark!r}; known are {', '.join(TASKS)}.")
+    if not run.metrics and is_complete:
+        raise ValueError(
+            f"{path} has no figures. LLaVA-Bench has them after `groma evaluate llava-bench` with `--judge`."
+        )
     if not is_complete:
         raise ValueError(f"{path} is of a run that is not finished. Start `groma evaluate` again, and it goes on.")
     if not run.dataset:
@@ -149,7 +154,7 @@ def _read_card(model_dir: Path) -> ModelCard:
     try:
         # As bytes, because reading as text would change the ends of lines.
         return ModelCard(path.read_bytes().decode("utf-8"))
-    except ValueError as error:
+    except (ValueError, yaml.YAMLError) as error:
         raise ValueError(
             f"The metadata of {path} cannot be read ({error}). Put it right, or remove the file."
         ) from error
