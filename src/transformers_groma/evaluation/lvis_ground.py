@@ -143,13 +143,7 @@ def plot_lvis_ground(
         `list[Path]`: the picture.
     """
     path = output_dir / RECALL_BY_SIZE_NAME
-    plot_recall_by_size(
-        {
-            title.split(",")[0]: {name: metrics[f"{prefix}{name}"] for name in RECALLS}
-            for prefix, title, _ in PROTOCOLS
-        },
-        path,
-    )
+    plot_recall_by_size(metrics, path, {prefix: title.split(",")[0] for prefix, title, _ in PROTOCOLS})
     return [path]
 
 

@@ -21,7 +21,7 @@ from ..modeling_groma import GromaForConditionalGeneration
 from ..modeling_groma_detector import GromaForRegionProposal
 from ..processing_groma import GromaProcessor
 from .benchmark import Benchmark, BenchmarkRows, Figure, PublishedFigure, Row, rows_without_image
-from .detection import AREAS, QueryScore, ScoredBoxes, class_agnostic_detection_metrics, detect, unpack_detections
+from .detection import QueryScore, ScoredBoxes, class_agnostic_detection_metrics, detect, unpack_detections
 from .plots import plot_recall_at_n, plot_recall_by_size
 from .predictions import PredictedPhrase, Prediction
 
@@ -201,25 +201,25 @@ def plot_detection(
         `list[Path]`: the pictures.
     """
     paths = [output_dir / RECALL_AT_N_NAME, output_dir / RECALL_BY_SIZE_NAME]
-    prefixes = {"regions": "", "all queries": "queries_"}
+    curves = {prefix: {count: metrics[f"{prefix}ar@{count}"] for count in RECALL_CURVE} for prefix in ("", "queries_")}
     plot_recall_at_n(
-        {name: {count: metrics[f"{prefix}ar@{count}"] for count in RECALL_CURVE} for name, prefix in prefixes.items()},
+        curves[""],
         paths[0],
+        name="regions",
+        others={"all queries": curves["queries_"]},
         title="Average recall at n boxes an image",
     )
-    plot_recall_by_size(
-        {
-            name: {"ar": metrics[f"{prefix}ar@100"], **{f"ar_{size}": metrics[f"{prefix}ar_{size}"] for size in AREAS}}
-            for name, prefix in prefixes.items()
-        },
-        paths[1],
-    )
+    # `ar` is the bar of all sizes.
+    whole = {"ar": metrics["ar@100"], "queries_ar": metrics["queries_ar@100"]}
+    plot_recall_by_size({**metrics, **whole}, paths[1], {"": "regions", "queries_": "all queries"})
     return paths
 
 
 def _boxes(prediction: Prediction, kind: str) -> ScoredBoxes:
     """The regions or the queries of an answer."""
-    phrase = next(phrase for phrase in prediction.phrases if phrase.text == kind)
+    phrase = next((phrase for phrase in prediction.phrases if phrase.text == kind), None)
+    if phrase is None:
+        raise ValueError(f"Prediction {prediction.index} has no {kind!r}: it is not of the benchmark detection.")
     return ScoredBoxes(np.asarray(phrase.boxes_xyxy, np.float64).reshape(-1, 4), np.asarray(phrase.scores, np.float64))
 
 

@@ -1,0 +1,65 @@
+"""REC as a benchmark: which rows it takes, and figures of answers made by hand."""
+
+import pytest
+import torch
+
+from transformers_groma.evaluation import rec
+from transformers_groma.evaluation.shapes import score_rec as score_answers
+
+from .samples import BOX, answer, dataset, files_in, rec_dataset, rec_row
+
+NEAR = [8.0, 8.0, 40.0, 36.0]  # IoU 0.875 with BOX
+HALF = [8.0, 8.0, 40.0, 24.0]  # IoU 0.5: not above it
+FAR = [50.0, 50.0, 60.0, 60.0]
+
+
+def test_figures_by_hand():
+    answers = [answer(0, boxes=[NEAR, FAR]), answer(1, boxes=[HALF]), answer(2, boxes=[FAR, BOX]), answer(3)]
+    rows = [rec_row(index) for index in range(4)]
+    metrics = rec.score_rec(answers, rows)
+    assert metrics == pytest.approx(
+        {
+            "acc@0.5": 1 / 4,
+            "mean_iou": (0.875 + 0.5) / 4,
+            "missing": 1 / 4,
+            "any_acc@0.5": 2 / 4,
+            "best_of_n_iou": (0.875 + 0.5 + 1) / 4,
+        }
+    )
+    assert list(metrics) == [figure.name for figure in rec.FIGURES]
+    assert rec.score_rec_rows(answers, rows) == pytest.approx([0.875, 0.5, 0.0, 0.0])
+
+
+def test_every_row_has_one_target():
+    rows = rec.rec_rows(rec_dataset(2))
+    assert [row["target_boxes_xyxy"] for row in rows.rows] == [[BOX]] * 2
+    assert "image" not in rows.rows[0] and len(rows.asked) == 2
+    for targets in ([], [BOX, FAR]):
+        with pytest.raises(ValueError, match=rf"Row 1 \(image_id '1'\) has {len(targets)} `target_boxes_xyxy`"):
+            rec.rec_rows(dataset([rec_row(0), rec_row(1, target_boxes_xyxy=targets)]))
+
+
+def test_the_histogram_is_drawn(tmp_path):
+    assert rec.plot_rec([answer(0, boxes=[NEAR])], [rec_row()], {}, tmp_path) == [tmp_path / "iou_histogram.png"]
+    assert files_in(tmp_path) == ["iou_histogram.png"]
+
+
+def test_the_protocol_is_that_of_the_paper():
+    assert rec.BENCHMARK.max_new_tokens == 3 and rec.BENCHMARK.task == "rec"
+    values = [entry.value for entry in rec.PUBLISHED]
+    assert len(values) == 8 and sum(values) / 8 == pytest.approx(0.8652, abs=1e-4)  # the paper's average
+
+
+def test_shapes_are_scored_alike():
+    """`shapes.py` scores answers of a model, this benchmark what is kept of them."""
+    from transformers_groma.evaluation.predictions import Prediction
+    from transformers_groma.grounding import ground_text
+
+    boxes = torch.tensor([NEAR, HALF, BOX, FAR])
+    answers = [
+        ground_text(markup, boxes) for markup in ("<roi><r0></roi>", "<roi><r1></roi>", "<roi><r3><r2></roi>", "")
+    ]
+    rows = [rec_row(index) for index in range(4)]
+    kept = [Prediction.of(index, "", given) for index, given in enumerate(answers)]
+    metrics = rec.score_rec(kept, rows)
+    assert score_answers(answers, rows) == {name: metrics[name] for name in ("acc@0.5", "missing")}
