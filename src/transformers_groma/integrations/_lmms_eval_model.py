@@ -48,7 +48,7 @@ class GromaForLmmsEval(lmms):
         device: str | None = None,
         dtype: str = "auto",
         batch_size: int = 1,
-        max_new_tokens: int = 1024,
+        max_new_tokens: int = 256,
     ) -> None:
         super().__init__()
         # lmms-eval looks for the accelerator under this name, and splits the documents by rank and world size.
