@@ -20,7 +20,7 @@ IMAGE_SIZE = 224
 MAX_REGIONS = 30
 # The usual 0.02 is for layers thousands wide. In narrow ones it leaves attention almost uniform, and looking up what was said
 # earlier is learned several times as late.
-INITIALIZER_RANGE = 0.06
+INITIALIZER_RANGE, TEXT_INITIALIZER_RANGE = 0.06, 0.085
 VOCAB_SIZE = 1040  # before Groma's own tokens
 # What the tokenizer learns its pieces from.
 SENTENCES = """
@@ -139,7 +139,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> GromaConfig:
             "num_attention_heads": 4,
             "num_key_value_heads": 4,
             "max_position_embeddings": 2048,
-            "initializer_range": INITIALIZER_RANGE,
+            "initializer_range": TEXT_INITIALIZER_RANGE,
             "bos_token_id": tokenizer.bos_token_id,
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,

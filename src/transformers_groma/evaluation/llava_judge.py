@@ -68,7 +68,7 @@ def judge_messages(question: BenchQuestion, answer: str) -> list[dict[str, str]]
 
     Example:
     >>> question = BenchQuestion("1", "7", "What color is the dog?", "conv", "Brown.", "A dog runs.")
-    >>> print(judge_messages(question, "It is black.")[1]["content"][:99])
+    >>> print(judge_messages(question, "It is black.")[1]["content"].split("\\n\\n[Assistant 2]")[0])
     [Context]
     A dog runs.
     <BLANKLINE>

@@ -1,0 +1,282 @@
+"""Teaches the language model of groma-tiny to point, before it sees anything, as Vicuna knew English before Groma.
+
+    python hub_configs/pretrain_tiny_language_model.py BASE OUTPUT
+
+Its prompts are those of Groma without an image, and a region token is the sum of the embeddings of the words that are true of the
+region: "small", "red", "circle". What it has to find is a look-back: from words to the region token that they fit, and from
+there to the proxy token before it. Three things make a small model find it in minutes rather than not at all (each was tried
+without): few regions at first and more later, weights that start large enough for its width (`build_groma_tiny.py`), and Muon,
+which takes rare directions of a matrix as seriously as common ones.
+
+A killed run goes on from its last checkpoint when it is started again.
+"""
+
+import io
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from transformers_groma import GromaForConditionalGeneration, GromaProcessor
+from transformers_groma._files import write_file
+from transformers_groma.data.shapes import SIZES, Attributes
+from transformers_groma.data.shapes_drawing import COLORS, SHAPES, TEXTURES
+from transformers_groma.data.shapes_text import Content, Phrase, Region, World, converse, subsets, words
+from transformers_groma.grounding import proxy_token, render_grounded_phrase
+
+SEED = 0
+STEPS = 2200
+BATCH_SIZE = 16
+LEARNING_RATE = 2e-3
+WARMUP_STEPS, DECAY_STEPS = 100, 700
+SAVE_STEPS = 200
+# At first nothing but look-backs, of which conversations have too few for them to be found; the first of them are the easiest.
+FIRST_STEPS, DRILL_STEPS, DRILL_BATCH_SIZE = 350, 1000, 48
+# Then one region more every so many steps and, from some step on, regions without an object.
+GROW_FROM_STEP, STEPS_PER_OBJECT, MIN_OBJECTS, MAX_OBJECTS = 500, 40, 2, 12
+BACKGROUND_FROM_STEP = 850
+# Later drills without markup, and about regions of which one word is known.
+BARE_SHARE, SINGLE_SHARE = 0.3, 0.3
+QUESTIONS = 10
+IGNORED_LABEL = -100
+# What is known of the objects of a row, and how often.
+KNOWN = {
+    ("size", "texture", "color", "shape"): 0.6,
+    ("size", "color", "shape"): 0.1,
+    ("color", "shape"): 0.15,
+    ("shape",): 0.15,
+}
+MIXTURE = {
+    "rec": 0.4,
+    "grounding": 0.2,
+    "region-caption": 0.15,
+    "grounded-caption": 0.1,
+    "count": 0.05,
+    "exists": 0.05,
+    "color": 0.025,
+    "shape": 0.025,
+}
+GREETING = "Thank you for the image! How can I assist you with it?"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A conversation as token ids.
+
+    Args:
+        input_ids (`list[int]`): placeholders stand for region tokens.
+        labels (`list[int]`): of the same length, -100 outside of answers.
+        bags (`list[list[int]]`): for each placeholder, in order, the words of its region as token ids.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    bags: list[list[int]]
+
+
+def invent_world(rng: np.random.Generator, step: int, max_regions: int) -> World:
+    """Some objects, and from some step on regions without an object between them."""
+    known = list(KNOWN)[rng.choice(len(KNOWN), p=list(KNOWN.values()))]
+    if step < FIRST_STEPS or (step < DRILL_STEPS and rng.random() < SINGLE_SHARE):
+        known = (("shape",), ("color",))[rng.integers(2)]
+    most = min(MAX_OBJECTS, MIN_OBJECTS + 1 + max(0, step - GROW_FROM_STEP) // STEPS_PER_OBJECT)
+    choices = {"size": list(SIZES), "texture": list(TEXTURES), "color": list(COLORS), "shape": list(SHAPES)}
+    regions: list[Attributes | None] = []
+    for _ in range(int(rng.integers(MIN_OBJECTS, most + 1))):
+        said = {name: values[rng.integers(len(values))] for name, values in choices.items()}
+        regions.append(Attributes(**{name: said[name] for name in known}))
+    if step >= BACKGROUND_FROM_STEP and rng.random() < 0.5:
+        regions += [None] * int(rng.integers(max_regions - len(regions) + 1))
+    return World([regions[index] for index in rng.permutation(len(regions))])
+
+
+class RowMaker:
+    """Makes conversations about invented worlds.
+
+    Args:
+        processor (`GromaProcessor`): of the model.
+    """
+
+    def __init__(self, processor: GromaProcessor):
+        self.tokenizer: PreTrainedTokenizerBase = processor.tokenizer
+        self.max_regions: int = processor.max_regions
+        self.placeholder = "<image>"
+        self.placeholder_id: int = self.tokenizer.convert_tokens_to_ids(self.placeholder)
+
+    def drill(self, rng: np.random.Generator, step: int) -> Row:
+        """Regions, and then phrases that fit one of them each, with its proxy token: many look-backs in few tokens."""
+        world = invent_world(rng, step, self.max_regions)
+        # All proxy tokens get their turn while there are few regions.
+        first = int(rng.integers(self.max_regions - len(world.attributes) + 1))
+        row = self._introduce(world, first)
+        bare = step < FIRST_STEPS or rng.random() < BARE_SHARE
+        for index in rng.permutation(world.objects).tolist():
+            fitting = [
+                said for said in subsets(world.attributes[index], with_shape=False) if len(world.matches(said)) == 1
+            ]
+            if fitting:
+                text = words(fitting[rng.integers(len(fitting))])
+                self._add(row, f" {text}" if bare else f" <p>{text}</p> <roi>")
+                self._add(row, proxy_token(first + index), learn=True)
+                self._add(row, "" if bare else "</roi>")
+        return row
+
+    def conversation(self, rng: np.random.Generator, step: int) -> Row:
+        """Questions and answers as they will be about images."""
+        exchanges = []
+        while not exchanges:
+            world = invent_world(rng, step, self.max_regions)
+            exchanges = converse(MIXTURE, world, rng, QUESTIONS)
+        row = self._introduce(world)
+        self._add(row, ". ASSISTANT:")
+        self._add(row, f" {GREETING}</s>", learn=True)
+        for exchange in exchanges:
+            row.bags.extend(self._bag(world, part.index) for part in exchange.question if isinstance(part, Region))
+            self._add(row, f"USER: {self._render(exchange.question)} ASSISTANT:")
+            self._add(row, f" {self._render(exchange.answer)}</s>", learn=True)
+        return row
+
+    def _introduce(self, world: World, first: int = 0) -> Row:
+        order = range(len(world.attributes))
+        regions = "".join(f"{proxy_token(first + index)}{self.placeholder}" for index in order)
+        row = Row([self.tokenizer.bos_token_id], [IGNORED_LABEL], [self._bag(world, index) for index in order])
+        self._add(row, f"USER: Here is an image with region crops from it. Image: . Regions: {regions}")
+        return row
+
+    def _add(self, row: Row, text: str, learn: bool = False) -> None:
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        row.input_ids.extend(ids)
+        row.labels.extend(ids if learn else [IGNORED_LABEL] * len(ids))
+
+    def _render(self, content: Content) -> str:
+        """Text with the markup that the chat template gives to its parts."""
+        pieces = []
+        for part in content:
+            match part:
+                case Region(index):
+                    pieces.append(f"<roi>{proxy_token(index)}{self.placeholder}</roi>")
+                case Phrase(text, indices):
+                    pieces.append(render_grounded_phrase(text, indices))
+                case _:
+                    pieces.append(part)
+        return "".join(pieces)
+
+    def _bag(self, world: World, index: int) -> list[int]:
+        attributes = world.attributes[index]
+        text = "background" if attributes is None else words(attributes)
+        return self.tokenizer(f" {text}", add_special_tokens=False)["input_ids"]
+
+
+def prompt_embeddings(
+    table: torch.nn.Embedding, rows: list[Row], placeholder_id: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Embeddings `(B, L, D)` with region tokens in place, attention mask `(B, L)` and labels `(B, L)`, padded on the right."""
+    length = max(len(row.input_ids) for row in rows)
+    input_ids = torch.tensor([row.input_ids + [0] * (length - len(row.input_ids)) for row in rows])
+    labels = torch.tensor([row.labels + [IGNORED_LABEL] * (length - len(row.labels)) for row in rows])
+    mask = torch.tensor([[1] * len(row.input_ids) + [0] * (length - len(row.input_ids)) for row in rows])
+    bags = [bag for row in rows for bag in row.bags]
+    offsets = torch.tensor([0, *(len(bag) for bag in bags[:-1])]).cumsum(0)
+    tokens = torch.tensor([token for bag in bags for token in bag])
+    features = torch.nn.functional.embedding_bag(tokens, table.weight, offsets, mode="sum")
+    is_region = (input_ids == placeholder_id) & mask.bool()
+    embeddings = table(input_ids).masked_scatter(is_region[..., None], features)
+    return embeddings, mask, labels
+
+
+def rate(step: int) -> float:
+    """Share of the learning rate at a step: warm-up, a plateau while rows get harder, and a cosine to zero."""
+    if step < WARMUP_STEPS:
+        return (step + 1) / WARMUP_STEPS
+    left = (STEPS - step) / DECAY_STEPS
+    return 0.5 - 0.5 * math.cos(math.pi * min(1.0, left))
+
+
+def pretrain(base: str | Path, output: str | Path) -> None:
+    """Train the language model of a groma-tiny and write the whole model.
+
+    Args:
+        base (`str` or `Path`): the untrained model.
+        output (`str` or `Path`): folder of the result, and of checkpoints on the way.
+    """
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    model = GromaForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
+    processor = GromaProcessor.from_pretrained(base)
+    language_model, table, head = model.model.language_model, model.get_input_embeddings(), model.lm_head
+    matrices = [weight for name, weight in language_model.named_parameters() if weight.ndim == 2 and "layers" in name]
+    known = {id(weight) for weight in matrices}
+    others = [weight for weight in language_model.parameters() if id(weight) not in known]
+    optimizers = [
+        torch.optim.Muon(matrices, lr=LEARNING_RATE, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+    first = 0
+    checkpoint = output / "checkpoint.pt"
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True)
+        first = saved["step"]
+        language_model.load_state_dict(saved["language_model"])
+        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+
+    make_row = RowMaker(processor)
+    proxies = set(range(model.config.first_proxy_token_id, model.config.first_proxy_token_id + processor.max_regions))
+    is_proxy = torch.tensor([token in proxies for token in range(table.num_embeddings)])
+    progress = tqdm(range(first, STEPS), initial=first, total=STEPS, desc="language model", unit="step")
+    history: list[tuple[float, float, float]] = []
+    for step in progress:
+        rng = np.random.default_rng([SEED, step])
+        make, count = (make_row.drill, DRILL_BATCH_SIZE) if step < DRILL_STEPS else (make_row.conversation, BATCH_SIZE)
+        rows = [make(rng, step) for _ in range(count)]
+        embeddings, mask, labels = prompt_embeddings(table, rows, make_row.placeholder_id)
+        hidden = language_model(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state[:, :-1]
+        targets = labels[:, 1:]
+        learned = targets != IGNORED_LABEL
+        logits, targets = head(hidden[learned]), targets[learned]
+        loss = torch.nn.functional.cross_entropy(logits, targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(language_model.parameters(), 1.0)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = LEARNING_RATE * rate(step)
+            optimizer.step()
+            optimizer.zero_grad()
+        right = logits.argmax(dim=-1) == targets
+        pointing = is_proxy[targets]
+        history.append(
+            (
+                loss.item(),
+                right[pointing].float().mean().item(),
+                right[~pointing].float().sum().item() / max(1, int((~pointing).sum())),
+            )
+        )
+        if (step + 1) % 20 == 0:
+            means = [sum(values) / 20 for values in zip(*history[-20:], strict=True)]
+            progress.write(
+                f"step {step + 1}: loss {means[0]:.4f}, proxies right {means[1]:.3f}, other tokens {means[2]:.3f}"
+            )
+        if (step + 1) % SAVE_STEPS == 0:
+            state = {
+                "step": step + 1,
+                "language_model": language_model.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+            }
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            write_file(checkpoint, buffer.getvalue())
+    model.save_pretrained(output)
+    processor.save_pretrained(output)
+    checkpoint.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python hub_configs/pretrain_tiny_language_model.py BASE OUTPUT")
+    pretrain(sys.argv[1], sys.argv[2])
