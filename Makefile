@@ -8,7 +8,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=fa
 # One thread for each of the two test processes: torch's threads would wait for each other.
 TEST_ENV := $(OFFLINE) OMP_NUM_THREADS=1
 
-.PHONY: demo test test-slow quality format bench setup tiny clean
+.PHONY: demo test test-slow quality format bench setup train-tiny clean
 
 demo: $(STAMP)  ## answer about a real photo with the embedded models; writes demo_output/
 	$(OFFLINE) $(BIN)/groma demo --output demo_output
@@ -31,8 +31,8 @@ bench: $(STAMP)  ## benchmarks: ratios against a named baseline in the same run
 	$(OFFLINE) $(BIN)/python benchmarks/bench_inference.py
 	$(OFFLINE) $(BIN)/python benchmarks/bench_kernels.py
 
-tiny: $(STAMP)  ## rebuild hub_configs/groma-tiny
-	$(OFFLINE) $(BIN)/python hub_configs/build_groma_tiny.py
+train-tiny: $(STAMP)  ## train hub_configs/groma-tiny from nothing, in output/groma-tiny; goes on where it was stopped
+	$(OFFLINE) $(BIN)/python hub_configs/train_groma_tiny.py
 
 setup: $(STAMP)
 

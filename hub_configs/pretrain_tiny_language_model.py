@@ -31,16 +31,16 @@ from transformers_groma.data.shapes_text import Content, Phrase, Region, World, 
 from transformers_groma.grounding import proxy_token, render_grounded_phrase
 
 SEED = 0
-STEPS = 2200
+STEPS = 2300
 BATCH_SIZE = 16
 LEARNING_RATE = 2e-3
 WARMUP_STEPS, DECAY_STEPS = 100, 700
 SAVE_STEPS = 200
 # At first nothing but look-backs, of which conversations have too few for them to be found; the first of them are the easiest.
-FIRST_STEPS, DRILL_STEPS, DRILL_BATCH_SIZE = 350, 1000, 48
+FIRST_STEPS, STEPS_PER_PROXY, SINGLE_STEPS, DRILL_STEPS, DRILL_BATCH_SIZE = 260, 12, 600, 1300, 48
 # Then one region more every so many steps and, from some step on, regions without an object.
-GROW_FROM_STEP, STEPS_PER_OBJECT, MIN_OBJECTS, MAX_OBJECTS = 500, 40, 2, 12
-BACKGROUND_FROM_STEP = 850
+GROW_FROM_STEP, STEPS_PER_OBJECT, MIN_OBJECTS, MAX_OBJECTS = 800, 30, 2, 12
+BACKGROUND_FROM_STEP = 1100
 # Later drills without markup, and about regions of which one word is known.
 BARE_SHARE, SINGLE_SHARE = 0.3, 0.3
 QUESTIONS = 10
@@ -83,7 +83,7 @@ class Row:
 def invent_world(rng: np.random.Generator, step: int, max_regions: int) -> World:
     """Some objects, and from some step on regions without an object between them."""
     known = list(KNOWN)[rng.choice(len(KNOWN), p=list(KNOWN.values()))]
-    if step < FIRST_STEPS or (step < DRILL_STEPS and rng.random() < SINGLE_SHARE):
+    if step < SINGLE_STEPS or (step < DRILL_STEPS and rng.random() < SINGLE_SHARE):
         known = (("shape",), ("color",))[rng.integers(2)]
     most = min(MAX_OBJECTS, MIN_OBJECTS + 1 + max(0, step - GROW_FROM_STEP) // STEPS_PER_OBJECT)
     choices = {"size": list(SIZES), "texture": list(TEXTURES), "color": list(COLORS), "shape": list(SHAPES)}
@@ -112,10 +112,11 @@ class RowMaker:
     def drill(self, rng: np.random.Generator, step: int) -> Row:
         """Regions, and then phrases that fit one of them each, with its proxy token: many look-backs in few tokens."""
         world = invent_world(rng, step, self.max_regions)
-        # All proxy tokens get their turn while there are few regions.
-        first = int(rng.integers(self.max_regions - len(world.attributes) + 1))
+        # Numbers begin anywhere, so that all proxy tokens are met, one by one, while there are few regions.
+        last_first = min(max(0, step - FIRST_STEPS) // STEPS_PER_PROXY, self.max_regions - len(world.attributes))
+        first = int(rng.integers(last_first + 1))
         row = self._introduce(world, first)
-        bare = step < FIRST_STEPS or rng.random() < BARE_SHARE
+        bare = step < SINGLE_STEPS or rng.random() < BARE_SHARE
         for index in rng.permutation(world.objects).tolist():
             fitting = [
                 said for said in subsets(world.attributes[index], with_shape=False) if len(world.matches(said)) == 1

@@ -89,7 +89,7 @@ def package(model_folder: Path, figures_path: Path, seconds: dict[str, float], o
     write_file(output / "config.json", (json.dumps(_in_float32(config), indent=2, sort_keys=True) + "\n").encode())
     GromaProcessor.from_pretrained(model_folder).save_pretrained(output)
     figures: dict[str, Any] = json.loads(figures_path.read_text(encoding="utf-8"))
-    write_file(output / "README.md", tiny_card(model, figures, seconds).encode())
+    write_file(output / "README.md", tiny_card(model, figures, seconds, TEST_ROWS).encode())
 
 
 def _in_float32(config: Any) -> Any:

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextTo
 
 from transformers_groma import GromaConfig, GromaForConditionalGeneration, GromaForRegionProposal, GroundedText
 from transformers_groma.convert_groma_checkpoint import convert_legacy_config
+from transformers_groma.evaluation.shapes import evaluate_shapes
 from transformers_groma.processing_groma import GROMA_CHAT_TEMPLATE, groma_tokens
 
 ROOT = Path(__file__).parents[1]
@@ -131,18 +132,37 @@ class TestReleased:
 
 
 class TestTiny:
-    def test_folder_is_what_the_script_builds(self, built_tiny):
-        assert_same_files(built_tiny, HUB_CONFIGS / "groma-tiny")
+    def test_all_but_what_was_trained_is_what_the_script_builds(self, built_tiny):
+        committed_folder = HUB_CONFIGS / "groma-tiny"
+        committed_names = {path.name for path in committed_folder.iterdir()}
+        assert committed_names == {path.name for path in built_tiny.iterdir()} | {"README.md"}
+        for name in committed_names - {"README.md", "model.safetensors"}:
+            assert read(built_tiny / name) == read(committed_folder / name), f"{name} is stale: make train-tiny"
         built = load_file(built_tiny / "model.safetensors")
-        committed = load_file(HUB_CONFIGS / "groma-tiny" / "model.safetensors")
-        assert built.keys() == committed.keys()
-        for name, tensor in committed.items():
-            assert tensor.dtype == torch.bfloat16
-            # Another CPU may round a random number the other way: one unit in the last place.
-            torch.testing.assert_close(built[name], tensor, rtol=2**-7, atol=0, msg=name)
+        committed = load_file(committed_folder / "model.safetensors")
+        assert {name: tensor.shape for name, tensor in built.items()} == {
+            name: tensor.shape for name, tensor in committed.items()
+        }
+        assert {tensor.dtype for tensor in committed.values()} == {torch.bfloat16}
 
     def test_size(self):
-        assert sum(path.stat().st_size for path in (HUB_CONFIGS / "groma-tiny").iterdir()) < 3e6
+        assert sum(path.stat().st_size for path in (HUB_CONFIGS / "groma-tiny").iterdir()) < 10e6
+
+    def test_answers_on_scenes_that_it_never_saw(self, tiny):
+        """A small sample of what the card tells, far below it: chance would be about 0.1 and 0.001."""
+        model, processor = tiny
+        figures = evaluate_shapes(
+            model.eval(),
+            processor,
+            rows=24,
+            seed=7,
+            split="validation",
+            tasks=["detection", "rec", "region-caption"],
+            progress=False,
+        )
+        assert figures["detection"]["recall@0.5"] > 0.9
+        assert figures["rec"]["acc@0.5"] > 0.6
+        assert figures["region-caption"]["exact_match"] > 0.6
 
     def test_ids_are_those_of_the_tokenizer(self, tiny):
         model, processor = tiny
@@ -176,20 +196,19 @@ class TestTiny:
         pictures = load_file(golden_dir / "case_inputs.safetensors")["images_uint8"]
         inputs = processor.image_processor(list(pictures), return_tensors="pt")
         proposals = model.propose_regions(inputs["pixel_values"])
-        assert ((proposals.mask.sum(dim=1) >= 8) & (proposals.mask.sum(dim=1) <= 30)).all()
+        counts = proposals.mask.sum(dim=1)
+        assert ((counts >= 1) & (counts <= 30)).all()
         boxes = proposals.boxes[proposals.mask]
-        assert (boxes[:, :2].std(dim=0) > 0.2).all() and (boxes[:, 2:].std(dim=0) > 0.05).all()
+        assert (boxes[:, 2:] > 0).all() and (boxes >= 0).all() and (boxes <= 1).all()
 
     def test_question_with_box(self, tiny, image):
         model, processor = tiny
         box = [64, 48, 256, 240]
         inputs = processor(images=image, text="What is <region>?", boxes=[box], return_tensors="pt")
-        # The end of an answer is random, too: keep it from coming early.
-        limits = {"max_new_tokens": 12, "min_new_tokens": 12, "return_dict_in_generate": True}
+        limits = {"max_new_tokens": 12, "return_dict_in_generate": True}
         output = model.generate(**inputs, **limits)
-        new_ids = output.sequences[0, inputs["input_ids"].shape[1] :]
-        assert len(set(new_ids.tolist())) >= 4
         answer = processor.post_process_grounded_generation(output, inputs=inputs, target_sizes=[(480, 640)])[0]
+        assert answer.text.startswith("A ") and answer.text.endswith(".")
         assert isinstance(answer, GroundedText)
         torch.testing.assert_close(torch.as_tensor(answer.regions[0].box), torch.tensor(box, dtype=torch.float32))
 
@@ -240,7 +259,7 @@ def test_model_card(name):
     assert card.data.library_name == "transformers"
     assert card.data.license and card.data.pipeline_tag and "groma" in card.data.tags
     assert "{" not in card.text.split("```bibtex")[0], "a placeholder was not filled in"
-    assert ("random weights" in card.text) == (name == "groma-tiny")
+    assert "random weights, seed" in card.text if name == "groma-tiny" else "random weights" not in card.text
 
 
 def test_weights_in_git_stay_small():
