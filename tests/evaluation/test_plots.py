@@ -61,14 +61,14 @@ def test_recall_by_size(tmp_path, drawn):
     plot_recall_by_size({**SIZES, "ar": 0.288, "ar@0.5": 0.379}, tmp_path / "a.png")
     assert texts(drawn[0]) == ["8.7", "35.6", "64.3", "28.8"]
     assert [height for _, height in bars(drawn[0])] == [8.7, 35.6, 64.3, 28.8]
-    assert drawn[0].axes[0].get_legend() is None
+    assert not drawn[0].legends
     plot_recall_by_size(SIZES, tmp_path / "b.png")
     assert texts(drawn[1]) == ["8.7", "35.6", "64.3"]
 
 
 def test_recall_by_size_of_protocols(tmp_path, drawn):
     plot_recall_by_size({**SIZES, **MORE, "ar": 0.25}, tmp_path / "a.png", {"": "AS-MANY", "any_": "ANY"})
-    assert [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()] == ["AS-MANY", "ANY"]
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["AS-MANY", "ANY"]
     assert texts(drawn[0]) == ["8.7", "35.6", "64.3", "25.0", "50.0", "50.0", "50.0", ""]
 
 
@@ -93,7 +93,7 @@ def test_recall_at_n(tmp_path, drawn):
     assert np.array_equal(line.get_xydata(), [[1, 12.5], [10, 50], [100, 80]])
     assert [label.get_text() for label in drawn[0].axes[0].get_xticklabels()] == ["1", "10", "100"]
     plot_recall_at_n({1: 0.1, 10: 0.5}, tmp_path / "b.png", "regions", {"queries": {1: 0.1, 300: 0.9}})
-    assert [text.get_text() for text in drawn[1].axes[0].get_legend().get_texts()] == ["regions", "queries"]
+    assert [text.get_text() for text in drawn[1].legends[0].get_texts()] == ["regions", "queries"]
     assert [label.get_text() for label in drawn[1].axes[0].get_xticklabels()] == ["1", "10", "300"]
 
 

@@ -113,7 +113,7 @@ def plot_recall_by_size(
     groups = [(f"ar_{size}", SIZES[size]) for size in SIZES]
     if any(f"{prefix}ar" in figures for prefix in series):
         groups.append(("ar", "all"))
-    figure, axes = _figure(title)
+    figure, axes = _figure(title, with_legend=len(series) > 1)
     width = min(0.8 / len(series), 0.5)
     for number, (prefix, name) in enumerate(series.items()):
         places = np.arange(len(groups)) + width * (number - (len(series) - 1) / 2)
@@ -128,7 +128,7 @@ def plot_recall_by_size(
     axes.tick_params(axis="x", length=0)
     _leave_room_above(axes)
     if len(series) > 1:
-        axes.legend(frameon=False, loc="upper left")
+        figure.legend(frameon=False, loc="outside right upper")
     _note(axes, "mean over IoU 0.50:0.95; sizes in square pixels of the original image")
     return _save(figure, path)
 
@@ -166,7 +166,7 @@ def plot_recall_at_n(
             raise ValueError(
                 f"A curve needs recalls at numbers of boxes from 1 on, got {dict(curve)}{f' for {label!r}' if label else ''}."
             )
-    figure, axes = _figure(title)
+    figure, axes = _figure(title, with_legend=len(curves) > 1)
     for number, (label, curve) in enumerate(curves):
         counts, heights = zip(*sorted((count, 100 * max(recall, 0.0)) for count, recall in curve.items()))
         color = COLORS[number % len(COLORS)]
@@ -187,12 +187,13 @@ def plot_recall_at_n(
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.minorticks_off()
     if len(curves) > 1:
-        axes.legend(frameon=False, loc="upper left")
+        figure.legend(frameon=False, loc="outside right upper")
     return _save(figure, path)
 
 
-def _figure(title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+def _figure(title: str, with_legend: bool = False) -> tuple[Figure, Axes]:
+    """An empty plot; legends stand beside it, where they hide nothing."""
+    figure = Figure(figsize=(8.6 if with_legend else 7, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
