@@ -152,7 +152,7 @@ def question_of(row: Row, task: Task | None = None, prompt_seed: int | None = No
     >>> from transformers_groma.data.columns import phrase_part, text_part
     >>> content = [text_part("Locate "), phrase_part("the cup"), text_part(" in this image.")]
     >>> row = {"image_id": "7", "boxes_xyxy": [], "messages": [{"role": "user", "content": content}]}
-    >>> [part["text"] for part in question_of(row, "rec", prompt_seed=1)["messages"][-1]["content"]]
+    >>> [part["text"] for part in question_of(row, "rec", prompt_seed=0)["messages"][-1]["content"]]
     ['Find ', 'the cup', ' in the picture.']
     """
     messages = list(row["messages"])

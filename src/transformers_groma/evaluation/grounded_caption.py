@@ -75,14 +75,6 @@ def score_grounded_captions(predictions: Sequence[Prediction], rows: Sequence[Ro
     Returns:
         `dict[str, float]`: those of [`grounded_phrase_scores`] (only the `region_` ones where the words of phrases are not known),
         `phrases_per_answer`, and those of captions.
-
-    Example:
-    >>> from transformers_groma.evaluation.predictions import PredictedPhrase
-    >>> dog = [[0.0, 0.0, 10.0, 10.0]]
-    >>> answer = Prediction(0, "7", "A dog.", [PredictedPhrase("A dog", dog, [0.9])], "")
-    >>> rows = [{"references": ["A dog runs."], "target_phrases": [[("a dog", dog)]]}]
-    >>> score_grounded_captions([answer], rows)["precision@0.5"]
-    1.0
     """
     pairs = [
         (_phrases(prediction), phrases)
@@ -104,6 +96,13 @@ def score_grounded_caption_rows(predictions: Sequence[Prediction], rows: Sequenc
 
     Returns:
         `list[float]`: one an answer.
+
+    Example:
+    >>> from transformers_groma.evaluation.predictions import PredictedPhrase
+    >>> dog = [[0.0, 0.0, 10.0, 10.0]]
+    >>> answer = Prediction(0, "7", "An animal.", [PredictedPhrase("An animal", dog, [0.9])], "")
+    >>> score_grounded_caption_rows([answer], [{"target_phrases": [[("a dog", dog)]]}])
+    [1.0]
     """
     return [
         _phrase_figures([(_phrases(prediction), phrases) for phrases in row["target_phrases"]])["region_f1@0.5"]

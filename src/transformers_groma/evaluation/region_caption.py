@@ -58,11 +58,6 @@ def score_region_captions(predictions: Sequence[Prediction], rows: Sequence[Row]
 
     Returns:
         `dict[str, float]`: `cider`, `exact_match`, and `meteor` where Java is installed; a warning where it is not.
-
-    Example:
-    >>> answer = Prediction(0, "7", "A red cup.", [], "A red cup.")
-    >>> score_region_captions([answer], [{"references": ["the cup", "a red cup"]}])["exact_match"]
-    1.0
     """
     return score_captions([prediction.text for prediction in predictions], [row["references"] for row in rows])
 

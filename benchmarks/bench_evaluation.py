@@ -1,0 +1,148 @@
+"""How fast groma-tiny is evaluated in batches, and how fast answers are scored.
+
+    python benchmarks/bench_evaluation.py [--rows 500] [--batch-size 16] [--single-rows 100] [--threads 2] [--repeats 3]
+
+One ratio, from this run on this machine:
+
+- batch against single: rows per second of an evaluation (REC on synthetic scenes, 224x224 pixels) in batches / the same one row
+  after the other, on the first `--single-rows` of the rows. Both run `answer_dataset` as `groma evaluate` does, from encoded
+  pictures to lines in `predictions.jsonl`. They take turns in pieces of the size of these rows, so that a slow moment of the machine
+  hits both; the fastest pieces count.
+
+And seconds of scoring, with the time that is allowed for it: 100,000 REC answers (5 s) and LVIS-Ground of 20,000 answers (20 s).
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tqdm import tqdm
+
+from transformers_groma import GromaForConditionalGeneration, GromaProcessor
+from transformers_groma.data.shapes_rows import shapes_dataset
+from transformers_groma.evaluation import lvis_ground, rec
+from transformers_groma.evaluation.predictions import PredictedPhrase, Prediction
+from transformers_groma.evaluation.runner import ChatRespondent, answer_dataset
+
+MODEL = Path(__file__).parents[1] / "hub_configs" / "groma-tiny"
+REC_ANSWERS, REC_SECONDS = 100_000, 5.0
+LVIS_ANSWERS, LVIS_CATEGORIES, LVIS_SECONDS = 20_000, 1203, 20.0
+
+
+def seconds_of_answers(respondent: ChatRespondent, rows: Dataset, batch_size: int) -> tuple[float, list[Prediction]]:
+    """Seconds to answer rows into a fresh folder, and the answers."""
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        answers = answer_dataset(respondent, rows, folder, batch_size=batch_size, progress=False)
+        return time.perf_counter() - start, answers
+
+
+def compare_batches(
+    respondent: ChatRespondent, rows: Dataset, batch_size: int, single_rows: int, repeats: int
+) -> dict[str, float]:
+    """Rows per second, in batches (all rows, and the fastest piece) and one after the other (the fastest piece)."""
+    few = rows.select(range(min(single_rows, len(rows))))
+    pieces = [rows.select(range(start, min(start + len(few), len(rows)))) for start in range(0, len(rows), len(few))]
+    seconds_of_answers(respondent, rows.select(range(min(batch_size, len(rows)))), batch_size)  # warms up
+    single, batched, whole = [], [], 0.0
+    for number, piece in enumerate(tqdm(pieces, desc="pieces", unit="piece")):
+        seconds, answers = seconds_of_answers(respondent, piece, batch_size)
+        batched.append(seconds / len(piece))
+        whole += seconds
+        if number < repeats:
+            seconds, alone = seconds_of_answers(respondent, few, 1)
+            single.append(seconds / len(few))
+        if number == 0:
+            # What is compared gives the same answers.
+            same = sum(one.markup == other.markup for one, other in zip(answers, alone))
+            assert same >= 0.98 * len(few), f"only {same} of {len(few)} answers are the same"
+    return {"batched": 1 / min(batched), "single": 1 / min(single), "batched_all": len(rows) / whole}
+
+
+def random_boxes(generator: np.random.Generator, count: int) -> list[list[float]]:
+    """Boxes in a picture of 640x480 pixels."""
+    corners = generator.uniform((0, 0), (600, 440), (count, 2))
+    sizes = generator.uniform(5, 200, (count, 2))
+    return np.concatenate([corners, np.minimum(corners + sizes, (640, 480))], axis=1).tolist()
+
+
+def random_answers(count: int, boxes: int) -> list[Prediction]:
+    """Answers with up to so many boxes each."""
+    generator = np.random.default_rng(0)
+    answers = []
+    for index in range(count):
+        found = random_boxes(generator, int(generator.integers(0, boxes + 1)))
+        phrase = PredictedPhrase("", found, generator.uniform(size=len(found)).tolist())
+        answers.append(Prediction(index, str(index), "", [phrase], ""))
+    return answers
+
+
+def random_rows(count: int, targets: int) -> list[dict]:
+    """Evaluation rows with one to so many targets each."""
+    generator = np.random.default_rng(1)
+    return [
+        {
+            "image_id": str(index),
+            "category": f"category {index % LVIS_CATEGORIES}",
+            "target_boxes_xyxy": random_boxes(generator, int(generator.integers(1, targets + 1))),
+        }
+        for index in range(count)
+    ]
+
+
+def seconds_of(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=500)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--single-rows", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    model = GromaForConditionalGeneration.from_pretrained(MODEL)
+    respondent = ChatRespondent(model, GromaProcessor.from_pretrained(MODEL), rec.BENCHMARK)
+    rows = shapes_dataset("rec", arguments.rows, seed=0, split="test", evaluation=True)
+    speeds = compare_batches(respondent, rows, arguments.batch_size, arguments.single_rows, arguments.repeats)
+    ratios = {f"batch_of_{arguments.batch_size}_vs_single": speeds["batched"] / speeds["single"]}
+
+    rec_answers, rec_rows = random_answers(REC_ANSWERS, 2), random_rows(REC_ANSWERS, 1)
+    lvis_answers, lvis_rows = random_answers(LVIS_ANSWERS, 20), random_rows(LVIS_ANSWERS, 15)
+    seconds = {
+        "score_rec": seconds_of(lambda: rec.score_rec(rec_answers, rec_rows)),
+        "score_lvis_ground": seconds_of(lambda: lvis_ground.score_lvis_ground(lvis_answers, lvis_rows)),
+    }
+    print(f"groma-tiny, {len(rows)} rows of REC, {arguments.threads} threads; rows per second of the fastest piece")
+    print(
+        f"  in batches of {arguments.batch_size:<3} {speeds['batched']:8.2f}   (all rows {speeds['batched_all']:.2f})"
+    )
+    print(f"  one by one          {speeds['single']:8.2f}")
+    for name, ratio in ratios.items():
+        print(f"  {name:40s} {ratio:5.2f}x")
+    print(f"scoring {REC_ANSWERS:,} answers of REC:         {seconds['score_rec']:6.2f} s (at most {REC_SECONDS:g})")
+    print(
+        f"scoring {LVIS_ANSWERS:,} answers of LVIS-Ground: {seconds['score_lvis_ground']:6.2f} s (at most {LVIS_SECONDS:g})"
+    )
+    result = {
+        "benchmark": "evaluation",
+        "ratios": {name: round(value, 3) for name, value in ratios.items()},
+        "rows_per_second": {name: round(value, 3) for name, value in speeds.items()},
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
