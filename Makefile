@@ -8,7 +8,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=fa
 # One thread for each of the two test processes: torch's threads would wait for each other.
 TEST_ENV := $(OFFLINE) OMP_NUM_THREADS=1
 
-.PHONY: demo test test-slow quality format bench setup train-tiny clean
+.PHONY: demo test test-slow quality format bench setup train-tiny evaluate-tiny clean
 
 demo: $(STAMP)  ## answer about a real photo with the embedded models; writes demo_output/
 	$(OFFLINE) $(BIN)/groma demo --output demo_output
@@ -33,6 +33,19 @@ bench: $(STAMP)  ## benchmarks: ratios against a named baseline in the same run
 
 train-tiny: $(STAMP)  ## train hub_configs/groma-tiny from nothing, in output/groma-tiny; goes on where it was stopped
 	$(OFFLINE) $(BIN)/python hub_configs/train_groma_tiny.py
+
+# Benchmark and the synthetic scenes that it asks about.
+TINY_TESTS := rec:rec lvis-ground:grounding region-caption:region-caption grounded-caption:grounded-caption detection:detection
+
+evaluate-tiny: $(STAMP)  ## all benchmarks on scenes that groma-tiny never saw; writes the figures into its card
+	set -e; for pair in $(TINY_TESTS); do \
+	  benchmark=$${pair%%:*}; task=$${pair##*:}; \
+	  evaluation=$$(test $$task = detection || echo --evaluation); \
+	  $(OFFLINE) $(BIN)/groma data shapes --task $$task --rows 500 --seed 1000 --split test $$evaluation \
+	    --output output/groma-tiny/test/shapes-$$task; \
+	  $(OFFLINE) $(BIN)/groma evaluate $$benchmark --model hub_configs/groma-tiny --dataset output/groma-tiny/test/shapes-$$task \
+	    --output output/groma-tiny/figures/$$benchmark --card hub_configs/groma-tiny --gallery 24; \
+	done
 
 setup: $(STAMP)
 

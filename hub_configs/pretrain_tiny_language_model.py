@@ -31,13 +31,13 @@ from transformers_groma.data.shapes_text import Content, Phrase, Region, World, 
 from transformers_groma.grounding import proxy_token, render_grounded_phrase
 
 SEED = 0
-STEPS = 2300
+STEPS = 1900
 BATCH_SIZE = 16
 LEARNING_RATE = 2e-3
-WARMUP_STEPS, DECAY_STEPS = 100, 700
+WARMUP_STEPS, DECAY_STEPS = 100, 500
 SAVE_STEPS = 200
 # At first nothing but look-backs, of which conversations have too few for them to be found; the first of them are the easiest.
-FIRST_STEPS, STEPS_PER_PROXY, SINGLE_STEPS, DRILL_STEPS, DRILL_BATCH_SIZE = 260, 12, 600, 1300, 48
+FIRST_STEPS, STEPS_PER_PROXY, SINGLE_STEPS, DRILL_STEPS, DRILL_BATCH_SIZE = 260, 12, 600, 1250, 48
 # Then one region more every so many steps and, from some step on, regions without an object.
 GROW_FROM_STEP, STEPS_PER_OBJECT, MIN_OBJECTS, MAX_OBJECTS = 800, 30, 2, 12
 BACKGROUND_FROM_STEP = 1100

@@ -809,7 +809,7 @@ def embedded_model() -> Path:
         if (place / "config.json").is_file() and any(place.glob("*.safetensors")):
             return place
     raise CommandError(
-        f"--model is needed: the tiny model of this package is not in {places[0]}. `make tiny` builds it in a checkout."
+        f"--model is needed: the tiny model of this package is not in {places[0]}. `make train-tiny` makes it in a checkout."
     )
 
 

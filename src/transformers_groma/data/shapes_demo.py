@@ -1,0 +1,171 @@
+"""What `groma demo` asks about a synthetic scene, and a comparison of the answers with the truth.
+
+Needs nothing but what the package itself needs. Boxes are `xyxy` in absolute pixels.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..boxes import box_iou
+from ..grounding import GroundedText, render_grounded_phrase
+from .shapes import Scene
+from .shapes_text import Exchange, Phrase, Region, World, describe_image, describe_region, locate_one, with_article, words
+
+IOU_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An answer beside the truth.
+
+    Args:
+        right (`int`): how many of its statements are right.
+        total (`int`): how many statements it makes; at least 1 where something had to be said.
+        text (`str`): the same for people.
+        truth (`list[dict]`): `text` and `box_xyxy` of what is true, as far as it was asked for.
+    """
+
+    right: int
+    total: int
+    text: str
+    truth: list[dict[str, Any]]
+
+
+def scene_questions(scene: Scene) -> dict[str, Exchange]:
+    """A question with a box, an expression to locate and a grounded description; chance chooses the objects.
+
+    Args:
+        scene (`Scene`): what is asked about.
+
+    Returns:
+        `dict[str, Exchange]`: by name, always the same for a scene. Without "expression" where chance found no object
+        that differs from all others in words.
+
+    Example:
+    >>> from transformers_groma.data.shapes import make_scene
+    >>> from transformers_groma.data.shapes_demo import question_text, scene_questions
+    >>> questions = scene_questions(make_scene(seed=0, split="test", index=0))
+    >>> {name: question_text(exchange) for name, exchange in questions.items()}["region"]
+    'What is <region>?'
+    """
+    rng = np.random.default_rng([scene.seed, scene.index])
+    world = World([item.attributes for item in scene.objects])
+    questions = {
+        "region": describe_region(world, rng, template=1),
+        "expression": locate_one(world, rng, template=0, position_share=0),
+        "description": describe_image(world, rng, template=0),
+    }
+    return {name: exchange for name, exchange in questions.items() if exchange is not None}
+
+
+def question_text(exchange: Exchange) -> str:
+    """A question as the processor reads it.
+
+    Args:
+        exchange (`Exchange`): a question.
+
+    Returns:
+        `str`: the question, with a `<region>` mark for each object that the user points at.
+    """
+    rendered = {Region: lambda part: "<region>", Phrase: lambda part: render_grounded_phrase(part.text, [])}
+    return "".join(rendered.get(type(part), str)(part) for part in exchange.question)
+
+
+def compare(exchange: Exchange, scene: Scene, answer: GroundedText) -> Comparison:
+    """Compare an answer with the scene, as the figures of synthetic scenes do.
+
+    A description is right to the word or not; a box is right with an IoU above 0.5; a phrase is right if it names all that
+    can be said about an object and its box has an IoU of at least 0.5 with that of the object.
+
+    Args:
+        exchange (`Exchange`): the question, of [`scene_questions`].
+        scene (`Scene`): its scene, in the size of the image that was asked about.
+        answer (`GroundedText`): of a model.
+
+    Returns:
+        `Comparison`: what is right.
+
+    Raises:
+        ValueError: the question is of another kind.
+
+    Example:
+    >>> import torch
+    >>> from transformers_groma.data.shapes import make_scene
+    >>> from transformers_groma.grounding import ground_text
+    >>> scene = make_scene(seed=0, split="test", index=0)
+    >>> exchange = scene_questions(scene)["expression"]
+    >>> boxes = torch.tensor(scene.boxes_xyxy)
+    >>> compare(exchange, scene, ground_text(f"<roi><r{exchange.targets[0]}></roi>", boxes)).text
+    'right: IoU 1.00 with the true box'
+    """
+    match exchange.kind:
+        case "region-caption":
+            return _compare_words(exchange, scene, answer)
+        case "rec":
+            return _compare_box(exchange, scene, answer)
+        case "grounded-caption":
+            return _compare_phrases(scene, answer)
+    raise ValueError(f"`exchange.kind` is {exchange.kind!r}. Use a question of `scene_questions`.")
+
+
+def count_found(scene: Scene, boxes: torch.Tensor) -> int:
+    """How many objects of a scene have a region.
+
+    Args:
+        scene (`Scene`): in the size of the image.
+        boxes (`Tensor` of shape `(n, 4)`): regions, `xyxy` in absolute pixels.
+
+    Returns:
+        `int`: objects with a region at an IoU of at least 0.5.
+
+    Example:
+    >>> import torch
+    >>> from transformers_groma.data.shapes import make_scene
+    >>> scene = make_scene(seed=0, split="test", index=0)
+    >>> count_found(scene, torch.tensor(scene.boxes_xyxy[:3])), count_found(scene, torch.zeros(0, 4))
+    (3, 0)
+    """
+    if len(boxes) == 0:
+        return 0
+    return int((box_iou(torch.tensor(scene.boxes_xyxy), boxes).amax(dim=1) >= IOU_THRESHOLD).sum())
+
+
+def _compare_words(exchange: Exchange, scene: Scene, answer: GroundedText) -> Comparison:
+    is_right = answer.text.strip() == exchange.reference
+    text = "right to the word" if is_right else f"not right to the word, which would be: {exchange.reference}"
+    return Comparison(int(is_right), 1, text, [_truth(scene, index) for index in exchange.pointed])
+
+
+def _compare_box(exchange: Exchange, scene: Scene, answer: GroundedText) -> Comparison:
+    truth = [_truth(scene, index) for index in exchange.targets]
+    boxes = [phrase.boxes[0] for phrase in answer.phrases]
+    if not boxes:
+        return Comparison(0, 1, "wrong: no box", truth)
+    iou = float(box_iou(boxes[0][None], torch.tensor([scene.boxes_xyxy[index] for index in exchange.targets])).max())
+    is_right = iou > IOU_THRESHOLD
+    return Comparison(int(is_right), 1, f"{'right' if is_right else 'wrong'}: IoU {iou:.2f} with the true box", truth)
+
+
+def _compare_phrases(scene: Scene, answer: GroundedText) -> Comparison:
+    truth = [_truth(scene, index) for index in range(len(scene.objects))]
+    right = 0
+    for phrase in answer.phrases:
+        boxes = [item["box_xyxy"] for item in truth if item["text"] == phrase.text.strip()]
+        right += bool(boxes) and bool(box_iou(phrase.boxes[:1], torch.tensor(boxes)).max() >= IOU_THRESHOLD)
+    total = len(answer.phrases)
+    text = f"{right} of {total} phrases right, words and box" if total > 0 else "wrong: no phrase has a box"
+    return Comparison(right, total, text, truth)
+
+
+def _truth(scene: Scene, index: int) -> dict[str, Any]:
+    """All that can be said about an object, and its box."""
+    return {
+        "text": with_article(words(scene.objects[index].attributes)),
+        "box_xyxy": scene.boxes_xyxy[index],
+    }
+
+
+__all__ = ["Comparison", "compare", "count_found", "question_text", "scene_questions"]
