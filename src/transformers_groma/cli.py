@@ -12,10 +12,9 @@ import io
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from .data.shapes_demo import Comparison
     from .grounding import GroundedText
     from .pipeline_groma import ImageGroundingPipeline
 
@@ -36,7 +36,10 @@ LEGACY_CHECKPOINT = Path("tests", "fixtures", "golden", "legacy_checkpoint")
 DEMO_PHOTO = Path("tests", "fixtures", "photos", "cat_and_dog.jpg")
 DEMO_BOX = (30.0, 212.0, 372.0, 585.0)  # the cat
 DEMO_QUESTION = f"What is {REGION_MARK}?"
-DEMO_MAX_NEW_TOKENS = 48
+DEMO_DESCRIPTION = "[grounding]Please describe the image in detail."
+DEMO_SEED = 0
+DEMO_SCENE_SIZE = 448  # pixels; enough to read the labels in the pictures
+DEMO_MAX_NEW_TOKENS = 140  # a description of six shapes with their regions
 SHAPES_HELP = "draw scenes of coloured shapes, with questions and answers whose truth is known"
 SHAPES_TASKS = ("detection", "rec", "grounding", "region-caption", "grounded-caption", "chat", "language")
 FOLDER_HELP = "read pictures with boxes of your own: an image folder with a metadata.jsonl"
@@ -226,12 +229,16 @@ def build_parser() -> argparse.ArgumentParser:
     demo = add_command(
         "demo",
         run_demo,
-        "answer about a photo with the embedded models and write pictures of the answers",
+        "answer about a scene of coloured shapes and about a photo, and write pictures of the answers",
         "groma demo --output demo_output",
     )
     demo.add_argument(
         "--image", metavar="IMAGE", help="path or http(s) URL; the photo of the source checkout by default"
     )
+    demo.add_argument(
+        "--scene", metavar="N", type=_natural, default=0, help="which test scene, from 0 on (default: %(default)s)"
+    )
+    _add_model_arguments(demo)
     demo.add_argument("--output", metavar="DIR", type=Path, default=Path("demo_output"), help="(default: %(default)s)")
     return parser
 
@@ -749,43 +756,91 @@ def run_data_folder(arguments: argparse.Namespace) -> None:
 
 
 def run_demo(arguments: argparse.Namespace) -> None:
-    """`groma demo`: a question with a box, a grounded description and the proposals, by every embedded model."""
-    checkout = source_checkout()
+    """`groma demo`: questions about a scene whose truth is known, then about a photo."""
     folder = _checked_folder(arguments.output)
-    if arguments.image is None and checkout is None:
-        raise CommandError("--image is needed: the photo of the demo is only in a source checkout.")
-    photo = arguments.image or str(checkout / DEMO_PHOTO)
-    image = _open_upright(photo)
-    width, height = image.size
-    # Of another photo the middle is asked about.
-    box = (width / 4, height / 4, width * 3 / 4, height * 3 / 4) if arguments.image else DEMO_BOX
-    _note(f"photo: {photo}")
+    checkout = source_checkout()
+    source = arguments.image
+    if source is None and checkout is not None:
+        source = str(checkout / DEMO_PHOTO)
+    photo = None if source is None else _open_upright(source)
+    pipe = _load_pipeline(arguments.model, arguments.device, arguments.dtype)
+    model = arguments.model or embedded_model().name
 
-    with tempfile.TemporaryDirectory() as temporary:
-        models = {}
-        if checkout is None:
-            _note("no source checkout here: the demo of a converted checkpoint is left out")
-        else:
-            from .convert_groma_checkpoint import convert_legacy_checkpoint
+    pictures = _demo_scene(pipe, model, folder, arguments.scene)
+    if photo is None:
+        _note("no photo: that of the demo is only in a source checkout; pass --image for one")
+    else:
+        print(f"\nPhoto: {source}")
+        if arguments.model is None:
+            print(f"{model} learned coloured shapes and never saw a photo: do not take its words about one for true.")
+        # Of another photo the middle is asked about.
+        width, height = photo.size
+        box = (width / 4, height / 4, width * 3 / 4, height * 3 / 4) if arguments.image else DEMO_BOX
+        _demo_ask(pipe, model, folder / "answer", photo, DEMO_QUESTION, [box])
+        description = _demo_ask(pipe, model, folder / "description", photo, DEMO_DESCRIPTION, [])
+        _write_proposals(folder, description.to_dict()["regions"], photo)
+        pictures += ["answer", "description", "proposals"]
+    print("\nLook at the pictures; what they show lies beside them as JSON:")
+    for name in pictures:
+        print(f"  {folder / name}.png")
 
-            _note("converting a toy checkpoint of the original Groma")
-            models["converted"] = convert_legacy_checkpoint(checkout / LEGACY_CHECKPOINT, Path(temporary) / "model")
-        models["groma-tiny"] = embedded_model()
-        for name, model in models.items():
-            pipe = _load_pipeline(str(model), None, "auto")
-            options = {"max_new_tokens": DEMO_MAX_NEW_TOKENS}
-            answer = _ask(pipe, image, DEMO_QUESTION, [box], options)
-            description = _ask(pipe, image, None, [], options)
-            _write_answer(folder / name, "answer", answer, image, num_boxes=1)
-            _write_answer(folder / name, "description", description, image)
-            _write_proposals(folder / name, _propose(str(model), image, None, "auto"), image)
-            print(f"\n{name}: {DEMO_QUESTION} {_numbers(box)}\n{_printable(_answer_lines(answer))}")
-    # The last model is the embedded one, and its answer is the demo's.
-    question = {"model": name, "question": DEMO_QUESTION, "question_boxes_xyxy": [list(box)]}
-    _write_answer(folder, "answer", answer, image, num_boxes=1, notes=question)
-    print(f"\nLook at {folder / 'answer.png'} and {folder / 'answer.json'}, and for each model in:")
-    for name in models:
-        print(f"  {folder / name}: answer, description and proposals")
+
+def _demo_scene(pipe: "ImageGroundingPipeline", model: str, folder: Path, number: int) -> list[str]:
+    """Ask about a scene and compare the answers with the truth. Returns the names of the pictures."""
+    from .data.shapes import make_scene
+    from .data.shapes_demo import compare, count_found, question_text, scene_questions
+
+    # Splits share no scene: none of "test" was trained on, whatever the seed was.
+    scene = make_scene(DEMO_SEED, "test", number, DEMO_SCENE_SIZE)
+    image = scene.draw()
+    print(f"Scene {number} of the test scenes, which training never sees: {len(scene.objects)} coloured shapes")
+    pictures = []
+    for name, exchange in scene_questions(scene).items():
+        boxes = [scene.boxes_xyxy[index] for index in exchange.pointed]
+        pictures.append(f"scene_{name}")
+        answer = _demo_ask(
+            pipe,
+            model,
+            folder / pictures[-1],
+            image,
+            question_text(exchange),
+            boxes,
+            lambda answer, exchange=exchange: compare(exchange, scene, answer),
+        )
+    # The last question points at nothing: all regions are the model's own.
+    found = count_found(scene, [region.box.tolist() for region in answer.regions])
+    print(
+        f"\n{len(answer.regions)} regions, and {found} of {len(scene.objects)} shapes have one (IoU of at least 0.5)"
+    )
+    _write_proposals(folder, answer.to_dict()["regions"], image, "scene_proposals")
+    return [*pictures, "scene_proposals"]
+
+
+def _demo_ask(
+    pipe: "ImageGroundingPipeline",
+    model: str,
+    path: Path,
+    image: "Image.Image",
+    question: str,
+    boxes: Sequence[Sequence[float]],
+    compare: "Callable[[GroundedText], Comparison] | None" = None,
+) -> "GroundedText":
+    """Ask, print the question, its answer and how that compares with the truth, write the files."""
+    answer = _ask(pipe, image, question, boxes, {"max_new_tokens": DEMO_MAX_NEW_TOKENS})
+    print("\n".join(["", f"> {question}", *(f"  {'box':<4} {_numbers(box)}" for box in boxes)]))
+    # An answer that only points has no words.
+    print(_printable(_answer_lines(answer)).lstrip("\n"))
+    notes: dict[str, Any] = {
+        "model": model,
+        "question": question,
+        "question_boxes_xyxy": [list(box) for box in boxes],
+    }
+    if compare is not None:
+        comparison = compare(answer)
+        print(f"  = {comparison.text}")
+        notes["comparison"] = asdict(comparison)
+    _write_answer(path.parent, path.name, answer, image, len(boxes), notes)
+    return answer
 
 
 def source_checkout() -> Path | None:
@@ -1000,15 +1055,17 @@ def _write_answer(
     _write_png(folder / f"{name}.png", shown.draw(image, regions=True))
 
 
-def _write_proposals(folder: Path, regions: list[dict[str, Any]], image: "Image.Image") -> None:
+def _write_proposals(
+    folder: Path, regions: list[dict[str, Any]], image: "Image.Image", name: str = "proposals"
+) -> None:
     import torch
 
     from .visualization import draw_proposals
 
     boxes = torch.tensor([region["box_xyxy"] for region in regions]).reshape(-1, 4)
     scores = torch.tensor([region["score"] for region in regions])
-    _write_json(folder / "proposals.json", {"regions": regions})
-    _write_png(folder / "proposals.png", draw_proposals(image, boxes, scores))
+    _write_json(folder / f"{name}.json", {"regions": regions})
+    _write_png(folder / f"{name}.png", draw_proposals(image, boxes, scores))
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 Needs nothing but what the package itself needs. Boxes are `xyxy` in absolute pixels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,17 @@ import torch
 from ..boxes import box_iou
 from ..grounding import GroundedText, render_grounded_phrase
 from .shapes import Scene
-from .shapes_text import Exchange, Phrase, Region, World, describe_image, describe_region, locate_one, with_article, words
+from .shapes_text import (
+    Exchange,
+    Phrase,
+    Region,
+    World,
+    describe_image,
+    describe_region,
+    locate_one,
+    with_article,
+    words,
+)
 
 IOU_THRESHOLD = 0.5
 
@@ -111,26 +122,24 @@ def compare(exchange: Exchange, scene: Scene, answer: GroundedText) -> Compariso
     raise ValueError(f"`exchange.kind` is {exchange.kind!r}. Use a question of `scene_questions`.")
 
 
-def count_found(scene: Scene, boxes: torch.Tensor) -> int:
+def count_found(scene: Scene, boxes: Sequence[Sequence[float]]) -> int:
     """How many objects of a scene have a region.
 
     Args:
         scene (`Scene`): in the size of the image.
-        boxes (`Tensor` of shape `(n, 4)`): regions, `xyxy` in absolute pixels.
+        boxes (`Sequence[Sequence[float]]`): regions, `xyxy` in absolute pixels.
 
     Returns:
         `int`: objects with a region at an IoU of at least 0.5.
 
     Example:
-    >>> import torch
     >>> from transformers_groma.data.shapes import make_scene
     >>> scene = make_scene(seed=0, split="test", index=0)
-    >>> count_found(scene, torch.tensor(scene.boxes_xyxy[:3])), count_found(scene, torch.zeros(0, 4))
+    >>> count_found(scene, scene.boxes_xyxy[:3]), count_found(scene, [])
     (3, 0)
     """
-    if len(boxes) == 0:
-        return 0
-    return int((box_iou(torch.tensor(scene.boxes_xyxy), boxes).amax(dim=1) >= IOU_THRESHOLD).sum())
+    iou = box_iou(torch.tensor(scene.boxes_xyxy), torch.tensor(boxes).reshape(-1, 4))
+    return int((iou >= IOU_THRESHOLD).any(dim=1).sum())
 
 
 def _compare_words(exchange: Exchange, scene: Scene, answer: GroundedText) -> Comparison:

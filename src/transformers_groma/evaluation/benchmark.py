@@ -63,6 +63,41 @@ class BenchmarkRows(NamedTuple):
     rows: Sequence[Row]
 
 
+def scored_boxes(prediction: Prediction) -> tuple[list[list[float]], list[float]]:
+    """All boxes of an answer in its order, each once, and how sure the model is of them.
+
+    Args:
+        prediction (`Prediction`): the answer.
+
+    Returns:
+        `tuple[list[list[float]], list[float]]`: boxes `xyxy` in pixels, scores 0..1.
+
+    Example:
+    >>> from transformers_groma.evaluation.predictions import PredictedPhrase
+    >>> twice = PredictedPhrase("", [[0.0, 0.0, 4.0, 4.0]] * 2, [0.9, 0.9])
+    >>> scored_boxes(Prediction(0, "", "", [twice], ""))
+    ([[0.0, 0.0, 4.0, 4.0]], [0.9])
+    """
+    scores: dict[tuple[float, ...], float] = {}
+    for phrase in prediction.phrases:
+        for box, score in zip(phrase.boxes_xyxy, phrase.scores, strict=True):
+            scores.setdefault(tuple(box), score)
+    return [list(box) for box in scores], list(scores.values())
+
+
+def answer_and_target_boxes(prediction: Prediction, row: Row) -> tuple[list[list[float]], list[list[float]]]:
+    """The boxes of an answer and those of the row's targets, if it has any.
+
+    Args:
+        prediction (`Prediction`): the answer.
+        row (`Mapping`): the row, without its image.
+
+    Returns:
+        `tuple[list, list]`: boxes `xyxy` in pixels.
+    """
+    return scored_boxes(prediction)[0], row.get("target_boxes_xyxy") or []
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """A benchmark.
@@ -84,6 +119,8 @@ class Benchmark:
         task (`str`, *optional*): whose questions `--prompt-seed` draws from.
         max_new_tokens (`int`): longest answer.
         more_columns (`tuple[str, ...]`): columns that it reads beside those of its schema, where they are there.
+        drawn_boxes (`Callable[[Prediction, Mapping], tuple[list, list]]`): the boxes of an answer and those that are right, `xyxy` in
+            pixels, for pictures.
     """
 
     name: str
@@ -99,6 +136,7 @@ class Benchmark:
     task: Task | None = None
     max_new_tokens: int = 0
     more_columns: tuple[str, ...] = ()
+    drawn_boxes: Callable[[Prediction, Row], tuple[list[list[float]], list[list[float]]]] = answer_and_target_boxes
 
 
 def rows_without_image(dataset: Dataset) -> list[dict[str, Any]]:
@@ -195,29 +233,8 @@ def question_text(row: Row) -> str:
     return "".join("<region>" if part["type"] == "region" else part["text"] for part in content)
 
 
-def scored_boxes(prediction: Prediction) -> tuple[list[list[float]], list[float]]:
-    """All boxes of an answer in its order, each once, and how sure the model is of them.
-
-    Args:
-        prediction (`Prediction`): the answer.
-
-    Returns:
-        `tuple[list[list[float]], list[float]]`: boxes `xyxy` in pixels, scores 0..1.
-
-    Example:
-    >>> from transformers_groma.evaluation.predictions import PredictedPhrase
-    >>> twice = PredictedPhrase("", [[0.0, 0.0, 4.0, 4.0]] * 2, [0.9, 0.9])
-    >>> scored_boxes(Prediction(0, "", "", [twice], ""))
-    ([[0.0, 0.0, 4.0, 4.0]], [0.9])
-    """
-    scores: dict[tuple[float, ...], float] = {}
-    for phrase in prediction.phrases:
-        for box, score in zip(phrase.boxes_xyxy, phrase.scores, strict=True):
-            scores.setdefault(tuple(box), score)
-    return [list(box) for box in scores], list(scores.values())
-
-
 __all__ = [
+    "answer_and_target_boxes",
     "Benchmark",
     "BenchmarkRows",
     "Figure",

@@ -223,6 +223,20 @@ def _boxes(prediction: Prediction, kind: str) -> ScoredBoxes:
     return ScoredBoxes(np.asarray(phrase.boxes_xyxy, np.float64).reshape(-1, 4), np.asarray(phrase.scores, np.float64))
 
 
+def region_and_true_boxes(prediction: Prediction, row: Row) -> tuple[list[list[float]], list[list[float]]]:
+    """The regions, without the queries that gave none, and the boxes of the row.
+
+    Args:
+        prediction (`Prediction`): regions and queries.
+        row (`Mapping`): detection columns.
+
+    Returns:
+        `tuple[list, list]`: boxes `xyxy` in pixels.
+    """
+    regions = [phrase for phrase in prediction.phrases if phrase.text == REGIONS]
+    return [box for phrase in regions for box in phrase.boxes_xyxy], row["boxes_xyxy"]
+
+
 BENCHMARK = Benchmark(
     name="detection",
     title="Region proposals",
@@ -234,6 +248,7 @@ BENCHMARK = Benchmark(
     figures=FIGURES,
     published=PUBLISHED,
     asks=False,
+    drawn_boxes=region_and_true_boxes,
 )
 
 __all__ = [
@@ -241,6 +256,7 @@ __all__ = [
     "ProposalRespondent",
     "detection_rows",
     "plot_detection",
+    "region_and_true_boxes",
     "score_detection",
     "score_detection_rows",
 ]

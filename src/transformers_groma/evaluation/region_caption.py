@@ -123,6 +123,19 @@ def _word_overlap(first: str, second: str) -> float:
     return 2 * (counts[0] & counts[1]).total() / total if total else 1.0
 
 
+def pointed_boxes(prediction: Prediction, row: Row) -> tuple[list[list[float]], list[list[float]]]:
+    """No boxes of the answer, which is words, and the box that the question points at.
+
+    Args:
+        prediction (`Prediction`): the answer.
+        row (`Mapping`): the row.
+
+    Returns:
+        `tuple[list, list]`: boxes `xyxy` in pixels.
+    """
+    return [], row["boxes_xyxy"]
+
+
 BENCHMARK = Benchmark(
     name="region-caption",
     title="Region captioning",
@@ -135,12 +148,14 @@ BENCHMARK = Benchmark(
     published=PUBLISHED,
     task="region_caption",
     max_new_tokens=MAX_NEW_TOKENS,
+    drawn_boxes=pointed_boxes,
 )
 
 __all__ = [
     "BENCHMARK",
     "CAPTION_FIGURES",
     "plot_nothing",
+    "pointed_boxes",
     "region_caption_rows",
     "score_captions",
     "score_region_caption_rows",

@@ -26,7 +26,7 @@ from ..data.jsonl import JsonlLog, read_jsonl, write_jsonl
 from ..modeling_groma import GromaForConditionalGeneration
 from ..modeling_groma_detector import GromaForRegionProposal
 from ..processing_groma import GromaProcessor
-from .benchmark import Benchmark, BenchmarkRows, Row, question_of, question_text, row_name, scored_boxes
+from .benchmark import Benchmark, BenchmarkRows, Row, question_of, question_text, row_name
 from .fingerprints import dataset_fingerprint, model_sha256
 from .gallery import GalleryCase, worst_first, write_gallery
 from .generation import PreparedQuestions, answer_questions, prepare_questions
@@ -405,15 +405,15 @@ def draw_worst(
     cases = []
     for index in worst_first(scores, count):
         row, prediction = rows.asked[index], predictions[index]
-        pointed = row["boxes_xyxy"] if benchmark.name == "region-caption" else []
+        predicted, targets = benchmark.drawn_boxes(prediction, rows.rows[index])
         cases.append(
             GalleryCase(
                 image=row["image"],
                 title=row_name(index, row),
                 question=question_text(question_of(row, benchmark.task, prompt_seed)) if benchmark.asks else "",
                 answer=prediction.text,
-                predicted_boxes_xyxy=scored_boxes(prediction)[0],
-                target_boxes_xyxy=rows.rows[index].get("target_boxes_xyxy") or pointed,
+                predicted_boxes_xyxy=predicted,
+                target_boxes_xyxy=targets,
                 score=scores[index],
             )
         )
