@@ -1,0 +1,334 @@
+"""What `roi_geometry.py` compares and how its results are shown: the three geometries, where they sample, table and plots.
+
+Everything about where samples fall is asked of the package's own region encoder; nothing is computed a second time here.
+"""
+
+import io
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from transformers_groma import GromaRegionEncoderConfig
+from transformers_groma._files import write_file
+from transformers_groma.boxes import box_xyxy_to_cxcywh
+from transformers_groma.data.shapes import Scene, make_scene
+from transformers_groma.modeling_groma_region_encoder import MAP_SCALES, GromaRegionEncoder
+from transformers_groma.visualization import PALETTE
+
+TABLE_BEGIN, TABLE_END = "<!-- table -->", "<!-- /table -->"
+# Task: its main figure, and what it is called in words.
+TASKS = {
+    "region-caption": ("exact_match", "region description right to the word"),
+    "rec": ("acc@0.5", "REC, accuracy at IoU 0.5"),
+}
+TOP_LEFT, ELSEWHERE = "begins_top_left", "elsewhere"
+RESULTS_PLOT, SAMPLES_PLOT = "roi-geometry.png", "roi-geometry-samples.png"
+DOTS_PER_INCH = 150
+COLORS = [tuple(value / 255 for value in PALETTE[index]) for index in (3, 0, 5)]
+# The scene of the picture, and which of its objects: one begins in the top left quarter of the image, one does not.
+PICTURE_SCENE, PICTURE_SIZE, PATCH_SIZE = 7, 224, 14
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How boxes are put on the feature maps.
+
+    Args:
+        box_format (`str`): `region_encoder_config.roi_box_format`.
+        stride_factor (`float`): `region_encoder_config.roi_strides` as a multiple of the right ones. 0.5 doubles coordinates.
+        words (`str`): for people.
+    """
+
+    box_format: str
+    stride_factor: float
+    words: str
+
+    def strides(self, patch_size: int = PATCH_SIZE) -> list[float]:
+        """`roi_strides` for a patch size, finest map first."""
+        return [self.stride_factor * patch_size / scale for scale in MAP_SCALES]
+
+
+GEOMETRIES = {
+    "legacy": Geometry("cxcywh", 0.5, "legacy"),
+    "corners_only": Geometry("xyxy", 0.5, "corners only"),
+    "right": Geometry("xyxy", 1.0, "right"),
+}
+
+
+################
+# Where samples fall
+################
+def roi_align_call(geometry: Geometry, boxes: Tensor, image_size: int) -> tuple[torch.nn.Module, list[Any]]:
+    """The ROIAlign of a region encoder and what the encoder gives it for boxes.
+
+    Args:
+        geometry (`Geometry`): of the region encoder.
+        boxes (`Tensor` of shape `(n, 4)`): `xyxy` in absolute pixels.
+        image_size (`int`): side of the image in pixels, a multiple of the patch size.
+
+    Returns:
+        `tuple`: the module, and its arguments: maps, boxes, scales, side of the crops, samples a bin and side, mask.
+    """
+    # Widths do not matter for where samples fall.
+    config = GromaRegionEncoderConfig(
+        roi_box_format=geometry.box_format,
+        roi_strides=geometry.strides(),
+        roi_output_size=5,
+        num_fuse_layers=1,
+        group_norm_groups=1,
+        position_hidden_size=4,
+        region_hidden_size=4,
+    )
+    encoder = GromaRegionEncoder(config, vision_hidden_size=4, output_size=4, image_size=image_size)
+    calls: list[list[Any]] = []
+    handle = encoder.roi_align.register_forward_pre_hook(lambda module, args: calls.append(list(args)))
+    grid = image_size // PATCH_SIZE
+    normalized = box_xyxy_to_cxcywh(boxes.float() / image_size)[None]
+    with torch.no_grad():
+        encoder([torch.zeros(1, 4, grid, grid)] * 3, normalized, torch.ones(1, len(boxes), dtype=torch.bool))
+    handle.remove()
+    return encoder.roi_align, calls[0]
+
+
+def share_on_map(geometry: Geometry, boxes: Tensor, image_size: int) -> Tensor:
+    """How many of a box's samples fall on the finest map; the others are zeros, whatever the image shows.
+
+    Args:
+        geometry (`Geometry`): of the region encoder.
+        boxes (`Tensor` of shape `(n, 4)`): `xyxy` in absolute pixels.
+        image_size (`int`): side of the image in pixels.
+
+    Returns:
+        `Tensor` of shape `(n,)`: shares, 0..1.
+    """
+    roi_align, (maps, *rest) = roi_align_call(geometry, boxes, image_size)
+    ones = [torch.ones_like(feature_map[:, :1]) for feature_map in maps]
+    return roi_align(ones, *rest)[0].mean(dim=(1, 2, 3))
+
+
+def read_weights(geometry: Geometry, box: Tensor, image_size: int) -> tuple[Tensor, list[float]]:
+    """How much each pixel of the finest map counts in the crop of a box, and where the crop lies.
+
+    Args:
+        geometry (`Geometry`): of the region encoder.
+        box (`Tensor` of shape `(4,)`): `xyxy` in absolute pixels.
+        image_size (`int`): side of the image in pixels.
+
+    Returns:
+        `tuple`: weights `(height, width)` that add up to the share of samples on the map, and the two corners `x, y, x, y` between
+        which samples lie, in pixels of the map. The second one may be above or left of the first, and both outside.
+    """
+    roi_align, (maps, boxes, scales, *rest) = roi_align_call(geometry, box[None], image_size)
+    read = torch.zeros_like(maps[0][:, :1]).requires_grad_()
+    # The gradient of an average is the weight of what is averaged.
+    roi_align([read], boxes, scales[:1], *rest)[0].mean().backward()
+    return read.grad[0, 0], (boxes[0, 0] * scales[0]).tolist()
+
+
+def begins_top_left(box: Sequence[float], image_size: int) -> bool:
+    """Whether a box, `xyxy` in pixels, begins in the top left quarter: where its doubled corner is still on the map."""
+    return box[0] < image_size / 2 and box[1] < image_size / 2
+
+
+def picture_scene() -> tuple[Scene, dict[str, Tensor]]:
+    """The scene of the picture and two of its boxes, `xyxy`: one that begins in the top left quarter, one that does not."""
+    scene = make_scene(0, "test", PICTURE_SCENE, PICTURE_SIZE)
+    boxes = sorted(scene.boxes_xyxy, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]), reverse=True)
+    first = next(box for box in boxes if begins_top_left(box, PICTURE_SIZE))
+    second = next(box for box in boxes if not begins_top_left(box, PICTURE_SIZE))
+    return scene, {"begins in the top left quarter": torch.tensor(first), "begins elsewhere": torch.tensor(second)}
+
+
+def draw_samples(path: Path) -> None:
+    """Draw what each geometry reads of the finest map for two boxes.
+
+    Args:
+        path (`Path`): PNG file to write.
+    """
+    scene, boxes = picture_scene()
+    image = scene.draw()
+    figure = Figure(figsize=(9, 7.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(boxes), len(GEOMETRIES), squeeze=False)
+    for row, (where, box) in enumerate(boxes.items()):
+        for column, geometry in enumerate(GEOMETRIES.values()):
+            weights, corners = read_weights(geometry, box, PICTURE_SIZE)
+            _draw_panel(axes[row][column], image, box / PICTURE_SIZE, weights, corners)
+            title = f"{geometry.words}: {float(weights.sum()):.0%} on the map"
+            axes[row][column].set_title(title, fontsize=10, fontweight="bold", color=COLORS[column])
+        axes[row][0].set_ylabel(f"box that {where}", fontsize=10)
+    note = "black: the box; red: what ROIAlign reads of the finest map; dashed: where its samples lie; gray: off the map, zeros"
+    figure.supxlabel(note, fontsize=8.5, color="0.35")
+    _save(figure, path)
+
+
+def _draw_panel(axes: Axes, image: Any, box: Tensor, weights: Tensor, corners: Sequence[float]) -> None:
+    """Box `xyxy` in 0..1; everything is drawn in pixels of the map, whose pixel 0 reaches from 0 to 1."""
+    height, width = weights.shape
+    axes.set_facecolor("0.72")
+    axes.imshow(image, extent=(0, width, height, 0))
+    # Zero is seen through, so that all that is red is read.
+    layer = torch.zeros(height, width, 4)
+    layer[..., :3] = torch.tensor([0.85, 0.0, 0.0])
+    layer[..., 3] = (weights / max(float(weights.max()), 1e-12)) ** 0.5
+    axes.imshow(layer.numpy(), extent=(0, width, height, 0))
+    x, y, right, bottom = (box * torch.tensor([width, height, width, height])).tolist()
+    axes.add_patch(Rectangle((x, y), right - x, bottom - y, fill=False, edgecolor="black", linewidth=2))
+    first_x, first_y, last_x, last_y = corners
+    axes.add_patch(
+        Rectangle(
+            (first_x, first_y), last_x - first_x, last_y - first_y, fill=False, edgecolor="0.2", linewidth=1.2,
+            linestyle=(0, (4, 2)), clip_on=True,
+        )
+    )  # fmt: skip
+    axes.set(xlim=(-2, 2 * width), ylim=(2 * height, -2), xticks=(0, width), yticks=(0, height))
+
+
+################
+# Results
+################
+def summary(runs: Sequence[Mapping[str, Any]], task: str, figure: str) -> dict[str, list[float]]:
+    """A figure of each geometry, one value a seed in the order of the seeds.
+
+    Args:
+        runs (`Sequence[Mapping]`): results of runs.
+        task (`str`): of `TASKS`.
+        figure (`str`): name of the figure.
+
+    Returns:
+        `dict`: geometry to values.
+    """
+    ordered = sorted(runs, key=lambda run: run["seed"])
+    return {name: [run["figures"][task][figure] for run in ordered if run["geometry"] == name] for name in GEOMETRIES}
+
+
+def results_table(runs: Sequence[Mapping[str, Any]], on_map: Mapping[str, Tensor]) -> str:
+    """The part of the document that holds what was measured.
+
+    Args:
+        runs (`Sequence[Mapping]`): results of all runs.
+        on_map (`Mapping[str, Tensor]`): for each geometry, `share_on_map` of the boxes that were asked about.
+
+    Returns:
+        `str`: Markdown.
+    """
+    seeds = sorted({run["seed"] for run in runs})
+    settings = runs[0]["settings"]
+    seeds_head = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    lines = [
+        f"{settings['alignment_steps']} steps of stage 2 and {settings['sft_steps']} of stage 3 a run, {settings['rows']} test "
+        "scenes a task. In percent; ± is the standard deviation over the seeds.",
+        "",
+        f"| geometry | samples on the map | {' | '.join(f'{words} | {seeds_head}' for _, words in TASKS.values())} |",
+        f"|---|---|{'---|' * (2 * len(TASKS))}",
+    ]
+    for name, geometry in GEOMETRIES.items():
+        cells = [geometry.words, _percent(float(on_map[name].mean()))]
+        for task, (figure, _) in TASKS.items():
+            values = summary(runs, task, figure)[name]
+            cells += [_mean_and_spread(values), ", ".join(map(_percent, values))]
+        lines.append(f"| {' | '.join(cells)} |")
+    counts = {
+        task: {group: runs[0]["figures"][task][f"rows_{group}"] for group in (TOP_LEFT, ELSEWHERE)} for task in TASKS
+    }
+    head = " | ".join(
+        f"{words}: begins there ({counts[task][TOP_LEFT]} rows) | elsewhere ({counts[task][ELSEWHERE]})"
+        for task, (_, words) in TASKS.items()
+    )
+    lines += [
+        "",
+        "The same by where the box begins, that is, has its top left corner: in the top left quarter of the image, where doubled "
+        "corners are still on the map, or elsewhere, where right corners with doubled strides read nothing but zeros.",
+        "",
+        f"| geometry | boxes that read only zeros | {head} |",
+        f"|---|---|{'---|' * (2 * len(TASKS))}",
+    ]
+    for name, geometry in GEOMETRIES.items():
+        cells = [geometry.words, _percent(float((on_map[name] == 0).float().mean()))]
+        for task in TASKS:
+            cells += [_mean_and_spread(summary(runs, task, group)[name]) for group in (TOP_LEFT, ELSEWHERE)]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", f"![Accuracy of each geometry, one point a seed](images/{RESULTS_PLOT})"]
+    return "\n".join(lines)
+
+
+def fill_document(document: Path, table: str) -> None:
+    """Put the results between the document's markers.
+
+    Args:
+        document (`Path`): Markdown file, changed in place.
+        table (`str`): Markdown.
+
+    Raises:
+        ValueError: the document lacks a marker.
+    """
+    text = document.read_text(encoding="utf-8")
+    head, begin, rest = text.partition(TABLE_BEGIN)
+    _, end, tail = rest.partition(TABLE_END)
+    if not begin or not end:
+        raise ValueError(
+            f"{document} must hold {TABLE_BEGIN} and, behind it, {TABLE_END}: the results go between them."
+        )
+    write_file(document, f"{head}{begin}\n{table}\n{end}{tail}".encode())
+
+
+def plot_results(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw the main figure of each task: a point a seed, a bar for their mean.
+
+    Args:
+        runs (`Sequence[Mapping]`): results of all runs.
+        path (`Path`): PNG file to write.
+    """
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (task, (name, words)) in zip(figure.subplots(1, len(TASKS)), TASKS.items(), strict=True):
+        for place, (values, color) in enumerate(zip(summary(runs, task, name).values(), COLORS, strict=True)):
+            heights = [100 * value for value in values]
+            mean = statistics.fmean(heights)
+            # Side by side, so that equal values are all seen.
+            places = [place + 0.12 * (number - (len(heights) - 1) / 2) for number in range(len(heights))]
+            axes.hlines(mean, place - 0.3, place + 0.3, color=color, linewidth=2.5, zorder=2)
+            axes.scatter(places, heights, s=36, color=color, edgecolor="white", zorder=3, clip_on=False)
+            axes.annotate(f"{mean:.1f}", (place + 0.33, mean), va="center", fontsize=9)
+        axes.set_title(words, loc="left", fontsize=10.5, fontweight="bold")
+        axes.set(xlim=(-0.5, len(GEOMETRIES) - 0.3), ylim=(0, 100), ylabel="%", xticks=range(len(GEOMETRIES)))
+        axes.set_xticklabels([geometry.words for geometry in GEOMETRIES.values()])
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="0.9", zorder=0)
+    figure.supxlabel("a point a seed, a line for their mean", fontsize=8.5, color="0.45", x=0.99, ha="right")
+    _save(figure, path)
+
+
+def mean_of(values: Sequence[float | None]) -> float:
+    """Mean of the values that are there; a group of rows may be empty."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else math.nan
+
+
+def _mean_and_spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    spread = f" ± {_percent(statistics.stdev(known))}" if len(known) > 1 else ""
+    return f"{_percent(mean_of(known))}{spread}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    buffer = io.BytesIO()
+    # Without the version of matplotlib in it, the same figures give the same bytes.
+    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+    write_file(path, buffer.getvalue())
