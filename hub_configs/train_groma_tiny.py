@@ -11,6 +11,7 @@ A step that is finished is skipped, and a killed one goes on from its last check
 import argparse
 import json
 import logging
+import shutil
 import subprocess
 import sys
 import time
@@ -36,6 +37,7 @@ RECIPES = HUB_CONFIGS / "recipes" / "tiny"
 WORK = Path("output/groma-tiny")
 SEED = 0
 TEST_SEED, TEST_ROWS = 1000, 500
+PROCESSOR_FILES = ("processor_config.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json")
 # Task: rows to train on, rows to watch, questions of a row.
 DATA = {
     "detection": (12000, 200, 1),
@@ -77,17 +79,17 @@ def evaluate(model_folder: Path, figures_path: Path) -> None:
     write_file(figures_path, json.dumps(figures, indent=2).encode())
 
 
-def package(model_folder: Path, figures_path: Path, seconds: dict[str, float], output: Path) -> None:
+def package(base: Path, model_folder: Path, figures_path: Path, seconds: dict[str, float], output: Path) -> None:
     """Write the folder that is shipped: weights in bfloat16, which git can hold, a config that asks for float32, and a card."""
-    model = GromaForConditionalGeneration.from_pretrained(model_folder, dtype=torch.bfloat16)
-    model.config.dtype = torch.float32
-    for part in (model.config.vision_config, model.config.text_config):
-        part.dtype = torch.float32
+    # Loading keeps what sees in float32 whatever it is asked for.
+    model = GromaForConditionalGeneration.from_pretrained(model_folder, dtype=torch.float32).to(torch.bfloat16)
     model.save_pretrained(output)
     # `save_pretrained` notes the type of the weights; most CPUs are faster in float32.
     config = json.loads((output / "config.json").read_text(encoding="utf-8"))
     write_file(output / "config.json", (json.dumps(_in_float32(config), indent=2, sort_keys=True) + "\n").encode())
-    GromaProcessor.from_pretrained(model_folder).save_pretrained(output)
+    # A processor that was loaded would note from where.
+    for name in PROCESSOR_FILES:
+        shutil.copyfile(base / name, output / name)
     figures: dict[str, Any] = json.loads(figures_path.read_text(encoding="utf-8"))
     write_file(output / "README.md", tiny_card(model, figures, seconds, TEST_ROWS).encode())
 
@@ -127,7 +129,7 @@ def train(work: Path, output: Path) -> None:
         done[name] = time.monotonic() - start
         write_file(done_path, json.dumps(done, indent=2).encode())
         logger.info(f"{name}: finished in {done[name] / 60:.1f} minutes")
-    package(sft, figures, done, output)
+    package(base, sft, figures, done, output)
 
 
 if __name__ == "__main__":
