@@ -37,7 +37,6 @@ RECIPES = HUB_CONFIGS / "recipes" / "tiny"
 WORK = Path("output/groma-tiny")
 SEED = 0
 TEST_SEED, TEST_ROWS = 1000, 500
-PROCESSOR_FILES = ("processor_config.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json")
 # Task: rows to train on, rows to watch, questions of a row.
 DATA = {
     "detection": (12000, 200, 1),
@@ -84,20 +83,12 @@ def package(base: Path, model_folder: Path, figures_path: Path, seconds: dict[st
     # Loading keeps what sees in float32 whatever it is asked for.
     model = GromaForConditionalGeneration.from_pretrained(model_folder, dtype=torch.float32).to(torch.bfloat16)
     model.save_pretrained(output)
-    # `save_pretrained` notes the type of the weights; most CPUs are faster in float32.
-    config = json.loads((output / "config.json").read_text(encoding="utf-8"))
-    write_file(output / "config.json", (json.dumps(_in_float32(config), indent=2, sort_keys=True) + "\n").encode())
-    # A processor that was loaded would note from where.
-    for name in PROCESSOR_FILES:
-        shutil.copyfile(base / name, output / name)
+    # The configuration would note the type of the weights, and a processor that was loaded from where it was.
+    for path in base.iterdir():
+        if path.suffix != ".safetensors":
+            shutil.copyfile(path, output / path.name)
     figures: dict[str, Any] = json.loads(figures_path.read_text(encoding="utf-8"))
     write_file(output / "README.md", tiny_card(model, figures, seconds, TEST_ROWS).encode())
-
-
-def _in_float32(config: Any) -> Any:
-    if isinstance(config, dict):
-        return {key: "float32" if key == "dtype" else _in_float32(value) for key, value in config.items()}
-    return config
 
 
 def train(work: Path, output: Path) -> None:
