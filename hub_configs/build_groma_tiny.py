@@ -18,8 +18,8 @@ from transformers_groma.processing_groma import add_groma_tokens
 SEED = 0
 IMAGE_SIZE = 224
 MAX_REGIONS = 30
-# The usual 0.02 is for layers thousands wide. In narrow ones it leaves attention almost uniform, and looking up what was said
-# earlier is learned several times as late.
+# The usual 0.02 is for layers thousands wide. In narrow ones it leaves attention almost uniform, which makes looking up what was
+# said earlier hard to learn.
 INITIALIZER_RANGE, TEXT_INITIALIZER_RANGE = 0.06, 0.085
 VOCAB_SIZE = 1040  # before Groma's own tokens
 # What the tokenizer learns its pieces from.

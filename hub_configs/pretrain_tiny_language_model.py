@@ -4,9 +4,8 @@
 
 Its prompts are those of Groma without an image, and a region token is the sum of the embeddings of the words that are true of the
 region: "small", "red", "circle". What it has to find is a look-back: from words to the region token that they fit, and from
-there to the proxy token before it. Three things make a small model find it in minutes rather than not at all (each was tried
-without): few regions at first and more later, weights that start large enough for its width (`build_groma_tiny.py`), and Muon,
-which takes rare directions of a matrix as seriously as common ones.
+there to the proxy token before it. What helps a small model to find it: few regions at first and more later, weights that start
+large enough for its width (`build_groma_tiny.py`), and Muon, which takes rare directions of a matrix as seriously as common ones.
 
 A killed run goes on from its last checkpoint when it is started again.
 """

@@ -350,7 +350,6 @@ def test_data_shapes_evaluation_and_preview(run, tmp_path):
         (["--max-regions", "5"], ["`max_regions`", "at least 16", "5"]),
         (["--position-share", "2"], ["`position_share`", "between 0 and 1", "2"]),
         (["--task", "detection", "--evaluation"], ["`evaluation`", "detection"]),
-        (["--task", "language", "--preview", "2"], ["--preview", "language", "leave it out"]),
         (["--output", __file__], ["--output", "test_cli.py", "pass another"]),
     ],
 )

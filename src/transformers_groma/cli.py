@@ -41,7 +41,7 @@ DEMO_SEED = 0
 DEMO_SCENE_SIZE = 448  # pixels; enough to read the labels in the pictures
 DEMO_MAX_NEW_TOKENS = 140  # a description of six shapes with their regions
 SHAPES_HELP = "draw scenes of coloured shapes, with questions and answers whose truth is known"
-SHAPES_TASKS = ("detection", "rec", "grounding", "region-caption", "grounded-caption", "chat", "language")
+SHAPES_TASKS = ("detection", "rec", "grounding", "region-caption", "grounded-caption", "chat")
 FOLDER_HELP = "read pictures with boxes of your own: an image folder with a metadata.jsonl"
 FOLDER_TASKS = ("conversation", "region-caption", "rec", "grounding", "detection")
 BOX_FORMATS = ("xyxy", "xywh", "cxcywh")
@@ -696,8 +696,6 @@ def run_data(arguments: argparse.Namespace) -> None:
 def run_data_shapes(arguments: argparse.Namespace) -> None:
     """`groma data shapes`: synthetic scenes as Parquet files."""
     folder = _checked_folder(arguments.output)
-    if arguments.preview is not None and arguments.task == "language":
-        raise CommandError("--preview shows pictures, and the rows of --task language have none: leave it out.")
     try:
         from .data.shapes_preview import contact_sheet
         from .data.shapes_rows import ShapesOptions, write_shapes

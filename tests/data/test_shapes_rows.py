@@ -29,8 +29,8 @@ def test_training_rows_fit_the_columns(task):
     if task != "detection":
         for row in dataset:
             first, *rest = [part["type"] for message in row["messages"] for part in message["content"]]
-            assert (first == "image") == (task != "language") and "image" not in rest
-            turns = len(row["messages"]) - (2 if task == "language" else 0)
+            assert first == "image" and "image" not in rest
+            turns = len(row["messages"])
             assert 2 <= turns <= 8 and turns % 2 == 0
             if task == "grounded-caption":
                 assert turns == 2
@@ -93,7 +93,7 @@ def test_detection_rows_are_the_scene():
             assert np.abs(np.asarray(image).astype(float) - np.asarray(scene.draw())).mean() < 3
 
 
-@pytest.mark.parametrize("task", ["chat", "language"])
+@pytest.mark.parametrize("task", ["chat", "rec"])
 def test_rows_do_not_depend_on_each_other(task):
     options = ShapesOptions(task, seed=1, questions=3)
     rows = list(iter_rows(task, 4, seed=1, questions=3))
@@ -136,15 +136,15 @@ def test_files_hold_the_same_rows(tmp_path, capsys):
 
 
 def test_a_finished_folder_is_left_alone(tmp_path, capsys):
-    options = ShapesOptions("language", seed=5, questions=2)
+    options = ShapesOptions("detection", seed=5)
     (path,) = write_shapes(options, 5, tmp_path).files
     first = path.stat().st_mtime_ns
     write_shapes(options, 5, tmp_path)
     assert path.stat().st_mtime_ns == first
-    for other, rows in ((ShapesOptions("language", seed=6, questions=2), 5), (options, 6)):
+    for other, rows in ((ShapesOptions("detection", seed=6), 5), (options, 6)):
         with pytest.raises(FileExistsError, match="holds other rows of the split 'train'.*--overwrite"):
             write_shapes(other, rows, tmp_path)
-    write_shapes(ShapesOptions("language", seed=6, questions=2), 5, tmp_path, overwrite=True)
+    write_shapes(ShapesOptions("detection", seed=6), 5, tmp_path, overwrite=True)
     assert json.loads((tmp_path / ".shapes-train.json").read_text())["seed"] == 6
     assert path.stat().st_mtime_ns != first
 
@@ -153,14 +153,12 @@ def test_contact_sheet():
     sheet = contact_sheet(ShapesOptions("chat", seed=0, questions=3), 5)
     assert sheet.width == 4 * 460 + 12 and sheet.height > 2 * 460
     assert contact_sheet(ShapesOptions("detection", seed=0, image_size=112), 1).size == (472, 472)
-    with pytest.raises(ValueError, match="'language', whose rows have no pictures"):
-        contact_sheet(ShapesOptions("language", seed=0), 1)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"task": "vqa"}, "`task` must be one of detection, rec, .*language, got 'vqa'"),
+        ({"task": "vqa"}, "`task` must be one of detection, rec, .*chat, got 'vqa'"),
         ({"rows": 0}, "`rows` must be an integer of at least 1, got 0"),
         ({"rows": 2.5}, "`rows`"),
         ({"seed": -1}, "`seed` must be an integer of at least 0, got -1"),

@@ -22,21 +22,16 @@ def contact_sheet(options: ShapesOptions, count: int) -> Image.Image:
     """Draw the first rows of a dataset: scenes with boxes and attributes, and under each what is asked about it.
 
     Args:
-        options (`ShapesOptions`): which rows; not of the task "language", which has no pictures.
+        options (`ShapesOptions`): which rows.
         count (`int`): how many rows.
 
     Returns:
         `PIL.Image.Image`: an RGB image, four scenes in a line.
 
-    Raises:
-        ValueError: there are no pictures.
-
     Example:
     >>> contact_sheet(ShapesOptions("rec", seed=0, questions=2), 2).width
     932
     """
-    if options.task == "language":
-        raise ValueError("`options.task` is 'language', whose rows have no pictures. Use another task.")
     tiles = [_tile(*options.conversation(index)) for index in range(count)]
     columns = min(COLUMNS, count)
     lines = [tiles[start : start + columns] for start in range(0, count, columns)]

@@ -15,7 +15,6 @@ from datasets import Dataset
 from .._files import write_file
 from .columns import FEATURES, Schema, image_part, phrase_part, region_part, text_part
 from .shapes import MIN_IMAGE_SIZE, SPLITS, Scene, make_scene
-from .shapes_language import GREETING, make_language_row
 from .shapes_text import MIXTURE, Content, Exchange, Phrase, Region, World, converse
 from .shards import WriteReport, write_dataset
 
@@ -27,7 +26,7 @@ CONVERSATION_TASKS: dict[str, dict[str, float]] = {
     "grounded-caption": {"grounded-caption": 1},
     "chat": MIXTURE,
 }
-TASKS = ("detection", *CONVERSATION_TASKS, "language")
+TASKS = ("detection", *CONVERSATION_TASKS)
 # A scene has up to 12 objects, and its longest answer names 6.
 MIN_REGIONS = 16
 JPEG_QUALITY = 95
@@ -40,7 +39,7 @@ class ShapesOptions:
     """Which rows to make. Each row follows from these and its number.
 
     Args:
-        task (`str`): "detection", "rec", "grounding", "region-caption", "grounded-caption", "chat" or "language".
+        task (`str`): "detection", "rec", "grounding", "region-caption", "grounded-caption" or "chat".
         seed (`int`): from 0 on.
         split (`str`): "train", "validation" or "test"; splits share no scene, whatever the seeds.
         questions (`int`): most questions of a conversation; a scene that has less to ask about gets fewer.
@@ -109,8 +108,6 @@ class ShapesOptions:
         """
         if self.task == "detection":
             return self._detection_row(index)
-        if self.task == "language":
-            return self._language_row(index)
         return self._conversation_row(index)
 
     def _detection_row(self, index: int) -> dict[str, Any]:
@@ -177,33 +174,6 @@ class ShapesOptions:
             row["category"] = exchange.category
         return row
 
-    def _language_row(self, index: int) -> dict[str, Any]:
-        introduction, exchanges = make_language_row(
-            self._generator(index),
-            questions=1 if self.evaluation else self.questions,
-            max_regions=self.max_regions,
-            template=0 if self.evaluation else None,
-        )
-        texts = [introduction, GREETING]
-        for exchange in exchanges:
-            texts += [exchange.question, exchange.answer]
-        if self.evaluation:
-            texts.pop()
-        messages = [
-            {"role": "assistant" if number % 2 else "user", "content": [text_part(text)]}
-            for number, text in enumerate(texts)
-        ]
-        row = {
-            "image": None,
-            "image_id": self._image_id(index),
-            "boxes_xyxy": [],
-            "messages": messages,
-            "source": f"shapes-{self.task}",
-        }
-        if self.evaluation:
-            row |= {"references": [exchanges[0].answer], "target_boxes_xyxy": [], "category": exchanges[0].kind}
-        return row
-
     def _image_id(self, index: int) -> str:
         return f"shapes-{self.split}-{self.seed}-{index}"
 
@@ -218,7 +188,7 @@ def iter_rows(task: str, rows: int, seed: int, **options: Any) -> Iterator[dict[
     """Make rows, one after the other.
 
     Args:
-        task (`str`): "detection", "rec", "grounding", "region-caption", "grounded-caption", "chat" or "language".
+        task (`str`): "detection", "rec", "grounding", "region-caption", "grounded-caption" or "chat".
         rows (`int`): how many.
         seed (`int`): from 0 on.
         **options: `split`, `questions`, `evaluation`, `image_size`, `max_regions`, `position_share` of
