@@ -63,28 +63,6 @@ class BenchmarkRows(NamedTuple):
     rows: Sequence[Row]
 
 
-def scored_boxes(prediction: Prediction) -> tuple[list[list[float]], list[float]]:
-    """All boxes of an answer in its order, each once, and how sure the model is of them.
-
-    Args:
-        prediction (`Prediction`): the answer.
-
-    Returns:
-        `tuple[list[list[float]], list[float]]`: boxes `xyxy` in pixels, scores 0..1.
-
-    Example:
-    >>> from transformers_groma.evaluation.predictions import PredictedPhrase
-    >>> twice = PredictedPhrase("", [[0.0, 0.0, 4.0, 4.0]] * 2, [0.9, 0.9])
-    >>> scored_boxes(Prediction(0, "", "", [twice], ""))
-    ([[0.0, 0.0, 4.0, 4.0]], [0.9])
-    """
-    scores: dict[tuple[float, ...], float] = {}
-    for phrase in prediction.phrases:
-        for box, score in zip(phrase.boxes_xyxy, phrase.scores, strict=True):
-            scores.setdefault(tuple(box), score)
-    return [list(box) for box in scores], list(scores.values())
-
-
 def answer_and_target_boxes(prediction: Prediction, row: Row) -> tuple[list[list[float]], list[list[float]]]:
     """The boxes of an answer and those of the row's targets, if it has any.
 
@@ -95,7 +73,7 @@ def answer_and_target_boxes(prediction: Prediction, row: Row) -> tuple[list[list
     Returns:
         `tuple[list, list]`: boxes `xyxy` in pixels.
     """
-    return scored_boxes(prediction)[0], row.get("target_boxes_xyxy") or []
+    return prediction.boxes_xyxy, row.get("target_boxes_xyxy") or []
 
 
 @dataclass(frozen=True)
@@ -243,5 +221,4 @@ __all__ = [
     "question_text",
     "row_name",
     "rows_without_image",
-    "scored_boxes",
 ]

@@ -11,17 +11,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from .as_many import any_recall, as_many_recall, as_many_recall_of_each, merged_boxes_recall
-from .benchmark import (
-    Benchmark,
-    BenchmarkRows,
-    Box,
-    Figure,
-    PublishedFigure,
-    Row,
-    row_name,
-    rows_without_image,
-    scored_boxes,
-)
+from .benchmark import Benchmark, BenchmarkRows, Box, Figure, PublishedFigure, Row, row_name, rows_without_image
 from .lvis_eval import lvis_ground_eval
 from .plots import plot_recall_by_size
 from .predictions import Prediction
@@ -149,8 +139,7 @@ def plot_lvis_ground(
 
 def _answers(predictions: Sequence[Prediction]) -> tuple[list[list[Box]], list[list[float]]]:
     """Boxes of each answer and their scores."""
-    pairs = [scored_boxes(prediction) for prediction in predictions]
-    return [boxes for boxes, _ in pairs], [scores for _, scores in pairs]
+    return [prediction.boxes_xyxy for prediction in predictions], [prediction.scores for prediction in predictions]
 
 
 BENCHMARK = Benchmark(

@@ -45,8 +45,27 @@ class Prediction:
 
     @property
     def boxes_xyxy(self) -> list[list[float]]:
-        """All boxes of the answer in its order, each once; `xyxy` in absolute pixels."""
-        return [list(box) for box in dict.fromkeys(tuple(box) for phrase in self.phrases for box in phrase.boxes_xyxy)]
+        """All boxes of the answer in its order, each once; `xyxy` in absolute pixels of the upright image.
+
+        Example:
+        >>> twice = PredictedPhrase("", [[0.0, 0.0, 4.0, 4.0]] * 2, [0.9, 0.9])
+        >>> prediction = Prediction(0, "7", "", [twice], "")
+        >>> prediction.boxes_xyxy, prediction.scores
+        ([[0.0, 0.0, 4.0, 4.0]], [0.9])
+        """
+        return [list(box) for box in self._scores_by_box()]
+
+    @property
+    def scores(self) -> list[float]:
+        """How sure the model is of each of `boxes_xyxy`, 0..1."""
+        return list(self._scores_by_box().values())
+
+    def _scores_by_box(self) -> dict[tuple[float, ...], float]:
+        scores: dict[tuple[float, ...], float] = {}
+        for phrase in self.phrases:
+            for box, score in zip(phrase.boxes_xyxy, phrase.scores, strict=True):
+                scores.setdefault(tuple(box), score)
+        return scores
 
     @classmethod
     def of(cls, index: int, image_id: str, answer: GroundedText) -> "Prediction":
