@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from transformers_groma.evaluation import gallery
 from transformers_groma.evaluation.gallery import (
+    MAX_LABELLED_BOXES,
     MAX_SIDE,
     MIN_SIDE,
     PREDICTED_COLOR,
@@ -155,12 +157,23 @@ def test_a_turned_photo_is_drawn_upright():
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
 def test_any_mode_of_picture(mode, tmp_path):
-    write_gallery(tmp_path, [case(image=Image.new(mode, (600, 480)))])
+    """A white picture is white, though that is another number in each mode, and boxes have their colours."""
+    write_gallery(tmp_path, [case(image=Image.new("RGB", (600, 480), "white").convert(mode))])
+    picture = Image.open(tmp_path / "gallery" / "0001.png")
+    assert picture.mode == "RGB"
+    assert colors_at(picture, 500, 400) == {(255, 255, 255)}
+    assert PREDICTED_COLOR in colors_at(picture, 300, 250) and TARGET_COLOR in colors_at(picture, 100, 100)
 
 
-def test_many_boxes_have_short_labels():
-    boxes = [[10.0 + 9 * number, 10.0, 60.0 + 9 * number, 60.0] for number in range(40)]
-    assert draw_case(case(predicted_boxes_xyxy=boxes)).size == (600, 480)
+def test_many_boxes_have_short_labels(monkeypatch):
+    labels = []
+    monkeypatch.setattr(gallery, "draw_boxes", lambda *_, **drawn: labels.append(drawn["labels"]))
+    boxes = [[10.0 + 9 * number, 10.0, 60.0 + 9 * number, 60.0] for number in range(MAX_LABELLED_BOXES + 1)]
+    for predicted in (boxes[:-1], boxes):
+        draw_case(case(predicted_boxes_xyxy=predicted, target_boxes_xyxy=boxes[:1]))
+    some, many = labels
+    assert (some[0], some[-1]) == ("1  IoU 1.00", f"{MAX_LABELLED_BOXES}  IoU 0.00")
+    assert many == [str(number) for number in range(1, MAX_LABELLED_BOXES + 2)]
 
 
 @pytest.mark.parametrize("boxes", [[[0.0, 0.0, 5.0]], [[0.0, 0.0, math.nan, 5.0]], [[0.0, 0.0, 5.0, 5.0, 0.9]]])

@@ -110,6 +110,22 @@ def test_same_figures_same_file(tmp_path):
     assert first == second and b"atplotlib" not in first
 
 
-def test_no_window_and_no_global_state():
-    code = "import sys, transformers_groma.evaluation.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+def test_no_window_and_no_global_state(tmp_path):
+    """After all plots are drawn: no pyplot, which opens windows and keeps figures, and the user's settings as they were."""
+    code = """if True:
+        import sys
+        import matplotlib
+        settings = matplotlib.rcParams.copy()
+        from transformers_groma.evaluation.plots import *
+        plot_iou_histogram([0.5, 1.0], "iou.png")
+        plot_recall_by_size({"ar_small": 0.1, "ar_medium": 0.2, "ar_large": 0.3}, "size.png")
+        plot_recall_at_n({1: 0.1, 10: 0.5}, "n.png")
+        assert "matplotlib.pyplot" not in sys.modules, "pyplot was imported"
+        # Not `==`: it would ask for the backend, and so choose one.
+        assert dict.__eq__(matplotlib.rcParams, settings), "settings were changed"
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["iou.png", "n.png", "size.png"]
