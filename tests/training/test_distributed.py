@@ -45,6 +45,9 @@ from .rows import (
 )
 
 REPOSITORY = Path(__file__).parents[2]
+# The two processes wait for each other at every step, so on a machine with other work they take many times as long as on an idle
+# one: 300 seconds were not enough once. This is only to end a run that hangs.
+PROCESSES_TIMEOUT = 1200
 # Plain gradient descent: Adam makes much of rounding errors in gradients that are nearly zero.
 SETTINGS = {
     "max_steps": 4,
@@ -237,7 +240,7 @@ def two_processes(folder) -> list[dict[str, Any]]:
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PROCESSES_TIMEOUT,
     )
     assert result.returncode == 0, result.stderr[-5000:]
     return [json.loads((output / f"report-{rank}.json").read_text()) for rank in range(2)]
