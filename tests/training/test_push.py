@@ -31,6 +31,9 @@ def stage_command(stage: str, folder: Path) -> list[str]:
     settings = {"max_steps": 1, "push_to_hub": True, "hub_model_id": f"your-name/{stage}"}
     if stage == "detection":
         settings |= {"augmentation": "none", "eval_datasets": folder / "boxes"}
+        # So that the trainer's state names the folder of a checkpoint.
+        settings |= {"save_strategy": "steps", "eval_strategy": "steps", "eval_steps": 1, "save_steps": 1}
+        settings |= {"load_best_model_at_end": True, "hub_strategy": "end"}
     if stage == "sft":
         settings |= {"use_peft": True}
     model, data = ("detector", "boxes") if stage == "detection" else ("model", "conversations")
@@ -74,3 +77,15 @@ def test_one_commit_holds_model_and_card(hub, stage):
         assert "| eval_loss |" in card and "propose_regions" in card
     else:
         assert 'pipeline("image-grounding"' in card
+
+
+def test_no_file_names_a_folder_of_this_machine(hub, tmp_path_factory):
+    """But two that are not ours: `Trainer` pushes its arguments, and an adapter names the model it belongs to."""
+    here = str(tmp_path_factory.getbasetemp()).encode()
+    naming = {
+        (stage, name)
+        for stage in STAGES
+        for name, content in hub.files(f"your-name/{stage}").items()
+        if here in content and name != "training_args.bin"
+    }
+    assert naming == {("sft", "adapter_config.json")}

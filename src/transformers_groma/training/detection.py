@@ -566,7 +566,6 @@ def train(script_args: DetectionArguments, training_args: DetectionTrainingArgum
         trainer.save_metrics("eval", metrics)
 
     # Save and push to Hub
-    trainer.save_state()
     trainer.save_and_push()
     return trainer
 
