@@ -498,6 +498,22 @@ def test_stages_check_whose_regions_they_train_on(tmp_path, monkeypatch):
         run_alignment(command_line(base, regions / "train.parquet", output))
 
 
+@pytest.mark.parametrize("part", ["vision_tower", "region_proposer"])
+def test_precomputed_regions_are_not_for_a_detector_that_learns(tmp_path, monkeypatch, model, processor, part):
+    """Neither for training nor for evaluation, and every process says so."""
+    data, regions = write_files(tmp_path / "data", [picture_row("0", picture(0))]), tmp_path / "regions"
+    precompute_regions(model, processor.image_processor, data, regions, device="cpu")
+    parts = ["region_encoder", part]
+    load_conversations(ConversationArguments(train_datasets=[str(data)], trainable_parts=parts), model)
+    for rank, mixtures in (
+        ("0", {"train_datasets": [str(regions)]}),
+        ("1", {"train_datasets": [str(data)], "eval_datasets": [f"{regions}@train"]}),
+    ):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        with pytest.raises(ValueError, match=f"`trainable_parts` has '{part}', but .*regions.* holds precomputed"):
+            load_conversations(ConversationArguments(**mixtures, trainable_parts=parts), model)
+
+
 def test_the_hub_says_whose_regions_it_holds(tmp_path, monkeypatch):
     notes = tmp_path / "snapshot" / NOTES_NAME
     monkeypatch.setattr(conversation_stage, "hf_hub_download", lambda *_, **__: str(notes))

@@ -26,6 +26,8 @@ from .trainable import NEW_TOKENS, check_parts, set_trainable_parts
 
 logger = logging.get_logger(__name__)
 
+# Which trainable parts say where regions are.
+DETECTOR_PARTS = ("vision_tower", "region_proposer")
 # What changes the results of a detector but not the shapes of its weights.
 SILENT_SETTINGS = {
     "vision_config": ("model_type", "num_attention_heads", "hidden_act", "image_size"),
@@ -106,7 +108,7 @@ def load_detector_weights(model: GromaForConditionalGeneration, path: str) -> No
                     f"`{part}.{name}` of the detector {path} is {theirs.get(name)}, that of the model {ours.get(name)}: its "
                     "weights would compute something else. Put the model together from this detector (`groma convert`)."
                 )
-    for name in ("vision_tower", "region_proposer"):
+    for name in DETECTOR_PARTS:
         try:
             getattr(model.model, name).load_state_dict(getattr(detector, name).state_dict())
         except RuntimeError as error:
@@ -143,12 +145,12 @@ def load_model(
 
 
 def load_conversations(
-    arguments: DatasetArguments, model: GromaForConditionalGeneration
+    arguments: ConversationArguments, model: GromaForConditionalGeneration
 ) -> tuple[Dataset, Dataset | None]:
     """The datasets of a stage.
 
     Args:
-        arguments (`DatasetArguments`): which.
+        arguments (`ConversationArguments`): which, and the trained parts.
         model (`GromaForConditionalGeneration`): what learns from them. Precomputed regions must be those of its detector, and
             with `check_data` no row may have more boxes than it has region slots.
 
@@ -157,7 +159,7 @@ def load_conversations(
 
     Raises:
         FileNotFoundError: files that are not there, or precomputed regions that do not say whose they are.
-        ValueError: no dataset, wrong columns, regions of another detector, or with `check_data` a bad row.
+        ValueError: no dataset, wrong columns, regions of another detector or of one that shall learn, or with `check_data` a bad row.
     """
     train = load_mixture(arguments.train_datasets, "conversation", arguments.mixture_seed)
     evaluation = None
@@ -165,7 +167,11 @@ def load_conversations(
         evaluation = load_mixture(arguments.eval_datasets, "conversation", arguments.mixture_seed, "validation")
         if arguments.max_eval_rows is not None:
             evaluation = evaluation.select(range(min(arguments.max_eval_rows, len(evaluation))))
-    _check_precomputed_regions(model, [(arguments.train_datasets, train), (arguments.eval_datasets, evaluation)])
+    _check_precomputed_regions(
+        model,
+        arguments.trainable_parts,
+        [(arguments.train_datasets, train), (arguments.eval_datasets, evaluation)],
+    )
     if arguments.check_data:
         for dataset in (train, evaluation):
             if dataset is not None:
@@ -176,17 +182,27 @@ def load_conversations(
 
 
 def _check_precomputed_regions(
-    model: GromaForConditionalGeneration, mixtures: Sequence[tuple[Sequence[str], Dataset | None]]
+    model: GromaForConditionalGeneration,
+    trainable_parts: Sequence[str],
+    mixtures: Sequence[tuple[Sequence[str], Dataset | None]],
 ) -> None:
-    """Check that datasets with precomputed regions have those of the model's detector."""
+    """Check that datasets with precomputed regions have those of the model's detector, and that it stays as it is."""
     specs = [
         spec
         for specs, dataset in mixtures
         if dataset is not None and PROPOSAL_COLUMNS[0] in dataset.features
         for spec in specs
     ]
+    if not specs:
+        return
+    for part in trainable_parts:
+        if part in DETECTOR_PARTS:
+            raise ValueError(
+                f"`trainable_parts` has {part!r}, but {specs[0]} holds precomputed regions: they would be those of the detector "
+                f"before its first step. Leave {part!r} out, or name the datasets from before `groma train precompute-regions`."
+            )
     # With sharded weights the first process of a machine may be the only one that has them.
-    if not specs or int(os.environ.get("LOCAL_RANK", "0")) != 0:
+    if int(os.environ.get("LOCAL_RANK", "0")) != 0:
         return
     if is_deepspeed_zero3_enabled():
         logger.warning(
