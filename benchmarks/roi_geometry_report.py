@@ -4,7 +4,6 @@ Everything about where samples fall is asked of the package's own region encoder
 """
 
 import io
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -309,18 +308,13 @@ def plot_results(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
     _save(figure, path)
 
 
-def mean_of(values: Sequence[float | None]) -> float:
-    """Mean of the values that are there; a group of rows may be empty."""
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else math.nan
-
-
 def _mean_and_spread(values: Sequence[float | None]) -> str:
+    # A group without rows has no value.
     known = [value for value in values if value is not None]
     if not known:
         return "–"
     spread = f" ± {_percent(statistics.stdev(known))}" if len(known) > 1 else ""
-    return f"{_percent(mean_of(known))}{spread}"
+    return f"{_percent(statistics.fmean(known))}{spread}"
 
 
 def _percent(value: float) -> str:
