@@ -76,7 +76,19 @@ def test_help_needs_no_torch():
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["chat"], ["propose"], ["convert"], ["data"], ["data", "shapes"], ["data", "folder"], ["demo"]]
+    "command",
+    [
+        [],
+        ["chat"],
+        ["propose"],
+        ["convert"],
+        ["data"],
+        ["data", "shapes"],
+        ["data", "folder"],
+        ["train"],
+        ["evaluate"],
+        ["demo"],
+    ],
 )
 def test_every_help_has_an_example(run, command):
     code, out, err = run(*command, "--help")
