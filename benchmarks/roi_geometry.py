@@ -50,8 +50,7 @@ from tqdm import tqdm
 from transformers_groma import GromaForConditionalGeneration, GromaProcessor
 from transformers_groma._files import write_file
 from transformers_groma.data.shapes_rows import shapes_dataset
-from transformers_groma.evaluation.generation import answer_rows
-from transformers_groma.evaluation.shapes import MAX_NEW_TOKENS, SCORES
+from transformers_groma.evaluation.shapes import SCORES, answer_shapes
 from transformers_groma.training import alignment, sft
 
 ROOT = Path(__file__).parents[1]
@@ -118,14 +117,15 @@ def evaluate(folder: Path, rows: int) -> dict[str, dict[str, float | None]]:
     figures: dict[str, dict[str, float | None]] = {}
     for task, (main_figure, _) in TASKS.items():
         dataset, boxes = asked_rows(task, rows, size)
-        answers = list(answer_rows(model, processor, dataset, max_new_tokens=MAX_NEW_TOKENS[task]))
-        figures[task] = dict(SCORES[task](answers, dataset))
+        predictions = answer_shapes(model, processor, dataset, task)
+        figures[task] = dict(SCORES[task](predictions, dataset))
         groups: dict[str, list[int]] = {TOP_LEFT: [], ELSEWHERE: []}
         for index, box in enumerate(boxes):
             groups[TOP_LEFT if begins_top_left(box, size) else ELSEWHERE].append(index)
         for group, members in groups.items():
             figures[task][f"rows_{group}"] = len(members)
-            scores = SCORES[task]([answers[index] for index in members], dataset.select(members)) if members else {}
+            of_group = [predictions[index] for index in members]
+            scores = SCORES[task](of_group, dataset.select(members)) if members else {}
             figures[task][group] = scores.get(main_figure)
     return figures
 

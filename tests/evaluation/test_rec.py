@@ -1,10 +1,8 @@
 """REC as a benchmark: which rows it takes, and figures of answers made by hand."""
 
 import pytest
-import torch
 
 from transformers_groma.evaluation import rec
-from transformers_groma.evaluation.shapes import score_rec as score_answers
 
 from .samples import BOX, answer, dataset, files_in, rec_dataset, rec_row
 
@@ -48,18 +46,3 @@ def test_the_protocol_is_that_of_the_paper():
     assert rec.BENCHMARK.max_new_tokens == 3 and rec.BENCHMARK.task == "rec"
     values = [entry.value for entry in rec.PUBLISHED]
     assert len(values) == 8 and sum(values) / 8 == pytest.approx(0.8652, abs=1e-4)  # the paper's average
-
-
-def test_shapes_are_scored_alike():
-    """`shapes.py` scores answers of a model, this benchmark what is kept of them."""
-    from transformers_groma.evaluation.predictions import Prediction
-    from transformers_groma.grounding import ground_text
-
-    boxes = torch.tensor([NEAR, HALF, BOX, FAR])
-    answers = [
-        ground_text(markup, boxes) for markup in ("<roi><r0></roi>", "<roi><r1></roi>", "<roi><r3><r2></roi>", "")
-    ]
-    rows = [rec_row(index) for index in range(4)]
-    kept = [Prediction.of(index, "", given) for index, given in enumerate(answers)]
-    metrics = rec.score_rec(kept, rows)
-    assert score_answers(answers, rows) == {name: metrics[name] for name in ("acc@0.5", "missing")}

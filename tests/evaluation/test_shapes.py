@@ -13,17 +13,16 @@ from transformers_groma.data.shapes import SceneObject, make_scene
 from transformers_groma.data.shapes_rows import shapes_dataset
 from transformers_groma.data.shapes_text import with_article, words
 from transformers_groma.evaluation import shapes
+from transformers_groma.evaluation.predictions import Prediction
 from transformers_groma.evaluation.shapes import (
     SCORES,
-    boxes_of,
     evaluate_shapes,
-    matched_pairs,
     score_grounded_captions,
     score_grounding,
     score_rec,
     score_region_captions,
 )
-from transformers_groma.grounding import GroundedText, ground_text
+from transformers_groma.grounding import ground_text
 
 from ..training.rows import training_model, training_processor
 
@@ -35,10 +34,15 @@ HALF, MORE_THAN_HALF = [0.0, 0.0, 10.0, 5.0], [0.0, 0.0, 10.0, 5.1]
 NOTHING = "I see nothing."
 
 
-def answer(*region_ids: int, text: str = "it", regions: torch.Tensor = REGIONS) -> GroundedText:
+def prediction(markup: str, regions: torch.Tensor = REGIONS) -> Prediction:
+    """An answer of a model with these regions."""
+    return Prediction.of(0, "", ground_text(markup, regions))
+
+
+def answer(*region_ids: int, text: str = "it", regions: torch.Tensor = REGIONS) -> Prediction:
     """An answer with one phrase and its regions; without any it points at nothing."""
     roi = "".join(f"<r{region_id}>" for region_id in region_ids)
-    return ground_text(f"<p>{text}</p> <roi>{roi}</roi>" if region_ids else NOTHING, regions)
+    return prediction(f"<p>{text}</p> <roi>{roi}</roi>" if region_ids else NOTHING, regions)
 
 
 def rows_of(*targets: Sequence[Sequence[float]], references: Sequence[str] = ()) -> Dataset:
@@ -54,37 +58,6 @@ def rows_of(*targets: Sequence[Sequence[float]], references: Sequence[str] = ())
     rows = [{**row, "target_boxes_xyxy": boxes, "references": []} for boxes in targets]
     rows += [{**row, "target_boxes_xyxy": [], "references": [text]} for text in references]
     return Dataset.from_list(rows, features=EVALUATION_FEATURES)
-
-
-def test_boxes_of_an_answer():
-    """In the order of the answer, each region once, over all its phrases."""
-    text = ground_text("<p>x</p> <roi><r2><r0></roi> <p>y</p> <roi><r0><r1></roi>", REGIONS)
-    assert boxes_of(text).tolist() == [C, A, B]
-    assert boxes_of(answer()).shape == (0, 4)
-
-
-@pytest.mark.parametrize(
-    ("boxes", "targets", "pairs"),
-    [
-        ([A, B], [B, A], 2),
-        ([A, A], [A], 1),
-        ([A], [A, A], 1),
-        ([HALF], [A], 1),
-        ([[0.0, 0.0, 10.0, 4.9]], [A], 0),
-        ([C], [A, B], 0),
-        # The best pair goes first; the poorer box has no target left.
-        ([MORE_THAN_HALF, A], [A], 1),
-        ([MORE_THAN_HALF, A], [A, HALF], 2),
-    ],
-)
-def test_matched_pairs(boxes, targets, pairs):
-    assert matched_pairs(torch.tensor(boxes), torch.tensor(targets)) == pairs
-
-
-@pytest.mark.parametrize("boxes", [0, 2])
-def test_matched_pairs_with_nothing_on_a_side(boxes):
-    some, none = torch.tensor([A] * boxes).reshape(-1, 4), torch.zeros(0, 4)
-    assert matched_pairs(some, none) == matched_pairs(none, some) == 0
 
 
 def test_rec():
@@ -106,9 +79,9 @@ def test_rec_needs_more_than_half():
     [
         ([(0, 1), (2,)], 1, 1),
         ([(), ()], 0, 0),
-        # The same region twice counts once, the same box as two regions twice.
+        # The same region twice counts once, and so does the same box as two regions.
         ([(0, 1, 0), (2,)], 1, 1),
-        ([(0, 1, 3), (2,)], 3 / 4, 1),
+        ([(0, 1, 3), (2,)], 1, 1),
         # More boxes than targets, and fewer.
         ([(0, 1), (2, 0, 1)], 3 / 5, 1),
         ([(0,), (2,)], 1, 2 / 3),
@@ -124,10 +97,30 @@ def test_grounding(answers, precision, recall):
     assert figures == pytest.approx({"f1@0.5": f1, "precision@0.5": precision, "recall@0.5": recall})
 
 
+@pytest.mark.parametrize(
+    ("boxes", "targets", "pairs"),
+    [
+        ([A, B], [B, A], 2),
+        ([A], [A, A], 1),
+        ([HALF], [A], 1),
+        ([[0.0, 0.0, 10.0, 4.9]], [A], 0),
+        ([C], [A, B], 0),
+        # Each target is found once; the poorer box has none left.
+        ([MORE_THAN_HALF, A], [A], 1),
+        ([MORE_THAN_HALF, A], [A, HALF], 2),
+        ([], [A], 0),
+    ],
+)
+def test_pairs_of_boxes_and_targets(boxes, targets, pairs):
+    regions = torch.tensor(boxes).reshape(-1, 4)
+    figures = score_grounding([answer(*range(len(boxes)), regions=regions)], rows_of(targets))
+    assert figures["precision@0.5"] == pairs / max(len(boxes), 1) and figures["recall@0.5"] == pairs / len(targets)
+
+
 def test_region_captions():
     rows = rows_of(references=["a red star", "a blue box", "a green ring", "a dot"])
     texts = ["a red star", " a blue box\n", "a small green ring", ""]
-    assert score_region_captions([ground_text(text, REGIONS) for text in texts], rows) == {"exact_match": 0.5}
+    assert score_region_captions([prediction(text) for text in texts], rows) == {"exact_match": 0.5}
 
 
 def description(item: SceneObject) -> str:
@@ -135,10 +128,10 @@ def description(item: SceneObject) -> str:
     return with_article(words(item.attributes))
 
 
-def caption(objects: Sequence[SceneObject], named: Sequence[tuple[str, int | None]]) -> GroundedText:
+def caption(objects: Sequence[SceneObject], named: Sequence[tuple[str, int | None]]) -> Prediction:
     """A caption of phrases with the number of an object each, or with none."""
     parts = [f"<p>{text}</p>" + (f" <roi><r{index}></roi>" if index is not None else "") for text, index in named]
-    return ground_text(", ".join(parts), torch.tensor([item.box_xyxy for item in objects], dtype=torch.float32))
+    return prediction(", ".join(parts), torch.tensor([item.box_xyxy for item in objects], dtype=torch.float32))
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +156,7 @@ def test_grounded_captions_with_mistakes(captions):
     other = next(i for i, item in enumerate(first) if description(item) != description(first[0]))
     right, wrong_box = (description(first[0]), 0), (description(first[0]), other)
     unknown = ("a happy cloud", 0)
-    none = ground_text(NOTHING, torch.zeros(0, 4))
+    none = answer()
     assert score_grounded_captions([caption(first, [right, wrong_box, unknown]), none], rows) == pytest.approx(
         {"phrases_right": 1 / 3, "phrases": 1.5}
     )
@@ -180,7 +173,7 @@ def test_grounded_captions_with_mistakes(captions):
 
 @pytest.mark.parametrize("score", SCORES.values())
 def test_as_many_answers_as_rows(score):
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="zip|nothing to score"):
         score([], rows_of([A], [B]))
 
 
