@@ -206,7 +206,7 @@ def test_mistakes_leave_the_card_alone(model_dir, run, tmp_path):
         ([run("a"), run("c", "imagenet")], ValueError, "benchmark 'imagenet'; known are rec, lvis-ground"),
         ([run("a"), run("d", dataset="")], ValueError, "does not say on what dataset"),
         ([run("e", metrics={})], ValueError, "has no figures"),
-        ([run("a"), other], ValueError, "is no results.json of `groma evaluate`"),
+        ([run("a"), other], ValueError, "other.json is not of `groma evaluate`"),
         ([run("a"), tmp_path / "none.json"], FileNotFoundError, "none.json"),
         ([], ValueError, "`results_paths` is empty"),
     ):

@@ -5,7 +5,6 @@ the Hub: it shows on the model's page and in the leaderboard of the dataset, if 
 (https://huggingface.co/docs/hub/eval-results).
 """
 
-import json
 import math
 import os
 import re
@@ -25,7 +24,7 @@ from huggingface_hub import (
 from huggingface_hub.utils import yaml_dump
 
 from .._files import write_file
-from .report import RESULTS_NAME
+from .report import Results, read_results
 
 SOURCE_NAME = "transformers-groma"
 SOURCE_URL = "https://github.com/transformers-groma/transformers-groma"
@@ -42,16 +41,6 @@ class _Task(NamedTuple):
     task_type: str
     task_name: str
     main_figure: str
-
-
-class _Run(NamedTuple):
-    """What the card tells of a run."""
-
-    benchmark: str
-    metrics: dict[str, float]
-    dataset: str
-    split: str | None
-    rows: int
 
 
 TASKS = {
@@ -122,27 +111,18 @@ def add_results_to_card(
     return list(contents)
 
 
-def _read_run(path: Path) -> _Run:
+def _read_run(path: Path) -> Results:
     """A finished run."""
-    path = path / RESULTS_NAME if path.is_dir() else path
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        settings = content["settings"]
-        run = _Run(
-            content["benchmark"], content["metrics"], settings["dataset"], settings.get("split"), settings["rows"]
-        )
-        is_complete = content["complete"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no results.json of `groma evaluate` ({error!r}). Pass that of a run.") from error
+    run = read_results(path)
     if run.benchmark not in TASKS:
         raise ValueError(f"{path} is of the benchmark {run.benchmark!r}; known are {', '.join(TASKS)}.")
-    if not run.metrics and is_complete:
+    if not run.complete:
+        raise ValueError(f"{path} is of a run that is not finished. Start `groma evaluate` again, and it goes on.")
+    if not run.metrics:
         raise ValueError(
             f"{path} has no figures. LLaVA-Bench has them after `groma evaluate llava-bench` with `--judge`."
         )
-    if not is_complete:
-        raise ValueError(f"{path} is of a run that is not finished. Start `groma evaluate` again, and it goes on.")
-    if not run.dataset:
+    if not run.settings.get("dataset"):
         raise ValueError(f"{path} does not say on what dataset it was run. Put its name into `settings`, `dataset`.")
     return run
 
@@ -164,19 +144,20 @@ def _is_on_hub(dataset: str) -> bool:
     return _HUB_NAME.fullmatch(dataset) is not None and not Path(dataset).exists()
 
 
-def _eval_results(run: _Run) -> list[EvalResult]:
+def _eval_results(run: Results) -> list[EvalResult]:
     """All figures of a run. Those that say that there was nothing to measure (below 0, as in COCO) are left out."""
     task = TASKS[run.benchmark]
+    dataset, split = run.settings["dataset"], run.settings.get("split")
     # Of a path the last name only: the rest is nobody else's business.
-    dataset = run.dataset if _is_on_hub(run.dataset) else Path(run.dataset).name
+    dataset = dataset if _is_on_hub(dataset) else Path(dataset).name
     return [
         EvalResult(
             task_type=task.task_type,
             task_name=task.task_name,
             dataset_type=dataset,
-            dataset_name=f"{dataset} ({run.split})" if run.split else dataset,
-            dataset_split=run.split or None,
-            dataset_args={"rows": run.rows},
+            dataset_name=f"{dataset} ({split})" if split else dataset,
+            dataset_split=split or None,
+            dataset_args={"rows": run.settings["rows"]},
             metric_type=name,
             metric_name=name,
             metric_value=round(value, DIGITS),
@@ -193,23 +174,24 @@ def _identity(figure: EvalResult) -> tuple[str | None, ...]:
     return figure.task_type, figure.dataset_type, figure.dataset_config, figure.dataset_split
 
 
-def _hub_eval_results(run: _Run) -> list[tuple[str, str]]:
+def _hub_eval_results(run: Results) -> list[tuple[str, str]]:
     """Name and content of the file in `.eval_results`, where the run has one."""
     main_figure = TASKS[run.benchmark].main_figure
     value = run.metrics.get(main_figure, math.nan)
-    if not _is_on_hub(run.dataset) or not math.isfinite(value) or value < 0:
+    dataset, split = run.settings["dataset"], run.settings.get("split")
+    if not _is_on_hub(dataset) or not math.isfinite(value) or value < 0:
         return []
     entry = EvalResultEntry(
-        dataset_id=run.dataset,
-        task_id=f"{run.benchmark}_{run.split}" if run.split else run.benchmark,
+        dataset_id=dataset,
+        task_id=f"{run.benchmark}_{split}" if split else run.benchmark,
         value=round(value, DIGITS),
         source_url=SOURCE_URL,
         source_name=SOURCE_NAME,
-        notes=f"{main_figure}, {run.rows} rows",
+        notes=f"{main_figure}, {run.settings['rows']} rows",
     )
     entries = eval_result_entries_to_yaml([entry])
     parse_eval_result_entries(entries)
-    name = "-".join(_NOT_IN_FILE_NAMES.sub("-", word) for word in (run.benchmark, run.dataset, run.split) if word)
+    name = "-".join(_NOT_IN_FILE_NAMES.sub("-", word) for word in (run.benchmark, dataset, split) if word)
     return [(f"{name}.yaml", yaml_dump(entries))]
 
 

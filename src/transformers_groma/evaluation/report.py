@@ -57,11 +57,11 @@ class Results:
     complete: bool
 
 
-def read_results(output_dir: str | os.PathLike) -> Results:
-    """The results in a folder.
+def read_results(path: str | os.PathLike) -> Results:
+    """The results of a run.
 
     Args:
-        output_dir (`str` or `Path`): folder of a run.
+        path (`str` or `Path`): its folder, or the file.
 
     Returns:
         `Results`
@@ -70,11 +70,12 @@ def read_results(output_dir: str | os.PathLike) -> Results:
         FileNotFoundError: there are none.
         ValueError: the file is another one.
     """
-    path = Path(output_dir) / RESULTS_NAME
+    path = Path(path)
+    path = path / RESULTS_NAME if path.is_dir() else path
     try:
         return Results(**json.loads(path.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not of `groma evaluate` ({error}). Remove it, or pass another folder.") from error
+        raise ValueError(f"{path} is not of `groma evaluate` ({error}). Remove it, or pass another one.") from error
 
 
 def write_report(
