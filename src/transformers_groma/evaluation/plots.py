@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from .._files import write_file
 from ..visualization import PALETTE
+from .rec_metrics import IOU_THRESHOLD
 
 BINS = 20
 DOTS_PER_INCH = 150
@@ -25,19 +26,12 @@ COLORS = [tuple(value / 255 for value in PALETTE[index]) for index in (5, 0, 2, 
 QUIET = "0.45"
 
 
-def plot_iou_histogram(
-    ious: Sequence[float],
-    path: str | os.PathLike,
-    threshold: float = 0.5,
-    title: str = "IoU of the first box with its target",
-) -> Path:
-    """Histogram of IoUs in steps of 0.05, with the share above a threshold.
+def plot_iou_histogram(ious: Sequence[float], path: str | os.PathLike) -> Path:
+    """Histogram of IoUs in steps of 0.05, with the share above 0.5 (strict, as in REC).
 
     Args:
         ious (`Sequence[float]`): one an answer, 0..1; 0 for an answer without a box.
         path (`str` or `Path`): PNG file to write.
-        threshold (`float`): answers count as right above it (strict, as in REC).
-        title (`str`): of the plot.
 
     Returns:
         `Path`: the file.
@@ -56,18 +50,18 @@ def plot_iou_histogram(
     # Bins hold their upper border and not their lower one, so that an IoU of exactly the threshold is drawn as a miss.
     counts = np.histogram(1 - values, BINS, range=(0, 1))[0][::-1]
     edges = np.linspace(0, 1, BINS + 1)
-    share = float((values > threshold).mean())
-    figure, axes = _figure(title)
-    right = edges[:-1] >= threshold - 1e-9
+    share = float((values > IOU_THRESHOLD).mean())
+    figure, axes = _figure("IoU of the first box with its target")
+    right = edges[:-1] >= IOU_THRESHOLD - 1e-9
     axes.bar(
         edges[:-1], 100 * counts / values.size, 1 / BINS, align="edge", linewidth=1, edgecolor="white", zorder=2,
         color=[COLORS[0] if above else "0.75" for above in right],
     )  # fmt: skip
-    axes.axvline(threshold, color="0.2", linewidth=1.5, linestyle=(0, (4, 3)), zorder=3)
+    axes.axvline(IOU_THRESHOLD, color="0.2", linewidth=1.5, linestyle=(0, (4, 3)), zorder=3)
     _leave_room_above(axes)
     axes.set(xlim=(0, 1), xticks=np.linspace(0, 1, 11), xlabel="IoU", ylabel="answers (%)")
     top = axes.get_ylim()[1]
-    axes.text(threshold + 0.012, top * 0.985, f"{share:.1%} above {threshold:g}", va="top", fontweight="bold")
+    axes.text(IOU_THRESHOLD + 0.012, top * 0.985, f"{share:.1%} above {IOU_THRESHOLD:g}", va="top", fontweight="bold")
     _note(
         axes, f"{values.size:,} answers, mean IoU {values.mean():.3f}, without any overlap {(values == 0).mean():.1%}"
     )
@@ -78,7 +72,6 @@ def plot_recall_by_size(
     figures: Mapping[str, float],
     path: str | os.PathLike,
     series: Mapping[str, str] | None = None,
-    title: str = "Average recall by size of the object",
 ) -> Path:
     """Bars of average recall for small, medium, large and all objects.
 
@@ -88,7 +81,6 @@ def plot_recall_by_size(
         path (`str` or `Path`): PNG file to write.
         series (`Mapping[str, str]`, *optional*): to draw several side by side, the prefix of the figures of each and its name, such
             as `{"": "AS-MANY", "any_": "ANY"}`. Without it, the figures without a prefix.
-        title (`str`): of the plot.
 
     Returns:
         `Path`: the file.
@@ -113,7 +105,7 @@ def plot_recall_by_size(
     groups = [(f"ar_{size}", SIZES[size]) for size in SIZES]
     if any(f"{prefix}ar" in figures for prefix in series):
         groups.append(("ar", "all"))
-    figure, axes = _figure(title, with_legend=len(series) > 1)
+    figure, axes = _figure("Average recall by size of the object", with_legend=len(series) > 1)
     width = min(0.8 / len(series), 0.5)
     for number, (prefix, name) in enumerate(series.items()):
         places = np.arange(len(groups)) + width * (number - (len(series) - 1) / 2)

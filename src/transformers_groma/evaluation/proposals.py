@@ -29,6 +29,8 @@ from .predictions import PredictedPhrase, Prediction
 RECALL_CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 300)
 # What a prediction calls its boxes.
 REGIONS, QUERIES = "regions", "queries"
+# Ranks the queries, as in the paper's Table 6.
+QUERY_SCORE: QueryScore = "coco"
 RECALL_AT_N_NAME, RECALL_BY_SIZE_NAME = "recall_at_n.png", "recall_by_size.png"
 
 _MEANINGS = {
@@ -69,16 +71,14 @@ class ProposalRespondent:
     Args:
         model (`GromaForRegionProposal` or `GromaForConditionalGeneration`): put into evaluation mode.
         processor (`GromaProcessor` or image processor): of the model.
-        query_score (`str`): ranks the queries; the paper's Table 6 ranks by `"coco"`.
     """
 
     def __init__(
         self,
         model: GromaForRegionProposal | GromaForConditionalGeneration,
         processor: GromaProcessor | BaseImageProcessor,
-        query_score: QueryScore = "coco",
     ) -> None:
-        self.model, self.query_score = model.eval(), query_score
+        self.model = model.eval()
         self.image_processor = processor.image_processor if isinstance(processor, GromaProcessor) else processor
 
     def prepare(self, rows: Sequence[Row]) -> _Images:
@@ -107,7 +107,7 @@ class ProposalRespondent:
         Returns:
             `list[Prediction]`: two phrases each, `"regions"` (after score threshold and NMS, best first) and `"queries"`.
         """
-        detected = detect(self.model, prepared.pixel_values, prepared.sizes, self.query_score)
+        detected = detect(self.model, prepared.pixel_values, prepared.sizes, QUERY_SCORE)
         kinds = {REGIONS: detected.regions, QUERIES: detected.queries}
         found = {kind: unpack_detections(boxes.cpu().numpy()) for kind, boxes in kinds.items()}
         return [
