@@ -1,18 +1,23 @@
 """Tests of `groma evaluate`. Run in this process, so that the imports are paid for once."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 from huggingface_hub import ModelCard
 
 from transformers_groma import GromaForRegionProposal, GromaImageProcessor, cli
+from transformers_groma.data.columns import text_part
 from transformers_groma.data.shapes_rows import ShapesOptions, write_shapes
 from transformers_groma.evaluation import caption_metrics
+from transformers_groma.evaluation.llava_bench import LLAVA_BENCH_FEATURES
 from transformers_groma.evaluation.loading import MODULES, load_benchmark, load_benchmark_rows, load_model
 from transformers_groma.evaluation.ptb_tokenizer import JavaMissingError
 
-from .evaluation.samples import files_in
+from .evaluation.samples import files_in, question
 from .training.rows import save_training_model
 
 # Which scenes each benchmark is asked about.
@@ -34,7 +39,9 @@ def run(capsys):
         capsys.readouterr()
         code = cli.main([str(argument) for argument in arguments])
         out, err = capsys.readouterr()
-        return code, out, "\n".join(line.rsplit("\r", 1)[-1] for line in err.splitlines() if "row/s" not in line)
+        # Answers, and rows of a dataset that is read for the first time.
+        lines = [line for line in err.splitlines() if line and "row/s" not in line and " examples" not in line]
+        return code, out, "\n".join(line.rsplit("\r", 1)[-1] for line in lines)
 
     return run
 
@@ -180,6 +187,25 @@ def test_wrong_rows_end_with_one_line(evaluate, shapes):
     assert code == 2 and "do not fit `groma evaluate rec`" in err
 
 
+def test_only_a_judge_needs_the_client_of_endpoints(model_dir, tmp_path):
+    """Without `openai`: answers are written down, and a judge is refused before the model is loaded."""
+    row = question(0, [text_part("What is it?")], references=["A square."], category="conv")
+    rows = Dataset.from_list([row | {"question_id": "0", "context": "A square."}], features=LLAVA_BENCH_FEATURES)
+    rows.to_parquet(tmp_path / "test-00000-of-00001.parquet")
+    code = (
+        "import sys; sys.modules['openai'] = None; from transformers_groma import cli; "
+        "judge = ['--judge', 'some-model', '--base-url', 'http://localhost/v1']; "
+        "print([cli.main([*sys.argv[1:], *more]) for more in ([], judge)])"
+    )
+    command = [sys.executable, "-c", code, "evaluate", "llava-bench", "--model", model_dir, "--dataset", tmp_path]
+    command += ["--output", tmp_path / "out", "--device", "cpu", "--max-new-tokens", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.stdout == "[0, 2]\n", done.stderr
+    assert (tmp_path / "out" / "answers.jsonl").is_file()
+    line = done.stderr.splitlines()[-1]
+    assert "--judge 'some-model'" in line and 'pip install "transformers-groma[data]"' in line
+
+
 def test_names(shapes):
     assert (*MODULES, "llava-bench") == cli.BENCHMARKS
     assert {name: load_benchmark(name).name for name in MODULES} == {name: name for name in MODULES}
@@ -193,8 +219,3 @@ def test_names(shapes):
             load_benchmark_rows(*arguments)
     with pytest.raises(ValueError, match="no benchmark 'vqa'"):
         load_benchmark("vqa")
-
-
-def test_help_has_an_example(run):
-    code, out, _ = run("evaluate", "--help")
-    assert code == 0 and "example: groma evaluate rec" in out

@@ -599,20 +599,13 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     model = _checked_model(arguments.model, model_types)
     try:
         from .evaluation.card import add_results_to_card
+        from .evaluation.judged import judged_benchmark, load_judged_rows
         from .evaluation.loading import load_benchmark, load_benchmark_rows, load_model
         from .evaluation.report import REPORT_NAME, RESULTS_NAME
         from .evaluation.runner import evaluate, process_state
-
-        if is_judged:
-            from .data.endpoint import EndpointError
-            from .evaluation.judged import judge_of, judged_benchmark, load_judged_rows
-
-            errors: tuple[type[Exception], ...] = (EndpointError,)
-        else:
-            errors = ()
     except ImportError as error:
         raise CommandError(
-            f'{error}. Install what evaluation needs: pip install "transformers-groma[eval,data]".'
+            f'{error}. Install what evaluation needs: pip install "transformers-groma[eval]".'
         ) from error
 
     with _errors_of(f"--dataset {arguments.dataset!r}"):
@@ -624,7 +617,14 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     if arguments.limit is not None:
         dataset = dataset.select(range(min(arguments.limit, len(dataset))))
     judge = None
+    errors: tuple[type[Exception], ...] = (ValueError, OSError)
     if arguments.judge is not None:
+        try:
+            from .data.endpoint import EndpointError
+            from .evaluation.llava_judge import judge_of
+        except ImportError as error:
+            raise CommandError(f"--judge {arguments.judge!r}: {error}") from error
+        errors += (EndpointError,)
         with _errors_of("--judge"):
             judge = judge_of(
                 arguments.judge,
@@ -663,7 +663,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
             split=rows.split,
             notes={} if arguments.judge is None else {"judge": arguments.judge},
         )
-    except (ValueError, OSError, *errors) as error:
+    except errors as error:
         raise CommandError(f"{arguments.benchmark}: {error}") from error
     if not state.is_main_process:
         return

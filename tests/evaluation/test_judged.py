@@ -9,8 +9,9 @@ from datasets import Dataset
 from transformers_groma.data import endpoint
 from transformers_groma.data.columns import text_part
 from transformers_groma.data.jsonl import read_jsonl
-from transformers_groma.evaluation.judged import judge_of, judged_benchmark, judged_rows, load_judged_rows
+from transformers_groma.evaluation.judged import judged_benchmark, judged_rows, load_judged_rows
 from transformers_groma.evaluation.llava_bench import LLAVA_BENCH_FEATURES
+from transformers_groma.evaluation.llava_judge import judge_of
 from transformers_groma.evaluation.runner import evaluate
 
 from ..chat_server import ChatServer, completion, failure

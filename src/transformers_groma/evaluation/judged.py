@@ -6,16 +6,15 @@ reviews, each written when it comes, so that none is paid for twice.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from datasets import Dataset
 
-from ..data.asking import Budget
-from ..data.endpoint import Endpoint, read_api_key
 from .benchmark import Benchmark, BenchmarkRows, Figure, PublishedFigure, Row, rows_without_image
 from .llava_bench import (
+    MAX_SCORE,
     SOURCE,
     answers_of_predictions,
     questions_dataset,
@@ -25,10 +24,13 @@ from .llava_bench import (
     review_scores,
     write_answers,
 )
-from .llava_judge import JUDGE_OPTIONS, MAX_SCORE, review_answers
 from .loading import NamedRows, load_benchmark_rows
 from .predictions import Prediction
 from .region_caption import plot_nothing
+
+# Answers are written down without the package that asks a judge.
+if TYPE_CHECKING:
+    from .llava_judge import Judge
 
 MAX_NEW_TOKENS = 1024
 ANSWERS_NAME, REVIEWS_NAME = "answers.jsonl", "reviews.jsonl"
@@ -59,24 +61,7 @@ PUBLISHED = tuple(
 )
 
 
-@dataclass(frozen=True)
-class Judge:
-    """Who compares answers, and how fast and dear that may be.
-
-    Args:
-        endpoint (`Endpoint`): the model that judges.
-        concurrency (`int`): requests at the same time.
-        requests_per_minute (`float`, *optional*): at most so many.
-        budget (`Budget`): prices and the largest cost.
-    """
-
-    endpoint: Endpoint
-    concurrency: int = 8
-    requests_per_minute: float | None = None
-    budget: Budget = field(default_factory=Budget)
-
-
-def judged_benchmark(output_dir: Path, judge: Judge | None = None) -> Benchmark:
+def judged_benchmark(output_dir: Path, judge: "Judge | None" = None) -> Benchmark:
     """The benchmark; its scores come from files in the folder of the run.
 
     Args:
@@ -99,40 +84,6 @@ def judged_benchmark(output_dir: Path, judge: Judge | None = None) -> Benchmark:
         max_new_tokens=MAX_NEW_TOKENS,
         more_columns=MORE_COLUMNS,
     )
-
-
-def judge_of(
-    model: str,
-    base_url: str | None = None,
-    api_key_env: str = "OPENAI_API_KEY",
-    *,
-    concurrency: int = 8,
-    requests_per_minute: float | None = None,
-    price_in: float = 0.0,
-    price_out: float = 0.0,
-    max_cost: float | None = None,
-) -> Judge:
-    """A judge by its name, asked as in the papers.
-
-    Args:
-        model (`str`): name of the model.
-        base_url (`str`, *optional*): of an OpenAI-compatible server; without it, OpenAI.
-        api_key_env (`str`): name of the environment variable with the key.
-        concurrency (`int`), requests_per_minute (`float`, *optional*): see [`Judge`].
-        price_in, price_out (`float`), max_cost (`float`, *optional*): see `Budget`.
-
-    Returns:
-        `Judge`
-
-    Raises:
-        ValueError: there is no key, or a largest cost without prices.
-
-    Example:
-    >>> judge_of("some-model", "http://localhost:8000/v1").endpoint.model
-    'some-model'
-    """
-    endpoint = Endpoint(model, base_url, read_api_key(api_key_env, base_url), options=JUDGE_OPTIONS)
-    return Judge(endpoint, concurrency, requests_per_minute, Budget(price_in, price_out, max_cost))
 
 
 def load_judged_rows(
@@ -179,22 +130,14 @@ def judged_rows(dataset: Dataset) -> BenchmarkRows:
 
 
 def _score(
-    predictions: Sequence[Prediction], rows: Sequence[Row], output_dir: Path, judge: Judge | None
+    predictions: Sequence[Prediction], rows: Sequence[Row], output_dir: Path, judge: "Judge | None"
 ) -> dict[str, float]:
     questions = questions_of_rows(rows)
     answers = answers_of_predictions(questions, predictions)
     write_answers(output_dir / ANSWERS_NAME, questions, answers)
     if judge is None:
         return {}
-    report = review_answers(
-        questions,
-        answers,
-        judge.endpoint,
-        output_dir / REVIEWS_NAME,
-        concurrency=judge.concurrency,
-        requests_per_minute=judge.requests_per_minute,
-        budget=judge.budget,
-    )
+    report = judge.review(questions, answers, output_dir / REVIEWS_NAME)
     if report.answered < report.total:
         raise ValueError(f"The judge is not done: {report.summary('answers')}. Start again to go on.")
     asked = {question.question_id for question in questions}
@@ -210,4 +153,4 @@ def _score_rows(predictions: Sequence[Prediction], rows: Sequence[Mapping], outp
     return [0.0 if pair is None else pair[1] / MAX_SCORE for pair in found]
 
 
-__all__ = ["Judge", "judge_of", "judged_benchmark", "judged_rows", "load_judged_rows"]
+__all__ = ["judged_benchmark", "judged_rows", "load_judged_rows"]

@@ -26,6 +26,8 @@ SOURCE = "llava_bench"
 LLAVA_BENCH_FEATURES = Features({**EVALUATION_FEATURES, "question_id": Value("string"), "context": Value("string")})
 # How the published reviews write that no scores were found in the judge's answer.
 NO_SCORES = (-1.0, -1.0)
+# A judge gives at most so much.
+MAX_SCORE = 10.0
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,15 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..data.asking import AskingFiles, AskingReport, Budget, ask_all
-from ..data.endpoint import Endpoint, Reply
+from ..data.endpoint import Endpoint, Reply, read_api_key
 from ..data.jsonl import JsonlLog, read_jsonl
-from .llava_bench import NO_SCORES, BenchQuestion
+from .llava_bench import MAX_SCORE, NO_SCORES, BenchQuestion
 
 # How the papers ask their judge, GPT-4 in its versions of 2023.
 JUDGE_OPTIONS: dict[str, Any] = {"temperature": 0.2, "max_tokens": 1024}
@@ -38,7 +39,6 @@ JUDGE_PROMPT = (
     "and ensuring that the order in which the responses were presented does not affect your judgment."
 )
 
-MAX_SCORE = 10.0
 _SCORE = r"(\d+(?:\.\d+)?)(?:\s*(?:/|out of)\s*10)?"
 _LABEL = r"(?:(?:score\s+(?:for|of)\s+)?assistant\s*{}(?:'s\s+score|\s+score)?\s*[:=–-]?\s*)?"
 # A line with two scores and nothing else but labels and brackets: `8 9`, `8.5, 9`, `Scores: (8, 9)`, `Assistant 1: 8/10, Assistant 2: 9/10`.
@@ -190,6 +190,78 @@ def review_answers(
         log.close()
 
 
+@dataclass(frozen=True)
+class Judge:
+    """Who compares answers, and how fast and dear that may be.
+
+    Args:
+        endpoint (`Endpoint`): the model that judges.
+        concurrency (`int`): requests at the same time.
+        requests_per_minute (`float`, *optional*): at most so many.
+        budget (`Budget`): prices and the largest cost.
+    """
+
+    endpoint: Endpoint
+    concurrency: int = 8
+    requests_per_minute: float | None = None
+    budget: Budget = field(default_factory=Budget)
+
+    def review(
+        self, questions: Sequence[BenchQuestion], answers: Mapping[str, str], path: str | os.PathLike
+    ) -> AskingReport:
+        """Compare answers with the references; see [`review_answers`].
+
+        Args:
+            questions (`Sequence[BenchQuestion]`), answers (`Mapping[str, str]`), path (`str` or `Path`): see [`review_answers`].
+
+        Returns:
+            `AskingReport`: what became of it.
+        """
+        return review_answers(
+            questions,
+            answers,
+            self.endpoint,
+            path,
+            concurrency=self.concurrency,
+            requests_per_minute=self.requests_per_minute,
+            budget=self.budget,
+        )
+
+
+def judge_of(
+    model: str,
+    base_url: str | None = None,
+    api_key_env: str = "OPENAI_API_KEY",
+    *,
+    concurrency: int = 8,
+    requests_per_minute: float | None = None,
+    price_in: float = 0.0,
+    price_out: float = 0.0,
+    max_cost: float | None = None,
+) -> Judge:
+    """A judge by its name, asked as in the papers.
+
+    Args:
+        model (`str`): name of the model.
+        base_url (`str`, *optional*): of an OpenAI-compatible server; without it, OpenAI.
+        api_key_env (`str`): name of the environment variable with the key.
+        concurrency (`int`), requests_per_minute (`float`, *optional*): see [`Judge`].
+        price_in, price_out (`float`), max_cost (`float`, *optional*): see `Budget`.
+
+    Returns:
+        `Judge`
+
+    Raises:
+        ValueError: there is no key, or a largest cost without prices.
+
+    Example:
+    >>> judge_of("some-model", "http://localhost:8000/v1").endpoint.model
+    'some-model'
+    """
+    endpoint = Endpoint(model, base_url, read_api_key(api_key_env, base_url), options=JUDGE_OPTIONS)
+    return Judge(endpoint, concurrency, requests_per_minute, Budget(price_in, price_out, max_cost))
+
+
 def _reviewed(path: Path, digests: Mapping[str, str]) -> set[str]:
     """The questions that have a review; a review of something else is an error, as figures would mix the two."""
     names = set()
@@ -217,4 +289,13 @@ def _checked(first: str, second: str) -> tuple[float, float] | None:
     return scores if max(scores) <= MAX_SCORE else None
 
 
-__all__ = ["JUDGE_OPTIONS", "JUDGE_PROMPT", "JUDGE_SYSTEM_PROMPT", "judge_messages", "parse_scores", "review_answers"]
+__all__ = [
+    "JUDGE_OPTIONS",
+    "JUDGE_PROMPT",
+    "JUDGE_SYSTEM_PROMPT",
+    "Judge",
+    "judge_messages",
+    "judge_of",
+    "parse_scores",
+    "review_answers",
+]
