@@ -19,6 +19,7 @@ from datasets import Dataset, Features, Value
 
 from ..data.columns import EVALUATION_FEATURES, check_row, image_part, text_part
 from ..data.jsonl import read_jsonl, write_jsonl
+from .benchmark import question_text
 from .predictions import Prediction
 
 SOURCE = "llava_bench"
@@ -178,12 +179,11 @@ def questions_of_rows(rows: Iterable[Mapping[str, Any]]) -> list[BenchQuestion]:
             )
         if len(row["references"]) != 1:
             raise ValueError(f"Row {index} has {len(row['references'])} references; a judge compares with one.")
-        question = "".join(part["text"] for part in row["messages"][-1]["content"])
         questions.append(
             BenchQuestion(
                 question_id=row["question_id"],
                 image_id=row["image_id"],
-                text=question,
+                text=question_text(row),
                 category=row["category"],
                 reference=row["references"][0],
                 context=row["context"],
