@@ -1,3 +1,5 @@
+import doctest
+import importlib
 import json
 import re
 from pathlib import Path
@@ -7,6 +9,13 @@ import pytest
 from processing import coco
 
 from .samples import read_rows, write_json, write_picture
+
+REPOSITORY = Path(__file__).parents[2]
+EXAMPLES = sorted(
+    ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+    for path in (REPOSITORY / "processing").rglob("*.py")
+    if ">>> " in path.read_text(encoding="utf-8")
+)
 
 
 @pytest.fixture
@@ -113,3 +122,9 @@ def test_the_readme_names_every_script():
     scripts = [path.stem for path in folder.glob("*.py") if "def main(" in path.read_text()]
     assert len(scripts) >= 5
     assert not [name for name in scripts if f"| `{name}` |" not in readme]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_in_docstrings(name):
+    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.attempted > 0 and result.failed == 0

@@ -1,8 +1,6 @@
 """Building Groma Instruct: every step alone, and all of them against a server on this machine."""
 
 import base64
-import doctest
-import importlib
 import io
 import json
 import shutil
@@ -39,12 +37,6 @@ GOOD = {
         {"question": "What does [3] wear?", "answer": "<p>It</p> [3] wears a collar."},
     ]
 }
-
-
-@pytest.mark.parametrize("name", ["markers", "selection", "context", "answers", "query", "parse"])
-def test_examples_in_docstrings(name):
-    module = importlib.import_module(f"processing.groma_instruct.{name}")
-    assert doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE).failed == 0
 
 
 # ---------------------------------------------------------------------------------------------------------- selection
