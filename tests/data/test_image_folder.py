@@ -388,5 +388,5 @@ def test_command_says_why_nothing_came_out(folder, tmp_path, capsys):
 
 
 def test_command_knows_all_choices():
-    assert cli.FOLDER_TASKS == TASKS
-    assert set(cli.BOX_FORMATS) == set(BOX_FORMATS)
+    assert cli.data.FOLDER_TASKS == TASKS
+    assert set(cli.data.BOX_FORMATS) == set(BOX_FORMATS)

@@ -10,6 +10,7 @@ from datasets import Dataset
 from huggingface_hub import ModelCard
 
 from transformers_groma import GromaForRegionProposal, GromaImageProcessor, cli
+from transformers_groma.cli.evaluate import BENCHMARKS
 from transformers_groma.data.columns import text_part
 from transformers_groma.data.shapes_rows import ShapesOptions, write_shapes
 from transformers_groma.evaluation import caption_metrics
@@ -17,8 +18,8 @@ from transformers_groma.evaluation.llava_bench import LLAVA_BENCH_FEATURES
 from transformers_groma.evaluation.loading import MODULES, load_benchmark, load_benchmark_rows, load_model
 from transformers_groma.evaluation.ptb_tokenizer import JavaMissingError
 
-from .evaluation.samples import files_in, question
-from .training.rows import save_training_model
+from ..evaluation.samples import files_in, question
+from ..training.rows import save_training_model
 
 # Which scenes each benchmark is asked about.
 SHAPES = {
@@ -207,7 +208,7 @@ def test_only_a_judge_needs_the_client_of_endpoints(model_dir, tmp_path):
 
 
 def test_names(shapes):
-    assert (*MODULES, "llava-bench") == cli.BENCHMARKS
+    assert (*MODULES, "llava-bench") == BENCHMARKS
     assert {name: load_benchmark(name).name for name in MODULES} == {name: name for name in MODULES}
     rows = load_benchmark_rows(f"{shapes / 'rec'}@test")
     assert (rows.name, rows.split, len(rows.dataset)) == (str(shapes / "rec"), "test", ROWS)

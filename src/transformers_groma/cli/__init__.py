@@ -1,0 +1,67 @@
+"""The command line: `groma chat`, `groma propose`, `groma convert`, `groma data`, `groma train`, `groma evaluate`,
+`groma demo`.
+
+Results go to stdout, notes and errors to stderr. A mistake of the user ends with one line and exit code 2. Torch and
+transformers are imported by the commands that need them, so that `groma --help` answers at once.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from .arguments import CommandError, CommandParser, OneLineParser, VersionAction, one_line
+from .chat import add_chat
+from .convert import add_convert
+from .data import add_data
+from .demo import add_demo
+from .evaluate import add_evaluate
+from .output import note
+from .propose import add_propose
+from .train import add_train
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): arguments without the program's name; those of the process by default.
+
+    Returns:
+        `int`: 0, or 2 after a mistake of the user.
+
+    Example:
+    >>> from transformers_groma.cli import main
+    >>> main(["chat", "no-such-photo.jpg", "What is this?"])
+    2
+    """
+    try:
+        arguments = build_parser().parse_args(argv)
+    except SystemExit as exit:  # argparse ends the process after --help (0) and after bad arguments (2)
+        return int(exit.code or 0)
+    try:
+        arguments.run(arguments)
+    except CommandError as error:
+        note(f"groma {arguments.command}: error: {one_line(error)}")
+        return 2
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `groma` and all its commands."""
+    parser = OneLineParser(
+        prog="groma",
+        description="Groma, a language model that points: ask about an image, get words tied to places.",
+        epilog='example: groma chat photo.jpg "What is <region>?" --box 30,212,372,585 --output answer',
+    )
+    parser.add_argument("--version", action=VersionAction)
+    commands = parser.add_subparsers(
+        title="commands", dest="command", required=True, metavar="COMMAND", parser_class=CommandParser
+    )
+
+    add_chat(commands)
+    add_propose(commands)
+    add_convert(commands)
+    add_data(commands)
+    add_train(commands)
+    add_evaluate(commands)
+    add_demo(commands)
+    return parser

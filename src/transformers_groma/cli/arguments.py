@@ -1,0 +1,162 @@
+"""Parsers and types of arguments, and what says a mistake in them in one line."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+DTYPES = ("float32", "bfloat16", "float16")
+REGION_MARK = "<region>"
+
+
+class CommandError(Exception):
+    """A mistake of the user, in words for the user."""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Reports a mistake in one line, without the usage."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
+
+
+class CommandParser(OneLineParser):
+    """Lets options stand between the positional arguments, which argparse refuses where the last one is optional."""
+
+    is_intermixing = False
+
+    def parse_known_args(self, args=None, namespace=None):
+        if self.is_intermixing:
+            return super().parse_known_args(args, namespace)
+        self.is_intermixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.is_intermixing = False
+
+
+class VersionAction(argparse.Action):
+    """Prints the version; unlike argparse's own action it looks it up only when asked."""
+
+    def __init__(self, option_strings: list[str], dest: str):
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help="print the version")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_) -> None:
+        from .. import __version__
+
+        print(__version__)
+        parser.exit()
+
+
+def add_command(
+    commands: "argparse._SubParsersAction[CommandParser]",
+    name: str,
+    run: Callable[[argparse.Namespace], None],
+    text: str,
+    example: str,
+    **kwargs: Any,
+) -> CommandParser:
+    """Add a command: its help, its example, and what runs it."""
+    command = commands.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **kwargs,
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add which model to load, and how."""
+    parser.add_argument(
+        "--model", metavar="DIR_OR_REPO", help="folder or Hub name of a model; the tiny one of this package by default"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, …; the best one there is by default")
+    parser.add_argument(
+        "--dtype", choices=("auto", *DTYPES), default="auto", help="of the weights (default: as saved)"
+    )
+
+
+def add_output_arguments(parser: argparse.ArgumentParser, files: str) -> None:
+    """Add what becomes of the answer."""
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    parser.add_argument("--output", metavar="DIR", type=Path, help=f"write {files} there")
+
+
+def box_xyxy(text: str) -> tuple[float, ...]:
+    """A box, `xyxy` in absolute pixels."""
+    try:
+        box = tuple(float(number) for number in text.split(","))
+    except ValueError:
+        box = ()
+    if len(box) != 4:
+        raise argparse.ArgumentTypeError(f"{text!r} is no box: write x1,y1,x2,y2 in pixels, as in 30,212,372,585")
+    return box
+
+
+def natural(text: str) -> int:
+    """An integer from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} must be an integer from 0 on")
+    return int(text)
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number from 0 to 1")
+    return value
+
+
+def positive(kind: type, limit: float = sys.float_info.max) -> Callable[[str], Any]:
+    """Makes the type of a positive number, of a limit at most."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = 0
+        if not 0 < value <= limit:
+            up_to = f" up to {limit:g}" if limit < sys.float_info.max else ""
+            raise argparse.ArgumentTypeError(
+                f"{text!r} must be a positive {'integer' if kind is int else 'number'}{up_to}"
+            )
+        return value
+
+    return parse
+
+
+def checked_folder(folder: Path | None) -> Path | None:
+    """A folder that can be written to, so that no answer is lost for the lack of one."""
+    if folder is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CommandError(f"--output {str(folder)!r} cannot be made ({error.strerror}): pass another.") from error
+        if not os.access(folder, os.W_OK):
+            raise CommandError(f"--output {str(folder)!r} cannot be written to: pass another folder.")
+    return folder
+
+
+@contextmanager
+def errors_of(argument: str) -> Iterator[None]:
+    """Errors that the package or the library words for the user become one line that starts with the argument."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise CommandError(f"{argument}: {error}") from error
+
+
+def one_line(text: object) -> str:
+    """The text in one line."""
+    return " ".join(str(text).split())

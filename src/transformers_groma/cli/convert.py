@@ -1,0 +1,67 @@
+"""`groma convert`: checkpoints of the original, and components, to models of this package."""
+
+import argparse
+from pathlib import Path
+
+from .arguments import DTYPES, CommandError, add_command, errors_of
+
+
+def add_convert(commands: "argparse._SubParsersAction") -> None:
+    """Add the command."""
+    convert = add_command(
+        commands,
+        "convert",
+        run_convert,
+        "convert a released checkpoint of the original Groma, or put a model together from components",
+        "groma convert groma-7b-finetune groma-7b --dtype bfloat16\n"
+        "         groma convert --vision-encoder facebook/dinov2-large groma-detector\n"
+        "         groma convert --detector groma-detector --language-model lmsys/vicuna-7b-v1.5 groma-fresh",
+        usage="groma convert [options] LEGACY_DIR OUT_DIR\n"
+        "       groma convert [options] --detector MODEL --language-model MODEL OUT_DIR\n"
+        "       groma convert [options] --vision-encoder MODEL OUT_DIR",
+    )
+    convert.add_argument(
+        "legacy_dir", metavar="LEGACY_DIR", nargs="?", help="folder of a released checkpoint (whole model or stage 1)"
+    )
+    convert.add_argument("output_dir", metavar="OUT_DIR", help="folder to write; it appears when it is complete")
+    convert.add_argument(
+        "--detector", metavar="MODEL", help="folder or Hub name of a stage-1 detector of this package"
+    )
+    convert.add_argument("--language-model", metavar="MODEL", help="folder or Hub name of a causal language model")
+    convert.add_argument("--vision-encoder", metavar="MODEL", help="folder or Hub name of a vision transformer")
+    convert.add_argument("--dtype", choices=DTYPES, help="of the written weights; as in LEGACY_DIR, else float32")
+    convert.add_argument("--overwrite", action="store_true", help="replace OUT_DIR if it exists")
+
+
+def run_convert(arguments: argparse.Namespace) -> None:
+    """`groma convert`: a checkpoint of the original, or components, to a model of this package."""
+    components = {
+        "detector": arguments.detector,
+        "language_model": arguments.language_model,
+        "vision_encoder": arguments.vision_encoder,
+    }
+    given = {name for name, value in components.items() if value is not None}
+    wanted = [set(), {"detector", "language_model"}, {"vision_encoder"}]
+    if given not in wanted or (arguments.legacy_dir is None) == (not given):
+        raise CommandError(
+            "pass LEGACY_DIR and OUT_DIR, or --detector, --language-model and OUT_DIR, or --vision-encoder and OUT_DIR."
+        )
+    output_dir = Path(arguments.output_dir)
+    is_taken = (output_dir.is_dir() and any(output_dir.iterdir())) or output_dir.is_file()
+    if is_taken and not arguments.overwrite:
+        raise CommandError(f"OUT_DIR {output_dir} exists: pass another folder, or --overwrite to replace it.")
+    if arguments.legacy_dir is not None and not Path(arguments.legacy_dir).is_dir():
+        raise CommandError(f"LEGACY_DIR {arguments.legacy_dir!r} is no folder: pass that of a released checkpoint.")
+
+    import torch
+
+    from ..convert_groma_checkpoint import assemble_components, convert_legacy_checkpoint
+
+    dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)
+    sources = [f"--{name.replace('_', '-')} {components[name]!r}" for name in sorted(given)]
+    with errors_of(" and ".join(sources) or f"LEGACY_DIR {arguments.legacy_dir!r}"):
+        if given:
+            assemble_components(output_dir, **components, dtype=dtype or torch.float32, overwrite=arguments.overwrite)
+        else:
+            convert_legacy_checkpoint(arguments.legacy_dir, output_dir, dtype=dtype, overwrite=arguments.overwrite)
+    print(output_dir)

@@ -1,0 +1,213 @@
+"""`groma data`: datasets of synthetic scenes and of the user's own boxes."""
+
+import argparse
+import ast
+from pathlib import Path
+
+from .arguments import CommandError, CommandParser, add_command, checked_folder, errors_of, natural, positive
+from .models import source_checkout
+from .output import note, write_png
+
+SHAPES_HELP = "draw scenes of coloured shapes, with questions and answers whose truth is known"
+SHAPES_TASKS = ("detection", "rec", "grounding", "region-caption", "grounded-caption", "chat")
+FOLDER_HELP = "read pictures with boxes of your own: an image folder with a metadata.jsonl"
+FOLDER_TASKS = ("conversation", "region-caption", "rec", "grounding", "detection")
+BOX_FORMATS = ("xyxy", "xywh", "cxcywh")
+
+
+def add_data(commands: "argparse._SubParsersAction") -> None:
+    """Add the command and its sources."""
+    data = add_command(
+        commands,
+        "data",
+        run_data,
+        "make a dataset to train or evaluate on; without a source, list the sources there are",
+        "groma data shapes --task chat --rows 1000 --seed 0 --output shapes-chat",
+    )
+    data.is_intermixing = True  # intermixed parsing cannot go on to the parser of a source
+    sources = data.add_subparsers(title="sources", dest="data_source", metavar="SOURCE", parser_class=CommandParser)
+    _add_shapes_arguments(
+        sources.add_parser(
+            "shapes",
+            help=SHAPES_HELP,
+            description=f"{SHAPES_HELP[0].upper()}{SHAPES_HELP[1:]}. The same arguments make the same rows on any machine; "
+            "splits share no scene, whatever the seeds.",
+            epilog="example: groma data shapes --task chat --rows 1000 --seed 0 --output shapes-chat\n"
+            "         groma data shapes --task rec --rows 200 --seed 1 --output shapes-rec --split test --evaluation "
+            "--preview 12",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+    _add_folder_arguments(
+        sources.add_parser(
+            "folder",
+            help=FOLDER_HELP,
+            description=f"{FOLDER_HELP[0].upper()}{FOLDER_HELP[1:]}, in the layout of Hugging Face's imagefolder with a text "
+            "for each box, one line a picture:\n\n"
+            '{"file_name": "a.jpg", "objects": {"bbox": [[30, 212, 342, 373]], "text": ["a cat"]}}',
+            epilog="example: groma data folder photos/train --output data/photos --preview 8\n"
+            "         groma data folder photos/validation --output data/photos --split validation",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+
+
+def _add_shapes_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run_data_shapes)
+    parser.add_argument("--task", required=True, choices=SHAPES_TASKS, help="what the rows teach or test")
+    parser.add_argument("--rows", metavar="N", type=positive(int), required=True, help="how many rows, a scene each")
+    parser.add_argument("--seed", metavar="N", type=natural, required=True, help="another seed makes other scenes")
+    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the Parquet files")
+    parser.add_argument(
+        "--split", choices=("train", "validation", "test"), default="train", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--questions", metavar="K", type=positive(int), default=8, help="most questions about a scene (default: 8)"
+    )
+    parser.add_argument(
+        "--evaluation", action="store_true", help="evaluation columns: one question a row, without its answer"
+    )
+    parser.add_argument(
+        "--image-size", metavar="N", type=positive(int), default=224, help="side in pixels (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-regions",
+        metavar="N",
+        type=positive(int),
+        default=30,
+        help="region slots of the model that will learn from the rows (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--position-share",
+        metavar="P",
+        type=float,
+        default=0.15,
+        help="how many questions of the task rec tell objects apart by position (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--shards", "--num-shards", metavar="N", type=positive(int), default=1, help="number of files (default: 1)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the files of this split in DIR")
+    parser.add_argument(
+        "--preview", metavar="N", type=positive(int), help="also draw the first N rows to preview-TASK.png in DIR"
+    )
+
+
+def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run_data_folder)
+    parser.add_argument("images", metavar="IMAGES", type=Path, help="folder of the pictures and metadata.jsonl")
+    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the Parquet files")
+    parser.add_argument(
+        "--task",
+        choices=FOLDER_TASKS,
+        default="conversation",
+        help="what the rows teach or test; conversation: everything but detection (default: %(default)s)",
+    )
+    parser.add_argument("--split", default="train", help="name of the split (default: %(default)s)")
+    parser.add_argument(
+        "--box-format",
+        choices=BOX_FORMATS,
+        default="xywh",
+        help="of bbox, in pixels (default: %(default)s, as in COCO)",
+    )
+    parser.add_argument("--normalized", action="store_true", help="bbox are fractions of the image size, not pixels")
+    parser.add_argument(
+        "--questions", metavar="K", type=positive(int), default=8, help="most questions in a row (default: 8)"
+    )
+    parser.add_argument(
+        "--max-regions",
+        metavar="N",
+        type=positive(int),
+        default=100,
+        help="region slots of the model that will learn from the rows: one names half as many boxes at most (default: 100)",
+    )
+    parser.add_argument(
+        "--evaluation", action="store_true", help="evaluation columns: one question a row, without its answer"
+    )
+    parser.add_argument(
+        "--seed", metavar="N", type=natural, default=0, help="draws the wording of the questions (default: 0)"
+    )
+    parser.add_argument("--shards", metavar="N", type=positive(int), default=1, help="number of files (default: 1)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the files of this split in DIR")
+    parser.add_argument(
+        "--preview",
+        metavar="N",
+        type=positive(int),
+        help="also draw the boxes of the first N pictures, to DIR/preview",
+    )
+
+
+def run_data(arguments: argparse.Namespace) -> None:
+    """`groma data` without a source: the sources there are."""
+    print(f"groma data folder\n    {FOLDER_HELP}")
+    print(f"groma data shapes\n    {SHAPES_HELP}")
+    checkout = source_checkout()
+    if checkout is None:
+        print("\nThe scripts of other sources are in processing/ of the source repository.")
+        return
+    print("\nIn the source checkout, one script a raw dataset; --help says where to download it:\n")
+    for path in sorted((checkout / "processing").glob("**/*.py")):
+        name = ".".join(path.relative_to(checkout).with_suffix("").parts)
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        if f"python -m {name} " in text:
+            print(f"python -m {name}\n    {text.splitlines()[0]}")
+
+
+def run_data_shapes(arguments: argparse.Namespace) -> None:
+    """`groma data shapes`: synthetic scenes as Parquet files."""
+    folder = checked_folder(arguments.output)
+    try:
+        from ..data.shapes_preview import contact_sheet
+        from ..data.shapes_rows import ShapesOptions, write_shapes
+    except ModuleNotFoundError as error:
+        raise CommandError(f'{error}. Install what datasets need: pip install "transformers-groma[data]".') from error
+    with errors_of("shapes"):
+        options = ShapesOptions(
+            task=arguments.task,
+            seed=arguments.seed,
+            split=arguments.split,
+            questions=arguments.questions,
+            evaluation=arguments.evaluation,
+            image_size=arguments.image_size,
+            max_regions=arguments.max_regions,
+            position_share=arguments.position_share,
+        )
+        report = write_shapes(options, arguments.rows, folder, arguments.shards, arguments.overwrite)
+    for path in report.files:
+        print(path)
+    if arguments.preview is not None:
+        picture = folder / f"preview-{arguments.task}.png"
+        write_png(picture, contact_sheet(options, min(arguments.preview, arguments.rows)))
+        print(picture)
+
+
+def run_data_folder(arguments: argparse.Namespace) -> None:
+    """`groma data folder`: an image folder as Parquet files."""
+    output = checked_folder(arguments.output)
+    try:
+        from ..data.image_folder import FolderOptions, draw_image_folder, write_image_folder
+    except ModuleNotFoundError as error:
+        raise CommandError(f'{error}. Install what datasets need: pip install "transformers-groma[data]".') from error
+    with errors_of(f"IMAGES {str(arguments.images)!r}"):
+        options = FolderOptions(
+            task=arguments.task,
+            box_format=arguments.box_format,
+            normalized=arguments.normalized,
+            evaluation=arguments.evaluation,
+            questions=arguments.questions,
+            max_regions=arguments.max_regions,
+            seed=arguments.seed,
+        )
+        report = write_image_folder(
+            arguments.images, output, options, arguments.split, arguments.shards, arguments.overwrite
+        )
+        for path in report.files:
+            print(path)
+        for name, image in draw_image_folder(arguments.images, options, arguments.preview or 0):
+            picture = output / "preview" / f"{Path(name).with_suffix('').as_posix().replace('/', '-')}.png"
+            write_png(picture, image)
+            print(picture)
+    for name, reason in report.examples:
+        note(f"left out {name}: {reason}")
+    if report.rows == 0:
+        raise CommandError(f"IMAGES {str(arguments.images)!r} gave no row at all; the reasons are above.")

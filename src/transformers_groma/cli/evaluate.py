@@ -1,0 +1,187 @@
+"""`groma evaluate`: a model on a benchmark."""
+
+import argparse
+from pathlib import Path
+
+from .arguments import (
+    CommandError,
+    add_command,
+    add_model_arguments,
+    checked_folder,
+    errors_of,
+    natural,
+    positive,
+    share,
+)
+from .models import checked_device, checked_model
+from .output import note
+
+BENCHMARKS = ("rec", "lvis-ground", "region-caption", "grounded-caption", "detection", "llava-bench")
+
+
+def add_evaluate(commands: "argparse._SubParsersAction") -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "evaluate",
+        run_evaluate,
+        f"measure a model on a benchmark: {', '.join(BENCHMARKS)}",
+        "groma evaluate rec --model org/groma-7b --dataset data/refcoco@val --output results/refcoco-val\n"
+        "         groma data shapes --task rec --rows 200 --seed 1 --split test --evaluation --output shapes-rec\n"
+        "         groma evaluate rec --dataset shapes-rec --output results/shapes-rec --gallery 20\n"
+        "         accelerate launch -m transformers_groma.cli evaluate lvis-ground --model org/groma-7b --dataset "
+        "data/lvis_ground@val --output results/lvis",
+    )
+    parser.add_argument("benchmark", metavar="BENCHMARK", choices=BENCHMARKS, help=", ".join(BENCHMARKS))
+    parser.add_argument(
+        "--dataset",
+        metavar="PATH[@SPLIT]",
+        required=True,
+        help="folder with Parquet files, one file, or a Hub name; for llava-bench the folder of its published files",
+    )
+    parser.add_argument("--split", help="of the dataset, where PATH names none (default: test)")
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="for predictions.jsonl, results.json, results.md and plots; a run that was killed goes on there",
+    )
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--batch-size", metavar="N", type=positive(int), default=16, help="rows at once (default: %(default)s)"
+    )
+    parser.add_argument("--limit", metavar="N", type=positive(int), help="the first N rows only")
+    parser.add_argument(
+        "--prompt-seed",
+        metavar="N",
+        type=natural,
+        help="draw the wording of each question; by default rows keep their own, which is the standard one",
+    )
+    parser.add_argument(
+        "--max-new-tokens", metavar="N", type=positive(int), help="longest answer (default: the benchmark's)"
+    )
+    parser.add_argument(
+        "--box-score-threshold", metavar="X", type=share, help="regions need a higher score (default: the model's)"
+    )
+    parser.add_argument(
+        "--nms-threshold",
+        metavar="X",
+        type=share,
+        help="a region gives way to a better one that it overlaps by more (default: the model's)",
+    )
+    parser.add_argument(
+        "--gallery", metavar="N", type=positive(int), default=0, help="draw the N worst answers to gallery.html"
+    )
+    parser.add_argument("--card", metavar="MODEL_DIR", type=Path, help="write the figures into the model card there")
+    judge = parser.add_argument_group("llava-bench", "Without a judge there are answers, but no figures.")
+    judge.add_argument("--images", metavar="DIR", type=Path, help="the photos of COCO val2014")
+    judge.add_argument("--judge", metavar="MODEL", help="name of a model that scores the answers")
+    judge.add_argument("--base-url", metavar="URL", help="an OpenAI-compatible server (default: OpenAI)")
+    judge.add_argument(
+        "--api-key-env", metavar="NAME", default="OPENAI_API_KEY", help="variable with the key (default: %(default)s)"
+    )
+    judge.add_argument(
+        "--concurrency", metavar="N", type=positive(int), default=8, help="requests at a time (default: %(default)s)"
+    )
+    judge.add_argument(
+        "--requests-per-minute",
+        metavar="X",
+        type=positive(float),
+        help="at most, retries included (default: no limit)",
+    )
+    judge.add_argument("--price-in", metavar="X", type=positive(float), default=0.0, help="of a million prompt tokens")
+    judge.add_argument(
+        "--price-out", metavar="X", type=positive(float), default=0.0, help="of a million completion tokens"
+    )
+    judge.add_argument("--max-cost", metavar="X", type=positive(float), help="end before reviews cost more")
+
+
+def run_evaluate(arguments: argparse.Namespace) -> None:
+    """`groma evaluate`: a benchmark, into a folder."""
+    folder = checked_folder(arguments.output)
+    if arguments.card is not None and not arguments.card.is_dir():
+        raise CommandError(f"--card {str(arguments.card)!r} is no folder: pass that of a model.")
+    is_judged = arguments.benchmark == "llava-bench"
+    if not is_judged and (arguments.images is not None or arguments.judge is not None):
+        raise CommandError(f"--images and --judge are of llava-bench: leave them out for {arguments.benchmark}.")
+    model_types = ("groma", "groma_region_proposal") if arguments.benchmark == "detection" else ("groma",)
+    model = checked_model(arguments.model, model_types)
+    try:
+        from ..evaluation.card import add_results_to_card
+        from ..evaluation.judged import judged_benchmark, load_judged_rows
+        from ..evaluation.loading import load_benchmark, load_benchmark_rows, load_model
+        from ..evaluation.report import REPORT_NAME, RESULTS_NAME
+        from ..evaluation.runner import evaluate, process_state
+    except ImportError as error:
+        raise CommandError(
+            f'{error}. Install what evaluation needs: pip install "transformers-groma[eval]".'
+        ) from error
+
+    with errors_of(f"--dataset {arguments.dataset!r}"):
+        if is_judged:
+            rows = load_judged_rows(arguments.dataset, arguments.images, arguments.split)
+        else:
+            rows = load_benchmark_rows(arguments.dataset, arguments.split)
+    dataset = rows.dataset
+    if arguments.limit is not None:
+        dataset = dataset.select(range(min(arguments.limit, len(dataset))))
+    judge = None
+    errors: tuple[type[Exception], ...] = (ValueError, OSError)
+    if arguments.judge is not None:
+        try:
+            from ..data.endpoint import EndpointError
+            from ..evaluation.llava_judge import judge_of
+        except ImportError as error:
+            raise CommandError(f"--judge {arguments.judge!r}: {error}") from error
+        errors += (EndpointError,)
+        with errors_of("--judge"):
+            judge = judge_of(
+                arguments.judge,
+                arguments.base_url,
+                arguments.api_key_env,
+                concurrency=arguments.concurrency,
+                requests_per_minute=arguments.requests_per_minute,
+                price_in=arguments.price_in,
+                price_out=arguments.price_out,
+                max_cost=arguments.max_cost,
+            )
+    benchmark = judged_benchmark(folder, judge) if is_judged else load_benchmark(arguments.benchmark)
+    device = None if arguments.device is None else checked_device(arguments.device)
+    state = process_state(device)
+    with errors_of(f"--model {model!r}"):
+        loaded, processor = load_model(
+            model,
+            arguments.dtype,
+            state.device if device is None else device,
+            box_score_threshold=arguments.box_score_threshold,
+            nms_threshold=arguments.nms_threshold,
+        )
+    try:
+        results = evaluate(
+            benchmark,
+            loaded,
+            processor,
+            dataset,
+            folder,
+            batch_size=arguments.batch_size,
+            prompt_seed=arguments.prompt_seed,
+            max_new_tokens=arguments.max_new_tokens,
+            gallery=arguments.gallery,
+            model_name=Path(model).name if arguments.model is None else model,
+            dataset_name=rows.name,
+            split=rows.split,
+            notes={} if arguments.judge is None else {"judge": arguments.judge},
+        )
+    except errors as error:
+        raise CommandError(f"{arguments.benchmark}: {error}") from error
+    if not state.is_main_process:
+        return
+    for figure in benchmark.figures:
+        if figure.name in results.metrics:
+            print(f"{figure.name:28} {results.metrics[figure.name]:9.4f}")
+    note(f"wrote {folder / RESULTS_NAME} and {folder / REPORT_NAME}")
+    if arguments.card is not None:
+        with errors_of(f"--card {str(arguments.card)!r}"):
+            for path in add_results_to_card(arguments.card, folder / RESULTS_NAME):
+                note(f"wrote {path}")

@@ -1,0 +1,168 @@
+"""Models, devices and images that commands are given."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .arguments import CommandError, errors_of
+from .output import note
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from ..grounding import GroundedText
+    from ..pipeline_groma import ImageGroundingPipeline
+
+LEGACY_CHECKPOINT = Path("tests", "fixtures", "golden", "legacy_checkpoint")
+
+
+def source_checkout() -> Path | None:
+    """The folder of the source checkout that this package runs from, if it does."""
+    root = Path(__file__).resolve().parents[3]
+    is_checkout = (root / "pyproject.toml").is_file() and (root / LEGACY_CHECKPOINT).is_dir()
+    return root if is_checkout else None
+
+
+def embedded_model() -> Path:
+    """The folder of groma-tiny: of the source checkout, else of the installed package.
+
+    Raises:
+        CommandError: it is in neither.
+    """
+    checkout = source_checkout()
+    places = [Path(__file__).resolve().parents[1] / "_models" / "groma-tiny"]
+    if checkout is not None:
+        places.insert(0, checkout / "hub_configs" / "groma-tiny")
+    for place in places:
+        if (place / "config.json").is_file() and any(place.glob("*.safetensors")):
+            return place
+    raise CommandError(
+        f"--model is needed: the tiny model of this package is not in {places[0]}. `make train-tiny` makes it in a checkout."
+    )
+
+
+def load_pipeline(model: str | None, device: str | None, dtype: str) -> "ImageGroundingPipeline":
+    """The pipeline of a model that is checked first."""
+    model = checked_model(model, ("groma",))
+    device = checked_device(device)
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from ..pipeline_groma import ImageGroundingPipeline
+
+    with errors_of(f"--model {model!r}"):
+        processor = AutoProcessor.from_pretrained(model)
+        loaded = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype)
+    return ImageGroundingPipeline(model=loaded, processor=processor, device=device, task="image-grounding")
+
+
+def ask(
+    pipe: "ImageGroundingPipeline",
+    image: "Image.Image",
+    question: str | None,
+    boxes: Sequence[Sequence[float]],
+    generate_kwargs: dict[str, Any],
+) -> "GroundedText":
+    """Ask about an image; boxes `xyxy` in absolute pixels."""
+    with errors_of("QUESTION and --box"):
+        return pipe(image, question, boxes=[list(box) for box in boxes], generate_kwargs=generate_kwargs)
+
+
+def propose_regions(model: str | None, image: "Image.Image", device: str | None, dtype: str) -> list[dict[str, Any]]:
+    """Regions as in the JSON of an answer. A whole Groma is loaded without its language model."""
+    model = checked_model(model, ("groma", "groma_region_proposal"))
+    device = checked_device(device)
+    from transformers import AutoConfig, AutoImageProcessor
+
+    from ..boxes import unpack_region_boxes
+    from ..configuration_groma import GromaRegionProposalConfig
+    from ..modeling_groma_detector import GromaForRegionProposal
+
+    with errors_of(f"--model {model!r}"):
+        config = AutoConfig.from_pretrained(model)
+        if config.model_type == "groma":
+            config = GromaRegionProposalConfig(
+                vision_config=config.vision_config,
+                proposer_config=config.proposer_config,
+                max_regions=config.max_regions,
+                nms_threshold=config.nms_threshold,
+                box_score_threshold=config.box_score_threshold,
+                dtype=config.dtype,
+            )
+        detector = GromaForRegionProposal.from_pretrained(model, config=config, dtype=dtype).to(device)
+        image_processor = AutoImageProcessor.from_pretrained(model)
+    pixel_values = image_processor(image, return_tensors="pt")["pixel_values"].to(device)
+    proposals = detector.propose_regions(pixel_values)
+    boxes = unpack_region_boxes(proposals.boxes, proposals.mask, [(image.height, image.width)])[0].tolist()
+    scores = proposals.scores[0][proposals.mask[0]].tolist()
+    return [
+        {"id": index, "box_xyxy": [round(value, 2) for value in box], "score": round(score, 4)}
+        for index, (box, score) in enumerate(zip(boxes, scores))
+    ]
+
+
+def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
+    """The model to load, after a look at its config.json."""
+    if model is None:
+        model = str(embedded_model())
+        note(
+            f"using the embedded {Path(model).name}, a tiny model that shows how things work; pass --model for a real one"
+        )
+    from transformers import PreTrainedConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    is_folder = Path(model).is_dir()
+    if not is_folder and (Path(model).is_absolute() or model.startswith(".") or model.count("/") > 1):
+        raise CommandError(
+            f"--model {model!r} is no folder: pass that of a model, or a Hub name such as org/groma-7b."
+        )
+    with errors_of(f"--model {model!r}"):
+        config, _ = PreTrainedConfig.get_config_dict(model)
+    if "llm_cfg" in config or "vis_encoder_cfg" in config:
+        raise CommandError(
+            f"--model {model!r} is a checkpoint of the original Groma: convert it first, `groma convert {model} OUT_DIR`."
+        )
+    if config.get("model_type") not in model_types:
+        raise CommandError(
+            f"--model {model!r} holds a model of type {config.get('model_type')!r}: pass one of type "
+            f"{' or '.join(map(repr, model_types))}."
+        )
+    return model
+
+
+def checked_device(device: str | None) -> "torch.device":
+    """The device, after it was used once; the best one there is without a name."""
+    import torch
+
+    if device is None:
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        torch.zeros(1, device=device)
+    # Torch has no error of its own for this: a wrong name, no driver and a build without the backend all differ.
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CommandError(f"--device {device!r} cannot be used ({reason}): pass cpu or leave it out.") from error
+    return torch.device(device)
+
+
+def open_upright(source: str) -> "Image.Image":
+    """The image of a path or URL, turned upright."""
+    is_url = source.startswith(("http://", "https://"))
+    if not is_url and not Path(source).is_file():
+        raise CommandError(f"IMAGE {source!r} is no file: pass the path or the http(s) URL of an image.")
+    from ..image_processing_groma import GromaImageProcessor
+    from ..processing_groma import open_image, upright_image_size
+
+    with errors_of(f"IMAGE {source!r}"):
+        image = open_image(source, 0, GromaImageProcessor())
+        upright_image_size(image, 0, None)
+    return image
+
+
+def check_boxes(boxes: Sequence[Sequence[float]], image: "Image.Image") -> None:
+    """Check boxes, `xyxy` in absolute pixels, before a model is loaded."""
+    from ..boxes import prepare_user_boxes
+
+    with errors_of("--box"):
+        prepare_user_boxes([list(box) for box in boxes], image.height, image.width, name="--box")

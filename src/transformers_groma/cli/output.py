@@ -1,0 +1,85 @@
+"""What commands print and write."""
+
+import io
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._files import write_file
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..grounding import GroundedText
+
+
+def answer_lines(answer: "GroundedText") -> str:
+    """An answer for a terminal: its text, and the boxes of each phrase."""
+    lines = [answer.text]
+    for phrase in answer.phrases:
+        for region_id, box in zip(phrase.region_ids, phrase.boxes.tolist()):
+            lines.append(f"  r{region_id:<3} {numbers(box):<24} {phrase.text}".rstrip())
+    if answer.unknown_region_ids:
+        lines.append(f"  (regions that do not exist: {', '.join(f'r{index}' for index in answer.unknown_region_ids)})")
+    return "\n".join(lines)
+
+
+def numbers(values: Sequence[float]) -> str:
+    """Numbers of a box in a line."""
+    return " ".join(f"{value:5.0f}" for value in values)
+
+
+def printable(text: str) -> str:
+    """The text without control characters, in what the terminal can show: a model may write anything."""
+    text = "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
+
+
+def note(text: str) -> None:
+    """Say something beside the result."""
+    print(text, file=sys.stderr)
+
+
+def write_answer(
+    folder: Path,
+    name: str,
+    answer: "GroundedText",
+    image: "Image.Image",
+    num_boxes: int = 0,
+    notes: dict[str, Any] | None = None,
+) -> None:
+    """Write an answer as JSON, and its picture."""
+    # Of all regions only the user's own are outlined beside the phrases; they are the first.
+    shown = replace(answer, regions=answer.regions[:num_boxes])
+    write_json(folder / f"{name}.json", {**answer.to_dict(), **(notes or {})})
+    write_png(folder / f"{name}.png", shown.draw(image, regions=True))
+
+
+def write_proposals(
+    folder: Path, regions: list[dict[str, Any]], image: "Image.Image", name: str = "proposals"
+) -> None:
+    """Write regions as JSON, and their picture."""
+    import torch
+
+    from ..visualization import draw_proposals
+
+    boxes = torch.tensor([region["box_xyxy"] for region in regions]).reshape(-1, 4)
+    scores = torch.tensor([region["score"] for region in regions])
+    write_json(folder / f"{name}.json", {"regions": regions})
+    write_png(folder / f"{name}.png", draw_proposals(image, boxes, scores))
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON at once or not at all."""
+    write_file(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_png(path: Path, image: "Image.Image") -> None:
+    """Write a picture at once or not at all."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    write_file(path, buffer.getvalue())

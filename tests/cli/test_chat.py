@@ -1,0 +1,119 @@
+"""`groma chat`."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from transformers_groma.cli import models
+from transformers_groma.cli.output import printable
+
+from .samples import BOX, PHOTO, SHORT
+
+
+def test_chat_json_is_all_of_stdout(chat):
+    code, out, err = chat("What is <region>?", "--box", BOX, "--json")
+    assert (code, err) == (0, "")
+    answer = json.loads(out)
+    assert {"text", "phrases", "regions"} <= set(answer)
+    assert answer["regions"][0] == {"id": 0, "box_xyxy": [30.0, 212.0, 372.0, 585.0], "score": 1.0}
+    for phrase in answer["phrases"]:
+        assert set(phrase) == {"text", "span", "boxes_xyxy", "region_ids"}
+        assert answer["text"][slice(*phrase["span"])] == phrase["text"]
+
+
+def test_chat_options_may_stand_anywhere(run, chat, tiny_dir):
+    _, out, _ = chat("What is <region>?", "--box", BOX, "--json")
+    mixed = run("chat", "--box", BOX, PHOTO, "--json", "What is <region>?", "--model", tiny_dir, *SHORT)
+    assert mixed == (0, out, "")
+
+
+def test_chat_prints_text_and_boxes(run, converted_golden, tmp_path):
+    code, out, _ = run("chat", PHOTO, "What is this?", "--model", converted_golden, "--output", tmp_path, *SHORT)
+    assert code == 0
+    answer = json.loads((tmp_path / "answer.json").read_text(encoding="utf-8"))
+    boxes = [box for phrase in answer["phrases"] for box in phrase["boxes_xyxy"]]
+    assert boxes, "the toy model names regions"
+    text = printable(answer["text"])
+    assert out.startswith(f"{text}\n")
+    for line, box in zip(out.removeprefix(f"{text}\n").splitlines(), boxes):
+        assert [float(number) for number in line.split()[1:5]] == pytest.approx(box, abs=0.51)
+
+
+@pytest.mark.parametrize("boxes", [(), ("--box", BOX, "--box", "0,0,100,100")])
+def test_chat_without_question_asks_the_default_one(chat, boxes):
+    code, out, err = chat(*boxes, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["regions"][1]["score"] == (1.0 if boxes else pytest.approx(0.77, abs=0.2))
+
+
+def test_chat_writes_files(chat, tmp_path):
+    folder = tmp_path / "new" / "answer"
+    code, out, err = chat("What is <region>?", "--box", BOX, "--json", "--output", folder)
+    assert code == 0
+    assert str(folder) in err
+    assert json.loads((folder / "answer.json").read_text(encoding="utf-8")) == json.loads(out)
+    with Image.open(PHOTO) as photo, Image.open(folder / "answer.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width == photo.width and picture.height > photo.height
+    assert sorted(path.name for path in folder.iterdir()) == ["answer.json", "answer.png"]
+
+
+def test_chat_sampling_with_a_seed_is_repeatable(chat):
+    first, second, other = (
+        chat("Hello", "--temperature", "3", "--seed", seed, "--json")[1] for seed in ("1", "1", "2")
+    )
+    assert first == second != other
+
+
+def test_chat_boxes_follow_the_upright_image(run, tmp_path, tiny_dir):
+    with Image.open(PHOTO) as photo:
+        turned = photo.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "turn me by 90 degrees clockwise"
+    turned.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    _, out, _ = run("chat", tmp_path / "turned.jpg", "--box", BOX, "--json", "--model", tiny_dir, *SHORT)
+    assert json.loads(out)["regions"][0]["box_xyxy"] == [30.0, 212.0, 372.0, 585.0]
+
+
+def test_chat_uses_the_embedded_model(run, monkeypatch, tiny_dir):
+    monkeypatch.setattr(models, "embedded_model", lambda: tiny_dir)
+    code, out, err = run("chat", PHOTO, "What is this?", "--json", *SHORT)
+    assert code == 0
+    assert "tiny model" in err and len(err.splitlines()) == 1
+    json.loads(out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["no-such.jpg", "Hi"], ["IMAGE", "no-such.jpg", "path or the http"]),
+        ([PHOTO.parent, "Hi"], ["IMAGE", "photos", "path or the http"]),
+        ([__file__, "Hi"], ["IMAGE", Path(__file__).name, "cannot be read"]),
+        (["http://127.0.0.1:9/x.jpg", "Hi"], ["IMAGE", "127.0.0.1", "cannot be read"]),
+        ([PHOTO, " "], ["QUESTION", "empty", "leave it out"]),
+        ([PHOTO, "Hi", "--box", BOX], ["QUESTION", "0 <region> marks for 1 --box", "write one <region>"]),
+        ([PHOTO, "<region>"], ["1 <region> marks for 0 --box"]),
+        ([PHOTO, "--box", "1,2,3"], ["--box", "'1,2,3'", "x1,y1,x2,y2"]),
+        ([PHOTO, "--box", "a,2,3,4"], ["--box", "'a,2,3,4'", "x1,y1,x2,y2"]),
+        ([PHOTO, "--box", "0,0,9000,100"], ["--box", "9000", "outside of the 800x601"]),
+        ([PHOTO, "--box", "100,0,50,100"], ["--box", "100", "inverted"]),
+        ([PHOTO, "--box", "nan,0,50,100"], ["--box", "nan", "finite"]),
+        ([PHOTO, "--box", "5,5,5,9"], ["--box", "no area"]),
+        ([PHOTO, "--model", "/no/such/model"], ["--model", "/no/such/model", "Hub name"]),
+        ([PHOTO, "--model", PHOTO.parent], ["--model", "photos"]),
+        ([PHOTO, "--max-new-tokens", "0"], ["--max-new-tokens", "'0'", "positive integer"]),
+        ([PHOTO, "--temperature", "-1"], ["--temperature", "-1", "positive number"]),
+        ([PHOTO, "--top-p", "1.5"], ["--top-p", "1.5", "up to 1"]),
+        ([PHOTO, "--output", __file__], ["--output", Path(__file__).name, "pass another"]),
+        ([PHOTO, "Hi", "extra"], ["extra"]),
+        ([], ["IMAGE"]),
+    ],
+)
+def test_chat_mistakes_end_with_one_line(run, arguments, words):
+    code, out, err = run("chat", *arguments)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    for word in words:
+        assert word in err
