@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from transformers_groma.evaluation import judged
 from transformers_groma.evaluation.loading import MODULES, load_benchmark, load_benchmark_rows
 from transformers_groma.evaluation.predictions import PredictedPhrase, Prediction
 from transformers_groma.evaluation.proposals import RECALL_CURVE
+from transformers_groma.evaluation.report import RESULTS_NAME, Results
 
 from .run_document import blocks
 from .test_docs_training import parse_processing
@@ -213,13 +215,10 @@ def test_python_code_runs(tmp_path, monkeypatch):
     namespace: dict = {}
     exec(compile(first, str(DOCUMENT), "exec"), namespace)
     assert namespace["metrics"]["acc@0.5"] == 0.75 and namespace["metrics"]["missing"] == 0.25
-    results = {
-        "benchmark": "rec",
-        "metrics": namespace["metrics"],
-        "settings": {"dataset": "data/eval/refcoco", "split": "val", "rows": 4},
-        "complete": True,
-    }
-    write_file(tmp_path / "results" / "sft-refcoco" / "results.json", json.dumps(results).encode())
+    settings = {"dataset": "data/eval/refcoco", "split": "val", "rows": 4}
+    results = Results("rec", namespace["metrics"], settings, asked=4, seconds=1.0, complete=True)
+    path = tmp_path / "results" / "sft-refcoco" / RESULTS_NAME
+    write_file(path, json.dumps(asdict(results)).encode())
     (tmp_path / "output" / "sft").mkdir(parents=True)
     exec(compile(second, str(DOCUMENT), "exec"), namespace)
     assert "acc@0.5" in (tmp_path / "output" / "sft" / "README.md").read_text()
