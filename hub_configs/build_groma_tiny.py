@@ -124,6 +124,8 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> GromaConfig:
             "dropout": 0.0,
         },
         region_encoder_config={
+            # Every second layer of six.
+            "vision_feature_layers": [-5, -3, -1],
             "num_fuse_layers": 1,
             "group_norm_groups": 8,
             "roi_output_size": 5,
