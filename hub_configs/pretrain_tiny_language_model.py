@@ -10,31 +10,25 @@ large enough for its width (`build_groma_tiny.py`), and Muon, which takes rare d
 A killed run goes on from its last checkpoint when it is started again.
 """
 
-import io
-import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from tiny_pretraining import Pretraining, Schedule
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from transformers_groma import GromaForConditionalGeneration, GromaProcessor
-from transformers_groma._files import write_file
 from transformers_groma.data.shapes import SIZES, Attributes
 from transformers_groma.data.shapes_drawing import COLORS, SHAPES, TEXTURES
 from transformers_groma.data.shapes_text import Content, Phrase, Region, World, converse, subsets, words
 from transformers_groma.grounding import proxy_token, render_grounded_phrase
 
 SEED = 0
-STEPS = 1900
+SCHEDULE = Schedule(learning_rate=2e-3, steps=1900, warmup_steps=100, decay_steps=500)
 BATCH_SIZE = 16
-LEARNING_RATE = 2e-3
-WARMUP_STEPS, DECAY_STEPS = 100, 500
-SAVE_STEPS = 200
 # At first nothing but look-backs, of which conversations have too few for them to be found; the first of them are the easiest.
 FIRST_STEPS, STEPS_PER_PROXY, SINGLE_STEPS, DRILL_STEPS, DRILL_BATCH_SIZE = 260, 12, 600, 1250, 48
 # Then one region more every so many steps and, from some step on, regions without an object.
@@ -190,14 +184,6 @@ def prompt_embeddings(
     return embeddings, mask, labels
 
 
-def rate(step: int) -> float:
-    """Share of the learning rate at a step: warm-up, a plateau while rows get harder, and a cosine to zero."""
-    if step < WARMUP_STEPS:
-        return (step + 1) / WARMUP_STEPS
-    left = (STEPS - step) / DECAY_STEPS
-    return 0.5 - 0.5 * math.cos(math.pi * min(1.0, left))
-
-
 def pretrain(base: str | Path, output: str | Path) -> None:
     """Train the language model of a groma-tiny and write the whole model.
 
@@ -206,32 +192,14 @@ def pretrain(base: str | Path, output: str | Path) -> None:
         output (`str` or `Path`): folder of the result, and of checkpoints on the way.
     """
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
     model = GromaForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
     processor = GromaProcessor.from_pretrained(base)
     language_model, table, head = model.model.language_model, model.get_input_embeddings(), model.lm_head
-    matrices = [weight for name, weight in language_model.named_parameters() if weight.ndim == 2 and "layers" in name]
-    known = {id(weight) for weight in matrices}
-    others = [weight for weight in language_model.parameters() if id(weight) not in known]
-    optimizers = [
-        torch.optim.Muon(matrices, lr=LEARNING_RATE, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
-    first = 0
-    checkpoint = output / "checkpoint.pt"
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        first = saved["step"]
-        language_model.load_state_dict(saved["language_model"])
-        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
-
     make_row = RowMaker(processor)
     proxies = set(range(model.config.first_proxy_token_id, model.config.first_proxy_token_id + processor.max_regions))
     is_proxy = torch.tensor([token in proxies for token in range(table.num_embeddings)])
-    progress = tqdm(range(first, STEPS), initial=first, total=STEPS, desc="language model", unit="step")
-    history: list[tuple[float, float, float]] = []
-    for step in progress:
+
+    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng([SEED, step])
         make, count = (make_row.drill, DRILL_BATCH_SIZE) if step < DRILL_STEPS else (make_row.conversation, BATCH_SIZE)
         rows = [make(rng, step) for _ in range(count)]
@@ -240,40 +208,19 @@ def pretrain(base: str | Path, output: str | Path) -> None:
         targets = labels[:, 1:]
         learned = targets != IGNORED_LABEL
         logits, targets = head(hidden[learned]), targets[learned]
-        loss = torch.nn.functional.cross_entropy(logits, targets)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(language_model.parameters(), 1.0)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * rate(step)
-            optimizer.step()
-            optimizer.zero_grad()
         right = logits.argmax(dim=-1) == targets
         pointing = is_proxy[targets]
-        history.append(
-            (
-                loss.item(),
-                right[pointing].float().mean().item(),
-                right[~pointing].float().sum().item() / max(1, int((~pointing).sum())),
-            )
-        )
-        if (step + 1) % 20 == 0:
-            means = [sum(values) / 20 for values in zip(*history[-20:], strict=True)]
-            progress.write(
-                f"step {step + 1}: loss {means[0]:.4f}, proxies right {means[1]:.3f}, other tokens {means[2]:.3f}"
-            )
-        if (step + 1) % SAVE_STEPS == 0:
-            state = {
-                "step": step + 1,
-                "language_model": language_model.state_dict(),
-                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-            }
-            buffer = io.BytesIO()
-            torch.save(state, buffer)
-            write_file(checkpoint, buffer.getvalue())
+        figures = {
+            "proxies right": right[pointing].float().mean().item(),
+            "other tokens": right[~pointing].float().sum().item() / max(1, int((~pointing).sum())),
+        }
+        return torch.nn.functional.cross_entropy(logits, targets), figures
+
+    training = Pretraining(language_model, "layers", SCHEDULE, output)
+    training.run(loss_of, "language model")
     model.save_pretrained(output)
     processor.save_pretrained(output)
-    checkpoint.unlink(missing_ok=True)
+    training.finish()
 
 
 if __name__ == "__main__":

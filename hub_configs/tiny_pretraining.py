@@ -1,0 +1,114 @@
+"""The training loop of what groma-tiny learns before Groma's own stages: `pretrain_tiny_*.py`."""
+
+import io
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from transformers_groma._files import write_file
+
+MAX_GRAD_NORM = 1.0
+LOG_STEPS, SAVE_STEPS = 20, 200
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate by steps: warm-up, plateau, and a cosine to zero.
+
+    Args:
+        learning_rate (`float`): of the plateau.
+        steps (`int`): of the training.
+        warmup_steps (`int`), decay_steps (`int`): the first and the last of them.
+    """
+
+    learning_rate: float
+    steps: int
+    warmup_steps: int
+    decay_steps: int
+
+    def rate(self, step: int) -> float:
+        """Learning rate at a step."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        left = (self.steps - step) / self.decay_steps
+        return self.learning_rate * (0.5 - 0.5 * math.cos(math.pi * min(1.0, left)))
+
+
+class Pretraining:
+    """Trains a module: Muon for the matrices of its layers, AdamW for the rest. A killed training goes on from its checkpoint.
+
+    Args:
+        module (`nn.Module`): what learns.
+        layers (`str`): part of the names of parameters inside of layers.
+        schedule (`Schedule`): of the learning rate.
+        folder (`Path`): of the checkpoint, which is removed at the end.
+    """
+
+    def __init__(self, module: nn.Module, layers: str, schedule: Schedule, folder: Path):
+        matrices = [weight for name, weight in module.named_parameters() if weight.ndim == 2 and layers in name]
+        known = {id(weight) for weight in matrices}
+        others = [weight for weight in module.parameters() if id(weight) not in known]
+        rate = schedule.learning_rate
+        self.optimizers = [
+            torch.optim.Muon(matrices, lr=rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
+        ]
+        self.module = module
+        self.schedule = schedule
+        self.checkpoint = folder / "checkpoint.pt"
+        self.first_step = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.checkpoint.exists():
+            saved = torch.load(self.checkpoint, weights_only=True)
+            self.first_step = saved["step"]
+            module.load_state_dict(saved["module"])
+            for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+                optimizer.load_state_dict(state)
+
+    def run(self, loss_of: Callable[[int], tuple[Tensor, Mapping[str, float]]], description: str) -> None:
+        """Train to the end.
+
+        Args:
+            loss_of (`Callable`): the loss of a step, and figures to show beside it.
+            description (`str`): of the bar.
+        """
+        steps = self.schedule.steps
+        progress = tqdm(
+            range(self.first_step, steps), initial=self.first_step, total=steps, desc=description, unit="step"
+        )
+        history: list[dict[str, float]] = []
+        for step in progress:
+            loss, figures = loss_of(step)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.module.parameters(), MAX_GRAD_NORM)
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = self.schedule.rate(step)
+                optimizer.step()
+                optimizer.zero_grad()
+            history.append({"loss": loss.item(), **figures})
+            if (step + 1) % LOG_STEPS == 0:
+                last = history[-LOG_STEPS:]
+                means = (f"{name} {sum(one[name] for one in last) / len(last):.4f}" for name in last[0])
+                progress.write(f"step {step + 1}: {', '.join(means)}")
+            if (step + 1) % SAVE_STEPS == 0:
+                self._save(step + 1)
+
+    def finish(self) -> None:
+        """Remove the checkpoint, once the result is written."""
+        self.checkpoint.unlink(missing_ok=True)
+
+    def _save(self, step: int) -> None:
+        state = {
+            "step": step,
+            "module": self.module.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_file(self.checkpoint, buffer.getvalue())

@@ -1,0 +1,136 @@
+"""What groma-tiny learns before Groma's own stages: rows and targets are true, and a killed training ends where another one does."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig
+
+from transformers_groma import GromaForConditionalGeneration, GromaProcessor
+
+HUB_CONFIGS = Path(__file__).parents[1] / "hub_configs"
+sys.path.append(str(HUB_CONFIGS))
+
+import pretrain_tiny_language_model as language  # noqa: E402
+import tiny_pretraining  # noqa: E402
+from tiny_pretraining import Pretraining, Schedule  # noqa: E402
+
+TINY = HUB_CONFIGS / "groma-tiny"
+
+
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+@pytest.fixture(scope="module")
+def make_row() -> language.RowMaker:
+    return language.RowMaker(GromaProcessor.from_pretrained(TINY))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """An untrained model, its language model of one layer."""
+    folder = tmp_path_factory.mktemp("base")
+    config = AutoConfig.from_pretrained(TINY)
+    config.text_config.num_hidden_layers = 1
+    torch.manual_seed(0)
+    GromaForConditionalGeneration(config).save_pretrained(folder)
+    GromaProcessor.from_pretrained(TINY).save_pretrained(folder)
+    return folder
+
+
+def test_learning_rate():
+    schedule = Schedule(learning_rate=2.0, steps=100, warmup_steps=10, decay_steps=40)
+    assert schedule.rate(0) == pytest.approx(0.2) and schedule.rate(9) == 2.0
+    assert schedule.rate(10) == schedule.rate(60) == 2.0
+    assert schedule.rate(80) == pytest.approx(1.0)
+    assert 0 < schedule.rate(99) < 0.01
+
+
+def test_matrices_of_layers_are_for_muon(tmp_path):
+    module = torch.nn.ModuleDict(
+        {"layers": torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3)), "head": torch.nn.Linear(3, 2)}
+    )
+    muon, adamw = Pretraining(module, "layers", Schedule(1e-3, 4, 1, 2), tmp_path).optimizers
+    assert [list(weight.shape) for weight in muon.param_groups[0]["params"]] == [[3, 3]]
+    assert sum(len(group["params"]) for group in adamw.param_groups) == 5
+
+
+def test_killed_training_ends_where_another_one_does(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(language, "SCHEDULE", Schedule(learning_rate=1e-3, steps=4, warmup_steps=1, decay_steps=2))
+    monkeypatch.setattr(language, "DRILL_BATCH_SIZE", 2)
+    monkeypatch.setattr(tiny_pretraining, "SAVE_STEPS", 2)
+    language.pretrain(base, tmp_path / "whole")
+
+    with monkeypatch.context() as context:
+        rate = Schedule.rate
+
+        def killed_at_3(schedule: Schedule, step: int) -> float:
+            if step == 3:
+                raise Killed
+            return rate(schedule, step)
+
+        context.setattr(Schedule, "rate", killed_at_3)
+        with pytest.raises(Killed):
+            language.pretrain(base, tmp_path / "killed")
+    assert (tmp_path / "killed" / "checkpoint.pt").exists()
+    language.pretrain(base, tmp_path / "killed")
+    assert not (tmp_path / "killed" / "checkpoint.pt").exists()
+
+    before, whole, killed = (
+        GromaForConditionalGeneration.from_pretrained(folder).state_dict()
+        for folder in (base, tmp_path / "whole", tmp_path / "killed")
+    )
+    changed = {name for name in before if not torch.equal(before[name], whole[name])}
+    assert changed, "something was learned"
+    assert all("language_model" in name or name == "lm_head.weight" for name in changed), "and nothing else"
+    for name, weight in whole.items():
+        torch.testing.assert_close(killed[name], weight, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("step", [0, 500, 1000, 1800])
+def test_drills_point_at_the_one_region_that_fits(make_row, step):
+    tokenizer = make_row.tokenizer
+    for seed in range(20):
+        row = make_row.drill(np.random.default_rng([seed, step]), step)
+        assert len(row.input_ids) == len(row.labels)
+        assert row.input_ids.count(make_row.placeholder_id) == len(row.bags)
+        proxies = [index for index, label in enumerate(row.labels) if label != language.IGNORED_LABEL]
+        text = tokenizer.decode(row.input_ids)
+        bags = [set(tokenizer.decode(bag).split()) for bag in row.bags]
+        first = tokenizer.convert_ids_to_tokens(row.input_ids[row.input_ids.index(make_row.placeholder_id) - 1])
+        for index in proxies:
+            assert row.labels[index] == row.input_ids[index]
+            named = tokenizer.convert_ids_to_tokens(row.labels[index])
+            said = tokenizer.decode(row.input_ids[:index]).replace("<p>", "").rsplit("</p> <roi>", 1)[0]
+            # Back to the proxy before, or to the end of the region list.
+            said = said.rsplit(">", 1)[-1]
+            wanted = set(said.split()) - {"object"}
+            fitting = [number for number, bag in enumerate(bags) if wanted <= bag]
+            assert [int(named[2:-1]) - int(first[2:-1])] == fitting, text
+
+
+def test_conversations_learn_answers_alone(make_row):
+    tokenizer = make_row.tokenizer
+    for seed in range(10):
+        row = make_row.conversation(np.random.default_rng(seed), 1800)
+        text = tokenizer.decode(row.input_ids)
+        learned = tokenizer.decode([label for label in row.labels if label != language.IGNORED_LABEL])
+        answers = [part.split("</s>")[0] for part in text.split("ASSISTANT:")[1:]]
+        assert "".join(learned.split()) == "".join("".join(f"{answer}</s>" for answer in answers).split())
+        assert row.input_ids.count(make_row.placeholder_id) == len(row.bags)
+
+
+def test_region_tokens_are_sums_of_words(make_row):
+    table = torch.nn.Embedding(len(make_row.tokenizer), 8)
+    rows = [make_row.drill(np.random.default_rng(seed), 1000) for seed in range(3)]
+    embeddings, mask, labels = language.prompt_embeddings(table, rows, make_row.placeholder_id)
+    assert embeddings.shape[:2] == mask.shape == labels.shape
+    for number, row in enumerate(rows):
+        places = [index for index, token in enumerate(row.input_ids) if token == make_row.placeholder_id]
+        for place, bag in zip(places, row.bags, strict=True):
+            torch.testing.assert_close(embeddings[number, place], table.weight[bag].sum(dim=0))
+        assert mask[number].sum() == len(row.input_ids)
+        assert (labels[number, len(row.labels) :] == language.IGNORED_LABEL).all()
