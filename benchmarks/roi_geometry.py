@@ -8,7 +8,7 @@ the language model of groma-tiny, which has seen no region encoder, and its dete
 weights of region encoder and projector and the order of the data follow from the seed and are the same for all geometries. Everything
 else is as in the recipes of groma-tiny.
 
-Measured: accuracy of region descriptions and of REC on test scenes. Ratios: mean accuracy of a geometry / that of the right one.
+Measured: region descriptions (attributes, and all of them at once) and REC on test scenes. Ratios: mean accuracy of a geometry / that of the right one.
 Seconds: mean of a run; a part that was killed counts from where it went on.
 
 Every part of a run that is finished is noted in the work folder, and a training that was killed goes on from its last checkpoint: start the
@@ -31,6 +31,7 @@ import yaml
 from datasets import Dataset
 from roi_geometry_report import (
     ELSEWHERE,
+    FIGURES,
     GEOMETRIES,
     RESULTS_PLOT,
     SAMPLES_PLOT,
@@ -40,6 +41,7 @@ from roi_geometry_report import (
     begins_top_left,
     draw_samples,
     fill_document,
+    main_figure,
     plot_results,
     results_table,
     share_on_map,
@@ -115,7 +117,7 @@ def evaluate(folder: Path, rows: int) -> dict[str, dict[str, float | None]]:
     processor = GromaProcessor.from_pretrained(folder)
     size = model.config.vision_config.image_size
     figures: dict[str, dict[str, float | None]] = {}
-    for task, (main_figure, _) in TASKS.items():
+    for task in TASKS:
         dataset, boxes = asked_rows(task, rows, size)
         predictions = answer_shapes(model, processor, dataset, task)
         figures[task] = dict(SCORES[task](predictions, dataset))
@@ -126,7 +128,7 @@ def evaluate(folder: Path, rows: int) -> dict[str, dict[str, float | None]]:
             figures[task][f"rows_{group}"] = len(members)
             of_group = [predictions[index] for index in members]
             scores = SCORES[task](of_group, dataset.select(members)) if members else {}
-            figures[task][group] = scores.get(main_figure)
+            figures[task][group] = scores.get(main_figure(task))
     return figures
 
 
@@ -263,11 +265,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(table)
 
     ratios: dict[str, float | None] = {}
-    for task, (figure, _) in TASKS.items():
+    for task, figure, _ in FIGURES:
         means = {name: statistics.fmean(values) for name, values in summary(results, task, figure).items()}
         for name in GEOMETRIES:
             if name != "right":
-                ratios[f"{task}_{name}"] = round(means[name] / means["right"], 3) if means["right"] > 0 else None
+                ratios[f"{task}_{figure}_{name}"] = (
+                    round(means[name] / means["right"], 3) if means["right"] > 0 else None
+                )
     seconds = {
         part: round(statistics.fmean(result["seconds"][part] for result in results), 1)
         for part in (*STAGES, EVALUATION)

@@ -25,11 +25,15 @@ from transformers_groma.modeling_groma_region_encoder import MAP_SCALES, GromaRe
 from transformers_groma.visualization import PALETTE
 
 TABLE_BEGIN, TABLE_END = "<!-- table -->", "<!-- /table -->"
-# Task: its main figure, and what it is called in words.
+# Task: its figures, the main one first, and what they are called in words.
 TASKS = {
-    "region-caption": ("exact_match", "region description right to the word"),
-    "rec": ("acc@0.5", "REC, accuracy at IoU 0.5"),
+    "region-caption": {
+        "attributes_right": "attributes in region descriptions",
+        "exact_match": "region descriptions, right to the word",
+    },
+    "rec": {"acc@0.5": "REC, accuracy at IoU 0.5"},
 }
+FIGURES = [(task, figure, words) for task, figures in TASKS.items() for figure, words in figures.items()]
 TOP_LEFT, ELSEWHERE = "begins_top_left", "elsewhere"
 RESULTS_PLOT, SAMPLES_PLOT = "roi-geometry.png", "roi-geometry-samples.png"
 DOTS_PER_INCH = 150
@@ -196,6 +200,11 @@ def _draw_panel(axes: Axes, image: Any, box: Tensor, weights: Tensor, corners: S
 ################
 # Results
 ################
+def main_figure(task: str) -> str:
+    """The figure by which the places of boxes are compared."""
+    return next(iter(TASKS[task]))
+
+
 def summary(runs: Sequence[Mapping[str, Any]], task: str, figure: str) -> dict[str, list[float]]:
     """A figure of each geometry, one value a seed in the order of the seeds.
 
@@ -228,12 +237,12 @@ def results_table(runs: Sequence[Mapping[str, Any]], on_map: Mapping[str, Tensor
         f"{settings['alignment_steps']} steps of stage 2 and {settings['sft_steps']} of stage 3 a run, {settings['rows']} test "
         "scenes a task. In percent; ± is the standard deviation over the seeds.",
         "",
-        f"| geometry | samples on the map | {' | '.join(f'{words} | {seeds_head}' for _, words in TASKS.values())} |",
-        f"|---|---|{'---|' * (2 * len(TASKS))}",
+        f"| geometry | samples on the map | {' | '.join(f'{words} | {seeds_head}' for _, _, words in FIGURES)} |",
+        f"|---|---|{'---|' * (2 * len(FIGURES))}",
     ]
     for name, geometry in GEOMETRIES.items():
         cells = [geometry.words, _percent(float(on_map[name].mean()))]
-        for task, (figure, _) in TASKS.items():
+        for task, figure, _ in FIGURES:
             values = summary(runs, task, figure)[name]
             cells += [_mean_and_spread(values), ", ".join(map(_percent, values))]
         lines.append(f"| {' | '.join(cells)} |")
@@ -242,7 +251,8 @@ def results_table(runs: Sequence[Mapping[str, Any]], on_map: Mapping[str, Tensor
     }
     head = " | ".join(
         f"{words}: begins there ({counts[task][TOP_LEFT]} rows) | elsewhere ({counts[task][ELSEWHERE]})"
-        for task, (_, words) in TASKS.items()
+        for task in TASKS
+        for words in [TASKS[task][main_figure(task)]]
     )
     lines += [
         "",
@@ -282,15 +292,15 @@ def fill_document(document: Path, table: str) -> None:
 
 
 def plot_results(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw the main figure of each task: a point a seed, a bar for their mean.
+    """Draw the figures of each task: a point a seed, a bar for their mean.
 
     Args:
         runs (`Sequence[Mapping]`): results of all runs.
         path (`Path`): PNG file to write.
     """
-    figure = Figure(figsize=(8, 4), layout="constrained")
+    figure = Figure(figsize=(4 * len(FIGURES), 4), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (task, (name, words)) in zip(figure.subplots(1, len(TASKS)), TASKS.items(), strict=True):
+    for axes, (task, name, words) in zip(figure.subplots(1, len(FIGURES)), FIGURES, strict=True):
         for place, (values, color) in enumerate(zip(summary(runs, task, name).values(), COLORS, strict=True)):
             heights = [100 * value for value in values]
             mean = statistics.fmean(heights)

@@ -99,7 +99,7 @@ class TestWhereSamplesFall:
 
 
 class TestReport:
-    def results(self, seeds=(0, 1)):
+    def results(self, report, seeds=(0, 1)):
         values = {"legacy": 0.5, "corners_only": 0.25, "right": 0.75}
         return [
             {
@@ -108,13 +108,13 @@ class TestReport:
                 "settings": {"alignment_steps": 2, "sft_steps": 3, "rows": 10},
                 "figures": {
                     task: {
-                        figure: value + 0.1 * seed,
+                        **dict.fromkeys(figures, value + 0.1 * seed),
                         "begins_top_left": value,
                         "elsewhere": None,
                         "rows_begins_top_left": 10,
                         "rows_elsewhere": 0,
                     }
-                    for task, figure in (("region-caption", "exact_match"), ("rec", "acc@0.5"))
+                    for task, figures in report.TASKS.items()
                 },
             }
             for seed in seeds
@@ -123,14 +123,14 @@ class TestReport:
 
     def test_table(self, report):
         on_map = {name: torch.tensor([1.0, 0.0]) for name in report.GEOMETRIES}
-        lines = report.results_table(self.results(), on_map).splitlines()
-        assert "| legacy | 50.0 | 55.0 ± 7.1 | 50.0, 60.0 | 55.0 ± 7.1 | 50.0, 60.0 |" in lines
+        lines = report.results_table(self.results(report), on_map).splitlines()
+        assert f"| legacy | 50.0 |{' 55.0 ± 7.1 | 50.0, 60.0 |' * 3}" in lines
         assert "| right | 50.0 | 75.0 ± 0.0 | – | 75.0 ± 0.0 | – |" in lines
         tables = [line for line in lines if line.startswith("|")]
-        assert {line.count("|") for line in tables[:5]} == {7} and {line.count("|") for line in tables[5:]} == {7}
+        assert {line.count("|") for line in tables[:5]} == {9} and {line.count("|") for line in tables[5:]} == {7}
 
     def test_plot(self, report, tmp_path):
-        report.plot_results(self.results(seeds=(0,)), tmp_path / "results.png")
+        report.plot_results(self.results(report, seeds=(0,)), tmp_path / "results.png")
         assert imread(tmp_path / "results.png").std() > 0.05
 
     def test_document_without_marks(self, report, tmp_path):
@@ -266,7 +266,7 @@ def test_experiment_that_is_killed_and_goes_on(modules, command, monkeypatch, ca
         assert f"(images/{name})" in text and imread(document.parent / "images" / name).ndim == 3
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert line["benchmark"] == "roi_geometry" and set(line["seconds"]) == {"alignment", "sft", "evaluation"}
-    assert len(line["ratios"]) == 4
+    assert len(line["ratios"]) == 6
 
     # With other settings, results of the folder do not count.
     with pytest.raises(ValueError, match=r"other settings \(rows\)"):

@@ -118,9 +118,12 @@ def test_pairs_of_boxes_and_targets(boxes, targets, pairs):
 
 
 def test_region_captions():
-    rows = rows_of(references=["a red star", "a blue box", "a green ring", "a dot"])
-    texts = ["a red star", " a blue box\n", "a small green ring", ""]
-    assert score_region_captions([prediction(text) for text in texts], rows) == {"exact_match": 0.5}
+    rows = rows_of(references=["a red star", "a blue square", "a green ring", "a large star"])
+    texts = ["a red star", " a blue square\n", "a small pink ring with a green star", ""]
+    assert score_region_captions([prediction(text) for text in texts], rows) == {
+        "exact_match": 0.5,
+        "attributes_right": 5 / 8,
+    }
 
 
 def description(item: SceneObject) -> str:

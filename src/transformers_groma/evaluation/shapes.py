@@ -3,13 +3,15 @@
 Boxes are `xyxy` in absolute pixels.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
-from ..data.shapes import make_scene
+from ..data.shapes import SIZES, Attributes, make_scene
+from ..data.shapes_drawing import COLORS, SHAPES, TEXTURES
 from ..data.shapes_rows import shapes_dataset
 from ..data.shapes_text import with_article, words
 from ..modeling_groma import GromaForConditionalGeneration
@@ -21,6 +23,12 @@ from .grounded_phrases import IOU_THRESHOLD, grounded_phrase_scores
 from .predictions import Prediction
 from .rec_metrics import rec_accuracy
 
+# Word of a description: what kind of attribute it is.
+KINDS = {
+    word: kind
+    for kind, words_of_kind in zip(Attributes._fields, (SIZES, TEXTURES, COLORS, SHAPES), strict=True)
+    for word in words_of_kind
+}
 # Answers of each task are no longer than this.
 MAX_NEW_TOKENS = {"rec": 8, "grounding": 24, "region-caption": 16, "grounded-caption": 140}
 
@@ -57,18 +65,44 @@ def score_grounding(predictions: Sequence[Prediction], rows: Dataset) -> dict[st
 
 
 def score_region_captions(predictions: Sequence[Prediction], rows: Dataset) -> dict[str, float]:
-    """Share of descriptions that are right to the word.
+    """Share of descriptions that are right to the word, and of attributes that are.
 
     Args:
         predictions (`Sequence[Prediction]`): the answer to each row.
         rows (`Dataset`): evaluation columns; `references` hold the right description.
 
     Returns:
-        `dict`: `exact_match`.
+        `dict`: `exact_match`, and `attributes_right`: of the sizes, textures, colors and shapes that the right descriptions name,
+        how many the answers name (the first of its kind in an answer counts).
     """
-    pairs = zip(predictions, rows["references"], strict=True)
-    hits = sum(prediction.text.strip() == references[0] for prediction, references in pairs)
-    return {"exact_match": hits / len(rows)}
+    pairs = list(zip([prediction.text for prediction in predictions], rows["references"], strict=True))
+    hits = sum(text.strip() == references[0] for text, references in pairs)
+    named = right = 0
+    for text, references in pairs:
+        said, wanted = named_attributes(text), named_attributes(references[0])
+        named += len(wanted)
+        right += sum(said.get(kind) == word for kind, word in wanted.items())
+    return {"exact_match": hits / len(rows), "attributes_right": right / max(named, 1)}
+
+
+def named_attributes(text: str) -> dict[str, str]:
+    """The attributes that a text names, the first word of each kind.
+
+    Args:
+        text (`str`): a description of an object.
+
+    Returns:
+        `dict[str, str]`: some of size, texture, color and shape.
+
+    Example:
+    >>> named_attributes("A small striped purple square.")
+    {'size': 'small', 'texture': 'striped', 'color': 'purple', 'shape': 'square'}
+    """
+    found: dict[str, str] = {}
+    for word in re.findall(r"[a-z]+", text.lower()):
+        if word in KINDS:
+            found.setdefault(KINDS[word], word)
+    return found
 
 
 def score_grounded_captions(predictions: Sequence[Prediction], rows: Dataset) -> dict[str, float]:
