@@ -39,6 +39,7 @@ from roi_geometry_report import (
     TOP_LEFT,
     Geometry,
     begins_top_left,
+    blind_attributes,
     draw_samples,
     fill_document,
     main_figure,
@@ -257,7 +258,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     size = GromaForConditionalGeneration.config_class.from_pretrained(arguments.language).vision_config.image_size
     boxes = torch.tensor([box for task in TASKS for box in asked_rows(task, arguments.rows, size)[1]])
     on_map = {name: share_on_map(geometry, boxes, size) for name, geometry in GEOMETRIES.items()}
-    table = results_table(results, on_map)
+    described, _ = asked_rows("region-caption", arguments.rows, size)
+    blind = blind_attributes([references[0] for references in described["references"]])
+    table = results_table(results, on_map, blind)
     images = arguments.document.parent / "images"
     draw_samples(images / SAMPLES_PLOT)
     plot_results(results, images / RESULTS_PLOT)

@@ -5,6 +5,7 @@ Everything about where samples fall is asked of the package's own region encoder
 
 import io
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from transformers_groma import GromaRegionEncoderConfig
 from transformers_groma._files import write_file
 from transformers_groma.boxes import box_xyxy_to_cxcywh
 from transformers_groma.data.shapes import Scene, make_scene
+from transformers_groma.evaluation.shapes import named_attributes
 from transformers_groma.modeling_groma_region_encoder import MAP_SCALES, GromaRegionEncoder
 from transformers_groma.visualization import PALETTE
 
@@ -220,12 +222,30 @@ def summary(runs: Sequence[Mapping[str, Any]], task: str, figure: str) -> dict[s
     return {name: [run["figures"][task][figure] for run in ordered if run["geometry"] == name] for name in GEOMETRIES}
 
 
-def results_table(runs: Sequence[Mapping[str, Any]], on_map: Mapping[str, Tensor]) -> str:
+def blind_attributes(descriptions: Sequence[str]) -> float:
+    """Share of attributes that are right without a look: the size, which the box tells, and the most frequent word of each other kind.
+
+    Args:
+        descriptions (`Sequence[str]`): the right ones.
+
+    Returns:
+        `float`: 0..1.
+    """
+    kinds: dict[str, Counter[str]] = {}
+    for text in descriptions:
+        for kind, word in named_attributes(text).items():
+            kinds.setdefault(kind, Counter())[word] += 1
+    right = sum(words.total() if kind == "size" else max(words.values()) for kind, words in kinds.items())
+    return right / sum(words.total() for words in kinds.values())
+
+
+def results_table(runs: Sequence[Mapping[str, Any]], on_map: Mapping[str, Tensor], blind: float) -> str:
     """The part of the document that holds what was measured.
 
     Args:
         runs (`Sequence[Mapping]`): results of all runs.
         on_map (`Mapping[str, Tensor]`): for each geometry, `share_on_map` of the boxes that were asked about.
+        blind (`float`): `blind_attributes` of the regions that were asked about.
 
     Returns:
         `str`: Markdown.
@@ -235,7 +255,8 @@ def results_table(runs: Sequence[Mapping[str, Any]], on_map: Mapping[str, Tensor
     seeds_head = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     lines = [
         f"{settings['alignment_steps']} steps of stage 2 and {settings['sft_steps']} of stage 3 a run, {settings['rows']} test "
-        "scenes a task. In percent; ± is the standard deviation over the seeds.",
+        "scenes a task. In percent; ± is the standard deviation over the seeds. Who knows the size of an object, which its box tells, and "
+        f"else says the most frequent word gets {_percent(blind)} % of the attributes.",
         "",
         f"| geometry | samples on the map | {' | '.join(f'{words} | {seeds_head}' for _, _, words in FIGURES)} |",
         f"|---|---|{'---|' * (2 * len(FIGURES))}",

@@ -123,11 +123,16 @@ class TestReport:
 
     def test_table(self, report):
         on_map = {name: torch.tensor([1.0, 0.0]) for name in report.GEOMETRIES}
-        lines = report.results_table(self.results(report), on_map).splitlines()
+        lines = report.results_table(self.results(report), on_map, 0.25).splitlines()
         assert f"| legacy | 50.0 |{' 55.0 ± 7.1 | 50.0, 60.0 |' * 3}" in lines
+        assert lines[0].endswith("gets 25.0 % of the attributes.")
         assert "| right | 50.0 | 75.0 ± 0.0 | – | 75.0 ± 0.0 | – |" in lines
         tables = [line for line in lines if line.startswith("|")]
         assert {line.count("|") for line in tables[:5]} == {9} and {line.count("|") for line in tables[5:]} == {7}
+
+    def test_what_a_box_tells(self, report):
+        texts = ["A small red star.", "A large red ring.", "A small striped blue star."]
+        assert report.blind_attributes(texts) == (3 + 1 + 2 + 2) / 10
 
     def test_plot(self, report, tmp_path):
         report.plot_results(self.results(report, seeds=(0,)), tmp_path / "results.png")
