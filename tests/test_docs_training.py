@@ -13,6 +13,7 @@ from accelerate.commands.launch import launch_command_parser
 from trl import TrlParser
 
 from transformers_groma import cli
+from transformers_groma.cli.train import TRAINING_STAGES
 from transformers_groma.training.trainer import GromaLossMixin
 
 from .run_document import blocks, commands
@@ -75,7 +76,7 @@ def parse_processing(words: list[str], monkeypatch) -> SimpleNamespace:
 
 def option_names(monkeypatch) -> set[str]:
     """Every option of the stages, of `groma` and of `accelerate launch`."""
-    parsers = [stage_parser(stage, monkeypatch) for stage in cli.TRAINING_STAGES]
+    parsers = [stage_parser(stage, monkeypatch) for stage in TRAINING_STAGES]
     parsers += [launch_command_parser(), cli.build_parser()]
     names = {"--config"}
     while parsers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import random
 import shutil
@@ -226,12 +227,14 @@ def test_opcheck(ms_deform_attn, device, dtype):
     value, shapes, starts, locations, weights = make_inputs([(3, 4), (2, 2)], dtype=dtype, device=device)
     strided = torch.stack([value, value], 1)[:, 0].requires_grad_()
     inputs = (strided, shapes, starts, locations.requires_grad_(), weights.requires_grad_())
+    # By name: a kernel that was loaded before, from another folder, leaves its module without the attribute.
+    ops = importlib.import_module(f"{ms_deform_attn.__name__}.autograd").ops
     for softmax in (False, True):
-        torch.library.opcheck(ms_deform_attn.autograd.ops.ms_deform_attn_forward.default, (*inputs, softmax))
-        out = ms_deform_attn.autograd.ops.ms_deform_attn_forward(*inputs, softmax).detach()
+        torch.library.opcheck(ops.ms_deform_attn_forward.default, (*inputs, softmax))
+        out = ops.ms_deform_attn_forward(*inputs, softmax).detach()
         detached = [x.detach() for x in inputs]
         torch.library.opcheck(
-            ms_deform_attn.autograd.ops.ms_deform_attn_backward.default,
+            ops.ms_deform_attn_backward.default,
             (out, *detached, softmax),
             rtol=1e-3,
             atol=1e-3,
