@@ -8,8 +8,8 @@ the language model of groma-tiny, which has seen no region encoder, and its dete
 weights of region encoder and projector and the order of the data follow from the seed and are the same for all geometries. Everything
 else is as in the recipes of groma-tiny.
 
-Measured: region descriptions (attributes, and all of them at once) and REC on test scenes. Ratios: mean accuracy of a geometry / that of the right one.
-Seconds: mean of a run; a part that was killed counts from where it went on.
+Measured: region descriptions (attributes, and all of them at once) and REC on test scenes. Ratios: mean accuracy of a geometry / that of
+the right one. Seconds: mean of a run; a part that was killed counts from where it went on.
 
 Every part of a run that is finished is noted in the work folder, and a training that was killed goes on from its last checkpoint: start the
 command again. At the end, the table in `docs/roi-geometry.md` and its plots are written.
@@ -221,12 +221,14 @@ def make_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     for stage in STAGES:
         settings[f"{stage}_recipe"] = yaml.safe_load((arguments.recipes / f"{stage}.yaml").read_text(encoding="utf-8"))
     for name in ("language", "detection"):
-        weights = getattr(arguments, name) / "model.safetensors"
-        if not weights.is_file():
-            raise FileNotFoundError(
-                f"{weights} is missing. `make train-tiny` makes it, or name a folder with --{name}."
-            )
-        settings[name] = hashlib.sha256(weights.read_bytes()).hexdigest()
+        content = b""
+        for path in (getattr(arguments, name) / file for file in ("config.json", "model.safetensors")):
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"{path} is missing. `make train-tiny` makes it, or name a folder with --{name}."
+                )
+            content += path.read_bytes()
+        settings[name] = hashlib.sha256(content).hexdigest()
     return settings
 
 

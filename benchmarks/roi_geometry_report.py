@@ -271,9 +271,8 @@ def results_table(runs: Sequence[Mapping[str, Any]], on_map: Mapping[str, Tensor
         task: {group: runs[0]["figures"][task][f"rows_{group}"] for group in (TOP_LEFT, ELSEWHERE)} for task in TASKS
     }
     head = " | ".join(
-        f"{words}: begins there ({counts[task][TOP_LEFT]} rows) | elsewhere ({counts[task][ELSEWHERE]})"
+        f"{TASKS[task][main_figure(task)]}: begins there ({counts[task][TOP_LEFT]} rows) | elsewhere ({counts[task][ELSEWHERE]})"
         for task in TASKS
-        for words in [TASKS[task][main_figure(task)]]
     )
     lines += [
         "",

@@ -67,7 +67,7 @@ On {rows} test scenes a task, of seeds and a split that training never saw:
 
 ## How it was trained
 
-`make train-tiny`, on 2 CPU cores, from random weights, seed 0; times are of the run that is shipped:
+`make train-tiny`, on 2 CPU cores, from random weights, seed 0. Minutes of each step, on a machine that did other work, too:
 
 {seconds}
 

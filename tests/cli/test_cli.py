@@ -39,3 +39,10 @@ def test_every_help_has_an_example(run, command):
 
 def test_version(run):
     assert run("--version")[:2] == (0, "0.1.0\n")
+
+
+def test_as_a_module():
+    """As launchers start it."""
+    command = [sys.executable, "-m", "transformers_groma.cli", "chat", "no-such.jpg", "Hi"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.startswith("groma chat: error: IMAGE 'no-such.jpg'")

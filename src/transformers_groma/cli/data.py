@@ -52,20 +52,27 @@ def add_data(commands: "argparse._SubParsersAction") -> None:
     )
 
 
-def _add_shapes_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=run_data_shapes)
-    parser.add_argument("--task", required=True, choices=SHAPES_TASKS, help="what the rows teach or test")
-    parser.add_argument("--rows", metavar="N", type=positive(int), required=True, help="how many rows, a scene each")
-    parser.add_argument("--seed", metavar="N", type=natural, required=True, help="another seed makes other scenes")
+def _add_file_arguments(parser: argparse.ArgumentParser) -> None:
+    """What becomes of a source's rows, whatever the source."""
     parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the Parquet files")
     parser.add_argument(
-        "--split", choices=("train", "validation", "test"), default="train", help="(default: %(default)s)"
-    )
-    parser.add_argument(
-        "--questions", metavar="K", type=positive(int), default=8, help="most questions about a scene (default: 8)"
+        "--questions", metavar="K", type=positive(int), default=8, help="most questions in a row (default: 8)"
     )
     parser.add_argument(
         "--evaluation", action="store_true", help="evaluation columns: one question a row, without its answer"
+    )
+    parser.add_argument("--shards", metavar="N", type=positive(int), default=1, help="number of files (default: 1)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the files of this split in DIR")
+
+
+def _add_shapes_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run_data_shapes)
+    _add_file_arguments(parser)
+    parser.add_argument("--task", required=True, choices=SHAPES_TASKS, help="what the rows teach or test")
+    parser.add_argument("--rows", metavar="N", type=positive(int), required=True, help="how many rows, a scene each")
+    parser.add_argument("--seed", metavar="N", type=natural, required=True, help="another seed makes other scenes")
+    parser.add_argument(
+        "--split", choices=("train", "validation", "test"), default="train", help="(default: %(default)s)"
     )
     parser.add_argument(
         "--image-size", metavar="N", type=positive(int), default=224, help="side in pixels (default: %(default)s)"
@@ -85,10 +92,6 @@ def _add_shapes_arguments(parser: argparse.ArgumentParser) -> None:
         help="how many questions of the task rec tell objects apart by position (default: %(default)s)",
     )
     parser.add_argument(
-        "--shards", "--num-shards", metavar="N", type=positive(int), default=1, help="number of files (default: 1)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace the files of this split in DIR")
-    parser.add_argument(
         "--preview", metavar="N", type=positive(int), help="also draw the first N rows to preview-TASK.png in DIR"
     )
 
@@ -96,7 +99,7 @@ def _add_shapes_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_data_folder)
     parser.add_argument("images", metavar="IMAGES", type=Path, help="folder of the pictures and metadata.jsonl")
-    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the Parquet files")
+    _add_file_arguments(parser)
     parser.add_argument(
         "--task",
         choices=FOLDER_TASKS,
@@ -112,9 +115,6 @@ def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--normalized", action="store_true", help="bbox are fractions of the image size, not pixels")
     parser.add_argument(
-        "--questions", metavar="K", type=positive(int), default=8, help="most questions in a row (default: 8)"
-    )
-    parser.add_argument(
         "--max-regions",
         metavar="N",
         type=positive(int),
@@ -122,13 +122,8 @@ def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
         help="region slots of the model that will learn from the rows: one names half as many boxes at most (default: 100)",
     )
     parser.add_argument(
-        "--evaluation", action="store_true", help="evaluation columns: one question a row, without its answer"
-    )
-    parser.add_argument(
         "--seed", metavar="N", type=natural, default=0, help="draws the wording of the questions (default: 0)"
     )
-    parser.add_argument("--shards", metavar="N", type=positive(int), default=1, help="number of files (default: 1)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the files of this split in DIR")
     parser.add_argument(
         "--preview",
         metavar="N",
