@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from transformers_groma import GromaConfig, GromaForConditionalGeneration, GromaImageProcessorPil, GromaProcessor
-from transformers_groma.processing_groma import add_groma_tokens
+from transformers_groma.tokenization_groma import add_groma_tokens
 
 SEED = 0
 IMAGE_SIZE = 224

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, LlamaTokenizer
 
 from transformers_groma import GromaConfig, GromaImageProcessorPil, GromaProcessor, GromaRegionProposalConfig
 from transformers_groma.convert_groma_checkpoint import LEGACY_ROI_STRIDES
-from transformers_groma.processing_groma import add_groma_tokens, groma_tokens
+from transformers_groma.tokenization_groma import add_groma_tokens, groma_tokens
 
 # Vicuna-7B v1.5
 BOS_TOKEN_ID, EOS_TOKEN_ID, NUM_BASE_TOKENS = 1, 2, 32000

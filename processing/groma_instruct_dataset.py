@@ -24,7 +24,7 @@ from processing.rows import Part, conversation_row, markup_in, read_picture
 from processing.visual_genome import picture_names
 from transformers_groma.data.columns import phrase_part, region_part, text_part
 from transformers_groma.data.shards import SkipRecord
-from transformers_groma.processing_groma import GROUNDING_TOKEN
+from transformers_groma.tokenization_groma import GROUNDING_TOKEN
 
 # A phrase with the boxes after it, if any; boxes without a phrase; boxes that the user points at.
 _PIECE = re.compile(

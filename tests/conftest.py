@@ -1,14 +1,16 @@
 """Fixtures that several test files share. Everything is offline and small."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
 
 from transformers_groma import GromaImageProcessor, GromaProcessor
 from transformers_groma.convert_groma_checkpoint import convert_legacy_checkpoint
-from transformers_groma.processing_groma import load_legacy_tokenizer
+from transformers_groma.tokenization_groma import load_legacy_tokenizer
 
 # Builds that lie in the checkout would change numbers in the last digits. Tests of the kernels build their own.
 os.environ["GROMA_KERNELS"] = "reference"
@@ -18,6 +20,12 @@ os.environ["GROMA_KERNELS"] = "reference"
 def golden_dir() -> Path:
     """Inputs and outputs of the original Groma code, run at toy size."""
     return Path(__file__).parent / "fixtures" / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden_text(golden_dir) -> dict[str, Any]:
+    """Prompts of the original and the ids it gave them. Don't change it; it is read once."""
+    return json.loads((golden_dir / "case_text.json").read_text())
 
 
 @pytest.fixture(scope="session")

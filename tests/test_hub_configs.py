@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextTo
 from transformers_groma import GromaConfig, GromaForConditionalGeneration, GromaForRegionProposal, GroundedText
 from transformers_groma.convert_groma_checkpoint import convert_legacy_config
 from transformers_groma.evaluation.shapes import evaluate_shapes
-from transformers_groma.processing_groma import GROMA_CHAT_TEMPLATE, groma_tokens
+from transformers_groma.tokenization_groma import GROMA_CHAT_TEMPLATE, groma_tokens
 
 ROOT = Path(__file__).parents[1]
 HUB_CONFIGS = ROOT / "hub_configs"

@@ -26,7 +26,8 @@ from .configuration_groma import (
 from .image_processing_pil_groma import GromaImageProcessorPil
 from .modeling_groma import GromaForConditionalGeneration
 from .modeling_groma_detector import GromaForRegionProposal
-from .processing_groma import GROMA_CHAT_TEMPLATE, GromaProcessor, add_groma_tokens, load_legacy_tokenizer
+from .processing_groma import GromaProcessor
+from .tokenization_groma import GROMA_CHAT_TEMPLATE, add_groma_tokens, load_legacy_tokenizer
 
 # The original resizes every image to this side; its config only tells the size of the position table.
 LEGACY_IMAGE_SIZE = 448

@@ -12,7 +12,7 @@ from transformers.pipelines.base import Pipeline, PipelineRegistry
 from .boxes import BoxFormat
 from .grounding import GroundedText
 from .modeling_groma_outputs import GromaGenerateDecoderOnlyOutput
-from .processing_groma import open_image, upright_image_size
+from .processing_inputs import open_image, upright_image_size
 
 IMAGE_GROUNDING_TASK = "image-grounding"
 _OUTPUT_FIELDS = ("sequences", "region_boxes", "region_scores", "region_mask")

@@ -11,202 +11,43 @@ The placeholder token `<image>` is one and the same for image patches, region sl
 that the user points at: the model fills in all visual features in the order of the placeholders.
 """
 
-import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.utils import httpx
-from PIL import Image
-from tokenizers import AddedToken, Tokenizer
-from transformers import BatchFeature, LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-from transformers.image_utils import ChannelDimension, ImageInput, get_image_size, infer_channel_dimension_format
-from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from transformers import BatchFeature
+from transformers.image_utils import ImageInput
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, Unpack
 
-from .boxes import (
-    BoxFormat,
-    box_cxcywh_to_xyxy,
-    box_xyxy_to_cxcywh,
-    normalize_boxes,
-    prepare_user_boxes,
-    scale_boxes,
-    unpack_region_boxes,
-)
-from .configuration_groma import GROMA_MARKUP_TOKENS
+from .boxes import BoxFormat, box_cxcywh_to_xyxy, scale_boxes, unpack_region_boxes
 from .grounding import GroundedText, ground_text
-from .image_processing_pil_groma import to_upright_8_bit
-
-PAD_TOKEN = "[PAD]"
-IMAGE_TOKEN = "<image>"
-REGION_MARK = "<region>"
-REFER_BOX_TOKEN = "<refer_box>"
-GROUND_BOX_TOKEN = "<ground_box>"
-GROUNDING_TOKEN = "[grounding]"
+from .processing_inputs import (
+    as_texts,
+    check_marks,
+    count_marks,
+    group_images,
+    mark_pattern,
+    open_image,
+    pad_boxes,
+    plain_part,
+    prepare_boxes,
+    upright_image_size,
+)
+from .tokenization_groma import (
+    GROMA_CHAT_TEMPLATE,
+    GROUND_BOX_TOKEN,
+    GROUNDING_TOKEN,
+    IMAGE_TOKEN,
+    REFER_BOX_TOKEN,
+    REGION_MARK,
+    groma_tokens,
+)
 
 # Questions that are asked when there is an image but no text: with boxes and without.
 DEFAULT_REGION_PROMPT = "Please give a short description of {regions}."
 DEFAULT_IMAGE_PROMPT = GROUNDING_TOKEN + "Please describe the image in detail."
-
-# Vicuna v1, as in the original: an image is always shown in a first turn of its own, which is not trained on.
-GROMA_CHAT_TEMPLATE = """\
-{%- if messages and messages[0].role == 'system' -%}
-    {%- set system = messages[0].content -%}
-    {%- set turns = messages[1:] -%}
-{%- else -%}
-    {%- set system = "A chat between a curious user and an artificial intelligence assistant. The assistant gives \
-helpful, detailed, and polite answers to the user's questions." -%}
-    {%- set turns = messages -%}
-{%- endif -%}
-{%- set seen = namespace(image=false) -%}
-{%- for message in turns if message.content is not string -%}
-    {%- for part in message.content if part.type == 'image' -%}
-        {%- set seen.image = true -%}
-    {%- endfor -%}
-{%- endfor -%}
-{%- macro render(content) -%}
-    {%- if content is string -%}
-        {{- content -}}
-    {%- else -%}
-        {%- for part in content -%}
-            {%- if part.type == 'text' -%}
-                {{- part.text -}}
-            {%- elif part.type == 'region' -%}
-                {{- '<region>' -}}
-            {%- elif part.type == 'phrase' -%}
-                {{- '<p>' + part.text + '</p>' if part.text -}}
-                {{- ' ' if part.text and part.boxes -}}
-                {{- '<roi>' + '<ground_box>' * (part.boxes | length) + '</roi>' if part.boxes -}}
-            {%- elif part.type != 'image' -%}
-                {{- raise_exception("Unknown part type '" ~ part.type ~ "': use text, image, region or phrase.") -}}
-            {%- endif -%}
-        {%- endfor -%}
-    {%- endif -%}
-{%- endmacro -%}
-{{- bos_token -}}
-{{- render(system) ~ ' ' -}}
-{%- if seen.image -%}
-    {{- 'USER: Here is an image with region crops from it. Image: <image>. ' -}}
-    {{- 'ASSISTANT: Thank you for the image! How can I assist you with it?' ~ eos_token -}}
-{%- endif -%}
-{%- for message in turns -%}
-    {%- if message.role == 'user' -%}
-        {{- 'USER: ' ~ render(message.content) ~ ' ' -}}
-    {%- elif message.role == 'assistant' -%}
-        {{- 'ASSISTANT:' -}}
-        {%- generation -%}
-            {{- ' ' ~ render(message.content) ~ eos_token -}}
-        {%- endgeneration -%}
-    {%- else -%}
-        {{- raise_exception("Unknown role '" ~ message.role ~ "': use user or assistant, and system at the start.") -}}
-    {%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-    {{- 'ASSISTANT:' -}}
-{%- endif -%}
-"""
-
-# With a side of one pixel an "image" is a spacer or a mistake; there is nothing to see in it.
-_MIN_IMAGE_SIDE = 2
-
-# What transformers puts before a token that a user typed and that `sanitize_control_tokens=True` makes plain text.
-_TYPED_BY_USER = "\U000f0000"
-
-
-def groma_tokens(max_regions: int = 100) -> list[str]:
-    """The tokens that Groma adds to the vocabulary of its language model, in the order of their ids.
-
-    Args:
-        max_regions (`int`): number of region slots, each with its proxy token.
-
-    Returns:
-        `list[str]`: `14 + max_regions` tokens.
-
-    Example:
-    >>> tokens = groma_tokens()
-    >>> len(tokens), tokens[0], tokens[8], tokens[-1]
-    (114, '[PAD]', '<image>', '<r99>')
-    """
-    return [*GROMA_MARKUP_TOKENS, *(f"<r{index}>" for index in range(max_regions))]
-
-
-def add_groma_tokens(tokenizer: PreTrainedTokenizerBase, max_regions: int = 100) -> int:
-    """Add the tokens of Groma to a tokenizer, in place. Tokens that exist already are left alone.
-
-    All but `[PAD]` are ordinary tokens, so that grounding survives `decode(…, skip_special_tokens=True)`. `[PAD]`
-    becomes the padding token if the tokenizer has none.
-
-    Args:
-        tokenizer (`PreTrainedTokenizerBase`): a tokenizer.
-        max_regions (`int`): number of region slots.
-
-    Returns:
-        `int`: how many tokens were added; resize the model's embeddings to `len(tokenizer)` if it is not 0.
-
-    Example:
-    >>> from transformers import LlamaTokenizer
-    >>> tokenizer = LlamaTokenizer()
-    >>> add_groma_tokens(tokenizer), add_groma_tokens(tokenizer)
-    (114, 0)
-    """
-    vocabulary = tokenizer.get_vocab()
-    added = tokenizer.add_tokens(
-        [
-            AddedToken(token, special=token == PAD_TOKEN, normalized=False)
-            for token in groma_tokens(max_regions)
-            if token not in vocabulary
-        ]
-    )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = PAD_TOKEN
-    return added
-
-
-def load_legacy_tokenizer(path: str | os.PathLike) -> PreTrainedTokenizerFast:
-    """Load the tokenizer of a released Groma checkpoint so that it gives the ids that the checkpoint was trained on.
-
-    Groma used the slow `LlamaTokenizer` of transformers 4.32, which drops the spaces around added tokens and starts
-    the text after each of them like a new text. Today's `LlamaTokenizer` does neither. The result is an ordinary
-    fast tokenizer that keeps this behaviour when it is saved and loaded again. It pads on the left.
-
-    Args:
-        path (`str` or `os.PathLike`): folder or Hub name with `tokenizer.model` and `tokenizer_config.json`. The field
-            `legacy` of the latter is honoured: true (or null, or absent) and false differ in what follows an added token.
-
-    Returns:
-        `PreTrainedTokenizerFast`: the tokenizer.
-
-    Raises:
-        OSError: if the files are not there.
-    """
-    source = LlamaTokenizer.from_pretrained(path)
-    pipeline = json.loads(source.backend_tokenizer.to_str())
-    base_tokens = {source.bos_token, source.eos_token, source.unk_token}
-    for token in pipeline["added_tokens"]:
-        if token["content"] not in base_tokens:
-            token.update(lstrip=True, rstrip=True, normalized=False, special=token["content"] == PAD_TOKEN)
-    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-    if get_tokenizer_config(path).get("legacy") in (None, True):
-        prefix = {"type": "Prepend", "prepend": "▁"}
-        pipeline["pre_tokenizer"] = None
-    else:
-        # Only the text at the very start gets the prefix, also when the BOS token is written out before it. For that,
-        # the BOS token has to be looked for after this step.
-        after_bos = f"(?<=^{re.escape(source.bos_token)})(?=.)"
-        prefix = {"type": "Replace", "pattern": {"Regex": after_bos}, "content": "▁"}
-        for token in pipeline["added_tokens"]:
-            token["normalized"] |= token["content"] == source.bos_token
-    pipeline["normalizer"] = {"type": "Sequence", "normalizers": [prefix, spaces]}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(pipeline)),
-        **source.special_tokens_map,
-        padding_side="left",
-        model_max_length=source.model_max_length,
-        clean_up_tokenization_spaces=False,
-    )
 
 
 class GromaProcessor(ProcessorMixin):
@@ -228,6 +69,7 @@ class GromaProcessor(ProcessorMixin):
     >>> from PIL import Image
     >>> from transformers import LlamaTokenizer
     >>> from transformers_groma import GromaImageProcessor
+    >>> from transformers_groma.tokenization_groma import add_groma_tokens
     >>> tokenizer = LlamaTokenizer()
     >>> _ = add_groma_tokens(tokenizer)
     >>> processor = GromaProcessor(GromaImageProcessor(), tokenizer)
@@ -302,12 +144,12 @@ class GromaProcessor(ProcessorMixin):
         merged_kwargs = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
         channels = merged_kwargs["images_kwargs"].get("input_data_format")
 
-        texts = _as_texts(text)
+        texts = as_texts(text)
         images_of_samples = self._assign_images(images, texts)
         sizes = [upright_image_size(image, index, channels) for index, image in enumerate(images_of_samples)]
         format_and_sizes = (sizes, box_format or "xyxy", bool(normalized))
-        refer_boxes = _prepare_boxes("boxes", boxes, *format_and_sizes)
-        answer_boxes = _prepare_boxes("ground_boxes", ground_boxes, *format_and_sizes)
+        refer_boxes = prepare_boxes("boxes", boxes, *format_and_sizes)
+        answer_boxes = prepare_boxes("ground_boxes", ground_boxes, *format_and_sizes)
         for index, count in enumerate(len(a) + len(b) for a, b in zip(refer_boxes, answer_boxes)):
             if count > self.max_regions:
                 raise ValueError(
@@ -322,7 +164,7 @@ class GromaProcessor(ProcessorMixin):
             ("ground_boxes", GROUND_BOX_TOKEN, answer_boxes),
         ):
             for index, boxes_of_sample in enumerate(boxes_of_samples):
-                _check_marks(name, mark, texts[index], len(boxes_of_sample), index)
+                check_marks(name, mark, texts[index], len(boxes_of_sample), index)
         texts = self._wrap_questions(texts, images_of_samples)
         if "add_special_tokens" not in merged_kwargs["text_kwargs"]:
             texts, has_bos = self._with_same_start(texts)
@@ -333,7 +175,7 @@ class GromaProcessor(ProcessorMixin):
         outputs = super().__call__(images=[images_of_samples[i] for i in present] or None, text=texts, **kwargs)
         for name, boxes_of_samples in (("refer_boxes", refer_boxes), ("ground_boxes", answer_boxes)):
             if any(len(boxes_of_sample) > 0 for boxes_of_sample in boxes_of_samples):
-                rows = _pad_boxes([boxes_of_samples[i] for i in present])
+                rows = pad_boxes([boxes_of_samples[i] for i in present])
                 tensor_type = merged_kwargs["text_kwargs"].get("return_tensors")
                 outputs.update(BatchFeature({name: rows}, tensor_type=tensor_type))
         return outputs
@@ -406,7 +248,7 @@ class GromaProcessor(ProcessorMixin):
         marks = {"region": REGION_MARK}
         if len(images_replacements) > 0:
             marks["image"] = self.image_token
-        pattern = re.compile("|".join(f"(?P<{kind}>{_mark_pattern(mark)})" for kind, mark in marks.items()))
+        pattern = re.compile("|".join(f"(?P<{kind}>{mark_pattern(mark)})" for kind, mark in marks.items()))
 
         expanded, offsets = [], []
         for sample in text:
@@ -560,7 +402,7 @@ class GromaProcessor(ProcessorMixin):
             if texts is None:
                 raise ValueError("Neither `images` nor `text` was given. Pass an image, a text or both.")
             return [None] * len(texts)
-        groups, is_nested = _group_images(images)
+        groups, is_nested = group_images(images)
         flat = [image for group in groups for image in group]
         if texts is None:
             if empty := [index for index, group in enumerate(groups) if not group]:
@@ -570,7 +412,7 @@ class GromaProcessor(ProcessorMixin):
             texts = [""] * len(groups)
         if not texts:
             raise ValueError("`images` is an empty list and there is no `text`. Pass at least one image.")
-        marks = [_count_marks(self.image_token, text) for text in texts]
+        marks = [count_marks(self.image_token, text) for text in texts]
         one_each = len(groups) == len(texts)
         if sum(marks) == len(flat) and not (is_nested and one_each):
             # Finished prompts say themselves which image is theirs, as for all processors of the library.
@@ -606,7 +448,7 @@ class GromaProcessor(ProcessorMixin):
         plain = [
             index
             for index, image in enumerate(images)
-            if image is not None and _count_marks(self.image_token, texts[index]) == 0
+            if image is not None and count_marks(self.image_token, texts[index]) == 0
         ]
         if not plain:
             return texts
@@ -641,7 +483,7 @@ class GromaProcessor(ProcessorMixin):
         for messages in conversations:
             for message in messages:
                 if isinstance(message.get("content"), (list, tuple)):
-                    message["content"] = [_plain_part(part) for part in message["content"]]
+                    message["content"] = [plain_part(part) for part in message["content"]]
         return conversations, is_batched
 
     def _multimodal_inputs_from_conversations(
@@ -676,169 +518,10 @@ class GromaProcessor(ProcessorMixin):
         return images, videos, audio, additional_inputs
 
 
-def _mark_pattern(mark: str) -> str:
-    """Regular expression for a mark that is not a user's text made harmless by `sanitize_control_tokens=True`."""
-    return f"(?<!{_TYPED_BY_USER}){re.escape(mark)}"
-
-
-def _count_marks(mark: str, text: str) -> int:
-    return len(re.findall(_mark_pattern(mark), text))
-
-
-def _check_marks(name: str, mark: str, text: str, num_boxes: int, index: int) -> None:
-    count = _count_marks(mark, text)
-    if count != num_boxes:
-        raise ValueError(
-            f"`text` of sample {index} has {count} {mark} marks, but `{name}` has {num_boxes} boxes for it. Write one "
-            f'{mark} for each box, in the order of the boxes, as in "What is {mark}?". Got {text[:200]!r}.'
-        )
-
-
 def _default_question(num_boxes: int) -> str:
     if num_boxes == 0:
         return DEFAULT_IMAGE_PROMPT
     return DEFAULT_REGION_PROMPT.format(regions=", ".join([REGION_MARK] * num_boxes))
-
-
-def _plain_part(part: Any) -> Any:
-    """A message part without keys that are None (as datasets fill them in), boxes as lists."""
-    if not isinstance(part, Mapping):
-        return part
-    part = {key: value for key, value in part.items() if value is not None}
-    return {key: _plain_numbers(value) if key in ("box", "boxes") else value for key, value in part.items()}
-
-
-def _plain_numbers(values: Any) -> Any:
-    if isinstance(values, (np.ndarray, np.generic, torch.Tensor)):
-        return values.tolist()
-    if isinstance(values, (list, tuple)):
-        return [_plain_numbers(value) for value in values]
-    return values
-
-
-def _as_texts(text: Any) -> list[str] | None:
-    if text is None:
-        return None
-    texts = [text] if isinstance(text, str) else text
-    if not isinstance(texts, (list, tuple)) or not all(isinstance(sample, str) for sample in texts):
-        raise ValueError(f"`text` must be a string or list of strings, got {_short(text)}.")
-    if len(texts) == 0:
-        raise ValueError("`text` is an empty list. Pass at least one text.")
-    for index, sample in enumerate(texts):
-        if not sample.strip():
-            raise ValueError(
-                f"`text` of sample {index} is empty: {sample!r}. Write a question, or leave `text` out for the default one."
-            )
-    return list(texts)
-
-
-def _group_images(images: Any) -> tuple[list[list[Any]], bool]:
-    """Images as one list for each entry of the argument, and whether the argument was a nested list."""
-    if images is None:
-        return [], False
-    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
-        images = list(images)
-    if not isinstance(images, (list, tuple)):
-        return [[images]], False
-    is_nested = any(isinstance(entry, (list, tuple)) for entry in images)
-    groups = [entry if isinstance(entry, (list, tuple)) else [entry] for entry in images]
-    return [[image for image in group if image is not None] for group in groups], is_nested
-
-
-def open_image(image: Any, index: int, image_processor: Any) -> Any:
-    """Load an image if it is a path, URL or base64 text, and turn it upright. Arrays get a channel dimension."""
-    name = f"`images` of sample {index}"
-    source = image = os.fspath(image) if isinstance(image, os.PathLike) else image
-    try:
-        if isinstance(source, str):
-            # Files are opened here, because the library's loader drops transparency and cuts off 16-bit values.
-            image = Image.open(source) if os.path.isfile(source) else image_processor.fetch_images(source)
-        if isinstance(image, Image.Image):
-            image.load()
-    except (OSError, SyntaxError, ValueError, httpx.HTTPError, httpx.InvalidURL) as error:
-        raise ValueError(
-            f"{name} cannot be read as an image file, URL or base64 text: {_short(source)} ({_short(error)})."
-        ) from error
-    if not isinstance(image, (Image.Image, np.ndarray, torch.Tensor)):
-        raise ValueError(
-            f"{name} is no image: {_short(image)}. Pass a PIL image, an array, a tensor, a path, a URL or base64 text."
-        )
-    image = to_upright_8_bit(image)
-    return image[None] if not isinstance(image, Image.Image) and image.ndim == 2 else image
-
-
-def upright_image_size(image: Any, index: int, channels: str | ChannelDimension | None) -> tuple[int, int] | None:
-    """(height, width) of an opened image."""
-    if image is None:
-        return None
-    if isinstance(image, Image.Image):
-        width, height = image.size
-    else:
-        try:
-            channels = channels or infer_channel_dimension_format(image, num_channels=(1, 3, 4))
-            height, width = get_image_size(image, channel_dim=ChannelDimension(channels))
-        except ValueError as error:
-            raise ValueError(
-                f"`images` of sample {index} is an array of shape {tuple(image.shape)}. An image has shape "
-                "(height, width), or 1, 3 or 4 channels before or after these."
-            ) from error
-    if min(height, width) < _MIN_IMAGE_SIDE:
-        raise ValueError(
-            f"`images` of sample {index} has {width}x{height} (width x height) pixels, which is too small to show "
-            f"anything. Pass an image of at least {_MIN_IMAGE_SIDE}x{_MIN_IMAGE_SIDE} pixels."
-        )
-    return height, width
-
-
-def _prepare_boxes(
-    name: str, boxes: Any, sizes: list[tuple[int, int] | None], box_format: BoxFormat, normalized: bool
-) -> list[torch.Tensor]:
-    """Boxes of each sample, checked, as normalized `cxcywh` of shape `(n, 4)`."""
-    prepared = []
-    groups = _group_boxes(name, boxes, len(sizes))
-    for index, (group, size) in enumerate(zip(groups, sizes)):
-        label = name if len(sizes) == 1 else f"{name}[{index}]"
-        if size is None:
-            if len(group) > 0:
-                raise ValueError(f"`{label}` was given, but sample {index} has no image. Pass its image in `images`.")
-            prepared.append(torch.zeros(0, 4))
-            continue
-        pixels = prepare_user_boxes(group, *size, box_format=box_format, normalized=normalized, name=label)
-        prepared.append(normalize_boxes(box_xyxy_to_cxcywh(pixels), *size))
-    return prepared
-
-
-def _group_boxes(name: str, boxes: Any, num_samples: int) -> list[list[Any]]:
-    """Boxes as one list for each sample; `None` and empty lists become empty lists."""
-    boxes = _plain_numbers(boxes)
-    if boxes is None or boxes == []:
-        return [[]] * num_samples
-    if not isinstance(boxes, list):
-        raise ValueError(f"`{name}` must be a list of boxes or an array of shape (n, 4), got {_short(boxes)}.")
-    # One box is a list of numbers, the boxes of a sample a list of lists, those of a batch one level more.
-    first = next((entry for entry in boxes if entry not in (None, [])), None)
-    is_batch = first is None or (isinstance(first, list) and (isinstance(first[0], list) or first[0] is None))
-    groups = [entry or [] for entry in boxes] if is_batch else [boxes]
-    if len(groups) != num_samples:
-        raise ValueError(
-            f"`{name}` has boxes for {len(groups)} samples, but there are {num_samples}. Pass one list of boxes per "
-            "sample, None or [] for a sample without boxes."
-        )
-    return groups
-
-
-def _pad_boxes(boxes: list[torch.Tensor]) -> list[np.ndarray]:
-    """Boxes of `B` samples, filled up with zeros to the same number: `B` arrays of shape `(K, 4)`."""
-    length = max(len(boxes_of_sample) for boxes_of_sample in boxes)
-    rows = np.zeros((len(boxes), length, 4), dtype=np.float32)
-    for row, boxes_of_sample in zip(rows, boxes):
-        row[: len(boxes_of_sample)] = boxes_of_sample
-    return list(rows)
-
-
-def _short(value: Any) -> str:
-    text = str(value) if isinstance(value, Exception) else repr(value)
-    return text if len(text) <= 100 else text[:100] + "…"
 
 
 __all__ = ["GromaProcessor"]

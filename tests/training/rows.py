@@ -22,7 +22,7 @@ from transformers_groma import (
 )
 from transformers_groma.data.columns import CONVERSATION_FEATURES, image_part, phrase_part, region_part, text_part
 from transformers_groma.modeling_groma_regions import select_regions
-from transformers_groma.processing_groma import GROMA_CHAT_TEMPLATE, add_groma_tokens
+from transformers_groma.tokenization_groma import GROMA_CHAT_TEMPLATE, add_groma_tokens
 from transformers_groma.training import alignment, sft
 from transformers_groma.training.arguments import parse_arguments
 from transformers_groma.training.conversation_stage import ConversationArguments

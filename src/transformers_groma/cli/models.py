@@ -152,7 +152,7 @@ def open_upright(source: str) -> "Image.Image":
     if not is_url and not Path(source).is_file():
         raise CommandError(f"IMAGE {source!r} is no file: pass the path or the http(s) URL of an image.")
     from ..image_processing_groma import GromaImageProcessor
-    from ..processing_groma import open_image, upright_image_size
+    from ..processing_inputs import open_image, upright_image_size
 
     with errors_of(f"IMAGE {source!r}"):
         image = open_image(source, 0, GromaImageProcessor())

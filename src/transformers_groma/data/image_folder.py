@@ -29,7 +29,7 @@ from PIL import Image as PilImage
 from .._files import write_file
 from ..boxes import BOX_FORMATS, BoxFormat, prepare_user_boxes
 from ..configuration_groma import GROMA_MARKUP_TOKENS
-from ..processing_groma import GROUNDING_TOKEN
+from ..tokenization_groma import GROUNDING_TOKEN
 from ..visualization import draw_boxes
 from .columns import FEATURES, Schema, check_row, image_part, phrase_part, region_part, text_part
 from .prompts import question_parts

@@ -11,7 +11,8 @@ from transformers import BatchFeature
 from ..data.conversations import to_messages
 from ..grounding import GroundedText
 from ..modeling_groma import GromaForConditionalGeneration
-from ..processing_groma import GromaProcessor, upright_image_size
+from ..processing_groma import GromaProcessor
+from ..processing_inputs import upright_image_size
 
 
 class PreparedQuestions(NamedTuple):

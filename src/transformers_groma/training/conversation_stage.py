@@ -17,7 +17,8 @@ from ..data.columns import check_dataset
 from ..data.mixtures import PROPOSAL_COLUMNS, load_mixture, parse_dataset_spec
 from ..modeling_groma import GromaForConditionalGeneration
 from ..modeling_groma_detector import GromaForRegionProposal
-from ..processing_groma import GromaProcessor, groma_tokens
+from ..processing_groma import GromaProcessor
+from ..tokenization_groma import groma_tokens
 from .arguments import DatasetArguments, as_list
 from .collators import check_conversation
 from .model_card import data_details, public_name
