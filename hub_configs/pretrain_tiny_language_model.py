@@ -184,7 +184,7 @@ def prompt_embeddings(
     return embeddings, mask, labels
 
 
-def pretrain(base: str | Path, output: str | Path) -> None:
+def pretrain_language_model(base: str | Path, output: str | Path) -> None:
     """Train the language model of a groma-tiny and write the whole model.
 
     Args:
@@ -226,4 +226,4 @@ def pretrain(base: str | Path, output: str | Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit("usage: python hub_configs/pretrain_tiny_language_model.py BASE OUTPUT")
-    pretrain(sys.argv[1], sys.argv[2])
+    pretrain_language_model(sys.argv[1], sys.argv[2])

@@ -18,6 +18,7 @@ FIGURES = (
 STEPS = {
     "data": "scenes",
     "language": "language model alone",
+    "vision": "vision encoder alone",
     "detection": "stage 1, detection",
     "alignment": "stage 2, alignment",
     "sft": "stage 3, instruction",
@@ -71,9 +72,10 @@ On {rows} test scenes a task, of seeds and a split that training never saw:
 
 {seconds}
 
-Three things differ from the paper, because nothing here was pretrained: the vision encoder learns in stage 1; the language model learns
-in all stages after that; and before them it learns alone, in words, to look up which region a phrase fits
-(`hub_configs/pretrain_tiny_language_model.py`). Recipes: `hub_configs/recipes/tiny/`. Scenes: `groma data shapes`.
+What differs from the paper, because nothing here was pretrained: before the stages the language model learns alone, in words, to look up
+which region a phrase fits (`hub_configs/pretrain_tiny_language_model.py`), and the vision encoder learns alone to say of each patch what
+it shows (`hub_configs/pretrain_tiny_vision_encoder.py`). It learns on in stage 1, at a tenth of the learning rate.
+Recipes: `hub_configs/recipes/tiny/`. Scenes: `groma data shapes`.
 
 ## What it is
 

@@ -1,4 +1,4 @@
-"""The training loop of what groma-tiny learns before Groma's own stages, for `pretrain_tiny_language_model.py`."""
+"""The training loop of what groma-tiny learns before Groma's own stages, for `pretrain_tiny_*.py`."""
 
 import io
 import math

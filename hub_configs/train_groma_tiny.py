@@ -2,8 +2,9 @@
 
     python hub_configs/train_groma_tiny.py [--work output/groma-tiny] [--output hub_configs/groma-tiny]
 
-Data (synthetic scenes), an untrained base, the language model's first look-backs, then the three stages of Groma with their own
-commands and the recipes in `hub_configs/recipes/tiny/`, figures on test scenes, and the folder with weights in bfloat16.
+Data (synthetic scenes), an untrained base, the language model's first look-backs, what patches show for the vision encoder, then the
+three stages of Groma with their own commands and the recipes in `hub_configs/recipes/tiny/`, figures on test scenes, and the folder with
+weights in bfloat16.
 
 A step that is finished is skipped, and a killed one goes on from its last checkpoint: start the command again.
 """
@@ -21,7 +22,8 @@ from typing import Any
 
 import torch
 from build_groma_tiny import build_groma_tiny
-from pretrain_tiny_language_model import pretrain
+from pretrain_tiny_language_model import pretrain_language_model
+from pretrain_tiny_vision_encoder import pretrain_vision_encoder
 from tiny_card import tiny_card
 
 from transformers_groma import GromaForConditionalGeneration, GromaProcessor
@@ -98,15 +100,17 @@ def train(work: Path, output: Path) -> None:
         work (`Path`): folder of data, checkpoints and the log of finished steps; the recipes expect `output/groma-tiny`.
         output (`Path`): folder to ship.
     """
-    base, language, detection = work / "base", work / "language", work / "detection"
-    alignment, sft, figures = work / "alignment", work / "sft", work / "figures.json"
+    base, language, vision = work / "base", work / "language", work / "vision"
+    detection, alignment, sft = work / "detection", work / "alignment", work / "sft"
+    figures = work / "figures.json"
     done_path = work / "finished.json"
     done: dict[str, float] = json.loads(done_path.read_text()) if done_path.exists() else {}
     steps: dict[str, Callable[[], Any]] = {
         "data": lambda: make_data(work / "data"),
         "base": lambda: build_groma_tiny(base),
-        "language": lambda: pretrain(base, language),
-        "detection": lambda: run_stage("detection", base, detection),
+        "language": lambda: pretrain_language_model(base, language),
+        "vision": lambda: pretrain_vision_encoder(base, vision),
+        "detection": lambda: run_stage("detection", vision, detection),
         "alignment": lambda: run_stage("alignment", language, alignment, "--detector", str(detection)),
         "sft": lambda: run_stage("sft", alignment, sft),
         "figures": lambda: evaluate(sft, figures),

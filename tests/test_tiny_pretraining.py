@@ -9,11 +9,14 @@ import torch
 from transformers import AutoConfig
 
 from transformers_groma import GromaForConditionalGeneration, GromaProcessor
+from transformers_groma.data.shapes import make_scene
+from transformers_groma.data.shapes_text import words
 
 HUB_CONFIGS = Path(__file__).parents[1] / "hub_configs"
 sys.path.append(str(HUB_CONFIGS))
 
 import pretrain_tiny_language_model as language  # noqa: E402
+import pretrain_tiny_vision_encoder as vision  # noqa: E402
 import tiny_pretraining  # noqa: E402
 from tiny_pretraining import Pretraining, Schedule  # noqa: E402
 
@@ -58,11 +61,17 @@ def test_matrices_of_layers_are_for_muon(tmp_path):
     assert sum(len(group["params"]) for group in adamw.param_groups) == 5
 
 
-def test_killed_training_ends_where_another_one_does(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(language, "SCHEDULE", Schedule(learning_rate=1e-3, steps=4, warmup_steps=1, decay_steps=2))
+@pytest.mark.parametrize("part", ["language_model", "vision_tower"])
+def test_killed_training_ends_where_another_one_does(part, base, tmp_path, monkeypatch):
+    module, pretrain = {
+        "language_model": (language, language.pretrain_language_model),
+        "vision_tower": (vision, vision.pretrain_vision_encoder),
+    }[part]
+    monkeypatch.setattr(module, "SCHEDULE", Schedule(learning_rate=1e-3, steps=4, warmup_steps=1, decay_steps=2))
+    monkeypatch.setattr(module, "BATCH_SIZE", 2)
     monkeypatch.setattr(language, "DRILL_BATCH_SIZE", 2)
     monkeypatch.setattr(tiny_pretraining, "SAVE_STEPS", 2)
-    language.pretrain(base, tmp_path / "whole")
+    pretrain(base, tmp_path / "whole")
 
     with monkeypatch.context() as context:
         rate = Schedule.rate
@@ -74,9 +83,9 @@ def test_killed_training_ends_where_another_one_does(base, tmp_path, monkeypatch
 
         context.setattr(Schedule, "rate", killed_at_3)
         with pytest.raises(Killed):
-            language.pretrain(base, tmp_path / "killed")
+            pretrain(base, tmp_path / "killed")
     assert (tmp_path / "killed" / "checkpoint.pt").exists()
-    language.pretrain(base, tmp_path / "killed")
+    pretrain(base, tmp_path / "killed")
     assert not (tmp_path / "killed" / "checkpoint.pt").exists()
 
     before, whole, killed = (
@@ -85,9 +94,12 @@ def test_killed_training_ends_where_another_one_does(base, tmp_path, monkeypatch
     )
     changed = {name for name in before if not torch.equal(before[name], whole[name])}
     assert changed, "something was learned"
-    assert all("language_model" in name or name == "lm_head.weight" for name in changed), "and nothing else"
+    assert all(part in name or name == "lm_head.weight" for name in changed), "and nothing else"
     for name, weight in whole.items():
         torch.testing.assert_close(killed[name], weight, rtol=0, atol=1e-7)
+
+
+# ------------------------------------------------------------------------------------------------------ language model
 
 
 @pytest.mark.parametrize("step", [0, 500, 1000, 1800])
@@ -134,3 +146,26 @@ def test_region_tokens_are_sums_of_words(make_row):
             torch.testing.assert_close(embeddings[number, place], table.weight[bag].sum(dim=0))
         assert mask[number].sum() == len(row.input_ids)
         assert (labels[number, len(row.labels) :] == language.IGNORED_LABEL).all()
+
+
+# ------------------------------------------------------------------------------------------------------ vision encoder
+
+
+def test_patches_show_what_the_scene_holds():
+    grid = 16
+    for index in range(5):
+        scene = make_scene(3, "train", index)
+        labels, boxes = vision.patch_targets(scene, grid)
+        assert labels.shape == boxes.shape == (grid * grid, 4)
+        sizes = labels[:, 0]
+        assert (sizes > 0).any() and (sizes == 0).any() and (sizes == vision.IGNORED_LABEL).any()
+        for item in scene.objects:
+            # The patch in which an object covers most is its own, unless none is covered by half.
+            shares = item.mask.reshape(grid, 14, grid, 14).mean(axis=(1, 3)).ravel()
+            best = int(shares.argmax())
+            if shares[best] > 0.5:
+                said = [
+                    list(values)[label - 1] for values, label in zip(vision.VALUES.values(), labels[best].tolist())
+                ]
+                assert " ".join(said).replace("solid ", "") == words(item.attributes).replace("solid ", "")
+                torch.testing.assert_close(boxes[best] * scene.image_size, torch.tensor(item.box_xyxy).float())
