@@ -10,19 +10,17 @@ large enough for its width (`build_groma_tiny.py`), and Muon, which takes rare d
 A killed run goes on from its last checkpoint when it is started again.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from tiny_pretraining import Pretraining, Schedule
+from tiny_pretraining import IGNORED_LABEL, Pretraining, Schedule, base_and_output
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from transformers_groma import GromaForConditionalGeneration, GromaProcessor
-from transformers_groma.data.shapes import SIZES, Attributes
-from transformers_groma.data.shapes_drawing import COLORS, SHAPES, TEXTURES
+from transformers_groma.data.shapes import ATTRIBUTE_WORDS, Attributes
 from transformers_groma.data.shapes_text import Content, Phrase, Region, World, converse, subsets, words
 from transformers_groma.grounding import proxy_token, render_grounded_phrase
 
@@ -37,7 +35,6 @@ BACKGROUND_FROM_STEP = 1100
 # Later drills without markup, and about regions of which one word is known.
 BARE_SHARE, SINGLE_SHARE = 0.3, 0.3
 QUESTIONS = 10
-IGNORED_LABEL = -100
 # What is known of the objects of a row, and how often.
 KNOWN = {
     ("size", "texture", "color", "shape"): 0.6,
@@ -79,10 +76,9 @@ def invent_world(rng: np.random.Generator, step: int, max_regions: int) -> World
     if step < SINGLE_STEPS or (step < DRILL_STEPS and rng.random() < SINGLE_SHARE):
         known = (("shape",), ("color",))[rng.integers(2)]
     most = min(MAX_OBJECTS, MIN_OBJECTS + 1 + max(0, step - GROW_FROM_STEP) // STEPS_PER_OBJECT)
-    choices = {"size": list(SIZES), "texture": list(TEXTURES), "color": list(COLORS), "shape": list(SHAPES)}
     regions: list[Attributes | None] = []
     for _ in range(int(rng.integers(MIN_OBJECTS, most + 1))):
-        said = {name: values[rng.integers(len(values))] for name, values in choices.items()}
+        said = {name: values[rng.integers(len(values))] for name, values in ATTRIBUTE_WORDS.items()}
         regions.append(Attributes(**{name: said[name] for name in known}))
     if step >= BACKGROUND_FROM_STEP and rng.random() < 0.5:
         regions += [None] * int(rng.integers(max_regions - len(regions) + 1))
@@ -218,12 +214,8 @@ def pretrain_language_model(base: str | Path, output: str | Path) -> None:
 
     training = Pretraining(language_model, "layers", SCHEDULE, output)
     training.run(loss_of, "language model")
-    model.save_pretrained(output)
-    processor.save_pretrained(output)
-    training.finish()
+    training.finish(model, processor)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python hub_configs/pretrain_tiny_language_model.py BASE OUTPUT")
-    pretrain_language_model(sys.argv[1], sys.argv[2])
+    pretrain_language_model(*base_and_output(__doc__))

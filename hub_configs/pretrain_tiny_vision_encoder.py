@@ -8,30 +8,26 @@ encoder that stage 1 trains from nothing hardly tells dots from stripes.
 A killed run goes on from its last checkpoint when it is started again.
 """
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from tiny_pretraining import Pretraining, Schedule
+from tiny_pretraining import IGNORED_LABEL, Pretraining, Schedule, base_and_output
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from transformers_groma import GromaForConditionalGeneration, GromaProcessor
-from transformers_groma.data.shapes import SIZES, Scene, make_scene
-from transformers_groma.data.shapes_drawing import COLORS, SHAPES, TEXTURES
+from transformers_groma.data.shapes import ATTRIBUTE_WORDS, Scene, make_scene
 
 # Scenes of their own: the stages train on those of seed 0.
 SEED = 1
 SCHEDULE = Schedule(learning_rate=2e-3, steps=2000, warmup_steps=100, decay_steps=900)
 BATCH_SIZE = 24
-VALUES = {"size": SIZES, "texture": TEXTURES, "color": tuple(COLORS), "shape": tuple(SHAPES)}
 # A patch belongs to the object that covers so much of it, and to the background if objects cover no more than this.
 OWN_SHARE, BACKGROUND_SHARE = 0.5, 0.1
-IGNORED_LABEL = -100
 BOX_WEIGHT = 5.0
 
 
@@ -62,11 +58,11 @@ def patch_targets(scene: Scene, grid: int) -> PatchTargets:
     masks = np.stack([item.mask for item in scene.objects]).reshape(-1, grid, patch, grid, patch)
     shares = masks.mean(axis=(2, 4)).reshape(len(scene.objects), -1)
     owner = shares.argmax(axis=0)
-    words = [
-        [list(values).index(getattr(item.attributes, name)) + 1 for name, values in VALUES.items()]
+    shown = [
+        [words.index(getattr(item.attributes, name)) + 1 for name, words in ATTRIBUTE_WORDS.items()]
         for item in scene.objects
     ]
-    labels = np.array(words)[owner]
+    labels = np.array(shown)[owner]
     boxes = np.array(scene.boxes_xyxy, dtype=np.float32)[owner] / scene.image_size
     is_own = shares.max(axis=0) >= OWN_SHARE
     labels[~is_own] = np.where(shares.sum(axis=0) <= BACKGROUND_SHARE, 0, IGNORED_LABEL)[~is_own, None]
@@ -110,7 +106,7 @@ class PatchReader(nn.Module):
         super().__init__()
         self.encoder = encoder
         width = encoder.config.hidden_size
-        self.heads = nn.ModuleDict({name: nn.Linear(width, len(values) + 1) for name, values in VALUES.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(width, len(words) + 1) for name, words in ATTRIBUTE_WORDS.items()})
         self.box = nn.Linear(width, 4)
 
     def loss(self, pixel_values: Tensor, labels: Tensor, boxes: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -152,12 +148,8 @@ def pretrain_vision_encoder(base: str | Path, output: str | Path) -> None:
     scenes = PatchScenes(processor.image_processor, config.image_size, grid, SCHEDULE.steps * BATCH_SIZE)
     source = batches(scenes, training.first_step)
     training.run(lambda step: reader.loss(*next(source)), "vision encoder")
-    model.save_pretrained(output)
-    processor.save_pretrained(output)
-    training.finish()
+    training.finish(model, processor)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python hub_configs/pretrain_tiny_vision_encoder.py BASE OUTPUT")
-    pretrain_vision_encoder(sys.argv[1], sys.argv[2])
+    pretrain_vision_encoder(*base_and_output(__doc__))

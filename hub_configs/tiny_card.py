@@ -74,7 +74,8 @@ On {rows} test scenes a task, of seeds and a split that training never saw:
 
 What differs from the paper, because nothing here was pretrained: before the stages the language model learns alone, in words, to look up
 which region a phrase fits (`hub_configs/pretrain_tiny_language_model.py`), and the vision encoder learns alone to say of each patch what
-it shows (`hub_configs/pretrain_tiny_vision_encoder.py`). It learns on in stage 1, at a tenth of the learning rate.
+it shows (`hub_configs/pretrain_tiny_vision_encoder.py`). It learns on in stage 1, at a
+tenth of the learning rate. The language model learns on in stage 3, as in the paper.
 Recipes: `hub_configs/recipes/tiny/`. Scenes: `groma data shapes`.
 
 ## What it is

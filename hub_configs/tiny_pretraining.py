@@ -1,5 +1,6 @@
 """The training loop of what groma-tiny learns before Groma's own stages, for `pretrain_tiny_*.py`."""
 
+import argparse
 import io
 import math
 from collections.abc import Callable, Mapping
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from transformers_groma import GromaForConditionalGeneration, GromaProcessor
 from transformers_groma._files import write_file
 
 MAX_GRAD_NORM = 1.0
 LOG_STEPS, SAVE_STEPS = 20, 200
+IGNORED_LABEL = -100
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,10 @@ class Pretraining:
             if (step + 1) % SAVE_STEPS == 0:
                 self._save(step + 1)
 
-    def finish(self) -> None:
-        """Remove the checkpoint, once the result is written."""
+    def finish(self, model: GromaForConditionalGeneration, processor: GromaProcessor) -> None:
+        """Write the whole model with its processor, and then remove the checkpoint."""
+        model.save_pretrained(self.checkpoint.parent)
+        processor.save_pretrained(self.checkpoint.parent)
         self.checkpoint.unlink(missing_ok=True)
 
     def _save(self, step: int) -> None:
@@ -112,3 +117,14 @@ class Pretraining:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_file(self.checkpoint, buffer.getvalue())
+
+
+def base_and_output(description: str) -> tuple[Path, Path]:
+    """The two folders on the command line: the untrained model, and where the result goes."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("base", metavar="BASE", type=Path, help="folder of the untrained model")
+    parser.add_argument(
+        "output", metavar="OUTPUT", type=Path, help="folder of the result, and of the checkpoint on the way"
+    )
+    arguments = parser.parse_args()
+    return arguments.base, arguments.output

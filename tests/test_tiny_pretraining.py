@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig
 
 from transformers_groma import GromaForConditionalGeneration, GromaProcessor
-from transformers_groma.data.shapes import make_scene
+from transformers_groma.data.shapes import ATTRIBUTE_WORDS, make_scene
 from transformers_groma.data.shapes_text import words
 
 HUB_CONFIGS = Path(__file__).parents[1] / "hub_configs"
@@ -18,7 +18,7 @@ sys.path.append(str(HUB_CONFIGS))
 import pretrain_tiny_language_model as language  # noqa: E402
 import pretrain_tiny_vision_encoder as vision  # noqa: E402
 import tiny_pretraining  # noqa: E402
-from tiny_pretraining import Pretraining, Schedule  # noqa: E402
+from tiny_pretraining import IGNORED_LABEL, Pretraining, Schedule  # noqa: E402
 
 TINY = HUB_CONFIGS / "groma-tiny"
 
@@ -109,7 +109,7 @@ def test_drills_point_at_the_one_region_that_fits(make_row, step):
         row = make_row.drill(np.random.default_rng([seed, step]), step)
         assert len(row.input_ids) == len(row.labels)
         assert row.input_ids.count(make_row.placeholder_id) == len(row.bags)
-        proxies = [index for index, label in enumerate(row.labels) if label != language.IGNORED_LABEL]
+        proxies = [index for index, label in enumerate(row.labels) if label != IGNORED_LABEL]
         text = tokenizer.decode(row.input_ids)
         bags = [set(tokenizer.decode(bag).split()) for bag in row.bags]
         first = tokenizer.convert_ids_to_tokens(row.input_ids[row.input_ids.index(make_row.placeholder_id) - 1])
@@ -129,7 +129,7 @@ def test_conversations_learn_answers_alone(make_row):
     for seed in range(10):
         row = make_row.conversation(np.random.default_rng(seed), 1800)
         text = tokenizer.decode(row.input_ids)
-        learned = tokenizer.decode([label for label in row.labels if label != language.IGNORED_LABEL])
+        learned = tokenizer.decode([label for label in row.labels if label != IGNORED_LABEL])
         answers = [part.split("</s>")[0] for part in text.split("ASSISTANT:")[1:]]
         assert "".join(learned.split()) == "".join("".join(f"{answer}</s>" for answer in answers).split())
         assert row.input_ids.count(make_row.placeholder_id) == len(row.bags)
@@ -145,7 +145,7 @@ def test_region_tokens_are_sums_of_words(make_row):
         for place, bag in zip(places, row.bags, strict=True):
             torch.testing.assert_close(embeddings[number, place], table.weight[bag].sum(dim=0))
         assert mask[number].sum() == len(row.input_ids)
-        assert (labels[number, len(row.labels) :] == language.IGNORED_LABEL).all()
+        assert (labels[number, len(row.labels) :] == IGNORED_LABEL).all()
 
 
 # ------------------------------------------------------------------------------------------------------ vision encoder
@@ -158,14 +158,14 @@ def test_patches_show_what_the_scene_holds():
         labels, boxes = vision.patch_targets(scene, grid)
         assert labels.shape == boxes.shape == (grid * grid, 4)
         sizes = labels[:, 0]
-        assert (sizes > 0).any() and (sizes == 0).any() and (sizes == vision.IGNORED_LABEL).any()
+        assert (sizes > 0).any() and (sizes == 0).any() and (sizes == IGNORED_LABEL).any()
         for item in scene.objects:
             # The patch in which an object covers most is its own, unless none is covered by half.
             shares = item.mask.reshape(grid, 14, grid, 14).mean(axis=(1, 3)).ravel()
             best = int(shares.argmax())
             if shares[best] > 0.5:
                 said = [
-                    list(values)[label - 1] for values, label in zip(vision.VALUES.values(), labels[best].tolist())
+                    list(values)[label - 1] for values, label in zip(ATTRIBUTE_WORDS.values(), labels[best].tolist())
                 ]
                 assert " ".join(said).replace("solid ", "") == words(item.attributes).replace("solid ", "")
                 torch.testing.assert_close(boxes[best] * scene.image_size, torch.tensor(item.box_xyxy).float())

@@ -64,6 +64,15 @@ class Attributes(NamedTuple):
     shape: str | None = None
 
 
+# Attribute: the words for it. What is solid is said to be nothing.
+ATTRIBUTE_WORDS: dict[str, tuple[str, ...]] = {
+    "size": SIZES,
+    "texture": tuple(TEXTURES),
+    "color": tuple(COLORS),
+    "shape": tuple(SHAPES),
+}
+
+
 class Geometry(NamedTuple):
     """Place of an object in units of 1/`GRID` of the image's side: middle of its box, the box's longer side, degrees."""
 

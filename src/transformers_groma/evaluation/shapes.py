@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from ..data.shapes import SIZES, Attributes, make_scene
-from ..data.shapes_drawing import COLORS, SHAPES, TEXTURES
+from ..data.shapes import ATTRIBUTE_WORDS, make_scene
 from ..data.shapes_rows import shapes_dataset
 from ..data.shapes_text import with_article, words
 from ..modeling_groma import GromaForConditionalGeneration
@@ -24,11 +23,7 @@ from .predictions import Prediction
 from .rec_metrics import rec_accuracy
 
 # Word of a description: what kind of attribute it is.
-KINDS = {
-    word: kind
-    for kind, words_of_kind in zip(Attributes._fields, (SIZES, TEXTURES, COLORS, SHAPES), strict=True)
-    for word in words_of_kind
-}
+KINDS = {word: kind for kind, words in ATTRIBUTE_WORDS.items() for word in words}
 # Answers of each task are no longer than this.
 MAX_NEW_TOKENS = {"rec": 8, "grounding": 24, "region-caption": 16, "grounded-caption": 140}
 
