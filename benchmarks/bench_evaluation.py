@@ -1,23 +1,26 @@
 """How fast groma-tiny is evaluated in batches, and how fast answers are scored.
 
-    python benchmarks/bench_evaluation.py [--rows 500] [--batch-size 16] [--single-rows 100] [--threads 2] [--repeats 3]
+    python benchmarks/bench_evaluation.py [--rows 500] [--batch-size 16] [--single-rows 100] [--questions 7] [--threads 2] [--repeats 3]
 
-One ratio, from this run on this machine:
+Two ratios, from this run on this machine. Each is batch against single: rows per second of an evaluation (REC on synthetic scenes,
+224x224 pixels) in batches / the same one row after the other, on the first `--single-rows` of the rows. Both run `answer_dataset` as
+`groma evaluate` does, from encoded pictures to lines in `predictions.jsonl`. They take turns in pieces of the size of these rows, so
+that a slow moment of the machine hits both; the fastest pieces count.
 
-- batch against single: rows per second of an evaluation (REC on synthetic scenes, 224x224 pixels) in batches / the same one row
-  after the other, on the first `--single-rows` of the rows. Both run `answer_dataset` as `groma evaluate` does, from encoded
-  pictures to lines in `predictions.jsonl`. They take turns in pieces of the size of these rows, so that a slow moment of the machine
-  hits both; the fastest pieces count.
+- every row has an image of its own;
+- `--questions` rows are about the same image, 7 as in RefCOCO: a batch encodes it once.
 
 And seconds of scoring, with the time that is allowed for it: 100,000 REC answers (5 s) and LVIS-Ground of 20,000 answers (20 s).
 """
 
 import argparse
+import itertools
 import json
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +28,8 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from transformers_groma import GromaForConditionalGeneration, GromaProcessor
-from transformers_groma.data.shapes_rows import shapes_dataset
+from transformers_groma.data.columns import EVALUATION_FEATURES, image_part
+from transformers_groma.data.shapes_rows import ShapesOptions, shapes_dataset
 from transformers_groma.evaluation import lvis_ground, rec
 from transformers_groma.evaluation.predictions import PredictedPhrase, Prediction
 from transformers_groma.evaluation.runner import ChatRespondent, answer_dataset
@@ -33,6 +37,28 @@ from transformers_groma.evaluation.runner import ChatRespondent, answer_dataset
 MODEL = Path(__file__).parents[1] / "hub_configs" / "groma-tiny"
 REC_ANSWERS, REC_SECONDS = 100_000, 5.0
 LVIS_ANSWERS, LVIS_CATEGORIES, LVIS_SECONDS = 20_000, 1203, 20.0
+
+
+def rows_of_shared_images(count: int, questions: int) -> Dataset:
+    """REC rows of synthetic scenes, up to so many questions about each."""
+    options = ShapesOptions("rec", seed=0, split="test", questions=questions)
+    rows: list[dict[str, Any]] = []
+    for scene in itertools.count():
+        conversation = options.row(scene)
+        for asked in conversation["messages"][::2]:
+            if len(rows) == count:
+                return Dataset.from_list(rows, features=EVALUATION_FEATURES)
+            parts = [part for part in asked["content"] if part["type"] != "image"]
+            rows.append(
+                {
+                    **{name: conversation[name] for name in ("image", "image_id", "source")},
+                    "boxes_xyxy": [],
+                    "messages": [{"role": "user", "content": [image_part(), *parts]}],
+                    "references": [],
+                    "target_boxes_xyxy": [],
+                    "category": "",
+                }
+            )
 
 
 def seconds_of_answers(respondent: ChatRespondent, rows: Dataset, batch_size: int) -> tuple[float, list[Prediction]]:
@@ -107,6 +133,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--single-rows", type=int, default=100)
+    parser.add_argument("--questions", type=int, default=7, help="of an image, in the rows that share images")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
@@ -114,9 +141,17 @@ def main() -> None:
 
     model = GromaForConditionalGeneration.from_pretrained(MODEL)
     respondent = ChatRespondent(model, GromaProcessor.from_pretrained(MODEL), rec.BENCHMARK)
-    rows = shapes_dataset("rec", arguments.rows, seed=0, split="test", evaluation=True)
-    speeds = compare_batches(respondent, rows, arguments.batch_size, arguments.single_rows, arguments.repeats)
-    ratios = {f"batch_of_{arguments.batch_size}_vs_single": speeds["batched"] / speeds["single"]}
+    speeds = {
+        name: compare_batches(respondent, rows, arguments.batch_size, arguments.single_rows, arguments.repeats)
+        for name, rows in (
+            ("an image a row", shapes_dataset("rec", arguments.rows, seed=0, split="test", evaluation=True)),
+            (f"{arguments.questions} rows an image", rows_of_shared_images(arguments.rows, arguments.questions)),
+        )
+    }
+    ratios = {
+        f"batch of {arguments.batch_size} vs single, {name}": speed["batched"] / speed["single"]
+        for name, speed in speeds.items()
+    }
 
     rec_answers, rec_rows = random_answers(REC_ANSWERS, 2), random_rows(REC_ANSWERS, 1)
     lvis_answers, lvis_rows = random_answers(LVIS_ANSWERS, 20), random_rows(LVIS_ANSWERS, 15)
@@ -124,13 +159,14 @@ def main() -> None:
         "score_rec": seconds_of(lambda: rec.score_rec(rec_answers, rec_rows)),
         "score_lvis_ground": seconds_of(lambda: lvis_ground.score_lvis_ground(lvis_answers, lvis_rows)),
     }
-    print(f"groma-tiny, {len(rows)} rows of REC, {arguments.threads} threads; rows per second of the fastest piece")
     print(
-        f"  in batches of {arguments.batch_size:<3} {speeds['batched']:8.2f}   (all rows {speeds['batched_all']:.2f})"
+        f"groma-tiny, {arguments.rows} rows of REC, {arguments.threads} threads; rows per second of the fastest piece"
     )
-    print(f"  one by one          {speeds['single']:8.2f}")
-    for name, ratio in ratios.items():
-        print(f"  {name:40s} {ratio:5.2f}x")
+    for (name, speed), ratio in zip(speeds.items(), ratios.values()):
+        print(
+            f"  {name:16s} in batches of {arguments.batch_size} {speed['batched']:8.2f} (all rows {speed['batched_all']:.2f}), "
+            f"one by one {speed['single']:8.2f}: {ratio:5.2f}x"
+        )
     print(f"scoring {REC_ANSWERS:,} answers of REC:         {seconds['score_rec']:6.2f} s (at most {REC_SECONDS:g})")
     print(
         f"scoring {LVIS_ANSWERS:,} answers of LVIS-Ground: {seconds['score_lvis_ground']:6.2f} s (at most {LVIS_SECONDS:g})"
@@ -138,7 +174,9 @@ def main() -> None:
     result = {
         "benchmark": "evaluation",
         "ratios": {name: round(value, 3) for name, value in ratios.items()},
-        "rows_per_second": {name: round(value, 3) for name, value in speeds.items()},
+        "rows_per_second": {
+            name: {key: round(value, 3) for key, value in speed.items()} for name, speed in speeds.items()
+        },
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
     print(json.dumps(result))

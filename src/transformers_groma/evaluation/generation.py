@@ -13,6 +13,7 @@ from ..grounding import GroundedText
 from ..modeling_groma import GromaForConditionalGeneration
 from ..processing_groma import GromaProcessor
 from ..processing_inputs import upright_image_size
+from .shared_images import generate_with_shared_images, images_of_rows
 
 
 class PreparedQuestions(NamedTuple):
@@ -21,10 +22,12 @@ class PreparedQuestions(NamedTuple):
     Attributes:
         inputs (`BatchFeature`): what the model takes, on the CPU.
         sizes (`list` of `(height, width)`): of the upright images, in pixels; one a row that has an image.
+        images (`list[int]`, *optional*): the first row with the image of each row, where rows share images.
     """
 
     inputs: BatchFeature
     sizes: list[tuple[int, int]]
+    images: list[int] | None
 
 
 def answer_rows(
@@ -88,7 +91,11 @@ def prepare_questions(processor: GromaProcessor, rows: Sequence[Mapping[str, Any
         processor_kwargs={"padding": True},
     )
     images = [row["image"] for row in rows if row["image"] is not None]
-    return PreparedQuestions(inputs, [upright_image_size(image, index, None) for index, image in enumerate(images)])
+    return PreparedQuestions(
+        inputs,
+        sizes=[upright_image_size(image, index, None) for index, image in enumerate(images)],
+        images=images_of_rows([row["image_id"] for row in rows], inputs, processor.image_token_id),
+    )
 
 
 @torch.no_grad()
@@ -110,9 +117,11 @@ def answer_questions(
         `list[GroundedText]`: one a question; boxes `xyxy` in absolute pixels of the upright image.
     """
     inputs = questions.inputs.to(model.device)
-    output = model.generate(
-        **inputs, max_new_tokens=max_new_tokens, do_sample=False, return_dict_in_generate=True, use_cache=True
-    )
+    greedily = {"max_new_tokens": max_new_tokens, "do_sample": False, "use_cache": True}
+    if questions.images is None:
+        output = model.generate(**inputs, **greedily, return_dict_in_generate=True)
+    else:
+        output = generate_with_shared_images(model, inputs, questions.images, **greedily)
     return processor.post_process_grounded_generation(output, inputs=inputs, target_sizes=questions.sizes or None)
 
 

@@ -1,9 +1,10 @@
 """Runs a benchmark: asks each row once, keeps answers as they come, scores them.
 
 A folder belongs to one run. `predictions.jsonl` has a line an answer, written when it is there; `results.json` has the settings from
-the start on, and the figures at the end. A run that was killed goes on where it stopped. Under `accelerate launch` or `torchrun`
-every process takes its share of the batches and writes a file of its own beside it; at the end they become one, in the order of the
-rows. Figures follow from that file alone, so neither processes nor interruptions change them.
+the start on, and the figures at the end. A run that was killed goes on where it stopped. Rows about the same image are asked
+together, as a batch encodes it once. Under `accelerate launch` or `torchrun` every process takes its share of the batches and writes
+a file of its own beside it; at the end they become one, in the order of the rows. Figures follow from that file alone, so neither
+processes nor interruptions change them.
 """
 
 import copy
@@ -181,7 +182,8 @@ def answer_dataset(
     if any(not 0 <= index < len(dataset) for index in done):
         raise ValueError(f"{output_dir} has answers to rows that the dataset has not. Pass another folder.")
     state.wait_for_everyone()  # nobody writes before all have read
-    batches = [range(start, min(start + batch_size, len(dataset))) for start in range(0, len(dataset), batch_size)]
+    order = _images_together(list(dataset["image_id"]))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     pending = [[index for index in batch if index not in done] for batch in batches]
     shares = [batch for batch in pending if batch][state.process_index :: state.num_processes]
     if shares:
@@ -422,6 +424,14 @@ def draw_worst(
 
 def _prediction_files(output_dir: Path) -> list[Path]:
     return [path for path in (output_dir / PREDICTIONS_NAME, *sorted(output_dir.glob(PARTS_PATTERN))) if path.exists()]
+
+
+def _images_together(image_ids: Sequence[str]) -> list[int]:
+    """Numbers of the rows, those about the same image one after the other: within a batch it is encoded once."""
+    first: dict[str, int] = {}
+    for index, image_id in enumerate(image_ids):
+        first.setdefault(image_id, index)
+    return sorted(range(len(image_ids)), key=lambda index: first[image_ids[index]])
 
 
 def _own_file(output_dir: Path, state: PartialState) -> Path:

@@ -1,0 +1,108 @@
+"""Several questions about the same image in a batch: it is encoded once, and its part of the prompt is read once.
+
+RefCOCO asks some seven expressions a picture and LVIS-Ground several categories. The prompts of such rows are the same up to the
+last region slot, which is most of their length, so only the questions after it differ.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.generation import GenerateDecoderOnlyOutput
+
+from ..modeling_groma import GromaForConditionalGeneration
+from ..modeling_groma_outputs import GromaImageFeatures
+
+
+def images_of_rows(image_ids: Sequence[str], inputs: Mapping[str, Tensor], image_token_id: int) -> list[int] | None:
+    """Which image each row is about, where rows can share them.
+
+    Args:
+        image_ids (`Sequence[str]`): names of the rows' images. Images of one name are compared, as two datasets may use it.
+        inputs (`Mapping[str, Tensor]`): of the B rows, padded on the left, from the processor.
+        image_token_id (`int`): of the placeholders.
+
+    Returns:
+        `list[int]`: for each row the first one with its image. `None` where all images differ, where a row has none or boxes of its
+        own, which take its region slots, or where the prompts differ before their questions.
+    """
+    rows = len(image_ids)
+    if len(set(image_ids)) == rows or "refer_boxes" in inputs or len(inputs.get("pixel_values", ())) != rows:
+        return None
+    padding, end = _prefix_bounds(inputs, image_token_id)
+    prefixes = {tuple(ids[start:stop].tolist()) for ids, start, stop in zip(inputs["input_ids"], padding, end)}
+    if len(prefixes) > 1:
+        return None
+    pixels, firsts = inputs["pixel_values"], []
+    for row, name in enumerate(image_ids):
+        same = (
+            other for other in firsts[:row] if image_ids[other] == name and torch.equal(pixels[other], pixels[row])
+        )
+        firsts.append(next(same, row))
+    return None if firsts == list(range(rows)) else firsts
+
+
+def generate_with_shared_images(
+    model: GromaForConditionalGeneration, inputs: Mapping[str, Tensor], images: Sequence[int], **kwargs: Any
+) -> GenerateDecoderOnlyOutput:
+    """`model.generate` that looks at each image once and reads what all prompts begin with once an image.
+
+    Args:
+        model (`GromaForConditionalGeneration`): in evaluation mode.
+        inputs (`Mapping[str, Tensor]`): `input_ids` and `attention_mask` `(B, L)`, padded on the left, and `pixel_values`
+            `(B, 3, height, width)`, on the model's device.
+        images (`Sequence[int]`): what [`images_of_rows`] found.
+        **kwargs: further arguments of `generate`, such as `max_new_tokens`; one sequence a row.
+
+    Returns:
+        Output of `generate` with `return_dict_in_generate=True`, the prompts as given.
+    """
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    distinct = sorted(set(images))
+    order = torch.tensor([distinct.index(image) for image in images], device=ids.device)
+    padding, end = _prefix_bounds(inputs, model.config.image_token_id)
+    length = int(end[0] - padding[0])
+    prefix = ids[:1, padding[0] : end[0]]
+
+    features = model.get_image_features(inputs["pixel_values"][distinct], return_dict=True)
+    cache = DynamicCache(config=model.config.get_text_config())
+    model.model(
+        input_ids=prefix.expand(len(distinct), -1),
+        mm_encoder_outputs={"image": features},
+        past_key_values=cache,
+        use_cache=True,
+    )
+    cache.batch_select_indices(order)
+
+    # Padding moves between what the prompts share and their questions.
+    is_padding = torch.arange(ids.shape[1] - length, device=ids.device) < padding[:, None]
+    pad_token_id = model.generation_config.pad_token_id
+    questions = ids[:, length:].masked_fill(is_padding, 0 if pad_token_id is None else pad_token_id)
+    output = model.generate(
+        torch.cat([prefix.expand(len(ids), -1), questions], dim=1),
+        attention_mask=torch.cat([mask.new_ones(len(ids), length), ~is_padding], dim=1).to(mask.dtype),
+        past_key_values=cache,
+        mm_encoder_outputs={
+            "image": GromaImageFeatures(
+                region_boxes=features.region_boxes[order],
+                region_scores=features.region_scores[order],
+                region_mask=features.region_mask[order],
+            )
+        },
+        return_dict_in_generate=True,
+        **kwargs,
+    )
+    output.sequences[:, : ids.shape[1]] = ids
+    return output
+
+
+def _prefix_bounds(inputs: Mapping[str, Tensor], image_token_id: int) -> tuple[Tensor, Tensor]:
+    """Where each prompt begins and where its last placeholder ends: `(B,)` each."""
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    position = torch.arange(ids.shape[1], device=ids.device)
+    return mask.argmax(dim=1), torch.where(ids == image_token_id, position, -1).amax(dim=1) + 1
+
+
+__all__ = ["generate_with_shared_images", "images_of_rows"]
