@@ -46,6 +46,7 @@ evaluate-tiny: $(STAMP)  ## all benchmarks on scenes that groma-tiny never saw; 
 	  $(OFFLINE) $(BIN)/groma evaluate $$benchmark --model hub_configs/groma-tiny --dataset output/groma-tiny/test/shapes-$$task \
 	    --output output/groma-tiny/figures/$$benchmark --card hub_configs/groma-tiny --gallery 24; \
 	done
+	$(OFFLINE) $(BIN)/python hub_configs/tiny_llava_bench.py --output output/groma-tiny --card hub_configs/groma-tiny
 
 setup: $(STAMP)
 

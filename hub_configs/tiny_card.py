@@ -66,6 +66,10 @@ On {rows} test scenes a task, of seeds and a split that training never saw:
 
 {figures}
 
+The metadata holds what `make evaluate-tiny` measured: all benchmarks of `groma evaluate`. That of LLaVA-Bench asks open questions about
+test scenes; its judge is a program that counts right words (`hub_configs/tiny_llava_bench.py`), no language model, so its scores
+compare with those of no other judge.
+
 ## How it was trained
 
 `make train-tiny`, on 2 CPU cores, from random weights, seed 0. Minutes of each step, on a machine that did other work, too:

@@ -49,7 +49,7 @@ TASKS = {
     "region-caption": _Task("region-captioning", "Region captioning", "cider"),
     "grounded-caption": _Task("grounded-captioning", "Grounded captioning", "f1@0.5"),
     "detection": _Task("object-detection", "Region proposals without classes", "queries_ap"),
-    "llava-bench": _Task("visual-question-answering", "LLaVA-Bench (COCO), scored by a judge", "relative_score"),
+    "llava-bench": _Task("visual-question-answering", "LLaVA-Bench, scored by a judge", "relative_score"),
 }
 
 
@@ -150,6 +150,8 @@ def _eval_results(run: Results) -> list[EvalResult]:
     dataset, split = run.settings["dataset"], run.settings.get("split")
     # Of a path the last name only: the rest is nobody else's business.
     dataset = dataset if _is_on_hub(dataset) else Path(dataset).name
+    # Scores of different judges do not compare.
+    dataset_args = {name: run.settings[name] for name in ("rows", "judge") if name in run.settings}
     return [
         EvalResult(
             task_type=task.task_type,
@@ -157,7 +159,7 @@ def _eval_results(run: Results) -> list[EvalResult]:
             dataset_type=dataset,
             dataset_name=f"{dataset} ({split})" if split else dataset,
             dataset_split=split or None,
-            dataset_args={"rows": run.settings["rows"]},
+            dataset_args=dataset_args,
             metric_type=name,
             metric_name=name,
             metric_value=round(value, DIGITS),

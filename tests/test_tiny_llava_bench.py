@@ -1,0 +1,93 @@
+"""LLaVA-Bench on test scenes: questions with one true answer, and a judge that counts right words."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from transformers_groma.data.columns import check_row
+from transformers_groma.evaluation.llava_bench import BenchQuestion, questions_of_rows
+from transformers_groma.evaluation.llava_judge import judge_messages, judge_of, parse_scores, review_answers
+
+HUB_CONFIGS = Path(__file__).parents[1] / "hub_configs"
+sys.path.append(str(HUB_CONFIGS))
+
+import tiny_llava_bench  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return list(tiny_llava_bench.bench_rows(40))
+
+
+def test_every_question_is_about_a_scene_of_its_own(rows):
+    questions = questions_of_rows(rows)
+    assert {question.category for question in questions} == {"conv", "detail", "complex"}
+    assert len({question.image_id for question in questions}) == len(rows)
+    for row in rows:
+        check_row({name: value for name, value in row.items() if name not in ("question_id", "context")}, "evaluation")
+
+
+def test_the_judge_reads_the_truth(rows):
+    """What a row points at or describes is among the objects of its context."""
+    pointed = [row for row in rows if row["boxes_xyxy"] and row["references"][0].count(" ") > 1]
+    assert pointed
+    for row in pointed:
+        boxes = [json.loads(line.rpartition(": ")[2]) for line in row["context"].splitlines()]
+        assert all(0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1 for x1, y1, x2, y2 in boxes)
+    described = [row for row in rows if row["category"] == "detail"]
+    assert described
+    for row in described:
+        objects = [line.rpartition(": ")[0] for line in row["context"].splitlines()]
+        assert any(name in row["references"][0] for name in objects)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "score"),
+    [
+        ("Yes.", "yes", 10),
+        ("No.", "Yes.", 0),
+        ("", "Yes.", 0),
+        ("The red star.", "A red star.", 10),
+        ("A red star and a red star.", "A red star.", 5.71),  # precision 2/5, recall 1
+        ("large red star", "small blue star", 3.33),
+    ],
+)
+def test_scores_count_right_words(answer, reference, score):
+    assert tiny_llava_bench.word_score(answer, reference) == score
+
+
+def test_the_judge_answers_as_it_is_asked():
+    question = BenchQuestion("1", "7", "What is this?", "conv", "A small red star.", "small red star: [0, 0, 1, 1]")
+    answer = tiny_llava_bench.judge(judge_messages(question, "A small blue star."))
+    assert parse_scores(answer) == (10.0, 6.67)
+    assert parse_scores(tiny_llava_bench.judge(judge_messages(question, ""))) == (10.0, 0.0)
+
+
+def test_the_judge_is_asked_like_any_other(tmp_path, rows):
+    questions = questions_of_rows(rows[:5])
+    answers = {question.question_id: question.reference for question in questions}
+    with tiny_llava_bench.running_judge() as address:
+        judge = judge_of(tiny_llava_bench.JUDGE, address)
+        report = review_answers(questions, answers, judge.endpoint, tmp_path / "reviews.jsonl")
+    assert report.answered == len(questions) and report.failed == 0
+    reviews = [json.loads(line) for line in (tmp_path / "reviews.jsonl").read_text().splitlines()]
+    assert all(review["tuple"] == [10.0, 10.0] and review["judge"] == tiny_llava_bench.JUDGE for review in reviews)
+
+
+def test_the_whole_run_fills_a_card(tmp_path, capsys):
+    card = tmp_path / "model"
+    card.mkdir()
+    words = ["--output", str(tmp_path), "--rows", "6", "--card", str(card)]
+    assert tiny_llava_bench.main(words) == 0
+    first = (card / "README.md").read_bytes()
+    figures = {figure.metric_type: figure for figure in ModelCard.load(card / "README.md").data.eval_results}
+    assert 0 < figures["relative_score"].metric_value <= 100
+    assert figures["relative_score"].dataset_args == {"rows": 6, "judge": tiny_llava_bench.JUDGE}
+    # Once more: nothing is asked again, though the judge has another address.
+    predictions = (tmp_path / "figures" / "llava-bench" / "predictions.jsonl").stat().st_mtime_ns
+    assert tiny_llava_bench.main(words) == 0
+    assert (card / "README.md").read_bytes() == first
+    assert (tmp_path / "figures" / "llava-bench" / "predictions.jsonl").stat().st_mtime_ns == predictions
