@@ -61,7 +61,8 @@ def generate_with_shared_images(
     """
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     distinct = sorted(set(images))
-    order = torch.tensor([distinct.index(image) for image in images], device=ids.device)
+    # On the CPU, as with a device map what it selects may be on several devices.
+    order = torch.tensor([distinct.index(image) for image in images])
     padding, end = _prefix_bounds(inputs, model.config.image_token_id)
     length = int(end[0] - padding[0])
     prefix = ids[:1, padding[0] : end[0]]
