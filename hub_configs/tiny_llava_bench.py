@@ -23,6 +23,7 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from transformers_groma import cli
+from transformers_groma.cli.arguments import positive
 from transformers_groma.data.shapes import Scene
 from transformers_groma.data.shapes_rows import ShapesOptions
 from transformers_groma.data.shapes_text import words
@@ -56,9 +57,9 @@ def bench_rows(count: int) -> Iterator[dict[str, Any]]:
         `dict`: the columns of `LLAVA_BENCH_FEATURES`, boxes `xyxy` in pixels.
     """
     options = ShapesOptions("chat", seed=SEED, split="test", evaluation=True)
-    asked = (index for index in itertools.count() if options.conversation(index)[1][0].kind in CATEGORIES)
-    for index in itertools.islice(asked, count):
-        scene, (exchange,) = options.conversation(index)
+    asked = ((index, *options.conversation(index)) for index in itertools.count())
+    in_words = (found for found in asked if found[2][0].kind in CATEGORIES)
+    for index, scene, (exchange,) in itertools.islice(in_words, count):
         row = options.row(index)
         yield {
             **row,
@@ -157,9 +158,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="questions go to test/, figures to figures/ in it")
     parser.add_argument("--model", type=Path, default=MODEL)
-    parser.add_argument("--rows", type=int, default=500)
+    parser.add_argument("--rows", type=positive(int), default=500)
     parser.add_argument("--card", type=Path, help="write the figures into the model card there")
     arguments = parser.parse_args(argv)
+    if arguments.card is not None and not arguments.card.is_dir():
+        parser.error(f"--card {str(arguments.card)!r} is no folder: pass that of a model.")
     dataset = arguments.output / "test" / "shapes-llava-bench"
     dataset.mkdir(parents=True, exist_ok=True)
     rows = list(tqdm(bench_rows(arguments.rows), total=arguments.rows, desc="questions", unit="row"))

@@ -1,6 +1,7 @@
 """LLaVA-Bench on test scenes: questions with one true answer, and a judge that counts right words."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -31,17 +32,20 @@ def test_every_question_is_about_a_scene_of_its_own(rows):
 
 
 def test_the_judge_reads_the_truth(rows):
-    """What a row points at or describes is among the objects of its context."""
-    pointed = [row for row in rows if row["boxes_xyxy"] and row["references"][0].count(" ") > 1]
-    assert pointed
-    for row in pointed:
-        boxes = [json.loads(line.rpartition(": ")[2]) for line in row["context"].splitlines()]
-        assert all(0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1 for x1, y1, x2, y2 in boxes)
+    """The object that a row points at has its box and words in the context, and so has all that a description names."""
+    pointed = [row for row in rows if row["boxes_xyxy"] and row["category"] == "conv"]
     described = [row for row in rows if row["category"] == "detail"]
-    assert described
+    assert pointed and described
+    for row in pointed:
+        objects = [line.rpartition(": ") for line in row["context"].splitlines()]
+        (name,) = (
+            name for name, _, box in objects if json.loads(box) == [round(x / 224, 3) for x in row["boxes_xyxy"][0]]
+        )
+        assert set(row["references"][0].lower().rstrip(".").split()) - {"a", "an"} <= set(name.split())
     for row in described:
-        objects = [line.rpartition(": ")[0] for line in row["context"].splitlines()]
-        assert any(name in row["references"][0] for name in objects)
+        names = {line.rpartition(": ")[0] for line in row["context"].splitlines()}
+        phrases = re.split(", | and ", row["references"][0].removeprefix("The image shows ").rstrip("."))
+        assert len(phrases) > 1 and {phrase.partition(" ")[2] for phrase in phrases} <= names
 
 
 @pytest.mark.parametrize(
@@ -91,3 +95,14 @@ def test_the_whole_run_fills_a_card(tmp_path, capsys):
     assert tiny_llava_bench.main(words) == 0
     assert (card / "README.md").read_bytes() == first
     assert (tmp_path / "figures" / "llava-bench" / "predictions.jsonl").stat().st_mtime_ns == predictions
+
+
+def test_bad_arguments_end_before_any_work(tmp_path, capsys):
+    for words, message in (
+        (["--rows", "0"], "must be a positive integer"),
+        (["--card", str(tmp_path / "nowhere")], "is no folder: pass that of a model"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            tiny_llava_bench.main(["--output", str(tmp_path / "out"), *words])
+        assert stopped.value.code == 2 and message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

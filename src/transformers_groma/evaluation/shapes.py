@@ -23,7 +23,7 @@ from .predictions import Prediction
 from .rec_metrics import rec_accuracy
 
 # Word of a description: what kind of attribute it is.
-KINDS = {word: kind for kind, words in ATTRIBUTE_WORDS.items() for word in words}
+KINDS = {word: kind for kind, known in ATTRIBUTE_WORDS.items() for word in known}
 # Answers of each task are no longer than this.
 MAX_NEW_TOKENS = {"rec": 8, "grounding": 24, "region-caption": 16, "grounded-caption": 140}
 

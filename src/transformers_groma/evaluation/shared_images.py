@@ -37,10 +37,8 @@ def images_of_rows(image_ids: Sequence[str], inputs: Mapping[str, Tensor], image
         return None
     pixels, firsts = inputs["pixel_values"], []
     for row, name in enumerate(image_ids):
-        same = (
-            other for other in firsts[:row] if image_ids[other] == name and torch.equal(pixels[other], pixels[row])
-        )
-        firsts.append(next(same, row))
+        candidates = (first for first in dict.fromkeys(firsts) if image_ids[first] == name)
+        firsts.append(next((first for first in candidates if torch.equal(pixels[first], pixels[row])), row))
     return None if firsts == list(range(rows)) else firsts
 
 
