@@ -9,6 +9,7 @@ Conventions, used everywhere in this package:
 All functions are pure, keep leading batch dimensions and never change their arguments.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -334,7 +335,9 @@ def nms_mask(boxes: Tensor, valid: Tensor, iou_threshold: float, protected: Tens
 
 
 # A custom operator, because the number of rounds depends on the data: torch.compile and torch.export see one node.
-@torch.library.custom_op("transformers_groma::nms_mask", mutates_args=())
+# Its namespace is this module's name: a model loaded with `trust_remote_code` brings a copy of this file, and torch frees
+# an operator whose name is registered again, while the first copy would go on calling it.
+@torch.library.custom_op(re.sub(r"\W", "_", __name__, flags=re.ASCII) + "::nms_mask", mutates_args=())
 def _nms_mask(boxes: Tensor, valid: Tensor, protected: Tensor, iou_threshold: float) -> Tensor:
     earlier = torch.ones(boxes.shape[-2], boxes.shape[-2], dtype=torch.bool, device=boxes.device).triu(diagonal=1)
     suppresses = (box_iou(boxes, boxes) > iou_threshold) & earlier & ~protected[..., None, :]
