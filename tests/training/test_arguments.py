@@ -49,6 +49,17 @@ def test_command_line_alone():
     assert parse() == (DatasetArguments(), OtherArguments())
 
 
+@pytest.mark.parametrize("stage", DATACLASSES)
+def test_a_token_is_refused_and_not_printed(stage, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("hub_token: hf_secret\n")
+    for given in (["--hub_token", "hf_secret"], ["--config", str(path)]):
+        given += ["--output_dir", str(tmp_path / "output"), "--use_cpu", "true"]
+        with pytest.raises(ValueError, match="`hub_token` would be pushed.*hf auth login") as error:
+            parse_arguments(DATACLASSES[stage], given, "groma train test", "A test.")
+        assert "hf_secret" not in str(error.value)
+
+
 @pytest.mark.parametrize("given", [["--config", "{}"], ["--config={}"]])
 def test_file_with_overrides(config, given):
     given = [text.format(config) for text in given]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import logging
@@ -75,7 +76,7 @@ def parse_arguments(
         `tuple`: an object of each dataclass.
 
     Raises:
-        ValueError: the YAML file is missing, or names an argument that does not exist.
+        ValueError: the YAML file is missing, or names an argument that does not exist; a token of the Hub is among the arguments.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     for position, argument in enumerate(argv):
@@ -89,7 +90,14 @@ def parse_arguments(
                 "hub_configs/recipes."
             )
     parser = TrlParser(dataclasses, prog=prog, description=description)
-    return parser.parse_args_and_config(args=argv)
+    parsed = parser.parse_args_and_config(args=argv)
+    if any(isinstance(part, TrainingArguments) and part.hub_token is not None for part in parsed):
+        # `Trainer` writes all arguments into `training_args.bin`, and pushes that file.
+        raise ValueError(
+            "`hub_token` would be pushed to the Hub with the training's arguments. Leave it out, and log in with `hf auth login` "
+            "or set the environment variable HF_TOKEN."
+        )
+    return parsed
 
 
 def last_checkpoint(output_dir: str, resume: str | bool | None) -> str | None:
