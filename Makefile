@@ -8,7 +8,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=fa
 # One thread for each of the two test processes: torch's threads would wait for each other.
 TEST_ENV := $(OFFLINE) OMP_NUM_THREADS=1
 
-.PHONY: demo test test-slow quality format bench setup train-tiny evaluate-tiny clean
+.PHONY: demo test test-slow quality format bench setup kernels train-tiny evaluate-tiny clean
 
 demo: $(STAMP)  ## answer about a scene and a photo; writes demo_output/
 	$(OFFLINE) $(BIN)/groma demo --output demo_output
@@ -31,13 +31,18 @@ bench: $(STAMP)  ## benchmarks: ratios against a named baseline in the same run
 	$(OFFLINE) $(BIN)/python benchmarks/bench_inference.py
 	$(OFFLINE) $(BIN)/python benchmarks/bench_kernels.py
 
-train-tiny: $(STAMP)  ## train hub_configs/groma-tiny from nothing, in output/groma-tiny; goes on where it was stopped
+# Without a compiler the model runs on torch alone, which is slower and rounds a little differently.
+kernels: $(STAMP)  ## compile deformable attention and ROIAlign for this machine; what is built already stays
+	-$(BIN)/python kernels/build_local.py kernels/ms-deform-attn
+	-$(BIN)/python kernels/build_local.py kernels/roi-align
+
+train-tiny: kernels  ## train hub_configs/groma-tiny from nothing, in output/groma-tiny; goes on where it was stopped
 	$(OFFLINE) $(BIN)/python hub_configs/train_groma_tiny.py
 
 # Benchmark and the synthetic scenes that it asks about.
 TINY_TESTS := rec:rec lvis-ground:grounding region-caption:region-caption grounded-caption:grounded-caption detection:detection
 
-evaluate-tiny: $(STAMP)  ## all benchmarks on scenes that groma-tiny never saw; writes the figures into its card
+evaluate-tiny: kernels  ## all benchmarks on scenes that groma-tiny never saw; writes the figures into its card
 	set -e; for pair in $(TINY_TESTS); do \
 	  benchmark=$${pair%%:*}; task=$${pair##*:}; \
 	  evaluation=$$(test $$task = detection || echo --evaluation); \
