@@ -1,13 +1,16 @@
 """What the scripts share: their options, and turning records into shards with errors a user can act on."""
 
+import io
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from transformers_groma._files import write_file
 from transformers_groma.data.columns import Schema
-from transformers_groma.data.shards import write_dataset
+from transformers_groma.data.rows_preview import preview_files
+from transformers_groma.data.shards import WriteReport, write_dataset
 
 Record = TypeVar("Record")
 
@@ -62,7 +65,19 @@ def script_parser(description: str, *, images: bool = True, annotations: bool = 
     )
     parser.add_argument("--overwrite", action="store_true", help="write finished shards again")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="take the first N records only, for a look")
+    add_preview_option(parser)
     return parser
+
+
+def add_preview_option(parser: ArgumentParser) -> None:
+    """Add `--preview N`, for `write_preview`."""
+    parser.add_argument(
+        "--preview",
+        type=positive_int,
+        metavar="N",
+        help="also draw the first N rows, with their boxes and texts, to DIR/preview-SPLIT.png; a single shard K gets "
+        "DIR/preview-SPLIT-0000K.png",
+    )
 
 
 def run_script(
@@ -81,6 +96,8 @@ def run_script(
         convert (`Callable`): rows of one record, see `write_dataset`.
         schema (`str`): `"detection"`, `"conversation"` or `"evaluation"`.
         record_name (`Callable`): names a record in the report.
+
+    With `--preview N`, the first rows of the files are drawn on a contact sheet, also where the files were there before.
 
     Returns:
         `int`: exit status. 1: no row at all could be written. 2: options or files are wrong; the message says which.
@@ -106,4 +123,23 @@ def run_script(
     if report.rows == 0 and args.shard is None:
         print(f"error: no row was written; see the reasons above and in {args.output}/*.report.json", file=sys.stderr)
         return 1
+    write_preview(args, report)
     return 0
+
+
+def write_preview(args: Namespace, report: WriteReport) -> None:
+    """Draw the first rows of what was written, or was there before, if `--preview` asks for it.
+
+    Args:
+        args (`Namespace`): `preview`, `split`, `shard` and `output`, the folder of the dataset.
+        report (`WriteReport`): which files.
+    """
+    files = [path for path in report.files if path.is_file()]  # a shard without rows may have no file
+    if args.preview is None or report.rows == 0 or not files:
+        return
+    shard = "" if args.shard is None else f"-{args.shard:05d}"
+    path = args.output / f"preview-{args.split}{shard}.png"
+    buffer = io.BytesIO()
+    preview_files(files, args.preview).save(buffer, format="PNG")
+    write_file(path, buffer.getvalue())
+    print(path)

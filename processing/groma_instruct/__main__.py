@@ -31,6 +31,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from processing.common import add_preview_option, write_preview
 from processing.groma_instruct import files
 from processing.groma_instruct.answers import current_answers
 from processing.groma_instruct.parse import parse_answers
@@ -150,6 +151,7 @@ def run_parse(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         record_name=lambda record: record["file_name"],
     )
+    write_preview(argparse.Namespace(preview=args.preview, split="train", shard=None, output=dataset), report)
     return 0 if report.rows else 1
 
 
@@ -245,6 +247,7 @@ def _parser() -> argparse.ArgumentParser:
     parse.add_argument(
         "--shards", type=_at_least(1, int), default=1, metavar="N", help="number of Parquet files (default: 1)"
     )
+    add_preview_option(parse)
 
     parser = argparse.ArgumentParser(
         prog="python -m processing.groma_instruct",

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from processing import coco
 
@@ -70,6 +71,33 @@ def test_a_look_at_the_first_records(tmp_path, source):
     assert read_rows(tmp_path / "rows", "detection")["image_id"] == ["0", "1", "2"]
 
 
+def test_preview_draws_the_first_rows(tmp_path, source, capsys):
+    output = tmp_path / "rows"
+    assert coco.main([*source, "--output", str(output), "--preview", "2"]) == 0
+    picture = output / "preview-train.png"
+    assert capsys.readouterr().out == f"{picture}\n"
+    with Image.open(picture) as image:
+        assert image.width == 2 * (448 + 12) + 12
+    # The dataset is read as before, also by those who know nothing of previews.
+    assert len(read_rows(output, "detection")) == 7
+
+    # Jobs of an array do not write the same file; finished shards are drawn, too.
+    arguments = [*source, "--output", str(tmp_path / "array"), "--split", "test", "--shards", "2", "--shard", "0"]
+    assert coco.main(arguments) == 0
+    assert not list((tmp_path / "array").glob("*.png"))
+    assert coco.main([*arguments, "--preview", "9"]) == 0
+    with Image.open(tmp_path / "array" / "preview-test-00000.png") as image:
+        assert image.width == 3 * (448 + 12) + 12  # the shard has three rows
+
+
+def test_preview_of_nothing_is_not_an_error_of_its_own(tmp_path, source, capsys):
+    arguments = ["--images", str(tmp_path), *source[2:], "--output", str(tmp_path / "rows"), "--preview", "2"]
+    assert coco.main(arguments) == 1
+    assert "no row was written" in capsys.readouterr().err
+    assert coco.main([*arguments, "--shards", "2", "--shard", "0", "--overwrite"]) == 0
+    assert not list((tmp_path / "rows").glob("*.png"))
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -85,7 +113,7 @@ def test_wrong_options_are_one_line(tmp_path, source, more, message, capsys):
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("more", [["--shards", "0"], ["--limit", "-1"], ["--engine", "spark"]])
+@pytest.mark.parametrize("more", [["--shards", "0"], ["--limit", "-1"], ["--preview", "0"], ["--engine", "spark"]])
 def test_impossible_options_end_in_usage(tmp_path, source, more, capsys):
     with pytest.raises(SystemExit):
         coco.main([*source, "--output", str(tmp_path / "rows"), *more])

@@ -681,7 +681,9 @@ def test_parse(work, stub, capsys):
         "5": [answer(None, message={"role": "assistant", "content": None, "refusal": "It is a person."})],
     }
     assert main(["query", *options(work, stub)]) == 0
-    assert main(["parse", *options(work, None)]) == 0
+    assert main(["parse", *options(work, None, "--preview", "4")]) == 0
+    with Image.open(work / files.DATASET / "preview-train.png") as preview:
+        assert preview.width == 448 + 2 * 12
     assert "parse: 1 conversations from 6 answers; rejected 5: " in capsys.readouterr().err
     report = json.loads((work / files.PARSE_REPORT).read_text())
     assert (report["answers"], report["conversations"], report["outdated_answers"]) == (6, 1, 0)
