@@ -22,6 +22,9 @@ BOX_FORMATS: tuple[str, ...] = ("xyxy", "xywh", "cxcywh")
 # A box may stick out of its image by this many pixels (rounding in annotation tools); it is clipped.
 MAX_OVERHANG_PIXELS = 1.0
 
+# Boxes that NMS settles together: a longer block needs fewer steps, but each step compares all boxes of a block.
+NMS_BLOCK = 128
+
 
 def box_xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """Corners to centre and size, in the units of the input.
@@ -312,8 +315,10 @@ def nms_mask(boxes: Tensor, valid: Tensor, iou_threshold: float, protected: Tens
     """Greedy non-maximum suppression of boxes that are sorted by descending score, for a whole batch at once.
 
     A box is dropped when its IoU with an earlier box that was kept is > `iou_threshold`. The result is exactly that
-    of the sequential algorithm: the rule is applied to all boxes at once and repeated until nothing changes, which
-    takes as many rounds as the longest chain of suppressions, usually a handful.
+    of the sequential algorithm, in blocks: within a block the rule is applied to all boxes at once and repeated until
+    nothing changes, which takes as many rounds as the block's longest chain of suppressions, usually a handful. What
+    is kept then suppresses all later boxes at once. Time grows with the square of the number of boxes whatever the boxes
+    are, memory in proportion to it.
 
     Args:
         boxes (`Tensor` of shape `(B, N, 4)`): `xyxy` boxes, best first.
@@ -339,15 +344,23 @@ def nms_mask(boxes: Tensor, valid: Tensor, iou_threshold: float, protected: Tens
 # an operator whose name is registered again, while the first copy would go on calling it.
 @torch.library.custom_op(re.sub(r"\W", "_", __name__, flags=re.ASCII) + "::nms_mask", mutates_args=())
 def _nms_mask(boxes: Tensor, valid: Tensor, protected: Tensor, iou_threshold: float) -> Tensor:
-    earlier = torch.ones(boxes.shape[-2], boxes.shape[-2], dtype=torch.bool, device=boxes.device).triu(diagonal=1)
-    suppresses = (box_iou(boxes, boxes) > iou_threshold) & earlier & ~protected[..., None, :]
     kept = valid.clone()
-    while True:
-        suppressed = (suppresses & kept[..., :, None]).any(dim=-2)
-        updated = valid & ~suppressed
-        if torch.equal(updated, kept):
-            return updated
-        kept = updated
+    for start in range(0, boxes.shape[-2], NMS_BLOCK):
+        end = min(start + NMS_BLOCK, boxes.shape[-2])
+        block = slice(start, end)
+        # Which boxes of the block would suppress which boxes from the block on.
+        suppresses = box_iou(boxes[:, block], boxes[:, start:]) > iou_threshold
+        suppresses &= ~protected[:, None, start:]
+        # What earlier blocks left of this one; each round is right about one more box of every chain at least.
+        candidates = kept[:, block].clone()
+        within = suppresses[..., : end - start].triu(diagonal=1)
+        while True:
+            updated = candidates & ~(within & kept[:, block, None]).any(dim=-2)
+            if torch.equal(updated, kept[:, block]):
+                break
+            kept[:, block] = updated
+        kept[:, end:] &= ~(suppresses[..., end - start :] & kept[:, block, None]).any(dim=-2)
+    return kept
 
 
 @_nms_mask.register_fake
