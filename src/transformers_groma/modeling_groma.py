@@ -21,6 +21,7 @@ from .modeling_groma_base import (
     requested_hidden_states,
     requested_output,
 )
+from .modeling_groma_cache import cache_kwargs, cache_of, given_cache
 from .modeling_groma_outputs import (
     GromaCausalLMOutputWithPast,
     GromaGenerateBeamDecoderOnlyOutput,
@@ -264,6 +265,7 @@ class GromaModel(GromaPreTrainedModel):
         proposal_boxes: Tensor | None = None,
         proposal_scores: Tensor | None = None,
         mm_encoder_outputs: dict[str, GromaImageFeatures] | None = None,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | GromaModelOutputWithPast:
         r"""
@@ -337,8 +339,8 @@ class GromaModel(GromaPreTrainedModel):
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
+            **cache_kwargs(given_cache(cache, past_key_values)),
             **kwargs,
         )
         regions = {}
@@ -352,10 +354,10 @@ class GromaModel(GromaPreTrainedModel):
             }
         return GromaModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=visual_tokens,
+            **cache_kwargs(cache_of(outputs)),
             **regions,
         )
 
@@ -555,6 +557,7 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         mm_encoder_outputs: dict[str, GromaImageFeatures] | None = None,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | GromaCausalLMOutputWithPast:
         r"""
@@ -578,7 +581,7 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
             pixel_values=pixel_values,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=given_cache(cache, past_key_values),
             inputs_embeds=inputs_embeds,
             refer_boxes=refer_boxes,
             ground_boxes=ground_boxes,
@@ -610,13 +613,13 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
         return GromaCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=outputs.image_hidden_states,
             region_boxes=outputs.region_boxes,
             region_scores=outputs.region_scores,
             num_regions=outputs.num_regions,
+            **cache_kwargs(cache_of(outputs)),
         )
 
     @torch.no_grad()
@@ -645,6 +648,9 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
         Raises:
             ValueError: see `GromaModel.forward`.
         """
+        cache = given_cache(kwargs.pop("cache", None), kwargs.pop("past_key_values", None))
+        if cache is not None:
+            kwargs.update(cache_kwargs(cache))
         features = None
         if pixel_values is not None:
             if kwargs.get("mm_encoder_outputs"):
@@ -673,7 +679,6 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
                 kwargs["inputs_embeds"] = inputs_embeds
             # Only the features travel on: masks and ids are final now, and beams expand nothing else. They are not needed
             # when a cache holds the prompt up to its last placeholder already.
-            cache = kwargs.get("past_key_values")
             num_cached = 0 if cache is None else cache.get_seq_length()
             kwargs.pop("mm_encoder_outputs", None)
             if placeholder_mask[:, num_cached:].any():

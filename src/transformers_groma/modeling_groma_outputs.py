@@ -3,9 +3,13 @@
 from dataclasses import dataclass
 
 from torch import Tensor
-from transformers.cache_utils import Cache
 from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    BaseModelOutputWithPooling,
+    CausalLMOutputWithPast,
+    ModelOutput,
+)
 
 from .modeling_groma_proposer import GromaRegionProposerOutput
 
@@ -51,7 +55,7 @@ class GromaModelOutputWithPast(BaseModelOutputWithPast):
 
 
 @dataclass
-class GromaCausalLMOutputWithPast(ModelOutput):
+class GromaCausalLMOutputWithPast(CausalLMOutputWithPast):
     """Logits (and loss) of the language model and the regions of every image.
 
     Attributes:
@@ -60,11 +64,6 @@ class GromaCausalLMOutputWithPast(ModelOutput):
         image_hidden_states, region_boxes, region_scores, num_regions: see `GromaModelOutputWithPast`.
     """
 
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[Tensor] | None = None
-    attentions: tuple[Tensor] | None = None
     image_hidden_states: Tensor | None = None
     region_boxes: Tensor | None = None
     region_scores: Tensor | None = None
