@@ -9,6 +9,7 @@ from transformers import AutoImageProcessor
 
 from transformers_groma import GromaImageProcessor, GromaImageProcessorPil
 from transformers_groma.image_processing_pil_groma import to_upright_8_bit
+from transformers_groma.modeling_groma_outputs import GromaRegionProposalOutput
 
 ORIENTATION_TAG = 0x0112
 
@@ -104,3 +105,65 @@ def test_save_and_load(tmp_path):
 def test_not_an_image():
     with pytest.raises(TypeError, match="int"):
         pixels(42)
+
+
+# ------------------------------------------------------------------------------------------------- found boxes
+
+
+def detections(logits: list[float], boxes: list[list[float]]) -> GromaRegionProposalOutput:
+    """The output of a detector for two images; the second has the queries the other way round."""
+    logits, boxes = torch.tensor(logits)[:, None], torch.tensor(boxes)
+    return GromaRegionProposalOutput(
+        logits=torch.stack([logits, logits.flip(0)]), pred_boxes=torch.stack([boxes, boxes.flip(0)])
+    )
+
+
+QUERIES = [[0.5, 0.5, 0.5, 0.25], [0.25, 0.5, 0.1, 0.2], [0.9, 0.1, 0.4, 0.4]]
+SIZES = [(100, 200), (400, 50)]
+
+
+@pytest.mark.parametrize("sizes", [SIZES, torch.tensor(SIZES), torch.IntTensor(SIZES)])
+def test_detections_are_boxes_in_pixels_best_first(sizes):
+    output = detections([0.0, 2.0, 1.0], QUERIES)
+    first, second = GromaImageProcessor().post_process_object_detection(output, threshold=0.4, target_sizes=sizes)
+    assert list(first) == ["scores", "labels", "boxes"]
+    scores = torch.tensor([2.0, 1.0, 0.0]).sigmoid()
+    torch.testing.assert_close(first["scores"], scores)
+    torch.testing.assert_close(second["scores"], scores)
+    assert first["labels"].tolist() == [0, 0, 0] and first["labels"].dtype == torch.int64
+    # The third query sticks out of the image at the top right.
+    torch.testing.assert_close(
+        first["boxes"], torch.tensor([[40.0, 40, 60, 60], [140, 0, 200, 30], [50, 37.5, 150, 62.5]])
+    )
+    torch.testing.assert_close(
+        second["boxes"], torch.tensor([[10.0, 160, 15, 240], [35, 0, 50, 120], [12.5, 150, 37.5, 250]])
+    )
+
+
+def test_detections_without_sizes_are_fractions():
+    output = detections([0.0, 2.0, -2.0], QUERIES)
+    found = GromaImageProcessorPil().post_process_object_detection(output)[0]
+    torch.testing.assert_close(found["boxes"], torch.tensor([[0.2, 0.4, 0.3, 0.6]]))
+    assert len(GromaImageProcessorPil().post_process_object_detection(output, 0.49)[0]["scores"]) == 2
+
+
+def test_detections_need_a_score_above_the_threshold():
+    # sigmoid(0) is 0.5 exactly: the default threshold is not passed by what only reaches it.
+    found = GromaImageProcessorPil().post_process_object_detection(detections([0.0, 0.0, 0.01], QUERIES))
+    assert [len(image["scores"]) for image in found] == [1, 1]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", range(4))
+def test_what_is_not_finite_is_not_a_detection(bad, place):
+    boxes = [list(box) for box in QUERIES]
+    boxes[1][place] = bad
+    for logits in ([1.0, 2.0, 0.5], [1.0, float("nan"), 0.5]):
+        found = GromaImageProcessorPil().post_process_object_detection(detections(logits, boxes), 0.0, SIZES)
+        torch.testing.assert_close(found[0]["boxes"], torch.tensor([[50, 37.5, 150, 62.5], [140.0, 0, 200, 30]]))
+
+
+@pytest.mark.parametrize("sizes", [[], SIZES[:1], SIZES * 2, torch.zeros(3, 2)])
+def test_detections_need_a_size_for_each_image(sizes):
+    with pytest.raises(ValueError, match=f"got {len(sizes)} for 2"):
+        GromaImageProcessorPil().post_process_object_detection(detections([0.0] * 3, QUERIES), 0.5, sizes)

@@ -1,13 +1,22 @@
-"""Tests of `pipeline("image-grounding")`, and of the library's own `pipeline("image-text-to-text")` with Groma."""
+"""Tests of `pipeline("image-grounding")`, and of the library's own "image-text-to-text" and "object-detection" with Groma."""
+
+import logging
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoModelForObjectDetection,
+    AutoProcessor,
+    pipeline,
+)
 
-from transformers_groma import GroundedText, ImageGroundingPipeline
+from transformers_groma import GromaForRegionProposal, GromaImageProcessor, GroundedText, ImageGroundingPipeline
 
+from .tiny import spread_proposals, tiny_detector_config
 from .tiny_checkpoint import save_tiny_checkpoint
 
 BOX = [20.0, 30.0, 200.0, 180.0]
@@ -203,3 +212,68 @@ def test_stock_pipeline_with_image_and_text(stock_pipe, pipe, photos):
 def test_stock_pipeline_with_text_alone(stock_pipe):
     result = stock_pipe(text=[{"role": "user", "content": "Hello"}], max_new_tokens=5, return_full_text=False)
     assert isinstance(result[0]["generated_text"], str)
+
+
+# ------------------------------------------------------------------------------------------------- object-detection
+
+
+@pytest.fixture(scope="module")
+def detector_dir(tmp_path_factory):
+    """A detector and its image processor, as stage 1 saves them."""
+    torch.manual_seed(0)
+    detector = GromaForRegionProposal(tiny_detector_config())
+    spread_proposals(detector.region_proposer)
+    folder = tmp_path_factory.mktemp("detector")
+    detector.save_pretrained(folder)
+    GromaImageProcessor(size={"height": 56, "width": 56}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def detection_pipe(detector_dir):
+    return pipeline("object-detection", model=str(detector_dir), device="cpu")
+
+
+def test_object_detection_finds_the_queries_in_pixels_of_each_image(detection_pipe, detector_dir, photos):
+    detector = AutoModelForObjectDetection.from_pretrained(detector_dir)
+    image_processor = AutoImageProcessor.from_pretrained(detector_dir)
+    for photo in photos:
+        found = detection_pipe(photo, threshold=0.4)
+        with torch.no_grad():
+            output = detector(**image_processor(photo, return_tensors="pt"))
+        scores, order = output.proposer_output.scores[0].sort(descending=True)
+        order = order[scores > 0.4]
+        assert 0 < len(found) == len(order) < 10
+        cx, cy, width, height = output.pred_boxes[0, order].unbind(-1)
+        corners = torch.stack([cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2], dim=-1).clamp(0, 1)
+        pixels = corners * torch.tensor([*photo.size, *photo.size])
+        assert [list(entry["box"].values()) for entry in found] == pixels.int().tolist()
+        assert [list(entry["box"]) for entry in found] == [["xmin", "ymin", "xmax", "ymax"]] * len(found)
+        assert {entry["label"] for entry in found} == {"region"}
+        assert [entry["score"] for entry in found] == pytest.approx(scores[scores > 0.4].tolist(), abs=1e-5)
+
+
+def test_object_detection_in_batches(detection_pipe, photos):
+    singles = [detection_pipe(photo, threshold=0.3) for photo in photos]
+    for batch_size in (1, 2, 3):
+        for answers, single in zip(detection_pipe(photos, threshold=0.3, batch_size=batch_size), singles, strict=True):
+            assert [entry["box"] for entry in answers] == [entry["box"] for entry in single]
+            assert [entry["score"] for entry in answers] == pytest.approx(
+                [entry["score"] for entry in single], abs=1e-5
+            )
+
+
+def test_object_detection_from_files_and_with_thresholds(detection_pipe, photos, tmp_path):
+    photos[1].save(tmp_path / "photo.png")
+    assert detection_pipe(str(tmp_path / "photo.png"), threshold=0.3) == detection_pipe(photos[1], threshold=0.3)
+    assert detection_pipe(photos[1]) == detection_pipe(photos[1], threshold=0.5)
+    assert len(detection_pipe(photos[1], threshold=0.0)) == 10
+    assert detection_pipe(photos[1], threshold=1.0) == []
+    best = detection_pipe(photos[1], threshold=0.0)[0]["score"]
+    assert len(detection_pipe(photos[1], threshold=best)) == 0
+
+
+def test_the_object_detection_pipeline_knows_the_detector(detector_dir, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    pipeline("object-detection", model=str(detector_dir), device="cpu")
+    assert "not supported" not in caplog.text

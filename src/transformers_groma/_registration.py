@@ -34,6 +34,9 @@ def _register_models(module: ModuleType) -> None:
     module.AutoModelForMultimodalLM.register(GromaConfig, GromaForConditionalGeneration, exist_ok=True)
     module.AutoModel.register(GromaRegionProposalConfig, GromaForRegionProposal, exist_ok=True)
     module.AutoModelForObjectDetection.register(GromaRegionProposalConfig, GromaForRegionProposal, exist_ok=True)
+    # `pipeline("object-detection")` looks for the class by its name here, and complains about all others.
+    names = module.MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
+    names.setdefault(GromaRegionProposalConfig.model_type, GromaForRegionProposal.__name__)
 
 
 def _register_processors(module: ModuleType) -> None:

@@ -2,7 +2,7 @@
 
 from transformers.utils import is_torchvision_available
 
-from .image_processing_pil_groma import GromaImageProcessorPil, to_upright_8_bit
+from .image_processing_pil_groma import GromaDetectionPostProcessing, GromaImageProcessorPil, to_upright_8_bit
 
 if is_torchvision_available():
     import torch
@@ -15,7 +15,7 @@ if is_torchvision_available():
         PILImageResampling,
     )
 
-    class GromaImageProcessor(TorchvisionBackend):
+    class GromaImageProcessor(GromaDetectionPostProcessing, TorchvisionBackend):
         """Same as `GromaImageProcessorPil`, in batches and on any device. Pixels differ a little in resizing.
 
         Returns `pixel_values` of shape `(B, 3, height, width)`.

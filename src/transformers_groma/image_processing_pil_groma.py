@@ -1,5 +1,8 @@
 """Image processor of Groma on PIL and NumPy: the one that runs everywhere."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from PIL import Image, ImageOps
@@ -11,6 +14,8 @@ from transformers.image_utils import (
     ImageInput,
     PILImageResampling,
 )
+
+from .boxes import box_cxcywh_to_xyxy, scale_boxes
 
 # PIL modes whose values run from 0 to 65535. `Image.convert("RGB")` would cut them off at 255.
 _PIL_MODES_16_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
@@ -42,7 +47,58 @@ def to_upright_8_bit(image: ImageInput) -> ImageInput:
     return image
 
 
-class GromaImageProcessorPil(PilBackend):
+class GromaDetectionPostProcessing:
+    """What both image processors do with a detector's output; `pipeline("object-detection")` calls it."""
+
+    def post_process_object_detection(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        target_sizes: Sequence[tuple[int, int]] | torch.Tensor | None = None,
+    ) -> list[dict[str, torch.Tensor]]:
+        """The boxes that `GromaForRegionProposal` found, as those of the library's detectors.
+
+        All queries are looked at. `model.propose_regions` is what a Groma model points at: after its own score threshold,
+        which is lower, and NMS.
+
+        Args:
+            outputs (`GromaRegionProposalOutput`): `logits` `(B, Q, 1)` and `pred_boxes` `(B, Q, 4)`, normalized `cxcywh`.
+            threshold (`float`): boxes need a higher score.
+            target_sizes (`Tensor` of shape `(B, 2)` or `list` of B `(height, width)`, *optional*): sizes of the upright
+                images in pixels. Without it boxes stay fractions (0..1) of the image size.
+
+        Returns:
+            `list[dict]`: for each image, best first, `scores` `(n,)`, `labels` `(n,)`, all 0 ("region"), and `boxes`
+            `(n, 4)`, `xyxy` inside the image. A query whose score or box is not finite is not a detection.
+
+        Raises:
+            ValueError: if `target_sizes` has not one entry for each image.
+
+        Example:
+        >>> from types import SimpleNamespace
+        >>> outputs = SimpleNamespace(logits=torch.zeros(1, 1, 1), pred_boxes=torch.tensor([[[0.5, 0.5, 0.2, 1.0]]]))
+        >>> GromaImageProcessorPil().post_process_object_detection(outputs, 0.4, [(100, 200)])[0]["boxes"].tolist()
+        [[80.0, 0.0, 120.0, 100.0]]
+        """
+        logits, pred_boxes = outputs.logits.detach().float(), outputs.pred_boxes.detach().float()
+        if target_sizes is not None and len(target_sizes) != len(logits):
+            raise ValueError(
+                f"`target_sizes` must have one (height, width) for each image: got {len(target_sizes)} for {len(logits)}."
+            )
+        scores, labels = logits.sigmoid().max(dim=-1)
+        corners = box_cxcywh_to_xyxy(pred_boxes)
+        found = (scores > threshold) & corners.isfinite().all(dim=-1)
+        results = []
+        for index, order in enumerate(scores.argsort(dim=-1, descending=True, stable=True)):
+            kept = order[found[index, order]]
+            boxes = corners[index, kept].clamp(0, 1)
+            if target_sizes is not None:
+                boxes = scale_boxes(boxes, *(float(side) for side in target_sizes[index]))
+            results.append({"scores": scores[index, kept], "labels": labels[index, kept], "boxes": boxes})
+        return results
+
+
+class GromaImageProcessorPil(GromaDetectionPostProcessing, PilBackend):
     """Resizes images to the square that the vision encoder takes, without keeping the aspect ratio, and normalizes them.
 
     PIL images are turned upright by their EXIF tag first. Grey, palette, CMYK, transparent (on white) and 16-bit
