@@ -352,13 +352,14 @@ def convert_legacy_checkpoint(
     Raises:
         ValueError: names that are missing or unknown, wrong shapes, or a config that is not the original's.
         FileNotFoundError: no config, weights or tokenizer.
-        FileExistsError: `output_dir` holds files and `overwrite` is not set.
+        FileExistsError: `output_dir` holds files and `overwrite` is not set, or something else would be lost with it: a source,
+            the current folder, the home folder.
     """
     legacy_dir = Path(legacy_dir)
     config_file = legacy_dir / "config.json"
     if not config_file.is_file():
         raise FileNotFoundError(f"{legacy_dir} has no config.json: pass the folder of a released Groma checkpoint.")
-    with complete_folder(output_dir, overwrite) as folder:
+    with complete_folder(output_dir, overwrite, [legacy_dir]) as folder:
         legacy_config = json.loads(config_file.read_text())
         legacy_state_dict = load_checkpoint(legacy_dir)
         config = convert_legacy_config(legacy_config, legacy_state_dict)
@@ -405,14 +406,16 @@ def assemble_components(
 
     Raises:
         ValueError: another combination of components.
-        FileExistsError: `output_dir` holds files and `overwrite` is not set.
+        FileExistsError: `output_dir` holds files and `overwrite` is not set, or something else would be lost with it: a source,
+            the current folder, the home folder.
     """
     with_language = detector is not None and language_model is not None and vision_encoder is None
     if not with_language and (vision_encoder is None or detector is not None or language_model is not None):
         raise ValueError(
             "Pass `detector` and `language_model` for a whole Groma, or `vision_encoder` alone for a stage-1 detector."
         )
-    with complete_folder(output_dir, overwrite) as folder:
+    sources = [source for source in (detector, language_model, vision_encoder) if source is not None]
+    with complete_folder(output_dir, overwrite, sources) as folder:
         if with_language:
             _assemble_groma(detector, language_model, dtype, folder)
         else:

@@ -98,7 +98,7 @@ def export_remote_code(model_dir: str | os.PathLike, output_dir: str | os.PathLi
     if output_dir is None or Path(output_dir).resolve() == model_dir.resolve():
         _add_code(model_dir, model_type)
         return model_dir
-    with complete_folder(output_dir, overwrite=False) as folder:
+    with complete_folder(output_dir, overwrite=False, sources=[model_dir]) as folder:
         shutil.copytree(model_dir, folder, dirs_exist_ok=True)
         _add_code(folder, model_type)
     return Path(output_dir)

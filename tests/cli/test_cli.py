@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from transformers_groma._files import OutputError
 
 
 def test_help_needs_no_torch():
@@ -46,3 +49,35 @@ def test_as_a_module():
     command = [sys.executable, "-m", "transformers_groma.cli", "chat", "no-such.jpg", "Hi"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and done.stderr.startswith("groma chat: error: IMAGE 'no-such.jpg'")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_standard_output_ends_with_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "transformers_groma.cli", "data"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "groma data: error: the standard output cannot be written (No space left on device). Free some space, or pass "
+        "another output folder."
+    ]
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    """As with `groma data | head -1`."""
+    command = [sys.executable, "-m", "transformers_groma.cli", "data"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 0
+
+
+def test_an_output_that_cannot_be_written_ends_with_one_line(run, monkeypatch):
+    def fail(arguments):
+        raise OutputError("rows cannot be written (No space left on device). Free some space.")
+
+    monkeypatch.setattr("transformers_groma.cli.data.run_data", fail)
+    code, out, err = run("data")
+    assert (code, out) == (2, "")
+    assert err == "groma data: error: rows cannot be written (No space left on device). Free some space.\n"

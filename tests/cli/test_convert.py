@@ -1,6 +1,10 @@
 """`groma convert`."""
 
+import errno
 import json
+import os
+import shutil
+from pathlib import Path
 
 import pytest
 from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaForCausalLM
@@ -58,3 +62,75 @@ def test_convert_mistakes_end_with_one_line(run, arguments, words, monkeypatch, 
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert all(word in err for word in words)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def legacy(golden_dir, tmp_path, monkeypatch) -> Path:
+    """A released checkpoint in `a/b` below the current folder."""
+    shutil.copytree(golden_dir / "legacy_checkpoint", tmp_path / "a" / "b")
+    monkeypatch.chdir(tmp_path)
+    return Path("a", "b")
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        (".", "OUT_DIR . is the current folder, which would be lost: pass another folder."),
+        ("a/..", "is the current folder"),
+        ("..", "has the current folder inside"),
+        ("a", "OUT_DIR a has the source a/b inside, which would be lost"),
+        ("a/", "has the source a/b inside"),
+        ("a/b", "is the source a/b"),
+        ("link", "is the source a/b"),
+        ("~", "is the home folder"),
+    ],
+)
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_convert_loses_nothing(run, legacy, tmp_path, monkeypatch, output, words, overwrite):
+    os.symlink(legacy.absolute(), "link")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "deep").mkdir(parents=True)
+    before = files_of(tmp_path)
+    code, out, err = run("convert", legacy, os.path.expanduser(output), *overwrite)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert words in err
+    assert files_of(tmp_path) == before
+
+
+def test_convert_keeps_its_other_sources(run, tmp_path, monkeypatch):
+    """What `--detector` and the like name is a source too; what is no folder is a name of the Hub."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("detector", "language"):
+        Path(name).mkdir()
+        Path(name, "config.json").write_text("{}")
+    parts = ("--detector", "detector", "--language-model", "language", "--overwrite")
+    for output in ("detector", "language"):
+        code, _, err = run("convert", *parts, output)
+        assert code == 2 and f"OUT_DIR {output} is the source {output}" in err
+    code, _, err = run("convert", "--vision-encoder", "detector", "detector", "--overwrite")
+    assert code == 2 and "OUT_DIR detector is the source detector" in err
+    assert files_of(tmp_path) == ["detector", "detector/config.json", "language", "language/config.json"]
+
+
+def test_convert_into_an_empty_current_folder(run, legacy, tmp_path, monkeypatch):
+    """The folder stays itself, so that whoever stands in it sees the files."""
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert run("convert", Path("..", legacy), ".")[0] == 0
+    assert Path("config.json").is_file()
+    assert not [name for name in files_of(tmp_path) if name.split("/")[-1].startswith(".")]
+
+
+def test_convert_on_a_full_disk_names_the_output(run, legacy, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("transformers_groma.convert_groma_checkpoint.save_torch_state_dict", full)
+    code, out, err = run("convert", legacy, tmp_path / "model")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert f"error: {tmp_path / 'model'} cannot be written (No space left on device). Free some space" in err
+    assert os.listdir(tmp_path) == ["a"]

@@ -1,7 +1,70 @@
 """What commands print."""
 
-from transformers_groma.cli.output import printable
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from transformers_groma._files import OutputError
+from transformers_groma.cli.output import printable, write_answer, write_proposals
 
 
 def test_output_never_drives_the_terminal():
     assert printable("a\x1b[31m\x07b\nc") == "a\ufffd[31m\ufffdb\nc"
+
+
+@dataclass
+class Answer:
+    """An answer that draws itself."""
+
+    regions: list = field(default_factory=list)
+
+    def to_dict(self) -> dict:
+        return {"text": "ä"}
+
+    def draw(self, image: Image.Image, regions: bool) -> Image.Image:
+        return image
+
+
+REGION = {"id": 0, "box_xyxy": [1.0, 1.0, 9.0, 9.0], "score": 0.5}
+
+
+@pytest.mark.parametrize("failing", [".json", ".png"])
+@pytest.mark.parametrize("kind", ["answer", "proposals"])
+def test_json_and_image_appear_together_or_not_at_all(tmp_path, monkeypatch, kind, failing):
+    image = Image.new("RGB", (16, 16))
+
+    def write() -> None:
+        if kind == "answer":
+            write_answer(tmp_path, "answer", Answer(), image)
+        else:
+            write_proposals(tmp_path, [REGION], image)
+
+    real = os.replace
+
+    def replace(source, target):
+        if Path(target).suffix == failing:
+            raise PermissionError(1, "Operation not permitted")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OutputError, match=f"{kind}{failing} cannot be written"):
+        write()
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    write()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{kind}.json", f"{kind}.png"]
+    content = (tmp_path / f"{kind}.json").read_text(encoding="utf-8")
+    assert json.loads(content) == ({"text": "ä"} if kind == "answer" else {"regions": [REGION]})
+    with Image.open(tmp_path / f"{kind}.png") as written:
+        assert written.size == image.size
+
+
+def test_an_image_that_cannot_be_drawn_leaves_no_json(tmp_path, monkeypatch):
+    monkeypatch.setattr(Answer, "draw", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_answer(tmp_path, "answer", Answer(), Image.new("RGB", (4, 4)))
+    assert list(tmp_path.iterdir()) == []

@@ -6,8 +6,11 @@ transformers are imported by the commands that need them, so that `groma --help`
 """
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 
+from .._files import OutputError, writing
 from .arguments import CommandError, CommandParser, OneLineParser, VersionAction, one_line
 from .chat import add_chat
 from .convert import add_convert
@@ -38,11 +41,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as exit:  # argparse ends the process after --help (0) and after bad arguments (2)
         return int(exit.code or 0)
     try:
-        arguments.run(arguments)
-    except CommandError as error:
+        # Nearly all outputs name themselves before this does.
+        with writing("the standard output"):
+            arguments.run(arguments)
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()  # whoever read it has seen enough, as `head` does
+    except (CommandError, OutputError) as error:
         note(f"groma {arguments.command}: error: {one_line(error)}")
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
         return 2
     return 0
+
+
+def _drop_output() -> None:
+    """What is left of the output goes nowhere: at the end of the process it would raise again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .._files import OutputError
+
 DTYPES = ("float32", "bfloat16", "float16")
 REGION_MARK = "<region>"
 
@@ -153,6 +155,8 @@ def errors_of(argument: str) -> Iterator[None]:
     """Errors that the package or the library words for the user become one line that starts with the argument."""
     try:
         yield
+    except OutputError:
+        raise  # it names the output
     except (ValueError, OSError) as error:
         raise CommandError(f"{argument}: {error}") from error
 

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from .._files import check_output_folder
 from .arguments import DTYPES, CommandError, add_command, errors_of
 
 
@@ -47,9 +48,11 @@ def run_convert(arguments: argparse.Namespace) -> None:
             "pass LEGACY_DIR and OUT_DIR, or --detector, --language-model and OUT_DIR, or --vision-encoder and OUT_DIR."
         )
     output_dir = Path(arguments.output_dir)
-    is_taken = (output_dir.is_dir() and any(output_dir.iterdir())) or output_dir.is_file()
-    if is_taken and not arguments.overwrite:
-        raise CommandError(f"OUT_DIR {output_dir} exists: pass another folder, or --overwrite to replace it.")
+    read = [path for path in (arguments.legacy_dir, *components.values()) if path is not None]
+    try:
+        check_output_folder(output_dir, arguments.overwrite, read)
+    except FileExistsError as error:
+        raise CommandError(f"OUT_DIR {error}".replace("`overwrite`", "--overwrite")) from error
     if arguments.legacy_dir is not None and not Path(arguments.legacy_dir).is_dir():
         raise CommandError(f"LEGACY_DIR {arguments.legacy_dir!r} is no folder: pass that of a released checkpoint.")
 

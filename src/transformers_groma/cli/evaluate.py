@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from .._files import OutputError
 from .arguments import (
     CommandError,
     add_command,
@@ -173,6 +174,8 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
             split=rows.split,
             notes={} if arguments.judge is None else {"judge": arguments.judge},
         )
+    except OutputError:
+        raise  # it names the output
     except errors as error:
         raise CommandError(f"{arguments.benchmark}: {error}") from error
     if not state.is_main_process:

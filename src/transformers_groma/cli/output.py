@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._files import write_file
+from .._files import write_file, write_files
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -52,34 +52,37 @@ def write_answer(
     num_boxes: int = 0,
     notes: dict[str, Any] | None = None,
 ) -> None:
-    """Write an answer as JSON, and its picture."""
+    """Write an answer as JSON, and its image: both or neither."""
     # Of all regions only the user's own are outlined beside the phrases; they are the first.
     shown = replace(answer, regions=answer.regions[:num_boxes])
-    write_json(folder / f"{name}.json", {**answer.to_dict(), **(notes or {})})
-    write_png(folder / f"{name}.png", shown.draw(image, regions=True))
+    _write_pair(folder, name, {**answer.to_dict(), **(notes or {})}, shown.draw(image, regions=True))
 
 
 def write_proposals(
     folder: Path, regions: list[dict[str, Any]], image: "Image.Image", name: str = "proposals"
 ) -> None:
-    """Write regions as JSON, and their picture."""
+    """Write regions as JSON, and their image: both or neither."""
     import torch
 
     from ..visualization import draw_proposals
 
     boxes = torch.tensor([region["box_xyxy"] for region in regions]).reshape(-1, 4)
     scores = torch.tensor([region["score"] for region in regions])
-    write_json(folder / f"{name}.json", {"regions": regions})
-    write_png(folder / f"{name}.png", draw_proposals(image, boxes, scores))
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON at once or not at all."""
-    write_file(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    _write_pair(folder, name, {"regions": regions}, draw_proposals(image, boxes, scores))
 
 
 def write_png(path: Path, image: "Image.Image") -> None:
-    """Write a picture at once or not at all."""
+    """Write an image at once or not at all."""
+    write_file(path, _png(image))
+
+
+def _write_pair(folder: Path, name: str, content: dict[str, Any], image: "Image.Image") -> None:
+    """Write `NAME.json` and `NAME.png`, both or neither. The JSON comes last: who finds it finds the image."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_files({folder / f"{name}.png": _png(image), folder / f"{name}.json": text.encode()})
+
+
+def _png(image: "Image.Image") -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
-    write_file(path, buffer.getvalue())
+    return buffer.getvalue()

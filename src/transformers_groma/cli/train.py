@@ -33,5 +33,5 @@ def run_train(arguments: argparse.Namespace) -> None:
         ) from error
     try:
         module.main(arguments.stage_arguments)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         raise CommandError(str(error)) from error
