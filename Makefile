@@ -10,7 +10,7 @@ TEST_ENV := $(OFFLINE) OMP_NUM_THREADS=1
 
 .PHONY: demo test test-slow quality format bench setup kernels train-tiny evaluate-tiny clean
 
-demo: $(STAMP)  ## answer about a scene and a photo; writes demo_output/
+demo: $(STAMP)  ## questions about a scene, answers compared with the truth; writes demo_output/
 	$(OFFLINE) $(BIN)/groma demo --output demo_output
 
 test: $(STAMP)  ## all tests but the slow ones

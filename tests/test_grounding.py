@@ -339,3 +339,18 @@ def test_draw_gives_a_new_image(boxes: torch.Tensor):
     assert plain.size == with_regions.size
     assert plain.tobytes() != with_regions.tobytes()
     assert image.tobytes() == Image.new("RGB", (320, 240), "white").tobytes()
+
+
+def test_regions_of_the_user():
+    boxes = torch.tensor([[0.0, 0, 9, 9], [1, 1, 5, 5], [2, 2, 6, 6]])
+    assert ground_text("It.", boxes).user_region_ids == ()
+    answer = ground_text("It.", boxes, user_region_ids=range(2))
+    assert answer.user_region_ids == (0, 1)
+    assert len(answer.regions) == 3
+    mask = torch.tensor([True, False, True])
+    assert ground_text("It.", boxes, region_mask=mask, user_region_ids=[2]).user_region_ids == (2,)
+    for wrong in ([1], [3], [-1]):
+        with pytest.raises(
+            ValueError, match=f"`user_region_ids` names \\[{wrong[0]}\\], which are not regions; there are 2"
+        ):
+            ground_text("It.", boxes, region_mask=mask, user_region_ids=wrong)

@@ -56,6 +56,7 @@ def test_answers_as_the_public_api_does(pipe, photos):
     expected = pipe.processor.post_process_grounded_generation(output, inputs=inputs, target_sizes=[(240, 320)])[0]
     assert isinstance(answer, GroundedText)
     assert same(answer, expected)
+    assert answer.user_region_ids == expected.user_region_ids == (0,)
     torch.testing.assert_close(answer.regions[0].box, torch.tensor(BOX))
 
 
@@ -78,6 +79,7 @@ def test_a_list_gives_what_the_single_calls_give(pipe, photos):
     for batch_size in (1, 2, 8):
         answers = pipe(photos, questions, boxes=boxes, batch_size=batch_size)
         assert [answer.markup for answer in answers] == [single.markup for single in singles]
+        assert [answer.user_region_ids for answer in answers] == [(0,), (), (0, 1)]
         for answer, single in zip(answers, singles):
             for region, other in zip(answer.regions, single.regions, strict=True):
                 torch.testing.assert_close(region.box, other.box, rtol=0, atol=0.05)

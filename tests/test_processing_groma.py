@@ -373,6 +373,35 @@ class TestPostProcess:
         assert answer.unknown_region_ids == (4,)
         assert [region.id for region in answer.regions] == [0, 1]
 
+    def test_regions_of_the_user(self, processor, image, make_output):
+        inputs = processor(
+            images=[image, image, image],
+            text=["What?", "What is <region>?", "Is <region> on <region>?"],
+            boxes=[None, [BOX], [BOX, [1, 1, 90, 90]]],
+            padding=True,
+            return_tensors="pt",
+        )
+        output = make_output(inputs["input_ids"], ["one", "two", "three"] * 2, 3)
+        for inputs_ in (inputs, dict(inputs)):
+            answers = processor.post_process_grounded_generation(output, inputs_, target_sizes=[(480, 640)] * 3)
+            # Two answers to each of the three.
+            assert [answer.user_region_ids for answer in answers] == [(), (), (0,), (0,), (0, 1), (0, 1)]
+        without = {"input_ids": inputs["input_ids"]}
+        for answer in processor.post_process_grounded_generation(output, without):
+            assert answer.user_region_ids == ()
+
+    def test_regions_of_the_user_beside_samples_without_image(self, processor, image, make_output):
+        inputs = processor(
+            images=[None, image],
+            text=["Hello", "What is <region>?"],
+            boxes=[None, [BOX]],
+            padding=True,
+            return_tensors="pt",
+        )
+        output = make_output(inputs["input_ids"], ["Hi", "A dog."], 1)
+        answers = processor.post_process_grounded_generation(output, inputs, target_sizes=[(480, 640)])
+        assert [answer.user_region_ids for answer in answers] == [(), (0,)]
+
     def test_fractions_without_target_sizes(self, processor, image, make_output):
         inputs = processor(images=image, text="What?", return_tensors="pt")
         output = make_output(inputs["input_ids"], ["<p>dog</p><roi><r0></roi>"], 1)

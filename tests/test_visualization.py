@@ -6,7 +6,9 @@ from PIL import Image, ImageChops
 
 from transformers_groma.grounding import ground_text, render_grounded_phrase
 from transformers_groma.visualization import (
+    BLACK,
     PALETTE,
+    WHITE,
     _Canvas,
     _caption,
     _fitting_label,
@@ -14,6 +16,7 @@ from transformers_groma.visualization import (
     _leader,
     _Mark,
     _wrapped,
+    dashes,
     draw_boxes,
     draw_grounded_text,
     draw_proposals,
@@ -212,6 +215,90 @@ def test_other_regions_are_drawn_on_demand():
     plain = draw_grounded_text(grey(320, 240), answer, caption=False)
     assert changed(grey(320, 240), plain)[2] < 150
     assert changed(grey(320, 240), draw_grounded_text(grey(320, 240), answer, regions=True, caption=False))[2] > 290
+
+
+@pytest.mark.parametrize("box", [(0, 0, 100, 40), (7, 3, 8, 90), (5, 5, 5, 5)])
+def test_dashes_close_the_corners_and_leave_gaps(box):
+    x1, y1, x2, y2 = box
+    found = list(dashes(box, 10))
+    for corner in ((x1, y1), (x2, y1), (x1, y2), (x2, y2)):
+        assert sum(dash[:2] == corner or dash[2:] == corner for dash in found) >= 2  # one of either side
+    for left, top, right, bottom in found:
+        assert x1 <= left <= right <= x2 and y1 <= top <= bottom <= y2
+        assert (left == right and left in (x1, x2)) or (top == bottom and top in (y1, y2))
+    upper = sorted((left, right) for left, top, right, bottom in found if top == bottom == y1)
+    length = sum(right - left for left, right in upper)
+    assert length == pytest.approx((x2 - x1) / 2)  # as much dash as gap
+
+
+def pixels_along(image: Image.Image, x: int, y1: int, y2: int) -> set:
+    return {image.getpixel((x, y)) for y in range(y1, y2)}
+
+
+def test_the_boxes_of_the_user_are_dashed():
+    boxes = torch.tensor([[20.0, 60, 100, 140], [180, 60, 300, 140], [180, 160, 300, 230]])
+    answer = ground_text("<p>a dog</p> <roi><r1></roi>", boxes, user_region_ids=[0])
+    drawn = draw_grounded_text(grey(320, 240), answer, caption=False)
+    # Along the user's box dashes and the image alternate; the box of the phrase is an unbroken line; the third is not drawn.
+    assert pixels_along(drawn, 21, 70, 130) >= {WHITE, (120, 120, 120)}
+    assert PALETTE[0] not in pixels_along(drawn, 21, 70, 130)
+    assert pixels_along(drawn, 181, 70, 130) == {PALETTE[0]}
+    assert pixels_along(drawn, 181, 170, 220) == {(120, 120, 120)}
+    # The method of an answer does the same, and both can leave them out.
+    assert changed(drawn, answer.draw(grey(320, 240))) is None
+    for plain in (
+        answer.draw(grey(320, 240), user_boxes=False),
+        draw_grounded_text(grey(320, 240), answer, user_boxes=False),
+    ):
+        assert pixels_along(plain, 21, 70, 130) == {(120, 120, 120)}
+        assert pixels_along(plain, 181, 70, 130) == {PALETTE[0]}
+
+
+def test_dashes_lie_along_the_inside_of_the_box(monkeypatch):
+    monkeypatch.setattr(_Canvas, "draw_chips", lambda *_, **__: None)
+    answer = ground_text("", torch.tensor([[20.0, 60, 100, 140]]), user_region_ids=[0])
+    drawn = answer.draw(grey(320, 240))
+    assert colored(drawn, WHITE) == (20, 60, 100, 140)
+    assert changed(grey(320, 240), drawn) == (19, 59, 101, 141)  # an edge of one pixel
+    assert changed(grey(60, 60), drawn.crop((30, 70, 90, 130))) is None
+
+
+def test_a_phrase_about_the_box_of_the_user_shows_between_its_dashes():
+    answer = ground_text("<p>a dog</p> <roi><r0></roi>", torch.tensor([[20.0, 60, 200, 200]]), user_region_ids=[0])
+    drawn = draw_grounded_text(grey(320, 240), answer, caption=False)
+    assert pixels_along(drawn, 20, 80, 180) >= {WHITE, PALETTE[0]}
+
+
+def test_labels_of_the_boxes_of_the_user(monkeypatch):
+    labels = []
+    monkeypatch.setattr(
+        _Canvas,
+        "draw_chips",
+        lambda self, marks, scale=1.0: labels.append([(mark.name, mark.color) for mark in marks]),
+    )
+    boxes = torch.tensor([[20.0, 60, 100, 140], [180, 60, 300, 140], [180, 160, 300, 230]])
+    draw_grounded_text(grey(320, 240), ground_text("", boxes, user_region_ids=[1]))
+    assert labels == [[("your box", WHITE)], []]
+    labels.clear()
+    draw_grounded_text(grey(320, 240), ground_text("<r2>", boxes, user_region_ids=[0, 2]), regions=True)
+    assert [name for name, _ in labels[0]] == ["<r2>", "your box 1", "your box 2"]
+    assert [name for name, _ in labels[1]] == ["<r1>"]
+    labels.clear()
+    draw_grounded_text(grey(320, 240), ground_text("", boxes, user_region_ids=[0]), regions=True, user_boxes=False)
+    assert [name for name, _ in labels[1]] == ["<r0>", "<r1>", "<r2>"] and labels[0] == []
+
+
+@pytest.mark.parametrize("box", [[0.0, 0, 1, 1], [-1.0, -1, 320, 240], [318, 238, 320, 240], [0, 0, 0.3, 0.3]])
+def test_odd_boxes_of_the_user_stay_inside_the_image(box):
+    drawn = draw_grounded_text(grey(320, 240), ground_text("", torch.tensor([box]), user_region_ids=[0]))
+    assert drawn.size == (320, 240) and colored(drawn, WHITE)
+
+
+def test_dashes_have_an_edge_that_shows_on_white():
+    white = Image.new("RGB", (320, 240), WHITE)
+    answer = ground_text("", torch.tensor([[20.0, 60, 200, 200]]), user_region_ids=[0])
+    drawn = draw_grounded_text(white, answer, caption=False)
+    assert BLACK in pixels_along(drawn, 19, 80, 180) and WHITE in pixels_along(drawn, 21, 80, 180)
 
 
 def test_image_keeps_its_place_above_the_caption():

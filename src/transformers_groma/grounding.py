@@ -195,6 +195,7 @@ class GroundedText:
         regions (`list[GroundedRegion]`): all regions that the model could name, also those it did not.
         unknown_region_ids (`tuple[int, ...]`): numbers that the model wrote but that are no regions.
         markup (`str`): the text as the model wrote it.
+        user_region_ids (`tuple[int, ...]`): numbers of the regions that the user pointed at, in the order of the user's boxes.
     """
 
     text: str
@@ -202,16 +203,18 @@ class GroundedText:
     regions: list[GroundedRegion]
     unknown_region_ids: tuple[int, ...]
     markup: str
+    user_region_ids: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return self.text
 
-    def draw(self, image: "Image.Image", *, regions: bool = False) -> "Image.Image":
-        """The image with the boxes of the phrases and, under it, the text.
+    def draw(self, image: "Image.Image", *, regions: bool = False, user_boxes: bool = True) -> "Image.Image":
+        """The image with the boxes of the phrases, those that the user pointed at (dashed) and, under it, the text.
 
         Args:
             image (`PIL.Image.Image`): the image that the answer is about; it is not changed.
             regions (`bool`): whether to outline all other regions too, thinly.
+            user_boxes (`bool`): whether to outline the boxes that the user pointed at, dashed.
 
         Returns:
             `PIL.Image.Image`: a new RGB image, see `draw_grounded_text`.
@@ -219,7 +222,7 @@ class GroundedText:
         # Here and not above: visualization stands on this module, and text needs no drawing library.
         from .visualization import draw_grounded_text
 
-        return draw_grounded_text(image, self, regions=regions)
+        return draw_grounded_text(image, self, regions=regions, user_boxes=user_boxes)
 
     def to_dict(self) -> dict[str, Any]:
         """The answer as plain lists and numbers, ready for JSON; boxes are `xyxy` pixels with two decimals.
@@ -251,6 +254,7 @@ def ground_text(
     region_boxes: Tensor,
     region_scores: Tensor | None = None,
     region_mask: Tensor | None = None,
+    user_region_ids: Sequence[int] = (),
 ) -> GroundedText:
     """Read the markup of an answer and look up the boxes of its regions.
 
@@ -260,12 +264,13 @@ def ground_text(
             number of the region.
         region_scores (`Tensor` of shape `(R,)`, *optional*): scores of the regions, 0..1; 1 without it.
         region_mask (`Tensor` of shape `(R,)`, bool, *optional*): which rows are regions; all without it.
+        user_region_ids (`Sequence[int]`): rows that the user pointed at, in the order of the user's boxes.
 
     Returns:
         `GroundedText`: plain text, phrases with boxes, all regions; tensors are on the CPU.
 
     Raises:
-        ValueError: if the shapes do not fit each other.
+        ValueError: if the shapes do not fit each other, or a row of `user_region_ids` is not a region.
 
     Example:
     >>> import torch
@@ -284,12 +289,15 @@ def ground_text(
     scores = [1.0] * count if region_scores is None else region_scores.tolist()
     mask = [True] * count if region_mask is None else region_mask.bool().tolist()
     regions = [GroundedRegion(index, boxes[index], scores[index]) for index in range(count) if mask[index]]
-    parsed = parse_grounded_text(markup, [region.id for region in regions])
+    valid = [region.id for region in regions]
+    if unknown := [region_id for region_id in user_region_ids if region_id not in valid]:
+        raise ValueError(f"`user_region_ids` names {unknown}, which are not regions; there are {len(valid)}.")
+    parsed = parse_grounded_text(markup, valid)
     phrases = [
         GroundedPhrase(phrase.text, phrase.span, boxes[list(phrase.region_ids)], phrase.region_ids)
         for phrase in parsed.phrases
     ]
-    return GroundedText(parsed.text, phrases, regions, parsed.unknown_region_ids, markup)
+    return GroundedText(parsed.text, phrases, regions, parsed.unknown_region_ids, markup, tuple(user_region_ids))
 
 
 @dataclass

@@ -137,14 +137,15 @@ class ImageGroundingPipeline(Pipeline):
         generate_kwargs = self._prepare_generate_kwargs(generate_kwargs or {}, return_dict_in_generate=True)
         output = self.model.generate(**model_inputs, **generate_kwargs)
         fields = {name: output[name] for name in _OUTPUT_FIELDS}
-        return {**fields, "input_ids": model_inputs["input_ids"], "target_sizes": sizes}
+        asked = {name: model_inputs[name] for name in ("input_ids", "refer_boxes") if name in model_inputs}
+        return {**fields, "inputs": asked, "target_sizes": sizes}
 
     def postprocess(self, model_outputs: dict[str, Any]) -> list[GroundedText] | list[list[GroundedText]]:
         """The answers of a batch, one for each image."""
         sizes = model_outputs["target_sizes"]
         answers = self.processor.post_process_grounded_generation(
             GromaGenerateDecoderOnlyOutput(**{name: model_outputs[name] for name in _OUTPUT_FIELDS}),
-            inputs={"input_ids": model_outputs["input_ids"]},
+            inputs=model_outputs["inputs"],
             target_sizes=sizes,
         )
         per_image = len(answers) // len(sizes)

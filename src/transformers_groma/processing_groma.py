@@ -286,7 +286,8 @@ class GromaProcessor(ProcessorMixin):
                 `sequences` `(B * n, L)` and, for the `B_img` samples with an image, `region_boxes` `(B_img, R, 4)`
                 normalized `cxcywh`, `region_scores` `(B_img, R)` and `region_mask` `(B_img, R)`.
             inputs (`Mapping`, *optional*): the inputs of `generate`. Needed if `sequences` start with the prompt (they do,
-                except after `generate(inputs_embeds=…)`), or if some samples have no image.
+                except after `generate(inputs_embeds=…)`), or if some samples have no image. Their `refer_boxes` say which
+                regions are those of the user.
             target_sizes (`Sequence[tuple[int, int]]`, *optional*): (height, width) in pixels of each of the `B_img` upright
                 images. Without it boxes stay fractions (0..1) of the image size.
             skip_special_tokens (`bool`): whether to leave out padding, BOS and EOS. Grounding stays in either way.
@@ -332,6 +333,10 @@ class GromaProcessor(ProcessorMixin):
         if ((sequences == self.image_token_id).sum(dim=-1) >= self.num_image_tokens).any():
             raise ValueError("`output.sequences` hold the prompt. Pass the inputs of `generate` as `inputs`.")
 
+        # The k-th box of the user is region k. Rows of zeros pad.
+        user_boxes = [0] * len(boxes)
+        if inputs is not None and inputs.get("refer_boxes") is not None and len(boxes) > 0:
+            user_boxes = torch.as_tensor(inputs["refer_boxes"]).any(dim=-1).sum(dim=-1).tolist()
         boxes = box_cxcywh_to_xyxy(boxes).clamp(0, 1)
         image_index = np.cumsum(has_image) - 1
         answers = []
@@ -346,7 +351,8 @@ class GromaProcessor(ProcessorMixin):
             if target_sizes is not None:
                 height, width = (int(side) for side in target_sizes[image])
                 regions = scale_boxes(regions, height, width)
-            answers.append(ground_text(markup, regions, output.region_scores[image], output.region_mask[image]))
+            mask = output.region_mask[image]
+            answers.append(ground_text(markup, regions, output.region_scores[image], mask, range(user_boxes[image])))
         return answers
 
     def post_process_region_proposals(

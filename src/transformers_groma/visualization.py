@@ -6,7 +6,7 @@ first. Results are new RGB images in which a pixel of the upright image keeps it
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -128,9 +128,15 @@ def draw_proposals(
 
 
 def draw_grounded_text(
-    image: Image.Image, grounded: GroundedText, regions: bool = False, caption: bool = True
+    image: Image.Image,
+    grounded: GroundedText,
+    regions: bool = False,
+    caption: bool = True,
+    user_boxes: bool = True,
 ) -> Image.Image:
     """Draw the boxes of an answer's phrases, one colour a phrase, and write the answer under the image.
+
+    The boxes that the user pointed at are dashed, black and white, with the label "your box" (several are numbered, from 1).
 
     Args:
         image (`PIL.Image.Image`): any mode; it is not changed.
@@ -138,6 +144,7 @@ def draw_grounded_text(
         regions (`bool`): whether to outline the other regions too, thinly and with their proxy tokens.
         caption (`bool`): whether to add a strip with the text, its phrases marked in their colours. It ends with
             "…" after 40 lines or 8000 characters.
+        user_boxes (`bool`): whether to outline the boxes that the user pointed at.
 
     Returns:
         `PIL.Image.Image`: a new RGB image; the upright image is at its top left. Without caption or text it has the
@@ -169,19 +176,52 @@ def draw_grounded_text(
                 marks.append(_Mark(box, known[key], phrase.text, proxy_token(region_id), inset))
                 uses[region_id] = inset + 1
         colors.append(known[key])
+    pointed = set(grounded.user_region_ids) if user_boxes else set()
     others: list[_Mark] = []
-    if regions:
-        for region in grounded.regions:
-            if region.id not in uses:
-                others.append(_Mark(_checked_boxes(region.box[None])[0], GREY, name=proxy_token(region.id)))
+    own: dict[int, _Mark] = {}
+    for region in grounded.regions:
+        if region.id in pointed:
+            own[region.id] = _Mark(_checked_boxes(region.box[None])[0], WHITE)
+        elif regions and region.id not in uses:
+            others.append(_Mark(_checked_boxes(region.box[None])[0], GREY, name=proxy_token(region.id)))
+    for number, region_id in enumerate(grounded.user_region_ids if user_boxes else (), start=1):
+        own[region_id].name = "your box" if len(pointed) == 1 else f"your box {number}"
     canvas = _Canvas(image)
     canvas.draw_outlines(others, max(1, canvas.line_width // 3))
     canvas.draw_outlines(marks, canvas.line_width)
-    canvas.draw_chips(marks)
+    # Above the phrases: where an answer is about the user's box, its colour shows between the dashes.
+    canvas.draw_dashed(list(own.values()), canvas.line_width)
+    canvas.draw_chips([*marks, *own.values()])
     canvas.draw_chips(others, scale=0.75)
     if caption and (text := _caption(grounded))[0]:
         return _with_caption(canvas.image, *text, colors, max(12.0, canvas.font_size))
     return canvas.image
+
+
+def dashes(box: Box, length: float) -> Iterator[Box]:
+    """The dashes of a dashed box. Every side begins and ends with half a dash, so that corners are closed.
+
+    Args:
+        box (`tuple` of 4 numbers): `xyxy`.
+        length (`float`): about how long a dash and a gap are, in the unit of the box.
+
+    Yields:
+        `tuple` of 4 numbers: the ends of a dash, `xyxy`; it has no width.
+
+    Example:
+    >>> from transformers_groma.visualization import dashes
+    >>> list(dashes((0, 0, 4, 9), 2))[:3]
+    [(0, 0, 1.0, 0), (0, 9, 1.0, 9), (3.0, 0, 4, 0)]
+    """
+    x1, y1, x2, y2 = box
+    for start, end, is_vertical, others in ((x1, x2, False, (y1, y2)), (y1, y2, True, (x1, x2))):
+        periods = max(1, round((end - start) / (2 * length)))
+        period = (end - start) / periods
+        for number in range(periods + 1):
+            middle = start + number * period
+            low, high = max(start, middle - period / 4), min(end, middle + period / 4)
+            for other in others:
+                yield (other, low, other, high) if is_vertical else (low, other, high, other)
 
 
 @dataclass
@@ -222,6 +262,18 @@ class _Canvas:
             edge = max(1, width // 4)
             self.draw.rectangle((left - edge, top - edge, right + edge, bottom + edge), outline=BLACK, width=edge)
             self.draw.rectangle((left, top, right, bottom), outline=mark.color, width=width)
+
+    def draw_dashed(self, marks: Sequence[_Mark], line_width: int) -> None:
+        """Draw dashes of the colour of the marks, with dark edges, along their boxes; the image shows between them."""
+        for mark in marks:
+            x1, y1, x2, y2 = self._clipped(mark.box)
+            self.boxes[x1, y1, x2, y2] = None
+            half = line_width / 2
+            left, top, right, bottom = x1 + half, y1 + half, max(x1 + half, x2 - half), max(y1 + half, y2 - half)
+            for dash in dashes((left, top, right, bottom), 4 * line_width):
+                for grown, color in ((half + 1, BLACK), (half, mark.color)):
+                    corners = (dash[0] - grown, dash[1] - grown, dash[2] + grown - 1, dash[3] + grown - 1)
+                    self.draw.rectangle([round(value) for value in corners], fill=color)
 
     def draw_chips(self, marks: Sequence[_Mark], scale: float = 1.0) -> None:
         """Draw the labels of the marks where they cover little; small boxes choose first.

@@ -57,6 +57,8 @@ def test_chat_writes_files(chat, tmp_path):
     with Image.open(PHOTO) as photo, Image.open(folder / "answer.png") as picture:
         assert picture.format == "PNG"
         assert picture.width == photo.width and picture.height > photo.height
+        # The box of the question is drawn: its upper left corner is that of a white dash.
+        assert picture.getpixel((31, 213)) == (255, 255, 255) != photo.getpixel((31, 213))
     assert sorted(path.name for path in folder.iterdir()) == ["answer.json", "answer.png"]
 
 

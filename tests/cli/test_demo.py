@@ -22,29 +22,62 @@ def files_of(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-SCENE_FILES = {f"scene_{name}" for name in ("region", "expression", "description", "proposals")}
+SCENE_NAMES = ["region", "neighbor", "expression", "group", "description"]
+SCENE_FILES = {f"scene_{name}" for name in (*SCENE_NAMES, "proposals")}
 PHOTO_FILES = {"answer", "description", "proposals"}
 
 
-def test_demo_in_a_checkout(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "DEMO_MAX_NEW_TOKENS", 8)
+def verdicts_of(out: str) -> list[str]:
+    return [line.strip() for line in out.splitlines() if line.startswith("  = ")]
+
+
+def test_demo_shows_nothing_false(run, tmp_path):
+    """What a newcomer sees first: every answer is right, and nothing is said about a photo."""
     code, out, err = run("demo", "--output", tmp_path / "demo")
-    assert code == 0, err
-    assert "groma-tiny learned coloured shapes" in out
-    assert files_of(tmp_path / "demo") == {
-        f"{name}.{kind}" for name in SCENE_FILES | PHOTO_FILES for kind in ("json", "png")
-    }
-    scene = make_scene(demo.DEMO_SEED, "test", 0, demo.DEMO_SCENE_SIZE)
-    for name in ("answer", "scene_region"):
-        answer = json.loads((tmp_path / "demo" / f"{name}.json").read_text(encoding="utf-8"))
-        assert (answer["model"], answer["question"]) == ("groma-tiny", "What is <region>?")
-        assert answer["regions"][0]["box_xyxy"] == answer["question_boxes_xyxy"][0]
-        assert str(tmp_path / "demo" / f"{name}.png") in out
-    assert answer["question_boxes_xyxy"][0] in scene.boxes_xyxy
-    with Image.open(tmp_path / "demo" / "answer.png") as picture:
-        assert picture.height > 601
-    with Image.open(tmp_path / "demo" / "scene_region.png") as picture:
-        assert picture.width == demo.DEMO_SCENE_SIZE and picture.height > demo.DEMO_SCENE_SIZE
+    assert code == 0
+    assert [line for line in err.splitlines() if "Warning" not in line] == [
+        "using the tiny model groma-tiny, which only knows drawn scenes of coloured shapes; for photos pass a --model"
+    ]
+    scene = make_scene(demo.DEMO_SEED, "test", demo.DEMO_SCENE, demo.DEMO_SCENE_SIZE)
+    shapes = len(scene.objects)
+    verdicts = verdicts_of(out)
+    assert verdicts[:2] == ["= right to the word", "= right to the word, and the box is right"]
+    assert verdicts[2].startswith("= right: IoU 0.") and verdicts[3] == "= right: 3 of 3 found"
+    assert verdicts[4] == f"= {shapes} of {shapes} phrases right, words and box"
+    assert f"{shapes} regions found, and {shapes} of {shapes} shapes have one" in out
+    assert "5 of 5 answers are right" in out and "The scene was picked for that" in out
+    assert "knows coloured shapes and nothing else" in out
+    assert "photo" not in out.lower() and "cat" not in out.lower().split()
+    assert files_of(tmp_path / "demo") == {f"{name}.{kind}" for name in SCENE_FILES for kind in ("json", "png")}
+    for name in SCENE_NAMES:
+        assert str(tmp_path / "demo" / f"scene_{name}.png") in out
+        answer = json.loads((tmp_path / "demo" / f"scene_{name}.json").read_text(encoding="utf-8"))
+        comparison = answer["comparison"]
+        assert answer["model"] == "groma-tiny" and comparison["right"] == comparison["total"] >= 1
+        assert len(answer["question_boxes_xyxy"]) == (name in ("region", "neighbor"))
+        for index, box in enumerate(answer["question_boxes_xyxy"]):
+            assert box in scene.boxes_xyxy
+            assert answer["regions"][index]["box_xyxy"] == box
+    with Image.open(tmp_path / "demo" / "scene_region.png") as image:
+        assert image.width == demo.DEMO_SCENE_SIZE and image.height > demo.DEMO_SCENE_SIZE
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16"])
+def test_the_scene_comes_out_right_in_less_precise_arithmetic_too(run, tmp_path, dtype):
+    code, out, _ = run("demo", "--dtype", dtype, "--output", tmp_path)
+    assert code == 0 and "5 of 5 answers are right" in out
+
+
+def test_demo_of_a_scene_with_mistakes_says_so(run, tmp_path):
+    code, out, _ = run("demo", "--scene", "7", "--output", tmp_path)
+    assert code == 0
+    right = sum(
+        comparison["right"] == comparison["total"]
+        for name in SCENE_NAMES
+        for comparison in [json.loads((tmp_path / f"scene_{name}.json").read_text())["comparison"]]
+    )
+    assert right < 5 and f"{right} of 5 answers are right" in out
+    assert "picked" not in out and "not right to the word, which would be: " in out
 
 
 def test_demo_compares_with_the_truth(run, tmp_path, monkeypatch):
@@ -58,49 +91,60 @@ def test_demo_compares_with_the_truth(run, tmp_path, monkeypatch):
         asked.append((question, [list(box) for box in boxes]))
         markup = {
             "What is <region>?": questions["region"].reference,
+            question_text(questions["group"]): f"<roi><r{questions['group'].targets[0]}><r1></roi>",
             question_text(questions["expression"]): f"<roi><r{questions['expression'].targets[0]}></roi>",
         }.get(question, f"A scene: <p>{texts[0]}</p> <roi><r0></roi> and <p>{texts[1]}</p> <roi><r0></roi>.")
         return ground_text(markup, torch.tensor(scene.boxes_xyxy))
 
     monkeypatch.setattr(demo, "load_pipeline", lambda *_: None)
     monkeypatch.setattr(demo, "ask", answer)
-    monkeypatch.setattr(demo, "source_checkout", lambda: None)
     code, out, err = run("demo", "--scene", "3", "--model", "org/other", "--output", tmp_path)
-    assert code == 0, err
+    assert (code, err) == (0, "")
     assert asked == [
-        ("What is <region>?", [scene.boxes_xyxy[questions["region"].pointed[0]]]),
-        (question_text(questions["expression"]), []),
-        ("[grounding]Please describe the image in detail.", []),
+        (question_text(questions[name]), [scene.boxes_xyxy[index] for index in questions[name].pointed])
+        for name in SCENE_NAMES
     ]
-    verdicts = [line.strip() for line in out.splitlines() if line.startswith("  = ")]
-    assert verdicts == [
+    assert [len(boxes) for _, boxes in asked] == [1, 1, 0, 0, 0]
+    assert verdicts_of(out) == [
         "= right to the word",
+        f"= not right to the word, which would be: {questions['neighbor'].reference}",
         "= right: IoU 1.00 with the true box",
+        "= wrong: 1 of 3 found, and 1 more that should not be there",
         "= 1 of 2 phrases right, words and box",
     ]
-    assert f"{len(texts)} regions, and {len(texts)} of {len(texts)} shapes have one" in out
+    assert f"{len(texts)} regions found, and {len(texts)} of {len(texts)} shapes have one" in out
+    assert "2 of 5 answers are right" in out
     written = json.loads((tmp_path / "scene_description.json").read_text(encoding="utf-8"))
     assert (written["model"], written["comparison"]["right"], written["comparison"]["total"]) == ("org/other", 1, 2)
     assert [item["text"] for item in written["comparison"]["truth"]] == texts
-    # Of an installed package the photo is not part, and of another model nothing is known.
-    assert "--image" in err and "learned" not in out
+    # Nothing is known about another model but that its words may differ.
+    assert "org/other may be right in words of its own" in out
+    assert "trained" not in out and "picked" not in out and "nothing else" not in out
     assert files_of(tmp_path) == {f"{name}.{kind}" for name in SCENE_FILES for kind in ("json", "png")}
 
 
-def test_demo_of_another_photo_and_model(run, monkeypatch, tmp_path, tiny_dir):
-    monkeypatch.setattr(demo, "source_checkout", lambda: None)
+def test_demo_of_another_image_and_model(run, monkeypatch, tmp_path, tiny_dir):
     monkeypatch.setattr(demo, "DEMO_MAX_NEW_TOKENS", 4)
     code, out, err = run("demo", "--image", PHOTO, "--model", tiny_dir, "--output", tmp_path)
     assert (code, err) == (0, "")
-    assert "learned" not in out
+    assert "learned" not in out and "picked" not in out and "not checked" in out
     assert json.loads((tmp_path / "answer.json").read_text())["question_boxes_xyxy"] == [[200, 150.25, 600, 450.75]]
+    assert "comparison" not in json.loads((tmp_path / "answer.json").read_text())
+    assert files_of(tmp_path) == {f"{name}.{kind}" for name in SCENE_FILES | PHOTO_FILES for kind in ("json", "png")}
+
+
+@pytest.mark.parametrize("more", [[], ["--model", TINY], ["--model", f"{TINY}/../groma-tiny/"]])
+def test_groma_tiny_is_not_asked_about_a_photo(run, tmp_path, more):
+    code, out, err = run("demo", "--image", PHOTO, "--output", tmp_path, *more)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "--image" in err and "needs a --model" in err and "coloured shapes" in err
 
 
 def test_demo_needs_no_extra(tmp_path):
     """As with a plain `pip install`, without the packages that only extras bring."""
     code = (
         "import sys; sys.modules |= dict.fromkeys(['datasets', 'ray', 'matplotlib', 'evaluate', 'accelerate', 'peft']);"
-        "from transformers_groma.cli import demo, main; demo.DEMO_MAX_NEW_TOKENS = 4; demo.source_checkout = lambda: None;"
+        "from transformers_groma.cli import demo, main; demo.DEMO_MAX_NEW_TOKENS = 4; "
         f"sys.exit(main(['demo', '--model', {str(TINY)!r}, '--output', {str(tmp_path)!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
@@ -112,7 +156,7 @@ def test_demo_needs_no_extra(tmp_path):
     ("arguments", "words"),
     [
         (["--scene", "-1"], ["--scene", "'-1'", "from 0 on"]),
-        (["--image", "no-such.jpg"], ["IMAGE", "no-such.jpg"]),
+        (["--image", "no-such.jpg", "--model", "org/other"], ["IMAGE", "no-such.jpg"]),
         (["--model", "/no/such/model"], ["--model", "/no/such/model", "Hub name"]),
         (["--output", __file__], ["--output", Path(__file__).name, "pass another"]),
     ],

@@ -25,10 +25,13 @@ def answer_with(scene, markup: str):
 def test_questions_are_always_the_same(scene):
     questions = scene_questions(scene)
     assert questions == scene_questions(make_scene(0, "test", 3, 224))
-    assert list(questions) == ["region", "expression", "description"]
+    assert list(questions) == ["region", "neighbor", "expression", "group", "description"]
     texts = {name: question_text(exchange) for name, exchange in questions.items()}
     assert texts["region"] == "What is <region>?" and len(questions["region"].pointed) == 1
     assert texts["description"] == "[grounding]Please describe the image in detail."
+    assert texts["neighbor"].endswith(" <region>?") and len(questions["neighbor"].pointed) == 1
+    assert texts["group"] == f"Locate all <p>{questions['group'].topic}</p> in this image."
+    assert all(not questions[name].pointed for name in ("expression", "group", "description"))
     expression = questions["expression"]
     assert texts["expression"] == f"Locate <p>the {expression.topic}</p> in this image."
     said = set(expression.topic.split())
@@ -60,6 +63,64 @@ def test_an_expression_is_right_by_its_first_box(scene):
     assert compare(exchange, scene, answer_with(scene, "There.")).text == "wrong: no box"
 
 
+def test_questions_without_an_answer_are_left_out():
+    # In this scene no object is clearly the only one in a direction of another.
+    assert list(scene_questions(make_scene(0, "test", 17, 448))) == ["region", "expression", "group", "description"]
+
+
+def test_a_neighbor_needs_the_words_and_the_box(scene):
+    exchange = scene_questions(scene)["neighbor"]
+    (target,) = exchange.targets
+    other = (target + 1) % len(scene.objects)
+
+    def verdict(markup):
+        found = compare(exchange, scene, answer_with(scene, markup))
+        assert found.total == 1 and [item["box_xyxy"] for item in found.truth] == [scene.boxes_xyxy[target]]
+        return found.right, found.text
+
+    words = exchange.reference.rstrip(".")
+    assert verdict(f"<p>{words}</p> <roi><r{target}></roi>.") == (1, "right to the word, and the box is right")
+    assert verdict(f"<p>{words}</p> <roi><r{other}></roi>.") == (0, "right to the word, and the box is wrong")
+    assert verdict(f"{words}.") == (0, "right to the word, and the box is wrong")
+    expected = f"not right to the word, which would be: {exchange.reference}"
+    assert verdict(f"<p>A dog</p> <roi><r{target}></roi>.") == (0, expected)
+
+
+def test_a_group_is_right_if_all_of_it_is_found_and_nothing_else(scene):
+    exchange = scene_questions(scene)["group"]
+    first, *others = exchange.targets
+    outside = next(index for index in range(len(scene.objects)) if index not in exchange.targets)
+
+    def verdict(*regions):
+        markup = f"<roi>{''.join(f'<r{index}>' for index in regions)}</roi>" if regions else "None."
+        found = compare(exchange, scene, answer_with(scene, markup))
+        assert found.total == 1 and len(found.truth) == len(exchange.targets) == 3
+        return found.right, found.text
+
+    assert verdict(first, *others) == verdict(*others, first) == (1, "right: 3 of 3 found")
+    assert verdict(*others) == (0, "wrong: 2 of 3 found")
+    assert verdict() == (0, "wrong: 0 of 3 found")
+    assert verdict(first, *others, outside) == (0, "wrong: 3 of 3 found, and 1 more that should not be there")
+    assert verdict(outside) == (0, "wrong: 0 of 3 found, and 1 more that should not be there")
+
+
+def test_a_box_of_half_the_overlap_is_enough_and_one_of_less_is_not(scene):
+    exchange = scene_questions(scene)["group"]
+    for share, expected in ((0.5, 3), (0.49, 2)):
+        boxes = torch.tensor(scene.boxes_xyxy)
+        left, right = boxes[exchange.targets[0], [0, 2]]
+        boxes[exchange.targets[0], 2] = left + share * (right - left)
+        markup = "<roi>" + "".join(f"<r{index}>" for index in exchange.targets) + "</roi>"
+        assert f" {expected} of 3 found" in compare(exchange, scene, ground_text(markup, boxes)).text
+
+
+def test_what_is_named_twice_is_right_once(scene):
+    exchange = scene_questions(scene)["description"]
+    phrase = f"<p>{with_article(words(scene.objects[0].attributes))}</p> <roi><r0></roi>"
+    found = compare(exchange, scene, answer_with(scene, f"The image shows {phrase} and {phrase}."))
+    assert (found.right, found.total, found.text) == (1, 2, "1 of 2 phrases right, words and box")
+
+
 def test_a_phrase_needs_the_words_and_the_box(scene):
     exchange = scene_questions(scene)["description"]
     texts = [with_article(words(item.attributes)) for item in scene.objects]
@@ -69,6 +130,7 @@ def test_a_phrase_needs_the_words_and_the_box(scene):
     assert (found.right, found.total, found.text) == (1, 3, "1 of 3 phrases right, words and box")
     assert [item["text"] for item in found.truth] == texts
     assert compare(exchange, scene, answer_with(scene, "Nothing.")).text == "wrong: no phrase has a box"
+    assert compare(exchange, scene, answer_with(scene, "Nothing.")).total == 1
 
 
 def test_objects_without_a_region_are_not_found(scene):

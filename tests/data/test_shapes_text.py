@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from transformers_groma.data.shapes import Attributes, Scene, make_scene
-from transformers_groma.data.shapes_rows import ShapesOptions, world_of
+from transformers_groma.data.shapes_rows import ShapesOptions
 from transformers_groma.data.shapes_text import (
     MIXTURE,
     Exchange,
@@ -19,6 +19,7 @@ from transformers_groma.data.shapes_text import (
     subsets,
     with_article,
     words,
+    world_of,
 )
 
 SIZES = ("small", "large")

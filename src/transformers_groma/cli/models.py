@@ -42,6 +42,11 @@ def embedded_model() -> Path:
     )
 
 
+def is_embedded(model: str | None) -> bool:
+    """Whether this is groma-tiny, the model of this package, by default or by the path of its folder."""
+    return model is None or (Path(model).is_dir() and Path(model).resolve() == embedded_model().resolve())
+
+
 def load_pipeline(model: str | None, device: str | None, dtype: str) -> "ImageGroundingPipeline":
     """The pipeline of a model that is checked first."""
     model = checked_model(model, ("groma",))
@@ -105,9 +110,7 @@ def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
     """The model to load, after a look at its config.json."""
     if model is None:
         model = str(embedded_model())
-        note(
-            f"using the embedded {Path(model).name}, a tiny model that shows how things work; pass --model for a real one"
-        )
+        note(f"using the tiny model {Path(model).name}, which only knows drawn scenes of coloured shapes; for photos pass a --model")
     from transformers import PreTrainedConfig
     from transformers.utils import logging
 

@@ -4,7 +4,6 @@ import io
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,13 +48,10 @@ def write_answer(
     name: str,
     answer: "GroundedText",
     image: "Image.Image",
-    num_boxes: int = 0,
     notes: dict[str, Any] | None = None,
 ) -> None:
     """Write an answer as JSON, and its image: both or neither."""
-    # Of all regions only the user's own are outlined beside the phrases; they are the first.
-    shown = replace(answer, regions=answer.regions[:num_boxes])
-    _write_pair(folder, name, {**answer.to_dict(), **(notes or {})}, shown.draw(image, regions=True))
+    _write_pair(folder, name, {**answer.to_dict(), **(notes or {})}, answer.draw(image))
 
 
 def write_proposals(

@@ -18,11 +18,14 @@ from .shapes_text import (
     Phrase,
     Region,
     World,
+    ask_neighbor,
     describe_image,
     describe_region,
+    locate_all,
     locate_one,
     with_article,
     words,
+    world_of,
 )
 
 IOU_THRESHOLD = 0.5
@@ -46,14 +49,14 @@ class Comparison:
 
 
 def scene_questions(scene: Scene) -> dict[str, Exchange]:
-    """A question with a box, an expression to locate and a grounded description; chance chooses the objects.
+    """Two questions with a box, an expression and a group to locate, and a grounded description; chance chooses the objects.
 
     Args:
         scene (`Scene`): what is asked about.
 
     Returns:
-        `dict[str, Exchange]`: by name, always the same for a scene. Without "expression" where chance found no object
-        that differs from all others in words.
+        `dict[str, Exchange]`: by name, always the same for a scene. A question for which chance found no objects is left out,
+        such as "expression" where no object differs from all others in words.
 
     Example:
     >>> from transformers_groma.data.shapes import make_scene
@@ -64,10 +67,16 @@ def scene_questions(scene: Scene) -> dict[str, Exchange]:
     """
     rng = np.random.default_rng([scene.seed, scene.index])
     world = World([item.attributes for item in scene.objects])
+    region = describe_region(world, rng, template=1)
+    expression = locate_one(world, rng, template=0, position_share=0)
+    # A generator of their own: what is asked above does not depend on how many tries these take.
+    rng = np.random.default_rng([scene.seed, scene.index, 1])
     questions = {
-        "region": describe_region(world, rng, template=1),
-        "expression": locate_one(world, rng, template=0, position_share=0),
-        "description": describe_image(world, rng, template=0),
+        "region": region,
+        "neighbor": ask_neighbor(world_of(scene), rng),
+        "expression": expression,
+        "group": locate_all(world_of(scene), rng, template=0),
+        "description": describe_image(world_of(scene), rng, template=0),
     }
     return {name: exchange for name, exchange in questions.items() if exchange is not None}
 
@@ -86,10 +95,11 @@ def question_text(exchange: Exchange) -> str:
 
 
 def compare(exchange: Exchange, scene: Scene, answer: GroundedText) -> Comparison:
-    """Compare an answer with the scene, as the figures of synthetic scenes do.
+    """Compare an answer with the scene.
 
-    A description is right to the word or not; a box is right with an IoU above 0.5; a phrase is right if it names all that
-    can be said about an object and its box has an IoU of at least 0.5 with that of the object.
+    A description is right to the word or not; a box is right with an IoU above 0.5; a group is right if each of its objects has a
+    box, and each box such an object, with an IoU of at least 0.5; a phrase is right if it names all that can be said about an object
+    that was not named before and its box has an IoU of at least 0.5 with that of the object.
 
     Args:
         exchange (`Exchange`): the question, of [`scene_questions`].
@@ -117,6 +127,10 @@ def compare(exchange: Exchange, scene: Scene, answer: GroundedText) -> Compariso
             return _compare_words(exchange, scene, answer)
         case "rec":
             return _compare_box(exchange, scene, answer)
+        case "grounding":
+            return _compare_group(exchange, scene, answer)
+        case "neighbor":
+            return _compare_neighbor(exchange, scene, answer)
         case "grounded-caption":
             return _compare_phrases(scene, answer)
     raise ValueError(f"`exchange.kind` is {exchange.kind!r}. Use a question of `scene_questions`.")
@@ -158,15 +172,50 @@ def _compare_box(exchange: Exchange, scene: Scene, answer: GroundedText) -> Comp
     return Comparison(int(is_right), 1, f"{'right' if is_right else 'wrong'}: IoU {iou:.2f} with the true box", truth)
 
 
+def _compare_group(exchange: Exchange, scene: Scene, answer: GroundedText) -> Comparison:
+    truth = [_truth(scene, index) for index in exchange.targets]
+    boxes = [box for phrase in answer.phrases for box in phrase.boxes.tolist()]
+    found = 0
+    free = [item["box_xyxy"] for item in truth]
+    for box in boxes:
+        hit = _best(box, free)
+        if hit is not None:
+            free.pop(hit)
+            found += 1
+    extra = len(boxes) - found
+    text = f"{found} of {len(truth)} found" + (f", and {extra} more that should not be there" if extra else "")
+    right = found == len(truth) and extra == 0
+    return Comparison(int(right), 1, f"{'right' if right else 'wrong'}: {text}", truth)
+
+
+def _compare_neighbor(exchange: Exchange, scene: Scene, answer: GroundedText) -> Comparison:
+    truth = [_truth(scene, index) for index in exchange.targets]
+    if answer.text.strip() != exchange.reference:
+        return Comparison(0, 1, f"not right to the word, which would be: {exchange.reference}", truth)
+    box = answer.phrases[0].boxes[0].tolist() if answer.phrases else None
+    is_right = box is not None and _best(box, [item["box_xyxy"] for item in truth]) is not None
+    return Comparison(int(is_right), 1, f"right to the word, and the box is {'right' if is_right else 'wrong'}", truth)
+
+
 def _compare_phrases(scene: Scene, answer: GroundedText) -> Comparison:
     truth = [_truth(scene, index) for index in range(len(scene.objects))]
-    right = 0
+    unnamed = list(truth)
     for phrase in answer.phrases:
-        boxes = [item["box_xyxy"] for item in truth if item["text"] == phrase.text.strip()]
-        right += bool(boxes) and bool(box_iou(phrase.boxes[:1], torch.tensor(boxes)).max() >= IOU_THRESHOLD)
-    total = len(answer.phrases)
+        fitting = [item for item in unnamed if item["text"] == phrase.text.strip()]
+        hit = _best(phrase.boxes[0].tolist(), [item["box_xyxy"] for item in fitting])
+        if hit is not None:
+            unnamed = [item for item in unnamed if item is not fitting[hit]]
+    right, total = len(truth) - len(unnamed), len(answer.phrases)
     text = f"{right} of {total} phrases right, words and box" if total > 0 else "wrong: no phrase has a box"
-    return Comparison(right, total, text, truth)
+    return Comparison(right, max(total, 1), text, truth)
+
+
+def _best(box: Sequence[float], candidates: Sequence[Sequence[float]]) -> int | None:
+    """The candidate that a box has the best IoU with, if that is at least 0.5."""
+    if not candidates:
+        return None
+    iou = box_iou(torch.tensor([box]), torch.tensor(candidates))[0]
+    return int(iou.argmax()) if float(iou.max()) >= IOU_THRESHOLD else None
 
 
 def _truth(scene: Scene, index: int) -> dict[str, Any]:

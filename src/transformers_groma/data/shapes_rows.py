@@ -15,7 +15,7 @@ from datasets import Dataset
 from .._files import write_file
 from .columns import FEATURES, Schema, image_part, phrase_part, region_part, text_part
 from .shapes import MIN_IMAGE_SIZE, SPLITS, Scene, make_scene
-from .shapes_text import MIXTURE, Content, Exchange, Phrase, Region, World, converse
+from .shapes_text import MIXTURE, Content, Exchange, Phrase, Region, converse, world_of
 from .shards import WriteReport, write_dataset
 
 # Kinds of questions of each task, and how often they come.
@@ -274,24 +274,6 @@ def write_shapes(
     )
 
 
-def world_of(scene: Scene) -> World:
-    """What can be asked about a scene.
-
-    Args:
-        scene (`Scene`): a scene.
-
-    Returns:
-        `World`: its objects, their places as shares of the image's side.
-    """
-    boxes = np.array(scene.boxes_xyxy) / scene.image_size
-    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return World(
-        attributes=[item.attributes for item in scene.objects],
-        centers=[tuple(center) for center in centers.tolist()],
-        areas=(boxes[:, 2:] - boxes[:, :2]).prod(axis=1).tolist(),
-    )
-
-
 class _BoxList:
     """The boxes that a row's messages name, in the order in which they are first named."""
 
@@ -333,4 +315,4 @@ def _checked_rows(rows: int) -> int:
     return rows
 
 
-__all__ = ["TASKS", "ShapesOptions", "iter_rows", "shapes_dataset", "world_of", "write_shapes"]
+__all__ = ["TASKS", "ShapesOptions", "iter_rows", "shapes_dataset", "write_shapes"]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .shapes import Attributes
+from .shapes import Attributes, Scene
 
 NUM_TEMPLATES = 3
 MAX_TARGETS = 5
@@ -103,6 +103,24 @@ class World:
     def in_order(self, indices: Iterable[int]) -> tuple[int, ...]:
         """Objects from left to right or, where there are no positions, in their own order."""
         return tuple(sorted(indices, key=lambda index: (self.centers[index][0] if self.centers else 0, index)))
+
+
+def world_of(scene: Scene) -> World:
+    """What can be asked about a scene.
+
+    Args:
+        scene (`Scene`): a scene.
+
+    Returns:
+        `World`: its objects, their places as shares of the image's side.
+    """
+    boxes = np.array(scene.boxes_xyxy) / scene.image_size
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return World(
+        attributes=[item.attributes for item in scene.objects],
+        centers=[tuple(center) for center in centers.tolist()],
+        areas=(boxes[:, 2:] - boxes[:, :2]).prod(axis=1).tolist(),
+    )
 
 
 def fits(attributes: Attributes, wanted: Attributes) -> bool:
@@ -499,4 +517,4 @@ def converse(
     return list(found.values())
 
 
-__all__ = ["Exchange", "Phrase", "Region", "World", "converse", "fits", "subsets", "with_article", "words"]
+__all__ = ["Exchange", "Phrase", "Region", "World", "converse", "fits", "subsets", "with_article", "words", "world_of"]

@@ -8,11 +8,10 @@ import base64
 import io
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from PIL import Image, ImageDraw, ImageOps
@@ -20,7 +19,7 @@ from PIL import Image, ImageDraw, ImageOps
 from .._files import complete_folder, write_file
 from ..boxes import box_iou
 from ..grounding import GroundedText
-from ..visualization import PALETTE, draw_boxes, draw_grounded_text
+from ..visualization import PALETTE, dashes, draw_boxes, draw_grounded_text
 
 Box = Sequence[float]
 Color = tuple[int, int, int]
@@ -229,15 +228,6 @@ pre { margin: .4rem 0 0; font-size: .8rem; max-height: 14rem; overflow: auto; }
 """
 
 
-class _Piece(NamedTuple):
-    """A straight piece of a line, in pixels."""
-
-    x1: float
-    y1: float
-    x2: float
-    y2: float
-
-
 def _checked_boxes(boxes: Sequence[Box], name: str) -> torch.Tensor:
     values = torch.tensor([[float(value) for value in box] for box in boxes], dtype=torch.float32)
     if len(boxes) == 0:
@@ -263,22 +253,10 @@ def _draw_dashed(picture: Image.Image, boxes: Sequence[Box]) -> None:
     for box in boxes:
         x1, x2 = (min(max(value, 0), picture.width - 1) for value in (box[0], box[2]))
         y1, y2 = (min(max(value, 0), picture.height - 1) for value in (box[1], box[3]))
-        for piece in _dashes(x1, y1, x2, y2, dash=3 * width):
+        for left, top, right, bottom in dashes((x1, y1, x2, y2), 3 * width):
             for grown, color in ((width / 2, (0, 0, 0)), (width / 2 - 1.5, TARGET_COLOR)):
-                corners = (piece.x1 - grown, piece.y1 - grown, piece.x2 + grown, piece.y2 + grown)
+                corners = (left - grown, top - grown, right + grown, bottom + grown)
                 draw.rectangle([round(value) for value in corners], fill=color)
-
-
-def _dashes(x1: float, y1: float, x2: float, y2: float, dash: float) -> Iterator[_Piece]:
-    """The dashes of a rectangle's outline. Every side begins and ends with half a dash, so that corners are closed."""
-    for start, end, vertical, others in ((x1, x2, False, (y1, y2)), (y1, y2, True, (x1, x2))):
-        periods = max(1, round((end - start) / (2 * dash)))
-        period = (end - start) / periods
-        for number in range(periods + 1):
-            middle = start + number * period
-            low, high = max(start, middle - period / 4), min(end, middle + period / 4)
-            for other in others:
-                yield _Piece(other, low, other, high) if vertical else _Piece(low, other, high, other)
 
 
 def _with_texts(picture: Image.Image, case: GalleryCase) -> Image.Image:
