@@ -110,7 +110,9 @@ def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
     """The model to load, after a look at its config.json."""
     if model is None:
         model = str(embedded_model())
-        note(f"using the tiny model {Path(model).name}, which only knows drawn scenes of coloured shapes; for photos pass a --model")
+        note(
+            f"using the tiny model {Path(model).name}, which only knows drawn scenes of coloured shapes; for photos pass a --model"
+        )
     from transformers import PreTrainedConfig
     from transformers.utils import logging
 

@@ -14,6 +14,7 @@ from ..boxes import box_iou
 from ..grounding import GroundedText, render_grounded_phrase
 from .shapes import Scene
 from .shapes_text import (
+    RELATIONS,
     Exchange,
     Phrase,
     Region,
@@ -29,6 +30,7 @@ from .shapes_text import (
 )
 
 IOU_THRESHOLD = 0.5
+NEIGHBOR_TRIES = 30
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,26 @@ def scene_questions(scene: Scene) -> dict[str, Exchange]:
     rng = np.random.default_rng([scene.seed, scene.index, 1])
     questions = {
         "region": region,
-        "neighbor": ask_neighbor(world_of(scene), rng),
+        "neighbor": _evident_neighbor(scene, rng),
         "expression": expression,
         "group": locate_all(world_of(scene), rng, template=0),
         "description": describe_image(world_of(scene), rng, template=0),
     }
     return {name: exchange for name, exchange in questions.items() if exchange is not None}
+
+
+def _evident_neighbor(scene: Scene, rng: np.random.Generator) -> Exchange | None:
+    """A question about a neighbour that lies wholly beside the object in that direction, so that everyone agrees."""
+    for _ in range(NEIGHBOR_TRIES):
+        exchange = ask_neighbor(world_of(scene), rng)
+        if exchange is None:
+            return None
+        relation = exchange.topic.rsplit(" ", maxsplit=1)[0]
+        axis, sign = RELATIONS[relation]
+        start, target = (scene.boxes_xyxy[indices[0]] for indices in (exchange.pointed, exchange.targets))
+        if (sign > 0 and target[axis] >= start[axis + 2]) or (sign < 0 and target[axis + 2] <= start[axis]):
+            return exchange
+    return None
 
 
 def question_text(exchange: Exchange) -> str:
