@@ -8,7 +8,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=fa
 # One thread for each of the two test processes: torch's threads would wait for each other.
 TEST_ENV := $(OFFLINE) OMP_NUM_THREADS=1
 
-.PHONY: demo test test-slow quality format bench setup kernels train-tiny evaluate-tiny clean
+.PHONY: demo test test-slow test-newest quality format bench setup kernels train-tiny evaluate-tiny clean
 
 demo: $(STAMP)  ## questions about a scene, answers compared with the truth; writes demo_output/
 	$(OFFLINE) $(BIN)/groma demo --output demo_output
@@ -18,6 +18,17 @@ test: $(STAMP)  ## all tests but the slow ones
 
 test-slow: $(STAMP)  ## the slow tests
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m slow tests
+
+# The newest releases that pyproject.toml admits, in an environment of its own that is brought up to date at each call.
+NEWEST := .venv-newest
+
+test-newest:  ## all tests but the slow ones, and the wheel, with the newest versions that the bounds admit
+	test -d $(NEWEST) || $(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable ".[train,data,eval,dev]"
+	$(NEWEST)/bin/python -m pip list | grep -E "^(torch|transformers|tokenizers|huggingface_hub|trl|peft|datasets) "
+	$(TEST_ENV) $(NEWEST)/bin/python -m pytest -n 2 -m "not slow" tests
+	$(TEST_ENV) GROMA_TEST_NEWEST=1 $(NEWEST)/bin/python -m pytest -m slow tests/test_wheel.py
 
 quality: $(STAMP)  ## lint and format check
 	$(BIN)/ruff check .
@@ -62,4 +73,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) demo_output .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NEWEST) demo_output .pytest_cache .ruff_cache

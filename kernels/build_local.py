@@ -25,6 +25,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,11 +69,6 @@ class BuildError(RuntimeError):
 
 
 def read_build_toml(kernel_dir: Path) -> dict[str, Any]:
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10 and older
-        import tomli as tomllib
-
     path = kernel_dir / "build.toml"
     if not path.is_file():
         raise BuildError(f"{path} not found: {kernel_dir} is not a kernel directory")

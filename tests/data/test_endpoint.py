@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
@@ -128,7 +128,7 @@ def test_retry_after_header():
     assert endpoint.parse_retry_after(None) is None
     assert endpoint.parse_retry_after("soon") is None
     assert endpoint.parse_retry_after("inf") is None
-    later = datetime.now(timezone.utc) + timedelta(seconds=100)
+    later = datetime.now(UTC) + timedelta(seconds=100)
     assert 95 < endpoint.parse_retry_after(format_datetime(later, usegmt=True)) <= 100
 
 
