@@ -13,6 +13,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, torch_compilable_check
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
+from .boxes import boxes_to_bits, exact_boxes
 from .configuration_groma import GromaConfig
 from .modeling_groma_base import (
     GromaPreTrainedModel,
@@ -22,6 +23,7 @@ from .modeling_groma_base import (
     requested_output,
 )
 from .modeling_groma_cache import cache_kwargs, cache_of, given_cache
+from .modeling_groma_ops import computing_dtype
 from .modeling_groma_outputs import (
     GromaCausalLMOutputWithPast,
     GromaGenerateBeamDecoderOnlyOutput,
@@ -33,6 +35,9 @@ from .modeling_groma_outputs import (
 from .modeling_groma_proposer import GromaRegionProposer, GromaRegionProposerOutput
 from .modeling_groma_region_encoder import GromaRegionEncoder
 from .modeling_groma_regions import RegionSelection, is_box, resolve_box_tokens
+
+# Less than a thousandth of a pixel in every image. Smaller ones except 0 are not fractions of an image.
+SMALLEST_FRACTION = 1e-12
 
 
 class GromaMultiModalProjector(nn.Module):
@@ -49,7 +54,7 @@ class GromaMultiModalProjector(nn.Module):
         """`(B, vision_hidden_size, grid, grid)` patches to `(B, grid * grid / 4, hidden_size)` image tokens, row by row."""
         # Channels of the four patches in the released order: top left, bottom left, top right, bottom right.
         merged = torch.cat([feature_map[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)], dim=1)
-        tokens = merged.flatten(2).transpose(1, 2).to(self.linear_1.weight.dtype)
+        tokens = merged.flatten(2).transpose(1, 2).to(computing_dtype(self, merged.dtype))
         return self.linear_2(self.act(self.linear_1(tokens)))
 
 
@@ -87,8 +92,7 @@ class GromaModel(GromaPreTrainedModel):
         Raises:
             ValueError: wrong image size, or more user boxes than slots.
         """
-        if refer_boxes is not None:
-            check_boxes_of_images("refer_boxes", refer_boxes, len(pixel_values))
+        refer_boxes = boxes_of_images("refer_boxes", refer_boxes, len(pixel_values))
         with no_autocast(pixel_values):
             vision = self._encode_patches(pixel_values)
         selection = self._propose(vision.hidden_states, refer_boxes)
@@ -142,13 +146,11 @@ class GromaModel(GromaPreTrainedModel):
         """Features with regions; visual tokens in placeholder order, padded `(B, n, hidden_size)`; their number `(B,)`."""
         if (proposal_boxes is None) != (proposal_scores is None):
             raise ValueError("Pass `proposal_boxes` and `proposal_scores` together: both or none.")
-        for name, boxes in (
-            ("refer_boxes", refer_boxes),
-            ("ground_boxes", ground_boxes),
-            ("proposal_boxes", proposal_boxes),
-        ):
-            if boxes is not None:
-                check_boxes_of_images(name, boxes, len(pixel_values))
+        refer_boxes = boxes_of_images("refer_boxes", refer_boxes, len(pixel_values))
+        ground_boxes = boxes_of_images("ground_boxes", ground_boxes, len(pixel_values))
+        proposal_boxes = boxes_of_images("proposal_boxes", proposal_boxes, len(pixel_values))
+        if proposal_scores is not None:
+            proposal_scores = exact_boxes(proposal_scores, "proposal_scores")
         with no_autocast(pixel_values):
             vision = self._encode_patches(pixel_values, **kwargs)
         if proposal_boxes is None:
@@ -164,7 +166,8 @@ class GromaModel(GromaPreTrainedModel):
                 self._feature_map(vision.hidden_states[i])
                 for i in self.config.region_encoder_config.vision_feature_layers
             ],
-            selection.boxes,
+            # As bits: where FSDP wraps the region encoder by itself, it casts what comes in.
+            boxes_to_bits(selection.boxes),
             selection.mask,
         )
         tokens = torch.cat([image_tokens, region_tokens.to(image_tokens)], dim=1)
@@ -391,30 +394,41 @@ class GromaModel(GromaPreTrainedModel):
         return None, torch.where(changed, self.get_input_embeddings()(resolved), inputs_embeds)
 
 
-def check_boxes_of_images(name: str, boxes: Tensor, num_images: int) -> None:
+def boxes_of_images(name: str, boxes: Tensor | None, num_images: int) -> Tensor | None:
     """Check boxes that come to the model: one row of normalized `cxcywh` boxes for each image.
 
     Args:
         name (`str`): how an error names them.
-        boxes (`Tensor` of shape `(num_images, n, 4)`): normalized `cxcywh`, rows of zeros pad.
+        boxes (`Tensor` of shape `(num_images, n, 4)`, *optional*): normalized `cxcywh`, rows of zeros pad; float32, or what
+            `boxes_to_bits` made of them.
         num_images (`int`): images in `pixel_values`.
 
+    Returns:
+        `Tensor` of shape `(num_images, n, 4)`, float32, *optional*.
+
     Raises:
-        ValueError: another shape, or values that are no fractions of the image.
+        ValueError: another shape, half precision, or values that are not fractions of the image.
     """
+    if boxes is None:
+        return None
     if boxes.ndim != 3 or boxes.shape[0] != num_images or boxes.shape[-1] != 4:
         raise ValueError(
             f"`{name}` must have shape (number of images, n, 4) with a row for each of the {num_images} images, got "
             f"{tuple(boxes.shape)}. Rows of zeros pad."
         )
-    slack = 1e-2  # half precision
+    boxes = exact_boxes(boxes, name)
+    slack = 1e-2  # of datasets that rounded their boxes
+    is_fraction = (boxes >= -slack) & (boxes <= 1 + slack)
+    # Pixels as int32, read as the bits of float32, are numbers next to 0.
+    is_fraction &= (boxes == 0) | (boxes.abs() > SMALLEST_FRACTION)
     torch_compilable_check(
-        ((boxes >= -slack) & (boxes <= 1 + slack)).all(),
+        is_fraction.all(),
         lambda: (
             f"`{name}` must be normalized cxcywh (0..1), got values from {boxes.min().item():g} to {boxes.max().item():g}. "
             "The processor makes them of `boxes` in pixels."
         ),
     )
+    return boxes
 
 
 def check_one_image_per_sample(placeholder_mask: Tensor, num_images: int) -> None:

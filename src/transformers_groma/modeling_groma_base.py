@@ -11,6 +11,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from .configuration_groma import GromaConfig
+from .modeling_groma_ops import computing_dtype
 from .modeling_groma_proposer import GromaRegionProposer, GromaRegionProposerOutput, init_proposer_weights
 from .modeling_groma_regions import RegionSelection, select_regions
 
@@ -84,9 +85,8 @@ class GromaPreTrainedModel(PreTrainedModel):
                 f"`pixel_values` must have shape (number of images, channels, {size}, {size}), got "
                 f"{tuple(pixel_values.shape)}. Let the model's own processor prepare the images."
             )
-        return self.vision_tower(
-            pixel_values.to(self.vision_tower.dtype), output_hidden_states=True, return_dict=True, **kwargs
-        )
+        dtype = computing_dtype(self.vision_tower, pixel_values.dtype)
+        return self.vision_tower(pixel_values.to(dtype), output_hidden_states=True, return_dict=True, **kwargs)
 
     def _feature_map(self, hidden_states: Tensor) -> Tensor:
         """Patch tokens as a map `(B, C, grid, grid)`; class and register tokens come first and are dropped."""

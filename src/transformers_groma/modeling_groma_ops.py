@@ -27,6 +27,9 @@ LOCAL_KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 # Elements of the largest intermediate of ROIAlign in plain torch; regions are processed in groups that stay below it (256 MB).
 MAX_ROI_ALIGN_ELEMENTS = 64 * 1024 * 1024
 
+# Weights of other dtypes are quantized.
+COMPUTING_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
 # Loaded kernels by name; missing before the first look, None after a look that found nothing.
 _kernels: dict[str, ModuleType | None] = {}
 
@@ -99,6 +102,30 @@ def _kernel_for(name: str, tensor: Tensor) -> ModuleType | None:
         return kernel
     # A build for the CPU has no CUDA code; the folder of a build names its backend.
     return kernel if tensor.device.type == "cuda" and "-cu" in str(kernel.__file__) else None
+
+
+def computing_dtype(module: nn.Module, default: torch.dtype) -> torch.dtype:
+    """The dtype that a module computes in: that of its first weight or bias that is not quantized.
+
+    Only the dtype is asked for, which offloaded, sharded and partitioned weights keep.
+
+    Args:
+        module (`nn.Module`): a module with layers; PEFT may have wrapped some of them.
+        default (`torch.dtype`): for a module whose weights are all quantized.
+
+    Returns:
+        `torch.dtype`: float32, float64 or half precision.
+
+    Example:
+    >>> computing_dtype(nn.Sequential(nn.ReLU(), nn.Linear(2, 2).bfloat16()), torch.float32)
+    torch.bfloat16
+    """
+    for layer in module.modules():
+        # By attribute: while FSDP's first version runs a layer, its weights are not among the parameters.
+        for tensor in (getattr(layer, "weight", None), getattr(layer, "bias", None)):
+            if isinstance(tensor, Tensor) and tensor.dtype in COMPUTING_DTYPES:
+                return tensor.dtype
+    return default
 
 
 class _KernelLayer:
@@ -237,4 +264,4 @@ def _bin_weights(start: Tensor, end: Tensor, size: int, output_size: int, sampli
     return weights.unflatten(-2, (output_size, sampling_ratio)).mean(dim=-2)
 
 
-__all__ = ["GromaMultiScaleDeformableAttention", "GromaRoiAlign", "use_kernels"]
+__all__ = ["GromaMultiScaleDeformableAttention", "GromaRoiAlign", "computing_dtype", "use_kernels"]

@@ -19,8 +19,9 @@ from transformers.models.deformable_detr.modeling_deformable_detr import (
     inverse_sigmoid,
 )
 
+from .boxes import exact_boxes
 from .configuration_groma import GromaProposerConfig
-from .modeling_groma_ops import GromaMultiScaleDeformableAttention
+from .modeling_groma_ops import GromaMultiScaleDeformableAttention, computing_dtype
 from .modeling_groma_regions import fuse_scores
 
 # Side of the smallest level's proposals as a fraction of the image; doubles with every level (Deformable DETR).
@@ -156,7 +157,7 @@ class GromaRegionProposer(nn.Module):
         Raises:
             ValueError: if the encoder has fewer tokens than `num_queries`.
         """
-        feature_map = feature_map.to(self.enc_output.weight.dtype)
+        feature_map = feature_map.to(computing_dtype(self, feature_map.dtype))
         maps = [projection(feature_map) for projection in self.input_proj]
         spatial_shapes_list = [tuple(level.shape[-2:]) for level in maps]
         num_tokens = sum(height * width for height, width in spatial_shapes_list)
@@ -228,7 +229,9 @@ class GromaRegionProposer(nn.Module):
 
     def _decode(self, encoder_hidden_states: Tensor, box_logits: Tensor, geometry: dict) -> list[tuple[Tensor, ...]]:
         """Boxes, both logits and hidden states of every decoder layer, from the inverse sigmoid of the first boxes."""
-        hidden_states = self.query_position_embeddings.weight[None].expand(len(box_logits), -1, -1)
+        # Called, not read: offloaded weights are there while their layer runs.
+        queries = self.query_position_embeddings(torch.arange(self.config.num_queries, device=box_logits.device))
+        hidden_states = queries.expand(len(box_logits), -1, -1)
         code = box_position_code(box_logits.sigmoid(), self.config.d_model // 2).to(hidden_states.dtype)
         # Only the first half is used: in Deformable DETR the second half is the query's content, learned here.
         query_positions = self.pos_trans_norm(self.pos_trans(code))[..., : self.config.d_model]
@@ -368,7 +371,7 @@ def _check_labels(labels: list[dict], pred_boxes: Tensor) -> tuple[list[dict[str
         source = label.get("source", "coco")
         if source not in OBJECTNESS_SOURCES:
             raise ValueError(f"`labels[{index}]['source']` must be 'coco' or 'sa1b', got {source!r}.")
-        boxes = label["boxes"].to(device=pred_boxes.device, dtype=pred_boxes.dtype).reshape(-1, 4)
+        boxes = exact_boxes(label["boxes"], f"labels[{index}]['boxes']").to(pred_boxes.device).reshape(-1, 4)
         if not ((boxes >= 0) & (boxes <= 1)).all():
             raise ValueError(
                 f"`labels[{index}]['boxes']` must be normalized cxcywh (0..1), got values from {boxes.min().item():g} to "

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from .boxes import box_cxcywh_to_xyxy
+from .boxes import box_cxcywh_to_xyxy, exact_boxes
 from .configuration_groma import GromaRegionEncoderConfig
-from .modeling_groma_ops import GromaRoiAlign
+from .modeling_groma_ops import GromaRoiAlign, computing_dtype
 
 # The finest, middle and coarsest map, as multiples of the vision encoder's patch grid.
 MAP_SCALES = (4, 2, 1)
@@ -102,14 +102,14 @@ class GromaRegionEncoder(nn.Module):
         Args:
             feature_maps (`list[Tensor]`, 3 of shape `(B, vision_hidden_size, grid, grid)`): hidden states of the vision
                 encoder, for the finest, middle and coarsest map.
-            boxes (`Tensor` of shape `(B, R, 4)`): normalized `cxcywh`.
+            boxes (`Tensor` of shape `(B, R, 4)`): normalized `cxcywh`, float32 or what `boxes_to_bits` made of them.
             mask (`Tensor` of shape `(B, R)`, bool): which slots are used, always the first ones of a row.
 
         Returns:
             `Tensor` of shape `(B, R, output_size)`: region tokens; zeros in unused slots.
         """
         maps = self.fuse_feature_maps(feature_maps)
-        boxes = boxes.float()
+        boxes = exact_boxes(boxes)
         # Unused slots cost as much as used ones. A traced graph needs static shapes and takes them all.
         static = torch.compiler.is_compiling()
         num_slots = boxes.shape[1]
@@ -141,17 +141,15 @@ class GromaRegionEncoder(nn.Module):
         Returns:
             `list[Tensor]`: of shapes `(B, C, 4 * grid, 4 * grid)`, `(B, C, 2 * grid, 2 * grid)`, `(B, C, grid, grid)`.
         """
-        maps = []
+        maps, dtype = [], computing_dtype(self, feature_maps[0].dtype)
         for feature_map, scale, conv in zip(feature_maps, MAP_SCALES, self.input_convs, strict=True):
-            # The convolution sees the enlarged map and two coordinate maps. It works on single pixels, so it commutes with
-            # resizing: the features go through it while they are small.
-            channels = feature_map.shape[1]
-            projected = nn.functional.conv2d(feature_map.to(conv.weight.dtype), conv.weight[:, :channels])
+            # The convolution sees a map and two coordinate maps, all enlarged. It works on single pixels, so it commutes with
+            # resizing (which keeps coordinates straight): it runs while they are small.
+            feature_map = feature_map.to(dtype)
+            coordinates = _coordinate_maps(feature_map).expand(len(feature_map), -1, -1, -1)
+            projected = conv(torch.cat([feature_map, coordinates], dim=1))
             projected = projected.contiguous(memory_format=_fastest_memory_format(projected))
-            enlarged = resize_map(projected, size=tuple(side * scale for side in feature_map.shape[-2:]))
-            maps.append(
-                enlarged + nn.functional.conv2d(_coordinate_maps(enlarged), conv.weight[:, channels:], conv.bias)
-            )
+            maps.append(resize_map(projected, size=tuple(side * scale for side in feature_map.shape[-2:])))
         for layer in self.fuse_layers:
             maps = layer(maps)
         return maps

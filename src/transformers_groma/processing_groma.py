@@ -21,9 +21,10 @@ from transformers import BatchFeature
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, Unpack
 
-from .boxes import BoxFormat, box_cxcywh_to_xyxy, scale_boxes, unpack_region_boxes
+from .boxes import BoxFormat, box_cxcywh_to_xyxy, exact_boxes, scale_boxes, unpack_region_boxes
 from .grounding import GroundedText, ground_text
 from .processing_inputs import (
+    GromaBatchFeature,
     as_texts,
     check_marks,
     count_marks,
@@ -135,8 +136,8 @@ class GromaProcessor(ProcessorMixin):
         Returns:
             `BatchFeature`: `input_ids` and `attention_mask` `(B, L)`, and, where there are images,
             `pixel_values` `(B_img, 3, height, width)`. If there are boxes, `refer_boxes` and `ground_boxes`
-            `(B_img, K, 4)` float32, normalized `cxcywh`, filled up with rows of zeros. Rows of the last three are the
-            samples that have an image, in order.
+            `(B_img, K, 4)` float32, normalized `cxcywh`, filled up with rows of zeros; its `to` does not cast them. Rows of the
+            last three are the samples that have an image, in order.
 
         Raises:
             ValueError: if the arguments are wrong or do not fit each other; the message says what to do.
@@ -178,7 +179,7 @@ class GromaProcessor(ProcessorMixin):
                 rows = pad_boxes([boxes_of_samples[i] for i in present])
                 tensor_type = merged_kwargs["text_kwargs"].get("return_tensors")
                 outputs.update(BatchFeature({name: rows}, tensor_type=tensor_type))
-        return outputs
+        return GromaBatchFeature(outputs.data, skip_tensor_conversion=outputs.skip_tensor_conversion)
 
     def apply_chat_template(
         self,
@@ -311,7 +312,9 @@ class GromaProcessor(ProcessorMixin):
                 "`model.generate(…, return_dict_in_generate=True)` and pass its result."
             )
         sequences = output.sequences
-        boxes = torch.zeros(0, 0, 4) if output.region_boxes is None else output.region_boxes.detach().float().cpu()
+        boxes = torch.zeros(0, 0, 4)
+        if output.region_boxes is not None:
+            boxes = exact_boxes(output.region_boxes, "output.region_boxes").detach().cpu()
         if target_sizes is not None and len(target_sizes) != len(boxes):
             raise ValueError(
                 f"`target_sizes` must have one (height, width) for each image: got {len(target_sizes)} for {len(boxes)}."

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from huggingface_hub.utils import httpx
 from PIL import Image
+from transformers import BatchFeature
 from transformers.image_utils import ChannelDimension, get_image_size, infer_channel_dimension_format
 
-from .boxes import BoxFormat, box_xyxy_to_cxcywh, normalize_boxes, prepare_user_boxes
+from .boxes import BOX_INPUTS, BoxFormat, box_xyxy_to_cxcywh, normalize_boxes, prepare_user_boxes
 from .image_processing_pil_groma import to_upright_8_bit
 
 # With a side of one pixel an "image" is a spacer or a mistake; there is nothing to see in it.

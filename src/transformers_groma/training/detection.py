@@ -394,7 +394,7 @@ class GromaDetectionTrainer(StageTrainerMixin, Trainer):
 
 def _target_pixels(label: Mapping[str, Any]) -> Tensor:
     """The true boxes of an image, `xyxy` in its pixels."""
-    cx, cy, w, h = label["boxes"].unbind(-1)
+    cx, cy, w, h = exact_boxes(label["boxes"]).unbind(-1)
     corners = torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], dim=-1)
     return scale_boxes(corners, *label["size"])
 

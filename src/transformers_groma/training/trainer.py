@@ -3,6 +3,7 @@
 And what they have in common with that of stage 1: [`StageTrainerMixin`].
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 from trl import SFTConfig, SFTTrainer
 
+from ..boxes import BOX_INPUTS, boxes_to_bits
 from .callbacks import check_loss
 from .collators import ConversationCollator
 from .model_card import ModelKind, write_model_card
@@ -46,6 +48,30 @@ def prepare_arguments(args: TrainingArguments) -> None:
         args.ddp_find_unused_parameters = True
 
 
+def boxes_as_bits(inputs: Any) -> Any:
+    """Inputs of a model with all their boxes in the form that nothing casts, see `boxes_to_bits`.
+
+    Args:
+        inputs (`dict`, `list`, `Tensor` or anything else): inputs of a model; not changed.
+
+    Returns:
+        The same, with bits for the tensors that bear a name of `BOX_INPUTS`.
+
+    Example:
+    >>> batch = boxes_as_bits({"pixel_values": torch.ones(2), "labels": [{"boxes": torch.ones(1, 4)}]})
+    >>> batch["pixel_values"].dtype, batch["labels"][0]["boxes"].dtype
+    (torch.float32, torch.int32)
+    """
+    if isinstance(inputs, Mapping):
+        is_box = {name: name in BOX_INPUTS and isinstance(value, Tensor) for name, value in inputs.items()}
+        return type(inputs)(
+            {name: boxes_to_bits(value) if is_box[name] else boxes_as_bits(value) for name, value in inputs.items()}
+        )
+    if isinstance(inputs, (list, tuple)):
+        return type(inputs)(boxes_as_bits(value) for value in inputs)
+    return inputs
+
+
 class StageTrainerMixin:
     """What the trainers of all stages do alike: training after an evaluation, a whole model at the end, its card, one push.
 
@@ -73,6 +99,10 @@ class StageTrainerMixin:
         if self.model_wrapped is self.model:
             self.model._is_accelerate_prepared = False
         return super().train(*args, **kwargs)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        # `Trainer` casts what DeepSpeed's engine would cast, FSDP does it on the way to the model. Bits of boxes pass.
+        return super()._prepare_inputs(boxes_as_bits(inputs))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write a model for `from_pretrained`. With `push_to_hub` it is pushed, with its card."""
@@ -153,4 +183,4 @@ class GromaSFTTrainer(GromaLossMixin, SFTTrainer):
         Trainer.log(self, logs, start_time)
 
 
-__all__ = ["GromaLossMixin", "GromaSFTTrainer", "GromaTrainer", "StageTrainerMixin", "prepare_arguments"]
+__all__ = ["GromaLossMixin", "GromaSFTTrainer", "GromaTrainer", "StageTrainerMixin", "boxes_as_bits", "prepare_arguments"]
