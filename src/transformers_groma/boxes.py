@@ -265,7 +265,7 @@ def unpack_region_boxes(
         raise ValueError(
             f"`target_sizes` must have one (height, width) for each image: got {len(target_sizes)} for {len(boxes)}."
         )
-    corners = box_cxcywh_to_xyxy(boxes.detach().float()).clamp(0, 1)
+    corners = box_cxcywh_to_xyxy(exact_boxes(boxes, "region_boxes").detach()).clamp(0, 1)
     sizes = [(1, 1)] * len(boxes) if target_sizes is None else target_sizes
     return [
         scale_boxes(image_boxes[used], *(int(side) for side in size))
@@ -452,7 +452,9 @@ def exact_boxes(boxes: Tensor, name: str = "boxes") -> Tensor:
             f"`{name}` is {boxes.dtype}, which rounds boxes to steps of 1/{steps} of the image. Keep it in float32 "
             f"(cast `pixel_values` alone), or pass `boxes_to_bits({name})` where a wrapper such as FSDP or DeepSpeed casts all inputs."
         )
-    raise ValueError(f"`{name}` must be normalized boxes in float32, got {boxes.dtype}. Divide pixels by the image size.")
+    raise ValueError(
+        f"`{name}` must be normalized boxes in float32, got {boxes.dtype}. Divide pixels by the image size."
+    )
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

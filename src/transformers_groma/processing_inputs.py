@@ -170,6 +170,28 @@ def _group_boxes(name: str, boxes: Any, num_samples: int) -> list[list[Any]]:
     return groups
 
 
+class GromaBatchFeature(BatchFeature):
+    """What the processor returns: `BatchFeature` whose `to` leaves boxes in float32, whatever dtype the pixels get.
+
+    Example:
+    >>> inputs = GromaBatchFeature({"pixel_values": torch.ones(1, 3, 8, 8), "refer_boxes": torch.full((1, 1, 4), 0.5)})
+    >>> inputs = inputs.to("cpu", torch.bfloat16)
+    >>> inputs["pixel_values"].dtype, inputs["refer_boxes"].dtype
+    (torch.bfloat16, torch.float32)
+    """
+
+    def to(self, *args, **kwargs) -> "GromaBatchFeature":
+        """Move and cast as `BatchFeature.to` does; boxes and scores of proposals are moved only."""
+        exact = {name: value for name, value in self.data.items() if name in BOX_INPUTS}
+        super().to(*args, **kwargs)
+        for name, value in exact.items():
+            if isinstance(value, torch.Tensor):
+                # Where the library moved it, in the dtype that it had.
+                non_blocking = kwargs.get("non_blocking", False)
+                self.data[name] = value.to(self.data[name].device, non_blocking=non_blocking)
+        return self
+
+
 def pad_boxes(boxes: list[torch.Tensor]) -> list[np.ndarray]:
     """Boxes of `B` samples, filled up with zeros to the same number: `B` arrays of shape `(K, 4)`."""
     length = max(len(boxes_of_sample) for boxes_of_sample in boxes)

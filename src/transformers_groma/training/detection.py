@@ -32,7 +32,7 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..boxes import box_xyxy_to_cxcywh, scale_boxes
+from ..boxes import box_xyxy_to_cxcywh, exact_boxes, scale_boxes
 from ..configuration_groma import GromaRegionProposalConfig
 from ..data.columns import check_columns, check_dataset
 from ..data.mixtures import load_mixture

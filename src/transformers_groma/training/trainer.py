@@ -183,4 +183,11 @@ class GromaSFTTrainer(GromaLossMixin, SFTTrainer):
         Trainer.log(self, logs, start_time)
 
 
-__all__ = ["GromaLossMixin", "GromaSFTTrainer", "GromaTrainer", "StageTrainerMixin", "boxes_as_bits", "prepare_arguments"]
+__all__ = [
+    "GromaLossMixin",
+    "GromaSFTTrainer",
+    "GromaTrainer",
+    "StageTrainerMixin",
+    "boxes_as_bits",
+    "prepare_arguments",
+]
