@@ -310,6 +310,8 @@ class GromaModel(GromaPreTrainedModel):
             )
         if features is not None:
             placeholder_mask = self.get_placeholder_mask(input_ids, inputs_embeds)
+            if features.region_boxes is not None:
+                exact_boxes(features.region_boxes, "mm_encoder_outputs['image'].region_boxes")
             if features.region_mask is not None:
                 if attention_mask is None:
                     attention_mask = torch.ones_like(placeholder_mask, dtype=torch.long)
