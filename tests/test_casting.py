@@ -115,7 +115,9 @@ class TestProcessor:
 
     @pytest.mark.parametrize("name", ["refer_boxes", "ground_boxes", "proposal_boxes", "proposal_scores"])
     def test_every_kind_of_box(self, name):
-        inputs = GromaBatchFeature({name: torch.tensor([0.123456789]), "pixel_values": torch.ones(1)}).to(torch.float16)
+        inputs = GromaBatchFeature({name: torch.tensor([0.123456789]), "pixel_values": torch.ones(1)}).to(
+            torch.float16
+        )
         assert torch.equal(inputs[name], torch.tensor([0.123456789])) and inputs["pixel_values"].dtype == torch.float16
 
     def test_rounded_region_boxes_are_not_made_pixels(self, processed, tiny_dir, model):
