@@ -14,7 +14,14 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from transformers_groma import GromaForRegionProposal, GromaImageProcessor, boxes
-from transformers_groma.export_remote_code import export_remote_code, main, remote_code_files
+from transformers_groma import export_remote_code as export_remote_code_module
+from transformers_groma.export_remote_code import (
+    IMAGE_PROCESSOR_AUTO_MAP,
+    MODEL_AUTO_MAPS,
+    export_remote_code,
+    main,
+    remote_code_files,
+)
 
 BOX = [[20.0, 30.0, 200.0, 180.0]]
 TEXT = "What is <region>?"
@@ -186,6 +193,97 @@ def test_the_copy_has_the_model_and_the_code(converted_golden, remote_dir):
     assert config.pop("auto_map")["AutoConfig"] == "configuration_groma.GromaConfig"
     assert config == original
     assert "auto_map" not in original
+
+
+def messages_of(monkeypatch) -> list[str]:
+    """Collects the warnings of an export."""
+    messages: list[str] = []
+    monkeypatch.setattr(export_remote_code_module.logger, "warning", messages.append)
+    return messages
+
+
+def small_model(folder: Path, **config) -> Path:
+    """A folder with a configuration and weights that nobody loads."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "groma", **config}))
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def test_only_the_model_is_copied(tmp_path):
+    model = small_model(tmp_path / "model")
+    strangers = [".env", "optimizer.pt", "training_args.bin", "own.py", ".git/config", "checkpoint-1/model.safetensors"]
+    for name in strangers:
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_text("secret")
+    (model / "README.md").write_text("# Card")
+    (model / "tokens").symlink_to(model / ".env")
+    copy = export_remote_code(model, tmp_path / "copy")
+    code = {path.name for path in remote_code_files()}
+    assert {path.name for path in copy.rglob("*")} == {"config.json", "model.safetensors", "README.md"} | code
+    assert (copy / "README.md").read_text() == "# Card"
+
+    (tmp_path / "key.pem").write_text("secret")
+    (model / "LICENSE").symlink_to(tmp_path / "key.pem")
+    with pytest.raises(ValueError, match=r"LICENSE is a link to .*key\.pem, which is outside of the folder"):
+        export_remote_code(model, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_entries_of_the_user_are_kept_by_name(tmp_path, monkeypatch):
+    own = {"AutoModelForCausalLM": "own.Model", "AutoModel": "own.Base", "AutoTokenizer": [None, "org/x--own.Fast"]}
+    model = small_model(tmp_path / "model", auto_map=own)
+    (model / "own.py").write_text("class Model: ...")
+    (model / "boxes.py").write_text("# the user's own")
+    (model / "processor_config.json").write_text('{"image_processor": {}}')
+    messages = messages_of(monkeypatch)
+    copy = export_remote_code(model, tmp_path / "copy")
+    auto_map = json.loads((copy / "config.json").read_text())["auto_map"]
+    assert auto_map == {**own, **MODEL_AUTO_MAPS["groma"]} and auto_map["AutoModel"] == "modeling_groma.GromaModel"
+    assert not (copy / "own.py").exists()
+    assert len(messages) == 3
+    assert any("keeps its entry 'AutoModelForCausalLM': 'own.Model'. Its code is not copied" in text for text in messages)
+    assert any("'own.Base' of 'AutoModel' is replaced by 'modeling_groma.GromaModel'" in text for text in messages)
+    processor = json.loads((copy / "processor_config.json").read_text())
+    assert processor["image_processor"]["auto_map"] == IMAGE_PROCESSOR_AUTO_MAP
+
+    messages.clear()
+    export_remote_code(model)
+    assert [text for text in messages if "boxes.py is replaced" in text]
+    assert (model / "boxes.py").read_bytes() == Path(boxes.__file__).read_bytes()
+    assert (model / "own.py").exists() and len(messages) == 4
+    messages.clear()
+    export_remote_code(model)
+    assert not any("replaced" in text for text in messages)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", "[]", "holds a JSON list"),
+        ("config.json", '{"model_type": ["groma"]}', r"type \['groma'\]"),
+        ("config.json", '{"model_type": "groma", "auto_map": ["own.Model"]}', r"`auto_map` of .* not an object"),
+        ("processor_config.json", "{", "processor_config.json is not JSON"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": "../key"}}', "not a safetensors file beside it"),
+    ],
+)
+def test_files_that_are_wrong_leave_nothing_behind(tmp_path, name, content, message):
+    model = small_model(tmp_path / "model")
+    (model / name).write_text(content)
+    for output in (tmp_path / "copy", None):
+        with pytest.raises(ValueError, match=message):
+            export_remote_code(model, output)
+    assert not (tmp_path / "copy").exists() and not (model / "boxes.py").exists()
+
+
+def test_pickled_weights_are_not_copied(tmp_path):
+    model = small_model(tmp_path / "model")
+    (model / "pytorch_model.bin").write_bytes(b"pickle")
+    copy = export_remote_code(model, tmp_path / "copy")
+    assert not (copy / "pytorch_model.bin").exists()
+    (model / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"are a pickle, pytorch_model\.bin"):
+        export_remote_code(model, tmp_path / "second")
 
 
 def test_exporting_again_changes_nothing(remote_dir):

@@ -14,8 +14,12 @@ import sys
 from pathlib import Path
 
 from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.utils import logging
 
 from ._files import complete_folder, write_file
+from .model_files import INDEX_FILE, PICKLED_WEIGHTS, WEIGHTS_FILE, checked_file, model_files, read_json
+
+logger = logging.get_logger(__name__)
 
 # Which class of which module every Auto class finds, by the model type of the folder.
 MODEL_AUTO_MAPS = {
@@ -63,6 +67,10 @@ def remote_code_files() -> list[Path]:
 def export_remote_code(model_dir: str | os.PathLike, output_dir: str | os.PathLike | None = None) -> Path:
     """Add the code of this package to a model folder, so that it loads where the package is not installed.
 
+    A copy gets the files of the model that `model_files.py` lists, and no others: what else lies in the folder (keys, the history of
+    git, optimizer states) stays behind, and so does the user's own code. Entries of `auto_map` for other Auto classes than
+    ours keep their names; a warning says which entries and files are replaced, and which code a kept entry needs.
+
     Args:
         model_dir (`str` or `Path`): folder of a Groma or of a stage-1 detector, as `save_pretrained` or `groma convert`
             write it; with or without a processor.
@@ -74,7 +82,8 @@ def export_remote_code(model_dir: str | os.PathLike, output_dir: str | os.PathLi
 
     Raises:
         FileNotFoundError: `model_dir` has no config.json.
-        ValueError: its model is no Groma.
+        ValueError: its model is not a Groma, its files cannot be read, its weights are pickles, or a file of it is a link that
+            leads out of the folder.
         FileExistsError: `output_dir` holds files.
 
     Example:
@@ -89,41 +98,72 @@ def export_remote_code(model_dir: str | os.PathLike, output_dir: str | os.PathLi
     config_file = model_dir / "config.json"
     if not config_file.is_file():
         raise FileNotFoundError(f"`model_dir` {model_dir} has no config.json: pass the folder of a saved model.")
-    model_type = json.loads(config_file.read_text(encoding="utf-8")).get("model_type")
-    if model_type not in MODEL_AUTO_MAPS:
+    model_type = read_json(checked_file(model_dir, config_file.name)).get("model_type")
+    if not isinstance(model_type, str) or model_type not in MODEL_AUTO_MAPS:
         raise ValueError(
             f"`model_dir` {model_dir} holds a model of type {model_type!r}, but only {' and '.join(MODEL_AUTO_MAPS)} have "
             "code here. Convert a checkpoint of the original with `groma convert` first."
         )
+    # All that can be wrong with the folder is found before anything is written.
+    files = model_files(model_dir)
+    contents = _contents_with_auto_map(model_dir, model_type)
     if output_dir is None or Path(output_dir).resolve() == model_dir.resolve():
-        _add_code(model_dir, model_type)
+        _add_code(model_dir, contents)
         return model_dir
+    pickled = [name for name in PICKLED_WEIGHTS if (model_dir / name).exists()]
+    if pickled and not {WEIGHTS_FILE, INDEX_FILE} & {path.name for path in files}:
+        raise ValueError(
+            f"The weights of {model_dir} are a pickle, {pickled[0]}, which runs code when it is loaded and is not copied. "
+            "Load the model and save it again, as safetensors."
+        )
     with complete_folder(output_dir, overwrite=False, sources=[model_dir]) as folder:
-        shutil.copytree(model_dir, folder, dirs_exist_ok=True)
-        _add_code(folder, model_type)
+        for path in files:
+            shutil.copyfile(path, folder / path.name)
+        _add_code(folder, contents)
     return Path(output_dir)
 
 
-def _add_code(folder: Path, model_type: str) -> None:
+def _add_code(folder: Path, contents: dict[str, dict]) -> None:
     for source in remote_code_files():
-        write_file(folder / source.name, source.read_bytes())
+        target, code = folder / source.name, source.read_bytes()
+        if target.is_file() and target.read_bytes() != code:
+            logger.warning(f"{target} is replaced: the folder's own file differs from the code of this package.")
+        write_file(target, code)
+    for name, content in contents.items():
+        write_file(folder / name, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _contents_with_auto_map(folder: Path, model_type: str) -> dict[str, dict]:
+    """The configuration files of a folder with the entries for our classes, by their names."""
+    contents = {}
     for name, auto_map in (
         ("config.json", MODEL_AUTO_MAPS[model_type]),
         ("processor_config.json", PROCESSOR_AUTO_MAP),
         ("preprocessor_config.json", IMAGE_PROCESSOR_AUTO_MAP),
     ):
-        file = folder / name
-        if not file.is_file():
+        if not os.path.lexists(folder / name):
             continue
-        content = json.loads(file.read_text(encoding="utf-8"))
-        _update_auto_map(content, auto_map)
-        if "image_processor" in content:
-            _update_auto_map(content["image_processor"], IMAGE_PROCESSOR_AUTO_MAP)
-        write_file(file, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+        content = read_json(checked_file(folder, name))
+        _update_auto_map(content, auto_map, folder / name)
+        if isinstance(content.get("image_processor"), dict):
+            _update_auto_map(content["image_processor"], IMAGE_PROCESSOR_AUTO_MAP, folder / name)
+        contents[name] = content
+    return contents
 
 
-def _update_auto_map(content: dict, auto_map: dict) -> None:
-    content["auto_map"] = {**content.get("auto_map", {}), **auto_map}
+def _update_auto_map(content: dict, auto_map: dict, path: Path) -> None:
+    """Put our entries into `auto_map`; those of other Auto classes stay, and what is replaced or needs own code is said."""
+    own = content.get("auto_map") or {}
+    if not isinstance(own, dict):
+        raise ValueError(f"`auto_map` of {path} is {own!r}, not an object. Remove it or save the model again.")
+    for key, value in own.items():
+        if key not in auto_map:
+            logger.warning(
+                f"`auto_map` of {path} keeps its entry {key!r}: {value!r}. Its code is not copied; add it yourself if you need it."
+            )
+        elif value != auto_map[key]:
+            logger.warning(f"`auto_map` of {path}: {value!r} of {key!r} is replaced by {auto_map[key]!r}.")
+    content["auto_map"] = {**own, **auto_map}
 
 
 def main(argv: list[str] | None = None) -> int:

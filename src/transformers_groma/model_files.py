@@ -1,0 +1,149 @@
+"""Which files of a model folder belong to the model: what may be copied or published, and nothing else.
+
+A folder that was trained in holds more than a model: keys in `.env`, the history of `.git`, optimizer states, logs. Whoever copies
+or uploads one goes by this list.
+"""
+
+import json
+import os
+from pathlib import Path
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+# Weights that are pickles run code when they are loaded; their names are known so that errors can say so.
+PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+# What `save_pretrained` of models, adapters, processors, image processors and tokenizers writes, and what people read.
+KNOWN_FILES = (
+    "config.json",
+    "generation_config.json",
+    WEIGHTS_FILE,
+    INDEX_FILE,
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "README.md",
+    "LICENSE",
+    "LICENSE.md",
+    "LICENSE.txt",
+    "NOTICE",
+)
+
+
+def model_files(folder: str | os.PathLike) -> list[Path]:
+    """The files of a folder that belong to the model: known names, and the shards that the index of the weights names.
+
+    Args:
+        folder (`str` or `Path`): folder of a saved model.
+
+    Returns:
+        `list[Path]`: files directly in `folder`, sorted by name.
+
+    Raises:
+        ValueError: one of them is a link that leads out of the folder, or the index names something else than a file beside it.
+
+    Example:
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("config.json", "model.safetensors", ".env", "optimizer.pt"):
+    ...     _ = (folder / name).write_text("{}")
+    >>> [path.name for path in model_files(folder)]
+    ['config.json', 'model.safetensors']
+    """
+    folder = Path(folder)
+    names = [name for name in KNOWN_FILES if os.path.lexists(folder / name)]
+    if INDEX_FILE in names:
+        names += shard_names(folder)
+    return [checked_file(folder, name) for name in sorted(set(names))]
+
+
+def shard_names(folder: Path) -> list[str]:
+    """The files that the index of a folder's weights names.
+
+    Args:
+        folder (`Path`): folder with an index.
+
+    Returns:
+        `list[str]`: names, sorted.
+
+    Raises:
+        ValueError: the index cannot be read, or a name is not that of a safetensors file beside it.
+    """
+    index = read_json(checked_file(folder, INDEX_FILE))
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise ValueError(f"{folder / INDEX_FILE} has no `weight_map` from weights to files. Save the model again.")
+    names = sorted(set(weight_map.values()))
+    for name in names:
+        # No folders, no hidden files, and nothing but weights: `../key.pem` and `C:\\key` are not shards.
+        if not name.endswith(".safetensors") or name.startswith(".") or any(sign in name for sign in "/\\:\0"):
+            raise ValueError(
+                f"{folder / INDEX_FILE} names {name!r}, which is not a safetensors file beside it. Save the model again."
+            )
+    return names
+
+
+def checked_file(folder: Path, name: str) -> Path:
+    """A file of a folder, if it is one and lies there.
+
+    Args:
+        folder (`Path`): the folder.
+        name (`str`): name of the file, without folders.
+
+    Returns:
+        `Path`: the file.
+
+    Raises:
+        ValueError: it is missing, is not a regular file, or is a link that leads out of the folder.
+    """
+    path = folder / name
+    if not path.is_file():
+        raise ValueError(f"{path} is missing or is not a file. Save the model again.")
+    target = path.resolve()
+    if not any(target.is_relative_to(root) for root in _roots(folder)):
+        raise ValueError(f"{path} is a link to {target}, which is outside of the folder. Put the file itself there.")
+    return path
+
+
+def _roots(folder: Path) -> list[Path]:
+    """Where links of a folder may lead: into it. In the Hub's cache the files of a snapshot are links to blobs of the same model."""
+    folder = folder.resolve()
+    blobs = folder.parent.parent / "blobs"
+    return [folder, blobs] if folder.parent.name == "snapshots" else [folder]
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object of a file.
+
+    Args:
+        path (`Path`): the file.
+
+    Returns:
+        `dict`: its content.
+
+    Raises:
+        ValueError: it is not JSON, or not an object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}). Save the model again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a JSON {type(content).__name__}, not an object. Save the model again.")
+    return content
+
+
+__all__ = ["KNOWN_FILES", "checked_file", "model_files", "read_json", "shard_names"]
