@@ -62,7 +62,11 @@ def finished(tmp_path_factory, tiny_dir):
     (folder / "options.json").write_text(json.dumps({"quick": QUICK, "check": CHECK}))
     with LoopbackHub(user="your-name") as hub:
         hub.add_repo("org/groma-7b", tiny_dir)
-        environment = os.environ | hub.environment(folder / "hub-cache") | {"PYTHONPATH": str(REPOSITORY)}
+        environment = (
+            os.environ
+            | hub.environment(folder / "hub-cache")
+            | {"PYTHONPATH": f"{REPOSITORY / 'src'}{os.pathsep}{REPOSITORY}"}
+        )
         done = subprocess.run(
             [sys.executable, "-m", "tests.run_document", str(DOCUMENT), "options.json"],
             cwd=folder,

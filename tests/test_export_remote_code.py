@@ -212,7 +212,14 @@ def small_model(folder: Path, **config) -> Path:
 
 def test_only_the_model_is_copied(tmp_path):
     model = small_model(tmp_path / "model")
-    strangers = [".env", "optimizer.pt", "training_args.bin", "own.py", ".git/config", "checkpoint-1/model.safetensors"]
+    strangers = [
+        ".env",
+        "optimizer.pt",
+        "training_args.bin",
+        "own.py",
+        ".git/config",
+        "checkpoint-1/model.safetensors",
+    ]
     for name in strangers:
         (model / name).parent.mkdir(exist_ok=True)
         (model / name).write_text("secret")
@@ -242,7 +249,9 @@ def test_entries_of_the_user_are_kept_by_name(tmp_path, monkeypatch):
     assert auto_map == {**own, **MODEL_AUTO_MAPS["groma"]} and auto_map["AutoModel"] == "modeling_groma.GromaModel"
     assert not (copy / "own.py").exists()
     assert len(messages) == 3
-    assert any("keeps its entry 'AutoModelForCausalLM': 'own.Model'. Its code is not copied" in text for text in messages)
+    assert any(
+        "keeps its entry 'AutoModelForCausalLM': 'own.Model'. Its code is not copied" in text for text in messages
+    )
     assert any("'own.Base' of 'AutoModel' is replaced by 'modeling_groma.GromaModel'" in text for text in messages)
     processor = json.loads((copy / "processor_config.json").read_text())
     assert processor["image_processor"]["auto_map"] == IMAGE_PROCESSOR_AUTO_MAP

@@ -141,6 +141,55 @@ def test_generation_parameters(pipe, photos):
         pipe(photos[0], "Hi", max_new_tokens=2, generate_kwargs={"max_new_tokens": 3})
 
 
+class Prompt(Exception):
+    """The prompt that a model was asked, instead of an answer."""
+
+
+def test_control_tokens_in_a_question_are_text(pipe, photos, monkeypatch):
+    """The prompt of the pipeline holds no more control tokens than that of another question, unless they are asked for."""
+
+    def refuse(**inputs):
+        raise Prompt(inputs["input_ids"][0].tolist())
+
+    def controls(question, **how):
+        with pytest.raises(Prompt) as prompt:
+            pipe(photos[0], question, **how)
+        added = pipe.processor.tokenizer.added_tokens_decoder
+        return [added[index].content for index in prompt.value.args[0] if index in added]
+
+    monkeypatch.setattr(pipe.model, "generate", refuse)
+    typed = "<p>a</p></s><r3><roi><refer_box>"
+    plain = controls("Hello")
+    for question in (typed, f"<image>{typed}", f"{typed}[grounding]"):
+        assert controls(question) == controls(question, parse_tokens=False) == plain
+    assert controls(f"[grounding]{typed}") == [*plain, "[grounding]"]
+    tokens = ["<p>", "</p>", "</s>", "<r3>", "<roi>", "<refer_box>"]
+    assert controls(typed, parse_tokens=True) == [*plain, *tokens]
+    whole = controls(f"<image>{typed}", parse_tokens=True)
+    assert whole[-6:] == tokens and len(whole) < len(plain) + 6
+
+
+def test_prompts_that_are_too_long_are_refused_before_any_work(pipe, photos, monkeypatch):
+    limit = pipe.model.config.get_text_config().max_position_embeddings
+    monkeypatch.setattr(pipe.model, "generate", lambda **inputs: pytest.fail("it was asked"))
+    base = pipe.processor.count_tokens("Hi")
+    with pytest.raises(
+        ValueError, match=rf"has {base} tokens and the answer up to {limit - base + 1} .* reads {limit} in all"
+    ):
+        pipe(photos[0], "Hi", max_new_tokens=limit - base + 1)
+    with pytest.raises(ValueError, match="or lower `max_new_tokens`"):
+        pipe(photos[0], "Hi", generate_kwargs={"max_new_tokens": limit})
+    with pytest.raises(ValueError, match=r"Shorten the question\.$"):
+        pipe(photos, ["Hi", "Hi", "Hi " * limit], batch_size=1)
+    with pytest.raises(ValueError, match="tokens and the answer"):
+        pipe(photos[0], max_new_tokens=limit)
+    monkeypatch.undo()
+    monkeypatch.setattr(pipe.model.config.text_config, "max_position_embeddings", base + 2)
+    assert pipe(photos[0], "Hi", max_new_tokens=2)
+    with pytest.raises(ValueError, match=f"reads {base + 2} in all"):
+        pipe(photos[0], "Hi", max_new_tokens=3)
+
+
 def test_an_empty_list(pipe):
     assert pipe([]) == []
 

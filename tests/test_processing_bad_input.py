@@ -53,7 +53,10 @@ CASES = {
     "boxes but no mark": ({"text": "What is it?", "boxes": [BOX]}, r"0 <region> marks.*as in \"What is <region>\?\""),
     "mark but no boxes": ({"boxes": None}, r"1 <region> marks, but `boxes` has 0"),
     "mark in a text without image": ({"images": None, "boxes": None}, r"1 <region> marks, but `boxes` has 0"),
-    "ground box mark without box": ({"text": "<ground_box>", "boxes": None}, r"1 <ground_box> marks.*`ground_boxes`"),
+    "ground box mark without box": (
+        {"text": "<image> <ground_box>", "boxes": None},
+        r"1 <ground_box> marks.*`ground_boxes`",
+    ),
     "ground boxes without mark": (
         {"ground_boxes": [BOX], "boxes": [BOX]},
         r"0 <ground_box> marks, but `ground_boxes` has 1",

@@ -12,7 +12,7 @@ from transformers.pipelines.base import Pipeline, PipelineRegistry
 from .boxes import BoxFormat
 from .grounding import GroundedText
 from .modeling_groma_outputs import GromaGenerateDecoderOnlyOutput
-from .processing_inputs import open_image, upright_image_size
+from .processing_inputs import check_prompt_length, open_image, upright_image_size
 
 IMAGE_GROUNDING_TASK = "image-grounding"
 _OUTPUT_FIELDS = ("sequences", "region_boxes", "region_scores", "region_mask")
@@ -58,22 +58,26 @@ class ImageGroundingPipeline(Pipeline):
             image (PIL image, array, tensor, path or URL, or a list of these): the image. Files and PIL images are turned
                 upright by their EXIF tag.
             question (`str` or `list[str]`, *optional*): one for all images or one for each, with a `<region>` mark for each
-                box. Without it the processor's default: describe the boxes or, without boxes, the image.
+                box; `[grounding]` at its head asks for a grounded answer. All other control tokens in it (`<image>`, `<p>`, `<r5>`,
+                `</s>`, …) are plain text, unless `parse_tokens` is set. Without it the processor's default: describe the boxes or, without boxes, the image.
             boxes (array-like of shape `(n, 4)`, or a list of these or `None`, one for each image, *optional*): regions that
                 the question points at; one set serves all images. `xyxy` in absolute pixels of the upright image.
             batch_size (`int`, *optional*): how many images of a list go through the model together; 1 by default.
             box_format (`str`, *optional*): `"xyxy"` (default), `"xywh"` or `"cxcywh"`, of `boxes`.
             normalized (`bool`, *optional*): whether `boxes` are fractions of the image size.
+            parse_tokens (`bool`, *optional*): whether control tokens in `question` are tokens of the model, for those who write whole
+                prompts, or questions with `<p>…</p>`, themselves. Never set it for texts of other people.
             max_new_tokens (`int`, *optional*): longest answer; 256 by default.
             generate_kwargs (`dict`, *optional*): everything else that `model.generate` takes.
-            **kwargs: `num_workers` and the parameters above; the last four can also be given to `pipeline(…)`.
+            **kwargs: `num_workers` and the parameters above; the last five can also be given to `pipeline(…)`.
 
         Returns:
             `GroundedText`, boxes `xyxy` in absolute pixels of the upright image; for a list of images a list. With
             `num_return_sequences` above 1 a list for each image.
 
         Raises:
-            ValueError: bad images, questions or boxes; the message says what to do.
+            ValueError: bad images, questions or boxes, or a prompt that is too long for the model, before any of the questions is
+                answered; the message says what to do.
         """
         is_list = isinstance(image, (list, tuple))
         images = list(image) if is_list else [image]
@@ -82,6 +86,7 @@ class ImageGroundingPipeline(Pipeline):
         for entry in boxes_of_images:
             if entry is not None and (np.ndim(entry) == 0 or (len(entry) > 0 and np.ndim(entry[0]) != 1)):
                 raise ValueError(f"`boxes` of an image are a list of boxes, [[x1, y1, x2, y2]], got {entry}.")
+        self._check_lengths(questions, boxes_of_images, kwargs)
         batch_size = batch_size or self._batch_size or 1
         batches = [
             {
@@ -103,10 +108,11 @@ class ImageGroundingPipeline(Pipeline):
         self,
         box_format: BoxFormat | None = None,
         normalized: bool | None = None,
+        parse_tokens: bool | None = None,
         max_new_tokens: int | None = None,
         generate_kwargs: dict[str, Any] | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        preprocess = {"box_format": box_format, "normalized": normalized}
+        preprocess = {"box_format": box_format, "normalized": normalized, "parse_tokens": parse_tokens}
         preprocess = {name: value for name, value in preprocess.items() if value is not None}
         if max_new_tokens is not None:
             if "max_new_tokens" in (generate_kwargs or {}):
@@ -114,7 +120,30 @@ class ImageGroundingPipeline(Pipeline):
             generate_kwargs = {**(generate_kwargs or {}), "max_new_tokens": max_new_tokens}
         return preprocess, {} if generate_kwargs is None else {"generate_kwargs": generate_kwargs}, {}
 
-    def preprocess(self, inputs: Mapping[str, Any], **box_parameters) -> dict[str, Any]:
+    def _check_lengths(
+        self, questions: Sequence[str | None], boxes: Sequence[Any], parameters: Mapping[str, Any]
+    ) -> None:
+        """Refuse questions whose prompt and answer are more than the model reads, before any is answered."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is None:
+            return
+        parameters = {name: value for name, value in parameters.items() if name != "num_workers"}
+        preprocess, forward, _ = self._sanitize_parameters(**parameters)
+        parse_tokens = {**self._preprocess_params, **preprocess}.get("parse_tokens", False)
+        generation = self._prepare_generate_kwargs({**self._forward_params, **forward}.get("generate_kwargs") or {})
+        max_new_tokens = generation.get("max_new_tokens")
+        if max_new_tokens is None:
+            max_new_tokens = getattr(generation.get("generation_config"), "max_new_tokens", None) or 0
+        # Without a question it is the number of boxes that makes the text.
+        samples = zip(questions, [0 if entry is None else len(entry) for entry in boxes], strict=True)
+        samples = [(question, num_boxes if question is None else 0) for question, num_boxes in samples]
+        for question, num_boxes in dict.fromkeys(samples):
+            # What is wrong with other questions the processor says.
+            if question is None or (isinstance(question, str) and question.strip()):
+                length = self.processor.count_tokens(question, num_boxes, parse_tokens=parse_tokens)
+                check_prompt_length(length, max_new_tokens, limit)
+
+    def preprocess(self, inputs: Mapping[str, Any], parse_tokens: bool = False, **box_parameters) -> dict[str, Any]:
         """A batch of images, texts and boxes as model inputs."""
         image_processor = self.processor.image_processor
         images = [
@@ -127,6 +156,7 @@ class ImageGroundingPipeline(Pipeline):
             padding=True,
             padding_side="left",
             return_tensors="pt",
+            parse_tokens=parse_tokens,
             **box_parameters,
         )
         sizes = [upright_image_size(image, index, None) for index, image in enumerate(images)]

@@ -12,7 +12,7 @@ that the user points at: the model fills in all visual features in the order of 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,15 @@ from transformers.image_utils import ImageInput
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, Unpack
 
 from .boxes import BoxFormat, box_cxcywh_to_xyxy, exact_boxes, scale_boxes, unpack_region_boxes
-from .grounding import GroundedText, ground_text
+from .control_tokens import (
+    break_control_tokens,
+    break_in_values,
+    control_tokens,
+    has_breaks,
+    piecewise_offsets,
+    without_breaks,
+)
+from .grounding import PHRASE_END, PHRASE_START, REGION_END, REGION_START, GroundedText, ground_text
 from .processing_inputs import (
     GromaBatchFeature,
     as_texts,
@@ -114,6 +122,7 @@ class GromaProcessor(ProcessorMixin):
         box_format: BoxFormat | None = None,
         normalized: bool | None = None,
         ground_boxes: Sequence[Any] | np.ndarray | torch.Tensor | None = None,
+        parse_tokens: bool | None = None,
         **kwargs: Unpack[ProcessingKwargs],
     ) -> BatchFeature:
         """Prepare one sample or a batch.
@@ -131,6 +140,11 @@ class GromaProcessor(ProcessorMixin):
             box_format (`str`, *optional*): `"xyxy"` (default), `"xywh"` or `"cxcywh"`, of `boxes` and `ground_boxes`.
             normalized (`bool`, *optional*): whether boxes are fractions of the image size instead of pixels.
             ground_boxes (as `boxes`, *optional*): for training, regions of the answers, in the order of `<ground_box>`.
+            parse_tokens (`bool`, *optional*): whether control tokens in the texts (`<image>`, `<p>`, `<r5>`, `</s>`, …) are tokens, for
+                those who write whole prompts, or plain text, for questions of people. By default a question (a text without
+                `<image>` for a sample with an image) is plain text and everything else is a prompt; with `False` every text is a
+                question. Marks in a question are always `<region>`, one for each box, `[grounding]` at its head and, with
+                `ground_boxes`, `<ground_box>`.
             **kwargs: as for every processor: `return_tensors`, `padding`, …
 
         Returns:
@@ -146,6 +160,9 @@ class GromaProcessor(ProcessorMixin):
         channels = merged_kwargs["images_kwargs"].get("input_data_format")
 
         texts = as_texts(text)
+        marks = {REGION_MARK} if ground_boxes is None else {REGION_MARK, GROUND_BOX_TOKEN}
+        if texts is not None and parse_tokens is False:
+            texts = [self._plain_question(question, marks) for question in texts]
         images_of_samples = self._assign_images(images, texts)
         sizes = [upright_image_size(image, index, channels) for index, image in enumerate(images_of_samples)]
         format_and_sizes = (sizes, box_format or "xyxy", bool(normalized))
@@ -160,13 +177,21 @@ class GromaProcessor(ProcessorMixin):
 
         if texts is None:
             texts = [_default_question(len(boxes_of_sample)) for boxes_of_sample in refer_boxes]
+        elif parse_tokens is None:
+            texts = [
+                self._plain_question(text, marks) if self._is_question(text, image) else text
+                for text, image in zip(texts, images_of_samples)
+            ]
         for name, mark, boxes_of_samples in (
             ("boxes", REGION_MARK, refer_boxes),
             ("ground_boxes", GROUND_BOX_TOKEN, answer_boxes),
         ):
             for index, boxes_of_sample in enumerate(boxes_of_samples):
                 check_marks(name, mark, texts[index], len(boxes_of_sample), index)
-        texts = self._wrap_questions(texts, images_of_samples)
+        texts = self._wrap_questions(texts, [self._is_question(*sample) for sample in zip(texts, images_of_samples)])
+        if has_breaks(texts):
+            # The tokenizer's way of encoding control tokens as text.
+            kwargs["sanitize_control_tokens"] = True
         if "add_special_tokens" not in merged_kwargs["text_kwargs"]:
             texts, has_bos = self._with_same_start(texts)
             if has_bos:
@@ -174,6 +199,8 @@ class GromaProcessor(ProcessorMixin):
 
         present = [index for index, image in enumerate(images_of_samples) if image is not None]
         outputs = super().__call__(images=[images_of_samples[i] for i in present] or None, text=texts, **kwargs)
+        if has_breaks(texts) and merged_kwargs["text_kwargs"].get("return_offsets_mapping"):
+            outputs["offset_mapping"] = self._offsets_of_broken_texts(texts, outputs["attention_mask"])
         for name, boxes_of_samples in (("refer_boxes", refer_boxes), ("ground_boxes", answer_boxes)):
             if any(len(boxes_of_sample) > 0 for boxes_of_sample in boxes_of_samples):
                 rows = pad_boxes([boxes_of_samples[i] for i in present])
@@ -181,11 +208,45 @@ class GromaProcessor(ProcessorMixin):
                 outputs.update(BatchFeature({name: rows}, tensor_type=tensor_type))
         return GromaBatchFeature(outputs.data, skip_tensor_conversion=outputs.skip_tensor_conversion)
 
+    def count_tokens(self, text: str | None = None, num_boxes: int = 0, parse_tokens: bool | None = None) -> int:
+        """How many tokens the prompt of a question about an image takes; no image is needed.
+
+        Args:
+            text (`str`, *optional*): the question; without it the default one.
+            num_boxes (`int`): boxes that the default question is about.
+            parse_tokens (`bool`, *optional*): as in `__call__`.
+
+        Returns:
+            `int`: length of `input_ids`, without padding.
+
+        Raises:
+            ValueError: the processor has no chat template for the question.
+
+        Example:
+        >>> from transformers_groma import GromaProcessor
+        >>> processor = GromaProcessor.from_pretrained("hub_configs/groma-tiny")
+        >>> processor.count_tokens("What is <region>?")
+        214
+        """
+        image = True  # any, as nobody looks at it
+        if text is None:
+            text = _default_question(num_boxes)
+        elif parse_tokens is False or (parse_tokens is None and self._is_question(text, image)):
+            text = self._plain_question(text, {REGION_MARK})
+        texts = self._wrap_questions([text], [self._is_question(text, image)])
+        texts, has_bos = self._with_same_start(texts)
+        replacements = [self.replace_image_token({}, 0)] * count_marks(self.image_token, texts[0])
+        expanded, _ = self.get_text_with_replacements(texts, replacements)
+        options = {"sanitize_control_tokens": True} if has_breaks(texts) else {}
+        return len(self.tokenizer(expanded, add_special_tokens=not has_bos, verbose=False, **options)["input_ids"][0])
+
     def apply_chat_template(
         self,
         conversation: list[dict[str, Any]] | list[list[dict[str, Any]]],
         chat_template: str | None = None,
         processor_kwargs: dict[str, Any] | None = None,
+        parse_tokens: bool = False,
+        sanitize_control_tokens: bool | None = None,
         **kwargs,
     ) -> str | list[str] | BatchFeature:
         """Render conversations and, with `tokenize=True`, prepare them for the model.
@@ -199,10 +260,17 @@ class GromaProcessor(ProcessorMixin):
         Boxes are `xyxy` in absolute pixels of the upright image, unless `processor_kwargs` has `box_format` or
         `normalized`.
 
+        Control tokens that are typed in a conversation (`<image>`, `<r5>`, `</s>`, …) are plain text for the model. What stays a mark:
+        `[grounding]` at the head of a user's message, `<region>` and `<ground_box>` where `processor_kwargs` has their boxes, and in
+        messages of the assistant the markup of its answers (`<p>`, `<roi>`, `<r5>`), so that an answer can be part of the history.
+
         Args:
             conversation (`list`): one conversation (a list of messages) or a batch of them.
             chat_template (`str`, *optional*): another template than the processor's own.
             processor_kwargs (`dict`, *optional*): arguments for `__call__`; not changed.
+            parse_tokens (`bool`): whether control tokens in the conversation are tokens, for those who write parts of prompts. Without
+                `tokenize=True` nothing is marked as plain text: whoever passes on the rendered text passes a whole prompt.
+            sanitize_control_tokens (`bool`, *optional*): transformers' name for the opposite of `parse_tokens`.
             **kwargs: as for every processor: `tokenize`, `return_dict`, `return_tensors`, `add_generation_prompt`,
                 `return_assistant_tokens_mask`, …
 
@@ -214,6 +282,17 @@ class GromaProcessor(ProcessorMixin):
         """
         # The library would write into the caller's dictionary.
         processor_kwargs = dict(processor_kwargs or {})
+        if sanitize_control_tokens is not None:
+            if sanitize_control_tokens and not kwargs.get("tokenize"):
+                raise ValueError(
+                    "`sanitize_control_tokens=True` needs `tokenize=True`: a rendered text cannot tell them apart."
+                )
+            parse_tokens = not sanitize_control_tokens
+        if kwargs.get("tokenize"):
+            if not parse_tokens:
+                conversation, kwargs = self._plain_conversation(conversation, processor_kwargs, chat_template, kwargs)
+            # What the template wrote is a whole prompt.
+            processor_kwargs["parse_tokens"] = True
         return super().apply_chat_template(
             conversation, chat_template=chat_template, processor_kwargs=processor_kwargs, **kwargs
         )
@@ -452,18 +531,74 @@ class GromaProcessor(ProcessorMixin):
             open_image(group[0], index, self.image_processor) if group else None for index, group in enumerate(groups)
         ]
 
-    def _wrap_questions(self, texts: list[str], images: list[Any]) -> list[str]:
+    def _is_question(self, text: str, image: Any) -> bool:
+        """Whether a text is a question about an image, and not a prompt that says where the image is."""
+        return image is not None and count_marks(self.image_token, text) == 0
+
+    def _plain_question(self, question: str, marks: Collection[str]) -> str:
+        """A question whose control tokens are text, but for its marks."""
+        tokens = control_tokens(self.tokenizer, self.chat_template)
+        return break_control_tokens([question], tokens, self.tokenizer, marks, keep_first=GROUNDING_TOKEN)[0]
+
+    def _plain_conversation(
+        self, conversation: Any, processor_kwargs: Mapping[str, Any], chat_template: str | None, kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """A conversation, and the other variables of its template, whose control tokens are text, but for its marks."""
+        tokens = control_tokens(self.tokenizer, chat_template or self.chat_template)
+        marks = {REGION_MARK} if processor_kwargs.get("boxes") is not None else set()
+        marks |= {GROUND_BOX_TOKEN} if processor_kwargs.get("ground_boxes") is not None else set()
+        proxies = {f"<r{index}>" for index in range(self.max_regions)}
+        answer_marks = {*marks, *proxies, PHRASE_START, PHRASE_END, REGION_START, REGION_END}
+        conversations, is_batched = self._normalize_conversations(conversation)
+        for messages in conversations:
+            for message in messages:
+                role, content = message.get("role"), message.pop("content", None)
+                message.update(break_in_values(message, tokens, self.tokenizer))
+                if content is None:
+                    continue
+                keep = answer_marks if role == "assistant" else marks
+                keep_first = GROUNDING_TOKEN if role == "user" else None
+                # All texts of a message together: a template may render one right behind the other.
+                parts = (
+                    [part for part in content if isinstance(part.get("text"), str)]
+                    if isinstance(content, list)
+                    else []
+                )
+                texts = [content] if isinstance(content, str) else [part["text"] for part in parts]
+                plain = break_control_tokens(texts, tokens, self.tokenizer, sorted(keep), keep_first)
+                if isinstance(content, str):
+                    (content,) = plain
+                for part, text in zip(parts, plain):
+                    part["text"] = text
+                message["content"] = content
+        others = {
+            name: break_in_values(kwargs[name], tokens, self.tokenizer)
+            for name in ("tools", "documents")
+            if kwargs.get(name)
+        }
+        return conversations if is_batched else conversations[0], {**kwargs, **others}
+
+    def _offsets_of_broken_texts(self, texts: list[str], attention_mask: Any) -> list[list[tuple[int, int]]]:
+        """Where tokens stand in the expanded prompts, which the library does not tell of texts with breaks."""
+        num_images = sum(count_marks(self.image_token, text) for text in texts)
+        expanded, _ = self.get_text_with_replacements(texts, [self.replace_image_token({}, 0)] * num_images)
+        rows = []
+        for text, mask in zip(expanded, np.asarray(attention_mask).astype(bool)):
+            row = [(0, 0)] * len(mask)
+            spans = piecewise_offsets(self.tokenizer, text)
+            for position, span in zip(np.flatnonzero(mask).tolist(), spans, strict=True):
+                row[position] = span
+            rows.append(row)
+        return rows
+
+    def _wrap_questions(self, texts: list[str], are_questions: list[bool]) -> list[str]:
         """Put the texts that are plain questions about an image into the chat template."""
-        plain = [
-            index
-            for index, image in enumerate(images)
-            if image is not None and count_marks(self.image_token, texts[index]) == 0
-        ]
+        plain = [index for index, is_question in enumerate(are_questions) if is_question]
         if not plain:
             return texts
         if self.chat_template is None:
             raise ValueError(
-                f"`text` {texts[plain[0]]!r} is a plain question, but the processor has no chat template to put it into. "
+                f"`text` {without_breaks(texts[plain[0]])!r} is a plain question, but the processor has no chat template to put it into. "
                 f"Set `processor.chat_template` (to `GROMA_CHAT_TEMPLATE`, for instance) or write the whole prompt with "
                 f"an {self.image_token} in it."
             )
@@ -480,7 +615,8 @@ class GromaProcessor(ProcessorMixin):
     def _with_same_start(self, texts: list[str]) -> tuple[list[str], bool]:
         """Make sure that every text gets exactly one BOS token; also return whether it is written in the texts now."""
         bos_token = self.tokenizer.bos_token
-        if bos_token is None or not any(text.startswith(bos_token) for text in texts):
+        # Texts with breaks are encoded in pieces, of which none gets a BOS token of its own.
+        if bos_token is None or not (has_breaks(texts) or any(text.startswith(bos_token) for text in texts)):
             return texts, False
         if self.tokenizer("")["input_ids"][:1] == [self.tokenizer.bos_token_id]:
             texts = [text if text.startswith(bos_token) else bos_token + text for text in texts]

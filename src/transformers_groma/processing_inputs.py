@@ -13,6 +13,7 @@ from transformers import BatchFeature
 from transformers.image_utils import ChannelDimension, get_image_size, infer_channel_dimension_format
 
 from .boxes import BOX_INPUTS, BoxFormat, box_xyxy_to_cxcywh, normalize_boxes, prepare_user_boxes
+from .control_tokens import without_breaks
 from .image_processing_pil_groma import to_upright_8_bit
 
 # With a side of one pixel an "image" is a spacer or a mistake; there is nothing to see in it.
@@ -38,7 +39,17 @@ def check_marks(name: str, mark: str, text: str, num_boxes: int, index: int) -> 
     if count != num_boxes:
         raise ValueError(
             f"`text` of sample {index} has {count} {mark} marks, but `{name}` has {num_boxes} boxes for it. Write one "
-            f'{mark} for each box, in the order of the boxes, as in "What is {mark}?". Got {text[:200]!r}.'
+            f'{mark} for each box, in the order of the boxes, as in "What is {mark}?". Got {without_breaks(text)[:200]!r}.'
+        )
+
+
+def check_prompt_length(num_tokens: int, max_new_tokens: int, limit: int) -> None:
+    """Refuse a prompt that, with its answer, is longer than the model reads (`limit` tokens)."""
+    if num_tokens + max_new_tokens > limit:
+        remedy = "Shorten the question." if num_tokens >= limit else "Shorten the question or lower `max_new_tokens`."
+        raise ValueError(
+            f"The prompt has {num_tokens} tokens and the answer up to {max_new_tokens} (`max_new_tokens`), but the model reads "
+            f"{limit} in all (`max_position_embeddings`). {remedy}"
         )
 
 

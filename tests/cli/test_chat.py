@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from transformers_groma import GroundedText, ImageGroundingPipeline
 from transformers_groma.cli import models
 from transformers_groma.cli.output import printable
 
@@ -21,6 +22,25 @@ def test_chat_json_is_all_of_stdout(chat):
     for phrase in answer["phrases"]:
         assert set(phrase) == {"text", "span", "boxes_xyxy", "region_ids"}
         assert answer["text"][slice(*phrase["span"])] == phrase["text"]
+
+
+def test_chat_reads_control_tokens_only_where_it_is_told(chat, monkeypatch):
+    prompts = []
+
+    def record(pipe, image, question, **how):
+        prompts.append((question, how["parse_tokens"]))
+        return GroundedText("", [], [], (), "")
+
+    monkeypatch.setattr(ImageGroundingPipeline, "__call__", record)
+    assert chat("Is </s> it?")[0] == chat("Is <p>it</p>?", "--parse-tokens")[0] == 0
+    assert prompts == [("Is </s> it?", False), ("Is <p>it</p>?", True)]
+
+
+def test_chat_refuses_long_prompts_in_a_line(run, tiny_dir):
+    for arguments in (["word " * 5000], ["Hi", "--max-new-tokens", "100000"]):
+        code, out, err = run("chat", PHOTO, *arguments, "--model", tiny_dir)
+        assert (code, out) == (2, "") and len(err.splitlines()) == 1
+        assert "QUESTION" in err and "in all (`max_position_embeddings`)" in err
 
 
 def test_chat_options_may_stand_anywhere(run, chat, tiny_dir):

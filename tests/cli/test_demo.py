@@ -88,7 +88,8 @@ def test_demo_compares_with_the_truth(run, tmp_path, monkeypatch):
     texts = [shapes_text.with_article(shapes_text.words(item.attributes)) for item in scene.objects]
     asked = []
 
-    def answer(pipe, image, question, boxes, generate_kwargs):
+    def answer(pipe, image, question, boxes, generate_kwargs, parse_tokens):
+        assert parse_tokens  # what is to be located stands between `<p>` and `</p>`
         asked.append((question, [list(box) for box in boxes]))
         markup = {
             "What is <region>?": questions["region"].reference,

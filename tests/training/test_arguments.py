@@ -1,5 +1,6 @@
 """Command lines, YAML files, and the recipes that are shipped."""
 
+import importlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,9 +56,24 @@ def test_a_token_is_refused_and_not_printed(stage, tmp_path):
     path.write_text("hub_token: hf_secret\n")
     for given in (["--hub_token", "hf_secret"], ["--config", str(path)]):
         given += ["--output_dir", str(tmp_path / "output"), "--use_cpu", "true"]
-        with pytest.raises(ValueError, match="`hub_token` would be pushed.*hf auth login") as error:
+        with pytest.raises(ValueError, match="`hub_token` would be written.*hf auth login") as error:
             parse_arguments(DATACLASSES[stage], given, "groma train test", "A test.")
         assert "hf_secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("stage", ["detection", "alignment", "sft"])
+def test_a_token_given_from_python_is_refused_before_any_work(stage, tmp_path):
+    """Before a model is loaded: there is none."""
+    module = importlib.import_module(f"transformers_groma.training.{stage}")
+    script, training, *others = DATACLASSES[stage]
+    arguments = [
+        script(model_name_or_path="none") if stage == "alignment" else script(),
+        training(output_dir=str(tmp_path), use_cpu=True, hub_token="hf_secret"),
+        *(other(model_name_or_path="none") for other in others),
+    ]
+    with pytest.raises(ValueError, match="`hub_token` would be written") as error:
+        module.train(*arguments)
+    assert "hf_secret" not in str(error.value)
 
 
 @pytest.mark.parametrize("given", [["--config", "{}"], ["--config={}"]])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from transformers_groma import GromaForRegionProposal
+from transformers_groma.model_files import KNOWN_FILES
 
 from ..hub_server import LoopbackHub
 from .rows import command_line, save_training_model, training_processor, write_conversations
@@ -50,12 +51,18 @@ def hub(tmp_path_factory) -> LoopbackHub:
     write_conversations(folder / "conversations", 4)
     parquet(folder / "boxes", 4)
     parquet(folder / "boxes", 2, "validation", seed=1)
+    for stage in STAGES:
+        (folder / "output" / stage / "logs").mkdir(parents=True)
+        for name in (".env", "notes.txt", "logs/key.pem"):
+            (folder / "output" / stage / name).write_text("secret")
     (folder / "commands.json").write_text(json.dumps([stage_command(stage, folder) for stage in STAGES]))
     with LoopbackHub(user="your-name") as hub:
         done = subprocess.run(
             [sys.executable, "-c", RUN, "commands.json"],
             cwd=folder,
-            env=os.environ | hub.environment(folder / "cache") | {"PYTHONPATH": str(REPOSITORY)},
+            env=os.environ
+            | hub.environment(folder / "cache")
+            | {"PYTHONPATH": f"{REPOSITORY / 'src'}{os.pathsep}{REPOSITORY}"},
             capture_output=True,
             text=True,
             timeout=600,
@@ -79,13 +86,20 @@ def test_one_commit_holds_model_and_card(hub, stage):
         assert 'pipeline("image-grounding"' in card
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_nothing_but_the_model_goes_up(hub, stage):
+    """Not the pickle of the arguments, nor what else lies in the output folder."""
+    unexpected = set(hub.files(f"your-name/{stage}")) - {*KNOWN_FILES, ".gitattributes"}
+    assert not unexpected
+
+
 def test_no_file_names_a_folder_of_this_machine(hub, tmp_path_factory):
-    """But two that are not ours: `Trainer` pushes its arguments, and an adapter names the model it belongs to."""
+    """But one that is not ours: an adapter names the model it belongs to."""
     here = str(tmp_path_factory.getbasetemp()).encode()
     naming = {
         (stage, name)
         for stage in STAGES
         for name, content in hub.files(f"your-name/{stage}").items()
-        if here in content and name != "training_args.bin"
+        if here in content
     }
     assert naming == {("sft", "adapter_config.json")}

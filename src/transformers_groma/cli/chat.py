@@ -32,8 +32,8 @@ def add_chat(commands: "argparse._SubParsersAction") -> None:
         "question",
         metavar="QUESTION",
         nargs="?",
-        help=f"with a {REGION_MARK} mark for each box; [grounding] at its head asks for a grounded answer. Without it the "
-        "model describes the boxes or, without boxes, the image",
+        help=f"with a {REGION_MARK} mark for each box; [grounding] at its head asks for a grounded answer, other control "
+        "tokens are plain text. Without it the model describes the boxes or, without boxes, the image",
     )
     chat.add_argument(
         "--box",
@@ -44,6 +44,11 @@ def add_chat(commands: "argparse._SubParsersAction") -> None:
         default=[],
         help=f"a region that the question points at: corners in pixels of the upright image; the k-th box is the k-th "
         f"{REGION_MARK}",
+    )
+    chat.add_argument(
+        "--parse-tokens",
+        action="store_true",
+        help="read control tokens in QUESTION (<p>, <image>, </s>, ...) as tokens of the model; without it they are plain text",
     )
     add_model_arguments(chat)
     add_output_arguments(chat, "answer.json and answer.png")
@@ -81,7 +86,7 @@ def run_chat(arguments: argparse.Namespace) -> None:
         import torch
 
         torch.manual_seed(arguments.seed)
-    answer = ask(pipe, image, question, arguments.boxes, generate_kwargs)
+    answer = ask(pipe, image, question, arguments.boxes, generate_kwargs, arguments.parse_tokens)
     if arguments.json:
         print(json.dumps(answer.to_dict()))
     else:

@@ -147,7 +147,8 @@ def _demo_ask(
     compare: "Callable[[GroundedText], Comparison] | None" = None,
 ) -> "GroundedText":
     """Ask, print the question, its answer and how that compares with the truth, write the files."""
-    answer = ask(pipe, image, question, boxes, {"max_new_tokens": DEMO_MAX_NEW_TOKENS})
+    # The demo writes its questions itself, some with `<p>…</p>` around what is to be located.
+    answer = ask(pipe, image, question, boxes, {"max_new_tokens": DEMO_MAX_NEW_TOKENS}, parse_tokens=True)
     print("\n".join(["", f"> {question}", *(f"  {'box':<4} {numbers(box)}" for box in boxes)]))
     # An answer that only points has no words.
     print(printable(answer_lines(answer)).lstrip("\n"))

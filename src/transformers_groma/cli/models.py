@@ -67,10 +67,17 @@ def ask(
     question: str | None,
     boxes: Sequence[Sequence[float]],
     generate_kwargs: dict[str, Any],
+    parse_tokens: bool = False,
 ) -> "GroundedText":
-    """Ask about an image; boxes `xyxy` in absolute pixels."""
+    """Ask about an image; boxes `xyxy` in absolute pixels. Control tokens in the question are text unless `parse_tokens` is set."""
     with errors_of("QUESTION and --box"):
-        return pipe(image, question, boxes=[list(box) for box in boxes], generate_kwargs=generate_kwargs)
+        return pipe(
+            image,
+            question,
+            boxes=[list(box) for box in boxes],
+            generate_kwargs=generate_kwargs,
+            parse_tokens=parse_tokens,
+        )
 
 
 def propose_regions(model: str | None, image: "Image.Image", device: str | None, dtype: str) -> list[dict[str, Any]]:

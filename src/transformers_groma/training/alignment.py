@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
-from .arguments import last_checkpoint, parse_arguments
+from .arguments import last_checkpoint, parse_arguments, refuse_hub_token
 from .collators import ConversationCollator
 from .conversation_stage import (
     ConversationArguments,
@@ -69,6 +69,7 @@ def train(script_args: AlignmentArguments, training_args: TrainingArguments) -> 
     Raises:
         ValueError: arguments or data that do not fit, before training starts.
     """
+    refuse_hub_token(training_args)
     ################
     # Model & Processor
     ################

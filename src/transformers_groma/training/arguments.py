@@ -91,13 +91,29 @@ def parse_arguments(
             )
     parser = TrlParser(dataclasses, prog=prog, description=description)
     parsed = parser.parse_args_and_config(args=argv)
-    if any(isinstance(part, TrainingArguments) and part.hub_token is not None for part in parsed):
-        # `Trainer` writes all arguments into `training_args.bin`, and pushes that file.
-        raise ValueError(
-            "`hub_token` would be pushed to the Hub with the training's arguments. Leave it out, and log in with `hf auth login` "
-            "or set the environment variable HF_TOKEN."
-        )
+    for part in parsed:
+        if isinstance(part, TrainingArguments):
+            refuse_hub_token(part)
     return parsed
+
+
+def refuse_hub_token(args: TrainingArguments) -> None:
+    """Refuse a token of the Hub among the arguments: `Trainer` writes them all into `training_args.bin`, which is easily shared.
+
+    Args:
+        args (`TrainingArguments`): of a training.
+
+    Raises:
+        ValueError: `hub_token` is set; the message does not hold it.
+
+    Example:
+    >>> refuse_hub_token(TrainingArguments(use_cpu=True))
+    """
+    if args.hub_token is not None:
+        raise ValueError(
+            "`hub_token` would be written into `training_args.bin` with the training's arguments. Leave it out, and log in with "
+            "`hf auth login` or set the environment variable HF_TOKEN."
+        )
 
 
 def last_checkpoint(output_dir: str, resume: str | bool | None) -> str | None:
@@ -130,4 +146,4 @@ def _is_whole_checkpoint(folder: Path) -> bool:
     return True
 
 
-__all__ = ["DatasetArguments", "as_list", "last_checkpoint", "parse_arguments"]
+__all__ = ["DatasetArguments", "as_list", "last_checkpoint", "parse_arguments", "refuse_hub_token"]

@@ -40,7 +40,7 @@ from ..evaluation.detection import detected_regions, region_metrics
 from ..image_processing_groma import GromaImageProcessor
 from ..modeling_groma_detector import GromaForRegionProposal
 from ..modeling_groma_proposer import OBJECTNESS_SOURCES
-from .arguments import DatasetArguments, last_checkpoint, parse_arguments
+from .arguments import DatasetArguments, last_checkpoint, parse_arguments, refuse_hub_token
 from .augmentation import AUGMENTATIONS, Augmentation, augment, row_generator
 from .callbacks import check_loss
 from .model_card import data_details, public_name
@@ -537,6 +537,7 @@ def train(script_args: DetectionArguments, training_args: DetectionTrainingArgum
     Raises:
         ValueError: arguments or data that do not fit, before training starts.
     """
+    refuse_hub_token(training_args)
     ################
     # Model & Image processor
     ################

@@ -15,7 +15,7 @@ from transformers import BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available
 from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
-from .arguments import last_checkpoint, parse_arguments
+from .arguments import last_checkpoint, parse_arguments, refuse_hub_token
 from .collators import ConversationCollator
 from .conversation_stage import (
     ConversationArguments,
@@ -62,6 +62,7 @@ def train(script_args: ConversationArguments, training_args: SFTConfig, model_ar
     Raises:
         ValueError: arguments or data that do not fit, before training starts.
     """
+    refuse_hub_token(training_args)
     ################
     # Model & Processor
     ################

@@ -3,22 +3,41 @@
 And what they have in common with that of stage 1: [`StageTrainerMixin`].
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import is_compiled_module
+from huggingface_hub import CommitInfo
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import HubStrategy, TrainOutput
+from transformers.utils import PushInProgress
+from transformers.utils.hub import hf_api
 from trl import SFTConfig, SFTTrainer
 
 from ..boxes import BOX_INPUTS, boxes_to_bits
+from ..model_files import model_files
+from .arguments import refuse_hub_token
 from .callbacks import check_loss
 from .collators import ConversationCollator
 from .model_card import ModelKind, write_model_card
 from .trainable import checkpoint_frozen_layers, eval_frozen_parts
+
+# What a training resumes from; of checkpoints it is pushed with `hub_strategy="checkpoint"` alone. `training_args.bin` never is: it is
+# a pickle, and names folders of this machine.
+TRAINING_STATE_FILES = (
+    "trainer_state.json",
+    "optimizer*",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state*.pth",
+    "pytorch_model_fsdp*",
+    "global_step*",
+    "latest",
+)
 
 
 def prepare_arguments(args: TrainingArguments) -> None:
@@ -88,6 +107,7 @@ class StageTrainerMixin:
     card_details: dict[str, Any]
 
     def __init__(self, model: nn.Module, args: TrainingArguments, **kwargs: Any):
+        refuse_hub_token(args)
         self.card_details = {}
         super().__init__(model=model, args=args, **kwargs)
 
@@ -119,6 +139,70 @@ class StageTrainerMixin:
         else:
             self.save_model()
             self.create_model_card()
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> CommitInfo | Future | None:
+        """As `Trainer.push_to_hub`, but only the files of the model and its card go up, whatever else lies in the output folder."""
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card()
+        self._finish_current_push()
+        return self._upload(
+            self.args.output_dir, commit_message, token=token, revision=revision, run_as_future=not blocking
+        )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push from a checkpoint as `Trainer` does, but known files only, and those of the training's state only where it is asked for."""
+        strategy = self.args.hub_strategy
+        if not self.is_world_process_zero() or strategy == HubStrategy.END:
+            return
+        is_pushing = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        if is_pushing and not self.args.hub_always_push:
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        message = f"Training in progress, step {self.state.global_step}"
+        jobs = [self._upload(checkpoint_folder, message, run_as_future=True)]
+        if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            name = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else Path(checkpoint_folder).name
+            message = f"{message}, checkpoint"
+            jobs.append(self._upload(checkpoint_folder, message, TRAINING_STATE_FILES, name, run_as_future=True))
+        if is_pushing:
+            self.push_in_progress.jobs.extend(jobs)
+        else:
+            self.push_in_progress = PushInProgress(jobs)
+
+    def _upload(
+        self,
+        folder: str,
+        commit_message: str | None,
+        more_files: Sequence[str] = (),
+        path_in_repo: str | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        run_as_future: bool = False,
+    ) -> CommitInfo | Future:
+        """Upload the files of the model that are in a folder."""
+        return hf_api().upload_folder(
+            repo_id=self.hub_model_id,
+            folder_path=folder,
+            path_in_repo=path_in_repo,
+            commit_message=commit_message,
+            token=token or self.args.hub_token,
+            revision=revision or self.args.hub_revision,
+            run_as_future=run_as_future,
+            allow_patterns=[*(path.name for path in model_files(folder)), *more_files],
+        )
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write `README.md` with data, recipe and metrics into the output folder."""
