@@ -14,6 +14,9 @@ from transformers_groma.data.shards import WriteReport, write_dataset
 
 Record = TypeVar("Record")
 
+# Options that do not change the rows of a record.
+FILE_OPTIONS = ("output", "shards", "shard", "engine", "workers", "overwrite", "limit", "preview")
+
 
 def positive_int(text: str) -> int:
     """Type of an option that counts something."""
@@ -87,6 +90,7 @@ def run_script(
     *,
     schema: Schema,
     record_name: Callable[[Record], str] = str,
+    rows_version: int = 1,
 ) -> int:
     """Load records, convert them and write shards, as the options say.
 
@@ -96,6 +100,8 @@ def run_script(
         convert (`Callable`): rows of one record, see `write_dataset`.
         schema (`str`): `"detection"`, `"conversation"` or `"evaluation"`.
         record_name (`Callable`): names a record in the report.
+        rows_version (`int`): of the script. Raise it where the same records become other rows, so that files of the version before
+            are not taken for finished.
 
     With `--preview N`, the first rows of the files are drawn on a contact sheet, also where the files were there before.
 
@@ -116,12 +122,16 @@ def run_script(
             num_workers=args.workers,
             overwrite=args.overwrite,
             record_name=record_name,
+            options=_row_options(args, convert, rows_version),
         )
     except (OSError, ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if report.rows == 0 and args.shard is None:
-        print(f"error: no row was written; see the reasons above and in {args.output}/*.report.json", file=sys.stderr)
+        print(
+            f"error: no row was written; see the reasons above and in {args.output}/.{args.split}-*.report.json",
+            file=sys.stderr,
+        )
         return 1
     write_preview(args, report)
     return 0
@@ -143,3 +153,10 @@ def write_preview(args: Namespace, report: WriteReport) -> None:
     preview_files(files, args.preview).save(buffer, format="PNG")
     write_file(path, buffer.getvalue())
     print(path)
+
+
+def _row_options(args: Namespace, convert: Callable, rows_version: int) -> dict[str, Any]:
+    """All that rows depend on beside the records: the script, its version and its options."""
+    function = getattr(convert, "func", convert)  # of a `functools.partial`
+    options = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items() if name not in FILE_OPTIONS}
+    return {"script": Path(function.__code__.co_filename).stem, "version of the script": rows_version, **options}

@@ -39,6 +39,7 @@ from processing.rows import (
     without_stray_spaces,
 )
 from transformers_groma.data.prompts import question_parts
+from transformers_groma.data.provenance import note_input
 from transformers_groma.data.shards import SkipRecord
 
 # [/EN#255545/bodyparts/people a man 's arm]
@@ -190,7 +191,9 @@ def read_sentence(sentence: Sentence) -> GroundedCaption:
     """
     text, phrases = parse_sentence(sentence.markup)
     try:
-        width, height, boxes = parse_boxes(sentence.boxes.read_text(encoding="utf-8"))
+        content = sentence.boxes.read_bytes()
+        note_input(sentence.boxes, content)
+        width, height, boxes = parse_boxes(content.decode())
     except FileNotFoundError:
         raise SkipRecord("no file of boxes") from None
     except (ElementTree.ParseError, TypeError, ValueError):

@@ -18,6 +18,7 @@ from typing import Any
 
 from processing.coco_format import CocoImage, detection_row, read_json
 from processing.common import run_script, script_parser
+from transformers_groma.data.provenance import note_input
 
 
 def load_records(images: Path) -> list[str]:
@@ -49,6 +50,7 @@ def convert(record: str) -> Iterator[dict[str, Any]]:
         ValueError: not JSON.
     """
     content = read_json(record)
+    note_input(record, Path(record).read_bytes())
     entry = CocoImage({**content["image"], "id": content["image"]["image_id"]}, content["annotations"])
     yield detection_row(entry, Path(record).with_name(content["image"]["file_name"]), source="sa1b")
 

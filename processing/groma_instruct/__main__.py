@@ -37,7 +37,7 @@ from processing.groma_instruct.answers import current_answers
 from processing.groma_instruct.parse import parse_answers
 from processing.groma_instruct.selection import SelectedImage, select_images
 from processing.groma_instruct_dataset import convert
-from transformers_groma._files import write_file
+from transformers_groma._files import one_writer, write_file
 from transformers_groma.data.jsonl import read_jsonl, write_jsonl
 from transformers_groma.data.shards import write_dataset
 
@@ -150,6 +150,7 @@ def run_parse(args: argparse.Namespace) -> int:
         num_shards=args.shards,
         overwrite=args.overwrite,
         record_name=lambda record: record["file_name"],
+        options={"--images": args.images, "source": SOURCE},
     )
     write_preview(argparse.Namespace(preview=args.preview, split="train", shard=None, output=dataset), report)
     return 0 if report.rows else 1
@@ -171,7 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not args.images.is_dir():
             raise ValueError(f"--images {args.images} is no folder.")
-        return args.run(args)
+        with one_writer(args.output, "groma_instruct"):
+            return args.run(args)
     except (OSError, ValueError, ImportError) as error:
         _say(f"error: {error}")
         return 2

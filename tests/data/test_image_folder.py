@@ -313,8 +313,17 @@ def test_other_rows_are_not_mistaken_for_finished_ones(folder, tmp_path):
     write_image_folder(folder, tmp_path / "out")
     assert os.stat(path).st_mtime_ns == written, "finished files are left alone"
     options = FolderOptions("rec")
-    with pytest.raises(FileExistsError, match="other options, or another metadata.jsonl"):
+    with pytest.raises(FileExistsError, match=r"differs: task\. Pass `--overwrite`"):
         write_image_folder(folder, tmp_path / "out", options)
+    shutil.copytree(folder, tmp_path / "copy")
+    with pytest.raises(FileExistsError, match="differs: folder. Pass"):
+        write_image_folder(tmp_path / "copy", tmp_path / "out")
+    lines = (folder / "metadata.jsonl").read_text()
+    (folder / "metadata.jsonl").write_text(lines.replace("a red mug", "a red cup"))
+    with pytest.raises(FileExistsError, match="differs: records. Pass"):
+        write_image_folder(folder, tmp_path / "out")
+    (folder / "metadata.jsonl").write_text(lines)
+    write_image_folder(folder, tmp_path / "out")
     assert write_image_folder(folder, tmp_path / "out", options, overwrite=True).rows == 1
     write_image_folder(folder, tmp_path / "out", split="validation")
     assert len(list((tmp_path / "out").glob("*.parquet"))) == 2

@@ -1,7 +1,6 @@
 """Rows of synthetic scenes: the columns fit, files are the same rows, mistakes are named."""
 
 import io
-import json
 
 import numpy as np
 import pytest
@@ -142,10 +141,9 @@ def test_a_finished_folder_is_left_alone(tmp_path, capsys):
     write_shapes(options, 5, tmp_path)
     assert path.stat().st_mtime_ns == first
     for other, rows in ((ShapesOptions("detection", seed=6), 5), (options, 6)):
-        with pytest.raises(FileExistsError, match="holds other rows of the split 'train'.*--overwrite"):
+        with pytest.raises(FileExistsError, match="was made of other rows.*differs: (seed|records).*--overwrite"):
             write_shapes(other, rows, tmp_path)
     write_shapes(ShapesOptions("detection", seed=6), 5, tmp_path, overwrite=True)
-    assert json.loads((tmp_path / ".shapes-train.json").read_text())["seed"] == 6
     assert path.stat().st_mtime_ns != first
 
 

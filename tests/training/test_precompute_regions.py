@@ -1,8 +1,11 @@
 """Precomputed regions: the files, going on after a kill, and a training that comes out the same."""
 
 import copy
+import errno
 import io
 import json
+import os
+import shutil
 from pathlib import Path
 
 import datasets
@@ -16,6 +19,7 @@ from PIL import Image, ImageDraw
 from torch.nn.utils.rnn import pad_sequence
 
 from transformers_groma import GromaForConditionalGeneration, GromaForRegionProposal, GromaProcessor
+from transformers_groma._files import OutputError
 from transformers_groma.cli import main as groma
 from transformers_groma.data.columns import CONVERSATION_FEATURES, image_part, phrase_part, region_part, text_part
 from transformers_groma.data.mixtures import PROPOSAL_COLUMNS, load_mixture
@@ -116,7 +120,7 @@ def text_row(image_id: str = "") -> dict:
 
 
 def write_files(folder: Path, *files: list[dict], split: str = "train") -> Path:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for number, rows in enumerate(files):
         path = folder / f"{split}-{number:05d}-of-{len(files):05d}.parquet"
         columns = {name: [row[name] for row in rows] for name in CONVERSATION_FEATURES}
@@ -148,7 +152,7 @@ def test_the_copy_is_the_dataset_with_two_more_columns(tmp_path, model, processo
     target = tmp_path / "regions"
     report = precompute_regions(model, processor.image_processor, source, target, batch_size=2, device="cpu")
     names = sorted(path.name for path in source.glob("*.parquet"))
-    assert sorted(path.name for path in target.iterdir()) == [NOTES_NAME, *names]
+    assert sorted(path.name for path in target.iterdir() if path.name[0] != ".") == [NOTES_NAME, *names]
     assert (report.rows, report.images, report.finished) == (8, 6, 0)
     assert report.files == [target / name for name in names]
     for name in names:
@@ -307,7 +311,7 @@ def test_a_killed_run_goes_on_behind_its_last_whole_file(tmp_path, model, proces
     hook.remove()
     assert [path.name for path in sorted(target.glob("*.parquet"))] == ["train-00000-of-00003.parquet"]
     # What a kill without warning leaves behind.
-    stale = target / ".train-00001-of-00003.parquet-abc"
+    stale = target / ".train-00001-of-00003.parquet-01234567.partial"
     stale.write_bytes(b"half a file")
     first = (target / "train-00000-of-00003.parquet").stat().st_mtime_ns
     report = precompute_regions(*arguments, batch_size=1, device="cpu")
@@ -341,6 +345,7 @@ def test_command_line_and_a_detector_alone(tmp_path, checkpoint, model, processo
     assert groma(["train", "precompute-regions", *arguments, "--split", "validation", "--device", "cpu"]) == 0
     # The detector of a whole model has the fingerprint of that model, whatever its folder.
     notes = json.loads((target / NOTES_NAME).read_text())
+    assert notes.pop("image_processor_sha256")
     assert notes == {"model": "model", "detector_sha256": detector_sha256(model.model), "score_threshold": 0.0}
     check_proposals(model, target)
     precompute_regions(model, processor.image_processor, source, tmp_path / "whole", split="validation", device="cpu")
@@ -404,6 +409,10 @@ def test_wrong_folders_are_errors(tmp_path, model, processor):
     run(source, tmp_path / "regions")
     with pytest.raises(ValueError, match="copy of other rows"):
         run(other, tmp_path / "regions")
+    image_processor = copy.deepcopy(processor.image_processor)
+    image_processor.image_mean = [0.0, 0.0, 0.0]
+    with pytest.raises(ValueError, match="regions holds proposals of another image processor"):
+        precompute_regions(model, image_processor, source, tmp_path / "regions", device="cpu")
     with pytest.raises(ValueError, match="has precomputed regions already"):
         run(tmp_path / "regions", tmp_path / "twice")
     tables = tmp_path / "tables"
@@ -413,6 +422,104 @@ def test_wrong_folders_are_errors(tmp_path, model, processor):
     )
     with pytest.raises(ValueError, match="train.parquet: A conversation dataset needs the column 'image'"):
         run(tables, tmp_path / "twice")
+
+
+def test_a_copy_is_of_the_very_same_file(tmp_path, model, processor):
+    """Other boxes or other words of the same images, as a corrected command writes them, are other rows."""
+    source, target = write_files(tmp_path / "data", [picture_row("0", picture(0))]), tmp_path / "regions"
+
+    def run():
+        return precompute_regions(model, processor.image_processor, source, target, device="cpu")
+
+    run()
+    path = target / "train-00000-of-00001.parquet"
+    whole = path.read_bytes()
+    # What a copy that ended early or a kill leaves behind is written again.
+    for half in (b"", whole[:-5], whole[: len(whole) // 2]):
+        path.write_bytes(half)
+        assert (run().finished, path.read_bytes()) == (0, whole)
+    assert run().finished == 1
+    row = picture_row("0", picture(0))
+    row["boxes_xyxy"][0][0] += 1
+    write_files(tmp_path / "data", [row])
+    with pytest.raises(ValueError, match="train-00000-of-00001.parquet is a copy of other rows than"):
+        run()
+    (target / ".train-00000-of-00001.source.json").unlink()
+    with pytest.raises(ValueError, match="does not say what it is a copy of: it was written by an earlier version"):
+        run()
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("settings", [{}, {"shard": 0, "num_shards": 2}])
+def test_files_of_another_dataset_stay_out_of_the_folder(tmp_path, model, processor, settings):
+    """Such as one of three files beside those of a dataset of two: a training would read them all."""
+    target = tmp_path / "regions"
+    three = three_files(tmp_path / "three")
+    two = write_files(tmp_path / "two", [picture_row("0", picture(0))], [text_row("1")])
+    write_files(tmp_path / "two", [text_row("2")], split="validation")
+
+    def run(source, **more):
+        return precompute_regions(model, processor.image_processor, source, target, device="cpu", **more)
+
+    run(three)
+    with pytest.raises(
+        ValueError, match="holds train-00000-of-00003.parquet, which is of another dataset and would be read"
+    ):
+        run(two, **settings)
+    run(two, split="validation")
+    assert run(three, **settings).files == []
+
+
+def test_two_processes_write_no_copy_together(tmp_path, model, processor):
+    source, target = three_files(tmp_path / "data"), tmp_path / "regions"
+
+    def run(**settings):
+        return precompute_regions(model, processor.image_processor, source, target, device="cpu", **settings)
+
+    for job, hindered, other in (
+        ({}, [{}, {"shard": 1, "num_shards": 3}], None),
+        ({"shard": 0, "num_shards": 3}, [{}, {"shard": 0, "num_shards": 3}], {"shard": 1, "num_shards": 3}),
+    ):
+
+        def meanwhile(*_, hindered=hindered, other=other):
+            model.model.region_proposer._forward_hooks.clear()
+            for settings in hindered:
+                with pytest.raises(OutputError, match=f"^{target} is being written by another process"):
+                    run(**settings)
+            if other is not None:
+                assert len(run(**other).files) == 1
+
+        model.model.region_proposer.register_forward_hook(meanwhile)
+        run(**job)
+        shutil.rmtree(target)
+
+
+def test_jobs_that_start_together_agree_whose_proposals_these_are(tmp_path, model, processor):
+    """Neither sees notes of the other; the second one's are there when the first one writes."""
+    source, target = write_files(tmp_path / "data", [picture_row("0", picture(0))]), tmp_path / "regions"
+
+    def meanwhile(*_):
+        notes = json.loads((target / NOTES_NAME).read_text())
+        (target / NOTES_NAME).write_text(json.dumps(notes | {"detector_sha256": "other"}))
+
+    model.model.region_proposer.register_forward_hook(meanwhile)
+    with pytest.raises(ValueError, match="regions holds proposals of another detector"):
+        precompute_regions(model, processor.image_processor, source, target, device="cpu")
+    assert not list(target.glob("*.parquet"))
+
+
+def test_a_full_disk_names_the_copy(tmp_path, monkeypatch, capsys, checkpoint):
+    source, target = write_files(tmp_path / "data", [text_row()]), tmp_path / "regions"
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("transformers_groma.training.precompute_regions.ParquetWriter.write_table", full)
+    arguments = ["--model_name_or_path", str(checkpoint), "--dataset_dir", str(source), "--output_dir", str(target)]
+    assert groma(["train", "precompute-regions", *arguments, "--device", "cpu"]) == 2
+    path = target / "train-00000-of-00001.parquet"
+    assert f"error: {path} cannot be written (No space left on device)" in capsys.readouterr().err.splitlines()[-1]
+    assert [path.name for path in target.iterdir()] == [NOTES_NAME]
 
 
 def test_a_picture_that_cannot_be_read_is_named(tmp_path, model, processor):

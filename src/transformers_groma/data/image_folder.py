@@ -11,7 +11,6 @@ needs none. A picture may bring a conversation of its own, in which `<region k>`
                  {"role": "assistant", "content": "It looks at <p>the dog</p> <region 1>."}]
 """
 
-import hashlib
 import io
 import json
 import os
@@ -26,7 +25,6 @@ from typing import Any
 from datasets import Dataset
 from PIL import Image as PilImage
 
-from .._files import write_file
 from ..boxes import BOX_FORMATS, BoxFormat, prepare_user_boxes
 from ..configuration_groma import GROMA_MARKUP_TOKENS
 from ..tokenization_groma import GROUNDING_TOKEN
@@ -183,17 +181,6 @@ def write_image_folder(
         FileExistsError: the output folder holds other rows of this split.
     """
     records = read_metadata(folder)
-    # Finished files are left alone, so they must be known to hold these very rows.
-    digest = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
-    settings = json.dumps({**asdict(options), METADATA: digest}, indent=2).encode()
-    note = Path(output_dir) / f".{SOURCE}-{split}.json"
-    if note.exists() and note.read_bytes() != settings and not overwrite:
-        raise FileExistsError(
-            f"{output_dir} holds other rows of the split {split!r}: other options, or another {METADATA}. Pass another "
-            "folder, or `--overwrite` to replace them."
-        )
-    if overwrite or not note.exists():
-        write_file(note, settings)
     return write_dataset(
         records,
         partial(convert, folder=Path(folder), options=options),
@@ -203,6 +190,7 @@ def write_image_folder(
         num_shards=num_shards,
         overwrite=overwrite,
         record_name=lambda record: record["file_name"],
+        options={**asdict(options), "folder": Path(folder)},
     )
 
 

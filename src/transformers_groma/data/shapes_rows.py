@@ -2,17 +2,14 @@
 
 import hashlib
 import io
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
-from .._files import write_file
 from .columns import FEATURES, Schema, image_part, phrase_part, region_part, text_part
 from .shapes import MIN_IMAGE_SIZE, SPLITS, Scene, make_scene
 from .shapes_text import MIXTURE, Content, Exchange, Phrase, Region, converse, world_of
@@ -236,7 +233,7 @@ def write_shapes(
     num_shards: int = 1,
     overwrite: bool = False,
 ) -> WriteReport:
-    """Write a dataset of synthetic scenes as Parquet files; a job that was killed goes on where it stopped.
+    """Write a dataset of synthetic scenes as Parquet files; a job that was killed resumes where it stopped.
 
     Args:
         options (`ShapesOptions`): which rows.
@@ -253,16 +250,6 @@ def write_shapes(
         FileExistsError: the folder holds other rows of this split.
     """
     _checked_rows(rows)
-    # Finished files are left alone, so they must be known to hold these very rows.
-    settings = json.dumps({**asdict(options), "rows": rows}, indent=2).encode()
-    note = Path(output_dir) / f".shapes-{options.split}.json"
-    if note.exists() and note.read_bytes() != settings and not overwrite:
-        raise FileExistsError(
-            f"{output_dir} holds other rows of the split {options.split!r} ({note.name} says which). Pass another folder, "
-            "or `--overwrite` to replace them."
-        )
-    if overwrite or not note.exists():
-        write_file(note, settings)
     return write_dataset(
         range(rows),
         lambda index: [options.row(index)],
@@ -271,6 +258,7 @@ def write_shapes(
         split=options.split,
         num_shards=num_shards,
         overwrite=overwrite,
+        options=asdict(options),
     )
 
 

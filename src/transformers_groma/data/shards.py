@@ -1,16 +1,20 @@
-"""Writing a dataset as Parquet shards: bad records are skipped with a reason, a killed job goes on where it stopped.
+"""Writing a dataset as Parquet shards: bad records are skipped with a reason, a killed job resumes where it stopped.
 
-Shard `k` of `n` holds `records[k::n]`, whichever engine writes it, and beside it lies a report of what was skipped.
+Shard `k` of `n` holds `records[k::n]`, whichever engine writes it, and beside it lies a report of what was skipped and of what
+the shard was made of. It is finished, and left alone, only if all of that is the same: options, records, and the files that were
+read for it. Anything else is an error that names what differs; nothing is mixed, and nothing is replaced unless that is wanted.
+Records that were left out are tried again, so that images that turn up later get into their shard.
 A record is one unit of the source (usually a picture with its annotations); it becomes zero or more rows.
 """
 
+import hashlib
 import io
 import json
 import os
 import pickle
 import re
+import shutil
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,12 +25,24 @@ from datasets.arrow_writer import ParquetWriter
 from PIL import Image as PilImage
 from tqdm.auto import tqdm
 
-from .._files import write_file
+from .._files import complete_file, one_writer, write_file
 from .columns import FEATURES, Schema, check_row
+from .mixtures import split_of_file
+from .provenance import (
+    changed_input,
+    digest_of,
+    digests_of_options,
+    note_input,
+    note_inputs,
+    noted_inputs,
+    relative_states,
+)
 
 Engine = Literal["plain", "ray"]
 Record = TypeVar("Record")
 
+# Of this module. Raise it where the same records become other rows: shards of another version are not taken for finished.
+ROWS_VERSION = 1
 # What bad data raises in a converter. Other errors (AttributeError, NameError, AssertionError, MemoryError ...) are mistakes
 # of the program or of the machine: they stop the job.
 DATA_ERRORS = (OSError, LookupError, ValueError, TypeError, ArithmeticError)
@@ -105,11 +121,15 @@ def write_dataset(
     num_workers: int | None = None,
     overwrite: bool = False,
     record_name: Callable[[Record], str] = str,
+    options: Mapping[str, Any] | None = None,
 ) -> WriteReport:
     """Convert records and write them as `{split}-{k:05d}-of-{n:05d}.parquet`, each with a `.report.json` beside it.
 
-    A shard is written under another name and renamed when it is whole. Finished shards are left alone, so that a job that
-    was killed goes on when it is started again. The files do not depend on the engine.
+    A shard is written under another name and renamed when it is whole; one without a row is not kept. Finished shards are left
+    alone, so that a job that was killed resumes when it is started again. They must be made of the same `options`, `records` and
+    files. Of files that `convert` reads with `read_image_bytes` (or notes with `provenance.note_input`), size and time are compared,
+    and the content where these differ. Records that were left out are tried again, and their shard is written again if one of them
+    has rows now. The files do not depend on the engine.
 
     Args:
         records (`Sequence`): what `convert` reads, in an order that is the same in every run.
@@ -127,15 +147,18 @@ def write_dataset(
             cluster, whose machines must all see `output_dir` and the pictures.
         num_workers (`int`, *optional*): with Ray, the most shards written at the same time; by default as many as there
             are CPUs.
-        overwrite (`bool`): write shards again that are finished, and remove files of another number of shards.
+        overwrite (`bool`): replace the files of this split. The old ones stay until all new ones are there, and if there is not
+            a single new row; with `shard` those of other options or records go at once, as other jobs write theirs.
         record_name (`Callable`): names a record in the report.
+        options (`Mapping`, *optional*): by name, what rows depend on beside the records. Paths of files count by their content.
 
     Returns:
         `WriteReport`: of all shards asked for, those finished earlier included.
 
     Raises:
         ValueError: a wrong argument, or rows that have other columns than the schema.
-        FileExistsError: the folder holds files of another number of shards or of other records.
+        FileExistsError: the folder holds files of this split that were made of something else.
+        OutputError: the folder cannot be written, or another process is writing the same.
         ImportError: Ray is asked for and not installed.
 
     Example:
@@ -156,28 +179,42 @@ def write_dataset(
     """
     _check_arguments(schema, split, num_shards, shard, engine, num_workers)
     output_dir = Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    shards = list(range(num_shards)) if shard is None else [shard]
-    paths = {index: output_dir / f"{split}-{index:05d}-of-{num_shards:05d}.parquet" for index in shards}
-    _make_way(output_dir, split, num_shards, list(paths.values()), overwrite)
+    made_of = {
+        **digests_of_options({"schema": schema, "version of rows": ROWS_VERSION, **(options or {})}, output_dir),
+        "records": digest_of(records),
+    }
+    shards = range(num_shards) if shard is None else [shard]
+    names = {index: f"{split}-{index:05d}-of-{num_shards:05d}.parquet" for index in shards}
 
-    reports: dict[int, WriteReport] = {}
-    for index, path in paths.items():
-        if path.exists():
-            reports[index] = _read_report(path, len(records[index::num_shards]))
-    jobs = [
-        _ShardJob(path, records[index::num_shards], convert, schema, record_name)
-        for index, path in paths.items()
-        if index not in reports
-    ]
-    total = sum(len(job.records) for job in jobs)
-    with tqdm(total=total, desc=f"{split} ({len(jobs)} of {num_shards} shards)", unit="record") as progress:
-        if engine == "plain":
-            written = [_write_shard(job, progress.update) for job in jobs]
+    def write(folder: Path, again: bool) -> list[WriteReport]:
+        jobs = {
+            index: _ShardJob(
+                folder / name, records[index::num_shards], convert, schema, record_name, made_of, output_dir
+            )
+            for index, name in names.items()
+        }
+        reports = {} if again else {index: report for index, job in jobs.items() if (report := _finished(job))}
+        pending = {index: job for index, job in jobs.items() if index not in reports}
+        total = sum(len(job.records) for job in pending.values())
+        description = f"{split} ({len(pending)} of {num_shards} shards)"
+        with tqdm(total=total, desc=description, unit="record") as progress:
+            if engine == "plain":
+                written = [_write_shard(job, progress.update) for job in pending.values()]
+            else:
+                written = _write_with_ray(list(pending.values()), num_workers, progress.update)
+        reports |= dict(zip(pending, written, strict=True))
+        return [reports[index] for index in shards]
+
+    with one_writer(output_dir, split, None if shard is None else f"{shard:05d}"):
+        stale = _other_files(output_dir, split, num_shards, made_of)
+        if stale and not overwrite:
+            raise FileExistsError(_conflict(stale, num_shards, made_of))
+        if overwrite and shard is None and _files_of_split(output_dir, split):
+            report = _replace_all(output_dir, split, write)
         else:
-            written = _write_with_ray(jobs, num_workers, progress.update)
-    reports |= {shards[list(paths.values()).index(report.files[0])]: report for report in written}
-    report = _add_up([reports[index] for index in shards])
+            for path in stale:
+                _remove_shard(path)
+            report = _add_up(write(output_dir, again=overwrite))
     print(f"{split}: {report.summary()}", file=sys.stderr)
     return report
 
@@ -203,6 +240,7 @@ def read_image_bytes(path: str | os.PathLike) -> bytes:
         content = Path(path).read_bytes()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise SkipRecord("missing picture") from None
+    note_input(path, content)
     if not content:
         raise SkipRecord("empty picture file")
     with _open_picture(content) as image:
@@ -288,49 +326,71 @@ class _ShardJob:
     convert: Callable[[Any], Iterable[dict[str, Any]]]
     schema: Schema
     record_name: Callable[[Any], str]
+    made_of: Mapping[str, str]
+    # Where the dataset will be; paths of other files are noted from there.
+    output_dir: Path
 
 
 def _write_shard(job: _ShardJob, update: Callable[[int], Any] = lambda count: None) -> WriteReport:
-    for stale in job.path.parent.glob(f".{job.path.stem}.*-*"):
-        stale.unlink(missing_ok=True)
-    report = WriteReport(records=len(job.records), files=[job.path])
-    with tempfile.NamedTemporaryFile(dir=job.path.parent, prefix=f".{job.path.name}-", delete=False) as file:
-        temporary = Path(file.name)
-        try:
+    report = WriteReport(records=len(job.records))
+    skipped: list[int] = []
+    try:
+        with complete_file(job.path) as file, noted_inputs() as noted:
             with ParquetWriter(features=FEATURES[job.schema], stream=file) as writer:
-                for row in _convert_all(job, report, update):
+                for row in _convert_all(job, report, skipped, update):
                     writer.write(FEATURES[job.schema].encode_example(row))
                     report.rows += 1
                 writer.finalize(close_stream=False)
-            file.close()
-            # A finished shard has its report: the report comes first.
-            _write_report(report)
-            temporary.chmod(0o644)  # temporary files are readable by their owner alone
-            temporary.replace(job.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            if report.rows == 0:
+                raise _NoRows
+            file.flush()
+            # The report says which shard it is of, and comes first: whatever a kill leaves behind is told from a finished shard.
+            inputs = _write_inputs(job.path, skipped, relative_states(noted, job.output_dir))
+            _write_report(job, report, footer_digest(Path(file.name)) or "", inputs)
+    except _NoRows:
+        _remove_shard(job.path)
+        # Hidden: where there are more reports than shards, `load_dataset` would take them for the dataset.
+        write_file(_rowless_report_path(job.path), _report_json(report).encode())
+        return report
+    _rowless_report_path(job.path).unlink(missing_ok=True)
+    report.files = [job.path]
     return report
 
 
-def _convert_all(job: _ShardJob, report: WriteReport, update: Callable[[int], Any]) -> Iterator[dict[str, Any]]:
-    """Rows of the good records of a job; the others are counted in the report."""
-    for record in job.records:
+class _NoRows(Exception):
+    """Not a single record of a shard has rows."""
+
+
+def _convert_all(
+    job: _ShardJob, report: WriteReport, skipped: list[int], update: Callable[[int], Any]
+) -> Iterator[dict[str, Any]]:
+    """Rows of the good records of a job; the others are counted in the report, and their positions noted."""
+    for position, record in enumerate(job.records):
         try:
-            rows = list(job.convert(record))
-            for row in rows:
-                _check_columns(row, job.schema)
-                check_row(row, job.schema)
-            if not rows:
-                raise SkipRecord("no rows")
+            rows = _rows_of(job, record)
         except _WrongColumns:
             raise
         except SkipRecord as error:
             report.skip(job.record_name(record), str(error))
+            skipped.append(position)
         except DATA_ERRORS as error:
             report.skip(job.record_name(record), _reason(error))
+            skipped.append(position)
         else:
             yield from rows
         update(1)
+
+
+def _rows_of(job: _ShardJob, record: Any) -> list[dict[str, Any]]:
+    with noted_inputs() as noted:
+        rows = list(job.convert(record))
+    for row in rows:
+        _check_columns(row, job.schema)
+        check_row(row, job.schema)
+    if not rows:
+        raise SkipRecord("no rows")
+    note_inputs(noted)  # only those of rows: what is left out is tried again anyway
+    return rows
 
 
 def _reason(error: Exception) -> str:
@@ -380,68 +440,190 @@ def _write_with_ray(jobs: list[_ShardJob], num_workers: int | None, update: Call
     ray.data.DataContext.get_current().enable_progress_bars = False  # the caller shows progress in records
     compute = None if num_workers is None else ray.data.TaskPoolStrategy(size=num_workers)
     dataset = ray.data.range(len(jobs), override_num_blocks=len(jobs)).map(write, compute=compute)
-    reports = []
+    reports: dict[int, WriteReport] = {}
     for row in dataset.iter_rows():
         if row["error"]:
             raise pickle.loads(row["error"])
-        reports.append(_parse_report(jobs[int(row["index"])].path, row["report"]))
-        update(reports[-1].records)
-    return reports
+        index = int(row["index"])
+        reports[index] = _parse_report(jobs[index].path, json.loads(row["report"]))
+        update(reports[index].records)
+    return [reports[index] for index in range(len(jobs))]
 
 
-def _make_way(output_dir: Path, split: str, num_shards: int, wanted: list[Path], overwrite: bool) -> None:
-    """Remove what `overwrite` allows to; without it, files of another number of shards are an error."""
-    pattern = re.compile(rf"\.?{re.escape(split)}-\d{{5}}-of-(\d{{5}})\.(parquet|report\.json)")
+def _files_of_split(folder: Path, split: str) -> list[Path]:
+    """What a reader takes for the rows of a split."""
+    return [path for path in sorted(folder.glob("*.parquet")) if split_of_file(path.name) == split]
+
+
+def _other_files(output_dir: Path, split: str, num_shards: int, made_of: Mapping[str, str]) -> list[Path]:
+    """Shards that a reader would take for rows of this dataset, and that are of another one."""
     others = []
-    for path in output_dir.iterdir():
-        match = pattern.match(path.name)
-        if match and int(match[1]) != num_shards:
+    for path in _files_of_split(output_dir, split):
+        match = re.fullmatch(rf"{re.escape(split)}-(\d{{5,}})-of-(\d{{5,}})\.parquet", path.name)
+        if match is None:
+            raise FileExistsError(
+                f"{path} would be read as a part of the split {split!r}, and is not a file of this program. Remove it, or pass "
+                "another folder."
+            )
+        content = _report_of(path)
+        if int(match[2]) != num_shards or content is None or content.get("made_of") != made_of:
             others.append(path)
-    if others and not overwrite:
-        raise FileExistsError(
-            f"{output_dir} holds files of another number of shards ({min(path.name for path in others)}), not of "
-            f"{num_shards}. Pass the same number to go on with that dataset, `--overwrite` to replace it, or another folder."
+    return others
+
+
+def _conflict(stale: list[Path], num_shards: int, made_of: Mapping[str, str]) -> str:
+    """What is wrong with the first of the shards that are of another dataset."""
+    path, remedy = stale[0], "Pass `--overwrite` to replace it, or another folder."
+    content = _report_of(path)
+    if not path.name.endswith(f"-of-{num_shards:05d}.parquet"):
+        return (
+            f"{path.parent} holds files of another number of shards ({path.name}), not of {num_shards}. Pass the same number to "
+            "resume that dataset, `--overwrite` to replace it, or another folder."
         )
-    if overwrite:
-        for path in [*others, *wanted]:
-            path.unlink(missing_ok=True)
+    if content is None:
+        return f"{path} has no report beside it: it was not written by this program. {remedy}"
+    if "made_of" not in content:
+        return f"{path} was written by an earlier version, which did not note what it was made of. {remedy}"
+    found = content["made_of"]
+    names = [name for name in {**made_of, **found} if found.get(name) != made_of.get(name)]
+    return f"{path} was made of other rows than these; what differs: {', '.join(names)}. {remedy}"
+
+
+def _replace_all(output_dir: Path, split: str, write: Callable[[Path, bool], list[WriteReport]]) -> WriteReport:
+    """Write all shards into a folder of their own, then put them in the place of the old ones."""
+    folder = output_dir / f".{split}.overwrite"
+    folder.mkdir(exist_ok=True)
+    for path in folder.glob("*.parquet"):
+        _remove_shard(path)
+    report = _add_up(write(folder, True))
+    if report.rows == 0:
+        print(f"{split}: no rows, so the files that are there stay", file=sys.stderr)
+    else:
+        new = {path.name for path in report.files}
+        for path in report.files:
+            for part in (_inputs_path(path), _report_path(path), path):
+                if part.exists():
+                    part.replace(output_dir / part.name)
+        for path in _files_of_split(output_dir, split):
+            if path.name not in new:
+                _remove_shard(path)
+        report.files = [output_dir / path.name for path in report.files]
+    shutil.rmtree(folder)
+    return report
 
 
 def _report_path(path: Path) -> Path:
     return path.with_suffix(".report.json")
 
 
-def _report_json(report: WriteReport) -> str:
+def _rowless_report_path(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.report.json")
+
+
+def _inputs_path(path: Path) -> Path:
+    # Hidden: it is nothing to look at, and may be long.
+    return path.with_name(f".{path.stem}.inputs.json")
+
+
+def _remove_shard(path: Path) -> None:
+    for part in (path, _report_path(path), _inputs_path(path), _rowless_report_path(path)):
+        part.unlink(missing_ok=True)
+
+
+def _report_json(report: WriteReport, **more: Any) -> str:
     content = {
         "rows": report.rows,
         "records": report.records,
         "skipped": report.skipped,
         "examples": report.examples,
+        **more,
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def _write_report(report: WriteReport) -> None:
-    write_file(_report_path(report.files[0]), _report_json(report).encode())
+def _write_report(job: _ShardJob, report: WriteReport, parquet: str, inputs: str | None) -> None:
+    text = _report_json(report, made_of=dict(job.made_of), parquet=parquet, inputs=inputs)
+    write_file(_report_path(job.path), text.encode())
 
 
-def _parse_report(path: Path, text: str) -> WriteReport:
-    content = json.loads(text)
+def _write_inputs(path: Path, skipped: list[int], files: Mapping[str, Any]) -> str | None:
+    """Note the files that a shard was made of, and the positions of the records that were left out; a digest of the notes."""
+    if not skipped and not files:
+        _inputs_path(path).unlink(missing_ok=True)
+        return None
+    content = {"skipped": skipped, "files": files}
+    write_file(_inputs_path(path), json.dumps(content).encode())
+    return digest_of([content])
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _report_of(path: Path) -> dict[str, Any] | None:
+    content = _read_json(_report_path(path))
+    return content if isinstance(content, dict) else None
+
+
+def _parse_report(path: Path, content: Mapping[str, Any]) -> WriteReport:
     examples = [(name, reason) for name, reason in content["examples"]]
-    return WriteReport(content["rows"], content["records"], content["skipped"], examples, [path])
+    files = [path] if content["rows"] else []
+    return WriteReport(content["rows"], content["records"], content["skipped"], examples, files)
 
 
-def _read_report(path: Path, num_records: int) -> WriteReport:
-    """The report of a finished shard, which must be of the same records."""
-    remedy = "Pass `--overwrite` to write it again, or another folder."
-    if not _report_path(path).exists():
-        raise FileExistsError(f"{path} has no report beside it: it was not written by this program. {remedy}")
-    report = _parse_report(path, _report_path(path).read_text(encoding="utf-8"))
-    if report.records != num_records:
-        raise FileExistsError(
-            f"{path} was made of {report.records} records, now there are {num_records} for it: other input. {remedy}"
-        )
-    return report
+def footer_digest(path: Path) -> str | None:
+    """A digest of the end of a Parquet file, which says where everything before it is.
+
+    Args:
+        path (`Path`): the file.
+
+    Returns:
+        `str`, *optional*: its size, and 16 hexadecimal digits; `None` if it is cut.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 8))
+        end = file.read()
+        length = int.from_bytes(end[:4], "little") + 8
+        if len(end) < 8 or end[4:] != b"PAR1" or length > size:
+            return None
+        file.seek(size - length)
+        return f"{size} {hashlib.blake2b(file.read(), digest_size=8).hexdigest()}"
+
+
+def _finished(job: _ShardJob) -> WriteReport | None:
+    """The report of a shard that need not be written again; what it was made of is known to be the same, but for files."""
+    if not job.path.exists():
+        return None
+    content = _report_of(job.path)
+    if content is None or content["parquet"] != footer_digest(job.path):
+        return None  # killed between the two, or cut
+    if content["inputs"] is not None:
+        inputs = _read_json(_inputs_path(job.path))
+        if digest_of([inputs]) != content["inputs"]:
+            return None
+        if (changed := changed_input(inputs["files"], job.output_dir)) is not None:
+            raise FileExistsError(
+                f"{job.path} was made of another {changed} than the one that is there now. Pass `--overwrite` to write it "
+                "again, or another folder."
+            )
+        if _has_rows_now(job, inputs["skipped"]):
+            return None
+    return _parse_report(job.path, content)
+
+
+def _has_rows_now(job: _ShardJob, positions: Iterable[int]) -> bool:
+    """Whether one of the records that were left out can be converted by now, as an image that was missing is there."""
+    for position in positions:
+        try:
+            _rows_of(job, job.records[position])
+        except (SkipRecord, *DATA_ERRORS):
+            continue
+        return True
+    return False
 
 
 def _add_up(reports: list[WriteReport]) -> WriteReport:
@@ -488,6 +670,7 @@ __all__ = [
     "WriteReport",
     "check_size",
     "exif_orientation",
+    "footer_digest",
     "read_image_bytes",
     "upright_size",
     "write_dataset",

@@ -3,7 +3,7 @@
     groma train precompute-regions --model_name_or_path output/detection \\
         --dataset_dir data/visual_genome --output_dir data/visual_genome-regions
 
-Several machines take every n-th file each; a job that was killed goes on behind its last whole file:
+Several machines take every n-th file each; a job that was killed resumes behind its last whole file:
 
     groma train precompute-regions … --shard 3 --num_shards 8
 
@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,9 +36,10 @@ from tqdm.auto import tqdm
 from transformers import AutoImageProcessor
 from transformers.image_processing_utils import BaseImageProcessor
 
-from .._files import write_file
+from .._files import complete_file, one_writer, write_file
 from ..data.columns import BOXES, check_columns
 from ..data.mixtures import PROPOSAL_COLUMNS
+from ..data.shards import footer_digest
 from ..modeling_groma import GromaForConditionalGeneration, GromaModel
 from ..modeling_groma_base import no_autocast
 from ..modeling_groma_detector import GromaForRegionProposal
@@ -119,7 +119,8 @@ def precompute_regions(
     `proposal_boxes` are normalized `cxcywh`, `proposal_scores` their fused objectness, in the order of the queries: all
     with a score > `score_threshold`, or the best one where there is none, since the model falls back on it. Rows without
     an image have empty lists. Everything else stays as it is, pictures byte for byte. A file appears when it is whole;
-    finished files are left alone, so that a job that was killed goes on when it is started again.
+    finished files are left alone, so that a job that was killed resumes when it is started again. They must be copies of the
+    same files, with proposals of the same detector, image processor and threshold.
 
     The detector runs in evaluation mode and without autocast, as it does when it is frozen in a training. Proposals
     differ from those of a training by rounding, where its batches hold other images together or its device is another.
@@ -145,7 +146,8 @@ def precompute_regions(
     Raises:
         FileNotFoundError: no such folder, or no files of the split in it.
         ValueError: a wrong argument, wrong columns, a picture that cannot be read, or an `output_dir` that holds something
-            else: the dataset itself, another dataset, or proposals of another model or threshold.
+            else: the dataset itself, another dataset, or proposals of another model, image processor or threshold.
+        OutputError: `output_dir` cannot be written, or another process is writing the same.
 
     Example:
     >>> from transformers_groma.data.shapes_rows import ShapesOptions, write_shapes
@@ -169,34 +171,38 @@ def precompute_regions(
         if value < 1:
             raise ValueError(f"`{name}` must be at least 1, got {value}.")
     dataset_dir, output_dir = Path(dataset_dir), Path(output_dir)
-    sources = _share_of(_split_files(dataset_dir, split), shard, num_shards)
+    files = _split_files(dataset_dir, split)
+    sources = _share_of(files, shard, num_shards)
     features = {source: _checked_features(source) for source in sources}
     if output_dir.resolve() == dataset_dir.resolve():
         raise ValueError(f"`output_dir` is the dataset itself ({dataset_dir}). Pass another folder for the copies.")
-    _claim_folder(output_dir, detector, threshold)
-    pending = [source for source in sources if not _is_finished(source, output_dir / source.name)]
-
-    device = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
-    model.to(device).eval()
-    report = PrecomputeReport(finished=len(sources) - len(pending))
-    total = sum(pq.read_metadata(source).num_rows for source in pending)
-    start = time.perf_counter()
-    with ThreadPoolExecutor(num_workers) as executor, tqdm(total=total, desc=split, unit="row") as progress:
-        for source in pending:
-            decode = _decoder(image_processor, features[source]["image"])
-            proposals: dict[bytes, _Proposals] = {}
-            for batch in _run_ahead(executor, decode, _batches(source, batch_size), 2 * num_workers):
-                if batch.pixel_values is not None:
-                    found = _propose(detector, batch.pixel_values.to(device), threshold)
-                    proposals.update(zip(batch.keys, found, strict=True))
-                    report.images += len(found)
-                    report.proposals += sum(len(image.scores) for image in found)
-                    speed = report.images / (time.perf_counter() - start)
-                    progress.set_postfix_str(f"{speed:.1f} images/s", refresh=False)
-                progress.update(batch.num_rows)
-                report.rows += batch.num_rows
-            _write_copy(source, output_dir / source.name, features[source], proposals)
-            report.files.append(output_dir / source.name)
+    _check_copies(output_dir, split, {source.name for source in files})
+    part = None if num_shards == 1 else f"{shard:05d}"
+    with one_writer(output_dir, f"precompute-{split}", part):
+        claim = _claim_folder(output_dir, detector, image_processor, threshold)
+        pending = [source for source in sources if not _is_finished(source, output_dir / source.name)]
+        device = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
+        model.to(device).eval()
+        report = PrecomputeReport(finished=len(sources) - len(pending))
+        total = sum(pq.read_metadata(source).num_rows for source in pending)
+        start = time.perf_counter()
+        with ThreadPoolExecutor(num_workers) as executor, tqdm(total=total, desc=split, unit="row") as progress:
+            for source in pending:
+                decode = _decoder(image_processor, features[source]["image"])
+                proposals: dict[bytes, _Proposals] = {}
+                for batch in _run_ahead(executor, decode, _batches(source, batch_size), 2 * num_workers):
+                    if batch.pixel_values is not None:
+                        found = _propose(detector, batch.pixel_values.to(device), threshold)
+                        proposals.update(zip(batch.keys, found, strict=True))
+                        report.images += len(found)
+                        report.proposals += sum(len(image.scores) for image in found)
+                        speed = report.images / (time.perf_counter() - start)
+                        progress.set_postfix_str(f"{speed:.1f} images/s", refresh=False)
+                    progress.update(batch.num_rows)
+                    report.rows += batch.num_rows
+                _check_claim(output_dir, claim)  # jobs that start at the same time see no notes of one another
+                _write_copy(source, output_dir / source.name, features[source], proposals)
+                report.files.append(output_dir / source.name)
     return report
 
 
@@ -323,41 +329,93 @@ def _checked_features(source: Path) -> Features:
     return features
 
 
-def _claim_folder(output_dir: Path, detector: Detector, threshold: float) -> None:
-    """Note whose proposals a folder will hold, or check that it holds such ones."""
+def _check_copies(output_dir: Path, split: str, names: set[str]) -> None:
+    """No file of the split is there that the dataset has not: it would be read with the copies."""
+    for path in sorted(output_dir.glob(f"{split}*.parquet")):
+        if (output_dir / NOTES_NAME).exists() and path.name not in names:
+            raise ValueError(
+                f"`output_dir` {output_dir} holds {path.name}, which is of another dataset and would be read with the copies. Pass "
+                "another folder, or remove it."
+            )
+
+
+def _claim_folder(
+    output_dir: Path, detector: Detector, image_processor: BaseImageProcessor, threshold: float
+) -> dict[str, Any]:
+    """Note whose proposals a folder will hold, or check that it holds such ones; the notes."""
     notes = output_dir / NOTES_NAME
+    # A local folder is nobody else's business.
+    name = Path(detector.name_or_path).name if Path(detector.name_or_path).exists() else detector.name_or_path
+    claim = {
+        "model": name,
+        "detector_sha256": detector_sha256(detector),
+        "image_processor_sha256": _image_processor_sha256(image_processor),
+        "score_threshold": threshold,
+    }
     if notes.exists():
         check_proposals(detector, output_dir)
-        noted = json.loads(notes.read_text(encoding="utf-8"))["score_threshold"]
-        if noted != threshold:
-            raise ValueError(
-                f"`output_dir` {output_dir} holds proposals with a score above {noted:g}, but `score_threshold` is "
-                f"{threshold:g}. Pass {noted:g}, or another folder."
-            )
-        return
+        _check_claim(output_dir, claim)
+        return claim
     others = sorted(path.name for path in output_dir.glob("*.parquet"))
     if others:
         raise ValueError(
             f"`output_dir` {output_dir} holds files without a {NOTES_NAME} ({others[0]}): they are no copies of this program. "
             "Pass another folder."
         )
-    # A local folder is nobody else's business.
-    name = Path(detector.name_or_path).name if Path(detector.name_or_path).exists() else detector.name_or_path
-    content = {"model": name, "detector_sha256": detector_sha256(detector), "score_threshold": threshold}
-    write_file(notes, (json.dumps(content, indent=2) + "\n").encode())
+    write_file(notes, (json.dumps(claim, indent=2) + "\n").encode())
+    return claim
+
+
+def _check_claim(output_dir: Path, claim: Mapping[str, Any]) -> None:
+    """Check that the notes of a folder are those of this run."""
+    noted = json.loads((output_dir / NOTES_NAME).read_text(encoding="utf-8"))
+    if noted["score_threshold"] != claim["score_threshold"]:
+        raise ValueError(
+            f"`output_dir` {output_dir} holds proposals with a score above {noted['score_threshold']:g}, but `score_threshold` is "
+            f"{claim['score_threshold']:g}. Pass {noted['score_threshold']:g}, or another folder."
+        )
+    for name, what in (("detector_sha256", "another detector"), ("image_processor_sha256", "another image processor")):
+        if noted.get(name) != claim[name]:
+            raise ValueError(f"`output_dir` {output_dir} holds proposals of {what}. Pass another folder.")
+
+
+def _image_processor_sha256(image_processor: BaseImageProcessor) -> str:
+    """A fingerprint of what makes pixels of images; which library does it is left out."""
+    settings = image_processor.to_dict()
+    for name in ("image_processor_type", "processor_class", "auto_map"):
+        settings.pop(name, None)
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _is_finished(source: Path, target: Path) -> bool:
-    """Whether the copy of a file is there; it must be of the same rows."""
+    """Whether the copy of a file is there and whole; it must be one of this very file."""
     if not target.exists():
         return False
-    image_ids = [pq.read_table(path, columns=["image_id"])["image_id"] for path in (source, target)]
-    if not image_ids[0].equals(image_ids[1]):
+    notes = _source_notes(target)
+    if not notes.exists():
+        raise ValueError(
+            f"{target} does not say what it is a copy of: it was written by an earlier version, or by another program. Remove it, "
+            "or pass another folder as `output_dir`."
+        )
+    noted = json.loads(notes.read_text(encoding="utf-8"))
+    if noted["copy"] != footer_digest(target):
+        return False  # killed between the two, or cut
+    if noted["source_sha256"] != _file_sha256(source):
         raise ValueError(
             f"{target} is a copy of other rows than {source} has: it was made of another dataset. Pass another folder as "
             "`output_dir`."
         )
     return True
+
+
+def _source_notes(target: Path) -> Path:
+    """Where it is noted which file a copy was made of."""
+    return target.with_name(f".{target.stem}.source.json")
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _image_key(stored: Mapping[str, Any]) -> bytes:
@@ -435,26 +493,22 @@ def _propose(detector: Detector, pixel_values: Tensor, threshold: float) -> list
 
 def _write_copy(source: Path, target: Path, features: Features, proposals: Mapping[bytes, _Proposals]) -> None:
     """Copy a file with two more columns; the copy appears when it is whole."""
-    for stale in target.parent.glob(f".{target.name}-*"):
-        stale.unlink(missing_ok=True)
+    source_sha256 = _file_sha256(source)
     features = Features({**features, **PROPOSAL_FEATURES})
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}-", delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            with ParquetWriter(features=features, stream=file) as writer:
-                for rows in pq.ParquetFile(source).iter_batches(COPIED_ROWS):
-                    images = rows["image"].to_pylist()
-                    found = [_NO_PROPOSALS if stored is None else proposals[_image_key(stored)] for stored in images]
-                    table = pa.Table.from_batches([rows])
-                    for name, column in zip(PROPOSAL_COLUMNS, _arrow_columns(found), strict=True):
-                        table = table.append_column(name, column)
-                    writer.write_table(table)
-                writer.finalize(close_stream=False)
-            file.close()
-            temporary.chmod(0o644)  # temporary files are readable by their owner alone
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with complete_file(target) as file:
+        with ParquetWriter(features=features, stream=file) as writer:
+            for rows in pq.ParquetFile(source).iter_batches(COPIED_ROWS):
+                images = rows["image"].to_pylist()
+                found = [_NO_PROPOSALS if stored is None else proposals[_image_key(stored)] for stored in images]
+                table = pa.Table.from_batches([rows])
+                for name, column in zip(PROPOSAL_COLUMNS, _arrow_columns(found), strict=True):
+                    table = table.append_column(name, column)
+                writer.write_table(table)
+            writer.finalize(close_stream=False)
+        file.flush()
+        # The notes say which copy they are of, and come first: whatever a kill leaves behind is told from a finished copy.
+        notes = {"source_sha256": source_sha256, "copy": footer_digest(Path(file.name))}
+        write_file(_source_notes(target), json.dumps(notes).encode())
 
 
 def _arrow_columns(proposals: Sequence[_Proposals]) -> tuple[pa.Array, pa.Array]:
