@@ -1,4 +1,4 @@
-"""COCO instances to detection rows. Categories and crowds are dropped.
+"""COCO instances to detection rows. Categories are dropped; crowd regions go into a column of their own.
 
 Get `train2017.zip`, `val2017.zip` and `annotations_trainval2017.zip` from https://cocodataset.org/#download and unpack
 them. Other files in the COCO format fit as well.
@@ -9,41 +9,43 @@ python -m processing.coco --images coco/train2017 --annotations coco/annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from processing.coco_format import CocoImage, detection_row, find_picture, load_coco_json
+from processing.coco_format import CocoImage, detection_rows, load_coco_json
 from processing.common import run_script, script_parser
+from transformers_groma.data.image_files import BoxesOf
+from transformers_groma.data.left_out import LeftOut
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """What is annotated on a picture, and the folder that it lies in or below."""
-
-    entry: CocoImage
-    folder: Path
-
-
-def load_records(annotations: Sequence[Path], images: Path) -> list[Picture]:
+def load_records(annotations: Sequence[Path]) -> list[CocoImage]:
     """One record a picture, in the order of the files."""
-    return [Picture(entry, images) for path in annotations for entry in load_coco_json(path).images]
+    return [entry for path in annotations for entry in load_coco_json(path).images]
 
 
-def convert(record: Picture) -> Iterator[dict[str, Any]]:
-    """The detection row of one picture; boxes `xyxy` in pixels."""
-    yield detection_row(record.entry, find_picture(record.folder, record.entry.image["file_name"]))
+def convert(
+    entry: CocoImage, images: Path, boxes_of: BoxesOf | None = None, keep_empty: bool = False
+) -> Iterator[dict[str, Any] | LeftOut]:
+    """The detection row of one picture, see `detection_rows`."""
+    yield from detection_rows(entry, images, boxes_of=boxes_of, keep_empty=keep_empty)
 
 
 def main(argv: Sequence[str] | None = None, description: str | None = __doc__) -> int:
     """Run the script with `argv`, by default the arguments of the command line."""
-    args = script_parser(description).parse_args(argv)
+    parser = script_parser(description)
+    parser.add_argument(
+        "--keep-empty",
+        action="store_true",
+        help="write pictures without boxes, too: COCO's evaluation counts what is found in them as wrong",
+    )
+    args = parser.parse_args(argv)
     return run_script(
         args,
-        lambda: load_records(args.annotations, args.images),
-        convert,
+        lambda: load_records(args.annotations),
+        partial(convert, images=args.images, boxes_of=args.boxes_of, keep_empty=args.keep_empty),
         schema="detection",
-        record_name=lambda record: str(record.entry.image.get("file_name")),
+        record_name=lambda entry: entry.name,
     )
 
 

@@ -1,19 +1,21 @@
-"""Reading COCO-style JSON: pictures with their annotations, and boxes brought to `xyxy` inside the picture."""
+"""Reading COCO-style annotation files: every annotation to its image, boxes to `xyxy` inside the upright image."""
 
-import json
 import os
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
+from processing.boxes import pixel_count, upright_boxes, usable_boxes
+from processing.ids import Id, id_of, other_form, record_fault
+from transformers_groma.data.image_files import BoxesOf, image_candidates, inside, read_image_bytes
+from transformers_groma.data.left_out import LeftOut, SkipRecord
+from transformers_groma.data.text import RepeatedKey, parse_json, read_text
 
-from transformers_groma.boxes import box_xywh_to_xyxy
-from transformers_groma.data.shards import SkipRecord, check_size, read_image_bytes
+# Masks are most of a file, and nobody reads them.
+_UNUSED_KEYS = ("segmentation",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +24,32 @@ class CocoImage:
 
     Args:
         image (`dict`): `id`, `file_name`, `width`, `height` and what else the file has.
-        annotations (`list` of `dict`): in the order of the file; `bbox` is `xywh` in pixels. Crowds are left out, and so
-            are the masks.
+        annotations (`list` of `dict`): in the order of the file; `bbox` is `xywh` in pixels, unchecked. Crowds are left out,
+            and so are the masks.
+        crowds (`list` of `dict`): annotations of crowd regions.
+        left_out (`list` of `LeftOut`): annotations of the image that cannot be read.
+        fault (`LeftOut`, *optional*): why the image is of no use.
     """
 
     image: dict[str, Any]
     annotations: list[dict[str, Any]] = field(default_factory=list)
+    crowds: list[dict[str, Any]] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    fault: LeftOut | None = None
+
+    @property
+    def name(self) -> str:
+        """How a report names it."""
+        return image_name(self.image)
+
+    @property
+    def image_id(self) -> str:
+        """Its id as rows have it."""
+        return str(id_of(self.image.get("id")))
+
+    def check(self) -> tuple[int, int]:
+        """Width and height of the image, see `check_image`."""
+        return check_image(self.image, self.fault)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,167 +58,248 @@ class CocoFile:
 
     Args:
         images (`list` of `CocoImage`): in the order of the file; those without annotations too.
-        categories (`dict` of `int` to `dict`): entries of `categories` by their id.
+        categories (`dict` of `int` or `str` to `dict`): entries of `categories` by their id.
+        ambiguous_categories (`set` of `int` or `str`): ids that two categories with different names share.
     """
 
     images: list[CocoImage]
-    categories: dict[int, dict[str, Any]]
+    categories: dict[Id, dict[str, Any]]
+    ambiguous_categories: set[Id] = field(default_factory=set)
+
+
+def image_name(image: dict[str, Any]) -> str:
+    """How a report names the entry of an image."""
+    name = image.get("file_name")
+    return name if isinstance(name, str) and name else str(image.get("id"))
+
+
+def check_image(image: dict[str, Any], fault: LeftOut | None = None) -> tuple[int, int]:
+    """Check the entry of an image.
+
+    Args:
+        image (`dict`): the entry.
+        fault (`LeftOut`, *optional*): what is known to be wrong with it.
+
+    Returns:
+        `tuple[int, int]`: width and height in pixels, as annotated.
+
+    Raises:
+        SkipRecord: it is of no use, or does not know its size.
+    """
+    if fault is not None:
+        raise SkipRecord(fault.reason, fault.detail)
+    return pixel_count(image.get("width"), "width"), pixel_count(image.get("height"), "height")
 
 
 def load_coco_json(path: str | os.PathLike) -> CocoFile:
-    """Read a COCO-style file and put annotations to their pictures.
+    """Read a COCO-style file and put annotations to their images. Ids that fit two records tie none of them.
 
     Args:
         path (`str` or `Path`): a JSON file with `images`, `annotations` and perhaps `categories`.
 
     Returns:
-        `CocoFile`: pictures with their annotations. Annotations of no picture are left out and counted on stderr.
+        `CocoFile`: images with their annotations. Annotations of no image are left out and counted on stderr.
 
     Raises:
         ValueError: not JSON, or not COCO-style.
     """
-    content = read_json(path, object_hook=_without_masks)
-    try:
-        images = [CocoImage(image) for image in content["images"]]
-        by_id = {image.image.get("id"): image for image in images}
-        categories = {category["id"]: category for category in content.get("categories", [])}
-        lost = 0
-        for annotation in content["annotations"]:
-            image = by_id.get(annotation.get("image_id"))
-            if image is None:
-                lost += 1
-            elif not annotation.get("iscrowd"):
-                image.annotations.append(annotation)
-    except (AttributeError, KeyError, TypeError) as error:
+    content = read_json(path, drop=_UNUSED_KEYS)
+    images, annotations, categories = _lists_of(content, path)
+    entries, by_id = _read_images(images)
+    lost: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    seen: dict[Id, dict[str, Any]] = {}
+    for number, annotation in enumerate(annotations):
+        image_id = id_of(annotation.get("image_id")) if isinstance(annotation, dict) else None
+        entry = by_id.get(image_id)
+        if entry is None:
+            reason = _no_image(annotation, image_id, by_id)
+            lost[reason] += 1
+            examples.setdefault(reason, f"annotation {_label(annotation, number)}")
+        else:
+            _add_annotation(entry, annotation, number, seen)
+    for reason, count in lost.items():
+        print(f"{path}: {count} {reason} are left out, for example {examples[reason]}", file=sys.stderr)
+    return CocoFile(entries, *_read_categories(categories, path))
+
+
+def _lists_of(content: Any, path: str | os.PathLike) -> tuple[list[Any], list[Any], list[Any]]:
+    """The lists `images`, `annotations` and `categories` of a file."""
+    error = f"{path} is not a COCO-style file"
+    if isinstance(content, RepeatedKey):
+        raise ValueError(f"{error}: the key {content.key!r} stands twice in it, and nobody can tell which is meant.")
+    if not isinstance(content, dict):
         raise ValueError(
-            f"{path} is not a COCO-style file ({type(error).__name__}: {error}): it needs lists `images` and `annotations` of "
-            "objects, and each category an `id`."
-        ) from error
-    if lost:
-        print(f"{path}: {lost} annotations of pictures that are not in the file are left out", file=sys.stderr)
-    return CocoFile(images, categories)
+            f"{error}: it needs an object with lists `images` and `annotations`, not a {type(content).__name__}."
+        )
+    lists = []
+    for name in ("images", "annotations", "categories"):
+        entries = content.get(name, [] if name == "categories" else None)
+        if entries is None and name == "categories":
+            entries = []
+        if not isinstance(entries, list) or (entries and not any(isinstance(entry, dict) for entry in entries)):
+            found = f"it has no `{name}`" if name not in content else f"its `{name}` is not a list of objects"
+            raise ValueError(f"{error}: {found}. It needs lists `images` and `annotations` of objects.")
+        lists.append(entries)
+    return tuple(lists)
+
+
+def _read_images(images: Sequence[Any]) -> tuple[list[CocoImage], dict[Id, CocoImage]]:
+    """Entries of images, and those of them that annotations may name by their id."""
+    entries: list[CocoImage] = []
+    positions: dict[Id, list[int]] = {}
+    for number, image in enumerate(images):
+        fault = record_fault(image, "image")
+        identity = id_of(image.get("id")) if isinstance(image, dict) else None
+        if fault is None and identity is None:
+            fault = LeftOut("image without an id: a whole number or a text", f"image {number}: id {image.get('id')!r}")
+        if identity is not None and any(entries[other].image == image for other in positions.get(identity, ())):
+            fault = LeftOut("image is listed twice", f"id {identity}")
+        elif identity is not None:
+            positions.setdefault(identity, []).append(number)
+        entries.append(CocoImage(image if isinstance(image, dict) else {}, fault=fault))
+    for identity, numbers in positions.items():
+        if len(numbers) > 1:
+            names = ", ".join(entries[number].name for number in numbers[:3])
+            for number in numbers:
+                fault = LeftOut(
+                    "several images share the same id: whose annotations are they?", f"id {identity}: {names}"
+                )
+                entries[number] = CocoImage(entries[number].image, fault=fault)
+    return entries, {identity: entries[numbers[0]] for identity, numbers in positions.items()}
+
+
+def _no_image(annotation: Any, image_id: Id | None, by_id: Collection[Id]) -> str:
+    """Why an annotation has no image: what is counted."""
+    if not isinstance(annotation, dict):
+        return "annotations that are not JSON objects"
+    if image_id is None:
+        return "annotations without an `image_id`"
+    if other_form(image_id) in by_id:
+        return "annotations whose `image_id` is a text and the image's id a number, or the other way round,"
+    return "annotations of pictures that are not in the file"
+
+
+def _add_annotation(entry: CocoImage, annotation: dict[str, Any], number: int, seen: dict[Id, dict[str, Any]]) -> None:
+    """Put an annotation to its image: among its annotations, its crowds, or what is left out."""
+    label = _label(annotation, number)
+    fault = record_fault(annotation, "annotation")
+    identity = id_of(annotation.get("id"))
+    if fault is None and identity is not None:
+        if seen.get(identity) == annotation:
+            fault = LeftOut("annotation is listed twice", f"annotation {label}")
+        seen.setdefault(identity, annotation)
+    crowd = annotation.get("iscrowd")
+    if fault is None and crowd not in _CROWD and crowd not in _NO_CROWD:
+        fault = LeftOut("`iscrowd` of an annotation is neither 0 nor 1", f"annotation {label}: {crowd!r}")
+    if fault is not None:
+        entry.left_out.append(fault)
+    elif crowd in _CROWD:
+        entry.crowds.append(annotation)
+    else:
+        entry.annotations.append(annotation)
+
+
+# True is 1, and tables export both as text.
+_CROWD = (1, "1", "true", "True")
+_NO_CROWD = (None, 0, "0", "", "false", "False")
+
+
+def _label(annotation: Any, number: int) -> str:
+    """How an example names an annotation: by its place in the file and its ids."""
+    if not isinstance(annotation, dict):
+        return f"at position {number}: {annotation!r}"[:100]
+    return f"at position {number} (id {annotation.get('id')!r}, image_id {annotation.get('image_id')!r})"
+
+
+def _read_categories(categories: Sequence[Any], path: str | os.PathLike) -> tuple[dict[Id, dict[str, Any]], set[Id]]:
+    """Categories by their id, and the ids that two of them share."""
+    by_id: dict[Id, dict[str, Any]] = {}
+    ambiguous: set[Id] = set()
+    for category in categories:
+        identity = None if record_fault(category, "category") else id_of(category.get("id"))
+        if identity is None:
+            print(f"{path}: a category without an `id` is left out: {category!r}", file=sys.stderr)
+        elif by_id.setdefault(identity, category).get("name") != category.get("name"):
+            ambiguous.add(identity)
+    return by_id, ambiguous
 
 
 def find_picture(folder: Path, file_name: str) -> Path:
-    """Where a picture lies: archives unpack with more or fewer folders than the annotations name.
+    """Where an image lies: archives unpack with more or fewer folders than the annotations name.
 
     Args:
-        folder (`Path`): the folder of all pictures.
+        folder (`Path`): the folder of all images.
         file_name (`str`): as the annotations call it, with any number of folders in front.
 
     Returns:
         `Path`: the first that exists of `folder / file_name` and the same with fewer and fewer of the folders in front; if
         none does, `folder / file_name`.
+
+    Raises:
+        SkipRecord: not a file name, or one that leads out of the folder, see `image_path`.
     """
-    parts = PurePosixPath(file_name).parts
-    candidates = [folder.joinpath(*parts[start:]) for start in range(len(parts))]
-    return next((path for path in candidates if path.is_file()), folder / file_name)
+    candidates = []
+    for path in image_candidates(folder, file_name):
+        parts = PurePosixPath(path.relative_to(folder)).parts
+        candidates += [folder.joinpath(*parts[start:]) for start in range(len(parts))]
+    for exists in (Path.is_file, Path.exists):
+        if found := next(filter(exists, candidates), None):
+            return inside(folder, found)
+    return candidates[0]
 
 
-def detection_row(entry: CocoImage, path: Path, source: str = "coco") -> dict[str, Any]:
-    """The detection row of one picture; categories are dropped.
+def detection_rows(
+    entry: CocoImage, images: Path, source: str = "coco", boxes_of: BoxesOf | None = None, keep_empty: bool = False
+) -> Iterator[dict[str, Any] | LeftOut]:
+    """The detection row of one image, and what is left out of it; categories are dropped.
 
     Args:
         entry (`CocoImage`): `bbox` of its annotations is `xywh` in pixels.
-        path (`Path`): the picture file.
+        images (`Path`): the folder that the image lies in or below.
         source (`str`): `"coco"` or `"sa1b"`, which objectness head learns from the row.
+        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the image.
+        keep_empty (`bool`): make a row also of an image without boxes.
 
-    Returns:
-        `dict`: a row; boxes `xyxy` in pixels, clipped to the picture.
+    Yields:
+        `LeftOut`: why an annotation has no box in the row.
+        `dict`: the row; boxes `xyxy` in pixels of the upright image, clipped to it.
 
     Raises:
-        SkipRecord: no box, no picture, or one of another size than annotated.
+        SkipRecord: no box, no image, or one of another size than annotated.
     """
-    width, height = int(entry.image["width"]), int(entry.image["height"])
-    boxes, _ = clip_xywh_to_xyxy([annotation["bbox"] for annotation in entry.annotations], width, height)
-    if not boxes:
+    width, height = entry.check()
+    boxes, _, left_out = usable_boxes([box.get("bbox") for box in entry.annotations], width, height)
+    crowds, _, crowds_left_out = usable_boxes([box.get("bbox") for box in entry.crowds], width, height)
+    yield from (*entry.left_out, *left_out, *crowds_left_out)
+    if not boxes and not keep_empty:
         raise SkipRecord("no boxes")
+    path = find_picture(images, entry.image.get("file_name"))
     content = read_image_bytes(path)
-    check_size(content, width, height)
-    return {
+    yield {
         "image": {"bytes": content, "path": path.name},
-        "image_id": str(entry.image["id"]),
-        "boxes_xyxy": boxes,
+        "image_id": entry.image_id,
+        "boxes_xyxy": upright_boxes(boxes, content, (width, height), boxes_of),
         "source": source,
+        "crowd_boxes_xyxy": upright_boxes(crowds, content, (width, height), boxes_of),
     }
 
 
-def read_json(path: str | os.PathLike, **options: Any) -> Any:
-    """Read a JSON file.
+def read_json(path: str | os.PathLike, drop: Collection[str] = ()) -> Any:
+    """Read a JSON file, in UTF-8 or in what its byte order mark says, perhaps packed by gzip.
 
     Args:
-        path (`str` or `Path`): the file, in UTF-8.
-        **options: passed to `json.load`.
+        path (`str` or `Path`): the file.
+        drop (`Collection[str]`): keys of objects that are of no use.
 
     Returns:
-        Its content.
+        Its content. An object with a key twice is a `RepeatedKey`.
 
     Raises:
-        ValueError: not JSON; the message names the file.
+        ValueError: not JSON, or not UTF-8; the message names the file.
     """
-    with Path(path).open(encoding="utf-8") as file:
-        try:
-            return json.load(file, **options)
-        except ValueError as error:
-            raise ValueError(f"{path} is not a JSON file ({error}).") from error
-
-
-def clip_xywh_to_xyxy(
-    boxes: Sequence[Sequence[float]], width: int, height: int
-) -> tuple[list[list[float]], list[int]]:
-    """Boxes of annotations, clipped to the picture; those that are empty then are dropped.
-
-    Args:
-        boxes (`Sequence` of 4 numbers): `xywh` in pixels.
-        width, height (`int`): size of the upright picture in pixels.
-
-    Returns:
-        `tuple`: the boxes that are left, `xyxy` in pixels, float32 values; and their indices in `boxes`.
-
-    Raises:
-        ValueError: a box is not four finite numbers.
-
-    Example:
-    >>> clip_xywh_to_xyxy([[-5, 2, 10, 8], [3, 3, 0, 4]], width=20, height=20)
-    ([[0.0, 2.0, 5.0, 10.0]], [0])
-    """
-    return clip_xyxy(box_xywh_to_xyxy(_as_tensor(boxes)), width, height)
-
-
-def clip_xyxy(
-    boxes: Sequence[Sequence[float]] | Tensor, width: int, height: int
-) -> tuple[list[list[float]], list[int]]:
-    """Corner boxes, clipped to the picture; those that are empty then are dropped.
-
-    Args:
-        boxes (`Sequence` of 4 numbers, or `Tensor` of shape `(n, 4)`): `xyxy` in pixels.
-        width, height (`int`): size of the upright picture in pixels.
-
-    Returns:
-        `tuple`: the boxes that are left, `xyxy` in pixels, float32 values; and their indices in `boxes`.
-
-    Raises:
-        ValueError: a box is not four finite numbers.
-    """
-    limits = torch.tensor([width, height, width, height], dtype=torch.float64)
-    corners = _as_tensor(boxes).clamp(min=0).minimum(limits)
-    # In float32, as the column stores them: a sliver may be empty there.
-    corners = corners.float()
-    kept = (corners[:, :2] < corners[:, 2:]).all(dim=-1)
-    return corners[kept].tolist(), kept.nonzero()[:, 0].tolist()
-
-
-def _as_tensor(boxes: Sequence[Sequence[float]] | Tensor) -> Tensor:
-    # NumPy's errors on odd input are ValueError and TypeError, torch's are RuntimeError.
-    values = boxes if isinstance(boxes, Tensor) else torch.from_numpy(np.asarray(boxes, dtype=np.float64))
-    if values.numel() == 0:
-        return values.reshape(0, 4)
-    if values.ndim != 2 or values.shape[-1] != 4 or not values.isfinite().all():
-        raise ValueError("a box is not four finite numbers")
-    return values
-
-
-def _without_masks(item: dict[str, Any]) -> dict[str, Any]:
-    """Masks are most of a file, and nobody reads them; dropped while parsing, they never fill the memory."""
-    item.pop("segmentation", None)
-    return item
+    text = read_text(path)
+    try:
+        return parse_json(text, drop)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a JSON file ({error}).") from error

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from transformers_groma._files import write_file
 from transformers_groma.data.columns import Schema
+from transformers_groma.data.image_files import BOXES_OF
 from transformers_groma.data.rows_preview import preview_files
 from transformers_groma.data.shards import WriteReport, write_dataset
 
@@ -16,6 +17,8 @@ Record = TypeVar("Record")
 
 # Options that do not change the rows of a record.
 FILE_OPTIONS = ("output", "shards", "shard", "engine", "workers", "overwrite", "limit", "preview")
+# A file that lacks a category was cut or merged wrongly: unlike other faults of single records, this one ends in an error.
+UNKNOWN_CATEGORY = "annotation of a category that the file does not list"
 
 
 def positive_int(text: str) -> int:
@@ -26,13 +29,16 @@ def positive_int(text: str) -> int:
     return number
 
 
-def script_parser(description: str, *, images: bool = True, annotations: bool = True) -> ArgumentParser:
+def script_parser(
+    description: str, *, images: bool = True, annotations: bool = True, boxes: bool = True
+) -> ArgumentParser:
     """The options that all scripts have.
 
     Args:
         description (`str`): the script's docstring, shown by `--help`.
         images (`bool`): whether the script reads a folder of pictures (`--images`).
         annotations (`bool`): whether it reads annotation files (`--annotations`).
+        boxes (`bool`): whether the annotations of its pictures are boxes (`--boxes-of`).
 
     Returns:
         `ArgumentParser`: a script may add its own options.
@@ -48,6 +54,13 @@ def script_parser(description: str, *, images: bool = True, annotations: bool = 
             nargs="+",
             metavar="FILE",
             help="annotation files, in this order",
+        )
+    if images and boxes:
+        parser.add_argument(
+            "--boxes-of",
+            choices=BOXES_OF,
+            help="which pixels boxes were drawn on, where EXIF data turn or mirror an image: those that a viewer shows, or those that "
+            "are stored; by default the annotated size tells, and images where it can't are left out",
         )
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="folder of the dataset, made if needed"
@@ -106,7 +119,8 @@ def run_script(
     With `--preview N`, the first rows of the files are drawn on a contact sheet, also where the files were there before.
 
     Returns:
-        `int`: exit status. 1: no row at all could be written. 2: options or files are wrong; the message says which.
+        `int`: exit status. 1: no row at all could be written. 2: options or files are wrong; the message says which. Of a file
+            with annotations of a category that it does not list, the others are written all the same.
     """
     try:
         records = load_records()[: args.limit]
@@ -134,7 +148,20 @@ def run_script(
         )
         return 1
     write_preview(args, report)
-    return 0
+    return _contradictions(report)
+
+
+def _contradictions(report: WriteReport) -> int:
+    """Exit status of a dataset that was written: 2 where the annotations contradict themselves."""
+    count = report.parts.get(UNKNOWN_CATEGORY, 0)
+    if not count:
+        return 0
+    example = next((text for _, text in report.examples if text.startswith(UNKNOWN_CATEGORY)), UNKNOWN_CATEGORY)
+    print(
+        f"error: {example} ({count} such annotations). The others are written; add the category to `categories`.",
+        file=sys.stderr,
+    )
+    return 2
 
 
 def write_preview(args: Namespace, report: WriteReport) -> None:

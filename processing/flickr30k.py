@@ -16,31 +16,35 @@ One row a caption. Captions are tokenized; they are written as one would, `a man
 capital at their head. Captions without a phrase that has a box are skipped.
 """
 
+import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
-from processing.coco_format import CocoImage, clip_xyxy, load_coco_json
+from processing.boxes import pixel_count, usable_boxes
+from processing.coco_format import CocoImage, load_coco_json
 from processing.common import run_script, script_parser
+from processing.ids import id_of
 from processing.rows import (
     add_conversation_options,
-    capitalized,
     conversation_row,
     grounded_parts,
     plain_text,
     prompt_seed,
+    read_annotated_picture,
     read_ids,
-    read_picture,
     without_stray_spaces,
 )
+from transformers_groma.data.image_files import BoxesOf
+from transformers_groma.data.left_out import LeftOut, SkipRecord
 from transformers_groma.data.prompts import question_parts
 from transformers_groma.data.provenance import note_input
-from transformers_groma.data.shards import SkipRecord
+from transformers_groma.data.text import capitalized, read_text, split_lines
 
 # [/EN#255545/bodyparts/people a man 's arm]
 _ENTITY = re.compile(r"\[/EN#(\d+)/\S+ ([^\]]*)\]")
@@ -71,7 +75,8 @@ class GroundedCaption:
         file_name, image_id (`str`): of the picture.
         width, height: size that the boxes were made for, in pixels; numbers or numerals.
         text (`str`): the caption.
-        phrases (`list` of `(start, end, boxes)`): offsets in characters, boxes `xyxy` in pixels.
+        phrases (`list` of `(start, end, boxes)`): offsets in characters, boxes `xyxy` in pixels, clipped to the picture.
+        left_out (`list` of `LeftOut`): boxes that are wrong.
     """
 
     file_name: str
@@ -80,6 +85,7 @@ class GroundedCaption:
     height: Any
     text: str
     phrases: list[tuple[int, int, list[list[float]]]]
+    left_out: list[LeftOut]
 
 
 def parse_sentence(markup: str) -> tuple[str, list[tuple[int, int, str]]]:
@@ -104,15 +110,15 @@ def parse_sentence(markup: str) -> tuple[str, list[tuple[int, int, str]]]:
     return text + markup[position:], phrases
 
 
-def parse_boxes(content: str) -> tuple[int, int, dict[str, list[list[float]]]]:
+def parse_boxes(content: str | bytes) -> tuple[int, int, dict[str, list[list[float]]]]:
     """Read the boxes of a picture.
 
     Args:
-        content (`str`): an XML file of `Annotations`. Pixels count from 1 there, and both corners are in the box.
+        content (`str` or `bytes`): an XML file of `Annotations`. Pixels count from 1 there, and both corners are in the box.
 
     Returns:
         `tuple`: width and height of the picture, and the boxes of each entity that has any: `xyxy` in pixels, corners as
-        edges that count from 0. Scenes and entities that cannot be boxed have none.
+        edges that count from 0; NaN where a corner is not a number. Scenes and entities that cannot be boxed have none.
     """
     root = ElementTree.fromstring(content)
     boxes: dict[str, list[list[float]]] = {}
@@ -120,10 +126,18 @@ def parse_boxes(content: str) -> tuple[int, int, dict[str, list[list[float]]]]:
         corners = item.find("bndbox")
         if corners is None:
             continue
-        x1, y1, x2, y2 = (float(corners.findtext(name)) for name in ("xmin", "ymin", "xmax", "ymax"))
+        x1, y1, x2, y2 = (_corner(corners.findtext(name)) for name in ("xmin", "ymin", "xmax", "ymax"))
         for name in item.iter("name"):
-            boxes.setdefault(name.text, []).append([x1 - 1, y1 - 1, x2, y2])
+            boxes.setdefault((name.text or "").strip(), []).append([x1 - 1, y1 - 1, x2, y2])
     return int(root.findtext("size/width")), int(root.findtext("size/height")), boxes
+
+
+def _corner(text: str | None) -> float:
+    """A corner that is not a number spoils its box alone, not the file."""
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return math.nan
 
 
 def load_sentences(
@@ -146,7 +160,7 @@ def load_sentences(
     sentences = []
     for path in sorted(folder.glob("*.txt")):
         if image_ids is None or path.stem in image_ids:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = [line.strip() for line in split_lines(read_text(path)) if line.strip()]
             for number, markup in enumerate(lines, start=1):
                 if (path.stem, number) not in unrelated:
                     sentences.append(Sentence(path.stem, number, markup, annotations / f"{path.stem}.xml"))
@@ -168,10 +182,10 @@ def read_unrelated(path: Path) -> set[tuple[str, int]]:
         ValueError: a line that is something else.
     """
     captions = set()
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in split_lines(read_text(path)):
         if line.strip() and not line.startswith("#"):
             words = line.split()
-            if len(words) != 2 or not words[1].isdecimal():
+            if len(words) != 2 or not (words[1].isascii() and words[1].isdecimal()):
                 raise ValueError(f"A line of {path} is not the id of a picture and the number of a caption: {line!r}.")
             captions.add((words[0], int(words[1])))
     return captions
@@ -193,13 +207,20 @@ def read_sentence(sentence: Sentence) -> GroundedCaption:
     try:
         content = sentence.boxes.read_bytes()
         note_input(sentence.boxes, content)
-        width, height, boxes = parse_boxes(content.decode())
+        width, height, boxes = parse_boxes(content)
     except FileNotFoundError:
         raise SkipRecord("no file of boxes") from None
     except (ElementTree.ParseError, TypeError, ValueError):
         raise SkipRecord("broken file of boxes") from None
+    named = ElementTree.fromstring(content).findtext("filename")
+    if named is not None and PurePosixPath(named.strip()).stem != sentence.image_id:
+        raise SkipRecord("the file of boxes is that of another picture", f"{sentence.boxes.name} names {named!r}")
+    left_out: list[LeftOut] = []
+    for entity in dict.fromkeys(entity for _, _, entity in phrases if entity in boxes):
+        boxes[entity], _, wrong = usable_boxes(boxes[entity], width, height, "xyxy", what=f"entity {entity}, box")
+        left_out += wrong
     spans = [(start, end, boxes.get(entity, [])) for start, end, entity in phrases]
-    return GroundedCaption(f"{sentence.image_id}.jpg", sentence.image_id, width, height, text, spans)
+    return GroundedCaption(f"{sentence.image_id}.jpg", sentence.image_id, width, height, text, spans, left_out)
 
 
 def read_coco_caption(entry: CocoImage) -> GroundedCaption:
@@ -210,18 +231,47 @@ def read_coco_caption(entry: CocoImage) -> GroundedCaption:
 
     Returns:
         `GroundedCaption`.
+
+    Raises:
+        SkipRecord: no caption, or the picture is of no use.
     """
     image = entry.image
-    phrases = []
+    width, height = entry.check()
+    caption = image.get("caption")
+    if not isinstance(caption, str):
+        raise SkipRecord("no text")
+    phrases, left_out = [], list(entry.left_out)
     for annotation in entry.annotations:
-        x, y, width, height = annotation["bbox"]
-        for start, end in annotation["tokens_positive"]:
-            phrases.append((start, end, [[x, y, x + width, y + height]]))
-    image_id = str(image.get("original_img_id", image["id"]))
-    return GroundedCaption(image["file_name"], image_id, image["width"], image["height"], image["caption"], phrases)
+        spans = annotation.get("tokens_positive")
+        if not isinstance(spans, list) or not all(_is_span(span, len(caption)) for span in spans):
+            left_out.append(
+                LeftOut(
+                    "`tokens_positive` of an annotation are not [start, end] inside the caption",
+                    f"annotation {annotation.get('id')!r}: {spans!r}",
+                )
+            )
+            continue
+        boxes, _, wrong = usable_boxes(
+            [annotation.get("bbox")], width, height, what=f"annotation {annotation.get('id')!r}, box"
+        )
+        left_out += wrong
+        phrases += [(start, end, boxes) for start, end in spans]
+    image_id = str(id_of(image.get("original_img_id", image.get("id"))))
+    return GroundedCaption(image.get("file_name"), image_id, width, height, caption, phrases, left_out)
 
 
-def convert(record: Sentence | CocoImage, images: Path, source: str, seed: int | None) -> Iterator[dict[str, Any]]:
+def _is_span(span: Any, length: int) -> bool:
+    """Whether it is a start and an end, offsets in characters of a text of this length."""
+    if not isinstance(span, list) or len(span) != 2:
+        return False
+    if not all(isinstance(offset, int) and not isinstance(offset, bool) for offset in span):
+        return False
+    return 0 <= span[0] < span[1] <= length
+
+
+def convert(
+    record: Sentence | CocoImage, images: Path, source: str, seed: int | None, boxes_of: BoxesOf | None = None
+) -> Iterator[dict[str, Any] | LeftOut]:
     """The row of one caption.
 
     Args:
@@ -229,29 +279,31 @@ def convert(record: Sentence | CocoImage, images: Path, source: str, seed: int |
         images (`Path`): folder of the pictures.
         source (`str`): name of the dataset.
         seed (`int`): draws the question.
+        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the picture.
 
     Yields:
-        `dict`: a conversation row, boxes `xyxy` in pixels.
+        `dict`: a conversation row, boxes `xyxy` in pixels. `LeftOut`: why a phrase has a box less.
 
     Raises:
         SkipRecord: no picture, another size than annotated, no boxes, or no phrase with a box.
-        ValueError: a phrase that is not inside its caption.
     """
     caption = read_sentence(record) if isinstance(record, Sentence) else read_coco_caption(record)
-    width, height = int(caption.width), int(caption.height)
-    spans = [(start, end) for start, end, _ in caption.phrases]
-    text, spans = without_stray_spaces(caption.text, spans)
-    phrases = [
-        (start, end, clip_xyxy(boxes, width, height)[0])
-        for (start, end), (_, _, boxes) in zip(spans, caption.phrases, strict=True)
-    ]
+    yield from caption.left_out
+    size = (pixel_count(caption.width, "width"), pixel_count(caption.height, "height"))
+    text, spans = without_stray_spaces(caption.text, [(start, end) for start, end, _ in caption.phrases])
+    phrases = []
+    for (start, end), (_, _, boxes) in zip(spans, caption.phrases, strict=True):
+        if start < end:
+            phrases.append((start, end, boxes))
+        else:
+            yield LeftOut("a phrase has no words")
     answer, boxes = grounded_parts(capitalized(text), phrases)
     if not boxes:
         raise SkipRecord("no phrase with a box")
     plain_text(text)
-    picture = read_picture(images, caption.file_name, size=(width, height))
+    picture = read_annotated_picture(images, caption.file_name, size=size, boxes_of=boxes_of)
     question = question_parts("grounded_caption", record=f"{caption.image_id}/{text}", seed=seed)
-    yield conversation_row(picture, caption.image_id, boxes, [(question, answer)], source)
+    yield conversation_row(picture, caption.image_id, picture.upright(boxes), [(question, answer)], source)
 
 
 def load_records(
@@ -286,14 +338,18 @@ def load_records(
     entries = [entry for path in annotations for entry in load_coco_json(path).images]
     if wanted is None:
         return entries
-    return [entry for entry in entries if str(entry.image.get("original_img_id", entry.image.get("id"))) in wanted]
+    return [
+        entry
+        for entry in entries
+        if entry.fault is not None or str(id_of(entry.image.get("original_img_id", entry.image.get("id")))) in wanted
+    ]
 
 
 def record_name(record: Sentence | CocoImage) -> str:
     """How a report names a caption."""
     if isinstance(record, Sentence):
         return f"{record.image_id}, caption {record.number}"
-    return f"{record.image.get('file_name')}: {record.image.get('caption')}"
+    return f"{record.name}: {record.image.get('caption')}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -309,7 +365,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_script(
         args,
         lambda: load_records(args.annotations, args.sentences, args.image_ids, args.unrelated),
-        partial(convert, images=args.images, source=args.source, seed=prompt_seed(args)),
+        partial(convert, images=args.images, source=args.source, seed=prompt_seed(args), boxes_of=args.boxes_of),
         schema="conversation",
         record_name=record_name,
     )

@@ -11,26 +11,30 @@ One row a caption. Expressions may hold one another ("a hanger with a paper cove
 noun chunks of their boxes ("a hanger", "a paper cover") take their place.
 """
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from processing.coco_format import clip_xyxy, read_json
+from processing.boxes import four_numbers, usable_boxes
+from processing.coco_format import read_json
 from processing.common import run_script, script_parser
+from processing.ids import id_of, record_fault
 from processing.rows import (
+    Picture,
     add_conversation_options,
-    capitalized,
     conversation_row,
     grounded_parts,
     plain_text,
     prompt_seed,
+    read_annotated_picture,
     read_picture,
 )
+from transformers_groma.data.image_files import BoxesOf, stored_size
+from transformers_groma.data.left_out import LeftOut, SkipRecord
 from transformers_groma.data.prompts import question_parts
-from transformers_groma.data.shards import SkipRecord
+from transformers_groma.data.text import capitalized, parse_json, read_text, split_lines
 
 # Offsets of a phrase and its box, corners as fractions of the picture.
 Expression = tuple[int, int, tuple[float, ...]]
@@ -50,8 +54,8 @@ def load_records(annotations: Sequence[Path]) -> list[dict[str, Any] | str]:
     """
     records: list[dict[str, Any] | str] = []
     for path in annotations:
-        if path.suffix == ".jsonl":
-            records += [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        if ".jsonl" in path.suffixes:
+            records += [line for line in split_lines(read_text(path)) if line.strip()]
             continue
         content = read_json(path)
         if not isinstance(content, list):
@@ -62,18 +66,51 @@ def load_records(annotations: Sequence[Path]) -> list[dict[str, Any] | str]:
     return records
 
 
-def choose_expressions(record: Mapping[str, Any]) -> list[Expression]:
+def read_expressions(values: Any, length: int, what: str) -> tuple[list[Expression], list[LeftOut]]:
+    """Expressions or noun chunks of a caption.
+
+    Args:
+        values (`list` of lists): `[start, end, x1, y1, x2, y2]`, perhaps with a score at the end.
+        length (`int`): of the caption, in characters.
+        what (`str`): how a reason names one of them.
+
+    Returns:
+        `tuple`: those that are right, and why others are not.
+
+    Raises:
+        SkipRecord: not a list.
+    """
+    if not isinstance(values, list):
+        raise SkipRecord(f"the record has no list of {what}s", repr(values)[:100])
+    expressions, left_out = [], []
+    for one in values:
+        start, end, *box = one if isinstance(one, list) and len(one) in (6, 7) else (None, None)
+        start, end, box = id_of(start), id_of(end), four_numbers(box[:4])
+        reason = None
+        if not isinstance(start, int) or not isinstance(end, int) or box is None:
+            reason = f"{what} is not [start, end, x1, y1, x2, y2]"
+        elif not 0 <= start < end <= length:
+            reason = f"{what} is not inside its caption"
+        elif min(box) < -0.01 or max(box) > 1.01:
+            reason = f"the box of the {what} is not in fractions of the picture, 0 to 1"
+        if reason is None:
+            expressions.append((start, end, tuple(box)))
+        else:
+            left_out.append(LeftOut(reason, repr(one)[:100]))
+    return expressions, left_out
+
+
+def choose_expressions(expressions: Sequence[Expression], noun_chunks: Sequence[Expression]) -> list[Expression]:
     """The expressions of a caption; instead of those that overlap others, the noun chunks of the same boxes.
 
     Args:
-        record (`Mapping`): of GRIT.
+        expressions, noun_chunks (`Sequence` of `(start, end, box)`): of a record of GRIT.
 
     Returns:
         `list` of `(start, end, box)`: offsets in characters, boxes `xyxy` as fractions of the picture. They overlap still
         where a box has no noun chunk.
     """
-    expressions = [_expression(values) for values in record["ref_exps"]]
-    chunks = {box: (start, end) for start, end, box in map(_expression, record.get("noun_chunks") or ())}
+    chunks = {box: (start, end) for start, end, box in noun_chunks}
     chosen = []
     for start, end, box in expressions:
         overlaps = any(
@@ -84,15 +121,9 @@ def choose_expressions(record: Mapping[str, Any]) -> list[Expression]:
     return chosen
 
 
-def _expression(values: Sequence[float]) -> Expression:
-    start, end, *box = values
-    # A score may come after the box.
-    if len(box) not in (4, 5):
-        raise ValueError("an expression is not [start, end, x1, y1, x2, y2]")
-    return int(start), int(end), tuple(box[:4])
-
-
-def convert(record: dict[str, Any] | str, images: Path, source: str, seed: int | None) -> Iterator[dict[str, Any]]:
+def convert(
+    record: dict[str, Any] | str, images: Path, source: str, seed: int | None, boxes_of: BoxesOf | None = None
+) -> Iterator[dict[str, Any] | LeftOut]:
     """The row of one caption.
 
     Args:
@@ -100,30 +131,43 @@ def convert(record: dict[str, Any] | str, images: Path, source: str, seed: int |
         images (`Path`): folder of the pictures.
         source (`str`): name of the dataset.
         seed (`int`): draws the question.
+        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the picture.
 
     Yields:
-        `dict`: a conversation row, boxes `xyxy` in pixels.
+        `dict`: a conversation row, boxes `xyxy` in pixels. `LeftOut`: why an expression is not tied to a box.
 
     Raises:
-        SkipRecord: no picture, or no expression with a box.
-        ValueError: a line that is not JSON, or an expression that is not inside its caption.
+        SkipRecord: a line that is not JSON, no picture, or no expression with a box.
     """
     record = _parse(record)
-    caption, expressions = record["caption"], choose_expressions(record)
+    caption = record.get("caption")
     plain_text(caption)
+    expressions, left_out = read_expressions(record.get("ref_exps"), len(caption), "expression")
+    noun_chunks, chunks_left_out = read_expressions(record.get("noun_chunks") or [], len(caption), "noun chunk")
+    yield from (*left_out, *chunks_left_out)
     name = picture_name(record)
-    picture = read_picture(images, name)
+    picture = _read_picture(images, name, record, boxes_of)
+    # As the boxes were drawn.
+    width, height = stored_size(picture.content) if picture.orientation != 1 else (picture.width, picture.height)
     phrases = []
-    for start, end, (x1, y1, x2, y2) in expressions:
-        if min(x1, y1) < -0.01 or max(x2, y2) > 1.01:
-            raise SkipRecord("boxes are not fractions of the picture")
-        box = [x1 * picture.width, y1 * picture.height, x2 * picture.width, y2 * picture.height]
-        phrases.append((start, end, clip_xyxy([box], picture.width, picture.height)[0]))
+    for start, end, (x1, y1, x2, y2) in choose_expressions(expressions, noun_chunks):
+        box = [x1 * width, y1 * height, x2 * width, y2 * height]
+        boxes, _, left_out = usable_boxes([box], width, height, "xyxy", what="expression")
+        yield from left_out
+        phrases.append((start, end, picture.upright(boxes)))
     answer, boxes = grounded_parts(capitalized(caption), phrases)
     if not boxes:
         raise SkipRecord("no expression with a box")
     question = question_parts("grounded_caption", record=f"{name}/{caption}", seed=seed)
     yield conversation_row(picture, Path(name).stem, boxes, [(question, answer)], source)
+
+
+def _read_picture(images: Path, name: str, record: Mapping[str, Any], boxes_of: BoxesOf | None) -> Picture:
+    """The picture of a record. Fractions fit any size; that of the record only tells which picture they were made for."""
+    picture = read_picture(images, name)
+    size = (record.get("width"), record.get("height"))
+    known = size in (stored_size(picture.content), (picture.width, picture.height))
+    return read_annotated_picture(images, name, size=size if known else None, boxes_of=boxes_of)
 
 
 def picture_name(record: Mapping[str, Any]) -> str:
@@ -148,17 +192,19 @@ def picture_name(record: Mapping[str, Any]) -> str:
 
 def _parse(record: dict[str, Any] | str) -> dict[str, Any]:
     try:
-        record = json.loads(record) if isinstance(record, str) else record
-    except ValueError:
-        record = None
+        record = parse_json(record) if isinstance(record, str) else record
+    except ValueError as error:
+        raise SkipRecord("not a JSON object", str(error)) from None
     if not isinstance(record, dict):
         raise SkipRecord("not a JSON object")
+    if fault := record_fault(record, "record"):
+        raise SkipRecord(fault.reason, fault.detail)
     return record
 
 
 def record_name(record: dict[str, Any] | str) -> str:
     """How a report names a record."""
-    return picture_name(record) if isinstance(record, dict) else str(record)[:100]
+    return str(picture_name(record)) if isinstance(record, dict) else str(record)[:100]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -169,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_script(
         args,
         lambda: load_records(args.annotations),
-        partial(convert, images=args.images, source=args.source, seed=prompt_seed(args)),
+        partial(convert, images=args.images, source=args.source, seed=prompt_seed(args), boxes_of=args.boxes_of),
         schema="conversation",
         record_name=record_name,
     )

@@ -17,13 +17,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from processing.coco_format import clip_xywh_to_xyxy
+from processing.boxes import usable_boxes
+from processing.coco_format import check_image
 from processing.common import run_script, script_parser
+from processing.ids import id_of, record_fault
 from processing.llava_instruct import load_records
-from processing.rows import Part, conversation_row, markup_in, read_picture
+from processing.rows import Part, conversation_row, markup_in, read_annotated_picture
 from processing.visual_genome import picture_names
 from transformers_groma.data.columns import phrase_part, region_part, text_part
-from transformers_groma.data.shards import SkipRecord
+from transformers_groma.data.image_files import BoxesOf
+from transformers_groma.data.left_out import LeftOut, SkipRecord
 from transformers_groma.tokenization_groma import GROUNDING_TOKEN
 
 # A phrase with the boxes after it, if any; boxes without a phrase; boxes that the user points at.
@@ -99,39 +102,62 @@ def question_of(text: str, boxes: Sequence[int]) -> list[Part]:
     return [text_part(GROUNDING_TOKEN), *parts]
 
 
-def convert(record: Mapping[str, Any], images: Path, source: str) -> Iterator[dict[str, Any]]:
+def convert(
+    record: Mapping[str, Any], images: Path, source: str, boxes_of: BoxesOf | None = None
+) -> Iterator[dict[str, Any] | LeftOut]:
     """The row of one record.
 
     Args:
         record (`Mapping`): one record, boxes `xywh` in pixels.
         images (`Path`): folder of the pictures.
         source (`str`): name of the dataset.
+        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the picture.
 
     Yields:
-        `dict`: a conversation row, boxes `xyxy` in pixels.
+        `dict`: a conversation row, boxes `xyxy` in pixels. `LeftOut`: why a box that nobody names is not in it.
 
     Raises:
-        SkipRecord: no picture, another size than annotated, an empty box, or markup that does not fit.
+        SkipRecord: no picture, another size than annotated, a wrong box, or markup that does not fit.
     """
-    width, height = int(record["width"]), int(record["height"])
-    boxes, kept = clip_xywh_to_xyxy(record["boxes"], width, height)
-    if len(kept) < len(record["boxes"]):
-        raise SkipRecord("empty box")
-    turns = record["conversation"]
-    if not turns or len(turns) % 2:
+    if fault := record_fault(record, "record"):
+        raise SkipRecord(fault.reason, fault.detail)
+    width, height = check_image(record)
+    given, turns = record.get("boxes"), record.get("conversation")
+    if not isinstance(given, list):
+        raise SkipRecord("`boxes` is not a list", repr(given)[:100])
+    if not isinstance(turns, list) or not turns or len(turns) % 2:
         raise SkipRecord("no answer to the last question")
-    texts = [(turn["value"], turn.get("box_inds") or []) for turn in turns]
-    if not all(isinstance(text, str) for text, _ in texts):
-        raise SkipRecord("a turn has no text")
+    texts = [_text_and_boxes(turn, len(given)) for turn in turns]
+    boxes, kept, left_out = usable_boxes(given, width, height)
+    if wrong := {index for _, indices in texts for index in indices} - set(kept):
+        raise SkipRecord("the conversation names a box that is wrong", "; ".join(map(str, left_out[: len(wrong)])))
+    yield from left_out
+    position = {index: place for place, index in enumerate(kept)}
+    texts = [(text, [position[index] for index in indices]) for text, indices in texts]
     pairs = [
         (question_of(*question), parse_markup(answer[0].strip(), answer[1]))
         for question, answer in zip(texts[::2], texts[1::2])
     ]
     if not all(answer for _, answer in pairs):
         raise SkipRecord("empty answer")
-    name = record["file_name"]
-    picture = read_picture(images, *picture_names(name), size=(width, height))
-    yield conversation_row(picture, Path(name).stem, boxes, pairs, source)
+    name = record.get("file_name")
+    names = picture_names(name) if isinstance(name, str) else [name]
+    picture = read_annotated_picture(images, *names, size=(width, height), boxes_of=boxes_of)
+    yield conversation_row(picture, Path(name).stem, picture.upright(boxes), pairs, source)
+
+
+def _text_and_boxes(turn: Any, num_boxes: int) -> tuple[str, list[int]]:
+    """The text of a turn and the indices of the boxes that it names."""
+    if not isinstance(turn, Mapping) or not isinstance(turn.get("value"), str):
+        raise SkipRecord("a turn has no text")
+    indices = turn.get("box_inds")
+    indices = [] if indices is None else indices
+    if not isinstance(indices, list) or any(not isinstance(id_of(index), int) for index in indices):
+        raise SkipRecord("`box_inds` of a turn are not numbers of boxes", repr(indices)[:100])
+    indices = [id_of(index) for index in indices]
+    if any(not 0 <= index < num_boxes for index in indices):
+        raise SkipRecord("`box_inds` of a turn name boxes that are not there", f"{indices} of {num_boxes} boxes")
+    return turn["value"], indices
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -144,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_script(
         args,
         lambda: load_records(args.annotations),
-        partial(convert, images=args.images, source=args.source),
+        partial(convert, images=args.images, source=args.source, boxes_of=args.boxes_of),
         schema="conversation",
         record_name=lambda record: str(record.get("file_name")) if isinstance(record, dict) else str(record)[:100],
     )

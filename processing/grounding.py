@@ -13,14 +13,16 @@ annotated in a picture, and those with more boxes than the model has regions.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from processing.coco_format import clip_xywh_to_xyxy, load_coco_json
-from processing.common import run_script, script_parser
+from processing.boxes import usable_boxes
+from processing.coco_format import CocoFile, CocoImage, check_image, image_name, load_coco_json
+from processing.common import UNKNOWN_CATEGORY, run_script, script_parser
+from processing.ids import Id, id_of
 from processing.rows import (
     Box,
     add_conversation_options,
@@ -29,11 +31,12 @@ from processing.rows import (
     conversation_row,
     plain_text,
     prompt_seed,
-    read_picture,
+    read_annotated_picture,
 )
 from transformers_groma.data.columns import phrase_part
+from transformers_groma.data.image_files import BoxesOf
+from transformers_groma.data.left_out import LeftOut, SkipRecord
 from transformers_groma.data.prompts import question_parts
-from transformers_groma.data.shards import SkipRecord
 
 # As many as `GromaConfig.max_regions`.
 MAX_BOXES = 100
@@ -45,20 +48,26 @@ class CategoryObjects:
 
     Args:
         image (`dict`): entry of the picture.
-        category (`str`): the category as words.
-        category_id: its number.
+        category (`str`): the category as words; empty where the picture has none that can be asked for.
+        category_id: its number; of categories with one name, the first.
         bboxes (`list`): `xywh` in pixels, unchecked.
+        left_out (`tuple` of `LeftOut`): annotations that are left out.
+        fault (`LeftOut`, *optional*): why the picture is of no use.
+        exhaustive (`bool`): whether all objects of the category are annotated.
     """
 
     image: dict[str, Any]
     category: str
     category_id: Any
     bboxes: list[Any]
+    left_out: tuple[LeftOut, ...] = ()
+    fault: LeftOut | None = None
+    exhaustive: bool = True
 
     @property
     def name(self) -> str:
         """How a report names it."""
-        return f"{self.image.get('file_name', self.image.get('id'))}: {self.category}"
+        return f"{image_name(self.image)}: {self.category}" if self.category else image_name(self.image)
 
 
 def load_category_objects(annotations: Sequence[Path]) -> list[CategoryObjects]:
@@ -68,45 +77,95 @@ def load_category_objects(annotations: Sequence[Path]) -> list[CategoryObjects]:
         annotations (`Sequence[Path]`): files with `categories`.
 
     Returns:
-        `list[CategoryObjects]`: in the order of the pictures, then of their annotations; crowds are left out.
+        `list[CategoryObjects]`: in the order of the pictures, then of their annotations; crowds are left out. Categories of one
+        name are one, because a question can only say the name.
 
     Raises:
-        ValueError: an annotation has a category that the file does not name.
+        ValueError: a file without categories.
     """
     records = []
     for path in annotations:
         content = load_coco_json(path)
+        if not content.categories and any(entry.annotations for entry in content.images):
+            raise ValueError(f"{path} has annotations, but no `categories`: nothing says what to ask for.")
+        names = _names(content, path)
         for entry in content.images:
-            by_category: dict[Any, list[Any]] = {}
-            for annotation in entry.annotations:
-                by_category.setdefault(annotation.get("category_id"), []).append(annotation.get("bbox"))
-            for category_id, bboxes in by_category.items():
-                name = content.categories.get(category_id, {}).get("name")
-                if not isinstance(name, str):
-                    raise ValueError(f"{path} has annotations of category {category_id}, but does not name it.")
-                records.append(CategoryObjects(entry.image, category_name(name), category_id, bboxes))
+            records += _objects_of_image(entry, content, names)
     return records
 
 
-def objects_from_left(objects: CategoryObjects) -> list[Box]:
-    """The boxes of a category by their horizontal centre.
+def _names(content: CocoFile, path: Path) -> dict[Id, str]:
+    """Categories as words, by their id; says which ones share a name."""
+    names: dict[Id, str] = {}
+    by_name: dict[str, list[Id]] = {}
+    for identity, category in content.categories.items():
+        name = category.get("name")
+        if isinstance(name, str) and name.strip() and identity not in content.ambiguous_categories:
+            names[identity] = category_name(name)
+            by_name.setdefault(names[identity], []).append(identity)
+    for name, identities in by_name.items():
+        if len(identities) > 1:
+            told = " and ".join(map(repr, identities))
+            print(
+                f"{path}: the categories {told} are all called {name!r}: they are asked for together", file=sys.stderr
+            )
+    return names
+
+
+def _objects_of_image(entry: CocoImage, content: CocoFile, names: Mapping[Id, str]) -> list[CategoryObjects]:
+    """The objects of one picture; what is left out goes to the first record."""
+    if entry.fault is not None:
+        return [CategoryObjects(entry.image, "", None, [], fault=entry.fault)]
+    bboxes: dict[str, list[Any]] = {}
+    identities: dict[str, list[Id]] = {}
+    left_out = list(entry.left_out)
+    for annotation in entry.annotations:
+        identity = id_of(annotation.get("category_id"))
+        if identity in names:
+            bboxes.setdefault(names[identity], []).append(annotation.get("bbox"))
+            identities.setdefault(names[identity], []).append(identity)
+        else:
+            left_out.append(_category_fault(annotation, identity, content))
+    unfinished = entry.image.get("not_exhaustive_category_ids")
+    unfinished = {id_of(identity) for identity in unfinished} if isinstance(unfinished, list) else set()
+    records = [
+        CategoryObjects(
+            entry.image, name, identities[name][0], boxes, exhaustive=unfinished.isdisjoint(identities[name])
+        )
+        for name, boxes in bboxes.items()
+    ]
+    if left_out and not records:
+        records.append(CategoryObjects(entry.image, "", None, []))
+    if left_out:
+        records[0] = replace(records[0], left_out=tuple(left_out))
+    return records
+
+
+def _category_fault(annotation: Mapping[str, Any], identity: Id | None, content: CocoFile) -> LeftOut:
+    """Why nobody knows the category of an annotation."""
+    detail = f"category {annotation.get('category_id')!r}, annotation {annotation.get('id')!r}"
+    if identity in content.ambiguous_categories:
+        return LeftOut("two categories with different names share the id of an annotation's category", detail)
+    if identity in content.categories:
+        return LeftOut("the category of an annotation has no name", detail)
+    return LeftOut(UNKNOWN_CATEGORY, detail)
+
+
+def from_left(boxes: Iterable[Box]) -> list[Box]:
+    """Boxes by their horizontal centre.
 
     Args:
-        objects (`CategoryObjects`): boxes `xywh` in pixels.
+        boxes (iterable of 4 numbers): `xyxy`.
 
     Returns:
-        `list`: boxes `xyxy` in pixels, clipped to the picture, without empty ones.
-
-    Raises:
-        SkipRecord: none is left.
+        `list`: the same, from left to right.
     """
-    boxes, _ = clip_xywh_to_xyxy(objects.bboxes, int(objects.image["width"]), int(objects.image["height"]))
-    if not boxes:
-        raise SkipRecord("no boxes")
     return sorted(boxes, key=lambda box: (box[0] + box[2], box))
 
 
-def convert(objects: CategoryObjects, images: Path, source: str, seed: int | None) -> Iterator[dict[str, Any]]:
+def convert(
+    objects: CategoryObjects, images: Path, source: str, seed: int | None, boxes_of: BoxesOf | None = None
+) -> Iterator[dict[str, Any] | LeftOut]:
     """The row of a picture and category.
 
     Args:
@@ -114,24 +173,47 @@ def convert(objects: CategoryObjects, images: Path, source: str, seed: int | Non
         images (`Path`): folder of the pictures.
         source (`str`): name of the dataset.
         seed (`int`): draws the question.
+        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the picture.
 
     Yields:
-        `dict`: a conversation row, boxes `xyxy` in pixels.
+        `dict`: a conversation row, boxes `xyxy` in pixels. `LeftOut`: why an annotation is not in it.
 
     Raises:
         SkipRecord: no picture, another size than annotated, no boxes, too many, or perhaps not all.
     """
     image = objects.image
-    if objects.category_id in image.get("not_exhaustive_category_ids", ()):
+    boxes, left_out = usable_objects(objects)
+    yield from left_out
+    if not objects.exhaustive:
         raise SkipRecord("category not exhaustively annotated")
-    boxes = objects_from_left(objects)
+    if not boxes:
+        raise SkipRecord("no boxes")
     if len(boxes) > MAX_BOXES:
         raise SkipRecord(f"more than {MAX_BOXES} boxes")
-    picture = read_picture(images, *coco_picture_names(image), size=(image["width"], image["height"]))
-    record = f"{image['id']}/{objects.category}"
+    size = check_image(image)
+    picture = read_annotated_picture(images, *coco_picture_names(image), size=size, boxes_of=boxes_of)
+    boxes = from_left(picture.upright(boxes))
+    image_id = str(id_of(image["id"]))
+    record = f"{image_id}/{objects.category}"
     question = question_parts("grounding", phrase=plain_text(objects.category), record=record, seed=seed)
     answer = [phrase_part("", list(range(len(boxes))))]
-    yield conversation_row(picture, str(image["id"]), boxes, [(question, answer)], source)
+    yield conversation_row(picture, image_id, boxes, [(question, answer)], source)
+
+
+def usable_objects(objects: CategoryObjects) -> tuple[list[Box], list[LeftOut]]:
+    """The boxes of a category that are right.
+
+    Args:
+        objects (`CategoryObjects`): boxes `xywh` in pixels.
+
+    Returns:
+        `tuple`: boxes `xyxy` in pixels, clipped to the picture; and what is left out.
+
+    Raises:
+        SkipRecord: the picture is of no use.
+    """
+    boxes, _, left_out = usable_boxes(objects.bboxes, *check_image(objects.image, objects.fault))
+    return boxes, [*objects.left_out, *left_out]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -142,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_script(
         args,
         lambda: load_category_objects(args.annotations),
-        partial(convert, images=args.images, source=args.source, seed=prompt_seed(args)),
+        partial(convert, images=args.images, source=args.source, seed=prompt_seed(args), boxes_of=args.boxes_of),
         schema="conversation",
         record_name=lambda objects: objects.name,
     )

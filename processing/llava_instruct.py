@@ -23,9 +23,10 @@ from typing import Any
 
 from processing.coco_format import read_json
 from processing.common import run_script, script_parser
+from processing.ids import record_fault
 from processing.rows import Turn, conversation_row, plain_text, read_picture
 from transformers_groma.data.columns import text_part
-from transformers_groma.data.shards import SkipRecord
+from transformers_groma.data.left_out import SkipRecord
 
 QUESTION, ANSWER = "human", "gpt"
 _IMAGE_MARK = re.compile(r"\s*<image>\s*")
@@ -68,7 +69,9 @@ def read_turns(conversation: Sequence[Mapping[str, str]]) -> list[Turn]:
     >>> read_turns([{"from": "human", "value": "<image>\\nWhat is it?"}, {"from": "gpt", "value": "A bus."}])[0][0]
     [{'type': 'text', 'text': 'What is it?', 'boxes': []}]
     """
-    speakers = [turn["from"] for turn in conversation]
+    if not isinstance(conversation, list) or not all(isinstance(turn, dict) for turn in conversation):
+        raise SkipRecord("`conversations` is not a list of turns", repr(conversation)[:100])
+    speakers = [turn.get("from") for turn in conversation]
     if QUESTION not in speakers or ANSWER not in speakers[speakers.index(QUESTION) :]:
         raise SkipRecord("no question with an answer")
     first = speakers.index(QUESTION)
@@ -76,7 +79,8 @@ def read_turns(conversation: Sequence[Mapping[str, str]]) -> list[Turn]:
     turns, speakers = conversation[first:last], speakers[first:last]
     if speakers != [QUESTION, ANSWER] * (len(speakers) // 2):
         raise SkipRecord("human and gpt do not take turns")
-    texts = [plain_text(_IMAGE_MARK.sub(" ", turn["value"])) for turn in turns]
+    texts = [turn.get("value") for turn in turns]
+    texts = [plain_text(_IMAGE_MARK.sub(" ", text) if isinstance(text, str) else text) for text in texts]
     return [([text_part(question)], [text_part(answer)]) for question, answer in zip(texts[::2], texts[1::2])]
 
 
@@ -94,7 +98,9 @@ def convert(record: Mapping[str, Any], images: Path, source: str) -> Iterator[di
     Raises:
         SkipRecord: no picture where one is named, more than one, or a conversation that does not fit.
     """
-    turns = read_turns(record["conversations"])
+    if fault := record_fault(record, "record"):
+        raise SkipRecord(fault.reason, fault.detail)
+    turns = read_turns(record.get("conversations"))
     name = record.get("image")
     if name is not None and not isinstance(name, str):
         raise SkipRecord("more than one picture")
@@ -109,7 +115,7 @@ def record_name(record: Any) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script with `argv`, by default those of the command line."""
-    parser = script_parser(__doc__)
+    parser = script_parser(__doc__, boxes=False)
     parser.add_argument(
         "--source", default="llava_instruct", metavar="NAME", help="the column `source` (default: %(default)s)"
     )

@@ -17,15 +17,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from processing.coco_format import check_image
 from processing.common import positive_int, run_script, script_parser
-from processing.grounding import CategoryObjects, load_category_objects, objects_from_left
+from processing.grounding import CategoryObjects, from_left, load_category_objects, usable_objects
+from processing.ids import id_of
 from processing.rows import (
     add_conversation_options,
     coco_picture_names,
     evaluation_row,
     plain_text,
-    read_picture,
+    read_annotated_picture,
 )
+from transformers_groma.data.image_files import BoxesOf
+from transformers_groma.data.left_out import LeftOut, SkipRecord
 from transformers_groma.data.prompts import question_parts
 
 
@@ -42,19 +46,28 @@ def choose_queries(records: Sequence[CategoryObjects], images_per_category: int,
     """
     by_category: dict[Any, list[CategoryObjects]] = {}
     for record in records:
-        by_category.setdefault(record.category_id, []).append(record)
+        if record.category:
+            by_category.setdefault(record.category_id, []).append(record)
 
     def draw(record: CategoryObjects) -> bytes:
         return hashlib.blake2b(f"{seed}/{record.category_id}/{record.image['id']}".encode(), digest_size=8).digest()
 
     chosen = []
-    for category_id in sorted(by_category):
+    for category_id in sorted(by_category, key=_order):
         drawn = sorted(by_category[category_id], key=draw)[:images_per_category]
-        chosen += sorted(drawn, key=lambda record: record.image["id"])
-    return chosen
+        chosen += sorted(drawn, key=lambda record: _order(record.image["id"]))
+    # Pictures without a category that can be asked for: the report counts them.
+    return chosen + [record for record in records if not record.category]
 
 
-def convert(objects: CategoryObjects, images: Path, source: str, seed: int | None) -> Iterator[dict[str, Any]]:
+def _order(identity: Any) -> tuple[bool, Any]:
+    """Ids may be numbers or texts."""
+    return isinstance(identity, str), identity
+
+
+def convert(
+    objects: CategoryObjects, images: Path, source: str, seed: int | None, boxes_of: BoxesOf | None = None
+) -> Iterator[dict[str, Any] | LeftOut]:
     """The question of a picture and category.
 
     Args:
@@ -62,19 +75,26 @@ def convert(objects: CategoryObjects, images: Path, source: str, seed: int | Non
         images (`Path`): folder of the pictures.
         source (`str`): name of the dataset.
         seed (`int`, *optional*): draws the question; without it it is the standard one.
+        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the picture.
 
     Yields:
-        `dict`: an evaluation row, boxes `xyxy` in pixels.
+        `dict`: an evaluation row, boxes `xyxy` in pixels. `LeftOut`: why an annotation is not in it.
 
     Raises:
         SkipRecord: no picture, another size than annotated, or no boxes.
     """
     image = objects.image
-    targets = objects_from_left(objects)
-    picture = read_picture(images, *coco_picture_names(image), size=(image["width"], image["height"]))
-    record = f"{image['id']}/{objects.category}"
+    boxes, left_out = usable_objects(objects)
+    yield from left_out
+    if not boxes:
+        raise SkipRecord("no boxes")
+    size = check_image(image)
+    picture = read_annotated_picture(images, *coco_picture_names(image), size=size, boxes_of=boxes_of)
+    targets = from_left(picture.upright(boxes))
+    image_id = str(id_of(image["id"]))
+    record = f"{image_id}/{objects.category}"
     question = question_parts("grounding", phrase=plain_text(objects.category), record=record, seed=seed)
-    yield evaluation_row(picture, str(image["id"]), question, source, targets=targets, category=objects.category)
+    yield evaluation_row(picture, image_id, question, source, targets=targets, category=objects.category)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args,
         lambda: choose_queries(load_category_objects(args.annotations), args.images_per_category, args.seed),
         # There are evaluation rows only.
-        partial(convert, images=args.images, source=args.source, seed=args.prompt_seed),
+        partial(convert, images=args.images, source=args.source, seed=args.prompt_seed, boxes_of=args.boxes_of),
         schema="evaluation",
         record_name=lambda objects: objects.name,
     )

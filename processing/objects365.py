@@ -1,4 +1,4 @@
-"""Objects365 v2 to detection rows. Categories and crowds are dropped.
+"""Objects365 v2 to detection rows. Categories are dropped; crowds have a column of their own.
 
 Get `zhiyuan_objv2_train.json` and the pictures (archives `patch0` ... `patch50`) from https://www.objects365.org and unpack
 the archives. The JSON calls a picture `images/v1/patch8/objects365_v1_00420917.jpg`; below `--images` it may lie there, or

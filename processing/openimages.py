@@ -1,4 +1,4 @@
-"""OpenImages boxes to detection rows. Labels are dropped, and so are boxes around groups (`IsGroupOf`).
+"""OpenImages boxes to detection rows. Labels are dropped; boxes around groups (`IsGroupOf`) count as crowd regions.
 
 Get `oidv6-train-annotations-bbox.csv` (for validation: `validation-annotations-bbox.csv`) and the pictures
 `IMAGEID.jpg` from https://storage.googleapis.com/openimages/web/download_v7.html, all in one folder.
@@ -7,7 +7,7 @@ python -m processing.openimages --images openimages/train \\
     --annotations openimages/oidv6-train-annotations-bbox.csv --output data/openimages --shards 512 --engine ray
 
 An object with several labels has the same box several times; it is written once. Pictures that their EXIF data turn are
-skipped: the annotations do not say whether they were made for the turned picture.
+skipped unless `--boxes-of` says which pixels the boxes were drawn on: the annotations do not.
 """
 
 import csv
@@ -16,76 +16,116 @@ import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from processing.coco_format import clip_xyxy
+from processing.boxes import Box, usable_boxes
 from processing.common import run_script, script_parser
-from transformers_groma.data.shards import SkipRecord, exif_orientation, read_image_bytes, upright_size
+from transformers_groma.data.image_files import (
+    BoxesOf,
+    image_path,
+    orientation_of_boxes,
+    read_image_bytes,
+    stored_size,
+    turned_boxes,
+    upright_size,
+)
+from transformers_groma.data.left_out import LeftOut, SkipRecord
 
 CORNERS = ("XMin", "YMin", "XMax", "YMax")
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture and its boxes: `xyxy` corners in 0..1 in one flat array, as there are 14 million."""
+    """A picture and its boxes: `xyxy` corners in 0..1 in one flat array, as there are 14 million; those of groups apart."""
 
-    path: Path
+    image_id: str
     corners: array
+    groups: array
 
 
-def load_records(annotations: Sequence[Path], images: Path) -> list[Picture]:
+def load_records(annotations: Sequence[Path]) -> list[Picture]:
     """One record a picture that has boxes, in the order of the files."""
     pictures: dict[str, Picture] = {}
     for path in annotations:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            missing = {"ImageID", "IsGroupOf", *CORNERS} - set(reader.fieldnames or ())
-            if missing:
-                raise ValueError(f"{path} is not a table of OpenImages boxes: no column {', '.join(sorted(missing))}.")
-            for line in reader:
-                name = line["ImageID"]
-                if name not in pictures:
-                    pictures[name] = Picture(images / f"{name}.jpg", array("d"))
-                if line["IsGroupOf"] != "1":
-                    pictures[name].corners.extend(_number(line[corner]) for corner in CORNERS)
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                _read_table(file, path, pictures)
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{path} is not UTF-8 ({error}). Save it as UTF-8, for example with `iconv -f latin1 -t utf-8`."
+            ) from None
+        except csv.Error as error:
+            raise ValueError(f"{path} is not a table of OpenImages boxes: {error}.") from error
     return list(pictures.values())
 
 
-def convert(record: Picture) -> Iterator[dict[str, Any]]:
+def _read_table(file: TextIO, path: Path, pictures: dict[str, Picture]) -> None:
+    """Add the boxes of a table to their pictures."""
+    reader = csv.DictReader(file)
+    missing = {"ImageID", "IsGroupOf", *CORNERS} - set(reader.fieldnames or ())
+    if missing:
+        raise ValueError(f"{path} is not a table of OpenImages boxes: no column {', '.join(sorted(missing))}.")
+    for line in reader:
+        name = line["ImageID"] or ""
+        if name not in pictures:
+            pictures[name] = Picture(name, array("d"), array("d"))
+        picture = pictures[name]
+        corners = picture.groups if line["IsGroupOf"] == "1" else picture.corners
+        corners.extend(_number(line[corner]) for corner in CORNERS)
+
+
+def convert(record: Picture, images: Path, boxes_of: BoxesOf | None = None) -> Iterator[dict[str, Any] | LeftOut]:
     """The detection row of one picture.
 
     Args:
         record (`Picture`): its boxes are `xyxy` corners in 0..1.
+        images (`Path`): folder of the pictures.
+        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the picture.
 
     Yields:
-        `dict`: a detection row; boxes `xyxy` in pixels, each once.
+        `dict`: a detection row; boxes `xyxy` in pixels, each once. `LeftOut`: why a box is not in it.
 
     Raises:
         SkipRecord: no box, no picture, or one that EXIF data turn.
-        ValueError: a corner is not a number.
     """
     if not record.corners:
         raise SkipRecord("no boxes")
-    content = read_image_bytes(record.path)
-    if exif_orientation(content) != 1:
-        raise SkipRecord("picture is turned by its EXIF data")
-    width, height = upright_size(content)
-    boxes = list(dict.fromkeys(zip(*[iter(record.corners)] * 4)))
-    pixels = [(x1 * width, y1 * height, x2 * width, y2 * height) for x1, y1, x2, y2 in boxes]
-    clipped, _ = clip_xyxy(pixels, width, height)
-    if not clipped:
+    if not record.image_id:
+        raise SkipRecord("boxes without an `ImageID`")
+    path = image_path(images, f"{record.image_id}.jpg")
+    content = read_image_bytes(path)
+    orientation = orientation_of_boxes(content, boxes_of=boxes_of)
+    size = stored_size(content) if orientation != 1 else upright_size(content)
+    boxes, left_out = _pixels(record.corners, *size)
+    groups, groups_left_out = _pixels(record.groups, *size)
+    yield from (*left_out, *groups_left_out)
+    if not boxes:
         raise SkipRecord("no boxes")
     yield {
-        "image": {"bytes": content, "path": record.path.name},
-        "image_id": record.path.stem,
-        "boxes_xyxy": clipped,
+        "image": {"bytes": content, "path": path.name},
+        "image_id": record.image_id,
+        "boxes_xyxy": turned_boxes(boxes, orientation, *stored_size(content)),
         "source": "coco",
+        "crowd_boxes_xyxy": turned_boxes(groups, orientation, *stored_size(content)),
     }
 
 
+def _pixels(corners: array, width: int, height: int) -> tuple[list[Box], list[LeftOut]]:
+    """Boxes in pixels, each once, from corners in 0..1; and why others are left out."""
+    fractions = list(dict.fromkeys(zip(*[iter(corners)] * 4)))
+    # Rounding may lead a little out of the picture; what is far out was never a fraction.
+    wrong = [box for box in fractions if min(box) < -0.5 or max(box) > 1.5]
+    left_out = [LeftOut("box is not in fractions of the picture, 0 to 1", f"{box}") for box in wrong]
+    right = [box for box in fractions if box not in wrong]
+    pixels = [(x1 * width, y1 * height, x2 * width, y2 * height) for x1, y1, x2, y2 in right]
+    boxes, _, more_left_out = usable_boxes(pixels, width, height, "xyxy")
+    return boxes, [*left_out, *more_left_out]
+
+
 def _number(text: str | None) -> float:
-    """A field that is no number spoils its picture, not the job: `convert` refuses NaN."""
+    """A field that is not a number spoils its box, not the job: `convert` refuses NaN."""
     try:
         return float(text or "nan")
     except ValueError:
@@ -97,10 +137,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = script_parser(__doc__).parse_args(argv)
     return run_script(
         args,
-        lambda: load_records(args.annotations, args.images),
-        convert,
+        lambda: load_records(args.annotations),
+        partial(convert, images=args.images, boxes_of=args.boxes_of),
         schema="detection",
-        record_name=lambda record: record.path.name,
+        record_name=lambda record: f"{record.image_id}.jpg",
     )
 
 

@@ -20,14 +20,17 @@ evaluate `region-caption`: one row a box, all its expressions in `references`.
 
 import pickle
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from processing.coco_format import load_coco_json
+from processing.coco_format import CocoImage, check_image, load_coco_json
 from processing.common import run_script, script_parser
+from processing.ids import Id, id_of
 from processing.regions import (
+    CROWD,
     Region,
     caption_question,
     caption_turns,
@@ -42,11 +45,12 @@ from processing.rows import (
     evaluation_row,
     plain_text,
     prompt_seed,
-    read_picture,
+    read_annotated_picture,
 )
 from transformers_groma.data.columns import phrase_part
+from transformers_groma.data.image_files import BoxesOf
+from transformers_groma.data.left_out import LeftOut
 from transformers_groma.data.prompts import question_parts
-from transformers_groma.data.shards import SkipRecord
 
 TASKS = ("rec", "region-caption")
 PICKLES = (".p", ".pkl", ".pickle")
@@ -83,7 +87,7 @@ def load_refer(refs: Path, instances: Path, split: str) -> list[Region]:
         split (`str`): which refs: `"train"`, `"val"`, `"testA"`, `"testB"` or `"test"`.
 
     Returns:
-        `list[Region]`: in the order of the refs. A ref whose annotation is not there has no box.
+        `list[Region]`: in the order of the refs. A ref that names no picture and annotation that belong together has a fault.
 
     Raises:
         ValueError: no pickle of refs, or none of that split.
@@ -91,23 +95,73 @@ def load_refer(refs: Path, instances: Path, split: str) -> list[Region]:
     try:
         with refs.open("rb") as file:
             content = load_pickle(file)
-        known = sorted({ref["split"] for ref in content})
-    except (pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError) as error:
+        if not isinstance(content, (list, tuple)):
+            raise TypeError(f"it holds a {type(content).__name__}, not a list")
+    except (pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{refs} is not a pickle of refs ({type(error).__name__}: {error}).") from error
+    splits = [ref.get("split") if isinstance(ref, dict) else None for ref in content]
+    known = sorted({name for name in splits if isinstance(name, str)})
     if split not in known:
         raise ValueError(f"{refs} has no refs of the split {split!r}. Pass `--split` as one of {', '.join(known)}.")
-    images, boxes = {}, {}
-    for entry in load_coco_json(instances).images:
-        images[entry.image["id"]] = entry.image
-        boxes |= {annotation["id"]: annotation.get("bbox") for annotation in entry.annotations}
+    boxes = load_coco_json(instances).images
+    # A faulty entry is known by its id only where no other one is right.
+    images = {id_of(entry.image.get("id")): entry for entry in boxes if entry.fault is not None}
+    images |= {id_of(entry.image.get("id")): entry for entry in boxes if entry.fault is None}
+    annotations: dict[Id | None, list[_Annotation]] = {}
+    for entry in boxes:
+        for annotation in entry.annotations:
+            annotations.setdefault(id_of(annotation.get("id")), []).append(_Annotation(entry, annotation.get("bbox")))
+        for annotation in entry.crowds:
+            annotations.setdefault(id_of(annotation.get("id")), []).append(_Annotation(entry, None, CROWD))
     regions = []
-    for ref in content:
-        if ref["split"] == split:
-            # The file name of a ref has the number of its annotation in it; that of the picture is in the other file.
-            image = images.get(ref.get("image_id"), {"id": ref.get("image_id")})
-            for sentence in ref.get("sentences", ()):
-                regions.append(Region(image, boxes.get(ref.get("ann_id")), (sentence.get("sent"),)))
+    for number, (ref, of_split) in enumerate(zip(content, splits, strict=True)):
+        if not isinstance(of_split, str):
+            regions.append(Region({"id": None}, None, (), LeftOut("ref without a split", f"ref {number}")))
+        elif of_split == split:
+            regions += _regions_of_ref(ref, images, annotations)
     return regions
+
+
+@dataclass(frozen=True, slots=True)
+class _Annotation:
+    """A box that refs may name, and its picture."""
+
+    entry: CocoImage
+    bbox: Any
+    fault: LeftOut | None = None
+
+
+def _regions_of_ref(
+    ref: Mapping[str, Any],
+    images: Mapping[Id | None, CocoImage],
+    annotations: Mapping[Id | None, Sequence[_Annotation]],
+) -> list[Region]:
+    """A region for each sentence of a ref. Its picture and its annotation must be one each, and belong together."""
+    detail = f"ref {ref.get('ref_id')!r}: image_id {ref.get('image_id')!r}, ann_id {ref.get('ann_id')!r}"
+    image_id, ann_id = id_of(ref.get("image_id")), id_of(ref.get("ann_id"))
+    # The file name of a ref has the number of its annotation in it; that of the picture is in the other file.
+    entry = images.get(image_id)
+    found = annotations.get(ann_id, ())
+    fault = None
+    if image_id is None or entry is None:
+        fault = LeftOut("the picture of a ref is not in the file of boxes", detail)
+    elif entry.fault is not None:
+        fault = entry.fault
+    elif ann_id is None or not found:
+        fault = LeftOut("the annotation of a ref is not in the file of boxes", detail)
+    elif len(found) > 1:
+        fault = LeftOut("several annotations share the id that a ref names", detail)
+    elif found[0].entry is not entry:
+        fault = LeftOut("the annotation of a ref belongs to another picture than the ref", detail)
+    else:
+        fault = found[0].fault
+    image = {"id": ref.get("image_id")} if entry is None else entry.image
+    bbox = found[0].bbox if fault is None else None
+    sentences = ref.get("sentences")
+    if not isinstance(sentences, (list, tuple)) or not sentences:
+        return [Region(image, None, (), fault or LeftOut("ref without sentences", detail))]
+    texts = [sentence.get("sent") if isinstance(sentence, dict) else None for sentence in sentences]
+    return [Region(image, bbox, (text,), fault) for text in texts]
 
 
 def load_records(annotations: Sequence[Path], split: str, joined: bool) -> list[Region]:
@@ -137,7 +191,13 @@ def load_records(annotations: Sequence[Path], split: str, joined: bool) -> list[
 
 
 def convert(
-    region: Region, images: Path, task: str, evaluation: bool, source: str, seed: int | None
+    region: Region,
+    images: Path,
+    task: str,
+    evaluation: bool,
+    source: str,
+    seed: int | None,
+    boxes_of: BoxesOf | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The row of one region.
 
@@ -148,6 +208,7 @@ def convert(
         evaluation (`bool`): whether it is a row to evaluate on.
         source (`str`): name of the dataset.
         seed (`int`, *optional*): draws the question.
+        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the picture.
 
     Yields:
         `dict`: a conversation or evaluation row, boxes `xyxy` in pixels.
@@ -155,14 +216,13 @@ def convert(
     Raises:
         SkipRecord: no picture, another size than annotated, no box, or an empty expression.
     """
-    if region.bbox is None:
-        raise SkipRecord("no box")
     box = region_box(region)
     expressions = [plain_text(expression) for expression in region.expressions]
-    image_id = str(region.image.get("original_id", region.image["id"]))
-    size = (region.image["width"], region.image["height"])
-    picture = read_picture(images, *coco_picture_names(region.image), size=size)
+    image_id = str(id_of(region.image.get("original_id", region.image.get("id"))))
+    names, size = coco_picture_names(region.image), check_image(region.image)
+    picture = read_annotated_picture(images, *names, size=size, boxes_of=boxes_of)
     record = f"{image_id}/{box}/{expressions[0]}"
+    (box,) = picture.upright([box])
     if task == "rec":
         phrase = plain_text(expressions[0].rstrip("."))
         question = question_parts("rec", phrase=phrase, record=record, seed=seed)
@@ -193,6 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             evaluation=args.evaluation,
             source=args.source,
             seed=prompt_seed(args),
+            boxes_of=args.boxes_of,
         ),
         schema="evaluation" if args.evaluation else "conversation",
         record_name=lambda region: region.name,

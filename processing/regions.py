@@ -5,11 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from processing.coco_format import clip_xywh_to_xyxy, load_coco_json
+from processing.boxes import usable_boxes
+from processing.coco_format import check_image, image_name, load_coco_json
 from processing.rows import Box, Part, Turn, plain_text
 from transformers_groma.data.columns import text_part
+from transformers_groma.data.left_out import LeftOut, SkipRecord
 from transformers_groma.data.prompts import question_parts
-from transformers_groma.data.shards import SkipRecord
+
+CROWD = LeftOut("the box is that of a crowd region")
+NO_BOX = LeftOut("an expression without a box")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,16 +24,18 @@ class Region:
         image (`dict`): entry of the picture: `file_name`, `width`, `height` and an id.
         bbox (4 numbers): `xywh` in pixels, unchecked.
         expressions (`tuple` of `str`): one or more, unchecked.
+        fault (`LeftOut`, *optional*): why it is of no use.
     """
 
     image: dict[str, Any]
     bbox: Any
     expressions: tuple[Any, ...]
+    fault: LeftOut | None = None
 
     @property
     def name(self) -> str:
         """How a report names it."""
-        return f"{self.image.get('file_name', self.image.get('id'))}: {' / '.join(map(str, self.expressions))}"
+        return f"{image_name(self.image)}: {' / '.join(map(str, self.expressions))}"
 
 
 def load_coco_regions(annotations: Iterable[Path]) -> list[Region]:
@@ -45,9 +51,15 @@ def load_coco_regions(annotations: Iterable[Path]) -> list[Region]:
     regions = []
     for path in annotations:
         for entry in load_coco_json(path).images:
+            own = (entry.image.get("caption"),)
             for annotation in entry.annotations:
-                caption = annotation.get("caption", entry.image.get("caption"))
-                regions.append(Region(entry.image, annotation.get("bbox"), (caption,)))
+                caption = annotation.get("caption", own[0])
+                regions.append(Region(entry.image, annotation.get("bbox"), (caption,), entry.fault))
+            # Each of these would have been a region, too: the report counts them.
+            regions += [Region(entry.image, None, own, fault) for fault in entry.left_out]
+            regions += [Region(entry.image, None, own, CROWD) for _ in entry.crowds]
+            if not (entry.annotations or entry.left_out or entry.crowds) and (entry.fault or own[0] is not None):
+                regions.append(Region(entry.image, None, own, entry.fault or NO_BOX))
     return regions
 
 
@@ -60,9 +72,12 @@ def same_boxes_joined(regions: Iterable[Region]) -> list[Region]:
     Returns:
         `list[Region]`: in the order of the first of each.
     """
-    joined: dict[tuple[Any, str], Region] = {}
-    for region in regions:
-        key = (region.image.get("file_name", region.image.get("id")), repr(region.bbox))
+    joined: dict[tuple[Any, ...], Region] = {}
+    for number, region in enumerate(regions):
+        key: tuple[Any, ...] = (image_name(region.image), repr(region.bbox))
+        if region.fault is not None or not all(isinstance(text, str) for text in region.expressions):
+            joined[(*key, number)] = region
+            continue
         known = joined.get(key, region)
         expressions = tuple(dict.fromkeys(known.expressions + region.expressions))
         joined[key] = Region(known.image, known.bbox, expressions)
@@ -76,15 +91,15 @@ def region_box(region: Region) -> Box:
         region (`Region`): its box `xywh` in pixels.
 
     Returns:
-        `list`: `xyxy` in pixels, clipped to the picture.
+        `list`: `xyxy` in pixels of the picture as it was annotated, clipped to it.
 
     Raises:
-        SkipRecord: it is empty, or outside of the picture.
-        ValueError: it is not four finite numbers.
+        SkipRecord: it is wrong, empty, or outside of the picture; or the region is of no use.
     """
-    boxes, _ = clip_xywh_to_xyxy([region.bbox], int(region.image["width"]), int(region.image["height"]))
+    width, height = check_image(region.image, region.fault)
+    boxes, _, left_out = usable_boxes([region.bbox], width, height)
     if not boxes:
-        raise SkipRecord("empty box")
+        raise SkipRecord(left_out[0].reason, left_out[0].detail)
     return boxes[0]
 
 

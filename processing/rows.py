@@ -3,14 +3,23 @@
 import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from processing.coco_format import find_picture
 from transformers_groma.configuration_groma import GROMA_MARKUP_TOKENS
 from transformers_groma.data.columns import image_part, phrase_part, text_part
-from transformers_groma.data.shards import SkipRecord, check_size, read_image_bytes, upright_size
+from transformers_groma.data.image_files import (
+    BoxesOf,
+    orientation_of_boxes,
+    read_image_bytes,
+    stored_size,
+    turned_boxes,
+    upright_size,
+)
+from transformers_groma.data.left_out import SkipRecord
+from transformers_groma.data.text import read_text, split_lines
 
 Part = dict[str, Any]
 Box = list[float]
@@ -30,12 +39,27 @@ class Picture:
         content (`bytes`): the file.
         name (`str`): its file name.
         width, height (`int`): size of the upright picture in pixels.
+        orientation (`int`): EXIF orientation, if boxes were drawn on the picture as it is stored; otherwise 1.
     """
 
     content: bytes
     name: str
     width: int
     height: int
+    orientation: int = 1
+
+    def upright(self, boxes: Sequence[Box]) -> list[Box]:
+        """Boxes as they were annotated, as boxes of the upright picture.
+
+        Args:
+            boxes (`Sequence` of 4 numbers): `xyxy` in pixels.
+
+        Returns:
+            `list`: `xyxy` in pixels.
+        """
+        if self.orientation == 1:
+            return [list(box) for box in boxes]
+        return turned_boxes(boxes, self.orientation, *stored_size(self.content))
 
 
 def add_conversation_options(parser: ArgumentParser, source: str, evaluation: bool = True) -> None:
@@ -82,30 +106,48 @@ def read_ids(path: Path) -> set[str]:
     Returns:
         `set[str]`: the ids.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = split_lines(read_text(path))
     return {line.split()[0] for line in lines if line.strip() and not line.startswith("#")}
 
 
-def read_picture(folder: Path, *names: str, size: tuple[Any, Any] | None = None) -> Picture:
-    """Read a picture.
+def read_picture(folder: Path, *names: Any) -> Picture:
+    """Read a picture that has no boxes.
 
     Args:
         folder (`Path`): where pictures are.
         *names (`str`): its possible paths in there; the first that exists is read, see `find_picture`.
-        size (`tuple`, *optional*): width and height that its annotations were made for, numbers or numerals.
 
     Returns:
         `Picture`: what was read.
 
     Raises:
-        SkipRecord: no such file, not a picture, or another size.
+        SkipRecord: no such file, or not a picture.
     """
     paths = [find_picture(folder, name) for name in names]
     path = next((path for path in paths if path.is_file()), paths[0])
     content = read_image_bytes(path)
-    if size is not None:
-        check_size(content, int(size[0]), int(size[1]))
     return Picture(content, path.name, *upright_size(content))
+
+
+def read_annotated_picture(
+    folder: Path, *names: Any, size: tuple[int, int] | None, boxes_of: BoxesOf | None = None
+) -> Picture:
+    """Read a picture that has boxes.
+
+    Args:
+        folder (`Path`), *names (`str`): see `read_picture`.
+        size (`tuple[int, int]`, *optional*): width and height that its annotations were made for, if they say so.
+        boxes_of (`str`, *optional*): whether its boxes were drawn on the `"upright"` or the `"stored"` picture, where EXIF data
+            turn it; by default `size` tells.
+
+    Returns:
+        `Picture`: what was read.
+
+    Raises:
+        SkipRecord: no such file, not a picture, another size, or nothing tells which pixels its boxes were drawn on.
+    """
+    picture = read_picture(folder, *names)
+    return replace(picture, orientation=orientation_of_boxes(picture.content, size, boxes_of))
 
 
 def coco_picture_names(image: dict[str, Any]) -> list[str]:
@@ -122,7 +164,7 @@ def coco_picture_names(image: dict[str, Any]) -> list[str]:
     ['val2017/000000397133.jpg']
     """
     names = [image["file_name"]] if image.get("file_name") else []
-    if image.get("coco_url"):
+    if isinstance(image.get("coco_url"), str) and image["coco_url"]:
         names.append("/".join(image["coco_url"].split("/")[-2:]))
     if not names:
         raise SkipRecord("no file name")
@@ -180,22 +222,6 @@ def plain_text(text: Any) -> str:
     if token := markup_in(text):
         raise SkipRecord(f"text holds the token {token}")
     return text
-
-
-def capitalized(text: str) -> str:
-    """The text with a capital at its head and the rest unchanged; its length stays.
-
-    Args:
-        text (`str`): a caption.
-
-    Returns:
-        `str`: the caption.
-
-    Example:
-    >>> capitalized("a dog at the US border")
-    'A dog at the US border'
-    """
-    return text[:1].upper() + text[1:] if len(text[:1].upper()) == 1 else text
 
 
 def without_stray_spaces(text: str, spans: Sequence[tuple[int, int]]) -> tuple[str, list[tuple[int, int]]]:

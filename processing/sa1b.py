@@ -13,11 +13,16 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from processing.coco_format import CocoImage, detection_row, read_json
+from processing.coco_format import CocoImage, detection_rows, read_json
 from processing.common import run_script, script_parser
+from processing.ids import record_fault
+from transformers_groma.data.columns import DETECTION_FEATURES
+from transformers_groma.data.image_files import BoxesOf
+from transformers_groma.data.left_out import LeftOut, SkipRecord
 from transformers_groma.data.provenance import note_input
 
 
@@ -36,29 +41,48 @@ def load_records(images: Path) -> list[str]:
     return sorted(paths)
 
 
-def convert(record: str) -> Iterator[dict[str, Any]]:
+def convert(record: str, boxes_of: BoxesOf | None = None) -> Iterator[dict[str, Any] | LeftOut]:
     """The detection row of one annotation file.
 
     Args:
         record (`str`): path of a JSON file with `image` and `annotations`, whose `bbox` is `xywh` in pixels.
+        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the picture.
 
     Yields:
-        `dict`: a detection row; boxes `xyxy` in pixels.
+        `dict`: a detection row; boxes `xyxy` in pixels. `LeftOut`: why an annotation has no box there.
 
     Raises:
-        SkipRecord: no box, no picture, or one of another size than annotated.
-        ValueError: not JSON.
+        SkipRecord: not such a file, no box, no picture, or one of another size than annotated.
     """
-    content = read_json(record)
-    note_input(record, Path(record).read_bytes())
-    entry = CocoImage({**content["image"], "id": content["image"]["image_id"]}, content["annotations"])
-    yield detection_row(entry, Path(record).with_name(content["image"]["file_name"]), source="sa1b")
+    try:
+        content = read_json(record, drop=("segmentation",))
+        note_input(record, Path(record).read_bytes())
+    except ValueError as error:
+        raise SkipRecord("not a JSON file", str(error).removeprefix(record)) from None
+    image, annotations = (
+        content.get(name) if isinstance(content, dict) else None for name in ("image", "annotations")
+    )
+    if fault := record_fault(content, "annotation file") or record_fault(image, "`image`"):
+        raise SkipRecord(fault.reason, fault.detail)
+    if not isinstance(annotations, list):
+        raise SkipRecord("`annotations` is not a list", repr(annotations)[:100])
+    faults = [record_fault(annotation, "annotation") for annotation in annotations]
+    entry = CocoImage(
+        {**image, "id": image.get("image_id")},
+        [annotation for annotation, fault in zip(annotations, faults, strict=True) if fault is None],
+        left_out=[fault for fault in faults if fault is not None],
+    )
+    for row in detection_rows(entry, Path(record).parent, source="sa1b", boxes_of=boxes_of):
+        # Nothing is a crowd there.
+        yield row if isinstance(row, LeftOut) else {name: row[name] for name in DETECTION_FEATURES}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script with `argv`, by default the arguments of the command line."""
     args = script_parser(__doc__, annotations=False).parse_args(argv)
-    return run_script(args, lambda: load_records(args.images), convert, schema="detection")
+    return run_script(
+        args, lambda: load_records(args.images), partial(convert, boxes_of=args.boxes_of), schema="detection"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""V3Det to detection rows. Categories and crowds are dropped.
+"""V3Det to detection rows. Categories are dropped; crowds have a column of their own.
 
 Get `v3det_2023_v1_train.json` and the pictures from https://v3det.openxlab.org.cn. The JSON calls a picture
 `images/a00000066/NAME.jpg`, one folder a category; `--images` is the folder that holds `images`, or `images` itself.

@@ -15,16 +15,16 @@ Visual Genome. `--evaluation` is one row a region. `--image-ids` takes a file wi
 
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from processing.coco_format import read_json
+from processing.coco_format import check_image, image_name, read_json
 from processing.common import run_script, script_parser
+from processing.ids import Id, id_of, record_fault
 from processing.regions import Region, caption_question, caption_turns, load_coco_regions, region_box
 from processing.rows import (
     add_conversation_options,
@@ -32,11 +32,12 @@ from processing.rows import (
     evaluation_row,
     plain_text,
     prompt_seed,
+    read_annotated_picture,
     read_ids,
-    read_picture,
 )
 from transformers_groma.boxes import nms
-from transformers_groma.data.shards import SkipRecord
+from transformers_groma.data.image_files import BoxesOf
+from transformers_groma.data.left_out import LeftOut, SkipRecord
 
 MAX_REGIONS = 10
 # Regions of one conversation overlap by this IoU at most.
@@ -73,27 +74,86 @@ def load_visual_genome(annotations: Sequence[Path], image_data: Path) -> list[Re
     Raises:
         ValueError: a file of another layout.
     """
-    try:
-        images = {}
-        for image in read_json(image_data):
-            # .../VG_100K_2/1.jpg
-            name = "/".join(image["url"].split("/")[-2:])
-            images[image["image_id"]] = {**image, "id": image["image_id"], "file_name": name}
-    except (AttributeError, LookupError, TypeError) as error:
-        raise ValueError(f"{image_data} is not the `image_data.json` of Visual Genome ({error!r}).") from error
+    images = _read_image_data(image_data)
     regions = []
     for path in annotations:
-        try:
-            for entry in read_json(path):
-                image = images.get(entry["id"], {"id": entry["id"]})
-                for region in entry["regions"]:
-                    bbox = [region.get(name) for name in ("x", "y", "width", "height")]
-                    regions.append(Region(image, bbox, (region.get("phrase"),)))
-        except (AttributeError, LookupError, TypeError) as error:
+        entries = _list_of_entries(read_json(path), "regions")
+        if entries is None:
             raise ValueError(
-                f"{path} is not a `region_descriptions.json` of Visual Genome ({error!r}). Leave out `--image-data` for a "
-                "COCO-style file."
-            ) from error
+                f"{path} is not a `region_descriptions.json` of Visual Genome: a list of objects with `id` and `regions`. Leave out "
+                "`--image-data` for a COCO-style file."
+            )
+        seen: set[Id] = set()
+        for entry in entries:
+            image_id = id_of(entry.get("id")) if isinstance(entry, dict) else None
+            if image_id is not None and image_id in seen:
+                fault = LeftOut("two entries of regions share the id of a picture", f"id {image_id}")
+                regions.append(Region({"id": image_id}, None, (), fault))
+            else:
+                regions += _regions_of_entry(entry, image_id, images)
+                seen.add(image_id)
+    return regions
+
+
+def _list_of_entries(content: Any, key: str) -> list[Any] | None:
+    """The entries of a file, if it is a list and one of them at least has `key`; an empty list has none."""
+    if not isinstance(content, list):
+        return None
+    right = not content or any(isinstance(entry, dict) and key in entry for entry in content)
+    return content if right else None
+
+
+def _read_image_data(path: Path) -> dict[Id, Region]:
+    """Pictures by their id, as regions without a box; those that are wrong have a fault."""
+    entries = _list_of_entries(read_json(path), "image_id")
+    if entries is None:
+        raise ValueError(
+            f"{path} is not the `image_data.json` of Visual Genome: a list of objects with `image_id`, `url`, `width` and `height`."
+        )
+    images: dict[Id, Region] = {}
+    for number, image in enumerate(entries):
+        image_id = id_of(image.get("image_id")) if isinstance(image, dict) else None
+        if image_id is None:
+            print(f"{path}: entry {number} without an `image_id` is left out", file=sys.stderr)
+            continue
+        fault = record_fault(image, "entry of a picture")
+        url = image.get("url")
+        # .../VG_100K_2/1.jpg
+        name = "/".join(url.split("/")[-2:]) if isinstance(url, str) else None
+        if name is None and fault is None:
+            fault = LeftOut("the picture has no `url`", f"image_id {image_id}")
+        entry = {**image, "id": image_id, "file_name": name}
+        known = images.get(image_id)
+        if known is not None and known.image != entry:
+            fault = LeftOut("several pictures share the same id: whose regions are they?", f"image_id {image_id}")
+        images[image_id] = Region(entry, None, (), fault)
+    return images
+
+
+def _regions_of_entry(entry: Any, image_id: Id | None, images: Mapping[Id, Region]) -> list[Region]:
+    """Regions of a picture. One that names another picture than its entry has a fault."""
+    fault = record_fault(entry, "entry of regions")
+    listed = entry.get("regions") if fault is None else None
+    if fault is None and image_id is None:
+        fault = LeftOut("entry of regions without an `id`", f"id {entry.get('id')!r}")
+    elif fault is None and not isinstance(listed, list):
+        fault = LeftOut("`regions` of an entry is not a list", f"id {image_id}")
+    if fault is not None:
+        return [Region({"id": image_id}, None, (), fault)]
+    known = images.get(image_id)
+    image = {"id": image_id} if known is None else known.image
+    shared = LeftOut("the picture is not in `--image-data`", f"id {image_id}") if known is None else known.fault
+    regions = []
+    for region in listed:
+        fault = shared or record_fault(region, "region")
+        if fault is None and id_of(region.get("image_id", image_id)) != image_id:
+            detail = (
+                f"region {region.get('region_id')!r} of image {region.get('image_id')!r}, listed under {image_id!r}"
+            )
+            fault = LeftOut("a region names another picture than the entry that lists it", detail)
+        bbox = [region.get(name) for name in ("x", "y", "width", "height")] if isinstance(region, dict) else None
+        phrase = region.get("phrase") if isinstance(region, dict) else None
+        regions.append(Region(image, bbox, (phrase,), fault))
     return regions
 
 
@@ -117,36 +177,49 @@ def load_records(
         regions = load_visual_genome(annotations, image_data)
     if image_ids is not None:
         wanted = read_ids(image_ids)
-        regions = [region for region in regions if str(region.image.get("id")) in wanted]
+        regions = [region for region in regions if str(id_of(region.image.get("id"))) in wanted]
     if not together:
         return [[region] for region in regions]
-    return [list(group) for _, group in groupby(regions, key=lambda region: region.image.get("id"))]
+    # One entry of a picture is one object; files may use the same numbers for other pictures.
+    by_image: dict[int, list[Region]] = {}
+    for region in regions:
+        by_image.setdefault(id(region.image), []).append(region)
+    return list(by_image.values())
 
 
-def choose_regions(regions: Sequence[Region], record: str, seed: int) -> tuple[list[list[float]], list[str]]:
-    """At most 10 regions with a box and a description that overlap little, in random order.
+def usable_regions(regions: Sequence[Region]) -> tuple[list[Region], list[LeftOut]]:
+    """Regions with a box and a description.
 
     Args:
         regions (`Sequence[Region]`): of one picture.
-        record (`str`): its name, which the choice depends on, and on nothing else than `seed`.
+
+    Returns:
+        `tuple`: the regions, and why others are left out.
+    """
+    usable, left_out = [], []
+    for region in regions:
+        try:
+            region_box(region), plain_text(region.expressions[0])
+        except SkipRecord as error:
+            left_out.append(LeftOut(error.reason, error.detail))
+        else:
+            usable.append(region)
+    return usable, left_out
+
+
+def choose_regions(regions: Sequence[Region], record: str, seed: int) -> tuple[list[list[float]], list[str]]:
+    """At most 10 regions that overlap little, in random order.
+
+    Args:
+        regions (`Sequence[Region]`): of one picture, with a box and a description, at least one.
+        record (`str`): name of the picture, which the choice depends on, and on nothing else than `seed`.
         seed (`int`): another seed makes another choice.
 
     Returns:
         `tuple`: boxes `xyxy` in pixels, and their descriptions.
-
-    Raises:
-        SkipRecord: there is none.
     """
-    boxes, captions = [], []
-    for region in regions:
-        try:
-            box, caption = region_box(region), plain_text(region.expressions[0])
-        except SkipRecord:
-            continue  # there are more
-        boxes.append(box)
-        captions.append(caption)
-    if not boxes:
-        raise SkipRecord("no region with a box and a description")
+    boxes = [region_box(region) for region in regions]
+    captions = [plain_text(region.expressions[0]) for region in regions]
     generator = random.Random(f"{seed}/{record}")
     scores = torch.tensor([generator.random() for _ in boxes], dtype=torch.float64)
     kept = nms(torch.tensor(boxes), scores, NMS_THRESHOLD, max_boxes=MAX_REGIONS).tolist()
@@ -154,8 +227,14 @@ def choose_regions(regions: Sequence[Region], record: str, seed: int) -> tuple[l
 
 
 def convert(
-    regions: Sequence[Region], images: Path, single: bool, evaluation: bool, source: str, seed: int | None
-) -> Iterator[dict[str, Any]]:
+    regions: Sequence[Region],
+    images: Path,
+    single: bool,
+    evaluation: bool,
+    source: str,
+    seed: int | None,
+    boxes_of: BoxesOf | None = None,
+) -> Iterator[dict[str, Any] | LeftOut]:
     """The row of one picture, or of one region.
 
     Args:
@@ -165,22 +244,28 @@ def convert(
         evaluation (`bool`): whether it is a row to evaluate on.
         source (`str`): name of the dataset.
         seed (`int`, *optional*): draws questions and regions.
+        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the picture.
 
     Yields:
-        `dict`: a conversation or evaluation row, boxes `xyxy` in pixels.
+        `dict`: a conversation or evaluation row, boxes `xyxy` in pixels. `LeftOut`: why a region cannot be asked about.
 
     Raises:
         SkipRecord: no picture, another size than annotated, or no good region.
     """
     image = regions[0].image
-    image_id = str(image["id"])
-    size = (image["width"], image["height"])
+    image_id = str(id_of(image.get("id")))
     if evaluation or single:
         boxes, captions = [region_box(regions[0])], [plain_text(regions[0].expressions[0])]
     else:
-        boxes, captions = choose_regions(regions, image_id, seed)
-    picture = read_picture(images, *picture_names(image["file_name"]), size=size)
+        usable, left_out = usable_regions(regions)
+        yield from left_out
+        if not usable:
+            raise SkipRecord("no region with a box and a description")
+        boxes, captions = choose_regions(usable, image_id, seed)
+    names = picture_names(image["file_name"]) if isinstance(image.get("file_name"), str) else [None]
+    picture = read_annotated_picture(images, *names, size=check_image(image), boxes_of=boxes_of)
     record = f"{image_id}/{boxes[0]}/{captions[0]}"
+    boxes = picture.upright(boxes)
     if evaluation:
         question = caption_question(0, record, seed)
         yield evaluation_row(picture, image_id, question, source, boxes=boxes, references=captions)
@@ -209,9 +294,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             evaluation=args.evaluation,
             source=args.source,
             seed=prompt_seed(args),
+            boxes_of=args.boxes_of,
         ),
         schema="evaluation" if args.evaluation else "conversation",
-        record_name=lambda regions: regions[0].name if single else str(regions[0].image.get("file_name")),
+        record_name=lambda regions: regions[0].name if single else image_name(regions[0].image),
     )
 
 

@@ -60,10 +60,13 @@ def run_select(args: argparse.Namespace) -> int:
             "images": report.records,
             "selected": report.rows,
             "skipped": report.skipped,
+            "parts": report.parts,
             "examples": report.examples,
         },
     )
     write_jsonl(path, selection)
+    for line in report.told():
+        _say(f"select: {line}")
     _say(f"select: {report.summary()}")
     if not selection:
         _say(f"error: no image was selected; the reasons are in {args.output / files.SELECTION_REPORT}")

@@ -2,15 +2,7 @@ import json
 
 import pytest
 
-from processing.coco_format import (
-    CocoImage,
-    clip_xywh_to_xyxy,
-    clip_xyxy,
-    detection_row,
-    find_picture,
-    load_coco_json,
-)
-from transformers_groma.data.shards import SkipRecord
+from processing.coco_format import find_picture, load_coco_json
 
 from .samples import real_sample, write_json, write_picture
 
@@ -48,39 +40,11 @@ def test_other_files_are_an_error_that_names_the_file(tmp_path, text):
         load_coco_json(path)
 
 
-def test_boxes_are_clipped_and_empty_ones_dropped():
-    boxes = [[-5, 2, 10, 8], [3, 3, 0, 4], [15.5, 1, 100, 2.25], [30, 3, 4, 4], [3, 4, 5, -1]]
-    clipped, kept = clip_xywh_to_xyxy(boxes, width=20, height=9)
-    assert clipped == [[0.0, 2.0, 5.0, 9.0], [15.5, 1.0, 20.0, 3.25]]
-    assert kept == [0, 2]
-    assert clip_xywh_to_xyxy([], 20, 9) == ([], [])
-    assert clip_xyxy([[0.5, -1, 30, 4]], 20, 9) == ([[0.5, 0.0, 20.0, 4.0]], [0])
-
-
-def test_a_box_that_is_empty_in_float32_is_dropped():
-    assert clip_xywh_to_xyxy([[500, 500, 1e-6, 10]], 640, 640) == ([], [])
-
-
-@pytest.mark.parametrize("box", [[1, 2, 3], [1, 2, 3, None], [1, 2, 3, float("nan")], [1, 2, "three", 4], 7])
-def test_a_box_that_is_none_is_an_error_that_a_converter_may_raise(box):
-    with pytest.raises((ValueError, TypeError)):
-        clip_xywh_to_xyxy([[0, 0, 1, 1], box], 20, 20)
-
-
 def test_pictures_are_found_with_fewer_folders(tmp_path):
     path = write_picture(tmp_path / "patch8" / "a.jpg", 8, 8)
     assert find_picture(tmp_path, "images/v1/patch8/a.jpg") == path
     assert find_picture(tmp_path / "patch8", "images/v1/patch8/a.jpg") == path
     assert find_picture(tmp_path, "images/b.jpg") == tmp_path / "images" / "b.jpg"
-
-
-def test_a_turned_picture_needs_the_annotated_size_when_upright(tmp_path):
-    path = write_picture(tmp_path / "a.jpg", 30, 20, orientation=6)
-    annotations = [{"bbox": [1, 20, 10, 9]}]
-    row = detection_row(CocoImage({"id": 1, "width": 20, "height": 30}, annotations), path)
-    assert row["boxes_xyxy"] == [[1.0, 20.0, 11.0, 29.0]]
-    with pytest.raises(SkipRecord, match="picture is 20x30, annotations say 30x20"):
-        detection_row(CocoImage({"id": 1, "width": 30, "height": 20}, [{"bbox": [1, 1, 10, 9]}]), path)
 
 
 def test_real_coco_file():

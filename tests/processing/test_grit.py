@@ -83,12 +83,15 @@ def test_one_bad_line_never_stops_the_job(tmp_path):
     assert report["skipped"] == {
         "not a JSON object": 3,
         "missing picture": 1,
-        "no expression with a box": 2,
-        "ValueError: a phrase is not inside its caption": 1,
-        "boxes are not fractions of the picture": 1,
-        "ValueError: an expression is not [start, end, x1, y1, x2, y2]": 1,
+        "no expression with a box": 5,
         "text holds the token <image>": 1,
-        "KeyError: 'caption'": 1,
+        "no text": 1,
+    }
+    assert report["parts"] == {
+        "expression is not inside its caption": 1,
+        "the box of the expression is not in fractions of the picture, 0 to 1": 1,
+        "expression is not [start, end, x1, y1, x2, y2]": 1,
+        "box is empty: its width or height is not above 0": 1,
     }
 
 

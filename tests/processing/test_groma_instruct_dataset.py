@@ -102,7 +102,7 @@ def test_bad_records_are_counted(tmp_path):
         record(*good),
         record(*good, file_name="8.jpg"),
         record(*good, width=80),
-        record(*good, boxes=[[1, 2, 0, 4]]),
+        record(("What?", []), ("<p>That</p><roi><ground_box></roi>", [0]), boxes=[[1, 2, 0, 4]]),
         record(*good[:1]),
         record(),
         record(("What?", []), (" ", [])),
@@ -116,11 +116,11 @@ def test_bad_records_are_counted(tmp_path):
     assert (report["rows"], report["records"]) == (1, 11)
     skipped = report["skipped"]
     assert skipped["missing picture"] == 1
-    assert skipped["picture is 40x30, annotations say 80x30"] == 1
-    assert skipped["empty box"] == 1
+    assert skipped["image has another size than annotated"] == 1
+    assert skipped["the conversation names a box that is wrong"] == 1
     assert skipped["no answer to the last question"] == 2
     assert skipped["empty answer"] == 1
     assert skipped["a turn has no text"] == 1
-    assert skipped["KeyError: 'width'"] == 1
-    assert any("names boxes [5], but there are 3" in reason for reason in skipped)
+    assert skipped["image has no usable `width`"] == 1
+    assert skipped["`box_inds` of a turn name boxes that are not there"] == 1
     assert any("a region is one box that the user points at" in reason for reason in skipped)

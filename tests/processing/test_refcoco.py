@@ -49,10 +49,10 @@ def test_expressions_become_questions_and_bad_ones_are_counted(tmp_path):
     assert report["records"] == 8
     assert report["skipped"] == {
         "no text": 1,
-        "empty box": 1,
+        "box is outside of the image": 1,
         "text holds the token <p>": 1,
         "missing picture": 1,
-        "picture is 40x30, annotations say 80x30": 1,
+        "image has another size than annotated": 1,
     }
     assert ["b.jpg: gone", "missing picture"] in report["examples"]
 
@@ -145,7 +145,7 @@ def test_the_original_layout(tmp_path):
     assert check_dataset(rows, "evaluation") == 1
     assert rows["target_boxes_xyxy"] == [[[9, 9, 18, 18]]]
     report = (tmp_path / "rows" / "testA-00000-of-00001.report.json").read_text()
-    assert '"no box": 1' in report
+    assert '"the annotation of a ref is not in the file of boxes": 1' in report
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import pytest
 
 from processing.rows import (
     Picture,
-    capitalized,
     conversation_row,
     grounded_parts,
     plain_text,
@@ -94,10 +93,6 @@ def test_text_that_would_be_read_as_markup_is_left_out():
     for text in ("", "  \n", None, 3):
         with pytest.raises(SkipRecord, match="no text"):
             plain_text(text)
-
-
-def test_capitals_never_move_a_span():
-    assert [capitalized(text) for text in ("", "a US dog", "ßx", "Éa", "éa")] == ["", "A US dog", "ßx", "Éa", "Éa"]
 
 
 def test_id_lists(tmp_path):

@@ -62,7 +62,13 @@ def test_many_rounds_are_about_regions_that_overlap_little(tmp_path):
         }.get((box[0], box[1])) or f"Thing {by_corner[box[0], box[1]]}"
         assert answer["content"] == [text_part(expected)]
     report = read_report(tmp_path / "rows")
-    assert report["skipped"] == {"no region with a box and a description": 1, "KeyError: 'width'": 1}
+    assert report["skipped"] == {"no region with a box and a description": 2}
+    assert report["parts"] == {
+        "box is empty: its width or height is not above 0": 1,
+        "no text": 1,
+        "text holds the token <region>": 1,
+        "the picture is not in `--image-data`": 1,
+    }
 
 
 def test_the_choice_depends_on_picture_and_seed_only():
@@ -95,10 +101,10 @@ def test_single_rounds_and_evaluation(tmp_path):
     assert len({str(row["messages"][0]) for row in rows}) > 3  # several templates
     report = read_report(tmp_path / "rows")
     assert report["skipped"] == {
-        "empty box": 1,
+        "box is empty: its width or height is not above 0": 1,
         "no text": 1,
         "text holds the token <region>": 1,
-        "KeyError: 'width'": 1,
+        "the picture is not in `--image-data`": 1,
     }
 
     assert visual_genome.main([*arguments, "--evaluation", "--overwrite"]) == 0

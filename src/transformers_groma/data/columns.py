@@ -55,6 +55,13 @@ FEATURES: dict[str, Features] = {
     "conversation": CONVERSATION_FEATURES,
     "evaluation": EVALUATION_FEATURES,
 }
+# Columns that rows of a schema may have besides. Crowd regions are boxes around many objects that nobody counted: detections in
+# them are neither right nor wrong, and nothing learns them.
+OPTIONAL_FEATURES: dict[str, Features] = {
+    "detection": Features({"crowd_boxes_xyxy": BOXES}),
+    "conversation": Features({}),
+    "evaluation": Features({}),
+}
 
 
 class RowError(ValueError):
@@ -111,6 +118,25 @@ def phrase_part(text: str, boxes: Sequence[int] = ()) -> dict[str, Any]:
     return {"type": "phrase", "text": text, "boxes": list(boxes)}
 
 
+def features_of(columns: Iterable[str], schema: Schema) -> Features:
+    """The features of rows: those of their schema, and those of its optional columns that they have.
+
+    Args:
+        columns (iterable of `str`): names of the columns.
+        schema (`str`): `"detection"`, `"conversation"` or `"evaluation"`.
+
+    Returns:
+        `Features`: in the order of the schema.
+
+    Example:
+    >>> list(features_of(["crowd_boxes_xyxy", "image"], "detection"))
+    ['image', 'image_id', 'boxes_xyxy', 'source', 'crowd_boxes_xyxy']
+    """
+    columns = set(columns)
+    optional = {name: feature for name, feature in OPTIONAL_FEATURES[schema].items() if name in columns}
+    return Features({**FEATURES[schema], **optional})
+
+
 def check_columns(features: Features | None, schema: Schema) -> None:
     """Check that a dataset has the columns of a schema, with their types; more columns do no harm.
 
@@ -135,6 +161,9 @@ def check_columns(features: Features | None, schema: Schema) -> None:
             raise ValueError(f"Column {name!r} of a {schema} dataset must be {feature}, found {features[name]}.")
         if isinstance(feature, Image) and not isinstance(features[name], Image):
             raise ValueError(f"Column {name!r} must be an image column, found {features[name]}. Cast it to `Image()`.")
+    for name, feature in OPTIONAL_FEATURES[schema].items():
+        if features.get(name, feature) != feature:
+            raise ValueError(f"Column {name!r} of a {schema} dataset must be {feature}, found {features[name]}.")
 
 
 def check_row(row: Mapping[str, Any], schema: Schema) -> None:
@@ -157,7 +186,9 @@ def check_row(row: Mapping[str, Any], schema: Schema) -> None:
     if size is None and schema == "detection":
         raise RowError("`image` is missing")
     _check_boxes("boxes_xyxy", row["boxes_xyxy"], size)
+    _check_text(row)
     if schema == "detection":
+        _check_boxes("crowd_boxes_xyxy", row.get("crowd_boxes_xyxy") or [], size)
         if row["source"] not in OBJECTNESS_SOURCES:
             raise RowError(f"`source` must be one of {OBJECTNESS_SOURCES}, got {row['source']!r}")
         return
@@ -229,6 +260,22 @@ def _check_boxes(name: str, boxes: Sequence[Sequence[float]], size: tuple[int, i
             raise RowError(f"`{name}[{index}]` {list(box)} lies outside of the image of {width}x{height} pixels")
 
 
+def _check_text(value: Any) -> None:
+    """Half of a surrogate pair, which JSON can spell, is a character that no file can hold."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise RowError("a text holds half a character (a lone surrogate)") from None
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            if "boxes" not in name:
+                _check_text(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _check_text(inner)
+
+
 def _check_messages(
     messages: Sequence[Mapping[str, Any]], num_boxes: int, has_image: bool, ends_with_answer: bool
 ) -> None:
@@ -267,10 +314,12 @@ __all__ = [
     "DETECTION_FEATURES",
     "EVALUATION_FEATURES",
     "FEATURES",
+    "OPTIONAL_FEATURES",
     "RowError",
     "check_columns",
     "check_dataset",
     "check_row",
+    "features_of",
     "image_part",
     "phrase_part",
     "region_part",

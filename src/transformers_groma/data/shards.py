@@ -8,7 +8,6 @@ A record is one unit of the source (usually a picture with its annotations); it 
 """
 
 import hashlib
-import io
 import json
 import os
 import pickle
@@ -18,21 +17,22 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from datasets.arrow_writer import ParquetWriter
-from PIL import Image as PilImage
 from tqdm.auto import tqdm
 
 from .._files import complete_file, one_writer, write_file
-from .columns import FEATURES, Schema, check_row
+from .columns import FEATURES, OPTIONAL_FEATURES, Schema, check_row, features_of
+from .image_files import check_size, exif_orientation, read_image_bytes, upright_size
+from .left_out import DATA_ERRORS, LeftOut, SkipRecord, reason_of
 from .mixtures import split_of_file
 from .provenance import (
     changed_input,
     digest_of,
     digests_of_options,
-    note_input,
     note_inputs,
     noted_inputs,
     relative_states,
@@ -43,18 +43,14 @@ Record = TypeVar("Record")
 
 # Of this module. Raise it where the same records become other rows: shards of another version are not taken for finished.
 ROWS_VERSION = 1
-# What bad data raises in a converter. Other errors (AttributeError, NameError, AssertionError, MemoryError ...) are mistakes
-# of the program or of the machine: they stop the job.
-DATA_ERRORS = (OSError, LookupError, ValueError, TypeError, ArithmeticError)
 MAX_EXAMPLES = 20
-# Reasons may quote numbers, and names whole records; a report must stay small all the same.
+# Reasons may quote numbers, and names whole records; a report must stay small all the same. A reason ends with what to do, so it
+# has more room.
 MAX_REASONS = 100
+MAX_REASON_LENGTH = 1000
 MAX_LENGTH = 200
+MAX_TOLD = 10
 OTHER_REASONS = "other reasons"
-
-
-class SkipRecord(Exception):
-    """Raised by a converter that leaves a record out; its message is the reason in the report."""
 
 
 @dataclass
@@ -65,8 +61,9 @@ class WriteReport:
         rows (`int`): rows written.
         records (`int`): records read.
         skipped (`dict` of `str` to `int`): number of records left out, by reason.
-        examples (`list` of `(name, reason)`): the first 20 of them.
+        examples (`list` of `(name, reason)`): 20 of them, the first ones and of each reason one, as far as they fit.
         files (`list` of `Path`): the Parquet files.
+        parts (`dict` of `str` to `int`): number of annotations and the like that were left out of records, by reason.
     """
 
     rows: int = 0
@@ -74,20 +71,72 @@ class WriteReport:
     skipped: dict[str, int] = field(default_factory=dict)
     examples: list[tuple[str, str]] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
+    parts: dict[str, int] = field(default_factory=dict)
 
-    def skip(self, name: str, reason: str) -> None:
+    def skip(self, name: str, reason: str, detail: str = "") -> None:
         """Count a record that is left out.
 
         Args:
             name (`str`): how a reader finds the record.
-            reason (`str`): why it is left out.
+            reason (`str`): why it is left out, in words that do not differ from record to record.
+            detail (`str`): what does differ.
         """
-        name, reason = name[:MAX_LENGTH], reason[:MAX_LENGTH]
-        if len(self.examples) < MAX_EXAMPLES:
-            self.examples.append((name, reason))
-        if reason not in self.skipped and len(self.skipped) >= MAX_REASONS:
+        self._count(self.skipped, name, reason, detail)
+
+    def leave_out(self, name: str, part: LeftOut) -> None:
+        """Count a part of a record that is left out alone.
+
+        Args:
+            name (`str`): how a reader finds the record.
+            part (`LeftOut`): why.
+        """
+        self._count(self.parts, name, part.reason, part.detail)
+
+    def _count(self, counts: dict[str, int], name: str, reason: str, detail: str) -> None:
+        reason = reason[:MAX_REASON_LENGTH]
+        example = (name[:MAX_LENGTH], f"{reason}: {detail[:MAX_LENGTH]}" if detail else reason)
+        if reason not in counts and len(counts) >= MAX_REASONS:
             reason = OTHER_REASONS
-        self.skipped[reason] = self.skipped.get(reason, 0) + 1
+        counts[reason] = counts.get(reason, 0) + 1
+        if len(self.examples) < MAX_EXAMPLES:
+            self.examples.append(example)
+        elif counts[reason] == 1:
+            self._make_room_for(example)
+
+    def _make_room_for(self, example: tuple[str, str]) -> None:
+        """Put the first example of a reason in place of the last one whose reason has several."""
+        reasons = [self._reason_of(text) for _, text in self.examples]
+        for index in reversed(range(len(reasons))):
+            if reasons.count(reasons[index]) > 1:
+                self.examples = [*self.examples[:index], *self.examples[index + 1 :], example]
+                return
+
+    def _reason_of(self, example: str) -> str:
+        """The reason with which an example begins."""
+        reasons = (reason for reason in (*self.skipped, *self.parts) if f"{example}: ".startswith(f"{reason}: "))
+        return max(reasons, key=len, default=OTHER_REASONS)
+
+    def told(self) -> list[str]:
+        """A line for each of the commonest reasons, with an example beside it.
+
+        Returns:
+            `list[str]`: the lines.
+
+        Example:
+        >>> report = WriteReport()
+        >>> report.skip("a.jpg", "image has another size than annotated", "800x601, annotated 640x480")
+        >>> report.told()
+        ['image has another size than annotated (1), for example a.jpg: 800x601, annotated 640x480']
+        """
+        first: dict[str, str] = {}
+        for name, example in self.examples:
+            reason = self._reason_of(example)
+            first.setdefault(reason, f", for example {name}{example.removeprefix(reason)}")
+        return [
+            f"{reason} ({count}){first.get(reason, '')}"
+            for counts in (self.skipped, self.parts)
+            for reason, count in Counter(counts).most_common(MAX_TOLD)
+        ]
 
     def summary(self) -> str:
         """One line: rows, records, and what was skipped, the commonest reason first.
@@ -101,11 +150,16 @@ class WriteReport:
         """
         line = f"{self.rows} rows from {self.records} records"
         if self.skipped:
-            common = Counter(self.skipped).most_common(10)
-            reasons = ", ".join(f"{reason} ({count})" for reason, count in common)
-            rest = ", ..." if len(self.skipped) > len(common) else ""
-            line += f"; skipped {sum(self.skipped.values())}: {reasons}{rest}"
+            line += f"; skipped {_summary(self.skipped)}"
+        if self.parts:
+            line += f"; left out of records {_summary(self.parts)}"
         return line
+
+
+def _summary(counts: Mapping[str, int]) -> str:
+    common = Counter(counts).most_common(MAX_TOLD)
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in common)
+    return f"{sum(counts.values())}: {reasons}{', ...' if len(counts) > len(common) else ''}"
 
 
 def write_dataset(
@@ -135,7 +189,8 @@ def write_dataset(
         records (`Sequence`): what `convert` reads, in an order that is the same in every run.
         convert (`Callable`): makes the rows of one record: dicts with exactly the columns of the schema, boxes `xyxy` in
             absolute pixels of the upright image, the image as `{"bytes": ..., "path": ...}`, as a PIL image (stored as
-            PNG) or `None`. It must give the same rows every time. `SkipRecord`, `OSError`, `LookupError`, `ValueError`,
+            PNG) or `None`. All rows of a dataset have the same optional columns (`columns.OPTIONAL_FEATURES`). Among the
+            rows may be `LeftOut`, for parts of the record that are left out. It must give the same rows every time. `SkipRecord`, `OSError`, `LookupError`, `ValueError`,
             `TypeError` or `ArithmeticError` skip the record, and so does a row that fails `columns.check_row`; other
             errors stop the job.
         schema (`str`): `"detection"`, `"conversation"` or `"evaluation"`.
@@ -215,106 +270,10 @@ def write_dataset(
             for path in stale:
                 _remove_shard(path)
             report = _add_up(write(output_dir, again=overwrite))
+    for line in report.told():
+        print(f"{split}: {line}", file=sys.stderr)
     print(f"{split}: {report.summary()}", file=sys.stderr)
     return report
-
-
-def read_image_bytes(path: str | os.PathLike) -> bytes:
-    """The bytes of a picture file, checked to be a picture that decodes to its end.
-
-    Args:
-        path (`str` or `Path`): the file.
-
-    Returns:
-        `bytes`: its content, unchanged.
-
-    Raises:
-        SkipRecord: `"missing picture"`, `"empty picture file"`, `"not a picture"` or `"broken picture"`.
-
-    Example:
-    >>> len(read_image_bytes("no/such/file.jpg"))
-    Traceback (most recent call last):
-    transformers_groma.data.shards.SkipRecord: missing picture
-    """
-    try:
-        content = Path(path).read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise SkipRecord("missing picture") from None
-    note_input(path, content)
-    if not content:
-        raise SkipRecord("empty picture file")
-    with _open_picture(content) as image:
-        try:
-            # JPEG decodes at an eighth of its size in a fraction of the time, and reads its whole file.
-            image.draft("L", (max(1, image.width // 8), max(1, image.height // 8)))
-            image.load()
-            image.getexif()
-        except MemoryError:
-            raise
-        except Exception:  # Pillow lets through whatever its parsers meet: OSError, SyntaxError, struct.error ...
-            raise SkipRecord("broken picture") from None
-    return content
-
-
-def upright_size(content: bytes) -> tuple[int, int]:
-    """Size of a picture as a viewer shows it, its EXIF orientation applied.
-
-    Args:
-        content (`bytes`): a picture file.
-
-    Returns:
-        `tuple[int, int]`: width and height in pixels.
-
-    Raises:
-        SkipRecord: `"not a picture"`.
-
-    Example:
-    >>> upright_size(read_image_bytes("tests/fixtures/photos/cat_and_dog.jpg"))
-    (800, 601)
-    """
-    with _open_picture(content) as image:
-        width, height = image.size
-    return (height, width) if exif_orientation(content) in (5, 6, 7, 8) else (width, height)
-
-
-def exif_orientation(content: bytes) -> int:
-    """How a viewer turns or mirrors a picture, by its EXIF data.
-
-    Args:
-        content (`bytes`): a picture file.
-
-    Returns:
-        `int`: 1 to 8; 1 is upright.
-
-    Raises:
-        SkipRecord: `"not a picture"`.
-
-    Example:
-    >>> exif_orientation(read_image_bytes("tests/fixtures/photos/cat_and_dog.jpg"))
-    1
-    """
-    with _open_picture(content) as image:
-        return image.getexif().get(0x0112, 1)
-
-
-def check_size(content: bytes, width: int, height: int) -> None:
-    """Check that a picture has the size its annotations were made for; otherwise the boxes would not fit.
-
-    Args:
-        content (`bytes`): a picture file.
-        width, height (`int`): what the annotations say, in pixels of the upright image.
-
-    Raises:
-        SkipRecord: it has another size.
-
-    Example:
-    >>> check_size(read_image_bytes("tests/fixtures/photos/cat_and_dog.jpg"), 640, 480)
-    Traceback (most recent call last):
-    transformers_groma.data.shards.SkipRecord: picture is 800x601, annotations say 640x480
-    """
-    size = upright_size(content)
-    if size != (int(width), int(height)):
-        raise SkipRecord(f"picture is {size[0]}x{size[1]}, annotations say {width}x{height}")
 
 
 @dataclass(frozen=True)
@@ -336,13 +295,18 @@ def _write_shard(job: _ShardJob, update: Callable[[int], Any] = lambda count: No
     skipped: list[int] = []
     try:
         with complete_file(job.path) as file, noted_inputs() as noted:
-            with ParquetWriter(features=FEATURES[job.schema], stream=file) as writer:
-                for row in _convert_all(job, report, skipped, update):
-                    writer.write(FEATURES[job.schema].encode_example(row))
+            rows = _convert_all(job, report, skipped, update)
+            first = next(rows, None)
+            if first is None:
+                raise _NoRows
+            features = features_of(first, job.schema)
+            with ParquetWriter(features=features, stream=file) as writer:
+                for row in chain([first], rows):
+                    if set(row) != set(features):
+                        raise _wrong_columns(row, features, job.schema)
+                    writer.write(features.encode_example(row))
                     report.rows += 1
                 writer.finalize(close_stream=False)
-            if report.rows == 0:
-                raise _NoRows
             file.flush()
             # The report says which shard it is of, and comes first: whatever a kill leaves behind is told from a finished shard.
             inputs = _write_inputs(job.path, skipped, relative_states(noted, job.output_dir))
@@ -366,24 +330,28 @@ def _convert_all(
 ) -> Iterator[dict[str, Any]]:
     """Rows of the good records of a job; the others are counted in the report, and their positions noted."""
     for position, record in enumerate(job.records):
+        parts: list[LeftOut] = []
+        rows: list[dict[str, Any]] = []
         try:
-            rows = _rows_of(job, record)
+            rows = _rows_of(job, record, parts)
         except _WrongColumns:
             raise
-        except SkipRecord as error:
-            report.skip(job.record_name(record), str(error))
+        except (SkipRecord, *DATA_ERRORS) as error:
+            why = reason_of(error)
+            report.skip(job.record_name(record), why.reason, why.detail)
             skipped.append(position)
-        except DATA_ERRORS as error:
-            report.skip(job.record_name(record), _reason(error))
-            skipped.append(position)
-        else:
-            yield from rows
+        for part in parts:
+            report.leave_out(job.record_name(record), part)
+        yield from rows
         update(1)
 
 
-def _rows_of(job: _ShardJob, record: Any) -> list[dict[str, Any]]:
+def _rows_of(job: _ShardJob, record: Any, parts: list[LeftOut]) -> list[dict[str, Any]]:
+    """Rows of a record; parts of it that are left out are added to `parts`, also where there are no rows then."""
+    rows = []
     with noted_inputs() as noted:
-        rows = list(job.convert(record))
+        for item in job.convert(record):
+            (parts if isinstance(item, LeftOut) else rows).append(item)
     for row in rows:
         _check_columns(row, job.schema)
         check_row(row, job.schema)
@@ -393,22 +361,19 @@ def _rows_of(job: _ShardJob, record: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _reason(error: Exception) -> str:
-    # The message of an OSError names the file, which would make every reason another one.
-    message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return f"{type(error).__name__}: {message}"
-
-
 class _WrongColumns(ValueError):
     """The converter is wrong, not a record."""
 
 
+def _wrong_columns(row: Mapping[str, Any], features: Mapping[str, Any], schema: Schema) -> _WrongColumns:
+    return _WrongColumns(
+        f"`convert` must give rows with the columns {', '.join(features)} of the {schema} schema, got {', '.join(row)}."
+    )
+
+
 def _check_columns(row: Mapping[str, Any], schema: Schema) -> None:
-    if set(row) != set(FEATURES[schema]):
-        raise _WrongColumns(
-            f"`convert` must give rows with the columns {', '.join(FEATURES[schema])} of the {schema} schema, "
-            f"got {', '.join(row)}."
-        )
+    if not set(FEATURES[schema]) <= set(row) <= {*FEATURES[schema], *OPTIONAL_FEATURES[schema]}:
+        raise _wrong_columns(row, FEATURES[schema], schema)
     image = row["image"]
     if isinstance(image, (str, os.PathLike)) or (isinstance(image, Mapping) and image.get("bytes") is None):
         raise _WrongColumns(
@@ -536,6 +501,7 @@ def _report_json(report: WriteReport, **more: Any) -> str:
         "records": report.records,
         "skipped": report.skipped,
         "examples": report.examples,
+        **({"parts": report.parts} if report.parts else {}),
         **more,
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
@@ -571,7 +537,9 @@ def _report_of(path: Path) -> dict[str, Any] | None:
 def _parse_report(path: Path, content: Mapping[str, Any]) -> WriteReport:
     examples = [(name, reason) for name, reason in content["examples"]]
     files = [path] if content["rows"] else []
-    return WriteReport(content["rows"], content["records"], content["skipped"], examples, files)
+    return WriteReport(
+        content["rows"], content["records"], content["skipped"], examples, files, content.get("parts", {})
+    )
 
 
 def footer_digest(path: Path) -> str | None:
@@ -619,7 +587,7 @@ def _has_rows_now(job: _ShardJob, positions: Iterable[int]) -> bool:
     """Whether one of the records that were left out can be converted by now, as an image that was missing is there."""
     for position in positions:
         try:
-            _rows_of(job, job.records[position])
+            _rows_of(job, job.records[position], [])
         except (SkipRecord, *DATA_ERRORS):
             continue
         return True
@@ -631,10 +599,15 @@ def _add_up(reports: list[WriteReport]) -> WriteReport:
     for report in reports:
         total.rows += report.rows
         total.records += report.records
-        for reason, count in report.skipped.items():
-            total.skipped[reason] = total.skipped.get(reason, 0) + count
-        total.examples = (total.examples + report.examples)[:MAX_EXAMPLES]
+        for counts, more in ((total.skipped, report.skipped), (total.parts, report.parts)):
+            for reason, count in more.items():
+                counts[reason] = counts.get(reason, 0) + count
+        total.examples += report.examples
         total.files += report.files
+    while len(total.examples) > MAX_EXAMPLES:
+        *total.examples, last = total.examples
+        if total._reason_of(last[1]) not in [total._reason_of(text) for _, text in total.examples]:
+            total._make_room_for(last)
     return total
 
 
@@ -658,14 +631,8 @@ def _check_arguments(
         )
 
 
-def _open_picture(content: bytes) -> PilImage.Image:
-    try:
-        return PilImage.open(io.BytesIO(content))
-    except (OSError, ValueError, PilImage.DecompressionBombError):
-        raise SkipRecord("not a picture") from None
-
-
 __all__ = [
+    "LeftOut",
     "SkipRecord",
     "WriteReport",
     "check_size",

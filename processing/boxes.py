@@ -1,0 +1,165 @@
+"""Boxes of annotations, each checked alone: what is wrong with one is no reason to drop the others."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from transformers_groma.boxes import box_xywh_to_xyxy
+from transformers_groma.data.image_files import BoxesOf, orientation_of_boxes, stored_size, turned_boxes
+from transformers_groma.data.left_out import LeftOut, SkipRecord
+
+Box = list[float]
+
+_NUMERAL = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*", re.ASCII | re.IGNORECASE)
+
+NOT_FOUR_NUMBERS = "box is not four finite numbers"
+EMPTY = "box is empty: its width or height is not above 0"
+BELOW_A_PIXEL = (
+    "box is smaller than a pixel; fractions of the image size must be multiplied by its width and height first"
+)
+OUTSIDE = "box is outside of the image"
+
+
+def usable_boxes(
+    boxes: Sequence[Any], width: int, height: int, box_format: str = "xywh", what: str = "box"
+) -> tuple[list[Box], list[int], list[LeftOut]]:
+    """Boxes of annotations, clipped to the image; those that are wrong are left out, each with its reason.
+
+    Args:
+        boxes (`Sequence`): four numbers each, in pixels, unchecked.
+        width, height (`int`): size of the image in pixels.
+        box_format (`str`): `"xywh"` or `"xyxy"`.
+        what (`str`): how the detail of a reason names a box, before its number.
+
+    Returns:
+        `tuple`: the boxes that are left, `xyxy` in pixels, float32 values; their indices in `boxes`; and why others are not.
+
+    Example:
+    >>> boxes, kept, left_out = usable_boxes([[-5, 2, 10, 8], None, [3, 3, 0, 4]], width=20, height=20)
+    >>> boxes, kept
+    ([[0.0, 2.0, 5.0, 10.0]], [0])
+    >>> [str(part) for part in left_out]
+    ['box is not four finite numbers: box 1: None', 'box is empty: its width or height is not above 0: box 2: [3, 3, 0, 4]']
+    """
+    numbers = [four_numbers(box) for box in boxes]
+    right = [index for index, values in enumerate(numbers) if values is not None]
+    corners = torch.tensor([numbers[index] for index in right], dtype=torch.float64).reshape(-1, 4)
+    if box_format == "xywh":
+        corners = box_xywh_to_xyxy(corners)
+    faults: dict[int, str | None] = dict.fromkeys(range(len(boxes)), NOT_FOUR_NUMBERS)
+    clipped, kept = clip_xyxy(corners, width, height)
+    left = set(kept)
+    # What is left of a box may be empty in float32.
+    faults |= {right[position]: None if position in left else EMPTY for position in range(len(right))}
+    for index, box in zip(right, corners.tolist(), strict=True):
+        faults[index] = _fault(*box, width, height) or faults[index]
+    left_out = [LeftOut(fault, f"{what} {index}: {boxes[index]!r}") for index, fault in faults.items() if fault]
+    # Of the clipped boxes, those that had no fault before.
+    usable = [(box, right[position]) for box, position in zip(clipped, kept) if faults[right[position]] is None]
+    return [box for box, _ in usable], [index for _, index in usable], left_out
+
+
+def four_numbers(box: Any) -> list[float] | None:
+    """The coordinates of a box as it stands in a file.
+
+    Args:
+        box: numbers, or numerals as tables export them; other text, null and true are not coordinates.
+
+    Returns:
+        `list` of 4 `float`, or `None` if it is not four finite numbers.
+
+    Example:
+    >>> four_numbers([1, 2.5, "3", 4]), four_numbers([1, 2, None, 4]), four_numbers([1, 2, 3])
+    ([1.0, 2.5, 3.0, 4.0], None, None)
+    """
+    if not isinstance(box, (list, tuple)) or len(box) != 4:
+        return None
+    for value in box:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number and not (isinstance(value, str) and _NUMERAL.fullmatch(value)):
+            return None
+    try:
+        values = [float(value) for value in box]
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
+    return values if all(map(math.isfinite, values)) else None
+
+
+def _fault(x1: float, y1: float, x2: float, y2: float, width: int, height: int) -> str | None:
+    if not (x1 < x2 and y1 < y2):
+        return EMPTY
+    # Both sides below a pixel, or a box that ends inside of the first pixel, as fractions of the image size do.
+    if (x2 - x1 < 1 and y2 - y1 < 1) or (min(x1, y1) >= 0 and x2 <= 1 and y2 <= 1):
+        return BELOW_A_PIXEL
+    return OUTSIDE if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height else None
+
+
+def clip_xyxy(boxes: Sequence[Sequence[float]] | Tensor, width: int, height: int) -> tuple[list[Box], list[int]]:
+    """Corner boxes, clipped to the image; those that are empty then are dropped.
+
+    Args:
+        boxes (`Sequence` of 4 numbers, or `Tensor` of shape `(n, 4)`): `xyxy` in pixels.
+        width, height (`int`): size of the image in pixels.
+
+    Returns:
+        `tuple`: the boxes that are left, `xyxy` in pixels, float32 values; and their indices in `boxes`.
+    """
+    limits = torch.tensor([width, height, width, height], dtype=torch.float64)
+    corners = torch.as_tensor(boxes, dtype=torch.float64).reshape(-1, 4).clamp(min=0).minimum(limits)
+    # In float32, as the column stores them: a sliver may be empty there.
+    corners = corners.float()
+    kept = (corners[:, :2] < corners[:, 2:]).all(dim=-1)
+    return corners[kept].tolist(), kept.nonzero()[:, 0].tolist()
+
+
+def upright_boxes(
+    boxes: Sequence[Box], content: bytes, annotated: tuple[int, int] | None, boxes_of: BoxesOf | None
+) -> list[Box]:
+    """Boxes of an image file as those of the upright image, which a row needs.
+
+    Args:
+        boxes (`Sequence` of 4 numbers): `xyxy` in pixels of the image as it was annotated.
+        content (`bytes`): the image file.
+        annotated (`tuple[int, int]`, *optional*): width and height that the boxes were made for.
+        boxes_of (`str`, *optional*): `"upright"` or `"stored"`; by default the annotated size tells.
+
+    Returns:
+        `list`: `xyxy` in pixels of the upright image.
+
+    Raises:
+        SkipRecord: another size than annotated, or EXIF data turn the image and nothing tells which one was annotated.
+    """
+    orientation = orientation_of_boxes(content, annotated, boxes_of)
+    return (
+        turned_boxes(boxes, orientation, *stored_size(content)) if orientation != 1 else [list(box) for box in boxes]
+    )
+
+
+def pixel_count(value: Any, name: str) -> int:
+    """Width or height of an image as annotations have it.
+
+    Args:
+        value: a whole number, or a numeral.
+        name (`str`): how a reason names it.
+
+    Returns:
+        `int`: at least 1.
+
+    Raises:
+        SkipRecord: missing, or something else.
+
+    Example:
+    >>> pixel_count("640", "width"), pixel_count(480.0, "height")
+    (640, 480)
+    """
+    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise SkipRecord(f"image has no usable `{name}`", repr(value))
+    return value
