@@ -49,6 +49,51 @@ def raw(status: int, body: str, delay: float = 0.0, **headers: str) -> Response:
     return respond
 
 
+def raw_bytes(body: bytes, **headers: str) -> Response:
+    """Any body, with status 200."""
+
+    def respond(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        for name, value in {"Content-Type": "application/json", **headers}.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return respond
+
+
+def endless(pause: float, part: bytes = b" ", in_headers: bool = False, status: int = 200) -> Response:
+    """A body, or a header, that never ends: a part of it after every pause, in seconds."""
+
+    def respond(handler: BaseHTTPRequestHandler) -> None:
+        handler.close_connection = True
+        if in_headers:
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+        else:
+            handler.send_response(status)
+            handler.send_header("Content-Type", "application/json")
+            handler.end_headers()
+        end = time.monotonic() + 20  # the client has left long before
+        while time.monotonic() < end:
+            handler.wfile.write(part)
+            handler.wfile.flush()
+            time.sleep(pause)
+
+    return respond
+
+
+def echo_of_headers(status: int = 200, form: Callable[[str], str] = str) -> Response:
+    """Says what the server was told, the key among it."""
+
+    def respond(handler: BaseHTTPRequestHandler) -> None:
+        told = form(handler.headers["Authorization"].removeprefix("Bearer "))
+        answer = completion(f"You said {told}.") if status == 200 else failure(status, message=f"Bad key {told}!")
+        answer(handler)
+
+    return respond
+
+
 class ChatServer:
     """Gives each question the replies written down for it, the last one again and again.
 
@@ -80,7 +125,7 @@ class ChatServer:
                 try:
                     respond(self)
                 except (BrokenPipeError, ConnectionResetError):
-                    pass  # the client had a time-out
+                    self.close_connection = True  # the client had a time-out
                 finally:
                     with lock:
                         outer.busy -= 1

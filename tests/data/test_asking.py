@@ -12,7 +12,7 @@ from transformers_groma.data.asking import AskingFiles, AskingReport, Budget, as
 from transformers_groma.data.endpoint import Endpoint, EndpointError, Reply, RequestError
 from transformers_groma.data.jsonl import read_jsonl
 
-from ..chat_server import ChatServer, completion, failure
+from ..chat_server import ChatServer, completion, echo_of_headers, failure, raw_bytes
 
 
 @pytest.fixture
@@ -28,11 +28,13 @@ def question(name: str) -> list[dict]:
     return [{"role": "user", "content": name}]
 
 
-def ask(server: ChatServer, folder: Path, *names: str, **how) -> tuple[AskingReport, dict[str, Reply]]:
+def ask(
+    server: ChatServer, folder: Path, *names: str, key: str = "none", **how
+) -> tuple[AskingReport, dict[str, Reply]]:
     kept: dict[str, Reply] = {}
     report = ask_all(
         {name: partial(question, name) for name in names},
-        Endpoint("stub", base_url=server.url, max_retries=1),
+        Endpoint("stub", base_url=server.url, api_key=key, max_retries=1),
         kept.__setitem__,
         AskingFiles.in_folder(folder, prefix="x_", name="id"),
         **how,
@@ -63,6 +65,33 @@ def test_the_largest_cost_holds_over_all_runs(server, tmp_path):
     assert not kept and report.over_budget
     with pytest.raises(ValueError, match="--max-cost needs --price-in"):
         Budget(max_cost=1.0)
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_prices_are_not_negative(value):
+    for name, option in (("price_in", "--price-in"), ("price_out", "--price-out"), ("max_cost", "--max-cost")):
+        with pytest.raises(ValueError, match=f"{option} must not be negative"):
+            Budget(**{"price_in": 1.0, name: value})
+    assert Budget(1.0, 0.0, 0.0).max_cost == 0
+
+
+def test_odd_replies_cost_their_question_alone(server, tmp_path):
+    """The run goes on, the cost does not fall, and no file holds the key."""
+    odd = {
+        "deep": raw_bytes(b"[" * 200_000),
+        "negative": completion("a", tokens=(-1_000_000_000, 5)),
+        "echo": echo_of_headers(400),
+        "cut": raw_bytes(b'{"choices": ['),
+    }
+    server.replies.update({name: [reply] for name, reply in odd.items()})
+    server.replies["said"] = [echo_of_headers()]
+    report, kept = ask(
+        server, tmp_path, *odd, "said", "good", budget=Budget(1.0, 1.0), concurrency=1, key="sk-secret-123"
+    )
+    assert set(kept) == {"said", "good"} and kept["said"].text == "You said [key]."
+    assert (report.failed, report.stopped) == (4, "") and report.cost == pytest.approx(0.0022)
+    for path in tmp_path.iterdir():
+        assert "sk-secret-123" not in path.read_text()
 
 
 def test_an_end_where_all_fails(server, tmp_path, monkeypatch):

@@ -75,7 +75,7 @@ class Budget:
             told: a request is taken to cost as much as the dearest so far, and the first one goes alone.
 
     Raises:
-        ValueError: `max_cost` without prices.
+        ValueError: `max_cost` without prices, or a value that is negative or not finite.
 
     Example:
     >>> Budget(price_in=2.5, price_out=10.0).cost(prompt_tokens=1000, completion_tokens=100)
@@ -87,6 +87,13 @@ class Budget:
     max_cost: float | None = None
 
     def __post_init__(self) -> None:
+        for option, value in (
+            ("--price-in", self.price_in),
+            ("--price-out", self.price_out),
+            ("--max-cost", 0.0 if self.max_cost is None else self.max_cost),
+        ):
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{option} must not be negative, got {value}.")
         if self.max_cost is not None and self.price_in == 0 and self.price_out == 0:
             raise ValueError("--max-cost needs --price-in and --price-out, the prices of a million tokens.")
 

@@ -1,0 +1,79 @@
+"""A key in texts of others: found in the forms that servers, proxies and libraries write it in, and blanked."""
+
+import base64
+import json
+import re
+from urllib.parse import quote, quote_plus
+
+BLANK = "[key]"
+# Shorter keys are fillers such as "none" or "EMPTY", for servers that need no key. They are words, so answers keep them.
+SHORTEST_SECRET = 8
+
+
+class KeyBlanker:
+    """Blanks one key in texts.
+
+    Args:
+        key (`str`): the key; with `"none"` or an empty one nothing is blanked.
+
+    Example:
+    >>> blanker = KeyBlanker("sk-12345678")
+    >>> blanker.blank("Incorrect API key provided: sk-12345678.")
+    'Incorrect API key provided: [key].'
+    """
+
+    def __init__(self, key: str) -> None:
+        self._is_secret = len(key) >= SHORTEST_SECRET
+        # Of a filler only whole words are blanked.
+        edges = ("", "") if self._is_secret else (r"(?<!\w)", r"(?!\w)")
+        forms = sorted(_forms(key) if self._is_secret else {key}, key=len, reverse=True)
+        is_filler = key in ("", "none")
+        alternatives = "|".join(re.escape(form) for form in forms)
+        self._pattern = None if is_filler else re.compile(f"{edges[0]}(?:{alternatives}){edges[1]}")
+
+    def blank(self, text: str) -> str:
+        """A text of an error, a log or a report without the key.
+
+        Args:
+            text (`str`): any text.
+
+        Returns:
+            `str`: the text with `[key]` where the key was.
+        """
+        return text if self._pattern is None else self._pattern.sub(BLANK, text)
+
+    def blank_answer(self, text: str) -> str:
+        """A model's answer without the key. Words that only serve as a key where none is needed stay.
+
+        Args:
+            text (`str`): an answer.
+
+        Returns:
+            `str`: as `blank`, for keys of at least 8 characters.
+        """
+        return self.blank(text) if self._is_secret else text
+
+
+def _forms(key: str) -> set[str]:
+    """The key as it is, in URLs, in JSON, in hexadecimal and in Base64, also inside of a longer text."""
+    content = key.encode()
+    forms = {
+        key,
+        quote(key),
+        quote(key, safe=""),
+        quote_plus(key),
+        json.dumps(key)[1:-1],
+        content.hex(),
+        content.hex().upper(),
+    }
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        # Where the key starts within three bytes, its digits differ; those that also hold bits of its neighbours are left out.
+        for before in range(3):
+            digits = encode(b"\0" * before + content).decode().rstrip("=")
+            first = -(-before * 8 // 6)
+            last = (before + len(content)) * 8 // 6
+            forms.add(digits[first:last])
+    return {form for form in forms if len(form) >= SHORTEST_SECRET}
+
+
+__all__ = ["BLANK", "KeyBlanker"]
