@@ -289,3 +289,15 @@ def test_unpacked_boxes_are_float32_and_need_no_gradient():
 def test_unpacking_needs_a_size_for_each_image(target_sizes):
     with pytest.raises(ValueError, match=f"got {len(target_sizes)} for 2"):
         B.unpack_region_boxes(torch.zeros(2, 1, 4), torch.ones(2, 1, dtype=torch.bool), target_sizes)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", range(4))
+def test_slots_that_are_not_finite_are_not_boxes(bad, place):
+    boxes = torch.full((2, 3, 4), 0.5)
+    boxes[0, 1, place] = bad
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    assert B.finite_slots(boxes, mask).tolist() == [[True, False, False], [True, True, True]]
+    assert B.finite_slots(boxes, mask.long()).dtype == torch.bool
+    first, second = B.unpack_region_boxes(boxes, mask)
+    assert first.tolist() == [[0.25, 0.25, 0.75, 0.75]] and len(second) == 3

@@ -75,6 +75,24 @@ def test_left_padding(model, inputs):
     assert torch.equal(new_tokens(model, padded), new_tokens(model, inputs))
 
 
+@pytest.mark.parametrize("padding", ["is the end", "is nothing", "is in the call"])
+def test_a_prompt_without_a_mask_keeps_its_tokens(model, inputs, padding):
+    """Where the id of padding is also the end's, or there is none, no token of the prompt is padding."""
+    inputs["input_ids"][:, -2] = end = model.config.text_config.eos_token_id
+    config = copy.deepcopy(model.generation_config)
+    config.eos_token_id, config.pad_token_id = end, None if padding == "is nothing" else end
+    if padding == "is in the call":
+        config.pad_token_id = 7  # stands in the prompts; what the call says comes first
+    settings = {"generation_config": config, "return_dict_in_generate": True, "output_logits": True}
+    if padding == "is in the call":
+        settings["pad_token_id"] = end
+    expected = model.generate(**inputs, **GREEDY, **settings)
+    del inputs["attention_mask"]
+    output = model.generate(**inputs, **GREEDY, **settings)
+    assert_close(torch.stack(output.logits), torch.stack(expected.logits))
+    assert torch.equal(output.sequences, expected.sequences)
+
+
 def test_samples_of_different_lengths(model, inputs):
     short = one(inputs, 0)
     long_ids = torch.tensor([prompt_ids(model.config, question=(5, 6, 7, 8, 9, 10, 11))])

@@ -354,3 +354,15 @@ def test_regions_of_the_user():
             ValueError, match=f"`user_region_ids` names \\[{wrong[0]}\\], which are not regions; there are 2"
         ):
             ground_text("It.", boxes, region_mask=mask, user_region_ids=wrong)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("with_mask", [True, False])
+def test_regions_that_are_not_finite_are_not_regions(bad, with_mask):
+    boxes, scores = torch.tensor([[0.0, 0, 9, 9]] * 4), torch.tensor([0.5, 0.5, 0.5, 0.5])
+    boxes[1, 2], scores[2] = bad, bad
+    mask = torch.ones(4, dtype=torch.bool) if with_mask else None
+    answer = ground_text("<p>a</p> <roi><r0><r1><r2><r3></roi> <p>b</p> <roi><r1></roi>", boxes, scores, mask)
+    assert [region.id for region in answer.regions] == [0, 3]
+    assert [phrase.region_ids for phrase in answer.phrases] == [(0, 3)]
+    assert answer.unknown_region_ids == (1, 2)

@@ -167,3 +167,159 @@ def test_what_is_not_finite_is_not_a_detection(bad, place):
 def test_detections_need_a_size_for_each_image(sizes):
     with pytest.raises(ValueError, match=f"got {len(sizes)} for 2"):
         GromaImageProcessorPil().post_process_object_detection(detections([0.0] * 3, QUERIES), 0.5, sizes)
+
+
+# ----------------------------------------------------------------------------------- scales of arrays and tensors
+
+
+def as_kind(kind: str, array: np.ndarray):
+    """An array as another kind of image: `"numpy float32 CHW"`."""
+    library, dtype, layout = kind.split()
+    if layout == "CHW":
+        array = array.transpose(2, 0, 1)
+    if library == "numpy":
+        return np.ascontiguousarray(array).astype(dtype)
+    return torch.from_numpy(np.ascontiguousarray(array).astype(np.float64)).to(getattr(torch, dtype))
+
+
+FLOATS = [
+    f"{library} {dtype} {layout}"
+    for library, dtypes in (
+        ("numpy", ("float16", "float32", "float64")),
+        ("torch", ("float16", "bfloat16", "float32", "float64")),
+    )
+    for dtype in dtypes
+    for layout in ("HWC", "CHW")
+]
+
+
+@pytest.fixture
+def noise() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+@pytest.mark.parametrize("resize", [True, False])
+def test_floats_run_from_0_to_1(kind, resize, noise):
+    given = as_kind(kind, noise / 255)
+    # bfloat16 has 8 bits for the values from 0.5 to 1, so it is one or two levels off.
+    levels = 2 if "bfloat16" in kind else 0
+    expected = pixels(noise, do_resize=resize)
+    torch.testing.assert_close(
+        pixels(given, do_resize=resize), expected, rtol=0, atol=levels / 255 / 0.22 * 1.5 + 1e-5
+    )
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+def test_floats_that_are_not_to_be_rescaled(kind, noise):
+    given = as_kind(kind, noise / 255)
+    plain = pixels(given, do_rescale=False, do_resize=False)
+    assert plain.dtype == torch.float32
+    atol = 0.06 if "float16" in kind else 1e-5
+    torch.testing.assert_close(plain, pixels(noise, do_resize=False), rtol=0, atol=atol)
+    resized = pixels(given, do_rescale=False)
+    torch.testing.assert_close(resized, pixels(noise), rtol=0, atol=atol)
+    assert GromaImageProcessorPil(do_rescale=False)(given, return_tensors="pt")["pixel_values"].equal(resized)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("settings", [{}, {"do_rescale": False}])
+def test_black_and_white_floats(value, settings):
+    expected = pixels(np.full((10, 20, 3), int(value * 255), np.uint8))
+    torch.testing.assert_close(pixels(np.full((10, 20, 3), value, np.float32), **settings), expected)
+
+
+@pytest.mark.parametrize(
+    "kind", ["numpy int32 HWC", "numpy int64 CHW", "numpy uint32 HWC", "torch int16 CHW", "torch int64 HWC"]
+)
+def test_whole_numbers_run_from_0_to_255(kind, noise):
+    assert pixels(as_kind(kind, noise)).equal(pixels(noise))
+
+
+@pytest.mark.parametrize("kind", ["numpy bool HWC", "torch bool CHW"])
+def test_booleans_are_black_and_white(kind, noise):
+    mask = np.repeat(noise[..., :1] > 127, 3, axis=-1)
+    assert pixels(as_kind(kind, mask)).equal(pixels(mask.astype(np.uint8) * 255))
+
+
+@pytest.mark.parametrize("kind", ["numpy uint16 HWC", "torch uint16 CHW", "torch uint16 HWC"])
+def test_uint16_runs_from_0_to_65535(kind, noise):
+    assert pixels(as_kind(kind, noise.astype(np.uint16) * 257)).equal(pixels(noise))
+
+
+def test_floats_of_pil():
+    values = np.linspace(0, 1, 200, dtype=np.float32).reshape(10, 20)
+    assert pixels(Image.fromarray(values)).equal(pixels(Image.fromarray((values * 255).round().astype(np.uint8))))
+
+
+def test_each_image_of_a_list_has_its_own_scale(noise):
+    images = [noise, noise / 255, torch.from_numpy(noise).permute(2, 0, 1) / 255, noise.astype(np.uint16) * 257]
+    together = pixels([*images, Image.fromarray(noise)])
+    for row in together:
+        torch.testing.assert_close(row, pixels(noise)[0], rtol=0, atol=1e-6)
+    assert pixels([image / 255 for image in [noise, noise]]).shape == (2, 3, 448, 448)
+
+
+def test_arrays_are_not_changed(noise):
+    given = noise / 255
+    before = given.copy()
+    pixels(given)
+    pixels(given, do_rescale=False)
+    np.testing.assert_array_equal(given, before)
+
+
+@pytest.mark.parametrize("settings", [{}, {"do_rescale": False}])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("kind", [np.asarray, torch.tensor])
+def test_pixels_that_are_not_finite_are_refused(bad, kind, settings, noise):
+    values = (noise / 255).astype(np.float32)
+    values[3, 4, 1] = bad
+    with pytest.raises(
+        ValueError, match="The image, an? (array|tensor) of float32, has 1 values that are NaN or infinite"
+    ):
+        pixels(kind(values), **settings)
+    with pytest.raises(ValueError, match="mode 'F', has 1 values that are NaN"):
+        pixels(Image.fromarray(values[..., 1]), **settings)
+
+
+@pytest.mark.parametrize("settings", [{}, {"do_rescale": False}])
+def test_floats_outside_of_their_scale_are_refused(settings, noise):
+    for value in (-0.001, 1.001):  # what arithmetic leaves is clipped
+        values = np.full((10, 20, 3), 0.5)
+        values[0, 0, 0] = value
+        assert pixels(values, **settings).isfinite().all()
+    for value in (-0.002, 1.002, 255.0):
+        values = np.full((10, 20, 3), 0.5)
+        values[0, 0, 0] = value
+        with pytest.raises(
+            ValueError, match="array of float64, must have values from 0 to 1, got .* floats run from 0 to 1"
+        ):
+            pixels(values, **settings)
+    with pytest.raises(ValueError, match="tensor of float32, must have values from 0 to 1"):
+        pixels(torch.from_numpy(noise).float(), **settings)
+
+
+def test_whole_numbers_outside_of_their_scale_are_refused():
+    for value in (0, 255):
+        assert pixels(np.full((10, 20, 3), value, np.int32)).isfinite().all()
+    for value in (-1, 256):
+        for kind in (np.asarray, torch.from_numpy):
+            with pytest.raises(ValueError, match=f"of int32, must have values from 0 to 255, got {value} to {value}"):
+                pixels(kind(np.full((10, 20, 3), value, np.int32)))
+    for value in (-1, 65536):
+        with pytest.raises(ValueError, match="mode 'I', must have values from 0 to 65535"):
+            pixels(Image.new("I", (20, 10), value))
+
+
+def test_arrays_of_something_else_are_refused():
+    for values in (np.full((10, 20, 3), "a"), np.zeros((10, 20, 3), complex)):
+        with pytest.raises(ValueError, match="is not made of numbers"):
+            to_upright_8_bit(values)
+
+
+def test_8_bit_pixels_need_rescaling_before_they_are_normalized(noise):
+    for image in (noise, Image.fromarray(noise), noise.astype(np.int64)):
+        with pytest.raises(ValueError, match="`do_rescale=False` takes images that are rescaled already"):
+            pixels(image, do_rescale=False)
+        plain = pixels(image, do_rescale=False, do_normalize=False, do_resize=False)[0]
+        assert torch.equal(plain, torch.from_numpy(noise).permute(2, 0, 1).to(plain.dtype))

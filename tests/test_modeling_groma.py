@@ -172,6 +172,91 @@ class TestForward:
         with pytest.raises(ValueError, match=message):
             model(**inputs)
 
+    @pytest.mark.parametrize("used", range(MAX_REGIONS + 1))
+    def test_exactly_the_slots_without_a_region_are_switched_off(self, model, used):
+        config = model.config
+        ids = torch.tensor([[0, 0, *prompt_ids(config)], prompt_ids(config, num_boxes=1), [1, 7, 8] + [0] * 19])
+        region_mask = torch.zeros(2, MAX_REGIONS, dtype=torch.bool)
+        region_mask[0, :used] = True
+        region_mask[1, : MAX_REGIONS - used] = True
+        attention_mask = torch.ones_like(ids)
+        attention_mask[0, :2] = attention_mask[2, 3:] = 0
+        before = attention_mask.clone()
+        masked = model.model.mask_unused_regions(attention_mask, ids == config.image_token_id, region_mask)
+        expected = before.clone()
+        for row, start in ((0, 3 + config.num_image_tokens), (1, 1 + config.num_image_tokens)):
+            for slot in range(MAX_REGIONS):
+                if not region_mask[row, slot]:
+                    expected[row, start + 2 * slot : start + 2 * slot + 2] = 0
+        assert masked.tolist() == expected.tolist()
+        assert torch.equal(attention_mask, before)
+
+    def test_padding_on_the_left_gets_no_negative_positions(self, model):
+        """Language models with learned positions would look up the last one."""
+        inputs = tiny_inputs(model.config, batch_size=1)
+        padded = {name: torch.nn.functional.pad(inputs[name], (3, 0)) for name in ("input_ids", "attention_mask")}
+        seen = []
+        hook = model.model.language_model.register_forward_pre_hook(
+            lambda module, args, kwargs: seen.append(kwargs["position_ids"]), with_kwargs=True
+        )
+        expected = model(**inputs).logits
+        logits = model(**padded, pixel_values=inputs["pixel_values"]).logits
+        hook.remove()
+        assert seen[1].min() == 0
+        assert torch.equal(seen[1][:, 3:], seen[0])
+        assert_close(logits[:, 3:], expected, **EXACT)
+
+    def test_boxes_may_stick_out_by_what_half_precision_rounds(self, model):
+        inputs = tiny_inputs(model.config, batch_size=1)
+        for value in (-0.01, 1.01):
+            boxes = torch.full((1, 1, 4), value)
+            model.propose_regions(inputs["pixel_values"], boxes)
+        for value in (-0.011, 1.011, float("nan"), float("inf")):
+            boxes = torch.full((1, 1, 4), 0.5)
+            boxes[0, 0, 1] = value
+            with pytest.raises(ValueError, match="`refer_boxes` must be normalized cxcywh"):
+                model.propose_regions(inputs["pixel_values"], boxes)
+            for name in ("refer_boxes", "ground_boxes"):
+                with pytest.raises(ValueError, match=f"`{name}` must be normalized cxcywh"):
+                    model.get_image_features(inputs["pixel_values"], **{name: boxes})
+            with pytest.raises(ValueError, match="`proposal_boxes` must be normalized cxcywh"):
+                model(**inputs, proposal_boxes=boxes, proposal_scores=torch.ones(1, 1))
+
+    def test_precomputed_proposals_that_are_not_finite_are_no_regions(self, model):
+        inputs = tiny_inputs(model.config, batch_size=1)
+        boxes = torch.tensor([[[0.2, 0.2, 0.1, 0.1], [0.5, 0.5, 0.1, 0.1], [0.8, 0.8, 0.1, 0.1]]])
+        scores = torch.tensor([[0.9, float("nan"), 0.8]])
+        output = model(**inputs, proposal_boxes=boxes, proposal_scores=scores)
+        assert output.num_regions.tolist() == [2]
+        assert_close(output.region_boxes[0, :2], boxes[0, [0, 2]])
+        assert output.logits.isfinite().all()
+
+    @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+    def test_pixels_that_are_not_finite_spoil_their_own_image_alone(self, model, bad):
+        inputs = tiny_inputs(model.config, batch_size=3)
+        expected, expected_logits = model.propose_regions(inputs["pixel_values"]), model(**inputs).logits
+        inputs["pixel_values"][1, 0, 5, 5] = bad
+        proposals = model.propose_regions(inputs["pixel_values"])
+        assert not proposals.mask[1].any() and not proposals.boxes[1].any() and not proposals.scores[1].any()
+        for name in ("boxes", "scores", "mask"):
+            assert torch.equal(proposals[name][[0, 2]], expected[name][[0, 2]])
+        output = model(**inputs)
+        assert output.num_regions[1] == 0 and output.region_boxes.isfinite().all()
+        assert_close(output.logits[[0, 2]], expected_logits[[0, 2]], **EXACT)
+        generated = model.generate(**inputs, max_new_tokens=3, return_dict_in_generate=True)
+        assert torch.equal(generated.region_mask[[0, 2]], expected.mask[[0, 2]]) and not generated.region_mask[1].any()
+
+    @pytest.mark.parametrize("part", ["class_embed_coco", "class_embed_sa1b", "bbox_embed"])
+    def test_weights_that_are_not_finite_find_no_region(self, part):
+        model = tiny_model()
+        with torch.no_grad():
+            for parameter in getattr(model.model.region_proposer, part)[1].parameters():
+                parameter.fill_(float("nan"))
+        inputs = tiny_inputs(model.config)
+        output = model(**inputs)
+        assert output.num_regions.tolist() == [0, 0] and not output.region_boxes.any()
+        assert output.logits.isfinite().all()
+
 
 class TestTraining:
     def test_labels_skip_unused_slots(self):
@@ -224,6 +309,25 @@ class TestTraining:
         assert_close(shuffled.region_boxes.sum(dim=1), plain.region_boxes.sum(dim=1))
         rows = torch.arange(4)
         assert_close(shuffled.region_boxes[rows, shuffled.refer_slots[:, 0]], boxes_for(4, 1)[:, 0])
+
+    def test_slots_of_precomputed_proposals_are_permuted_in_the_same_way(self):
+        model = tiny_model()
+        trained = copy.deepcopy(model).train()
+        inputs = tiny_inputs(model.config, batch_size=2)
+        plain = model.propose_regions(inputs["pixel_values"])
+        outputs = []
+        for proposals in ({}, {"proposal_boxes": plain.boxes, "proposal_scores": plain.scores}):
+            torch.manual_seed(0)
+            with torch.no_grad():
+                outputs.append(trained(**inputs, **proposals))
+        assert torch.equal(outputs[0].region_boxes, outputs[1].region_boxes)
+        assert not torch.equal(outputs[1].region_boxes, plain.boxes)
+        evaluated = model(**inputs, proposal_boxes=plain.boxes, proposal_scores=plain.scores)
+        assert torch.equal(evaluated.region_boxes, plain.boxes)
+        with pytest.raises(ValueError, match="both or none"):
+            model(**inputs, proposal_boxes=plain.boxes)
+        with pytest.raises(ValueError, match="both or none"):
+            model(**inputs, proposal_scores=plain.scores)
 
     @pytest.mark.parametrize("checkpointing", [False, True])
     def test_gradients_reach_what_trains_and_nothing_else(self, checkpointing):

@@ -95,6 +95,25 @@ CASES = {
         r"`images` of sample 0 has 1x1 .*small",
     ),
     "tensor of one pixel": ({"images": torch.zeros(3, 1, 1), "boxes": None}, r"`images` of sample 0 has 1x1 .*small"),
+    "NaN in an array": (
+        {"images": [IMAGE, np.full((9, 9, 3), np.nan)], "text": ["a", "b"], "boxes": None},
+        r"`images` of sample 1, an array of float64, has 243 values that are NaN or infinite",
+    ),
+    "infinity in a tensor": (
+        {"images": torch.full((3, 9, 9), torch.inf)},
+        r"`images` of sample 0, a tensor of float32, has 243 values that are NaN",
+    ),
+    "floats up to 255": (
+        {"images": np.full((9, 9, 3), 200.0)},
+        r"`images` of sample 0, an array of float64, must have values from 0 to 1, got 200 to 200.*floats run from 0 to 1",
+    ),
+    "normalized pixels": ({"images": torch.full((3, 9, 9), -1.5)}, r"must have values from 0 to 1, got -1.5"),
+    "12 bits in int32": ({"images": np.full((9, 9, 3), 4095, np.int32)}, r"must have values from 0 to 255, got 4095"),
+    "infinity in a box": ({"boxes": [[1, 1, float("inf"), 9]]}, r"`boxes` must be finite numbers"),
+    "NaN in a normalized box": (
+        {"boxes": [[0.1, 0.1, float("nan"), 0.9]], "normalized": True},
+        r"`boxes` must be finite numbers",
+    ),
     "empty list of images": ({"images": [], "text": None, "boxes": None}, r"`images` is an empty list"),
     # text
     "nothing at all": ({"images": None, "text": None, "boxes": None}, r"Neither `images` nor `text`"),

@@ -252,7 +252,7 @@ def unpack_region_boxes(
             stay fractions (0..1) of the image.
 
     Returns:
-        `list` of B `Tensor` of shape `(n, 4)`, float32: `xyxy` boxes inside the image.
+        `list` of B `Tensor` of shape `(n, 4)`, float32: `xyxy` boxes inside the image. See [`finite_slots`] for what is left out.
 
     Raises:
         ValueError: if `target_sizes` has not one entry for each image.
@@ -269,8 +269,25 @@ def unpack_region_boxes(
     sizes = [(1, 1)] * len(boxes) if target_sizes is None else target_sizes
     return [
         scale_boxes(image_boxes[used], *(int(side) for side in size))
-        for image_boxes, used, size in zip(corners, mask, sizes)
+        for image_boxes, used, size in zip(corners, finite_slots(boxes, mask), sizes)
     ]
+
+
+def finite_slots(boxes: Tensor, mask: Tensor) -> Tensor:
+    """The used slots whose boxes are numbers: a NaN or infinite box, of weights or pixels gone wrong, is not a region.
+
+    Args:
+        boxes (`Tensor` of shape `(..., 4)`): slots as the model gives them.
+        mask (`Tensor` of shape `(...)`, bool): which slots are used.
+
+    Returns:
+        `Tensor` of shape `(...)`, bool.
+
+    Example:
+    >>> finite_slots(torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.5, torch.nan, 0.2, 0.2]]), torch.tensor([True, True])).tolist()
+    [True, False]
+    """
+    return mask.bool() & boxes.isfinite().all(dim=-1)
 
 
 def box_area(boxes: Tensor) -> Tensor:

@@ -267,7 +267,8 @@ def ground_text(
         user_region_ids (`Sequence[int]`): rows that the user pointed at, in the order of the user's boxes.
 
     Returns:
-        `GroundedText`: plain text, phrases with boxes, all regions; tensors are on the CPU.
+        `GroundedText`: plain text, phrases with boxes, all regions; tensors are on the CPU. A row whose box or score is not
+        finite is not a region.
 
     Raises:
         ValueError: if the shapes do not fit each other, or a row of `user_region_ids` is not a region.
@@ -287,7 +288,10 @@ def ground_text(
             raise ValueError(f"`{name}` must have shape ({count},) like `region_boxes`, got {tuple(values.shape)}.")
     boxes = region_boxes.detach().to("cpu", torch.float32)
     scores = [1.0] * count if region_scores is None else region_scores.tolist()
-    mask = [True] * count if region_mask is None else region_mask.bool().tolist()
+    mask = boxes.isfinite().all(dim=-1) & torch.tensor(scores).isfinite()
+    if region_mask is not None:
+        mask = mask & region_mask.bool().cpu()
+    mask = mask.tolist()
     regions = [GroundedRegion(index, boxes[index], scores[index]) for index in range(count) if mask[index]]
     valid = [region.id for region in regions]
     if unknown := [region_id for region_id in user_region_ids if region_id not in valid]:

@@ -2,7 +2,7 @@
 
 from transformers.utils import is_torchvision_available
 
-from .image_processing_pil_groma import GromaDetectionPostProcessing, GromaImageProcessorPil, to_upright_8_bit
+from .image_processing_pil_groma import GromaDetectionPostProcessing, GromaImageProcessorPil, prepare_values
 
 if is_torchvision_available():
     import torch
@@ -42,7 +42,7 @@ if is_torchvision_available():
             **kwargs,
         ) -> "torch.Tensor":
             """One image as a tensor of shape `(channels, height, width)`, upright and in RGB if so configured."""
-            image = to_upright_8_bit(image)
+            image = prepare_values(image, **kwargs)
             return super().process_image(image, do_convert_rgb, input_data_format, device, **kwargs)
 
 else:

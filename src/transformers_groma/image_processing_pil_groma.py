@@ -17,33 +17,127 @@ from transformers.image_utils import (
 
 from .boxes import box_cxcywh_to_xyxy, scale_boxes
 
+# Floats may be outside of 0..1 by this much; they are clipped.
+FLOAT_SLACK = 1e-3
+
 # PIL modes whose values run from 0 to 65535. `Image.convert("RGB")` would cut them off at 255.
 _PIL_MODES_16_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
-def to_upright_8_bit(image: ImageInput) -> ImageInput:
-    """Turn a PIL image the way its EXIF tag says, and bring 16-bit grey images to 8 bits per channel.
+def to_upright_8_bit(image: ImageInput, *, keep_floats: bool = False, name: str = "The image") -> ImageInput:
+    """Turn a PIL image the way its EXIF tag says, and bring the values of every image to 8 bits per channel.
+
+    The type of the values tells their scale, never the values themselves:
+
+    - `uint8` and all other whole numbers run from 0 to 255;
+    - `uint16` arrays, and PIL images of 16 or 32 bits, run from 0 to 65535;
+    - floats run from 0 to 1;
+    - booleans are black and white.
 
     Args:
         image (`PIL.Image.Image`, `np.ndarray` or `Tensor`): one image, any layout. It is not changed.
+        keep_floats (`bool`): leave arrays and tensors of floats as they are, after a look at their values.
+        name (`str`): how an error names the image.
 
     Returns:
-        The same kind of image. Arrays and tensors have no EXIF tag; only `uint16` ones change.
+        The same kind of image. Arrays and tensors have no EXIF tag.
+
+    Raises:
+        ValueError: values that are not finite or outside of their scale, or that are not numbers.
 
     Example:
     >>> from PIL import Image
     >>> to_upright_8_bit(Image.new("I;16", (4, 2), 65535)).getpixel((0, 0))
     255
+    >>> to_upright_8_bit(np.array([[0.0, 0.5, 1.0]]))
+    array([[  0, 128, 255]], dtype=uint8)
     """
     if isinstance(image, Image.Image):
         image = ImageOps.exif_transpose(image)
         if image.mode in _PIL_MODES_16_BIT:
-            image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-    elif isinstance(image, np.ndarray):
-        if image.dtype == np.uint16:
-            image = (image // 257).astype(np.uint8)
-    elif image.dtype == torch.uint16:
-        image = (image.to(torch.int32) // 257).to(torch.uint8)
+            values = np.asarray(image)
+            _check_range(values, 65535, f"{name}, a PIL image of mode {image.mode!r},")
+            image = Image.fromarray((values // 257).astype(np.uint8))
+        elif image.mode == "F":
+            values = np.asarray(image)
+            _check_floats(values, f"{name}, a PIL image of mode 'F',")
+            image = Image.fromarray(_floats_to_8_bit(values))
+        return image
+    if not isinstance(image, (np.ndarray, torch.Tensor)):
+        return image
+    if image.dtype in (np.uint8, torch.uint8):
+        return image
+    is_tensor = isinstance(image, torch.Tensor)
+    what = f"{name}, {'a tensor' if is_tensor else 'an array'} of {str(image.dtype).removeprefix('torch.')},"
+    if is_tensor:
+        # NumPy has no bfloat16. Everything below is NumPy, which has all unsigned types.
+        values = image.detach().cpu()
+        values = (values.float() if values.is_floating_point() else values).numpy()
+    else:
+        values = image
+    if values.dtype.kind == "f":
+        _check_floats(values, what)
+        if keep_floats:
+            return image
+        converted = _floats_to_8_bit(values)
+    elif values.dtype.kind == "b":
+        converted = values.astype(np.uint8) * 255
+    elif values.dtype == np.uint16:
+        converted = (values // 257).astype(np.uint8)
+    elif values.dtype.kind in "iu":
+        _check_range(values, 255, what)
+        converted = values.astype(np.uint8)
+    else:
+        raise ValueError(f"{what} is not made of numbers. Pass whole numbers from 0 to 255 or floats from 0 to 1.")
+    return torch.from_numpy(converted).to(image.device) if is_tensor else converted
+
+
+def _floats_to_8_bit(values: np.ndarray) -> np.ndarray:
+    return (values.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def _check_floats(values: np.ndarray, what: str) -> None:
+    if not np.isfinite(values).all():
+        raise ValueError(f"{what} has {int((~np.isfinite(values)).sum())} values that are NaN or infinite.")
+    _check_range(values, 1, what)
+
+
+def _check_range(values: np.ndarray, largest: int, what: str) -> None:
+    # Resizing and arithmetic leave floats a little outside.
+    slack = FLOAT_SLACK if values.dtype.kind == "f" else 0
+    if values.size and (values.min() < -slack or values.max() > largest + slack):
+        raise ValueError(
+            f"{what} must have values from 0 to {largest}, got {values.min():g} to {values.max():g}. The type of the values "
+            "tells their scale: floats run from 0 to 1, uint16 from 0 to 65535, all other whole numbers from 0 to 255."
+        )
+
+
+def prepare_values(
+    image: ImageInput, do_rescale: bool | None = None, do_normalize: bool | None = None, **kwargs
+) -> ImageInput:
+    """[`to_upright_8_bit`], but for floats that an image processor is told not to rescale: these stay what they are.
+
+    Args:
+        image (`PIL.Image.Image`, `np.ndarray` or `Tensor`): one image.
+        do_rescale, do_normalize (`bool`): what the image processor will do.
+        **kwargs: its other settings, not used.
+
+    Returns:
+        The same kind of image.
+
+    Raises:
+        ValueError: as `to_upright_8_bit`; also where 8-bit values would be normalized without being rescaled.
+    """
+    image = to_upright_8_bit(image, keep_floats=not do_rescale)
+    if isinstance(image, np.ndarray) and image.dtype != np.uint8:
+        return image.astype(np.float32).clip(0, 1)
+    if isinstance(image, torch.Tensor) and image.dtype != torch.uint8:
+        return image.float().clamp(0, 1)
+    if do_normalize and not do_rescale:
+        raise ValueError(
+            "`do_rescale=False` takes images that are rescaled already: arrays or tensors of floats from 0 to 1. The values of "
+            "this image run from 0 to 255. Leave `do_rescale` out (or pass `do_normalize=False` too, for plain pixels)."
+        )
     return image
 
 
@@ -102,7 +196,8 @@ class GromaImageProcessorPil(GromaDetectionPostProcessing, PilBackend):
     """Resizes images to the square that the vision encoder takes, without keeping the aspect ratio, and normalizes them.
 
     PIL images are turned upright by their EXIF tag first. Grey, palette, CMYK, transparent (on white) and 16-bit
-    images become RGB. Returns `pixel_values` of shape `(B, 3, height, width)`.
+    images become RGB. Arrays and tensors are scaled by their type, see [`to_upright_8_bit`]: floats run from 0 to 1.
+    Returns `pixel_values` of shape `(B, 3, height, width)`.
 
     Raises:
         TypeError: for something that is not an image.
@@ -131,7 +226,8 @@ class GromaImageProcessorPil(GromaDetectionPostProcessing, PilBackend):
         **kwargs,
     ) -> np.ndarray:
         """One image as an array of shape `(channels, height, width)`, upright and in RGB if so configured."""
-        return super().process_image(to_upright_8_bit(image), do_convert_rgb, input_data_format, **kwargs)
+        image = prepare_values(image, **kwargs)
+        return super().process_image(image, do_convert_rgb, input_data_format, **kwargs)
 
 
 __all__ = ["GromaImageProcessorPil"]

@@ -57,13 +57,13 @@ def is_box(boxes: Tensor) -> Tensor:
         boxes (`Tensor` of shape `(..., 4)`): `cxcywh` boxes.
 
     Returns:
-        `Tensor` of shape `(...)`, bool.
+        `Tensor` of shape `(...)`, bool. A row with a value that is not finite is not a box.
 
     Example:
     >>> is_box(torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.0, 0.0, 0.0, 0.0]])).tolist()
     [True, False]
     """
-    return (boxes[..., 2:] > 0).all(dim=-1)
+    return (boxes[..., 2:] > 0).all(dim=-1) & boxes.isfinite().all(dim=-1)
 
 
 def select_regions(
@@ -81,7 +81,8 @@ def select_regions(
 
     User boxes come first, in the order given, each in its own slot; proposals that overlap one give way. Then the
     proposals with a score > `score_threshold` that survive NMS, best first. Ground-truth boxes join with score 0.2 and
-    are never cut by `max_regions`. Where nothing is left, the single best proposal stays.
+    are never cut by `max_regions`. Where nothing is left, the single best proposal stays. A proposal whose box or score is
+    not finite never takes part: an image that has no other gets no region.
 
     Args:
         boxes (`Tensor` of shape `(B, Q, 4)`): proposals, normalized `cxcywh`, rows of zeros pad.
@@ -122,8 +123,10 @@ def select_regions(
 
     # Candidates: user boxes, proposals, ground-truth boxes.
     refer_valid, ground_valid = is_box(refer_boxes), is_box(ground_boxes)
-    proposal_valid = torch.ones_like(scores, dtype=torch.bool) if score_threshold == 0 else scores > score_threshold
-    proposal_valid = proposal_valid & is_box(boxes)
+    proposal_is_box = is_box(boxes) & scores.isfinite()
+    # Proposals that are not boxes rank last, behind every score.
+    scores = scores.masked_fill(~proposal_is_box, -1.0)
+    proposal_valid = proposal_is_box if score_threshold == 0 else proposal_is_box & (scores > score_threshold)
     candidates = torch.cat([refer_boxes, boxes, ground_boxes], dim=1)
     candidate_scores = torch.cat(
         [torch.ones_like(refer_boxes[..., 0]), scores, torch.full_like(ground_boxes[..., 0], GROUND_BOX_SCORE)], dim=1
@@ -131,6 +134,7 @@ def select_regions(
     valid = torch.cat([refer_valid, proposal_valid, ground_valid], dim=1)
     # Where no candidate is left, the best proposal.
     best = torch.nn.functional.one_hot(scores.argmax(dim=1) + num_refer, candidates.shape[1]).bool()
+    best = best & proposal_is_box.any(dim=1, keepdim=True)
     valid = torch.where(valid.any(dim=1, keepdim=True), valid, best)
 
     # Best first; a user box ranks above every score and is never dropped.
@@ -164,8 +168,10 @@ def select_regions(
     by_slot = slot_key.argsort(dim=1, stable=True)  # positions in score order, by slot
     slot_to_candidate = order.gather(1, by_slot)
     used = kept.gather(1, by_slot)
-    slot_boxes = candidates.gather(1, slot_to_candidate[..., None].expand_as(candidates)) * used[..., None]
-    slot_scores = candidate_scores.gather(1, slot_to_candidate) * used
+    # Not by a product with 0: NaN would stay NaN.
+    slot_boxes = candidates.gather(1, slot_to_candidate[..., None].expand_as(candidates))
+    slot_boxes = slot_boxes.masked_fill(~used[..., None], 0.0)
+    slot_scores = candidate_scores.gather(1, slot_to_candidate).masked_fill(~used, 0.0)
     slot_of_candidate = slot_to_candidate.argsort(dim=1)
 
     padding = max(0, max_regions - num_candidates)

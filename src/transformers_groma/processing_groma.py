@@ -21,7 +21,7 @@ from transformers import BatchFeature
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, Unpack
 
-from .boxes import BoxFormat, box_cxcywh_to_xyxy, exact_boxes, scale_boxes, unpack_region_boxes
+from .boxes import BoxFormat, box_cxcywh_to_xyxy, exact_boxes, finite_slots, scale_boxes, unpack_region_boxes
 from .control_tokens import (
     break_control_tokens,
     break_in_values,
@@ -460,7 +460,8 @@ class GromaProcessor(ProcessorMixin):
         ```
         """
         boxes = unpack_region_boxes(proposals.boxes, proposals.mask, target_sizes)
-        scores = [values[used] for values, used in zip(proposals.scores, proposals.mask, strict=True)]
+        used_slots = finite_slots(proposals.boxes, proposals.mask)
+        scores = [values[used] for values, used in zip(proposals.scores, used_slots, strict=True)]
         return [
             {"boxes": image_boxes, "scores": image_scores}
             for image_boxes, image_scores in zip(boxes, scores, strict=True)

@@ -117,7 +117,8 @@ def open_image(image: Any, index: int, image_processor: Any) -> Any:
         raise ValueError(
             f"{name} is no image: {_short(image)}. Pass a PIL image, an array, a tensor, a path, a URL or base64 text."
         )
-    image = to_upright_8_bit(image)
+    # Floats wait for the image processor, which knows whether they are to be rescaled.
+    image = to_upright_8_bit(image, keep_floats=True, name=name)
     return image[None] if not isinstance(image, Image.Image) and image.ndim == 2 else image
 
 

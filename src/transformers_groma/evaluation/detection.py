@@ -26,6 +26,8 @@ from ..modeling_groma_proposer import GromaRegionProposerOutput
 logger = logging.getLogger(__name__)
 
 MAX_DETECTIONS = (1, 10, 100)
+# What fills unused rows; Trainer fills shorter batches with the same.
+UNUSED = -100.0
 AREAS = ("small", "medium", "large")
 # Which score ranks the raw queries. The paper's Table 6 ranks by the head that learned from COCO-style boxes alone.
 QueryScore = Literal["fused", "coco", "sa1b"]
@@ -203,7 +205,7 @@ def detected_regions(
     """
     selection = model._select_regions(proposals)
     regions = _pack(selection.boxes, selection.scores, target_sizes)
-    regions = regions.masked_fill(~selection.mask[..., None], -100.0)
+    regions = regions.masked_fill(~selection.mask[..., None], UNUSED)
     scores = {
         "fused": proposals.scores,
         "coco": proposals.logits_coco[..., 0].float().sigmoid(),
@@ -241,7 +243,9 @@ def detect(
 def _pack(boxes: Tensor, scores: Tensor, target_sizes: Tensor) -> Tensor:
     height, width = target_sizes.to(boxes.device).float()[:, :, None].unbind(1)
     pixels = scale_boxes(box_cxcywh_to_xyxy(boxes.float()).clamp(0, 1), height, width)
-    return torch.cat([pixels, scores.float()[..., None]], dim=-1)
+    packed = torch.cat([pixels, scores.float()[..., None]], dim=-1)
+    # A query whose box or score is not finite found nothing.
+    return packed.masked_fill(~packed.isfinite().all(dim=-1, keepdim=True), UNUSED)
 
 
 def unpack_detections(packed: np.ndarray) -> list[ScoredBoxes]:
