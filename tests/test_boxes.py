@@ -280,7 +280,7 @@ def test_unpacked_boxes_are_the_used_ones_inside_the_image():
 
 
 def test_unpacked_boxes_are_float32_and_need_no_gradient():
-    boxes = torch.full((1, 1, 4), 0.3, dtype=torch.bfloat16, requires_grad=True)
+    boxes = torch.full((1, 1, 4), 0.3, dtype=torch.float64, requires_grad=True)
     unpacked = B.unpack_region_boxes(boxes, torch.ones(1, 1, dtype=torch.bool), [(1000, 1000)])[0]
     assert unpacked.dtype == torch.float32 and not unpacked.requires_grad
 

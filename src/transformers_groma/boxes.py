@@ -265,7 +265,8 @@ def unpack_region_boxes(
         raise ValueError(
             f"`target_sizes` must have one (height, width) for each image: got {len(target_sizes)} for {len(boxes)}."
         )
-    corners = box_cxcywh_to_xyxy(exact_boxes(boxes, "region_boxes").detach()).clamp(0, 1)
+    boxes = exact_boxes(boxes, "region_boxes").detach()
+    corners = box_cxcywh_to_xyxy(boxes).clamp(0, 1)
     sizes = [(1, 1)] * len(boxes) if target_sizes is None else target_sizes
     return [
         scale_boxes(image_boxes[used], *(int(side) for side in size))

@@ -460,7 +460,7 @@ class GromaProcessor(ProcessorMixin):
         ```
         """
         boxes = unpack_region_boxes(proposals.boxes, proposals.mask, target_sizes)
-        used_slots = finite_slots(proposals.boxes, proposals.mask)
+        used_slots = finite_slots(exact_boxes(proposals.boxes, "proposals.boxes"), proposals.mask)
         scores = [values[used] for values, used in zip(proposals.scores, used_slots, strict=True)]
         return [
             {"boxes": image_boxes, "scores": image_scores}
