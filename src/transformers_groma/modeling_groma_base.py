@@ -1,19 +1,60 @@
 """What all Groma models share: the vision encoder, choosing regions, initial weights, saving."""
 
 import os
+from collections import Counter
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import AutoModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from .configuration_groma import GromaConfig
-from .modeling_groma_ops import computing_dtype
+from .modeling_groma_ops import COMPUTING_DTYPES, computing_dtype
 from .modeling_groma_proposer import GromaRegionProposer, GromaRegionProposerOutput, init_proposer_weights
 from .modeling_groma_regions import RegionSelection, select_regions
+
+logger = logging.get_logger(__name__)
+
+# The parts beside the language model and its head.
+VISUAL_PARTS = ("vision_tower", "region_proposer", "region_encoder", "multi_modal_projector")
+PARTS = (*VISUAL_PARTS, "language_model", "lm_head")
+
+
+def _part_of(name: str) -> str | None:
+    """The part that a weight or module belongs to, by its name."""
+    return next((component for component in name.split(".") if component in PARTS), None)
+
+
+def part_dtypes(weights: Mapping[str, Tensor]) -> dict[str, torch.dtype]:
+    """In which dtype each part of a model has most of its weights; quantized ones do not count.
+
+    Args:
+        weights (`dict[str, Tensor]`): weights by name.
+
+    Returns:
+        `dict[str, torch.dtype]`: by the name of the part; `"model"` is that of the language model or, in a model without one, of
+        all weights.
+
+    Example:
+    >>> part_dtypes({"model.language_model.norm.weight": torch.zeros(2).half(), "model.vision_tower.bias": torch.zeros(3)})
+    {'language_model': torch.float16, 'vision_tower': torch.float32, 'model': torch.float16}
+    """
+    sizes: dict[str, Counter] = {}
+    for name, weight in weights.items():
+        part = _part_of(name)
+        if part is not None and weight.dtype in COMPUTING_DTYPES:
+            for group in (part, "all"):
+                sizes.setdefault(group, Counter())[weight.dtype] += weight.numel()
+    dtypes = {group: sizes_of_dtypes.most_common(1)[0][0] for group, sizes_of_dtypes in sizes.items()}
+    everything = dtypes.pop("all", None)
+    main = dtypes.get("language_model", everything)
+    return dtypes if main is None else {**dtypes, "model": main}
 
 
 def build_vision_tower(config: PreTrainedConfig) -> PreTrainedModel:
@@ -37,8 +78,15 @@ class GromaPreTrainedModel(PreTrainedModel):
     `from_pretrained(…, dtype=torch.bfloat16)` (or float16) leaves the vision encoder and the proposer in float32, and
     autocast does not touch them when regions are chosen: that is discrete, so rounding would make a model point at other
     places. `model.to(torch.bfloat16)` converts everything, for speed.
+
+    `save_pretrained` writes the dtype of the language model as `dtype` into `config.json`; where other parts have another one
+    than loading in that dtype would give them, their names and dtypes follow as `part_dtypes`. So `dtype="auto"` gives every
+    part the dtype back that it was saved in.
+
+    Quantizers convert the language model alone: all other parts are among the modules that they leave out.
     """
 
+    _dtype_to_save: torch.dtype | None = None
     _keep_in_fp32_modules_strict = ["vision_tower", "region_proposer"]
     config: GromaConfig
     config_class = GromaConfig
@@ -60,6 +108,62 @@ class GromaPreTrainedModel(PreTrainedModel):
         attention = "eager" if config._attn_implementation == "eager" else "sdpa"
         config.proposer_config._attn_implementation = attention
 
+    def post_init(self) -> None:
+        super().post_init()
+        # What quantizers leave out beside the modules that a user names. They compare full paths.
+        paths = [name for name, _ in self.named_modules() if name.rpartition(".")[2] in VISUAL_PARTS]
+        self._keep_in_fp32_modules.update(paths)
+        self._visual_weights = [
+            name
+            for name, weight in self.named_parameters()
+            if weight.is_floating_point() and _part_of(name) in VISUAL_PARTS
+        ]
+
+    def _get_dtype_plan(self, dtype: torch.dtype) -> dict[str, torch.dtype]:
+        # Being left out by quantizers is all that the list means for visual parts: the strict one says what is float32.
+        kept = self._keep_in_fp32_modules
+        self._keep_in_fp32_modules = {name for name in kept if name.rpartition(".")[2] not in VISUAL_PARTS}
+        plan = super()._get_dtype_plan(dtype)
+        self._keep_in_fp32_modules = kept
+        saved = getattr(self.config, "part_dtypes", None) or {}
+        if saved.get("model") == str(dtype).removeprefix("torch."):
+            plan.update({part: getattr(torch, saved[part]) for part in saved if part != "model"})
+        return plan
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs) -> "GromaPreTrainedModel":
+        """`PreTrainedModel.from_pretrained`; what it quantizes is the language model alone.
+
+        Raises:
+            ValueError: a quantizer that converted other parts, whose regions would be others.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if getattr(model, "is_quantized", False):
+            model._check_quantization()
+            if kwargs.get("quantization_config") is not None and not hasattr(model.config, "text_config"):
+                logger.warning(
+                    f"{cls.__name__} has no language model: `quantization_config` changes nothing, leave it out."
+                )
+        return loaded
+
+    def _check_quantization(self) -> None:
+        weights = dict(self.named_parameters())
+        for name in self._visual_weights:
+            weight = weights.get(name)
+            if weight is None or weight.dtype not in COMPUTING_DTYPES or type(weight.data) not in (Tensor, DTensor):
+                method = getattr(self.quantization_method, "value", self.quantization_method)
+                raise ValueError(
+                    f"The quantizer {method!r} converted `{name.rpartition('.')[0]}`, which makes the model see other regions. "
+                    "Give its config a list of layers of `language_model` to convert, or quantize with bitsandbytes or torchao, "
+                    "which leave the visual parts out."
+                )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        # While it saves, the library writes this into config.json.
+        return self._dtype_to_save or super().dtype
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -72,10 +176,26 @@ class GromaPreTrainedModel(PreTrainedModel):
         The library writes some encoders (DINOv2) under their old names, which `from_pretrained` understands. A trainer reads
         its checkpoints by the names of the modules and would silently resume with a fresh encoder. It is known by its
         `state_dict` argument, which it always passes, if only as `None`.
+
+        `config.json` gets the dtype of the language model, see the class.
         """
         if "state_dict" in kwargs:
             kwargs.setdefault("save_original_format", False)
-        super().save_pretrained(save_directory, *args, **kwargs)
+        dtypes = part_dtypes(kwargs.get("state_dict") or dict(self.named_parameters()))
+        main = dtypes.pop("model", None)
+        expected = dict.fromkeys(dtypes, main)
+        if main in (torch.bfloat16, torch.float16):
+            expected.update(dict.fromkeys(self._keep_in_fp32_modules_strict & set(dtypes), torch.float32))
+        self.config.part_dtypes = None
+        if dtypes != expected:
+            others = {part: dtype for part, dtype in dtypes.items() if dtype != expected[part]}
+            names = {part: str(dtype).removeprefix("torch.") for part, dtype in {"model": main, **others}.items()}
+            self.config.part_dtypes = names
+        self._dtype_to_save = main
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            self._dtype_to_save = None
 
     def _encode_patches(self, pixel_values: Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """Run the vision encoder, all hidden states included. Checks the image size before any work."""
