@@ -25,7 +25,7 @@ class Answer:
     def to_dict(self) -> dict:
         return {"text": "ä"}
 
-    def draw(self, image: Image.Image, regions: bool) -> Image.Image:
+    def draw(self, image: Image.Image) -> Image.Image:
         return image
 
 
