@@ -1,6 +1,7 @@
 """Groma model configuration."""
 
-from typing import Literal
+import os
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
@@ -170,6 +171,10 @@ VISION_CONFIG_SPEC = SubConfigSpec(
 )
 
 
+# What a whole Groma and its detector alone have in common.
+_DETECTOR_SETTINGS = ("vision_config", "proposer_config", "max_regions", "nms_threshold", "box_score_threshold")
+
+
 @strict
 class GromaRegionProposalConfig(PreTrainedConfig):
     r"""
@@ -205,6 +210,17 @@ class GromaRegionProposalConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         self.id2label, self.label2id = {0: "region"}, {"region": 0}
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The settings of a detector, or those of the detector in a whole Groma, which has the same two parts."""
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if config_dict.get("model_type") == GromaConfig.model_type:
+            config_dict = {name: config_dict[name] for name in (*_DETECTOR_SETTINGS, "dtype") if name in config_dict}
+            config_dict["model_type"] = cls.model_type
+        return config_dict, kwargs
 
 
 @strict

@@ -1,6 +1,7 @@
 """The region proposer: a class-agnostic, two-stage Deformable DETR on a vision transformer's patches (paper section 3.1)."""
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -123,8 +124,13 @@ class GromaRegionProposer(nn.Module):
         self.input_proj = build_input_projections(config.num_feature_levels, vision_hidden_size, d_model)
         self.position_embedding = DeformableDetrSinePositionEmbedding(d_model // 2, normalize=True)
         self.level_embed = nn.Parameter(torch.zeros(config.num_feature_levels, d_model))
-        self.encoder_layers = nn.ModuleList([DeformableDetrEncoderLayer(config) for _ in range(config.encoder_layers)])
-        self.decoder_layers = nn.ModuleList([DeformableDetrDecoderLayer(config) for _ in range(num_layers)])
+        with warnings.catch_warnings():
+            # Advice for CUDA code that is not used here: the attention is replaced by our own below.
+            warnings.filterwarnings("ignore", message="You'd better set embed_dim", category=UserWarning)
+            self.encoder_layers = nn.ModuleList(
+                [DeformableDetrEncoderLayer(config) for _ in range(config.encoder_layers)]
+            )
+            self.decoder_layers = nn.ModuleList([DeformableDetrDecoderLayer(config) for _ in range(num_layers)])
         for layer in self.encoder_layers:
             layer.self_attn.attn = GromaMultiScaleDeformableAttention()
         for layer in self.decoder_layers:

@@ -13,7 +13,7 @@ from transformers_groma import GromaForConditionalGeneration
 from transformers_groma.training import sft
 from transformers_groma.training.callbacks import NonFiniteLossError
 from transformers_groma.training.collators import ConversationCollator
-from transformers_groma.training.sft import SFT_PARTS, language_model_quantization, lora_config
+from transformers_groma.training.sft import SFT_PARTS, GromaSFTConfig, language_model_quantization, lora_config
 from transformers_groma.training.trainer import GromaSFTTrainer
 
 from .rows import (
@@ -255,3 +255,21 @@ def test_only_the_language_model_is_quantized(monkeypatch):
         "lm_head",
     }
     assert language_model_quantization(ModelConfig(use_peft=True)) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, True),
+        ({"activation_checkpointing": False}, False),
+        ({"activation_checkpointing": True}, True),
+        ({"gradient_checkpointing": False}, False),
+        ({"gradient_checkpointing": True}, True),
+    ],
+)
+def test_activation_checkpointing_by_either_name(tmp_path, arguments, expected, recwarn):
+    args = GromaSFTConfig(output_dir=str(tmp_path), use_cpu=True, **arguments)
+    assert args.activation_checkpointing is args.gradient_checkpointing is expected
+    # The old name is answered with the advice to use the new one; no one else hears of it.
+    told = [str(warning.message) for warning in recwarn if "gradient_checkpointing" in str(warning.message)]
+    assert len(told) == ("gradient_checkpointing" in arguments)

@@ -84,24 +84,13 @@ def propose_regions(model: str | None, image: "Image.Image", device: str | None,
     """Regions as in the JSON of an answer. A whole Groma is loaded without its language model."""
     model = checked_model(model, ("groma", "groma_region_proposal"))
     device = checked_device(device)
-    from transformers import AutoConfig, AutoImageProcessor
+    from transformers import AutoImageProcessor
 
     from ..boxes import unpack_region_boxes
-    from ..configuration_groma import GromaRegionProposalConfig
     from ..modeling_groma_detector import GromaForRegionProposal
 
     with errors_of(f"--model {model!r}"):
-        config = AutoConfig.from_pretrained(model)
-        if config.model_type == "groma":
-            config = GromaRegionProposalConfig(
-                vision_config=config.vision_config,
-                proposer_config=config.proposer_config,
-                max_regions=config.max_regions,
-                nms_threshold=config.nms_threshold,
-                box_score_threshold=config.box_score_threshold,
-                dtype=config.dtype,
-            )
-        detector = GromaForRegionProposal.from_pretrained(model, config=config, dtype=dtype).to(device)
+        detector = GromaForRegionProposal.from_pretrained(model, dtype=dtype).to(device)
         image_processor = AutoImageProcessor.from_pretrained(model)
     pixel_values = image_processor(image, return_tensors="pt")["pixel_values"].to(device)
     proposals = detector.propose_regions(pixel_values)

@@ -8,7 +8,9 @@ Everything in the YAML file can be overridden behind it. On several processes, a
     accelerate launch --config_file hub_configs/accelerate/fsdp2.yaml -m transformers_groma.training.sft --config …
 """
 
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from peft import PeftConfig
 from transformers import BitsAndBytesConfig
@@ -33,6 +35,20 @@ SFT_PARTS = ["region_encoder", "projector", "language_model"]
 LORA_TARGET_MODULES = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
+@dataclass
+class GromaSFTConfig(SFTConfig):
+    """TRL's arguments, with activation checkpointing on by its present name: TRL's own default has a name that is deprecated."""
+
+    gradient_checkpointing: bool | None = field(
+        default=None, metadata={"help": "The former name of `activation_checkpointing`."}
+    )
+
+    def __post_init__(self):
+        if self.activation_checkpointing is None and self.gradient_checkpointing is None:
+            self.activation_checkpointing = True
+        super().__post_init__()
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run stage 3.
 
@@ -43,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ValueError: arguments or data that do not fit, before training starts.
     """
     script_args, training_args, model_args = parse_arguments(
-        (ConversationArguments, SFTConfig, ModelConfig), argv, "groma train sft", __doc__.splitlines()[0]
+        (ConversationArguments, GromaSFTConfig, ModelConfig), argv, "groma train sft", __doc__.splitlines()[0]
     )
     train(script_args, training_args, model_args)
 
@@ -104,15 +120,18 @@ def train(script_args: ConversationArguments, training_args: SFTConfig, model_ar
     # The collator does all of it, and keeps the boxes.
     training_args.dataset_kwargs = {"skip_prepare_dataset": True}
     training_args.max_length = None
-    trainer = GromaSFTTrainer(
-        model=model,
-        args=training_args,
-        data_collator=ConversationCollator(processor, script_args.max_tokens, training_args.pad_to_multiple_of),
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        processing_class=processor,
-        peft_config=peft_config,
-    )
+    with warnings.catch_warnings():
+        # PEFT asks the model by a name that transformers deprecates. Nobody who trains can change that.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        trainer = GromaSFTTrainer(
+            model=model,
+            args=training_args,
+            data_collator=ConversationCollator(processor, script_args.max_tokens, training_args.pad_to_multiple_of),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processor,
+            peft_config=peft_config,
+        )
     # What learns beside LoRA has the precision of the model, in which small steps would be rounded away. (ZeRO 3 takes one only.)
     if peft_config is not None and not trainer.is_deepspeed_enabled:
         for weight in trainer.model.parameters():

@@ -237,7 +237,9 @@ class GromaLossMixin(StageTrainerMixin):
             eval_frozen_parts(model)
             checkpoint_frozen_layers(self.accelerator.unwrap_model(model).get_decoder())
         # Not that of `SFTTrainer`: its fused head would pass by the model's forward, where boxes become proxy tokens.
-        loss, outputs = Trainer.compute_loss(self, model, inputs, True, num_items_in_batch)
+        # Nothing reads a cache here, and with checkpointing the library would warn that there is none.
+        without_cache = {**inputs, "use_cache": False}
+        loss, outputs = Trainer.compute_loss(self, model, without_cache, True, num_items_in_batch)
         if model.training:
             check_loss(loss, inputs, self.args.output_dir, self.state.global_step, self.args.process_index)
         return (loss, outputs) if return_outputs else loss
