@@ -27,7 +27,7 @@ _WRITING_FAILURES = (
     "No space left on device",
     "Disk quota exceeded",
     "Read-only file system",
-    "Permission denied",
+    "(os error 13)",
     "PytorchStreamWriter failed",
     "file write failed",
 )
@@ -79,7 +79,7 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
     with ExitStack() as stack:
         temporaries = {}
         for path, content in contents.items():
-            with _naming(path):
+            with naming(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 temporaries[path] = stack.enter_context(_temporary_file(path))
                 temporaries[path].write(content)
@@ -87,7 +87,7 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
         replaced: list[Path] = []
         try:
             for path, temporary in temporaries.items():
-                with _naming(path):
+                with naming(path):
                     if len(temporaries) > 1:
                         _keep(path, _backup(temporary))
                     replaced.append(path)
@@ -127,13 +127,31 @@ def complete_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     with ExitStack() as stack:
-        with _naming(path):
+        with naming(path):
             file = stack.enter_context(_temporary_file(path))
         with writing(path):
             yield file
-        with _naming(path):
+        with naming(path):
             _finish(file)
             os.replace(file.name, path)
+
+
+@contextmanager
+def naming(output: str | os.PathLike) -> Iterator[None]:
+    """Every error of the system in the block is one of writing this output; see [`writing`] where others may occur.
+
+    Args:
+        output (`str` or `Path`): file or folder.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        raise _output_error(output, error.strerror or str(error), error) from error
 
 
 @contextmanager
@@ -160,7 +178,9 @@ def writing(output: str | os.PathLike) -> Iterator[None]:
         reason = _failure_of_writing(error, Path(output))
         if reason is None:
             raise
-        raise _output_error(output, reason, error) from error
+        # Something else may be written on the way, such as a cache, and it is that disk which is full.
+        elsewhere = isinstance(error, OSError) and error.filename and not _is_of(error, Path(output))
+        raise _output_error(os.fsdecode(error.filename) if elsewhere else output, reason, error) from error
 
 
 def check_output_folder(
@@ -190,7 +210,7 @@ def check_output_folder(
     FileExistsError: / has the current folder inside, which would be lost: pass another folder.
     """
     target = Path(os.path.realpath(output_dir))
-    with _naming(output_dir):
+    with naming(output_dir):
         _recover(target, output_dir)
     _check_target(target, output_dir, overwrite, sources)
     return target
@@ -226,17 +246,17 @@ def complete_folder(
     """
     target = check_output_folder(output_dir, overwrite, sources)
     place = _place_of(target)
-    with _naming(output_dir):
+    with naming(output_dir):
         place.mkdir(parents=True, exist_ok=True)
     with locked(place / _lock_name(target.name), output_dir):
         _check_target(target, output_dir, overwrite, sources)  # another process may have written it in between
         staging = place / _partial_name(target.name)
         try:
-            with _naming(output_dir):
+            with naming(output_dir):
                 (staging / "new").mkdir(parents=True)
             with writing(output_dir):
                 yield staging / "new"
-            with _naming(output_dir):
+            with naming(output_dir):
                 _put_in_place(staging, target)
         finally:
             _undo(staging, target)
@@ -290,7 +310,7 @@ def one_writer(folder: str | os.PathLike, job: str, part: str | None = None) -> 
     transformers_groma._files.OutputError: ... is being written by another process: wait until it ends, or pass another folder.
     """
     folder = Path(folder)
-    with _naming(folder):
+    with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         stack.enter_context(locked(folder / f".{job}.lock", folder, shared=part is not None))
@@ -313,7 +333,7 @@ def try_lock(file: BinaryIO) -> bool:
 
 def _lock(path: Path, output: str | os.PathLike, shared: bool) -> int:
     while True:
-        with _naming(output):
+        with naming(output):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         if not _try_lock(descriptor, shared):
             os.close(descriptor)
@@ -386,17 +406,6 @@ def _keep(path: Path, backup: Path) -> None:
             shutil.copy2(path, backup)  # a file system without hard links
 
 
-@contextmanager
-def _naming(output: str | os.PathLike) -> Iterator[None]:
-    """Every error of the system in the block is one of writing this output."""
-    try:
-        yield
-    except OutputError:
-        raise
-    except OSError as error:
-        raise _output_error(output, error.strerror or str(error), error) from error
-
-
 def _output_error(output: str | os.PathLike, reason: str, error: Exception) -> OutputError:
     number = getattr(error, "errno", None)
     is_full = number in (errno.ENOSPC, errno.EDQUOT) or "space" in reason
@@ -413,11 +422,7 @@ def _failure_of_writing(error: Exception, output: Path) -> str | None:
             return os.strerror(error.errno)
         if error.errno is not None:
             # The same errors may be of something that is read.
-            if not isinstance(error.filename, (str, bytes)):
-                return None
-            path, real = (Path(os.path.realpath(os.fsdecode(name))) for name in (error.filename, output))
-            is_staged = any(part.startswith(f".{real.name[:50]}-") and part.endswith(_PARTIAL) for part in path.parts)
-            return os.strerror(error.errno) if is_staged or path == real or real in path.parents else None
+            return os.strerror(error.errno) if _is_of(error, output) else None
     # Those of torch, safetensors and pyarrow have no number.
     if isinstance(error, (OSError, RuntimeError)) or type(error).__name__ == "SafetensorError":
         return next((text for text in _WRITING_FAILURES if text in str(error)), None)
@@ -425,7 +430,7 @@ def _failure_of_writing(error: Exception, output: Path) -> str | None:
 
 
 def _check_target(target: Path, output_dir: str | os.PathLike, overwrite: bool, sources: Sequence) -> None:
-    with _naming(output_dir):
+    with naming(output_dir):
         if not target.exists() or (target.is_dir() and not _entries(target)):
             return
     if not target.is_dir() and not target.is_file():
@@ -445,6 +450,15 @@ def _check_target(target: Path, output_dir: str | os.PathLike, overwrite: bool, 
     if not overwrite:
         state = "exists and is not empty" if target.is_dir() else "is a file"
         raise FileExistsError(f"{output_dir} {state}: pass another folder, or `overwrite` to replace it.")
+
+
+def _is_of(error: OSError, output: Path) -> bool:
+    """Whether an error is of an output, of something in it, or of what will take its place."""
+    if not isinstance(error.filename, (str, bytes)):
+        return False
+    path, real = (Path(os.path.realpath(os.fsdecode(name))) for name in (error.filename, output))
+    is_staged = any(part.startswith(f".{real.name[:50]}-") and part.endswith(_PARTIAL) for part in path.parts)
+    return is_staged or path == real or real in path.parents
 
 
 def _recover(target: Path, output: str | os.PathLike) -> None:

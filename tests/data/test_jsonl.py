@@ -1,9 +1,12 @@
 """JSON lines after a kill."""
 
+import errno
 import json
+import os
 
 import pytest
 
+from transformers_groma._files import OutputError
 from transformers_groma.data.jsonl import JsonlLog, read_jsonl, write_jsonl
 
 
@@ -43,3 +46,55 @@ def test_whole_files(tmp_path):
     (tmp_path / "bad.jsonl").write_text(f"{json.dumps({'id': 1})}\n{{]\n")
     with pytest.raises(ValueError, match=r"bad\.jsonl, line 2 is not JSON .*Remove that line"):
         read_jsonl(tmp_path / "bad.jsonl")
+    (tmp_path / "bad.jsonl").write_text('{"id": 1}\n\n5\n{"id": 2}\n')
+    with pytest.raises(ValueError, match=r"bad\.jsonl, line 3 is not a JSON object. Remove that line"):
+        read_jsonl(tmp_path / "bad.jsonl")
+
+
+def test_two_processes_write_no_file_together(tmp_path):
+    path = tmp_path / "log.jsonl"
+    log = JsonlLog(path)
+    log.write({"id": 1})
+    with pytest.raises(OutputError, match=f"^{path} is being written by another process: wait until it ends"):
+        JsonlLog(path)
+    log.close()
+    JsonlLog(path).close()
+    assert read_jsonl(path) == [{"id": 1}]
+
+
+def test_a_full_disk_leaves_the_records_before(tmp_path):
+    """It may take a part of the line, and closing the file must not try again."""
+    path = tmp_path / "log.jsonl"
+    log = JsonlLog(path)
+    log.write({"id": 1})
+    whole, real = path.read_bytes(), log._file
+
+    class Full:
+        calls = 0
+
+        def write(self, line):
+            self.calls += 1
+            if self.calls == 2:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real.write(line[:5])
+
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+    log._file = Full()
+    with pytest.raises(OutputError, match=f"^{path} cannot be written .No space left on device"):
+        log.write({"id": 2})
+    assert path.read_bytes() == whole
+    # Later there is space again, and a write that takes a part at a time is completed.
+    log._file.write = lambda line: real.write(line[:5])
+    log.write({"id": 3})
+    log.close()
+    assert read_jsonl(path) == [{"id": 1}, {"id": 3}]
+
+
+def test_a_file_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=f"^{tmp_path / 'file' / 'log.jsonl'} cannot be written"):
+        JsonlLog(tmp_path / "file" / "log.jsonl")
+    with pytest.raises(OutputError, match=f"^{tmp_path} cannot be written .Is a directory"):
+        JsonlLog(tmp_path)

@@ -1,5 +1,7 @@
 """Asking once, going on, several processes, and folders that hold something else."""
 
+import copy
+import errno
 import json
 import os
 import subprocess
@@ -9,7 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import PartialState
+from tokenizers import normalizers
 
+from transformers_groma._files import OutputError, one_writer
+from transformers_groma.data.jsonl import JsonlLog
 from transformers_groma.evaluation import rec, runner
 from transformers_groma.evaluation.benchmark import question_of, question_text
 from transformers_groma.evaluation.fingerprints import dataset_fingerprint, model_sha256
@@ -237,6 +242,51 @@ def test_a_folder_of_another_run_says_what_differs(model, tmp_path):
     assert evaluate(rec.BENCHMARK, *model, rows, tmp_path, progress=False, batch_size=1).complete
 
 
+def test_two_runs_write_no_folder_together(model, tmp_path, monkeypatch):
+    """The second stops before it asks, and what the first has written stays."""
+    real, calls = runner.answer_questions, []
+
+    def meanwhile(*args):
+        calls.append(1)
+        for rows in (rec_dataset(2), rec_dataset(1)):
+            with pytest.raises(OutputError, match=f"^{tmp_path} is being written by another process"):
+                evaluate(rec.BENCHMARK, *model, rows, tmp_path, progress=False)
+        return real(*args)
+
+    monkeypatch.setattr(runner, "answer_questions", meanwhile)
+    results = evaluate(rec.BENCHMARK, *model, rec_dataset(2), tmp_path, progress=False)
+    assert results.complete and len(calls) == 1
+    assert not [name for name in files_in(tmp_path) if name.startswith(".")]
+
+
+def test_processes_of_one_run_do_not_hinder_one_another(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(PartialState, "is_main_process", property(lambda state: False))
+    with one_writer(tmp_path, "evaluate"):
+        evaluate_as_second = pytest.raises(
+            FileNotFoundError
+        )  # it waits for the first one's results, which nobody writes here
+        with evaluate_as_second:
+            evaluate(rec.BENCHMARK, *model, rec_dataset(1), tmp_path, progress=False)
+
+
+def test_a_full_disk_names_the_file_and_keeps_the_answers(model, tmp_path, monkeypatch):
+    rows = rec_dataset(3)
+    real, calls = JsonlLog._append, []
+
+    def full(log, line):
+        calls.append(line)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(log, line)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JsonlLog, "_append", full)
+        with pytest.raises(OutputError, match=f"^{tmp_path / 'predictions.jsonl'} cannot be written .No space left"):
+            evaluate(rec.BENCHMARK, *model, rows, tmp_path, progress=False, batch_size=1)
+    results = evaluate(rec.BENCHMARK, *model, rows, tmp_path, progress=False, batch_size=1)
+    assert results.complete and results.asked == 1
+
+
 def test_answers_of_nobody_and_foreign_results(model, tmp_path):
     (tmp_path / "predictions.jsonl").write_text("")
     with pytest.raises(ValueError, match="without the results.json"):
@@ -302,6 +352,50 @@ def test_fingerprints_tell_content_and_nothing_else(model, tmp_path):
     with torch.no_grad():
         same.lm_head.weight[0, 0] += 1
     assert model_sha256(other, model[1]) == model_sha256(*model) != model_sha256(same, model[1])
+
+
+def test_everything_that_makes_answers_is_in_the_fingerprint(model):
+    """Also what is neither a weight nor in the vocabulary."""
+
+    def changed_generation(model, processor):
+        model.generation_config.repetition_penalty = 1.5
+
+    def changed_config(model, processor):
+        model.config.max_regions += 1
+
+    def changed_template(model, processor):
+        processor.chat_template += " "
+
+    def changed_image_processor(model, processor):
+        processor.image_processor.image_mean = [0.0, 0.0, 0.0]
+
+    def changed_normalizer(model, processor):
+        processor.tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+
+    def changed_special_token(model, processor):
+        processor.tokenizer.eos_token = "<unk>"
+
+    def added_token(model, processor):
+        processor.tokenizer.add_tokens(["new"])
+
+    found = {model_sha256(*model)}
+    changes = (
+        changed_generation,
+        changed_config,
+        changed_template,
+        changed_image_processor,
+        changed_normalizer,
+        changed_special_token,
+        added_token,
+    )
+    for change in changes:
+        other, processor = training_model(), copy.deepcopy(model[1])
+        # Padding and truncation are those of the last call.
+        processor.tokenizer(["a", "a b c"], padding=True, truncation=True, max_length=2)
+        assert model_sha256(other, processor) == model_sha256(*model)
+        change(other, processor)
+        found.add(model_sha256(other, processor))
+    assert len(found) == len(changes) + 1
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Command lines, YAML files, and the recipes that are shipped."""
 
 import importlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from trl import ModelConfig, SFTConfig
 
 from transformers_groma.data.mixtures import parse_dataset_spec
 from transformers_groma.training.alignment import ALIGNMENT_PARTS, AlignmentArguments
-from transformers_groma.training.arguments import DatasetArguments, last_checkpoint, parse_arguments
+from transformers_groma.training.arguments import DatasetArguments, parse_arguments
 from transformers_groma.training.conversation_stage import ConversationArguments, choose_parts
 from transformers_groma.training.detection import DetectionArguments, DetectionTrainingArguments
 from transformers_groma.training.sft import SFT_PARTS
@@ -227,20 +226,3 @@ def test_new_tokens_and_weight_decay():
     choose_parts(ConversationArguments(trainable_parts=["language_model"]), ALIGNMENT_PARTS, 0.01)
     with pytest.raises(ValueError, match="Unknown part 'nose'"):
         choose_parts(ConversationArguments(trainable_parts=["nose"]), SFT_PARTS, 0.0)
-
-
-def test_last_checkpoint(tmp_path):
-    for resume in (None, False, "false", "False"):
-        assert last_checkpoint(str(tmp_path), resume) is None
-    assert last_checkpoint(str(tmp_path), "some/folder") == "some/folder"
-    for resume in (True, "true", "True", "auto"):
-        assert last_checkpoint(str(tmp_path / "new"), resume) is None
-        assert last_checkpoint(str(tmp_path), resume) is None
-    for step in (2, 10, 9):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps({"global_step": step}))
-    assert last_checkpoint(str(tmp_path), "true") == str(tmp_path / "checkpoint-10")
-    (tmp_path / "checkpoint-10" / "trainer_state.json").write_text('{"global_st')
-    assert last_checkpoint(str(tmp_path), "true") == str(tmp_path / "checkpoint-9")
-    (tmp_path / "checkpoint-9" / "trainer_state.json").unlink()
-    assert last_checkpoint(str(tmp_path), "true") == str(tmp_path / "checkpoint-2")

@@ -30,6 +30,17 @@ def test_what_is_no_number_stops_and_saves_the_batch(value, tmp_path):
     assert saved["inputs"]["names"] == ["a"]
 
 
+def test_a_full_disk_does_not_hide_the_loss(tmp_path, monkeypatch):
+    def full(*_):
+        raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(
+        NonFiniteLossError, match="step 7 is nan.*The batch could not be written to .*StreamWriter failed"
+    ):
+        check_loss(torch.tensor(float("nan")), {}, tmp_path, step=7)
+
+
 def test_a_training_stops_with_the_weights_before_the_step(tmp_path):
     """The second step meets a picture of NaN."""
 

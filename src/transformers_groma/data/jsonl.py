@@ -1,4 +1,4 @@
-"""JSON lines that survive a kill: one record a line, and a line that was cut is no record."""
+"""JSON lines that survive a kill: one record a line, and a line that was cut is not a record."""
 
 import json
 import os
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .._files import write_file
+from .._files import OutputError, naming, try_lock, write_file
 
 
 def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -19,7 +19,7 @@ def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
         `list[dict]`: one a line; empty lines are skipped.
 
     Raises:
-        ValueError: another line is not JSON.
+        ValueError: another line is not a JSON object.
 
     Example:
     >>> read_jsonl("not_there.jsonl")
@@ -36,9 +36,12 @@ def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError as error:
             raise ValueError(f"{path}, line {number} is not JSON ({error}). Remove that line.") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}, line {number} is not a JSON object. Remove that line.")
+        records.append(record)
     return records
 
 
@@ -60,11 +63,14 @@ def write_jsonl(path: str | os.PathLike, records: Iterable[Any]) -> None:
 
 
 class JsonlLog:
-    """Appends records to a JSON-lines file, each of them at once.
+    """Appends records to a JSON-lines file, each of them at once. One process at a time has a file open.
 
     Args:
         path (`str` or `Path`): the file, made with its folders if needed. A line that an earlier run left unfinished is
             cut off.
+
+    Raises:
+        OutputError: it cannot be written, or another process is writing it.
 
     Example:
     >>> import tempfile
@@ -77,29 +83,49 @@ class JsonlLog:
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b")
-        self._file.seek(0)
-        content = self._file.read()
-        end = content.rfind(b"\n") + 1
-        if _is_record(content[end:]):
-            self._file.write(b"\n")  # published files may end without a line break
-        else:
-            self._file.truncate(end)
+        self._path = Path(path)
+        with naming(path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # Without a buffer: what a full disk does not take must not be tried again when the file is closed.
+            self._file = self._path.open("a+b", buffering=0)
+            if not try_lock(self._file):
+                self._file.close()
+                raise OutputError(
+                    f"{path} is being written by another process: wait until it ends, or pass another folder."
+                )
+            self._file.seek(0)
+            content = self._file.readall()
+            end = content.rfind(b"\n") + 1
+            if _is_record(content[end:]):
+                self._append(b"\n")  # published files may end without a line break
+            else:
+                self._file.truncate(end)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append a record; when this returns, a killed process does not lose it.
 
         Args:
             record (`Mapping`): what JSON holds.
+
+        Raises:
+            OutputError: it cannot be written; then the file is as it was before.
         """
-        self._file.write(json.dumps(record).encode() + b"\n")
-        self._file.flush()
+        with naming(self._path):
+            self._append(json.dumps(record).encode() + b"\n")
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _append(self, line: bytes) -> None:
+        size = os.fstat(self._file.fileno()).st_size
+        try:
+            # A disk that is nearly full takes a part.
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError:
+            self._file.truncate(size)
+            raise
 
 
 def _is_record(line: bytes) -> bool:

@@ -23,7 +23,7 @@ from huggingface_hub import (
 )
 from huggingface_hub.utils import yaml_dump
 
-from .._files import write_file
+from .._files import write_files
 from .report import Results, read_results
 
 SOURCE_NAME = "transformers-groma"
@@ -106,8 +106,7 @@ def add_results_to_card(
     for run in runs:
         for name, content in _hub_eval_results(run):
             contents[model_dir / constants.EVAL_RESULTS_FOLDER / name] = content
-    for path, content in contents.items():
-        write_file(path, content.encode())
+    write_files({path: content.encode() for path, content in contents.items()})
     return list(contents)
 
 

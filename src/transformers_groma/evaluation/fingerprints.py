@@ -7,17 +7,24 @@ from typing import Any
 
 import torch
 from datasets import Dataset, Image
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..processing_groma import GromaProcessor
 
 # Settings of their own, or no part of the model.
-LEFT_OUT = ("_name_or_path", "transformers_version", "dtype", "box_score_threshold", "nms_threshold")
+LEFT_OUT = (
+    "_name_or_path",
+    "_from_model_config",
+    "transformers_version",
+    "dtype",
+    "box_score_threshold",
+    "nms_threshold",
+)
 
 
 def model_sha256(model: PreTrainedModel, processor: GromaProcessor | BaseImageProcessor) -> str:
-    """A fingerprint of all that makes answers: weights, configuration, chat template, vocabulary, image processing.
+    """A fingerprint of all that makes answers: weights, configurations, chat template, tokenizer, image processing.
 
     Thresholds are left out: they are settings of their own.
 
@@ -35,14 +42,32 @@ def model_sha256(model: PreTrainedModel, processor: GromaProcessor | BaseImagePr
     if isinstance(processor, GromaProcessor):
         described["image_processor"] = processor.image_processor.to_dict()
         described["chat_template"] = processor.chat_template
-        described["vocabulary"] = sorted(processor.tokenizer.get_vocab().items())
+        described["tokenizer"] = _described_tokenizer(processor.tokenizer)
     else:
         described["image_processor"] = processor.to_dict()
+    if model.can_generate():
+        described["generation_config"] = model.generation_config.to_dict()
+        for name in LEFT_OUT:
+            described["generation_config"].pop(name, None)
     digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _described_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Vocabulary, and whatever else makes ids of a text."""
+    described = {
+        "vocabulary": sorted(tokenizer.get_vocab().items()),
+        "special_tokens": tokenizer.special_tokens_map,
+    }
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        described["backend"] = json.loads(backend.to_str())
+        for name in ("padding", "truncation"):  # of the last call
+            described["backend"].pop(name, None)
+    return described
 
 
 def dataset_fingerprint(dataset: Dataset) -> str:

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from .._files import write_file
+from .._files import write_files
 from .benchmark import Benchmark, Figure, PublishedFigure
 
 RESULTS_NAME = "results.json"
@@ -90,9 +90,11 @@ def write_report(
         pictures (`Sequence[str]`): names of plots in the folder.
     """
     output_dir = Path(output_dir)
-    write_file(output_dir / RESULTS_NAME, (json.dumps(asdict(results), indent=2) + "\n").encode())
+    contents = {output_dir / RESULTS_NAME: (json.dumps(asdict(results), indent=2) + "\n").encode()}
     if results.complete:
-        write_file(output_dir / REPORT_NAME, markdown_report(benchmark, results, pictures).encode())
+        # Both or neither, and first what people read: a run is finished once `results.json` says so.
+        contents = {output_dir / REPORT_NAME: markdown_report(benchmark, results, pictures).encode(), **contents}
+    write_files(contents)
 
 
 def markdown_report(benchmark: Benchmark, results: Results, pictures: Sequence[str] = ()) -> str:

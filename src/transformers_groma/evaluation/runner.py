@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -22,6 +23,7 @@ from datasets import Dataset, Image
 from tqdm.auto import tqdm
 from transformers.image_processing_utils import BaseImageProcessor
 
+from .._files import one_writer
 from ..data.columns import FEATURES, check_columns
 from ..data.jsonl import JsonlLog, read_jsonl, write_jsonl
 from ..modeling_groma import GromaForConditionalGeneration
@@ -259,6 +261,7 @@ def evaluate(
 
     Raises:
         ValueError: wrong columns or rows, the folder holds a run of other settings, or see [`answer_dataset`].
+        OutputError: the folder cannot be written, or another run is writing it.
 
     Example:
     >>> import tempfile
@@ -296,29 +299,30 @@ def evaluate(
         "processes": state.num_processes,
         **(notes or {}),
     }
-    earlier = check_folder(output_dir, settings)
-    state.wait_for_everyone()  # nobody writes before all have read
-    if earlier is None and state.is_main_process:
-        started = Results(benchmark.name, {}, settings, asked=0, seconds=0.0, complete=False)
-        write_report(output_dir, benchmark, started)
-    known = len(read_predictions(output_dir))
-    start = time.perf_counter()
-    predictions = answer_dataset(
-        respondent, rows.asked, output_dir, batch_size=batch_size, progress=progress, description=benchmark.name
-    )
-    seconds, asked = time.perf_counter() - start, len(predictions) - known
-    if state.is_main_process:
-        if asked == 0 and earlier is not None and earlier.complete:
-            settings = {**earlier.settings, **(notes or {})}
-            seconds, asked = earlier.seconds, earlier.asked
-        metrics = benchmark.score(predictions, rows.rows)
-        plots = benchmark.plot(predictions, rows.rows, metrics, output_dir)
-        if gallery > 0:
-            draw_worst(benchmark, predictions, rows, output_dir, gallery, prompt_seed)
-        results = Results(benchmark.name, metrics, settings, asked, seconds, complete=True)
-        write_report(output_dir, benchmark, results, [path.name for path in plots])
-    state.wait_for_everyone()
-    return read_results(output_dir)
+    with one_writer(output_dir, "evaluate") if state.is_main_process else nullcontext():
+        earlier = check_folder(output_dir, settings)
+        state.wait_for_everyone()  # nobody writes before all have read
+        if earlier is None and state.is_main_process:
+            started = Results(benchmark.name, {}, settings, asked=0, seconds=0.0, complete=False)
+            write_report(output_dir, benchmark, started)
+        known = len(read_predictions(output_dir))
+        start = time.perf_counter()
+        predictions = answer_dataset(
+            respondent, rows.asked, output_dir, batch_size=batch_size, progress=progress, description=benchmark.name
+        )
+        seconds, asked = time.perf_counter() - start, len(predictions) - known
+        if state.is_main_process:
+            if asked == 0 and earlier is not None and earlier.complete:
+                settings = {**earlier.settings, **(notes or {})}
+                seconds, asked = earlier.seconds, earlier.asked
+            metrics = benchmark.score(predictions, rows.rows)
+            plots = benchmark.plot(predictions, rows.rows, metrics, output_dir)
+            if gallery > 0:
+                draw_worst(benchmark, predictions, rows, output_dir, gallery, prompt_seed)
+            results = Results(benchmark.name, metrics, settings, asked, seconds, complete=True)
+            write_report(output_dir, benchmark, results, [path.name for path in plots])
+        state.wait_for_everyone()
+        return read_results(output_dir)
 
 
 def check_folder(output_dir: str | os.PathLike, settings: Mapping[str, Any]) -> Results | None:

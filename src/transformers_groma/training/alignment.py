@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
-from .arguments import last_checkpoint, parse_arguments, refuse_hub_token
+from .arguments import parse_arguments, refuse_hub_token
 from .collators import ConversationCollator
 from .conversation_stage import (
     ConversationArguments,
@@ -21,6 +21,7 @@ from .conversation_stage import (
     load_conversations,
     load_model,
 )
+from .outputs import alone_in_its_output, last_checkpoint
 from .trainable import NEW_TOKENS
 from .trainer import GromaTrainer
 
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     train(script_args, training_args)
 
 
+@alone_in_its_output
 def train(script_args: AlignmentArguments, training_args: TrainingArguments) -> GromaTrainer:
     """Run stage 2 with given arguments.
 

@@ -1,6 +1,5 @@
-"""What the command lines of all training stages share: datasets, YAML files with overrides, where to go on."""
+"""What the command lines of all training stages share: datasets, YAML files with overrides."""
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,12 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import sort_checkpoints
-from transformers.utils import logging
 from trl import TrlParser
-
-logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -116,34 +110,4 @@ def refuse_hub_token(args: TrainingArguments) -> None:
         )
 
 
-def last_checkpoint(output_dir: str, resume: str | bool | None) -> str | None:
-    """The checkpoint to go on from: the one named, or with `true` (or `auto`) the last whole one of the output folder, if any.
-
-    Args:
-        output_dir (`str`): of the training.
-        resume (`str` or `bool`, *optional*): the argument `resume_from_checkpoint`.
-
-    Returns:
-        `str`, *optional*: a folder.
-    """
-    if resume in (None, False, "False", "false"):
-        return None
-    if resume not in (True, "True", "true", "auto"):
-        return resume
-    for folder in reversed(sort_checkpoints(output_dir)):
-        if _is_whole_checkpoint(Path(folder)):
-            return folder
-        logger.warning(f"{folder} is not whole, as if its writing was interrupted. Looking for an earlier one.")
-    return None
-
-
-def _is_whole_checkpoint(folder: Path) -> bool:
-    """Whether the file that is written last is there, and whole."""
-    try:
-        json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-__all__ = ["DatasetArguments", "as_list", "last_checkpoint", "parse_arguments", "refuse_hub_token"]
+__all__ = ["DatasetArguments", "as_list", "parse_arguments", "refuse_hub_token"]

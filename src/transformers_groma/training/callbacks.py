@@ -33,10 +33,14 @@ def check_loss(loss: torch.Tensor, inputs: dict[str, Any], output_dir: str | Pat
     batch = {
         name: value.detach().cpu() if isinstance(value, torch.Tensor) else value for name, value in inputs.items()
     }
-    torch.save({"step": step, "loss": loss.detach().cpu(), "inputs": batch}, path)
+    try:
+        torch.save({"step": step, "loss": loss.detach().cpu(), "inputs": batch}, path)
+        saved = f"The batch is in {path} (`torch.load`)."
+    except (OSError, RuntimeError) as error:  # the loss is the news, not the disk
+        saved = f"The batch could not be written to {path} ({error})."
     raise NonFiniteLossError(
-        f"The loss of step {step} is {loss.item():g}; training stops with the weights before it. The batch is in {path} "
-        "(`torch.load`). Usual causes: a learning rate that is too high, float16 without loss scaling, or a damaged row."
+        f"The loss of step {step} is {loss.item():g}; training stops with the weights before it. {saved} Usual causes: a learning "
+        "rate that is too high, float16 without loss scaling, or a damaged row."
     )
 
 

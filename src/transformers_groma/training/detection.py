@@ -40,10 +40,11 @@ from ..evaluation.detection import detected_regions, region_metrics
 from ..image_processing_groma import GromaImageProcessor
 from ..modeling_groma_detector import GromaForRegionProposal
 from ..modeling_groma_proposer import OBJECTNESS_SOURCES
-from .arguments import DatasetArguments, last_checkpoint, parse_arguments, refuse_hub_token
+from .arguments import DatasetArguments, parse_arguments, refuse_hub_token
 from .augmentation import AUGMENTATIONS, Augmentation, augment, row_generator
 from .callbacks import check_loss
 from .model_card import data_details, public_name
+from .outputs import alone_in_its_output, last_checkpoint
 from .samplers import EpochSourceBatchSampler
 from .trainer import StageTrainerMixin
 
@@ -524,6 +525,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     train(script_args, training_args)
 
 
+@alone_in_its_output
 def train(script_args: DetectionArguments, training_args: DetectionTrainingArguments) -> GromaDetectionTrainer:
     """Run stage 1 with given arguments.
 

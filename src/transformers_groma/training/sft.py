@@ -17,7 +17,7 @@ from transformers import BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available
 from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
-from .arguments import last_checkpoint, parse_arguments, refuse_hub_token
+from .arguments import parse_arguments, refuse_hub_token
 from .collators import ConversationCollator
 from .conversation_stage import (
     ConversationArguments,
@@ -26,6 +26,7 @@ from .conversation_stage import (
     load_conversations,
     load_model,
 )
+from .outputs import alone_in_its_output, last_checkpoint
 from .trainable import NEW_TOKENS, PARTS
 from .trainer import GromaSFTTrainer
 
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     train(script_args, training_args, model_args)
 
 
+@alone_in_its_output
 def train(script_args: ConversationArguments, training_args: SFTConfig, model_args: ModelConfig) -> GromaSFTTrainer:
     """Run stage 3 with given arguments.
 

@@ -1,0 +1,239 @@
+"""The output folder of a training: one training at a time writes it, and half-written checkpoints are not resumed from."""
+
+import functools
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch.distributed.checkpoint import FileSystemReader
+from transformers import TrainingArguments
+from transformers.trainer import FSDP_MODEL_NAME, OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_utils import sort_checkpoints
+from transformers.utils import logging
+
+from .._files import one_writer, writing
+
+logger = logging.get_logger(__name__)
+
+Trained = TypeVar("Trained")
+
+# Weights are in one of these, or in folders of FSDP or DeepSpeed.
+WEIGHTS = ("model.safetensors", "adapter_model.safetensors", "pytorch_model.bin", "adapter_model.bin")
+WEIGHTS_INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+# Of such files every byte is checked; larger ones would take long.
+SMALL = 64 * 2**20
+
+
+def alone_in_its_output(train: Callable[..., Trained]) -> Callable[..., Trained]:
+    """Makes a stage's `train(script_args, training_args, ...)` the only training that writes its output folder.
+
+    The first process of a training holds a lock, which the system takes back if it dies. Errors of writing name the folder, and a
+    checkpoint that is named and not whole is refused before anything is loaded.
+
+    Args:
+        train (`Callable`): of a stage.
+
+    Returns:
+        `Callable`: the same, with these errors:
+
+    Raises:
+        OutputError: the output folder cannot be written, or another training is writing it.
+        ValueError: the named checkpoint is not whole.
+    """
+
+    @functools.wraps(train)
+    def alone(script_args: Any, training_args: TrainingArguments, *args: Any, **kwargs: Any) -> Trained:
+        output_dir = training_args.output_dir
+        is_first = training_args.process_index == 0
+        with one_writer(output_dir, "training") if is_first else nullcontext(), writing(output_dir):
+            if _is_named(training_args.resume_from_checkpoint):
+                last_checkpoint(output_dir, training_args.resume_from_checkpoint)
+            return train(script_args, training_args, *args, **kwargs)
+
+    return alone
+
+
+def last_checkpoint(output_dir: str, resume: str | bool | None) -> str | None:
+    """The checkpoint to resume from: the one named, or with `true` (or `auto`) the last whole one of the output folder, if any.
+
+    Args:
+        output_dir (`str`): of the training.
+        resume (`str` or `bool`, *optional*): the argument `resume_from_checkpoint`.
+
+    Returns:
+        `str`, *optional*: a folder.
+
+    Raises:
+        ValueError: the one named is not a folder, or not whole.
+    """
+    if resume in (None, False, "False", "false"):
+        return None
+    if _is_named(resume):
+        if (fault := fault_of_checkpoint(resume)) is not None:
+            raise ValueError(
+                f"`resume_from_checkpoint` {resume} is not a whole checkpoint: {fault}. Name another one, or `true` for the last "
+                "whole one of `output_dir`."
+            )
+        return resume
+    folders = sort_checkpoints(output_dir)
+    for folder in reversed(folders):
+        if (fault := fault_of_checkpoint(folder)) is None:
+            return folder
+        logger.warning(f"{folder} is not a whole checkpoint: {fault}. Looking for an earlier one.")
+    if folders:
+        logger.warning(f"{output_dir} has no whole checkpoint: the training starts from its beginning.")
+    return None
+
+
+def fault_of_checkpoint(folder: str | Path) -> str | None:
+    """Why a training cannot resume from a checkpoint: a file is missing, empty, cut or not what its name says.
+
+    Args:
+        folder (`str` or `Path`): `checkpoint-STEP` of a `Trainer`, of any kind: one file, shards, an adapter, FSDP, DeepSpeed.
+
+    Returns:
+        `str`, *optional*: the first fault; `None` if it is whole.
+
+    Example:
+    >>> fault_of_checkpoint("no/such/checkpoint-7")
+    'it is not a folder'
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        return "it is not a folder"
+    return next(_faults(folder), None)
+
+
+def _is_named(resume: str | bool | None) -> bool:
+    return resume not in (None, False, True, "False", "false", "True", "true", "auto")
+
+
+def _faults(folder: Path) -> Iterator[str]:
+    # `Trainer` writes this file last.
+    state, fault = _read_json(folder / TRAINER_STATE_NAME)
+    if fault is not None:
+        yield fault
+    elif not isinstance(state.get("global_step"), int):
+        yield f"{TRAINER_STATE_NAME} has no `global_step`"
+    for name in ("config.json", "adapter_config.json"):
+        if (folder / name).exists() and (fault := _read_json(folder / name)[1]) is not None:
+            yield fault
+    yield from _faults_of_weights(folder)
+    # Whatever else `torch.save` has written: optimizer, schedule, random numbers, arguments, and DeepSpeed's own.
+    for path in sorted(path for end in ("*.pt", "*.pth", "*.bin") for path in folder.rglob(end)):
+        if path.name not in WEIGHTS and (fault := _fault_of_torch_file(path)) is not None:
+            yield f"{path.relative_to(folder)} {fault}"
+    # With `save_only_model` there is neither of them.
+    has_optimizer = any(folder.glob("optimizer*")) or any(folder.glob("global_step*"))
+    if any(folder.glob("rng_state*")) and not has_optimizer:
+        yield f"{OPTIMIZER_NAME} is missing"
+    if has_optimizer and not any(folder.glob("rng_state*")):
+        yield "rng_state.pth is missing"
+    if (folder / OPTIMIZER_NAME).exists() and not (folder / SCHEDULER_NAME).exists():
+        yield f"{SCHEDULER_NAME} is missing"
+
+
+def _faults_of_weights(folder: Path) -> Iterator[str]:
+    found = [folder / name for name in WEIGHTS if (folder / name).exists()]
+    indices = [folder / name for name in WEIGHTS_INDICES if (folder / name).exists()]
+    sharded = [path for path in folder.glob(f"{FSDP_MODEL_NAME}*") if path.is_dir()]
+    if not (
+        found or indices or sharded or any(folder.glob("global_step*")) or any(folder.glob(f"{FSDP_MODEL_NAME}*"))
+    ):
+        yield "it holds no weights"
+    for path in found:
+        yield from (fault for _, fault in [_read_weights(path)] if fault is not None)
+    for path in indices:
+        yield from _faults_of_index(path)
+    for path in [*sharded, *(path for path in folder.glob("optimizer*") if path.is_dir())]:
+        if (fault := _fault_of_distributed(path)) is not None:
+            yield f"{path.name} {fault}"
+
+
+def _faults_of_index(index: Path) -> Iterator[str]:
+    """Of the files that an index names."""
+    content, fault = _read_json(index)
+    weight_map = content.get("weight_map")
+    if fault is not None or not isinstance(weight_map, dict) or not weight_map:
+        yield fault or f"{index.name} has no `weight_map`"
+        return
+    for name in sorted(set(map(str, weight_map.values()))):
+        path = index.parent / name
+        if not path.is_file():
+            yield f"{name} is missing, which {index.name} names"
+            continue
+        tensors, fault = _read_weights(path)
+        if fault is not None:
+            yield fault
+        elif tensors is not None:
+            for tensor, file in weight_map.items():
+                if file == name and tensor not in tensors:
+                    yield f"{name} has no {tensor}, which {index.name} names"
+                    break
+
+
+def _read_weights(path: Path) -> tuple[set[str] | None, str | None]:
+    """Names of the tensors of a file, where they are cheap to know, and what is wrong with it."""
+    if path.suffix != ".safetensors":
+        fault = _fault_of_torch_file(path)
+        return None, None if fault is None else f"{path.name} {fault}"
+    size = path.stat().st_size
+    if size == 0:
+        return None, f"{path.name} is empty"
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > size - 8:
+            return None, f"{path.name} is cut"
+        try:
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        except (ValueError, LookupError, AttributeError, TypeError):
+            return None, f"{path.name} is not a file of weights"
+    if 8 + length + end != size:
+        return None, f"{path.name} is cut" if 8 + length + end > size else f"{path.name} is longer than its weights"
+    return set(header), None
+
+
+def _fault_of_torch_file(path: Path) -> str | None:
+    """What is wrong with a file of `torch.save`, which is a zip archive."""
+    size = path.stat().st_size
+    if size == 0:
+        return "is empty"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if size <= SMALL and archive.testzip() is not None:
+                return "is damaged"
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return "is cut or damaged"
+    return None
+
+
+def _fault_of_distributed(folder: Path) -> str | None:
+    """What is wrong with a folder that several processes have written together."""
+    try:
+        parts = FileSystemReader(folder).read_metadata().storage_data.values()
+    except Exception:  # whatever a cut pickle raises
+        return "has no readable .metadata"
+    for part in parts:
+        path = folder / part.relative_path
+        if not path.is_file() or path.stat().st_size < part.offset + part.length:
+            return f"has no whole {part.relative_path}"
+    return None
+
+
+def _read_json(path: Path) -> tuple[dict[str, Any], str | None]:
+    """A JSON object, and what is wrong with its file."""
+    if not path.is_file():
+        return {}, f"{path.name} is missing"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}, f"{path.name} is empty" if path.stat().st_size == 0 else f"{path.name} is cut or damaged"
+    return (content, None) if isinstance(content, dict) else ({}, f"{path.name} is cut or damaged")
+
+
+__all__ = ["alone_in_its_output", "fault_of_checkpoint", "last_checkpoint"]
