@@ -6,10 +6,11 @@ import shutil
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import AutoProcessor, GenerationConfig, TextIteratorStreamer
+from transformers import AutoProcessor, GenerationConfig, LlamaForCausalLM, TextIteratorStreamer
 
-from tests.tiny import prompt_ids, tiny_inputs, tiny_model
+from tests.tiny import MAX_REGIONS, prompt_ids, tiny_inputs, tiny_model
 from transformers_groma import GromaForConditionalGeneration
+from transformers_groma.modeling_groma_outputs import GromaImageFeatures
 
 GREEDY = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
 
@@ -136,9 +137,122 @@ def test_sampling(model, inputs):
     assert torch.equal(sample(), sample())
 
 
-def test_assisted_decoding(model, inputs):
+def text_only_assistant(model) -> LlamaForCausalLM:
+    """A language model with the vocabulary of the main one."""
+    torch.manual_seed(1)
+    return LlamaForCausalLM(model.config.text_config).eval()
+
+
+def other_groma(model) -> GromaForConditionalGeneration:
+    """A narrower Groma that reads the same prompts."""
+    return tiny_model(seed=1, text_config={"hidden_size": 16}, box_score_threshold=0.2)
+
+
+ASSISTANTS = {
+    "itself": lambda model: {"assistant_model": model},
+    "a copy": lambda model: {"assistant_model": copy.deepcopy(model)},
+    "another Groma": lambda model: {"assistant_model": other_groma(model)},
+    "a text-only model": lambda model: {"assistant_model": text_only_assistant(model)},
+    "prompt lookup": lambda model: {"prompt_lookup_num_tokens": 2},
+}
+
+
+@pytest.mark.parametrize("assistant", ASSISTANTS)
+@pytest.mark.parametrize("num_boxes", [0, 2])
+def test_assisted_decoding(model, inputs, assistant, num_boxes):
+    """The greedy answer, whatever the assistant drafts."""
     single = one(inputs, 0)
-    assert torch.equal(new_tokens(model, single, prompt_lookup_num_tokens=2), new_tokens(model, single))
+    single["input_ids"] = torch.tensor([[*prompt_ids(model.config, num_boxes=num_boxes), 9]])
+    single["attention_mask"] = torch.ones_like(single["input_ids"])
+    if num_boxes:
+        single["refer_boxes"] = torch.tensor([[[0.3, 0.3, 0.2, 0.2], [0.6, 0.5, 0.3, 0.2]]])
+    settings = ASSISTANTS[assistant](model)
+    assert torch.equal(new_tokens(model, single, **settings), new_tokens(model, single))
+
+
+def test_an_assistant_sees_the_image(model, inputs):
+    """A copy of the model drafts what the model says: its drafts are accepted as a whole."""
+    single = one(inputs, 0)
+    calls, forward = [], model.model.language_model.forward
+    draft = copy.deepcopy(model)
+    draft.generation_config.num_assistant_tokens = 4
+    draft.generation_config.assistant_confidence_threshold = 0.0
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        return forward(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.model.language_model, "forward", counted)
+        new_tokens(model, single, assistant_model=draft)
+    assert len(calls) == 2  # 5 tokens, then the last
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"max_regions": MAX_REGIONS + 1}, "`max_regions` 7, this model's 6"), ({"image_token_id": 3}, "image_token_id")],
+)
+def test_an_assistant_of_other_prompts(model, inputs, change, message):
+    with pytest.raises(ValueError, match=f"assistant_model.*{message}"):
+        new_tokens(model, one(inputs, 0), assistant_model=tiny_model(**change))
+
+
+def test_an_assistant_that_cannot_look(model, inputs):
+    single = one(inputs, 0)
+    features = model.get_image_features(single.pop("pixel_values"), return_dict=True)
+    given = {"mm_encoder_outputs": {"image": features}, **single, **GREEDY}
+    with pytest.raises(ValueError, match="assistant_model.*looks at the image itself"):
+        model.generate(**given, assistant_model=copy.deepcopy(model))
+    assisted = model.generate(**given, assistant_model=text_only_assistant(model))
+    assert torch.equal(assisted, model.generate(**given))
+
+
+def test_assisted_decoding_of_text(model):
+    given = {"input_ids": torch.tensor([[1, 7, 8, 9]])}
+    for settings in ASSISTANTS.values():
+        assert torch.equal(new_tokens(model, given, **settings(model)), new_tokens(model, given))
+
+
+def test_given_regions(model, inputs):
+    """Ground-truth boxes and proposals that were computed before are regions as in the forward."""
+    ground = torch.tensor([[[0.3, 0.3, 0.2, 0.2]]]).expand(3, -1, -1)
+    found = model.get_image_features(inputs["pixel_values"], return_dict=True)
+    proposals = {"proposal_boxes": found.region_boxes[:, :2], "proposal_scores": found.region_scores[:, :2]}
+    for given in ({"ground_boxes": ground}, proposals):
+        output = model.generate(**inputs, **given, **GREEDY, return_dict_in_generate=True)
+        expected = model(**inputs, **given)
+        assert torch.equal(output.region_boxes, expected.region_boxes)
+        assert output.region_mask.sum(dim=1).tolist() == expected.num_regions.tolist()
+        first = expected.logits[:, -1].clone()
+        first[:, model.config.text_config.eos_token_id] = -torch.inf
+        assert torch.equal(output.sequences[:, inputs["input_ids"].shape[1]], first.argmax(dim=-1))
+        assert not torch.equal(output.region_boxes, found.region_boxes)
+    marked = {**inputs, "input_ids": inputs["input_ids"].clone()}
+    marked["input_ids"][:, -1] = model.config.ground_box_token_id
+    slots = model.get_image_features(inputs["pixel_values"], ground_boxes=ground, return_dict=True).ground_slots
+    written = {**inputs, "input_ids": inputs["input_ids"].clone()}
+    written["input_ids"][:, -1] = model.config.first_proxy_token_id + slots[:, 0]
+    given = {"ground_boxes": ground, **GREEDY}
+    assert torch.equal(model.generate(**marked, **given)[:, -6:], model.generate(**written, **given)[:, -6:])
+    with pytest.raises(ValueError, match="together"):
+        model.generate(**inputs, proposal_boxes=ground, **GREEDY)
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_model_that_says_placeholders_and_marks(model, inputs, use_cache):
+    """They are words like others then."""
+    config = model.config
+
+    def say(batch: int, ids: torch.Tensor) -> list[int]:
+        return [(config.image_token_id, config.refer_box_token_id, 7)[ids.shape[0] % 3]]
+
+    text = inputs["input_ids"].clone()
+    text[1] = 7
+    given = {**inputs, "input_ids": text, "pixel_values": inputs["pixel_values"][:2]}
+    for case in (inputs, given):
+        said = new_tokens(model, case, prefix_allowed_tokens_fn=say, use_cache=use_cache)
+        assert (said == config.image_token_id).any()
+        assert torch.equal(said, new_tokens(model, case, prefix_allowed_tokens_fn=say))
 
 
 @pytest.mark.parametrize("cache", ["static", "dynamic"])
@@ -221,6 +335,11 @@ def test_no_regions_leave_the_caller_alone(model, inputs):
     [
         ({"pixel_values": torch.zeros(1, 3, 56, 56)}, "at most one image"),
         ({"pixel_values": None, "refer_boxes": torch.full((3, 1, 4), 0.3)}, "pixel_values"),
+        ({"pixel_values": None, "ground_boxes": torch.full((3, 1, 4), 0.3)}, "`ground_boxes` need `pixel_values`"),
+        ({"pixel_values": None, "proposal_boxes": torch.full((3, 1, 4), 0.3)}, "`proposal_boxes` need `pixel_values`"),
+        ({"mm_encoder_outputs": {"image": GromaImageFeatures()}}, "not both"),
+        ({"pixel_values": None, "mm_encoder_outputs": {"image": GromaImageFeatures()}}, "lack the regions"),
+        ({"pixel_values": None}, "no image"),
         ({"input_ids": None}, "prompt"),
     ],
 )

@@ -27,6 +27,10 @@ class GromaImageFeatures(BaseModelOutputWithPooling):
         region_mask (`Tensor` of shape `(B, max_regions)`, bool): which slots are used.
         refer_slots (`Tensor` of shape `(B, K)`, int64, *optional*): slot of every user box.
         ground_slots (`Tensor` of shape `(B, G)`, int64, *optional*): slot that every ground-truth box is matched to.
+        region_feature_maps (`list[Tensor]`, 3 of shape `(B, vision_hidden_size, grid, grid)`): what regions are encoded from.
+        proposal_boxes (`Tensor` of shape `(B, Q, 4)`), proposal_scores (`Tensor` of shape `(B, Q)`): what the regions were
+            chosen from.
+        prompt_length (`int`, *optional*): only the first so many tokens are looked at for placeholders.
     """
 
     region_boxes: Tensor | None = None
@@ -34,6 +38,10 @@ class GromaImageFeatures(BaseModelOutputWithPooling):
     region_mask: Tensor | None = None
     refer_slots: Tensor | None = None
     ground_slots: Tensor | None = None
+    region_feature_maps: list[Tensor] | None = None
+    proposal_boxes: Tensor | None = None
+    proposal_scores: Tensor | None = None
+    prompt_length: int | None = None
 
 
 @dataclass
@@ -44,6 +52,8 @@ class GromaModelOutputWithPast(BaseModelOutputWithPast):
         image_hidden_states (`Tensor` of shape `(B, n, hidden_size)`): visual features in placeholder order.
         num_regions (`Tensor` of shape `(B,)`, int64): how many slots of each image are used, the first ones.
         region_boxes, region_scores, refer_slots, ground_slots: see `GromaImageFeatures`.
+        image_index (`Tensor` of shape `(B,)`, int64): which image belongs to each row; 0 for rows without one.
+        token_mask (`Tensor` of shape `(B, length)`, bool): which tokens are on; unused region slots are off.
     """
 
     image_hidden_states: Tensor | None = None
@@ -52,6 +62,8 @@ class GromaModelOutputWithPast(BaseModelOutputWithPast):
     num_regions: Tensor | None = None
     refer_slots: Tensor | None = None
     ground_slots: Tensor | None = None
+    image_index: Tensor | None = None
+    token_mask: Tensor | None = None
 
 
 @dataclass

@@ -1,0 +1,176 @@
+"""What a cache cannot tell about the prompt that it holds: which tokens are off, and the regions of the images.
+
+A model remembers it with the cache, so that the next step, or the next turn, continues the same prompt.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from .modeling_groma_regions import is_box
+
+# Boxes that are the same region: a five-hundredth of a pixel on an image of 2,000, what pixels and back cost in float32.
+SAME_BOX_TOLERANCE = 1e-6
+
+
+@dataclass
+class CachedPrompt:
+    """The prompt that a cache holds, row by row.
+
+    Attributes:
+        attention_mask (`Tensor` of shape `(B, length)`, bool): which of the cached tokens are on.
+        has_image (`Tensor` of shape `(B,)`, bool): which rows have an image.
+        image_index (`Tensor` of shape `(B,)`, int64): where a row's image is among `feature_maps`; 0 without an image.
+        region_boxes (`Tensor` of shape `(B, max_regions, 4)`), region_scores, region_mask (`(B, max_regions)`): the slots of
+            each row; see `GromaImageFeatures`.
+        feature_maps (`list[Tensor]`, *optional*): of the images, what new regions are encoded from.
+        keys (`Tensor`, *optional*): of one layer of the cache, to notice what happens to its rows.
+    """
+
+    attention_mask: Tensor
+    has_image: Tensor
+    image_index: Tensor
+    region_boxes: Tensor
+    region_scores: Tensor
+    region_mask: Tensor
+    feature_maps: list[Tensor] | None = None
+    keys: Tensor | None = None
+
+    def select_rows(self, rows: Tensor) -> "CachedPrompt":
+        """The same prompt with other rows: indices `(B_new,)`, int64."""
+        names = ("attention_mask", "has_image", "image_index", "region_boxes", "region_scores", "region_mask")
+        return replace(self, **{name: getattr(self, name)[rows.to(getattr(self, name).device)] for name in names})
+
+
+def remember_prompt(cache: Cache, prompt: CachedPrompt) -> None:
+    """Keep with a cache what it cannot tell about its prompt. Nothing is kept with a cache that holds no keys."""
+    keys = _keys_of(cache)
+    if keys is not None:
+        cache.groma_prompt = replace(prompt, keys=keys)
+
+
+def recall_prompt(cache: Cache | None) -> CachedPrompt | None:
+    """The prompt that was remembered with a cache, as the cache holds it now: cropped, or with other rows.
+
+    Args:
+        cache (`Cache`, *optional*): a cache that was given to a model.
+
+    Returns:
+        `CachedPrompt`, its mask as long as the cache; `None` if nothing was remembered or the cache is empty.
+
+    Raises:
+        ValueError: the cache was changed in a way that cannot be followed.
+    """
+    prompt = getattr(cache, "groma_prompt", None)
+    if prompt is None:
+        return None
+    length = cached_length(cache)
+    if length == 0:
+        return None
+    keys = _keys_of(cache)
+    if keys is not prompt.keys:
+        prompt = prompt.select_rows(_match_rows(keys, prompt.keys))
+    mask = prompt.attention_mask[:, :length]
+    # Tokens that something else put into the cache count as on.
+    mask = torch.nn.functional.pad(mask, (0, length - mask.shape[1]), value=True)
+    return replace(prompt, attention_mask=mask)
+
+
+def forget_prompt(cache: Cache | None) -> None:
+    """Undo [`remember_prompt`]."""
+    if getattr(cache, "groma_prompt", None) is not None:
+        cache.groma_prompt = None
+
+
+def cached_length(cache: Cache | None) -> int:
+    """How many tokens a cache holds; 0 without a cache."""
+    if cache is None:
+        return 0
+    length = cache.get_seq_length()
+    # Static caches count on the device.
+    return length if torch.compiler.is_compiling() else int(length)
+
+
+def cached_rows(cache: Cache) -> int:
+    """How many rows a cache holds; 0 while it is empty."""
+    keys = _keys_of(cache)
+    return 0 if keys is None else len(keys)
+
+
+def assign_slots(boxes: Tensor, prompt: CachedPrompt) -> tuple[Tensor, CachedPrompt]:
+    """Give boxes of a later turn a slot: that of the same region where there is one, else the next that is free.
+
+    The slots stand at the start of the prompt and are read already: a new region is not among them, but nothing else has
+    the proxy token of a free one, and so an answer can point at the region with it.
+
+    Args:
+        boxes (`Tensor` of shape `(B, K, 4)`): normalized `cxcywh`, rows of zeros pad.
+        prompt (`CachedPrompt`): of B rows; not changed.
+
+    Returns:
+        The slot of every box `(B, K)`, int64 (0 for padding), and the prompt with the new regions.
+
+    Raises:
+        ValueError: more new regions than free slots.
+    """
+    region_boxes, scores, mask = prompt.region_boxes.clone(), prompt.region_scores.clone(), prompt.region_mask.clone()
+    boxes = boxes.to(region_boxes)
+    valid = is_box(boxes)
+    rows = torch.arange(len(boxes), device=boxes.device)
+    slots = torch.zeros(boxes.shape[:2], dtype=torch.long, device=boxes.device)
+    for column in range(boxes.shape[1]):
+        box = boxes[:, column]
+        same = ((region_boxes - box[:, None]).abs().amax(dim=-1) <= SAME_BOX_TOLERANCE) & mask
+        is_new = valid[:, column] & ~same.any(dim=1)
+        slot = torch.where(is_new, mask.sum(dim=1), same.int().argmax(dim=1))
+        if (slot >= mask.shape[1]).any():
+            row = int((slot >= mask.shape[1]).nonzero()[0])
+            raise ValueError(
+                f"`refer_boxes` has a new region for row {row}, but all {mask.shape[1]} region slots of its prompt are in use "
+                "(`config.max_regions`). Begin a new prompt with this box, for which regions are chosen anew; "
+                "`model.encode_regions(features, refer_boxes)` spares looking at the image again."
+            )
+        slots[:, column] = torch.where(valid[:, column], slot, 0)
+        new_rows, new_slots = rows[is_new], slot[is_new]
+        region_boxes[new_rows, new_slots] = box[is_new]
+        scores[new_rows, new_slots] = 1.0
+        mask[new_rows, new_slots] = True
+    return slots, replace(prompt, region_boxes=region_boxes, region_scores=scores, region_mask=mask)
+
+
+def _keys_of(cache: Cache) -> Tensor | None:
+    """Keys of one layer that holds all tokens, if there is one."""
+    layers = [layer for layer in cache.layers if isinstance(getattr(layer, "keys", None), Tensor)]
+    layers = [layer for layer in layers if layer.keys.numel() > 0] or layers[:0]
+    whole = [layer for layer in layers if not getattr(layer, "is_sliding", False)]
+    return (whole or layers)[-1].keys if layers else None
+
+
+def _match_rows(keys: Tensor | None, old_keys: Tensor) -> Tensor:
+    """Which old row each row of the cache is: `(B_new,)`. Rows may be chosen, repeated and reordered, their ends cut."""
+    if keys is not None and keys.shape[1] == old_keys.shape[1]:
+        length = min(keys.shape[2], old_keys.shape[2])
+        keys, old_keys = keys[:, :, :length], old_keys[:, :, :length].to(keys.device)
+        found = []
+        for row in range(len(keys)):
+            candidates = sorted(range(len(old_keys)), key=lambda index, row=row: index != row)
+            found.append(next((index for index in candidates if torch.equal(keys[row], old_keys[index])), None))
+        if None not in found:
+            return torch.tensor(found)
+    raise ValueError(
+        "`past_key_values` no longer holds the prompt that this model read into it, so which of its region slots are switched "
+        "off is unknown. Start from the whole prompt with an empty cache."
+    )
+
+
+__all__ = [
+    "CachedPrompt",
+    "assign_slots",
+    "cached_length",
+    "cached_rows",
+    "forget_prompt",
+    "recall_prompt",
+    "remember_prompt",
+]
