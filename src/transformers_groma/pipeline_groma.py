@@ -1,7 +1,8 @@
 """`pipeline("image-grounding")`: an image, a question and boxes in, grounded text out."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,10 +13,19 @@ from transformers.pipelines.base import Pipeline, PipelineRegistry
 from .boxes import BoxFormat
 from .grounding import GroundedText
 from .modeling_groma_outputs import GromaGenerateDecoderOnlyOutput
+from .processing_groma import default_question
 from .processing_inputs import check_prompt_length, open_image, upright_image_size
 
 IMAGE_GROUNDING_TASK = "image-grounding"
+# What a dict may say about a sample. `text` is another name for `question`, as chats and datasets call it.
+SAMPLE_KEYS = ("image", "question", "text", "boxes")
 _OUTPUT_FIELDS = ("sequences", "region_boxes", "region_scores", "region_mask")
+
+
+class _Sample(NamedTuple):
+    image: Any
+    question: str | None
+    boxes: Any
 
 
 class ImageGroundingPipeline(Pipeline):
@@ -33,6 +43,8 @@ class ImageGroundingPipeline(Pipeline):
     >>> answer = pipe(image, "What is <region>?", boxes=[[20, 30, 200, 180]], max_new_tokens=8)
     >>> [round(value) for value in answer.regions[0].box.tolist()]  # the user's box is the first region
     [20, 30, 200, 180]
+    >>> len(pipe([{"image": image, "question": "What is this?"}, {"image": image}], max_new_tokens=2))
+    2
 
     ```"""
 
@@ -45,24 +57,25 @@ class ImageGroundingPipeline(Pipeline):
 
     def __call__(
         self,
-        image: ImageInput | Sequence[ImageInput],
+        image: ImageInput | Mapping[str, Any] | Iterable[ImageInput | Mapping[str, Any]] | None = None,
         question: str | Sequence[str] | None = None,
         boxes: Any = None,
         *,
         batch_size: int | None = None,
         **kwargs,
-    ) -> GroundedText | list[GroundedText]:
+    ) -> GroundedText | list[GroundedText] | Iterator[GroundedText]:
         """Ask about one image or several.
 
         Args:
-            image (PIL image, array, tensor, path or URL, or a list of these): the image. Files and PIL images are turned
-                upright by their EXIF tag.
+            image (PIL image, array, tensor, path or URL, `dict`, or many of these): the image. Files and PIL images are turned
+                upright by their EXIF tag. A `dict` is a whole sample: `image` and, as needed, `question` (or `text`) and
+                `boxes`. Many can be a list, a generator or a dataset with these columns.
             question (`str` or `list[str]`, *optional*): one for all images or one for each, with a `<region>` mark for each
                 box; `[grounding]` at its head asks for a grounded answer. All other control tokens in it (`<image>`, `<p>`, `<r5>`,
                 `</s>`, …) are plain text, unless `parse_tokens` is set. Without it the processor's default: describe the boxes or, without boxes, the image.
             boxes (array-like of shape `(n, 4)`, or a list of these or `None`, one for each image, *optional*): regions that
                 the question points at; one set serves all images. `xyxy` in absolute pixels of the upright image.
-            batch_size (`int`, *optional*): how many images of a list go through the model together; 1 by default.
+            batch_size (`int`, *optional*): how many images of many go through the model together; 1 by default.
             box_format (`str`, *optional*): `"xyxy"` (default), `"xywh"` or `"cxcywh"`, of `boxes`.
             normalized (`bool`, *optional*): whether `boxes` are fractions of the image size.
             parse_tokens (`bool`, *optional*): whether control tokens in `question` are tokens of the model, for those who write whole
@@ -72,37 +85,53 @@ class ImageGroundingPipeline(Pipeline):
             **kwargs: `num_workers` and the parameters above; the last five can also be given to `pipeline(…)`.
 
         Returns:
-            `GroundedText`, boxes `xyxy` in absolute pixels of the upright image; for a list of images a list. With
-            `num_return_sequences` above 1 a list for each image.
+            `GroundedText`, boxes `xyxy` in absolute pixels of the upright image; for a list of images a list, for a generator
+            or dataset an iterator, which answers as it is read. With `num_return_sequences` above 1 a list for each image.
 
         Raises:
+            TypeError: an argument that there is not.
             ValueError: bad images, questions or boxes, or a prompt that is too long for the model, before any of the questions is
                 answered; the message says what to do.
         """
+        # Wrong arguments are named before any work.
+        self._sanitize_parameters(**{name: value for name, value in kwargs.items() if name != "num_workers"})
+        batch_size = next((size for size in (batch_size, self._batch_size) if size is not None), 1)
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"`batch_size` must be a positive integer, got {batch_size!r}.")
+        if image is None:
+            raise ValueError("`image` is missing. Pass an image, a dict with an `image`, or many of these.")
+        if _is_stream(image):
+            if isinstance(question, (list, tuple)) or _is_batch_of_boxes(boxes):
+                raise ValueError(
+                    "A generator or dataset takes one `question` and one set of `boxes` for all images. Yield dicts with `image`, "
+                    "`question` and `boxes` for one each."
+                )
+            samples = (_sample(entry, index, question, boxes) for index, entry in enumerate(_entries(image)))
+            return self._answer_stream(samples, batch_size, kwargs)
+
         is_list = isinstance(image, (list, tuple))
-        images = list(image) if is_list else [image]
-        questions = _for_each_image("question", question, len(images), isinstance(question, (list, tuple)))
-        boxes_of_images = _for_each_image("boxes", boxes, len(images), is_list and _is_batch_of_boxes(boxes))
-        for entry in boxes_of_images:
-            if entry is not None and (np.ndim(entry) == 0 or (len(entry) > 0 and np.ndim(entry[0]) != 1)):
-                raise ValueError(f"`boxes` of an image are a list of boxes, [[x1, y1, x2, y2]], got {entry}.")
-        self._check_lengths(questions, boxes_of_images, kwargs)
-        batch_size = batch_size or self._batch_size or 1
-        batches = [
-            {
-                "first": start,
-                "images": images[start : start + batch_size],
-                "text": None if question is None else questions[start : start + batch_size],
-                "boxes": boxes_of_images[start : start + batch_size],
-            }
-            for start in range(0, len(images), batch_size)
-        ]
+        samples = (
+            _samples_of_list(list(image), question, boxes) if is_list else [_sample(image, None, question, boxes)]
+        )
+        self._check_lengths([sample.question for sample in samples], [sample.boxes for sample in samples], kwargs)
+        batches = list(_batches(samples, batch_size))
         if not batches:
             return []
         # Each batch is one input: the processor pads and checks better than the library's collator, which refuses a batch
         # in which only some samples have boxes.
         answers = [answer for batch in super().__call__(batches, batch_size=1, **kwargs) for answer in batch]
         return answers if is_list else answers[0]
+
+    def _answer_stream(
+        self, samples: Iterable[_Sample], batch_size: int, kwargs: Mapping[str, Any]
+    ) -> Iterator[GroundedText]:
+        def checked_batches() -> Iterator[dict[str, Any]]:
+            for batch in _batches(samples, batch_size):
+                self._check_lengths(batch["text"], batch["boxes"], kwargs)
+                yield batch
+
+        for answers in super().__call__(checked_batches(), batch_size=1, **kwargs):
+            yield from answers
 
     def _sanitize_parameters(
         self,
@@ -111,7 +140,18 @@ class ImageGroundingPipeline(Pipeline):
         parse_tokens: bool | None = None,
         max_new_tokens: int | None = None,
         generate_kwargs: dict[str, Any] | None = None,
+        **unknown: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if unknown:
+            raise TypeError(
+                f"The image-grounding pipeline does not take {', '.join(f'`{name}`' for name in unknown)}. It takes "
+                "`image`, `question`, `boxes`, `batch_size`, `num_workers`, `box_format`, `normalized`, `parse_tokens`, "
+                "`max_new_tokens` and `generate_kwargs` (a dict: everything else that `model.generate` takes)."
+            )
+        if generate_kwargs is not None and not isinstance(generate_kwargs, Mapping):
+            raise ValueError(
+                f"`generate_kwargs` must be a dict, as in {{'do_sample': True}}, got {generate_kwargs!r}."
+            )
         preprocess = {"box_format": box_format, "normalized": normalized, "parse_tokens": parse_tokens}
         preprocess = {name: value for name, value in preprocess.items() if value is not None}
         if max_new_tokens is not None:
@@ -149,9 +189,13 @@ class ImageGroundingPipeline(Pipeline):
         images = [
             open_image(image, index, image_processor) for index, image in enumerate(inputs["images"], inputs["first"])
         ]
+        texts = [
+            default_question(0 if boxes is None else len(boxes)) if text is None else text
+            for text, boxes in zip(inputs["text"], inputs["boxes"], strict=True)
+        ]
         model_inputs = self.processor(
             images=images,
-            text=inputs["text"],
+            text=texts,
             boxes=inputs["boxes"],
             padding=True,
             padding_side="left",
@@ -182,6 +226,71 @@ class ImageGroundingPipeline(Pipeline):
         if per_image == 1:
             return answers
         return [answers[start : start + per_image] for start in range(0, len(answers), per_image)]
+
+
+def _is_stream(inputs: Any) -> bool:
+    """Whether these are many inputs that are read one after the other: a generator, an iterator or a dataset."""
+    if isinstance(inputs, (list, tuple, str, bytes, Mapping, np.ndarray, torch.Tensor)):
+        return False
+    return isinstance(inputs, Iterable) or (hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"))
+
+
+def _entries(inputs: Any) -> Iterator[Any]:
+    # A dataset of torch has a length and rows; as an iterable it would not know its end.
+    if hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"):
+        return (inputs[index] for index in range(len(inputs)))
+    return iter(inputs)
+
+
+def _samples_of_list(inputs: list[Any], question: Any, boxes: Any) -> list[_Sample]:
+    dicts = [isinstance(entry, Mapping) for entry in inputs]
+    if any(dicts):
+        if not all(dicts):
+            raise ValueError(
+                f"`image` is a list of dicts, but entry {dicts.index(False)} is not one. Make all entries dicts, or all images."
+            )
+        if isinstance(question, (list, tuple)):
+            raise ValueError("`question` is a list beside a list of dicts. Put each question into its dict.")
+        return [_sample(entry, index, question, boxes) for index, entry in enumerate(inputs)]
+    questions = _for_each_image("question", question, len(inputs), isinstance(question, (list, tuple)))
+    boxes_of_images = _for_each_image("boxes", boxes, len(inputs), _is_batch_of_boxes(boxes))
+    return [_sample(*entry) for entry in zip(inputs, range(len(inputs)), questions, boxes_of_images, strict=True)]
+
+
+def _sample(entry: Any, index: int | None, question: str | None, boxes: Any) -> _Sample:
+    """One input, an image or a dict, with what was said for all of them. A dict's values that are None are not there."""
+    place = "The input" if index is None else f"Input {index}"
+    if isinstance(entry, Mapping):
+        if unknown := [key for key in entry if key not in SAMPLE_KEYS]:
+            raise ValueError(
+                f"{place} has {', '.join(map(repr, unknown))}, but a dict of the image-grounding pipeline has `image`, `question` "
+                "(or `text`) and `boxes`. Rename or leave out the others (`dataset.select_columns([…])`)."
+            )
+        given = {key: value for key, value in entry.items() if value is not None}
+        names = [name for name in ("question", "text") if name in given] + ["`question`"] * (question is not None)
+        if len(names) > 1:
+            raise ValueError(f"{place} has two questions, one in {names[0]!r} and one in {names[1]!r}. Pass one.")
+        if "boxes" in given and boxes is not None:
+            raise ValueError(f"{place} has `boxes`, and `boxes` was given for all inputs, too. Pass them once.")
+        entry, boxes = given.get("image"), given.get("boxes", boxes)
+        question = given.get("question", given.get("text", question))
+    if entry is None:
+        raise ValueError(f"{place} has no `image`. Pass an image for each question.")
+    if isinstance(question, (list, tuple)):
+        raise ValueError(
+            f"`question` has {len(question)} entries for one image. Pass one question, or a list of images."
+        )
+    if boxes is not None and (np.ndim(boxes) == 0 or (len(boxes) > 0 and np.ndim(boxes[0]) != 1)):
+        raise ValueError(f"`boxes` of an image are a list of boxes, [[x1, y1, x2, y2]], got {boxes}.")
+    return _Sample(entry, question, boxes)
+
+
+def _batches(samples: Iterable[_Sample], batch_size: int) -> Iterator[dict[str, Any]]:
+    samples, first = iter(samples), 0
+    while batch := list(islice(samples, batch_size)):
+        images, texts, boxes = map(list, zip(*batch))
+        yield {"first": first, "images": images, "text": texts, "boxes": boxes}
+        first += len(batch)
 
 
 def _for_each_image(name: str, values: Any, num_images: int, is_list: bool) -> list[Any]:

@@ -176,7 +176,7 @@ class GromaProcessor(ProcessorMixin):
                 )
 
         if texts is None:
-            texts = [_default_question(len(boxes_of_sample)) for boxes_of_sample in refer_boxes]
+            texts = [default_question(len(boxes_of_sample)) for boxes_of_sample in refer_boxes]
         elif parse_tokens is None:
             texts = [
                 self._plain_question(text, marks) if self._is_question(text, image) else text
@@ -230,7 +230,7 @@ class GromaProcessor(ProcessorMixin):
         """
         image = True  # any, as nobody looks at it
         if text is None:
-            text = _default_question(num_boxes)
+            text = default_question(num_boxes)
         elif parse_tokens is False or (parse_tokens is None and self._is_question(text, image)):
             text = self._plain_question(text, {REGION_MARK})
         texts = self._wrap_questions([text], [self._is_question(text, image)])
@@ -664,7 +664,8 @@ class GromaProcessor(ProcessorMixin):
         return images, videos, audio, additional_inputs
 
 
-def _default_question(num_boxes: int) -> str:
+def default_question(num_boxes: int) -> str:
+    """What is asked about an image and `num_boxes` boxes where there is no text."""
     if num_boxes == 0:
         return DEFAULT_IMAGE_PROMPT
     return DEFAULT_REGION_PROMPT.format(regions=", ".join([REGION_MARK] * num_boxes))
