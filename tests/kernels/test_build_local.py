@@ -125,7 +125,7 @@ def test_cuda_sources_compile(kernel):
     if not shutil.which("nvcc"):
         pytest.skip("nvcc not found: the CUDA sources are not compiled here")
     command = [sys.executable, KERNELS_DIR / "build_local.py", KERNELS_DIR / kernel]
-    command += ["--backend", "cuda", "--archs", "9.0", "--compile-only"]
+    command += ["--backend", "cuda", "--archs", "8.0;9.0", "--compile-only"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "compiled for torch-stable-abi211-cu" in result.stdout

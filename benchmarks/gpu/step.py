@@ -1,0 +1,102 @@
+"""What the steps share: their arguments, results that are written as they come, times and traffic."""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+# What a step exits with that has nothing to do on this machine; its last line says why.
+SKIPPED = 77
+
+
+class Results:
+    """Appends results to a file of JSON lines, so that they survive whatever ends the step."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def add(self, name: str, **values: Any) -> None:
+        """One named result; numbers are rounded to five digits."""
+        rounded = {key: float(f"{value:.5g}") if isinstance(value, float) else value for key, value in values.items()}
+        print(name, rounded, flush=True)
+        with open(self.path, "a") as file:
+            file.write(json.dumps({"name": name, **rounded}) + "\n")
+
+
+def step_arguments(description: str | None) -> tuple[Results, str, bool]:
+    """Where results go, the device (`cuda` or `cpu`), and whether sizes are tiny."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
+    parser.add_argument("--small", action="store_true")
+    arguments = parser.parse_args()
+    return Results(arguments.results), arguments.device, arguments.small
+
+
+def skip(reason: str) -> NoReturn:
+    """End the step as skipped; the reason is its last line."""
+    print(reason, flush=True)
+    sys.exit(SKIPPED)
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def median_ms(
+    function: Callable[[Any], object], inputs: Sequence[Any], device: str, seconds: float = 0.6, warm_up: int = 3
+) -> float:
+    """Median milliseconds of a call.
+
+    Inputs rotate, so that what one call left in the cache does not serve the next. On a GPU each call stands between two events.
+    """
+    for index in range(warm_up):
+        function(inputs[index % len(inputs)])
+    synchronize(device)
+    times: list[float] = []
+    pairs = []
+    end = time.perf_counter() + seconds
+    while len(times) + len(pairs) < 5 or (time.perf_counter() < end and len(times) + len(pairs) < 400):
+        item = inputs[(len(times) + len(pairs)) % len(inputs)]
+        if device == "cuda":
+            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            function(item)
+            stop.record()
+            pairs.append((start, stop))
+            if len(pairs) % 20 == 0:
+                torch.cuda.synchronize()  # the clock above must see how long the calls take
+        else:
+            begin = time.perf_counter()
+            function(item)
+            times.append((time.perf_counter() - begin) * 1e3)
+    synchronize(device)
+    times += [start.elapsed_time(stop) for start, stop in pairs]
+    return statistics.median(times)
+
+
+def copy_rate(device: str, size: int) -> float:
+    """Bytes a second of a copy within the device's memory, read and written counted."""
+    sources = [torch.randn(size // 4, device=device) for _ in range(2)]
+    target = torch.empty_like(sources[0])
+    milliseconds = median_ms(target.copy_, sources, device)
+    return 2 * target.nbytes / (milliseconds / 1e3)
+
+
+def peak_memory_gb(device: str, function: Callable[[], object]) -> float | None:
+    """The most memory in use during a call, in GB, weights included; `None` on a CPU."""
+    if device != "cuda":
+        function()
+        return None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    function()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() / 1e9

@@ -1,0 +1,151 @@
+"""What a device can break: run on the CPU here, and on a GPU by `benchmarks/gpu/run.sh` (`GROMA_TEST_DEVICE=cuda`)."""
+
+import copy
+import os
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from tests.golden import expand_batch, golden_pixels, load_case
+from tests.tiny import tiny_inputs, tiny_model
+from transformers_groma import GromaForConditionalGeneration
+
+DEVICE = os.environ.get("GROMA_TEST_DEVICE", "cpu")
+on_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+
+
+@pytest.fixture(scope="module")
+def golden_model(converted_golden) -> GromaForConditionalGeneration:
+    return GromaForConditionalGeneration.from_pretrained(converted_golden).eval().to(DEVICE)
+
+
+@pytest.fixture(scope="module")
+def model() -> GromaForConditionalGeneration:
+    return tiny_model().to(DEVICE)
+
+
+@pytest.fixture
+def inputs(model) -> dict[str, torch.Tensor]:
+    return {key: value.to(DEVICE) for key, value in tiny_inputs(model.config, batch_size=3).items()}
+
+
+def generate(model, inputs, **kwargs) -> torch.Tensor:
+    ids = model.generate(**inputs, do_sample=False, min_new_tokens=6, max_new_tokens=6, **kwargs)
+    return ids[:, inputs["input_ids"].shape[1] :].cpu()
+
+
+@pytest.mark.parametrize("run", ["plain", "refer"])
+def test_words_are_those_of_the_original(golden_model, golden_dir, run):
+    """Greedy ids and logits of the original code, from pixels to words."""
+    notes, golden = load_case(golden_dir, "generate")
+    inputs = expand_batch(golden[f"{run}.input_ids"])
+    if run == "refer":
+        inputs["refer_boxes"] = golden["refer.refer_boxes"][None]
+    inputs = {key: value.to(DEVICE) for key, value in inputs.items()}
+    output = golden_model.generate(
+        pixel_values=golden_pixels(golden_dir)[:1].to(DEVICE),
+        max_new_tokens=8,
+        min_new_tokens=8,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_logits=True,
+        **inputs,
+    )
+    assert output.sequences[0, inputs["input_ids"].shape[1] :].tolist() == notes["runs"][run]["new_ids"]
+    assert_close(torch.cat(output.logits).cpu(), golden[f"{run}.step_logits"], atol=2e-3, rtol=0)
+
+
+def test_proposals_equal_those_of_the_cpu(golden_model, golden_dir):
+    pixels = golden_pixels(golden_dir)
+    found = golden_model.propose_regions(pixels.to(DEVICE))
+    expected = copy.deepcopy(golden_model).cpu().propose_regions(pixels)
+    assert torch.equal(found.mask.cpu(), expected.mask) and expected.mask.any()
+    assert_close(found.boxes.cpu(), expected.boxes, atol=1e-4, rtol=0)
+    assert_close(found.scores.cpu(), expected.scores, atol=1e-4, rtol=0)
+
+
+def test_a_batch_equals_single_calls(model, inputs):
+    batch = generate(model, inputs)
+    for row in range(3):
+        single = generate(model, {key: value[row : row + 1] for key, value in inputs.items()})
+        assert torch.equal(single[0], batch[row])
+
+
+def test_bfloat16_picks_the_same_regions(model, inputs, tmp_path):
+    model.save_pretrained(tmp_path)
+    half = GromaForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16).eval().to(DEVICE)
+    assert half.lm_head.weight.dtype == torch.bfloat16
+    found = half.propose_regions(inputs["pixel_values"])
+    expected = model.propose_regions(inputs["pixel_values"])
+    assert torch.equal(found.mask, expected.mask)
+    assert_close(found.boxes, expected.boxes, atol=1e-6, rtol=0)
+    assert generate(half, inputs).shape == (3, 6)
+
+
+def test_static_cache(model, inputs):
+    assert torch.equal(
+        generate(model, inputs, cache_implementation="static", disable_compile=True), generate(model, inputs)
+    )
+
+
+def test_compile_perceive(model, inputs):
+    compiled = torch.compile(model.get_image_features)
+    with torch.no_grad():
+        found = compiled(inputs["pixel_values"], return_dict=True)
+        expected = model.get_image_features(inputs["pixel_values"], return_dict=True)
+    assert torch.equal(found.region_mask, expected.region_mask)
+    assert_close(
+        torch.stack(list(found.pooler_output)), torch.stack(list(expected.pooler_output)), atol=1e-3, rtol=1e-3
+    )
+
+
+def test_compile_a_decoding_step(model, inputs):
+    """A static cache makes `generate` compile the decoding step on a GPU."""
+    assert torch.equal(generate(model, inputs, cache_implementation="static"), generate(model, inputs))
+
+
+@pytest.mark.parametrize(
+    "part", ["model.vision_tower", "model.region_proposer", "model.region_encoder", "model.language_model"]
+)
+def test_a_part_offloaded_to_the_cpu(model, inputs, part):
+    accelerate = pytest.importorskip("accelerate")
+    expected = generate(model, inputs)
+    offloaded = copy.deepcopy(model)
+    accelerate.cpu_offload(offloaded.get_submodule(part), execution_device=torch.device(DEVICE))
+    assert torch.equal(generate(offloaded, inputs), expected)
+
+
+@on_gpu
+@pytest.mark.parametrize("part", ["region_proposer", "region_encoder", "language_model"])
+def test_a_device_map_over_cpu_and_gpu(model, inputs, part, tmp_path):
+    pytest.importorskip("accelerate")
+    model.save_pretrained(tmp_path)
+    split = GromaForConditionalGeneration.from_pretrained(
+        tmp_path, device_map={"": DEVICE, f"model.{part}": "cpu"}
+    ).eval()
+    assert torch.equal(generate(split, inputs), generate(model, inputs))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_bitsandbytes_quantizes_the_language_model_only(model, inputs, tmp_path, bits):
+    pytest.importorskip("bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    wide = tiny_model(text_config={"hidden_size": 64, "intermediate_size": 128}).to(DEVICE)
+    wide.save_pretrained(tmp_path)
+    quantized = GromaForConditionalGeneration.from_pretrained(
+        tmp_path, quantization_config=BitsAndBytesConfig(**{f"load_in_{bits}bit": True}), device_map=DEVICE
+    ).eval()
+    found, expected = (m.propose_regions(inputs["pixel_values"]) for m in (quantized, wide))
+    assert torch.equal(found.mask, expected.mask)
+    assert_close(found.boxes, expected.boxes, atol=1e-4, rtol=0)
+    assert generate(quantized, inputs).shape == (3, 6)
+
+
+def test_training_step(inputs):
+    model = tiny_model().to(DEVICE).train()
+    outputs = model(**inputs, labels=inputs["input_ids"])
+    outputs.loss.backward()
+    assert outputs.loss.isfinite()
+    assert model.model.language_model.embed_tokens.weight.grad.isfinite().all()
