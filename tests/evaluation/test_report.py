@@ -1,9 +1,12 @@
 """What a run leaves for programs and for people."""
 
+import errno
 import json
+import os
 
 import pytest
 
+from transformers_groma._files import OutputError
 from transformers_groma.evaluation import grounded_caption, lvis_ground, proposals, rec, region_caption
 from transformers_groma.evaluation.judged import judged_benchmark
 from transformers_groma.evaluation.report import Results, markdown_report, read_results, versions, write_report
@@ -88,6 +91,23 @@ def test_files(tmp_path):
     (tmp_path / "results.json").write_text("[1]")
     with pytest.raises(ValueError, match="results.json is not of `groma evaluate`"):
         read_results(tmp_path)
+
+
+@pytest.mark.parametrize("failing", ["results.json", "results.md"])
+def test_both_files_or_neither(tmp_path, monkeypatch, failing):
+    write_report(tmp_path, rec.BENCHMARK, results(**{"acc@0.5": 0.25}))
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    real = os.replace
+
+    def fail(source, target):
+        if target.name == failing and ".kept" not in str(source):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OutputError, match=f"{failing} cannot be written"):
+        write_report(tmp_path, rec.BENCHMARK, results(**{"acc@0.5": 0.5}))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
 
 
 def test_versions_name_what_figures_depend_on():

@@ -150,6 +150,7 @@ def precompute_regions(
         OutputError: `output_dir` cannot be written, or another process is writing the same.
 
     Example:
+    >>> import tempfile
     >>> from transformers_groma.data.shapes_rows import ShapesOptions, write_shapes
     >>> model = GromaForRegionProposal.from_pretrained("hub_configs/groma-tiny")
     >>> image_processor = AutoImageProcessor.from_pretrained("hub_configs/groma-tiny")
