@@ -128,6 +128,10 @@ class GromaPreTrainedModel(PreTrainedModel):
         saved = getattr(self.config, "part_dtypes", None) or {}
         if saved.get("model") == str(dtype).removeprefix("torch."):
             plan.update({part: getattr(torch, saved[part]) for part in saved if part != "model"})
+        # The model has no weights yet. What stays on disk is read in the dtype that it has now, whatever the plan says.
+        for name, weight in self.named_parameters():
+            if weight.is_meta and _part_of(name) in plan:
+                weight.data = weight.data.to(plan[_part_of(name)])
         return plan
 
     @classmethod
