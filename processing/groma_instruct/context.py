@@ -12,6 +12,7 @@ from PIL import Image
 
 from processing.groma_instruct.markers import draw_markers
 from processing.groma_instruct.selection import SelectedImage
+from transformers_groma.image_reading import open_image_header
 
 PROMPT_FILE = Path(__file__).with_name("prompt.md")
 EXAMPLES_FILE = Path(__file__).with_name("examples.json")
@@ -29,7 +30,7 @@ def build_messages(selected: SelectedImage, content: bytes) -> list[dict[str, An
         `list[dict]`: messages of the OpenAI chat format: the instructions, the examples (text alone, as earlier rounds),
         and the notes with the marked image as a `data:` URL.
     """
-    with Image.open(io.BytesIO(content)) as image:
+    with open_image_header(io.BytesIO(content)) as image:
         url = jpeg_url(draw_markers(image, selected["boxes_xyxy"]))
     question = [
         {"type": "text", "text": describe(selected)},

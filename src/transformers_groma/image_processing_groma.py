@@ -3,6 +3,7 @@
 from transformers.utils import is_torchvision_available
 
 from .image_processing_pil_groma import GromaDetectionPostProcessing, GromaImageProcessorPil, prepare_values
+from .image_reading import ImageReadingMixin
 
 if is_torchvision_available():
     import torch
@@ -15,7 +16,7 @@ if is_torchvision_available():
         PILImageResampling,
     )
 
-    class GromaImageProcessor(GromaDetectionPostProcessing, TorchvisionBackend):
+    class GromaImageProcessor(ImageReadingMixin, GromaDetectionPostProcessing, TorchvisionBackend):
         """Same as `GromaImageProcessorPil`, in batches and on any device. Pixels differ a little in resizing.
 
         Returns `pixel_values` of shape `(B, 3, height, width)`.

@@ -16,6 +16,7 @@ from transformers.image_utils import (
 )
 
 from .boxes import box_cxcywh_to_xyxy, scale_boxes
+from .image_reading import ImageReadingMixin, check_image_pixels
 
 # Floats may be outside of 0..1 by this much; they are clipped.
 FLOAT_SLACK = 1e-3
@@ -44,6 +45,7 @@ def to_upright_8_bit(image: ImageInput, *, keep_floats: bool = False, name: str 
 
     Raises:
         ValueError: values that are not finite or outside of their scale, or that are not numbers.
+        ImageTooLargeError: it has more than `MAX_IMAGE_PIXELS` pixels, see `image_reading.py`.
 
     Example:
     >>> from PIL import Image
@@ -52,6 +54,8 @@ def to_upright_8_bit(image: ImageInput, *, keep_floats: bool = False, name: str 
     >>> to_upright_8_bit(np.array([[0.0, 0.5, 1.0]]))
     array([[  0, 128, 255]], dtype=uint8)
     """
+    # Of an array, channels are the shortest side.
+    check_image_pixels(*(image.size if isinstance(image, Image.Image) else sorted((1, 1, *image.shape))[-2:]))
     if isinstance(image, Image.Image):
         image = ImageOps.exif_transpose(image)
         if image.mode in _PIL_MODES_16_BIT:
@@ -192,15 +196,16 @@ class GromaDetectionPostProcessing:
         return results
 
 
-class GromaImageProcessorPil(GromaDetectionPostProcessing, PilBackend):
+class GromaImageProcessorPil(ImageReadingMixin, GromaDetectionPostProcessing, PilBackend):
     """Resizes images to the square that the vision encoder takes, without keeping the aspect ratio, and normalizes them.
 
     PIL images are turned upright by their EXIF tag first. Grey, palette, CMYK, transparent (on white) and 16-bit
-    images become RGB. Arrays and tensors are scaled by their type, see [`to_upright_8_bit`]: floats run from 0 to 1.
-    Returns `pixel_values` of shape `(B, 3, height, width)`.
+    images become RGB. Arrays and tensors are scaled by their type, see [`to_upright_8_bit`]: floats run from 0 to 1. Of several
+    frames the first is used. Returns `pixel_values` of shape `(B, 3, height, width)`.
 
     Raises:
         TypeError: for something that is not an image.
+        ImageTooLargeError: for an image with more than `MAX_IMAGE_PIXELS` pixels, see `image_reading.py`.
 
     Example:
     >>> from PIL import Image

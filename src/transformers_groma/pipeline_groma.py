@@ -185,10 +185,7 @@ class ImageGroundingPipeline(Pipeline):
 
     def preprocess(self, inputs: Mapping[str, Any], parse_tokens: bool = False, **box_parameters) -> dict[str, Any]:
         """A batch of images, texts and boxes as model inputs."""
-        image_processor = self.processor.image_processor
-        images = [
-            open_image(image, index, image_processor) for index, image in enumerate(inputs["images"], inputs["first"])
-        ]
+        images = [open_image(image, index) for index, image in enumerate(inputs["images"], inputs["first"])]
         texts = [
             default_question(0 if boxes is None else len(boxes)) if text is None else text
             for text, boxes in zip(inputs["text"], inputs["boxes"], strict=True)

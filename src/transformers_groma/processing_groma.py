@@ -528,9 +528,7 @@ class GromaProcessor(ProcessorMixin):
                 f"The total number of {self.image_token} tokens in the prompts should be the same as the number of images "
                 f"passed. Found total {sum(marks)} {self.image_token} tokens and {len(flat)} images."
             )
-        return [
-            open_image(group[0], index, self.image_processor) if group else None for index, group in enumerate(groups)
-        ]
+        return [open_image(group[0], index) if group else None for index, group in enumerate(groups)]
 
     def _is_question(self, text: str, image: Any) -> bool:
         """Whether a text is a question about an image, and not a prompt that says where the image is."""

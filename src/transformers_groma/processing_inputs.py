@@ -15,6 +15,7 @@ from transformers.image_utils import ChannelDimension, get_image_size, infer_cha
 from .boxes import BOX_INPUTS, BoxFormat, box_xyxy_to_cxcywh, normalize_boxes, prepare_user_boxes
 from .control_tokens import without_breaks
 from .image_processing_pil_groma import to_upright_8_bit
+from .image_reading import ImageTooLargeError, load_image, read_image
 
 # With a side of one pixel an "image" is a spacer or a mistake; there is nothing to see in it.
 _MIN_IMAGE_SIDE = 2
@@ -99,16 +100,18 @@ def group_images(images: Any) -> tuple[list[list[Any]], bool]:
     return [[image for image in group if image is not None] for group in groups], is_nested
 
 
-def open_image(image: Any, index: int, image_processor: Any) -> Any:
+def open_image(image: Any, index: int) -> Any:
     """Load an image if it is a path, URL or base64 text, and turn it upright. Arrays get a channel dimension."""
     name = f"`images` of sample {index}"
     source = image = os.fspath(image) if isinstance(image, os.PathLike) else image
     try:
         if isinstance(source, str):
-            # Files are opened here, because the library's loader drops transparency and cuts off 16-bit values.
-            image = Image.open(source) if os.path.isfile(source) else image_processor.fetch_images(source)
-        if isinstance(image, Image.Image):
-            image.load()
+            # Not by the library's loader: it drops transparency, cuts off 16-bit values and reads whatever comes.
+            image = read_image(source)
+        elif isinstance(image, Image.Image):
+            load_image(image)
+    except ImageTooLargeError as error:
+        raise ValueError(f"{name} cannot be read: {error}.") from error
     except (OSError, SyntaxError, ValueError, httpx.HTTPError, httpx.InvalidURL) as error:
         raise ValueError(
             f"{name} cannot be read as an image file, URL or base64 text: {_short(source)} ({_short(error)})."
@@ -117,8 +120,11 @@ def open_image(image: Any, index: int, image_processor: Any) -> Any:
         raise ValueError(
             f"{name} is no image: {_short(image)}. Pass a PIL image, an array, a tensor, a path, a URL or base64 text."
         )
-    # Floats wait for the image processor, which knows whether they are to be rescaled.
-    image = to_upright_8_bit(image, keep_floats=True, name=name)
+    try:
+        # Floats wait for the image processor, which knows whether they are to be rescaled.
+        image = to_upright_8_bit(image, keep_floats=True, name=name)
+    except ImageTooLargeError as error:
+        raise ValueError(f"{name} cannot be read: {error}.") from error
     return image[None] if not isinstance(image, Image.Image) and image.ndim == 2 else image
 
 

@@ -152,11 +152,10 @@ def open_upright(source: str) -> "Image.Image":
     is_url = source.startswith(("http://", "https://"))
     if not is_url and not Path(source).is_file():
         raise CommandError(f"IMAGE {source!r} is no file: pass the path or the http(s) URL of an image.")
-    from ..image_processing_groma import GromaImageProcessor
     from ..processing_inputs import open_image, upright_image_size
 
     with errors_of(f"IMAGE {source!r}"):
-        image = open_image(source, 0, GromaImageProcessor())
+        image = open_image(source, 0)
         upright_image_size(image, 0, None)
     return image
 

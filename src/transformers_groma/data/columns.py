@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from datasets import Features, Image, List, Value
-from PIL import Image as PilImage
 
+from ..image_reading import open_image_header
 from ..modeling_groma_proposer import OBJECTNESS_SOURCES
 
 # Boxes may stick out of the image by this many pixels: annotations of photos are rounded.
@@ -238,8 +238,8 @@ def _upright_size(image: Any) -> tuple[int, int] | None:
         if image.get("bytes") is None and image.get("path") is None:
             raise RowError("`image` has neither bytes nor a path")
         try:
-            image = PilImage.open(image["path"] if image.get("bytes") is None else io.BytesIO(image["bytes"]))
-        except OSError as error:
+            image = open_image_header(image["path"] if image.get("bytes") is None else io.BytesIO(image["bytes"]))
+        except (OSError, SyntaxError, ValueError) as error:
             raise RowError(f"`image` cannot be read ({error})") from error
     # The orientation is in the header.
     transposed = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)

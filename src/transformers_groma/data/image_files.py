@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from PIL import Image as PilImage
 
+from ..image_reading import ImageTooLargeError, open_image_header
 from .left_out import SkipRecord
 from .provenance import note_input
 
@@ -297,8 +298,8 @@ def _other_size(size: Size, annotated: Size) -> SkipRecord:
 
 def _open_image(content: bytes) -> PilImage.Image:
     try:
-        return PilImage.open(io.BytesIO(content))
-    except PilImage.DecompressionBombError:
+        return open_image_header(io.BytesIO(content))
+    except ImageTooLargeError:
         raise SkipRecord("image has too many pixels") from None
     except (OSError, ValueError, SyntaxError):
         raise SkipRecord("not a picture") from None

@@ -10,6 +10,7 @@ from PIL import Image as PilImage
 from PIL import ImageOps
 from pyarrow.parquet import ParquetFile
 
+from ..image_reading import open_image_header
 from ..visualization import PALETTE, draw_boxes
 from .contact_sheet import TILE, captioned_tile, contact_sheet
 
@@ -94,10 +95,10 @@ def _decoded(image: Any) -> tuple[PilImage.Image, list[str]]:
         return PilImage.new("RGB", (TILE, MIN_HEIGHT), "white"), ["(no image)"]
     try:
         if isinstance(image, Mapping):
-            image = PilImage.open(io.BytesIO(image["bytes"]))
+            image = open_image_header(io.BytesIO(image["bytes"]))
         return ImageOps.exif_transpose(image).convert("RGB"), []
     # A file that is cut short has a header, so that its row is written.
-    except (OSError, SyntaxError, ValueError, PilImage.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         return PilImage.new("RGB", (TILE, MIN_HEIGHT), "white"), [f"(image cannot be decoded: {error})"]
 
 

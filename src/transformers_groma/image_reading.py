@@ -1,0 +1,196 @@
+"""Images of files, URLs and base64 text, as strangers may send them: one limit of size, looked up before pixels are decoded.
+
+`MAX_IMAGE_PIXELS` is the one place to change the limit, for images that are trusted.
+"""
+
+import base64
+import io
+import os
+import time
+import warnings
+from typing import Any, BinaryIO
+
+from huggingface_hub.utils import httpx
+from PIL import Image, ImageFile
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+# Width times height. Photos have 200 million pixels at most; models see a few hundred thousand of them.
+MAX_IMAGE_PIXELS = 100_000_000
+# Bytes, and seconds, that the download of an image may take.
+MAX_DOWNLOAD_BYTES = 256 * 1024 * 1024
+MAX_DOWNLOAD_SECONDS = 60.0
+# Formats that Pillow decodes itself. Others start programs (EPS: Ghostscript) or are hardly looked after.
+IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+
+
+class ImageTooLargeError(ValueError):
+    """An image has more pixels than are read."""
+
+
+def check_image_pixels(width: int, height: int) -> None:
+    """Refuse an image with more than `MAX_IMAGE_PIXELS` pixels.
+
+    Args:
+        width (`int`): in pixels.
+        height (`int`): in pixels.
+
+    Raises:
+        ImageTooLargeError: there are more.
+
+    Example:
+    >>> check_image_pixels(4000, 3000)
+    """
+    if width * height > MAX_IMAGE_PIXELS:
+        raise ImageTooLargeError(
+            f"{width}x{height} (width x height) pixels are more than the {MAX_IMAGE_PIXELS} that are read. Make the image smaller, or "
+            "raise `transformers_groma.image_reading.MAX_IMAGE_PIXELS` if it can be trusted"
+        )
+
+
+def read_image(source: str) -> Image.Image:
+    """Read an image.
+
+    Args:
+        source (`str`): path of a file, http(s) URL, or base64 text, with or without `data:image/…;base64,` before it.
+
+    Returns:
+        `PIL.Image.Image`: the image, or the first frame of several, decoded.
+
+    Raises:
+        ImageTooLargeError: it has more than `MAX_IMAGE_PIXELS` pixels; they are not decoded.
+        ValueError, OSError, SyntaxError: it cannot be read.
+        httpx.HTTPError, httpx.InvalidURL: it cannot be fetched.
+
+    Example:
+    >>> read_image("tests/fixtures/photos/cat_and_dog.jpg").size
+    (640, 640)
+    """
+    if os.path.isfile(source):
+        with open(source, "rb") as file:
+            return decode_image(file)
+    if source.startswith(("http://", "https://")):
+        return decode_image(io.BytesIO(_fetch(source)))
+    text = source.partition("base64,")[2] if source.startswith("data:image/") else source
+    try:
+        content = base64.b64decode(text.strip(), validate=True)
+    except ValueError as error:
+        raise ValueError("it is neither a file nor an http(s) URL nor base64 text") from error
+    return decode_image(io.BytesIO(content))
+
+
+def open_image_header(file: str | os.PathLike | BinaryIO) -> Image.Image:
+    """Open an image without decoding its pixels, which its header may forbid.
+
+    Args:
+        file (`str`, `Path` or binary file): its content.
+
+    Returns:
+        `PIL.Image.Image`: the image, not decoded yet.
+
+    Raises:
+        ImageTooLargeError: it has more than `MAX_IMAGE_PIXELS` pixels.
+        ValueError, OSError, SyntaxError: it cannot be read, or its format is none that is.
+    """
+    Image.init()
+    with warnings.catch_warnings():
+        # Pillow warns of fewer pixels than are read here.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            image = Image.open(file, formats=[name for name in IMAGE_FORMATS if name in Image.OPEN])
+        except Image.DecompressionBombError as error:
+            raise ImageTooLargeError(
+                f"it has more than the {MAX_IMAGE_PIXELS} pixels that are read. Make the image smaller"
+            ) from error
+    try:
+        check_image_pixels(*image.size)
+    except ImageTooLargeError:
+        image.close()
+        raise
+    return image
+
+
+def decode_image(file: BinaryIO) -> Image.Image:
+    """Decode an image after a look at its header.
+
+    Args:
+        file (binary file): its content.
+
+    Returns:
+        `PIL.Image.Image`: the image, or the first frame of several, decoded.
+
+    Raises:
+        ImageTooLargeError: it has more than `MAX_IMAGE_PIXELS` pixels.
+        ValueError, OSError, SyntaxError: it cannot be read.
+    """
+    image = open_image_header(file)
+    load_image(image)
+    return image
+
+
+def load_image(image: Image.Image) -> None:
+    """Decode an image that was opened, if its header allows it.
+
+    Args:
+        image (`PIL.Image.Image`): decoded in place.
+
+    Raises:
+        ImageTooLargeError: it has more than `MAX_IMAGE_PIXELS` pixels.
+        ValueError, OSError, SyntaxError: it cannot be decoded, or its format is none that is.
+    """
+    check_image_pixels(*image.size)
+    is_encoded = isinstance(image, ImageFile.ImageFile) and bool(image.tile)
+    if is_encoded and image.format not in IMAGE_FORMATS:
+        raise ValueError(f"images of the format {image.format} are not read; convert it to PNG or JPEG")
+    # Phones put previews and depths into their photos (MPO).
+    has_frames = image.format != "MPO" and getattr(image, "is_animated", False)
+    try:
+        image.load()
+    except Image.DecompressionBombError as error:
+        raise ImageTooLargeError(f"it has more than the {MAX_IMAGE_PIXELS} pixels that are read") from error
+    check_image_pixels(*image.size)
+    if has_frames and image.tell() == 0:
+        logger.warning(f"An image of the format {image.format} has several frames; the first one is used.")
+
+
+def _fetch(url: str) -> bytes:
+    """The content of a URL, up to a size and a time."""
+    end = time.monotonic() + MAX_DOWNLOAD_SECONDS
+    content = bytearray()
+    with httpx.stream("GET", url, follow_redirects=True, timeout=min(10.0, MAX_DOWNLOAD_SECONDS)) as response:
+        response.raise_for_status()
+        for chunk in response.iter_bytes():
+            content += chunk
+            if len(content) > MAX_DOWNLOAD_BYTES:
+                raise ValueError(f"it has more than {MAX_DOWNLOAD_BYTES} bytes")
+            if time.monotonic() > end:
+                raise ValueError(f"its download takes more than {MAX_DOWNLOAD_SECONDS:g} s")
+    return bytes(content)
+
+
+class ImageReadingMixin:
+    """Image processors that read files and URLs as the rest of this package does."""
+
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """Images of paths, URLs and base64 texts, also in lists; everything else is left as it is."""
+        if isinstance(image_url_or_urls, (list, tuple)):
+            return [self.fetch_images(source) for source in image_url_or_urls]
+        if isinstance(image_url_or_urls, os.PathLike):
+            image_url_or_urls = os.fspath(image_url_or_urls)
+        if isinstance(image_url_or_urls, str):
+            return read_image(image_url_or_urls)
+        return super().fetch_images(image_url_or_urls)
+
+
+__all__ = [
+    "IMAGE_FORMATS",
+    "MAX_IMAGE_PIXELS",
+    "ImageReadingMixin",
+    "ImageTooLargeError",
+    "check_image_pixels",
+    "decode_image",
+    "load_image",
+    "open_image_header",
+    "read_image",
+]
