@@ -54,9 +54,8 @@ def to_upright_8_bit(image: ImageInput, *, keep_floats: bool = False, name: str 
     >>> to_upright_8_bit(np.array([[0.0, 0.5, 1.0]]))
     array([[  0, 128, 255]], dtype=uint8)
     """
-    # Of an array, channels are the shortest side.
-    check_image_pixels(*(image.size if isinstance(image, Image.Image) else sorted((1, 1, *image.shape))[-2:]))
     if isinstance(image, Image.Image):
+        check_image_pixels(*image.size)
         image = ImageOps.exif_transpose(image)
         if image.mode in _PIL_MODES_16_BIT:
             values = np.asarray(image)
@@ -69,6 +68,8 @@ def to_upright_8_bit(image: ImageInput, *, keep_floats: bool = False, name: str 
         return image
     if not isinstance(image, (np.ndarray, torch.Tensor)):
         return image
+    # Channels are the shortest side of an array.
+    check_image_pixels(*sorted((1, 1, *image.shape))[-2:])
     if image.dtype in (np.uint8, torch.uint8):
         return image
     is_tensor = isinstance(image, torch.Tensor)
