@@ -185,7 +185,7 @@ def test_wrong_message_parts(case, processor):
     ("messages", "message"),
     [
         ([{"role": "tool", "content": "x"}], "Unknown role 'tool'"),
-        ([{"role": "user", "content": [{"type": "video", "video": "x"}]}], "Unknown part type 'video'"),
+        ([{"role": "user", "content": [{"type": "file", "file": "x"}]}], "Unknown part type 'file'"),
     ],
 )
 def test_wrong_conversations(messages, message, processor):
@@ -207,3 +207,23 @@ def test_tokenizer_without_the_tokens():
         ValueError, match=r"`tokenizer` lacks 114 tokens.*add_groma_tokens\(tokenizer, max_regions=100\)"
     ):
         GromaProcessor(GromaImageProcessor(), LlamaTokenizer())
+
+
+@pytest.mark.parametrize("name", ["videos", "video", "audio", "audios"])
+@pytest.mark.parametrize("images", [None, IMAGE])
+def test_videos_and_sound_are_refused(name, images, processor):
+    with pytest.raises(ValueError, match=f"Groma sees images only, but the argument `{name}` was given. Pass a frame"):
+        processor(images=images, text="What is this?", **{name: np.zeros((4, 9, 9, 3), np.uint8)})
+    assert processor(images=images, text="What is this?", videos=None, audio=None)["input_ids"]
+
+
+@pytest.mark.parametrize("kind", ["video", "audio", "video_url", "input_audio", "audio_url"])
+@pytest.mark.parametrize("tokenize", [True, False])
+def test_videos_and_sound_in_conversations_are_refused(kind, tokenize, processor):
+    messages = [
+        {"role": "user", "content": [{"type": "image", "image": IMAGE}, {"type": "text", "text": "a"}]},
+        {"role": "user", "content": [{"type": "text", "text": "b"}, {"type": kind, kind: "clip.mp4"}]},
+    ]
+    for conversation in (messages, [messages[:1], messages]):
+        with pytest.raises(ValueError, match=f"Groma sees images only, but the message part `{kind}` was given"):
+            processor.apply_chat_template(conversation, tokenize=tokenize, return_dict=tokenize)

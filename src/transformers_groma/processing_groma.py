@@ -42,6 +42,7 @@ from .processing_inputs import (
     pad_boxes,
     plain_part,
     prepare_boxes,
+    refuse_other_media,
     upright_image_size,
 )
 from .tokenization_groma import (
@@ -156,6 +157,7 @@ class GromaProcessor(ProcessorMixin):
         Raises:
             ValueError: if the arguments are wrong or do not fit each other; the message says what to do.
         """
+        refuse_other_media(kwargs, "argument")
         merged_kwargs = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
         channels = merged_kwargs["images_kwargs"].get("input_data_format")
 
@@ -628,6 +630,9 @@ class GromaProcessor(ProcessorMixin):
             for message in messages:
                 if isinstance(message.get("content"), (list, tuple)):
                     message["content"] = [plain_part(part) for part in message["content"]]
+                    for part in message["content"]:
+                        if isinstance(part, Mapping):
+                            refuse_other_media({str(part.get("type")): part}, "message part")
         return conversations, is_batched
 
     def _multimodal_inputs_from_conversations(

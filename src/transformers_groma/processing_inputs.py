@@ -54,6 +54,23 @@ def check_prompt_length(num_tokens: int, max_new_tokens: int, limit: int) -> Non
         )
 
 
+def refuse_other_media(given: Mapping[str, Any], what: str) -> None:
+    """Refuse videos and sound: the library would drop them without a word, and the answer would be about something else.
+
+    Args:
+        given (`Mapping`): by the names that callers use; `None` is nothing.
+        what (`str`): what the names are, for an error.
+
+    Raises:
+        ValueError: for `videos`, `audio`, `video_url`, `input_audio` and the like.
+    """
+    for name, value in given.items():
+        if value is not None and not name.endswith("_kwargs") and ("video" in name or "audio" in name):
+            raise ValueError(
+                f"Groma sees images only, but the {what} `{name}` was given. Pass a frame of a video as an image."
+            )
+
+
 def plain_part(part: Any) -> Any:
     """A message part without keys that are None (as datasets fill them in), boxes as lists."""
     if not isinstance(part, Mapping):
