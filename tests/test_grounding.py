@@ -366,3 +366,19 @@ def test_regions_that_are_not_finite_are_not_regions(bad, with_mask):
     assert [region.id for region in answer.regions] == [0, 3]
     assert [phrase.region_ids for phrase in answer.phrases] == [(0, 3)]
     assert answer.unknown_region_ids == (1, 2)
+
+
+def test_a_stray_end_does_not_close_what_comes_later():
+    parsed = parse_grounded_text("</p></p> <p>a dog</p> <roi><r0></roi> <p>a cat</p> <roi><r1></roi></p>")
+    assert [(phrase.text, phrase.region_ids) for phrase in parsed.phrases] == [("a dog", (0,)), ("a cat", (1,))]
+    nested = parse_grounded_text("<p>a <p>big</p> dog</p></p> <roi><r0></roi> <p>cat</p> <roi><r1></roi>")
+    assert [phrase.text for phrase in nested.phrases] == ["a big dog", "cat"]
+
+
+def test_numbers_of_up_to_18_digits_are_regions():
+    longest = "1" + "0" * 17
+    parsed = parse_grounded_text(f"<p>a</p> <roi><r{longest}></roi>")
+    assert parsed.phrases[0].region_ids == (10**17,)
+    torch.tensor(parsed.phrases[0].region_ids)  # fits an int64
+    longer = parse_grounded_text(f"a <r{longest}0> b")
+    assert longer.phrases == () and longer.text == f"a <r{longest}0> b"

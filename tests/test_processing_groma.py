@@ -1,4 +1,5 @@
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -458,3 +459,73 @@ class TestPostProcess:
         output = make_output(inputs["input_ids"], ["x"], 1)
         with pytest.raises(ValueError, match="do not belong together"):
             processor.post_process_grounded_generation(output, other)
+
+
+# ------------------------------------------------------------------------------------------- both sides of every limit
+
+
+def test_as_many_boxes_as_slots_fit_and_one_more_does_not(legacy_tokenizer, image):
+    processor = GromaProcessor(GromaImageProcessor(), legacy_tokenizer, max_regions=4)
+    box = [0, 0, 10, 10]
+    inputs = processor(images=image, text="<region> <region> <region> <region>", boxes=[box] * 4, return_tensors="pt")
+    assert inputs["refer_boxes"].shape == (1, 4, 4)
+    both = {
+        "text": "<image><region> <region> <ground_box> <ground_box>",
+        "boxes": [box] * 2,
+        "ground_boxes": [box] * 2,
+    }
+    assert processor(images=image, **both, return_tensors="pt")["ground_boxes"].shape == (1, 2, 4)
+    with pytest.raises(ValueError, match="Sample 0 has 5 `boxes` .*`max_regions` is 4"):
+        processor(images=image, text="<region> " * 5, boxes=[box] * 5)
+    with pytest.raises(ValueError, match="Sample 0 has 5 `boxes`"):
+        processor(images=image, **{**both, "text": both["text"] + "<ground_box>", "ground_boxes": [box] * 3})
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("first", [True, False])
+def test_arrays_with_1_3_or_4_channels(channels, first, processor):
+    array = np.zeros((30, 20, channels), np.uint8)
+    array = np.ascontiguousarray(array.transpose(2, 0, 1)) if first else array
+    inputs = processor(images=array, text="<region>", boxes=[[0, 0, 10, 15]], return_tensors="pt")
+    assert inputs["refer_boxes"].tolist() == [[[0.25, 0.25, 0.5, 0.5]]]
+
+
+@pytest.mark.parametrize("channels", [2, 5])
+def test_arrays_with_other_numbers_of_channels(channels, processor):
+    with pytest.raises(ValueError, match=f"shape \\(30, 20, {channels}\\)"):
+        processor(images=np.zeros((30, 20, channels), np.uint8), text="Hi")
+
+
+@pytest.mark.parametrize("size", [(1, 5), (5, 1)])
+def test_images_need_two_pixels_along_both_sides(size, processor):
+    with pytest.raises(ValueError, match=f"has {size[0]}x{size[1]} .* too small"):
+        processor(images=Image.new("RGB", size), text="Hi")
+    assert processor(images=Image.new("RGB", (2, 2)), text="Hi")["pixel_values"] is not None
+
+
+@pytest.mark.parametrize("with_image", [0, 1])
+def test_sequences_with_the_prompt_are_noticed_in_any_row(with_image, processor, image):
+    """One row of the batch has no image; without `inputs` the prompts would be read as answers."""
+    texts = ["Hi there"] * 2
+    images = [None, None]
+    images[with_image] = image
+    inputs = processor(images=images, text=texts, padding=True, return_tensors="pt")
+    output = SimpleNamespace(
+        sequences=inputs["input_ids"],
+        region_boxes=torch.full((2, 1, 4), 0.5),
+        region_scores=torch.ones(2, 1),
+        region_mask=torch.ones(2, 1, dtype=torch.bool),
+    )
+    with pytest.raises(ValueError, match="`output.sequences` hold the prompt"):
+        processor.post_process_grounded_generation(output)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_proposals_that_are_not_finite_are_left_out(bad, processor):
+    boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.5, 0.5, bad, 0.2], [0.2, 0.2, 0.2, 0.2]]])
+    proposals = SimpleNamespace(
+        boxes=boxes, scores=torch.tensor([[0.9, 0.8, 0.7]]), mask=torch.ones(1, 3, dtype=torch.bool)
+    )
+    (found,) = processor.post_process_region_proposals(proposals, target_sizes=[(100, 100)])
+    torch.testing.assert_close(found["boxes"], torch.tensor([[40.0, 40, 60, 60], [10, 10, 30, 30]]))
+    torch.testing.assert_close(found["scores"], torch.tensor([0.9, 0.7]))

@@ -203,3 +203,42 @@ def test_bad_input(recall, arguments, message):
 def test_bad_max_boxes(recall):
     with pytest.raises(ValueError, match="`max_boxes` must be at least 1, got 0"):
         recall([TARGETS], None, [TARGETS], max_boxes=0)
+
+
+def test_of_equal_overlaps_the_last_target_is_taken():
+    """Following COCO. The first box overlaps both targets alike; the second only the last, which is gone then."""
+    targets = [[0.0, 0.0, 100.0, 50.0], [0.0, 50.0, 100.0, 100.0]]
+    both, first, last = [0.0, 0.0, 100.0, 100.0], targets[0], targets[1]
+    assert as_many_recall([[both, last]], None, [targets])["ar@0.5"] == pytest.approx(0.5)
+    assert as_many_recall([[both, first]], None, [targets])["ar@0.5"] == 1
+
+
+def test_many_questions_are_matched_in_groups(monkeypatch):
+    """Questions of different numbers of targets and boxes, alone, together and in groups of one."""
+    rng = np.random.default_rng(0)
+
+    def boxes(count: int) -> list[list[float]]:
+        corner, size = rng.uniform(0, 60, (count, 2)), rng.uniform(10, 60, (count, 2))
+        return np.concatenate([corner, corner + size], axis=1).tolist()
+
+    targets = [boxes(count) for count in (3, 3, 2, 2, 5, 3, 1)]
+    # Boxes near the targets of their question, more or fewer than there are.
+    found = [
+        [(np.array(of_row[i % len(of_row)]) + rng.uniform(-3, 3, 4)).tolist() for i in range(count)]
+        for of_row, count in zip(targets, (3, 0, 1, 5, 2, 3, 4))
+    ]
+    each = as_many_recall_of_each(found, None, targets)
+    alone = [as_many_recall_of_each([one], None, [other])[0] for one, other in zip(found, targets)]
+    assert each.tolist() == pytest.approx(alone)
+    assert len(set(each.tolist())) > 3
+    for limit in (1, 20):
+        monkeypatch.setattr(as_many, "MAX_IOUS", limit)
+        assert as_many_recall_of_each(found, None, targets).tolist() == pytest.approx(alone)
+
+
+def test_merged_boxes_without_a_width_count_and_inverted_ones_do_not():
+    whole = [[0.0, 0.0, 100.0, 100.0]]
+    corners = [[0.0, 0.0, 0.0, 0.0], [100.0, 100.0, 100.0, 100.0]]
+    assert merged_boxes_recall([corners], None, [whole])["ar"] == 1
+    for inverted in ([200.0, 0.0, 150.0, 50.0], [0.0, 200.0, 50.0, 150.0]):
+        assert merged_boxes_recall([[*corners, inverted]], None, [whole])["ar"] == 1

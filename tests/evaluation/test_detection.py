@@ -16,11 +16,13 @@ from transformers_groma.data.columns import DETECTION_FEATURES
 from transformers_groma.evaluation.detection import (
     class_agnostic_detection_metrics,
     coco_metrics,
+    detect,
     detected_regions,
     evaluate_proposals,
     region_metrics,
     unpack_detections,
 )
+from transformers_groma.modeling_groma_proposer import GromaRegionProposerOutput
 
 from ..tiny import spread_proposals, tiny_detector_config, tiny_model
 
@@ -246,3 +248,83 @@ def test_bad_datasets():
         evaluate_proposals(model, pictures(1).select([]), processor)
     with pytest.raises(ValueError, match="needs the column 'boxes_xyxy'"):
         evaluate_proposals(model, pictures(1).remove_columns("boxes_xyxy"), processor)
+
+
+def queries_of(boxes: list, scores: list) -> GromaRegionProposerOutput:
+    """What a proposer found in one image, with other scores of each head."""
+    scores = torch.tensor([scores])
+    return GromaRegionProposerOutput(
+        pred_boxes=torch.tensor([boxes]),
+        scores=scores,
+        logits_coco=torch.logit(scores)[..., None],
+        logits_sa1b=torch.logit(scores)[..., None],
+    )
+
+
+def test_boxes_are_clipped_at_every_side_of_the_image():
+    model = GromaForRegionProposal(tiny_detector_config())
+    proposals = queries_of([[0.1, 0.2, 0.4, 0.6], [0.9, 0.8, 0.4, 0.6], [0.5, 0.5, 0.2, 0.2]], [0.9, 0.8, 0.7])
+    detected = detected_regions(model, proposals, torch.tensor([[100, 200]]))
+    expected = [[0, 0, 60, 50, 0.9], [140, 50, 200, 100, 0.8], [80, 40, 120, 60, 0.7]]
+    assert detected.queries[0].tolist() == [pytest.approx(row, abs=1e-3) for row in expected]
+    assert detected.regions[0, :3].tolist() == [pytest.approx(row, abs=1e-3) for row in expected]
+    assert (detected.regions[0, 3:] == -100).all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", [0, 1, 2, 3, None])
+def test_what_is_not_finite_is_not_found(bad, place):
+    model = GromaForRegionProposal(tiny_detector_config())
+    boxes, scores = [[0.5, 0.5, 0.2, 0.2], [0.2, 0.2, 0.1, 0.1]], [0.9, 0.8]
+    if place is None:
+        scores[1] = bad
+    else:
+        boxes[1][place] = bad
+    detected = detected_regions(model, queries_of(boxes, scores), torch.tensor([[100, 200]]))
+    for packed in (detected.regions, detected.queries):
+        (found,) = unpack_detections(packed.numpy())
+        assert len(found.boxes) == len(found.scores) == 1
+        assert np.isfinite(found.boxes).all()
+
+
+def test_evaluation_runs_without_dropout_and_returns_to_training():
+    torch.manual_seed(0)
+    model = GromaForRegionProposal(tiny_detector_config(dropout=0.5, encoder_layers=1)).train()
+    spread_proposals(model.region_proposer)
+    processor = GromaImageProcessor(size={"height": 56, "width": 56})
+    modes = []
+    model.region_proposer.register_forward_hook(lambda module, *_: modes.append(module.training))
+    metrics = [evaluate_proposals(model, pictures(3), processor, progress=False) for _ in range(2)]
+    assert metrics[0] == metrics[1]
+    assert modes == [False, False] and model.training
+    model.eval()
+    assert evaluate_proposals(model, pictures(3), processor, progress=False) == metrics[0]
+    assert not model.training
+
+
+def test_autocast_finds_the_same_boxes():
+    """As when a Trainer evaluates with `bf16=True`."""
+    torch.manual_seed(0)
+    model = GromaForRegionProposal(tiny_detector_config()).eval()
+    spread_proposals(model.region_proposer)
+    pixels, sizes = torch.randn(2, 3, 56, 56), torch.tensor([[100, 200], [50, 50]])
+    expected = detect(model, pixels, sizes)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        detected = detect(model, pixels, sizes)
+    assert torch.equal(detected.queries, expected.queries)
+    assert torch.equal(detected.regions, expected.regions)
+    assert not expected.queries.requires_grad
+
+
+def test_batches_of_any_size_give_the_same_figures():
+    model, processor = tiny_model(), GromaImageProcessor(size={"height": 56, "width": 56})
+    whole = evaluate_proposals(model, pictures(5), processor, batch_size=5, progress=False)
+    for batch_size in (1, 2, 8):
+        assert evaluate_proposals(
+            model, pictures(5), processor, batch_size=batch_size, progress=False
+        ) == pytest.approx(whole)
+
+
+def test_a_score_of_zero_is_a_score():
+    rows = np.array([[[0.0, 0, 20, 20, 0.0], [-100.0] * 5]])
+    assert unpack_detections(rows)[0].boxes.tolist() == [[0, 0, 20, 20]]

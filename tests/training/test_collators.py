@@ -144,6 +144,18 @@ def test_long_conversations_lose_whole_turns(processor):
             assert learned(batch, 0) == learned(ConversationCollator(processor)([short]), 0)
 
 
+def test_a_conversation_of_exactly_the_longest_length_keeps_its_last_turn(processor):
+    """Beside one that is too long, so that the batch is cut."""
+    collate = ConversationCollator(processor)
+    exact, longer = long_row(2), long_row(3)
+    limit = collate([exact])["input_ids"].shape[1]
+    batch = ConversationCollator(processor, max_length=limit)([exact, longer])
+    assert learned(batch, 0) == learned(collate([exact]), 0)
+    assert learned(batch, 1) == learned(collate([exact]), 0)
+    shorter = ConversationCollator(processor, max_length=limit - 1)([exact, longer])
+    assert len(learned(shorter, 0)) == len(learned(shorter, 1)) == 1
+
+
 def test_a_first_turn_that_is_too_long_stays_with_a_warning(processor):
     for turns in (1, 3):
         with pytest.warns(UserWarning, match=r"longer than `max_length` \(20\) with its first answer alone; it stays"):

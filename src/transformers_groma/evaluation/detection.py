@@ -242,10 +242,11 @@ def detect(
 
 def _pack(boxes: Tensor, scores: Tensor, target_sizes: Tensor) -> Tensor:
     height, width = target_sizes.to(boxes.device).float()[:, :, None].unbind(1)
-    pixels = scale_boxes(box_cxcywh_to_xyxy(boxes.float()).clamp(0, 1), height, width)
-    packed = torch.cat([pixels, scores.float()[..., None]], dim=-1)
+    corners, scores = box_cxcywh_to_xyxy(boxes.float()), scores.float()
+    packed = torch.cat([scale_boxes(corners.clamp(0, 1), height, width), scores[..., None]], dim=-1)
     # A query whose box or score is not finite found nothing.
-    return packed.masked_fill(~packed.isfinite().all(dim=-1, keepdim=True), UNUSED)
+    found = corners.isfinite().all(dim=-1) & scores.isfinite()
+    return packed.masked_fill(~found[..., None], UNUSED)
 
 
 def unpack_detections(packed: np.ndarray) -> list[ScoredBoxes]:
