@@ -1,7 +1,5 @@
 """Boxes of annotations, each checked alone: what is wrong with one is no reason to drop the others."""
 
-import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,15 +7,13 @@ import torch
 from torch import Tensor
 
 from transformers_groma.boxes import box_xywh_to_xyxy
+from transformers_groma.data.annotated_boxes import EMPTY, NOT_FOUR_NUMBERS, four_numbers, is_below_a_pixel
 from transformers_groma.data.image_files import BoxesOf, orientation_of_boxes, stored_size, turned_boxes
-from transformers_groma.data.left_out import LeftOut, SkipRecord
+from transformers_groma.data.left_out import LeftOut
 
 Box = list[float]
 
-_NUMERAL = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*", re.ASCII | re.IGNORECASE)
-
-NOT_FOUR_NUMBERS = "box is not four finite numbers"
-EMPTY = "box is empty: its width or height is not above 0"
+# The scripts have no option for fractions, unlike `groma data folder`.
 BELOW_A_PIXEL = (
     "box is smaller than a pixel; fractions of the image size must be multiplied by its width and height first"
 )
@@ -43,7 +39,7 @@ def usable_boxes(
     >>> boxes, kept
     ([[0.0, 2.0, 5.0, 10.0]], [0])
     >>> [str(part) for part in left_out]
-    ['box is not four finite numbers: box 1: None', 'box is empty: its width or height is not above 0: box 2: [3, 3, 0, 4]']
+    ['box is not four finite numbers: box 1: None', 'box is empty: its width or height is zero or negative: box 2: [3, 3, 0, 4]']
     """
     numbers = [four_numbers(box) for box in boxes]
     right = [index for index, values in enumerate(numbers) if values is not None]
@@ -63,37 +59,10 @@ def usable_boxes(
     return [box for box, _ in usable], [index for _, index in usable], left_out
 
 
-def four_numbers(box: Any) -> list[float] | None:
-    """The coordinates of a box as it stands in a file.
-
-    Args:
-        box: numbers, or numerals as tables export them; other text, null and true are not coordinates.
-
-    Returns:
-        `list` of 4 `float`, or `None` if it is not four finite numbers.
-
-    Example:
-    >>> four_numbers([1, 2.5, "3", 4]), four_numbers([1, 2, None, 4]), four_numbers([1, 2, 3])
-    ([1.0, 2.5, 3.0, 4.0], None, None)
-    """
-    if not isinstance(box, (list, tuple)) or len(box) != 4:
-        return None
-    for value in box:
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number and not (isinstance(value, str) and _NUMERAL.fullmatch(value)):
-            return None
-    try:
-        values = [float(value) for value in box]
-    except OverflowError:  # a whole number of hundreds of digits
-        return None
-    return values if all(map(math.isfinite, values)) else None
-
-
 def _fault(x1: float, y1: float, x2: float, y2: float, width: int, height: int) -> str | None:
     if not (x1 < x2 and y1 < y2):
         return EMPTY
-    # Both sides below a pixel, or a box that ends inside of the first pixel, as fractions of the image size do.
-    if (x2 - x1 < 1 and y2 - y1 < 1) or (min(x1, y1) >= 0 and x2 <= 1 and y2 <= 1):
+    if is_below_a_pixel(x1, y1, x2, y2):
         return BELOW_A_PIXEL
     return OUTSIDE if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height else None
 
@@ -137,29 +106,3 @@ def upright_boxes(
     return (
         turned_boxes(boxes, orientation, *stored_size(content)) if orientation != 1 else [list(box) for box in boxes]
     )
-
-
-def pixel_count(value: Any, name: str) -> int:
-    """Width or height of an image as annotations have it.
-
-    Args:
-        value: a whole number, or a numeral.
-        name (`str`): how a reason names it.
-
-    Returns:
-        `int`: at least 1.
-
-    Raises:
-        SkipRecord: missing, or something else.
-
-    Example:
-    >>> pixel_count("640", "width"), pixel_count(480.0, "height")
-    (640, 480)
-    """
-    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
-        value = int(value)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise SkipRecord(f"image has no usable `{name}`", repr(value))
-    return value

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from processing.boxes import pixel_count, upright_boxes, usable_boxes
+from processing.boxes import upright_boxes, usable_boxes
 from processing.ids import Id, id_of, other_form, record_fault
+from transformers_groma.data.annotated_boxes import pixel_count
 from transformers_groma.data.image_files import BoxesOf, image_candidates, inside, read_image_bytes
 from transformers_groma.data.left_out import LeftOut, SkipRecord
 from transformers_groma.data.text import RepeatedKey, parse_json, read_text
@@ -191,7 +192,7 @@ def _add_annotation(entry: CocoImage, annotation: dict[str, Any], number: int, s
         seen.setdefault(identity, annotation)
     crowd = annotation.get("iscrowd")
     if fault is None and crowd not in _CROWD and crowd not in _NO_CROWD:
-        fault = LeftOut("`iscrowd` of an annotation is neither 0 nor 1", f"annotation {label}: {crowd!r}")
+        fault = LeftOut("`iscrowd` of an annotation is neither false nor true", f"annotation {label}: {crowd!r}")
     if fault is not None:
         entry.left_out.append(fault)
     elif crowd in _CROWD:

@@ -26,7 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
-from processing.boxes import pixel_count, usable_boxes
+from processing.boxes import usable_boxes
 from processing.coco_format import CocoImage, load_coco_json
 from processing.common import run_script, script_parser
 from processing.ids import id_of
@@ -40,6 +40,7 @@ from processing.rows import (
     read_ids,
     without_stray_spaces,
 )
+from transformers_groma.data.annotated_boxes import pixel_count
 from transformers_groma.data.image_files import BoxesOf
 from transformers_groma.data.left_out import LeftOut, SkipRecord
 from transformers_groma.data.prompts import question_parts

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from processing.boxes import four_numbers, usable_boxes
+from processing.boxes import usable_boxes
 from processing.coco_format import read_json
 from processing.common import run_script, script_parser
 from processing.ids import id_of, record_fault
@@ -31,6 +31,7 @@ from processing.rows import (
     read_annotated_picture,
     read_picture,
 )
+from transformers_groma.data.annotated_boxes import four_numbers
 from transformers_groma.data.image_files import BoxesOf, stored_size
 from transformers_groma.data.left_out import LeftOut, SkipRecord
 from transformers_groma.data.prompts import question_parts
@@ -92,7 +93,7 @@ def read_expressions(values: Any, length: int, what: str) -> tuple[list[Expressi
         elif not 0 <= start < end <= length:
             reason = f"{what} is not inside its caption"
         elif min(box) < -0.01 or max(box) > 1.01:
-            reason = f"the box of the {what} is not in fractions of the picture, 0 to 1"
+            reason = f"the box of the {what} is not in fractions of the picture"
         if reason is None:
             expressions.append((start, end, tuple(box)))
         else:

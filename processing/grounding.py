@@ -189,7 +189,7 @@ def convert(
     if not boxes:
         raise SkipRecord("no boxes")
     if len(boxes) > MAX_BOXES:
-        raise SkipRecord(f"more than {MAX_BOXES} boxes")
+        raise SkipRecord("more boxes than a model has regions", f"{len(boxes)}, at most {MAX_BOXES}")
     size = check_image(image)
     picture = read_annotated_picture(images, *coco_picture_names(image), size=size, boxes_of=boxes_of)
     boxes = from_left(picture.upright(boxes))

@@ -156,7 +156,7 @@ def _select(
     )
     chosen = choose_regions(boxes, width, height)
     if len(chosen) < MIN_REGIONS:
-        raise SkipRecord(f"fewer than {MIN_REGIONS} regions")
+        raise SkipRecord("too few regions", f"{len(chosen)}, at least {MIN_REGIONS}")
     file_name = _file_name(entry, images)
     content = read_image_bytes(images / file_name)
     # The regions are chosen by size and overlap, which turning does not change; the model is shown the upright image.

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from processing.boxes import BELOW_A_PIXEL, EMPTY, NOT_FOUR_NUMBERS, OUTSIDE, clip_xyxy, pixel_count, usable_boxes
+from processing.boxes import BELOW_A_PIXEL, OUTSIDE, clip_xyxy, usable_boxes
+from transformers_groma.data.annotated_boxes import EMPTY, NOT_FOUR_NUMBERS, pixel_count
 from transformers_groma.data.left_out import SkipRecord
 
 GOOD = [1, 2, 10, 5]

@@ -69,7 +69,7 @@ def test_bad_records_never_stop_the_job(tmp_path):
         "image without an id: a whole number or a text": 1,
     }
     assert report["parts"] == {
-        "box is empty: its width or height is not above 0": 1,
+        "box is empty: its width or height is zero or negative": 1,
         "box is not four finite numbers": 1,
     }
     assert ["3.jpg", "image has another size than annotated: 40x30, annotated 80x30"] in report["examples"]

@@ -89,9 +89,9 @@ def test_one_bad_line_never_stops_the_job(tmp_path):
     }
     assert report["parts"] == {
         "expression is not inside its caption": 1,
-        "the box of the expression is not in fractions of the picture, 0 to 1": 1,
+        "the box of the expression is not in fractions of the picture": 1,
         "expression is not [start, end, x1, y1, x2, y2]": 1,
-        "box is empty: its width or height is not above 0": 1,
+        "box is empty: its width or height is zero or negative": 1,
     }
 
 

@@ -113,7 +113,7 @@ def test_select(tmp_path, capsys):
     assert report["skipped"] == {
         "no COCO id": 1,
         "no COCO captions": 1,
-        "fewer than 3 regions": 1,
+        "too few regions": 1,
         "missing picture": 1,
         "image has another size than annotated": 1,
         "image has no usable `height`": 1,

@@ -65,7 +65,7 @@ def test_more_boxes_than_regions_are_skipped(tmp_path):
     annotations += [box(1, 2, number, 0, 2, 2) for number in range(100)]
     assert run(tmp_path, [image], annotations) == 0
     assert [len(boxes) for boxes in read_rows(tmp_path / "rows", "conversation")["boxes_xyxy"]] == [100]
-    assert read_report(tmp_path / "rows")["skipped"] == {"more than 100 boxes": 1}
+    assert read_report(tmp_path / "rows")["skipped"] == {"more boxes than a model has regions": 1}
 
 
 def test_real_coco_annotations(tmp_path):

@@ -42,7 +42,7 @@ def test_corners_labels_and_groups(tmp_path):
         examples.setdefault(name, []).append(reason)
     assert examples["b.jpg"] == ["no boxes"] and examples["e.jpg"] == ["missing picture"]
     assert "pass `--boxes-of upright` or `--boxes-of stored`" in examples["c.jpg"][0]
-    assert examples["d.jpg"][-1] == "no boxes" and report["parts"] == {"box is not four finite numbers": 2}
+    assert "no boxes" in examples["d.jpg"] and report["parts"] == {"box is not four finite numbers": 2}
 
 
 def test_real_row(tmp_path):

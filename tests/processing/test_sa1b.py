@@ -32,7 +32,7 @@ def test_annotation_files_beside_pictures_in_any_folder(tmp_path, capsys):
     report = read_report(output)
     assert report["records"] == 4 and sum(report["skipped"].values()) == 2
     assert report["skipped"] == {"`annotations` is not a list": 1, "not a JSON file": 1}
-    assert report["parts"] == {"box is empty: its width or height is not above 0": 1}
+    assert report["parts"] == {"box is empty: its width or height is zero or negative": 1}
     assert [name.split("/")[-1] for name, _ in report["examples"]] == ["sa_2.json", "sa_3.json", "sa_4.json"]
 
     assert sa1b.main(["--images", str(tmp_path / "nothing"), "--output", str(output)]) == 2

@@ -64,7 +64,7 @@ def test_many_rounds_are_about_regions_that_overlap_little(tmp_path):
     report = read_report(tmp_path / "rows")
     assert report["skipped"] == {"no region with a box and a description": 2}
     assert report["parts"] == {
-        "box is empty: its width or height is not above 0": 1,
+        "box is empty: its width or height is zero or negative": 1,
         "no text": 1,
         "text holds the token <region>": 1,
         "the picture is not in `--image-data`": 1,
@@ -101,7 +101,7 @@ def test_single_rounds_and_evaluation(tmp_path):
     assert len({str(row["messages"][0]) for row in rows}) > 3  # several templates
     report = read_report(tmp_path / "rows")
     assert report["skipped"] == {
-        "box is empty: its width or height is not above 0": 1,
+        "box is empty: its width or height is zero or negative": 1,
         "no text": 1,
         "text holds the token <region>": 1,
         "the picture is not in `--image-data`": 1,

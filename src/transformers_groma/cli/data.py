@@ -13,6 +13,7 @@ SHAPES_TASKS = ("detection", "rec", "grounding", "region-caption", "grounded-cap
 FOLDER_HELP = "read pictures with boxes of your own: an image folder with a metadata.jsonl"
 FOLDER_TASKS = ("conversation", "region-caption", "rec", "grounding", "detection")
 BOX_FORMATS = ("xyxy", "xywh", "cxcywh")
+BOXES_OF = ("upright", "stored")
 
 
 def add_data(commands: "argparse._SubParsersAction") -> None:
@@ -115,6 +116,12 @@ def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--normalized", action="store_true", help="bbox are fractions of the image size, not pixels")
     parser.add_argument(
+        "--boxes-of",
+        choices=BOXES_OF,
+        help="which pixels boxes were drawn on, where EXIF data turn or mirror an image: those that a viewer shows, or those that "
+        "are stored; by default width and height in the line or the boxes tell, and images where they can't are left out",
+    )
+    parser.add_argument(
         "--max-regions",
         metavar="N",
         type=positive(int),
@@ -192,6 +199,7 @@ def run_data_folder(arguments: argparse.Namespace) -> None:
             questions=arguments.questions,
             max_regions=arguments.max_regions,
             seed=arguments.seed,
+            boxes_of=arguments.boxes_of,
         )
         report = write_image_folder(
             arguments.images, output, options, arguments.split, arguments.shards, arguments.overwrite

@@ -1,0 +1,107 @@
+"""The lines of `metadata.jsonl`, put together by image. A line that is wrong is one line that is wrong."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from .image_files import image_path
+from .left_out import LeftOut, SkipRecord
+from .text import RepeatedKey, parse_json, read_text, split_lines
+
+METADATA = "metadata.jsonl"
+EXAMPLE = '{"file_name": "a.jpg", "objects": {"bbox": [[30, 212, 342, 373]], "text": ["a cat"]}}'
+
+
+@dataclass(frozen=True, slots=True)
+class FolderImage:
+    """An image of a folder and what `metadata.jsonl` says about it.
+
+    Args:
+        file_name (`str`): path of the image in the folder.
+        lines (`tuple` of `dict`): its lines, in their order; tables of boxes have one for each box.
+        left_out (`tuple` of `LeftOut`): lines of no use.
+        fault (`LeftOut`, *optional*): why the image is of no use.
+    """
+
+    file_name: str
+    lines: tuple[Mapping[str, Any], ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    fault: LeftOut | None = None
+
+
+def read_metadata(folder: str | os.PathLike) -> list[FolderImage]:
+    """The images that `metadata.jsonl` names, each with all of its lines.
+
+    Args:
+        folder (`str` or `Path`): an image folder.
+
+    Returns:
+        `list[FolderImage]`: in the order of their first lines. A line that cannot be read is an entry with a fault.
+
+    Raises:
+        FileNotFoundError: no folder, or no `metadata.jsonl` in it.
+        ValueError: not UTF-8, no lines, or none that is a JSON object with a `file_name`.
+    """
+    path = Path(folder) / METADATA
+    if not path.is_file():
+        inner = sorted(Path(folder).glob(f"*/{METADATA}"))
+        remedy = f"Pass {inner[0].parent}." if inner else f"Write it, a line a picture: {EXAMPLE}"
+        raise FileNotFoundError(f"{folder} has no {METADATA}. {remedy}")
+    images: dict[str, FolderImage] = {}
+    for number, line in enumerate(split_lines(read_text(path)), 1):
+        if line.strip():
+            record, fault = _read_line(line, number)
+            _add_line(images, Path(folder), number, record, fault)
+    if not images:
+        raise ValueError(f"{path} is empty. Write a line a picture: {EXAMPLE}")
+    if all(not image.lines for image in images.values()):
+        fault = next(iter(images.values())).fault
+        raise ValueError(f"{path}, {fault.detail}. A line is {EXAMPLE}")
+    return list(images.values())
+
+
+def _read_line(line: str, number: int) -> tuple[dict[str, Any], LeftOut | None]:
+    """A line as an object, and what is wrong with it."""
+    try:
+        record = parse_json(line)
+    except ValueError as error:
+        return {}, LeftOut(f"a line of {METADATA} is not JSON", f"line {number} is not JSON ({error})")
+    if isinstance(record, RepeatedKey):
+        detail = f"line {number} has the key {record.key!r} twice, and nobody can tell which is meant"
+        return {}, LeftOut(f"a line of {METADATA} has a key twice", detail)
+    if not isinstance(record, dict) or not isinstance(record.get("file_name"), str) or not record["file_name"]:
+        return {}, LeftOut(f"a line of {METADATA} has no `file_name`", f"line {number} has no `file_name`")
+    return record, None
+
+
+def _add_line(
+    images: dict[str, FolderImage], folder: Path, number: int, record: dict[str, Any], fault: LeftOut | None
+) -> None:
+    """Put a line to the other lines of its image."""
+    if fault is not None:
+        images[f"\0{number}"] = FolderImage(f"{METADATA}, line {number}", fault=fault)
+        return
+    name = record["file_name"]
+    try:
+        # The same file, however it is spelled.
+        key = os.path.realpath(image_path(folder, name))
+    except (SkipRecord, OSError, ValueError):
+        key = PurePosixPath(name).as_posix()  # the image is left out when it is read
+    known = images.get(key)
+    if known is None:
+        images[key] = FolderImage(name, (record,))
+    elif any(_same(record, line) for line in known.lines):
+        again = LeftOut(f"a line of {METADATA} stands twice", f"line {number}")
+        images[key] = FolderImage(known.file_name, known.lines, (*known.left_out, again))
+    else:
+        images[key] = FolderImage(known.file_name, (*known.lines, record), known.left_out)
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+
+
+__all__ = ["EXAMPLE", "METADATA", "FolderImage", "read_metadata"]
