@@ -15,6 +15,7 @@ from transformers.utils import logging
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from .configuration_groma import GromaConfig
+from .modeling_groma_adapters import GromaAdapterMixin
 from .modeling_groma_ops import COMPUTING_DTYPES, computing_dtype
 from .modeling_groma_proposer import GromaRegionProposer, GromaRegionProposerOutput, init_proposer_weights
 from .modeling_groma_regions import RegionSelection, select_regions
@@ -72,7 +73,7 @@ def build_vision_tower(config: PreTrainedConfig) -> PreTrainedModel:
     return vision_tower
 
 
-class GromaPreTrainedModel(PreTrainedModel):
+class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
     """Base class of all Groma models: initial weights, loading and saving.
 
     `from_pretrained(…, dtype=torch.bfloat16)` (or float16) leaves the vision encoder and the proposer in float32, and

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from torch.testing import assert_close
 from transformers import AutoModelForImageTextToText
 from trl import ModelConfig
@@ -25,6 +25,7 @@ from .rows import (
     run_sft,
     same_weights,
     save_training_model,
+    training_model,
     training_processor,
     write_conversations,
 )
@@ -223,6 +224,15 @@ def test_lora_config():
     config = lora_config(chosen, SFT_PARTS)
     assert config.target_modules == {"q_proj", "v_proj"}
     assert config.modules_to_save == ["lm_head"]
+
+
+@pytest.mark.parametrize("parts", [SFT_PARTS, ["language_model"]])
+def test_lora_on_all_linear_layers_is_lora_in_the_language_model(parts):
+    config = lora_config(ModelConfig(use_peft=True, lora_target_modules=["all-linear"]), parts)
+    adapted = get_peft_model(training_model(), config)
+    places = {name.split(".lora_")[0] for name, _ in adapted.named_parameters() if ".lora_" in name}
+    assert any(name.endswith(".down_proj") for name in places)
+    assert all(".language_model." in name for name in places)
 
 
 def test_qlora(base, data, tmp_path):

@@ -17,6 +17,7 @@ from transformers import BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available
 from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
+from ..modeling_groma_adapters import pattern_of_parts
 from .arguments import parse_arguments, refuse_hub_token
 from .collators import ConversationCollator
 from .conversation_stage import (
@@ -183,6 +184,10 @@ def lora_config(model_args: ModelConfig, parts: Sequence[str]) -> PeftConfig | N
         config.target_modules = LORA_TARGET_MODULES
     if model_args.lora_modules_to_save is None:
         config.modules_to_save = [PARTS[part].rpartition(".")[2] for part in parts if part != "language_model"]
+    # Whatever the targets are ("all-linear"): the other parts learn in full or not at all.
+    config.exclude_modules = pattern_of_parts(
+        *(place.rpartition(".")[2] for part, place in PARTS.items() if part != "language_model")
+    )
     return config
 
 

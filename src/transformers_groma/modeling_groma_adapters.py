@@ -1,0 +1,93 @@
+"""Adapters of `peft` stay out of the detector: the vision encoder and the region proposer learn in stage 1, not beside text.
+
+`target_modules="all-linear"` means all linear layers of a model, and `["q_proj", "v_proj"]` those of the region proposer, too.
+peft does not ask the model which of its layers are meant, but it sets `model.peft_config` when the adapters are in place.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+DETECTOR_PARTS = ("vision_tower", "region_proposer")
+
+
+def pattern_of_parts(*parts: str) -> str:
+    """Regular expression for `exclude_modules` of a `PeftConfig`: all modules in some parts of a model.
+
+    Args:
+        *parts (`str`): names of the parts, without what stands before them.
+
+    Returns:
+        `str`: the regular expression.
+
+    Example:
+    >>> pattern_of_parts("vision_tower", "region_proposer")
+    '(.*\\\\.)?(vision_tower|region_proposer)(\\\\..*)?'
+    """
+    return rf"(.*\.)?({'|'.join(parts)})(\..*)?"
+
+
+class GromaAdapterMixin:
+    """Takes adapters out of the detector again, for `peft.get_peft_model`, `model.add_adapter` and all trainers alike.
+
+    A configuration that has `exclude_modules` (if only `[]`) is left alone, and so is one whose adapters are in the detector
+    and nowhere else.
+    """
+
+    @property
+    def peft_config(self) -> dict[str, Any]:
+        if "_peft_config" not in self.__dict__:
+            raise AttributeError("peft_config")
+        return self.__dict__["_peft_config"]
+
+    @peft_config.setter
+    def peft_config(self, configs: dict[str, Any]) -> None:
+        self.__dict__["_peft_config"] = configs
+        keep_adapters_out_of_detector(self, configs)
+
+    @peft_config.deleter
+    def peft_config(self) -> None:
+        del self.__dict__["_peft_config"]
+
+
+def keep_adapters_out_of_detector(model: nn.Module, configs: Mapping[str, Any]) -> None:
+    """Put the plain layers of the detector back in the place of their adapters.
+
+    Args:
+        model (`nn.Module`): with adapters of `peft`. Changed.
+        configs (`Mapping[str, PeftConfig]`): of each adapter. `exclude_modules` is filled in where adapters were taken out, so
+            that a saved adapter loads in the same way.
+    """
+    for adapter, config in configs.items():
+        # An adapter that is loaded for answering stays what it was trained as.
+        if getattr(config, "exclude_modules", ()) is not None or config.inference_mode:
+            continue
+        adapted = {name: module for name, module in model.named_modules() if adapter in _adapters_of(module)}
+        inside = {name: module for name, module in adapted.items() if set(name.split(".")) & set(DETECTOR_PARTS)}
+        if not inside or len(inside) == len(adapted):
+            continue
+        for name, module in inside.items():
+            if len(_adapters_of(module)) > 1:
+                module.delete_adapter(adapter)
+            else:
+                parent, _, child = name.rpartition(".")
+                setattr(model.get_submodule(parent), child, module.get_base_layer())
+        config.exclude_modules = pattern_of_parts(*DETECTOR_PARTS)
+        logger.warning_once(
+            f"Adapter {adapter!r} stays out of {' and '.join(DETECTOR_PARTS)}, which learn in stage 1. To adapt them, too, pass "
+            "`exclude_modules=[]` in its configuration."
+        )
+
+
+def _adapters_of(module: nn.Module) -> set[str]:
+    """Names of the adapters of a layer that `peft` has wrapped."""
+    if not hasattr(module, "adapter_layer_names") or not hasattr(module, "get_base_layer"):
+        return set()
+    return {name for layers in module.adapter_layer_names for name in getattr(module, layers, {})}
+
+
+__all__ = ["DETECTOR_PARTS", "GromaAdapterMixin", "keep_adapters_out_of_detector", "pattern_of_parts"]
