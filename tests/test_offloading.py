@@ -159,6 +159,22 @@ def test_half_precision_offloaded(folders, tmp_path, dtype, part):
     assert_equal_results(again, "whole", results(expected, "whole"))
 
 
+@pytest.mark.parametrize(
+    "device_map", [{"model.language_model": "disk", "lm_head": "disk"}, {"model.language_model.layers": "disk"}]
+)
+def test_tied_weights(tmp_path, device_map):
+    """A head that shares the embedding's weights lies where they lie."""
+    tied = tiny_model(text_config={"tie_word_embeddings": True})
+    tied.save_pretrained(tmp_path / "model")
+    for name in list(device_map):
+        device_map = {**device_map_with(tied, name, "disk"), **device_map}
+    device_map = {name: device for name, device in device_map.items() if name != "model"}
+    model = GromaForConditionalGeneration.from_pretrained(
+        tmp_path / "model", device_map=device_map, offload_folder=tmp_path / "offload"
+    )
+    assert_equal_results(model, "whole", results(tied, "whole"))
+
+
 def test_load_checkpoint_and_dispatch(built, tmp_path):
     model, expected = built["whole"]
     torch.save(model.state_dict(), tmp_path / "weights.bin")
