@@ -191,7 +191,7 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
         expected = dict.fromkeys(dtypes, main)
         if main in (torch.bfloat16, torch.float16):
             expected.update(dict.fromkeys(self._keep_in_fp32_modules_strict & set(dtypes), torch.float32))
-        self.config.part_dtypes = None
+        vars(self.config).pop("part_dtypes", None)
         if dtypes != expected:
             others = {part: dtype for part, dtype in dtypes.items() if dtype != expected[part]}
             names = {part: str(dtype).removeprefix("torch.") for part, dtype in {"model": main, **others}.items()}
