@@ -147,7 +147,11 @@ def run_script(
             file=sys.stderr,
         )
         return 1
-    write_preview(args, report)
+    try:
+        write_preview(args, report)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return _contradictions(report)
 
 

@@ -398,6 +398,25 @@ def test_overwriting_keeps_the_old_files_until_the_new_ones_are_there(photos):
     ]  # fmt: skip
 
 
+def test_what_killed_runs_have_left_goes(photos):
+    """Of any number of shards, and of an overwriting run; not that of another split or of another job of an array."""
+    output = photos.parent / "rows"
+    names = (".train-00002-of-00004.parquet-01234567.partial", ".val-00000-of-00001.parquet-01234567.partial")
+    for name in names:
+        output.mkdir(exist_ok=True)
+        (output / name).write_text("half")
+    (output / ".train.overwrite").mkdir()
+    (output / ".train.overwrite" / "train-00000-of-00002.parquet").write_text("half")
+    write_photos(photos, shard=1)
+    assert (output / names[0]).exists() and (output / ".train.overwrite").exists()
+    write_photos(photos)
+    left = {path.name for path in output.iterdir() if "partial" in path.name or "overwrite" in path.name}
+    assert left == {names[1]}
+    (output / ".train.overwrite").mkdir()
+    assert write_photos(photos, overwrite=True).rows == 4
+    assert not (output / ".train.overwrite").exists()
+
+
 def test_overwriting_with_nothing_keeps_the_old_files(photos, capsys):
     """As with a mistake in the folder of the images."""
     write_photos(photos)

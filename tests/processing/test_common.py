@@ -2,12 +2,14 @@ import doctest
 import importlib
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from processing import coco
+from processing.common import run_script
 
 from .samples import read_rows, write_json, write_picture
 
@@ -93,6 +95,38 @@ def test_preview_draws_the_first_rows(tmp_path, source, capsys):
     assert coco.main([*arguments, "--preview", "9"]) == 0
     with Image.open(tmp_path / "array" / "preview-test-00000.png") as image:
         assert image.width == 3 * (448 + 12) + 12  # the shard has three rows
+
+
+def test_a_preview_that_cannot_be_written_is_one_line(tmp_path, source, capsys):
+    output = tmp_path / "rows"
+    (output / "preview-train.png").mkdir(parents=True)
+    assert coco.main([*source, "--output", str(output), "--preview", "2"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {output / 'preview-train.png'} cannot be written (Is a directory)")
+
+
+def test_an_option_that_changes_rows_must_be_the_same(tmp_path, source, capsys):
+    output = tmp_path / "rows"
+    arguments = [*source, "--output", str(output)]
+    assert coco.main(arguments) == 0
+    for more in (["--limit", "3"], ["--images", str(tmp_path)], ["--annotations", source[3], source[3]]):
+        assert coco.main([*arguments, *more]) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith(
+            f"error: {output / 'train-00000-of-00001.parquet'} was made of other rows than these; what"
+        )
+        assert ("records" if more[0] == "--limit" else more[0]) in error
+    # These change no row.
+    assert coco.main([*arguments, "--preview", "1"]) == 0
+    assert coco.main([*arguments, "--limit", "8"]) == 0
+
+
+def test_rows_of_another_version_of_a_script_are_not_taken_for_finished(tmp_path, source, monkeypatch, capsys):
+    arguments = [*source, "--output", str(tmp_path / "rows")]
+    assert coco.main(arguments) == 0
+    monkeypatch.setattr(coco, "run_script", partial(run_script, rows_version=2))
+    assert coco.main(arguments) == 2
+    assert "what differs: version of the script. Pass `--overwrite`" in capsys.readouterr().err
 
 
 def test_preview_of_nothing_is_not_an_error_of_its_own(tmp_path, source, capsys):

@@ -261,6 +261,8 @@ def write_dataset(
         return [reports[index] for index in shards]
 
     with one_writer(output_dir, split, None if shard is None else f"{shard:05d}"):
+        if shard is None:
+            _remove_leftovers(output_dir, split)
         stale = _other_files(output_dir, split, num_shards, made_of)
         if stale and not overwrite:
             raise FileExistsError(_conflict(stale, num_shards, made_of))
@@ -457,9 +459,7 @@ def _conflict(stale: list[Path], num_shards: int, made_of: Mapping[str, str]) ->
 def _replace_all(output_dir: Path, split: str, write: Callable[[Path, bool], list[WriteReport]]) -> WriteReport:
     """Write all shards into a folder of their own, then put them in the place of the old ones."""
     folder = output_dir / f".{split}.overwrite"
-    folder.mkdir(exist_ok=True)
-    for path in folder.glob("*.parquet"):
-        _remove_shard(path)
+    folder.mkdir()
     report = _add_up(write(folder, True))
     if report.rows == 0:
         print(f"{split}: no rows, so the files that are there stay", file=sys.stderr)
@@ -475,6 +475,13 @@ def _replace_all(output_dir: Path, split: str, write: Callable[[Path, bool], lis
         report.files = [output_dir / path.name for path in report.files]
     shutil.rmtree(folder)
     return report
+
+
+def _remove_leftovers(output_dir: Path, split: str) -> None:
+    """What killed runs have left, of any number of shards. Nobody else is writing this split."""
+    shutil.rmtree(output_dir / f".{split}.overwrite", ignore_errors=True)
+    for path in output_dir.glob(f".{split}-*-of-*.partial"):
+        path.unlink(missing_ok=True)
 
 
 def _report_path(path: Path) -> Path:
