@@ -182,3 +182,72 @@ def test_results_on_unknown_images():
     truth = {"images": [{"id": 1}], "categories": [{"id": 2, "frequency": "f"}], "annotations": []}
     with pytest.raises(ValueError, match="name the image 9, which is not among the images"):
         lvis_metrics(truth, annotations(9, 2, [BOX], score=0.9))
+
+
+def test_every_figure_is_over_its_own_thresholds_sizes_and_frequencies():
+    """A medium target of a frequent category, found with an IoU of 0.6, and a large one of a rare category, found exactly."""
+    large = [100.0, 100.0, 200.0, 200.0]
+    truth = {
+        "images": [{"id": 1}],
+        "categories": [{"id": 1, "frequency": "f"}, {"id": 2, "frequency": "r"}, {"id": 3, "frequency": "c"}],
+        "annotations": annotations(1, 1, [BOX]) + annotations(1, 2, [large]),
+    }
+    results = annotations(1, 1, [[0.0, 0.0, 50.0, 30.5]], score=0.9) + annotations(1, 2, [large], score=0.8)
+    figures = lvis_metrics(truth, results)
+    shared = {"": 0.65, "@0.5": 1.0, "@0.75": 0.5, "_small": -1.0, "_medium": 0.3, "_large": 1.0}
+    expected = {f"{kind}{name}": value for kind in ("ap", "ar") for name, value in shared.items()}
+    assert figures == pytest.approx(expected | {"ap_rare": 1.0, "ap_common": -1.0, "ap_frequent": 0.3})
+
+
+def test_the_best_300_boxes_of_an_image_count():
+    """Whatever their order and their category."""
+    truth = {
+        "images": [{"id": 1}],
+        "categories": [{"id": 1, "frequency": "f"}, {"id": 2, "frequency": "f"}],
+        "annotations": annotations(1, 1, [BOX]) + annotations(1, 2, [BOX]),
+    }
+    wrong = annotations(1, 2, [FAR], score=0.5) * 299
+    for score, ar in ((0.6, 0.5), (0.4, 0.0)):
+        right = annotations(1, 1, [BOX], score=score)
+        for results in ([*right, *wrong, *wrong[:1]], [*wrong, *wrong[:1], *right]):
+            assert lvis_metrics(truth, results)["ar"] == ar
+    # One of 300 is the last that counts.
+    assert lvis_metrics(truth, [*wrong, *annotations(1, 1, [BOX], score=0.4)])["ar"] == 0.5
+    # Each image has its own 300.
+    two = {
+        **truth,
+        "images": [{"id": 1}, {"id": 2}],
+        "annotations": annotations(1, 1, [BOX]) + annotations(2, 1, [BOX]),
+    }
+    others = annotations(2, 2, [FAR], score=0.5) * 300
+    assert lvis_metrics(two, [*others, *annotations(1, 1, [BOX], score=0.1)])["ar"] == 0.5
+
+
+def test_among_equal_scores_the_order_of_the_images_decides():
+    ids = [(7 * number) % 31 + 1 for number in range(30)]
+    truth = {
+        "images": [{"id": image} for image in ids],
+        "categories": [{"id": 1, "frequency": "f"}],
+        "annotations": [entry for image in ids for entry in annotations(image, 1, [BOX])],
+    }
+
+    def results(score) -> list[dict]:
+        return [
+            {"image_id": image, "category_id": 1, "bbox": BOX if image % 3 else FAR, "score": score(image)}
+            for image in ids
+        ]
+
+    equal, falling = results(lambda image: 0.5), results(lambda image: 0.5 - image / 1000)
+    rising = results(lambda image: 0.5 + image / 1000)
+    assert lvis_metrics(truth, equal) == lvis_metrics(truth, falling)
+    assert lvis_metrics(truth, equal)["ap"] != lvis_metrics(truth, rising)["ap"]
+
+
+def test_ground_eval_takes_areas_of_boxes_where_none_are_given():
+    # 32 x 32 pixels are the largest small object, 96 x 96 the largest medium one, for COCO.
+    small, medium, large = ([[0.0, 0.0, side, side]] for side in (31.9, 95.9, 96.1))
+    figures = lvis_ground_eval(
+        [small, medium, [[500, 500, 501, 501]]], [small, medium, large], ["a", "b", "c"], ["1"] * 3
+    )
+    assert (figures["ar_small"], figures["ar_medium"], figures["ar_large"]) == (1.0, 1.0, 0.0)
+    assert figures["ar"] == pytest.approx(2 / 3)

@@ -96,3 +96,11 @@ def test_figures_of_the_refcoco_sample():
     ]
     at_75 = np.mean(first_box_ious([[box] for box in best], targets) > 0.75)
     assert at_75 == pytest.approx(figures["oracle_recall@0.75"], abs=1e-12)
+
+
+def test_first_box_ious_are_those_of_the_first_boxes():
+    half, nowhere = [0.0, 0.0, 10.0, 5.0], [50.0, 50.0, 60.0, 60.0]
+    answers = [[half, TARGET], [], [nowhere, TARGET], [TARGET]]
+    assert first_box_ious(answers, [TARGET] * 4).tolist() == [0.5, 0, 0, 1]
+    scores = rec_accuracy(answers, [TARGET] * 4)
+    assert scores == {"acc@0.5": 0.25, "mean_iou": 0.375, "missing": 0.25, "any_acc@0.5": 0.75, "best_of_n_iou": 0.75}

@@ -7,7 +7,14 @@ import pytest
 from PIL import Image
 
 from transformers_groma import GromaImageProcessorPil
-from transformers_groma.training.augmentation import augment, draw_crop, learnable_boxes, map_boxes, row_generator
+from transformers_groma.training.augmentation import (
+    augment,
+    draw_crop,
+    learnable_boxes,
+    map_boxes,
+    row_generator,
+    to_rgb,
+)
 
 
 def framed(width: int, height: int, boxes: list[list[int]]) -> Image.Image:
@@ -118,3 +125,86 @@ def test_crops_without_boxes_are_drawn_again():
 def test_unknown_augmentation():
     with pytest.raises(ValueError, match="`augmentation` must be one of recipe, flip, none, got 'mosaic'"):
         augment(Image.new("RGB", (8, 8)), [], 56, "mosaic", row_generator(0, 0, 0))
+
+
+class Draws:
+    """A generator that draws what a test wants: the n-th choice, and a part of every range."""
+
+    def __init__(self, choice: int = 0, part: float = 0.0, flip: float = 1.0):
+        self.choice, self.part, self.flip, self.ranges = choice, part, flip, []
+
+    def integers(self, count: int) -> int:
+        assert count == 3
+        return self.choice
+
+    def uniform(self, low: float, high: float) -> float:
+        self.ranges.append((low, high))
+        return low + self.part * (high - low)
+
+    def random(self) -> float:
+        return self.flip
+
+
+@pytest.mark.parametrize(("choice", "shorter"), enumerate((400, 500, 600)))
+@pytest.mark.parametrize("part", [0.0, 1.0])
+def test_a_crop_is_drawn_from_the_ranges_of_the_recipe(choice, shorter, part):
+    for size in ((1000, 250), (250, 1000)):
+        draws = Draws(choice, part)
+        x1, y1, x2, y2 = draw_crop(*size, draws)
+        crops, starts = draws.ranges[::2], draws.ranges[1::2]
+        scaled = [side * shorter / 250 for side in size]
+        assert crops == [(min(side, 448), min(side, 896)) for side in scaled]
+        taken = [low + part * (high - low) for low, high in crops]
+        assert starts == [(0, pytest.approx(side - crop)) for side, crop in zip(scaled, taken)]
+        assert [(x2 - x1) * shorter / 250, (y2 - y1) * shorter / 250] == pytest.approx(taken)
+        assert [x1, y1] == ([0, 0] if part == 0 else pytest.approx([s - t for s, t in zip(size, (x2 - x1, y2 - y1))]))
+        assert x2 <= size[0] and y2 <= size[1]
+
+
+def test_ten_crops_are_drawn_before_the_whole_image_is_taken():
+    image, far = framed(2000, 500, [[1990, 490, 1999, 499]]), np.array([[1990, 490, 1999, 499]])
+    draws = Draws()  # every crop is the top left corner
+    square = augment(image, far, 448, "recipe", draws)
+    assert len(draws.ranges) == 10 * 4
+    np.testing.assert_allclose(square.boxes, far * np.tile([448 / 2000, 448 / 500], 2))
+    near = np.array([[10, 10, 60, 60]])
+    np.testing.assert_allclose(
+        augment(image, near, 448, "recipe", Draws()).boxes, near * np.tile([448 / 560, 448 / 500], 2)
+    )
+
+
+@pytest.mark.parametrize(("draw", "flipped"), [(0.0, True), (0.49, True), (0.5, False), (0.9, False)])
+@pytest.mark.parametrize("augmentation", ["recipe", "flip", "none"])
+def test_half_of_the_images_are_flipped(draw, flipped, augmentation):
+    image, box = framed(448, 448, [[10, 20, 110, 220]]), np.array([[10.0, 20.0, 110.0, 220.0]])
+    square = augment(image, box, 448, augmentation, Draws(choice=1, part=1.0, flip=draw))
+    flipped = flipped and augmentation != "none"
+    np.testing.assert_allclose(square.boxes, [[338, 20, 438, 220]] if flipped else box)
+    assert white_box(square.image) == square.boxes[0].tolist()
+
+
+@pytest.mark.parametrize("size", [448, 224])
+def test_sizes_of_boxes_that_are_learned(size):
+    """In pixels of 448: sides of 2 or more; of SA-1B areas between 14 x 14 and 400 x 400, both left out."""
+    sides = [(2, 2), (1.9, 9), (9, 1.9), (14, 14), (14, 14.1), (400, 399.9), (400, 400), (448, 448)]
+    boxes = np.array([[5.0, 3.0, 5.0 + width, 3.0 + height] for width, height in sides]) * size / 448
+    assert learnable_boxes(boxes, size, "coco").tolist() == [True, False, False, True, True, True, True, True]
+    assert learnable_boxes(boxes, size, "sa1b").tolist() == [False] * 4 + [True, True, False, False]
+
+
+def test_a_box_needs_a_side_inside_of_the_crop_along_both_axes():
+    boxes = np.array(
+        [[0.0, 0, 10, 10], [0, 0, 10.5, 10.5], [0, 0, 10, 20], [0, 0, 20, 10], [20, 20, 30, 30], [19.5, 19.5, 30, 30]]
+    )
+    mapped, kept = map_boxes(boxes, (10, 10, 20, 20), 100)
+    assert kept.tolist() == [1, 5]
+    np.testing.assert_allclose(mapped, [[0, 0, 5, 5], [95, 95, 100, 100]])
+
+
+def test_an_rgb_image_with_a_transparent_colour_becomes_white_there():
+    image = Image.new("RGB", (4, 4), (0, 0, 255))
+    assert to_rgb(image).tobytes() == image.tobytes()
+    png = io.BytesIO()
+    image.save(png, "PNG", transparency=(0, 0, 255))
+    assert to_rgb(Image.open(png)).getpixel((1, 1)) == (255, 255, 255)
+    assert to_rgb(Image.new("L", (4, 4), 7)).getpixel((0, 0)) == (7, 7, 7)

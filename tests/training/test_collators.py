@@ -256,3 +256,10 @@ def test_a_blank_image_where_processes_must_run_the_same_layers(processor, propo
     # A batch that has an image is left alone.
     rows = [*conversations(2), rows[0]] if not proposals else [{**BLANK_ROW}, rows[0]]
     assert ConversationCollator(processor, always_image=True)(rows)["input_ids"].shape[0] == len(rows)
+
+
+def test_the_blank_row_is_a_whole_row():
+    assert BLANK_ROW["image"].size == (16, 16)
+    assert BLANK_ROW["proposal_boxes"] == [[0.5, 0.5, 1.0, 1.0]]  # all of the image
+    assert BLANK_ROW["proposal_scores"] == [1.0]
+    check_conversation(BLANK_ROW, max_regions=1)
