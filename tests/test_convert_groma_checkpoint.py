@@ -1,4 +1,4 @@
-"""Conversion of released checkpoints in every form they come in, and assembling from components."""
+"""Conversion of released checkpoints in every form they come in."""
 
 import json
 import shutil
@@ -7,23 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch.testing import assert_close
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoModelForObjectDetection,
-    AutoProcessor,
-    AutoTokenizer,
-    Dinov2Config,
-    Dinov2Model,
-    LlamaConfig,
-    LlamaForCausalLM,
-)
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForObjectDetection, AutoProcessor
 
 from tests.golden import golden_pixels
-from tests.tiny import TEXT, VISION, spread_proposals, tiny_detector_config
-from transformers_groma import GromaForRegionProposal, assemble_components, convert_legacy_checkpoint
+from transformers_groma import GromaForRegionProposal, convert_legacy_checkpoint
 from transformers_groma.convert_groma_checkpoint import bake_position_table, load_checkpoint, rename_legacy_key
 
 
@@ -194,64 +181,3 @@ def test_position_table_of_the_right_size_stays():
     assert bake_position_table(table, 32) is table
     baked = bake_position_table(torch.randn(1, 1 + 37 * 37, 4), 32)
     assert baked.shape == (1, 1025, 4)
-
-
-class TestComponents:
-    @pytest.fixture(scope="class")
-    def language_model(self, golden_dir, tmp_path_factory) -> Path:
-        folder = tmp_path_factory.mktemp("llm")
-        torch.manual_seed(0)
-        tokenizer = AutoTokenizer.from_pretrained(Path(__file__).parents[1] / "hub_configs" / "groma-tiny")
-        LlamaForCausalLM(LlamaConfig(**{**TEXT, "vocab_size": 860})).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return folder
-
-    def test_parts_that_do_not_fit(self, language_model, tmp_path):
-        torch.manual_seed(0)
-        GromaForRegionProposal(tiny_detector_config()).save_pretrained(tmp_path / "detector")
-        with pytest.raises(ValueError, match="group_norm_groups"):
-            # A vision encoder of 32 channels does not divide into the default 64 groups.
-            assemble_components(tmp_path / "out", detector=tmp_path / "detector", language_model=language_model)
-        assert not (tmp_path / "out").exists()
-
-    def test_a_whole_groma(self, language_model, tmp_path, image):
-        torch.manual_seed(0)
-        config = tiny_detector_config()
-        config.vision_config.hidden_size = 64
-        detector = GromaForRegionProposal(config)
-        spread_proposals(detector.region_proposer)
-        detector.save_pretrained(tmp_path / "detector")
-        out = assemble_components(
-            tmp_path / "out", detector=tmp_path / "detector", language_model=language_model, dtype=torch.float32
-        )
-        model = AutoModelForImageTextToText.from_pretrained(out).eval()
-        processor = AutoProcessor.from_pretrained(out)
-        for name, value in detector.state_dict().items():
-            assert torch.equal(model.model.state_dict()[name], value), name
-        old = AutoModelForCausalLM.from_pretrained(language_model)
-        table, old_table = model.get_input_embeddings().weight, old.get_input_embeddings().weight
-        assert torch.equal(table[:860], old_table)
-        # New tokens start near the mean of the vocabulary.
-        assert_close(table[860:].mean(dim=0), old_table.mean(dim=0), atol=5e-3, rtol=0)
-        assert processor.tokenizer.convert_tokens_to_ids("<r0>") == model.config.first_proxy_token_id
-        inputs = processor(images=image, text="What is <region>?", boxes=[[64, 48, 256, 240]], return_tensors="pt")
-        output = model.generate(**inputs, max_new_tokens=4, return_dict_in_generate=True)
-        answer = processor.post_process_grounded_generation(output, inputs, target_sizes=[(480, 640)])[0]
-        assert_close(answer.regions[0].box, torch.tensor([64.0, 48.0, 256.0, 240.0]), atol=1e-2, rtol=0)
-
-    def test_vision_encoder_alone(self, tmp_path):
-        torch.manual_seed(0)
-        encoder = Dinov2Model(
-            Dinov2Config(**{k: v for k, v in VISION.items() if k not in ("model_type", "image_size")}, image_size=518)
-        )
-        encoder.save_pretrained(tmp_path / "dinov2")
-        out = assemble_components(tmp_path / "out", vision_encoder=tmp_path / "dinov2")
-        detector = AutoModelForObjectDetection.from_pretrained(out).eval()
-        pixels = torch.randn(1, 3, 448, 448)
-        with torch.no_grad():
-            expected = encoder.eval()(pixels).last_hidden_state
-            assert_close(detector.vision_tower(pixels).last_hidden_state, expected, atol=1e-4, rtol=1e-4)
-
-    def test_other_combinations(self, tmp_path):
-        with pytest.raises(ValueError, match="`detector` and `language_model`"):
-            assemble_components(tmp_path / "out", detector="somewhere")

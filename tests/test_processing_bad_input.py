@@ -189,7 +189,7 @@ def test_wrong_message_parts(case, processor):
     ],
 )
 def test_wrong_conversations(messages, message, processor):
-    with pytest.raises(Exception, match=message):
+    with pytest.raises(ValueError, match=message):
         processor.apply_chat_template(messages)
 
 

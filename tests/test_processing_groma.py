@@ -156,6 +156,132 @@ class TestPrompt:
         assert processor.apply_chat_template(question(text("Hello"))).startswith("A chat")
 
 
+CHATML = (
+    "{% if system is defined %}{{ '<|system|>' + system }}{% endif %}"
+    "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+class TestAnotherChatTemplate:
+    """A language model's own template, which knows nothing of parts and does not say what is to be learned."""
+
+    @pytest.fixture
+    def tokenizer(self, golden_dir):
+        tokenizer = load_legacy_tokenizer(golden_dir / "legacy_checkpoint")
+        tokenizer.chat_template = CHATML
+        return tokenizer
+
+    @pytest.fixture
+    def processor(self, tokenizer):
+        return GromaProcessor(GromaImageProcessor(), tokenizer)
+
+    def test_the_tokenizer_s_own_is_the_default(self, processor, tokenizer, tmp_path):
+        assert processor.chat_template == CHATML
+        assert GromaProcessor(GromaImageProcessor(), tokenizer, chat_template="{{ 1 }}").chat_template == "{{ 1 }}"
+        processor.save_pretrained(tmp_path)
+        assert (tmp_path / "chat_template.jinja").read_text() == CHATML
+        assert AutoProcessor.from_pretrained(tmp_path).chat_template == CHATML
+
+    def test_groma_s_own_template_in_a_tokenizer_gets_the_processor_s_image_token(self, tokenizer):
+        tokenizer.chat_template = GROMA_CHAT_TEMPLATE
+        processor = GromaProcessor(GromaImageProcessor(), tokenizer, image_token="<img>")
+        assert "Image: <img>." in processor.apply_chat_template(question({"type": "image"}))
+
+    def test_messages_of_parts(self, processor, image):
+        messages = question({"type": "image", "image": image}, text("What is "), {"type": "region", "box": BOX})
+        line = "Here is an image with region crops from it. Image: <image>."
+        expected = f"<|user|>{line}\nWhat is <region><|end|>\n<|assistant|>"
+        assert processor.apply_chat_template(messages, add_generation_prompt=True) == expected
+        assert processor.apply_chat_template(messages, chat_template=GROMA_CHAT_TEMPLATE).startswith("<s>A chat")
+        inputs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+        asked = processor(images=image, text="What is <region>", boxes=[BOX])
+        assert asked["input_ids"] == inputs["input_ids"]
+        assert np.array_equal(asked["refer_boxes"], inputs["refer_boxes"])
+
+    def test_no_special_tokens_are_added_to_what_a_template_renders(self, processor, tokenizer, image):
+        assert tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id
+        conversation = [{"role": "user", "content": "Hello"}]
+        expected = tokenizer.apply_chat_template(conversation, tokenize=True, return_dict=True)["input_ids"]
+        inputs = processor.apply_chat_template(conversation, tokenize=True, return_dict=True)
+        assert inputs["input_ids"] == [expected]
+        assert tokenizer.bos_token_id not in expected
+        ids = processor(images=[image, None], text=["What?", "What?"])["input_ids"]
+        assert tokenizer.bos_token_id not in ids[0]
+        assert ids[1] == tokenizer("What?")["input_ids"]
+        with_bos = processor.apply_chat_template(
+            conversation, tokenize=True, return_dict=True, processor_kwargs={"add_special_tokens": True}
+        )
+        assert with_bos["input_ids"][0][0] == tokenizer.bos_token_id
+
+    @pytest.mark.parametrize("padding_side", ["left", "right"])
+    def test_answers_are_found(self, padding_side, processor, image):
+        answer = [{"type": "phrase", "text": "a dog", "boxes": [BOX]}, text(" sits.")]
+        first = [
+            *question({"type": "image", "image": image}, text("What is "), {"type": "region", "box": BOX}, text("?")),
+            {"role": "assistant", "content": answer},
+            *question(text("And now?")),
+            {"role": "assistant", "content": "Nothing."},
+        ]
+        second = [*question(text("Hello")), {"role": "assistant", "content": "Hi"}]
+        before = copy.deepcopy(second)
+        inputs = processor.apply_chat_template(
+            [first, second],
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            return_assistant_tokens_mask=True,
+            processor_kwargs={"padding": True, "padding_side": padding_side},
+        )
+        assert second == before
+        plain = processor.apply_chat_template(
+            [first, second], tokenize=True, return_dict=True, processor_kwargs={"padding": False}
+        )
+        tokenizer = processor.tokenizer
+        expected = ["<p>a dog</p> <roi><ground_box></roi> sits.<|end|>Nothing.<|end|>", "Hi<|end|>"]
+        rows = zip(inputs["input_ids"], inputs["assistant_masks"], inputs["attention_mask"], expected, strict=True)
+        for index, (ids, mask, used, learned) in enumerate(rows):
+            assert ids[used.bool()].tolist() == plain["input_ids"][index]
+            decoded = tokenizer.decode(ids[mask.bool()])
+            assert decoded.replace(" ", "") == learned.replace(" ", "")
+        assert inputs["refer_boxes"].shape == (1, 1, 4) and inputs["ground_boxes"].shape == (1, 1, 4)
+
+    def test_one_conversation_and_variables_of_the_template(self, processor):
+        messages = [*question(text("Hello")), {"role": "assistant", "content": "Hi"}]
+        arguments = {"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True, "system": "Be kind."}
+        inputs = processor.apply_chat_template(messages, **arguments)
+        decoded = processor.tokenizer.decode(inputs["input_ids"][0])
+        assert decoded.replace(" ", "") == "<|system|>Bekind.<|user|>Hello<|end|>\n<|assistant|>Hi<|end|>\n"
+        assert sum(inputs["assistant_masks"][0]) > 0
+        prompted = processor.apply_chat_template(messages[:1], add_generation_prompt=True, **arguments)
+        assert sum(prompted["assistant_masks"][0]) == 0
+        assert processor.tokenizer.decode(prompted["input_ids"][0]).endswith("<|assistant|>")
+
+    def test_a_template_that_says_what_is_learned_is_believed(self, processor):
+        template = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+        inputs = processor.apply_chat_template(
+            question(text("Hello")),
+            chat_template=template,
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
+        assert all(inputs["assistant_masks"][0])
+
+    @pytest.mark.parametrize("mask", [False, True])
+    def test_what_a_template_refuses(self, mask, processor):
+        template = "{% if messages[0].role == 'system' %}{{ raise_exception('No system role here') }}{% endif %}"
+        messages = [{"role": "system", "content": "Be kind."}, *question(text("Hello"))]
+        with pytest.raises(ValueError, match="chat template refuses the conversation: No system role here"):
+            processor.apply_chat_template(
+                messages,
+                chat_template=template,
+                tokenize=True,
+                return_dict=True,
+                return_assistant_tokens_mask=mask,
+            )
+
+
 class TestCall:
     def test_shapes_and_counts(self, processor, image):
         inputs = processor(images=image, text="What is <region>?", boxes=[BOX], return_tensors="pt")

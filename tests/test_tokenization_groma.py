@@ -2,7 +2,8 @@ import json
 import shutil
 
 import pytest
-from transformers import AutoTokenizer, LlamaTokenizer
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 
 from transformers_groma.tokenization_groma import add_groma_tokens, groma_tokens, load_legacy_tokenizer
 
@@ -22,6 +23,26 @@ class TestTokens:
         assert tokenizer.pad_token == "[PAD]"
         assert add_groma_tokens(tokenizer, max_regions=7) == 0
         assert add_groma_tokens(tokenizer, max_regions=9) == 2
+
+    def test_pieces_of_the_vocabulary_become_tokens_and_keep_their_ids(self):
+        vocabulary = {"<unk>": 0, "<p>": 1, "<": 2, "p": 3, ">": 4, "<p": 5, "a": 6, "<p>a": 7}
+        model = models.BPE(vocabulary, [("<", "p"), ("<p", ">"), ("<p>", "a")], unk_token="<unk>")
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), unk_token="<unk>")
+        assert tokenizer("<p>a")["input_ids"] == [7]
+        assert add_groma_tokens(tokenizer, max_regions=3) == 16
+        assert tokenizer("<p>a")["input_ids"] == [1, 6]
+        assert len(tokenizer) == 8 + 16
+        assert add_groma_tokens(tokenizer, max_regions=3) == 0
+
+    @pytest.mark.parametrize(("token", "is_right"), [("<r0>", False), ("<r2>", False), ("<r3>", True)])
+    def test_proxy_tokens_that_are_there_already(self, token, is_right):
+        tokenizer = LlamaTokenizer()
+        tokenizer.add_tokens([token])
+        if is_right:
+            assert add_groma_tokens(tokenizer, max_regions=3) == 17
+            return
+        with pytest.raises(ValueError, match="(?s)`tokenizer` has the token <r[0-9]> already.*vocabulary"):
+            add_groma_tokens(tokenizer, max_regions=3)
 
     def test_own_padding_token_is_kept(self):
         tokenizer = LlamaTokenizer(pad_token="<pad>")

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
         GromaRegionEncoderConfig,
         GromaRegionProposalConfig,
     )
-    from .convert_groma_checkpoint import assemble_components, convert_legacy_checkpoint
+    from .convert_components import assemble_components
+    from .convert_groma_checkpoint import convert_legacy_checkpoint
     from .grounding import GroundedPhrase, GroundedRegion, GroundedText, parse_grounded_text
     from .image_processing_groma import GromaImageProcessor
     from .image_processing_pil_groma import GromaImageProcessorPil
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 
 # Where each public name lives. Nothing of it is imported before it is used: `import transformers_groma` costs no torch.
 _EXPORTS = {
+    "convert_components": ("assemble_components",),
     "boxes": (
         "box_cxcywh_to_xyxy",
         "box_iou",
@@ -46,7 +48,7 @@ _EXPORTS = {
         "GromaRegionEncoderConfig",
         "GromaRegionProposalConfig",
     ),
-    "convert_groma_checkpoint": ("assemble_components", "convert_legacy_checkpoint"),
+    "convert_groma_checkpoint": ("convert_legacy_checkpoint",),
     "grounding": ("GroundedPhrase", "GroundedRegion", "GroundedText", "parse_grounded_text"),
     "image_processing_groma": ("GromaImageProcessor",),
     "image_processing_pil_groma": ("GromaImageProcessorPil",),

@@ -1,4 +1,4 @@
-"""Converts released Groma checkpoints to this package, and puts a Groma together from its components.
+"""Converts released Groma checkpoints to this package.
 
 A released checkpoint is what the original code saved with transformers 4.32: a `GromaModel` (model_type "groma") or a
 stage-1 `CustomDDETRModel` (model_type "ddetr"), as safetensors or .bin, whole or in shards.
@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import GenerationConfig
 
 from ._files import complete_folder
 from .configuration_groma import (
@@ -23,14 +23,12 @@ from .configuration_groma import (
     GromaRegionEncoderConfig,
     GromaRegionProposalConfig,
 )
+from .convert_components import LEGACY_IMAGE_SIZE, position_grid, resize_position_table, save_processor
 from .image_processing_pil_groma import GromaImageProcessorPil
 from .modeling_groma import GromaForConditionalGeneration
 from .modeling_groma_detector import GromaForRegionProposal
-from .processing_groma import GromaProcessor
-from .tokenization_groma import GROMA_CHAT_TEMPLATE, add_groma_tokens, load_legacy_tokenizer
+from .tokenization_groma import GROMA_CHAT_TEMPLATE, load_legacy_tokenizer
 
-# The original resizes every image to this side; its config only tells the size of the position table.
-LEGACY_IMAGE_SIZE = 448
 LEGACY_ROI_STRIDES = (1.75, 3.5, 7.0)
 MAX_SHARD_SIZE = "5GB"
 
@@ -215,21 +213,9 @@ def bake_position_table(table: Tensor, grid: int) -> Tensor:
     >>> bake_position_table(torch.zeros(1, 1 + 37 * 37, 8), 32).shape
     torch.Size([1, 1025, 8])
     """
-    old_grid = _position_grid(table)
+    old_grid = position_grid(table)
     scale = (grid + 0.1) / old_grid
-    return table if old_grid == grid else _resize_position_table(table, scale_factor=(scale, scale))
-
-
-def _position_grid(table: Tensor) -> int:
-    return int((table.shape[1] - 1) ** 0.5)
-
-
-def _resize_position_table(table: Tensor, **size_or_scale) -> Tensor:
-    """A `(1, 1 + grid ** 2, hidden_size)` table with another grid; the class position comes first and stays."""
-    grid = _position_grid(table)
-    patches = table[:, 1:].float().transpose(1, 2).unflatten(2, (grid, grid))
-    patches = nn.functional.interpolate(patches, mode="bicubic", align_corners=False, **size_or_scale)
-    return torch.cat([table[:, :1], patches.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+    return table if old_grid == grid else resize_position_table(table, scale_factor=(scale, scale))
 
 
 def convert_legacy_state_dict(
@@ -376,98 +362,9 @@ def convert_legacy_checkpoint(
         else:
             _save_generation_config(config, folder)
             tokenizer = load_legacy_tokenizer(legacy_dir)
-            _save_processor(config, tokenizer, folder)
+            save_processor(config, tokenizer, folder, GROMA_CHAT_TEMPLATE)
         save_torch_state_dict(state_dict, folder, max_shard_size=MAX_SHARD_SIZE)
     return Path(output_dir)
-
-
-def assemble_components(
-    output_dir: str | Path,
-    detector: str | Path | None = None,
-    language_model: str | Path | None = None,
-    vision_encoder: str | Path | None = None,
-    dtype: torch.dtype = torch.float32,
-    overwrite: bool = False,
-) -> Path:
-    """Put a fresh Groma together: pretrained components, new weights for what joins them.
-
-    - `detector` (a `GromaForRegionProposal`) and `language_model` (any `AutoModelForCausalLM`) make a
-      `GromaForConditionalGeneration` for stage 2. Its added tokens start at the mean of the vocabulary's embeddings.
-    - `vision_encoder` alone (any `AutoModel` with a patch grid) makes a `GromaForRegionProposal` for stage 1.
-
-    Args:
-        output_dir (`str` or `Path`): folder to write; it must be new or empty. It appears only when it is complete.
-        detector, language_model, vision_encoder (`str` or `Path`, *optional*): folders or Hub names of the components.
-        dtype (`torch.dtype`): dtype of the written weights.
-        overwrite (`bool`): replace an `output_dir` that exists.
-
-    Returns:
-        `Path`: `output_dir`.
-
-    Raises:
-        ValueError: another combination of components.
-        FileExistsError: `output_dir` holds files and `overwrite` is not set, or something else would be lost with it: a source,
-            the current folder, the home folder.
-    """
-    with_language = detector is not None and language_model is not None and vision_encoder is None
-    if not with_language and (vision_encoder is None or detector is not None or language_model is not None):
-        raise ValueError(
-            "Pass `detector` and `language_model` for a whole Groma, or `vision_encoder` alone for a stage-1 detector."
-        )
-    sources = [source for source in (detector, language_model, vision_encoder) if source is not None]
-    with complete_folder(output_dir, overwrite, sources) as folder:
-        if with_language:
-            _assemble_groma(detector, language_model, dtype, folder)
-        else:
-            _assemble_detector(vision_encoder, dtype, folder)
-    return Path(output_dir)
-
-
-def _assemble_detector(vision_encoder: str | Path, dtype: torch.dtype, folder: Path) -> None:
-    vision_config = AutoConfig.from_pretrained(vision_encoder)
-    vision_config.image_size = LEGACY_IMAGE_SIZE
-    model = GromaForRegionProposal(GromaRegionProposalConfig(vision_config=vision_config)).to(dtype)
-    pretrained = AutoModel.from_pretrained(vision_encoder, dtype=dtype).state_dict()
-    grid = vision_config.image_size // vision_config.patch_size
-    name = "embeddings.position_embeddings"
-    if name in pretrained and _position_grid(pretrained[name]) != grid:
-        pretrained[name] = _resize_position_table(pretrained[name], size=(grid, grid))
-    model.vision_tower.load_state_dict(pretrained)
-    model.save_pretrained(folder)
-    GromaImageProcessorPil(size={"height": LEGACY_IMAGE_SIZE, "width": LEGACY_IMAGE_SIZE}).save_pretrained(folder)
-
-
-def _assemble_groma(detector: str | Path, language_model: str | Path, dtype: torch.dtype, folder: Path) -> None:
-    perceiver = GromaForRegionProposal.from_pretrained(detector, dtype=dtype)
-    llm = AutoModelForCausalLM.from_pretrained(language_model, dtype=dtype)
-    tokenizer = AutoTokenizer.from_pretrained(language_model)
-    add_groma_tokens(tokenizer, perceiver.config.max_regions)
-    llm.resize_token_embeddings(len(tokenizer), mean_resizing=True)
-    llm.config.pad_token_id = tokenizer.pad_token_id
-    ids = {
-        token: tokenizer.convert_tokens_to_ids(token) for token in ("<image>", "<refer_box>", "<ground_box>", "<r0>")
-    }
-    config = GromaConfig(
-        vision_config=perceiver.config.vision_config,
-        proposer_config=perceiver.config.proposer_config,
-        text_config=llm.config,
-        image_token_id=ids["<image>"],
-        refer_box_token_id=ids["<refer_box>"],
-        ground_box_token_id=ids["<ground_box>"],
-        first_proxy_token_id=ids["<r0>"],
-        max_regions=perceiver.config.max_regions,
-        nms_threshold=perceiver.config.nms_threshold,
-        box_score_threshold=perceiver.config.box_score_threshold,
-    )
-    model = GromaForConditionalGeneration(config).to(dtype)
-    model.model.vision_tower.load_state_dict(perceiver.vision_tower.state_dict())
-    model.model.region_proposer.load_state_dict(perceiver.region_proposer.state_dict())
-    model.model.language_model.load_state_dict(llm.base_model.state_dict())
-    model.lm_head.load_state_dict(llm.get_output_embeddings().state_dict())
-    model.generation_config = llm.generation_config
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.save_pretrained(folder)
-    _save_processor(config, tokenizer, folder)
 
 
 def _save_generation_config(config: GromaConfig, folder: Path) -> None:
@@ -481,17 +378,6 @@ def _save_generation_config(config: GromaConfig, folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def _save_processor(config: GromaConfig, tokenizer, folder: Path) -> None:
-    size = config.vision_config.image_size
-    GromaProcessor(
-        image_processor=GromaImageProcessorPil(size={"height": size, "width": size}),
-        tokenizer=tokenizer,
-        chat_template=GROMA_CHAT_TEMPLATE,
-        num_image_tokens=config.num_image_tokens,
-        max_regions=config.max_regions,
-    ).save_pretrained(folder)
-
-
 def _same_tensor(first: Tensor, second: Tensor) -> bool:
     if first.is_meta or second.is_meta:
         return first.shape == second.shape
@@ -499,7 +385,6 @@ def _same_tensor(first: Tensor, second: Tensor) -> bool:
 
 
 __all__ = [
-    "assemble_components",
     "bake_position_table",
     "convert_legacy_checkpoint",
     "convert_legacy_config",

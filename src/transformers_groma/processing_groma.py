@@ -11,17 +11,20 @@ The placeholder token `<image>` is one and the same for image patches, region sl
 that the user points at: the model fills in all visual features in the order of the placeholders.
 """
 
+import inspect
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from transformers import BatchFeature
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, Unpack
 
 from .boxes import BoxFormat, box_cxcywh_to_xyxy, exact_boxes, finite_slots, scale_boxes, unpack_region_boxes
+from .chat_template_groma import GROMA_CHAT_TEMPLATE, PIECES_TEMPLATE, marks_answers, split_answers, with_parts
 from .control_tokens import (
     break_control_tokens,
     break_in_values,
@@ -46,7 +49,6 @@ from .processing_inputs import (
     upright_image_size,
 )
 from .tokenization_groma import (
-    GROMA_CHAT_TEMPLATE,
     GROUND_BOX_TOKEN,
     GROUNDING_TOKEN,
     IMAGE_TOKEN,
@@ -66,7 +68,9 @@ class GromaProcessor(ProcessorMixin):
     Args:
         image_processor (`GromaImageProcessor`): the image processor.
         tokenizer (`PreTrainedTokenizerBase`): a tokenizer that has the tokens of Groma, see [`add_groma_tokens`].
-        chat_template (`str`, *optional*): Jinja template for conversations; `GROMA_CHAT_TEMPLATE` without it.
+        chat_template (`str` or `dict[str, str]`, *optional*): any Jinja template for conversations, or several by name. By default
+            the tokenizer's own, or `GROMA_CHAT_TEMPLATE` where it has none. Templates need not know of images and regions:
+            messages made of parts become text with Groma's marks before the template sees them.
         num_image_tokens (`int`): placeholders for one image.
         max_regions (`int`): region slots for one image, as in the model's config.
         region_separator (`str`): text between the image tokens and the region slots.
@@ -93,14 +97,16 @@ class GromaProcessor(ProcessorMixin):
         self,
         image_processor=None,
         tokenizer=None,
-        chat_template: str | None = None,
+        chat_template: str | dict[str, str] | None = None,
         num_image_tokens: int = 256,
         max_regions: int = 100,
         region_separator: str = ". Regions: ",
         image_token: str = IMAGE_TOKEN,
     ):
         if chat_template is None:
-            chat_template = GROMA_CHAT_TEMPLATE.replace(IMAGE_TOKEN, image_token)
+            chat_template = getattr(tokenizer, "chat_template", None) or GROMA_CHAT_TEMPLATE
+            if chat_template == GROMA_CHAT_TEMPLATE:
+                chat_template = chat_template.replace(IMAGE_TOKEN, image_token)
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         self.num_image_tokens = num_image_tokens
         self.max_regions = max_regions
@@ -190,13 +196,14 @@ class GromaProcessor(ProcessorMixin):
         ):
             for index, boxes_of_sample in enumerate(boxes_of_samples):
                 check_marks(name, mark, texts[index], len(boxes_of_sample), index)
-        texts = self._wrap_questions(texts, [self._is_question(*sample) for sample in zip(texts, images_of_samples)])
+        are_questions = [self._is_question(*sample) for sample in zip(texts, images_of_samples)]
+        texts = self._wrap_questions(texts, are_questions)
         if has_breaks(texts):
             # The tokenizer's way of encoding control tokens as text.
             kwargs["sanitize_control_tokens"] = True
         if "add_special_tokens" not in merged_kwargs["text_kwargs"]:
-            texts, has_bos = self._with_same_start(texts)
-            if has_bos:
+            texts, is_complete = self._with_same_start(texts, are_questions)
+            if is_complete:
                 kwargs["add_special_tokens"] = False
 
         present = [index for index, image in enumerate(images_of_samples) if image is not None]
@@ -235,12 +242,14 @@ class GromaProcessor(ProcessorMixin):
             text = default_question(num_boxes)
         elif parse_tokens is False or (parse_tokens is None and self._is_question(text, image)):
             text = self._plain_question(text, {REGION_MARK})
-        texts = self._wrap_questions([text], [self._is_question(text, image)])
-        texts, has_bos = self._with_same_start(texts)
+        are_questions = [self._is_question(text, image)]
+        texts, is_complete = self._with_same_start(self._wrap_questions([text], are_questions), are_questions)
         replacements = [self.replace_image_token({}, 0)] * count_marks(self.image_token, texts[0])
         expanded, _ = self.get_text_with_replacements(texts, replacements)
         options = {"sanitize_control_tokens": True} if has_breaks(texts) else {}
-        return len(self.tokenizer(expanded, add_special_tokens=not has_bos, verbose=False, **options)["input_ids"][0])
+        return len(
+            self.tokenizer(expanded, add_special_tokens=not is_complete, verbose=False, **options)["input_ids"][0]
+        )
 
     def apply_chat_template(
         self,
@@ -268,7 +277,7 @@ class GromaProcessor(ProcessorMixin):
 
         Args:
             conversation (`list`): one conversation (a list of messages) or a batch of them.
-            chat_template (`str`, *optional*): another template than the processor's own.
+            chat_template (`str`, *optional*): another template than the processor's default, or the name of one of several.
             processor_kwargs (`dict`, *optional*): arguments for `__call__`; not changed.
             parse_tokens (`bool`): whether control tokens in the conversation are tokens, for those who write parts of prompts. Without
                 `tokenize=True` nothing is marked as plain text: whoever passes on the rendered text passes a whole prompt.
@@ -277,13 +286,15 @@ class GromaProcessor(ProcessorMixin):
                 `return_assistant_tokens_mask`, …
 
         Returns:
-            Text, or with `tokenize=True` and `return_dict=True` the same as `__call__`.
+            Text, or with `tokenize=True` and `return_dict=True` the same as `__call__`. `assistant_masks` are 1 on all that the
+            model has to write: answers with the end of their turn. The template need not have `{% generation %}` for that.
 
         Raises:
-            ValueError: as `__call__`; also for a part without the data it needs.
+            ValueError: as `__call__`; also for a part without the data it needs, and where the template refuses the conversation.
         """
-        # The library would write into the caller's dictionary.
-        processor_kwargs = dict(processor_kwargs or {})
+        template = self._resolve_chat_template(chat_template)
+        # The library would write into the caller's dictionary. A template writes all special tokens of its format itself.
+        processor_kwargs = {"add_special_tokens": False, **(processor_kwargs or {})}
         if sanitize_control_tokens is not None:
             if sanitize_control_tokens and not kwargs.get("tokenize"):
                 raise ValueError(
@@ -292,12 +303,19 @@ class GromaProcessor(ProcessorMixin):
             parse_tokens = not sanitize_control_tokens
         if kwargs.get("tokenize"):
             if not parse_tokens:
-                conversation, kwargs = self._plain_conversation(conversation, processor_kwargs, chat_template, kwargs)
+                conversation, kwargs = self._plain_conversation(conversation, processor_kwargs, template, kwargs)
             # What the template wrote is a whole prompt.
             processor_kwargs["parse_tokens"] = True
-        return super().apply_chat_template(
-            conversation, chat_template=chat_template, processor_kwargs=processor_kwargs, **kwargs
-        )
+        template = with_parts(template, self.image_token, self.tokenizer.special_tokens_map)
+        try:
+            if kwargs.get("return_assistant_tokens_mask") and not marks_answers(template):
+                conversation, kwargs = self._find_answers(conversation, template, kwargs)
+                template = PIECES_TEMPLATE
+            return super().apply_chat_template(
+                conversation, chat_template=template, processor_kwargs=processor_kwargs, **kwargs
+            )
+        except TemplateError as error:
+            raise ValueError(f"The chat template refuses the conversation: {error}") from error
 
     def replace_image_token(self, image_inputs: Mapping[str, Any], image_idx: int, **kwargs) -> str:
         """What an `<image>` mark becomes: image tokens, separator and region slots. The same for every image."""
@@ -538,14 +556,15 @@ class GromaProcessor(ProcessorMixin):
 
     def _plain_question(self, question: str, marks: Collection[str]) -> str:
         """A question whose control tokens are text, but for its marks."""
-        tokens = control_tokens(self.tokenizer, self.chat_template)
+        template = self._resolve_chat_template(None) if self.chat_template else None
+        tokens = control_tokens(self.tokenizer, template)
         return break_control_tokens([question], tokens, self.tokenizer, marks, keep_first=GROUNDING_TOKEN)[0]
 
     def _plain_conversation(
-        self, conversation: Any, processor_kwargs: Mapping[str, Any], chat_template: str | None, kwargs: dict[str, Any]
+        self, conversation: Any, processor_kwargs: Mapping[str, Any], chat_template: str, kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
         """A conversation, and the other variables of its template, whose control tokens are text, but for its marks."""
-        tokens = control_tokens(self.tokenizer, chat_template or self.chat_template)
+        tokens = control_tokens(self.tokenizer, chat_template)
         marks = {REGION_MARK} if processor_kwargs.get("boxes") is not None else set()
         marks |= {GROUND_BOX_TOKEN} if processor_kwargs.get("ground_boxes") is not None else set()
         proxies = {f"<r{index}>" for index in range(self.max_regions)}
@@ -592,6 +611,26 @@ class GromaProcessor(ProcessorMixin):
             rows.append(row)
         return rows
 
+    def _find_answers(self, conversation: Any, template: str, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Conversations with their text, cut at the answers, for `PIECES_TEMPLATE`, and the arguments that are still to be used."""
+        known = inspect.signature(ProcessorMixin.apply_chat_template).parameters
+        for_template = {name: value for name, value in kwargs.items() if name not in known and name in template}
+        rendering = {**for_template, **{name: kwargs.get(name) for name in ("tools", "documents")}}
+
+        def render(messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
+            return super(GromaProcessor, self).apply_chat_template(
+                list(messages), chat_template=template, add_generation_prompt=add_generation_prompt, **rendering
+            )
+
+        conversations, is_batched = self._normalize_conversations(conversation)
+        for messages in conversations:
+            pieces = split_answers(messages, render, kwargs.get("add_generation_prompt", False))
+            messages[0]["groma_pieces"] = [piece._asdict() for piece in pieces]
+        return (
+            conversations if is_batched else conversations[0],
+            {name: value for name, value in kwargs.items() if name not in for_template},
+        )
+
     def _wrap_questions(self, texts: list[str], are_questions: list[bool]) -> list[str]:
         """Put the texts that are plain questions about an image into the chat template."""
         plain = [index for index, is_question in enumerate(are_questions) if is_question]
@@ -613,14 +652,21 @@ class GromaProcessor(ProcessorMixin):
         wrapped = dict(zip(plain, prompts))
         return [wrapped.get(index, text) for index, text in enumerate(texts)]
 
-    def _with_same_start(self, texts: list[str]) -> tuple[list[str], bool]:
-        """Make sure that every text gets exactly one BOS token; also return whether it is written in the texts now."""
+    def _with_same_start(self, texts: list[str], are_questions: list[bool]) -> tuple[list[str], bool]:
+        """Make sure that every text gets the BOS token that it needs; also return whether all of them are written in the texts now.
+
+        A question was put into the chat template and is complete: it begins as the language model's format wants it.
+        """
         bos_token = self.tokenizer.bos_token
+        complete = [
+            is_question or (bos_token is not None and text.startswith(bos_token))
+            for text, is_question in zip(texts, are_questions)
+        ]
         # Texts with breaks are encoded in pieces, of which none gets a BOS token of its own.
-        if bos_token is None or not (has_breaks(texts) or any(text.startswith(bos_token) for text in texts)):
+        if not (has_breaks(texts) or any(complete)):
             return texts, False
-        if self.tokenizer("")["input_ids"][:1] == [self.tokenizer.bos_token_id]:
-            texts = [text if text.startswith(bos_token) else bos_token + text for text in texts]
+        if bos_token is not None and self.tokenizer("")["input_ids"][:1] == [self.tokenizer.bos_token_id]:
+            texts = [text if is_done else bos_token + text for text, is_done in zip(texts, complete)]
         return texts, True
 
     def _normalize_conversations(self, conversation: Any) -> tuple[list, bool]:

@@ -1,4 +1,4 @@
-"""Tokens that Groma adds to a language model's tokenizer, and the chat template that uses them."""
+"""Tokens that Groma adds to a language model's tokenizer."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+from .chat_template_groma import GROMA_CHAT_TEMPLATE
 from .configuration_groma import GROMA_MARKUP_TOKENS
 
 PAD_TOKEN = "[PAD]"
@@ -16,64 +17,6 @@ REGION_MARK = "<region>"
 REFER_BOX_TOKEN = "<refer_box>"
 GROUND_BOX_TOKEN = "<ground_box>"
 GROUNDING_TOKEN = "[grounding]"
-
-# Vicuna v1, as in the original: an image is always shown in a first turn of its own, which is not trained on.
-GROMA_CHAT_TEMPLATE = """\
-{%- if messages and messages[0].role == 'system' -%}
-    {%- set system = messages[0].content -%}
-    {%- set turns = messages[1:] -%}
-{%- else -%}
-    {%- set system = "A chat between a curious user and an artificial intelligence assistant. The assistant gives \
-helpful, detailed, and polite answers to the user's questions." -%}
-    {%- set turns = messages -%}
-{%- endif -%}
-{%- set seen = namespace(image=false) -%}
-{%- for message in turns if message.content is not string -%}
-    {%- for part in message.content if part.type == 'image' -%}
-        {%- set seen.image = true -%}
-    {%- endfor -%}
-{%- endfor -%}
-{%- macro render(content) -%}
-    {%- if content is string -%}
-        {{- content -}}
-    {%- else -%}
-        {%- for part in content -%}
-            {%- if part.type == 'text' -%}
-                {{- part.text -}}
-            {%- elif part.type == 'region' -%}
-                {{- '<region>' -}}
-            {%- elif part.type == 'phrase' -%}
-                {{- '<p>' + part.text + '</p>' if part.text -}}
-                {{- ' ' if part.text and part.boxes -}}
-                {{- '<roi>' + '<ground_box>' * (part.boxes | length) + '</roi>' if part.boxes -}}
-            {%- elif part.type != 'image' -%}
-                {{- raise_exception("Unknown part type '" ~ part.type ~ "': use text, image, region or phrase.") -}}
-            {%- endif -%}
-        {%- endfor -%}
-    {%- endif -%}
-{%- endmacro -%}
-{{- bos_token -}}
-{{- render(system) ~ ' ' -}}
-{%- if seen.image -%}
-    {{- 'USER: Here is an image with region crops from it. Image: <image>. ' -}}
-    {{- 'ASSISTANT: Thank you for the image! How can I assist you with it?' ~ eos_token -}}
-{%- endif -%}
-{%- for message in turns -%}
-    {%- if message.role == 'user' -%}
-        {{- 'USER: ' ~ render(message.content) ~ ' ' -}}
-    {%- elif message.role == 'assistant' -%}
-        {{- 'ASSISTANT:' -}}
-        {%- generation -%}
-            {{- ' ' ~ render(message.content) ~ eos_token -}}
-        {%- endgeneration -%}
-    {%- else -%}
-        {{- raise_exception("Unknown role '" ~ message.role ~ "': use user or assistant, and system at the start.") -}}
-    {%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-    {{- 'ASSISTANT:' -}}
-{%- endif -%}
-"""
 
 
 def groma_tokens(max_regions: int = 100) -> list[str]:
@@ -94,7 +37,7 @@ def groma_tokens(max_regions: int = 100) -> list[str]:
 
 
 def add_groma_tokens(tokenizer: PreTrainedTokenizerBase, max_regions: int = 100) -> int:
-    """Add the tokens of Groma to a tokenizer, in place. Tokens that exist already are left alone.
+    """Add the tokens of Groma to a tokenizer, in place. Tokens that it has already keep their ids.
 
     All but `[PAD]` are ordinary tokens, so that grounding survives `decode(…, skip_special_tokens=True)`. `[PAD]`
     becomes the padding token if the tokenizer has none.
@@ -106,23 +49,36 @@ def add_groma_tokens(tokenizer: PreTrainedTokenizerBase, max_regions: int = 100)
     Returns:
         `int`: how many tokens were added; resize the model's embeddings to `len(tokenizer)` if it is not 0.
 
+    Raises:
+        ValueError: if the tokenizer has some of the proxy tokens `<r0>`, `<r1>`, … already, at ids that do not follow each other.
+
     Example:
     >>> from transformers import LlamaTokenizer
     >>> tokenizer = LlamaTokenizer()
     >>> add_groma_tokens(tokenizer), add_groma_tokens(tokenizer)
     (114, 0)
     """
-    vocabulary = tokenizer.get_vocab()
-    added = tokenizer.add_tokens(
+    size = len(tokenizer)
+    added_before = tokenizer.added_tokens_encoder
+    # A token that is only a piece of the vocabulary is made a token of its own, under the id that it has: else text around it could
+    # become one piece with it.
+    tokenizer.add_tokens(
         [
             AddedToken(token, special=token == PAD_TOKEN, normalized=False)
             for token in groma_tokens(max_regions)
-            if token not in vocabulary
+            if token not in added_before
         ]
     )
+    proxies = tokenizer.convert_tokens_to_ids([f"<r{index}>" for index in range(max_regions)])
+    if proxies != list(range(proxies[0], proxies[0] + max_regions)):
+        index = next(i for i, token_id in enumerate(proxies) if token_id != proxies[0] + i)
+        raise ValueError(
+            f"`tokenizer` has the token <r{index}> already, with the id {proxies[index]}, but the ids of <r0>, <r1>, … must follow each "
+            f"other and <r0> has {proxies[0]}. Take a language model whose vocabulary has no such tokens, or all of them in a row."
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = PAD_TOKEN
-    return added
+    return len(tokenizer) - size
 
 
 def load_legacy_tokenizer(path: str | os.PathLike) -> PreTrainedTokenizerFast:
@@ -167,3 +123,17 @@ def load_legacy_tokenizer(path: str | os.PathLike) -> PreTrainedTokenizerFast:
         model_max_length=source.model_max_length,
         clean_up_tokenization_spaces=False,
     )
+
+
+__all__ = [
+    "GROMA_CHAT_TEMPLATE",
+    "GROUNDING_TOKEN",
+    "GROUND_BOX_TOKEN",
+    "IMAGE_TOKEN",
+    "PAD_TOKEN",
+    "REFER_BOX_TOKEN",
+    "REGION_MARK",
+    "add_groma_tokens",
+    "groma_tokens",
+    "load_legacy_tokenizer",
+]

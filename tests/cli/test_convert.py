@@ -44,6 +44,28 @@ def test_convert_components(run, golden_dir, tmp_path):
     assert (tmp_path / "whole" / "processor_config.json").is_file()
 
 
+def test_convert_with_sizes_of_the_region_encoder(run, golden_dir, tmp_path, tiny_dir):
+    tokenizer = load_legacy_tokenizer(golden_dir / "legacy_checkpoint")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    tokenizer.save_pretrained(tmp_path / "language")
+    small = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    LlamaForCausalLM(LlamaConfig(**small, vocab_size=len(tokenizer))).save_pretrained(tmp_path / "language")
+    parts = ("--detector", tiny_dir, "--language-model", tmp_path / "language")
+    code, _, err = run(
+        "convert", *parts, "--region-hidden-size", 40, "--vision-feature-layers=-4,2,-1", tmp_path / "out"
+    )
+    assert code == 0, err
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    sizes = config["region_encoder_config"]
+    assert (sizes["region_hidden_size"], sizes["vision_feature_layers"]) == (40, [-4, 2, -1])
+    assert (sizes["group_norm_groups"], sizes["roi_output_size"], config["max_regions"]) == (4, 3, 6)
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == tokenizer.chat_template
+    code, _, err = run("convert", *parts, "--group-norm-groups", 64, tmp_path / "other")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert all(word in err for word in ("--group-norm-groups", "64", "32"))
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -53,6 +75,11 @@ def test_convert_components(run, golden_dir, tmp_path):
         (["no-such", "out"], ["LEGACY_DIR", "no-such"]),
         ([PHOTO.parent, "out"], ["LEGACY_DIR", "config.json"]),
         (["--vision-encoder", "/no/such", "out"], ["--vision-encoder '/no/such'"]),
+        (["a", "b", "--num-fuse-layers", "2"], ["--num-fuse-layers", "--detector"]),
+        (["--vision-encoder", "a", "b", "--group-norm-groups", "2"], ["--group-norm-groups", "--language-model"]),
+        (["a", "b", "--group-norm-groups", "0"], ["--group-norm-groups", "positive"]),
+        (["a", "b", "--vision-feature-layers", "1,2"], ["--vision-feature-layers", "'1,2'", "-5,-3,-1"]),
+        (["a", "b", "--vision-feature-layers", "1,2,x"], ["--vision-feature-layers", "1,2,x"]),
         (["a", "b", "--dtype", "int7"], ["--dtype", "int7", "bfloat16"]),
     ],
 )

@@ -58,6 +58,34 @@ def test_labels_are_the_answers_and_their_ends(processor):
             assert learned(batch, index) == [f" {answers[0]['text']}</s>", phrase]
 
 
+def test_labels_with_a_template_that_knows_nothing_of_training():
+    processor = training_processor()
+    processor.chat_template = (
+        "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+    )
+    rows = conversations(5)
+    batch = ConversationCollator(processor)(rows)
+    for index, row in enumerate(rows):
+        answers = [message["content"][0]["text"] for message in row["messages"] if message["role"] == "assistant"]
+        if row["image"] is None:
+            assert learned(batch, index) == [f"{answers[0]}</s>"]
+        else:
+            assert learned(batch, index) == [f"{answers[0]}</s>", f"<p>{answers[1]}</p> <roi><ground_box></roi></s>"]
+    ends = batch["labels"][:, -1]
+    assert (ends == processor.tokenizer.eos_token_id).all()
+
+
+def test_a_template_that_marks_no_answer_is_refused():
+    processor = training_processor()
+    rows = conversations(2)
+    processor.chat_template = "{% generation %}{% endgeneration %}{% for m in messages %}{{ m.content }}{% endfor %}"
+    with pytest.raises(
+        ValueError, match=rf"the row {rows[0]['image_id']} \({rows[0]['source']}\).*\{{% generation %\}}"
+    ):
+        ConversationCollator(processor)(rows)
+
+
 def test_images_and_boxes_are_those_of_the_rows_with_images(processor):
     rows = [*conversations(5)]
     rows.insert(1, rows.pop())  # the row in words alone

@@ -4,7 +4,33 @@ import argparse
 from pathlib import Path
 
 from .._files import check_output_folder
-from .arguments import DTYPES, CommandError, add_command, errors_of
+from .arguments import DTYPES, CommandError, add_command, errors_of, positive
+
+
+def layer_numbers(text: str) -> list[int]:
+    """Three layers, counted from the first (0 is the embedding) or, negative, from the last (-1)."""
+    try:
+        layers = [int(number) for number in text.split(",")]
+    except ValueError:
+        layers = []
+    if len(layers) != 3:
+        raise argparse.ArgumentTypeError(f"{text!r} must be 3 layers, as in -5,-3,-1")
+    return layers
+
+
+REGION_ENCODER_OPTIONS = {
+    "group_norm_groups": (positive(int), "N", "groups of its group norm; a divisor of the vision encoder's width"),
+    "num_fuse_layers": (positive(int), "N", "rounds of its fuse convolution"),
+    "roi_output_size": (positive(int), "N", "side of the crop of a region"),
+    "roi_sampling_ratio": (positive(int), "N", "samples a bin and side"),
+    "position_hidden_size": (positive(int), "N", "inner width of the code of a box"),
+    "region_hidden_size": (positive(int), "N", "width of a region before the language model's"),
+    "vision_feature_layers": (
+        layer_numbers,
+        "A,B,C",
+        "layers of the vision encoder that it reads, write --vision-feature-layers=-5,-3,-1",
+    ),
+}
 
 
 def add_convert(commands: "argparse._SubParsersAction") -> None:
@@ -30,6 +56,12 @@ def add_convert(commands: "argparse._SubParsersAction") -> None:
     )
     convert.add_argument("--language-model", metavar="MODEL", help="folder or Hub name of a causal language model")
     convert.add_argument("--vision-encoder", metavar="MODEL", help="folder or Hub name of a vision transformer")
+    sizes = convert.add_argument_group(
+        "sizes of the region encoder, beside --detector and --language-model",
+        "They follow from the detector where they are left out.",
+    )
+    for name, (kind, metavar, text) in REGION_ENCODER_OPTIONS.items():
+        sizes.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text)
     convert.add_argument("--dtype", choices=DTYPES, help="of the written weights; as in LEGACY_DIR, else float32")
     convert.add_argument("--overwrite", action="store_true", help="replace OUT_DIR if it exists")
 
@@ -47,6 +79,10 @@ def run_convert(arguments: argparse.Namespace) -> None:
         raise CommandError(
             "pass LEGACY_DIR and OUT_DIR, or --detector, --language-model and OUT_DIR, or --vision-encoder and OUT_DIR."
         )
+    sizes = {name: value for name in REGION_ENCODER_OPTIONS if (value := getattr(arguments, name)) is not None}
+    if sizes and "language_model" not in given:
+        name = next(iter(sizes)).replace("_", "-")
+        raise CommandError(f"--{name} is a size of a whole Groma: pass it with --detector and --language-model.")
     output_dir = Path(arguments.output_dir)
     read = [path for path in (arguments.legacy_dir, *components.values()) if path is not None]
     try:
@@ -57,14 +93,23 @@ def run_convert(arguments: argparse.Namespace) -> None:
         raise CommandError(f"LEGACY_DIR {arguments.legacy_dir!r} is no folder: pass that of a released checkpoint.")
 
     import torch
+    from transformers.utils import logging
 
-    from ..convert_groma_checkpoint import assemble_components, convert_legacy_checkpoint
+    from ..convert_components import assemble_components
+    from ..convert_groma_checkpoint import convert_legacy_checkpoint
 
+    logging.disable_progress_bar()  # of every file that is read; an error would stand behind them
     dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)
     sources = [f"--{name.replace('_', '-')} {components[name]!r}" for name in sorted(given)]
     with errors_of(" and ".join(sources) or f"LEGACY_DIR {arguments.legacy_dir!r}"):
         if given:
-            assemble_components(output_dir, **components, dtype=dtype or torch.float32, overwrite=arguments.overwrite)
+            assemble_components(
+                output_dir,
+                **components,
+                dtype=dtype or torch.float32,
+                overwrite=arguments.overwrite,
+                region_encoder=sizes,
+            )
         else:
             convert_legacy_checkpoint(arguments.legacy_dir, output_dir, dtype=dtype, overwrite=arguments.overwrite)
     print(output_dir)

@@ -97,6 +97,12 @@ class ConversationCollator:
             ]
             batch = self._prepare(conversations)
         answers = batch.pop("assistant_masks").bool()
+        for row, is_learned in zip(rows, answers.any(dim=1).tolist()):
+            if not is_learned:
+                raise ValueError(
+                    f"Nothing of the row {row['image_id']} ({row['source']}) would be learned: the chat template marks none of its "
+                    "answers with {% generation %}. Mark them, or leave all such marks out of the template."
+                )
         answers[num_rows:] = False
         batch["labels"] = batch["input_ids"].masked_fill(~answers, IGNORED_LABEL)
         with_image = [row for row in rows if row["image"] is not None]

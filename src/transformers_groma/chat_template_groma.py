@@ -1,0 +1,302 @@
+"""Chat templates: Groma's own, and those of other language models, which learn about images, regions and phrases here.
+
+A language model's own template stays as it is, in the processor and in its files. Two things that it lacks are added each time it
+renders a conversation: messages made of parts become text with Groma's marks, and the answers in the text are found for training.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from jinja2 import TemplateError
+from transformers.utils.chat_template_utils import render_jinja_template
+
+# A region that the user points at, and text tied to regions.
+_REGION_AND_PHRASE = """\
+            {%- elif part.type == 'region' -%}
+                {{- '<region>' -}}
+            {%- elif part.type == 'phrase' -%}
+                {{- '<p>' + part.text + '</p>' if part.text -}}
+                {{- ' ' if part.text and part.boxes -}}
+                {{- '<roi>' + '<ground_box>' * (part.boxes | length) + '</roi>' if part.boxes -}}
+"""
+
+# Vicuna v1, as in the original: an image is always shown in a first turn of its own, which is not trained on.
+GROMA_CHAT_TEMPLATE = (
+    """\
+{%- if messages and messages[0].role == 'system' -%}
+    {%- set system = messages[0].content -%}
+    {%- set turns = messages[1:] -%}
+{%- else -%}
+    {%- set system = "A chat between a curious user and an artificial intelligence assistant. The assistant gives \
+helpful, detailed, and polite answers to the user's questions." -%}
+    {%- set turns = messages -%}
+{%- endif -%}
+{%- set seen = namespace(image=false) -%}
+{%- for message in turns if message.content is not string -%}
+    {%- for part in message.content if part.type == 'image' -%}
+        {%- set seen.image = true -%}
+    {%- endfor -%}
+{%- endfor -%}
+{%- macro render(content) -%}
+    {%- if content is string -%}
+        {{- content -}}
+    {%- else -%}
+        {%- for part in content -%}
+            {%- if part.type == 'text' -%}
+                {{- part.text -}}
+"""
+    + _REGION_AND_PHRASE
+    + """\
+            {%- elif part.type != 'image' -%}
+                {{- raise_exception("Unknown part type '" ~ part.type ~ "': use text, image, region or phrase.") -}}
+            {%- endif -%}
+        {%- endfor -%}
+    {%- endif -%}
+{%- endmacro -%}
+{{- bos_token -}}
+{{- render(system) ~ ' ' -}}
+{%- if seen.image -%}
+    {{- 'USER: Here is an image with region crops from it. Image: <image>. ' -}}
+    {{- 'ASSISTANT: Thank you for the image! How can I assist you with it?' ~ eos_token -}}
+{%- endif -%}
+{%- for message in turns -%}
+    {%- if message.role == 'user' -%}
+        {{- 'USER: ' ~ render(message.content) ~ ' ' -}}
+    {%- elif message.role == 'assistant' -%}
+        {{- 'ASSISTANT:' -}}
+        {%- generation -%}
+            {{- ' ' ~ render(message.content) ~ eos_token -}}
+        {%- endgeneration -%}
+    {%- else -%}
+        {{- raise_exception("Unknown role '" ~ message.role ~ "': use user or assistant, and system at the start.") -}}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{- 'ASSISTANT:' -}}
+{%- endif -%}
+"""
+)
+
+# The image is shown where its part stands, on a line of its own.
+_IMAGE = "Here is an image with region crops from it. Image: {image_token}."
+
+# What comes before another template, so that it meets text where messages have parts.
+_PARTS_TO_TEXT = (
+    """\
+{%- macro groma_text(content) -%}
+    {%- if content is string -%}
+        {{- content -}}
+    {%- else -%}
+        {%- for part in content -%}
+            {%- if part.type == 'text' -%}
+                {{- part.text -}}
+            {%- elif part.type == 'image' -%}
+                {{- '\\n' if not loop.first -}}
+                {{- GROMA_IMAGE -}}
+                {{- '\\n' if not loop.last -}}
+"""
+    + _REGION_AND_PHRASE
+    + """\
+            {%- else -%}
+                {{- raise_exception("Unknown part type '" ~ part.type ~ "': use text, image, region or phrase.") -}}
+            {%- endif -%}
+        {%- endfor -%}
+    {%- endif -%}
+{%- endmacro -%}
+{%- set groma = namespace(messages=[]) -%}
+{%- for message in messages -%}
+    {%- if message.content is defined and message.content is sequence -%}
+        GROMA_CONTENT
+    {%- endif -%}
+    {%- set groma.messages = groma.messages + [message] -%}
+{%- endfor -%}
+{%- set messages = groma.messages %}
+"""
+)
+_AS_STRING = "{%- set message = dict(message, content=groma_text(message.content)) -%}"
+_AS_LIST = "{%- set message = dict(message, content=[{'type': 'text', 'text': groma_text(message.content)}]) -%}"
+# For a template that writes the image's mark itself: only regions and phrases become text.
+_PART_BY_PART = """\
+{%- if message.content is not string -%}
+            {%- set groma.parts = [] -%}
+            {%- for part in message.content -%}
+                {%- if part.type in ['region', 'phrase'] -%}
+                    {%- set part = {'type': 'text', 'text': groma_text([part])} -%}
+                {%- endif -%}
+                {%- set groma.parts = groma.parts + [part] -%}
+            {%- endfor -%}
+            {%- set message = dict(message, content=groma.parts) -%}
+        {%- endif -%}"""
+
+# Renders text that was rendered before, with the answers marked as the library wants them.
+PIECES_TEMPLATE = """\
+{%- for piece in messages[0].groma_pieces -%}
+    {%- if piece.is_answer -%}
+        {%- generation -%}{{- piece.text -}}{%- endgeneration -%}
+    {%- else -%}
+        {{- piece.text -}}
+    {%- endif -%}
+{%- endfor -%}
+"""
+_MARKS_ANSWERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+# Around an answer while its place in the text is looked for. Unicode never gives these two code points a meaning.
+_START, _END = "\ufdd0", "\ufdd1"
+
+
+class TextPiece(NamedTuple):
+    """A part of a rendered conversation.
+
+    Attributes:
+        text (`str`): the part.
+        is_answer (`bool`): whether the model has to write it.
+    """
+
+    text: str
+    is_answer: bool
+
+
+def with_parts(template: str, image_token: str, special_tokens: Mapping[str, str]) -> str:
+    """A chat template that also takes messages made of text, image, region and phrase parts.
+
+    Args:
+        template (`str`): any chat template. One that writes `<region>` knows the parts already and comes back as it is; one that
+            writes the image's mark is only taught regions and phrases.
+        image_token (`str`): the mark of the image.
+        special_tokens (`Mapping[str, str]`): of the tokenizer, by their names in templates.
+
+    Returns:
+        `str`: a template that renders messages of plain text as before.
+
+    Example:
+    >>> from transformers.utils.chat_template_utils import render_jinja_template
+    >>> chatml = "{% for m in messages %}<|im_start|>{{ m.role }}\\n{{ m.content }}<|im_end|>\\n{% endfor %}"
+    >>> parts = [{"type": "image"}, {"type": "text", "text": "What is "}, {"type": "region", "box": [0, 0, 9, 9]}]
+    >>> template = with_parts(chatml, "<image>", {})
+    >>> print(render_jinja_template([[{"role": "user", "content": parts}]], chat_template=template)[0][0])
+    <|im_start|>user
+    Here is an image with region crops from it. Image: <image>.
+    What is <region><|im_end|>
+    """
+    if "<region>" in template:
+        return template
+    if image_token in template:
+        content = _PART_BY_PART
+    else:
+        content = _AS_LIST if _takes_only_lists(template, tuple(sorted(special_tokens.items()))) else _AS_STRING
+    image = repr(_IMAGE.format(image_token=image_token))
+    return _PARTS_TO_TEXT.replace("GROMA_IMAGE", image).replace("GROMA_CONTENT", content) + template
+
+
+@lru_cache
+def _takes_only_lists(template: str, special_tokens: tuple[tuple[str, str], ...]) -> bool:
+    """Whether a template shows text of a list of parts, but not a plain text."""
+
+    def shows(content: Any) -> bool:
+        messages = [{"role": "user", "content": content}]
+        try:
+            rendered, _ = render_jinja_template([messages], chat_template=template, **dict(special_tokens))
+        except Exception:  # a template is a program, and any error says that it does not take this
+            return False
+        return "Is it?" in rendered[0]
+
+    return not shows("Is it?") and shows([{"type": "text", "text": "Is it?"}])
+
+
+def marks_answers(template: str) -> bool:
+    """Whether a chat template says itself, with `{% generation %}`, what the model has to write."""
+    return _MARKS_ANSWERS.search(template) is not None
+
+
+def split_answers(
+    messages: Sequence[Mapping[str, Any]],
+    render: Callable[[Sequence[Mapping[str, Any]], bool], str],
+    add_generation_prompt: bool = False,
+) -> list[TextPiece]:
+    """Find the answers in a rendered conversation: all that the model has to write, the end of its turn included.
+
+    An answer begins where the prompt for it ends, and ends with what the template writes after it, without white space at the end.
+
+    Args:
+        messages (`Sequence[Mapping]`): one conversation, content as text or parts.
+        render (`Callable`): makes the text of messages; its second argument says whether to add the prompt for an answer.
+        add_generation_prompt (`bool`): whether a prompt for one more answer stands at the end.
+
+    Returns:
+        `list[TextPiece]`: together they are the rendered conversation.
+
+    Raises:
+        ValueError: if the template changes answers, so that they cannot be found in its text.
+
+    Example:
+    >>> def render(messages, add_generation_prompt):
+    ...     return "".join(f"{m['role']}: {m['content']}</s> " for m in messages) + "assistant:" * add_generation_prompt
+    >>> split_answers([{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}], render)
+    [TextPiece(text='user: 2 + 2?</s> assistant:', is_answer=False), TextPiece(text=' 4</s>', is_answer=True), TextPiece(text=' ', is_answer=False)]
+    """
+    answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    text = render(messages, add_generation_prompt)
+    marked = [_with_marks(message) if index in answers else message for index, message in enumerate(messages)]
+    found = re.split(f"[{_START}{_END}]", render(marked, add_generation_prompt))
+    if "".join(found) != text or len(found) != 2 * len(answers) + 1:
+        raise ValueError(
+            "The chat template changes the answers of the conversation, so what the model has to learn cannot be found in its text. "
+            "Put {% generation %} and {% endgeneration %} around what the template writes for an answer."
+        )
+    pieces, done = [], 0
+    for number, index in enumerate(answers):
+        start = len("".join(found[: 2 * number + 1]))
+        end = start + len(found[2 * number + 1])
+        start = _end_of_prompt(messages[:index], render, text, done, start)
+        closing = _common_start(render(marked[: index + 1], False).rpartition(_END)[2], text[end:])
+        end += len(closing.rstrip() or closing)
+        pieces += [TextPiece(text[done:start], False), TextPiece(text[start:end], True)]
+        done = end
+    return [*pieces, TextPiece(text[done:], False)]
+
+
+def _end_of_prompt(
+    messages: Sequence[Mapping[str, Any]], render: Callable, text: str, earliest: int, latest: int
+) -> int:
+    """Where the prompt for an answer to `messages` ends in `text`; `latest`, where the answer's own text begins, if it is another."""
+    try:
+        prompt = render(messages, True)
+    except (ValueError, TemplateError):  # templates may refuse to begin with an answer
+        return latest
+    return len(prompt) if text.startswith(prompt) and earliest <= len(prompt) <= latest else latest
+
+
+def _common_start(first: str, second: str) -> str:
+    length = next(
+        (i for i, (one, other) in enumerate(zip(first, second)) if one != other), min(len(first), len(second))
+    )
+    return first[:length]
+
+
+def _with_marks(message: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer with marks around its text. White space stays outside: many templates strip it."""
+    content = message.get("content") or ""
+    if isinstance(content, str):
+        return {**message, "content": _end_mark(_start_mark(content))}
+    parts = [dict(part) for part in content]
+    if parts[0]["type"] != "text":
+        parts.insert(0, {"type": "text", "text": ""})
+    if parts[-1]["type"] != "text":
+        parts.append({"type": "text", "text": ""})
+    parts[0]["text"] = _start_mark(parts[0]["text"])
+    parts[-1]["text"] = _end_mark(parts[-1]["text"])
+    return {**message, "content": parts}
+
+
+def _start_mark(text: str) -> str:
+    body = text.lstrip()
+    return f"{text[: len(text) - len(body)]}{_START}{body}"
+
+
+def _end_mark(text: str) -> str:
+    body = text.rstrip()
+    return f"{body}{_END}{text[len(body) :]}"
+
+
+__all__ = ["GROMA_CHAT_TEMPLATE", "PIECES_TEMPLATE", "TextPiece", "marks_answers", "split_answers", "with_parts"]
