@@ -14,7 +14,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
-from .configuration_groma import GromaConfig
+from .configuration_groma import GromaConfig, check_weights
 from .modeling_groma_adapters import GromaAdapterMixin
 from .modeling_groma_ops import COMPUTING_DTYPES, computing_dtype
 from .modeling_groma_proposer import GromaRegionProposer, GromaRegionProposerOutput, init_proposer_weights
@@ -140,8 +140,12 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
         """`PreTrainedModel.from_pretrained`; what it quantizes is the language model alone.
 
         Raises:
+            FileNotFoundError: a folder with settings but without weights.
             ValueError: a quantizer that converted other parts, whose regions would be others.
         """
+        path = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        if not kwargs.get("subfolder") and kwargs.get("state_dict") is None:
+            check_weights(path)
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if getattr(model, "is_quantized", False):

@@ -129,6 +129,10 @@ def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
             f"--model {model!r} holds a model of type {config.get('model_type')!r}: pass one of type "
             f"{' or '.join(map(repr, model_types))}."
         )
+    from ..configuration_groma import check_weights
+
+    with errors_of("--model"):
+        check_weights(model)
     return model
 
 
