@@ -81,3 +81,32 @@ def test_an_output_that_cannot_be_written_ends_with_one_line(run, monkeypatch):
     code, out, err = run("data")
     assert (code, out) == (2, "")
     assert err == "groma data: error: rows cannot be written (No space left on device). Free some space.\n"
+
+
+def test_without_arguments_the_help_is_printed(run):
+    assert run() == run("--help")
+    code, out, err = run()
+    assert (code, err) == (0, "") and "groma chat photo.jpg" in out and "demo" in out
+
+
+def test_ctrl_c_leaves_one_line(run, monkeypatch, tmp_path):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("transformers_groma.cli.propose.open_upright", interrupted)
+    assert run("propose", "a.jpg") == (130, "", "groma propose: interrupted\n")
+
+
+@pytest.mark.parametrize("stage", ["sft", "alignment", "detection", "precompute-regions"])
+def test_mistakes_in_the_arguments_of_a_stage_are_one_line(run, stage):
+    needed = ["--model_name_or_path", "x", "--dataset_dir", "x", "--output_dir", "x"]
+    code, out, err = run("train", stage, *(needed if stage == "precompute-regions" else needed[4:]), "--bogus", "3")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "--bogus" in err
+    code, out, err = run(
+        "train", stage, *needed[4:], "--seed" if stage != "precompute-regions" else "--batch_size", "many"
+    )
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "invalid int value: 'many'" in err and f"(see groma train {stage} --help)" in err
+    code, out, err = run("train", stage, "--help")
+    assert (code, err) == (0, "") and f"groma train {stage}" in out

@@ -5,7 +5,7 @@ import pytest
 from transformers_groma.cli import models
 from transformers_groma.cli.arguments import CommandError
 
-from .samples import PHOTO
+from .samples import PHOTO, TINY
 
 
 def test_models_of_another_kind_are_refused(run, golden_dir, detector_dir, tiny_dir):
@@ -31,3 +31,54 @@ def test_embedded_model_is_looked_for_in_checkout_and_wheel(monkeypatch, tmp_pat
         (place / "config.json").write_text("{}")
         (place / "model.safetensors").write_bytes(b"")
         assert models.embedded_model() == place
+
+
+@pytest.mark.parametrize(
+    "command", ["chat", "propose", "demo", "evaluate", "convert", "sft", "detection", "alignment", "detector"]
+)
+def test_settings_without_weights_end_with_one_line(run, tmp_path, command):
+    """Whatever loads a model says that `hub_configs/groma-7b` has no weights, and what to do."""
+    model = TINY.parent / "groma-7b"
+    run(
+        "data",
+        "shapes",
+        "--task",
+        "detection",
+        "--rows",
+        "1",
+        "--seed",
+        "0",
+        "--image-size",
+        "160",
+        "--output",
+        tmp_path / "boxes",
+    )
+    task = ["--task", "rec", "--rows", "1", "--seed", "0", "--image-size", "160", "--max-regions", "30"]
+    run("data", "shapes", *task, "--output", tmp_path / "rows")
+    run("data", "shapes", *task, "--evaluation", "--split", "test", "--output", tmp_path / "test")
+    training = ["--output_dir", tmp_path / "output", "--use_cpu", "true", "--train_datasets"]
+    arguments = {
+        "chat": ["chat", PHOTO, "--model", model],
+        "propose": ["propose", PHOTO, "--model", model],
+        "demo": ["demo", "--model", model, "--output", tmp_path / "demo"],
+        "evaluate": [
+            "evaluate",
+            "rec",
+            "--model",
+            model,
+            "--dataset",
+            tmp_path / "test",
+            "--output",
+            tmp_path / "results",
+        ],
+        "convert": ["convert", "--detector", model, "--language-model", model, tmp_path / "converted"],
+        "sft": ["train", "sft", "--model_name_or_path", model, *training, tmp_path / "rows"],
+        "alignment": ["train", "alignment", "--model_name_or_path", model, *training, tmp_path / "rows"],
+        "detection": ["train", "detection", "--model_name_or_path", model, *training, tmp_path / "boxes"],
+        "detector": ["train", "sft", "--model_name_or_path", TINY, "--detector", model, *training, tmp_path / "rows"],
+    }[command]
+    code, out, err = run(*arguments)
+    lines = [line for line in err.splitlines() if "it/s" not in line and "?it" not in line]
+    assert (code, out, len(lines)) == (2, "", 1)
+    assert "no weights" in lines[0] and "hf download FoundationVision/groma-7b-finetune" in lines[0]
+    assert "groma convert original groma-7b" in lines[0]

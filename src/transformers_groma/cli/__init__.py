@@ -29,15 +29,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv (`Sequence[str]`, *optional*): arguments without the program's name; those of the process by default.
 
     Returns:
-        `int`: 0, or 2 after a mistake of the user.
+        `int`: 0, 2 after a mistake of the user, or 130 after Ctrl-C. Without any argument the help is printed.
 
     Example:
     >>> from transformers_groma.cli import main
     >>> main(["chat", "no-such-photo.jpg", "What is this?"])
     2
     """
+    argv = sys.argv[1:] if argv is None else list(argv)
     try:
-        arguments = build_parser().parse_args(argv)
+        arguments = build_parser().parse_args(argv or ["--help"])
     except SystemExit as exit:  # argparse ends the process after --help (0) and after bad arguments (2)
         return int(exit.code or 0)
     try:
@@ -45,6 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with writing("the standard output"):
             arguments.run(arguments)
             sys.stdout.flush()
+    except SystemExit as exit:  # the parser of a training stage
+        return int(exit.code or 0)
+    except KeyboardInterrupt:
+        note(f"groma {arguments.command}: interrupted")
+        return 130
     except BrokenPipeError:
         _drop_output()  # whoever read it has seen enough, as `head` does
     except (CommandError, OutputError) as error:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from datasets import Dataset, Features, Image, concatenate_datasets, load_dataset
+from pyarrow.parquet import read_metadata
 
 from .columns import FEATURES, Schema, check_columns
 
@@ -81,8 +82,10 @@ def load_rows(spec: DatasetSpec, features: Features | None = None) -> Dataset:
                 f"{path} has no files {spec.split}-*.parquet; splits found: {', '.join(splits) or 'none'}. Name one as "
                 f"`{path}@SPLIT`."
             )
+        _check_files(path, spec.split, files)
         return load_dataset("parquet", data_files={spec.split: files}, split=spec.split, features=features)
     if path.is_file():
+        _check_files(path, spec.split, [str(path)])
         return load_dataset("parquet", data_files={spec.split: str(path)}, split=spec.split, features=features)
     if path.is_absolute() or len(path.parts) > 2:
         raise FileNotFoundError(f"{path} does not exist. Give a folder with Parquet files, a file, or a Hub name.")
@@ -92,6 +95,18 @@ def load_rows(spec: DatasetSpec, features: Features | None = None) -> Dataset:
         raise FileNotFoundError(
             f"{spec.path} is no folder and no file here ({Path.cwd()}), and not to be had from the Hub: {error}"
         ) from error
+
+
+def _check_files(path: Path, split: str, files: Sequence[str]) -> None:
+    """Check that Parquet files are whole and have rows: the library's own errors name neither the file nor the reason."""
+    rows = 0
+    for file in files:
+        try:
+            rows += read_metadata(file).num_rows
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{file} is not a whole Parquet file ({error}). Write it again.") from error
+    if rows == 0:
+        raise ValueError(f"{path} has no rows in its split {split!r}. Leave it out, or write it again.")
 
 
 def split_of_file(name: str) -> str:
@@ -110,8 +125,22 @@ def split_of_file(name: str) -> str:
     return re.sub(r"(-\d+(-of-\d+.*)?)?\.parquet", "", name)
 
 
-def load_mixture(specs: Sequence[str], schema: Schema, seed: int = 0, default_split: str = "train") -> Dataset:
-    """Load datasets and put them behind each other, each with its share of rows.
+class MixturePart(NamedTuple):
+    """The rows that a mixture takes of one dataset.
+
+    Attributes:
+        spec (`DatasetSpec`): which dataset.
+        dataset (`Dataset`): its rows that are used.
+        rows (`np.ndarray`): their numbers in the whole dataset.
+    """
+
+    spec: DatasetSpec
+    dataset: Dataset
+    rows: np.ndarray
+
+
+def load_parts(specs: Sequence[str], schema: Schema, seed: int = 0, default_split: str = "train") -> list[MixturePart]:
+    """Load datasets, of each its share of rows.
 
     Args:
         specs (`Sequence[str]`): `PATH[@SPLIT][:RATIO]` for each dataset, see [`parse_dataset_spec`].
@@ -121,10 +150,10 @@ def load_mixture(specs: Sequence[str], schema: Schema, seed: int = 0, default_sp
         default_split (`str`): the split where none is named.
 
     Returns:
-        `Dataset`: map-style, in the order of `specs` (a trainer shuffles).
+        `list[MixturePart]`: in the order of `specs`.
 
     Raises:
-        ValueError: no datasets, a bad spec, or wrong columns.
+        ValueError: no datasets, a bad spec, a damaged file, a dataset without rows, or wrong columns.
         FileNotFoundError: files that are not there.
     """
     if not specs:
@@ -138,20 +167,40 @@ def load_mixture(specs: Sequence[str], schema: Schema, seed: int = 0, default_sp
             raise ValueError(f"{spec.path}: {error}") from None
         kept = [*FEATURES[schema], *(name for name in PROPOSAL_COLUMNS if name in dataset.features)]
         dataset = dataset.select_columns(kept).cast_column("image", Image())  # decoded, whatever was set
+        rows = np.arange(len(dataset))
         if spec.ratio < 1:
             generator = np.random.default_rng([seed, position])
             count = max(1, round(len(dataset) * spec.ratio))
-            dataset = dataset.select(np.sort(generator.permutation(len(dataset))[:count]))
-        parts.append(dataset)
-    if len({PROPOSAL_COLUMNS[0] in part.features for part in parts}) > 1:
+            rows = np.sort(generator.permutation(len(dataset))[:count])
+            dataset = dataset.select(rows)
+        parts.append(MixturePart(spec, dataset, rows))
+    if len({PROPOSAL_COLUMNS[0] in part.dataset.features for part in parts}) > 1:
         raise ValueError(
             "Some datasets of the mixture have precomputed regions and others have none. Run `groma train precompute-regions` on all "
             "of them or on none."
         )
-    return concatenate_datasets(parts)
+    return parts
+
+
+def load_mixture(specs: Sequence[str], schema: Schema, seed: int = 0, default_split: str = "train") -> Dataset:
+    """Load datasets and put them behind each other, each with its share of rows. Arguments and errors are those of [`load_parts`].
+
+    Returns:
+        `Dataset`: map-style, in the order of `specs` (a trainer shuffles).
+    """
+    return concatenate_datasets([part.dataset for part in load_parts(specs, schema, seed, default_split)])
 
 
 # What `training/precompute_regions.py` adds to a row: raw proposals of a frozen detector, normalized cxcywh.
 PROPOSAL_COLUMNS = ("proposal_boxes", "proposal_scores")
 
-__all__ = ["PROPOSAL_COLUMNS", "DatasetSpec", "load_mixture", "load_rows", "parse_dataset_spec", "split_of_file"]
+__all__ = [
+    "PROPOSAL_COLUMNS",
+    "DatasetSpec",
+    "MixturePart",
+    "load_mixture",
+    "load_parts",
+    "load_rows",
+    "parse_dataset_spec",
+    "split_of_file",
+]

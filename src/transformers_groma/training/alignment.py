@@ -17,6 +17,7 @@ from .collators import ConversationCollator
 from .conversation_stage import (
     ConversationArguments,
     card_details,
+    check_conversations,
     choose_parts,
     load_conversations,
     load_model,
@@ -82,6 +83,8 @@ def train(script_args: AlignmentArguments, training_args: TrainingArguments) -> 
     # Dataset
     ################
     train_dataset, eval_dataset = load_conversations(script_args, model)
+    collator = ConversationCollator(processor, script_args.max_tokens, script_args.pad_to_multiple_of)
+    check_conversations(script_args, model, collator)
 
     ################
     # Training
@@ -90,7 +93,7 @@ def train(script_args: AlignmentArguments, training_args: TrainingArguments) -> 
     trainer = GromaTrainer(
         model=model,
         args=training_args,
-        data_collator=ConversationCollator(processor, script_args.max_tokens, script_args.pad_to_multiple_of),
+        data_collator=collator,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=processor,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 from trl import TrlParser
 
@@ -19,7 +20,7 @@ class DatasetArguments:
             Parquet file or a Hub name; the share of its rows that is used.
         eval_datasets (`list[str]`): the same for evaluation during training; the split is `validation` by default.
         mixture_seed (`int`): which rows a ratio below 1 takes.
-        check_data (`bool`): whether to check every row before training, and stop with the number of the first bad one.
+        check_data (`bool`): whether to put every row through all that training does with it, and end with a list of those that would stop it.
         max_eval_rows (`int`, *optional*): evaluate on so many rows of `eval_datasets` at most.
     """
 
@@ -30,7 +31,10 @@ class DatasetArguments:
         default_factory=list, metadata={"help": "The same for evaluation; split `validation` by default."}
     )
     mixture_seed: int = field(default=0, metadata={"help": "Which rows a ratio below 1 takes."})
-    check_data: bool = field(default=False, metadata={"help": "Check every row before training."})
+    check_data: bool = field(
+        default=False,
+        metadata={"help": "Put every row through all that training does with it, and list those that would stop it."},
+    )
     max_eval_rows: int | None = field(default=None, metadata={"help": "Evaluate on so many rows at most."})
 
     def __post_init__(self):
@@ -53,6 +57,13 @@ def as_list(values: str | Sequence[str] | None) -> list[str]:
     (['data/coco'], [])
     """
     return [values] if isinstance(values, str) else list(values or ())
+
+
+class _StageParser(TrlParser):
+    """Reports a mistake in one line, without the names of all arguments."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 def parse_arguments(
@@ -83,7 +94,10 @@ def parse_arguments(
                 f"--config {' '.join(argv[position + 1 : position + 2])} is not a file. Name a YAML file, as those in "
                 "hub_configs/recipes."
             )
-    parser = TrlParser(dataclasses, prog=prog, description=description)
+    if not torch.accelerator.is_available() and any(issubclass(kind, TrainingArguments) for kind in dataclasses):
+        # The trainer would use the CPU in any case, but refuse recipes with bf16 unless it is told.
+        argv += ["--use_cpu", "true"]
+    parser = _StageParser(dataclasses, prog=prog, description=description)
     parsed = parser.parse_args_and_config(args=argv)
     for part in parsed:
         if isinstance(part, TrainingArguments):

@@ -13,14 +13,14 @@ from huggingface_hub.errors import EntryNotFoundError
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
-from ..data.columns import check_dataset
-from ..data.mixtures import PROPOSAL_COLUMNS, load_mixture, parse_dataset_spec
+from ..data.mixtures import PROPOSAL_COLUMNS, load_mixture, load_parts, parse_dataset_spec
 from ..modeling_groma import GromaForConditionalGeneration
 from ..modeling_groma_detector import GromaForRegionProposal
 from ..processing_groma import GromaProcessor
 from ..tokenization_groma import groma_tokens
 from .arguments import DatasetArguments, as_list
-from .collators import check_conversation
+from .collators import ConversationCollator
+from .data_check import ConversationCheck, check_training_rows
 from .model_card import data_details, public_name
 from .precompute_regions import NOTES_NAME, check_proposals
 from .trainable import NEW_TOKENS, check_parts, set_trainable_parts
@@ -152,15 +152,14 @@ def load_conversations(
 
     Args:
         arguments (`ConversationArguments`): which, and the trained parts.
-        model (`GromaForConditionalGeneration`): what learns from them. Precomputed regions must be those of its detector, and
-            with `check_data` no row may have more boxes than it has region slots.
+        model (`GromaForConditionalGeneration`): what learns from them. Precomputed regions must be those of its detector.
 
     Returns:
         `tuple[Dataset, Dataset | None]`: for training and, if named, for evaluation.
 
     Raises:
         FileNotFoundError: files that are not there, or precomputed regions that do not say whose they are.
-        ValueError: no dataset, wrong columns, regions of another detector or of one that shall learn, or with `check_data` a bad row.
+        ValueError: no dataset, wrong columns, regions of another detector or of one that shall learn.
     """
     train = load_mixture(arguments.train_datasets, "conversation", arguments.mixture_seed)
     evaluation = None
@@ -173,13 +172,31 @@ def load_conversations(
         arguments.trainable_parts,
         [(arguments.train_datasets, train), (arguments.eval_datasets, evaluation)],
     )
-    if arguments.check_data:
-        for dataset in (train, evaluation):
-            if dataset is not None:
-                check_dataset(dataset, "conversation")
-                for row in dataset.remove_columns("image"):
-                    check_conversation(row, model.config.max_regions)
     return train, evaluation
+
+
+def check_conversations(
+    arguments: ConversationArguments, model: GromaForConditionalGeneration, collator: ConversationCollator
+) -> None:
+    """Put every row of the datasets through all that training does with it, if `check_data` says so.
+
+    Args:
+        arguments (`ConversationArguments`): which datasets.
+        model (`GromaForConditionalGeneration`): what learns from them.
+        collator (`ConversationCollator`): of the training.
+
+    Raises:
+        ValueError: rows that would stop the training.
+    """
+    if not arguments.check_data:
+        return
+    check = ConversationCheck(collator, getattr(model.config.text_config, "max_position_embeddings", None))
+    parts = load_parts(arguments.train_datasets, "conversation", arguments.mixture_seed)
+    check_training_rows(parts, check)
+    check.say()
+    if arguments.eval_datasets:
+        parts = load_parts(arguments.eval_datasets, "conversation", arguments.mixture_seed, "validation")
+        check_training_rows(parts, check, arguments.max_eval_rows)
 
 
 def _check_precomputed_regions(

@@ -11,6 +11,7 @@ A detector to start from, with a pretrained vision encoder and a fresh proposer,
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,8 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ..boxes import box_xyxy_to_cxcywh, exact_boxes, scale_boxes
 from ..configuration_groma import GromaRegionProposalConfig
-from ..data.columns import check_columns, check_dataset
-from ..data.mixtures import load_mixture
+from ..data.columns import check_columns, check_row
+from ..data.mixtures import MixturePart, load_mixture, load_parts
 from ..evaluation.detection import detected_regions, region_metrics
 from ..image_processing_groma import GromaImageProcessor
 from ..modeling_groma_detector import GromaForRegionProposal
@@ -43,6 +44,7 @@ from ..modeling_groma_proposer import OBJECTNESS_SOURCES
 from .arguments import DatasetArguments, parse_arguments, refuse_hub_token
 from .augmentation import AUGMENTATIONS, Augmentation, augment, row_generator
 from .callbacks import check_loss
+from .data_check import check_training_rows
 from .model_card import data_details, public_name
 from .outputs import alone_in_its_output, last_checkpoint
 from .samplers import EpochSourceBatchSampler
@@ -468,7 +470,7 @@ def load_detection_data(arguments: DetectionArguments) -> tuple[Dataset, Dataset
         `tuple[Dataset, Dataset | None]`: for training and, if named, for evaluation.
 
     Raises:
-        ValueError: no dataset, wrong columns, or with `check_data` a bad row.
+        ValueError: no dataset, or wrong columns.
     """
     train = load_mixture(arguments.train_datasets, "detection", arguments.mixture_seed)
     evaluation = None
@@ -476,11 +478,35 @@ def load_detection_data(arguments: DetectionArguments) -> tuple[Dataset, Dataset
         evaluation = load_mixture(arguments.eval_datasets, "detection", arguments.mixture_seed, "validation")
         if arguments.max_eval_rows is not None:
             evaluation = evaluation.select(range(min(arguments.max_eval_rows, len(evaluation))))
-    if arguments.check_data:
-        for dataset in (train, evaluation):
-            if dataset is not None:
-                check_dataset(dataset, "detection")
     return train, evaluation
+
+
+def check_detection_data(
+    arguments: DetectionArguments, training_args: DetectionTrainingArguments, image_processor: BaseImageProcessor
+) -> None:
+    """Put every row of the datasets through all that training does with it, if `check_data` says so.
+
+    Args:
+        arguments (`DetectionArguments`): which datasets.
+        training_args (`DetectionTrainingArguments`): the augmentation and its seed.
+        image_processor (`BaseImageProcessor`): of the model.
+
+    Raises:
+        ValueError: rows that would stop the training.
+    """
+    if not arguments.check_data:
+        return
+    collator = DetectionCollator(image_processor)
+
+    def check(augmentation: Augmentation, part: MixturePart, index: int, row: Mapping[str, Any]) -> None:
+        check_row(row, "detection")
+        collator([DetectionDataset(part.dataset, image_processor, augmentation, training_args.seed)[index]])
+
+    parts = load_parts(arguments.train_datasets, "detection", arguments.mixture_seed)
+    check_training_rows(parts, partial(check, training_args.augmentation))
+    if arguments.eval_datasets:
+        parts = load_parts(arguments.eval_datasets, "detection", arguments.mixture_seed, "validation")
+        check_training_rows(parts, partial(check, "none"), arguments.max_eval_rows)
 
 
 def card_details(
@@ -549,6 +575,7 @@ def train(script_args: DetectionArguments, training_args: DetectionTrainingArgum
     # Dataset
     ################
     train_dataset, eval_dataset = load_detection_data(script_args)
+    check_detection_data(script_args, training_args, image_processor)
 
     ################
     # Training

@@ -23,6 +23,7 @@ from .collators import ConversationCollator
 from .conversation_stage import (
     ConversationArguments,
     card_details,
+    check_conversations,
     choose_parts,
     load_conversations,
     load_model,
@@ -48,6 +49,9 @@ class GromaSFTConfig(SFTConfig):
     def __post_init__(self):
         if self.activation_checkpointing is None and self.gradient_checkpointing is None:
             self.activation_checkpointing = True
+        if self.bf16 is None and self.use_cpu:
+            # TRL's default of bfloat16 is for GPUs; a CPU is no faster with it, and rounds more.
+            self.bf16 = False
         super().__post_init__()
 
 
@@ -115,6 +119,8 @@ def train(script_args: ConversationArguments, training_args: SFTConfig, model_ar
     # Dataset
     ################
     train_dataset, eval_dataset = load_conversations(script_args, model)
+    collator = ConversationCollator(processor, script_args.max_tokens, training_args.pad_to_multiple_of)
+    check_conversations(script_args, model, collator)
 
     ################
     # Training
@@ -129,7 +135,7 @@ def train(script_args: ConversationArguments, training_args: SFTConfig, model_ar
         trainer = GromaSFTTrainer(
             model=model,
             args=training_args,
-            data_collator=ConversationCollator(processor, script_args.max_tokens, training_args.pad_to_multiple_of),
+            data_collator=collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processor,
