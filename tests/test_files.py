@@ -338,6 +338,17 @@ def test_a_mount_point_stays_itself_and_gets_the_files(mount):
     assert os.listdir(mount.parent) == ["mount"]
 
 
+def test_a_new_file_system_is_an_empty_folder(mount):
+    for path in (mount / "config.json", mount / "only_old.json"):
+        path.unlink()
+    shutil.rmtree(mount / "deep")
+    (mount / "lost+found").mkdir()
+    replace(mount, overwrite=False)
+    assert tree(mount) == NEW and (mount / "lost+found").is_dir()
+    replace(mount)
+    assert tree(mount) == NEW and (mount / "lost+found").is_dir()
+
+
 def test_a_folder_whose_parent_is_not_ones_own_gets_the_files(tmp_path, monkeypatch):
     folder = fill(tmp_path / "model", **OLD)
     number = folder.stat().st_ino
@@ -373,6 +384,7 @@ def test_a_real_mount_and_a_full_disk(tmp_path):
 def test_a_failure_midway_restores_the_old_folder(mount, monkeypatch, kind, fails_at):
     if kind == "folder":
         monkeypatch.setattr(os.path, "ismount", lambda path: False)
+        monkeypatch.setattr(_files, "_exchange", lambda first, second: False)
     before, real, calls = tree(mount), Path.rename, []
 
     def rename(path, target):
@@ -395,7 +407,9 @@ def test_a_failure_midway_restores_the_old_folder(mount, monkeypatch, kind, fail
 KILLED_AT_RENAME = """
 import os, signal, sys
 from pathlib import Path
+from transformers_groma import _files
 from transformers_groma._files import complete_folder
+_files._exchange = lambda first, second: False
 folder, number, mounted = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "mount"
 os.path.ismount = lambda path: mounted and Path(path) == folder
 real, calls = Path.rename, []
@@ -427,6 +441,56 @@ def test_a_killed_run_leaves_the_old_folder_or_the_new_one(tmp_path, kind, numbe
     replace(folder)
     assert tree(tmp_path) == {f"model/{name}": text for name, text in NEW.items()}
     assert os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="renameat2 is Linux's")
+def test_old_and_new_folder_swap_places_in_one_step(tmp_path, monkeypatch):
+    folder = fill(tmp_path / "model", **OLD)
+
+    def rename(path, target):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        replace(folder)
+    assert tree(tmp_path) == {f"model/{name}": text for name, text in NEW.items()}
+    assert os.listdir(tmp_path) == ["model"]
+    (tmp_path / "file").write_text("old")
+    replace(tmp_path / "file")
+    assert tree(tmp_path / "file") == NEW
+
+
+KILLED_AFTER_THE_SWAP = """
+import os, shutil, signal, sys
+from transformers_groma._files import complete_folder
+shutil.rmtree = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+with complete_folder(sys.argv[1], overwrite=True) as staging:
+    (staging / "config.json").write_text("newer")
+"""
+
+
+def test_a_run_that_was_killed_before_it_deleted_the_old_folder(tmp_path):
+    folder = fill(tmp_path / "model", **OLD)
+    run_and_kill(KILLED_AFTER_THE_SWAP, folder)
+    assert tree(folder) == {"config.json": "newer"}
+    assert len(os.listdir(tmp_path)) == 3
+    with pytest.raises(FileExistsError, match="exists and is not empty"):
+        check_output_folder(folder, overwrite=False)
+    assert tree(folder) == {"config.json": "newer"} and os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("library", ["without", "missing", "failing"])
+def test_systems_that_swap_nothing(tmp_path, monkeypatch, library):
+    def load(name, use_errno):
+        if library == "missing":
+            raise OSError("no such library")
+        calls = {} if library == "without" else {"renameat2": lambda *_: -1}
+        return type("Library", (), {name: staticmethod(call) for name, call in calls.items()})()
+
+    monkeypatch.setattr(_files.ctypes, "CDLL", load)
+    folder = fill(tmp_path / "model", **OLD)
+    replace(folder)
+    assert tree(tmp_path) == {f"model/{name}": text for name, text in NEW.items()}
 
 
 def test_a_run_that_was_killed_in_an_empty_folder_leaves_it_empty(tmp_path):

@@ -4,6 +4,7 @@ Whatever takes an output folder goes through here: a killed process leaves what 
 is replaced only where nothing else is lost with it, two processes do not write the same output, and an error names it.
 """
 
+import ctypes
 import errno
 import glob
 import json
@@ -33,6 +34,8 @@ _WRITING_FAILURES = (
 )
 # Ends of the names of what is not finished yet, and of files that are about to be replaced.
 _PARTIAL, _KEPT = ".partial", ".kept"
+# Of Linux's renameat2.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 class OutputError(OSError):
@@ -223,8 +226,8 @@ def complete_folder(
     """A temporary folder that takes the place of `output_dir` when the block ends well, and vanishes otherwise.
 
     What `output_dir` held is set aside, then the new files take its place, then the old ones are deleted: a failure restores
-    them, and so does the next run where this one was killed in between. An empty folder, a mount point and what a link
-    leads to stay themselves and get the files.
+    them, and so does the next run where this one was killed in between. On Linux old and new swap places in one step. An empty
+    folder, a mount point and what a link leads to stay themselves and get the files.
 
     Args:
         output_dir (`str` or `Path`): folder to write.
@@ -483,6 +486,8 @@ def _put_in_place(staging: Path, target: Path) -> None:
     new, old = staging / "new", staging / "old"
     if staging.parent != target:
         if target.exists():
+            if _exchange(new, target):
+                return
             target.rename(old)
         new.rename(target)
         return
@@ -495,6 +500,15 @@ def _put_in_place(staging: Path, target: Path) -> None:
     for entry in sorted(new.iterdir(), key=lambda entry: (entry.name == "config.json", entry.name)):
         entry.rename(target / entry.name)
     (staging / "names.json").unlink()
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Let two folders swap places in one step; `False` where the system can't. Linux can, on nearly all file systems."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    return rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0
 
 
 def _undo(staging: Path, target: Path) -> None:
@@ -516,6 +530,7 @@ def _undo(staging: Path, target: Path) -> None:
 def _entries(folder: Path) -> list[Path]:
     """What a folder holds, but for what runs that are at work or were killed have put there."""
     own = {folder / _lock_name(folder.name), *_leftovers(folder, folder.name)}
+    own.add(folder / "lost+found")  # of the file system, in a new mount point
     return [entry for entry in folder.iterdir() if entry not in own]
 
 
