@@ -19,8 +19,8 @@ from torch import Tensor
 BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
 BOX_FORMATS: tuple[str, ...] = ("xyxy", "xywh", "cxcywh")
 
-# Inputs of the models that are boxes, or scores that decide about boxes; `boxes` stands in the labels of the detector.
-BOX_INPUTS = ("refer_boxes", "ground_boxes", "proposal_boxes", "proposal_scores", "boxes")
+# Inputs of the models that are boxes, or scores that decide about boxes; the last two stand in the labels of the detector.
+BOX_INPUTS = ("refer_boxes", "ground_boxes", "proposal_boxes", "proposal_scores", "boxes", "crowd_boxes")
 
 # A box may stick out of its image by this many pixels (rounding in annotation tools); it is clipped.
 MAX_OVERHANG_PIXELS = 1.0

@@ -13,6 +13,8 @@ from transformers_groma.data.columns import (
     RowError,
     check_columns,
     check_dataset,
+    check_row,
+    features_of,
     image_part,
     phrase_part,
     region_part,
@@ -74,9 +76,84 @@ def test_text_without_an_image_and_questions_to_evaluate():
     assert check_dataset(Dataset.from_list([question], features=EVALUATION_FEATURES), "evaluation") == 1
 
 
-def test_boxes_are_those_of_the_upright_image():
-    turned = detection(image=png(20, 40, orientation=6), boxes_xyxy=[[0, 0, 40, 20]])
-    assert check_dataset(Dataset.from_list([turned], features=DETECTION_FEATURES), "detection") == 1
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_are_those_of_the_upright_image(orientation):
+    """Stored as 20x40. Also as `datasets` decodes it, and as a path alone."""
+    upright, stored = [0, 0, 40, 20], [0, 0, 20, 40]
+    fits, sticks_out = (upright, stored) if orientation > 4 else (stored, upright)
+    row = detection(image=png(20, 40, orientation), boxes_xyxy=[fits])
+    dataset = Dataset.from_list([row], features=DETECTION_FEATURES)
+    assert check_dataset(dataset, "detection") == 1
+    check_row(dataset[0], "detection")
+    with pytest.raises(RowError, match="outside of the image"):
+        check_row(row | {"boxes_xyxy": [sticks_out]}, "detection")
+
+
+@pytest.mark.parametrize("orientation", [0, 9])
+def test_what_is_not_an_orientation_turns_nothing(orientation):
+    check_row(detection(image=png(20, 40, orientation), boxes_xyxy=[[0, 0, 20, 40]]), "detection")
+
+
+def test_images_may_be_files(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(png()["bytes"])
+    check_row(detection(image={"bytes": None, "path": str(path)}, boxes_xyxy=[[0, 0, 40, 20]]), "detection")
+    check_row(detection(image={"path": str(path)}), "detection")
+    with pytest.raises(RowError, match="outside of the image of 40x20"):
+        check_row(detection(image={"bytes": None, "path": str(path)}, boxes_xyxy=[[0, 0, 50, 20]]), "detection")
+    for image in ({"bytes": None, "path": None}, {}):
+        with pytest.raises(RowError, match="neither bytes nor a path"):
+            check_row(detection(image=image), "detection")
+    with pytest.raises(RowError, match="cannot be read"):
+        check_row(detection(image={"bytes": None, "path": str(tmp_path / "b.png")}), "detection")
+
+
+@pytest.mark.parametrize("name", ["boxes_xyxy", "crowd_boxes_xyxy"])
+@pytest.mark.parametrize("edge", range(4))
+def test_boxes_may_stick_out_by_a_pixel_at_every_edge(name, edge):
+    whole = [0, 0, 40, 20]
+    for out, right in ((1, True), (1.01, False)):
+        box = [
+            value - out if index == edge < 2 else value + out if index == edge else value
+            for index, value in enumerate(whole)
+        ]
+        row = detection(**{name: [[1, 1, 9, 9], box]})
+        if right:
+            check_row(row, "detection")
+        else:
+            with pytest.raises(RowError, match=rf"`{name}\[1\]` .* lies outside of the image of 40x20"):
+                check_row(row, "detection")
+
+
+def test_crowd_regions_are_optional():
+    check_row(detection(), "detection")
+    for crowds in (None, [], [[1, 2, 3, 4]]):
+        check_row(detection(crowd_boxes_xyxy=crowds), "detection")
+    features = features_of(["crowd_boxes_xyxy", "image", "other"], "detection")
+    assert list(features) == [*DETECTION_FEATURES, "crowd_boxes_xyxy"]
+    assert features_of(["image"], "detection") == DETECTION_FEATURES
+    check_columns(features, "detection")
+    with pytest.raises(ValueError, match="Column 'crowd_boxes_xyxy' of a detection dataset must be"):
+        check_columns(Features({**features, "crowd_boxes_xyxy": Value("string")}), "detection")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_id": "a\ud800"},
+        {"source": "\udfff"},
+        {
+            "messages": [
+                {"role": "user", "content": [image_part(), text_part("a\ud83d")]},
+                {"role": "assistant", "content": []},
+            ]
+        },
+    ],
+)
+def test_half_a_character_is_not_text(changes):
+    with pytest.raises(RowError, match="holds half a character"):
+        check_row(conversation(**changes), "conversation")
+    check_row(conversation(image_id="\U0001f600 \ue000"), "conversation")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PilImage
 
-from transformers_groma.data.columns import CONVERSATION_FEATURES, text_part
+from transformers_groma.data.columns import CONVERSATION_FEATURES, check_dataset, features_of, text_part
 from transformers_groma.data.mixtures import (
     DatasetSpec,
     load_mixture,
@@ -190,6 +190,20 @@ def test_other_columns_are_dropped_and_images_decoded(data):
     assert set(mixed.column_names) == set(CONVERSATION_FEATURES)
     assert mixed[7]["image"].size == (3, 2)
     assert mixed[0]["image"] is None
+
+
+def test_crowds_of_detection_rows_are_kept(tmp_path):
+    """Also beside a dataset that knows none, whose rows have null then."""
+    one = {"image": PilImage.new("RGB", (9, 9)), "image_id": "1", "boxes_xyxy": [[1, 1, 5, 5]], "source": "coco"}
+    crowds = {"crowd_boxes_xyxy": [[2, 2, 8, 8]]}
+    for name, row in (("plain", one), ("crowded", one | crowds)):
+        (tmp_path / name).mkdir()
+        dataset = Dataset.from_list([row], features=features_of(row, "detection"))
+        dataset.to_parquet(tmp_path / name / "train.parquet")
+    mixture = load_mixture([str(tmp_path / "plain"), str(tmp_path / "crowded")], "detection")
+    assert mixture["crowd_boxes_xyxy"] == [None, [[2, 2, 8, 8]]]
+    assert check_dataset(mixture, "detection") == 2
+    assert "crowd_boxes_xyxy" not in load_mixture([str(tmp_path / "plain")], "detection").features
 
 
 def test_precomputed_proposals_on_all_or_none(data):

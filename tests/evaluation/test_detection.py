@@ -1,12 +1,14 @@
 """Average precision and recall of boxes without classes."""
 
+import contextlib
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features
 from faster_coco_eval import COCO, COCOeval_faster
 from PIL import Image
 
@@ -170,6 +172,131 @@ def test_without_classes_on_coco(coco_sample):
     # A category for all: the order of equal scores is that of the boxes, not that of categories.
     of_one = [[dict(entry, category_id=1) for entry in entries] for entries in (plain, results)]
     assert ours == pytest.approx(coco_metrics(*of_one, images), abs=1e-9)
+
+
+def random_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Boxes with scores, targets and crowd regions of an image; many boxes hit a target or lie in a crowd."""
+
+    def boxes(count: int, low: float, high: float) -> np.ndarray:
+        corners = rng.uniform(0, 300, (count, 2))
+        return np.concatenate([corners, corners + rng.uniform(low, high, (count, 2))], axis=1)
+
+    targets, crowds = boxes(rng.integers(0, 6), 5, 150), boxes(rng.integers(0, 3), 60, 300)
+    near = np.concatenate([targets, targets, crowds]) + rng.normal(0, 6, (2 * len(targets) + len(crowds), 4))
+    inside = [
+        np.concatenate([corner, corner + (region[2:] - corner) * rng.uniform(0.3, 1.2)])
+        for region in crowds
+        for corner in region[:2] + (region[2:] - region[:2]) * rng.uniform(0, 0.8, (4, 1))
+    ]
+    found = np.concatenate([near, boxes(3, 5, 200), np.array(inside).reshape(-1, 4)])
+    found[:, 2:] = np.maximum(found[:, 2:], found[:, :2] + 1)
+    return found, rng.uniform(size=len(found)), targets, crowds
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_crowds_are_those_of_pycocotools(seed):
+    """COCO's own evaluation with `useCats` 0, on random scenes; the categories of objects and crowds differ."""
+    pytest.importorskip("pycocotools")
+    from pycocotools.coco import COCO as PlainCOCO
+    from pycocotools.cocoeval import COCOeval as PlainCOCOeval
+
+    rng = np.random.default_rng(seed)
+    scenes = [random_scene(rng) for _ in range(12)]
+    truth, answers = [], []
+    for image, (found, scores, targets, crowds) in enumerate(scenes, start=1):
+        for kind, boxes in enumerate((targets, crowds)):
+            for x1, y1, x2, y2 in boxes.tolist():
+                entry = {"image_id": image, "category_id": 2 + kind, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+                truth.append({**entry, "area": (x2 - x1) * (y2 - y1), "iscrowd": kind, "id": len(truth) + 1})
+        for (x1, y1, x2, y2), score in zip(found.tolist(), scores.tolist()):
+            answers.append({"image_id": image, "category_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score})
+    reference = PlainCOCO()
+    reference.dataset = {
+        "images": [{"id": image} for image in range(1, len(scenes) + 1)],
+        "annotations": truth,
+        "categories": [{"id": number} for number in (1, 2, 3)],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference.createIndex()
+        evaluation = PlainCOCOeval(reference, reference.loadRes(answers), "bbox")
+        evaluation.params.useCats = 0
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    names = ("ap", "ap@0.5", "ap@0.75", "ap_small", "ap_medium", "ap_large", "ar@1", "ar@10", "ar@100")
+    names += ("ar_small", "ar_medium", "ar_large")
+    predictions, targets, crowds = [scene[:2] for scene in scenes], [s[2] for s in scenes], [s[3] for s in scenes]
+    metrics = class_agnostic_detection_metrics(predictions, targets, crowds=crowds)
+    assert [metrics[name] for name in names] == pytest.approx(evaluation.stats.tolist(), abs=1e-9)
+    if sum(map(len, crowds)):
+        assert metrics["ap"] > class_agnostic_detection_metrics(predictions, targets)["ap"]
+
+
+def test_crowds_on_coco(coco_sample):
+    """Nine crowd regions of the sample; sizes are those of boxes, as rows have no masks."""
+    truth, results, _ = coco_sample
+    annotations = [dict(entry, area=entry["bbox"][2] * entry["bbox"][3]) for entry in truth["annotations"]]
+    images = sorted(image["id"] for image in truth["images"])
+    predictions, targets, crowds = [], [], []
+    for image in images:
+        found = [entry for entry in results if entry["image_id"] == image]
+        predictions.append((corners_of(found), [entry["score"] for entry in found]))
+        own = [entry for entry in annotations if entry["image_id"] == image]
+        targets.append(corners_of([entry for entry in own if not entry["iscrowd"]]))
+        crowds.append(corners_of([entry for entry in own if entry["iscrowd"]]))
+    assert sum(map(len, crowds)) == 9
+    ours = class_agnostic_detection_metrics(predictions, targets, crowds=crowds)
+    of_one = [[dict(entry, category_id=1) for entry in entries] for entries in (annotations, results)]
+    assert ours == pytest.approx(coco_metrics(*of_one, images), abs=1e-9)
+    assert ours != pytest.approx(class_agnostic_detection_metrics(predictions, targets), abs=1e-9)
+
+
+def corners_of(entries: list[dict]) -> np.ndarray:
+    boxes = torch.tensor([entry["bbox"] for entry in entries], dtype=torch.float64).reshape(-1, 4)
+    return box_xywh_to_xyxy(boxes).numpy()
+
+
+def test_what_is_found_in_a_crowd_is_neither_right_nor_wrong():
+    crowd = np.array([[100.0, 100.0, 300.0, 300.0]])
+    inside = np.array([[100.0 + 20 * k, 150.0, 120.0 + 20 * k, 250.0] for k in range(8)])
+    target = np.array([[10.0, 10.0, 60.0, 60.0]])
+    found = (np.concatenate([inside, target]), np.linspace(0.9, 0.1, 9))
+    assert class_agnostic_detection_metrics([found], [target], crowds=[crowd])["ap"] == 1
+    assert class_agnostic_detection_metrics([found], [target])["ap"] < 0.2
+    # A region that nothing is found in is not missed, and a picture of nothing else counts for nothing.
+    assert class_agnostic_detection_metrics([(target, [0.5])], [target], crowds=[crowd])["recall@0.75"] == 1
+    assert class_agnostic_detection_metrics([(inside, [0.5] * 8)], [[]], crowds=[crowd])["ap"] == -1
+    # A box half outside of the region is in it for IoU 0.5 only.
+    half = np.array([[50.0, 100.0, 150.0, 200.0]])
+    both = (np.concatenate([half, target]), np.array([0.9, 0.5]))
+    metrics = class_agnostic_detection_metrics([both], [target], crowds=[crowd])
+    assert (metrics["ap@0.5"], metrics["ap@0.75"]) == (1, 0.5)
+
+
+def test_crowds_need_an_entry_for_each_image():
+    with pytest.raises(ValueError, match="`crowds` needs one entry for each image, got 1 for 2"):
+        class_agnostic_detection_metrics([(TARGETS, [1, 1, 1])] * 2, [TARGETS] * 2, crowds=[TARGETS])
+
+
+def test_crowds_of_rows_reach_the_figures():
+    """The best region of the first image is called a crowd, its others are true; one row has no crowds, one a null."""
+    torch.manual_seed(0)
+    model = GromaForRegionProposal(tiny_detector_config()).eval()
+    spread_proposals(model.region_proposer)
+    processor = GromaImageProcessor(size={"height": 56, "width": 56})
+    rows = pictures(3)
+    pixel_values = processor(images=list(rows["image"]), return_tensors="pt")["pixel_values"]
+    found = unpack_detections(detect(model, pixel_values, torch.tensor([[48, 72]] * 3)).regions.numpy())
+    assert all(len(image.boxes) > 1 for image in found)
+    truths = [found[0].boxes[1:].tolist(), *(image.boxes.tolist() for image in found[1:])]
+    rows = rows.remove_columns("boxes_xyxy").add_column("boxes_xyxy", truths)
+    features = {name: DETECTION_FEATURES[name] for name in rows.features}
+    plain = rows.cast(Features(features))
+    rows = plain.add_column("crowd_boxes_xyxy", [[found[0].boxes[0].tolist()], [], None])
+    rows = rows.cast(Features({**features, "crowd_boxes_xyxy": DETECTION_FEATURES["boxes_xyxy"]}))
+    metrics = evaluate_proposals(model, rows, processor, batch_size=2, progress=False)
+    assert metrics["ap@0.75"] == 1
+    assert evaluate_proposals(model, plain, processor, progress=False)["ap@0.75"] < 1
 
 
 def pictures(count: int) -> Dataset:

@@ -50,6 +50,16 @@ def test_recall_by_hand():
     assert metrics["regions_per_image"] == 1.0
 
 
+def test_crowd_regions_of_rows_are_neither_right_nor_wrong():
+    crowd = [[130.0, 0.0, 160.0, 30.0]]
+    boxes = [[130.0, 0.0, 145.0, 15.0], BOX]  # of equal scores, the first comes first
+    found = detected(boxes, boxes)
+    for crowds, ap in ((crowd, 1), ([], 0.5), (None, 0.5)):
+        metrics = proposals.score_detection([found], [row() | {"crowd_boxes_xyxy": crowds}])
+        assert (metrics["ap"], metrics["queries_ap"]) == pytest.approx((ap, ap), abs=0.01)
+        assert metrics["ar@1"] == (1 if ap == 1 else 0)
+
+
 def test_the_worst_images_have_objects_that_nothing_covers():
     found = [detected([BOX], []), detected([], []), detected([], [])]
     assert proposals.score_detection_rows(found, [row(), row(), row([])]) == pytest.approx([1.0, 0.0, 1.0])

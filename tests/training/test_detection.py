@@ -16,8 +16,8 @@ from transformers import AutoImageProcessor, TrainerCallback
 
 from transformers_groma import GromaForConditionalGeneration, GromaForRegionProposal, GromaImageProcessor
 from transformers_groma.boxes import box_cxcywh_to_xyxy
-from transformers_groma.data.columns import DETECTION_FEATURES
-from transformers_groma.evaluation.detection import evaluate_proposals
+from transformers_groma.data.columns import DETECTION_FEATURES, features_of
+from transformers_groma.evaluation.detection import detect, evaluate_proposals, unpack_detections
 from transformers_groma.training import detection
 from transformers_groma.training.detection import (
     DetectionCollator,
@@ -305,6 +305,38 @@ def rows_that_a_model_finds(model: GromaForRegionProposal, count: int) -> Datase
         boxes = (boxes + shift.uniform(0, 0.004, boxes.shape)).clip(0, 1) * np.tile(row["image"].size, 2)
         row["boxes_xyxy"] = boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)].tolist()
     return Dataset.from_list(rows, features=DETECTION_FEATURES)
+
+
+def test_evaluation_knows_crowd_regions(tmp_path):
+    """The best region of each image is called a crowd, another one is true: rows of the trainer and of `evaluate_proposals`."""
+    model = detector().eval()
+    spread_proposals(model.region_proposer)
+    rows = detection_rows(5)
+    pixel_values = image_processor()(images=list(rows["image"]), return_tensors="pt")["pixel_values"]
+    sizes = torch.tensor([(image.height, image.width) for image in rows["image"]])
+    found = unpack_detections(detect(model, pixel_values, sizes).regions.numpy())
+    rows = rows.map(lambda _, index: {"boxes_xyxy": found[index].boxes[1:2].tolist()}, with_indices=True)
+    crowds = [[image.boxes[0].tolist()] for image in found[:4]] + [None]
+    rows = rows.cast(DETECTION_FEATURES)
+    with_crowds = rows.add_column("crowd_boxes_xyxy", crowds).cast(features_of(["crowd_boxes_xyxy"], "detection"))
+    trainer = make_trainer(tmp_path, model=model, eval_dataset=with_crowds, per_device_eval_batch_size=2)
+    metrics = trainer.evaluate()
+    expected = evaluate_proposals(model, with_crowds, image_processor(), progress=False)
+    for name in ("ap", "ap@0.5", "ar@10", "queries_ap"):
+        assert metrics[f"eval_{name}"] == pytest.approx(expected[name], abs=1e-3)
+    assert expected["ap"] > evaluate_proposals(model, rows, image_processor(), progress=False)["ap"]
+
+
+def test_crowds_are_not_learned():
+    rows = detection_rows(2).add_column("crowd_boxes_xyxy", [[[1.0, 2.0, 30.0, 40.0]], []])
+    rows = rows.cast(features_of(["crowd_boxes_xyxy"], "detection"))
+    for augmentation in ("recipe", "flip"):
+        assert "crowd_boxes" not in DetectionDataset(rows, image_processor(), augmentation)[0]
+    items = [DetectionDataset(rows, image_processor())[index] for index in range(2)]
+    labels = DetectionCollator(image_processor())(items)["labels"]
+    pixels = box_cxcywh_to_xyxy(labels[0]["crowd_boxes"]) * torch.tensor([SIDE] * 4)
+    assert pixels[0].tolist() == pytest.approx([1, 2, 30, 40], abs=1e-4)
+    assert "crowd_boxes" not in labels[1] and len(labels[0]["boxes"]) == len(rows[0]["boxes_xyxy"])
 
 
 def test_evaluation_reports_what_evaluate_proposals_finds(tmp_path):

@@ -151,7 +151,7 @@ def image_folder_dataset(folder: str | os.PathLike, options: FolderOptions = Fol
         FileNotFoundError: no folder, or no `metadata.jsonl` in it.
 
     Example:
-    >>> import tempfile
+    >>> import json, tempfile
     >>> from PIL import Image
     >>> folder = Path(tempfile.mkdtemp())
     >>> Image.new("RGB", (640, 480)).save(folder / "a.jpg")

@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset, Features, Image, concatenate_datasets, load_dataset
 from pyarrow.parquet import read_metadata
 
-from .columns import FEATURES, Schema, check_columns
+from .columns import Schema, check_columns, features_of
 
 
 class DatasetSpec(NamedTuple):
@@ -144,8 +144,8 @@ def load_parts(specs: Sequence[str], schema: Schema, seed: int = 0, default_spli
 
     Args:
         specs (`Sequence[str]`): `PATH[@SPLIT][:RATIO]` for each dataset, see [`parse_dataset_spec`].
-        schema (`str`): `"detection"`, `"conversation"` or `"evaluation"`; other columns are dropped, but precomputed
-            `proposal_boxes` and `proposal_scores`.
+        schema (`str`): `"detection"`, `"conversation"` or `"evaluation"`; other columns are dropped, but optional ones
+            (`columns.OPTIONAL_FEATURES`) and precomputed `proposal_boxes` and `proposal_scores`.
         seed (`int`): which rows a ratio below 1 takes.
         default_split (`str`): the split where none is named.
 
@@ -165,7 +165,10 @@ def load_parts(specs: Sequence[str], schema: Schema, seed: int = 0, default_spli
             check_columns(dataset.features, schema)
         except ValueError as error:
             raise ValueError(f"{spec.path}: {error}") from None
-        kept = [*FEATURES[schema], *(name for name in PROPOSAL_COLUMNS if name in dataset.features)]
+        kept = [
+            *features_of(dataset.features, schema),
+            *(name for name in PROPOSAL_COLUMNS if name in dataset.features),
+        ]
         dataset = dataset.select_columns(kept).cast_column("image", Image())  # decoded, whatever was set
         rows = np.arange(len(dataset))
         if spec.ratio < 1:

@@ -49,14 +49,19 @@ def class_agnostic_detection_metrics(
     predictions: Sequence[ScoredBoxes | tuple[Any, Any]],
     targets: Sequence[Any],
     max_detections: Sequence[int] = MAX_DETECTIONS,
+    crowds: Sequence[Any] | None = None,
 ) -> dict[str, float]:
     """Average precision and recall of boxes without classes (`COCOeval` with one category).
+
+    A crowd region is a box around objects that nobody counted. As in COCO, what is found in one is neither right nor wrong, as far as
+    no target claims it: any number of boxes, each by the share of its own area that lies in the region. Crowd regions are not missed.
 
     Args:
         predictions (`Sequence[ScoredBoxes]`, one an image): boxes `(n, 4)`, `xyxy` in pixels, and scores `(n,)`.
         targets (`Sequence` of arrays of shape `(m, 4)`, one an image): true boxes, `xyxy` in pixels of the same image.
         max_detections (`Sequence[int]`): how many of the best boxes of an image count, in rising order. All figures but `ar@N`
             are for the last.
+        crowds (`Sequence` of arrays of shape `(c, 4)`, one an image, *optional*): crowd regions, `xyxy` in pixels.
 
     Returns:
         `dict[str, float]`: `ap` (mean over IoU 0.50:0.95), `ap@0.5`, `ap@0.75`, `ap_small`, `ap_medium`, `ap_large`; `ar@N` for
@@ -64,7 +69,7 @@ def class_agnostic_detection_metrics(
         0..1; -1, as in COCO, where there is no target (of that size) at all. Small is below 32² pixels, large above 96².
 
     Raises:
-        ValueError: not as many predictions as targets, no images, or arrays of a wrong shape.
+        ValueError: not as many predictions as targets or crowds, no images, or arrays of a wrong shape.
 
     Example:
     >>> boxes = np.array([[10.0, 10.0, 60.0, 60.0], [100.0, 100.0, 180.0, 160.0]])
@@ -76,19 +81,23 @@ def class_agnostic_detection_metrics(
         raise ValueError(
             f"`predictions` and `targets` need one entry for each image, got {len(predictions)} and {len(targets)}."
         )
+    crowds = [()] * len(targets) if crowds is None else crowds
+    if len(crowds) != len(targets):
+        raise ValueError(f"`crowds` needs one entry for each image, got {len(crowds)} for {len(targets)}.")
     found, true = [], []
-    for image, ((boxes, scores), target) in enumerate(zip(predictions, targets, strict=True), start=1):
+    images = enumerate(zip(predictions, targets, crowds, strict=True), start=1)
+    for image, ((boxes, scores), target, crowd) in images:
         boxes, scores = np.asarray(boxes, np.float64), np.asarray(scores, np.float64)
         if boxes.ndim != 2 or boxes.shape[-1] != 4 or scores.shape != boxes.shape[:1]:
             raise ValueError(
                 f"`predictions[{image - 1}]` must be boxes of shape (n, 4) and scores of shape (n,), got {boxes.shape} and "
                 f"{scores.shape}."
             )
-        target = np.asarray(target, np.float64).reshape(-1, 4)
+        target, crowd = (np.asarray(entry, np.float64).reshape(-1, 4) for entry in (target, crowd))
         # More would not be looked at; leaving them out here saves the time to hand them over.
         best = np.argsort(-scores, kind="stable")[: max(max_detections)]
         found += _annotations(image, boxes[best], scores[best])
-        true += _annotations(image, target)
+        true += [*_annotations(image, target), *_annotations(image, crowd, iscrowd=1)]
     return coco_metrics(true, found, range(1, len(targets) + 1), max_detections=max_detections)
 
 
@@ -160,11 +169,13 @@ def _mean(values: np.ndarray) -> float:
     return float(defined.mean()) if defined.size else -1.0
 
 
-def _annotations(image: int, boxes: np.ndarray, scores: np.ndarray | None = None) -> list[dict[str, Any]]:
+def _annotations(
+    image: int, boxes: np.ndarray, scores: np.ndarray | None = None, iscrowd: int = 0
+) -> list[dict[str, Any]]:
     """Boxes of an image in COCO's form, all of one category."""
     sizes = boxes[:, 2:] - boxes[:, :2]
     entries = [
-        {"image_id": image, "category_id": 1, "bbox": [*corner, *size], "area": size[0] * size[1], "iscrowd": 0}
+        {"image_id": image, "category_id": 1, "bbox": [*corner, *size], "area": size[0] * size[1], "iscrowd": iscrowd}
         for corner, size in zip(boxes[:, :2].tolist(), sizes.tolist(), strict=True)
     ]
     if scores is not None:
@@ -265,21 +276,27 @@ def unpack_detections(packed: np.ndarray) -> list[ScoredBoxes]:
     return [ScoredBoxes(rows[rows[:, 4] >= 0, :4], rows[rows[:, 4] >= 0, 4]) for rows in packed]
 
 
-def region_metrics(regions: np.ndarray, queries: np.ndarray, targets: Sequence[np.ndarray]) -> dict[str, float]:
+def region_metrics(
+    regions: np.ndarray,
+    queries: np.ndarray,
+    targets: Sequence[np.ndarray],
+    crowds: Sequence[np.ndarray] | None = None,
+) -> dict[str, float]:
     """All figures of a detector.
 
     Args:
         regions, queries (`np.ndarray` of shape `(B, n, 5)`): see `DetectedRegions`.
         targets (`Sequence[np.ndarray]`, B arrays of shape `(m, 4)`): true boxes, `xyxy` in pixels.
+        crowds (`Sequence[np.ndarray]`, B arrays of shape `(c, 4)`, *optional*): crowd regions, `xyxy` in pixels.
 
     Returns:
         `dict[str, float]`: those of `class_agnostic_detection_metrics` for the regions, the same with prefix `queries_` for the raw
         queries, and `regions_per_image`.
     """
     unpacked = unpack_detections(regions)
-    metrics = class_agnostic_detection_metrics(unpacked, targets)
+    metrics = class_agnostic_detection_metrics(unpacked, targets, crowds=crowds)
     metrics["regions_per_image"] = float(np.mean([len(image.scores) for image in unpacked]))
-    of_queries = class_agnostic_detection_metrics(unpack_detections(queries), targets)
+    of_queries = class_agnostic_detection_metrics(unpack_detections(queries), targets, crowds=crowds)
     return metrics | {f"queries_{name}": value for name, value in of_queries.items()}
 
 
@@ -299,7 +316,7 @@ def evaluate_proposals(
 
     Args:
         model (`GromaForRegionProposal` or `GromaForConditionalGeneration`): put into evaluation mode and back.
-        dataset (`Dataset`): detection columns.
+        dataset (`Dataset`): detection columns, perhaps with `crowd_boxes_xyxy`.
         image_processor (`BaseImageProcessor`): of the model.
         batch_size (`int`): images at a time.
         progress (`bool`): show a progress bar.
@@ -316,7 +333,7 @@ def evaluate_proposals(
         raise ValueError("`dataset` has no rows to evaluate on.")
     was_training = model.training
     model.eval()
-    regions, queries, targets = [], [], []
+    regions, queries, targets, crowds = [], [], [], []
     for start in tqdm(range(0, len(dataset), batch_size), desc="Proposing regions", disable=not progress):
         rows = dataset[start : start + batch_size]
         images = [to_upright_8_bit(image) for image in rows["image"]]
@@ -326,8 +343,10 @@ def evaluate_proposals(
         regions.append(detected.regions.cpu().numpy())
         queries.append(detected.queries.cpu().numpy())
         targets += [np.asarray(boxes, np.float64).reshape(-1, 4) for boxes in rows["boxes_xyxy"]]
+        # Null where a mixture has rows of a dataset without crowds.
+        crowds += [boxes or [] for boxes in rows.get("crowd_boxes_xyxy", [[]] * len(images))]
     model.train(was_training)
-    return region_metrics(np.concatenate(regions), np.concatenate(queries), targets)
+    return region_metrics(np.concatenate(regions), np.concatenate(queries), targets, crowds)
 
 
 __all__ = [

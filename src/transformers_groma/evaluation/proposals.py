@@ -150,19 +150,20 @@ def score_detection(predictions: Sequence[Prediction], rows: Sequence[Row]) -> d
 
     Args:
         predictions (`Sequence[Prediction]`): of [`ProposalRespondent`].
-        rows (`Sequence[Mapping]`): detection rows, one an answer: `boxes_xyxy`.
+        rows (`Sequence[Mapping]`): detection rows, one an answer: `boxes_xyxy`, perhaps `crowd_boxes_xyxy`.
 
     Returns:
         `dict[str, float]`: those of [`class_agnostic_detection_metrics`] for the regions and, with the prefix `queries_`, for the
         queries, with `ar@N` for more numbers of boxes; and `regions_per_image`.
     """
     targets = [np.asarray(row["boxes_xyxy"], np.float64).reshape(-1, 4) for row in rows]
+    crowds = [row.get("crowd_boxes_xyxy") or [] for row in rows]
     regions, queries = ([_boxes(prediction, kind) for prediction in predictions] for kind in (REGIONS, QUERIES))
     metrics: dict[str, float] = {"regions_per_image": float(np.mean([len(found.scores) for found in regions]))}
     for prefix, found in (("", regions), ("queries_", queries)):
-        figures = class_agnostic_detection_metrics(found, targets)
+        figures = class_agnostic_detection_metrics(found, targets, crowds=crowds)
         # All figures but these are for the best 100 boxes of an image, as everywhere.
-        curve = class_agnostic_detection_metrics(found, targets, RECALL_CURVE)
+        curve = class_agnostic_detection_metrics(found, targets, RECALL_CURVE, crowds)
         figures |= {name: value for name, value in curve.items() if name.startswith("ar@")}
         metrics |= {f"{prefix}{name}": value for name, value in figures.items()}
     return metrics

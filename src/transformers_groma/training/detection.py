@@ -154,12 +154,18 @@ class DetectionDataset(TorchDataset):
             self.resample,
         )
         boxes = torch.from_numpy(square.boxes / self.image_size).float()
-        return {
+        item = {
             "pixels": np.asarray(square.image),
             "boxes": box_xyxy_to_cxcywh(boxes).clamp(0, 1),
             "source": row["source"],
             "size": (image.height, image.width),
         }
+        if self.augmentation == "none" and row.get("crowd_boxes_xyxy"):
+            # Nothing learns them; evaluation needs to know where nothing is right or wrong.
+            sides = torch.tensor([image.width, image.height] * 2)
+            crowds = torch.tensor(row["crowd_boxes_xyxy"], dtype=torch.float64) / sides
+            item["crowd_boxes"] = box_xyxy_to_cxcywh(crowds.float()).clamp(0, 1)
+        return item
 
 
 class DetectionCollator:
@@ -185,13 +191,19 @@ class DetectionCollator:
 
         Returns:
             `dict`: `pixel_values` `(B, 3, image_size, image_size)` and `labels`, for each image `boxes` `(n, 4)` normalized
-            `cxcywh`, `source`, and `size` `(height, width)` of the image before it became a square.
+            `cxcywh`, `source`, and `size` `(height, width)` of the image before it became a square; where an item has
+            `crowd_boxes`, these as well.
         """
         pixels = torch.from_numpy(np.stack([item["pixels"] for item in items])).permute(0, 3, 1, 2)
         return {
             "pixel_values": (pixels * self.factor).sub_(self.offset).contiguous(),
             "labels": [
-                {"boxes": item["boxes"], "source": item["source"], "size": torch.tensor(item["size"])}
+                {
+                    "boxes": item["boxes"],
+                    "source": item["source"],
+                    "size": torch.tensor(item["size"]),
+                    **({"crowd_boxes": item["crowd_boxes"]} if "crowd_boxes" in item else {}),
+                }
                 for item in items
             ],
         }
@@ -379,7 +391,7 @@ class GromaDetectionTrainer(StageTrainerMixin, Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None, Tensor | None]:
-        """Loss, regions and raw queries `(B, n, 5)`, true boxes `(B, m, 4)`, in pixels; all padded, to be gathered."""
+        """Loss, regions and raw queries `(B, n, 5)`, true boxes `(B, m, 5)`, in pixels; all padded, to be gathered."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
@@ -390,23 +402,29 @@ class GromaDetectionTrainer(StageTrainerMixin, Trainer):
         detected = detected_regions(self.accelerator.unwrap_model(model), outputs.proposer_output, sizes)
         targets = [_target_pixels(label) for label in labels]
         # At least one row, so that a batch without boxes can be gathered, too.
-        targets.append(targets[0].new_zeros(1, 4))
+        targets.append(targets[0].new_zeros(1, 5))
         targets = pad_sequence(targets, batch_first=True, padding_value=PADDING)[:-1]
         return loss.detach(), (detected.regions, detected.queries), targets
 
 
 def _target_pixels(label: Mapping[str, Any]) -> Tensor:
-    """The true boxes of an image, `xyxy` in its pixels."""
-    cx, cy, w, h = exact_boxes(label["boxes"]).unbind(-1)
-    corners = torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], dim=-1)
-    return scale_boxes(corners, *label["size"])
+    """The true boxes of an image, `xyxy` in its pixels, and whether each is a crowd region."""
+    targets = []
+    for crowd, name in enumerate(("boxes", "crowd_boxes")):
+        if name in label:
+            cx, cy, w, h = exact_boxes(label[name]).unbind(-1)
+            corners = torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], dim=-1)
+            pixels = scale_boxes(corners, *label["size"])
+            targets.append(torch.cat([pixels, torch.full_like(pixels[:, :1], crowd)], dim=-1))
+    return torch.cat(targets)
 
 
 def _compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     regions, queries = prediction.predictions
     # Padding is -100 everywhere; a true box may begin a rounding error below 0, but it never ends there.
     targets = [boxes[boxes[:, 2] > 0] for boxes in prediction.label_ids]
-    return region_metrics(regions, queries, targets)
+    true, crowds = ([boxes[boxes[:, 4] == crowd, :4] for boxes in targets] for crowd in (0, 1))
+    return region_metrics(regions, queries, true, crowds)
 
 
 def _evaluation_dataset(dataset: Dataset, image_processor: BaseImageProcessor) -> DetectionDataset:
