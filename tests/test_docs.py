@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image, ImageChops, ImageStat
 
 import transformers_groma
+from transformers_groma import cli
+from transformers_groma.boxes import box_iou
+from transformers_groma.data.shapes import make_scene
+
+from .run_document import blocks, commands
 
 REPOSITORY = Path(__file__).parents[1]
 MODULES = sorted(
@@ -19,20 +25,78 @@ MODULES = sorted(
 )
 
 
-@pytest.mark.parametrize("path", ["README.md"])
-def test_examples_in_documents(path, monkeypatch, tmp_path):
-    """The Python blocks of a document, run one after the other as a reader would."""
-    (tmp_path / "hub_configs").symlink_to(REPOSITORY / "hub_configs")
-    (tmp_path / "tests").symlink_to(REPOSITORY / "tests")
+@pytest.fixture
+def checkout(monkeypatch, tmp_path):
+    """A folder with what the repository has, to run documents in."""
+    for name in ("hub_configs", "tests", "docs"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```", (REPOSITORY / path).read_text(), flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) >= 5
+    return tmp_path
+
+
+def test_python_of_the_readme(checkout, capsys):
+    """The Python blocks, run one after the other as a reader would; what the first one prints is what the README shows."""
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    python = [block for language, block in blocks(REPOSITORY / "README.md") if language == "python"]
+    assert len(python) >= 5
     namespace: dict = {}
-    for block in blocks:
-        exec(compile(block, path, "exec"), namespace)
-    assert (tmp_path / "answer.png").stat().st_size > 1000
+    for number, block in enumerate(python):
+        capsys.readouterr()
+        exec(compile(block, "README.md", "exec"), namespace)
+        if number == 0:
+            shown = re.search(r"\n\n```\n(.*?)^```", text.partition(block)[2], flags=re.MULTILINE | re.DOTALL)[1]
+            assert capsys.readouterr().out == shown
+            drawn = Image.open("answer.png").convert("RGB")
+            # Letters are drawn a little differently from one version of Pillow to the next.
+            difference = ImageChops.difference(drawn, Image.open("docs/images/first-answer.png").convert("RGB"))
+            assert sum(ImageStat.Stat(difference).mean) < 1.5
+            assert [phrase.text for phrase in namespace["answer"].phrases] == ["A small black star"]
+            assert namespace["answer"].user_region_ids == (0,)
     assert len(namespace["answers"]) == 2
-    assert [round(value) for value in namespace["answer"].regions[0].box.tolist()] == [30, 212, 372, 585]
+    assert namespace["answer"].text == "A small striped black star."
+    assert [round(value) for value in namespace["answer"].regions[0].box.tolist()] == [278, 338, 345, 405]
+
+
+def test_the_scene_of_the_readme_is_drawn_as_it_says():
+    """What the first snippet shows is true: the shape in the box of the answer is black, and the only one on the right."""
+    scene = make_scene(seed=0, split="test", index=3, image_size=448)
+    with Image.open(REPOSITORY / "docs" / "images" / "scene.png") as image:
+        assert image.convert("RGB").tobytes() == scene.draw().tobytes()
+    right = [item for item in scene.objects if item.box_xyxy[0] >= 345]
+    assert [item.attributes[:] for item in right] == [("small", "solid", "black", "star")]
+    assert box_iou(torch.tensor([right[0].box_xyxy]).float(), torch.tensor([[387.0, 67, 434, 120]])).item() > 0.9
+
+
+def test_commands_of_the_readme(checkout, capsys):
+    """Those that need nothing but the repository."""
+    seen = []
+    for language, text in blocks(REPOSITORY / "README.md"):
+        for words in commands(text) if language == "bash" else ():
+            is_short = words[:2] in (["groma", "chat"], ["groma", "propose"], ["groma", "data"]) or "--help" in words
+            if is_short and not any(word.startswith(("photo", "groma-7b")) for word in words):
+                assert cli.main(words[1:]) == 0, capsys.readouterr().err
+                seen.append(words[1])
+    assert seen == ["chat", "propose", "data", "train", "evaluate"]
+    assert "A small black star." in capsys.readouterr().out
+    for path in ("answer/answer.png", "regions/proposals.png", "data/shapes/train-00000-of-00001.parquet"):
+        assert (checkout / path).is_file()
+
+
+def test_the_readme_goes_from_the_download_to_an_answer(tmp_path, monkeypatch, golden_dir):
+    """The three lines for photos, with a small checkpoint of the original code in the place of the download."""
+    (download, convert, chat) = next(
+        lines
+        for language, text in blocks(REPOSITORY / "README.md")
+        if language == "bash" and (lines := commands(text))[0][0] == "hf"
+    )
+    assert download == ["hf", "download", "FoundationVision/groma-7b-finetune", "--local-dir", "original"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "original").symlink_to(golden_dir / "legacy_checkpoint")
+    (tmp_path / "photo.jpg").symlink_to(REPOSITORY / "tests" / "fixtures" / "photos" / "cat_and_dog.jpg")
+    assert convert[0] == chat[0] == "groma"
+    assert cli.main(convert[1:]) == 0
+    assert cli.main([*chat[1:], "--max-new-tokens", "4"]) == 0
+    assert (tmp_path / "answer" / "answer.png").is_file()
 
 
 def docstrings_with_examples() -> list[tuple[str, str]]:
