@@ -1,20 +1,28 @@
 import random
+from itertools import pairwise
 
 import pytest
 import torch
 from PIL import Image, ImageChops
 
+from transformers_groma import visualization
 from transformers_groma.grounding import ground_text, render_grounded_phrase
 from transformers_groma.visualization import (
     BLACK,
+    GREY,
     PALETTE,
     WHITE,
+    _area,
     _Canvas,
     _caption,
     _fitting_label,
     _font,
     _leader,
     _Mark,
+    _overlap,
+    _text_color,
+    _tint,
+    _touch,
     _wrapped,
     dashes,
     draw_boxes,
@@ -364,3 +372,316 @@ def test_endless_answers_are_cut():
     lines = ground_text("x\n" * 100_000, torch.zeros(0, 4))
     assert draw_grounded_text(grey(224, 149), word).height < 1200
     assert draw_grounded_text(grey(224, 149), lines).height < 1200
+
+
+# --------------------------------------------------------------------------------------------------- colours and sizes
+
+
+@pytest.mark.parametrize(
+    ("background", "expected"),
+    [
+        # Either side of the luminance at which black and white have the same contrast, by each colour alone and together.
+        ((116, 116, 116), WHITE),
+        ((117, 117, 117), BLACK),
+        ((230, 0, 0), WHITE),
+        ((240, 0, 0), BLACK),
+        ((0, 130, 0), WHITE),
+        ((0, 140, 0), BLACK),
+        ((0, 0, 255), WHITE),
+        ((0, 105, 255), WHITE),
+        ((0, 115, 255), BLACK),
+    ],
+)
+def test_letters_have_the_better_contrast(background, expected):
+    assert _text_color(background) == expected
+
+
+def test_tints_are_three_tenths_of_a_colour_on_white():
+    assert _tint((0, 155, 255)) == (178, 225, 255)
+    assert _tint(BLACK) == (178, 178, 178)
+
+
+def test_palette_is_that_of_okabe_and_ito():
+    codes = ["E69F00", "56B4E9", "009E73", "D55E00", "CC79A7", "0072B2", "F0E442"]
+    assert [bytes(color).hex().upper() for color in PALETTE] == codes
+
+
+def test_colours_of_boxes_come_in_turn():
+    boxes = [[10.0 + 30 * index, 10, 30 + 30 * index, 30] for index in range(9)]
+    drawn, proposals = draw_boxes(grey(320, 60), boxes), draw_proposals(grey(320, 60), torch.tensor(boxes))
+    for index in range(9):
+        assert drawn.getpixel((11 + 30 * index, 20)) == PALETTE[index % 7]
+        assert proposals.getpixel((11 + 30 * index, 20)) == PALETTE[index % 7]
+
+
+@pytest.mark.parametrize(
+    ("size", "line_width", "font_size"),
+    [
+        ((100, 100), 2, 10),
+        ((360, 360), 2, 10),
+        ((540, 540), 2, 15),
+        ((550, 550), 2, 15.28),
+        ((660, 660), 3, 18.33),
+        ((2000, 500), 5, 27.78),
+    ],
+)
+def test_widths_of_lines_and_sizes_of_letters(size, line_width, font_size):
+    canvas = _Canvas(grey(*size))
+    assert (canvas.line_width, canvas.font_size) == (line_width, pytest.approx(font_size, abs=0.01))
+
+
+def outline_width(image: Image.Image, color: tuple[int, int, int], y: int) -> int:
+    """How many pixels of a colour stand at the left side of a row."""
+    row = [image.getpixel((x, y)) == color for x in range(image.width)]
+    first = row.index(True)
+    return row[first:].index(False)
+
+
+def test_widths_of_outlines():
+    box = torch.tensor([[100.0, 100, 900, 900], [20, 20, 60, 60]])
+    red = (255, 0, 0)
+    assert outline_width(draw_boxes(grey(1320, 1320), box[:1], colors=[red]), red, 500) == 6
+    assert outline_width(draw_proposals(grey(1320, 1320), box[:1]), PALETTE[0], 500) == 4
+    assert outline_width(draw_proposals(grey(300, 300), box[1:]), PALETTE[0], 40) == 2
+    answer = ground_text("<r1>", box)
+    drawn = draw_grounded_text(grey(1320, 1320), answer, regions=True, caption=False)
+    assert outline_width(drawn, GREY, 500) == 2
+    # A fifth of the smaller side is the most.
+    for corner, width in ((20, 4), (15, 3), (7, 1)):
+        drawn = draw_boxes(grey(1320, 1320), [[10, 10, 10 + corner, 300]], colors=[red])
+        assert outline_width(drawn, red, 150) == width
+        turned = draw_boxes(grey(1320, 1320), [[10, 10, 300, 10 + corner]], colors=[red]).transpose(
+            Image.Transpose.TRANSPOSE
+        )
+        assert outline_width(turned, red, 150) == width
+
+
+def test_outlines_have_a_dark_edge():
+    for size, edge in ((300, 1), (1320, 1), (1980, 2)):
+        drawn = draw_boxes(Image.new("RGB", (size, size), WHITE), [[50, 60, 250, 240]], colors=[(255, 0, 0)])
+        assert colored(drawn, BLACK) == (50 - edge, 60 - edge, 250 + edge, 240 + edge)
+
+
+def test_small_boxes_are_drawn_above_large_ones():
+    small, large = [60, 60, 120, 120], [60, 60, 220, 200]
+    for boxes, colors in (([small, large], PALETTE[:2]), ([large, small], PALETTE[1::-1])):
+        drawn = draw_boxes(grey(320, 240), boxes, colors=list(colors))
+        assert drawn.getpixel((61, 90)) == PALETTE[0]
+        assert drawn.getpixel((61, 160)) == PALETTE[1]
+
+
+# ------------------------------------------------------------------------------------------------------------- labels
+
+
+def test_labels_are_drawn_in_the_colour_of_their_box():
+    plain = draw_boxes(grey(320, 240), [[100, 100, 200, 200]], colors=[(255, 0, 0)])
+    drawn = draw_boxes(grey(320, 240), [[100, 100, 200, 200]], labels=["a dog"], colors=[(255, 0, 0)])
+    x1, y1, x2, y2 = changed(plain, drawn)
+    assert x1 == 100 and y2 <= 101 and y1 > 80  # above the box, from its left side on
+    assert x2 - x1 >= _font(10.0).getlength("a dog")
+    chip = drawn.crop((x1 + 1, y1 + 1, x2 - 1, 99))
+    assert chip.getpixel((0, 0)) == (255, 0, 0)
+    assert min(chip.getdata())[0] < 100  # dark letters
+    assert (
+        changed(plain, draw_boxes(grey(320, 240), [[100, 100, 200, 200]], labels=[""], colors=[(255, 0, 0)])) is None
+    )
+
+
+def test_names_of_proposals(monkeypatch):
+    labels = []
+    monkeypatch.setattr(
+        _Canvas, "draw_chips", lambda self, marks, scale=1.0: labels.append(([m.name for m in marks], scale))
+    )
+    boxes = torch.tensor([[10.0, 60, 90, 140]] * 3)
+    draw_proposals(grey(200, 150), boxes, torch.tensor([0.994, 0.5, 0.066]), torch.tensor([True, False, True]))
+    draw_proposals(grey(200, 150), boxes)
+    draw_grounded_text(grey(200, 150), ground_text("<p>a</p> <roi><r1></roi>", boxes), regions=True)
+    assert labels == [(["r0 99%", "r2 7%"], 0.8), (["r0", "r1", "r2"], 0.8), (["<r1>"], 1.0), (["<r0>", "<r2>"], 0.75)]
+
+
+def chip_height(count: int, side: int = 1080, scale: float = 1.0) -> int:
+    canvas = _Canvas(grey(side, side))
+    canvas.draw_chips([_Mark((500.0, 500.0, 510.0, 510.0), PALETTE[0], name="r") for _ in range(count)], scale)
+    _, y1, _, y2 = canvas.chips[0]
+    return y2 - y1
+
+
+def test_many_labels_are_smaller():
+    one = chip_height(1)
+    assert sum(_font(30.0).getmetrics()) + 6 == one == chip_height(30) > chip_height(31)
+    assert sum(_font(15.0).getmetrics()) + 3 == chip_height(120) == chip_height(1, scale=0.5)
+    # But not smaller than can be read.
+    assert (
+        chip_height(30, side=100, scale=0.1) == chip_height(1, side=360, scale=0.9) == sum(_font(9.0).getmetrics()) + 2
+    )
+
+
+def placed(boxes: list, *taken: tuple, size: tuple[int, int] = (200, 100), width: int = 30, height: int = 10):
+    canvas = _Canvas(grey(*size))
+    canvas.boxes = {tuple(map(float, box)): None for box in boxes}
+    canvas.chips = [tuple(map(float, chip)) for chip in taken]
+    return canvas._place(tuple(map(float, boxes[0])), width, height)
+
+
+def test_a_label_takes_the_free_place_that_hides_least():
+    box = (50, 40, 120, 80)
+    above, below = (50, 30, 80, 40), (50, 80, 80, 90)
+    right_above, right_below = (90, 30, 120, 40), (90, 80, 120, 90)
+    beside_right, beside_left = (120, 40, 150, 50), (20, 40, 50, 50)
+    order = [above, below, right_above, right_below, beside_right, beside_left]
+    for number, expected in enumerate(order):
+        assert placed([box], *order[:number]) == expected
+    inside = [(50, 40, 80, 50), (90, 40, 120, 50), (50, 70, 80, 80), (90, 70, 120, 80)]
+    for number, expected in enumerate(inside):
+        assert placed([box], *order, *inside[:number]) == expected
+    # A place that hides another box is worse, though not so bad as none.
+    assert placed([box, (40, 25, 90, 40)]) == below
+    # At the borders of the image labels are moved inside.
+    assert placed([(0, 0, 200, 100)]) == (0, 0, 30, 10)
+    assert placed([(190, 50, 200, 60)]) == (170, 40, 200, 50)
+    assert placed([(5, 95, 9, 100)]) == (5, 85, 35, 95)
+
+
+def test_a_label_may_be_as_large_as_the_image_and_no_larger():
+    assert placed([(0, 0, 10, 10)], width=200, height=100) == (0, 0, 200, 100)
+    assert placed([(0, 0, 10, 10)], width=201, height=100) is None
+    assert placed([(0, 0, 10, 10)], width=200, height=101) is None
+
+
+def test_a_label_far_from_its_box_is_the_nearest_that_is_free():
+    """All places at the box are taken, and most of the others."""
+    box = (90, 40, 110, 60)
+    everything = [(x, y, x + 10, y + 10) for x in range(0, 200, 10) for y in range(0, 100, 10)]
+    for free in ([(0, 80), (150, 80)], [(150, 0), (0, 0)], [(60, 80), (0, 80)]):
+        holes = {(x + step, y) for x, y in free for step in (0, 10, 20)}
+        taken = [chip for chip in everything if chip[:2] not in holes]
+        distances = [((x - 90) ** 2 + (y - 30) ** 2, (x, y, x + 30, y + 10)) for x, y in free]
+        assert placed([box], *taken) == min(distances)[1]
+    assert placed([box], *everything) is None
+
+
+def test_labels_that_touch_their_box_need_no_line():
+    for gap, touches in ((0, True), (2, True), (2.5, False)):
+        for chip in (
+            (10 - gap - 5, 10, 10 - gap, 20),
+            (20 + gap, 10, 25 + gap, 20),
+            (10, 5, 20, 10 - gap),
+            (10, 20 + gap, 20, 30),
+        ):
+            assert _touch(chip, (10, 10, 20, 20)) is touches
+            assert _touch((10, 10, 20, 20), chip) is touches
+
+
+def test_overlaps():
+    assert _overlap((0, 0, 10, 10), (5, 2, 20, 4)) == 10
+    assert _overlap((0, 0, 10, 10), (10, 0, 20, 10)) == 0
+    assert _overlap((0, 0, 10, 10), (20, 20, 30, 30)) == 0
+    assert _area((3, 4, 8, 6)) == 10 and _area((8, 4, 3, 6)) == _area((3, 6, 8, 4)) == _area((8, 6, 3, 4)) == 0
+
+
+def test_labels_are_cut_at_80_letters():
+    font = _font(12.0)
+    assert _fitting_label("x" * 200, "", font, 10_000) == "x" * 200  # it fits
+    cut = _fitting_label("x" * 400, "<r1>", font, font.getlength("x" * 200))
+    assert cut == "x" * 80 + "… <r1>"
+    assert _fitting_label("abcdefgh", "", font, font.getlength("abc…")) == "abc…"
+    assert _fitting_label("abcdefgh", "", font, font.getlength("ab…")) == ""  # two letters say nothing
+    assert _fitting_label("ab cdefgh", "<r1>", font, font.getlength("ab… <r1>")) == "ab… <r1>"
+
+
+def test_labels_get_the_width_of_their_box_or_nearly_half_of_the_image(monkeypatch):
+    rooms = []
+    monkeypatch.setattr(visualization, "_fitting_label", lambda text, name, font, room: rooms.append(room) or name)
+    canvas = _Canvas(grey(400, 400))
+    for box in ((0.0, 0.0, 100.0, 50.0), (0.0, 0.0, 300.0, 50.0), (0.0, 0.0, 500.0, 50.0)):
+        canvas.draw_chips([_Mark(box, WHITE, "a dog", "r")])
+    assert rooms == pytest.approx([0.45 * 400 - 4, 300 - 4, 400 - 4])
+
+
+# ------------------------------------------------------------------------------------------------------------ caption
+
+
+def strip_of(answer_text: str, size: tuple[int, int] = (640, 480), **regions) -> Image.Image:
+    answer = ground_text(answer_text, torch.tensor([[50.0, 50, 150, 150]] * 3))
+    drawn = draw_grounded_text(grey(*size), answer)
+    return drawn.crop((0, size[1], *drawn.size))
+
+
+def test_size_of_the_caption():
+    font_size = (640 * 480) ** 0.5 / 36
+    line = round(sum(_font(font_size).getmetrics()) * 1.35)
+    for lines in (1, 2, 5):
+        assert strip_of("\n".join(["x"] * lines)).size == (640, lines * line + 2 * round(font_size * 0.7))
+    # Small images get letters of 12 pixels, and a line holds 22 of them.
+    assert strip_of("x", (64, 48)).width == 22 * 12
+    assert strip_of("x", (300, 100)).width == 300
+
+
+def test_a_caption_has_forty_lines_at_most():
+    line = round(sum(_font(12.0).getmetrics()) * 1.35)
+
+    def lines(count: int) -> Image.Image:
+        return strip_of("\n".join(["x"] * count), (224, 149))
+
+    height = 2 * round(12 * 0.7) + 40 * line
+    assert lines(39).height == height - line
+    assert lines(40).height == lines(41).height == lines(60).height == height
+    # Only what is cut ends with "…".
+    last = (0, height - line - 8, 264, height)
+    assert changed(lines(40).crop(last), lines(41).crop(last)) is not None
+    assert changed(lines(41), lines(60)) is None
+    assert (
+        changed(lines(40), strip_of("\n".join(["x"] * 39 + ["x…"]), (224, 149)).crop((0, 0, 264, height))) is not None
+    )
+
+
+def test_a_caption_has_8000_letters_at_most(monkeypatch):
+    assert visualization.MAX_CAPTION_LENGTH == 8000  # as `draw_grounded_text` says
+    monkeypatch.setattr(visualization, "MAX_CAPTION_LENGTH", 60)
+    assert changed(strip_of("x" * 60), strip_of("x" * 61)) is not None
+    assert changed(strip_of("x" * 61), strip_of("x" * 90)) is None
+
+
+def test_phrases_are_marked_where_they_stand():
+    font = _font((640 * 480) ** 0.5 / 36)
+    margin = round(font.size * 0.7)
+    strip = strip_of("I see <p>a dog</p> <roi><r0></roi> and <p>cats</p> <roi><r1></roi>.")
+    starts = {PALETTE[0]: "I see ", PALETTE[1]: "I see a dog and "}
+    for color, before in starts.items():
+        phrase = "a dog" if color == PALETTE[0] else "cats"
+        left = margin + font.getlength(before)
+        right = left + font.getlength(phrase)
+        for shade in (color, _tint(color)):
+            x1, _, x2, _ = colored(strip, shade)
+            assert abs(x1 - left) <= 1 and abs(x2 - right) <= 2
+        underline, marked = colored(strip, color), colored(strip, _tint(color))
+        assert underline[3] - underline[1] == max(2, round(font.size / 8))
+        assert marked[3] == underline[1]
+    # Letters are black, on the marks and beside them, and nothing stands in the margins.
+    assert colored(strip, BLACK)[0] >= margin - 1 and strip.getpixel((margin - 2, strip.height // 2)) == WHITE
+    plain = strip_of("I see a dog and cats.")
+    assert colored(strip, BLACK) == colored(plain, BLACK)
+
+
+@pytest.mark.parametrize("text", ["aaa bbb ccc", "aaabbbccc", "aaa  bbb", "aa\n\nbb", "a", ""])
+def test_lines_are_as_long_as_they_can_be(text):
+    font = _font(12.0)
+    for limit in range(1, 90):
+        lines = _wrapped(text, font, limit)
+        for (start, end), (following, _) in pairwise(lines):
+            if "\n" in text[end : following + 1]:
+                continue
+            # The next word, or the next letter of a word that had to be broken, would not have fit.
+            next_word = text[following:].split("\n")[0].split(" ")[0]
+            more = text[start:following] + (next_word if " " in text[end:following] else text[following])
+            assert font.getlength(more) > limit or end - start == 1
+
+
+def test_a_line_may_be_exactly_as_wide_as_its_room():
+    font = _font(12.0)
+    width = font.getlength("aaa bbb")
+    assert _wrapped("aaa bbb", font, width) == [(0, 7)]
+    assert _wrapped("aaa bbb", font, width - 0.1) == [(0, 3), (4, 7)]
+    word = font.getlength("aaaa")
+    assert _wrapped("aaaaa", font, word) == [(0, 4), (4, 5)]
+    assert _wrapped("aaaaa", font, word - 0.1) == [(0, 3), (3, 5)]
