@@ -18,6 +18,7 @@ from transformers_groma._files import (
     complete_file,
     complete_folder,
     locked,
+    naming,
     one_writer,
     write_file,
     write_files,
@@ -162,7 +163,7 @@ def test_a_full_disk_leaves_none_of_the_files(tmp_path, monkeypatch):
 def test_missing_permission_names_the_output(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "a", tmp_path / "file" / "b" / "a"):
-        with pytest.raises(OutputError, match=f"^{path} cannot be written .*See to its permissions, or pass another"):
+        with pytest.raises(OutputError, match=f"^{path} cannot be written .*. Pass another output folder.$"):
             write_file(path, b"")
     with pytest.raises(OutputError, match=f"^{tmp_path / 'file' / 'a'} cannot be written"):
         replace(tmp_path / "file" / "a")
@@ -198,6 +199,38 @@ def test_errors_of_writing_are_told_from_others(tmp_path, monkeypatch, error, re
         name = "/elsewhere" if getattr(error, "filename", None) == "/elsewhere" else "out"
         assert isinstance(caught.value, OutputError)
         assert str(caught.value).startswith(f"{name} cannot be written ({reason}). ")
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "Free some space, or pass another output folder."),
+        (errno.EDQUOT, "Free some space, or pass another output folder."),
+        (errno.EACCES, "See to its permissions, or pass another output folder."),
+        (errno.EPERM, "See to its permissions, or pass another output folder."),
+        (errno.EROFS, "See to its permissions, or pass another output folder."),
+        (errno.EISDIR, "Pass another output folder."),
+    ],
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_the_remedy_fits_the_error(number, remedy, named):
+    error = OSError(number, os.strerror(number), "out/a" if named else None)
+    with pytest.raises(OutputError) as caught, naming("out"):
+        raise error
+    assert str(caught.value) == f"out cannot be written ({os.strerror(number)}). {remedy}"
+    assert caught.value.errno == number and caught.value.__cause__ is error
+    with pytest.raises(OutputError) as caught, naming("out"):
+        raise OSError("odd")
+    assert str(caught.value) == "out cannot be written (odd). Pass another output folder."
+
+
+@pytest.mark.parametrize("block", [writing, naming])
+def test_an_output_is_named_once(block):
+    """By the innermost block, which knows it best."""
+    error = OutputError("a cannot be written")
+    with pytest.raises(OutputError) as caught, block("b"):
+        raise error
+    assert caught.value is error
 
 
 def test_a_folder_appears_when_it_is_complete(tmp_path):

@@ -411,9 +411,12 @@ def _keep(path: Path, backup: Path) -> None:
 
 def _output_error(output: str | os.PathLike, reason: str, error: Exception) -> OutputError:
     number = getattr(error, "errno", None)
-    is_full = number in (errno.ENOSPC, errno.EDQUOT) or "space" in reason
-    remedy = "Free some space" if is_full else "See to its permissions"
-    result = OutputError(f"{output} cannot be written ({reason}). {remedy}, or pass another output folder.")
+    remedy = "Pass another output folder."
+    if number in (errno.ENOSPC, errno.EDQUOT) or "space" in reason:
+        remedy = "Free some space, or pass another output folder."
+    elif number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        remedy = "See to its permissions, or pass another output folder."
+    result = OutputError(f"{output} cannot be written ({reason}). {remedy}")
     result.errno = number
     return result
 
