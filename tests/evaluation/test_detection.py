@@ -455,3 +455,34 @@ def test_batches_of_any_size_give_the_same_figures():
 def test_a_score_of_zero_is_a_score():
     rows = np.array([[[0.0, 0, 20, 20, 0.0], [-100.0] * 5]])
     assert unpack_detections(rows)[0].boxes.tolist() == [[0, 0, 20, 20]]
+
+
+def test_every_figure_is_over_its_own_thresholds_sizes_and_numbers_of_boxes():
+    """Twelve small wrong boxes rank first; then a medium target is found with an IoU of 0.6, and a large one exactly."""
+    targets = np.array([[0.0, 0.0, 50.0, 50.0], [200.0, 200.0, 400.0, 400.0]])
+    wrong = np.tile([[500.0, 500.0, 510.0, 510.0]], (12, 1))
+    boxes = np.concatenate([wrong, [[0.0, 0.0, 50.0, 30.5]], targets[1:]])
+    scores = np.array([*[0.9] * 12, 0.8, 0.7])
+    metrics = class_agnostic_detection_metrics([(boxes, scores)], [targets])
+    expected = {
+        **{"ar@1": 0.0, "ar@10": 0.0, "ar@100": 0.65, "recall@0.5": 1.0, "recall@0.75": 0.5},
+        **{"ar_small": -1.0, "ar_medium": 0.3, "ar_large": 1.0, "ap_small": -1.0, "ap_medium": 0.3, "ap_large": 1.0},
+        # 101 recall thresholds; 51 of them are reached with one of two targets.
+        **{"ap@0.5": 2 / 14, "ap@0.75": 51 / 101 / 14, "ap": (3 * 2 / 14 + 7 * 51 / 101 / 14) / 10},
+    }
+    assert metrics == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("counts", [(0, 1), (-1, 5), (5, 5), (10, 1)])
+def test_numbers_of_detections_rise_and_are_positive(counts):
+    with pytest.raises(ValueError, match="`max_detections` must be rising positive numbers"):
+        class_agnostic_detection_metrics([(TARGETS, np.ones(3))], [TARGETS], counts)
+    assert class_agnostic_detection_metrics([(TARGETS, np.ones(3))], [TARGETS], (1, 2))["ar@2"] == pytest.approx(2 / 3)
+
+
+def test_categories_are_told_apart_on_demand():
+    box = {"image_id": 1, "bbox": [10.0, 10.0, 50.0, 50.0]}
+    truth = [{**box, "category_id": 1, "area": 2500.0, "iscrowd": 0}]
+    found = [{**box, "category_id": 2, "score": 0.7}]
+    assert coco_metrics(truth, found, [1])["ar@1"] == 1
+    assert coco_metrics(truth, found, [1], use_categories=True)["ar@1"] == 0
