@@ -202,6 +202,17 @@ def test_nms_thresholds_and_limits():
     assert B.nms(boxes, scores, 0.5, max_boxes=2).tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_nms_leaves_out_what_is_not_finite(bad):
+    boxes = torch.tensor([[0.0, 0, 2, 2], [4, 4, 5, 5], [6, 6, 7, 7]])
+    for scores, expected in (([0.5, bad, 0.9], [2, 0]), ([0.5, 0.9, 0.7], [1, 2, 0])):
+        assert B.nms(boxes, torch.tensor(scores), 0.5).tolist() == expected
+    for place in range(4):
+        spoiled = boxes.clone()
+        spoiled[1, place] = bad
+        assert B.nms(spoiled, torch.tensor([0.5, 0.9, 0.7]), 0.5).tolist() == [2, 0]
+
+
 # ------------------------------------------------------------------------------------------- both sides of every limit
 
 

@@ -402,7 +402,8 @@ def nms(
         boxes (`Tensor` of shape `(N, 4)`): `xyxy` boxes.
         scores (`Tensor` of shape `(N,)`): their scores; equal scores keep their input order.
         iou_threshold (`float`): a box is dropped when its IoU with a kept, better box is > this.
-        score_threshold (`float`): only boxes with a score > this take part; 0 lets all boxes take part.
+        score_threshold (`float`): only boxes with a score > this take part; 0 lets all boxes take part. A box that is not finite,
+            or whose score is not, never does.
         max_boxes (`int`, *optional*): keep only this many of the best boxes.
 
     Returns:
@@ -415,6 +416,7 @@ def nms(
     """
     order = scores.argsort(descending=True, stable=True)
     valid = torch.ones_like(order, dtype=torch.bool) if score_threshold == 0 else scores[order] > score_threshold
+    valid = finite_slots(boxes[order], valid & scores[order].isfinite())
     kept = nms_mask(boxes[order][None], valid[None], iou_threshold)[0]
     return order[kept][:max_boxes]
 
