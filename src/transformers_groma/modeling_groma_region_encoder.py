@@ -204,8 +204,8 @@ def _coordinate_maps(feature_map: Tensor) -> Tensor:
     """x and y in -1..1 at every pixel: `(1, 2, H, W)`."""
     height, width = feature_map.shape[-2:]
     y, x = torch.meshgrid(
-        torch.linspace(-1, 1, height, device=feature_map.device),
-        torch.linspace(-1, 1, width, device=feature_map.device),
+        torch.linspace(-1, 1, height, dtype=torch.float32, device=feature_map.device),
+        torch.linspace(-1, 1, width, dtype=torch.float32, device=feature_map.device),
         indexing="ij",
     )
     return torch.stack([x, y])[None].to(feature_map.dtype)
