@@ -177,3 +177,33 @@ def test_the_hub_out_of_reach(tmp_path, log_lines):
 def test_unknown_source():
     with pytest.raises(ValueError, match="'fast'"):
         use_kernels("fast")
+
+
+class TestComputingDtype:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+    def test_of_the_first_weight(self, dtype):
+        first, second = torch.nn.Linear(2, 2, dtype=dtype), torch.nn.Linear(2, 2, dtype=torch.float32)
+        assert ops.computing_dtype(torch.nn.Sequential(torch.nn.ReLU(), first, second), torch.float64) == dtype
+
+    @pytest.mark.parametrize("quantized", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+    def test_quantized_weights_do_not_count(self, quantized):
+        layer = torch.nn.Linear(2, 2, dtype=torch.float16)
+        layer.weight = torch.nn.Parameter(layer.weight.to(quantized), requires_grad=False)
+        assert ops.computing_dtype(layer, torch.float32) == torch.float16  # its bias
+        layer.bias = None
+        assert ops.computing_dtype(layer, torch.float32) == torch.float32
+        assert (
+            ops.computing_dtype(torch.nn.Sequential(layer, torch.nn.Linear(1, 1).half()), torch.float32)
+            == torch.float16
+        )
+
+    def test_offloaded_weights_and_weights_that_are_no_parameters(self):
+        assert (
+            ops.computing_dtype(torch.nn.Linear(2, 2, device="meta", dtype=torch.bfloat16), torch.float32)
+            == torch.bfloat16
+        )
+        layer = torch.nn.Linear(2, 2, bias=False)
+        weight = layer.weight.data.half()
+        del layer.weight
+        layer.weight = weight  # as FSDP's first version while a layer runs
+        assert ops.computing_dtype(layer, torch.float32) == torch.float16

@@ -175,6 +175,14 @@ def test_tied_weights(tmp_path, device_map):
     assert_equal_results(model, "whole", results(tied, "whole"))
 
 
+def test_an_automatic_device_map(built, folders, tmp_path):
+    """What does not fit into 400 KB lies on disk: half of the model, single weights of the region proposer among them."""
+    options = {"device_map": "auto", "max_memory": {"cpu": 400_000}, "offload_folder": tmp_path}
+    model = GromaForConditionalGeneration.from_pretrained(folders["whole"], **options)
+    assert {"cpu", "disk"} == set(model.hf_device_map.values())
+    assert_equal_results(model, "whole", built["whole"][1])
+
+
 def test_load_checkpoint_and_dispatch(built, tmp_path):
     model, expected = built["whole"]
     torch.save(model.state_dict(), tmp_path / "weights.bin")
