@@ -257,6 +257,11 @@ def convert(
     if evaluation or single:
         boxes, captions = [region_box(regions[0])], [plain_text(regions[0].expressions[0])]
     else:
+        faults = {region.fault for region in regions}
+        if len(faults) == 1 and None not in faults:
+            # All of them have the fault of their picture.
+            fault = faults.pop()
+            raise SkipRecord(fault.reason, fault.detail)
         usable, left_out = usable_regions(regions)
         yield from left_out
         if not usable:
