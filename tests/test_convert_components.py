@@ -346,3 +346,29 @@ def test_other_combinations(tmp_path):
         assemble_components(tmp_path / "out", detector="somewhere")
     with pytest.raises(ValueError, match="group_norm_groups.*whole Groma"):
         assemble_components(tmp_path / "out", vision_encoder="x", region_encoder={"group_norm_groups": 4})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_leaves_the_regions_as_they_are(language_model, detector, tmp_path, dtype):
+    folder = assemble_components(tmp_path / "out", detector=detector, language_model=language_model, dtype=dtype)
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    perceiver = GromaForRegionProposal.from_pretrained(detector)
+    for name in ("vision_tower", "region_proposer"):
+        written = model.model.get_submodule(name).state_dict()
+        assert all(
+            torch.equal(written[key], weight) for key, weight in perceiver.get_submodule(name).state_dict().items()
+        )
+    pixels = torch.randn(2, 3, VISION["image_size"], VISION["image_size"])
+    assert torch.equal(model.propose_regions(pixels).boxes, perceiver.propose_regions(pixels).boxes)
+    others = {"region_encoder", "multi_modal_projector", "language_model"}
+    assert {weight.dtype for name in others for weight in model.model.get_submodule(name).parameters()} == {dtype}
+    assert model.config.dtype == dtype and model.lm_head.weight.dtype == dtype
+
+
+def test_a_detector_in_half_precision_is_loaded_in_float32(tmp_path):
+    config = Dinov2Config(**{**VISION, "image_size": 448}, mlp_ratio=2)
+    Dinov2Model(config).save_pretrained(tmp_path / "vision")
+    folder = assemble_components(tmp_path / "out", vision_encoder=tmp_path / "vision", dtype=torch.bfloat16)
+    detector = GromaForRegionProposal.from_pretrained(folder)
+    assert {weight.dtype for weight in detector.parameters()} == {torch.float32}
+    assert (folder / "model.safetensors").stat().st_size < 2.1 * detector.num_parameters()

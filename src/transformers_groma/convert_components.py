@@ -82,7 +82,8 @@ def assemble_components(
     Args:
         output_dir (`str` or `Path`): folder to write; it must be new or empty. It appears only when it is complete.
         detector, language_model, vision_encoder (`str` or `Path`, *optional*): folders or Hub names of the components.
-        dtype (`torch.dtype`): dtype of the written weights.
+        dtype (`torch.dtype`): dtype of the written weights. The vision encoder and the region proposer of `detector` stay in
+            float32: its regions are those of the model.
         overwrite (`bool`): replace an `output_dir` that exists.
         region_encoder (`Mapping[str, Any]`, *optional*): sizes of the region encoder, by their names in `GromaRegionEncoderConfig`:
             `vision_feature_layers`, `num_fuse_layers`, `group_norm_groups`, `roi_output_size`, `roi_sampling_ratio`,
@@ -126,6 +127,9 @@ def _assemble_detector(vision_encoder: str | Path, dtype: torch.dtype, folder: P
         pretrained[name] = resize_position_table(pretrained[name], size=(grid, grid))
     model.vision_tower.load_state_dict(pretrained)
     model.save_pretrained(folder)
+    # Only the files are in half precision: it is loaded in float32, as every detector is.
+    vars(model.config).pop("part_dtypes", None)
+    model.config.save_pretrained(folder)
     GromaImageProcessorPil(size={"height": LEGACY_IMAGE_SIZE, "width": LEGACY_IMAGE_SIZE}).save_pretrained(folder)
 
 
@@ -159,6 +163,9 @@ def _assemble_groma(
         },
     )
     model = GromaForConditionalGeneration(config).to(dtype)
+    # What chooses regions keeps the detector's precision, as in a model that is loaded in half precision.
+    model.model.vision_tower.to(perceiver.vision_tower.dtype)
+    model.model.region_proposer.to(perceiver.vision_tower.dtype)
     model.model.vision_tower.load_state_dict(perceiver.vision_tower.state_dict())
     model.model.region_proposer.load_state_dict(perceiver.region_proposer.state_dict())
     if is_whole:

@@ -62,7 +62,11 @@ def add_convert(commands: "argparse._SubParsersAction") -> None:
     )
     for name, (kind, metavar, text) in REGION_ENCODER_OPTIONS.items():
         sizes.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text)
-    convert.add_argument("--dtype", choices=DTYPES, help="of the written weights; as in LEGACY_DIR, else float32")
+    convert.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="of the written weights, but for those of --detector; as in LEGACY_DIR, else float32",
+    )
     convert.add_argument("--overwrite", action="store_true", help="replace OUT_DIR if it exists")
 
 
