@@ -208,3 +208,37 @@ def test_worst_first():
     assert worst_first([], 3) == worst_first([1.0], 0) == []
     with pytest.raises(ValueError, match="`count` must not be negative, got -1"):
         worst_first([1.0], -1)
+
+
+def test_cases_are_marked_right_and_wrong(tmp_path):
+    verdicts = ["wrong", "right", "partly right", "", "wrong"]
+    page = Page(write_gallery(tmp_path, [case(verdict=verdict) for verdict in verdicts]).read_text(encoding="utf-8"))
+    assert not page.open
+    assert [article["class"] for article in page.all("article")] == [
+        "wrong",
+        "right",
+        "partly-right",
+        "not-judged",
+        "wrong",
+    ]
+    badges = [span["class"] for span in page.all("span") if "badge" in span.get("class", "")]
+    # The head counts them, each case has its own; signs tell them apart without colours, too.
+    assert badges[:3] == ["badge right", "badge partly-right", "badge wrong"]
+    assert badges[3:] == ["badge wrong", "badge right", "badge partly-right", "badge wrong"]
+    assert page.text.count("✗ wrong") == 3 and page.text.count("✓ right") == 2 and "✗ wrong 2" in page.text
+
+
+def test_what_was_expected_stands_beside_what_was_answered(tmp_path):
+    def texts(**changes):
+        return Page(write_gallery(tmp_path, [case(**changes)]).read_text(encoding="utf-8")).text
+
+    shown = texts(expected=["a cup", "the cup"])
+    assert "a cup / the cup" in shown
+    assert re.search(r"Box of the answer\s*300.0\s+200.0\s+400.0\s+300.0", shown)
+    assert re.search(r"Expected box\s*100.0\s+100.0\s+250.0\s+350.0", shown)
+    assert "(none)" in texts(predicted_boxes_xyxy=[])
+    pointed = texts(predicted_boxes_xyxy=[], target_name="Box of the question")
+    assert "(none)" not in pointed and "Box of the question" in pointed and "Expected box" not in pointed
+    many = texts(predicted_boxes_xyxy=[[1.0, 1, 9, 9]] * 3)
+    assert "Box of the answer" not in many and "3 boxes in the answer" in many
+    assert "Box of the answer" in texts(predicted_boxes_xyxy=[[1.0, 1, 9, 9]] * 2)

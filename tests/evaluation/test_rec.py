@@ -3,6 +3,7 @@
 import pytest
 
 from transformers_groma.evaluation import rec
+from transformers_groma.evaluation.benchmark import verdict_of_score
 
 from .samples import BOX, answer, dataset, files_in, rec_dataset, rec_row
 
@@ -46,3 +47,15 @@ def test_the_protocol_is_that_of_the_paper():
     assert rec.BENCHMARK.max_new_tokens == 3 and rec.BENCHMARK.task == "rec"
     values = [entry.value for entry in rec.PUBLISHED]
     assert len(values) == 8 and sum(values) / 8 == pytest.approx(0.8652, abs=1e-4)  # the paper's average
+
+
+@pytest.mark.parametrize(("score", "verdict"), [(0.0, "wrong"), (0.5, "wrong"), (0.500001, "right"), (1.0, "right")])
+def test_verdicts(score, verdict):
+    assert rec.BENCHMARK.verdict(score, None, {}) == verdict
+
+
+@pytest.mark.parametrize(
+    ("score", "verdict"), [(0.0, "wrong"), (0.01, "partly right"), (0.99, "partly right"), (1.0, "right")]
+)
+def test_verdicts_of_other_benchmarks(score, verdict):
+    assert verdict_of_score(score, None, {}) == verdict

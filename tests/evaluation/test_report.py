@@ -43,13 +43,53 @@ def test_figures_stand_beside_those_of_the_paper():
 
 
 @pytest.mark.parametrize(
-    "change", [{"sources": ["shapes-rec"]}, {"sources": ["refcoco", "refcocog"]}, {"split": "train"}]
+    "change",
+    [
+        {"sources": ["shapes-rec"]},
+        {"sources": ["refcoco", "refcocog"]},
+        {"split": "train"},
+        {"split": "test"},
+        {"limit": 5},
+    ],
 )
 def test_other_data_have_no_figures_of_the_paper_beside_them(change):
     run = Results("rec", {"acc@0.5": 0.5}, {**SETTINGS, **change}, 10, 4.0, True)
     report = markdown_report(rec.BENCHMARK, run)
     assert cells(report, "figure") == ["figure", "this run", "meaning"]
-    assert "## Groma-7B in the paper" in report and "89.53" in report
+    assert "paper)" not in report.replace("(the paper's)", "") and "89.53" not in report
+    assert "## Groma-7B" not in report
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "source", "split", "figure", "value"),
+    [
+        (rec.BENCHMARK, "refcoco", "validation", "acc@0.5", "89.53"),
+        (rec.BENCHMARK, "refcoco", "testA", "acc@0.5", "92.09"),
+        (rec.BENCHMARK, "refcocog", "test", "acc@0.5", "87.01"),
+        (proposals.BENCHMARK, "coco", "validation", "queries_ap", "43.60"),
+        (proposals.BENCHMARK, "coco", "train", "queries_ap", None),
+        (lvis_ground.BENCHMARK, "lvis_ground", "test", "ar", "28.80"),
+        (lvis_ground.BENCHMARK, "lvis_ground", "val", "ar", None),
+        (region_caption.BENCHMARK, "refcocog", "val", "cider", "107.30"),
+        (region_caption.BENCHMARK, "refcocog", "test", "cider", None),
+        (region_caption.BENCHMARK, "visual_genome", "test", "meteor", "19.00"),
+        (region_caption.BENCHMARK, "visual_genome", "val", "meteor", None),
+    ],
+)
+def test_the_paper_is_quoted_for_the_same_dataset_and_split_only(benchmark, source, split, figure, value):
+    settings = {**SETTINGS, "sources": [source], "split": split}
+    report = markdown_report(benchmark, Results(benchmark.name, {figure: 0.5}, settings, 10, 4.0, True))
+    assert ("## Groma-7B in the paper" in report) is (value is not None)
+    assert (cells(report, figure)[2] == value) is (value is not None)
+
+
+def test_the_gallery_is_named_if_it_is_there(tmp_path):
+    done = results(**{"acc@0.5": 0.5})
+    write_report(tmp_path, rec.BENCHMARK, done)
+    assert "gallery" not in (tmp_path / "results.md").read_text()
+    (tmp_path / "gallery.html").write_text("")
+    write_report(tmp_path, rec.BENCHMARK, done)
+    assert "[gallery.html](gallery.html)" in (tmp_path / "results.md").read_text()
 
 
 def test_nothing_to_measure_and_figures_that_are_no_shares():

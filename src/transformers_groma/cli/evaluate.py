@@ -125,8 +125,10 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         else:
             rows = load_benchmark_rows(arguments.dataset, arguments.split)
     dataset = rows.dataset
-    if arguments.limit is not None:
-        dataset = dataset.select(range(min(arguments.limit, len(dataset))))
+    notes = {} if arguments.judge is None else {"judge": arguments.judge}
+    if arguments.limit is not None and arguments.limit < len(dataset):
+        dataset = dataset.select(range(arguments.limit))
+        notes["limit"] = arguments.limit  # a part of a dataset does not compare with what others report for all of it
     judge = None
     errors: tuple[type[Exception], ...] = (ValueError, OSError)
     if arguments.judge is not None:
@@ -172,7 +174,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
             model_name=Path(model).name if arguments.model is None else model,
             dataset_name=rows.name,
             split=rows.split,
-            notes={} if arguments.judge is None else {"judge": arguments.judge},
+            notes=notes,
         )
     except OutputError:
         raise  # it names the output

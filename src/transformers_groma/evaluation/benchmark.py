@@ -76,6 +76,25 @@ def answer_and_target_boxes(prediction: Prediction, row: Row) -> tuple[list[list
     return prediction.boxes_xyxy, row.get("target_boxes_xyxy") or []
 
 
+RIGHT, PARTLY_RIGHT, WRONG, NOT_JUDGED = "right", "partly right", "wrong", ""
+
+
+def verdict_of_score(score: float, prediction: Prediction, row: Row) -> str:
+    """An answer of score 1 is right, one of 0 wrong, and everything between partly right.
+
+    Args:
+        score (`float`): of `score_rows`, 0..1.
+        prediction (`Prediction`): the answer.
+        row (`Mapping`): the row, without its image.
+
+    Returns:
+        `str`: "right", "partly right" or "wrong".
+    """
+    if score >= 1:
+        return RIGHT
+    return PARTLY_RIGHT if score > 0 else WRONG
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """A benchmark.
@@ -99,6 +118,9 @@ class Benchmark:
         more_columns (`tuple[str, ...]`): columns that it reads beside those of its schema, where they are there.
         drawn_boxes (`Callable[[Prediction, Mapping], tuple[list, list]]`): the boxes of an answer and those that are right, `xyxy` in
             pixels, for pictures.
+        verdict (`Callable[[float, Prediction, Mapping], str]`): whether an answer of a score is "right", "partly right" or "wrong";
+            empty where nobody can say.
+        target_name (`str`): what the right boxes of `drawn_boxes` are called beside a picture.
     """
 
     name: str
@@ -115,6 +137,8 @@ class Benchmark:
     max_new_tokens: int = 0
     more_columns: tuple[str, ...] = ()
     drawn_boxes: Callable[[Prediction, Row], tuple[list[list[float]], list[list[float]]]] = answer_and_target_boxes
+    verdict: Callable[[float, Prediction, Row], str] = verdict_of_score
+    target_name: str = "Expected box"
 
 
 def rows_without_image(dataset: Dataset) -> list[dict[str, Any]]:
@@ -213,6 +237,10 @@ def question_text(row: Row) -> str:
 
 __all__ = [
     "answer_and_target_boxes",
+    "NOT_JUDGED",
+    "PARTLY_RIGHT",
+    "RIGHT",
+    "WRONG",
     "Benchmark",
     "BenchmarkRows",
     "Figure",
@@ -221,4 +249,5 @@ __all__ = [
     "question_text",
     "row_name",
     "rows_without_image",
+    "verdict_of_score",
 ]

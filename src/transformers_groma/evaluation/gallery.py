@@ -31,6 +31,11 @@ TARGET_COLOR: Color = PALETTE[1]
 MIN_SIDE, MAX_SIDE = 480, 960
 # Above this, IoU labels would hide the picture.
 MAX_LABELLED_BOXES = 12
+# So many boxes are written beside a case at once; the others unfold.
+MAX_SHOWN_BOXES = 2
+EXPECTED_BOX = "Expected box"
+# Signs as well as colours: not everyone can tell the colours apart.
+SIGNS = {"right": "\u2713 right", "partly right": "\u25d0 partly right", "wrong": "\u2717 wrong"}
 JPEG_QUALITY = 90
 
 
@@ -46,6 +51,9 @@ class GalleryCase:
         predicted_boxes_xyxy (`Sequence` of n boxes): of the answer, in its order; `xyxy` in absolute pixels of the upright image.
         target_boxes_xyxy (`Sequence` of m boxes): the truth; `xyxy` in the same pixels.
         score (`float`): how good the answer is, as the benchmark has it.
+        verdict (`str`): "right", "partly right" or "wrong"; empty where nobody can say.
+        expected (`Sequence[str]`): texts that the answer is compared with, if it is.
+        target_name (`str`): what a target is called in words.
     """
 
     image: Image.Image
@@ -55,6 +63,9 @@ class GalleryCase:
     predicted_boxes_xyxy: Sequence[Box]
     target_boxes_xyxy: Sequence[Box]
     score: float
+    verdict: str = ""
+    expected: Sequence[str] = ()
+    target_name: str = EXPECTED_BOX
 
 
 def worst_first(scores: Sequence[float], count: int) -> list[int]:
@@ -148,6 +159,11 @@ def write_gallery(
         title=_html(title),
         note=f"<p>{_html(note)}</p>" if note else "",
         count=f"{len(cards)} case{'' if len(cards) == 1 else 's'}",
+        verdicts="\n".join(
+            f"<li>{_badge(verdict)} {number}</li>"
+            for verdict in SIGNS
+            if (number := sum(case.verdict == verdict for case in cases)) > 0
+        ),
         style=STYLE.replace("PREDICTED", _css(PREDICTED_COLOR)).replace("TARGET", _css(TARGET_COLOR)),
         cards="\n".join(cards),
     )
@@ -175,6 +191,7 @@ PAGE = """\
 <li><span class="predicted"></span>box of the answer: number, best IoU with a target</li>
 <li><span class="target"></span>target</li>
 <li>{count}</li>
+{verdicts}
 </ul>
 </header>
 <main>
@@ -185,11 +202,11 @@ PAGE = """\
 """
 
 CARD = """\
-<article id="case-{number}">
+<article id="case-{number}" class="{verdict_class}">
 <img src="data:image/jpeg;base64,{picture}" width="{width}" height="{height}" alt="{alt}" loading="lazy">
 <div class="text">
 <h2><a href="#case-{number}">{number}</a> {title}</h2>
-<p class="score" title="score"><span class="bar"><span style="width:{percent}%"></span></span>{score}</p>
+{verdict}<p class="score" title="score"><span class="bar"><span style="width:{percent}%"></span></span>{score}</p>
 <dl>{texts}</dl>
 <details><summary>{summary}</summary><pre>{boxes}</pre></details>
 </div>
@@ -212,6 +229,11 @@ li span { flex: none; width: 2rem; height: 1rem; }
 .target { border: 3px dashed TARGET; }
 main { display: grid; gap: 1.25rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); align-items: start; }
 article { background: var(--card); border: 1px solid var(--line); border-radius: 8px; overflow: hidden; }
+article.right { border-top: 6px solid #009e73; }
+article.partly-right { border-top: 6px solid #e69f00; }
+article.wrong { border-top: 6px solid #d55e00; }
+.badge { display: inline-block; border-radius: 4px; padding: .05rem .5rem; font-weight: 600; color: #fff; width: auto; height: auto; }
+.badge.right { background: #00735a; } .badge.partly-right { background: #8a5f00; } .badge.wrong { background: #b34700; }
 article:target { outline: 3px solid PREDICTED; }
 img { display: block; width: 100%; height: auto; max-height: 32rem; object-fit: contain; background: var(--line); }
 .text { padding: .75rem 1rem 1rem; }
@@ -261,7 +283,7 @@ def _draw_dashed(picture: Image.Image, boxes: Sequence[Box]) -> None:
 
 def _with_texts(picture: Image.Image, case: GalleryCase) -> Image.Image:
     """The picture with the texts of the case under it, so that it tells all when it is sent around alone."""
-    lines = [f"{case.title}   score {_number(case.score)}"]
+    lines = [f"{case.title}   {case.verdict}{', ' if case.verdict else ''}score {_number(case.score)}"]
     lines += [f"{name}: {text}" for name, text in _texts(case)]
     texts = GroundedText(text="\n".join(lines), phrases=[], regions=[], unknown_region_ids=(), markup="")
     return draw_grounded_text(picture, texts)
@@ -281,6 +303,8 @@ def _card(number: int, case: GalleryCase, picture: Image.Image) -> str:
         height=picture.height,
         alt=_html(case.title),
         title=_html(case.title),
+        verdict=_badge(case.verdict),
+        verdict_class=case.verdict.replace(" ", "-") or "not-judged",
         score=_number(case.score),
         percent=round(100 * share),
         texts="".join(f"<dt>{name}</dt><dd>{_html(text)}</dd>" for name, text in _texts(case)),
@@ -290,9 +314,22 @@ def _card(number: int, case: GalleryCase, picture: Image.Image) -> str:
 
 
 def _texts(case: GalleryCase) -> list[tuple[str, str]]:
-    """Question, if there is one, and answer; one without words, as to the question where something is, says so."""
+    """Question, if there is one, answer, and what was expected. An answer without words, as to where something is, says so."""
     answer = case.answer or ("(boxes alone)" if len(case.predicted_boxes_xyxy) else "(nothing)")
-    return [("Question", case.question)] * bool(case.question) + [("Answer", answer)]
+    texts = [("Question", case.question)] * bool(case.question) + [("Answer", answer)]
+    texts += [("Expected", " / ".join(case.expected))] * bool(case.expected)
+    for name, boxes in (("Box of the answer", case.predicted_boxes_xyxy), (case.target_name, case.target_boxes_xyxy)):
+        if 0 < len(boxes) <= MAX_SHOWN_BOXES:
+            texts.append((name, "\n".join(_coordinates(box).strip() for box in boxes)))
+    if case.target_name == EXPECTED_BOX and len(case.target_boxes_xyxy) > 0 and len(case.predicted_boxes_xyxy) == 0:
+        texts.append(("Box of the answer", "(none)"))
+    return texts
+
+
+def _badge(verdict: str) -> str:
+    if verdict not in SIGNS:
+        return ""
+    return f'<span class="badge {verdict.replace(" ", "-")}">{SIGNS[verdict]}</span>'
 
 
 def _html(text: str) -> str:

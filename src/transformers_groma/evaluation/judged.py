@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from datasets import Dataset
 
-from .benchmark import Benchmark, BenchmarkRows, Figure, PublishedFigure, Row, rows_without_image
+from .benchmark import NOT_JUDGED, Benchmark, BenchmarkRows, Figure, PublishedFigure, Row, rows_without_image
 from .llava_bench import (
     MAX_SCORE,
     SOURCE,
@@ -83,6 +83,7 @@ def judged_benchmark(output_dir: Path, judge: "Judge | None" = None) -> Benchmar
         published=PUBLISHED,
         max_new_tokens=MAX_NEW_TOKENS,
         more_columns=MORE_COLUMNS,
+        verdict=lambda *_: NOT_JUDGED,  # a judge's score of 0 to 10 is neither right nor wrong
     )
 
 

@@ -8,10 +8,24 @@ those of phrase grounding. Boxes of an answer are ranked by the score of their r
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 
+from ..boxes import box_iou
 from .as_many import any_recall, as_many_recall, as_many_recall_of_each, merged_boxes_recall
-from .benchmark import Benchmark, BenchmarkRows, Box, Figure, PublishedFigure, Row, row_name, rows_without_image
+from .benchmark import (
+    PARTLY_RIGHT,
+    RIGHT,
+    WRONG,
+    Benchmark,
+    BenchmarkRows,
+    Box,
+    Figure,
+    PublishedFigure,
+    Row,
+    row_name,
+    rows_without_image,
+)
 from .lvis_eval import lvis_ground_eval
 from .plots import plot_recall_by_size
 from .predictions import Prediction
@@ -45,7 +59,7 @@ FIGURES = tuple(
     for name, which in RECALLS.items()
 )
 PUBLISHED = tuple(
-    PublishedFigure("lvis_ground", "", name, value)
+    PublishedFigure("lvis_ground", "test", name, value)
     for name, value in zip(RECALLS, (0.288, 0.379, 0.303, 0.087, 0.356, 0.643), strict=True)
 )
 
@@ -119,6 +133,35 @@ def score_lvis_ground_rows(predictions: Sequence[Prediction], rows: Sequence[Row
     return as_many_recall_of_each(boxes, scores, [row["target_boxes_xyxy"] for row in rows]).tolist()
 
 
+def lvis_ground_verdict(score: float, prediction: Prediction, row: Row) -> str:
+    """An answer is right if it has one box for each target and finds all of them at an IoU of 0.5, wrong if it finds none.
+
+    Args:
+        score (`float`): its recall.
+        prediction (`Prediction`): the answer.
+        row (`Mapping`): the row.
+
+    Returns:
+        `str`: "right", "partly right" or "wrong".
+
+    Example:
+    >>> from transformers_groma.evaluation.predictions import PredictedPhrase
+    >>> dog, cat = [0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 30.0, 10.0]
+    >>> both = {"target_boxes_xyxy": [dog, cat]}
+    >>> [lvis_ground_verdict(0.0, Prediction(0, "7", "", [PredictedPhrase("", boxes, [1.0] * len(boxes))], ""), both)
+    ...  for boxes in ([cat, dog], [dog], [[50.0, 0.0, 60.0, 10.0]])]
+    ['right', 'partly right', 'wrong']
+    """
+    boxes, targets = prediction.boxes_xyxy, row["target_boxes_xyxy"]
+    if not boxes:
+        return WRONG
+    iou = box_iou(torch.tensor(targets), torch.tensor(boxes))
+    found = int((iou.amax(dim=1) >= 0.5).sum())
+    if found == len(targets) == len(boxes):
+        return RIGHT
+    return PARTLY_RIGHT if found > 0 else WRONG
+
+
 def plot_lvis_ground(
     predictions: Sequence[Prediction], rows: Sequence[Row], metrics: Mapping[str, float], output_dir: Path
 ) -> list[Path]:
@@ -154,6 +197,14 @@ BENCHMARK = Benchmark(
     published=PUBLISHED,
     task="grounding",
     max_new_tokens=MAX_NEW_TOKENS,
+    verdict=lvis_ground_verdict,
 )
 
-__all__ = ["BENCHMARK", "lvis_ground_rows", "plot_lvis_ground", "score_lvis_ground", "score_lvis_ground_rows"]
+__all__ = [
+    "BENCHMARK",
+    "lvis_ground_rows",
+    "lvis_ground_verdict",
+    "plot_lvis_ground",
+    "score_lvis_ground",
+    "score_lvis_ground_rows",
+]

@@ -53,7 +53,7 @@ FIGURES = (
     Figure("regions_per_image", "how many regions the language model gets", is_share=False),
 )
 # Table 6: DINOv2 at 448 pixels, after training on COCO alone.
-PUBLISHED = (PublishedFigure("coco", "", "queries_ap", 0.436),)
+PUBLISHED = (PublishedFigure("coco", "validation", "queries_ap", 0.436),)
 
 
 class _Images(NamedTuple):

@@ -10,7 +10,18 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from .benchmark import Benchmark, BenchmarkRows, Box, Figure, PublishedFigure, Row, row_name, rows_without_image
+from .benchmark import (
+    RIGHT,
+    WRONG,
+    Benchmark,
+    BenchmarkRows,
+    Box,
+    Figure,
+    PublishedFigure,
+    Row,
+    row_name,
+    rows_without_image,
+)
 from .plots import plot_iou_histogram
 from .predictions import Prediction
 from .rec_metrics import first_box_ious, rec_accuracy
@@ -96,6 +107,25 @@ def score_rec_rows(predictions: Sequence[Prediction], rows: Sequence[Row]) -> li
     return first_box_ious([prediction.boxes_xyxy for prediction in predictions], _targets(rows)).tolist()
 
 
+def rec_verdict(score: float, prediction: Prediction, row: Row) -> str:
+    """An answer is right if the IoU of its first box is above 0.5, as for `acc@0.5`; otherwise it is wrong.
+
+    Args:
+        score (`float`): that IoU.
+        prediction (`Prediction`): the answer.
+        row (`Mapping`): the row.
+
+    Returns:
+        `str`: "right" or "wrong".
+
+    Example:
+    >>> answer = Prediction(0, "7", "", [], "")
+    >>> rec_verdict(0.51, answer, {}), rec_verdict(0.5, answer, {})
+    ('right', 'wrong')
+    """
+    return RIGHT if score > 0.5 else WRONG
+
+
 def plot_rec(
     predictions: Sequence[Prediction], rows: Sequence[Row], metrics: Mapping[str, float], output_dir: Path
 ) -> list[Path]:
@@ -130,6 +160,7 @@ BENCHMARK = Benchmark(
     published=PUBLISHED,
     task="rec",
     max_new_tokens=MAX_NEW_TOKENS,
+    verdict=rec_verdict,
 )
 
-__all__ = ["BENCHMARK", "plot_rec", "rec_rows", "score_rec", "score_rec_rows"]
+__all__ = ["BENCHMARK", "plot_rec", "rec_rows", "rec_verdict", "score_rec", "score_rec_rows"]

@@ -23,10 +23,10 @@ CAPTION_FIGURES = (
     Figure("exact_match", "share of answers that are one of their references, but for capitals and a full stop"),
 )
 PUBLISHED = (
-    PublishedFigure("refcocog", "", "meteor", 0.168),
-    PublishedFigure("refcocog", "", "cider", 1.073),
-    PublishedFigure("visual_genome", "", "meteor", 0.190),
-    PublishedFigure("visual_genome", "", "cider", 1.584),
+    PublishedFigure("refcocog", "val", "meteor", 0.168),
+    PublishedFigure("refcocog", "val", "cider", 1.073),
+    PublishedFigure("visual_genome", "test", "meteor", 0.190),
+    PublishedFigure("visual_genome", "test", "cider", 1.584),
 )
 
 
@@ -149,6 +149,7 @@ BENCHMARK = Benchmark(
     task="region_caption",
     max_new_tokens=MAX_NEW_TOKENS,
     drawn_boxes=pointed_boxes,
+    target_name="Box of the question",
 )
 
 __all__ = [

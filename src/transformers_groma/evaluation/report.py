@@ -14,6 +14,7 @@ from .benchmark import Benchmark, Figure, PublishedFigure
 
 RESULTS_NAME = "results.json"
 REPORT_NAME = "results.md"
+GALLERY_NAME = "gallery.html"
 PACKAGES = ("transformers-groma", "torch", "transformers", "datasets", "faster-coco-eval", "pycocoevalcap")
 SCALE_NOTE = (
     "Figures are times 100, as papers print them, but those marked with *; `results.json` has them as they are."
@@ -25,6 +26,7 @@ SHOWN_SETTINGS = (
     "dataset",
     "split",
     "rows",
+    "limit",
     "prompt_seed",
     "max_new_tokens",
     "box_score_threshold",
@@ -92,22 +94,26 @@ def write_report(
     output_dir = Path(output_dir)
     contents = {output_dir / RESULTS_NAME: (json.dumps(asdict(results), indent=2) + "\n").encode()}
     if results.complete:
+        report = markdown_report(benchmark, results, pictures, (output_dir / GALLERY_NAME).is_file())
         # Both or neither, and first what people read: a run is finished once `results.json` says so.
-        contents = {output_dir / REPORT_NAME: markdown_report(benchmark, results, pictures).encode(), **contents}
+        contents = {output_dir / REPORT_NAME: report.encode(), **contents}
     write_files(contents)
 
 
-def markdown_report(benchmark: Benchmark, results: Results, pictures: Sequence[str] = ()) -> str:
+def markdown_report(
+    benchmark: Benchmark, results: Results, pictures: Sequence[str] = (), has_gallery: bool = False
+) -> str:
     """The figures of a run as Markdown.
 
     Args:
         benchmark (`Benchmark`): whose results.
         results (`Results`): of the run.
         pictures (`Sequence[str]`): names of plots beside the report.
+        has_gallery (`bool`): whether `gallery.html` is beside it.
 
     Returns:
-        `str`: a table of the figures beside those of the paper, where it has them for this dataset and split; all that the paper
-        has; the settings.
+        `str`: a table of the metrics; beside them, and in a table of their own, those of the paper, if it has some for this dataset
+        and split and all rows were asked; the settings.
     """
     paper = {entry.figure: entry.value for entry in _of_dataset(benchmark.published, results.settings)}
     lines = [f"# {benchmark.title}", "", SCALE_NOTE, ""]
@@ -119,8 +125,10 @@ def markdown_report(benchmark: Benchmark, results: Results, pictures: Sequence[s
         if paper:
             cells.append(_shown(figure, paper.get(figure.name)))
         lines.append(_line([*cells, figure.meaning]))
-    if benchmark.published:
+    if paper:
         lines += ["", "## Groma-7B in the paper", "", *_published_table(benchmark)]
+    if has_gallery:
+        lines += ["", f"[{GALLERY_NAME}]({GALLERY_NAME}) shows the worst answers."]
     if pictures:
         lines += ["", *(f"![{Path(name).stem}]({name})" for name in pictures)]
     speed = (
@@ -152,10 +160,18 @@ def versions() -> dict[str, str]:
 
 
 def _of_dataset(published: Sequence[PublishedFigure], settings: Mapping[str, Any]) -> Iterator[PublishedFigure]:
-    """What the paper has for the dataset and split of a run."""
+    """What the paper has for the dataset and split of a run; nothing for a part of its rows."""
+    if settings.get("limit") is not None:
+        return
+    split = _split_name(settings.get("split"))
     for entry in published:
-        if settings.get("sources") == [entry.dataset] and entry.split in ("", settings.get("split")):
+        if settings.get("sources") == [entry.dataset] and _split_name(entry.split) in ("", split):
             yield entry
+
+
+def _split_name(split: str | None) -> str | None:
+    """One name for the two of the validation split."""
+    return "val" if split == "validation" else split
 
 
 def _published_table(benchmark: Benchmark) -> Iterator[str]:

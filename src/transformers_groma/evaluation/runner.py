@@ -421,6 +421,9 @@ def draw_worst(
                 predicted_boxes_xyxy=predicted,
                 target_boxes_xyxy=targets,
                 score=scores[index],
+                verdict=benchmark.verdict(scores[index], prediction, rows.rows[index]),
+                expected=rows.rows[index].get("references") or (),
+                target_name=benchmark.target_name,
             )
         )
     return write_gallery(output_dir, cases, title=f"{benchmark.title}: worst answers")
