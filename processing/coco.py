@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from processing.coco_format import CocoImage, detection_rows, load_coco_json
+from processing.coco_format import CocoImage, detection_rows, load_coco_files
 from processing.common import run_script, script_parser
 from transformers_groma.data.image_files import BoxesOf
 from transformers_groma.data.left_out import LeftOut
@@ -21,7 +21,7 @@ from transformers_groma.data.left_out import LeftOut
 
 def load_records(annotations: Sequence[Path]) -> list[CocoImage]:
     """One record a picture, in the order of the files."""
-    return [entry for path in annotations for entry in load_coco_json(path).images]
+    return [entry for file in load_coco_files(annotations) for entry in file.images]
 
 
 def convert(

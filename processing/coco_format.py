@@ -3,7 +3,7 @@
 import os
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -122,6 +122,37 @@ def load_coco_json(path: str | os.PathLike) -> CocoFile:
     for reason, count in lost.items():
         print(f"{path}: {count} {reason} are left out, for example {examples[reason]}", file=sys.stderr)
     return CocoFile(entries, *_read_categories(categories, path))
+
+
+def load_coco_files(paths: Iterable[str | os.PathLike]) -> list[CocoFile]:
+    """Read several COCO-style files. Ids are those of their own file; pictures of two files that share one are told on stderr.
+
+    Args:
+        paths (iterable of `str` or `Path`): the files.
+
+    Returns:
+        `list[CocoFile]`: in their order.
+
+    Raises:
+        ValueError: see `load_coco_json`.
+    """
+    files = [load_coco_json(path) for path in paths]
+    names: dict[Any, str] = {}
+    shared: dict[Any, str] = {}
+    for entry in (entry for file in files for entry in file.images if entry.fault is None):
+        # The id that rows have. MDETR's files number captions anew.
+        image = entry.image
+        identity = id_of(image.get("original_id", image.get("original_img_id", image.get("id"))))
+        if names.setdefault(identity, entry.name) != entry.name:
+            shared.setdefault(identity, entry.name)
+    if shared:
+        identity, name = next(iter(shared.items()))
+        print(
+            f"{len(shared)} ids belong to different pictures, for example {identity!r} to {names[identity]} and {name}: rows of both "
+            "have this `image_id`. Write the files into datasets of their own.",
+            file=sys.stderr,
+        )
+    return files
 
 
 def _lists_of(content: Any, path: str | os.PathLike) -> tuple[list[Any], list[Any], list[Any]]:

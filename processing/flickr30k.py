@@ -27,7 +27,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from processing.boxes import usable_boxes
-from processing.coco_format import CocoImage, load_coco_json
+from processing.coco_format import CocoImage, load_coco_files
 from processing.common import run_script, script_parser
 from processing.ids import id_of
 from processing.rows import (
@@ -336,7 +336,7 @@ def load_records(
         )
     if unrelated is not None:
         raise ValueError("`--unrelated` numbers the captions of the original layout: pass `--sentences` as well.")
-    entries = [entry for path in annotations for entry in load_coco_json(path).images]
+    entries = [entry for file in load_coco_files(annotations) for entry in file.images]
     if wanted is None:
         return entries
     return [

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from processing.boxes import usable_boxes
-from processing.coco_format import CocoFile, CocoImage, check_image, image_name, load_coco_json
+from processing.coco_format import CocoFile, CocoImage, check_image, image_name, load_coco_files
 from processing.common import UNKNOWN_CATEGORY, run_script, script_parser
 from processing.ids import Id, id_of
 from processing.rows import (
@@ -84,8 +84,7 @@ def load_category_objects(annotations: Sequence[Path]) -> list[CategoryObjects]:
         ValueError: a file without categories.
     """
     records = []
-    for path in annotations:
-        content = load_coco_json(path)
+    for path, content in zip(annotations, load_coco_files(annotations), strict=True):
         if not content.categories and any(entry.annotations for entry in content.images):
             raise ValueError(f"{path} has annotations, but no `categories`: nothing says what to ask for.")
         names = _names(content, path)

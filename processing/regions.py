@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from processing.boxes import usable_boxes
-from processing.coco_format import check_image, image_name, load_coco_json
+from processing.coco_format import check_image, image_name, load_coco_files
 from processing.rows import Box, Part, Turn, plain_text
 from transformers_groma.data.columns import text_part
 from transformers_groma.data.left_out import LeftOut, SkipRecord
@@ -49,8 +49,8 @@ def load_coco_regions(annotations: Iterable[Path]) -> list[Region]:
         `list[Region]`: in the order of the files; the caption of an annotation goes before that of its picture.
     """
     regions = []
-    for path in annotations:
-        for entry in load_coco_json(path).images:
+    for file in load_coco_files(annotations):
+        for entry in file.images:
             own = (entry.image.get("caption"),)
             for annotation in entry.annotations:
                 caption = annotation.get("caption", own[0])

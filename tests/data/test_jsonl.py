@@ -98,3 +98,18 @@ def test_a_file_that_cannot_be_made_is_named(tmp_path):
         JsonlLog(tmp_path / "file" / "log.jsonl")
     with pytest.raises(OutputError, match=f"^{tmp_path} cannot be written .Is a directory"):
         JsonlLog(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_says_how_to_read(tmp_path, encoding):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes('{"text": "a\u2028b"}\r\n{"text": "é"}'.encode(encoding))
+    assert read_jsonl(path) == [{"text": "a\u2028b"}, {"text": "é"}]
+
+
+@pytest.mark.parametrize("line", [b"[" * 100_000, b'{"text": "caf\xe9"}'])
+def test_a_line_that_cannot_be_read_is_named(tmp_path, line):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + line + b"\n")
+    with pytest.raises(ValueError, match="a.jsonl, line 2 is not JSON"):
+        read_jsonl(path)

@@ -153,6 +153,97 @@ def test_files_of_another_layout(tmp_path, capsys, option, content, message):
     assert error.startswith("error: ") and message in error and "other.json" in error
 
 
+def change_source(folder: Path, name: str, change) -> None:
+    content = json.loads((folder / name).read_text())
+    change(content)
+    write_json(folder / name, content)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("image_data.json", lambda c: c.append(dict(c[0])), "several pictures share the same id"),
+        ("image_data.json", lambda c: c[0].update(image_id=True), "picture without an `image_id`"),
+        ("image_data.json", lambda c: c[0].update(image_id="0"), "too few regions"),
+        ("image_data.json", lambda c: c[0].update(coco_id="1000"), "no COCO captions"),
+        ("image_data.json", lambda c: c[0].update(coco_id=True), "no COCO id"),
+        ("image_data.json", lambda c: c[0].update(url=None), "the picture has no `url`"),
+        (
+            "image_data.json",
+            lambda c: c[0].update(url="https://x/../0.jpg"),
+            "the path of the image leaves its folder",
+        ),
+        ("image_data.json", lambda c: c[0].update(width=True), "image has no usable `width`"),
+        ("image_data.json", lambda c: c.__setitem__(0, 3), "entry of a picture is not a JSON object"),
+        ("region_descriptions.json", lambda c: c.append(c[0]), "two entries share the id of a picture"),
+        ("region_descriptions.json", lambda c: c[0].update(id=99), "too few regions"),
+        ("region_descriptions.json", lambda c: c[0].update(regions=None), "too few regions"),
+        ("question_answers.json", lambda c: c.append(c[0]), "two entries share the id of a picture"),
+    ],
+)
+def test_a_wrong_picture_is_left_out_alone(tmp_path, name, change, reason):
+    options = write_source(tmp_path, range(2))
+    change_source(tmp_path, name, change)
+    assert main(["select", *options]) == 0
+    assert [selected["image_id"] for selected in read_jsonl(tmp_path / "work" / "selection.jsonl")] == ["1"]
+    report = json.loads((tmp_path / "work" / "selection.report.json").read_text())
+    # All but one of the others are those that `write_source` spoils.
+    assert report["skipped"][reason] >= 1 and sum(report["skipped"].values()) == report["images"] - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("region_descriptions.json", lambda c: c[0]["regions"].append(3), "no phrase"),
+        ("region_descriptions.json", lambda c: c[0]["regions"].append({"phrase": None}), "no phrase"),
+        (
+            "region_descriptions.json",
+            lambda c: c[0]["regions"].append({**c[0]["regions"][0], "image_id": 1}),
+            "it names another picture than the entry that lists it",
+        ),
+        ("question_answers.json", lambda c: c[0]["qas"].append({"question": "Who?"}), "no question and answer"),
+        (
+            "question_answers.json",
+            lambda c: c[0]["qas"].append({"question": "Who?", "answer": "I.", "image_id": 1}),
+            "it names another picture than the entry that lists it",
+        ),
+    ],
+)
+def test_a_wrong_region_or_question_is_left_out_alone(tmp_path, name, change, reason):
+    options = write_source(tmp_path, range(2))
+    assert main(["select", *options]) == 0
+    expected = read_jsonl(tmp_path / "work" / "selection.jsonl")
+    change_source(tmp_path, name, change)
+    assert main(["select", *options, "--overwrite"]) == 0
+    assert read_jsonl(tmp_path / "work" / "selection.jsonl") == expected
+    assert json.loads((tmp_path / "work" / "selection.report.json").read_text())["parts"][reason] == 1
+
+
+def test_wrong_captions_and_entries_are_counted(tmp_path, capsys):
+    options = write_source(tmp_path, range(2))
+    change_source(
+        tmp_path, "captions.json", lambda c: c["annotations"].extend([3, {"caption": "x"}, {"image_id": 1000}])
+    )
+    change_source(tmp_path, "question_answers.json", lambda c: c.extend([3, {"qas": []}]))
+    assert main(["select", *options]) == 0
+    error = capsys.readouterr().err
+    assert "3 captions of COCO without an `image_id` or a text are left out" in error
+    assert "question_answers.json: 2 entries without an `id` or without `qas` are left out" in error
+    assert len(read_jsonl(tmp_path / "work" / "selection.jsonl")) == 2
+
+
+@pytest.mark.parametrize("orientation", [6, 8])
+def test_regions_of_stored_pixels_are_turned(tmp_path, orientation):
+    """The vision model sees the upright picture."""
+    options = write_source(tmp_path, range(1))
+    write_picture(tmp_path / "images" / "VG_100K_2" / "0.jpg", 200, 160, orientation)
+    assert main(["select", *options]) == 0
+    [selected] = read_jsonl(tmp_path / "work" / "selection.jsonl")
+    assert (selected["width"], selected["height"]) == (160, 200)
+    floor = [0, 0, 30, 200] if orientation == 6 else [130, 0, 160, 200]
+    assert selected["boxes_xyxy"][0] == floor
+
+
 def test_select_real_sample(tmp_path, capsys):
     """Image 1 of Visual Genome has no COCO id; with one set by hand it is selected."""
     folder = real_sample("visual_genome")

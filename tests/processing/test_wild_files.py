@@ -336,6 +336,21 @@ def test_a_picture_that_is_listed_twice_counts_once(images, name):
     assert ("image is listed twice" in outcome.report["skipped"]) == (name != "refer")
 
 
+@pytest.mark.parametrize("name", [name for name in COCO_STYLE if name not in ("refer", "refcoco caption")])
+def test_files_that_use_an_id_for_other_pictures(images, name, capsys):
+    """Boxes go to the picture of their own file, and somebody is told."""
+    content = coco_content()
+    for image in content["images"]:
+        image["file_name"] = "b.png"
+    arguments = [*write_json(images, coco_content()), write_json(images, content, "b.json")[1]]
+    outcome = run(SCRIPTS[name], images, arguments)
+    assert {row["image"]["path"] for row in outcome.rows if row["image_id"] == "2"} == {"b.png"}
+    assert [row["image"]["path"] for row in outcome.rows if row["image_id"] == "1"] == ["a.png", "b.png"]
+    assert "1 ids belong to different pictures, for example 1 to a.png and b.png" in capsys.readouterr().err
+    assert run(SCRIPTS[name], images, [*arguments[:2], arguments[1]], "--overwrite").rows
+    assert "belong to different pictures" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", COCO_STYLE)
 @pytest.mark.parametrize(
     ("image_id", "told"),

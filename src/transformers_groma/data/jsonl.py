@@ -1,5 +1,6 @@
 """JSON lines that survive a kill: one record a line, and a line that was cut is not a record."""
 
+import codecs
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .._files import OutputError, naming, try_lock, write_file
+from .text import decode_text
 
 
 def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -28,7 +30,7 @@ def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
     path = Path(path)
     if not path.exists():
         return []
-    *lines, rest = path.read_bytes().split(b"\n")
+    *lines, rest = _as_utf8(path.read_bytes(), path).split(b"\n")
     if _is_record(rest):
         lines.append(rest)
     records = []
@@ -37,7 +39,7 @@ def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number} is not JSON ({error}). Remove that line.") from error
         if not isinstance(record, dict):
             raise ValueError(f"{path}, line {number} is not a JSON object. Remove that line.")
@@ -132,8 +134,15 @@ def _is_record(line: bytes) -> bool:
     """Whether a line without a line break is whole: records are objects, and no beginning of one is JSON."""
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
+
+
+def _as_utf8(content: bytes, path: Path) -> bytes:
+    """A file as UTF-8, where a byte order mark says that it is something else."""
+    if content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
+        return decode_text(content, str(path)).encode()
+    return content
 
 
 __all__ = ["JsonlLog", "read_jsonl", "write_jsonl"]

@@ -111,7 +111,7 @@ def parse_scores(text: str) -> tuple[float, float] | None:
     >>> parse_scores("I cannot rate these 2 answers.") is None
     True
     """
-    lines = [line.translate(_MARKDOWN).strip() for line in _THOUGHTS.sub("", text).splitlines()]
+    lines = [line.translate(_MARKDOWN).strip() for line in _THOUGHTS.sub("", text).split("\n")]
     for line in lines:
         if match := _PAIR.fullmatch(line):
             return _checked(match[1], match[2])
