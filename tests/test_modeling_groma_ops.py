@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -207,3 +208,108 @@ class TestComputingDtype:
         del layer.weight
         layer.weight = weight  # as FSDP's first version while a layer runs
         assert ops.computing_dtype(layer, torch.float32) == torch.float16
+
+
+# -------------------------------------------------------------------------------------------- which kernel, if any
+
+
+def test_without_the_kernels_library(monkeypatch, log_lines, tmp_path):
+    monkeypatch.setitem(sys.modules, "kernels", None)  # as if it was not installed
+    assert set(use_kernels("auto", tmp_path).values()) == {"reference"}
+    assert log_lines() == []
+    for number, source in enumerate(("local", "hub"), start=1):
+        assert set(use_kernels(source, tmp_path).values()) == {"reference"}
+        assert len(log_lines()) == number
+
+
+def test_where_there_is_no_checkout_the_hub_is_asked(tmp_path, log_lines):
+    use_kernels("auto", tmp_path / "nowhere")
+    (line,) = log_lines()
+    assert all(name in line for name in ops.KERNEL_NAMES)
+
+
+def test_nothing_is_asked_for_in_vain(monkeypatch, tmp_path):
+    monkeypatch.setattr(ops, "_load_kernel", lambda *_: pytest.fail("a kernel was looked for"))
+    assert use_kernels("reference", tmp_path) == dict.fromkeys(ops.KERNEL_NAMES, "reference")
+    monkeypatch.setenv(ops.KERNELS_VARIABLE, "reference")
+    assert use_kernels(folder=tmp_path) == dict.fromkeys(ops.KERNEL_NAMES, "reference")
+    # Layers that are made later leave the choice as it is.
+    monkeypatch.setattr(ops, "use_kernels", lambda *_: pytest.fail("the kernels were chosen again"))
+    ops.GromaRoiAlign()
+    ops._kernels.clear()
+    with pytest.raises(pytest.fail.Exception, match="chosen again"):
+        ops.GromaRoiAlign()
+
+
+@pytest.mark.parametrize(
+    ("file", "device", "fits"),
+    [
+        ("build/torch213-cxx11-cpu-x86_64/op.py", "cpu", True),
+        ("build/torch213-cxx11-cpu-x86_64/op.py", "cuda", False),
+        ("build/torch213-cxx11-cu130-x86_64/op.py", "cuda", True),
+        ("build/torch213-cxx11-cu130-x86_64/op.py", "cpu", True),
+        ("build/torch213-cxx11-cu130-x86_64/op.py", "mps", False),
+    ],
+)
+def test_a_build_serves_the_devices_that_it_was_made_for(file, device, fits):
+    kernel = SimpleNamespace(__file__=file)
+    ops._kernels["roi-align"] = kernel
+    tensor = SimpleNamespace(device=SimpleNamespace(type=device))
+    assert ops._kernel_for("roi-align", tensor) is (kernel if fits else None)
+    ops._kernels["roi-align"] = None
+    assert ops._kernel_for("roi-align", tensor) is None
+    assert ops._kernel_for("another", tensor) is None
+
+
+# ------------------------------------------------------------------------------------------------ plain torch, in loops
+
+
+def sampled(pixels: torch.Tensor, y: float, x: float) -> torch.Tensor:
+    """A bilinear sample of `(C, H, W)` as mmcv takes it."""
+    height, width = pixels.shape[-2:]
+    if not (-1 <= y <= height and -1 <= x <= width):
+        return pixels.new_zeros(len(pixels))
+    y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+    top, left = min(int(y), max(height - 2, 0)), min(int(x), max(width - 2, 0))
+    bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+    upper = pixels[:, top, left] * (1 - (x - left)) + pixels[:, top, right] * (x - left)
+    lower = pixels[:, bottom, left] * (1 - (x - left)) + pixels[:, bottom, right] * (x - left)
+    return upper * (1 - (y - top)) + lower * (y - top)
+
+
+@pytest.mark.parametrize(("output_size", "sampling_ratio"), [(1, 1), (2, 3), (3, 2)])
+@pytest.mark.parametrize("limit", [1, 200, 10**9])
+def test_roi_align_in_plain_torch_is_the_mean_of_samples(output_size, sampling_ratio, limit, monkeypatch):
+    """Also where boxes are mirrored, stick out or lie outside, and whatever number of regions is worked on at a time."""
+    use_kernels("reference")
+    monkeypatch.setattr(ops, "MAX_ROI_ALIGN_ELEMENTS", limit)
+    pixels = torch.randn(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
+    boxes = torch.tensor(
+        [
+            [[1.0, 1, 5, 4], [5, 4, 1, 1], [-3, -2, 3, 3], [4, 2, 12, 9]],
+            [[0, 0, 7, 5], [2.5, 2.5, 2.5, 2.5], [-9, -9, -5, -5], [-1.5, -0.5, 8.5, 6.5]],
+        ]
+    )
+    (crops,) = ops.GromaRoiAlign()([pixels], boxes * 2, [0.5], output_size, sampling_ratio)
+    crops = crops.unflatten(0, (2, 4))
+    steps = output_size * sampling_ratio
+    for image in range(2):
+        for region, (x1, y1, x2, y2) in enumerate(boxes[image].tolist()):
+            expected = torch.zeros(3, output_size, output_size)
+            for row in range(steps):
+                for column in range(steps):
+                    y = y1 - 0.5 + (row + 0.5) * (y2 - y1) / steps
+                    x = x1 - 0.5 + (column + 0.5) * (x2 - x1) / steps
+                    value = sampled(pixels[image], y, x) / sampling_ratio**2
+                    expected[:, row // sampling_ratio, column // sampling_ratio] += value
+            assert_close(crops[image, region], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_roi_align_under_autocast_keeps_its_weights_exact():
+    use_kernels("reference")
+    maps, boxes, mask = regions_case()
+    expected = ops.GromaRoiAlign()(maps, boxes, [1 / 3.5, 1 / 7, 1 / 14], 3, 2, mask)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        crops = ops.GromaRoiAlign()(maps, boxes, [1 / 3.5, 1 / 7, 1 / 14], 3, 2, mask)
+    for one, other in zip(crops, expected, strict=True):
+        assert torch.equal(one, other)

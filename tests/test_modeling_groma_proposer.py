@@ -16,6 +16,7 @@ from transformers_groma.modeling_groma_proposer import (
     _grid_proposals,
     _level_starts,
     box_position_code,
+    build_input_projections,
     init_proposer_weights,
     region_proposal_loss,
 )
@@ -77,6 +78,10 @@ class TestForward:
         assert sorted(output.topk_proposals[0].tolist()) == list(range(16))
         with pytest.raises(ValueError, match=r"`num_queries` \(17\) is more than the 16 encoder tokens"):
             tiny_proposer(num_queries=17, num_feature_levels=1)(feature_map())
+        # The tokens of all levels count: 16 and 4.
+        assert tiny_proposer(num_queries=20, num_feature_levels=2)(feature_map()).pred_boxes.shape == (1, 20, 4)
+        with pytest.raises(ValueError, match="more than the 20 encoder tokens"):
+            tiny_proposer(num_queries=21, num_feature_levels=2)(feature_map())
 
     def test_the_decoder_starts_at_the_best_tokens(self):
         output = tiny_proposer()(feature_map(2))
@@ -124,6 +129,37 @@ class TestForward:
 
 
 class TestPieces:
+    @pytest.mark.parametrize("num_levels", [1, 2, 3, 4])
+    def test_maps_of_the_pyramid(self, num_levels):
+        """A quarter, half, all and twice the stride of the patches, the last of them for as many levels as there are."""
+        projections = build_input_projections(num_levels, vision_hidden_size=12, d_model=16)
+        finest = [["T12>8", "N8", "G", "T8>4", "C4>16k1", "N16", "C16>16k3"], ["T12>8", "C8>16k1", "N16", "C16>16k3"]]
+        expected = (
+            [*finest, ["C12>16k1", "N16"], ["C12>16k3s2", "N16"]][-num_levels:]
+            if num_levels > 1
+            else [["C12>16k1", "N16"]]
+        )
+        described = []
+        for projection in projections:
+            layers = []
+            for layer in projection:
+                if isinstance(layer, nn.ConvTranspose2d):
+                    assert layer.kernel_size == layer.stride == (2, 2)
+                    layers.append(f"T{layer.in_channels}>{layer.out_channels}")
+                elif isinstance(layer, nn.Conv2d):
+                    assert layer.padding == (layer.kernel_size[0] // 2,) * 2
+                    stride = f"s{layer.stride[0]}" if layer.stride[0] != 1 else ""
+                    layers.append(f"C{layer.in_channels}>{layer.out_channels}k{layer.kernel_size[0]}{stride}")
+                elif isinstance(layer, nn.GELU):
+                    layers.append("G")
+                else:
+                    assert layer.eps == 1e-6
+                    layers.append(f"N{len(layer.weight)}")
+            described.append(layers)
+        assert described == expected
+        sides = [projection(torch.zeros(1, 12, 6, 6)).shape[-1] for projection in projections]
+        assert sides == ([24, 12, 6, 3][-num_levels:] if num_levels > 1 else [6])
+
     def test_position_code(self):
         boxes = torch.tensor([[0.1, 0.2, 0.3, 0.9]])
         code = box_position_code(boxes, 6)

@@ -572,6 +572,26 @@ def test_labels_that_touch_their_box_need_no_line():
             assert _touch((10, 10, 20, 20), chip) is touches
 
 
+def test_a_line_leads_from_a_label_to_a_box_that_it_does_not_touch(monkeypatch):
+    red, box = (255, 0, 0), (90.0, 40.0, 110.0, 60.0)
+    for chip in ((100, 10, 130, 20), (40, 45, 70, 55), (95, 80, 125, 90), (150, 45, 180, 55)):
+        canvas = _Canvas(grey(200, 100))
+        monkeypatch.setattr(_Canvas, "_place", lambda *_, chip=chip: chip)
+        canvas.draw_chips([_Mark(box, red, name="r")])
+        x1, y1, x2, y2 = map(round, _leader(chip, box))
+        assert canvas.image.getpixel(((x1 + x2) // 2, (y1 + y2) // 2)) == red
+    canvas = _Canvas(grey(200, 100))
+    monkeypatch.setattr(canvas, "_place", lambda *_: (90, 30, 110, 40))
+    canvas.draw_chips([_Mark(box, red, name="r")])
+    assert colored(canvas.image, red) == (91, 31, 109, 39)  # the label inside of its edge, and no line
+
+
+@pytest.mark.parametrize("boxes", [[[0, 0, 4, 4, 9]], [[0, 0, 4]], torch.zeros(1, 2, 4)])
+def test_boxes_of_another_shape(boxes):
+    with pytest.raises(ValueError, match="boxes must have shape"):
+        draw_boxes(grey(64, 48), boxes)
+
+
 def test_overlaps():
     assert _overlap((0, 0, 10, 10), (5, 2, 20, 4)) == 10
     assert _overlap((0, 0, 10, 10), (10, 0, 20, 10)) == 0
