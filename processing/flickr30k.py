@@ -48,7 +48,7 @@ from transformers_groma.data.provenance import note_input
 from transformers_groma.data.text import capitalized, read_text, split_lines
 
 # [/EN#255545/bodyparts/people a man 's arm]
-_ENTITY = re.compile(r"\[/EN#(\d+)/\S+ ([^\]]*)\]")
+_ENTITY = re.compile(r"\[/EN#(\d+)/[^\s\[\]]+ ([^\[\]]*)\]")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ A record is `{"image": path, "conversations": [{"from": "human" or "gpt", "value
 question. What comes before the first question goes, and a last question without an answer.
 """
 
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -29,7 +28,7 @@ from transformers_groma.data.columns import text_part
 from transformers_groma.data.left_out import SkipRecord
 
 QUESTION, ANSWER = "human", "gpt"
-_IMAGE_MARK = re.compile(r"\s*<image>\s*")
+_IMAGE_MARK = "<image>"
 
 
 def load_records(annotations: Sequence[Path]) -> list[dict[str, Any]]:
@@ -80,8 +79,17 @@ def read_turns(conversation: Sequence[Mapping[str, str]]) -> list[Turn]:
     if speakers != [QUESTION, ANSWER] * (len(speakers) // 2):
         raise SkipRecord("human and gpt do not take turns")
     texts = [turn.get("value") for turn in turns]
-    texts = [plain_text(_IMAGE_MARK.sub(" ", text) if isinstance(text, str) else text) for text in texts]
+    texts = [plain_text(_without_image_marks(text) if isinstance(text, str) else text) for text in texts]
     return [([text_part(question)], [text_part(answer)]) for question, answer in zip(texts[::2], texts[1::2])]
+
+
+def _without_image_marks(text: str) -> str:
+    """The text with a space in place of each mark of the image and the whitespace around it."""
+    first, *others = text.split(_IMAGE_MARK)
+    if not others:
+        return text
+    *between, last = others
+    return " ".join([first.rstrip(), *(piece.strip() for piece in between), last.lstrip()])
 
 
 def convert(record: Mapping[str, Any], images: Path, source: str) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@ import json
 import random
 import re
 import time
+from random import Random
 
 import pytest
 import torch
@@ -382,3 +383,83 @@ def test_numbers_of_up_to_18_digits_are_regions():
     torch.tensor(parsed.phrases[0].region_ids)  # fits an int64
     longer = parse_grounded_text(f"a <r{longest}0> b")
     assert longer.phrases == () and longer.text == f"a <r{longest}0> b"
+
+
+# ------------------------------------------------------------------------------------------------------- hostile text
+
+PIECES = (
+    *"<>/pri1|[] \n(.",
+    "roi",
+    "image",
+    "grounding",
+    "<p>",
+    "</p>",
+    "<roi>",
+    "</roi>",
+    "<r1>",
+    "<|",
+    "|>",
+    "<image>",
+)
+TAG = re.compile(r"</?p>|</?roi>|<r(?:0|[1-9][0-9]{0,17})>")
+TOKEN = re.compile(r"<image>|\[grounding\]|<\|\w+\|>")
+
+
+def test_no_markup_is_put_together_by_taking_tags_out():
+    random = Random(0)
+    for _ in range(20_000):
+        markup = "".join(random.choices(PIECES, k=random.randint(2, 12)))
+        parsed = parse_grounded_text(markup)
+        assert not TAG.search(parsed.text), markup
+        assert len(TOKEN.findall(parsed.text)) <= len(TOKEN.findall(markup)), markup
+        for phrase in parsed.phrases:
+            assert parsed.text[slice(*phrase.span)] == phrase.text
+        letters = TAG.sub("", markup).split()
+        assert "".join(parsed.text.split()) == "".join(letters), "no word is lost"
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("<<p>p>", "< p>"),
+        ("<<r3>r4> a", "< r4> a"),
+        ("<</p>/roi>", "< /roi>"),
+        ("<<p><p><p>p<p>>", "<p >"),
+        ("<im<p>age>", "<im age>"),
+        ("<|im<p>_end|>", "<|im _end|>"),
+        ("[ground</p>ing]", "[ground ing]"),
+        ("[PA</p>D]", "[PA D]"),
+        ("a <<p>b</p> c", "a <b c"),
+        ("[<p>dog</p>]", "[dog]"),
+        ("<p>x</p>>", "x>"),
+    ],
+)
+def test_what_tags_leave_behind(markup, text):
+    assert parse_grounded_text(markup).text == text
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "<p>",
+        "<roi>",
+        "<region ",
+        "<p><p>",
+        "<",
+        "<<p>",
+        " <p>",
+        "\n",
+        "<p> \n",
+        "<r1>'",
+        "(<p> ",
+        "<r1",
+        "<r" + "1" * 30,
+    ],
+)
+def test_time_is_linear(unit):
+    times = []
+    for length in (25_000, 50_000, 100_000):
+        start = time.perf_counter()
+        parse_grounded_text(unit * (length // len(unit)))
+        times.append(time.perf_counter() - start)
+    assert times[-1] < 1.0, times

@@ -28,6 +28,9 @@ _TAG = re.compile(r"</?p>|</?roi>|<r(0|[1-9][0-9]{0,17})>")
 # Punctuation that belongs to the word before it, and brackets that belong to the word after them.
 _CLOSING = re.compile(r"[.,;:!?)\]}…。，、；：！？）】」』]|['’]s\b")
 _OPENING = "([{（【「『"
+# What two pieces of text could make of themselves where a tag between them was taken out: a tag, or another token.
+_MARKUP = re.compile(r"</?\w{1,24}>|<\|[^<>\s|]{1,24}\|>|\[(?:grounding|PAD)\]")
+_LONGEST_MARKUP = 32
 _LINE_BREAK = re.compile(r"[\r\n](?:\s*[\r\n])?")
 
 
@@ -120,6 +123,7 @@ def parse_grounded_text(markup: str, valid_region_ids: Collection[int] | int | N
     - What is not exactly a tag (`<r007>`, `<r-1>`, `<ro`) stays in the text, like any other text.
     - There is no looking ahead: a phrase found in the first half of an answer can only get more regions from the rest.
     - Whitespace next to tags is tidied up: one space or line break at most, none before `.` or `)`, none at both ends.
+    - The text never holds markup that was put together by taking out tags: `<<p>p>` becomes `< p>`.
 
     Args:
         markup (`str`): the text that the model wrote, without the tokenizer's special tokens. Spaces that the
@@ -398,12 +402,24 @@ class _PlainText:
             self.gaps.append(text)
             return None
         lead = text[: len(text) - len(text.lstrip())]
-        gap = self._gap(lead, core)
+        gap = self._gap(lead, core) or self._gap_against_markup(core)
         start = self.length + len(gap)
         self.pieces += [gap, core]
         self.length = start + len(core)
         self.gaps = [text[len(lead) + len(core) :]]
         return start
+
+    def _gap_against_markup(self, core: str) -> str:
+        """A space where `core` would make a tag or token with the end of the text so far."""
+        # The last pieces, as many as a token may be long: `<`, `r`, `1` and `>` may come one by one.
+        tail = ""
+        for piece in reversed(self.pieces):
+            tail = piece + tail
+            if len(tail) >= _LONGEST_MARKUP:
+                break
+        tail, head = tail[-_LONGEST_MARKUP:], core[:_LONGEST_MARKUP]
+        crossing = any(found.start() < len(tail) < found.end() for found in _MARKUP.finditer(tail + head))
+        return " " if crossing else ""
 
     def _gap(self, lead: str, core: str) -> str:
         """What is left of the whitespace between the text so far and `core`."""

@@ -9,7 +9,7 @@ import torch
 from ..boxes import MAX_OVERHANG_PIXELS, BoxFormat, box_to_xyxy, scale_boxes
 from .left_out import SkipRecord
 
-_NUMERAL = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*", re.ASCII | re.IGNORECASE)
+_NUMERAL = re.compile(r"\s*[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?\s*", re.ASCII | re.IGNORECASE)
 
 NOT_FOUR_NUMBERS = "box is not four finite numbers"
 EMPTY = "box is empty: its width or height is zero or negative"

@@ -52,7 +52,8 @@ _SINGLE = re.compile(
     rf"(?:[-•]\s*)?(?:score\s+(?:for|of)\s+)?assistant\s*([12])(?:'s\s+score|\s+score)?\s*[:=–-]\s*{_SCORE}(?![\d.]*\d)",
     re.IGNORECASE,
 )
-_THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
+# Longer lines hold no scores alone.
+_LONGEST_LINE = 500
 _MARKDOWN = str.maketrans("", "", "*`_#>")
 
 
@@ -111,12 +112,22 @@ def parse_scores(text: str) -> tuple[float, float] | None:
     >>> parse_scores("I cannot rate these 2 answers.") is None
     True
     """
-    lines = [line.translate(_MARKDOWN).strip() for line in _THOUGHTS.sub("", text).split("\n")]
+    lines = [line.translate(_MARKDOWN).strip()[: _LONGEST_LINE + 1] for line in _without_thoughts(text).split("\n")]
     for line in lines:
-        if match := _PAIR.fullmatch(line):
+        if len(line) <= _LONGEST_LINE and (match := _PAIR.fullmatch(line)):
             return _checked(match[1], match[2])
     single = {match[1]: match[2] for line in lines if (match := _SINGLE.match(line))}
     return _checked(single["1"], single["2"]) if len(single) == 2 else None
+
+
+def _without_thoughts(text: str) -> str:
+    """The text without what stands between `<think>` and `</think>`."""
+    pieces = []
+    start = 0
+    while (thought := text.find("<think>", start)) >= 0 and (end := text.find("</think>", thought)) >= 0:
+        pieces.append(text[start:thought])
+        start = end + len("</think>")
+    return "".join([*pieces, text[start:]])
 
 
 def review_answers(

@@ -61,6 +61,7 @@ _ANY = r"[^\W_]"  # a letter or a digit
 _LETTER = r"[^\W\d_]"
 _END = rf"(?!{_ANY})"
 _ENDING = rf"'(?:s|m|d|re|ve|ll){_END}"
+_LONG_WORD = re.compile(r"\S{80}(?=\S)")
 # The first alternative that fits is taken, so longer ones come first.
 _TOKEN = re.compile(
     rf"""
@@ -109,7 +110,9 @@ def ptb_tokenize(texts: Sequence[str]) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
-    tokens = (token.lower() for token in _TOKEN.findall(text.translate(_SIGNS)))
+    # No word is as long, and the time for a word may grow with the square of its length.
+    text = _LONG_WORD.sub(r"\g<0> ", text.translate(_SIGNS))
+    tokens = (token.lower() for token in _TOKEN.findall(text))
     words = (word for token in tokens for word in _written(token).split())
     return [word for word in words if word not in PUNCTUATION]
 

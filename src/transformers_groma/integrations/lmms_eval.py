@@ -48,8 +48,10 @@ _BOX_QUESTIONS: tuple[tuple[re.Pattern[str], AnswerFormat], ...] = (
     (re.compile(r"the following statement describes:(?P<phrase>.+?)Ensure that .*bbox_2d", re.DOTALL), "json"),
 )
 _ASKS_FOR_BOXES = re.compile(r"bounding box coordinate|bbox coordinate|bbox_2d", re.IGNORECASE)
+# Questions for boxes are shorter.
+_LONGEST_BOX_QUESTION = 10_000
 # The mark that some tasks put where the image belongs; Groma always sees it before the question.
-_IMAGE_MARK = re.compile(r"[ \t]*<image>[ \t]*\n?")
+_IMAGE_MARK = "<image>"
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ def read_question(context: str) -> TaskQuestion:
     >>> read_question("<image>\\nHow many dogs are there?").parts[0]["text"]
     'How many dogs are there?'
     """
-    text = _IMAGE_MARK.sub("", context).strip()
-    for pattern, answer_format in _BOX_QUESTIONS:
+    text = _without_image_marks(context).strip()
+    for pattern, answer_format in _BOX_QUESTIONS if len(text) <= _LONGEST_BOX_QUESTION else ():
         match = pattern.search(text)
         phrase = " ".join(match["phrase"].split()) if match else ""
         if phrase:
@@ -98,6 +100,16 @@ def read_question(context: str) -> TaskQuestion:
             text,
         )
     return TaskQuestion([text_part(text)], "text")
+
+
+def _without_image_marks(text: str) -> str:
+    """The text without marks of the image, the blanks around them and one line break behind each."""
+    first, *others = text.split(_IMAGE_MARK)
+    pieces = [first.rstrip(" \t") if others else first]
+    for index, piece in enumerate(others):
+        piece = piece.lstrip(" \t").removeprefix("\n")
+        pieces.append(piece.rstrip(" \t") if index < len(others) - 1 else piece)
+    return "".join(pieces)
 
 
 def format_answer(answer: GroundedText, answer_format: AnswerFormat, width: int, height: int) -> str:
