@@ -11,7 +11,7 @@ from transformers_groma._files import write_file
 from transformers_groma.data.columns import Schema
 from transformers_groma.data.image_files import BOXES_OF
 from transformers_groma.data.rows_preview import preview_files
-from transformers_groma.data.shards import WriteReport, write_dataset
+from transformers_groma.data.shards import WriteReport, named_as_options, write_dataset
 
 Record = TypeVar("Record")
 
@@ -189,5 +189,6 @@ def write_preview(args: Namespace, report: WriteReport) -> None:
 def _row_options(args: Namespace, convert: Callable, rows_version: int) -> dict[str, Any]:
     """All that rows depend on beside the records: the script, its version and its options."""
     function = getattr(convert, "func", convert)  # of a `functools.partial`
-    options = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items() if name not in FILE_OPTIONS}
-    return {"script": Path(function.__code__.co_filename).stem, "version of the script": rows_version, **options}
+    options = {name: value for name, value in vars(args).items() if name not in FILE_OPTIONS}
+    script = Path(function.__code__.co_filename).stem
+    return {"script": script, "version of the script": rows_version, **named_as_options(options)}

@@ -73,3 +73,21 @@ def test_data_shapes_mistakes_end_with_one_line(run, tmp_path, arguments, words)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert all(word in err for word in words)
     assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_corrected_command_does_not_keep_the_rows_of_the_wrong_one(run, tmp_path):
+    code, _, _ = run(*SHAPES, tmp_path / "out", "--task", "rec")
+    path = tmp_path / "out" / "train-00000-of-00001.parquet"
+    first = path.read_bytes()
+    for more, name in (
+        (["--task", "chat"], "--task"),
+        (["--image-size", "160"], "--image-size"),
+        (["--rows", "4"], "--rows"),
+    ):
+        code, out, err = run(*SHAPES, tmp_path / "out", "--task", "rec", *more)
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+        assert err.startswith(f"groma data: error: {path} was made of other rows than these; what differs: {name}")
+        assert "Pass `--overwrite` to replace it, or another folder." in err
+        assert path.read_bytes() == first
+    assert run(*SHAPES, tmp_path / "out", "--task", "chat", "--overwrite")[0] == 0
+    assert path.read_bytes() != first

@@ -661,10 +661,10 @@ def test_other_rows_are_not_mistaken_for_finished_ones(folder, tmp_path):
     write_image_folder(folder, tmp_path / "out")
     assert os.stat(path).st_mtime_ns == written, "finished files are left alone"
     options = FolderOptions("rec")
-    with pytest.raises(FileExistsError, match=r"differs: task\. Pass `--overwrite`"):
+    with pytest.raises(FileExistsError, match=r"differs: --task\. Pass `--overwrite`"):
         write_image_folder(folder, tmp_path / "out", options)
     shutil.copytree(folder, tmp_path / "copy")
-    with pytest.raises(FileExistsError, match="differs: folder. Pass"):
+    with pytest.raises(FileExistsError, match="differs: images. Pass"):
         write_image_folder(tmp_path / "copy", tmp_path / "out")
     lines = (folder / "metadata.jsonl").read_text()
     (folder / "metadata.jsonl").write_text(lines.replace("a red mug", "a red cup"))

@@ -58,6 +58,7 @@ def test_other_records_have_another_digest(first, second):
 def test_paths_count_by_where_they_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert digest_of([Path("a")]) == digest_of([tmp_path / "a"]) == digest_of([Path("b", "..", "a")])
+    assert digest_of([Record({}, Path("a"))]) == digest_of([Record({}, tmp_path / "a")])
 
 
 def test_options_count_by_name(tmp_path):

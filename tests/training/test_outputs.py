@@ -188,6 +188,22 @@ def test_folders_of_several_processes(checkpoint, folder):
     assert fault_of_checkpoint(checkpoint) == f"{folder} has no readable .metadata"
 
 
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_random_numbers_of_several_processes(checkpoint, missing):
+    """Each writes a file, and not all at the same time."""
+    for index in range(3):
+        shutil.copy(checkpoint / "rng_state.pth", checkpoint / f"rng_state_{index}.pth")
+    (checkpoint / "rng_state.pth").unlink()
+    assert fault_of_checkpoint(checkpoint) is None
+    (checkpoint / f"rng_state_{missing}.pth").unlink()
+    if missing < 2:
+        assert fault_of_checkpoint(checkpoint) == f"rng_state_{missing}.pth is missing"
+        return
+    assert fault_of_checkpoint(checkpoint) is None  # as of two processes
+    (checkpoint / "rng_state_1.pth").unlink()
+    assert fault_of_checkpoint(checkpoint) == "rng_state_1.pth is missing"
+
+
 def test_folders_of_deepspeed(checkpoint):
     for name in ("model.safetensors", "optimizer.pt", "scheduler.pt"):
         (checkpoint / name).unlink()

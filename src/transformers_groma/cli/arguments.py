@@ -157,6 +157,8 @@ def errors_of(argument: str) -> Iterator[None]:
         yield
     except OutputError:
         raise  # it names the output
+    except FileExistsError as error:  # and so does this one
+        raise CommandError(str(error)) from error
     except (ValueError, OSError) as error:
         raise CommandError(f"{argument}: {error}") from error
 

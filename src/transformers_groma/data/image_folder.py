@@ -45,7 +45,7 @@ from .image_files import (
 )
 from .left_out import DATA_ERRORS, LeftOut, SkipRecord
 from .prompts import question_parts
-from .shards import WriteReport, write_dataset
+from .shards import WriteReport, named_as_options, write_dataset
 from .text import RepeatedKey, capitalized
 
 SOURCE = "image-folder"
@@ -213,7 +213,7 @@ def write_image_folder(
         num_shards=num_shards,
         overwrite=overwrite,
         record_name=lambda record: record.file_name,
-        options={**asdict(options), "folder": Path(folder)},
+        options={**named_as_options(asdict(options)), "images": Path(folder)},
     )
 
 

@@ -13,7 +13,7 @@ from datasets import Dataset
 from .columns import FEATURES, Schema, image_part, phrase_part, region_part, text_part
 from .shapes import MIN_IMAGE_SIZE, SPLITS, Scene, make_scene
 from .shapes_text import MIXTURE, Content, Exchange, Phrase, Region, converse, world_of
-from .shards import WriteReport, write_dataset
+from .shards import WriteReport, named_as_options, write_dataset
 
 # Kinds of questions of each task, and how often they come.
 CONVERSATION_TASKS: dict[str, dict[str, float]] = {
@@ -258,7 +258,7 @@ def write_shapes(
         split=options.split,
         num_shards=num_shards,
         overwrite=overwrite,
-        options=asdict(options),
+        options=named_as_options({**asdict(options), "rows": rows}),
     )
 
 

@@ -618,6 +618,22 @@ def _add_up(reports: list[WriteReport]) -> WriteReport:
     return total
 
 
+def named_as_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values under the names of the options that set them, for messages.
+
+    Args:
+        values (`Mapping`): by the names of fields or arguments.
+
+    Returns:
+        `dict`: the same.
+
+    Example:
+    >>> named_as_options({"box_format": "xywh"})
+    {'--box-format': 'xywh'}
+    """
+    return {f"--{name.replace('_', '-')}": value for name, value in values.items()}
+
+
 def _check_arguments(
     schema: str, split: str, num_shards: int, shard: int | None, engine: str, num_workers: int | None
 ) -> None:
@@ -645,6 +661,7 @@ __all__ = [
     "check_size",
     "exif_orientation",
     "footer_digest",
+    "named_as_options",
     "read_image_bytes",
     "upright_size",
     "write_dataset",

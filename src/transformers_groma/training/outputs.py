@@ -132,6 +132,10 @@ def _faults(folder: Path) -> Iterator[str]:
         yield f"{OPTIMIZER_NAME} is missing"
     if has_optimizer and not any(folder.glob("rng_state*")):
         yield "rng_state.pth is missing"
+    # Each of several processes writes its own.
+    numbered = sorted(folder.glob("rng_state_*.pth"))
+    wanted = [folder / f"rng_state_{index}.pth" for index in range(max(2, len(numbered)))] if numbered else []
+    yield from (f"{path.name} is missing" for path in wanted if path not in numbered)
     if (folder / OPTIMIZER_NAME).exists() and not (folder / SCHEDULER_NAME).exists():
         yield f"{SCHEDULER_NAME} is missing"
 
