@@ -8,6 +8,14 @@ from transformers import AutoModel, AutoModelForImageTextToText, BitsAndBytesCon
 from transformers_groma import GromaForConditionalGeneration, GromaForRegionProposal, GromaModel
 
 from .tiny import spread_proposals, tiny_detector_config, tiny_inputs, tiny_model
+from .training.rows import (
+    command_line,
+    losses,
+    run_sft,
+    training_model,
+    training_processor,
+    write_conversations,
+)
 
 # bitsandbytes wants rows of at least 64 numbers.
 TEXT = {"hidden_size": 64, "intermediate_size": 128}
@@ -119,3 +127,22 @@ def test_backends_leave_the_other_models_right(folder, detector, tmp_path, backe
     assert type(base) is GromaModel
     full = AutoModel.from_pretrained(folder)
     assert torch.equal(base.propose_regions(pixels).boxes, full.propose_regions(pixels).boxes)
+
+
+@pytest.mark.parametrize("number", [4, 8])
+def test_qlora_trains(tmp_path, number):
+    """Stage 3 with LoRA on a quantized language model: it learns, and sees what the full model sees."""
+    pytest.importorskip("bitsandbytes")
+    model = training_model(**TEXT)
+    model.save_pretrained(tmp_path / "model")
+    training_processor().save_pretrained(tmp_path / "model")
+    data = write_conversations(tmp_path / "data", 8)
+    options = {"use_peft": True, "lora_r": 4, f"load_in_{number}bit": True, "max_steps": 4, "learning_rate": 1e-2}
+    trainer = run_sft(command_line(tmp_path / "model", data, tmp_path / "out", **options))
+    history = losses(trainer)
+    assert history[-1] < history[0]
+    trained = trainer.accelerator.unwrap_model(trainer.model).base_model.model.eval()
+    weight = trained.model.language_model.layers[0].mlp.up_proj.weight
+    assert weight.dtype == {4: torch.uint8, 8: torch.int8}[number]
+    pixels = torch.randn(2, 3, 56, 56)
+    assert torch.equal(trained.propose_regions(pixels).boxes, model.propose_regions(pixels).boxes)

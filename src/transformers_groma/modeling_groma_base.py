@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import AutoModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -160,7 +159,8 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
         weights = dict(self.named_parameters())
         for name in self._visual_weights:
             weight = weights.get(name)
-            if weight is None or weight.dtype not in COMPUTING_DTYPES or type(weight.data) not in (Tensor, DTensor):
+            is_plain = weight is not None and type(weight.data).__name__ in ("Tensor", "DTensor")
+            if not is_plain or weight.dtype not in COMPUTING_DTYPES:
                 method = getattr(self.quantization_method, "value", self.quantization_method)
                 raise ValueError(
                     f"The quantizer {method!r} converted `{name.rpartition('.')[0]}`, which makes the model see other regions. "
