@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.distributed import checkpoint as distributed_checkpoint
 
-from transformers_groma._files import OutputError, one_writer
+from transformers_groma._files import OutputError, locked
 from transformers_groma.cli import main as groma
 from transformers_groma.training import outputs
 from transformers_groma.training.collators import ConversationCollator
@@ -268,7 +268,7 @@ def test_a_named_checkpoint_is_refused_before_anything_is_loaded(checkpoint, tmp
     assert (
         f"error: `resume_from_checkpoint` {checkpoint} is not a whole checkpoint: model.safetensors is empty." in line
     )
-    with one_writer(tmp_path / "new", "training"):
+    with locked(tmp_path / "new" / "_training.lock", "new"):
         assert groma(["train", stage, *arguments]) == 2
     assert f"error: {tmp_path / 'new'} is being written by another process" in capsys.readouterr().err
 
@@ -290,6 +290,8 @@ def test_one_training_an_output_folder(stage, tmp_path):
     assert stage.__doc__ == "A stage." and stage("a", first, more="b") == ("a", "b")
 
     def meanwhile():
+        # What `Trainer` pushes to the Hub leaves names that begin with `_` out.
+        assert os.listdir(tmp_path / "output") == ["_training.lock"]
         with pytest.raises(OutputError, match=f"^{tmp_path / 'output'} is being written by another process: wait"):
             stage("second", first)
         return stage("other", training_arguments(tmp_path / "other"))

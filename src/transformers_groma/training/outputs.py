@@ -14,7 +14,7 @@ from transformers.trainer import FSDP_MODEL_NAME, OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import logging
 
-from .._files import one_writer, writing
+from .._files import locked, naming, writing
 
 logger = logging.get_logger(__name__)
 
@@ -47,8 +47,11 @@ def alone_in_its_output(train: Callable[..., Trained]) -> Callable[..., Trained]
     @functools.wraps(train)
     def alone(script_args: Any, training_args: TrainingArguments, *args: Any, **kwargs: Any) -> Trained:
         output_dir = training_args.output_dir
-        is_first = training_args.process_index == 0
-        with one_writer(output_dir, "training") if is_first else nullcontext(), writing(output_dir):
+        with naming(output_dir):
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+        # `Trainer` pushes what the folder holds, but for names that begin like this one.
+        lock = locked(Path(output_dir, "_training.lock"), output_dir)
+        with lock if training_args.process_index == 0 else nullcontext(), writing(output_dir):
             if _is_named(training_args.resume_from_checkpoint):
                 last_checkpoint(output_dir, training_args.resume_from_checkpoint)
             return train(script_args, training_args, *args, **kwargs)
