@@ -193,6 +193,12 @@ class TestPieces:
         assert index == inside.shape[1] == logits.shape[1]
         assert 0 < inside.sum() < index
 
+    def test_tokens_that_close_to_the_border_are_none(self):
+        # The outer tokens of a grid of 50 are at 0.01 and 0.99 exactly.
+        for side, kept in ((49, 49), (50, 48)):
+            for shape in ((side, 3), (3, side)):
+                assert _grid_proposals([shape], torch.device("cpu"))[1].sum() == 3 * kept
+
     def test_proposals_larger_than_the_image_are_none(self):
         assert _grid_proposals([(2, 2)] * 5, torch.device("cpu"))[1].all()
         inside = _grid_proposals([(2, 2)] * 6, torch.device("cpu"))[1][0]
@@ -271,6 +277,14 @@ class TestLoss:
             {"ce": 1.5, "bbox": 3.5, "giou": 0.25}[name.split("_")[1]] * parts[name].item() for name in names
         )
         assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+    def test_logits_of_half_precision_are_compared_in_float32(self, outputs, config):
+        logits = ("all_logits_coco", "all_logits_sa1b", "encoder_logits")
+        half = SimpleNamespace(**{**outputs, **{name: outputs[name].bfloat16() for name in logits}})
+        rounded = SimpleNamespace(**{**outputs, **{name: outputs[name].bfloat16().float() for name in logits}})
+        loss, parts = region_proposal_loss(half, self.labels(), config)
+        assert loss.dtype == torch.float32
+        assert_close(parts, region_proposal_loss(rounded, self.labels(), config)[1])
 
     def test_coco_is_the_source_that_nobody_names(self, outputs, config):
         labels = self.labels()

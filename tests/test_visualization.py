@@ -456,6 +456,14 @@ def test_widths_of_outlines():
         assert outline_width(turned, red, 150) == width
 
 
+def test_corners_are_rounded_to_pixels():
+    for box, expected in (
+        ([20.4, 30.6, 120.4, 99.6], (20, 31, 120, 100)),
+        ([20.6, 30.4, 120.6, 99.4], (21, 30, 121, 99)),
+    ):
+        assert colored(draw_boxes(grey(200, 150), [box], colors=[(255, 0, 0)]), (255, 0, 0)) == expected
+
+
 def test_outlines_have_a_dark_edge():
     for size, edge in ((300, 1), (1320, 1), (1980, 2)):
         drawn = draw_boxes(Image.new("RGB", (size, size), WHITE), [[50, 60, 250, 240]], colors=[(255, 0, 0)])
@@ -579,7 +587,11 @@ def test_a_line_leads_from_a_label_to_a_box_that_it_does_not_touch(monkeypatch):
         monkeypatch.setattr(_Canvas, "_place", lambda *_, chip=chip: chip)
         canvas.draw_chips([_Mark(box, red, name="r")])
         x1, y1, x2, y2 = map(round, _leader(chip, box))
-        assert canvas.image.getpixel(((x1 + x2) // 2, (y1 + y2) // 2)) == red
+        x, y = (x1 + x2) // 2, (y1 + y2) // 2
+        assert canvas.image.getpixel((x, y)) == red
+        # With a dark edge on either side.
+        across = [(x, y + step) if y1 == y2 else (x + step, y) for step in (-3, -2, -1, 0, 1, 2, 3)]
+        assert [canvas.image.getpixel(place) == BLACK for place in across].count(True) >= 2
     canvas = _Canvas(grey(200, 100))
     monkeypatch.setattr(canvas, "_place", lambda *_: (90, 30, 110, 40))
     canvas.draw_chips([_Mark(box, red, name="r")])
@@ -677,6 +689,9 @@ def test_phrases_are_marked_where_they_stand():
         underline, marked = colored(strip, color), colored(strip, _tint(color))
         assert underline[3] - underline[1] == max(2, round(font.size / 8))
         assert marked[3] == underline[1]
+        ascent, descent = font.getmetrics()
+        assert marked[1] == margin + (round((ascent + descent) * 1.35) - ascent - descent) // 2
+        assert underline[3] == marked[1] + ascent + descent + 1
     # Letters are black, on the marks and beside them, and nothing stands in the margins.
     assert colored(strip, BLACK)[0] >= margin - 1 and strip.getpixel((margin - 2, strip.height // 2)) == WHITE
     plain = strip_of("I see a dog and cats.")
