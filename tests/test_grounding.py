@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import random
 import re
@@ -9,6 +10,9 @@ import torch
 from PIL import Image
 
 from transformers_groma.grounding import (
+    GroundedPhrase,
+    GroundedRegion,
+    GroundedText,
     ParsedPhrase,
     ground_text,
     parse_grounded_text,
@@ -463,3 +467,25 @@ def test_time_is_linear(unit):
         parse_grounded_text(unit * (length // len(unit)))
         times.append(time.perf_counter() - start)
     assert times[-1] < 1.0, times
+
+
+@pytest.mark.parametrize("before", ["", "a dog", "a dog ", "a dog,", "a dog\n", "(", "<p>a dog</p>", "<p>a dog</p> "])
+@pytest.mark.parametrize(
+    "after", ["", " runs", "runs", ".", " .", ", and", "\nruns", "'s tail", ")", " <p>x</p>", "(y)"]
+)
+def test_bare_regions_read_as_those_between_tags(before, after):
+    for group in ("<r0>", "<r0><r2>", "<r0> <r2>", "<r9>"):
+        bare = parse_grounded_text(before + group + after, 5)
+        assert bare == parse_grounded_text(f"{before}<roi>{group}</roi>{after}", 5)
+
+
+@pytest.mark.parametrize("kind", [GroundedPhrase, GroundedRegion, GroundedText])
+def test_answers_cannot_be_changed_and_compare_by_identity(kind):
+    answer = ground_text("<p>a</p> <roi><r0></roi>", torch.tensor([[0.0, 0, 9, 9]]))
+    value = {GroundedPhrase: answer.phrases[0], GroundedRegion: answer.regions[0], GroundedText: answer}[kind]
+    for name in vars(value):
+        with pytest.raises(AttributeError):
+            setattr(value, name, None)
+    # Boxes are tensors, which have no one answer to "equal?".
+    assert value == value and value != dataclasses.replace(value)
+    assert len({value, value}) == 1

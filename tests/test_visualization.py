@@ -649,6 +649,15 @@ def test_size_of_the_caption():
     assert strip_of("x", (300, 100)).width == 300
 
 
+def test_a_caption_has_a_margin_on_every_side():
+    for text in ("x" * 300, "ab " * 100):
+        strip = strip_of(text, (300, 100))
+        margin = round(12 * 0.7)
+        x1, y1, x2, y2 = changed(Image.new("RGB", strip.size, WHITE), strip)
+        assert margin - 1 <= x1 and margin <= y1 and x2 <= 300 - margin + 1 and y2 <= strip.height - margin
+        assert x2 > 300 - margin - 24  # and no more than that
+
+
 def test_a_caption_has_forty_lines_at_most():
     line = round(sum(_font(12.0).getmetrics()) * 1.35)
 
