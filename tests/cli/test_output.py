@@ -63,6 +63,22 @@ def test_json_and_image_appear_together_or_not_at_all(tmp_path, monkeypatch, kin
         assert written.size == image.size
 
 
+@pytest.mark.parametrize("existed", [False, True])
+def test_an_image_that_cannot_be_encoded_leaves_what_was_there(tmp_path, monkeypatch, existed):
+    image = Image.new("RGB", (4, 4))
+    if existed:
+        write_answer(tmp_path, "answer", Answer(), image)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(*_, **__):
+        raise OSError("encoder error")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(OutputError, match=f"^{tmp_path / 'answer.png'} cannot be written .encoder error"):
+        write_answer(tmp_path, "answer", Answer(), image)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_an_image_that_cannot_be_drawn_leaves_no_json(tmp_path, monkeypatch):
     monkeypatch.setattr(Answer, "draw", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):

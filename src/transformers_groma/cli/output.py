@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._files import write_file, write_files
+from .._files import naming, write_file, write_files
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -69,16 +69,19 @@ def write_proposals(
 
 def write_png(path: Path, image: "Image.Image") -> None:
     """Write an image at once or not at all."""
-    write_file(path, _png(image))
+    write_file(path, _png(path, image))
 
 
 def _write_pair(folder: Path, name: str, content: dict[str, Any], image: "Image.Image") -> None:
     """Write `NAME.json` and `NAME.png`, both or neither. The JSON comes last: who finds it finds the image."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_files({folder / f"{name}.png": _png(image), folder / f"{name}.json": text.encode()})
+    path = folder / f"{name}.png"
+    write_files({path: _png(path, image), path.with_name(f"{name}.json"): text.encode()})
 
 
-def _png(image: "Image.Image") -> bytes:
+def _png(path: Path, image: "Image.Image") -> bytes:
+    """What the file of an image will hold."""
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    with naming(path):
+        image.save(buffer, format="PNG")
     return buffer.getvalue()
