@@ -59,6 +59,8 @@ def finished(tmp_path_factory, tiny_dir):
     folder = tmp_path_factory.mktemp("finetune")
     write_photos(folder / "photos" / "train")
     write_photos(folder / "photos" / "validation")
+    for name in ("hub_configs", "docs"):
+        (folder / name).symlink_to(REPOSITORY / name)
     (folder / "options.json").write_text(json.dumps({"quick": QUICK, "check": CHECK}))
     with LoopbackHub(user="your-name") as hub:
         hub.add_repo("org/groma-7b", tiny_dir)
@@ -106,6 +108,9 @@ def test_what_the_document_makes_is_there(finished):
     for path in ("data/photos/train-00000-of-00001.report.json", "data/photos/validation-00000-of-00001.parquet"):
         assert (folder / path).is_file()
     assert " of 2 found" in done.stdout
+    # What can be tried at once on groma-tiny, and what it says there.
+    assert "A small striped black star." in done.stdout
+    assert "checked 64 rows: none of them would stop the training" in done.stderr
     assert "user " in done.stdout and "assistant A blue cup" in done.stdout
 
 

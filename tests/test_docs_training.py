@@ -109,8 +109,9 @@ def test_options_that_are_named_exist(document, monkeypatch):
         "--shards",
         "--shard",
         "--source",
+        "--limit",
     }  # of processing
-    known |= {"--logdir"}  # of tensorboard
+    known |= {"--logdir", "--local-dir"}  # of tensorboard and hf download
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", document.read_text(encoding="utf-8")))
     assert len(named) > 20
     assert named <= known, sorted(named - known)
@@ -139,6 +140,25 @@ def test_commands_parse(monkeypatch):
             assert words[:2] == ["python", "-m"] and words[2].startswith("processing.")
             parse_processing(words, monkeypatch)
     assert seen.count("accelerate launch") == 4 and "groma convert" in seen and "groma train" in seen
+
+
+@pytest.mark.slow
+def test_what_can_be_tried_at_once(tmp_path, monkeypatch, capsys):
+    """The first block of commands trains all stages, as printed, on a machine without a GPU."""
+    for name in ("hub_configs", "docs"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    monkeypatch.chdir(tmp_path)
+    first = next(text for language, text in blocks(TRAINING) if language == "bash")
+    lines = commands(first)
+    assert [words[1:3] for words in lines if words[1] == "train"] == [
+        ["train", stage] for stage in ("detection", "alignment", "sft")
+    ]
+    for words in lines:
+        assert words[0] == "groma" and "--use_cpu" not in words
+        assert cli.main(words[1:]) == 0, words
+    output = capsys.readouterr()
+    assert output.out.endswith("A small striped black star.\n")
+    assert "checked 32 rows: none of them would stop the training" in output.err
 
 
 def test_every_dataset_of_the_recipes_has_a_command(monkeypatch):

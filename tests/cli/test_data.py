@@ -59,7 +59,7 @@ def test_data_shapes_evaluation_and_preview(run, tmp_path):
         (["--rows", "many"], ["--rows", "'many'"]),
         (["--task", "vqa"], ["--task", "'vqa'", "region-caption"]),
         (["--questions", "0"], ["--questions", "'0'", "positive integer"]),
-        (["--seed", "-1"], ["--seed", "'-1'", "from 0 on"]),
+        (["--seed", "-1"], ["--seed", "'-1'", "non-negative integer"]),
         (["--split", "dev"], ["--split", "'dev'", "validation"]),
         (["--image-size", "8"], ["`image_size`", "at least 112", "8"]),
         (["--max-regions", "5"], ["`max_regions`", "at least 16", "5"]),

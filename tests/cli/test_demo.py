@@ -157,7 +157,7 @@ def test_demo_needs_no_extra(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--scene", "-1"], ["--scene", "'-1'", "from 0 on"]),
+        (["--scene", "-1"], ["--scene", "'-1'", "non-negative integer"]),
         (["--image", "no-such.jpg", "--model", "org/other"], ["IMAGE", "no-such.jpg"]),
         (["--model", "/no/such/model"], ["--model", "/no/such/model", "Hub name"]),
         (["--output", __file__], ["--output", Path(__file__).name, "pass another"]),

@@ -166,7 +166,7 @@ def test_a_detector_alone_can_be_measured(run, shapes, model_dir, tmp_path):
         ("rec", ("--batch-size", "0"), ["--batch-size", "'0'"]),
         ("rec", ("--nms-threshold", "2"), ["--nms-threshold", "'2'", "from 0 to 1"]),
         ("rec", ("--split", "val"), ["--dataset", "val-*.parquet", "splits found: test"]),
-        ("rec", ("--card", "no/such/folder"), ["--card", "no folder"]),
+        ("rec", ("--card", "no/such/folder"), ["--card", "not a folder"]),
         ("rec", ("--judge", "gpt"), ["--judge", "llava-bench"]),
         ("llava-bench", (), ["llava-bench", "'question_id'"]),
         ("llava-bench", ("--images", "photos"), ["qa90_gpt4_answer.jsonl", "missing"]),

@@ -77,9 +77,11 @@ def add_command(
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add which model to load, and how."""
     parser.add_argument(
-        "--model", metavar="DIR_OR_REPO", help="folder or Hub name of a model; the tiny one of this package by default"
+        "--model",
+        metavar="DIR_OR_REPO",
+        help="folder or Hub name of a model (default: groma-tiny, the one of this package, which only knows drawn shapes)",
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, …; the best one there is by default")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, …; the best one available by default")
     parser.add_argument(
         "--dtype", choices=("auto", *DTYPES), default="auto", help="of the weights (default: as saved)"
     )
@@ -98,14 +100,14 @@ def box_xyxy(text: str) -> tuple[float, ...]:
     except ValueError:
         box = ()
     if len(box) != 4:
-        raise argparse.ArgumentTypeError(f"{text!r} is no box: write x1,y1,x2,y2 in pixels, as in 30,212,372,585")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a box: write x1,y1,x2,y2 in pixels, as in 30,212,372,585")
     return box
 
 
 def natural(text: str) -> int:
-    """An integer from 0 on."""
+    """A non-negative integer."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} must be an integer from 0 on")
+        raise argparse.ArgumentTypeError(f"{text!r} must be a non-negative integer: 0, 1, 2, …")
     return int(text)
 
 

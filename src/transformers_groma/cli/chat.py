@@ -24,8 +24,8 @@ def add_chat(commands: "argparse._SubParsersAction") -> None:
         "chat",
         run_chat,
         "ask a question about an image and its boxes",
-        'groma chat photo.jpg "What is <region>?" --box 30,212,372,585 --output answer\n'
-        '         groma chat photo.jpg "[grounding] Describe the image in detail." --model org/groma-7b --json',
+        'groma chat photo.jpg "What is <region>?" --box 30,212,372,585 --model groma-7b --output answer\n'
+        '         groma chat photo.jpg "[grounding] Describe the image in detail." --model groma-7b --json',
     )
     chat.add_argument("image", metavar="IMAGE", help="path or http(s) URL of an image")
     chat.add_argument(

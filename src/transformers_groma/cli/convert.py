@@ -94,7 +94,7 @@ def run_convert(arguments: argparse.Namespace) -> None:
     except FileExistsError as error:
         raise CommandError(f"OUT_DIR {error}".replace("`overwrite`", "--overwrite")) from error
     if arguments.legacy_dir is not None and not Path(arguments.legacy_dir).is_dir():
-        raise CommandError(f"LEGACY_DIR {arguments.legacy_dir!r} is no folder: pass that of a released checkpoint.")
+        raise CommandError(f"LEGACY_DIR {arguments.legacy_dir!r} is not a folder: pass that of a released checkpoint.")
 
     import torch
     from transformers.utils import logging

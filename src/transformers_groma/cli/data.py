@@ -10,7 +10,7 @@ from .output import note, write_png
 
 SHAPES_HELP = "draw scenes of coloured shapes, with questions and answers whose truth is known"
 SHAPES_TASKS = ("detection", "rec", "grounding", "region-caption", "grounded-caption", "chat")
-FOLDER_HELP = "read pictures with boxes of your own: an image folder with a metadata.jsonl"
+FOLDER_HELP = "read images with boxes of your own: an image folder with a metadata.jsonl"
 FOLDER_TASKS = ("conversation", "region-caption", "rec", "grounding", "detection")
 BOX_FORMATS = ("xyxy", "xywh", "cxcywh")
 BOXES_OF = ("upright", "stored")
@@ -99,7 +99,7 @@ def _add_shapes_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_data_folder)
-    parser.add_argument("images", metavar="IMAGES", type=Path, help="folder of the pictures and metadata.jsonl")
+    parser.add_argument("images", metavar="IMAGES", type=Path, help="folder of the images and metadata.jsonl")
     _add_file_arguments(parser)
     parser.add_argument(
         "--task",
@@ -135,7 +135,7 @@ def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
         "--preview",
         metavar="N",
         type=positive(int),
-        help="also draw the boxes of the first N pictures, to DIR/preview",
+        help="also draw the boxes of the first N images, to DIR/preview",
     )
 
 

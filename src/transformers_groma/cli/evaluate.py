@@ -46,7 +46,7 @@ def add_evaluate(commands: "argparse._SubParsersAction") -> None:
         metavar="DIR",
         type=Path,
         required=True,
-        help="for predictions.jsonl, results.json, results.md and plots; a run that was killed goes on there",
+        help="for predictions.jsonl, results.json, results.md and plots; an interrupted run resumes there",
     )
     add_model_arguments(parser)
     parser.add_argument(
@@ -74,8 +74,8 @@ def add_evaluate(commands: "argparse._SubParsersAction") -> None:
     parser.add_argument(
         "--gallery", metavar="N", type=positive(int), default=0, help="draw the N worst answers to gallery.html"
     )
-    parser.add_argument("--card", metavar="MODEL_DIR", type=Path, help="write the figures into the model card there")
-    judge = parser.add_argument_group("llava-bench", "Without a judge there are answers, but no figures.")
+    parser.add_argument("--card", metavar="MODEL_DIR", type=Path, help="write the metrics into the model card there")
+    judge = parser.add_argument_group("llava-bench", "Without a judge there are answers, but no metrics.")
     judge.add_argument("--images", metavar="DIR", type=Path, help="the photos of COCO val2014")
     judge.add_argument("--judge", metavar="MODEL", help="name of a model that scores the answers")
     judge.add_argument("--base-url", metavar="URL", help="an OpenAI-compatible server (default: OpenAI)")
@@ -102,7 +102,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     """`groma evaluate`: a benchmark, into a folder."""
     folder = checked_folder(arguments.output)
     if arguments.card is not None and not arguments.card.is_dir():
-        raise CommandError(f"--card {str(arguments.card)!r} is no folder: pass that of a model.")
+        raise CommandError(f"--card {str(arguments.card)!r} is not a folder: pass that of a model.")
     is_judged = arguments.benchmark == "llava-bench"
     if not is_judged and (arguments.images is not None or arguments.judge is not None):
         raise CommandError(f"--images and --judge are of llava-bench: leave them out for {arguments.benchmark}.")

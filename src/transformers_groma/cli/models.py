@@ -116,7 +116,7 @@ def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
     is_folder = Path(model).is_dir()
     if not is_folder and (Path(model).is_absolute() or model.startswith(".") or model.count("/") > 1):
         raise CommandError(
-            f"--model {model!r} is no folder: pass that of a model, or a Hub name such as org/groma-7b."
+            f"--model {model!r} is not a folder: pass that of a model, or a Hub name such as org/groma-7b."
         )
     with errors_of(f"--model {model!r}"):
         config, _ = PreTrainedConfig.get_config_dict(model)
@@ -155,7 +155,7 @@ def open_upright(source: str) -> "Image.Image":
     """The image of a path or URL, turned upright."""
     is_url = source.startswith(("http://", "https://"))
     if not is_url and not Path(source).is_file():
-        raise CommandError(f"IMAGE {source!r} is no file: pass the path or the http(s) URL of an image.")
+        raise CommandError(f"IMAGE {source!r} is not a file: pass the path or the http(s) URL of an image.")
     from ..processing_inputs import open_image, upright_image_size
 
     with errors_of(f"IMAGE {source!r}"):

@@ -15,7 +15,7 @@ def add_propose(commands: "argparse._SubParsersAction") -> None:
         "propose",
         run_propose,
         "find the regions of an image that the model would offer to its language model",
-        "groma propose photo.jpg --output proposals",
+        "groma propose photo.jpg --model groma-7b --output proposals",
     )
     propose.add_argument("image", metavar="IMAGE", help="path or http(s) URL of an image")
     add_model_arguments(propose)
