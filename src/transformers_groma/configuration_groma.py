@@ -6,6 +6,7 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 # What Groma adds to the vocabulary of its language model, before the proxy tokens <r0>, <r1>, … The order is that of the
 # released checkpoints; <sep>, <img> and </img> are unused there.
@@ -25,6 +26,36 @@ GROMA_MARKUP_TOKENS: tuple[str, ...] = (
     "<refer_feat>",
     "[grounding]",
 )
+
+# Layers that carry a state from token to token.
+STATEFUL_LAYERS = {"linear_attention", "conv", "mamba", "recurrent", "hybrid", "hybrid_sliding"}
+STATE_REASON = "a state from token to token, from which a region slot that holds no region cannot be taken out again"
+
+# Families of `AutoModelForCausalLM` that are BERT's kind. With `is_decoder` they read in one direction.
+ENCODERS = {
+    "bert",
+    "bert-generation",
+    "big_bird",
+    "camembert",
+    "data2vec-text",
+    "electra",
+    "ernie",
+    "megatron-bert",
+    "reformer",
+    "rembert",
+    "roberta",
+    "roberta-prelayernorm",
+    "roc_bert",
+    "roformer",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
+
+# Families whose reason cannot be read off their configuration or code.
+UNFIT_FAMILIES = {
+    "blt": "it reads bytes, in patches that it makes of them itself",
+}
 
 
 # Where the weights of this repository's folders of settings come from.
@@ -324,6 +355,7 @@ class GromaConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        check_language_config(self.text_config)
         first_added = self.text_config.vocab_size - len(GROMA_MARKUP_TOKENS) - self.max_regions
         for name, token in (
             ("image_token_id", "<image>"),
@@ -341,7 +373,7 @@ class GromaConfig(PreTrainedConfig):
                 f"The patch grid of `vision_config` must have an even side for the 2x2 merge, got {self.vision_grid_size} "
                 f"(image_size {self.vision_config.image_size} / patch_size {self.vision_config.patch_size})."
             )
-        if not self.tie_word_embeddings and self.text_config.tie_word_embeddings:
+        if not self.tie_word_embeddings and getattr(self.text_config, "tie_word_embeddings", False):
             self.tie_word_embeddings = True
         if self.region_encoder_config.roi_strides is None:
             patch_size = self.vision_config.patch_size
@@ -356,6 +388,52 @@ class GromaConfig(PreTrainedConfig):
     def num_image_tokens(self) -> int:
         """Image tokens of one image after the 2x2 merge."""
         return (self.vision_grid_size // 2) ** 2
+
+
+def check_language_config(config: PreTrainedConfig) -> None:
+    """Check by its configuration that a language model fits into Groma. `LanguageModelHead` checks its code.
+
+    Args:
+        config (`PreTrainedConfig`): of the language model.
+
+    Raises:
+        ValueError: it does not; the message has the model's name and the reason.
+
+    Example:
+    >>> from transformers import MambaConfig
+    >>> try:
+    ...     check_language_config(MambaConfig())
+    ... except ValueError as error:
+    ...     print(str(error).partition(":")[0])
+    `text_config` of model type 'mamba' cannot be Groma's language model
+    """
+    layers = STATEFUL_LAYERS & set(getattr(config, "layer_types", None) or [])
+    parts = [name for name in config.sub_configs if name in ("text_config", "vision_config", "audio_config")]
+    if config.model_type in UNFIT_FAMILIES:
+        reason = UNFIT_FAMILIES[config.model_type]
+    elif type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        reason = "`AutoModelForCausalLM` has no model of this configuration"
+    elif config.is_encoder_decoder or "decoder" in config.sub_configs:
+        reason = "it is the decoder of an encoder-decoder model, which reads what an encoder wrote"
+    elif parts:
+        reason = f"it has {', '.join(parts)} for more than text; take the configuration of its language model alone"
+    elif config.model_type in ENCODERS:
+        reason = "it is an encoder, which reads in both directions or, with `is_decoder`, counts positions its own way"
+    elif layers:
+        reason = f"its layers of type {', '.join(sorted(layers))} keep {STATE_REASON}"
+    elif getattr(config, "hidden_size_per_layer_input", 0):
+        reason = "its layers look up more embeddings by token ids (`hidden_size_per_layer_input`), which visual tokens do not have"
+    else:
+        return
+    raise unfit_language_model(config, reason)
+
+
+def unfit_language_model(config: PreTrainedConfig, reason: str) -> ValueError:
+    """The error for a language model that does not fit into Groma."""
+    return ValueError(
+        f"`text_config` of model type {config.model_type!r} cannot be Groma's language model: {reason}. Language models of "
+        "`AutoModelForCausalLM` that work by attention, such as Llama, Qwen, Gemma, Mistral, Phi, OPT or GPT-2, fit."
+    )
 
 
 __all__ = ["GromaConfig", "GromaProposerConfig", "GromaRegionEncoderConfig", "GromaRegionProposalConfig"]

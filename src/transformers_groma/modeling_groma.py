@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
@@ -35,6 +34,7 @@ from .modeling_groma_cached_prompt import (
     recall_prompt,
     remember_prompt,
 )
+from .modeling_groma_language import LanguageModelHead
 from .modeling_groma_ops import computing_dtype
 from .modeling_groma_outputs import (
     GromaCausalLMOutputWithPast,
@@ -55,9 +55,8 @@ SMALLEST_FRACTION = 1e-12
 class GromaMultiModalProjector(nn.Module):
     """2x2 merge of patches and a two-layer MLP into the language model's width (paper section 3.2)."""
 
-    def __init__(self, config: GromaConfig):
+    def __init__(self, config: GromaConfig, hidden_size: int):
         super().__init__()
-        hidden_size = config.text_config.hidden_size
         self.linear_1 = nn.Linear(4 * config.vision_config.hidden_size, hidden_size)
         self.act = ACT2FN[config.projector_hidden_act]
         self.linear_2 = nn.Linear(hidden_size, hidden_size)
@@ -76,17 +75,25 @@ class GromaModel(GromaPreTrainedModel):
     def __init__(self, config: GromaConfig):
         super().__init__(config)
         vision_hidden_size = config.vision_config.hidden_size
+        self.language_model_head = LanguageModelHead(config.text_config)
+        embedding_size = self.language_model_head.embedding_size
         self.vision_tower = build_vision_tower(config.vision_config)
         self.region_proposer = GromaRegionProposer(config.proposer_config, vision_hidden_size)
         self.region_encoder = GromaRegionEncoder(
             config.region_encoder_config,
             vision_hidden_size,
-            config.text_config.hidden_size,
+            embedding_size,
             config.vision_config.image_size,
         )
-        self.multi_modal_projector = GromaMultiModalProjector(config)
-        self.language_model = AutoModel.from_config(config.text_config)
+        self.multi_modal_projector = GromaMultiModalProjector(config, embedding_size)
+        self.language_model = self.language_model_head.build_base_model()
         self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
 
     @torch.no_grad()
     def propose_regions(self, pixel_values: Tensor, refer_boxes: Tensor | None = None) -> GromaRegionProposals:
@@ -549,9 +556,10 @@ class GromaModel(GromaPreTrainedModel):
 
         if position_ids is None and _is_mask_of_tokens(attention_mask):
             position_ids = _positions(attention_mask)[:, -inputs_embeds.shape[1] :]
+        if self.language_model_head.takes_positions:
+            kwargs["position_ids"] = position_ids
         outputs = self.language_model(
             attention_mask=attention_mask,
-            position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             **cache_kwargs(cache),
             **kwargs,
@@ -586,6 +594,7 @@ class GromaModel(GromaPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=visual_tokens,
+            router_logits=getattr(outputs, "router_logits", None),
             **cache_kwargs(cache_of(outputs)),
             **regions,
         )
@@ -908,17 +917,48 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
 
     ```"""
 
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: GromaConfig):
         super().__init__(config)
         self.model = GromaModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        head = self.model.language_model_head
+        for name, module in head.build_modules().items():
+            self.add_module(name, module)
+        self._tied_weights_keys = head.tied_weights
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.set_input_embeddings(value)
+
     def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
+        return self.get_submodule(self.model.language_model_head.output_embedding)
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        parent, _, name = self.model.language_model_head.output_embedding.rpartition(".")
+        setattr(self.get_submodule(parent), name, new_embeddings)
+
+    def load_language_model(self, language_model: PreTrainedModel) -> None:
+        """Take over the weights of a language model, those of its head included.
+
+        Args:
+            language_model (`PreTrainedModel`): of `AutoModelForCausalLM`, with the configuration `config.text_config`.
+
+        Raises:
+            ValueError: a model with other weights.
+        """
+        head = self.model.language_model_head
+        weights = {head.name_in_groma(name): weight for name, weight in language_model.state_dict().items()}
+        own = {name for name in self.state_dict() if not name.startswith("model.") or ".language_model." in name}
+        if own != set(weights):
+            raise ValueError(
+                f"{type(language_model).__name__} and `config.text_config` ({head.causal_class.__name__}) differ in their weights: "
+                f"{', '.join(sorted(own ^ set(weights))[:3])}."
+            )
+        self.load_state_dict(weights, strict=False)
 
     def get_image_features(
         self,
@@ -992,24 +1032,29 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
             return_dict=True,
             **kwargs,
         )
-        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
-        loss = None
-        if labels is not None:
-            # Trainers that split sequences bring labels that are shifted already.
-            shift_labels = kwargs.pop("shift_labels", None)
-            if outputs.token_mask is not None:
-                slots = (outputs.refer_slots, outputs.ground_slots, outputs.image_index)
-                labels = resolve_row_boxes(labels, *slots, self.config)
-                if shift_labels is not None:
-                    shift_labels = resolve_row_boxes(shift_labels, *slots, self.config)
-                else:
-                    shift_labels = shift_labels_over_gaps(labels, outputs.token_mask.to(labels.device))
-            loss = self.loss_function(
-                logits, labels, vocab_size=self.config.text_config.vocab_size, shift_labels=shift_labels, **kwargs
-            )
+        # Trainers that split sequences bring labels that are shifted already.
+        shift_labels = kwargs.pop("shift_labels", None)
+        if labels is not None and outputs.token_mask is not None:
+            slots = (outputs.refer_slots, outputs.ground_slots, outputs.image_index)
+            labels = resolve_row_boxes(labels, *slots, self.config)
+            if shift_labels is not None:
+                shift_labels = resolve_row_boxes(shift_labels, *slots, self.config)
+            else:
+                shift_labels = shift_labels_over_gaps(labels, outputs.token_mask.to(labels.device))
+            attention_mask = outputs.token_mask
+        if shift_labels is not None:
+            kwargs["shift_labels"] = shift_labels
+        predicted = self.model.language_model_head.run(
+            self,
+            slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep),
+            outputs.router_logits,
+            attention_mask=attention_mask,
+            labels=labels,
+            **kwargs,
+        )
         return GromaCausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
+            loss=predicted.loss,
+            logits=predicted.logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=outputs.image_hidden_states,

@@ -54,6 +54,7 @@ class GromaModelOutputWithPast(BaseModelOutputWithPast):
         region_boxes, region_scores, refer_slots, ground_slots: see `GromaImageFeatures`.
         image_index (`Tensor` of shape `(B,)`, int64): which image belongs to each row; 0 for rows without one.
         token_mask (`Tensor` of shape `(B, length)`, bool): which tokens are on; unused region slots are off.
+        router_logits (`tuple[Tensor]`, *optional*): of a language model that is a mixture of experts.
     """
 
     image_hidden_states: Tensor | None = None
@@ -64,6 +65,7 @@ class GromaModelOutputWithPast(BaseModelOutputWithPast):
     ground_slots: Tensor | None = None
     image_index: Tensor | None = None
     token_mask: Tensor | None = None
+    router_logits: tuple[Tensor] | None = None
 
 
 @dataclass

@@ -47,7 +47,8 @@ def set_trainable_parts(
         if part != NEW_TOKENS:
             model.get_submodule(PARTS[part]).requires_grad_(True)
     if "language_model" in parts:
-        model.lm_head.requires_grad_(True)
+        for name in model.model.language_model_head.names.values():
+            model.get_submodule(name).requires_grad_(True)
     if NEW_TOKENS in parts:
         train_new_tokens(model, new_token_ids)
 

@@ -1,0 +1,191 @@
+"""Which causal language models fit into Groma, and how theirs makes logits: any of `AutoModelForCausalLM`, not only Llama's way.
+
+A language model of the library is a base model, which Groma holds as `language_model`, and a class around it that makes logits
+of hidden states: with a bias, a scale, a cap, more layers. That class does it here, too: its `forward` runs on finished hidden
+states.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_outputs import ModelOutput
+from transformers.modeling_utils import PreTrainedModel
+
+from .configuration_groma import STATE_REASON, unfit_language_model
+from .modeling_groma_cache import CACHE_NAME
+
+# Base models that do not take positions but count them by the mask.
+POSITIONS_BY_MASK = {"bloom"}
+
+
+class LanguageModelHead:
+    """How the class of `AutoModelForCausalLM` makes logits and loss of what its base model returned.
+
+    Args:
+        config (`PreTrainedConfig`): of the language model.
+
+    Attributes:
+        base_class (`type[PreTrainedModel]`): class of the base model.
+        embedding_size (`int`): width of the token embeddings, which visual tokens have, too.
+        takes_positions (`bool`): whether the base model takes `position_ids`.
+        names (`dict[str, str]`): the modules of the head: name in the class, name in Groma. The output embedding is always
+            `lm_head` where it is one layer.
+        tied_weights (`dict[str, str]`): as `_tied_weights_keys`, with Groma's names.
+        output_embedding (`str`): path of the output embedding in Groma.
+
+    Raises:
+        ValueError: a model that cannot be Groma's language model; the message has its name and the reason.
+    """
+
+    def __init__(self, config: PreTrainedConfig):
+        # Without memory: what is of interest are names, sizes and settings.
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        bases = [name for name, child in model.named_children() if isinstance(child, PreTrainedModel)]
+        base = getattr(model, bases[0]) if len(bases) == 1 else None
+        check_language_model(config, model, base)
+        self.config = config
+        self.causal_class = type(model)
+        self.base_class, self.base_name = type(base), bases[0]
+        self.embedding_size = base.get_input_embeddings().weight.shape[1]
+        self.takes_positions = "position_ids" in inspect.signature(self.base_class.forward).parameters
+        output_path = next(name for name, module in model.named_modules() if module is model.get_output_embeddings())
+        children = [name for name, _ in model.named_children() if name != self.base_name]
+        self.names = {name: name for name in children}
+        if output_path in children and "lm_head" not in children:
+            self.names[output_path] = "lm_head"
+        self.output_embedding = self.name_in_groma(output_path)
+        tied = model._tied_weights_keys or {}
+        self.tied_weights = {self.name_in_groma(name): self.name_in_groma(source) for name, source in tied.items()}
+        self._heads = {name: getattr(model, name) for name in children}
+        model._modules.clear()
+        self._model = model
+
+    def name_in_groma(self, name: str) -> str:
+        """Where Groma has a weight of the class."""
+        first, dot, rest = name.partition(".")
+        if first == self.base_name:
+            return f"model.language_model.{rest}"
+        return self.names.get(first, first) + dot + rest
+
+    def build_base_model(self) -> PreTrainedModel:
+        """The base model, with fresh weights."""
+        return self.base_class._from_config(self.config)
+
+    def build_modules(self) -> dict[str, nn.Module]:
+        """The modules of the head by their names in Groma, to be initialized. Can be called once."""
+        modules = {}
+        for name, module in self._heads.items():
+            if type(module) is nn.Linear:
+                module = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
+            else:
+                device = torch.empty(0).device
+                module = module.to_empty(device=device)
+                if device.type != "meta":
+                    for part in module.modules():
+                        part._is_hf_initialized = False
+                        self._model._init_weights(part)
+            modules[self.names[name]] = module
+        self._heads = {}
+        return modules
+
+    def run(
+        self, groma: nn.Module, last_hidden_state: Tensor, router_logits: tuple[Tensor] | None, **kwargs
+    ) -> ModelOutput:
+        """What `forward` of the class returns.
+
+        Args:
+            groma (`nn.Module`): has the modules of the head.
+            last_hidden_state (`Tensor` of shape `(B, length, hidden_size)`), router_logits (`tuple[Tensor]`, *optional*): what
+                the base model returned.
+            **kwargs: arguments of the class's `forward`, such as `labels`.
+
+        Returns:
+            `ModelOutput` with `logits` and, with `labels`, `loss`.
+        """
+        accepted = inspect.signature(self.causal_class.forward).parameters
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
+            kwargs = {name: value for name, value in kwargs.items() if name in accepted}
+        output = _FinishedOutput(last_hidden_state, router_logits)
+        model = _CausalModel(self, groma, output)
+        return self.causal_class.forward(model, inputs_embeds=last_hidden_state, return_dict=True, **kwargs)
+
+
+class _FinishedOutput:
+    """What a base model returned; nothing but hidden states and routers."""
+
+    def __init__(self, last_hidden_state: Tensor, router_logits: tuple[Tensor] | None):
+        self.last_hidden_state = last_hidden_state
+        self.router_logits = router_logits
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+    def __getitem__(self, index: int | slice) -> Any:
+        return (self.last_hidden_state,)[index]
+
+
+class _FinishedModel:
+    """A base model that returns what it has returned already."""
+
+    def __init__(self, model: nn.Module, output: _FinishedOutput):
+        self._model, self._output = model, output
+
+    def __call__(self, *args: Any, **kwargs: Any) -> _FinishedOutput:
+        return self._output
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._model, name)
+        # Some classes call the decoder in their base model.
+        return self if isinstance(value, PreTrainedModel) else value
+
+
+class _CausalModel:
+    """Stands for an instance of the class, whose base model has run already."""
+
+    def __init__(self, head: LanguageModelHead, groma: nn.Module, output: _FinishedOutput):
+        self._head, self._groma = head, groma
+        self._base = _FinishedModel(groma.model.language_model, output)
+
+    def __getattr__(self, name: str) -> Any:
+        head = self._head
+        if name == head.base_name or name == "base_model":
+            return self._base
+        if name in head.names:
+            return getattr(self._groma, head.names[name])
+        if name == "vocab_size":
+            # Embeddings may have been resized.
+            return head.config.vocab_size
+        if name == "training":
+            return self._groma.training
+        return getattr(head._model, name)
+
+
+def check_language_model(config: PreTrainedConfig, model: PreTrainedModel, base: PreTrainedModel | None) -> None:
+    """Check by its code that a language model fits into Groma.
+
+    Args:
+        config (`PreTrainedConfig`): of the language model.
+        model (`PreTrainedModel`): of `AutoModelForCausalLM`.
+        base (`PreTrainedModel`, *optional*): its base model.
+
+    Raises:
+        ValueError: it does not; the message has the model's name and the reason.
+    """
+    if base is None:
+        raise unfit_language_model(config, f"{type(model).__name__} does not have one base model and a head")
+    if model._is_stateful:
+        raise unfit_language_model(config, f"{type(model).__name__} keeps {STATE_REASON}")
+    accepted = inspect.signature(type(base).forward).parameters
+    needed = ["inputs_embeds", "attention_mask", CACHE_NAME]
+    if config.model_type not in POSITIONS_BY_MASK:
+        needed.append("position_ids")
+    if missing := [name for name in needed if name not in accepted]:
+        raise unfit_language_model(config, f"{type(base).__name__} does not take `{'`, `'.join(missing)}`")
+
+
+__all__ = ["LanguageModelHead", "check_language_model"]
