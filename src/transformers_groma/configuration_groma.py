@@ -55,6 +55,7 @@ ENCODERS = {
 # Families whose reason cannot be read off their configuration or code.
 UNFIT_FAMILIES = {
     "blt": "it reads bytes, in patches that it makes of them itself",
+    "xlm": "it keeps a cache of its own kind",
 }
 
 

@@ -170,8 +170,7 @@ def _assemble_groma(
     model.model.region_proposer.load_state_dict(perceiver.region_proposer.state_dict())
     if is_whole:
         _copy_fitting_weights(perceiver.region_encoder, model.model.region_encoder)
-    model.model.language_model.load_state_dict(llm.base_model.state_dict())
-    model.lm_head.load_state_dict(llm.get_output_embeddings().state_dict())
+    model.load_language_model(llm)
     model.generation_config = own_generation_config(llm.generation_config, tokenizer)
     model.save_pretrained(folder)
     save_processor(config, tokenizer, folder, chat_template)

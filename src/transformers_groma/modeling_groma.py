@@ -1017,6 +1017,8 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
         Raises:
             ValueError: see `GromaModel.forward`.
         """
+        if getattr(self.config.text_config, "output_router_logits", False):
+            kwargs.setdefault("output_router_logits", True)
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,

@@ -43,8 +43,12 @@ class LanguageModelHead:
 
     def __init__(self, config: PreTrainedConfig):
         # Without memory: what is of interest are names, sizes and settings.
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+        try:
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(config)
+        except Exception as error:
+            reason = f"`AutoModelForCausalLM` cannot build it ({type(error).__name__}: {error})"
+            raise unfit_language_model(config, reason) from error
         bases = [name for name, child in model.named_children() if isinstance(child, PreTrainedModel)]
         base = getattr(model, bases[0]) if len(bases) == 1 else None
         check_language_model(config, model, base)
