@@ -96,6 +96,20 @@ def test_dtype(legacy, tmp_path):
     assert model.model.vision_tower.dtype == torch.float32
 
 
+def test_the_language_model_s_dtype_is_that_of_the_model(legacy, tmp_path):
+    """Whatever the parts before it are in."""
+
+    def half(state_dict):
+        return {name: tensor.half() if name.startswith("llm.") else tensor for name, tensor in state_dict.items()}
+
+    rewrite(legacy, half)
+    out = convert_legacy_checkpoint(legacy, tmp_path / "out")
+    assert json.loads((out / "config.json").read_text())["dtype"] == "float16"
+    model = AutoModelForImageTextToText.from_pretrained(out)
+    assert model.model.language_model.layers[0].mlp.up_proj.weight.dtype == torch.float16
+    assert model.model.vision_tower.dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -26,6 +26,7 @@ from .configuration_groma import (
 from .convert_components import LEGACY_IMAGE_SIZE, position_grid, resize_position_table, save_processor
 from .image_processing_pil_groma import GromaImageProcessorPil
 from .modeling_groma import GromaForConditionalGeneration
+from .modeling_groma_base import part_dtypes
 from .modeling_groma_detector import GromaForRegionProposal
 from .tokenization_groma import GROMA_CHAT_TEMPLATE, load_legacy_tokenizer
 
@@ -355,7 +356,7 @@ def convert_legacy_checkpoint(
         is_detector = isinstance(config, GromaRegionProposalConfig)
         model_class = GromaForRegionProposal if is_detector else GromaForConditionalGeneration
         config.architectures = [model_class.__name__]
-        config.dtype = next(tensor.dtype for tensor in state_dict.values() if tensor.is_floating_point())
+        config.dtype = part_dtypes(state_dict)["model"]
         config.save_pretrained(folder)
         if is_detector:
             GromaImageProcessorPil().save_pretrained(folder)
