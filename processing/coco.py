@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from processing.coco_format import CocoImage, detection_rows, load_coco_files
+from processing.coco_format import CocoImage, detection_rows, load_coco_files, one_entry_a_picture
 from processing.common import run_script, script_parser
 from transformers_groma.data.image_files import BoxesOf
 from transformers_groma.data.left_out import LeftOut
@@ -21,7 +21,8 @@ from transformers_groma.data.left_out import LeftOut
 
 def load_records(annotations: Sequence[Path]) -> list[CocoImage]:
     """One record a picture, in the order of the files."""
-    return [entry for file in load_coco_files(annotations) for entry in file.images]
+    files = zip(annotations, load_coco_files(annotations), strict=True)
+    return [entry for path, file in files for entry in one_entry_a_picture(file.images, path)]
 
 
 def convert(

@@ -257,6 +257,56 @@ def _read_categories(categories: Sequence[Any], path: str | os.PathLike) -> tupl
     return by_id, ambiguous
 
 
+def one_entry_a_picture(entries: Sequence[CocoImage], path: str | os.PathLike) -> list[CocoImage]:
+    """Put entries of the same file together, as tables with a line a box make several: apart, each denies what the others have.
+
+    Args:
+        entries (`Sequence[CocoImage]`): of a file that means one entry for each picture.
+        path (`str` or `Path`): the file, told on stderr.
+
+    Returns:
+        `list[CocoImage]`: in the order of the first of each; they keep its id.
+    """
+    by_name: dict[tuple[Any, ...], list[CocoImage]] = {}
+    for number, entry in enumerate(entries):
+        name = entry.image.get("file_name") or entry.image.get("coco_url")
+        is_good = entry.fault is None and isinstance(name, str)
+        # Entries that disagree about the size stay apart: the file tells which one is wrong.
+        size = str(entry.image.get("width")), str(entry.image.get("height"))
+        by_name.setdefault((PurePosixPath(name).as_posix(), *size) if is_good else (number,), []).append(entry)
+    several = [group for group in by_name.values() if len(group) > 1]
+    if several:
+        ids = " and ".join(group.image_id for group in several[0][:3])
+        print(
+            f"{path}: {len(several)} pictures have several entries, for example {several[0][0].name} the ids {ids}: their annotations "
+            "are put together",
+            file=sys.stderr,
+        )
+    return [group[0] if len(group) == 1 else _put_together(group) for group in by_name.values()]
+
+
+def _put_together(group: Sequence[CocoImage]) -> CocoImage:
+    """One entry of several of the same picture."""
+    first = group[0]
+    image = dict(first.image)
+    for name in ("not_exhaustive_category_ids", "neg_category_ids"):
+        if any(isinstance(entry.image.get(name), list) for entry in group):
+            image[name] = [identity for entry in group for identity in entry.image.get(name) or ()]
+    together = CocoImage(image)
+    seen: list[tuple[Any, Any, Any]] = []
+    for entry in group:
+        together.crowds.extend(entry.crowds)
+        together.left_out.extend(entry.left_out)
+        for annotation in entry.annotations:
+            known = (annotation.get("bbox"), annotation.get("category_id"), annotation.get("caption"))
+            if known in seen:
+                together.left_out.append(LeftOut("annotation is listed twice", f"annotation {annotation.get('id')!r}"))
+            else:
+                seen.append(known)
+                together.annotations.append(annotation)
+    return together
+
+
 def find_picture(folder: Path, file_name: str) -> Path:
     """Where an image lies: archives unpack with more or fewer folders than the annotations name.
 

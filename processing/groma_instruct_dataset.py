@@ -66,8 +66,8 @@ def parse_markup(text: str, boxes: Sequence[int]) -> list[Part]:
         return taken
 
     def add_text(plain: str) -> None:
-        if markup_in(plain):
-            raise SkipRecord(f"stray {markup_in(plain)}")
+        if token := markup_in(plain):
+            raise SkipRecord("stray mark", token)
         if plain:
             parts.append(text_part(plain))
 

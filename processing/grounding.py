@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from processing.boxes import usable_boxes
-from processing.coco_format import CocoFile, CocoImage, check_image, image_name, load_coco_files
+from processing.coco_format import CocoFile, CocoImage, check_image, image_name, load_coco_files, one_entry_a_picture
 from processing.common import UNKNOWN_CATEGORY, run_script, script_parser
 from processing.ids import Id, id_of
 from processing.rows import (
@@ -88,7 +88,7 @@ def load_category_objects(annotations: Sequence[Path]) -> list[CategoryObjects]:
         if not content.categories and any(entry.annotations for entry in content.images):
             raise ValueError(f"{path} has annotations, but no `categories`: nothing says what to ask for.")
         names = _names(content, path)
-        for entry in content.images:
+        for entry in one_entry_a_picture(content.images, path):
             records += _objects_of_image(entry, content, names)
     return records
 

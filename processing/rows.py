@@ -220,7 +220,7 @@ def plain_text(text: Any) -> str:
         raise SkipRecord("no text")
     text = text.strip()
     if token := markup_in(text):
-        raise SkipRecord(f"text holds the token {token}")
+        raise SkipRecord("text holds a token of the model", token)
     return text
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from processing.coco_format import CocoImage, detection_rows, read_json
 from processing.common import run_script, script_parser
-from processing.ids import record_fault
+from processing.ids import id_of, record_fault
 from transformers_groma.data.columns import DETECTION_FEATURES
 from transformers_groma.data.image_files import BoxesOf
 from transformers_groma.data.left_out import LeftOut, SkipRecord
@@ -71,6 +71,7 @@ def convert(record: str, boxes_of: BoxesOf | None = None) -> Iterator[dict[str, 
         {**image, "id": image.get("image_id")},
         [annotation for annotation, fault in zip(annotations, faults, strict=True) if fault is None],
         left_out=[fault for fault in faults if fault is not None],
+        fault=LeftOut("`image` without an `image_id`") if id_of(image.get("image_id")) is None else None,
     )
     for row in detection_rows(entry, Path(record).parent, source="sa1b", boxes_of=boxes_of):
         # Nothing is a crowd there.

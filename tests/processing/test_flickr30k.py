@@ -59,7 +59,7 @@ def test_the_original_layout(tmp_path):
     assert (row["image_id"], row["source"]) == ("7", "flickr30k")
     assert read_report(tmp_path / "rows")["skipped"] == {
         "no phrase with a box": 2,
-        "text holds the token <image>": 1,
+        "text holds a token of the model": 1,
         "broken file of boxes": 1,
         "no file of boxes": 1,
     }

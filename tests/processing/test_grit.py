@@ -84,7 +84,7 @@ def test_one_bad_line_never_stops_the_job(tmp_path):
         "not a JSON object": 3,
         "missing picture": 1,
         "no expression with a box": 5,
-        "text holds the token <image>": 1,
+        "text holds a token of the model": 1,
         "no text": 1,
     }
     assert report["parts"] == {

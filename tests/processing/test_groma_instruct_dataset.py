@@ -80,10 +80,10 @@ def test_markup(text, boxes, parts):
     [
         ("<p>a cup</p> <roi><ground_box></roi>", [], "another number of marks"),
         ("a cup", [1], "another number of marks"),
-        ("a cup <ground_box>", [1], "stray <ground_box>"),
-        ("<p>a <p>cup</p></p>", [], "stray <p>"),
-        ("<roi><ground_box><refer_box></roi>", [0, 1], "stray <roi>"),
-        ("<r7> is a cup", [], "stray <r7>"),
+        ("a cup <ground_box>", [1], "stray mark: <ground_box>"),
+        ("<p>a <p>cup</p></p>", [], "stray mark: <p>"),
+        ("<roi><ground_box><refer_box></roi>", [0, 1], "stray mark: <roi>"),
+        ("<r7> is a cup", [], "stray mark: <r7>"),
     ],
 )
 def test_markup_that_does_not_fit(text, boxes, reason):

@@ -66,7 +66,7 @@ def test_loose_ends_of_a_conversation_go():
         ([{"from": "system", "value": "x"}, *turns("a", "b"), {"from": "system", "value": "x"}], "do not take turns"),
         (turns("<image>\n", "b"), "no text"),
         (turns("a", " "), "no text"),
-        (turns("HTML?", "<p>Hi</p>"), "text holds the token <p>"),
+        (turns("HTML?", "<p>Hi</p>"), "text holds a token of the model"),
     ],
 )
 def test_conversations_that_do_not_fit(conversation, reason):

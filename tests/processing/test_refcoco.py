@@ -50,7 +50,7 @@ def test_expressions_become_questions_and_bad_ones_are_counted(tmp_path):
     assert report["skipped"] == {
         "no text": 1,
         "box is outside of the image": 1,
-        "text holds the token <p>": 1,
+        "text holds a token of the model": 1,
         "missing picture": 1,
         "image has another size than annotated": 1,
     }

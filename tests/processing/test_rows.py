@@ -87,7 +87,7 @@ def test_captions_are_written_as_one_would(tokenized, written):
 
 def test_text_that_would_be_read_as_markup_is_left_out():
     assert plain_text(" a < b ") == "a < b"
-    for text, reason in [("a <p>b</p>", "token <p>"), ("<r12>", "token <r12>"), ("a</s>", "token </s>")]:
+    for text, reason in [("a <p>b</p>", "a token of the model: <p>"), ("<r12>", ": <r12>"), ("a</s>", ": </s>")]:
         with pytest.raises(SkipRecord, match=reason):
             plain_text(text)
     for text in ("", "  \n", None, 3):

@@ -69,7 +69,7 @@ def test_many_rounds_are_about_regions_that_overlap_little(tmp_path):
     assert report["parts"] == {
         "box is empty: its width or height is zero or negative": 1,
         "no text": 1,
-        "text holds the token <region>": 1,
+        "text holds a token of the model": 1,
     }
 
 
@@ -105,7 +105,7 @@ def test_single_rounds_and_evaluation(tmp_path):
     assert report["skipped"] == {
         "box is empty: its width or height is zero or negative": 1,
         "no text": 1,
-        "text holds the token <region>": 1,
+        "text holds a token of the model": 1,
         "the picture is not in `--image-data`": 1,
     }
 

@@ -340,8 +340,8 @@ def test_a_picture_that_is_listed_twice_counts_once(images, name):
 def test_files_that_use_an_id_for_other_pictures(images, name, capsys):
     """Boxes go to the picture of their own file, and somebody is told."""
     content = coco_content()
-    for image in content["images"]:
-        image["file_name"] = "b.png"
+    content["images"], content["annotations"] = content["images"][:1], content["annotations"][:1]
+    content["images"][0]["file_name"] = "b.png"
     arguments = [*write_json(images, coco_content()), write_json(images, content, "b.json")[1]]
     outcome = run(SCRIPTS[name], images, arguments)
     assert {row["image"]["path"] for row in outcome.rows if row["image_id"] == "2"} == {"b.png"}
@@ -529,6 +529,42 @@ def test_a_box_that_nobody_names_is_left_out_alone(images):
     assert outcome.rows[0]["messages"][1]["content"][0]["boxes"] == [0]
 
 
+@pytest.mark.parametrize("name", ["coco", "grounding", "lvis_ground"])
+@pytest.mark.parametrize("spelled", ["a.png", "./a.png"])
+def test_entries_of_one_picture_are_put_together(images, name, spelled, capsys):
+    """Apart, each would deny the boxes of the other."""
+
+    def change(content: dict) -> None:
+        content["images"].append({**content["images"][0], "id": 3, "file_name": spelled})
+        for number, box in ((30, [1, 1, 9, 9]), (31, BOX)):
+            content["annotations"].append({**content["annotations"][0], "id": number, "image_id": 3, "bbox": box})
+
+    outcome = changed(images, name, change)
+    assert sorted(outcome.boxes[0]) == [[1, 1, 10, 10], CORNERS] and outcome.boxes[1] == [CORNERS]
+    assert [row["image_id"] for row in outcome.rows] == ["1", "2"]
+    assert outcome.reasons == {"annotation is listed twice": 1}
+    assert "1 pictures have several entries, for example a.png the ids 1 and 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["coco", "grounding", "lvis_ground"])
+def test_of_entries_that_disagree_about_the_size_the_file_tells(images, name):
+    outcome = changed(
+        images, name, lambda content: content["images"].append({**content["images"][0], "id": 3, "width": 99})
+    )
+    assert outcome.boxes == [[CORNERS]] * 2
+    if name == "coco":
+        assert outcome.report["skipped"] == {"no boxes": 1}
+
+
+def test_no_entry_of_a_picture_may_call_its_category_unfinished(images):
+    def change(content: dict) -> None:
+        content["images"].append({**content["images"][0], "id": 3, "not_exhaustive_category_ids": [1]})
+
+    outcome = changed(images, "grounding", change)
+    assert outcome.boxes == [[CORNERS]]
+    assert outcome.report["skipped"] == {"category not exhaustively annotated": 1}
+
+
 # ---------------------------------------------------------------------------------------------------------- categories
 
 
@@ -647,7 +683,7 @@ def test_a_crowd_flag_that_says_nothing(images, crowd):
 def test_pictures_without_boxes_are_kept_if_wanted(images):
     content = coco_content()
     content["annotations"][0]["iscrowd"] = 1
-    content["images"].append({**content["images"][0], "id": 3})
+    content["images"].append({**content["images"][0], "id": 3, "file_name": "a.jpg"})
     arguments = write_json(images, content)
     outcome = run(SCRIPTS["coco"], images, arguments)
     assert outcome.boxes == [[CORNERS]] and outcome.report["skipped"] == {"no boxes": 2}

@@ -96,7 +96,10 @@ def inside(folder: Path, path: Path) -> Path:
         SkipRecord: a link on the way leads out of the folder.
     """
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise SkipRecord("the image is a link that leads out of the folder of the images", path.name)
+        raise SkipRecord(
+            "the image is a link that leads out of the folder of the images; pass the folder that holds the file",
+            path.name,
+        )
     return path
 
 
