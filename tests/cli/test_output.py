@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from transformers_groma._files import OutputError
-from transformers_groma.cli.output import printable, write_answer, write_proposals
+from transformers_groma.cli.output import note, printable, write_answer, write_proposals
 
 
 def test_output_never_drives_the_terminal():
@@ -84,3 +84,8 @@ def test_an_image_that_cannot_be_drawn_leaves_no_json(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         write_answer(tmp_path, "answer", Answer(), Image.new("RGB", (4, 4)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_notes_give_no_orders_to_a_terminal(capsys):
+    note("a \x1b[2Jb\x07\nc\r\u202e")
+    assert capsys.readouterr().err == "a \ufffd[2Jb\ufffd\nc\ufffd\ufffd\n"

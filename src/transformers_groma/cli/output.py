@@ -40,7 +40,7 @@ def printable(text: str) -> str:
 
 def note(text: str) -> None:
     """Say something beside the result."""
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)
 
 
 def write_answer(

@@ -17,6 +17,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..markdown import one_line
 from .secrets import KeyBlanker
 
 try:
@@ -384,7 +385,8 @@ class ChatClient:
         else:
             text = f"{type(error).__name__}: {error}"
         # Blanked first: of a key that is cut, nobody would find the rest.
-        text = self._blanker.blank(" ".join(self._blanker.blank(text).split()))
+        # Nor does it print what a terminal would take for orders.
+        text = self._blanker.blank(one_line(self._blanker.blank(text)))
         return text if len(text) <= MESSAGE_LIMIT else f"{text[:MESSAGE_LIMIT]}…"
 
     def _wait_after(self, failure: "_Failure", delay: float) -> None:

@@ -24,6 +24,7 @@ from huggingface_hub import (
 from huggingface_hub.utils import yaml_dump
 
 from .._files import write_files
+from ..markdown import escape_markdown
 from .report import Results, read_results
 
 SOURCE_NAME = "transformers-groma"
@@ -129,7 +130,9 @@ def _read_run(path: Path) -> Results:
 def _read_card(model_dir: Path) -> ModelCard:
     path = model_dir / "README.md"
     if not path.exists():
-        return ModelCard(f"---\nlibrary_name: transformers\ntags:\n- groma\n---\n\n# {model_dir.resolve().name}\n")
+        return ModelCard(
+            f"---\nlibrary_name: transformers\ntags:\n- groma\n---\n\n# {escape_markdown(model_dir.resolve().name)}\n"
+        )
     try:
         # As bytes, because reading as text would change the ends of lines.
         return ModelCard(path.read_bytes().decode("utf-8"))

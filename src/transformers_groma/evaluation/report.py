@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from .._files import write_files
+from ..markdown import escape_markdown
 from .benchmark import Benchmark, Figure, PublishedFigure
 
 RESULTS_NAME = "results.json"
@@ -130,13 +132,17 @@ def markdown_report(
     if has_gallery:
         lines += ["", f"[{GALLERY_NAME}]({GALLERY_NAME}) shows the worst answers."]
     if pictures:
-        lines += ["", *(f"![{Path(name).stem}]({name})" for name in pictures)]
+        lines += ["", *(f"![{escape_markdown(Path(name).stem)}]({quote(name)})" for name in pictures)]
     speed = (
         f"{results.asked} rows in {results.seconds:.1f} s, {results.asked / max(results.seconds, 1e-9):.2f} a second."
     )
     lines += ["", "## Settings", "", speed, "", _line(["setting", "value"]), _line(["---", "---"])]
     shown = {name: results.settings.get(name) for name in SHOWN_SETTINGS} | results.settings.get("versions", {})
-    lines += [_line([name, value]) for name, value in shown.items() if value not in (None, "")]
+    lines += [
+        _line([escape_markdown(name), escape_markdown(value)])
+        for name, value in shown.items()
+        if value not in (None, "")
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -197,7 +203,8 @@ def _shown(figure: Figure, value: float | None, absent: str = "") -> str:
 
 def _line(cells: Sequence[Any]) -> str:
     """A line of a table."""
-    return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    """A line of a table; its cells are Markdown."""
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 __all__ = ["REPORT_NAME", "RESULTS_NAME", "Results", "markdown_report", "read_results", "versions", "write_report"]

@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from .._files import write_file
 from ..data.mixtures import parse_dataset_spec
+from ..markdown import code_span, escape_markdown, python_string
 
 ModelKind = Literal["chat", "detector"]
 
@@ -41,6 +42,10 @@ Trained with [transformers-groma](https://github.com/transformers-groma/transfor
 """
 
 
+class _Markdown(str):
+    """Text that is Markdown already."""
+
+
 class _KindTexts(NamedTuple):
     """What the card says of a kind of model."""
 
@@ -63,7 +68,7 @@ import transformers_groma  # registers Groma with the Auto classes
 from PIL import Image
 from transformers import pipeline
 
-pipe = pipeline("image-grounding", model="{model}")
+pipe = pipeline("image-grounding", model={literal})
 answer = pipe(Image.open("photo.jpg"), "[grounding]Please describe the image in detail.")
 ```
 
@@ -83,8 +88,8 @@ from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 from transformers_groma.boxes import box_cxcywh_to_xyxy, scale_boxes
 
-model = AutoModelForObjectDetection.from_pretrained("{model}")
-image_processor = AutoImageProcessor.from_pretrained("{model}")
+model = AutoModelForObjectDetection.from_pretrained({literal})
+image_processor = AutoImageProcessor.from_pretrained({literal})
 
 image = ImageOps.exif_transpose(Image.open("photo.jpg"))  # upright
 proposals = model.propose_regions(image_processor(image, return_tensors="pt")["pixel_values"])
@@ -92,7 +97,7 @@ regions = proposals.boxes[0][proposals.mask[0]]  # best first; normalized cxcywh
 boxes = scale_boxes(box_cxcywh_to_xyxy(regions), image.height, image.width)
 ```
 
-Boxes are `[x1, y1, x2, y2]` in pixels of the image. `groma train alignment --detector {model} …` puts this detector into a
+Boxes are `[x1, y1, x2, y2]` in pixels of the image. {command} puts this detector into a
 whole Groma.""",
     ),
 }
@@ -186,20 +191,23 @@ def write_model_card(folder: Path, trainer: Any, kind: ModelKind = "chat") -> No
     ]
     start = ""
     if base_model is not None:
-        start = f"Training started from `{public_name(base_model)}`."
+        start = f"Training started from {code_span(public_name(base_model))}."
     text = CARD.format(
         metadata=f"---\n{metadata.to_yaml()}\n---",
-        name=name,
+        name=escape_markdown(name),
         description=texts.description,
         start=start,
-        data=_table(("dataset", "rows"), [(f"`{path}`", rows) for path, rows in details["datasets"]])
+        data=_table(("dataset", "rows"), [(_Markdown(code_span(path)), rows) for path, rows in details["datasets"]])
         if details.get("datasets")
         else "Not told.",
         recipe=_table(("setting", "value"), recipe),
         metrics=_table(("figure", "value"), [(key, f"{value:.4g}") for key, value in sorted(figures.items())])
         if figures
         else "None were measured yet.",
-        use=texts.use.format(model=arguments.hub_model_id or name),
+        use=texts.use.format(
+            command=code_span(f"groma train alignment --detector {arguments.hub_model_id or name} …"),
+            literal=python_string(arguments.hub_model_id or name),
+        ),
     )
     ModelCard(text)  # checks the metadata
     write_file(folder / "README.md", text.encode())
@@ -210,7 +218,9 @@ def _plain(value: Any) -> Any:
 
 
 def _table(head: tuple[str, str], rows: list[tuple[Any, Any]]) -> str:
-    return "\n".join([f"| {head[0]} | {head[1]} |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows)])
+    """A table; its cells are text, unless they are marked as Markdown."""
+    cells = [[cell if isinstance(cell, _Markdown) else escape_markdown(cell) for cell in row] for row in rows]
+    return "\n".join([f"| {head[0]} | {head[1]} |", "|---|---|", *(f"| {key} | {value} |" for key, value in cells)])
 
 
 __all__ = ["ModelKind", "data_details", "public_name", "write_model_card"]
