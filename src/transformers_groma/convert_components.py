@@ -1,6 +1,7 @@
 """Puts a Groma together from its components: a detector and a language model, or a vision encoder alone."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -19,6 +21,7 @@ from transformers import (
 from ._files import complete_folder
 from .chat_template_groma import GROMA_CHAT_TEMPLATE
 from .configuration_groma import GromaConfig, GromaRegionEncoderConfig, GromaRegionProposalConfig
+from .convert_checks import check_component, check_size, check_tensors
 from .image_processing_pil_groma import GromaImageProcessorPil
 from .modeling_groma import GromaForConditionalGeneration
 from .modeling_groma_detector import GromaForRegionProposal
@@ -117,15 +120,22 @@ def assemble_components(
 
 
 def _assemble_detector(vision_encoder: str | Path, dtype: torch.dtype, folder: Path) -> None:
-    vision_config = AutoConfig.from_pretrained(vision_encoder)
-    vision_config.image_size = LEGACY_IMAGE_SIZE
-    model = GromaForRegionProposal(GromaRegionProposalConfig(vision_config=vision_config)).to(dtype)
-    pretrained = AutoModel.from_pretrained(vision_encoder, dtype=dtype).state_dict()
-    grid = vision_config.image_size // vision_config.patch_size
-    name = "embeddings.position_embeddings"
-    if name in pretrained and position_grid(pretrained[name]) != grid:
-        pretrained[name] = resize_position_table(pretrained[name], size=(grid, grid))
-    model.vision_tower.load_state_dict(pretrained)
+    with _loading("vision_encoder", vision_encoder):
+        num_saved = check_component("vision_encoder", vision_encoder)
+        vision_config = AutoConfig.from_pretrained(vision_encoder)
+        if not (hasattr(vision_config, "patch_size") and hasattr(vision_config, "image_size")):
+            raise ValueError(f"it is a model of type {vision_config.model_type!r}, which has no grid of patches")
+        _check_model_size(AutoModel, vision_config, num_saved)
+        # Poolers see what Groma does not use; some checkpoints come without.
+        encoder = _load(AutoModel, vision_encoder, dtype, may_miss="pooler.")
+        vision_config.image_size = LEGACY_IMAGE_SIZE
+        model = GromaForRegionProposal(GromaRegionProposalConfig(vision_config=vision_config)).to(dtype)
+        pretrained = encoder.state_dict()
+        grid = vision_config.image_size // vision_config.patch_size
+        name = "embeddings.position_embeddings"
+        if name in pretrained and position_grid(pretrained[name]) != grid:
+            pretrained[name] = resize_position_table(pretrained[name], size=(grid, grid))
+        model.vision_tower.load_state_dict(pretrained)
     model.save_pretrained(folder)
     # Only the files are in half precision: it is loaded in float32, as every detector is.
     vars(model.config).pop("part_dtypes", None)
@@ -133,20 +143,74 @@ def _assemble_detector(vision_encoder: str | Path, dtype: torch.dtype, folder: P
     GromaImageProcessorPil(size={"height": LEGACY_IMAGE_SIZE, "width": LEGACY_IMAGE_SIZE}).save_pretrained(folder)
 
 
+@contextmanager
+def _loading(name: str, source: str | Path) -> Iterator[None]:
+    """What goes wrong while a component is loaded is one line that names it; the library has many kinds of errors for it."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        start = "" if text.startswith(f"`{name}`") else f"`{name}` {source} cannot be loaded: "
+        raise ValueError(f"{start}{text if len(text) <= 600 else text[:600] + '…'}") from error
+
+
+def _check_model_size(model_class: type, config: PreTrainedConfig, num_saved: int | None) -> None:
+    """Check the size that a configuration describes, without taking memory for it."""
+    if num_saved is not None:
+        with torch.device("meta"):
+            model = model_class.from_config(config) if hasattr(model_class, "from_config") else model_class(config)
+        check_size("config.json", sum(weight.numel() for weight in model.parameters()), num_saved)
+
+
+def _load(
+    model_class: type, source: str | Path, dtype: torch.dtype, may_miss: str | None = None, **kwargs: Any
+) -> PreTrainedModel:
+    """A pretrained model, all of whose weights come from its files."""
+    # Weights of other sizes are refused below, with their names.
+    model, loading = model_class.from_pretrained(
+        source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+    )
+    missing = sorted(name for name in loading["missing_keys"] if may_miss is None or not name.startswith(may_miss))
+    if loading["mismatched_keys"]:
+        name, saved, described = sorted(loading["mismatched_keys"])[0]
+        raise ValueError(
+            f"its weight {name!r} has the shape {tuple(saved)}, but its config.json describes {tuple(described)}"
+        )
+    if missing:
+        raise ValueError(
+            f"its files lack {len(missing)} weights that its config.json describes, such as {missing[0]!r}"
+        )
+    check_tensors(dict(model.named_parameters()), f"{source} as {str(dtype).removeprefix('torch.')}")
+    return model
+
+
 def _assemble_groma(
     detector: str | Path, language_model: str | Path, sizes: dict[str, Any], dtype: torch.dtype, folder: Path
 ) -> None:
-    detector_config = _detector_config(detector)
+    with _loading("detector", detector):
+        num_saved = check_component("detector", detector)
+        detector_config = _detector_config(detector)
     region_encoder = region_encoder_config(detector_config, sizes)
-    perceiver = _load_perceiver(detector, detector_config, dtype)
-    llm = AutoModelForCausalLM.from_pretrained(language_model, dtype=dtype)
-    tokenizer = AutoTokenizer.from_pretrained(language_model)
+    with _loading("detector", detector):
+        is_whole = isinstance(detector_config, GromaConfig)
+        model_class = _Perceiver if is_whole else GromaForRegionProposal
+        _check_model_size(model_class, detector_config, num_saved)
+        perceiver = _load(model_class, detector, dtype, config=detector_config)
+    with _loading("language_model", language_model):
+        num_saved = check_component("language_model", language_model)
+        llm_config = AutoConfig.from_pretrained(language_model)
+        if type(llm_config) not in AutoModelForCausalLM._model_mapping:
+            raise ValueError(f"it is a model of type {llm_config.model_type!r}, which is not a causal language model")
+        _check_model_size(AutoModelForCausalLM, llm_config, num_saved)
+        llm = _load(AutoModelForCausalLM, language_model, dtype)
+        tokenizer = AutoTokenizer.from_pretrained(language_model)
     chat_template = own_chat_template(tokenizer)
     _add_tokens(llm, tokenizer, perceiver.config.max_regions)
     ids = {
         token: tokenizer.convert_tokens_to_ids(token) for token in ("<image>", "<refer_box>", "<ground_box>", "<r0>")
     }
-    is_whole = isinstance(perceiver, _Perceiver)
     seeing = ("vision_feature_layer", "projector_hidden_act") if is_whole else ()
     config = GromaConfig(
         vision_config=perceiver.config.vision_config,
@@ -185,14 +249,6 @@ def _detector_config(detector: str | Path) -> GromaRegionProposalConfig | GromaC
             f"({GromaRegionProposalConfig.model_type!r}) or a whole Groma ({GromaConfig.model_type!r})."
         )
     return config
-
-
-def _load_perceiver(
-    detector: str | Path, config: GromaRegionProposalConfig | GromaConfig, dtype: torch.dtype
-) -> GromaForRegionProposal:
-    """The detector, or what a whole Groma sees with."""
-    model_class = _Perceiver if isinstance(config, GromaConfig) else GromaForRegionProposal
-    return model_class.from_pretrained(detector, config=config, dtype=dtype)
 
 
 def region_encoder_config(

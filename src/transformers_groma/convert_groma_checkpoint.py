@@ -4,16 +4,17 @@ A released checkpoint is what the original code saved with transformers 4.32: a 
 stage-1 `CustomDDETRModel` (model_type "ddetr"), as safetensors or .bin, whole or in shards.
 """
 
-import json
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from safetensors.torch import load_file
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from tqdm import tqdm
-from transformers import GenerationConfig
+from transformers import Dinov2Config, GenerationConfig, LlamaConfig, PreTrainedTokenizerBase
 
 from ._files import complete_folder
 from .configuration_groma import (
@@ -23,12 +24,21 @@ from .configuration_groma import (
     GromaRegionEncoderConfig,
     GromaRegionProposalConfig,
 )
+from .convert_checks import (
+    check_integer,
+    check_layers,
+    check_share,
+    check_tensors,
+    check_tokens,
+    load_checkpoint,
+    read_json,
+)
 from .convert_components import LEGACY_IMAGE_SIZE, position_grid, resize_position_table, save_processor
 from .image_processing_pil_groma import GromaImageProcessorPil
 from .modeling_groma import GromaForConditionalGeneration
 from .modeling_groma_base import part_dtypes
 from .modeling_groma_detector import GromaForRegionProposal
-from .tokenization_groma import GROMA_CHAT_TEMPLATE, load_legacy_tokenizer
+from .tokenization_groma import GROMA_CHAT_TEMPLATE, groma_tokens, load_legacy_tokenizer
 
 LEGACY_ROI_STRIDES = (1.75, 3.5, 7.0)
 MAX_SHARD_SIZE = "5GB"
@@ -119,7 +129,7 @@ def convert_legacy_config(config: dict, state_dict: dict[str, Tensor]) -> GromaC
         `GromaConfig`, or `GromaRegionProposalConfig` for a stage-1 checkpoint.
 
     Raises:
-        ValueError: if the checkpoint is no Groma.
+        ValueError: if the checkpoint is no Groma, or has settings that are out of range or do not fit its tensors.
     """
     model_type = config.get("model_type")
     if model_type not in ("groma", "ddetr"):
@@ -128,24 +138,36 @@ def convert_legacy_config(config: dict, state_dict: dict[str, Tensor]) -> GromaC
         )
     if "vision_config" in config:
         raise ValueError("config.json is in this package's format already: load the folder with `from_pretrained`.")
-    perceiver = config.get("perceiver_cfg", {}) if model_type == "groma" else config
-    absent = [name for name in ("vis_encoder_cfg", "ddetr_cfg") if name not in perceiver]
-    if model_type == "groma" and "llm_cfg" not in config:
-        absent.append("llm_cfg")
-    if absent:
+    is_detector = model_type == "ddetr"
+    perceiver = config if is_detector else _part(config, "perceiver_cfg")
+    parts = {"vis_encoder_cfg": perceiver, "ddetr_cfg": perceiver, **({} if is_detector else {"llm_cfg": config})}
+    if absent := [name for name, holder in parts.items() if name not in holder]:
         raise ValueError(f"config.json lacks {', '.join(absent)}: it is not what the original Groma saves.")
-    prefix = "perceiver." if model_type == "groma" else ""
+    vision, detector = _part(perceiver, "vis_encoder_cfg"), _part(perceiver, "ddetr_cfg")
+    prefix = "" if is_detector else "perceiver."
     detector_prefix = f"{prefix}ddetr_transformer."
 
     def size(key: str, dim: int) -> int:
         if key not in state_dict:
             raise ValueError(f"The checkpoint misses {key!r}, which tells a size.")
-        return state_dict[key].shape[dim]
+        shape = tuple(state_dict[key].shape)
+        if 0 in shape:
+            raise ValueError(
+                f"The tensor {key!r} of the checkpoint is empty: gather the weights before they are saved."
+            )
+        if not -len(shape) <= dim < len(shape):
+            raise ValueError(f"The tensor {key!r} of the checkpoint has the shape {shape}, which tells no size.")
+        return shape[dim]
 
-    vision = {key: value for key, value in perceiver["vis_encoder_cfg"].items() if key != "transformers_version"}
     vision["patch_size"] = size(f"{prefix}vis_encoder.embeddings.patch_embeddings.projection.weight", -1)
     vision["image_size"] = LEGACY_IMAGE_SIZE
-    detector = perceiver["ddetr_cfg"]
+    num_vision_layers = vision.get("num_hidden_layers", Dinov2Config().num_hidden_layers)
+    _check_layers(
+        state_dict, "vis_encoder_cfg.num_hidden_layers", num_vision_layers, f"{prefix}vis_encoder.encoder.layer."
+    )
+    for side in ("encoder", "decoder"):
+        number = detector.get(f"{side}_layers", getattr(GromaProposerConfig(), f"{side}_layers"))
+        _check_layers(state_dict, f"ddetr_cfg.{side}_layers", number, f"{detector_prefix}{side}.layers.")
     renamed = {"cls_loss_coefficient": "class_loss_coefficient"}
     known = set(GromaProposerConfig().to_dict()) - {"model_type", "transformers_version", "num_feature_levels"}
     proposer = {renamed.get(key, key): value for key, value in detector.items()}
@@ -164,13 +186,30 @@ def convert_legacy_config(config: dict, state_dict: dict[str, Tensor]) -> GromaC
     )
     proposer["bbox_head_hidden_size"] = size(box_head, 0)
     proposer["refine_reference_points"] = False
-    if model_type == "ddetr":
-        return GromaRegionProposalConfig(vision_config={"model_type": "dinov2", **vision}, proposer_config=proposer)
+    with _config_errors():
+        if is_detector:
+            return GromaRegionProposalConfig(
+                vision_config={"model_type": "dinov2", **vision},
+                proposer_config=proposer,
+                **_choice_of_regions(config),
+            )
 
-    language_model = {key: value for key, value in config["llm_cfg"].items() if key != "transformers_version"}
+    language_model = _part(config, "llm_cfg")
+    num_layers = language_model.get("num_hidden_layers", LlamaConfig().num_hidden_layers)
+    _check_layers(state_dict, "llm_cfg.num_hidden_layers", num_layers, "llm.model.layers.")
     num_base_tokens = size("llm.model.embed_tokens.weight", 0)
-    num_tokens = num_base_tokens + size("new_input_embs.weight", 0)
-    language_model.update(vocab_size=num_tokens, pad_token_id=num_base_tokens + GROMA_MARKUP_TOKENS.index("[PAD]"))
+    num_new_tokens = size("new_input_embs.weight", 0)
+    for holder, name, number in (
+        (language_model, "vocab_size", num_base_tokens),
+        (config, "num_new_token", num_new_tokens),
+    ):
+        if holder.get(name, number) != number:
+            raise ValueError(
+                f"config.json says `{name}` {holder[name]!r}, but its table has {number} rows: take both from one checkpoint."
+            )
+    language_model.update(
+        vocab_size=num_base_tokens + num_new_tokens, pad_token_id=num_base_tokens + GROMA_MARKUP_TOKENS.index("[PAD]")
+    )
     language_model["use_cache"] = True
     first_added = {token: num_base_tokens + index for index, token in enumerate(GROMA_MARKUP_TOKENS)}
     region_encoder = GromaRegionEncoderConfig(
@@ -182,20 +221,69 @@ def convert_legacy_config(config: dict, state_dict: dict[str, Tensor]) -> GromaC
         position_hidden_size=size("region_encoder.roi_align.pos_embedd.0.weight", 0),
         region_hidden_size=size("region_encoder.roi_align.flatten_linear.weight", 0),
     )
-    return GromaConfig(
-        vision_config={"model_type": "dinov2", **vision},
-        proposer_config=proposer,
-        region_encoder_config=region_encoder,
-        text_config={"model_type": "llama", **language_model},
-        image_token_id=first_added["<image>"],
-        refer_box_token_id=first_added["<refer_box>"],
-        ground_box_token_id=first_added["<ground_box>"],
-        first_proxy_token_id=num_base_tokens + len(GROMA_MARKUP_TOKENS),
-        max_regions=config.get("max_region_num", 100),
-        nms_threshold=config.get("nms_thres", 0.6),
-        box_score_threshold=config.get("box_score_thres", 0.15),
-        vision_feature_layer=perceiver.get("vis_output_layer", -1),
+    vision_feature_layer = check_integer(
+        "vis_output_layer", perceiver.get("vis_output_layer", -1), -num_vision_layers - 1, num_vision_layers
     )
+    with _config_errors():
+        return GromaConfig(
+            vision_config={"model_type": "dinov2", **vision},
+            proposer_config=proposer,
+            region_encoder_config=region_encoder,
+            text_config={"model_type": "llama", **language_model},
+            image_token_id=first_added["<image>"],
+            refer_box_token_id=first_added["<refer_box>"],
+            ground_box_token_id=first_added["<ground_box>"],
+            first_proxy_token_id=num_base_tokens + len(GROMA_MARKUP_TOKENS),
+            vision_feature_layer=vision_feature_layer,
+            **_choice_of_regions(config, num_new_tokens - len(GROMA_MARKUP_TOKENS)),
+        )
+
+
+def _part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A nested part of the original's config, without what is not a setting of the model."""
+    part = config.get(name, {})
+    if not isinstance(part, Mapping):
+        raise ValueError(
+            f"config.json has a {type(part).__name__} as `{name}`: it is not what the original Groma saves."
+        )
+    # Labels are counted up to a number that nothing bounds.
+    ignored = ("transformers_version", "num_labels", "id2label", "label2id")
+    return {key: value for key, value in part.items() if key not in ignored}
+
+
+def _choice_of_regions(config: Mapping[str, Any], num_proxies: int | None = None) -> dict[str, Any]:
+    """How regions are chosen, with the defaults of the original."""
+    max_regions = config.get("max_region_num", 100 if num_proxies is None else min(100, num_proxies))
+    return {
+        "max_regions": check_integer("max_region_num", max_regions, 1, 10_000 if num_proxies is None else num_proxies),
+        "nms_threshold": check_share("nms_thres", config.get("nms_thres", 0.6)),
+        "box_score_threshold": check_share("box_score_thres", config.get("box_score_thres", 0.15)),
+    }
+
+
+def _check_layers(state_dict: Mapping[str, Tensor], name: str, value: Any, prefix: str) -> None:
+    saved = {key.removeprefix(prefix).partition(".")[0] for key in state_dict if key.startswith(prefix)}
+    check_layers(name, value, len(saved))
+
+
+@contextmanager
+def _config_errors() -> Iterator[None]:
+    """What settings of a wrong kind make the library raise becomes one line."""
+    try:
+        yield
+    except (
+        StrictDataclassError,
+        ArithmeticError,
+        AttributeError,
+        KeyError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        text = " ".join(str(error).split())
+        raise ValueError(
+            text if isinstance(error, ValueError) else f"config.json describes no model: {text}"
+        ) from error
 
 
 def bake_position_table(table: Tensor, grid: int) -> Tensor:
@@ -256,13 +344,26 @@ def convert_legacy_state_dict(
             converted[name] = tensor
     for name, rows in added_tokens.items():
         if name in converted:
-            converted[name] = torch.cat([converted[name], rows.to(converted[name].dtype)])
+            if rows.shape[1:] != converted[name].shape[1:]:
+                raise ValueError(
+                    f"The two tables of {name!r} have the shapes {tuple(converted[name].shape)} and {tuple(rows.shape)}: take all "
+                    "weights from one checkpoint."
+                )
+            dtype = torch.promote_types(rows.dtype, converted[name].dtype)
+            converted[name] = torch.cat([converted[name].to(dtype), rows.to(dtype)])
+    grid = config.vision_config.image_size // config.vision_config.patch_size
     for name in [name for name in converted if name.endswith(_POSITION_TABLE)]:
-        converted[name] = bake_position_table(
-            converted[name], config.vision_config.image_size // config.vision_config.patch_size
-        )
+        _check_position_table(name, converted[name], grid)
+        converted[name] = bake_position_table(converted[name], grid)
+    if not is_detector and config.text_config.tie_word_embeddings:
+        embedding, head = (converted.get(name) for name in _ADDED_TOKEN_TABLES.values())
+        if embedding is not None and head is not None and not _same_tensor(embedding, head):
+            raise ValueError(
+                "config.json says `tie_word_embeddings`, but the embedding and the head differ, and one of them would be lost: set it to "
+                "false in `llm_cfg`."
+            )
 
-    with torch.device("meta"):
+    with _config_errors(), torch.device("meta"):
         model = GromaForRegionProposal(config) if is_detector else GromaForConditionalGeneration(config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     problems = []
@@ -282,42 +383,16 @@ def convert_legacy_state_dict(
     return converted
 
 
-def load_checkpoint(directory: str | Path) -> dict[str, Tensor]:
-    """Read all tensors of a checkpoint folder: safetensors or .bin, whole or in shards. .bin files are mapped, not copied.
-
-    Args:
-        directory (`str` or `Path`): folder of the checkpoint.
-
-    Returns:
-        `dict[str, Tensor]`: tensors by name.
-
-    Raises:
-        FileNotFoundError: if the folder holds no weights, or a shard that its index names is not there.
-    """
-    directory = Path(directory)
-    for index_name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-        if (directory / index_name).is_file():
-            weight_map = json.loads((directory / index_name).read_text())["weight_map"]
-            files = [directory / name for name in sorted(set(weight_map.values()))]
-            break
-    else:
-        files = [path for name in ("model.safetensors", "pytorch_model.bin") if (path := directory / name).is_file()][
-            :1
-        ]
-    absent = [path.name for path in files if not path.is_file()]
-    if absent:
-        raise FileNotFoundError(f"{directory} misses shards that its index names: {', '.join(absent)}.")
-    if not files:
-        raise FileNotFoundError(
-            f"{directory} holds no weights: looked for model.safetensors, pytorch_model.bin and their shard indices."
+def _check_position_table(name: str, table: Tensor, grid: int) -> None:
+    """Check that a position table is one of a square grid that can become another without taking much more memory."""
+    old_grid = position_grid(table) if table.ndim == 3 else 0
+    if old_grid < 1 or table.shape[:2] != (1, 1 + old_grid**2):
+        raise ValueError(f"{name!r} has the shape {tuple(table.shape)}: it must be (1, 1 + grid * grid, hidden_size).")
+    if not 2 <= grid <= 4 * old_grid:
+        raise ValueError(
+            f"The patches of {LEGACY_IMAGE_SIZE} pixels are a grid of {grid}x{grid}, but {name!r} is one of {old_grid}x{old_grid}: take "
+            "all weights from one checkpoint."
         )
-    state_dict: dict[str, Tensor] = {}
-    for path in tqdm(files, desc="read", unit="file", disable=len(files) < 2):
-        if path.suffix == ".safetensors":
-            state_dict.update(load_file(path))
-        else:
-            state_dict.update(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
-    return state_dict
 
 
 def convert_legacy_checkpoint(
@@ -337,7 +412,8 @@ def convert_legacy_checkpoint(
         `Path`: `output_dir`.
 
     Raises:
-        ValueError: names that are missing or unknown, wrong shapes, or a config that is not the original's.
+        ValueError: files that are damaged, weights that are empty, not finite or not floating point, names that are missing or
+            unknown, wrong shapes, a config or a tokenizer that is not that of the weights.
         FileNotFoundError: no config, weights or tokenizer.
         FileExistsError: `output_dir` holds files and `overwrite` is not set, or something else would be lost with it: a source,
             the current folder, the home folder.
@@ -347,13 +423,15 @@ def convert_legacy_checkpoint(
     if not config_file.is_file():
         raise FileNotFoundError(f"{legacy_dir} has no config.json: pass the folder of a released Groma checkpoint.")
     with complete_folder(output_dir, overwrite, [legacy_dir]) as folder:
-        legacy_config = json.loads(config_file.read_text())
+        legacy_config = read_json(config_file)
         legacy_state_dict = load_checkpoint(legacy_dir)
         config = convert_legacy_config(legacy_config, legacy_state_dict)
+        is_detector = isinstance(config, GromaRegionProposalConfig)
+        tokenizer = None if is_detector else _load_tokenizer(legacy_dir, config)
         state_dict = convert_legacy_state_dict(legacy_state_dict, config)
         if dtype is not None:
             state_dict = {name: tensor.to(dtype) for name, tensor in state_dict.items()}
-        is_detector = isinstance(config, GromaRegionProposalConfig)
+            check_tensors(state_dict, f"{legacy_dir} as {str(dtype).removeprefix('torch.')}")
         model_class = GromaForRegionProposal if is_detector else GromaForConditionalGeneration
         config.architectures = [model_class.__name__]
         config.dtype = part_dtypes(state_dict)["model"]
@@ -362,10 +440,32 @@ def convert_legacy_checkpoint(
             GromaImageProcessorPil().save_pretrained(folder)
         else:
             _save_generation_config(config, folder)
-            tokenizer = load_legacy_tokenizer(legacy_dir)
             save_processor(config, tokenizer, folder, GROMA_CHAT_TEMPLATE)
         save_torch_state_dict(state_dict, folder, max_shard_size=MAX_SHARD_SIZE)
     return Path(output_dir)
+
+
+def _load_tokenizer(legacy_dir: Path, config: GromaConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint, which must give the ids that its model knows."""
+    try:
+        tokenizer = load_legacy_tokenizer(legacy_dir)
+    except OSError:
+        raise
+    except Exception as error:  # the libraries have no common one
+        raise ValueError(f"The tokenizer in {legacy_dir} cannot be read ({' '.join(str(error).split())}).") from error
+    text_config = config.text_config
+    first_added = config.image_token_id - GROMA_MARKUP_TOKENS.index("<image>")
+    num_proxies = text_config.vocab_size - config.first_proxy_token_id
+    check_tokens(
+        tokenizer,
+        {
+            tokenizer.bos_token: text_config.bos_token_id,
+            tokenizer.eos_token: text_config.eos_token_id,
+            **{token: first_added + index for index, token in enumerate(groma_tokens(num_proxies))},
+        },
+        text_config.vocab_size,
+    )
+    return tokenizer
 
 
 def _save_generation_config(config: GromaConfig, folder: Path) -> None:

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaForCausalLM
 
 from transformers_groma.convert_groma_checkpoint import load_legacy_tokenizer
@@ -161,3 +163,39 @@ def test_convert_on_a_full_disk_names_the_output(run, legacy, tmp_path, monkeypa
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert f"error: {tmp_path / 'model'} cannot be written (No space left on device). Free some space" in err
     assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "nan", "settings", "tokenizer"])
+def test_convert_refuses_in_one_line_and_leaves_nothing(run, legacy, tmp_path, damage):
+    if damage == "cut":
+        (legacy / "model.safetensors").write_bytes((legacy / "model.safetensors").read_bytes()[:1000])
+    elif damage == "nan":
+        weights = load_file(legacy / "model.safetensors")
+        weights["llm.model.norm.weight"][0] = float("nan")
+        save_file(weights, legacy / "model.safetensors")
+    elif damage == "settings":
+        config = json.loads((legacy / "config.json").read_text())
+        (legacy / "config.json").write_text(json.dumps({**config, "nms_thres": 7}))
+    else:
+        (legacy / "added_tokens.json").write_text("{}")
+    code, out, err = run("convert", legacy, "new/model")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    word = {"cut": "model.safetensors", "nan": "norm.weight", "settings": "nms_thres", "tokenizer": "<sep>"}[damage]
+    assert word in err and "LEGACY_DIR" in err
+    assert not (tmp_path / "new" / "model").exists()
+
+
+def test_convert_components_refuses_in_one_line(run, tmp_path, tiny_dir):
+    shutil.copytree(tiny_dir, tmp_path / "detector")
+    weights = load_file(tmp_path / "detector" / "model.safetensors")
+    name = next(name for name in weights if "region_proposer" in name and name.endswith("norm.weight"))
+    for value in (None, torch.ones(3)):
+        changed = {key: tensor for key, tensor in weights.items() if key != name}
+        save_file(
+            changed if value is None else {**changed, name: value},
+            tmp_path / "detector" / "model.safetensors",
+            metadata={"format": "pt"},
+        )
+        code, out, err = run("convert", "--detector", tmp_path / "detector", "--language-model", "x", tmp_path / "out")
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+        assert "`detector`" in err and "norm.weight" in err

@@ -102,18 +102,24 @@ def run_convert(arguments: argparse.Namespace) -> None:
     from ..convert_components import assemble_components
     from ..convert_groma_checkpoint import convert_legacy_checkpoint
 
-    logging.disable_progress_bar()  # of every file that is read; an error would stand behind them
+    # What the library says while it reads would stand before an error, which says it in one line.
+    logging.disable_progress_bar()
+    verbosity = logging.get_verbosity()
     dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)
     sources = [f"--{name.replace('_', '-')} {components[name]!r}" for name in sorted(given)]
-    with errors_of(" and ".join(sources) or f"LEGACY_DIR {arguments.legacy_dir!r}"):
-        if given:
-            assemble_components(
-                output_dir,
-                **components,
-                dtype=dtype or torch.float32,
-                overwrite=arguments.overwrite,
-                region_encoder=sizes,
-            )
-        else:
-            convert_legacy_checkpoint(arguments.legacy_dir, output_dir, dtype=dtype, overwrite=arguments.overwrite)
+    try:
+        logging.set_verbosity_error()
+        with errors_of(" and ".join(sources) or f"LEGACY_DIR {arguments.legacy_dir!r}"):
+            if given:
+                assemble_components(
+                    output_dir,
+                    **components,
+                    dtype=dtype or torch.float32,
+                    overwrite=arguments.overwrite,
+                    region_encoder=sizes,
+                )
+            else:
+                convert_legacy_checkpoint(arguments.legacy_dir, output_dir, dtype=dtype, overwrite=arguments.overwrite)
+    finally:
+        logging.set_verbosity(verbosity)
     print(output_dir)
