@@ -116,7 +116,7 @@ def test_only_regular_files_are_images(tmp_path, kind):
 
 def test_devices_are_not_images():
     with pytest.raises(SkipRecord, match="not a regular file"):
-        read_image_bytes("/dev/zero")
+        read_image_bytes("/dev/null")
 
 
 # --------------------------------------------------------------------------------------------------------------- paths
