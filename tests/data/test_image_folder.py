@@ -330,6 +330,15 @@ def test_detection_needs_one_good_box(tmp_path):
     assert report.skipped == {"all boxes are wrong": 1}
 
 
+def test_an_image_whose_boxes_are_all_wrong_says_so(tmp_path):
+    """Its conversation may do without them."""
+    messages = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "At sea."}]
+    wrong = {"bbox": [[0.1, 0.2, 0.3, 0.4]], "text": ["a cup"]}
+    lines = [{"file_name": "a.jpg", "objects": wrong}, {"file_name": "b.jpg", "objects": wrong, "messages": messages}]
+    report = write_image_folder(write_folder(tmp_path / "photos", *lines), tmp_path / "out")
+    assert report.rows == 1 and report.skipped == {"all boxes are wrong": 1}
+
+
 def test_a_bad_text_or_conversation_is_left_out_alone(tmp_path):
     objects = {"bbox": [[110, 10, 40, 40], [20, 30, 50, 70], [1, 1, 9, 9]], "text": ["a mug", "the <p>", 7]}
     messages = [{"role": "user", "content": "Is <region 3> red?"}, {"role": "assistant", "content": "Yes."}]

@@ -301,11 +301,11 @@ def convert(record: FolderImage, folder: Path, options: FolderOptions) -> Iterat
     # Numbers of boxes stay those of the lines, so that conversations point at the right ones.
     objects = [one for line in read.objects for one in line]
     boxes = [one.box for one in objects]
+    right = [one.box for one in objects if one.box is not None and not one.again]
+    if boxes and not right and not conversations:
+        raise SkipRecord("all boxes are wrong")
     if options.task == "detection":
         # Class-agnostic boxes of everyday things: the head of COCO learns them.
-        right = [one.box for one in objects if one.box is not None and not one.again]
-        if boxes and not right:
-            raise SkipRecord("all boxes are wrong")
         yield {"image": image, "image_id": name, "boxes_xyxy": right, "source": "coco"}
         return
     seed = None if options.evaluation else options.seed
