@@ -6,7 +6,6 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 # What Groma adds to the vocabulary of its language model, before the proxy tokens <r0>, <r1>, … The order is that of the
 # released checkpoints; <sep>, <img> and </img> are unused there.
@@ -408,6 +407,9 @@ def check_language_config(config: PreTrainedConfig) -> None:
     ...     print(str(error).partition(":")[0])
     `text_config` of model type 'mamba' cannot be Groma's language model
     """
+    # The library loads this package while it loads that module.
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
     layers = STATEFUL_LAYERS & set(getattr(config, "layer_types", None) or [])
     parts = [name for name in config.sub_configs if name in ("text_config", "vision_config", "audio_config")]
     if config.model_type in UNFIT_FAMILIES:
