@@ -1,11 +1,18 @@
 """Models and devices that commands are given."""
 
-import pytest
+import json
 
+import pytest
+from peft import LoraConfig, get_peft_model
+
+from transformers_groma import GromaForConditionalGeneration, GromaProcessor
 from transformers_groma.cli import models
 from transformers_groma.cli.arguments import CommandError
+from transformers_groma.evaluation.loading import load_model
 
 from .samples import PHOTO, TINY
+
+SCENE = TINY.parents[1] / "docs" / "images" / "scene.png"
 
 
 def test_models_of_another_kind_are_refused(run, golden_dir, detector_dir, tiny_dir):
@@ -82,3 +89,45 @@ def test_settings_without_weights_end_with_one_line(run, tmp_path, command):
     assert (code, out, len(lines)) == (2, "", 1)
     assert "no weights" in lines[0] and "hf download FoundationVision/groma-7b-finetune" in lines[0]
     assert "groma convert original groma-7b" in lines[0]
+
+
+@pytest.fixture(scope="module")
+def adapter_dir(tmp_path_factory):
+    """An adapter of groma-tiny that changes nothing."""
+    folder = tmp_path_factory.mktemp("adapter")
+    base = GromaForConditionalGeneration.from_pretrained(TINY)
+    config = LoraConfig(target_modules=r".*language_model.*\.q_proj")
+    get_peft_model(base, config).save_pretrained(folder)
+    GromaProcessor.from_pretrained(TINY).save_pretrained(folder)
+    assert not (folder / "config.json").exists()
+    return folder
+
+
+def test_an_adapter_answers_like_its_model(run, adapter_dir, monkeypatch):
+    """What a LoRA training leaves can be asked, evaluated and looked at by its folder."""
+    question = ("What is right of <region>?", "--box", "278,338,345,405")
+    code, out, err = run("chat", SCENE, *question, "--model", adapter_dir)
+    assert (code, err) == (0, "") and out.startswith("A small black star.\n")
+    regions = run("propose", SCENE, "--model", adapter_dir, "--json")
+    assert regions == run("propose", SCENE, "--model", TINY, "--json")
+    model, _ = load_model(adapter_dir, box_score_threshold=0.3)
+    assert model.config.box_score_threshold == 0.3 and model.active_adapters()
+    monkeypatch.setattr("transformers.utils.is_peft_available", lambda: False)
+    code, out, err = run("chat", SCENE, *question, "--model", adapter_dir)
+    assert (code, out, len(err.splitlines())) == (2, "", 1) and "needs PEFT: pip install" in err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"base_model_name_or_path": "/no/such/model"}, ["is an adapter of '/no/such/model'", "is not a folder"]),
+        ({}, ["does not say which model the adapter was trained from"]),
+        (None, ["has no config.json"]),
+    ],
+)
+def test_adapters_without_their_model(run, tmp_path, content, words):
+    if content is not None:
+        (tmp_path / "adapter_config.json").write_text(json.dumps(content))
+    code, out, err = run("chat", SCENE, "--model", tmp_path)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert all(word in err for word in words) and str(tmp_path) in err

@@ -1,5 +1,6 @@
 """Models, devices and images that commands are given."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,13 @@ def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
             f"--model {model!r} is not a folder: pass that of a model, or a Hub name such as org/groma-7b."
         )
     with errors_of(f"--model {model!r}"):
+        base = base_of_adapter(model)
+    if base is not None:
+        return _checked_adapter(model, base, model_types)
+    with errors_of(f"--model {model!r}"):
         config, _ = PreTrainedConfig.get_config_dict(model)
+    if not config:
+        raise CommandError(f"--model {model!r} has no config.json: pass the folder or the Hub name of a model.")
     if "llm_cfg" in config or "vis_encoder_cfg" in config:
         raise CommandError(
             f"--model {model!r} is a checkpoint of the original Groma: convert it first, `groma convert {model} OUT_DIR`."
@@ -133,6 +140,34 @@ def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
 
     with errors_of("--model"):
         check_weights(model)
+    return model
+
+
+def base_of_adapter(model: str) -> str | None:
+    """The model that an adapter in a folder was trained from; `None` for a whole model or a Hub name."""
+    path = Path(model) / "adapter_config.json"
+    if not path.is_file() or (Path(model) / "config.json").is_file():
+        return None
+    base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise ValueError(f"{path} does not say which model the adapter was trained from (`base_model_name_or_path`).")
+    return base
+
+
+def _checked_adapter(model: str, base: str, model_types: tuple[str, ...]) -> str:
+    """What to load for an adapter: its folder, whose model comes along, or for the regions alone that model."""
+    try:
+        base = checked_model(base, ("groma",))
+    except CommandError as error:
+        raise CommandError(f"--model {model!r} is an adapter of {base!r}. {error}") from error
+    if "groma_region_proposal" in model_types:
+        return base  # an adapter leaves the detector as it is
+    from transformers.utils import is_peft_available
+
+    if not is_peft_available():
+        raise CommandError(
+            f'--model {model!r} is an adapter, which needs PEFT: pip install "transformers-groma[train]", or merge it.'
+        )
     return model
 
 

@@ -1,6 +1,7 @@
 """Models, datasets and benchmarks by their names, as the command line has them."""
 
 import importlib
+import json
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -111,7 +112,12 @@ def load_model(
     >>> model.config.nms_threshold
     0.5
     """
-    config = AutoConfig.from_pretrained(name)
+    # An adapter has no settings of its own.
+    adapter = Path(name, "adapter_config.json")
+    if adapter.is_file() and not Path(name, "config.json").is_file():
+        config = AutoConfig.from_pretrained(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    else:
+        config = AutoConfig.from_pretrained(name)
     if box_score_threshold is not None:
         config.box_score_threshold = box_score_threshold
     if nms_threshold is not None:
