@@ -401,17 +401,31 @@ def test_overwriting_keeps_the_old_files_until_the_new_ones_are_there(photos):
 def test_what_killed_runs_have_left_goes(photos):
     """Of any number of shards, and of an overwriting run; not that of another split or of another job of an array."""
     output = photos.parent / "rows"
-    names = (".train-00002-of-00004.parquet-01234567.partial", ".val-00000-of-00001.parquet-01234567.partial")
-    for name in names:
-        output.mkdir(exist_ok=True)
+    gone = (
+        ".train-00002-of-00004.parquet-01234567.partial",
+        ".train-00002-of-00004.report.json",
+        ".train-00002-of-00004.inputs.json",
+        "train-00002-of-00004.report.json",
+    )
+    kept = (
+        ".val-00000-of-00001.parquet-01234567.partial",
+        ".train-more-00000-of-00001.parquet-01234567.partial",
+        ".train-more-00000-of-00001.inputs.json",
+        "train-more-00000-of-00001.report.json",
+    )
+    write_photos(photos)
+    half = output / ".train-00000-of-00002.parquet-01234567.partial"  # of a shard that is finished by now
+    for name in (*gone, *kept, half.name):
         (output / name).write_text("half")
     (output / ".train.overwrite").mkdir()
     (output / ".train.overwrite" / "train-00000-of-00002.parquet").write_text("half")
     write_photos(photos, shard=1)
-    assert (output / names[0]).exists() and (output / ".train.overwrite").exists()
+    assert all((output / name).exists() for name in (*gone, half.name)) and (output / ".train.overwrite").exists()
     write_photos(photos)
-    left = {path.name for path in output.iterdir() if "partial" in path.name or "overwrite" in path.name}
-    assert left == {names[1]}
+    left = {path.name for path in output.iterdir()}
+    whole = {f"{start}train-0000{index}-of-00002.{end}" for index in (0, 1) for start, end in
+             (("", "parquet"), ("", "report.json"), (".", "inputs.json"))}  # fmt: skip
+    assert left == {*kept, *whole}
     (output / ".train.overwrite").mkdir()
     assert write_photos(photos, overwrite=True).rows == 4
     assert not (output / ".train.overwrite").exists()

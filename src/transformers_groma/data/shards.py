@@ -480,8 +480,12 @@ def _replace_all(output_dir: Path, split: str, write: Callable[[Path, bool], lis
 def _remove_leftovers(output_dir: Path, split: str) -> None:
     """What killed runs have left, of any number of shards. Nobody else is writing this split."""
     shutil.rmtree(output_dir / f".{split}.overwrite", ignore_errors=True)
-    for path in output_dir.glob(f".{split}-*-of-*.partial"):
-        path.unlink(missing_ok=True)
+    shard = re.compile(rf"\.?({re.escape(split)}-\d{{5,}}-of-\d{{5,}})\.(parquet-\w+\.partial|(report|inputs)\.json)")
+    for path in list(output_dir.iterdir()):
+        match = shard.fullmatch(path.name)
+        # Notes without their shard: of one without rows, which is tried again, or of one that was about to get its name.
+        if match and (path.suffix == ".partial" or not (output_dir / f"{match[1]}.parquet").exists()):
+            path.unlink(missing_ok=True)
 
 
 def _report_path(path: Path) -> Path:
