@@ -156,6 +156,14 @@ class TestRegions:
         actual = encoder(tiny_maps(1), box, torch.ones(1, 1, dtype=torch.bool))
         assert_close(actual[0], expected, atol=1e-5, rtol=1e-4)
 
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_half_precision_gives_regions_of_its_dtype_for_boxes_of_float32(self, dtype):
+        exact = tiny_encoder()(tiny_maps(), BOXES, MASK)
+        maps = [entry.to(dtype) for entry in tiny_maps()]
+        regions = tiny_encoder().to(dtype)(maps, BOXES, MASK)
+        assert regions.dtype == dtype
+        assert_close(regions.float(), exact, atol=0.1, rtol=0.1)
+
     def test_settings_that_are_not_defaults(self):
         encoder = tiny_encoder(roi_output_size=2, region_hidden_size=12, position_hidden_size=6)
         assert encoder.roi_projection.in_features == WIDTH * 4
