@@ -175,9 +175,9 @@ class GromaDetectionPostProcessing:
 
         Example:
         >>> from types import SimpleNamespace
-        >>> outputs = SimpleNamespace(logits=torch.zeros(1, 1, 1), pred_boxes=torch.tensor([[[0.5, 0.5, 0.2, 1.0]]]))
+        >>> outputs = SimpleNamespace(logits=torch.zeros(1, 1, 1), pred_boxes=torch.tensor([[[0.5, 0.5, 0.25, 1.0]]]))
         >>> GromaImageProcessorPil().post_process_object_detection(outputs, 0.4, [(100, 200)])[0]["boxes"].tolist()
-        [[80.0, 0.0, 120.0, 100.0]]
+        [[75.0, 0.0, 125.0, 100.0]]
         """
         logits, pred_boxes = outputs.logits.detach().float(), outputs.pred_boxes.detach().float()
         if target_sizes is not None and len(target_sizes) != len(logits):
