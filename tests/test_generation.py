@@ -435,3 +435,25 @@ class TestWithProcessor:
         output = model.generate(**inputs, max_new_tokens=8, do_sample=False, streamer=streamer)
         text = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         assert "".join(streamer).strip() == text.strip()
+
+
+def test_prompts_that_are_too_long_are_refused_before_any_work(monkeypatch):
+    model = tiny_model()
+    limit = model.config.text_config.max_position_embeddings
+    monkeypatch.setattr(model.model, "get_image_features", lambda *_, **__: pytest.fail("an image was looked at"))
+    pixel_values = torch.zeros(1, 3, 8, 8)
+    for given in (
+        {"input_ids": torch.ones(1, limit + 1, dtype=torch.long)},
+        {"inputs": torch.ones(2, limit + 1).long()},
+    ):
+        with pytest.raises(ValueError, match=rf"has {limit + 1} tokens, but the language model reads {limit} "):
+            model.generate(**given, pixel_values=pixel_values)
+        with pytest.raises(ValueError, match=f"has {limit + 1} tokens"):
+            model.generate(**given, attention_mask=torch.ones(1, limit + 1), pixel_values=pixel_values)
+    ids, mask = torch.ones(1, limit + 3, dtype=torch.long), torch.ones(1, limit + 3, dtype=torch.long)
+    mask[:, :3] = 0  # padding
+    assert model._check_prompt_length(ids, mask) is None
+    mask[:, 2] = 1
+    with pytest.raises(ValueError, match=f"has {limit + 1} tokens"):
+        model._check_prompt_length(ids, mask)
+    assert model._check_prompt_length(ids[:, :limit], None) is None and model._check_prompt_length(None, None) is None

@@ -16,9 +16,13 @@ from transformers import PreTrainedTokenizerBase
 
 # transformers' marks around tokens that a user typed. A single one is dropped by the tokenizer, but nothing joins across it.
 _MARKED_START, BREAK = "\U000f0000", "\U000f0001"
-# What the Vicuna format writes before turns. They are words and not tokens: cut at every letter, they read the same but are not the
-# same ids.
-ROLE_MARKS = ("USER:", "ASSISTANT:")
+# What formats without tokens for it write around turns, Vicuna's first. They are words and not tokens: cut at every letter, they read
+# the same but are not the same ids.
+ROLE_MARKS = (
+    *("USER:", "ASSISTANT:"),
+    *("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"),
+    *("### Human:", "### Assistant:", "### User:", "### Instruction:", "### Response:", "### System:"),
+)
 _NOT_BREAKS = str.maketrans(dict.fromkeys((_MARKED_START, BREAK), "\ufffd"))
 
 

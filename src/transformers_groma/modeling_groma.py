@@ -1066,6 +1066,20 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
             **cache_kwargs(cache_of(outputs)),
         )
 
+    def _check_prompt_length(self, input_ids: Tensor | None, attention_mask: Tensor | None) -> None:
+        """Refuse a prompt for which the language model has no positions, before images are looked at."""
+        limit = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        if not limit or input_ids is None:
+            return
+        length = input_ids.shape[1]
+        if length > limit and attention_mask is not None and attention_mask.ndim == 2:
+            length = int(attention_mask.sum(dim=-1).max())  # padding takes no positions
+        if length > limit:
+            raise ValueError(
+                f"The prompt has {length} tokens, but the language model reads {limit} (`max_position_embeddings`), its answer "
+                "included. Shorten the text."
+            )
+
     @torch.no_grad()
     def generate(
         self,
@@ -1097,8 +1111,9 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
             images, which `processor.post_process_grounded_generation` needs.
 
         Raises:
-            ValueError: see `GromaModel.forward`.
+            ValueError: see `GromaModel.forward`; also for a prompt that is longer than the language model reads.
         """
+        self._check_prompt_length(inputs if inputs is not None else kwargs.get("input_ids"), attention_mask)
         cache = given_cache(kwargs.pop("cache", None), kwargs.pop("past_key_values", None))
         if cache is not None:
             kwargs.update(cache_kwargs(cache))
