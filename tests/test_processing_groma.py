@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor
+from torch.testing import assert_close
+from transformers import AutoProcessor, BatchFeature
 from transformers.generation import GenerateDecoderOnlyOutput
 
 from transformers_groma import GromaImageProcessor, GromaProcessor
@@ -655,3 +656,91 @@ def test_proposals_that_are_not_finite_are_left_out(bad, processor):
     (found,) = processor.post_process_region_proposals(proposals, target_sizes=[(100, 100)])
     torch.testing.assert_close(found["boxes"], torch.tensor([[40.0, 40, 60, 60], [10, 10, 30, 30]]))
     torch.testing.assert_close(found["scores"], torch.tensor([0.9, 0.7]))
+
+
+class TestNextTurn:
+    """Another question about an image that is in a cache."""
+
+    @pytest.fixture(scope="class")
+    def tiny(self, tiny_dir) -> GromaProcessor:
+        return GromaProcessor.from_pretrained(tiny_dir)
+
+    @staticmethod
+    def conversation(answer: str | None = None) -> list[dict]:
+        first = {"type": "text", "text": "What is there?"}
+        messages = [{"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (200, 100))}, first]}]
+        if answer is None:
+            return messages
+        parts = [
+            {"type": "text", "text": "And "},
+            {"type": "region", "box": [20, 10, 60, 90]},
+            {"type": "text", "text": "?"},
+        ]
+        return [*messages, {"role": "assistant", "content": answer}, {"role": "user", "content": parts}]
+
+    @staticmethod
+    def inputs(processor: GromaProcessor, messages: list[dict]) -> BatchFeature:
+        return processor.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+
+    @pytest.mark.parametrize("said", ["with its end", "without"])
+    def test_it_continues_as_the_chat_template_does(self, tiny, said):
+        prompt = self.inputs(tiny, self.conversation())["input_ids"]
+        whole = self.inputs(tiny, self.conversation("A red star."))
+        end = whole["input_ids"][0, prompt.shape[1] :].tolist().index(tiny.tokenizer.eos_token_id) + prompt.shape[1]
+        sequences = whole["input_ids"][:, : end + (said == "with its end")]
+        turn = tiny.next_turn(sequences, "And <region>?", [[20, 10, 60, 90]], [(100, 200)])
+        assert turn["input_ids"].tolist() == whole["input_ids"].tolist()
+        assert turn["attention_mask"].tolist() == whole["attention_mask"].tolist()
+        assert_close(turn["refer_boxes"], torch.as_tensor(whole["refer_boxes"]))
+
+    def test_a_batch(self, tiny):
+        """Answers that ended first are padded, questions are of different lengths, and a row has no image."""
+        pad, eos = tiny.tokenizer.pad_token_id, tiny.tokenizer.eos_token_id
+        image = [tiny.image_token_id] * tiny.num_image_tokens
+        ended = [*image, 5, 6, eos, pad, pad]
+        text = [pad] * (len(image) - 1) + [1, 5, 6, 7, 8, 9]
+        sequences = torch.tensor([ended, text])
+        turn = tiny.next_turn(
+            sequences, ["Which of <region> and <region>?", "So?"], [[[0, 0, 8, 8], [8, 8, 16, 16]], None], [(16, 16)]
+        )
+        assert turn["input_ids"][:, : sequences.shape[1]].tolist() == sequences.tolist()
+        assert turn["refer_boxes"].tolist() == [[[0.25, 0.25, 0.5, 0.5], [0.75, 0.75, 0.5, 0.5]]]
+        mask, ids = turn["attention_mask"], turn["input_ids"]
+        assert mask[0, : sequences.shape[1]].tolist() == [1] * (len(ended) - 2) + [0, 0]
+        assert (mask[1, : len(image) - 1] == 0).all() and (mask[1, len(image) - 1 : sequences.shape[1]] == 1).all()
+        assert (ids[1, sequences.shape[1] :][mask[1, sequences.shape[1] :] == 0] == pad).all()
+        words = [tiny.tokenizer.decode(row[kept.bool()]) for row, kept in zip(ids, mask)]
+        assert words[0].count("<refer_box>") == 2 and words[0].count(tiny.tokenizer.eos_token) == 1
+        assert words[1].endswith(tiny.tokenizer.decode(tiny._turn_ids("So?", [5])))
+
+    def test_marks_in_a_question_are_text(self, tiny):
+        ids = torch.tensor([[tiny.image_token_id] * tiny.num_image_tokens + [5]])
+        plain = tiny.next_turn(ids, "Is <r0> <image>?")["input_ids"][0, ids.shape[1] :]
+        assert tiny.image_token_id not in plain and tiny.tokenizer.convert_tokens_to_ids("<r0>") not in plain
+        parsed = tiny.next_turn(ids, "Is <r0>?", parse_tokens=True)["input_ids"][0, ids.shape[1] :]
+        assert tiny.tokenizer.convert_tokens_to_ids("<r0>") in parsed
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"text": ["a", "b"]}, "2 questions for 1 `sequences`"),
+            ({"target_sizes": None}, "`boxes` need `target_sizes`"),
+            ({"target_sizes": [(10, 10), (10, 10)]}, "got 2 for 1"),
+            ({"boxes": None}, "<region>"),
+            ({"boxes": [[0, 0, 5, 5], [0, 0, 5, 5]]}, "<region>"),
+        ],
+    )
+    def test_arguments_that_do_not_fit(self, tiny, change, message):
+        ids = torch.tensor([[tiny.image_token_id] * tiny.num_image_tokens + [5]])
+        given = {"text": "What is <region>?", "boxes": [[0, 0, 5, 5]], "target_sizes": [(10, 10)], **change}
+        with pytest.raises(ValueError, match=message):
+            tiny.next_turn(ids, **given)
+
+    def test_a_template_that_renders_everything_anew(self, tiny):
+        other = copy.deepcopy(tiny)
+        other.chat_template = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
+        ids = torch.tensor([[tiny.image_token_id] * tiny.num_image_tokens + [5]])
+        with pytest.raises(ValueError, match="cannot be continued from a cache"):
+            other.next_turn(ids, "So?")

@@ -372,6 +372,107 @@ class GromaProcessor(ProcessorMixin):
             offsets.append(replaced)
         return expanded, offsets
 
+    def next_turn(
+        self,
+        sequences: torch.Tensor,
+        text: str | Sequence[str],
+        boxes: Sequence[Any] | np.ndarray | torch.Tensor | None = None,
+        target_sizes: Sequence[tuple[int, int]] | None = None,
+        box_format: BoxFormat | None = None,
+        normalized: bool | None = None,
+        parse_tokens: bool = False,
+    ) -> BatchFeature:
+        """Continue conversations with another question, for `model.generate(**turn, past_key_values=output.past_key_values)`.
+
+        Args:
+            sequences (`Tensor` of shape `(B, L)`): `output.sequences`, the conversations so far with their prompts.
+            text (`str` or `list[str]`): the next question of each, as in `__call__`; `<region>` marks are of this turn.
+            boxes (array-like of shape `(n, 4)`, or a list of these or `None`, one per sample, *optional*): regions of this turn,
+                in the order of its `<region>` marks; those of earlier turns are not repeated.
+            target_sizes (`Sequence[tuple[int, int]]`, *optional*): (height, width) in pixels of the upright image of each sample
+                that has one. Needed with `boxes`.
+            box_format (`str`, *optional*), normalized (`bool`, *optional*): as in `__call__`.
+            parse_tokens (`bool`): whether control tokens in the text are tokens, as in `__call__`.
+
+        Returns:
+            `BatchFeature`: `input_ids` and `attention_mask` `(B, L + new)` of the whole conversations and, with boxes,
+            `refer_boxes` `(B_img, K, 4)` of this turn only.
+
+        Raises:
+            ValueError: if the arguments are wrong or do not fit each other; the message says what to do.
+
+        Example:
+        ```python
+        output = model.generate(**inputs, max_new_tokens=64, return_dict_in_generate=True)
+        turn = processor.next_turn(output.sequences, "And <region>?", boxes=[[10, 10, 90, 80]], target_sizes=[(480, 640)])
+        output = model.generate(**turn, past_key_values=output.past_key_values, max_new_tokens=64, return_dict_in_generate=True)
+        answer = processor.post_process_grounded_generation(output, turn, target_sizes=[(480, 640)])[0]
+        ```
+        """
+        questions = as_texts(text)
+        if len(questions) != len(sequences):
+            raise ValueError(
+                f"`text` has {len(questions)} questions for {len(sequences)} `sequences`. Pass one for each."
+            )
+        has_image = ((sequences == self.image_token_id).sum(dim=-1) >= self.num_image_tokens).tolist()
+        if boxes is not None and target_sizes is None:
+            raise ValueError("`boxes` need `target_sizes`, the (height, width) of each image: they are pixels of it.")
+        if target_sizes is not None and len(target_sizes) != sum(has_image):
+            raise ValueError(
+                f"`target_sizes` must have one (height, width) for each image: got {len(target_sizes)} for {sum(has_image)}."
+            )
+        sizes = iter(target_sizes or [(1, 1)] * sum(has_image))
+        sizes = [tuple(int(side) for side in next(sizes)) if image else None for image in has_image]
+        refer_boxes = prepare_boxes("boxes", boxes, sizes, box_format or "xyxy", bool(normalized))
+        if not parse_tokens:
+            questions = [self._plain_question(question, {REGION_MARK}) for question in questions]
+        for index, question in enumerate(questions):
+            check_marks("boxes", REGION_MARK, question, len(refer_boxes[index]), index)
+
+        pad_token_id, eos_token_id = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        turns, masks = [], []
+        for ids, question in zip(sequences, questions):
+            # Batches are padded behind the answers that ended first.
+            padding = 0
+            while padding < len(ids) and ids[-1 - padding] == pad_token_id:
+                padding += 1
+            padding -= padding > 0 and pad_token_id == eos_token_id
+            mask = torch.ones_like(ids) if pad_token_id == eos_token_id else (ids != pad_token_id).long()
+            mask[len(ids) - padding :] = 0
+            masks.append(mask)
+            turns.append(self._turn_ids(question, ids[: len(ids) - padding].tolist()))
+        length = max(map(len, turns))
+        new_ids = torch.tensor([[pad_token_id or 0] * (length - len(turn)) + turn for turn in turns])
+        new_mask = torch.tensor([[0] * (length - len(turn)) + [1] * len(turn) for turn in turns])
+        data = {
+            "input_ids": torch.cat([sequences, new_ids.to(sequences)], dim=1),
+            "attention_mask": torch.cat([torch.stack(masks), new_mask.to(sequences)], dim=1),
+        }
+        if any(len(boxes_of_sample) > 0 for boxes_of_sample in refer_boxes):
+            rows = pad_boxes([rows for rows, image in zip(refer_boxes, has_image) if image])
+            data["refer_boxes"] = torch.as_tensor(np.stack(rows), device=sequences.device)
+        return GromaBatchFeature(data)
+
+    def _turn_ids(self, question: str, ids: list[int]) -> list[int]:
+        """What follows a conversation: the end of its last answer, as far as the model did not say it, and the question."""
+        answer = "Yes."
+        begin = [{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": answer}]
+        before = self.apply_chat_template(begin)
+        after = self.apply_chat_template([*begin, {"role": "user", "content": question}], add_generation_prompt=True)
+        if answer not in before or not after.startswith(before):
+            raise ValueError(
+                "The chat template renders a conversation anew when a turn is added to it, so it cannot be continued from a "
+                "cache. Pass the whole conversation to `apply_chat_template` instead."
+            )
+        end = before[before.rindex(answer) + len(answer) :]
+        (expanded,), _ = self.get_text_with_replacements([end + after[len(before) :]])
+        options = {"sanitize_control_tokens": True} if has_breaks([expanded]) else {}
+        new = self.tokenizer(expanded, add_special_tokens=False, **options)["input_ids"]
+        said = len(self.tokenizer(end, add_special_tokens=False)["input_ids"])
+        while said > 0 and ids[len(ids) - said :] != new[:said]:
+            said -= 1
+        return new[said:]
+
     def post_process_grounded_generation(
         self,
         output: Any,
