@@ -61,6 +61,17 @@ class TestResizing:
         # Half a unit in the last place, not more.
         assert ((resized.double() - exact).abs() <= 0.51 * torch.finfo(dtype).eps * exact.abs() + 1e-6).all()
 
+    def test_computed_in_float32(self, monkeypatch):
+        """Here the CPU does so by itself; other devices round the weights of the pixels, too."""
+        seen, interpolate = [], nn.functional.interpolate
+        monkeypatch.setattr(
+            nn.functional,
+            "interpolate",
+            lambda entry, **settings: seen.append(entry.dtype) or interpolate(entry, **settings),
+        )
+        assert resize_map(torch.ones(1, 1, 2, 2).half(), size=(4, 4)).dtype == torch.float16
+        assert seen == [torch.float32]
+
 
 class TestFusing:
     def test_every_map_sees_a_part_of_its_neighbours(self):
