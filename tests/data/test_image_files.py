@@ -114,6 +114,15 @@ def test_only_regular_files_are_images(tmp_path, kind):
     ]
 
 
+def test_images_have_a_limited_number_of_pixels(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(image_file(40, 30))
+    monkeypatch.setattr("transformers_groma.image_reading.MAX_IMAGE_PIXELS", 1200)
+    assert read_image_bytes(tmp_path / "a.png")
+    monkeypatch.setattr("transformers_groma.image_reading.MAX_IMAGE_PIXELS", 1199)
+    with pytest.raises(SkipRecord, match="image has too many pixels"):
+        read_image_bytes(tmp_path / "a.png")
+
+
 def test_devices_are_not_images():
     with pytest.raises(SkipRecord, match="not a regular file"):
         read_image_bytes("/dev/null")

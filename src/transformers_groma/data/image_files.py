@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from PIL import Image as PilImage
 
-from ..image_reading import ImageTooLargeError, open_image_header
+from ..image_reading import ImageTooLargeError, check_image_pixels, open_image_header
 from .left_out import SkipRecord
 from .provenance import note_input
 
@@ -113,7 +113,8 @@ def read_image_bytes(path: str | os.PathLike) -> bytes:
         `bytes`: its content, unchanged.
 
     Raises:
-        SkipRecord: `"missing picture"`, `"empty picture file"`, `"not a picture"`, `"broken picture"`, or not a regular file.
+        SkipRecord: `"missing picture"`, `"empty picture file"`, `"not a picture"`, `"broken picture"`, more pixels than
+            `image_reading.MAX_IMAGE_PIXELS`, or not a regular file.
 
     Example:
     >>> len(read_image_bytes("no/such/file.jpg"))
@@ -132,6 +133,10 @@ def read_image_bytes(path: str | os.PathLike) -> bytes:
     if not content:
         raise SkipRecord("empty picture file")
     with _open_image(content) as image:
+        try:
+            check_image_pixels(*image.size)
+        except ImageTooLargeError as error:
+            raise SkipRecord("image has too many pixels", str(error)) from None
         try:
             # JPEG decodes at an eighth of its size in a fraction of the time, and reads its whole file.
             image.draft("L", (max(1, image.width // 8), max(1, image.height // 8)))
