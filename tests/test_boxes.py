@@ -231,6 +231,20 @@ def test_a_box_may_stick_out_by_a_pixel_on_every_side(side):
         B.prepare_user_boxes(box(1.125), height=10, width=20)
 
 
+def test_one_wrong_box_among_right_ones_is_named():
+    right = [1.0, 1.0, 2.0, 2.0]
+    for wrong, message in (
+        ([1.0, 1.0, 25.0, 2.0], r"`boxes\[1\]` = \[1.0, 1.0, 25.0, 2.0\] is outside"),
+        ([5.0, 1.0, 2.0, 2.0], r"`boxes\[1\]` = .* is inverted"),
+        ([1.0, 1.0, 1.0, 2.0], r"`boxes\[1\]` = .* has no area"),
+        ([1.0, 1.0, float("nan"), 2.0], "must be finite numbers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            B.prepare_user_boxes([right, wrong, right], 10, 10)
+    with pytest.raises(ValueError, match="look like pixels"):
+        B.prepare_user_boxes([[0.1, 0.1, 0.2, 0.2], [1, 1, 9, 9]], 10, 10, normalized=True)
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_boxes_must_have_an_area_along_both_axes(axis):
     def box(size: float) -> list[list[float]]:
