@@ -119,7 +119,7 @@ def test_images_have_a_limited_number_of_pixels(tmp_path, monkeypatch):
     monkeypatch.setattr("transformers_groma.image_reading.MAX_IMAGE_PIXELS", 1200)
     assert read_image_bytes(tmp_path / "a.png")
     monkeypatch.setattr("transformers_groma.image_reading.MAX_IMAGE_PIXELS", 1199)
-    with pytest.raises(SkipRecord, match="image has too many pixels"):
+    with pytest.raises(SkipRecord, match="image has too many pixels: 40x30"):
         read_image_bytes(tmp_path / "a.png")
 
 
