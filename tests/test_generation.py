@@ -207,6 +207,35 @@ def test_an_assistant_that_cannot_look(model, inputs):
     assert torch.equal(assisted, model.generate(**given))
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"assistant_early_exit": 1}, "assistant_early_exit"),
+        ({"cache_implementation": "paged"}, "paged"),
+        ({"generation_config": GenerationConfig(cache_implementation="paged")}, "paged"),
+    ],
+)
+def test_modes_without_images_are_refused(model, inputs, settings, message):
+    with pytest.raises(ValueError, match=message):
+        model.generate(**one(inputs, 0), **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"prompt_lookup_num_tokens": 2}, "Assisted decoding reads a whole prompt"),
+        ({"assistant_model": "a text-only model"}, "Assisted decoding reads a whole prompt"),
+        ({"use_cache": False}, "`use_cache` is false"),
+    ],
+)
+def test_modes_that_cannot_continue_a_cache(model, inputs, settings, message):
+    first = model.generate(**one(inputs, 0), **GREEDY, return_dict_in_generate=True)
+    if "assistant_model" in settings:
+        settings = {"assistant_model": text_only_assistant(model)}
+    with pytest.raises(ValueError, match=message):
+        model.generate(first.sequences, past_key_values=first.past_key_values, **settings)
+
+
 def test_assisted_decoding_of_text(model):
     given = {"input_ids": torch.tensor([[1, 7, 8, 9]])}
     for settings in ASSISTANTS.values():

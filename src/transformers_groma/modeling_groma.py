@@ -1126,6 +1126,7 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
             proposal_scores=proposal_scores,
         )
         cached = recall_prompt(cache)
+        self._check_mode(kwargs, cached_length(cache) > 0, has_images=features is not None or cached is not None)
         if refer_boxes is not None and features is None and cached is None:
             raise ValueError(
                 "`refer_boxes` need `pixel_values`, or a cache that holds the image: a box is a place in an image."
@@ -1184,6 +1185,36 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
             return _with_regions(output, features.region_boxes, features.region_scores, features.region_mask)
         rows = cached.has_image
         return _with_regions(output, cached.region_boxes[rows], cached.region_scores[rows], cached.region_mask[rows])
+
+    def _check_mode(self, kwargs: dict, has_cache: bool, has_images: bool) -> None:
+        """Refuse ways to generate that would give another answer or stop somewhere inside the library."""
+        settings = kwargs.get("generation_config") or self.generation_config
+        names = (
+            "assistant_model",
+            "prompt_lookup_num_tokens",
+            "assistant_early_exit",
+            "cache_implementation",
+            "use_cache",
+        )
+        given = {
+            name: getattr(settings, name, None) if kwargs.get(name) is None else kwargs.get(name) for name in names
+        }
+        if given["assistant_early_exit"] is not None:
+            raise ValueError(
+                "`assistant_early_exit` is for models whose own configuration counts their layers, which Groma's does not. Pass "
+                "`prompt_lookup_num_tokens` or an `assistant_model`."
+            )
+        if has_cache and (given["assistant_model"] is not None or given["prompt_lookup_num_tokens"] is not None):
+            raise ValueError(
+                "Assisted decoding reads a whole prompt into an empty cache. Pass the whole conversation without "
+                "`past_key_values`, or leave `assistant_model` and `prompt_lookup_num_tokens` out."
+            )
+        if has_cache and given["use_cache"] is False:
+            raise ValueError("`past_key_values` holds the prompt, but `use_cache` is false. Pass one of the two.")
+        if has_images and given["cache_implementation"] == "paged":
+            raise ValueError(
+                "`cache_implementation='paged'` reads token ids only, without images. Leave it out, or take 'static'."
+            )
 
     def _features_for_generation(
         self,
