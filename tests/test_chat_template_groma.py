@@ -216,6 +216,20 @@ class TestSplitAnswers:
     def test_a_conversation_that_begins_with_an_answer(self):
         pieces = pieces_of(TEMPLATES["chatml"], PLAIN[1:])
         assert [piece.text for piece in pieces if piece.is_answer] == ANSWERS_OF["chatml"]
+        refuses_nothing_before = (
+            "{% if not messages %}{{ raise_exception('Empty') }}{% endif %}" + TEMPLATES["instruct"]
+        )
+        pieces = pieces_of(refuses_nothing_before, PLAIN[1:])
+        assert [piece.text for piece in pieces if piece.is_answer] == ["Hi.</s>", " Bye.</s>"]
+
+    def test_other_errors_are_not_hidden(self):
+        def render_or_fail(messages, add_generation_prompt):
+            if len(messages) < 2:
+                raise KeyError("bug")
+            return render(TEMPLATES["chatml"], messages, add_generation_prompt=add_generation_prompt)
+
+        with pytest.raises(KeyError, match="bug"):
+            split_answers(PLAIN[:2], render_or_fail)
 
     def test_without_a_prompt_the_model_writes_the_head_too(self):
         template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 # A region that the user points at, and text tied to regions.
@@ -209,6 +208,12 @@ def marks_answers(template: str) -> bool:
     return _MARKS_ANSWERS.search(template) is not None
 
 
+def is_template_error(error: BaseException) -> bool:
+    """Whether an error is a chat template's own: `raise_exception`, or something that it cannot render."""
+    # By its name: the library imports the package of templates where it is needed, and remote code imports no more than that.
+    return any(base.__name__ == "TemplateError" for base in type(error).__mro__)
+
+
 def split_answers(
     messages: Sequence[Mapping[str, Any]],
     render: Callable[[Sequence[Mapping[str, Any]], bool], str],
@@ -262,8 +267,10 @@ def _end_of_prompt(
     """Where the prompt for an answer to `messages` ends in `text`; `latest`, where the answer's own text begins, if it is another."""
     try:
         prompt = render(messages, True)
-    except (ValueError, TemplateError):  # templates may refuse to begin with an answer
-        return latest
+    except Exception as error:
+        if not is_template_error(error):
+            raise
+        return latest  # templates may refuse to begin with an answer
     return len(prompt) if text.startswith(prompt) and earliest <= len(prompt) <= latest else latest
 
 
@@ -299,4 +306,12 @@ def _end_mark(text: str) -> str:
     return f"{body}{_END}{text[len(body) :]}"
 
 
-__all__ = ["GROMA_CHAT_TEMPLATE", "PIECES_TEMPLATE", "TextPiece", "marks_answers", "split_answers", "with_parts"]
+__all__ = [
+    "GROMA_CHAT_TEMPLATE",
+    "PIECES_TEMPLATE",
+    "TextPiece",
+    "is_template_error",
+    "marks_answers",
+    "split_answers",
+    "with_parts",
+]

@@ -18,13 +18,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from jinja2 import TemplateError
 from transformers import BatchFeature
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, Unpack
 
 from .boxes import BoxFormat, box_cxcywh_to_xyxy, exact_boxes, finite_slots, scale_boxes, unpack_region_boxes
-from .chat_template_groma import GROMA_CHAT_TEMPLATE, PIECES_TEMPLATE, marks_answers, split_answers, with_parts
+from .chat_template_groma import (
+    GROMA_CHAT_TEMPLATE,
+    PIECES_TEMPLATE,
+    is_template_error,
+    marks_answers,
+    split_answers,
+    with_parts,
+)
 from .control_tokens import (
     break_control_tokens,
     break_in_values,
@@ -314,7 +320,9 @@ class GromaProcessor(ProcessorMixin):
             return super().apply_chat_template(
                 conversation, chat_template=template, processor_kwargs=processor_kwargs, **kwargs
             )
-        except TemplateError as error:
+        except Exception as error:
+            if not is_template_error(error):
+                raise
             raise ValueError(f"The chat template refuses the conversation: {error}") from error
 
     def replace_image_token(self, image_inputs: Mapping[str, Any], image_idx: int, **kwargs) -> str:
