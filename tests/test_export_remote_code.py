@@ -302,7 +302,15 @@ def test_exporting_again_changes_nothing(remote_dir):
 
 
 def test_code_imports_only_what_every_installation_has():
-    available = {"huggingface_hub", "numpy", "PIL", "tokenizers", "torch", "transformers"}
+    available = {
+        "huggingface_hub",
+        "jinja2",
+        "numpy",
+        "PIL",
+        "tokenizers",
+        "torch",
+        "transformers",
+    }  # jinja2 comes with torch
     for path in remote_code_files():
         imports = set(dynamic_modules.get_imports(path))
         assert imports <= available | set(sys.stdlib_module_names), path.name
