@@ -5,7 +5,9 @@ from PIL import Image
 
 from processing import coco
 
+from . import wild
 from .samples import read_report, read_rows, real_sample, write_json, write_picture
+from .wild import CORNERS, SCRIPTS, coco_content, run
 
 
 def entry(number: int, **changes) -> dict:
@@ -115,3 +117,15 @@ def test_real_panoptic_annotations(tmp_path):
     rows = read_rows(tmp_path, "detection")
     assert [len(boxes) for boxes in rows["boxes_xyxy"]] == [17, 30]
     assert rows[0]["boxes_xyxy"][0] == [282.0, 207.0, 330.0, 356.0]
+
+
+def test_pictures_without_boxes_are_kept_if_wanted(images):
+    content = coco_content()
+    content["annotations"][0]["iscrowd"] = 1
+    content["images"].append({**content["images"][0], "id": 3, "file_name": "a.jpg"})
+    arguments = wild.write_json(images, content)
+    outcome = run(SCRIPTS["coco"], images, arguments)
+    assert outcome.boxes == [[CORNERS]] and outcome.report["skipped"] == {"no boxes": 2}
+    outcome = run(SCRIPTS["coco"], images, arguments, "--keep-empty", "--overwrite")
+    assert outcome.boxes == [[], [CORNERS], []]
+    assert [row["crowd_boxes_xyxy"] for row in outcome.rows] == [[CORNERS], [], []]

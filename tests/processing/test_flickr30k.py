@@ -7,7 +7,9 @@ import pytest
 from processing import flickr30k
 from transformers_groma.data.columns import image_part, phrase_part, text_part
 
+from . import wild
 from .samples import read_report, read_rows, real_sample, write_json, write_picture
+from .wild import CORNERS, SCRIPTS, coco_content, flickr_xml, run, write_image
 
 ANNOTATION = """<annotation><filename>{name}.jpg</filename><size><width>40</width><height>30</height></size>
 <object><name>1</name><name>6</name>{first}</object>
@@ -203,3 +205,38 @@ def test_real_split_lists():
     ]
     unrelated = flickr30k.read_unrelated(folder / "UNRELATED_CAPTIONS")
     assert ("129602216", 5) in unrelated and len(unrelated) == 21
+
+
+@pytest.mark.parametrize(
+    ("name", "box", "skipped", "parts"),
+    [
+        ("8.jpg", (5, 7, 24, 15), {"the file of boxes is that of another picture": 1}, {}),
+        ("7.jpg", (5, 7, "wide", 15), {}, {"box is not four finite numbers": 1}),
+        ("7.jpg", (5, 7, "", 15), {}, {"box is not four finite numbers": 1}),
+        ("7.jpg", (5, 7, 2, 15), {}, {"box is empty: its width or height is zero or negative": 1}),
+    ],
+)
+def test_xml_files_of_boxes(images, name, box, skipped, parts):
+    for folder in ("Sentences", "Annotations"):
+        (images / folder).mkdir()
+    write_image(images / "images" / "7.jpg")
+    (images / "Sentences" / "7.txt").write_text("[/EN#1/other a cup] and [/EN#2/other a dog] .")
+    (images / "Annotations" / "7.xml").write_bytes(flickr_xml(name, box).encode("utf-16"))
+    arguments = ["--annotations", str(images / "Annotations"), "--sentences", str(images / "Sentences")]
+    outcome = run(SCRIPTS["flickr30k"], images, arguments)
+    assert (outcome.report["skipped"], outcome.report.get("parts", {})) == (skipped, parts)
+    assert len(outcome.rows) == 1 - len(skipped)
+
+
+@pytest.mark.parametrize(
+    "spans",
+    [None, [], 3, [[0]], [[0, 5, 6]], [["0", "5"]], [[0.0, 5.0]], [[True, 5]], [[0, 99]], [[-1, 5]], [[5, 5]]],
+    ids=repr,
+)
+def test_spans_outside_of_their_caption_are_left_out_alone(images, spans):
+    content = coco_content()
+    content["annotations"].append({**content["annotations"][0], "id": 30, "tokens_positive": spans})
+    outcome = run(SCRIPTS["flickr30k"], images, wild.write_json(images, content))
+    assert outcome.boxes == [[CORNERS]] * 2
+    expected = {"`tokens_positive` of an annotation are not [start, end] inside the caption": 1}
+    assert outcome.reasons == ({} if spans == [] else expected)

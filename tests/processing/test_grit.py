@@ -7,7 +7,9 @@ import pytest
 from processing import grit
 from transformers_groma.data.columns import phrase_part, text_part
 
+from . import wild
 from .samples import read_report, read_rows, real_sample, write_json, write_picture
+from .wild import SCRIPTS, write_grit
 
 CAPTION = "a red hanger with a paper cover"
 
@@ -119,3 +121,38 @@ def test_real_record(tmp_path, folder):
     ]
     assert row["boxes_xyxy"][0] == pytest.approx([19.888, 19.150, 982.354, 671.841], abs=1e-3)
     assert row["boxes_xyxy"][1] == pytest.approx([20.116, 215.204, 985.307, 665.519], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("expression", "reason"),
+    [
+        (None, "expression is not [start, end"),
+        ([0, 5, 0.1], "expression is not [start, end"),
+        (["a", 5, 0, 0, 1, 1], "expression is not [start, end"),
+        ([0.5, 5, 0, 0, 1, 1], "expression is not [start, end"),
+        ([0, 5, 0, 0, 1, None], "expression is not [start, end"),
+        ([0, 5, 0, 0, 1, float("nan")], "expression is not [start, end"),
+        ([0, 99, 0, 0, 1, 1], "expression is not inside its caption"),
+        ([3, 3, 0, 0, 1, 1], "expression is not inside its caption"),
+        ([0, 5, 0, 0, 20, 1], "the box of the expression is not in fractions"),
+        ([0, 5, -0.2, 0, 1, 1], "the box of the expression is not in fractions"),
+        ([0, 5, 0.5, 0, 0.5, 1], "box is empty"),
+    ],
+)
+def test_a_wrong_expression_is_left_out_alone(images, expression, reason):
+    arguments = write_grit(images)
+    lines = [json.loads(line) for line in (images / "a.jsonl").read_text().splitlines()]
+    lines[0]["ref_exps"].append(expression)
+    (images / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    outcome = wild.run(SCRIPTS["grit"], images, arguments)
+    assert len(outcome.rows) == 2
+    [(found, count)] = outcome.reasons.items()
+    assert found.startswith(reason) and count == 1 and found in outcome.report["parts"]
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, "3", "null", '{"caption": 1, "caption": 2}', '"text"', "{"])
+def test_a_wrong_line_is_left_out_alone(images, line):
+    arguments = write_grit(images)
+    (images / "a.jsonl").write_text(f"{line}\n" + (images / "a.jsonl").read_text())
+    outcome = wild.run(SCRIPTS["grit"], images, arguments)
+    assert len(outcome.rows) == 2 and sum(outcome.report["skipped"].values()) == 1

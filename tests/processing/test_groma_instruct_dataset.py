@@ -1,5 +1,7 @@
 """Groma Instruct in the layout of its release."""
 
+import json
+
 import pytest
 
 from processing import groma_instruct_dataset
@@ -7,7 +9,9 @@ from processing.groma_instruct_dataset import parse_markup, question_of
 from transformers_groma.data.columns import image_part, phrase_part, region_part, text_part
 from transformers_groma.data.shards import SkipRecord
 
+from . import wild
 from .samples import read_report, read_rows, write_json, write_picture
+from .wild import BOX, CORNERS, SCRIPTS, one_reason, write_instruct
 
 
 def record(*turns: tuple[str, list[int] | None], **changes) -> dict:
@@ -124,3 +128,36 @@ def test_bad_records_are_counted(tmp_path):
     assert skipped["image has no usable `width`"] == 1
     assert skipped["`box_inds` of a turn name boxes that are not there"] == 1
     assert any("a region is one box that the user points at" in reason for reason in skipped)
+
+
+@pytest.mark.parametrize(
+    ("indices", "reason"),
+    [
+        ([1], "`box_inds` of a turn name boxes that are not there"),
+        ([-1], "`box_inds` of a turn name boxes that are not there"),
+        ([True], "`box_inds` of a turn are not numbers of boxes"),
+        (["0"], "`box_inds` of a turn are not numbers of boxes"),
+        ([0.5], "`box_inds` of a turn are not numbers of boxes"),
+        (0, "`box_inds` of a turn are not numbers of boxes"),
+        ([], "another number of marks than of box_inds"),
+        ([0, 0], "another number of marks than of box_inds"),
+    ],
+)
+def test_indices_of_boxes_are_checked(images, indices, reason):
+    arguments = write_instruct(images)
+    records = json.loads((images / "a.json").read_text())
+    records[0]["conversation"][1]["box_inds"] = indices
+    wild.write_json(images, records)
+    assert one_reason(wild.run(SCRIPTS["groma_instruct"], images, arguments)) == reason
+
+
+def test_a_box_that_nobody_names_is_left_out_alone(images):
+    """The others keep their places."""
+    arguments = write_instruct(images)
+    records = json.loads((images / "a.json").read_text())
+    records[0]["boxes"] = [None, [1, 1, 0, 0], BOX]
+    records[0]["conversation"][1]["box_inds"] = [2.0]
+    wild.write_json(images, records)
+    outcome = wild.run(SCRIPTS["groma_instruct"], images, arguments)
+    assert outcome.boxes == [[CORNERS]] * 2 and sum(outcome.report["parts"].values()) == 2
+    assert outcome.rows[0]["messages"][1]["content"][0]["boxes"] == [0]

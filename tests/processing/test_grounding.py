@@ -1,6 +1,7 @@
 """Finding all objects of a category, from COCO and LVIS instances."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ import pytest
 from processing import grounding
 from transformers_groma.data.columns import image_part, phrase_part
 
+from . import wild
 from .samples import read_report, read_rows, real_sample, write_json, write_picture
+from .wild import CORNERS, SCRIPTS, changed, coco_content, write_image
 
 CATEGORIES = [{"id": 1, "name": "Traffic_Light"}, {"id": 2, "name": "bat_(animal)"}]
 
@@ -101,3 +104,98 @@ def test_real_lvis_annotations(tmp_path):
     boxes = grounding.from_left(grounding.usable_objects(crowded)[0])
     centres = [x1 + x2 for x1, _, x2, _ in boxes]
     assert centres == sorted(centres) and len(boxes) == len(crowded.bboxes)
+
+
+@pytest.mark.parametrize("name", ["grounding", "lvis_ground"])
+@pytest.mark.parametrize("category_id", [9, "1", None, True, 1.5], ids=repr)
+def test_an_annotation_of_an_unknown_category(images, name, category_id, capsys):
+    def change(content: dict) -> None:
+        content["annotations"].append({**content["annotations"][0], "id": 30, "category_id": category_id})
+
+    outcome = changed(images, name, change)
+    assert outcome.status == 2 and outcome.boxes == [[CORNERS]] * 2
+    assert outcome.report["parts"] == {"annotation of a category that the file does not list": 1}
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and f"category {category_id!r}" in error and "The others are written" in error
+
+
+@pytest.mark.parametrize("name", ["grounding", "lvis_ground"])
+def test_the_only_annotation_of_a_picture_has_an_unknown_category(images, name):
+    outcome = changed(images, name, lambda content: content["annotations"][0].update(category_id=9))
+    assert outcome.status == 2 and outcome.boxes == [[CORNERS]]
+    assert outcome.report["skipped"] == {"no boxes": 1}
+
+
+@pytest.mark.parametrize("name", ["grounding", "lvis_ground"])
+def test_a_file_without_categories_is_an_error(images, name, capsys):
+    for wrong in ({"categories": []}, {"categories": None}):
+        outcome = changed(images, name, partial(dict.update, **wrong))
+        assert outcome.status == 2 and outcome.rows == []
+        assert "has annotations, but no `categories`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["grounding", "lvis_ground"])
+@pytest.mark.parametrize("other", ["cup", "Cup", " cup ", "CUP"])
+def test_categories_of_one_name_are_asked_for_together(images, name, other, capsys):
+    def change(content: dict) -> None:
+        content["categories"].append({"id": 3, "name": other})
+        content["annotations"].append({**content["annotations"][0], "id": 30, "category_id": 3, "bbox": [1, 1, 9, 9]})
+
+    outcome = changed(images, name, change)
+    assert outcome.boxes == [[[1, 1, 10, 10], CORNERS], [CORNERS]]
+    assert "the categories 1 and 3 are all called 'cup': they are asked for together" in capsys.readouterr().err
+
+
+def test_categories_of_one_name_are_exhaustive_only_together(images):
+    def change(content: dict) -> None:
+        content["categories"].append({"id": 3, "name": "cup"})
+        content["annotations"].append({**content["annotations"][0], "id": 30, "category_id": 3, "bbox": [1, 1, 9, 9]})
+        content["images"][0]["not_exhaustive_category_ids"] = [3]
+        content["images"][1]["not_exhaustive_category_ids"] = None
+
+    outcome = changed(images, "grounding", change)
+    assert outcome.boxes == [[CORNERS]]
+    assert outcome.report["skipped"] == {"category not exhaustively annotated": 1}
+
+
+@pytest.mark.parametrize("name", ["grounding", "lvis_ground"])
+@pytest.mark.parametrize(
+    ("category", "reason"),
+    [
+        ({"id": 1, "name": "glass"}, "two categories with different names share the id of an annotation's category"),
+        ({"id": 1.0, "name": "glass"}, "two categories with different names share the id of an annotation's category"),
+    ],
+)
+def test_categories_that_share_an_id(images, name, category, reason):
+    outcome = changed(images, name, lambda content: content["categories"].append(category))
+    assert outcome.boxes == [[CORNERS]] and outcome.reasons == {reason: 1, "no boxes": 1}
+
+
+@pytest.mark.parametrize("name", ["grounding", "lvis_ground"])
+def test_odd_categories(images, name, capsys):
+    def change(content: dict) -> None:
+        content["categories"] += [dict(content["categories"][0]), {"name": "x"}, 7, {"id": 5, "name": " "}]
+        content["annotations"].append({**content["annotations"][0], "id": 30, "category_id": 5})
+
+    outcome = changed(images, name, change)
+    assert outcome.boxes == [[CORNERS]] * 2
+    assert outcome.reasons == {"the category of an annotation has no name": 1}
+    assert capsys.readouterr().err.count("a category without an `id` is left out") == 2
+
+
+def test_no_entry_of_a_picture_may_call_its_category_unfinished(images):
+    def change(content: dict) -> None:
+        content["images"].append({**content["images"][0], "id": 3, "not_exhaustive_category_ids": [1]})
+
+    outcome = changed(images, "grounding", change)
+    assert outcome.boxes == [[CORNERS]]
+    assert outcome.report["skipped"] == {"category not exhaustively annotated": 1}
+
+
+def test_grounding_sorts_boxes_of_the_upright_image(images):
+    """Turned upside down, the left box is the right one."""
+    write_image(images / "images" / "a.png", orientation=3)
+    content = coco_content()
+    content["annotations"].append({**content["annotations"][0], "id": 30, "bbox": [1, 1, 3, 3]})
+    outcome = wild.run(SCRIPTS["grounding"], images, wild.write_json(images, content), "--boxes-of", "stored")
+    assert outcome.boxes[0] == [[16, 15, 36, 24], [36, 26, 39, 29]]

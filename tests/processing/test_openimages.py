@@ -3,6 +3,7 @@ import pytest
 from processing import openimages
 
 from .samples import read_report, read_rows, real_sample, write_picture
+from .wild import CORNERS, SCRIPTS, run, write_openimages
 
 HEADER = (
     "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside"
@@ -68,3 +69,31 @@ def test_another_table_is_an_error(tmp_path, capsys):
     ]
     assert openimages.main(arguments) == 2
     assert "no column IsGroupOf, XMax, XMin, YMax, YMin" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "rows"),
+    [
+        ("a,0.1,0.2,0.6", [["a", "b"]]),
+        ("a,x,0.2,0.6,0.5,0", [["a", "b"]]),
+        ("a,nan,0.2,0.6,0.5,0", [["a", "b"]]),
+        ("a,4,6,24,15,0", [["a", "b"]]),
+        ("a,-1,0.2,0.6,0.5,0", [["a", "b"]]),
+        (",0.1,0.2,0.6,0.5,0", [["a", "b"]]),
+        ("../a,0.1,0.2,0.6,0.5,0", [["a", "b"]]),
+    ],
+)
+def test_a_wrong_line_of_a_table_is_left_out_alone(images, line, rows):
+    arguments = write_openimages(images)
+    path = images / "a.csv"
+    path.write_text(path.read_text() + line + "\n")
+    outcome = run(SCRIPTS["openimages"], images, arguments)
+    assert [row["image_id"] for row in outcome.rows] == ["a", "b"] and sum(outcome.reasons.values()) == 1
+    assert outcome.boxes == [[pytest.approx(CORNERS)]] * 2
+
+
+def test_a_table_with_a_nul_is_named(images, capsys):
+    arguments = write_openimages(images)
+    (images / "a.csv").write_text((images / "a.csv").read_text() + "a\0b,1\n" + "x" * 200_000)
+    assert run(SCRIPTS["openimages"], images, arguments).status in (0, 2)
+    assert "Traceback" not in capsys.readouterr().err

@@ -11,7 +11,9 @@ from processing import refcoco
 from transformers_groma.data.columns import check_dataset, image_part, phrase_part, region_part, text_part
 from transformers_groma.data.prompts import PROMPTS
 
+from . import wild
 from .samples import read_report, read_rows, real_sample, write_json, write_picture
+from .wild import SCRIPTS, coco_content, one_reason, write_refer
 
 
 def mdetr_file(folder: Path) -> Path:
@@ -191,3 +193,45 @@ def test_real_expressions_and_photos(tmp_path):
     assert sum(len(references) for references in rows["references"]) == 26
     assert rows[0]["references"] == ["person in red", "far left cut off", "person in yellow"]
     assert len(rows) == 9
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda refs, _: refs[0].update(ann_id=12), "the annotation of a ref belongs to another picture than the ref"),
+        (
+            lambda refs, _: refs[0].update(image_id=2),
+            "the annotation of a ref belongs to another picture than the ref",
+        ),
+        (lambda refs, _: refs[0].update(image_id=99), "the picture of a ref is not in the file of boxes"),
+        (lambda refs, _: refs[0].update(image_id="1"), "the picture of a ref is not in the file of boxes"),
+        (lambda refs, _: refs[0].update(image_id=True), "the picture of a ref is not in the file of boxes"),
+        (lambda refs, _: refs[0].pop("image_id"), "the picture of a ref is not in the file of boxes"),
+        (lambda refs, _: refs[0].update(ann_id=99), "the annotation of a ref is not in the file of boxes"),
+        (lambda refs, _: refs[0].update(ann_id="11"), "the annotation of a ref is not in the file of boxes"),
+        (lambda refs, _: refs[0].update(ann_id=None), "the annotation of a ref is not in the file of boxes"),
+        (lambda refs, _: refs[0].update(sentences=None), "ref without sentences"),
+        (lambda refs, _: refs[0].update(sentences=[]), "ref without sentences"),
+        (lambda refs, _: refs[0].update(sentences=["a cup"]), "no text"),
+        (lambda refs, _: refs[0].update(split=None), "ref without a split"),
+        (lambda refs, _: refs.__setitem__(0, "ref"), "ref without a split"),
+        (
+            lambda _, content: content["annotations"].append({**content["annotations"][0], "bbox": [1, 1, 9, 9]}),
+            "several annotations share the id that a ref names",
+        ),
+        (
+            lambda _, content: content["annotations"].append({**content["annotations"][1], "id": 11}),
+            "several annotations share the id that a ref names",
+        ),
+        (lambda _, content: content["annotations"][0].update(iscrowd=1), "the box is that of a crowd region"),
+    ],
+)
+def test_refs_are_tied_at_both_ends(images, change, reason):
+    arguments = write_refer(images)
+    refs, content = pickle.loads((images / "refs.p").read_bytes()), coco_content()
+    change(refs, content)
+    (images / "refs.p").write_bytes(pickle.dumps(refs))
+    wild.write_json(images, content)
+    outcome = wild.run(SCRIPTS["refer"], images, arguments)
+    assert one_reason(outcome) == reason
+    assert outcome.rows[0]["image_id"] == "2"

@@ -1,10 +1,14 @@
+import json
 import shutil
 
+import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 
 from processing import sa1b
 
 from .samples import read_report, read_rows, real_sample, write_json, write_picture
+from .wild import BOX, CORNERS, HEIGHT, WIDTH, white_box, write_image
 
 
 def test_annotation_files_beside_pictures_in_any_folder(tmp_path, capsys):
@@ -51,3 +55,58 @@ def test_real_annotations(tmp_path):
     assert rows["image_id"] == ["1", "560"]
     assert rows["boxes_xyxy"] == [[[866.0, 946.0, 998.0, 1145.0]], [[1167.0, 157.0, 1274.0, 286.0]]]
     assert read_report(output)["skipped"] == {"missing picture": 1}
+
+
+def test_sa1b_files(tmp_path, capsys):
+    """Each file is one picture."""
+    good = {
+        "image": {"image_id": 1, "file_name": "sa_1.jpg", "width": WIDTH, "height": HEIGHT},
+        "annotations": [
+            {"id": 1, "bbox": BOX, "segmentation": {"size": [1, 1], "counts": "x"}},
+            {"id": 2, "bbox": []},
+            3,
+        ],
+    }
+    contents = {
+        "1": json.dumps(good),
+        "2": "[1]",
+        "3": json.dumps({**good, "image": None}),
+        "4": json.dumps({**good, "annotations": None}),
+        "5": "{",
+        "6": json.dumps({**good, "image": {**good["image"], "file_name": "../sa_1.jpg"}}),
+        "7": json.dumps({**good, "image": {**good["image"], "width": 99}}),
+        "8": json.dumps({**good, "annotations": []}),
+    }
+    write_image(tmp_path / "sa_1.jpg")
+    for name, content in contents.items():
+        (tmp_path / f"sa_{name}.json").write_text(content)
+    (tmp_path / "sa_9.json").write_bytes(b"\xff\xfe" + json.dumps(good).encode("utf-16-le"))
+    assert sa1b.main(["--images", str(tmp_path), "--output", str(tmp_path / "rows")]) == 0
+    rows = pq.read_table(next((tmp_path / "rows").glob("*.parquet"))).to_pylist()
+    assert [row["boxes_xyxy"] for row in rows] == [[CORNERS]] * 2
+    report = json.loads(next((tmp_path / "rows").glob("*.report.json")).read_text())
+    assert report["skipped"] == {
+        "annotation file is not a JSON object": 1,
+        "`image` is not a JSON object": 1,
+        "`annotations` is not a list": 1,
+        "not a JSON file": 1,
+        "the path of the image leaves its folder": 1,
+        "image has another size than annotated": 1,
+        "no boxes": 1,
+    }
+    assert report["parts"]["annotation is not a JSON object"] >= 2
+    assert report["parts"]["box is not four finite numbers"] >= 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_sa1b_boxes_are_turned(tmp_path, orientation):
+    content = {
+        "image": {"image_id": 1, "file_name": "sa_1.png", "width": WIDTH, "height": HEIGHT},
+        "annotations": [{"id": 1, "bbox": BOX}],
+    }
+    write_image(tmp_path / "sa_1.png", orientation=orientation)
+    (tmp_path / "sa_1.json").write_text(json.dumps(content))
+    arguments = ["--images", str(tmp_path), "--output", str(tmp_path / "rows"), "--boxes-of", "stored"]
+    assert sa1b.main(arguments) == 0
+    [row] = pq.read_table(next((tmp_path / "rows").glob("*.parquet"))).to_pylist()
+    assert row["boxes_xyxy"] == [white_box(row)]

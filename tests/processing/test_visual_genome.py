@@ -1,5 +1,6 @@
 """Region descriptions of Visual Genome, in its own layout and COCO-style."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from processing.regions import Region
 from transformers_groma.boxes import box_iou
 from transformers_groma.data.columns import image_part, region_part, text_part
 
+from . import wild
 from .samples import read_report, read_rows, real_sample, write_json, write_picture
+from .wild import SCRIPTS, one_reason, run, write_vg
 
 
 def vg_files(folder: Path) -> list[str]:
@@ -165,3 +168,46 @@ def test_real_regions_without_and_with_their_picture(tmp_path, capsys):
         (241, 491, 302, 521): "Man is wearing sneakers",
         (318, 320, 358, 358): "Bicycles are seen in the bckground",
     }
+
+
+@pytest.mark.parametrize("name", ["visual_genome", "visual_genome single"])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            lambda regions, images: regions[0]["regions"][0].update(image_id=2),
+            "a region names another picture than the entry that lists it",
+        ),
+        (lambda regions, images: regions[0].update(id=99), "the picture is not in `--image-data`"),
+        (lambda regions, images: regions[0].update(id="1"), "the picture is not in `--image-data`"),
+        (lambda regions, images: regions[0].update(id=True), "entry of regions without an `id`"),
+        (lambda regions, images: regions[0].pop("regions"), "`regions` of an entry is not a list"),
+        (lambda regions, images: regions.__setitem__(0, 5), "entry of regions is not a JSON object"),
+        (lambda regions, images: regions[0]["regions"].__setitem__(0, 5), "region is not a JSON object"),
+        (lambda regions, images: regions[0]["regions"][0].pop("phrase"), "no text"),
+        (lambda regions, images: images[0].pop("url"), "the picture has no `url`"),
+        (lambda regions, images: images[0].update(height=None), "image has no usable `height`"),
+        (
+            lambda regions, images: images.append({**images[0], "url": "https://x/VG_100K/b.png"}),
+            "several pictures share the same id: whose regions are they?",
+        ),
+    ],
+)
+def test_regions_are_tied_at_both_ends(images, name, change, reason):
+    arguments = write_vg(images)
+    files = [images / "a.json", images / "image_data.json"]
+    contents = [json.loads(path.read_text()) for path in files]
+    change(*contents)
+    for path, content in zip(files, contents):
+        path.write_text(json.dumps(content))
+    outcome = run(SCRIPTS[name], images, arguments)
+    assert one_reason(outcome) == reason and outcome.rows[0]["image_id"] == "2"
+
+
+def test_two_entries_of_regions_for_one_picture(images):
+    arguments = write_vg(images)
+    entries = json.loads((images / "a.json").read_text())
+    wild.write_json(images, [*entries, entries[0]])
+    outcome = run(SCRIPTS["visual_genome"], images, arguments)
+    assert len(outcome.rows) == 2
+    assert outcome.reasons["two entries of regions share the id of a picture"] == 1
