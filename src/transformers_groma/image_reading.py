@@ -65,7 +65,7 @@ def read_image(source: str) -> Image.Image:
 
     Example:
     >>> read_image("tests/fixtures/photos/cat_and_dog.jpg").size
-    (640, 640)
+    (800, 601)
     """
     if os.path.isfile(source):
         with open(source, "rb") as file:
