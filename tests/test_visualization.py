@@ -729,3 +729,20 @@ def test_a_line_may_be_exactly_as_wide_as_its_room():
     word = font.getlength("aaaa")
     assert _wrapped("aaaaa", font, word) == [(0, 4), (4, 5)]
     assert _wrapped("aaaaa", font, word - 0.1) == [(0, 3), (3, 5)]
+
+
+def test_dashes_have_the_width_of_other_outlines_and_labels_keep_off_them(monkeypatch):
+    monkeypatch.setattr(_Canvas, "draw_chips", lambda *_, **__: None)
+    answer = ground_text("", torch.tensor([[20.0, 60, 600, 640]]), user_region_ids=[0])
+    drawn = answer.draw(grey(1100, 1100))  # lines of 5 pixels
+    # Through the dash below the upper left corner: edge, five pixels, edge, and the image.
+    assert [drawn.getpixel((x, 68)) for x in range(18, 27)] == [
+        (120, 120, 120),
+        BLACK,
+        *[WHITE] * 5,
+        BLACK,
+        (120, 120, 120),
+    ]
+    canvas = _Canvas(grey(320, 240))
+    canvas.draw_dashed([_Mark((20.0, 60.0, 100.0, 140.0), WHITE)], 2)
+    assert list(canvas.boxes) == [(20.0, 60.0, 100.0, 140.0)]

@@ -116,6 +116,9 @@ def test_a_group_is_right_if_all_of_it_is_found_and_nothing_else(scene):
     assert verdict() == (0, "wrong: 0 of 2 found")
     assert verdict(first, *others, outside) == (0, "wrong: 2 of 2 found, and 1 more that should not be there")
     assert verdict(outside) == (0, "wrong: 0 of 2 found, and 1 more that should not be there")
+    # The same object twice is found once.
+    twice = compare(exchange, scene, answer_with(scene, f"<roi><r{first}></roi> and <roi><r{first}></roi>."))
+    assert twice.text == "wrong: 1 of 2 found, and 1 more that should not be there"
 
 
 def test_a_box_of_half_the_overlap_is_enough_and_one_of_less_is_not(scene):
