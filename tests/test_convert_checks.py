@@ -447,9 +447,19 @@ class TestComponents:
         change_config(parts["language_model"], change)
         self.refuse(parts, tmp_path, *words)
 
-    def test_settings_of_a_detector(self, parts, tmp_path):
-        change_config(parts["detector"], lambda c: c["proposer_config"].update(decoder_layers=10**9))
-        self.refuse(parts, tmp_path, "decoder_layers")
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            (lambda c: c["proposer_config"].update(decoder_layers=10**9), ["decoder_layers"]),
+            (lambda c: c.update(max_regions=10**9), ["`max_regions` 1000000000", "1 to 10000"]),
+            (lambda c: c.update(max_regions=0), ["`max_regions` 0"]),
+            (lambda c: c.update(nms_threshold=1.5), ["`nms_threshold` 1.5"]),
+            (lambda c: c.update(box_score_threshold=-0.5), ["`box_score_threshold` -0.5"]),
+        ],
+    )
+    def test_settings_of_a_detector(self, change, words, parts, tmp_path):
+        change_config(parts["detector"], change)
+        self.refuse(parts, tmp_path, "`detector`", *words)
 
     def test_a_folder_without_settings(self, parts, tmp_path):
         (parts["detector"] / "config.json").unlink()

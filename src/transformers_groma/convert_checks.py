@@ -23,6 +23,8 @@ WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 # Tables of positions and the like, which some models save.
 _INDEX_DTYPES = (torch.int64, torch.int32, torch.bool)
 _FLOAT_NAMES = "float32, bfloat16 or float16"
+# Each region slot is a token of the vocabulary.
+MOST_REGIONS = 10_000
 # Far above every size of a model, far below what fills a memory with settings alone.
 _LARGEST_SETTING = 2**31
 _LFS_POINTER = b"version https://git-lfs"
@@ -389,6 +391,7 @@ def _line(error: BaseException) -> str:
 
 
 __all__ = [
+    "MOST_REGIONS",
     "check_component",
     "check_integer",
     "check_layers",

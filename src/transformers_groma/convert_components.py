@@ -21,7 +21,7 @@ from transformers import (
 from ._files import complete_folder
 from .chat_template_groma import GROMA_CHAT_TEMPLATE
 from .configuration_groma import GromaConfig, GromaRegionEncoderConfig, GromaRegionProposalConfig
-from .convert_checks import check_component, check_size, check_tensors
+from .convert_checks import MOST_REGIONS, check_component, check_integer, check_share, check_size, check_tensors
 from .image_processing_pil_groma import GromaImageProcessorPil
 from .modeling_groma import GromaForConditionalGeneration
 from .modeling_groma_detector import GromaForRegionProposal
@@ -248,6 +248,9 @@ def _detector_config(detector: str | Path) -> GromaRegionProposalConfig | GromaC
             f"`detector` {detector} is a model of type {config.model_type!r}. Pass a stage-1 detector of this package "
             f"({GromaRegionProposalConfig.model_type!r}) or a whole Groma ({GromaConfig.model_type!r})."
         )
+    check_integer("max_regions", config.max_regions, 1, MOST_REGIONS)
+    for name in ("nms_threshold", "box_score_threshold"):
+        check_share(name, getattr(config, name))
     return config
 
 

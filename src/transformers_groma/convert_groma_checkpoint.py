@@ -25,6 +25,7 @@ from .configuration_groma import (
     GromaRegionProposalConfig,
 )
 from .convert_checks import (
+    MOST_REGIONS,
     check_integer,
     check_layers,
     check_share,
@@ -255,7 +256,9 @@ def _choice_of_regions(config: Mapping[str, Any], num_proxies: int | None = None
     """How regions are chosen, with the defaults of the original."""
     max_regions = config.get("max_region_num", 100 if num_proxies is None else min(100, num_proxies))
     return {
-        "max_regions": check_integer("max_region_num", max_regions, 1, 10_000 if num_proxies is None else num_proxies),
+        "max_regions": check_integer(
+            "max_region_num", max_regions, 1, MOST_REGIONS if num_proxies is None else num_proxies
+        ),
         "nms_threshold": check_share("nms_thres", config.get("nms_thres", 0.6)),
         "box_score_threshold": check_share("box_score_thres", config.get("box_score_thres", 0.15)),
     }
