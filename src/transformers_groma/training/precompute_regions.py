@@ -484,7 +484,10 @@ def _propose(detector: Detector, pixel_values: Tensor, threshold: float) -> list
     boxes, scores = output.pred_boxes.float(), output.scores.float()
     kept = torch.ones_like(scores, dtype=torch.bool) if threshold == 0 else scores > threshold
     # The model falls back on the best proposal.
-    kept[torch.arange(len(kept)), scores.argmax(dim=1)] = True
+    finite = boxes.isfinite().all(dim=-1) & scores.isfinite()
+    kept[torch.arange(len(kept)), scores.masked_fill(~finite, -1.0).argmax(dim=1)] = True
+    # What is not finite is not a region, so it would never be chosen.
+    kept &= finite
     boxes, scores, kept = (tensor.cpu().numpy() for tensor in (boxes, scores, kept))
     return [
         _Proposals(image_boxes[used], image_scores[used])
