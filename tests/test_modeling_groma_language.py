@@ -56,10 +56,12 @@ OVERRIDES = {
             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
         }
     },
+    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 0.5}},
     "dory": {"n_input_layers": 1, "n_output_layers": 1, "num_hidden_layers": 3, "num_attention_heads": 4},
     "dots1": {"n_shared_experts": 1, "n_group": 1, "topk_group": 1},
     "falcon": {"alibi": True},
     "gemma2": {"final_logit_softcapping": 0.5},
+    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "gpt2": {"tie_word_embeddings": False},
     "granite": {"embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.5},
@@ -70,10 +72,7 @@ OVERRIDES = {
     "zaya": {"num_experts_per_tok": 1},
 }
 
-# Families that cannot be built small, and why.
-NOT_TINY = {
-    "gemma4_assistant": "its configuration does not accept its own defaults",
-}
+# The families that do not fit, and why. All others are built and compared; there is none that cannot be built small.
 
 STATE = "a state from token to token"
 ENCODER = "it is an encoder"
@@ -104,14 +103,15 @@ REFUSED = {
     **dict.fromkeys(("bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "marian", "mbart", "mvp"), DECODER),
     **dict.fromkeys(("musicgen", "musicgen_melody", "pegasus", "plbart", "prophetnet", "whisper"), DECODER),
     **dict.fromkeys(("dots3_note", "emu3", "fuyu", "gemma3", "gemma3n", "gemma4", "gemma4_unified"), MORE_THAN_TEXT),
-    **dict.fromkeys(("gemma4_unified_assistant", "git", "got_ocr2", "llama4", "mllama"), MORE_THAN_TEXT),
+    **dict.fromkeys(
+        ("gemma4_assistant", "gemma4_unified_assistant", "git", "got_ocr2", "llama4", "mllama"), MORE_THAN_TEXT
+    ),
     **dict.fromkeys(
         ("moss_transcribe_diarize", "phi4_multimodal", "qwen3_5", "qwen3_5_moe", "qwen4_exp"), MORE_THAN_TEXT
     ),
     **dict.fromkeys(("gemma3n_text", "gemma4_text"), PER_LAYER),
     "blt": "it reads bytes",
     "cpmant": "does not take `inputs_embeds`",
-    "dbrx": "cannot build it",
     "mpt": "does not take `position_ids`",
     "openai-gpt": "does not take `(past_key_values|cache)`",
     "trocr": "does not take `inputs_embeds`",
@@ -183,8 +183,6 @@ def check_refused(kind: str) -> None:
 @pytest.mark.parametrize("kind", MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 def test_a_family_computes_what_it_computes_alone_or_is_refused(kind):
     """Every family of the library that is installed."""
-    if kind in NOT_TINY:
-        pytest.skip(f"{kind} cannot be built small: {NOT_TINY[kind]}")
     if kind in REFUSED:
         check_refused(kind)
     else:
@@ -210,6 +208,17 @@ def test_other_models_are_refused(kind):
         ValueError, match=f"'{kind}' cannot be Groma's language model: .*(no model of this|decoder of an)"
     ):
         tiny_config(text_config=CONFIG_MAPPING[kind]())
+
+
+def test_a_model_that_the_library_cannot_build_is_refused(monkeypatch):
+    def fail(config):
+        raise AttributeError("no attribute 'rope_theta'")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_config", fail)
+    with pytest.raises(
+        ValueError, match="'llama' cannot.*cannot build it \\(AttributeError: no attribute 'rope_theta'"
+    ):
+        tiny_model()
 
 
 def test_loading_another_language_model_is_refused():
@@ -256,6 +265,15 @@ def test_saving_resizing_and_copies(kind, tmp_path):
         assert resized.shape[-1] == 130
         assert_close(resized[..., :120], expected, **CLOSE)
         again(labels=inputs["input_ids"], **inputs)
+
+
+@pytest.mark.parametrize("keep", [1, 3, torch.tensor([0, 5])])
+def test_some_logits_only(keep):
+    """Capped ones, of a family that also slices them itself."""
+    _, groma = pair("gemma2")
+    ids = torch.randint(5, 90, (2, 8))
+    whole, some = groma(input_ids=ids).logits, groma(input_ids=ids, logits_to_keep=keep).logits
+    assert_close(some, whole[:, -keep:] if isinstance(keep, int) else whole[:, keep])
 
 
 def test_names_of_weights_are_those_of_released_checkpoints():

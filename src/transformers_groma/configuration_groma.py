@@ -297,8 +297,8 @@ class GromaConfig(PreTrainedConfig):
             grid; DINOv2-L at 448 pixels by default.
         proposer_config (`dict` or `GromaProposerConfig`, *optional*): the region proposer.
         region_encoder_config (`dict` or `GromaRegionEncoderConfig`, *optional*): the region encoder.
-        text_config (`dict` or `PreTrainedConfig`, *optional*): any language model of `AutoModelForCausalLM`; Llama by
-            default. Its `vocab_size` counts the added tokens.
+        text_config (`dict` or `PreTrainedConfig`, *optional*): any language model of `AutoModelForCausalLM`
+            that works by attention; Llama by default. Its `vocab_size` counts the added tokens.
         image_token_id (`int`, *optional*): the placeholder of every visual feature: image patches, region slots and
             referred regions.
         refer_box_token_id, ground_box_token_id (`int`, *optional*): ids of `<refer_box>` and `<ground_box>`, which the

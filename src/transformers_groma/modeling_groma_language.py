@@ -111,9 +111,6 @@ class LanguageModelHead:
         Returns:
             `ModelOutput` with `logits` and, with `labels`, `loss`.
         """
-        accepted = inspect.signature(self.causal_class.forward).parameters
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
-            kwargs = {name: value for name, value in kwargs.items() if name in accepted}
         output = _FinishedOutput(last_hidden_state, router_logits)
         model = _CausalModel(self, groma, output)
         return self.causal_class.forward(model, inputs_embeds=last_hidden_state, return_dict=True, **kwargs)
@@ -157,7 +154,7 @@ class _CausalModel:
 
     def __getattr__(self, name: str) -> Any:
         head = self._head
-        if name == head.base_name or name == "base_model":
+        if name == head.base_name:
             return self._base
         if name in head.names:
             return getattr(self._groma, head.names[name])
