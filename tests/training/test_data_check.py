@@ -234,3 +234,16 @@ def test_datasets_that_are_wrong_as_a_whole(base, tmp_path, more, capsys):
         data = tmp_path / f"{name}.parquet"
         assert main([*command(base, data, tmp_path / "output", *more)]) == 2
         assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_list_of_rows_is_cut_above_twenty_only(tmp_path, capsys):
+    rows = [conversation(number) | {"boxes_xyxy": [[1, 1, 900, 9], [1, 1, 9, 9]]} for number in range(22)]
+    check = ConversationCheck(ConversationCollator(training_processor()), None)
+    for count, ending in ((22, "20, …"), (21, "19, 20")):
+        data = write(tmp_path / f"{count}.parquet", rows[:count])
+        with pytest.raises(ValueError, match=f"found {count} of {count} rows"):
+            check_training_rows(load_parts([str(data)], "conversation"), check)
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("  the same")]
+        assert line.startswith(f"  the same in {count - 1} more rows: 1, 2, ") and line.endswith(ending)
+    check.say()
+    assert capsys.readouterr().err == ""
