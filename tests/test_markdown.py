@@ -38,6 +38,7 @@ def test_escaped(text, escaped):
 def test_code():
     assert code_span("a_b*c") == "`a_b*c`"
     assert code_span("a`b") == "`` a`b ``" and code_span("```") == "```` ``` ````"
+    assert code_span("a``b`c") == "``` a``b`c ```" and code_span("a`b``c") == "``` a`b``c ```"
     assert code_span("a|b\nc") == "`a\\|b c`" and code_span("") == "" == code_span(" \n")
     for text in (HOSTILE, 'x"); evil("', "a\\"):
         literal = python_string(text)

@@ -4,6 +4,7 @@ import io
 
 import pytest
 from datasets import Dataset, Features, Value, load_dataset
+from datasets import Image as DatasetImage
 from PIL import Image
 
 from transformers_groma.data.columns import (
@@ -160,6 +161,7 @@ def test_half_a_character_is_not_text(changes):
     ("changes", "message"),
     [
         ({"boxes_xyxy": [[3, 2, 3, 4]]}, "x1 < x2"),
+        ({"boxes_xyxy": [[1, 4, 3, 4]]}, "y1 < y2"),
         ({"boxes_xyxy": [[0, 0, 60, 10]]}, "outside of the image of 40x20"),
         ({"boxes_xyxy": [[0, float("nan"), 3, 10]]}, "finite"),
         ({"source": "lvis"}, "`source` must be one of"),
@@ -193,6 +195,11 @@ def answer(*parts, question=QUESTION, role="assistant") -> dict:
         (answer(region_part(0)), "a region is one box that the user points at"),
         (answer(text_part("a") | {"boxes": [0]}), "cannot have boxes"),
         (answer(text_part("a") | {"type": "video"}), "has type 'video'"),
+        (answer(image_part() | {"boxes": [0]}), "of type 'image' cannot have boxes"),
+        (answer(phrase_part("a", [-1])), "names boxes [-1], but there are 2"),
+        (answer(text_part("a"), question=[image_part(), region_part(0) | {"boxes": [0, 1]}]), "got [0, 1]"),
+        (answer(text_part("a"), question=[image_part(), region_part(0) | {"boxes": []}]), "got []"),
+        ({"messages": [{"role": "system", "content": [image_part()]}]}, "end with an assistant"),
         (answer(text_part("a"), question=[text_part("?")]), "show 0 images, but the row has 1"),
         (answer(text_part("a"), question=[image_part(), image_part()]), "show 2 images"),
         ({"image": None, "boxes_xyxy": [[0, 0, 1, 1]]}, "there is no image"),
@@ -213,3 +220,34 @@ def test_columns_are_checked_by_name_and_type():
         check_columns(wrong, "detection")
     check_columns(EVALUATION_FEATURES, "conversation")  # more columns do no harm
     check_columns(DETECTION_FEATURES, "detection")
+
+
+def test_a_dataset_without_its_columns_is_named_before_its_rows():
+    dataset = Dataset.from_list([detection()], features=DETECTION_FEATURES)
+    with pytest.raises(ValueError, match="A detection dataset needs the column 'source'"):
+        check_dataset(dataset.remove_columns("source"), "detection")
+    with pytest.raises(ValueError, match="does not know its columns"):
+        check_columns(None, "detection")
+    with pytest.raises(ValueError, match="'image' must be an image column, found .*Cast it to"):
+        check_columns(Features({**DETECTION_FEATURES, "image": Value("string")}), "detection")
+    check_columns(dataset.cast_column("image", DatasetImage(decode=False)).features, "detection")
+
+
+def test_boxes_have_four_numbers():
+    for box in ([1, 2, 3], [1, 2, 3, 4, 5], []):
+        with pytest.raises(RowError, match="must be four finite numbers"):
+            check_row(detection(boxes_xyxy=[box]), "detection")
+
+
+def test_rows_to_evaluate_end_with_a_question_and_have_targets_in_the_image():
+    question = conversation(messages=conversation()["messages"][:1], references=[], category="dog")
+    check_row(question | {"target_boxes_xyxy": [[0, 0, 40, 20]]}, "evaluation")
+    with pytest.raises(RowError, match=r"`target_boxes_xyxy\[0\]` .* lies outside of the image of 40x20"):
+        check_row(question | {"target_boxes_xyxy": [[0, 0, 40, 22]]}, "evaluation")
+    with pytest.raises(RowError, match="must end with a user message"):
+        check_row(conversation(target_boxes_xyxy=[]), "evaluation")
+    # Here a row without an image has no boxes either.
+    text = {"image": None, "boxes_xyxy": [], "messages": [{"role": "user", "content": [text_part("?")]}]}
+    check_row(conversation(**text, target_boxes_xyxy=[]), "evaluation")
+    with pytest.raises(RowError, match="`target_boxes_xyxy` has 1 boxes, but there is no image"):
+        check_row(conversation(**text, target_boxes_xyxy=[[0, 0, 1, 1]]), "evaluation")
