@@ -63,6 +63,7 @@ def test_indexes_that_cannot_be_read(tmp_path):
         ("{}", "no `weight_map`"),
         ('{"weight_map": [1]}', "no `weight_map`"),
         ('{"weight_map": {"a": 1}}', "no `weight_map`"),
+        ('{"weight_map": {"a": "a.safetensors", "b": null}}', "no `weight_map`"),
         ("[" * 100_000, "is not JSON"),
     ):
         (tmp_path / INDEX_FILE).write_text(content)

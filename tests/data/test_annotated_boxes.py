@@ -1,4 +1,6 @@
-"""Boxes that users write down: formats, fractions, edges. What is not a box at all is in tests/processing/test_boxes.py."""
+"""Boxes that users write down: formats, fractions, edges. More of what is not a box is in tests/processing/test_boxes.py."""
+
+import math
 
 import pytest
 
@@ -9,9 +11,12 @@ from transformers_groma.data.annotated_boxes import (
     NO_FRACTIONS,
     NOT_FOUR_NUMBERS,
     OUTSIDE,
+    four_numbers,
     is_below_a_pixel,
+    pixel_count,
     read_box,
 )
+from transformers_groma.data.left_out import SkipRecord
 
 
 @pytest.mark.parametrize(
@@ -77,3 +82,36 @@ def test_boxes_below_a_pixel(box, below):
 def test_remedies_are_options_of_the_command():
     for reason in (BELOW_A_PIXEL, NO_FRACTIONS, INVERTED, OUTSIDE):
         assert "`--" in reason and not any(character.isdigit() for character in reason)
+
+
+@pytest.mark.parametrize(
+    ("box", "values"),
+    [
+        ((1, 2.5, 3, 4), [1, 2.5, 3, 4]),
+        ([" 1 ", "+2.", "-.5", "4E1"], [1, 2, -0.5, 40]),
+        *(
+            ([1, 2, 3, value], None)
+            for value in (None, True, False, "", "four", "0x4", "1_0", "nan", "٤", [4], math.nan, math.inf, -math.inf)
+        ),
+        ([1, 2, 3, 10**400], None),
+        ([1, 2, 3, "1e999"], None),
+        ([1, 2, 3], None),
+        ([1, 2, 3, 4, 5], None),
+        ("1234", None),
+        ({1: 1, 2: 2, 3: 3, 4: 4}, None),
+    ],
+)
+def test_four_numbers(box, values):
+    assert four_numbers(box) == values
+    if values is None:
+        assert read_box(box, 320, 240, "xyxy", False) == (None, NOT_FOUR_NUMBERS)
+
+
+def test_pixel_counts():
+    for value in (640, 640.0, "640", " 640 "):
+        assert pixel_count(value, "width") == 640 and type(pixel_count(value, "width")) is int
+    assert pixel_count(1, "width") == 1
+    for value in (None, 0, "0", -640, "-640", True, 640.5, "640.5", "wide", "", "²", "٤", math.nan, math.inf, [640]):
+        with pytest.raises(SkipRecord, match="^image has no usable `width`: ") as error:
+            pixel_count(value, "width")
+        assert error.value.detail == repr(int(value) if value == "0" else value)

@@ -313,3 +313,20 @@ def test_the_other_boxes_of_a_picture_stay(images, name):
     outcome = run(script, images, wild.write_json(images, content))
     assert outcome.status == 0 and outcome.boxes == [[CORNERS]] * 2
     assert outcome.report["skipped"] == {} and sum(outcome.report["parts"].values()) == 3
+
+
+def test_categories_may_be_null_and_other_lists_may_not(tmp_path):
+    content = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [], "categories": None}
+    assert load_coco_json(write_json(tmp_path / "a.json", content)).categories == {}
+    for name, value, found in (
+        ("images", None, "its `images` is not a list of objects"),
+        ("annotations", {}, "its `annotations` is not a list of objects"),
+        ("categories", "cat", "its `categories` is not a list of objects"),
+        ("categories", ["cat"], "its `categories` is not a list of objects"),
+    ):
+        path = write_json(tmp_path / "a.json", content | {name: value})
+        with pytest.raises(ValueError, match=f"a.json is not a COCO-style file: {found}. It needs lists"):
+            load_coco_json(path)
+    del content["images"]
+    with pytest.raises(ValueError, match="it has no `images`. It needs lists"):
+        load_coco_json(write_json(tmp_path / "a.json", content))
