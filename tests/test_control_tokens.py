@@ -328,6 +328,48 @@ def test_breaks(legacy):
     }
 
 
+def test_tokens_of_one_character_or_of_whitespace_are_text():
+    """Vocabularies have them for code and for tables."""
+    tokenizer = LlamaTokenizer()
+    before = control_tokens(tokenizer, None)
+    tokenizer.add_tokens(["#", "\n\n", "    ", "##"])
+    assert control_tokens(tokenizer, None) == (*before, "##")
+    assert break_control_tokens(["# a\n\n    b ##"], control_tokens(tokenizer, None), tokenizer) == [
+        f"# a\n\n    b #{BREAK}#"
+    ]
+
+
+def test_what_stays_a_token_stays_one_beside_others(legacy):
+    tokenizer = legacy.tokenizer
+    tokens = control_tokens(tokenizer, legacy.chat_template)
+    typed = "[grounding]<p>a<region></s><region>[grounding]"
+    expected = f"[grounding]<{BREAK}p>a<region><{BREAK}/s><region>[{BREAK}grounding]"
+    assert break_control_tokens([typed], tokens, tokenizer, ["<region>"], "[grounding]") == [expected]
+    # Also where the first token is among those that stay wherever they are.
+    both = break_control_tokens([typed], tokens, tokenizer, ["<region>", "[grounding]"], "[grounding]")
+    assert both == [expected.replace(f"[{BREAK}", "[")]
+    # The texts of a message are one text.
+    parts = break_control_tokens(
+        ["[ground", "ing]<re", "gion></", "s>"], tokens, tokenizer, ["<region>"], "[grounding]"
+    )
+    assert parts == ["[ground", "ing]<re", f"gion><{BREAK}/", "s>"]
+    # The mark of a role is cut at every letter, in each of two that touch.
+    (roles,) = break_control_tokens(["xUSER:USER:y"], tokens, tokenizer)
+    mark = BREAK.join("USER:")
+    assert roles == f"x{mark}{mark}y"
+
+
+def test_a_normalizer_alone_cuts_nothing():
+    """Text without control tokens stays whole, known to the vocabulary or not; tokens of two characters are found, too."""
+    tokenizer = LlamaTokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.add_tokens([AddedToken("ab", normalized=True, special=True)])
+    tokens = control_tokens(tokenizer, None)
+    for typed in ("Hello WORLD, 图片 naïve", "a b A B", "x"):
+        assert break_control_tokens([typed], tokens, tokenizer) == [typed]
+    assert break_control_tokens(["AB"], tokens, tokenizer) == [f"A{BREAK}B"]
+
+
 def test_tokens_that_are_found_after_normalization():
     """In capitals or in full width, where a tokenizer makes one of them."""
     tokenizer = LlamaTokenizer()
@@ -351,6 +393,13 @@ def test_offsets(any_processor):
     assert len(offsets) == len(ids)
     assert [broken[slice(*span)].strip() for span in offsets if "p" in broken[slice(*span)]] == ["<p>"]
     assert all(BREAK not in broken[slice(*span)] for span in offsets)
+    # Nothing is left out, and the tokens stand one behind the other.
+    covered = {position for start, end in offsets for position in range(start, end)}
+    words = {position for position, character in enumerate(broken) if character not in f" {BREAK}"}
+    assert words <= covered and offsets == sorted(offsets)
+    whole = "<s>Is it a word?"
+    encoding = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+    assert piecewise_offsets(tokenizer, whole) == encoding["offset_mapping"]
 
 
 def test_time_is_linear():

@@ -57,6 +57,7 @@ def small_limit(monkeypatch) -> int:
 
 def test_limit():
     assert MAX_IMAGE_PIXELS == 100_000_000
+    assert image_reading.MAX_DOWNLOAD_BYTES == 2**28 and image_reading.MAX_DOWNLOAD_SECONDS == 60
     check_image_pixels(10_000, 10_000)
     with pytest.raises(ImageTooLargeError, match=r"10001x10000 \(width x height\) pixels are more than the 100000000"):
         check_image_pixels(10_001, 10_000)
@@ -80,6 +81,12 @@ def test_no_warning_below_the_limit(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert open_image_header(io.BytesIO(png_of_size(9_999, 10_000))).size == (9_999, 10_000)
+
+
+def test_warnings_of_pillow_are_as_before():
+    before = list(warnings.filters)
+    open_image_header(io.BytesIO(png_of_size(4, 3)))
+    assert warnings.filters == before
 
 
 def test_the_limit_can_be_changed(small_limit):
@@ -152,6 +159,24 @@ def test_frames(tmp_path, monkeypatch):
         assert len(said) == 1 and kind in said.pop() and image.size == (8, 8)
         decode_image(io.BytesIO(saved(frames[0], kind)))
         assert not said
+    # Of a phone's photo the others are not frames; an image in memory has none; whoever chose a frame keeps it.
+    decode_image(io.BytesIO(saved(frames[0], "MPO", save_all=True, append_images=frames[1:])))
+    load_image(frames[0])
+    image = Image.open(io.BytesIO(saved(frames[0], "GIF", save_all=True, append_images=frames[1:])))
+    image.seek(1)
+    load_image(image)
+    assert not said and image.tell() == 1 and image.convert("RGB").getpixel((4, 4)) == (0, 255, 0)
+
+
+def test_formats_that_were_decoded_before_are_images_as_others():
+    """What is dangerous in a format is its decoder, which has run already."""
+    content = saved(Image.new("RGB", (4, 3), "red"), "TGA")
+    with pytest.raises(ValueError, match="images of the format TGA are not read"):
+        load_image(Image.open(io.BytesIO(content)))
+    image = Image.open(io.BytesIO(content))
+    image.load()
+    load_image(image)
+    assert image.size == (4, 3)
 
 
 def test_texts_in_a_file_that_unpack_to_more(tmp_path):
@@ -167,6 +192,9 @@ def test_base64(tmp_path):
         assert read_image(text).size == (4, 3)
     for text in ("no such file.png", "data:image/png;base64,???", "ftp://host/a.png", "", "AAAA"):
         with pytest.raises((ValueError, OSError)):
+            read_image(text)
+    for text in ("no such file.png", "https:/one-slash.org/a.png", "data:image/png;base64,???"):
+        with pytest.raises(ValueError, match="neither a file nor an http"):
             read_image(text)
 
 
@@ -216,6 +244,12 @@ def test_urls(web, monkeypatch):
     for path, message in (("bomb.png", "more than the 100000000"), ("none", "404")):
         with pytest.raises(ValueError, match=f"`images` of sample 0 cannot be read.*{message}"):
             open_image(f"{web}/{path}", 0)
+    size = len(saved(Image.new("RGB", (4, 3)), "PNG"))
+    monkeypatch.setattr(image_reading, "MAX_DOWNLOAD_BYTES", size)
+    assert read_image(f"{web}/good.png").size == (4, 3)
+    monkeypatch.setattr(image_reading, "MAX_DOWNLOAD_BYTES", size - 1)
+    with pytest.raises(ValueError, match=f"it has more than {size - 1} bytes"):
+        read_image(f"{web}/good.png")
     monkeypatch.setattr(image_reading, "MAX_DOWNLOAD_BYTES", 1_000_000)
     with pytest.raises(ValueError, match="it has more than 1000000 bytes"):
         read_image(f"{web}/endless")
@@ -223,6 +257,16 @@ def test_urls(web, monkeypatch):
     monkeypatch.setattr(image_reading, "MAX_DOWNLOAD_SECONDS", 0.2)
     with pytest.raises(ValueError, match=r"its download takes more than 0\.2 s"):
         read_image(f"{web}/endless")
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(60.0, 10.0), (3.0, 3.0)])
+def test_a_server_that_says_nothing_is_not_waited_for_longer(monkeypatch, seconds, expected):
+    seen = []
+    monkeypatch.setattr(image_reading, "MAX_DOWNLOAD_SECONDS", seconds)
+    monkeypatch.setattr(image_reading.httpx, "stream", lambda *_, **how: seen.append(how) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        read_image("http://127.0.0.1/a.png")
+    assert [how["timeout"] for how in seen] == [expected]
 
 
 def test_lists_of_images(tmp_path):

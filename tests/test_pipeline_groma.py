@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from transformers_groma import GromaForRegionProposal, GromaImageProcessor, GroundedText, ImageGroundingPipeline
+from transformers_groma.pipeline_groma import _is_batch_of_boxes, _is_stream
 
 from .tiny import spread_proposals, tiny_detector_config
 from .tiny_checkpoint import save_tiny_checkpoint
@@ -189,6 +190,87 @@ def test_prompts_that_are_too_long_are_refused_before_any_work(pipe, photos, mon
     assert pipe(photos[0], "Hi", max_new_tokens=2)
     with pytest.raises(ValueError, match=f"reads {base + 2} in all"):
         pipe(photos[0], "Hi", max_new_tokens=3)
+
+
+def test_what_was_given_to_the_pipeline_holds_for_each_call(pipe, photos):
+    """And a call's own arguments come before it."""
+    inputs = {"image": photos[0], "question": "What is <region>?", "max_new_tokens": 2}
+    parts = {"model": pipe.model, "processor": pipe.processor, "device": "cpu"}
+    corner = pipeline("image-grounding", **parts, box_format="xywh", normalized=True)
+    box = [20 / 320, 30 / 240, 180 / 320, 150 / 240]
+    torch.testing.assert_close(corner(**inputs, boxes=[box]).regions[0].box, torch.tensor(BOX))
+    answer = corner(**inputs, boxes=[BOX], box_format="xyxy", normalized=False)
+    torch.testing.assert_close(answer.regions[0].box, torch.tensor(BOX))
+    short = pipeline("image-grounding", **parts, generate_kwargs={"max_new_tokens": 1})
+    assert (
+        short(photos[0], "Hi").markup == pipe(photos[0], "Hi", max_new_tokens=1).markup != pipe(photos[0], "Hi").markup
+    )
+    assert ImageGroundingPipeline._default_generation_config.max_new_tokens == 256
+
+
+def test_prompts_are_measured_as_they_are_asked(pipe, photos, monkeypatch):
+    """Typed tokens, which are many as text, where the pipeline was made for whole prompts; boxes of the default question."""
+    typed = "<p>a</p><r3><roi></roi>" * 3
+    as_tokens, as_text = (pipe.processor.count_tokens(typed, parse_tokens=parsed) for parsed in (True, False))
+    assert as_tokens < as_text
+    monkeypatch.setattr(pipe.model.config.text_config, "max_position_embeddings", as_tokens + 1)
+    parsing = pipeline(
+        "image-grounding",
+        model=pipe.model,
+        processor=pipe.processor,
+        device="cpu",
+        parse_tokens=True,
+        max_new_tokens=1,
+    )
+    assert parsing(photos[0], typed, num_workers=0)
+    for answer in (
+        lambda: parsing(photos[0], typed, parse_tokens=False),
+        lambda: parsing(photos[0], typed, max_new_tokens=2),
+    ):
+        with pytest.raises(ValueError, match=f"reads {as_tokens + 1} in all"):
+            answer()
+    boxes = [[0, 0, 50, 50]] * 3
+    length = pipe.processor.count_tokens(num_boxes=3)
+    monkeypatch.setattr(pipe.model.config.text_config, "max_position_embeddings", length + 1)
+    assert pipe(photos[0], boxes=boxes, max_new_tokens=1)
+    with pytest.raises(ValueError, match=f"The prompt has {length} tokens"):
+        pipe(photos[0], boxes=boxes, max_new_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "is_batch"),
+    [
+        (None, False),
+        ([], False),
+        ([BOX], False),
+        (np.array([BOX]), False),
+        (torch.tensor([[BOX]]), True),
+        ([[BOX]], True),
+        (([BOX], None), True),
+        ([None], True),
+        ([[], []], True),
+        ([np.zeros((0, 4)), np.array([BOX])], True),
+        ([torch.tensor(BOX)], False),
+        (BOX, False),
+        ("here", False),
+    ],
+)
+def test_one_set_of_boxes_and_one_for_each_image_are_told_apart(boxes, is_batch):
+    assert _is_batch_of_boxes(boxes) is is_batch
+
+
+def test_images_that_are_not_many(photos):
+    for one in (photos[0], np.zeros((3, 9, 9)), torch.zeros(3, 9, 9), "a.png", {"image": 1}, [1], (1,)):
+        assert not _is_stream(one)
+    for many in (iter([1]), Rows([1]), {1}, range(2)):
+        assert _is_stream(many)
+
+
+def test_images_without_boxes_among_others(pipe, photos):
+    for none in ([], np.zeros((0, 4)), None):
+        answers = pipe(photos[:2], ["What is <region>?", "Hi"], boxes=[[BOX], none], max_new_tokens=2)
+        assert [answer.user_region_ids for answer in answers] == [(0,), ()]
+        assert pipe(photos[0], "Hi", boxes=none, max_new_tokens=2).user_region_ids == ()
 
 
 def test_an_empty_list(pipe):

@@ -353,6 +353,18 @@ class TestCall:
                 assert not batch["refer_boxes"][row, len(refer_boxes) :].any()
                 row += 1
 
+    def test_typed_tokens_are_words_in_questions_and_tokens_in_prompts(self, processor, image):
+        """In the ids and in what is said about their places."""
+        end = processor.tokenizer.eos_token_id
+        inputs = processor(images=image, text="Is </s> it?", return_offsets_mapping=True)
+        asked, other = inputs["input_ids"][0], processor(images=image, text="Is it?")["input_ids"][0]
+        assert asked.count(end) == other.count(end) and "Is </s> it?" in processor.tokenizer.decode(asked)
+        assert len(inputs["offset_mapping"][0]) == len(asked)
+        prompt = processor(images=image, text="<image> Is </s> it?")["input_ids"][0]
+        assert prompt.count(end) == 1
+        assert processor(text="Is </s> it?")["input_ids"][0].count(end) == 1
+        assert processor(text="Is </s> it?", parse_tokens=False)["input_ids"][0].count(end) == 0
+
     def test_every_sequence_has_one_bos(self, processor, image):
         texts = ["plain question", "text only", f"{SYSTEM}{INTRO}USER: q ASSISTANT:", "Image: <image>."]
         inputs = processor(images=[image, None, image, image], text=texts, padding=True, return_tensors="pt")
@@ -714,6 +726,18 @@ class TestNextTurn:
         words = [tiny.tokenizer.decode(row[kept.bool()]) for row, kept in zip(ids, mask)]
         assert words[0].count("<refer_box>") == 2 and words[0].count(tiny.tokenizer.eos_token) == 1
         assert words[1].endswith(tiny.tokenizer.decode(tiny._turn_ids("So?", [5])))
+
+    @pytest.mark.parametrize("ends", [0, 1, 2, 3])
+    def test_the_end_of_an_answer_is_not_padding_where_both_are_one_token(self, tiny, ends):
+        """Of language models that pad with their EOS token the first one ends the answer."""
+        processor = copy.deepcopy(tiny)
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+        eos = processor.tokenizer.eos_token_id
+        ids = torch.tensor([[tiny.image_token_id] * tiny.num_image_tokens + [5, 6] + [eos] * ends])
+        turn = processor.next_turn(ids, "So?")
+        kept = len(ids[0]) - max(ends - 1, 0)
+        assert turn["attention_mask"][0, : len(ids[0])].tolist() == [1] * kept + [0] * (len(ids[0]) - kept)
+        assert turn["input_ids"][0, len(ids[0]) :].tolist().count(eos) == (0 if ends else 1)
 
     def test_marks_in_a_question_are_text(self, tiny):
         ids = torch.tensor([[tiny.image_token_id] * tiny.num_image_tokens + [5]])

@@ -72,7 +72,8 @@ def test_parts_of_messages_without_what_is_none_and_with_boxes_as_lists():
 
 def test_other_media():
     refuse_other_media({"images": 1, "videos": None, "videos_kwargs": {}, "audio_kwargs": {"x": 1}}, "argument")
-    for name in ("videos", "video", "audio", "input_audio"):
+    refuse_other_media({"images_kwargs": 1, "padding": True, "video": None}, "argument")
+    for name in ("videos", "video", "audio", "input_audio", "video_url", "videos_kwargs_of_mine"):
         with pytest.raises(ValueError, match=f"the argument `{name}` was given"):
             refuse_other_media({name: 0}, "argument")
 
@@ -133,6 +134,14 @@ def test_sizes_of_images():
         assert upright_image_size(np.zeros((20, 40, channels)), 0, None) == (20, 40)
     assert upright_image_size(np.zeros((3, 20, 3)), 0, "channels_last") == (3, 20)
     assert upright_image_size(np.zeros((3, 20, 3)), 0, "channels_first") == (20, 3)
+
+
+def test_the_smallest_image():
+    for size in ((2, 2), (2, 50), (50, 2)):
+        assert upright_image_size(Image.new("RGB", size), 0, None) == size[::-1]
+    for size in ((1, 50), (50, 1), (1, 1)):
+        with pytest.raises(ValueError, match=f"sample 4 has {size[0]}x{size[1]} .* at least 2x2 pixels"):
+            upright_image_size(Image.new("RGB", size), 4, None)
 
 
 def test_arrays_without_channels_get_one():

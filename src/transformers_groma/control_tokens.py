@@ -134,9 +134,10 @@ def _break_positions(text: str, offset: int, tokens: tuple[str, ...], tokenizer:
     cuts = {match.start() + 1 for match in _pattern(tokens, overlapping=True).finditer(text)}
     if marks := tuple(mark for mark in ROLE_MARKS if mark in tokens):
         cuts.update(cut for match in _pattern(marks).finditer(text) for cut in range(match.start() + 1, match.end()))
-    if any(token.normalized for token in tokenizer.added_tokens_decoder.values()):
+    added = {index: token for index, token in tokenizer.added_tokens_decoder.items() if token.content in tokens}
+    if any(token.normalized for token in added.values()):
         # These are found after the text was normalized: in capitals, in full width. Only the tokenizer itself can tell.
-        ids = frozenset(tokenizer.added_tokens_decoder) - {tokenizer.unk_token_id}
+        ids = frozenset(added) - {tokenizer.unk_token_id}
         for start, end in pairwise([0, *sorted(cuts), len(text)]):
             cuts.update(_halving_cuts(text[start:end], start, ids, tokenizer))
     return sorted(offset + cut for cut in cuts)
