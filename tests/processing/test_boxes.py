@@ -57,6 +57,12 @@ def test_what_is_not_a_box_is_left_out_alone(box):
         ([-5, 5, 5, 5], OUTSIDE),
         ([5, -5, 5, 5], OUTSIDE),
         ([5, 5, 1e-9, 5], EMPTY),
+        ([5, 5, 0, 0.5], EMPTY),
+        ([5, 5, 0.5, 0], EMPTY),
+        ([5, 5, 0.5, -0.5], EMPTY),
+        ([5, 5, -0.5, 0.5], EMPTY),
+        ([50, 5, 0, 5], EMPTY),
+        ([5, 50, 5, 0], EMPTY),
     ],
 )
 def test_boxes_without_anything_in_them(box, reason):

@@ -31,6 +31,7 @@ def test_the_same_id_written_the_other_way():
 def test_records_that_cannot_be_read():
     assert record_fault({"id": 1}, "annotation") is None
     assert str(record_fault([1], "annotation")) == "annotation is not a JSON object: [1]"
+    assert record_fault("x" * 200, "annotation").detail == "'" + "x" * 99
     fault = record_fault(parse_json('{"bbox": 1, "bbox": 2}'), "annotation")
     assert (fault.reason, fault.detail) == (
         "annotation has a key twice: nobody can tell which value is meant",
