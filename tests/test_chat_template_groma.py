@@ -205,6 +205,10 @@ class TestSplitAnswers:
             ([phrase, {"type": "text", "text": " and "}, phrase], f"{marked} and {marked}"),
             ([{"type": "text", "text": " It is "}, phrase], f" It is {marked}"),
             ([phrase, {"type": "text", "text": ". "}], f"{marked}. "),
+            # Of a phrase without text nothing but its boxes is written.
+            ([{**phrase, "text": ""}], "<roi><ground_box></roi>"),
+            ([{"type": "text", "text": "See "}, {**phrase, "text": ""}], "See <roi><ground_box></roi>"),
+            ([{**phrase, "text": ""}, {"type": "text", "text": " there."}], "<roi><ground_box></roi> there."),
         ):
             pieces = pieces_of(TEMPLATES["chatml"], [*PLAIN[:1], {"role": "assistant", "content": content}])
             assert pieces[1] == (f"{expected}<|im_end|>", True)

@@ -20,7 +20,15 @@ from tests.tiny import (
     tiny_model,
 )
 from transformers_groma import GromaForConditionalGeneration, GromaForRegionProposal, GromaModel
-from transformers_groma.modeling_groma import shift_labels_over_gaps
+from transformers_groma.modeling_groma import (
+    _check_positions,
+    _check_same_regions,
+    _remember_generated,
+    boxes_of_images,
+    shift_labels_over_gaps,
+)
+from transformers_groma.modeling_groma_cached_prompt import CachedPrompt
+from transformers_groma.modeling_groma_outputs import GromaImageFeatures
 from transformers_groma.modeling_groma_proposer import region_proposal_loss
 
 EXACT = {"atol": 1e-5, "rtol": 1e-4}
@@ -258,7 +266,132 @@ class TestForward:
         assert output.logits.isfinite().all()
 
 
+class TestChecks:
+    """Both sides of what is refused."""
+
+    def test_placeholders_of_an_image_that_is_not_there(self, model):
+        """Fewer than an image has may be said by a user or a model, alone or within a longer text."""
+        most = model.config.num_image_tokens + MAX_REGIONS
+        for others in (0, 1, 5):
+            mask = torch.tensor([[False] * (others + most), [True] * (most - 1) + [False] * (others + 1)])
+            model.model._check_no_image(mask)
+            mask[0, others:] = True
+            with pytest.raises(ValueError, match=rf"\[{most}, {most - 1}\] placeholders"):
+                model.model._check_no_image(mask)
+        model.model._check_no_image(torch.ones(1, most - 1, dtype=torch.bool))
+
+    @pytest.mark.parametrize(
+        ("placeholders", "marks", "counts", "fits"),
+        [
+            ([0, 1, 0], [1, 0, 0], None, False),  # only a user writes both
+            ([0, 1, 1], [0, 0, 0], None, True),
+            ([0, 0, 0], [1, 1, 0], None, True),
+            ([1], [1], None, True),
+            ([0, 1, 0], [1, 0, 0], [1], True),
+            ([0, 1, 0], [1, 0, 0], [2], False),
+            ([0, 1, 0], [1, 0, 0], [0], False),
+            ([0, 1, 1], [1, 0, 0], [1], False),
+            ([0, 1, 1], [1, 0, 0], [2], False),
+            ([0, 1, 0], [1, 0, 1], [1], False),
+            ([0, 0, 0], [0, 0, 0], [0], True),
+            ([1], [1], [0], False),
+        ],
+    )
+    def test_marks_of_a_later_turn(self, model, placeholders, marks, counts, fits):
+        given = (torch.tensor([placeholders]).bool(), torch.tensor([marks]).bool(), counts and torch.tensor(counts))
+        if fits:
+            model.model._check_turn(*given)
+            return
+        with pytest.raises(ValueError, match="A later turn needs one `<refer_box>` mark and one placeholder"):
+            model.model._check_turn(*given)
+
+    def test_positions(self):
+        mask = torch.tensor([[0, 1, 1, 0, 1], [1, 1, 1, 1, 1]])
+        right = torch.tensor([[7, 0, 1, 9, 2], [0, 1, 2, 3, 4]])
+        for given in (None, right, right[:, -2:], right.masked_fill(mask == 0, 0)):
+            _check_positions(given, mask)
+        _check_positions(torch.arange(5)[None], torch.ones(2, 5, dtype=torch.long))
+        wrong = right.clone()
+        wrong[0, 4] = 3
+        for given in (
+            wrong,
+            right + 1,
+            right[0],
+            right[None],
+            right[:, :2],
+            torch.cat([right, right]),
+            torch.cat([right] * 2, dim=1),
+        ):
+            with pytest.raises(ValueError, match="`position_ids` must count the tokens that are on"):
+                _check_positions(given, mask)
+
+    def test_pixels_that_were_read_as_fractions(self):
+        """Whole numbers as bits of floats are next to 0; a padding row is 0, and so may one side be."""
+        box = torch.tensor([[[0.5, 0.5, 0.25, 0.25], [0.0, 0.0, 0.0, 0.0]]])
+        assert torch.equal(boxes_of_images("boxes", box, 1), box)
+        assert boxes_of_images("boxes", None, 1) is None
+        box[0, 0, 1] = 2e-12
+        assert torch.equal(boxes_of_images("boxes", box, 1), box)
+        for tiny in (5e-13, -5e-13, 1e-40):
+            box[0, 0, 1] = tiny
+            with pytest.raises(ValueError, match="`boxes` must be normalized cxcywh"):
+                boxes_of_images("boxes", box, 1)
+        with pytest.raises(ValueError, match="`boxes` must be normalized cxcywh"):
+            boxes_of_images("boxes", torch.tensor([[[100, 120, 50, 60]]], dtype=torch.int32), 1)
+        for shape in ((1, 2, 3), (2, 2, 4), (2, 4), (1, 1, 2, 4)):
+            with pytest.raises(ValueError, match="`boxes`"):
+                boxes_of_images("boxes", torch.full(shape, 0.5), 1)
+
+    def test_other_regions_than_those_in_the_cache(self):
+        """Boxes may differ by rounding; a region that came in a later turn is in the cache alone."""
+        boxes = torch.rand(2, 3, 4)
+        used = torch.tensor([[True, True, False], [True, False, False]])
+        rows = torch.tensor([0, 0, 1])
+        has_image = torch.tensor([True, False, True])
+        later = torch.tensor([[True, True, True], [True, False, False]])
+        cached = CachedPrompt(torch.ones(3, 2), has_image, rows, boxes[rows], torch.ones(3, 3), later[rows])
+
+        def check(boxes: torch.Tensor, mask: torch.Tensor) -> None:
+            _check_same_regions(GromaImageFeatures(region_boxes=boxes, region_mask=mask), cached)
+
+        check(boxes, used)
+        check(boxes + 5e-5, used)
+        check(torch.where(used[..., None], boxes, 0.7), used)
+        moved, more, one = boxes.clone(), used.clone(), used.clone()
+        moved[1, 0, 3] += 3e-4
+        more[1, 2] = True
+        for given in ((moved, used), (boxes, more), (boxes[:1], one[:1]), (boxes.flip(0), used)):
+            with pytest.raises(ValueError, match="other images or regions"):
+                check(*given)
+
+    def test_nothing_is_remembered_without_a_cache(self):
+        _remember_generated(None, CachedPrompt(*[torch.zeros(1, 1)] * 6))
+
+
 class TestTraining:
+    def test_what_is_kept_of_an_image_holds_no_graph(self):
+        """A cache would keep the activations of the vision encoder alive as long as a conversation lasts."""
+        model = tiny_model().train()
+        features = model.get_image_features(tiny_inputs(model.config)["pixel_values"], return_dict=True)
+        assert all(tokens.requires_grad for tokens in features.pooler_output)
+        kept = [*features.region_feature_maps, features.proposal_boxes, features.proposal_scores]
+        kept += [features.region_boxes, features.region_scores]
+        assert not any(value.requires_grad for value in kept)
+
+    def test_slots_of_another_prompt_are_permuted_in_training_only(self):
+        model = tiny_model()
+        pixels, boxes = tiny_inputs(model.config, batch_size=4)["pixel_values"], boxes_for(4, 1)
+        with torch.no_grad():
+            features = model.get_image_features(pixels, return_dict=True)
+            plain = model.encode_regions(features, boxes)
+            assert not plain.refer_slots.any()
+            trained = model.train()
+            torch.manual_seed(0)
+            shuffled = trained.encode_regions(features, boxes)
+        assert not torch.equal(shuffled.region_boxes, plain.region_boxes)
+        assert_close(shuffled.region_boxes.sum(dim=1), plain.region_boxes.sum(dim=1))
+        assert_close(shuffled.region_boxes[torch.arange(4), shuffled.refer_slots[:, 0]], boxes[:, 0])
+
     def test_labels_skip_unused_slots(self):
         labels = torch.tensor([[10, 11, 12, 13, 14, 15]])
         mask = torch.tensor([[True, True, False, False, True, True]])

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache, GenerationConfig, StaticCache
 
 from tests.tiny import MAX_REGIONS, prompt_ids, tiny_inputs, tiny_model
 from transformers_groma import GromaForConditionalGeneration
@@ -168,6 +168,35 @@ class TestSteps:
             input_ids=NEW, labels=labels[-4:].expand(3, -1), past_key_values=model(**inputs).past_key_values
         ).loss
         assert_close(loss, expected)
+
+    def test_loss_of_a_turn_that_points_at_regions_beside_text_alone(self, model):
+        """A row in words alone stands first: labels get the slots of their own row."""
+        config = model.config
+        inputs = one(padded_inputs(model), 1)
+        text = torch.arange(inputs["input_ids"].shape[1])[None] % 20 + 5
+        batch = {
+            "input_ids": torch.cat([text, inputs["input_ids"]]),
+            "attention_mask": torch.ones_like(inputs["input_ids"]).expand(2, -1),
+            "pixel_values": inputs["pixel_values"],
+        }
+        ids = torch.tensor([turn_ids(config, 0, question=(15, 16, 18, 19)), turn_ids(config)])
+        boxes = NEW_BOX.view(1, 1, 4)
+        output = model(**batch)
+        slot = int(output.num_regions[0])
+        assert slot > 0
+        labels = torch.full_like(ids, -100)
+        labels[1] = ids[1]
+        written = labels.masked_fill(labels == config.refer_box_token_id, config.first_proxy_token_id + slot)
+        losses = [
+            model(
+                input_ids=ids,
+                labels=given,
+                refer_boxes=boxes,
+                past_key_values=copy.deepcopy(output.past_key_values),
+            ).loss
+            for given in (labels, written)
+        ]
+        assert_close(*losses)
 
 
 class TestChangedCaches:
@@ -542,6 +571,19 @@ class TestTurns:
             model.generate(**other, past_key_values=first.past_key_values, **GREEDY)
         with pytest.raises(ValueError, match="other images or regions"):
             model.generate(**whole, refer_boxes=NEW_BOX.view(1, 1, 4), past_key_values=first.past_key_values, **GREEDY)
+
+    def test_more_answers_to_a_later_turn(self, model):
+        """As many as the configuration of generation says; the cache gets a row for each."""
+        inputs = padded_inputs(model, 2)
+        first = model.generate(**inputs, **GREEDY, return_dict_in_generate=True)
+        cache = first.past_key_values
+        settings = GenerationConfig(max_new_tokens=5, min_new_tokens=5, num_beams=3, num_return_sequences=2)
+        tail = torch.cat([first.sequences[:, -1:], NEW], dim=1)
+        output = model.generate(tail, past_key_values=cache, generation_config=settings, return_dict_in_generate=True)
+        conversation = extended(inputs, torch.cat([first.sequences[:, -5:], NEW], dim=1))
+        fresh = model.generate(**conversation, generation_config=settings)
+        assert output.sequences.shape[0] == 6
+        assert torch.equal(output.sequences[:, -5:], fresh[:, -5:])
 
     def test_an_error_leaves_the_cache_usable(self, model):
         inputs = one(padded_inputs(model), 1)
