@@ -18,12 +18,14 @@ from transformers_groma import (
     convert_legacy_checkpoint,
 )
 from transformers_groma.convert_checks import (
+    check_component,
     check_integer,
     check_layers,
     check_share,
     check_size,
     check_tensors,
     check_tokens,
+    find_weights,
     load_checkpoint,
     read_json,
 )
@@ -476,3 +478,71 @@ class TestComponents:
 def test_load_checkpoint_returns_all(golden_dir, legacy_weights):
     loaded = load_checkpoint(golden_dir / "legacy_checkpoint")
     assert set(loaded) == set(legacy_weights)
+
+
+class TestFilesOfAComponent:
+    @pytest.fixture
+    def folder(self, tmp_path) -> Path:
+        """Two tensors of 6 and 4 values, one of them an index."""
+        save_file({"a": torch.ones(2, 3), "positions": torch.arange(4)}, tmp_path / "model.safetensors")
+        (tmp_path / "config.json").write_text("{}")
+        return tmp_path
+
+    def test_values_are_counted(self, folder):
+        assert check_component("detector", folder) == check_component("detector", str(folder)) == 10
+        assert check_component("detector", folder / "not there") is None  # a name of the Hub, perhaps
+        (folder / "config.json").unlink()
+        with pytest.raises(FileNotFoundError, match="`detector` .* has no config.json: pass the folder of a model"):
+            check_component("detector", folder)
+
+    @pytest.mark.parametrize("name", ["num_hidden_layers", "n_layer", "encoder_layers", "num_labels"])
+    def test_more_layers_than_tensors(self, folder, name):
+        for content, fits in (({name: 2}, True), ({name: 3}, False), ({"a": {"b": {name: 3}}}, False)):
+            (folder / "config.json").write_text(json.dumps(content))
+            if fits:
+                assert check_component("x", folder) == 10
+            else:
+                with pytest.raises(ValueError, match=f"config.json says `{name}` 3, but the weights have 2 tensors"):
+                    check_component("x", folder)
+        # Other settings are not numbers of layers.
+        (folder / "config.json").write_text('{"hidden_size": 3, "num_layers_text": 9, "num_hidden_layers": "many"}')
+        assert check_component("x", folder) == 10
+
+    @pytest.mark.parametrize(
+        ("content", "method"), [({"quant_method": "awq"}, "awq"), ("gptq", "gptq"), ({"bits": 4}, "None")]
+    )
+    def test_quantized_components(self, folder, content, method):
+        (folder / "config.json").write_text(json.dumps({"quantization_config": content}))
+        with pytest.raises(ValueError, match=rf"`x` .* is quantized \({method}\)"):
+            check_component("x", folder)
+        (folder / "config.json").write_text('{"quantization_config": null}')
+        assert check_component("x", folder) == 10
+
+    def test_indices_are_no_weights_of_a_checkpoint(self, folder):
+        with pytest.raises(ValueError, match="'positions' is int64, which is not a dtype of weights"):
+            load_checkpoint(folder)
+
+    def test_which_files_are_taken(self, folder):
+        torch.save({"a": torch.zeros(1)}, folder / "pytorch_model.bin")
+        assert find_weights(folder) == ([folder / "model.safetensors"], {})
+        (folder / "model.safetensors").unlink()
+        assert find_weights(folder) == ([folder / "pytorch_model.bin"], {})
+        (folder / "pytorch_model.bin").rename(folder / "2.bin")
+        weight_map = {"a": "2.bin", "b": "1.bin", "c": "2.bin"}
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        with pytest.raises(FileNotFoundError, match=r"misses shards that its index names: 1\.bin\.$"):
+            find_weights(folder)
+        torch.save({"b": torch.ones(2)}, folder / "1.bin")
+        assert find_weights(folder) == ([folder / "1.bin", folder / "2.bin"], weight_map)
+        with pytest.raises(ValueError, match=r"2\.bin lacks 'c', which its index says it holds"):
+            load_checkpoint(folder)
+        torch.save({"a": torch.zeros(1), "c": torch.zeros(1)}, folder / "2.bin")
+        assert {name: tensor.tolist() for name, tensor in load_checkpoint(folder).items()} == {
+            "a": [0],
+            "b": [1, 1],
+            "c": [0],
+        }
+        for name in ("1.bin", "2.bin", "pytorch_model.bin.index.json"):
+            (folder / name).unlink()
+        with pytest.raises(FileNotFoundError, match="holds no weights: looked for"):
+            find_weights(folder)

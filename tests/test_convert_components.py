@@ -26,7 +26,12 @@ from transformers_groma import (
     GromaRegionProposalConfig,
     assemble_components,
 )
-from transformers_groma.convert_components import own_generation_config, region_encoder_config
+from transformers_groma.convert_components import (
+    own_generation_config,
+    position_grid,
+    region_encoder_config,
+    resize_position_table,
+)
 from transformers_groma.tokenization_groma import GROMA_CHAT_TEMPLATE
 
 CHATML = (
@@ -344,8 +349,28 @@ class TestVisionEncoder:
 def test_other_combinations(tmp_path):
     with pytest.raises(ValueError, match="`detector` and `language_model`"):
         assemble_components(tmp_path / "out", detector="somewhere")
+    for names in ("", "language_model", "detector vision_encoder", "language_model vision_encoder",
+                  "detector language_model vision_encoder"):  # fmt: skip
+        with pytest.raises(ValueError, match="`vision_encoder` alone"):
+            assemble_components(tmp_path / "out", **dict.fromkeys(names.split(), "somewhere"))
     with pytest.raises(ValueError, match="group_norm_groups.*whole Groma"):
         assemble_components(tmp_path / "out", vision_encoder="x", region_encoder={"group_norm_groups": 4})
+    assert not list(tmp_path.iterdir())
+
+
+def test_position_tables():
+    """The position of the class token comes first and stays; patches stay where they are in the image."""
+    rows = torch.arange(8.0)[:, None].expand(8, 8)
+    table = torch.cat([torch.tensor([[[-7.0, -9.0]]]), torch.stack([rows, rows.T], dim=-1).reshape(1, 64, 2)], dim=1)
+    assert [position_grid(torch.zeros(1, 1 + side**2, 2)) for side in (1, 8, 37)] == [1, 8, 37]
+    for resized in (resize_position_table(table, size=(4, 4)), resize_position_table(table, scale_factor=0.5)):
+        assert resized.shape == (1, 17, 2) and resized[0, 0].tolist() == [-7, -9]
+        patches = resized[0, 1:].reshape(4, 4, 2)
+        # Patch 1 of 4 covers patches 2 and 3 of 8.
+        assert_close(patches[1:3, 1:3, 0], torch.tensor([[2.5, 2.5], [4.5, 4.5]]), atol=0.05, rtol=0)
+        assert_close(patches[1:3, 1:3, 1], torch.tensor([[2.5, 4.5], [2.5, 4.5]]), atol=0.05, rtol=0)
+    assert torch.equal(resize_position_table(table, size=(8, 8)), table)
+    assert resize_position_table(table.half(), size=(4, 4)).dtype == torch.float16
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

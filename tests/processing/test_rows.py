@@ -1,16 +1,26 @@
 """Captions with spans to message parts, and the checks of their text."""
 
+from argparse import ArgumentParser
+
 import pytest
+from PIL import Image
 
 from processing.rows import (
     Picture,
+    add_conversation_options,
+    category_name,
+    coco_picture_names,
     conversation_row,
+    evaluation_row,
     grounded_parts,
     plain_text,
+    prompt_seed,
+    read_annotated_picture,
     read_ids,
+    read_picture,
     without_stray_spaces,
 )
-from transformers_groma.data.columns import phrase_part, text_part
+from transformers_groma.data.columns import image_part, phrase_part, text_part
 from transformers_groma.data.conversations import to_messages
 from transformers_groma.data.prompts import question_parts
 from transformers_groma.data.shards import SkipRecord
@@ -115,3 +125,94 @@ def test_rows_read_as_the_paper_writes_them(processor):
         "<p>Two men</p> <roi><ground_box><ground_box></roi> hold <p>a box</p> <roi><ground_box></roi>.</s>"
     )
     assert to_messages(row)[3]["content"][0]["boxes"] == [B, A]
+
+
+def test_pictures_are_found_and_turned(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "b").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "b" / "turned.jpg", exif=exif)
+    Image.new("RGB", (40, 30)).save(tmp_path / "plain.png")
+    picture = read_picture(tmp_path, "missing.jpg", "a/b/turned.jpg", "plain.png")
+    assert (picture.name, picture.width, picture.height, picture.orientation) == ("turned.jpg", 30, 40, 1)
+    assert picture.content == (tmp_path / "b" / "turned.jpg").read_bytes()
+    assert picture.upright([(0, 0, 10, 5)]) == [[0, 0, 10, 5]]
+    with pytest.raises(SkipRecord, match="missing picture"):
+        read_picture(tmp_path, "missing.jpg", "other.jpg")
+    for size, boxes_of, boxes in (
+        ((30, 40), None, [[0, 0, 10, 5]]),
+        ((40, 30), None, [[25, 0, 30, 10]]),
+        (None, "upright", [[0, 0, 10, 5]]),
+        (None, "stored", [[25, 0, 30, 10]]),
+    ):
+        picture = read_annotated_picture(tmp_path, "b/turned.jpg", size=size, boxes_of=boxes_of)
+        assert picture.upright([(0, 0, 10, 5)]) == boxes and (picture.width, picture.height) == (30, 40)
+    with pytest.raises(SkipRecord, match="nothing tells whether its boxes"):
+        read_annotated_picture(tmp_path, "b/turned.jpg", size=None)
+    # What was drawn as it is needs no look into the file.
+    assert Picture(b"", "a.jpg", 10, 10).upright([(1, 2, 3, 4)]) == [[1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("image", "names"),
+    [
+        ({"file_name": "a.jpg"}, ["a.jpg"]),
+        ({"coco_url": "http://images.cocodataset.org/val2017/7.jpg"}, ["val2017/7.jpg"]),
+        ({"file_name": "a.jpg", "coco_url": "http://x/y/z/val2017/7.jpg"}, ["a.jpg", "val2017/7.jpg"]),
+        ({"file_name": "a.jpg", "coco_url": ""}, ["a.jpg"]),
+        ({"file_name": "a.jpg", "coco_url": 7}, ["a.jpg"]),
+    ],
+)
+def test_names_of_pictures(image, names):
+    assert coco_picture_names(image) == names
+    for nothing in ({}, {"file_name": "", "coco_url": None}):
+        with pytest.raises(SkipRecord, match="no file name"):
+            coco_picture_names(nothing)
+
+
+def test_categories_are_words():
+    assert [category_name(name) for name in ("Band_Aid", " dog ", "bat_(animal)")] == [
+        "band aid",
+        "dog",
+        "bat (animal)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "seed"),
+    [([], 0), (["--prompt-seed", "3"], 3), (["--evaluation"], None), (["--evaluation", "--prompt-seed", "0"], 0)],
+)
+def test_questions_are_drawn_unless_they_evaluate(options, seed):
+    parser = ArgumentParser()
+    add_conversation_options(parser, "lvis")
+    args = parser.parse_args(options)
+    assert prompt_seed(args) == seed and args.source == "lvis"
+    plain = ArgumentParser()
+    add_conversation_options(plain, "lvis", evaluation=False)
+    assert prompt_seed(plain.parse_args(["--source", "own"])) == 0
+    with pytest.raises(SystemExit):
+        plain.parse_args(["--evaluation"])
+
+
+def test_rows_show_their_picture_once_and_evaluate_without_an_answer():
+    picture, turn = Picture(b"x", "a.jpg", 10, 10), ([text_part("Q")], [text_part("A")])
+    row = conversation_row(picture, "7", [A], [turn, turn], "test")
+    assert row["image"] == {"bytes": b"x", "path": "a.jpg"}
+    assert [message["role"] for message in row["messages"]] == ["user", "assistant"] * 2
+    assert [message["content"] for message in row["messages"]] == [
+        [image_part(), text_part("Q")],
+        [text_part("A")],
+        [text_part("Q")],
+        [text_part("A")],
+    ]
+    assert conversation_row(picture, "7", [], [], "test")["messages"] == []
+    text = conversation_row(None, "7", [], [turn], "test")
+    assert text["image"] is None and text["messages"][0]["content"] == [text_part("Q")]
+
+    question = [text_part("Q")]
+    row = evaluation_row(picture, "7", question, "test", boxes=[A], references=("a",), targets=(B,), category="dog")
+    assert row["messages"] == [{"role": "user", "content": [image_part(), text_part("Q")]}] and len(question) == 1
+    assert (row["boxes_xyxy"], row["references"], row["target_boxes_xyxy"]) == ([A], ["a"], [B])
+    assert (row["category"], row["source"], row["image_id"]) == ("dog", "test", "7")
+    row = evaluation_row(picture, "7", question, "test")
+    assert (row["boxes_xyxy"], row["references"], row["target_boxes_xyxy"], row["category"]) == ([], [], [], "")
