@@ -99,6 +99,16 @@ def test_nothing_to_measure_and_figures_that_are_no_shares():
     assert cells(report, "regions_per_image*")[1] == "12.50"
 
 
+def test_nothing_right_is_a_number_and_settings_that_were_not_made_are_left_out():
+    settings = {**SETTINGS, "limit": None, "dtype": "", "prompt_seed": 0, "own": "x", "box_score_threshold": 0.0}
+    run = Results("rec", {"acc@0.5": 0.0, "mean_iou": -0.1}, settings, asked=0, seconds=0.0, complete=True)
+    report = markdown_report(rec.BENCHMARK, run)
+    assert cells(report, "acc@0.5")[1] == "0.00" and cells(report, "mean_iou")[1] == "none"
+    assert "0 rows in 0.0 s, 0.00 a second." in report
+    assert cells(report, "prompt_seed")[1] == "0" and cells(report, "box_score_threshold")[1] == "0.0"
+    assert not any(f"| {name} |" in report for name in ("limit", "dtype", "own", "device"))
+
+
 def test_values_cannot_break_a_table():
     run = Results("rec", {}, {**SETTINGS, "model": "a|b\nc"}, 10, 4.0, True)
     assert "| model | a\\|b c |" in markdown_report(rec.BENCHMARK, run)
@@ -124,6 +134,10 @@ def test_files(tmp_path):
     done = results(**{"acc@0.5": 1 / 3})
     write_report(tmp_path, rec.BENCHMARK, done)
     assert read_results(tmp_path) == done
+    assert (
+        (tmp_path / "results.json").read_text().startswith('{\n  "benchmark": "rec",\n  "metrics": {\n    "acc@0.5"')
+    )
+    assert read_results(str(tmp_path / "results.json")) == done
     content = json.loads((tmp_path / "results.json").read_text())
     assert content["metrics"] == {"acc@0.5": 1 / 3} and content["complete"] is True
     assert set(content) == {"benchmark", "metrics", "settings", "asked", "seconds", "complete"}

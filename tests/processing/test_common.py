@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from processing import coco
-from processing.common import run_script
+from processing.common import UNKNOWN_CATEGORY, positive_int, run_script, script_parser
+from transformers_groma.data.left_out import LeftOut
 
 from .samples import read_rows, write_json, write_picture
 
@@ -195,3 +196,80 @@ def test_the_readme_names_every_script():
 def test_examples_in_docstrings(name):
     result = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
     assert result.attempted > 0 and result.failed == 0
+
+
+def test_options_that_a_script_does_not_have():
+    def options(**kwargs):
+        return {action.dest for action in script_parser("A script.", **kwargs)._actions}
+
+    everything = options()
+    assert {
+        "images",
+        "annotations",
+        "boxes_of",
+        "output",
+        "split",
+        "shards",
+        "shard",
+        "engine",
+        "workers",
+    } < everything
+    assert everything - options(images=False) == {"images", "boxes_of"}
+    assert everything - options(annotations=False) == {"annotations"}
+    assert everything - options(boxes=False) == {"boxes_of"}
+    args = script_parser("A script.", images=False, annotations=False).parse_args(["--output", "x"])
+    assert (args.split, args.shards, args.shard, args.engine, args.workers) == ("train", 1, None, "plain", None)
+    assert (args.overwrite, args.limit, args.preview, args.output) == (False, None, None, Path("x"))
+    assert positive_int("1") == 1
+    for text in ("0", "-1", "1.5", "many"):
+        with pytest.raises(ValueError):
+            positive_int(text)
+
+
+def text_row(record):
+    part = {"type": "text", "text": record, "boxes": []}
+    messages = [{"role": role, "content": [part]} for role in ("user", "assistant")]
+    yield {"image": None, "image_id": record, "boxes_xyxy": [], "messages": messages, "source": "test"}
+
+
+def unknown_in_b(record):
+    yield LeftOut("box is empty", record)
+    if record in "bc":
+        yield LeftOut(UNKNOWN_CATEGORY, f"9 of {record}")
+    yield from text_row(record)
+
+
+def run_text(tmp_path, convert, load=lambda: list("abc"), *more):
+    parser = script_parser("A script.", images=False, annotations=False)
+    args = parser.parse_args(["--output", str(tmp_path / "rows"), *more])
+    return run_script(args, load, convert, schema="conversation")
+
+
+def test_a_category_that_the_file_does_not_list_is_an_error_at_the_end(tmp_path, capsys):
+    assert run_text(tmp_path, unknown_in_b) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert read_rows(tmp_path / "rows", "conversation")["image_id"] == ["a", "b", "c"]
+    assert error == (
+        f"error: {UNKNOWN_CATEGORY}: 9 of b (2 such annotations). The others are written; add the category to `categories`."
+    )
+    # Other parts that are left out are no error.
+    assert run_text(tmp_path, unknown_in_b, lambda: ["a"], "--split", "test") == 0
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("no disk"), ValueError("not a file of mine"), ImportError("needs a library")]
+)
+def test_files_that_cannot_be_read_are_one_line(tmp_path, error, capsys):
+    def load():
+        raise error
+
+    assert run_text(tmp_path, text_row, load) == 2
+    assert capsys.readouterr().err == f"error: {error}\n" and not list(tmp_path.iterdir())
+
+
+def test_a_mistake_of_a_script_is_not_hidden(tmp_path):
+    def load():
+        raise AttributeError("a mistake")
+
+    with pytest.raises(AttributeError):
+        run_text(tmp_path, text_row, load)
