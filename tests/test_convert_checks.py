@@ -27,7 +27,7 @@ from transformers_groma.convert_checks import (
     check_tokens,
     find_weights,
     load_checkpoint,
-    read_json,
+    read_settings,
 )
 from transformers_groma.convert_groma_checkpoint import convert_legacy_config
 
@@ -142,6 +142,16 @@ class TestFiles:
         (legacy / "model.safetensors.index.json").write_text(index)
         refuse(legacy, "model.safetensors.index.json", *words)
 
+    def test_the_size_of_all_tensors_has_no_limit(self, legacy, legacy_weights, tmp_path, converted_golden):
+        (legacy / "model.safetensors").rename(legacy / "one.safetensors")
+        index = {
+            "metadata": {"total_size": 29_509_246_628},
+            "weight_map": dict.fromkeys(legacy_weights, "one.safetensors"),
+        }
+        (legacy / "model.safetensors.index.json").write_text(json.dumps(index))
+        out = convert_legacy_checkpoint(legacy, tmp_path / "out")
+        assert (out / "model.safetensors").stat().st_size == (converted_golden / "model.safetensors").stat().st_size
+
     def test_an_index_beside_a_whole_file(self, legacy):
         (legacy / "model.safetensors.index.json").write_text('{"weight_map": {"a": "b"}}')
         refuse(legacy, "both model.safetensors and model.safetensors.index.json")
@@ -240,8 +250,31 @@ class TestConfig:
             (lambda c: c["llm_cfg"].update(hidden_size=10**12), ["llm_cfg.hidden_size", "1000000000000"]),
             (lambda c: c["llm_cfg"].update(hidden_size="big"), ["config.json"]),
             (lambda c: c["llm_cfg"].update(num_attention_heads=0), ["config.json"]),
-            (lambda c: c["llm_cfg"].update(vocab_size=321), ["`vocab_size` 321", "320 rows"]),
+            (lambda c: c["llm_cfg"].update(vocab_size=321), ["`llm_cfg.vocab_size` 321", "320 rows"]),
             (lambda c: c.update(num_new_token=7), ["`num_new_token` 7", "114 rows"]),
+            (lambda c: c.update(vocab_size=435), ["`vocab_size` 435", "434 rows"]),
+            (lambda c: c["llm_cfg"].update(max_position_embeddings=0), ["llm_cfg.max_position_embeddings` 0"]),
+            (lambda c: c["llm_cfg"].update(rope_theta=0), ["llm_cfg.rope_theta` 0", "above 0"]),
+            (lambda c: c["llm_cfg"].update(rope_theta=-0.5), ["llm_cfg.rope_theta` -0.5"]),
+            (lambda c: c["llm_cfg"].update(rope_theta=True), ["llm_cfg.rope_theta` True"]),
+            (
+                lambda c: c["perceiver_cfg"]["vis_encoder_cfg"].update(num_attention_heads=-1),
+                ["vis_encoder_cfg.num_attention_heads` -1"],
+            ),
+            (
+                lambda c: c["perceiver_cfg"]["ddetr_cfg"].update(num_queries=61),
+                ["ddetr_cfg.num_queries` 61", "60 rows"],
+            ),
+            (
+                lambda c: c["perceiver_cfg"]["ddetr_cfg"].update(two_stage_num_proposals=59),
+                ["two_stage_num_proposals` 59", "60 rows"],
+            ),
+            (
+                lambda c: c["perceiver_cfg"]["ddetr_cfg"].update(num_feature_levels=True),
+                ["num_feature_levels` True", "1 rows"],
+            ),
+            (lambda c: c["perceiver_cfg"]["ddetr_cfg"].update(two_stage=False), ["ddetr_cfg.two_stage` False"]),
+            (lambda c: c["perceiver_cfg"]["ddetr_cfg"].update(with_box_refine=0), ["ddetr_cfg.with_box_refine` 0"]),
             (lambda c: c.update(llm_cfg=3), ["`llm_cfg`", "int"]),
             (lambda c: c.update(perceiver_cfg=[]), ["`perceiver_cfg`", "list"]),
             (
@@ -261,6 +294,17 @@ class TestConfig:
     def test_settings_that_cannot_be(self, legacy, change, words):
         change_config(legacy, change)
         refuse(legacy, *words)
+
+    @pytest.mark.parametrize("change", [{"nms_thres": 0, "box_score_thres": 1}, {"nms_thres": 1}, {"vocab_size": 320}])
+    def test_settings_that_can_be(self, legacy, change, tmp_path):
+        change_config(legacy, lambda config: config.update(change))
+        assert convert_legacy_checkpoint(legacy, tmp_path / "out").is_dir()
+
+    def test_a_message_names_a_few_tensors_of_many(self, legacy, legacy_weights):
+        names = [f"model.{number}" for number in range(5000)]
+        save_bin(legacy, {**legacy_weights, **dict.fromkeys(names, torch.zeros(1))})
+        with pytest.raises(ValueError, match="unknown: 'model.0', .* and 4997 more$"):
+            convert_legacy_checkpoint(legacy, legacy.parent / "out")
 
     def test_labels_are_not_counted_up(self, legacy, tmp_path):
         change_config(legacy, lambda c: c["perceiver_cfg"]["vis_encoder_cfg"].update(num_labels=2 * 10**9))
@@ -301,11 +345,11 @@ class TestConfig:
     def test_numbers_of_settings(self, tmp_path):
         path = tmp_path / "config.json"
         path.write_text(json.dumps({"a": [{"b": 2**31}], "model_max_length": 10**30, "c": -(2**31)}))
-        assert read_json(path)["model_max_length"] == 10**30
+        assert read_settings(path)["model_max_length"] == 10**30
         for text in ('{"a": [{"b": 2147483649}]}', '{"a": -2147483649}', '{"a": {"b": 1e999}}', '{"b": NaN}'):
             path.write_text(text)
             with pytest.raises(ValueError, match="config.json says `(a|a.b|b)` "):
-                read_json(path)
+                read_settings(path)
 
 
 class TestSettingsOfTheCheckpoint:
@@ -368,14 +412,33 @@ class TestTokenizer:
         (legacy / "special_tokens_map.json").unlink()
         refuse(legacy, "tokenizer")
 
+    @pytest.mark.parametrize("index", [434, "433", None])
+    def test_ids_that_contradict_the_model(self, legacy, index):
+        added = json.loads((legacy / "added_tokens.json").read_text())
+        (legacy / "added_tokens.json").write_text(json.dumps({**added, "<r99>": index}))
+        refuse(legacy, "tokenizer")
+
+    def test_one_token_for_both_ends(self, legacy):
+        for name in ("tokenizer_config.json", "special_tokens_map.json"):
+            content = json.loads((legacy / name).read_text())
+            (legacy / name).write_text(json.dumps({**content, "bos_token": "</s>"}))
+        refuse(legacy, "'</s>' by the id 1", "has it at 2")
+
     @pytest.mark.parametrize(("name", "value"), [("bos_token_id", 2), ("eos_token_id", 1)])
     def test_ends_of_another_tokenizer(self, legacy, name, value):
         change_config(legacy, lambda config: config["llm_cfg"].update({name: value}))
         refuse(legacy, "tokenizer", f"id {value}")
 
     def test_a_damaged_tokenizer(self, legacy):
-        (legacy / "tokenizer.model").write_bytes(b"not a model")
-        refuse(legacy, str(legacy), "tokenizer")
+        whole = (legacy / "tokenizer.model").read_bytes()
+        for content in (b"", b"not a model", whole[: len(whole) // 2]):
+            (legacy / "tokenizer.model").write_bytes(content)
+            refuse(legacy, str(legacy / "tokenizer.model"), "cut or damaged")
+        (legacy / "tokenizer.model").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+        refuse(legacy, str(legacy / "tokenizer.model"), "git lfs pull")
+        (legacy / "tokenizer.model").unlink()
+        with pytest.raises(FileNotFoundError, match=r"has no tokenizer\.model"):
+            convert_legacy_checkpoint(legacy, legacy.parent / "out")
 
     def test_other_numbers_of_tokens(self, legacy_tokenizer):
         size = len(legacy_tokenizer)

@@ -8,7 +8,7 @@ import json
 import math
 import pickle
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,33 @@ _FLOAT_NAMES = "float32, bfloat16 or float16"
 # Each region slot is a token of the vocabulary.
 MOST_REGIONS = 10_000
 # Far above every size of a model, far below what fills a memory with settings alone.
-_LARGEST_SETTING = 2**31
+LARGEST_SETTING = 2**31
 _LFS_POINTER = b"version https://git-lfs"
-_DAMAGED = "it is cut or damaged: download or copy it again"
+DAMAGED = "it is cut or damaged: download or copy it again"
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file with an object.
+
+    Args:
+        path (`Path`): the file.
+
+    Returns:
+        `dict`
+
+    Raises:
+        ValueError: not UTF-8, not JSON, or not an object.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not readable JSON ({_line(error)}): {DAMAGED}.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__} and not an object: it is not the file it should be.")
+    return value
+
+
+def read_settings(path: Path) -> dict[str, Any]:
     """Read a file of settings.
 
     Args:
@@ -41,14 +62,9 @@ def read_json(path: Path) -> dict[str, Any]:
         `dict`
 
     Raises:
-        ValueError: not UTF-8, not JSON, not an object, or numbers that are not finite or absurdly large.
+        ValueError: see [`read_json`]; or numbers that are not finite or absurdly large.
     """
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not readable JSON ({_line(error)}): {_DAMAGED}.") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__} and not an object: it is not the file it should be.")
+    value = read_json(path)
     _check_numbers(path, value, "")
     return value
 
@@ -62,7 +78,7 @@ def _check_numbers(path: Path, value: Any, name: str) -> None:
             _check_numbers(path, item, name)
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{path} says `{name}` {value}, which is not a finite number: correct it.")
-    elif isinstance(value, int) and abs(value) > _LARGEST_SETTING and "length" not in name:
+    elif isinstance(value, int) and abs(value) > LARGEST_SETTING and "length" not in name:
         # Lengths are limits: tokenizers write 10 ** 30 for "none".
         raise ValueError(f"{path} says `{name}` {value}, which is no size of a model: correct it.")
 
@@ -89,9 +105,10 @@ def find_weights(directory: Path) -> tuple[list[Path], dict[str, str]]:
         if whole.is_file():
             return [whole], {}
         if index.is_file():
+            # Not settings: the size of all tensors, which stands there too, has no limit.
             weight_map = read_json(index).get("weight_map")
             if not isinstance(weight_map, dict) or not weight_map:
-                raise ValueError(f"{index} has no `weight_map` of tensors and files: {_DAMAGED}.")
+                raise ValueError(f"{index} has no `weight_map` of tensors and files: {DAMAGED}.")
             for file in weight_map.values():
                 if not isinstance(file, str) or file in ("", ".", "..") or Path(file).name != file or "\\" in file:
                     raise ValueError(
@@ -128,7 +145,7 @@ def load_checkpoint(directory: str | Path) -> dict[str, Tensor]:
         tensors = read_weights(path)
         check_tensors(tensors, path)
         if lost := [name for name, file in weight_map.items() if file == path.name and name not in tensors]:
-            raise ValueError(f"{path} lacks {_some(lost)}, which its index says it holds: {_DAMAGED}.")
+            raise ValueError(f"{path} lacks {some(lost)}, which its index says it holds: {DAMAGED}.")
         for name, tensor in tensors.items():
             if name in state_dict and not torch.equal(state_dict[name], tensor):
                 raise ValueError(
@@ -151,10 +168,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: it is damaged, or holds something else.
     """
-    with path.open("rb") as file:
-        head = file.read(len(_LFS_POINTER))
-    if head == _LFS_POINTER:
-        raise ValueError(f"{path} is a pointer of Git LFS and not the file itself: run `git lfs pull` in its folder.")
+    head = check_no_pointer(path)
     try:
         if path.suffix == ".safetensors":
             loaded = load_file(path)
@@ -169,9 +183,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
                 f"{path} holds Python objects beside tensors, which could run code: it was not loaded. Save a `state_dict` of "
                 "tensors, best as safetensors."
             ) from error
-        raise ValueError(f"{path} is not a file of weights (it begins with {head[:12]!r}): {_DAMAGED}.") from error
+        raise ValueError(f"{path} is not a file of weights (it begins with {head[:12]!r}): {DAMAGED}.") from error
     except Exception as error:  # each format has its own, down to KeyError
-        raise ValueError(f"{path} cannot be read ({_line(error)}): {_DAMAGED}.") from error
+        raise ValueError(f"{path} cannot be read ({_line(error)}): {DAMAGED}.") from error
     if not isinstance(loaded, Mapping):
         raise ValueError(f"{path} holds a {type(loaded).__name__} and not tensors by name: save a `state_dict`.")
     for name, tensor in loaded.items():
@@ -180,6 +194,25 @@ def read_weights(path: Path) -> dict[str, Tensor]:
                 f"{path} holds a {type(tensor).__name__} under {name!r} and not a tensor: save the `state_dict` of the model alone."
             )
     return dict(loaded)
+
+
+def check_no_pointer(path: Path) -> bytes:
+    """Check that a file is not what Git LFS leaves in its place.
+
+    Args:
+        path (`Path`): the file.
+
+    Returns:
+        `bytes`: its beginning.
+
+    Raises:
+        ValueError: it is.
+    """
+    with path.open("rb") as file:
+        head = file.read(len(_LFS_POINTER))
+    if head == _LFS_POINTER:
+        raise ValueError(f"{path} is a pointer of Git LFS and not the file itself: run `git lfs pull` in its folder.")
+    return head
 
 
 def check_tensors(
@@ -203,7 +236,7 @@ def check_tensors(
     if empty := [name for name, tensor in tensors.items() if tensor.numel() == 0]:
         verb = "is" if len(empty) == 1 else "are"
         raise ValueError(
-            f"{path}: {len(empty)} of {len(tensors)} tensors {verb} empty, {_some(empty)}. A DeepSpeed ZeRO-3 run saved them without "
+            f"{path}: {len(empty)} of {len(tensors)} tensors {verb} empty, {some(empty)}. A DeepSpeed ZeRO-3 run saved them without "
             "gathering: run its zero_to_fp32.py and convert the result."
         )
     dtypes = tuple(dtypes)
@@ -227,7 +260,7 @@ def check_tensors(
             )
     if unfinished := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
         raise ValueError(
-            f"{path}: {_some(unfinished)} {'has' if len(unfinished) == 1 else 'have'} values that are NaN or infinite. The training "
+            f"{path}: {some(unfinished)} {'has' if len(unfinished) == 1 else 'have'} values that are NaN or infinite. The training "
             "diverged or the file is damaged: take an earlier checkpoint, or download it again."
         )
 
@@ -282,7 +315,7 @@ def check_share(name: str, value: Any) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise ValueError(f"config.json says `{name}` {value!r}: it must be a number from 0 to 1.")
-    return value
+    return float(value)
 
 
 def check_integer(name: str, value: Any, low: int, high: int) -> int:
@@ -302,6 +335,20 @@ def check_integer(name: str, value: Any, low: int, high: int) -> int:
     if type(value) is not int or not low <= value <= high:
         raise ValueError(f"config.json says `{name}` {value!r}: it must be an integer from {low} to {high}.")
     return value
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Check a setting that must be above zero.
+
+    Args:
+        name (`str`): of the setting.
+        value: its value.
+
+    Raises:
+        ValueError: not a number above zero.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise ValueError(f"config.json says `{name}` {value!r}: it must be a number above 0.")
 
 
 def check_tokens(tokenizer: PreTrainedTokenizerBase, expected: Mapping[str | None, int], num_rows: int) -> None:
@@ -350,7 +397,7 @@ def check_component(name: str, folder: str | Path) -> int | None:
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise FileNotFoundError(f"`{name}` {folder} has no config.json: pass the folder of a model.")
-    config = read_json(config_file)
+    config = read_settings(config_file)
     if config.get("quantization_config"):
         method = config["quantization_config"]
         method = method.get("quant_method") if isinstance(method, dict) else method
@@ -379,7 +426,19 @@ def _check_layer_counts(path: Path, config: Mapping[str, Any], num_tensors: int)
             )
 
 
-def _some(names: list[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """A few names of many, for a message.
+
+    Args:
+        names (`Sequence[str]`): the names.
+
+    Returns:
+        `str`: the first three, and how many more there are.
+
+    Example:
+    >>> some(["a", "b"]), some(["a", "b", "c", "d"])
+    ("'a', 'b'", "'a', 'b', 'c' and 1 more")
+    """
     shown = ", ".join(repr(name) for name in names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
@@ -391,10 +450,14 @@ def _line(error: BaseException) -> str:
 
 
 __all__ = [
+    "DAMAGED",
+    "LARGEST_SETTING",
     "MOST_REGIONS",
     "check_component",
     "check_integer",
     "check_layers",
+    "check_no_pointer",
+    "check_positive",
     "check_share",
     "check_size",
     "check_tensors",
@@ -402,5 +465,7 @@ __all__ = [
     "find_weights",
     "load_checkpoint",
     "read_json",
+    "read_settings",
     "read_weights",
+    "some",
 ]

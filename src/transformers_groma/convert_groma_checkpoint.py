@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from huggingface_hub import save_torch_state_dict
 from huggingface_hub.errors import StrictDataclassError
+from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 from transformers import Dinov2Config, GenerationConfig, LlamaConfig, PreTrainedTokenizerBase
 
@@ -25,14 +26,20 @@ from .configuration_groma import (
     GromaRegionProposalConfig,
 )
 from .convert_checks import (
+    DAMAGED,
+    LARGEST_SETTING,
     MOST_REGIONS,
     check_integer,
     check_layers,
+    check_no_pointer,
+    check_positive,
     check_share,
     check_tensors,
     check_tokens,
     load_checkpoint,
     read_json,
+    read_settings,
+    some,
 )
 from .convert_components import LEGACY_IMAGE_SIZE, position_grid, resize_position_table, save_processor
 from .image_processing_pil_groma import GromaImageProcessorPil
@@ -162,6 +169,7 @@ def convert_legacy_config(config: dict, state_dict: dict[str, Tensor]) -> GromaC
 
     vision["patch_size"] = size(f"{prefix}vis_encoder.embeddings.patch_embeddings.projection.weight", -1)
     vision["image_size"] = LEGACY_IMAGE_SIZE
+    _check_count(vision, "vis_encoder_cfg", "num_attention_heads")
     num_vision_layers = vision.get("num_hidden_layers", Dinov2Config().num_hidden_layers)
     _check_layers(
         state_dict, "vis_encoder_cfg.num_hidden_layers", num_vision_layers, f"{prefix}vis_encoder.encoder.layer."
@@ -174,8 +182,18 @@ def convert_legacy_config(config: dict, state_dict: dict[str, Tensor]) -> GromaC
     proposer = {renamed.get(key, key): value for key, value in detector.items()}
     proposer = {key: value for key, value in proposer.items() if key in known and key not in ("id2label", "label2id")}
     # `two_stage_num_proposals` is what the original's detector obeys.
-    proposer["num_queries"] = size(f"{detector_prefix}query_position_embeddings.weight", 0)
-    proposer["num_feature_levels"] = size(f"{detector_prefix}level_embed", 0)
+    num_queries = size(f"{detector_prefix}query_position_embeddings.weight", 0)
+    num_levels = size(f"{detector_prefix}level_embed", 0)
+    tables = {"num_queries": num_queries, "two_stage_num_proposals": num_queries, "num_feature_levels": num_levels}
+    for name, number in tables.items():
+        _check_rows(detector, f"ddetr_cfg.{name}", number)
+    for name in ("two_stage", "with_box_refine"):
+        if detector.get(name, True) is not True:
+            raise ValueError(
+                f"config.json says `ddetr_cfg.{name}` {detector[name]!r}: the original Groma's detector has it true, and nothing else "
+                "is converted."
+            )
+    proposer["num_queries"], proposer["num_feature_levels"] = num_queries, num_levels
     box_head = "bbox_embed.0.layers.0.weight"
     box_head = next(
         (
@@ -200,14 +218,13 @@ def convert_legacy_config(config: dict, state_dict: dict[str, Tensor]) -> GromaC
     _check_layers(state_dict, "llm_cfg.num_hidden_layers", num_layers, "llm.model.layers.")
     num_base_tokens = size("llm.model.embed_tokens.weight", 0)
     num_new_tokens = size("new_input_embs.weight", 0)
-    for holder, name, number in (
-        (language_model, "vocab_size", num_base_tokens),
-        (config, "num_new_token", num_new_tokens),
-    ):
-        if holder.get(name, number) != number:
-            raise ValueError(
-                f"config.json says `{name}` {holder[name]!r}, but its table has {number} rows: take both from one checkpoint."
-            )
+    _check_rows(language_model, "llm_cfg.vocab_size", num_base_tokens)
+    _check_rows(config, "num_new_token", num_new_tokens)
+    if config.get("vocab_size") != num_base_tokens:  # before tokens were added
+        _check_rows(config, "vocab_size", num_base_tokens + num_new_tokens)
+    _check_count(language_model, "llm_cfg", "max_position_embeddings")
+    if "rope_theta" in language_model:
+        check_positive("llm_cfg.rope_theta", language_model["rope_theta"])
     language_model.update(
         vocab_size=num_base_tokens + num_new_tokens, pad_token_id=num_base_tokens + GROMA_MARKUP_TOKENS.index("[PAD]")
     )
@@ -267,6 +284,20 @@ def _choice_of_regions(config: Mapping[str, Any], num_proxies: int | None = None
 def _check_layers(state_dict: Mapping[str, Tensor], name: str, value: Any, prefix: str) -> None:
     saved = {key.removeprefix(prefix).partition(".")[0] for key in state_dict if key.startswith(prefix)}
     check_layers(name, value, len(saved))
+
+
+def _check_count(part: Mapping[str, Any], part_name: str, name: str) -> None:
+    if name in part:
+        check_integer(f"{part_name}.{name}", part[name], 1, LARGEST_SETTING)
+
+
+def _check_rows(holder: Mapping[str, Any], name: str, number: int) -> None:
+    """Check a setting, the last part of `name`, against the rows of the table that it is of; it may be absent."""
+    value = holder.get(name.rpartition(".")[2], number)
+    if type(value) is not int or value != number:
+        raise ValueError(
+            f"config.json says `{name}` {value!r}, but its table has {number} rows: take both from one checkpoint."
+        )
 
 
 @contextmanager
@@ -373,14 +404,14 @@ def convert_legacy_state_dict(
     missing = sorted(set(expected) - set(converted))
     unknown += sorted(set(converted) - set(expected))
     if missing:
-        problems.append(f"missing: {', '.join(missing)}")
+        problems.append(f"missing: {some(missing)}")
     if unknown:
-        problems.append(f"unknown: {', '.join(unknown)}")
-    problems += [
-        f"wrong shape: {name} is {tuple(converted[name].shape)}, expected {shape}"
-        for name, shape in expected.items()
-        if name in converted and tuple(converted[name].shape) != shape
-    ]
+        problems.append(f"unknown: {some(unknown)}")
+    wrong = [name for name, shape in expected.items() if name in converted and tuple(converted[name].shape) != shape]
+    if wrong:
+        name = wrong[0]
+        others = f" (and of {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        problems.append(f"wrong shape: {name} is {tuple(converted[name].shape)}, expected {expected[name]}{others}")
     if problems:
         raise ValueError("The checkpoint does not fit its config.json; " + "; ".join(problems))
     return converted
@@ -426,7 +457,7 @@ def convert_legacy_checkpoint(
     if not config_file.is_file():
         raise FileNotFoundError(f"{legacy_dir} has no config.json: pass the folder of a released Groma checkpoint.")
     with complete_folder(output_dir, overwrite, [legacy_dir]) as folder:
-        legacy_config = read_json(config_file)
+        legacy_config = read_settings(config_file)
         legacy_state_dict = load_checkpoint(legacy_dir)
         config = convert_legacy_config(legacy_config, legacy_state_dict)
         is_detector = isinstance(config, GromaRegionProposalConfig)
@@ -450,6 +481,16 @@ def convert_legacy_checkpoint(
 
 def _load_tokenizer(legacy_dir: Path, config: GromaConfig) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint, which must give the ids that its model knows."""
+    model_file = legacy_dir / "tokenizer.model"
+    if not model_file.is_file():
+        raise FileNotFoundError(
+            f"{legacy_dir} has no tokenizer.model: copy it, and the other files of the tokenizer, from the checkpoint."
+        )
+    check_no_pointer(model_file)
+    try:
+        SentencePieceProcessor(model_file=str(model_file))
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{model_file} is not a SentencePiece model: {DAMAGED}.") from error
     try:
         tokenizer = load_legacy_tokenizer(legacy_dir)
     except OSError:
@@ -459,15 +500,19 @@ def _load_tokenizer(legacy_dir: Path, config: GromaConfig) -> PreTrainedTokenize
     text_config = config.text_config
     first_added = config.image_token_id - GROMA_MARKUP_TOKENS.index("<image>")
     num_proxies = text_config.vocab_size - config.first_proxy_token_id
-    check_tokens(
-        tokenizer,
-        {
-            tokenizer.bos_token: text_config.bos_token_id,
-            tokenizer.eos_token: text_config.eos_token_id,
-            **{token: first_added + index for index, token in enumerate(groma_tokens(num_proxies))},
-        },
-        text_config.vocab_size,
-    )
+    added = {token: first_added + index for index, token in enumerate(groma_tokens(num_proxies))}
+    check_tokens(tokenizer, {tokenizer.eos_token: text_config.eos_token_id, **added}, text_config.vocab_size)
+    # Apart: a wrong tokenizer may have one token for both ends.
+    check_tokens(tokenizer, {tokenizer.bos_token: text_config.bos_token_id}, text_config.vocab_size)
+    added_file = legacy_dir / "added_tokens.json"
+    if added_file.is_file():
+        # The library counts added tokens up from the last piece, whatever ids the file gives them.
+        for token, index in read_json(added_file).items():
+            if added.get(token, index) != index:
+                raise ValueError(
+                    f"The model knows the token {token!r} by the id {added[token]}, but {added_file} says {index!r}: take the "
+                    "tokenizer's files from the folder of this checkpoint."
+                )
     return tokenizer
 
 
