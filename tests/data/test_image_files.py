@@ -145,6 +145,7 @@ def test_devices_are_not_images():
         ("https://example.org/a.jpg", "is a URL"),
         ("file:///etc/a.jpg", "is a URL"),
         ("a\0.jpg", "NUL"),
+        ("\ud800.jpg", "half a character"),
         ("", "without a file name"),
         (" ", "without a file name"),
         (".", "without a file name"),
@@ -168,6 +169,19 @@ def test_names_of_the_folder(tmp_path):
     assert image_path(tmp_path, "b\\a.jpg") == tmp_path / "b\\a.jpg", "a file of that very name"
 
 
+def test_names_are_the_same_however_their_accents_are_written(tmp_path):
+    one, two = "caf\u00e9.jpg", "cafe\u0301.jpg"
+    for there, asked in ((one, two), (two, one)):
+        folder = tmp_path / str(len(there))
+        folder.mkdir()
+        (folder / there).touch()
+        assert image_path(folder, asked) == folder / there
+    (folder / one).touch()
+    assert [image_path(folder, name) for name in (one, two)] == [folder / one, folder / two], (
+        "files of those very names"
+    )
+
+
 def test_links_may_stay_in_the_folder_but_not_leave_it(tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -176,7 +190,9 @@ def test_links_may_stay_in_the_folder_but_not_leave_it(tmp_path):
     (photos / "inside.jpg").symlink_to("a.jpg")
     (photos / "out.jpg").symlink_to("../secret.jpg")
     (photos / "up").symlink_to(tmp_path, target_is_directory=True)
+    (photos / "loop.jpg").symlink_to("loop.jpg")
     assert image_path(photos, "inside.jpg").exists()
+    assert not image_path(photos, "loop.jpg").exists()
     for name in ("out.jpg", "up/secret.jpg"):
         with pytest.raises(SkipRecord, match="link that leads out of the folder"):
             image_path(photos, name)

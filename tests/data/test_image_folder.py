@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -394,6 +395,31 @@ def test_several_lines_about_one_image_are_one(tmp_path, spelled):
     assert own["boxes_xyxy"] == [CUP_LEFT], "region 0 of its own line"
     rows = list(image_folder_dataset(folder, FolderOptions("detection")))
     assert [len(row["boxes_xyxy"]) for row in rows] == [3, 1]
+
+
+def test_half_a_character_costs_its_text_alone(tmp_path):
+    objects = {"bbox": [[20, 30, 50, 70], [110, 10, 40, 40]], "text": ["a cup\ud800", "a red mug"]}
+    folder = write_folder(tmp_path / "photos", {"file_name": "a.jpg", "objects": objects})
+    with (folder / "metadata.jsonl").open("a") as file:
+        file.write(json.dumps({"file_name": "\udfff.jpg", "objects": objects}))
+    report = write_image_folder(folder, tmp_path / "out", FolderOptions("region-caption"))
+    assert (report.rows, report.records) == (1, 2)
+    assert list(report.parts) == ["a text holds half a character (a lone surrogate)"]
+    assert list(report.skipped) == ["the file name of the image holds half a character (a lone surrogate)"]
+    assert ("\\udfff.jpg" in dict(report.examples)) and "\\ud800" in dict(report.examples)["a.jpg"]
+
+
+def test_thousands_of_lines_about_one_image_take_seconds(tmp_path):
+    lines = [
+        {"file_name": "a.jpg", "objects": {"bbox": [[number, 1, 9, 9]], "text": [f"cup {number}"]}}
+        for number in range(300)
+    ]
+    folder = write_folder(tmp_path / "photos", lines[0])
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines * 10)))
+    start = time.monotonic()
+    [record] = read_metadata(folder)
+    assert (len(record.lines), len(record.left_out)) == (300, 2700)
+    assert time.monotonic() - start < 5
 
 
 def test_a_line_that_stands_twice_counts_once(tmp_path):

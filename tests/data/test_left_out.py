@@ -19,6 +19,11 @@ from transformers_groma.data.left_out import LeftOut, SkipRecord, reason_of
             "FileNotFoundError: No such file or directory",
             "",
         ),
+        (
+            UnicodeEncodeError("utf-8", "a\ud800", 1, 2, "…"),
+            "a text holds half a character (a lone surrogate)",
+            "'a\\ud800'",
+        ),
         (ValueError("got [1.5, nan, -3]"), "ValueError: got […]", "got [1.5, nan, -3]"),
         (ValueError("x1 < x2 in [x1, y1]"), "ValueError: x1 < x2 in [x1, y1]", ""),
         (ValueError("an image of 40x30 pixels"), "ValueError: an image of … pixels", "an image of 40x30 pixels"),

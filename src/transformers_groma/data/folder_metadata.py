@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -50,11 +50,12 @@ def read_metadata(folder: str | os.PathLike) -> list[FolderImage]:
         inner = sorted(Path(folder).glob(f"*/{METADATA}"))
         remedy = f"Pass {inner[0].parent}." if inner else f"Write it, a line a picture: {EXAMPLE}"
         raise FileNotFoundError(f"{folder} has no {METADATA}. {remedy}")
-    images: dict[str, FolderImage] = {}
+    gathered: dict[str, _Gathered] = {}
     for number, line in enumerate(split_lines(read_text(path)), 1):
         if line.strip():
             record, fault = _read_line(line, number)
-            _add_line(images, Path(folder), number, record, fault)
+            _add_line(gathered, Path(folder), number, record, fault)
+    images = {key: image.done() for key, image in gathered.items()}
     if not images:
         raise ValueError(f"{path} is empty. Write a line a picture: {EXAMPLE}")
     if all(not image.lines for image in images.values()):
@@ -77,12 +78,25 @@ def _read_line(line: str, number: int) -> tuple[dict[str, Any], LeftOut | None]:
     return record, None
 
 
+@dataclass
+class _Gathered:
+    """A `FolderImage` whose lines are still being read; each line by its content."""
+
+    file_name: str
+    lines: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    left_out: list[LeftOut] = field(default_factory=list)
+    fault: LeftOut | None = None
+
+    def done(self) -> FolderImage:
+        return FolderImage(self.file_name, tuple(self.lines.values()), tuple(self.left_out), self.fault)
+
+
 def _add_line(
-    images: dict[str, FolderImage], folder: Path, number: int, record: dict[str, Any], fault: LeftOut | None
+    images: dict[str, _Gathered], folder: Path, number: int, record: dict[str, Any], fault: LeftOut | None
 ) -> None:
     """Put a line to the other lines of its image."""
     if fault is not None:
-        images[f"\0{number}"] = FolderImage(f"{METADATA}, line {number}", fault=fault)
+        images[f"\0{number}"] = _Gathered(f"{METADATA}, line {number}", fault=fault)
         return
     name = record["file_name"]
     try:
@@ -90,18 +104,12 @@ def _add_line(
         key = os.path.realpath(image_path(folder, name))
     except (SkipRecord, OSError, ValueError):
         key = PurePosixPath(name).as_posix()  # the image is left out when it is read
-    known = images.get(key)
-    if known is None:
-        images[key] = FolderImage(name, (record,))
-    elif any(_same(record, line) for line in known.lines):
-        again = LeftOut(f"a line of {METADATA} stands twice", f"line {number}")
-        images[key] = FolderImage(known.file_name, known.lines, (*known.left_out, again))
+    image = images.setdefault(key, _Gathered(name))
+    content = json.dumps(record, sort_keys=True)
+    if content in image.lines:
+        image.left_out.append(LeftOut(f"a line of {METADATA} stands twice", f"line {number}"))
     else:
-        images[key] = FolderImage(known.file_name, (*known.lines, record), known.left_out)
-
-
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+        image.lines[content] = record
 
 
 __all__ = ["EXAMPLE", "METADATA", "FolderImage", "read_metadata"]

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
+from unicodedata import normalize
 
 from PIL import Image as PilImage
 
@@ -37,7 +38,7 @@ def image_candidates(folder: Path, name: Any) -> list[Path]:
         name (`str`): path of the image in there.
 
     Returns:
-        `list[Path]`: one or two paths inside the folder, the likelier first. They may not exist.
+        `list[Path]`: paths inside the folder, the likeliest first. They may not exist.
 
     Raises:
         SkipRecord: not a name, or one that would leave the folder.
@@ -51,6 +52,10 @@ def image_candidates(folder: Path, name: Any) -> list[Path]:
     """
     if not isinstance(name, str) or not name.strip() or not PurePosixPath(name).parts:
         raise SkipRecord("image without a file name", f"{name!r}")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise SkipRecord("the file name of the image holds half a character (a lone surrogate)", ascii(name)) from None
     if "\0" in name:
         raise SkipRecord("the file name of the image holds a NUL character", f"{name!r}")
     if _URL.match(name):
@@ -60,6 +65,8 @@ def image_candidates(folder: Path, name: Any) -> list[Path]:
             "the path of the image is absolute; write it relative to the folder of the images", f"{name!r}"
         )
     names = [name] if "\\" not in name else [name, name.replace("\\", "/")]
+    # Some systems write "é" as two characters into file names, whatever the annotations have.
+    names = list(dict.fromkeys([*names, *(normalize(form, name) for form in ("NFC", "NFD") for name in names)]))
     if any(".." in PurePosixPath(name).parts for name in names):
         raise SkipRecord("the path of the image leaves its folder", f"{name!r}")
     return [folder / name for name in names]
@@ -95,7 +102,8 @@ def inside(folder: Path, path: Path) -> Path:
     Raises:
         SkipRecord: a link on the way leads out of the folder.
     """
-    if not path.resolve().is_relative_to(folder.resolve()):
+    # Not `Path.resolve`, which raises another error where links lead to each other.
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise SkipRecord(
             "the image is a link that leads out of the folder of the images; pass the folder that holds the file",
             path.name,

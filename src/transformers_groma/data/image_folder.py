@@ -344,8 +344,8 @@ def _read_image(record: FolderImage, folder: Path, options: FolderOptions) -> _R
     orientation = _orientation(content, _annotated_size(record), given, options)
     size = stored_size(content) if orientation != 1 else upright_size(content)
     objects: list[list[FolderObject]] = []
+    known: set[tuple[Any, ...]] = set()  # of the lines before
     for line in lines:
-        known = {(*one.box, one.text) for others in objects for one in others if one.box is not None}
         objects.append(
             [_read_object(index, *pair, size, orientation, options, left_out) for index, pair in enumerate(line)]
         )
@@ -355,6 +355,7 @@ def _read_image(record: FolderImage, folder: Path, options: FolderOptions) -> _R
                     LeftOut("a box stands on several lines with the same text", f"{one.box}: {one.text!r}")
                 )
                 objects[-1][index] = FolderObject(one.box, None, again=True)
+        known.update((*one.box, one.text) for one in objects[-1] if one.box is not None)
     return _Read(content, {"bytes": content, "path": path.name}, objects, left_out)
 
 
@@ -463,6 +464,10 @@ def _plain_text(text: Any, name: str) -> str | None:
         raise SkipRecord(
             "a text is neither a string nor null", f"`{name}` must be a string or null, got {text!r}"[:MAX_DETAIL]
         )
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise SkipRecord("a text holds half a character (a lone surrogate)", f"`{name}` is {text!a}") from None
     if match := _MARKUP.search(text):
         raise SkipRecord(
             "a text holds what means something to the model: write other words", f"`{name}` holds {match[0]!r}"

@@ -68,6 +68,8 @@ def reason_of(error: Exception) -> LeftOut:
     """
     if isinstance(error, SkipRecord):
         return LeftOut(error.reason, error.detail)
+    if isinstance(error, UnicodeEncodeError):
+        return LeftOut("a text holds half a character (a lone surrogate)", ascii(error.object)[:100])
     if isinstance(error, OSError) and error.strerror:
         return LeftOut(f"{type(error).__name__}: {error.strerror}")
     message = str(error)

@@ -94,7 +94,9 @@ class WriteReport:
 
     def _count(self, counts: dict[str, int], name: str, reason: str, detail: str) -> None:
         reason = reason[:MAX_REASON_LENGTH]
-        example = (name[:MAX_LENGTH], f"{reason}: {detail[:MAX_LENGTH]}" if detail else reason)
+        # Names may hold half a character, which no file does.
+        name, detail = (text[:MAX_LENGTH].encode(errors="backslashreplace").decode() for text in (name, detail))
+        example = (name, f"{reason}: {detail}" if detail else reason)
         if reason not in counts and len(counts) >= MAX_REASONS:
             reason = OTHER_REASONS
         counts[reason] = counts.get(reason, 0) + 1

@@ -75,9 +75,10 @@ def decode_text(content: bytes, name: str) -> str:
             "`iconv -f latin1 -t utf-8`."
         ) from None
     if not start and "\0" in text[:4]:
+        byte = text.index("\0")
         raise ValueError(
-            f"{name} is not UTF-8: byte {text.index(chr(0))} is 0x00, as in UTF-16 without a byte order mark. Save it as UTF-8, for "
-            "example with `iconv -f utf-16le -t utf-8`."
+            f"{name} is not UTF-8: byte {byte} is 0x00, as in UTF-16 without a byte order mark. Save it as UTF-8, for example with "
+            f"`iconv -f utf-16{'le' if byte % 2 else 'be'} -t utf-8`."
         )
     return text
 
