@@ -18,6 +18,7 @@ from transformers_groma import (
     convert_legacy_checkpoint,
 )
 from transformers_groma.convert_checks import (
+    _line,
     check_component,
     check_integer,
     check_layers,
@@ -341,6 +342,14 @@ class TestConfig:
         check_size("config.json", 20, 10)
         with pytest.raises(ValueError, match=r"config.json describes a model of 2,100 weights.*1,049"):
             check_size("config.json", 2_100, 1_049)
+
+    def test_four_names_are_cut_as_well(self):
+        with pytest.raises(ValueError, match=r"'0', '1', '2' and 1 more\."):
+            check_tensors({str(index): torch.zeros(0) for index in range(4)}, "x")
+
+    def test_errors_of_libraries_are_one_short_line(self):
+        assert _line(ValueError("x" * 160)) == "x" * 160 and _line(ValueError("x" * 161)) == "x" * 160 + "…"
+        assert _line(KeyError()) == "KeyError" and _line(ValueError("a\n  b ")) == "a b"
 
     def test_numbers_of_settings(self, tmp_path):
         path = tmp_path / "config.json"

@@ -18,8 +18,10 @@ from transformers_groma._files import OutputError
 from transformers_groma.data import shards
 from transformers_groma.data.columns import DETECTION_FEATURES, FEATURES, check_dataset, image_part, text_part
 from transformers_groma.data.shards import (
+    LeftOut,
     SkipRecord,
     WriteReport,
+    footer_digest,
     read_image_bytes,
     write_dataset,
 )
@@ -563,6 +565,48 @@ def test_reports_stay_small():
     report = WriteReport()
     report.skip("n" * 1000, "r" * 1000)
     assert report.examples == [("n" * 200, "r" * 1000)] and report.skipped == {"r" * 1000: 1}
+
+
+def test_the_commonest_reasons_are_told_with_an_example():
+    report = WriteReport()
+    for number in range(11):
+        for record in range(11 - number):
+            report.skip(f"{record}.jpg", f"reason {number}", f"detail {record}")
+    report.leave_out("a.jpg", LeftOut("box is empty", "box 3"))
+    report.leave_out("b.jpg", LeftOut("box is empty: or not", "box 4"))
+    lines = report.told()
+    assert lines[:2] == [
+        "reason 0 (11), for example 0.jpg: detail 0",
+        "reason 1 (10), for example 0.jpg: detail 0",
+    ]
+    # Ten of them, and those of parts.
+    assert len(lines) == 12 and lines[9] == "reason 9 (2), for example 0.jpg: detail 0"
+    assert lines[10:] == [
+        "box is empty (1), for example a.jpg: box 3",
+        "box is empty: or not (1), for example b.jpg: box 4",
+    ]
+    assert len(report.examples) == 20
+    assert report.summary().startswith("0 rows from 0 records; skipped 66: reason 0 (11), ")
+    assert "reason 9 (2), ...; left out of records 2: box is empty (1), box is empty: or not (1)" in report.summary()
+    few = WriteReport(rows=1, records=11, skipped={str(number): 1 for number in range(10)})
+    assert few.summary().endswith("8 (1), 9 (1)")
+
+
+def test_the_end_of_a_file_of_rows_tells_it_from_others(tmp_path):
+    path = tmp_path / "a.parquet"
+
+    def digest(content: bytes) -> str | None:
+        path.write_bytes(content)
+        return footer_digest(path)
+
+    whole = b"PAR1rows" + b"footer" + (6).to_bytes(4, "little") + b"PAR1"
+    assert digest(whole).startswith(f"{len(whole)} ") and len(digest(whole).split()[1]) == 16
+    assert digest(whole) != digest(whole.replace(b"footer", b"Footer")) != digest(whole)
+    # The content is not read: its size, and what the footer says of it, are enough.
+    assert digest(whole) == digest(whole.replace(b"rows", b"cows"))
+    for cut in (b"", b"PAR1", whole[:-1], whole[:-4], b"x" * 40, whole[9:]):
+        assert digest(cut) is None
+    assert digest(whole[8:]) is not None and digest((0).to_bytes(4, "little") + b"PAR1") is not None
 
 
 @pytest.mark.parametrize(

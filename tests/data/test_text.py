@@ -48,6 +48,14 @@ def test_another_encoding_says_which_byte_and_what_to_do(content, message):
     assert message in str(error.value) and "UTF-8" in str(error.value)
 
 
+def test_only_a_nul_at_the_head_tells_of_another_encoding():
+    assert decode_text(b"[1] \0", "a") == "[1] \0"
+    assert decode_text(b"\xef\xbb\xbf\0", "a") == "\0"
+    with pytest.raises(ValueError, match="byte 3 is 0x00"):
+        decode_text(b"[1]\0", "a")
+    assert decode_text(b"", "a") == ""
+
+
 def test_gzip_files_are_unpacked(tmp_path):
     path = tmp_path / "a.json"  # whatever its name
     path.write_bytes(gzip.compress(b"[1]"))
