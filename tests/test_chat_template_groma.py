@@ -240,6 +240,16 @@ class TestSplitAnswers:
         pieces = pieces_of(template, PLAIN)
         assert [piece.text for piece in pieces if piece.is_answer] == ["assistant: Hi.\n", "assistant: Bye.\n"]
 
+        twice = pieces_of(template, [PLAIN[0], PLAIN[1], PLAIN[3]])
+        assert [piece.text for piece in twice if piece.is_answer] == ["assistant: Hi.\n", "assistant: Bye.\n"]
+
+    @pytest.mark.parametrize("answer", [{}, {"content": None}, {"content": ""}])
+    def test_an_answer_without_text(self, answer):
+        """Of a model that calls a tool; it has to write the end of its turn."""
+        template = TEMPLATES["chatml"].replace("message['content']", "(message['content'] or '')")
+        pieces = pieces_of(template, [PLAIN[0], {"role": "assistant", **answer}, *PLAIN[2:]])
+        assert [piece.text for piece in pieces if piece.is_answer] == ["<|im_end|>", "Bye.<|im_end|>"]
+
     def test_an_end_that_only_the_last_turn_has(self):
         template = "{% for m in messages %}{{ m.content }}{{ '</s>' if loop.last else '|' }}{% endfor %}"
         pieces = pieces_of(template, PLAIN)

@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 from PIL import Image
-from tokenizers import AddedToken, normalizers
-from transformers import LlamaTokenizer
+from tokenizers import AddedToken, Tokenizer, models, normalizers
+from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
 from transformers_groma import GromaImageProcessor, GromaProcessor
 from transformers_groma.control_tokens import (
@@ -368,6 +368,14 @@ def test_a_normalizer_alone_cuts_nothing():
     for typed in ("Hello WORLD, 图片 naïve", "a b A B", "x"):
         assert break_control_tokens([typed], tokens, tokenizer) == [typed]
     assert break_control_tokens(["AB"], tokens, tokenizer) == [f"A{BREAK}B"]
+    # Words that are all the same token, that of the unknown, are not that token typed.
+    words = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({"<unk>": 0, "known": 1}, unk_token="<unk>")), unk_token="<unk>"
+    )
+    words.add_tokens([AddedToken("<go>", normalized=True)])
+    assert words("unknown")["input_ids"] == [words.unk_token_id]
+    tokens = control_tokens(words, None)
+    assert break_control_tokens(["unknown", "known"], tokens, words) == ["unknown", "known"]
 
 
 def test_tokens_that_are_found_after_normalization():

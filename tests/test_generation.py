@@ -315,6 +315,14 @@ def test_precomputed_features(model, inputs):
     assert torch.equal(output.region_boxes, features.region_boxes)
 
 
+def test_features_without_visual_tokens(model, inputs):
+    features = model.get_image_features(inputs["pixel_values"], return_dict=True)
+    features.pooler_output = None
+    rest = {name: value for name, value in inputs.items() if name != "pixel_values"}
+    with pytest.raises(ValueError, match="have no `pooler_output`: pass the whole result of `get_image_features`"):
+        model.generate(mm_encoder_outputs={"image": features}, **rest, **GREEDY)
+
+
 def test_continuing_from_a_cache(model, inputs):
     first = model.generate(
         **inputs, **{**GREEDY, "max_new_tokens": 3, "min_new_tokens": 3}, return_dict_in_generate=True
@@ -322,7 +330,12 @@ def test_continuing_from_a_cache(model, inputs):
     continued = dict(inputs)
     continued["input_ids"] = first.sequences
     continued["attention_mask"] = torch.ones_like(first.sequences)
+    cache = copy.deepcopy(first.past_key_values)
     rest = new_tokens(model, continued, past_key_values=first.past_key_values, max_new_tokens=3, min_new_tokens=3)
+    assert torch.equal(rest, new_tokens(model, inputs)[:, 3:])
+    # The cache holds all but the last token: what is new may come alone.
+    last = {"input_ids": first.sequences[:, -1:]}
+    rest = new_tokens(model, last, past_key_values=cache, max_new_tokens=3, min_new_tokens=3)
     assert torch.equal(rest, new_tokens(model, inputs)[:, 3:])
 
 

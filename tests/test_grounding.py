@@ -436,6 +436,14 @@ def test_no_markup_is_put_together_by_taking_tags_out():
         ("a <<p>b</p> c", "a <b c"),
         ("[<p>dog</p>]", "[dog]"),
         ("<p>x</p>>", "x>"),
+        # What was whole before stays as it was written, and the letters of a tag may come one by one.
+        ("a</p><b>c", "a<b>c"),
+        ("<b></p>c", "<b>c"),
+        ("<<p>i<p>m<p>a<p>g<p>e<p>>", "<image >"),
+        (f"<|{'x' * 12}<p>{'y' * 12}|>", f"<|{'x' * 12} {'y' * 12}|>"),
+        (f"<|{'x' * 12}<p>{'y' * 13}|>", f"<|{'x' * 12}{'y' * 13}|>"),
+        (f"<{'x' * 23}<p>y>", f"<{'x' * 23} y>"),
+        (f"<{'x' * 24}<p>y>", f"<{'x' * 24}y>"),
     ],
 )
 def test_what_tags_leave_behind(markup, text):

@@ -1,6 +1,7 @@
 """Continuing a prompt that a cache holds, by hand and with `generate`: next tokens, later turns, new regions."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,17 @@ from transformers import DynamicCache, GenerationConfig, StaticCache
 
 from tests.tiny import MAX_REGIONS, prompt_ids, tiny_inputs, tiny_model
 from transformers_groma import GromaForConditionalGeneration
-from transformers_groma.modeling_groma_cached_prompt import CachedPrompt, assign_slots, recall_prompt
+from transformers_groma.modeling_groma_cached_prompt import (
+    CachedPrompt,
+    _keys_of,
+    _match_rows,
+    assign_slots,
+    cached_length,
+    cached_rows,
+    forget_prompt,
+    recall_prompt,
+    remember_prompt,
+)
 from transformers_groma.modeling_groma_outputs import GromaImageFeatures
 
 EXACT = {"atol": 1e-5, "rtol": 1e-4}
@@ -645,3 +656,54 @@ def test_assigning_slots():
     assert assign_slots(row[:, :2], cached_prompt([[1, 1, 0, 0]]))[0].tolist() == [[2, 3]]
     with pytest.raises(ValueError, match="row 0, but all 4 region slots"):
         assign_slots(row, cached_prompt([[1, 1, 0, 0]]))
+
+
+def layer(value: float = 0.0, length: int = 2, **settings) -> SimpleNamespace:
+    return SimpleNamespace(keys=torch.full((3, 2, length, 4), value), **settings)
+
+
+def test_keys_of_a_layer_that_holds_all_tokens():
+    """The last one that does not slide; where all slide, the last of them; none where nothing was read yet."""
+    layers = [layer(1), layer(2, is_sliding=False), layer(3, is_sliding=True), layer(4, length=0), layer(5)]
+    layers[-1].keys = None
+    assert _keys_of(SimpleNamespace(layers=layers)) is layers[1].keys
+    assert _keys_of(SimpleNamespace(layers=layers[2:])) is layers[2].keys
+    assert _keys_of(SimpleNamespace(layers=layers[3:])) is None
+    assert _keys_of(SimpleNamespace(layers=[SimpleNamespace()])) is None
+    assert cached_rows(SimpleNamespace(layers=layers)) == 3
+    assert cached_rows(SimpleNamespace(layers=layers[3:])) == 0
+
+
+def test_rows_of_a_changed_cache():
+    """Where rows are equal, each is itself before it is another."""
+    old = torch.arange(3.0)[:, None, None, None].expand(3, 2, 5, 4).clone()
+    assert _match_rows(old.clone(), old).tolist() == [0, 1, 2]
+    assert _match_rows(old[[2, 0, 0, 1]], old).tolist() == [2, 0, 0, 1]
+    assert _match_rows(torch.zeros(3, 2, 5, 4), torch.zeros(3, 2, 5, 4)).tolist() == [0, 1, 2]
+    assert _match_rows(old[:, :, :3], old).tolist() == [0, 1, 2]
+    assert _match_rows(torch.cat([old, old], dim=2), old).tolist() == [0, 1, 2]
+    other = old.clone()
+    other[1, 1, 4, 3] += 1
+    for keys in (other, old[:, :1], None):
+        with pytest.raises(ValueError, match="no longer holds the prompt"):
+            _match_rows(keys, old)
+
+
+def test_what_is_remembered_of_a_cache(model):
+    empty = DynamicCache(config=model.config.get_text_config())
+    prompt = cached_prompt([[1, 0], [1, 1]])
+    remember_prompt(empty, prompt)
+    assert recall_prompt(empty) is None and recall_prompt(None) is None
+    assert cached_length(empty) == cached_length(None) == 0
+    forget_prompt(None)
+    forget_prompt(empty)
+    cache = model(input_ids=NEW[:2]).past_key_values
+    assert cached_length(cache) == 4 and recall_prompt(cache) is None
+    prompt.attention_mask[0, 1] = False
+    remember_prompt(cache, prompt)
+    # Of three tokens it is known, the fourth came from elsewhere.
+    assert recall_prompt(cache).attention_mask.tolist() == [[True, False, True, True], [True] * 4]
+    cache.crop(-2)
+    assert recall_prompt(cache).attention_mask.tolist() == [[True, False], [True, True]]
+    forget_prompt(cache)
+    assert recall_prompt(cache) is None
