@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from transformers_groma import _files
 from transformers_groma._files import (
@@ -184,6 +185,8 @@ def test_missing_permission_names_the_output(tmp_path):
         (RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/0"), "PytorchStreamWriter failed"),
         (RuntimeError("I/O error: Permission denied (os error 13)"), "(os error 13)"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "No space left on device"),
+        (SafetensorError("I/O error: Permission denied (os error 13)"), "(os error 13)"),
+        (SafetensorError("header too large"), None),
         (OSError("write: No space left on device"), "No space left on device"),
         (RuntimeError("shapes differ"), None),
         (ValueError("No space left on device"), None),

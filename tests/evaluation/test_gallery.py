@@ -104,6 +104,14 @@ def test_texts_are_shown_as_they_are(tmp_path, hostile):
     assert page.all("img")[0]["alt"] == hostile
 
 
+def test_a_page_without_a_note(tmp_path):
+    text = write_gallery(tmp_path, [case(verdict="right")]).read_text(encoding="utf-8")
+    assert [attributes.get("class") for attributes in Page(text).all("p")] == ["score"]
+    assert "<li>1 case</li>" in text and "<h1>Worst cases</h1>" in text
+    # Verdicts that no case has are not counted.
+    assert text.count("\u2713 right") == 2 and "\u2717 wrong" not in text and "partly right" not in text
+
+
 def test_texts_that_are_no_letters(tmp_path):
     odd = "a\x00b\u202ec\ud800d\ne"
     path = write_gallery(tmp_path, [case(answer=odd)])
@@ -128,6 +136,18 @@ def test_boxes_are_where_they_belong():
     side = np.asarray(picture)[110:340, 100]
     is_target = (side == TARGET_COLOR).all(axis=-1)
     assert 0.3 < is_target.mean() < 0.7 and (is_target[1:] != is_target[:-1]).sum() > 8
+
+
+@pytest.mark.parametrize("size", [(600, 480), (480, 600)])
+def test_targets_that_stick_out_end_at_the_edges_of_the_image(size):
+    width, height = size
+    image = Image.new("RGB", size, (128, 128, 128))
+    box = [-90.0, -80.0, width + 200.0, height + 200.0]
+    pixels = np.asarray(draw_case(case(image=image, predicted_boxes_xyxy=[], target_boxes_xyxy=[box])))
+    is_target = (pixels == TARGET_COLOR).all(axis=-1)
+    for side in (is_target[0], is_target[-1], is_target[:, 0], is_target[:, -1]):
+        assert 0.3 < side.mean() < 0.8
+    assert not is_target[20:-20, 20:-20].any()
 
 
 def test_a_target_shows_under_a_box_of_the_answer():
@@ -171,7 +191,10 @@ def test_many_boxes_have_short_labels(monkeypatch):
     boxes = [[10.0 + 9 * number, 10.0, 60.0 + 9 * number, 60.0] for number in range(MAX_LABELLED_BOXES + 1)]
     for predicted in (boxes[:-1], boxes):
         draw_case(case(predicted_boxes_xyxy=predicted, target_boxes_xyxy=boxes[:1]))
-    some, many = labels
+    draw_case(case(predicted_boxes_xyxy=boxes[:2], target_boxes_xyxy=[[500.0, 300.0, 590.0, 400.0], boxes[0]]))
+    some, many, best = labels
+    # The best of all targets: 41 x 50 of 59 x 50 pixels are shared by the second one.
+    assert best == ["1  IoU 1.00", "2  IoU 0.69"]
     assert (some[0], some[-1]) == ("1  IoU 1.00", f"{MAX_LABELLED_BOXES}  IoU 0.00")
     assert many == [str(number) for number in range(1, MAX_LABELLED_BOXES + 2)]
 
@@ -200,6 +223,19 @@ def test_pictures_hold_the_texts(tmp_path):
 def test_scores_that_are_none(tmp_path):
     text = write_gallery(tmp_path, [case(score=math.nan), case(score=1.5), case(score=-1.0)]).read_text()
     assert re.findall(r'style="width:(\d+)%"', text) == ["0", "100", "0"]
+
+
+def test_scores_and_boxes_in_words(tmp_path):
+    for score, shown in ((0.12345, "0.123"), (0.9999, "1.000"), (1.0, "1"), (12.345, "12.3"), (-3.14159, "-3.14")):
+        page = Page(write_gallery(tmp_path, [case(score=score)]).read_text(encoding="utf-8"))
+        assert f" Row 3 (image_id '7')\n{shown}\n" in page.text
+    page = Page(write_gallery(tmp_path, [case(target_boxes_xyxy=[[1.0, 2, 30, 40]] * 2)]).read_text(encoding="utf-8"))
+    assert "1 box in the answer, 2 targets" in page.text
+    assert (
+        "answer 1      300.0    200.0    400.0    300.0\ntarget 1        1.0      2.0     30.0     40.0" in page.text
+    )
+    page = Page(write_gallery(tmp_path, [case(predicted_boxes_xyxy=[])]).read_text(encoding="utf-8"))
+    assert "0 boxes in the answer, 1 target" in page.text
 
 
 def test_worst_first():
