@@ -186,10 +186,10 @@ def test_the_work_of_nms_grows_with_the_square_of_the_boxes():
 
 
 def test_nms_of_three_thousand_boxes_takes_no_time():
-    start = time.perf_counter()
+    start = time.process_time()
     kept = B.nms(chain(3000), torch.linspace(1, 0, 3000), 0.6)
     assert kept.tolist() == list(range(0, 3000, 2))
-    assert time.perf_counter() - start < 5  # some 0.3 s; it was minutes
+    assert time.process_time() - start < 5  # some 0.3 s; it was minutes
 
 
 def test_nms_thresholds_and_limits():

@@ -415,6 +415,6 @@ def test_time_is_linear():
     tokenizer.add_tokens(["<image>", "<<<<", "[grounding]"])
     tokens = control_tokens(tokenizer, None)
     for hostile in ("<image>", "<", "<ima", "[[grounding", "</s><s>"):
-        start = time.perf_counter()
+        start = time.process_time()  # whatever else the machine does
         break_control_tokens([hostile * (100_000 // len(hostile))], tokens, tokenizer)
-        assert time.perf_counter() - start < 2, hostile
+        assert time.process_time() - start < 2, hostile

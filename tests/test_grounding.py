@@ -261,17 +261,17 @@ def test_the_beginning_of_an_answer_does_not_change():
 )
 def test_long_strings_take_linear_time(piece: str):
     markup = "<p>" + piece * (200_000 // len(piece)) + "<r"
-    start = time.perf_counter()
+    start = time.process_time()
     parsed = parse_grounded_text(markup)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert len(parsed.text) <= len(markup)
 
 
 def test_many_different_regions_take_linear_time():
     markup = "<p>all</p>" + "".join(map(proxy_token, range(30_000)))
-    start = time.perf_counter()
+    start = time.process_time()
     parsed = parse_grounded_text(markup, 20_000)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert parsed.phrases[0].region_ids == tuple(range(20_000))
     assert len(parsed.unknown_region_ids) == 10_000
 
@@ -471,9 +471,9 @@ def test_what_tags_leave_behind(markup, text):
 def test_time_is_linear(unit):
     times = []
     for length in (25_000, 50_000, 100_000):
-        start = time.perf_counter()
+        start = time.process_time()
         parse_grounded_text(unit * (length // len(unit)))
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert times[-1] < 1.0, times
 
 

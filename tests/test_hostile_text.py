@@ -55,9 +55,9 @@ UNITS = {
 def test_time(reader, unit):
     for end in ("", "!x"):
         text = unit * (LENGTH // len(unit)) + end
-        start = time.perf_counter()
+        start = time.process_time()
         READERS[reader](text)
-        assert time.perf_counter() - start < 1.5
+        assert time.process_time() - start < 1.5
 
 
 def test_what_is_read_stays_as_it_was():

@@ -229,6 +229,10 @@ def test_prompts_are_measured_as_they_are_asked(pipe, photos, monkeypatch):
     ):
         with pytest.raises(ValueError, match=f"reads {as_tokens + 1} in all"):
             answer()
+    parts = {"model": pipe.model, "processor": pipe.processor, "device": "cpu", "parse_tokens": True}
+    assert pipeline("image-grounding", **parts, generate_kwargs={"max_new_tokens": 1})(photos[0], typed)
+    with pytest.raises(ValueError, match="the answer up to 256 "):
+        pipeline("image-grounding", **parts)(photos[0], typed)
     boxes = [[0, 0, 50, 50]] * 3
     length = pipe.processor.count_tokens(num_boxes=3)
     monkeypatch.setattr(pipe.model.config.text_config, "max_position_embeddings", length + 1)
