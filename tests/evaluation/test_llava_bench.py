@@ -68,7 +68,8 @@ def test_read_questions(tmp_path):
         ({"contexts": []}, "contexts.jsonl has no captions of 000000000007.jpg, which question 3"),
         ({"contexts": [{"image": "000000000007.jpg"}]}, "contexts.jsonl has another layout .*'instances'"),
         ({"questions": [{"id": 1}]}, "questions.jsonl has another layout .*'question_id'"),
-        ({"references": [[1, 2]]}, "references.jsonl is not a file of answers"),
+        ({"references": [[1, 2]]}, "references.jsonl, line 1 is not a JSON object"),
+        ({"references": [{"question_id": 3}]}, "references.jsonl is not a file of answers"),
         ({"questions": QUESTIONS[:1] * 2}, "two questions with the `question_id` '3'"),
     ],
 )
@@ -178,10 +179,13 @@ def test_review_files(tmp_path):
     ]
     assert read_reviews(path)[2].category == ""
     assert "relative_score_" not in review_scores(read_reviews(path)[2:])
-    for line in ('{"question_id": 1}', '{"question_id": 1, "content": "8", "tuple": [8]}', "[1]"):
+    for line in ('{"question_id": 1}', '{"question_id": 1, "content": "8", "tuple": [8]}'):
         path.write_text(line + "\n")
         with pytest.raises(ValueError, match=r"reviews\.jsonl is not a file of reviews"):
             read_reviews(path)
+    path.write_text("[1]\n")
+    with pytest.raises(ValueError, match=r"reviews\.jsonl, line 1 is not a JSON object"):
+        read_reviews(path)
 
 
 @pytest.mark.parametrize(
