@@ -23,9 +23,11 @@ from transformers_groma.image_reading import (
     ImageTooLargeError,
     check_image_pixels,
     decode_image,
+    image_orientation,
     load_image,
     open_image_header,
     read_image,
+    upright,
 )
 from transformers_groma.processing_inputs import open_image
 
@@ -292,3 +294,66 @@ def test_a_bomb_in_a_line(tmp_path, capsys):
         out, err = capsys.readouterr()
         lines = [line for line in err.splitlines() if not line.startswith("using the embedded")]
         assert out == "" and len(lines) == 1 and "more than the 100000000" in lines[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------- EXIF
+
+
+def tiff_entries(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """EXIF data with these tags: number, type, count and four bytes of value."""
+    rows = b"".join(struct.pack(">HHI", *entry[:3]) + entry[3] for entry in entries)
+    return b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", len(entries)) + rows + b"\0\0\0\0"
+
+
+TURNED = (0x0112, 3, 1, b"\0\x06\0\0")
+# Values that Pillow reads but cannot write: a text where numbers belong, in a known tag.
+ODD_TAGS = {
+    "text as a rational": (0x011A, 2, 4, b"abc\0"),
+    "text as a short": (0x0128, 2, 4, b"abc\0"),
+    "float as a text": (0x010F, 11, 1, struct.pack(">f", 1.5)),
+}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("odd", ODD_TAGS)
+def test_images_are_turned_whatever_else_their_exif_data_hold(kind, odd):
+    exif = tiff_entries(*sorted([TURNED, ODD_TAGS[odd]]))
+    image = Image.open(io.BytesIO(saved(Image.new("RGB", (40, 20)), kind, exif=exif)))
+    assert image_orientation(image) == 6
+    turned = open_image(image, 0)
+    assert turned.size == (20, 40) and image.size == (40, 20)
+    assert open_image(turned, 0).size == (20, 40)  # and not again
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_upright_is_what_viewers_show(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
+    image = Image.open(io.BytesIO(saved(Image.fromarray(pixels), "PNG", exif=exif)))
+    expected = {
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.T,
+        6: pixels[::-1].T,
+        7: pixels[::-1, ::-1].T,
+        8: pixels.T[::-1],
+    }
+    shown = upright(image)
+    assert np.array_equal(np.asarray(shown), expected.get(orientation, pixels)) and shown is not image
+    assert image_orientation(image) == (orientation if orientation in expected else 1)
+    assert image_orientation(shown) == 1
+
+
+def test_exif_data_that_cannot_be_read(tmp_path, monkeypatch, processor):
+    warnings_given = []
+    monkeypatch.setattr(image_reading.logger, "warning", warnings_given.append)
+    image = Image.new("RGB", (40, 20), "red")
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(saved(image, "JPEG", exif=b"Exif\0\0" + b"\xff" * 30))
+    assert open_image(path, 0).size == (40, 20)
+    assert warnings_given == ["The EXIF data of an image cannot be read; the image is taken as upright."]
+    clean = decode_image(io.BytesIO(saved(image, "JPEG")))
+    seen = [processor(images=entry, text="What?", return_tensors="pt")["pixel_values"] for entry in (str(path), clean)]
+    assert torch.equal(*seen)

@@ -94,10 +94,13 @@ def test_commands_that_need_an_extra_name_it(bin_folder, tmp_path):
     for words, extra in (
         (["train", "detection", "--dataset", "x", "--model", "x", "--output_dir", "x"], "train"),
         (["data", "shapes", "--task", "rec", "--rows", "2", "--seed", "0", "--output", "x"], "data"),
-        (["evaluate", "rec", "--dataset", "x", "--model", "x", "--output", "x"], "eval"),
+        (
+            ["evaluate", "rec", "--dataset", "x", "--model", REPOSITORY / "hub_configs/groma-tiny", "--output", "x"],
+            "eval",
+        ),
     ):
         result = subprocess.run(
-            [str(bin_folder / "groma"), *words],
+            [str(word) for word in (bin_folder / "groma", *words)],
             cwd=tmp_path,
             capture_output=True,
             text=True,

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
@@ -16,7 +16,7 @@ from transformers.image_utils import (
 )
 
 from .boxes import box_cxcywh_to_xyxy, scale_boxes
-from .image_reading import ImageReadingMixin, check_image_pixels
+from .image_reading import ImageReadingMixin, check_image_pixels, upright
 
 # Floats may be outside of 0..1 by this much; they are clipped.
 FLOAT_SLACK = 1e-3
@@ -56,7 +56,7 @@ def to_upright_8_bit(image: ImageInput, *, keep_floats: bool = False, name: str 
     """
     if isinstance(image, Image.Image):
         check_image_pixels(*image.size)
-        image = ImageOps.exif_transpose(image)
+        image = upright(image)
         if image.mode in _PIL_MODES_16_BIT:
             values = np.asarray(image)
             _check_range(values, 65535, f"{name}, a PIL image of mode {image.mode!r},")

@@ -24,6 +24,20 @@ MAX_DOWNLOAD_SECONDS = 60.0
 # Formats that Pillow decodes itself. Others start programs (EPS: Ghostscript) or are hardly looked after.
 IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
+# How an image is turned or mirrored to be upright, by its EXIF orientation.
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Where Pillow keeps it, beside other things that nobody needs of an image that was turned.
+_ORIENTED_INFO = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+
 
 class ImageTooLargeError(ValueError):
     """An image has more pixels than are read."""
@@ -154,6 +168,52 @@ def load_image(image: Image.Image) -> None:
         logger.warning(f"An image of the format {image.format} has several frames; the first one is used.")
 
 
+def image_orientation(image: Image.Image) -> int:
+    """How a viewer turns or mirrors an image, by its EXIF data.
+
+    Args:
+        image (`PIL.Image.Image`): an image.
+
+    Returns:
+        `int`: 1 to 8; 1 is upright, and so is what is none of them or cannot be read.
+
+    Example:
+    >>> image_orientation(Image.new("RGB", (4, 2)))
+    1
+    """
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except MemoryError:
+        raise
+    except Exception:  # Pillow lets through whatever its parsers meet: SyntaxError, struct.error ...
+        logger.warning("The EXIF data of an image cannot be read; the image is taken as upright.")
+        return 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An image as a viewer shows it.
+
+    `PIL.ImageOps.exif_transpose` also writes the EXIF data anew, which fails where cameras and editors left odd values in them.
+
+    Args:
+        image (`PIL.Image.Image`): not changed.
+
+    Returns:
+        `PIL.Image.Image`: a copy, turned or mirrored if its EXIF data say so; then without them.
+
+    Example:
+    >>> upright(Image.new("RGB", (4, 2))).size
+    (4, 2)
+    """
+    orientation = image_orientation(image)
+    if orientation == 1:
+        return image.copy()
+    turned = image.transpose(_TURNS[orientation])
+    turned.info = {name: value for name, value in turned.info.items() if name not in _ORIENTED_INFO}
+    return turned
+
+
 def _fetch(url: str) -> bytes:
     """The content of a URL, up to a size and a time."""
     end = time.monotonic() + MAX_DOWNLOAD_SECONDS
@@ -190,7 +250,9 @@ __all__ = [
     "ImageTooLargeError",
     "check_image_pixels",
     "decode_image",
+    "image_orientation",
     "load_image",
     "open_image_header",
     "read_image",
+    "upright",
 ]

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .grounding import GroundedText, proxy_token
+from .image_reading import upright
 
 Color = tuple[int, int, int]
 Box = tuple[float, float, float, float]
@@ -239,7 +240,7 @@ class _Canvas:
     """An upright image and the chips (labels) on it so far."""
 
     def __init__(self, image: Image.Image) -> None:
-        self.image = ImageOps.exif_transpose(image).convert("RGB")
+        self.image = upright(image).convert("RGB")
         self.draw = ImageDraw.Draw(self.image)
         # The geometric mean of the sides: a panorama and a square of the same area get the same lines.
         side = math.sqrt(self.image.width * self.image.height)

@@ -285,6 +285,15 @@ def test_no_redirect_is_followed(server, status):
         assert not other.requests and "secret" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "location", ["http://[::1", "http://[bad]/", "http://ex\u2100mple/", "http://x:abc/", "", "/v1/other", "http:///x"]
+)
+def test_an_odd_address_of_a_redirect_is_a_sentence_too(server, location):
+    server.replies["hello"] = [raw(302, "", Location=location.encode().decode("latin-1"))]
+    with pytest.raises(EndpointError, match=r"redirects to (another address|x) \(status 302\).*--base-url"):
+        client_of(server).ask(HELLO)
+
+
 # ------------------------------------------------------------------------------------------------------------- the key
 
 KEY = "sk-Secret/of+the=test~1"
@@ -294,6 +303,9 @@ FORMS = {
     "base64": lambda key: base64.b64encode(f"Authorization: Bearer {key}.".encode()).decode(),
     "base64 of a password": lambda key: base64.urlsafe_b64encode(f"user:{key}".encode()).decode(),
     "hexadecimal": lambda key: key.encode().hex(),
+    "HEXADECIMAL": lambda key: key.encode().hex().upper(),
+    "small letters": str.lower,
+    "slashes of PHP": lambda key: key.replace("/", "\\/"),
     "at length": lambda key: "x" * 290 + key,
 }
 
@@ -326,6 +338,19 @@ def test_a_key_that_is_sent_back_is_blanked(server, form, status, caplog):
         assert all(digits not in text for text in texts)
     ours = [record.getMessage() for record in caplog.records if "httpcore" not in record.name]
     assert not [piece for text in [*texts, *ours] for piece in pieces_of_key(text)]
+
+
+@pytest.mark.parametrize("key", [KEY, "sk-Secret-of-the-test"])
+def test_a_key_in_the_address_of_a_redirect_is_blanked(server, key):
+    server.replies["hello"] = [raw(302, "", Location=f"http://{key}/v1")]
+    client = ChatClient(Endpoint("stub", base_url=server.url, api_key=key), RateLimiter(None), threading.Event())
+    with pytest.raises(EndpointError, match="redirects to key ") as error:
+        client.ask(HELLO)
+    assert "sk-s" not in str(error.value).lower()
+
+
+def test_a_key_with_signs_of_html_is_blanked():
+    assert KeyBlanker("sk-a&b<c>d'e").blank("<p>sk-a&amp;b&lt;c&gt;d&#x27;e</p>") == "<p>[key]</p>"
 
 
 def test_words_that_serve_as_a_key_stay_in_answers():

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..markdown import one_line
-from .secrets import KeyBlanker
+from .secrets import BLANK, KeyBlanker
 
 try:
     import openai
@@ -354,13 +354,22 @@ class ChatClient:
         if isinstance(error, openai.RateLimitError) and error.code == "insufficient_quota":
             return EndpointError(f"{where}: the account has no credit left ({words}).")
         if 300 <= error.status_code < 400:
-            target = urlsplit(error.response.headers.get("location", ""))
-            host = self._blanker.blank(f"{target.hostname or 'another address'}"[:MESSAGE_LIMIT])
+            host = self._host(error.response.headers.get("location", ""))
             return EndpointError(
                 f"{where} redirects to {host} (status {error.status_code}), where neither key nor questions are sent. Give the "
                 "right address with --base-url."
             )
         return None
+
+    def _host(self, location: str) -> str:
+        """The host of an address that a server gave, in words without the key."""
+        # Blanked first: of a key that the parts of an address are cut from, nobody would find the rest.
+        location = self._blanker.blank(location).replace(BLANK, "key")
+        try:
+            host = urlsplit(location).hostname
+        except ValueError:
+            host = None
+        return one_line(self._blanker.blank(host or "another address"))[:MESSAGE_LIMIT]
 
     def _failure_of_status(self, error: openai.APIStatusError) -> "_Failure":
         asked = parse_retry_after(error.response.headers.get("retry-after"))

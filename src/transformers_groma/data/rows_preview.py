@@ -7,10 +7,9 @@ from itertools import islice
 from typing import Any
 
 from PIL import Image as PilImage
-from PIL import ImageOps
 from pyarrow.parquet import ParquetFile
 
-from ..image_reading import open_image_header
+from ..image_reading import open_image_header, upright
 from ..visualization import PALETTE, draw_boxes
 from .contact_sheet import TILE, captioned_tile, contact_sheet
 
@@ -96,7 +95,7 @@ def _decoded(image: Any) -> tuple[PilImage.Image, list[str]]:
     try:
         if isinstance(image, Mapping):
             image = open_image_header(io.BytesIO(image["bytes"]))
-        return ImageOps.exif_transpose(image).convert("RGB"), []
+        return upright(image).convert("RGB"), []
     # A file that is cut short has a header, so that its row is written.
     except (OSError, SyntaxError, ValueError) as error:
         return PilImage.new("RGB", (TILE, MIN_HEIGHT), "white"), [f"(image cannot be decoded: {error})"]

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from html import escape
 from urllib.parse import quote, quote_plus
 
 BLANK = "[key]"
@@ -29,7 +30,15 @@ class KeyBlanker:
         forms = sorted(_forms(key) if self._is_secret else {key}, key=len, reverse=True)
         is_filler = key in ("", "none")
         alternatives = "|".join(re.escape(form) for form in forms)
-        self._pattern = None if is_filler else re.compile(f"{edges[0]}(?:{alternatives}){edges[1]}")
+        self._pattern = (
+            None
+            if is_filler
+            else re.compile(
+                # Names of hosts come back in small letters, and hexadecimal digits in both.
+                f"{edges[0]}(?:{alternatives}){edges[1]}",
+                re.IGNORECASE if self._is_secret else 0,
+            )
+        )
 
     def blank(self, text: str) -> str:
         """A text of an error, a log or a report without the key.
@@ -55,7 +64,7 @@ class KeyBlanker:
 
 
 def _forms(key: str) -> set[str]:
-    """The key as it is, in URLs, in JSON, in hexadecimal and in Base64, also inside of a longer text."""
+    """The key as it is, in URLs, in JSON, in HTML, in hexadecimal and in Base64, also inside of a longer text."""
     content = key.encode()
     forms = {
         key,
@@ -63,8 +72,9 @@ def _forms(key: str) -> set[str]:
         quote(key, safe=""),
         quote_plus(key),
         json.dumps(key)[1:-1],
+        key.replace("/", "\\/"),
+        escape(key),
         content.hex(),
-        content.hex().upper(),
     }
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         # Where the key starts within three bytes, its digits differ; those that also hold bits of its neighbours are left out.

@@ -14,11 +14,12 @@ from html import escape
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
 from .._files import complete_folder, write_file
 from ..boxes import box_iou
 from ..grounding import GroundedText
+from ..image_reading import upright
 from ..visualization import PALETTE, dashes, draw_boxes, draw_grounded_text
 
 Box = Sequence[float]
@@ -109,7 +110,7 @@ def draw_case(case: GalleryCase) -> Image.Image:
     >>> draw_case(case).size
     (480, 240)
     """
-    picture = ImageOps.exif_transpose(case.image).convert("RGB")
+    picture = upright(case.image).convert("RGB")
     longer = max(picture.size)
     scale = min(max(longer, MIN_SIDE), MAX_SIDE) / longer
     picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.LANCZOS)

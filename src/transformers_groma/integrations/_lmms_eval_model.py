@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm.auto import tqdm
 
 from ..data.columns import image_part
 from ..data.conversations import to_messages
+from ..image_reading import upright
 from ..modeling_groma import GromaForConditionalGeneration
 from ..processing_groma import GromaProcessor
 from .lmms_eval import INSTALL, TaskQuestion, cut_at_stops, format_answer, read_question
@@ -133,7 +134,7 @@ class GromaForLmmsEval(lmms):
             raise ValueError(
                 f"Document {doc_id} of {task} shows {len(visuals)} things ({kinds}); Groma looks at one image. Leave this task out."
             )
-        return ImageOps.exif_transpose(visuals[0]) if visuals else None
+        return upright(visuals[0]) if visuals else None
 
     def _generation(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of a task as arguments of `generate`: greedy, unless it sets a temperature."""
