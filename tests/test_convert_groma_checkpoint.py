@@ -11,7 +11,13 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForOb
 
 from tests.golden import golden_pixels
 from transformers_groma import GromaForRegionProposal, convert_legacy_checkpoint
-from transformers_groma.convert_groma_checkpoint import bake_position_table, load_checkpoint, rename_legacy_key
+from transformers_groma.convert_groma_checkpoint import (
+    bake_position_table,
+    convert_legacy_config,
+    convert_legacy_state_dict,
+    load_checkpoint,
+    rename_legacy_key,
+)
 
 
 @pytest.fixture
@@ -195,3 +201,119 @@ def test_position_table_of_the_right_size_stays():
     assert bake_position_table(table, 32) is table
     baked = bake_position_table(torch.randn(1, 1 + 37 * 37, 4), 32)
     assert baked.shape == (1, 1025, 4)
+
+
+def test_positions_move_by_the_tenth_that_the_original_adds():
+    """Its scale is (32 + 0.1) / 37, so that the last positions lie a little before those of a plain resize."""
+    ramp = torch.arange(37.0).expand(37, 37).reshape(1, 1369, 1)
+    table = torch.cat([torch.full((1, 1, 1), -5.0), ramp], dim=1)
+    baked = bake_position_table(table, 32)
+    assert baked[0, 0, 0] == -5
+    rows = baked[0, 1:, 0].reshape(32, 32)
+    torch.testing.assert_close(rows, rows[:1].expand(32, 32))
+    expected = (torch.arange(32.0) + 0.5) * 37 / 32.1 - 0.5
+    # Bicubic resizing wavers around a ramp. A plain resize would be 0.08 higher here.
+    assert abs((rows[0] - expected)[15:30].mean()) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("perceiver.vis_encoder.encoder.layer.1.mlp.fc1.bias", "model.vision_tower."),
+        ("perceiver.ddetr_transformer.decoder.layers.2.fc2.weight", "model.region_proposer.decoder_layers.2.mlp.fc2."),
+        (
+            "perceiver.ddetr_transformer.encoder.layers.1.self_attn.out_proj.bias",
+            "model.region_proposer.encoder_layers.1.self_attn.o_proj.bias",
+        ),
+        (
+            "perceiver.ddetr_transformer.decoder.layers.0.encoder_attn.value_proj.weight",
+            "model.region_proposer.decoder_layers.0.encoder_attn.value_proj.weight",
+        ),
+        (
+            "perceiver.ddetr_transformer.decoder.bbox_embed.0.layers.0.weight",
+            "model.region_proposer.bbox_embed.0.layers.0.weight",
+        ),
+        (
+            "perceiver.ddetr_transformer.class_embed_coco.bias",
+            "model.region_proposer.class_embed_coco.bias",
+        ),
+        ("perceiver.input_proj.0.weight", "model.region_proposer.input_proj.0.weight"),
+        ("region_encoder.mlvl_fuse.fuse_convs.3.gn.bias", "model.region_encoder.fuse_layers.3.norm.bias"),
+        ("region_encoder.mlvl_fuse.fuse_convs.3.conv.weight", "model.region_encoder.fuse_layers.3.conv.weight"),
+        ("region_encoder.mlvl_fuse.input_conv.0.weight", "model.region_encoder.input_convs.0.weight"),
+        ("region_encoder.roi_align.updims.bias", "model.region_encoder.output_projection.bias"),
+        ("img_txt_bridge.0.weight", "model.multi_modal_projector.linear_1.weight"),
+        ("img_txt_bridge.2.bias", "model.multi_modal_projector.linear_2.bias"),
+        ("llm.model.layers.0.mlp.up_proj.weight", "model.language_model.layers.0.mlp.up_proj.weight"),
+        ("llm.lm_head.weight", "lm_head.weight"),
+        ("new_input_embs.weight", "model.language_model.embed_tokens.weight"),
+        ("extra_lm_head.weight", "lm_head.weight"),
+    ],
+)
+def test_names(key, name):
+    assert rename_legacy_key(key).startswith(name)
+    with pytest.raises(ValueError, match="is not the name of a tensor of the original Groma"):
+        rename_legacy_key(f"x{key}")
+
+
+@pytest.fixture(scope="module")
+def original(golden_dir) -> tuple[dict, dict[str, torch.Tensor]]:
+    folder = golden_dir / "legacy_checkpoint"
+    return json.loads((folder / "config.json").read_text()), weights(folder)
+
+
+@pytest.mark.parametrize(("num_proxies", "max_regions"), [(120, 100), (101, 100), (100, 100), (99, 99), (1, 1)])
+def test_without_a_setting_there_are_as_many_regions_as_tokens_for_them_up_to_100(original, num_proxies, max_regions):
+    config, state_dict = original
+    config = {
+        name: value for name, value in config.items() if name not in ("max_region_num", "num_new_token", "vocab_size")
+    }
+    rows = torch.zeros(14 + num_proxies, 96)
+    found = convert_legacy_config(config, {**state_dict, "new_input_embs.weight": rows})
+    assert found.max_regions == max_regions
+    assert found.text_config.vocab_size == 320 + 14 + num_proxies
+    # As many as there are tokens, and no more.
+    assert (
+        convert_legacy_config(
+            {**config, "max_region_num": num_proxies}, {**state_dict, "new_input_embs.weight": rows}
+        ).max_regions
+        == num_proxies
+    )
+    with pytest.raises(ValueError, match=f"`max_region_num` {num_proxies + 1}: it must be an integer from 1 to"):
+        convert_legacy_config(
+            {**config, "max_region_num": num_proxies + 1}, {**state_dict, "new_input_embs.weight": rows}
+        )
+
+
+def test_tables_are_joined_in_their_order_and_other_names_are_counted(original):
+    config, state_dict = original
+    converted = convert_legacy_state_dict(state_dict, convert_legacy_config(config, state_dict))
+    table = converted["model.language_model.embed_tokens.weight"]
+    assert torch.equal(table[:320], state_dict["llm.model.embed_tokens.weight"])
+    assert torch.equal(table[320:], state_dict["new_input_embs.weight"])
+    assert torch.equal(converted["lm_head.weight"][320:], state_dict["extra_lm_head.weight"])
+    ours = convert_legacy_config(config, state_dict)
+    wrong = {"llm.model.norm.weight": torch.ones(5), "llm.model.layers.0.input_layernorm.weight": torch.ones(5)}
+    with pytest.raises(ValueError, match=r"wrong shape: .* is \(5,\), expected \(96,\) \(and of 1 more\)$"):
+        convert_legacy_state_dict({**state_dict, **wrong}, ours)
+    wrong.popitem()
+    with pytest.raises(ValueError, match=r"norm.weight is \(5,\), expected \(96,\)$"):
+        convert_legacy_state_dict({**state_dict, **wrong}, ours)
+    with pytest.raises(ValueError, match="two tables of 'lm_head.weight' have the shapes"):
+        convert_legacy_state_dict({**state_dict, "extra_lm_head.weight": torch.ones(114, 5)}, ours)
+
+
+@pytest.mark.parametrize(("old_grid", "fits"), [(8, True), (7, False), (37, True)])
+def test_a_position_table_may_grow_to_four_times_its_side(original, old_grid, fits):
+    config, state_dict = original
+    name = "perceiver.vis_encoder.embeddings.position_embeddings"
+    ours = convert_legacy_config(config, state_dict)
+    changed = {**state_dict, name: torch.zeros(1, 1 + old_grid**2, state_dict[name].shape[-1])}
+    if fits:
+        assert (
+            convert_legacy_state_dict(changed, ours)["model.vision_tower.embeddings.position_embeddings"].shape[1]
+            == 1025
+        )
+    else:
+        with pytest.raises(ValueError, match="are a grid of 32x32, but .* is one of 7x7"):
+            convert_legacy_state_dict(changed, ours)

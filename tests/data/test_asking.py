@@ -134,6 +134,10 @@ def test_a_request_is_taken_to_cost_as_much_as_the_dearest(server, tmp_path):
     # Of the runs before, too: 4 + 3 are affordable here, and no more than one at a time.
     report, kept = ask(server, tmp_path, *"cd", answered=2, concurrency=2, budget=Budget(1000.0, max_cost=7.5))
     assert list(kept) == ["c"] and server.most_busy == 1
+    # Small costs are not rounded up.
+    cheap = Budget(price_in=1.0, max_cost=0.0035)
+    report, kept = ask(server, tmp_path / "cheap", *"bcde", concurrency=1, budget=cheap)
+    assert list(kept) == ["b", "c", "d"]
     # Without a largest cost nothing is held back.
     report, kept = ask(server, tmp_path, *"ef", answered=3, concurrency=2, budget=Budget(1000.0))
     assert set(kept) == {"e", "f"} and not report.over_budget and report.cost == 7.0

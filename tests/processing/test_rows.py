@@ -49,6 +49,9 @@ def test_phrases_touch_and_fill_the_text():
 def test_whitespace_does_not_belong_to_a_phrase():
     parts, _ = grounded_parts("see a cat here", [(3, 10, [A])])
     assert parts == [text_part("see "), phrase_part("a cat", [0]), text_part(" here")]
+    for span in ((3, 10), (3, 11), (4, 13)):
+        parts, _ = grounded_parts("see  a cat   here", [(*span, [A])])
+        assert parts == [text_part("see  "), phrase_part("a cat", [0]), text_part("   here")]
 
 
 @pytest.mark.parametrize(
