@@ -170,6 +170,32 @@ def test_assisted_decoding(model, inputs, assistant, num_boxes):
     assert torch.equal(new_tokens(model, single, **settings), new_tokens(model, single))
 
 
+@pytest.mark.parametrize("num_tokens", [1, 2, 6])
+@pytest.mark.parametrize("assistant", ["another Groma", "a text-only model"])
+def test_assisted_decoding_where_every_slot_is_used(model, inputs, assistant, num_tokens):
+    """The library hands an assistant no mask where nothing is off."""
+    given = {
+        **one(inputs, 0),
+        "ground_boxes": torch.rand(1, MAX_REGIONS, 4, generator=torch.manual_seed(0)) * 0.2 + 0.2,
+    }
+    assert model(**given).num_regions == MAX_REGIONS
+    amount = {"max_new_tokens": num_tokens, "min_new_tokens": num_tokens}
+    assert torch.equal(
+        new_tokens(model, given, **ASSISTANTS[assistant](model), **amount), new_tokens(model, given, **amount)
+    )
+
+
+@pytest.mark.parametrize("assistant", ["a text-only model", "another Groma", "prompt lookup"])
+def test_assisted_decoding_of_embeddings_is_refused(model, inputs, assistant):
+    single = one(inputs, 0)
+    single["inputs_embeds"] = model.get_input_embeddings()(single.pop("input_ids"))
+    with pytest.raises(ValueError, match="pass `input_ids` instead of `inputs_embeds`"):
+        model.generate(**single, **GREEDY, **ASSISTANTS[assistant](model))
+    text = {"inputs_embeds": model.get_input_embeddings()(torch.tensor([[1, 7, 8]]))}
+    with pytest.raises(ValueError, match="pass `input_ids` instead of `inputs_embeds`"):
+        model.generate(**text, **GREEDY, **ASSISTANTS[assistant](model))
+
+
 def test_an_assistant_sees_the_image(model, inputs):
     """A copy of the model drafts what the model says: its drafts are accepted as a whole."""
     single = one(inputs, 0)
@@ -265,6 +291,17 @@ def test_given_regions(model, inputs):
     assert torch.equal(model.generate(**marked, **given)[:, -6:], model.generate(**written, **given)[:, -6:])
     with pytest.raises(ValueError, match="together"):
         model.generate(**inputs, proposal_boxes=ground, **GREEDY)
+    for scores in (torch.ones(3, 2), torch.ones(1), torch.ones(1, 1), torch.ones(3)):
+        with pytest.raises(ValueError, match=r"`proposal_scores` must have shape \(3, 1\)"):
+            model.generate(**inputs, proposal_boxes=ground, proposal_scores=scores, **GREEDY)
+
+
+def test_no_proposals_at_all(model, inputs):
+    """As where all of them are padding."""
+    expected = model(**inputs, proposal_boxes=torch.zeros(3, 2, 4), proposal_scores=torch.zeros(3, 2))
+    given = model(**inputs, proposal_boxes=torch.zeros(3, 0, 4), proposal_scores=torch.zeros(3, 0))
+    assert given.num_regions.tolist() == [0, 0, 0]
+    assert torch.equal(given.logits, expected.logits)
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
@@ -499,3 +536,18 @@ def test_prompts_that_are_too_long_are_refused_before_any_work(monkeypatch):
     with pytest.raises(ValueError, match=f"has {limit + 1} tokens"):
         model._check_prompt_length(ids, mask)
     assert model._check_prompt_length(ids[:, :limit], None) is None and model._check_prompt_length(None, None) is None
+
+
+def test_a_later_turn_that_is_too_long_is_refused():
+    """With its new tokens alone, too: those in the cache count, but not what is off."""
+    model = tiny_model(box_score_threshold=0.5)
+    limit = model.config.text_config.max_position_embeddings
+    first = model.generate(**tiny_inputs(model.config, batch_size=1), max_new_tokens=1, return_dict_in_generate=True)
+    cache = first.past_key_values
+    used = int(cache.groma_prompt.attention_mask.sum())
+    assert used < cache.get_seq_length()
+    new = torch.full((1, limit - used + 1), 7)
+    with pytest.raises(ValueError, match=f"has {limit + 1} tokens, but the language model reads {limit}"):
+        model.generate(new, past_key_values=cache, max_new_tokens=1)
+    output = model.generate(new[:, 1:], past_key_values=cache, max_new_tokens=1)
+    assert output.shape == (1, limit - used + 1)

@@ -163,6 +163,7 @@ class TestForward:
         ("change", "message"),
         [
             ({"pixel_values": torch.zeros(2, 3, 64, 64)}, "56, 56"),
+            ({"pixel_values": torch.zeros(2, 3, 56, 56, dtype=torch.uint8)}, "must be floats.*torch.uint8"),
             ({"pixel_values": torch.zeros(3, 3, 56, 56)}, "at most one image"),
             ({"pixel_values": torch.zeros(1, 3, 56, 56)}, "at most one image"),
             ({"refer_boxes": torch.full((2, 1, 4), 0.3)}, "user box"),

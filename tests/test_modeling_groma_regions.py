@@ -193,6 +193,16 @@ def test_padding_rows_of_proposals_take_no_part_even_without_a_threshold():
     assert not nothing.mask.any() and not nothing.boxes.any()
 
 
+def test_no_proposals_at_all_leave_the_boxes_that_are_given():
+    settings = {"max_regions": 3, "nms_threshold": 0.6, "score_threshold": 0.15}
+    none = torch.zeros(2, 0, 4), torch.zeros(2, 0)
+    assert select_regions(*none, **settings).mask.tolist() == [[False] * 3] * 2
+    box = torch.tensor([[[0.5, 0.5, 0.2, 0.2]], [[0.0] * 4]])
+    selection = select_regions(*none, refer_boxes=box, **settings)
+    assert selection.mask.tolist() == [[True, False, False], [False] * 3]
+    assert torch.equal(selection.boxes[0, 0], box[0, 0])
+
+
 @pytest.mark.parametrize("side", [2, 3])
 def test_a_box_has_a_width_and_a_height(side):
     boxes = in_a_row(3)

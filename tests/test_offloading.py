@@ -111,6 +111,31 @@ def test_everything(built, tmp_path, kind, offload):
     assert_equal_results(model, kind, expected)
 
 
+@pytest.mark.parametrize("name", [None, "model.vision_tower"])
+def test_the_device_of_inputs(built, name):
+    """Not that of weights that are elsewhere: what is moved there would be lost."""
+    model = copy.deepcopy(built["whole"][0])
+    if name is None:
+        model = cpu_offload(model, execution_device=CPU)
+    else:
+        device_map = {"": "cpu", name: "cpu"}
+        model = dispatch_model(model, device_map, main_device="cpu", force_hooks=True)
+        attach_align_device_hook(model.get_submodule(name), execution_device=CPU, offload=True)
+    assert next(model.parameters()).device.type == "meta"
+    assert model.device == model.model.device == CPU
+    inputs = {key: value[:1].to(model.device) for key, value in inputs_of("whole").items()}
+    settings = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    expected = built["whole"][0].generate(**inputs, **settings)
+    assert torch.equal(model.generate(**inputs, **settings, prompt_lookup_num_tokens=2), expected)
+    assert torch.equal(built["whole"][0].generate(**inputs, **settings, assistant_model=model), expected)
+
+
+def test_a_model_without_weights_has_no_device():
+    with torch.device("meta"):
+        model = GromaForRegionProposal(tiny_detector_config())
+    assert model.device.type == "meta"
+
+
 @pytest.fixture(scope="module")
 def folders(built, tmp_path_factory) -> dict[str, Path]:
     folders = {kind: tmp_path_factory.mktemp(kind) for kind in KINDS}

@@ -211,6 +211,11 @@ class GromaModel(GromaPreTrainedModel):
         proposal_boxes = boxes_of_images("proposal_boxes", proposal_boxes, len(pixel_values))
         if proposal_scores is not None:
             proposal_scores = exact_boxes(proposal_scores, "proposal_scores")
+            if proposal_scores.shape != proposal_boxes.shape[:2]:
+                raise ValueError(
+                    f"`proposal_scores` must have shape {tuple(proposal_boxes.shape[:2])}, one score for each of `proposal_boxes`, "
+                    f"got {tuple(proposal_scores.shape)}."
+                )
         with no_autocast(pixel_values):
             vision = self._encode_patches(pixel_values, **kwargs)
         if proposal_boxes is None:
@@ -876,11 +881,11 @@ class _Assistant:
     def generate(self, *args, mm_encoder_outputs: dict | None = None, **kwargs):
         """`generate` of the assistant, which is called for every draft."""
         if self._tokens is not None and kwargs.get(CACHE_NAME) is None:
-            kwargs[CACHE_NAME] = self._read_prompt(kwargs["input_ids"], kwargs["attention_mask"])
+            kwargs[CACHE_NAME] = self._read_prompt(kwargs["input_ids"], kwargs.get("attention_mask"))
         # Past a Groma's own `generate`: the prompt is final.
         return GenerationMixin.generate(self._model, *args, **kwargs)
 
-    def _read_prompt(self, input_ids: Tensor, attention_mask: Tensor) -> Cache:
+    def _read_prompt(self, input_ids: Tensor, attention_mask: Tensor | None) -> Cache:
         """The prompt without its last token in a cache: the library hands an assistant's images on in no step."""
         ids = input_ids[:, :-1]
         tokens = torch.cat(self._tokens)[: int((ids == self._model.config.image_token_id).sum())]
@@ -888,7 +893,8 @@ class _Assistant:
         cache.activate_past_recording()
         self._model.model(
             input_ids=ids,
-            attention_mask=attention_mask[:, :-1],
+            # The library drops a mask without zeros.
+            attention_mask=None if attention_mask is None else attention_mask[:, :-1],
             mm_encoder_outputs={"image": GromaImageFeatures(pooler_output=[tokens])},
             cache=cache,
             use_cache=True,
@@ -1046,6 +1052,9 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
             attention_mask = outputs.token_mask
         if shift_labels is not None:
             kwargs["shift_labels"] = shift_labels
+        if labels is None and shift_labels is None and outputs.router_logits is not None:
+            # What routers lose is part of the loss alone, and the library cannot count it in a step with a mask of all tokens.
+            kwargs["output_router_logits"] = False
         predicted = self.model.language_model_head.run(
             self,
             slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep),
@@ -1067,7 +1076,7 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
         )
 
     def _check_prompt_length(self, input_ids: Tensor | None, attention_mask: Tensor | None) -> None:
-        """Refuse a prompt for which the language model has no positions, before images are looked at."""
+        """Refuse a prompt for which the language model has no positions, before images are looked at. Of ids only the shape counts."""
         limit = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         if not limit or input_ids is None:
             return
@@ -1156,6 +1165,8 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
             prompt, visual_tokens, cached = self._continue_generation(
                 prompt_ids, inputs_embeds, attention_mask, refer_boxes, cached, kwargs
             )
+            # What was given may be the new tokens alone.
+            self._check_prompt_length(prompt.attention_mask, prompt.attention_mask)
         _check_positions(kwargs.pop("position_ids", None), prompt.attention_mask)
         kwargs["attention_mask"] = prompt.attention_mask
         if prompt.inputs_embeds is None:
@@ -1204,7 +1215,13 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
                 "`assistant_early_exit` is for models whose own configuration counts their layers, which Groma's does not. Pass "
                 "`prompt_lookup_num_tokens` or an `assistant_model`."
             )
-        if has_cache and (given["assistant_model"] is not None or given["prompt_lookup_num_tokens"] is not None):
+        is_assisted = given["assistant_model"] is not None or given["prompt_lookup_num_tokens"] is not None
+        if is_assisted and kwargs.get("inputs_embeds") is not None:
+            raise ValueError(
+                "Assisted decoding drafts from the ids of the prompt: pass `input_ids` instead of `inputs_embeds`, or leave "
+                "`assistant_model` and `prompt_lookup_num_tokens` out."
+            )
+        if has_cache and is_assisted:
             raise ValueError(
                 "Assisted decoding reads a whole prompt into an empty cache. Pass the whole conversation without "
                 "`past_key_values`, or leave `assistant_model` and `prompt_lookup_num_tokens` out."

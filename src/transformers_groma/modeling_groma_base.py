@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
@@ -169,6 +171,19 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
                 )
 
     @property
+    def device(self) -> torch.device:
+        """Where inputs go. The library says "meta" of a model whose first part is offloaded; there it is where that computes."""
+        device = super().device
+        if device.type != "meta":
+            return device
+        for module in self.modules():
+            hook = getattr(module, "_hf_hook", None)
+            for part in getattr(hook, "hooks", (hook,)):
+                if getattr(part, "execution_device", None) is not None:
+                    return torch.device(part.execution_device)
+        return device
+
+    @property
     def dtype(self) -> torch.dtype:
         # While it saves, the library writes this into config.json.
         return self._dtype_to_save or super().dtype
@@ -188,7 +203,7 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
 
         `config.json` gets the dtype of the language model, see the class.
         """
-        if "state_dict" in kwargs:
+        if "state_dict" in kwargs or self._has_ambiguous_names():
             kwargs.setdefault("save_original_format", False)
         dtypes = part_dtypes(kwargs.get("state_dict") or dict(self.named_parameters()))
         main = dtypes.pop("model", None)
@@ -206,6 +221,16 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
         finally:
             self._dtype_to_save = None
 
+    def _has_ambiguous_names(self) -> bool:
+        """Whether two parts have a way of their own to write weights of one name. The library takes one of them for both."""
+        names = Counter(
+            name
+            for conversion in get_model_conversion_mapping(self, add_legacy=False)
+            if isinstance(conversion, WeightConverter)
+            for name in conversion.target_patterns
+        )
+        return any(count > 1 for count in names.values())
+
     def _encode_patches(self, pixel_values: Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """Run the vision encoder, all hidden states included. Checks the image size before any work."""
         size = self.config.vision_config.image_size
@@ -213,6 +238,11 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
             raise ValueError(
                 f"`pixel_values` must have shape (number of images, channels, {size}, {size}), got "
                 f"{tuple(pixel_values.shape)}. Let the model's own processor prepare the images."
+            )
+        if not pixel_values.is_floating_point():
+            raise ValueError(
+                f"`pixel_values` must be floats, rescaled and normalized, got {pixel_values.dtype}. Let the model's own processor "
+                "prepare the images."
             )
         dtype = computing_dtype(self.vision_tower, pixel_values.dtype)
         return self.vision_tower(pixel_values.to(dtype), output_hidden_states=True, return_dict=True, **kwargs)

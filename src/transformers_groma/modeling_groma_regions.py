@@ -109,6 +109,9 @@ def select_regions(
     [[True, True, False, False]]
     """
     boxes, scores = boxes.detach().float(), scores.detach().float()
+    if boxes.shape[1] == 0:
+        # No proposals at all are as one row that pads.
+        boxes, scores = boxes.new_zeros(len(boxes), 1, 4), scores.new_zeros(len(boxes), 1)
     refer_boxes = boxes.new_zeros(boxes.shape[0], 0, 4) if refer_boxes is None else refer_boxes.to(boxes)
     ground_boxes = boxes.new_zeros(boxes.shape[0], 0, 4) if ground_boxes is None else ground_boxes.to(boxes)
     num_refer, num_proposals, num_ground = refer_boxes.shape[1], boxes.shape[1], ground_boxes.shape[1]
