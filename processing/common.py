@@ -2,7 +2,7 @@
 
 import io
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,10 +23,9 @@ UNKNOWN_CATEGORY = "annotation of a category that the file does not list"
 
 def positive_int(text: str) -> int:
     """Type of an option that counts something."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} must be a positive integer")
+    return int(text)
 
 
 def script_parser(
@@ -139,7 +138,8 @@ def run_script(
             options=_row_options(args, convert, rows_version),
         )
     except (OSError, ValueError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        is_of_file = isinstance(error, OSError) and error.filename is not None
+        print(f"error: {error.strerror}: {error.filename!r}" if is_of_file else f"error: {error}", file=sys.stderr)
         return 2
     if report.rows == 0 and args.shard is None:
         print(

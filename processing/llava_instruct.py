@@ -112,6 +112,8 @@ def convert(record: Mapping[str, Any], images: Path, source: str) -> Iterator[di
     name = record.get("image")
     if name is not None and not isinstance(name, str):
         raise SkipRecord("more than one picture")
+    if name is None and any(_IMAGE_MARK in str(turn.get("value")) for turn in record["conversations"]):
+        raise SkipRecord("the conversation shows a picture, but the record names none in `image`")
     picture = None if name is None else read_picture(images, name)
     yield conversation_row(picture, str(record.get("id", name or "")), [], turns, source)
 

@@ -2,6 +2,7 @@ import doctest
 import importlib
 import json
 import re
+from argparse import ArgumentTypeError
 from functools import partial
 from pathlib import Path
 
@@ -222,7 +223,7 @@ def test_options_that_a_script_does_not_have():
     assert (args.overwrite, args.limit, args.preview, args.output) == (False, None, None, Path("x"))
     assert positive_int("1") == 1
     for text in ("0", "-1", "1.5", "many"):
-        with pytest.raises(ValueError):
+        with pytest.raises(ArgumentTypeError, match=f"'{text}' must be a positive integer"):
             positive_int(text)
 
 
@@ -265,6 +266,11 @@ def test_files_that_cannot_be_read_are_one_line(tmp_path, error, capsys):
 
     assert run_text(tmp_path, text_row, load) == 2
     assert capsys.readouterr().err == f"error: {error}\n" and not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path, capsys):
+    assert run_text(tmp_path, text_row, lambda: (tmp_path / "a.json").read_text()) == 2
+    assert capsys.readouterr().err == f"error: No such file or directory: {str(tmp_path / 'a.json')!r}\n"
 
 
 def test_a_mistake_of_a_script_is_not_hidden(tmp_path):

@@ -50,6 +50,15 @@ def test_conversations_with_and_without_a_picture(tmp_path):
     assert set(rows["source"]) == {"llava_instruct"} and rows["boxes_xyxy"] == [[]] * 4
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_picture_that_no_name_is_given_of(tmp_path, number):
+    record = {"id": "1", "conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A bus."}]}
+    assert len(list(llava_instruct.convert(record, tmp_path, "llava"))) == 1
+    record["conversations"][number]["value"] += " <image>"
+    with pytest.raises(SkipRecord, match="names none in `image`"):
+        list(llava_instruct.convert(record, tmp_path, "llava"))
+
+
 def test_loose_ends_of_a_conversation_go():
     question, answer = [text_part("What?")], [text_part("That.")]
     assert llava_instruct.read_turns(turns("Hello!", "What?", "That.", first="gpt")) == [(question, answer)]
