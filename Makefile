@@ -47,13 +47,13 @@ kernels: $(STAMP)  ## compile deformable attention and ROIAlign for this machine
 	-$(BIN)/python kernels/build_local.py kernels/ms-deform-attn
 	-$(BIN)/python kernels/build_local.py kernels/roi-align
 
-train-tiny: kernels  ## train hub_configs/groma-tiny from nothing, in output/groma-tiny; goes on where it was stopped
+train-tiny: kernels  ## train hub_configs/groma-tiny from nothing, in output/groma-tiny; resumes where it was stopped
 	$(OFFLINE) $(BIN)/python hub_configs/train_groma_tiny.py
 
 # Benchmark and the synthetic scenes that it asks about.
 TINY_TESTS := rec:rec lvis-ground:grounding region-caption:region-caption grounded-caption:grounded-caption detection:detection
 
-evaluate-tiny: kernels  ## all benchmarks on scenes that groma-tiny never saw; writes the figures into its card
+evaluate-tiny: kernels  ## all benchmarks on scenes that groma-tiny never saw; writes the metrics into its card
 	set -e; for pair in $(TINY_TESTS); do \
 	  benchmark=$${pair%%:*}; task=$${pair##*:}; \
 	  evaluation=$$(test $$task = detection || echo --evaluation); \

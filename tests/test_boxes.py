@@ -245,6 +245,23 @@ def test_one_wrong_box_among_right_ones_is_named():
         B.prepare_user_boxes([[0.1, 0.1, 0.2, 0.2], [1, 1, 9, 9]], 10, 10, normalized=True)
 
 
+def test_fractions_without_normalized_are_named():
+    """Fractions are no larger than 1; whoever points at the first pixel of an image would be the first."""
+    for box, box_format in (([0.1, 0.2, 0.5, 0.6], "xyxy"), ([0, 0, 1, 1], "xyxy"), ([0.4, 0.4, 0.5, 0.5], "cxcywh")):
+        with pytest.raises(
+            ValueError, match=r"`boxes\[1\]` = .* within the first pixel of the 20x10 .*`normalized=True`"
+        ):
+            B.prepare_user_boxes([[3, 3, 2, 2] if box_format != "xyxy" else [1, 1, 9, 9], box], 10, 20, box_format)
+        assert len(B.prepare_user_boxes([box], 10, 20, box_format, normalized=True)) == 1
+    for side in range(4):  # one corner that lies in another pixel is enough
+        box = [0.25, 0.25, 1.0, 1.0]
+        box[side] = 1.5 if side >= 2 else -0.5
+        assert len(B.prepare_user_boxes([box], 10, 20)) == 1
+    assert B.prepare_user_boxes([[0, 0, 1, 1]], 1, 1).tolist() == [[0, 0, 1, 1]]
+    with pytest.raises(ValueError, match="first pixel"):
+        B.prepare_user_boxes([[0, 0, 1, 1]], 1, 2)
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_boxes_must_have_an_area_along_both_axes(axis):
     def box(size: float) -> list[list[float]]:

@@ -456,7 +456,7 @@ def test_bad_input(pipe, photos, arguments, message):
 
 
 def test_bad_image_is_named_by_its_place(pipe, photos):
-    with pytest.raises(ValueError, match=r"sample 2 is no image"):
+    with pytest.raises(ValueError, match=r"sample 2 is not an image"):
         pipe([*photos[:2], 7])
 
 

@@ -85,9 +85,12 @@ CASES = {
         {"images": "no_such_file.jpg"},
         r"`images` of sample 0 cannot be read.*'no_such_file.jpg'",
     ),
-    "number as an image": ({"images": 42}, r"`images` of sample 0 is no image: 42\. Pass a PIL image"),
-    "dict as an image": ({"images": {"path": "a.jpg"}}, r"`images` of sample 0 is no image: \{'path'"),
-    "second image is none": ({"images": [IMAGE, 3.5], "text": ["a", "b"], "boxes": None}, r"of sample 1 is no image"),
+    "number as an image": ({"images": 42}, r"`images` of sample 0 is not an image: 42\. Pass a PIL image"),
+    "dict as an image": ({"images": {"path": "a.jpg"}}, r"`images` of sample 0 is not an image: \{'path'"),
+    "second image is none": (
+        {"images": [IMAGE, 3.5], "text": ["a", "b"], "boxes": None},
+        r"of sample 1 is not an image",
+    ),
     "vector as an image": ({"images": np.zeros(7, np.uint8)}, r"`images` of sample 0 is an array of shape \(7,\)"),
     "array with two channels": ({"images": np.zeros((9, 9, 2), np.uint8)}, r"array of shape \(9, 9, 2\).*1, 3 or 4"),
     "image of one pixel": (

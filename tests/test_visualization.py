@@ -309,6 +309,14 @@ def test_dashes_have_an_edge_that_shows_on_white():
     assert BLACK in pixels_along(drawn, 19, 80, 180) and WHITE in pixels_along(drawn, 21, 80, 180)
 
 
+def test_the_edge_of_dashes_grows_with_the_image():
+    """Else dashes are white on white where a large, bright image is shown small."""
+    for size, edge in ((300, 1), (1320, 1), (1980, 2), (3300, 3)):
+        canvas = _Canvas(Image.new("RGB", (size, size), WHITE))
+        canvas.draw_dashed([_Mark((50.0, 60.0, 250.0, 240.0), WHITE)], canvas.line_width)
+        assert colored(canvas.image, BLACK) == (50 - edge, 60 - edge, 250 + edge, 240 + edge)
+
+
 def test_image_keeps_its_place_above_the_caption():
     answer = ground_text("<p>a dog</p> <roi><r0></roi> runs.", torch.tensor([[5.0, 5, 40, 40]]))
     for size in ((64, 48), (640, 425)):

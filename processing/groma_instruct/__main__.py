@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         if not args.images.is_dir():
-            raise ValueError(f"--images {args.images} is no folder.")
+            raise ValueError(f"--images {args.images} is not a folder.")
         with one_writer(args.output, "groma_instruct"):
             return args.run(args)
     except (OSError, ValueError, ImportError) as error:

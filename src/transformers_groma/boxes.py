@@ -182,8 +182,8 @@ def prepare_user_boxes(
         `Tensor` of shape `(n, 4)`, float32: `xyxy` boxes in pixels, inside the image.
 
     Raises:
-        ValueError: wrong shape, a value that is not finite, an inverted or empty box, or a box that is more than
-            1 pixel outside of the image. Boxes that stick out by at most 1 pixel are clipped.
+        ValueError: wrong shape, a value that is not finite, an inverted or empty box, pixels that look like fractions, or a
+            box that is more than 1 pixel outside of the image. Boxes that stick out by at most 1 pixel are clipped.
 
     Example:
     >>> prepare_user_boxes([[10, 10, 100.5, 50]], height=80, width=100).tolist()
@@ -225,6 +225,14 @@ def prepare_user_boxes(
             "numbers mean something else."
         )
     size = values.new_tensor([width, height, width, height])
+    # Nobody points at the first pixel of an image: whoever passes such a box means fractions.
+    fractions = ((values >= 0) & (values <= 1)).all(dim=-1) & (size.max() > 1)
+    if not normalized and fractions.any():
+        label, pixels = first(fractions)
+        raise ValueError(
+            f"{label} lies within the first pixel of the {width}x{height} (width x height) image ({pixels}). Pass pixels, or "
+            "`normalized=True` for fractions of the image."
+        )
     overhang = torch.maximum(-values, values - size).amax(dim=-1)
     if (overhang > MAX_OVERHANG_PIXELS).any():
         label, pixels = first(overhang > MAX_OVERHANG_PIXELS)

@@ -135,7 +135,7 @@ def open_image(image: Any, index: int) -> Any:
         ) from error
     if not isinstance(image, (Image.Image, np.ndarray, torch.Tensor)):
         raise ValueError(
-            f"{name} is no image: {_short(image)}. Pass a PIL image, an array, a tensor, a path, a URL or base64 text."
+            f"{name} is not an image: {_short(image)}. Pass a PIL image, an array, a tensor, a path, a URL or base64 text."
         )
     try:
         # Floats wait for the image processor, which knows whether they are to be rescaled.

@@ -269,10 +269,10 @@ class _Canvas:
         for mark in marks:
             x1, y1, x2, y2 = self._clipped(mark.box)
             self.boxes[x1, y1, x2, y2] = None
-            half = line_width / 2
+            half, edge = line_width / 2, max(1, line_width // 4)
             left, top, right, bottom = x1 + half, y1 + half, max(x1 + half, x2 - half), max(y1 + half, y2 - half)
             for dash in dashes((left, top, right, bottom), 4 * line_width):
-                for grown, color in ((half + 1, BLACK), (half, mark.color)):
+                for grown, color in ((half + edge, BLACK), (half, mark.color)):
                     corners = (dash[0] - grown, dash[1] - grown, dash[2] + grown - 1, dash[3] + grown - 1)
                     self.draw.rectangle([round(value) for value in corners], fill=color)
 

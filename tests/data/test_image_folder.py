@@ -647,8 +647,11 @@ def test_a_bad_file(tmp_path, text, message):
 def test_no_file_points_to_the_folder_that_has_one(folder):
     with pytest.raises(FileNotFoundError, match=f"has no metadata.jsonl. Pass {folder}"):
         read_metadata(folder.parent)
-    with pytest.raises(FileNotFoundError, match="a line a picture"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         read_metadata(folder / "nowhere")
+    (folder / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty has no metadata.jsonl. Write it, one line an image"):
+        read_metadata(folder / "empty")
 
 
 @pytest.mark.parametrize(

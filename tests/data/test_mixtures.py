@@ -69,7 +69,7 @@ def test_specs(text, expected):
     "text", ["", "data/vg:", "data/vg:half", "data/vg:0,5", "data/vg@", "data/vg@a b", "data/vg:nan"]
 )
 def test_what_is_no_spec(text):
-    with pytest.raises(ValueError, match=f"^{re.escape(repr(text))} is no dataset: write PATH"):
+    with pytest.raises(ValueError, match=f"^{re.escape(repr(text))} is not a dataset: write PATH"):
         parse_dataset_spec(text)
 
 
@@ -138,7 +138,7 @@ def test_a_mistyped_folder_is_looked_for_on_the_hub(data, path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(
-        FileNotFoundError, match=f"^{path} is no folder and no file here .*, and not to be had from the Hub: "
+        FileNotFoundError, match=f"^{path} is neither a folder nor a file here .*, and not available on the Hub: "
     ):
         load_rows(parse_dataset_spec(path))
 

@@ -213,7 +213,7 @@ def test_mistakes_leave_the_card_alone(model_dir, run, tmp_path):
         with pytest.raises(error, match=message):
             add_results_to_card(model_dir, paths)
     assert (model_dir / "README.md").read_text() == CARD and not (model_dir / ".eval_results").exists()
-    with pytest.raises(FileNotFoundError, match="is no folder"):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
         add_results_to_card(tmp_path / "nothing", run("a"))
 
 

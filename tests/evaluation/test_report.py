@@ -33,7 +33,7 @@ def cells(report: str, name: str) -> list[str]:
 
 def test_figures_stand_beside_those_of_the_paper():
     report = markdown_report(rec.BENCHMARK, results(**{"acc@0.5": 0.5, "mean_iou": 0.25}))
-    assert cells(report, "figure")[:3] == ["figure", "this run", "Groma-7B (paper)"]
+    assert cells(report, "metric")[:3] == ["metric", "this run", "Groma-7B (paper)"]
     assert cells(report, "acc@0.5")[:3] == ["acc@0.5", "50.00", "89.53"]
     assert cells(report, "mean_iou")[:3] == ["mean_iou", "25.00", ""]
     assert cells(report, "missing")[1] == "not computed"
@@ -55,7 +55,7 @@ def test_figures_stand_beside_those_of_the_paper():
 def test_other_data_have_no_figures_of_the_paper_beside_them(change):
     run = Results("rec", {"acc@0.5": 0.5}, {**SETTINGS, **change}, 10, 4.0, True)
     report = markdown_report(rec.BENCHMARK, run)
-    assert cells(report, "figure") == ["figure", "this run", "meaning"]
+    assert cells(report, "metric") == ["metric", "this run", "meaning"]
     assert "paper)" not in report.replace("(the paper's)", "") and "89.53" not in report
     assert "## Groma-7B" not in report
 

@@ -133,7 +133,7 @@ def test_bad_arguments_and_files(tmp_path):
     with pytest.raises(ValueError, match="`batch_size` must be at least 1, got 0"):
         answer_dataset(Echo(), rows, tmp_path, batch_size=0)
     (tmp_path / "predictions.jsonl").write_text('{"index": 0}\n')
-    with pytest.raises(ValueError, match=r"predictions.jsonl, record 1 is no answer \(KeyError"):
+    with pytest.raises(ValueError, match=r"predictions.jsonl, record 1 is not an answer \(KeyError"):
         answer_dataset(Echo(), rows, tmp_path, progress=False)
     (tmp_path / "predictions.jsonl").unlink()
     answer_dataset(Echo(), rec_dataset(3), tmp_path, progress=False)

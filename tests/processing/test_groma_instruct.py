@@ -139,7 +139,7 @@ def test_select(tmp_path, capsys):
         ("--region-descriptions", [{"id": 1}], "is not a list of images with `id` and `regions`"),
         ("--captions", [1], "has another layout than COCO captions"),
         ("--question-answers", None, "No such file"),
-        ("--images", None, "is no folder"),
+        ("--images", None, "is not a folder"),
     ],
 )
 def test_files_of_another_layout(tmp_path, capsys, option, content, message):

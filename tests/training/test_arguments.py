@@ -10,7 +10,7 @@ from trl import ModelConfig, SFTConfig
 
 from transformers_groma.data.mixtures import parse_dataset_spec
 from transformers_groma.training.alignment import ALIGNMENT_PARTS, AlignmentArguments
-from transformers_groma.training.arguments import DatasetArguments, parse_arguments
+from transformers_groma.training.arguments import DatasetArguments, loading, parse_arguments
 from transformers_groma.training.conversation_stage import ConversationArguments, choose_parts
 from transformers_groma.training.detection import DetectionArguments, DetectionTrainingArguments
 from transformers_groma.training.sft import SFT_PARTS
@@ -101,12 +101,21 @@ def test_one_part_needs_no_brackets():
     assert ConversationArguments(trainable_parts="projector").trainable_parts == ["projector"]
 
 
-def test_unknown_names_are_errors(config):
+def test_unknown_names_are_errors(config, capsys):
     config.write_text("train_dataset: data/a\n")
     with pytest.raises(ValueError, match="Unknown arguments from config file: .*train_dataset"):
         parse("--config", str(config))
-    with pytest.raises(ValueError, match="not used by the HfArgumentParser: .*--learning_rat"):
+    with pytest.raises(SystemExit, match="2"):
         parse("--learning_rat", "1")
+    message = capsys.readouterr().err
+    assert "unrecognized arguments: --learning_rat 1 (see " in message and len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", [OSError, ValueError])
+def test_errors_of_loading_name_argument_and_value(kind):
+    """The library's own error about a missing model offline names neither."""
+    with pytest.raises(kind, match=r"^--detector 'no/where': Nothing found\.$"), loading("detector", "no/where"):
+        raise kind("Nothing found.")
 
 
 def test_values_of_a_wrong_kind_are_errors(config, capsys):

@@ -399,7 +399,7 @@ def test_wrong_folders_are_errors(tmp_path, model, processor):
     def run(dataset_dir: Path, output_dir: Path, **settings):
         return precompute_regions(model, processor.image_processor, dataset_dir, output_dir, device="cpu", **settings)
 
-    with pytest.raises(FileNotFoundError, match="is no folder"):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
         run(tmp_path / "nowhere", tmp_path / "regions")
     with pytest.raises(FileNotFoundError, match="no files test.*train-00000-of-00001"):
         run(source, tmp_path / "regions", split="test")

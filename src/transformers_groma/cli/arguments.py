@@ -1,6 +1,7 @@
 """Parsers and types of arguments, and what says a mistake in them in one line."""
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,9 @@ class OneLineParser(argparse.ArgumentParser):
     """Reports a mistake in one line, without the usage."""
 
     def error(self, message: str) -> None:
+        if message.endswith(": expected one argument"):
+            option = message.removeprefix("argument ").removesuffix(": expected one argument").split("/")[0]
+            message += f"; a value that begins with a minus sign is written {option}=-1"
         self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
 
 
@@ -35,9 +39,12 @@ class CommandParser(OneLineParser):
             return super().parse_known_args(args, namespace)
         self.is_intermixing = True
         try:
-            return self.parse_known_intermixed_args(args, namespace)
+            namespace, unknown = self.parse_known_intermixed_args(args, namespace)
         finally:
             self.is_intermixing = False
+        if unknown:  # here, as the parser of all commands would point at the wrong help
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return namespace, unknown
 
 
 class VersionAction(argparse.Action):
@@ -99,8 +106,15 @@ def box_xyxy(text: str) -> tuple[float, ...]:
         box = tuple(float(number) for number in text.split(","))
     except ValueError:
         box = ()
+    remedy = "write x1,y1,x2,y2 in pixels, as in 30,212,372,585"
     if len(box) != 4:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a box: write x1,y1,x2,y2 in pixels, as in 30,212,372,585")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a box: {remedy}")
+    if not all(map(math.isfinite, box)):
+        raise argparse.ArgumentTypeError(f"{text!r} are not finite numbers: {remedy}")
+    if box[2] < box[0] or box[3] < box[1]:
+        raise argparse.ArgumentTypeError(f"{text!r} is inverted, x2 < x1 or y2 < y1: {remedy}")
+    if all(0 <= value <= 1 for value in box):
+        raise argparse.ArgumentTypeError(f"{text!r} looks like fractions of the image: {remedy}")
     return box
 
 
@@ -145,8 +159,12 @@ def checked_folder(folder: Path | None) -> Path | None:
     if folder is not None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise CommandError(f"--output {str(folder)!r} is a file: pass a folder.") from error
         except OSError as error:
-            raise CommandError(f"--output {str(folder)!r} cannot be made ({error.strerror}): pass another.") from error
+            raise CommandError(
+                f"--output {str(folder)!r} cannot be created ({error.strerror}): pass another folder."
+            ) from error
         if not os.access(folder, os.W_OK):
             raise CommandError(f"--output {str(folder)!r} cannot be written to: pass another folder.")
     return folder

@@ -71,8 +71,9 @@ def run_chat(arguments: argparse.Namespace) -> None:
         marks = question.count(REGION_MARK)
         if marks != len(arguments.boxes):
             raise CommandError(
-                f"QUESTION has {marks} {REGION_MARK} marks for {len(arguments.boxes)} --box: write one {REGION_MARK} for "
-                f'each box, as in "What is {REGION_MARK}?", or leave QUESTION out for the default one. Got {question!r}.'
+                f"QUESTION {question!r} has {marks} {REGION_MARK} marks for {len(arguments.boxes)} --box: write one "
+                f'{REGION_MARK} for each --box, as in "What is {REGION_MARK}?" --box 30,212,372,585, or leave QUESTION out '
+                "for the default one."
             )
     image = open_upright(arguments.image)
     check_boxes(arguments.boxes, image)

@@ -4,7 +4,7 @@ import argparse
 import ast
 from pathlib import Path
 
-from .arguments import CommandError, CommandParser, add_command, checked_folder, errors_of, natural, positive
+from .arguments import CommandError, CommandParser, add_command, checked_folder, errors_of, natural, positive, share
 from .models import source_checkout
 from .output import note, write_png
 
@@ -44,7 +44,7 @@ def add_data(commands: "argparse._SubParsersAction") -> None:
             "folder",
             help=FOLDER_HELP,
             description=f"{FOLDER_HELP[0].upper()}{FOLDER_HELP[1:]}, in the layout of Hugging Face's imagefolder with a text "
-            "for each box, one line a picture:\n\n"
+            "for each box, one line an image:\n\n"
             '{"file_name": "a.jpg", "objects": {"bbox": [[30, 212, 342, 373]], "text": ["a cat"]}}',
             epilog="example: groma data folder photos/train --output data/photos --preview 8\n"
             "         groma data folder photos/validation --output data/photos --split validation",
@@ -88,7 +88,7 @@ def _add_shapes_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--position-share",
         metavar="P",
-        type=float,
+        type=share,
         default=0.15,
         help="how many questions of the task rec tell objects apart by position (default: %(default)s)",
     )

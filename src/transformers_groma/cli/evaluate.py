@@ -105,7 +105,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         raise CommandError(f"--card {str(arguments.card)!r} is not a folder: pass that of a model.")
     is_judged = arguments.benchmark == "llava-bench"
     if not is_judged and (arguments.images is not None or arguments.judge is not None):
-        raise CommandError(f"--images and --judge are of llava-bench: leave them out for {arguments.benchmark}.")
+        raise CommandError(f"--images and --judge belong to llava-bench: leave them out for {arguments.benchmark}.")
     model_types = ("groma", "groma_region_proposal") if arguments.benchmark == "detection" else ("groma",)
     model = checked_model(arguments.model, model_types)
     try:

@@ -114,6 +114,8 @@ def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    if Path(model).is_file():
+        raise CommandError(f"--model {model!r} is a file: pass the folder or the Hub name of a model.")
     is_folder = Path(model).is_dir()
     if not is_folder and (Path(model).is_absolute() or model.startswith(".") or model.count("/") > 1):
         raise CommandError(

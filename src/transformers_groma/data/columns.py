@@ -155,7 +155,7 @@ def check_columns(features: Features | None, schema: Schema) -> None:
     for name, feature in FEATURES[schema].items():
         if name not in features:
             raise ValueError(
-                f"A {schema} dataset needs the column {name!r} ({feature}); found {', '.join(map(repr, features))}."
+                f"{'An' if schema == 'evaluation' else 'A'} {schema} dataset needs the column {name!r} ({feature}); found {', '.join(map(repr, features))}."
             )
         if features[name] != feature and not isinstance(feature, Image):
             raise ValueError(f"Column {name!r} of a {schema} dataset must be {feature}, found {features[name]}.")

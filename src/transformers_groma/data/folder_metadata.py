@@ -47,8 +47,10 @@ def read_metadata(folder: str | os.PathLike) -> list[FolderImage]:
     """
     path = Path(folder) / METADATA
     if not path.is_file():
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(f"{folder} is not a folder. Pass that of the images and {METADATA}.")
         inner = sorted(Path(folder).glob(f"*/{METADATA}"))
-        remedy = f"Pass {inner[0].parent}." if inner else f"Write it, a line a picture: {EXAMPLE}"
+        remedy = f"Pass {inner[0].parent}." if inner else f"Write it, one line an image: {EXAMPLE}"
         raise FileNotFoundError(f"{folder} has no {METADATA}. {remedy}")
     gathered: dict[str, _Gathered] = {}
     for number, line in enumerate(split_lines(read_text(path)), 1):
@@ -57,7 +59,7 @@ def read_metadata(folder: str | os.PathLike) -> list[FolderImage]:
             _add_line(gathered, Path(folder), number, record, fault)
     images = {key: image.done() for key, image in gathered.items()}
     if not images:
-        raise ValueError(f"{path} is empty. Write a line a picture: {EXAMPLE}")
+        raise ValueError(f"{path} is empty. Write one line an image: {EXAMPLE}")
     if all(not image.lines for image in images.values()):
         fault = next(iter(images.values())).fault
         raise ValueError(f"{path}, {fault.detail}. A line is {EXAMPLE}")

@@ -52,7 +52,7 @@ def parse_dataset_spec(spec: str, default_split: str = "train") -> DatasetSpec:
     except ValueError:
         share = math.nan
     if not re.fullmatch(r"[\w.\-]+", split) or math.isnan(share):
-        raise ValueError(f"{spec!r} is no dataset: write PATH[@SPLIT][:RATIO], as in `data/vg@train:0.2`.")
+        raise ValueError(f"{spec!r} is not a dataset: write PATH[@SPLIT][:RATIO], as in `data/vg@train:0.2`.")
     if not 0 < share <= 1:
         raise ValueError(f"The ratio of {spec!r} must be above 0 and at most 1, got {share:g}.")
     return DatasetSpec(match["path"], split, share)
@@ -93,7 +93,7 @@ def load_rows(spec: DatasetSpec, features: Features | None = None) -> Dataset:
         return load_dataset(spec.path, split=spec.split, features=features)
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
-            f"{spec.path} is no folder and no file here ({Path.cwd()}), and not to be had from the Hub: {error}"
+            f"{spec.path} is neither a folder nor a file here ({Path.cwd()}), and not available on the Hub: {error}"
         ) from error
 
 
@@ -157,7 +157,7 @@ def load_parts(specs: Sequence[str], schema: Schema, seed: int = 0, default_spli
         FileNotFoundError: files that are not there.
     """
     if not specs:
-        raise ValueError("No dataset was given. Name at least one, as PATH[@SPLIT][:RATIO].")
+        raise ValueError("No dataset was given. Name at least one with --train_datasets, as PATH[@SPLIT][:RATIO].")
     parts = []
     for position, spec in enumerate(parse_dataset_spec(text, default_split) for text in specs):
         dataset = load_rows(spec)

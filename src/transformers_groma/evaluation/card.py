@@ -87,7 +87,7 @@ def add_results_to_card(
     """
     model_dir = Path(model_dir)
     if not model_dir.is_dir():
-        raise FileNotFoundError(f"`model_dir` {str(model_dir)!r} is no folder. Pass the folder of the model.")
+        raise FileNotFoundError(f"`model_dir` {str(model_dir)!r} is not a folder. Pass the folder of the model.")
     if isinstance(results_paths, (str, os.PathLike)):
         results_paths = [results_paths]
     if not results_paths:

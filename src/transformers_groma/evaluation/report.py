@@ -19,7 +19,7 @@ REPORT_NAME = "results.md"
 GALLERY_NAME = "gallery.html"
 PACKAGES = ("transformers-groma", "torch", "transformers", "datasets", "faster-coco-eval", "pycocoevalcap")
 SCALE_NOTE = (
-    "Figures are times 100, as papers print them, but those marked with *; `results.json` has them as they are."
+    "Metrics are times 100, as papers print them, except those marked with *; `results.json` has them unscaled."
 )
 # What a reader wants to know first; the rest is in results.json.
 SHOWN_SETTINGS = (
@@ -119,7 +119,7 @@ def markdown_report(
     """
     paper = {entry.figure: entry.value for entry in _of_dataset(benchmark.published, results.settings)}
     lines = [f"# {benchmark.title}", "", SCALE_NOTE, ""]
-    columns = ["figure", "this run", *(["Groma-7B (paper)"] if paper else []), "meaning"]
+    columns = ["metric", "this run", *(["Groma-7B (paper)"] if paper else []), "meaning"]
     lines += [_line(columns), _line(["---", *["---:"] * (len(columns) - 2), "---"])]
     for figure in benchmark.figures:
         cells = [figure.name if figure.is_share else f"{figure.name}*"]

@@ -216,7 +216,7 @@ def read_predictions(output_dir: str | os.PathLike) -> dict[int, Prediction]:
             try:
                 prediction = Prediction.from_dict(record)
             except (KeyError, TypeError) as error:
-                raise ValueError(f"{path}, record {number} is no answer ({error!r}). Remove it.") from error
+                raise ValueError(f"{path}, record {number} is not an answer ({error!r}). Remove it.") from error
             predictions.setdefault(prediction.index, prediction)
     return predictions
 
@@ -545,7 +545,11 @@ def _with_columns(dataset: Dataset, benchmark: Benchmark) -> Dataset:
         else:
             more = [name for name in benchmark.more_columns if name in dataset.features]
             return dataset.select_columns([*FEATURES[schema], *more]).cast_column("image", Image())
-    raise ValueError(f"The rows do not fit `groma evaluate {benchmark.name}`. {' '.join(errors)}")
+    remedy = " `groma data` and the scripts of processing/ make evaluation rows with `--evaluation`."
+    raise ValueError(
+        f"The rows do not fit `groma evaluate {benchmark.name}`. {' '.join(errors)}"
+        f"{remedy if 'evaluation' in benchmark.schemas else ''}"
+    )
 
 
 __all__ = [

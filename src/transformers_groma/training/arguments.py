@@ -1,7 +1,8 @@
 """What the command lines of all training stages share: datasets, YAML files with overrides."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,36 @@ class _StageParser(TrlParser):
 
     def error(self, message: str) -> None:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+    def parse_known_args(self, args=None, namespace=None):
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return namespace, unknown
+
+
+@contextmanager
+def loading(argument: str, source: str) -> Iterator[None]:
+    """Errors of loading a model begin with the argument that names it; the library's own do not always name one.
+
+    Args:
+        argument (`str`): the option without its dashes.
+        source (`str`): its value, a folder or Hub name.
+
+    Raises:
+        OSError, ValueError: those of loading, with argument and value.
+
+    Example:
+    >>> with loading("detector", "no/where"):
+    ...     raise OSError("Nothing found.")
+    Traceback (most recent call last):
+    OSError: --detector 'no/where': Nothing found.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(f"--{argument} {source!r}: {error}") from error
 
 
 def parse_arguments(

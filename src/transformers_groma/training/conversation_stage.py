@@ -18,7 +18,7 @@ from ..modeling_groma import GromaForConditionalGeneration
 from ..modeling_groma_detector import GromaForRegionProposal
 from ..processing_groma import GromaProcessor
 from ..tokenization_groma import groma_tokens
-from .arguments import DatasetArguments, as_list
+from .arguments import DatasetArguments, as_list, loading
 from .collators import ConversationCollator
 from .data_check import ConversationCheck, check_training_rows
 from .model_card import data_details, public_name
@@ -100,7 +100,8 @@ def load_detector_weights(model: GromaForConditionalGeneration, path: str) -> No
     Raises:
         ValueError: the two have parts of different sizes, or use weights of the same size in another way.
     """
-    detector = GromaForRegionProposal.from_pretrained(path, dtype=torch.float32)
+    with loading("detector", path):
+        detector = GromaForRegionProposal.from_pretrained(path, dtype=torch.float32)
     for part, names in SILENT_SETTINGS.items():
         theirs, ours = getattr(detector.config, part).to_dict(), getattr(model.config, part).to_dict()
         for name in names:
@@ -135,8 +136,9 @@ def load_model(
     """
     if not path:
         raise ValueError("`model_name_or_path` is missing: give the folder or the Hub name of a Groma model.")
-    model = GromaForConditionalGeneration.from_pretrained(path, **kwargs)
-    processor = GromaProcessor.from_pretrained(path)
+    with loading("model_name_or_path", path):
+        model = GromaForConditionalGeneration.from_pretrained(path, **kwargs)
+        processor = GromaProcessor.from_pretrained(path)
     if arguments.detector is not None:
         load_detector_weights(model, arguments.detector)
     tokens = groma_tokens(model.config.max_regions)

@@ -41,7 +41,7 @@ from ..evaluation.detection import detected_regions, region_metrics
 from ..image_processing_groma import GromaImageProcessor
 from ..modeling_groma_detector import GromaForRegionProposal
 from ..modeling_groma_proposer import OBJECTNESS_SOURCES
-from .arguments import DatasetArguments, parse_arguments, refuse_hub_token
+from .arguments import DatasetArguments, loading, parse_arguments, refuse_hub_token
 from .augmentation import AUGMENTATIONS, Augmentation, augment, row_generator
 from .callbacks import check_loss
 from .data_check import check_training_rows
@@ -465,15 +465,17 @@ def load_detector(
             "Give one of `model_name_or_path` (a detector or a whole Groma) and `config_name` (random weights)."
         )
     if arguments.config_name is None:
-        model = GromaForRegionProposal.from_pretrained(arguments.model_name_or_path, dtype=torch.float32)
-        return model, AutoImageProcessor.from_pretrained(arguments.model_name_or_path)
+        with loading("model_name_or_path", arguments.model_name_or_path):
+            model = GromaForRegionProposal.from_pretrained(arguments.model_name_or_path, dtype=torch.float32)
+            return model, AutoImageProcessor.from_pretrained(arguments.model_name_or_path)
     if training_args.freeze_vision_tower:
         raise ValueError(
             "`config_name` starts from random weights, which a frozen vision encoder would keep. Set "
             "`freeze_vision_tower` to false, or give a `model_name_or_path` with a pretrained one."
         )
     set_seed(training_args.seed)
-    config = GromaRegionProposalConfig.from_pretrained(arguments.config_name)
+    with loading("config_name", arguments.config_name):
+        config = GromaRegionProposalConfig.from_pretrained(arguments.config_name)
     size = config.vision_config.image_size
     return GromaForRegionProposal(config), GromaImageProcessor(size={"height": size, "width": size})
 

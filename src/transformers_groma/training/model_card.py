@@ -201,7 +201,7 @@ def write_model_card(folder: Path, trainer: Any, kind: ModelKind = "chat") -> No
         if details.get("datasets")
         else "Not told.",
         recipe=_table(("setting", "value"), recipe),
-        metrics=_table(("figure", "value"), [(key, f"{value:.4g}") for key, value in sorted(figures.items())])
+        metrics=_table(("metric", "value"), [(key, f"{value:.4g}") for key, value in sorted(figures.items())])
         if figures
         else "None were measured yet.",
         use=texts.use.format(

@@ -43,7 +43,7 @@ from ..data.shards import footer_digest
 from ..modeling_groma import GromaForConditionalGeneration, GromaModel
 from ..modeling_groma_base import no_autocast
 from ..modeling_groma_detector import GromaForRegionProposal
-from .arguments import parse_arguments
+from .arguments import loading, parse_arguments
 
 PROPOSAL_FEATURES = Features(dict(zip(PROPOSAL_COLUMNS, (BOXES, List(Value("float32"))), strict=True)))
 # Beside the files: whose proposals they are.
@@ -296,7 +296,7 @@ _NO_PROPOSALS = _Proposals(np.zeros((0, 4), dtype=np.float32), np.zeros(0, dtype
 
 def _split_files(dataset_dir: Path, split: str) -> list[Path]:
     if not dataset_dir.is_dir():
-        raise FileNotFoundError(f"`dataset_dir` {dataset_dir} is no folder. Pass one with files {split}*.parquet.")
+        raise FileNotFoundError(f"`dataset_dir` {dataset_dir} is not a folder. Pass one with files {split}*.parquet.")
     files = sorted(dataset_dir.glob(f"{split}*.parquet"))
     if not files:
         found = ", ".join(sorted(path.name for path in dataset_dir.glob("*.parquet"))[:5])
@@ -567,11 +567,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse_arguments(
         (PrecomputeArguments,), argv, "groma train precompute-regions", __doc__.splitlines()[0]
     )
-    # As every training loads it: the detector is float32. Of a whole Groma it is enough.
-    model = GromaForRegionProposal.from_pretrained(arguments.model_name_or_path, dtype=torch.float32)
+    # As every training loads it: the detector is float32, and of a whole Groma it is all we need.
+    with loading("model_name_or_path", arguments.model_name_or_path):
+        model = GromaForRegionProposal.from_pretrained(arguments.model_name_or_path, dtype=torch.float32)
+        image_processor = AutoImageProcessor.from_pretrained(arguments.model_name_or_path)
     report = precompute_regions(
         model,
-        AutoImageProcessor.from_pretrained(arguments.model_name_or_path),
+        image_processor,
         arguments.dataset_dir,
         arguments.output_dir,
         split=arguments.split,
