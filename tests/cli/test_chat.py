@@ -132,7 +132,7 @@ def test_chat_uses_the_embedded_model(run, monkeypatch, tiny_dir):
             [PHOTO, "--colour", "red"],
             ["groma chat: error: unrecognized arguments: --colour red (see groma chat --help)"],
         ),
-        ([PHOTO, "--output", PHOTO], ["--output", PHOTO.name, "is a file: pass a folder"]),
+        ([PHOTO, "--output", PHOTO], ["--output", PHOTO.name, "is a file: pass another"]),
         ([PHOTO, "--model", PHOTO], ["--model", PHOTO.name, "is a file: pass the folder"]),
         ([PHOTO, "--model", "/no/such/model"], ["--model", "/no/such/model", "Hub name"]),
         ([PHOTO, "--model", PHOTO.parent], ["--model", "photos"]),

@@ -160,7 +160,7 @@ def checked_folder(folder: Path | None) -> Path | None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except FileExistsError as error:
-            raise CommandError(f"--output {str(folder)!r} is a file: pass a folder.") from error
+            raise CommandError(f"--output {str(folder)!r} is a file: pass another path.") from error
         except OSError as error:
             raise CommandError(
                 f"--output {str(folder)!r} cannot be created ({error.strerror}): pass another folder."

@@ -32,7 +32,8 @@ IOU_HISTOGRAM_NAME = "iou_histogram.png"
 
 FIGURES = (
     Figure(
-        "acc@0.5", "share of answers whose first box has an IoU above 0.5 with the target; no box counts as wrong (the paper's)"
+        "acc@0.5",
+        "share of answers whose first box has an IoU above 0.5 with the target; no box counts as wrong (the paper's)",
     ),
     Figure("mean_iou", "mean IoU of the first box, 0 where there is none"),
     Figure("missing", "share of answers without a box"),
