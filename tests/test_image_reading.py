@@ -352,8 +352,7 @@ def test_exif_data_that_cannot_be_read(tmp_path, monkeypatch, processor):
     image = Image.new("RGB", (40, 20), "red")
     path = tmp_path / "photo.jpg"
     path.write_bytes(saved(image, "JPEG", exif=b"Exif\0\0" + b"\xff" * 30))
-    assert open_image(path, 0).size == (40, 20)
-    assert warnings_given == ["The EXIF data of an image cannot be read; the image is taken as upright."]
     clean = decode_image(io.BytesIO(saved(image, "JPEG")))
     seen = [processor(images=entry, text="What?", return_tensors="pt")["pixel_values"] for entry in (str(path), clean)]
     assert torch.equal(*seen)
+    assert set(warnings_given) == {"The EXIF data of an image cannot be read; the image is taken as upright."}

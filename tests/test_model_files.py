@@ -90,6 +90,19 @@ def test_links(tmp_path):
             model_files(folder)
         link.unlink()
 
+    (folder / ".git").mkdir()
+    for target in (".env", ".git/README.md", "optimizer.pt", "README.json"):
+        (folder / target).write_text("key")
+        link = folder / "README.md"
+        link.symlink_to(target)
+        with pytest.raises(ValueError, match=r"README\.md is a link to .*, which is not a file of a model"):
+            model_files(folder)
+        link.unlink()
+    (folder / "docs").mkdir()
+    (folder / "docs" / "card.md").write_text("card")
+    (folder / "README.md").symlink_to("docs/card.md")
+    assert names(folder) == ["README.md", "config.json"]
+
     snapshot = tmp_path / "models--org--m" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     blobs = tmp_path / "models--org--m" / "blobs"

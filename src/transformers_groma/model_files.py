@@ -107,7 +107,7 @@ def checked_file(folder: Path, name: str) -> Path:
         `Path`: the file.
 
     Raises:
-        ValueError: it is missing, is not a regular file, or is a link that leads out of the folder.
+        ValueError: it is missing, is not a regular file, or is a link that leads out of the folder or to what is not a file of a model.
     """
     path = folder / name
     if not path.is_file():
@@ -115,6 +115,13 @@ def checked_file(folder: Path, name: str) -> Path:
     target = path.resolve()
     if not any(target.is_relative_to(root) for root in _roots(folder)):
         raise ValueError(f"{path} is a link to {target}, which is outside of the folder. Put the file itself there.")
+    if target.is_relative_to(folder.resolve()):
+        # A known name is no way out for what stays behind: keys in hidden files, optimizer states.
+        is_hidden = any(part.startswith(".") for part in target.relative_to(folder.resolve()).parts)
+        if is_hidden or target.suffix not in ("", path.suffix):
+            raise ValueError(
+                f"{path} is a link to {target}, which is not a file of a model. Put the file itself there."
+            )
     return path
 
 
