@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import (
     AutoModelForCausalLM,
@@ -16,6 +17,8 @@ from transformers import (
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    ViTConfig,
+    ViTModel,
 )
 
 from tests.tiny import TEXT, VISION, spread_proposals, tiny_config, tiny_detector_config
@@ -344,6 +347,34 @@ class TestVisionEncoder:
         with torch.no_grad():
             expected = encoder.eval()(pixels).last_hidden_state
             assert_close(detector.vision_tower(pixels).last_hidden_state, expected, atol=1e-4, rtol=1e-4)
+
+    def test_a_pooler_may_be_missing_and_nothing_else(self, tmp_path):
+        sizes = {name: VISION[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
+        config = ViTConfig(**sizes, intermediate_size=8, image_size=448, patch_size=56)
+        ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "vit")
+        out = assemble_components(tmp_path / "out", vision_encoder=tmp_path / "vit")
+        saved, written = (load_file(folder / "model.safetensors") for folder in (tmp_path / "vit", out))
+        assert not any(name.startswith("pooler.") for name in saved)
+        assert all(torch.equal(written[f"vision_tower.{name}"], weight) for name, weight in saved.items())
+        lost = saved.pop("layernorm.weight")
+        save_file(saved, tmp_path / "vit" / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ValueError, match="`vision_encoder` .* lack 1 weights .* such as 'layernorm.weight'"):
+            assemble_components(tmp_path / "second", vision_encoder=tmp_path / "vit")
+        save_file(
+            {**saved, "layernorm.weight": lost[1:].clone()},
+            tmp_path / "vit" / "model.safetensors",
+            metadata={"format": "pt"},
+        )
+        with pytest.raises(ValueError, match=r"its weight 'layernorm.weight' has the shape"):
+            assemble_components(tmp_path / "second", vision_encoder=tmp_path / "vit")
+
+    def test_settings_of_a_much_larger_model(self, tmp_path):
+        config = Dinov2Config(**{**VISION, "image_size": 448})
+        Dinov2Model(config).save_pretrained(tmp_path / "vision")
+        Dinov2Config(**{**VISION, "hidden_size": 8192, "num_attention_heads": 8}).save_pretrained(tmp_path / "vision")
+        with pytest.raises(ValueError, match="config.json describes a model of .* weights, but the files hold"):
+            assemble_components(tmp_path / "out", vision_encoder=tmp_path / "vision")
+        assert not (tmp_path / "out").exists()
 
 
 def test_other_combinations(tmp_path):

@@ -148,6 +148,9 @@ def test_targets_that_stick_out_end_at_the_edges_of_the_image(size):
     for side in (is_target[0], is_target[-1], is_target[:, 0], is_target[:, -1]):
         assert 0.3 < side.mean() < 0.8
     assert not is_target[20:-20, 20:-20].any()
+    # As much of the line is seen at every edge.
+    for lines in (is_target[:, 30:-30].any(axis=1), is_target[30:-30].any(axis=0)):
+        assert lines[:20].sum() > 1 and lines[:20].tolist() == lines[:-21:-1].tolist()
 
 
 def test_a_target_shows_under_a_box_of_the_answer():
