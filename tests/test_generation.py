@@ -358,6 +358,12 @@ def test_features_without_visual_tokens(model, inputs):
     rest = {name: value for name, value in inputs.items() if name != "pixel_values"}
     with pytest.raises(ValueError, match="have no `pooler_output`: pass the whole result of `get_image_features`"):
         model.generate(mm_encoder_outputs={"image": features}, **rest, **GREEDY)
+    for call in (
+        lambda: model(mm_encoder_outputs={"image": features}, **rest),
+        lambda: model.encode_regions(features, torch.full((3, 1, 4), 0.3)),
+    ):
+        with pytest.raises(ValueError, match="have no `pooler_output`"):
+            call()
 
 
 def test_continuing_from_a_cache(model, inputs):

@@ -175,6 +175,7 @@ class GromaModel(GromaPreTrainedModel):
                 "`refer_boxes` need features with `region_feature_maps`, as `get_image_features` returns them: regions are "
                 "encoded from these. Pass its whole result, or `pixel_values`."
             )
+        _check_visual_tokens(features)
         refer_boxes = boxes_of_images("refer_boxes", refer_boxes, len(features.region_mask))
         proposals = GromaRegionProposerOutput(pred_boxes=features.proposal_boxes, scores=features.proposal_scores)
         selection = self._select_regions(proposals, refer_boxes, permute=self.training)
@@ -538,6 +539,7 @@ class GromaModel(GromaPreTrainedModel):
                 inputs_embeds, prompt.placeholder_mask, visual_tokens, prompt.image_index
             )
         elif features is not None:
+            _check_visual_tokens(features)
             visual_tokens = torch.cat(list(features.pooler_output)).to(inputs_embeds.device, inputs_embeds.dtype)
             placeholder_mask = self.get_placeholder_mask(input_ids, inputs_embeds)
             if features.prompt_length is not None:
@@ -1269,10 +1271,7 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
         prompt = self.model.prepare_prompt(input_ids, inputs_embeds, attention_mask, features)
         if not prompt.placeholder_mask[:, num_cached:].any():
             return prompt, None
-        if features.pooler_output is None:
-            raise ValueError(
-                "`mm_encoder_outputs` have no `pooler_output`: pass the whole result of `get_image_features`."
-            )
+        _check_visual_tokens(features)
         counts = torch.tensor([len(tokens) for tokens in features.pooler_output], device=prompt.image_index.device)
         self.model._check_placeholders(prompt.placeholder_mask, counts, prompt.image_index)
         length = prompt.placeholder_mask.shape[1]
@@ -1395,6 +1394,14 @@ def _with_regions(
     if isinstance(output, GenerateDecoderOnlyOutput):
         return GromaGenerateDecoderOnlyOutput(**output, **regions)
     return output
+
+
+def _check_visual_tokens(features: GromaImageFeatures) -> None:
+    """Check that features have what a prompt reads of the images."""
+    if features.pooler_output is None:
+        raise ValueError(
+            "`mm_encoder_outputs` have no `pooler_output`: pass the whole result of `get_image_features`, or `pixel_values`."
+        )
 
 
 def _check_same_regions(features: GromaImageFeatures, cached: CachedPrompt) -> None:
