@@ -165,6 +165,7 @@ def test_an_endpoint_that_does_not_count_tokens(server, tmp_path):
     summary = {"answers": 3, "prompt_tokens": 1000, "completion_tokens": 100, "cost": pytest.approx(0.0011)}
     files = AskingFiles.in_folder(tmp_path, prefix="x_")
     assert write_cost_summary(files) == summary == json.loads(files.summary.read_text())
+    assert files.summary.read_text().startswith('{\n  "answers": 3,\n')
 
 
 def test_failures_are_counted_in_a_row(server, tmp_path, monkeypatch):

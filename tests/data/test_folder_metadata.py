@@ -81,8 +81,10 @@ def test_a_line_that_is_wrong_is_an_entry_of_its_own(tmp_path, wrong, reason, de
 
 
 def test_files_that_are_missing_or_empty(tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"^{tmp_path} has no {METADATA}. Write it, a line a picture: "):
+    with pytest.raises(FileNotFoundError, match=f"^{tmp_path} has no {METADATA}. Write it, one line an image: "):
         read_metadata(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder. Pass that of the images"):
+        read_metadata(tmp_path / "nowhere")
     for name in ("valid", "train"):
         (tmp_path / name).mkdir()
         (tmp_path / name / METADATA).touch()
@@ -90,5 +92,5 @@ def test_files_that_are_missing_or_empty(tmp_path):
         read_metadata(tmp_path)
     for content in ("", "\n \n"):
         (tmp_path / METADATA).write_text(content)
-        with pytest.raises(ValueError, match=f"{METADATA} is empty. Write a line a picture"):
+        with pytest.raises(ValueError, match=f"{METADATA} is empty. Write one line an image"):
             read_metadata(tmp_path)

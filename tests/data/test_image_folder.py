@@ -670,6 +670,15 @@ def test_bad_options(options, message):
         FolderOptions(**options)
 
 
+def test_options_at_their_limits():
+    options = FolderOptions(questions=1, max_regions=2)
+    assert (options.max_boxes, options.schema) == (1, "conversation") and FolderOptions(max_regions=7).max_boxes == 3
+    for task in ("region-caption", "rec", "grounding"):
+        assert FolderOptions(task, evaluation=True).schema == "evaluation"
+        assert FolderOptions(task, boxes_of="stored").schema == "conversation"
+    assert FolderOptions("detection", boxes_of="upright").schema == "detection"
+
+
 # ------------------------------------------------------------------------------------------------------------- files
 
 
@@ -747,6 +756,14 @@ def test_real_photos_of_coco(tmp_path):
     ]
     counts = [len(line["objects"]["bbox"]) for line in lines]
     assert [len(boxes) for boxes in answers] == [count for count in counts if count > 1]
+
+
+def test_no_more_pictures_are_drawn_than_asked_for(tmp_path):
+    names = ("a.jpg", "b.jpg", "c.jpg")
+    folder = write_folder(tmp_path / "photos", *({"file_name": name, "objects": OBJECTS} for name in names))
+    (folder / "a.jpg").unlink()
+    for count in (0, 1, 2, 3):
+        assert [name for name, _ in draw_image_folder(folder, FolderOptions(), count)] == ["b.jpg", "c.jpg"][:count]
 
 
 def test_pictures_with_their_boxes(folder):
