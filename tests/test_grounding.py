@@ -346,6 +346,18 @@ def test_draw_gives_a_new_image(boxes: torch.Tensor):
     assert image.tobytes() == Image.new("RGB", (320, 240), "white").tobytes()
 
 
+def test_boxes_of_the_user_are_drawn_and_other_regions_are_not_unless_asked():
+    boxes = torch.tensor([[20.0, 20, 90, 90], [120, 120, 200, 180]])
+    answer = ground_text("It.", boxes, user_region_ids=[0])
+    image = Image.new("RGB", (320, 240), "white")
+
+    def drawn(**settings) -> bytes:
+        return answer.draw(image, **settings).tobytes()
+
+    assert drawn() == drawn(user_boxes=True, regions=False)
+    assert len({drawn(), drawn(user_boxes=False), drawn(regions=True), drawn(user_boxes=False, regions=True)}) == 4
+
+
 def test_regions_of_the_user():
     boxes = torch.tensor([[0.0, 0, 9, 9], [1, 1, 5, 5], [2, 2, 6, 6]])
     assert ground_text("It.", boxes).user_region_ids == ()
