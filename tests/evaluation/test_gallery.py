@@ -275,7 +275,10 @@ def test_what_was_expected_stands_beside_what_was_answered(tmp_path):
     assert "a cup / the cup" in shown
     assert re.search(r"Box of the answer\s*300.0\s+200.0\s+400.0\s+300.0", shown)
     assert re.search(r"Expected box\s*100.0\s+100.0\s+250.0\s+350.0", shown)
-    assert "(none)" in texts(predicted_boxes_xyxy=[])
+    nothing_found = texts(predicted_boxes_xyxy=[])
+    assert "(none)" in nothing_found and nothing_found.count("Box of the answer") == 1
+    without = texts(predicted_boxes_xyxy=[], target_boxes_xyxy=[])
+    assert not any(words in without for words in ("Box of the answer", "Expected box", "(none)"))
     pointed = texts(predicted_boxes_xyxy=[], target_name="Box of the question")
     assert "(none)" not in pointed and "Box of the question" in pointed and "Expected box" not in pointed
     many = texts(predicted_boxes_xyxy=[[1.0, 1, 9, 9]] * 3)
