@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.distributed import checkpoint as distributed_checkpoint
 
 from transformers_groma._files import OutputError, locked
@@ -102,7 +103,7 @@ def test_weights_alone_are_a_whole_checkpoint(checkpoint):
         ("model.safetensors", b"\x08\0\0\0\0\0\0\0{'a': 1}", "model.safetensors is not a file of weights"),
         ("model.safetensors", b'\x08\0\0\0\0\0\0\0{"a": 1}', "model.safetensors is not a file of weights"),
         ("model.safetensors", b"\xff" * 20, "model.safetensors is cut"),
-        ("model.safetensors", b"\x02\0\0\0\0\0\0\0{}", None),
+        ("model.safetensors", b"\x02\0\0\0\0\0\0\0{}", "model.safetensors has no values in it"),
         ("model.safetensors", b"\x02\0\0\0\0\0\0\0{}x", "model.safetensors is longer than its weights"),
         ("adapter_model.safetensors", b"", "adapter_model.safetensors is empty"),
         ("pytorch_model.bin", b"", "pytorch_model.bin is empty"),
@@ -113,6 +114,19 @@ def test_weights_alone_are_a_whole_checkpoint(checkpoint):
 def test_files_that_are_not_what_their_names_say(checkpoint, name, content, fault):
     (checkpoint / name).write_bytes(content)
     assert fault_of_checkpoint(checkpoint) == fault
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_that_were_not_gathered(checkpoint, name):
+    save = save_file if name.endswith("safetensors") else torch.save
+    (checkpoint / "model.safetensors").unlink()
+    for values, fault in ((0, f"{name} has no values in it"), (1, None)):
+        save({"a": torch.zeros(0), "b": torch.zeros(values)}, checkpoint / name)
+        assert fault_of_checkpoint(checkpoint) == fault
+    save({}, checkpoint / name)
+    assert fault_of_checkpoint(checkpoint) == f"{name} has no values in it"
+    (checkpoint / "global_step3").mkdir()
+    assert fault_of_checkpoint(checkpoint) is None, "DeepSpeed has them elsewhere"
 
 
 def test_small_files_are_read_to_the_last_byte(checkpoint, monkeypatch):

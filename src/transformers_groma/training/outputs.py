@@ -25,6 +25,7 @@ WEIGHTS = ("model.safetensors", "adapter_model.safetensors", "pytorch_model.bin"
 WEIGHTS_INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 # Of such files every byte is checked; larger ones would take long.
 SMALL = 64 * 2**20
+_NO_VALUES = "has no values in it"
 
 
 def alone_in_its_output(train: Callable[..., Trained]) -> Callable[..., Trained]:
@@ -151,8 +152,12 @@ def _faults_of_weights(folder: Path) -> Iterator[str]:
         found or indices or sharded or any(folder.glob("global_step*")) or any(folder.glob(f"{FSDP_MODEL_NAME}*"))
     ):
         yield "it holds no weights"
+    # DeepSpeed has the values in a folder of its own.
+    may_be_empty = any(folder.glob("global_step*"))
     for path in found:
-        yield from (fault for _, fault in [_read_weights(path)] if fault is not None)
+        fault = _read_weights(path)[1]
+        if fault is not None and not (may_be_empty and fault.endswith(_NO_VALUES)):
+            yield fault
     for path in indices:
         yield from _faults_of_index(path)
     for path in [*sharded, *(path for path in folder.glob("optimizer*") if path.is_dir())]:
@@ -186,6 +191,11 @@ def _read_weights(path: Path) -> tuple[set[str] | None, str | None]:
     """Names of the tensors of a file, where they are cheap to know, and what is wrong with it."""
     if path.suffix != ".safetensors":
         fault = _fault_of_torch_file(path)
+        if fault is None:
+            with zipfile.ZipFile(path) as archive:
+                # The values of each tensor are a file of their own.
+                is_empty = not any("/data/" in entry.filename and entry.file_size for entry in archive.infolist())
+            fault = _NO_VALUES if is_empty else None
         return None, None if fault is None else f"{path.name} {fault}"
     size = path.stat().st_size
     if size == 0:
@@ -197,11 +207,13 @@ def _read_weights(path: Path) -> tuple[set[str] | None, str | None]:
         try:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
-            end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        except (ValueError, LookupError, AttributeError, TypeError):
+            end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+        except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
             return None, f"{path.name} is not a file of weights"
     if 8 + length + end != size:
         return None, f"{path.name} is cut" if 8 + length + end > size else f"{path.name} is longer than its weights"
+    if end == 0:  # as DeepSpeed's ZeRO-3 leaves tensors that were not gathered
+        return None, f"{path.name} {_NO_VALUES}"
     return set(header), None
 
 
@@ -238,7 +250,7 @@ def _read_json(path: Path) -> tuple[dict[str, Any], str | None]:
         return {}, f"{path.name} is missing"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}, f"{path.name} is empty" if path.stat().st_size == 0 else f"{path.name} is cut or damaged"
     return (content, None) if isinstance(content, dict) else ({}, f"{path.name} is cut or damaged")
 
