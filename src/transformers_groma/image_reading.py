@@ -11,7 +11,7 @@ import warnings
 from typing import Any, BinaryIO
 
 from huggingface_hub.utils import httpx
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -113,6 +113,9 @@ def open_image_header(file: str | os.PathLike | BinaryIO) -> Image.Image:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
             image = Image.open(file, formats=[name for name in IMAGE_FORMATS if name in Image.OPEN])
+        except UnidentifiedImageError as error:
+            # Pillow's words hold the address of an object in memory, so that no two of them are alike.
+            raise UnidentifiedImageError("it is not an image file of a format that is read") from error
         except Image.DecompressionBombError as error:
             raise ImageTooLargeError(
                 f"it has more than the {MAX_IMAGE_PIXELS} pixels that are read. Make the image smaller"

@@ -63,7 +63,7 @@ def test_data_shapes_evaluation_and_preview(run, tmp_path):
         (["--split", "dev"], ["--split", "'dev'", "validation"]),
         (["--image-size", "8"], ["`image_size`", "at least 112", "8"]),
         (["--max-regions", "5"], ["`max_regions`", "at least 16", "5"]),
-        (["--position-share", "2"], ["`position_share`", "between 0 and 1", "2"]),
+        (["--position-share", "2"], ["--position-share", "'2'", "from 0 to 1"]),
         (["--task", "detection", "--evaluation"], ["`evaluation`", "detection"]),
         (["--output", __file__], ["--output", Path(__file__).name, "pass another"]),
     ],

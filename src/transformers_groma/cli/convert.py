@@ -99,6 +99,7 @@ def run_convert(arguments: argparse.Namespace) -> None:
     import torch
     from transformers.utils import logging
 
+    from ..configuration_groma import check_weights
     from ..convert_components import assemble_components
     from ..convert_groma_checkpoint import convert_legacy_checkpoint
 
@@ -111,6 +112,7 @@ def run_convert(arguments: argparse.Namespace) -> None:
         logging.set_verbosity_error()
         with errors_of(" and ".join(sources) or f"LEGACY_DIR {arguments.legacy_dir!r}"):
             if given:
+                check_weights(components["detector"])
                 assemble_components(
                     output_dir,
                     **components,
