@@ -317,3 +317,42 @@ def test_a_position_table_may_grow_to_four_times_its_side(original, old_grid, fi
     else:
         with pytest.raises(ValueError, match="are a grid of 32x32, but .* is one of 7x7"):
             convert_legacy_state_dict(changed, ours)
+
+
+def test_a_table_whose_first_part_is_lost_is_missing(original):
+    config, state_dict = original
+    ours = convert_legacy_config(config, state_dict)
+    without = {name: tensor for name, tensor in state_dict.items() if name != "llm.lm_head.weight"}
+    with pytest.raises(ValueError, match=r"does not fit its config.json; missing: .*'?lm_head.weight"):
+        convert_legacy_state_dict(without, ours)
+
+
+def test_a_head_that_is_said_to_be_the_embedding_must_be_it(original):
+    config, state_dict = original
+    ours = convert_legacy_config({**config, "llm_cfg": {**config["llm_cfg"], "tie_word_embeddings": True}}, state_dict)
+    with pytest.raises(ValueError, match="`tie_word_embeddings`, but the embedding and the head differ"):
+        convert_legacy_state_dict(state_dict, ours)
+    tied = {
+        **state_dict,
+        "llm.lm_head.weight": state_dict["llm.model.embed_tokens.weight"],
+        "extra_lm_head.weight": state_dict["new_input_embs.weight"],
+    }
+    converted = convert_legacy_state_dict(tied, ours)
+    assert torch.equal(converted["lm_head.weight"], converted["model.language_model.embed_tokens.weight"])
+
+
+@pytest.mark.parametrize("name", ["two_stage", "with_box_refine"])
+def test_the_kind_of_detector_may_go_without_saying(original, name):
+    config, state_dict = original
+
+    def converted(**changes):
+        detector = {key: value for key, value in config["perceiver_cfg"]["ddetr_cfg"].items() if key != name}
+        perceiver = {**config["perceiver_cfg"], "ddetr_cfg": {**detector, **changes}}
+        return convert_legacy_config({**config, "perceiver_cfg": perceiver}, state_dict)
+
+    assert converted().proposer_config.to_dict() == converted(**{name: True}).proposer_config.to_dict()
+    for value in (False, None, 1):
+        with pytest.raises(
+            ValueError, match=f"`ddetr_cfg.{name}` {value!r}: the original Groma's detector has it true"
+        ):
+            converted(**{name: value})
