@@ -670,6 +670,27 @@ def test_bad_options(options, message):
         FolderOptions(**options)
 
 
+@pytest.mark.parametrize(
+    ("question", "answer", "fits"),
+    [
+        ("[grounding]Where is it?", "There.", True),
+        ("Where is it?", "[grounding]There.", False),
+        ("<region 0>[grounding] is where?", "There.", False),
+        ("[grounding][grounding]Where is it?", "There.", False),
+    ],
+)
+def test_the_grounding_token_stands_at_the_head_of_a_question_alone(tmp_path, question, answer, fits):
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    objects = {"bbox": [[1, 1, 20, 20]], "text": [None]}
+    line = {"file_name": "a.jpg", "objects": objects, "messages": messages}
+    folder = write_folder(tmp_path / "photos", line)
+    if fits:
+        assert len(image_folder_dataset(folder)) == 1
+    else:
+        with pytest.raises(ValueError, match=r"holds what means something to the model: .* holds '\[grounding\]'"):
+            image_folder_dataset(folder)
+
+
 def test_options_at_their_limits():
     options = FolderOptions(questions=1, max_regions=2)
     assert (options.max_boxes, options.schema) == (1, "conversation") and FolderOptions(max_regions=7).max_boxes == 3
