@@ -416,10 +416,10 @@ def test_thousands_of_lines_about_one_image_take_seconds(tmp_path):
     ]
     folder = write_folder(tmp_path / "photos", lines[0])
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines * 10)))
-    start = time.monotonic()
+    start = time.process_time()
     [record] = read_metadata(folder)
     assert (len(record.lines), len(record.left_out)) == (300, 2700)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_a_line_that_stands_twice_counts_once(tmp_path):
