@@ -656,6 +656,9 @@ def test_assigning_slots():
     assert assign_slots(row[:, :2], cached_prompt([[1, 1, 0, 0]]))[0].tolist() == [[2, 3]]
     with pytest.raises(ValueError, match="row 0, but all 4 region slots"):
         assign_slots(row, cached_prompt([[1, 1, 0, 0]]))
+    # The first row without a free slot is named.
+    with pytest.raises(ValueError, match="row 1, but all 4 region slots"):
+        assign_slots(row.expand(3, -1, -1), cached_prompt([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]]))
 
 
 def layer(value: float = 0.0, length: int = 2, **settings) -> SimpleNamespace:
