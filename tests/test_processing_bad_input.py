@@ -215,9 +215,11 @@ def test_tokenizer_without_the_tokens():
 @pytest.mark.parametrize("name", ["videos", "video", "audio", "audios"])
 @pytest.mark.parametrize("images", [None, IMAGE])
 def test_videos_and_sound_are_refused(name, images, processor):
-    with pytest.raises(ValueError, match=f"Groma sees images only, but the argument `{name}` was given. Pass a frame"):
+    remedy = "Pass a frame" if "video" in name else "Write what is heard"
+    with pytest.raises(ValueError, match=f"Groma sees images only, but the argument `{name}` was given. {remedy}"):
         processor(images=images, text="What is this?", **{name: np.zeros((4, 9, 9, 3), np.uint8)})
     assert processor(images=images, text="What is this?", videos=None, audio=None)["input_ids"]
+    assert processor(images=images, text="What is this?", videos=[], audio=())["input_ids"]
 
 
 @pytest.mark.parametrize("kind", ["video", "audio", "video_url", "input_audio", "audio_url"])

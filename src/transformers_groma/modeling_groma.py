@@ -374,7 +374,8 @@ class GromaModel(GromaPreTrainedModel):
         past_length = past_mask.shape[1]
         if rows != len(past_mask):
             raise ValueError(
-                f"`past_key_values` holds {len(past_mask)} samples, the prompt that continues it has {rows}."
+                f"`past_key_values` holds {len(past_mask)} samples, the prompt that continues it has {rows}. Repeat the prompt, "
+                "or keep the samples that go on (after beam search one of each) with `past_key_values.batch_select_indices`."
             )
         if attention_mask is None:
             attention_mask = torch.ones(rows, length, dtype=torch.long, device=new.device)

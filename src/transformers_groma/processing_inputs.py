@@ -58,17 +58,18 @@ def refuse_other_media(given: Mapping[str, Any], what: str) -> None:
     """Refuse videos and sound: the library would drop them without a word, and the answer would be about something else.
 
     Args:
-        given (`Mapping`): by the names that callers use; `None` is nothing.
+        given (`Mapping`): by the names that callers use; `None` and empty lists are nothing.
         what (`str`): what the names are, for an error.
 
     Raises:
         ValueError: for `videos`, `audio`, `video_url`, `input_audio` and the like.
     """
     for name, value in given.items():
-        if value is not None and not name.endswith("_kwargs") and ("video" in name or "audio" in name):
-            raise ValueError(
-                f"Groma sees images only, but the {what} `{name}` was given. Pass a frame of a video as an image."
-            )
+        if value is None or (isinstance(value, (list, tuple)) and not value) or name.endswith("_kwargs"):
+            continue
+        if "video" in name or "audio" in name:
+            remedy = "Pass a frame of it as an image." if "video" in name else "Write what is heard as text."
+            raise ValueError(f"Groma sees images only, but the {what} `{name}` was given. {remedy}")
 
 
 def plain_part(part: Any) -> Any:
