@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.kernels.collect import KERNELS_DIR, load_file
+from tests.kernels.collect import KERNELS_DIR, TAKES_CPU_BUILDS, load_file
 from tests.tiny import tiny_inputs, tiny_model
 from transformers_groma import modeling_groma_ops as ops
 from transformers_groma import use_kernels
@@ -23,6 +23,8 @@ def built(tmp_path_factory) -> Path:
     """A folder with builds of both kernels for this machine."""
     if shutil.which("g++") is None:
         pytest.skip("g++ is missing; the kernels cannot be built here")
+    if not TAKES_CPU_BUILDS:
+        pytest.skip("a CUDA build of torch loads no build for the CPU")
     build_local = load_file(KERNELS_DIR / "build_local.py")
     folder = tmp_path_factory.mktemp("kernels")
     for name in ops.KERNEL_NAMES:

@@ -85,8 +85,9 @@ def test_settings_without_weights_end_with_one_line(run, tmp_path, command):
         "detector": ["train", "sft", "--model_name_or_path", TINY, "--detector", model, *training, tmp_path / "rows"],
     }[command]
     code, out, err = run(*arguments)
-    lines = [line for line in err.splitlines() if "it/s" not in line and "?it" not in line]
-    assert (code, out, len(lines)) == (2, "", 1)
+    # Progress of loading may end with an empty line.
+    lines = [line for line in err.splitlines() if line.strip() and "it/s" not in line and "?it" not in line]
+    assert (code, out, len(lines)) == (2, "", 1), lines
     assert "no weights" in lines[0] and "hf download FoundationVision/groma-7b-finetune" in lines[0]
     assert "groma convert original groma-7b" in lines[0]
 
@@ -111,7 +112,8 @@ def test_an_adapter_answers_like_its_model(run, adapter_dir, monkeypatch):
     regions = run("propose", SCENE, "--model", adapter_dir, "--json")
     assert regions == run("propose", SCENE, "--model", TINY, "--json")
     model, _ = load_model(adapter_dir, box_score_threshold=0.3)
-    assert model.config.box_score_threshold == 0.3 and model.active_adapters()
+    assert model.config.box_score_threshold == 0.3
+    assert any(".lora_A." in name for name, _ in model.named_parameters())
     monkeypatch.setattr("transformers.utils.is_peft_available", lambda: False)
     code, out, err = run("chat", SCENE, *question, "--model", adapter_dir)
     assert (code, out, len(err.splitlines())) == (2, "", 1) and "needs PEFT: pip install" in err
