@@ -16,7 +16,7 @@ python -m processing.groma_instruct query --images vg --output data/groma_instru
     --price-in 2.5 --price-out 10 --max-cost 5
 python -m processing.groma_instruct parse --images vg --output data/groma_instruct
 
-Every step goes on where it stopped: `select` keeps a selection that is there, `query` asks for what is missing only,
+Every step resumes: `select` keeps a selection that is there, `query` asks for what is missing only,
 `parse` keeps finished shards as long as the answers are the same. Exit status: 0 done, 1 something is missing (run again),
 2 options or files are wrong, 130 interrupted.
 """

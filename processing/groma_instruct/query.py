@@ -1,6 +1,6 @@
 """Asking a vision model about the selected images: any endpoint that speaks OpenAI's chat completions.
 
-Every answer is in `answers.jsonl` before the next one is handled, so that a run that was killed goes on where it stopped
+Every answer is in `answers.jsonl` before the next one is handled, so that a run that was killed resumes
 and no answer is paid for twice.
 """
 

@@ -80,7 +80,7 @@ def _check_numbers(path: Path, value: Any, name: str) -> None:
         raise ValueError(f"{path} says `{name}` {value}, which is not a finite number: correct it.")
     elif isinstance(value, int) and abs(value) > LARGEST_SETTING and "length" not in name:
         # Lengths are limits: tokenizers write 10 ** 30 for "none".
-        raise ValueError(f"{path} says `{name}` {value}, which is no size of a model: correct it.")
+        raise ValueError(f"{path} says `{name}` {value}, which is not a valid size: correct it.")
 
 
 def find_weights(directory: Path) -> tuple[list[Path], dict[str, str]]:

@@ -1,4 +1,4 @@
-"""A loss that is no number stops a training."""
+"""A non-finite loss stops a training."""
 
 import pytest
 import torch

@@ -44,7 +44,7 @@ def box_lists(name: str, lists: Sequence[Sequence[Any]]) -> BoxLists:
         `BoxLists`.
 
     Raises:
-        ValueError: an entry is no list of boxes, or holds a number that is not finite.
+        ValueError: an entry is not a list of boxes, or holds a number that is not finite.
     """
     # A single box in place of a list of boxes has numbers where boxes are expected; the check of shapes finds it.
     try:

@@ -50,7 +50,7 @@ def as_many_recall(
         in COCO, where there is no target (of that size) at all.
 
     Raises:
-        ValueError: not one entry for each question, something that is no box, or not one value for each box.
+        ValueError: not one entry for each question, something that is not a box, or not one value for each box.
 
     Example:
     >>> targets = [[100 * i, 0, 100 * i + 50, 50] for i in range(5)]

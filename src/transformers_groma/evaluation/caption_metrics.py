@@ -27,7 +27,7 @@ def cider(candidates: Sequence[str], references: Sequence[Sequence[str]], tokeni
     Args:
         candidates (`Sequence[str]`): one caption an image or region.
         references (`Sequence[Sequence[str]]`): the true captions of each, at least one.
-        tokenize (`Callable`): cuts texts into words. By default in the way of coco-caption, without its Java program;
+        tokenize (`Callable`): cuts texts into words. By default following coco-caption, without its Java program;
             `ptb_tokenizer.java_ptb_tokenize` runs that program, `list` takes texts of words as they are.
 
     Returns:

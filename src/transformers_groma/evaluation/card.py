@@ -31,7 +31,7 @@ SOURCE_NAME = "transformers-groma"
 SOURCE_URL = "https://github.com/transformers-groma/transformers-groma"
 # Figures are rounded to what papers print of them, and two digits more.
 DIGITS = 5
-# `owner/name`, as the Hub allows it. A folder on this machine is no dataset of the Hub, whatever it is called.
+# `owner/name`, as the Hub allows it. A folder on this machine is not a dataset of the Hub, whatever it is called.
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _NOT_IN_FILE_NAMES = re.compile(r"[^\w.-]+")
 

@@ -1,4 +1,4 @@
-"""How well regions are proposed: average precision and recall without classes, in the way of COCO.
+"""How well regions are proposed: average precision and recall without classes, following COCO.
 
 Boxes are `xyxy` in absolute pixels of the upright image, because COCO calls a box small, medium or large by its pixels.
 """

@@ -73,7 +73,7 @@ def worst_first(scores: Sequence[float], count: int) -> list[int]:
     """The cases with the lowest scores.
 
     Args:
-        scores (`Sequence[float]`): one a case. A score that is no number counts as the lowest.
+        scores (`Sequence[float]`): one a case. A score that is not a number counts as the lowest.
         count (`int`): how many, at most.
 
     Returns:

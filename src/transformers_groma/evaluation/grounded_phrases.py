@@ -37,7 +37,7 @@ def grounded_phrase_scores(
         `region_recall@0.5`, `region_f1@0.5`, whatever their words. Over all phrases of all rows together; 0 where there are none.
 
     Raises:
-        ValueError: nothing to score, not one entry of `targets` for each answer, or something that is no box.
+        ValueError: nothing to score, not one entry of `targets` for each answer, or something that is not a box.
 
     Example:
     >>> dog, cats = ("A dog", [[0, 0, 10, 10]]), ("two cats", [[20, 0, 30, 10], [30, 0, 40, 10]])

@@ -1,4 +1,4 @@
-"""Average precision and recall in the way of LVIS: the released evaluation of LVIS-Ground, and LVIS's own.
+"""Average precision and recall following LVIS: the released evaluation of LVIS-Ground, and LVIS's own.
 
 LVIS averages over categories, and looks at a category only in pictures where its annotators looked for it. Boxes of the public
 functions are `xyxy` in absolute pixels of the original image, those of LVIS's files `xywh`, as said below.
@@ -49,7 +49,7 @@ def lvis_ground_eval(
         where there is no target (of that size) at all.
 
     Raises:
-        ValueError: not one entry for each question, something that is no box, or an image asked twice for a category.
+        ValueError: not one entry for each question, something that is not a box, or an image asked twice for a category.
 
     Example:
     >>> cups = [[0, 0, 50, 50], [100, 0, 150, 50], [200, 0, 250, 50]]

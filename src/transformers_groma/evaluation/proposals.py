@@ -1,4 +1,4 @@
-"""The benchmark of the region proposer: average precision and recall without classes, in the way of COCO.
+"""The benchmark of the region proposer: average precision and recall without classes, following COCO.
 
 Regions are what the language model gets to choose from: after score threshold and NMS. Queries are all that the proposer has to
 offer, ranked by the head that learned from COCO-style boxes, as in the paper's Table 6. Rows have the detection columns: those of

@@ -1,4 +1,4 @@
-"""Words of captions in the way of coco-caption: Penn Treebank tokens in lower case, without punctuation.
+"""Words of captions following coco-caption: Penn Treebank tokens in lower case, without punctuation.
 
 Caption metrics depend on how captions are cut into words. coco-caption cuts them with Stanford's tokenizer, a Java program;
 `ptb_tokenize` does the same in Python, `java_ptb_tokenize` runs that program. Both keep its peculiarities: brackets and runs of

@@ -52,7 +52,7 @@ def rec_accuracy(
         box; `any_acc@0.5`, the share with any box right; `best_of_n_iou`, the mean IoU of the best box. All in 0..1.
 
     Raises:
-        ValueError: nothing to score, not one reference for each answer, or something that is no box.
+        ValueError: nothing to score, not one reference for each answer, or something that is not a box.
 
     Example:
     >>> answers = [[[0, 0, 10, 9]], [[0, 0, 10, 5], [0, 0, 10, 10]], []]

@@ -1,7 +1,7 @@
 """Runs a benchmark: asks each row once, keeps answers as they come, scores them.
 
 A folder belongs to one run. `predictions.jsonl` has a line an answer, written when it is there; `results.json` has the settings from
-the start on, and the figures at the end. A run that was killed goes on where it stopped. Rows about the same image are asked
+the start on, and the figures at the end. A run that was killed resumes. Rows about the same image are asked
 together, as a batch encodes it once. Under `accelerate launch` or `torchrun` every process takes its share of the batches and writes
 a file of its own beside it; at the end they become one, in the order of the rows. Figures follow from that file alone, so neither
 processes nor interruptions change them.

@@ -1,4 +1,4 @@
-"""What watches over a training: a loss that is no number stops it, with the batch saved."""
+"""What watches over a training: a non-finite loss stops it, with the batch saved."""
 
 from pathlib import Path
 from typing import Any

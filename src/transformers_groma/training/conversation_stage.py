@@ -161,7 +161,7 @@ def load_conversations(
 
     Raises:
         FileNotFoundError: files that are not there, or precomputed regions that do not say whose they are.
-        ValueError: no dataset, wrong columns, regions of another detector or of one that shall learn.
+        ValueError: no dataset, wrong columns, regions of another detector or of one that is to learn.
     """
     train = load_mixture(arguments.train_datasets, "conversation", arguments.mixture_seed)
     evaluation = None

@@ -1,4 +1,4 @@
-"""The trainers of stages 2 and 3: the model's own loss, frozen parts in evaluation mode, a stop at a loss that is no number.
+"""The trainers of stages 2 and 3: the model's own loss, frozen parts in evaluation mode, a stop at a non-finite loss.
 
 And what they have in common with that of stage 1: [`StageTrainerMixin`].
 """
@@ -100,7 +100,7 @@ class StageTrainerMixin:
         **kwargs: for the trainer.
 
     Attributes:
-        card_details (`dict`): what `write_model_card` shall tell beside the trainer's own settings.
+        card_details (`dict`): what `write_model_card` should say beside the trainer's own settings.
     """
 
     model_kind: ClassVar[ModelKind] = "chat"
@@ -214,7 +214,7 @@ class GromaLossMixin(StageTrainerMixin):
     """What both trainers do at a step. `Trainer` averages the loss over the answers' tokens of all processes and steps.
 
     Args:
-        model (`nn.Module`): the model, frozen where it shall not learn.
+        model (`nn.Module`): the model, frozen where it should not learn.
         args (`TrainingArguments`): the recipe.
         **kwargs: for the trainer.
     """
