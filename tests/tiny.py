@@ -2,7 +2,12 @@
 
 import torch
 
-from transformers_groma import GromaConfig, GromaForConditionalGeneration, GromaRegionProposalConfig
+from transformers_groma import (
+    GromaConfig,
+    GromaForConditionalGeneration,
+    GromaForRegionProposal,
+    GromaRegionProposalConfig,
+)
 
 VISION = {
     "model_type": "dinov2",
@@ -81,6 +86,14 @@ def tiny_model(seed: int = 0, **overrides) -> GromaForConditionalGeneration:
     model = GromaForConditionalGeneration(tiny_config(**overrides)).eval()
     spread_proposals(model.model.region_proposer)
     return model
+
+
+def tiny_detector(seed: int = 0, **proposer) -> GromaForRegionProposal:
+    """A random detector in evaluation mode whose proposals are spread over the image."""
+    torch.manual_seed(seed)
+    detector = GromaForRegionProposal(tiny_detector_config(**proposer)).eval()
+    spread_proposals(detector.region_proposer)
+    return detector
 
 
 def spread_proposals(proposer) -> None:

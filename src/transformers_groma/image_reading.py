@@ -35,6 +35,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Orientations under which width and height change places.
+SWAPPED_AXES = (5, 6, 7, 8)
 # Where Pillow keeps it, beside other things that nobody needs of an image that was turned.
 _ORIENTED_INFO = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 
@@ -253,6 +255,7 @@ __all__ = [
     "ImageTooLargeError",
     "check_image_pixels",
     "decode_image",
+    "SWAPPED_AXES",
     "image_orientation",
     "load_image",
     "open_image_header",

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from datasets import Features, Image, List, Value
 
-from ..image_reading import image_orientation, open_image_header
+from ..image_reading import SWAPPED_AXES, image_orientation, open_image_header
 from ..modeling_groma_proposer import OBJECTNESS_SOURCES
 
 # Boxes may stick out of the image by this many pixels: annotations of photos are rounded.
@@ -242,7 +242,7 @@ def _upright_size(image: Any) -> tuple[int, int] | None:
         except (OSError, SyntaxError, ValueError) as error:
             raise RowError(f"`image` cannot be read ({error})") from error
     # The orientation is in the header.
-    transposed = image_orientation(image) in (5, 6, 7, 8)
+    transposed = image_orientation(image) in SWAPPED_AXES
     return (image.height, image.width) if transposed else (image.width, image.height)
 
 

@@ -15,7 +15,7 @@ from unicodedata import normalize
 
 from PIL import Image as PilImage
 
-from ..image_reading import ImageTooLargeError, open_image_header
+from ..image_reading import SWAPPED_AXES, ImageTooLargeError, image_orientation, open_image_header
 from .left_out import SkipRecord
 from .provenance import note_input
 
@@ -24,8 +24,6 @@ BoxesOf = Literal["upright", "stored"]
 BOXES_OF = ("upright", "stored")
 Size = tuple[int, int]
 
-_ORIENTATION = 0x0112
-_TURNED = (5, 6, 7, 8)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+:/")
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
 
@@ -186,7 +184,7 @@ def upright_size(content: bytes) -> Size:
     (800, 601)
     """
     width, height = stored_size(content)
-    return (height, width) if exif_orientation(content) in _TURNED else (width, height)
+    return (height, width) if exif_orientation(content) in SWAPPED_AXES else (width, height)
 
 
 def exif_orientation(content: bytes) -> int:
@@ -206,8 +204,7 @@ def exif_orientation(content: bytes) -> int:
     1
     """
     with _open_image(content) as image:
-        orientation = image.getexif().get(_ORIENTATION, 1)
-    return orientation if orientation in range(1, 9) else 1
+        return image_orientation(image)
 
 
 def check_size(content: bytes, width: int, height: int) -> None:
@@ -298,7 +295,7 @@ def turned_boxes(boxes: Sequence[Sequence[float]], orientation: int, width: floa
             x1, x2 = width - x2, width - x1
         if orientation in (3, 4, 6, 7):
             y1, y2 = height - y2, height - y1
-        turned.append([y1, x1, y2, x2] if orientation in _TURNED else [x1, y1, x2, y2])
+        turned.append([y1, x1, y2, x2] if orientation in SWAPPED_AXES else [x1, y1, x2, y2])
     return turned
 
 
