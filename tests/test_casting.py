@@ -17,7 +17,7 @@ from transformers_groma.boxes import box_cxcywh_to_xyxy, boxes_to_bits
 from transformers_groma.processing_inputs import GromaBatchFeature
 from transformers_groma.training.trainer import boxes_as_bits
 
-from .tiny import prompt_ids, spread_proposals, tiny_detector_config, tiny_inputs, tiny_model
+from .tiny import prompt_ids, tiny_detector, tiny_detector_config, tiny_inputs, tiny_model
 
 HALF = [torch.bfloat16, torch.float16]
 # A box of 12 pixels in an image of 8,000 x 6,000: half precision moves it by more than its own size.
@@ -222,9 +222,7 @@ class TestDetector:
         return [{"boxes": BOX[0], "source": "coco"}, {"boxes": BOX[0], "source": "sa1b"}]
 
     def test_labels(self, labels):
-        torch.manual_seed(0)
-        model = GromaForRegionProposal(tiny_detector_config()).eval()
-        spread_proposals(model.region_proposer)
+        model = tiny_detector()
         pixels = torch.randn(2, 3, 56, 56)
         loss = model(pixels, labels=labels).loss
         assert torch.equal(model(pixels, labels=boxes_as_bits(labels)).loss, loss)

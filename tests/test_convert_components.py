@@ -21,7 +21,7 @@ from transformers import (
     ViTModel,
 )
 
-from tests.tiny import TEXT, VISION, spread_proposals, tiny_config, tiny_detector_config
+from tests.tiny import TEXT, VISION, tiny_config, tiny_detector, tiny_detector_config
 from transformers_groma import (
     GromaConfig,
     GromaForConditionalGeneration,
@@ -91,9 +91,7 @@ def language_model(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("detector")
-    torch.manual_seed(0)
-    model = GromaForRegionProposal(tiny_detector_config())
-    spread_proposals(model.region_proposer)
+    model = tiny_detector().train()
     model.save_pretrained(folder)
     return folder
 

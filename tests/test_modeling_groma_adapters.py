@@ -9,8 +9,7 @@ from torch.testing import assert_close
 from transformers.integrations.peft import MIN_PEFT_VERSION
 from transformers.utils.peft_utils import check_peft_version
 
-from tests.tiny import spread_proposals, tiny_detector_config, tiny_inputs, tiny_model
-from transformers_groma import GromaForRegionProposal
+from tests.tiny import tiny_detector, tiny_inputs, tiny_model
 from transformers_groma.modeling_groma_adapters import DETECTOR_PARTS, pattern_of_parts
 
 PARTS = ("vision_tower", "region_proposer", "region_encoder", "multi_modal_projector", "language_model", "lm_head")
@@ -103,9 +102,7 @@ def test_who_says_what_to_exclude_decides(adapt):
 def test_an_adapter_of_the_detector_alone_stays(adapt):
     regex = r".*(vision_tower|region_proposer).*\.(query|q_proj)"
     assert adapted_parts(adapt(tiny_model(), lora(target_modules=regex))) == set(DETECTOR_PARTS)
-    torch.manual_seed(0)
-    detector = GromaForRegionProposal(tiny_detector_config())
-    spread_proposals(detector.region_proposer)
+    detector = tiny_detector().train()
     assert adapted_parts(adapt(detector, lora())) == set(DETECTOR_PARTS)
 
 

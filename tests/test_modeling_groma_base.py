@@ -24,7 +24,7 @@ from transformers_groma.modeling_groma_base import (
 )
 from transformers_groma.modeling_groma_proposer import GromaRegionProposerOutput
 
-from .tiny import spread_proposals, tiny_detector_config, tiny_inputs, tiny_model
+from .tiny import tiny_detector, tiny_detector_config, tiny_inputs, tiny_model
 
 FLOAT32_PARTS = ("vision_tower", "region_proposer")
 CLASSES = [GromaForConditionalGeneration, GromaModel, GromaForRegionProposal]
@@ -250,10 +250,7 @@ def whole_folder(whole, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def detector():
-    torch.manual_seed(0)
-    detector = GromaForRegionProposal(tiny_detector_config()).eval()
-    spread_proposals(detector.region_proposer)
-    return detector
+    return tiny_detector()
 
 
 class TestWhatIsConverted:

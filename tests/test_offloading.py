@@ -13,17 +13,14 @@ from transformers import AutoModel, AutoModelForImageTextToText
 from transformers_groma import GromaForConditionalGeneration, GromaForRegionProposal
 from transformers_groma.modeling_groma_region_encoder import GromaRegionEncoder
 
-from .tiny import prompt_ids, spread_proposals, tiny_config, tiny_detector_config, tiny_inputs, tiny_model
+from .tiny import prompt_ids, tiny_config, tiny_detector, tiny_detector_config, tiny_inputs, tiny_model
 
 CPU = torch.device("cpu")
 
 
 def build(kind: str) -> nn.Module:
     if kind == "detector":
-        torch.manual_seed(0)
-        detector = GromaForRegionProposal(tiny_detector_config()).eval()
-        spread_proposals(detector.region_proposer)
-        return detector
+        return tiny_detector()
     model = tiny_model()
     return model if kind == "whole" else model.model
 

@@ -15,10 +15,10 @@ from transformers import (
     pipeline,
 )
 
-from transformers_groma import GromaForRegionProposal, GromaImageProcessor, GroundedText, ImageGroundingPipeline
+from tests.tiny import tiny_detector
+from transformers_groma import GromaImageProcessor, GroundedText, ImageGroundingPipeline
 from transformers_groma.pipeline_groma import _is_batch_of_boxes, _is_stream
 
-from .tiny import spread_proposals, tiny_detector_config
 from .tiny_checkpoint import save_tiny_checkpoint
 
 BOX = [20.0, 30.0, 200.0, 180.0]
@@ -514,9 +514,7 @@ def test_stock_pipeline_with_text_alone(stock_pipe):
 @pytest.fixture(scope="module")
 def detector_dir(tmp_path_factory):
     """A detector and its image processor, as stage 1 saves them."""
-    torch.manual_seed(0)
-    detector = GromaForRegionProposal(tiny_detector_config())
-    spread_proposals(detector.region_proposer)
+    detector = tiny_detector().train()
     folder = tmp_path_factory.mktemp("detector")
     detector.save_pretrained(folder)
     GromaImageProcessor(size={"height": 56, "width": 56}).save_pretrained(folder)

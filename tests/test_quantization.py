@@ -7,7 +7,7 @@ from transformers import AutoModel, AutoModelForImageTextToText, BitsAndBytesCon
 
 from transformers_groma import GromaForConditionalGeneration, GromaForRegionProposal, GromaModel
 
-from .tiny import spread_proposals, tiny_detector_config, tiny_inputs, tiny_model
+from .tiny import tiny_detector, tiny_inputs, tiny_model
 from .training.rows import (
     command_line,
     losses,
@@ -47,10 +47,7 @@ def folder(model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def detector():
-    torch.manual_seed(0)
-    detector = GromaForRegionProposal(tiny_detector_config()).eval()
-    spread_proposals(detector.region_proposer)
-    return detector
+    return tiny_detector()
 
 
 def bits(number: int):

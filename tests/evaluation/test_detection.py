@@ -26,7 +26,7 @@ from transformers_groma.evaluation.detection import (
 )
 from transformers_groma.modeling_groma_proposer import GromaRegionProposerOutput
 
-from ..tiny import spread_proposals, tiny_detector_config, tiny_model
+from ..tiny import spread_proposals, tiny_detector, tiny_detector_config, tiny_model
 
 REALDATA = Path(__file__).parents[3] / "shared" / "realdata"
 
@@ -280,9 +280,7 @@ def test_crowds_need_an_entry_for_each_image():
 
 def test_crowds_of_rows_reach_the_figures():
     """The best region of the first image is called a crowd, its others are true; one row has no crowds, one a null."""
-    torch.manual_seed(0)
-    model = GromaForRegionProposal(tiny_detector_config()).eval()
-    spread_proposals(model.region_proposer)
+    model = tiny_detector()
     processor = GromaImageProcessor(size={"height": 56, "width": 56})
     rows = pictures(3)
     pixel_values = processor(images=list(rows["image"]), return_tensors="pt")["pixel_values"]
@@ -319,9 +317,7 @@ def test_regions_are_those_of_propose_regions(whole):
     if whole:
         model: GromaForConditionalGeneration | GromaForRegionProposal = tiny_model(box_score_threshold=0.3)
     else:
-        torch.manual_seed(0)
-        model = GromaForRegionProposal(tiny_detector_config())
-        spread_proposals(model.region_proposer)
+        model = tiny_detector().train()
     rows = pictures(5)
     pixel_values = processor(images=list(rows["image"]), return_tensors="pt")["pixel_values"]
     proposals = model.eval().propose_regions(pixel_values)
@@ -344,9 +340,7 @@ def test_regions_are_those_of_propose_regions(whole):
 
 
 def test_queries_are_ranked_by_the_chosen_score():
-    torch.manual_seed(0)
-    model = GromaForRegionProposal(tiny_detector_config()).eval()
-    spread_proposals(model.region_proposer)
+    model = tiny_detector()
     with torch.no_grad():
         proposals = model(torch.randn(2, 3, 56, 56)).proposer_output
     sizes = torch.tensor([[100, 200], [50, 50]])
@@ -431,9 +425,7 @@ def test_evaluation_runs_without_dropout_and_returns_to_training():
 
 def test_autocast_finds_the_same_boxes():
     """As when a Trainer evaluates with `bf16=True`."""
-    torch.manual_seed(0)
-    model = GromaForRegionProposal(tiny_detector_config()).eval()
-    spread_proposals(model.region_proposer)
+    model = tiny_detector()
     pixels, sizes = torch.randn(2, 3, 56, 56), torch.tensor([[100, 200], [50, 50]])
     expected = detect(model, pixels, sizes)
     with torch.autocast("cpu", dtype=torch.bfloat16):
