@@ -20,15 +20,10 @@ from tests.tiny import (
     tiny_model,
 )
 from transformers_groma import GromaForConditionalGeneration, GromaForRegionProposal, GromaModel
-from transformers_groma.modeling_groma import (
-    _check_positions,
-    _check_same_regions,
-    _remember_generated,
-    boxes_of_images,
-    shift_labels_over_gaps,
-)
+from transformers_groma.modeling_groma import _check_same_regions, _remember_generated
 from transformers_groma.modeling_groma_cached_prompt import CachedPrompt
 from transformers_groma.modeling_groma_outputs import GromaImageFeatures
+from transformers_groma.modeling_groma_prompt import boxes_of_images, check_positions, shift_labels_over_gaps
 from transformers_groma.modeling_groma_proposer import region_proposal_loss
 
 EXACT = {"atol": 1e-5, "rtol": 1e-4}
@@ -310,8 +305,8 @@ class TestChecks:
         mask = torch.tensor([[0, 1, 1, 0, 1], [1, 1, 1, 1, 1]])
         right = torch.tensor([[7, 0, 1, 9, 2], [0, 1, 2, 3, 4]])
         for given in (None, right, right[:, -2:], right.masked_fill(mask == 0, 0)):
-            _check_positions(given, mask)
-        _check_positions(torch.arange(5)[None], torch.ones(2, 5, dtype=torch.long))
+            check_positions(given, mask)
+        check_positions(torch.arange(5)[None], torch.ones(2, 5, dtype=torch.long))
         wrong = right.clone()
         wrong[0, 4] = 3
         for given in (
@@ -324,7 +319,7 @@ class TestChecks:
             torch.cat([right] * 2, dim=1),
         ):
             with pytest.raises(ValueError, match="`position_ids` must count the tokens that are on"):
-                _check_positions(given, mask)
+                check_positions(given, mask)
 
     def test_pixels_that_were_read_as_fractions(self):
         """Whole numbers as bits of floats are next to 0; a padding row is 0, and so may one side be."""

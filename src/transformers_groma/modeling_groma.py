@@ -1,12 +1,11 @@
 """Groma: a language model that reads image tokens and region tokens and points with proxy tokens."""
 
 import dataclasses
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from transformers.modeling_outputs import ModelOutput
@@ -17,6 +16,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 
 from .boxes import boxes_to_bits, exact_boxes
 from .configuration_groma import GromaConfig
+from .modeling_groma_assistant import DraftingAssistant
 from .modeling_groma_base import (
     GromaPreTrainedModel,
     build_vision_tower,
@@ -24,7 +24,7 @@ from .modeling_groma_base import (
     requested_hidden_states,
     requested_output,
 )
-from .modeling_groma_cache import CACHE_NAME, cache_kwargs, cache_of, given_cache
+from .modeling_groma_cache import cache_kwargs, cache_of, given_cache
 from .modeling_groma_cached_prompt import (
     CachedPrompt,
     assign_slots,
@@ -44,12 +44,21 @@ from .modeling_groma_outputs import (
     GromaModelOutputWithPast,
     GromaRegionProposals,
 )
+from .modeling_groma_prompt import (
+    PreparedPrompt,
+    boxes_of_images,
+    check_mask,
+    check_one_image_per_sample,
+    check_positions,
+    image_index_of_rows,
+    is_mask_of_tokens,
+    resolve_row_boxes,
+    shift_labels_over_gaps,
+    token_positions,
+)
 from .modeling_groma_proposer import GromaRegionProposer, GromaRegionProposerOutput
 from .modeling_groma_region_encoder import GromaRegionEncoder
-from .modeling_groma_regions import RegionSelection, is_box, resolve_box_tokens
-
-# Less than a thousandth of a pixel in every image. Smaller ones except 0 are not fractions of an image.
-SMALLEST_FRACTION = 1e-12
+from .modeling_groma_regions import RegionSelection, is_box
 
 
 class GromaMultiModalProjector(nn.Module):
@@ -293,7 +302,9 @@ class GromaModel(GromaPreTrainedModel):
         is_slot = placeholder_mask & (ordinal >= 0) & (ordinal < self.config.max_regions)
         # With a device map the proposer may live on another device than the prompt.
         region_mask = region_mask.to(placeholder_mask.device)
-        used = region_mask[_image_index(placeholder_mask)].gather(1, ordinal.clamp(0, self.config.max_regions - 1))
+        used = region_mask[image_index_of_rows(placeholder_mask)].gather(
+            1, ordinal.clamp(0, self.config.max_regions - 1)
+        )
         unused = is_slot & ~used
         # The slot's proxy token stands directly before its placeholder.
         proxy = nn.functional.pad(unused[:, 1:], (0, 1)) & ~placeholder_mask
@@ -306,7 +317,7 @@ class GromaModel(GromaPreTrainedModel):
         attention_mask: Tensor | None,
         features: GromaImageFeatures,
         past_length: int = 0,
-    ) -> "PreparedPrompt":
+    ) -> PreparedPrompt:
         """Make a prompt with images final: unused region slots are switched off, boxes are replaced by their proxy tokens.
 
         Args:
@@ -327,8 +338,8 @@ class GromaModel(GromaPreTrainedModel):
         rows, length = placeholder_mask.shape
         if attention_mask is None:
             attention_mask = torch.ones(rows, past_length + length, dtype=torch.long, device=placeholder_mask.device)
-        _check_mask(attention_mask, rows, past_length + length)
-        image_index = _image_index(placeholder_mask)
+        check_mask(attention_mask, rows, past_length + length)
+        image_index = image_index_of_rows(placeholder_mask)
         token_mask = self.mask_unused_regions(
             attention_mask[:, past_length:], placeholder_mask, features.region_mask.to(attention_mask.device)
         )
@@ -350,7 +361,7 @@ class GromaModel(GromaPreTrainedModel):
         attention_mask: Tensor | None,
         refer_boxes: Tensor | None,
         cached: CachedPrompt,
-    ) -> tuple["PreparedPrompt", CachedPrompt, Tensor | None, Tensor | None]:
+    ) -> tuple[PreparedPrompt, CachedPrompt, Tensor | None, Tensor | None]:
         """Make the continuation of a cached prompt final: a later turn, which may point at new regions, or the next token.
 
         Args:
@@ -379,9 +390,9 @@ class GromaModel(GromaPreTrainedModel):
             )
         if attention_mask is None:
             attention_mask = torch.ones(rows, length, dtype=torch.long, device=new.device)
-        if _is_mask_of_tokens(attention_mask) and attention_mask.shape[1] == length:
+        if is_mask_of_tokens(attention_mask) and attention_mask.shape[1] == length:
             attention_mask = torch.cat([past_mask.to(attention_mask), attention_mask], dim=1)
-        _check_mask(attention_mask, rows, past_length + length)
+        check_mask(attention_mask, rows, past_length + length)
         # What is off in the cache stays off, whatever the caller's mask knows of it.
         attention_mask = torch.cat(
             [attention_mask[:, :past_length] * past_mask.to(attention_mask), attention_mask[:, past_length:]], dim=1
@@ -527,10 +538,10 @@ class GromaModel(GromaPreTrainedModel):
             )
         if prompt is not None:
             input_ids, inputs_embeds, attention_mask = prompt[:3]
-            _check_positions(position_ids, attention_mask)
-        elif cache is not None and _is_mask_of_tokens(attention_mask):
+            check_positions(position_ids, attention_mask)
+        elif cache is not None and is_mask_of_tokens(attention_mask):
             length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
-            _check_mask(attention_mask, len(attention_mask), cached_length(cache) + length)
+            check_mask(attention_mask, len(attention_mask), cached_length(cache) + length)
 
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
@@ -562,8 +573,8 @@ class GromaModel(GromaPreTrainedModel):
         elif prompt is None and input_ids is not None:
             self._check_no_image(input_ids == self.config.image_token_id)
 
-        if position_ids is None and _is_mask_of_tokens(attention_mask):
-            position_ids = _positions(attention_mask)[:, -inputs_embeds.shape[1] :]
+        if position_ids is None and is_mask_of_tokens(attention_mask):
+            position_ids = token_positions(attention_mask)[:, -inputs_embeds.shape[1] :]
         if self.language_model_head.takes_positions:
             kwargs["position_ids"] = position_ids
         outputs = self.language_model(
@@ -645,7 +656,7 @@ class GromaModel(GromaPreTrainedModel):
                 ),
             )
 
-    def _cached_prompt(self, prompt: "PreparedPrompt", features: GromaImageFeatures) -> CachedPrompt:
+    def _cached_prompt(self, prompt: PreparedPrompt, features: GromaImageFeatures) -> CachedPrompt:
         """What to remember with the cache of a prompt with images."""
         index = prompt.image_index.to(features.region_boxes.device)
         return CachedPrompt(
@@ -689,220 +700,11 @@ class GromaModel(GromaPreTrainedModel):
         return None, torch.where(changed, self.get_input_embeddings()(resolved), inputs_embeds)
 
 
-class PreparedPrompt(NamedTuple):
-    """A prompt as the language model reads it, but for visual features.
-
-    Attributes:
-        input_ids (`Tensor` of shape `(B, length)`), inputs_embeds (`Tensor` of shape `(B, length, hidden_size)`): one of the
-            two, with proxy tokens in the places of boxes.
-        attention_mask (`Tensor` of shape `(B, cached + length)`): unused region slots are off.
-        placeholder_mask (`Tensor` of shape `(B, length)`, bool): where visual features go.
-        image_index (`Tensor` of shape `(B,)`): which image (or row of boxes) belongs to each row.
-    """
-
-    input_ids: Tensor | None
-    inputs_embeds: Tensor | None
-    attention_mask: Tensor
-    placeholder_mask: Tensor
-    image_index: Tensor
-
-
-def _is_mask_of_tokens(attention_mask: Tensor | dict | None) -> bool:
-    """Whether it is a mask `(B, length)`, not one that generation prepared for a static cache."""
-    return isinstance(attention_mask, Tensor) and attention_mask.ndim == 2
-
-
-def _positions(attention_mask: Tensor) -> Tensor:
-    """Position of every token `(B, length)`, as generation counts: only tokens that are on."""
-    return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)
-
-
-def _check_mask(attention_mask: Tensor, rows: int, length: int) -> None:
-    """Check that a mask has shape `(rows, length)`: region slots are switched off in it."""
-    if not _is_mask_of_tokens(attention_mask) or attention_mask.shape != (rows, length):
-        shape = tuple(attention_mask.shape) if isinstance(attention_mask, Tensor) else type(attention_mask).__name__
-        raise ValueError(
-            f"`attention_mask` must have shape (batch, length), here ({rows}, {length}), cached tokens included, got {shape}: "
-            "unused region slots are switched off in it."
-        )
-
-
-def _check_positions(position_ids: Tensor | None, attention_mask: Tensor) -> None:
-    """Check that positions given by the caller count only tokens that are on."""
-    if position_ids is None:
-        return
-    length = position_ids.shape[-1]
-    expected, is_on = _positions(attention_mask)[:, -length:], attention_mask[:, -length:].bool()
-    fits = position_ids.ndim == 2 and position_ids.shape[0] in (1, len(expected)) and length <= attention_mask.shape[1]
-    message = (
-        "`position_ids` must count the tokens that are on, without unused region slots and padding. Leave them out: the model "
-        "counts them itself."
-    )
-    if not fits:
-        raise ValueError(message)
-    torch_compilable_check(
-        ((position_ids.to(expected.device) == expected) | ~is_on).all(),
-        lambda: message,
-    )
-
-
 def _rows_without_padding(tokens: Tensor, counts: Tensor, refer_boxes: Tensor | None) -> list[Tensor]:
     """The visual tokens of each image: only user boxes are padded."""
     if refer_boxes is None:
         return list(tokens)
     return [row[:count] for row, count in zip(tokens, counts.tolist(), strict=True)]
-
-
-def boxes_of_images(name: str, boxes: Tensor | None, num_images: int) -> Tensor | None:
-    """Check boxes that come to the model: one row of normalized `cxcywh` boxes for each image.
-
-    Args:
-        name (`str`): how an error names them.
-        boxes (`Tensor` of shape `(num_images, n, 4)`, *optional*): normalized `cxcywh`, rows of zeros pad; float32, or what
-            `boxes_to_bits` made of them.
-        num_images (`int`): images in `pixel_values`.
-
-    Returns:
-        `Tensor` of shape `(num_images, n, 4)`, float32, *optional*.
-
-    Raises:
-        ValueError: another shape, half precision, or values that are not fractions of the image.
-    """
-    if boxes is None:
-        return None
-    if boxes.ndim != 3 or boxes.shape[0] != num_images or boxes.shape[-1] != 4:
-        raise ValueError(
-            f"`{name}` must have shape (number of images, n, 4) with a row for each of the {num_images} images, got "
-            f"{tuple(boxes.shape)}. Rows of zeros pad."
-        )
-    boxes = exact_boxes(boxes, name)
-    slack = 1e-2  # of datasets that rounded their boxes
-    is_fraction = (boxes >= -slack) & (boxes <= 1 + slack)
-    # Pixels as int32, read as the bits of float32, are numbers next to 0.
-    is_fraction &= (boxes == 0) | (boxes.abs() > SMALLEST_FRACTION)
-    torch_compilable_check(
-        is_fraction.all(),
-        lambda: (
-            f"`{name}` must be normalized cxcywh (0..1), got values from {boxes.min().item():g} to {boxes.max().item():g}. "
-            "The processor makes them of `boxes` in pixels."
-        ),
-    )
-    return boxes
-
-
-def check_one_image_per_sample(placeholder_mask: Tensor, num_images: int) -> None:
-    """Check that every sample with placeholders has its image, and every image its sample.
-
-    Args:
-        placeholder_mask (`Tensor` of shape `(B, length)`, bool): placeholders of visual features.
-        num_images (`int`): images that were given.
-
-    Raises:
-        ValueError: the numbers differ.
-    """
-    num_samples = placeholder_mask.any(dim=1).sum()
-    torch_compilable_check(
-        num_samples == num_images,
-        lambda: (
-            f"Every sample has at most one image: got {num_images} images for {int(num_samples)} samples with image "
-            "placeholders. Build the prompts with the model's processor."
-        ),
-    )
-
-
-def _image_index(placeholder_mask: Tensor) -> Tensor:
-    """For every row, which image is its own: rows with placeholders take the images in order; 0 for text-only rows."""
-    return (placeholder_mask.any(dim=1).long().cumsum(dim=0) - 1).clamp(min=0)
-
-
-def resolve_row_boxes(
-    token_ids: Tensor,
-    refer_slots: Tensor | None,
-    ground_slots: Tensor | None,
-    index: Tensor,
-    config: GromaConfig,
-) -> Tensor:
-    """Ids (or labels) in which `<refer_box>` and `<ground_box>` are the proxy tokens of their slots.
-
-    Args:
-        token_ids (`Tensor` of shape `(B, length)`): ids or labels; not changed.
-        refer_slots, ground_slots (`Tensor` of shape `(N, n)`, *optional*): slots of the boxes.
-        index (`Tensor` of shape `(B,)`): whose slots are those of each row.
-        config (`GromaConfig`): token ids.
-
-    Returns:
-        `Tensor` of shape `(B, length)`.
-    """
-    for token_id, slots in (
-        (config.refer_box_token_id, refer_slots),
-        (config.ground_box_token_id, ground_slots),
-    ):
-        if slots is not None:
-            slots = slots.to(token_ids.device)[index.to(token_ids.device)]
-            token_ids = resolve_box_tokens(token_ids, token_id, slots, config.first_proxy_token_id)
-    return token_ids
-
-
-def shift_labels_over_gaps(labels: Tensor, token_mask: Tensor) -> Tensor:
-    """The label that each position predicts: that of the next token which is switched on.
-
-    Args:
-        labels (`Tensor` of shape `(B, length)`): label of each position, -100 for none.
-        token_mask (`Tensor` of shape `(B, length)`, bool): which positions are switched on.
-
-    Returns:
-        `Tensor` of shape `(B, length)`: -100 where nothing is predicted.
-
-    Example:
-    >>> shift_labels_over_gaps(torch.tensor([[1, 2, 3, 4]]), torch.tensor([[True, True, False, True]])).tolist()
-    [[2, 4, -100, -100]]
-    """
-    length = labels.shape[1]
-    index = torch.arange(length, device=labels.device).expand_as(labels)
-    last_token = torch.where(token_mask, index, -1).cummax(dim=1).values
-    previous = nn.functional.pad(last_token[:, :-1], (1, 0), value=-1)
-    # Positions that are off, and the first token, are predicted by nobody: their labels go into a column that is cut.
-    target = torch.where(token_mask & (previous >= 0), previous, length)
-    shifted = torch.full((len(labels), length + 1), -100, dtype=labels.dtype, device=labels.device)
-    return shifted.scatter(1, target, labels)[:, :length].contiguous()
-
-
-class _Assistant:
-    """An assistant model in generation about images. It only drafts: the answer is that of the main model in any case.
-
-    The library would hand it the visual tokens of the main model, which are not of its width, and which a text-only model
-    cannot read. A text-only assistant drafts without the image; a Groma looks at it itself, at the same regions.
-    """
-
-    def __init__(self, model: PreTrainedModel, tokens: list[Tensor] | None):
-        self._model = model
-        self._tokens = tokens
-
-    def __getattr__(self, name: str):
-        return getattr(self._model, name)
-
-    def generate(self, *args, mm_encoder_outputs: dict | None = None, **kwargs):
-        """`generate` of the assistant, which is called for every draft."""
-        if self._tokens is not None and kwargs.get(CACHE_NAME) is None:
-            kwargs[CACHE_NAME] = self._read_prompt(kwargs["input_ids"], kwargs.get("attention_mask"))
-        # Past a Groma's own `generate`: the prompt is final.
-        return GenerationMixin.generate(self._model, *args, **kwargs)
-
-    def _read_prompt(self, input_ids: Tensor, attention_mask: Tensor | None) -> Cache:
-        """The prompt without its last token in a cache: the library hands an assistant's images on in no step."""
-        ids = input_ids[:, :-1]
-        tokens = torch.cat(self._tokens)[: int((ids == self._model.config.image_token_id).sum())]
-        cache = DynamicCache(config=self._model.config.get_text_config(decoder=True))
-        cache.activate_past_recording()
-        self._model.model(
-            input_ids=ids,
-            # The library drops a mask without zeros.
-            attention_mask=None if attention_mask is None else attention_mask[:, :-1],
-            mm_encoder_outputs={"image": GromaImageFeatures(pooler_output=[tokens])},
-            cache=cache,
-            use_cache=True,
-        )
-        return cache
 
 
 class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
@@ -1170,7 +972,7 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
             )
             # What was given may be the new tokens alone.
             self._check_prompt_length(prompt.attention_mask, prompt.attention_mask)
-        _check_positions(kwargs.pop("position_ids", None), prompt.attention_mask)
+        check_positions(kwargs.pop("position_ids", None), prompt.attention_mask)
         kwargs["attention_mask"] = prompt.attention_mask
         if prompt.inputs_embeds is None:
             inputs = prompt.input_ids
@@ -1343,10 +1145,10 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
         pixel_values: Tensor | None,
         refer_boxes: Tensor | None,
         features: GromaImageFeatures | None,
-    ) -> _Assistant:
+    ) -> DraftingAssistant:
         """An assistant model that can be asked about the images."""
         if assistant.config.model_type != self.config.model_type:
-            return _Assistant(assistant, None)
+            return DraftingAssistant(assistant, None)
         if pixel_values is None or features is None:
             raise ValueError(
                 "A Groma as `assistant_model` looks at the image itself: pass `pixel_values`, not features or a cache, or take "
@@ -1365,7 +1167,7 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
             features.region_boxes.to(assistant.device),
             features.region_scores.to(assistant.device),
         )
-        return _Assistant(assistant, _rows_without_padding(tokens, counts, refer_boxes))
+        return DraftingAssistant(assistant, _rows_without_padding(tokens, counts, refer_boxes))
 
     def _attention_mask_without_padding(
         self, input_ids: Tensor | None, inputs_embeds: Tensor | None, kwargs: dict

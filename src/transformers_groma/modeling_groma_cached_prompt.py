@@ -143,7 +143,7 @@ def assign_slots(boxes: Tensor, prompt: CachedPrompt) -> tuple[Tensor, CachedPro
 def _keys_of(cache: Cache) -> Tensor | None:
     """Keys of one layer that holds all tokens, if there is one."""
     layers = [layer for layer in cache.layers if isinstance(getattr(layer, "keys", None), Tensor)]
-    layers = [layer for layer in layers if layer.keys.numel() > 0] or layers[:0]
+    layers = [layer for layer in layers if layer.keys.numel() > 0]
     whole = [layer for layer in layers if not getattr(layer, "is_sliding", False)]
     return (whole or layers)[-1].keys if layers else None
 
