@@ -23,7 +23,6 @@ from transformers_groma import GromaForConditionalGeneration, GromaForRegionProp
 from transformers_groma.modeling_groma import _check_same_regions, _remember_generated
 from transformers_groma.modeling_groma_cached_prompt import CachedPrompt
 from transformers_groma.modeling_groma_outputs import GromaImageFeatures
-from transformers_groma.modeling_groma_prompt import boxes_of_images, check_positions, shift_labels_over_gaps
 from transformers_groma.modeling_groma_proposer import region_proposal_loss
 
 EXACT = {"atol": 1e-5, "rtol": 1e-4}
@@ -301,43 +300,6 @@ class TestChecks:
         with pytest.raises(ValueError, match="A later turn needs one `<refer_box>` mark and one placeholder"):
             model.model._check_turn(*given)
 
-    def test_positions(self):
-        mask = torch.tensor([[0, 1, 1, 0, 1], [1, 1, 1, 1, 1]])
-        right = torch.tensor([[7, 0, 1, 9, 2], [0, 1, 2, 3, 4]])
-        for given in (None, right, right[:, -2:], right.masked_fill(mask == 0, 0)):
-            check_positions(given, mask)
-        check_positions(torch.arange(5)[None], torch.ones(2, 5, dtype=torch.long))
-        wrong = right.clone()
-        wrong[0, 4] = 3
-        for given in (
-            wrong,
-            right + 1,
-            right[0],
-            right[None],
-            right[:, :2],
-            torch.cat([right, right]),
-            torch.cat([right] * 2, dim=1),
-        ):
-            with pytest.raises(ValueError, match="`position_ids` must count the tokens that are on"):
-                check_positions(given, mask)
-
-    def test_pixels_that_were_read_as_fractions(self):
-        """Whole numbers as bits of floats are next to 0; a padding row is 0, and so may one side be."""
-        box = torch.tensor([[[0.5, 0.5, 0.25, 0.25], [0.0, 0.0, 0.0, 0.0]]])
-        assert torch.equal(boxes_of_images("boxes", box, 1), box)
-        assert boxes_of_images("boxes", None, 1) is None
-        box[0, 0, 1] = 2e-12
-        assert torch.equal(boxes_of_images("boxes", box, 1), box)
-        for tiny in (5e-13, -5e-13, 1e-40):
-            box[0, 0, 1] = tiny
-            with pytest.raises(ValueError, match="`boxes` must be normalized cxcywh"):
-                boxes_of_images("boxes", box, 1)
-        with pytest.raises(ValueError, match="`boxes` must be normalized cxcywh"):
-            boxes_of_images("boxes", torch.tensor([[[100, 120, 50, 60]]], dtype=torch.int32), 1)
-        for shape in ((1, 2, 3), (2, 2, 4), (2, 4), (1, 1, 2, 4)):
-            with pytest.raises(ValueError, match="`boxes`"):
-                boxes_of_images("boxes", torch.full(shape, 0.5), 1)
-
     def test_other_regions_than_those_in_the_cache(self):
         """Boxes may differ by rounding; a region that came in a later turn is in the cache alone."""
         boxes = torch.rand(2, 3, 4)
@@ -387,14 +349,6 @@ class TestTraining:
         assert not torch.equal(shuffled.region_boxes, plain.region_boxes)
         assert_close(shuffled.region_boxes.sum(dim=1), plain.region_boxes.sum(dim=1))
         assert_close(shuffled.region_boxes[torch.arange(4), shuffled.refer_slots[:, 0]], boxes[:, 0])
-
-    def test_labels_skip_unused_slots(self):
-        labels = torch.tensor([[10, 11, 12, 13, 14, 15]])
-        mask = torch.tensor([[True, True, False, False, True, True]])
-        assert shift_labels_over_gaps(labels, mask).tolist() == [[11, 14, -100, -100, 15, -100]]
-        everything = torch.ones_like(mask)
-        expected = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
-        assert torch.equal(shift_labels_over_gaps(labels, everything), expected)
 
     def test_labels_that_are_shifted_already(self, model):
         """As trainers that split sequences pass them."""
