@@ -126,7 +126,7 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("index", "words"),
         [
-            ("{", ["not readable JSON"]),
+            ("{", ["is not JSON", "Download or copy it again"]),
             ("[]", ["list"]),
             ("{}", ["weight_map"]),
             ('{"weight_map": {}}', ["weight_map"]),

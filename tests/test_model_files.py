@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from transformers_groma.model_files import INDEX_FILE, KNOWN_FILES, checked_file, model_files, read_json, shard_names
+from transformers_groma.model_files import (
+    INDEX_FILE,
+    KNOWN_FILES,
+    base_of_adapter,
+    checked_file,
+    model_files,
+    read_json,
+    shard_names,
+)
 
 STRANGERS = (".env", "optimizer.pt", "training_args.bin", "pytorch_model.bin", "id_rsa", "own.py", "extra.safetensors")
 
@@ -129,3 +137,22 @@ def test_json_objects(tmp_path):
     (tmp_path / "a.json").write_bytes(b"\xff")
     with pytest.raises(ValueError, match="is not JSON"):
         read_json(tmp_path / "a.json")
+
+
+def test_the_model_of_an_adapter(tmp_path):
+    assert base_of_adapter(tmp_path) is None and base_of_adapter("org/groma-7b") is None
+    adapter = tmp_path / "adapter_config.json"
+    adapter.write_text('{"base_model_name_or_path": "org/groma-7b"}')
+    assert base_of_adapter(tmp_path) == "org/groma-7b"
+    for content, message in (("{}", "does not say which model"), ("[]", "holds a JSON list"), ("{", "is not JSON")):
+        adapter.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            base_of_adapter(tmp_path)
+    (tmp_path / "config.json").write_text("{}")  # a whole model, whatever lies beside it
+    assert base_of_adapter(tmp_path) is None
+
+
+def test_a_remedy_of_ones_own(tmp_path):
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(ValueError, match=r"a\.json is not JSON .*\. Download it again\.$"):
+        read_json(tmp_path / "a.json", "Download it again.")

@@ -4,7 +4,6 @@ Files come from anywhere: cut downloads, runs that were not gathered, other prog
 one line that names the file, the tensor or the setting, and what to do.
 """
 
-import json
 import math
 import pickle
 import zipfile
@@ -18,6 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from .model_files import read_json
+
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 # Tables of positions and the like, which some models save.
@@ -29,27 +30,7 @@ MOST_REGIONS = 10_000
 LARGEST_SETTING = 2**31
 _LFS_POINTER = b"version https://git-lfs"
 DAMAGED = "it is cut or damaged: download or copy it again"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file with an object.
-
-    Args:
-        path (`Path`): the file.
-
-    Returns:
-        `dict`
-
-    Raises:
-        ValueError: not UTF-8, not JSON, or not an object.
-    """
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not readable JSON ({_line(error)}): {DAMAGED}.") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__} and not an object: it is not the file it should be.")
-    return value
+COPY_AGAIN = "Download or copy it again."
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -62,9 +43,9 @@ def read_settings(path: Path) -> dict[str, Any]:
         `dict`
 
     Raises:
-        ValueError: see [`read_json`]; or numbers that are not finite or absurdly large.
+        ValueError: it is not a JSON object, or has numbers that are not finite or absurdly large.
     """
-    value = read_json(path)
+    value = read_json(path, COPY_AGAIN)
     _check_numbers(path, value, "")
     return value
 
@@ -106,7 +87,7 @@ def find_weights(directory: Path) -> tuple[list[Path], dict[str, str]]:
             return [whole], {}
         if index.is_file():
             # Not settings: the size of all tensors, which stands there too, has no limit.
-            weight_map = read_json(index).get("weight_map")
+            weight_map = read_json(index, COPY_AGAIN).get("weight_map")
             if not isinstance(weight_map, dict) or not weight_map:
                 raise ValueError(f"{index} has no `weight_map` of tensors and files: {DAMAGED}.")
             for file in weight_map.values():
@@ -464,7 +445,6 @@ __all__ = [
     "check_tokens",
     "find_weights",
     "load_checkpoint",
-    "read_json",
     "read_settings",
     "read_weights",
     "some",

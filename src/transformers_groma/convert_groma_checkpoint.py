@@ -26,6 +26,7 @@ from .configuration_groma import (
     GromaRegionProposalConfig,
 )
 from .convert_checks import (
+    COPY_AGAIN,
     DAMAGED,
     LARGEST_SETTING,
     MOST_REGIONS,
@@ -37,12 +38,12 @@ from .convert_checks import (
     check_tensors,
     check_tokens,
     load_checkpoint,
-    read_json,
     read_settings,
     some,
 )
 from .convert_components import LEGACY_IMAGE_SIZE, position_grid, resize_position_table, save_processor
 from .image_processing_pil_groma import GromaImageProcessorPil
+from .model_files import read_json
 from .modeling_groma import GromaForConditionalGeneration
 from .modeling_groma_base import part_dtypes
 from .modeling_groma_detector import GromaForRegionProposal
@@ -507,7 +508,7 @@ def _load_tokenizer(legacy_dir: Path, config: GromaConfig) -> PreTrainedTokenize
     added_file = legacy_dir / "added_tokens.json"
     if added_file.is_file():
         # The library counts added tokens up from the last piece, whatever ids the file gives them.
-        for token, index in read_json(added_file).items():
+        for token, index in read_json(added_file, COPY_AGAIN).items():
             if added.get(token, index) != index:
                 raise ValueError(
                     f"The model knows the token {token!r} by the id {added[token]}, but {added_file} says {index!r}: take the "

@@ -7,6 +7,7 @@ or uploads one goes by this list.
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -132,11 +133,12 @@ def _roots(folder: Path) -> list[Path]:
     return [folder, blobs] if folder.parent.name == "snapshots" else [folder]
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path, remedy: str = "Save the model again.") -> dict[str, Any]:
     """A JSON object of a file.
 
     Args:
         path (`Path`): the file.
+        remedy (`str`): what to do if it is damaged, for the message.
 
     Returns:
         `dict`: its content.
@@ -145,12 +147,34 @@ def read_json(path: Path) -> dict:
         ValueError: it is not JSON, or not an object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}). Save the model again.") from error
+        raise ValueError(f"{path} is not JSON ({error}). {remedy}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a JSON {type(content).__name__}, not an object. Save the model again.")
+        raise ValueError(f"{path} holds a JSON {type(content).__name__}, not an object. {remedy}")
     return content
 
 
-__all__ = ["KNOWN_FILES", "checked_file", "model_files", "read_json", "shard_names"]
+def base_of_adapter(folder: str | os.PathLike) -> str | None:
+    """The model that an adapter in a folder was trained from.
+
+    Args:
+        folder (`str` or `Path`): folder or Hub name of a model or an adapter.
+
+    Returns:
+        `str`, *optional*: folder or Hub name; `None` for a whole model or a Hub name.
+
+    Raises:
+        ValueError: the adapter does not say it.
+    """
+    path = Path(folder, "adapter_config.json")
+    # An adapter has no settings of its own.
+    if not path.is_file() or Path(folder, "config.json").is_file():
+        return None
+    base = read_json(path).get("base_model_name_or_path")
+    if not base:
+        raise ValueError(f"{path} does not say which model the adapter was trained from (`base_model_name_or_path`).")
+    return base
+
+
+__all__ = ["KNOWN_FILES", "base_of_adapter", "checked_file", "model_files", "read_json", "shard_names"]

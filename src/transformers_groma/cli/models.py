@@ -1,10 +1,10 @@
 """Models, devices and images that commands are given."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..model_files import base_of_adapter
 from .arguments import CommandError, errors_of
 from .output import note
 
@@ -143,17 +143,6 @@ def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
     with errors_of("--model"):
         check_weights(model)
     return model
-
-
-def base_of_adapter(model: str) -> str | None:
-    """The model that an adapter in a folder was trained from; `None` for a whole model or a Hub name."""
-    path = Path(model) / "adapter_config.json"
-    if not path.is_file() or (Path(model) / "config.json").is_file():
-        return None
-    base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not base:
-        raise ValueError(f"{path} does not say which model the adapter was trained from (`base_model_name_or_path`).")
-    return base
 
 
 def _checked_adapter(model: str, base: str, model_types: tuple[str, ...]) -> str:

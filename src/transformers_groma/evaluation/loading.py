@@ -1,7 +1,6 @@
 """Models, datasets and benchmarks by their names, as the command line has them."""
 
 import importlib
-import json
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from transformers import AutoConfig, AutoImageProcessor
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.mixtures import load_rows, parse_dataset_spec
+from ..model_files import base_of_adapter
 from ..modeling_groma import GromaForConditionalGeneration
 from ..modeling_groma_detector import GromaForRegionProposal
 from ..processing_groma import GromaProcessor
@@ -112,12 +112,7 @@ def load_model(
     >>> model.config.nms_threshold
     0.5
     """
-    # An adapter has no settings of its own.
-    adapter = Path(name, "adapter_config.json")
-    if adapter.is_file() and not Path(name, "config.json").is_file():
-        config = AutoConfig.from_pretrained(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
-    else:
-        config = AutoConfig.from_pretrained(name)
+    config = AutoConfig.from_pretrained(base_of_adapter(name) or name)
     if box_score_threshold is not None:
         config.box_score_threshold = box_score_threshold
     if nms_threshold is not None:
