@@ -88,7 +88,7 @@ def check_image(image: dict[str, Any], fault: LeftOut | None = None) -> tuple[in
         SkipRecord: it is of no use, or does not know its size.
     """
     if fault is not None:
-        raise SkipRecord(fault.reason, fault.detail)
+        raise fault.of_record()
     return pixel_count(image.get("width"), "width"), pixel_count(image.get("height"), "height")
 
 

@@ -199,7 +199,7 @@ def _parse(record: dict[str, Any] | str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise SkipRecord("not a JSON object")
     if fault := record_fault(record, "record"):
-        raise SkipRecord(fault.reason, fault.detail)
+        raise fault.of_record()
     return record
 
 

@@ -120,7 +120,7 @@ def convert(
         SkipRecord: no picture, another size than annotated, a wrong box, or markup that does not fit.
     """
     if fault := record_fault(record, "record"):
-        raise SkipRecord(fault.reason, fault.detail)
+        raise fault.of_record()
     width, height = check_image(record)
     given, turns = record.get("boxes"), record.get("conversation")
     if not isinstance(given, list):

@@ -107,7 +107,7 @@ def convert(record: Mapping[str, Any], images: Path, source: str) -> Iterator[di
         SkipRecord: no picture where one is named, more than one, or a conversation that does not fit.
     """
     if fault := record_fault(record, "record"):
-        raise SkipRecord(fault.reason, fault.detail)
+        raise fault.of_record()
     turns = read_turns(record.get("conversations"))
     name = record.get("image")
     if name is not None and not isinstance(name, str):

@@ -9,7 +9,7 @@ from processing.boxes import usable_boxes
 from processing.coco_format import check_image, image_name, load_coco_files
 from processing.rows import Box, Part, Turn, plain_text
 from transformers_groma.data.columns import text_part
-from transformers_groma.data.left_out import LeftOut, SkipRecord
+from transformers_groma.data.left_out import LeftOut
 from transformers_groma.data.prompts import question_parts
 
 CROWD = LeftOut("the box is that of a crowd region")
@@ -99,7 +99,7 @@ def region_box(region: Region) -> Box:
     width, height = check_image(region.image, region.fault)
     boxes, _, left_out = usable_boxes([region.bbox], width, height)
     if not boxes:
-        raise SkipRecord(left_out[0].reason, left_out[0].detail)
+        raise left_out[0].of_record()
     return boxes[0]
 
 

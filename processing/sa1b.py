@@ -63,7 +63,7 @@ def convert(record: str, boxes_of: BoxesOf | None = None) -> Iterator[dict[str, 
         content.get(name) if isinstance(content, dict) else None for name in ("image", "annotations")
     )
     if fault := record_fault(content, "annotation file") or record_fault(image, "`image`"):
-        raise SkipRecord(fault.reason, fault.detail)
+        raise fault.of_record()
     if not isinstance(annotations, list):
         raise SkipRecord("`annotations` is not a list", repr(annotations)[:100])
     faults = [record_fault(annotation, "annotation") for annotation in annotations]

@@ -37,7 +37,7 @@ from processing.rows import (
 )
 from transformers_groma.boxes import nms
 from transformers_groma.data.image_files import BoxesOf
-from transformers_groma.data.left_out import LeftOut, SkipRecord
+from transformers_groma.data.left_out import LeftOut, SkipRecord, reason_of
 
 MAX_REGIONS = 10
 # Regions of one conversation overlap by this IoU at most.
@@ -201,7 +201,7 @@ def usable_regions(regions: Sequence[Region]) -> tuple[list[Region], list[LeftOu
         try:
             region_box(region), plain_text(region.expressions[0])
         except SkipRecord as error:
-            left_out.append(LeftOut(error.reason, error.detail))
+            left_out.append(reason_of(error))
         else:
             usable.append(region)
     return usable, left_out
@@ -261,7 +261,7 @@ def convert(
         if len(faults) == 1 and None not in faults:
             # All of them have the fault of their picture.
             fault = faults.pop()
-            raise SkipRecord(fault.reason, fault.detail)
+            raise fault.of_record()
         usable, left_out = usable_regions(regions)
         yield from left_out
         if not usable:

@@ -137,7 +137,7 @@ def _select(
     images: Path,
 ) -> tuple[SelectedImage, list[LeftOut]]:
     if fault := record_fault(entry, "entry of a picture"):
-        raise SkipRecord(fault.reason, fault.detail)
+        raise fault.of_record()
     image_id, coco_id = id_of(entry.get("image_id")), id_of(entry.get("coco_id"))
     if image_id is None:
         raise SkipRecord("picture without an `image_id`", repr(entry.get("image_id")))

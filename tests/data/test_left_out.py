@@ -43,3 +43,9 @@ def test_a_reason_stands_before_its_detail():
 def test_workers_may_raise_it():
     error = pickle.loads(pickle.dumps(SkipRecord("another size", "3x4")))
     assert (error.reason, error.detail) == ("another size", "3x4")
+
+
+def test_a_part_may_leave_its_whole_record_out():
+    error = LeftOut("a box is wrong", "[1, 2]").of_record()
+    assert isinstance(error, SkipRecord)
+    assert reason_of(error) == LeftOut("a box is wrong", "[1, 2]")

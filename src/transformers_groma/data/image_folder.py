@@ -43,7 +43,7 @@ from .image_files import (
     turned_boxes,
     upright_size,
 )
-from .left_out import DATA_ERRORS, LeftOut, SkipRecord
+from .left_out import DATA_ERRORS, LeftOut, SkipRecord, reason_of
 from .prompts import question_parts
 from .shards import WriteReport, named_as_options, write_dataset
 from .text import RepeatedKey, capitalized
@@ -166,7 +166,7 @@ def image_folder_dataset(folder: str | os.PathLike, options: FolderOptions = Fol
         try:
             for row in convert(record, Path(folder), options):
                 if isinstance(row, LeftOut):
-                    raise SkipRecord(row.reason, row.detail)
+                    raise row.of_record()
                 check_row(row, options.schema)
                 rows.append(row)
         except (SkipRecord, *DATA_ERRORS) as error:
@@ -326,7 +326,7 @@ def convert(record: FolderImage, folder: Path, options: FolderOptions) -> Iterat
 def _read_image(record: FolderImage, folder: Path, options: FolderOptions) -> _Read:
     """An image and its objects."""
     if record.fault is not None:
-        raise SkipRecord(record.fault.reason, record.fault.detail)
+        raise record.fault.of_record()
     path = image_path(folder, record.file_name)
     content = read_image_bytes(path)
     lines: list[list[tuple[Any, Any]]] = []
@@ -335,10 +335,10 @@ def _read_image(record: FolderImage, folder: Path, options: FolderOptions) -> _R
         try:
             lines.append(_raw_objects(line, options))
         except SkipRecord as error:
-            faults.append(LeftOut(error.reason, error.detail))
+            faults.append(reason_of(error))
             lines.append([])
     if len(faults) == len(record.lines):
-        raise SkipRecord(faults[0].reason, faults[0].detail)
+        raise faults[0].of_record()
     left_out = [*record.left_out, *faults]
     given = [box for line in lines for box, _ in line]
     orientation = _orientation(content, _annotated_size(record), given, options)
@@ -378,7 +378,7 @@ def _read_object(
     try:
         return FolderObject(box, _plain_text(text, f"objects.text[{index}]"))
     except SkipRecord as error:
-        left_out.append(LeftOut(error.reason, error.detail))
+        left_out.append(reason_of(error))
         return FolderObject(box, None)
 
 
@@ -441,7 +441,7 @@ def _own_conversations(record: FolderImage, read: _Read) -> list[list[Message]]:
                 messages = _read_messages(line["messages"], len(own))
                 conversations.append(_renumbered(messages, first, objects))
             except SkipRecord as error:
-                read.left_out.append(LeftOut(error.reason, error.detail))
+                read.left_out.append(reason_of(error))
         first += len(own)
     return conversations
 

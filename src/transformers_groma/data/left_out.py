@@ -52,6 +52,10 @@ class LeftOut:
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
+    def of_record(self) -> SkipRecord:
+        """The error that leaves a whole record out for the same reason."""
+        return SkipRecord(self.reason, self.detail)
+
 
 def reason_of(error: Exception) -> LeftOut:
     """Why an error leaves a record out: a reason that a report can count, and what is special about this record.
