@@ -1,6 +1,6 @@
 """Runs the steps of `run.sh`: each in a process of its own with a time limit, results written as they come.
 
-    python benchmarks/gpu/driver.py [--cpu] [--small] [--output DIR] [--budget SECONDS] [STEP …]
+    benchmarks/gpu/run.sh [--cpu] [--small] [--output DIR] [--budget SECONDS] [STEP …]
 
 A step that fails, hangs or dies never stops the others: what it had measured until then is kept, its outcome is written beside it,
 and its last lines are printed. `gpu.json` and `gpu.md` are rewritten after every step.
@@ -9,6 +9,7 @@ and its last lines are printed. `gpu.json` and `gpu.md` are rewritten after ever
 import argparse
 import contextlib
 import datetime
+import importlib.metadata
 import json
 import os
 import platform
@@ -20,12 +21,13 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from report import render_markdown, summary_line
+from step import SKIPPED
+
+from transformers_groma._files import write_files
+
 FOLDER = Path(__file__).resolve().parent
 REPOSITORY = FOLDER.parents[1]
-sys.path.insert(0, str(FOLDER))
-
-from report import render_markdown, summary_line  # noqa: E402
-from step import SKIPPED  # noqa: E402
 
 
 class Step(NamedTuple):
@@ -64,8 +66,8 @@ def machine(cpu: bool) -> dict[str, Any]:
     }
     for package in ("transformers", "kernels", "peft", "bitsandbytes", "torchvision", "triton"):
         try:
-            facts[package] = __import__("importlib.metadata").metadata.version(package)
-        except ImportError:
+            facts[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
             facts[package] = None
     return facts
 
@@ -124,14 +126,6 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def write(output: Path, report: dict[str, Any]) -> None:
-    """`gpu.json` and `gpu.md`, whole or not at all."""
-    for name, text in (("gpu.json", json.dumps(report, indent=1) + "\n"), ("gpu.md", render_markdown(report))):
-        temporary = output / f".{name}"
-        temporary.write_text(text)
-        temporary.rename(output / name)
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cpu", action="store_true", help="run on the CPU: checks the script, measures no GPU")
@@ -187,8 +181,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{step.name}: {entry['outcome']} in {entry['seconds']} s {entry.get('reason', '')}", flush=True)
         for line in entry.get("last_lines", []) if entry["outcome"] in ("failed", "timed out") else []:
             print(f"    {line}")
-        write(options.output, report)
-    print((options.output / "gpu.md").read_text())
+        page, data = render_markdown(report), json.dumps(report, indent=1) + "\n"
+        write_files({options.output / "gpu.json": data.encode(), options.output / "gpu.md": page.encode()})
+    print(render_markdown(report))
     print(summary_line(report))
     return int(any(entry["outcome"] in ("failed", "timed out") for entry in report["steps"]))
 

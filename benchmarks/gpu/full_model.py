@@ -5,16 +5,12 @@ and 32; one training step of stage 1 and one of stage 3 with LoRA. Memory is the
 """
 
 import gc
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from build import BUILT, build_kernel
 from step import Results, median_ms, peak_memory_gb, step_arguments, synchronize
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.tiny import prompt_ids, spread_proposals, tiny_config, tiny_detector_config
 from transformers_groma import (

@@ -2,10 +2,9 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
-from step import step_arguments
+from step import PYTEST, step_arguments
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -14,16 +13,7 @@ def main() -> None:
     results, device, small = step_arguments(__doc__)
     failed = False
     for name in ("ms-deform-attn", "roi-align"):
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "--no-header",
-            "-p",
-            "no:cacheprovider",
-            f"kernels/{name}/tests",
-        ]
+        command = [*PYTEST, f"kernels/{name}/tests"]
         # The CPU's part runs in every `make test`.
         selection = "gradcheck" if small else "cuda" if device == "cuda" else ""
         process = subprocess.run([*command, "-k", selection], cwd=REPOSITORY, capture_output=True, text=True)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# What the steps' results are compared with: (result, key) and the least value.
+# Which columns of the results are ratios, and what they should reach.
 TARGETS = {
     "of the copy rate": 0.7,
     "over torch": 1.5,

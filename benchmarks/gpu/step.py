@@ -13,6 +13,8 @@ import torch
 
 # What a step exits with that has nothing to do on this machine; its last line says why.
 SKIPPED = 77
+# How a step runs tests of the repository.
+PYTEST = (sys.executable, "-m", "pytest", "-q", "--no-header", "-rA", "-p", "no:cacheprovider")
 
 
 class Results:

@@ -3,27 +3,16 @@
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
-from step import step_arguments
+from step import PYTEST, step_arguments
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def main() -> None:
     results, device, small = step_arguments(__doc__)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "--no-header",
-        "-rA",
-        "-p",
-        "no:cacheprovider",
-        "tests/test_devices.py",
-    ]
+    command = [*PYTEST, "tests/test_devices.py"]
     if small:  # compilation for a CPU takes longer than all the rest
         command += ["-k", "not compile"]
     process = subprocess.Popen(
