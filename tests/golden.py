@@ -6,6 +6,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.testing import assert_close
+
+from transformers_groma import GromaForConditionalGeneration
 
 # Token ids of the toy tokenizer: 320 pieces and Groma's tokens after them.
 PAD, IMAGE, REGION, REFER_BOX, GROUND_BOX, REFER_FEATURE, FIRST_PROXY = 320, 328, 329, 330, 331, 332, 334
@@ -60,3 +63,24 @@ def expand_batch(ids: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]
         ]
         inputs["labels"] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
     return inputs
+
+
+def check_greedy_generation(model: GromaForConditionalGeneration, folder: Path, run: str, atol: float) -> None:
+    """From pixels to words on the device of the model: ids, logits and regions of a run of the original's `generate`."""
+    notes, golden = load_case(folder, "generate")
+    inputs = {**expand_batch(golden[f"{run}.input_ids"]), "pixel_values": golden_pixels(folder)[:1]}
+    if run == "refer":
+        inputs["refer_boxes"] = golden["refer.refer_boxes"][None]
+    output = model.generate(
+        **{name: value.to(model.device) for name, value in inputs.items()},
+        max_new_tokens=8,
+        min_new_tokens=8,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    assert output.sequences[0, inputs["input_ids"].shape[1] :].tolist() == notes["runs"][run]["new_ids"]
+    assert_close(torch.cat(output.logits).cpu(), golden[f"{run}.step_logits"], atol=atol, rtol=0)
+    boxes = golden[f"{run}.pred_boxes"]
+    assert_close(output.region_boxes[0, : len(boxes)].cpu(), boxes, atol=1e-4, rtol=0)
+    assert output.region_mask[0].sum() == len(boxes)

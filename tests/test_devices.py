@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.golden import expand_batch, golden_pixels, load_case
+from tests.golden import check_greedy_generation, golden_pixels
 from tests.tiny import tiny_inputs, tiny_model
 from transformers_groma import GromaForConditionalGeneration
 
@@ -37,23 +37,7 @@ def generate(model, inputs, **kwargs) -> torch.Tensor:
 
 @pytest.mark.parametrize("run", ["plain", "refer"])
 def test_words_are_those_of_the_original(golden_model, golden_dir, run):
-    """Greedy ids and logits of the original code, from pixels to words."""
-    notes, golden = load_case(golden_dir, "generate")
-    inputs = expand_batch(golden[f"{run}.input_ids"])
-    if run == "refer":
-        inputs["refer_boxes"] = golden["refer.refer_boxes"][None]
-    inputs = {key: value.to(DEVICE) for key, value in inputs.items()}
-    output = golden_model.generate(
-        pixel_values=golden_pixels(golden_dir)[:1].to(DEVICE),
-        max_new_tokens=8,
-        min_new_tokens=8,
-        do_sample=False,
-        return_dict_in_generate=True,
-        output_logits=True,
-        **inputs,
-    )
-    assert output.sequences[0, inputs["input_ids"].shape[1] :].tolist() == notes["runs"][run]["new_ids"]
-    assert_close(torch.cat(output.logits).cpu(), golden[f"{run}.step_logits"], atol=2e-3, rtol=0)
+    check_greedy_generation(golden_model, golden_dir, run, atol=2e-3)
 
 
 def test_proposals_equal_those_of_the_cpu(golden_model, golden_dir):

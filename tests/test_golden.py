@@ -11,7 +11,17 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.golden import FIRST_PROXY, IMAGE, MAX_REGIONS, PAD, expand_batch, golden_pixels, load_case, pad_boxes
+from tests.golden import (
+    FIRST_PROXY,
+    IMAGE,
+    MAX_REGIONS,
+    PAD,
+    check_greedy_generation,
+    expand_batch,
+    golden_pixels,
+    load_case,
+    pad_boxes,
+)
 from transformers_groma import GromaForConditionalGeneration, GromaForRegionProposal
 from transformers_groma.boxes import nms
 from transformers_groma.convert_groma_checkpoint import (
@@ -323,25 +333,8 @@ class TestEndToEnd:
                 assert_close(gradient, expected, atol=5e-4, rtol=0)
 
     @pytest.mark.parametrize("name", ["plain", "refer"])
-    def test_greedy_generation(self, golden_dir, model, pixels, name):
-        notes, golden = load_case(golden_dir, "generate")
-        inputs = expand_batch(golden[f"{name}.input_ids"])
-        if name == "refer":
-            inputs["refer_boxes"] = golden["refer.refer_boxes"][None]
-        output = model.generate(
-            pixel_values=pixels[:1],
-            max_new_tokens=8,
-            min_new_tokens=8,
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_logits=True,
-            **inputs,
-        )
-        assert output.sequences[0, inputs["input_ids"].shape[1] :].tolist() == notes["runs"][name]["new_ids"]
-        assert_close(torch.cat(output.logits), golden[f"{name}.step_logits"], **END_TO_END)
-        boxes = golden[f"{name}.pred_boxes"]
-        assert_close(output.region_boxes[0, : len(boxes)], boxes, **ONE_LEVEL)
-        assert output.region_mask[0].sum() == len(boxes)
+    def test_greedy_generation(self, golden_dir, model, name):
+        check_greedy_generation(model, golden_dir, name, END_TO_END["atol"])
 
 
 class TestRealSize:
