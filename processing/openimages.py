@@ -113,7 +113,7 @@ def convert(record: Picture, images: Path, boxes_of: BoxesOf | None = None) -> I
 
 
 def _pixels(corners: array, width: int, height: int) -> tuple[list[Box], list[LeftOut]]:
-    """Boxes in pixels, each once, from corners in 0..1; and why others are left out."""
+    """`xyxy` boxes in pixels, each once, from flat corners x1, y1, x2, y2 in 0..1; and why others are left out."""
     fractions = list(dict.fromkeys(zip(*[iter(corners)] * 4)))
     # Rounding may lead a little out of the picture; what is far out was never a fraction.
     wrong = [box for box in fractions if min(box) < -0.5 or max(box) > 1.5]

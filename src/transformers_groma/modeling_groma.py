@@ -368,8 +368,8 @@ class GromaModel(GromaPreTrainedModel):
             input_ids (`Tensor` of shape `(B, length)`), inputs_embeds (`Tensor` of shape `(B, length, hidden_size)`): one of
                 the two, only what is new; not changed.
             attention_mask (`Tensor` of shape `(B, cached + length)` or `(B, length)`, *optional*): 0 for padding; not changed.
-            refer_boxes (`Tensor` of shape `(B_images, K, 4)`, *optional*): boxes of this turn, one row for each row of the
-                cache that has an image.
+            refer_boxes (`Tensor` of shape `(B_images, K, 4)`, *optional*): boxes of this turn, normalized `cxcywh`, one row
+                for each row of the cache that has an image; rows of zeros pad.
             cached (`CachedPrompt`): what the cache holds; not changed.
 
         Returns:

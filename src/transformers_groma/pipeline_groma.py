@@ -23,6 +23,8 @@ _OUTPUT_FIELDS = ("sequences", "region_boxes", "region_scores", "region_mask")
 
 
 class _Sample(NamedTuple):
+    """One image, what is asked about it, and its boxes as the caller gave them: `box_format` says how they are meant."""
+
     image: Any
     question: str | None
     boxes: Any

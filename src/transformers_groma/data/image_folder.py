@@ -599,7 +599,7 @@ def _parse_marks(text: str, role: str, num_boxes: int, where: str) -> list[Part]
 def _conversation_row(
     image: dict[str, Any], name: str, boxes: Sequence[list[float] | None], messages: Sequence[Message]
 ) -> dict[str, Any]:
-    """A row with the boxes that its messages name, in that order; the image is shown at the head of the first question."""
+    """A row with the `xyxy` boxes in pixels that its messages name, in that order; the image is shown at the head of the first question."""
     numbers: dict[int, int] = {}
 
     def renumbered(part: Part) -> Part:
@@ -622,7 +622,7 @@ def _conversation_row(
 def _evaluation_row(
     image: dict[str, Any], name: str, boxes: Sequence[list[float] | None], turn: Turn
 ) -> dict[str, Any]:
-    """A question without its answer, which is what the answer of a model is compared with: boxes, or words."""
+    """A question without its answer, which is what the answer of a model is compared with: `xyxy` boxes in pixels, or words."""
     question, answer = turn
     targets = [boxes[index] for part in answer for index in part["boxes"]]
     return _conversation_row(image, name, boxes, [{"role": "user", "content": question}]) | {

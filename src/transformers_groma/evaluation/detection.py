@@ -172,7 +172,7 @@ def _mean(values: np.ndarray) -> float:
 def _annotations(
     image: int, boxes: np.ndarray, scores: np.ndarray | None = None, iscrowd: int = 0
 ) -> list[dict[str, Any]]:
-    """Boxes of an image in COCO's form, all of one category."""
+    """Boxes `xyxy` of an image as COCO's annotations, which have `xywh`, all of one category."""
     sizes = boxes[:, 2:] - boxes[:, :2]
     entries = [
         {"image_id": image, "category_id": 1, "bbox": [*corner, *size], "area": size[0] * size[1], "iscrowd": iscrowd}

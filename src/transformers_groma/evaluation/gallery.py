@@ -269,7 +269,7 @@ def _labels(predicted: torch.Tensor, targets: torch.Tensor) -> list[str]:
 
 
 def _draw_dashed(picture: Image.Image, boxes: Sequence[Box]) -> None:
-    """Draw dashed outlines with a dark edge onto a picture."""
+    """Draw dashed outlines with a dark edge of `xyxy` boxes in pixels onto an image."""
     draw = ImageDraw.Draw(picture)
     side = math.sqrt(picture.width * picture.height)
     width = max(7, round(side / 75))
