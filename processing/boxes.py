@@ -1,4 +1,4 @@
-"""Boxes of annotations, each checked alone: what is wrong with one is no reason to drop the others."""
+"""Boxes of annotations, each checked alone: a wrong one does not cost the others."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -159,7 +159,7 @@ def _lists_of(content: Any, path: str | os.PathLike) -> tuple[list[Any], list[An
     """The lists `images`, `annotations` and `categories` of a file."""
     error = f"{path} is not a COCO-style file"
     if isinstance(content, RepeatedKey):
-        raise ValueError(f"{error}: the key {content.key!r} stands twice in it, and nobody can tell which is meant.")
+        raise ValueError(f"{error}: it has the key {content.key!r} twice, so its value is ambiguous.")
     if not isinstance(content, dict):
         raise ValueError(
             f"{error}: it needs an object with lists `images` and `annotations`, not a {type(content).__name__}."

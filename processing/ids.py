@@ -53,7 +53,7 @@ def record_fault(record: Any, what: str) -> LeftOut | None:
         what (`str`): how a reason names it, such as "annotation".
 
     Returns:
-        `LeftOut` or `None`: it is not an object, or a key stands twice in it.
+        `LeftOut` or `None`: it is not an object, or it has a key twice.
 
     Example:
     >>> str(record_fault(3, "annotation"))
@@ -62,5 +62,5 @@ def record_fault(record: Any, what: str) -> LeftOut | None:
     if not isinstance(record, dict):
         return LeftOut(f"{what} is not a JSON object", repr(record)[:100])
     if isinstance(record, RepeatedKey):
-        return LeftOut(f"{what} has a key twice: nobody can tell which value is meant", repr(record.key))
+        return LeftOut(f"{what} has a key twice, so its value is ambiguous", repr(record.key))
     return None

@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def build_and_try(name: str, device: str, results: Results) -> bool:
-    """One kernel; the other is tried whatever becomes of it."""
+    """One kernel; the other is tried in any case."""
     try:
         start = time.perf_counter()
         folder = build_kernel(name, device)

@@ -97,7 +97,7 @@ def measure(
 
 
 def hub_deformable_attention(device: str) -> Callable | None:
-    """The Hub's deformable attention, which is CUDA only; `None`, with the reason printed, where it cannot be had."""
+    """The Hub's deformable attention, which is CUDA only; `None`, with the reason printed, where it is not available."""
     if device != "cuda":
         return None
     try:

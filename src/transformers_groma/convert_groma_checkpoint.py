@@ -138,7 +138,7 @@ def convert_legacy_config(config: dict, state_dict: dict[str, Tensor]) -> GromaC
         `GromaConfig`, or `GromaRegionProposalConfig` for a stage-1 checkpoint.
 
     Raises:
-        ValueError: if the checkpoint is no Groma, or has settings that are out of range or do not fit its tensors.
+        ValueError: if the checkpoint is not a Groma, or has settings that are out of range or do not fit its tensors.
     """
     model_type = config.get("model_type")
     if model_type not in ("groma", "ddetr"):

@@ -117,7 +117,7 @@ def checked_file(folder: Path, name: str) -> Path:
     if not any(target.is_relative_to(root) for root in _roots(folder)):
         raise ValueError(f"{path} is a link to {target}, which is outside of the folder. Put the file itself there.")
     if target.is_relative_to(folder.resolve()):
-        # A known name is no way out for what stays behind: keys in hidden files, optimizer states.
+        # A known name must not let out what stays behind: keys in hidden files, optimizer states.
         is_hidden = any(part.startswith(".") for part in target.relative_to(folder.resolve()).parts)
         if is_hidden or target.suffix not in ("", path.suffix):
             raise ValueError(

@@ -42,8 +42,8 @@ def test_a_line_that_stands_twice_counts_once_whatever_the_order_of_its_keys(tmp
     )
     assert image.lines == (line("a.jpg", x=1, y=2), line("a.jpg", x=1, y=3)) and image.fault is None
     assert [str(one) for one in image.left_out] == [
-        f"a line of {METADATA} stands twice: line 2",
-        f"a line of {METADATA} stands twice: line 4",
+        f"a line of {METADATA} appears twice: line 2",
+        f"a line of {METADATA} appears twice: line 4",
     ]
 
 

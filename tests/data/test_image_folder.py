@@ -429,13 +429,13 @@ def test_a_line_that_stands_twice_counts_once(tmp_path):
         "objects": {"bbox": [[200, 40, 100, 60], [110, 10, 40, 40]], "text": ["a cup", "a mug"]},
     }
     folder = lines_of(tmp_path / "photos", first, first, more)
-    with pytest.raises(ValueError, match="a line of metadata.jsonl stands twice: line 2"):
+    with pytest.raises(ValueError, match="a line of metadata.jsonl appears twice: line 2"):
         image_folder_dataset(folder)
     report = write_image_folder(folder, tmp_path / "out", FolderOptions("rec"))
     rows = Dataset.from_parquet(str(report.files[0]), cache_dir=str(tmp_path / "cache"))
     assert [row["boxes_xyxy"] for row in rows] == [[CUP_RIGHT, MUG]]
     assert report.parts == {
-        "a line of metadata.jsonl stands twice": 1,
+        "a line of metadata.jsonl appears twice": 1,
         "a box stands on several lines with the same text": 1,
     }
     report = write_image_folder(folder, tmp_path / "detection", FolderOptions("detection"))

@@ -278,7 +278,7 @@ def test_a_key_that_stands_twice(images, name, capsys):
         assert any("has a key twice" in reason for reason in outcome.reasons)
     (images / "a.json").write_text(text[:-1] + ', "images": []}')
     assert run(script, images, arguments, "--overwrite").status == 2
-    assert "the key 'images' stands twice in it" in capsys.readouterr().err
+    assert "it has the key 'images' twice" in capsys.readouterr().err
 
 
 def test_reasons_aggregate(images):

@@ -34,6 +34,6 @@ def test_records_that_cannot_be_read():
     assert record_fault("x" * 200, "annotation").detail == "'" + "x" * 99
     fault = record_fault(parse_json('{"bbox": 1, "bbox": 2}'), "annotation")
     assert (fault.reason, fault.detail) == (
-        "annotation has a key twice: nobody can tell which value is meant",
+        "annotation has a key twice, so its value is ambiguous",
         "'bbox'",
     )

@@ -1,4 +1,4 @@
-"""Boxes as they stand in annotation files, each checked alone: what is wrong with one is no reason to drop the others."""
+"""Boxes as they stand in annotation files, each checked alone: a wrong one does not cost the others."""
 
 import math
 import re

@@ -73,7 +73,7 @@ def _read_line(line: str, number: int) -> tuple[dict[str, Any], LeftOut | None]:
     except ValueError as error:
         return {}, LeftOut(f"a line of {METADATA} is not JSON", f"line {number} is not JSON ({error})")
     if isinstance(record, RepeatedKey):
-        detail = f"line {number} has the key {record.key!r} twice, and nobody can tell which is meant"
+        detail = f"line {number} has the key {record.key!r} twice, so its value is ambiguous"
         return {}, LeftOut(f"a line of {METADATA} has a key twice", detail)
     if not isinstance(record, dict) or not isinstance(record.get("file_name"), str) or not record["file_name"]:
         return {}, LeftOut(f"a line of {METADATA} has no `file_name`", f"line {number} has no `file_name`")
@@ -109,7 +109,7 @@ def _add_line(
     image = images.setdefault(key, _Gathered(name))
     content = json.dumps(record, sort_keys=True)
     if content in image.lines:
-        image.left_out.append(LeftOut(f"a line of {METADATA} stands twice", f"line {number}"))
+        image.left_out.append(LeftOut(f"a line of {METADATA} appears twice", f"line {number}"))
     else:
         image.lines[content] = record
 

@@ -417,7 +417,7 @@ def _raw_objects(line: Mapping[str, Any], options: FolderOptions) -> list[tuple[
     if not isinstance(objects, Mapping) or (objects and "bbox" not in objects):
         raise wrong
     if isinstance(objects, RepeatedKey):
-        raise SkipRecord("`objects` has a key twice: nobody can tell which value is meant", repr(objects.key))
+        raise SkipRecord("`objects` has a key twice, so its value is ambiguous", repr(objects.key))
     boxes = [] if objects.get("bbox") is None else objects["bbox"]
     if not isinstance(boxes, list):
         raise wrong

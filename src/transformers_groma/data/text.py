@@ -25,7 +25,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 
 class RepeatedKey(dict):
-    """A JSON object in which a key stands twice: nobody can tell which value is meant.
+    """A JSON object that has a key twice, so its value is ambiguous.
 
     Args:
         content (`dict`): the object; the last value of a key counts.
@@ -121,7 +121,7 @@ def split_lines(text: str) -> list[str]:
 
 
 def parse_json(text: str, drop: Collection[str] = ()) -> Any:
-    """Content of a JSON text; an object in which a key stands twice becomes a `RepeatedKey`.
+    """Content of a JSON text; an object that has a key twice becomes a `RepeatedKey`.
 
     Args:
         text (`str`): the text.

@@ -119,7 +119,7 @@ class Benchmark:
         drawn_boxes (`Callable[[Prediction, Mapping], tuple[list, list]]`): the boxes of an answer and those that are right, `xyxy` in
             pixels, for pictures.
         verdict (`Callable[[float, Prediction, Mapping], str]`): whether an answer of a score is "right", "partly right" or "wrong";
-            empty where nobody can say.
+            empty if it is unknown.
         target_name (`str`): what the right boxes of `drawn_boxes` are called beside a picture.
     """
 

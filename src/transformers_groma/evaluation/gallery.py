@@ -52,7 +52,7 @@ class GalleryCase:
         predicted_boxes_xyxy (`Sequence` of n boxes): of the answer, in its order; `xyxy` in absolute pixels of the upright image.
         target_boxes_xyxy (`Sequence` of m boxes): the truth; `xyxy` in the same pixels.
         score (`float`): how good the answer is, as the benchmark has it.
-        verdict (`str`): "right", "partly right" or "wrong"; empty where nobody can say.
+        verdict (`str`): "right", "partly right" or "wrong"; empty if it is unknown.
         expected (`Sequence[str]`): texts that the answer is compared with, if it is.
         target_name (`str`): what a target is called in words.
     """

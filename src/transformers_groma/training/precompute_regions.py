@@ -345,7 +345,7 @@ def _claim_folder(
 ) -> dict[str, Any]:
     """Note whose proposals a folder will hold, or check that it holds such ones; the notes."""
     notes = output_dir / NOTES_NAME
-    # A local folder is nobody else's business.
+    # The path of a local folder stays private.
     name = Path(detector.name_or_path).name if Path(detector.name_or_path).exists() else detector.name_or_path
     claim = {
         "model": name,
