@@ -2,6 +2,9 @@
 
 `of the copy rate` is the achieved bandwidth over that of a copy on the same card: bytes that must move (each input read once, each
 output written once) / measured time. Inputs rotate through more memory than the card's cache holds.
+
+In half precision maps and values are, as in the model; places are always float32. Plain torch has no operator that mixes the two:
+the reference computes in float32, as the package does where there is no kernel.
 """
 
 import math
@@ -121,8 +124,9 @@ def torchvision_roi_align() -> Callable | None:
 def measure_deformable(kernel: ModuleType, results: Results, device: str, copy: float, small: bool) -> None:
     module = benchmark_module("ms-deform-attn")
     hub = hub_deformable_attention(device)
-    for (name, (shapes, queries, images)), dtype in cases(deformable_cases(small), device, small):
-        first = module.make_inputs(shapes, queries, device, dtype, images)
+    for (name, (shapes, queries, images)), dtype in cases(deformable_cases(small)):
+        value, spatial_shapes, starts, locations, weights = module.make_inputs(shapes, queries, device, batch=images)
+        first = (value.to(dtype), spatial_shapes, starts, locations, weights)
 
         def make(first=first) -> tuple:
             value, spatial_shapes, starts, locations, weights = (tensor.clone() for tensor in first)
@@ -134,7 +138,7 @@ def measure_deformable(kernel: ModuleType, results: Results, device: str, copy: 
             return [kernel.ms_deform_attn(value, spatial_shapes, starts, locations, weights)]
 
         def plain(item: tuple, shapes=shapes) -> list[Tensor]:
-            return [module.reference(item[0], shapes, item[1], item[2])]
+            return [module.reference(item[0].float(), shapes, item[1], item[2]).to(item[0].dtype)]
 
         candidates = {"ours": ours, "torch": plain}
         if hub is not None and dtype == torch.float32:
@@ -154,7 +158,7 @@ def measure_deformable(kernel: ModuleType, results: Results, device: str, copy: 
 def measure_roi_align(kernel: ModuleType, results: Results, device: str, copy: float, small: bool) -> None:
     module = benchmark_module("roi-align")
     torchvision = torchvision_roi_align()
-    for (name, (channels, images, channels_last)), dtype in cases(roi_cases(small), device, small):
+    for (name, (channels, images, channels_last)), dtype in cases(roi_cases(small)):
         maps, rois = module.make_inputs(device, dtype, channels_last)
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         maps = [x[:, :channels].expand(images, -1, -1, -1).contiguous(memory_format=memory_format) for x in maps]
@@ -171,12 +175,13 @@ def measure_roi_align(kernel: ModuleType, results: Results, device: str, copy: f
             crops = []
             for image in range(len(item[0][0])):
                 of_image = item[1][item[1][:, 0] == image]
-                crops.append(module.reference([x[image : image + 1] for x in item[0]], of_image))
-            return [torch.cat(level) for level in zip(*crops)]
+                crops.append(module.reference([x[image : image + 1].float() for x in item[0]], of_image))
+            return [torch.cat(level).to(item[0][0].dtype) for level in zip(*crops)]
 
         def others(item: tuple) -> list[Tensor]:
-            boxes = item[1].to(item[0][0].dtype)
-            return [torchvision(x, boxes, module.BINS, scale, 2, True) for x, scale in zip(item[0], module.SCALES)]
+            # It wants boxes of the maps' dtype, in which half precision would move them.
+            maps = [x.float() for x in item[0]]
+            return [torchvision(x, item[1], module.BINS, scale, 2, True) for x, scale in zip(maps, module.SCALES)]
 
         candidates = {"ours": ours, "torch": plain}
         if torchvision is not None:
@@ -192,10 +197,9 @@ def measure_roi_align(kernel: ModuleType, results: Results, device: str, copy: f
         )  # fmt: skip
 
 
-def cases(table: dict[str, tuple], device: str, small: bool) -> Iterator[tuple[tuple[str, tuple], torch.dtype]]:
+def cases(table: dict[str, tuple]) -> Iterator[tuple[tuple[str, tuple], torch.dtype]]:
     """Every case in every dtype; float32 first, as it is what the model runs its detector in."""
-    dtypes = [torch.float32] if small or device == "cpu" else [torch.float32, torch.bfloat16, torch.float16]
-    for dtype in dtypes:
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for item in table.items():
             yield item, dtype
 
