@@ -21,6 +21,10 @@ from transformers_groma import (
     use_kernels,
 )
 
+# By whether sizes are tiny: seconds of each measurement, and tokens of an answer.
+SECONDS = {True: 0.02, False: 1.0}
+TOKENS = {True: 4, False: 32}
+
 
 def build_model(device: str, small: bool) -> GromaForConditionalGeneration:
     """Random weights in the dtypes of a released model: the language model in bfloat16, what finds regions in float32."""
@@ -45,88 +49,97 @@ def pixels_of(model: torch.nn.Module, batch: int, device: str) -> torch.Tensor:
 
 
 def measure_perceive(model: GromaForConditionalGeneration, results: Results, device: str, small: bool) -> None:
-    """Eager with and without the kernels, then compiled; each ratio is to eager with the kernels."""
-    batches = [1] if small else [1, 8]
-    seconds = 0.02 if small else 1.0
+    """Eager, with and without the kernels."""
     with torch.inference_mode():
-        for batch in batches:
+        for batch in [1] if small else [1, 8]:
             inputs = [pixels_of(model, batch, device) for _ in range(3)]
-
-            def eager(pixels: torch.Tensor) -> object:
-                return model.get_image_features(pixels, return_dict=True)
-
             use_kernels("reference")
-            reference = median_ms(eager, inputs, device, seconds)
+            reference = median_ms(perceive(model), inputs, device, SECONDS[small])
             sources = use_kernels("local", BUILT)
-            kernels = median_ms(eager, inputs, device, seconds)
-            memory = peak_memory_gb(device, lambda inputs=inputs: eager(inputs[0]))
+            kernels = median_ms(perceive(model), inputs, device, SECONDS[small])
+            memory = peak_memory_gb(device, lambda inputs=inputs: perceive(model)(inputs[0]))
             results.add(
                 f"perceive, batch {batch}",
                 **{"ms": kernels, "without kernels ms": reference, "over torch": reference / kernels},
                 **{"peak GB": memory, "kernels": ", ".join(sorted(set(sources.values())))},
             )
-            # At tiny size only the way there is tried: compiling for real takes longer than all the rest.
-            compiled = torch.compile(eager, backend="eager" if small else "inductor")
+
+
+def perceive(model: GromaForConditionalGeneration) -> Callable[[torch.Tensor], object]:
+    return lambda pixels: model.get_image_features(pixels, return_dict=True)
+
+
+def measure_compiled_perceive(
+    model: GromaForConditionalGeneration, results: Results, device: str, small: bool
+) -> None:
+    # At tiny size only the way there is tried: compiling for real takes longer than all the rest.
+    compiled = torch.compile(perceive(model), backend="eager" if small else "inductor")
+    with torch.inference_mode():
+        for batch in [1] if small else [8, 1]:
+            inputs = [pixels_of(model, batch, device) for _ in range(3)]
+            eager = median_ms(perceive(model), inputs, device, SECONDS[small])
             start = time.perf_counter()
             compiled(inputs[0])
             synchronize(device)
             first = time.perf_counter() - start
-            fast = median_ms(compiled, inputs, device, seconds)
+            fast = median_ms(compiled, inputs, device, SECONDS[small])
             results.add(
                 f"perceive compiled, batch {batch}",
-                **{"ms": fast, "compiled over eager": kernels / fast, "first call s": first},
+                **{"ms": fast, "eager ms": eager, "compiled over eager": eager / fast, "first call s": first},
             )
+
+
+def prompt(
+    model: GromaForConditionalGeneration, batch: int, device: str, question: int = 3
+) -> dict[str, torch.Tensor]:
+    """A batch of prompts about images of noise."""
+    ids = torch.tensor([prompt_ids(model.config, question=(7,) * question)] * batch, device=device)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels_of(model, batch, device)}
+
+
+def seconds_of(model: GromaForConditionalGeneration, inputs: dict, new_tokens: int, device: str, **kwargs) -> float:
+    """Seconds of an answer of exactly so many tokens."""
+    synchronize(device)
+    start = time.perf_counter()
+    lengths = {"min_new_tokens": new_tokens, "max_new_tokens": new_tokens}
+    model.generate(**inputs, **lengths, do_sample=False, pad_token_id=0, **kwargs)
+    synchronize(device)
+    return time.perf_counter() - start
 
 
 def measure_generation(model: GromaForConditionalGeneration, results: Results, device: str, small: bool) -> None:
-    """Prefill (image included), and seconds a token with a dynamic and with a compiled static cache."""
-    batches, tokens = ([1, 2], 4) if small else ([1, 8, 32], 32)
-    for batch in batches:
-        ids = torch.tensor([prompt_ids(model.config)] * batch, device=device)
-        inputs = {
-            "input_ids": ids,
-            "attention_mask": torch.ones_like(ids),
-            "pixel_values": pixels_of(model, batch, device),
-        }
-
-        def seconds_of(new_tokens: int, inputs=inputs, **kwargs) -> float:
-            synchronize(device)
-            start = time.perf_counter()
-            model.generate(
-                **inputs,
-                do_sample=False,
-                min_new_tokens=new_tokens,
-                max_new_tokens=new_tokens,
-                pad_token_id=0,
-                **kwargs,
-            )
-            synchronize(device)
-            return time.perf_counter() - start
-
-        seconds_of(2)
-        first, all_tokens = seconds_of(1), seconds_of(1 + tokens)
-        memory = peak_memory_gb(device, lambda seconds_of=seconds_of: seconds_of(1 + tokens))
+    """The first token, image included, and what each further one takes."""
+    for batch in [1, 2] if small else [1, 8, 32]:
+        inputs, tokens = prompt(model, batch, device), TOKENS[small]
+        seconds_of(model, inputs, 2, device)
+        first = seconds_of(model, inputs, 1, device)
+        whole = seconds_of(model, inputs, 1 + tokens, device)
+        memory = peak_memory_gb(device, lambda i=inputs, t=tokens: seconds_of(model, i, 1 + t, device))
         results.add(
             f"generate, batch {batch}",
-            **{"first token s": first, "s per token": (all_tokens - first) / tokens},
-            **{"tokens/s": batch * tokens / (all_tokens - first), "peak GB": memory},
+            **{"first token s": first, "s per token": (whole - first) / tokens},
+            **{"tokens/s": batch * tokens / (whole - first), "peak GB": memory},
         )
-        if batch == 1:
-            # On a GPU, the library compiles the decoding step for a static cache.
-            static = {"cache_implementation": "static"}
-            start = time.perf_counter()
-            seconds_of(1 + tokens, **static)
-            compile_seconds = time.perf_counter() - start
-            compiled = seconds_of(1 + tokens, **static) - seconds_of(1, **static)
-            eager = all_tokens - first
-            results.add(
-                "decoding with a static cache, batch 1",
-                **{
-                    "s per token": compiled / tokens,
-                    "compiled over eager": eager / compiled,
-                    "first call s": compile_seconds,
-                },
-            )
+
+
+def measure_compiled_decoding(
+    model: GromaForConditionalGeneration, results: Results, device: str, small: bool
+) -> None:
+    """With a static cache, for which the library compiles the decoding step on a GPU, against a dynamic one."""
+    inputs, tokens = prompt(model, 1, device), TOKENS[small]
+
+    def decoding(**kwargs) -> float:
+        return seconds_of(model, inputs, 1 + tokens, device, **kwargs) - seconds_of(model, inputs, 1, device, **kwargs)
+
+    eager = decoding()
+    start = time.perf_counter()
+    decoding(cache_implementation="static")
+    first = time.perf_counter() - start
+    compiled = decoding(cache_implementation="static")
+    results.add(
+        "decoding with a static cache, batch 1",
+        **{"s per token": compiled / tokens, "compiled over eager": eager / compiled, "first call s": first},
+    )
 
 
 def training_step(
@@ -160,22 +173,19 @@ def measure_stage_1(results: Results, device: str, small: bool) -> None:
 
 
 def measure_stage_3(model: GromaForConditionalGeneration, results: Results, device: str) -> None:
-    """LoRA of rank 16 on the language model's attention, activations checkpointed."""
+    """LoRA of rank 16 on the language model's attention, activations checkpointed. The model is as before afterwards."""
     from peft import LoraConfig, get_peft_model
 
     batch = 2
-    model = get_peft_model(model, LoraConfig(r=16, target_modules=r".*language_model.*\.(q_proj|v_proj)")).train()
+    adapted = get_peft_model(model, LoraConfig(r=16, target_modules=r".*language_model.*\.(q_proj|v_proj)")).train()
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    model.enable_input_require_grads()
-    config = model.get_base_model().config
-    ids = torch.tensor([prompt_ids(config, question=tuple([7] * 64))] * batch, device=device)
-    inputs = {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "pixel_values": pixels_of(model, batch, device),
-    }
-    seconds, memory = training_step(model, lambda: model(**inputs, labels=ids).loss, device)
+    adapted.enable_input_require_grads()
+    inputs = prompt(model, batch, device, question=64)
+    seconds, memory = training_step(adapted, lambda: adapted(**inputs, labels=inputs["input_ids"]).loss, device)
     results.add(f"LoRA step of stage 3, batch {batch}", **{"s": seconds, "peak GB": memory})
+    adapted.unload()
+    model.gradient_checkpointing_disable()
+    model.eval()
 
 
 def main() -> None:
@@ -185,11 +195,14 @@ def main() -> None:
     model = build_model(device, small)
     results.add("model", **{"parameters B": sum(p.numel() for p in model.parameters()) / 1e9})
     failed = []
+    # Compiling comes last: it may take what is left of the time.
     for name, measure in (
         ("perceive", lambda: measure_perceive(model, results, device, small)),
         ("generation", lambda: measure_generation(model, results, device, small)),
         ("stage 1", lambda: measure_stage_1(results, device, small)),
         ("stage 3", lambda: measure_stage_3(model, results, device)),
+        ("compiled perceive", lambda: measure_compiled_perceive(model, results, device, small)),
+        ("compiled decoding", lambda: measure_compiled_decoding(model, results, device, small)),
     ):
         try:
             measure()
