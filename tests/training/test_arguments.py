@@ -10,10 +10,12 @@ from trl import ModelConfig, SFTConfig
 
 from transformers_groma.data.mixtures import parse_dataset_spec
 from transformers_groma.training.alignment import ALIGNMENT_PARTS, AlignmentArguments
-from transformers_groma.training.arguments import DatasetArguments, loading, parse_arguments
+from transformers_groma.training.arguments import DatasetArguments, load_datasets, loading, parse_arguments
 from transformers_groma.training.conversation_stage import ConversationArguments, choose_parts
 from transformers_groma.training.detection import DetectionArguments, DetectionTrainingArguments
 from transformers_groma.training.sft import SFT_PARTS
+
+from .rows import write_conversations
 
 RECIPES = Path(__file__).parents[2] / "hub_configs" / "recipes"
 DATACLASSES = {
@@ -235,3 +237,13 @@ def test_new_tokens_and_weight_decay():
     choose_parts(ConversationArguments(trainable_parts=["language_model"]), ALIGNMENT_PARTS, 0.01)
     with pytest.raises(ValueError, match="Unknown part 'nose'"):
         choose_parts(ConversationArguments(trainable_parts=["nose"]), SFT_PARTS, 0.0)
+
+
+@pytest.mark.parametrize("option", ["train_datasets", "eval_datasets"])
+def test_a_dataset_that_is_missing_is_named_with_its_option(option, tmp_path):
+    rows = tmp_path / "rows"
+    write_conversations(rows, 1)
+    arguments = DatasetArguments(train_datasets=[str(rows)])
+    setattr(arguments, option, [str(tmp_path / "missing")])
+    with pytest.raises(FileNotFoundError, match=f"^--{option}: .*missing"):
+        load_datasets(arguments, "conversation")

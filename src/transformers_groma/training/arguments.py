@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import TrainingArguments
 from trl import TrlParser
+
+from ..data.columns import Schema
+from ..data.mixtures import load_mixture
 
 
 @dataclass
@@ -73,13 +77,38 @@ class _StageParser(TrlParser):
         return namespace, unknown
 
 
+def load_datasets(arguments: DatasetArguments, schema: Schema) -> tuple[Dataset, Dataset | None]:
+    """The datasets of a stage.
+
+    Args:
+        arguments (`DatasetArguments`): which ones.
+        schema (`str`): whose columns they have.
+
+    Returns:
+        `tuple[Dataset, Dataset | None]`: for training and, if named, for evaluation.
+
+    Raises:
+        FileNotFoundError: a dataset that is not there.
+        ValueError: no dataset, or wrong columns.
+    """
+    with loading("train_datasets"):
+        train = load_mixture(arguments.train_datasets, schema, arguments.mixture_seed)
+    if not arguments.eval_datasets:
+        return train, None
+    with loading("eval_datasets"):
+        evaluation = load_mixture(arguments.eval_datasets, schema, arguments.mixture_seed, "validation")
+    if arguments.max_eval_rows is not None:
+        evaluation = evaluation.select(range(min(arguments.max_eval_rows, len(evaluation))))
+    return train, evaluation
+
+
 @contextmanager
-def loading(argument: str, source: str) -> Iterator[None]:
-    """Errors of loading a model begin with the argument that names it; the library's own do not always name one.
+def loading(argument: str, source: str | None = None) -> Iterator[None]:
+    """Errors of loading begin with the argument that names what is loaded; the library's own do not always name one.
 
     Args:
         argument (`str`): the option without its dashes.
-        source (`str`): its value, a folder or Hub name.
+        source (`str`, *optional*): its value, a folder or Hub name; left out where errors name it.
 
     Raises:
         OSError, ValueError: those of loading, with argument and value.
@@ -93,8 +122,9 @@ def loading(argument: str, source: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        kind = OSError if isinstance(error, OSError) else ValueError
-        raise kind(f"--{argument} {source!r}: {error}") from error
+        kind = next(kind for kind in (FileNotFoundError, OSError, ValueError) if isinstance(error, kind))
+        value = "" if source is None else f" {source!r}"
+        raise kind(f"--{argument}{value}: {error}") from error
 
 
 def parse_arguments(

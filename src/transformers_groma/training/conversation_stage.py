@@ -13,12 +13,12 @@ from huggingface_hub.errors import EntryNotFoundError
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
-from ..data.mixtures import PROPOSAL_COLUMNS, load_mixture, load_parts, parse_dataset_spec
+from ..data.mixtures import PROPOSAL_COLUMNS, load_parts, parse_dataset_spec
 from ..modeling_groma import GromaForConditionalGeneration
 from ..modeling_groma_detector import GromaForRegionProposal
 from ..processing_groma import GromaProcessor
 from ..tokenization_groma import groma_tokens
-from .arguments import DatasetArguments, as_list, loading
+from .arguments import DatasetArguments, as_list, load_datasets, loading
 from .collators import ConversationCollator
 from .data_check import ConversationCheck, check_training_rows
 from .model_card import data_details, public_name
@@ -163,12 +163,7 @@ def load_conversations(
         FileNotFoundError: files that are not there, or precomputed regions that do not say whose they are.
         ValueError: no dataset, wrong columns, regions of another detector or of one that is to learn.
     """
-    train = load_mixture(arguments.train_datasets, "conversation", arguments.mixture_seed)
-    evaluation = None
-    if arguments.eval_datasets:
-        evaluation = load_mixture(arguments.eval_datasets, "conversation", arguments.mixture_seed, "validation")
-        if arguments.max_eval_rows is not None:
-            evaluation = evaluation.select(range(min(arguments.max_eval_rows, len(evaluation))))
+    train, evaluation = load_datasets(arguments, "conversation")
     _check_precomputed_regions(
         model,
         arguments.trainable_parts,

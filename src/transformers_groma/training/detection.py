@@ -36,12 +36,12 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ..boxes import box_xyxy_to_cxcywh, exact_boxes, scale_boxes
 from ..configuration_groma import GromaRegionProposalConfig
 from ..data.columns import check_columns, check_row
-from ..data.mixtures import MixturePart, load_mixture, load_parts
+from ..data.mixtures import MixturePart, load_parts
 from ..evaluation.detection import detected_regions, region_metrics
 from ..image_processing_groma import GromaImageProcessor
 from ..modeling_groma_detector import GromaForRegionProposal
 from ..modeling_groma_proposer import OBJECTNESS_SOURCES
-from .arguments import DatasetArguments, loading, parse_arguments, refuse_hub_token
+from .arguments import DatasetArguments, load_datasets, loading, parse_arguments, refuse_hub_token
 from .augmentation import AUGMENTATIONS, Augmentation, augment, row_generator
 from .callbacks import check_loss
 from .data_check import check_training_rows
@@ -480,27 +480,6 @@ def load_detector(
     return GromaForRegionProposal(config), GromaImageProcessor(size={"height": size, "width": size})
 
 
-def load_detection_data(arguments: DetectionArguments) -> tuple[Dataset, Dataset | None]:
-    """The datasets of stage 1.
-
-    Args:
-        arguments (`DetectionArguments`): which.
-
-    Returns:
-        `tuple[Dataset, Dataset | None]`: for training and, if named, for evaluation.
-
-    Raises:
-        ValueError: no dataset, or wrong columns.
-    """
-    train = load_mixture(arguments.train_datasets, "detection", arguments.mixture_seed)
-    evaluation = None
-    if arguments.eval_datasets:
-        evaluation = load_mixture(arguments.eval_datasets, "detection", arguments.mixture_seed, "validation")
-        if arguments.max_eval_rows is not None:
-            evaluation = evaluation.select(range(min(arguments.max_eval_rows, len(evaluation))))
-    return train, evaluation
-
-
 def check_detection_data(
     arguments: DetectionArguments, training_args: DetectionTrainingArguments, image_processor: BaseImageProcessor
 ) -> None:
@@ -594,7 +573,7 @@ def train(script_args: DetectionArguments, training_args: DetectionTrainingArgum
     ################
     # Dataset
     ################
-    train_dataset, eval_dataset = load_detection_data(script_args)
+    train_dataset, eval_dataset = load_datasets(script_args, "detection")
     check_detection_data(script_args, training_args, image_processor)
 
     ################
