@@ -48,7 +48,7 @@ kernels: $(STAMP)  ## compile deformable attention and ROIAlign for this machine
 	-$(BIN)/python kernels/build_local.py kernels/roi-align
 
 train-tiny: kernels  ## train hub_configs/groma-tiny from nothing, in output/groma-tiny; resumes where it was stopped
-	$(OFFLINE) $(BIN)/python hub_configs/train_groma_tiny.py
+	$(OFFLINE) $(BIN)/python -m scripts.groma_tiny.train
 
 # Benchmark and the synthetic scenes that it asks about.
 TINY_TESTS := rec:rec lvis-ground:grounding region-caption:region-caption grounded-caption:grounded-caption detection:detection
@@ -62,7 +62,7 @@ evaluate-tiny: kernels  ## all benchmarks on scenes that groma-tiny never saw; w
 	  $(OFFLINE) $(BIN)/groma evaluate $$benchmark --model hub_configs/groma-tiny --dataset output/groma-tiny/test/shapes-$$task \
 	    --output output/groma-tiny/figures/$$benchmark --card hub_configs/groma-tiny --gallery 24; \
 	done
-	$(OFFLINE) $(BIN)/python hub_configs/tiny_llava_bench.py --output output/groma-tiny --card hub_configs/groma-tiny
+	$(OFFLINE) $(BIN)/python -m scripts.groma_tiny.llava_bench --output output/groma-tiny --card hub_configs/groma-tiny
 
 setup: $(STAMP)
 

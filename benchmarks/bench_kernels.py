@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from transformers_groma import GromaConfig, use_kernels
 from transformers_groma.boxes import box_cxcywh_to_xyxy
-from transformers_groma.modeling_groma import GromaModel
+from transformers_groma.models.groma.modeling_groma import GromaModel
 
 KERNELS = Path(__file__).parents[1] / "kernels"
 PARTS = (

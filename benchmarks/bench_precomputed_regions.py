@@ -28,7 +28,7 @@ from tqdm import tqdm
 from transformers_groma import GromaConfig, GromaForConditionalGeneration
 from transformers_groma.training.trainable import eval_frozen_parts, set_trainable_parts
 
-HUB_CONFIGS = Path(__file__).parents[1] / "hub_configs"
+REPOSITORY = Path(__file__).parents[1]
 TEXT_LENGTH = 128
 ANSWER_LENGTH = 64
 GROUND_BOXES = 4
@@ -36,8 +36,8 @@ GROUND_BOXES = 4
 
 def tiny_config() -> GromaConfig:
     """groma-tiny's configuration, as its builder makes it."""
-    sys.path.append(str(HUB_CONFIGS))
-    from build_groma_tiny import build_config, build_tokenizer
+    sys.path.append(str(REPOSITORY))
+    from scripts.groma_tiny.build import build_config, build_tokenizer
 
     return build_config(build_tokenizer())
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from transformers_groma.boxes import box_cxcywh_to_xyxy
-from transformers_groma.modeling_groma_region_encoder import GromaRegionEncoder
+from transformers_groma.models.modeling_region_encoder import GromaRegionEncoder
 
 
 class PlainRegionEncoder:

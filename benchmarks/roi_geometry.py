@@ -52,8 +52,8 @@ from tqdm import tqdm
 
 from transformers_groma import GromaForConditionalGeneration, GromaProcessor
 from transformers_groma._files import write_file
-from transformers_groma.data.shapes_rows import shapes_dataset
-from transformers_groma.evaluation.shapes import SCORES, answer_shapes
+from transformers_groma.evaluation.benchmarks.shapes import SCORES, answer_shapes
+from transformers_groma.shapes.rows import shapes_dataset
 from transformers_groma.training import alignment, sft
 
 ROOT = Path(__file__).parents[1]

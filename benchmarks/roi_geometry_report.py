@@ -21,9 +21,9 @@ from torch import Tensor
 from transformers_groma import GromaRegionEncoderConfig
 from transformers_groma._files import write_file
 from transformers_groma.boxes import box_xyxy_to_cxcywh
-from transformers_groma.data.shapes import Scene, make_scene
-from transformers_groma.evaluation.shapes import named_attributes
-from transformers_groma.modeling_groma_region_encoder import MAP_SCALES, GromaRegionEncoder
+from transformers_groma.evaluation.benchmarks.shapes import named_attributes
+from transformers_groma.models.modeling_region_encoder import MAP_SCALES, GromaRegionEncoder
+from transformers_groma.shapes.scenes import Scene, make_scene
 from transformers_groma.visualization import PALETTE
 
 TABLE_BEGIN, TABLE_END = "<!-- table -->", "<!-- /table -->"

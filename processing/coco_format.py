@@ -10,10 +10,10 @@ from typing import Any
 
 from processing.boxes import upright_boxes, usable_boxes
 from processing.ids import Id, id_of, other_form, record_fault
+from transformers_groma._text import RepeatedKey, parse_json, read_text
 from transformers_groma.data.annotated_boxes import pixel_count
 from transformers_groma.data.image_files import BoxesOf, image_candidates, inside, read_image_bytes
 from transformers_groma.data.left_out import LeftOut, SkipRecord
-from transformers_groma.data.text import RepeatedKey, parse_json, read_text
 
 # Masks are most of a file, and nobody reads them.
 _UNUSED_KEYS = ("segmentation",)

@@ -40,12 +40,12 @@ from processing.rows import (
     read_ids,
     without_stray_spaces,
 )
+from transformers_groma._text import capitalized, read_text, split_lines
 from transformers_groma.data.annotated_boxes import pixel_count
 from transformers_groma.data.image_files import BoxesOf
 from transformers_groma.data.left_out import LeftOut, SkipRecord
 from transformers_groma.data.prompts import question_parts
 from transformers_groma.data.provenance import note_input
-from transformers_groma.data.text import capitalized, read_text, split_lines
 
 # [/EN#255545/bodyparts/people a man 's arm]
 _ENTITY = re.compile(r"\[/EN#(\d+)/[^\s\[\]]+ ([^\[\]]*)\]")

@@ -31,11 +31,11 @@ from processing.rows import (
     read_annotated_picture,
     read_picture,
 )
+from transformers_groma._text import capitalized, parse_json, read_text, split_lines
 from transformers_groma.data.annotated_boxes import four_numbers
 from transformers_groma.data.image_files import BoxesOf, stored_size
 from transformers_groma.data.left_out import LeftOut, SkipRecord
 from transformers_groma.data.prompts import question_parts
-from transformers_groma.data.text import capitalized, parse_json, read_text, split_lines
 
 # Offsets of a phrase and its box, corners as fractions of the picture.
 Expression = tuple[int, int, tuple[float, ...]]

@@ -27,7 +27,7 @@ from processing.visual_genome import picture_names
 from transformers_groma.data.columns import phrase_part, region_part, text_part
 from transformers_groma.data.image_files import BoxesOf
 from transformers_groma.data.left_out import LeftOut, SkipRecord
-from transformers_groma.tokenization_groma import GROUNDING_TOKEN
+from transformers_groma.markup import GROUNDING_TOKEN
 
 # A phrase with the boxes after it, if any; boxes without a phrase; boxes that the user points at.
 _PIECE = re.compile(

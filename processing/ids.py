@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from transformers_groma._text import RepeatedKey
 from transformers_groma.data.left_out import LeftOut
-from transformers_groma.data.text import RepeatedKey
 
 # A float holds whole numbers exactly up to here; above, two ids may have become one.
 _LARGEST_EXACT = 2**53

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from processing.coco_format import find_picture
-from transformers_groma.configuration_groma import GROMA_MARKUP_TOKENS
+from transformers_groma._text import read_text, split_lines
 from transformers_groma.data.columns import image_part, phrase_part, text_part
 from transformers_groma.data.image_files import (
     BoxesOf,
@@ -19,7 +19,7 @@ from transformers_groma.data.image_files import (
     upright_size,
 )
 from transformers_groma.data.left_out import SkipRecord
-from transformers_groma.data.text import read_text, split_lines
+from transformers_groma.markup import GROMA_MARKUP_TOKENS
 
 Part = dict[str, Any]
 Box = list[float]

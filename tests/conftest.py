@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from transformers_groma import GromaImageProcessor, GromaProcessor
-from transformers_groma.convert_groma_checkpoint import convert_legacy_checkpoint
-from transformers_groma.tokenization_groma import load_legacy_tokenizer
+from transformers_groma.models.groma.convert_groma_checkpoint import convert_legacy_checkpoint
+from transformers_groma.models.groma.tokenization_groma import load_legacy_tokenizer
 
 # Builds that lie in the checkout would change numbers in the last digits. Tests of the kernels build their own.
 os.environ["GROMA_KERNELS"] = "reference"

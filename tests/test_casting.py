@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from transformers_groma import GromaForRegionProposal, GromaProcessor
 from transformers_groma.boxes import box_cxcywh_to_xyxy, boxes_to_bits
-from transformers_groma.processing_inputs import GromaBatchFeature
+from transformers_groma.models.processing_inputs import GromaBatchFeature
 from transformers_groma.training.trainer import boxes_as_bits
 
 from .tiny import prompt_ids, tiny_detector, tiny_detector_config, tiny_inputs, tiny_model

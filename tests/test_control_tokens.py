@@ -19,7 +19,7 @@ from transformers_groma.control_tokens import (
     piecewise_offsets,
     without_breaks,
 )
-from transformers_groma.tokenization_groma import load_legacy_tokenizer
+from transformers_groma.models.groma.tokenization_groma import load_legacy_tokenizer
 
 IMAGE = Image.new("RGB", (64, 48), "white")
 BOX = [1, 2, 30, 40]

@@ -11,9 +11,10 @@ import torch
 from PIL import Image, ImageChops, ImageStat
 
 import transformers_groma
+from scripts.write_map import END, START, python_map
 from transformers_groma import cli
 from transformers_groma.boxes import box_iou
-from transformers_groma.data.shapes import make_scene
+from transformers_groma.shapes.scenes import make_scene
 
 from .run_document import blocks, commands
 
@@ -131,11 +132,12 @@ def test_examples_in_docstrings(name, text, monkeypatch):
 
 
 def test_contributing_maps_every_file():
-    """The tree in CONTRIBUTING.md names every module, script and folder that is there."""
+    """The map in CONTRIBUTING.md has a line for every Python file, and each file says in its first sentence what it is."""
     text = (REPOSITORY / "CONTRIBUTING.md").read_text()
-    names = [path.name for path in (REPOSITORY / "src" / "transformers_groma").glob("**/*.py")]
-    names += [path.name for path in (REPOSITORY / "processing").glob("**/*.py")]
-    names += [path.name for folder in ("benchmarks", "hub_configs") for path in (REPOSITORY / folder).glob("*.py")]
-    names += [path.name for path in (REPOSITORY / "tests").glob("*.py")]
-    missing = [name for name in names if name not in text]
-    assert not missing
+    current = START + python_map() + END
+    assert current in text, "the map is stale: run `python -m scripts.write_map`"
+    silent = [line for line in python_map().splitlines() if line.endswith(".py")]
+    assert not silent, "no docstring says what these are"
+    for folder in ("docs", "hub_configs", "kernels"):
+        names = [path.name for path in (REPOSITORY / folder).iterdir() if not path.name.startswith((".", "_"))]
+        assert [name for name in names if name not in text and name not in ("images", "README.md")] == []

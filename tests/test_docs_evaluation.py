@@ -13,13 +13,13 @@ from accelerate.commands.launch import launch_command_parser
 
 from transformers_groma import cli
 from transformers_groma._files import write_file
-from transformers_groma.data.jsonl import write_jsonl
-from transformers_groma.data.shapes_rows import ShapesOptions, write_shapes
-from transformers_groma.evaluation import judged
+from transformers_groma._jsonl import write_jsonl
+from transformers_groma.evaluation.benchmarks import llava_bench as judged
+from transformers_groma.evaluation.benchmarks.detection import RECALL_CURVE
 from transformers_groma.evaluation.loading import MODULES, load_benchmark, load_benchmark_rows
 from transformers_groma.evaluation.predictions import PredictedPhrase, Prediction
-from transformers_groma.evaluation.proposals import RECALL_CURVE
-from transformers_groma.evaluation.report import RESULTS_NAME, Results
+from transformers_groma.evaluation.reports.report import RESULTS_NAME, Results
+from transformers_groma.shapes.rows import ShapesOptions, write_shapes
 
 from .run_document import blocks
 from .test_docs_training import parse_processing

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from tests.run_document import blocks
-from transformers_groma.modeling_groma_base import GromaPreTrainedModel
+from transformers_groma.models.groma.modeling_groma_base import GromaPreTrainedModel
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -11,7 +11,7 @@ import torch
 import transformers.dynamic_module_utils as dynamic_modules
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
-from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.dynamic_module_utils import get_class_from_dynamic_module, get_relative_import_files
 
 from transformers_groma import GromaForRegionProposal, GromaImageProcessor, boxes
 from transformers_groma import export_remote_code as export_remote_code_module
@@ -19,6 +19,7 @@ from transformers_groma.export_remote_code import (
     IMAGE_PROCESSOR_AUTO_MAP,
     MODEL_AUTO_MAPS,
     export_remote_code,
+    flatten,
     main,
     remote_code_files,
 )
@@ -183,11 +184,17 @@ def test_the_package_wins_where_it_is_installed(remote_dir):
 
 def test_the_copy_has_the_model_and_the_code(converted_golden, remote_dir):
     names = {path.name for path in remote_dir.iterdir()}
-    code = {path.name for path in remote_code_files()}
+    code = set(remote_code_files())
     assert names == {path.name for path in converted_golden.iterdir()} | code
-    assert not code & {"__init__.py", "cli.py", "convert_groma_checkpoint.py", "pipeline_groma.py"}
-    for name in code:
-        assert (remote_dir / name).read_bytes() == (Path(boxes.__file__).parent / name).read_bytes()
+    assert not code & {"__init__.py", "cli.py", "convert_groma_checkpoint.py", "pipeline.py"}
+    # transformers copies what it finds in this way.
+    assert {path.name for path in map(Path, get_relative_import_files(remote_dir / "processing_groma.py"))} < code
+    found = {"modeling_groma.py", "modeling_groma_detector.py", "processing_groma.py", "image_processing_groma.py"}
+    for name in sorted(found):
+        found |= {Path(path).name for path in get_relative_import_files(remote_dir / name)}
+    assert found == code
+    # Imports apart, the files are those of the package.
+    assert (remote_dir / "boxes.py").read_bytes() == Path(boxes.__file__).read_bytes()
     config = json.loads((remote_dir / "config.json").read_text())
     original = json.loads((converted_golden / "config.json").read_text())
     assert config.pop("auto_map")["AutoConfig"] == "configuration_groma.GromaConfig"
@@ -226,7 +233,7 @@ def test_only_the_model_is_copied(tmp_path):
     (model / "README.md").write_text("# Card")
     (model / "tokens").symlink_to(model / ".env")
     copy = export_remote_code(model, tmp_path / "copy")
-    code = {path.name for path in remote_code_files()}
+    code = set(remote_code_files())
     assert {path.name for path in copy.rglob("*")} == {"config.json", "model.safetensors", "README.md"} | code
     assert (copy / "README.md").read_text() == "# Card"
 
@@ -301,7 +308,7 @@ def test_exporting_again_changes_nothing(remote_dir):
     assert {path.name: path.read_bytes() for path in remote_dir.iterdir()} == before
 
 
-def test_code_imports_only_what_every_installation_has():
+def test_code_imports_only_what_every_installation_has(tmp_path):
     available = {
         "huggingface_hub",
         "jinja2",
@@ -311,9 +318,10 @@ def test_code_imports_only_what_every_installation_has():
         "torch",
         "transformers",
     }  # jinja2 comes with torch
-    for path in remote_code_files():
-        imports = set(dynamic_modules.get_imports(path))
-        assert imports <= available | set(sys.stdlib_module_names), path.name
+    for name, text in remote_code_files().items():
+        (tmp_path / name).write_text(text)
+        imports = set(dynamic_modules.get_imports(tmp_path / name))
+        assert imports <= available | set(sys.stdlib_module_names), name
 
 
 def test_command_line(converted_golden, tmp_path, capsys):
@@ -335,3 +343,71 @@ def test_other_models_are_refused(tmp_path):
     with pytest.raises(ValueError, match="'llava'"):
         export_remote_code(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def write_package(folder: Path, files: dict[str, str]) -> Path:
+    package = folder / "package"
+    for name, text in files.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+    return package
+
+
+def test_flattening_follows_and_rewrites_every_relative_import(tmp_path):
+    model = (
+        "from typing import Any\n"
+        "from ...boxes import (\n    iou,\n    nms as suppress,  # from ...boxes import\n)\n"
+        "from ..shared import part\n"
+        "from .sibling import own\n"
+        "if TYPE_CHECKING:\n    from ...typing_only import Kind\n"
+        "def late():\n    from ...late import value\n    return value\n"
+        "import package.absolute\n"
+    )
+    files = {"models/family/model.py": model, "models/shared.py": "from ..boxes import iou\n", "unused.py": ""}
+    files |= dict.fromkeys(("boxes.py", "late.py", "typing_only.py", "models/family/sibling.py"), "")
+    package = write_package(tmp_path, files)
+    flat = flatten([package / "models/family/model.py"], package)
+    assert list(flat) == ["boxes.py", "late.py", "model.py", "shared.py", "sibling.py", "typing_only.py"]
+    assert flat["shared.py"] == "from .boxes import iou\n"
+    assert flat["model.py"] == (
+        "from typing import Any\n"
+        "from .boxes import (\n    iou,\n    nms as suppress,  # from ...boxes import\n)\n"
+        "from .shared import part\n"
+        "from .sibling import own\n"
+        "if TYPE_CHECKING:\n    from .typing_only import Kind\n"
+        "def late():\n    from .late import value\n    return value\n"
+        "import package.absolute\n"
+    )
+
+
+def test_two_modules_of_one_name_cannot_be_flattened(tmp_path):
+    files = {
+        "models/family/model.py": "from ...boxes import a\nfrom ..boxes import b\n",
+        "boxes.py": "",
+        "models/boxes.py": "",
+    }
+    package = write_package(tmp_path, files)
+    with pytest.raises(ValueError, match=r"would be one file 'boxes\.py' in a flat folder"):
+        flatten([package / "models/family/model.py"], package)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from . import sibling",
+        "from .. import family",
+        "from .missing import a",
+        "from ....outside import a",
+        "from ..family import a",
+    ],
+)
+def test_imports_that_a_flat_folder_cannot_have_are_refused(tmp_path, line):
+    files = {
+        "models/family/model.py": "\n" + line + "\n",
+        "models/family/sibling.py": "",
+        "models/family/__init__.py": "",
+    }
+    package = write_package(tmp_path, files)
+    (tmp_path / "outside.py").write_text("")
+    with pytest.raises(ValueError, match=r"model\.py, line 2: a flat folder needs imports of the form"):
+        flatten([package / "models/family/model.py"], package)

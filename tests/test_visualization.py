@@ -1,3 +1,5 @@
+"""Drawing boxes, proposals and answers."""
+
 import random
 from itertools import pairwise
 

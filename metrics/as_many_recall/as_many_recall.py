@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-from transformers_groma.evaluation import as_many
+from transformers_groma.evaluation.metrics import as_many
 
 _DESCRIPTION = """
 Recall of questions that ask for all objects of a kind. Under the AS-MANY protocol the k best predicted boxes of a question with k

@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-from transformers_groma.evaluation import grounded_phrases
+from transformers_groma.evaluation.metrics import grounded_phrases
 
 _DESCRIPTION = """
 Precision, recall and F1 of phrases that are tied to boxes, as in a grounded caption. A phrase stands for the region that its boxes

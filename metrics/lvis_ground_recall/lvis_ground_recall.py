@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-from transformers_groma.evaluation import lvis_eval
+from transformers_groma.evaluation.metrics import lvis as lvis_eval
 
 _DESCRIPTION = """
 Recall on LVIS-Ground as Groma's released script computes it: LVIS's own evaluation over all predicted boxes, each with a score of 1,

@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-from transformers_groma.evaluation import rec_metrics
+from transformers_groma.evaluation.metrics import rec as rec_metrics
 
 _DESCRIPTION = """
 Accuracy of referring expression comprehension (REC): one expression, one true box. An answer is right when its first box overlaps

@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-from transformers_groma.evaluation import caption_metrics
+from transformers_groma.evaluation.metrics import captions as caption_metrics
 
 _DESCRIPTION = """
 CIDEr and METEOR 1.5 of captions of regions or images, as coco-caption computes them. CIDEr needs nothing but Python; METEOR is its

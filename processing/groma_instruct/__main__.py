@@ -38,7 +38,7 @@ from processing.groma_instruct.parse import parse_answers
 from processing.groma_instruct.selection import SelectedImage, select_images
 from processing.groma_instruct_dataset import convert
 from transformers_groma._files import one_writer, write_file
-from transformers_groma.data.jsonl import read_jsonl, write_jsonl
+from transformers_groma._jsonl import read_jsonl, write_jsonl
 from transformers_groma.data.shards import write_dataset
 
 SOURCE = "groma_instruct"
@@ -78,8 +78,8 @@ def run_query(args: argparse.Namespace) -> int:
     """Ask for the answers that are missing."""
     # Only here: the other steps need no client.
     from processing.groma_instruct.query import query_images
-    from transformers_groma.data.asking import Budget
-    from transformers_groma.data.endpoint import Endpoint, EndpointError, read_api_key
+    from transformers_groma.endpoints.asking import Budget
+    from transformers_groma.endpoints.client import Endpoint, EndpointError, read_api_key
 
     endpoint = Endpoint(
         model=args.model,

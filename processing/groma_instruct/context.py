@@ -12,7 +12,7 @@ from PIL import Image
 
 from processing.groma_instruct.markers import draw_markers
 from processing.groma_instruct.selection import SelectedImage
-from transformers_groma.image_reading import open_image_header
+from transformers_groma.images import open_image_header
 
 PROMPT_FILE = Path(__file__).with_name("prompt.md")
 EXAMPLES_FILE = Path(__file__).with_name("examples.json")

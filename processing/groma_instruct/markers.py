@@ -10,7 +10,7 @@ from functools import lru_cache
 from PIL import Image, ImageDraw, ImageFont
 
 from transformers_groma.boxes import prepare_user_boxes
-from transformers_groma.image_reading import upright
+from transformers_groma.images import upright
 
 Rectangle = tuple[int, int, int, int]
 

@@ -15,7 +15,7 @@ from processing.groma_instruct.selection import SelectedImage
 from processing.rows import markup_in
 from transformers_groma.boxes import box_xyxy_to_xywh
 from transformers_groma.data.shards import SkipRecord
-from transformers_groma.tokenization_groma import GROUNDING_TOKEN
+from transformers_groma.markup import GROUNDING_TOKEN
 
 # `[3]`, `[1, 4]`
 _NUMBERS = r"\[\s*\d{1,9}(?:\s*,\s*\d{1,9})*\s*\]"

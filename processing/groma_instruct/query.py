@@ -13,10 +13,10 @@ from processing.groma_instruct import files
 from processing.groma_instruct.answers import Answer, current_answers
 from processing.groma_instruct.context import build_messages
 from processing.groma_instruct.selection import SelectedImage
-from transformers_groma.data.asking import AskingFiles, AskingReport, Budget, ask_all
-from transformers_groma.data.endpoint import Endpoint, Reply, RequestError
-from transformers_groma.data.jsonl import JsonlLog, read_jsonl
+from transformers_groma._jsonl import JsonlLog, read_jsonl
 from transformers_groma.data.shards import DATA_ERRORS, SkipRecord, read_image_bytes
+from transformers_groma.endpoints.asking import AskingFiles, AskingReport, Budget, ask_all
+from transformers_groma.endpoints.client import Endpoint, Reply, RequestError
 
 
 def query_images(

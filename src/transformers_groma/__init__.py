@@ -7,33 +7,29 @@ from ._registration import register_with_transformers
 
 if TYPE_CHECKING:
     from .boxes import box_cxcywh_to_xyxy, box_iou, box_to_xyxy, box_xyxy_to_cxcywh, box_xyxy_to_xywh, nms
-    from .configuration_groma import (
+    from .grounding import GroundedPhrase, GroundedRegion, GroundedText, parse_grounded_text
+    from .models.configuration_region_encoder import GromaRegionEncoderConfig
+    from .models.groma.configuration_groma import (
         GromaConfig,
         GromaProposerConfig,
-        GromaRegionEncoderConfig,
         GromaRegionProposalConfig,
     )
-    from .convert_components import assemble_components
-    from .convert_groma_checkpoint import convert_legacy_checkpoint
-    from .grounding import GroundedPhrase, GroundedRegion, GroundedText, parse_grounded_text
-    from .image_processing_groma import GromaImageProcessor
-    from .image_processing_pil_groma import GromaImageProcessorPil
-    from .modeling_groma import (
-        GromaForConditionalGeneration,
-        GromaModel,
-        GromaPreTrainedModel,
-    )
-    from .modeling_groma_detector import GromaForRegionProposal
-    from .modeling_groma_ops import use_kernels
-    from .pipeline_groma import ImageGroundingPipeline
-    from .processing_groma import GromaProcessor
+    from .models.groma.convert_components import assemble_components
+    from .models.groma.convert_groma_checkpoint import convert_legacy_checkpoint
+    from .models.groma.image_processing_groma import GromaImageProcessor
+    from .models.groma.image_processing_pil_groma import GromaImageProcessorPil
+    from .models.groma.modeling_groma import GromaForConditionalGeneration, GromaModel, GromaPreTrainedModel
+    from .models.groma.modeling_groma_detector import GromaForRegionProposal
+    from .models.groma.processing_groma import GromaProcessor
+    from .models.modeling_ops import use_kernels
+    from .pipeline import ImageGroundingPipeline
     from .visualization import draw_boxes, draw_grounded_text, draw_proposals
 
 __version__ = "0.1.0"
 
 # Where each public name lives. Nothing of it is imported before it is used: `import transformers_groma` costs no torch.
 _EXPORTS = {
-    "convert_components": ("assemble_components",),
+    "models.groma.convert_components": ("assemble_components",),
     "boxes": (
         "box_cxcywh_to_xyxy",
         "box_iou",
@@ -42,25 +38,25 @@ _EXPORTS = {
         "box_xyxy_to_xywh",
         "nms",
     ),
-    "configuration_groma": (
+    "models.groma.configuration_groma": (
         "GromaConfig",
         "GromaProposerConfig",
-        "GromaRegionEncoderConfig",
         "GromaRegionProposalConfig",
     ),
-    "convert_groma_checkpoint": ("convert_legacy_checkpoint",),
+    "models.configuration_region_encoder": ("GromaRegionEncoderConfig",),
+    "models.groma.convert_groma_checkpoint": ("convert_legacy_checkpoint",),
     "grounding": ("GroundedPhrase", "GroundedRegion", "GroundedText", "parse_grounded_text"),
-    "image_processing_groma": ("GromaImageProcessor",),
-    "image_processing_pil_groma": ("GromaImageProcessorPil",),
-    "modeling_groma": (
+    "models.groma.image_processing_groma": ("GromaImageProcessor",),
+    "models.groma.image_processing_pil_groma": ("GromaImageProcessorPil",),
+    "models.groma.modeling_groma": (
         "GromaForConditionalGeneration",
         "GromaModel",
         "GromaPreTrainedModel",
     ),
-    "modeling_groma_detector": ("GromaForRegionProposal",),
-    "modeling_groma_ops": ("use_kernels",),
-    "pipeline_groma": ("ImageGroundingPipeline",),
-    "processing_groma": ("GromaProcessor",),
+    "models.groma.modeling_groma_detector": ("GromaForRegionProposal",),
+    "models.modeling_ops": ("use_kernels",),
+    "pipeline": ("ImageGroundingPipeline",),
+    "models.groma.processing_groma": ("GromaProcessor",),
     "visualization": ("draw_boxes", "draw_grounded_text", "draw_proposals"),
 }
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}

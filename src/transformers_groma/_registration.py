@@ -13,21 +13,17 @@ from types import ModuleType
 
 
 def _register_configs(module: ModuleType) -> None:
-    from . import configuration_groma as configs
+    from .models.configuration_region_encoder import GromaRegionEncoderConfig
+    from .models.groma.configuration_groma import GromaConfig, GromaProposerConfig, GromaRegionProposalConfig
 
-    for config_class in (
-        configs.GromaConfig,
-        configs.GromaProposerConfig,
-        configs.GromaRegionEncoderConfig,
-        configs.GromaRegionProposalConfig,
-    ):
+    for config_class in (GromaConfig, GromaProposerConfig, GromaRegionEncoderConfig, GromaRegionProposalConfig):
         module.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
 
 
 def _register_models(module: ModuleType) -> None:
-    from .configuration_groma import GromaConfig, GromaRegionProposalConfig
-    from .modeling_groma import GromaForConditionalGeneration, GromaModel
-    from .modeling_groma_detector import GromaForRegionProposal
+    from .models.groma.configuration_groma import GromaConfig, GromaRegionProposalConfig
+    from .models.groma.modeling_groma import GromaForConditionalGeneration, GromaModel
+    from .models.groma.modeling_groma_detector import GromaForRegionProposal
 
     module.AutoModel.register(GromaConfig, GromaModel, exist_ok=True)
     module.AutoModelForImageTextToText.register(GromaConfig, GromaForConditionalGeneration, exist_ok=True)
@@ -40,16 +36,16 @@ def _register_models(module: ModuleType) -> None:
 
 
 def _register_processors(module: ModuleType) -> None:
-    from .configuration_groma import GromaConfig
-    from .processing_groma import GromaProcessor
+    from .models.groma.configuration_groma import GromaConfig
+    from .models.groma.processing_groma import GromaProcessor
 
     module.AutoProcessor.register(GromaConfig, GromaProcessor, exist_ok=True)
 
 
 def _register_image_processors(module: ModuleType) -> None:
-    from .configuration_groma import GromaConfig, GromaRegionProposalConfig
-    from .image_processing_groma import GromaImageProcessor
-    from .image_processing_pil_groma import GromaImageProcessorPil
+    from .models.groma.configuration_groma import GromaConfig, GromaRegionProposalConfig
+    from .models.groma.image_processing_groma import GromaImageProcessor
+    from .models.groma.image_processing_pil_groma import GromaImageProcessorPil
 
     for config_class in (GromaConfig, GromaRegionProposalConfig):
         module.AutoImageProcessor.register(
@@ -60,7 +56,7 @@ def _register_image_processors(module: ModuleType) -> None:
 
 
 def _register_pipelines(module: ModuleType) -> None:
-    from .pipeline_groma import register_image_grounding_pipeline
+    from .pipeline import register_image_grounding_pipeline
 
     register_image_grounding_pipeline(module.PIPELINE_REGISTRY)
 

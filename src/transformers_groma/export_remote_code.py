@@ -7,19 +7,22 @@ them, and `auto_map` entries that tell transformers' Auto classes where the clas
 """
 
 import argparse
+import ast
 import json
 import os
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
 from ._files import complete_folder, write_file
 from .model_files import INDEX_FILE, PICKLED_WEIGHTS, WEIGHTS_FILE, checked_file, model_files, read_json
 
 logger = logging.get_logger(__name__)
+
+PACKAGE = Path(__file__).parent
 
 # Which class of which module every Auto class finds, by the model type of the folder.
 MODEL_AUTO_MAPS = {
@@ -44,24 +47,77 @@ IMAGE_PROCESSOR_AUTO_MAP = {
 }
 
 
-def remote_code_files() -> list[Path]:
-    """The modules of this package that a folder with remote code needs: the entry points and all they import.
+def remote_code_files() -> dict[str, str]:
+    """The modules of this package that a folder with remote code needs, flat: the entry points and all they import.
+
+    The package has folders, a folder on the Hub has none: each module gets its own name there, and `from ...boxes import`
+    becomes `from .boxes import`.
 
     Returns:
-        `list[Path]`: files, sorted by name.
+        `dict[str, str]`: the text of each file by its name, in the order of the names.
+
+    Raises:
+        ValueError: two modules share a name, or a module imports something that is not a module with that name.
 
     Example:
     >>> from transformers_groma.export_remote_code import remote_code_files
-    >>> "modeling_groma.py" in [path.name for path in remote_code_files()]
+    >>> "modeling_groma.py" in remote_code_files()
     True
     """
-    package = Path(__file__).parent
+    family = PACKAGE / "models" / "groma"
     classes = [name for auto_map in MODEL_AUTO_MAPS.values() for name in auto_map.values()]
     classes += [*PROCESSOR_AUTO_MAP.values(), *IMAGE_PROCESSOR_AUTO_MAP["AutoImageProcessor"].values()]
-    entries = {package / f"{name.split('.')[0]}.py" for name in classes}
-    # transformers' own reading of the imports, because its loader copies exactly these files.
-    imported = {Path(path) for entry in entries for path in get_relative_import_files(entry)}
-    return sorted(entries | imported)
+    return flatten([family / f"{name.split('.')[0]}.py" for name in classes], PACKAGE)
+
+
+def flatten(entries: Iterable[Path], package: Path) -> dict[str, str]:
+    """Modules of a package and all that they import from it, as modules of one folder.
+
+    Args:
+        entries (`Iterable[Path]`): the files to begin with.
+        package (`Path`): folder of the package; imports that lead out of it are an error.
+
+    Returns:
+        `dict[str, str]`: the text of each file by its name, in the order of the names.
+
+    Raises:
+        ValueError: two modules share a name, or a relative import is not one of names from a module.
+    """
+    waiting, sources = [path.resolve() for path in entries], {}
+    package = package.resolve()
+    while waiting:
+        path = waiting.pop()
+        known = sources.get(path.name)
+        if known is None:
+            text, imported = _flattened(path, package)
+            sources[path.name] = (path, text)
+            waiting += imported
+        elif known[0] != path:
+            raise ValueError(
+                f"{known[0]} and {path} would be one file {path.name!r} in a flat folder. Rename one of them."
+            )
+    return {name: text for name, (_, text) in sorted(sources.items())}
+
+
+def _flattened(path: Path, package: Path) -> tuple[str, list[Path]]:
+    """The text of a module with its relative imports rewritten, and the files that these stood for."""
+    lines, imported = path.read_text(encoding="utf-8").splitlines(keepends=True), []
+    for node in ast.walk(ast.parse("".join(lines), path.name)):
+        if not isinstance(node, ast.ImportFrom) or node.level == 0:
+            continue
+        target = path.parents[node.level - 1].joinpath(*(node.module or "").split(".")).with_suffix(".py")
+        if node.module is None or not target.is_file() or not target.is_relative_to(package):
+            raise ValueError(
+                f"{path}, line {node.lineno}: a flat folder needs imports of the form `from ..module import name`, with a "
+                f"module of {package.name}."
+            )
+        imported.append(target)
+        # The names on further lines of the statement stay as they are.
+        relative = "." * node.level + node.module
+        lines[node.lineno - 1] = lines[node.lineno - 1].replace(
+            f"from {relative} import", f"from .{target.stem} import"
+        )
+    return "".join(lines), imported
 
 
 def export_remote_code(model_dir: str | os.PathLike, output_dir: str | os.PathLike | None = None) -> Path:
@@ -124,8 +180,8 @@ def export_remote_code(model_dir: str | os.PathLike, output_dir: str | os.PathLi
 
 
 def _add_code(folder: Path, contents: dict[str, dict]) -> None:
-    for source in remote_code_files():
-        target, code = folder / source.name, source.read_bytes()
+    for name, text in remote_code_files().items():
+        target, code = folder / name, text.encode()
         if target.is_file() and target.read_bytes() != code:
             logger.warning(f"{target} is replaced: the folder's own file differs from the code of this package.")
         write_file(target, code)

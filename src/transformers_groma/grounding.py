@@ -15,13 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .markup import PHRASE_END, PHRASE_START, REGION_END, REGION_START, proxy_token
+
 if TYPE_CHECKING:
     from PIL import Image
-
-PHRASE_START = "<p>"
-PHRASE_END = "</p>"
-REGION_START = "<roi>"
-REGION_END = "</roi>"
 
 # A proxy token is written in one way only: decimal digits, no sign, no leading zeros. 18 digits fit an int64.
 _TAG = re.compile(r"</?p>|</?roi>|<r(0|[1-9][0-9]{0,17})>")
@@ -32,28 +29,6 @@ _OPENING = "([{（【「『"
 _MARKUP = re.compile(r"</?\w{1,24}>|<\|[^<>\s|]{1,24}\|>|\[(?:grounding|PAD)\]")
 _LONGEST_MARKUP = 32
 _LINE_BREAK = re.compile(r"[\r\n](?:\s*[\r\n])?")
-
-
-def proxy_token(region_id: int) -> str:
-    """The token that stands for a region in text.
-
-    Args:
-        region_id (`int`): number of the region.
-
-    Returns:
-        `str`: the proxy token.
-
-    Raises:
-        ValueError: if `region_id` is negative.
-
-    Example:
-    >>> from transformers_groma.grounding import proxy_token
-    >>> proxy_token(4)
-    '<r4>'
-    """
-    if region_id < 0:
-        raise ValueError(f"`region_id` must not be negative, got {region_id}.")
-    return f"<r{int(region_id)}>"
 
 
 def render_grounded_phrase(text: str, region_ids: Sequence[int]) -> str:
@@ -223,7 +198,7 @@ class GroundedText:
         Returns:
             `PIL.Image.Image`: a new RGB image, see `draw_grounded_text`.
         """
-        # Here and not above: visualization stands on this module, and text needs no drawing library.
+        # Here and not above: text needs no drawing library.
         from .visualization import draw_grounded_text
 
         return draw_grounded_text(image, self, regions=regions, user_boxes=user_boxes)

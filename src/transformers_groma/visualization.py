@@ -9,13 +9,24 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, Protocol
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .grounding import GroundedText, proxy_token
-from .image_reading import upright
+from .images import upright
+from .markup import proxy_token
+
+
+class Grounded(Protocol):
+    """What is drawn of a `GroundedText`, which stands above this module."""
+
+    text: str
+    phrases: Sequence[Any]
+    regions: Sequence[Any]
+    user_region_ids: Sequence[int]
+
 
 Color = tuple[int, int, int]
 Box = tuple[float, float, float, float]
@@ -130,7 +141,7 @@ def draw_proposals(
 
 def draw_grounded_text(
     image: Image.Image,
-    grounded: GroundedText,
+    grounded: Grounded,
     regions: bool = False,
     caption: bool = True,
     user_boxes: bool = True,
@@ -363,7 +374,7 @@ class _Canvas:
         return round(sum(_overlap(chip, box) / max(_area(box), 1.0) for box in self.boxes), 2)
 
 
-def _caption(grounded: GroundedText) -> tuple[str, list[int | None]]:
+def _caption(grounded: Grounded) -> tuple[str, list[int | None]]:
     """The text of a caption and, for each of its characters, the index of the phrase that it belongs to.
 
     Phrases without text, as in answers that only name regions, show up as their proxy tokens.

@@ -16,7 +16,7 @@ from transformers_groma import (
     GromaImageProcessorPil,
     GromaProcessor,
 )
-from transformers_groma.evaluation.shapes import evaluate_shapes
+from transformers_groma.evaluation.benchmarks.shapes import evaluate_shapes
 from transformers_groma.training.trainer import GromaSFTTrainer
 
 from ..tiny import MAX_REGIONS, VISION, tiny_detector_config, tiny_model

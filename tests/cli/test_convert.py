@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaForCausalLM
 
-from transformers_groma.convert_groma_checkpoint import load_legacy_tokenizer
+from transformers_groma.models.groma.convert_groma_checkpoint import load_legacy_tokenizer
 
 from .samples import PHOTO
 
@@ -158,7 +158,7 @@ def test_convert_on_a_full_disk_names_the_output(run, legacy, tmp_path, monkeypa
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("transformers_groma.convert_groma_checkpoint.save_torch_state_dict", full)
+    monkeypatch.setattr("transformers_groma.models.groma.convert_groma_checkpoint.save_torch_state_dict", full)
     code, out, err = run("convert", legacy, tmp_path / "model")
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert f"error: {tmp_path / 'model'} cannot be written (No space left on device). Free some space" in err

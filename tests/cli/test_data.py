@@ -8,7 +8,7 @@ from PIL import Image
 
 from transformers_groma.cli import data
 from transformers_groma.data.columns import check_dataset
-from transformers_groma.data.shapes_rows import TASKS
+from transformers_groma.shapes.rows import TASKS
 
 SHAPES = ("data", "shapes", "--rows", "3", "--seed", "0", "--output")
 

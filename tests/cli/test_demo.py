@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from transformers_groma.cli import demo
-from transformers_groma.data import shapes_text
-from transformers_groma.data.shapes import make_scene
-from transformers_groma.data.shapes_demo import question_text, scene_questions
 from transformers_groma.grounding import ground_text
+from transformers_groma.shapes import text as shapes_text
+from transformers_groma.shapes.demo import question_text, scene_questions
+from transformers_groma.shapes.scenes import make_scene
 
 from .samples import PHOTO, TINY
 

@@ -12,11 +12,11 @@ from huggingface_hub import ModelCard
 from transformers_groma import GromaForRegionProposal, GromaImageProcessor, cli
 from transformers_groma.cli.evaluate import BENCHMARKS
 from transformers_groma.data.columns import text_part
-from transformers_groma.data.shapes_rows import ShapesOptions, write_shapes
-from transformers_groma.evaluation import caption_metrics
-from transformers_groma.evaluation.llava_bench import LLAVA_BENCH_FEATURES
+from transformers_groma.evaluation.benchmarks.llava_bench_files import LLAVA_BENCH_FEATURES
 from transformers_groma.evaluation.loading import MODULES, load_benchmark, load_benchmark_rows, load_model
-from transformers_groma.evaluation.ptb_tokenizer import JavaMissingError
+from transformers_groma.evaluation.metrics import captions as caption_metrics
+from transformers_groma.evaluation.metrics.ptb_tokenizer import JavaMissingError
+from transformers_groma.shapes.rows import ShapesOptions, write_shapes
 
 from ..evaluation.samples import files_in, question
 from ..training.rows import save_training_model

@@ -116,9 +116,9 @@ def test_only_regular_files_are_images(tmp_path, kind):
 
 def test_images_have_a_limited_number_of_pixels(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(image_file(40, 30))
-    monkeypatch.setattr("transformers_groma.image_reading.MAX_IMAGE_PIXELS", 1200)
+    monkeypatch.setattr("transformers_groma.images.MAX_IMAGE_PIXELS", 1200)
     assert read_image_bytes(tmp_path / "a.png")
-    monkeypatch.setattr("transformers_groma.image_reading.MAX_IMAGE_PIXELS", 1199)
+    monkeypatch.setattr("transformers_groma.images.MAX_IMAGE_PIXELS", 1199)
     with pytest.raises(SkipRecord, match="image has too many pixels: 40x30"):
         read_image_bytes(tmp_path / "a.png")
 

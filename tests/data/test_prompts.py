@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
-from transformers_groma.configuration_groma import GROMA_MARKUP_TOKENS
 from transformers_groma.data.columns import phrase_part, region_part, text_part
 from transformers_groma.data.prompts import PROMPTS, TASKS, prompt_template, question_parts
-from transformers_groma.processing_groma import DEFAULT_REGION_PROMPT
+from transformers_groma.markup import GROMA_MARKUP_TOKENS
+from transformers_groma.models.groma.processing_groma import DEFAULT_REGION_PROMPT
 
 SLOTS = {"rec": "{phrase}", "grounding": "{phrase}", "region_caption": "{region}", "grounded_caption": ""}
 

@@ -1,3 +1,5 @@
+"""Parquet shards: bad records, interruptions, resuming, Ray."""
+
 import errno
 import json
 import os

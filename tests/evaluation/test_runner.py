@@ -14,11 +14,12 @@ from accelerate import PartialState
 from tokenizers import normalizers
 
 from transformers_groma._files import OutputError, one_writer
-from transformers_groma.data.jsonl import JsonlLog
-from transformers_groma.evaluation import rec, runner
+from transformers_groma._jsonl import JsonlLog
+from transformers_groma.evaluation import runner
 from transformers_groma.evaluation.benchmark import question_of, question_text
+from transformers_groma.evaluation.benchmarks import rec
 from transformers_groma.evaluation.fingerprints import dataset_fingerprint, model_sha256
-from transformers_groma.evaluation.report import read_results
+from transformers_groma.evaluation.reports.report import read_results
 from transformers_groma.evaluation.runner import ChatRespondent, answer_dataset, evaluate, read_predictions
 
 from ..training.rows import training_model, training_processor

@@ -15,11 +15,11 @@ import evaluate
 import pytest
 import yaml
 
-from transformers_groma.evaluation.as_many import any_recall, as_many_recall, merged_boxes_recall
-from transformers_groma.evaluation.caption_metrics import cider
-from transformers_groma.evaluation.grounded_phrases import grounded_phrase_scores
-from transformers_groma.evaluation.lvis_eval import lvis_ground_eval
-from transformers_groma.evaluation.rec_metrics import rec_accuracy
+from transformers_groma.evaluation.metrics.as_many import any_recall, as_many_recall, merged_boxes_recall
+from transformers_groma.evaluation.metrics.captions import cider
+from transformers_groma.evaluation.metrics.grounded_phrases import grounded_phrase_scores
+from transformers_groma.evaluation.metrics.lvis import lvis_ground_eval
+from transformers_groma.evaluation.metrics.rec import rec_accuracy
 
 REPOSITORY = Path(__file__).parents[2]
 METRICS = sorted(path.name for path in (REPOSITORY / "metrics").iterdir() if path.is_dir())

@@ -1,3 +1,5 @@
+"""COCO instances and other COCO-style files to detection rows."""
+
 import shutil
 
 import pytest

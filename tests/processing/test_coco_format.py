@@ -1,3 +1,5 @@
+"""Reading COCO-style annotation files."""
+
 import json
 import re
 

@@ -1,3 +1,5 @@
+"""Options, reports and exit codes of the scripts."""
+
 import doctest
 import importlib
 import json

@@ -24,8 +24,9 @@ from processing.groma_instruct.context import EXAMPLES_FILE, build_messages
 from processing.groma_instruct.markers import draw_markers, place_plates
 from processing.groma_instruct.parse import Rejected, parse_conversation
 from processing.groma_instruct.selection import choose_regions
-from transformers_groma.data import asking, endpoint
-from transformers_groma.data.jsonl import read_jsonl, write_jsonl
+from transformers_groma._jsonl import read_jsonl, write_jsonl
+from transformers_groma.endpoints import asking
+from transformers_groma.endpoints import client as endpoint
 
 from ..chat_server import ChatServer, Response, completion, failure, raw
 from .samples import read_rows, real_sample, write_json, write_picture

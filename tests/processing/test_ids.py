@@ -3,7 +3,7 @@
 import pytest
 
 from processing.ids import id_of, other_form, record_fault
-from transformers_groma.data.text import parse_json
+from transformers_groma._text import parse_json
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+"""Objects365 v2 to detection rows."""
+
 import pytest
 
 from processing import objects365

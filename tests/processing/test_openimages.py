@@ -1,3 +1,5 @@
+"""OpenImages boxes to detection rows."""
+
 import pytest
 
 from processing import openimages

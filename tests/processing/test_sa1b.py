@@ -1,3 +1,5 @@
+"""SA-1B to detection rows of the second objectness head."""
+
 import json
 import shutil
 

@@ -1,3 +1,5 @@
+"""V3Det to detection rows."""
+
 import pytest
 
 from processing import v3det

@@ -14,15 +14,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast, TrainingArguments
 from trl import ModelConfig, SFTConfig
 
-from transformers_groma import (
-    GromaForConditionalGeneration,
-    GromaImageProcessorPil,
-    GromaProcessor,
-    modeling_groma_base,
-)
+from transformers_groma import GromaForConditionalGeneration, GromaImageProcessorPil, GromaProcessor
 from transformers_groma.data.columns import CONVERSATION_FEATURES, image_part, phrase_part, region_part, text_part
-from transformers_groma.modeling_groma_regions import select_regions
-from transformers_groma.tokenization_groma import GROMA_CHAT_TEMPLATE, add_groma_tokens
+from transformers_groma.models.groma import modeling_groma_base
+from transformers_groma.models.groma.modeling_groma_regions import select_regions
+from transformers_groma.models.groma.tokenization_groma import GROMA_CHAT_TEMPLATE, add_groma_tokens
 from transformers_groma.training import alignment, sft
 from transformers_groma.training.arguments import parse_arguments
 from transformers_groma.training.conversation_stage import ConversationArguments

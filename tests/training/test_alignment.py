@@ -14,9 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.testing import assert_close
 
 from transformers_groma import GromaForConditionalGeneration, GromaForRegionProposal, GromaProcessor
-from transformers_groma.convert_groma_checkpoint import rename_legacy_key
 from transformers_groma.data.columns import CONVERSATION_FEATURES, image_part, phrase_part
-from transformers_groma.tokenization_groma import groma_tokens
+from transformers_groma.models.groma.convert_groma_checkpoint import rename_legacy_key
+from transformers_groma.models.groma.tokenization_groma import groma_tokens
 from transformers_groma.training import alignment
 from transformers_groma.training.alignment import ALIGNMENT_PARTS
 from transformers_groma.training.collators import ConversationCollator

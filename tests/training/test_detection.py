@@ -17,7 +17,7 @@ from transformers import AutoImageProcessor, TrainerCallback
 from transformers_groma import GromaForConditionalGeneration, GromaForRegionProposal, GromaImageProcessor
 from transformers_groma.boxes import box_cxcywh_to_xyxy
 from transformers_groma.data.columns import DETECTION_FEATURES, features_of
-from transformers_groma.evaluation.detection import detect, evaluate_proposals, unpack_detections
+from transformers_groma.evaluation.metrics.detection import detect, evaluate_proposals, unpack_detections
 from transformers_groma.training import detection
 from transformers_groma.training.detection import (
     DetectionCollator,

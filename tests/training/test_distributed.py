@@ -22,7 +22,7 @@ from transformers import TrainingArguments
 from trl import SFTConfig
 
 from transformers_groma.data.mixtures import load_mixture
-from transformers_groma.tokenization_groma import groma_tokens
+from transformers_groma.models.groma.tokenization_groma import groma_tokens
 from transformers_groma.training.alignment import ALIGNMENT_PARTS
 from transformers_groma.training.collators import ConversationCollator
 from transformers_groma.training.sft import SFT_PARTS

@@ -23,7 +23,7 @@ from transformers_groma._files import OutputError
 from transformers_groma.cli import main as groma
 from transformers_groma.data.columns import CONVERSATION_FEATURES, image_part, phrase_part, region_part, text_part
 from transformers_groma.data.mixtures import PROPOSAL_COLUMNS, load_mixture
-from transformers_groma.modeling_groma_regions import select_regions
+from transformers_groma.models.groma.modeling_groma_regions import select_regions
 from transformers_groma.training import conversation_stage
 from transformers_groma.training.collators import ConversationCollator
 from transformers_groma.training.conversation_stage import ConversationArguments, load_conversations

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from transformers_groma.tokenization_groma import groma_tokens
+from transformers_groma.models.groma.tokenization_groma import groma_tokens
 from transformers_groma.training.collators import ConversationCollator
 from transformers_groma.training.trainable import (
     checkpoint_frozen_layers,

@@ -159,8 +159,8 @@ def run_data_shapes(arguments: argparse.Namespace) -> None:
     """`groma data shapes`: synthetic scenes as Parquet files."""
     folder = checked_folder(arguments.output)
     try:
-        from ..data.shapes_preview import contact_sheet
-        from ..data.shapes_rows import ShapesOptions, write_shapes
+        from ..shapes.preview import contact_sheet
+        from ..shapes.rows import ShapesOptions, write_shapes
     except ModuleNotFoundError as error:
         raise CommandError(f'{error}. Install what datasets need: pip install "transformers-groma[data]".') from error
     with errors_of("shapes"):

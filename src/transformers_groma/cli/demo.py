@@ -20,9 +20,9 @@ from .output import answer_lines, numbers, printable, write_answer, write_propos
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..data.shapes_demo import Comparison
     from ..grounding import GroundedText
-    from ..pipeline_groma import ImageGroundingPipeline
+    from ..pipeline import ImageGroundingPipeline
+    from ..shapes.demo import Comparison
 
 DEMO_QUESTION = f"What is {REGION_MARK}?"
 DEMO_DESCRIPTION = "[grounding]Please describe the image in detail."
@@ -92,8 +92,8 @@ def run_demo(arguments: argparse.Namespace) -> None:
 
 def _demo_scene(pipe: "ImageGroundingPipeline", model: str, folder: Path, number: int, is_tiny: bool) -> list[str]:
     """Ask about a scene and compare the answers with the truth. Returns the names of the images."""
-    from ..data.shapes import make_scene
-    from ..data.shapes_demo import compare, count_found, question_text, scene_questions
+    from ..shapes.demo import compare, count_found, question_text, scene_questions
+    from ..shapes.scenes import make_scene
 
     # Splits share no scene: none of "test" was trained on, whatever the seed was.
     scene = make_scene(DEMO_SEED, "test", number, DEMO_SCENE_SIZE)

@@ -109,10 +109,10 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     model_types = ("groma", "groma_region_proposal") if arguments.benchmark == "detection" else ("groma",)
     model = checked_model(arguments.model, model_types)
     try:
-        from ..evaluation.card import add_results_to_card
-        from ..evaluation.judged import judged_benchmark, load_judged_rows
+        from ..evaluation.benchmarks.llava_bench import judged_benchmark, load_judged_rows
         from ..evaluation.loading import load_benchmark, load_benchmark_rows, load_model
-        from ..evaluation.report import REPORT_NAME, RESULTS_NAME
+        from ..evaluation.reports.card import add_results_to_card
+        from ..evaluation.reports.report import REPORT_NAME, RESULTS_NAME
         from ..evaluation.runner import evaluate, process_state
     except ImportError as error:
         raise CommandError(
@@ -133,8 +133,8 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     errors: tuple[type[Exception], ...] = (ValueError, OSError)
     if arguments.judge is not None:
         try:
-            from ..data.endpoint import EndpointError
-            from ..evaluation.llava_judge import judge_of
+            from ..endpoints.client import EndpointError
+            from ..evaluation.benchmarks.llava_bench_judge import judge_of
         except ImportError as error:
             raise CommandError(f"--judge {arguments.judge!r}: {error}") from error
         errors += (EndpointError,)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ..grounding import GroundedText
-    from ..pipeline_groma import ImageGroundingPipeline
+    from ..pipeline import ImageGroundingPipeline
 
 LEGACY_CHECKPOINT = Path("tests", "fixtures", "golden", "legacy_checkpoint")
 
@@ -54,7 +54,7 @@ def load_pipeline(model: str | None, device: str | None, dtype: str) -> "ImageGr
     device = checked_device(device)
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from ..pipeline_groma import ImageGroundingPipeline
+    from ..pipeline import ImageGroundingPipeline
 
     with errors_of(f"--model {model!r}"):
         processor = AutoProcessor.from_pretrained(model)
@@ -88,7 +88,7 @@ def propose_regions(model: str | None, image: "Image.Image", device: str | None,
     from transformers import AutoImageProcessor
 
     from ..boxes import unpack_region_boxes
-    from ..modeling_groma_detector import GromaForRegionProposal
+    from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 
     with errors_of(f"--model {model!r}"):
         detector = GromaForRegionProposal.from_pretrained(model, dtype=dtype).to(device)
@@ -138,7 +138,7 @@ def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
             f"--model {model!r} holds a model of type {config.get('model_type')!r}: pass one of type "
             f"{' or '.join(map(repr, model_types))}."
         )
-    from ..configuration_groma import check_weights
+    from ..models.groma.configuration_groma import check_weights
 
     with errors_of("--model"):
         check_weights(model)
@@ -182,7 +182,7 @@ def open_upright(source: str) -> "Image.Image":
     is_url = source.startswith(("http://", "https://"))
     if not is_url and not Path(source).is_file():
         raise CommandError(f"IMAGE {source!r} is not a file: pass the path or the http(s) URL of an image.")
-    from ..processing_inputs import open_image, upright_image_size
+    from ..models.processing_inputs import open_image, upright_image_size
 
     with errors_of(f"IMAGE {source!r}"):
         image = open_image(source, 0)

@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 from datasets import Features, Image, List, Value
 
-from ..image_reading import SWAPPED_AXES, image_orientation, open_image_header
-from ..modeling_groma_proposer import OBJECTNESS_SOURCES
+from ..images import SWAPPED_AXES, image_orientation, open_image_header
 
 # Boxes may stick out of the image by this many pixels: annotations of photos are rounded.
 BOX_SLACK = 1.0
@@ -25,7 +24,8 @@ MESSAGES = List(
     }
 )
 
-# Stage 1. `source` says which objectness head learns from the row: "coco" or "sa1b".
+# Stage 1. `source` says which objectness head learns from the row: "coco" (objects) or "sa1b" (segments of any kind).
+DETECTION_SOURCES = ("coco", "sa1b")
 DETECTION_FEATURES = Features(
     {"image": Image(), "image_id": Value("string"), "boxes_xyxy": BOXES, "source": Value("string")}
 )
@@ -189,8 +189,8 @@ def check_row(row: Mapping[str, Any], schema: Schema) -> None:
     _check_text(row)
     if schema == "detection":
         _check_boxes("crowd_boxes_xyxy", row.get("crowd_boxes_xyxy") or [], size)
-        if row["source"] not in OBJECTNESS_SOURCES:
-            raise RowError(f"`source` must be one of {OBJECTNESS_SOURCES}, got {row['source']!r}")
+        if row["source"] not in DETECTION_SOURCES:
+            raise RowError(f"`source` must be one of {DETECTION_SOURCES}, got {row['source']!r}")
         return
     _check_messages(row["messages"], len(row["boxes_xyxy"]), size is not None, ends_with_answer=schema != "evaluation")
     if schema == "evaluation":

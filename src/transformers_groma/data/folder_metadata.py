@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from .._text import RepeatedKey, parse_json, read_text, split_lines
 from .image_files import image_path
 from .left_out import LeftOut, SkipRecord
-from .text import RepeatedKey, parse_json, read_text, split_lines
 
 METADATA = "metadata.jsonl"
 EXAMPLE = '{"file_name": "a.jpg", "objects": {"bbox": [[30, 212, 342, 373]], "text": ["a cat"]}}'

@@ -15,7 +15,7 @@ from unicodedata import normalize
 
 from PIL import Image as PilImage
 
-from ..image_reading import SWAPPED_AXES, ImageTooLargeError, image_orientation, open_image_header
+from ..images import SWAPPED_AXES, ImageTooLargeError, image_orientation, open_image_header
 from .left_out import SkipRecord
 from .provenance import note_input
 

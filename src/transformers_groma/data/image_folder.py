@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 from datasets import Dataset
 from PIL import Image as PilImage
 
+from .._text import RepeatedKey, capitalized
 from ..boxes import BOX_FORMATS, BoxFormat
-from ..configuration_groma import GROMA_MARKUP_TOKENS
-from ..tokenization_groma import GROUNDING_TOKEN
+from ..markup import GROMA_MARKUP_TOKENS, GROUNDING_TOKEN
 from ..visualization import draw_boxes
 from .annotated_boxes import OUTSIDE, pixel_count, read_box
 from .columns import FEATURES, Schema, check_row, image_part, phrase_part, region_part, text_part
@@ -46,7 +46,6 @@ from .image_files import (
 from .left_out import DATA_ERRORS, LeftOut, SkipRecord, reason_of
 from .prompts import question_parts
 from .shards import WriteReport, named_as_options, write_dataset
-from .text import RepeatedKey, capitalized
 
 SOURCE = "image-folder"
 QUESTION_TASKS = ("region-caption", "rec", "grounding")

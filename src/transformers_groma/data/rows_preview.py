@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image as PilImage
 from pyarrow.parquet import ParquetFile
 
-from ..image_reading import open_image_header, upright
+from ..images import open_image_header, upright
 from ..visualization import PALETTE, draw_boxes
 from .contact_sheet import TILE, captioned_tile, contact_sheet
 

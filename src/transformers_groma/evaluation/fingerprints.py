@@ -10,7 +10,7 @@ from datasets import Dataset, Image
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..processing_groma import GromaProcessor
+from ..models.groma.processing_groma import GromaProcessor
 
 # Settings of their own, or no part of the model.
 LEFT_OUT = (
@@ -80,7 +80,7 @@ def dataset_fingerprint(dataset: Dataset) -> str:
         `str`: 32 hexadecimal digits.
 
     Example:
-    >>> from transformers_groma.data.shapes_rows import shapes_dataset
+    >>> from transformers_groma.shapes.rows import shapes_dataset
     >>> rows = shapes_dataset("rec", 2, seed=0, evaluation=True)
     >>> dataset_fingerprint(rows) == dataset_fingerprint(rows.select([0, 1])) != dataset_fingerprint(rows.select([1, 0]))
     True

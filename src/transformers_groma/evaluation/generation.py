@@ -10,9 +10,9 @@ from transformers import BatchFeature
 
 from ..data.conversations import to_messages
 from ..grounding import GroundedText
-from ..modeling_groma import GromaForConditionalGeneration
-from ..processing_groma import GromaProcessor
-from ..processing_inputs import upright_image_size
+from ..models.groma.modeling_groma import GromaForConditionalGeneration
+from ..models.groma.processing_groma import GromaProcessor
+from ..models.processing_inputs import upright_image_size
 from .shared_images import generate_with_shared_images, images_of_rows
 
 
@@ -57,7 +57,7 @@ def answer_rows(
 
     Example:
     >>> from transformers_groma import GromaForConditionalGeneration, GromaProcessor
-    >>> from transformers_groma.data.shapes_rows import shapes_dataset
+    >>> from transformers_groma.shapes.rows import shapes_dataset
     >>> model = GromaForConditionalGeneration.from_pretrained("hub_configs/groma-tiny").eval()
     >>> processor = GromaProcessor.from_pretrained("hub_configs/groma-tiny")
     >>> rows = shapes_dataset("rec", 2, seed=0, split="test", evaluation=True)

@@ -12,9 +12,9 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.mixtures import load_rows, parse_dataset_spec
 from ..model_files import base_of_adapter
-from ..modeling_groma import GromaForConditionalGeneration
-from ..modeling_groma_detector import GromaForRegionProposal
-from ..processing_groma import GromaProcessor
+from ..models.groma.modeling_groma import GromaForConditionalGeneration
+from ..models.groma.modeling_groma_detector import GromaForRegionProposal
+from ..models.groma.processing_groma import GromaProcessor
 from .benchmark import Benchmark
 
 DEFAULT_SPLIT = "test"
@@ -24,7 +24,7 @@ MODULES = {
     "lvis-ground": "lvis_ground",
     "region-caption": "region_caption",
     "grounded-caption": "grounded_caption",
-    "detection": "proposals",
+    "detection": "detection",
 }
 
 
@@ -60,7 +60,7 @@ def load_benchmark(name: str) -> Benchmark:
     """
     if name not in MODULES:
         raise ValueError(f"There is no benchmark {name!r}. Use one of {', '.join(MODULES)}.")
-    return importlib.import_module(f".{MODULES[name]}", __package__).BENCHMARK
+    return importlib.import_module(f".benchmarks.{MODULES[name]}", __package__).BENCHMARK
 
 
 def load_benchmark_rows(spec: str | os.PathLike, split: str | None = None) -> NamedRows:

@@ -24,18 +24,18 @@ from tqdm.auto import tqdm
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .._files import one_writer
+from .._jsonl import JsonlLog, read_jsonl, write_jsonl
 from ..data.columns import FEATURES, check_columns
-from ..data.jsonl import JsonlLog, read_jsonl, write_jsonl
-from ..modeling_groma import GromaForConditionalGeneration
-from ..modeling_groma_detector import GromaForRegionProposal
-from ..processing_groma import GromaProcessor
+from ..models.groma.modeling_groma import GromaForConditionalGeneration
+from ..models.groma.modeling_groma_detector import GromaForRegionProposal
+from ..models.groma.processing_groma import GromaProcessor
 from .benchmark import Benchmark, BenchmarkRows, Row, question_of, question_text, row_name
+from .benchmarks.detection import ProposalRespondent
 from .fingerprints import dataset_fingerprint, model_sha256
-from .gallery import GalleryCase, worst_first, write_gallery
 from .generation import PreparedQuestions, answer_questions, prepare_questions
 from .predictions import Prediction
-from .proposals import ProposalRespondent
-from .report import RESULTS_NAME, Results, read_results, versions, write_report
+from .reports.gallery import GalleryCase, worst_first, write_gallery
+from .reports.report import RESULTS_NAME, Results, read_results, versions, write_report
 
 PREDICTIONS_NAME = "predictions.jsonl"
 PARTS_PATTERN = "predictions-*-of-*.jsonl"
@@ -265,8 +265,8 @@ def evaluate(
 
     Example:
     >>> import tempfile
-    >>> from transformers_groma.data.shapes_rows import shapes_dataset
-    >>> from transformers_groma.evaluation import rec
+    >>> from transformers_groma.shapes.rows import shapes_dataset
+    >>> from transformers_groma.evaluation.benchmarks import rec
     >>> model = GromaForConditionalGeneration.from_pretrained("hub_configs/groma-tiny")
     >>> processor = GromaProcessor.from_pretrained("hub_configs/groma-tiny")
     >>> rows = shapes_dataset("rec", 2, seed=0, split="test", evaluation=True)

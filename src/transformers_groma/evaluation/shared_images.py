@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.generation import GenerateDecoderOnlyOutput
 
-from ..modeling_groma import GromaForConditionalGeneration
-from ..modeling_groma_outputs import GromaImageFeatures
+from ..models.groma.modeling_groma import GromaForConditionalGeneration
+from ..models.groma.modeling_groma_outputs import GromaImageFeatures
 
 
 def images_of_rows(image_ids: Sequence[str], inputs: Mapping[str, Tensor], image_token_id: int) -> list[int] | None:

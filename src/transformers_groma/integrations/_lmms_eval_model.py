@@ -10,9 +10,9 @@ from tqdm.auto import tqdm
 
 from ..data.columns import image_part
 from ..data.conversations import to_messages
-from ..image_reading import upright
-from ..modeling_groma import GromaForConditionalGeneration
-from ..processing_groma import GromaProcessor
+from ..images import upright
+from ..models.groma.modeling_groma import GromaForConditionalGeneration
+from ..models.groma.processing_groma import GromaProcessor
 from .lmms_eval import INSTALL, TaskQuestion, cut_at_stops, format_answer, read_question
 
 try:

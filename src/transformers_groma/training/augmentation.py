@@ -12,7 +12,7 @@ from PIL import Image
 from transformers.image_transforms import convert_to_rgb
 from transformers.image_utils import PILImageResampling
 
-from ..image_processing_pil_groma import to_upright_8_bit
+from ..images import to_upright_8_bit
 
 Augmentation = Literal["recipe", "flip", "none"]
 AUGMENTATIONS: tuple[str, ...] = get_args(Augmentation)

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..data.columns import image_part, text_part
 from ..data.conversations import to_messages
 from ..data.mixtures import PROPOSAL_COLUMNS
-from ..processing_groma import GromaProcessor
+from ..models.groma.processing_groma import GromaProcessor
 
 IGNORED_LABEL = -100
 

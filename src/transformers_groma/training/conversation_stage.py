@@ -14,10 +14,10 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
 from ..data.mixtures import PROPOSAL_COLUMNS, load_parts, parse_dataset_spec
-from ..modeling_groma import GromaForConditionalGeneration
-from ..modeling_groma_detector import GromaForRegionProposal
-from ..processing_groma import GromaProcessor
-from ..tokenization_groma import groma_tokens
+from ..models.groma.modeling_groma import GromaForConditionalGeneration
+from ..models.groma.modeling_groma_detector import GromaForRegionProposal
+from ..models.groma.processing_groma import GromaProcessor
+from ..models.groma.tokenization_groma import groma_tokens
 from .arguments import DatasetArguments, as_list, load_datasets, loading
 from .collators import ConversationCollator
 from .data_check import ConversationCheck, check_training_rows

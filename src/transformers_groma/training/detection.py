@@ -34,13 +34,12 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..boxes import box_xyxy_to_cxcywh, exact_boxes, scale_boxes
-from ..configuration_groma import GromaRegionProposalConfig
-from ..data.columns import check_columns, check_row
+from ..data.columns import DETECTION_SOURCES, check_columns, check_row
 from ..data.mixtures import MixturePart, load_parts
-from ..evaluation.detection import detected_regions, region_metrics
-from ..image_processing_groma import GromaImageProcessor
-from ..modeling_groma_detector import GromaForRegionProposal
-from ..modeling_groma_proposer import OBJECTNESS_SOURCES
+from ..evaluation.metrics.detection import detected_regions, region_metrics
+from ..models.groma.configuration_groma import GromaRegionProposalConfig
+from ..models.groma.image_processing_groma import GromaImageProcessor
+from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 from .arguments import DatasetArguments, load_datasets, loading, parse_arguments, refuse_hub_token
 from .augmentation import AUGMENTATIONS, Augmentation, augment, row_generator
 from .callbacks import check_loss
@@ -436,10 +435,10 @@ def _check_sources(dataset: Dataset) -> np.ndarray:
     """The source of every row, all of them known."""
     check_columns(dataset.features, "detection")
     sources = np.asarray(dataset.select_columns("source").to_pandas()["source"], dtype=str)
-    unknown = sorted(set(np.unique(sources).tolist()) - set(OBJECTNESS_SOURCES))
+    unknown = sorted(set(np.unique(sources).tolist()) - set(DETECTION_SOURCES))
     if unknown:
         raise ValueError(
-            f"Column 'source' of a detection dataset names the head that learns: {' or '.join(OBJECTNESS_SOURCES)}; found "
+            f"Column 'source' of a detection dataset names the head that learns: {' or '.join(DETECTION_SOURCES)}; found "
             f"{', '.join(map(repr, unknown))}."
         )
     return sources

@@ -40,9 +40,9 @@ from .._files import complete_file, one_writer, write_file
 from ..data.columns import BOXES, check_columns
 from ..data.mixtures import PROPOSAL_COLUMNS
 from ..data.shards import footer_digest
-from ..modeling_groma import GromaForConditionalGeneration, GromaModel
-from ..modeling_groma_base import no_autocast
-from ..modeling_groma_detector import GromaForRegionProposal
+from ..models.groma.modeling_groma import GromaForConditionalGeneration, GromaModel
+from ..models.groma.modeling_groma_base import no_autocast
+from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 from .arguments import loading, parse_arguments
 
 PROPOSAL_FEATURES = Features(dict(zip(PROPOSAL_COLUMNS, (BOXES, List(Value("float32"))), strict=True)))
@@ -151,7 +151,7 @@ def precompute_regions(
 
     Example:
     >>> import tempfile
-    >>> from transformers_groma.data.shapes_rows import ShapesOptions, write_shapes
+    >>> from transformers_groma.shapes.rows import ShapesOptions, write_shapes
     >>> model = GromaForRegionProposal.from_pretrained("hub_configs/groma-tiny")
     >>> image_processor = AutoImageProcessor.from_pretrained("hub_configs/groma-tiny")
     >>> folder = Path(tempfile.mkdtemp())

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ..modeling_groma import GromaForConditionalGeneration
+from ..models.groma.modeling_groma import GromaForConditionalGeneration
 
 # Names of the parts and their modules. `NEW_TOKENS` are rows of the embedding and of the head, see `train_new_tokens`.
 PARTS = {

@@ -1,0 +1,1 @@
+"""Builds, trains and describes hub_configs/groma-tiny."""

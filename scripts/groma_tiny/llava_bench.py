@@ -1,0 +1,180 @@
+"""LLaVA-Bench in miniature, for `make evaluate-tiny`: open questions about test scenes, and a judge that is a program.
+
+    python -m scripts.groma_tiny.llava_bench --output output/groma-tiny [--model hub_configs/groma-tiny] [--rows 500] [--card MODEL_DIR]
+
+Of scenes of shapes the truth is known, so no language model is needed to judge: the score of an answer, 0 to 10, is the F1 of its words
+and the reference's. The judge speaks OpenAI's chat completions on this machine and is asked by `groma evaluate llava-bench` as any
+other is. Its figures compare with those of no other judge.
+"""
+
+import argparse
+import itertools
+import json
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from tqdm import tqdm
+
+from transformers_groma import cli
+from transformers_groma.cli.arguments import positive
+from transformers_groma.evaluation.benchmarks.llava_bench_files import LLAVA_BENCH_FEATURES
+from transformers_groma.shapes.rows import ShapesOptions
+from transformers_groma.shapes.scenes import Scene
+from transformers_groma.shapes.text import words
+
+JUDGE = "right-words"
+MODEL = Path(__file__).parents[2] / "hub_configs" / "groma-tiny"
+SEED = 1000
+# Kinds of questions that are answered in words, and LLaVA-Bench's categories.
+CATEGORIES = {
+    "exists": "conv",
+    "color": "conv",
+    "shape": "conv",
+    "region-caption": "conv",
+    "grounded-caption": "detail",
+    "count": "complex",
+    "neighbor": "complex",
+}
+ARTICLES = {"a", "an", "the"}
+MAX_SCORE = 10
+_ANSWERS = re.compile(r"\[Assistant (\d)\]\n(.*?)\n\n\[End of Assistant \1\]", re.DOTALL)
+
+
+def bench_rows(count: int) -> Iterator[dict[str, Any]]:
+    """Questions about test scenes, each about a scene of its own.
+
+    Args:
+        count (`int`): how many.
+
+    Yields:
+        `dict`: the columns of `LLAVA_BENCH_FEATURES`, boxes `xyxy` in pixels.
+    """
+    options = ShapesOptions("chat", seed=SEED, split="test", evaluation=True)
+    asked = ((index, *options.conversation(index)) for index in itertools.count())
+    in_words = (found for found in asked if found[2][0].kind in CATEGORIES)
+    for index, scene, (exchange,) in itertools.islice(in_words, count):
+        row = options.row(index)
+        yield {
+            **row,
+            "source": "shapes-llava-bench",
+            "category": CATEGORIES[exchange.kind],
+            "question_id": row["image_id"],
+            "context": scene_context(scene),
+        }
+
+
+def scene_context(scene: Scene) -> str:
+    """What a judge that sees no image reads of a scene: its objects and their boxes, `xyxy`, as fractions of the image."""
+    return "\n".join(
+        f"{words(item.attributes)}: {[round(value / scene.image_size, 3) for value in item.box_xyxy]}"
+        for item in scene.objects
+    )
+
+
+def word_score(answer: str, reference: str) -> float:
+    """F1 of the words of an answer, articles and punctuation left out, 0 to 10.
+
+    Args:
+        answer (`str`): what is scored.
+        reference (`str`): what is right.
+
+    Returns:
+        `float`
+
+    Example:
+    >>> word_score("A small red circle.", "A small green circle.")
+    6.67
+    """
+    found, right = (
+        Counter(word for word in re.findall(r"\w+", text.lower()) if word not in ARTICLES)
+        for text in (answer, reference)
+    )
+    common = (found & right).total()
+    return round(MAX_SCORE * 2 * common / (found.total() + right.total()), 2) if common else 0.0
+
+
+def judge(messages: Sequence[dict[str, str]]) -> str:
+    """Both scores, as judges are asked for them.
+
+    Args:
+        messages (`Sequence[dict]`): as `evaluation.llava_judge.judge_messages` makes them.
+
+    Returns:
+        `str`: two numbers; the first is that of the reference.
+    """
+    answers = dict(_ANSWERS.findall(messages[-1]["content"]))
+    return f"{MAX_SCORE} {word_score(answers['2'], answers['1']):g}"
+
+
+class JudgeHandler(BaseHTTPRequestHandler):
+    """The judge as an OpenAI-compatible server."""
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        message = {"role": "assistant", "content": judge(request["messages"])}
+        body = {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 0,
+            "model": JUDGE,
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        }
+        content = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing of single requests."""
+
+
+@contextmanager
+def running_judge() -> Iterator[str]:
+    """The judge at work.
+
+    Yields:
+        `str`: its address.
+    """
+    server = ThreadingHTTPServer(("127.0.0.1", 0), JudgeHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the questions, ask the model and the judge."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="questions go to test/, figures to figures/ in it")
+    parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("--rows", type=positive(int), default=500)
+    parser.add_argument("--card", type=Path, help="write the figures into the model card there")
+    arguments = parser.parse_args(argv)
+    if arguments.card is not None and not arguments.card.is_dir():
+        parser.error(f"--card {str(arguments.card)!r} is not a folder: pass that of a model.")
+    dataset = arguments.output / "test" / "shapes-llava-bench"
+    dataset.mkdir(parents=True, exist_ok=True)
+    rows = list(tqdm(bench_rows(arguments.rows), total=arguments.rows, desc="questions", unit="row"))
+    path = dataset / "test-00000-of-00001.parquet"
+    Dataset.from_list(rows, features=LLAVA_BENCH_FEATURES).to_parquet(path.with_suffix(".partial"))
+    path.with_suffix(".partial").replace(path)
+    with running_judge() as address:
+        command = ["evaluate", "llava-bench", "--model", arguments.model, "--dataset", dataset, "--gallery", 24]
+        command += ["--output", arguments.output / "figures" / "llava-bench", "--judge", JUDGE, "--base-url", address]
+        command += [] if arguments.card is None else ["--card", arguments.card]
+        return cli.main([str(word) for word in command])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

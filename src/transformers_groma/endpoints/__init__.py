@@ -1,0 +1,1 @@
+"""Questions to models behind an OpenAI-compatible endpoint."""

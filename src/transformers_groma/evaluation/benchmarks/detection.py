@@ -1,0 +1,263 @@
+"""The benchmark of the region proposer: average precision and recall without classes, following COCO.
+
+Regions are what the language model gets to choose from: after score threshold and NMS. Queries are all that the proposer has to
+offer, ranked by the head that learned from COCO-style boxes, as in the paper's Table 6. Rows have the detection columns: those of
+`processing/coco.py`, or of `groma data shapes --task detection`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers.image_processing_utils import BaseImageProcessor
+
+from ...boxes import box_iou
+from ...images import to_upright_8_bit
+from ...models.groma.modeling_groma import GromaForConditionalGeneration
+from ...models.groma.modeling_groma_detector import GromaForRegionProposal
+from ...models.groma.processing_groma import GromaProcessor
+from ..benchmark import Benchmark, BenchmarkRows, Figure, PublishedFigure, Row, rows_without_image
+from ..metrics.detection import QueryScore, ScoredBoxes, class_agnostic_detection_metrics, detect, unpack_detections
+from ..predictions import PredictedPhrase, Prediction
+from ..reports.plots import plot_recall_at_n, plot_recall_by_size
+
+# Recall is drawn over so many of the best boxes of an image.
+RECALL_CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 300)
+# What a prediction calls its boxes.
+REGIONS, QUERIES = "regions", "queries"
+# Ranks the queries, as in the paper's Table 6.
+QUERY_SCORE: QueryScore = "coco"
+RECALL_AT_N_NAME, RECALL_BY_SIZE_NAME = "recall_at_n.png", "recall_by_size.png"
+
+_MEANINGS = {
+    "ap": "average precision, mean over IoU 0.50:0.95, best 100 boxes",
+    "ap@0.5": "average precision at IoU 0.5",
+    "ap@0.75": "average precision at IoU 0.75",
+    "ap_small": "of small targets (up to 32² pixels)",
+    "ap_medium": "of medium targets",
+    "ap_large": "of large targets (from 96² pixels)",
+    "recall@0.5": "recall at IoU 0.5, best 100 boxes",
+    "recall@0.75": "recall at IoU 0.75, best 100 boxes",
+    "ar_small": "recall of small targets, mean over IoU 0.50:0.95, best 100 boxes",
+    "ar_medium": "of medium targets",
+    "ar_large": "of large targets",
+    **{f"ar@{count}": f"recall, mean over IoU 0.50:0.95, best {count} boxes" for count in RECALL_CURVE},
+}
+FIGURES = (
+    *(Figure(name, f"regions: {meaning}") for name, meaning in _MEANINGS.items()),
+    *(Figure(f"queries_{name}", f"all queries: {meaning}") for name, meaning in _MEANINGS.items()),
+    Figure("regions_per_image", "how many regions the language model gets", is_share=False),
+)
+# Table 6: DINOv2 at 448 pixels, after training on COCO alone.
+PUBLISHED = (PublishedFigure("coco", "validation", "queries_ap", 0.436),)
+
+
+class _Images(NamedTuple):
+    """A batch of images and whose they are: pixels `(B, 3, image_size, image_size)`, `(height, width)` before `(B, 2)`."""
+
+    indices: list[int]
+    image_ids: list[str]
+    pixel_values: Tensor
+    sizes: Tensor
+
+
+class ProposalRespondent:
+    """Answers a row with the regions of its image and all queries, as two phrases; see `runner.Respondent`.
+
+    Args:
+        model (`GromaForRegionProposal` or `GromaForConditionalGeneration`): put into evaluation mode.
+        processor (`GromaProcessor` or image processor): of the model.
+    """
+
+    def __init__(
+        self,
+        model: GromaForRegionProposal | GromaForConditionalGeneration,
+        processor: GromaProcessor | BaseImageProcessor,
+    ) -> None:
+        self.model = model.eval()
+        self.image_processor = processor.image_processor if isinstance(processor, GromaProcessor) else processor
+
+    def prepare(self, rows: Sequence[Row]) -> _Images:
+        """Pixels of a batch.
+
+        Args:
+            rows (`Sequence[Mapping]`): detection columns, images decoded, and `index`.
+
+        Returns:
+            The batch, ready for `answer`.
+        """
+        images = [to_upright_8_bit(row["image"]) for row in rows]
+        return _Images(
+            [row["index"] for row in rows],
+            [row["image_id"] for row in rows],
+            self.image_processor(images=images, return_tensors="pt")["pixel_values"],
+            torch.tensor([(image.height, image.width) for image in images]),
+        )
+
+    def answer(self, prepared: _Images) -> list[Prediction]:
+        """Regions and queries of a batch.
+
+        Args:
+            prepared: what `prepare` made.
+
+        Returns:
+            `list[Prediction]`: two phrases each, `"regions"` (after score threshold and NMS, best first) and `"queries"`.
+        """
+        detected = detect(self.model, prepared.pixel_values, prepared.sizes, QUERY_SCORE)
+        kinds = {REGIONS: detected.regions, QUERIES: detected.queries}
+        found = {kind: unpack_detections(boxes.cpu().numpy()) for kind, boxes in kinds.items()}
+        return [
+            Prediction(
+                index,
+                image_id,
+                "",
+                [PredictedPhrase(kind, _short(of[row].boxes), _short(of[row].scores)) for kind, of in found.items()],
+                "",
+            )
+            for row, (index, image_id) in enumerate(zip(prepared.indices, prepared.image_ids, strict=True))
+        ]
+
+
+def _short(values: np.ndarray) -> list[Any]:
+    """Float32 values as the shortest decimals that are them: hundreds of boxes an image are to be kept."""
+    return [_short(row) for row in values] if values.ndim > 1 else [float(str(value)) for value in values]
+
+
+def detection_rows(dataset: Dataset) -> BenchmarkRows:
+    """All rows.
+
+    Args:
+        dataset (`Dataset`): detection columns.
+
+    Returns:
+        `BenchmarkRows`
+
+    Raises:
+        ValueError: no row has boxes.
+    """
+    rows = rows_without_image(dataset)
+    if not any(row["boxes_xyxy"] for row in rows):
+        raise ValueError("`dataset` has no `boxes_xyxy` at all: there is nothing to find.")
+    return BenchmarkRows(dataset, rows)
+
+
+def score_detection(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
+    """All figures of a detector.
+
+    Args:
+        predictions (`Sequence[Prediction]`): of [`ProposalRespondent`].
+        rows (`Sequence[Mapping]`): detection rows, one an answer: `boxes_xyxy`, perhaps `crowd_boxes_xyxy`.
+
+    Returns:
+        `dict[str, float]`: those of [`class_agnostic_detection_metrics`] for the regions and, with the prefix `queries_`, for the
+        queries, with `ar@N` for more numbers of boxes; and `regions_per_image`.
+    """
+    targets = [np.asarray(row["boxes_xyxy"], np.float64).reshape(-1, 4) for row in rows]
+    crowds = [row.get("crowd_boxes_xyxy") or [] for row in rows]
+    regions, queries = ([_boxes(prediction, kind) for prediction in predictions] for kind in (REGIONS, QUERIES))
+    metrics: dict[str, float] = {"regions_per_image": float(np.mean([len(found.scores) for found in regions]))}
+    for prefix, found in (("", regions), ("queries_", queries)):
+        figures = class_agnostic_detection_metrics(found, targets, crowds=crowds)
+        # All figures but these are for the best 100 boxes of an image, as everywhere.
+        curve = class_agnostic_detection_metrics(found, targets, RECALL_CURVE, crowds)
+        figures |= {name: value for name, value in curve.items() if name.startswith("ar@")}
+        metrics |= {f"{prefix}{name}": value for name, value in figures.items()}
+    return metrics
+
+
+def score_detection_rows(predictions: Sequence[Prediction], rows: Sequence[Row]) -> list[float]:
+    """How well each image's objects are covered: mean over its targets of the best IoU of a region. Only to find the worst.
+
+    Args:
+        predictions (`Sequence[Prediction]`), rows (`Sequence[Mapping]`): see [`score_detection`].
+
+    Returns:
+        `list[float]`: one an image; 1 where there is nothing to find.
+    """
+    scores = []
+    for prediction, row in zip(predictions, rows, strict=True):
+        regions = torch.from_numpy(_boxes(prediction, REGIONS).boxes)
+        targets = torch.tensor(row["boxes_xyxy"], dtype=torch.float64).reshape(-1, 4)
+        overlaps = box_iou(targets, regions)
+        best = overlaps.amax(dim=1) if overlaps.shape[1] else torch.zeros(len(targets))
+        scores.append(best.mean().item() if len(targets) else 1.0)
+    return scores
+
+
+def plot_detection(
+    predictions: Sequence[Prediction], rows: Sequence[Row], metrics: Mapping[str, float], output_dir: Path
+) -> list[Path]:
+    """Recall over the number of boxes, and by size.
+
+    Args:
+        predictions (`Sequence[Prediction]`), rows (`Sequence[Mapping]`): not used.
+        metrics (`Mapping[str, float]`): what [`score_detection`] returned.
+        output_dir (`Path`): where to.
+
+    Returns:
+        `list[Path]`: the pictures.
+    """
+    paths = [output_dir / RECALL_AT_N_NAME, output_dir / RECALL_BY_SIZE_NAME]
+    curves = {prefix: {count: metrics[f"{prefix}ar@{count}"] for count in RECALL_CURVE} for prefix in ("", "queries_")}
+    plot_recall_at_n(
+        curves[""],
+        paths[0],
+        name="regions",
+        others={"all queries": curves["queries_"]},
+        title="Average recall at n boxes an image",
+    )
+    # `ar` is the bar of all sizes.
+    whole = {"ar": metrics["ar@100"], "queries_ar": metrics["queries_ar@100"]}
+    plot_recall_by_size({**metrics, **whole}, paths[1], {"": "regions", "queries_": "all queries"})
+    return paths
+
+
+def _boxes(prediction: Prediction, kind: str) -> ScoredBoxes:
+    """The regions or the queries of an answer."""
+    phrase = next((phrase for phrase in prediction.phrases if phrase.text == kind), None)
+    if phrase is None:
+        raise ValueError(f"Prediction {prediction.index} has no {kind!r}: it is not of the benchmark detection.")
+    return ScoredBoxes(np.asarray(phrase.boxes_xyxy, np.float64).reshape(-1, 4), np.asarray(phrase.scores, np.float64))
+
+
+def region_and_true_boxes(prediction: Prediction, row: Row) -> tuple[list[list[float]], list[list[float]]]:
+    """The regions, without the queries that gave none, and the boxes of the row.
+
+    Args:
+        prediction (`Prediction`): regions and queries.
+        row (`Mapping`): detection columns.
+
+    Returns:
+        `tuple[list, list]`: boxes `xyxy` in pixels.
+    """
+    regions = [phrase for phrase in prediction.phrases if phrase.text == REGIONS]
+    return [box for phrase in regions for box in phrase.boxes_xyxy], row["boxes_xyxy"]
+
+
+BENCHMARK = Benchmark(
+    name="detection",
+    title="Region proposals",
+    schemas=("detection",),
+    prepare=detection_rows,
+    score=score_detection,
+    score_rows=score_detection_rows,
+    plot=plot_detection,
+    figures=FIGURES,
+    published=PUBLISHED,
+    asks=False,
+    drawn_boxes=region_and_true_boxes,
+)
+
+__all__ = [
+    "BENCHMARK",
+    "ProposalRespondent",
+    "detection_rows",
+    "plot_detection",
+    "region_and_true_boxes",
+    "score_detection",
+    "score_detection_rows",
+]

@@ -1,0 +1,169 @@
+"""Grounded captioning: describe an image and tie the phrases to boxes.
+
+Rows are conversations of one question and its answer, whose phrases are the truth: those of `processing/flickr30k.py` or
+`processing/grit.py`, or of `groma data shapes --task grounded-caption --questions 1`. The answer is not shown to the model. Captions
+of the same image are put together: it is asked once, its answer is compared with each caption's phrases, and CIDEr and METEOR take
+all of them as references. Rows of the evaluation columns do as well; they do not tell which words belong to a box, so figures that
+compare words of phrases are left out.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset
+
+from ..benchmark import Benchmark, BenchmarkRows, Box, Figure, Row, row_name, rows_without_image
+from ..metrics.grounded_phrases import grounded_phrase_scores
+from ..predictions import Prediction
+from .region_caption import CAPTION_FIGURES, plot_nothing, score_captions
+
+MAX_NEW_TOKENS = 256
+REGION_FIGURES = "region_"
+
+FIGURES = (
+    Figure(
+        "precision@0.5", "share of the answers' phrases that are true: words and region (IoU of at least 0.5) agree"
+    ),
+    Figure("recall@0.5", "share of the true phrases that are found"),
+    Figure("f1@0.5", "harmonic mean of both"),
+    Figure("region_precision@0.5", "share of the answers' phrases whose region is a true one, whatever their words"),
+    Figure("region_recall@0.5", "share of the true regions that are found"),
+    Figure("region_f1@0.5", "harmonic mean of both"),
+    Figure("phrases_per_answer", "phrases with boxes in an answer", is_share=False),
+    *CAPTION_FIGURES,
+)
+
+# Texts with their boxes; no text where it is not known.
+Phrases = list[tuple[str | None, Sequence[Box]]]
+
+
+def grounded_caption_rows(dataset: Dataset) -> BenchmarkRows:
+    """One question an image, with all captions of it.
+
+    Args:
+        dataset (`Dataset`): evaluation columns, or conversation columns with one answer a row.
+
+    Returns:
+        `BenchmarkRows`: rows have `references`, `target_boxes_xyxy` (all boxes of the captions) and `target_phrases` (for each
+        caption a list of phrases, each a text and its boxes; the texts are `None` in rows of the evaluation columns).
+
+    Raises:
+        ValueError: a row has no image or not one question, or its answer no text or no box.
+    """
+    rows = rows_without_image(dataset)
+    truths = [_truth(index, row) for index, row in enumerate(rows)]
+    first: dict[tuple[str, str], int] = {}
+    joined: dict[int, dict[str, Any]] = {}
+    for index, truth in enumerate(truths):
+        # Where images have no name each row is its own.
+        number = first.setdefault((truth["source"], truth["image_id"] or f"row {index}"), index)
+        if number == index:
+            joined[index] = truth
+        else:
+            for name in ("references", "target_boxes_xyxy", "target_phrases"):
+                joined[number][name] = joined[number][name] + truth[name]
+    return BenchmarkRows(dataset.select(list(joined)), list(joined.values()))
+
+
+def score_grounded_captions(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
+    """All figures of grounded captions.
+
+    Args:
+        predictions (`Sequence[Prediction]`): the answers.
+        rows (`Sequence[Mapping]`): of [`grounded_caption_rows`], one an answer.
+
+    Returns:
+        `dict[str, float]`: those of [`grounded_phrase_scores`] (only the `region_` ones where the words of phrases are not known),
+        `phrases_per_answer`, and those of captions.
+    """
+    pairs = [
+        (_phrases(prediction), phrases)
+        for prediction, row in zip(predictions, rows, strict=True)
+        for phrases in row["target_phrases"]
+    ]
+    metrics = _phrase_figures(pairs)
+    metrics["phrases_per_answer"] = sum(len(prediction.phrases) for prediction in predictions) / len(predictions)
+    return metrics | score_captions(
+        [prediction.text for prediction in predictions], [row["references"] for row in rows]
+    )
+
+
+def score_grounded_caption_rows(predictions: Sequence[Prediction], rows: Sequence[Row]) -> list[float]:
+    """F1 of the regions of each answer against those of all its captions.
+
+    Args:
+        predictions (`Sequence[Prediction]`), rows (`Sequence[Mapping]`): see [`score_grounded_captions`].
+
+    Returns:
+        `list[float]`: one an answer.
+
+    Example:
+    >>> from transformers_groma.evaluation.predictions import PredictedPhrase
+    >>> dog = [[0.0, 0.0, 10.0, 10.0]]
+    >>> answer = Prediction(0, "7", "An animal.", [PredictedPhrase("An animal", dog, [0.9])], "")
+    >>> score_grounded_caption_rows([answer], [{"target_phrases": [[("a dog", dog)]]}])
+    [1.0]
+    """
+    return [
+        _phrase_figures([(_phrases(prediction), phrases) for phrases in row["target_phrases"]])["region_f1@0.5"]
+        for prediction, row in zip(predictions, rows, strict=True)
+    ]
+
+
+def _phrase_figures(pairs: Sequence[tuple[Phrases, Phrases]]) -> dict[str, float]:
+    """Figures of pairs of an answer and a caption."""
+    words_known = all(text is not None for _, phrases in pairs for text, _ in phrases)
+    truths = [[(text or "", boxes) for text, boxes in phrases] for _, phrases in pairs]
+    figures = grounded_phrase_scores([phrases for phrases, _ in pairs], truths)
+    return {name: value for name, value in figures.items() if words_known or name.startswith(REGION_FIGURES)}
+
+
+def _phrases(prediction: Prediction) -> Phrases:
+    return [(phrase.text, phrase.boxes_xyxy) for phrase in prediction.phrases]
+
+
+def _truth(index: int, row: Mapping[str, Any]) -> dict[str, Any]:
+    """What an answer to a row is compared with."""
+    roles = [message["role"] for message in row["messages"]]
+    if roles.count("user") != 1:
+        raise ValueError(
+            f"{row_name(index, row)} has {roles.count('user')} questions; a caption is one answer to one question. Make rows "
+            "with one question each."
+        )
+    if "references" in row:
+        references, boxes = row["references"], row["target_boxes_xyxy"]
+        phrases: Phrases = [(None, [box]) for box in boxes]
+    else:
+        content = row["messages"][-1]["content"] if roles[-1] == "assistant" else []
+        references = [text] if (text := "".join(part["text"] for part in content).strip()) else []
+        phrases = [
+            (part["text"], [row["boxes_xyxy"][box] for box in part["boxes"]])
+            for part in content
+            if part["type"] == "phrase" and part["boxes"]
+        ]
+        boxes = [box for _, of_phrase in phrases for box in of_phrase]
+    if not references or not boxes:
+        lacking = "`references`" if not references else "boxes"
+        raise ValueError(f"{row_name(index, row)} has no {lacking} to compare an answer with.")
+    return {**row, "references": references, "target_boxes_xyxy": boxes, "target_phrases": [phrases]}
+
+
+BENCHMARK = Benchmark(
+    name="grounded-caption",
+    title="Grounded captioning",
+    schemas=("evaluation", "conversation"),
+    prepare=grounded_caption_rows,
+    score=score_grounded_captions,
+    score_rows=score_grounded_caption_rows,
+    plot=plot_nothing,
+    figures=FIGURES,
+    task="grounded_caption",
+    max_new_tokens=MAX_NEW_TOKENS,
+)
+
+__all__ = [
+    "BENCHMARK",
+    "grounded_caption_rows",
+    "score_grounded_caption_rows",
+    "score_grounded_captions",
+]

@@ -1,0 +1,167 @@
+"""Referring expression comprehension (REC): find the one object that an expression means.
+
+The paper's protocol: greedy answers of three tokens, the first box of an answer against the target, right above an IoU of 0.5. An
+answer without a box is wrong. Rows are those of RefCOCO, RefCOCO+ and RefCOCOg from `processing/refcoco.py --task rec --evaluation`,
+or of `groma data shapes --task rec --evaluation`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from datasets import Dataset
+
+from ..benchmark import (
+    RIGHT,
+    WRONG,
+    Benchmark,
+    BenchmarkRows,
+    Box,
+    Figure,
+    PublishedFigure,
+    Row,
+    row_name,
+    rows_without_image,
+)
+from ..metrics.rec import first_box_ious, rec_accuracy
+from ..predictions import Prediction
+from ..reports.plots import plot_iou_histogram
+
+# `<roi>`, the name of a region, `</roi>`: the paper's protocol.
+MAX_NEW_TOKENS = 3
+IOU_HISTOGRAM_NAME = "iou_histogram.png"
+
+FIGURES = (
+    Figure(
+        "acc@0.5",
+        "share of answers whose first box has an IoU above 0.5 with the target; no box counts as wrong (the paper's)",
+    ),
+    Figure("mean_iou", "mean IoU of the first box, 0 where there is none"),
+    Figure("missing", "share of answers without a box"),
+    Figure("any_acc@0.5", "share of answers with any box above 0.5 (for analysis)"),
+    Figure("best_of_n_iou", "mean IoU of the best box of each answer (for analysis)"),
+)
+PUBLISHED = tuple(
+    PublishedFigure(dataset, split, "acc@0.5", value)
+    for dataset, split, value in (
+        ("refcoco", "val", 0.8953),
+        ("refcoco", "testA", 0.9209),
+        ("refcoco", "testB", 0.8626),
+        ("refcoco+", "val", 0.8390),
+        ("refcoco+", "testA", 0.8891),
+        ("refcoco+", "testB", 0.7805),
+        ("refcocog", "val", 0.8637),
+        ("refcocog", "test", 0.8701),
+    )
+)
+
+
+def rec_rows(dataset: Dataset) -> BenchmarkRows:
+    """All rows, each with one target.
+
+    Args:
+        dataset (`Dataset`): evaluation columns.
+
+    Returns:
+        `BenchmarkRows`
+
+    Raises:
+        ValueError: a row has another number of targets.
+    """
+    rows = rows_without_image(dataset)
+    for index, row in enumerate(rows):
+        if len(row["target_boxes_xyxy"]) != 1:
+            raise ValueError(
+                f"{row_name(index, row)} has {len(row['target_boxes_xyxy'])} `target_boxes_xyxy`; an expression means one object. "
+                "Where there are several to find, use the benchmark lvis-ground."
+            )
+    return BenchmarkRows(dataset, rows)
+
+
+def score_rec(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
+    """All figures of answers to expressions.
+
+    Args:
+        predictions (`Sequence[Prediction]`): the answers.
+        rows (`Sequence[Mapping]`): evaluation rows, one an answer; their `target_boxes_xyxy` hold one box.
+
+    Returns:
+        `dict[str, float]`: see [`rec_accuracy`].
+
+    Example:
+    >>> from transformers_groma.evaluation.predictions import PredictedPhrase
+    >>> answer = Prediction(0, "7", "", [PredictedPhrase("", [[0.0, 0.0, 10.0, 9.0]], [0.9])], "")
+    >>> score_rec([answer], [{"target_boxes_xyxy": [[0.0, 0.0, 10.0, 10.0]]}])["mean_iou"]
+    0.9
+    """
+    return rec_accuracy([prediction.boxes_xyxy for prediction in predictions], _targets(rows))
+
+
+def score_rec_rows(predictions: Sequence[Prediction], rows: Sequence[Row]) -> list[float]:
+    """IoU of each answer's first box, 0 where there is none.
+
+    Args:
+        predictions (`Sequence[Prediction]`), rows (`Sequence[Mapping]`): see [`score_rec`].
+
+    Returns:
+        `list[float]`: one an answer.
+    """
+    return first_box_ious([prediction.boxes_xyxy for prediction in predictions], _targets(rows)).tolist()
+
+
+def rec_verdict(score: float, prediction: Prediction, row: Row) -> str:
+    """An answer is right if the IoU of its first box is above 0.5, as for `acc@0.5`; otherwise it is wrong.
+
+    Args:
+        score (`float`): that IoU.
+        prediction (`Prediction`): the answer.
+        row (`Mapping`): the row.
+
+    Returns:
+        `str`: "right" or "wrong".
+
+    Example:
+    >>> answer = Prediction(0, "7", "", [], "")
+    >>> rec_verdict(0.51, answer, {}), rec_verdict(0.5, answer, {})
+    ('right', 'wrong')
+    """
+    return RIGHT if score > 0.5 else WRONG
+
+
+def plot_rec(
+    predictions: Sequence[Prediction], rows: Sequence[Row], metrics: Mapping[str, float], output_dir: Path
+) -> list[Path]:
+    """A histogram of the IoU of first boxes.
+
+    Args:
+        predictions (`Sequence[Prediction]`), rows (`Sequence[Mapping]`): see [`score_rec`].
+        metrics (`Mapping[str, float]`): not used.
+        output_dir (`Path`): where to.
+
+    Returns:
+        `list[Path]`: the picture.
+    """
+    path = output_dir / IOU_HISTOGRAM_NAME
+    plot_iou_histogram(score_rec_rows(predictions, rows), path)
+    return [path]
+
+
+def _targets(rows: Sequence[Row]) -> list[Box]:
+    return [row["target_boxes_xyxy"][0] for row in rows]
+
+
+BENCHMARK = Benchmark(
+    name="rec",
+    title="Referring expression comprehension",
+    schemas=("evaluation",),
+    prepare=rec_rows,
+    score=score_rec,
+    score_rows=score_rec_rows,
+    plot=plot_rec,
+    figures=FIGURES,
+    published=PUBLISHED,
+    task="rec",
+    max_new_tokens=MAX_NEW_TOKENS,
+    verdict=rec_verdict,
+)
+
+__all__ = ["BENCHMARK", "plot_rec", "rec_rows", "rec_verdict", "score_rec", "score_rec_rows"]

@@ -1,0 +1,164 @@
+"""Region captioning: describe a box that the user points at.
+
+CIDEr and METEOR 1.5 compare an answer with the captions of the box, as coco-caption does. METEOR needs Java; without it the other
+figures are reported. Rows are those of `processing/refcoco.py --task region-caption --evaluation` (all expressions of a box are its
+references), of `processing/visual_genome.py --evaluation`, or of `groma data shapes --task region-caption --evaluation`.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from datasets import Dataset
+
+from ..benchmark import Benchmark, BenchmarkRows, Figure, PublishedFigure, Row, row_name, rows_without_image
+from ..metrics.captions import caption_scores
+from ..predictions import Prediction
+
+MAX_NEW_TOKENS = 64
+
+CAPTION_FIGURES = (
+    Figure("cider", "CIDEr of coco-caption (CIDEr-D, PTB tokenizer); 1 is 100 in papers"),
+    Figure("meteor", "METEOR 1.5, of its Java program"),
+    Figure("exact_match", "share of answers that are one of their references, but for capitals and a full stop"),
+)
+PUBLISHED = (
+    PublishedFigure("refcocog", "val", "meteor", 0.168),
+    PublishedFigure("refcocog", "val", "cider", 1.073),
+    PublishedFigure("visual_genome", "test", "meteor", 0.190),
+    PublishedFigure("visual_genome", "test", "cider", 1.584),
+)
+
+
+def region_caption_rows(dataset: Dataset) -> BenchmarkRows:
+    """All rows, each with captions to compare with.
+
+    Args:
+        dataset (`Dataset`): evaluation columns.
+
+    Returns:
+        `BenchmarkRows`
+
+    Raises:
+        ValueError: a row without `references`.
+    """
+    rows = rows_without_image(dataset)
+    for index, row in enumerate(rows):
+        if not row["references"]:
+            raise ValueError(f"{row_name(index, row)} has no `references`: there is nothing to compare with.")
+    return BenchmarkRows(dataset, rows)
+
+
+def score_region_captions(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
+    """All figures of descriptions.
+
+    Args:
+        predictions (`Sequence[Prediction]`): the answers.
+        rows (`Sequence[Mapping]`): evaluation rows, one an answer: `references`.
+
+    Returns:
+        `dict[str, float]`: `cider`, `exact_match`, and `meteor` where Java is installed; a warning where it is not.
+    """
+    return score_captions([prediction.text for prediction in predictions], [row["references"] for row in rows])
+
+
+def score_captions(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """The figures of captions that region captioning and grounded captioning share.
+
+    Args:
+        captions (`Sequence[str]`): the answers.
+        references (`Sequence` of strings, one entry an answer): what they are compared with.
+
+    Returns:
+        `dict[str, float]`: see [`score_region_captions`].
+    """
+    metrics = caption_scores(captions, references)
+    matches = [
+        _plain(caption) in map(_plain, of_caption) for caption, of_caption in zip(captions, references, strict=True)
+    ]
+    metrics["exact_match"] = sum(matches) / len(matches)
+    return metrics
+
+
+def score_region_caption_rows(predictions: Sequence[Prediction], rows: Sequence[Row]) -> list[float]:
+    """How many words each answer shares with the reference that it is most like (F1). Only to find the worst.
+
+    Args:
+        predictions (`Sequence[Prediction]`), rows (`Sequence[Mapping]`): see [`score_region_captions`].
+
+    Returns:
+        `list[float]`: one an answer.
+
+    Example:
+    >>> score_region_caption_rows([Prediction(0, "7", "A red cup.", [], "")], [{"references": ["the cup", "a red cup"]}])
+    [1.0]
+    """
+    return [
+        max(_word_overlap(prediction.text, reference) for reference in row["references"])
+        for prediction, row in zip(predictions, rows, strict=True)
+    ]
+
+
+def plot_nothing(
+    predictions: Sequence[Prediction], rows: Sequence[Row], metrics: Mapping[str, float], output_dir: Path
+) -> list[Path]:
+    """Captions have no plot.
+
+    Args:
+        predictions, rows, metrics, output_dir: not used.
+
+    Returns:
+        `list[Path]`: empty.
+    """
+    return []
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().rstrip(". ").split())
+
+
+def _word_overlap(first: str, second: str) -> float:
+    counts = [Counter(_plain(text).split()) for text in (first, second)]
+    total = sum(map(Counter.total, counts))
+    return 2 * (counts[0] & counts[1]).total() / total if total else 1.0
+
+
+def pointed_boxes(prediction: Prediction, row: Row) -> tuple[list[list[float]], list[list[float]]]:
+    """No boxes of the answer, which is words, and the box that the question points at.
+
+    Args:
+        prediction (`Prediction`): the answer.
+        row (`Mapping`): the row.
+
+    Returns:
+        `tuple[list, list]`: boxes `xyxy` in pixels.
+    """
+    return [], row["boxes_xyxy"]
+
+
+BENCHMARK = Benchmark(
+    name="region-caption",
+    title="Region captioning",
+    schemas=("evaluation",),
+    prepare=region_caption_rows,
+    score=score_region_captions,
+    score_rows=score_region_caption_rows,
+    plot=plot_nothing,
+    figures=CAPTION_FIGURES,
+    published=PUBLISHED,
+    task="region_caption",
+    max_new_tokens=MAX_NEW_TOKENS,
+    drawn_boxes=pointed_boxes,
+    target_name="Box of the question",
+)
+
+__all__ = [
+    "BENCHMARK",
+    "CAPTION_FIGURES",
+    "plot_nothing",
+    "pointed_boxes",
+    "region_caption_rows",
+    "score_captions",
+    "score_region_caption_rows",
+    "score_region_captions",
+]

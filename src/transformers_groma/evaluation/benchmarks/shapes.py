@@ -1,0 +1,209 @@
+"""How well a model does on synthetic scenes, whose truth is known to the pixel: the figures of groma-tiny.
+
+Boxes are `xyxy` in absolute pixels.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from ...models.groma.modeling_groma import GromaForConditionalGeneration
+from ...models.groma.processing_groma import GromaProcessor
+from ...shapes.rows import shapes_dataset
+from ...shapes.scenes import ATTRIBUTE_WORDS, make_scene
+from ...shapes.text import with_article, words
+from ..generation import answer_rows
+from ..metrics.box_lists import ious
+from ..metrics.detection import evaluate_proposals
+from ..metrics.grounded_phrases import IOU_THRESHOLD, grounded_phrase_scores
+from ..metrics.rec import rec_accuracy
+from ..predictions import Prediction
+
+# Word of a description: what kind of attribute it is.
+KINDS = {word: kind for kind, known in ATTRIBUTE_WORDS.items() for word in known}
+# Answers of each task are no longer than this.
+MAX_NEW_TOKENS = {"rec": 8, "grounding": 24, "region-caption": 16, "grounded-caption": 140}
+
+
+def score_rec(predictions: Sequence[Prediction], rows: Dataset) -> dict[str, float]:
+    """Share of answers whose first box overlaps the target with an IoU above 0.5 (strict, as in the paper).
+
+    Args:
+        predictions (`Sequence[Prediction]`): the answer to each row.
+        rows (`Dataset`): evaluation columns.
+
+    Returns:
+        `dict`: `acc@0.5` and `missing`, the share of answers without a box.
+    """
+    targets = [boxes[0] for boxes in rows["target_boxes_xyxy"]]
+    figures = rec_accuracy([prediction.boxes_xyxy for prediction in predictions], targets)
+    return {name: figures[name] for name in ("acc@0.5", "missing")}
+
+
+def score_grounding(predictions: Sequence[Prediction], rows: Dataset) -> dict[str, float]:
+    """How many boxes of answers are targets and how many targets are found, at an IoU of at least 0.5, each box used once.
+
+    Args:
+        predictions (`Sequence[Prediction]`): the answer to each row.
+        rows (`Dataset`): evaluation columns.
+
+    Returns:
+        `dict`: `f1@0.5`, `precision@0.5`, `recall@0.5`, over the boxes of all rows together.
+    """
+    # A phrase without words for each box: the boxes alone decide.
+    told = [[("", [box]) for box in prediction.boxes_xyxy] for prediction in predictions]
+    figures = grounded_phrase_scores(told, [[("", [box]) for box in boxes] for boxes in rows["target_boxes_xyxy"]])
+    return {name: figures[name] for name in ("f1@0.5", "precision@0.5", "recall@0.5")}
+
+
+def score_region_captions(predictions: Sequence[Prediction], rows: Dataset) -> dict[str, float]:
+    """Share of descriptions that are right to the word, and of attributes that are.
+
+    Args:
+        predictions (`Sequence[Prediction]`): the answer to each row.
+        rows (`Dataset`): evaluation columns; `references` hold the right description.
+
+    Returns:
+        `dict`: `exact_match`, and `attributes_right`: of the sizes, textures, colors and shapes that the right descriptions name,
+        how many the answers name (the first of its kind in an answer counts).
+    """
+    pairs = list(zip([prediction.text for prediction in predictions], rows["references"], strict=True))
+    hits = sum(text.strip() == references[0] for text, references in pairs)
+    named = right = 0
+    for text, references in pairs:
+        said, wanted = named_attributes(text), named_attributes(references[0])
+        named += len(wanted)
+        right += sum(said.get(kind) == word for kind, word in wanted.items())
+    return {"exact_match": hits / len(rows), "attributes_right": right / max(named, 1)}
+
+
+def named_attributes(text: str) -> dict[str, str]:
+    """The attributes that a text names, the first word of each kind.
+
+    Args:
+        text (`str`): a description of an object.
+
+    Returns:
+        `dict[str, str]`: some of size, texture, color and shape.
+
+    Example:
+    >>> named_attributes("A small striped purple square.")
+    {'size': 'small', 'texture': 'striped', 'color': 'purple', 'shape': 'square'}
+    """
+    found: dict[str, str] = {}
+    for word in re.findall(r"[a-z]+", text.lower()):
+        if word in KINDS:
+            found.setdefault(KINDS[word], word)
+    return found
+
+
+def score_grounded_captions(predictions: Sequence[Prediction], rows: Dataset) -> dict[str, float]:
+    """Share of phrases that say all about an object and whose first box is that of such an object (IoU of at least 0.5).
+
+    Args:
+        predictions (`Sequence[Prediction]`): the answer to each row.
+        rows (`Dataset`): evaluation columns of synthetic scenes; `image_id` tells the scene.
+
+    Returns:
+        `dict`: `phrases_right`, and `phrases`, their number an answer.
+    """
+    hits = 0
+    for prediction, row in zip(predictions, rows, strict=True):
+        _, split, seed, index = row["image_id"].split("-")
+        scene = make_scene(int(seed), split, int(index), row["image"].width)
+        for phrase in prediction.phrases:
+            text = phrase.text.strip()
+            meant = [item.box_xyxy for item in scene.objects if with_article(words(item.attributes)) == text]
+            if meant and phrase.boxes_xyxy:
+                hits += bool(ious(np.array(phrase.boxes_xyxy[:1]), np.array(meant)).max() >= IOU_THRESHOLD)
+    count = sum(len(prediction.phrases) for prediction in predictions)
+    return {"phrases_right": hits / max(count, 1), "phrases": count / len(rows)}
+
+
+SCORES = {
+    "rec": score_rec,
+    "grounding": score_grounding,
+    "region-caption": score_region_captions,
+    "grounded-caption": score_grounded_captions,
+}
+
+
+def answer_shapes(
+    model: GromaForConditionalGeneration,
+    processor: GromaProcessor,
+    dataset: Dataset,
+    task: str,
+    *,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> list[Prediction]:
+    """Answer the questions of a task, ready to be scored.
+
+    Args:
+        model (`GromaForConditionalGeneration`): in evaluation mode.
+        processor (`GromaProcessor`): of the model.
+        dataset (`Dataset`): evaluation columns.
+        task (`str`): of `SCORES`.
+        batch_size (`int`): rows at once.
+        progress (`bool`): whether to show a bar.
+
+    Returns:
+        `list[Prediction]`: one a row, in order; boxes `xyxy` in absolute pixels.
+    """
+    max_new_tokens = MAX_NEW_TOKENS[task]
+    answers = answer_rows(
+        model, processor, dataset, batch_size=batch_size, max_new_tokens=max_new_tokens, progress=progress
+    )
+    return [
+        Prediction.of(index, image_id, answer)
+        for index, (image_id, answer) in enumerate(zip(dataset["image_id"], answers, strict=True))
+    ]
+
+
+def evaluate_shapes(
+    model: GromaForConditionalGeneration,
+    processor: GromaProcessor,
+    *,
+    rows: int = 500,
+    seed: int = 1000,
+    split: str = "test",
+    tasks: Sequence[str] = ("detection", *SCORES),
+    batch_size: int = 16,
+    progress: bool = True,
+) -> dict[str, dict[str, Any]]:
+    """Measure a model on fresh scenes.
+
+    Args:
+        model (`GromaForConditionalGeneration`): in evaluation mode.
+        processor (`GromaProcessor`): of the model.
+        rows (`int`): scenes a task.
+        seed (`int`): of the scenes.
+        split (`str`): of the scenes.
+        tasks (`Sequence[str]`): of "detection", "rec", "grounding", "region-caption", "grounded-caption".
+        batch_size (`int`): rows at once.
+        progress (`bool`): whether to show bars.
+
+    Returns:
+        `dict`: for each task its figures.
+
+    Raises:
+        ValueError: an unknown task.
+    """
+    if unknown := [task for task in tasks if task != "detection" and task not in SCORES]:
+        raise ValueError(f"Unknown task {unknown[0]!r}. Use some of detection, {', '.join(SCORES)}.")
+    size = model.config.vision_config.image_size
+    figures = {}
+    for task in tasks:
+        evaluation = task != "detection"
+        dataset = shapes_dataset(task, rows, seed, split=split, evaluation=evaluation, image_size=size)
+        if task == "detection":
+            figures[task] = evaluate_proposals(
+                model, dataset, processor.image_processor, batch_size=batch_size, progress=progress
+            )
+            continue
+        predictions = answer_shapes(model, processor, dataset, task, batch_size=batch_size, progress=progress)
+        figures[task] = SCORES[task](predictions, dataset)
+    return figures

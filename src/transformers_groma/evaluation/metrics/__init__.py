@@ -1,0 +1,1 @@
+"""The metrics of the benchmarks, as functions of answers and truth."""

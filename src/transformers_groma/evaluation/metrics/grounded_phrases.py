@@ -1,0 +1,100 @@
+"""Precision and recall of phrases that are tied to boxes, as in a grounded caption.
+
+Boxes are `xyxy`, in the same units on both sides. numpy and scipy alone; no model is needed.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from .box_lists import BoxLists, box_lists, check_rows, target_lists
+from .ptb_tokenizer import ptb_tokenize
+
+IOU_THRESHOLD = 0.5
+ARTICLES = frozenset({"a", "an", "the"})
+
+# A phrase and its boxes `(n, 4)`.
+Phrase = tuple[str, Sequence[Sequence[float]]]
+
+
+def grounded_phrase_scores(
+    predicted: Sequence[Sequence[Phrase]], targets: Sequence[Sequence[Phrase]]
+) -> dict[str, float]:
+    """How many phrases of answers are among the true ones, and how many of these are found, at an IoU of at least 0.5.
+
+    A phrase stands for the region that its boxes cover together, so one of three sheep is not torn apart if the answer draws one box
+    around them. In each row as many phrases are paired as can be, each used once. A pair agrees in its region, and for the first
+    three figures in its words, too: capitals, articles and punctuation do not matter.
+
+    Args:
+        predicted (`Sequence`, one entry a row): the phrases of the answer, each its text and its `xyxy` boxes of shape `(n, 4)`. A
+            phrase without boxes is wrong.
+        targets (`Sequence`, one entry a row): the true phrases in the same form. Those without boxes are left out.
+
+    Returns:
+        `dict[str, float]`: `precision@0.5`, `recall@0.5`, `f1@0.5`, of phrases whose words and region agree; `region_precision@0.5`,
+        `region_recall@0.5`, `region_f1@0.5`, whatever their words. Over all phrases of all rows together; 0 where there are none.
+
+    Raises:
+        ValueError: nothing to score, not one entry of `targets` for each answer, or something that is not a box.
+
+    Example:
+    >>> dog, cats = ("A dog", [[0, 0, 10, 10]]), ("two cats", [[20, 0, 30, 10], [30, 0, 40, 10]])
+    >>> scores = grounded_phrase_scores([[("the dog", [[0, 0, 10, 9]]), ("animals", [[20, 0, 40, 10]])]], [[dog, cats]])
+    >>> scores["precision@0.5"], scores["region_precision@0.5"]
+    (0.5, 1.0)
+    """
+    check_rows("targets", targets, len(predicted), of="predicted")
+    told, wanted, found, found_in_words = 0, 0, 0, 0
+    for row, (answer, truth) in enumerate(zip(predicted, targets, strict=True)):
+        said = box_lists(f"predicted[{row}]", [boxes for _, boxes in answer])
+        true = target_lists(f"targets[{row}]", [boxes for _, boxes in truth])
+        told, wanted = told + len(answer), wanted + int(np.count_nonzero(true.counts))
+        if len(said.boxes) == 0 or len(true.boxes) == 0:
+            continue
+        same_region = _region_ious(said, true) >= IOU_THRESHOLD
+        words, true_words = _words(answer), _words(truth)
+        same_words = np.array([[some == others for others in true_words] for some in words])
+        found += _pairs(same_region)
+        found_in_words += _pairs(same_region & same_words)
+    return _figures("", found_in_words, told, wanted) | _figures("region_", found, told, wanted)
+
+
+def _region_ious(boxes1: BoxLists, boxes2: BoxLists) -> np.ndarray:
+    """IoU `(n, m)` of the regions that the boxes of `n` and of `m` rows cover; 0 where there are no boxes."""
+    boxes = np.concatenate([boxes1.boxes, boxes2.boxes])
+    # The lines through all corners cut the plane into cells that each box covers wholly or not at all.
+    x, y = np.unique(boxes[:, 0::2]), np.unique(boxes[:, 1::2])
+    areas = ((y[1:] - y[:-1])[:, None] * (x[1:] - x[:-1])).reshape(-1)
+    inside_x = (boxes[:, None, 0] <= x[:-1]) & (x[1:] <= boxes[:, None, 2])
+    inside_y = (boxes[:, None, 1] <= y[:-1]) & (y[1:] <= boxes[:, None, 3])
+    cells = (inside_y[:, :, None] & inside_x[:, None, :]).reshape(len(boxes), -1)
+    counts = np.concatenate([boxes1.counts, boxes2.counts])
+    covered = np.zeros((len(counts), cells.shape[1]), bool)
+    np.logical_or.at(covered, np.repeat(np.arange(len(counts)), counts), cells)
+    covered1, covered2 = covered[: len(boxes1.counts)], covered[len(boxes1.counts) :]
+    intersections = (covered1 * areas) @ covered2.T
+    unions = (covered1 @ areas)[:, None] + covered2 @ areas - intersections
+    return np.divide(intersections, unions, out=np.zeros_like(unions), where=unions > 0)
+
+
+def _words(phrases: Sequence[Phrase]) -> list[list[str]]:
+    texts = ptb_tokenize([text for text, _ in phrases])
+    return [[word for word in text.split() if word not in ARTICLES] for text in texts]
+
+
+def _pairs(agree: np.ndarray) -> int:
+    """The most pairs that agree, each phrase in one of them; `agree` is `(n, m)`."""
+    return int(agree[linear_sum_assignment(agree, maximize=True)].sum())
+
+
+def _figures(prefix: str, found: int, told: int, wanted: int) -> dict[str, float]:
+    return {
+        f"{prefix}precision@0.5": found / max(told, 1),
+        f"{prefix}recall@0.5": found / max(wanted, 1),
+        f"{prefix}f1@0.5": 2 * found / max(told + wanted, 1),
+    }
+
+
+__all__ = ["grounded_phrase_scores"]

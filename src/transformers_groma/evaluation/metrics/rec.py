@@ -1,0 +1,90 @@
+"""Accuracy of referring expression comprehension (REC): one expression, one true box.
+
+Boxes are `xyxy`, in the same units on both sides. numpy alone; no model is needed.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .box_lists import box_lists, check_rows, ious, target_lists
+
+IOU_THRESHOLD = 0.5
+
+
+def first_box_ious(
+    predictions: Sequence[Sequence[Sequence[float]]], references: Sequence[Sequence[float]]
+) -> np.ndarray:
+    """IoU of the first box of each answer with the true box: what `rec_accuracy` counts, for histograms and galleries.
+
+    Args:
+        predictions (`Sequence`, one entry an answer): boxes of shape `(n, 4)`, `xyxy`; `n` may be 0.
+        references (`Sequence` of boxes): the true `xyxy` box of each.
+
+    Returns:
+        `np.ndarray` of shape `(rows,)`: 0 where an answer has no box.
+
+    Raises:
+        ValueError: see `rec_accuracy`.
+
+    Example:
+    >>> first_box_ious([[[0, 0, 10, 5], [0, 0, 10, 10]], []], [[0, 0, 10, 10], [5, 5, 9, 9]]).tolist()
+    [0.5, 0.0]
+    """
+    return _first_and_best(predictions, references)[0]
+
+
+def rec_accuracy(
+    predictions: Sequence[Sequence[Sequence[float]]], references: Sequence[Sequence[float]]
+) -> dict[str, float]:
+    """Score the boxes of answers against one true box each.
+
+    The paper's figure is `acc@0.5`: the first box counts, its IoU must be above 0.5 (not equal), no box is wrong. The last two
+    figures tell what a better choice among the boxes of an answer could gain; they are for analysis.
+
+    Args:
+        predictions (`Sequence`, one entry an answer): boxes of shape `(n, 4)` in the order of the answer, `xyxy`; `n` may be 0.
+            Inverted boxes have no area and are wrong.
+        references (`Sequence` of boxes): the true `xyxy` box of each.
+
+    Returns:
+        `dict[str, float]`: `acc@0.5`; `mean_iou` of the first box, 0 where there is none; `missing`, the share of answers without a
+        box; `any_acc@0.5`, the share with any box right; `best_of_n_iou`, the mean IoU of the best box. All in 0..1.
+
+    Raises:
+        ValueError: nothing to score, not one reference for each answer, or something that is not a box.
+
+    Example:
+    >>> answers = [[[0, 0, 10, 9]], [[0, 0, 10, 5], [0, 0, 10, 10]], []]
+    >>> scores = rec_accuracy(answers, [[0, 0, 10, 10]] * 3)
+    >>> {name: round(value, 3) for name, value in scores.items()}
+    {'acc@0.5': 0.333, 'mean_iou': 0.467, 'missing': 0.333, 'any_acc@0.5': 0.667, 'best_of_n_iou': 0.633}
+    """
+    first, best, missing = _first_and_best(predictions, references)
+    return {
+        "acc@0.5": float((first > IOU_THRESHOLD).mean()),
+        "mean_iou": float(first.mean()),
+        "missing": float(missing.mean()),
+        "any_acc@0.5": float((best > IOU_THRESHOLD).mean()),
+        "best_of_n_iou": float(best.mean()),
+    }
+
+
+def _first_and_best(
+    predictions: Sequence[Sequence[Sequence[float]]], references: Sequence[Sequence[float]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """IoU of the first and of the best box of each answer, and which answers have none; each `(rows,)`."""
+    check_rows("references", references, len(predictions))
+    found = box_lists("predictions", predictions)
+    true = target_lists("references", [[box] for box in references]).boxes
+    overlaps = ious(found.boxes, true[found.rows])
+    answered = found.counts > 0
+    starts = (found.counts.cumsum() - found.counts)[answered]
+    first, best = np.zeros(len(true)), np.zeros(len(true))
+    if answered.any():
+        first[answered] = overlaps[starts]
+        best[answered] = np.maximum.reduceat(overlaps, starts)
+    return first, best, ~answered
+
+
+__all__ = ["first_box_ious", "rec_accuracy"]

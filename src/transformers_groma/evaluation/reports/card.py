@@ -1,0 +1,202 @@
+"""Figures of `groma evaluate` in the card of a model, as the Hub reads them.
+
+`model-index` in the metadata of `README.md` holds all figures. `.eval_results/*.yaml` holds the main figure of runs on datasets of
+the Hub: it shows on the model's page and in the leaderboard of the dataset, if that is registered as a benchmark with these task ids
+(https://huggingface.co/docs/hub/eval-results).
+"""
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+from huggingface_hub import (
+    EvalResult,
+    EvalResultEntry,
+    ModelCard,
+    constants,
+    eval_result_entries_to_yaml,
+    parse_eval_result_entries,
+)
+from huggingface_hub.utils import yaml_dump
+
+from ..._files import write_files
+from ...markdown import escape_markdown
+from .report import Results, read_results
+
+SOURCE_NAME = "transformers-groma"
+SOURCE_URL = "https://github.com/transformers-groma/transformers-groma"
+# Figures are rounded to what papers print of them, and two digits more.
+DIGITS = 5
+# `owner/name`, as the Hub allows it. A folder on this machine is not a dataset of the Hub, whatever it is called.
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_NOT_IN_FILE_NAMES = re.compile(r"[^\w.-]+")
+
+
+class _Task(NamedTuple):
+    """What the Hub reads of a benchmark: its task, and the figure that stands for it."""
+
+    task_type: str
+    task_name: str
+    main_figure: str
+
+
+TASKS = {
+    "rec": _Task("referring-expression-comprehension", "Referring expression comprehension", "acc@0.5"),
+    "lvis-ground": _Task("visual-grounding", "Finding all objects of a category", "ar"),
+    "region-caption": _Task("region-captioning", "Region captioning", "cider"),
+    "grounded-caption": _Task("grounded-captioning", "Grounded captioning", "f1@0.5"),
+    "detection": _Task("object-detection", "Region proposals without classes", "queries_ap"),
+    "llava-bench": _Task("visual-question-answering", "LLaVA-Bench, scored by a judge", "relative_score"),
+}
+
+
+def add_results_to_card(
+    model_dir: str | os.PathLike, results_paths: Sequence[str | os.PathLike] | str | os.PathLike
+) -> list[Path]:
+    """Write the figures of runs into the card of a model.
+
+    Earlier figures of the same benchmark, dataset and split give way. All else in the card stays: other figures, other metadata,
+    the text. A folder without a card gets one.
+
+    Args:
+        model_dir (`str` or `Path`): folder of the model.
+        results_paths (`Sequence` of `str` or `Path`, or one): `results.json` files, or the folders they are in.
+
+    Returns:
+        `list[Path]`: the files that were written: `README.md`, and `.eval_results/*.yaml` of runs on datasets of the Hub.
+
+    Raises:
+        FileNotFoundError: no such folder, or no results.
+        ValueError: no results given, a run that is not finished, a file of something else, or a card that cannot be read.
+
+    Example:
+    >>> import json, tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "README.md").write_text("---\\nlicense: apache-2.0\\n---\\n# My Groma\\n")
+    >>> results = {"benchmark": "rec", "metrics": {"acc@0.5": 0.8953}, "asked": 10834, "seconds": 1.0, "complete": True}
+    >>> results["settings"] = {"dataset": "org/refcoco", "split": "val", "rows": 10834}
+    >>> _ = (folder / "results.json").write_text(json.dumps(results))
+    >>> [path.name for path in add_results_to_card(folder, folder / "results.json")]
+    ['README.md', 'rec-org-refcoco-val.yaml']
+    >>> ModelCard.load(folder / "README.md").data.eval_results[0].metric_value
+    0.8953
+    """
+    model_dir = Path(model_dir)
+    if not model_dir.is_dir():
+        raise FileNotFoundError(f"`model_dir` {str(model_dir)!r} is not a folder. Pass the folder of the model.")
+    if isinstance(results_paths, (str, os.PathLike)):
+        results_paths = [results_paths]
+    if not results_paths:
+        raise ValueError("`results_paths` is empty. Pass the results.json of at least one run.")
+    # All is read before anything is written.
+    runs = [_read_run(Path(path)) for path in results_paths]
+    card = _read_card(model_dir)
+    figures = list(card.data.eval_results or [])
+    for run in runs:
+        new = _eval_results(run)
+        replaced = {_identity(figure) for figure in new}
+        figures = [figure for figure in figures if _identity(figure) not in replaced] + new
+    card.data.eval_results = figures
+    card.data.model_name = card.data.model_name or model_dir.resolve().name
+    contents = {model_dir / "README.md": str(card)}
+    ModelCard(contents[model_dir / "README.md"])  # reads as what it was written from, or raises
+    for run in runs:
+        for name, content in _hub_eval_results(run):
+            contents[model_dir / constants.EVAL_RESULTS_FOLDER / name] = content
+    write_files({path: content.encode() for path, content in contents.items()})
+    return list(contents)
+
+
+def _read_run(path: Path) -> Results:
+    """A finished run."""
+    run = read_results(path)
+    if run.benchmark not in TASKS:
+        raise ValueError(f"{path} is of the benchmark {run.benchmark!r}; known are {', '.join(TASKS)}.")
+    if not run.complete:
+        raise ValueError(f"{path} is of a run that is not finished. Start `groma evaluate` again, and it goes on.")
+    if not run.metrics:
+        raise ValueError(
+            f"{path} has no figures. LLaVA-Bench has them after `groma evaluate llava-bench` with `--judge`."
+        )
+    if not run.settings.get("dataset"):
+        raise ValueError(f"{path} does not say on what dataset it was run. Put its name into `settings`, `dataset`.")
+    return run
+
+
+def _read_card(model_dir: Path) -> ModelCard:
+    path = model_dir / "README.md"
+    if not path.exists():
+        return ModelCard(
+            f"---\nlibrary_name: transformers\ntags:\n- groma\n---\n\n# {escape_markdown(model_dir.resolve().name)}\n"
+        )
+    try:
+        # As bytes, because reading as text would change the ends of lines.
+        return ModelCard(path.read_bytes().decode("utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"The metadata of {path} cannot be read ({error}). Put it right, or remove the file."
+        ) from error
+
+
+def _is_on_hub(dataset: str) -> bool:
+    return _HUB_NAME.fullmatch(dataset) is not None and not Path(dataset).exists()
+
+
+def _eval_results(run: Results) -> list[EvalResult]:
+    """All figures of a run. Those that say that there was nothing to measure (below 0, as in COCO) are left out."""
+    task = TASKS[run.benchmark]
+    dataset, split = run.settings["dataset"], run.settings.get("split")
+    # Of a path the last name only: the rest is nobody else's business.
+    dataset = dataset if _is_on_hub(dataset) else Path(dataset).name
+    # Scores of different judges do not compare.
+    dataset_args = {name: run.settings[name] for name in ("rows", "judge") if name in run.settings}
+    return [
+        EvalResult(
+            task_type=task.task_type,
+            task_name=task.task_name,
+            dataset_type=dataset,
+            dataset_name=f"{dataset} ({split})" if split else dataset,
+            dataset_split=split or None,
+            dataset_args=dataset_args,
+            metric_type=name,
+            metric_name=name,
+            metric_value=round(value, DIGITS),
+            source_name=SOURCE_NAME,
+            source_url=SOURCE_URL,
+        )
+        for name, value in run.metrics.items()
+        if math.isfinite(value) and value >= 0
+    ]
+
+
+def _identity(figure: EvalResult) -> tuple[str | None, ...]:
+    """What a newer figure takes the place of: the same benchmark, dataset and split."""
+    return figure.task_type, figure.dataset_type, figure.dataset_config, figure.dataset_split
+
+
+def _hub_eval_results(run: Results) -> list[tuple[str, str]]:
+    """Name and content of the file in `.eval_results`, where the run has one."""
+    main_figure = TASKS[run.benchmark].main_figure
+    value = run.metrics.get(main_figure, math.nan)
+    dataset, split = run.settings["dataset"], run.settings.get("split")
+    if not _is_on_hub(dataset) or not math.isfinite(value) or value < 0:
+        return []
+    entry = EvalResultEntry(
+        dataset_id=dataset,
+        task_id=f"{run.benchmark}_{split}" if split else run.benchmark,
+        value=round(value, DIGITS),
+        source_url=SOURCE_URL,
+        source_name=SOURCE_NAME,
+        notes=f"{main_figure}, {run.settings['rows']} rows",
+    )
+    entries = eval_result_entries_to_yaml([entry])
+    parse_eval_result_entries(entries)
+    name = "-".join(_NOT_IN_FILE_NAMES.sub("-", word) for word in (run.benchmark, dataset, split) if word)
+    return [(f"{name}.yaml", yaml_dump(entries))]
+
+
+__all__ = ["add_results_to_card"]

@@ -1,0 +1,210 @@
+"""The figures of a run as `results.json` for programs and as `results.md` for people, beside those of the paper."""
+
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ..._files import write_files
+from ...markdown import escape_markdown
+from ..benchmark import Benchmark, Figure, PublishedFigure
+
+RESULTS_NAME = "results.json"
+REPORT_NAME = "results.md"
+GALLERY_NAME = "gallery.html"
+PACKAGES = ("transformers-groma", "torch", "transformers", "datasets", "faster-coco-eval", "pycocoevalcap")
+SCALE_NOTE = (
+    "Metrics are times 100, as papers print them, except those marked with *; `results.json` has them unscaled."
+)
+# What a reader wants to know first; the rest is in results.json.
+SHOWN_SETTINGS = (
+    "model",
+    "model_revision",
+    "dataset",
+    "split",
+    "rows",
+    "limit",
+    "prompt_seed",
+    "max_new_tokens",
+    "box_score_threshold",
+    "nms_threshold",
+    "dtype",
+    "device",
+    "dataset_fingerprint",
+    "model_sha256",
+)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What `results.json` holds.
+
+    Args:
+        benchmark (`str`): its name.
+        metrics (`dict[str, float]`): figures by name; -1 where there was nothing to measure, as in COCO.
+        settings (`dict`): of the run.
+        asked (`int`): rows that the last run asked; the others were answered before.
+        seconds (`float`): that it took to answer these.
+        complete (`bool`): whether all rows have answers; figures come with the last one.
+    """
+
+    benchmark: str
+    metrics: dict[str, float]
+    settings: dict[str, Any]
+    asked: int
+    seconds: float
+    complete: bool
+
+
+def read_results(path: str | os.PathLike) -> Results:
+    """The results of a run.
+
+    Args:
+        path (`str` or `Path`): its folder, or the file.
+
+    Returns:
+        `Results`
+
+    Raises:
+        FileNotFoundError: there are none.
+        ValueError: the file is another one.
+    """
+    path = Path(path)
+    path = path / RESULTS_NAME if path.is_dir() else path
+    try:
+        return Results(**json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not of `groma evaluate` ({error}). Remove it, or pass another one.") from error
+
+
+def write_report(
+    output_dir: str | os.PathLike, benchmark: Benchmark, results: Results, pictures: Sequence[str] = ()
+) -> None:
+    """Write `results.json` and, when the run is complete, `results.md`.
+
+    Args:
+        output_dir (`str` or `Path`): made if needed.
+        benchmark (`Benchmark`): whose results.
+        results (`Results`): of the run.
+        pictures (`Sequence[str]`): names of plots in the folder.
+    """
+    output_dir = Path(output_dir)
+    contents = {output_dir / RESULTS_NAME: (json.dumps(asdict(results), indent=2) + "\n").encode()}
+    if results.complete:
+        report = markdown_report(benchmark, results, pictures, (output_dir / GALLERY_NAME).is_file())
+        # Both or neither, and first what people read: a run is finished once `results.json` says so.
+        contents = {output_dir / REPORT_NAME: report.encode(), **contents}
+    write_files(contents)
+
+
+def markdown_report(
+    benchmark: Benchmark, results: Results, pictures: Sequence[str] = (), has_gallery: bool = False
+) -> str:
+    """The figures of a run as Markdown.
+
+    Args:
+        benchmark (`Benchmark`): whose results.
+        results (`Results`): of the run.
+        pictures (`Sequence[str]`): names of plots beside the report.
+        has_gallery (`bool`): whether `gallery.html` is beside it.
+
+    Returns:
+        `str`: a table of the metrics; beside them, and in a table of their own, those of the paper, if it has some for this dataset
+        and split and all rows were asked; the settings.
+    """
+    paper = {entry.figure: entry.value for entry in _of_dataset(benchmark.published, results.settings)}
+    lines = [f"# {benchmark.title}", "", SCALE_NOTE, ""]
+    columns = ["metric", "this run", *(["Groma-7B (paper)"] if paper else []), "meaning"]
+    lines += [_line(columns), _line(["---", *["---:"] * (len(columns) - 2), "---"])]
+    for figure in benchmark.figures:
+        cells = [figure.name if figure.is_share else f"{figure.name}*"]
+        cells.append(_shown(figure, results.metrics.get(figure.name), absent="not computed"))
+        if paper:
+            cells.append(_shown(figure, paper.get(figure.name)))
+        lines.append(_line([*cells, figure.meaning]))
+    if paper:
+        lines += ["", "## Groma-7B in the paper", "", *_published_table(benchmark)]
+    if has_gallery:
+        lines += ["", f"[{GALLERY_NAME}]({GALLERY_NAME}) shows the worst answers."]
+    if pictures:
+        lines += ["", *(f"![{escape_markdown(Path(name).stem)}]({quote(name)})" for name in pictures)]
+    speed = (
+        f"{results.asked} rows in {results.seconds:.1f} s, {results.asked / max(results.seconds, 1e-9):.2f} a second."
+    )
+    lines += ["", "## Settings", "", speed, "", _line(["setting", "value"]), _line(["---", "---"])]
+    shown = {name: results.settings.get(name) for name in SHOWN_SETTINGS} | results.settings.get("versions", {})
+    lines += [
+        _line([escape_markdown(name), escape_markdown(value)])
+        for name, value in shown.items()
+        if value not in (None, "")
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what figures depend on.
+
+    Returns:
+        `dict[str, str]`: Python's, and of the packages that are installed.
+
+    Example:
+    >>> "torch" in versions()
+    True
+    """
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _of_dataset(published: Sequence[PublishedFigure], settings: Mapping[str, Any]) -> Iterator[PublishedFigure]:
+    """What the paper has for the dataset and split of a run; nothing for a part of its rows."""
+    if settings.get("limit") is not None:
+        return
+    split = _split_name(settings.get("split"))
+    for entry in published:
+        if settings.get("sources") == [entry.dataset] and _split_name(entry.split) in ("", split):
+            yield entry
+
+
+def _split_name(split: str | None) -> str | None:
+    """One name for the two of the validation split."""
+    return "val" if split == "validation" else split
+
+
+def _published_table(benchmark: Benchmark) -> Iterator[str]:
+    """The paper's figures: a row a dataset, a column a figure."""
+    figures = {figure.name: figure for figure in benchmark.figures}
+    names = list(dict.fromkeys(entry.figure for entry in benchmark.published))
+    yield _line(["dataset", *names])
+    yield _line(["---", *["---:"] * len(names)])
+    datasets: dict[str, dict[str, float]] = {}
+    for entry in benchmark.published:
+        datasets.setdefault(f"{entry.dataset} {entry.split}".strip(), {})[entry.figure] = entry.value
+    for dataset, values in datasets.items():
+        yield _line([dataset, *(_shown(figures[name], values.get(name)) for name in names)])
+
+
+def _shown(figure: Figure, value: float | None, absent: str = "") -> str:
+    if value is None:
+        return absent
+    if value < 0:
+        return "none"
+    return f"{100 * value:.2f}" if figure.is_share else f"{value:.2f}"
+
+
+def _line(cells: Sequence[Any]) -> str:
+    """A line of a table."""
+    """A line of a table; its cells are Markdown."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+__all__ = ["REPORT_NAME", "RESULTS_NAME", "Results", "markdown_report", "read_results", "versions", "write_report"]

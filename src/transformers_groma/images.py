@@ -1,0 +1,366 @@
+"""Images of files, URLs and base64 text, as strangers may send them: one limit of size, looked up before pixels are decoded.
+
+`MAX_IMAGE_PIXELS` is the one place to change the limit, for images that are trusted.
+"""
+
+import base64
+import io
+import os
+import time
+import warnings
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from huggingface_hub.utils import httpx
+from PIL import Image, ImageFile, UnidentifiedImageError
+from transformers.image_utils import ImageInput
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+# Width times height. Photos have 200 million pixels at most; models see a few hundred thousand of them.
+MAX_IMAGE_PIXELS = 100_000_000
+# Bytes, and seconds, that the download of an image may take.
+MAX_DOWNLOAD_BYTES = 256 * 1024 * 1024
+MAX_DOWNLOAD_SECONDS = 60.0
+# Formats that Pillow decodes itself. Others start programs (EPS: Ghostscript) or are hardly looked after.
+IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+
+# How an image is turned or mirrored to be upright, by its EXIF orientation.
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Orientations under which width and height change places.
+SWAPPED_AXES = (5, 6, 7, 8)
+# Where Pillow keeps it, beside other things that nobody needs of an image that was turned.
+_ORIENTED_INFO = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+
+# Floats may be outside of 0..1 by this much; they are clipped.
+FLOAT_SLACK = 1e-3
+
+# PIL modes whose values run from 0 to 65535. `Image.convert("RGB")` would cut them off at 255.
+_PIL_MODES_16_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+class ImageTooLargeError(ValueError):
+    """An image has more pixels than are read."""
+
+
+def check_image_pixels(width: int, height: int) -> None:
+    """Refuse an image with more than `MAX_IMAGE_PIXELS` pixels.
+
+    Args:
+        width (`int`): in pixels.
+        height (`int`): in pixels.
+
+    Raises:
+        ImageTooLargeError: there are more.
+
+    Example:
+    >>> check_image_pixels(4000, 3000)
+    """
+    if width * height > MAX_IMAGE_PIXELS:
+        raise ImageTooLargeError(
+            f"{width}x{height} (width x height) pixels are more than the {MAX_IMAGE_PIXELS} that are read. Make the image smaller, or "
+            "raise `transformers_groma.images.MAX_IMAGE_PIXELS` if it can be trusted"
+        )
+
+
+def read_image(source: str) -> Image.Image:
+    """Read an image.
+
+    Args:
+        source (`str`): path of a file, http(s) URL, or base64 text, with or without `data:image/…;base64,` before it.
+
+    Returns:
+        `PIL.Image.Image`: the image, or the first frame of several, decoded.
+
+    Raises:
+        ImageTooLargeError: it has more than `MAX_IMAGE_PIXELS` pixels; they are not decoded.
+        ValueError, OSError, SyntaxError: it cannot be read.
+        httpx.HTTPError, httpx.InvalidURL: it cannot be fetched.
+
+    Example:
+    >>> read_image("tests/fixtures/photos/cat_and_dog.jpg").size
+    (800, 601)
+    """
+    if os.path.isfile(source):
+        with open(source, "rb") as file:
+            return decode_image(file)
+    if source.startswith(("http://", "https://")):
+        return decode_image(io.BytesIO(_fetch(source)))
+    text = source.partition("base64,")[2] if source.startswith("data:image/") else source
+    try:
+        content = base64.b64decode(text.strip(), validate=True)
+    except ValueError as error:
+        raise ValueError("it is neither a file nor an http(s) URL nor base64 text") from error
+    return decode_image(io.BytesIO(content))
+
+
+def open_image_header(file: str | os.PathLike | BinaryIO) -> Image.Image:
+    """Open an image without decoding its pixels, which its header may forbid.
+
+    Args:
+        file (`str`, `Path` or binary file): its content.
+
+    Returns:
+        `PIL.Image.Image`: the image, not decoded yet.
+
+    Raises:
+        ImageTooLargeError: it has more than `MAX_IMAGE_PIXELS` pixels.
+        ValueError, OSError, SyntaxError: it cannot be read, or its format is none that is.
+    """
+    Image.init()
+    with warnings.catch_warnings():
+        # Pillow warns of fewer pixels than are read here.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            image = Image.open(file, formats=[name for name in IMAGE_FORMATS if name in Image.OPEN])
+        except UnidentifiedImageError as error:
+            # Pillow's words hold the address of an object in memory, so that no two of them are alike.
+            raise UnidentifiedImageError("it is not an image file of a format that is read") from error
+        except Image.DecompressionBombError as error:
+            raise ImageTooLargeError(
+                f"it has more than the {MAX_IMAGE_PIXELS} pixels that are read. Make the image smaller"
+            ) from error
+    try:
+        check_image_pixels(*image.size)
+    except ImageTooLargeError:
+        image.close()
+        raise
+    return image
+
+
+def decode_image(file: BinaryIO) -> Image.Image:
+    """Decode an image after a look at its header.
+
+    Args:
+        file (binary file): its content.
+
+    Returns:
+        `PIL.Image.Image`: the image, or the first frame of several, decoded.
+
+    Raises:
+        ImageTooLargeError: it has more than `MAX_IMAGE_PIXELS` pixels.
+        ValueError, OSError, SyntaxError: it cannot be read.
+    """
+    image = open_image_header(file)
+    load_image(image)
+    return image
+
+
+def load_image(image: Image.Image) -> None:
+    """Decode an image that was opened, if its header allows it.
+
+    Args:
+        image (`PIL.Image.Image`): decoded in place.
+
+    Raises:
+        ImageTooLargeError: it has more than `MAX_IMAGE_PIXELS` pixels.
+        ValueError, OSError, SyntaxError: it cannot be decoded, or its format is none that is.
+    """
+    check_image_pixels(*image.size)
+    is_encoded = isinstance(image, ImageFile.ImageFile) and bool(image.tile)
+    if is_encoded and image.format not in IMAGE_FORMATS:
+        raise ValueError(f"images of the format {image.format} are not read; convert it to PNG or JPEG")
+    # Phones put previews and depths into their photos (MPO).
+    has_frames = image.format != "MPO" and getattr(image, "is_animated", False)
+    try:
+        image.load()
+    except Image.DecompressionBombError as error:
+        raise ImageTooLargeError(f"it has more than the {MAX_IMAGE_PIXELS} pixels that are read") from error
+    check_image_pixels(*image.size)
+    if has_frames and image.tell() == 0:
+        logger.warning(f"An image of the format {image.format} has several frames; the first one is used.")
+
+
+def image_orientation(image: Image.Image) -> int:
+    """How a viewer turns or mirrors an image, by its EXIF data.
+
+    Args:
+        image (`PIL.Image.Image`): an image.
+
+    Returns:
+        `int`: 1 to 8; 1 is upright, and so is what is none of them or cannot be read.
+
+    Example:
+    >>> image_orientation(Image.new("RGB", (4, 2)))
+    1
+    """
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except MemoryError:
+        raise
+    except Exception:  # Pillow lets through whatever its parsers meet: SyntaxError, struct.error ...
+        logger.warning("The EXIF data of an image cannot be read; the image is taken as upright.")
+        return 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An image as a viewer shows it.
+
+    `PIL.ImageOps.exif_transpose` also writes the EXIF data anew, which fails where cameras and editors left odd values in them.
+
+    Args:
+        image (`PIL.Image.Image`): not changed.
+
+    Returns:
+        `PIL.Image.Image`: a copy, turned or mirrored if its EXIF data say so; then without them.
+
+    Example:
+    >>> upright(Image.new("RGB", (4, 2))).size
+    (4, 2)
+    """
+    orientation = image_orientation(image)
+    if orientation == 1:
+        return image.copy()
+    turned = image.transpose(_TURNS[orientation])
+    turned.info = {name: value for name, value in turned.info.items() if name not in _ORIENTED_INFO}
+    return turned
+
+
+def to_upright_8_bit(image: ImageInput, *, keep_floats: bool = False, name: str = "The image") -> ImageInput:
+    """Turn a PIL image the way its EXIF tag says, and bring the values of every image to 8 bits per channel.
+
+    The type of the values tells their scale, never the values themselves:
+
+    - `uint8` and all other whole numbers run from 0 to 255;
+    - `uint16` arrays, and PIL images of 16 or 32 bits, run from 0 to 65535;
+    - floats run from 0 to 1;
+    - booleans are black and white.
+
+    Args:
+        image (`PIL.Image.Image`, `np.ndarray` or `Tensor`): one image, any layout. It is not changed.
+        keep_floats (`bool`): leave arrays and tensors of floats as they are, after a look at their values.
+        name (`str`): how an error names the image.
+
+    Returns:
+        The same kind of image. Arrays and tensors have no EXIF tag.
+
+    Raises:
+        ValueError: values that are not finite or outside of their scale, or that are not numbers.
+        ImageTooLargeError: it has more than `MAX_IMAGE_PIXELS` pixels, see `images.py`.
+
+    Example:
+    >>> from PIL import Image
+    >>> to_upright_8_bit(Image.new("I;16", (4, 2), 65535)).getpixel((0, 0))
+    255
+    >>> to_upright_8_bit(np.array([[0.0, 0.5, 1.0]]))
+    array([[  0, 128, 255]], dtype=uint8)
+    """
+    if isinstance(image, Image.Image):
+        check_image_pixels(*image.size)
+        image = upright(image)
+        if image.mode in _PIL_MODES_16_BIT:
+            values = np.asarray(image)
+            _check_range(values, 65535, f"{name}, a PIL image of mode {image.mode!r},")
+            image = Image.fromarray((values // 257).astype(np.uint8))
+        elif image.mode == "F":
+            values = np.asarray(image)
+            _check_floats(values, f"{name}, a PIL image of mode 'F',")
+            image = Image.fromarray(_floats_to_8_bit(values))
+        return image
+    if not isinstance(image, (np.ndarray, torch.Tensor)):
+        return image
+    # Channels are the shortest side of an array.
+    check_image_pixels(*sorted((1, 1, *image.shape))[-2:])
+    if image.dtype in (np.uint8, torch.uint8):
+        return image
+    is_tensor = isinstance(image, torch.Tensor)
+    what = f"{name}, {'a tensor' if is_tensor else 'an array'} of {str(image.dtype).removeprefix('torch.')},"
+    if is_tensor:
+        # NumPy has no bfloat16. Everything below is NumPy, which has all unsigned types.
+        values = image.detach().cpu()
+        values = (values.float() if values.is_floating_point() else values).numpy()
+    else:
+        values = image
+    if values.dtype.kind == "f":
+        _check_floats(values, what)
+        if keep_floats:
+            return image
+        converted = _floats_to_8_bit(values)
+    elif values.dtype.kind == "b":
+        converted = values.astype(np.uint8) * 255
+    elif values.dtype == np.uint16:
+        converted = (values // 257).astype(np.uint8)
+    elif values.dtype.kind in "iu":
+        _check_range(values, 255, what)
+        converted = values.astype(np.uint8)
+    else:
+        raise ValueError(f"{what} is not made of numbers. Pass whole numbers from 0 to 255 or floats from 0 to 1.")
+    return torch.from_numpy(converted).to(image.device) if is_tensor else converted
+
+
+def _floats_to_8_bit(values: np.ndarray) -> np.ndarray:
+    return (values.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def _check_floats(values: np.ndarray, what: str) -> None:
+    if not np.isfinite(values).all():
+        raise ValueError(f"{what} has {int((~np.isfinite(values)).sum())} values that are NaN or infinite.")
+    _check_range(values, 1, what)
+
+
+def _check_range(values: np.ndarray, largest: int, what: str) -> None:
+    # Resizing and arithmetic leave floats a little outside.
+    slack = FLOAT_SLACK if values.dtype.kind == "f" else 0
+    if values.size and (values.min() < -slack or values.max() > largest + slack):
+        raise ValueError(
+            f"{what} must have values from 0 to {largest}, got {values.min():g} to {values.max():g}. The type of the values "
+            "tells their scale: floats run from 0 to 1, uint16 from 0 to 65535, all other whole numbers from 0 to 255."
+        )
+
+
+def _fetch(url: str) -> bytes:
+    """The content of a URL, up to a size and a time."""
+    end = time.monotonic() + MAX_DOWNLOAD_SECONDS
+    content = bytearray()
+    with httpx.stream("GET", url, follow_redirects=True, timeout=min(10.0, MAX_DOWNLOAD_SECONDS)) as response:
+        response.raise_for_status()
+        for chunk in response.iter_bytes():
+            content += chunk
+            if len(content) > MAX_DOWNLOAD_BYTES:
+                raise ValueError(f"it has more than {MAX_DOWNLOAD_BYTES} bytes")
+            if time.monotonic() > end:
+                raise ValueError(f"its download takes more than {MAX_DOWNLOAD_SECONDS:g} s")
+    return bytes(content)
+
+
+class ImageReadingMixin:
+    """Image processors that read files and URLs as the rest of this package does."""
+
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """Images of paths, URLs and base64 texts, also in lists; everything else is left as it is."""
+        if isinstance(image_url_or_urls, (list, tuple)):
+            return [self.fetch_images(source) for source in image_url_or_urls]
+        if isinstance(image_url_or_urls, os.PathLike):
+            image_url_or_urls = os.fspath(image_url_or_urls)
+        if isinstance(image_url_or_urls, str):
+            return read_image(image_url_or_urls)
+        return super().fetch_images(image_url_or_urls)
+
+
+__all__ = [
+    "IMAGE_FORMATS",
+    "MAX_IMAGE_PIXELS",
+    "ImageReadingMixin",
+    "ImageTooLargeError",
+    "check_image_pixels",
+    "decode_image",
+    "SWAPPED_AXES",
+    "image_orientation",
+    "load_image",
+    "open_image_header",
+    "read_image",
+    "to_upright_8_bit",
+    "upright",
+]

@@ -1,0 +1,1 @@
+"""Groma: configuration, processors, model, conversion of the released checkpoints."""

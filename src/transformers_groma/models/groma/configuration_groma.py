@@ -1,0 +1,372 @@
+"""Groma model configuration."""
+
+import os
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+
+from ...markup import GROMA_MARKUP_TOKENS
+from ..configuration_region_encoder import GromaRegionEncoderConfig
+
+# Layers that carry a state from token to token.
+STATEFUL_LAYERS = {"linear_attention", "conv", "mamba", "recurrent", "hybrid", "hybrid_sliding"}
+STATE_REASON = "a state from token to token, from which a region slot that holds no region cannot be taken out again"
+
+# Families of `AutoModelForCausalLM` that are BERT's kind. With `is_decoder` they read in one direction.
+ENCODERS = {
+    "bert",
+    "bert-generation",
+    "big_bird",
+    "camembert",
+    "data2vec-text",
+    "electra",
+    "ernie",
+    "megatron-bert",
+    "reformer",
+    "rembert",
+    "roberta",
+    "roberta-prelayernorm",
+    "roc_bert",
+    "roformer",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
+
+# Families whose reason cannot be read off their configuration or code.
+UNFIT_FAMILIES = {
+    "blt": "it reads bytes, in patches that it makes of them itself",
+    "xlm": "it keeps a cache of its own kind",
+}
+
+
+# Where the weights of this repository's folders of settings come from.
+_RELEASED = {
+    "groma-7b": "FoundationVision/groma-7b-finetune",
+    "groma-7b-pretrain": "FoundationVision/groma-7b-pretrain",
+    "groma-det-pretrain": "FoundationVision/groma-det-pretrain",
+}
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".h5")
+
+
+def check_weights(path: str | os.PathLike | None) -> None:
+    """Check that a folder with the settings of a model holds weights, too.
+
+    Args:
+        path (`str` or `Path`, *optional*): of a model; a name of the Hub, a file or a folder without settings passes.
+
+    Raises:
+        FileNotFoundError: it has a `config.json` and no weights. Says where the weights are, if that is known.
+    """
+    if path is None or not os.path.isfile(os.path.join(path, "config.json")):
+        return
+    if any(name.endswith(_WEIGHT_SUFFIXES) for name in os.listdir(path)):
+        return
+    name = os.path.basename(os.path.realpath(path))
+    remedy = "pass a folder with a file of weights, such as model.safetensors"
+    if name in _RELEASED:
+        remedy = (
+            f"download the released checkpoint (`hf download {_RELEASED[name]} --local-dir original`), convert it (`groma convert "
+            f"original {name}`) and pass the converted folder"
+        )
+    raise FileNotFoundError(f"{path} holds the settings of a model but no weights: {remedy}.")
+
+
+@strict
+class GromaProposerConfig(PreTrainedConfig):
+    r"""
+    Configuration of the class-agnostic Deformable DETR that proposes regions (paper section 3.1).
+
+    The field names are those of `DeformableDetrConfig`, so that transformers' Deformable DETR layers accept it.
+
+    Args:
+        num_vision_layers (`int`, *optional*, defaults to 4): the detector reads the mean of this many last hidden states
+            of the vision encoder.
+        d_model (`int`, *optional*, defaults to 256): width of the detector.
+        num_feature_levels (`int`, *optional*, defaults to 1): feature maps made from the vision encoder's patches, 1 to
+            4: the patch grid itself; grid and half; double, grid and half; four times, double, grid and half.
+        num_queries (`int`, *optional*, defaults to 300): region proposals an image.
+        refine_reference_points (`bool`, *optional*, defaults to `True`): every decoder layer samples around the boxes
+            of the layer before it (as in DINO and the paper). `False` is what the released weights were trained with:
+            all layers sample around the encoder's proposals.
+        bbox_head_hidden_size (`int`, *optional*, defaults to 256): inner width of the box heads.
+        coco_score_weight (`float`, *optional*, defaults to 0.4): exponent of the first objectness head in the fused
+            score `coco ** w * sa1b ** (1 - w)`.
+        class_cost, bbox_cost, giou_cost (`float`): weights of the Hungarian matcher (2, 5, 2).
+        class_loss_coefficient, bbox_loss_coefficient, giou_loss_coefficient (`float`): weights of the losses (2, 5, 2).
+        focal_alpha (`float`, *optional*, defaults to 0.25): alpha of the focal loss.
+
+    Example:
+
+    ```python
+    >>> from transformers_groma import GromaProposerConfig
+
+    >>> GromaProposerConfig(num_feature_levels=4).num_queries
+    300
+    ```"""
+
+    model_type = "groma_proposer"
+    base_config_key = "proposer_config"
+    attribute_map = {"hidden_size": "d_model", "num_attention_heads": "encoder_attention_heads"}
+
+    num_vision_layers: int = 4
+    d_model: int = 256
+    num_feature_levels: int = 1
+    num_queries: int = 300
+    encoder_layers: int = 6
+    encoder_ffn_dim: int = 1024
+    encoder_attention_heads: int = 8
+    encoder_n_points: int = 4
+    decoder_layers: int = 6
+    decoder_ffn_dim: int = 1024
+    decoder_attention_heads: int = 8
+    decoder_n_points: int = 4
+    bbox_head_hidden_size: int = 256
+    activation_function: str = "relu"
+    dropout: float | int = 0.1
+    attention_dropout: float | int = 0.0
+    activation_dropout: float | int = 0.0
+    refine_reference_points: bool = True
+    coco_score_weight: float = 0.4
+    class_cost: float | int = 2
+    bbox_cost: float | int = 5
+    giou_cost: float | int = 2
+    class_loss_coefficient: float | int = 2
+    bbox_loss_coefficient: float | int = 5
+    giou_loss_coefficient: float | int = 2
+    focal_alpha: float = 0.25
+    # Read by transformers' Deformable DETR layers; the choice of kernels is made elsewhere.
+    disable_custom_kernels: bool = True
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if not 1 <= self.num_feature_levels <= 4:
+            raise ValueError(f"`num_feature_levels` must be 1, 2, 3 or 4, got {self.num_feature_levels}.")
+        for name in ("encoder_attention_heads", "decoder_attention_heads"):
+            if self.d_model % getattr(self, name) != 0:
+                raise ValueError(f"`d_model` ({self.d_model}) must be a multiple of `{name}` ({getattr(self, name)}).")
+        if self.d_model % 4 != 0:
+            raise ValueError(f"`d_model` must be a multiple of 4 for the sine position code, got {self.d_model}.")
+
+
+VISION_CONFIG_SPEC = SubConfigSpec(
+    config_class=AutoConfig,
+    model_type="dinov2",
+    init_kwargs={
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 448,
+        "patch_size": 14,
+    },
+)
+
+
+# What a whole Groma and its detector alone have in common.
+_DETECTOR_SETTINGS = ("vision_config", "proposer_config", "max_regions", "nms_threshold", "box_score_threshold")
+
+
+@strict
+class GromaRegionProposalConfig(PreTrainedConfig):
+    r"""
+    Configuration of the detector alone, the model of training stage 1. `GromaConfig` has the same two parts.
+
+    Args:
+        vision_config (`dict` or `PreTrainedConfig`, *optional*): any vision encoder of `AutoModel` with a square patch
+            grid; DINOv2-L at 448 pixels by default.
+        proposer_config (`dict` or `GromaProposerConfig`, *optional*): the region proposer.
+        max_regions, nms_threshold, box_score_threshold: see `GromaConfig`.
+
+    Example:
+
+    ```python
+    >>> from transformers_groma import GromaRegionProposalConfig
+
+    >>> GromaRegionProposalConfig().id2label
+    {0: 'region'}
+    ```"""
+
+    model_type = "groma_region_proposal"
+    sub_configs_defaults = {
+        "vision_config": VISION_CONFIG_SPEC,
+        "proposer_config": SubConfigSpec(config_class=GromaProposerConfig),
+    }
+
+    vision_config: dict | PreTrainedConfig | None = None
+    proposer_config: dict | PreTrainedConfig | None = None
+    max_regions: int = 100
+    nms_threshold: float = 0.6
+    box_score_threshold: float | int = 0.15
+
+    def __post_init__(self, **kwargs):
+        self.id2label, self.label2id = {0: "region"}, {"region": 0}
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The settings of a detector, or those of the detector in a whole Groma, which has the same two parts."""
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if config_dict.get("model_type") == GromaConfig.model_type:
+            config_dict = {name: config_dict[name] for name in (*_DETECTOR_SETTINGS, "dtype") if name in config_dict}
+            config_dict["model_type"] = cls.model_type
+        return config_dict, kwargs
+
+
+@strict
+class GromaConfig(PreTrainedConfig):
+    r"""
+    Configuration of a Groma model (Ma et al., "Groma: Localized Visual Tokenization for Grounding Multimodal Large
+    Language Models", ECCV 2024). The defaults are those of Groma-7B, with the right region geometry.
+
+    Args:
+        vision_config (`dict` or `PreTrainedConfig`, *optional*): any vision encoder of `AutoModel` with a square patch
+            grid; DINOv2-L at 448 pixels by default.
+        proposer_config (`dict` or `GromaProposerConfig`, *optional*): the region proposer.
+        region_encoder_config (`dict` or `GromaRegionEncoderConfig`, *optional*): the region encoder.
+        text_config (`dict` or `PreTrainedConfig`, *optional*): any language model of `AutoModelForCausalLM`
+            that works by attention; Llama by default. Its `vocab_size` counts the added tokens.
+        image_token_id (`int`, *optional*): the placeholder of every visual feature: image patches, region slots and
+            referred regions.
+        refer_box_token_id, ground_box_token_id (`int`, *optional*): ids of `<refer_box>` and `<ground_box>`, which the
+            model replaces with the proxy token of the region that the k-th user box or ground-truth box is.
+        first_proxy_token_id (`int`, *optional*): id of `<r0>`; `<r1>`, `<r2>` … follow it.
+            All four default to the places that they have when Groma's tokens are the last of the vocabulary.
+        max_regions (`int`, *optional*, defaults to 100): region slots of every prompt.
+        nms_threshold (`float`, *optional*, defaults to 0.6): proposals that overlap a better one by more IoU give way.
+        box_score_threshold (`float`, *optional*, defaults to 0.15): proposals need a higher score; 0 takes all.
+        vision_feature_layer (`int`, *optional*, defaults to -1): hidden state of the vision encoder that becomes the
+            image tokens.
+        projector_hidden_act (`str`, *optional*, defaults to `"gelu"`): activation of the image token projector.
+
+    Example:
+
+    ```python
+    >>> from transformers_groma import GromaConfig
+
+    >>> config = GromaConfig()
+    >>> config.num_image_tokens, config.max_regions
+    (256, 100)
+    ```"""
+
+    model_type = "groma"
+    sub_configs_defaults = {
+        "vision_config": VISION_CONFIG_SPEC,
+        "proposer_config": SubConfigSpec(config_class=GromaProposerConfig),
+        "region_encoder_config": SubConfigSpec(config_class=GromaRegionEncoderConfig),
+        "text_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="llama",
+            init_kwargs={
+                "vocab_size": 32000 + len(GROMA_MARKUP_TOKENS) + 100,
+                "rms_norm_eps": 1e-5,
+                "max_position_embeddings": 4096,
+            },
+        ),
+    }
+
+    vision_config: dict | PreTrainedConfig | None = None
+    proposer_config: dict | PreTrainedConfig | None = None
+    region_encoder_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    image_token_id: int | None = None
+    refer_box_token_id: int | None = None
+    ground_box_token_id: int | None = None
+    first_proxy_token_id: int | None = None
+    max_regions: int = 100
+    nms_threshold: float = 0.6
+    box_score_threshold: float | int = 0.15
+    vision_feature_layer: int = -1
+    projector_hidden_act: str = "gelu"
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        check_language_config(self.text_config)
+        first_added = self.text_config.vocab_size - len(GROMA_MARKUP_TOKENS) - self.max_regions
+        for name, token in (
+            ("image_token_id", "<image>"),
+            ("refer_box_token_id", "<refer_box>"),
+            ("ground_box_token_id", "<ground_box>"),
+        ):
+            if getattr(self, name) is None:
+                setattr(self, name, first_added + GROMA_MARKUP_TOKENS.index(token))
+        if self.first_proxy_token_id is None:
+            self.first_proxy_token_id = first_added + len(GROMA_MARKUP_TOKENS)
+        if self.max_regions < 1:
+            raise ValueError(f"`max_regions` must be at least 1, got {self.max_regions}.")
+        if self.vision_grid_size % 2 != 0:
+            raise ValueError(
+                f"The patch grid of `vision_config` must have an even side for the 2x2 merge, got {self.vision_grid_size} "
+                f"(image_size {self.vision_config.image_size} / patch_size {self.vision_config.patch_size})."
+            )
+        if not self.tie_word_embeddings and getattr(self.text_config, "tie_word_embeddings", False):
+            self.tie_word_embeddings = True
+        if self.region_encoder_config.roi_strides is None:
+            patch_size = self.vision_config.patch_size
+            self.region_encoder_config.roi_strides = [patch_size / 4, patch_size / 2, float(patch_size)]
+
+    @property
+    def vision_grid_size(self) -> int:
+        """Side of the vision encoder's patch grid (32 for 448 pixels and patches of 14)."""
+        return self.vision_config.image_size // self.vision_config.patch_size
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Image tokens of one image after the 2x2 merge."""
+        return (self.vision_grid_size // 2) ** 2
+
+
+def check_language_config(config: PreTrainedConfig) -> None:
+    """Check by its configuration that a language model fits into Groma. `LanguageModelHead` checks its code.
+
+    Args:
+        config (`PreTrainedConfig`): of the language model.
+
+    Raises:
+        ValueError: it does not; the message has the model's name and the reason.
+
+    Example:
+    >>> from transformers import MambaConfig
+    >>> try:
+    ...     check_language_config(MambaConfig())
+    ... except ValueError as error:
+    ...     print(str(error).partition(":")[0])
+    `text_config` of model type 'mamba' cannot be Groma's language model
+    """
+    # The library loads this package while it loads that module.
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    layers = STATEFUL_LAYERS & set(getattr(config, "layer_types", None) or [])
+    parts = [name for name in config.sub_configs if name in ("text_config", "vision_config", "audio_config")]
+    if config.model_type in UNFIT_FAMILIES:
+        reason = UNFIT_FAMILIES[config.model_type]
+    elif type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        reason = "`AutoModelForCausalLM` has no model of this configuration"
+    elif config.is_encoder_decoder or "decoder" in config.sub_configs:
+        reason = "it is the decoder of an encoder-decoder model, which reads what an encoder wrote"
+    elif parts:
+        reason = f"it has {', '.join(parts)} for more than text; take the configuration of its language model alone"
+    elif config.model_type in ENCODERS:
+        reason = "it is an encoder, which reads in both directions or, with `is_decoder`, counts positions its own way"
+    elif layers:
+        reason = f"its layers of type {', '.join(sorted(layers))} keep {STATE_REASON}"
+    elif getattr(config, "hidden_size_per_layer_input", 0):
+        reason = "its layers look up more embeddings by token ids (`hidden_size_per_layer_input`), which visual tokens do not have"
+    else:
+        return
+    raise unfit_language_model(config, reason)
+
+
+def unfit_language_model(config: PreTrainedConfig, reason: str) -> ValueError:
+    """The error for a language model that does not fit into Groma."""
+    return ValueError(
+        f"`text_config` of model type {config.model_type!r} cannot be Groma's language model: {reason}. Language models of "
+        "`AutoModelForCausalLM` that work by attention, such as Llama, Qwen, Gemma, Mistral, Phi, OPT or GPT-2, fit."
+    )
+
+
+__all__ = ["GromaConfig", "GromaProposerConfig", "GromaRegionEncoderConfig", "GromaRegionProposalConfig"]

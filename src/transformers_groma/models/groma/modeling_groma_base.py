@@ -1,0 +1,303 @@
+"""What all Groma models share: the vision encoder, choosing regions, initial weights, saving."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
+
+from ..modeling_ops import COMPUTING_DTYPES, computing_dtype
+from .configuration_groma import GromaConfig, check_weights
+from .modeling_groma_adapters import GromaAdapterMixin
+from .modeling_groma_proposer import GromaRegionProposer, GromaRegionProposerOutput, init_proposer_weights
+from .modeling_groma_regions import RegionSelection, select_regions
+
+logger = logging.get_logger(__name__)
+
+# The parts beside the language model and its head.
+VISUAL_PARTS = ("vision_tower", "region_proposer", "region_encoder", "multi_modal_projector")
+PARTS = (*VISUAL_PARTS, "language_model", "lm_head")
+
+
+def _part_of(name: str) -> str | None:
+    """The part that a weight or module belongs to, by its name."""
+    return next((component for component in name.split(".") if component in PARTS), None)
+
+
+def part_dtypes(weights: Mapping[str, Tensor]) -> dict[str, torch.dtype]:
+    """In which dtype each part of a model has most of its weights; quantized ones do not count.
+
+    Args:
+        weights (`dict[str, Tensor]`): weights by name.
+
+    Returns:
+        `dict[str, torch.dtype]`: by the name of the part; `"model"` is that of the language model or, in a model without one, of
+        all weights.
+
+    Example:
+    >>> part_dtypes({"model.language_model.norm.weight": torch.zeros(2).half(), "model.vision_tower.bias": torch.zeros(3)})
+    {'language_model': torch.float16, 'vision_tower': torch.float32, 'model': torch.float16}
+    """
+    sizes: dict[str, Counter] = {}
+    for name, weight in weights.items():
+        part = _part_of(name)
+        if part is not None and weight.dtype in COMPUTING_DTYPES:
+            for group in (part, "all"):
+                sizes.setdefault(group, Counter())[weight.dtype] += weight.numel()
+    dtypes = {group: sizes_of_dtypes.most_common(1)[0][0] for group, sizes_of_dtypes in sizes.items()}
+    everything = dtypes.pop("all", None)
+    main = dtypes.get("language_model", everything)
+    return dtypes if main is None else {**dtypes, "model": main}
+
+
+def build_vision_tower(config: PreTrainedConfig) -> PreTrainedModel:
+    """The vision encoder, ready to give all its hidden states.
+
+    Args:
+        config (`PreTrainedConfig`): any vision encoder of `AutoModel`.
+
+    Returns:
+        `PreTrainedModel`: with fresh weights.
+    """
+    vision_tower = AutoModel.from_config(config)
+    # The library would do this in the first forward, under a lock that torch.compile cannot trace.
+    maybe_install_capturing_hooks(vision_tower)
+    return vision_tower
+
+
+class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
+    """Base class of all Groma models: initial weights, loading and saving.
+
+    `from_pretrained(…, dtype=torch.bfloat16)` (or float16) leaves the vision encoder and the proposer in float32, and
+    autocast does not touch them when regions are chosen: that is discrete, so rounding would make a model point at other
+    places. `model.to(torch.bfloat16)` converts everything, for speed.
+
+    `save_pretrained` writes the dtype of the language model as `dtype` into `config.json`; where other parts have another one
+    than loading in that dtype would give them, their names and dtypes follow as `part_dtypes`. So `dtype="auto"` gives every
+    part the dtype back that it was saved in.
+
+    Quantizers convert the language model alone: all other parts are among the modules that they leave out.
+    """
+
+    _dtype_to_save: torch.dtype | None = None
+    _keep_in_fp32_modules_strict = ["vision_tower", "region_proposer"]
+    config: GromaConfig
+    config_class = GromaConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["DeformableDetrEncoderLayer", "DeformableDetrDecoderLayer", "GromaRegionEncoder"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    def __init__(self, config: PreTrainedConfig, *inputs, **kwargs):
+        super().__init__(config, *inputs, **kwargs)
+        # The proposer is no PreTrainedModel, so the library does not choose its attention. Float32 boxes need float32
+        # queries: no flash attention there.
+        attention = "eager" if config._attn_implementation == "eager" else "sdpa"
+        config.proposer_config._attn_implementation = attention
+
+    def post_init(self) -> None:
+        super().post_init()
+        # What quantizers leave out beside the modules that a user names. They compare full paths.
+        paths = [name for name, _ in self.named_modules() if name.rpartition(".")[2] in VISUAL_PARTS]
+        self._keep_in_fp32_modules.update(paths)
+        self._visual_weights = [
+            name
+            for name, weight in self.named_parameters()
+            if weight.is_floating_point() and _part_of(name) in VISUAL_PARTS
+        ]
+
+    def _get_dtype_plan(self, dtype: torch.dtype) -> dict[str, torch.dtype]:
+        # Being left out by quantizers is all that the list means for visual parts: the strict one says what is float32.
+        kept = self._keep_in_fp32_modules
+        self._keep_in_fp32_modules = {name for name in kept if name.rpartition(".")[2] not in VISUAL_PARTS}
+        plan = super()._get_dtype_plan(dtype)
+        self._keep_in_fp32_modules = kept
+        saved = getattr(self.config, "part_dtypes", None) or {}
+        if saved.get("model") == str(dtype).removeprefix("torch."):
+            plan.update({part: getattr(torch, saved[part]) for part in saved if part != "model"})
+        # The model has no weights yet. What stays on disk is read in the dtype that it has now, whatever the plan says.
+        for name, weight in self.named_parameters():
+            if weight.is_meta and _part_of(name) in plan:
+                weight.data = weight.data.to(plan[_part_of(name)])
+        return plan
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs) -> "GromaPreTrainedModel":
+        """`PreTrainedModel.from_pretrained`; what it quantizes is the language model alone.
+
+        Raises:
+            FileNotFoundError: a folder with settings but without weights.
+            ValueError: a quantizer that converted other parts, whose regions would be others.
+        """
+        path = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        if not kwargs.get("subfolder") and kwargs.get("state_dict") is None:
+            check_weights(path)
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if getattr(model, "is_quantized", False):
+            model._check_quantization()
+            if kwargs.get("quantization_config") is not None and not hasattr(model.config, "text_config"):
+                logger.warning(
+                    f"{cls.__name__} has no language model: `quantization_config` changes nothing, leave it out."
+                )
+        return loaded
+
+    def _check_quantization(self) -> None:
+        weights = dict(self.named_parameters())
+        for name in self._visual_weights:
+            weight = weights.get(name)
+            is_plain = weight is not None and type(weight.data).__name__ in ("Tensor", "DTensor")
+            if not is_plain or weight.dtype not in COMPUTING_DTYPES:
+                method = getattr(self.quantization_method, "value", self.quantization_method)
+                raise ValueError(
+                    f"The quantizer {method!r} converted `{name.rpartition('.')[0]}`, which makes the model see other regions. "
+                    "Give its config a list of layers of `language_model` to convert, or quantize with bitsandbytes or torchao, "
+                    "which leave the visual parts out."
+                )
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go. The library says "meta" of a model whose first part is offloaded; there it is where that computes."""
+        device = super().device
+        if device.type != "meta":
+            return device
+        for module in self.modules():
+            hook = getattr(module, "_hf_hook", None)
+            for part in getattr(hook, "hooks", (hook,)):
+                if getattr(part, "execution_device", None) is not None:
+                    return torch.device(part.execution_device)
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        # While it saves, the library writes this into config.json.
+        return self._dtype_to_save or super().dtype
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, GromaRegionProposer):
+            init_proposer_weights(module)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
+        """`PreTrainedModel.save_pretrained` that writes what a trainer can resume from.
+
+        The library writes some encoders (DINOv2) under their old names, which `from_pretrained` understands. A trainer reads
+        its checkpoints by the names of the modules and would silently resume with a fresh encoder. It is known by its
+        `state_dict` argument, which it always passes, if only as `None`.
+
+        `config.json` gets the dtype of the language model, see the class.
+        """
+        if "state_dict" in kwargs or self._has_ambiguous_names():
+            kwargs.setdefault("save_original_format", False)
+        dtypes = part_dtypes(kwargs.get("state_dict") or dict(self.named_parameters()))
+        main = dtypes.pop("model", None)
+        expected = dict.fromkeys(dtypes, main)
+        if main in (torch.bfloat16, torch.float16):
+            expected.update(dict.fromkeys(self._keep_in_fp32_modules_strict & set(dtypes), torch.float32))
+        vars(self.config).pop("part_dtypes", None)
+        if dtypes != expected:
+            others = {part: dtype for part, dtype in dtypes.items() if dtype != expected[part]}
+            names = {part: str(dtype).removeprefix("torch.") for part, dtype in {"model": main, **others}.items()}
+            self.config.part_dtypes = names
+        self._dtype_to_save = main
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            self._dtype_to_save = None
+
+    def _has_ambiguous_names(self) -> bool:
+        """Whether two parts have a way of their own to write weights of one name. The library takes one of them for both."""
+        names = Counter(
+            name
+            for conversion in get_model_conversion_mapping(self, add_legacy=False)
+            if isinstance(conversion, WeightConverter)
+            for name in conversion.target_patterns
+        )
+        return any(count > 1 for count in names.values())
+
+    def _encode_patches(self, pixel_values: Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """Run the vision encoder, all hidden states included. Checks the image size before any work."""
+        size = self.config.vision_config.image_size
+        if pixel_values.ndim != 4 or tuple(pixel_values.shape[-2:]) != (size, size):
+            raise ValueError(
+                f"`pixel_values` must have shape (number of images, channels, {size}, {size}), got "
+                f"{tuple(pixel_values.shape)}. Let the model's own processor prepare the images."
+            )
+        if not pixel_values.is_floating_point():
+            raise ValueError(
+                f"`pixel_values` must be floats, rescaled and normalized, got {pixel_values.dtype}. Let the model's own processor "
+                "prepare the images."
+            )
+        dtype = computing_dtype(self.vision_tower, pixel_values.dtype)
+        return self.vision_tower(pixel_values.to(dtype), output_hidden_states=True, return_dict=True, **kwargs)
+
+    def _feature_map(self, hidden_states: Tensor) -> Tensor:
+        """Patch tokens as a map `(B, C, grid, grid)`; class and register tokens come first and are dropped."""
+        grid = self.config.vision_config.image_size // self.config.vision_config.patch_size
+        patches = hidden_states[:, hidden_states.shape[1] - grid * grid :]
+        return patches.transpose(1, 2).unflatten(2, (grid, grid))
+
+    def _proposer_feature_map(self, hidden_states: tuple[Tensor, ...]) -> Tensor:
+        layers = hidden_states[-self.config.proposer_config.num_vision_layers :]
+        return self._feature_map(torch.stack(layers).mean(dim=0))
+
+    def _select_regions(
+        self,
+        proposals: GromaRegionProposerOutput,
+        refer_boxes: Tensor | None = None,
+        ground_boxes: Tensor | None = None,
+        permute: bool = False,
+    ) -> RegionSelection:
+        return select_regions(
+            proposals.pred_boxes,
+            proposals.scores,
+            refer_boxes,
+            ground_boxes,
+            max_regions=self.config.max_regions,
+            nms_threshold=self.config.nms_threshold,
+            score_threshold=self.config.box_score_threshold,
+            permute=permute,
+        )
+
+
+def no_autocast(tensor: Tensor) -> torch.autocast:
+    """A context in which autocast is off on the device of a tensor."""
+    return torch.autocast(device_type=tensor.device.type, enabled=False)
+
+
+def requested_output(kwargs: dict, config: PreTrainedConfig, name: str) -> bool | list[int] | None:
+    """Whether `output_hidden_states` or `output_attentions` is asked for, in the call or in the config."""
+    value = kwargs.get(name)
+    return getattr(config, name) if value is None else value
+
+
+def requested_hidden_states(
+    hidden_states: tuple[Tensor, ...], kwargs: dict, config: PreTrainedConfig
+) -> tuple[Tensor | None, ...] | None:
+    """The hidden states that the caller asks for: none, all, or those of a list of indices."""
+    requested = requested_output(kwargs, config, "output_hidden_states")
+    if not requested:
+        return None
+    if requested is True:
+        return hidden_states
+    kept = {index % len(hidden_states) for index in requested}
+    return tuple(state if index in kept else None for index, state in enumerate(hidden_states))
+
+
+__all__ = ["GromaPreTrainedModel", "build_vision_tower", "no_autocast", "requested_hidden_states", "requested_output"]

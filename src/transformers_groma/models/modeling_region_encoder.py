@@ -1,0 +1,214 @@
+"""The region encoder: fuses three feature maps and turns every box into one region token (paper section 3.1)."""
+
+import torch
+from torch import Tensor, nn
+
+from ..boxes import box_cxcywh_to_xyxy, exact_boxes
+from .configuration_region_encoder import GromaRegionEncoderConfig
+from .modeling_ops import GromaRoiAlign, computing_dtype
+
+# The finest, middle and coarsest map, as multiples of the vision encoder's patch grid.
+MAP_SCALES = (4, 2, 1)
+# oneDNN's float32 convolutions of 1024 channels were faster on planes (`benchmarks/bench_kernels.py` shows the maps' share), those of
+# 64 slower; the limit in between was not looked for.
+WIDE_CONVOLUTION_CHANNELS = 256
+
+
+class GromaFeatureFusion(nn.Module):
+    """One fuse layer, shared by all maps: each map sees a part of its coarser and of its finer neighbour."""
+
+    def __init__(self, hidden_size: int, num_groups: int):
+        super().__init__()
+        self.conv = nn.Conv2d(hidden_size, hidden_size, kernel_size=3, padding=1, bias=False)
+        self.norm = nn.GroupNorm(num_groups, hidden_size, eps=1e-5)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Fuse.
+
+        Args:
+            maps (`list[Tensor]`, each of shape `(B, C, H, W)`): finest first.
+
+        Returns:
+            `list[Tensor]`: the same shapes.
+        """
+        half, three_quarters = maps[0].shape[1] // 2, maps[0].shape[1] * 3 // 4
+        fused = []
+        for index, own in enumerate(maps):
+            coarser = maps[min(index + 1, len(maps) - 1)][:, three_quarters:]
+            finer = maps[max(index - 1, 0)][:, half:three_quarters]
+            mixed = torch.cat([own[:, :half], resize_map(coarser, own), resize_map(finer, own)], dim=1)
+            fused.append(self.norm(self.conv(mixed)).relu())
+        return fused
+
+
+class GromaRegionEncoder(nn.Module):
+    """Multi-scale ROIAlign region encoder.
+
+    Args:
+        config (`GromaRegionEncoderConfig`): geometry and sizes; `roi_strides` must be set (`GromaConfig` does that).
+        vision_hidden_size (`int`): width of the vision encoder.
+        output_size (`int`): width of the language model.
+        image_size (`int`): side of the input image in pixels.
+
+    Raises:
+        ValueError: if the width does not fit the group norm.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from transformers_groma import GromaRegionEncoderConfig
+    >>> from transformers_groma.models.modeling_region_encoder import GromaRegionEncoder
+
+    >>> config = GromaRegionEncoderConfig(
+    ...     roi_strides=[3.5, 7, 14], group_norm_groups=4, roi_output_size=4, region_hidden_size=8
+    ... )
+    >>> encoder = GromaRegionEncoder(config, vision_hidden_size=16, output_size=24, image_size=112).eval()
+    >>> boxes = torch.tensor([[[0.5, 0.5, 0.4, 0.2]]])  # normalized cxcywh
+    >>> encoder([torch.zeros(1, 16, 8, 8)] * 3, boxes, torch.ones(1, 1, dtype=torch.bool)).shape
+    torch.Size([1, 1, 24])
+    ```"""
+
+    def __init__(self, config: GromaRegionEncoderConfig, vision_hidden_size: int, output_size: int, image_size: int):
+        super().__init__()
+        if vision_hidden_size % config.group_norm_groups != 0 or vision_hidden_size % 4 != 0:
+            raise ValueError(
+                f"The vision encoder's hidden_size ({vision_hidden_size}) must be a multiple of 4 and of "
+                f"`region_encoder_config.group_norm_groups` ({config.group_norm_groups})."
+            )
+        self.config = config
+        self.image_size = image_size
+        width, num_maps = vision_hidden_size, len(MAP_SCALES)
+        self.input_convs = nn.ModuleList([nn.Conv2d(width + 2, width, kernel_size=1) for _ in range(num_maps)])
+        self.fuse_layers = nn.ModuleList(
+            [GromaFeatureFusion(width, config.group_norm_groups) for _ in range(config.num_fuse_layers)]
+        )
+        self.roi_align = GromaRoiAlign()
+        self.roi_convs = nn.ModuleList([nn.Conv2d(width, width, kernel_size=3, padding=1) for _ in range(num_maps)])
+        self.roi_projection = nn.Linear(width * config.roi_output_size**2, config.region_hidden_size)
+        self.box_embedding = nn.Sequential(
+            nn.Linear(4, config.position_hidden_size),
+            nn.ReLU(),
+            nn.LayerNorm(config.position_hidden_size),
+            nn.Linear(config.position_hidden_size, config.region_hidden_size),
+            nn.ReLU(),
+            nn.LayerNorm(config.region_hidden_size),
+        )
+        self.output_projection = nn.Linear(config.region_hidden_size, output_size)
+
+    def forward(self, feature_maps: list[Tensor], boxes: Tensor, mask: Tensor) -> Tensor:
+        """Encode regions.
+
+        Args:
+            feature_maps (`list[Tensor]`, 3 of shape `(B, vision_hidden_size, grid, grid)`): hidden states of the vision
+                encoder, for the finest, middle and coarsest map.
+            boxes (`Tensor` of shape `(B, R, 4)`): normalized `cxcywh`, float32 or what `boxes_to_bits` made of them.
+            mask (`Tensor` of shape `(B, R)`, bool): which slots are used, always the first ones of a row.
+
+        Returns:
+            `Tensor` of shape `(B, R, output_size)`: region tokens; zeros in unused slots.
+        """
+        maps = self.fuse_feature_maps(feature_maps)
+        boxes = exact_boxes(boxes)
+        # Unused slots cost as much as used ones. A traced graph needs static shapes and takes them all.
+        static = torch.compiler.is_compiling()
+        num_slots = boxes.shape[1]
+        num_encoded = num_slots if static else int(mask.sum(dim=1).max())
+        boxes, mask = boxes[:, :num_encoded], mask[:, :num_encoded]
+        crops = self.roi_align(
+            maps,
+            self._boxes_for_roi_align(boxes) * self.image_size,
+            [1 / stride for stride in self.config.roi_strides],
+            self.config.roi_output_size,
+            self.config.roi_sampling_ratio,
+            None if static else mask,
+        )
+        if static:
+            regions = self._encode_crops(crops, boxes.flatten(0, 1))
+            regions = regions.unflatten(0, mask.shape) * mask[..., None]
+        else:
+            encoded = self._encode_crops(crops, boxes[mask])
+            regions = encoded.new_zeros(*mask.shape, encoded.shape[-1])
+            regions = regions.index_put((mask,), encoded)
+        return nn.functional.pad(regions, (0, 0, 0, num_slots - num_encoded))
+
+    def fuse_feature_maps(self, feature_maps: list[Tensor]) -> list[Tensor]:
+        """The three maps that ROIAlign reads.
+
+        Args:
+            feature_maps (`list[Tensor]`, 3 of shape `(B, C, grid, grid)`): see `forward`.
+
+        Returns:
+            `list[Tensor]`: of shapes `(B, C, 4 * grid, 4 * grid)`, `(B, C, 2 * grid, 2 * grid)`, `(B, C, grid, grid)`.
+        """
+        maps, dtype = [], computing_dtype(self, feature_maps[0].dtype)
+        for feature_map, scale, conv in zip(feature_maps, MAP_SCALES, self.input_convs, strict=True):
+            # The convolution sees a map and two coordinate maps, all enlarged. It works on single pixels, so it commutes with
+            # resizing (which keeps coordinates straight): it runs while they are small.
+            feature_map = feature_map.to(dtype)
+            coordinates = _coordinate_maps(feature_map).expand(len(feature_map), -1, -1, -1)
+            projected = conv(torch.cat([feature_map, coordinates], dim=1))
+            projected = projected.contiguous(memory_format=_fastest_memory_format(projected))
+            maps.append(resize_map(projected, size=tuple(side * scale for side in feature_map.shape[-2:])))
+        for layer in self.fuse_layers:
+            maps = layer(maps)
+        return maps
+
+    def _boxes_for_roi_align(self, boxes: Tensor) -> Tensor:
+        if self.config.roi_box_format == "cxcywh":
+            return boxes  # released weights: centre and size in the places of the corners
+        return box_cxcywh_to_xyxy(boxes)
+
+    def _encode_crops(self, crops: list[Tensor], boxes: Tensor) -> Tensor:
+        """`(T, C, P, P)` crops of the three maps and `(T, 4)` normalized cxcywh boxes to `(T, output_size)`."""
+        merged = sum(conv(crop) for conv, crop in zip(self.roi_convs, crops, strict=True)).relu()
+        content = self.roi_projection(merged.flatten(1))
+        position = self.box_embedding(boxes.to(content.dtype))
+        return self.output_projection(content + position)
+
+
+def resize_map(feature_map: Tensor, like: Tensor | None = None, size: tuple[int, int] | None = None) -> Tensor:
+    """Resize a map bilinearly with aligned corners, computed in float32.
+
+    Args:
+        feature_map (`Tensor` of shape `(B, C, H, W)`): the map.
+        like (`Tensor`, *optional*): a map whose size to take.
+        size (`tuple[int, int]`, *optional*): height and width to take.
+
+    Returns:
+        `Tensor` of shape `(B, C, *size)`, in the dtype of `feature_map`.
+
+    Example:
+    >>> resize_map(torch.zeros(1, 2, 4, 4), size=(8, 8)).shape
+    torch.Size([1, 2, 8, 8])
+    """
+    size = tuple(like.shape[-2:]) if like is not None else size
+    if tuple(feature_map.shape[-2:]) == size:
+        return feature_map
+    resized = nn.functional.interpolate(feature_map.float(), size=size, mode="bilinear", align_corners=True)
+    return resized.to(feature_map.dtype)
+
+
+def _fastest_memory_format(feature_map: Tensor) -> torch.memory_format:
+    """How the maps lie in memory: channels last, but for wide float32 convolutions on a CPU, which are faster on planes."""
+    if (
+        feature_map.device.type == "cpu"
+        and feature_map.dtype == torch.float32
+        and feature_map.shape[1] >= WIDE_CONVOLUTION_CHANNELS
+    ):
+        return torch.contiguous_format
+    return torch.channels_last
+
+
+def _coordinate_maps(feature_map: Tensor) -> Tensor:
+    """x and y in -1..1 at every pixel: `(1, 2, H, W)`."""
+    height, width = feature_map.shape[-2:]
+    y, x = torch.meshgrid(
+        torch.linspace(-1, 1, height, dtype=torch.float32, device=feature_map.device),
+        torch.linspace(-1, 1, width, dtype=torch.float32, device=feature_map.device),
+        indexing="ij",
+    )
+    return torch.stack([x, y])[None].to(feature_map.dtype)
+
+
+__all__ = ["GromaFeatureFusion", "GromaRegionEncoder", "resize_map"]

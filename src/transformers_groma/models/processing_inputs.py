@@ -1,0 +1,241 @@
+"""What callers pass to the processor, checked and in one form: texts with their marks, images, boxes."""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub.utils import httpx
+from PIL import Image
+from transformers import BatchFeature
+from transformers.image_utils import ChannelDimension, get_image_size, infer_channel_dimension_format
+
+from ..boxes import BOX_INPUTS, BoxFormat, box_xyxy_to_cxcywh, normalize_boxes, prepare_user_boxes
+from ..control_tokens import without_breaks
+from ..images import ImageTooLargeError, load_image, read_image, to_upright_8_bit
+
+# With a side of one pixel an "image" is a spacer or a mistake; there is nothing to see in it.
+_MIN_IMAGE_SIDE = 2
+
+# What transformers puts before a token that a user typed and that `sanitize_control_tokens=True` makes plain text.
+_TYPED_BY_USER = "\U000f0000"
+
+
+def mark_pattern(mark: str) -> str:
+    """Regular expression for a mark that is not a user's text made harmless by `sanitize_control_tokens=True`."""
+    return f"(?<!{_TYPED_BY_USER}){re.escape(mark)}"
+
+
+def count_marks(mark: str, text: str) -> int:
+    """How often a mark stands in a text."""
+    return len(re.findall(mark_pattern(mark), text))
+
+
+def check_marks(name: str, mark: str, text: str, num_boxes: int, index: int) -> None:
+    """Refuse a text with more or fewer marks than boxes (`num_boxes` of the argument `name`)."""
+    count = count_marks(mark, text)
+    if count != num_boxes:
+        raise ValueError(
+            f"`text` of sample {index} has {count} {mark} marks, but `{name}` has {num_boxes} boxes for it. Write one "
+            f'{mark} for each box, in the order of the boxes, as in "What is {mark}?". Got {without_breaks(text)[:200]!r}.'
+        )
+
+
+def check_prompt_length(num_tokens: int, max_new_tokens: int, limit: int) -> None:
+    """Refuse a prompt that, with its answer, is longer than the model reads (`limit` tokens)."""
+    if num_tokens + max_new_tokens > limit:
+        remedy = "Shorten the question." if num_tokens >= limit else "Shorten the question or lower `max_new_tokens`."
+        raise ValueError(
+            f"The prompt has {num_tokens} tokens and the answer up to {max_new_tokens} (`max_new_tokens`), but the model reads "
+            f"{limit} in all (`max_position_embeddings`). {remedy}"
+        )
+
+
+def refuse_other_media(given: Mapping[str, Any], what: str) -> None:
+    """Refuse videos and sound: the library would drop them without a word, and the answer would be about something else.
+
+    Args:
+        given (`Mapping`): by the names that callers use; `None` and empty lists are nothing.
+        what (`str`): what the names are, for an error.
+
+    Raises:
+        ValueError: for `videos`, `audio`, `video_url`, `input_audio` and the like.
+    """
+    for name, value in given.items():
+        if value is None or (isinstance(value, (list, tuple)) and not value) or name.endswith("_kwargs"):
+            continue
+        if "video" in name or "audio" in name:
+            remedy = "Pass a frame of it as an image." if "video" in name else "Write what is heard as text."
+            raise ValueError(f"Groma sees images only, but the {what} `{name}` was given. {remedy}")
+
+
+def plain_part(part: Any) -> Any:
+    """A message part without keys that are None (as datasets fill them in), boxes as lists."""
+    if not isinstance(part, Mapping):
+        return part
+    part = {key: value for key, value in part.items() if value is not None}
+    return {key: _plain_numbers(value) if key in ("box", "boxes") else value for key, value in part.items()}
+
+
+def _plain_numbers(values: Any) -> Any:
+    if isinstance(values, (np.ndarray, np.generic, torch.Tensor)):
+        return values.tolist()
+    if isinstance(values, (list, tuple)):
+        return [_plain_numbers(value) for value in values]
+    return values
+
+
+def as_texts(text: Any) -> list[str] | None:
+    """The argument `text` as a list, one text for each sample."""
+    if text is None:
+        return None
+    texts = [text] if isinstance(text, str) else text
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(sample, str) for sample in texts):
+        raise ValueError(f"`text` must be a string or list of strings, got {_short(text)}.")
+    if len(texts) == 0:
+        raise ValueError("`text` is an empty list. Pass at least one text.")
+    for index, sample in enumerate(texts):
+        if not sample.strip():
+            raise ValueError(
+                f"`text` of sample {index} is empty: {sample!r}. Write a question, or leave `text` out for the default one."
+            )
+    return list(texts)
+
+
+def group_images(images: Any) -> tuple[list[list[Any]], bool]:
+    """Images as one list for each entry of the argument, and whether the argument was a nested list."""
+    if images is None:
+        return [], False
+    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
+        images = list(images)
+    if not isinstance(images, (list, tuple)):
+        return [[images]], False
+    is_nested = any(isinstance(entry, (list, tuple)) for entry in images)
+    groups = [entry if isinstance(entry, (list, tuple)) else [entry] for entry in images]
+    return [[image for image in group if image is not None] for group in groups], is_nested
+
+
+def open_image(image: Any, index: int) -> Any:
+    """Load an image if it is a path, URL or base64 text, and turn it upright. Arrays get a channel dimension."""
+    name = f"`images` of sample {index}"
+    source = image = os.fspath(image) if isinstance(image, os.PathLike) else image
+    try:
+        if isinstance(source, str):
+            # Not by the library's loader: it drops transparency, cuts off 16-bit values and reads whatever comes.
+            image = read_image(source)
+        elif isinstance(image, Image.Image):
+            load_image(image)
+    except ImageTooLargeError as error:
+        raise ValueError(f"{name} cannot be read: {error}.") from error
+    except (OSError, SyntaxError, ValueError, httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ValueError(
+            f"{name} cannot be read as an image file, URL or base64 text: {_short(source)} ({_short(error)})."
+        ) from error
+    if not isinstance(image, (Image.Image, np.ndarray, torch.Tensor)):
+        raise ValueError(
+            f"{name} is not an image: {_short(image)}. Pass a PIL image, an array, a tensor, a path, a URL or base64 text."
+        )
+    try:
+        # Floats wait for the image processor, which knows whether they are to be rescaled.
+        image = to_upright_8_bit(image, keep_floats=True, name=name)
+    except ImageTooLargeError as error:
+        raise ValueError(f"{name} cannot be read: {error}.") from error
+    return image[None] if not isinstance(image, Image.Image) and image.ndim == 2 else image
+
+
+def upright_image_size(image: Any, index: int, channels: str | ChannelDimension | None) -> tuple[int, int] | None:
+    """(height, width) of an opened image."""
+    if image is None:
+        return None
+    if isinstance(image, Image.Image):
+        width, height = image.size
+    else:
+        try:
+            channels = channels or infer_channel_dimension_format(image, num_channels=(1, 3, 4))
+            height, width = get_image_size(image, channel_dim=ChannelDimension(channels))
+        except ValueError as error:
+            raise ValueError(
+                f"`images` of sample {index} is an array of shape {tuple(image.shape)}. An image has shape "
+                "(height, width), or 1, 3 or 4 channels before or after these."
+            ) from error
+    if min(height, width) < _MIN_IMAGE_SIDE:
+        raise ValueError(
+            f"`images` of sample {index} has {width}x{height} (width x height) pixels, which is too small to show "
+            f"anything. Pass an image of at least {_MIN_IMAGE_SIDE}x{_MIN_IMAGE_SIDE} pixels."
+        )
+    return height, width
+
+
+def prepare_boxes(
+    name: str, boxes: Any, sizes: list[tuple[int, int] | None], box_format: BoxFormat, normalized: bool
+) -> list[torch.Tensor]:
+    """Boxes of each sample, checked, as normalized `cxcywh` of shape `(n, 4)`."""
+    prepared = []
+    groups = _group_boxes(name, boxes, len(sizes))
+    for index, (group, size) in enumerate(zip(groups, sizes)):
+        label = name if len(sizes) == 1 else f"{name}[{index}]"
+        if size is None:
+            if len(group) > 0:
+                raise ValueError(f"`{label}` was given, but sample {index} has no image. Pass its image in `images`.")
+            prepared.append(torch.zeros(0, 4))
+            continue
+        pixels = prepare_user_boxes(group, *size, box_format=box_format, normalized=normalized, name=label)
+        prepared.append(normalize_boxes(box_xyxy_to_cxcywh(pixels), *size))
+    return prepared
+
+
+def _group_boxes(name: str, boxes: Any, num_samples: int) -> list[list[Any]]:
+    """Boxes as one list for each sample; `None` and empty lists become empty lists."""
+    boxes = _plain_numbers(boxes)
+    if boxes is None or boxes == []:
+        return [[]] * num_samples
+    if not isinstance(boxes, list):
+        raise ValueError(f"`{name}` must be a list of boxes or an array of shape (n, 4), got {_short(boxes)}.")
+    # One box is a list of numbers, the boxes of a sample a list of lists, those of a batch one level more.
+    first = next((entry for entry in boxes if entry not in (None, [])), None)
+    is_batch = first is None or (isinstance(first, list) and (isinstance(first[0], list) or first[0] is None))
+    groups = [entry or [] for entry in boxes] if is_batch else [boxes]
+    if len(groups) != num_samples:
+        raise ValueError(
+            f"`{name}` has boxes for {len(groups)} samples, but there are {num_samples}. Pass one list of boxes per "
+            "sample, None or [] for a sample without boxes."
+        )
+    return groups
+
+
+class GromaBatchFeature(BatchFeature):
+    """What the processor returns: `BatchFeature` whose `to` leaves boxes in float32, whatever dtype the pixels get.
+
+    Example:
+    >>> inputs = GromaBatchFeature({"pixel_values": torch.ones(1, 3, 8, 8), "refer_boxes": torch.full((1, 1, 4), 0.5)})
+    >>> inputs = inputs.to("cpu", torch.bfloat16)
+    >>> inputs["pixel_values"].dtype, inputs["refer_boxes"].dtype
+    (torch.bfloat16, torch.float32)
+    """
+
+    def to(self, *args, **kwargs) -> "GromaBatchFeature":
+        """Move and cast as `BatchFeature.to` does; boxes and scores of proposals are moved only."""
+        exact = {name: value for name, value in self.data.items() if name in BOX_INPUTS}
+        super().to(*args, **kwargs)
+        for name, value in exact.items():
+            if isinstance(value, torch.Tensor):
+                # Where the library moved it, in the dtype that it had.
+                non_blocking = kwargs.get("non_blocking", False)
+                self.data[name] = value.to(self.data[name].device, non_blocking=non_blocking)
+        return self
+
+
+def pad_boxes(boxes: list[torch.Tensor]) -> list[np.ndarray]:
+    """Boxes of `B` samples, filled up with zeros to the same number: `B` arrays of shape `(K, 4)`."""
+    length = max(len(boxes_of_sample) for boxes_of_sample in boxes)
+    rows = np.zeros((len(boxes), length, 4), dtype=np.float32)
+    for row, boxes_of_sample in zip(rows, boxes):
+        row[: len(boxes_of_sample)] = boxes_of_sample
+    return list(rows)
+
+
+def _short(value: Any) -> str:
+    text = str(value) if isinstance(value, Exception) else repr(value)
+    return text if len(text) <= 100 else text[:100] + "…"

@@ -1,0 +1,1 @@
+"""Synthetic scenes of colored shapes, whose every box and phrase is known."""

@@ -1,0 +1,245 @@
+"""What `groma demo` asks about a synthetic scene, and a comparison of the answers with the truth.
+
+Needs nothing but what the package itself needs. Boxes are `xyxy` in absolute pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..boxes import box_iou
+from ..grounding import GroundedText, render_grounded_phrase
+from .scenes import Scene
+from .text import (
+    RELATIONS,
+    Exchange,
+    Phrase,
+    Region,
+    World,
+    ask_neighbor,
+    describe_image,
+    describe_region,
+    locate_all,
+    locate_one,
+    with_article,
+    words,
+    world_of,
+)
+
+IOU_THRESHOLD = 0.5
+NEIGHBOR_TRIES = 30
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An answer beside the truth.
+
+    Args:
+        right (`int`): how many of its statements are right.
+        total (`int`): how many statements it makes; at least 1 where something had to be said.
+        text (`str`): the same for people.
+        truth (`list[dict]`): `text` and `box_xyxy` of what is true, as far as it was asked for.
+    """
+
+    right: int
+    total: int
+    text: str
+    truth: list[dict[str, Any]]
+
+
+def scene_questions(scene: Scene) -> dict[str, Exchange]:
+    """Two questions with a box, an expression and a group to locate, and a grounded description; chance chooses the objects.
+
+    Args:
+        scene (`Scene`): what is asked about.
+
+    Returns:
+        `dict[str, Exchange]`: by name, always the same for a scene. A question for which chance found no objects is left out,
+        such as "expression" where no object differs from all others in words.
+
+    Example:
+    >>> from transformers_groma.shapes.scenes import make_scene
+    >>> from transformers_groma.shapes.demo import question_text, scene_questions
+    >>> questions = scene_questions(make_scene(seed=0, split="test", index=0))
+    >>> {name: question_text(exchange) for name, exchange in questions.items()}["region"]
+    'What is <region>?'
+    """
+    rng = np.random.default_rng([scene.seed, scene.index])
+    world = World([item.attributes for item in scene.objects])
+    region = describe_region(world, rng, template=1)
+    expression = locate_one(world, rng, template=0, position_share=0)
+    # A generator of their own: what is asked above does not depend on how many tries these take.
+    rng = np.random.default_rng([scene.seed, scene.index, 1])
+    questions = {
+        "region": region,
+        "neighbor": _evident_neighbor(scene, rng),
+        "expression": expression,
+        "group": locate_all(world_of(scene), rng, template=0),
+        "description": describe_image(world_of(scene), rng, template=0),
+    }
+    return {name: exchange for name, exchange in questions.items() if exchange is not None}
+
+
+def _evident_neighbor(scene: Scene, rng: np.random.Generator) -> Exchange | None:
+    """A question about a neighbour that lies wholly beside the object in that direction, so that everyone agrees."""
+    for _ in range(NEIGHBOR_TRIES):
+        exchange = ask_neighbor(world_of(scene), rng)
+        if exchange is None:
+            return None
+        relation = exchange.topic.rsplit(" ", maxsplit=1)[0]
+        axis, sign = RELATIONS[relation]
+        start, target = (scene.boxes_xyxy[indices[0]] for indices in (exchange.pointed, exchange.targets))
+        if (sign > 0 and target[axis] >= start[axis + 2]) or (sign < 0 and target[axis + 2] <= start[axis]):
+            return exchange
+    return None
+
+
+def question_text(exchange: Exchange) -> str:
+    """A question as the processor reads it.
+
+    Args:
+        exchange (`Exchange`): a question.
+
+    Returns:
+        `str`: the question, with a `<region>` mark for each object that the user points at.
+    """
+    rendered = {Region: lambda part: "<region>", Phrase: lambda part: render_grounded_phrase(part.text, [])}
+    return "".join(rendered.get(type(part), str)(part) for part in exchange.question)
+
+
+def compare(exchange: Exchange, scene: Scene, answer: GroundedText) -> Comparison:
+    """Compare an answer with the scene.
+
+    A description is right to the word or not; a box is right with an IoU above 0.5; a group is right if each of its objects has a
+    box, and each box such an object, with an IoU of at least 0.5; a phrase is right if it names all that can be said about an object
+    that was not named before and its box has an IoU of at least 0.5 with that of the object.
+
+    Args:
+        exchange (`Exchange`): the question, of [`scene_questions`].
+        scene (`Scene`): its scene, in the size of the image that was asked about.
+        answer (`GroundedText`): of a model.
+
+    Returns:
+        `Comparison`: what is right.
+
+    Raises:
+        ValueError: the question is of another kind.
+
+    Example:
+    >>> import torch
+    >>> from transformers_groma.shapes.scenes import make_scene
+    >>> from transformers_groma.grounding import ground_text
+    >>> scene = make_scene(seed=0, split="test", index=0)
+    >>> exchange = scene_questions(scene)["expression"]
+    >>> boxes = torch.tensor(scene.boxes_xyxy)
+    >>> compare(exchange, scene, ground_text(f"<roi><r{exchange.targets[0]}></roi>", boxes)).text
+    'right: IoU 1.00 with the true box'
+    """
+    match exchange.kind:
+        case "region-caption":
+            return _compare_words(exchange, scene, answer)
+        case "rec":
+            return _compare_box(exchange, scene, answer)
+        case "grounding":
+            return _compare_group(exchange, scene, answer)
+        case "neighbor":
+            return _compare_neighbor(exchange, scene, answer)
+        case "grounded-caption":
+            return _compare_phrases(scene, answer)
+    raise ValueError(f"`exchange.kind` is {exchange.kind!r}. Use a question of `scene_questions`.")
+
+
+def count_found(scene: Scene, boxes: Sequence[Sequence[float]]) -> int:
+    """How many objects of a scene have a region.
+
+    Args:
+        scene (`Scene`): in the size of the image.
+        boxes (`Sequence[Sequence[float]]`): regions, `xyxy` in absolute pixels.
+
+    Returns:
+        `int`: objects with a region at an IoU of at least 0.5.
+
+    Example:
+    >>> from transformers_groma.shapes.scenes import make_scene
+    >>> scene = make_scene(seed=0, split="test", index=0)
+    >>> count_found(scene, scene.boxes_xyxy[:3]), count_found(scene, [])
+    (3, 0)
+    """
+    iou = box_iou(torch.tensor(scene.boxes_xyxy), torch.tensor(boxes).reshape(-1, 4))
+    return int((iou >= IOU_THRESHOLD).any(dim=1).sum())
+
+
+def _compare_words(exchange: Exchange, scene: Scene, answer: GroundedText) -> Comparison:
+    is_right = answer.text.strip() == exchange.reference
+    text = "right to the word" if is_right else f"not right to the word, which would be: {exchange.reference}"
+    return Comparison(int(is_right), 1, text, [_truth(scene, index) for index in exchange.pointed])
+
+
+def _compare_box(exchange: Exchange, scene: Scene, answer: GroundedText) -> Comparison:
+    truth = [_truth(scene, index) for index in exchange.targets]
+    boxes = [phrase.boxes[0] for phrase in answer.phrases]
+    if not boxes:
+        return Comparison(0, 1, "wrong: no box", truth)
+    iou = float(box_iou(boxes[0][None], torch.tensor([scene.boxes_xyxy[index] for index in exchange.targets])).max())
+    is_right = iou > IOU_THRESHOLD
+    return Comparison(int(is_right), 1, f"{'right' if is_right else 'wrong'}: IoU {iou:.2f} with the true box", truth)
+
+
+def _compare_group(exchange: Exchange, scene: Scene, answer: GroundedText) -> Comparison:
+    truth = [_truth(scene, index) for index in exchange.targets]
+    boxes = [box for phrase in answer.phrases for box in phrase.boxes.tolist()]
+    found = 0
+    free = [item["box_xyxy"] for item in truth]
+    for box in boxes:
+        hit = _best(box, free)
+        if hit is not None:
+            free.pop(hit)
+            found += 1
+    extra = len(boxes) - found
+    text = f"{found} of {len(truth)} found" + (f", and {extra} more that should not be there" if extra else "")
+    right = found == len(truth) and extra == 0
+    return Comparison(int(right), 1, f"{'right' if right else 'wrong'}: {text}", truth)
+
+
+def _compare_neighbor(exchange: Exchange, scene: Scene, answer: GroundedText) -> Comparison:
+    truth = [_truth(scene, index) for index in exchange.targets]
+    if answer.text.strip() != exchange.reference:
+        return Comparison(0, 1, f"not right to the word, which would be: {exchange.reference}", truth)
+    box = answer.phrases[0].boxes[0].tolist() if answer.phrases else None
+    is_right = box is not None and _best(box, [item["box_xyxy"] for item in truth]) is not None
+    return Comparison(int(is_right), 1, f"right to the word, and the box is {'right' if is_right else 'wrong'}", truth)
+
+
+def _compare_phrases(scene: Scene, answer: GroundedText) -> Comparison:
+    truth = [_truth(scene, index) for index in range(len(scene.objects))]
+    unnamed = list(truth)
+    for phrase in answer.phrases:
+        fitting = [item for item in unnamed if item["text"] == phrase.text.strip()]
+        hit = _best(phrase.boxes[0].tolist(), [item["box_xyxy"] for item in fitting])
+        if hit is not None:
+            unnamed = [item for item in unnamed if item is not fitting[hit]]
+    right, total = len(truth) - len(unnamed), len(answer.phrases)
+    text = f"{right} of {total} phrases right, words and box" if total > 0 else "wrong: no phrase has a box"
+    return Comparison(right, max(total, 1), text, truth)
+
+
+def _best(box: Sequence[float], candidates: Sequence[Sequence[float]]) -> int | None:
+    """The candidate that a box has the best IoU with, if that is at least 0.5."""
+    if not candidates:
+        return None
+    iou = box_iou(torch.tensor([box]), torch.tensor(candidates))[0]
+    return int(iou.argmax()) if float(iou.max()) >= IOU_THRESHOLD else None
+
+
+def _truth(scene: Scene, index: int) -> dict[str, Any]:
+    """All that can be said about an object, and its box."""
+    return {
+        "text": with_article(words(scene.objects[index].attributes)),
+        "box_xyxy": scene.boxes_xyxy[index],
+    }
+
+
+__all__ = ["Comparison", "compare", "count_found", "question_text", "scene_questions"]

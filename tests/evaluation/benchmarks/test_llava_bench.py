@@ -1,0 +1,108 @@
+"""LLaVA-Bench in the runner: answers with and without a judge, on a server of this machine."""
+
+import json
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+from transformers_groma._jsonl import read_jsonl
+from transformers_groma.data.columns import text_part
+from transformers_groma.endpoints import client as endpoint
+from transformers_groma.evaluation.benchmarks.llava_bench import judged_benchmark, judged_rows, load_judged_rows
+from transformers_groma.evaluation.benchmarks.llava_bench_files import LLAVA_BENCH_FEATURES
+from transformers_groma.evaluation.benchmarks.llava_bench_judge import judge_of
+from transformers_groma.evaluation.runner import evaluate
+
+from ...chat_server import ChatServer, completion, failure
+from ...training.rows import training_model, training_processor
+from ..samples import picture, question
+
+
+def rows(count: int = 3) -> Dataset:
+    asked = [
+        question(
+            index,
+            [text_part(f"What is it, {index}?")],
+            source="llava_bench",
+            references=["A square."],
+            category=("conv", "detail", "complex")[index % 3],
+        )
+        | {"question_id": str(index), "context": "A red square."}
+        for index in range(count)
+    ]
+    return Dataset.from_list(asked, features=LLAVA_BENCH_FEATURES)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return training_model(), training_processor()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
+
+    def number_of(body):
+        return body["messages"][-1]["content"].split("What is it, ")[1].split("?")[0]
+
+    with ChatServer(number_of, completion("8 6\nThe second one is wrong.")).running() as server:
+        yield server
+
+
+def run(model, folder: Path, judge=None, gallery: int = 0):
+    return evaluate(
+        judged_benchmark(folder, judge), *model, rows(), folder, max_new_tokens=4, progress=False, gallery=gallery
+    )
+
+
+def test_answers_come_first_and_reviews_when_there_is_a_judge(model, server, tmp_path):
+    results = run(model, tmp_path)
+    assert results.metrics == {} and results.complete
+    answers = read_jsonl(tmp_path / "answers.jsonl")
+    assert [answer["question_id"] for answer in answers] == ["0", "1", "2"]
+    assert "not computed" in (tmp_path / "results.md").read_text()
+
+    judged = run(model, tmp_path, judge_of("judge", server.url), gallery=1)
+    assert judged.metrics["relative_score"] == 75.0 and judged.metrics["relative_score_detail"] == 75.0
+    assert judged.asked == results.asked
+    assert len(read_jsonl(tmp_path / "reviews.jsonl")) == 3
+    assert "0.6" in (tmp_path / "gallery.html").read_text()
+    run(model, tmp_path, judge_of("judge", server.url))
+    assert len(read_jsonl(tmp_path / "reviews.jsonl")) == 3  # nothing is paid for twice
+
+
+def test_a_judge_that_fails_leaves_no_figures(model, server, tmp_path):
+    server.replies = {str(index): [failure(500)] for index in range(3)}
+    with pytest.raises(ValueError, match="judge is not done: .*3 failed.*Start again"):
+        run(model, tmp_path, judge_of("judge", server.url))
+    assert not json.loads((tmp_path / "results.json").read_text())["complete"]
+
+
+def test_rows_need_what_a_judge_reads():
+    assert len(judged_rows(rows()).rows) == 3
+    with pytest.raises(ValueError, match="'context'"):
+        judged_rows(rows().remove_columns("context"))
+
+
+def test_published_files(tmp_path):
+    (tmp_path / "qa90_questions.jsonl").write_text(
+        json.dumps({"question_id": 0, "image": "000000000007.jpg", "text": "What is it?", "category": "conv"}) + "\n"
+    )
+    (tmp_path / "qa90_gpt4_answer.jsonl").write_text(json.dumps({"question_id": 0, "text": "A square."}) + "\n")
+    context = {"image": "000000000007.jpg", "captions": ["A red square."], "instances": []}
+    (tmp_path / "caps_boxes_coco2014_val_80.jsonl").write_text(json.dumps(context) + "\n")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "COCO_val2014_000000000007.jpg").write_bytes(picture()["bytes"])
+    found = load_judged_rows(tmp_path, tmp_path / "photos")
+    assert (found.name, found.split, found.dataset["question_id"][:]) == (str(tmp_path), "", ["0"])
+    with pytest.raises(ValueError, match="no splits"):
+        load_judged_rows(tmp_path, tmp_path / "photos", "test")
+
+
+def test_a_judge_needs_a_key(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(ValueError, match="OPENAI_API_KEY"):
+        judge_of("judge")
+    with pytest.raises(ValueError, match="--max-cost needs"):
+        judge_of("judge", "http://localhost/v1", max_cost=1.0)

@@ -1,0 +1,188 @@
+"""The pieces that check what callers pass to the processor."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from transformers_groma.models.processing_inputs import (
+    GromaBatchFeature,
+    _group_boxes,
+    _short,
+    as_texts,
+    check_marks,
+    check_prompt_length,
+    count_marks,
+    group_images,
+    open_image,
+    pad_boxes,
+    plain_part,
+    prepare_boxes,
+    refuse_other_media,
+    upright_image_size,
+)
+
+IMAGE = Image.new("RGB", (40, 20))
+BOX = [0.0, 0.0, 20.0, 10.0]
+
+
+def test_marks_are_counted_and_compared():
+    assert count_marks("<region>", "a <region><region> b <region") == 2
+    check_marks("boxes", "<region>", "a <region> b", 1, 0)
+    for text, count in (("a", 1), ("<region>", 0), ("<region> <region>", 1)):
+        with pytest.raises(
+            ValueError, match=f"`text` of sample 3 has .* <region> marks, but `boxes` has {count} boxes"
+        ):
+            check_marks("boxes", "<region>", text, count, 3)
+
+
+@pytest.mark.parametrize(("text", "expected"), [(None, None), ("a", ["a"]), (["a", "b"], ["a", "b"]), (("a",), ["a"])])
+def test_texts(text, expected):
+    assert as_texts(text) == expected
+
+
+@pytest.mark.parametrize("text", [5, b"a", ["a", 5], {"a": 1}, [["a"]], [], "", " \n", ["a", " "]])
+def test_other_texts(text):
+    with pytest.raises(ValueError, match="`text`"):
+        as_texts(text)
+
+
+def test_images_in_groups():
+    assert group_images(None) == ([], False)
+    assert group_images(IMAGE) == ([[IMAGE]], False)
+    assert group_images([IMAGE, None]) == ([[IMAGE], []], False)
+    assert group_images([[IMAGE], [], [None]]) == ([[IMAGE], [], []], True)
+    assert group_images((IMAGE, [IMAGE, IMAGE])) == ([[IMAGE], [IMAGE, IMAGE]], True)
+    for batch in (np.zeros((2, 9, 8, 3)), torch.zeros(2, 3, 9, 8)):
+        groups, is_nested = group_images(batch)
+        assert [len(group) for group in groups] == [1, 1] and not is_nested
+        assert groups[1][0].shape == batch.shape[1:]
+    assert len(group_images(np.zeros((9, 8, 3)))[0]) == 1
+
+
+def test_parts_of_messages_without_what_is_none_and_with_boxes_as_lists():
+    array = np.zeros((4, 4, 3))
+    part = plain_part(
+        {"type": "region", "image": array, "box": np.array([1, 2, 3, 4]), "boxes": [torch.ones(4)], "text": None}
+    )
+    assert part["image"] is array
+    assert part["box"] == [1, 2, 3, 4] and part["boxes"] == [[1.0] * 4] and "text" not in part
+    assert plain_part("a") == "a"
+
+
+def test_other_media():
+    refuse_other_media({"images": 1, "videos": None, "videos_kwargs": {}, "audio_kwargs": {"x": 1}}, "argument")
+    refuse_other_media({"images_kwargs": 1, "padding": True, "video": None}, "argument")
+    for name in ("videos", "video", "audio", "input_audio", "video_url", "videos_kwargs_of_mine"):
+        with pytest.raises(ValueError, match=f"the argument `{name}` was given"):
+            refuse_other_media({name: 0}, "argument")
+
+
+@pytest.mark.parametrize(
+    ("boxes", "groups"),
+    [
+        (None, [[], []]),
+        ([], [[], []]),
+        ([None, None], [[], []]),
+        ([[BOX], None], [[BOX], []]),
+        ([None, [BOX, BOX]], [[], [BOX, BOX]]),
+        ([[], [BOX]], [[], [BOX]]),
+        (np.array([[BOX], [BOX]]), [[BOX], [BOX]]),
+    ],
+)
+def test_boxes_of_two_samples(boxes, groups):
+    assert _group_boxes("boxes", boxes, 2) == groups
+
+
+@pytest.mark.parametrize("boxes", [[BOX], np.array([BOX]), torch.tensor([BOX]), (tuple(BOX),), [[BOX]]])
+def test_boxes_of_one_sample(boxes):
+    assert _group_boxes("boxes", boxes, 1) == [[BOX]]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [([BOX], "for 1 samples, but there are 2"), ([[BOX]] * 3, "for 3 samples"), (5, "must be a list")],
+)
+def test_boxes_that_are_not_those_of_the_samples(boxes, message):
+    with pytest.raises(ValueError, match=message):
+        _group_boxes("boxes", boxes, 2)
+
+
+def test_prepared_boxes_are_fractions_of_their_own_image():
+    prepared = prepare_boxes("boxes", [[BOX], None, [BOX]], [(20, 40), None, (10, 20)], "xyxy", False)
+    assert [boxes.tolist() for boxes in prepared] == [[[0.25, 0.25, 0.5, 0.5]], [], [[0.5, 0.5, 1, 1]]]
+    with pytest.raises(ValueError, match=r"`boxes\[1\]` was given, but sample 1 has no image"):
+        prepare_boxes("boxes", [None, [BOX]], [(20, 40), None], "xyxy", False)
+    with pytest.raises(ValueError, match=r"`boxes\[1\]\[0\]` .* outside of the 9x20"):
+        prepare_boxes("boxes", [None, [BOX]], [(20, 40), (20, 9)], "xyxy", False)
+    with pytest.raises(ValueError, match=r"`boxes\[0\]` .* outside"):  # one sample has no number
+        prepare_boxes("boxes", [BOX], [(20, 9)], "xyxy", False)
+
+
+def test_padded_boxes():
+    rows = pad_boxes([torch.tensor([[0.1, 0.2, 0.3, 0.4]]), torch.zeros(0, 4), torch.full((2, 4), 0.5)])
+    assert [row.shape for row in rows] == [(2, 4)] * 3 and rows[0].dtype == np.float32
+    np.testing.assert_allclose(rows[0], [[0.1, 0.2, 0.3, 0.4], [0, 0, 0, 0]])
+    assert not rows[1].any() and (rows[2] == 0.5).all()
+
+
+def test_sizes_of_images():
+    assert upright_image_size(None, 0, None) is None
+    assert upright_image_size(IMAGE, 0, None) == (20, 40)
+    for channels in (1, 3, 4):
+        assert upright_image_size(np.zeros((channels, 20, 40)), 0, None) == (20, 40)
+        assert upright_image_size(np.zeros((20, 40, channels)), 0, None) == (20, 40)
+    assert upright_image_size(np.zeros((3, 20, 3)), 0, "channels_last") == (3, 20)
+    assert upright_image_size(np.zeros((3, 20, 3)), 0, "channels_first") == (20, 3)
+
+
+def test_the_smallest_image():
+    for size in ((2, 2), (2, 50), (50, 2)):
+        assert upright_image_size(Image.new("RGB", size), 0, None) == size[::-1]
+    for size in ((1, 50), (50, 1), (1, 1)):
+        with pytest.raises(ValueError, match=f"sample 4 has {size[0]}x{size[1]} .* at least 2x2 pixels"):
+            upright_image_size(Image.new("RGB", size), 4, None)
+
+
+def test_arrays_without_channels_get_one():
+    assert open_image(np.zeros((5, 6), np.uint8), 0).shape == (1, 5, 6)
+    assert open_image(torch.zeros(5, 6), 0).shape == (1, 5, 6)
+    assert open_image(np.zeros((5, 6, 3), np.uint8), 0).shape == (5, 6, 3)
+    assert open_image(IMAGE, 0).size == (40, 20)
+
+
+def test_long_values_are_cut_in_messages():
+    assert _short("x" * 98) == repr("x" * 98)  # 100 characters with its quotes
+    assert _short("x" * 99) == repr("x" * 99)[:100] + "…"
+    assert _short(ValueError("no")) == "no"
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "max_new_tokens", "advice"),
+    [
+        (90, 10, None),
+        (90, 11, "lower `max_new_tokens`"),
+        (99, 2, "lower `max_new_tokens`"),
+        (100, 1, "Shorten the question"),
+        (101, 0, "Shorten"),
+    ],
+)
+def test_prompt_and_answer_are_no_longer_than_the_model_reads(num_tokens, max_new_tokens, advice):
+    if advice is None:
+        check_prompt_length(num_tokens, max_new_tokens, 100)
+        return
+    with pytest.raises(ValueError, match=advice) as error:
+        check_prompt_length(num_tokens, max_new_tokens, 100)
+    # Nothing that would not help is advised.
+    assert ("max_new_tokens`." in str(error.value)) == (num_tokens < 100)
+
+
+def test_boxes_are_moved_and_never_cast():
+    inputs = GromaBatchFeature(
+        {"pixel_values": torch.ones(1, 3, 8, 8), "refer_boxes": torch.full((1, 1, 4), 0.3), "ground_boxes": [[0.1]]}
+    )
+    returned = inputs.to(torch.bfloat16)
+    assert returned is inputs
+    assert inputs["pixel_values"].dtype == torch.bfloat16 and inputs["refer_boxes"].dtype == torch.float32
+    assert torch.equal(inputs["refer_boxes"], torch.full((1, 1, 4), 0.3)) and inputs["ground_boxes"] == [[0.1]]
+    assert inputs.to("meta")["refer_boxes"].device.type == "meta"
