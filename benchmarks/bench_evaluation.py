@@ -2,15 +2,17 @@
 
     python benchmarks/bench_evaluation.py [--rows 500] [--batch-size 16] [--single-rows 100] [--questions 7] [--threads 2] [--repeats 3]
 
-Two ratios, from this run on this machine. Each is batch against single: rows per second of an evaluation (REC on synthetic scenes,
-224x224 pixels) in batches / the same one row after the other, on the first `--single-rows` of the rows. Both run `answer_dataset` as
-`groma evaluate` does, from encoded pictures to lines in `predictions.jsonl`. They take turns in pieces of the size of these rows, so
-that a slow moment of the machine hits both; the fastest pieces count.
+Two ratios, from this run on this machine. Each is batch against single: rows per second of an evaluation (REC on
+synthetic scenes, 224x224 pixels) in batches / the same one row after the other, on the first `--single-rows` of the
+rows. Both run `answer_dataset` as `groma evaluate` does, from encoded pictures to lines in `predictions.jsonl`. They
+take turns in pieces of the size of these rows, so that a slow moment of the machine hits both; the fastest pieces
+count.
 
 - every row has an image of its own;
 - `--questions` rows are about the same image, 7 as in RefCOCO: a batch encodes it once.
 
-And seconds of scoring, with the time that is allowed for it: 100,000 REC answers (5 s) and LVIS-Ground of 20,000 answers (20 s).
+And seconds of scoring, with the time that is allowed for it: 100,000 REC answers (5 s) and LVIS-Ground of 20,000
+answers (20 s).
 """
 
 import argparse
@@ -164,12 +166,14 @@ def main() -> None:
     )
     for (name, speed), ratio in zip(speeds.items(), ratios.values()):
         print(
-            f"  {name:16s} in batches of {arguments.batch_size} {speed['batched']:8.2f} (all rows {speed['batched_all']:.2f}), "
+            f"  {name:16s} in batches of {arguments.batch_size} {speed['batched']:8.2f} (all rows "
+            f"{speed['batched_all']:.2f}), "
             f"one by one {speed['single']:8.2f}: {ratio:5.2f}x"
         )
     print(f"scoring {REC_ANSWERS:,} answers of REC:         {seconds['score_rec']:6.2f} s (at most {REC_SECONDS:g})")
     print(
-        f"scoring {LVIS_ANSWERS:,} answers of LVIS-Ground: {seconds['score_lvis_ground']:6.2f} s (at most {LVIS_SECONDS:g})"
+        f"scoring {LVIS_ANSWERS:,} answers of LVIS-Ground: {seconds['score_lvis_ground']:6.2f} s (at most "
+        f"{LVIS_SECONDS:g})"
     )
     result = {
         "benchmark": "evaluation",

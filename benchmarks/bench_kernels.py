@@ -4,10 +4,12 @@
 
 Operators: seconds of `grid_sample` (and pooling) in torch / seconds of the kernel, by each kernel's own benchmark.
 
-Perceive: vision encoder, region proposer and region encoder of one 448x448 image at full size (DINOv2-L, 300 queries, 100 regions,
-random weights). Ours: kernels, channels-last maps, `--dtype`. The baseline: float32, NCHW, plain torch operators, the original's
-region encoder written down plainly. The floor: the operations of our matrix products and convolutions / the matrix product rate
-measured in this run for the same dtype. `auto` takes bfloat16 where this machine multiplies it faster than float32.
+Perceive: vision encoder, region proposer and region encoder of one 448x448 image at full size (DINOv2-L, 300 queries,
+    100 regions,
+random weights). Ours: kernels, channels-last maps, `--dtype`. The baseline: float32, NCHW, plain torch operators, the
+original's region encoder written down plainly. The floor: the operations of our matrix products and convolutions / the
+matrix product rate measured in this run for the same dtype. `auto` takes bfloat16 where this machine multiplies it
+faster than float32.
 """
 
 import argparse
@@ -136,7 +138,8 @@ def compare_perceive(dtype_name: str, rounds: int) -> tuple[dict[str, float], di
         print(f"  {part:28s} {before[part]:10.2f} {shares[0]:6.0%} {after[part]:8.2f} {shares[1]:6.0%}")
     print(f"  {'all':28s} {totals[0]:10.2f} {'':6s} {totals[1]:8.2f}")
     print(
-        f"  floor: {counter.get_total_flops() / 1e12:.2f} TFLOP = {floor:.2f} s; ours takes {totals[1] / floor:.2f}x (target 1.6x)"
+        f"  floor: {counter.get_total_flops() / 1e12:.2f} TFLOP = {floor:.2f} s; ours takes {totals[1] / floor:.2f}x "
+        f"(target 1.6x)"
     )
     print(f"  ours is {totals[0] / totals[1]:.2f}x as fast as the float32 baseline (target 4x, bfloat16)")
     if rates[torch.bfloat16] < rates[torch.float32]:

@@ -2,15 +2,17 @@
 
     python benchmarks/bench_precomputed_regions.py [--rounds 2] [--threads 2] [--cases groma_tiny eighth eighth_4_levels]
 
-Measured, on this machine in this run: seconds of a step (forward and backward, the parts of stage 3 learn) that runs the region
-proposer / seconds of the same step with the proposals given. The vision encoder runs in both, as regions are cut out of its maps.
-Both compute the same loss, which is checked. Expected: the same ratio from the seconds of the proposer alone; where that is little,
-the measured one is mostly the noise of the machine. Weights are random, all region slots are used.
+Measured, on this machine in this run: seconds of a step (forward and backward, the parts of stage 3 learn) that runs
+the region proposer / seconds of the same step with the proposals given. The vision encoder runs in both, as regions
+are cut out of its maps. Both compute the same loss, which is checked. Expected: the same ratio from the seconds of the
+proposer alone; where that is little, the measured one is mostly the noise of the machine. Weights are random, all
+region slots are used.
 
 - groma_tiny: the size of groma-tiny, batches of 8;
-- eighth: Groma-7B with every width and every number of heads divided by 8, batches of 1. Depths, 448x448 pixels, 300 queries and
-  100 slots are those of the release. Matrix products shrink 64 times and everything else 8 times, so this is no forecast for the
-  full size: there the language model takes a larger share of a step, and the proposer a smaller one;
+- eighth: Groma-7B with every width and every number of heads divided by 8, batches of 1. Depths, 448x448 pixels, 300
+  queries and 100 slots are those of the release. Matrix products shrink 64 times and everything else 8 times, so this
+  is no forecast for the full size: there the language model takes a larger share of a step, and the proposer a smaller
+  one;
 - eighth_4_levels: the same with four feature maps in the proposer instead of one, 21 times as many tokens.
 """
 

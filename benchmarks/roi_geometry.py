@@ -2,17 +2,18 @@
 
     python benchmarks/roi_geometry.py [--alignment-steps 150] [--sft-steps 300] [--seeds 0 1 2] [--rows 300]
 
-The original feeds `(cx, cy, w, h)` to ROIAlign as if they were corners, and its strides double every coordinate. Stages 2 and 3 of
-groma-tiny, short, with legacy geometry (both faults), right corners alone (doubled strides), and right geometry. A run starts from
-the language model of groma-tiny, which has seen no region encoder, and its detector; `make train-tiny` makes both, and the data. The
-weights of region encoder and projector and the order of the data follow from the seed and are the same for all geometries. Everything
-else is as in the recipes of groma-tiny.
+The original feeds `(cx, cy, w, h)` to ROIAlign as if they were corners, and its strides double every coordinate.
+Stages 2 and 3 of groma-tiny, short, with legacy geometry (both faults), right corners alone (doubled strides), and
+right geometry. A run starts from the language model of groma-tiny, which has seen no region encoder, and its detector;
+`make train-tiny` makes both, and the data. The weights of region encoder and projector and the order of the data
+follow from the seed and are the same for all geometries. Everything else is as in the recipes of groma-tiny.
 
-Measured: region descriptions (attributes, and all of them at once) and REC on test scenes. Ratios: mean accuracy of a geometry / that of
+Measured: region descriptions (attributes, and all of them at once) and REC on test scenes. Ratios: mean accuracy of a
+    geometry / that of
 the right one. Seconds: mean of a run; a part that was killed counts from where it resumed.
 
-Every part of a run that is finished is noted in the work folder, and a training that was killed goes on from its last checkpoint: start the
-command again. At the end, the table in `docs/roi-geometry.md` and its plots are written.
+Every part of a run that is finished is noted in the work folder, and a training that was killed goes on from its last
+checkpoint: start the command again. At the end, the table in `docs/roi-geometry.md` and its plots are written.
 """
 
 import argparse
@@ -154,7 +155,8 @@ class Run:
             saved = json.loads(self.note.read_text(encoding="utf-8"))
             if differing := sorted(key for key, value in settings.items() if saved["settings"].get(key) != value):
                 raise ValueError(
-                    f"{folder} holds a run with other settings ({', '.join(differing)}). Name another folder with --work, or "
+                    f"{folder} holds a run with other settings ({', '.join(differing)}). Name another folder with "
+                    f"--work, or "
                     "remove this one."
                 )
             self.result = saved

@@ -1,6 +1,7 @@
 """What `roi_geometry.py` compares and how its results are shown: the three geometries, where they sample, table and plots.
 
-Everything about where samples fall is asked of the package's own region encoder; nothing is computed a second time here.
+Everything about where samples fall is asked of the package's own region encoder; nothing is computed a second time
+here.
 """
 
 import io
@@ -50,7 +51,8 @@ class Geometry:
 
     Args:
         box_format (`str`): `region_encoder_config.roi_box_format`.
-        stride_factor (`float`): `region_encoder_config.roi_strides` as a multiple of the right ones. 0.5 doubles coordinates.
+        stride_factor (`float`): `region_encoder_config.roi_strides` as a multiple of the right ones. 0.5 doubles
+            coordinates.
         words (`str`): for people.
     """
 
@@ -130,7 +132,8 @@ def read_weights(geometry: Geometry, box: Tensor, image_size: int) -> tuple[Tens
         image_size (`int`): side of the image in pixels.
 
     Returns:
-        `tuple`: weights `(height, width)` that add up to the share of samples on the map, and the two corners `x, y, x, y` between
+        `tuple`: weights `(height, width)` that add up to the share of samples on the map, and the two corners `x, y,
+            x, y` between
         which samples lie, in pixels of the map. The second one may be above or left of the first, and both outside.
     """
     roi_align, (maps, boxes, scales, *rest) = roi_align_call(geometry, box[None], image_size)
@@ -254,8 +257,10 @@ def results_table(runs: Sequence[Mapping[str, Any]], on_map: Mapping[str, Tensor
     settings = runs[0]["settings"]
     seeds_head = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     lines = [
-        f"{settings['alignment_steps']} steps of stage 2 and {settings['sft_steps']} of stage 3 a run, {settings['rows']} test "
-        "scenes a task. In percent; ± is the standard deviation over the seeds. Who knows the size of an object, which its box tells, and "
+        f"{settings['alignment_steps']} steps of stage 2 and {settings['sft_steps']} of stage 3 a run, "
+        f"{settings['rows']} test "
+        "scenes a task. In percent; ± is the standard deviation over the seeds. Who knows the size of an object, "
+        "which its box tells, and "
         f"else says the most frequent word gets {_percent(blind)} % of the attributes.",
         "",
         f"| geometry | samples on the map | {' | '.join(f'{words} | {seeds_head}' for _, _, words in FIGURES)} |",
@@ -271,12 +276,14 @@ def results_table(runs: Sequence[Mapping[str, Any]], on_map: Mapping[str, Tensor
         task: {group: runs[0]["figures"][task][f"rows_{group}"] for group in (TOP_LEFT, ELSEWHERE)} for task in TASKS
     }
     head = " | ".join(
-        f"{TASKS[task][main_figure(task)]}: begins there ({counts[task][TOP_LEFT]} rows) | elsewhere ({counts[task][ELSEWHERE]})"
+        f"{TASKS[task][main_figure(task)]}: begins there ({counts[task][TOP_LEFT]} rows) | elsewhere "
+        f"({counts[task][ELSEWHERE]})"
         for task in TASKS
     )
     lines += [
         "",
-        "The same by where the box begins, that is, has its top left corner: in the top left quarter of the image, where doubled "
+        "The same by where the box begins, that is, has its top left corner: in the top left quarter of the image, "
+        "where doubled "
         "corners are still on the map, or elsewhere, where right corners with doubled strides read nothing but zeros.",
         "",
         f"| geometry | boxes that read only zeros | {head} |",

@@ -32,14 +32,16 @@ def usable_boxes(
         what (`str`): how the detail of a reason names a box, before its number.
 
     Returns:
-        `tuple`: the boxes that are left, `xyxy` in pixels, float32 values; their indices in `boxes`; and why others are not.
+        `tuple`: the boxes that are left, `xyxy` in pixels, float32 values; their indices in `boxes`; and why others
+            are not.
 
     Example:
     >>> boxes, kept, left_out = usable_boxes([[-5, 2, 10, 8], None, [3, 3, 0, 4]], width=20, height=20)
     >>> boxes, kept
     ([[0.0, 2.0, 5.0, 10.0]], [0])
     >>> [str(part) for part in left_out]
-    ['box is not four finite numbers: box 1: None', 'box is empty: its width or height is zero or negative: box 2: [3, 3, 0, 4]']
+    ['box is not four finite numbers: box 1: None', 'box is empty: its width or height is zero or negative: box 2: [3,
+    3, 0, 4]']
     """
     numbers = [four_numbers(box) for box in boxes]
     right = [index for index, values in enumerate(numbers) if values is not None]

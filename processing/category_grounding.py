@@ -1,7 +1,7 @@
 """COCO or LVIS instances to conversations: finding all objects of a category.
 
-Pictures and annotations: https://cocodataset.org/#download and https://www.lvisdataset.org/dataset (LVIS v1 has pictures
-of train2017 and val2017: `--images` is the folder that holds both).
+Pictures and annotations: https://cocodataset.org/#download and https://www.lvisdataset.org/dataset (LVIS v1 has
+pictures of train2017 and val2017: `--images` is the folder that holds both).
 
 python -m processing.grounding --images coco/train2017 --annotations coco/annotations/instances_train2017.json \\
     --source coco --output data/coco_grounding --shards 32
@@ -77,7 +77,8 @@ def load_category_objects(annotations: Sequence[Path]) -> list[CategoryObjects]:
         annotations (`Sequence[Path]`): files with `categories`.
 
     Returns:
-        `list[CategoryObjects]`: in the order of the pictures, then of their annotations; crowds are left out. Categories of one
+        `list[CategoryObjects]`: in the order of the pictures, then of their annotations; crowds are left out.
+            Categories of one
         name are one, because a question can only say the name.
 
     Raises:

@@ -25,8 +25,8 @@ class CocoImage:
 
     Args:
         image (`dict`): `id`, `file_name`, `width`, `height` and what else the file has.
-        annotations (`list` of `dict`): in the order of the file; `bbox` is `xywh` in pixels, unchecked. Crowds are left out,
-            and so are the masks.
+        annotations (`list` of `dict`): in the order of the file; `bbox` is `xywh` in pixels, unchecked. Crowds are
+            left out, and so are the masks.
         crowds (`list` of `dict`): annotations of crowd regions.
         left_out (`list` of `LeftOut`): annotations of the image that cannot be read.
         fault (`LeftOut`, *optional*): why the image is of no use.
@@ -148,7 +148,8 @@ def load_coco_files(paths: Iterable[str | os.PathLike]) -> list[CocoFile]:
     if shared:
         identity, name = next(iter(shared.items()))
         print(
-            f"{len(shared)} ids belong to different pictures, for example {identity!r} to {names[identity]} and {name}: rows of both "
+            f"{len(shared)} ids belong to different pictures, for example {identity!r} to {names[identity]} and "
+            f"{name}: rows of both "
             "have this `image_id`. Write the files into datasets of their own.",
             file=sys.stderr,
         )
@@ -278,7 +279,8 @@ def one_entry_a_picture(entries: Sequence[CocoImage], path: str | os.PathLike) -
     if several:
         ids = " and ".join(group.image_id for group in several[0][:3])
         print(
-            f"{path}: {len(several)} pictures have several entries, for example {several[0][0].name} the ids {ids}: their annotations "
+            f"{path}: {len(several)} pictures have several entries, for example {several[0][0].name} the ids {ids}: "
+            f"their annotations "
             "are put together",
             file=sys.stderr,
         )
@@ -315,7 +317,8 @@ def find_picture(folder: Path, file_name: str) -> Path:
         file_name (`str`): as the annotations call it, with any number of folders in front.
 
     Returns:
-        `Path`: the first that exists of `folder / file_name` and the same with fewer and fewer of the folders in front; if
+        `Path`: the first that exists of `folder / file_name` and the same with fewer and fewer of the folders in
+            front; if
         none does, `folder / file_name`.
 
     Raises:

@@ -17,7 +17,8 @@ Record = TypeVar("Record")
 
 # Options that do not change the rows of a record.
 FILE_OPTIONS = ("output", "shards", "shard", "engine", "workers", "overwrite", "limit", "preview")
-# A file that lacks a category was cut or merged wrongly: unlike other faults of single records, this one ends in an error.
+# A file that lacks a category was cut or merged wrongly: unlike other faults of single records, this one ends in an
+# error.
 UNKNOWN_CATEGORY = "annotation of a category that the file does not list"
 
 
@@ -58,7 +59,8 @@ def script_parser(
         parser.add_argument(
             "--boxes-of",
             choices=BOXES_OF,
-            help="which pixels boxes were drawn on, where EXIF data turn or mirror an image: those that a viewer shows, or those that "
+            help="which pixels boxes were drawn on, where EXIF data turn or mirror an image: those that a viewer "
+            "shows, or those that "
             "are stored; by default the annotated size tells, and images where it can't are left out",
         )
     parser.add_argument(
@@ -112,14 +114,15 @@ def run_script(
         convert (`Callable`): rows of one record, see `write_dataset`.
         schema (`str`): `"detection"`, `"conversation"` or `"evaluation"`.
         record_name (`Callable`): names a record in the report.
-        rows_version (`int`): of the script. Raise it where the same records become other rows, so that files of the version before
-            are not taken for finished.
+        rows_version (`int`): of the script. Raise it where the same records become other rows, so that files of the
+            version before are not taken for finished.
 
-    With `--preview N`, the first rows of the files are drawn on a contact sheet, also where the files were there before.
+    With `--preview N`, the first rows of the files are drawn on a contact sheet, also where the files were there
+    before.
 
     Returns:
-        `int`: exit status. 1: no row at all could be written. 2: options or files are wrong; the message says which. Of a file
-            with annotations of a category that it does not list, the others are written all the same.
+        `int`: exit status. 1: no row at all could be written. 2: options or files are wrong; the message says which.
+            Of a file with annotations of a category that it does not list, the others are written all the same.
     """
     try:
         records = load_records()[: args.limit]

@@ -115,11 +115,14 @@ def parse_boxes(content: str | bytes) -> tuple[int, int, dict[str, list[list[flo
     """Read the boxes of a picture.
 
     Args:
-        content (`str` or `bytes`): an XML file of `Annotations`. Pixels count from 1 there, and both corners are in the box.
+        content (`str` or `bytes`): an XML file of `Annotations`. Pixels count from 1 there, and both corners are in
+            the box.
 
     Returns:
-        `tuple`: width and height of the picture, and the boxes of each entity that has any: `xyxy` in pixels, corners as
-        edges that count from 0; NaN where a corner is not a number. Scenes and entities that cannot be boxed have none.
+        `tuple`: width and height of the picture, and the boxes of each entity that has any: `xyxy` in pixels, corners
+            as
+        edges that count from 0; NaN where a corner is not a number. Scenes and entities that cannot be boxed have
+        none.
     """
     root = ElementTree.fromstring(content)
     boxes: dict[str, list[list[float]]] = {}

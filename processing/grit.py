@@ -1,14 +1,14 @@
 """GRIT to conversations: captions of web pictures whose expressions are tied to boxes.
 
 Download the metadata of https://huggingface.co/datasets/zzliang/GRIT and fetch the pictures with img2dataset
-(`--output_format files`). A record is `{"filename" or "key", "caption", "ref_exps": [[start, end, x1, y1, x2, y2, score],
-...], "noun_chunks": [...]}`, boxes as fractions of the picture; files hold a list of them (`.json`) or one on each line
-(`.jsonl`). All records of a call are in memory: give it the files in several parts if they are many.
+(`--output_format files`). A record is `{"filename" or "key", "caption", "ref_exps": [[start, end, x1, y1, x2, y2,
+score], ...], "noun_chunks": [...]}`, boxes as fractions of the picture; files hold a list of them (`.json`) or one on
+each line (`.jsonl`). All records of a call are in memory: give it the files in several parts if they are many.
 
 python -m processing.grit --images grit/images --annotations grit/part-*.jsonl --output data/grit --shards 16
 
-One row a caption. Expressions may hold one another ("a hanger with a paper cover", "a paper cover"). Where they do, the
-noun chunks of their boxes ("a hanger", "a paper cover") take their place.
+One row a caption. Expressions may hold one another ("a hanger with a paper cover", "a paper cover"). Where they do,
+the noun chunks of their boxes ("a hanger", "a paper cover") take their place.
 """
 
 import sys
@@ -108,8 +108,8 @@ def choose_expressions(expressions: Sequence[Expression], noun_chunks: Sequence[
         expressions, noun_chunks (`Sequence` of `(start, end, box)`): of a record of GRIT.
 
     Returns:
-        `list` of `(start, end, box)`: offsets in characters, boxes `xyxy` as fractions of the picture. They overlap still
-        where a box has no noun chunk.
+        `list` of `(start, end, box)`: offsets in characters, boxes `xyxy` as fractions of the picture. They overlap
+        still where a box has no noun chunk.
     """
     chunks = {box: (start, end) for start, end, box in noun_chunks}
     chosen = []

@@ -1,13 +1,13 @@
 """Groma Instruct, as its authors released it, to conversations with regions.
 
-Get `groma_instruct.json` from https://huggingface.co/datasets/FoundationVision/groma_instruct and the pictures of Visual
-Genome (folders `VG_100K` and `VG_100K_2`). Files that `processing.groma_instruct` writes have the same layout.
+Get `groma_instruct.json` from https://huggingface.co/datasets/FoundationVision/groma_instruct and the pictures of
+Visual Genome (folders `VG_100K` and `VG_100K_2`). Files that `processing.groma_instruct` writes have the same layout.
 
 python -m processing.groma_instruct_dataset --images vg --annotations groma_instruct.json --output data/groma_instruct
 
-A record is `{"file_name", "width", "height", "boxes": [xywh in pixels, ...], "conversation": [{"value", "box_inds"}, ...]}`,
-question and answer in turns. The k-th mark of a text stands for the k-th of its `box_inds`: `<refer_box>` in a question,
-`<ground_box>` in an answer. One row a record; questions get `[grounding]` at their head.
+A record is `{"file_name", "width", "height", "boxes": [xywh in pixels, ...], "conversation": [{"value", "box_inds"},
+...]}`, question and answer in turns. The k-th mark of a text stands for the k-th of its `box_inds`: `<refer_box>` in a
+question, `<ground_box>` in an answer. One row a record; questions get `[grounding]` at their head.
 """
 
 import re

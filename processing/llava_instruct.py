@@ -1,6 +1,7 @@
 """LLaVA Instruct and ShareGPT4V, which share a layout, to conversations about whole pictures.
 
-LLaVA: `llava_instruct_150k.json` from https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K, pictures of COCO.
+LLaVA: `llava_instruct_150k.json` from https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K, pictures of
+    COCO.
 ShareGPT4V: `sharegpt4v_instruct_gpt4-vision_cap100k.json` or `share-captioner_coco_lcs_sam_1246k_1107.json` from
 https://huggingface.co/datasets/Lin-Chen/ShareGPT4V, with the pictures it lists, in its folders.
 
@@ -10,8 +11,8 @@ python -m processing.llava_instruct --images sharegpt4v/data --annotations share
     --source sharegpt4v --output data/sharegpt4v --shards 16
 
 A record is `{"image": path, "conversations": [{"from": "human" or "gpt", "value": text}, ...]}`, one row each; without
-`image` it is plain text. `<image>` and the line breaks around it are removed: the picture is shown at the head of the first
-question. What comes before the first question goes, and a last question without an answer.
+`image` it is plain text. `<image>` and the line breaks around it are removed: the picture is shown at the head of the
+first question. What comes before the first question goes, and a last question without an answer.
 """
 
 import sys

@@ -1,13 +1,13 @@
 """LVIS-Ground to evaluation rows: finding all objects of a category, at most five pictures for each category of LVIS.
 
-Annotations and pictures: `lvis_v1_val.json` from https://www.lvisdataset.org/dataset, its pictures lie in COCO's train2017
-and val2017 (`--images` is the folder that holds both). v0.5 fits as well.
+Annotations and pictures: `lvis_v1_val.json` from https://www.lvisdataset.org/dataset, its pictures lie in COCO's
+train2017 and val2017 (`--images` is the folder that holds both). v0.5 fits as well.
 
 python -m processing.lvis_ground --images coco --annotations lvis/lvis_v1_val.json --split val --output data/lvis_ground
 
-One row a picture and category: its boxes in `target_boxes_xyxy`, its name in `category`. Which pictures are taken follows
-from `--seed` and the ids in the file. The paper's own draw is not known; with its released list as `--annotations`, pass a
-large `--images-per-category` to keep all of it.
+One row a picture and category: its boxes in `target_boxes_xyxy`, its name in `category`. Which pictures are taken
+follows from `--seed` and the ids in the file. The paper's own draw is not known; with its released list as
+`--annotations`, pass a large `--images-per-category` to keep all of it.
 """
 
 import hashlib

@@ -6,8 +6,8 @@ Get `oidv6-train-annotations-bbox.csv` (for validation: `validation-annotations-
 python -m processing.openimages --images openimages/train \\
     --annotations openimages/oidv6-train-annotations-bbox.csv --output data/openimages --shards 512 --engine ray
 
-An object with several labels has the same box several times; it is written once. Pictures that their EXIF data turn are
-skipped unless `--boxes-of` says which pixels the boxes were drawn on: the annotations do not.
+An object with several labels has the same box several times; it is written once. Pictures that their EXIF data turn
+are skipped unless `--boxes-of` says which pixels the boxes were drawn on: the annotations do not.
 """
 
 import csv

@@ -87,7 +87,8 @@ def load_refer(refs: Path, instances: Path, split: str) -> list[Region]:
         split (`str`): which refs: `"train"`, `"val"`, `"testA"`, `"testB"` or `"test"`.
 
     Returns:
-        `list[Region]`: in the order of the refs. A ref that names no picture and annotation that belong together has a fault.
+        `list[Region]`: in the order of the refs. A ref that names no picture and annotation that belong together has a
+            fault.
 
     Raises:
         ValueError: no pickle of refs, or none of that split.

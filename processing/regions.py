@@ -42,8 +42,8 @@ def load_coco_regions(annotations: Iterable[Path]) -> list[Region]:
     """Regions of COCO-style files, one for each expression.
 
     Args:
-        annotations (`Iterable[Path]`): files whose annotations have a `caption`, or whose pictures have one that is about
-            their annotation (MDETR's layout: a picture entry for each expression).
+        annotations (`Iterable[Path]`): files whose annotations have a `caption`, or whose pictures have one that is
+            about their annotation (MDETR's layout: a picture entry for each expression).
 
     Returns:
         `list[Region]`: in the order of the files; the caption of an annotation goes before that of its picture.

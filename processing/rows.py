@@ -137,8 +137,8 @@ def read_annotated_picture(
     Args:
         folder (`Path`), *names (`str`): see `read_picture`.
         size (`tuple[int, int]`, *optional*): width and height that its annotations were made for, if they say so.
-        boxes_of (`str`, *optional*): whether its boxes were drawn on the `"upright"` or the `"stored"` picture, where EXIF data
-            turn it; by default `size` tells.
+        boxes_of (`str`, *optional*): whether its boxes were drawn on the `"upright"` or the `"stored"` picture, where
+            EXIF data turn it; by default `size` tells.
 
     Returns:
         `Picture`: what was read.
@@ -253,9 +253,9 @@ def grounded_parts(
 ) -> tuple[list[Part], list[Box]]:
     """Message parts of a text whose phrases are tied to boxes.
 
-    Markup cannot be nested. Where spans overlap, the longest stands and the others are plain text inside it, with their
-    boxes left out; of equally long ones the first in the text stands. Phrases of the same span are one phrase with all
-    their boxes. Phrases without boxes are plain text. Equal boxes are one box.
+    Markup cannot be nested. Where spans overlap, the longest stands and the others are plain text inside it, with
+    their boxes left out; of equally long ones the first in the text stands. Phrases of the same span are one phrase
+    with all their boxes. Phrases without boxes are plain text. Equal boxes are one box.
 
     Args:
         text (`str`): the text.

@@ -1,16 +1,17 @@
 """Region descriptions of Visual Genome to conversations or evaluation rows: describing boxes.
 
-From https://homes.cs.washington.edu/~ranjay/visualgenome/api.html get both parts of the pictures (folders `VG_100K` and
-`VG_100K_2`), `region_descriptions.json` and `image_data.json`:
+From https://homes.cs.washington.edu/~ranjay/visualgenome/api.html get both parts of the pictures (folders `VG_100K`
+and `VG_100K_2`), `region_descriptions.json` and `image_data.json`:
 
 python -m processing.visual_genome --images vg --annotations region_descriptions.json --image-data image_data.json \\
     --output data/vg --shards 64
 
 Without `--image-data` the files are COCO-style, with a `caption` for each annotation.
 
-`--rounds multi` (default) makes one conversation a picture, about at most 10 regions that do not overlap much, in random
-order. `--rounds single` makes one row a region; as every row holds its picture, that is 5 million pictures for all of
-Visual Genome. `--evaluation` is one row a region. `--image-ids` takes a file with one id a line, as test splits come.
+`--rounds multi` (default) makes one conversation a picture, about at most 10 regions that do not overlap much, in
+random order. `--rounds single` makes one row a region; as every row holds its picture, that is 5 million pictures for
+all of Visual Genome. `--evaluation` is one row a region. `--image-ids` takes a file with one id a line, as test splits
+come.
 """
 
 import random
@@ -80,7 +81,8 @@ def load_visual_genome(annotations: Sequence[Path], image_data: Path) -> list[Re
         entries = _list_of_entries(read_json(path), "regions")
         if entries is None:
             raise ValueError(
-                f"{path} is not a `region_descriptions.json` of Visual Genome: a list of objects with `id` and `regions`. Leave out "
+                f"{path} is not a `region_descriptions.json` of Visual Genome: a list of objects with `id` and "
+                f"`regions`. Leave out "
                 "`--image-data` for a COCO-style file."
             )
         seen: set[Id] = set()
@@ -108,7 +110,8 @@ def _read_image_data(path: Path) -> dict[Id, Region]:
     entries = _list_of_entries(read_json(path), "image_id")
     if entries is None:
         raise ValueError(
-            f"{path} is not the `image_data.json` of Visual Genome: a list of objects with `image_id`, `url`, `width` and `height`."
+            f"{path} is not the `image_data.json` of Visual Genome: a list of objects with `image_id`, `url`, `width` "
+            f"and `height`."
         )
     images: dict[Id, Region] = {}
     for number, image in enumerate(entries):
@@ -247,7 +250,8 @@ def convert(
         boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the picture.
 
     Yields:
-        `dict`: a conversation or evaluation row, boxes `xyxy` in pixels. `LeftOut`: why a region cannot be asked about.
+        `dict`: a conversation or evaluation row, boxes `xyxy` in pixels. `LeftOut`: why a region cannot be asked
+            about.
 
     Raises:
         SkipRecord: no picture, another size than annotated, or no good region.

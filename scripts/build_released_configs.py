@@ -161,7 +161,8 @@ GROMA_LIMITS = f"""\
 - At most 100 regions an image. The model can only point at regions that its detector proposed or that you gave it.
 - As any language model it invents things; that a phrase is tied to a box does not make it true."""
 VICUNA_LICENSE = (
-    "The original project is released under Apache-2.0. Its language model comes from Vicuna-7B v1.5, which is under the "
+    "The original project is released under Apache-2.0. Its language model comes from Vicuna-7B v1.5, which is under "
+    "the "
     "Llama 2 Community License; those terms apply to the weights."
 )
 
@@ -192,7 +193,8 @@ Average of the eight: 86.52.
 CARDS = {
     "groma-7b": {
         "source": "groma-7b-finetune",
-        "what": "[Groma](https://arxiv.org/abs/2404.13013)-7B, the final model (training stage 3): a language model that reads "
+        "what": "[Groma](https://arxiv.org/abs/2404.13013)-7B, the final model (training stage 3): a language model "
+        "that reads "
         "an image, takes boxes in questions and ties phrases of its answers to boxes. DINOv2-L, a region proposer, a "
         "region encoder and Vicuna-7B v1.5; 7.38 billion parameters.",
         "base_models": ["FoundationVision/groma-7b-finetune", "lmsys/vicuna-7b-v1.5", "facebook/dinov2-large"],
@@ -202,23 +204,30 @@ CARDS = {
     },
     "groma-7b-pretrain": {
         "source": "groma-7b-pretrain",
-        "what": "[Groma](https://arxiv.org/abs/2404.13013)-7B after alignment pretraining (training stage 2): the start of "
-        "your own instruction tuning. The architecture is that of groma-7b; the language model is still Vicuna-7B v1.5 "
-        "and only what joins it to image and regions has been trained. To chat, take groma-7b. 7.38 billion parameters.",
+        "what": "[Groma](https://arxiv.org/abs/2404.13013)-7B after alignment pretraining (training stage 2): the "
+        "start of "
+        "your own instruction tuning. The architecture is that of groma-7b; the language model is still Vicuna-7B "
+        "v1.5 "
+        "and only what joins it to image and regions has been trained. To chat, take groma-7b. 7.38 billion "
+        "parameters.",
         "base_models": ["FoundationVision/groma-7b-pretrain", "lmsys/vicuna-7b-v1.5", "facebook/dinov2-large"],
         "max_new_tokens": 40,
-        "limits": f"{GROMA_LIMITS}\n- It was trained on captions and short answers that end with a space, not with `</s>`: it may "
+        "limits": f"{GROMA_LIMITS}\n- It was trained on captions and short answers that end with a space, not with "
+        f"`</s>`: it may "
         "not stop by itself.",
         "figures": "The paper reports none for this checkpoint, and none were measured here.",
     },
     "groma-det-pretrain": {
         "source": "groma-det-pretrain",
-        "what": "The detector of [Groma](https://arxiv.org/abs/2404.13013) (training stage 1): DINOv2-L and a class-agnostic "
-        "Deformable DETR that proposes regions, things and parts alike. The start for stage 2 with a language model of "
+        "what": "The detector of [Groma](https://arxiv.org/abs/2404.13013) (training stage 1): DINOv2-L and a "
+        "class-agnostic "
+        "Deformable DETR that proposes regions, things and parts alike. The start for stage 2 with a language model "
+        "of "
         "your choice.",
         "base_models": ["FoundationVision/groma-det-pretrain", "facebook/dinov2-large"],
         "limits": f"{IMAGE_LIMITS}\n- At most 100 regions an image, without class names.",
-        "figures": "As published in the paper (Table 6), **not measured with this package**: 43.6 AP on COCO for its detector with "
+        "figures": "As published in the paper (Table 6), **not measured with this package**: 43.6 AP on COCO for its "
+        "detector with "
         "DINOv2 at 448 pixels.",
     },
 }

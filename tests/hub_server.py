@@ -5,8 +5,8 @@
         subprocess.run(command, env=os.environ | hub.environment(tmp_path))
         hub.files("your-name/model")
 
-The Hub's address is read when `huggingface_hub` is imported, so what is tested runs in a process of its own. The server knows
-models and datasets with one branch, small and large files (LFS), and the errors that clients tell apart.
+The Hub's address is read when `huggingface_hub` is imported, so what is tested runs in a process of its own. The
+server knows models and datasets with one branch, small and large files (LFS), and the errors that clients tell apart.
 """
 
 import base64

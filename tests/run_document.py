@@ -2,8 +2,8 @@
 
     python -m tests.run_document docs/finetune.md options.json
 
-The file of options has `quick`, arguments that are added to commands by their beginning, so that trainings take seconds; and
-`check`, code that runs last and sees what the document's code has made.
+The file of options has `quick`, arguments that are added to commands by their beginning, so that trainings take
+seconds; and `check`, code that runs last and sees what the document's code has made.
 """
 
 import json

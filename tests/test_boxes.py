@@ -277,7 +277,8 @@ def test_boxes_must_have_an_area_along_both_axes(axis):
 
 
 def test_normalized_boxes_may_be_no_larger_than_twice_the_image():
-    # 2.0 can be a size in cxcywh or a plain mistake, which the check of the image's border names; 2.1 looks like pixels.
+    # 2.0 can be a size in cxcywh or a plain mistake, which the check of the image's border names; 2.1 looks like
+    # pixels.
     with pytest.raises(ValueError, match="outside"):
         B.prepare_user_boxes([[0, 0, 2.0, 1]], 100, 100, normalized=True)
     with pytest.raises(ValueError, match="look like pixels"):

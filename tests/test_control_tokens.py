@@ -185,7 +185,8 @@ def test_a_template_without_bos_gets_none(legacy, golden_dir):
     processor = GromaProcessor(
         legacy.image_processor,
         legacy.tokenizer,
-        chat_template="{{ 'Q <image> ' }}{% for part in messages[0].content if part.type == 'text' %}{{ part.text }}{% endfor %}",
+        chat_template="{{ 'Q <image> ' }}{% for part in messages[0].content if part.type == 'text' %}{{ part.text "
+        "}}{% endfor %}",
     )
     if processor.tokenizer("")["input_ids"] != [processor.tokenizer.bos_token_id]:
         pytest.skip("this tokenizer adds no BOS token")

@@ -23,7 +23,8 @@ HUB_CONFIGS = ROOT / "hub_configs"
 RELEASED = ("groma-7b", "groma-7b-pretrain", "groma-det-pretrain")
 ALL = (*RELEASED, "groma-tiny")
 
-# Unique parameters of the original's classes at the released size. Their position table is 37x37, ours is baked to 32x32.
+# Unique parameters of the original's classes at the released size. Their position table is 37x37, ours is baked to
+# 32x32.
 ORIGINAL_PARAMETERS = 7_377_311_657
 BAKED_POSITIONS = (37 * 37 - 32 * 32) * 1024
 DETECTOR_PARAMETERS = 315_746_473  # its perceiver

@@ -33,11 +33,13 @@ def test_both_byte_orders(mark, encoding):
         ("Café".encode("latin-1"), "a.json is not UTF-8: byte 3 is 0xe9. Save it as UTF-8"),
         (
             "{}".encode("utf-16-le"),
-            "a.json is not UTF-8: byte 1 is 0x00, as in UTF-16 without a byte order mark. Save it as UTF-8, for example with `iconv -f utf-16le ",
+            "a.json is not UTF-8: byte 1 is 0x00, as in UTF-16 without a byte order mark. Save it as UTF-8, for "
+            "example with `iconv -f utf-16le ",
         ),
         (
             "{}".encode("utf-16-be"),
-            "a.json is not UTF-8: byte 0 is 0x00, as in UTF-16 without a byte order mark. Save it as UTF-8, for example with `iconv -f utf-16be ",
+            "a.json is not UTF-8: byte 0 is 0x00, as in UTF-16 without a byte order mark. Save it as UTF-8, for "
+            "example with `iconv -f utf-16be ",
         ),
         (b"\xff\xfea", "byte order mark of UTF-16-LE, but byte 2 does not fit"),
     ],

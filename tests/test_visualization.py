@@ -249,7 +249,8 @@ def test_the_boxes_of_the_user_are_dashed():
     boxes = torch.tensor([[20.0, 60, 100, 140], [180, 60, 300, 140], [180, 160, 300, 230]])
     answer = ground_text("<p>a dog</p> <roi><r1></roi>", boxes, user_region_ids=[0])
     drawn = draw_grounded_text(grey(320, 240), answer, caption=False)
-    # Along the user's box dashes and the image alternate; the box of the phrase is an unbroken line; the third is not drawn.
+    # Along the user's box dashes and the image alternate; the box of the phrase is an unbroken line; the third is not
+    # drawn.
     assert pixels_along(drawn, 21, 70, 130) >= {WHITE, (120, 120, 120)}
     assert PALETTE[0] not in pixels_along(drawn, 21, 70, 130)
     assert pixels_along(drawn, 181, 70, 130) == {PALETTE[0]}
@@ -390,7 +391,8 @@ def test_endless_answers_are_cut():
 @pytest.mark.parametrize(
     ("background", "expected"),
     [
-        # Either side of the luminance at which black and white have the same contrast, by each colour alone and together.
+        # Either side of the luminance at which black and white have the same contrast, by each colour alone and
+        # together.
         ((116, 116, 116), WHITE),
         ((117, 117, 117), BLACK),
         ((230, 0, 0), WHITE),

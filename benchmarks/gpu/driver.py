@@ -2,8 +2,8 @@
 
     benchmarks/gpu/run.sh [--cpu] [--small] [--output DIR] [--budget SECONDS] [STEP …]
 
-A step that fails, hangs or dies never stops the others: what it had measured until then is kept, its outcome is written beside it,
-and its last lines are printed. `gpu.json` and `gpu.md` are rewritten after every step.
+A step that fails, hangs or dies never stops the others: what it had measured until then is kept, its outcome is
+written beside it, and its last lines are printed. `gpu.json` and `gpu.md` are rewritten after every step.
 """
 
 import argparse
@@ -38,7 +38,8 @@ class Step(NamedTuple):
     purpose: str
 
 
-# In the order of what would be missed most if the time ran out. Their seconds add up to eight minutes with the driver's own.
+# In the order of what would be missed most if the time ran out. Their seconds add up to eight minutes with the
+# driver's own.
 STEPS = (
     Step("build", 70, "both kernels built for the card and loaded through the kernels library"),
     Step("operators", 70, "both operators: milliseconds, bytes, bandwidth, beside the references"),

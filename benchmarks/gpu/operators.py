@@ -1,10 +1,10 @@
 """Times both operators, forward and with the backward, beside references, and compares them with what memory allows.
 
-`of the copy rate` is the achieved bandwidth over that of a copy on the same card: bytes that must move (each input read once, each
-output written once) / measured time. Inputs rotate through more memory than the card's cache holds.
+`of the copy rate` is the achieved bandwidth over that of a copy on the same card: bytes that must move (each input
+read once, each output written once) / measured time. Inputs rotate through more memory than the card's cache holds.
 
-In half precision maps and values are, as in the model; places are always float32. Plain torch has no operator that mixes the two:
-the reference computes in float32, as the package does where there is no kernel.
+In half precision maps and values are, as in the model; places are always float32. Plain torch has no operator that
+mixes the two: the reference computes in float32, as the package does where there is no kernel.
 """
 
 import math
@@ -17,7 +17,8 @@ from build import benchmark_module, load_kernel
 from step import Results, copy_rate, median_ms, step_arguments
 from torch import Tensor
 
-# Rotating inputs fill at least this much memory: more than twice the 50 to 60 MB of second-level cache of a Hopper card.
+# Rotating inputs fill at least this much memory: more than twice the 50 to 60 MB of second-level cache of a Hopper
+# card.
 ROTATING_BYTES = 160 * 2**20
 
 

@@ -57,7 +57,8 @@ def median_ms(
 ) -> float:
     """Median milliseconds of a call.
 
-    Inputs rotate, so that what one call left in the cache does not serve the next. On a GPU each call stands between two events.
+    Inputs rotate, so that what one call left in the cache does not serve the next. On a GPU each call stands between
+    two events.
     """
     for index in range(warm_up):
         function(inputs[index % len(inputs)])

@@ -1,9 +1,9 @@
 """Groma Instruct: a vision model writes grounded conversations about marked images (section 4 of the paper).
 
 select   images of Visual Genome with a COCO id and 3 to 10 regions, with their descriptions, questions and captions
-query    a vision model writes a conversation about each, seeing the image with a number on each region
-parse    the answers become groma_instruct.json, as its authors released it, and a dataset with the columns of this package
-all      the three of them
+query    a vision model writes a conversation about each, seeing the image with a number on each region parse    the
+answers become groma_instruct.json, as its authors released it, and a dataset with the columns of this package all
+the three of them
 
 From https://homes.cs.washington.edu/~ranjay/visualgenome/api.html get both parts of the pictures (folders VG_100K and
 VG_100K_2), image_data.json, region_descriptions.json and question_answers.json; from https://cocodataset.org/#download
@@ -16,9 +16,9 @@ python -m processing.groma_instruct query --images vg --output data/groma_instru
     --price-in 2.5 --price-out 10 --max-cost 5
 python -m processing.groma_instruct parse --images vg --output data/groma_instruct
 
-Every step resumes: `select` keeps a selection that is there, `query` asks for what is missing only,
-`parse` keeps finished shards as long as the answers are the same. Exit status: 0 done, 1 something is missing (run again),
-2 options or files are wrong, 130 interrupted.
+Every step resumes: `select` keeps a selection that is there, `query` asks for what is missing only, `parse` keeps
+finished shards as long as the answers are the same. Exit status: 0 done, 1 something is missing (run again), 2 options
+or files are wrong, 130 interrupted.
 """
 
 import argparse

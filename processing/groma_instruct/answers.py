@@ -11,7 +11,8 @@ class Answer(TypedDict):
 
     Args:
         image_id (`str`): number of the image.
-        boxes_xyxy (`list` of 4 `float`): the regions asked about, in absolute pixels; a number in `text` counts them from 1.
+        boxes_xyxy (`list` of 4 `float`): the regions asked about, in absolute pixels; a number in `text` counts them
+            from 1.
         model (`str`): the model that answered, as the endpoint names it.
         text (`str`): its answer, perhaps empty.
         finish_reason (`str`): `"stop"` where it came to its end.

@@ -27,7 +27,8 @@ def build_messages(selected: SelectedImage, content: bytes) -> list[dict[str, An
         content (`bytes`): its picture file.
 
     Returns:
-        `list[dict]`: messages of the OpenAI chat format: the instructions, the examples (text alone, as earlier rounds),
+        `list[dict]`: messages of the OpenAI chat format: the instructions, the examples (text alone, as earlier
+            rounds),
         and the notes with the marked image as a `data:` URL.
     """
     with open_image_header(io.BytesIO(content)) as image:

@@ -24,8 +24,8 @@ FONT_SHARE, MIN_FONT_SIZE = 1 / 32, 12.0
 def draw_markers(image: Image.Image, boxes: Sequence[Sequence[float]]) -> Image.Image:
     """Draw the number of each box at its centre.
 
-    Plates never leave the image. Where two would cover each other, the larger box's one moves to the nearest free place,
-    in its own box if there is one; out of its box, a line leads from it to the centre.
+    Plates never leave the image. Where two would cover each other, the larger box's one moves to the nearest free
+    place, in its own box if there is one; out of its box, a line leads from it to the centre.
 
     Args:
         image (`PIL.Image.Image`): any mode; it is not changed.
@@ -74,8 +74,8 @@ def place_plates(
         image_size (`tuple[int, int]`): width and height in pixels.
 
     Returns:
-        `list` of `(x1, y1, x2, y2)`: one plate a box, inside the image. Two of them overlap only where the image has no
-        room for all.
+        `list` of `(x1, y1, x2, y2)`: one plate a box, inside the image. Two of them overlap only where the image has
+        no room for all.
 
     Example:
     >>> place_plates([[0, 0, 100, 100], [40, 40, 60, 60]], [(10, 10), (10, 10)], (100, 100))

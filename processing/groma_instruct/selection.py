@@ -20,8 +20,8 @@ from transformers_groma.data.image_files import image_path, read_image_bytes, up
 from transformers_groma.data.left_out import DATA_ERRORS, LeftOut, SkipRecord, reason_of
 from transformers_groma.data.shards import WriteReport
 
-# Visual Genome describes the same thing several times, in boxes that differ by a little. Of two boxes with a larger IoU
-# one is dropped; a part inside of a whole (the clock in the street) has a small IoU and stays.
+# Visual Genome describes the same thing several times, in boxes that differ by a little. Of two boxes with a larger
+# IoU one is dropped; a part inside of a whole (the clock in the street) has a small IoU and stays.
 IOU_THRESHOLD = 0.5
 MIN_REGIONS, MAX_REGIONS = 3, 10
 # A smaller region (25x25 pixels of 640x480) would vanish under its marker.

@@ -18,8 +18,8 @@ from transformers_groma.models.groma.tokenization_groma import add_groma_tokens
 SEED = 0
 IMAGE_SIZE = 224
 MAX_REGIONS = 30
-# The usual 0.02 is for layers thousands wide. In narrow ones it leaves attention almost uniform, which makes looking up what was
-# said earlier hard to learn.
+# The usual 0.02 is for layers thousands wide. In narrow ones it leaves attention almost uniform, which makes looking
+# up what was said earlier hard to learn.
 INITIALIZER_RANGE, TEXT_INITIALIZER_RANGE = 0.06, 0.085
 VOCAB_SIZE = 1040  # before Groma's own tokens
 # What the tokenizer learns its pieces from.
@@ -79,7 +79,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # Pieces begin with the space before them, so words are shown with one; those that begin a phrase or a turn, without.
+    # Pieces begin with the space before them, so words are shown with one; those that begin a phrase or a turn,
+    # without.
     words = [*(f" {word}" for word in f"{WORDS} {FIRST_WORDS}".split()), *FIRST_WORDS.split()]
     tokenizer.train_from_iterator([*SENTENCES.strip().splitlines() * 3, *words * 3], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(

@@ -2,9 +2,9 @@
 
     python -m scripts.groma_tiny.llava_bench --output output/groma-tiny [--model hub_configs/groma-tiny] [--rows 500] [--card MODEL_DIR]
 
-Of scenes of shapes the truth is known, so no language model is needed to judge: the score of an answer, 0 to 10, is the F1 of its words
-and the reference's. The judge speaks OpenAI's chat completions on this machine and is asked by `groma evaluate llava-bench` as any
-other is. Its figures compare with those of no other judge.
+Of scenes of shapes the truth is known, so no language model is needed to judge: the score of an answer, 0 to 10, is
+the F1 of its words and the reference's. The judge speaks OpenAI's chat completions on this machine and is asked by
+`groma evaluate llava-bench` as any other is. Its figures compare with those of no other judge.
 """
 
 import argparse

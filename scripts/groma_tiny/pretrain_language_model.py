@@ -2,10 +2,11 @@
 
     python -m scripts.groma_tiny.pretrain_language_model BASE OUTPUT
 
-Its prompts are those of Groma without an image, and a region token is the sum of the embeddings of the words that are true of the
-region: "small", "red", "circle". What it has to find is a look-back: from words to the region token that they fit, and from
-there to the proxy token before it. What helps a small model to find it: few regions at first and more later, weights that start
-large enough for its width (`build_groma_tiny.py`), and Muon, which takes rare directions of a matrix as seriously as common ones.
+Its prompts are those of Groma without an image, and a region token is the sum of the embeddings of the words that are
+true of the region: "small", "red", "circle". What it has to find is a look-back: from words to the region token that
+they fit, and from there to the proxy token before it. What helps a small model to find it: few regions at first and
+more later, weights that start large enough for its width (`build_groma_tiny.py`), and Muon, which takes rare
+directions of a matrix as seriously as common ones.
 
 A killed run goes on from its last checkpoint when it is started again.
 """
@@ -29,7 +30,8 @@ from .pretraining import IGNORED_LABEL, Pretraining, Schedule, base_and_output
 SEED = 0
 SCHEDULE = Schedule(learning_rate=2e-3, steps=1900, warmup_steps=100, decay_steps=500)
 BATCH_SIZE = 16
-# At first nothing but look-backs, of which conversations have too few for them to be found; the first of them are the easiest.
+# At first nothing but look-backs, of which conversations have too few for them to be found; the first of them are the
+# easiest.
 FIRST_STEPS, STEPS_PER_PROXY, SINGLE_STEPS, DRILL_STEPS, DRILL_BATCH_SIZE = 260, 12, 600, 1250, 48
 # Then one region more every so many steps and, from some step on, regions without an object.
 GROW_FROM_STEP, STEPS_PER_OBJECT, MIN_OBJECTS, MAX_OBJECTS = 800, 30, 2, 12

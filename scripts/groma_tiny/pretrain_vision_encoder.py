@@ -2,8 +2,8 @@
 
     python -m scripts.groma_tiny.pretrain_vision_encoder BASE OUTPUT
 
-Each patch learns to say the attributes of the object that covers it, and where that object's box is. Boxes alone ask for less: an
-encoder that stage 1 trains from nothing hardly tells dots from stripes.
+Each patch learns to say the attributes of the object that covers it, and where that object's box is. Boxes alone ask
+for less: an encoder that stage 1 trains from nothing hardly tells dots from stripes.
 
 A killed run goes on from its last checkpoint when it is started again.
 """
@@ -36,7 +36,8 @@ class PatchTargets(NamedTuple):
     """What the patches of an image show.
 
     Attributes:
-        labels (`Tensor` of shape `(grid * grid, 4)`): index of size, texture, color and shape, from 1 on; 0 is the background, -100 is
+        labels (`Tensor` of shape `(grid * grid, 4)`): index of size, texture, color and shape, from 1 on; 0 is the
+        background, -100 is
             not asked.
         boxes (`Tensor` of shape `(grid * grid, 4)`): of the object, `xyxy` in 0..1; zeros where there is none.
     """

@@ -2,9 +2,9 @@
 
     python -m scripts.groma_tiny.train [--work output/groma-tiny] [--output hub_configs/groma-tiny]
 
-Data (synthetic scenes), an untrained base, the language model's first look-backs, what patches show for the vision encoder, then the
-three stages of Groma with their own commands and the recipes in `hub_configs/recipes/tiny/`, figures on test scenes, and the folder with
-weights in bfloat16.
+Data (synthetic scenes), an untrained base, the language model's first look-backs, what patches show for the vision
+encoder, then the three stages of Groma with their own commands and the recipes in `hub_configs/recipes/tiny/`, figures
+on test scenes, and the folder with weights in bfloat16.
 
 A step that is finished is skipped, and a killed one goes on from its last checkpoint: start the command again.
 """
@@ -98,7 +98,8 @@ def train(work: Path, output: Path) -> None:
     """Run all steps that are not finished yet.
 
     Args:
-        work (`Path`): folder of data, checkpoints and the log of finished steps; the recipes expect `output/groma-tiny`.
+        work (`Path`): folder of data, checkpoints and the log of finished steps; the recipes expect
+            `output/groma-tiny`.
         output (`Path`): folder to ship.
     """
     base, language, vision = work / "base", work / "language", work / "vision"

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Where each public name lives. Nothing of it is imported before it is used: `import transformers_groma` costs no torch.
+# Where each public name lives. Nothing of it is imported before it is used: `import transformers_groma` costs no
+# torch.
 _EXPORTS = {
     "models.groma.convert_components": ("assemble_components",),
     "boxes": (

@@ -1,7 +1,8 @@
 """Writing files and folders so that a reader never sees half of one, and nothing is lost on the way.
 
-Whatever takes an output folder goes through here: a killed process leaves what was there before or what it wrote, a folder
-is replaced only where nothing else is lost with it, two processes do not write the same output, and an error names it.
+Whatever takes an output folder goes through here: a killed process leaves what was there before or what it wrote, a
+folder is replaced only where nothing else is lost with it, two processes do not write the same output, and an error
+names it.
 """
 
 import ctypes
@@ -171,7 +172,8 @@ def writing(output: str | os.PathLike) -> Iterator[None]:
     >>> with writing("model"):
     ...     raise OSError(errno.ENOSPC, "No space left on device")
     Traceback (most recent call last):
-    transformers_groma._files.OutputError: model cannot be written (No space left on device). Free some space, or pass another output folder.
+    transformers_groma._files.OutputError: model cannot be written (No space left on device). Free some space, or pass
+        another output folder.
     """
     try:
         yield
@@ -191,14 +193,15 @@ def check_output_folder(
 ) -> Path:
     """Check that a folder can be written without losing anything else.
 
-    A new or an empty folder always can. One that holds files is replaced only if that is wanted, and never if it is the
-    current folder, the home folder, a source, or has one of them inside; nor if it is a part of a source. What a run that
-    was killed had set aside is put back before.
+    A new or an empty folder always can. One that holds files is replaced only if that is wanted, and never if it is
+    the current folder, the home folder, a source, or has one of them inside; nor if it is a part of a source. What a
+    run that was killed had set aside is put back before.
 
     Args:
         output_dir (`str` or `Path`): folder to write.
         overwrite (`bool`): whether what it holds may be replaced.
-        sources (`Sequence` of `str` or `Path`): files and folders that are read; others, such as names of the Hub, are ignored.
+        sources (`Sequence` of `str` or `Path`): files and folders that are read; others, such as names of the Hub, are
+            ignored.
 
     Returns:
         `Path`: where it really is, behind all links.
@@ -225,9 +228,9 @@ def complete_folder(
 ) -> Iterator[Path]:
     """A temporary folder that takes the place of `output_dir` when the block ends well, and vanishes otherwise.
 
-    What `output_dir` held is set aside, then the new files take its place, then the old ones are deleted: a failure restores
-    them, and so does the next run where this one was killed in between. On Linux old and new swap places in one step. An empty
-    folder, a mount point and what a link leads to stay themselves and get the files.
+    What `output_dir` held is set aside, then the new files take its place, then the old ones are deleted: a failure
+    restores them, and so does the next run where this one was killed in between. On Linux old and new swap places in
+    one step. An empty folder, a mount point and what a link leads to stay themselves and get the files.
 
     Args:
         output_dir (`str` or `Path`): folder to write.
@@ -310,7 +313,8 @@ def one_writer(folder: str | os.PathLike, job: str, part: str | None = None) -> 
     ...     with one_writer(folder, "train"):
     ...         pass
     Traceback (most recent call last):
-    transformers_groma._files.OutputError: ... is being written by another process: wait until it ends, or pass another folder.
+    transformers_groma._files.OutputError: ... is being written by another process: wait until it ends, or pass another
+        folder.
     """
     folder = Path(folder)
     with naming(folder):

@@ -68,8 +68,8 @@ class JsonlLog:
     """Appends records to a JSON-lines file, each of them at once. One process at a time has a file open.
 
     Args:
-        path (`str` or `Path`): the file, made with its folders if needed. A line that an earlier run left unfinished is
-            cut off.
+        path (`str` or `Path`): the file, made with its folders if needed. A line that an earlier run left unfinished
+            is cut off.
 
     Raises:
         OutputError: it cannot be written, or another process is writing it.

@@ -1,8 +1,8 @@
 """Registers Groma with transformers' Auto classes at the moment that transformers loads them.
 
-`AutoModel.register` needs the model class, and the model class needs torch: seconds of import. So `import transformers_groma`
-only leaves a note for each of transformers' Auto modules. When such a module is imported (or if it has been already), Groma's
-classes are registered with it.
+`AutoModel.register` needs the model class, and the model class needs torch: seconds of import. So `import
+transformers_groma` only leaves a note for each of transformers' Auto modules. When such a module is imported (or if it
+has been already), Groma's classes are registered with it.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Text of annotation files: decoded whatever wrote it, split into lines, parsed as JSON.
 
-Lines end at a line feed and nowhere else. Python's `splitlines` also breaks at U+0085, U+2028 and others, which stand in
-captions, and reading a file as text turns a lone carriage return into a line end.
+Lines end at a line feed and nowhere else. Python's `splitlines` also breaks at U+0085, U+2028 and others, which stand
+in captions, and reading a file as text turns a lone carriage return into a line end.
 """
 
 import codecs
@@ -68,7 +68,8 @@ def decode_text(content: bytes, name: str) -> str:
         byte = start + error.start
         if start:
             raise ValueError(
-                f"{name} begins with the byte order mark of {encoding.upper()}, but byte {byte} does not fit it. Save it as UTF-8."
+                f"{name} begins with the byte order mark of {encoding.upper()}, but byte {byte} does not fit it. Save "
+                f"it as UTF-8."
             ) from None
         raise ValueError(
             f"{name} is not UTF-8: byte {byte} is {content[byte]:#04x}. Save it as UTF-8, for example with "
@@ -77,7 +78,8 @@ def decode_text(content: bytes, name: str) -> str:
     if not start and "\0" in text[:4]:
         byte = text.index("\0")
         raise ValueError(
-            f"{name} is not UTF-8: byte {byte} is 0x00, as in UTF-16 without a byte order mark. Save it as UTF-8, for example with "
+            f"{name} is not UTF-8: byte {byte} is 0x00, as in UTF-16 without a byte order mark. Save it as UTF-8, for "
+            f"example with "
             f"`iconv -f utf-16{'le' if byte % 2 else 'be'} -t utf-8`."
         )
     return text

@@ -19,7 +19,8 @@ from torch import Tensor
 BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
 BOX_FORMATS: tuple[str, ...] = ("xyxy", "xywh", "cxcywh")
 
-# Inputs of the models that are boxes, or scores that decide about boxes; the last two stand in the labels of the detector.
+# Inputs of the models that are boxes, or scores that decide about boxes; the last two stand in the labels of the
+# detector.
 BOX_INPUTS = ("refer_boxes", "ground_boxes", "proposal_boxes", "proposal_scores", "boxes", "crowd_boxes")
 
 # A box may stick out of its image by this many pixels (rounding in annotation tools); it is clipped.
@@ -182,8 +183,9 @@ def prepare_user_boxes(
         `Tensor` of shape `(n, 4)`, float32: `xyxy` boxes in pixels, inside the image.
 
     Raises:
-        ValueError: wrong shape, a value that is not finite, an inverted or empty box, pixels that look like fractions, or a
-            box that is more than 1 pixel outside of the image. Boxes that stick out by at most 1 pixel are clipped.
+        ValueError: wrong shape, a value that is not finite, an inverted or empty box, pixels that look like fractions,
+            or a box that is more than 1 pixel outside of the image. Boxes that stick out by at most 1 pixel are
+            clipped.
 
     Example:
     >>> prepare_user_boxes([[10, 10, 100.5, 50]], height=80, width=100).tolist()
@@ -221,7 +223,8 @@ def prepare_user_boxes(
     if inverted.any():
         label, pixels = first(inverted)
         raise ValueError(
-            f"{label} is inverted: x2 < x1 or y2 < y1 ({pixels}). `box_format` is {box_format!r}; pass another one if the "
+            f"{label} is inverted: x2 < x1 or y2 < y1 ({pixels}). `box_format` is {box_format!r}; pass another one if "
+            f"the "
             "numbers mean something else."
         )
     size = values.new_tensor([width, height, width, height])
@@ -230,7 +233,8 @@ def prepare_user_boxes(
     if not normalized and fractions.any():
         label, pixels = first(fractions)
         raise ValueError(
-            f"{label} lies within the first pixel of the {width}x{height} (width x height) image ({pixels}). Pass pixels, or "
+            f"{label} lies within the first pixel of the {width}x{height} (width x height) image ({pixels}). Pass "
+            f"pixels, or "
             "`normalized=True` for fractions of the image."
         )
     overhang = torch.maximum(-values, values - size).amax(dim=-1)
@@ -254,13 +258,14 @@ def unpack_region_boxes(
     """The used slots of each image as `xyxy` boxes in absolute pixels.
 
     Args:
-        boxes (`Tensor` of shape `(B, R, 4)`): slots as the model gives them, normalized `cxcywh`.
-        mask (`Tensor` of shape `(B, R)`, bool): which slots are used.
-        target_sizes (`list` of B `(height, width)`, *optional*): sizes of the upright images in pixels; without it the boxes
+        boxes (`Tensor` of shape `(B, R, 4)`): slots as the model gives them, normalized `cxcywh`. mask (`Tensor` of
+        shape `(B, R)`, bool): which slots are used. target_sizes (`list` of B `(height, width)`, *optional*): sizes of
+        the upright images in pixels; without it the boxes
             stay fractions (0..1) of the image.
 
     Returns:
-        `list` of B `Tensor` of shape `(n, 4)`, float32: `xyxy` boxes inside the image. See [`finite_slots`] for what is left out.
+        `list` of B `Tensor` of shape `(n, 4)`, float32: `xyxy` boxes inside the image. See [`finite_slots`] for what
+        is left out.
 
     Raises:
         ValueError: if `target_sizes` has not one entry for each image.
@@ -343,11 +348,11 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 def nms_mask(boxes: Tensor, valid: Tensor, iou_threshold: float, protected: Tensor | None = None) -> Tensor:
     """Greedy non-maximum suppression of boxes that are sorted by descending score, for a whole batch at once.
 
-    A box is dropped when its IoU with an earlier box that was kept is > `iou_threshold`. The result is exactly that
-    of the sequential algorithm, in blocks: within a block the rule is applied to all boxes at once and repeated until
+    A box is dropped when its IoU with an earlier box that was kept is > `iou_threshold`. The result is exactly that of
+    the sequential algorithm, in blocks: within a block the rule is applied to all boxes at once and repeated until
     nothing changes, which takes as many rounds as the block's longest chain of suppressions, usually a handful. What
-    is kept then suppresses all later boxes at once. Time grows with the square of the number of boxes whatever the boxes
-    are, memory in proportion to it.
+    is kept then suppresses all later boxes at once. Time grows with the square of the number of boxes whatever the
+    boxes are, memory in proportion to it.
 
     Args:
         boxes (`Tensor` of shape `(B, N, 4)`): `xyxy` boxes, best first.
@@ -368,8 +373,8 @@ def nms_mask(boxes: Tensor, valid: Tensor, iou_threshold: float, protected: Tens
     return _nms_mask(boxes, valid, protected, iou_threshold)
 
 
-# A custom operator, because the number of rounds depends on the data: torch.compile and torch.export see one node.
-# Its namespace is this module's name: a model loaded with `trust_remote_code` brings a copy of this file, and torch frees
+# A custom operator, because the number of rounds depends on the data: torch.compile and torch.export see one node. Its
+# namespace is this module's name: a model loaded with `trust_remote_code` brings a copy of this file, and torch frees
 # an operator whose name is registered again, while the first copy would go on calling it.
 @torch.library.custom_op(re.sub(r"\W", "_", __name__, flags=re.ASCII) + "::nms_mask", mutates_args=())
 def _nms_mask(boxes: Tensor, valid: Tensor, protected: Tensor, iou_threshold: float) -> Tensor:
@@ -410,8 +415,8 @@ def nms(
         boxes (`Tensor` of shape `(N, 4)`): `xyxy` boxes.
         scores (`Tensor` of shape `(N,)`): their scores; equal scores keep their input order.
         iou_threshold (`float`): a box is dropped when its IoU with a kept, better box is > this.
-        score_threshold (`float`): only boxes with a score > this take part; 0 lets all boxes take part. A box that is not finite,
-            or whose score is not, never does.
+        score_threshold (`float`): only boxes with a score > this take part; 0 lets all boxes take part. A box that is
+            not finite, or whose score is not, never does.
         max_boxes (`int`, *optional*): keep only this many of the best boxes.
 
     Returns:
@@ -432,8 +437,8 @@ def nms(
 def boxes_to_bits(boxes: Tensor) -> Tensor:
     """Boxes in a form that no cast of floating-point inputs touches: the bits of their float32 numbers as integers.
 
-    FSDP, DeepSpeed and other wrappers cast every floating-point tensor that a model is given; in half precision a box moves by
-    pixels. All of Groma's models read boxes (and `proposal_scores`) in this form, too.
+    FSDP, DeepSpeed and other wrappers cast every floating-point tensor that a model is given; in half precision a box
+    moves by pixels. All of Groma's models read boxes (and `proposal_scores`) in this form, too.
 
     Args:
         boxes (`Tensor` of any shape): normalized boxes or scores, float32 or float64; bits stay as they are.
@@ -456,7 +461,8 @@ def exact_boxes(boxes: Tensor, name: str = "boxes") -> Tensor:
     """Boxes as float32, if they were not rounded before.
 
     Args:
-        boxes (`Tensor` of any shape): normalized boxes or scores, float32, float64 or what `boxes_to_bits` made of them (int32).
+        boxes (`Tensor` of any shape): normalized boxes or scores, float32, float64 or what `boxes_to_bits` made of
+            them (int32).
         name (`str`): how an error names the argument.
 
     Returns:
@@ -468,7 +474,9 @@ def exact_boxes(boxes: Tensor, name: str = "boxes") -> Tensor:
     Example:
     >>> exact_boxes(torch.tensor([0.5, 0.5, 0.2, 0.2]).bfloat16(), "refer_boxes")
     Traceback (most recent call last):
-    ValueError: `refer_boxes` is torch.bfloat16, which rounds boxes to steps of 1/256 of the image. Keep it in float32 (cast `pixel_values` alone), or pass `boxes_to_bits(refer_boxes)` where a wrapper such as FSDP or DeepSpeed casts all inputs.
+    ValueError: `refer_boxes` is torch.bfloat16, which rounds boxes to steps of 1/256 of the image. Keep it in float32
+        (cast `pixel_values` alone), or pass `boxes_to_bits(refer_boxes)` where a wrapper such as FSDP or DeepSpeed
+        casts all inputs.
     """
     if boxes.dtype in (torch.float32, torch.float64):
         return boxes.float()
@@ -478,7 +486,8 @@ def exact_boxes(boxes: Tensor, name: str = "boxes") -> Tensor:
         steps = round(2 / torch.finfo(boxes.dtype).eps)  # between 0.5 and 1
         raise ValueError(
             f"`{name}` is {boxes.dtype}, which rounds boxes to steps of 1/{steps} of the image. Keep it in float32 "
-            f"(cast `pixel_values` alone), or pass `boxes_to_bits({name})` where a wrapper such as FSDP or DeepSpeed casts all inputs."
+            f"(cast `pixel_values` alone), or pass `boxes_to_bits({name})` where a wrapper such as FSDP or DeepSpeed "
+            f"casts all inputs."
         )
     raise ValueError(
         f"`{name}` must be normalized boxes in float32, got {boxes.dtype}. Divide pixels by the image size."

@@ -1,9 +1,9 @@
 """Control tokens that a user typed, made plain text: the words reach the model, the tokens do not.
 
-`<image>`, `<r5>` or `</s>` in a question would be read as tokens of the model: placeholders of an image, a region that nobody
-pointed at, the end of a turn. Here such a text is cut inside of each of them by a mark. The tokenizer encodes what lies between the
-marks piece by piece and drops the marks (transformers' own way, see `encode_marked_chat`), so that the ids hold no control token
-and decode to the very text that was typed.
+`<image>`, `<r5>` or `</s>` in a question would be read as tokens of the model: placeholders of an image, a region that
+nobody pointed at, the end of a turn. Here such a text is cut inside of each of them by a mark. The tokenizer encodes
+what lies between the marks piece by piece and drops the marks (transformers' own way, see `encode_marked_chat`), so
+that the ids hold no control token and decode to the very text that was typed.
 """
 
 import re
@@ -14,10 +14,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-# transformers' marks around tokens that a user typed. A single one is dropped by the tokenizer, but nothing joins across it.
+# transformers' marks around tokens that a user typed. A single one is dropped by the tokenizer, but nothing joins
+# across it.
 _MARKED_START, BREAK = "\U000f0000", "\U000f0001"
-# What formats without tokens for it write around turns, Vicuna's first. They are words and not tokens: cut at every letter, they read
-# the same but are not the same ids.
+# What formats without tokens for it write around turns, Vicuna's first. They are words and not tokens: cut at every
+# letter, they read the same but are not the same ids.
 ROLE_MARKS = (
     *("USER:", "ASSISTANT:"),
     *("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"),
@@ -58,7 +59,8 @@ def break_control_tokens(
         keep_first (`str`, *optional*): a token that stays one at the head of the first text, once.
 
     Returns:
-        `list[str]`: the same texts with marks; equal to `texts` where there are no control tokens. The two characters that serve as
+        `list[str]`: the same texts with marks; equal to `texts` where there are no control tokens. The two characters
+            that serve as
         marks become U+FFFD.
 
     Example:
@@ -136,7 +138,8 @@ def _break_positions(text: str, offset: int, tokens: tuple[str, ...], tokenizer:
         cuts.update(cut for match in _pattern(marks).finditer(text) for cut in range(match.start() + 1, match.end()))
     added = {index: token for index, token in tokenizer.added_tokens_decoder.items() if token.content in tokens}
     if any(token.normalized for token in added.values()):
-        # These are found after the text was normalized: in capitals, in full width. Only the tokenizer itself can tell.
+        # These are found after the text was normalized: in capitals, in full width. Only the tokenizer itself can
+        # tell.
         ids = frozenset(added) - {tokenizer.unk_token_id}
         for start, end in pairwise([0, *sorted(cuts), len(text)]):
             cuts.update(_halving_cuts(text[start:end], start, ids, tokenizer))

@@ -50,8 +50,8 @@ IMAGE_PROCESSOR_AUTO_MAP = {
 def remote_code_files() -> dict[str, str]:
     """The modules of this package that a folder with remote code needs, flat: the entry points and all they import.
 
-    The package has folders, a folder on the Hub has none: each module gets its own name there, and `from ...boxes import`
-    becomes `from .boxes import`.
+    The package has folders, a folder on the Hub has none: each module gets its own name there, and `from ...boxes
+    import` becomes `from .boxes import`.
 
     Returns:
         `dict[str, str]`: the text of each file by its name, in the order of the names.
@@ -108,7 +108,8 @@ def _flattened(path: Path, package: Path) -> tuple[str, list[Path]]:
         target = path.parents[node.level - 1].joinpath(*(node.module or "").split(".")).with_suffix(".py")
         if node.module is None or not target.is_file() or not target.is_relative_to(package):
             raise ValueError(
-                f"{path}, line {node.lineno}: a flat folder needs imports of the form `from ..module import name`, with a "
+                f"{path}, line {node.lineno}: a flat folder needs imports of the form `from ..module import name`, "
+                f"with a "
                 f"module of {package.name}."
             )
         imported.append(target)
@@ -123,23 +124,24 @@ def _flattened(path: Path, package: Path) -> tuple[str, list[Path]]:
 def export_remote_code(model_dir: str | os.PathLike, output_dir: str | os.PathLike | None = None) -> Path:
     """Add the code of this package to a model folder, so that it loads where the package is not installed.
 
-    A copy gets the files of the model that `model_files.py` lists, and no others: what else lies in the folder (keys, the history of
-    git, optimizer states) stays behind, and so does the user's own code. Entries of `auto_map` for other Auto classes than
-    ours keep their names; a warning says which entries and files are replaced, and which code a kept entry needs.
+    A copy gets the files of the model that `model_files.py` lists, and no others: what else lies in the folder (keys,
+    the history of git, optimizer states) stays behind, and so does the user's own code. Entries of `auto_map` for
+    other Auto classes than ours keep their names; a warning says which entries and files are replaced, and which code
+    a kept entry needs.
 
     Args:
-        model_dir (`str` or `Path`): folder of a Groma or of a stage-1 detector, as `save_pretrained` or `groma convert`
-            write it; with or without a processor.
-        output_dir (`str` or `Path`, *optional*): new or empty folder for a copy, which appears only when it is complete.
-            Without it the code is added to `model_dir`, code first, so that it loads at every moment.
+        model_dir (`str` or `Path`): folder of a Groma or of a stage-1 detector, as `save_pretrained` or `groma
+            convert` write it; with or without a processor.
+        output_dir (`str` or `Path`, *optional*): new or empty folder for a copy, which appears only when it is
+            complete. Without it the code is added to `model_dir`, code first, so that it loads at every moment.
 
     Returns:
         `Path`: the folder with the code.
 
     Raises:
         FileNotFoundError: `model_dir` has no config.json.
-        ValueError: its model is not a Groma, its files cannot be read, its weights are pickles, or a file of it is a link that
-            leads out of the folder.
+        ValueError: its model is not a Groma, its files cannot be read, its weights are pickles, or a file of it is a
+            link that leads out of the folder.
         FileExistsError: `output_dir` holds files.
 
     Example:
@@ -157,7 +159,8 @@ def export_remote_code(model_dir: str | os.PathLike, output_dir: str | os.PathLi
     model_type = read_json(checked_file(model_dir, config_file.name)).get("model_type")
     if not isinstance(model_type, str) or model_type not in MODEL_AUTO_MAPS:
         raise ValueError(
-            f"`model_dir` {model_dir} holds a model of type {model_type!r}, but only {' and '.join(MODEL_AUTO_MAPS)} have "
+            f"`model_dir` {model_dir} holds a model of type {model_type!r}, but only {' and '.join(MODEL_AUTO_MAPS)} "
+            f"have "
             "code here. Convert a checkpoint of the original with `groma convert` first."
         )
     # All that can be wrong with the folder is found before anything is written.
@@ -169,7 +172,8 @@ def export_remote_code(model_dir: str | os.PathLike, output_dir: str | os.PathLi
     pickled = [name for name in PICKLED_WEIGHTS if (model_dir / name).exists()]
     if pickled and not {WEIGHTS_FILE, INDEX_FILE} & {path.name for path in files}:
         raise ValueError(
-            f"The weights of {model_dir} are a pickle, {pickled[0]}, which runs code when it is loaded and is not copied. "
+            f"The weights of {model_dir} are a pickle, {pickled[0]}, which runs code when it is loaded and is not "
+            f"copied. "
             "Load the model and save it again, as safetensors."
         )
     with complete_folder(output_dir, overwrite=False, sources=[model_dir]) as folder:
@@ -215,7 +219,8 @@ def _update_auto_map(content: dict, auto_map: dict, path: Path) -> None:
     for key, value in own.items():
         if key not in auto_map:
             logger.warning(
-                f"`auto_map` of {path} keeps its entry {key!r}: {value!r}. Its code is not copied; add it yourself if you need it."
+                f"`auto_map` of {path} keeps its entry {key!r}: {value!r}. Its code is not copied; add it yourself if "
+                f"you need it."
             )
         elif value != auto_map[key]:
             logger.warning(f"`auto_map` of {path}: {value!r} of {key!r} is replaced by {auto_map[key]!r}.")

@@ -174,7 +174,8 @@ class GroundedText:
         regions (`list[GroundedRegion]`): all regions that the model could name, also those it did not.
         unknown_region_ids (`tuple[int, ...]`): numbers that the model wrote but that are no regions.
         markup (`str`): the text as the model wrote it.
-        user_region_ids (`tuple[int, ...]`): numbers of the regions that the user pointed at, in the order of the user's boxes.
+        user_region_ids (`tuple[int, ...]`): numbers of the regions that the user pointed at, in the order of the
+            user's boxes.
     """
 
     text: str
@@ -246,7 +247,8 @@ def ground_text(
         user_region_ids (`Sequence[int]`): rows that the user pointed at, in the order of the user's boxes.
 
     Returns:
-        `GroundedText`: plain text, phrases with boxes, all regions; tensors are on the CPU. A row whose box or score is not
+        `GroundedText`: plain text, phrases with boxes, all regions; tensors are on the CPU. A row whose box or score
+            is not
         finite is not a region.
 
     Raises:
@@ -408,7 +410,8 @@ class _PlainText:
                 return line_break[0]
         if self.pieces[-1][-1] in _OPENING or _CLOSING.match(core):
             return ""
-        # In `a dog <roi><r4></roi>"` the space before the regions goes with them; in `a dog <roi><r4></roi>(left)` not.
+        # In `a dog <roi><r4></roi>"` the space before the regions goes with them; in `a dog <roi><r4></roi>(left)`
+        # not.
         if self.after_regions and not lead and unicodedata.category(core[0]) in ("Pc", "Pd", "Pe", "Pf", "Po"):
             return ""
         return " "

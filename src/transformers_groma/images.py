@@ -69,7 +69,8 @@ def check_image_pixels(width: int, height: int) -> None:
     """
     if width * height > MAX_IMAGE_PIXELS:
         raise ImageTooLargeError(
-            f"{width}x{height} (width x height) pixels are more than the {MAX_IMAGE_PIXELS} that are read. Make the image smaller, or "
+            f"{width}x{height} (width x height) pixels are more than the {MAX_IMAGE_PIXELS} that are read. Make the "
+            f"image smaller, or "
             "raise `transformers_groma.images.MAX_IMAGE_PIXELS` if it can be trusted"
         )
 
@@ -208,7 +209,8 @@ def image_orientation(image: Image.Image) -> int:
 def upright(image: Image.Image) -> Image.Image:
     """An image as a viewer shows it.
 
-    `PIL.ImageOps.exif_transpose` also writes the EXIF data anew, which fails where cameras and editors left odd values in them.
+    `PIL.ImageOps.exif_transpose` also writes the EXIF data anew, which fails where cameras and editors left odd values
+    in them.
 
     Args:
         image (`PIL.Image.Image`): not changed.
@@ -315,7 +317,8 @@ def _check_range(values: np.ndarray, largest: int, what: str) -> None:
     slack = FLOAT_SLACK if values.dtype.kind == "f" else 0
     if values.size and (values.min() < -slack or values.max() > largest + slack):
         raise ValueError(
-            f"{what} must have values from 0 to {largest}, got {values.min():g} to {values.max():g}. The type of the values "
+            f"{what} must have values from 0 to {largest}, got {values.min():g} to {values.max():g}. The type of the "
+            f"values "
             "tells their scale: floats run from 0 to 1, uint16 from 0 to 65535, all other whole numbers from 0 to 255."
         )
 

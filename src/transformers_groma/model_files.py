@@ -1,7 +1,7 @@
 """Which files of a model folder belong to the model: what may be copied or published, and nothing else.
 
-A folder that was trained in holds more than a model: keys in `.env`, the history of `.git`, optimizer states, logs. Whoever copies
-or uploads one goes by this list.
+A folder that was trained in holds more than a model: keys in `.env`, the history of `.git`, optimizer states, logs.
+Whoever copies or uploads one goes by this list.
 """
 
 import json
@@ -54,7 +54,8 @@ def model_files(folder: str | os.PathLike) -> list[Path]:
         `list[Path]`: files directly in `folder`, sorted by name.
 
     Raises:
-        ValueError: one of them is a link that leads out of the folder, or the index names something else than a file beside it.
+        ValueError: one of them is a link that leads out of the folder, or the index names something else than a file
+            beside it.
 
     Example:
     >>> import tempfile
@@ -92,7 +93,8 @@ def shard_names(folder: Path) -> list[str]:
         # No folders, no hidden files, and nothing but weights: `../key.pem` and `C:\\key` are not shards.
         if not name.endswith(".safetensors") or name.startswith(".") or any(sign in name for sign in "/\\:\0"):
             raise ValueError(
-                f"{folder / INDEX_FILE} names {name!r}, which is not a safetensors file beside it. Save the model again."
+                f"{folder / INDEX_FILE} names {name!r}, which is not a safetensors file beside it. Save the model "
+                f"again."
             )
     return names
 
@@ -108,7 +110,8 @@ def checked_file(folder: Path, name: str) -> Path:
         `Path`: the file.
 
     Raises:
-        ValueError: it is missing, is not a regular file, or is a link that leads out of the folder or to what is not a file of a model.
+        ValueError: it is missing, is not a regular file, or is a link that leads out of the folder or to what is not a
+            file of a model.
     """
     path = folder / name
     if not path.is_file():

@@ -69,31 +69,35 @@ class ImageGroundingPipeline(Pipeline):
         """Ask about one image or several.
 
         Args:
-            image (PIL image, array, tensor, path or URL, `dict`, or many of these): the image. Files and PIL images are turned
-                upright by their EXIF tag. A `dict` is a whole sample: `image` and, as needed, `question` (or `text`) and
-                `boxes`. Many can be a list, a generator or a dataset with these columns.
-            question (`str` or `list[str]`, *optional*): one for all images or one for each, with a `<region>` mark for each
-                box; `[grounding]` at its head asks for a grounded answer. All other control tokens in it (`<image>`, `<p>`, `<r5>`,
-                `</s>`, …) are plain text, unless `parse_tokens` is set. Without it the processor's default: describe the boxes or, without boxes, the image.
-            boxes (array-like of shape `(n, 4)`, or a list of these or `None`, one for each image, *optional*): regions that
+            image (PIL image, array, tensor, path or URL, `dict`, or many of these): the image. Files and PIL images
+                are turned upright by their EXIF tag. A `dict` is a whole sample: `image` and, as needed, `question`
+                (or `text`) and `boxes`. Many can be a list, a generator or a dataset with these columns.
+            question (`str` or `list[str]`, *optional*): one for all images or one for each, with a `<region>` mark for
+                each box; `[grounding]` at its head asks for a grounded answer. All other control tokens in it
+                (`<image>`, `<p>`, `<r5>`, `</s>`, …) are plain text, unless `parse_tokens` is set. Without it the
+                processor's default: describe the boxes or, without boxes, the image.
+            boxes (array-like of shape `(n, 4)`, or a list of these or `None`, one for each image, *optional*): regions
+            that
                 the question points at; one set serves all images. `xyxy` in absolute pixels of the upright image.
             batch_size (`int`, *optional*): how many images of many go through the model together; 1 by default.
             box_format (`str`, *optional*): `"xyxy"` (default), `"xywh"` or `"cxcywh"`, of `boxes`.
             normalized (`bool`, *optional*): whether `boxes` are fractions of the image size.
-            parse_tokens (`bool`, *optional*): whether control tokens in `question` are tokens of the model, for those who write whole
-                prompts, or questions with `<p>…</p>`, themselves. Never set it for texts of other people.
+            parse_tokens (`bool`, *optional*): whether control tokens in `question` are tokens of the model, for those
+                who write whole prompts, or questions with `<p>…</p>`, themselves. Never set it for texts of other
+                people.
             max_new_tokens (`int`, *optional*): longest answer; 256 by default.
             generate_kwargs (`dict`, *optional*): everything else that `model.generate` takes.
             **kwargs: `num_workers` and the parameters above; the last five can also be given to `pipeline(…)`.
 
         Returns:
-            `GroundedText`, boxes `xyxy` in absolute pixels of the upright image; for a list of images a list, for a generator
-            or dataset an iterator, which answers as it is read. With `num_return_sequences` above 1 a list for each image.
+            `GroundedText`, boxes `xyxy` in absolute pixels of the upright image; for a list of images a list, for a
+            generator or dataset an iterator, which answers as it is read. With `num_return_sequences` above 1 a list
+            for each image.
 
         Raises:
             TypeError: an argument that there is not.
-            ValueError: bad images, questions or boxes, or a prompt that is too long for the model, before any of the questions is
-                answered; the message says what to do.
+            ValueError: bad images, questions or boxes, or a prompt that is too long for the model, before any of the
+                questions is answered; the message says what to do.
         """
         # Wrong arguments are named before any work.
         self._sanitize_parameters(**{name: value for name, value in kwargs.items() if name != "num_workers"})
@@ -105,7 +109,8 @@ class ImageGroundingPipeline(Pipeline):
         if _is_stream(image):
             if isinstance(question, (list, tuple)) or _is_batch_of_boxes(boxes):
                 raise ValueError(
-                    "A generator or dataset takes one `question` and one set of `boxes` for all images. Yield dicts with `image`, "
+                    "A generator or dataset takes one `question` and one set of `boxes` for all images. Yield dicts "
+                    "with `image`, "
                     "`question` and `boxes` for one each."
                 )
             samples = (_sample(entry, index, question, boxes) for index, entry in enumerate(_entries(image)))
@@ -119,8 +124,8 @@ class ImageGroundingPipeline(Pipeline):
         batches = list(_batches(samples, batch_size))
         if not batches:
             return []
-        # Each batch is one input: the processor pads and checks better than the library's collator, which refuses a batch
-        # in which only some samples have boxes.
+        # Each batch is one input: the processor pads and checks better than the library's collator, which refuses a
+        # batch in which only some samples have boxes.
         answers = [answer for batch in super().__call__(batches, batch_size=1, **kwargs) for answer in batch]
         return answers if is_list else answers[0]
 
@@ -147,7 +152,8 @@ class ImageGroundingPipeline(Pipeline):
         if unknown:
             raise TypeError(
                 f"The image-grounding pipeline does not take {', '.join(f'`{name}`' for name in unknown)}. It takes "
-                "`image`, `question`, `boxes`, `batch_size`, `num_workers`, `box_format`, `normalized`, `parse_tokens`, "
+                "`image`, `question`, `boxes`, `batch_size`, `num_workers`, `box_format`, `normalized`, "
+                "`parse_tokens`, "
                 "`max_new_tokens` and `generate_kwargs` (a dict: everything else that `model.generate` takes)."
             )
         if generate_kwargs is not None and not isinstance(generate_kwargs, Mapping):
@@ -246,7 +252,8 @@ def _samples_of_list(inputs: list[Any], question: Any, boxes: Any) -> list[_Samp
     if any(dicts):
         if not all(dicts):
             raise ValueError(
-                f"`image` is a list of dicts, but entry {dicts.index(False)} is not one. Make all entries dicts, or all images."
+                f"`image` is a list of dicts, but entry {dicts.index(False)} is not one. Make all entries dicts, or "
+                f"all images."
             )
         if isinstance(question, (list, tuple)):
             raise ValueError("`question` is a list beside a list of dicts. Put each question into its dict.")
@@ -262,7 +269,8 @@ def _sample(entry: Any, index: int | None, question: str | None, boxes: Any) -> 
     if isinstance(entry, Mapping):
         if unknown := [key for key in entry if key not in SAMPLE_KEYS]:
             raise ValueError(
-                f"{place} has {', '.join(map(repr, unknown))}, but a dict of the image-grounding pipeline has `image`, `question` "
+                f"{place} has {', '.join(map(repr, unknown))}, but a dict of the image-grounding pipeline has "
+                f"`image`, `question` "
                 "(or `text`) and `boxes`. Rename or leave out the others (`dataset.select_columns([…])`)."
             )
         given = {key: value for key, value in entry.items() if value is not None}
@@ -297,7 +305,8 @@ def _for_each_image(name: str, values: Any, num_images: int, is_list: bool) -> l
         return [values] * num_images
     if len(values) != num_images:
         raise ValueError(
-            f"`{name}` has {len(values)} entries for {num_images} images. Pass one for each image, or a single one for all."
+            f"`{name}` has {len(values)} entries for {num_images} images. Pass one for each image, or a single one "
+            f"for all."
         )
     return list(values)
 

@@ -61,8 +61,8 @@ def draw_boxes(
 ) -> Image.Image:
     """Draw boxes with a label each.
 
-    Line width and font size follow the size of the image. Labels stay inside the image and never cover each other: long
-    ones are cut short with "…", and one for which there is no room is left out.
+    Line width and font size follow the size of the image. Labels stay inside the image and never cover each other:
+    long ones are cut short with "…", and one for which there is no room is left out.
 
     Args:
         image (`PIL.Image.Image`): any mode; it is not changed.
@@ -148,7 +148,8 @@ def draw_grounded_text(
 ) -> Image.Image:
     """Draw the boxes of an answer's phrases, one colour a phrase, and write the answer under the image.
 
-    The boxes that the user pointed at are dashed, black and white, with the label "your box" (several are numbered, from 1).
+    The boxes that the user pointed at are dashed, black and white, with the label "your box" (several are numbered,
+    from 1).
 
     Args:
         image (`PIL.Image.Image`): any mode; it is not changed.

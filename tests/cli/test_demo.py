@@ -145,7 +145,8 @@ def test_groma_tiny_is_not_asked_about_a_photo(run, tmp_path, more):
 def test_demo_needs_no_extra(tmp_path):
     """As with a plain `pip install`, without the packages that only extras bring."""
     code = (
-        "import sys; sys.modules |= dict.fromkeys(['datasets', 'ray', 'matplotlib', 'evaluate', 'accelerate', 'peft']);"
+        "import sys; sys.modules |= dict.fromkeys(['datasets', 'ray', 'matplotlib', 'evaluate', 'accelerate', "
+        "'peft']);"
         "from transformers_groma.cli import demo, main; demo.DEMO_MAX_NEW_TOKENS = 4; "
         f"sys.exit(main(['demo', '--model', {str(TINY)!r}, '--output', {str(tmp_path)!r}]))"
     )

@@ -161,7 +161,8 @@ def test_ratio_takes_other_rows_with_another_seed(data):
     assert first == sorted(set(first), key=lambda name: int(name[1:]))
     assert first == chosen("b:0.5")
     assert first != chosen("b:0.5", seed=1)
-    # The whole of another dataset in front changes nothing but the draw of the second; two halves are not the same half.
+    # The whole of another dataset in front changes nothing but the draw of the second; two halves are not the same
+    # half.
     assert len({tuple(chosen("b:0.5", "b:0.5")[part]) for part in (slice(10), slice(10, 20))}) == 2
     assert chosen("b:0.13", "c.parquet")[3:] == [f"c{i}" for i in range(7)]
     assert len(chosen("b@testA:0.01")) == 1

@@ -253,7 +253,8 @@ def test_a_category_that_the_file_does_not_list_is_an_error_at_the_end(tmp_path,
     error = capsys.readouterr().err.splitlines()[-1]
     assert read_rows(tmp_path / "rows", "conversation")["image_id"] == ["a", "b", "c"]
     assert error == (
-        f"error: {UNKNOWN_CATEGORY}: 9 of b (2 such annotations). The others are written; add the category to `categories`."
+        f"error: {UNKNOWN_CATEGORY}: 9 of b (2 such annotations). The others are written; add the category to "
+        f"`categories`."
     )
     # Other parts that are left out are no error.
     assert run_text(tmp_path, unknown_in_b, lambda: ["a"], "--split", "test") == 0

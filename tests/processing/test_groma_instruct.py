@@ -376,7 +376,8 @@ def test_messages(tmp_path):
     assert [message["role"] for message in messages] == ["system", *["user", "assistant"] * 3, "user"]
     text, image = messages[-1]["content"]
     assert text["text"] == (
-        "Regions:\n[1] cat\n[2] dog\n[3] collar\n\nCaptions:\n- A cat.\n\nQuestions and answers:\n- Who is it? The cat."
+        "Regions:\n[1] cat\n[2] dog\n[3] collar\n\nCaptions:\n- A cat.\n\nQuestions and answers:\n- Who is it? The "
+        "cat."
     )
     head, data = image["image_url"]["url"].split(",")
     assert head == "data:image/jpeg;base64"

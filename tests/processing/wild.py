@@ -67,7 +67,8 @@ class Script:
 
     Args:
         main (`Callable`): the script.
-        write (`Callable`): writes the files for `name`, `bbox` and `size` of the first picture; the annotation options.
+        write (`Callable`): writes the files for `name`, `bbox` and `size` of the first picture; the annotation
+            options.
         options (`list`): more options.
         file (`str`): the annotation file whose bytes tests change.
         bbox (`bool`): whether it has `xywh` boxes in JSON.

@@ -92,8 +92,8 @@ def test_crops_have_the_sizes_of_the_recipe():
         assert 0 <= y1 < y2 <= 500
         sides.append((x2 - x1, y2 - y1))
     widths, heights = np.array(sides).T
-    # 500 become 400, 500 or 600 pixels, of which 448 or more are taken, or all; 1000 become 800, 1000 or 1200, of which 448 to
-    # 896 are taken, or 448 to 800.
+    # 500 become 400, 500 or 600 pixels, of which 448 or more are taken, or all; 1000 become 800, 1000 or 1200, of
+    # which 448 to 896 are taken, or 448 to 800.
     assert heights.max() == 500
     assert 500 * 448 / 600 <= heights.min() < 500 * 460 / 600
     assert 1000 * 448 / 1200 <= widths.min() < 1000 * 460 / 1200

@@ -70,9 +70,11 @@ BAD = {
     "no answer": (with_messages(question(text_part("Hello."))), "must end with an assistant message"),
     "no messages": (with_messages(), "`messages` is empty"),
     "two questions": (with_messages(question(), question(), GOOD), "must alternate"),
-    "too many boxes": (with_messages(question(), answer(phrase_part("all", [0, 1] * 4))), "8 boxes, but the model has 6"),
+    "too many boxes": (with_messages(question(), answer(phrase_part("all", [0, 1] * 4))), "8 boxes, but the model has "
+    "6"),
     "no image part": (with_messages({"role": "user", "content": [text_part("Hello.")]}, GOOD), "show 0 images, but the row has 1"),
-    "too long": (with_messages(question(text_part(LONG)), GOOD), "with its first answer alone.*more than `max_tokens`"),
+    "too long": (with_messages(question(text_part(LONG)), GOOD), "with its first answer alone.*more than "
+    "`max_tokens`"),
     "no content": (with_messages(question(), {"role": "assistant", "content": None}), "."),
     "no boxes": (conversation(1) | {"boxes_xyxy": None}, "."),
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """Two processes compute what one does, in stages 2 and 3, with DDP and with sharded weights (FSDP2).
 
-All of it runs in one start of `torchrun`: `python -m torch.distributed.run … -m tests.training.test_distributed FOLDER`.
+All of it runs in one start of `torchrun`: `python -m torch.distributed.run … -m tests.training.test_distributed
+FOLDER`.
 """
 
 import copy
@@ -45,8 +46,8 @@ from .rows import (
 )
 
 REPOSITORY = Path(__file__).parents[2]
-# The two processes wait for each other at every step, so on a machine with other work they take many times as long as on an idle
-# one: 300 seconds were not enough once. This is only to end a run that hangs.
+# The two processes wait for each other at every step, so on a machine with other work they take many times as long as
+# on an idle one: 300 seconds were not enough once. This is only to end a run that hangs.
 PROCESSES_TIMEOUT = 1200
 # Plain gradient descent: Adam makes much of rounding errors in gradients that are nearly zero.
 SETTINGS = {

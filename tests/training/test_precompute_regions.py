@@ -232,8 +232,8 @@ def test_training_comes_out_the_same(tmp_path, model, processor, quantile, preco
     source = write_files(tmp_path / "data", rows)
     if quantile is not None:
         _, scores = raw_proposals(model, processor, [row for row in rows if row["image"] is not None])
-        # All images have some proposals above it, or none has any. Between two scores: batches of another size round the last bit
-        # of a score differently on some processors, and a threshold at a score would tell them apart.
+        # All images have some proposals above it, or none has any. Between two scores: batches of another size round
+        # the last bit of a score differently on some processors, and a threshold at a score would tell them apart.
         ordered = torch.cat([scores.flatten().sort().values, scores.max()[None] + 1e-3])
         index = round(quantile * (scores.numel() - 1))
         model.config.box_score_threshold = ordered[index : index + 2].mean().item()

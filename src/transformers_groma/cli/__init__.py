@@ -73,7 +73,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="groma",
         description="Groma, a language model that points: ask about an image, get words tied to places.",
-        epilog='example: groma chat photo.jpg "What is <region>?" --box 30,212,372,585 --model groma-7b --output answer',
+        epilog='example: groma chat photo.jpg "What is <region>?" --box 30,212,372,585 --model groma-7b --output '
+        "answer",
     )
     parser.add_argument("--version", action=VersionAction)
     commands = parser.add_subparsers(

@@ -86,7 +86,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="DIR_OR_REPO",
-        help="folder or Hub name of a model (default: groma-tiny, the one of this package, which only knows drawn shapes)",
+        help="folder or Hub name of a model (default: groma-tiny, the one of this package, which only knows drawn "
+        "shapes)",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, …; the best one available by default")
     parser.add_argument(

@@ -32,7 +32,8 @@ def add_chat(commands: "argparse._SubParsersAction") -> None:
         "question",
         metavar="QUESTION",
         nargs="?",
-        help=f"with a {REGION_MARK} mark for each box; [grounding] at its head asks for a grounded answer, other control "
+        help=f"with a {REGION_MARK} mark for each box; [grounding] at its head asks for a grounded answer, other "
+        f"control "
         "tokens are plain text. Without it the model describes the boxes or, without boxes, the image",
     )
     chat.add_argument(
@@ -48,7 +49,8 @@ def add_chat(commands: "argparse._SubParsersAction") -> None:
     chat.add_argument(
         "--parse-tokens",
         action="store_true",
-        help="read control tokens in QUESTION (<p>, <image>, </s>, ...) as tokens of the model; without it they are plain text",
+        help="read control tokens in QUESTION (<p>, <image>, </s>, ...) as tokens of the model; without it they are "
+        "plain text",
     )
     add_model_arguments(chat)
     add_output_arguments(chat, "answer.json and answer.png")
@@ -72,7 +74,8 @@ def run_chat(arguments: argparse.Namespace) -> None:
         if marks != len(arguments.boxes):
             raise CommandError(
                 f"QUESTION {question!r} has {marks} {REGION_MARK} marks for {len(arguments.boxes)} --box: write one "
-                f'{REGION_MARK} for each --box, as in "What is {REGION_MARK}?" --box 30,212,372,585, or leave QUESTION out '
+                f'{REGION_MARK} for each --box, as in "What is {REGION_MARK}?" --box 30,212,372,585, or leave '
+                f"QUESTION out "
                 "for the default one."
             )
     image = open_upright(arguments.image)

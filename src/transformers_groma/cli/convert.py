@@ -81,7 +81,8 @@ def run_convert(arguments: argparse.Namespace) -> None:
     wanted = [set(), {"detector", "language_model"}, {"vision_encoder"}]
     if given not in wanted or (arguments.legacy_dir is None) == (not given):
         raise CommandError(
-            "pass LEGACY_DIR and OUT_DIR, or --detector, --language-model and OUT_DIR, or --vision-encoder and OUT_DIR."
+            "pass LEGACY_DIR and OUT_DIR, or --detector, --language-model and OUT_DIR, or --vision-encoder and "
+            "OUT_DIR."
         )
     sizes = {name: value for name in REGION_ENCODER_OPTIONS if (value := getattr(arguments, name)) is not None}
     if sizes and "language_model" not in given:

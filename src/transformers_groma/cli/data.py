@@ -31,7 +31,8 @@ def add_data(commands: "argparse._SubParsersAction") -> None:
         sources.add_parser(
             "shapes",
             help=SHAPES_HELP,
-            description=f"{SHAPES_HELP[0].upper()}{SHAPES_HELP[1:]}. The same arguments make the same rows on any machine; "
+            description=f"{SHAPES_HELP[0].upper()}{SHAPES_HELP[1:]}. The same arguments make the same rows on any "
+            f"machine; "
             "splits share no scene, whatever the seeds.",
             epilog="example: groma data shapes --task chat --rows 1000 --seed 0 --output shapes-chat\n"
             "         groma data shapes --task rec --rows 200 --seed 1 --output shapes-rec --split test --evaluation "
@@ -43,7 +44,8 @@ def add_data(commands: "argparse._SubParsersAction") -> None:
         sources.add_parser(
             "folder",
             help=FOLDER_HELP,
-            description=f"{FOLDER_HELP[0].upper()}{FOLDER_HELP[1:]}, in the layout of Hugging Face's imagefolder with a text "
+            description=f"{FOLDER_HELP[0].upper()}{FOLDER_HELP[1:]}, in the layout of Hugging Face's imagefolder with "
+            f"a text "
             "for each box, one line an image:\n\n"
             '{"file_name": "a.jpg", "objects": {"bbox": [[30, 212, 342, 373]], "text": ["a cat"]}}',
             epilog="example: groma data folder photos/train --output data/photos --preview 8\n"
@@ -118,15 +120,18 @@ def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--boxes-of",
         choices=BOXES_OF,
-        help="which pixels boxes were drawn on, where EXIF data turn or mirror an image: those that a viewer shows, or those that "
-        "are stored; by default width and height in the line or the boxes tell, and images where they can't are left out",
+        help="which pixels boxes were drawn on, where EXIF data turn or mirror an image: those that a viewer shows, "
+        "or those that "
+        "are stored; by default width and height in the line or the boxes tell, and images where they can't are left "
+        "out",
     )
     parser.add_argument(
         "--max-regions",
         metavar="N",
         type=positive(int),
         default=100,
-        help="region slots of the model that will learn from the rows: one names half as many boxes at most (default: 100)",
+        help="region slots of the model that will learn from the rows: one names half as many boxes at most (default: "
+        "100)",
     )
     parser.add_argument(
         "--seed", metavar="N", type=natural, default=0, help="draws the wording of the questions (default: 0)"

@@ -48,7 +48,8 @@ def add_demo(commands: "argparse._SubParsersAction") -> None:
         metavar="N",
         type=natural,
         default=DEMO_SCENE,
-        help="number of the test scene: 0, 1, 2, …; groma-tiny answers all right about some and makes mistakes about others "
+        help="number of the test scene: 0, 1, 2, …; groma-tiny answers all right about some and makes mistakes about "
+        "others "
         "(default: %(default)s)",
     )
     demo.add_argument(
@@ -68,7 +69,8 @@ def run_demo(arguments: argparse.Namespace) -> None:
     if arguments.image is not None:
         if is_tiny:
             raise CommandError(
-                f"--image {arguments.image!r} needs a --model that learned from photos: groma-tiny, the model of this package, only "
+                f"--image {arguments.image!r} needs a --model that learned from photos: groma-tiny, the model of this "
+                f"package, only "
                 "knows scenes of coloured shapes."
             )
         photo = open_upright(arguments.image)
@@ -103,7 +105,8 @@ def _demo_scene(pipe: "ImageGroundingPipeline", model: str, folder: Path, number
         print("groma-tiny was trained on such scenes, but not on this one. It knows coloured shapes and nothing else.")
     else:
         print(
-            f"The questions and the expected words are those of groma-tiny; {model} may be right in words of its own and\n"
+            f"The questions and the expected words are those of groma-tiny; {model} may be right in words of its own "
+            f"and\n"
             "still count as wrong here."
         )
     names = []

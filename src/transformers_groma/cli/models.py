@@ -39,7 +39,8 @@ def embedded_model() -> Path:
         if (place / "config.json").is_file() and any(place.glob("*.safetensors")):
             return place
     raise CommandError(
-        f"--model is needed: the tiny model of this package is not in {places[0]}. `make train-tiny` makes it in a checkout."
+        f"--model is needed: the tiny model of this package is not in {places[0]}. `make train-tiny` makes it in a "
+        f"checkout."
     )
 
 
@@ -108,7 +109,8 @@ def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
     if model is None:
         model = str(embedded_model())
         note(
-            f"using the tiny model {Path(model).name}, which only knows drawn scenes of coloured shapes; for photos pass a --model"
+            f"using the tiny model {Path(model).name}, which only knows drawn scenes of coloured shapes; for photos "
+            f"pass a --model"
         )
     from transformers import PreTrainedConfig
     from transformers.utils import logging
@@ -131,7 +133,8 @@ def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
         raise CommandError(f"--model {model!r} has no config.json: pass the folder or the Hub name of a model.")
     if "llm_cfg" in config or "vis_encoder_cfg" in config:
         raise CommandError(
-            f"--model {model!r} is a checkpoint of the original Groma: convert it first, `groma convert {model} OUT_DIR`."
+            f"--model {model!r} is a checkpoint of the original Groma: convert it first, `groma convert {model} "
+            f"OUT_DIR`."
         )
     if config.get("model_type") not in model_types:
         raise CommandError(

@@ -15,7 +15,8 @@ def add_train(commands: "argparse._SubParsersAction") -> None:
         "train",
         run_train,
         "train a stage: detection, alignment, sft; precompute-regions speeds the last two up",
-        "groma train sft --config hub_configs/recipes/sft.yaml --model_name_or_path org/groma --output_dir output/sft\n"
+        "groma train sft --config hub_configs/recipes/sft.yaml --model_name_or_path org/groma --output_dir "
+        "output/sft\n"
         "         groma train sft --help",
     )
     train.is_intermixing = True  # all that follows the stage belongs to it

@@ -55,8 +55,8 @@ FEATURES: dict[str, Features] = {
     "conversation": CONVERSATION_FEATURES,
     "evaluation": EVALUATION_FEATURES,
 }
-# Columns that rows of a schema may have besides. Crowd regions are boxes around many objects that nobody counted: detections in
-# them are neither right nor wrong, and nothing learns them.
+# Columns that rows of a schema may have besides. Crowd regions are boxes around many objects that nobody counted:
+# detections in them are neither right nor wrong, and nothing learns them.
 OPTIONAL_FEATURES: dict[str, Features] = {
     "detection": Features({"crowd_boxes_xyxy": BOXES}),
     "conversation": Features({}),
@@ -155,7 +155,8 @@ def check_columns(features: Features | None, schema: Schema) -> None:
     for name, feature in FEATURES[schema].items():
         if name not in features:
             raise ValueError(
-                f"{'An' if schema == 'evaluation' else 'A'} {schema} dataset needs the column {name!r} ({feature}); found {', '.join(map(repr, features))}."
+                f"{'An' if schema == 'evaluation' else 'A'} {schema} dataset needs the column {name!r} ({feature}); "
+                f"found {', '.join(map(repr, features))}."
             )
         if features[name] != feature and not isinstance(feature, Image):
             raise ValueError(f"Column {name!r} of a {schema} dataset must be {feature}, found {features[name]}.")

@@ -8,8 +8,8 @@ def to_messages(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The messages of a row with its image and boxes put into the parts.
 
     Args:
-        row (`Mapping`): a row of the conversation or evaluation columns, its image decoded. Boxes are `xyxy` in absolute
-            pixels of the upright image.
+        row (`Mapping`): a row of the conversation or evaluation columns, its image decoded. Boxes are `xyxy` in
+            absolute pixels of the upright image.
 
     Returns:
         `list[dict]`: messages for `processor.apply_chat_template`.

@@ -1,7 +1,7 @@
 """Image files of a dataset: found inside their folder, read to their end, and turned as their EXIF data say.
 
-EXIF data may turn or mirror an image in eight ways. Boxes may have been drawn on the upright image, as a viewer shows it, or on
-the stored one, as a program sees it that does not know EXIF. Rows have boxes of the upright image.
+EXIF data may turn or mirror an image in eight ways. Boxes may have been drawn on the upright image, as a viewer shows
+it, or on the stored one, as a program sees it that does not know EXIF. Rows have boxes of the upright image.
 """
 
 import io
@@ -119,8 +119,8 @@ def read_image_bytes(path: str | os.PathLike) -> bytes:
         `bytes`: its content, unchanged.
 
     Raises:
-        SkipRecord: `"missing picture"`, `"empty picture file"`, `"not a picture"`, `"broken picture"`, more pixels than
-            `image_reading.MAX_IMAGE_PIXELS`, or not a regular file.
+        SkipRecord: `"missing picture"`, `"empty picture file"`, `"not a picture"`, `"broken picture"`, more pixels
+            than `image_reading.MAX_IMAGE_PIXELS`, or not a regular file.
 
     Example:
     >>> len(read_image_bytes("no/such/file.jpg"))
@@ -230,8 +230,8 @@ def check_size(content: bytes, width: int, height: int) -> None:
 def orientation_of_boxes(content: bytes, annotated: Size | None = None, boxes_of: BoxesOf | None = None) -> int:
     """How the boxes of an image must be turned to be those of the upright image.
 
-    Without `boxes_of`, the annotated size tells where it is that of one of the two images alone. Where it is that of both (a
-    square image, one that is mirrored or upside down) or is not known, nothing does.
+    Without `boxes_of`, the annotated size tells where it is that of one of the two images alone. Where it is that of
+    both (a square image, one that is mirrored or upside down) or is not known, nothing does.
 
     Args:
         content (`bytes`): an image file.
@@ -266,7 +266,8 @@ def orientation_of_boxes(content: bytes, annotated: Size | None = None, boxes_of
         return orientation
     if annotated is None or stored == upright:
         raise SkipRecord(
-            "EXIF data turn or mirror the image, and nothing tells whether its boxes are those of the upright or of the stored "
+            "EXIF data turn or mirror the image, and nothing tells whether its boxes are those of the upright or of "
+            "the stored "
             "image: pass `--boxes-of upright` or `--boxes-of stored`",
             f"EXIF orientation {orientation}",
         )

@@ -4,9 +4,9 @@ The layout is Hugging Face's `imagefolder` of object detection with a text for e
 
     {"file_name": "a.jpg", "objects": {"bbox": [[30, 212, 342, 373], [380, 90, 200, 460]], "text": ["a cat", "a dog"]}}
 
-Boxes are `xywh` in pixels of the upright image unless options say otherwise. A text may be null, and the task "detection"
-needs none. An image may have several lines, as tables of boxes do: they count as one. A line may bring a conversation of its
-own, in which `<region k>` is its k-th box:
+Boxes are `xywh` in pixels of the upright image unless options say otherwise. A text may be null, and the task
+"detection" needs none. An image may have several lines, as tables of boxes do: they count as one. A line may bring a
+conversation of its own, in which `<region k>` is its k-th box:
 
     "messages": [{"role": "user", "content": "What does <region 0> look at?"},
                  {"role": "assistant", "content": "It looks at <p>the dog</p> <region 1>."}]
@@ -77,12 +77,14 @@ class FolderOptions:
     """Which rows to make of an image folder.
 
     Args:
-        task (`str`): "region-caption" (describe a box), "rec" (find the one thing that a text is about), "grounding" (find
-            all boxes that share a text), "conversation" (all three, and the conversations of `messages`) or "detection".
+        task (`str`): "region-caption" (describe a box), "rec" (find the one thing that a text is about), "grounding"
+            (find all boxes that share a text), "conversation" (all three, and the conversations of `messages`) or
+            "detection".
         box_format (`str`): of `bbox`: "xywh", "xyxy" or "cxcywh".
         normalized (`bool`): whether `bbox` are fractions of the image size instead of pixels.
-        boxes_of (`str`, *optional*): whether boxes were drawn on the "upright" image, as a viewer shows it, or on the "stored" one;
-            only needed where EXIF data turn or mirror an image and neither its `width` and `height` in the line nor the boxes tell.
+        boxes_of (`str`, *optional*): whether boxes were drawn on the "upright" image, as a viewer shows it, or on the
+            "stored" one; only needed where EXIF data turn or mirror an image and neither its `width` and `height` in
+            the line nor the boxes tell.
         evaluation (`bool`): evaluation columns: one question a row, in its standard wording, without its answer.
         questions (`int`): most questions of a row.
         max_regions (`int`): region slots of the model that will learn from the rows, at least 2.
@@ -283,13 +285,14 @@ def convert(record: FolderImage, folder: Path, options: FolderOptions) -> Iterat
         options (`FolderOptions`): which rows.
 
     Yields:
-        `dict`: detection, conversation or evaluation rows; boxes `xyxy` in absolute pixels. Questions of one kind share rows, as many
+        `dict`: detection, conversation or evaluation rows; boxes `xyxy` in absolute pixels. Questions of one kind
+            share rows, as many
         as `options.questions` allows. None where there is nothing to ask.
         `LeftOut`: a line, a box, a text or a conversation that is wrong.
 
     Raises:
-        SkipRecord: the image is missing or broken, all of its lines are wrong, or nothing tells whether its boxes are of the upright
-            or of the stored image.
+        SkipRecord: the image is missing or broken, all of its lines are wrong, or nothing tells whether its boxes are
+            of the upright or of the stored image.
     """
     read = _read_image(record, folder, options)
     image, name = read.image, record.file_name
@@ -565,7 +568,8 @@ def _parse_marks(text: str, role: str, num_boxes: int, where: str) -> list[Part]
         if match := _MARKUP.search(plain.removeprefix(GROUNDING_TOKEN) if is_head else plain):
             raise SkipRecord(
                 "a message holds what means something to the model",
-                f"`{where}` holds {match[0]!r}; write `<region 0>` for the first box and `<p>words</p> <region 0>` for words tied to it",
+                f"`{where}` holds {match[0]!r}; write `<region 0>` for the first box and `<p>words</p> <region 0>` "
+                f"for words tied to it",
             )
         if plain:
             parts.append(text_part(plain))

@@ -6,8 +6,8 @@ A report counts by reason. A reason is the same for all that share a fault: numb
 import re
 from dataclasses import dataclass
 
-# What bad data raises in a converter. Other errors (AttributeError, NameError, AssertionError, MemoryError ...) are mistakes
-# of the program or of the machine: they stop the job.
+# What bad data raises in a converter. Other errors (AttributeError, NameError, AssertionError, MemoryError ...) are
+# mistakes of the program or of the machine: they stop the job.
 DATA_ERRORS = (OSError, LookupError, ValueError, TypeError, ArithmeticError)
 
 # What differs from record to record in the message of an error: lists of numbers, values after "got", sizes, numbers.

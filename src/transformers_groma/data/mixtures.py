@@ -62,14 +62,16 @@ def load_rows(spec: DatasetSpec, features: Features | None = None) -> Dataset:
     """Load all rows of one dataset, whatever its ratio.
 
     Args:
-        spec (`DatasetSpec`): a folder with files `SPLIT-*.parquet` (or `SPLIT.parquet`), one Parquet file, or a Hub name.
+        spec (`DatasetSpec`): a folder with files `SPLIT-*.parquet` (or `SPLIT.parquet`), one Parquet file, or a Hub
+            name.
         features (`Features`, *optional*): columns to read the files with.
 
     Returns:
         `Dataset`: map-style.
 
     Raises:
-        FileNotFoundError: the folder has no files of this split, or there is neither such a folder nor such a name on the Hub.
+        FileNotFoundError: the folder has no files of this split, or there is neither such a folder nor such a name on
+            the Hub.
     """
     path = Path(spec.path)
     if path.is_dir():
@@ -79,7 +81,8 @@ def load_rows(spec: DatasetSpec, features: Features | None = None) -> Dataset:
         files = splits.get(spec.split)
         if not files:
             raise FileNotFoundError(
-                f"{path} has no files {spec.split}-*.parquet; splits found: {', '.join(splits) or 'none'}. Name one as "
+                f"{path} has no files {spec.split}-*.parquet; splits found: {', '.join(splits) or 'none'}. Name one "
+                f"as "
                 f"`{path}@SPLIT`."
             )
         _check_files(path, spec.split, files)
@@ -179,7 +182,8 @@ def load_parts(specs: Sequence[str], schema: Schema, seed: int = 0, default_spli
         parts.append(MixturePart(spec, dataset, rows))
     if len({PROPOSAL_COLUMNS[0] in part.dataset.features for part in parts}) > 1:
         raise ValueError(
-            "Some datasets of the mixture have precomputed regions and others have none. Run `groma train precompute-regions` on all "
+            "Some datasets of the mixture have precomputed regions and others have none. Run `groma train "
+            "precompute-regions` on all "
             "of them or on none."
         )
     return parts

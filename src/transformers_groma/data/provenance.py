@@ -1,7 +1,7 @@
 """What rows are made of, in short: rows of one command are never taken for those of another.
 
-Options and records are told apart by digests. Of files that are read on the way, size, time of the last change and a digest
-are noted: where size and time are the same the file counts as the same, otherwise its content decides.
+Options and records are told apart by digests. Of files that are read on the way, size, time of the last change and a
+digest are noted: where size and time are the same the file counts as the same, otherwise its content decides.
 """
 
 import hashlib
@@ -25,7 +25,8 @@ def digests_of_options(options: Mapping[str, Any], base: Path) -> dict[str, str]
     """A digest of each option.
 
     Args:
-        options (`Mapping[str, Any]`): by name. Of a file its content counts, of a folder where it lies from `base`; in lists too.
+        options (`Mapping[str, Any]`): by name. Of a file its content counts, of a folder where it lies from `base`; in
+            lists too.
         base (`Path`): the output folder.
 
     Returns:
@@ -44,7 +45,8 @@ def digest_of(records: Iterable[Any]) -> str:
     """A digest of records, in their order.
 
     Args:
-        records (`Iterable`): anything that JSON holds, and dataclasses, paths, sets, arrays, tensors or what can be pickled.
+        records (`Iterable`): anything that JSON holds, and dataclasses, paths, sets, arrays, tensors or what can be
+            pickled.
 
     Returns:
         `str`: 16 hexadecimal digits.

@@ -21,8 +21,8 @@ def preview_rows(rows: Iterable[Mapping[str, Any]], count: int) -> PilImage.Imag
     """Draw the first rows: images with numbered boxes, under each its texts with the numbers of the boxes that they name.
 
     Args:
-        rows (iterable of `Mapping`): with the columns of detection, conversation or evaluation; an image is decoded (PIL) or a
-            dictionary of `bytes`.
+        rows (iterable of `Mapping`): with the columns of detection, conversation or evaluation; an image is decoded
+            (PIL) or a dictionary of `bytes`.
         count (`int`): how many rows, at most.
 
     Returns:

@@ -1,10 +1,10 @@
 """Writing a dataset as Parquet shards: bad records are skipped with a reason, a killed job resumes where it stopped.
 
-Shard `k` of `n` holds `records[k::n]`, whichever engine writes it, and beside it lies a report of what was skipped and of what
-the shard was made of. It is finished, and left alone, only if all of that is the same: options, records, and the files that were
-read for it. Anything else is an error that names what differs; nothing is mixed, and nothing is replaced unless that is wanted.
-Records that were left out are tried again, so that images that turn up later get into their shard.
-A record is one unit of the source (usually a picture with its annotations); it becomes zero or more rows.
+Shard `k` of `n` holds `records[k::n]`, whichever engine writes it, and beside it lies a report of what was skipped and
+of what the shard was made of. It is finished, and left alone, only if all of that is the same: options, records, and
+the files that were read for it. Anything else is an error that names what differs; nothing is mixed, and nothing is
+replaced unless that is wanted. Records that were left out are tried again, so that images that turn up later get into
+their shard. A record is one unit of the source (usually a picture with its annotations); it becomes zero or more rows.
 """
 
 import hashlib
@@ -41,11 +41,12 @@ from .provenance import (
 Engine = Literal["plain", "ray"]
 Record = TypeVar("Record")
 
-# Of this module. Raise it where the same records become other rows: shards of another version are not taken for finished.
+# Of this module. Raise it where the same records become other rows: shards of another version are not taken for
+# finished.
 ROWS_VERSION = 1
 MAX_EXAMPLES = 20
-# Reasons may quote numbers, and names whole records; a report must stay small all the same. A reason ends with what to do, so it
-# has more room.
+# Reasons may quote numbers, and names whole records; a report must stay small all the same. A reason ends with what to
+# do, so it has more room.
 MAX_REASONS = 100
 MAX_REASON_LENGTH = 1000
 MAX_LENGTH = 200
@@ -181,20 +182,21 @@ def write_dataset(
 ) -> WriteReport:
     """Convert records and write them as `{split}-{k:05d}-of-{n:05d}.parquet`, each with a `.report.json` beside it.
 
-    A shard is written under another name and renamed when it is whole; one without a row is not kept. Finished shards are left
-    alone, so that a job that was killed resumes when it is started again. They must be made of the same `options`, `records` and
-    files. Of files that `convert` reads with `read_image_bytes` (or notes with `provenance.note_input`), size and time are compared,
-    and the content where these differ. Records that were left out are tried again, and their shard is written again if one of them
-    has rows now. The files do not depend on the engine.
+    A shard is written under another name and renamed when it is whole; one without a row is not kept. Finished shards
+    are left alone, so that a job that was killed resumes when it is started again. They must be made of the same
+    `options`, `records` and files. Of files that `convert` reads with `read_image_bytes` (or notes with
+    `provenance.note_input`), size and time are compared, and the content where these differ. Records that were left
+    out are tried again, and their shard is written again if one of them has rows now. The files do not depend on the
+    engine.
 
     Args:
         records (`Sequence`): what `convert` reads, in an order that is the same in every run.
-        convert (`Callable`): makes the rows of one record: dicts with exactly the columns of the schema, boxes `xyxy` in
-            absolute pixels of the upright image, the image as `{"bytes": ..., "path": ...}`, as a PIL image (stored as
-            PNG) or `None`. All rows of a dataset have the same optional columns (`columns.OPTIONAL_FEATURES`). Among the
-            rows may be `LeftOut`, for parts of the record that are left out. It must give the same rows every time. `SkipRecord`, `OSError`, `LookupError`, `ValueError`,
-            `TypeError` or `ArithmeticError` skip the record, and so does a row that fails `columns.check_row`; other
-            errors stop the job.
+        convert (`Callable`): makes the rows of one record: dicts with exactly the columns of the schema, boxes `xyxy`
+            in absolute pixels of the upright image, the image as `{"bytes": ..., "path": ...}`, as a PIL image (stored
+            as PNG) or `None`. All rows of a dataset have the same optional columns (`columns.OPTIONAL_FEATURES`).
+            Among the rows may be `LeftOut`, for parts of the record that are left out. It must give the same rows
+            every time. `SkipRecord`, `OSError`, `LookupError`, `ValueError`, `TypeError` or `ArithmeticError` skip the
+            record, and so does a row that fails `columns.check_row`; other errors stop the job.
         schema (`str`): `"detection"`, `"conversation"` or `"evaluation"`.
         output_dir (`str` or `Path`): folder of the files, made if needed. `load_dataset(folder)` reads it.
         split (`str`): name of the split.
@@ -202,12 +204,14 @@ def write_dataset(
         shard (`int`, *optional*): write this one only, for array jobs; by default all of them.
         engine (`str`): `"plain"` writes one shard after the other in this process; `"ray"` spreads them over a Ray
             cluster, whose machines must all see `output_dir` and the pictures.
-        num_workers (`int`, *optional*): with Ray, the most shards written at the same time; by default as many as there
-            are CPUs.
-        overwrite (`bool`): replace the files of this split. The old ones stay until all new ones are there, and if there is not
-            a single new row; with `shard` those of other options or records go at once, as other jobs write theirs.
+        num_workers (`int`, *optional*): with Ray, the most shards written at the same time; by default as many as
+            there are CPUs.
+        overwrite (`bool`): replace the files of this split. The old ones stay until all new ones are there, and if
+            there is not a single new row; with `shard` those of other options or records go at once, as other jobs
+            write theirs.
         record_name (`Callable`): names a record in the report.
-        options (`Mapping`, *optional*): by name, what rows depend on beside the records. Paths of files count by their content.
+        options (`Mapping`, *optional*): by name, what rows depend on beside the records. Paths of files count by their
+            content.
 
     Returns:
         `WriteReport`: of all shards asked for, those finished earlier included.
@@ -312,7 +316,8 @@ def _write_shard(job: _ShardJob, update: Callable[[int], Any] = lambda count: No
                     report.rows += 1
                 writer.finalize(close_stream=False)
             file.flush()
-            # The report says which shard it is of, and comes first: whatever a kill leaves behind is told from a finished shard.
+            # The report says which shard it is of, and comes first: whatever a kill leaves behind is told from a
+            # finished shard.
             inputs = _write_inputs(job.path, skipped, relative_states(noted, job.output_dir))
             _write_report(job, report, footer_digest(Path(file.name)) or "", inputs)
     except _NoRows:
@@ -371,7 +376,8 @@ class _WrongColumns(ValueError):
 
 def _wrong_columns(row: Mapping[str, Any], features: Mapping[str, Any], schema: Schema) -> _WrongColumns:
     return _WrongColumns(
-        f"`convert` must give rows with the columns {', '.join(features)} of the {schema} schema, got {', '.join(row)}."
+        f"`convert` must give rows with the columns {', '.join(features)} of the {schema} schema, got "
+        f"{', '.join(row)}."
     )
 
 
@@ -392,7 +398,8 @@ def _write_with_ray(jobs: list[_ShardJob], num_workers: int | None, update: Call
         import ray.data
     except ImportError as error:
         raise ImportError(
-            'The engine "ray" needs Ray. Install it with `pip install "transformers-groma[data]"`, or use the engine "plain".'
+            'The engine "ray" needs Ray. Install it with `pip install "transformers-groma[data]"`, or use the engine '
+            '"plain".'
         ) from error
     if not jobs:
         return []
@@ -431,7 +438,8 @@ def _other_files(output_dir: Path, split: str, num_shards: int, made_of: Mapping
         match = re.fullmatch(rf"{re.escape(split)}-(\d{{5,}})-of-(\d{{5,}})\.parquet", path.name)
         if match is None:
             raise FileExistsError(
-                f"{path} would be read as a part of the split {split!r}, and is not a file of this program. Remove it, or pass "
+                f"{path} would be read as a part of the split {split!r}, and is not a file of this program. Remove "
+                f"it, or pass "
                 "another folder."
             )
         content = _report_of(path)
@@ -446,7 +454,8 @@ def _conflict(stale: list[Path], num_shards: int, made_of: Mapping[str, str]) ->
     content = _report_of(path)
     if not path.name.endswith(f"-of-{num_shards:05d}.parquet"):
         return (
-            f"{path.parent} holds files of another number of shards ({path.name}), not of {num_shards}. Pass the same number to "
+            f"{path.parent} holds files of another number of shards ({path.name}), not of {num_shards}. Pass the same "
+            f"number to "
             "resume that dataset, `--overwrite` to replace it, or another folder."
         )
     if content is None:
@@ -485,7 +494,8 @@ def _remove_leftovers(output_dir: Path, split: str) -> None:
     shard = re.compile(rf"\.?({re.escape(split)}-\d{{5,}}-of-\d{{5,}})\.(parquet-\w+\.partial|(report|inputs)\.json)")
     for path in list(output_dir.iterdir()):
         match = shard.fullmatch(path.name)
-        # Notes without their shard: of one without rows, which is tried again, or of one that was about to get its name.
+        # Notes without their shard: of one without rows, which is tried again, or of one that was about to get its
+        # name.
         if match and (path.suffix == ".partial" or not (output_dir / f"{match[1]}.parquet").exists()):
             path.unlink(missing_ok=True)
 
@@ -588,7 +598,8 @@ def _finished(job: _ShardJob) -> WriteReport | None:
             return None
         if (changed := changed_input(inputs["files"], job.output_dir)) is not None:
             raise FileExistsError(
-                f"{job.path} was made of another {changed} than the one that is there now. Pass `--overwrite` to write it "
+                f"{job.path} was made of another {changed} than the one that is there now. Pass `--overwrite` to "
+                f"write it "
                 "again, or another folder."
             )
         if _has_rows_now(job, inputs["skipped"]):
@@ -655,7 +666,8 @@ def _check_arguments(
         raise ValueError(f"`engine` must be 'plain' or 'ray', got {engine!r}.")
     if num_workers is not None and (engine == "plain" or num_workers < 1):
         raise ValueError(
-            f"`num_workers` is the number of shards that Ray writes at the same time, got {num_workers} with the engine "
+            f"`num_workers` is the number of shards that Ray writes at the same time, got {num_workers} with the "
+            f"engine "
             f"{engine!r}. Without Ray, start one job for each `shard`."
         )
 

@@ -1,7 +1,7 @@
 """Asking an endpoint about many things: several at a time, within a budget, and every answer written down at once.
 
-A run that was killed or interrupted has kept what it paid for. Beside the answers, which the caller keeps, there are three
-files: what each answer cost, why questions got none, and the sums.
+A run that was killed or interrupted has kept what it paid for. Beside the answers, which the caller keeps, there are
+three files: what each answer cost, why questions got none, and the sums.
 """
 
 import json
@@ -71,8 +71,8 @@ class Budget:
 
     Args:
         price_in, price_out (`float`): of a million prompt and completion tokens.
-        max_cost (`float`, *optional*): a run ends before all runs with the same files together cost more, as far as can be
-            told: a request is taken to cost as much as the dearest so far, and the first one goes alone.
+        max_cost (`float`, *optional*): a run ends before all runs with the same files together cost more, as far as
+            can be told: a request is taken to cost as much as the dearest so far, and the first one goes alone.
 
     Raises:
         ValueError: `max_cost` without prices, or a value that is negative or not finite.
@@ -168,10 +168,11 @@ def ask_all(
     """Ask questions that have no answer yet.
 
     Args:
-        questions (`Mapping[str, Callable]`): by name, what makes the messages of a question (OpenAI chat format), called when
-            its turn comes. It may raise `RequestError`: the question fails, the others go on.
+        questions (`Mapping[str, Callable]`): by name, what makes the messages of a question (OpenAI chat format),
+            called when its turn comes. It may raise `RequestError`: the question fails, the others go on.
         endpoint (`Endpoint`): where to ask.
-        keep (`Callable[[str, Reply], None]`): writes an answer down; called by one thread, before anything else is handled.
+        keep (`Callable[[str, Reply], None]`): writes an answer down; called by one thread, before anything else is
+            handled.
         files (`AskingFiles`): costs and failures.
         answered (`int`): how many other things have an answer from earlier runs; for the bar and the report.
         concurrency (`int`): requests at the same time.

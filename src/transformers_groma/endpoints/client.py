@@ -44,7 +44,8 @@ class Endpoint:
     Args:
         model (`str`): name of the model.
         base_url (`str`, *optional*): of an OpenAI-compatible server, usually ending with `/v1`; without it, OpenAI.
-        api_key (`str`): the key; it is blanked in all that is written, printed or raised. A server of one's own usually takes any.
+        api_key (`str`): the key; it is blanked in all that is written, printed or raised. A server of one's own
+            usually takes any.
         timeout (`float`): seconds that one request may take, from its start to the last byte of its answer.
         max_retries (`int`): how often a request is tried again.
         options (`Mapping`): further fields of the request, such as `temperature`.
@@ -55,7 +56,8 @@ class Endpoint:
 
     Example:
     >>> Endpoint("some-model", base_url="http://localhost:8000/v1", api_key="secret")
-    Endpoint(model='some-model', base_url='http://localhost:8000/v1', timeout=120.0, max_retries=5, options={}, deadline=600.0)
+    Endpoint(model='some-model', base_url='http://localhost:8000/v1', timeout=120.0, max_retries=5, options={},
+    deadline=600.0)
     """
 
     model: str
@@ -132,7 +134,8 @@ def read_api_key(variable: str, base_url: str | None) -> str:
     _check_key(key, f"The environment variable {variable}")
     if not key and base_url is None:
         raise ValueError(
-            f"The environment variable {variable} holds no key. Set it, name another one with --api-key-env, or give the "
+            f"The environment variable {variable} holds no key. Set it, name another one with --api-key-env, or give "
+            f"the "
             "--base-url of a server that needs no key."
         )
     return key or "none"
@@ -145,7 +148,8 @@ def check_base_url(base_url: str) -> None:
         base_url (`str`): the address.
 
     Raises:
-        ValueError: it is not an http(s) address, or it holds what belongs elsewhere, such as a password; the message does not repeat it.
+        ValueError: it is not an http(s) address, or it holds what belongs elsewhere, such as a password; the message
+            does not repeat it.
 
     Example:
     >>> check_base_url("http://localhost:8000/v1")
@@ -161,7 +165,8 @@ def check_base_url(base_url: str) -> None:
         raise ValueError("--base-url is not an http or https address, as in http://localhost:8000/v1.")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise ValueError(
-            "--base-url holds a user name, a password, a query or a fragment. Keys belong into the environment variable that "
+            "--base-url holds a user name, a password, a query or a fragment. Keys belong into the environment "
+            "variable that "
             "--api-key-env names; leave the rest out."
         )
 
@@ -217,9 +222,10 @@ class RateLimiter:
 class ChatClient:
     """Asks one question after the other, from several threads at a time.
 
-    The own retries of the `openai` client are not used: each try must count against the rate limit, a wait that the server
-    asks for is for all threads and at most a minute (theirs is two), and a run that ends must not wait it out. Its time-outs are for
-    single reads, so that a server that sends a byte now and then could hold a question for ever: here a request as a whole has one.
+    The own retries of the `openai` client are not used: each try must count against the rate limit, a wait that the
+    server asks for is for all threads and at most a minute (theirs is two), and a run that ends must not wait it out.
+    Its time-outs are for single reads, so that a server that sends a byte now and then could hold a question for ever:
+    here a request as a whole has one.
 
     Args:
         endpoint (`Endpoint`): where to ask.
@@ -356,7 +362,8 @@ class ChatClient:
         if 300 <= error.status_code < 400:
             host = self._host(error.response.headers.get("location", ""))
             return EndpointError(
-                f"{where} redirects to {host} (status {error.status_code}), where neither key nor questions are sent. Give the "
+                f"{where} redirects to {host} (status {error.status_code}), where neither key nor questions are sent. "
+                f"Give the "
                 "right address with --base-url."
             )
         return None

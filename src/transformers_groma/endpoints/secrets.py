@@ -7,7 +7,8 @@ from html import escape
 from urllib.parse import quote, quote_plus
 
 BLANK = "[key]"
-# Shorter keys are fillers such as "none" or "EMPTY", for servers that need no key. They are words, so answers keep them.
+# Shorter keys are fillers such as "none" or "EMPTY", for servers that need no key. They are words, so answers keep
+# them.
 SHORTEST_SECRET = 8
 
 
@@ -77,7 +78,8 @@ def _forms(key: str) -> set[str]:
         content.hex(),
     }
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
-        # Where the key starts within three bytes, its digits differ; those that also hold bits of its neighbours are left out.
+        # Where the key starts within three bytes, its digits differ; those that also hold bits of its neighbours are
+        # left out.
         for before in range(3):
             digits = encode(b"\0" * before + content).decode().rstrip("=")
             first = -(-before * 8 // 6)

@@ -1,7 +1,7 @@
 """The shape of a benchmark: which rows it asks, how it scores answers, which figures it has. One file a benchmark.
 
-Each of `rec.py`, `lvis_ground.py`, `region_caption.py`, `grounded_caption.py` and `proposals.py` has a `BENCHMARK`; `runner.py`
-runs any of them, `report.py` writes its figures down.
+Each of `rec.py`, `lvis_ground.py`, `region_caption.py`, `grounded_caption.py` and `proposals.py` has a `BENCHMARK`;
+`runner.py` runs any of them, `report.py` writes its figures down.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -104,22 +104,22 @@ class Benchmark:
         title (`str`): in reports.
         schemas (`tuple[str, ...]`): which columns its datasets may have; the first that fits is taken.
         prepare (`Callable[[Dataset], BenchmarkRows]`): checks the rows and says what is asked.
-        score (`Callable[[Sequence[Prediction], Sequence[Mapping]], dict[str, float]]`): all figures of answers to rows, from plain
-            boxes and texts; no model is needed.
-        score_rows (`Callable[[Sequence[Prediction], Sequence[Mapping]], list[float]]`): how good each answer is, 0..1, to find the
-            worst.
-        plot (`Callable[[Sequence[Prediction], Sequence[Mapping], Mapping[str, float], Path], list[Path]]`): writes pictures of the
-            figures into a folder.
+        score (`Callable[[Sequence[Prediction], Sequence[Mapping]], dict[str, float]]`): all figures of answers to
+            rows, from plain boxes and texts; no model is needed.
+        score_rows (`Callable[[Sequence[Prediction], Sequence[Mapping]], list[float]]`): how good each answer is, 0..1,
+            to find the worst.
+        plot (`Callable[[Sequence[Prediction], Sequence[Mapping], Mapping[str, float], Path], list[Path]]`): writes
+            pictures of the figures into a folder.
         figures (`tuple[Figure, ...]`): in the order of reports.
         published (`tuple[PublishedFigure, ...]`): what the paper has.
         asks (`bool`): whether the model is asked something; otherwise it proposes regions.
         task (`str`, *optional*): whose questions `--prompt-seed` draws from.
         max_new_tokens (`int`): longest answer.
         more_columns (`tuple[str, ...]`): columns that it reads beside those of its schema, where they are there.
-        drawn_boxes (`Callable[[Prediction, Mapping], tuple[list, list]]`): the boxes of an answer and those that are right, `xyxy` in
-            pixels, for pictures.
-        verdict (`Callable[[float, Prediction, Mapping], str]`): whether an answer of a score is "right", "partly right" or "wrong";
-            empty if it is unknown.
+        drawn_boxes (`Callable[[Prediction, Mapping], tuple[list, list]]`): the boxes of an answer and those that are
+            right, `xyxy` in pixels, for pictures.
+        verdict (`Callable[[float, Prediction, Mapping], str]`): whether an answer of a score is "right", "partly
+            right" or "wrong"; empty if it is unknown.
         target_name (`str`): what the right boxes of `drawn_boxes` are called beside a picture.
     """
 
@@ -210,7 +210,8 @@ def question_of(row: Row, task: Task | None = None, prompt_seed: int | None = No
         )
     except ValueError as error:
         raise ValueError(
-            f"The question about image {row['image_id']!r} cannot be put into other words. {error} Leave `prompt_seed` out."
+            f"The question about image {row['image_id']!r} cannot be put into other words. {error} Leave "
+            f"`prompt_seed` out."
         ) from None
     images = [part for part in content if part["type"] == "image"]
     messages[-1] = {**messages[-1], "content": images + parts}

@@ -76,7 +76,8 @@ class Prediction:
             answer (`GroundedText`): boxes `xyxy` in absolute pixels.
 
         Returns:
-            `Prediction`: its boxes with all digits of float32, so that figures do not depend on whether it was kept in a file.
+            `Prediction`: its boxes with all digits of float32, so that figures do not depend on whether it was kept in
+                a file.
         """
         scores = {region.id: region.score for region in answer.regions}
         phrases = [

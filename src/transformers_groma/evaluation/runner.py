@@ -1,10 +1,10 @@
 """Runs a benchmark: asks each row once, keeps answers as they come, scores them.
 
-A folder belongs to one run. `predictions.jsonl` has a line an answer, written when it is there; `results.json` has the settings from
-the start on, and the figures at the end. A run that was killed resumes. Rows about the same image are asked
-together, as a batch encodes it once. Under `accelerate launch` or `torchrun` every process takes its share of the batches and writes
-a file of its own beside it; at the end they become one, in the order of the rows. Figures follow from that file alone, so neither
-processes nor interruptions change them.
+A folder belongs to one run. `predictions.jsonl` has a line an answer, written when it is there; `results.json` has the
+settings from the start on, and the figures at the end. A run that was killed resumes. Rows about the same image are
+asked together, as a batch encodes it once. Under `accelerate launch` or `torchrun` every process takes its share of
+the batches and writes a file of its own beside it; at the end they become one, in the order of the rows. Figures
+follow from that file alone, so neither processes nor interruptions change them.
 """
 
 import copy
@@ -140,7 +140,8 @@ def process_state(device: str | torch.device | None = None) -> PartialState:
     """Which process of how many this is.
 
     Args:
-        device (`str` or `torch.device`, *optional*): where models will run; by default the accelerator if there is one.
+        device (`str` or `torch.device`, *optional*): where models will run; by default the accelerator if there is
+            one.
 
     Returns:
         `PartialState`: one process, unless `accelerate launch` or `torchrun` started more.
@@ -164,8 +165,8 @@ def answer_dataset(
     Args:
         respondent (`Respondent`): what answers.
         dataset (`Dataset`): rows with an image.
-        output_dir (`str` or `Path`): folder of `predictions.jsonl`. What is in there must come from the same respondent and dataset;
-            [`evaluate`] sees to that.
+        output_dir (`str` or `Path`): folder of `predictions.jsonl`. What is in there must come from the same
+            respondent and dataset; [`evaluate`] sees to that.
         batch_size (`int`): rows at once. It does not change answers, but for rounding.
         progress (`bool`): whether to show a bar.
         description (`str`): beside the bar.
@@ -174,7 +175,8 @@ def answer_dataset(
         `list[Prediction]`: one a row, in order; of all processes, in each of them.
 
     Raises:
-        ValueError: `batch_size` is not positive or too large for the memory, a row cannot be read, or the file holds something else.
+        ValueError: `batch_size` is not positive or too large for the memory, a row cannot be read, or the file holds
+            something else.
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
@@ -241,19 +243,22 @@ def evaluate(
     """Run a benchmark into a folder: answers, figures, plots, and the worst cases if wanted.
 
     Args:
-        benchmark (`Benchmark`): `BENCHMARK` of `rec.py`, `lvis_ground.py`, `region_caption.py`, `grounded_caption.py` or
-            `proposals.py`.
-        model (`GromaForConditionalGeneration`, or for detection also `GromaForRegionProposal`): put into evaluation mode. Its
-            config has the thresholds.
+        benchmark (`Benchmark`): `BENCHMARK` of `rec.py`, `lvis_ground.py`, `region_caption.py`, `grounded_caption.py`
+            or `proposals.py`.
+        model (`GromaForConditionalGeneration`, or for detection also `GromaForRegionProposal`): put into evaluation
+            mode. Its config has the thresholds.
         processor (`GromaProcessor`, or for detection also an image processor): of the model.
         dataset (`Dataset`): evaluation columns, for detection those of detection.
-        output_dir (`str` or `Path`): made if needed. `predictions.jsonl`, `results.json`, `results.md`, plots, `gallery.html`.
+        output_dir (`str` or `Path`): made if needed. `predictions.jsonl`, `results.json`, `results.md`, plots,
+            `gallery.html`.
         batch_size (`int`): rows at once.
-        prompt_seed (`int`, *optional*): draws the wording of questions, see [`question_of`]; without it rows keep their own.
+        prompt_seed (`int`, *optional*): draws the wording of questions, see [`question_of`]; without it rows keep
+            their own.
         max_new_tokens (`int`, *optional*): longest answer; the benchmark's own by default.
         gallery (`int`): how many of the worst answers to draw.
         progress (`bool`): whether to show a bar.
-        model_name, dataset_name, split (`str`): for the report. The paper's figures are found by `split` and the column `source`.
+        model_name, dataset_name, split (`str`): for the report. The paper's figures are found by `split` and the
+            column `source`.
         notes (`Mapping`, *optional*): further settings to write down.
 
     Returns:
@@ -342,7 +347,8 @@ def check_folder(output_dir: str | os.PathLike, settings: Mapping[str, Any]) -> 
     if not (output_dir / RESULTS_NAME).exists():
         if files := _prediction_files(output_dir):
             raise ValueError(
-                f"{files[0]} is there without the {RESULTS_NAME} that says whose answers it holds. Remove it, or pass another folder."
+                f"{files[0]} is there without the {RESULTS_NAME} that says whose answers it holds. Remove it, or pass "
+                f"another folder."
             )
         return None
     earlier = read_results(output_dir)
@@ -474,7 +480,8 @@ def _answer_batches(
                     answers = respondent.answer(prepared)
                 except torch.OutOfMemoryError as error:
                     raise ValueError(
-                        f"The memory of the device does not hold a batch of {len(batch)} rows. Answers so far are kept: go on with a "
+                        f"The memory of the device does not hold a batch of {len(batch)} rows. Answers so far are "
+                        f"kept: go on with a "
                         "smaller `batch_size`."
                     ) from error
                 for answer in answers:

@@ -1,7 +1,7 @@
 """Several questions about the same image in a batch: it is encoded once, and its part of the prompt is read once.
 
-RefCOCO asks some seven expressions a picture and LVIS-Ground several categories. The prompts of such rows are the same up to the
-last region slot, which is most of their length, so only the questions after it differ.
+RefCOCO asks some seven expressions a picture and LVIS-Ground several categories. The prompts of such rows are the same
+up to the last region slot, which is most of their length, so only the questions after it differ.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,14 @@ def images_of_rows(image_ids: Sequence[str], inputs: Mapping[str, Tensor], image
     """Which image each row is about, where rows can share them.
 
     Args:
-        image_ids (`Sequence[str]`): names of the rows' images. Images of one name are compared, as two datasets may use it.
+        image_ids (`Sequence[str]`): names of the rows' images. Images of one name are compared, as two datasets may
+            use it.
         inputs (`Mapping[str, Tensor]`): of the B rows, padded on the left, from the processor.
         image_token_id (`int`): of the placeholders.
 
     Returns:
-        `list[int]`: for each row the first one with its image. `None` where all images differ, where a row has none or boxes of its
+        `list[int]`: for each row the first one with its image. `None` where all images differ, where a row has none or
+            boxes of its
         own, which take its region slots, or where the prompts differ before their questions.
     """
     rows = len(image_ids)
@@ -49,8 +51,8 @@ def generate_with_shared_images(
 
     Args:
         model (`GromaForConditionalGeneration`): in evaluation mode.
-        inputs (`Mapping[str, Tensor]`): `input_ids` and `attention_mask` `(B, L)`, padded on the left, and `pixel_values`
-            `(B, 3, height, width)`, on the model's device.
+        inputs (`Mapping[str, Tensor]`): `input_ids` and `attention_mask` `(B, L)`, padded on the left, and
+            `pixel_values` `(B, 3, height, width)`, on the model's device.
         images (`Sequence[int]`): what [`images_of_rows`] found.
         **kwargs: further arguments of `generate`, such as `max_new_tokens`; one sequence a row.
 

@@ -68,8 +68,8 @@ class GromaForLmmsEval(lmms):
         """Answer requests.
 
         Args:
-            requests (`Sequence[Instance]`): their arguments are the question, the settings of generation, the function that gives a
-                document's images, the number of the document, the task and the split.
+            requests (`Sequence[Instance]`): their arguments are the question, the settings of generation, the function
+                that gives a document's images, the number of the document, the task and the split.
 
         Returns:
             `list[str]`: what the tasks read, in the order of the requests.
@@ -132,7 +132,8 @@ class GromaForLmmsEval(lmms):
         if len(visuals) > 1 or not all(isinstance(visual, Image.Image) for visual in visuals):
             kinds = ", ".join(type(visual).__name__ for visual in visuals)
             raise ValueError(
-                f"Document {doc_id} of {task} shows {len(visuals)} things ({kinds}); Groma looks at one image. Leave this task out."
+                f"Document {doc_id} of {task} shows {len(visuals)} things ({kinds}); Groma looks at one image. Leave "
+                f"this task out."
             )
         return upright(visuals[0]) if visuals else None
 

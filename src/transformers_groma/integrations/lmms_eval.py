@@ -5,10 +5,11 @@ pip install "transformers-groma[lmms-eval]"
 lmms-eval --model groma --model_args pretrained=PATH --tasks refcoco_bbox_rec_val --batch_size 16
 ```
 
-lmms-eval knows no boxes: its tasks ask for coordinates in words and read numbers from the answer. Groma points at regions,
-so that such a question becomes Groma's own (`Locate <p>the red cup</p> in this image.`) and the box of the answer becomes
-numbers. Known are the questions of `refcoco_bbox_rec_*`, `refcoco+_bbox_rec_*`, `refcocog_bbox_rec_*`, `screenspot_rec_*`,
-`refcoco_grounding_*` and `groundingme`. All other questions are asked as they are and answered in plain text.
+lmms-eval knows no boxes: its tasks ask for coordinates in words and read numbers from the answer. Groma points at
+regions, so that such a question becomes Groma's own (`Locate <p>the red cup</p> in this image.`) and the box of the
+answer becomes numbers. Known are the questions of `refcoco_bbox_rec_*`, `refcoco+_bbox_rec_*`, `refcocog_bbox_rec_*`,
+`screenspot_rec_*`, `refcoco_grounding_*` and `groundingme`. All other questions are asked as they are and answered in
+plain text.
 
 lmms-eval counts an IoU of 0.5 as a hit (>=), the paper and `groma evaluate rec` do not (>).
 """
@@ -31,8 +32,8 @@ logger = logging.getLogger(__name__)
 
 INSTALL = 'This needs lmms-eval 0.7 or newer. Install it with `pip install "transformers-groma[lmms-eval]"`.'
 
-# What the answer is turned into: plain text; `[x1, y1, x2, y2]` in fractions of the image; JSON with boxes in pixels, of the first
-# box or of all.
+# What the answer is turned into: plain text; `[x1, y1, x2, y2]` in fractions of the image; JSON with boxes in pixels,
+# of the first box or of all.
 AnswerFormat = Literal["text", "fractions", "json", "json_list"]
 
 # Questions for boxes, as the tasks word them, and how they read the answer.
@@ -74,7 +75,8 @@ def read_question(context: str) -> TaskQuestion:
         context (`str`): the first of the request's arguments.
 
     Returns:
-        `TaskQuestion`: a REC question with the described thing as its phrase, where the task asks for boxes in words that are known;
+        `TaskQuestion`: a REC question with the described thing as its phrase, where the task asks for boxes in words
+            that are known;
         otherwise the text as it is. A question for boxes in unknown words is logged.
 
     Example:
@@ -95,7 +97,8 @@ def read_question(context: str) -> TaskQuestion:
             return TaskQuestion(question_parts("rec", phrase=phrase), answer_format)
     if _ASKS_FOR_BOXES.search(text):
         logger.warning(
-            "A question of lmms-eval seems to ask for boxes in words that are not known here, so that it is answered in plain "
+            "A question of lmms-eval seems to ask for boxes in words that are not known here, so that it is answered "
+            "in plain "
             "text: %.300s",
             text,
         )
@@ -117,9 +120,9 @@ def format_answer(answer: GroundedText, answer_format: AnswerFormat, width: int,
 
     Args:
         answer (`GroundedText`): boxes `xyxy` in absolute pixels of the upright image.
-        answer_format (`str`): `"text"`: the plain text. `"fractions"`: the first box as `[x1, y1, x2, y2]`, 0..1 of the image; the
-            plain text where there is none. `"json"`: `{"bbox_2d": [x1, y1, x2, y2]}` with the first box in pixels, or `null`.
-            `"json_list"`: a list of these with all boxes, each once.
+        answer_format (`str`): `"text"`: the plain text. `"fractions"`: the first box as `[x1, y1, x2, y2]`, 0..1 of
+            the image; the plain text where there is none. `"json"`: `{"bbox_2d": [x1, y1, x2, y2]}` with the first box
+            in pixels, or `null`. `"json_list"`: a list of these with all boxes, each once.
         width, height (`int`): of the image in pixels.
 
     Returns:
@@ -153,8 +156,8 @@ def cut_at_stops(text: str, until: str | list[str] | None) -> str:
 
     Args:
         text (`str`): the answer.
-        until (`str` or `list[str]`, *optional*): stop strings. An empty line is none: lmms-eval sets it for every task that names
-            none, and it would cut answers of several paragraphs.
+        until (`str` or `list[str]`, *optional*): stop strings. An empty line is none: lmms-eval sets it for every task
+            that names none, and it would cut answers of several paragraphs.
 
     Returns:
         `str`: what stands before.

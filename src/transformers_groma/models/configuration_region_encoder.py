@@ -12,16 +12,16 @@ class GromaRegionEncoderConfig(PreTrainedConfig):
     Configuration of the region encoder: multi-scale feature fusion and ROIAlign (paper section 3.1).
 
     Args:
-        vision_feature_layers (`list[int]`, *optional*, defaults to `[-3, -2, -1]`): hidden states of the vision encoder
-            that become the finest, middle and coarsest map.
+        vision_feature_layers (`list[int]`, *optional*, defaults to `[-3, -2, -1]`): hidden states of the vision
+            encoder that become the finest, middle and coarsest map.
         num_fuse_layers (`int`, *optional*, defaults to 5): rounds of the fuse convolution.
         group_norm_groups (`int`, *optional*, defaults to 64): groups of its group norm.
         roi_output_size (`int`, *optional*, defaults to 14): side of the crop that ROIAlign makes of every region.
         roi_sampling_ratio (`int`, *optional*, defaults to 2): samples a bin and side.
         roi_strides (`list[float]`, *optional*): pixels of the input image that one pixel of the finest, middle and
             coarsest map stands for. Right, and the default, is a quarter, half and the whole of the vision encoder's
-            patch size: `[3.5, 7, 14]` for 14. The released weights were trained with `[1.75, 3.5, 7]`, which doubles all
-            coordinates on the maps.
+            patch size: `[3.5, 7, 14]` for 14. The released weights were trained with `[1.75, 3.5, 7]`, which doubles
+            all coordinates on the maps.
         roi_box_format (`str`, *optional*, defaults to `"xyxy"`): `"xyxy"` is right; `"cxcywh"` feeds centre and size
             as if they were corners, which is what the released weights were trained with.
         position_hidden_size (`int`, *optional*, defaults to 256): inner width of the box position code.

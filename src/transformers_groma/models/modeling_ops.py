@@ -1,7 +1,7 @@
 """The two operators that make Groma's vision expensive, as layers: a compiled kernel where there is one, plain torch elsewhere.
 
-Both layers are stateless. In plain torch they run on any device and are differentiable. The kernels come through the `kernels`
-library from `kernels/` of a checkout or from the Hub. Geometry is float32 whatever the model's dtype.
+Both layers are stateless. In plain torch they run on any device and are differentiable. The kernels come through the
+`kernels` library from `kernels/` of a checkout or from the Hub. Geometry is float32 whatever the model's dtype.
 """
 
 import os
@@ -24,7 +24,8 @@ HUB_OWNER = "transformers-groma"
 # In a checkout the kernels lie beside src/. A copy of this file among Hub code finds nothing there.
 LOCAL_KERNELS = Path(__file__).resolve().parents[3] / "kernels"
 
-# Elements of the largest intermediate of ROIAlign in plain torch; regions are processed in groups that stay below it (256 MB).
+# Elements of the largest intermediate of ROIAlign in plain torch; regions are processed in groups that stay below it
+# (256 MB).
 MAX_ROI_ALIGN_ELEMENTS = 64 * 1024 * 1024
 
 # Weights of other dtypes are quantized.
@@ -37,11 +38,12 @@ _kernels: dict[str, ModuleType | None] = {}
 def use_kernels(source: KernelSource | None = None, folder: str | os.PathLike | None = None) -> dict[str, str]:
     """Choose where the compiled kernels of this process come from, from now on and for all models.
 
-    Models call it by themselves, with the environment variable `GROMA_KERNELS` (or `"auto"`), when none was chosen before.
+    Models call it by themselves, with the environment variable `GROMA_KERNELS` (or `"auto"`), when none was chosen
+    before.
 
     Args:
-        source (`str`, *optional*): `"auto"`: a build in the checkout, else the Hub, else plain torch; `"local"`: a build in
-            the checkout, else plain torch; `"hub"`: the Hub, else plain torch; `"reference"`: plain torch.
+        source (`str`, *optional*): `"auto"`: a build in the checkout, else the Hub, else plain torch; `"local"`: a
+            build in the checkout, else plain torch; `"hub"`: the Hub, else plain torch; `"reference"`: plain torch.
         folder (`str` or `Path`, *optional*): folder of local kernels instead of the checkout's `kernels/`.
 
     Returns:
@@ -233,8 +235,8 @@ class GromaRoiAlign(_KernelLayer, nn.Module):
 def _roi_align(feature_map: Tensor, boxes: Tensor, output_size: int, sampling_ratio: int) -> Tensor:
     """`(B, R, C, P, P)` crops of `(B, R, 4)` xyxy boxes in map pixels, channels last in memory.
 
-    The bilinear weights of a region's sampling grid factor into a part for rows and one for columns, so each crop is two
-    matrix products with the map, exact and without a gather.
+    The bilinear weights of a region's sampling grid factor into a part for rows and one for columns, so each crop is
+    two matrix products with the map, exact and without a gather.
     """
     batch_size, channels, height, width = feature_map.shape
     # Autocast would round the weights to half precision.

@@ -9,8 +9,8 @@ from .modeling_ops import GromaRoiAlign, computing_dtype
 
 # The finest, middle and coarsest map, as multiples of the vision encoder's patch grid.
 MAP_SCALES = (4, 2, 1)
-# oneDNN's float32 convolutions of 1024 channels were faster on planes (`benchmarks/bench_kernels.py` shows the maps' share), those of
-# 64 slower; the limit in between was not looked for.
+# oneDNN's float32 convolutions of 1024 channels were faster on planes (`benchmarks/bench_kernels.py` shows the maps'
+# share), those of 64 slower; the limit in between was not looked for.
 WIDE_CONVOLUTION_CHANNELS = 256
 
 
@@ -100,7 +100,8 @@ class GromaRegionEncoder(nn.Module):
         """Encode regions.
 
         Args:
-            feature_maps (`list[Tensor]`, 3 of shape `(B, vision_hidden_size, grid, grid)`): hidden states of the vision
+            feature_maps (`list[Tensor]`, 3 of shape `(B, vision_hidden_size, grid, grid)`): hidden states of the
+            vision
                 encoder, for the finest, middle and coarsest map.
             boxes (`Tensor` of shape `(B, R, 4)`): normalized `cxcywh`, float32 or what `boxes_to_bits` made of them.
             mask (`Tensor` of shape `(B, R)`, bool): which slots are used, always the first ones of a row.
@@ -143,8 +144,8 @@ class GromaRegionEncoder(nn.Module):
         """
         maps, dtype = [], computing_dtype(self, feature_maps[0].dtype)
         for feature_map, scale, conv in zip(feature_maps, MAP_SCALES, self.input_convs, strict=True):
-            # The convolution sees a map and two coordinate maps, all enlarged. It works on single pixels, so it commutes with
-            # resizing (which keeps coordinates straight): it runs while they are small.
+            # The convolution sees a map and two coordinate maps, all enlarged. It works on single pixels, so it
+            # commutes with resizing (which keeps coordinates straight): it runs while they are small.
             feature_map = feature_map.to(dtype)
             coordinates = _coordinate_maps(feature_map).expand(len(feature_map), -1, -1, -1)
             projected = conv(torch.cat([feature_map, coordinates], dim=1))

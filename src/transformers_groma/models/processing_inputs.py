@@ -39,7 +39,8 @@ def check_marks(name: str, mark: str, text: str, num_boxes: int, index: int) -> 
     if count != num_boxes:
         raise ValueError(
             f"`text` of sample {index} has {count} {mark} marks, but `{name}` has {num_boxes} boxes for it. Write one "
-            f'{mark} for each box, in the order of the boxes, as in "What is {mark}?". Got {without_breaks(text)[:200]!r}.'
+            f'{mark} for each box, in the order of the boxes, as in "What is {mark}?". Got '
+            f"{without_breaks(text)[:200]!r}."
         )
 
 
@@ -48,7 +49,8 @@ def check_prompt_length(num_tokens: int, max_new_tokens: int, limit: int) -> Non
     if num_tokens + max_new_tokens > limit:
         remedy = "Shorten the question." if num_tokens >= limit else "Shorten the question or lower `max_new_tokens`."
         raise ValueError(
-            f"The prompt has {num_tokens} tokens and the answer up to {max_new_tokens} (`max_new_tokens`), but the model reads "
+            f"The prompt has {num_tokens} tokens and the answer up to {max_new_tokens} (`max_new_tokens`), but the "
+            f"model reads "
             f"{limit} in all (`max_position_embeddings`). {remedy}"
         )
 
@@ -99,7 +101,8 @@ def as_texts(text: Any) -> list[str] | None:
     for index, sample in enumerate(texts):
         if not sample.strip():
             raise ValueError(
-                f"`text` of sample {index} is empty: {sample!r}. Write a question, or leave `text` out for the default one."
+                f"`text` of sample {index} is empty: {sample!r}. Write a question, or leave `text` out for the "
+                f"default one."
             )
     return list(texts)
 
@@ -135,7 +138,8 @@ def open_image(image: Any, index: int) -> Any:
         ) from error
     if not isinstance(image, (Image.Image, np.ndarray, torch.Tensor)):
         raise ValueError(
-            f"{name} is not an image: {_short(image)}. Pass a PIL image, an array, a tensor, a path, a URL or base64 text."
+            f"{name} is not an image: {_short(image)}. Pass a PIL image, an array, a tensor, a path, a URL or base64 "
+            f"text."
         )
     try:
         # Floats wait for the image processor, which knows whether they are to be rescaled.

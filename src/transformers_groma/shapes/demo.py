@@ -57,7 +57,8 @@ def scene_questions(scene: Scene) -> dict[str, Exchange]:
         scene (`Scene`): what is asked about.
 
     Returns:
-        `dict[str, Exchange]`: by name, always the same for a scene. A question for which chance found no objects is left out,
+        `dict[str, Exchange]`: by name, always the same for a scene. A question for which chance found no objects is
+            left out,
         such as "expression" where no object differs from all others in words.
 
     Example:
@@ -113,9 +114,10 @@ def question_text(exchange: Exchange) -> str:
 def compare(exchange: Exchange, scene: Scene, answer: GroundedText) -> Comparison:
     """Compare an answer with the scene.
 
-    A description is right to the word or not; a box is right with an IoU above 0.5; a group is right if each of its objects has a
-    box, and each box such an object, with an IoU of at least 0.5; a phrase is right if it names all that can be said about an object
-    that was not named before and its box has an IoU of at least 0.5 with that of the object.
+    A description is right to the word or not; a box is right with an IoU above 0.5; a group is right if each of its
+    objects has a box, and each box such an object, with an IoU of at least 0.5; a phrase is right if it names all that
+    can be said about an object that was not named before and its box has an IoU of at least 0.5 with that of the
+    object.
 
     Args:
         exchange (`Exchange`): the question, of [`scene_questions`].

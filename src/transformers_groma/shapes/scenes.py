@@ -1,7 +1,7 @@
 """Synthetic scenes: coloured shapes on a calm background, with exact boxes, masks and attributes.
 
-A scene follows from (`seed`, `split`, `index`) alone, on any machine. The splits "train", "validation" and "test" never
-share a scene, whatever the seeds: a hash of a scene's objects says which split may have it.
+A scene follows from (`seed`, `split`, `index`) alone, on any machine. The splits "train", "validation" and "test"
+never share a scene, whatever the seeds: a hash of a scene's objects says which split may have it.
 """
 
 import hashlib
@@ -81,7 +81,8 @@ class SceneObject:
         rgb (`tuple[int, int, int]`): its very colour.
         pattern_angle (`int`): direction of stripes and dots, in degrees.
         mask (`np.ndarray` of shape `(image_size, image_size)`, bool): its visible pixels.
-        box_xyxy (`tuple[int, int, int, int]`): tight box of the visible pixels, in absolute pixels, `x2` and `y2` exclusive.
+        box_xyxy (`tuple[int, int, int, int]`): tight box of the visible pixels, in absolute pixels, `x2` and `y2`
+            exclusive.
     """
 
     attributes: Attributes

@@ -1,7 +1,7 @@
 """Questions and answers about objects whose attributes are known, for `shapes_rows.py`.
 
-What is asked about is a `World`: a scene, or a list of objects in words alone. Expressions are unambiguous in it. Texts are
-made of plain strings, `Region` and `Phrase`, which the rows render as message parts or as markup.
+What is asked about is a `World`: a scene, or a list of objects in words alone. Expressions are unambiguous in it.
+Texts are made of plain strings, `Region` and `Phrase`, which the rows render as message parts or as markup.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -4,7 +4,8 @@
 
 Everything in the YAML file can be overridden behind it. On several processes, and several machines:
 
-    accelerate launch --config_file hub_configs/accelerate/fsdp2.yaml -m transformers_groma.training.alignment --config …
+    accelerate launch --config_file hub_configs/accelerate/fsdp2.yaml -m transformers_groma.training.alignment --config
+    …
 """
 
 from collections.abc import Sequence
@@ -36,7 +37,8 @@ class AlignmentArguments(ConversationArguments):
 
     Args:
         model_name_or_path (`str`): a whole Groma model.
-        pad_to_multiple_of (`int`, *optional*): round the length of batches up; with `torch_compile` it saves compilations.
+        pad_to_multiple_of (`int`, *optional*): round the length of batches up; with `torch_compile` it saves
+            compilations.
     """
 
     model_name_or_path: str = field(default="", metadata={"help": "Folder or Hub name of a whole Groma model."})

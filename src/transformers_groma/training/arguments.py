@@ -21,11 +21,12 @@ class DatasetArguments:
     """Which data a stage trains on.
 
     Args:
-        train_datasets (`list[str]`): `PATH[@SPLIT][:RATIO]` for each dataset of the mixture: a folder with Parquet files, a
-            Parquet file or a Hub name; the share of its rows that is used.
+        train_datasets (`list[str]`): `PATH[@SPLIT][:RATIO]` for each dataset of the mixture: a folder with Parquet
+            files, a Parquet file or a Hub name; the share of its rows that is used.
         eval_datasets (`list[str]`): the same for evaluation during training; the split is `validation` by default.
         mixture_seed (`int`): which rows a ratio below 1 takes.
-        check_data (`bool`): whether to put every row through all that training does with it, and end with a list of those that would stop it.
+        check_data (`bool`): whether to put every row through all that training does with it, and end with a list of
+            those that would stop it.
         max_eval_rows (`int`, *optional*): evaluate on so many rows of `eval_datasets` at most.
     """
 
@@ -142,7 +143,8 @@ def parse_arguments(
         `tuple`: an object of each dataclass.
 
     Raises:
-        ValueError: the YAML file is missing, or names an argument that does not exist; a token of the Hub is among the arguments.
+        ValueError: the YAML file is missing, or names an argument that does not exist; a token of the Hub is among the
+            arguments.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     for position, argument in enumerate(argv):
@@ -180,7 +182,8 @@ def refuse_hub_token(args: TrainingArguments) -> None:
     """
     if args.hub_token is not None:
         raise ValueError(
-            "`hub_token` would be written into `training_args.bin` with the training's arguments. Leave it out, and log in with "
+            "`hub_token` would be written into `training_args.bin` with the training's arguments. Leave it out, and "
+            "log in with "
             "`hf auth login` or set the environment variable HF_TOKEN."
         )
 

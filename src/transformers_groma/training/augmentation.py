@@ -1,8 +1,8 @@
 """Random crops and flips of stage 1, which end in the square that the model takes.
 
-Pixels are those of the original, a model of 448 pixels; for one of another size they scale with it. Whoever calls passes the random
-generator. `row_generator` makes it from the run's seed, the epoch and the row, so that neither the number of workers nor an
-interruption changes what a row looks like.
+Pixels are those of the original, a model of 448 pixels; for one of another size they scale with it. Whoever calls
+passes the random generator. `row_generator` makes it from the run's seed, the epoch and the row, so that neither the
+number of workers nor an interruption changes what a row looks like.
 """
 
 from typing import Literal, NamedTuple, get_args
@@ -25,7 +25,8 @@ MIN_BOX_SIDE = 2.0
 # SA-1B has boxes of every button and of whole scenes: neither is a region to talk about.
 SA1B_BOX_AREAS = (14.0 * 14.0, 400.0 * 400.0)
 FLIP_PROBABILITY = 0.5
-# A crop without any box teaches little: so many are drawn, then the whole image is taken. (The original takes another image.)
+# A crop without any box teaches little: so many are drawn, then the whole image is taken. (The original takes another
+# image.)
 CROP_ATTEMPTS = 10
 
 
@@ -91,9 +92,10 @@ def augment(
 ) -> SquareImage:
     """Bring an image and its boxes to the size of the model, with or without random changes.
 
-    - `"recipe"` (paper section 3.4 and the original code): scale the shorter side to 400, 500 or 600 pixels, crop 448 to 896
-      pixels of each side (all of a shorter one), resize the crop to the square, flip half of the images. Boxes are clipped to
-      the crop; those with a side under 2 pixels go, and SA-1B boxes outside of 14² to 400² pixels of area.
+    - `"recipe"` (paper section 3.4 and the original code): scale the shorter side to 400, 500 or 600 pixels, crop 448
+      to 896 pixels of each side (all of a shorter one), resize the crop to the square, flip half of the images. Boxes
+      are clipped to the crop; those with a side under 2 pixels go, and SA-1B boxes outside of 14² to 400² pixels of
+      area.
     - `"flip"`: resize the whole image, flip half of the images.
     - `"none"`: resize the whole image.
 
@@ -178,7 +180,8 @@ def map_boxes(
         image_size (`int`): side of the square.
 
     Returns:
-        The boxes `(m, 4)`, clipped to the square, `xyxy`, and which ones they are `(m,)`; those outside of the crop are gone.
+        The boxes `(m, 4)`, clipped to the square, `xyxy`, and which ones they are `(m,)`; those outside of the crop
+        are gone.
 
     Example:
     >>> map_boxes(np.array([[10.0, 10.0, 30.0, 30.0], [0.0, 0.0, 5.0, 5.0]]), (20, 20, 40, 40), 100)[0].tolist()

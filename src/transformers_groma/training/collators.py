@@ -35,10 +35,12 @@ class ConversationCollator:
 
     Args:
         processor (`GromaProcessor`): of the model.
-        max_length (`int`, *optional*): conversations with more tokens lose their last turns, question and answer together.
-        pad_to_multiple_of (`int`, *optional*): round the length of batches up, so that a compiled model meets few lengths.
-        always_image (`bool`): add a blank image, of which nothing is learned, to a batch without images. Processes that share
-            out the model's layers (FSDP, DeepSpeed ZeRO 3) must all run the same ones.
+        max_length (`int`, *optional*): conversations with more tokens lose their last turns, question and answer
+            together.
+        pad_to_multiple_of (`int`, *optional*): round the length of batches up, so that a compiled model meets few
+            lengths.
+        always_image (`bool`): add a blank image, of which nothing is learned, to a batch without images. Processes
+            that share out the model's layers (FSDP, DeepSpeed ZeRO 3) must all run the same ones.
 
     Example:
     >>> from transformers_groma import GromaProcessor
@@ -71,11 +73,13 @@ class ConversationCollator:
             rows (`Sequence[Mapping]`): rows of the conversation columns, and precomputed proposals if they have any.
 
         Returns:
-            `dict`: what the processor returns, `labels` `(B, L)` (-100 outside of answers) and, for rows with precomputed
+            `dict`: what the processor returns, `labels` `(B, L)` (-100 outside of answers) and, for rows with
+                precomputed
             regions, `proposal_boxes` `(B_images, Q, 4)` normalized `cxcywh` and `proposal_scores` `(B_images, Q)`.
 
         Raises:
-            ValueError: a row without an answer, with more boxes than the model has region slots, or that the processor refuses.
+            ValueError: a row without an answer, with more boxes than the model has region slots, or that the processor
+                refuses.
         """
         for row in rows:
             check_conversation(row, self.processor.max_regions)
@@ -100,7 +104,8 @@ class ConversationCollator:
         for row, is_learned in zip(rows, answers.any(dim=1).tolist()):
             if not is_learned:
                 raise ValueError(
-                    f"Nothing of the row {row['image_id']} ({row['source']}) would be learned: the chat template marks none of its "
+                    f"Nothing of the row {row['image_id']} ({row['source']}) would be learned: the chat template "
+                    f"marks none of its "
                     "answers with {% generation %}. Mark them, or leave all such marks out of the template."
                 )
         answers[num_rows:] = False
@@ -133,7 +138,8 @@ class ConversationCollator:
             if self._prepare([shortened])["input_ids"].shape[1] <= self.max_length:
                 return shortened
         warnings.warn(
-            f"A conversation is longer than `max_length` ({self.max_length}) with its first answer alone; it stays as it is.",
+            f"A conversation is longer than `max_length` ({self.max_length}) with its first answer alone; it stays as "
+            f"it is.",
             stacklevel=2,
         )
         return shortened
@@ -164,7 +170,8 @@ def check_conversation(row: Mapping[str, Any], max_regions: int) -> None:
     count = sum(len(part["boxes"]) for message in row["messages"] for part in message["content"])
     if count > max_regions:
         raise ValueError(
-            f"{name} names {count} boxes, but the model has {max_regions} region slots (`max_regions`). Split it into several "
+            f"{name} names {count} boxes, but the model has {max_regions} region slots (`max_regions`). Split it into "
+            f"several "
             "rows, or leave boxes out."
         )
 

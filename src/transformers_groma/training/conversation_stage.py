@@ -49,7 +49,8 @@ class ConversationArguments(DatasetArguments):
     """Model and data of a stage that learns from conversations.
 
     Args:
-        detector (`str`, *optional*): a stage 1 model whose vision encoder and region proposer replace those of the model.
+        detector (`str`, *optional*): a stage 1 model whose vision encoder and region proposer replace those of the
+            model.
         trainable_parts (`list[str]`): see `training/trainable.py`; each stage has its own default.
         max_tokens (`int`, *optional*): longer conversations lose their last turns.
     """
@@ -79,13 +80,15 @@ def choose_parts(arguments: ConversationArguments, default_parts: list[str], wei
         weight_decay (`float`): of the optimizer.
 
     Raises:
-        ValueError: an unknown part, or weight decay, which would wear down the rows of the embedding that `new_tokens` keeps.
+        ValueError: an unknown part, or weight decay, which would wear down the rows of the embedding that `new_tokens`
+            keeps.
     """
     arguments.trainable_parts = arguments.trainable_parts or list(default_parts)
     check_parts(arguments.trainable_parts)
     if NEW_TOKENS in arguments.trainable_parts and weight_decay != 0:
         raise ValueError(
-            f"`weight_decay` is {weight_decay:g}, but would wear down the old rows of the embedding that `new_tokens` keeps. "
+            f"`weight_decay` is {weight_decay:g}, but would wear down the old rows of the embedding that `new_tokens` "
+            f"keeps. "
             "Set it to 0."
         )
 
@@ -107,8 +110,10 @@ def load_detector_weights(model: GromaForConditionalGeneration, path: str) -> No
         for name in names:
             if theirs.get(name) != ours.get(name):
                 raise ValueError(
-                    f"`{part}.{name}` of the detector {path} is {theirs.get(name)}, that of the model {ours.get(name)}: its "
-                    "weights would compute something else. Put the model together from this detector (`groma convert`)."
+                    f"`{part}.{name}` of the detector {path} is {theirs.get(name)}, that of the model "
+                    f"{ours.get(name)}: its "
+                    "weights would compute something else. Put the model together from this detector (`groma "
+                    "convert`)."
                 )
     for name in DETECTOR_PARTS:
         try:
@@ -154,7 +159,8 @@ def load_conversations(
 
     Args:
         arguments (`ConversationArguments`): which, and the trained parts.
-        model (`GromaForConditionalGeneration`): what learns from them. Precomputed regions must be those of its detector.
+        model (`GromaForConditionalGeneration`): what learns from them. Precomputed regions must be those of its
+            detector.
 
     Returns:
         `tuple[Dataset, Dataset | None]`: for training and, if named, for evaluation.
@@ -213,8 +219,10 @@ def _check_precomputed_regions(
     for part in trainable_parts:
         if part in DETECTOR_PARTS:
             raise ValueError(
-                f"`trainable_parts` has {part!r}, but {specs[0]} holds precomputed regions: they would be those of the detector "
-                f"before its first step. Leave {part!r} out, or name the datasets from before `groma train precompute-regions`."
+                f"`trainable_parts` has {part!r}, but {specs[0]} holds precomputed regions: they would be those of "
+                f"the detector "
+                f"before its first step. Leave {part!r} out, or name the datasets from before `groma train "
+                f"precompute-regions`."
             )
     # With sharded weights the first process of a machine may be the only one that has them.
     if int(os.environ.get("LOCAL_RANK", "0")) != 0:
@@ -235,7 +243,8 @@ def _folder_of_notes(path: str) -> Path:
         return Path(hf_hub_download(path, NOTES_NAME, repo_type="dataset")).parent
     except EntryNotFoundError as error:
         raise FileNotFoundError(
-            f"{path} on the Hub has precomputed regions, but no {NOTES_NAME} that says whose they are. Upload the one that "
+            f"{path} on the Hub has precomputed regions, but no {NOTES_NAME} that says whose they are. Upload the one "
+            f"that "
             "`groma train precompute-regions` wrote beside the files."
         ) from error
 

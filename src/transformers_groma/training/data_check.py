@@ -61,8 +61,8 @@ def check_training_rows(
 
     Args:
         parts (iterable of `MixturePart`): the rows.
-        check (`Callable`): is given a part, the place of a row in it and the row, its image decoded; raises if the row would stop
-            the training.
+        check (`Callable`): is given a part, the place of a row in it and the row, its image decoded; raises if the row
+            would stop the training.
         limit (`int`, *optional*): look at so many rows at most, as training does.
 
     Returns:
@@ -92,7 +92,8 @@ def check_training_rows(
     if report.num_bad > 0:
         _say(*report.lines())
         raise ValueError(
-            f"`check_data` found {report.num_bad} of {report.num_rows} rows that would stop the training, listed above. {report.first}"
+            f"`check_data` found {report.num_bad} of {report.num_rows} rows that would stop the training, listed "
+            f"above. {report.first}"
         )
     _say(f"checked {report.num_rows} rows: none of them would stop the training")
     return report.num_rows
@@ -133,7 +134,8 @@ class ConversationCheck:
                 )
         if self.max_positions is not None and length > self.max_positions:
             raise ValueError(
-                f"the conversation has {length} tokens, more than the {self.max_positions} that the language model reads. Lower "
+                f"the conversation has {length} tokens, more than the {self.max_positions} that the language model "
+                f"reads. Lower "
                 "`max_tokens`"
             )
         if bool((whole["labels"] == IGNORED_LABEL).all()):
@@ -146,7 +148,8 @@ class ConversationCheck:
         """Tell on stderr how many conversations lose turns."""
         if self.num_shortened > 0:
             _say(
-                f"{self.num_shortened} conversations are longer than {self.collator.max_length} tokens and lose their last turns"
+                f"{self.num_shortened} conversations are longer than {self.collator.max_length} tokens and lose their "
+                f"last turns"
             )
 
 

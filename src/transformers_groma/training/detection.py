@@ -189,7 +189,8 @@ class DetectionCollator:
             items (`Sequence[Mapping]`): of a `DetectionDataset`.
 
         Returns:
-            `dict`: `pixel_values` `(B, 3, image_size, image_size)` and `labels`, for each image `boxes` `(n, 4)` normalized
+            `dict`: `pixel_values` `(B, 3, image_size, image_size)` and `labels`, for each image `boxes` `(n, 4)`
+                normalized
             `cxcywh`, `source`, and `size` `(height, width)` of the image before it became a square; where an item has
             `crowd_boxes`, these as well.
         """
@@ -256,9 +257,9 @@ class _SetEpoch(TrainerCallback):
 class GromaDetectionTrainer(StageTrainerMixin, Trainer):
     """`Trainer` of stage 1: batches of one source, three learning rates, losses by their parts, COCO figures in evaluation.
 
-    The loss of a batch is a sum over its boxes, divided by their number: that of one process and one accumulation step, as in the
-    original. A step of several of them follows the mean of their losses. This is the loss of one large batch exactly when all have
-    equally many boxes; otherwise images with few boxes count a little more.
+    The loss of a batch is a sum over its boxes, divided by their number: that of one process and one accumulation
+    step, as in the original. A step of several of them follows the mean of their losses. This is the loss of one large
+    batch exactly when all have equally many boxes; otherwise images with few boxes count a little more.
 
     Args:
         model (`GromaForRegionProposal`): the model.
@@ -269,8 +270,8 @@ class GromaDetectionTrainer(StageTrainerMixin, Trainer):
         **kwargs: for `Trainer`.
 
     Raises:
-        ValueError: wrong columns, an unknown source, an image processor that makes another size than the model takes, or several
-            GPUs in one process.
+        ValueError: wrong columns, an unknown source, an image processor that makes another size than the model takes,
+            or several GPUs in one process.
     """
 
     model_kind = "detector"
@@ -438,7 +439,8 @@ def _check_sources(dataset: Dataset) -> np.ndarray:
     unknown = sorted(set(np.unique(sources).tolist()) - set(DETECTION_SOURCES))
     if unknown:
         raise ValueError(
-            f"Column 'source' of a detection dataset names the head that learns: {' or '.join(DETECTION_SOURCES)}; found "
+            f"Column 'source' of a detection dataset names the head that learns: {' or '.join(DETECTION_SOURCES)}; "
+            f"found "
             f"{', '.join(map(repr, unknown))}."
         )
     return sources

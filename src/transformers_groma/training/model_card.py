@@ -60,7 +60,8 @@ KINDS: dict[ModelKind, _KindTexts] = {
         pipeline_tag="image-text-to-text",
         tags=["groma", "visual-grounding"],
         description=(
-            "A [Groma](https://arxiv.org/abs/2404.13013) model: it reads an image, answers in words, and ties phrases to boxes."
+            "A [Groma](https://arxiv.org/abs/2404.13013) model: it reads an image, answers in words, and ties phrases "
+            "to boxes."
         ),
         use="""\
 ```python
@@ -78,7 +79,8 @@ Boxes are `[x1, y1, x2, y2]` in pixels of the image.""",
         pipeline_tag="object-detection",
         tags=["groma", "region-proposal"],
         description=(
-            "The detector of a [Groma](https://arxiv.org/abs/2404.13013) model (training stage 1): it proposes regions of an image, "
+            "The detector of a [Groma](https://arxiv.org/abs/2404.13013) model (training stage 1): it proposes "
+            "regions of an image, "
             "things and parts alike, without naming them."
         ),
         use="""\
@@ -154,9 +156,9 @@ def write_model_card(folder: Path, trainer: Any, kind: ModelKind = "chat") -> No
 
     Args:
         folder (`Path`): output folder of the training.
-        trainer (`Trainer`): after, or during, its training. Its `card_details` (`dict`, may be empty) tells what it cannot know:
-            `base_model` (`str`), `datasets` (names with numbers of rows), `hub_datasets` (`list[str]`), `trained_parts`
-            (`list[str]`) and `recipe` (more rows of its table).
+        trainer (`Trainer`): after, or during, its training. Its `card_details` (`dict`, may be empty) tells what it
+            cannot know: `base_model` (`str`), `datasets` (names with numbers of rows), `hub_datasets` (`list[str]`),
+            `trained_parts` (`list[str]`) and `recipe` (more rows of its table).
         kind (`str`): `"chat"`, a whole Groma, or `"detector"`: says how the model is used.
     """
     texts = KINDS[kind]

@@ -31,8 +31,8 @@ _NO_VALUES = "has no values in it"
 def alone_in_its_output(train: Callable[..., Trained]) -> Callable[..., Trained]:
     """Makes a stage's `train(script_args, training_args, ...)` the only training that writes its output folder.
 
-    The first process of a training holds a lock, which the system takes back if it dies. Errors of writing name the folder, and a
-    checkpoint that is named and not whole is refused before anything is loaded.
+    The first process of a training holds a lock, which the system takes back if it dies. Errors of writing name the
+    folder, and a checkpoint that is named and not whole is refused before anything is loaded.
 
     Args:
         train (`Callable`): of a stage.
@@ -78,7 +78,8 @@ def last_checkpoint(output_dir: str, resume: str | bool | None) -> str | None:
     if _is_named(resume):
         if (fault := fault_of_checkpoint(resume)) is not None:
             raise ValueError(
-                f"`resume_from_checkpoint` {resume} is not a whole checkpoint: {fault}. Name another one, or `true` for the last "
+                f"`resume_from_checkpoint` {resume} is not a whole checkpoint: {fault}. Name another one, or `true` "
+                f"for the last "
                 "whole one of `output_dir`."
             )
         return resume
@@ -96,7 +97,8 @@ def fault_of_checkpoint(folder: str | Path) -> str | None:
     """Why a training cannot resume from a checkpoint: a file is missing, empty, cut or not what its name says.
 
     Args:
-        folder (`str` or `Path`): `checkpoint-STEP` of a `Trainer`, of any kind: one file, shards, an adapter, FSDP, DeepSpeed.
+        folder (`str` or `Path`): `checkpoint-STEP` of a `Trainer`, of any kind: one file, shards, an adapter, FSDP,
+            DeepSpeed.
 
     Returns:
         `str`, *optional*: the first fault; `None` if it is whole.

@@ -7,10 +7,10 @@ Several machines take every n-th file each; a job that was killed resumes behind
 
     groma train precompute-regions … --shard 3 --num_shards 8
 
-The new folder takes the place of the old one in `train_datasets`. What it holds are raw proposals, before NMS: a training
-chooses among them together with the boxes of its questions, and gets the regions that it would get without this step.
-What is saved is the proposer's share of a training step, which is small at the released sizes, as the vision encoder still
-runs: `benchmarks/bench_precomputed_regions.py` measures it.
+The new folder takes the place of the old one in `train_datasets`. What it holds are raw proposals, before NMS: a
+training chooses among them together with the boxes of its questions, and gets the regions that it would get without
+this step. What is saved is the proposer's share of a training step, which is small at the released sizes, as the
+vision encoder still runs: `benchmarks/bench_precomputed_regions.py` measures it.
 """
 
 import hashlib
@@ -95,7 +95,8 @@ class PrecomputeReport:
         """
         mean = self.proposals / max(1, self.images)
         return (
-            f"{len(self.files)} files written, {self.finished} finished before: {self.rows} rows, {self.images} images, "
+            f"{len(self.files)} files written, {self.finished} finished before: {self.rows} rows, {self.images} "
+            f"images, "
             f"{mean:.1f} proposals an image"
         )
 
@@ -116,20 +117,21 @@ def precompute_regions(
 ) -> PrecomputeReport:
     """Copy the files of a dataset with the proposals of a detector in two more columns.
 
-    `proposal_boxes` are normalized `cxcywh`, `proposal_scores` their fused objectness, in the order of the queries: all
-    with a score > `score_threshold`, or the best one where there is none, since the model falls back on it. Rows without
-    an image have empty lists. Everything else stays as it is, pictures byte for byte. A file appears when it is whole;
-    finished files are left alone, so that a job that was killed resumes when it is started again. They must be copies of the
-    same files, with proposals of the same detector, image processor and threshold.
+    `proposal_boxes` are normalized `cxcywh`, `proposal_scores` their fused objectness, in the order of the queries:
+    all with a score > `score_threshold`, or the best one where there is none, since the model falls back on it. Rows
+    without an image have empty lists. Everything else stays as it is, pictures byte for byte. A file appears when it
+    is whole; finished files are left alone, so that a job that was killed resumes when it is started again. They must
+    be copies of the same files, with proposals of the same detector, image processor and threshold.
 
     The detector runs in evaluation mode and without autocast, as it does when it is frozen in a training. Proposals
     differ from those of a training by rounding, where its batches hold other images together or its device is another.
 
     Args:
-        model (`GromaForConditionalGeneration`, `GromaModel` or `GromaForRegionProposal`): its vision encoder and region
-            proposer run. It is put into evaluation mode and moved to `device`.
+        model (`GromaForConditionalGeneration`, `GromaModel` or `GromaForRegionProposal`): its vision encoder and
+            region proposer run. It is put into evaluation mode and moved to `device`.
         image_processor (`BaseImageProcessor`): of the model, the one that training uses.
-        dataset_dir (`str` or `Path`): folder with files `{split}*.parquet` of the conversation (or evaluation) columns.
+        dataset_dir (`str` or `Path`): folder with files `{split}*.parquet` of the conversation (or evaluation)
+            columns.
         output_dir (`str` or `Path`): folder of the copies, made if needed; `proposals.json` there names the model.
         split (`str`): which split.
         batch_size (`int`): images at a time.
@@ -145,8 +147,9 @@ def precompute_regions(
 
     Raises:
         FileNotFoundError: no such folder, or no files of the split in it.
-        ValueError: a wrong argument, wrong columns, a picture that cannot be read, or an `output_dir` that holds something
-            else: the dataset itself, another dataset, or proposals of another model, image processor or threshold.
+        ValueError: a wrong argument, wrong columns, a picture that cannot be read, or an `output_dir` that holds
+            something else: the dataset itself, another dataset, or proposals of another model, image processor or
+            threshold.
         OutputError: `output_dir` cannot be written, or another process is writing the same.
 
     Example:
@@ -165,7 +168,8 @@ def precompute_regions(
     threshold = limit if score_threshold is None else score_threshold
     if not 0 <= threshold <= limit:
         raise ValueError(
-            f"`score_threshold` must be between 0 and the model's `box_score_threshold` of {limit:g}, got {threshold:g}: "
+            f"`score_threshold` must be between 0 and the model's `box_score_threshold` of {limit:g}, got "
+            f"{threshold:g}: "
             "a training would miss proposals."
         )
     for name, value in (("batch_size", batch_size), ("num_workers", num_workers)):
@@ -233,8 +237,10 @@ def check_proposals(
         notes = json.loads(path.read_text(encoding="utf-8"))
         if notes["detector_sha256"] != fingerprint:
             raise ValueError(
-                f"{dataset_dir} holds proposals of another detector ({notes['model'] or 'without a name'}): its vision encoder "
-                "or region proposer has other weights or settings. Use that model, or precompute regions into another folder."
+                f"{dataset_dir} holds proposals of another detector ({notes['model'] or 'without a name'}): its "
+                f"vision encoder "
+                "or region proposer has other weights or settings. Use that model, or precompute regions into another "
+                "folder."
             )
         if notes["score_threshold"] > limit:
             raise ValueError(
@@ -301,7 +307,8 @@ def _split_files(dataset_dir: Path, split: str) -> list[Path]:
     if not files:
         found = ", ".join(sorted(path.name for path in dataset_dir.glob("*.parquet"))[:5])
         raise FileNotFoundError(
-            f"`dataset_dir` {dataset_dir} has no files {split}*.parquet; Parquet files there: {found or 'none'}. Name the "
+            f"`dataset_dir` {dataset_dir} has no files {split}*.parquet; Parquet files there: {found or 'none'}. Name "
+            f"the "
             "split with `split`."
         )
     return files
@@ -335,7 +342,8 @@ def _check_copies(output_dir: Path, split: str, names: set[str]) -> None:
     for path in sorted(output_dir.glob(f"{split}*.parquet")):
         if (output_dir / NOTES_NAME).exists() and path.name not in names:
             raise ValueError(
-                f"`output_dir` {output_dir} holds {path.name}, which is of another dataset and would be read with the copies. Pass "
+                f"`output_dir` {output_dir} holds {path.name}, which is of another dataset and would be read with the "
+                f"copies. Pass "
                 "another folder, or remove it."
             )
 
@@ -360,7 +368,8 @@ def _claim_folder(
     others = sorted(path.name for path in output_dir.glob("*.parquet"))
     if others:
         raise ValueError(
-            f"`output_dir` {output_dir} holds files without a {NOTES_NAME} ({others[0]}): they are no copies of this program. "
+            f"`output_dir` {output_dir} holds files without a {NOTES_NAME} ({others[0]}): they are no copies of this "
+            f"program. "
             "Pass another folder."
         )
     write_file(notes, (json.dumps(claim, indent=2) + "\n").encode())
@@ -372,7 +381,8 @@ def _check_claim(output_dir: Path, claim: Mapping[str, Any]) -> None:
     noted = json.loads((output_dir / NOTES_NAME).read_text(encoding="utf-8"))
     if noted["score_threshold"] != claim["score_threshold"]:
         raise ValueError(
-            f"`output_dir` {output_dir} holds proposals with a score above {noted['score_threshold']:g}, but `score_threshold` is "
+            f"`output_dir` {output_dir} holds proposals with a score above {noted['score_threshold']:g}, but "
+            f"`score_threshold` is "
             f"{claim['score_threshold']:g}. Pass {noted['score_threshold']:g}, or another folder."
         )
     for name, what in (("detector_sha256", "another detector"), ("image_processor_sha256", "another image processor")):
@@ -395,7 +405,8 @@ def _is_finished(source: Path, target: Path) -> bool:
     notes = _source_notes(target)
     if not notes.exists():
         raise ValueError(
-            f"{target} does not say what it is a copy of: it was written by an earlier version, or by another program. Remove it, "
+            f"{target} does not say what it is a copy of: it was written by an earlier version, or by another "
+            f"program. Remove it, "
             "or pass another folder as `output_dir`."
         )
     noted = json.loads(notes.read_text(encoding="utf-8"))
@@ -403,7 +414,8 @@ def _is_finished(source: Path, target: Path) -> bool:
         return False  # killed between the two, or cut
     if noted["source_sha256"] != _file_sha256(source):
         raise ValueError(
-            f"{target} is a copy of other rows than {source} has: it was made of another dataset. Pass another folder as "
+            f"{target} is a copy of other rows than {source} has: it was made of another dataset. Pass another folder "
+            f"as "
             "`output_dir`."
         )
     return True
@@ -510,7 +522,8 @@ def _write_copy(source: Path, target: Path, features: Features, proposals: Mappi
                 writer.write_table(table)
             writer.finalize(close_stream=False)
         file.flush()
-        # The notes say which copy they are of, and come first: whatever a kill leaves behind is told from a finished copy.
+        # The notes say which copy they are of, and come first: whatever a kill leaves behind is told from a finished
+        # copy.
         notes = {"source_sha256": source_sha256, "copy": footer_digest(Path(file.name))}
         write_file(_source_notes(target), json.dumps(notes).encode())
 

@@ -8,11 +8,11 @@ import numpy as np
 class SourceBatchSampler:
     """Batches whose rows come from one source, in random order; a `batch_sampler` of a `DataLoader`.
 
-    Accelerate hands batch 0 to the first process, batch 1 to the second and so on. So batches come in groups of `num_processes`
-    from one source, and all processes learn from the same source in a step.
+    Accelerate hands batch 0 to the first process, batch 1 to the second and so on. So batches come in groups of
+    `num_processes` from one source, and all processes learn from the same source in a step.
 
-    Every row comes once an epoch. What does not fill a group is spread over its batches evenly; if there are fewer rows than
-    processes, some of them come twice. The order is a function of the seed and the epoch alone.
+    Every row comes once an epoch. What does not fill a group is spread over its batches evenly; if there are fewer
+    rows than processes, some of them come twice. The order is a function of the seed and the epoch alone.
 
     Args:
         sources (`Sequence[str]`): the source of every row.
@@ -52,7 +52,8 @@ class SourceBatchSampler:
         self.epoch = 0
         if len(self) == 0:
             raise ValueError(
-                f"There are no batches: {len(inverse)} rows, {rows_per_batch} rows a batch, {num_processes} processes, "
+                f"There are no batches: {len(inverse)} rows, {rows_per_batch} rows a batch, {num_processes} "
+                f"processes, "
                 f"`drop_last` {drop_last}. Lower the batch size or give more data."
             )
 

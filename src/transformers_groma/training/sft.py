@@ -92,7 +92,8 @@ def train(script_args: ConversationArguments, training_args: SFTConfig, model_ar
     choose_parts(script_args, SFT_PARTS, training_args.weight_decay)
     if training_args.max_length != SFTConfig.__dataclass_fields__["max_length"].default:
         raise ValueError(
-            f"`max_length` is {training_args.max_length}, but it would cut prompts in the middle. Use `max_tokens`: longer "
+            f"`max_length` is {training_args.max_length}, but it would cut prompts in the middle. Use `max_tokens`: "
+            f"longer "
             "conversations lose their last turns."
         )
     peft_config = lora_config(model_args, script_args.trainable_parts)
@@ -141,7 +142,8 @@ def train(script_args: ConversationArguments, training_args: SFTConfig, model_ar
             processing_class=processor,
             peft_config=peft_config,
         )
-    # What learns beside LoRA has the precision of the model, in which small steps would be rounded away. (ZeRO 3 takes one only.)
+    # What learns beside LoRA has the precision of the model, in which small steps would be rounded away. (ZeRO 3 takes
+    # one only.)
     if peft_config is not None and not trainer.is_deepspeed_enabled:
         for weight in trainer.model.parameters():
             if weight.requires_grad:
@@ -179,7 +181,8 @@ def lora_config(model_args: ModelConfig, parts: Sequence[str]) -> PeftConfig | N
         return None
     if NEW_TOKENS in parts:
         raise ValueError(
-            f"`{NEW_TOKENS}` cannot learn beside LoRA. Leave it out of `trainable_parts`, or train it in stage 2 before."
+            f"`{NEW_TOKENS}` cannot learn beside LoRA. Leave it out of `trainable_parts`, or train it in stage 2 "
+            f"before."
         )
     if "language_model" not in parts:
         raise ValueError(

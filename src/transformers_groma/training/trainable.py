@@ -26,8 +26,8 @@ def set_trainable_parts(
 
     Args:
         model (`GromaForConditionalGeneration`): changed in place.
-        parts (`Sequence[str]`): of `vision_tower`, `region_proposer`, `region_encoder`, `projector`, `language_model` (with its head)
-            and `new_tokens` (only the rows of Groma's own tokens in embedding and head).
+        parts (`Sequence[str]`): of `vision_tower`, `region_proposer`, `region_encoder`, `projector`, `language_model`
+            (with its head) and `new_tokens` (only the rows of Groma's own tokens in embedding and head).
         new_token_ids (`Sequence[int]`): ids of Groma's own tokens, for `new_tokens`.
 
     Raises:
@@ -65,7 +65,8 @@ def check_parts(parts: Sequence[str]) -> None:
     Example:
     >>> check_parts(["eyes"])
     Traceback (most recent call last):
-    ValueError: Unknown part 'eyes' of the model. Use some of vision_tower, region_proposer, region_encoder, projector, language_model, new_tokens.
+    ValueError: Unknown part 'eyes' of the model. Use some of vision_tower, region_proposer, region_encoder, projector,
+        language_model, new_tokens.
     """
     unknown = [part for part in parts if part not in (*PARTS, NEW_TOKENS)]
     if unknown:
@@ -77,8 +78,9 @@ def check_parts(parts: Sequence[str]) -> None:
 def train_new_tokens(model: GromaForConditionalGeneration, token_ids: Sequence[int]) -> None:
     """Let only some rows of embedding and head learn; the others keep every bit.
 
-    The gradient of the other rows is exactly zero. An optimizer without weight decay then leaves them as they are. They are cut
-    off in the forward pass and not by a hook on the weight: FSDP2 makes new weights, and hooks of the old ones are gone.
+    The gradient of the other rows is exactly zero. An optimizer without weight decay then leaves them as they are.
+    They are cut off in the forward pass and not by a hook on the weight: FSDP2 makes new weights, and hooks of the old
+    ones are gone.
 
     Args:
         model (`GromaForConditionalGeneration`): changed in place. Names of weights stay as they are.
@@ -164,8 +166,8 @@ def eval_frozen_parts(model: nn.Module) -> None:
 def checkpoint_frozen_layers(language_model: nn.Module) -> None:
     """Keep activation checkpointing of frozen layers, which `eval_frozen_parts` would switch off.
 
-    Gradients pass through the frozen language model of stage 2 on their way to the projector, so its layers hold activations.
-    A layer recomputes them only in training mode. Its parts, where dropout is, stay in evaluation mode.
+    Gradients pass through the frozen language model of stage 2 on their way to the projector, so its layers hold
+    activations. A layer recomputes them only in training mode. Its parts, where dropout is, stay in evaluation mode.
 
     Args:
         language_model (`nn.Module`): changed in place; nothing happens without activation checkpointing.

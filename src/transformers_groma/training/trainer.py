@@ -26,8 +26,8 @@ from .collators import ConversationCollator
 from .model_card import ModelKind, write_model_card
 from .trainable import checkpoint_frozen_layers, eval_frozen_parts
 
-# What a training resumes from; of checkpoints it is pushed with `hub_strategy="checkpoint"` alone. `training_args.bin` never is: it is
-# a pickle, and names folders of this machine.
+# What a training resumes from; of checkpoints it is pushed with `hub_strategy="checkpoint"` alone. `training_args.bin`
+# never is: it is a pickle, and names folders of this machine.
 TRAINING_STATE_FILES = (
     "trainer_state.json",
     "optimizer*",
@@ -51,12 +51,14 @@ def prepare_arguments(args: TrainingArguments) -> None:
     """
     if args.n_gpu > 1:
         raise ValueError(
-            f"One process sees {args.n_gpu} GPUs, and images cannot be split between them beside their prompts. Start one "
+            f"One process sees {args.n_gpu} GPUs, and images cannot be split between them beside their prompts. Start "
+            f"one "
             "process a GPU (`accelerate launch` or `torchrun`), or show it a single one (`CUDA_VISIBLE_DEVICES=0`)."
         )
     if args.label_smoothing_factor != 0:
         raise ValueError(
-            f"`label_smoothing_factor` is {args.label_smoothing_factor:g}, but it is computed outside of the model, where "
+            f"`label_smoothing_factor` is {args.label_smoothing_factor:g}, but it is computed outside of the model, "
+            f"where "
             "`<ground_box>` in labels is not yet the token of its region. Set it to 0."
         )
     if isinstance(args, SFTConfig) and args.loss_type != "nll":
@@ -112,8 +114,8 @@ class StageTrainerMixin:
         super().__init__(model=model, args=args, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        # An evaluation prepares the model for itself and marks it as prepared. Accelerate would then leave it as it is, and every
-        # process would train a model of its own.
+        # An evaluation prepares the model for itself and marks it as prepared. Accelerate would then leave it as it
+        # is, and every process would train a model of its own.
         if is_compiled_module(self.model_wrapped) and self.model_wrapped._orig_mod is self.model:
             self.model_wrapped = self.model
         if self.model_wrapped is self.model:

@@ -12,19 +12,23 @@ from transformers_groma.models.groma.chat_template_groma import (
 )
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
-# Formats as they are in the wild: system prompt or none, stripped content, other names of roles, errors, an end of turn or none.
+# Formats as they are in the wild: system prompt or none, stripped content, other names of roles, errors, an end of
+# turn or none.
 TEMPLATES = {
     "chatml": (
-        "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}"
+        "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ "
+        "'<|im_start|>system\nBe kind.<|im_end|>\n' }}"
         "{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     ),
     "strips": (
-        "{{ bos_token }}{% for message in messages %}{{ '<|h|>' + message.role + '<|/h|>\n\n' + message.content | trim + '<|eot|>' }}"
+        "{{ bos_token }}{% for message in messages %}{{ '<|h|>' + message.role + '<|/h|>\n\n' + message.content | "
+        "trim + '<|eot|>' }}"
         "{% endfor %}{% if add_generation_prompt %}{{ '<|h|>assistant<|/h|>\n\n' }}{% endif %}"
     ),
     "no system": (
-        "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% "
+        "endif %}"
         "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
         "{{ raise_exception('Roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
         "{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}"
@@ -47,23 +51,30 @@ TEMPLATES = {
         "Answer:{% endif %}\n"
     ),
     "cuts messages": (
-        "{% if messages[0].role == 'system' %}{% set start = messages[0].content %}{% set messages = messages[1:] %}{% else %}"
-        "{% set start = 'Hello.' %}{% endif %}{% macro turn(m) %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endmacro %}"
-        "{{ start }}{% for m in messages %}{{ turn(m) }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+        "{% if messages[0].role == 'system' %}{% set start = messages[0].content %}{% set messages = messages[1:] "
+        "%}{% else %}"
+        "{% set start = 'Hello.' %}{% endif %}{% macro turn(m) %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% "
+        "endmacro %}"
+        "{{ start }}{% for m in messages %}{{ turn(m) }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif "
+        "%}"
     ),
     "thinks": (
-        "{% set ns = namespace(last=0) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
-        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' and loop.index0 > ns.last %}"
+        "{% set ns = namespace(last=0) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 "
+        "%}{% endif %}{% endfor %}"
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' and loop.index0 > "
+        "ns.last %}"
         "{{ '<think>\n\n</think>\n\n' }}{% endif %}{{ m.content.lstrip('\n') + '<|im_end|>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     ),
     "lists or text": (
-        "{% for m in messages %}{{ m.role }}: {% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}"
+        "{% for m in messages %}{{ m.role }}: {% if m.content is string %}{{ m.content }}{% else %}{% for part in "
+        "m.content %}"
         "{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}{% endif %}{{ eos_token }}{% endfor %}"
         "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
     ),
     "lists alone": (
-        "{% for m in messages %}{{ m.role }}: {% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}"
+        "{% for m in messages %}{{ m.role }}: {% for part in m.content %}{% if part.type == 'text' %}{{ part.text "
+        "}}{% endif %}{% endfor %}"
         "{{ eos_token }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
     ),
 }

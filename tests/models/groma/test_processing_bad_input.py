@@ -108,7 +108,8 @@ CASES = {
     ),
     "floats up to 255": (
         {"images": np.full((9, 9, 3), 200.0)},
-        r"`images` of sample 0, an array of float64, must have values from 0 to 1, got 200 to 200.*floats run from 0 to 1",
+        r"`images` of sample 0, an array of float64, must have values from 0 to 1, got 200 to 200.*floats run from 0 "
+        r"to 1",
     ),
     "normalized pixels": ({"images": torch.full((3, 9, 9), -1.5)}, r"must have values from 0 to 1, got -1.5"),
     "12 bits in int32": ({"images": np.full((9, 9, 3), 4095, np.int32)}, r"must have values from 0 to 255, got 4095"),

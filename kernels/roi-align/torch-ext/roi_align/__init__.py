@@ -21,12 +21,11 @@ def roi_align(
     """Average bilinear samples of each box in each map.
 
     Args:
-        feature_maps: (batch, channels, height, width) each, of one dtype; sizes and layouts may differ.
-        rois: (n, 5) [batch index, x1, y1, x2, y2] in input pixels. x2 < x1 mirrors the box.
-        spatial_scales: map pixels per input pixel, one a map.
-        output_size: bins along one side, or (rows, columns).
-        sampling_ratio: samples along a side of a bin; 0 or less: one a map pixel.
-        aligned: box corners are pixel corners (True), or the older convention shifted by half a pixel (False), where no
+        feature_maps: (batch, channels, height, width) each, of one dtype; sizes and layouts may differ. rois: (n, 5)
+        [batch index, x1, y1, x2, y2] in input pixels. x2 < x1 mirrors the box. spatial_scales: map pixels per input
+        pixel, one a map. output_size: bins along one side, or (rows, columns). sampling_ratio: samples along a side of
+        a bin; 0 or less: one a map pixel. aligned: box corners are pixel corners (True), or the older convention
+        shifted by half a pixel (False), where no
             box is smaller than a pixel.
 
     A sample more than a pixel outside the map is zero, and counts in the average.

@@ -1,8 +1,8 @@
 """The benchmark of the region proposer: average precision and recall without classes, following COCO.
 
-Regions are what the language model gets to choose from: after score threshold and NMS. Queries are all that the proposer has to
-offer, ranked by the head that learned from COCO-style boxes, as in the paper's Table 6. Rows have the detection columns: those of
-`processing/coco.py`, or of `groma data shapes --task detection`.
+Regions are what the language model gets to choose from: after score threshold and NMS. Queries are all that the
+proposer has to offer, ranked by the head that learned from COCO-style boxes, as in the paper's Table 6. Rows have the
+detection columns: those of `processing/coco.py`, or of `groma data shapes --task detection`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -105,7 +105,8 @@ class ProposalRespondent:
             prepared: what `prepare` made.
 
         Returns:
-            `list[Prediction]`: two phrases each, `"regions"` (after score threshold and NMS, best first) and `"queries"`.
+            `list[Prediction]`: two phrases each, `"regions"` (after score threshold and NMS, best first) and
+                `"queries"`.
         """
         detected = detect(self.model, prepared.pixel_values, prepared.sizes, QUERY_SCORE)
         kinds = {REGIONS: detected.regions, QUERIES: detected.queries}
@@ -153,7 +154,8 @@ def score_detection(predictions: Sequence[Prediction], rows: Sequence[Row]) -> d
         rows (`Sequence[Mapping]`): detection rows, one an answer: `boxes_xyxy`, perhaps `crowd_boxes_xyxy`.
 
     Returns:
-        `dict[str, float]`: those of [`class_agnostic_detection_metrics`] for the regions and, with the prefix `queries_`, for the
+        `dict[str, float]`: those of [`class_agnostic_detection_metrics`] for the regions and, with the prefix
+            `queries_`, for the
         queries, with `ar@N` for more numbers of boxes; and `regions_per_image`.
     """
     targets = [np.asarray(row["boxes_xyxy"], np.float64).reshape(-1, 4) for row in rows]

@@ -1,10 +1,10 @@
 """Grounded captioning: describe an image and tie the phrases to boxes.
 
-Rows are conversations of one question and its answer, whose phrases are the truth: those of `processing/flickr30k.py` or
-`processing/grit.py`, or of `groma data shapes --task grounded-caption --questions 1`. The answer is not shown to the model. Captions
-of the same image are put together: it is asked once, its answer is compared with each caption's phrases, and CIDEr and METEOR take
-all of them as references. Rows of the evaluation columns do as well; they do not tell which words belong to a box, so figures that
-compare words of phrases are left out.
+Rows are conversations of one question and its answer, whose phrases are the truth: those of `processing/flickr30k.py`
+or `processing/grit.py`, or of `groma data shapes --task grounded-caption --questions 1`. The answer is not shown to
+the model. Captions of the same image are put together: it is asked once, its answer is compared with each caption's
+phrases, and CIDEr and METEOR take all of them as references. Rows of the evaluation columns do as well; they do not
+tell which words belong to a box, so figures that compare words of phrases are left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,8 @@ def grounded_caption_rows(dataset: Dataset) -> BenchmarkRows:
         dataset (`Dataset`): evaluation columns, or conversation columns with one answer a row.
 
     Returns:
-        `BenchmarkRows`: rows have `references`, `target_boxes_xyxy` (all boxes of the captions) and `target_phrases` (for each
+        `BenchmarkRows`: rows have `references`, `target_boxes_xyxy` (all boxes of the captions) and `target_phrases`
+            (for each
         caption a list of phrases, each a text and its boxes; the texts are `None` in rows of the evaluation columns).
 
     Raises:
@@ -73,7 +74,8 @@ def score_grounded_captions(predictions: Sequence[Prediction], rows: Sequence[Ro
         rows (`Sequence[Mapping]`): of [`grounded_caption_rows`], one an answer.
 
     Returns:
-        `dict[str, float]`: those of [`grounded_phrase_scores`] (only the `region_` ones where the words of phrases are not known),
+        `dict[str, float]`: those of [`grounded_phrase_scores`] (only the `region_` ones where the words of phrases are
+            not known),
         `phrases_per_answer`, and those of captions.
     """
     pairs = [
@@ -127,7 +129,8 @@ def _truth(index: int, row: Mapping[str, Any]) -> dict[str, Any]:
     roles = [message["role"] for message in row["messages"]]
     if roles.count("user") != 1:
         raise ValueError(
-            f"{row_name(index, row)} has {roles.count('user')} questions; a caption is one answer to one question. Make rows "
+            f"{row_name(index, row)} has {roles.count('user')} questions; a caption is one answer to one question. "
+            f"Make rows "
             "with one question each."
         )
     if "references" in row:

@@ -1,7 +1,7 @@
 """LLaVA-Bench (COCO) as a benchmark of the runner: long answers, which a judge compares with reference answers.
 
-Without a judge there are answers and no figures: `answers.jsonl`, as LLaVA's scripts read them. With one, `reviews.jsonl` has its
-reviews, each written when it comes, so that none is paid for twice.
+Without a judge there are answers and no figures: `answers.jsonl`, as LLaVA's scripts read them. With one,
+`reviews.jsonl` has its reviews, each written when it comes, so that none is paid for twice.
 """
 
 import os
@@ -94,7 +94,8 @@ def load_judged_rows(
 
     Args:
         path (`str` or `Path`): folder of `qa90_questions.jsonl`, `qa90_gpt4_answer.jsonl` and
-            `caps_boxes_coco2014_val_80.jsonl`; or without `images` a dataset of evaluation columns, `question_id` and `context`.
+            `caps_boxes_coco2014_val_80.jsonl`; or without `images` a dataset of evaluation columns, `question_id` and
+            `context`.
         images (`str` or `Path`, *optional*): folder of the photos of COCO val2014.
         split (`str`, *optional*): of a dataset.
 

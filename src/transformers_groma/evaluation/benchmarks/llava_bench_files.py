@@ -1,11 +1,11 @@
 """LLaVA-Bench (COCO): 90 questions about 30 photos, and the figures that follow from a judge's reviews of the answers.
 
-The published files, of https://github.com/haotian-liu/LLaVA: `qa90_questions.jsonl`, `qa90_gpt4_answer.jsonl` (the answers
-that ours are compared with) and `caps_boxes_coco2014_val_80.jsonl` (what the judge reads instead of the photo). The photos
-are of COCO val2014. `llava_judge.py` asks the judge.
+The published files, of https://github.com/haotian-liu/LLaVA: `qa90_questions.jsonl`, `qa90_gpt4_answer.jsonl` (the
+answers that ours are compared with) and `caps_boxes_coco2014_val_80.jsonl` (what the judge reads instead of the
+photo). The photos are of COCO val2014. `llava_judge.py` asks the judge.
 
-A review is two scores, of the reference answer and of the model's. The figure of the papers, the relative score, is the sum
-of the model's scores over the sum of the reference's, x 100.
+A review is two scores, of the reference answer and of the model's. The figure of the papers, the relative score, is
+the sum of the model's scores over the sum of the reference's, x 100.
 """
 
 import math
@@ -39,7 +39,8 @@ class BenchQuestion:
         question_id (`str`): its name, different for each.
         image_id (`str`): the photo's file name without its ending.
         text (`str`): the question.
-        category (`str`): `"conv"`, `"detail"` or `"complex"`; the paper calls them conversation, description and reasoning.
+        category (`str`): `"conv"`, `"detail"` or `"complex"`; the paper calls them conversation, description and
+            reasoning.
         reference (`str`): the answer that the model's is compared with.
         context (`str`): what the judge reads instead of the photo: captions, and objects with their boxes.
     """
@@ -59,7 +60,8 @@ class Review:
     Args:
         question_id (`str`): of the question.
         category (`str`): of the question; empty in review files that do not tell it.
-        scores (`tuple[float, float]`, *optional*): of the reference and of the model's answer; `None` where the judge gave none.
+        scores (`tuple[float, float]`, *optional*): of the reference and of the model's answer; `None` where the judge
+            gave none.
         text (`str`): the judge's words.
     """
 
@@ -153,8 +155,8 @@ def questions_of_rows(rows: Iterable[Mapping[str, Any]]) -> list[BenchQuestion]:
     """The questions that rows ask.
 
     Args:
-        rows (`Iterable[Mapping]`): of `LLAVA_BENCH_FEATURES`; `image` may be left out. Any row of one reference answer and a
-            context can be judged, not only those of LLaVA-Bench.
+        rows (`Iterable[Mapping]`): of `LLAVA_BENCH_FEATURES`; `image` may be left out. Any row of one reference answer
+            and a context can be judged, not only those of LLaVA-Bench.
 
     Returns:
         `list[BenchQuestion]`: one for each row.
@@ -175,7 +177,8 @@ def questions_of_rows(rows: Iterable[Mapping[str, Any]]) -> list[BenchQuestion]:
         missing = [name for name in ("question_id", "context", "references", "category") if name not in row]
         if missing:
             raise ValueError(
-                f"Rows to be judged need the columns {', '.join(map(repr, missing))}; make them with `questions_dataset`."
+                f"Rows to be judged need the columns {', '.join(map(repr, missing))}; make them with "
+                f"`questions_dataset`."
             )
         if len(row["references"]) != 1:
             raise ValueError(f"Row {index} has {len(row['references'])} references; a judge compares with one.")
@@ -266,8 +269,8 @@ def read_reviews(path: str | os.PathLike, categories: Mapping[str, str] | None =
     """Read a file of reviews: those of `review_answers`, of LLaVA's script, or the published ones of Vicuna.
 
     Args:
-        path (`str` or `Path`): JSON lines with `question_id`, the pair of scores (`tuple` or `score`; negative where the judge
-            gave none) and the judge's words (`content` or `text`).
+        path (`str` or `Path`): JSON lines with `question_id`, the pair of scores (`tuple` or `score`; negative where
+            the judge gave none) and the judge's words (`content` or `text`).
         categories (`Mapping[str, str]`, *optional*): categories by the name of their question, for files without them.
 
     Returns:
@@ -302,10 +305,11 @@ def review_scores(reviews: Iterable[Review]) -> dict[str, float]:
         reviews (`Iterable[Review]`): of one judge.
 
     Returns:
-        `dict[str, float]`: `relative_score`, the sum of the model's scores over the sum of the reference's, x 100, over all
-        reviews (the "average" or "all" of the papers), and `relative_score_<category>` over those of each category, where
-        there are any; `model_score` and `reference_score`, the means; `model_score_sum` and `reference_score_sum`;
-        `reviews`, how many have scores, and `unscored`, how many have none.
+        `dict[str, float]`: `relative_score`, the sum of the model's scores over the sum of the reference's, x 100,
+            over all
+        reviews (the "average" or "all" of the papers), and `relative_score_<category>` over those of each category,
+        where there are any; `model_score` and `reference_score`, the means; `model_score_sum` and
+        `reference_score_sum`; `reviews`, how many have scores, and `unscored`, how many have none.
 
     Raises:
         ValueError: no review has scores, or the reference's are all 0.
@@ -325,7 +329,8 @@ def review_scores(reviews: Iterable[Review]) -> dict[str, float]:
     reference, model = _sums(everything)
     if reference == 0:
         raise ValueError(
-            f"Of {len(reviews)} reviews {len(everything)} have scores, and those of the reference add up to {reference:g}: "
+            f"Of {len(reviews)} reviews {len(everything)} have scores, and those of the reference add up to "
+            f"{reference:g}: "
             "there is no relative score. See what the judge answered in the file of reviews."
         )
     figures = {"relative_score": model / reference * 100}

@@ -1,6 +1,7 @@
 """Asking a judge to compare answers with reference answers, as LLaVA-Bench (COCO) does: prompts, scores, the file of reviews.
 
-Every review is in the file before the next one is handled: a run that was killed goes on, and no review is paid for twice.
+Every review is in the file before the next one is handled: a run that was killed goes on, and no review is paid for
+twice.
 """
 
 import hashlib
@@ -21,27 +22,32 @@ from .llava_bench_files import MAX_SCORE, NO_SCORES, BenchQuestion
 # How the papers ask their judge, GPT-4 in its versions of 2023.
 JUDGE_OPTIONS: dict[str, Any] = {"temperature": 0.2, "max_tokens": 1024}
 
-# The words of the protocol, as published with LLaVA (table/rule.json and table/prompt.jsonl, Apache-2.0) and used by Groma for all
-# three categories: figures are comparable only if the judge reads the same.
+# The words of the protocol, as published with LLaVA (table/rule.json and table/prompt.jsonl, Apache-2.0) and used by
+# Groma for all three categories: figures are comparable only if the judge reads the same.
 JUDGE_SYSTEM_PROMPT = "You are a helpful and precise assistant for checking the quality of the answer."
 JUDGE_PROMPT = (
     "We would like to request your feedback on the performance of two AI assistants in response to the user question "
     "displayed above. The user asks the question on observing an image. For your reference, the visual content in the "
-    "image is represented with five descriptive sentences describing the same image and the bounding box coordinates of "
-    "each object in the scene. These coordinates are in the form of bounding boxes, represented as (x1, y1, x2, y2) with "
+    "image is represented with five descriptive sentences describing the same image and the bounding box coordinates "
+    "of "
+    "each object in the scene. These coordinates are in the form of bounding boxes, represented as (x1, y1, x2, y2) "
+    "with "
     "floating numbers ranging from 0 to 1. These values correspond to the top left x, top left y, bottom right x, and "
     "bottom right y. \n"
-    "Please rate the helpfulness, relevance, accuracy, level of details of their responses. Each assistant receives an "
+    "Please rate the helpfulness, relevance, accuracy, level of details of their responses. Each assistant receives "
+    "an "
     "overall score on a scale of 1 to 10, where a higher score indicates better overall performance.\n"
     "Please first output a single line containing only two values indicating the scores for Assistant 1 and 2, "
     "respectively. The two scores are separated by a space.\n"
-    "In the subsequent line, please provide a comprehensive explanation of your evaluation, avoiding any potential bias "
+    "In the subsequent line, please provide a comprehensive explanation of your evaluation, avoiding any potential "
+    "bias "
     "and ensuring that the order in which the responses were presented does not affect your judgment."
 )
 
 _SCORE = r"(\d+(?:\.\d+)?)(?:\s*(?:/|out of)\s*10)?"
 _LABEL = r"(?:(?:score\s+(?:for|of)\s+)?assistant\s*{}(?:'s\s+score|\s+score)?\s*[:=–-]?\s*)?"
-# A line with two scores and nothing else but labels and brackets: `8 9`, `8.5, 9`, `Scores: (8, 9)`, `Assistant 1: 8/10, Assistant 2: 9/10`.
+# A line with two scores and nothing else but labels and brackets: `8 9`, `8.5, 9`, `Scores: (8, 9)`, `Assistant 1:
+# 8/10, Assistant 2: 9/10`.
 _PAIR = re.compile(
     rf"(?:(?:final\s+)?(?:scores?|ratings?|output|tuple)\s*[:=]\s*)?[(\[]?\s*{_LABEL.format(1)}{_SCORE}"
     rf"(?:\s*[,;|&]\s*(?:and\s+)?|\s+(?:and\s+)?){_LABEL.format(2)}{_SCORE}\s*[)\]]?[.,]?",
@@ -94,9 +100,9 @@ def judge_messages(question: BenchQuestion, answer: str) -> list[dict[str, str]]
 def parse_scores(text: str) -> tuple[float, float] | None:
     """The two scores in a judge's answer.
 
-    The judge is asked for a first line with two numbers. Judges also write labels, brackets, `/10`, Markdown, thoughts or a few
-    words before that line, or a line for each assistant: the first line of two scores counts, else the last such pair of
-    lines. Numbers inside of a sentence do not.
+    The judge is asked for a first line with two numbers. Judges also write labels, brackets, `/10`, Markdown, thoughts
+    or a few words before that line, or a line for each assistant: the first line of two scores counts, else the last
+    such pair of lines. Numbers inside of a sentence do not.
 
     Args:
         text (`str`): what the judge wrote.
@@ -142,9 +148,9 @@ def review_answers(
 ) -> AskingReport:
     """Ask the judge about the answers that have no review yet.
 
-    Beside the file of reviews, `reviews.jsonl` for example, there will be `reviews_costs.jsonl`, `reviews_failures.jsonl` and
-    `reviews_cost_summary.json`. A review without scores is kept as it was paid for, and counts as none; remove its line to ask
-    again.
+    Beside the file of reviews, `reviews.jsonl` for example, there will be `reviews_costs.jsonl`,
+    `reviews_failures.jsonl` and `reviews_cost_summary.json`. A review without scores is kept as it was paid for, and
+    counts as none; remove its line to ask again.
 
     Args:
         questions (`Sequence[BenchQuestion]`): what was asked.
@@ -223,7 +229,8 @@ class Judge:
         """Compare answers with the references; see [`review_answers`].
 
         Args:
-            questions (`Sequence[BenchQuestion]`), answers (`Mapping[str, str]`), path (`str` or `Path`): see [`review_answers`].
+            questions (`Sequence[BenchQuestion]`), answers (`Mapping[str, str]`), path (`str` or `Path`): see
+            [`review_answers`].
 
         Returns:
             `AskingReport`: what became of it.
@@ -282,7 +289,8 @@ def _reviewed(path: Path, digests: Mapping[str, str]) -> set[str]:
             continue
         if entry.get("request") != digests[name]:
             raise ValueError(
-                f"{path} holds a review of another answer to question {name}, or by a judge of another name or with other "
+                f"{path} holds a review of another answer to question {name}, or by a judge of another name or with "
+                f"other "
                 "options. Choose another file, or remove this one to pay for all reviews again."
             )
         names.add(name)

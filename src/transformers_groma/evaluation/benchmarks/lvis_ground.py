@@ -1,8 +1,9 @@
 """LVIS-Ground: find all objects of a category.
 
-Four protocols score the same answers. AS-MANY is the paper's; LVISEval is what the released script runs; ANY and MERGED-BOXES are
-those of phrase grounding. Boxes of an answer are ranked by the score of their region, equal scores by their order. Rows are those of
-`processing/lvis_ground.py`, or of `groma data shapes --task grounding --evaluation`. They have no masks, so sizes go by boxes.
+Four protocols score the same answers. AS-MANY is the paper's; LVISEval is what the released script runs; ANY and
+MERGED-BOXES are those of phrase grounding. Boxes of an answer are ranked by the score of their region, equal scores by
+their order. Rows are those of `processing/lvis_ground.py`, or of `groma data shapes --task grounding --evaluation`.
+They have no masks, so sizes go by boxes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -97,7 +98,8 @@ def score_lvis_ground(predictions: Sequence[Prediction], rows: Sequence[Row]) ->
         rows (`Sequence[Mapping]`): evaluation rows, one an answer: `target_boxes_xyxy`, `category`, `image_id`.
 
     Returns:
-        `dict[str, float]`: those of [`as_many_recall`], and the same with the prefixes `lvis_eval_`, `any_` and `merged_`.
+        `dict[str, float]`: those of [`as_many_recall`], and the same with the prefixes `lvis_eval_`, `any_` and
+            `merged_`.
 
     Example:
     >>> from transformers_groma.evaluation.predictions import PredictedPhrase

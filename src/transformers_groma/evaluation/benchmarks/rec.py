@@ -1,8 +1,8 @@
 """Referring expression comprehension (REC): find the one object that an expression means.
 
-The paper's protocol: greedy answers of three tokens, the first box of an answer against the target, right above an IoU of 0.5. An
-answer without a box is wrong. Rows are those of RefCOCO, RefCOCO+ and RefCOCOg from `processing/refcoco.py --task rec --evaluation`,
-or of `groma data shapes --task rec --evaluation`.
+The paper's protocol: greedy answers of three tokens, the first box of an answer against the target, right above an IoU
+of 0.5. An answer without a box is wrong. Rows are those of RefCOCO, RefCOCO+ and RefCOCOg from `processing/refcoco.py
+--task rec --evaluation`, or of `groma data shapes --task rec --evaluation`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -71,7 +71,8 @@ def rec_rows(dataset: Dataset) -> BenchmarkRows:
     for index, row in enumerate(rows):
         if len(row["target_boxes_xyxy"]) != 1:
             raise ValueError(
-                f"{row_name(index, row)} has {len(row['target_boxes_xyxy'])} `target_boxes_xyxy`; an expression means one object. "
+                f"{row_name(index, row)} has {len(row['target_boxes_xyxy'])} `target_boxes_xyxy`; an expression means "
+                f"one object. "
                 "Where there are several to find, use the benchmark lvis-ground."
             )
     return BenchmarkRows(dataset, rows)

@@ -1,8 +1,9 @@
 """Region captioning: describe a box that the user points at.
 
-CIDEr and METEOR 1.5 compare an answer with the captions of the box, as coco-caption does. METEOR needs Java; without it the other
-figures are reported. Rows are those of `processing/refcoco.py --task region-caption --evaluation` (all expressions of a box are its
-references), of `processing/visual_genome.py --evaluation`, or of `groma data shapes --task region-caption --evaluation`.
+CIDEr and METEOR 1.5 compare an answer with the captions of the box, as coco-caption does. METEOR needs Java; without
+it the other figures are reported. Rows are those of `processing/refcoco.py --task region-caption --evaluation` (all
+expressions of a box are its references), of `processing/visual_genome.py --evaluation`, or of `groma data shapes
+--task region-caption --evaluation`.
 """
 
 from collections import Counter

@@ -67,7 +67,8 @@ def score_region_captions(predictions: Sequence[Prediction], rows: Dataset) -> d
         rows (`Dataset`): evaluation columns; `references` hold the right description.
 
     Returns:
-        `dict`: `exact_match`, and `attributes_right`: of the sizes, textures, colors and shapes that the right descriptions name,
+        `dict`: `exact_match`, and `attributes_right`: of the sizes, textures, colors and shapes that the right
+            descriptions name,
         how many the answers name (the first of its kind in an answer counts).
     """
     pairs = list(zip([prediction.text for prediction in predictions], rows["references"], strict=True))

@@ -1,11 +1,12 @@
 """Recall of questions that ask for all objects of a kind: the AS-MANY, ANY and MERGED-BOXES protocols.
 
-Of a question with k true boxes, AS-MANY looks at the k best predicted boxes and counts how many of the true ones they hit: 3 of 5
-are 60 %. ANY asks whether one hit is among them, MERGED-BOXES compares the box around all predictions with the one around all
-targets. All figures are averages over IoU thresholds as in COCO (0.50:0.95; an IoU equal to the threshold is a hit).
+Of a question with k true boxes, AS-MANY looks at the k best predicted boxes and counts how many of the true ones they
+hit: 3 of 5 are 60 %. ANY asks whether one hit is among them, MERGED-BOXES compares the box around all predictions with
+the one around all targets. All figures are averages over IoU thresholds as in COCO (0.50:0.95; an IoU equal to the
+threshold is a hit).
 
-Boxes are `xyxy` in absolute pixels of the original image, because sizes are COCO's: small up to 32² pixels, large from 96².
-numpy alone; no model is needed.
+Boxes are `xyxy` in absolute pixels of the original image, because sizes are COCO's: small up to 32² pixels, large from
+96². numpy alone; no model is needed.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,21 +33,25 @@ def as_many_recall(
 ) -> dict[str, float]:
     """Recall under the AS-MANY protocol, the paper's for LVIS-Ground: of k targets, the k best predicted boxes count.
 
-    Boxes and targets are matched as COCO does it: the best box first, each takes the free target that it overlaps most, if the IoU
-    reaches the threshold. Recall is over all targets of all questions together, so a question with many counts for more.
+    Boxes and targets are matched as COCO does it: the best box first, each takes the free target that it overlaps
+    most, if the IoU reaches the threshold. Recall is over all targets of all questions together, so a question with
+    many counts for more.
 
     Args:
-        predictions (`Sequence`, one entry a question): boxes of shape `(n, 4)` in the model's order, `xyxy` in pixels; `n` may be 0.
-        scores (`Sequence`, one entry a question, *optional*): a score for each box; without it the model's order ranks them. Equal
-            scores keep the model's order.
+        predictions (`Sequence`, one entry a question): boxes of shape `(n, 4)` in the model's order, `xyxy` in pixels;
+            `n` may be 0.
+        scores (`Sequence`, one entry a question, *optional*): a score for each box; without it the model's order ranks
+            them. Equal scores keep the model's order.
         targets (`Sequence`, one entry a question): true boxes of shape `(k, 4)`, `xyxy` in pixels.
-        areas (`Sequence`, one entry a question, *optional*): area of each target in square pixels, where the dataset knows the
-            object's own (LVIS: of its mask). By default that of its box. Only the figures by size depend on it.
-        crowds (`Sequence`, one entry a question, *optional*): which targets are crowd regions. They are no targets, and k is
-            smaller by them.
+        areas (`Sequence`, one entry a question, *optional*): area of each target in square pixels, where the dataset
+            knows the object's own (LVIS: of its mask). By default that of its box. Only the figures by size depend on
+            it.
+        crowds (`Sequence`, one entry a question, *optional*): which targets are crowd regions. They are no targets,
+            and k is smaller by them.
 
     Returns:
-        `dict[str, float]`: `ar` (mean over IoU 0.50:0.95), `ar@0.5`, `ar@0.75`, `ar_small`, `ar_medium`, `ar_large`; in 0..1, or -1, as
+        `dict[str, float]`: `ar` (mean over IoU 0.50:0.95), `ar@0.5`, `ar@0.75`, `ar_small`, `ar_medium`, `ar_large`;
+            in 0..1, or -1, as
         in COCO, where there is no target (of that size) at all.
 
     Raises:
@@ -148,10 +153,11 @@ def merged_boxes_recall(
     """Recall under the MERGED-BOXES protocol: the box around all predictions against the box around all targets.
 
     Args:
-        predictions, scores, targets, crowds: see `as_many_recall`.
-        areas: see `as_many_recall`. A question with one target has the size of its area, one with several that of the box around
+        predictions, scores, targets, crowds: see `as_many_recall`. areas: see `as_many_recall`. A question with one
+        target has the size of its area, one with several that of the box around
             them.
-        max_boxes (`int`, *optional*): only so many of the best boxes of a question count; 1 compares the best box alone.
+        max_boxes (`int`, *optional*): only so many of the best boxes of a question count; 1 compares the best box
+            alone.
 
     Returns:
         `dict[str, float]`: the keys of `as_many_recall`; shares of the questions that have a target.

@@ -94,7 +94,8 @@ def target_lists(name: str, lists: Sequence[Sequence[Any]]) -> BoxLists:
     if inverted.any():
         index = int(inverted.argmax())
         raise ValueError(
-            f"`{name}[{found.rows[index]}][{found.ranks[index]}]` has x2 < x1 or y2 < y1: {found.boxes[index].tolist()}. "
+            f"`{name}[{found.rows[index]}][{found.ranks[index]}]` has x2 < x1 or y2 < y1: "
+            f"{found.boxes[index].tolist()}. "
             "Boxes are xyxy; those in COCO's xywh go through `transformers_groma.boxes.box_xywh_to_xyxy`."
         )
     return found

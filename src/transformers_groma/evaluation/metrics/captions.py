@@ -1,7 +1,7 @@
 """CIDEr and METEOR of captions, as coco-caption computes them (`pycocoevalcap`, of the `eval` extra).
 
-Both are on coco-caption's own scale. The paper prints hundredfold values: its METEOR of 16.8 and CIDEr of 107.3 are 0.168 and 1.073
-here. No model is needed.
+Both are on coco-caption's own scale. The paper prints hundredfold values: its METEOR of 16.8 and CIDEr of 107.3 are
+0.168 and 1.073 here. No model is needed.
 """
 
 import logging
@@ -21,8 +21,8 @@ Tokenizer = Callable[[Sequence[str]], Sequence[str]]
 def cider(candidates: Sequence[str], references: Sequence[Sequence[str]], tokenize: Tokenizer = ptb_tokenize) -> float:
     """CIDEr of captions (CIDEr-D, as coco-caption names it).
 
-    How much a word counts depends on how many captions it is in, so the score is that of the whole set and not the mean of parts of
-    it; of a single caption it is 0.
+    How much a word counts depends on how many captions it is in, so the score is that of the whole set and not the
+    mean of parts of it; of a single caption it is 0.
 
     Args:
         candidates (`Sequence[str]`): one caption an image or region.

@@ -1,6 +1,7 @@
 """How well regions are proposed: average precision and recall without classes, following COCO.
 
-Boxes are `xyxy` in absolute pixels of the upright image, because COCO calls a box small, medium or large by its pixels.
+Boxes are `xyxy` in absolute pixels of the upright image, because COCO calls a box small, medium or large by its
+pixels.
 """
 
 import logging
@@ -53,20 +54,23 @@ def class_agnostic_detection_metrics(
 ) -> dict[str, float]:
     """Average precision and recall of boxes without classes (`COCOeval` with one category).
 
-    A crowd region is a box around objects that nobody counted. As in COCO, what is found in one is neither right nor wrong, as far as
-    no target claims it: any number of boxes, each by the share of its own area that lies in the region. Crowd regions are not missed.
+    A crowd region is a box around objects that nobody counted. As in COCO, what is found in one is neither right nor
+    wrong, as far as no target claims it: any number of boxes, each by the share of its own area that lies in the
+    region. Crowd regions are not missed.
 
     Args:
         predictions (`Sequence[ScoredBoxes]`, one an image): boxes `(n, 4)`, `xyxy` in pixels, and scores `(n,)`.
         targets (`Sequence` of arrays of shape `(m, 4)`, one an image): true boxes, `xyxy` in pixels of the same image.
-        max_detections (`Sequence[int]`): how many of the best boxes of an image count, in rising order. All figures but `ar@N`
-            are for the last.
+        max_detections (`Sequence[int]`): how many of the best boxes of an image count, in rising order. All figures
+            but `ar@N` are for the last.
         crowds (`Sequence` of arrays of shape `(c, 4)`, one an image, *optional*): crowd regions, `xyxy` in pixels.
 
     Returns:
-        `dict[str, float]`: `ap` (mean over IoU 0.50:0.95), `ap@0.5`, `ap@0.75`, `ap_small`, `ap_medium`, `ap_large`; `ar@N` for
-        each of `max_detections`, `ar_small`, `ar_medium`, `ar_large` (mean over IoU 0.50:0.95); `recall@0.5`, `recall@0.75`. All in
-        0..1; -1, as in COCO, where there is no target (of that size) at all. Small is below 32² pixels, large above 96².
+        `dict[str, float]`: `ap` (mean over IoU 0.50:0.95), `ap@0.5`, `ap@0.75`, `ap_small`, `ap_medium`, `ap_large`;
+            `ar@N` for
+        each of `max_detections`, `ar_small`, `ar_medium`, `ar_large` (mean over IoU 0.50:0.95); `recall@0.5`,
+        `recall@0.75`. All in 0..1; -1, as in COCO, where there is no target (of that size) at all. Small is below 32²
+        pixels, large above 96².
 
     Raises:
         ValueError: not as many predictions as targets or crowds, no images, or arrays of a wrong shape.
@@ -90,7 +94,8 @@ def class_agnostic_detection_metrics(
         boxes, scores = np.asarray(boxes, np.float64), np.asarray(scores, np.float64)
         if boxes.ndim != 2 or boxes.shape[-1] != 4 or scores.shape != boxes.shape[:1]:
             raise ValueError(
-                f"`predictions[{image - 1}]` must be boxes of shape (n, 4) and scores of shape (n,), got {boxes.shape} and "
+                f"`predictions[{image - 1}]` must be boxes of shape (n, 4) and scores of shape (n,), got "
+                f"{boxes.shape} and "
                 f"{scores.shape}."
             )
         target, crowd = (np.asarray(entry, np.float64).reshape(-1, 4) for entry in (target, crowd))
@@ -114,7 +119,8 @@ def coco_metrics(
         targets (`Sequence[Mapping]`): `image_id`, `category_id`, `bbox` (`xywh` in pixels), `area`, `iscrowd`.
         predictions (`Sequence[Mapping]`): `image_id`, `category_id`, `bbox` (`xywh` in pixels), `score`.
         image_ids (`Sequence[int]`): all images, also those without boxes.
-        use_categories (`bool`): compare boxes of one category only, and average over categories (COCO's usual figures).
+        use_categories (`bool`): compare boxes of one category only, and average over categories (COCO's usual
+            figures).
         max_detections (`Sequence[int]`): see `class_agnostic_detection_metrics`.
 
     Returns:
@@ -188,7 +194,8 @@ class DetectedRegions(NamedTuple):
     """What a model detects in a batch of images, packed in rows of `(x1, y1, x2, y2, score)` in pixels.
 
     Attributes:
-        regions (`Tensor` of shape `(B, max_regions, 5)`): what the language model gets: after score threshold and NMS, best
+        regions (`Tensor` of shape `(B, max_regions, 5)`): what the language model gets: after score threshold and NMS,
+        best
             first. Unused rows are -100.
         queries (`Tensor` of shape `(B, num_queries, 5)`): all queries of the proposer.
     """
@@ -290,7 +297,8 @@ def region_metrics(
         crowds (`Sequence[np.ndarray]`, B arrays of shape `(c, 4)`, *optional*): crowd regions, `xyxy` in pixels.
 
     Returns:
-        `dict[str, float]`: those of `class_agnostic_detection_metrics` for the regions, the same with prefix `queries_` for the raw
+        `dict[str, float]`: those of `class_agnostic_detection_metrics` for the regions, the same with prefix
+            `queries_` for the raw
         queries, and `regions_per_image`.
     """
     unpacked = unpack_detections(regions)
@@ -311,8 +319,8 @@ def evaluate_proposals(
 ) -> dict[str, float]:
     """Evaluate the regions that a model proposes on a dataset with boxes.
 
-    Regions are those of `model.propose_regions`: after score threshold and NMS, what the language model gets to choose from. Raw
-    queries are all that the proposer has to offer, ranked by `query_score`.
+    Regions are those of `model.propose_regions`: after score threshold and NMS, what the language model gets to choose
+    from. Raw queries are all that the proposer has to offer, ranked by `query_score`.
 
     Args:
         model (`GromaForRegionProposal` or `GromaForConditionalGeneration`): put into evaluation mode and back.

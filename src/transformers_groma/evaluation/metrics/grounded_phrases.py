@@ -23,18 +23,20 @@ def grounded_phrase_scores(
 ) -> dict[str, float]:
     """How many phrases of answers are among the true ones, and how many of these are found, at an IoU of at least 0.5.
 
-    A phrase stands for the region that its boxes cover together, so one of three sheep is not torn apart if the answer draws one box
-    around them. In each row as many phrases are paired as can be, each used once. A pair agrees in its region, and for the first
-    three figures in its words, too: capitals, articles and punctuation do not matter.
+    A phrase stands for the region that its boxes cover together, so one of three sheep is not torn apart if the answer
+    draws one box around them. In each row as many phrases are paired as can be, each used once. A pair agrees in its
+    region, and for the first three figures in its words, too: capitals, articles and punctuation do not matter.
 
     Args:
-        predicted (`Sequence`, one entry a row): the phrases of the answer, each its text and its `xyxy` boxes of shape `(n, 4)`. A
-            phrase without boxes is wrong.
+        predicted (`Sequence`, one entry a row): the phrases of the answer, each its text and its `xyxy` boxes of shape
+            `(n, 4)`. A phrase without boxes is wrong.
         targets (`Sequence`, one entry a row): the true phrases in the same form. Those without boxes are left out.
 
     Returns:
-        `dict[str, float]`: `precision@0.5`, `recall@0.5`, `f1@0.5`, of phrases whose words and region agree; `region_precision@0.5`,
-        `region_recall@0.5`, `region_f1@0.5`, whatever their words. Over all phrases of all rows together; 0 where there are none.
+        `dict[str, float]`: `precision@0.5`, `recall@0.5`, `f1@0.5`, of phrases whose words and region agree;
+            `region_precision@0.5`,
+        `region_recall@0.5`, `region_f1@0.5`, whatever their words. Over all phrases of all rows together; 0 where
+        there are none.
 
     Raises:
         ValueError: nothing to score, not one entry of `targets` for each answer, or something that is not a box.

@@ -1,7 +1,7 @@
 """Average precision and recall following LVIS: the released evaluation of LVIS-Ground, and LVIS's own.
 
-LVIS averages over categories, and looks at a category only in pictures where its annotators looked for it. Boxes of the public
-functions are `xyxy` in absolute pixels of the original image, those of LVIS's files `xywh`, as said below.
+LVIS averages over categories, and looks at a category only in pictures where its annotators looked for it. Boxes of
+the public functions are `xyxy` in absolute pixels of the original image, those of LVIS's files `xywh`, as said below.
 """
 
 import logging
@@ -31,25 +31,28 @@ def lvis_ground_eval(
 ) -> dict[str, float]:
     """Score LVIS-Ground as the released script does it: `LVISEval` over all predicted boxes, each with a score of 1.
 
-    Not the paper's protocol, which is `as_many_recall`: here the number of boxes is not limited to that of the targets, and recall
-    is averaged over categories. Of what the script prints only recall is reported. Its average precision means nothing: boxes that
-    all have the same score have no order.
+    Not the paper's protocol, which is `as_many_recall`: here the number of boxes is not limited to that of the
+    targets, and recall is averaged over categories. Of what the script prints only recall is reported. Its average
+    precision means nothing: boxes that all have the same score have no order.
 
     Args:
-        predictions (`Sequence`, one entry a question): boxes of shape `(n, 4)` in the model's order, `xyxy` in pixels; `n` may be 0.
+        predictions (`Sequence`, one entry a question): boxes of shape `(n, 4)` in the model's order, `xyxy` in pixels;
+            `n` may be 0.
         targets (`Sequence`, one entry a question): true boxes of shape `(k, 4)`, `xyxy` in pixels.
         categories (`Sequence[str]`): what each question asks for.
         image_ids (`Sequence[str]`): the image of each question. No image is asked twice for the same category.
-        areas (`Sequence`, one entry a question, *optional*): area of each target in square pixels, where the dataset knows the
-            object's own (LVIS: of its mask, which the script takes). By default that of its box. Only the figures by size depend on
-            it.
+        areas (`Sequence`, one entry a question, *optional*): area of each target in square pixels, where the dataset
+            knows the object's own (LVIS: of its mask, which the script takes). By default that of its box. Only the
+            figures by size depend on it.
 
     Returns:
-        `dict[str, float]`: `ar` (mean over IoU 0.50:0.95), `ar@0.5`, `ar@0.75`, `ar_small`, `ar_medium`, `ar_large`; in 0..1, or -1
+        `dict[str, float]`: `ar` (mean over IoU 0.50:0.95), `ar@0.5`, `ar@0.75`, `ar_small`, `ar_medium`, `ar_large`;
+            in 0..1, or -1
         where there is no target (of that size) at all.
 
     Raises:
-        ValueError: not one entry for each question, something that is not a box, or an image asked twice for a category.
+        ValueError: not one entry for each question, something that is not a box, or an image asked twice for a
+            category.
 
     Example:
     >>> cups = [[0, 0, 50, 50], [100, 0, 150, 50], [200, 0, 250, 50]]
@@ -65,7 +68,8 @@ def lvis_ground_eval(
     for row, question in enumerate(zip(image_ids, categories, strict=True)):
         if (first := seen.setdefault(question, row)) != row:
             raise ValueError(
-                f"`image_ids` and `categories`: image {question[0]!r} is asked for {question[1]!r} twice, in rows {first} and {row}. "
+                f"`image_ids` and `categories`: image {question[0]!r} is asked for {question[1]!r} twice, in rows "
+                f"{first} and {row}. "
                 "Keep one of them."
             )
     category_numbers = {category: number for number, category in enumerate(sorted(set(categories)), start=1)}
@@ -99,14 +103,15 @@ def lvis_metrics(
 
     Args:
         truth (`Mapping`): an annotation file of LVIS: `images` (`id`, if there are any `neg_category_ids` and
-            `not_exhaustive_category_ids`), `categories` (`id`, `frequency`), `annotations` (`image_id`, `category_id`, `bbox` as
-            `xywh` in pixels, `area`).
+            `not_exhaustive_category_ids`), `categories` (`id`, `frequency`), `annotations` (`image_id`, `category_id`,
+            `bbox` as `xywh` in pixels, `area`).
         results (`Sequence[Mapping]`): `image_id`, `category_id`, `bbox` (`xywh` in pixels), `score`.
 
     Returns:
-        `dict[str, float]`: `ap` (mean over IoU 0.50:0.95 and categories), `ap@0.5`, `ap@0.75`, `ap_small`, `ap_medium`, `ap_large`,
-        `ap_rare`, `ap_common`, `ap_frequent`; `ar`, `ar@0.5`, `ar@0.75`, `ar_small`, `ar_medium`, `ar_large`. All in 0..1; -1 where there
-        is no target (of that size or frequency) at all. Sizes are those of COCO, of `area`.
+        `dict[str, float]`: `ap` (mean over IoU 0.50:0.95 and categories), `ap@0.5`, `ap@0.75`, `ap_small`,
+            `ap_medium`, `ap_large`,
+        `ap_rare`, `ap_common`, `ap_frequent`; `ar`, `ar@0.5`, `ar@0.75`, `ar_small`, `ar_medium`, `ar_large`. All in
+        0..1; -1 where there is no target (of that size or frequency) at all. Sizes are those of COCO, of `area`.
 
     Raises:
         ValueError: a result names an image that `truth` has not.
@@ -160,8 +165,9 @@ def _few_images(
 ) -> tuple[dict[str, list[dict[str, Any]]], list[dict[str, Any]]]:
     """The same evaluation on as few images as can be.
 
-    Boxes of different categories never meet, so the first image of every category may be one and the same, and so on. The evaluation
-    visits each pair of image and category; of LVIS-Ground's 4,299 x 1,203 pairs hardly one in a thousand has a box.
+    Boxes of different categories never meet, so the first image of every category may be one and the same, and so on.
+    The evaluation visits each pair of image and category; of LVIS-Ground's 4,299 x 1,203 pairs hardly one in a
+    thousand has a box.
 
     The order of the images of a category is kept, because among equal scores it decides.
     """

@@ -1,8 +1,8 @@
 """Words of captions following coco-caption: Penn Treebank tokens in lower case, without punctuation.
 
-Caption metrics depend on how captions are cut into words. coco-caption cuts them with Stanford's tokenizer, a Java program;
-`ptb_tokenize` does the same in Python, `java_ptb_tokenize` runs that program. Both keep its peculiarities: brackets and runs of
-"!" or "?" count as words, and so does `left.woman` after a forgotten space.
+Caption metrics depend on how captions are cut into words. coco-caption cuts them with Stanford's tokenizer, a Java
+program; `ptb_tokenize` does the same in Python, `java_ptb_tokenize` runs that program. Both keep its peculiarities:
+brackets and runs of "!" or "?" count as words, and so does `left.woman` after a forgotten space.
 """
 
 import re
@@ -93,8 +93,8 @@ _TOKEN = re.compile(
 def ptb_tokenize(texts: Sequence[str]) -> list[str]:
     """Cut texts into words as coco-caption does, without its Java program.
 
-    Equal to `java_ptb_tokenize` on 7,253 of the 7,255 texts of the samples that the project is tested with, and on all captions among
-    them. What differs are rare signs: a smiley of letters, a single letter that ends a sentence.
+    Equal to `java_ptb_tokenize` on 7,253 of the 7,255 texts of the samples that the project is tested with, and on all
+    captions among them. What differs are rare signs: a smiley of letters, a single letter that ends a sentence.
 
     Args:
         texts (`Sequence[str]`): captions.

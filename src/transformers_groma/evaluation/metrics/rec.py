@@ -39,16 +39,17 @@ def rec_accuracy(
 ) -> dict[str, float]:
     """Score the boxes of answers against one true box each.
 
-    The paper's figure is `acc@0.5`: the first box counts, its IoU must be above 0.5 (not equal), no box is wrong. The last two
-    figures tell what a better choice among the boxes of an answer could gain; they are for analysis.
+    The paper's figure is `acc@0.5`: the first box counts, its IoU must be above 0.5 (not equal), no box is wrong. The
+    last two figures tell what a better choice among the boxes of an answer could gain; they are for analysis.
 
     Args:
-        predictions (`Sequence`, one entry an answer): boxes of shape `(n, 4)` in the order of the answer, `xyxy`; `n` may be 0.
-            Inverted boxes have no area and are wrong.
+        predictions (`Sequence`, one entry an answer): boxes of shape `(n, 4)` in the order of the answer, `xyxy`; `n`
+            may be 0. Inverted boxes have no area and are wrong.
         references (`Sequence` of boxes): the true `xyxy` box of each.
 
     Returns:
-        `dict[str, float]`: `acc@0.5`; `mean_iou` of the first box, 0 where there is none; `missing`, the share of answers without a
+        `dict[str, float]`: `acc@0.5`; `mean_iou` of the first box, 0 where there is none; `missing`, the share of
+            answers without a
         box; `any_acc@0.5`, the share with any box right; `best_of_n_iou`, the mean IoU of the best box. All in 0..1.
 
     Raises:

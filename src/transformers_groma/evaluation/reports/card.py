@@ -1,8 +1,8 @@
 """Figures of `groma evaluate` in the card of a model, as the Hub reads them.
 
-`model-index` in the metadata of `README.md` holds all figures. `.eval_results/*.yaml` holds the main figure of runs on datasets of
-the Hub: it shows on the model's page and in the leaderboard of the dataset, if that is registered as a benchmark with these task ids
-(https://huggingface.co/docs/hub/eval-results).
+`model-index` in the metadata of `README.md` holds all figures. `.eval_results/*.yaml` holds the main figure of runs on
+datasets of the Hub: it shows on the model's page and in the leaderboard of the dataset, if that is registered as a
+benchmark with these task ids (https://huggingface.co/docs/hub/eval-results).
 """
 
 import math
@@ -59,19 +59,21 @@ def add_results_to_card(
 ) -> list[Path]:
     """Write the figures of runs into the card of a model.
 
-    Earlier figures of the same benchmark, dataset and split give way. All else in the card stays: other figures, other metadata,
-    the text. A folder without a card gets one.
+    Earlier figures of the same benchmark, dataset and split give way. All else in the card stays: other figures, other
+    metadata, the text. A folder without a card gets one.
 
     Args:
         model_dir (`str` or `Path`): folder of the model.
         results_paths (`Sequence` of `str` or `Path`, or one): `results.json` files, or the folders they are in.
 
     Returns:
-        `list[Path]`: the files that were written: `README.md`, and `.eval_results/*.yaml` of runs on datasets of the Hub.
+        `list[Path]`: the files that were written: `README.md`, and `.eval_results/*.yaml` of runs on datasets of the
+            Hub.
 
     Raises:
         FileNotFoundError: no such folder, or no results.
-        ValueError: no results given, a run that is not finished, a file of something else, or a card that cannot be read.
+        ValueError: no results given, a run that is not finished, a file of something else, or a card that cannot be
+            read.
 
     Example:
     >>> import json, tempfile

@@ -1,7 +1,7 @@
 """Cases to look at: one HTML file that opens without a network, and a picture of each case.
 
-Boxes are `xyxy` in absolute pixels of the upright image. Boxes of the answer are solid and numbered in the order of the answer,
-targets are dashed.
+Boxes are `xyxy` in absolute pixels of the upright image. Boxes of the answer are solid and numbered in the order of
+the answer, targets are dashed.
 """
 
 import base64
@@ -28,7 +28,8 @@ Color = tuple[int, int, int]
 # Orange and light blue of the palette: far apart in hue and, as the targets are dashed, also without colours.
 PREDICTED_COLOR: Color = PALETTE[0]
 TARGET_COLOR: Color = PALETTE[1]
-# Small pictures are enlarged until labels can be read, large ones shrunk: a page of a hundred photos stays a few megabytes.
+# Small pictures are enlarged until labels can be read, large ones shrunk: a page of a hundred photos stays a few
+# megabytes.
 MIN_SIDE, MAX_SIDE = 480, 960
 # Above this, IoU labels would hide the picture.
 MAX_LABELLED_BOXES = 12
@@ -49,7 +50,8 @@ class GalleryCase:
         title (`str`): names the case, such as the row and the image.
         question (`str`): what was asked; empty where the picture is all the question.
         answer (`str`): what the model said.
-        predicted_boxes_xyxy (`Sequence` of n boxes): of the answer, in its order; `xyxy` in absolute pixels of the upright image.
+        predicted_boxes_xyxy (`Sequence` of n boxes): of the answer, in its order; `xyxy` in absolute pixels of the
+            upright image.
         target_boxes_xyxy (`Sequence` of m boxes): the truth; `xyxy` in the same pixels.
         score (`float`): how good the answer is, as the benchmark has it.
         verdict (`str`): "right", "partly right" or "wrong"; empty if it is unknown.
@@ -309,7 +311,8 @@ def _card(number: int, case: GalleryCase, picture: Image.Image) -> str:
         score=_number(case.score),
         percent=round(100 * share),
         texts="".join(f"<dt>{name}</dt><dd>{_html(text)}</dd>" for name, text in _texts(case)),
-        summary=f"{_counted(len(predicted), 'box', 'boxes')} in the answer, {_counted(len(targets), 'target', 'targets')}",
+        summary=f"{_counted(len(predicted), 'box', 'boxes')} in the answer, "
+        f"{_counted(len(targets), 'target', 'targets')}",
         boxes=_html("\n".join(lines)),
     )
 

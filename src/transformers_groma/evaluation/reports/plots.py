@@ -1,6 +1,7 @@
 """Plots of figures, as PNG files: IoUs of answers, recall by size, recall at n proposals.
 
-Needs matplotlib (`pip install "transformers-groma[eval]"`). Figures are drawn without pyplot: no window, no global state.
+Needs matplotlib (`pip install "transformers-groma[eval]"`). Figures are drawn without pyplot: no window, no global
+state.
 """
 
 import io
@@ -76,11 +77,11 @@ def plot_recall_by_size(
     """Bars of average recall for small, medium, large and all objects.
 
     Args:
-        figures (`Mapping[str, float]`): figures of a run, among them `ar_small`, `ar_medium`, `ar_large` and, if there is one, `ar`;
-            0..1. A negative figure says that there is no such object, as in COCO.
+        figures (`Mapping[str, float]`): figures of a run, among them `ar_small`, `ar_medium`, `ar_large` and, if there
+            is one, `ar`; 0..1. A negative figure says that there is no such object, as in COCO.
         path (`str` or `Path`): PNG file to write.
-        series (`Mapping[str, str]`, *optional*): to draw several side by side, the prefix of the figures of each and its name, such
-            as `{"": "AS-MANY", "any_": "ANY"}`. Without it, the figures without a prefix.
+        series (`Mapping[str, str]`, *optional*): to draw several side by side, the prefix of the figures of each and
+            its name, such as `{"": "AS-MANY", "any_": "ANY"}`. Without it, the figures without a prefix.
 
     Returns:
         `Path`: the file.
@@ -156,7 +157,8 @@ def plot_recall_at_n(
     for label, curve in curves:
         if not curve or min(curve) < 1:
             raise ValueError(
-                f"A curve needs recalls at numbers of boxes from 1 on, got {dict(curve)}{f' for {label!r}' if label else ''}."
+                f"A curve needs recalls at numbers of boxes from 1 on, got "
+                f"{dict(curve)}{f' for {label!r}' if label else ''}."
             )
     figure, axes = _figure(title, with_legend=len(curves) > 1)
     for number, (label, curve) in enumerate(curves):

@@ -1,7 +1,8 @@
 """Chat templates: Groma's own, and those of other language models, which learn about images, regions and phrases here.
 
-A language model's own template stays as it is, in the processor and in its files. Two things that it lacks are added each time it
-renders a conversation: messages made of parts become text with Groma's marks, and the answers in the text are found for training.
+A language model's own template stays as it is, in the processor and in its files. Two things that it lacks are added
+each time it renders a conversation: messages made of parts become text with Groma's marks, and the answers in the text
+are found for training.
 """
 
 import re
@@ -160,8 +161,8 @@ def with_parts(template: str, image_token: str, special_tokens: Mapping[str, str
     """A chat template that also takes messages made of text, image, region and phrase parts.
 
     Args:
-        template (`str`): any chat template. One that writes `<region>` knows the parts already and comes back as it is; one that
-            writes the image's mark is only taught regions and phrases.
+        template (`str`): any chat template. One that writes `<region>` knows the parts already and comes back as it
+            is; one that writes the image's mark is only taught regions and phrases.
         image_token (`str`): the mark of the image.
         special_tokens (`Mapping[str, str]`): of the tokenizer, by their names in templates.
 
@@ -210,7 +211,8 @@ def marks_answers(template: str) -> bool:
 
 def is_template_error(error: BaseException) -> bool:
     """Whether an error is a chat template's own: `raise_exception`, or something that it cannot render."""
-    # By its name: the library imports the package of templates where it is needed, and remote code imports no more than that.
+    # By its name: the library imports the package of templates where it is needed, and remote code imports no more
+    # than that.
     return any(base.__name__ == "TemplateError" for base in type(error).__mro__)
 
 
@@ -221,11 +223,13 @@ def split_answers(
 ) -> list[TextPiece]:
     """Find the answers in a rendered conversation: all that the model has to write, the end of its turn included.
 
-    An answer begins where the prompt for it ends, and ends with what the template writes after it, without white space at the end.
+    An answer begins where the prompt for it ends, and ends with what the template writes after it, without white space
+    at the end.
 
     Args:
         messages (`Sequence[Mapping]`): one conversation, content as text or parts.
-        render (`Callable`): makes the text of messages; its second argument says whether to add the prompt for an answer.
+        render (`Callable`): makes the text of messages; its second argument says whether to add the prompt for an
+            answer.
         add_generation_prompt (`bool`): whether a prompt for one more answer stands at the end.
 
     Returns:
@@ -238,7 +242,8 @@ def split_answers(
     >>> def render(messages, add_generation_prompt):
     ...     return "".join(f"{m['role']}: {m['content']}</s> " for m in messages) + "assistant:" * add_generation_prompt
     >>> split_answers([{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}], render)
-    [TextPiece(text='user: 2 + 2?</s> assistant:', is_answer=False), TextPiece(text=' 4</s>', is_answer=True), TextPiece(text=' ', is_answer=False)]
+    [TextPiece(text='user: 2 + 2?</s> assistant:', is_answer=False), TextPiece(text=' 4</s>', is_answer=True),
+    TextPiece(text=' ', is_answer=False)]
     """
     answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     text = render(messages, add_generation_prompt)
@@ -246,7 +251,8 @@ def split_answers(
     found = re.split(f"[{_START}{_END}]", render(marked, add_generation_prompt))
     if "".join(found) != text or len(found) != 2 * len(answers) + 1:
         raise ValueError(
-            "The chat template changes the answers of the conversation, so what the model has to learn cannot be found in its text. "
+            "The chat template changes the answers of the conversation, so what the model has to learn cannot be "
+            "found in its text. "
             "Put {% generation %} and {% endgeneration %} around what the template writes for an answer."
         )
     pieces, done = [], 0

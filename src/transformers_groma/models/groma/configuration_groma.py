@@ -68,7 +68,8 @@ def check_weights(path: str | os.PathLike | None) -> None:
     remedy = "pass a folder with a file of weights, such as model.safetensors"
     if name in _RELEASED:
         remedy = (
-            f"download the released checkpoint (`hf download {_RELEASED[name]} --local-dir original`), convert it (`groma convert "
+            f"download the released checkpoint (`hf download {_RELEASED[name]} --local-dir original`), convert it "
+            f"(`groma convert "
             f"original {name}`) and pass the converted folder"
         )
     raise FileNotFoundError(f"{path} holds the settings of a model but no weights: {remedy}.")
@@ -82,11 +83,11 @@ class GromaProposerConfig(PreTrainedConfig):
     The field names are those of `DeformableDetrConfig`, so that transformers' Deformable DETR layers accept it.
 
     Args:
-        num_vision_layers (`int`, *optional*, defaults to 4): the detector reads the mean of this many last hidden states
-            of the vision encoder.
+        num_vision_layers (`int`, *optional*, defaults to 4): the detector reads the mean of this many last hidden
+            states of the vision encoder.
         d_model (`int`, *optional*, defaults to 256): width of the detector.
-        num_feature_levels (`int`, *optional*, defaults to 1): feature maps made from the vision encoder's patches, 1 to
-            4: the patch grid itself; grid and half; double, grid and half; four times, double, grid and half.
+        num_feature_levels (`int`, *optional*, defaults to 1): feature maps made from the vision encoder's patches, 1
+            to 4: the patch grid itself; grid and half; double, grid and half; four times, double, grid and half.
         num_queries (`int`, *optional*, defaults to 300): region proposals an image.
         refine_reference_points (`bool`, *optional*, defaults to `True`): every decoder layer samples around the boxes
             of the layer before it (as in DINO and the paper). `False` is what the released weights were trained with:
@@ -95,7 +96,8 @@ class GromaProposerConfig(PreTrainedConfig):
         coco_score_weight (`float`, *optional*, defaults to 0.4): exponent of the first objectness head in the fused
             score `coco ** w * sa1b ** (1 - w)`.
         class_cost, bbox_cost, giou_cost (`float`): weights of the Hungarian matcher (2, 5, 2).
-        class_loss_coefficient, bbox_loss_coefficient, giou_loss_coefficient (`float`): weights of the losses (2, 5, 2).
+        class_loss_coefficient, bbox_loss_coefficient, giou_loss_coefficient (`float`): weights of the losses (2, 5,
+            2).
         focal_alpha (`float`, *optional*, defaults to 0.25): alpha of the focal loss.
 
     Example:
@@ -300,7 +302,8 @@ class GromaConfig(PreTrainedConfig):
             raise ValueError(f"`max_regions` must be at least 1, got {self.max_regions}.")
         if self.vision_grid_size % 2 != 0:
             raise ValueError(
-                f"The patch grid of `vision_config` must have an even side for the 2x2 merge, got {self.vision_grid_size} "
+                f"The patch grid of `vision_config` must have an even side for the 2x2 merge, got "
+                f"{self.vision_grid_size} "
                 f"(image_size {self.vision_config.image_size} / patch_size {self.vision_config.patch_size})."
             )
         if not self.tie_word_embeddings and getattr(self.text_config, "tie_word_embeddings", False):
@@ -364,7 +367,8 @@ def check_language_config(config: PreTrainedConfig) -> None:
 def unfit_language_model(config: PreTrainedConfig, reason: str) -> ValueError:
     """The error for a language model that does not fit into Groma."""
     return ValueError(
-        f"`text_config` of model type {config.model_type!r} cannot be Groma's language model: {reason}. Language models of "
+        f"`text_config` of model type {config.model_type!r} cannot be Groma's language model: {reason}. Language "
+        f"models of "
         "`AutoModelForCausalLM` that work by attention, such as Llama, Qwen, Gemma, Mistral, Phi, OPT or GPT-2, fit."
     )
 

@@ -1,7 +1,7 @@
 """Reads the files of a checkpoint, and refuses what cannot be right before anything is written.
 
-Files come from anywhere: cut downloads, runs that were not gathered, other programs, other people. Each mistake is a ValueError of
-one line that names the file, the tensor or the setting, and what to do.
+Files come from anywhere: cut downloads, runs that were not gathered, other programs, other people. Each mistake is a
+ValueError of one line that names the file, the tensor or the setting, and what to do.
 """
 
 import math
@@ -93,7 +93,8 @@ def find_weights(directory: Path) -> tuple[list[Path], dict[str, str]]:
             for file in weight_map.values():
                 if not isinstance(file, str) or file in ("", ".", "..") or Path(file).name != file or "\\" in file:
                     raise ValueError(
-                        f"{index} names the shard {file!r}, which is not a file beside it: correct `weight_map`, and never load an "
+                        f"{index} names the shard {file!r}, which is not a file beside it: correct `weight_map`, and "
+                        f"never load an "
                         "index that you do not trust."
                     )
             files = [directory / file for file in sorted(set(weight_map.values()))]
@@ -130,7 +131,8 @@ def load_checkpoint(directory: str | Path) -> dict[str, Tensor]:
         for name, tensor in tensors.items():
             if name in state_dict and not torch.equal(state_dict[name], tensor):
                 raise ValueError(
-                    f"{source[name].name} and {path.name} in {path.parent} hold different values for {name!r}: keep the shards of one "
+                    f"{source[name].name} and {path.name} in {path.parent} hold different values for {name!r}: keep "
+                    f"the shards of one "
                     "training run alone."
                 )
             state_dict[name], source[name] = tensor, path
@@ -161,7 +163,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         if head[:2] in (b"PK", b"\x80\x02"):
             raise ValueError(
-                f"{path} holds Python objects beside tensors, which could run code: it was not loaded. Save a `state_dict` of "
+                f"{path} holds Python objects beside tensors, which could run code: it was not loaded. Save a "
+                f"`state_dict` of "
                 "tensors, best as safetensors."
             ) from error
         raise ValueError(f"{path} is not a file of weights (it begins with {head[:12]!r}): {DAMAGED}.") from error
@@ -172,7 +175,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     for name, tensor in loaded.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise ValueError(
-                f"{path} holds a {type(tensor).__name__} under {name!r} and not a tensor: save the `state_dict` of the model alone."
+                f"{path} holds a {type(tensor).__name__} under {name!r} and not a tensor: save the `state_dict` of "
+                f"the model alone."
             )
     return dict(loaded)
 
@@ -212,12 +216,14 @@ def check_tensors(
     Example:
     >>> check_tensors({"head.weight": torch.zeros(0)}, "model.safetensors")
     Traceback (most recent call last):
-    ValueError: model.safetensors: 1 of 1 tensors is empty, 'head.weight'. A DeepSpeed ZeRO-3 run saved them without gathering: run its zero_to_fp32.py and convert the result.
+    ValueError: model.safetensors: 1 of 1 tensors is empty, 'head.weight'. A DeepSpeed ZeRO-3 run saved them without
+        gathering: run its zero_to_fp32.py and convert the result.
     """
     if empty := [name for name, tensor in tensors.items() if tensor.numel() == 0]:
         verb = "is" if len(empty) == 1 else "are"
         raise ValueError(
-            f"{path}: {len(empty)} of {len(tensors)} tensors {verb} empty, {some(empty)}. A DeepSpeed ZeRO-3 run saved them without "
+            f"{path}: {len(empty)} of {len(tensors)} tensors {verb} empty, {some(empty)}. A DeepSpeed ZeRO-3 run "
+            f"saved them without "
             "gathering: run its zero_to_fp32.py and convert the result."
         )
     dtypes = tuple(dtypes)
@@ -228,7 +234,8 @@ def check_tensors(
         if tensor.dtype not in dtypes:
             dtype = str(tensor.dtype).removeprefix("torch.")
             raise ValueError(
-                f"{path}: {name!r} is {dtype}, which is not a dtype of weights: save the model, not a quantized form of it, as {_FLOAT_NAMES}."
+                f"{path}: {name!r} is {dtype}, which is not a dtype of weights: save the model, not a quantized form "
+                f"of it, as {_FLOAT_NAMES}."
             )
         if tensor.is_meta:
             raise ValueError(
@@ -236,12 +243,14 @@ def check_tensors(
             )
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise ValueError(
-                f"{path}: {name!r} claims {tensor.numel()} values of shape {tuple(tensor.shape)}, but fewer are saved: save it with "
+                f"{path}: {name!r} claims {tensor.numel()} values of shape {tuple(tensor.shape)}, but fewer are "
+                f"saved: save it with "
                 "`.contiguous()`."
             )
     if unfinished := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
         raise ValueError(
-            f"{path}: {some(unfinished)} {'has' if len(unfinished) == 1 else 'have'} values that are NaN or infinite. The training "
+            f"{path}: {some(unfinished)} {'has' if len(unfinished) == 1 else 'have'} values that are NaN or infinite. "
+            f"The training "
             "diverged or the file is damaged: take an earlier checkpoint, or download it again."
         )
 
@@ -255,11 +264,13 @@ def check_size(config_name: str, num_needed: int, num_saved: int) -> None:
         num_saved (`int`): values in the weights.
 
     Raises:
-        ValueError: it is more than twice as large; smaller differences have a tensor's name when the weights are loaded.
+        ValueError: it is more than twice as large; smaller differences have a tensor's name when the weights are
+            loaded.
     """
     if num_needed > 2 * num_saved:
         raise ValueError(
-            f"{config_name} describes a model of {num_needed:,} weights, but the files hold {num_saved:,}: they do not belong together. "
+            f"{config_name} describes a model of {num_needed:,} weights, but the files hold {num_saved:,}: they do "
+            f"not belong together. "
             "Take both from one checkpoint."
         )
 
@@ -277,7 +288,8 @@ def check_layers(name: str, value: Any, num_saved: int) -> None:
     """
     if type(value) is not int or value != num_saved:
         raise ValueError(
-            f"config.json says `{name}` {value!r}, but the weights have {num_saved} layers: take both from one checkpoint."
+            f"config.json says `{name}` {value!r}, but the weights have {num_saved} layers: take both from one "
+            f"checkpoint."
         )
 
 
@@ -348,12 +360,14 @@ def check_tokens(tokenizer: PreTrainedTokenizerBase, expected: Mapping[str | Non
         if vocabulary.get(token) != index:
             found = "lacks it" if token not in vocabulary else f"has it at {vocabulary[token]}"
             raise ValueError(
-                f"The model knows the token {token!r} by the id {index}, but the tokenizer {found}: take the tokenizer's files from the "
+                f"The model knows the token {token!r} by the id {index}, but the tokenizer {found}: take the "
+                f"tokenizer's files from the "
                 "folder of this checkpoint."
             )
     if len(tokenizer) != num_rows:
         raise ValueError(
-            f"The tokenizer has {len(tokenizer)} tokens, but the embedding has {num_rows} rows: take the tokenizer's files from the "
+            f"The tokenizer has {len(tokenizer)} tokens, but the embedding has {num_rows} rows: take the tokenizer's "
+            f"files from the "
             "folder of this checkpoint."
         )
 
@@ -383,7 +397,8 @@ def check_component(name: str, folder: str | Path) -> int | None:
         method = config["quantization_config"]
         method = method.get("quant_method") if isinstance(method, dict) else method
         raise ValueError(
-            f"`{name}` {folder} is quantized ({method}): pass the model in {_FLOAT_NAMES}; quantize the Groma when you load it."
+            f"`{name}` {folder} is quantized ({method}): pass the model in {_FLOAT_NAMES}; quantize the Groma when "
+            f"you load it."
         )
     files, _ = find_weights(folder)
     sizes: dict[str, int] = {}
@@ -402,7 +417,8 @@ def _check_layer_counts(path: Path, config: Mapping[str, Any], num_tensors: int)
             _check_layer_counts(path, value, num_tensors)
         elif isinstance(value, int) and (key.endswith(("_layers", "n_layer", "num_labels"))) and value > num_tensors:
             raise ValueError(
-                f"{path} says `{key}` {value}, but the weights have {num_tensors} tensors: they do not belong together. Take both from "
+                f"{path} says `{key}` {value}, but the weights have {num_tensors} tensors: they do not belong "
+                f"together. Take both from "
                 "one checkpoint."
             )
 

@@ -32,7 +32,8 @@ from .tokenization_groma import add_groma_tokens, groma_tokens
 
 # The original resizes every image to this side; its config only tells the size of the position table.
 LEGACY_IMAGE_SIZE = 448
-# What `assemble_components` lets its caller choose of the region encoder, with what the paper's has for a width of 1024.
+# What `assemble_components` lets its caller choose of the region encoder, with what the paper's has for a width of
+# 1024.
 REGION_ENCODER_SIZES = (
     "vision_feature_layers",
     "num_fuse_layers",
@@ -78,28 +79,30 @@ def assemble_components(
     """Put a fresh Groma together: pretrained components, new weights for what joins them.
 
     - `detector` (a `GromaForRegionProposal`) and `language_model` (any `AutoModelForCausalLM`) make a
-      `GromaForConditionalGeneration` for stage 2. Its added tokens start at the mean of the vocabulary's embeddings. It keeps the
-      language model's chat template and generation settings; without a chat template it gets `GROMA_CHAT_TEMPLATE`.
-      A whole Groma may be the detector too: its region encoder comes along, but for the projection into its language model.
+      `GromaForConditionalGeneration` for stage 2. Its added tokens start at the mean of the vocabulary's embeddings.
+      It keeps the language model's chat template and generation settings; without a chat template it gets
+      `GROMA_CHAT_TEMPLATE`. A whole Groma may be the detector too: its region encoder comes along, but for the
+      projection into its language model.
     - `vision_encoder` alone (any `AutoModel` with a patch grid) makes a `GromaForRegionProposal` for stage 1.
 
     Args:
         output_dir (`str` or `Path`): folder to write; it must be new or empty. It appears only when it is complete.
         detector, language_model, vision_encoder (`str` or `Path`, *optional*): folders or Hub names of the components.
-        dtype (`torch.dtype`): dtype of the written weights. The vision encoder and the region proposer of `detector` stay in
-            float32: its regions are those of the model.
+        dtype (`torch.dtype`): dtype of the written weights. The vision encoder and the region proposer of `detector`
+            stay in float32: its regions are those of the model.
         overwrite (`bool`): replace an `output_dir` that exists.
-        region_encoder (`Mapping[str, Any]`, *optional*): sizes of the region encoder, by their names in `GromaRegionEncoderConfig`:
-            `vision_feature_layers`, `num_fuse_layers`, `group_norm_groups`, `roi_output_size`, `roi_sampling_ratio`,
-            `position_hidden_size`, `region_hidden_size`. What is left out follows from the detector.
+        region_encoder (`Mapping[str, Any]`, *optional*): sizes of the region encoder, by their names in
+            `GromaRegionEncoderConfig`: `vision_feature_layers`, `num_fuse_layers`, `group_norm_groups`,
+            `roi_output_size`, `roi_sampling_ratio`, `position_hidden_size`, `region_hidden_size`. What is left out
+            follows from the detector.
 
     Returns:
         `Path`: `output_dir`.
 
     Raises:
         ValueError: another combination of components, sizes or components that do not fit each other.
-        FileExistsError: `output_dir` holds files and `overwrite` is not set, or something else would be lost with it: a source,
-            the current folder, the home folder.
+        FileExistsError: `output_dir` holds files and `overwrite` is not set, or something else would be lost with it:
+            a source, the current folder, the home folder.
     """
     with_language = detector is not None and language_model is not None and vision_encoder is None
     if not with_language and (vision_encoder is None or detector is not None or language_model is not None):
@@ -108,7 +111,8 @@ def assemble_components(
         )
     if not with_language and region_encoder:
         raise ValueError(
-            f"`region_encoder` ({', '.join(region_encoder)}) is part of a whole Groma: pass `detector` and `language_model` with it, "
+            f"`region_encoder` ({', '.join(region_encoder)}) is part of a whole Groma: pass `detector` and "
+            f"`language_model` with it, "
             "or leave it out."
         )
     sources = [source for source in (detector, language_model, vision_encoder) if source is not None]
@@ -307,13 +311,15 @@ def region_encoder_config(
     if width % groups != 0:
         fitting = [str(number) for number in range(1, width + 1) if width % number == 0]
         raise ValueError(
-            f"{_size_name('group_norm_groups')} is {groups}, but the detector's vision encoder is {width} wide: pass a number that "
+            f"{_size_name('group_norm_groups')} is {groups}, but the detector's vision encoder is {width} wide: pass "
+            f"a number that "
             f"divides {width}, one of {', '.join(fitting)}."
         )
     num_states = detector_config.vision_config.num_hidden_layers + 1
     if not all(-num_states <= layer < num_states for layer in config.vision_feature_layers):
         raise ValueError(
-            f"{_size_name('vision_feature_layers')} are {config.vision_feature_layers}, but the detector's vision encoder has "
+            f"{_size_name('vision_feature_layers')} are {config.vision_feature_layers}, but the detector's vision "
+            f"encoder has "
             f"{num_states - 1} layers: pass 3 numbers from -{num_states} to -1 (the last layer)."
         )
     return config
@@ -338,7 +344,8 @@ def own_chat_template(tokenizer: PreTrainedTokenizerBase) -> str | dict[str, str
     template = tokenizer.chat_template
     if isinstance(template, Mapping) and template and "default" not in template:
         raise ValueError(
-            f"The language model's tokenizer has the chat templates {', '.join(sorted(template))}, but none of them is named 'default'. Give "
+            f"The language model's tokenizer has the chat templates {', '.join(sorted(template))}, but none of them "
+            f"is named 'default'. Give "
             "the one for ordinary conversations that name in its files."
         )
     return template or GROMA_CHAT_TEMPLATE
@@ -370,11 +377,13 @@ def _add_tokens(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_re
     """Add Groma's tokens to a language model and its tokenizer, in place. Rows that exist keep every bit."""
     num_tokens, num_rows = len(tokenizer), llm.get_input_embeddings().weight.shape[0]
     vocabulary = tokenizer.get_vocab()
-    # A tokenizer may have got a token or two that the model never saw, for padding for instance. Pieces of text it must know.
+    # A tokenizer may have got a token or two that the model never saw, for padding for instance. Pieces of text it
+    # must know.
     pieces = [index for token, index in vocabulary.items() if token not in tokenizer.added_tokens_encoder]
     if max(pieces, default=0) >= num_rows:
         raise ValueError(
-            f"The language model's tokenizer has {max(pieces) + 1} pieces, but its embedding has {num_rows} rows: they do not belong "
+            f"The language model's tokenizer has {max(pieces) + 1} pieces, but its embedding has {num_rows} rows: "
+            f"they do not belong "
             "together. Pass the folder with the tokenizer that the model was trained with."
         )
     add_groma_tokens(tokenizer, max_regions)

@@ -97,7 +97,8 @@ def rename_legacy_key(key: str) -> str:
         key (`str`): name in the released checkpoint.
 
     Returns:
-        `str`: name in `GromaForConditionalGeneration`. Both tables of an embedding that the original splits get the one
+        `str`: name in `GromaForConditionalGeneration`. Both tables of an embedding that the original splits get the
+            one
         name of the joined table.
 
     Raises:
@@ -186,7 +187,8 @@ def convert_legacy_config(config: dict, state_dict: dict[str, Tensor]) -> GromaC
     for name in ("two_stage", "with_box_refine"):
         if detector.get(name, True) is not True:
             raise ValueError(
-                f"config.json says `ddetr_cfg.{name}` {detector[name]!r}: the original Groma's detector has it true, and nothing else "
+                f"config.json says `ddetr_cfg.{name}` {detector[name]!r}: the original Groma's detector has it true, "
+                f"and nothing else "
                 "is converted."
             )
     proposer["num_queries"], proposer["num_feature_levels"] = num_queries, num_levels
@@ -376,7 +378,8 @@ def convert_legacy_state_dict(
         if name in converted:
             if rows.shape[1:] != converted[name].shape[1:]:
                 raise ValueError(
-                    f"The two tables of {name!r} have the shapes {tuple(converted[name].shape)} and {tuple(rows.shape)}: take all "
+                    f"The two tables of {name!r} have the shapes {tuple(converted[name].shape)} and "
+                    f"{tuple(rows.shape)}: take all "
                     "weights from one checkpoint."
                 )
             dtype = torch.promote_types(rows.dtype, converted[name].dtype)
@@ -389,7 +392,8 @@ def convert_legacy_state_dict(
         embedding, head = (converted.get(name) for name in _ADDED_TOKEN_TABLES.values())
         if embedding is not None and head is not None and not _same_tensor(embedding, head):
             raise ValueError(
-                "config.json says `tie_word_embeddings`, but the embedding and the head differ, and one of them would be lost: set it to "
+                "config.json says `tie_word_embeddings`, but the embedding and the head differ, and one of them would "
+                "be lost: set it to "
                 "false in `llm_cfg`."
             )
 
@@ -420,7 +424,8 @@ def _check_position_table(name: str, table: Tensor, grid: int) -> None:
         raise ValueError(f"{name!r} has the shape {tuple(table.shape)}: it must be (1, 1 + grid * grid, hidden_size).")
     if not 2 <= grid <= 4 * old_grid:
         raise ValueError(
-            f"The patches of {LEGACY_IMAGE_SIZE} pixels are a grid of {grid}x{grid}, but {name!r} is one of {old_grid}x{old_grid}: take "
+            f"The patches of {LEGACY_IMAGE_SIZE} pixels are a grid of {grid}x{grid}, but {name!r} is one of "
+            f"{old_grid}x{old_grid}: take "
             "all weights from one checkpoint."
         )
 
@@ -442,11 +447,11 @@ def convert_legacy_checkpoint(
         `Path`: `output_dir`.
 
     Raises:
-        ValueError: files that are damaged, weights that are empty, not finite or not floating point, names that are missing or
-            unknown, wrong shapes, a config or a tokenizer that is not that of the weights.
+        ValueError: files that are damaged, weights that are empty, not finite or not floating point, names that are
+            missing or unknown, wrong shapes, a config or a tokenizer that is not that of the weights.
         FileNotFoundError: no config, weights or tokenizer.
-        FileExistsError: `output_dir` holds files and `overwrite` is not set, or something else would be lost with it: a source,
-            the current folder, the home folder.
+        FileExistsError: `output_dir` holds files and `overwrite` is not set, or something else would be lost with it:
+            a source, the current folder, the home folder.
     """
     legacy_dir = Path(legacy_dir)
     config_file = legacy_dir / "config.json"
@@ -506,7 +511,8 @@ def _load_tokenizer(legacy_dir: Path, config: GromaConfig) -> PreTrainedTokenize
         for token, index in read_json(added_file, COPY_AGAIN).items():
             if added.get(token, index) != index:
                 raise ValueError(
-                    f"The model knows the token {token!r} by the id {added[token]}, but {added_file} says {index!r}: take the "
+                    f"The model knows the token {token!r} by the id {added[token]}, but {added_file} says {index!r}: "
+                    f"take the "
                     "tokenizer's files from the folder of this checkpoint."
                 )
     return tokenizer

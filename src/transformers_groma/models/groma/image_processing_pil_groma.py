@@ -41,8 +41,10 @@ def prepare_values(
         return image.float().clamp(0, 1)
     if do_normalize and not do_rescale:
         raise ValueError(
-            "`do_rescale=False` takes images that are rescaled already: arrays or tensors of floats from 0 to 1. The values of "
-            "this image run from 0 to 255. Leave `do_rescale` out (or pass `do_normalize=False` too, for plain pixels)."
+            "`do_rescale=False` takes images that are rescaled already: arrays or tensors of floats from 0 to 1. The "
+            "values of "
+            "this image run from 0 to 255. Leave `do_rescale` out (or pass `do_normalize=False` too, for plain "
+            "pixels)."
         )
     return image
 
@@ -58,11 +60,12 @@ class GromaDetectionPostProcessing:
     ) -> list[dict[str, torch.Tensor]]:
         """The boxes that `GromaForRegionProposal` found, as those of the library's detectors.
 
-        All queries are looked at. `model.propose_regions` is what a Groma model points at: after its own score threshold,
-        which is lower, and NMS.
+        All queries are looked at. `model.propose_regions` is what a Groma model points at: after its own score
+        threshold, which is lower, and NMS.
 
         Args:
-            outputs (`GromaRegionProposalOutput`): `logits` `(B, Q, 1)` and `pred_boxes` `(B, Q, 4)`, normalized `cxcywh`.
+            outputs (`GromaRegionProposalOutput`): `logits` `(B, Q, 1)` and `pred_boxes` `(B, Q, 4)`, normalized
+                `cxcywh`.
             threshold (`float`): boxes need a higher score.
             target_sizes (`Tensor` of shape `(B, 2)` or `list` of B `(height, width)`, *optional*): sizes of the upright
                 images in pixels. Without it boxes stay fractions (0..1) of the image size.
@@ -83,7 +86,8 @@ class GromaDetectionPostProcessing:
         logits, pred_boxes = outputs.logits.detach().float(), outputs.pred_boxes.detach().float()
         if target_sizes is not None and len(target_sizes) != len(logits):
             raise ValueError(
-                f"`target_sizes` must have one (height, width) for each image: got {len(target_sizes)} for {len(logits)}."
+                f"`target_sizes` must have one (height, width) for each image: got {len(target_sizes)} for "
+                f"{len(logits)}."
             )
         scores, labels = logits.sigmoid().max(dim=-1)
         corners = box_cxcywh_to_xyxy(pred_boxes)
@@ -102,8 +106,8 @@ class GromaImageProcessorPil(ImageReadingMixin, GromaDetectionPostProcessing, Pi
     """Resizes images to the square that the vision encoder takes, without keeping the aspect ratio, and normalizes them.
 
     PIL images are turned upright by their EXIF tag first. Grey, palette, CMYK, transparent (on white) and 16-bit
-    images become RGB. Arrays and tensors are scaled by their type, see [`to_upright_8_bit`]: floats run from 0 to 1. Of several
-    frames the first is used. Returns `pixel_values` of shape `(B, 3, height, width)`.
+    images become RGB. Arrays and tensors are scaled by their type, see [`to_upright_8_bit`]: floats run from 0 to 1.
+    Of several frames the first is used. Returns `pixel_values` of shape `(B, 3, height, width)`.
 
     Raises:
         TypeError: for something that is not an image.

@@ -109,8 +109,8 @@ class GromaModel(GromaPreTrainedModel):
         """The regions that a prompt about these images would offer to the language model, without running it.
 
         Args:
-            pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): images from the processor.
-            refer_boxes (`Tensor` of shape `(B, K, 4)`, *optional*): user boxes, normalized `cxcywh`, rows of zeros pad;
+            pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): images from the processor. refer_boxes
+            (`Tensor` of shape `(B, K, 4)`, *optional*): user boxes, normalized `cxcywh`, rows of zeros pad;
                 they take the first slots.
 
         Returns:
@@ -140,11 +140,12 @@ class GromaModel(GromaPreTrainedModel):
         """Perceive: image tokens, region proposals and region tokens of a batch of images.
 
         Args:
-            pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): images from the processor.
-            refer_boxes (`Tensor` of shape `(B, K, 4)`, *optional*): boxes the user points at, normalized `cxcywh`, rows of
+            pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): images from the processor. refer_boxes
+            (`Tensor` of shape `(B, K, 4)`, *optional*): boxes the user points at, normalized `cxcywh`, rows of
                 zeros pad; they take the first slots.
             ground_boxes (`Tensor` of shape `(B, G, 4)`, *optional*): ground-truth boxes (training), likewise.
-            proposal_boxes (`Tensor` of shape `(B, Q, 4)`), proposal_scores (`Tensor` of shape `(B, Q)`), *optional*: what
+            proposal_boxes (`Tensor` of shape `(B, Q, 4)`), proposal_scores (`Tensor` of shape `(B, Q)`), *optional*:
+            what
                 the region proposer found before; it is not run then.
 
         Returns:
@@ -181,7 +182,8 @@ class GromaModel(GromaPreTrainedModel):
         """
         if features.region_feature_maps is None:
             raise ValueError(
-                "`refer_boxes` need features with `region_feature_maps`, as `get_image_features` returns them: regions are "
+                "`refer_boxes` need features with `region_feature_maps`, as `get_image_features` returns them: "
+                "regions are "
                 "encoded from these. Pass its whole result, or `pixel_values`."
             )
         _check_visual_tokens(features)
@@ -223,7 +225,8 @@ class GromaModel(GromaPreTrainedModel):
             proposal_scores = exact_boxes(proposal_scores, "proposal_scores")
             if proposal_scores.shape != proposal_boxes.shape[:2]:
                 raise ValueError(
-                    f"`proposal_scores` must have shape {tuple(proposal_boxes.shape[:2])}, one score for each of `proposal_boxes`, "
+                    f"`proposal_scores` must have shape {tuple(proposal_boxes.shape[:2])}, one score for each of "
+                    f"`proposal_boxes`, "
                     f"got {tuple(proposal_scores.shape)}."
                 )
         with no_autocast(pixel_values):
@@ -321,7 +324,8 @@ class GromaModel(GromaPreTrainedModel):
         """Make a prompt with images final: unused region slots are switched off, boxes are replaced by their proxy tokens.
 
         Args:
-            input_ids (`Tensor` of shape `(B, length)`), inputs_embeds (`Tensor` of shape `(B, length, hidden_size)`): one of
+            input_ids (`Tensor` of shape `(B, length)`), inputs_embeds (`Tensor` of shape `(B, length, hidden_size)`):
+            one of
                 the two; not changed.
             attention_mask (`Tensor` of shape `(B, past_length + length)`, *optional*): 0 for padding; not changed.
             features (`GromaImageFeatures`): of the images.
@@ -365,16 +369,18 @@ class GromaModel(GromaPreTrainedModel):
         """Make the continuation of a cached prompt final: a later turn, which may point at new regions, or the next token.
 
         Args:
-            input_ids (`Tensor` of shape `(B, length)`), inputs_embeds (`Tensor` of shape `(B, length, hidden_size)`): one of
+            input_ids (`Tensor` of shape `(B, length)`), inputs_embeds (`Tensor` of shape `(B, length, hidden_size)`):
+            one of
                 the two, only what is new; not changed.
-            attention_mask (`Tensor` of shape `(B, cached + length)` or `(B, length)`, *optional*): 0 for padding; not changed.
-            refer_boxes (`Tensor` of shape `(B_images, K, 4)`, *optional*): boxes of this turn, normalized `cxcywh`, one row
+            attention_mask (`Tensor` of shape `(B, cached + length)` or `(B, length)`, *optional*): 0 for padding; not
+            changed. refer_boxes (`Tensor` of shape `(B_images, K, 4)`, *optional*): boxes of this turn, normalized
+            `cxcywh`, one row
                 for each row of the cache that has an image; rows of zeros pad.
             cached (`CachedPrompt`): what the cache holds; not changed.
 
         Returns:
-            `PreparedPrompt`, the cached prompt with the new regions, and with boxes their features `(B, K, hidden_size)` and
-            slots `(B, K)`.
+            `PreparedPrompt`, the cached prompt with the new regions, and with boxes their features `(B, K,
+            hidden_size)` and slots `(B, K)`.
 
         Raises:
             ValueError: boxes, marks or a mask that do not fit.
@@ -385,8 +391,10 @@ class GromaModel(GromaPreTrainedModel):
         past_length = past_mask.shape[1]
         if rows != len(past_mask):
             raise ValueError(
-                f"`past_key_values` holds {len(past_mask)} samples, the prompt that continues it has {rows}. Repeat the prompt, "
-                "or keep the samples that go on (after beam search one of each) with `past_key_values.batch_select_indices`."
+                f"`past_key_values` holds {len(past_mask)} samples, the prompt that continues it has {rows}. Repeat "
+                f"the prompt, "
+                "or keep the samples that go on (after beam search one of each) with "
+                "`past_key_values.batch_select_indices`."
             )
         if attention_mask is None:
             attention_mask = torch.ones(rows, length, dtype=torch.long, device=new.device)
@@ -407,7 +415,8 @@ class GromaModel(GromaPreTrainedModel):
             refer_boxes = boxes_of_images("refer_boxes", refer_boxes, num_images)
             if cached.feature_maps is None:
                 raise ValueError(
-                    "`refer_boxes` of a later turn need what regions are encoded from, which was not in the `mm_encoder_outputs` "
+                    "`refer_boxes` of a later turn need what regions are encoded from, which was not in the "
+                    "`mm_encoder_outputs` "
                     "of the first. Pass the whole result of `get_image_features`, or `pixel_values`, there."
                 )
             boxes = refer_boxes.new_zeros(rows, *refer_boxes.shape[1:])
@@ -438,7 +447,8 @@ class GromaModel(GromaPreTrainedModel):
         torch_compilable_check(
             fits,
             lambda: (
-                "A later turn needs one `<refer_box>` mark and one placeholder for each of its own boxes: `refer_boxes` has "
+                "A later turn needs one `<refer_box>` mark and one placeholder for each of its own boxes: "
+                "`refer_boxes` has "
                 f"{'none' if counts is None else counts.tolist()}, the new tokens have {marks.tolist()} marks and "
                 f"{found.tolist()} placeholders."
             ),
@@ -460,8 +470,10 @@ class GromaModel(GromaPreTrainedModel):
         torch_compilable_check(
             ((found == 0) | (found == counts[image_index])).all(),
             lambda: (
-                f"A sample needs {self.config.num_image_tokens} image placeholders, {self.config.max_regions} region slots and "
-                f"one placeholder for each user box (ids {self.config.image_token_id}): expected {counts.tolist()} for the "
+                f"A sample needs {self.config.num_image_tokens} image placeholders, {self.config.max_regions} region "
+                f"slots and "
+                f"one placeholder for each user box (ids {self.config.image_token_id}): expected {counts.tolist()} "
+                f"for the "
                 f"images, found {found.tolist()} in the samples. Build the prompt with the model's processor."
             ),
         )
@@ -489,16 +501,21 @@ class GromaModel(GromaPreTrainedModel):
         Args:
             input_ids (`Tensor` of shape `(B, length)`): prompt from the processor. Not changed: `<refer_box>` and
                 `<ground_box>` are replaced by the proxy tokens of their slots in a copy.
-            pixel_values (`Tensor` of shape `(B_images, 3, image_size, image_size)`): one image for each sample that has
+            pixel_values (`Tensor` of shape `(B_images, 3, image_size, image_size)`): one image for each sample that
+            has
                 placeholders.
-            attention_mask (`Tensor` of shape `(B, length)`): 0 for padding. Unused region slots are switched off in a copy.
+            attention_mask (`Tensor` of shape `(B, length)`): 0 for padding. Unused region slots are switched off in a
+            copy.
                 With a cache: of all tokens, or only of the new ones.
-            past_key_values (`Cache`): of a call before. The model remembers with it which tokens are off and the regions of
-                the images, so that steps need only the new tokens, whose own `refer_boxes` may point at new regions.
+            past_key_values (`Cache`): of a call before. The model remembers with it which tokens are off and the
+                regions of the images, so that steps need only the new tokens, whose own `refer_boxes` may point at new
+                regions.
             refer_boxes, ground_boxes (`Tensor` of shape `(B_images, n, 4)`): user and ground-truth boxes, normalized
                 `cxcywh`, rows of zeros pad.
-            proposal_boxes (`Tensor` of shape `(B_images, Q, 4)`), proposal_scores (`Tensor` of shape `(B_images, Q)`): what
-                the region proposer found before (normalized `cxcywh`, rows of zeros with score 0 pad); it is not run then.
+            proposal_boxes (`Tensor` of shape `(B_images, Q, 4)`), proposal_scores (`Tensor` of shape `(B_images, Q)`):
+            what
+                the region proposer found before (normalized `cxcywh`, rows of zeros with score 0 pad); it is not run
+                then.
             mm_encoder_outputs (`dict`): `{"image": get_image_features(…)}` instead of `pixel_values`.
 
         Returns:
@@ -632,7 +649,8 @@ class GromaModel(GromaPreTrainedModel):
         is_given = pixel_values is not None or (features is not None and features.region_mask is not None)
         if cached is not None and is_given:
             raise ValueError(
-                "`past_key_values` holds a prompt with its images already, and a sample has one image: pass only the new "
+                "`past_key_values` holds a prompt with its images already, and a sample has one image: pass only the "
+                "new "
                 "tokens, without `pixel_values` and `mm_encoder_outputs`."
             )
         if refer_boxes is not None and not is_given and cached is None:
@@ -651,7 +669,8 @@ class GromaModel(GromaPreTrainedModel):
             torch_compilable_check(
                 (found < most).all(),
                 lambda: (
-                    f"The prompt has {found.tolist()} placeholders of an image (id {self.config.image_token_id}), but there is no "
+                    f"The prompt has {found.tolist()} placeholders of an image (id {self.config.image_token_id}), but "
+                    f"there is no "
                     "image: pass `pixel_values` or, to continue a prompt in a cache, only the new tokens."
                 ),
             )
@@ -766,7 +785,8 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
         own = {name for name in self.state_dict() if not name.startswith("model.") or ".language_model." in name}
         if own != set(weights):
             raise ValueError(
-                f"{type(language_model).__name__} and `config.text_config` ({head.causal_class.__name__}) differ in their weights: "
+                f"{type(language_model).__name__} and `config.text_config` ({head.causal_class.__name__}) differ in "
+                f"their weights: "
                 f"{', '.join(sorted(own ^ set(weights))[:3])}."
             )
         self.load_state_dict(weights, strict=False)
@@ -816,7 +836,8 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
         Next-token logits, and the loss with `labels`.
 
         Args:
-            labels (`Tensor` of shape `(B, length)`): ids to predict, -100 where nothing is. `<refer_box>` and `<ground_box>`
+            labels (`Tensor` of shape `(B, length)`): ids to predict, -100 where nothing is. `<refer_box>` and
+            `<ground_box>`
                 stand for the proxy token of the box's slot, as in `input_ids`. Not changed.
             logits_to_keep (`int` or `Tensor`): compute only the last logits, or those at the given positions.
             input_ids, pixel_values, attention_mask, refer_boxes, ground_boxes, proposal_boxes, proposal_scores,
@@ -858,7 +879,8 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
         if shift_labels is not None:
             kwargs["shift_labels"] = shift_labels
         if labels is None and shift_labels is None and outputs.router_logits is not None:
-            # What routers lose is part of the loss alone, and the library cannot count it in a step with a mask of all tokens.
+            # What routers lose is part of the loss alone, and the library cannot count it in a step with a mask of all
+            # tokens.
             kwargs["output_router_logits"] = False
         predicted = self.model.language_model_head.run(
             self,
@@ -890,7 +912,8 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
             length = int(attention_mask.sum(dim=-1).max())  # padding takes no positions
         if length > limit:
             raise ValueError(
-                f"The prompt has {length} tokens, but the language model reads {limit} (`max_position_embeddings`), its answer "
+                f"The prompt has {length} tokens, but the language model reads {limit} (`max_position_embeddings`), "
+                f"its answer "
                 "included. Shorten the text."
             )
 
@@ -909,20 +932,21 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
         """`GenerationMixin.generate` that looks at the images once, before the loop, or not at all if a cache holds them.
 
         Args:
-            inputs (`Tensor` of shape `(B, length)`, *optional*): prompt ids, also as `input_ids`. With `past_key_values`: the
+            inputs (`Tensor` of shape `(B, length)`, *optional*): prompt ids, also as `input_ids`. With
+            `past_key_values`: the
                 whole conversation, or only the new tokens.
             pixel_values (`Tensor` of shape `(B_images, 3, image_size, image_size)`, *optional*): images.
-            attention_mask (`Tensor` of shape `(B, length)`, *optional*): 0 for padding.
-            refer_boxes (`Tensor` of shape `(B_images, K, 4)`, *optional*): user boxes, normalized `cxcywh`, zero-padded. With
+            attention_mask (`Tensor` of shape `(B, length)`, *optional*): 0 for padding. refer_boxes (`Tensor` of shape
+            `(B_images, K, 4)`, *optional*): user boxes, normalized `cxcywh`, zero-padded. With
                 a cache that holds the image: only those of the new tokens.
-            ground_boxes, proposal_boxes, proposal_scores: see `GromaModel.get_image_features`.
-            **kwargs: everything that `GenerationMixin.generate` takes; `mm_encoder_outputs={"image": features}` with what
+            ground_boxes, proposal_boxes, proposal_scores: see `GromaModel.get_image_features`. **kwargs: everything
+            that `GenerationMixin.generate` takes; `mm_encoder_outputs={"image": features}` with what
                 `get_image_features` returned instead of `pixel_values`.
 
         Returns:
             Ids of shape `(B * num_return_sequences, length + new tokens)`, the prompt as given. With
-            `return_dict_in_generate=True` an output that also has `region_boxes`, `region_scores` and `region_mask` of the
-            images, which `processor.post_process_grounded_generation` needs.
+            `return_dict_in_generate=True` an output that also has `region_boxes`, `region_scores` and `region_mask` of
+            the images, which `processor.post_process_grounded_generation` needs.
 
         Raises:
             ValueError: see `GromaModel.forward`; also for a prompt that is longer than the language model reads.
@@ -1017,13 +1041,15 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
         }
         if given["assistant_early_exit"] is not None:
             raise ValueError(
-                "`assistant_early_exit` is for models whose own configuration counts their layers, which Groma's does not. Pass "
+                "`assistant_early_exit` is for models whose own configuration counts their layers, which Groma's does "
+                "not. Pass "
                 "`prompt_lookup_num_tokens` or an `assistant_model`."
             )
         is_assisted = given["assistant_model"] is not None or given["prompt_lookup_num_tokens"] is not None
         if is_assisted and kwargs.get("inputs_embeds") is not None:
             raise ValueError(
-                "Assisted decoding drafts from the ids of the prompt: pass `input_ids` instead of `inputs_embeds`, or leave "
+                "Assisted decoding drafts from the ids of the prompt: pass `input_ids` instead of `inputs_embeds`, or "
+                "leave "
                 "`assistant_model` and `prompt_lookup_num_tokens` out."
             )
         if has_cache and is_assisted:
@@ -1052,7 +1078,8 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
             return self.get_image_features(pixel_values, refer_boxes, **other_boxes, return_dict=True)
         if features is not None and features.region_mask is None:
             raise ValueError(
-                "`mm_encoder_outputs` lack the regions of the images. Pass the whole result of `get_image_features`, or "
+                "`mm_encoder_outputs` lack the regions of the images. Pass the whole result of `get_image_features`, "
+                "or "
                 "`pixel_values`."
             )
         if features is not None and refer_boxes is not None:
@@ -1100,7 +1127,8 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
         )
         if is_whole and whole.shape[1] <= num_cached:
             raise ValueError(
-                f"`past_key_values` holds {num_cached} tokens, and the conversation that continues it has {whole.shape[1]}: "
+                f"`past_key_values` holds {num_cached} tokens, and the conversation that continues it has "
+                f"{whole.shape[1]}: "
                 "pass it with at least one new token."
             )
         if attention_mask is None:
@@ -1151,14 +1179,16 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
             return DraftingAssistant(assistant, None)
         if pixel_values is None or features is None:
             raise ValueError(
-                "A Groma as `assistant_model` looks at the image itself: pass `pixel_values`, not features or a cache, or take "
+                "A Groma as `assistant_model` looks at the image itself: pass `pixel_values`, not features or a "
+                "cache, or take "
                 "`prompt_lookup_num_tokens` or a text-only assistant."
             )
         for name in ("max_regions", "num_image_tokens", "image_token_id", "first_proxy_token_id"):
             own, other = getattr(self.config, name), getattr(assistant.config, name)
             if own != other:
                 raise ValueError(
-                    f"`assistant_model` cannot read this model's prompts: its config has `{name}` {other}, this model's {own}."
+                    f"`assistant_model` cannot read this model's prompts: its config has `{name}` {other}, this "
+                    f"model's {own}."
                 )
         _, tokens, counts = assistant.model._perceive(
             pixel_values.to(assistant.device),
@@ -1203,7 +1233,8 @@ def _check_visual_tokens(features: GromaImageFeatures) -> None:
     """Check that features have what a prompt reads of the images."""
     if features.pooler_output is None:
         raise ValueError(
-            "`mm_encoder_outputs` have no `pooler_output`: pass the whole result of `get_image_features`, or `pixel_values`."
+            "`mm_encoder_outputs` have no `pooler_output`: pass the whole result of `get_image_features`, or "
+            "`pixel_values`."
         )
 
 
@@ -1214,7 +1245,8 @@ def _check_same_regions(features: GromaImageFeatures, cached: CachedPrompt) -> N
     fits = boxes.shape == features.region_boxes.shape and bool((mask | ~used).all())
     if not fits or not torch.allclose(boxes[used], features.region_boxes.to(boxes)[used], atol=1e-4):
         raise ValueError(
-            "`past_key_values` holds a prompt with other images or regions than those that are given. To ask about new regions "
+            "`past_key_values` holds a prompt with other images or regions than those that are given. To ask about "
+            "new regions "
             "of the same image, pass the new `refer_boxes` only, without `pixel_values` and `mm_encoder_outputs`."
         )
 

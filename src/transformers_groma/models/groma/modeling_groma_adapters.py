@@ -1,7 +1,8 @@
 """Adapters of `peft` stay out of the detector: the vision encoder and the region proposer learn in stage 1, not beside text.
 
-`target_modules="all-linear"` means all linear layers of a model, and `["q_proj", "v_proj"]` those of the region proposer, too.
-peft does not ask the model which of its layers are meant, but it sets `model.peft_config` when the adapters are in place.
+`target_modules="all-linear"` means all linear layers of a model, and `["q_proj", "v_proj"]` those of the region
+proposer, too. peft does not ask the model which of its layers are meant, but it sets `model.peft_config` when the
+adapters are in place.
 """
 
 from collections.abc import Mapping
@@ -34,8 +35,8 @@ def pattern_of_parts(*parts: str) -> str:
 class GromaAdapterMixin:
     """Takes adapters out of the detector again, for `peft.get_peft_model`, `model.add_adapter` and all trainers alike.
 
-    A configuration that has `exclude_modules` (if only `[]`) is left alone, and so is one whose adapters are in the detector
-    and nowhere else.
+    A configuration that has `exclude_modules` (if only `[]`) is left alone, and so is one whose adapters are in the
+    detector and nowhere else.
     """
 
     @property
@@ -59,8 +60,8 @@ def keep_adapters_out_of_detector(model: nn.Module, configs: Mapping[str, Any]) 
 
     Args:
         model (`nn.Module`): with adapters of `peft`. Changed.
-        configs (`Mapping[str, PeftConfig]`): of each adapter. `exclude_modules` is filled in where adapters were taken out, so
-            that a saved adapter loads in the same way.
+        configs (`Mapping[str, PeftConfig]`): of each adapter. `exclude_modules` is filled in where adapters were taken
+            out, so that a saved adapter loads in the same way.
     """
     for adapter, config in configs.items():
         # An adapter that is loaded for answering stays what it was trained as.
@@ -78,7 +79,8 @@ def keep_adapters_out_of_detector(model: nn.Module, configs: Mapping[str, Any]) 
                 setattr(model.get_submodule(parent), child, module.get_base_layer())
         config.exclude_modules = pattern_of_parts(*DETECTOR_PARTS)
         logger.warning_once(
-            f"Adapter {adapter!r} stays out of {' and '.join(DETECTOR_PARTS)}, which learn in stage 1. To adapt them, too, pass "
+            f"Adapter {adapter!r} stays out of {' and '.join(DETECTOR_PARTS)}, which learn in stage 1. To adapt them, "
+            f"too, pass "
             "`exclude_modules=[]` in its configuration."
         )
 

@@ -13,8 +13,8 @@ from .modeling_groma_outputs import GromaImageFeatures
 class DraftingAssistant:
     """An assistant model in generation about images. It only drafts: the answer is that of the main model in any case.
 
-    The library would hand it the visual tokens of the main model, which are not of its width, and which a text-only model
-    cannot read. A text-only assistant drafts without the image; a Groma looks at it itself, at the same regions.
+    The library would hand it the visual tokens of the main model, which are not of its width, and which a text-only
+    model cannot read. A text-only assistant drafts without the image; a Groma looks at it itself, at the same regions.
     """
 
     def __init__(self, model: PreTrainedModel, tokens: list[Tensor] | None):

@@ -40,7 +40,8 @@ def part_dtypes(weights: Mapping[str, Tensor]) -> dict[str, torch.dtype]:
         weights (`dict[str, Tensor]`): weights by name.
 
     Returns:
-        `dict[str, torch.dtype]`: by the name of the part; `"model"` is that of the language model or, in a model without one, of
+        `dict[str, torch.dtype]`: by the name of the part; `"model"` is that of the language model or, in a model
+            without one, of
         all weights.
 
     Example:
@@ -78,12 +79,12 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
     """Base class of all Groma models: initial weights, loading and saving.
 
     `from_pretrained(…, dtype=torch.bfloat16)` (or float16) leaves the vision encoder and the proposer in float32, and
-    autocast does not touch them when regions are chosen: that is discrete, so rounding would make a model point at other
-    places. `model.to(torch.bfloat16)` converts everything, for speed.
+    autocast does not touch them when regions are chosen: that is discrete, so rounding would make a model point at
+    other places. `model.to(torch.bfloat16)` converts everything, for speed.
 
-    `save_pretrained` writes the dtype of the language model as `dtype` into `config.json`; where other parts have another one
-    than loading in that dtype would give them, their names and dtypes follow as `part_dtypes`. So `dtype="auto"` gives every
-    part the dtype back that it was saved in.
+    `save_pretrained` writes the dtype of the language model as `dtype` into `config.json`; where other parts have
+    another one than loading in that dtype would give them, their names and dtypes follow as `part_dtypes`. So
+    `dtype="auto"` gives every part the dtype back that it was saved in.
 
     Quantizers convert the language model alone: all other parts are among the modules that they leave out.
     """
@@ -122,7 +123,8 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
         ]
 
     def _get_dtype_plan(self, dtype: torch.dtype) -> dict[str, torch.dtype]:
-        # Being left out by quantizers is all that the list means for visual parts: the strict one says what is float32.
+        # Being left out by quantizers is all that the list means for visual parts: the strict one says what is
+        # float32.
         kept = self._keep_in_fp32_modules
         self._keep_in_fp32_modules = {name for name in kept if name.rpartition(".")[2] not in VISUAL_PARTS}
         plan = super()._get_dtype_plan(dtype)
@@ -130,7 +132,8 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
         saved = getattr(self.config, "part_dtypes", None) or {}
         if saved.get("model") == str(dtype).removeprefix("torch."):
             plan.update({part: getattr(torch, saved[part]) for part in saved if part != "model"})
-        # The model has no weights yet. What stays on disk is read in the dtype that it has now, whatever the plan says.
+        # The model has no weights yet. What stays on disk is read in the dtype that it has now, whatever the plan
+        # says.
         for name, weight in self.named_parameters():
             if weight.is_meta and _part_of(name) in plan:
                 weight.data = weight.data.to(plan[_part_of(name)])
@@ -165,8 +168,10 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
             if not is_plain or weight.dtype not in COMPUTING_DTYPES:
                 method = getattr(self.quantization_method, "value", self.quantization_method)
                 raise ValueError(
-                    f"The quantizer {method!r} converted `{name.rpartition('.')[0]}`, which makes the model see other regions. "
-                    "Give its config a list of layers of `language_model` to convert, or quantize with bitsandbytes or torchao, "
+                    f"The quantizer {method!r} converted `{name.rpartition('.')[0]}`, which makes the model see other "
+                    f"regions. "
+                    "Give its config a list of layers of `language_model` to convert, or quantize with bitsandbytes "
+                    "or torchao, "
                     "which leave the visual parts out."
                 )
 
@@ -197,9 +202,9 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
         """`PreTrainedModel.save_pretrained` that writes what a trainer can resume from.
 
-        The library writes some encoders (DINOv2) under their old names, which `from_pretrained` understands. A trainer reads
-        its checkpoints by the names of the modules and would silently resume with a fresh encoder. It is known by its
-        `state_dict` argument, which it always passes, if only as `None`.
+        The library writes some encoders (DINOv2) under their old names, which `from_pretrained` understands. A trainer
+        reads its checkpoints by the names of the modules and would silently resume with a fresh encoder. It is known
+        by its `state_dict` argument, which it always passes, if only as `None`.
 
         `config.json` gets the dtype of the language model, see the class.
         """
@@ -241,7 +246,8 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
             )
         if not pixel_values.is_floating_point():
             raise ValueError(
-                f"`pixel_values` must be floats, rescaled and normalized, got {pixel_values.dtype}. Let the model's own processor "
+                f"`pixel_values` must be floats, rescaled and normalized, got {pixel_values.dtype}. Let the model's "
+                f"own processor "
                 "prepare the images."
             )
         dtype = computing_dtype(self.vision_tower, pixel_values.dtype)

@@ -11,7 +11,8 @@ from transformers.cache_utils import Cache
 
 from .modeling_groma_regions import is_box
 
-# Boxes that are the same region: a five-hundredth of a pixel on an image of 2,000, what pixels and back cost in float32.
+# Boxes that are the same region: a five-hundredth of a pixel on an image of 2,000, what pixels and back cost in
+# float32.
 SAME_BOX_TOLERANCE = 1e-6
 
 
@@ -20,10 +21,10 @@ class CachedPrompt:
     """The prompt that a cache holds, row by row.
 
     Attributes:
-        attention_mask (`Tensor` of shape `(B, length)`, bool): which of the cached tokens are on.
-        has_image (`Tensor` of shape `(B,)`, bool): which rows have an image.
-        image_index (`Tensor` of shape `(B,)`, int64): where a row's image is among `feature_maps`; 0 without an image.
-        region_boxes (`Tensor` of shape `(B, max_regions, 4)`), region_scores, region_mask (`(B, max_regions)`): the slots of
+        attention_mask (`Tensor` of shape `(B, length)`, bool): which of the cached tokens are on. has_image (`Tensor`
+        of shape `(B,)`, bool): which rows have an image. image_index (`Tensor` of shape `(B,)`, int64): where a row's
+        image is among `feature_maps`; 0 without an image. region_boxes (`Tensor` of shape `(B, max_regions, 4)`),
+        region_scores, region_mask (`(B, max_regions)`): the slots of
             each row; see `GromaImageFeatures`.
         feature_maps (`list[Tensor]`, *optional*): of the images, what new regions are encoded from.
         keys (`Tensor`, *optional*): of one layer of the cache, to notice what happens to its rows.
@@ -102,8 +103,8 @@ def cached_rows(cache: Cache) -> int:
 def assign_slots(boxes: Tensor, prompt: CachedPrompt) -> tuple[Tensor, CachedPrompt]:
     """Give boxes of a later turn a slot: that of the same region where there is one, else the next that is free.
 
-    The slots stand at the start of the prompt and are read already: a new region is not among them, but nothing else has
-    the proxy token of a free one, and so an answer can point at the region with it.
+    The slots stand at the start of the prompt and are read already: a new region is not among them, but nothing else
+    has the proxy token of a free one, and so an answer can point at the region with it.
 
     Args:
         boxes (`Tensor` of shape `(B, K, 4)`): normalized `cxcywh`, rows of zeros pad.
@@ -128,7 +129,8 @@ def assign_slots(boxes: Tensor, prompt: CachedPrompt) -> tuple[Tensor, CachedPro
         if (slot >= mask.shape[1]).any():
             row = int((slot >= mask.shape[1]).nonzero()[0])
             raise ValueError(
-                f"`refer_boxes` has a new region for row {row}, but all {mask.shape[1]} region slots of its prompt are in use "
+                f"`refer_boxes` has a new region for row {row}, but all {mask.shape[1]} region slots of its prompt "
+                f"are in use "
                 "(`config.max_regions`). Begin a new prompt with this box, for which regions are chosen anew; "
                 "`model.encode_regions(features, refer_boxes)` spares looking at the image again."
             )
@@ -160,7 +162,8 @@ def _match_rows(keys: Tensor | None, old_keys: Tensor) -> Tensor:
         if None not in found:
             return torch.tensor(found)
     raise ValueError(
-        "`past_key_values` no longer holds the prompt that this model read into it, so which of its region slots are switched "
+        "`past_key_values` no longer holds the prompt that this model read into it, so which of its region slots are "
+        "switched "
         "off is unknown. Start from the whole prompt with an empty cache."
     )
 

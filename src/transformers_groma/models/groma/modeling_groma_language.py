@@ -1,8 +1,8 @@
 """Which causal language models fit into Groma, and how theirs makes logits: any of `AutoModelForCausalLM`, not only Llama's way.
 
-A language model of the library is a base model, which Groma holds as `language_model`, and a class around it that makes logits
-of hidden states: with a bias, a scale, a cap, more layers. That class does it here, too: its `forward` runs on finished hidden
-states.
+A language model of the library is a base model, which Groma holds as `language_model`, and a class around it that
+makes logits of hidden states: with a bias, a scale, a cap, more layers. That class does it here, too: its `forward`
+runs on finished hidden states.
 """
 
 import inspect
@@ -32,8 +32,8 @@ class LanguageModelHead:
         base_class (`type[PreTrainedModel]`): class of the base model.
         embedding_size (`int`): width of the token embeddings, which visual tokens have, too.
         takes_positions (`bool`): whether the base model takes `position_ids`.
-        names (`dict[str, str]`): the modules of the head: name in the class, name in Groma. The output embedding is always
-            `lm_head` where it is one layer.
+        names (`dict[str, str]`): the modules of the head: name in the class, name in Groma. The output embedding is
+            always `lm_head` where it is one layer.
         tied_weights (`dict[str, str]`): as `_tied_weights_keys`, with Groma's names.
         output_embedding (`str`): path of the output embedding in Groma.
 

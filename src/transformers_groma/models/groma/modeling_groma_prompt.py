@@ -18,7 +18,8 @@ class PreparedPrompt(NamedTuple):
     """A prompt as the language model reads it, but for visual features.
 
     Attributes:
-        input_ids (`Tensor` of shape `(B, length)`), inputs_embeds (`Tensor` of shape `(B, length, hidden_size)`): one of the
+        input_ids (`Tensor` of shape `(B, length)`), inputs_embeds (`Tensor` of shape `(B, length, hidden_size)`): one
+        of the
             two, with proxy tokens in the places of boxes.
         attention_mask (`Tensor` of shape `(B, cached + length)`): unused region slots are off.
         placeholder_mask (`Tensor` of shape `(B, length)`, bool): where visual features go.
@@ -47,7 +48,8 @@ def check_mask(attention_mask: Tensor, rows: int, length: int) -> None:
     if not is_mask_of_tokens(attention_mask) or attention_mask.shape != (rows, length):
         shape = tuple(attention_mask.shape) if isinstance(attention_mask, Tensor) else type(attention_mask).__name__
         raise ValueError(
-            f"`attention_mask` must have shape (batch, length), here ({rows}, {length}), cached tokens included, got {shape}: "
+            f"`attention_mask` must have shape (batch, length), here ({rows}, {length}), cached tokens included, got "
+            f"{shape}: "
             "unused region slots are switched off in it."
         )
 
@@ -60,7 +62,8 @@ def check_positions(position_ids: Tensor | None, attention_mask: Tensor) -> None
     expected, is_on = token_positions(attention_mask)[:, -length:], attention_mask[:, -length:].bool()
     fits = position_ids.ndim == 2 and position_ids.shape[0] in (1, len(expected)) and length <= attention_mask.shape[1]
     message = (
-        "`position_ids` must count the tokens that are on, without unused region slots and padding. Leave them out: the model "
+        "`position_ids` must count the tokens that are on, without unused region slots and padding. Leave them out: "
+        "the model "
         "counts them itself."
     )
     if not fits:
@@ -101,7 +104,8 @@ def boxes_of_images(name: str, boxes: Tensor | None, num_images: int) -> Tensor 
     torch_compilable_check(
         is_fraction.all(),
         lambda: (
-            f"`{name}` must be normalized cxcywh (0..1), got values from {boxes.min().item():g} to {boxes.max().item():g}. "
+            f"`{name}` must be normalized cxcywh (0..1), got values from {boxes.min().item():g} to "
+            f"{boxes.max().item():g}. "
             "The processor makes them of `boxes` in pixels."
         ),
     )

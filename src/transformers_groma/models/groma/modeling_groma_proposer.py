@@ -169,7 +169,8 @@ class GromaRegionProposer(nn.Module):
         num_tokens = sum(height * width for height, width in spatial_shapes_list)
         if num_tokens < self.config.num_queries:
             raise ValueError(
-                f"`num_queries` ({self.config.num_queries}) is more than the {num_tokens} encoder tokens of this image size. "
+                f"`num_queries` ({self.config.num_queries}) is more than the {num_tokens} encoder tokens of this "
+                f"image size. "
                 "Lower `proposer_config.num_queries` or use a finer grid."
             )
         geometry = {
@@ -380,7 +381,8 @@ def _check_labels(labels: list[dict], pred_boxes: Tensor) -> tuple[list[dict[str
         boxes = exact_boxes(label["boxes"], f"labels[{index}]['boxes']").to(pred_boxes.device).reshape(-1, 4)
         if not ((boxes >= 0) & (boxes <= 1)).all():
             raise ValueError(
-                f"`labels[{index}]['boxes']` must be normalized cxcywh (0..1), got values from {boxes.min().item():g} to "
+                f"`labels[{index}]['boxes']` must be normalized cxcywh (0..1), got values from {boxes.min().item():g} "
+                f"to "
                 f"{boxes.max().item():g}. Divide pixels by the image size and use `boxes.box_xyxy_to_cxcywh`."
             )
         class_labels = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ...boxes import box_cxcywh_to_xyxy, box_iou, nms_mask
 
-# Score that ground-truth boxes join the candidates with (original code): above the score threshold, below most proposals.
+# Score that ground-truth boxes join the candidates with (original code): above the score threshold, below most
+# proposals.
 GROUND_BOX_SCORE = 0.2
 
 
@@ -81,8 +82,8 @@ def select_regions(
 
     User boxes come first, in the order given, each in its own slot; proposals that overlap one give way. Then the
     proposals with a score > `score_threshold` that survive NMS, best first. Ground-truth boxes join with score 0.2 and
-    are never cut by `max_regions`. Where nothing is left, the single best proposal stays. A proposal whose box or score is
-    not finite never takes part: an image that has no other gets no region.
+    are never cut by `max_regions`. Where nothing is left, the single best proposal stays. A proposal whose box or
+    score is not finite never takes part: an image that has no other gets no region.
 
     Args:
         boxes (`Tensor` of shape `(B, Q, 4)`): proposals, normalized `cxcywh`, rows of zeros pad.
@@ -92,7 +93,8 @@ def select_regions(
         max_regions (`int`): number of slots.
         nms_threshold (`float`): a box is dropped when its IoU with a better one is larger.
         score_threshold (`float`): proposals need a larger score; 0 takes all.
-        permute (`bool`): shuffle the used slots of every image, so that a proxy's number carries no meaning (training).
+        permute (`bool`): shuffle the used slots of every image, so that a proxy's number carries no meaning
+            (training).
 
     Returns:
         `RegionSelection`.
@@ -120,7 +122,8 @@ def select_regions(
         most = int((is_box(refer_boxes).sum(dim=1) + is_box(ground_boxes).sum(dim=1)).max())
         if most > max_regions:
             raise ValueError(
-                f"`refer_boxes` and `ground_boxes` of an image are {most} together, more than the {max_regions} region slots of "
+                f"`refer_boxes` and `ground_boxes` of an image are {most} together, more than the {max_regions} "
+                f"region slots of "
                 "this model (`config.max_regions`). Pass fewer boxes."
             )
 

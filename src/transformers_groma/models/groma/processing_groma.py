@@ -78,9 +78,9 @@ class GromaProcessor(ProcessorMixin):
     Args:
         image_processor (`GromaImageProcessor`): the image processor.
         tokenizer (`PreTrainedTokenizerBase`): a tokenizer that has the tokens of Groma, see [`add_groma_tokens`].
-        chat_template (`str` or `dict[str, str]`, *optional*): any Jinja template for conversations, or several by name. By default
-            the tokenizer's own, or `GROMA_CHAT_TEMPLATE` where it has none. Templates need not know of images and regions:
-            messages made of parts become text with Groma's marks before the template sees them.
+        chat_template (`str` or `dict[str, str]`, *optional*): any Jinja template for conversations, or several by
+            name. By default the tokenizer's own, or `GROMA_CHAT_TEMPLATE` where it has none. Templates need not know
+            of images and regions: messages made of parts become text with Groma's marks before the template sees them.
         num_image_tokens (`int`): placeholders for one image.
         max_regions (`int`): region slots for one image, as in the model's config.
         region_separator (`str`): text between the image tokens and the region slots.
@@ -151,17 +151,19 @@ class GromaProcessor(ProcessorMixin):
                 `<image>` is a question, which is put into the chat template; a text with `<image>` is a finished
                 prompt. Without text the model is asked to describe each box (`DEFAULT_REGION_PROMPT`) or, where
                 there are none, the image (`DEFAULT_IMAGE_PROMPT`).
-            boxes (array-like of shape `(n, 4)`, or a list of these or `None`, one per sample, *optional*): regions that
+            boxes (array-like of shape `(n, 4)`, or a list of these or `None`, one per sample, *optional*): regions
+            that
                 the user points at, in the order of the `<region>` marks in the text. Absolute pixels of the upright
                 image as given, before any resizing.
             box_format (`str`, *optional*): `"xyxy"` (default), `"xywh"` or `"cxcywh"`, of `boxes` and `ground_boxes`.
             normalized (`bool`, *optional*): whether boxes are fractions of the image size instead of pixels.
-            ground_boxes (as `boxes`, *optional*): for training, regions of the answers, in the order of `<ground_box>`.
-            parse_tokens (`bool`, *optional*): whether control tokens in the texts (`<image>`, `<p>`, `<r5>`, `</s>`, …) are tokens, for
-                those who write whole prompts, or plain text, for questions of people. By default a question (a text without
-                `<image>` for a sample with an image) is plain text and everything else is a prompt; with `False` every text is a
-                question. Marks in a question are always `<region>`, one for each box, `[grounding]` at its head and, with
-                `ground_boxes`, `<ground_box>`.
+            ground_boxes (as `boxes`, *optional*): for training, regions of the answers, in the order of
+                `<ground_box>`.
+            parse_tokens (`bool`, *optional*): whether control tokens in the texts (`<image>`, `<p>`, `<r5>`, `</s>`,
+                …) are tokens, for those who write whole prompts, or plain text, for questions of people. By default a
+                question (a text without `<image>` for a sample with an image) is plain text and everything else is a
+                prompt; with `False` every text is a question. Marks in a question are always `<region>`, one for each
+                box, `[grounding]` at its head and, with `ground_boxes`, `<ground_box>`.
             **kwargs: as for every processor: `return_tensors`, `padding`, …
 
         Returns:
@@ -189,7 +191,8 @@ class GromaProcessor(ProcessorMixin):
         for index, count in enumerate(len(a) + len(b) for a, b in zip(refer_boxes, answer_boxes)):
             if count > self.max_regions:
                 raise ValueError(
-                    f"Sample {index} has {count} `boxes` (and `ground_boxes`), but `max_regions` is {self.max_regions}. "
+                    f"Sample {index} has {count} `boxes` (and `ground_boxes`), but `max_regions` is "
+                    f"{self.max_regions}. "
                     "Split them over several samples."
                 )
 
@@ -272,7 +275,8 @@ class GromaProcessor(ProcessorMixin):
     ) -> str | list[str] | BatchFeature:
         """Render conversations and, with `tokenize=True`, prepare them for the model.
 
-        Message parts, besides `{"type": "text", "text": …}` and `{"type": "image", "image": …}` (one per conversation):
+        Message parts, besides `{"type": "text", "text": …}` and `{"type": "image", "image": …}` (one per
+        conversation):
 
         - `{"type": "region", "box": [x1, y1, x2, y2]}`: a region that the user points at;
         - `{"type": "phrase", "text": "two dogs", "boxes": [[…], […]]}`: text tied to boxes, for training. The text may
@@ -281,29 +285,35 @@ class GromaProcessor(ProcessorMixin):
         Boxes are `xyxy` in absolute pixels of the upright image, unless `processor_kwargs` has `box_format` or
         `normalized`.
 
-        Control tokens that are typed in a conversation (`<image>`, `<r5>`, `</s>`, …) are plain text for the model. What stays a mark:
-        `[grounding]` at the head of a user's message, `<region>` and `<ground_box>` where `processor_kwargs` has their boxes, and in
-        messages of the assistant the markup of its answers (`<p>`, `<roi>`, `<r5>`), so that an answer can be part of the history.
+        Control tokens that are typed in a conversation (`<image>`, `<r5>`, `</s>`, …) are plain text for the model.
+        What stays a mark: `[grounding]` at the head of a user's message, `<region>` and `<ground_box>` where
+        `processor_kwargs` has their boxes, and in messages of the assistant the markup of its answers (`<p>`, `<roi>`,
+        `<r5>`), so that an answer can be part of the history.
 
         Args:
             conversation (`list`): one conversation (a list of messages) or a batch of them.
-            chat_template (`str`, *optional*): another template than the processor's default, or the name of one of several.
+            chat_template (`str`, *optional*): another template than the processor's default, or the name of one of
+                several.
             processor_kwargs (`dict`, *optional*): arguments for `__call__`; not changed.
-            parse_tokens (`bool`): whether control tokens in the conversation are tokens, for those who write parts of prompts. Without
-                `tokenize=True` nothing is marked as plain text: whoever passes on the rendered text passes a whole prompt.
+            parse_tokens (`bool`): whether control tokens in the conversation are tokens, for those who write parts of
+                prompts. Without `tokenize=True` nothing is marked as plain text: whoever passes on the rendered text
+                passes a whole prompt.
             sanitize_control_tokens (`bool`, *optional*): transformers' name for the opposite of `parse_tokens`.
             **kwargs: as for every processor: `tokenize`, `return_dict`, `return_tensors`, `add_generation_prompt`,
                 `return_assistant_tokens_mask`, …
 
         Returns:
-            Text, or with `tokenize=True` and `return_dict=True` the same as `__call__`. `assistant_masks` are 1 on all that the
-            model has to write: answers with the end of their turn. The template need not have `{% generation %}` for that.
+            Text, or with `tokenize=True` and `return_dict=True` the same as `__call__`. `assistant_masks` are 1 on all
+            that the model has to write: answers with the end of their turn. The template need not have `{% generation
+            %}` for that.
 
         Raises:
-            ValueError: as `__call__`; also for a part without the data it needs, and where the template refuses the conversation.
+            ValueError: as `__call__`; also for a part without the data it needs, and where the template refuses the
+                conversation.
         """
         template = self._resolve_chat_template(chat_template)
-        # The library would write into the caller's dictionary. A template writes all special tokens of its format itself.
+        # The library would write into the caller's dictionary. A template writes all special tokens of its format
+        # itself.
         processor_kwargs = {"add_special_tokens": False, **(processor_kwargs or {})}
         if sanitize_control_tokens is not None:
             if sanitize_control_tokens and not kwargs.get("tokenize"):
@@ -345,8 +355,8 @@ class GromaProcessor(ProcessorMixin):
 
         Args:
             text (`list[str]`): the texts; the list is not changed.
-            images_replacements (`Sequence[str]`): what each `<image>` becomes, in order over the batch. Without it these
-                marks stay as they are.
+            images_replacements (`Sequence[str]`): what each `<image>` becomes, in order over the batch. Without it
+                these marks stay as they are.
             videos_replacements, audio_replacements: not used, Groma takes images only.
 
         Returns:
@@ -398,11 +408,13 @@ class GromaProcessor(ProcessorMixin):
 
         Args:
             sequences (`Tensor` of shape `(B, L)`): `output.sequences`, the conversations so far with their prompts.
-            text (`str` or `list[str]`): the next question of each, as in `__call__`; `<region>` marks are of this turn.
-            boxes (array-like of shape `(n, 4)`, or a list of these or `None`, one per sample, *optional*): regions of this turn,
+            text (`str` or `list[str]`): the next question of each, as in `__call__`; `<region>` marks are of this
+                turn.
+            boxes (array-like of shape `(n, 4)`, or a list of these or `None`, one per sample, *optional*): regions of
+            this turn,
                 in the order of its `<region>` marks; those of earlier turns are not repeated.
-            target_sizes (`Sequence[tuple[int, int]]`, *optional*): (height, width) in pixels of the upright image of each sample
-                that has one. Needed with `boxes`.
+            target_sizes (`Sequence[tuple[int, int]]`, *optional*): (height, width) in pixels of the upright image of
+                each sample that has one. Needed with `boxes`.
             box_format (`str`, *optional*), normalized (`bool`, *optional*): as in `__call__`.
             parse_tokens (`bool`): whether control tokens in the text are tokens, as in `__call__`.
 
@@ -431,7 +443,8 @@ class GromaProcessor(ProcessorMixin):
             raise ValueError("`boxes` need `target_sizes`, the (height, width) of each image: they are pixels of it.")
         if target_sizes is not None and len(target_sizes) != sum(has_image):
             raise ValueError(
-                f"`target_sizes` must have one (height, width) for each image: got {len(target_sizes)} for {sum(has_image)}."
+                f"`target_sizes` must have one (height, width) for each image: got {len(target_sizes)} for "
+                f"{sum(has_image)}."
             )
         sizes = iter(target_sizes or [(1, 1)] * sum(has_image))
         sizes = [tuple(int(side) for side in next(sizes)) if image else None for image in has_image]
@@ -473,7 +486,8 @@ class GromaProcessor(ProcessorMixin):
         after = self.apply_chat_template([*begin, {"role": "user", "content": question}], add_generation_prompt=True)
         if answer not in before or not after.startswith(before):
             raise ValueError(
-                "The chat template renders a conversation anew when a turn is added to it, so it cannot be continued from a "
+                "The chat template renders a conversation anew when a turn is added to it, so it cannot be continued "
+                "from a "
                 "cache. Pass the whole conversation to `apply_chat_template` instead."
             )
         end = before[before.rindex(answer) + len(answer) :]
@@ -498,11 +512,11 @@ class GromaProcessor(ProcessorMixin):
             output (`ModelOutput`): what `model.generate(**inputs, return_dict_in_generate=True)` returned. Used are
                 `sequences` `(B * n, L)` and, for the `B_img` samples with an image, `region_boxes` `(B_img, R, 4)`
                 normalized `cxcywh`, `region_scores` `(B_img, R)` and `region_mask` `(B_img, R)`.
-            inputs (`Mapping`, *optional*): the inputs of `generate`. Needed if `sequences` start with the prompt (they do,
-                except after `generate(inputs_embeds=…)`), or if some samples have no image. Their `refer_boxes` say which
-                regions are those of the user.
-            target_sizes (`Sequence[tuple[int, int]]`, *optional*): (height, width) in pixels of each of the `B_img` upright
-                images. Without it boxes stay fractions (0..1) of the image size.
+            inputs (`Mapping`, *optional*): the inputs of `generate`. Needed if `sequences` start with the prompt (they
+                do, except after `generate(inputs_embeds=…)`), or if some samples have no image. Their `refer_boxes`
+                say which regions are those of the user.
+            target_sizes (`Sequence[tuple[int, int]]`, *optional*): (height, width) in pixels of each of the `B_img`
+                upright images. Without it boxes stay fractions (0..1) of the image size.
             skip_special_tokens (`bool`): whether to leave out padding, BOS and EOS. Grounding stays in either way.
 
         Returns:
@@ -529,7 +543,8 @@ class GromaProcessor(ProcessorMixin):
             boxes = exact_boxes(output.region_boxes, "output.region_boxes").detach().cpu()
         if target_sizes is not None and len(target_sizes) != len(boxes):
             raise ValueError(
-                f"`target_sizes` must have one (height, width) for each image: got {len(target_sizes)} for {len(boxes)}."
+                f"`target_sizes` must have one (height, width) for each image: got {len(target_sizes)} for "
+                f"{len(boxes)}."
             )
         if inputs is not None and "input_ids" in inputs:
             prompts = torch.as_tensor(inputs["input_ids"], device=sequences.device)
@@ -581,7 +596,8 @@ class GromaProcessor(ProcessorMixin):
                 Without it boxes stay fractions (0..1) of the image size.
 
         Returns:
-            `list[dict]`: for each image `boxes` (`Tensor` of shape `(n, 4)`, `xyxy`) and `scores` (`(n,)`), best first.
+            `list[dict]`: for each image `boxes` (`Tensor` of shape `(n, 4)`, `xyxy`) and `scores` (`(n,)`), best
+                first.
 
         Raises:
             ValueError: if `target_sizes` has not one entry for each image.
@@ -644,7 +660,8 @@ class GromaProcessor(ProcessorMixin):
             groups = [flat]
         elif not one_each and sum(marks) == 0:
             raise ValueError(
-                f"`images` has {len(groups)} entries for {len(texts)} texts. Pass one for each text, and None or [] for a "
+                f"`images` has {len(groups)} entries for {len(texts)} texts. Pass one for each text, and None or [] "
+                f"for a "
                 "text without an image."
             )
         elif not one_each:
@@ -652,13 +669,15 @@ class GromaProcessor(ProcessorMixin):
         for index, group in enumerate(groups or []):
             if len(group) > 1:
                 raise ValueError(
-                    f"Sample {index} has {len(group)} `images`, but Groma takes one image per sample. Make one sample of "
+                    f"Sample {index} has {len(group)} `images`, but Groma takes one image per sample. Make one sample "
+                    f"of "
                     "each image."
                 )
         if groups is None or any(count > 0 and count != len(group) for count, group in zip(marks, groups)):
             # The library's own words.
             raise ValueError(
-                f"The total number of {self.image_token} tokens in the prompts should be the same as the number of images "
+                f"The total number of {self.image_token} tokens in the prompts should be the same as the number of "
+                f"images "
                 f"passed. Found total {sum(marks)} {self.image_token} tokens and {len(flat)} images."
             )
         return [open_image(group[0], index) if group else None for index, group in enumerate(groups)]
@@ -751,8 +770,10 @@ class GromaProcessor(ProcessorMixin):
             return texts
         if self.chat_template is None:
             raise ValueError(
-                f"`text` {without_breaks(texts[plain[0]])!r} is a plain question, but the processor has no chat template to put it into. "
-                f"Set `processor.chat_template` (to `GROMA_CHAT_TEMPLATE`, for instance) or write the whole prompt with "
+                f"`text` {without_breaks(texts[plain[0]])!r} is a plain question, but the processor has no chat "
+                f"template to put it into. "
+                f"Set `processor.chat_template` (to `GROMA_CHAT_TEMPLATE`, for instance) or write the whole prompt "
+                f"with "
                 f"an {self.image_token} in it."
             )
         prompts = self.apply_chat_template(

@@ -51,7 +51,8 @@ def add_groma_tokens(tokenizer: PreTrainedTokenizerBase, max_regions: int = 100)
         `int`: how many tokens were added; resize the model's embeddings to `len(tokenizer)` if it is not 0.
 
     Raises:
-        ValueError: if the tokenizer has some of the proxy tokens `<r0>`, `<r1>`, … already, at ids that do not follow each other.
+        ValueError: if the tokenizer has some of the proxy tokens `<r0>`, `<r1>`, … already, at ids that do not follow
+            each other.
 
     Example:
     >>> from transformers import LlamaTokenizer
@@ -61,8 +62,8 @@ def add_groma_tokens(tokenizer: PreTrainedTokenizerBase, max_regions: int = 100)
     """
     size = len(tokenizer)
     added_before = tokenizer.added_tokens_encoder
-    # A token that is only a piece of the vocabulary is made a token of its own, under the id that it has: else text around it could
-    # become one piece with it.
+    # A token that is only a piece of the vocabulary is made a token of its own, under the id that it has: else text
+    # around it could become one piece with it.
     tokenizer.add_tokens(
         [
             AddedToken(token, special=token == PAD_TOKEN, normalized=False)
@@ -74,8 +75,10 @@ def add_groma_tokens(tokenizer: PreTrainedTokenizerBase, max_regions: int = 100)
     if proxies != list(range(proxies[0], proxies[0] + max_regions)):
         index = next(i for i, token_id in enumerate(proxies) if token_id != proxies[0] + i)
         raise ValueError(
-            f"`tokenizer` has the token <r{index}> already, with the id {proxies[index]}, but the ids of <r0>, <r1>, … must follow each "
-            f"other and <r0> has {proxies[0]}. Take a language model whose vocabulary has no such tokens, or all of them in a row."
+            f"`tokenizer` has the token <r{index}> already, with the id {proxies[index]}, but the ids of <r0>, <r1>, "
+            f"… must follow each "
+            f"other and <r0> has {proxies[0]}. Take a language model whose vocabulary has no such tokens, or all of "
+            f"them in a row."
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = PAD_TOKEN
@@ -91,7 +94,8 @@ def load_legacy_tokenizer(path: str | os.PathLike) -> PreTrainedTokenizerFast:
 
     Args:
         path (`str` or `os.PathLike`): folder or Hub name with `tokenizer.model` and `tokenizer_config.json`. The field
-            `legacy` of the latter is honoured: true (or null, or absent) and false differ in what follows an added token.
+            `legacy` of the latter is honoured: true (or null, or absent) and false differ in what follows an added
+            token.
 
     Returns:
         `PreTrainedTokenizerFast`: the tokenizer.
