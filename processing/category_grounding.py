@@ -3,9 +3,9 @@
 Pictures and annotations: https://cocodataset.org/#download and https://www.lvisdataset.org/dataset (LVIS v1 has
 pictures of train2017 and val2017: `--images` is the folder that holds both).
 
-python -m processing.grounding --images coco/train2017 --annotations coco/annotations/instances_train2017.json \\
+python -m processing.category_grounding --images coco/train2017 --annotations coco/annotations/instances_train2017.json \\
     --source coco --output data/coco_grounding --shards 32
-python -m processing.grounding --images coco --annotations lvis/lvis_v1_train.json \\
+python -m processing.category_grounding --images coco --annotations lvis/lvis_v1_train.json \\
     --source lvis --output data/lvis_grounding --shards 32
 
 One row a picture and category, its boxes from left to right. Skipped are categories that LVIS calls not exhaustively

@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from processing.category_grounding import CategoryObjects, from_left, load_category_objects, usable_objects
 from processing.coco_format import check_image
 from processing.common import positive_int, run_script, script_parser
-from processing.grounding import CategoryObjects, from_left, load_category_objects, usable_objects
 from processing.ids import id_of
 from processing.rows import (
     add_conversation_options,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from processing import grounding
+from processing import category_grounding
 from transformers_groma.data.columns import image_part, phrase_part
 
 from . import wild
@@ -24,7 +24,7 @@ def run(folder: Path, images: list[dict], annotations: list[dict], *more: str) -
     content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
     path = write_json(folder / "instances.json", content)
     arguments = ["--images", str(folder / "images"), "--annotations", str(path), "--output", str(folder / "rows")]
-    return grounding.main([*arguments, *more])
+    return category_grounding.main([*arguments, *more])
 
 
 def test_one_row_a_picture_and_category(tmp_path):
@@ -80,7 +80,7 @@ def test_real_coco_annotations(tmp_path):
         if not (tmp_path / path.name).exists():
             shutil.copy(path, tmp_path)
     arguments = ["--images", str(tmp_path), "--annotations", str(annotations), "--output", str(tmp_path / "rows")]
-    assert grounding.main(arguments) == 0
+    assert category_grounding.main(arguments) == 0
     rows = read_rows(tmp_path / "rows", "conversation")
     assert set(rows["image_id"]) == {"74"}
     asked = [next(part["text"] for part in row["messages"][0]["content"] if part["type"] == "phrase") for row in rows]
@@ -96,17 +96,17 @@ def test_real_coco_annotations(tmp_path):
 
 def test_real_lvis_annotations(tmp_path):
     annotations = real_sample("lvis") / "lvis_val_100.json"
-    records = grounding.load_category_objects([annotations])
+    records = category_grounding.load_category_objects([annotations])
     assert sum(len(record.bboxes) for record in records) == 977
     assert not any("_" in record.category or record.category != record.category.lower() for record in records)
     assert "handbag" in {record.category for record in records}
     crowded = max(records, key=lambda record: len(record.bboxes))
-    boxes = grounding.from_left(grounding.usable_objects(crowded)[0])
+    boxes = category_grounding.from_left(category_grounding.usable_objects(crowded)[0])
     centres = [x1 + x2 for x1, _, x2, _ in boxes]
     assert centres == sorted(centres) and len(boxes) == len(crowded.bboxes)
 
 
-@pytest.mark.parametrize("name", ["grounding", "lvis_ground"])
+@pytest.mark.parametrize("name", ["category_grounding", "lvis_ground"])
 @pytest.mark.parametrize("category_id", [9, "1", None, True, 1.5], ids=repr)
 def test_an_annotation_of_an_unknown_category(images, name, category_id, capsys):
     def change(content: dict) -> None:
@@ -119,14 +119,14 @@ def test_an_annotation_of_an_unknown_category(images, name, category_id, capsys)
     assert error.startswith("error: ") and f"category {category_id!r}" in error and "The others are written" in error
 
 
-@pytest.mark.parametrize("name", ["grounding", "lvis_ground"])
+@pytest.mark.parametrize("name", ["category_grounding", "lvis_ground"])
 def test_the_only_annotation_of_a_picture_has_an_unknown_category(images, name):
     outcome = changed(images, name, lambda content: content["annotations"][0].update(category_id=9))
     assert outcome.status == 2 and outcome.boxes == [[CORNERS]]
     assert outcome.report["skipped"] == {"no boxes": 1}
 
 
-@pytest.mark.parametrize("name", ["grounding", "lvis_ground"])
+@pytest.mark.parametrize("name", ["category_grounding", "lvis_ground"])
 def test_a_file_without_categories_is_an_error(images, name, capsys):
     for wrong in ({"categories": []}, {"categories": None}):
         outcome = changed(images, name, partial(dict.update, **wrong))
@@ -134,7 +134,7 @@ def test_a_file_without_categories_is_an_error(images, name, capsys):
         assert "has annotations, but no `categories`" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["grounding", "lvis_ground"])
+@pytest.mark.parametrize("name", ["category_grounding", "lvis_ground"])
 @pytest.mark.parametrize("other", ["cup", "Cup", " cup ", "CUP"])
 def test_categories_of_one_name_are_asked_for_together(images, name, other, capsys):
     def change(content: dict) -> None:
@@ -153,12 +153,12 @@ def test_categories_of_one_name_are_exhaustive_only_together(images):
         content["images"][0]["not_exhaustive_category_ids"] = [3]
         content["images"][1]["not_exhaustive_category_ids"] = None
 
-    outcome = changed(images, "grounding", change)
+    outcome = changed(images, "category_grounding", change)
     assert outcome.boxes == [[CORNERS]]
     assert outcome.report["skipped"] == {"category not exhaustively annotated": 1}
 
 
-@pytest.mark.parametrize("name", ["grounding", "lvis_ground"])
+@pytest.mark.parametrize("name", ["category_grounding", "lvis_ground"])
 @pytest.mark.parametrize(
     ("category", "reason"),
     [
@@ -171,7 +171,7 @@ def test_categories_that_share_an_id(images, name, category, reason):
     assert outcome.boxes == [[CORNERS]] and outcome.reasons == {reason: 1, "no boxes": 1}
 
 
-@pytest.mark.parametrize("name", ["grounding", "lvis_ground"])
+@pytest.mark.parametrize("name", ["category_grounding", "lvis_ground"])
 def test_odd_categories(images, name, capsys):
     def change(content: dict) -> None:
         content["categories"] += [dict(content["categories"][0]), {"name": "x"}, 7, {"id": 5, "name": " "}]
@@ -187,7 +187,7 @@ def test_no_entry_of_a_picture_may_call_its_category_unfinished(images):
     def change(content: dict) -> None:
         content["images"].append({**content["images"][0], "id": 3, "not_exhaustive_category_ids": [1]})
 
-    outcome = changed(images, "grounding", change)
+    outcome = changed(images, "category_grounding", change)
     assert outcome.boxes == [[CORNERS]]
     assert outcome.report["skipped"] == {"category not exhaustively annotated": 1}
 
@@ -197,5 +197,5 @@ def test_grounding_sorts_boxes_of_the_upright_image(images):
     write_image(images / "images" / "a.png", orientation=3)
     content = coco_content()
     content["annotations"].append({**content["annotations"][0], "id": 30, "bbox": [1, 1, 3, 3]})
-    outcome = wild.run(SCRIPTS["grounding"], images, wild.write_json(images, content), "--boxes-of", "stored")
+    outcome = wild.run(SCRIPTS["category_grounding"], images, wild.write_json(images, content), "--boxes-of", "stored")
     assert outcome.boxes[0] == [[16, 15, 36, 24], [36, 26, 39, 29]]

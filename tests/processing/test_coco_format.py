@@ -155,14 +155,16 @@ def test_ids_may_be_of_any_type_that_both_ends_share(images, name, identities):
     ]
 
 
-@pytest.mark.parametrize("name", ["coco", "grounding", "lvis_ground", "flickr30k", "visual_genome coco", "refcoco"])
+@pytest.mark.parametrize(
+    "name", ["coco", "category_grounding", "lvis_ground", "flickr30k", "visual_genome coco", "refcoco"]
+)
 def test_an_annotation_that_is_listed_twice_counts_once(images, name):
     outcome = changed(images, name, lambda content: content["annotations"].append(dict(content["annotations"][0])))
     assert outcome.boxes == [[CORNERS]] * 2
     assert outcome.reasons == {"annotation is listed twice": 1}
 
 
-@pytest.mark.parametrize("name", ["coco", "grounding", "lvis_ground"])
+@pytest.mark.parametrize("name", ["coco", "category_grounding", "lvis_ground"])
 @pytest.mark.parametrize("spelled", ["a.png", "./a.png"])
 def test_entries_of_one_picture_are_put_together(images, name, spelled, capsys):
     """Apart, each would deny the boxes of the other."""
@@ -179,7 +181,7 @@ def test_entries_of_one_picture_are_put_together(images, name, spelled, capsys):
     assert "1 pictures have several entries, for example a.png the ids 1 and 3" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["coco", "grounding", "lvis_ground"])
+@pytest.mark.parametrize("name", ["coco", "category_grounding", "lvis_ground"])
 def test_of_entries_that_disagree_about_the_size_the_file_tells(images, name):
     outcome = changed(
         images, name, lambda content: content["images"].append({**content["images"][0], "id": 3, "width": 99})
@@ -303,7 +305,7 @@ def test_a_missing_box_is_counted(images, name):
     assert one_reason(run(script, images, arguments)) == "box is not four finite numbers"
 
 
-@pytest.mark.parametrize("name", ["coco", "grounding", "lvis_ground", "flickr30k", "visual_genome coco"])
+@pytest.mark.parametrize("name", ["coco", "category_grounding", "lvis_ground", "flickr30k", "visual_genome coco"])
 def test_the_other_boxes_of_a_picture_stay(images, name):
     script = SCRIPTS[name]
     content = coco_content()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from processing import lvis_ground
-from processing.grounding import CategoryObjects, load_category_objects
+from processing.category_grounding import CategoryObjects, load_category_objects
 from transformers_groma.data.columns import image_part, phrase_part, text_part
 
 from .samples import read_report, read_rows, real_sample, write_json, write_picture

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from processing import (
+    category_grounding,
     coco,
     flickr30k,
     grit,
     groma_instruct_dataset,
-    grounding,
     llava_instruct,
     lvis_ground,
     openimages,
@@ -158,7 +158,7 @@ def write_openimages(folder: Path, name="a.png", **_) -> list[str]:
 
 SCRIPTS = {
     "coco": Script(coco.main, write_coco),
-    "grounding": Script(grounding.main, write_coco),
+    "category_grounding": Script(category_grounding.main, write_coco),
     "lvis_ground": Script(lvis_ground.main, write_coco),
     "refcoco": Script(refcoco.main, write_coco, ("--task", "rec")),
     "refcoco caption": Script(refcoco.main, write_coco, ("--task", "region-caption", "--evaluation")),

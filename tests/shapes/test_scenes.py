@@ -180,7 +180,7 @@ def test_no_two_boxes_are_much_the_same(scenes):
 
 def test_a_scene_is_the_same_in_another_process():
     code = (
-        "from tests.data.test_shapes import digest; from transformers_groma.shapes.scenes import make_scene; "
+        "from tests.shapes.test_scenes import digest; from transformers_groma.shapes.scenes import make_scene; "
         "print(*(digest(make_scene(5, split, 3)) for split in ('train', 'validation', 'test')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
