@@ -8,9 +8,9 @@ Two ratios, both from this run on this machine:
 - ours against the original, image to first-token logits: seconds of a plain transcription of the original / seconds of
   ours. The transcription has the same weights and the original's data flow: Python loops over images, NMS, region
   features and token sequence for every image on its own, prompts of different lengths padded afterwards. Its region
-  encoder is written down as in the original, with ROIAlign in plain torch (`grid_sample` and averages) in the place of
-  mmcv's compiled one. "same operators" is the same flow with our region encoder called for every image, so that only
-  the flow differs.
+  encoder is written down as in the
+  original, with ROIAlign in plain torch (`grid_sample` and averages) in the place of mmcv's compiled one. "same
+  operators" is the same flow with our region encoder called for every image, so that only the flow differs.
 """
 
 import argparse

@@ -5,11 +5,10 @@
 Operators: seconds of `grid_sample` (and pooling) in torch / seconds of the kernel, by each kernel's own benchmark.
 
 Perceive: vision encoder, region proposer and region encoder of one 448x448 image at full size (DINOv2-L, 300 queries,
-    100 regions,
-random weights). Ours: kernels, channels-last maps, `--dtype`. The baseline: float32, NCHW, plain torch operators, the
-original's region encoder written down plainly. The floor: the operations of our matrix products and convolutions / the
-matrix product rate measured in this run for the same dtype. `auto` takes bfloat16 where this machine multiplies it
-faster than float32.
+100 regions, random weights). Ours: kernels, channels-last maps, `--dtype`. The baseline: float32, NCHW, plain torch
+operators, the original's region encoder written down plainly. The floor: the operations of our matrix products and
+convolutions / the matrix product rate measured in this run for the same dtype. `auto` takes bfloat16 where this
+machine multiplies it faster than float32.
 """
 
 import argparse

@@ -9,8 +9,7 @@ right geometry. A run starts from the language model of groma-tiny, which has se
 follow from the seed and are the same for all geometries. Everything else is as in the recipes of groma-tiny.
 
 Measured: region descriptions (attributes, and all of them at once) and REC on test scenes. Ratios: mean accuracy of a
-    geometry / that of
-the right one. Seconds: mean of a run; a part that was killed counts from where it resumed.
+geometry / that of the right one. Seconds: mean of a run; a part that was killed counts from where it resumed.
 
 Every part of a run that is finished is noted in the work folder, and a training that was killed goes on from its last
 checkpoint: start the command again. At the end, the table in `docs/roi-geometry.md` and its plots are written.

@@ -133,8 +133,8 @@ def read_weights(geometry: Geometry, box: Tensor, image_size: int) -> tuple[Tens
 
     Returns:
         `tuple`: weights `(height, width)` that add up to the share of samples on the map, and the two corners `x, y,
-            x, y` between
-        which samples lie, in pixels of the map. The second one may be above or left of the first, and both outside.
+        x, y` between which samples lie, in pixels of the map. The second one may be above or left of the first, and
+        both outside.
     """
     roi_align, (maps, boxes, scales, *rest) = roi_align_call(geometry, box[None], image_size)
     read = torch.zeros_like(maps[0][:, :1]).requires_grad_()

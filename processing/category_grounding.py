@@ -78,8 +78,7 @@ def load_category_objects(annotations: Sequence[Path]) -> list[CategoryObjects]:
 
     Returns:
         `list[CategoryObjects]`: in the order of the pictures, then of their annotations; crowds are left out.
-            Categories of one
-        name are one, because a question can only say the name.
+        Categories of one name are one, because a question can only say the name.
 
     Raises:
         ValueError: a file without categories.

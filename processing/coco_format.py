@@ -318,8 +318,7 @@ def find_picture(folder: Path, file_name: str) -> Path:
 
     Returns:
         `Path`: the first that exists of `folder / file_name` and the same with fewer and fewer of the folders in
-            front; if
-        none does, `folder / file_name`.
+        front; if none does, `folder / file_name`.
 
     Raises:
         SkipRecord: not a file name, or one that leads out of the folder, see `image_path`.

@@ -76,7 +76,8 @@ class GroundedCaption:
         file_name, image_id (`str`): of the picture.
         width, height: size that the boxes were made for, in pixels; numbers or numerals.
         text (`str`): the caption.
-        phrases (`list` of `(start, end, boxes)`): offsets in characters, boxes `xyxy` in pixels, clipped to the picture.
+        phrases (`list` of `(start, end, boxes)`): offsets in characters, boxes `xyxy` in pixels, clipped to the
+            picture.
         left_out (`list` of `LeftOut`): boxes that are wrong.
     """
 
@@ -120,8 +121,7 @@ def parse_boxes(content: str | bytes) -> tuple[int, int, dict[str, list[list[flo
 
     Returns:
         `tuple`: width and height of the picture, and the boxes of each entity that has any: `xyxy` in pixels, corners
-            as
-        edges that count from 0; NaN where a corner is not a number. Scenes and entities that cannot be boxed have
+        as edges that count from 0; NaN where a corner is not a number. Scenes and entities that cannot be boxed have
         none.
     """
     root = ElementTree.fromstring(content)

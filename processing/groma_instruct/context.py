@@ -28,8 +28,7 @@ def build_messages(selected: SelectedImage, content: bytes) -> list[dict[str, An
 
     Returns:
         `list[dict]`: messages of the OpenAI chat format: the instructions, the examples (text alone, as earlier
-            rounds),
-        and the notes with the marked image as a `data:` URL.
+        rounds), and the notes with the marked image as a `data:` URL.
     """
     with open_image_header(io.BytesIO(content)) as image:
         url = jpeg_url(draw_markers(image, selected["boxes_xyxy"]))

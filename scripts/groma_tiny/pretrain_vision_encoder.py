@@ -37,8 +37,7 @@ class PatchTargets(NamedTuple):
 
     Attributes:
         labels (`Tensor` of shape `(grid * grid, 4)`): index of size, texture, color and shape, from 1 on; 0 is the
-        background, -100 is
-            not asked.
+            background, -100 is not asked.
         boxes (`Tensor` of shape `(grid * grid, 4)`): of the object, `xyxy` in 0..1; zeros where there is none.
     """
 

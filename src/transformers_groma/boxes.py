@@ -258,10 +258,10 @@ def unpack_region_boxes(
     """The used slots of each image as `xyxy` boxes in absolute pixels.
 
     Args:
-        boxes (`Tensor` of shape `(B, R, 4)`): slots as the model gives them, normalized `cxcywh`. mask (`Tensor` of
-        shape `(B, R)`, bool): which slots are used. target_sizes (`list` of B `(height, width)`, *optional*): sizes of
-        the upright images in pixels; without it the boxes
-            stay fractions (0..1) of the image.
+        boxes (`Tensor` of shape `(B, R, 4)`): slots as the model gives them, normalized `cxcywh`.
+        mask (`Tensor` of shape `(B, R)`, bool): which slots are used.
+        target_sizes (`list` of B `(height, width)`, *optional*): sizes of the upright images in pixels; without it the
+            boxes stay fractions (0..1) of the image.
 
     Returns:
         `list` of B `Tensor` of shape `(n, 4)`, float32: `xyxy` boxes inside the image. See [`finite_slots`] for what

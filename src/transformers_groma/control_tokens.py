@@ -60,8 +60,7 @@ def break_control_tokens(
 
     Returns:
         `list[str]`: the same texts with marks; equal to `texts` where there are no control tokens. The two characters
-            that serve as
-        marks become U+FFFD.
+        that serve as marks become U+FFFD.
 
     Example:
     >>> from transformers import LlamaTokenizer

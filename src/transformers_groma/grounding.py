@@ -248,8 +248,7 @@ def ground_text(
 
     Returns:
         `GroundedText`: plain text, phrases with boxes, all regions; tensors are on the CPU. A row whose box or score
-            is not
-        finite is not a region.
+        is not finite is not a region.
 
     Raises:
         ValueError: if the shapes do not fit each other, or a row of `user_region_ids` is not a region.

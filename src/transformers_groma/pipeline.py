@@ -77,8 +77,7 @@ class ImageGroundingPipeline(Pipeline):
                 (`<image>`, `<p>`, `<r5>`, `</s>`, …) are plain text, unless `parse_tokens` is set. Without it the
                 processor's default: describe the boxes or, without boxes, the image.
             boxes (array-like of shape `(n, 4)`, or a list of these or `None`, one for each image, *optional*): regions
-            that
-                the question points at; one set serves all images. `xyxy` in absolute pixels of the upright image.
+                that the question points at; one set serves all images. `xyxy` in absolute pixels of the upright image.
             batch_size (`int`, *optional*): how many images of many go through the model together; 1 by default.
             box_format (`str`, *optional*): `"xyxy"` (default), `"xywh"` or `"cxcywh"`, of `boxes`.
             normalized (`bool`, *optional*): whether `boxes` are fractions of the image size.

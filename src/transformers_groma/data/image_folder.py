@@ -286,8 +286,7 @@ def convert(record: FolderImage, folder: Path, options: FolderOptions) -> Iterat
 
     Yields:
         `dict`: detection, conversation or evaluation rows; boxes `xyxy` in absolute pixels. Questions of one kind
-            share rows, as many
-        as `options.questions` allows. None where there is nothing to ask.
+        share rows, as many as `options.questions` allows. None where there is nothing to ask.
         `LeftOut`: a line, a box, a text or a conversation that is wrong.
 
     Raises:

@@ -27,8 +27,7 @@ def images_of_rows(image_ids: Sequence[str], inputs: Mapping[str, Tensor], image
 
     Returns:
         `list[int]`: for each row the first one with its image. `None` where all images differ, where a row has none or
-            boxes of its
-        own, which take its region slots, or where the prompts differ before their questions.
+        boxes of its own, which take its region slots, or where the prompts differ before their questions.
     """
     rows = len(image_ids)
     if len(set(image_ids)) == rows or "refer_boxes" in inputs or len(inputs.get("pixel_values", ())) != rows:

@@ -76,8 +76,7 @@ def read_question(context: str) -> TaskQuestion:
 
     Returns:
         `TaskQuestion`: a REC question with the described thing as its phrase, where the task asks for boxes in words
-            that are known;
-        otherwise the text as it is. A question for boxes in unknown words is logged.
+        that are known; otherwise the text as it is. A question for boxes in unknown words is logged.
 
     Example:
     >>> question = read_question(
@@ -122,7 +121,8 @@ def format_answer(answer: GroundedText, answer_format: AnswerFormat, width: int,
         answer (`GroundedText`): boxes `xyxy` in absolute pixels of the upright image.
         answer_format (`str`): `"text"`: the plain text. `"fractions"`: the first box as `[x1, y1, x2, y2]`, 0..1 of
             the image; the plain text where there is none. `"json"`: `{"bbox_2d": [x1, y1, x2, y2]}` with the first box
-            in pixels, or `null`. `"json_list"`: a list of these with all boxes, each once.
+            in pixels, or `null`.
+            `"json_list"`: a list of these with all boxes, each once.
         width, height (`int`): of the image in pixels.
 
     Returns:

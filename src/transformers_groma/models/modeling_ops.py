@@ -163,7 +163,8 @@ class GromaMultiScaleDeformableAttention(_KernelLayer, MultiScaleDeformableAtten
             value_spatial_shapes (`Tensor` of shape `(levels, 2)`): `(H, W)` of each level.
             value_spatial_shapes_list (`list[tuple[int, int]]`): the same as numbers.
             level_start_index (`Tensor` of shape `(levels,)`): where each level starts in `value`.
-            sampling_locations (`Tensor` of shape `(B, queries, heads, levels, points, 2)`): `(x, y)`, 0..1 over the map.
+            sampling_locations (`Tensor` of shape `(B, queries, heads, levels, points, 2)`): `(x, y)`, 0..1 over the
+                map.
             attention_weights (`Tensor` of shape `(B, queries, heads, levels, points)`): weights, summing to 1.
             im2col_step (`int`): unused here; part of the kernel interface.
 

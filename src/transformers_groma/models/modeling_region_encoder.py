@@ -101,8 +101,7 @@ class GromaRegionEncoder(nn.Module):
 
         Args:
             feature_maps (`list[Tensor]`, 3 of shape `(B, vision_hidden_size, grid, grid)`): hidden states of the
-            vision
-                encoder, for the finest, middle and coarsest map.
+                vision encoder, for the finest, middle and coarsest map.
             boxes (`Tensor` of shape `(B, R, 4)`): normalized `cxcywh`, float32 or what `boxes_to_bits` made of them.
             mask (`Tensor` of shape `(B, R)`, bool): which slots are used, always the first ones of a row.
 

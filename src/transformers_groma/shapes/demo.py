@@ -58,8 +58,7 @@ def scene_questions(scene: Scene) -> dict[str, Exchange]:
 
     Returns:
         `dict[str, Exchange]`: by name, always the same for a scene. A question for which chance found no objects is
-            left out,
-        such as "expression" where no object differs from all others in words.
+        left out, such as "expression" where no object differs from all others in words.
 
     Example:
     >>> from transformers_groma.shapes.scenes import make_scene

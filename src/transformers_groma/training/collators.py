@@ -74,8 +74,8 @@ class ConversationCollator:
 
         Returns:
             `dict`: what the processor returns, `labels` `(B, L)` (-100 outside of answers) and, for rows with
-                precomputed
-            regions, `proposal_boxes` `(B_images, Q, 4)` normalized `cxcywh` and `proposal_scores` `(B_images, Q)`.
+            precomputed regions, `proposal_boxes` `(B_images, Q, 4)` normalized `cxcywh` and `proposal_scores`
+            `(B_images, Q)`.
 
         Raises:
             ValueError: a row without an answer, with more boxes than the model has region slots, or that the processor

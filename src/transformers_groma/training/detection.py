@@ -190,9 +190,8 @@ class DetectionCollator:
 
         Returns:
             `dict`: `pixel_values` `(B, 3, image_size, image_size)` and `labels`, for each image `boxes` `(n, 4)`
-                normalized
-            `cxcywh`, `source`, and `size` `(height, width)` of the image before it became a square; where an item has
-            `crowd_boxes`, these as well.
+            normalized `cxcywh`, `source`, and `size` `(height, width)` of the image before it became a square; where
+            an item has `crowd_boxes`, these as well.
         """
         pixels = torch.from_numpy(np.stack([item["pixels"] for item in items])).permute(0, 3, 1, 2)
         return {

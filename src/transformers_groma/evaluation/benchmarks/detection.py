@@ -155,8 +155,7 @@ def score_detection(predictions: Sequence[Prediction], rows: Sequence[Row]) -> d
 
     Returns:
         `dict[str, float]`: those of [`class_agnostic_detection_metrics`] for the regions and, with the prefix
-            `queries_`, for the
-        queries, with `ar@N` for more numbers of boxes; and `regions_per_image`.
+        `queries_`, for the queries, with `ar@N` for more numbers of boxes; and `regions_per_image`.
     """
     targets = [np.asarray(row["boxes_xyxy"], np.float64).reshape(-1, 4) for row in rows]
     crowds = [row.get("crowd_boxes_xyxy") or [] for row in rows]

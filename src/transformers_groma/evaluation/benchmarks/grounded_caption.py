@@ -45,8 +45,8 @@ def grounded_caption_rows(dataset: Dataset) -> BenchmarkRows:
 
     Returns:
         `BenchmarkRows`: rows have `references`, `target_boxes_xyxy` (all boxes of the captions) and `target_phrases`
-            (for each
-        caption a list of phrases, each a text and its boxes; the texts are `None` in rows of the evaluation columns).
+        (for each caption a list of phrases, each a text and its boxes; the texts are `None` in rows of the evaluation
+        columns).
 
     Raises:
         ValueError: a row has no image or not one question, or its answer no text or no box.
@@ -75,8 +75,7 @@ def score_grounded_captions(predictions: Sequence[Prediction], rows: Sequence[Ro
 
     Returns:
         `dict[str, float]`: those of [`grounded_phrase_scores`] (only the `region_` ones where the words of phrases are
-            not known),
-        `phrases_per_answer`, and those of captions.
+        not known), `phrases_per_answer`, and those of captions.
     """
     pairs = [
         (_phrases(prediction), phrases)

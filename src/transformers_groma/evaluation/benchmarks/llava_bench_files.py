@@ -306,9 +306,8 @@ def review_scores(reviews: Iterable[Review]) -> dict[str, float]:
 
     Returns:
         `dict[str, float]`: `relative_score`, the sum of the model's scores over the sum of the reference's, x 100,
-            over all
-        reviews (the "average" or "all" of the papers), and `relative_score_<category>` over those of each category,
-        where there are any; `model_score` and `reference_score`, the means; `model_score_sum` and
+        over all reviews (the "average" or "all" of the papers), and `relative_score_<category>` over those of each
+        category, where there are any; `model_score` and `reference_score`, the means; `model_score_sum` and
         `reference_score_sum`; `reviews`, how many have scores, and `unscored`, how many have none.
 
     Raises:

@@ -230,7 +230,7 @@ class Judge:
 
         Args:
             questions (`Sequence[BenchQuestion]`), answers (`Mapping[str, str]`), path (`str` or `Path`): see
-            [`review_answers`].
+                [`review_answers`].
 
         Returns:
             `AskingReport`: what became of it.

@@ -68,8 +68,7 @@ def score_region_captions(predictions: Sequence[Prediction], rows: Dataset) -> d
 
     Returns:
         `dict`: `exact_match`, and `attributes_right`: of the sizes, textures, colors and shapes that the right
-            descriptions name,
-        how many the answers name (the first of its kind in an answer counts).
+        descriptions name, how many the answers name (the first of its kind in an answer counts).
     """
     pairs = list(zip([prediction.text for prediction in predictions], rows["references"], strict=True))
     hits = sum(text.strip() == references[0] for text, references in pairs)

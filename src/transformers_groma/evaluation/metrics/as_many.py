@@ -51,8 +51,7 @@ def as_many_recall(
 
     Returns:
         `dict[str, float]`: `ar` (mean over IoU 0.50:0.95), `ar@0.5`, `ar@0.75`, `ar_small`, `ar_medium`, `ar_large`;
-            in 0..1, or -1, as
-        in COCO, where there is no target (of that size) at all.
+        in 0..1, or -1, as in COCO, where there is no target (of that size) at all.
 
     Raises:
         ValueError: not one entry for each question, something that is not a box, or not one value for each box.

@@ -67,10 +67,9 @@ def class_agnostic_detection_metrics(
 
     Returns:
         `dict[str, float]`: `ap` (mean over IoU 0.50:0.95), `ap@0.5`, `ap@0.75`, `ap_small`, `ap_medium`, `ap_large`;
-            `ar@N` for
-        each of `max_detections`, `ar_small`, `ar_medium`, `ar_large` (mean over IoU 0.50:0.95); `recall@0.5`,
-        `recall@0.75`. All in 0..1; -1, as in COCO, where there is no target (of that size) at all. Small is below 32²
-        pixels, large above 96².
+        `ar@N` for each of `max_detections`, `ar_small`, `ar_medium`, `ar_large` (mean over IoU 0.50:0.95);
+        `recall@0.5`, `recall@0.75`. All in 0..1; -1, as in COCO, where there is no target (of that size) at all. Small
+        is below 32² pixels, large above 96².
 
     Raises:
         ValueError: not as many predictions as targets or crowds, no images, or arrays of a wrong shape.
@@ -195,8 +194,7 @@ class DetectedRegions(NamedTuple):
 
     Attributes:
         regions (`Tensor` of shape `(B, max_regions, 5)`): what the language model gets: after score threshold and NMS,
-        best
-            first. Unused rows are -100.
+            best first. Unused rows are -100.
         queries (`Tensor` of shape `(B, num_queries, 5)`): all queries of the proposer.
     """
 
@@ -298,8 +296,7 @@ def region_metrics(
 
     Returns:
         `dict[str, float]`: those of `class_agnostic_detection_metrics` for the regions, the same with prefix
-            `queries_` for the raw
-        queries, and `regions_per_image`.
+        `queries_` for the raw queries, and `regions_per_image`.
     """
     unpacked = unpack_detections(regions)
     metrics = class_agnostic_detection_metrics(unpacked, targets, crowds=crowds)

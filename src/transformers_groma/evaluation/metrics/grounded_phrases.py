@@ -34,9 +34,8 @@ def grounded_phrase_scores(
 
     Returns:
         `dict[str, float]`: `precision@0.5`, `recall@0.5`, `f1@0.5`, of phrases whose words and region agree;
-            `region_precision@0.5`,
-        `region_recall@0.5`, `region_f1@0.5`, whatever their words. Over all phrases of all rows together; 0 where
-        there are none.
+        `region_precision@0.5`, `region_recall@0.5`, `region_f1@0.5`, whatever their words. Over all phrases of all
+        rows together; 0 where there are none.
 
     Raises:
         ValueError: nothing to score, not one entry of `targets` for each answer, or something that is not a box.

@@ -47,8 +47,7 @@ def lvis_ground_eval(
 
     Returns:
         `dict[str, float]`: `ar` (mean over IoU 0.50:0.95), `ar@0.5`, `ar@0.75`, `ar_small`, `ar_medium`, `ar_large`;
-            in 0..1, or -1
-        where there is no target (of that size) at all.
+        in 0..1, or -1 where there is no target (of that size) at all.
 
     Raises:
         ValueError: not one entry for each question, something that is not a box, or an image asked twice for a
@@ -109,9 +108,9 @@ def lvis_metrics(
 
     Returns:
         `dict[str, float]`: `ap` (mean over IoU 0.50:0.95 and categories), `ap@0.5`, `ap@0.75`, `ap_small`,
-            `ap_medium`, `ap_large`,
-        `ap_rare`, `ap_common`, `ap_frequent`; `ar`, `ar@0.5`, `ar@0.75`, `ar_small`, `ar_medium`, `ar_large`. All in
-        0..1; -1 where there is no target (of that size or frequency) at all. Sizes are those of COCO, of `area`.
+        `ap_medium`, `ap_large`, `ap_rare`, `ap_common`, `ap_frequent`; `ar`, `ar@0.5`, `ar@0.75`, `ar_small`,
+        `ar_medium`, `ar_large`. All in 0..1; -1 where there is no target (of that size or frequency) at all. Sizes are
+        those of COCO, of `area`.
 
     Raises:
         ValueError: a result names an image that `truth` has not.

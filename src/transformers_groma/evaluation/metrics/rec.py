@@ -49,8 +49,8 @@ def rec_accuracy(
 
     Returns:
         `dict[str, float]`: `acc@0.5`; `mean_iou` of the first box, 0 where there is none; `missing`, the share of
-            answers without a
-        box; `any_acc@0.5`, the share with any box right; `best_of_n_iou`, the mean IoU of the best box. All in 0..1.
+        answers without a box; `any_acc@0.5`, the share with any box right; `best_of_n_iou`, the mean IoU of the best
+        box. All in 0..1.
 
     Raises:
         ValueError: nothing to score, not one reference for each answer, or something that is not a box.

@@ -115,8 +115,7 @@ def markdown_report(
 
     Returns:
         `str`: a table of the metrics; beside them, and in a table of their own, those of the paper, if it has some for
-            this dataset
-        and split and all rows were asked; the settings.
+        this dataset and split and all rows were asked; the settings.
     """
     paper = {entry.figure: entry.value for entry in _of_dataset(benchmark.published, results.settings)}
     lines = [f"# {benchmark.title}", "", SCALE_NOTE, ""]

@@ -98,8 +98,7 @@ def rename_legacy_key(key: str) -> str:
 
     Returns:
         `str`: name in `GromaForConditionalGeneration`. Both tables of an embedding that the original splits get the
-            one
-        name of the joined table.
+        one name of the joined table.
 
     Raises:
         ValueError: if the name is not one of the original's.

@@ -67,8 +67,8 @@ class GromaDetectionPostProcessing:
             outputs (`GromaRegionProposalOutput`): `logits` `(B, Q, 1)` and `pred_boxes` `(B, Q, 4)`, normalized
                 `cxcywh`.
             threshold (`float`): boxes need a higher score.
-            target_sizes (`Tensor` of shape `(B, 2)` or `list` of B `(height, width)`, *optional*): sizes of the upright
-                images in pixels. Without it boxes stay fractions (0..1) of the image size.
+            target_sizes (`Tensor` of shape `(B, 2)` or `list` of B `(height, width)`, *optional*): sizes of the
+                upright images in pixels. Without it boxes stay fractions (0..1) of the image size.
 
         Returns:
             `list[dict]`: for each image, best first, `scores` `(n,)`, `labels` `(n,)`, all 0 ("region"), and `boxes`

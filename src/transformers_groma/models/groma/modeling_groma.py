@@ -109,9 +109,9 @@ class GromaModel(GromaPreTrainedModel):
         """The regions that a prompt about these images would offer to the language model, without running it.
 
         Args:
-            pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): images from the processor. refer_boxes
-            (`Tensor` of shape `(B, K, 4)`, *optional*): user boxes, normalized `cxcywh`, rows of zeros pad;
-                they take the first slots.
+            pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): images from the processor.
+            refer_boxes (`Tensor` of shape `(B, K, 4)`, *optional*): user boxes, normalized `cxcywh`, rows of zeros
+                pad; they take the first slots.
 
         Returns:
             `GromaRegionProposals`: normalized `cxcywh` boxes, best first; `processor.post_process_region_proposals`
@@ -140,9 +140,9 @@ class GromaModel(GromaPreTrainedModel):
         """Perceive: image tokens, region proposals and region tokens of a batch of images.
 
         Args:
-            pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): images from the processor. refer_boxes
-            (`Tensor` of shape `(B, K, 4)`, *optional*): boxes the user points at, normalized `cxcywh`, rows of
-                zeros pad; they take the first slots.
+            pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): images from the processor.
+            refer_boxes (`Tensor` of shape `(B, K, 4)`, *optional*): boxes the user points at, normalized `cxcywh`,
+                rows of zeros pad; they take the first slots.
             ground_boxes (`Tensor` of shape `(B, G, 4)`, *optional*): ground-truth boxes (training), likewise.
             proposal_boxes (`Tensor` of shape `(B, Q, 4)`), proposal_scores (`Tensor` of shape `(B, Q)`), *optional*:
             what
@@ -171,8 +171,8 @@ class GromaModel(GromaPreTrainedModel):
 
         Args:
             features (`GromaImageFeatures`): of [`get_image_features`]; not changed.
-            refer_boxes (`Tensor` of shape `(B, K, 4)`, *optional*): boxes the user points at, normalized `cxcywh`, rows of
-                zeros pad; they take the first slots.
+            refer_boxes (`Tensor` of shape `(B, K, 4)`, *optional*): boxes the user points at, normalized `cxcywh`,
+                rows of zeros pad; they take the first slots.
 
         Returns:
             `GromaImageFeatures`: what `get_image_features(pixel_values, refer_boxes)` returns.
@@ -325,8 +325,7 @@ class GromaModel(GromaPreTrainedModel):
 
         Args:
             input_ids (`Tensor` of shape `(B, length)`), inputs_embeds (`Tensor` of shape `(B, length, hidden_size)`):
-            one of
-                the two; not changed.
+                one of the two; not changed.
             attention_mask (`Tensor` of shape `(B, past_length + length)`, *optional*): 0 for padding; not changed.
             features (`GromaImageFeatures`): of the images.
             past_length (`int`): tokens without images that a cache holds before these.
@@ -370,12 +369,11 @@ class GromaModel(GromaPreTrainedModel):
 
         Args:
             input_ids (`Tensor` of shape `(B, length)`), inputs_embeds (`Tensor` of shape `(B, length, hidden_size)`):
-            one of
-                the two, only what is new; not changed.
+                one of the two, only what is new; not changed.
             attention_mask (`Tensor` of shape `(B, cached + length)` or `(B, length)`, *optional*): 0 for padding; not
-            changed. refer_boxes (`Tensor` of shape `(B_images, K, 4)`, *optional*): boxes of this turn, normalized
-            `cxcywh`, one row
-                for each row of the cache that has an image; rows of zeros pad.
+                changed.
+            refer_boxes (`Tensor` of shape `(B_images, K, 4)`, *optional*): boxes of this turn, normalized `cxcywh`,
+                one row for each row of the cache that has an image; rows of zeros pad.
             cached (`CachedPrompt`): what the cache holds; not changed.
 
         Returns:
@@ -502,20 +500,17 @@ class GromaModel(GromaPreTrainedModel):
             input_ids (`Tensor` of shape `(B, length)`): prompt from the processor. Not changed: `<refer_box>` and
                 `<ground_box>` are replaced by the proxy tokens of their slots in a copy.
             pixel_values (`Tensor` of shape `(B_images, 3, image_size, image_size)`): one image for each sample that
-            has
-                placeholders.
+                has placeholders.
             attention_mask (`Tensor` of shape `(B, length)`): 0 for padding. Unused region slots are switched off in a
-            copy.
-                With a cache: of all tokens, or only of the new ones.
+                copy. With a cache: of all tokens, or only of the new ones.
             past_key_values (`Cache`): of a call before. The model remembers with it which tokens are off and the
                 regions of the images, so that steps need only the new tokens, whose own `refer_boxes` may point at new
                 regions.
             refer_boxes, ground_boxes (`Tensor` of shape `(B_images, n, 4)`): user and ground-truth boxes, normalized
                 `cxcywh`, rows of zeros pad.
             proposal_boxes (`Tensor` of shape `(B_images, Q, 4)`), proposal_scores (`Tensor` of shape `(B_images, Q)`):
-            what
-                the region proposer found before (normalized `cxcywh`, rows of zeros with score 0 pad); it is not run
-                then.
+                what the region proposer found before (normalized `cxcywh`, rows of zeros with score 0 pad); it is not
+                run then.
             mm_encoder_outputs (`dict`): `{"image": get_image_features(…)}` instead of `pixel_values`.
 
         Returns:
@@ -837,8 +832,7 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
 
         Args:
             labels (`Tensor` of shape `(B, length)`): ids to predict, -100 where nothing is. `<refer_box>` and
-            `<ground_box>`
-                stand for the proxy token of the box's slot, as in `input_ids`. Not changed.
+                `<ground_box>` stand for the proxy token of the box's slot, as in `input_ids`. Not changed.
             logits_to_keep (`int` or `Tensor`): compute only the last logits, or those at the given positions.
             input_ids, pixel_values, attention_mask, refer_boxes, ground_boxes, proposal_boxes, proposal_scores,
             mm_encoder_outputs: see `GromaModel.forward`.
@@ -933,12 +927,11 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
 
         Args:
             inputs (`Tensor` of shape `(B, length)`, *optional*): prompt ids, also as `input_ids`. With
-            `past_key_values`: the
-                whole conversation, or only the new tokens.
+                `past_key_values`: the whole conversation, or only the new tokens.
             pixel_values (`Tensor` of shape `(B_images, 3, image_size, image_size)`, *optional*): images.
-            attention_mask (`Tensor` of shape `(B, length)`, *optional*): 0 for padding. refer_boxes (`Tensor` of shape
-            `(B_images, K, 4)`, *optional*): user boxes, normalized `cxcywh`, zero-padded. With
-                a cache that holds the image: only those of the new tokens.
+            attention_mask (`Tensor` of shape `(B, length)`, *optional*): 0 for padding.
+            refer_boxes (`Tensor` of shape `(B_images, K, 4)`, *optional*): user boxes, normalized `cxcywh`,
+                zero-padded. With a cache that holds the image: only those of the new tokens.
             ground_boxes, proposal_boxes, proposal_scores: see `GromaModel.get_image_features`. **kwargs: everything
             that `GenerationMixin.generate` takes; `mm_encoder_outputs={"image": features}` with what
                 `get_image_features` returned instead of `pixel_values`.

@@ -41,8 +41,7 @@ def part_dtypes(weights: Mapping[str, Tensor]) -> dict[str, torch.dtype]:
 
     Returns:
         `dict[str, torch.dtype]`: by the name of the part; `"model"` is that of the language model or, in a model
-            without one, of
-        all weights.
+        without one, of all weights.
 
     Example:
     >>> part_dtypes({"model.language_model.norm.weight": torch.zeros(2).half(), "model.vision_tower.bias": torch.zeros(3)})

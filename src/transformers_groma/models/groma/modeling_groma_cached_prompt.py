@@ -21,11 +21,11 @@ class CachedPrompt:
     """The prompt that a cache holds, row by row.
 
     Attributes:
-        attention_mask (`Tensor` of shape `(B, length)`, bool): which of the cached tokens are on. has_image (`Tensor`
-        of shape `(B,)`, bool): which rows have an image. image_index (`Tensor` of shape `(B,)`, int64): where a row's
-        image is among `feature_maps`; 0 without an image. region_boxes (`Tensor` of shape `(B, max_regions, 4)`),
-        region_scores, region_mask (`(B, max_regions)`): the slots of
-            each row; see `GromaImageFeatures`.
+        attention_mask (`Tensor` of shape `(B, length)`, bool): which of the cached tokens are on.
+        has_image (`Tensor` of shape `(B,)`, bool): which rows have an image.
+        image_index (`Tensor` of shape `(B,)`, int64): where a row's image is among `feature_maps`; 0 without an image.
+        region_boxes (`Tensor` of shape `(B, max_regions, 4)`), region_scores, region_mask (`(B, max_regions)`): the
+            slots of each row; see `GromaImageFeatures`.
         feature_maps (`list[Tensor]`, *optional*): of the images, what new regions are encoded from.
         keys (`Tensor`, *optional*): of one layer of the cache, to notice what happens to its rows.
     """

@@ -75,7 +75,8 @@ class GromaForRegionProposal(GromaPreTrainedModel):
         Args:
             pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): images from the image processor.
             labels (`list[dict]` of length B, *optional*): `boxes` (`Tensor` of shape `(n, 4)`, normalized `cxcywh`)
-                and `source` (`"coco"`, the default, or `"sa1b"`): the objectness head that learns from the image.
+                and
+                `source` (`"coco"`, the default, or `"sa1b"`): the objectness head that learns from the image.
 
         Returns:
             `GromaRegionProposalOutput`.

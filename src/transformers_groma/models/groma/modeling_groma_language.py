@@ -104,8 +104,8 @@ class LanguageModelHead:
 
         Args:
             groma (`nn.Module`): has the modules of the head.
-            last_hidden_state (`Tensor` of shape `(B, length, hidden_size)`), router_logits (`tuple[Tensor]`, *optional*): what
-                the base model returned.
+            last_hidden_state (`Tensor` of shape `(B, length, hidden_size)`), router_logits (`tuple[Tensor]`,
+                *optional*): what the base model returned.
             **kwargs: arguments of the class's `forward`, such as `labels`.
 
         Returns:

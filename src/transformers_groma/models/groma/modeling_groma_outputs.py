@@ -23,13 +23,14 @@ class GromaImageFeatures(BaseModelOutputWithPooling):
 
     Attributes:
         region_boxes (`Tensor` of shape `(B, max_regions, 4)`): boxes of the slots, normalized `cxcywh` (0..1).
-        region_scores (`Tensor` of shape `(B, max_regions)`): fused objectness; 1 for user boxes. region_mask (`Tensor`
-        of shape `(B, max_regions)`, bool): which slots are used. refer_slots (`Tensor` of shape `(B, K)`, int64,
-        *optional*): slot of every user box. ground_slots (`Tensor` of shape `(B, G)`, int64, *optional*): slot that
-        every ground-truth box is matched to. region_feature_maps (`list[Tensor]`, 3 of shape `(B, vision_hidden_size,
-        grid, grid)`): what regions are encoded from. proposal_boxes (`Tensor` of shape `(B, Q, 4)`), proposal_scores
-        (`Tensor` of shape `(B, Q)`): what the regions were
-            chosen from.
+        region_scores (`Tensor` of shape `(B, max_regions)`): fused objectness; 1 for user boxes.
+        region_mask (`Tensor` of shape `(B, max_regions)`, bool): which slots are used.
+        refer_slots (`Tensor` of shape `(B, K)`, int64, *optional*): slot of every user box.
+        ground_slots (`Tensor` of shape `(B, G)`, int64, *optional*): slot that every ground-truth box is matched to.
+        region_feature_maps (`list[Tensor]`, 3 of shape `(B, vision_hidden_size, grid, grid)`): what regions are
+            encoded from.
+        proposal_boxes (`Tensor` of shape `(B, Q, 4)`), proposal_scores (`Tensor` of shape `(B, Q)`): what the regions
+            were chosen from.
         prompt_length (`int`, *optional*): only the first so many tokens are looked at for placeholders.
     """
 
@@ -105,8 +106,9 @@ class GromaRegionProposalOutput(ModelOutput):
 
     Attributes:
         loss (`Tensor` of shape `()`), loss_dict (`dict[str, Tensor]`): with `labels`: the loss and its unweighted
-        parts. logits (`Tensor` of shape `(B, num_queries, 1)`): inverse sigmoid of the fused objectness. pred_boxes
-        (`Tensor` of shape `(B, num_queries, 4)`): normalized `cxcywh`.
+            parts.
+        logits (`Tensor` of shape `(B, num_queries, 1)`): inverse sigmoid of the fused objectness.
+        pred_boxes (`Tensor` of shape `(B, num_queries, 4)`): normalized `cxcywh`.
         proposer_output (`GromaRegionProposerOutput`): everything that the proposer computed.
     """
 

@@ -19,8 +19,7 @@ class PreparedPrompt(NamedTuple):
 
     Attributes:
         input_ids (`Tensor` of shape `(B, length)`), inputs_embeds (`Tensor` of shape `(B, length, hidden_size)`): one
-        of the
-            two, with proxy tokens in the places of boxes.
+            of the two, with proxy tokens in the places of boxes.
         attention_mask (`Tensor` of shape `(B, cached + length)`): unused region slots are off.
         placeholder_mask (`Tensor` of shape `(B, length)`, bool): where visual features go.
         image_index (`Tensor` of shape `(B,)`): which image (or row of boxes) belongs to each row.
@@ -79,8 +78,8 @@ def boxes_of_images(name: str, boxes: Tensor | None, num_images: int) -> Tensor 
 
     Args:
         name (`str`): how an error names them.
-        boxes (`Tensor` of shape `(num_images, n, 4)`, *optional*): normalized `cxcywh`, rows of zeros pad; float32, or what
-            `boxes_to_bits` made of them.
+        boxes (`Tensor` of shape `(num_images, n, 4)`, *optional*): normalized `cxcywh`, rows of zeros pad; float32, or
+            what `boxes_to_bits` made of them.
         num_images (`int`): images in `pixel_values`.
 
     Returns:

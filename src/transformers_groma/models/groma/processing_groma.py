@@ -152,9 +152,8 @@ class GromaProcessor(ProcessorMixin):
                 prompt. Without text the model is asked to describe each box (`DEFAULT_REGION_PROMPT`) or, where
                 there are none, the image (`DEFAULT_IMAGE_PROMPT`).
             boxes (array-like of shape `(n, 4)`, or a list of these or `None`, one per sample, *optional*): regions
-            that
-                the user points at, in the order of the `<region>` marks in the text. Absolute pixels of the upright
-                image as given, before any resizing.
+                that the user points at, in the order of the `<region>` marks in the text. Absolute pixels of the
+                upright image as given, before any resizing.
             box_format (`str`, *optional*): `"xyxy"` (default), `"xywh"` or `"cxcywh"`, of `boxes` and `ground_boxes`.
             normalized (`bool`, *optional*): whether boxes are fractions of the image size instead of pixels.
             ground_boxes (as `boxes`, *optional*): for training, regions of the answers, in the order of
@@ -167,10 +166,10 @@ class GromaProcessor(ProcessorMixin):
             **kwargs: as for every processor: `return_tensors`, `padding`, …
 
         Returns:
-            `BatchFeature`: `input_ids` and `attention_mask` `(B, L)`, and, where there are images,
-            `pixel_values` `(B_img, 3, height, width)`. If there are boxes, `refer_boxes` and `ground_boxes`
-            `(B_img, K, 4)` float32, normalized `cxcywh`, filled up with rows of zeros; its `to` does not cast them. Rows of the
-            last three are the samples that have an image, in order.
+            `BatchFeature`: `input_ids` and `attention_mask` `(B, L)`, and, where there are images, `pixel_values`
+            `(B_img, 3, height, width)`. If there are boxes, `refer_boxes` and `ground_boxes` `(B_img, K, 4)` float32,
+            normalized `cxcywh`, filled up with rows of zeros; its `to` does not cast them. Rows of the last three are
+            the samples that have an image, in order.
 
         Raises:
             ValueError: if the arguments are wrong or do not fit each other; the message says what to do.
@@ -411,8 +410,7 @@ class GromaProcessor(ProcessorMixin):
             text (`str` or `list[str]`): the next question of each, as in `__call__`; `<region>` marks are of this
                 turn.
             boxes (array-like of shape `(n, 4)`, or a list of these or `None`, one per sample, *optional*): regions of
-            this turn,
-                in the order of its `<region>` marks; those of earlier turns are not repeated.
+                this turn, in the order of its `<region>` marks; those of earlier turns are not repeated.
             target_sizes (`Sequence[tuple[int, int]]`, *optional*): (height, width) in pixels of the upright image of
                 each sample that has one. Needed with `boxes`.
             box_format (`str`, *optional*), normalized (`bool`, *optional*): as in `__call__`.
