@@ -24,7 +24,7 @@ from processing.ids import id_of, record_fault
 from processing.llava_instruct import load_records
 from processing.rows import Part, conversation_row, markup_in, read_annotated_picture
 from processing.visual_genome import picture_names
-from transformers_groma.data.columns import phrase_part, region_part, text_part
+from transformers_groma.data.columns import TEXT, phrase_part, region_part, text_part
 from transformers_groma.data.image_files import BoxesOf
 from transformers_groma.data.left_out import LeftOut, SkipRecord
 from transformers_groma.markup import GROUNDING_TOKEN
@@ -97,7 +97,7 @@ def question_of(text: str, boxes: Sequence[int]) -> list[Part]:
         `list[dict]`: message parts.
     """
     parts = parse_markup(text.removeprefix(GROUNDING_TOKEN).strip(), boxes)
-    if parts and parts[0]["type"] == "text":
+    if parts and parts[0]["type"] == TEXT:
         return [text_part(GROUNDING_TOKEN + parts[0]["text"]), *parts[1:]]
     return [text_part(GROUNDING_TOKEN), *parts]
 

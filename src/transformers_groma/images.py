@@ -8,14 +8,15 @@ import io
 import os
 import time
 import warnings
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import torch
 from huggingface_hub.utils import httpx
 from PIL import Image, ImageFile, UnidentifiedImageError
-from transformers.image_utils import ImageInput
 from transformers.utils import logging
+
+if TYPE_CHECKING:
+    from transformers.image_utils import ImageInput
 
 logger = logging.get_logger(__name__)
 
@@ -230,7 +231,7 @@ def upright(image: Image.Image) -> Image.Image:
     return turned
 
 
-def to_upright_8_bit(image: ImageInput, *, keep_floats: bool = False, name: str = "The image") -> ImageInput:
+def to_upright_8_bit(image: "ImageInput", *, keep_floats: bool = False, name: str = "The image") -> "ImageInput":
     """Turn a PIL image the way its EXIF tag says, and bring the values of every image to 8 bits per channel.
 
     The type of the values tells their scale, never the values themselves:
@@ -271,6 +272,8 @@ def to_upright_8_bit(image: ImageInput, *, keep_floats: bool = False, name: str 
             _check_floats(values, f"{name}, a PIL image of mode 'F',")
             image = Image.fromarray(_floats_to_8_bit(values))
         return image
+    import torch  # not at the top: `data/` reads images without it, and it takes a second to import
+
     if not isinstance(image, (np.ndarray, torch.Tensor)):
         return image
     # Channels are the shortest side of an array.

@@ -1,6 +1,8 @@
 """Column schemas and the check of rows."""
 
 import io
+import subprocess
+import sys
 
 import pytest
 from datasets import Dataset, Features, Value, load_dataset
@@ -10,7 +12,9 @@ from PIL import Image
 from transformers_groma.data.columns import (
     CONVERSATION_FEATURES,
     DETECTION_FEATURES,
+    DETECTION_SOURCES,
     EVALUATION_FEATURES,
+    PART_TYPES,
     RowError,
     check_columns,
     check_dataset,
@@ -21,6 +25,7 @@ from transformers_groma.data.columns import (
     region_part,
     text_part,
 )
+from transformers_groma.models.groma.modeling_groma_proposer import OBJECTNESS_SOURCES
 
 
 def png(width: int = 40, height: int = 20, orientation: int | None = None) -> dict:
@@ -251,3 +256,29 @@ def test_rows_to_evaluate_end_with_a_question_and_have_targets_in_the_image():
     check_row(conversation(**text, target_boxes_xyxy=[]), "evaluation")
     with pytest.raises(RowError, match="`target_boxes_xyxy` has 1 boxes, but there is no image"):
         check_row(conversation(**text, target_boxes_xyxy=[[0, 0, 1, 1]]), "evaluation")
+
+
+def test_the_model_has_a_head_for_each_source_of_detection_rows():
+    assert DETECTION_SOURCES == OBJECTNESS_SOURCES
+
+
+def test_each_part_type_has_a_function_that_makes_it():
+    assert (
+        tuple(part["type"] for part in (text_part(""), image_part(), region_part(0), phrase_part("a"))) == PART_TYPES
+    )
+
+
+def test_columns_are_imported_without_a_model_and_without_torch():
+    """`pytest -s` shows how long the import takes."""
+    script = """
+import sys, time
+start = time.perf_counter()
+import transformers_groma.data.columns
+print(f"import of transformers_groma.data.columns: {time.perf_counter() - start:.2f} s")
+print(*{"torch", "transformers.modeling_utils"} & set(sys.modules))
+print(*(name for name in sys.modules if name.startswith("transformers_groma.models")))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    time, torch, models = done.stdout.splitlines()
+    print(time)
+    assert not torch and not models

@@ -12,7 +12,6 @@ from typing import Any
 from .._files import OutputError
 
 DTYPES = ("float32", "bfloat16", "float16")
-REGION_MARK = "<region>"
 
 
 class CommandError(Exception):

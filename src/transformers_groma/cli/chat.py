@@ -3,8 +3,8 @@
 import argparse
 import json
 
+from ..markup import REGION_MARK
 from .arguments import (
-    REGION_MARK,
     CommandError,
     add_command,
     add_model_arguments,

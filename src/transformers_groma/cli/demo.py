@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..markup import REGION_MARK
 from .arguments import (
-    REGION_MARK,
     CommandError,
     add_command,
     add_model_arguments,

@@ -1,4 +1,4 @@
-"""The columns that `processing/` writes and that training and evaluation read, and a check of rows.
+"""Dataset columns: what `processing/` writes, what training and evaluation read, and a check of every row.
 
 Boxes are `xyxy` in absolute pixels of the upright image, `0 <= x1 < x2 <= width` and `0 <= y1 < y2 <= height`.
 """
@@ -14,7 +14,8 @@ from ..images import SWAPPED_AXES, image_orientation, open_image_header
 
 # Boxes may stick out of the image by this many pixels: annotations of photos are rounded.
 BOX_SLACK = 1.0
-PART_TYPES = ("text", "image", "region", "phrase")
+# The types of message parts: plain text, the row's image, a box that the user points at, text that is tied to boxes.
+PART_TYPES = TEXT, IMAGE, REGION, PHRASE = ("text", "image", "region", "phrase")
 
 BOXES = List(List(Value("float32"), length=4))
 MESSAGES = List(
@@ -81,12 +82,12 @@ def text_part(text: str) -> dict[str, Any]:
     >>> text_part("What is ")
     {'type': 'text', 'text': 'What is ', 'boxes': []}
     """
-    return {"type": "text", "text": text, "boxes": []}
+    return {"type": TEXT, "text": text, "boxes": []}
 
 
 def image_part() -> dict[str, Any]:
     """The message part that shows the row's image; one a row, at the head of the first question."""
-    return {"type": "image", "text": "", "boxes": []}
+    return {"type": IMAGE, "text": "", "boxes": []}
 
 
 def region_part(box: int) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def region_part(box: int) -> dict[str, Any]:
     Returns:
         `dict`: the part.
     """
-    return {"type": "region", "text": "", "boxes": [box]}
+    return {"type": REGION, "text": "", "boxes": [box]}
 
 
 def phrase_part(text: str, boxes: Sequence[int] = ()) -> dict[str, Any]:
@@ -115,7 +116,7 @@ def phrase_part(text: str, boxes: Sequence[int] = ()) -> dict[str, Any]:
     >>> phrase_part("two dogs", [0, 2])
     {'type': 'phrase', 'text': 'two dogs', 'boxes': [0, 2]}
     """
-    return {"type": "phrase", "text": text, "boxes": list(boxes)}
+    return {"type": PHRASE, "text": text, "boxes": list(boxes)}
 
 
 def features_of(columns: Iterable[str], schema: Schema) -> Features:
@@ -299,13 +300,13 @@ def _check_messages(
                 raise RowError(f"{where} has type {kind!r}; use one of {PART_TYPES}")
             if any(not 0 <= box < num_boxes for box in boxes):
                 raise RowError(f"{where} names boxes {list(boxes)}, but there are {num_boxes}")
-            if kind in ("text", "image") and len(boxes) > 0:
+            if kind in (TEXT, IMAGE) and len(boxes) > 0:
                 raise RowError(f"{where} of type {kind!r} cannot have boxes")
-            if kind == "region" and (len(boxes) != 1 or message["role"] == "assistant"):
+            if kind == REGION and (len(boxes) != 1 or message["role"] == "assistant"):
                 raise RowError(f"{where}: a region is one box that the user points at, got {list(boxes)}")
-            if kind == "phrase" and not part["text"] and len(boxes) == 0:
+            if kind == PHRASE and not part["text"] and len(boxes) == 0:
                 raise RowError(f"{where}: a phrase needs text or boxes")
-            num_images += kind == "image"
+            num_images += kind == IMAGE
     if num_images != int(has_image):
         raise RowError(f"`messages` show {num_images} images, but the row has {int(has_image)}")
 
@@ -313,10 +314,16 @@ def _check_messages(
 __all__ = [
     "CONVERSATION_FEATURES",
     "DETECTION_FEATURES",
+    "DETECTION_SOURCES",
     "EVALUATION_FEATURES",
     "FEATURES",
+    "IMAGE",
     "OPTIONAL_FEATURES",
+    "PART_TYPES",
+    "PHRASE",
+    "REGION",
     "RowError",
+    "TEXT",
     "check_columns",
     "check_dataset",
     "check_row",

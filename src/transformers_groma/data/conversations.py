@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from .columns import IMAGE, PHRASE, REGION, TEXT
+
 
 def to_messages(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The messages of a row with its image and boxes put into the parts.
@@ -27,16 +29,16 @@ def to_messages(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     for message in row["messages"]:
         content = []
         for part in message["content"]:
-            if part["type"] == "image":
-                content.append({"type": "image", "image": row["image"]})
-            elif part["type"] == "region":
-                content.append({"type": "region", "box": boxes[part["boxes"][0]]})
-            elif part["type"] == "phrase":
+            if part["type"] == IMAGE:
+                content.append({"type": IMAGE, "image": row["image"]})
+            elif part["type"] == REGION:
+                content.append({"type": REGION, "box": boxes[part["boxes"][0]]})
+            elif part["type"] == PHRASE:
                 content.append(
-                    {"type": "phrase", "text": part["text"], "boxes": [boxes[index] for index in part["boxes"]]}
+                    {"type": PHRASE, "text": part["text"], "boxes": [boxes[index] for index in part["boxes"]]}
                 )
             else:
-                content.append({"type": "text", "text": part["text"]})
+                content.append({"type": TEXT, "text": part["text"]})
         messages.append({"role": message["role"], "content": content})
     return messages
 

@@ -30,7 +30,7 @@ from ..boxes import BOX_FORMATS, BoxFormat
 from ..markup import GROMA_MARKUP_TOKENS, GROUNDING_TOKEN
 from ..visualization import draw_boxes
 from .annotated_boxes import OUTSIDE, pixel_count, read_box
-from .columns import FEATURES, Schema, check_row, image_part, phrase_part, region_part, text_part
+from .columns import FEATURES, PHRASE, Schema, check_row, image_part, phrase_part, region_part, text_part
 from .folder_metadata import EXAMPLE, FolderImage, read_metadata
 from .image_files import (
     BOXES_OF,
@@ -630,7 +630,7 @@ def _evaluation_row(
     return _conversation_row(image, name, boxes, [{"role": "user", "content": question}]) | {
         "references": [] if targets else ["".join(part["text"] for part in answer)],
         "target_boxes_xyxy": targets,
-        "category": next((part["text"] for part in question if part["type"] == "phrase"), ""),
+        "category": next((part["text"] for part in question if part["type"] == PHRASE), ""),
     }
 
 

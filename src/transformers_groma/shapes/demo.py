@@ -12,6 +12,7 @@ import torch
 
 from ..boxes import box_iou
 from ..grounding import GroundedText, render_grounded_phrase
+from ..markup import REGION_MARK
 from .scenes import Scene
 from .text import (
     RELATIONS,
@@ -106,7 +107,7 @@ def question_text(exchange: Exchange) -> str:
     Returns:
         `str`: the question, with a `<region>` mark for each object that the user points at.
     """
-    rendered = {Region: lambda part: "<region>", Phrase: lambda part: render_grounded_phrase(part.text, [])}
+    rendered = {Region: lambda part: REGION_MARK, Phrase: lambda part: render_grounded_phrase(part.text, [])}
     return "".join(rendered.get(type(part), str)(part) for part in exchange.question)
 
 
