@@ -7,7 +7,7 @@ import torch
 
 from transformers_groma.boxes import exact_boxes
 from transformers_groma.training.collators import ConversationCollator
-from transformers_groma.training.detection import GromaDetectionTrainer
+from transformers_groma.training.detection_trainer import GromaDetectionTrainer
 from transformers_groma.training.trainer import GromaTrainer, boxes_as_bits
 
 from .rows import conversations, training_arguments, training_model, training_processor
