@@ -31,9 +31,10 @@ from tqdm import tqdm
 
 from transformers_groma import GromaForConditionalGeneration, GromaProcessor
 from transformers_groma.data.columns import EVALUATION_FEATURES, image_part
+from transformers_groma.evaluation.answers import answer_dataset
 from transformers_groma.evaluation.benchmarks import lvis_ground, rec
 from transformers_groma.evaluation.predictions import PredictedPhrase, Prediction
-from transformers_groma.evaluation.runner import ChatRespondent, answer_dataset
+from transformers_groma.evaluation.respondents import ChatRespondent
 from transformers_groma.shapes.rows import ShapesOptions, shapes_dataset
 
 MODEL = Path(__file__).parents[1] / "hub_configs" / "groma-tiny"

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from transformers_groma.data.columns import region_part, text_part
+from transformers_groma.evaluation.answers import answer_dataset
 from transformers_groma.evaluation.generation import answer_questions, prepare_questions
-from transformers_groma.evaluation.runner import answer_dataset
 from transformers_groma.evaluation.shared_images import generate_with_shared_images, images_of_rows
 
 from ..training.rows import training_model, training_processor

@@ -109,11 +109,12 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     model_types = ("groma", "groma_region_proposal") if arguments.benchmark == "detection" else ("groma",)
     model = checked_model(arguments.model, model_types)
     try:
+        from ..evaluation.answers import process_state
         from ..evaluation.benchmarks.llava_bench import judged_benchmark, load_judged_rows
         from ..evaluation.loading import load_benchmark, load_benchmark_rows, load_model
         from ..evaluation.reports.card import add_results_to_card
         from ..evaluation.reports.report import REPORT_NAME, RESULTS_NAME
-        from ..evaluation.runner import evaluate, process_state
+        from ..evaluation.runner import evaluate
     except ImportError as error:
         raise CommandError(
             f'{error}. Install what evaluation needs: pip install "transformers-groma[eval]".'

@@ -7,7 +7,7 @@ Each of `rec.py`, `lvis_ground.py`, `region_caption.py`, `grounded_caption.py` a
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from datasets import Dataset
 
@@ -49,6 +49,35 @@ class PublishedFigure:
     split: str
     figure: str
     value: float
+
+
+Prepared = TypeVar("Prepared")
+
+
+class Respondent(Protocol, Generic[Prepared]):
+    """What answers rows: a model with its processor."""
+
+    def prepare(self, rows: Sequence[Row]) -> Prepared:
+        """Make a batch ready. Runs ahead of the model, in another thread.
+
+        Args:
+            rows (`Sequence[Mapping]`): a batch, images decoded, and `index`, the number of the row.
+
+        Returns:
+            The batch, ready for `answer`.
+        """
+        ...
+
+    def answer(self, prepared: Prepared) -> list[Prediction]:
+        """Answer a batch.
+
+        Args:
+            prepared: what `prepare` made.
+
+        Returns:
+            `list[Prediction]`: one a row, in order.
+        """
+        ...
 
 
 class BenchmarkRows(NamedTuple):

@@ -1,48 +1,33 @@
-"""Runs a benchmark: asks each row once, keeps answers as they come, scores them.
+"""Runs a benchmark into a folder: answers, metrics, plots, and the worst answers if wanted.
 
-A folder belongs to one run. `predictions.jsonl` has a line an answer, written when it is there; `results.json` has the
-settings from the start on, and the figures at the end. A run that was killed resumes. Rows about the same image are
-asked together, as a batch encodes it once. Under `accelerate launch` or `torchrun` every process takes its share of
-the batches and writes a file of its own beside it; at the end they become one, in the order of the rows. Figures
-follow from that file alone, so neither processes nor interruptions change them.
+A folder belongs to one run. `results.json` has the settings from the start and the metrics at the end; `answers.py`
+keeps the answers beside it. Metrics follow from the answers alone, so neither an interruption nor the number of
+processes changes them.
 """
 
-import copy
-import datetime
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any
 
-import torch
-from accelerate import PartialState
 from datasets import Dataset, Image
-from tqdm.auto import tqdm
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .._files import one_writer
-from .._jsonl import JsonlLog, read_jsonl, write_jsonl
 from ..data.columns import FEATURES, check_columns
 from ..models.groma.modeling_groma import GromaForConditionalGeneration
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 from ..models.groma.processing_groma import GromaProcessor
+from .answers import answer_dataset, prediction_files, process_state, read_predictions
 from .benchmark import Benchmark, BenchmarkRows, Row, question_of, question_text, row_name
-from .benchmarks.detection import ProposalRespondent
 from .fingerprints import dataset_fingerprint, model_sha256
-from .generation import PreparedQuestions, answer_questions, prepare_questions
 from .predictions import Prediction
 from .reports.gallery import GalleryCase, worst_first, write_gallery
 from .reports.report import RESULTS_NAME, Results, read_results, versions, write_report
+from .respondents import ChatRespondent, ProposalRespondent
 
-PREDICTIONS_NAME = "predictions.jsonl"
-PARTS_PATTERN = "predictions-*-of-*.jsonl"
-# Batches that are made ready while the model is at work.
-BATCHES_AHEAD = 2
-# Processes wait for the slowest one, and for the figures; the usual ten minutes would end a long run.
-LONGEST_WAIT = datetime.timedelta(days=7)
 # Settings that change answers. A folder is gone on with only where all of them are the same.
 IDENTITY = (
     "benchmark",
@@ -55,172 +40,6 @@ IDENTITY = (
     "box_score_threshold",
     "nms_threshold",
 )
-
-Prepared = TypeVar("Prepared")
-
-
-class Respondent(Protocol, Generic[Prepared]):
-    """What answers rows: a model with its processor."""
-
-    def prepare(self, rows: Sequence[Row]) -> Prepared:
-        """Make a batch ready. Runs ahead of the model, in another thread.
-
-        Args:
-            rows (`Sequence[Mapping]`): a batch, images decoded, and `index`, the number of the row.
-
-        Returns:
-            The batch, ready for `answer`.
-        """
-        ...
-
-    def answer(self, prepared: Prepared) -> list[Prediction]:
-        """Answer a batch.
-
-        Args:
-            prepared: what `prepare` made.
-
-        Returns:
-            `list[Prediction]`: one a row, in order.
-        """
-        ...
-
-
-class _Chat(NamedTuple):
-    """A batch of questions and whose they are."""
-
-    indices: list[int]
-    image_ids: list[str]
-    questions: PreparedQuestions
-
-
-class ChatRespondent:
-    """Answers the questions of rows in words, greedily.
-
-    Args:
-        model (`GromaForConditionalGeneration`): put into evaluation mode.
-        processor (`GromaProcessor`): of the model.
-        benchmark (`Benchmark`): whose questions are asked.
-        prompt_seed (`int`, *optional*): see [`question_of`].
-        max_new_tokens (`int`, *optional*): longest answer; the benchmark's own by default.
-    """
-
-    def __init__(
-        self,
-        model: GromaForConditionalGeneration,
-        processor: GromaProcessor,
-        benchmark: Benchmark,
-        prompt_seed: int | None = None,
-        max_new_tokens: int | None = None,
-    ) -> None:
-        self.model, self.processor = model.eval(), processor
-        # A tokenizer serves one thread at a time, and this one the thread that runs ahead.
-        self._processor_ahead = copy.deepcopy(processor)
-        self.task, self.prompt_seed = benchmark.task, prompt_seed
-        self.max_new_tokens = benchmark.max_new_tokens if max_new_tokens is None else max_new_tokens
-
-    def prepare(self, rows: Sequence[Row]) -> _Chat:
-        """Questions to model inputs; see [`Respondent`]."""
-        asked = [question_of(row, self.task, self.prompt_seed) for row in rows]
-        return _Chat(
-            [row["index"] for row in rows],
-            [row["image_id"] for row in rows],
-            prepare_questions(self._processor_ahead, asked),
-        )
-
-    def answer(self, prepared: _Chat) -> list[Prediction]:
-        """Answers of the model; see [`Respondent`]."""
-        answers = answer_questions(self.model, self.processor, prepared.questions, self.max_new_tokens)
-        return [
-            Prediction.of(index, image_id, answer)
-            for index, image_id, answer in zip(prepared.indices, prepared.image_ids, answers, strict=True)
-        ]
-
-
-def process_state(device: str | torch.device | None = None) -> PartialState:
-    """Which process of how many this is.
-
-    Args:
-        device (`str` or `torch.device`, *optional*): where models will run; by default the accelerator if there is
-            one.
-
-    Returns:
-        `PartialState`: one process, unless `accelerate launch` or `torchrun` started more.
-    """
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    on_cpu = accelerator is None if device is None else torch.device(device).type == "cpu"
-    return PartialState(cpu=on_cpu, timeout=LONGEST_WAIT)
-
-
-def answer_dataset(
-    respondent: Respondent,
-    dataset: Dataset,
-    output_dir: str | os.PathLike,
-    *,
-    batch_size: int = 16,
-    progress: bool = True,
-    description: str = "answers",
-) -> list[Prediction]:
-    """Answer the rows of a dataset that a folder has no answer to yet.
-
-    Args:
-        respondent (`Respondent`): what answers.
-        dataset (`Dataset`): rows with an image.
-        output_dir (`str` or `Path`): folder of `predictions.jsonl`. What is in there must come from the same
-            respondent and dataset; [`evaluate`] sees to that.
-        batch_size (`int`): rows at once. It does not change answers, but for rounding.
-        progress (`bool`): whether to show a bar.
-        description (`str`): beside the bar.
-
-    Returns:
-        `list[Prediction]`: one a row, in order; of all processes, in each of them.
-
-    Raises:
-        ValueError: `batch_size` is not positive or too large for the memory, a row cannot be read, or the file holds
-            something else.
-    """
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-    output_dir = Path(output_dir)
-    state = process_state()
-    done = read_predictions(output_dir)
-    if any(not 0 <= index < len(dataset) for index in done):
-        raise ValueError(f"{output_dir} has answers to rows that the dataset has not. Pass another folder.")
-    state.wait_for_everyone()  # nobody writes before all have read
-    order = _images_together(list(dataset["image_id"]))
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    pending = [[index for index in batch if index not in done] for batch in batches]
-    shares = [batch for batch in pending if batch][state.process_index :: state.num_processes]
-    if shares:
-        _answer_batches(respondent, dataset, shares, _own_file(output_dir, state), progress, description, state)
-    state.wait_for_everyone()
-    if state.is_main_process:
-        _merge(output_dir)
-    state.wait_for_everyone()
-    predictions = read_predictions(output_dir)
-    return [predictions[index] for index in range(len(dataset))]
-
-
-def read_predictions(output_dir: str | os.PathLike) -> dict[int, Prediction]:
-    """The answers in a folder, of all its files.
-
-    Args:
-        output_dir (`str` or `Path`): folder of a run, finished or not.
-
-    Returns:
-        `dict[int, Prediction]`: by the number of the row.
-
-    Raises:
-        ValueError: a file has a line that is no answer.
-    """
-    predictions: dict[int, Prediction] = {}
-    for path in _prediction_files(Path(output_dir)):
-        for number, record in enumerate(read_jsonl(path), start=1):
-            try:
-                prediction = Prediction.from_dict(record)
-            except (KeyError, TypeError) as error:
-                raise ValueError(f"{path}, record {number} is not an answer ({error!r}). Remove it.") from error
-            predictions.setdefault(prediction.index, prediction)
-    return predictions
 
 
 def evaluate(
@@ -345,7 +164,7 @@ def check_folder(output_dir: str | os.PathLike, settings: Mapping[str, Any]) -> 
     """
     output_dir = Path(output_dir)
     if not (output_dir / RESULTS_NAME).exists():
-        if files := _prediction_files(output_dir):
+        if files := prediction_files(output_dir):
             raise ValueError(
                 f"{files[0]} is there without the {RESULTS_NAME} that says whose answers it holds. Remove it, or pass "
                 f"another folder."
@@ -435,102 +254,6 @@ def draw_worst(
     return write_gallery(output_dir, cases, title=f"{benchmark.title}: worst answers")
 
 
-def _prediction_files(output_dir: Path) -> list[Path]:
-    return [path for path in (output_dir / PREDICTIONS_NAME, *sorted(output_dir.glob(PARTS_PATTERN))) if path.exists()]
-
-
-def _images_together(image_ids: Sequence[str]) -> list[int]:
-    """Numbers of the rows, those about the same image one after the other: within a batch it is encoded once."""
-    first: dict[str, int] = {}
-    for index, image_id in enumerate(image_ids):
-        first.setdefault(image_id, index)
-    return sorted(range(len(image_ids)), key=lambda index: first[image_ids[index]])
-
-
-def _own_file(output_dir: Path, state: PartialState) -> Path:
-    if state.num_processes == 1:
-        return output_dir / PREDICTIONS_NAME
-    return output_dir / f"predictions-{state.process_index:05d}-of-{state.num_processes:05d}.jsonl"
-
-
-def _answer_batches(
-    respondent: Respondent,
-    dataset: Dataset,
-    batches: Sequence[Sequence[int]],
-    path: Path,
-    progress: bool,
-    description: str,
-    state: PartialState,
-) -> None:
-    """Answer batches of rows into a file."""
-    if state.num_processes > 1:
-        description = f"{description} (1 of {state.num_processes} processes)"
-    log = JsonlLog(path)
-    try:
-        with tqdm(
-            total=sum(map(len, batches)),
-            desc=description,
-            unit="row",
-            disable=not (progress and state.is_main_process),
-        ) as bar:
-            for batch, prepared in _run_ahead(
-                lambda indices: respondent.prepare(_read_rows(dataset, indices)), batches
-            ):
-                try:
-                    answers = respondent.answer(prepared)
-                except torch.OutOfMemoryError as error:
-                    raise ValueError(
-                        f"The memory of the device does not hold a batch of {len(batch)} rows. Answers so far are "
-                        f"kept: go on with a "
-                        "smaller `batch_size`."
-                    ) from error
-                for answer in answers:
-                    log.write(answer.to_dict())
-                bar.update(len(batch))
-    finally:
-        log.close()
-
-
-def _run_ahead(
-    prepare: Callable[[Sequence[int]], Any], batches: Sequence[Sequence[int]]
-) -> Iterator[tuple[Sequence[int], Any]]:
-    """Batches and what `prepare` makes of them, a few of them made while the first is used."""
-    with ThreadPoolExecutor(1) as executor:
-        waiting: list[tuple[Sequence[int], Future]] = []
-        try:
-            for batch in batches:
-                waiting.append((batch, executor.submit(prepare, batch)))
-                if len(waiting) > BATCHES_AHEAD:
-                    first, future = waiting.pop(0)
-                    yield first, future.result()
-            for first, future in waiting:
-                yield first, future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
-
-
-def _read_rows(dataset: Dataset, indices: Sequence[int]) -> list[dict[str, Any]]:
-    rows = []
-    for index in indices:
-        try:
-            rows.append({"index": index, **dataset[index]})
-        except OSError as error:
-            raise ValueError(f"The image of row {index} cannot be read ({error}). Make the dataset again.") from error
-    return rows
-
-
-def _merge(output_dir: Path) -> None:
-    """One file, in the order of the rows. Where it is that already, nothing is written."""
-    predictions = read_predictions(output_dir)
-    parts = list(output_dir.glob(PARTS_PATTERN))
-    if parts or list(predictions) != sorted(predictions):
-        in_order = sorted(predictions.values(), key=lambda prediction: prediction.index)
-        write_jsonl(output_dir / PREDICTIONS_NAME, [prediction.to_dict() for prediction in in_order])
-    for part in parts:
-        part.unlink()
-
-
 def _check_prompts(benchmark: Benchmark, rows: Sequence[Row], prompt_seed: int | None) -> None:
     """Check that all rows can be asked in other words, before any is."""
     if prompt_seed is None:
@@ -559,16 +282,4 @@ def _with_columns(dataset: Dataset, benchmark: Benchmark) -> Dataset:
     )
 
 
-__all__ = [
-    "IDENTITY",
-    "PREDICTIONS_NAME",
-    "ChatRespondent",
-    "Respondent",
-    "answer_dataset",
-    "check_folder",
-    "draw_worst",
-    "evaluate",
-    "process_state",
-    "read_predictions",
-    "run_settings",
-]
+__all__ = ["IDENTITY", "check_folder", "draw_worst", "evaluate", "read_predictions", "run_settings"]

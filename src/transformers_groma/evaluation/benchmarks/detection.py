@@ -7,30 +7,20 @@ detection columns: those of `processing/coco.py`, or of `groma data shapes --tas
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from datasets import Dataset
-from torch import Tensor
-from transformers.image_processing_utils import BaseImageProcessor
 
 from ...boxes import box_iou
-from ...images import to_upright_8_bit
-from ...models.groma.modeling_groma import GromaForConditionalGeneration
-from ...models.groma.modeling_groma_detector import GromaForRegionProposal
-from ...models.groma.processing_groma import GromaProcessor
 from ..benchmark import Benchmark, BenchmarkRows, Figure, PublishedFigure, Row, rows_without_image
-from ..metrics.detection import QueryScore, ScoredBoxes, class_agnostic_detection_metrics, detect, unpack_detections
-from ..predictions import PredictedPhrase, Prediction
+from ..metrics.detection import ScoredBoxes, class_agnostic_detection_metrics
+from ..predictions import Prediction
 from ..reports.plots import plot_recall_at_n, plot_recall_by_size
+from ..respondents import QUERIES, REGIONS
 
 # Recall is drawn over so many of the best boxes of an image.
 RECALL_CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 300)
-# What a prediction calls its boxes.
-REGIONS, QUERIES = "regions", "queries"
-# Ranks the queries, as in the paper's Table 6.
-QUERY_SCORE: QueryScore = "coco"
 RECALL_AT_N_NAME, RECALL_BY_SIZE_NAME = "recall_at_n.png", "recall_by_size.png"
 
 _MEANINGS = {
@@ -56,78 +46,6 @@ FIGURES = (
 PUBLISHED = (PublishedFigure("coco", "validation", "queries_ap", 0.436),)
 
 
-class _Images(NamedTuple):
-    """A batch of images and whose they are: pixels `(B, 3, image_size, image_size)`, `(height, width)` before `(B, 2)`."""
-
-    indices: list[int]
-    image_ids: list[str]
-    pixel_values: Tensor
-    sizes: Tensor
-
-
-class ProposalRespondent:
-    """Answers a row with the regions of its image and all queries, as two phrases; see `runner.Respondent`.
-
-    Args:
-        model (`GromaForRegionProposal` or `GromaForConditionalGeneration`): put into evaluation mode.
-        processor (`GromaProcessor` or image processor): of the model.
-    """
-
-    def __init__(
-        self,
-        model: GromaForRegionProposal | GromaForConditionalGeneration,
-        processor: GromaProcessor | BaseImageProcessor,
-    ) -> None:
-        self.model = model.eval()
-        self.image_processor = processor.image_processor if isinstance(processor, GromaProcessor) else processor
-
-    def prepare(self, rows: Sequence[Row]) -> _Images:
-        """Pixels of a batch.
-
-        Args:
-            rows (`Sequence[Mapping]`): detection columns, images decoded, and `index`.
-
-        Returns:
-            The batch, ready for `answer`.
-        """
-        images = [to_upright_8_bit(row["image"]) for row in rows]
-        return _Images(
-            [row["index"] for row in rows],
-            [row["image_id"] for row in rows],
-            self.image_processor(images=images, return_tensors="pt")["pixel_values"],
-            torch.tensor([(image.height, image.width) for image in images]),
-        )
-
-    def answer(self, prepared: _Images) -> list[Prediction]:
-        """Regions and queries of a batch.
-
-        Args:
-            prepared: what `prepare` made.
-
-        Returns:
-            `list[Prediction]`: two phrases each, `"regions"` (after score threshold and NMS, best first) and
-                `"queries"`.
-        """
-        detected = detect(self.model, prepared.pixel_values, prepared.sizes, QUERY_SCORE)
-        kinds = {REGIONS: detected.regions, QUERIES: detected.queries}
-        found = {kind: unpack_detections(boxes.cpu().numpy()) for kind, boxes in kinds.items()}
-        return [
-            Prediction(
-                index,
-                image_id,
-                "",
-                [PredictedPhrase(kind, _short(of[row].boxes), _short(of[row].scores)) for kind, of in found.items()],
-                "",
-            )
-            for row, (index, image_id) in enumerate(zip(prepared.indices, prepared.image_ids, strict=True))
-        ]
-
-
-def _short(values: np.ndarray) -> list[Any]:
-    """Float32 values as the shortest decimals that are them: hundreds of boxes an image are to be kept."""
-    return [_short(row) for row in values] if values.ndim > 1 else [float(str(value)) for value in values]
-
-
 def detection_rows(dataset: Dataset) -> BenchmarkRows:
     """All rows.
 
@@ -150,7 +68,7 @@ def score_detection(predictions: Sequence[Prediction], rows: Sequence[Row]) -> d
     """All figures of a detector.
 
     Args:
-        predictions (`Sequence[Prediction]`): of [`ProposalRespondent`].
+        predictions (`Sequence[Prediction]`): of a `ProposalRespondent`.
         rows (`Sequence[Mapping]`): detection rows, one an answer: `boxes_xyxy`, perhaps `crowd_boxes_xyxy`.
 
     Returns:
@@ -255,7 +173,6 @@ BENCHMARK = Benchmark(
 
 __all__ = [
     "BENCHMARK",
-    "ProposalRespondent",
     "detection_rows",
     "plot_detection",
     "region_and_true_boxes",

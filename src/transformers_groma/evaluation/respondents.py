@@ -1,0 +1,150 @@
+"""Models that answer the rows of a benchmark: with words and regions, or with the regions that they propose."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.image_processing_utils import BaseImageProcessor
+
+from ..images import to_upright_8_bit
+from ..models.groma.modeling_groma import GromaForConditionalGeneration
+from ..models.groma.modeling_groma_detector import GromaForRegionProposal
+from ..models.groma.processing_groma import GromaProcessor
+from .benchmark import Benchmark, Row, question_of
+from .generation import PreparedQuestions, answer_questions, prepare_questions
+from .metrics.detection import QueryScore, detect, unpack_detections
+from .predictions import PredictedPhrase, Prediction
+
+# What a proposal respondent calls its two kinds of boxes.
+REGIONS, QUERIES = "regions", "queries"
+# Ranks the queries, as in the paper's Table 6.
+QUERY_SCORE: QueryScore = "coco"
+
+
+class _Chat(NamedTuple):
+    """A batch of questions and whose they are."""
+
+    indices: list[int]
+    image_ids: list[str]
+    questions: PreparedQuestions
+
+
+class ChatRespondent:
+    """Answers the questions of rows in words, greedily.
+
+    Args:
+        model (`GromaForConditionalGeneration`): put into evaluation mode.
+        processor (`GromaProcessor`): of the model.
+        benchmark (`Benchmark`): whose questions are asked.
+        prompt_seed (`int`, *optional*): see [`question_of`].
+        max_new_tokens (`int`, *optional*): longest answer; the benchmark's own by default.
+    """
+
+    def __init__(
+        self,
+        model: GromaForConditionalGeneration,
+        processor: GromaProcessor,
+        benchmark: Benchmark,
+        prompt_seed: int | None = None,
+        max_new_tokens: int | None = None,
+    ) -> None:
+        self.model, self.processor = model.eval(), processor
+        # A tokenizer serves one thread at a time, and this one the thread that runs ahead.
+        self._processor_ahead = copy.deepcopy(processor)
+        self.task, self.prompt_seed = benchmark.task, prompt_seed
+        self.max_new_tokens = benchmark.max_new_tokens if max_new_tokens is None else max_new_tokens
+
+    def prepare(self, rows: Sequence[Row]) -> _Chat:
+        """Questions to model inputs; see [`Respondent`]."""
+        asked = [question_of(row, self.task, self.prompt_seed) for row in rows]
+        return _Chat(
+            [row["index"] for row in rows],
+            [row["image_id"] for row in rows],
+            prepare_questions(self._processor_ahead, asked),
+        )
+
+    def answer(self, prepared: _Chat) -> list[Prediction]:
+        """Answers of the model; see [`Respondent`]."""
+        answers = answer_questions(self.model, self.processor, prepared.questions, self.max_new_tokens)
+        return [
+            Prediction.of(index, image_id, answer)
+            for index, image_id, answer in zip(prepared.indices, prepared.image_ids, answers, strict=True)
+        ]
+
+
+class _Images(NamedTuple):
+    """A batch of images and whose they are: pixels `(B, 3, image_size, image_size)`, `(height, width)` before `(B, 2)`."""
+
+    indices: list[int]
+    image_ids: list[str]
+    pixel_values: Tensor
+    sizes: Tensor
+
+
+class ProposalRespondent:
+    """Answers a row with the regions of its image and all queries, as two phrases; see [`Respondent`].
+
+    Args:
+        model (`GromaForRegionProposal` or `GromaForConditionalGeneration`): put into evaluation mode.
+        processor (`GromaProcessor` or image processor): of the model.
+    """
+
+    def __init__(
+        self,
+        model: GromaForRegionProposal | GromaForConditionalGeneration,
+        processor: GromaProcessor | BaseImageProcessor,
+    ) -> None:
+        self.model = model.eval()
+        self.image_processor = processor.image_processor if isinstance(processor, GromaProcessor) else processor
+
+    def prepare(self, rows: Sequence[Row]) -> _Images:
+        """Pixels of a batch.
+
+        Args:
+            rows (`Sequence[Mapping]`): detection columns, images decoded, and `index`.
+
+        Returns:
+            The batch, ready for `answer`.
+        """
+        images = [to_upright_8_bit(row["image"]) for row in rows]
+        return _Images(
+            [row["index"] for row in rows],
+            [row["image_id"] for row in rows],
+            self.image_processor(images=images, return_tensors="pt")["pixel_values"],
+            torch.tensor([(image.height, image.width) for image in images]),
+        )
+
+    def answer(self, prepared: _Images) -> list[Prediction]:
+        """Regions and queries of a batch.
+
+        Args:
+            prepared: what `prepare` made.
+
+        Returns:
+            `list[Prediction]`: two phrases each, `"regions"` (after score threshold and NMS, best first) and
+                `"queries"`.
+        """
+        detected = detect(self.model, prepared.pixel_values, prepared.sizes, QUERY_SCORE)
+        kinds = {REGIONS: detected.regions, QUERIES: detected.queries}
+        found = {kind: unpack_detections(boxes.cpu().numpy()) for kind, boxes in kinds.items()}
+        return [
+            Prediction(
+                index,
+                image_id,
+                "",
+                [PredictedPhrase(kind, _short(of[row].boxes), _short(of[row].scores)) for kind, of in found.items()],
+                "",
+            )
+            for row, (index, image_id) in enumerate(zip(prepared.indices, prepared.image_ids, strict=True))
+        ]
+
+
+def _short(values: np.ndarray) -> list[Any]:
+    """Float32 values as the shortest decimals that are them: hundreds of boxes an image are to be kept."""
+    return [_short(row) for row in values] if values.ndim > 1 else [float(str(value)) for value in values]
+
+
+__all__ = ["QUERIES", "REGIONS", "ChatRespondent", "ProposalRespondent"]

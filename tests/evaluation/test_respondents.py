@@ -1,0 +1,36 @@
+"""Answers of a model do not depend on how rows are batched."""
+
+import pytest
+import torch
+
+from transformers_groma.evaluation.answers import answer_dataset
+from transformers_groma.evaluation.benchmarks import rec
+from transformers_groma.evaluation.respondents import ChatRespondent
+
+from ..training.rows import training_model, training_processor
+from .samples import caption_row, dataset, rec_row
+
+
+@pytest.fixture(scope="module")
+def model():
+    return training_model(), training_processor()
+
+
+def test_batches_answer_as_single_rows_do(model, tmp_path):
+    rows = dataset([rec_row(0), caption_row(1), rec_row(2), caption_row(3), rec_row(4)])
+    found = [
+        answer_dataset(
+            ChatRespondent(*model, rec.BENCHMARK, max_new_tokens=12),
+            rows,
+            tmp_path / str(batch_size),
+            batch_size=batch_size,
+            progress=False,
+        )
+        for batch_size in (1, 3)
+    ]
+    for single, batched in zip(*found, strict=True):
+        assert (single.index, single.image_id, single.markup) == (batched.index, batched.image_id, batched.markup)
+        assert len(single.phrases) == len(batched.phrases)
+        for one, other in zip(single.phrases, batched.phrases, strict=True):
+            assert one.text == other.text
+            torch.testing.assert_close(torch.tensor(one.boxes_xyxy), torch.tensor(other.boxes_xyxy), atol=0.01, rtol=0)
