@@ -1,6 +1,7 @@
-"""Which regions an image gets: fusing scores, NMS, user boxes, fixed slots, matching boxes to slots.
+"""Which regions an image gets, and in which slots: fusing scores, NMS, user boxes, matching boxes to slots.
 
 Pure functions on tensors, vectorised over the batch. Boxes are normalized `cxcywh` (0..1) and geometry is float32.
+Shapes: B images, Q proposals, K user boxes, G ground-truth boxes, N = K + Q + G candidates.
 """
 
 from typing import NamedTuple
@@ -32,6 +33,31 @@ class RegionSelection(NamedTuple):
     mask: Tensor
     refer_slots: Tensor
     ground_slots: Tensor
+
+
+class Candidates(NamedTuple):
+    """The boxes of a batch that may become regions, in any order; each step of `select_regions` hands them on.
+
+    Attributes:
+        boxes (`Tensor` of shape `(B, N, 4)`, float32): normalized `cxcywh`.
+        scores (`Tensor` of shape `(B, N)`, float32): finite; see `RegionSelection`.
+        kept (`Tensor` of shape `(B, N)`, bool): which candidates are still in.
+        is_refer (`Tensor` of shape `(B, N)`, bool): rows of user boxes, padding included.
+        is_ground (`Tensor` of shape `(B, N)`, bool): rows of ground-truth boxes, padding included.
+        index (`Tensor` of shape `(B, N)`, int64): where the candidate stood in `gather_candidates`.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    kept: Tensor
+    is_refer: Tensor
+    is_ground: Tensor
+    index: Tensor
+
+    def reordered(self, order: Tensor) -> "Candidates":
+        """The candidates in another order: `order[b, i]`, of shape `(B, N)`, says who comes i-th in image b."""
+        boxes = self.boxes.gather(1, order[..., None].expand_as(self.boxes))
+        return Candidates(boxes, *(values.gather(1, order) for values in self[1:]))
 
 
 def fuse_scores(logits_coco: Tensor, logits_sa1b: Tensor, coco_weight: float) -> Tensor:
@@ -112,84 +138,171 @@ def select_regions(
     """
     boxes, scores = boxes.detach().float(), scores.detach().float()
     if boxes.shape[1] == 0:
-        # No proposals at all are as one row that pads.
+        # Without proposals there would be nothing to take the best of: one row of padding stands in for them.
         boxes, scores = boxes.new_zeros(len(boxes), 1, 4), scores.new_zeros(len(boxes), 1)
-    refer_boxes = boxes.new_zeros(boxes.shape[0], 0, 4) if refer_boxes is None else refer_boxes.to(boxes)
-    ground_boxes = boxes.new_zeros(boxes.shape[0], 0, 4) if ground_boxes is None else ground_boxes.to(boxes)
-    num_refer, num_proposals, num_ground = refer_boxes.shape[1], boxes.shape[1], ground_boxes.shape[1]
-    if num_refer + num_ground > max_regions:
-        # Rows of a batch are padded, each kind of box for itself: what counts is how many boxes an image has.
-        most = int((is_box(refer_boxes).sum(dim=1) + is_box(ground_boxes).sum(dim=1)).max())
-        if most > max_regions:
-            raise ValueError(
-                f"`refer_boxes` and `ground_boxes` of an image are {most} together, more than the {max_regions} "
-                f"region slots of "
-                "this model (`config.max_regions`). Pass fewer boxes."
-            )
+    refer_boxes = boxes.new_zeros(len(boxes), 0, 4) if refer_boxes is None else refer_boxes.to(boxes)
+    ground_boxes = boxes.new_zeros(len(boxes), 0, 4) if ground_boxes is None else ground_boxes.to(boxes)
+    check_that_boxes_fit(refer_boxes, ground_boxes, max_regions)
 
-    # Candidates: user boxes, proposals, ground-truth boxes.
-    refer_valid, ground_valid = is_box(refer_boxes), is_box(ground_boxes)
-    proposal_is_box = is_box(boxes) & scores.isfinite()
-    # Proposals that are not boxes rank last, behind every score.
-    scores = scores.masked_fill(~proposal_is_box, -1.0)
-    proposal_valid = proposal_is_box if score_threshold == 0 else proposal_is_box & (scores > score_threshold)
-    candidates = torch.cat([refer_boxes, boxes, ground_boxes], dim=1)
-    candidate_scores = torch.cat(
-        [torch.ones_like(refer_boxes[..., 0]), scores, torch.full_like(ground_boxes[..., 0], GROUND_BOX_SCORE)], dim=1
-    )
-    valid = torch.cat([refer_valid, proposal_valid, ground_valid], dim=1)
-    # Where no candidate is left, the best proposal.
-    best = torch.nn.functional.one_hot(scores.argmax(dim=1) + num_refer, candidates.shape[1]).bool()
-    best = best & proposal_is_box.any(dim=1, keepdim=True)
-    valid = torch.where(valid.any(dim=1, keepdim=True), valid, best)
-
-    # Best first; a user box ranks above every score and is never dropped.
-    index = torch.arange(candidates.shape[1], device=boxes.device)
-    is_refer = (index < num_refer).expand_as(valid)
-    is_ground = (index >= num_refer + num_proposals).expand_as(valid)
-    order = torch.where(is_refer, torch.inf, candidate_scores).argsort(dim=1, descending=True, stable=True)
-    xyxy = box_cxcywh_to_xyxy(candidates)
+    candidates = gather_candidates(boxes, scores, refer_boxes, ground_boxes, score_threshold)
+    candidates = best_first(candidates)
     kept = nms_mask(
-        xyxy.gather(1, order[..., None].expand_as(xyxy)),
-        valid.gather(1, order),
-        nms_threshold,
-        protected=is_refer.gather(1, order),
+        box_cxcywh_to_xyxy(candidates.boxes), candidates.kept, nms_threshold, protected=candidates.is_refer
     )
+    candidates = candidates._replace(kept=kept)
+    candidates = keep_at_most(candidates, max_regions)
+    candidates = kept_first(candidates, max_regions, shuffle=permute)
 
-    # The first `max_regions` of the kept ones. User and ground-truth boxes are taken before proposals are cut.
-    num_candidates = candidates.shape[1]
-    must_stay = (is_refer | is_ground).gather(1, order)
-    priority = index.expand_as(order) + torch.where(must_stay, 0, num_candidates)
-    priority = torch.where(kept, priority, 2 * num_candidates + index)
-    rank = priority.argsort(dim=1).argsort(dim=1)
-    kept = kept & (rank < max_regions)
-
-    # Slot of every candidate: kept ones in score order, then (training) shuffled; dropped ones behind all slots.
-    slot_key = index.expand_as(order).float()
-    if permute:
-        # One draw a slot: precomputed proposals, which are fewer candidates, are shuffled in the same way.
-        shuffle = torch.rand(len(order), max_regions, device=boxes.device)
-        slot_key = shuffle.gather(1, (kept.cumsum(dim=1) - 1).clamp(0, max_regions - 1))
-    slot_key = torch.where(kept, slot_key, num_candidates + index)
-    by_slot = slot_key.argsort(dim=1, stable=True)  # positions in score order, by slot
-    slot_to_candidate = order.gather(1, by_slot)
-    used = kept.gather(1, by_slot)
-    # Not by a product with 0: NaN would stay NaN.
-    slot_boxes = candidates.gather(1, slot_to_candidate[..., None].expand_as(candidates))
-    slot_boxes = slot_boxes.masked_fill(~used[..., None], 0.0)
-    slot_scores = candidate_scores.gather(1, slot_to_candidate).masked_fill(~used, 0.0)
-    slot_of_candidate = slot_to_candidate.argsort(dim=1)
-
-    padding = max(0, max_regions - num_candidates)
-    slot_boxes = torch.nn.functional.pad(slot_boxes, (0, 0, 0, padding))[:, :max_regions]
-    slot_scores = torch.nn.functional.pad(slot_scores, (0, padding))[:, :max_regions]
-    used = torch.nn.functional.pad(used, (0, padding))[:, :max_regions]
+    slot_boxes, slot_scores, used = fill_slots(candidates, max_regions)
+    # `index` says which candidate stands in a place, its inverse (argsort) in which place a candidate stands. User
+    # boxes were the first candidates. Padding rows among them stand behind the slots; the clamp names one that exists.
+    place_of_candidate = candidates.index.argsort(dim=1)
     return RegionSelection(
         boxes=slot_boxes,
         scores=slot_scores,
         mask=used,
-        refer_slots=slot_of_candidate[:, :num_refer].clamp(max=max_regions - 1),
+        refer_slots=place_of_candidate[:, : refer_boxes.shape[1]].clamp(max=max_regions - 1),
+        # A ground-truth box may have given way to a proposal that covers it, so it is looked for by its overlap.
         ground_slots=match_to_slots(ground_boxes, slot_boxes, used),
+    )
+
+
+def check_that_boxes_fit(refer_boxes: Tensor, ground_boxes: Tensor, max_regions: int) -> None:
+    """Raise a `ValueError` if an image has more user and ground-truth boxes than there are slots.
+
+    Args:
+        refer_boxes (`Tensor` of shape `(B, K, 4)`), ground_boxes (`Tensor` of shape `(B, G, 4)`): rows of zeros pad.
+        max_regions (`int`): number of slots.
+    """
+    if refer_boxes.shape[1] + ground_boxes.shape[1] <= max_regions:
+        return  # The usual case, and the only one that torch.compile and torch.export can follow.
+    # Each kind of box is padded for itself: what counts is how many boxes an image has.
+    most = int((is_box(refer_boxes).sum(dim=1) + is_box(ground_boxes).sum(dim=1)).max())
+    if most > max_regions:
+        raise ValueError(
+            f"`refer_boxes` and `ground_boxes` of an image are {most} together, more than the {max_regions} region "
+            "slots of this model (`config.max_regions`). Pass fewer boxes."
+        )
+
+
+def gather_candidates(
+    boxes: Tensor, scores: Tensor, refer_boxes: Tensor, ground_boxes: Tensor, score_threshold: float
+) -> Candidates:
+    """User boxes, proposals and ground-truth boxes in one list, in this order; `kept` says which of them are boxes.
+
+    Args:
+        boxes (`Tensor` of shape `(B, Q, 4)`): proposals, with Q > 0.
+        scores (`Tensor` of shape `(B, Q)`): their objectness.
+        refer_boxes (`Tensor` of shape `(B, K, 4)`), ground_boxes (`Tensor` of shape `(B, G, 4)`): as given.
+        score_threshold (`float`): proposals need a larger score; 0 takes all.
+
+    Returns:
+        `Candidates`.
+    """
+    finite = is_box(boxes) & scores.isfinite()
+    # Below every score, so that neither the sort nor the best proposal ever meets NaN.
+    scores = scores.masked_fill(~finite, -1.0)
+    # At a threshold of 0 a score that underflowed to 0 counts too.
+    good_enough = finite if score_threshold == 0 else finite & (scores > score_threshold)
+
+    all_boxes = torch.cat([refer_boxes, boxes, ground_boxes], dim=1)
+    all_scores = torch.cat(
+        [torch.ones_like(refer_boxes[..., 0]), scores, torch.full_like(ground_boxes[..., 0], GROUND_BOX_SCORE)], dim=1
+    )
+    kept = torch.cat([is_box(refer_boxes), good_enough, is_box(ground_boxes)], dim=1)
+    index = torch.arange(all_boxes.shape[1], device=boxes.device).expand_as(kept)
+    num_refer, num_proposals = refer_boxes.shape[1], boxes.shape[1]
+
+    # Where an image has no candidate at all, its best proposal is one whatever its score, if it is a box.
+    best = (index == num_refer + scores.argmax(dim=1, keepdim=True)) & finite.any(dim=1, keepdim=True)
+    kept = torch.where(kept.any(dim=1, keepdim=True), kept, best)
+    return Candidates(
+        boxes=all_boxes,
+        scores=all_scores,
+        kept=kept,
+        is_refer=index < num_refer,
+        is_ground=index >= num_refer + num_proposals,
+        index=index,
+    )
+
+
+def best_first(candidates: Candidates) -> Candidates:
+    """User boxes in the order given, then the others from the highest score down; equal scores keep their order.
+
+    Example:
+    >>> boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.2, 0.2, 0.1, 0.1]]])
+    >>> candidates = gather_candidates(boxes, torch.tensor([[0.3, 0.9]]), boxes[:, :1], boxes[:, :0], 0.15)
+    >>> best_first(candidates).index.tolist()
+    [[0, 2, 1]]
+    """
+    # Infinity, not the 1.0 that a user box is scored: whatever scores a caller passes, user boxes come first.
+    key = torch.where(candidates.is_refer, torch.inf, candidates.scores)
+    return candidates.reordered(key.argsort(dim=1, descending=True, stable=True))
+
+
+def keep_at_most(candidates: Candidates, max_regions: int) -> Candidates:
+    """Keep the first `max_regions` of those kept. User and ground-truth boxes are counted before proposals are.
+
+    Args:
+        candidates (`Candidates`): best first.
+        max_regions (`int`): number of slots.
+
+    Returns:
+        `Candidates` in the same order.
+    """
+    position = torch.arange(candidates.kept.shape[1], device=candidates.kept.device).expand_as(candidates.kept)
+    # Three classes in a queue, each in the present order: given boxes, proposals, those that are out already.
+    queue_class = torch.where(candidates.is_refer | candidates.is_ground, 0, 1)
+    queue_class = torch.where(candidates.kept, queue_class, 2)
+    queue = (queue_class * candidates.kept.shape[1] + position).argsort(dim=1)
+    # `queue` names the candidate of each rank; its argsort, the inverse permutation, names the rank of each candidate.
+    rank = queue.argsort(dim=1)
+    return candidates._replace(kept=candidates.kept & (rank < max_regions))
+
+
+def kept_first(candidates: Candidates, max_regions: int, shuffle: bool = False) -> Candidates:
+    """Those kept come first, in the present order or shuffled among themselves; the others follow in their order.
+
+    Args:
+        candidates (`Candidates`): at most `max_regions` are kept.
+        max_regions (`int`): number of slots.
+        shuffle (`bool`): whether to shuffle.
+
+    Returns:
+        `Candidates`: the i-th one kept belongs into slot i.
+    """
+    kept, num_candidates = candidates.kept, candidates.kept.shape[1]
+    position = torch.arange(num_candidates, device=kept.device).expand_as(kept)
+    key = position.float()
+    if shuffle:
+        # One draw a slot, not one a candidate: the generator moves on by the same amount however many proposals there
+        # are, and the i-th one kept has the i-th draw. So precomputed proposals, which are fewer, are shuffled alike.
+        draws = torch.rand(len(kept), max_regions, device=kept.device)
+        ordinal = kept.cumsum(dim=1) - 1  # how many are kept before this one
+        key = draws.gather(1, ordinal.clamp(0, max_regions - 1))
+    key = torch.where(kept, key, num_candidates + position)
+    return candidates.reordered(key.argsort(dim=1, stable=True))
+
+
+def fill_slots(candidates: Candidates, max_regions: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Exactly `max_regions` slots from candidates of which the kept ones come first; unused slots hold zeros.
+
+    Args:
+        candidates (`Candidates`): those kept first, at most `max_regions`.
+        max_regions (`int`): number of slots.
+
+    Returns:
+        Boxes `(B, max_regions, 4)`, scores `(B, max_regions)` and the mask of used slots `(B, max_regions)`.
+    """
+    used = candidates.kept
+    # masked_fill, not a product with the mask: NaN times 0 is NaN.
+    boxes = candidates.boxes.masked_fill(~used[..., None], 0.0)
+    scores = candidates.scores.masked_fill(~used, 0.0)
+    missing = max(0, max_regions - used.shape[1])
+    return (
+        torch.nn.functional.pad(boxes, (0, 0, 0, missing))[:, :max_regions],
+        torch.nn.functional.pad(scores, (0, missing))[:, :max_regions],
+        torch.nn.functional.pad(used, (0, missing))[:, :max_regions],
     )
 
 
@@ -240,9 +353,16 @@ def resolve_box_tokens(token_ids: Tensor, box_token_id: int, slots: Tensor, firs
 
 __all__ = [
     "GROUND_BOX_SCORE",
+    "Candidates",
     "RegionSelection",
+    "best_first",
+    "check_that_boxes_fit",
+    "fill_slots",
     "fuse_scores",
+    "gather_candidates",
     "is_box",
+    "keep_at_most",
+    "kept_first",
     "match_to_slots",
     "resolve_box_tokens",
     "select_regions",
