@@ -3,6 +3,8 @@
 import base64
 import io
 import struct
+import subprocess
+import sys
 import threading
 import tracemalloc
 import warnings
@@ -18,6 +20,7 @@ from PIL import Image, PngImagePlugin
 
 from transformers_groma import GromaImageProcessor
 from transformers_groma import images as image_reading
+from transformers_groma.image_inputs import read_upright
 from transformers_groma.images import (
     IMAGE_FORMATS,
     MAX_IMAGE_PIXELS,
@@ -29,8 +32,8 @@ from transformers_groma.images import (
     open_image_header,
     read_image,
     upright,
+    upright_size,
 )
-from transformers_groma.models.processing_inputs import open_image
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
 
@@ -84,6 +87,13 @@ def test_no_warning_below_the_limit(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert open_image_header(io.BytesIO(png_of_size(9_999, 10_000))).size == (9_999, 10_000)
+
+
+def test_reading_images_needs_no_pytorch():
+    """Columns of datasets are read with it alone."""
+    code = "import sys, transformers_groma.images; print({'torch', 'transformers'} & set(sys.modules))"
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert outcome.stdout == "set()\n"
 
 
 def test_warnings_of_pillow_are_as_before():
@@ -146,7 +156,7 @@ def test_formats(tmp_path):
     with pytest.raises(ValueError, match="images of the format EPS are not read; convert it"):
         load_image(opened)
     with pytest.raises(ValueError, match="`images` of sample 0 cannot be read.*EPS"):
-        open_image(opened, 0)
+        read_upright(opened, "`images` of sample 0")
 
 
 def test_frames(tmp_path, monkeypatch):
@@ -186,7 +196,7 @@ def test_texts_in_a_file_that_unpack_to_more(tmp_path):
     text = zlib.compress(b"x" * (PngImagePlugin.MAX_TEXT_CHUNK * 20))
     (tmp_path / "text.png").write_bytes(png_of_size(4, 4, (b"zTXt", b"Comment\0\0" + text)))
     with pytest.raises(ValueError, match=r"`images` of sample 0 cannot be read.*text\.png"):
-        open_image(tmp_path / "text.png", 0)
+        read_upright(tmp_path / "text.png", "`images` of sample 0")
 
 
 def test_base64(tmp_path):
@@ -207,7 +217,7 @@ def test_frames_of_a_file_stay_readable_after_it_is_closed(tmp_path):
     exif[0x0112] = 6
     for name in ("a.tiff", "a.jpg", "a.png", "a.webp"):
         image.save(tmp_path / name, exif=exif)
-        assert open_image(tmp_path / name, 0).size == (4, 6)
+        assert read_upright(tmp_path / name).size == (4, 6)
 
 
 @pytest.fixture
@@ -246,7 +256,7 @@ def test_urls(web, monkeypatch):
     assert read_image(f"{web}/good.png").size == read_image(f"{web}/moved").size == (4, 3)
     for path, message in (("bomb.png", "more than the 100000000"), ("none", "404")):
         with pytest.raises(ValueError, match=f"`images` of sample 0 cannot be read.*{message}"):
-            open_image(f"{web}/{path}", 0)
+            read_upright(f"{web}/{path}", "`images` of sample 0")
     size = len(saved(Image.new("RGB", (4, 3)), "PNG"))
     monkeypatch.setattr(image_reading, "MAX_DOWNLOAD_BYTES", size)
     assert read_image(f"{web}/good.png").size == (4, 3)
@@ -321,9 +331,9 @@ def test_images_are_turned_whatever_else_their_exif_data_hold(kind, odd):
     exif = tiff_entries(*sorted([TURNED, ODD_TAGS[odd]]))
     image = Image.open(io.BytesIO(saved(Image.new("RGB", (40, 20)), kind, exif=exif)))
     assert image_orientation(image) == 6
-    turned = open_image(image, 0)
+    turned = read_upright(image)
     assert turned.size == (20, 40) and image.size == (40, 20)
-    assert open_image(turned, 0).size == (20, 40)  # and not again
+    assert read_upright(turned).size == (20, 40)  # and not again
 
 
 @pytest.mark.parametrize("orientation", range(10))
@@ -345,6 +355,7 @@ def test_upright_is_what_viewers_show(orientation):
     assert np.array_equal(np.asarray(shown), expected.get(orientation, pixels)) and shown is not image
     assert image_orientation(image) == (orientation if orientation in expected else 1)
     assert image_orientation(shown) == 1
+    assert upright_size(image) == upright_size(shown) == shown.size
 
 
 def test_exif_data_that_cannot_be_read(tmp_path, monkeypatch, processor):

@@ -10,7 +10,7 @@ from functools import lru_cache
 from PIL import Image, ImageDraw, ImageFont
 
 from transformers_groma.boxes import prepare_user_boxes
-from transformers_groma.images import upright
+from transformers_groma.image_inputs import to_rgb
 
 Rectangle = tuple[int, int, int, int]
 
@@ -42,7 +42,7 @@ def draw_markers(image: Image.Image, boxes: Sequence[Sequence[float]]) -> Image.
     >>> draw_markers(Image.new("RGB", (320, 240)), [[20, 40, 120, 200]]).getpixel((64, 120))
     (0, 0, 0)
     """
-    marked = upright(image).convert("RGB")
+    marked = to_rgb(image)
     boxes = prepare_user_boxes(boxes, height=marked.height, width=marked.width).tolist()
     font = _font(max(MIN_FONT_SIZE, FONT_SHARE * math.sqrt(marked.width * marked.height)))
     labels = [str(number) for number in range(1, len(boxes) + 1)]

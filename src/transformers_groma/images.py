@@ -1,24 +1,22 @@
-"""Images of files, URLs and base64 text, as strangers may send them: one limit of size, looked up before pixels are decoded.
+"""Image files, URLs and base64 text: read within one limit of size, and turned upright as viewers show them.
 
-`MAX_IMAGE_PIXELS` is the one place to change the limit, for images that are trusted.
+Images may come from strangers, so a header is looked at before pixels are decoded. `MAX_IMAGE_PIXELS` is the one place
+to change the limit, for images that are trusted. Arrays, tensors and values of 16 bits are the business of
+`image_inputs.py`; this module needs Pillow only, so that reading the columns of a dataset loads no PyTorch.
 """
 
 import base64
 import io
+import logging
 import os
 import time
 import warnings
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
-import numpy as np
 from huggingface_hub.utils import httpx
 from PIL import Image, ImageFile, UnidentifiedImageError
-from transformers.utils import logging
 
-if TYPE_CHECKING:
-    from transformers.image_utils import ImageInput
-
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 # Width times height. Photos have 200 million pixels at most; models see a few hundred thousand of them.
 MAX_IMAGE_PIXELS = 100_000_000
@@ -44,12 +42,6 @@ SWAPPED_AXES = (5, 6, 7, 8)
 # Where Pillow keeps it, beside other things that nobody needs of an image that was turned.
 _ORIENTED_INFO = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 
-# Floats may be outside of 0..1 by this much; they are clipped.
-FLOAT_SLACK = 1e-3
-
-# PIL modes whose values run from 0 to 65535. `Image.convert("RGB")` would cut them off at 255.
-_PIL_MODES_16_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
-
 
 class ImageTooLargeError(ValueError):
     """An image has more pixels than are read."""
@@ -71,8 +63,7 @@ def check_image_pixels(width: int, height: int) -> None:
     if width * height > MAX_IMAGE_PIXELS:
         raise ImageTooLargeError(
             f"{width}x{height} (width x height) pixels are more than the {MAX_IMAGE_PIXELS} that are read. Make the "
-            f"image smaller, or "
-            "raise `transformers_groma.images.MAX_IMAGE_PIXELS` if it can be trusted"
+            "image smaller, or raise `transformers_groma.images.MAX_IMAGE_PIXELS` if it can be trusted"
         )
 
 
@@ -231,99 +222,21 @@ def upright(image: Image.Image) -> Image.Image:
     return turned
 
 
-def to_upright_8_bit(image: "ImageInput", *, keep_floats: bool = False, name: str = "The image") -> "ImageInput":
-    """Turn a PIL image the way its EXIF tag says, and bring the values of every image to 8 bits per channel.
-
-    The type of the values tells their scale, never the values themselves:
-
-    - `uint8` and all other whole numbers run from 0 to 255;
-    - `uint16` arrays, and PIL images of 16 or 32 bits, run from 0 to 65535;
-    - floats run from 0 to 1;
-    - booleans are black and white.
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Size of an image as a viewer shows it; nothing is decoded.
 
     Args:
-        image (`PIL.Image.Image`, `np.ndarray` or `Tensor`): one image, any layout. It is not changed.
-        keep_floats (`bool`): leave arrays and tensors of floats as they are, after a look at their values.
-        name (`str`): how an error names the image.
+        image (`PIL.Image.Image`): an image, or what [`open_image_header`] returned.
 
     Returns:
-        The same kind of image. Arrays and tensors have no EXIF tag.
-
-    Raises:
-        ValueError: values that are not finite or outside of their scale, or that are not numbers.
-        ImageTooLargeError: it has more than `MAX_IMAGE_PIXELS` pixels, see `images.py`.
+        `tuple[int, int]`: width and height in pixels.
 
     Example:
-    >>> from PIL import Image
-    >>> to_upright_8_bit(Image.new("I;16", (4, 2), 65535)).getpixel((0, 0))
-    255
-    >>> to_upright_8_bit(np.array([[0.0, 0.5, 1.0]]))
-    array([[  0, 128, 255]], dtype=uint8)
+    >>> upright_size(Image.new("RGB", (4, 2)))
+    (4, 2)
     """
-    if isinstance(image, Image.Image):
-        check_image_pixels(*image.size)
-        image = upright(image)
-        if image.mode in _PIL_MODES_16_BIT:
-            values = np.asarray(image)
-            _check_range(values, 65535, f"{name}, a PIL image of mode {image.mode!r},")
-            image = Image.fromarray((values // 257).astype(np.uint8))
-        elif image.mode == "F":
-            values = np.asarray(image)
-            _check_floats(values, f"{name}, a PIL image of mode 'F',")
-            image = Image.fromarray(_floats_to_8_bit(values))
-        return image
-    import torch  # not at the top: `data/` reads images without it, and it takes a second to import
-
-    if not isinstance(image, (np.ndarray, torch.Tensor)):
-        return image
-    # Channels are the shortest side of an array.
-    check_image_pixels(*sorted((1, 1, *image.shape))[-2:])
-    if image.dtype in (np.uint8, torch.uint8):
-        return image
-    is_tensor = isinstance(image, torch.Tensor)
-    what = f"{name}, {'a tensor' if is_tensor else 'an array'} of {str(image.dtype).removeprefix('torch.')},"
-    if is_tensor:
-        # NumPy has no bfloat16. Everything below is NumPy, which has all unsigned types.
-        values = image.detach().cpu()
-        values = (values.float() if values.is_floating_point() else values).numpy()
-    else:
-        values = image
-    if values.dtype.kind == "f":
-        _check_floats(values, what)
-        if keep_floats:
-            return image
-        converted = _floats_to_8_bit(values)
-    elif values.dtype.kind == "b":
-        converted = values.astype(np.uint8) * 255
-    elif values.dtype == np.uint16:
-        converted = (values // 257).astype(np.uint8)
-    elif values.dtype.kind in "iu":
-        _check_range(values, 255, what)
-        converted = values.astype(np.uint8)
-    else:
-        raise ValueError(f"{what} is not made of numbers. Pass whole numbers from 0 to 255 or floats from 0 to 1.")
-    return torch.from_numpy(converted).to(image.device) if is_tensor else converted
-
-
-def _floats_to_8_bit(values: np.ndarray) -> np.ndarray:
-    return (values.clip(0, 1) * 255).round().astype(np.uint8)
-
-
-def _check_floats(values: np.ndarray, what: str) -> None:
-    if not np.isfinite(values).all():
-        raise ValueError(f"{what} has {int((~np.isfinite(values)).sum())} values that are NaN or infinite.")
-    _check_range(values, 1, what)
-
-
-def _check_range(values: np.ndarray, largest: int, what: str) -> None:
-    # Resizing and arithmetic leave floats a little outside.
-    slack = FLOAT_SLACK if values.dtype.kind == "f" else 0
-    if values.size and (values.min() < -slack or values.max() > largest + slack):
-        raise ValueError(
-            f"{what} must have values from 0 to {largest}, got {values.min():g} to {values.max():g}. The type of the "
-            f"values "
-            "tells their scale: floats run from 0 to 1, uint16 from 0 to 65535, all other whole numbers from 0 to 255."
-        )
+    width, height = image.size
+    return (height, width) if image_orientation(image) in SWAPPED_AXES else (width, height)
 
 
 def _fetch(url: str) -> bytes:
@@ -358,15 +271,15 @@ class ImageReadingMixin:
 __all__ = [
     "IMAGE_FORMATS",
     "MAX_IMAGE_PIXELS",
+    "SWAPPED_AXES",
     "ImageReadingMixin",
     "ImageTooLargeError",
     "check_image_pixels",
     "decode_image",
-    "SWAPPED_AXES",
     "image_orientation",
     "load_image",
     "open_image_header",
     "read_image",
-    "to_upright_8_bit",
     "upright",
+    "upright_size",
 ]

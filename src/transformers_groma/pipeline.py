@@ -12,9 +12,10 @@ from transformers.pipelines.base import Pipeline, PipelineRegistry
 
 from .boxes import BoxFormat
 from .grounding import GroundedText
+from .image_inputs import image_size, read_upright
 from .models.groma.modeling_groma_outputs import GromaGenerateDecoderOnlyOutput
 from .models.groma.processing_groma import default_question
-from .models.processing_inputs import check_prompt_length, open_image, upright_image_size
+from .models.processing_inputs import check_prompt_length
 
 IMAGE_GROUNDING_TASK = "image-grounding"
 # What a dict may say about a sample. `text` is another name for `question`, as chats and datasets call it.
@@ -192,7 +193,10 @@ class ImageGroundingPipeline(Pipeline):
 
     def preprocess(self, inputs: Mapping[str, Any], parse_tokens: bool = False, **box_parameters) -> dict[str, Any]:
         """A batch of images, texts and boxes as model inputs."""
-        images = [open_image(image, index) for index, image in enumerate(inputs["images"], inputs["first"])]
+        images = [
+            read_upright(image, f"`images` of sample {index}")
+            for index, image in enumerate(inputs["images"], inputs["first"])
+        ]
         texts = [
             default_question(0 if boxes is None else len(boxes)) if text is None else text
             for text, boxes in zip(inputs["text"], inputs["boxes"], strict=True)
@@ -207,7 +211,7 @@ class ImageGroundingPipeline(Pipeline):
             parse_tokens=parse_tokens,
             **box_parameters,
         )
-        sizes = [upright_image_size(image, index, None) for index, image in enumerate(images)]
+        sizes = [image_size(image) for image in images]
         return {**model_inputs, "target_sizes": sizes}
 
     def _forward(self, model_inputs: dict[str, Any], generate_kwargs: dict[str, Any] | None = None) -> dict[str, Any]:

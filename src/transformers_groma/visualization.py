@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .images import upright
+from .image_inputs import to_rgb
 from .markup import proxy_token
 
 
@@ -252,7 +252,7 @@ class _Canvas:
     """An upright image and the chips (labels) on it so far."""
 
     def __init__(self, image: Image.Image) -> None:
-        self.image = upright(image).convert("RGB")
+        self.image = to_rgb(image)
         self.draw = ImageDraw.Draw(self.image)
         # The geometric mean of the sides: a panorama and a square of the same area get the same lines.
         side = math.sqrt(self.image.width * self.image.height)

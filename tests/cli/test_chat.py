@@ -112,8 +112,8 @@ def test_chat_uses_the_embedded_model(run, monkeypatch, tiny_dir):
     [
         (["no-such.jpg", "Hi"], ["IMAGE", "no-such.jpg", "path or the http"]),
         ([PHOTO.parent, "Hi"], ["IMAGE", "photos", "path or the http"]),
-        ([__file__, "Hi"], ["IMAGE", Path(__file__).name, "cannot be read"]),
-        (["http://127.0.0.1:9/x.jpg", "Hi"], ["IMAGE", "127.0.0.1", "cannot be read"]),
+        ([__file__, "Hi"], ["IMAGE", Path(__file__).name, "': it cannot be read as an image file"]),
+        (["http://127.0.0.1:9/x.jpg", "Hi"], ["IMAGE", "127.0.0.1", "': it cannot be read"]),
         ([PHOTO, " "], ["QUESTION", "empty", "leave it out"]),
         ([PHOTO, "Hi", "--box", BOX], ["QUESTION", "0 <region> marks for 1 --box", "write one <region>"]),
         ([PHOTO, "<region>"], ["1 <region> marks for 0 --box"]),

@@ -8,18 +8,15 @@ from PIL import Image
 from transformers_groma.models.processing_inputs import (
     GromaBatchFeature,
     _group_boxes,
-    _short,
     as_texts,
     check_marks,
     check_prompt_length,
     count_marks,
     group_images,
-    open_image,
     pad_boxes,
     plain_part,
     prepare_boxes,
     refuse_other_media,
-    upright_image_size,
 )
 
 IMAGE = Image.new("RGB", (40, 20))
@@ -124,37 +121,6 @@ def test_padded_boxes():
     assert [row.shape for row in rows] == [(2, 4)] * 3 and rows[0].dtype == np.float32
     np.testing.assert_allclose(rows[0], [[0.1, 0.2, 0.3, 0.4], [0, 0, 0, 0]])
     assert not rows[1].any() and (rows[2] == 0.5).all()
-
-
-def test_sizes_of_images():
-    assert upright_image_size(None, 0, None) is None
-    assert upright_image_size(IMAGE, 0, None) == (20, 40)
-    for channels in (1, 3, 4):
-        assert upright_image_size(np.zeros((channels, 20, 40)), 0, None) == (20, 40)
-        assert upright_image_size(np.zeros((20, 40, channels)), 0, None) == (20, 40)
-    assert upright_image_size(np.zeros((3, 20, 3)), 0, "channels_last") == (3, 20)
-    assert upright_image_size(np.zeros((3, 20, 3)), 0, "channels_first") == (20, 3)
-
-
-def test_the_smallest_image():
-    for size in ((2, 2), (2, 50), (50, 2)):
-        assert upright_image_size(Image.new("RGB", size), 0, None) == size[::-1]
-    for size in ((1, 50), (50, 1), (1, 1)):
-        with pytest.raises(ValueError, match=f"sample 4 has {size[0]}x{size[1]} .* at least 2x2 pixels"):
-            upright_image_size(Image.new("RGB", size), 4, None)
-
-
-def test_arrays_without_channels_get_one():
-    assert open_image(np.zeros((5, 6), np.uint8), 0).shape == (1, 5, 6)
-    assert open_image(torch.zeros(5, 6), 0).shape == (1, 5, 6)
-    assert open_image(np.zeros((5, 6, 3), np.uint8), 0).shape == (5, 6, 3)
-    assert open_image(IMAGE, 0).size == (40, 20)
-
-
-def test_long_values_are_cut_in_messages():
-    assert _short("x" * 98) == repr("x" * 98)  # 100 characters with its quotes
-    assert _short("x" * 99) == repr("x" * 99)[:100] + "…"
-    assert _short(ValueError("no")) == "no"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from transformers_groma.training.augmentation import (
     learnable_boxes,
     map_boxes,
     row_generator,
-    to_rgb,
 )
 
 
@@ -199,12 +198,3 @@ def test_a_box_needs_a_side_inside_of_the_crop_along_both_axes():
     mapped, kept = map_boxes(boxes, (10, 10, 20, 20), 100)
     assert kept.tolist() == [1, 5]
     np.testing.assert_allclose(mapped, [[0, 0, 5, 5], [95, 95, 100, 100]])
-
-
-def test_an_rgb_image_with_a_transparent_colour_becomes_white_there():
-    image = Image.new("RGB", (4, 4), (0, 0, 255))
-    assert to_rgb(image).tobytes() == image.tobytes()
-    png = io.BytesIO()
-    image.save(png, "PNG", transparency=(0, 0, 255))
-    assert to_rgb(Image.open(png)).getpixel((1, 1)) == (255, 255, 255)
-    assert to_rgb(Image.new("L", (4, 4), 7)).getpixel((0, 0)) == (7, 7, 7)

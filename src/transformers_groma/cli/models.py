@@ -185,11 +185,11 @@ def open_upright(source: str) -> "Image.Image":
     is_url = source.startswith(("http://", "https://"))
     if not is_url and not Path(source).is_file():
         raise CommandError(f"IMAGE {source!r} is not a file: pass the path or the http(s) URL of an image.")
-    from ..models.processing_inputs import open_image, upright_image_size
+    from ..image_inputs import image_size, read_upright
 
     with errors_of(f"IMAGE {source!r}"):
-        image = open_image(source, 0)
-        upright_image_size(image, 0, None)
+        image = read_upright(source, name="it")
+        image_size(image, name="it")
     return image
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from datasets import Features, Image, List, Value
 
-from ..images import SWAPPED_AXES, image_orientation, open_image_header
+from ..images import open_image_header, upright_size
 
 # Boxes may stick out of the image by this many pixels: annotations of photos are rounded.
 BOX_SLACK = 1.0
@@ -184,7 +184,7 @@ def check_row(row: Mapping[str, Any], schema: Schema) -> None:
     Traceback (most recent call last):
     transformers_groma.data.columns.RowError: `messages` is empty
     """
-    size = _upright_size(row["image"])
+    size = _size_of_image(row["image"])
     if size is None and schema == "detection":
         raise RowError("`image` is missing")
     _check_boxes("boxes_xyxy", row["boxes_xyxy"], size)
@@ -232,7 +232,7 @@ def check_dataset(dataset: Iterable[Mapping[str, Any]], schema: Schema) -> int:
     return count
 
 
-def _upright_size(image: Any) -> tuple[int, int] | None:
+def _size_of_image(image: Any) -> tuple[int, int] | None:
     """Width and height of a row's image as a viewer shows it; `None` without an image."""
     if image is None:
         return None
@@ -243,9 +243,7 @@ def _upright_size(image: Any) -> tuple[int, int] | None:
             image = open_image_header(image["path"] if image.get("bytes") is None else io.BytesIO(image["bytes"]))
         except (OSError, SyntaxError, ValueError) as error:
             raise RowError(f"`image` cannot be read ({error})") from error
-    # The orientation is in the header.
-    transposed = image_orientation(image) in SWAPPED_AXES
-    return (image.height, image.width) if transposed else (image.width, image.height)
+    return upright_size(image)
 
 
 def _check_boxes(name: str, boxes: Sequence[Sequence[float]], size: tuple[int, int] | None) -> None:

@@ -16,6 +16,7 @@ from unicodedata import normalize
 from PIL import Image as PilImage
 
 from ..images import SWAPPED_AXES, ImageTooLargeError, image_orientation, open_image_header
+from ..images import upright_size as upright_size_of
 from .left_out import SkipRecord
 from .provenance import note_input
 
@@ -120,7 +121,7 @@ def read_image_bytes(path: str | os.PathLike) -> bytes:
 
     Raises:
         SkipRecord: `"missing picture"`, `"empty picture file"`, `"not a picture"`, `"broken picture"`, more pixels
-            than `image_reading.MAX_IMAGE_PIXELS`, or not a regular file.
+            than `images.MAX_IMAGE_PIXELS`, or not a regular file.
 
     Example:
     >>> len(read_image_bytes("no/such/file.jpg"))
@@ -183,8 +184,8 @@ def upright_size(content: bytes) -> Size:
     >>> upright_size(read_image_bytes("tests/fixtures/photos/cat_and_dog.jpg"))
     (800, 601)
     """
-    width, height = stored_size(content)
-    return (height, width) if exif_orientation(content) in SWAPPED_AXES else (width, height)
+    with _open_image(content) as image:
+        return upright_size_of(image)
 
 
 def exif_orientation(content: bytes) -> int:

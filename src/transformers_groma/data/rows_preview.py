@@ -9,7 +9,8 @@ from typing import Any
 from PIL import Image as PilImage
 from pyarrow.parquet import ParquetFile
 
-from ..images import open_image_header, upright
+from ..image_inputs import to_rgb
+from ..images import open_image_header
 from ..visualization import PALETTE, draw_boxes
 from .contact_sheet import TILE, captioned_tile, contact_sheet
 
@@ -95,7 +96,7 @@ def _decoded(image: Any) -> tuple[PilImage.Image, list[str]]:
     try:
         if isinstance(image, Mapping):
             image = open_image_header(io.BytesIO(image["bytes"]))
-        return upright(image).convert("RGB"), []
+        return to_rgb(image), []
     # A file that is cut short has a header, so that its row is written.
     except (OSError, SyntaxError, ValueError) as error:
         return PilImage.new("RGB", (TILE, MIN_HEIGHT), "white"), [f"(image cannot be decoded: {error})"]

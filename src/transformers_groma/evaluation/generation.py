@@ -10,9 +10,9 @@ from transformers import BatchFeature
 
 from ..data.conversations import to_messages
 from ..grounding import GroundedText
+from ..image_inputs import image_size
 from ..models.groma.modeling_groma import GromaForConditionalGeneration
 from ..models.groma.processing_groma import GromaProcessor
-from ..models.processing_inputs import upright_image_size
 from .shared_images import generate_with_shared_images, images_of_rows
 
 
@@ -93,7 +93,7 @@ def prepare_questions(processor: GromaProcessor, rows: Sequence[Mapping[str, Any
     images = [row["image"] for row in rows if row["image"] is not None]
     return PreparedQuestions(
         inputs,
-        sizes=[upright_image_size(image, index, None) for index, image in enumerate(images)],
+        sizes=[image_size(image) for image in images],
         images=images_of_rows([row["image_id"] for row in rows], inputs, processor.image_token_id),
     )
 

@@ -1,23 +1,16 @@
 """What callers pass to the processor, checked and in one form: texts with their marks, images, boxes."""
 
-import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.utils import httpx
-from PIL import Image
 from transformers import BatchFeature
-from transformers.image_utils import ChannelDimension, get_image_size, infer_channel_dimension_format
 
 from ..boxes import BOX_INPUTS, BoxFormat, box_xyxy_to_cxcywh, normalize_boxes, prepare_user_boxes
 from ..control_tokens import without_breaks
-from ..images import ImageTooLargeError, load_image, read_image, to_upright_8_bit
-
-# With a side of one pixel an "image" is a spacer or a mistake; there is nothing to see in it.
-_MIN_IMAGE_SIDE = 2
+from ..image_inputs import shortened
 
 # What transformers puts before a token that a user typed and that `sanitize_control_tokens=True` makes plain text.
 _TYPED_BY_USER = "\U000f0000"
@@ -95,7 +88,7 @@ def as_texts(text: Any) -> list[str] | None:
         return None
     texts = [text] if isinstance(text, str) else text
     if not isinstance(texts, (list, tuple)) or not all(isinstance(sample, str) for sample in texts):
-        raise ValueError(f"`text` must be a string or list of strings, got {_short(text)}.")
+        raise ValueError(f"`text` must be a string or list of strings, got {shortened(text)}.")
     if len(texts) == 0:
         raise ValueError("`text` is an empty list. Pass at least one text.")
     for index, sample in enumerate(texts):
@@ -118,58 +111,6 @@ def group_images(images: Any) -> tuple[list[list[Any]], bool]:
     is_nested = any(isinstance(entry, (list, tuple)) for entry in images)
     groups = [entry if isinstance(entry, (list, tuple)) else [entry] for entry in images]
     return [[image for image in group if image is not None] for group in groups], is_nested
-
-
-def open_image(image: Any, index: int) -> Any:
-    """Load an image if it is a path, URL or base64 text, and turn it upright. Arrays get a channel dimension."""
-    name = f"`images` of sample {index}"
-    source = image = os.fspath(image) if isinstance(image, os.PathLike) else image
-    try:
-        if isinstance(source, str):
-            # Not by the library's loader: it drops transparency, cuts off 16-bit values and reads whatever comes.
-            image = read_image(source)
-        elif isinstance(image, Image.Image):
-            load_image(image)
-    except ImageTooLargeError as error:
-        raise ValueError(f"{name} cannot be read: {error}.") from error
-    except (OSError, SyntaxError, ValueError, httpx.HTTPError, httpx.InvalidURL) as error:
-        raise ValueError(
-            f"{name} cannot be read as an image file, URL or base64 text: {_short(source)} ({_short(error)})."
-        ) from error
-    if not isinstance(image, (Image.Image, np.ndarray, torch.Tensor)):
-        raise ValueError(
-            f"{name} is not an image: {_short(image)}. Pass a PIL image, an array, a tensor, a path, a URL or base64 "
-            f"text."
-        )
-    try:
-        # Floats wait for the image processor, which knows whether they are to be rescaled.
-        image = to_upright_8_bit(image, keep_floats=True, name=name)
-    except ImageTooLargeError as error:
-        raise ValueError(f"{name} cannot be read: {error}.") from error
-    return image[None] if not isinstance(image, Image.Image) and image.ndim == 2 else image
-
-
-def upright_image_size(image: Any, index: int, channels: str | ChannelDimension | None) -> tuple[int, int] | None:
-    """(height, width) of an opened image."""
-    if image is None:
-        return None
-    if isinstance(image, Image.Image):
-        width, height = image.size
-    else:
-        try:
-            channels = channels or infer_channel_dimension_format(image, num_channels=(1, 3, 4))
-            height, width = get_image_size(image, channel_dim=ChannelDimension(channels))
-        except ValueError as error:
-            raise ValueError(
-                f"`images` of sample {index} is an array of shape {tuple(image.shape)}. An image has shape "
-                "(height, width), or 1, 3 or 4 channels before or after these."
-            ) from error
-    if min(height, width) < _MIN_IMAGE_SIDE:
-        raise ValueError(
-            f"`images` of sample {index} has {width}x{height} (width x height) pixels, which is too small to show "
-            f"anything. Pass an image of at least {_MIN_IMAGE_SIDE}x{_MIN_IMAGE_SIDE} pixels."
-        )
-    return height, width
 
 
 def prepare_boxes(
@@ -196,7 +137,7 @@ def _group_boxes(name: str, boxes: Any, num_samples: int) -> list[list[Any]]:
     if boxes is None or boxes == []:
         return [[]] * num_samples
     if not isinstance(boxes, list):
-        raise ValueError(f"`{name}` must be a list of boxes or an array of shape (n, 4), got {_short(boxes)}.")
+        raise ValueError(f"`{name}` must be a list of boxes or an array of shape (n, 4), got {shortened(boxes)}.")
     # One box is a list of numbers, the boxes of a sample a list of lists, those of a batch one level more.
     first = next((entry for entry in boxes if entry not in (None, [])), None)
     is_batch = first is None or (isinstance(first, list) and (isinstance(first[0], list) or first[0] is None))
@@ -238,8 +179,3 @@ def pad_boxes(boxes: list[torch.Tensor]) -> list[np.ndarray]:
     for row, boxes_of_sample in zip(rows, boxes):
         row[: len(boxes_of_sample)] = boxes_of_sample
     return list(rows)
-
-
-def _short(value: Any) -> str:
-    text = str(value) if isinstance(value, Exception) else repr(value)
-    return text if len(text) <= 100 else text[:100] + "…"

@@ -9,10 +9,9 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
-from transformers.image_transforms import convert_to_rgb
 from transformers.image_utils import PILImageResampling
 
-from ..images import to_upright_8_bit
+from ..image_inputs import to_rgb
 
 Augmentation = Literal["recipe", "flip", "none"]
 AUGMENTATIONS: tuple[str, ...] = get_args(Augmentation)
@@ -60,25 +59,6 @@ def row_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     True
     """
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch, index])))
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An upright RGB image, converted as the image processors do: transparency on white, 16 bits to 8.
-
-    Args:
-        image (`PIL.Image.Image`): any mode. It is not changed.
-
-    Returns:
-        `PIL.Image.Image`: mode `RGB`.
-
-    Example:
-    >>> to_rgb(Image.new("RGBA", (2, 2), (0, 0, 0, 0))).getpixel((0, 0))
-    (255, 255, 255)
-    """
-    image = to_upright_8_bit(image)
-    if image.mode == "RGB" and image.info.get("transparency") is None:
-        return image
-    return Image.fromarray(convert_to_rgb(image, return_numpy=True))
 
 
 def augment(
@@ -228,5 +208,4 @@ __all__ = [
     "learnable_boxes",
     "map_boxes",
     "row_generator",
-    "to_rgb",
 ]

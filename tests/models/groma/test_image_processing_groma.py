@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor
 
 from transformers_groma import GromaImageProcessor, GromaImageProcessorPil
-from transformers_groma.images import to_upright_8_bit
+from transformers_groma.image_inputs import to_upright_8_bit
 from transformers_groma.models.groma.modeling_groma_outputs import GromaRegionProposalOutput
 
 ORIENTATION_TAG = 0x0112

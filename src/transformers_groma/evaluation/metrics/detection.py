@@ -18,7 +18,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ...boxes import box_cxcywh_to_xyxy, scale_boxes
 from ...data.columns import check_columns
-from ...images import to_upright_8_bit
+from ...image_inputs import to_upright_8_bit
 from ...models.groma.modeling_groma import GromaForConditionalGeneration
 from ...models.groma.modeling_groma_base import GromaPreTrainedModel, no_autocast
 from ...models.groma.modeling_groma_detector import GromaForRegionProposal

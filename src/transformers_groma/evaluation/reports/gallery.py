@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from ..._files import complete_folder, write_file
 from ...boxes import box_iou
 from ...grounding import GroundedText
-from ...images import upright
+from ...image_inputs import to_rgb
 from ...visualization import PALETTE, dashes, draw_boxes, draw_grounded_text
 
 Box = Sequence[float]
@@ -112,7 +112,7 @@ def draw_case(case: GalleryCase) -> Image.Image:
     >>> draw_case(case).size
     (480, 240)
     """
-    picture = upright(case.image).convert("RGB")
+    picture = to_rgb(case.image)
     longer = max(picture.size)
     scale = min(max(longer, MIN_SIDE), MAX_SIDE) / longer
     picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.LANCZOS)

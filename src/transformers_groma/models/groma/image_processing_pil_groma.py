@@ -15,7 +15,8 @@ from transformers.image_utils import (
 )
 
 from ...boxes import box_cxcywh_to_xyxy, scale_boxes
-from ...images import ImageReadingMixin, to_upright_8_bit
+from ...image_inputs import to_upright_8_bit
+from ...images import ImageReadingMixin
 
 
 def prepare_values(

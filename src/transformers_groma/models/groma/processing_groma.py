@@ -32,6 +32,7 @@ from ...control_tokens import (
     without_breaks,
 )
 from ...grounding import GroundedText, ground_text
+from ...image_inputs import image_size, read_upright
 from ...markup import (
     GROUND_BOX_TOKEN,
     GROUNDING_TOKEN,
@@ -50,12 +51,10 @@ from ..processing_inputs import (
     count_marks,
     group_images,
     mark_pattern,
-    open_image,
     pad_boxes,
     plain_part,
     prepare_boxes,
     refuse_other_media,
-    upright_image_size,
 )
 from .chat_template_groma import (
     GROMA_CHAT_TEMPLATE,
@@ -183,7 +182,10 @@ class GromaProcessor(ProcessorMixin):
         if texts is not None and parse_tokens is False:
             texts = [self._plain_question(question, marks) for question in texts]
         images_of_samples = self._assign_images(images, texts)
-        sizes = [upright_image_size(image, index, channels) for index, image in enumerate(images_of_samples)]
+        sizes = [
+            None if image is None else image_size(image, f"`images` of sample {index}", channels)
+            for index, image in enumerate(images_of_samples)
+        ]
         format_and_sizes = (sizes, box_format or "xyxy", bool(normalized))
         refer_boxes = prepare_boxes("boxes", boxes, *format_and_sizes)
         answer_boxes = prepare_boxes("ground_boxes", ground_boxes, *format_and_sizes)
@@ -678,7 +680,10 @@ class GromaProcessor(ProcessorMixin):
                 f"images "
                 f"passed. Found total {sum(marks)} {self.image_token} tokens and {len(flat)} images."
             )
-        return [open_image(group[0], index) if group else None for index, group in enumerate(groups)]
+        return [
+            read_upright(group[0], f"`images` of sample {index}") if group else None
+            for index, group in enumerate(groups)
+        ]
 
     def _is_question(self, text: str, image: Any) -> bool:
         """Whether a text is a question about an image, and not a prompt that says where the image is."""

@@ -1,0 +1,90 @@
+"""Images as callers pass them: read, upright, in 8 bits, and how an error names them."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from transformers_groma.image_inputs import image_size, read_upright, shortened, to_rgb
+
+IMAGE = Image.new("RGB", (40, 20))
+
+
+def test_sizes_of_images():
+    assert image_size(IMAGE) == (20, 40)
+    for channels in (1, 3, 4):
+        assert image_size(np.zeros((channels, 20, 40))) == (20, 40)
+        assert image_size(np.zeros((20, 40, channels))) == (20, 40)
+    assert image_size(np.zeros((3, 20, 3)), channels="channels_last") == (3, 20)
+    assert image_size(np.zeros((3, 20, 3)), channels="channels_first") == (20, 3)
+
+
+def test_the_smallest_image():
+    for size in ((2, 2), (2, 50), (50, 2)):
+        assert image_size(Image.new("RGB", size)) == size[::-1]
+    for size in ((1, 50), (50, 1), (1, 1)):
+        with pytest.raises(ValueError, match=f"^sample 4 has {size[0]}x{size[1]} .* at least 2x2 pixels"):
+            image_size(Image.new("RGB", size), "sample 4")
+
+
+def test_arrays_without_channels_get_one():
+    assert read_upright(np.zeros((5, 6), np.uint8)).shape == (1, 5, 6)
+    assert read_upright(torch.zeros(5, 6)).shape == (1, 5, 6)
+    assert read_upright(np.zeros((5, 6, 3), np.uint8)).shape == (5, 6, 3)
+    assert read_upright(IMAGE).size == (40, 20)
+
+
+def test_files_and_arrays_are_turned_upright_and_brought_to_8_bits(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("I;16", (40, 20), 65535).save(tmp_path / "a.png", exif=exif)
+    image = read_upright(tmp_path / "a.png")
+    assert image.size == (20, 40) and image.mode == "L" and image.getpixel((0, 0)) == 255
+    assert read_upright(np.full((5, 6, 3), 65535, np.uint16)).max() == 255
+    floats = np.full((5, 6, 3), 0.5)
+    assert read_upright(floats) is floats  # the image processor knows whether they are to be rescaled
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (__file__, "cannot be read as an image file, URL or base64 text: '.*test_image_inputs.py' "),
+        ("no/such/file.png", "cannot be read as an image file, URL or base64 text"),
+        (5, "is not an image: 5"),
+        (np.full((5, 6, 3), 2.0), ", an array of float64, must have values from 0 to 1"),
+        (np.zeros((20_000, 20_000), bool), "cannot be read: 20000x20000"),
+    ],
+)
+def test_errors_name_the_image(image, message):
+    for name in ("it", "`images` of sample 3"):
+        with pytest.raises(ValueError, match=f"^{name}[ ,]*{message.lstrip(', ')}"):
+            read_upright(image, name)
+
+
+def test_an_array_that_is_not_an_image_is_named():
+    with pytest.raises(ValueError, match=r"^it is an array of shape \(5, 6, 7\)"):
+        image_size(np.zeros((5, 6, 7)), "it")
+
+
+def test_an_rgb_image_with_a_transparent_colour_becomes_white_there():
+    image = Image.new("RGB", (4, 4), (0, 0, 255))
+    assert to_rgb(image).tobytes() == image.tobytes()
+    png = io.BytesIO()
+    image.save(png, "PNG", transparency=(0, 0, 255))
+    assert to_rgb(Image.open(png)).getpixel((1, 1)) == (255, 255, 255)
+    assert to_rgb(Image.new("L", (4, 4), 7)).getpixel((0, 0)) == (7, 7, 7)
+
+
+def test_images_of_16_bits_keep_their_shades_in_rgb():
+    """`Image.convert` would make all but the darkest 255 shades white."""
+    for mode in ("I;16", "I"):
+        assert to_rgb(Image.new(mode, (4, 4), 257 * 100)).getpixel((0, 0)) == (100, 100, 100)
+    assert to_rgb(Image.new("F", (4, 4), 1.0)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_long_values_are_cut_in_messages():
+    assert shortened("x" * 98) == repr("x" * 98)  # 100 characters with its quotes
+    assert shortened("x" * 99) == repr("x" * 99)[:100] + "…"
+    assert shortened(ValueError("no")) == "no"
