@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..images import to_upright_8_bit
+from ..image_inputs import to_upright_8_bit
 from ..models.groma.modeling_groma import GromaForConditionalGeneration
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 from ..models.groma.processing_groma import GromaProcessor
