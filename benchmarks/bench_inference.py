@@ -63,14 +63,11 @@ class OriginalFlow:
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor) -> Tensor:
         groma, config = self.groma, self.config
-        vision = groma._encode_patches(pixel_values)
-        proposals = groma.region_proposer(groma._proposer_feature_map(vision.hidden_states))
+        vision, proposals = groma.detect(pixel_values)
         image_tokens = groma.multi_modal_projector(
-            groma._feature_map(vision.hidden_states[config.vision_feature_layer])
+            groma.feature_map(vision.hidden_states[config.vision_feature_layer])
         )
-        maps = [
-            groma._feature_map(vision.hidden_states[i]) for i in config.region_encoder_config.vision_feature_layers
-        ]
+        maps = [groma.feature_map(vision.hidden_states[i]) for i in config.region_encoder_config.vision_feature_layers]
         embed = groma.get_input_embeddings()
         sequences = []
         for index, ids in enumerate(input_ids):

@@ -73,11 +73,13 @@ class Timer:
 def perceive_in_parts(model: GromaModel, pixels: Tensor, plain: bool) -> dict[str, float]:
     """Seconds of each part, one after the other as in `get_image_features`."""
     timer = Timer()
-    vision = timer(PARTS[0], lambda: model._encode_patches(pixels))
-    maps = [model._feature_map(vision.hidden_states[index]) for index in (-3, -2, -1)]
-    feature_map = model._proposer_feature_map(vision.hidden_states)
+    vision = timer(
+        PARTS[0], lambda: model.vision_tower(pixels.to(model.vision_tower.dtype), output_hidden_states=True)
+    )
+    maps = [model.feature_map(vision.hidden_states[index]) for index in (-3, -2, -1)]
+    feature_map = model.proposer_feature_map(vision.hidden_states)
     proposals = timer(PARTS[1], lambda: model.region_proposer(feature_map))
-    selection = timer(PARTS[1], lambda: model._select_regions(proposals))
+    selection = timer(PARTS[1], lambda: model.select_regions(proposals))
     encoder = model.region_encoder
     if plain:
         baseline = PlainRegionEncoder(encoder)

@@ -131,8 +131,8 @@ def compare(config: GromaConfig, batch_size: int, rounds: int) -> dict[str, floa
     batch = make_batch(config, batch_size)
     parts = model.model
     with torch.no_grad():
-        feature_map = parts._proposer_feature_map(parts._encode_patches(batch["pixel_values"]).hidden_states)
-        proposals = parts.region_proposer(feature_map)
+        vision, proposals = parts.detect(batch["pixel_values"])
+        feature_map = parts.proposer_feature_map(vision.hidden_states)
     given = {"proposal_boxes": proposals.pred_boxes, "proposal_scores": proposals.scores}
 
     def step(**more: Tensor) -> Tensor:

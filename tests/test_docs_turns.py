@@ -13,13 +13,13 @@ REPOSITORY = Path(__file__).parents[1]
 def test_it_runs(monkeypatch, capsys):
     monkeypatch.chdir(REPOSITORY)
     python = [text for language, text in blocks(Path("docs/several-turns.md")) if language == "python"]
-    looks, look = [], GromaPreTrainedModel._encode_patches
+    looks, look = [], GromaPreTrainedModel.detect
 
     def counted(self, pixel_values: torch.Tensor, **kwargs):
         looks.append(len(pixel_values))
         return look(self, pixel_values, **kwargs)
 
-    monkeypatch.setattr(GromaPreTrainedModel, "_encode_patches", counted)
+    monkeypatch.setattr(GromaPreTrainedModel, "detect", counted)
     namespace: dict = {}
     exec(compile(python[0], "turns", "exec"), namespace)
     assert looks == [1]

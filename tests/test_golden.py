@@ -51,13 +51,13 @@ def pixels(golden_dir) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def vision(model, pixels):
     with torch.no_grad():
-        return model.model._encode_patches(pixels)
+        return model.detect(pixels).vision
 
 
 @pytest.fixture(scope="module")
 def proposals(model, vision):
     with torch.no_grad():
-        return model.model.region_proposer(model.model._proposer_feature_map(vision.hidden_states))
+        return model.model.region_proposer(model.model.proposer_feature_map(vision.hidden_states))
 
 
 class TestStages:
@@ -68,7 +68,7 @@ class TestStages:
             expected = golden[f"hidden_states[{index}]"]
             assert_close(vision.hidden_states[index][: len(expected)], expected, **VISION)
         assert_close(vision.last_hidden_state[:1], golden["last_hidden_state_after_layernorm"], **VISION)
-        merged = model.model._proposer_feature_map(vision.hidden_states)[:1].flatten(2).transpose(1, 2)
+        merged = model.model.proposer_feature_map(vision.hidden_states)[:1].flatten(2).transpose(1, 2)
         assert_close(merged, golden["mean_last4_patches"], **VISION)
         baked = model.model.vision_tower.embeddings.position_embeddings
         assert_close(baked.detach(), golden["pos_embed_interpolated"], atol=1e-6, rtol=0)
@@ -130,7 +130,7 @@ class TestStages:
     def test_region_encoder(self, golden_dir, model, vision):
         _, golden = load_case(golden_dir, "region_encoder")
         encoder = model.model.region_encoder
-        maps = [model.model._feature_map(vision.hidden_states[index]) for index in (-3, -2, -1)]
+        maps = [model.model.feature_map(vision.hidden_states[index]) for index in (-3, -2, -1)]
         boxes = pad_boxes([golden["boxes_0"], golden["boxes_1"]])
         mask = (boxes != 0).any(dim=-1)
         with torch.no_grad():
@@ -168,7 +168,7 @@ class TestStages:
     def test_detection_gradients(self, golden_dir, model, vision, case):
         notes, golden = load_case(golden_dir, "det_loss")
         proposer = copy.deepcopy(model.model.region_proposer)
-        proposals = proposer(model.model._proposer_feature_map(vision.hidden_states))
+        proposals = proposer(model.model.proposer_feature_map(vision.hidden_states))
         labels = [{"boxes": golden[f"boxes_{index}"], "source": case} for index in range(2)]
         region_proposal_loss(proposals, labels, model.config.proposer_config)[0].backward()
         parameters = dict(proposer.named_parameters())

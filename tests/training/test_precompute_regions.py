@@ -141,8 +141,7 @@ def raw_proposals(model: GromaForConditionalGeneration, processor: GromaProcesso
     pixel_values = processor.image_processor(images, return_tensors="pt")["pixel_values"]
     parts = model.model.eval()
     with torch.no_grad():
-        vision = parts._encode_patches(pixel_values)
-        output = parts.region_proposer(parts._proposer_feature_map(vision.hidden_states))
+        output = parts.detect(pixel_values).proposals
     return output.pred_boxes, output.scores
 
 

@@ -41,7 +41,6 @@ from ..data.columns import BOXES, check_columns
 from ..data.mixtures import PROPOSAL_COLUMNS
 from ..data.shards import footer_digest
 from ..models.groma.modeling_groma import GromaForConditionalGeneration, GromaModel
-from ..models.groma.modeling_groma_base import no_autocast
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 from .arguments import loading, parse_arguments
 
@@ -490,10 +489,8 @@ def _run_ahead(
 @torch.no_grad()
 def _propose(detector: Detector, pixel_values: Tensor, threshold: float) -> list[_Proposals]:
     """What `select_regions` could ever choose from, for each image of `(B, 3, image_size, image_size)` pixels."""
-    with no_autocast(pixel_values):
-        vision = detector._encode_patches(pixel_values)
-        output = detector.region_proposer(detector._proposer_feature_map(vision.hidden_states))
-    boxes, scores = output.pred_boxes.float(), output.scores.float()
+    proposals = detector.detect(pixel_values).proposals
+    boxes, scores = proposals.pred_boxes.float(), proposals.scores.float()
     kept = torch.ones_like(scores, dtype=torch.bool) if threshold == 0 else scores > threshold
     # The model falls back on the best proposal.
     finite = boxes.isfinite().all(dim=-1) & scores.isfinite()

@@ -735,9 +735,9 @@ class TestOtherComponents:
         model(labels=inputs["input_ids"], **inputs).loss.backward()
         assert model.generate(**inputs, max_new_tokens=3).shape[0] == 2
         # The map is made of patches alone: its corner is the last token of the encoder.
-        vision = model.model._encode_patches(inputs["pixel_values"])
+        vision = model.detect(inputs["pixel_values"]).vision
         assert torch.equal(
-            model.model._feature_map(vision.hidden_states[-1])[..., -1, -1], vision.hidden_states[-1][:, -1]
+            model.model.feature_map(vision.hidden_states[-1])[..., -1, -1], vision.hidden_states[-1][:, -1]
         )
 
     @pytest.mark.parametrize(

@@ -367,12 +367,12 @@ class TestPieces:
         with pytest.raises(
             ValueError, match=rf"\(number of images, channels, 56, 56\), got \({shape[0]}, .*own processor"
         ):
-            model._encode_patches(torch.zeros(shape))
+            model.detect(torch.zeros(shape))
 
     def test_patches_as_a_map_row_by_row_without_other_tokens(self, model):
         for num_others in (0, 1, 5):
             tokens = torch.arange((num_others + 16) * 2.0).view(1, -1, 2)
-            feature_map = model._feature_map(tokens)
+            feature_map = model.feature_map(tokens)
             assert feature_map.shape == (1, 2, 4, 4)
             for row in range(4):
                 for column in range(4):
@@ -383,7 +383,7 @@ class TestPieces:
         model = tiny_model(proposer_config={"num_vision_layers": num_layers}).model
         states = tuple(torch.full((1, 17, 2), float(3**layer)) for layer in range(4))
         expected = sum(3**layer for layer in range(4)[-num_layers:]) / num_layers
-        torch.testing.assert_close(model._proposer_feature_map(states), torch.full((1, 2, 4, 4), expected))
+        torch.testing.assert_close(model.proposer_feature_map(states), torch.full((1, 2, 4, 4), expected))
 
     @pytest.mark.parametrize(
         ("asked", "configured", "expected"),
@@ -432,9 +432,53 @@ class TestPieces:
             [[[0.3, 0.3, 0.2, 0.2], [0.3, 0.36, 0.2, 0.2], [0.7, 0.7, 0.1, 0.1], [0.1, 0.9, 0.1, 0.1]]]
         )
         proposals = GromaRegionProposerOutput(pred_boxes=boxes, scores=torch.tensor([[0.9, 0.8, 0.41, 0.39]]))
-        selection = model._select_regions(proposals)
+        selection = model.select_regions(proposals)
         assert selection.mask.tolist() == [[True, True, False]]
         torch.testing.assert_close(selection.boxes[0, :2], boxes[0, [0, 2]])
         torch.manual_seed(0)
-        firsts = {model._select_regions(proposals, permute=True).scores[0, 0].item() for _ in range(20)}
+        firsts = {model.select_regions(proposals, permute=True).scores[0, 0].item() for _ in range(20)}
         assert len(firsts) == 2
+
+
+class TestDetect:
+    """The one step from images to proposals."""
+
+    def test_it_is_the_vision_encoder_and_the_proposer_in_every_class(self):
+        groma, detector = tiny_model(), tiny_detector()
+        detector.load_state_dict(groma.model.state_dict(), strict=False)
+        pixels = tiny_inputs(groma.config)["pixel_values"]
+        expected = detector(pixels, output_hidden_states=True)
+        for model in (groma, groma.model, detector):
+            vision, proposals = model.detect(pixels)
+            assert len(vision.hidden_states) == 5
+            for found, state in zip(vision.hidden_states, expected.hidden_states, strict=True):
+                assert torch.equal(found, state)
+            for name, value in expected.proposer_output.items():
+                assert torch.equal(proposals[name], value), name
+
+    def test_proposals_are_exact_constants_and_the_vision_encoder_can_learn(self):
+        model = tiny_model()
+        pixels = tiny_inputs(model.config)["pixel_values"]
+        exact = model.detect(pixels)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            vision, proposals = model.detect(pixels)
+        assert torch.equal(proposals.pred_boxes, exact.proposals.pred_boxes)
+        assert torch.equal(vision.last_hidden_state, exact.vision.last_hidden_state)
+        assert vision.last_hidden_state.requires_grad and not proposals.scores.requires_grad
+
+    def test_for_losses_gradients_reach_the_proposer_and_autocast_applies(self):
+        model = tiny_detector()
+        pixels = torch.randn(1, 3, 56, 56)
+        exact = model.detect(pixels, differentiable=True)
+        assert torch.equal(exact.proposals.scores, model.detect(pixels).proposals.scores)
+        exact.proposals.scores.sum().backward()
+        assert model.region_proposer.class_embed_coco[-1].weight.grad.any()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert not torch.equal(model.detect(pixels, differentiable=True).proposals.scores, exact.proposals.scores)
+
+    def test_attentions_are_returned_when_asked_for(self):
+        model = GromaForRegionProposal(tiny_detector_config()).eval()
+        model.set_attn_implementation("eager")
+        pixels = torch.zeros(1, 3, 56, 56)
+        assert not model.detect(pixels).vision.attentions
+        assert len(model.detect(pixels, output_attentions=True).vision.attentions) == 4

@@ -20,7 +20,7 @@ from ...boxes import box_cxcywh_to_xyxy, scale_boxes
 from ...data.columns import check_columns
 from ...image_inputs import to_upright_8_bit
 from ...models.groma.modeling_groma import GromaForConditionalGeneration
-from ...models.groma.modeling_groma_base import GromaPreTrainedModel, no_autocast
+from ...models.groma.modeling_groma_base import GromaPreTrainedModel
 from ...models.groma.modeling_groma_detector import GromaForRegionProposal
 from ...models.groma.modeling_groma_proposer import GromaRegionProposerOutput
 
@@ -219,7 +219,7 @@ def detected_regions(
     Returns:
         `DetectedRegions`.
     """
-    selection = model._select_regions(proposals)
+    selection = model.select_regions(proposals)
     regions = _pack(selection.boxes, selection.scores, target_sizes)
     regions = regions.masked_fill(~selection.mask[..., None], UNUSED)
     scores = {
@@ -248,12 +248,8 @@ def detect(
     Returns:
         `DetectedRegions`.
     """
-    core = model.model if isinstance(model, GromaForConditionalGeneration) else model
-    pixel_values = pixel_values.to(model.device)
-    with no_autocast(pixel_values):
-        vision = core._encode_patches(pixel_values)
-        proposals = core.region_proposer(core._proposer_feature_map(vision.hidden_states))
-        return detected_regions(core, proposals, target_sizes, query_score)
+    proposals = model.detect(pixel_values.to(model.device)).proposals
+    return detected_regions(model, proposals, target_sizes, query_score)
 
 
 def _pack(boxes: Tensor, scores: Tensor, target_sizes: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ from .modeling_groma_cached_prompt import (
 from .modeling_groma_language import LanguageModelHead
 from .modeling_groma_outputs import (
     GromaCausalLMOutputWithPast,
+    GromaDetection,
     GromaGenerateBeamDecoderOnlyOutput,
     GromaGenerateDecoderOnlyOutput,
     GromaImageFeatures,
@@ -121,9 +122,7 @@ class GromaModel(GromaPreTrainedModel):
             ValueError: wrong image size, or more user boxes than slots.
         """
         refer_boxes = boxes_of_images("refer_boxes", refer_boxes, len(pixel_values))
-        with no_autocast(pixel_values):
-            vision = self._encode_patches(pixel_values)
-        selection = self._select_regions(self._propose(vision.hidden_states), refer_boxes)
+        selection = self.select_regions(self.detect(pixel_values).proposals, refer_boxes)
         return GromaRegionProposals(boxes=selection.boxes, scores=selection.scores, mask=selection.mask)
 
     @merge_with_config_defaults
@@ -189,7 +188,7 @@ class GromaModel(GromaPreTrainedModel):
         _check_visual_tokens(features)
         refer_boxes = boxes_of_images("refer_boxes", refer_boxes, len(features.region_mask))
         proposals = GromaRegionProposerOutput(pred_boxes=features.proposal_boxes, scores=features.proposal_scores)
-        selection = self._select_regions(proposals, refer_boxes, permute=self.training)
+        selection = self.select_regions(proposals, refer_boxes, permute=self.training)
         image_tokens = torch.stack([tokens[: self.config.num_image_tokens] for tokens in features.pooler_output])
         tokens, counts = self._visual_tokens(image_tokens, features.region_feature_maps, selection, refer_boxes)
         return GromaImageFeatures(
@@ -229,18 +228,18 @@ class GromaModel(GromaPreTrainedModel):
                     f"`proposal_boxes`, "
                     f"got {tuple(proposal_scores.shape)}."
                 )
-        with no_autocast(pixel_values):
-            vision = self._encode_patches(pixel_values, **kwargs)
         if proposal_boxes is None:
-            proposals = self._propose(vision.hidden_states)
+            vision, proposals = self.detect(pixel_values, **kwargs)
         else:
+            with no_autocast(pixel_values):
+                vision = self._encode_patches(pixel_values, **kwargs)
             proposals = GromaRegionProposerOutput(pred_boxes=proposal_boxes, scores=proposal_scores)
-        selection = self._select_regions(proposals, refer_boxes, ground_boxes, permute=self.training)
+        selection = self.select_regions(proposals, refer_boxes, ground_boxes, permute=self.training)
         image_tokens = self.multi_modal_projector(
-            self._feature_map(vision.hidden_states[self.config.vision_feature_layer])
+            self.feature_map(vision.hidden_states[self.config.vision_feature_layer])
         )
         feature_maps = [
-            self._feature_map(vision.hidden_states[i]) for i in self.config.region_encoder_config.vision_feature_layers
+            self.feature_map(vision.hidden_states[i]) for i in self.config.region_encoder_config.vision_feature_layers
         ]
         tokens, counts = self._visual_tokens(image_tokens, feature_maps, selection, refer_boxes)
         features = GromaImageFeatures(
@@ -273,12 +272,6 @@ class GromaModel(GromaPreTrainedModel):
             tokens = torch.cat([tokens, refer_tokens], dim=1)
             counts = counts + is_box(refer_boxes).sum(dim=1).to(counts.device)
         return tokens, counts
-
-    @torch.no_grad()
-    def _propose(self, hidden_states: tuple[Tensor, ...]) -> GromaRegionProposerOutput:
-        # Choosing regions is not differentiable; the detector learns in stage 1.
-        with no_autocast(hidden_states[-1]):
-            return self.region_proposer(self._proposer_feature_map(hidden_states))
 
     def get_placeholder_mask(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         """Where the visual features go: `(B, length)`, bool. Without ids the embedding of the placeholder is looked for."""
@@ -803,6 +796,12 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GenerationMixin):
     def encode_regions(self, features: GromaImageFeatures, refer_boxes: Tensor | None = None) -> GromaImageFeatures:
         """See `GromaModel.encode_regions`."""
         return self.model.encode_regions(features, refer_boxes)
+
+    def detect(
+        self, pixel_values: Tensor, *, differentiable: bool = False, **kwargs: Unpack[TransformersKwargs]
+    ) -> GromaDetection:
+        """See `GromaPreTrainedModel.detect`."""
+        return self.model.detect(pixel_values, differentiable=differentiable, **kwargs)
 
     def propose_regions(self, pixel_values: Tensor, refer_boxes: Tensor | None = None) -> GromaRegionProposals:
         """See `GromaModel.propose_regions`."""

@@ -12,12 +12,14 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import logging
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, logging
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from ..modeling_ops import COMPUTING_DTYPES, computing_dtype
 from .configuration_groma import GromaConfig, check_weights
 from .modeling_groma_adapters import GromaAdapterMixin
+from .modeling_groma_outputs import GromaDetection
 from .modeling_groma_proposer import GromaRegionProposer, GromaRegionProposerOutput, init_proposer_weights
 from .modeling_groma_regions import RegionSelection, select_regions
 
@@ -235,6 +237,101 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
         )
         return any(count > 1 for count in names.values())
 
+    def detect(
+        self, pixel_values: Tensor, *, differentiable: bool = False, **kwargs: Unpack[TransformersKwargs]
+    ) -> GromaDetection:
+        """Look at images: what the vision encoder sees in them, and the region proposals that it leads to.
+
+        This is the one step from an image to proposals. [`select_regions`] makes regions of them.
+
+        Args:
+            pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): images from the processor.
+            differentiable (`bool`): for the losses of stage 1: gradients reach the region proposer, and autocast
+                applies. Otherwise autocast is off and the proposals are constants: choosing regions is discrete, so
+                it needs exact boxes and has no gradient.
+            **kwargs: passed on to the vision encoder, such as `output_attentions`.
+
+        Returns:
+            `GromaDetection`: `vision`, with all hidden states, and `proposals`, with `pred_boxes` `(B, num_queries,
+            4)` in normalized `cxcywh` and `scores` `(B, num_queries)`.
+
+        Raises:
+            ValueError: images of another size, or pixels that are not floats.
+
+        Example:
+
+        ```python
+        >>> import torch
+        >>> from transformers_groma import GromaForRegionProposal, GromaRegionProposalConfig
+
+        >>> vision_config = {
+        ...     "model_type": "dinov2", "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2,
+        ...     "image_size": 112, "patch_size": 14,
+        ... }
+        >>> proposer_config = {"d_model": 32, "num_queries": 20, "encoder_layers": 1, "decoder_layers": 2}
+        >>> config = GromaRegionProposalConfig(vision_config=vision_config, proposer_config=proposer_config)
+        >>> model = GromaForRegionProposal(config).eval()
+        >>> vision, proposals = model.detect(torch.zeros(1, 3, 112, 112))
+        >>> vision.last_hidden_state.shape, proposals.pred_boxes.shape
+        (torch.Size([1, 65, 32]), torch.Size([1, 20, 4]))
+
+        ```"""
+        if differentiable:
+            vision = self._encode_patches(pixel_values, **kwargs)
+            return GromaDetection(vision, self.region_proposer(self.proposer_feature_map(vision.hidden_states)))
+        with no_autocast(pixel_values):
+            vision = self._encode_patches(pixel_values, **kwargs)
+        # Devices of a device map may differ, and autocast is a setting of a device.
+        with torch.no_grad(), no_autocast(vision.hidden_states[-1]):
+            proposals = self.region_proposer(self.proposer_feature_map(vision.hidden_states))
+        return GromaDetection(vision, proposals)
+
+    def select_regions(
+        self,
+        proposals: GromaRegionProposerOutput,
+        refer_boxes: Tensor | None = None,
+        ground_boxes: Tensor | None = None,
+        *,
+        permute: bool = False,
+    ) -> RegionSelection:
+        """Choose the regions of every image among its proposals and put them into slots, as the configuration says.
+
+        Args:
+            proposals (`GromaRegionProposerOutput`): `pred_boxes` `(B, Q, 4)`, normalized `cxcywh`, and `scores`
+                `(B, Q)` are read.
+            refer_boxes (`Tensor` of shape `(B, K, 4)`, *optional*), ground_boxes (`Tensor` of shape `(B, G, 4)`,
+                *optional*): user and ground-truth boxes, likewise; rows of zeros pad.
+            permute (`bool`): shuffle the used slots of every image (training).
+
+        Returns:
+            `RegionSelection`: boxes `(B, max_regions, 4)`, scores and mask `(B, max_regions)`, slots of the given
+            boxes.
+
+        Raises:
+            ValueError: more boxes than slots.
+        """
+        return select_regions(
+            proposals.pred_boxes,
+            proposals.scores,
+            refer_boxes,
+            ground_boxes,
+            max_regions=self.config.max_regions,
+            nms_threshold=self.config.nms_threshold,
+            score_threshold=self.config.box_score_threshold,
+            permute=permute,
+        )
+
+    def feature_map(self, hidden_states: Tensor) -> Tensor:
+        """Patch tokens as a map `(B, C, grid, grid)`; class and register tokens come first and are dropped."""
+        grid = self.config.vision_config.image_size // self.config.vision_config.patch_size
+        patches = hidden_states[:, hidden_states.shape[1] - grid * grid :]
+        return patches.transpose(1, 2).unflatten(2, (grid, grid))
+
+    def proposer_feature_map(self, hidden_states: tuple[Tensor, ...]) -> Tensor:
+        """What the region proposer reads: the mean of the vision encoder's last layers, as a map."""
+        layers = hidden_states[-self.config.proposer_config.num_vision_layers :]
+        return self.feature_map(torch.stack(layers).mean(dim=0))
+
     def _encode_patches(self, pixel_values: Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """Run the vision encoder, all hidden states included. Checks the image size before any work."""
         size = self.config.vision_config.image_size
@@ -246,39 +343,10 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
         if not pixel_values.is_floating_point():
             raise ValueError(
                 f"`pixel_values` must be floats, rescaled and normalized, got {pixel_values.dtype}. Let the model's "
-                f"own processor "
-                "prepare the images."
+                "own processor prepare the images."
             )
         dtype = computing_dtype(self.vision_tower, pixel_values.dtype)
         return self.vision_tower(pixel_values.to(dtype), output_hidden_states=True, return_dict=True, **kwargs)
-
-    def _feature_map(self, hidden_states: Tensor) -> Tensor:
-        """Patch tokens as a map `(B, C, grid, grid)`; class and register tokens come first and are dropped."""
-        grid = self.config.vision_config.image_size // self.config.vision_config.patch_size
-        patches = hidden_states[:, hidden_states.shape[1] - grid * grid :]
-        return patches.transpose(1, 2).unflatten(2, (grid, grid))
-
-    def _proposer_feature_map(self, hidden_states: tuple[Tensor, ...]) -> Tensor:
-        layers = hidden_states[-self.config.proposer_config.num_vision_layers :]
-        return self._feature_map(torch.stack(layers).mean(dim=0))
-
-    def _select_regions(
-        self,
-        proposals: GromaRegionProposerOutput,
-        refer_boxes: Tensor | None = None,
-        ground_boxes: Tensor | None = None,
-        permute: bool = False,
-    ) -> RegionSelection:
-        return select_regions(
-            proposals.pred_boxes,
-            proposals.scores,
-            refer_boxes,
-            ground_boxes,
-            max_regions=self.config.max_regions,
-            nms_threshold=self.config.nms_threshold,
-            score_threshold=self.config.box_score_threshold,
-            permute=permute,
-        )
 
 
 def no_autocast(tensor: Tensor) -> torch.autocast:

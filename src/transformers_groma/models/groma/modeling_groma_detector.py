@@ -10,7 +10,6 @@ from .configuration_groma import GromaRegionProposalConfig
 from .modeling_groma_base import (
     GromaPreTrainedModel,
     build_vision_tower,
-    no_autocast,
     requested_hidden_states,
     requested_output,
 )
@@ -84,10 +83,8 @@ class GromaForRegionProposal(GromaPreTrainedModel):
         Raises:
             ValueError: wrong image size or wrong labels.
         """
-        vision = self._encode_patches(
-            pixel_values, output_attentions=requested_output(kwargs, self.config, "output_attentions")
-        )
-        proposals = self.region_proposer(self._proposer_feature_map(vision.hidden_states))
+        output_attentions = requested_output(kwargs, self.config, "output_attentions")
+        vision, proposals = self.detect(pixel_values, differentiable=True, output_attentions=output_attentions)
         loss, loss_dict = None, None
         if labels is not None:
             loss, loss_dict = region_proposal_loss(proposals, labels, self.config.proposer_config)
@@ -104,10 +101,7 @@ class GromaForRegionProposal(GromaPreTrainedModel):
     @torch.no_grad()
     def propose_regions(self, pixel_values: Tensor) -> GromaRegionProposals:
         """Region proposals after score threshold and NMS; see `GromaForConditionalGeneration.propose_regions`."""
-        with no_autocast(pixel_values):
-            vision = self._encode_patches(pixel_values)
-            proposals = self.region_proposer(self._proposer_feature_map(vision.hidden_states))
-        selection = self._select_regions(proposals)
+        selection = self.select_regions(self.detect(pixel_values).proposals)
         return GromaRegionProposals(boxes=selection.boxes, scores=selection.scores, mask=selection.mask)
 
 

@@ -1,6 +1,7 @@
 """What Groma's models return."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
@@ -12,6 +13,19 @@ from transformers.modeling_outputs import (
 )
 
 from .modeling_groma_proposer import GromaRegionProposerOutput
+
+
+class GromaDetection(NamedTuple):
+    """What the vision encoder and the region proposer make of a batch of images; see `GromaPreTrainedModel.detect`.
+
+    Attributes:
+        vision (`BaseModelOutputWithPooling`): of the vision encoder, with all its hidden states
+            `(B, tokens, vision_hidden_size)`.
+        proposals (`GromaRegionProposerOutput`): all queries of the region proposer, before any are chosen.
+    """
+
+    vision: BaseModelOutputWithPooling
+    proposals: GromaRegionProposerOutput
 
 
 @dataclass
@@ -141,6 +155,7 @@ class GromaGenerateBeamDecoderOnlyOutput(GenerateBeamDecoderOnlyOutput):
 
 __all__ = [
     "GromaCausalLMOutputWithPast",
+    "GromaDetection",
     "GromaGenerateBeamDecoderOnlyOutput",
     "GromaGenerateDecoderOnlyOutput",
     "GromaImageFeatures",
