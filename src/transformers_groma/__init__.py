@@ -7,7 +7,7 @@ from ._registration import register_with_transformers
 
 if TYPE_CHECKING:
     from .boxes import box_cxcywh_to_xyxy, box_iou, box_to_xyxy, box_xyxy_to_cxcywh, box_xyxy_to_xywh, nms
-    from .grounding import GroundedPhrase, GroundedRegion, GroundedText, parse_grounded_text
+    from .grounding import GroundedPhrase, GroundedText, parse_grounded_text
     from .models.configuration_region_encoder import GromaRegionEncoderConfig
     from .models.groma.configuration_groma import (
         GromaConfig,
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .models.groma.processing_groma import GromaProcessor
     from .models.modeling_ops import use_kernels
     from .pipeline import ImageGroundingPipeline
+    from .regions import Regions
     from .visualization import draw_boxes, draw_grounded_text, draw_proposals
 
 __version__ = "0.1.0"
@@ -46,7 +47,7 @@ _EXPORTS = {
     ),
     "models.configuration_region_encoder": ("GromaRegionEncoderConfig",),
     "models.groma.convert_groma_checkpoint": ("convert_legacy_checkpoint",),
-    "grounding": ("GroundedPhrase", "GroundedRegion", "GroundedText", "parse_grounded_text"),
+    "grounding": ("GroundedPhrase", "GroundedText", "parse_grounded_text"),
     "models.groma.image_processing_groma": ("GromaImageProcessor",),
     "models.groma.image_processing_pil_groma": ("GromaImageProcessorPil",),
     "models.groma.modeling_groma": (
@@ -58,6 +59,7 @@ _EXPORTS = {
     "models.modeling_ops": ("use_kernels",),
     "pipeline": ("ImageGroundingPipeline",),
     "models.groma.processing_groma": ("GromaProcessor",),
+    "regions": ("Regions",),
     "visualization": ("draw_boxes", "draw_grounded_text", "draw_proposals"),
 }
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}

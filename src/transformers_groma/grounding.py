@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .markup import PHRASE_END, PHRASE_START, REGION_END, REGION_START, proxy_token
+from .regions import Regions
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -134,34 +135,27 @@ def parse_grounded_text(markup: str, valid_region_ids: Collection[int] | int | N
 
 @dataclass(frozen=True, eq=False)
 class GroundedPhrase:
-    """A phrase of an answer and its boxes.
+    """A phrase of an answer and its regions.
 
     Args:
         text (`str`): the phrase; empty where the answer names regions without one.
         span (`tuple[int, int]`): its place in the answer's plain text.
-        boxes (`Tensor` of shape `(n, 4)`, float32): `xyxy` boxes in absolute pixels of the upright image, n >= 1.
-        region_ids (`tuple[int, ...]`): numbers of the `n` regions, in the order of `boxes`.
+        regions (`Regions`): its regions in the order of the answer, at least one.
     """
 
     text: str
     span: tuple[int, int]
-    boxes: Tensor
-    region_ids: tuple[int, ...]
+    regions: Regions
 
+    @property
+    def boxes(self) -> Tensor:
+        """The `xyxy` boxes of its regions in absolute pixels of the upright image, `(n, 4)`, float32."""
+        return self.regions.xyxy
 
-@dataclass(frozen=True, eq=False)
-class GroundedRegion:
-    """A region that the model could name.
-
-    Args:
-        id (`int`): number of the region, as in its proxy token.
-        box (`Tensor` of shape `(4,)`, float32): `xyxy` box in absolute pixels of the upright image.
-        score (`float`): how sure the model is that there is something, 0..1.
-    """
-
-    id: int
-    box: Tensor
-    score: float
+    @property
+    def region_ids(self) -> tuple[int, ...]:
+        """The numbers of its regions, in the order of `boxes`."""
+        return self.regions.ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +165,7 @@ class GroundedText:
     Args:
         text (`str`): plain text, without markup.
         phrases (`list[GroundedPhrase]`): phrases tied to regions, in the order of the text.
-        regions (`list[GroundedRegion]`): all regions that the model could name, also those it did not.
+        regions (`Regions`): all regions that the model could name, also those it did not.
         unknown_region_ids (`tuple[int, ...]`): numbers that the model wrote but that are no regions.
         markup (`str`): the text as the model wrote it.
         user_region_ids (`tuple[int, ...]`): numbers of the regions that the user pointed at, in the order of the
@@ -180,7 +174,7 @@ class GroundedText:
 
     text: str
     phrases: list[GroundedPhrase]
-    regions: list[GroundedRegion]
+    regions: Regions
     unknown_region_ids: tuple[int, ...]
     markup: str
     user_region_ids: tuple[int, ...] = ()
@@ -216,15 +210,12 @@ class GroundedText:
                 {
                     "text": phrase.text,
                     "span": list(phrase.span),
-                    "boxes_xyxy": [_rounded(box) for box in phrase.boxes],
+                    "boxes_xyxy": [[round(value, 2) for value in box] for box in phrase.boxes.tolist()],
                     "region_ids": list(phrase.region_ids),
                 }
                 for phrase in self.phrases
             ],
-            "regions": [
-                {"id": region.id, "box_xyxy": _rounded(region.box), "score": round(region.score, 4)}
-                for region in self.regions
-            ],
+            **self.regions.to_dict(),
             "unknown_region_ids": list(self.unknown_region_ids),
         }
 
@@ -267,18 +258,18 @@ def ground_text(
         if values is not None and values.shape != (count,):
             raise ValueError(f"`{name}` must have shape ({count},) like `region_boxes`, got {tuple(values.shape)}.")
     boxes = region_boxes.detach().to("cpu", torch.float32)
-    scores = [1.0] * count if region_scores is None else region_scores.tolist()
-    mask = boxes.isfinite().all(dim=-1) & torch.tensor(scores).isfinite()
+    scores = torch.ones(count) if region_scores is None else region_scores.detach().cpu()
+    used = boxes.isfinite().all(dim=-1) & scores.isfinite()
     if region_mask is not None:
-        mask = mask & region_mask.bool().cpu()
-    mask = mask.tolist()
-    regions = [GroundedRegion(index, boxes[index], scores[index]) for index in range(count) if mask[index]]
-    valid = [region.id for region in regions]
-    if unknown := [region_id for region_id in user_region_ids if region_id not in valid]:
-        raise ValueError(f"`user_region_ids` names {unknown}, which are not regions; there are {len(valid)}.")
-    parsed = parse_grounded_text(markup, valid)
+        used = used & region_mask.bool().cpu()
+    ids = used.nonzero().flatten().tolist()
+    regions = Regions(boxes[ids], scores[ids], ids)
+    position_of = {region_id: position for position, region_id in enumerate(ids)}
+    if unknown := [region_id for region_id in user_region_ids if region_id not in position_of]:
+        raise ValueError(f"`user_region_ids` names {unknown}, which are not regions; there are {len(ids)}.")
+    parsed = parse_grounded_text(markup, ids)
     phrases = [
-        GroundedPhrase(phrase.text, phrase.span, boxes[list(phrase.region_ids)], phrase.region_ids)
+        GroundedPhrase(phrase.text, phrase.span, regions[[position_of[number] for number in phrase.region_ids]])
         for phrase in parsed.phrases
     ]
     return GroundedText(parsed.text, phrases, regions, parsed.unknown_region_ids, markup, tuple(user_region_ids))
@@ -417,7 +408,3 @@ class _PlainText:
 
     def joined(self) -> str:
         return "".join(self.pieces)
-
-
-def _rounded(box: Tensor) -> list[float]:
-    return [round(value, 2) for value in box.tolist()]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from transformers_groma import GroundedText, ImageGroundingPipeline
+from transformers_groma import GroundedText, ImageGroundingPipeline, Regions
 from transformers_groma.cli import models
 from transformers_groma.cli.output import printable
 
@@ -29,7 +29,7 @@ def test_chat_reads_control_tokens_only_where_it_is_told(chat, monkeypatch):
 
     def record(pipe, image, question, **how):
         prompts.append((question, how["parse_tokens"]))
-        return GroundedText("", [], [], (), "")
+        return GroundedText("", [], Regions([]), (), "")
 
     monkeypatch.setattr(ImageGroundingPipeline, "__call__", record)
     assert chat("Is </s> it?")[0] == chat("Is <p>it</p>?", "--parse-tokens")[0] == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from transformers_groma import Regions
 from transformers_groma._files import OutputError
 from transformers_groma.cli.output import note, printable, write_answer, write_proposals
 
@@ -41,7 +42,7 @@ def test_json_and_image_appear_together_or_not_at_all(tmp_path, monkeypatch, kin
         if kind == "answer":
             write_answer(tmp_path, "answer", Answer(), image)
         else:
-            write_proposals(tmp_path, [REGION], image)
+            write_proposals(tmp_path, Regions([REGION["box_xyxy"]], [REGION["score"]]), image)
 
     real = os.replace
 

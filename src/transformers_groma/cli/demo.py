@@ -85,7 +85,7 @@ def run_demo(arguments: argparse.Namespace) -> None:
         box = (width / 4, height / 4, width * 3 / 4, height * 3 / 4)
         _demo_ask(pipe, model, folder / "answer", photo, DEMO_QUESTION, [box])
         description = _demo_ask(pipe, model, folder / "description", photo, DEMO_DESCRIPTION, [])
-        write_proposals(folder, description.to_dict()["regions"], photo)
+        write_proposals(folder, description.regions, photo)
         names += ["answer", "description", "proposals"]
     print("\nLook at the images; what they show lies beside them as JSON:")
     for name in names:
@@ -132,7 +132,7 @@ def _demo_scene(pipe: "ImageGroundingPipeline", model: str, folder: Path, number
     found = count_found(scene, [region.box.tolist() for region in answer.regions])
     regions = f"{len(answer.regions)} region{'' if len(answer.regions) == 1 else 's'}"
     print(f"\n{regions} found, and {found} of {len(scene.objects)} shapes have one (IoU of at least 0.5)")
-    write_proposals(folder, answer.to_dict()["regions"], image, "scene_proposals")
+    write_proposals(folder, answer.regions, image, "scene_proposals")
     right = sum(verdict.right == verdict.total for verdict in verdicts)
     print(f"{right} of {len(verdicts)} answers are right, compared with what the scene was drawn from.")
     if is_tiny and number == DEMO_SCENE and right == len(verdicts):

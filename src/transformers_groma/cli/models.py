@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ..grounding import GroundedText
     from ..pipeline import ImageGroundingPipeline
+    from ..regions import Regions
 
 LEGACY_CHECKPOINT = Path("tests", "fixtures", "golden", "legacy_checkpoint")
 
@@ -82,26 +83,21 @@ def ask(
         )
 
 
-def propose_regions(model: str | None, image: "Image.Image", device: str | None, dtype: str) -> list[dict[str, Any]]:
-    """Regions as in the JSON of an answer. A whole Groma is loaded without its language model."""
+def propose_regions(model: str | None, image: "Image.Image", device: str | None, dtype: str) -> "Regions":
+    """The regions of an image. A whole Groma is loaded without its language model."""
     model = checked_model(model, ("groma", "groma_region_proposal"))
     device = checked_device(device)
     from transformers import AutoImageProcessor
 
-    from ..boxes import unpack_region_boxes
     from ..models.groma.modeling_groma_detector import GromaForRegionProposal
+    from ..regions import regions_of_slots
 
     with errors_of(f"--model {model!r}"):
         detector = GromaForRegionProposal.from_pretrained(model, dtype=dtype).to(device)
         image_processor = AutoImageProcessor.from_pretrained(model)
     pixel_values = image_processor(image, return_tensors="pt")["pixel_values"].to(device)
     proposals = detector.propose_regions(pixel_values)
-    boxes = unpack_region_boxes(proposals.boxes, proposals.mask, [(image.height, image.width)])[0].tolist()
-    scores = proposals.scores[0][proposals.mask[0]].tolist()
-    return [
-        {"id": index, "box_xyxy": [round(value, 2) for value in box], "score": round(score, 4)}
-        for index, (box, score) in enumerate(zip(boxes, scores))
-    ]
+    return regions_of_slots(proposals.boxes, proposals.scores, proposals.mask, [(image.height, image.width)])[0]
 
 
 def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:

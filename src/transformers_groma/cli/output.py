@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ..grounding import GroundedText
+    from ..regions import Regions
 
 
 def answer_lines(answer: "GroundedText") -> str:
@@ -54,17 +55,11 @@ def write_answer(
     _write_pair(folder, name, {**answer.to_dict(), **(notes or {})}, answer.draw(image))
 
 
-def write_proposals(
-    folder: Path, regions: list[dict[str, Any]], image: "Image.Image", name: str = "proposals"
-) -> None:
+def write_proposals(folder: Path, regions: "Regions", image: "Image.Image", name: str = "proposals") -> None:
     """Write regions as JSON, and their image: both or neither."""
-    import torch
-
     from ..visualization import draw_proposals
 
-    boxes = torch.tensor([region["box_xyxy"] for region in regions]).reshape(-1, 4)
-    scores = torch.tensor([region["score"] for region in regions])
-    _write_pair(folder, name, {"regions": regions}, draw_proposals(image, boxes, scores))
+    _write_pair(folder, name, regions.to_dict(), draw_proposals(image, regions.xyxy, regions.scores))
 
 
 def write_png(path: Path, image: "Image.Image") -> None:

@@ -28,11 +28,11 @@ def run_propose(arguments: argparse.Namespace) -> None:
     image = open_upright(arguments.image)
     regions = propose_regions(arguments.model, image, arguments.device, arguments.dtype)
     if arguments.json:
-        print(json.dumps({"regions": regions}))
+        print(json.dumps(regions.to_dict()))
     else:
         print(f"{len(regions)} regions: name, score, x1, y1, x2, y2")
         for region in regions:
-            print(f"{'r' + str(region['id']):>4}  {region['score']:.2f}  {numbers(region['box_xyxy'])}")
+            print(f"{'r' + str(region.id):>4}  {region.score:.2f}  {numbers(region.box.tolist())}")
     if folder is not None:
         write_proposals(folder, regions, image)
         note(f"wrote {folder / 'proposals.json'} and {folder / 'proposals.png'}")

@@ -20,6 +20,7 @@ from ..._files import complete_folder, write_file
 from ...boxes import box_iou
 from ...grounding import GroundedText
 from ...image_inputs import to_rgb
+from ...regions import Regions
 from ...visualization import PALETTE, dashes, draw_boxes, draw_grounded_text
 
 Box = Sequence[float]
@@ -288,7 +289,7 @@ def _with_texts(picture: Image.Image, case: GalleryCase) -> Image.Image:
     """The picture with the texts of the case under it, so that it tells all when it is sent around alone."""
     lines = [f"{case.title}   {case.verdict}{', ' if case.verdict else ''}score {_number(case.score)}"]
     lines += [f"{name}: {text}" for name, text in _texts(case)]
-    texts = GroundedText(text="\n".join(lines), phrases=[], regions=[], unknown_region_ids=(), markup="")
+    texts = GroundedText(text="\n".join(lines), phrases=[], regions=Regions([]), unknown_region_ids=(), markup="")
     return draw_grounded_text(picture, texts)
 
 

@@ -22,7 +22,7 @@ from transformers import BatchFeature
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, Unpack
 
-from ...boxes import BoxFormat, box_cxcywh_to_xyxy, exact_boxes, finite_slots, scale_boxes, unpack_region_boxes
+from ...boxes import BoxFormat, box_cxcywh_to_xyxy, exact_boxes, scale_boxes
 from ...control_tokens import (
     break_control_tokens,
     break_in_values,
@@ -44,6 +44,7 @@ from ...markup import (
     REGION_MARK,
     REGION_START,
 )
+from ...regions import Regions, regions_of_slots
 from ..processing_inputs import (
     GromaBatchFeature,
     as_texts,
@@ -587,7 +588,7 @@ class GromaProcessor(ProcessorMixin):
 
     def post_process_region_proposals(
         self, proposals: Any, target_sizes: Sequence[tuple[int, int]] | None = None
-    ) -> list[dict[str, torch.Tensor]]:
+    ) -> list[Regions]:
         """The regions that `model.propose_regions` found, in pixels.
 
         Args:
@@ -596,8 +597,7 @@ class GromaProcessor(ProcessorMixin):
                 Without it boxes stay fractions (0..1) of the image size.
 
         Returns:
-            `list[dict]`: for each image `boxes` (`Tensor` of shape `(n, 4)`, `xyxy`) and `scores` (`(n,)`), best
-                first.
+            `list[Regions]`: those of each image, best first; their numbers are those of the slots.
 
         Raises:
             ValueError: if `target_sizes` has not one entry for each image.
@@ -605,16 +605,11 @@ class GromaProcessor(ProcessorMixin):
         Example:
         ```python
         proposals = model.propose_regions(inputs["pixel_values"])
-        boxes = processor.post_process_region_proposals(proposals, target_sizes=[(height, width)])[0]["boxes"]
+        regions = processor.post_process_region_proposals(proposals, target_sizes=[(height, width)])[0]
+        print(regions.xyxy, regions.scores)
         ```
         """
-        boxes = unpack_region_boxes(proposals.boxes, proposals.mask, target_sizes)
-        used_slots = finite_slots(exact_boxes(proposals.boxes, "proposals.boxes"), proposals.mask)
-        scores = [values[used] for values, used in zip(proposals.scores, used_slots, strict=True)]
-        return [
-            {"boxes": image_boxes, "scores": image_scores}
-            for image_boxes, image_scores in zip(boxes, scores, strict=True)
-        ]
+        return regions_of_slots(proposals.boxes, proposals.scores, proposals.mask, target_sizes)
 
     @staticmethod
     def _without_prompts(sequences: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,299 @@
+"""The regions of an image: boxes, scores, masks and labels in one value, and what other tools read of them.
+
+Boxes are `xyxy` in absolute pixels of the upright image, masks are bool arrays of its size.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .boxes import box_area, box_xyxy_to_xywh, exact_boxes, finite_slots, unpack_region_boxes
+from .masks import mask_to_rle
+
+# What the constructor turns into a tensor or an array.
+ArrayLike = Tensor | np.ndarray | Sequence[Any]
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class Regions:
+    """Regions of one image. An index, a slice or a mask selects some of them; iterating gives them one by one.
+
+    Args:
+        xyxy (array-like of shape `(n, 4)`): `xyxy` boxes in absolute pixels of the upright image. Kept as a `Tensor`
+            on the CPU: float64 where an array or a tensor is, float32 otherwise.
+        scores (array-like of shape `(n,)`, *optional*): how sure the model is of each, higher is better. 1 without it.
+        ids (`Sequence[int]` of length n, *optional*): their numbers, as in the proxy tokens `<r0>`, `<r1>`, … of the
+            text. `0..n-1` without it.
+        masks (array-like of shape `(n, H, W)`, bool, *optional*): their pixels in the upright image.
+        labels (`Sequence[str]` of length n, *optional*): a phrase or a category for each.
+
+    Raises:
+        ValueError: if a shape or a length does not fit, a box or a score is not finite, a number is negative or
+            `masks` are not bool.
+
+    Example:
+    >>> from transformers_groma.regions import Regions
+    >>> regions = Regions([[10, 20, 30, 40], [0, 0, 9, 9]], scores=[0.9, 0.4], labels=["a dog", "a cup"])
+    >>> len(regions), regions[0].label, regions[0].box.tolist()
+    (2, 'a dog', [10.0, 20.0, 30.0, 40.0])
+    >>> [region.id for region in regions[regions.scores > 0.5]]
+    [0]
+    """
+
+    xyxy: Tensor
+    scores: Tensor
+    ids: tuple[int, ...]
+    masks: np.ndarray | None
+    labels: tuple[str, ...] | None
+
+    def __init__(
+        self,
+        xyxy: ArrayLike,
+        scores: ArrayLike | None = None,
+        ids: ArrayLike | None = None,
+        masks: ArrayLike | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> None:
+        boxes = _finite("xyxy", xyxy)
+        if boxes.shape == (0,):  # an empty list
+            boxes = boxes.reshape(0, 4)
+        if boxes.ndim != 2 or boxes.shape[1] != 4:
+            raise ValueError(f"`xyxy` must have shape (number of regions, 4), got {tuple(boxes.shape)}.")
+        count = len(boxes)
+        confidences = torch.ones(count) if scores is None else _finite("scores", scores)
+        if confidences.shape != (count,):
+            raise ValueError(f"`scores` must have shape ({count},), one for each box, got {tuple(confidences.shape)}.")
+        numbers = tuple(range(count)) if ids is None else tuple(int(number) for number in ids)
+        if len(numbers) != count or min(numbers, default=0) < 0:
+            raise ValueError(f"`ids` must be {count} non-negative numbers, one for each box, got {list(numbers)}.")
+        pixels = None if masks is None else _as_array(masks)
+        if pixels is not None and (pixels.dtype != bool or pixels.ndim != 3 or len(pixels) != count):
+            raise ValueError(
+                f"`masks` must be a bool array of shape ({count}, height, width), one for each box, got "
+                f"{pixels.dtype} of shape {pixels.shape}."
+            )
+        if labels is not None and (isinstance(labels, str) or len(labels) != count):
+            raise ValueError(f"`labels` must be {count} texts, one for each box, got {labels!r}.")
+        # A frozen dataclass sets its own fields in this way.
+        object.__setattr__(self, "xyxy", boxes)
+        object.__setattr__(self, "scores", confidences)
+        object.__setattr__(self, "ids", numbers)
+        object.__setattr__(self, "masks", pixels)
+        object.__setattr__(self, "labels", None if labels is None else tuple(labels))
+
+    def __len__(self) -> int:
+        return len(self.xyxy)
+
+    def __iter__(self) -> Iterator["Regions"]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: Any) -> "Regions":
+        """Some of the regions.
+
+        Args:
+            index (`int`, `slice`, `Sequence[int]` or `Sequence[bool]`, lists, arrays or tensors): a position (negative
+                counts from the end), a slice, several positions, or which regions are wanted, a bool for each. Not
+                numbers of regions: see `ids`.
+
+        Returns:
+            `Regions`: one region for a position, else as many as are selected, in that order.
+
+        Raises:
+            IndexError: if there is no region at a position, or if there are not as many bools as regions.
+        """
+        if not isinstance(index, slice):
+            index = _as_array(index)
+            if index.size == 0 and index.dtype != bool:
+                index = index.astype(int)
+            if index.ndim > 1 or (index.ndim == 0 and index.dtype == bool):
+                raise IndexError(f"Regions are selected by one position or a list, not by {index.tolist()!r}.")
+        positions = np.atleast_1d(np.arange(len(self))[index]).tolist()
+        return Regions(
+            self.xyxy[positions],
+            self.scores[positions],
+            tuple(self.ids[position] for position in positions),
+            None if self.masks is None else self.masks[positions],
+            None if self.labels is None else tuple(self.labels[position] for position in positions),
+        )
+
+    @property
+    def id(self) -> int:
+        """The number of the region, as in its proxy token. ValueError if these are not exactly one region."""
+        return self._of_one("id", self.ids)
+
+    @property
+    def box(self) -> Tensor:
+        """The `xyxy` box of the region, `(4,)`. ValueError if these are not exactly one region."""
+        return self._of_one("box", self.xyxy)
+
+    @property
+    def score(self) -> float:
+        """The score of the region. ValueError if these are not exactly one region."""
+        return self._of_one("score", self.scores).item()
+
+    @property
+    def label(self) -> str | None:
+        """The label of the region, if it has one. ValueError if these are not exactly one region."""
+        return self._of_one("label", self.labels)
+
+    @property
+    def mask(self) -> np.ndarray | None:
+        """The mask of the region, bool `(H, W)`, if it has one. ValueError if these are not exactly one region."""
+        return self._of_one("mask", self.masks)
+
+    def _of_one(self, name: str, values: Any) -> Any:
+        if len(self) != 1:
+            raise ValueError(f"`{name}` is that of one region, and these are {len(self)}: select one by its position.")
+        return None if values is None else values[0]
+
+    def to_dict(self) -> dict[str, list[dict[str, Any]]]:
+        """Plain lists and numbers, ready for JSON.
+
+        Returns:
+            `dict`: `{"regions": [...]}`, for each region its `id`, `box_xyxy` (pixels, two decimals), `score` (four
+            decimals) and, if there are any, `label` and `mask` (COCO's RLE).
+
+        Example:
+        >>> from transformers_groma.regions import Regions
+        >>> Regions([[10, 20, 30, 40]], scores=[0.9]).to_dict()
+        {'regions': [{'id': 0, 'box_xyxy': [10.0, 20.0, 30.0, 40.0], 'score': 0.9}]}
+        """
+        regions: list[dict[str, Any]] = [
+            {"id": number, "box_xyxy": [round(value, 2) for value in box], "score": round(score, 4)}
+            for number, box, score in zip(self.ids, self.xyxy.tolist(), self.scores.tolist(), strict=True)
+        ]
+        if self.labels is not None:
+            for region, label in zip(regions, self.labels, strict=True):
+                region["label"] = label
+        if self.masks is not None:
+            for region, mask in zip(regions, self.masks, strict=True):
+                region["mask"] = mask_to_rle(mask)
+        return {"regions": regions}
+
+    def to_coco(self, image_id: int, category_id: int | Sequence[int] = 1) -> list[dict[str, Any]]:
+        """COCO's results, which are its annotations without numbers of their own (`id`).
+
+        Args:
+            image_id (`int`): the image they belong to.
+            category_id (`int` or `Sequence[int]` of length n): the category of all or of each.
+
+        Returns:
+            `list[dict]`: for each region `image_id`, `category_id`, `bbox` (`xywh` in pixels), `score`, `area` in
+            square pixels (of the mask, else of the box), `iscrowd` 0 and, if it has a mask, `segmentation` (RLE).
+
+        Raises:
+            ValueError: if there is not one category for each region.
+
+        Example:
+        >>> from transformers_groma.regions import Regions
+        >>> Regions([[10, 20, 30, 40]], scores=[0.5]).to_coco(image_id=7)[0]["bbox"]
+        [10.0, 20.0, 20.0, 20.0]
+        """
+        categories = [category_id] * len(self) if isinstance(category_id, int) else list(category_id)
+        if len(categories) != len(self):
+            raise ValueError(f"`category_id` must be one number or {len(self)}, got {len(categories)}.")
+        areas = box_area(self.xyxy) if self.masks is None else self.masks.sum(axis=(1, 2))
+        entries: list[dict[str, Any]] = [
+            {
+                "image_id": image_id,
+                "category_id": category,
+                "bbox": bbox,
+                "score": score,
+                "area": float(area),
+                "iscrowd": 0,
+            }
+            for category, bbox, score, area in zip(
+                categories, box_xyxy_to_xywh(self.xyxy).tolist(), self.scores.tolist(), areas.tolist(), strict=True
+            )
+        ]
+        if self.masks is not None:
+            for entry, mask in zip(entries, self.masks, strict=True):
+                entry["segmentation"] = mask_to_rle(mask)
+        return entries
+
+    def to_supervision(self) -> Any:
+        """Detections of the `supervision` package, for its annotators and trackers.
+
+        Returns:
+            `supervision.Detections`: `xyxy`, `confidence` and `mask`; `class_id` numbers the labels in the order in
+            which they come (0 without labels). `data` has `region_id` and, if there are labels, `class_name`.
+
+        Raises:
+            ImportError: if `supervision` is not installed.
+        """
+        try:
+            from supervision import Detections
+        except ImportError as error:
+            raise ImportError("`to_supervision` needs the package supervision: `pip install supervision`.") from error
+        data = {"region_id": np.array(self.ids, np.int64)}
+        class_id = np.zeros(len(self), np.int64)
+        if self.labels is not None:
+            number_of = {label: number for number, label in enumerate(dict.fromkeys(self.labels))}
+            class_id = np.array([number_of[label] for label in self.labels], np.int64)
+            data["class_name"] = np.array(self.labels, np.str_)
+        return Detections(
+            xyxy=self.xyxy.float().numpy(),
+            confidence=self.scores.float().numpy(),
+            class_id=class_id,
+            mask=self.masks,
+            data=data,
+        )
+
+
+def regions_of_slots(
+    boxes: Tensor, scores: Tensor, mask: Tensor, target_sizes: Sequence[tuple[int, int]] | None = None
+) -> list[Regions]:
+    """The regions in a model's region slots, in pixels.
+
+    Args:
+        boxes (`Tensor` of shape `(B, R, 4)`): slots as the model gives them, normalized `cxcywh`.
+        scores (`Tensor` of shape `(B, R)`): their scores.
+        mask (`Tensor` of shape `(B, R)`, bool): which slots are used.
+        target_sizes (`Sequence` of B `(height, width)`, *optional*): sizes of the upright images in pixels. Without it
+            boxes stay fractions (0..1) of the image.
+
+    Returns:
+        `list` of B `Regions`, clipped to the image; their numbers are those of the slots. A slot whose box is not
+        finite is not a region.
+
+    Raises:
+        ValueError: if `target_sizes` does not have one entry for each image.
+
+    Example:
+    >>> import torch
+    >>> from transformers_groma.regions import regions_of_slots
+    >>> boxes, mask = torch.tensor([[[0.5, 0.5, 0.25, 0.5], [0.5] * 4]]), torch.tensor([[True, False]])
+    >>> regions_of_slots(boxes, torch.tensor([[0.9, 0.8]]), mask, [(100, 200)])[0].xyxy.tolist()
+    [[75.0, 25.0, 125.0, 75.0]]
+    """
+    used = finite_slots(exact_boxes(boxes, "region_boxes"), mask)
+    corners = unpack_region_boxes(boxes, mask, target_sizes)
+    return [
+        Regions(image_corners, image_scores[image_used], image_used.nonzero().flatten())
+        for image_corners, image_scores, image_used in zip(corners, scores, used, strict=True)
+    ]
+
+
+def _as_array(values: Any) -> np.ndarray:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def _finite(name: str, values: Any) -> Tensor:
+    """Numbers as a tensor on the CPU: float64 stays, everything else becomes float32; lists, as in torch, too."""
+    try:
+        if not isinstance(values, Tensor):
+            dtype = np.float64 if getattr(values, "dtype", None) == np.float64 else np.float32
+            values = torch.from_numpy(np.array(values, dtype))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{name}` must be numbers, got {values!r}.") from error
+    values = values.detach().to("cpu", torch.float64 if values.dtype == torch.float64 else torch.float32)
+    if not values.isfinite().all():
+        raise ValueError(f"`{name}` must be finite numbers, got {values.tolist()}.")
+    return values
+
+
+__all__ = ["Regions", "regions_of_slots"]

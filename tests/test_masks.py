@@ -1,0 +1,79 @@
+"""Masks as run-length encoding: letter for letter that of COCO's tools, and back."""
+
+import numpy as np
+import pytest
+from faster_coco_eval import mask as coco
+
+from transformers_groma.masks import mask_to_rle, rle_to_mask
+
+
+def masks():
+    generator = np.random.default_rng(0)
+    wide = np.zeros((40, 3000), bool)
+    wide[3:30, 5:2900] = True  # runs longer than two letters hold, and differences of both signs
+    corner = np.zeros((5, 7), bool)
+    corner[0, 0] = True
+    last = np.zeros((5, 7), bool)
+    last[-1, -1] = True
+    yy, xx = np.mgrid[:480, :640]
+    yield from {
+        "empty": np.zeros((5, 7), bool),
+        "full": np.ones((5, 7), bool),
+        "one pixel": np.ones((1, 1), bool),
+        "first pixel": corner,
+        "last pixel": last,
+        "row": np.ones((1, 9), bool),
+        "column": np.ones((9, 1), bool),
+        "noise": generator.random((33, 21)) > 0.5,
+        "sparse noise": generator.random((200, 300)) > 0.99,
+        "wide": wide,
+        "disc": (yy - 200) ** 2 + (xx - 300) ** 2 < 150**2,
+        "transposed": (generator.random((21, 33)) > 0.3).T,
+        "every other pixel": (generator.random((40, 60)) > 0.3)[::-2, ::3],
+        "column by column": np.asfortranarray(generator.random((40, 60)) > 0.7),
+    }.items()
+
+
+@pytest.mark.parametrize(("name", "mask"), masks())
+def test_masks_are_written_as_coco_writes_them_and_read_back(name, mask):
+    rle = mask_to_rle(mask)
+    expected = coco.encode(np.asfortranarray(mask, np.uint8))
+    assert rle == {"size": [int(side) for side in expected["size"]], "counts": expected["counts"].decode()}
+    for written in (rle, expected):
+        found = rle_to_mask(written)
+        assert found.dtype == bool
+        np.testing.assert_array_equal(found, mask)
+    np.testing.assert_array_equal(coco.decode({**rle, "counts": rle["counts"].encode()}), mask)
+
+
+def test_masks_of_no_pixels():
+    assert mask_to_rle(np.zeros((0, 4), bool))["size"] == [0, 4]
+    assert rle_to_mask(mask_to_rle(np.zeros((0, 4), bool))).shape == (0, 4)
+
+
+def test_counts_may_be_the_numbers_themselves():
+    assert rle_to_mask({"size": [2, 3], "counts": [2, 3, 1]}).tolist() == [[False, True, True], [False, True, False]]
+
+
+@pytest.mark.parametrize("mask", [np.zeros((2, 3), np.uint8), np.zeros(3, bool), np.zeros((1, 2, 3), bool), [[0.5]]])
+def test_only_a_bool_image_is_a_mask(mask):
+    with pytest.raises(ValueError, match="`mask` must be a bool array of shape"):
+        mask_to_rle(mask)
+
+
+@pytest.mark.parametrize(
+    ("rle", "message"),
+    [
+        ({"counts": "231"}, "'size'"),
+        ({"size": [2, 3]}, "'counts'"),
+        ({"size": [2, 4], "counts": "231"}, "cover 6 pixels.* 4x2 .*has 8"),
+        ({"size": [2, 3], "counts": [5, 2, -1]}, "damaged"),
+        ({"size": [2, 3], "counts": "23"}, "cover 5 pixels"),
+        ({"size": [2, 3], "counts": "23R"}, "end in the middle"),
+        ({"size": [2, 3], "counts": "2 1"}, "contain ' '"),
+        ({"size": [2, 3], "counts": b"2\xff1"}, "contain"),
+    ],
+)
+def test_damaged_encodings_are_named(rle, message):
+    with pytest.raises(ValueError, match=message):
+        rle_to_mask(rle)

@@ -1,0 +1,245 @@
+"""`Regions`: what it accepts, how regions are selected, and what other tools read of them."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from faster_coco_eval import COCO, COCOeval_faster
+from faster_coco_eval import mask as coco_mask
+
+from transformers_groma import Regions
+from transformers_groma.masks import rle_to_mask
+from transformers_groma.regions import regions_of_slots
+
+BOXES = [[10.126, 20, 30, 40], [0, 0, 4, 2], [5, 5, 8, 9]]
+SCORES = [0.123456, 0.5, 1.0]
+LABELS = ["a dog", "a cup", "a dog"]
+
+
+@pytest.fixture
+def masks() -> np.ndarray:
+    masks = np.zeros((3, 48, 64), bool)
+    masks[0, 20:40, 11:30] = True
+    masks[1, 0, :3] = True  # the third one is empty
+    return masks
+
+
+@pytest.fixture
+def regions(masks) -> Regions:
+    return Regions(BOXES, SCORES, [4, 7, 0], masks, LABELS)
+
+
+def test_defaults():
+    regions = Regions(BOXES)
+    assert regions.ids == (0, 1, 2) and regions.scores.tolist() == [1.0] * 3
+    assert regions.masks is None and regions.labels is None
+    assert regions[0].mask is None and regions[0].label is None
+
+
+@pytest.mark.parametrize(
+    "empty", [[], (), np.zeros((0, 4)), torch.zeros(0, 4), np.zeros(0)], ids=["list", "tuple", "array", "tensor", "1d"]
+)
+def test_there_may_be_no_regions(empty):
+    regions = Regions(empty, [], [], np.zeros((0, 4, 6), bool), [])
+    assert regions.xyxy.shape == (0, 4) and len(regions) == 0 and not regions
+    assert list(regions) == [] and regions.to_dict() == {"regions": []} and regions.to_coco(1) == []
+    assert len(regions[:]) == len(regions[[]]) == 0
+    assert regions[:].masks.shape == (0, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        (BOXES, torch.float32),
+        (np.array(BOXES), torch.float64),
+        (np.array(BOXES, np.float32), torch.float32),
+        (np.array(BOXES, np.float16), torch.float32),
+        (np.array(BOXES, np.int64), torch.float32),
+        (torch.tensor(BOXES, dtype=torch.float64, requires_grad=True), torch.float64),
+        (torch.tensor(BOXES, dtype=torch.bfloat16), torch.float32),
+        ([torch.tensor(box) for box in BOXES], torch.float32),
+    ],
+)
+def test_numbers_of_any_kind_become_tensors_without_losing_digits(values, dtype):
+    regions = Regions(values, values[:, 0] if hasattr(values, "dtype") else SCORES)
+    assert regions.xyxy.dtype == dtype and not regions.xyxy.requires_grad
+    assert regions.scores.dtype == dtype
+    expected = torch.stack(values) if isinstance(values, list) and torch.is_tensor(values[0]) else values
+    torch.testing.assert_close(regions.xyxy, torch.as_tensor(expected).detach().to(dtype), rtol=0, atol=0)
+
+
+def test_later_changes_of_an_array_are_not_seen():
+    boxes = np.array(BOXES)
+    boxes.setflags(write=False)
+    with np.errstate(all="raise"):
+        assert Regions(boxes).xyxy.tolist() == BOXES
+    boxes = np.array(BOXES)
+    regions = Regions(boxes)
+    boxes[:] = 0
+    assert regions.xyxy.tolist() == BOXES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"xyxy": [10, 20, 30, 40]}, r"`xyxy` must have shape \(number of regions, 4\), got \(4,\)"),
+        ({"xyxy": [[1, 2, 3]] * 3}, r"got \(3, 3\)"),
+        ({"xyxy": np.zeros((0, 5))}, r"got \(0, 5\)"),
+        ({"xyxy": [BOXES]}, r"got \(1, 3, 4\)"),
+        ({"xyxy": [[1, 2, 3, 4], [1, 2]]}, "`xyxy` must be numbers"),
+        ({"xyxy": "box"}, "`xyxy` must be numbers"),
+        ({"xyxy": [[0, 0, float("nan"), 1]] * 3}, "`xyxy` must be finite"),
+        ({"scores": [1.0, 1.0]}, r"`scores` must have shape \(3,\).*\(2,\)"),
+        ({"scores": [[1.0]] * 3}, r"`scores` must have shape \(3,\).*\(3, 1\)"),
+        ({"scores": [1.0, float("inf"), 0.0]}, "`scores` must be finite"),
+        ({"ids": [1, 2]}, r"`ids` must be 3 non-negative numbers.*\[1, 2\]"),
+        ({"ids": [1, 2, -1]}, "`ids`"),
+        ({"masks": np.zeros((3, 4, 4))}, r"`masks` must be a bool array of shape \(3, height, width\).*float64"),
+        ({"masks": np.zeros((2, 4, 4), bool)}, r"`masks`.*\(2, 4, 4\)"),
+        ({"masks": np.zeros((4, 4), bool)}, r"`masks`.*\(4, 4\)"),
+        ({"labels": ["a"]}, r"`labels` must be 3 texts.*\['a'\]"),
+        ({"labels": "abc"}, "`labels` must be 3 texts"),
+    ],
+)
+def test_what_does_not_fit_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Regions(**{"xyxy": BOXES, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("index", "expected"),
+    [
+        (0, [0]),
+        (-1, [2]),
+        (np.int64(1), [1]),
+        (torch.tensor(1), [1]),
+        (slice(None, None, -1), [2, 1, 0]),
+        (slice(1, 99), [1, 2]),
+        ([2, 0], [2, 0]),
+        ((1, -1), [1, 2]),
+        (np.array([1, 1]), [1, 1]),
+        (torch.tensor([2]), [2]),
+        (range(2), [0, 1]),
+        ([], []),
+        ([True, False, True], [0, 2]),
+        (np.array([False, True, False]), [1]),
+        (torch.tensor([False] * 3), []),
+    ],
+)
+def test_selecting_keeps_what_belongs_together(regions, masks, index, expected):
+    found = regions[index]
+    assert isinstance(found, Regions) and len(found) == len(expected)
+    assert torch.equal(found.xyxy, regions.xyxy[expected]) and torch.equal(found.scores, regions.scores[expected])
+    assert found.ids == tuple([4, 7, 0][position] for position in expected)
+    assert found.labels == tuple(LABELS[position] for position in expected)
+    np.testing.assert_array_equal(found.masks, masks[expected])
+
+
+@pytest.mark.parametrize("index", [3, -4, [0, 3], [True, False], True, [[0]], "0", None, 0.5])
+def test_there_must_be_a_region_at_a_position(regions, index):
+    with pytest.raises(IndexError):
+        regions[index]
+
+
+def test_regions_one_by_one(regions, masks):
+    seen = [(region.id, region.box.tolist(), region.score, region.label) for region in regions]
+    assert seen == [
+        (number, pytest.approx(box), pytest.approx(score), label)
+        for number, box, score, label in zip([4, 7, 0], BOXES, SCORES, LABELS)
+    ]
+    assert all(isinstance(score, float) for _, _, score, _ in seen)
+    np.testing.assert_array_equal(regions[1].mask, masks[1])
+    assert regions[0].box.shape == (4,)
+
+
+@pytest.mark.parametrize("name", ["id", "box", "score", "label", "mask"])
+def test_what_one_region_has_is_not_asked_of_several(regions, name):
+    for several in (regions, regions[:0]):
+        with pytest.raises(ValueError, match=f"`{name}` is that of one region, and these are {len(several)}"):
+            getattr(several, name)
+
+
+def test_to_dict_is_json(regions, masks):
+    plain = regions[:2].to_dict()
+    assert json.loads(json.dumps(plain)) == plain
+    found = [region.pop("mask") for region in plain["regions"]]
+    assert plain["regions"] == [
+        {"id": 4, "box_xyxy": [10.13, 20.0, 30.0, 40.0], "score": 0.1235, "label": "a dog"},
+        {"id": 7, "box_xyxy": [0.0, 0.0, 4.0, 2.0], "score": 0.5, "label": "a cup"},
+    ]
+    np.testing.assert_array_equal([rle_to_mask(rle) for rle in found], masks[:2])
+    assert set(Regions(BOXES).to_dict()["regions"][0]) == {"id", "box_xyxy", "score"}
+
+
+def test_to_coco_without_masks():
+    box, _, other = Regions(np.array(BOXES), np.array(SCORES)).to_coco(9, [3, 1, 2])
+    assert box == {
+        "image_id": 9,
+        "category_id": 3,
+        "bbox": [10.126, 20.0, 30 - 10.126, 20.0],
+        "score": 0.123456,
+        "area": pytest.approx((30 - 10.126) * 20, abs=1e-9),
+        "iscrowd": 0,
+    }
+    assert (other["category_id"], other["area"]) == (2, 12.0)
+    with pytest.raises(ValueError, match="`category_id` must be one number or 3, got 2"):
+        Regions(BOXES).to_coco(9, [1, 2])
+
+
+def test_cocos_tools_read_what_to_coco_gives(regions, masks):
+    entries = json.loads(json.dumps(regions[:2].to_coco(image_id=9)))
+    assert [entry["area"] for entry in entries] == [380.0, 3.0]
+    np.testing.assert_array_equal(coco_mask.decode(entries[0]["segmentation"]), masks[0])
+    truth = COCO(
+        {
+            "images": [{"id": 9, "height": 48, "width": 64}],
+            "annotations": [{**entry, "id": number} for number, entry in enumerate(entries, start=1)],
+            "categories": [{"id": 1}],
+        }
+    )
+    for kind in ("bbox", "segm"):
+        evaluation = COCOeval_faster(truth, truth.loadRes(entries), iouType=kind, print_function=lambda *_: None)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        assert evaluation.stats[0] == pytest.approx(1.0), kind
+
+
+def test_to_supervision(regions, masks, monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=SimpleNamespace))
+    found = regions.to_supervision()
+    assert found.xyxy.dtype == found.confidence.dtype == np.float32
+    assert found.xyxy.tolist() == [pytest.approx(box) for box in BOXES]
+    assert found.confidence.tolist() == pytest.approx(SCORES)
+    assert found.class_id.tolist() == [0, 1, 0], "labels in the order in which they come"
+    assert found.data["class_name"].tolist() == LABELS
+    assert found.data["region_id"].tolist() == [4, 7, 0]
+    assert found.mask is regions.masks
+    plain = Regions(np.array(BOXES)).to_supervision()
+    assert plain.xyxy.dtype == np.float32 and plain.mask is None
+    assert plain.class_id.tolist() == [0, 0, 0] and set(plain.data) == {"region_id"}
+
+
+def test_supervision_is_named_where_it_is_missing(regions, monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ImportError, match="pip install supervision"):
+        regions.to_supervision()
+
+
+@pytest.mark.parametrize("target_sizes", [[(100, 200), (50, 50)], torch.tensor([[100, 200], [50, 50]])])
+def test_regions_of_slots_keep_their_numbers(target_sizes):
+    boxes = torch.tensor([[0.5, 0.5, 0.25, 0.5], [0.5, 0.5, float("nan"), 1], [0.9, 0.9, 0.4, 0.4]]).repeat(2, 1, 1)
+    scores = torch.tensor([[0.9, 0.8, 0.7], [0.6, 0.5, 0.4]])
+    mask = torch.tensor([[True, True, True], [False, True, True]])
+    first, second = regions_of_slots(boxes, scores, mask, target_sizes)
+    torch.testing.assert_close(first.xyxy, torch.tensor([[75.0, 25, 125, 75], [140, 70, 200, 100]]))
+    assert (first.ids, second.ids) == ((0, 2), (2,)), "a box that is not finite is not a region"
+    torch.testing.assert_close(first.scores, torch.tensor([0.9, 0.7]))
+    torch.testing.assert_close(second.xyxy, torch.tensor([[35.0, 35, 50, 50]]))
+    fractions = regions_of_slots(boxes, scores, mask)
+    torch.testing.assert_close(fractions[1].xyxy, torch.tensor([[0.7, 0.7, 1, 1]]))
+    with pytest.raises(ValueError, match="`target_sizes`.*got 1 for 2"):
+        regions_of_slots(boxes, scores, mask, [(100, 200)])
