@@ -109,8 +109,7 @@ def _flattened(path: Path, package: Path) -> tuple[str, list[Path]]:
         if node.module is None or not target.is_file() or not target.is_relative_to(package):
             raise ValueError(
                 f"{path}, line {node.lineno}: a flat folder needs imports of the form `from ..module import name`, "
-                f"with a "
-                f"module of {package.name}."
+                f"with a module of {package.name}."
             )
         imported.append(target)
         # The names on further lines of the statement stay as they are.
@@ -160,8 +159,7 @@ def export_remote_code(model_dir: str | os.PathLike, output_dir: str | os.PathLi
     if not isinstance(model_type, str) or model_type not in MODEL_AUTO_MAPS:
         raise ValueError(
             f"`model_dir` {model_dir} holds a model of type {model_type!r}, but only {' and '.join(MODEL_AUTO_MAPS)} "
-            f"have "
-            "code here. Convert a checkpoint of the original with `groma convert` first."
+            "have code here. Convert a checkpoint of the original with `groma convert` first."
         )
     # All that can be wrong with the folder is found before anything is written.
     files = model_files(model_dir)
@@ -173,8 +171,7 @@ def export_remote_code(model_dir: str | os.PathLike, output_dir: str | os.PathLi
     if pickled and not {WEIGHTS_FILE, INDEX_FILE} & {path.name for path in files}:
         raise ValueError(
             f"The weights of {model_dir} are a pickle, {pickled[0]}, which runs code when it is loaded and is not "
-            f"copied. "
-            "Load the model and save it again, as safetensors."
+            "copied. Load the model and save it again, as safetensors."
         )
     with complete_folder(output_dir, overwrite=False, sources=[model_dir]) as folder:
         for path in files:

@@ -33,8 +33,7 @@ def add_chat(commands: "argparse._SubParsersAction") -> None:
         metavar="QUESTION",
         nargs="?",
         help=f"with a {REGION_MARK} mark for each box; [grounding] at its head asks for a grounded answer, other "
-        f"control "
-        "tokens are plain text. Without it the model describes the boxes or, without boxes, the image",
+        "control tokens are plain text. Without it the model describes the boxes or, without boxes, the image",
     )
     chat.add_argument(
         "--box",
@@ -75,8 +74,7 @@ def run_chat(arguments: argparse.Namespace) -> None:
             raise CommandError(
                 f"QUESTION {question!r} has {marks} {REGION_MARK} marks for {len(arguments.boxes)} --box: write one "
                 f'{REGION_MARK} for each --box, as in "What is {REGION_MARK}?" --box 30,212,372,585, or leave '
-                f"QUESTION out "
-                "for the default one."
+                "QUESTION out for the default one."
             )
     image = open_upright(arguments.image)
     check_boxes(arguments.boxes, image)

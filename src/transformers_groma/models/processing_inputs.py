@@ -10,7 +10,7 @@ from transformers import BatchFeature
 
 from ..boxes import BOX_INPUTS, BoxFormat, box_xyxy_to_cxcywh, normalize_boxes, prepare_user_boxes
 from ..control_tokens import without_breaks
-from ..image_inputs import shortened
+from ..image_inputs import read_upright, shortened
 
 # What transformers puts before a token that a user typed and that `sanitize_control_tokens=True` makes plain text.
 _TYPED_BY_USER = "\U000f0000"
@@ -43,13 +43,12 @@ def check_prompt_length(num_tokens: int, max_new_tokens: int, limit: int) -> Non
         remedy = "Shorten the question." if num_tokens >= limit else "Shorten the question or lower `max_new_tokens`."
         raise ValueError(
             f"The prompt has {num_tokens} tokens and the answer up to {max_new_tokens} (`max_new_tokens`), but the "
-            f"model reads "
-            f"{limit} in all (`max_position_embeddings`). {remedy}"
+            f"model reads {limit} in all (`max_position_embeddings`). {remedy}"
         )
 
 
 def refuse_other_media(given: Mapping[str, Any], what: str) -> None:
-    """Refuse videos and sound: the library would drop them without a word, and the answer would be about something else.
+    """Refuse videos and sound, which the library would drop without a word; the answer would be about something else.
 
     Args:
         given (`Mapping`): by the names that callers use; `None` and empty lists are nothing.
@@ -111,6 +110,54 @@ def group_images(images: Any) -> tuple[list[list[Any]], bool]:
     is_nested = any(isinstance(entry, (list, tuple)) for entry in images)
     groups = [entry if isinstance(entry, (list, tuple)) else [entry] for entry in images]
     return [[image for image in group if image is not None] for group in groups], is_nested
+
+
+def assign_images(images: Any, texts: list[str] | None, image_token: str) -> list[Any]:
+    """Find out which image belongs to which text, and open it: one upright image or `None` per sample."""
+    if images is None:
+        if texts is None:
+            raise ValueError("Neither `images` nor `text` was given. Pass an image, a text or both.")
+        return [None] * len(texts)
+    groups, is_nested = group_images(images)
+    flat = [image for group in groups for image in group]
+    if texts is None:
+        if empty := [index for index, group in enumerate(groups) if not group]:
+            raise ValueError(
+                f"Sample {empty[0]} has neither an image nor a text. Pass `text` or leave the sample out."
+            )
+        texts = [""] * len(groups)
+    if not texts:
+        raise ValueError("`images` is an empty list and there is no `text`. Pass at least one image.")
+    marks = [count_marks(image_token, text) for text in texts]
+    one_each = len(groups) == len(texts)
+    if sum(marks) == len(flat) and not (is_nested and one_each):
+        # Finished prompts say themselves which image is theirs, as for all processors of the library.
+        iterator = iter(flat)
+        groups = [[next(iterator) for _ in range(count)] for count in marks]
+    elif not one_each and sum(marks) == 0 and len(texts) == 1:
+        groups = [flat]
+    elif not one_each and sum(marks) == 0:
+        raise ValueError(
+            f"`images` has {len(groups)} entries for {len(texts)} texts. Pass one for each text, and None or [] for a "
+            "text without an image."
+        )
+    elif not one_each:
+        groups = None
+    for index, group in enumerate(groups or []):
+        if len(group) > 1:
+            raise ValueError(
+                f"Sample {index} has {len(group)} `images`, but Groma takes one image per sample. Make one sample of "
+                "each image."
+            )
+    if groups is None or any(count > 0 and count != len(group) for count, group in zip(marks, groups)):
+        # The library's own words.
+        raise ValueError(
+            f"The total number of {image_token} tokens in the prompts should be the same as the number of images "
+            f"passed. Found total {sum(marks)} {image_token} tokens and {len(flat)} images."
+        )
+    return [
+        read_upright(group[0], f"`images` of sample {index}") if group else None for index, group in enumerate(groups)
+    ]
 
 
 def prepare_boxes(

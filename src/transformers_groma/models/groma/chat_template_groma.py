@@ -252,8 +252,8 @@ def split_answers(
     if "".join(found) != text or len(found) != 2 * len(answers) + 1:
         raise ValueError(
             "The chat template changes the answers of the conversation, so what the model has to learn cannot be "
-            "found in its text. "
-            "Put {% generation %} and {% endgeneration %} around what the template writes for an answer."
+            "found in its text. Put {% generation %} and {% endgeneration %} around what the template writes for an "
+            "answer."
         )
     pieces, done = [], 0
     for number, index in enumerate(answers):

@@ -69,8 +69,7 @@ def check_weights(path: str | os.PathLike | None) -> None:
     if name in _RELEASED:
         remedy = (
             f"download the released checkpoint (`hf download {_RELEASED[name]} --local-dir original`), convert it "
-            f"(`groma convert "
-            f"original {name}`) and pass the converted folder"
+            f"(`groma convert original {name}`) and pass the converted folder"
         )
     raise FileNotFoundError(f"{path} holds the settings of a model but no weights: {remedy}.")
 
@@ -302,9 +301,9 @@ class GromaConfig(PreTrainedConfig):
             raise ValueError(f"`max_regions` must be at least 1, got {self.max_regions}.")
         if self.vision_grid_size % 2 != 0:
             raise ValueError(
-                f"The patch grid of `vision_config` must have an even side for the 2x2 merge, got "
-                f"{self.vision_grid_size} "
-                f"(image_size {self.vision_config.image_size} / patch_size {self.vision_config.patch_size})."
+                "The patch grid of `vision_config` must have an even side for the 2x2 merge, got "
+                f"{self.vision_grid_size} (image_size {self.vision_config.image_size} / patch_size "
+                f"{self.vision_config.patch_size})."
             )
         if not self.tie_word_embeddings and getattr(self.text_config, "tie_word_embeddings", False):
             self.tie_word_embeddings = True
@@ -368,8 +367,8 @@ def unfit_language_model(config: PreTrainedConfig, reason: str) -> ValueError:
     """The error for a language model that does not fit into Groma."""
     return ValueError(
         f"`text_config` of model type {config.model_type!r} cannot be Groma's language model: {reason}. Language "
-        f"models of "
-        "`AutoModelForCausalLM` that work by attention, such as Llama, Qwen, Gemma, Mistral, Phi, OPT or GPT-2, fit."
+        "models of `AutoModelForCausalLM` that work by attention, such as Llama, Qwen, Gemma, Mistral, Phi, OPT or "
+        "GPT-2, fit."
     )
 
 

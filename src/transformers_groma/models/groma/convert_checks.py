@@ -94,8 +94,7 @@ def find_weights(directory: Path) -> tuple[list[Path], dict[str, str]]:
                 if not isinstance(file, str) or file in ("", ".", "..") or Path(file).name != file or "\\" in file:
                     raise ValueError(
                         f"{index} names the shard {file!r}, which is not a file beside it: correct `weight_map`, and "
-                        f"never load an "
-                        "index that you do not trust."
+                        "never load an index that you do not trust."
                     )
             files = [directory / file for file in sorted(set(weight_map.values()))]
             absent = [path.name for path in files if not path.is_file()]
@@ -132,8 +131,7 @@ def load_checkpoint(directory: str | Path) -> dict[str, Tensor]:
             if name in state_dict and not torch.equal(state_dict[name], tensor):
                 raise ValueError(
                     f"{source[name].name} and {path.name} in {path.parent} hold different values for {name!r}: keep "
-                    f"the shards of one "
-                    "training run alone."
+                    "the shards of one training run alone."
                 )
             state_dict[name], source[name] = tensor, path
     return state_dict
@@ -164,8 +162,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if head[:2] in (b"PK", b"\x80\x02"):
             raise ValueError(
                 f"{path} holds Python objects beside tensors, which could run code: it was not loaded. Save a "
-                f"`state_dict` of "
-                "tensors, best as safetensors."
+                "`state_dict` of tensors, best as safetensors."
             ) from error
         raise ValueError(f"{path} is not a file of weights (it begins with {head[:12]!r}): {DAMAGED}.") from error
     except Exception as error:  # each format has its own, down to KeyError
@@ -223,8 +220,7 @@ def check_tensors(
         verb = "is" if len(empty) == 1 else "are"
         raise ValueError(
             f"{path}: {len(empty)} of {len(tensors)} tensors {verb} empty, {some(empty)}. A DeepSpeed ZeRO-3 run "
-            f"saved them without "
-            "gathering: run its zero_to_fp32.py and convert the result."
+            "saved them without gathering: run its zero_to_fp32.py and convert the result."
         )
     dtypes = tuple(dtypes)
     for name, tensor in tensors.items():
@@ -244,14 +240,12 @@ def check_tensors(
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise ValueError(
                 f"{path}: {name!r} claims {tensor.numel()} values of shape {tuple(tensor.shape)}, but fewer are "
-                f"saved: save it with "
-                "`.contiguous()`."
+                "saved: save it with `.contiguous()`."
             )
     if unfinished := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
         raise ValueError(
             f"{path}: {some(unfinished)} {'has' if len(unfinished) == 1 else 'have'} values that are NaN or infinite. "
-            f"The training "
-            "diverged or the file is damaged: take an earlier checkpoint, or download it again."
+            "The training diverged or the file is damaged: take an earlier checkpoint, or download it again."
         )
 
 
@@ -270,8 +264,7 @@ def check_size(config_name: str, num_needed: int, num_saved: int) -> None:
     if num_needed > 2 * num_saved:
         raise ValueError(
             f"{config_name} describes a model of {num_needed:,} weights, but the files hold {num_saved:,}: they do "
-            f"not belong together. "
-            "Take both from one checkpoint."
+            "not belong together. Take both from one checkpoint."
         )
 
 
@@ -361,14 +354,12 @@ def check_tokens(tokenizer: PreTrainedTokenizerBase, expected: Mapping[str | Non
             found = "lacks it" if token not in vocabulary else f"has it at {vocabulary[token]}"
             raise ValueError(
                 f"The model knows the token {token!r} by the id {index}, but the tokenizer {found}: take the "
-                f"tokenizer's files from the "
-                "folder of this checkpoint."
+                "tokenizer's files from the folder of this checkpoint."
             )
     if len(tokenizer) != num_rows:
         raise ValueError(
             f"The tokenizer has {len(tokenizer)} tokens, but the embedding has {num_rows} rows: take the tokenizer's "
-            f"files from the "
-            "folder of this checkpoint."
+            "files from the folder of this checkpoint."
         )
 
 
@@ -418,8 +409,7 @@ def _check_layer_counts(path: Path, config: Mapping[str, Any], num_tensors: int)
         elif isinstance(value, int) and (key.endswith(("_layers", "n_layer", "num_labels"))) and value > num_tensors:
             raise ValueError(
                 f"{path} says `{key}` {value}, but the weights have {num_tensors} tensors: they do not belong "
-                f"together. Take both from "
-                "one checkpoint."
+                "together. Take both from one checkpoint."
             )
 
 

@@ -112,8 +112,7 @@ def assemble_components(
     if not with_language and region_encoder:
         raise ValueError(
             f"`region_encoder` ({', '.join(region_encoder)}) is part of a whole Groma: pass `detector` and "
-            f"`language_model` with it, "
-            "or leave it out."
+            "`language_model` with it, or leave it out."
         )
     sources = [source for source in (detector, language_model, vision_encoder) if source is not None]
     with complete_folder(output_dir, overwrite, sources) as folder:
@@ -312,15 +311,13 @@ def region_encoder_config(
         fitting = [str(number) for number in range(1, width + 1) if width % number == 0]
         raise ValueError(
             f"{_size_name('group_norm_groups')} is {groups}, but the detector's vision encoder is {width} wide: pass "
-            f"a number that "
-            f"divides {width}, one of {', '.join(fitting)}."
+            f"a number that divides {width}, one of {', '.join(fitting)}."
         )
     num_states = detector_config.vision_config.num_hidden_layers + 1
     if not all(-num_states <= layer < num_states for layer in config.vision_feature_layers):
         raise ValueError(
             f"{_size_name('vision_feature_layers')} are {config.vision_feature_layers}, but the detector's vision "
-            f"encoder has "
-            f"{num_states - 1} layers: pass 3 numbers from -{num_states} to -1 (the last layer)."
+            f"encoder has {num_states - 1} layers: pass 3 numbers from -{num_states} to -1 (the last layer)."
         )
     return config
 
@@ -345,8 +342,7 @@ def own_chat_template(tokenizer: PreTrainedTokenizerBase) -> str | dict[str, str
     if isinstance(template, Mapping) and template and "default" not in template:
         raise ValueError(
             f"The language model's tokenizer has the chat templates {', '.join(sorted(template))}, but none of them "
-            f"is named 'default'. Give "
-            "the one for ordinary conversations that name in its files."
+            "is named 'default'. Give the one for ordinary conversations that name in its files."
         )
     return template or GROMA_CHAT_TEMPLATE
 
@@ -383,8 +379,7 @@ def _add_tokens(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_re
     if max(pieces, default=0) >= num_rows:
         raise ValueError(
             f"The language model's tokenizer has {max(pieces) + 1} pieces, but its embedding has {num_rows} rows: "
-            f"they do not belong "
-            "together. Pass the folder with the tokenizer that the model was trained with."
+            "they do not belong together. Pass the folder with the tokenizer that the model was trained with."
         )
     add_groma_tokens(tokenizer, max_regions)
     # Some models have more rows than tokens. They are not taken away, and those that get a token were never trained.

@@ -187,8 +187,7 @@ def convert_legacy_config(config: dict, state_dict: dict[str, Tensor]) -> GromaC
         if detector.get(name, True) is not True:
             raise ValueError(
                 f"config.json says `ddetr_cfg.{name}` {detector[name]!r}: the original Groma's detector has it true, "
-                f"and nothing else "
-                "is converted."
+                "and nothing else is converted."
             )
     proposer["num_queries"], proposer["num_feature_levels"] = num_queries, num_levels
     box_head = "bbox_embed.0.layers.0.weight"
@@ -378,8 +377,7 @@ def convert_legacy_state_dict(
             if rows.shape[1:] != converted[name].shape[1:]:
                 raise ValueError(
                     f"The two tables of {name!r} have the shapes {tuple(converted[name].shape)} and "
-                    f"{tuple(rows.shape)}: take all "
-                    "weights from one checkpoint."
+                    f"{tuple(rows.shape)}: take all weights from one checkpoint."
                 )
             dtype = torch.promote_types(rows.dtype, converted[name].dtype)
             converted[name] = torch.cat([converted[name].to(dtype), rows.to(dtype)])
@@ -391,9 +389,8 @@ def convert_legacy_state_dict(
         embedding, head = (converted.get(name) for name in _ADDED_TOKEN_TABLES.values())
         if embedding is not None and head is not None and not _same_tensor(embedding, head):
             raise ValueError(
-                "config.json says `tie_word_embeddings`, but the embedding and the head differ, and one of them would "
-                "be lost: set it to "
-                "false in `llm_cfg`."
+                "config.json says `tie_word_embeddings`, but the embedding and the head differ, and one of them "
+                "would be lost: set it to false in `llm_cfg`."
             )
 
     with _config_errors(), torch.device("meta"):
@@ -424,8 +421,7 @@ def _check_position_table(name: str, table: Tensor, grid: int) -> None:
     if not 2 <= grid <= 4 * old_grid:
         raise ValueError(
             f"The patches of {LEGACY_IMAGE_SIZE} pixels are a grid of {grid}x{grid}, but {name!r} is one of "
-            f"{old_grid}x{old_grid}: take "
-            "all weights from one checkpoint."
+            f"{old_grid}x{old_grid}: take all weights from one checkpoint."
         )
 
 
@@ -511,8 +507,7 @@ def _load_tokenizer(legacy_dir: Path, config: GromaConfig) -> PreTrainedTokenize
             if added.get(token, index) != index:
                 raise ValueError(
                     f"The model knows the token {token!r} by the id {added[token]}, but {added_file} says {index!r}: "
-                    f"take the "
-                    "tokenizer's files from the folder of this checkpoint."
+                    "take the tokenizer's files from the folder of this checkpoint."
                 )
     return tokenizer
 

@@ -43,9 +43,8 @@ def prepare_values(
     if do_normalize and not do_rescale:
         raise ValueError(
             "`do_rescale=False` takes images that are rescaled already: arrays or tensors of floats from 0 to 1. The "
-            "values of "
-            "this image run from 0 to 255. Leave `do_rescale` out (or pass `do_normalize=False` too, for plain "
-            "pixels)."
+            "values of this image run from 0 to 255. Leave `do_rescale` out (or pass `do_normalize=False` too, for "
+            "plain pixels)."
         )
     return image
 

@@ -76,9 +76,8 @@ def add_groma_tokens(tokenizer: PreTrainedTokenizerBase, max_regions: int = 100)
         index = next(i for i, token_id in enumerate(proxies) if token_id != proxies[0] + i)
         raise ValueError(
             f"`tokenizer` has the token <r{index}> already, with the id {proxies[index]}, but the ids of <r0>, <r1>, "
-            f"… must follow each "
-            f"other and <r0> has {proxies[0]}. Take a language model whose vocabulary has no such tokens, or all of "
-            f"them in a row."
+            f"… must follow each other and <r0> has {proxies[0]}. Take a language model whose vocabulary has no such "
+            "tokens, or all of them in a row."
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = PAD_TOKEN

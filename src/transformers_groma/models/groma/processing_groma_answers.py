@@ -1,0 +1,151 @@
+"""Reads what Groma generated: phrases of an answer tied to boxes, and regions in pixels.
+
+The model writes ids such as those of
+
+    <p>Two dogs</p><roi><r3><r7></roi> on the grass.
+
+and returns the boxes of its region slots beside them. `<r3>` is the region in slot 3, so the phrase "Two dogs" gets
+the boxes of the slots 3 and 7. What the markup says is read by [`ground_text`]; here ids become markup, and the rows
+of boxes find the sequences that they belong to.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ...boxes import box_cxcywh_to_xyxy, exact_boxes, scale_boxes
+from ...grounding import GroundedText, ground_text
+from ...regions import Regions, regions_of_slots
+
+
+class GromaAnswers:
+    """What [`GromaProcessor`] does with the outputs of a model."""
+
+    tokenizer: PreTrainedTokenizerBase
+    image_token_id: int
+    num_image_tokens: int
+
+    def post_process_grounded_generation(
+        self,
+        output: Any,
+        inputs: Mapping[str, Any] | None = None,
+        target_sizes: Sequence[tuple[int, int]] | torch.Tensor | None = None,
+        skip_special_tokens: bool = True,
+    ) -> list[GroundedText]:
+        """Read generated answers and tie their phrases to boxes.
+
+        Args:
+            output (`ModelOutput`): what `model.generate(**inputs, return_dict_in_generate=True)` returned. Used are
+                `sequences` `(B * n, L)` and, for the `B_img` samples with an image, `region_boxes` `(B_img, R, 4)`
+                normalized `cxcywh`, `region_scores` `(B_img, R)` and `region_mask` `(B_img, R)`.
+            inputs (`Mapping`, *optional*): the inputs of `generate`. Needed if `sequences` start with the prompt (they
+                do, except after `generate(inputs_embeds=…)`), or if some samples have no image. Their `refer_boxes`
+                say which regions are those of the user.
+            target_sizes (`Sequence[tuple[int, int]]`, *optional*): (height, width) in pixels of each of the `B_img`
+                upright images. Without it boxes stay fractions (0..1) of the image size.
+            skip_special_tokens (`bool`): whether to leave out padding, BOS and EOS. Grounding stays in either way.
+
+        Returns:
+            `list[GroundedText]`: one for each sequence, boxes `xyxy`. Sequence `i` answers sample `i // n`.
+
+        Raises:
+            ValueError: if `output` is bare ids, or if the arguments do not fit each other.
+
+        Example:
+        ```python
+        output = model.generate(**inputs, max_new_tokens=256, return_dict_in_generate=True)
+        answer = processor.post_process_grounded_generation(output, inputs, target_sizes=[(height, width)])[0]
+        print(answer.text, answer.phrases[0].boxes)
+        ```
+        """
+        if isinstance(output, (torch.Tensor, np.ndarray, list)):
+            raise ValueError(
+                f"`output` is a {type(output).__name__} of ids and has no boxes. Call `model.generate(…, "
+                "return_dict_in_generate=True)` and pass its result."
+            )
+        sequences = output.sequences
+        boxes = torch.zeros(0, 0, 4)
+        if output.region_boxes is not None:
+            boxes = exact_boxes(output.region_boxes, "output.region_boxes").detach().cpu()
+        if target_sizes is not None and len(target_sizes) != len(boxes):
+            raise ValueError(
+                f"`target_sizes` must have one (height, width) for each image: got {len(target_sizes)} for "
+                f"{len(boxes)}."
+            )
+        if inputs is not None and "input_ids" in inputs:
+            prompts = torch.as_tensor(inputs["input_ids"], device=sequences.device)
+            has_image = (prompts == self.image_token_id).any(dim=-1).tolist()
+        else:
+            prompts = None
+            has_image = [True] * len(boxes) or [False] * len(sequences)
+        if sum(has_image) != len(boxes) or len(sequences) % len(has_image) != 0:
+            raise ValueError(
+                f"`inputs` and `output` do not belong together: {len(sequences)} sequences and {len(boxes)} rows of "
+                f"`region_boxes` for {len(has_image)} samples, {sum(has_image)} of them with an image."
+            )
+        per_sample = len(sequences) // len(has_image)
+        if prompts is not None:
+            sequences = _without_prompts(sequences, prompts.repeat_interleave(per_sample, dim=0))
+        if ((sequences == self.image_token_id).sum(dim=-1) >= self.num_image_tokens).any():
+            raise ValueError("`output.sequences` hold the prompt. Pass the inputs of `generate` as `inputs`.")
+
+        # The model gives the k-th box of the user slot k, so the first `user_boxes[image]` regions are the user's own.
+        # Rows of zeros are padding: a box has an area.
+        user_boxes = [0] * len(boxes)
+        if inputs is not None and inputs.get("refer_boxes") is not None and len(boxes) > 0:
+            user_boxes = torch.as_tensor(inputs["refer_boxes"]).any(dim=-1).sum(dim=-1).tolist()
+        boxes = box_cxcywh_to_xyxy(boxes).clamp(0, 1)
+        # Rows of `boxes` are the samples with an image: has_image [True, False, True] gives image_index [0, 0, 1].
+        image_index = np.cumsum(has_image) - 1
+        answers = []
+        for row, ids in enumerate(sequences):
+            markup = self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+            sample = row // per_sample
+            if not has_image[sample]:
+                answers.append(ground_text(markup, torch.zeros(0, 4)))
+                continue
+            image = int(image_index[sample])
+            regions = boxes[image]
+            if target_sizes is not None:
+                height, width = (int(side) for side in target_sizes[image])
+                regions = scale_boxes(regions, height, width)
+            mask = output.region_mask[image]
+            answers.append(ground_text(markup, regions, output.region_scores[image], mask, range(user_boxes[image])))
+        return answers
+
+    def post_process_region_proposals(
+        self, proposals: Any, target_sizes: Sequence[tuple[int, int]] | None = None
+    ) -> list[Regions]:
+        """The regions that `model.propose_regions` found, in pixels.
+
+        Args:
+            proposals (`GromaRegionProposals`): for B images.
+            target_sizes (`Sequence[tuple[int, int]]`, *optional*): (height, width) in pixels of each upright image.
+                Without it boxes stay fractions (0..1) of the image size.
+
+        Returns:
+            `list[Regions]`: those of each image, best first; their numbers are those of the slots.
+
+        Raises:
+            ValueError: if `target_sizes` has not one entry for each image.
+
+        Example:
+        ```python
+        proposals = model.propose_regions(inputs["pixel_values"])
+        regions = processor.post_process_region_proposals(proposals, target_sizes=[(height, width)])[0]
+        print(regions.xyxy, regions.scores)
+        ```
+        """
+        return regions_of_slots(proposals.boxes, proposals.scores, proposals.mask, target_sizes)
+
+
+def _without_prompts(sequences: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
+    """The generated part of `sequences` `(N, L)`, whether or not they start with `prompts` `(N, P)`."""
+    length = prompts.shape[1]
+    return sequences[:, length:] if torch.equal(sequences[:, :length], prompts) else sequences
+
+
+__all__ = ["GromaAnswers"]

@@ -1,0 +1,355 @@
+"""Conversations for Groma: whole ones, rendered by any chat template, and one more turn of a conversation."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BatchFeature
+from transformers.processing_utils import ProcessorMixin
+
+from ...boxes import BoxFormat
+from ...control_tokens import break_control_tokens, break_in_values, control_tokens, has_breaks
+from ...markup import (
+    GROUND_BOX_TOKEN,
+    GROUNDING_TOKEN,
+    PHRASE_END,
+    PHRASE_START,
+    REGION_END,
+    REGION_MARK,
+    REGION_START,
+)
+from ..processing_inputs import (
+    GromaBatchFeature,
+    as_texts,
+    check_marks,
+    pad_boxes,
+    plain_part,
+    prepare_boxes,
+    refuse_other_media,
+)
+from .chat_template_groma import PIECES_TEMPLATE, is_template_error, marks_answers, split_answers, with_parts
+
+
+class GromaConversations(ProcessorMixin):
+    """What [`GromaProcessor`] does with conversations."""
+
+    image_token: str
+    image_token_id: int
+    num_image_tokens: int
+    max_regions: int
+
+    def apply_chat_template(
+        self,
+        conversation: list[dict[str, Any]] | list[list[dict[str, Any]]],
+        chat_template: str | None = None,
+        processor_kwargs: dict[str, Any] | None = None,
+        parse_tokens: bool = False,
+        sanitize_control_tokens: bool | None = None,
+        **kwargs,
+    ) -> str | list[str] | BatchFeature:
+        """Render conversations and, with `tokenize=True`, prepare them for the model.
+
+        Message parts, besides `{"type": "text", "text": …}` and `{"type": "image", "image": …}` (one per
+        conversation):
+
+        - `{"type": "region", "box": [x1, y1, x2, y2]}`: a region that the user points at;
+        - `{"type": "phrase", "text": "two dogs", "boxes": [[…], […]]}`: text tied to boxes, for training. The text may
+          be empty, and so may the boxes (a phrase to locate).
+
+        Boxes are `xyxy` in absolute pixels of the upright image, unless `processor_kwargs` has `box_format` or
+        `normalized`.
+
+        Control tokens that are typed in a conversation (`<image>`, `<r5>`, `</s>`, …) are plain text for the model.
+        What stays a mark: `[grounding]` at the head of a user's message, `<region>` and `<ground_box>` where
+        `processor_kwargs` has their boxes, and in messages of the assistant the markup of its answers (`<p>`, `<roi>`,
+        `<r5>`), so that an answer can be part of the history.
+
+        Args:
+            conversation (`list`): one conversation (a list of messages) or a batch of them.
+            chat_template (`str`, *optional*): another template than the processor's default, or the name of one of
+                several.
+            processor_kwargs (`dict`, *optional*): arguments for `__call__`; not changed.
+            parse_tokens (`bool`): whether control tokens in the conversation are tokens, for those who write parts of
+                prompts. Without `tokenize=True` nothing is marked as plain text: whoever passes on the rendered text
+                passes a whole prompt.
+            sanitize_control_tokens (`bool`, *optional*): transformers' name for the opposite of `parse_tokens`.
+            **kwargs: as for every processor: `tokenize`, `return_dict`, `return_tensors`, `add_generation_prompt`,
+                `return_assistant_tokens_mask`, …
+
+        Returns:
+            Text, or with `tokenize=True` and `return_dict=True` the same as `__call__`. `assistant_masks` are 1 on all
+            that the model has to write: answers with the end of their turn. The template need not have `{% generation
+            %}` for that.
+
+        Raises:
+            ValueError: as `__call__`; also for a part without the data it needs, and where the template refuses the
+                conversation.
+        """
+        template = self._resolve_chat_template(chat_template)
+        # The library would write into the caller's dictionary. A template writes all special tokens of its format
+        # itself.
+        processor_kwargs = {"add_special_tokens": False, **(processor_kwargs or {})}
+        if sanitize_control_tokens is not None:
+            if sanitize_control_tokens and not kwargs.get("tokenize"):
+                raise ValueError(
+                    "`sanitize_control_tokens=True` needs `tokenize=True`: a rendered text cannot tell them apart."
+                )
+            parse_tokens = not sanitize_control_tokens
+        if kwargs.get("tokenize"):
+            if not parse_tokens:
+                conversation, kwargs = self._plain_conversation(conversation, processor_kwargs, template, kwargs)
+            # What the template wrote is a whole prompt.
+            processor_kwargs["parse_tokens"] = True
+        template = with_parts(template, self.image_token, self.tokenizer.special_tokens_map)
+        try:
+            if kwargs.get("return_assistant_tokens_mask") and not marks_answers(template):
+                conversation, kwargs = self._find_answers(conversation, template, kwargs)
+                template = PIECES_TEMPLATE
+            return super().apply_chat_template(
+                conversation, chat_template=template, processor_kwargs=processor_kwargs, **kwargs
+            )
+        except Exception as error:
+            if not is_template_error(error):
+                raise
+            raise ValueError(f"The chat template refuses the conversation: {error}") from error
+
+    def _plain_conversation(
+        self, conversation: Any, processor_kwargs: Mapping[str, Any], chat_template: str, kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """A conversation, and the other variables of its template, whose control tokens are text, but for its marks.
+
+        A user's "[grounding] What does <p> mean in <region>?" with a box keeps `[grounding]` and `<region>`; its `<p>`
+        gets a break inside. In an answer "<p>A dog</p><roi><r3></roi></s>" all stays but the `</s>`, which would end
+        the turn.
+        """
+        tokens = control_tokens(self.tokenizer, chat_template)
+        marks = {REGION_MARK} if processor_kwargs.get("boxes") is not None else set()
+        marks |= {GROUND_BOX_TOKEN} if processor_kwargs.get("ground_boxes") is not None else set()
+        proxies = {f"<r{index}>" for index in range(self.max_regions)}
+        answer_marks = {*marks, *proxies, PHRASE_START, PHRASE_END, REGION_START, REGION_END}
+        conversations, is_batched = self._normalize_conversations(conversation)
+        for messages in conversations:
+            for message in messages:
+                role, content = message.get("role"), message.pop("content", None)
+                message.update(break_in_values(message, tokens, self.tokenizer))
+                if content is None:
+                    continue
+                keep = answer_marks if role == "assistant" else marks
+                keep_first = GROUNDING_TOKEN if role == "user" else None
+                # All texts of a message together: a template may render one right behind the other.
+                parts = (
+                    [part for part in content if isinstance(part.get("text"), str)]
+                    if isinstance(content, list)
+                    else []
+                )
+                texts = [content] if isinstance(content, str) else [part["text"] for part in parts]
+                plain = break_control_tokens(texts, tokens, self.tokenizer, sorted(keep), keep_first)
+                if isinstance(content, str):
+                    (content,) = plain
+                for part, text in zip(parts, plain):
+                    part["text"] = text
+                message["content"] = content
+        others = {
+            name: break_in_values(kwargs[name], tokens, self.tokenizer)
+            for name in ("tools", "documents")
+            if kwargs.get(name)
+        }
+        return conversations if is_batched else conversations[0], {**kwargs, **others}
+
+    def _find_answers(self, conversation: Any, template: str, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Conversations as pieces of rendered text, for `PIECES_TEMPLATE`, and the arguments that it still needs.
+
+        The library finds answers by `{% generation %}` in a template, which few templates have. So the conversation
+        is rendered once without, cut at its answers, and handed on to a template that only puts the pieces together
+        again, with `{% generation %}` around the answers. Templates see messages, so the first one carries the pieces.
+        """
+        known = inspect.signature(ProcessorMixin.apply_chat_template).parameters
+        for_template = {name: value for name, value in kwargs.items() if name not in known and name in template}
+        rendering = {**for_template, **{name: kwargs.get(name) for name in ("tools", "documents")}}
+
+        def render(messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
+            return ProcessorMixin.apply_chat_template(
+                self, list(messages), chat_template=template, add_generation_prompt=add_generation_prompt, **rendering
+            )
+
+        conversations, is_batched = self._normalize_conversations(conversation)
+        for messages in conversations:
+            pieces = split_answers(messages, render, kwargs.get("add_generation_prompt", False))
+            messages[0]["groma_pieces"] = [piece._asdict() for piece in pieces]
+        return (
+            conversations if is_batched else conversations[0],
+            {name: value for name, value in kwargs.items() if name not in for_template},
+        )
+
+    def _normalize_conversations(self, conversation: Any) -> tuple[list, bool]:
+        """Also bring the boxes of parts to lists, because templates see arrays and tensors as strings only."""
+        conversations, is_batched = super()._normalize_conversations(conversation)
+        for messages in conversations:
+            for message in messages:
+                if isinstance(message.get("content"), (list, tuple)):
+                    message["content"] = [plain_part(part) for part in message["content"]]
+                    for part in message["content"]:
+                        if isinstance(part, Mapping):
+                            refuse_other_media({str(part.get("type")): part}, "message part")
+        return conversations, is_batched
+
+    def _multimodal_inputs_from_conversations(
+        self,
+        conversations: list[list[dict[str, Any]]],
+        audio_loading_params: dict[str, Any],
+        load_audio_from_video: bool = False,
+    ):
+        """Also collect the boxes of region and phrase parts, in the order of their marks in the rendered text."""
+        images, videos, audio, additional_inputs = super()._multimodal_inputs_from_conversations(
+            conversations, audio_loading_params, load_audio_from_video
+        )
+        boxes: list[list] = [[] for _ in conversations]
+        ground_boxes: list[list] = [[] for _ in conversations]
+        for index, messages in enumerate(conversations):
+            for message in messages:
+                content = message.get("content") or []
+                for part in [] if isinstance(content, str) else content:
+                    if part["type"] == "region":
+                        if "box" not in part:
+                            raise ValueError(
+                                f"A region part needs a `box`: {{'type': 'region', 'box': […]}}, got {part}."
+                            )
+                        boxes[index].append(part["box"])
+                    elif part["type"] == "phrase":
+                        ground_boxes[index].extend(part.get("boxes", []))
+        # Only when there are some: boxes can also come in `processor_kwargs`, for `<region>` marks in text parts.
+        if any(boxes):
+            additional_inputs["boxes"] = boxes
+        if any(ground_boxes):
+            additional_inputs["ground_boxes"] = ground_boxes
+        return images, videos, audio, additional_inputs
+
+    def next_turn(
+        self,
+        sequences: torch.Tensor,
+        text: str | Sequence[str],
+        boxes: Sequence[Any] | np.ndarray | torch.Tensor | None = None,
+        target_sizes: Sequence[tuple[int, int]] | None = None,
+        box_format: BoxFormat | None = None,
+        normalized: bool | None = None,
+        parse_tokens: bool = False,
+    ) -> BatchFeature:
+        """Continue conversations with another question.
+
+        The result is for `model.generate(**turn, past_key_values=output.past_key_values)`, which does not look at the
+        image again.
+
+        Args:
+            sequences (`Tensor` of shape `(B, L)`): `output.sequences`, the conversations so far with their prompts.
+            text (`str` or `list[str]`): the next question of each, as in `__call__`; `<region>` marks are of this
+                turn.
+            boxes (array-like of shape `(n, 4)`, or a list of these or `None`, one per sample, *optional*): regions of
+                this turn, in the order of its `<region>` marks; those of earlier turns are not repeated.
+            target_sizes (`Sequence[tuple[int, int]]`, *optional*): (height, width) in pixels of the upright image of
+                each sample that has one. Needed with `boxes`.
+            box_format (`str`, *optional*), normalized (`bool`, *optional*): as in `__call__`.
+            parse_tokens (`bool`): whether control tokens in the text are tokens, as in `__call__`.
+
+        Returns:
+            `BatchFeature`: `input_ids` and `attention_mask` `(B, L + new)` of the whole conversations and, with boxes,
+            `refer_boxes` `(B_img, K, 4)` of this turn only.
+
+        Raises:
+            ValueError: if the arguments are wrong or do not fit each other; the message says what to do.
+
+        Example:
+        ```python
+        output = model.generate(**inputs, max_new_tokens=64, return_dict_in_generate=True)
+        sizes = [(480, 640)]
+        turn = processor.next_turn(output.sequences, "And <region>?", boxes=[[10, 10, 90, 80]], target_sizes=sizes)
+        output = model.generate(
+            **turn, past_key_values=output.past_key_values, max_new_tokens=64, return_dict_in_generate=True
+        )
+        answer = processor.post_process_grounded_generation(output, turn, target_sizes=sizes)[0]
+        ```
+        """
+        questions = as_texts(text)
+        if len(questions) != len(sequences):
+            raise ValueError(
+                f"`text` has {len(questions)} questions for {len(sequences)} `sequences`. Pass one for each."
+            )
+        has_image = ((sequences == self.image_token_id).sum(dim=-1) >= self.num_image_tokens).tolist()
+        if boxes is not None and target_sizes is None:
+            raise ValueError("`boxes` need `target_sizes`, the (height, width) of each image: they are pixels of it.")
+        if target_sizes is not None and len(target_sizes) != sum(has_image):
+            raise ValueError(
+                f"`target_sizes` must have one (height, width) for each image: got {len(target_sizes)} for "
+                f"{sum(has_image)}."
+            )
+        sizes = iter(target_sizes or [(1, 1)] * sum(has_image))
+        sizes = [tuple(int(side) for side in next(sizes)) if image else None for image in has_image]
+        refer_boxes = prepare_boxes("boxes", boxes, sizes, box_format or "xyxy", bool(normalized))
+        if not parse_tokens:
+            questions = [self._plain_question(question, {REGION_MARK}) for question in questions]
+        for index, question in enumerate(questions):
+            check_marks("boxes", REGION_MARK, question, len(refer_boxes[index]), index)
+
+        masks = [self._mask_of_conversation(ids) for ids in sequences]
+        positions = torch.arange(1, sequences.shape[1] + 1, device=sequences.device)
+        ends = [int((mask * positions).max()) for mask in masks]  # behind the last id that is not padding
+        turns = [
+            self._turn_ids(question, ids[:end].tolist()) for ids, end, question in zip(sequences, ends, questions)
+        ]
+        # Turns of different lengths are padded on their left, so that all end where the next answers begin:
+        #     [prompt of A][answer of A     ][pad][turn of A]
+        #     [prompt of B][answer of B][pad][longer turn of B]
+        # The mask is 0 on both kinds of padding.
+        length = max(map(len, turns))
+        padding = self.tokenizer.pad_token_id or 0
+        new_ids = torch.tensor([[padding] * (length - len(turn)) + turn for turn in turns])
+        new_mask = torch.tensor([[0] * (length - len(turn)) + [1] * len(turn) for turn in turns])
+        data = {
+            "input_ids": torch.cat([sequences, new_ids.to(sequences)], dim=1),
+            "attention_mask": torch.cat([torch.stack(masks), new_mask.to(sequences)], dim=1),
+        }
+        if any(len(boxes_of_sample) > 0 for boxes_of_sample in refer_boxes):
+            rows = pad_boxes([rows for rows, image in zip(refer_boxes, has_image) if image])
+            data["refer_boxes"] = torch.as_tensor(np.stack(rows), device=sequences.device)
+        return GromaBatchFeature(data)
+
+    def _mask_of_conversation(self, ids: torch.Tensor) -> torch.Tensor:
+        """1 on the ids `(L,)` of a conversation, 0 on padding: before prompts, and behind answers that ended first."""
+        pad_token_id = self.tokenizer.pad_token_id
+        is_padding = ids == (-1 if pad_token_id is None else pad_token_id)
+        if pad_token_id != self.tokenizer.eos_token_id:
+            return (~is_padding).long()
+        # One token ends answers and pads. The first one behind the last answer is its end and stays.
+        mask = torch.ones_like(ids)
+        others = (~is_padding).nonzero()
+        mask[int(others.max()) + 2 if len(others) else 1 :] = 0
+        return mask
+
+    def _turn_ids(self, question: str, ids: list[int]) -> list[int]:
+        """What follows the `ids` of a conversation: the end of its answer, if the model left it out, and a question.
+
+        In Groma's template an answer ends with `</s>`. After "… ASSISTANT: Yes." that is still missing and the ids are
+        those of "</s>USER: And it? ASSISTANT:"; after "… ASSISTANT: Yes.</s>" those of "USER: And it? ASSISTANT:".
+        """
+        # What the template writes between an answer and the next one is read off a conversation of any words.
+        answer = "Yes."
+        begin = [{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": answer}]
+        before = self.apply_chat_template(begin)
+        after = self.apply_chat_template([*begin, {"role": "user", "content": question}], add_generation_prompt=True)
+        if answer not in before or not after.startswith(before):
+            raise ValueError(
+                "The chat template renders a conversation anew when a turn is added to it, so it cannot be continued "
+                "from a cache. Pass the whole conversation to `apply_chat_template` instead."
+            )
+        end = before[before.rindex(answer) + len(answer) :]
+        (expanded,), _ = self.get_text_with_replacements([end + after[len(before) :]])
+        options = {"sanitize_control_tokens": True} if has_breaks([expanded]) else {}
+        new = self.tokenizer(expanded, add_special_tokens=False, **options)["input_ids"]
+        said = len(self.tokenizer(end, add_special_tokens=False)["input_ids"])
+        while said > 0 and ids[len(ids) - said :] != new[:said]:
+            said -= 1
+        return new[said:]
+
+
+__all__ = ["GromaConversations"]
