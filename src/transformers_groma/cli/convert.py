@@ -100,9 +100,9 @@ def run_convert(arguments: argparse.Namespace) -> None:
     import torch
     from transformers.utils import logging
 
-    from ..models.groma.configuration_groma import check_weights
     from ..models.groma.convert_components import assemble_components
     from ..models.groma.convert_groma_checkpoint import convert_legacy_checkpoint
+    from ..models.groma.released_weights_groma import check_weights
 
     # What the library says while it reads would stand before an error, which says it in one line.
     logging.disable_progress_bar()

@@ -11,7 +11,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from tests.tiny import prompt_ids, tiny_config, tiny_inputs, tiny_model
 from transformers_groma import GromaForConditionalGeneration
-from transformers_groma.models.groma.configuration_groma import ENCODERS
+from transformers_groma.models.groma.language_models_groma import ENCODERS
 from transformers_groma.models.groma.modeling_groma_cache import cache_kwargs, cache_of
 from transformers_groma.models.groma.modeling_groma_language import LanguageModelHead
 

@@ -9,69 +9,7 @@ from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
 from ...markup import GROMA_MARKUP_TOKENS
 from ..configuration_region_encoder import GromaRegionEncoderConfig
-
-# Layers that carry a state from token to token.
-STATEFUL_LAYERS = {"linear_attention", "conv", "mamba", "recurrent", "hybrid", "hybrid_sliding"}
-STATE_REASON = "a state from token to token, from which a region slot that holds no region cannot be taken out again"
-
-# Families of `AutoModelForCausalLM` that are BERT's kind. With `is_decoder` they read in one direction.
-ENCODERS = {
-    "bert",
-    "bert-generation",
-    "big_bird",
-    "camembert",
-    "data2vec-text",
-    "electra",
-    "ernie",
-    "megatron-bert",
-    "reformer",
-    "rembert",
-    "roberta",
-    "roberta-prelayernorm",
-    "roc_bert",
-    "roformer",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "xmod",
-}
-
-# Families whose reason cannot be read off their configuration or code.
-UNFIT_FAMILIES = {
-    "blt": "it reads bytes, in patches that it makes of them itself",
-    "xlm": "it keeps a cache of its own kind",
-}
-
-
-# Where the weights of this repository's folders of settings come from.
-_RELEASED = {
-    "groma-7b": "FoundationVision/groma-7b-finetune",
-    "groma-7b-pretrain": "FoundationVision/groma-7b-pretrain",
-    "groma-det-pretrain": "FoundationVision/groma-det-pretrain",
-}
-_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".h5")
-
-
-def check_weights(path: str | os.PathLike | None) -> None:
-    """Check that a folder with the settings of a model holds weights, too.
-
-    Args:
-        path (`str` or `Path`, *optional*): of a model; a name of the Hub, a file or a folder without settings passes.
-
-    Raises:
-        FileNotFoundError: it has a `config.json` and no weights. Says where the weights are, if that is known.
-    """
-    if path is None or not os.path.isfile(os.path.join(path, "config.json")):
-        return
-    if any(name.endswith(_WEIGHT_SUFFIXES) for name in os.listdir(path)):
-        return
-    name = os.path.basename(os.path.realpath(path))
-    remedy = "pass a folder with a file of weights, such as model.safetensors"
-    if name in _RELEASED:
-        remedy = (
-            f"download the released checkpoint (`hf download {_RELEASED[name]} --local-dir original`), convert it "
-            f"(`groma convert original {name}`) and pass the converted folder"
-        )
-    raise FileNotFoundError(f"{path} holds the settings of a model but no weights: {remedy}.")
+from .language_models_groma import check_language_config
 
 
 @strict
@@ -320,56 +258,6 @@ class GromaConfig(PreTrainedConfig):
     def num_image_tokens(self) -> int:
         """Image tokens of one image after the 2x2 merge."""
         return (self.vision_grid_size // 2) ** 2
-
-
-def check_language_config(config: PreTrainedConfig) -> None:
-    """Check by its configuration that a language model fits into Groma. `LanguageModelHead` checks its code.
-
-    Args:
-        config (`PreTrainedConfig`): of the language model.
-
-    Raises:
-        ValueError: it does not; the message has the model's name and the reason.
-
-    Example:
-    >>> from transformers import MambaConfig
-    >>> try:
-    ...     check_language_config(MambaConfig())
-    ... except ValueError as error:
-    ...     print(str(error).partition(":")[0])
-    `text_config` of model type 'mamba' cannot be Groma's language model
-    """
-    # The library loads this package while it loads that module.
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    layers = STATEFUL_LAYERS & set(getattr(config, "layer_types", None) or [])
-    parts = [name for name in config.sub_configs if name in ("text_config", "vision_config", "audio_config")]
-    if config.model_type in UNFIT_FAMILIES:
-        reason = UNFIT_FAMILIES[config.model_type]
-    elif type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        reason = "`AutoModelForCausalLM` has no model of this configuration"
-    elif config.is_encoder_decoder or "decoder" in config.sub_configs:
-        reason = "it is the decoder of an encoder-decoder model, which reads what an encoder wrote"
-    elif parts:
-        reason = f"it has {', '.join(parts)} for more than text; take the configuration of its language model alone"
-    elif config.model_type in ENCODERS:
-        reason = "it is an encoder, which reads in both directions or, with `is_decoder`, counts positions its own way"
-    elif layers:
-        reason = f"its layers of type {', '.join(sorted(layers))} keep {STATE_REASON}"
-    elif getattr(config, "hidden_size_per_layer_input", 0):
-        reason = "its layers look up more embeddings by token ids (`hidden_size_per_layer_input`), which visual tokens do not have"
-    else:
-        return
-    raise unfit_language_model(config, reason)
-
-
-def unfit_language_model(config: PreTrainedConfig, reason: str) -> ValueError:
-    """The error for a language model that does not fit into Groma."""
-    return ValueError(
-        f"`text_config` of model type {config.model_type!r} cannot be Groma's language model: {reason}. Language "
-        "models of `AutoModelForCausalLM` that work by attention, such as Llama, Qwen, Gemma, Mistral, Phi, OPT or "
-        "GPT-2, fit."
-    )
 
 
 __all__ = ["GromaConfig", "GromaProposerConfig", "GromaRegionEncoderConfig", "GromaRegionProposalConfig"]

@@ -15,7 +15,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
 
-from .configuration_groma import STATE_REASON, unfit_language_model
+from .language_models_groma import STATE_REASON, unfit_language_model
 from .modeling_groma_cache import CACHE_NAME
 
 # Base models that do not take positions but count them by the mask.
