@@ -143,7 +143,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
 
     model = GromaForConditionalGeneration.from_pretrained(MODEL)
-    respondent = ChatRespondent(model, GromaProcessor.from_pretrained(MODEL), rec.BENCHMARK)
+    respondent = ChatRespondent(model, GromaProcessor.from_pretrained(MODEL), rec.BENCHMARK.asking)
     speeds = {
         name: compare_batches(respondent, rows, arguments.batch_size, arguments.single_rows, arguments.repeats)
         for name, rows in (

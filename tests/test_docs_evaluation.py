@@ -1,4 +1,4 @@
-"""What docs/evaluation.md names is there, its commands parse, and its figures are those of the benchmarks."""
+"""What docs/evaluation.md names is there, its commands parse, and its metrics are those of the benchmarks."""
 
 import importlib
 import json
@@ -14,9 +14,8 @@ from accelerate.commands.launch import launch_command_parser
 from transformers_groma import cli
 from transformers_groma._files import write_file
 from transformers_groma._jsonl import write_jsonl
-from transformers_groma.evaluation.benchmarks import llava_bench as judged
 from transformers_groma.evaluation.benchmarks.detection import RECALL_CURVE
-from transformers_groma.evaluation.loading import MODULES, load_benchmark, load_benchmark_rows
+from transformers_groma.evaluation.loading import BENCHMARKS, load_benchmark, load_benchmark_rows
 from transformers_groma.evaluation.predictions import PredictedPhrase, Prediction
 from transformers_groma.evaluation.reports.report import RESULTS_NAME, Results
 from transformers_groma.shapes.rows import ShapesOptions, write_shapes
@@ -57,10 +56,6 @@ def section(title: str) -> str:
     found = re.split(r"^## ", TEXT, flags=re.MULTILINE)
     [text] = [part for part in found if part.startswith(f"{title}\n")]
     return text
-
-
-def benchmark_of(name: str):
-    return judged.judged_benchmark(Path("results")) if name == "llava-bench" else load_benchmark(name)
 
 
 def test_files_and_links_exist():
@@ -152,42 +147,43 @@ def test_datasets_are_made_before_they_are_asked_for(shell_commands, monkeypatch
     assert {(path, split) for _, path, split in asked} <= made
 
 
-def test_published_figures_are_found_by_the_datasets(shell_commands, monkeypatch):
-    """`results.md` finds the paper's figure by the column `source` and the split: the commands must write these."""
+def test_published_metrics_are_found_by_the_datasets(shell_commands, monkeypatch):
+    """`results.md` finds the paper's metric by the column `source` and the split: the commands must write these."""
     made = set()
     for words in shell_commands:
         if words[0] == "python":
             args = parse_processing(words, monkeypatch)
             made.add((getattr(args, "source", "coco"), args.split))
-    for name in MODULES:
-        for entry in load_benchmark(name).published:
+    in_rows_of_ours = [benchmark for benchmark in BENCHMARKS.values() if not benchmark.published_files]
+    for benchmark in in_rows_of_ours:
+        for entry in benchmark.published:
             assert any(source == entry.dataset and entry.split in ("", split) for source, split in made), entry
 
 
 @pytest.mark.parametrize("name", SECTIONS)
-def test_every_figure_is_defined(name):
+def test_every_metric_is_defined(name):
     text = section(SECTIONS[name])
     named = set(re.findall(r"`([\w@.]+)`", text))
-    wanted = {figure.name for figure in benchmark_of(name).figures}
+    wanted = {metric.name for metric in load_benchmark(name).metrics}
     if name == "lvis-ground":
         prefixes = ("lvis_eval_", "any_", "merged_")
         assert set(prefixes) <= named
-        wanted = {figure.removeprefix(prefix) for figure in wanted for prefix in prefixes if figure.startswith(prefix)}
+        wanted = {metric.removeprefix(prefix) for metric in wanted for prefix in prefixes if metric.startswith(prefix)}
     if name == "detection":
         assert f"{', '.join(map(str, RECALL_CURVE))} |" in text and "`queries_`" in text
-        wanted = {re.sub(r"^ar@\d+$", "ar@N", figure.removeprefix("queries_")) for figure in wanted}
+        wanted = {re.sub(r"^ar@\d+$", "ar@N", metric.removeprefix("queries_")) for metric in wanted}
     assert wanted <= named, sorted(wanted - named)
-    # And no figure is there that the benchmark has not.
+    # And no metric is there that the benchmark has not.
     first_cells = set(re.findall(r"`([^`]+)`", "".join(re.findall(r"^\| (`[^|]*) \|", text, flags=re.MULTILINE))))
     assert first_cells <= wanted | {"lvis_eval_", "any_", "merged_"}, sorted(first_cells - wanted)
 
 
 @pytest.mark.parametrize("name", SECTIONS)
-def test_figures_of_the_paper(name):
-    text, benchmark = section(SECTIONS[name]), benchmark_of(name)
-    is_share = {figure.name: figure.is_share for figure in benchmark.figures}
+def test_metrics_of_the_paper(name):
+    text, benchmark = section(SECTIONS[name]), load_benchmark(name)
+    is_share = {metric.name: metric.is_share for metric in benchmark.metrics}
     for entry in benchmark.published:
-        value = 100 * entry.value if is_share[entry.figure] else entry.value
+        value = 100 * entry.value if is_share[entry.metric] else entry.value
         assert re.search(rf"\b{f'{value:.2f}'.rstrip('0').rstrip('.')}0?\b", text), entry
 
 
@@ -198,7 +194,7 @@ def test_every_benchmark_has_its_section():
 
 
 def test_python_code_runs(tmp_path, monkeypatch):
-    """Figures from a file of answers, and into a card: of scenes, in the place of what the document names."""
+    """Metrics from a file of answers, and into a card: of scenes, in the place of what the document names."""
     monkeypatch.chdir(tmp_path)
     report = write_shapes(ShapesOptions("rec", seed=1, evaluation=True), 4, tmp_path / "data" / "eval" / "refcoco")
     [file] = report.files

@@ -10,10 +10,10 @@ from datasets import Dataset
 from huggingface_hub import ModelCard
 
 from transformers_groma import GromaForRegionProposal, GromaImageProcessor, cli
-from transformers_groma.cli.evaluate import BENCHMARKS
+from transformers_groma.cli import evaluate as command
 from transformers_groma.data.columns import text_part
 from transformers_groma.evaluation.benchmarks.llava_bench_files import LLAVA_BENCH_FEATURES
-from transformers_groma.evaluation.loading import MODULES, load_benchmark, load_benchmark_rows, load_model
+from transformers_groma.evaluation.loading import BENCHMARKS, load_benchmark, load_benchmark_rows, load_model
 from transformers_groma.evaluation.metrics import captions as caption_metrics
 from transformers_groma.evaluation.metrics.ptb_tokenizer import JavaMissingError
 from transformers_groma.shapes.rows import ShapesOptions, write_shapes
@@ -129,7 +129,7 @@ def test_thresholds_reach_the_regions(model_dir):
     assert whole.config.box_score_threshold == 0.0
 
 
-def test_figures_go_into_a_card(evaluate, tmp_path):
+def test_metrics_go_into_a_card(evaluate, tmp_path):
     card = tmp_path / "card"
     card.mkdir()
     (card / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Mine\n")
@@ -208,8 +208,8 @@ def test_only_a_judge_needs_the_client_of_endpoints(model_dir, tmp_path):
 
 
 def test_names(shapes):
-    assert (*MODULES, "llava-bench") == BENCHMARKS
-    assert {name: load_benchmark(name).name for name in MODULES} == {name: name for name in MODULES}
+    assert tuple(BENCHMARKS) == command.BENCHMARKS
+    assert {name: load_benchmark(name).name for name in BENCHMARKS} == {name: name for name in BENCHMARKS}
     rows = load_benchmark_rows(f"{shapes / 'rec'}@test")
     assert (rows.name, rows.split, len(rows.dataset)) == (str(shapes / "rec"), "test", ROWS)
     for arguments, words in (

@@ -29,7 +29,7 @@ def test_evaluate_writes_everything_and_goes_on(model, tmp_path, monkeypatch):
     results = evaluate(rec.BENCHMARK, *model, rows, tmp_path, gallery=2, **settings)
     assert results == read_results(tmp_path)
     assert results.complete and results.asked == 3 and results.seconds > 0
-    assert {figure.name for figure in rec.FIGURES} == set(results.metrics)
+    assert {metric.name for metric in rec.METRICS} == set(results.metrics)
     assert results.settings["rows"] == 3 and results.settings["max_new_tokens"] == 3
     assert results.settings["dtype"] == "float32" and results.settings["sources"] == ["refcoco"]
     report = (tmp_path / "results.md").read_text()
@@ -44,13 +44,13 @@ def test_evaluate_writes_everything_and_goes_on(model, tmp_path, monkeypatch):
     ]
     assert len(list((tmp_path / "gallery").glob("*.png"))) == 2
 
-    # Again: no question, the same figures, and the time that it took.
+    # Again: no question, the same metrics, and the time that it took.
     monkeypatch.setattr(respondents, "answer_questions", None)
     again = evaluate(rec.BENCHMARK, *model, rows, tmp_path, **settings)
     assert (again.metrics, again.asked, again.seconds) == (results.metrics, results.asked, results.seconds)
 
 
-def test_a_run_that_is_not_done_has_settings_and_no_figures(model, tmp_path, monkeypatch):
+def test_a_run_that_is_not_done_has_settings_and_no_metrics(model, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 

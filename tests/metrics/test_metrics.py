@@ -1,4 +1,4 @@
-"""The metrics for `evaluate`: they load from a folder and from a Hub, and give the figures of the package's functions."""
+"""The metrics for `evaluate`: they load from a folder and from a Hub, and give what the functions of the package give."""
 
 import doctest
 import json
@@ -24,7 +24,7 @@ from transformers_groma.evaluation.metrics.rec import rec_accuracy
 REPOSITORY = Path(__file__).parents[2]
 METRICS = sorted(path.name for path in (REPOSITORY / "metrics").iterdir() if path.is_dir())
 
-# Decimals that float32 cannot hold, so that figures would change if boxes went through it.
+# Decimals that float32 cannot hold, so that metrics would change if boxes went through it.
 TARGETS = [[[0.1, 0.2, 50.3, 50.7], [100.9, 0.0, 150.1, 50.0]], [[0.0, 100.0, 90.0, 190.7]], []]
 BOXES = [[[0.1, 0.2, 50.3, 47.7], [300.0, 0.0, 320.0, 20.0], [100.9, 0.0, 150.1, 44.4]], [], [[1.0, 2.0, 3.0, 4.0]]]
 
@@ -59,21 +59,21 @@ def test_batches_are_one_set():
 )
 def test_as_many_recall(protocol, recall):
     metric = load("as_many_recall")
-    figures = metric.compute(predictions=BOXES, references=TARGETS, protocol=protocol)
-    assert figures == recall(BOXES, None, TARGETS)
+    metrics = metric.compute(predictions=BOXES, references=TARGETS, protocol=protocol)
+    assert metrics == recall(BOXES, None, TARGETS)
     more = {
         "scores": [[0.1, 0.5, 0.9], [], [0.2]],
         "areas": [[500.0, 2000.0], [9000.0], []],
         "crowds": [[False, True], [False], []],
     }
-    figures = metric.compute(predictions=BOXES, references=TARGETS, protocol=protocol, **more)
-    assert figures == recall(BOXES, more["scores"], TARGETS, more["areas"], more["crowds"])
+    metrics = metric.compute(predictions=BOXES, references=TARGETS, protocol=protocol, **more)
+    assert metrics == recall(BOXES, more["scores"], TARGETS, more["areas"], more["crowds"])
 
 
 def test_as_many_recall_of_the_best_boxes():
     metric = load("as_many_recall")
-    figures = metric.compute(predictions=BOXES, references=TARGETS, protocol="any", max_boxes=1)
-    assert figures == any_recall(BOXES, None, TARGETS, max_boxes=1)
+    metrics = metric.compute(predictions=BOXES, references=TARGETS, protocol="any", max_boxes=1)
+    assert metrics == any_recall(BOXES, None, TARGETS, max_boxes=1)
     with pytest.raises(ValueError, match="`max_boxes` is not for protocol='as_many'"):
         metric.compute(predictions=BOXES, references=TARGETS, max_boxes=1)
     with pytest.raises(ValueError, match="`protocol` must be 'as_many', 'any' or 'merged_boxes', got 'all'"):
@@ -82,14 +82,14 @@ def test_as_many_recall_of_the_best_boxes():
 
 def test_lvis_ground_recall():
     questions = {"categories": ["cup", "dog", "cup"], "image_ids": ["7", "7", "8"]}
-    figures = load("lvis_ground_recall").compute(predictions=BOXES, references=TARGETS, **questions)
-    assert figures == lvis_ground_eval(BOXES, TARGETS, **questions)
+    metrics = load("lvis_ground_recall").compute(predictions=BOXES, references=TARGETS, **questions)
+    assert metrics == lvis_ground_eval(BOXES, TARGETS, **questions)
 
 
 def test_region_caption(caplog):
     captions, references = ["a red cat", "two dogs"], [["a red cat"], ["two big dogs", "dogs"]]
-    figures = load("region_caption").compute(predictions=captions, references=references)
-    assert figures == {"cider": cider(captions, references)}
+    metrics = load("region_caption").compute(predictions=captions, references=references)
+    assert metrics == {"cider": cider(captions, references)}
     assert "apt-get install -y default-jre-headless" in caplog.text
 
 
@@ -99,9 +99,9 @@ def test_grounded_phrase_accuracy():
     as_columns = [
         [[{"text": text, "boxes": boxes} for text, boxes in phrases] for phrases in rows] for rows in (said, true)
     ]
-    figures = load("grounded_phrase_accuracy").compute(predictions=as_columns[0], references=as_columns[1])
-    assert figures == grounded_phrase_scores(said, true)
-    assert (figures["precision@0.5"], figures["recall@0.5"]) == (0.5, pytest.approx(1 / 3))
+    metrics = load("grounded_phrase_accuracy").compute(predictions=as_columns[0], references=as_columns[1])
+    assert metrics == grounded_phrase_scores(said, true)
+    assert (metrics["precision@0.5"], metrics["recall@0.5"]) == (0.5, pytest.approx(1 / 3))
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -119,7 +119,7 @@ def test_description_and_its_example(name, monkeypatch):
 
 @pytest.mark.parametrize("name", METRICS)
 def test_card(name, monkeypatch, capsys):
-    """The front matter is that of a Space, inputs and figures are all named, and the example prints what it says."""
+    """The front matter is that of a Space, inputs and metrics are all named, and the example prints what it says."""
     monkeypatch.chdir(REPOSITORY)
     text = (REPOSITORY / "metrics" / name / "README.md").read_text()
     _, front, body = text.split("---\n", 2)
@@ -131,8 +131,8 @@ def test_card(name, monkeypatch, capsys):
     namespace: dict = {}
     exec(compile(code, name, "exec"), namespace)
     assert capsys.readouterr().out.split("\n")[:-1] == [line[2:] for line in code.split("\n") if line.startswith("# ")]
-    figures = [*namespace["results"], *(["meteor"] if name == "region_caption" else [])]
-    assert [figure for figure in figures if f"`{figure}`" not in body] == []
+    metrics = [*namespace["results"], *(["meteor"] if name == "region_caption" else [])]
+    assert [metric for metric in metrics if f"`{metric}`" not in body] == []
 
 
 def test_from_a_hub(tmp_path):

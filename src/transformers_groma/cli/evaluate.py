@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .._files import OutputError
 from .arguments import (
@@ -17,6 +18,12 @@ from .arguments import (
 from .models import checked_device, checked_model
 from .output import note
 
+if TYPE_CHECKING:
+    from ..evaluation.benchmark import Benchmark
+    from ..evaluation.judge import Judge
+    from ..evaluation.loading import NamedRows
+
+# Names of `evaluation.loading.BENCHMARKS`, which `--help` can do without importing.
 BENCHMARKS = ("rec", "lvis-ground", "region-caption", "grounded-caption", "detection", "llava-bench")
 
 
@@ -103,15 +110,9 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     folder = checked_folder(arguments.output)
     if arguments.card is not None and not arguments.card.is_dir():
         raise CommandError(f"--card {str(arguments.card)!r} is not a folder: pass that of a model.")
-    is_judged = arguments.benchmark == "llava-bench"
-    if not is_judged and (arguments.images is not None or arguments.judge is not None):
-        raise CommandError(f"--images and --judge belong to llava-bench: leave them out for {arguments.benchmark}.")
-    model_types = ("groma", "groma_region_proposal") if arguments.benchmark == "detection" else ("groma",)
-    model = checked_model(arguments.model, model_types)
     try:
         from ..evaluation.answers import process_state
-        from ..evaluation.benchmarks.llava_bench import judged_benchmark, load_judged_rows
-        from ..evaluation.loading import load_benchmark, load_benchmark_rows, load_model
+        from ..evaluation.loading import load_benchmark, load_model
         from ..evaluation.reports.card import add_results_to_card
         from ..evaluation.reports.report import REPORT_NAME, RESULTS_NAME
         from ..evaluation.runner import evaluate
@@ -120,37 +121,17 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
             f'{error}. Install what evaluation needs: pip install "transformers-groma[eval]".'
         ) from error
 
-    with errors_of(f"--dataset {arguments.dataset!r}"):
-        if is_judged:
-            rows = load_judged_rows(arguments.dataset, arguments.images, arguments.split)
-        else:
-            rows = load_benchmark_rows(arguments.dataset, arguments.split)
+    benchmark = load_benchmark(arguments.benchmark)
+    if benchmark.review is None and (arguments.images is not None or arguments.judge is not None):
+        raise CommandError(f"--images and --judge belong to llava-bench: leave them out for {benchmark.name}.")
+    model = checked_model(arguments.model, benchmark.model_types)
+    rows = _rows(arguments, benchmark)
     dataset = rows.dataset
     notes = {} if arguments.judge is None else {"judge": arguments.judge}
     if arguments.limit is not None and arguments.limit < len(dataset):
         dataset = dataset.select(range(arguments.limit))
         notes["limit"] = arguments.limit  # a part of a dataset does not compare with what others report for all of it
-    judge = None
-    errors: tuple[type[Exception], ...] = (ValueError, OSError)
-    if arguments.judge is not None:
-        try:
-            from ..endpoints.client import EndpointError
-            from ..evaluation.benchmarks.llava_bench_judge import judge_of
-        except ImportError as error:
-            raise CommandError(f"--judge {arguments.judge!r}: {error}") from error
-        errors += (EndpointError,)
-        with errors_of("--judge"):
-            judge = judge_of(
-                arguments.judge,
-                arguments.base_url,
-                arguments.api_key_env,
-                concurrency=arguments.concurrency,
-                requests_per_minute=arguments.requests_per_minute,
-                price_in=arguments.price_in,
-                price_out=arguments.price_out,
-                max_cost=arguments.max_cost,
-            )
-    benchmark = judged_benchmark(folder, judge) if is_judged else load_benchmark(arguments.benchmark)
+    judge, judge_errors = _judge(arguments)
     device = None if arguments.device is None else checked_device(arguments.device)
     state = process_state(device)
     with errors_of(f"--model {model!r}"):
@@ -172,6 +153,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
             prompt_seed=arguments.prompt_seed,
             max_new_tokens=arguments.max_new_tokens,
             gallery=arguments.gallery,
+            judge=judge,
             model_name=Path(model).name if arguments.model is None else model,
             dataset_name=rows.name,
             split=rows.split,
@@ -179,15 +161,48 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         )
     except OutputError:
         raise  # it names the output
-    except errors as error:
-        raise CommandError(f"{arguments.benchmark}: {error}") from error
+    except (ValueError, OSError, *judge_errors) as error:
+        raise CommandError(f"{benchmark.name}: {error}") from error
     if not state.is_main_process:
         return
-    for figure in benchmark.figures:
-        if figure.name in results.metrics:
-            print(f"{figure.name:28} {results.metrics[figure.name]:9.4f}")
+    for metric in benchmark.metrics:
+        if metric.name in results.metrics:
+            print(f"{metric.name:28} {results.metrics[metric.name]:9.4f}")
     note(f"wrote {folder / RESULTS_NAME} and {folder / REPORT_NAME}")
     if arguments.card is not None:
         with errors_of(f"--card {str(arguments.card)!r}"):
             for path in add_results_to_card(arguments.card, folder / RESULTS_NAME):
                 note(f"wrote {path}")
+
+
+def _rows(arguments: argparse.Namespace, benchmark: "Benchmark") -> "NamedRows":
+    """The rows of `--dataset`: ours, or with `--images` those of published files."""
+    from ..evaluation.loading import load_benchmark_rows, load_published_rows
+
+    with errors_of(f"--dataset {arguments.dataset!r}"):
+        if arguments.images is None:
+            return load_benchmark_rows(arguments.dataset, arguments.split)
+        return load_published_rows(benchmark, arguments.dataset, arguments.images, arguments.split)
+
+
+def _judge(arguments: argparse.Namespace) -> "tuple[Judge | None, tuple[type[Exception], ...]]":
+    """The judge model, if one is named, and the errors that asking it may raise."""
+    if arguments.judge is None:
+        return None, ()
+    try:
+        from ..endpoints.client import EndpointError
+        from ..evaluation.judge import judge_of
+    except ImportError as error:
+        raise CommandError(f"--judge {arguments.judge!r}: {error}") from error
+    with errors_of("--judge"):
+        judge = judge_of(
+            arguments.judge,
+            arguments.base_url,
+            arguments.api_key_env,
+            concurrency=arguments.concurrency,
+            requests_per_minute=arguments.requests_per_minute,
+            price_in=arguments.price_in,
+            price_out=arguments.price_out,
+            max_cost=arguments.max_cost,
+        )
+    return judge, (EndpointError,)

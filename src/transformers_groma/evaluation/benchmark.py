@@ -1,27 +1,31 @@
-"""The shape of a benchmark: which rows it asks, how it scores answers, which figures it has. One file a benchmark.
-
-Each of `rec.py`, `lvis_ground.py`, `region_caption.py`, `grounded_caption.py` and `proposals.py` has a `BENCHMARK`;
-`runner.py` runs any of them, `report.py` writes its figures down.
-"""
+"""What a benchmark is: its rows, the respondent that answers them, its metrics. `benchmarks/` has one file for each."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 from datasets import Dataset
+from transformers import PreTrainedModel, ProcessorMixin
+from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.columns import Schema
 from ..data.prompts import Task, question_parts
 from .predictions import Prediction
 
+# Only a judge needs the client of endpoints.
+if TYPE_CHECKING:
+    from .judge import Judge
+
 Row = Mapping[str, Any]
 Box = Sequence[float]
+# Draws answers to rows, and the metrics that they got, into a PNG file.
+Plot = Callable[[Sequence[Prediction], Sequence[Row], Mapping[str, float], Path], Any]
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure of a benchmark.
+class Metric:
+    """A metric of a benchmark.
 
     Args:
         name (`str`): its key in `results.json`.
@@ -35,19 +39,19 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class PublishedFigure:
-    """A figure of Groma-7B in the paper.
+class PublishedMetric:
+    """A metric of Groma-7B, as the paper reports it.
 
     Args:
         dataset (`str`): as the column `source` of the rows names it.
         split (`str`): of the dataset; empty where there is only one.
-        figure (`str`): name of the figure.
+        metric (`str`): its name.
         value (`float`): in the unit of `results.json`, not times 100.
     """
 
     dataset: str
     split: str
-    figure: str
+    metric: str
     value: float
 
 
@@ -55,10 +59,24 @@ Prepared = TypeVar("Prepared")
 
 
 class Respondent(Protocol, Generic[Prepared]):
-    """What answers rows: a model with its processor."""
+    """Whatever answers rows: a model with its processor."""
+
+    def question(self, row: Row) -> str:
+        """What a row is asked, for people; empty where the image is all the question.
+
+        Args:
+            row (`Mapping`): the row, without its image.
+
+        Returns:
+            `str`: the question in words.
+
+        Raises:
+            ValueError: the row cannot be asked as wanted.
+        """
+        ...
 
     def prepare(self, rows: Sequence[Row]) -> Prepared:
-        """Make a batch ready. Runs ahead of the model, in another thread.
+        """Prepare a batch. Runs ahead of the model, in another thread.
 
         Args:
             rows (`Sequence[Mapping]`): a batch, images decoded, and `index`, the number of the row.
@@ -72,12 +90,27 @@ class Respondent(Protocol, Generic[Prepared]):
         """Answer a batch.
 
         Args:
-            prepared: what `prepare` made.
+            prepared: what `prepare` returned.
 
         Returns:
             `list[Prediction]`: one a row, in order.
         """
         ...
+
+
+class Asking(NamedTuple):
+    """How a benchmark asks its questions.
+
+    Attributes:
+        task (`str`, *optional*): whose templates `prompt_seed` draws from; without it rows can only be asked in their
+            own words.
+        max_new_tokens (`int`, *optional*): longest answer; `None` where the model answers without words.
+        prompt_seed (`int`, *optional*): draws the wording of questions; see [`question_of`].
+    """
+
+    task: Task | None = None
+    max_new_tokens: int | None = None
+    prompt_seed: int | None = None
 
 
 class BenchmarkRows(NamedTuple):
@@ -126,45 +159,55 @@ def verdict_of_score(score: float, prediction: Prediction, row: Row) -> str:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark.
+    """A benchmark: which rows it has, what answers them, and how answers are scored.
 
     Args:
         name (`str`): in commands and files.
         title (`str`): in reports.
         schemas (`tuple[str, ...]`): which columns its datasets may have; the first that fits is taken.
         prepare (`Callable[[Dataset], BenchmarkRows]`): checks the rows and says what is asked.
-        score (`Callable[[Sequence[Prediction], Sequence[Mapping]], dict[str, float]]`): all figures of answers to
+        respondent (`Callable[[PreTrainedModel, ProcessorMixin or BaseImageProcessor, Asking], Respondent]`): makes a
+            model answer its rows.
+        score (`Callable[[Sequence[Prediction], Sequence[Mapping]], dict[str, float]]`): all metrics of answers to
             rows, from plain boxes and texts; no model is needed.
         score_rows (`Callable[[Sequence[Prediction], Sequence[Mapping]], list[float]]`): how good each answer is, 0..1,
             to find the worst.
-        plot (`Callable[[Sequence[Prediction], Sequence[Mapping], Mapping[str, float], Path], list[Path]]`): writes
-            pictures of the figures into a folder.
-        figures (`tuple[Figure, ...]`): in the order of reports.
-        published (`tuple[PublishedFigure, ...]`): what the paper has.
-        asks (`bool`): whether the model is asked something; otherwise it proposes regions.
-        task (`str`, *optional*): whose questions `--prompt-seed` draws from.
-        max_new_tokens (`int`): longest answer.
+        metrics (`tuple[Metric, ...]`): in the order of reports.
+        published (`tuple[PublishedMetric, ...]`): what the paper reports.
+        asking (`Asking`): how its questions are asked, unless a run says otherwise.
+        model_types (`tuple[str, ...]`): `model_type` of the models that it can measure.
         more_columns (`tuple[str, ...]`): columns that it reads beside those of its schema, where they are there.
+        published_files (`tuple[str, ...]`): file names of the dataset as its authors published it, if that has another
+            layout than ours.
+        read_published (`Callable[[Sequence[Path], Path], Dataset]`, *optional*): makes rows of these files and a
+            folder of images.
+        review (`Callable[[Sequence[Prediction], Sequence[Mapping], Path, Judge or None], list[Mapping]]`, *optional*):
+            where a judge model scores the answers: asks it, if there is one, keeps what it says in the folder of the
+            run, and returns the rows with its reviews, for `score` and `score_rows`.
+        plots (`Mapping[str, Plot]`): file names, and what draws them.
         drawn_boxes (`Callable[[Prediction, Mapping], tuple[list, list]]`): the boxes of an answer and those that are
-            right, `xyxy` in pixels, for pictures.
+            right, `xyxy` in pixels, for the gallery.
         verdict (`Callable[[float, Prediction, Mapping], str]`): whether an answer of a score is "right", "partly
             right" or "wrong"; empty if it is unknown.
-        target_name (`str`): what the right boxes of `drawn_boxes` are called beside a picture.
+        target_name (`str`): what the gallery calls the right boxes of `drawn_boxes`.
     """
 
     name: str
     title: str
     schemas: tuple[Schema, ...]
     prepare: Callable[[Dataset], BenchmarkRows]
+    respondent: Callable[[PreTrainedModel, ProcessorMixin | BaseImageProcessor, Asking], Respondent]
     score: Callable[[Sequence[Prediction], Sequence[Row]], dict[str, float]]
     score_rows: Callable[[Sequence[Prediction], Sequence[Row]], list[float]]
-    plot: Callable[[Sequence[Prediction], Sequence[Row], Mapping[str, float], Path], list[Path]]
-    figures: tuple[Figure, ...]
-    published: tuple[PublishedFigure, ...] = ()
-    asks: bool = True
-    task: Task | None = None
-    max_new_tokens: int = 0
+    metrics: tuple[Metric, ...]
+    published: tuple[PublishedMetric, ...] = ()
+    asking: Asking = field(default_factory=Asking)
+    model_types: tuple[str, ...] = ("groma",)
     more_columns: tuple[str, ...] = ()
+    published_files: tuple[str, ...] = ()
+    read_published: Callable[[Sequence[Path], Path], Dataset] | None = None
+    review: "Callable[[Sequence[Prediction], Sequence[Row], Path, Judge | None], list[Row]] | None" = None
+    plots: Mapping[str, Plot] = field(default_factory=dict)
     drawn_boxes: Callable[[Prediction, Row], tuple[list[list[float]], list[list[float]]]] = answer_and_target_boxes
     verdict: Callable[[float, Prediction, Row], str] = verdict_of_score
     target_name: str = "Expected box"
@@ -266,15 +309,17 @@ def question_text(row: Row) -> str:
 
 
 __all__ = [
-    "answer_and_target_boxes",
     "NOT_JUDGED",
     "PARTLY_RIGHT",
     "RIGHT",
     "WRONG",
+    "Asking",
     "Benchmark",
     "BenchmarkRows",
-    "Figure",
-    "PublishedFigure",
+    "Metric",
+    "PublishedMetric",
+    "Respondent",
+    "answer_and_target_boxes",
     "question_of",
     "question_text",
     "row_name",

@@ -1,6 +1,5 @@
 """Models, datasets and benchmarks by their names, as the command line has them."""
 
-import importlib
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -16,15 +15,16 @@ from ..models.groma.modeling_groma import GromaForConditionalGeneration
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 from ..models.groma.processing_groma import GromaProcessor
 from .benchmark import Benchmark
+from .benchmarks import detection, grounded_caption, llava_bench, lvis_ground, rec, region_caption
 
 DEFAULT_SPLIT = "test"
-# Each has a `BENCHMARK`.
-MODULES = {
-    "rec": "rec",
-    "lvis-ground": "lvis_ground",
-    "region-caption": "region_caption",
-    "grounded-caption": "grounded_caption",
-    "detection": "detection",
+BENCHMARKS = {
+    "rec": rec.BENCHMARK,
+    "lvis-ground": lvis_ground.BENCHMARK,
+    "region-caption": region_caption.BENCHMARK,
+    "grounded-caption": grounded_caption.BENCHMARK,
+    "detection": detection.BENCHMARK,
+    "llava-bench": llava_bench.BENCHMARK,
 }
 
 
@@ -43,10 +43,11 @@ class NamedRows(NamedTuple):
 
 
 def load_benchmark(name: str) -> Benchmark:
-    """A benchmark by its name; llava-bench, which needs a judge, is in `judged.py`.
+    """A benchmark by its name.
 
     Args:
-        name (`str`): `"rec"`, `"lvis-ground"`, `"region-caption"`, `"grounded-caption"` or `"detection"`.
+        name (`str`): `"rec"`, `"lvis-ground"`, `"region-caption"`, `"grounded-caption"`, `"detection"` or
+            `"llava-bench"`.
 
     Returns:
         `Benchmark`
@@ -58,9 +59,9 @@ def load_benchmark(name: str) -> Benchmark:
     >>> load_benchmark("rec").title
     'Referring expression comprehension'
     """
-    if name not in MODULES:
-        raise ValueError(f"There is no benchmark {name!r}. Use one of {', '.join(MODULES)}.")
-    return importlib.import_module(f".benchmarks.{MODULES[name]}", __package__).BENCHMARK
+    if name not in BENCHMARKS:
+        raise ValueError(f"There is no benchmark {name!r}. Use one of {', '.join(BENCHMARKS)}.")
+    return BENCHMARKS[name]
 
 
 def load_benchmark_rows(spec: str | os.PathLike, split: str | None = None) -> NamedRows:
@@ -83,9 +84,38 @@ def load_benchmark_rows(spec: str | os.PathLike, split: str | None = None) -> Na
         raise ValueError(f"{spec!r} names the split {named.split!r} and `split` is {split!r}. Name one.")
     if named.ratio != 1:
         raise ValueError(f"{spec!r} has a ratio, which is for training. Name the dataset without it.")
-    if Path(named.path).is_dir() and Path(named.path, "qa90_questions.jsonl").exists():
-        raise ValueError(f"{named.path} has the published files of LLaVA-Bench. Use llava-bench, and `--images`.")
+    for benchmark in BENCHMARKS.values():
+        if any(Path(named.path, name).is_file() for name in benchmark.published_files):
+            raise ValueError(
+                f"{named.path} has the published files of {benchmark.title}. Use {benchmark.name}, and `--images`."
+            )
     return NamedRows(load_rows(named), named.path, named.split)
+
+
+def load_published_rows(
+    benchmark: Benchmark, folder: str | os.PathLike, images: str | os.PathLike, split: str | None = None
+) -> NamedRows:
+    """The rows of a benchmark from the files that its authors published.
+
+    Args:
+        benchmark (`Benchmark`): one with published files.
+        folder (`str` or `Path`): where its `published_files` are.
+        images (`str` or `Path`): folder of the images.
+        split (`str`, *optional*): for an error; these files have none.
+
+    Returns:
+        `NamedRows`
+
+    Raises:
+        FileNotFoundError: a file or an image is missing.
+        ValueError: the benchmark has no such files, they have another layout, or a split is given.
+    """
+    if benchmark.read_published is None:
+        raise ValueError(f"{benchmark.name} has no published files of its own: pass a dataset, without images.")
+    if split is not None:
+        raise ValueError(f"The published files have no splits, got {split!r}. Leave `split` out.")
+    files = [Path(folder) / name for name in benchmark.published_files]
+    return NamedRows(benchmark.read_published(files, Path(images)), str(folder), "")
 
 
 def load_model(
@@ -124,4 +154,4 @@ def load_model(
     return model.to(device).eval(), AutoImageProcessor.from_pretrained(name)
 
 
-__all__ = ["NamedRows", "load_benchmark", "load_benchmark_rows", "load_model"]
+__all__ = ["BENCHMARKS", "NamedRows", "load_benchmark", "load_benchmark_rows", "load_model", "load_published_rows"]

@@ -13,7 +13,7 @@ from ..image_inputs import to_upright_8_bit
 from ..models.groma.modeling_groma import GromaForConditionalGeneration
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 from ..models.groma.processing_groma import GromaProcessor
-from .benchmark import Benchmark, Row, question_of
+from .benchmark import Asking, Row, question_of, question_text
 from .generation import PreparedQuestions, answer_questions, prepare_questions
 from .metrics.detection import QueryScore, detect, unpack_detections
 from .predictions import PredictedPhrase, Prediction
@@ -25,7 +25,7 @@ QUERY_SCORE: QueryScore = "coco"
 
 
 class _Chat(NamedTuple):
-    """A batch of questions and whose they are."""
+    """A batch of questions, and the rows that they belong to."""
 
     indices: list[int]
     image_ids: list[str]
@@ -38,28 +38,26 @@ class ChatRespondent:
     Args:
         model (`GromaForConditionalGeneration`): put into evaluation mode.
         processor (`GromaProcessor`): of the model.
-        benchmark (`Benchmark`): whose questions are asked.
-        prompt_seed (`int`, *optional*): see [`question_of`].
-        max_new_tokens (`int`, *optional*): longest answer; the benchmark's own by default.
+        asking (`Asking`): how questions are asked, and the longest answer.
+
+    Raises:
+        ValueError: questions cannot be drawn, as there are no templates for them.
     """
 
-    def __init__(
-        self,
-        model: GromaForConditionalGeneration,
-        processor: GromaProcessor,
-        benchmark: Benchmark,
-        prompt_seed: int | None = None,
-        max_new_tokens: int | None = None,
-    ) -> None:
-        self.model, self.processor = model.eval(), processor
-        # A tokenizer serves one thread at a time, and this one the thread that runs ahead.
+    def __init__(self, model: GromaForConditionalGeneration, processor: GromaProcessor, asking: Asking) -> None:
+        if asking.task is None and asking.prompt_seed is not None:
+            raise ValueError("`prompt_seed` is of no use here: rows are asked in their own words. Leave it out.")
+        self.model, self.processor, self.asking = model.eval(), processor, asking
+        # A tokenizer serves one thread at a time: `prepare` runs in a thread of its own.
         self._processor_ahead = copy.deepcopy(processor)
-        self.task, self.prompt_seed = benchmark.task, prompt_seed
-        self.max_new_tokens = benchmark.max_new_tokens if max_new_tokens is None else max_new_tokens
+
+    def question(self, row: Row) -> str:
+        """What a row is asked; see [`Respondent`]."""
+        return question_text(self._asked(row))
 
     def prepare(self, rows: Sequence[Row]) -> _Chat:
         """Questions to model inputs; see [`Respondent`]."""
-        asked = [question_of(row, self.task, self.prompt_seed) for row in rows]
+        asked = [self._asked(row) for row in rows]
         return _Chat(
             [row["index"] for row in rows],
             [row["image_id"] for row in rows],
@@ -68,15 +66,24 @@ class ChatRespondent:
 
     def answer(self, prepared: _Chat) -> list[Prediction]:
         """Answers of the model; see [`Respondent`]."""
-        answers = answer_questions(self.model, self.processor, prepared.questions, self.max_new_tokens)
+        answers = answer_questions(self.model, self.processor, prepared.questions, self.asking.max_new_tokens)
         return [
             Prediction.of(index, image_id, answer)
             for index, image_id, answer in zip(prepared.indices, prepared.image_ids, answers, strict=True)
         ]
 
+    def _asked(self, row: Row) -> Row:
+        return question_of(row, self.asking.task, self.asking.prompt_seed)
+
 
 class _Images(NamedTuple):
-    """A batch of images and whose they are: pixels `(B, 3, image_size, image_size)`, `(height, width)` before `(B, 2)`."""
+    """A batch of images, and the rows that they belong to.
+
+    Attributes:
+        indices (`list[int]`), image_ids (`list[str]`): of the rows.
+        pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): what the model sees.
+        sizes (`Tensor` of shape `(B, 2)`): `(height, width)` of the upright images.
+    """
 
     indices: list[int]
     image_ids: list[str]
@@ -99,6 +106,10 @@ class ProposalRespondent:
     ) -> None:
         self.model = model.eval()
         self.image_processor = processor.image_processor if isinstance(processor, GromaProcessor) else processor
+
+    def question(self, row: Row) -> str:
+        """Nothing: the image is all the question; see [`Respondent`]."""
+        return ""
 
     def prepare(self, rows: Sequence[Row]) -> _Images:
         """Pixels of a batch.

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, Image
 from transformers.image_processing_utils import BaseImageProcessor
@@ -21,12 +21,14 @@ from ..models.groma.modeling_groma import GromaForConditionalGeneration
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 from ..models.groma.processing_groma import GromaProcessor
 from .answers import answer_dataset, prediction_files, process_state, read_predictions
-from .benchmark import Benchmark, BenchmarkRows, Row, question_of, question_text, row_name
+from .benchmark import Benchmark, BenchmarkRows, Respondent, row_name
 from .fingerprints import dataset_fingerprint, model_sha256
 from .predictions import Prediction
 from .reports.gallery import GalleryCase, worst_first, write_gallery
 from .reports.report import RESULTS_NAME, Results, read_results, versions, write_report
-from .respondents import ChatRespondent, ProposalRespondent
+
+if TYPE_CHECKING:
+    from .judge import Judge
 
 # Settings that change answers. A folder is gone on with only where all of them are the same.
 IDENTITY = (
@@ -53,21 +55,21 @@ def evaluate(
     prompt_seed: int | None = None,
     max_new_tokens: int | None = None,
     gallery: int = 0,
+    judge: "Judge | None" = None,
     progress: bool = True,
     model_name: str = "",
     dataset_name: str = "",
     split: str = "",
     notes: Mapping[str, Any] | None = None,
 ) -> Results:
-    """Run a benchmark into a folder: answers, figures, plots, and the worst cases if wanted.
+    """Run a benchmark into a folder: answers, metrics, plots, and the worst answers if wanted.
 
     Args:
-        benchmark (`Benchmark`): `BENCHMARK` of `rec.py`, `lvis_ground.py`, `region_caption.py`, `grounded_caption.py`
-            or `proposals.py`.
-        model (`GromaForConditionalGeneration`, or for detection also `GromaForRegionProposal`): put into evaluation
-            mode. Its config has the thresholds.
-        processor (`GromaProcessor`, or for detection also an image processor): of the model.
-        dataset (`Dataset`): evaluation columns, for detection those of detection.
+        benchmark (`Benchmark`): see `loading.load_benchmark`.
+        model (`GromaForConditionalGeneration` or `GromaForRegionProposal`): one of the benchmark's `model_types`, put
+            into evaluation mode. Its config has the thresholds.
+        processor (`GromaProcessor` or image processor): of the model.
+        dataset (`Dataset`): columns of one of the benchmark's `schemas`.
         output_dir (`str` or `Path`): made if needed. `predictions.jsonl`, `results.json`, `results.md`, plots,
             `gallery.html`.
         batch_size (`int`): rows at once.
@@ -75,8 +77,10 @@ def evaluate(
             their own.
         max_new_tokens (`int`, *optional*): longest answer; the benchmark's own by default.
         gallery (`int`): how many of the worst answers to draw.
+        judge (`Judge`, *optional*): the judge model, for a benchmark that has its answers reviewed. Without one, such
+            a benchmark has answers and no metrics.
         progress (`bool`): whether to show a bar.
-        model_name, dataset_name, split (`str`): for the report. The paper's figures are found by `split` and the
+        model_name, dataset_name, split (`str`): for the report. The paper's metrics are found by `split` and the
             column `source`.
         notes (`Mapping`, *optional*): further settings to write down.
 
@@ -98,17 +102,20 @@ def evaluate(
     >>> results.complete, "acc@0.5" in results.metrics
     (True, True)
     """
+    if judge is not None and benchmark.review is None:
+        raise ValueError(f"{benchmark.name} is scored without a judge model. Leave `judge` out.")
     output_dir = Path(output_dir)
     dataset = _with_columns(dataset, benchmark)
     rows = benchmark.prepare(dataset)
     if len(rows.asked) == 0:
         raise ValueError("`dataset` has no rows to evaluate on.")
-    if not benchmark.asks:
-        respondent = ProposalRespondent(model, processor)
-    else:
-        respondent = ChatRespondent(model, processor, benchmark, prompt_seed, max_new_tokens)
-        max_new_tokens = respondent.max_new_tokens
-        _check_prompts(benchmark, rows.rows, prompt_seed)
+    if max_new_tokens is None:
+        max_new_tokens = benchmark.asking.max_new_tokens
+    asking = benchmark.asking._replace(prompt_seed=prompt_seed, max_new_tokens=max_new_tokens)
+    respondent = benchmark.respondent(model, processor, asking)
+    if prompt_seed is not None:
+        for row in rows.rows:
+            respondent.question(row)  # an error if its wording cannot be drawn, before any row is asked
     state = process_state()
     settings = {
         "benchmark": benchmark.name,
@@ -118,8 +125,8 @@ def evaluate(
         **run_settings(model, processor, dataset),
         "rows": len(rows.asked),
         "batch_size": batch_size,
-        "prompt_seed": prompt_seed,
-        "max_new_tokens": max_new_tokens,
+        "prompt_seed": asking.prompt_seed,
+        "max_new_tokens": asking.max_new_tokens,
         "processes": state.num_processes,
         **(notes or {}),
     }
@@ -139,12 +146,15 @@ def evaluate(
             if asked == 0 and earlier is not None and earlier.complete:
                 settings = {**earlier.settings, **(notes or {})}
                 seconds, asked = earlier.seconds, earlier.asked
+            if benchmark.review is not None:
+                rows = rows._replace(rows=benchmark.review(predictions, rows.rows, output_dir, judge))
             metrics = benchmark.score(predictions, rows.rows)
-            plots = benchmark.plot(predictions, rows.rows, metrics, output_dir)
+            for name, plot in benchmark.plots.items():
+                plot(predictions, rows.rows, metrics, output_dir / name)
             if gallery > 0:
-                draw_worst(benchmark, predictions, rows, output_dir, gallery, prompt_seed)
+                draw_worst(benchmark, respondent, predictions, rows, output_dir, gallery)
             results = Results(benchmark.name, metrics, settings, asked, seconds, complete=True)
-            write_report(output_dir, benchmark, results, [path.name for path in plots])
+            write_report(output_dir, benchmark, results, list(benchmark.plots))
         state.wait_for_everyone()
         return read_results(output_dir)
 
@@ -213,21 +223,21 @@ def run_settings(
 
 def draw_worst(
     benchmark: Benchmark,
+    respondent: Respondent,
     predictions: Sequence[Prediction],
     rows: BenchmarkRows,
     output_dir: str | os.PathLike,
     count: int,
-    prompt_seed: int | None = None,
 ) -> Path:
     """Draw the worst answers: `gallery.html` and `gallery/*.png`.
 
     Args:
-        benchmark (`Benchmark`): what scores them.
+        benchmark (`Benchmark`): scores them.
+        respondent (`Respondent`): says what it was asked.
         predictions (`Sequence[Prediction]`): all answers.
         rows (`BenchmarkRows`): what was asked.
-        output_dir (`str` or `Path`): where to.
+        output_dir (`str` or `Path`): folder of the run.
         count (`int`): how many.
-        prompt_seed (`int`, *optional*): that of the run, to show what was asked.
 
     Returns:
         `Path`: the page.
@@ -241,7 +251,7 @@ def draw_worst(
             GalleryCase(
                 image=row["image"],
                 title=row_name(index, row),
-                question=question_text(question_of(row, benchmark.task, prompt_seed)) if benchmark.asks else "",
+                question=respondent.question(rows.rows[index]),
                 answer=prediction.text,
                 predicted_boxes_xyxy=predicted,
                 target_boxes_xyxy=targets,
@@ -252,16 +262,6 @@ def draw_worst(
             )
         )
     return write_gallery(output_dir, cases, title=f"{benchmark.title}: worst answers")
-
-
-def _check_prompts(benchmark: Benchmark, rows: Sequence[Row], prompt_seed: int | None) -> None:
-    """Check that all rows can be asked in other words, before any is."""
-    if prompt_seed is None:
-        return
-    if benchmark.task is None:
-        raise ValueError(f"`prompt_seed` is of no use to {benchmark.name}: it asks what its rows say. Leave it out.")
-    for row in rows:
-        question_of(row, benchmark.task, prompt_seed)
 
 
 def _with_columns(dataset: Dataset, benchmark: Benchmark) -> Dataset:

@@ -1,4 +1,4 @@
-"""Region proposals as a benchmark: the same figures as `detection.evaluate_proposals`, from a file."""
+"""Region proposals as a benchmark: the same metrics as `detection.evaluate_proposals`, from a file."""
 
 import numpy as np
 import pytest
@@ -25,14 +25,14 @@ def detected(regions, queries) -> Prediction:
     return Prediction(0, "7", "", phrases, "")
 
 
-def test_figures_are_those_of_the_detector(tmp_path):
+def test_metrics_are_those_of_the_detector(tmp_path):
     model, processor = training_model(), training_processor()
     rows = shapes_dataset("detection", 4, 0, split="test", image_size=112)
     results = evaluate(proposals.BENCHMARK, model, processor, rows, tmp_path, batch_size=3, progress=False, gallery=1)
     expected = evaluate_proposals(model, rows, processor.image_processor, progress=False, query_score="coco")
     assert set(expected) <= set(results.metrics)
     assert {name: results.metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
-    assert set(results.metrics) == {figure.name for figure in proposals.FIGURES}
+    assert set(results.metrics) == {metric.name for metric in proposals.METRICS}
     assert {"recall_at_n.png", "recall_by_size.png", "gallery.html"} <= set(files_in(tmp_path))
     kept = read_predictions(tmp_path)[0]
     assert [phrase.text for phrase in kept.phrases] == ["regions", "queries"]

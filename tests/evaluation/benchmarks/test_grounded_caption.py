@@ -1,4 +1,4 @@
-"""Grounded captioning as a benchmark: truth from conversations, captions of an image put together, figures by hand."""
+"""Grounded captioning as a benchmark: truth from conversations, captions of an image put together, metrics by hand."""
 
 import pytest
 
@@ -83,7 +83,7 @@ def test_words_and_regions_by_hand():
     metrics = grounded_caption.score_grounded_captions([answer], [row])
     assert metrics["precision@0.5"] == pytest.approx(1 / 3) and metrics["recall@0.5"] == pytest.approx(1 / 2)
     assert metrics["region_precision@0.5"] == pytest.approx(2 / 3) and metrics["region_recall@0.5"] == 1.0
-    assert set(metrics) <= {figure.name for figure in grounded_caption.FIGURES}
+    assert set(metrics) <= {metric.name for metric in grounded_caption.METRICS}
 
 
 def test_evaluation_rows_have_regions_without_words():

@@ -9,9 +9,11 @@ from datasets import Dataset
 from transformers_groma._jsonl import read_jsonl
 from transformers_groma.data.columns import text_part
 from transformers_groma.endpoints import client as endpoint
-from transformers_groma.evaluation.benchmarks.llava_bench import judged_benchmark, judged_rows, load_judged_rows
+from transformers_groma.evaluation.benchmarks import llava_bench, rec
+from transformers_groma.evaluation.benchmarks.llava_bench import llava_bench_rows
 from transformers_groma.evaluation.benchmarks.llava_bench_files import LLAVA_BENCH_FEATURES
-from transformers_groma.evaluation.benchmarks.llava_bench_judge import judge_of
+from transformers_groma.evaluation.judge import judge_of
+from transformers_groma.evaluation.loading import load_benchmark_rows, load_published_rows
 from transformers_groma.evaluation.runner import evaluate
 
 from ...chat_server import ChatServer, completion, failure
@@ -52,7 +54,7 @@ def server(monkeypatch):
 
 def run(model, folder: Path, judge=None, gallery: int = 0):
     return evaluate(
-        judged_benchmark(folder, judge), *model, rows(), folder, max_new_tokens=4, progress=False, gallery=gallery
+        llava_bench.BENCHMARK, *model, rows(), folder, max_new_tokens=4, progress=False, gallery=gallery, judge=judge
     )
 
 
@@ -72,17 +74,17 @@ def test_answers_come_first_and_reviews_when_there_is_a_judge(model, server, tmp
     assert len(read_jsonl(tmp_path / "reviews.jsonl")) == 3  # nothing is paid for twice
 
 
-def test_a_judge_that_fails_leaves_no_figures(model, server, tmp_path):
+def test_a_judge_that_fails_leaves_no_metrics(model, server, tmp_path):
     server.replies = {str(index): [failure(500)] for index in range(3)}
-    with pytest.raises(ValueError, match="judge is not done: .*3 failed.*Start again"):
+    with pytest.raises(ValueError, match="judge is not done: .*3 failed.*Start again to resume"):
         run(model, tmp_path, judge_of("judge", server.url))
     assert not json.loads((tmp_path / "results.json").read_text())["complete"]
 
 
 def test_rows_need_what_a_judge_reads():
-    assert len(judged_rows(rows()).rows) == 3
+    assert len(llava_bench_rows(rows()).rows) == 3
     with pytest.raises(ValueError, match="'context'"):
-        judged_rows(rows().remove_columns("context"))
+        llava_bench_rows(rows().remove_columns("context"))
 
 
 def test_published_files(tmp_path):
@@ -94,10 +96,19 @@ def test_published_files(tmp_path):
     (tmp_path / "caps_boxes_coco2014_val_80.jsonl").write_text(json.dumps(context) + "\n")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "COCO_val2014_000000000007.jpg").write_bytes(picture()["bytes"])
-    found = load_judged_rows(tmp_path, tmp_path / "photos")
+    found = load_published_rows(llava_bench.BENCHMARK, tmp_path, tmp_path / "photos")
     assert (found.name, found.split, found.dataset["question_id"][:]) == (str(tmp_path), "", ["0"])
+    with pytest.raises(ValueError, match="has the published files of LLaVA-Bench .*Use llava-bench, and `--images`"):
+        load_benchmark_rows(tmp_path)
     with pytest.raises(ValueError, match="no splits"):
-        load_judged_rows(tmp_path, tmp_path / "photos", "test")
+        load_published_rows(llava_bench.BENCHMARK, tmp_path, tmp_path / "photos", "test")
+
+
+def test_other_benchmarks_have_no_judge_and_no_published_files(model, tmp_path):
+    with pytest.raises(ValueError, match="rec is scored without a judge model"):
+        evaluate(rec.BENCHMARK, *model, rows(), tmp_path, judge=judge_of("judge", "http://localhost/v1"))
+    with pytest.raises(ValueError, match="rec has no published files"):
+        load_published_rows(rec.BENCHMARK, tmp_path, tmp_path)
 
 
 def test_a_judge_needs_a_key(monkeypatch):

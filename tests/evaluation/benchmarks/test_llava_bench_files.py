@@ -1,4 +1,4 @@
-"""LLaVA-Bench: published files, rows, and the figures of reviews."""
+"""LLaVA-Bench: published files, rows, and the metrics of reviews."""
 
 import json
 from pathlib import Path
@@ -198,19 +198,19 @@ def test_review_files(tmp_path):
     ],
 )
 def test_published_reviews(name, sums, relative):
-    """80 public reviews by GPT-4 each; the figures are in the manifest of the samples."""
+    """80 public reviews by GPT-4 each; the metrics are in the manifest of the samples."""
     folder = real_sample("gpt_review_vicuna80")
     categories = {
         str(question["question_id"]): question["category"]
         for question in map(json.loads, (folder / "question.jsonl").read_text().splitlines())
     }
     reviews = read_reviews(folder / "review" / f"review_{name}_vicuna-13b.jsonl", categories)
-    figures = review_scores(reviews)
-    assert (figures["reference_score_sum"], figures["model_score_sum"]) == sums
-    assert (figures["reference_score"], figures["model_score"]) == (sums[0] / 80, sums[1] / 80)
-    assert round(figures["relative_score"], 1) == relative
-    assert (figures["reviews"], figures["unscored"]) == (80, 0)
-    assert {key for key in figures if key.startswith("relative_score_")} == {
+    metrics = review_scores(reviews)
+    assert (metrics["reference_score_sum"], metrics["model_score_sum"]) == sums
+    assert (metrics["reference_score"], metrics["model_score"]) == (sums[0] / 80, sums[1] / 80)
+    assert round(metrics["relative_score"], 1) == relative
+    assert (metrics["reviews"], metrics["unscored"]) == (80, 0)
+    assert {key for key in metrics if key.startswith("relative_score_")} == {
         f"relative_score_{category}" for category in set(categories.values())
     }
 

@@ -12,13 +12,13 @@ from transformers_groma.endpoints.asking import Budget
 from transformers_groma.endpoints.client import Endpoint, EndpointError
 from transformers_groma.evaluation.benchmarks.llava_bench_files import BenchQuestion, read_reviews, review_scores
 from transformers_groma.evaluation.benchmarks.llava_bench_judge import (
-    JUDGE_OPTIONS,
     JUDGE_PROMPT,
     JUDGE_SYSTEM_PROMPT,
     judge_messages,
     parse_scores,
     review_answers,
 )
+from transformers_groma.evaluation.judge import JUDGE_OPTIONS
 
 from ...chat_server import ChatServer, completion, failure
 from ...processing.samples import real_sample
@@ -151,16 +151,16 @@ def test_reviews(server, tmp_path):
         "content": "10 9\nGood.",
         "judge": "stub-2",
     }
-    figures = review_scores(read_reviews(path))
-    assert figures["relative_score"] == pytest.approx(100 * (4 * 6 + 9) / (4 * 8 + 10))
-    assert figures["relative_score_detail"] == pytest.approx(100 * 15 / 18)
-    assert (figures["reviews"], figures["unscored"]) == (5, 1)
+    metrics = review_scores(read_reviews(path))
+    assert metrics["relative_score"] == pytest.approx(100 * (4 * 6 + 9) / (4 * 8 + 10))
+    assert metrics["relative_score_detail"] == pytest.approx(100 * 15 / 18)
+    assert (metrics["reviews"], metrics["unscored"]) == (5, 1)
     assert json.loads((tmp_path / "run" / "reviews_cost_summary.json").read_text())["answers"] == 6
 
     # All is there: nobody is asked again, not even about the review without scores.
     report = review_answers(QUESTIONS, ANSWERS, judge(server), path, budget=Budget(2.5, 10.0))
     assert (report.answered, report.new, len(server.requests)) == (6, 0, 6)
-    assert review_scores(read_reviews(path)) == figures
+    assert review_scores(read_reviews(path)) == metrics
 
 
 def test_goes_on_after_a_kill_or_a_failure(server, tmp_path):
@@ -181,7 +181,7 @@ def test_goes_on_after_a_kill_or_a_failure(server, tmp_path):
     assert review_answers(QUESTIONS, ANSWERS, judge(server), path).answered == 6
     assert server.asked() == ["4"]
     assert sorted(review.question_id for review in read_reviews(path)) == ["0", "1", "2", "3", "4", "5"]
-    # However often it was interrupted: file and figures are those of one run.
+    # However often it was interrupted: file and metrics are those of one run.
     server.replies = {"5": [completion("9 9")]}
     whole = tmp_path / "whole.jsonl"
     review_answers(QUESTIONS, ANSWERS, judge(server, max_retries=0), whole, concurrency=1)

@@ -1,4 +1,4 @@
-"""LVIS-Ground as a benchmark: which rows it takes, and that each figure is of the protocol that its name says."""
+"""LVIS-Ground as a benchmark: which rows it takes, and that each metric is of the protocol that its name says."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def test_protocols_differ_where_they_should():
     assert metrics["lvis_eval_ar@0.5"] == 1.0  # all of them
     assert metrics["any_ar"] == 1.0
     assert metrics["merged_ar"] < 0.5  # the box around all of them is far too large
-    assert list(metrics) == [figure.name for figure in lvis_ground.FIGURES]
+    assert list(metrics) == [metric.name for metric in lvis_ground.METRICS]
 
 
 def test_scores_rank_boxes():
@@ -59,9 +59,9 @@ def test_rows_are_checked():
 
 def test_plot_and_paper(tmp_path):
     metrics = lvis_ground.score_lvis_ground([answer(0, boxes=[BOX])], [row()])
-    lvis_ground.plot_lvis_ground([], [], metrics, tmp_path)
+    lvis_ground.plot_sizes([], [], metrics, tmp_path / "recall_by_size.png")
     assert files_in(tmp_path) == ["recall_by_size.png"]
-    assert {entry.figure: entry.value for entry in lvis_ground.PUBLISHED}["ar"] == 0.288
+    assert {entry.metric: entry.value for entry in lvis_ground.PUBLISHED}["ar"] == 0.288
     # The report says which is which.
-    meanings = {figure.name: figure.meaning for figure in lvis_ground.FIGURES}
+    meanings = {metric.name: metric.meaning for metric in lvis_ground.METRICS}
     assert "paper" in meanings["ar"] and "released script" in meanings["lvis_eval_ar"]

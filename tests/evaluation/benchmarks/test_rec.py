@@ -1,8 +1,8 @@
-"""REC as a benchmark: which rows it takes, and figures of answers made by hand."""
+"""REC as a benchmark: which rows it takes, and metrics of answers made by hand."""
 
 import pytest
 
-from transformers_groma.evaluation.benchmark import verdict_of_score
+from transformers_groma.evaluation.benchmark import Asking, verdict_of_score
 from transformers_groma.evaluation.benchmarks import rec
 
 from ..samples import BOX, answer, dataset, files_in, rec_dataset, rec_row
@@ -12,7 +12,7 @@ HALF = [8.0, 8.0, 40.0, 24.0]  # IoU 0.5: not above it
 FAR = [50.0, 50.0, 60.0, 60.0]
 
 
-def test_figures_by_hand():
+def test_metrics_by_hand():
     answers = [answer(0, boxes=[NEAR, FAR]), answer(1, boxes=[HALF]), answer(2, boxes=[FAR, BOX]), answer(3)]
     rows = [rec_row(index) for index in range(4)]
     metrics = rec.score_rec(answers, rows)
@@ -25,7 +25,7 @@ def test_figures_by_hand():
             "best_of_n_iou": (0.875 + 0.5 + 1) / 4,
         }
     )
-    assert list(metrics) == [figure.name for figure in rec.FIGURES]
+    assert list(metrics) == [metric.name for metric in rec.METRICS]
     assert rec.score_rec_rows(answers, rows) == pytest.approx([0.875, 0.5, 0.0, 0.0])
 
 
@@ -39,12 +39,12 @@ def test_every_row_has_one_target():
 
 
 def test_the_histogram_is_drawn(tmp_path):
-    assert rec.plot_rec([answer(0, boxes=[NEAR])], [rec_row()], {}, tmp_path) == [tmp_path / "iou_histogram.png"]
+    assert rec.plot_ious([answer(0, boxes=[NEAR])], [rec_row()], {}, tmp_path / "iou_histogram.png").is_file()
     assert files_in(tmp_path) == ["iou_histogram.png"]
 
 
 def test_the_protocol_is_that_of_the_paper():
-    assert rec.BENCHMARK.max_new_tokens == 3 and rec.BENCHMARK.task == "rec"
+    assert rec.BENCHMARK.asking == Asking("rec", max_new_tokens=3)
     values = [entry.value for entry in rec.PUBLISHED]
     assert len(values) == 8 and sum(values) / 8 == pytest.approx(0.8652, abs=1e-4)  # the paper's average
 

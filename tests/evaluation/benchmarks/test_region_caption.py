@@ -25,7 +25,7 @@ def without_java(monkeypatch):
     monkeypatch.setattr(caption_metrics, "require_java", missing)
 
 
-def test_figures_without_java(without_java, caplog):
+def test_metrics_without_java(without_java, caplog):
     answers = [answer(0, "a large red square"), answer(1, "Two dogs."), answer(2, "")]
     with caplog.at_level(logging.WARNING):
         metrics = region_caption.score_region_captions(answers, ROWS)
@@ -49,5 +49,5 @@ def test_rows_are_checked():
 
 
 def test_the_paper_on_the_same_scale():
-    values = {(entry.dataset, entry.figure): entry.value for entry in region_caption.PUBLISHED}
+    values = {(entry.dataset, entry.metric): entry.value for entry in region_caption.PUBLISHED}
     assert values["refcocog", "cider"] == 1.073 and values["visual_genome", "meteor"] == 0.19

@@ -1,4 +1,4 @@
-"""Scores on synthetic scenes: answers made by hand, whose figures are counted by hand."""
+"""Scores on synthetic scenes: answers made by hand, whose metrics are counted by hand."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -91,10 +91,10 @@ def test_rec_needs_more_than_half():
     ],
 )
 def test_grounding(answers, precision, recall):
-    """Targets are two boxes and one; figures are over all boxes, not a mean of answers."""
-    figures = score_grounding([answer(*regions) for regions in answers], rows_of([A, B], [C]))
+    """Targets are two boxes and one; metrics are over all boxes, not a mean of answers."""
+    metrics = score_grounding([answer(*regions) for regions in answers], rows_of([A, B], [C]))
     f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0
-    assert figures == pytest.approx({"f1@0.5": f1, "precision@0.5": precision, "recall@0.5": recall})
+    assert metrics == pytest.approx({"f1@0.5": f1, "precision@0.5": precision, "recall@0.5": recall})
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_grounding(answers, precision, recall):
 )
 def test_pairs_of_boxes_and_targets(boxes, targets, pairs):
     regions = torch.tensor(boxes).reshape(-1, 4)
-    figures = score_grounding([answer(*range(len(boxes)), regions=regions)], rows_of(targets))
-    assert figures["precision@0.5"] == pairs / max(len(boxes), 1) and figures["recall@0.5"] == pairs / len(targets)
+    metrics = score_grounding([answer(*range(len(boxes)), regions=regions)], rows_of(targets))
+    assert metrics["precision@0.5"] == pairs / max(len(boxes), 1) and metrics["recall@0.5"] == pairs / len(targets)
 
 
 def test_region_captions():
@@ -163,7 +163,7 @@ def test_grounded_captions_with_mistakes(captions):
     assert score_grounded_captions([caption(first, [right, wrong_box, unknown]), none], rows) == pytest.approx(
         {"phrases_right": 1 / 3, "phrases": 1.5}
     )
-    # The same object twice is right twice: the figure is one of phrases.
+    # The same object twice is right twice: the metric is one of phrases.
     assert score_grounded_captions([caption(first, [right, right]), none], rows) == {
         "phrases_right": 1.0,
         "phrases": 1.0,
@@ -180,13 +180,13 @@ def test_as_many_answers_as_rows(score):
         score([], rows_of([A], [B]))
 
 
-def test_figures_of_every_task(tiny_dir, monkeypatch):
-    """Whatever the model says: figures in 0..1, of all tasks that were asked for, in that order."""
+def test_metrics_of_every_task(tiny_dir, monkeypatch):
+    """Whatever the model says: metrics in 0..1, of all tasks that were asked for, in that order."""
     monkeypatch.setattr(shapes, "MAX_NEW_TOKENS", dict.fromkeys(shapes.MAX_NEW_TOKENS, 3))
     model = GromaForConditionalGeneration.from_pretrained(tiny_dir).eval()
     processor = GromaProcessor.from_pretrained(tiny_dir)
-    figures = evaluate_shapes(model, processor, rows=2, batch_size=2, progress=False)
-    assert list(figures) == ["detection", *SCORES]
+    metrics = evaluate_shapes(model, processor, rows=2, batch_size=2, progress=False)
+    assert list(metrics) == ["detection", *SCORES]
     names = {
         "rec": "acc@0.5",
         "grounding": "f1@0.5",
@@ -194,8 +194,8 @@ def test_figures_of_every_task(tiny_dir, monkeypatch):
         "grounded-caption": "phrases_right",
     }
     for task, name in names.items():
-        assert 0 <= figures[task][name] <= 1
-    assert len(figures["detection"]) > 5
+        assert 0 <= metrics[task][name] <= 1
+    assert len(metrics["detection"]) > 5
     assert list(evaluate_shapes(model, processor, rows=1, tasks=["rec"], progress=False)) == ["rec"]
 
 

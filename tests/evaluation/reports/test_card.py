@@ -1,4 +1,4 @@
-"""Figures in a card: huggingface_hub reads them back, newer ones take the place of older ones, all else stays."""
+"""Metrics in a card: huggingface_hub reads them back, newer ones take the place of older ones, all else stays."""
 
 import json
 import math
@@ -59,7 +59,7 @@ def run(tmp_path):
     return write
 
 
-def figures(folder) -> dict[tuple[str, str, str | None, str], float]:
+def entries(folder) -> dict[tuple[str, str, str | None, str], float]:
     results = ModelCard.load(folder / "README.md").data.eval_results
     found = {
         (result.task_type, result.dataset_type, result.dataset_split, result.metric_type): result.metric_value
@@ -69,11 +69,11 @@ def figures(folder) -> dict[tuple[str, str, str | None, str], float]:
     return found
 
 
-def test_figures_are_read_back(model_dir, run):
+def test_metrics_are_read_back(model_dir, run):
     metrics = {"acc@0.5": 0.89530001, "mean_iou": 0.8, "missing": 0}
     [readme, _] = add_results_to_card(model_dir, run("a", metrics=metrics) / "results.json")
     assert readme == model_dir / "README.md"
-    assert figures(model_dir) == {
+    assert entries(model_dir) == {
         ("referring-expression-comprehension", "org/refcoco", "val", name): value
         for name, value in {"acc@0.5": 0.8953, "mean_iou": 0.8, "missing": 0}.items()
     }
@@ -105,12 +105,12 @@ def test_lines_keep_their_ends(model_dir, run):
     assert content.count(b"\n") == content.count(b"\r\n") > 20
 
 
-def test_newer_figures_take_the_place_of_older_ones(model_dir, run):
+def test_newer_metrics_take_the_place_of_older_ones(model_dir, run):
     others = [run("b", split="testA"), run("c", dataset="org/refcocog"), run("d", "detection", {"queries_ap": 0.4})]
     add_results_to_card(model_dir, [run("a", metrics={"acc@0.5": 0.1, "old": 0.2}), *others])
-    before = figures(model_dir)
+    before = entries(model_dir)
     add_results_to_card(model_dir, run("a", metrics={"acc@0.5": 0.3, "new": 0.4}))
-    after = figures(model_dir)
+    after = entries(model_dir)
     rec = ("referring-expression-comprehension", "org/refcoco", "val")
     assert {key: value for key, value in after.items() if key[:3] == rec} == {
         (*rec, "acc@0.5"): 0.3,
@@ -126,7 +126,7 @@ def test_newer_figures_take_the_place_of_older_ones(model_dir, run):
     assert (model_dir / "README.md").read_bytes() == content
 
 
-def test_figures_of_others_stay(model_dir, run):
+def test_metrics_of_others_stay(model_dir, run):
     other = """model-index:
 - name: another name
   results:
@@ -145,22 +145,22 @@ def test_figures_of_others_stay(model_dir, run):
 
 def test_every_benchmark_has_a_task_of_its_own(model_dir, run):
     """One dataset may serve several benchmarks: none takes the place of another, and none gets another's name."""
-    runs = [run(name, name, {"figure": 0.5}, dataset="org/all") for name in TASKS]
+    runs = [run(name, name, {"metric": 0.5}, dataset="org/all") for name in TASKS]
     add_results_to_card(model_dir, runs)
     results = ModelCard.load(model_dir / "README.md").data.eval_results
     assert [(result.task_type, result.task_name) for result in results] == [task[:2] for task in TASKS.values()]
 
 
-def test_nothing_to_measure_is_no_figure(model_dir, run):
+def test_nothing_to_measure_is_not_an_entry(model_dir, run):
     metrics = {"ar": 0.25, "ar_small": -1.0, "odd": math.nan, "ar_large": 0.0}
     add_results_to_card(model_dir, run("a", "lvis-ground", metrics))
-    assert {key[-1]: value for key, value in figures(model_dir).items()} == {"ar": 0.25, "ar_large": 0.0}
+    assert {key[-1]: value for key, value in entries(model_dir).items()} == {"ar": 0.25, "ar_large": 0.0}
 
 
 def test_eval_results_of_the_hub(model_dir, run):
     written = add_results_to_card(model_dir, [run("a"), run("b", split="testA"), run("c", metrics={"mean_iou": 0.5})])
     paths = [path.relative_to(model_dir).as_posix() for path in written]
-    # The last run has not the figure that stands for REC, but it is newer than the first in the card.
+    # The last run has not the metric that stands for REC, but it is newer than the first in the card.
     assert paths == ["README.md", ".eval_results/rec-org-refcoco-val.yaml", ".eval_results/rec-org-refcoco-testA.yaml"]
     entries = yaml.safe_load((model_dir / paths[1]).read_text())
     assert entries == [
@@ -187,7 +187,7 @@ def test_local_datasets_are_named_without_their_place(model_dir, run, tmp_path, 
         assert written == [model_dir / "README.md"]
     text = (model_dir / "README.md").read_text()
     assert str(tmp_path) not in text and "data/refcoco" not in text
-    assert list(figures(model_dir)) == [("referring-expression-comprehension", "refcoco", "val", "acc@0.5")]
+    assert list(entries(model_dir)) == [("referring-expression-comprehension", "refcoco", "val", "acc@0.5")]
 
 
 def test_a_folder_without_a_card_gets_one(model_dir, run):
@@ -195,7 +195,7 @@ def test_a_folder_without_a_card_gets_one(model_dir, run):
     add_results_to_card(model_dir, run("a", split=""))
     card = ModelCard.load(model_dir / "README.md")
     assert card.text.strip() == "# my-groma" and card.data.library_name == "transformers"
-    assert list(figures(model_dir)) == [("referring-expression-comprehension", "org/refcoco", None, "acc@0.5")]
+    assert list(entries(model_dir)) == [("referring-expression-comprehension", "org/refcoco", None, "acc@0.5")]
 
 
 def test_mistakes_leave_the_card_alone(model_dir, run, tmp_path):
@@ -205,7 +205,7 @@ def test_mistakes_leave_the_card_alone(model_dir, run, tmp_path):
         ([run("a"), run("b", complete=False)], ValueError, "not finished. Start `groma evaluate` again"),
         ([run("a"), run("c", "imagenet")], ValueError, "benchmark 'imagenet'; known are rec, lvis-ground"),
         ([run("a"), run("d", dataset="")], ValueError, "does not say on what dataset"),
-        ([run("e", metrics={})], ValueError, "has no figures"),
+        ([run("e", metrics={})], ValueError, "has no metrics"),
         ([run("a"), other], ValueError, "other.json is not of `groma evaluate`"),
         ([run("a"), tmp_path / "none.json"], FileNotFoundError, "none.json"),
         ([], ValueError, "`results_paths` is empty"),

@@ -8,8 +8,7 @@ import pytest
 
 from transformers_groma._files import OutputError
 from transformers_groma.evaluation.benchmarks import detection as proposals
-from transformers_groma.evaluation.benchmarks import grounded_caption, lvis_ground, rec, region_caption
-from transformers_groma.evaluation.benchmarks.llava_bench import judged_benchmark
+from transformers_groma.evaluation.benchmarks import grounded_caption, llava_bench, lvis_ground, rec, region_caption
 from transformers_groma.evaluation.reports.report import Results, markdown_report, read_results, versions, write_report
 
 SETTINGS = {
@@ -32,7 +31,7 @@ def cells(report: str, name: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_figures_stand_beside_those_of_the_paper():
+def test_metrics_stand_beside_those_of_the_paper():
     report = markdown_report(rec.BENCHMARK, results(**{"acc@0.5": 0.5, "mean_iou": 0.25}))
     assert cells(report, "metric")[:3] == ["metric", "this run", "Groma-7B (paper)"]
     assert cells(report, "acc@0.5")[:3] == ["acc@0.5", "50.00", "89.53"]
@@ -53,7 +52,7 @@ def test_figures_stand_beside_those_of_the_paper():
         {"limit": 5},
     ],
 )
-def test_other_data_have_no_figures_of_the_paper_beside_them(change):
+def test_other_data_have_no_metrics_of_the_paper_beside_them(change):
     run = Results("rec", {"acc@0.5": 0.5}, {**SETTINGS, **change}, 10, 4.0, True)
     report = markdown_report(rec.BENCHMARK, run)
     assert cells(report, "metric") == ["metric", "this run", "meaning"]
@@ -62,7 +61,7 @@ def test_other_data_have_no_figures_of_the_paper_beside_them(change):
 
 
 @pytest.mark.parametrize(
-    ("benchmark", "source", "split", "figure", "value"),
+    ("benchmark", "source", "split", "metric", "value"),
     [
         (rec.BENCHMARK, "refcoco", "validation", "acc@0.5", "89.53"),
         (rec.BENCHMARK, "refcoco", "testA", "acc@0.5", "92.09"),
@@ -77,11 +76,11 @@ def test_other_data_have_no_figures_of_the_paper_beside_them(change):
         (region_caption.BENCHMARK, "visual_genome", "val", "meteor", None),
     ],
 )
-def test_the_paper_is_quoted_for_the_same_dataset_and_split_only(benchmark, source, split, figure, value):
+def test_the_paper_is_quoted_for_the_same_dataset_and_split_only(benchmark, source, split, metric, value):
     settings = {**SETTINGS, "sources": [source], "split": split}
-    report = markdown_report(benchmark, Results(benchmark.name, {figure: 0.5}, settings, 10, 4.0, True))
+    report = markdown_report(benchmark, Results(benchmark.name, {metric: 0.5}, settings, 10, 4.0, True))
     assert ("## Groma-7B in the paper" in report) is (value is not None)
-    assert (cells(report, figure)[2] == value) is (value is not None)
+    assert (cells(report, metric)[2] == value) is (value is not None)
 
 
 def test_the_gallery_is_named_if_it_is_there(tmp_path):
@@ -93,7 +92,7 @@ def test_the_gallery_is_named_if_it_is_there(tmp_path):
     assert "[gallery.html](gallery.html)" in (tmp_path / "results.md").read_text()
 
 
-def test_nothing_to_measure_and_figures_that_are_no_shares():
+def test_nothing_to_measure_and_metrics_that_are_no_shares():
     report = markdown_report(lvis_ground.BENCHMARK, results("lvis-ground", ar=0.3, ar_large=-1.0))
     assert cells(report, "ar")[1] == "30.00" and cells(report, "ar_large")[1] == "none"
     report = markdown_report(proposals.BENCHMARK, results("detection", regions_per_image=12.5))
@@ -115,9 +114,9 @@ def test_values_cannot_break_a_table():
     assert "| model | a\\|b c |" in markdown_report(rec.BENCHMARK, run)
 
 
-@pytest.mark.parametrize("benchmark", [*BENCHMARKS, judged_benchmark("out")], ids=lambda benchmark: benchmark.name)
+@pytest.mark.parametrize("benchmark", [*BENCHMARKS, llava_bench.BENCHMARK], ids=lambda benchmark: benchmark.name)
 def test_every_table_is_whole(benchmark):
-    metrics = {figure.name: 0.5 for figure in benchmark.figures}
+    metrics = {metric.name: 0.5 for metric in benchmark.metrics}
     report = markdown_report(benchmark, results(benchmark.name, **metrics), ["plot.png"])
     assert "![plot](plot.png)" in report and "not computed" not in report
     width = 0
@@ -125,8 +124,8 @@ def test_every_table_is_whole(benchmark):
         bars = line.replace("\\|", "").count("|")
         assert not line.startswith("|") or width in (0, bars), line
         width = bars if line.startswith("|") else 0
-    assert len({figure.name for figure in benchmark.figures}) == len(benchmark.figures)
-    assert {entry.figure for entry in benchmark.published} <= {figure.name for figure in benchmark.figures}
+    assert len({metric.name for metric in benchmark.metrics}) == len(benchmark.metrics)
+    assert {entry.metric for entry in benchmark.published} <= {metric.name for metric in benchmark.metrics}
 
 
 def test_files(tmp_path):
@@ -165,5 +164,5 @@ def test_both_files_or_neither(tmp_path, monkeypatch, failing):
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
 
 
-def test_versions_name_what_figures_depend_on():
+def test_versions_name_what_metrics_depend_on():
     assert {"python", "torch", "transformers", "faster-coco-eval"} <= set(versions())

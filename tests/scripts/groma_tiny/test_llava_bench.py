@@ -10,12 +10,8 @@ from huggingface_hub import ModelCard
 from scripts.groma_tiny import llava_bench
 from transformers_groma.data.columns import check_row
 from transformers_groma.evaluation.benchmarks.llava_bench_files import BenchQuestion, questions_of_rows
-from transformers_groma.evaluation.benchmarks.llava_bench_judge import (
-    judge_messages,
-    judge_of,
-    parse_scores,
-    review_answers,
-)
+from transformers_groma.evaluation.benchmarks.llava_bench_judge import judge_messages, parse_scores, review_answers
+from transformers_groma.evaluation.judge import judge_of
 
 HUB_CONFIGS = Path(__file__).parents[3] / "hub_configs"
 

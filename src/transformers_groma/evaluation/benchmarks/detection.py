@@ -11,17 +11,27 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
+from transformers import PreTrainedModel, ProcessorMixin
+from transformers.image_processing_utils import BaseImageProcessor
 
 from ...boxes import box_iou
-from ..benchmark import Benchmark, BenchmarkRows, Figure, PublishedFigure, Row, rows_without_image
+from ..benchmark import (
+    Asking,
+    Benchmark,
+    BenchmarkRows,
+    Metric,
+    PublishedMetric,
+    Respondent,
+    Row,
+    rows_without_image,
+)
 from ..metrics.detection import ScoredBoxes, class_agnostic_detection_metrics
 from ..predictions import Prediction
 from ..reports.plots import plot_recall_at_n, plot_recall_by_size
-from ..respondents import QUERIES, REGIONS
+from ..respondents import QUERIES, REGIONS, ProposalRespondent
 
 # Recall is drawn over so many of the best boxes of an image.
 RECALL_CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 300)
-RECALL_AT_N_NAME, RECALL_BY_SIZE_NAME = "recall_at_n.png", "recall_by_size.png"
 
 _MEANINGS = {
     "ap": "average precision, mean over IoU 0.50:0.95, best 100 boxes",
@@ -37,13 +47,13 @@ _MEANINGS = {
     "ar_large": "of large targets",
     **{f"ar@{count}": f"recall, mean over IoU 0.50:0.95, best {count} boxes" for count in RECALL_CURVE},
 }
-FIGURES = (
-    *(Figure(name, f"regions: {meaning}") for name, meaning in _MEANINGS.items()),
-    *(Figure(f"queries_{name}", f"all queries: {meaning}") for name, meaning in _MEANINGS.items()),
-    Figure("regions_per_image", "how many regions the language model gets", is_share=False),
+METRICS = (
+    *(Metric(name, f"regions: {meaning}") for name, meaning in _MEANINGS.items()),
+    *(Metric(f"queries_{name}", f"all queries: {meaning}") for name, meaning in _MEANINGS.items()),
+    Metric("regions_per_image", "how many regions the language model gets", is_share=False),
 )
 # Table 6: DINOv2 at 448 pixels, after training on COCO alone.
-PUBLISHED = (PublishedFigure("coco", "validation", "queries_ap", 0.436),)
+PUBLISHED = (PublishedMetric("coco", "validation", "queries_ap", 0.436),)
 
 
 def detection_rows(dataset: Dataset) -> BenchmarkRows:
@@ -65,7 +75,7 @@ def detection_rows(dataset: Dataset) -> BenchmarkRows:
 
 
 def score_detection(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-    """All figures of a detector.
+    """All metrics of a detector.
 
     Args:
         predictions (`Sequence[Prediction]`): of a `ProposalRespondent`.
@@ -80,11 +90,11 @@ def score_detection(predictions: Sequence[Prediction], rows: Sequence[Row]) -> d
     regions, queries = ([_boxes(prediction, kind) for prediction in predictions] for kind in (REGIONS, QUERIES))
     metrics: dict[str, float] = {"regions_per_image": float(np.mean([len(found.scores) for found in regions]))}
     for prefix, found in (("", regions), ("queries_", queries)):
-        figures = class_agnostic_detection_metrics(found, targets, crowds=crowds)
-        # All figures but these are for the best 100 boxes of an image, as everywhere.
+        of_kind = class_agnostic_detection_metrics(found, targets, crowds=crowds)
+        # All metrics but these are for the best 100 boxes of an image, as everywhere.
         curve = class_agnostic_detection_metrics(found, targets, RECALL_CURVE, crowds)
-        figures |= {name: value for name, value in curve.items() if name.startswith("ar@")}
-        metrics |= {f"{prefix}{name}": value for name, value in figures.items()}
+        of_kind |= {name: value for name, value in curve.items() if name.startswith("ar@")}
+        metrics |= {f"{prefix}{name}": value for name, value in of_kind.items()}
     return metrics
 
 
@@ -107,32 +117,57 @@ def score_detection_rows(predictions: Sequence[Prediction], rows: Sequence[Row])
     return scores
 
 
-def plot_detection(
-    predictions: Sequence[Prediction], rows: Sequence[Row], metrics: Mapping[str, float], output_dir: Path
-) -> list[Path]:
-    """Recall over the number of boxes, and by size.
+def plot_counts(
+    predictions: Sequence[Prediction], rows: Sequence[Row], metrics: Mapping[str, float], path: Path
+) -> Path:
+    """Recall over the number of boxes.
 
     Args:
         predictions (`Sequence[Prediction]`), rows (`Sequence[Mapping]`): not used.
         metrics (`Mapping[str, float]`): what [`score_detection`] returned.
-        output_dir (`Path`): where to.
+        path (`Path`): PNG file to write.
 
     Returns:
-        `list[Path]`: the pictures.
+        `Path`: the file.
     """
-    paths = [output_dir / RECALL_AT_N_NAME, output_dir / RECALL_BY_SIZE_NAME]
-    curves = {prefix: {count: metrics[f"{prefix}ar@{count}"] for count in RECALL_CURVE} for prefix in ("", "queries_")}
-    plot_recall_at_n(
-        curves[""],
-        paths[0],
-        name="regions",
-        others={"all queries": curves["queries_"]},
-        title="Average recall at n boxes an image",
+    regions, queries = (
+        {count: metrics[f"{prefix}ar@{count}"] for count in RECALL_CURVE} for prefix in ("", "queries_")
     )
+    return plot_recall_at_n(
+        regions, path, name="regions", others={"all queries": queries}, title="Average recall at n boxes an image"
+    )
+
+
+def plot_sizes(
+    predictions: Sequence[Prediction], rows: Sequence[Row], metrics: Mapping[str, float], path: Path
+) -> Path:
+    """Bars of the recall by size.
+
+    Args:
+        predictions (`Sequence[Prediction]`), rows (`Sequence[Mapping]`): not used.
+        metrics (`Mapping[str, float]`): what [`score_detection`] returned.
+        path (`Path`): PNG file to write.
+
+    Returns:
+        `Path`: the file.
+    """
     # `ar` is the bar of all sizes.
-    whole = {"ar": metrics["ar@100"], "queries_ar": metrics["queries_ar@100"]}
-    plot_recall_by_size({**metrics, **whole}, paths[1], {"": "regions", "queries_": "all queries"})
-    return paths
+    of_all_sizes = {"ar": metrics["ar@100"], "queries_ar": metrics["queries_ar@100"]}
+    return plot_recall_by_size({**metrics, **of_all_sizes}, path, {"": "regions", "queries_": "all queries"})
+
+
+def propose(model: PreTrainedModel, processor: ProcessorMixin | BaseImageProcessor, asking: Asking) -> Respondent:
+    """Answer images with regions and queries.
+
+    Args:
+        model (`GromaForRegionProposal` or `GromaForConditionalGeneration`): put into evaluation mode.
+        processor (`GromaProcessor` or image processor): of the model.
+        asking (`Asking`): not used, as nothing is asked.
+
+    Returns:
+        `ProposalRespondent`
+    """
+    return ProposalRespondent(model, processor)
 
 
 def _boxes(prediction: Prediction, kind: str) -> ScoredBoxes:
@@ -162,19 +197,22 @@ BENCHMARK = Benchmark(
     title="Region proposals",
     schemas=("detection",),
     prepare=detection_rows,
+    respondent=propose,
     score=score_detection,
     score_rows=score_detection_rows,
-    plot=plot_detection,
-    figures=FIGURES,
+    metrics=METRICS,
     published=PUBLISHED,
-    asks=False,
+    model_types=("groma", "groma_region_proposal"),
+    plots={"recall_at_n.png": plot_counts, "recall_by_size.png": plot_sizes},
     drawn_boxes=region_and_true_boxes,
 )
 
 __all__ = [
     "BENCHMARK",
     "detection_rows",
-    "plot_detection",
+    "plot_counts",
+    "plot_sizes",
+    "propose",
     "region_and_true_boxes",
     "score_detection",
     "score_detection_rows",

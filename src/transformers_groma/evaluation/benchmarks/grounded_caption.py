@@ -4,7 +4,7 @@ Rows are conversations of one question and its answer, whose phrases are the tru
 or `processing/grit.py`, or of `groma data shapes --task grounded-caption --questions 1`. The answer is not shown to
 the model. Captions of the same image are put together: it is asked once, its answer is compared with each caption's
 phrases, and CIDEr and METEOR take all of them as references. Rows of the evaluation columns do as well; they do not
-tell which words belong to a box, so figures that compare words of phrases are left out.
+tell which words belong to a box, so metrics that compare words of phrases are left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,25 +12,26 @@ from typing import Any
 
 from datasets import Dataset
 
-from ..benchmark import Benchmark, BenchmarkRows, Box, Figure, Row, row_name, rows_without_image
+from ..benchmark import Asking, Benchmark, BenchmarkRows, Box, Metric, Row, row_name, rows_without_image
 from ..metrics.grounded_phrases import grounded_phrase_scores
 from ..predictions import Prediction
-from .region_caption import CAPTION_FIGURES, plot_nothing, score_captions
+from ..respondents import ChatRespondent
+from .region_caption import CAPTION_METRICS, score_captions
 
 MAX_NEW_TOKENS = 256
-REGION_FIGURES = "region_"
+REGION_PREFIX = "region_"
 
-FIGURES = (
-    Figure(
+METRICS = (
+    Metric(
         "precision@0.5", "share of the answers' phrases that are true: words and region (IoU of at least 0.5) agree"
     ),
-    Figure("recall@0.5", "share of the true phrases that are found"),
-    Figure("f1@0.5", "harmonic mean of both"),
-    Figure("region_precision@0.5", "share of the answers' phrases whose region is a true one, whatever their words"),
-    Figure("region_recall@0.5", "share of the true regions that are found"),
-    Figure("region_f1@0.5", "harmonic mean of both"),
-    Figure("phrases_per_answer", "phrases with boxes in an answer", is_share=False),
-    *CAPTION_FIGURES,
+    Metric("recall@0.5", "share of the true phrases that are found"),
+    Metric("f1@0.5", "harmonic mean of both"),
+    Metric("region_precision@0.5", "share of the answers' phrases whose region is a true one, whatever their words"),
+    Metric("region_recall@0.5", "share of the true regions that are found"),
+    Metric("region_f1@0.5", "harmonic mean of both"),
+    Metric("phrases_per_answer", "phrases with boxes in an answer", is_share=False),
+    *CAPTION_METRICS,
 )
 
 # Texts with their boxes; no text where it is not known.
@@ -67,7 +68,7 @@ def grounded_caption_rows(dataset: Dataset) -> BenchmarkRows:
 
 
 def score_grounded_captions(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-    """All figures of grounded captions.
+    """All metrics of grounded captions.
 
     Args:
         predictions (`Sequence[Prediction]`): the answers.
@@ -82,7 +83,7 @@ def score_grounded_captions(predictions: Sequence[Prediction], rows: Sequence[Ro
         for prediction, row in zip(predictions, rows, strict=True)
         for phrases in row["target_phrases"]
     ]
-    metrics = _phrase_figures(pairs)
+    metrics = _phrase_metrics(pairs)
     metrics["phrases_per_answer"] = sum(len(prediction.phrases) for prediction in predictions) / len(predictions)
     return metrics | score_captions(
         [prediction.text for prediction in predictions], [row["references"] for row in rows]
@@ -106,17 +107,17 @@ def score_grounded_caption_rows(predictions: Sequence[Prediction], rows: Sequenc
     [1.0]
     """
     return [
-        _phrase_figures([(_phrases(prediction), phrases) for phrases in row["target_phrases"]])["region_f1@0.5"]
+        _phrase_metrics([(_phrases(prediction), phrases) for phrases in row["target_phrases"]])["region_f1@0.5"]
         for prediction, row in zip(predictions, rows, strict=True)
     ]
 
 
-def _phrase_figures(pairs: Sequence[tuple[Phrases, Phrases]]) -> dict[str, float]:
-    """Figures of pairs of an answer and a caption."""
+def _phrase_metrics(pairs: Sequence[tuple[Phrases, Phrases]]) -> dict[str, float]:
+    """Metrics of pairs of an answer and a caption."""
     words_known = all(text is not None for _, phrases in pairs for text, _ in phrases)
     truths = [[(text or "", boxes) for text, boxes in phrases] for _, phrases in pairs]
-    figures = grounded_phrase_scores([phrases for phrases, _ in pairs], truths)
-    return {name: value for name, value in figures.items() if words_known or name.startswith(REGION_FIGURES)}
+    metrics = grounded_phrase_scores([phrases for phrases, _ in pairs], truths)
+    return {name: value for name, value in metrics.items() if words_known or name.startswith(REGION_PREFIX)}
 
 
 def _phrases(prediction: Prediction) -> Phrases:
@@ -155,12 +156,11 @@ BENCHMARK = Benchmark(
     title="Grounded captioning",
     schemas=("evaluation", "conversation"),
     prepare=grounded_caption_rows,
+    respondent=ChatRespondent,
     score=score_grounded_captions,
     score_rows=score_grounded_caption_rows,
-    plot=plot_nothing,
-    figures=FIGURES,
-    task="grounded_caption",
-    max_new_tokens=MAX_NEW_TOKENS,
+    metrics=METRICS,
+    asking=Asking("grounded_caption", MAX_NEW_TOKENS),
 )
 
 __all__ = [

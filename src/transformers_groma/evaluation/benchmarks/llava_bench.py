@@ -1,20 +1,27 @@
-"""LLaVA-Bench (COCO) as a benchmark of the runner: long answers, which a judge compares with reference answers.
+"""LLaVA-Bench (COCO): long answers, which a judge model compares with reference answers.
 
-Without a judge there are answers and no figures: `answers.jsonl`, as LLaVA's scripts read them. With one,
+Without a judge there are answers and no metrics: `answers.jsonl`, as LLaVA's scripts read them. With one,
 `reviews.jsonl` has its reviews, each written when it comes, so that none is paid for twice.
 """
 
-import os
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets import Dataset
 
-from ..benchmark import NOT_JUDGED, Benchmark, BenchmarkRows, Figure, PublishedFigure, Row, rows_without_image
-from ..loading import NamedRows, load_benchmark_rows
+from ..benchmark import (
+    NOT_JUDGED,
+    Asking,
+    Benchmark,
+    BenchmarkRows,
+    Metric,
+    PublishedMetric,
+    Row,
+    rows_without_image,
+)
 from ..predictions import Prediction
+from ..respondents import ChatRespondent
 from .llava_bench_files import (
     MAX_SCORE,
     SOURCE,
@@ -26,32 +33,29 @@ from .llava_bench_files import (
     review_scores,
     write_answers,
 )
-from .region_caption import plot_nothing
 
-# Answers are written down without the package that asks a judge.
 if TYPE_CHECKING:
-    from .llava_bench_judge import Judge
+    from ..judge import Judge
 
 MAX_NEW_TOKENS = 1024
 ANSWERS_NAME, REVIEWS_NAME = "answers.jsonl", "reviews.jsonl"
 PUBLISHED_FILES = ("qa90_questions.jsonl", "qa90_gpt4_answer.jsonl", "caps_boxes_coco2014_val_80.jsonl")
-MORE_COLUMNS = ("question_id", "context")
 
 # The paper's names of the categories.
 CATEGORIES = {"conv": "conversation", "detail": "description", "complex": "reasoning"}
-FIGURES = (
-    Figure("relative_score", "the judge's scores of the answers over those of the references, x 100", is_share=False),
+METRICS = (
+    Metric("relative_score", "the judge's scores of the answers over those of the references, x 100", is_share=False),
     *(
-        Figure(f"relative_score_{key}", f"the same of questions for a {name}", is_share=False)
+        Metric(f"relative_score_{key}", f"the same of questions for a {name}", is_share=False)
         for key, name in CATEGORIES.items()
     ),
-    Figure("model_score", "mean score of the answers, 0 to 10", is_share=False),
-    Figure("reference_score", "mean score of the references, 0 to 10", is_share=False),
-    Figure("reviews", "reviews with scores", is_share=False),
-    Figure("unscored", "reviews without scores", is_share=False),
+    Metric("model_score", "mean score of the answers, 0 to 10", is_share=False),
+    Metric("reference_score", "mean score of the references, 0 to 10", is_share=False),
+    Metric("reviews", "reviews with scores", is_share=False),
+    Metric("unscored", "reviews without scores", is_share=False),
 )
 PUBLISHED = tuple(
-    PublishedFigure(SOURCE, "", name, value)
+    PublishedMetric(SOURCE, "", name, value)
     for name, value in (
         ("relative_score", 85.2),
         ("relative_score_conv", 82.6),
@@ -61,61 +65,8 @@ PUBLISHED = tuple(
 )
 
 
-def judged_benchmark(output_dir: Path, judge: "Judge | None" = None) -> Benchmark:
-    """The benchmark; its scores come from files in the folder of the run.
-
-    Args:
-        output_dir (`Path`): folder of the run.
-        judge (`Judge`, *optional*): without it answers are written down and not scored.
-
-    Returns:
-        `Benchmark`
-    """
-    return Benchmark(
-        name="llava-bench",
-        title="LLaVA-Bench (COCO)",
-        schemas=("evaluation",),
-        prepare=judged_rows,
-        score=partial(_score, output_dir=output_dir, judge=judge),
-        score_rows=partial(_score_rows, output_dir=output_dir),
-        plot=plot_nothing,
-        figures=FIGURES,
-        published=PUBLISHED,
-        max_new_tokens=MAX_NEW_TOKENS,
-        more_columns=MORE_COLUMNS,
-        verdict=lambda *_: NOT_JUDGED,  # a judge's score of 0 to 10 is neither right nor wrong
-    )
-
-
-def load_judged_rows(
-    path: str | os.PathLike, images: str | os.PathLike | None = None, split: str | None = None
-) -> NamedRows:
-    """Questions to be judged, by the name of their dataset.
-
-    Args:
-        path (`str` or `Path`): folder of `qa90_questions.jsonl`, `qa90_gpt4_answer.jsonl` and
-            `caps_boxes_coco2014_val_80.jsonl`; or without `images` a dataset of evaluation columns, `question_id` and
-            `context`.
-        images (`str` or `Path`, *optional*): folder of the photos of COCO val2014.
-        split (`str`, *optional*): of a dataset.
-
-    Returns:
-        `NamedRows`
-
-    Raises:
-        FileNotFoundError, ValueError: see `llava_bench.read_questions`, `llava_bench.questions_dataset` and
-            `loading.load_benchmark_rows`.
-    """
-    if images is None:
-        return load_benchmark_rows(path, split)
-    if split is not None:
-        raise ValueError(f"The published files have no splits, got {split!r}. Leave `split` out.")
-    questions = read_questions(*(Path(path) / name for name in PUBLISHED_FILES))
-    return NamedRows(questions_dataset(questions, images), str(path), "")
-
-
-def judged_rows(dataset: Dataset) -> BenchmarkRows:
-    """All rows, each with a reference answer and what the judge reads.
+def llava_bench_rows(dataset: Dataset) -> BenchmarkRows:
+    """All rows, each with a reference answer and what the judge model reads.
 
     Args:
         dataset (`Dataset`): evaluation columns, `question_id` and `context`.
@@ -131,28 +82,113 @@ def judged_rows(dataset: Dataset) -> BenchmarkRows:
     return BenchmarkRows(dataset, rows)
 
 
-def _score(
+def read_published(files: Sequence[Path], images: Path) -> Dataset:
+    """Rows of the published files.
+
+    Args:
+        files (`Sequence[Path]`): those of `PUBLISHED_FILES`, in that order.
+        images (`Path`): folder of the photos of COCO val2014.
+
+    Returns:
+        `Dataset`: evaluation columns, `question_id` and `context`.
+
+    Raises:
+        FileNotFoundError, ValueError: see [`read_questions`] and [`questions_dataset`].
+    """
+    return questions_dataset(read_questions(*files), images)
+
+
+def review(
     predictions: Sequence[Prediction], rows: Sequence[Row], output_dir: Path, judge: "Judge | None"
-) -> dict[str, float]:
+) -> list[Row]:
+    """Write the answers down and have the judge model compare them with the references.
+
+    Args:
+        predictions (`Sequence[Prediction]`): the answers.
+        rows (`Sequence[Mapping]`): of [`llava_bench_rows`], one an answer.
+        output_dir (`Path`): folder of the run, for `answers.jsonl` and `reviews.jsonl`.
+        judge (`Judge`, *optional*): without one nobody is asked.
+
+    Returns:
+        `list[Mapping]`: the rows, with a [`Review`] in `review` where there is a judge.
+
+    Raises:
+        ValueError: not all answers got a review. Those that did are kept.
+        EndpointError: see `llava_bench_judge.review_answers`.
+    """
     questions = questions_of_rows(rows)
     answers = answers_of_predictions(questions, predictions)
     write_answers(output_dir / ANSWERS_NAME, questions, answers)
     if judge is None:
-        return {}
-    report = judge.review(questions, answers, output_dir / REVIEWS_NAME)
+        return list(rows)
+    # Asking needs the `openai` package; writing answers does not.
+    from .llava_bench_judge import review_answers
+
+    report = review_answers(
+        questions,
+        answers,
+        judge.endpoint,
+        output_dir / REVIEWS_NAME,
+        concurrency=judge.concurrency,
+        requests_per_minute=judge.requests_per_minute,
+        budget=judge.budget,
+    )
     if report.answered < report.total:
-        raise ValueError(f"The judge is not done: {report.summary('answers')}. Start again to go on.")
-    asked = {question.question_id for question in questions}
-    reviews = [review for review in read_reviews(output_dir / REVIEWS_NAME) if review.question_id in asked]
-    return review_scores(reviews)
+        raise ValueError(f"The judge is not done: {report.summary('answers')}. Start again to resume.")
+    reviews = {found.question_id: found for found in read_reviews(output_dir / REVIEWS_NAME)}
+    return [{**row, "review": reviews[row["question_id"]]} for row in rows]
 
 
-def _score_rows(predictions: Sequence[Prediction], rows: Sequence[Mapping], output_dir: Path) -> list[float]:
-    """The judge's scores as shares of the best one; 0 where there is none."""
-    path = output_dir / REVIEWS_NAME
-    scores = {review.question_id: review.scores for review in (read_reviews(path) if path.exists() else [])}
-    found = [scores.get(row["question_id"]) for row in rows]
-    return [0.0 if pair is None else pair[1] / MAX_SCORE for pair in found]
+def score_llava_bench(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
+    """All metrics of answers that a judge model reviewed.
+
+    Args:
+        predictions (`Sequence[Prediction]`): not used; the reviews are of these.
+        rows (`Sequence[Mapping]`): of [`review`].
+
+    Returns:
+        `dict[str, float]`: those of [`review_scores`]; none where there was no judge.
+    """
+    reviews = [row["review"] for row in rows if "review" in row]
+    return review_scores(reviews) if reviews else {}
 
 
-__all__ = ["judged_benchmark", "judged_rows", "load_judged_rows"]
+def score_llava_bench_rows(predictions: Sequence[Prediction], rows: Sequence[Row]) -> list[float]:
+    """The judge's scores as shares of the best one.
+
+    Args:
+        predictions (`Sequence[Prediction]`), rows (`Sequence[Mapping]`): see [`score_llava_bench`].
+
+    Returns:
+        `list[float]`: one an answer; 0 where there is no score.
+    """
+    scores = [row["review"].scores if "review" in row else None for row in rows]
+    return [0.0 if pair is None else pair[1] / MAX_SCORE for pair in scores]
+
+
+BENCHMARK = Benchmark(
+    name="llava-bench",
+    title="LLaVA-Bench (COCO)",
+    schemas=("evaluation",),
+    prepare=llava_bench_rows,
+    respondent=ChatRespondent,
+    score=score_llava_bench,
+    score_rows=score_llava_bench_rows,
+    metrics=METRICS,
+    published=PUBLISHED,
+    asking=Asking(max_new_tokens=MAX_NEW_TOKENS),
+    more_columns=("question_id", "context"),
+    published_files=PUBLISHED_FILES,
+    read_published=read_published,
+    review=review,
+    verdict=lambda *_: NOT_JUDGED,  # a judge's score of 0 to 10 is neither right nor wrong
+)
+
+__all__ = [
+    "BENCHMARK",
+    "llava_bench_rows",
+    "read_published",
+    "review",
+    "score_llava_bench",
+    "score_llava_bench_rows",
+]

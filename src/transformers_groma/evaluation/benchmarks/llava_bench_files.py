@@ -1,10 +1,10 @@
-"""LLaVA-Bench (COCO): 90 questions about 30 photos, and the figures that follow from a judge's reviews of the answers.
+"""LLaVA-Bench (COCO): 90 questions about 30 photos, and the metrics that follow from a judge's reviews of the answers.
 
 The published files, of https://github.com/haotian-liu/LLaVA: `qa90_questions.jsonl`, `qa90_gpt4_answer.jsonl` (the
 answers that ours are compared with) and `caps_boxes_coco2014_val_80.jsonl` (what the judge reads instead of the
 photo). The photos are of COCO val2014. `llava_judge.py` asks the judge.
 
-A review is two scores, of the reference answer and of the model's. The figure of the papers, the relative score, is
+A review is two scores, of the reference answer and of the model's. The metric of the papers, the relative score, is
 the sum of the model's scores over the sum of the reference's, x 100.
 """
 
@@ -297,9 +297,9 @@ def read_reviews(path: str | os.PathLike, categories: Mapping[str, str] | None =
 
 
 def review_scores(reviews: Iterable[Review]) -> dict[str, float]:
-    """Figures of reviews.
+    """The metrics of reviews.
 
-    Reviews without scores are left out of all figures but their own count; LLaVA's script adds them up as -1.
+    Reviews without scores are left out of all metrics but their own count; LLaVA's script adds them up as -1.
 
     Args:
         reviews (`Iterable[Review]`): of one judge.
@@ -332,13 +332,13 @@ def review_scores(reviews: Iterable[Review]) -> dict[str, float]:
             f"{reference:g}: "
             "there is no relative score. See what the judge answered in the file of reviews."
         )
-    figures = {"relative_score": model / reference * 100}
+    metrics = {"relative_score": model / reference * 100}
     for category in sorted(pairs):
         category_reference, category_model = _sums(pairs[category])
         if category and category_reference > 0:
-            figures[f"relative_score_{category}"] = category_model / category_reference * 100
+            metrics[f"relative_score_{category}"] = category_model / category_reference * 100
     return {
-        **figures,
+        **metrics,
         "model_score": model / len(everything),
         "reference_score": reference / len(everything),
         "model_score_sum": model,

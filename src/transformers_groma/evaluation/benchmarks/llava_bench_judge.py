@@ -9,21 +9,17 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..._jsonl import JsonlLog, read_jsonl
 from ...endpoints.asking import AskingFiles, AskingReport, Budget, ask_all
-from ...endpoints.client import Endpoint, Reply, read_api_key
+from ...endpoints.client import Endpoint, Reply
 from .llava_bench_files import MAX_SCORE, NO_SCORES, BenchQuestion
 
-# How the papers ask their judge, GPT-4 in its versions of 2023.
-JUDGE_OPTIONS: dict[str, Any] = {"temperature": 0.2, "max_tokens": 1024}
-
 # The words of the protocol, as published with LLaVA (table/rule.json and table/prompt.jsonl, Apache-2.0) and used by
-# Groma for all three categories: figures are comparable only if the judge reads the same.
+# Groma for all three categories: scores are comparable only if the judge reads the same.
 JUDGE_SYSTEM_PROMPT = "You are a helpful and precise assistant for checking the quality of the answer."
 JUDGE_PROMPT = (
     "We would like to request your feedback on the performance of two AI assistants in response to the user question "
@@ -207,81 +203,8 @@ def review_answers(
         log.close()
 
 
-@dataclass(frozen=True)
-class Judge:
-    """Who compares answers, and how fast and dear that may be.
-
-    Args:
-        endpoint (`Endpoint`): the model that judges.
-        concurrency (`int`): requests at the same time.
-        requests_per_minute (`float`, *optional*): at most so many.
-        budget (`Budget`): prices and the largest cost.
-    """
-
-    endpoint: Endpoint
-    concurrency: int = 8
-    requests_per_minute: float | None = None
-    budget: Budget = field(default_factory=Budget)
-
-    def review(
-        self, questions: Sequence[BenchQuestion], answers: Mapping[str, str], path: str | os.PathLike
-    ) -> AskingReport:
-        """Compare answers with the references; see [`review_answers`].
-
-        Args:
-            questions (`Sequence[BenchQuestion]`), answers (`Mapping[str, str]`), path (`str` or `Path`): see
-                [`review_answers`].
-
-        Returns:
-            `AskingReport`: what became of it.
-        """
-        return review_answers(
-            questions,
-            answers,
-            self.endpoint,
-            path,
-            concurrency=self.concurrency,
-            requests_per_minute=self.requests_per_minute,
-            budget=self.budget,
-        )
-
-
-def judge_of(
-    model: str,
-    base_url: str | None = None,
-    api_key_env: str = "OPENAI_API_KEY",
-    *,
-    concurrency: int = 8,
-    requests_per_minute: float | None = None,
-    price_in: float = 0.0,
-    price_out: float = 0.0,
-    max_cost: float | None = None,
-) -> Judge:
-    """A judge by its name, asked as in the papers.
-
-    Args:
-        model (`str`): name of the model.
-        base_url (`str`, *optional*): of an OpenAI-compatible server; without it, OpenAI.
-        api_key_env (`str`): name of the environment variable with the key.
-        concurrency (`int`), requests_per_minute (`float`, *optional*): see [`Judge`].
-        price_in, price_out (`float`), max_cost (`float`, *optional*): see `Budget`.
-
-    Returns:
-        `Judge`
-
-    Raises:
-        ValueError: there is no key, or a largest cost without prices.
-
-    Example:
-    >>> judge_of("some-model", "http://localhost:8000/v1").endpoint.model
-    'some-model'
-    """
-    endpoint = Endpoint(model, base_url, read_api_key(api_key_env, base_url), options=JUDGE_OPTIONS)
-    return Judge(endpoint, concurrency, requests_per_minute, Budget(price_in, price_out, max_cost))
-
-
 def _reviewed(path: Path, digests: Mapping[str, str]) -> set[str]:
-    """The questions that have a review; a review of something else is an error, as figures would mix the two."""
+    """The questions that have a review; a review of something else is an error, as metrics would mix the two."""
     names = set()
     for entry in read_jsonl(path):
         name = str(entry.get("question_id"))
@@ -309,12 +232,9 @@ def _checked(first: str, second: str) -> tuple[float, float] | None:
 
 
 __all__ = [
-    "JUDGE_OPTIONS",
     "JUDGE_PROMPT",
     "JUDGE_SYSTEM_PROMPT",
-    "Judge",
     "judge_messages",
-    "judge_of",
     "parse_scores",
     "review_answers",
 ]

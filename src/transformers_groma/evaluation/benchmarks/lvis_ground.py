@@ -17,11 +17,12 @@ from ..benchmark import (
     PARTLY_RIGHT,
     RIGHT,
     WRONG,
+    Asking,
     Benchmark,
     BenchmarkRows,
     Box,
-    Figure,
-    PublishedFigure,
+    Metric,
+    PublishedMetric,
     Row,
     row_name,
     rows_without_image,
@@ -30,12 +31,12 @@ from ..metrics.as_many import any_recall, as_many_recall, as_many_recall_of_each
 from ..metrics.lvis import lvis_ground_eval
 from ..predictions import Prediction
 from ..reports.plots import plot_recall_by_size
+from ..respondents import ChatRespondent
 
 # An answer may name all the regions of an image.
 MAX_NEW_TOKENS = 128
-RECALL_BY_SIZE_NAME = "recall_by_size.png"
 
-# Prefix of the figures, name in reports, and what is counted.
+# Prefix of the metrics, name in reports, and what is counted.
 PROTOCOLS: tuple[tuple[str, str, str], ...] = (
     ("", "AS-MANY, the paper's", "of k targets the k best boxes count, recall over all targets"),
     (
@@ -54,13 +55,13 @@ RECALLS = {
     "ar_medium": "medium targets",
     "ar_large": "large targets (from 96² pixels)",
 }
-FIGURES = tuple(
-    Figure(f"{prefix}{name}", f"{title}: {meaning if name == 'ar' else ''}{'; ' if name == 'ar' else ''}{which}")
+METRICS = tuple(
+    Metric(f"{prefix}{name}", f"{title}: {meaning if name == 'ar' else ''}{'; ' if name == 'ar' else ''}{which}")
     for prefix, title, meaning in PROTOCOLS
     for name, which in RECALLS.items()
 )
 PUBLISHED = tuple(
-    PublishedFigure("lvis_ground", "test", name, value)
+    PublishedMetric("lvis_ground", "test", name, value)
     for name, value in zip(RECALLS, (0.288, 0.379, 0.303, 0.087, 0.356, 0.643), strict=True)
 )
 
@@ -91,7 +92,7 @@ def lvis_ground_rows(dataset: Dataset) -> BenchmarkRows:
 
 
 def score_lvis_ground(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-    """All figures of answers to questions for all objects of a category.
+    """All metrics of answers to questions for all objects of a category.
 
     Args:
         predictions (`Sequence[Prediction]`): the answers.
@@ -164,22 +165,20 @@ def lvis_ground_verdict(score: float, prediction: Prediction, row: Row) -> str:
     return PARTLY_RIGHT if found > 0 else WRONG
 
 
-def plot_lvis_ground(
-    predictions: Sequence[Prediction], rows: Sequence[Row], metrics: Mapping[str, float], output_dir: Path
-) -> list[Path]:
+def plot_sizes(
+    predictions: Sequence[Prediction], rows: Sequence[Row], metrics: Mapping[str, float], path: Path
+) -> Path:
     """Bars of the recall by size.
 
     Args:
         predictions (`Sequence[Prediction]`), rows (`Sequence[Mapping]`): not used.
         metrics (`Mapping[str, float]`): what [`score_lvis_ground`] returned.
-        output_dir (`Path`): where to.
+        path (`Path`): PNG file to write.
 
     Returns:
-        `list[Path]`: the picture.
+        `Path`: the file.
     """
-    path = output_dir / RECALL_BY_SIZE_NAME
-    plot_recall_by_size(metrics, path, {prefix: title.split(",")[0] for prefix, title, _ in PROTOCOLS})
-    return [path]
+    return plot_recall_by_size(metrics, path, {prefix: title.split(",")[0] for prefix, title, _ in PROTOCOLS})
 
 
 def _answers(predictions: Sequence[Prediction]) -> tuple[list[list[Box]], list[list[float]]]:
@@ -192,13 +191,13 @@ BENCHMARK = Benchmark(
     title="LVIS-Ground: all objects of a category",
     schemas=("evaluation",),
     prepare=lvis_ground_rows,
+    respondent=ChatRespondent,
     score=score_lvis_ground,
     score_rows=score_lvis_ground_rows,
-    plot=plot_lvis_ground,
-    figures=FIGURES,
+    metrics=METRICS,
     published=PUBLISHED,
-    task="grounding",
-    max_new_tokens=MAX_NEW_TOKENS,
+    asking=Asking("grounding", MAX_NEW_TOKENS),
+    plots={"recall_by_size.png": plot_sizes},
     verdict=lvis_ground_verdict,
 )
 
@@ -206,7 +205,7 @@ __all__ = [
     "BENCHMARK",
     "lvis_ground_rows",
     "lvis_ground_verdict",
-    "plot_lvis_ground",
+    "plot_sizes",
     "score_lvis_ground",
     "score_lvis_ground_rows",
 ]

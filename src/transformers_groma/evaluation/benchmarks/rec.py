@@ -13,11 +13,12 @@ from datasets import Dataset
 from ..benchmark import (
     RIGHT,
     WRONG,
+    Asking,
     Benchmark,
     BenchmarkRows,
     Box,
-    Figure,
-    PublishedFigure,
+    Metric,
+    PublishedMetric,
     Row,
     row_name,
     rows_without_image,
@@ -25,23 +26,23 @@ from ..benchmark import (
 from ..metrics.rec import first_box_ious, rec_accuracy
 from ..predictions import Prediction
 from ..reports.plots import plot_iou_histogram
+from ..respondents import ChatRespondent
 
 # `<roi>`, the name of a region, `</roi>`: the paper's protocol.
 MAX_NEW_TOKENS = 3
-IOU_HISTOGRAM_NAME = "iou_histogram.png"
 
-FIGURES = (
-    Figure(
+METRICS = (
+    Metric(
         "acc@0.5",
         "share of answers whose first box has an IoU above 0.5 with the target; no box counts as wrong (the paper's)",
     ),
-    Figure("mean_iou", "mean IoU of the first box, 0 where there is none"),
-    Figure("missing", "share of answers without a box"),
-    Figure("any_acc@0.5", "share of answers with any box above 0.5 (for analysis)"),
-    Figure("best_of_n_iou", "mean IoU of the best box of each answer (for analysis)"),
+    Metric("mean_iou", "mean IoU of the first box, 0 where there is none"),
+    Metric("missing", "share of answers without a box"),
+    Metric("any_acc@0.5", "share of answers with any box above 0.5 (for analysis)"),
+    Metric("best_of_n_iou", "mean IoU of the best box of each answer (for analysis)"),
 )
 PUBLISHED = tuple(
-    PublishedFigure(dataset, split, "acc@0.5", value)
+    PublishedMetric(dataset, split, "acc@0.5", value)
     for dataset, split, value in (
         ("refcoco", "val", 0.8953),
         ("refcoco", "testA", 0.9209),
@@ -79,7 +80,7 @@ def rec_rows(dataset: Dataset) -> BenchmarkRows:
 
 
 def score_rec(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-    """All figures of answers to expressions.
+    """All metrics of answers to expressions.
 
     Args:
         predictions (`Sequence[Prediction]`): the answers.
@@ -128,22 +129,20 @@ def rec_verdict(score: float, prediction: Prediction, row: Row) -> str:
     return RIGHT if score > 0.5 else WRONG
 
 
-def plot_rec(
-    predictions: Sequence[Prediction], rows: Sequence[Row], metrics: Mapping[str, float], output_dir: Path
-) -> list[Path]:
+def plot_ious(
+    predictions: Sequence[Prediction], rows: Sequence[Row], metrics: Mapping[str, float], path: Path
+) -> Path:
     """A histogram of the IoU of first boxes.
 
     Args:
         predictions (`Sequence[Prediction]`), rows (`Sequence[Mapping]`): see [`score_rec`].
         metrics (`Mapping[str, float]`): not used.
-        output_dir (`Path`): where to.
+        path (`Path`): PNG file to write.
 
     Returns:
-        `list[Path]`: the picture.
+        `Path`: the file.
     """
-    path = output_dir / IOU_HISTOGRAM_NAME
-    plot_iou_histogram(score_rec_rows(predictions, rows), path)
-    return [path]
+    return plot_iou_histogram(score_rec_rows(predictions, rows), path)
 
 
 def _targets(rows: Sequence[Row]) -> list[Box]:
@@ -155,14 +154,14 @@ BENCHMARK = Benchmark(
     title="Referring expression comprehension",
     schemas=("evaluation",),
     prepare=rec_rows,
+    respondent=ChatRespondent,
     score=score_rec,
     score_rows=score_rec_rows,
-    plot=plot_rec,
-    figures=FIGURES,
+    metrics=METRICS,
     published=PUBLISHED,
-    task="rec",
-    max_new_tokens=MAX_NEW_TOKENS,
+    asking=Asking("rec", MAX_NEW_TOKENS),
+    plots={"iou_histogram.png": plot_ious},
     verdict=rec_verdict,
 )
 
-__all__ = ["BENCHMARK", "plot_rec", "rec_rows", "rec_verdict", "score_rec", "score_rec_rows"]
+__all__ = ["BENCHMARK", "plot_ious", "rec_rows", "rec_verdict", "score_rec", "score_rec_rows"]

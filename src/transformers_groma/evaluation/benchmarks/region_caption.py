@@ -1,33 +1,33 @@
 """Region captioning: describe a box that the user points at.
 
 CIDEr and METEOR 1.5 compare an answer with the captions of the box, as coco-caption does. METEOR needs Java; without
-it the other figures are reported. Rows are those of `processing/refcoco.py --task region-caption --evaluation` (all
+it the other metrics are reported. Rows are those of `processing/refcoco.py --task region-caption --evaluation` (all
 expressions of a box are its references), of `processing/visual_genome.py --evaluation`, or of `groma data shapes
 --task region-caption --evaluation`.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from datasets import Dataset
 
-from ..benchmark import Benchmark, BenchmarkRows, Figure, PublishedFigure, Row, row_name, rows_without_image
+from ..benchmark import Asking, Benchmark, BenchmarkRows, Metric, PublishedMetric, Row, row_name, rows_without_image
 from ..metrics.captions import caption_scores
 from ..predictions import Prediction
+from ..respondents import ChatRespondent
 
 MAX_NEW_TOKENS = 64
 
-CAPTION_FIGURES = (
-    Figure("cider", "CIDEr of coco-caption (CIDEr-D, PTB tokenizer); 1 is 100 in papers"),
-    Figure("meteor", "METEOR 1.5, of its Java program"),
-    Figure("exact_match", "share of answers that are one of their references, but for capitals and a full stop"),
+CAPTION_METRICS = (
+    Metric("cider", "CIDEr of coco-caption (CIDEr-D, PTB tokenizer); 1 is 100 in papers"),
+    Metric("meteor", "METEOR 1.5, of its Java program"),
+    Metric("exact_match", "share of answers that are one of their references, but for capitals and a full stop"),
 )
 PUBLISHED = (
-    PublishedFigure("refcocog", "val", "meteor", 0.168),
-    PublishedFigure("refcocog", "val", "cider", 1.073),
-    PublishedFigure("visual_genome", "test", "meteor", 0.190),
-    PublishedFigure("visual_genome", "test", "cider", 1.584),
+    PublishedMetric("refcocog", "val", "meteor", 0.168),
+    PublishedMetric("refcocog", "val", "cider", 1.073),
+    PublishedMetric("visual_genome", "test", "meteor", 0.190),
+    PublishedMetric("visual_genome", "test", "cider", 1.584),
 )
 
 
@@ -51,7 +51,7 @@ def region_caption_rows(dataset: Dataset) -> BenchmarkRows:
 
 
 def score_region_captions(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-    """All figures of descriptions.
+    """All metrics of descriptions.
 
     Args:
         predictions (`Sequence[Prediction]`): the answers.
@@ -64,7 +64,7 @@ def score_region_captions(predictions: Sequence[Prediction], rows: Sequence[Row]
 
 
 def score_captions(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """The figures of captions that region captioning and grounded captioning share.
+    """The metrics of captions that region captioning and grounded captioning share.
 
     Args:
         captions (`Sequence[str]`): the answers.
@@ -100,20 +100,6 @@ def score_region_caption_rows(predictions: Sequence[Prediction], rows: Sequence[
     ]
 
 
-def plot_nothing(
-    predictions: Sequence[Prediction], rows: Sequence[Row], metrics: Mapping[str, float], output_dir: Path
-) -> list[Path]:
-    """Captions have no plot.
-
-    Args:
-        predictions, rows, metrics, output_dir: not used.
-
-    Returns:
-        `list[Path]`: empty.
-    """
-    return []
-
-
 def _plain(text: str) -> str:
     return " ".join(text.lower().rstrip(". ").split())
 
@@ -142,21 +128,19 @@ BENCHMARK = Benchmark(
     title="Region captioning",
     schemas=("evaluation",),
     prepare=region_caption_rows,
+    respondent=ChatRespondent,
     score=score_region_captions,
     score_rows=score_region_caption_rows,
-    plot=plot_nothing,
-    figures=CAPTION_FIGURES,
+    metrics=CAPTION_METRICS,
     published=PUBLISHED,
-    task="region_caption",
-    max_new_tokens=MAX_NEW_TOKENS,
+    asking=Asking("region_caption", MAX_NEW_TOKENS),
     drawn_boxes=pointed_boxes,
     target_name="Box of the question",
 )
 
 __all__ = [
     "BENCHMARK",
-    "CAPTION_FIGURES",
-    "plot_nothing",
+    "CAPTION_METRICS",
     "pointed_boxes",
     "region_caption_rows",
     "score_captions",

@@ -1,4 +1,4 @@
-"""How well a model does on synthetic scenes, whose truth is known to the pixel: the figures of groma-tiny.
+"""How well a model does on synthetic scenes, whose truth is known to the pixel: the metrics of groma-tiny.
 
 Boxes are `xyxy` in absolute pixels.
 """
@@ -39,8 +39,8 @@ def score_rec(predictions: Sequence[Prediction], rows: Dataset) -> dict[str, flo
         `dict`: `acc@0.5` and `missing`, the share of answers without a box.
     """
     targets = [boxes[0] for boxes in rows["target_boxes_xyxy"]]
-    figures = rec_accuracy([prediction.boxes_xyxy for prediction in predictions], targets)
-    return {name: figures[name] for name in ("acc@0.5", "missing")}
+    metrics = rec_accuracy([prediction.boxes_xyxy for prediction in predictions], targets)
+    return {name: metrics[name] for name in ("acc@0.5", "missing")}
 
 
 def score_grounding(predictions: Sequence[Prediction], rows: Dataset) -> dict[str, float]:
@@ -55,8 +55,8 @@ def score_grounding(predictions: Sequence[Prediction], rows: Dataset) -> dict[st
     """
     # A phrase without words for each box: the boxes alone decide.
     told = [[("", [box]) for box in prediction.boxes_xyxy] for prediction in predictions]
-    figures = grounded_phrase_scores(told, [[("", [box]) for box in boxes] for boxes in rows["target_boxes_xyxy"]])
-    return {name: figures[name] for name in ("f1@0.5", "precision@0.5", "recall@0.5")}
+    metrics = grounded_phrase_scores(told, [[("", [box]) for box in boxes] for boxes in rows["target_boxes_xyxy"]])
+    return {name: metrics[name] for name in ("f1@0.5", "precision@0.5", "recall@0.5")}
 
 
 def score_region_captions(predictions: Sequence[Prediction], rows: Dataset) -> dict[str, float]:
@@ -187,7 +187,7 @@ def evaluate_shapes(
         progress (`bool`): whether to show bars.
 
     Returns:
-        `dict`: for each task its figures.
+        `dict`: for each task its metrics.
 
     Raises:
         ValueError: an unknown task.
@@ -195,15 +195,15 @@ def evaluate_shapes(
     if unknown := [task for task in tasks if task != "detection" and task not in SCORES]:
         raise ValueError(f"Unknown task {unknown[0]!r}. Use some of detection, {', '.join(SCORES)}.")
     size = model.config.vision_config.image_size
-    figures = {}
+    metrics: dict[str, dict[str, Any]] = {}
     for task in tasks:
         evaluation = task != "detection"
         dataset = shapes_dataset(task, rows, seed, split=split, evaluation=evaluation, image_size=size)
         if task == "detection":
-            figures[task] = evaluate_proposals(
+            metrics[task] = evaluate_proposals(
                 model, dataset, processor.image_processor, batch_size=batch_size, progress=progress
             )
             continue
         predictions = answer_shapes(model, processor, dataset, task, batch_size=batch_size, progress=progress)
-        figures[task] = SCORES[task](predictions, dataset)
-    return figures
+        metrics[task] = SCORES[task](predictions, dataset)
+    return metrics

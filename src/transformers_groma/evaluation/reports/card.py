@@ -1,6 +1,6 @@
-"""Figures of `groma evaluate` in the card of a model, as the Hub reads them.
+"""Metrics of `groma evaluate` in the card of a model, as the Hub reads them.
 
-`model-index` in the metadata of `README.md` holds all figures. `.eval_results/*.yaml` holds the main figure of runs on
+`model-index` in the metadata of `README.md` holds all metrics. `.eval_results/*.yaml` holds the main metric of runs on
 datasets of the Hub: it shows on the model's page and in the leaderboard of the dataset, if that is registered as a
 benchmark with these task ids (https://huggingface.co/docs/hub/eval-results).
 """
@@ -29,7 +29,7 @@ from .report import Results, read_results
 
 SOURCE_NAME = "transformers-groma"
 SOURCE_URL = "https://github.com/transformers-groma/transformers-groma"
-# Figures are rounded to what papers print of them, and two digits more.
+# Metrics are rounded to what papers print of them, and two digits more.
 DIGITS = 5
 # `owner/name`, as the Hub allows it. A folder on this machine is not a dataset of the Hub, whatever it is called.
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -37,11 +37,11 @@ _NOT_IN_FILE_NAMES = re.compile(r"[^\w.-]+")
 
 
 class _Task(NamedTuple):
-    """What the Hub reads of a benchmark: its task, and the figure that stands for it."""
+    """What the Hub reads of a benchmark: its task, and the metric that stands for it."""
 
     task_type: str
     task_name: str
-    main_figure: str
+    main_metric: str
 
 
 TASKS = {
@@ -57,9 +57,9 @@ TASKS = {
 def add_results_to_card(
     model_dir: str | os.PathLike, results_paths: Sequence[str | os.PathLike] | str | os.PathLike
 ) -> list[Path]:
-    """Write the figures of runs into the card of a model.
+    """Write the metrics of runs into the card of a model.
 
-    Earlier figures of the same benchmark, dataset and split give way. All else in the card stays: other figures, other
+    Earlier metrics of the same benchmark, dataset and split give way. All else in the card stays: other metrics, other
     metadata, the text. A folder without a card gets one.
 
     Args:
@@ -97,12 +97,12 @@ def add_results_to_card(
     # All is read before anything is written.
     runs = [_read_run(Path(path)) for path in results_paths]
     card = _read_card(model_dir)
-    figures = list(card.data.eval_results or [])
+    entries = list(card.data.eval_results or [])
     for run in runs:
         new = _eval_results(run)
-        replaced = {_identity(figure) for figure in new}
-        figures = [figure for figure in figures if _identity(figure) not in replaced] + new
-    card.data.eval_results = figures
+        replaced = {_identity(entry) for entry in new}
+        entries = [entry for entry in entries if _identity(entry) not in replaced] + new
+    card.data.eval_results = entries
     card.data.model_name = card.data.model_name or model_dir.resolve().name
     contents = {model_dir / "README.md": str(card)}
     ModelCard(contents[model_dir / "README.md"])  # reads as what it was written from, or raises
@@ -122,7 +122,7 @@ def _read_run(path: Path) -> Results:
         raise ValueError(f"{path} is of a run that is not finished. Start `groma evaluate` again, and it goes on.")
     if not run.metrics:
         raise ValueError(
-            f"{path} has no figures. LLaVA-Bench has them after `groma evaluate llava-bench` with `--judge`."
+            f"{path} has no metrics. LLaVA-Bench has them after `groma evaluate llava-bench` with `--judge`."
         )
     if not run.settings.get("dataset"):
         raise ValueError(f"{path} does not say on what dataset it was run. Put its name into `settings`, `dataset`.")
@@ -149,7 +149,7 @@ def _is_on_hub(dataset: str) -> bool:
 
 
 def _eval_results(run: Results) -> list[EvalResult]:
-    """All figures of a run. Those that say that there was nothing to measure (below 0, as in COCO) are left out."""
+    """All metrics of a run. Those that say that there was nothing to measure (below 0, as in COCO) are left out."""
     task = TASKS[run.benchmark]
     dataset, split = run.settings["dataset"], run.settings.get("split")
     # Of a path the last name only: the rest is nobody else's business.
@@ -175,15 +175,15 @@ def _eval_results(run: Results) -> list[EvalResult]:
     ]
 
 
-def _identity(figure: EvalResult) -> tuple[str | None, ...]:
-    """What a newer figure takes the place of: the same benchmark, dataset and split."""
-    return figure.task_type, figure.dataset_type, figure.dataset_config, figure.dataset_split
+def _identity(entry: EvalResult) -> tuple[str | None, ...]:
+    """What a newer entry takes the place of: the same benchmark, dataset and split."""
+    return entry.task_type, entry.dataset_type, entry.dataset_config, entry.dataset_split
 
 
 def _hub_eval_results(run: Results) -> list[tuple[str, str]]:
     """Name and content of the file in `.eval_results`, where the run has one."""
-    main_figure = TASKS[run.benchmark].main_figure
-    value = run.metrics.get(main_figure, math.nan)
+    main_metric = TASKS[run.benchmark].main_metric
+    value = run.metrics.get(main_metric, math.nan)
     dataset, split = run.settings["dataset"], run.settings.get("split")
     if not _is_on_hub(dataset) or not math.isfinite(value) or value < 0:
         return []
@@ -193,7 +193,7 @@ def _hub_eval_results(run: Results) -> list[tuple[str, str]]:
         value=round(value, DIGITS),
         source_url=SOURCE_URL,
         source_name=SOURCE_NAME,
-        notes=f"{main_figure}, {run.settings['rows']} rows",
+        notes=f"{main_metric}, {run.settings['rows']} rows",
     )
     entries = eval_result_entries_to_yaml([entry])
     parse_eval_result_entries(entries)

@@ -1,4 +1,4 @@
-"""The figures of a run as `results.json` for programs and as `results.md` for people, beside those of the paper."""
+"""The metrics of a run as `results.json` for programs and as `results.md` for people, beside those of the paper."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from ..._files import write_files
 from ...markdown import escape_markdown
-from ..benchmark import Benchmark, Figure, PublishedFigure
+from ..benchmark import Benchmark, Metric, PublishedMetric
 
 RESULTS_NAME = "results.json"
 REPORT_NAME = "results.md"
@@ -46,11 +46,11 @@ class Results:
 
     Args:
         benchmark (`str`): its name.
-        metrics (`dict[str, float]`): figures by name; -1 where there was nothing to measure, as in COCO.
+        metrics (`dict[str, float]`): values by name; -1 where there was nothing to measure, as in COCO.
         settings (`dict`): of the run.
         asked (`int`): rows that the last run asked; the others were answered before.
         seconds (`float`): that it took to answer these.
-        complete (`bool`): whether all rows have answers; figures come with the last one.
+        complete (`bool`): whether all rows have answers; metrics come with the last one.
     """
 
     benchmark: str
@@ -105,7 +105,7 @@ def write_report(
 def markdown_report(
     benchmark: Benchmark, results: Results, pictures: Sequence[str] = (), has_gallery: bool = False
 ) -> str:
-    """The figures of a run as Markdown.
+    """The metrics of a run as Markdown.
 
     Args:
         benchmark (`Benchmark`): whose results.
@@ -117,16 +117,16 @@ def markdown_report(
         `str`: a table of the metrics; beside them, and in a table of their own, those of the paper, if it has some for
         this dataset and split and all rows were asked; the settings.
     """
-    paper = {entry.figure: entry.value for entry in _of_dataset(benchmark.published, results.settings)}
+    paper = {entry.metric: entry.value for entry in _of_dataset(benchmark.published, results.settings)}
     lines = [f"# {benchmark.title}", "", SCALE_NOTE, ""]
     columns = ["metric", "this run", *(["Groma-7B (paper)"] if paper else []), "meaning"]
     lines += [_line(columns), _line(["---", *["---:"] * (len(columns) - 2), "---"])]
-    for figure in benchmark.figures:
-        cells = [figure.name if figure.is_share else f"{figure.name}*"]
-        cells.append(_shown(figure, results.metrics.get(figure.name), absent="not computed"))
+    for metric in benchmark.metrics:
+        cells = [metric.name if metric.is_share else f"{metric.name}*"]
+        cells.append(_shown(metric, results.metrics.get(metric.name), absent="not computed"))
         if paper:
-            cells.append(_shown(figure, paper.get(figure.name)))
-        lines.append(_line([*cells, figure.meaning]))
+            cells.append(_shown(metric, paper.get(metric.name)))
+        lines.append(_line([*cells, metric.meaning]))
     if paper:
         lines += ["", "## Groma-7B in the paper", "", *_published_table(benchmark)]
     if has_gallery:
@@ -147,7 +147,7 @@ def markdown_report(
 
 
 def versions() -> dict[str, str]:
-    """Versions of what figures depend on.
+    """Versions of what metrics depend on.
 
     Returns:
         `dict[str, str]`: Python's, and of the packages that are installed.
@@ -165,7 +165,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _of_dataset(published: Sequence[PublishedFigure], settings: Mapping[str, Any]) -> Iterator[PublishedFigure]:
+def _of_dataset(published: Sequence[PublishedMetric], settings: Mapping[str, Any]) -> Iterator[PublishedMetric]:
     """What the paper has for the dataset and split of a run; nothing for a part of its rows."""
     if settings.get("limit") is not None:
         return
@@ -181,24 +181,24 @@ def _split_name(split: str | None) -> str | None:
 
 
 def _published_table(benchmark: Benchmark) -> Iterator[str]:
-    """The paper's figures: a row a dataset, a column a figure."""
-    figures = {figure.name: figure for figure in benchmark.figures}
-    names = list(dict.fromkeys(entry.figure for entry in benchmark.published))
+    """The paper's metrics: a row a dataset, a column a metric."""
+    metrics = {metric.name: metric for metric in benchmark.metrics}
+    names = list(dict.fromkeys(entry.metric for entry in benchmark.published))
     yield _line(["dataset", *names])
     yield _line(["---", *["---:"] * len(names)])
     datasets: dict[str, dict[str, float]] = {}
     for entry in benchmark.published:
-        datasets.setdefault(f"{entry.dataset} {entry.split}".strip(), {})[entry.figure] = entry.value
+        datasets.setdefault(f"{entry.dataset} {entry.split}".strip(), {})[entry.metric] = entry.value
     for dataset, values in datasets.items():
-        yield _line([dataset, *(_shown(figures[name], values.get(name)) for name in names)])
+        yield _line([dataset, *(_shown(metrics[name], values.get(name)) for name in names)])
 
 
-def _shown(figure: Figure, value: float | None, absent: str = "") -> str:
+def _shown(metric: Metric, value: float | None, absent: str = "") -> str:
     if value is None:
         return absent
     if value < 0:
         return "none"
-    return f"{100 * value:.2f}" if figure.is_share else f"{value:.2f}"
+    return f"{100 * value:.2f}" if metric.is_share else f"{value:.2f}"
 
 
 def _line(cells: Sequence[Any]) -> str:
