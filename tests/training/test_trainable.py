@@ -1,6 +1,7 @@
 """Which weights learn, and that the others keep every bit."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -140,6 +141,32 @@ def test_a_copy_learns_the_same_rows(batch, new_token_ids):
         actual = gradients(copied, batch)
         assert not actual["lm_head.weight"][:10].any()
         assert not actual["model.language_model.embed_tokens.weight"][:10].any()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_saved_model_learns_the_same_rows(tied, batch, new_token_ids, tmp_path):
+    """Names, ties and classes, through `load_state_dict`, `pickle` and `save_pretrained`."""
+    model = training_model(tied=tied)
+    names, head = list(model.state_dict()), model.lm_head
+    set_trainable_parts(model, STAGE_2, new_token_ids)
+    assert list(model.state_dict()) == names
+    assert (model.lm_head.weight is model.model.language_model.embed_tokens.weight) is tied
+    assert type(head) is nn.Linear and head.weight is model.lm_head.weight
+    expected = gradients(model, batch)
+    other = training_model(seed=1, tied=tied)
+    set_trainable_parts(other, STAGE_2, new_token_ids)
+    other.load_state_dict(model.state_dict())
+    actual = gradients(other, batch)
+    assert (other.lm_head.weight is other.model.language_model.embed_tokens.weight) is tied
+    for name, gradient in expected.items():
+        assert_close(actual[name], gradient, msg=name)
+    # The head alone: transformers hangs hooks into whole models that cannot be pickled.
+    pickled = pickle.loads(pickle.dumps(model.lm_head))
+    assert torch.equal(pickled.learned_rows.nonzero()[:, 0], torch.tensor(sorted(new_token_ids)))
+    model.save_pretrained(tmp_path / "folder")
+    saved = type(model).from_pretrained(tmp_path / "folder")
+    assert type(saved.lm_head) is nn.Linear and list(saved.state_dict()) == names
+    assert all(torch.equal(weight, model.state_dict()[name]) for name, weight in saved.state_dict().items())
 
 
 def test_frozen_parts_are_in_evaluation_mode(new_token_ids):

@@ -76,14 +76,13 @@ def check_parts(parts: Sequence[str]) -> None:
 
 
 def train_new_tokens(model: GromaForConditionalGeneration, token_ids: Sequence[int]) -> None:
-    """Let only some rows of embedding and head learn; the others keep every bit.
+    """Let only some rows of the embedding and of the head learn; the others keep every bit.
 
-    The gradient of the other rows is exactly zero. An optimizer without weight decay then leaves them as they are.
-    They are cut off in the forward pass and not by a hook on the weight: FSDP2 makes new weights, and hooks of the old
-    ones are gone.
+    The gradient of the other rows is exactly zero, so an optimizer without weight decay leaves them as they are.
 
     Args:
-        model (`GromaForConditionalGeneration`): changed in place. Names of weights stay as they are.
+        model (`GromaForConditionalGeneration`): changed in place: the head becomes another module with the same
+            weights. Names of weights stay as they are.
         token_ids (`Sequence[int]`): the rows that learn.
 
     Raises:
@@ -93,31 +92,34 @@ def train_new_tokens(model: GromaForConditionalGeneration, token_ids: Sequence[i
         raise ValueError("`new_token_ids` is empty: give the ids of the tokens that Groma added.")
     train_all_rows(model)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    learned_rows = torch.zeros(model.config.text_config.vocab_size, dtype=torch.bool, device=embedding.weight.device)
+    learned_rows = torch.zeros(model.config.text_config.vocab_size, dtype=torch.bool)
     learned_rows[list(token_ids)] = True
-    for module in (embedding, head):
-        module.weight.requires_grad_(True)
-        module.register_buffer("learned_rows", learned_rows.to(module.weight.device), persistent=False)
-    # Language models have embeddings of their own, with a scale for instance. The head is always Groma's.
+    # Gradients are cut in the forward pass. Hooks on the weights would be the obvious way, but FSDP2 replaces weights
+    # and drops their hooks; `torch.nn.utils.parametrize` would rename the weights in checkpoints and untie them.
+    # A hook on the output is enough for an embedding, of whatever class: each output row is a row of the weight.
+    embedding.weight.requires_grad_(True)
+    embedding.register_buffer("learned_rows", learned_rows.to(embedding.weight.device), persistent=False)
     embedding.learned_rows_hook = embedding.register_forward_hook(_detach_other_rows)
-    head.__class__ = _HeadWithLearnedRows
+    # In a head all rows meet all hidden states. A hook would have to compute the logits a second time.
+    head.weight.requires_grad_(True)
+    model.set_output_embeddings(_HeadWithLearnedRows(head, learned_rows.to(head.weight.device)))
 
 
 def train_all_rows(model: GromaForConditionalGeneration) -> None:
-    """Undo `train_new_tokens`: every row of embedding and head gets its gradient again.
+    """Undo `train_new_tokens`: every row of the embedding and of the head gets its gradient again.
 
     Args:
         model (`GromaForConditionalGeneration`): changed in place; nothing happens where there is nothing to undo.
     """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if isinstance(head, _HeadWithLearnedRows):
-        head.__class__ = nn.Linear
         embedding.learned_rows_hook.remove()
-        del embedding.learned_rows_hook, embedding.learned_rows, head.learned_rows
+        del embedding.learned_rows_hook, embedding.learned_rows
+        model.set_output_embeddings(head.plain())
 
 
 class _LearnRows(torch.autograd.Function):
-    """A weight as it is; its gradient reaches only some of its rows."""
+    """Hands on a weight unchanged; backward, only some of its rows get a gradient."""
 
     @staticmethod
     def forward(ctx, weight: Tensor, learned_rows: Tensor) -> Tensor:
@@ -127,15 +129,27 @@ class _LearnRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
         (learned_rows,) = ctx.saved_tensors
-        # Not a product: infinity times zero is no zero.
+        # Filled in rather than multiplied: infinity times zero is NaN.
         return gradient.masked_fill(~learned_rows[:, None], 0), None
 
 
 class _HeadWithLearnedRows(nn.Linear):
-    """A head of which only some rows learn."""
+    """A head in which only some rows learn. It shares the parameters of the head that it replaces, so ties hold."""
+
+    def __init__(self, head: nn.Linear, learned_rows: Tensor):
+        super().__init__(head.in_features, head.out_features, head.bias is not None, device="meta")
+        self.weight, self.bias = head.weight, head.bias
+        self.register_buffer("learned_rows", learned_rows, persistent=False)
+        self.train(head.training)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         return nn.functional.linear(hidden_states, _LearnRows.apply(self.weight, self.learned_rows), self.bias)
+
+    def plain(self) -> nn.Linear:
+        """A head with the same parameters in which all rows learn."""
+        head = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+        head.weight, head.bias = self.weight, self.bias
+        return head.train(self.training)
 
 
 def _detach_other_rows(embedding: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
