@@ -60,9 +60,10 @@ evaluate-tiny: kernels  ## all benchmarks on scenes that groma-tiny never saw; w
 	  $(OFFLINE) $(BIN)/groma data shapes --task $$task --rows 500 --seed 1000 --split test $$evaluation \
 	    --output output/groma-tiny/test/shapes-$$task; \
 	  $(OFFLINE) $(BIN)/groma evaluate $$benchmark --model hub_configs/groma-tiny --dataset output/groma-tiny/test/shapes-$$task \
-	    --output output/groma-tiny/figures/$$benchmark --card hub_configs/groma-tiny --gallery 24; \
+	    --output output/groma-tiny/metrics/$$benchmark --card hub_configs/groma-tiny --gallery 24; \
 	done
 	$(OFFLINE) $(BIN)/python -m scripts.groma_tiny.llava_bench --output output/groma-tiny --card hub_configs/groma-tiny
+	$(OFFLINE) $(BIN)/python -m scripts.groma_tiny.card
 
 setup: $(STAMP)
 

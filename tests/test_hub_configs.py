@@ -1,6 +1,7 @@
 """The folders of hub_configs: built by their scripts, loadable, and of the size of the released checkpoints."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextTo
 
 from scripts.build_released_configs import build_released_configs
 from scripts.groma_tiny.build import build_groma_tiny
+from scripts.groma_tiny.card import HEADLINES, STEPS, tiny_card, write_tiny_card
 from transformers_groma import GromaConfig, GromaForConditionalGeneration, GromaForRegionProposal, GroundedText
 from transformers_groma.evaluation.benchmarks.shapes import evaluate_shapes
 from transformers_groma.models.groma.convert_groma_checkpoint import convert_legacy_config
@@ -144,13 +146,30 @@ class TestTiny:
         stored = load_file(committed_folder / "model.safetensors").values()
         assert {tensor.dtype for tensor in stored} == {torch.bfloat16}
 
+    def test_card_is_what_the_script_writes(self, tmp_path):
+        """From the template, the minutes of the training and the metrics in the metadata, which the table repeats."""
+        shutil.copytree(HUB_CONFIGS / "groma-tiny", tmp_path / "groma-tiny")
+        write_tiny_card(tmp_path / "groma-tiny")
+        card = (tmp_path / "groma-tiny" / "README.md").read_text()
+        assert card == (HUB_CONFIGS / "groma-tiny" / "README.md").read_text()
+        results = {(r.dataset_type, r.metric_type): r.metric_value for r in ModelCard(card).data.eval_results}
+        table = card.partition("## What it can do")[2].partition("## How")[0]
+        for dataset, metric, meaning in HEADLINES:
+            assert f"| {meaning} | {results[dataset, metric]:.3f} |" in table
+
+    def test_card_right_after_a_training(self, tiny):
+        """It has no metrics of the model before."""
+        card = ModelCard(tiny_card(tiny[0], dict.fromkeys(STEPS, 3)))
+        assert card.data.eval_results is None and "Not measured yet" in card.text
+        assert card.text.count(" | 3 |") == len(STEPS)
+
     def test_size(self):
         assert sum(path.stat().st_size for path in (HUB_CONFIGS / "groma-tiny").iterdir()) < 10e6
 
     def test_answers_on_scenes_that_it_never_saw(self, tiny):
-        """A small sample of what the card tells, far below it: chance would be about 0.1 and 0.001."""
+        """A small sample of what the card says, far below it: chance would be about 0.1 and 0.001."""
         model, processor = tiny
-        figures = evaluate_shapes(
+        metrics = evaluate_shapes(
             model.eval(),
             processor,
             rows=24,
@@ -159,9 +178,9 @@ class TestTiny:
             tasks=["detection", "rec", "region-caption"],
             progress=False,
         )
-        assert figures["detection"]["recall@0.5"] > 0.9
-        assert figures["rec"]["acc@0.5"] > 0.6
-        assert figures["region-caption"]["exact_match"] > 0.6
+        assert metrics["detection"]["recall@0.5"] > 0.9
+        assert metrics["rec"]["acc@0.5"] > 0.6
+        assert metrics["region-caption"]["exact_match"] > 0.6
 
     def test_ids_are_those_of_the_tokenizer(self, tiny):
         model, processor = tiny
@@ -192,8 +211,8 @@ class TestTiny:
 
     def test_finds_regions(self, tiny, golden_dir):
         model, processor = tiny
-        pictures = load_file(golden_dir / "case_inputs.safetensors")["images_uint8"]
-        inputs = processor.image_processor(list(pictures), return_tensors="pt")
+        images = load_file(golden_dir / "case_inputs.safetensors")["images_uint8"]
+        inputs = processor.image_processor(list(images), return_tensors="pt")
         proposals = model.propose_regions(inputs["pixel_values"])
         counts = proposals.mask.sum(dim=1)
         assert ((counts >= 1) & (counts <= 30)).all()

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,13 @@ def test_the_package_comes_from_the_wheel(bin_folder, tmp_path):
     code = "import transformers_groma; print(transformers_groma.__file__)"
     location = run(bin_folder / "python", "-c", code, cwd=tmp_path).stdout.strip()
     assert Path(location).is_relative_to(bin_folder.parent)
+
+
+def test_the_wheel_has_the_templates_of_model_cards(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    for path in (REPOSITORY / "src").rglob("*.md"):
+        assert str(path.relative_to(REPOSITORY / "src")) in names
+    assert "transformers_groma/training/model_card.md" in names
 
 
 def test_demo(bin_folder, tmp_path):

@@ -2,11 +2,11 @@
 
     python -m scripts.groma_tiny.train [--work output/groma-tiny] [--output hub_configs/groma-tiny]
 
-Data (synthetic scenes), an untrained base, the language model's first look-backs, what patches show for the vision
-encoder, then the three stages of Groma with their own commands and the recipes in `hub_configs/recipes/tiny/`, figures
-on test scenes, and the folder with weights in bfloat16.
+The steps: synthetic scenes, an untrained base, the language model alone, the vision encoder alone, then the three stages
+of Groma with their own commands and the recipes in `hub_configs/recipes/tiny/`, and the folder with weights in bfloat16.
+`make evaluate-tiny` measures the model afterwards and puts its metrics into the card.
 
-A step that is finished is skipped, and a killed one goes on from its last checkpoint: start the command again.
+Finished steps are skipped, and an interrupted one resumes from its last checkpoint: run the command again.
 """
 
 import argparse
@@ -22,24 +22,21 @@ from typing import Any
 
 import torch
 
-from transformers_groma import GromaForConditionalGeneration, GromaProcessor
+from transformers_groma import GromaForConditionalGeneration
 from transformers_groma._files import write_file
-from transformers_groma.evaluation.benchmarks.shapes import evaluate_shapes
 from transformers_groma.shapes.rows import ShapesOptions, write_shapes
 
 from .build import build_groma_tiny
-from .card import tiny_card
+from .card import HUB_CONFIGS, MINUTES, MODEL, STEPS, tiny_card
 from .pretrain_language_model import pretrain_language_model
 from .pretrain_vision_encoder import pretrain_vision_encoder
 
 logger = logging.getLogger("train_groma_tiny")
 
-HUB_CONFIGS = Path(__file__).parents[2] / "hub_configs"
 RECIPES = HUB_CONFIGS / "recipes" / "tiny"
 # The recipes name these folders.
 WORK = Path("output/groma-tiny")
 SEED = 0
-TEST_SEED, TEST_ROWS = 1000, 500
 # Task: rows to train on, rows to watch, questions of a row.
 DATA = {
     "detection": (12000, 200, 1),
@@ -52,7 +49,7 @@ DATA = {
 
 
 def make_data(folder: Path) -> None:
-    """Write all synthetic scenes. Splits share none."""
+    """Write all synthetic scenes; no scene is in two splits."""
     for task, (rows, watched, questions) in DATA.items():
         for split, count in (("train", rows), ("validation", watched)):
             options = ShapesOptions(task, seed=SEED, split=split, questions=questions)
@@ -60,7 +57,7 @@ def make_data(folder: Path) -> None:
 
 
 def run_stage(stage: str, model: Path, output: Path, *arguments: str) -> None:
-    """Run a stage as its users do, from its last checkpoint if there is one."""
+    """Run a stage as users do, resuming from its last checkpoint if there is one."""
     command = [
         sys.executable,
         "-m",
@@ -73,25 +70,18 @@ def run_stage(stage: str, model: Path, output: Path, *arguments: str) -> None:
     subprocess.run(command, check=True)
 
 
-def evaluate(model_folder: Path, figures_path: Path) -> None:
-    """Measure the model on fresh test scenes."""
-    model = GromaForConditionalGeneration.from_pretrained(model_folder).eval()
-    processor = GromaProcessor.from_pretrained(model_folder)
-    figures = evaluate_shapes(model, processor, rows=TEST_ROWS, seed=TEST_SEED, split="test")
-    write_file(figures_path, json.dumps(figures, indent=2).encode())
-
-
-def package(base: Path, model_folder: Path, figures_path: Path, seconds: dict[str, float], output: Path) -> None:
-    """Write the folder that is shipped: weights in bfloat16, which git can hold, a config that asks for float32, and a card."""
-    # Loading keeps what sees in float32 whatever it is asked for.
+def package(base: Path, model_folder: Path, seconds: dict[str, float], output: Path) -> None:
+    """Write the folder to ship: weights in bfloat16, which git can hold, a config that asks for float32, and a card."""
+    # Loading keeps the vision parts in float32 whatever dtype it is asked for.
     model = GromaForConditionalGeneration.from_pretrained(model_folder, dtype=torch.float32).to(torch.bfloat16)
     model.save_pretrained(output)
-    # The configuration would note the type of the weights, and a processor that was loaded from where it was.
+    # These files come from the base: saved anew, the config would note bfloat16, and the processor its old folder.
     for path in base.iterdir():
         if path.suffix != ".safetensors":
             shutil.copyfile(path, output / path.name)
-    figures: dict[str, Any] = json.loads(figures_path.read_text(encoding="utf-8"))
-    write_file(output / "README.md", tiny_card(model, figures, seconds, TEST_ROWS).encode())
+    minutes = {step: round(seconds[step] / 60) for step in STEPS}
+    write_file(MINUTES, (json.dumps(minutes, indent=2) + "\n").encode())
+    write_file(output / "README.md", tiny_card(model, minutes).encode())
 
 
 def train(work: Path, output: Path) -> None:
@@ -104,7 +94,6 @@ def train(work: Path, output: Path) -> None:
     """
     base, language, vision = work / "base", work / "language", work / "vision"
     detection, alignment, sft = work / "detection", work / "alignment", work / "sft"
-    figures = work / "figures.json"
     done_path = work / "finished.json"
     done: dict[str, float] = json.loads(done_path.read_text()) if done_path.exists() else {}
     steps: dict[str, Callable[[], Any]] = {
@@ -115,7 +104,6 @@ def train(work: Path, output: Path) -> None:
         "detection": lambda: run_stage("detection", vision, detection),
         "alignment": lambda: run_stage("alignment", language, alignment, "--detector", str(detection)),
         "sft": lambda: run_stage("sft", alignment, sft),
-        "figures": lambda: evaluate(sft, figures),
     }
     for name, step in steps.items():
         if name in done:
@@ -126,7 +114,7 @@ def train(work: Path, output: Path) -> None:
         done[name] = time.monotonic() - start
         write_file(done_path, json.dumps(done, indent=2).encode())
         logger.info(f"{name}: finished in {done[name] / 60:.1f} minutes")
-    package(base, sft, figures, done, output)
+    package(base, sft, done, output)
 
 
 if __name__ == "__main__":
@@ -135,8 +123,6 @@ if __name__ == "__main__":
     parser.add_argument(
         "--work", type=Path, default=WORK, help="folder of data and checkpoints (default: %(default)s)"
     )
-    parser.add_argument(
-        "--output", type=Path, default=HUB_CONFIGS / "groma-tiny", help="folder to ship (default: %(default)s)"
-    )
+    parser.add_argument("--output", type=Path, default=MODEL, help="folder to ship (default: %(default)s)")
     arguments = parser.parse_args()
     train(arguments.work, arguments.output)

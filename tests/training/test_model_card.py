@@ -142,7 +142,7 @@ def test_a_trainer_that_tells_nothing(tmp_path):
     write_model_card(tmp_path, trainer)
     text = (tmp_path / "README.md").read_text()
     assert "Training started from" not in text
-    assert "## Data\n\nNot told.\n" in text
+    assert "## Data\n\nUnknown.\n" in text
     assert "## Metrics\n\nNone were measured yet.\n" in text
     ModelCard.load(tmp_path / "README.md")
 

@@ -1,7 +1,7 @@
-"""Metrics of `groma evaluate` in the card of a model, as the Hub reads them.
+"""Metrics of `groma evaluate` in the card of a model, where the Hub reads them.
 
 `model-index` in the metadata of `README.md` holds all metrics. `.eval_results/*.yaml` holds the main metric of runs on
-datasets of the Hub: it shows on the model's page and in the leaderboard of the dataset, if that is registered as a
+datasets of the Hub: it appears on the model's page and in the leaderboard of the dataset, if that is registered as a
 benchmark with these task ids (https://huggingface.co/docs/hub/eval-results).
 """
 
@@ -24,20 +24,21 @@ from huggingface_hub import (
 from huggingface_hub.utils import yaml_dump
 
 from ..._files import write_files
-from ...markdown import escape_markdown
+from ...model_cards import fill_card
 from .report import Results, read_results
 
 SOURCE_NAME = "transformers-groma"
 SOURCE_URL = "https://github.com/transformers-groma/transformers-groma"
-# Metrics are rounded to what papers print of them, and two digits more.
+# Two digits more than papers print.
 DIGITS = 5
-# `owner/name`, as the Hub allows it. A folder on this machine is not a dataset of the Hub, whatever it is called.
+EMPTY_CARD = Path(__file__).with_name("empty_card.md")
+# `owner/name`, as the Hub allows it. A folder on this machine is not a dataset of the Hub, whatever its name.
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _NOT_IN_FILE_NAMES = re.compile(r"[^\w.-]+")
 
 
 class _Task(NamedTuple):
-    """What the Hub reads of a benchmark: its task, and the metric that stands for it."""
+    """What the Hub is told about a benchmark: its task, and the metric that stands for it."""
 
     task_type: str
     task_name: str
@@ -59,8 +60,8 @@ def add_results_to_card(
 ) -> list[Path]:
     """Write the metrics of runs into the card of a model.
 
-    Earlier metrics of the same benchmark, dataset and split give way. All else in the card stays: other metrics, other
-    metadata, the text. A folder without a card gets one.
+    They replace earlier metrics of the same benchmark, dataset and split. Everything else in the card stays: other
+    metrics, other metadata, the text. A folder without a card gets one.
 
     Args:
         model_dir (`str` or `Path`): folder of the model.
@@ -71,8 +72,8 @@ def add_results_to_card(
             Hub.
 
     Raises:
-        FileNotFoundError: no such folder, or no results.
-        ValueError: no results given, a run that is not finished, a file of something else, or a card that cannot be
+        FileNotFoundError: no such folder, or no results in it.
+        ValueError: no results given, an unfinished run, a file that does not hold results, or a card that cannot be
             read.
 
     Example:
@@ -94,18 +95,18 @@ def add_results_to_card(
         results_paths = [results_paths]
     if not results_paths:
         raise ValueError("`results_paths` is empty. Pass the results.json of at least one run.")
-    # All is read before anything is written.
+    # Read everything before anything is written.
     runs = [_read_run(Path(path)) for path in results_paths]
     card = _read_card(model_dir)
-    entries = list(card.data.eval_results or [])
+    results = list(card.data.eval_results or [])
     for run in runs:
         new = _eval_results(run)
-        replaced = {_identity(entry) for entry in new}
-        entries = [entry for entry in entries if _identity(entry) not in replaced] + new
-    card.data.eval_results = entries
+        replaced = {_identity(result) for result in new}
+        results = [result for result in results if _identity(result) not in replaced] + new
+    card.data.eval_results = results
     card.data.model_name = card.data.model_name or model_dir.resolve().name
     contents = {model_dir / "README.md": str(card)}
-    ModelCard(contents[model_dir / "README.md"])  # reads as what it was written from, or raises
+    ModelCard(contents[model_dir / "README.md"])  # its metadata can be read again, or this raises
     for run in runs:
         for name, content in _hub_eval_results(run):
             contents[model_dir / constants.EVAL_RESULTS_FOLDER / name] = content
@@ -114,12 +115,12 @@ def add_results_to_card(
 
 
 def _read_run(path: Path) -> Results:
-    """A finished run."""
+    """The results of a finished run."""
     run = read_results(path)
     if run.benchmark not in TASKS:
         raise ValueError(f"{path} is of the benchmark {run.benchmark!r}; known are {', '.join(TASKS)}.")
     if not run.complete:
-        raise ValueError(f"{path} is of a run that is not finished. Start `groma evaluate` again, and it goes on.")
+        raise ValueError(f"{path} is of a run that is not finished. Start `groma evaluate` again, and it resumes.")
     if not run.metrics:
         raise ValueError(
             f"{path} has no metrics. LLaVA-Bench has them after `groma evaluate llava-bench` with `--judge`."
@@ -132,11 +133,9 @@ def _read_run(path: Path) -> Results:
 def _read_card(model_dir: Path) -> ModelCard:
     path = model_dir / "README.md"
     if not path.exists():
-        return ModelCard(
-            f"---\nlibrary_name: transformers\ntags:\n- groma\n---\n\n# {escape_markdown(model_dir.resolve().name)}\n"
-        )
+        return ModelCard(fill_card(EMPTY_CARD, name=model_dir.resolve().name))
     try:
-        # As bytes, because reading as text would change the ends of lines.
+        # Bytes, because reading text would change its line endings.
         return ModelCard(path.read_bytes().decode("utf-8"))
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(
@@ -149,12 +148,12 @@ def _is_on_hub(dataset: str) -> bool:
 
 
 def _eval_results(run: Results) -> list[EvalResult]:
-    """All metrics of a run. Those that say that there was nothing to measure (below 0, as in COCO) are left out."""
+    """All metrics of a run, but those that say that there was nothing to measure (below 0, following COCO)."""
     task = TASKS[run.benchmark]
     dataset, split = run.settings["dataset"], run.settings.get("split")
-    # Of a path the last name only: the rest is nobody else's business.
+    # The last name of a path alone: the rest stays private.
     dataset = dataset if _is_on_hub(dataset) else Path(dataset).name
-    # Scores of different judges do not compare.
+    # Scores of different judges cannot be compared.
     dataset_args = {name: run.settings[name] for name in ("rows", "judge") if name in run.settings}
     return [
         EvalResult(
@@ -175,9 +174,9 @@ def _eval_results(run: Results) -> list[EvalResult]:
     ]
 
 
-def _identity(entry: EvalResult) -> tuple[str | None, ...]:
-    """What a newer entry takes the place of: the same benchmark, dataset and split."""
-    return entry.task_type, entry.dataset_type, entry.dataset_config, entry.dataset_split
+def _identity(result: EvalResult) -> tuple[str | None, ...]:
+    """Benchmark, dataset and split: a newer result replaces those with the same."""
+    return result.task_type, result.dataset_type, result.dataset_config, result.dataset_split
 
 
 def _hub_eval_results(run: Results) -> list[tuple[str, str]]:
