@@ -4,7 +4,7 @@
 
 Of scenes of shapes the truth is known, so no language model is needed to judge: the score of an answer, 0 to 10, is
 the F1 of its words and the reference's. The judge speaks OpenAI's chat completions on this machine and is asked by
-`groma evaluate llava-bench` as any other is. Its figures compare with those of no other judge.
+`groma evaluate llava-bench` as any other is. Its scores compare with those of no other judge.
 """
 
 import argparse
@@ -156,10 +156,10 @@ def running_judge() -> Iterator[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the questions, ask the model and the judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="questions go to test/, figures to figures/ in it")
+    parser.add_argument("--output", type=Path, required=True, help="questions go to test/, metrics to metrics/ in it")
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--rows", type=positive(int), default=500)
-    parser.add_argument("--card", type=Path, help="write the figures into the model card there")
+    parser.add_argument("--card", type=Path, help="write the metrics into the model card there")
     arguments = parser.parse_args(argv)
     if arguments.card is not None and not arguments.card.is_dir():
         parser.error(f"--card {str(arguments.card)!r} is not a folder: pass that of a model.")
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     path.with_suffix(".partial").replace(path)
     with running_judge() as address:
         command = ["evaluate", "llava-bench", "--model", arguments.model, "--dataset", dataset, "--gallery", 24]
-        command += ["--output", arguments.output / "figures" / "llava-bench", "--judge", JUDGE, "--base-url", address]
+        command += ["--output", arguments.output / "metrics" / "llava-bench", "--judge", JUDGE, "--base-url", address]
         command += [] if arguments.card is None else ["--card", arguments.card]
         return cli.main([str(word) for word in command])
 

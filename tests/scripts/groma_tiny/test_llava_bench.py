@@ -89,10 +89,10 @@ def test_the_whole_run_fills_a_card(tmp_path, capsys):
     assert 0 < figures["relative_score"].metric_value <= 100
     assert figures["relative_score"].dataset_args == {"rows": 6, "judge": llava_bench.JUDGE}
     # Once more: nothing is asked again, though the judge has another address.
-    predictions = (tmp_path / "figures" / "llava-bench" / "predictions.jsonl").stat().st_mtime_ns
+    predictions = (tmp_path / "metrics" / "llava-bench" / "predictions.jsonl").stat().st_mtime_ns
     assert llava_bench.main(words) == 0
     assert (card / "README.md").read_bytes() == first
-    assert (tmp_path / "figures" / "llava-bench" / "predictions.jsonl").stat().st_mtime_ns == predictions
+    assert (tmp_path / "metrics" / "llava-bench" / "predictions.jsonl").stat().st_mtime_ns == predictions
 
 
 def test_bad_arguments_end_before_any_work(tmp_path, capsys):
