@@ -1,8 +1,16 @@
-"""Registers Groma with transformers' Auto classes at the moment that transformers loads them.
+"""Makes Groma known to transformers' Auto classes and pipelines at the moment that transformers loads them.
 
-`AutoModel.register` needs the model class, and the model class needs torch: seconds of import. So `import
-transformers_groma` only leaves a note for each of transformers' Auto modules. When such a module is imported (or if it
-has been already), Groma's classes are registered with it.
+After `import transformers_groma`, `AutoModel.from_pretrained` has to know Groma. `AutoModel.register` takes classes,
+and loading their modules loads torch. Other ways were weighed (2 CPU cores, transformers 5.24):
+
+- Register at once: importing the package would take 2.3 s and load torch, even for `groma --help`. Now it takes 1 ms.
+- Register names, as transformers does for its own models: `MODEL_MAPPING_NAMES` is in a module that loads torch too,
+  and its names are only looked up in `transformers.models`.
+- Be a plug-in that transformers loads: it has no entry point for one.
+
+So we wait for the five modules of transformers that hold the mappings. Python's way to learn of an import is a finder
+on `sys.meta_path`. This one lets the usual `PathFinder` find those five, and registers Groma's classes once such a
+module has been executed. Where one has been imported before this package, its classes are registered at once.
 """
 
 import sys
@@ -30,7 +38,7 @@ def _register_models(module: ModuleType) -> None:
     module.AutoModelForMultimodalLM.register(GromaConfig, GromaForConditionalGeneration, exist_ok=True)
     module.AutoModel.register(GromaRegionProposalConfig, GromaForRegionProposal, exist_ok=True)
     module.AutoModelForObjectDetection.register(GromaRegionProposalConfig, GromaForRegionProposal, exist_ok=True)
-    # `pipeline("object-detection")` looks for the class by its name here, and complains about all others.
+    # `pipeline("object-detection")` looks for the class by its name here, and warns of every other class.
     names = module.MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
     names.setdefault(GromaRegionProposalConfig.model_type, GromaForRegionProposal.__name__)
 
@@ -71,9 +79,11 @@ _REGISTRATIONS: dict[str, Callable[[ModuleType], None]] = {
 
 
 class _RegisterAfterImport(MetaPathFinder):
-    """Finds modules as usual and notes when transformers' Auto modules and ours have been executed.
+    """Runs each registration once: when its module of transformers and all of ours that were begun are executed.
 
-    A registration imports our modules, so it waits until none of them is half executed.
+    The second condition matters where one of our modules is what loads transformers' Auto classes. `modeling_groma`
+    imports `AutoModel`, so `modeling_auto` is executed while `modeling_groma` is still in its import lines and has no
+    `GromaModel` to register. Hence our own modules are watched too, and registrations wait for the outermost of them.
     """
 
     def __init__(self) -> None:
@@ -84,7 +94,7 @@ class _RegisterAfterImport(MetaPathFinder):
     def find_spec(self, fullname: str, path=None, target: ModuleType | None = None) -> ModuleSpec | None:
         is_own = fullname.startswith(f"{__package__}.")
         if not is_own and fullname not in self.waiting:
-            return None
+            return None  # not ours to find: Python asks the next finder
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is None or spec.loader is None:
             return None
@@ -99,18 +109,21 @@ class _RegisterAfterImport(MetaPathFinder):
             self.executed.add(fullname)
             self.register()
 
+        # The loader belongs to this one spec: no other module is executed by it.
         spec.loader.exec_module = exec_module
         return spec
 
     def register(self) -> None:
         """Run the registrations whose module is there, unless one of our modules is half executed."""
         for name in list(self.waiting):
+            # Looked up anew each time: a registration imports our modules, which may load more of transformers', so
+            # this method may have been called, and have run others, in the meantime.
             if name in self.executed and name in self.waiting and self.own_modules_executing == 0:
                 self.waiting.pop(name)(sys.modules[name])
 
 
 def register_with_transformers() -> None:
-    """Make Groma known to AutoConfig, AutoModel…, AutoProcessor, AutoImageProcessor and the pipelines; costs no import."""
+    """Make Groma known to AutoConfig, AutoModel…, AutoProcessor, AutoImageProcessor and pipelines; imports nothing."""
     if any(isinstance(finder, _RegisterAfterImport) for finder in sys.meta_path):
         return
     finder = _RegisterAfterImport()
