@@ -79,7 +79,8 @@ def run_query(args: argparse.Namespace) -> int:
     # Only here: the other steps need no client.
     from processing.groma_instruct.query import query_images
     from transformers_groma.endpoints.asking import Budget
-    from transformers_groma.endpoints.client import Endpoint, EndpointError, read_api_key
+    from transformers_groma.endpoints.client import EndpointError
+    from transformers_groma.endpoints.endpoint import Endpoint, read_api_key
 
     endpoint = Endpoint(
         model=args.model,

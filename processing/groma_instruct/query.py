@@ -16,7 +16,9 @@ from processing.groma_instruct.selection import SelectedImage
 from transformers_groma._jsonl import JsonlLog, read_jsonl
 from transformers_groma.data.shards import DATA_ERRORS, SkipRecord, read_image_bytes
 from transformers_groma.endpoints.asking import AskingFiles, AskingReport, Budget, ask_all
-from transformers_groma.endpoints.client import Endpoint, Reply, RequestError
+from transformers_groma.endpoints.client import RequestError
+from transformers_groma.endpoints.endpoint import Endpoint
+from transformers_groma.endpoints.replies import Reply
 
 
 def query_images(

@@ -12,7 +12,9 @@ from transformers_groma._jsonl import read_jsonl
 from transformers_groma.endpoints import asking
 from transformers_groma.endpoints import client as endpoint
 from transformers_groma.endpoints.asking import AskingFiles, AskingReport, Budget, ask_all, write_cost_summary
-from transformers_groma.endpoints.client import Endpoint, EndpointError, Reply, RequestError
+from transformers_groma.endpoints.client import EndpointError, RequestError
+from transformers_groma.endpoints.endpoint import Endpoint
+from transformers_groma.endpoints.replies import Reply
 
 from ..chat_server import ChatServer, completion, echo_of_headers, failure, raw_bytes
 

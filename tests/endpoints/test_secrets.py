@@ -65,3 +65,16 @@ def test_without_a_key_nothing_is_blanked(key):
 def test_signs_of_patterns_are_themselves():
     assert KeyBlanker("a.b*c(d[e").blank("aXbbc(d[e a.b*c(d[e") == "aXbbc(d[e [key]"
     assert KeyBlanker("a.c").blank("abc a.c") == "abc [key]"
+
+
+def test_a_key_with_signs_of_html_is_blanked():
+    assert KeyBlanker("sk-a&b<c>d'e").blank("<p>sk-a&amp;b&lt;c&gt;d&#x27;e</p>") == "<p>[key]</p>"
+
+
+def test_words_that_serve_as_a_key_stay_in_answers():
+    blanker = KeyBlanker("EMPTY")
+    assert blanker.blank_answer("EMPTY cup") == "EMPTY cup"
+    assert blanker.blank("key EMPTY, not EMPTYING") == "key [key], not EMPTYING"
+    assert KeyBlanker("none").blank("none of it") == "none of it" == KeyBlanker("").blank("none of it")
+    assert KeyBlanker("12345678").blank_answer("x12345678x") == "x[key]x"
+    assert KeyBlanker("1234567").blank_answer("1234567") == "1234567"

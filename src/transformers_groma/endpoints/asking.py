@@ -20,7 +20,9 @@ from tqdm.auto import tqdm
 
 from .._files import write_file
 from .._jsonl import JsonlLog, read_jsonl
-from .client import ChatClient, Endpoint, EndpointError, RateLimiter, Reply, RequestError, Stopped
+from .client import ChatClient, EndpointError, RateLimiter, RequestError, Stopped
+from .endpoint import Endpoint
+from .replies import Reply
 
 # So many questions in a row that failed, each with its retries, are no accident: the endpoint is down or misused.
 MAX_FAILURES_IN_A_ROW = 10

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..endpoints.asking import Budget
-from ..endpoints.client import Endpoint, read_api_key
+from ..endpoints.endpoint import Endpoint, read_api_key
 
 # How the papers ask their judge, GPT-4 in its versions of 2023.
 JUDGE_OPTIONS: dict[str, Any] = {"temperature": 0.2, "max_tokens": 1024}

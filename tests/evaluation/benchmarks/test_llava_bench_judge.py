@@ -9,7 +9,8 @@ import pytest
 from transformers_groma._jsonl import read_jsonl
 from transformers_groma.endpoints import client as endpoint
 from transformers_groma.endpoints.asking import Budget
-from transformers_groma.endpoints.client import Endpoint, EndpointError
+from transformers_groma.endpoints.client import EndpointError
+from transformers_groma.endpoints.endpoint import Endpoint
 from transformers_groma.evaluation.benchmarks.llava_bench_files import BenchQuestion, read_reviews, review_scores
 from transformers_groma.evaluation.benchmarks.llava_bench_judge import (
     JUDGE_PROMPT,

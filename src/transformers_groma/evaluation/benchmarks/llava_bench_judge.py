@@ -15,7 +15,8 @@ from typing import Any
 
 from ..._jsonl import JsonlLog, read_jsonl
 from ...endpoints.asking import AskingFiles, AskingReport, Budget, ask_all
-from ...endpoints.client import Endpoint, Reply
+from ...endpoints.endpoint import Endpoint
+from ...endpoints.replies import Reply
 from .llava_bench_files import MAX_SCORE, NO_SCORES, BenchQuestion
 
 # The words of the protocol, as published with LLaVA (table/rule.json and table/prompt.jsonl, Apache-2.0) and used by
