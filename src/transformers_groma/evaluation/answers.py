@@ -8,8 +8,7 @@ rows.
 
 import datetime
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from .._jsonl import JsonlLog, read_jsonl, write_jsonl
+from .._run_ahead import run_ahead
 from .benchmark import Respondent
 from .predictions import Prediction
 
@@ -155,11 +155,12 @@ def _answer_batches(
             unit="row",
             disable=not (progress and state.is_main_process),
         ) as bar:
-            for batch, prepared in _run_ahead(
-                lambda indices: respondent.prepare(_read_rows(dataset, indices)), batches
-            ):
+            prepared = run_ahead(
+                lambda indices: respondent.prepare(_read_rows(dataset, indices)), batches, BATCHES_AHEAD
+            )
+            for batch, inputs in zip(batches, prepared, strict=True):
                 try:
-                    answers = respondent.answer(prepared)
+                    answers = respondent.answer(inputs)
                 except torch.OutOfMemoryError as error:
                     raise ValueError(
                         f"The memory of the device does not hold a batch of {len(batch)} rows. Answers so far are "
@@ -171,25 +172,6 @@ def _answer_batches(
                 bar.update(len(batch))
     finally:
         log.close()
-
-
-def _run_ahead(
-    prepare: Callable[[Sequence[int]], Any], batches: Sequence[Sequence[int]]
-) -> Iterator[tuple[Sequence[int], Any]]:
-    """Batches and what `prepare` makes of them, a few of them made while the first is used."""
-    with ThreadPoolExecutor(1) as executor:
-        waiting: list[tuple[Sequence[int], Future]] = []
-        try:
-            for batch in batches:
-                waiting.append((batch, executor.submit(prepare, batch)))
-                if len(waiting) > BATCHES_AHEAD:
-                    first, future = waiting.pop(0)
-                    yield first, future.result()
-            for first, future in waiting:
-                yield first, future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
 
 
 def _read_rows(dataset: Dataset, indices: Sequence[int]) -> list[dict[str, Any]]:

@@ -18,12 +18,10 @@ import json
 import os
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +35,7 @@ from transformers import AutoImageProcessor
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .._files import complete_file, one_writer, write_file
+from .._run_ahead import run_ahead
 from ..data.columns import BOXES, check_columns
 from ..data.mixtures import PROPOSAL_COLUMNS
 from ..data.shards import footer_digest
@@ -60,8 +59,6 @@ PROPOSER_SETTINGS = (
 COPIED_ROWS = 100
 
 Detector = GromaModel | GromaForRegionProposal
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass
@@ -190,11 +187,11 @@ def precompute_regions(
         report = PrecomputeReport(finished=len(sources) - len(pending))
         total = sum(pq.read_metadata(source).num_rows for source in pending)
         start = time.perf_counter()
-        with ThreadPoolExecutor(num_workers) as executor, tqdm(total=total, desc=split, unit="row") as progress:
+        with tqdm(total=total, desc=split, unit="row") as progress:
             for source in pending:
                 decode = _decoder(image_processor, features[source]["image"])
                 proposals: dict[bytes, _Proposals] = {}
-                for batch in _run_ahead(executor, decode, _batches(source, batch_size), 2 * num_workers):
+                for batch in run_ahead(decode, _batches(source, batch_size), 2 * num_workers, num_workers):
                     if batch.pixel_values is not None:
                         found = _propose(detector, batch.pixel_values.to(device), threshold)
                         proposals.update(zip(batch.keys, found, strict=True))
@@ -471,19 +468,6 @@ def _decoder(image_processor: BaseImageProcessor, feature: Image) -> Callable[[_
         return _DecodedBatch([picture.key for picture in batch.pictures], pixel_values, batch.num_rows)
 
     return decode
-
-
-def _run_ahead(
-    executor: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
-) -> Iterator[Result]:
-    """`map` in other threads, in order, at most `ahead` items before they are asked for."""
-    waiting: deque[Future[Result]] = deque()
-    for item in items:
-        waiting.append(executor.submit(function, item))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 @torch.no_grad()
