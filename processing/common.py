@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 from transformers_groma._files import write_file
 from transformers_groma.data.columns import Schema
 from transformers_groma.data.image_files import BOXES_OF
+from transformers_groma.data.provenance import named_as_options
 from transformers_groma.data.rows_preview import preview_files
-from transformers_groma.data.shards import WriteReport, named_as_options, write_dataset
+from transformers_groma.data.shards import WriteReport, write_dataset
 
 Record = TypeVar("Record")
 

@@ -14,7 +14,7 @@ from processing.groma_instruct.answers import Answer
 from processing.groma_instruct.selection import SelectedImage
 from processing.rows import markup_in
 from transformers_groma.boxes import box_xyxy_to_xywh
-from transformers_groma.data.shards import SkipRecord
+from transformers_groma.data.left_out import SkipRecord
 from transformers_groma.markup import GROUNDING_TOKEN
 
 # `[3]`, `[1, 4]`

@@ -14,7 +14,8 @@ from processing.groma_instruct.answers import Answer, current_answers
 from processing.groma_instruct.context import build_messages
 from processing.groma_instruct.selection import SelectedImage
 from transformers_groma._jsonl import JsonlLog, read_jsonl
-from transformers_groma.data.shards import DATA_ERRORS, SkipRecord, read_image_bytes
+from transformers_groma.data.image_files import read_image_bytes
+from transformers_groma.data.left_out import DATA_ERRORS, SkipRecord
 from transformers_groma.endpoints.asking import AskingFiles, AskingReport, Budget, ask_all
 from transformers_groma.endpoints.client import RequestError
 from transformers_groma.endpoints.endpoint import Endpoint

@@ -19,14 +19,9 @@ from PIL import Image
 from transformers_groma._files import OutputError
 from transformers_groma.data import shards
 from transformers_groma.data.columns import DETECTION_FEATURES, FEATURES, check_dataset, image_part, text_part
-from transformers_groma.data.shards import (
-    LeftOut,
-    SkipRecord,
-    WriteReport,
-    footer_digest,
-    read_image_bytes,
-    write_dataset,
-)
+from transformers_groma.data.image_files import read_image_bytes
+from transformers_groma.data.left_out import SkipRecord
+from transformers_groma.data.shards import WriteReport, write_dataset
 
 REPOSITORY = Path(__file__).parents[2]
 PHOTO = REPOSITORY / "tests" / "fixtures" / "photos" / "cat_and_dog.jpg"
@@ -481,7 +476,7 @@ def test_a_full_disk_names_the_shard(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(shards.ParquetWriter, "finalize", full)
+    monkeypatch.setattr("transformers_groma.data.parquet.ParquetWriter.finalize", full)
     with pytest.raises(
         OutputError, match=f"^{tmp_path}/train-00000-of-00001.parquet cannot be written .No space left"
     ):
@@ -554,61 +549,6 @@ def test_a_bad_row_leaves_out_its_whole_record(tmp_path):
 def test_rows_that_no_record_is_to_blame_for_stop_the_job(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         write_chat([0], lambda _: [chat_row("a") | change], output_dir=tmp_path)
-
-
-def test_reports_stay_small():
-    report = WriteReport()
-    for number in range(1000):
-        report.skip(str(number), f"reason {number}")
-    assert len(report.skipped) == 101 and len(report.examples) == 20
-    assert sum(report.skipped.values()) == 1000
-    assert report.summary().startswith("0 rows from 0 records; skipped 1000: other reasons (900), reason 0 (1), ")
-    assert report.summary().endswith(", ...")
-    report = WriteReport()
-    report.skip("n" * 1000, "r" * 1000)
-    assert report.examples == [("n" * 200, "r" * 1000)] and report.skipped == {"r" * 1000: 1}
-
-
-def test_the_commonest_reasons_are_told_with_an_example():
-    report = WriteReport()
-    for number in range(11):
-        for record in range(11 - number):
-            report.skip(f"{record}.jpg", f"reason {number}", f"detail {record}")
-    report.leave_out("a.jpg", LeftOut("box is empty", "box 3"))
-    report.leave_out("b.jpg", LeftOut("box is empty: or not", "box 4"))
-    lines = report.told()
-    assert lines[:2] == [
-        "reason 0 (11), for example 0.jpg: detail 0",
-        "reason 1 (10), for example 0.jpg: detail 0",
-    ]
-    # Ten of them, and those of parts.
-    assert len(lines) == 12 and lines[9] == "reason 9 (2), for example 0.jpg: detail 0"
-    assert lines[10:] == [
-        "box is empty (1), for example a.jpg: box 3",
-        "box is empty: or not (1), for example b.jpg: box 4",
-    ]
-    assert len(report.examples) == 20
-    assert report.summary().startswith("0 rows from 0 records; skipped 66: reason 0 (11), ")
-    assert "reason 9 (2), ...; left out of records 2: box is empty (1), box is empty: or not (1)" in report.summary()
-    few = WriteReport(rows=1, records=11, skipped={str(number): 1 for number in range(10)})
-    assert few.summary().endswith("8 (1), 9 (1)")
-
-
-def test_the_end_of_a_file_of_rows_tells_it_from_others(tmp_path):
-    path = tmp_path / "a.parquet"
-
-    def digest(content: bytes) -> str | None:
-        path.write_bytes(content)
-        return footer_digest(path)
-
-    whole = b"PAR1rows" + b"footer" + (6).to_bytes(4, "little") + b"PAR1"
-    assert digest(whole).startswith(f"{len(whole)} ") and len(digest(whole).split()[1]) == 16
-    assert digest(whole) != digest(whole.replace(b"footer", b"Footer")) != digest(whole)
-    # The content is not read: its size, and what the footer says of it, are enough.
-    assert digest(whole) == digest(whole.replace(b"rows", b"cows"))
-    for cut in (b"", b"PAR1", whole[:-1], whole[:-4], b"x" * 40, whole[9:]):
-        assert digest(cut) is None
-    assert digest(whole[8:]) is not None and digest((0).to_bytes(4, "little") + b"PAR1") is not None
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from processing import groma_instruct_dataset
 from processing.groma_instruct_dataset import parse_markup, question_of
 from transformers_groma.data.columns import image_part, phrase_part, region_part, text_part
-from transformers_groma.data.shards import SkipRecord
+from transformers_groma.data.left_out import SkipRecord
 
 from . import wild
 from .samples import read_report, read_rows, write_json, write_picture

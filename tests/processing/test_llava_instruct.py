@@ -4,7 +4,7 @@ import pytest
 
 from processing import llava_instruct
 from transformers_groma.data.columns import image_part, text_part
-from transformers_groma.data.shards import SkipRecord
+from transformers_groma.data.left_out import SkipRecord
 
 from .samples import read_report, read_rows, real_sample, write_json, write_picture
 

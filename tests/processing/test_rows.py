@@ -22,8 +22,8 @@ from processing.rows import (
 )
 from transformers_groma.data.columns import image_part, phrase_part, text_part
 from transformers_groma.data.conversations import to_messages
+from transformers_groma.data.left_out import SkipRecord
 from transformers_groma.data.prompts import question_parts
-from transformers_groma.data.shards import SkipRecord
 
 A, B, C = [0.0, 0, 5, 5], [1.0, 1, 6, 6], [2.0, 2, 7, 7]
 

@@ -45,7 +45,8 @@ from .image_files import (
 )
 from .left_out import DATA_ERRORS, LeftOut, SkipRecord, reason_of
 from .prompts import question_parts
-from .shards import WriteReport, named_as_options, write_dataset
+from .provenance import named_as_options
+from .shards import WriteReport, write_dataset
 
 SOURCE = "image-folder"
 QUESTION_TASKS = ("region-caption", "rec", "grounding")

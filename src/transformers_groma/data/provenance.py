@@ -41,6 +41,22 @@ def digests_of_options(options: Mapping[str, Any], base: Path) -> dict[str, str]
     return {name: digest_of([_located(value, base)]) for name, value in options.items()}
 
 
+def named_as_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values under the names of the command line options that set them, for messages.
+
+    Args:
+        values (`Mapping`): by the names of fields or arguments.
+
+    Returns:
+        `dict`: the same values.
+
+    Example:
+    >>> named_as_options({"box_format": "xywh"})
+    {'--box-format': 'xywh'}
+    """
+    return {f"--{name.replace('_', '-')}": value for name, value in values.items()}
+
+
 def digest_of(records: Iterable[Any]) -> str:
     """A digest of records, in their order.
 
@@ -179,6 +195,7 @@ __all__ = [
     "changed_input",
     "digest_of",
     "digests_of_options",
+    "named_as_options",
     "note_input",
     "note_inputs",
     "noted_inputs",

@@ -11,7 +11,8 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.columns import FEATURES, Schema, image_part, phrase_part, region_part, text_part
-from ..data.shards import WriteReport, named_as_options, write_dataset
+from ..data.provenance import named_as_options
+from ..data.shards import WriteReport, write_dataset
 from .scenes import MIN_IMAGE_SIZE, SPLITS, Scene, make_scene
 from .text import MIXTURE, Content, Exchange, Phrase, Region, converse, world_of
 

@@ -38,7 +38,7 @@ from .._files import complete_file, one_writer, write_file
 from .._run_ahead import run_ahead
 from ..data.columns import BOXES, check_columns
 from ..data.mixtures import PROPOSAL_COLUMNS
-from ..data.shards import footer_digest
+from ..data.parquet import footer_digest
 from ..models.groma.modeling_groma import GromaForConditionalGeneration, GromaModel
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 from .arguments import loading, parse_arguments
