@@ -115,7 +115,8 @@ def test_what_the_document_makes_is_there(finished):
 
 
 def test_the_lines_of_the_document_give_all_kinds_of_questions(tmp_path):
-    from transformers_groma.data.image_folder import QUESTION_TASKS, FolderOptions, image_folder_dataset
+    from transformers_groma.data.folder_options import QUESTION_TASKS
+    from transformers_groma.data.image_folder import FolderOptions, image_folder_dataset
 
     write_photos(tmp_path / "photos")
     for task in QUESTION_TASKS:

@@ -9,7 +9,7 @@ from processing.groma_instruct import parse as instruct
 from processing.llava_instruct import _without_image_marks
 from processing.rows import _STRAY_SPACES as STRAY_SPACES
 from transformers_groma.data.annotated_boxes import _NUMERAL as NUMERAL
-from transformers_groma.data.image_folder import _MARKUP as FOLDER_MARKUP
+from transformers_groma.data.folder_objects import MARKUP as FOLDER_MARKUP
 from transformers_groma.data.left_out import _DETAILS as LEFT_OUT_DETAILS
 from transformers_groma.evaluation.benchmarks.llava_bench_judge import parse_scores
 from transformers_groma.evaluation.metrics.ptb_tokenizer import ptb_tokenize

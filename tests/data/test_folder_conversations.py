@@ -1,0 +1,60 @@
+"""Conversations that lines of `metadata.jsonl` bring."""
+
+import pytest
+
+from transformers_groma.data.image_folder import (
+    image_folder_dataset,
+    write_image_folder,
+)
+
+from .folders import CUP_LEFT, CUP_RIGHT, MUG, turns, write_folder
+
+
+def test_conversations_of_their_own(folder):
+    rows = list(image_folder_dataset(folder))
+    assert len(rows) == 4, "captions, rec, grounding, messages: what could be copied is in other rows"
+    [(question, answer)] = turns(rows[-1])
+    assert question == [
+        ("image", "", []),
+        ("text", "[grounding]Is ", []),
+        ("region", "", [MUG]),
+        ("text", " bigger than ", []),
+        ("region", "", [CUP_RIGHT]),
+        ("text", "?", []),
+    ]
+    assert answer == [
+        ("text", "No, ", []),
+        ("phrase", "the blue cup", [CUP_RIGHT]),
+        ("text", " is. Also: ", []),
+        ("phrase", "", [CUP_LEFT, MUG]),
+    ]
+
+
+def test_a_conversation_about_a_left_out_box_is_left_out(tmp_path):
+    objects = {"bbox": [[110, 10, 40, 40], [20, 30, 0, 70]], "text": ["a mug", None]}
+    messages = [{"role": "user", "content": "Is <region 1> red?"}, {"role": "assistant", "content": "Yes."}]
+    folder = write_folder(tmp_path / "photos", {"file_name": "a.jpg", "objects": objects, "messages": messages})
+    report = write_image_folder(folder, tmp_path / "out")
+    assert report.rows == 2  # a caption and a question
+    assert report.parts["a conversation names a box that is left out"] == 1
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "fits"),
+    [
+        ("[grounding]Where is it?", "There.", True),
+        ("Where is it?", "[grounding]There.", False),
+        ("<region 0>[grounding] is where?", "There.", False),
+        ("[grounding][grounding]Where is it?", "There.", False),
+    ],
+)
+def test_the_grounding_token_stands_at_the_head_of_a_question_alone(tmp_path, question, answer, fits):
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    objects = {"bbox": [[1, 1, 20, 20]], "text": [None]}
+    line = {"file_name": "a.jpg", "objects": objects, "messages": messages}
+    folder = write_folder(tmp_path / "photos", line)
+    if fits:
+        assert len(image_folder_dataset(folder)) == 1
+    else:
+        with pytest.raises(ValueError, match=r"holds what means something to the model: .* holds '\[grounding\]'"):
+            image_folder_dataset(folder)
