@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from transformers_groma._files import OutputError
 from transformers_groma._jsonl import JsonlLog, read_jsonl, write_jsonl
+from transformers_groma._output_errors import OutputError
 
 
 def test_a_line_that_was_cut_is_no_record(tmp_path):

@@ -37,8 +37,9 @@ from processing.groma_instruct.answers import current_answers
 from processing.groma_instruct.parse import parse_answers
 from processing.groma_instruct.selection import SelectedImage, select_images
 from processing.groma_instruct_dataset import convert
-from transformers_groma._files import one_writer, write_file
+from transformers_groma._files import write_file
 from transformers_groma._jsonl import read_jsonl, write_jsonl
+from transformers_groma._locks import one_writer
 from transformers_groma.data.shards import write_dataset
 
 SOURCE = "groma_instruct"

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ._files import OutputError, naming, try_lock, write_file
+from ._files import write_file
+from ._locks import try_lock
+from ._output_errors import OutputError, naming
 from ._text import decode_text
 
 

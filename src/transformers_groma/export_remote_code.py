@@ -17,7 +17,8 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from ._files import complete_folder, write_file
+from ._files import write_file
+from ._folders import complete_folder
 from .model_files import INDEX_FILE, PICKLED_WEIGHTS, WEIGHTS_FILE, checked_file, model_files, read_json
 
 logger = logging.get_logger(__name__)

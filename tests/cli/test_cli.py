@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from transformers_groma._files import OutputError
+from transformers_groma._output_errors import OutputError
 
 
 def test_help_needs_no_torch():

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from transformers_groma import Regions
-from transformers_groma._files import OutputError
+from transformers_groma._output_errors import OutputError
 from transformers_groma.cli.output import note, printable, write_answer, write_proposals
 
 

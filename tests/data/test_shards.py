@@ -16,7 +16,7 @@ from datasets import Image as ImageFeature
 from datasets import load_dataset
 from PIL import Image
 
-from transformers_groma._files import OutputError
+from transformers_groma._output_errors import OutputError
 from transformers_groma.data import shards
 from transformers_groma.data.columns import DETECTION_FEATURES, FEATURES, check_dataset, image_part, text_part
 from transformers_groma.data.image_files import read_image_bytes

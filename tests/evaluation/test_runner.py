@@ -6,8 +6,9 @@ import os
 import pytest
 from accelerate import PartialState
 
-from transformers_groma._files import OutputError, one_writer
 from transformers_groma._jsonl import JsonlLog
+from transformers_groma._locks import one_writer
+from transformers_groma._output_errors import OutputError
 from transformers_groma.evaluation import respondents
 from transformers_groma.evaluation.answers import read_predictions
 from transformers_groma.evaluation.benchmarks import rec

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch.distributed import checkpoint as distributed_checkpoint
 
-from transformers_groma._files import OutputError, locked
+from transformers_groma._locks import locked
+from transformers_groma._output_errors import OutputError
 from transformers_groma.cli import main as groma
 from transformers_groma.training import outputs
 from transformers_groma.training.collators import ConversationCollator

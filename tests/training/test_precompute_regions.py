@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from torch.nn.utils.rnn import pad_sequence
 
 from transformers_groma import GromaForConditionalGeneration, GromaForRegionProposal, GromaProcessor
-from transformers_groma._files import OutputError
+from transformers_groma._output_errors import OutputError
 from transformers_groma.cli import main as groma
 from transformers_groma.data.columns import CONVERSATION_FEATURES, image_part, phrase_part, region_part, text_part
 from transformers_groma.data.mixtures import PROPOSAL_COLUMNS, load_mixture

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .._files import OutputError, writing
+from .._output_errors import OutputError, writing
 from .arguments import CommandError, CommandParser, OneLineParser, VersionAction, one_line
 from .chat import add_chat
 from .convert import add_convert

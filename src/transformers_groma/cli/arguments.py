@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .._files import OutputError
+from .._output_errors import OutputError
 
 DTYPES = ("float32", "bfloat16", "float16")
 

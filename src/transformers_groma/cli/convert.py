@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .._files import check_output_folder
+from .._folders import check_output_folder
 from .arguments import DTYPES, CommandError, add_command, errors_of, positive
 
 

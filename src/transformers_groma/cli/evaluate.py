@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._files import OutputError
+from .._output_errors import OutputError
 from .arguments import (
     CommandError,
     add_command,

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._files import naming, write_file, write_files
+from .._files import write_file, write_files
+from .._output_errors import naming
 
 if TYPE_CHECKING:
     from PIL import Image

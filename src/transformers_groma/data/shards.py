@@ -21,7 +21,8 @@ from typing import Any, Literal, TypeVar
 
 from tqdm.auto import tqdm
 
-from .._files import one_writer, write_file
+from .._files import write_file
+from .._locks import one_writer
 from .columns import FEATURES, OPTIONAL_FEATURES, Schema, check_row, features_of
 from .left_out import DATA_ERRORS, LeftOut, SkipRecord, reason_of
 from .parquet import check_shard, complete_parquet, footer_digest, read_notes

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset, Image
 from transformers.image_processing_utils import BaseImageProcessor
 
-from .._files import one_writer
+from .._locks import one_writer
 from ..data.columns import FEATURES, check_columns
 from ..models.groma.modeling_groma import GromaForConditionalGeneration
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal

@@ -14,7 +14,8 @@ from transformers.trainer import FSDP_MODEL_NAME, OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import logging
 
-from .._files import locked, naming, writing
+from .._locks import locked
+from .._output_errors import naming, writing
 
 logger = logging.get_logger(__name__)
 

@@ -34,7 +34,8 @@ from tqdm.auto import tqdm
 from transformers import AutoImageProcessor
 from transformers.image_processing_utils import BaseImageProcessor
 
-from .._files import complete_file, one_writer, write_file
+from .._files import complete_file, write_file
+from .._locks import one_writer
 from .._run_ahead import run_ahead
 from ..data.columns import BOXES, check_columns
 from ..data.mixtures import PROPOSAL_COLUMNS

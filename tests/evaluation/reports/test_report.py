@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from transformers_groma._files import OutputError
+from transformers_groma._output_errors import OutputError
 from transformers_groma.evaluation.benchmarks import detection as proposals
 from transformers_groma.evaluation.benchmarks import grounded_caption, llava_bench, lvis_ground, rec, region_caption
 from transformers_groma.evaluation.reports.report import Results, markdown_report, read_results, versions, write_report

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 
-from ..._files import complete_folder, write_file
+from ..._files import write_file
+from ..._folders import complete_folder
 from ...boxes import box_iou
 from ...grounding import GroundedText
 from ...image_inputs import to_rgb

@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..._files import complete_folder
+from ..._folders import complete_folder
 from ..configuration_region_encoder import GromaRegionEncoderConfig
 from ..modeling_region_encoder import GromaRegionEncoder
 from .chat_template_groma import GROMA_CHAT_TEMPLATE

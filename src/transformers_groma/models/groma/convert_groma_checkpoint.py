@@ -17,7 +17,7 @@ from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 from transformers import Dinov2Config, GenerationConfig, LlamaConfig, PreTrainedTokenizerBase
 
-from ..._files import complete_folder
+from ..._folders import complete_folder
 from ...markup import GROMA_MARKUP_TOKENS
 from ...model_files import read_json
 from .configuration_groma import GromaConfig, GromaProposerConfig, GromaRegionEncoderConfig, GromaRegionProposalConfig
