@@ -13,7 +13,7 @@ from transformers import GenerationConfig, LlamaTokenizer
 
 from transformers_groma import GromaConfig, GromaImageProcessorPil, GromaProcessor, GromaRegionProposalConfig
 from transformers_groma.model_cards import fill_card
-from transformers_groma.models.groma.convert_groma_checkpoint import LEGACY_ROI_STRIDES
+from transformers_groma.models.groma.convert_config import LEGACY_ROI_STRIDES
 from transformers_groma.models.groma.tokenization_groma import add_groma_tokens, groma_tokens
 
 # Vicuna-7B v1.5

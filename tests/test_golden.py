@@ -24,13 +24,11 @@ from tests.golden import (
 )
 from transformers_groma import GromaForConditionalGeneration, GromaForRegionProposal
 from transformers_groma.boxes import nms
-from transformers_groma.models.groma.convert_groma_checkpoint import (
-    convert_legacy_checkpoint,
-    convert_legacy_config,
-    convert_legacy_state_dict,
-    load_checkpoint,
-    rename_legacy_key,
-)
+from transformers_groma.models.groma.convert_config import convert_legacy_config
+from transformers_groma.models.groma.convert_files import load_checkpoint
+from transformers_groma.models.groma.convert_groma_checkpoint import convert_legacy_checkpoint
+from transformers_groma.models.groma.convert_names import rename_legacy_key
+from transformers_groma.models.groma.convert_weights import convert_legacy_state_dict
 from transformers_groma.models.groma.modeling_groma_proposer import region_proposal_loss
 from transformers_groma.models.groma.modeling_groma_regions import resolve_box_tokens, select_regions
 from transformers_groma.models.modeling_ops import GromaMultiScaleDeformableAttention, GromaRoiAlign

@@ -17,7 +17,7 @@ from scripts.groma_tiny.build import build_groma_tiny
 from scripts.groma_tiny.card import HEADLINES, STEPS, tiny_card, write_tiny_card
 from transformers_groma import GromaConfig, GromaForConditionalGeneration, GromaForRegionProposal, GroundedText
 from transformers_groma.evaluation.benchmarks.shapes import evaluate_shapes
-from transformers_groma.models.groma.convert_groma_checkpoint import convert_legacy_config
+from transformers_groma.models.groma.convert_config import convert_legacy_config
 from transformers_groma.models.groma.tokenization_groma import GROMA_CHAT_TEMPLATE, groma_tokens
 
 ROOT = Path(__file__).parents[1]

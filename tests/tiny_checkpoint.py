@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from transformers_groma import GromaImageProcessor, GromaProcessor
-from transformers_groma.models.groma.convert_groma_checkpoint import load_legacy_tokenizer
+from transformers_groma.models.groma.tokenization_groma import load_legacy_tokenizer
 
 from .tiny import VISION, tiny_model
 

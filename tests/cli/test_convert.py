@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaForCausalLM
 
-from transformers_groma.models.groma.convert_groma_checkpoint import load_legacy_tokenizer
+from transformers_groma.models.groma.tokenization_groma import load_legacy_tokenizer
 
 from .samples import PHOTO
 

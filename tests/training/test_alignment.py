@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from transformers_groma import GromaForConditionalGeneration, GromaForRegionProposal, GromaProcessor
 from transformers_groma.data.columns import CONVERSATION_FEATURES, image_part, phrase_part
-from transformers_groma.models.groma.convert_groma_checkpoint import rename_legacy_key
+from transformers_groma.models.groma.convert_names import rename_legacy_key
 from transformers_groma.models.groma.tokenization_groma import groma_tokens
 from transformers_groma.training import alignment
 from transformers_groma.training.alignment import ALIGNMENT_PARTS

@@ -1,7 +1,6 @@
 """Conversion of released checkpoints in every form they come in."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,21 +10,11 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForOb
 
 from tests.golden import golden_pixels
 from transformers_groma import GromaForRegionProposal, convert_legacy_checkpoint
-from transformers_groma.models.groma.convert_groma_checkpoint import (
-    bake_position_table,
-    convert_legacy_config,
-    convert_legacy_state_dict,
-    load_checkpoint,
-    rename_legacy_key,
-)
-
-
-@pytest.fixture
-def legacy(golden_dir, tmp_path) -> Path:
-    """A copy of the toy checkpoint that a test may damage."""
-    folder = tmp_path / "legacy"
-    shutil.copytree(golden_dir / "legacy_checkpoint", folder)
-    return folder
+from transformers_groma.models.groma.convert_config import convert_legacy_config
+from transformers_groma.models.groma.convert_files import load_checkpoint
+from transformers_groma.models.groma.convert_names import rename_legacy_key
+from transformers_groma.models.groma.convert_position_table import bake_position_table
+from transformers_groma.models.groma.convert_weights import convert_legacy_state_dict
 
 
 def rewrite(folder: Path, change) -> None:

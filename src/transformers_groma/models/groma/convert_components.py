@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -23,15 +23,15 @@ from ..configuration_region_encoder import GromaRegionEncoderConfig
 from ..modeling_region_encoder import GromaRegionEncoder
 from .chat_template_groma import GROMA_CHAT_TEMPLATE
 from .configuration_groma import GromaConfig, GromaRegionProposalConfig
-from .convert_checks import MOST_REGIONS, check_component, check_integer, check_share, check_size, check_tensors
+from .convert_checks import MOST_REGIONS, check_integer, check_share, check_size, check_tensors
+from .convert_files import check_component
+from .convert_position_table import LEGACY_IMAGE_SIZE, position_grid, resize_position_table
 from .image_processing_pil_groma import GromaImageProcessorPil
 from .modeling_groma import GromaForConditionalGeneration
 from .modeling_groma_detector import GromaForRegionProposal
 from .processing_groma import GromaProcessor
 from .tokenization_groma import add_groma_tokens, groma_tokens
 
-# The original resizes every image to this side; its config only tells the size of the position table.
-LEGACY_IMAGE_SIZE = 448
 # What `assemble_components` lets its caller choose of the region encoder, with what the paper's has for a width of
 # 1024.
 REGION_ENCODER_SIZES = (
@@ -404,19 +404,6 @@ def _copy_fitting_weights(source: nn.Module, target: nn.Module) -> None:
     target.load_state_dict(fitting, strict=False)
 
 
-def position_grid(table: Tensor) -> int:
-    """Side of the grid of a `(1, 1 + grid ** 2, hidden_size)` position table."""
-    return int((table.shape[1] - 1) ** 0.5)
-
-
-def resize_position_table(table: Tensor, **size_or_scale) -> Tensor:
-    """A `(1, 1 + grid ** 2, hidden_size)` table with another grid; the class position comes first and stays."""
-    grid = position_grid(table)
-    patches = table[:, 1:].float().transpose(1, 2).unflatten(2, (grid, grid))
-    patches = nn.functional.interpolate(patches, mode="bicubic", align_corners=False, **size_or_scale)
-    return torch.cat([table[:, :1], patches.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
-
-
 def save_processor(
     config: GromaConfig, tokenizer: PreTrainedTokenizerBase, folder: Path, chat_template: str | dict[str, str]
 ) -> None:
@@ -432,13 +419,10 @@ def save_processor(
 
 
 __all__ = [
-    "LEGACY_IMAGE_SIZE",
     "REGION_ENCODER_SIZES",
     "assemble_components",
     "own_chat_template",
     "own_generation_config",
-    "position_grid",
     "region_encoder_config",
-    "resize_position_table",
     "save_processor",
 ]

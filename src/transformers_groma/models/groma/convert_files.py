@@ -1,0 +1,259 @@
+"""Reads the files of a checkpoint: settings, and weights as safetensors or .bin, whole or in shards.
+
+Files come from anywhere: cut downloads, runs that were not gathered, other programs, other people. Each mistake is a
+ValueError of one line that names the file, the tensor or the setting, and what to do.
+"""
+
+import math
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from tqdm import tqdm
+
+from ...model_files import read_json
+from .convert_checks import FLOAT_NAMES, LARGEST_SETTING, WEIGHT_DTYPES, check_tensors, some
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+# Tables of positions and the like, which some models save.
+_INDEX_DTYPES = (torch.int64, torch.int32, torch.bool)
+_LFS_POINTER = b"version https://git-lfs"
+DAMAGED = "it is cut or damaged: download or copy it again"
+COPY_AGAIN = "Download or copy it again."
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read a file of settings.
+
+    Args:
+        path (`Path`): a JSON file with an object.
+
+    Returns:
+        `dict`
+
+    Raises:
+        ValueError: it is not a JSON object, or has numbers that are not finite or absurdly large.
+    """
+    value = read_json(path, COPY_AGAIN)
+    _check_numbers(path, value, "")
+    return value
+
+
+def _check_numbers(path: Path, value: Any, name: str) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_numbers(path, item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list):
+        for item in value:
+            _check_numbers(path, item, name)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{path} says `{name}` {value}, which is not a finite number: correct it.")
+    elif isinstance(value, int) and abs(value) > LARGEST_SETTING and "length" not in name:
+        # Lengths are limits: tokenizers write 10 ** 30 for "none".
+        raise ValueError(f"{path} says `{name}` {value}, which is not a valid size: correct it.")
+
+
+def find_weights(directory: Path) -> tuple[list[Path], dict[str, str]]:
+    """The files that hold the weights of a folder: safetensors before .bin, whole or in shards.
+
+    Args:
+        directory (`Path`): folder of a checkpoint.
+
+    Returns:
+        `tuple[list[Path], dict[str, str]]`: the files, and for shards the file of each tensor.
+
+    Raises:
+        FileNotFoundError: no weights, or a shard that is not there.
+        ValueError: an index that cannot be read, names files elsewhere, or stands beside a whole file.
+    """
+    for name in WEIGHT_FILES:
+        whole, index = directory / name, directory / f"{name}.index.json"
+        if whole.is_file() and index.is_file():
+            raise ValueError(
+                f"{directory} holds both {whole.name} and {index.name}: remove the one that is not of this model."
+            )
+        if whole.is_file():
+            return [whole], {}
+        if index.is_file():
+            # Not settings: the size of all tensors, which stands there too, has no limit.
+            weight_map = read_json(index, COPY_AGAIN).get("weight_map")
+            if not isinstance(weight_map, dict) or not weight_map:
+                raise ValueError(f"{index} has no `weight_map` of tensors and files: {DAMAGED}.")
+            for file in weight_map.values():
+                if not isinstance(file, str) or file in ("", ".", "..") or Path(file).name != file or "\\" in file:
+                    raise ValueError(
+                        f"{index} names the shard {file!r}, which is not a file beside it: correct `weight_map`, and "
+                        "never load an index that you do not trust."
+                    )
+            files = [directory / file for file in sorted(set(weight_map.values()))]
+            absent = [path.name for path in files if not path.is_file()]
+            if absent:
+                raise FileNotFoundError(f"{directory} misses shards that its index names: {', '.join(absent)}.")
+            return files, weight_map
+    raise FileNotFoundError(
+        f"{directory} holds no weights: looked for model.safetensors, pytorch_model.bin and their shard indices."
+    )
+
+
+def load_checkpoint(directory: str | Path) -> dict[str, Tensor]:
+    """Read all tensors of a checkpoint folder: safetensors or .bin, whole or in shards. .bin files are mapped, not copied.
+
+    Args:
+        directory (`str` or `Path`): folder of the checkpoint.
+
+    Returns:
+        `dict[str, Tensor]`: tensors by name, all of them floating point, finite and not empty.
+
+    Raises:
+        FileNotFoundError: if the folder holds no weights, or a shard that its index names is not there.
+        ValueError: files that are damaged, or hold something else than one finite floating point tensor for each name.
+    """
+    files, weight_map = find_weights(Path(directory))
+    state_dict: dict[str, Tensor] = {}
+    source: dict[str, Path] = {}
+    for path in tqdm(files, desc="read", unit="file", disable=len(files) < 2):
+        tensors = read_weights(path)
+        check_tensors(tensors, path)
+        if lost := [name for name, file in weight_map.items() if file == path.name and name not in tensors]:
+            raise ValueError(f"{path} lacks {some(lost)}, which its index says it holds: {DAMAGED}.")
+        for name, tensor in tensors.items():
+            if name in state_dict and not torch.equal(state_dict[name], tensor):
+                raise ValueError(
+                    f"{source[name].name} and {path.name} in {path.parent} hold different values for {name!r}: keep "
+                    "the shards of one training run alone."
+                )
+            state_dict[name], source[name] = tensor, path
+    return state_dict
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a file of weights. Nothing in it is run.
+
+    Args:
+        path (`Path`): a safetensors file, or one of `torch.save`.
+
+    Returns:
+        `dict[str, Tensor]`
+
+    Raises:
+        ValueError: it is damaged, or holds something else.
+    """
+    head = check_no_pointer(path)
+    try:
+        if path.suffix == ".safetensors":
+            loaded = load_file(path)
+        else:
+            # Files of old versions of torch are no zip archives and cannot be mapped.
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except MemoryError:
+        raise
+    except pickle.UnpicklingError as error:
+        if head[:2] in (b"PK", b"\x80\x02"):
+            raise ValueError(
+                f"{path} holds Python objects beside tensors, which could run code: it was not loaded. Save a "
+                "`state_dict` of tensors, best as safetensors."
+            ) from error
+        raise ValueError(f"{path} is not a file of weights (it begins with {head[:12]!r}): {DAMAGED}.") from error
+    except Exception as error:  # each format has its own, down to KeyError
+        raise ValueError(f"{path} cannot be read ({_line(error)}): {DAMAGED}.") from error
+    if not isinstance(loaded, Mapping):
+        raise ValueError(f"{path} holds a {type(loaded).__name__} and not tensors by name: save a `state_dict`.")
+    for name, tensor in loaded.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise ValueError(
+                f"{path} holds a {type(tensor).__name__} under {name!r} and not a tensor: save the `state_dict` of "
+                f"the model alone."
+            )
+    return dict(loaded)
+
+
+def check_no_pointer(path: Path) -> bytes:
+    """Check that a file is not what Git LFS leaves in its place.
+
+    Args:
+        path (`Path`): the file.
+
+    Returns:
+        `bytes`: its beginning.
+
+    Raises:
+        ValueError: it is.
+    """
+    with path.open("rb") as file:
+        head = file.read(len(_LFS_POINTER))
+    if head == _LFS_POINTER:
+        raise ValueError(f"{path} is a pointer of Git LFS and not the file itself: run `git lfs pull` in its folder.")
+    return head
+
+
+def check_component(name: str, folder: str | Path) -> int | None:
+    """Check the files of a component before the library loads them.
+
+    Args:
+        name (`str`): of the argument, for the message.
+        folder (`str` or `Path`): folder; names of the Hub are left to the library.
+
+    Returns:
+        `int`, *optional*: how many values the weights have.
+
+    Raises:
+        FileNotFoundError: no settings or no weights.
+        ValueError: files that are damaged, quantized, or hold something else than weights; see [`check_tensors`].
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        return None
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise FileNotFoundError(f"`{name}` {folder} has no config.json: pass the folder of a model.")
+    config = read_settings(config_file)
+    if config.get("quantization_config"):
+        method = config["quantization_config"]
+        method = method.get("quant_method") if isinstance(method, dict) else method
+        raise ValueError(
+            f"`{name}` {folder} is quantized ({method}): pass the model in {FLOAT_NAMES}; quantize the Groma when "
+            f"you load it."
+        )
+    files, _ = find_weights(folder)
+    sizes: dict[str, int] = {}
+    for path in files:
+        tensors = read_weights(path)
+        check_tensors(tensors, path, (*WEIGHT_DTYPES, *_INDEX_DTYPES))
+        sizes.update({key: tensor.numel() for key, tensor in tensors.items()})
+    _check_layer_counts(config_file, config, len(sizes))
+    return sum(sizes.values())
+
+
+def _check_layer_counts(path: Path, config: Mapping[str, Any], num_tensors: int) -> None:
+    """Each layer has a tensor at least: settings with more layers would take minutes and memory before anybody notices."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            _check_layer_counts(path, value, num_tensors)
+        elif isinstance(value, int) and (key.endswith(("_layers", "n_layer", "num_labels"))) and value > num_tensors:
+            raise ValueError(
+                f"{path} says `{key}` {value}, but the weights have {num_tensors} tensors: they do not belong "
+                "together. Take both from one checkpoint."
+            )
+
+
+def _line(error: BaseException) -> str:
+    """An error in one short line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 160 else f"{text[:160]}…"
+
+
+__all__ = [
+    "COPY_AGAIN",
+    "DAMAGED",
+    "check_component",
+    "check_no_pointer",
+    "find_weights",
+    "load_checkpoint",
+    "read_settings",
+    "read_weights",
+]

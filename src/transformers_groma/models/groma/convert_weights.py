@@ -1,0 +1,117 @@
+"""The tensors of a released Groma checkpoint under our names, checked against the model that they are for."""
+
+import re
+
+import torch
+from torch import Tensor
+
+from .configuration_groma import GromaConfig, GromaRegionProposalConfig
+from .convert_checks import some
+from .convert_config import config_errors
+from .convert_names import ADDED_TOKEN_TABLES, rename_legacy_key
+from .convert_position_table import LEGACY_IMAGE_SIZE, bake_position_table, position_grid
+from .modeling_groma import GromaForConditionalGeneration
+from .modeling_groma_detector import GromaForRegionProposal
+
+# Saved by old transformers, computed today.
+_COMPUTED_KEYS = re.compile(r"\.rotary_emb\.inv_freq$")
+_POSITION_TABLE = "vision_tower.embeddings.position_embeddings"
+
+
+def convert_legacy_state_dict(
+    state_dict: dict[str, Tensor], config: GromaConfig | GromaRegionProposalConfig
+) -> dict[str, Tensor]:
+    """All tensors of a released checkpoint under our names: tables joined, position table baked, aliases merged.
+
+    Args:
+        state_dict (`dict[str, Tensor]`): original tensors by original names; meta tensors work too.
+        config (`GromaConfig` or `GromaRegionProposalConfig`): from `convert_legacy_config`.
+
+    Returns:
+        `dict[str, Tensor]`: exactly the tensors of `GromaForConditionalGeneration` (or `GromaForRegionProposal`).
+
+    Raises:
+        ValueError: names that are unknown, missing or contradict each other, or tensors of a wrong shape.
+    """
+    is_detector = isinstance(config, GromaRegionProposalConfig)
+    converted: dict[str, Tensor] = {}
+    added_tokens: dict[str, Tensor] = {}
+    unknown = []
+    for key, tensor in state_dict.items():
+        if _COMPUTED_KEYS.search(key):
+            continue
+        try:
+            name = rename_legacy_key(f"perceiver.{key}" if is_detector else key)
+        except ValueError:
+            unknown.append(key)
+            continue
+        if is_detector:
+            name = name.removeprefix("model.")
+        if key in ADDED_TOKEN_TABLES:
+            added_tokens[name] = tensor
+        elif name in converted and not _same_tensor(converted[name], tensor):
+            raise ValueError(f"The checkpoint holds two different tensors for {name!r}, the second one as {key!r}.")
+        else:
+            converted[name] = tensor
+    for name, rows in added_tokens.items():
+        if name in converted:
+            if rows.shape[1:] != converted[name].shape[1:]:
+                raise ValueError(
+                    f"The two tables of {name!r} have the shapes {tuple(converted[name].shape)} and "
+                    f"{tuple(rows.shape)}: take all weights from one checkpoint."
+                )
+            dtype = torch.promote_types(rows.dtype, converted[name].dtype)
+            converted[name] = torch.cat([converted[name].to(dtype), rows.to(dtype)])
+    grid = config.vision_config.image_size // config.vision_config.patch_size
+    for name in [name for name in converted if name.endswith(_POSITION_TABLE)]:
+        _check_position_table(name, converted[name], grid)
+        converted[name] = bake_position_table(converted[name], grid)
+    if not is_detector and config.text_config.tie_word_embeddings:
+        embedding, head = (converted.get(name) for name in ADDED_TOKEN_TABLES.values())
+        if embedding is not None and head is not None and not _same_tensor(embedding, head):
+            raise ValueError(
+                "config.json says `tie_word_embeddings`, but the embedding and the head differ, and one of them "
+                "would be lost: set it to false in `llm_cfg`."
+            )
+
+    with config_errors(), torch.device("meta"):
+        model = GromaForRegionProposal(config) if is_detector else GromaForConditionalGeneration(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    problems = []
+    missing = sorted(set(expected) - set(converted))
+    unknown += sorted(set(converted) - set(expected))
+    if missing:
+        problems.append(f"missing: {some(missing)}")
+    if unknown:
+        problems.append(f"unknown: {some(unknown)}")
+    wrong = [name for name, shape in expected.items() if name in converted and tuple(converted[name].shape) != shape]
+    if wrong:
+        name = wrong[0]
+        others = f" (and of {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        problems.append(f"wrong shape: {name} is {tuple(converted[name].shape)}, expected {expected[name]}{others}")
+    if problems:
+        raise ValueError("The checkpoint does not fit its config.json; " + "; ".join(problems))
+    return converted
+
+
+def _check_position_table(name: str, table: Tensor, grid: int) -> None:
+    """Check that a position table is one of a square grid that can become another without taking much more memory."""
+    old_grid = position_grid(table) if table.ndim == 3 else 0
+    if old_grid < 1 or table.shape[:2] != (1, 1 + old_grid**2):
+        raise ValueError(f"{name!r} has the shape {tuple(table.shape)}: it must be (1, 1 + grid * grid, hidden_size).")
+    if not 2 <= grid <= 4 * old_grid:
+        raise ValueError(
+            f"The patches of {LEGACY_IMAGE_SIZE} pixels are a grid of {grid}x{grid}, but {name!r} is one of "
+            f"{old_grid}x{old_grid}: take all weights from one checkpoint."
+        )
+
+
+def _same_tensor(first: Tensor, second: Tensor) -> bool:
+    if first.is_meta or second.is_meta:
+        return first.shape == second.shape
+    return torch.equal(first, second)
+
+
+__all__ = [
+    "convert_legacy_state_dict",
+]
