@@ -33,8 +33,9 @@ from transformers_groma import GromaForConditionalGeneration, GromaProcessor
 from transformers_groma.data.columns import EVALUATION_FEATURES, image_part
 from transformers_groma.evaluation.answers import answer_dataset
 from transformers_groma.evaluation.benchmarks import lvis_ground, rec
-from transformers_groma.evaluation.predictions import PredictedPhrase, Prediction
+from transformers_groma.evaluation.predictions import Prediction
 from transformers_groma.evaluation.respondents import ChatRespondent
+from transformers_groma.regions import Regions
 from transformers_groma.shapes.rows import ShapesOptions, shapes_dataset
 
 MODEL = Path(__file__).parents[1] / "hub_configs" / "groma-tiny"
@@ -107,8 +108,8 @@ def random_answers(count: int, boxes: int) -> list[Prediction]:
     answers = []
     for index in range(count):
         found = random_boxes(generator, int(generator.integers(0, boxes + 1)))
-        phrase = PredictedPhrase("", found, generator.uniform(size=len(found)).tolist())
-        answers.append(Prediction(index, str(index), "", [phrase], ""))
+        regions = Regions(np.array(found), generator.uniform(size=len(found)))
+        answers.append(Prediction(index, str(index), "", [("", regions)], ""))
     return answers
 
 

@@ -16,8 +16,9 @@ from transformers_groma._files import write_file
 from transformers_groma._jsonl import write_jsonl
 from transformers_groma.evaluation.benchmarks.detection import RECALL_CURVE
 from transformers_groma.evaluation.loading import BENCHMARKS, load_benchmark, load_benchmark_rows
-from transformers_groma.evaluation.predictions import PredictedPhrase, Prediction
+from transformers_groma.evaluation.predictions import Prediction
 from transformers_groma.evaluation.reports.report import RESULTS_NAME, Results
+from transformers_groma.regions import Regions
 from transformers_groma.shapes.rows import ShapesOptions, write_shapes
 
 from .run_document import blocks
@@ -201,9 +202,7 @@ def test_python_code_runs(tmp_path, monkeypatch):
     Path(file).rename(Path(file).with_name("val-00000-of-00001.parquet"))
     rows = load_benchmark_rows("data/eval/refcoco@val").dataset.remove_columns("image")
     answers = [
-        Prediction(
-            index, row["image_id"], "", [PredictedPhrase("", row["target_boxes_xyxy"], [0.9])] * (index > 0), ""
-        )
+        Prediction(index, row["image_id"], "", [("", Regions(row["target_boxes_xyxy"]))] * (index > 0), "")
         for index, row in enumerate(rows)
     ]
     write_jsonl(tmp_path / "results" / "rec" / "refcoco@val" / "predictions.jsonl", [a.to_dict() for a in answers])

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from PIL import Image, ImageDraw
 
@@ -18,7 +19,8 @@ from transformers_groma.data.columns import (
     text_part,
 )
 from transformers_groma.evaluation.benchmark import Row
-from transformers_groma.evaluation.predictions import PredictedPhrase, Prediction
+from transformers_groma.evaluation.predictions import Prediction
+from transformers_groma.regions import Regions
 
 SIDE = 64
 BOX = [8.0, 8.0, 40.0, 40.0]
@@ -72,7 +74,7 @@ def rec_dataset(count: int) -> Dataset:
 
 def answer(index: int = 0, text: str = "", boxes: Sequence[Sequence[float]] = (), **fields: Any) -> Prediction:
     """An answer that names boxes in one phrase."""
-    phrases = [PredictedPhrase("", [list(box) for box in boxes], [0.9] * len(boxes))] if boxes else []
+    phrases = [("", Regions(np.array(boxes, np.float64), np.full(len(boxes), 0.9)))] if boxes else []
     return Prediction(index, str(index), text, fields.get("phrases", phrases), text)
 
 

@@ -31,9 +31,9 @@ def test_batches_answer_as_single_rows_do(model, tmp_path):
     for single, batched in zip(*found, strict=True):
         assert (single.index, single.image_id, single.markup) == (batched.index, batched.image_id, batched.markup)
         assert len(single.phrases) == len(batched.phrases)
-        for one, other in zip(single.phrases, batched.phrases, strict=True):
-            assert one.text == other.text
-            torch.testing.assert_close(torch.tensor(one.boxes_xyxy), torch.tensor(other.boxes_xyxy), atol=0.01, rtol=0)
+        for (one, regions), (other, others) in zip(single.phrases, batched.phrases, strict=True):
+            assert one == other
+            torch.testing.assert_close(regions.xyxy, others.xyxy, atol=0.01, rtol=0)
 
 
 def test_questions_are_those_that_are_asked(model):

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from transformers_groma import GromaImageProcessor
 from transformers_groma.data.columns import DETECTION_FEATURES, features_of
-from transformers_groma.evaluation.metrics.detection import detect, evaluate_proposals, unpack_detections
+from transformers_groma.evaluation.proposals import detect, evaluate_proposals
 from transformers_groma.training.detection_data import DetectionCollator, DetectionDataset
 from transformers_groma.training.detection_trainer import GromaDetectionTrainer, parameter_groups
 
@@ -213,9 +213,9 @@ def test_evaluation_knows_crowd_regions(tmp_path):
     rows = detection_rows(5)
     pixel_values = image_processor()(images=list(rows["image"]), return_tensors="pt")["pixel_values"]
     sizes = torch.tensor([(image.height, image.width) for image in rows["image"]])
-    found = unpack_detections(detect(model, pixel_values, sizes).regions.numpy())
-    rows = rows.map(lambda _, index: {"boxes_xyxy": found[index].boxes[1:2].tolist()}, with_indices=True)
-    crowds = [[image.boxes[0].tolist()] for image in found[:4]] + [None]
+    found, _ = detect(model, pixel_values, sizes)
+    rows = rows.map(lambda _, index: {"boxes_xyxy": found[index].xyxy[1:2].tolist()}, with_indices=True)
+    crowds = [[image[0].box.tolist()] for image in found[:4]] + [None]
     rows = rows.cast(DETECTION_FEATURES)
     with_crowds = rows.add_column("crowd_boxes_xyxy", crowds).cast(features_of(["crowd_boxes_xyxy"], "detection"))
     trainer = make_trainer(tmp_path, model=model, eval_dataset=with_crowds, per_device_eval_batch_size=2)

@@ -111,7 +111,7 @@ def read_predictions(output_dir: str | os.PathLike) -> dict[int, Prediction]:
         for number, record in enumerate(read_jsonl(path), start=1):
             try:
                 prediction = Prediction.from_dict(record)
-            except (KeyError, TypeError) as error:
+            except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{path}, record {number} is not an answer ({error!r}). Remove it.") from error
             predictions.setdefault(prediction.index, prediction)
     return predictions

@@ -1,46 +1,35 @@
-"""What a model answered to a row, as it is kept in a file and scored: plain texts and boxes, no tensors.
+"""A model's answer to a row, in the form in which it is kept in a file and scored.
 
-Every benchmark scores these, so that figures follow from a file of answers alone, with no model at hand.
+Every benchmark scores these, so its metrics follow from a file of answers alone, without a model.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..grounding import GroundedText
+from ..regions import Regions
 
 
-@dataclass(frozen=True)
-class PredictedPhrase:
-    """A phrase of an answer and its boxes.
-
-    Args:
-        text (`str`): the phrase; empty where the answer only points.
-        boxes_xyxy (`list[list[float]]`): in absolute pixels of the upright image.
-        scores (`list[float]`): how sure the model is of each region, 0..1.
-    """
-
-    text: str
-    boxes_xyxy: list[list[float]]
-    scores: list[float]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
-    """The answer to a row.
+    """The answer to a row. Two are equal if the same is written of them.
 
     Args:
         index (`int`): number of the row in the dataset.
-        image_id (`str`): of the row.
+        image_id (`str`): the row's image.
         text (`str`): the answer without markup.
-        phrases (`list[PredictedPhrase]`): in the order of the text.
+        phrases (`list[tuple[str, Regions]]`): each phrase of the answer and its regions, in the order of the text; the
+            phrase is empty where the answer only points.
         markup (`str`): the answer as the model wrote it.
     """
 
     index: int
     image_id: str
     text: str
-    phrases: list[PredictedPhrase]
+    phrases: list[tuple[str, Regions]]
     markup: str
 
     @property
@@ -48,8 +37,11 @@ class Prediction:
         """All boxes of the answer in its order, each once; `xyxy` in absolute pixels of the upright image.
 
         Example:
-        >>> twice = PredictedPhrase("", [[0.0, 0.0, 4.0, 4.0]] * 2, [0.9, 0.9])
-        >>> prediction = Prediction(0, "7", "", [twice], "")
+        >>> import numpy as np
+        >>> from transformers_groma.evaluation.predictions import Prediction
+        >>> from transformers_groma.regions import Regions
+        >>> dog = Regions([[0, 0, 4, 4]], np.array([0.9]))
+        >>> prediction = Prediction(0, "7", "", [("", dog), ("a dog", dog)], "")
         >>> prediction.boxes_xyxy, prediction.scores
         ([[0.0, 0.0, 4.0, 4.0]], [0.9])
         """
@@ -62,33 +54,42 @@ class Prediction:
 
     def _scores_by_box(self) -> dict[tuple[float, ...], float]:
         scores: dict[tuple[float, ...], float] = {}
-        for phrase in self.phrases:
-            for box, score in zip(phrase.boxes_xyxy, phrase.scores, strict=True):
+        for _, regions in self.phrases:
+            for box, score in zip(regions.xyxy.tolist(), regions.scores.tolist(), strict=True):
                 scores.setdefault(tuple(box), score)
         return scores
+
+    def __eq__(self, other: object) -> bool:
+        return self.to_dict() == other.to_dict() if isinstance(other, Prediction) else NotImplemented
 
     @classmethod
     def of(cls, index: int, image_id: str, answer: GroundedText) -> "Prediction":
         """A model's answer as a prediction.
 
         Args:
-            index (`int`), image_id (`str`): of the row.
+            index (`int`), image_id (`str`): those of the row.
             answer (`GroundedText`): boxes `xyxy` in absolute pixels.
 
         Returns:
-            `Prediction`: its boxes with all digits of float32, so that figures do not depend on whether it was kept in
+            `Prediction`: its boxes with all digits of float32, so that scores do not depend on whether it was kept in
                 a file.
         """
-        scores = {region.id: region.score for region in answer.regions}
-        phrases = [
-            PredictedPhrase(phrase.text, phrase.boxes.tolist(), [scores[region] for region in phrase.region_ids])
-            for phrase in answer.phrases
-        ]
+        phrases = [(phrase.text, phrase.regions) for phrase in answer.phrases]
         return cls(index, image_id, answer.text, phrases, answer.markup)
 
     def to_dict(self) -> dict[str, Any]:
         """The prediction, ready for JSON."""
-        return asdict(self)
+        phrases = [
+            {"text": text, "boxes_xyxy": regions.xyxy.tolist(), "scores": regions.scores.tolist()}
+            for text, regions in self.phrases
+        ]
+        return {
+            "index": self.index,
+            "image_id": self.image_id,
+            "text": self.text,
+            "phrases": phrases,
+            "markup": self.markup,
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Prediction":
@@ -101,15 +102,24 @@ class Prediction:
             `Prediction`
 
         Raises:
-            KeyError, TypeError: another layout.
+            KeyError, TypeError, ValueError: another layout, or something that is not a box.
 
         Example:
-        >>> prediction = Prediction(0, "7", "a dog", [PredictedPhrase("a dog", [[0.0, 0.0, 4.0, 4.0]], [0.9])], "")
+        >>> from transformers_groma.evaluation.predictions import Prediction
+        >>> from transformers_groma.regions import Regions
+        >>> prediction = Prediction(0, "7", "a dog", [("a dog", Regions([[0, 0, 4, 4]]))], "")
         >>> Prediction.from_dict(prediction.to_dict()) == prediction
         True
         """
-        phrases = [PredictedPhrase(**phrase) for phrase in values["phrases"]]
+        # As float64, which JSON's numbers are: what is read is written again digit for digit.
+        phrases = [
+            (
+                phrase["text"],
+                Regions(np.array(phrase["boxes_xyxy"], np.float64), np.array(phrase["scores"], np.float64)),
+            )
+            for phrase in values["phrases"]
+        ]
         return cls(values["index"], values["image_id"], values["text"], phrases, values["markup"])
 
 
-__all__ = ["PredictedPhrase", "Prediction"]
+__all__ = ["Prediction"]

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,10 +13,11 @@ from ..image_inputs import to_upright_8_bit
 from ..models.groma.modeling_groma import GromaForConditionalGeneration
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 from ..models.groma.processing_groma import GromaProcessor
+from ..regions import Regions
 from .benchmark import Asking, Row, question_of, question_text
 from .generation import PreparedQuestions, answer_questions, prepare_questions
-from .metrics.detection import QueryScore, detect, unpack_detections
-from .predictions import PredictedPhrase, Prediction
+from .predictions import Prediction
+from .proposals import QueryScore, detect
 
 # What a proposal respondent calls its two kinds of boxes.
 REGIONS, QUERIES = "regions", "queries"
@@ -139,23 +140,19 @@ class ProposalRespondent:
                 `"queries"`.
         """
         detected = detect(self.model, prepared.pixel_values, prepared.sizes, QUERY_SCORE)
-        kinds = {REGIONS: detected.regions, QUERIES: detected.queries}
-        found = {kind: unpack_detections(boxes.cpu().numpy()) for kind, boxes in kinds.items()}
         return [
-            Prediction(
-                index,
-                image_id,
-                "",
-                [PredictedPhrase(kind, _short(of[row].boxes), _short(of[row].scores)) for kind, of in found.items()],
-                "",
-            )
-            for row, (index, image_id) in enumerate(zip(prepared.indices, prepared.image_ids, strict=True))
+            Prediction(index, image_id, "", [(REGIONS, _shortened(regions)), (QUERIES, _shortened(queries))], "")
+            for index, image_id, regions, queries in zip(prepared.indices, prepared.image_ids, *detected, strict=True)
         ]
 
 
-def _short(values: np.ndarray) -> list[Any]:
-    """Float32 values as the shortest decimals that are them: hundreds of boxes an image are to be kept."""
-    return [_short(row) for row in values] if values.ndim > 1 else [float(str(value)) for value in values]
+def _shortened(regions: Regions) -> Regions:
+    """The same regions in float64, as the shortest decimals that round to their float32: a file keeps hundreds an image."""
+    boxes, scores = (
+        np.array([float(str(value)) for value in numbers.numpy().ravel()]).reshape(numbers.shape)
+        for numbers in (regions.xyxy, regions.scores)
+    )
+    return Regions(boxes, scores)
 
 
 __all__ = ["QUERIES", "REGIONS", "ChatRespondent", "ProposalRespondent"]

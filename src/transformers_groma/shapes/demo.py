@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..box_arrays import IOU_THRESHOLD
 from ..boxes import box_iou
 from ..grounding import GroundedText, render_grounded_phrase
 from ..markup import REGION_MARK
@@ -30,7 +31,6 @@ from .text import (
     world_of,
 )
 
-IOU_THRESHOLD = 0.5
 NEIGHBOR_TRIES = 30
 
 

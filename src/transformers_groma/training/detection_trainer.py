@@ -20,7 +20,7 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..boxes import box_cxcywh_to_xyxy, exact_boxes, scale_boxes
-from ..evaluation.metrics.detection import detected_regions, region_metrics
+from ..evaluation.proposals import PADDING, pack_detections, region_metrics, unpack_detections
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 from .augmentation import AUGMENTATIONS
 from .callbacks import check_loss
@@ -31,8 +31,6 @@ from .trainer import StageTrainerMixin
 # These layers choose where deformable attention samples. They learn more slowly, as in Deformable DETR.
 OFFSET_LAYERS = ("sampling_offsets", "reference_points")
 LOGGED_LOSSES = ("loss_ce", "loss_bbox", "loss_giou")
-# Fills up the shorter lists of boxes of a batch; `Trainer` pads with the same value when it joins batches.
-PADDING = -100.0
 
 
 @dataclass
@@ -273,13 +271,13 @@ class GromaDetectionTrainer(StageTrainerMixin, Trainer):
             return loss.detach(), None, None
         labels = inputs["labels"]
         sizes = torch.stack([label["size"] for label in labels])
-        detected = detected_regions(self.accelerator.unwrap_model(model), outputs.proposer_output, sizes)
+        detected = pack_detections(self.accelerator.unwrap_model(model), outputs.proposer_output, sizes)
         targets = [_target_pixels(label) for label in labels]
         # An extra entry of one box, dropped after padding: a batch without any boxes gets one padded row that way,
         # since processes cannot gather tensors without rows.
         targets.append(targets[0].new_zeros(1, 5))
         targets = pad_sequence(targets, batch_first=True, padding_value=PADDING)[:-1]
-        return loss.detach(), (detected.regions, detected.queries), targets
+        return loss.detach(), detected, targets
 
 
 def _target_pixels(label: Mapping[str, Any]) -> Tensor:
@@ -297,7 +295,7 @@ def _compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     # Padding is -100 everywhere. A true box may start a rounding error below 0, but always ends above it.
     targets = [boxes[boxes[:, 2] > 0] for boxes in prediction.label_ids]
     true, crowds = ([boxes[boxes[:, 4] == crowd, :4] for boxes in targets] for crowd in (0, 1))
-    return region_metrics(regions, queries, true, crowds)
+    return region_metrics(unpack_detections(regions), unpack_detections(queries), true, crowds)
 
 
 def _evaluation_dataset(dataset: Dataset, image_processor: BaseImageProcessor) -> DetectionDataset:

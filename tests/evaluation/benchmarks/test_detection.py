@@ -1,12 +1,13 @@
-"""Region proposals as a benchmark: the same metrics as `detection.evaluate_proposals`, from a file."""
+"""Region proposals as a benchmark: the same metrics as `evaluate_proposals`, from a file."""
 
 import numpy as np
 import pytest
 
 from transformers_groma.evaluation.benchmarks import detection as proposals
-from transformers_groma.evaluation.metrics.detection import evaluate_proposals
-from transformers_groma.evaluation.predictions import PredictedPhrase, Prediction
+from transformers_groma.evaluation.predictions import Prediction
+from transformers_groma.evaluation.proposals import evaluate_proposals
 from transformers_groma.evaluation.runner import evaluate, read_predictions
+from transformers_groma.regions import Regions
 from transformers_groma.shapes.rows import shapes_dataset
 
 from ...training.rows import training_model, training_processor
@@ -18,11 +19,7 @@ def row(boxes=(BOX,)) -> dict:
 
 
 def detected(regions, queries) -> Prediction:
-    phrases = [
-        PredictedPhrase(kind, boxes, [0.9] * len(boxes))
-        for kind, boxes in (("regions", regions), ("queries", queries))
-    ]
-    return Prediction(0, "7", "", phrases, "")
+    return Prediction(0, "7", "", [("regions", Regions(regions)), ("queries", Regions(queries))], "")
 
 
 def test_metrics_are_those_of_the_detector(tmp_path):
@@ -35,10 +32,11 @@ def test_metrics_are_those_of_the_detector(tmp_path):
     assert set(results.metrics) == {metric.name for metric in proposals.METRICS}
     assert {"recall_at_n.png", "recall_by_size.png", "gallery.html"} <= set(files_in(tmp_path))
     kept = read_predictions(tmp_path)[0]
-    assert [phrase.text for phrase in kept.phrases] == ["regions", "queries"]
-    assert len(kept.phrases[1].scores) == model.config.proposer_config.num_queries
+    assert [text for text, _ in kept.phrases] == ["regions", "queries"]
+    queries = kept.phrases[1][1]
+    assert len(queries) == model.config.proposer_config.num_queries
     # As short as they can be, and no digit of float32 lost.
-    values = np.array(kept.phrases[1].boxes_xyxy)
+    values = queries.xyxy.numpy()
     assert all(float(str(value)) == float(str(np.float32(value))) for value in values.ravel())
 
 

@@ -6,7 +6,8 @@ from transformers_groma.data.columns import image_part, phrase_part, text_part
 from transformers_groma.evaluation.benchmarks import grounded_caption
 from transformers_groma.evaluation.metrics import captions as caption_metrics
 from transformers_groma.evaluation.metrics.ptb_tokenizer import JavaMissingError
-from transformers_groma.evaluation.predictions import PredictedPhrase, Prediction
+from transformers_groma.evaluation.predictions import Prediction
+from transformers_groma.regions import Regions
 from transformers_groma.shapes.rows import shapes_dataset
 
 from ..samples import BOX, caption_row, dataset, picture
@@ -47,7 +48,7 @@ def conversation(image_id: str = "7", answer: bool = True, **columns) -> dict:
 
 
 def said(*phrases: tuple[str, list[float]], text: str = "") -> Prediction:
-    return Prediction(0, "7", text, [PredictedPhrase(words, [box], [0.9]) for words, box in phrases], text)
+    return Prediction(0, "7", text, [(words, Regions([box])) for words, box in phrases], text)
 
 
 def test_the_truth_of_a_conversation():

@@ -3,7 +3,8 @@
 import pytest
 
 from transformers_groma.evaluation.benchmarks import lvis_ground
-from transformers_groma.evaluation.predictions import PredictedPhrase, Prediction
+from transformers_groma.evaluation.predictions import Prediction
+from transformers_groma.regions import Regions
 
 from ..samples import BOX, answer, dataset, files_in, rec_row
 
@@ -28,7 +29,7 @@ def test_protocols_differ_where_they_should():
 def test_scores_rank_boxes():
     """Boxes are written in any order; those that the model is surest of count."""
     boxes = [*NOTHING, *CUPS]
-    scored = PredictedPhrase("", boxes, [0.1, 0.2, 0.9, 0.8, 0.7, 0.6, 0.5])
+    scored = ("", Regions(boxes, [0.1, 0.2, 0.9, 0.8, 0.7, 0.6, 0.5]))
     metrics = lvis_ground.score_lvis_ground([Prediction(0, "0", "", [scored], "")], [row()])
     assert metrics["ar"] == 1.0
     assert lvis_ground.score_lvis_ground([answer(0, boxes=boxes)], [row()])["ar"] == pytest.approx(0.6)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from transformers_groma.boxes import box_iou
-from transformers_groma.evaluation.metrics.box_lists import box_lists
+from transformers_groma.evaluation.metrics.box_lists import flat_boxes
 from transformers_groma.evaluation.metrics.grounded_phrases import _region_ious, grounded_phrase_scores
 
 DOG = ("a dog", [[0.0, 0.0, 10.0, 10.0]])
@@ -87,7 +87,7 @@ def test_regions_of_one_box_are_boxes():
     draw = np.random.default_rng(0)
     corners = draw.uniform(0, 50, (2, 6, 2))
     one, other = np.concatenate([corners, corners + draw.uniform(5, 60, (2, 6, 2))], axis=-1)
-    regions = _region_ious(box_lists("one", one[:, None]), box_lists("other", other[:, None]))
+    regions = _region_ious(*flat_boxes("one", one[:, None]), *flat_boxes("other", other[:, None]))
     np.testing.assert_allclose(regions, box_iou(torch.tensor(one), torch.tensor(other)).numpy(), atol=1e-12)
 
 
@@ -106,7 +106,7 @@ def test_regions_of_several_boxes_are_their_pixels():
 
     ours, others = [region(3), region(1), region(0)], [region(2), region(4)]
     expected = [[(pixels(a) & pixels(b)).sum() / max((pixels(a) | pixels(b)).sum(), 1) for b in others] for a in ours]
-    np.testing.assert_allclose(_region_ious(box_lists("ours", ours), box_lists("others", others)), expected)
+    np.testing.assert_allclose(_region_ious(*flat_boxes("ours", ours), *flat_boxes("others", others)), expected)
 
 
 @pytest.mark.parametrize(

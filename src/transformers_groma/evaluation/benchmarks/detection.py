@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ...boxes import box_iou
+from ...regions import Regions
 from ..benchmark import (
     Asking,
     Benchmark,
@@ -25,7 +26,7 @@ from ..benchmark import (
     Row,
     rows_without_image,
 )
-from ..metrics.detection import ScoredBoxes, class_agnostic_detection_metrics
+from ..metrics.average_precision import class_agnostic_detection_metrics
 from ..predictions import Prediction
 from ..reports.plots import plot_recall_at_n, plot_recall_by_size
 from ..respondents import QUERIES, REGIONS, ProposalRespondent
@@ -87,9 +88,10 @@ def score_detection(predictions: Sequence[Prediction], rows: Sequence[Row]) -> d
     """
     targets = [np.asarray(row["boxes_xyxy"], np.float64).reshape(-1, 4) for row in rows]
     crowds = [row.get("crowd_boxes_xyxy") or [] for row in rows]
-    regions, queries = ([_boxes(prediction, kind) for prediction in predictions] for kind in (REGIONS, QUERIES))
-    metrics: dict[str, float] = {"regions_per_image": float(np.mean([len(found.scores) for found in regions]))}
-    for prefix, found in (("", regions), ("queries_", queries)):
+    regions, queries = ([_regions(prediction, kind) for prediction in predictions] for kind in (REGIONS, QUERIES))
+    metrics: dict[str, float] = {"regions_per_image": float(np.mean([len(found) for found in regions]))}
+    for prefix, images in (("", regions), ("queries_", queries)):
+        found = [(image.xyxy, image.scores) for image in images]
         of_kind = class_agnostic_detection_metrics(found, targets, crowds=crowds)
         # All metrics but these are for the best 100 boxes of an image, as everywhere.
         curve = class_agnostic_detection_metrics(found, targets, RECALL_CURVE, crowds)
@@ -109,7 +111,7 @@ def score_detection_rows(predictions: Sequence[Prediction], rows: Sequence[Row])
     """
     scores = []
     for prediction, row in zip(predictions, rows, strict=True):
-        regions = torch.from_numpy(_boxes(prediction, REGIONS).boxes)
+        regions = _regions(prediction, REGIONS).xyxy
         targets = torch.tensor(row["boxes_xyxy"], dtype=torch.float64).reshape(-1, 4)
         overlaps = box_iou(targets, regions)
         best = overlaps.amax(dim=1) if overlaps.shape[1] else torch.zeros(len(targets))
@@ -170,12 +172,12 @@ def propose(model: PreTrainedModel, processor: ProcessorMixin | BaseImageProcess
     return ProposalRespondent(model, processor)
 
 
-def _boxes(prediction: Prediction, kind: str) -> ScoredBoxes:
+def _regions(prediction: Prediction, kind: str) -> Regions:
     """The regions or the queries of an answer."""
-    phrase = next((phrase for phrase in prediction.phrases if phrase.text == kind), None)
-    if phrase is None:
+    found = dict(prediction.phrases).get(kind)
+    if found is None:
         raise ValueError(f"Prediction {prediction.index} has no {kind!r}: it is not of the benchmark detection.")
-    return ScoredBoxes(np.asarray(phrase.boxes_xyxy, np.float64).reshape(-1, 4), np.asarray(phrase.scores, np.float64))
+    return found
 
 
 def region_and_true_boxes(prediction: Prediction, row: Row) -> tuple[list[list[float]], list[list[float]]]:
@@ -188,8 +190,7 @@ def region_and_true_boxes(prediction: Prediction, row: Row) -> tuple[list[list[f
     Returns:
         `tuple[list, list]`: boxes `xyxy` in pixels.
     """
-    regions = [phrase for phrase in prediction.phrases if phrase.text == REGIONS]
-    return [box for phrase in regions for box in phrase.boxes_xyxy], row["boxes_xyxy"]
+    return _regions(prediction, REGIONS).xyxy.tolist(), row["boxes_xyxy"]
 
 
 BENCHMARK = Benchmark(

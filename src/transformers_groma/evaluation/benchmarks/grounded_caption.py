@@ -100,9 +100,9 @@ def score_grounded_caption_rows(predictions: Sequence[Prediction], rows: Sequenc
         `list[float]`: one an answer.
 
     Example:
-    >>> from transformers_groma.evaluation.predictions import PredictedPhrase
+    >>> from transformers_groma.regions import Regions
     >>> dog = [[0.0, 0.0, 10.0, 10.0]]
-    >>> answer = Prediction(0, "7", "An animal.", [PredictedPhrase("An animal", dog, [0.9])], "")
+    >>> answer = Prediction(0, "7", "An animal.", [("An animal", Regions(dog))], "")
     >>> score_grounded_caption_rows([answer], [{"target_phrases": [[("a dog", dog)]]}])
     [1.0]
     """
@@ -121,7 +121,7 @@ def _phrase_metrics(pairs: Sequence[tuple[Phrases, Phrases]]) -> dict[str, float
 
 
 def _phrases(prediction: Prediction) -> Phrases:
-    return [(phrase.text, phrase.boxes_xyxy) for phrase in prediction.phrases]
+    return [(text, regions.xyxy.tolist()) for text, regions in prediction.phrases]
 
 
 def _truth(index: int, row: Mapping[str, Any]) -> dict[str, Any]:

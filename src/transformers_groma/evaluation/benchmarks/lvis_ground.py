@@ -103,9 +103,9 @@ def score_lvis_ground(predictions: Sequence[Prediction], rows: Sequence[Row]) ->
             `merged_`.
 
     Example:
-    >>> from transformers_groma.evaluation.predictions import PredictedPhrase
+    >>> from transformers_groma.regions import Regions
     >>> cups = [[0.0, 0.0, 50.0, 50.0], [100.0, 0.0, 150.0, 50.0]]
-    >>> answer = Prediction(0, "7", "", [PredictedPhrase("", cups[:1], [0.9])], "")
+    >>> answer = Prediction(0, "7", "", [("", Regions(cups[:1]))], "")
     >>> metrics = score_lvis_ground([answer], [{"image_id": "7", "category": "cup", "target_boxes_xyxy": cups}])
     >>> metrics["ar"], metrics["any_ar"]
     (0.5, 1.0)
@@ -148,10 +148,10 @@ def lvis_ground_verdict(score: float, prediction: Prediction, row: Row) -> str:
         `str`: "right", "partly right" or "wrong".
 
     Example:
-    >>> from transformers_groma.evaluation.predictions import PredictedPhrase
+    >>> from transformers_groma.regions import Regions
     >>> dog, cat = [0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 30.0, 10.0]
     >>> both = {"target_boxes_xyxy": [dog, cat]}
-    >>> [lvis_ground_verdict(0.0, Prediction(0, "7", "", [PredictedPhrase("", boxes, [1.0] * len(boxes))], ""), both)
+    >>> [lvis_ground_verdict(0.0, Prediction(0, "7", "", [("", Regions(boxes))], ""), both)
     ...  for boxes in ([cat, dog], [dog], [[50.0, 0.0, 60.0, 10.0]])]
     ['right', 'partly right', 'wrong']
     """

@@ -90,8 +90,8 @@ def score_rec(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[st
         `dict[str, float]`: see [`rec_accuracy`].
 
     Example:
-    >>> from transformers_groma.evaluation.predictions import PredictedPhrase
-    >>> answer = Prediction(0, "7", "", [PredictedPhrase("", [[0.0, 0.0, 10.0, 9.0]], [0.9])], "")
+    >>> from transformers_groma.regions import Regions
+    >>> answer = Prediction(0, "7", "", [("", Regions([[0.0, 0.0, 10.0, 9.0]]))], "")
     >>> score_rec([answer], [{"target_boxes_xyxy": [[0.0, 0.0, 10.0, 10.0]]}])["mean_iou"]
     0.9
     """

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from ...box_arrays import IOU_THRESHOLD, ious
 from ...models.groma.modeling_groma import GromaForConditionalGeneration
 from ...models.groma.processing_groma import GromaProcessor
 from ...shapes.rows import shapes_dataset
 from ...shapes.scenes import ATTRIBUTE_WORDS, make_scene
 from ...shapes.text import with_article, words
 from ..generation import answer_rows
-from ..metrics.box_lists import ious
-from ..metrics.detection import evaluate_proposals
-from ..metrics.grounded_phrases import IOU_THRESHOLD, grounded_phrase_scores
+from ..metrics.grounded_phrases import grounded_phrase_scores
 from ..metrics.rec import rec_accuracy
 from ..predictions import Prediction
+from ..proposals import evaluate_proposals
 
 # Word of a description: what kind of attribute it is.
 KINDS = {word: kind for kind, known in ATTRIBUTE_WORDS.items() for word in known}
@@ -114,11 +114,10 @@ def score_grounded_captions(predictions: Sequence[Prediction], rows: Dataset) ->
     for prediction, row in zip(predictions, rows, strict=True):
         _, split, seed, index = row["image_id"].split("-")
         scene = make_scene(int(seed), split, int(index), row["image"].width)
-        for phrase in prediction.phrases:
-            text = phrase.text.strip()
-            meant = [item.box_xyxy for item in scene.objects if with_article(words(item.attributes)) == text]
-            if meant and phrase.boxes_xyxy:
-                hits += bool(ious(np.array(phrase.boxes_xyxy[:1]), np.array(meant)).max() >= IOU_THRESHOLD)
+        for text, regions in prediction.phrases:
+            meant = [item.box_xyxy for item in scene.objects if with_article(words(item.attributes)) == text.strip()]
+            if meant and len(regions):
+                hits += bool(ious(regions.xyxy[:1].numpy(), np.array(meant)).max() >= IOU_THRESHOLD)
     count = sum(len(prediction.phrases) for prediction in predictions)
     return {"phrases_right": hits / max(count, 1), "phrases": count / len(rows)}
 

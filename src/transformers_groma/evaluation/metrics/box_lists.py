@@ -1,39 +1,17 @@
-"""Lists of boxes as flat numpy arrays, so that a hundred thousand answers are scored at once; IoU of such arrays."""
+"""The boxes of many answers in one flat array, so that a hundred thousand answers are scored at once.
+
+A list of boxes for each row becomes two arrays: the boxes `(n, 4)` of all rows, one row after the other, and how many
+of them each row has, `(rows,)`.
+"""
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 
-class BoxLists(NamedTuple):
-    """The boxes of many rows, one after the other.
-
-    Attributes:
-        boxes (`np.ndarray` of shape `(n, 4)`, float64): `xyxy`.
-        counts (`np.ndarray` of shape `(rows,)`): how many of them each row has.
-    """
-
-    boxes: np.ndarray
-    counts: np.ndarray
-
-    @property
-    def rows(self) -> np.ndarray:
-        """Number of the row of each box, `(n,)`."""
-        return np.repeat(np.arange(len(self.counts)), self.counts)
-
-    @property
-    def ranks(self) -> np.ndarray:
-        """Number of each box in its row, `(n,)`."""
-        return np.arange(len(self.boxes)) - np.repeat(self.counts.cumsum() - self.counts, self.counts)
-
-    def select(self, wanted: np.ndarray) -> "BoxLists":
-        """Only the boxes for which `wanted` `(n,)` is true; rows stay, also without boxes."""
-        return BoxLists(self.boxes[wanted], np.bincount(self.rows[wanted], minlength=len(self.counts)))
-
-
-def box_lists(name: str, lists: Sequence[Sequence[Any]]) -> BoxLists:
+def flat_boxes(name: str, lists: Sequence[Sequence[Any]]) -> tuple[np.ndarray, np.ndarray]:
     """Flatten the boxes of rows.
 
     Args:
@@ -41,10 +19,16 @@ def box_lists(name: str, lists: Sequence[Sequence[Any]]) -> BoxLists:
         lists (`Sequence`, one entry a row): boxes of shape `(n, 4)`, as lists or arrays; `n` may be 0.
 
     Returns:
-        `BoxLists`.
+        `tuple` of two `np.ndarray`: boxes `(n, 4)`, float64, and counts `(rows,)`.
 
     Raises:
-        ValueError: an entry is not a list of boxes, or holds a number that is not finite.
+        ValueError: an entry is not a list of boxes, or contains a number that is not finite.
+
+    Example:
+    >>> from transformers_groma.evaluation.metrics.box_lists import flat_boxes
+    >>> boxes, counts = flat_boxes("predictions", [[[0, 0, 9, 9], [1, 1, 5, 5]], []])
+    >>> boxes.shape, counts.tolist()
+    ((2, 4), [2, 0])
     """
     # A single box in place of a list of boxes has numbers where boxes are expected; the check of shapes finds it.
     try:
@@ -60,45 +44,33 @@ def box_lists(name: str, lists: Sequence[Sequence[Any]]) -> BoxLists:
             f"`{name}[{row}]` must be a list of boxes [x1, y1, x2, y2], got {lists[row]!r}. A single box is written "
             "[[x1, y1, x2, y2]], no box []."
         )
-    found = BoxLists(boxes, counts)
-    if not np.isfinite(boxes).all():
-        index = int((~np.isfinite(boxes)).any(axis=1).argmax())
-        raise ValueError(
-            f"`{name}[{found.rows[index]}][{found.ranks[index]}]` must be finite numbers, got {boxes[index].tolist()}."
-        )
-    return found
+    wrong = ~np.isfinite(boxes).all(axis=1)
+    if wrong.any():
+        box = boxes[wrong.argmax()].tolist()
+        raise ValueError(f"`{_place(name, counts, wrong)}` must be finite numbers, got {box}.")
+    return boxes, counts
 
 
-def _is_list_of_boxes(entry: Any) -> bool:
-    try:
-        boxes = np.asarray(entry, np.float64)
-    except (TypeError, ValueError):
-        return False
-    return boxes.size == 0 or (boxes.ndim == 2 and boxes.shape[1] == 4)
-
-
-def target_lists(name: str, lists: Sequence[Sequence[Any]]) -> BoxLists:
-    """Flatten the true boxes of rows. They are right side up, while a model may answer with anything.
+def flat_targets(name: str, lists: Sequence[Sequence[Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Flatten the true boxes of rows. They are never inverted, while a model may answer with anything.
 
     Args:
-        name (`str`), lists (`Sequence`): see `box_lists`.
+        name (`str`), lists (`Sequence`): see `flat_boxes`.
 
     Returns:
-        `BoxLists`.
+        `tuple` of two `np.ndarray`: see `flat_boxes`.
 
     Raises:
-        ValueError: see `box_lists`; or a box with x2 < x1 or y2 < y1, most likely one in another format.
+        ValueError: see `flat_boxes`; or a box with x2 < x1 or y2 < y1, most likely one in another format.
     """
-    found = box_lists(name, lists)
-    inverted = (found.boxes[:, 2:] < found.boxes[:, :2]).any(axis=1)
+    boxes, counts = flat_boxes(name, lists)
+    inverted = (boxes[:, 2:] < boxes[:, :2]).any(axis=1)
     if inverted.any():
-        index = int(inverted.argmax())
         raise ValueError(
-            f"`{name}[{found.rows[index]}][{found.ranks[index]}]` has x2 < x1 or y2 < y1: "
-            f"{found.boxes[index].tolist()}. "
-            "Boxes are xyxy; those in COCO's xywh go through `transformers_groma.boxes.box_xywh_to_xyxy`."
+            f"`{_place(name, counts, inverted)}` has x2 < x1 or y2 < y1: {boxes[inverted.argmax()].tolist()}. Boxes "
+            "are xyxy; those in COCO's xywh go through `transformers_groma.boxes.box_xywh_to_xyxy`."
         )
-    return found
+    return boxes, counts
 
 
 def flat_values(
@@ -124,13 +96,13 @@ def flat_values(
             raise ValueError(f"`{name}[{row}]` must have one value for each box: {count}, got {len(entry)}.")
     flat = np.asarray(list(chain.from_iterable(values)), dtype)
     if np.isnan(flat).any():
-        row = np.repeat(np.arange(len(counts)), counts)[np.isnan(flat).argmax()]
+        row = row_of_each(counts)[np.isnan(flat).argmax()]
         raise ValueError(f"`{name}[{row}]` must be numbers, got {list(values[row])!r}.")
     return flat
 
 
 def check_rows(name: str, values: Sequence[Any], rows: int, of: str = "predictions") -> None:
-    """Check that an argument has one entry for each row of the predictions, an argument named `of`, and that there are any.
+    """Check that an argument has one entry for each row of the argument named `of`, and that there are any rows.
 
     Raises:
         ValueError: it has not, or there are none.
@@ -141,24 +113,35 @@ def check_rows(name: str, values: Sequence[Any], rows: int, of: str = "predictio
         raise ValueError(f"`{name}` must have one entry for each of the {rows} `{of}`, got {len(values)}.")
 
 
-def box_areas(boxes: np.ndarray) -> np.ndarray:
-    """Areas `(...)` of `xyxy` boxes `(..., 4)`; 0 where a box is inverted."""
-    sizes = np.clip(boxes[..., 2:] - boxes[..., :2], 0, None)
-    return sizes[..., 0] * sizes[..., 1]
+def first_of_each(counts: np.ndarray) -> np.ndarray:
+    """Where the boxes of each row start in the flat array, `(rows,)`; `[2, 0, 3]` gives `[0, 2, 2]`."""
+    return counts.cumsum() - counts
 
 
-def ious(boxes1: np.ndarray, boxes2: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes and boxes, whose leading dimensions broadcast.
+def row_of_each(counts: np.ndarray) -> np.ndarray:
+    """The row of each box, `(n,)`; `[2, 0, 3]` gives `[0, 0, 2, 2, 2]`."""
+    return np.repeat(np.arange(len(counts)), counts)
 
-    Args:
-        boxes1, boxes2 (`np.ndarray` of shape `(..., 4)`): `xyxy`.
 
-    Returns:
-        `np.ndarray` of shape `(...)`: 0..1; 0 where neither has an area.
-    """
-    # Of two corners at once: fewer passes over large arrays than one coordinate after the other.
-    overlap = np.minimum(boxes1[..., 2:], boxes2[..., 2:]) - np.maximum(boxes1[..., :2], boxes2[..., :2])
-    overlap = np.clip(overlap, 0, None)
-    intersection = overlap[..., 0] * overlap[..., 1]
-    union = box_areas(boxes1) + box_areas(boxes2) - intersection
-    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+def rank_of_each(counts: np.ndarray) -> np.ndarray:
+    """The position of each box in its row, `(n,)`; `[2, 0, 3]` gives `[0, 1, 0, 1, 2]`."""
+    return np.arange(counts.sum()) - np.repeat(first_of_each(counts), counts)
+
+
+def select_boxes(boxes: np.ndarray, counts: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Only the boxes for which `wanted` `(n,)` is true. Rows stay, also those that have no boxes left."""
+    return boxes[wanted], np.bincount(row_of_each(counts)[wanted], minlength=len(counts))
+
+
+def _is_list_of_boxes(entry: Any) -> bool:
+    try:
+        boxes = np.asarray(entry, np.float64)
+    except (TypeError, ValueError):
+        return False
+    return boxes.size == 0 or (boxes.ndim == 2 and boxes.shape[1] == 4)
+
+
+def _place(name: str, counts: np.ndarray, wrong: np.ndarray) -> str:
+    """The first wrong box, as the caller would write it."""
+    index = wrong.argmax()
+    return f"{name}[{row_of_each(counts)[index]}][{rank_of_each(counts)[index]}]"

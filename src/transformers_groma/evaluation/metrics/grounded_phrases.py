@@ -1,6 +1,6 @@
 """Precision and recall of phrases that are tied to boxes, as in a grounded caption.
 
-Boxes are `xyxy`, in the same units on both sides. numpy and scipy alone; no model is needed.
+Boxes are `xyxy`, in the same units on both sides. NumPy and SciPy alone; no model is needed.
 """
 
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from .box_lists import BoxLists, box_lists, check_rows, target_lists
+from ...box_arrays import IOU_THRESHOLD
+from .box_lists import check_rows, flat_boxes, flat_targets, row_of_each
 from .ptb_tokenizer import ptb_tokenize
 
-IOU_THRESHOLD = 0.5
 ARTICLES = frozenset({"a", "an", "the"})
 
 # A phrase and its boxes `(n, 4)`.
@@ -25,7 +25,7 @@ def grounded_phrase_scores(
 
     A phrase stands for the region that its boxes cover together, so one of three sheep is not torn apart if the answer
     draws one box around them. In each row as many phrases are paired as can be, each used once. A pair agrees in its
-    region, and for the first three figures in its words, too: capitals, articles and punctuation do not matter.
+    region, and for the first three metrics in its words, too: capitals, articles and punctuation do not matter.
 
     Args:
         predicted (`Sequence`, one entry a row): the phrases of the answer, each its text and its `xyxy` boxes of shape
@@ -49,32 +49,33 @@ def grounded_phrase_scores(
     check_rows("targets", targets, len(predicted), of="predicted")
     told, wanted, found, found_in_words = 0, 0, 0, 0
     for row, (answer, truth) in enumerate(zip(predicted, targets, strict=True)):
-        said = box_lists(f"predicted[{row}]", [boxes for _, boxes in answer])
-        true = target_lists(f"targets[{row}]", [boxes for _, boxes in truth])
-        told, wanted = told + len(answer), wanted + int(np.count_nonzero(true.counts))
-        if len(said.boxes) == 0 or len(true.boxes) == 0:
+        boxes, counts = flat_boxes(f"predicted[{row}]", [boxes for _, boxes in answer])
+        true_boxes, true_counts = flat_targets(f"targets[{row}]", [boxes for _, boxes in truth])
+        told, wanted = told + len(answer), wanted + int(np.count_nonzero(true_counts))
+        if len(boxes) == 0 or len(true_boxes) == 0:
             continue
-        same_region = _region_ious(said, true) >= IOU_THRESHOLD
+        same_region = _region_ious(boxes, counts, true_boxes, true_counts) >= IOU_THRESHOLD
         words, true_words = _words(answer), _words(truth)
         same_words = np.array([[some == others for others in true_words] for some in words])
         found += _pairs(same_region)
         found_in_words += _pairs(same_region & same_words)
-    return _figures("", found_in_words, told, wanted) | _figures("region_", found, told, wanted)
+    return _rates("", found_in_words, told, wanted) | _rates("region_", found, told, wanted)
 
 
-def _region_ious(boxes1: BoxLists, boxes2: BoxLists) -> np.ndarray:
+def _region_ious(boxes1: np.ndarray, counts1: np.ndarray, boxes2: np.ndarray, counts2: np.ndarray) -> np.ndarray:
     """IoU `(n, m)` of the regions that the boxes of `n` and of `m` rows cover; 0 where there are no boxes."""
-    boxes = np.concatenate([boxes1.boxes, boxes2.boxes])
-    # The lines through all corners cut the plane into cells that each box covers wholly or not at all.
+    boxes = np.concatenate([boxes1, boxes2])
+    # The lines through all corners cut the plane into cells that each box covers wholly or not at all. A region is
+    # the set of cells that any of its boxes covers, so intersections and unions are sums of the areas of cells.
     x, y = np.unique(boxes[:, 0::2]), np.unique(boxes[:, 1::2])
     areas = ((y[1:] - y[:-1])[:, None] * (x[1:] - x[:-1])).reshape(-1)
     inside_x = (boxes[:, None, 0] <= x[:-1]) & (x[1:] <= boxes[:, None, 2])
     inside_y = (boxes[:, None, 1] <= y[:-1]) & (y[1:] <= boxes[:, None, 3])
     cells = (inside_y[:, :, None] & inside_x[:, None, :]).reshape(len(boxes), -1)
-    counts = np.concatenate([boxes1.counts, boxes2.counts])
+    counts = np.concatenate([counts1, counts2])
     covered = np.zeros((len(counts), cells.shape[1]), bool)
-    np.logical_or.at(covered, np.repeat(np.arange(len(counts)), counts), cells)
-    covered1, covered2 = covered[: len(boxes1.counts)], covered[len(boxes1.counts) :]
+    np.logical_or.at(covered, row_of_each(counts), cells)
+    covered1, covered2 = covered[: len(counts1)], covered[len(counts1) :]
     intersections = (covered1 * areas) @ covered2.T
     unions = (covered1 @ areas)[:, None] + covered2 @ areas - intersections
     return np.divide(intersections, unions, out=np.zeros_like(unions), where=unions > 0)
@@ -90,7 +91,8 @@ def _pairs(agree: np.ndarray) -> int:
     return int(agree[linear_sum_assignment(agree, maximize=True)].sum())
 
 
-def _figures(prefix: str, found: int, told: int, wanted: int) -> dict[str, float]:
+def _rates(prefix: str, found: int, told: int, wanted: int) -> dict[str, float]:
+    """Precision, recall and F1, where `found` of the `told` phrases are among the `wanted` ones."""
     return {
         f"{prefix}precision@0.5": found / max(told, 1),
         f"{prefix}recall@0.5": found / max(wanted, 1),

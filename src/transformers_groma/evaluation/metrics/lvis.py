@@ -1,6 +1,6 @@
 """Average precision and recall following LVIS: the released evaluation of LVIS-Ground, and LVIS's own.
 
-LVIS averages over categories, and looks at a category only in pictures where its annotators looked for it. Boxes of
+LVIS averages over categories, and looks at a category only in images where its annotators looked for it. Boxes of
 the public functions are `xyxy` in absolute pixels of the original image, those of LVIS's files `xywh`, as said below.
 """
 
@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from .box_lists import box_areas, box_lists, check_rows, flat_values, target_lists
+from ...box_arrays import box_areas
+from .average_precision import AREAS, mean_of_defined, numbered
+from .box_lists import check_rows, flat_boxes, flat_targets, flat_values, row_of_each
 
 logger = logging.getLogger(__name__)
 
-AREAS = ("small", "medium", "large")
-# LVIS says of each category in how many pictures of its training set it is: up to 10, up to 100, more.
+# LVIS says of each category in how many images of its training set it is: up to 10, up to 100, more.
 FREQUENCIES = {"rare": "r", "common": "c", "frequent": "f"}
 MAX_DETECTIONS = 300
 
@@ -43,7 +44,7 @@ def lvis_ground_eval(
         image_ids (`Sequence[str]`): the image of each question. No image is asked twice for the same category.
         areas (`Sequence`, one entry a question, *optional*): area of each target in square pixels, where the dataset
             knows the object's own (LVIS: of its mask, which the script takes). By default that of its box. Only the
-            figures by size depend on it.
+            metrics by size depend on it.
 
     Returns:
         `dict[str, float]`: `ar` (mean over IoU 0.50:0.95), `ar@0.5`, `ar@0.75`, `ar_small`, `ar_medium`, `ar_large`;
@@ -61,8 +62,9 @@ def lvis_ground_eval(
     """
     for name, values in (("targets", targets), ("categories", categories), ("image_ids", image_ids)):
         check_rows(name, values, len(predictions))
-    found, true = box_lists("predictions", predictions), target_lists("targets", targets)
-    true_areas = box_areas(true.boxes) if areas is None else flat_values("areas", areas, true.counts)
+    boxes, box_counts = flat_boxes("predictions", predictions)
+    true, true_counts = flat_targets("targets", targets)
+    true_areas = box_areas(true) if areas is None else flat_values("areas", areas, true_counts)
     seen: dict[tuple[str, str], int] = {}
     for row, question in enumerate(zip(image_ids, categories, strict=True)):
         if (first := seen.setdefault(question, row)) != row:
@@ -80,12 +82,12 @@ def lvis_ground_eval(
     annotations = [
         {**question_ids[row], "bbox": [x1, y1, x2 - x1, y2 - y1], "area": area}
         for row, (x1, y1, x2, y2), area in zip(
-            true.rows.tolist(), true.boxes.tolist(), true_areas.tolist(), strict=True
+            row_of_each(true_counts).tolist(), true.tolist(), true_areas.tolist(), strict=True
         )
     ]
     results = [
         {**question_ids[row], "bbox": [x1, y1, x2 - x1, y2 - y1], "score": 1.0}
-        for row, (x1, y1, x2, y2) in zip(found.rows.tolist(), found.boxes.tolist(), strict=True)
+        for row, (x1, y1, x2, y2) in zip(row_of_each(box_counts).tolist(), boxes.tolist(), strict=True)
     ]
     truth = {
         "images": [{"id": number} for number in image_numbers.values()],
@@ -98,7 +100,7 @@ def lvis_ground_eval(
 def lvis_metrics(
     truth: Mapping[str, Sequence[Mapping[str, Any]]], results: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
-    """The figures of LVIS's own evaluation of boxes (`LVISEval`, at most 300 boxes an image).
+    """The metrics of LVIS's own evaluation of boxes (`LVISEval`, at most 300 boxes an image).
 
     Args:
         truth (`Mapping`): an annotation file of LVIS: `images` (`id`, if there are any `neg_category_ids` and
@@ -126,17 +128,12 @@ def lvis_metrics(
     if unknown is not None:
         raise ValueError(f"`results` name the image {unknown!r}, which is not among the images of `truth`.")
     truth, results = _few_images(truth, _best_of_images(results), images)
-    # Numbers of their own, from 1: COCO takes 0 for "no match".
-    numbered = [
-        [{**entry, "id": number} for number, entry in enumerate(entries, start=1)]
+    reference, answers = (
+        COCO({"images": truth["images"], "annotations": numbered(entries), "categories": truth["categories"]})
         for entries in (
             [{**entry, "iscrowd": 0} for entry in truth["annotations"]],
             [{**entry, "area": entry["bbox"][2] * entry["bbox"][3]} for entry in results],
         )
-    ]
-    reference, answers = (
-        COCO({"images": truth["images"], "annotations": entries, "categories": truth["categories"]})
-        for entries in numbered
     )
     evaluation = COCOeval_faster(reference, answers, iouType="bbox", print_function=logger.debug, lvis_style=True)
     evaluation.params.maxDets = [MAX_DETECTIONS]
@@ -206,7 +203,7 @@ def _few_images(
 
 
 def _summary(evaluation: COCOeval_faster, categories: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The named figures of an evaluation that is done."""
+    """The metrics by name, from an evaluation that is done."""
     precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]  # (T, R, K, A, 1) and (T, K, A, 1)
     thresholds = [round(float(threshold), 2) for threshold in evaluation.params.iouThrs]
     half, three_quarters = thresholds.index(0.5), thresholds.index(0.75)
@@ -214,24 +211,20 @@ def _summary(evaluation: COCOeval_faster, categories: Sequence[Mapping[str, Any]
     frequency_of = {category["id"]: category["frequency"] for category in categories}
     of_category = np.array([frequency_of[category] for category in evaluation.params.catIds])
     metrics = {
-        "ap": _mean(precision[:, :, :, 0]),
-        "ap@0.5": _mean(precision[half, :, :, 0]),
-        "ap@0.75": _mean(precision[three_quarters, :, :, 0]),
+        "ap": mean_of_defined(precision[:, :, :, 0]),
+        "ap@0.5": mean_of_defined(precision[half, :, :, 0]),
+        "ap@0.75": mean_of_defined(precision[three_quarters, :, :, 0]),
     }
-    metrics |= {f"ap_{area}": _mean(precision[:, :, :, index]) for area, index in areas.items()}
-    metrics |= {f"ap_{name}": _mean(precision[:, :, of_category == key, 0]) for name, key in FREQUENCIES.items()}
+    metrics |= {f"ap_{area}": mean_of_defined(precision[:, :, :, index]) for area, index in areas.items()}
     metrics |= {
-        "ar": _mean(recall[:, :, 0]),
-        "ar@0.5": _mean(recall[half, :, 0]),
-        "ar@0.75": _mean(recall[three_quarters, :, 0]),
+        f"ap_{name}": mean_of_defined(precision[:, :, of_category == key, 0]) for name, key in FREQUENCIES.items()
     }
-    return metrics | {f"ar_{area}": _mean(recall[:, :, index]) for area, index in areas.items()}
-
-
-def _mean(values: np.ndarray) -> float:
-    """Mean of what is defined; COCO marks the rest with -1."""
-    defined = values[values > -1]
-    return float(defined.mean()) if defined.size else -1.0
+    metrics |= {
+        "ar": mean_of_defined(recall[:, :, 0]),
+        "ar@0.5": mean_of_defined(recall[half, :, 0]),
+        "ar@0.75": mean_of_defined(recall[three_quarters, :, 0]),
+    }
+    return metrics | {f"ar_{area}": mean_of_defined(recall[:, :, index]) for area, index in areas.items()}
 
 
 __all__ = ["lvis_ground_eval", "lvis_metrics"]

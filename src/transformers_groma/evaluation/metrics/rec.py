@@ -1,21 +1,20 @@
 """Accuracy of referring expression comprehension (REC): one expression, one true box.
 
-Boxes are `xyxy`, in the same units on both sides. numpy alone; no model is needed.
+Boxes are `xyxy`, in the same units on both sides. NumPy alone; no model is needed.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from .box_lists import box_lists, check_rows, ious, target_lists
-
-IOU_THRESHOLD = 0.5
+from ...box_arrays import IOU_THRESHOLD, ious
+from .box_lists import check_rows, first_of_each, flat_boxes, flat_targets, row_of_each
 
 
 def first_box_ious(
     predictions: Sequence[Sequence[Sequence[float]]], references: Sequence[Sequence[float]]
 ) -> np.ndarray:
-    """IoU of the first box of each answer with the true box: what `rec_accuracy` counts, for histograms and galleries.
+    """IoU of the first box of each answer with the true box, which `rec_accuracy` counts; for histograms and galleries.
 
     Args:
         predictions (`Sequence`, one entry an answer): boxes of shape `(n, 4)`, `xyxy`; `n` may be 0.
@@ -39,8 +38,9 @@ def rec_accuracy(
 ) -> dict[str, float]:
     """Score the boxes of answers against one true box each.
 
-    The paper's figure is `acc@0.5`: the first box counts, its IoU must be above 0.5 (not equal), no box is wrong. The
-    last two figures tell what a better choice among the boxes of an answer could gain; they are for analysis.
+    The paper's metric is `acc@0.5`: the first box counts, its IoU must be above 0.5 (not equal), and an answer without
+    a box is wrong. The last two metrics say what a better choice among the boxes of an answer could gain; they are for
+    analysis.
 
     Args:
         predictions (`Sequence`, one entry an answer): boxes of shape `(n, 4)` in the order of the answer, `xyxy`; `n`
@@ -76,11 +76,11 @@ def _first_and_best(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """IoU of the first and of the best box of each answer, and which answers have none; each `(rows,)`."""
     check_rows("references", references, len(predictions))
-    found = box_lists("predictions", predictions)
-    true = target_lists("references", [[box] for box in references]).boxes
-    overlaps = ious(found.boxes, true[found.rows])
-    answered = found.counts > 0
-    starts = (found.counts.cumsum() - found.counts)[answered]
+    boxes, counts = flat_boxes("predictions", predictions)
+    true, _ = flat_targets("references", [[box] for box in references])
+    overlaps = ious(boxes, true[row_of_each(counts)])
+    answered = counts > 0
+    starts = first_of_each(counts)[answered]
     first, best = np.zeros(len(true)), np.zeros(len(true))
     if answered.any():
         first[answered] = overlaps[starts]

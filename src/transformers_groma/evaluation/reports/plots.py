@@ -16,8 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..._files import write_file
+from ...box_arrays import IOU_THRESHOLD
 from ...visualization import PALETTE
-from ..metrics.rec import IOU_THRESHOLD
 
 BINS = 20
 DOTS_PER_INCH = 150
