@@ -27,7 +27,7 @@ from transformers_groma.cli.arguments import positive
 from transformers_groma.evaluation.benchmarks.llava_bench_files import LLAVA_BENCH_FEATURES
 from transformers_groma.shapes.rows import ShapesOptions
 from transformers_groma.shapes.scenes import Scene
-from transformers_groma.shapes.text import words
+from transformers_groma.shapes.wording import words
 
 JUDGE = "right-words"
 MODEL = Path(__file__).parents[2] / "hub_configs" / "groma-tiny"

@@ -22,8 +22,10 @@ from transformers import PreTrainedTokenizerBase
 from transformers_groma import GromaForConditionalGeneration, GromaProcessor
 from transformers_groma.grounding import render_grounded_phrase
 from transformers_groma.markup import proxy_token
+from transformers_groma.shapes.questions import converse
 from transformers_groma.shapes.scenes import ATTRIBUTE_WORDS, Attributes
-from transformers_groma.shapes.text import Content, Phrase, Region, World, converse, subsets, words
+from transformers_groma.shapes.wording import subsets, words
+from transformers_groma.shapes.world import Content, Phrase, Region, World
 
 from .pretraining import IGNORED_LABEL, Pretraining, Schedule, base_and_output
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from transformers_groma.cli import demo
 from transformers_groma.grounding import ground_text
-from transformers_groma.shapes import text as shapes_text
+from transformers_groma.shapes import wording
 from transformers_groma.shapes.demo import question_text, scene_questions
 from transformers_groma.shapes.scenes import make_scene
 
@@ -85,7 +85,7 @@ def test_demo_compares_with_the_truth(run, tmp_path, monkeypatch):
     """What is printed follows from the answers: here they are made by hand."""
     scene = make_scene(demo.DEMO_SEED, "test", 3, demo.DEMO_SCENE_SIZE)
     questions = scene_questions(scene)
-    texts = [shapes_text.with_article(shapes_text.words(item.attributes)) for item in scene.objects]
+    texts = [wording.with_article(wording.words(item.attributes)) for item in scene.objects]
     asked = []
 
     def answer(pipe, image, question, boxes, generate_kwargs, parse_tokens):

@@ -9,7 +9,8 @@ import torch
 from transformers_groma.grounding import ground_text
 from transformers_groma.shapes.demo import compare, count_found, question_text, scene_questions
 from transformers_groma.shapes.scenes import make_scene
-from transformers_groma.shapes.text import Exchange, with_article, words
+from transformers_groma.shapes.wording import with_article, words
+from transformers_groma.shapes.world import Exchange
 
 
 @pytest.fixture(scope="module")

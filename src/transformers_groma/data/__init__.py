@@ -1,1 +1,1 @@
-"""Data: column schemas, conversations, mixtures of datasets, synthetic scenes."""
+"""Datasets: columns, conversations, mixtures, Parquet shards, image folders."""

@@ -1,1 +1,1 @@
-"""Synthetic scenes of colored shapes, whose every box and phrase is known."""
+"""Synthetic scenes of coloured shapes: every box and phrase is known."""

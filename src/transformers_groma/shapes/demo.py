@@ -14,22 +14,11 @@ from ..box_arrays import IOU_THRESHOLD
 from ..boxes import box_iou
 from ..grounding import GroundedText, render_grounded_phrase
 from ..markup import REGION_MARK
+from .expressions import RELATIONS
+from .questions import ask_neighbor, describe_image, describe_region, locate_all, locate_one
 from .scenes import Scene
-from .text import (
-    RELATIONS,
-    Exchange,
-    Phrase,
-    Region,
-    World,
-    ask_neighbor,
-    describe_image,
-    describe_region,
-    locate_all,
-    locate_one,
-    with_article,
-    words,
-    world_of,
-)
+from .wording import with_article, words
+from .world import Exchange, Phrase, Region, World, world_of
 
 NEIGHBOR_TRIES = 30
 
@@ -52,14 +41,14 @@ class Comparison:
 
 
 def scene_questions(scene: Scene) -> dict[str, Exchange]:
-    """Two questions with a box, an expression and a group to locate, and a grounded description; chance chooses the objects.
+    """Five questions about a scene: two with a box, an expression and a group to locate, and a grounded description.
 
     Args:
         scene (`Scene`): what is asked about.
 
     Returns:
-        `dict[str, Exchange]`: by name, always the same for a scene. A question for which chance found no objects is
-        left out, such as "expression" where no object differs from all others in words.
+        `dict[str, Exchange]`: by name, always the same for a scene. Their objects are chosen at random; a question for
+        which none were found is left out, such as "expression" where no object differs from all others in words.
 
     Example:
     >>> from transformers_groma.shapes.scenes import make_scene
@@ -72,7 +61,7 @@ def scene_questions(scene: Scene) -> dict[str, Exchange]:
     world = World([item.attributes for item in scene.objects])
     region = describe_region(world, rng, template=1)
     expression = locate_one(world, rng, template=0, position_share=0)
-    # A generator of their own: what is asked above does not depend on how many tries these take.
+    # A second generator: the questions above stay the same however many tries the next ones take.
     rng = np.random.default_rng([scene.seed, scene.index, 1])
     questions = {
         "region": region,

@@ -1,4 +1,4 @@
-"""Drawing of coloured shapes and of backgrounds, for `shapes.py`.
+"""Draws the coloured shapes and the backgrounds of synthetic scenes.
 
 Geometry is in pixels with x to the right and y down; outlines are polygons around the origin.
 """
@@ -36,7 +36,7 @@ BACKGROUNDS = ("plain", "gradient", "noise", "lines")
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """Coverage of one object, 0..255, and where its top left pixel lies in the image."""
+    """How much of each pixel an object covers (`alpha`, 0..255), and where its top left pixel lies in the image."""
 
     alpha: np.ndarray
     left: int
@@ -50,7 +50,7 @@ class Layer:
 
     @property
     def mask(self) -> np.ndarray:
-        """The pixels that belong to the object: those that it covers at least by half."""
+        """The pixels that belong to the object: those it covers by at least half."""
         return self.alpha >= 128
 
 
@@ -107,7 +107,7 @@ def _quarters(points: Sequence[tuple[float, float]]) -> list[tuple[float, float,
 
 
 def rasterize(shape: str, center: tuple[float, float], side: float, angle: float) -> Layer:
-    """Draw the coverage of a shape.
+    """Draw a shape as the share of each pixel that it covers.
 
     Args:
         shape (`str`): one of `SHAPES`.

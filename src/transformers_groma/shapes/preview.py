@@ -1,4 +1,4 @@
-"""A contact sheet of synthetic scenes, to look at what a model will learn from."""
+"""A contact sheet of synthetic scenes: what a model will learn from, to look at."""
 
 from PIL import Image
 
@@ -7,7 +7,8 @@ from ..data.contact_sheet import contact_sheet as sheet_of
 from ..visualization import draw_boxes
 from .rows import ShapesOptions
 from .scenes import Scene
-from .text import Content, Exchange, Phrase, Region, words
+from .wording import words
+from .world import Content, Exchange, Phrase, Region
 
 
 def contact_sheet(options: ShapesOptions, count: int) -> Image.Image:
@@ -28,18 +29,18 @@ def contact_sheet(options: ShapesOptions, count: int) -> Image.Image:
 
 
 def _tile(scene: Scene, exchanges: list[Exchange]) -> Image.Image:
-    picture = scene.draw().resize((TILE, TILE), Image.Resampling.NEAREST)
+    image = scene.draw().resize((TILE, TILE), Image.Resampling.NEAREST)
     scale = TILE / scene.image_size
     boxes = [[value * scale for value in box] for box in scene.boxes_xyxy]
     labels = [f"{index} {words(item.attributes)}" for index, item in enumerate(scene.objects)]
     texts = [
         text for exchange in exchanges for text in (f"? {_plain(exchange.question)}", f"   {_plain(exchange.answer)}")
     ]
-    return captioned_tile(draw_boxes(picture, boxes, labels), texts)
+    return captioned_tile(draw_boxes(image, boxes, labels), texts)
 
 
 def _plain(content: Content) -> str:
-    """Text with the numbers of objects as the labels have them."""
+    """A text with the numbers of the objects, as their labels show them."""
     pieces = []
     for part in content:
         match part:

@@ -1,4 +1,4 @@
-"""Rows of synthetic scenes: detection, conversations and evaluation in the columns of `columns.py`."""
+"""Dataset rows of synthetic scenes: boxes, conversations and questions to evaluate, in the columns of `data/columns.py`."""
 
 import hashlib
 import io
@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from ..data.columns import FEATURES, Schema, image_part, phrase_part, region_part, text_part
+from ..data.columns import DETECTION_SOURCES, FEATURES, Schema, image_part, phrase_part, region_part, text_part
 from ..data.provenance import named_as_options
 from ..data.shards import WriteReport, write_dataset
+from .questions import MIXTURE, converse
 from .scenes import MIN_IMAGE_SIZE, SPLITS, Scene, make_scene
-from .text import MIXTURE, Content, Exchange, Phrase, Region, converse, world_of
+from .world import Content, Exchange, Phrase, Region, world_of
 
 # Kinds of questions of each task, and how often they come.
 CONVERSATION_TASKS: dict[str, dict[str, float]] = {
@@ -28,17 +29,17 @@ TASKS = ("detection", *CONVERSATION_TASKS)
 # A scene has up to 12 objects, and its longest answer names 6.
 MIN_REGIONS = 16
 JPEG_QUALITY = 95
-# Where a scene gives no question of the task, scenes this far on are tried.
+# Where a scene gives no question of the task, the scene with this much higher a number is tried.
 NEXT_SCENE = 2**32
 
 
 @dataclass(frozen=True)
 class ShapesOptions:
-    """Which rows to make. Each row follows from these and its number.
+    """Which rows to make. A row follows from these options and its number alone.
 
     Args:
         task (`str`): "detection", "rec", "grounding", "region-caption", "grounded-caption" or "chat".
-        seed (`int`): from 0 on.
+        seed (`int`): a non-negative number.
         split (`str`): "train", "validation" or "test"; splits share no scene, whatever the seeds.
         questions (`int`): most questions of a conversation; a scene that has less to ask about gets fewer.
         evaluation (`bool`): evaluation columns: one question a row, in its standard wording, without its answer.
@@ -99,7 +100,7 @@ class ShapesOptions:
         """Make a row.
 
         Args:
-            index (`int`): its number, from 0 on.
+            index (`int`): its number, from 0.
 
         Returns:
             `dict`: the columns of the schema; the image as `{"bytes": …, "path": None}` (JPEG).
@@ -115,21 +116,22 @@ class ShapesOptions:
             "image_id": self._image_id(index),
             "boxes_xyxy": scene.boxes_xyxy,
             # Both objectness heads learn.
-            "source": ("coco", "sa1b")[index % 2],
+            "source": DETECTION_SOURCES[index % len(DETECTION_SOURCES)],
         }
 
     def conversation(self, index: int) -> tuple[Scene, list[Exchange]]:
         """The scene of a row and what is asked about it.
 
         Args:
-            index (`int`): number of the row, from 0 on.
+            index (`int`): number of the row, from 0.
 
         Returns:
             `tuple[Scene, list[Exchange]]`: at least one exchange; none for "detection".
         """
         kinds = CONVERSATION_TASKS.get(self.task, {})
         rng = self._generator(index)
-        # Both are padded in a batch, and have to fit together.
+        # A batch is padded to the most boxes that any of its rows points at and to the most that any names. The two limits
+        # add up to the slots of the model, so that batches of any rows fit.
         max_pointed = self.max_regions // 3
         while True:
             scene = make_scene(self.seed, self.split, index, self.image_size)
@@ -176,19 +178,19 @@ class ShapesOptions:
         return f"shapes-{self.split}-{self.seed}-{index}"
 
     def _generator(self, index: int) -> np.random.Generator:
-        """Source of chance of a row's questions, apart from that of its scene."""
+        """Random numbers for a row's questions; its scene has a generator of its own."""
         task = int.from_bytes(hashlib.sha256(self.task.encode()).digest()[:4], "big")
         entropy = [self.seed, SPLITS.index(self.split), index, task, int(self.evaluation)]
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
 
 
 def iter_rows(task: str, rows: int, seed: int, **options: Any) -> Iterator[dict[str, Any]]:
-    """Make rows, one after the other.
+    """Make rows of synthetic scenes, one after the other.
 
     Args:
         task (`str`): "detection", "rec", "grounding", "region-caption", "grounded-caption" or "chat".
         rows (`int`): how many.
-        seed (`int`): from 0 on.
+        seed (`int`): a non-negative number.
         **options: `split`, `questions`, `evaluation`, `image_size`, `max_regions`, `position_share` of
             [`ShapesOptions`].
 
@@ -210,7 +212,7 @@ def shapes_dataset(task: str, rows: int, seed: int, **options: Any) -> Dataset:
     """A dataset of synthetic scenes in memory.
 
     Args:
-        task (`str`), rows (`int`), seed (`int`), **options: as of [`iter_rows`].
+        task (`str`), rows (`int`), seed (`int`), **options: see [`iter_rows`].
 
     Returns:
         `datasets.Dataset`: detection, conversation or evaluation columns.
@@ -234,7 +236,7 @@ def write_shapes(
     num_shards: int = 1,
     overwrite: bool = False,
 ) -> WriteReport:
-    """Write a dataset of synthetic scenes as Parquet files; a job that was killed resumes where it stopped.
+    """Write a dataset of synthetic scenes as Parquet files; an interrupted job resumes.
 
     Args:
         options (`ShapesOptions`): which rows.
@@ -271,7 +273,7 @@ class _BoxList:
         self.numbers: dict[int, int] = {}
 
     def parts(self, content: Content) -> list[dict[str, Any]]:
-        """Message parts of a text."""
+        """A text as message parts."""
         parts = []
         for part in content:
             match part:
@@ -293,7 +295,7 @@ class _BoxList:
 
 def _jpeg(scene: Scene) -> dict[str, Any]:
     buffer = io.BytesIO()
-    # Full colour resolution: thin stripes would lose theirs.
+    # No chroma subsampling: thin stripes would lose their colour.
     scene.draw().save(buffer, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
     return {"bytes": buffer.getvalue(), "path": None}
 

@@ -1,6 +1,6 @@
 """Synthetic scenes: coloured shapes on a calm background, with exact boxes, masks and attributes.
 
-A scene follows from (`seed`, `split`, `index`) alone, on any machine. The splits "train", "validation" and "test"
+A scene follows from (`seed`, `split`, `index`) alone and is the same on any machine. The splits "train", "validation" and "test"
 never share a scene, whatever the seeds: a hash of a scene's objects says which split may have it.
 """
 
@@ -30,7 +30,8 @@ CLOSENESS = (0.65, 1.05)
 PLACES = 12
 MAX_TILT = 14
 
-# What occlusion leaves of an object: of its pixels, and of the side by which a large object is called large.
+# What must be visible of an object that others cover: a share of its pixels, and the longer side of its visible box (in
+# units of 1/`GRID`), since a large object that looks small would be described wrongly.
 MIN_VISIBLE = {"small": 0.75, "large": 0.6}
 MIN_VISIBLE_SIDE = {"small": 72, "large": 216}
 # Boxes that cover each other more than this would be one region to a detector.
@@ -53,7 +54,7 @@ class Attributes(NamedTuple):
     shape: str | None = None
 
 
-# Attribute: the words for it. What is solid is said to be nothing.
+# The words for each attribute. "solid" is never said.
 ATTRIBUTE_WORDS: dict[str, tuple[str, ...]] = {
     "size": SIZES,
     "texture": tuple(TEXTURES),
@@ -78,7 +79,7 @@ class SceneObject:
     Args:
         attributes (`Attributes`): size, texture, colour and shape, all of them words.
         geometry (`Geometry`): where it is.
-        rgb (`tuple[int, int, int]`): its very colour.
+        rgb (`tuple[int, int, int]`): the exact colour.
         pattern_angle (`int`): direction of stripes and dots, in degrees.
         mask (`np.ndarray` of shape `(image_size, image_size)`, bool): its visible pixels.
         box_xyxy (`tuple[int, int, int, int]`): tight box of the visible pixels, in absolute pixels, `x2` and `y2`
@@ -95,12 +96,12 @@ class SceneObject:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A scene. Later objects cover earlier ones.
+    """Shapes on a background. Later objects cover earlier ones.
 
     Args:
-        seed (`int`), split (`str`), index (`int`): what it follows from.
+        seed (`int`), split (`str`), index (`int`): the arguments of [`make_scene`] that it was made with.
         image_size (`int`): side of its image in pixels.
-        objects (`tuple[SceneObject]`): 4 to 12 objects, every number as often.
+        objects (`tuple[SceneObject]`): 4 to 12 objects; each number is equally likely.
         background (`str`): plain, gradient, noise or lines.
         background_rgb (`tuple[int, int, int]`): its main colour.
     """
@@ -134,12 +135,12 @@ class Scene:
 
 
 def make_scene(seed: int, split: str, index: int, image_size: int = 224) -> Scene:
-    """Make a scene.
+    """Make the scene of a number.
 
     Args:
-        seed (`int`): any number from 0 on.
+        seed (`int`): a non-negative number.
         split (`str`): "train", "validation" or "test"; they never share a scene.
-        index (`int`): number of the scene, from 0 on.
+        index (`int`): number of the scene, from 0.
         image_size (`int`): side of the image in pixels, at least 112. The objects are the same at every size.
 
     Returns:
@@ -161,6 +162,8 @@ def make_scene(seed: int, split: str, index: int, image_size: int = 224) -> Scen
     _check_arguments(seed, split, index, image_size)
     rng = _generator(seed, split, index, 0)
     num_objects = int(rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1))
+    # Objects are drawn at random until they fit the split and are all recognisable. That is checked at one image size, so
+    # that the scene is the same at every size.
     for _ in range(MAX_ATTEMPTS):
         is_dark = rng.random() < 0.35
         proposals = _propose_objects(rng, num_objects, DARK_COLORS if is_dark else LIGHT_COLORS)
@@ -193,7 +196,9 @@ def make_scene(seed: int, split: str, index: int, image_size: int = 224) -> Scen
 
 
 def split_of(objects: list[tuple[Attributes, Geometry]]) -> str:
-    """The one split that may hold a scene of these objects, whatever their order: 80 % train, 10 % each of the others.
+    """The one split that may hold a scene of these objects.
+
+    A hash decides, whatever the order of the objects: 80 % of the scenes are for train, 10 % for each of the others.
 
     Args:
         objects (`list`): attributes and geometry of each.
@@ -247,13 +252,13 @@ def _generator(seed: int, split: str, index: int, *purpose: int) -> np.random.Ge
 def _propose_objects(
     rng: np.random.Generator, num_objects: int, colors: tuple[str, ...]
 ) -> list[tuple[Attributes, Geometry]]:
-    """Objects, fewer than wanted where one found no place."""
+    """Attributes and places of objects; fewer than wanted where one found no place."""
     # How close objects may come: 1 is no overlap of their circles.
     closeness = rng.uniform(*CLOSENESS)
     num_large = min(MAX_LARGE, int(rng.binomial(num_objects, LARGE_SHARE)))
     sizes = ["large"] * num_large + ["small"] * (num_objects - num_large)
     objects: list[tuple[Attributes, Geometry]] = []
-    # Large objects first: they find no place later.
+    # Large objects first: later they would find no place.
     for size in sizes:
         attributes = _propose_attributes(rng, size, colors, [item[0] for item in objects])
         geometry = _place(rng, attributes, objects, closeness)
@@ -311,6 +316,8 @@ def _layer(shape: str, geometry: Geometry, image_size: int) -> Layer:
 
 
 def _visible_masks(layers: list[Layer], image_size: int) -> list[np.ndarray]:
+    """The pixels of each layer that no later one covers."""
+    # From the topmost layer downwards, so that `covered` holds all that lies above.
     covered = np.zeros((image_size, image_size), dtype=bool)
     masks = []
     for layer in reversed(layers):
@@ -331,6 +338,7 @@ def _is_recognisable(proposals: list[tuple[Attributes, Geometry]], layers: list[
         if max(x2 - x1, y2 - y1) * GRID < MIN_VISIBLE_SIDE[attributes.size] * CHECKED_SIZE:
             return False
         boxes.append(box)
+    # IoU of every box with every other one: corners are (N, 2), inner sides of the overlaps (N, N, 2).
     low, high = np.split(np.array(boxes, dtype=np.float64), 2, axis=1)
     inner = np.minimum(high[:, None], high).clip(min=0) - np.maximum(low[:, None], low)
     overlap = inner.clip(min=0).prod(axis=-1)

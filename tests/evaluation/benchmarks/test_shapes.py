@@ -22,7 +22,7 @@ from transformers_groma.evaluation.predictions import Prediction
 from transformers_groma.grounding import ground_text
 from transformers_groma.shapes.rows import shapes_dataset
 from transformers_groma.shapes.scenes import SceneObject, make_scene
-from transformers_groma.shapes.text import with_article, words
+from transformers_groma.shapes.wording import with_article, words
 
 from ...training.rows import training_model, training_processor
 

@@ -13,7 +13,7 @@ from scripts.groma_tiny import pretraining
 from scripts.groma_tiny.pretraining import IGNORED_LABEL, Pretraining, Schedule
 from transformers_groma import GromaForConditionalGeneration, GromaProcessor
 from transformers_groma.shapes.scenes import ATTRIBUTE_WORDS, make_scene
-from transformers_groma.shapes.text import words
+from transformers_groma.shapes.wording import words
 
 HUB_CONFIGS = Path(__file__).parents[3] / "hub_configs"
 TINY = HUB_CONFIGS / "groma-tiny"

@@ -15,7 +15,7 @@ from ...models.groma.modeling_groma import GromaForConditionalGeneration
 from ...models.groma.processing_groma import GromaProcessor
 from ...shapes.rows import shapes_dataset
 from ...shapes.scenes import ATTRIBUTE_WORDS, make_scene
-from ...shapes.text import with_article, words
+from ...shapes.wording import with_article, words
 from ..generation import answer_rows
 from ..metrics.grounded_phrases import grounded_phrase_scores
 from ..metrics.rec import rec_accuracy

@@ -6,21 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from transformers_groma.shapes.questions import MIXTURE, converse, make_exchange
 from transformers_groma.shapes.rows import ShapesOptions
 from transformers_groma.shapes.scenes import Attributes, Scene, make_scene
-from transformers_groma.shapes.text import (
-    MIXTURE,
-    Exchange,
-    Phrase,
-    Region,
-    World,
-    converse,
-    make_exchange,
-    subsets,
-    with_article,
-    words,
-    world_of,
-)
+from transformers_groma.shapes.world import Exchange, Phrase, Region, World, world_of
 
 SIZES = ("small", "large")
 TEXTURES = ("striped", "dotted")
@@ -225,20 +214,6 @@ def test_nothing_to_tell_apart_is_not_asked():
     world = World([same, same], centers=[(0.2, 0.5), (0.8, 0.5)])
     exchange = make_exchange("rec", world, rng, 0, position_share=1)
     assert exchange.topic in ("leftmost circle", "leftmost red circle", "leftmost small circle") or exchange.targets
-
-
-def test_words():
-    item = Attributes("large", "solid", "orange", "cross")
-    assert words(item) == "large orange cross"
-    assert words(item._replace(texture="dotted"), plural=True) == "large dotted orange crosses"
-    assert words(Attributes(color="red"), plural=True) == "red objects"
-    assert [with_article(text) for text in ("orange star", "object", "red ring")] == [
-        "an orange star",
-        "an object",
-        "a red ring",
-    ]
-    assert len(subsets(item)) == 4 and len(subsets(item, with_shape=False)) == 7
-    assert len(subsets(item._replace(texture="striped"))) == 8
 
 
 def test_chat_mixes_all_kinds():

@@ -1,0 +1,77 @@
+"""Words for objects: their attributes in a fixed order, with an article, as a sentence, and all ways to say less."""
+
+from itertools import product
+
+from .scenes import Attributes
+
+
+def words(attributes: Attributes, plural: bool = False) -> str:
+    """The words for what is said about an object: size, texture (solid is never said), colour and shape.
+
+    Args:
+        attributes (`Attributes`): what is said; an object without a shape is an "object".
+        plural (`bool`): of several.
+
+    Returns:
+        `str`: the words.
+
+    Example:
+    >>> from transformers_groma.shapes.scenes import Attributes
+    >>> words(Attributes("small", "striped", "red", "cross"), plural=True)
+    'small striped red crosses'
+    """
+    size, texture, color, shape = attributes
+    noun = shape or "object"
+    if plural:
+        noun += "es" if noun.endswith("s") else "s"
+    return " ".join(word for word in (size, None if texture == "solid" else texture, color, noun) if word)
+
+
+def with_article(text: str) -> str:
+    """The words with "a" or "an" before them.
+
+    Args:
+        text (`str`): words.
+
+    Returns:
+        `str`: the words.
+
+    Example:
+    >>> with_article("orange star")
+    'an orange star'
+    """
+    return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
+
+
+def sentence(text: str) -> str:
+    """A sentence of some words."""
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def subsets(attributes: Attributes, with_shape: bool = True) -> list[Attributes]:
+    """All ways to say less about an object, the shortest first; solid is never said.
+
+    Args:
+        attributes (`Attributes`): all about it.
+        with_shape (`bool`): whether the shape is always said. Otherwise it may be left out, but not everything.
+
+    Returns:
+        `list[Attributes]`
+
+    Example:
+    >>> from transformers_groma.shapes.scenes import Attributes
+    >>> [words(wanted) for wanted in subsets(Attributes("small", "solid", "red", "circle"))]
+    ['circle', 'red circle', 'small circle', 'small red circle']
+    """
+    size, texture, color, shape = attributes
+    choices = product(
+        dict.fromkeys((None, size)),
+        dict.fromkeys((None, None if texture == "solid" else texture)),
+        dict.fromkeys((None, color)),
+        (shape,) if with_shape else (None, shape),
+    )
+    found = [Attributes(*choice) for choice in choices if any(choice)]
+    return sorted(found, key=lambda wanted: sum(word is not None for word in wanted))
+
+
+__all__ = ["sentence", "subsets", "with_article", "words"]
