@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Build one kernel of this directory with the compilers at hand, without Nix.
+"""Builds one kernel of this folder with the compilers at hand, without Nix.
 
     python kernels/build_local.py kernels/roi-align
     python kernels/build_local.py kernels/roi-align --backend cuda --archs "8.0;9.0+PTX"
     python kernels/build_local.py kernels/roi-align --backend cuda --compile-only     # no GPU, no CUDA torch needed
 
-The result lies in `KERNEL_DIR/build/<variant>/`, where the `kernels` library looks for it
+The result is in `KERNEL_DIR/build/<variant>/`, where the `kernels` library looks for it
 (`kernels.get_local_kernel(Path("kernels/roi-align"))`). A build whose sources did not change is kept.
-Binaries made here fit this machine's libc: publish only what the official `kernel-builder` made.
+Binaries made here fit this machine's libc: publish only what the official `kernel-builder` makes.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def add_op_namespace_prefix(op_name: str) -> str:
 
 
 class BuildError(RuntimeError):
-    """The build cannot go on; the message says what to do."""
+    """The kernel cannot be built; the message says why, or what to do."""
 
 
 def read_build_toml(kernel_dir: Path) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def variant_name(backend: str, stable_abi: str, nvcc: str | None) -> str:
 
 
 def source_files(kernel_dir: Path, config: dict[str, Any], backend: str) -> list[Path]:
-    """Every source of the backend, in the order of build.toml; headers are listed there too."""
+    """Every source and header of the backend, in the order of build.toml."""
     names = list(config["torch"]["src"])
     sections = [section for section in config.get("kernel", {}).values() if section["backend"] == backend]
     if not sections:
@@ -133,73 +133,39 @@ def run(command: list[str]) -> None:
         raise BuildError(f"{' '.join(command)}\n{result.stdout}")
 
 
-def compile_cached(command: list[str], source: Path, output: Path, cache: Path) -> None:
-    """Compile, or take the object of an earlier build whose preprocessed source and flags were the same."""
-    preprocess = [part for part in command if part != "-c"] + ["-E", "-P", str(source)]
-    result = subprocess.run(preprocess, capture_output=True)
-    if result.returncode:
-        raise BuildError(f"{' '.join(preprocess)}\n{result.stderr.decode(errors='replace')}")
-    flags = [part for part in command if not part.startswith(("-D", "-I"))]
-    version = subprocess.run([command[0], "--version"], capture_output=True).stdout
-    key = hashlib.sha256(b"\0".join([result.stdout, version, *map(str.encode, flags)])).hexdigest()
-    cached = cache / f"{key}.o"
-    if not cached.exists():
-        run([*command, str(source), "-o", str(output)])
-        cache.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(output, cached.with_suffix(".tmp"))
-        cached.with_suffix(".tmp").rename(cached)
-    else:
-        shutil.copyfile(cached, output)
-
-
 def compile_library(
-    sources: list[Path],
-    library: Path,
-    work: Path,
-    cache: Path,
-    include: list[Path],
-    defines: list[str],
-    nvcc: str | None,
-    archs: str,
+    sources: list[Path], library: Path, include: list[Path], defines: list[str], nvcc: str | None, archs: str
 ) -> None:
+    """Compile each source and link the objects, which lie beside the library."""
     import torch
 
     torch_dir = Path(torch.__file__).parent
     cxx = find_tool("g++", "CXX")
-    flags = [f"-D{define}" for define in defines]
-    flags += [f"-I{path}" for path in include]
-    flags += ["-isystem", str(torch_dir / "include")]
-    flags += ["-std=c++17", "-O2"]
-    jobs, objects = [], []
-    for source in sources:
-        if source.suffix not in (".cpp", ".cu"):
-            continue
-        objects.append(work / f"{len(objects)}_{source.stem}.o")
-        if source.suffix == ".cu":
-            command = [nvcc, *flags, "-c", "-Xcompiler=-fPIC", "-Xcompiler=-fvisibility=hidden", "-ccbin", cxx]
-            command += ["--expt-relaxed-constexpr", "--threads=0", *gencode_flags(archs)]
-            jobs.append((run, [*command, str(source), "-o", str(objects[-1])]))
-        else:
-            # -Wno-psabi: vectors wider than the base instruction set only pass between inlined functions.
-            command = [cxx, *flags, "-c", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
-            if "clang" not in cxx:
-                command += ["-ftree-vectorize", "-fvect-cost-model=dynamic"]  # -O3 without its long compile time
-            jobs.append((compile_cached, command, source, objects[-1], cache))
+    flags = [*(f"-D{define}" for define in defines), *(f"-I{path}" for path in include)]
+    flags += ["-isystem", str(torch_dir / "include"), "-std=c++17", "-O2", "-c"]
+    # -Wno-psabi: vectors wider than the base instruction set only pass between inlined functions.
+    cpp = [cxx, *flags, "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
+    if "clang" not in cxx:
+        cpp += ["-ftree-vectorize", "-fvect-cost-model=dynamic"]  # -O3 without its long compile time
+    compilers = {".cpp": cpp}
+    if nvcc:
+        cuda = [nvcc, *flags, "-Xcompiler=-fPIC", "-Xcompiler=-fvisibility=hidden", "-ccbin", cxx]
+        compilers[".cu"] = [*cuda, "--expt-relaxed-constexpr", "--threads=0", *gencode_flags(archs)]
+    objects = {source: library.with_name(f"{source.name}.o") for source in sources if source.suffix in compilers}
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for future in [pool.submit(*job) for job in jobs]:
-            future.result()
+        list(pool.map(run, ([*compilers[file.suffix], str(file), "-o", str(o)] for file, o in objects.items())))
     # --no-as-needed: the linker would drop libtorch, in which the CUDA stream functions are looked up when loading.
     torch_libs = [f"-L{torch_dir / 'lib'}", "-ltorch", "-ltorch_cpu"]
     if nvcc:
         linker = [nvcc, "-shared", "-ccbin", cxx, "-Xlinker=--no-as-needed"]
     else:
         linker = [cxx, "-shared", "-Wl,--no-as-needed"]
-    run([*linker, *map(str, objects), *torch_libs, "-o", str(library)])
+    run([*linker, *map(str, objects.values()), *torch_libs, "-o", str(library)])
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Two processes (test workers, say) never build the same kernel at once; the second finds the first's result."""
+    """Let one process at a time build a kernel; the next one, another test worker say, finds the build done."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -207,7 +173,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def swap_in(staged: Path, target: Path) -> None:
-    """Put the finished build in place at once: a process that loads meanwhile finds the old or the new one, whole."""
+    """Put a finished build in place: a process that loads it meanwhile finds the old or the new one, never a part."""
     target.parent.mkdir(parents=True, exist_ok=True)
     old = None
     if target.exists():
@@ -224,33 +190,30 @@ def build(
     archs: str = DEFAULT_ARCHS,
     compile_only: bool = False,
     output_dir: Path | None = None,
-    force: bool = False,
 ) -> Path:
-    """Build one kernel and return its variant directory (with `compile_only`: where it would be).
+    """Build one kernel and return its variant folder (with `compile_only`: where it would be).
 
     Args:
-        kernel_dir: directory with a build.toml.
+        kernel_dir: folder with a build.toml.
         backend: "cpu", or "cuda", which contains the CPU operators too.
         archs: GPU architectures, as "8.0;9.0+PTX".
-        compile_only: compile and link, then throw the result away.
+        compile_only: compile and link, and put nothing in place.
         output_dir: where `<variant>/` goes; `KERNEL_DIR/build` by default.
-        force: build even if a build of the same sources is there.
     """
     import torch
 
     kernel_dir = kernel_dir.resolve()
     config = read_build_toml(kernel_dir)
-    general = config["general"]
-    name = general["name"].replace("-", "_")
+    name = config["general"]["name"].replace("-", "_")
     stable_abi = config["torch"]["stable-abi"][backend]
-    major, minor = (int(part) for part in stable_abi.split("."))
     sources = source_files(kernel_dir, config, backend)
-    python_files = sorted((kernel_dir / "torch-ext" / name).rglob("*.py"))
+    python_files = sorted((kernel_dir / "torch-ext" / name).glob("*.py"))
     nvcc = find_tool("nvcc", "NVCC") if backend == "cuda" else None
     variant = variant_name(backend, stable_abi, nvcc)
     target = (output_dir or kernel_dir / "build") / variant
 
-    # The name of the operators' namespace tells builds apart, so that two versions can live in one process.
+    # Named after all that goes into it, a build is up to date if its name is. As the namespace of the operators the
+    # name also lets two versions live in one process.
     digest = hashlib.sha256()
     for file in [*sources, *python_files, Path(__file__)]:
         digest.update(f"{file.name}\0".encode() + file.read_bytes())
@@ -259,47 +222,54 @@ def build(
 
     work_root = kernel_dir / ".build_local"
     with locked(work_root / f"{variant}.lock"):
-        if not force and not compile_only and is_current(target, namespace):
+        if not compile_only and is_current(target, namespace):
             return target
         with tempfile.TemporaryDirectory(prefix="work-", dir=work_root) as work_name:
             work = Path(work_name)
-            (work / "registration.h").write_text(REGISTRATION_H)
-            staged = work / variant
-            staged.mkdir()
-            library = staged / f"{namespace}.so"
-            defines = [
-                f"TORCH_EXTENSION_NAME={namespace}",
-                "CUDA_KERNEL" if nvcc else "CPU_KERNEL",
-                # Use only what this version of the stable ABI has: the library then loads in every later torch.
-                f"TORCH_TARGET_VERSION=0x{major:02x}{minor:02x}000000000000",
-            ]
-            include = [kernel_dir, kernel_dir / "torch-ext", work]
-            compile_library(sources, library, work, work_root / "objects", include, defines, nvcc, archs)
-            if compile_only:
-                return target
-            for file in python_files:
-                place = staged / file.relative_to(kernel_dir / "torch-ext" / name)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, place)
-            library_digest = hashlib.sha256(library.read_bytes()).hexdigest()
-            (staged / "_ops.py").write_text(
-                OPS_PY.format(library=library.name, digest=library_digest, namespace=namespace)
-            )
-            metadata = {
-                "name": general["name"],
-                "id": namespace,
-                "version": general["version"],
-                "license": general["license"],
-                "python-depends": [],
-                "backend": {"type": backend, **({"archs": archs.split(";")} if nvcc else {})},
-            }
-            (staged / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
-            swap_in(staged, target)
+            # Libraries are kept by name: tests build into folders of their own, from the same sources.
+            kept = work_root / f"{namespace}.so"
+            if not kept.is_file():
+                (work / "registration.h").write_text(REGISTRATION_H)
+                major, minor = (int(part) for part in stable_abi.split("."))
+                defines = [
+                    f"TORCH_EXTENSION_NAME={namespace}",
+                    "CUDA_KERNEL" if nvcc else "CPU_KERNEL",
+                    # Use only what this version of the stable ABI has: the library then loads in every later torch.
+                    f"TORCH_TARGET_VERSION=0x{major:02x}{minor:02x}000000000000",
+                ]
+                include = [kernel_dir, kernel_dir / "torch-ext", work]
+                compile_library(sources, work / kept.name, include, defines, nvcc, archs)
+                (work / kept.name).rename(kept)
+            if not compile_only:
+                staged = stage(work / variant, kept, python_files, config["general"], backend, archs)
+                swap_in(staged, target)
     return target
 
 
+def stage(
+    folder: Path, library: Path, python_files: list[Path], general: dict[str, Any], backend: str, archs: str
+) -> Path:
+    """Fill a new folder with what the `kernels` library loads, and return it."""
+    folder.mkdir()
+    shutil.copyfile(library, folder / library.name)
+    for file in python_files:
+        shutil.copyfile(file, folder / file.name)
+    digest = hashlib.sha256(library.read_bytes()).hexdigest()
+    (folder / "_ops.py").write_text(OPS_PY.format(library=library.name, digest=digest, namespace=library.stem))
+    metadata = {
+        "name": general["name"],
+        "id": library.stem,
+        "version": general["version"],
+        "license": general["license"],
+        "python-depends": [],
+        "backend": {"type": backend, **({"archs": archs.split(";")} if backend == "cuda" else {})},
+    }
+    (folder / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
+    return folder
+
+
 def is_current(target: Path, namespace: str) -> bool:
-    """Whether `target` holds an undamaged build of the same sources."""
+    """Whether `target` holds an undamaged build of these sources."""
     try:
         same = json.loads((target / "metadata.json").read_text())["id"] == namespace
         expected = re.search(r'"([0-9a-f]{64})"', (target / "_ops.py").read_text()).group(1)
@@ -314,15 +284,13 @@ def main() -> int:
     parser.add_argument("kernel_dir", type=Path, metavar="KERNEL_DIR")
     parser.add_argument("--backend", choices=("cpu", "cuda"), help="default: cuda where torch has CUDA, else cpu")
     parser.add_argument("--archs", default=DEFAULT_ARCHS, help=f"GPU architectures (default: {DEFAULT_ARCHS})")
-    parser.add_argument("--compile-only", action="store_true", help="compile and link, keep nothing")
-    parser.add_argument("--output", type=Path, help="directory for <variant>/ (default: KERNEL_DIR/build)")
-    parser.add_argument("--force", action="store_true", help="build even if nothing changed")
+    parser.add_argument("--compile-only", action="store_true", help="compile and link, put nothing in place")
     args = parser.parse_args()
     import torch
 
     backend = args.backend or ("cuda" if torch.version.cuda else "cpu")
     try:
-        path = build(args.kernel_dir, backend, args.archs, args.compile_only, args.output, args.force)
+        path = build(args.kernel_dir, backend, args.archs, args.compile_only)
     except BuildError as error:
         print(error, file=sys.stderr)
         return 1
