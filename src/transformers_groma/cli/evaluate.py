@@ -127,7 +127,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     model = checked_model(arguments.model, benchmark.model_types)
     rows = _rows(arguments, benchmark)
     dataset = rows.dataset
-    notes = {} if arguments.judge is None else {"judge": arguments.judge}
+    notes = {}
     if arguments.limit is not None and arguments.limit < len(dataset):
         dataset = dataset.select(range(arguments.limit))
         notes["limit"] = arguments.limit  # a part of a dataset does not compare with what others report for all of it

@@ -1,4 +1,4 @@
-"""Has a respondent answer the rows of a dataset, each once, and keeps the answers in a folder.
+"""Answers to the rows of a dataset, each asked once, kept in a folder as they come.
 
 `predictions.jsonl` has a line for each answer, written as soon as it is there, so an interrupted run resumes. Rows
 about the same image are asked together, because a batch encodes it once. Under `accelerate launch` or `torchrun` each
@@ -31,10 +31,10 @@ LONGEST_WAIT = datetime.timedelta(days=7)
 
 
 def process_state(device: str | torch.device | None = None) -> PartialState:
-    """Which process of how many this is.
+    """Which of how many processes this is.
 
     Args:
-        device (`str` or `torch.device`, *optional*): where models will run; by default the accelerator if there is
+        device (`str` or `torch.device`, *optional*): where models will run; the accelerator by default, if there is
             one.
 
     Returns:
@@ -54,19 +54,19 @@ def answer_dataset(
     progress: bool = True,
     description: str = "answers",
 ) -> list[Prediction]:
-    """Answer the rows of a dataset that a folder has no answer to yet.
+    """Answer the rows of a dataset that have no answer in a folder yet.
 
     Args:
-        respondent (`Respondent`): what answers.
+        respondent (`Respondent`): answers them.
         dataset (`Dataset`): rows with an image.
-        output_dir (`str` or `Path`): folder of `predictions.jsonl`. What is in there must come from the same
-            respondent and dataset; [`evaluate`] sees to that.
-        batch_size (`int`): rows at once. It does not change answers, but for rounding.
-        progress (`bool`): whether to show a bar.
-        description (`str`): beside the bar.
+        output_dir (`str` or `Path`): folder of `predictions.jsonl`. Answers in it must come from the same respondent
+            and dataset; `runner.evaluate` makes sure of that.
+        batch_size (`int`): rows at a time. It changes answers by no more than rounding.
+        progress (`bool`): whether to show a progress bar.
+        description (`str`): text beside the bar.
 
     Returns:
-        `list[Prediction]`: one a row, in order; of all processes, in each of them.
+        `list[Prediction]`: one a row, in order. Each process gets the answers of all.
 
     Raises:
         ValueError: `batch_size` is not positive or too large for the memory, a row cannot be read, or the file holds
@@ -79,8 +79,9 @@ def answer_dataset(
     done = read_predictions(output_dir)
     if any(not 0 <= index < len(dataset) for index in done):
         raise ValueError(f"{output_dir} has answers to rows that the dataset has not. Pass another folder.")
-    state.wait_for_everyone()  # nobody writes before all have read
+    state.wait_for_everyone()  # nobody writes before all have read, so all agree on what is left
     order = _images_together(list(dataset["image_id"]))
+    # Batches are cut from all rows and then thinned out: a run that resumes has the batches of one that never stopped.
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     pending = [[index for index in batch if index not in done] for batch in batches]
     shares = [batch for batch in pending if batch][state.process_index :: state.num_processes]
@@ -95,16 +96,16 @@ def answer_dataset(
 
 
 def read_predictions(output_dir: str | os.PathLike) -> dict[int, Prediction]:
-    """The answers in a folder, of all its files.
+    """Read the answers in a folder.
 
     Args:
         output_dir (`str` or `Path`): folder of a run, finished or not.
 
     Returns:
-        `dict[int, Prediction]`: by the number of the row.
+        `dict[int, Prediction]`: answers by the number of their row.
 
     Raises:
-        ValueError: a file has a line that is no answer.
+        ValueError: a file has a line that is not an answer.
     """
     predictions: dict[int, Prediction] = {}
     for path in prediction_files(Path(output_dir)):
@@ -118,11 +119,19 @@ def read_predictions(output_dir: str | os.PathLike) -> dict[int, Prediction]:
 
 
 def prediction_files(output_dir: Path) -> list[Path]:
+    """The files with answers in a folder: the one of all processes, then those that single ones left.
+
+    Args:
+        output_dir (`Path`): folder of a run.
+
+    Returns:
+        `list[Path]`: those that exist.
+    """
     return [path for path in (output_dir / PREDICTIONS_NAME, *sorted(output_dir.glob(PARTS_PATTERN))) if path.exists()]
 
 
 def _images_together(image_ids: Sequence[str]) -> list[int]:
-    """Numbers of the rows, those about the same image one after the other: within a batch it is encoded once."""
+    """Numbers of the rows, in an order that puts those about the same image side by side."""
     first: dict[str, int] = {}
     for index, image_id in enumerate(image_ids):
         first.setdefault(image_id, index)
@@ -164,8 +173,7 @@ def _answer_batches(
                 except torch.OutOfMemoryError as error:
                     raise ValueError(
                         f"The memory of the device does not hold a batch of {len(batch)} rows. Answers so far are "
-                        f"kept: go on with a "
-                        "smaller `batch_size`."
+                        "kept: resume with a smaller `batch_size`."
                     ) from error
                 for answer in answers:
                     log.write(answer.to_dict())
@@ -185,7 +193,8 @@ def _read_rows(dataset: Dataset, indices: Sequence[int]) -> list[dict[str, Any]]
 
 
 def _merge(output_dir: Path) -> None:
-    """One file, in the order of the rows. Where it is that already, nothing is written."""
+    """Make one file of all, in the order of the rows. Nothing is written where it is that already."""
+    # If this is interrupted before the parts are gone, their answers are read twice and the first of each counts.
     predictions = read_predictions(output_dir)
     parts = list(output_dir.glob(PARTS_PATTERN))
     if parts or list(predictions) != sorted(predictions):

@@ -1,4 +1,4 @@
-"""What a benchmark is: its rows, the respondent that answers them, its metrics. `benchmarks/` has one file for each."""
+"""What a benchmark is: its rows, what answers them, its metrics, and how answers are scored and drawn."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,16 +10,16 @@ from transformers import PreTrainedModel, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.columns import Schema
-from ..data.prompts import Task, question_parts
+from ..data.prompts import Task
 from .predictions import Prediction
 
-# Only a judge needs the client of endpoints.
+# At run time only a judge needs the client of endpoints.
 if TYPE_CHECKING:
     from .judge import Judge
 
 Row = Mapping[str, Any]
 Box = Sequence[float]
-# Draws answers to rows, and the metrics that they got, into a PNG file.
+# Draws answers, the rows that they answer and their metrics into a PNG file.
 Plot = Callable[[Sequence[Prediction], Sequence[Row], Mapping[str, float], Path], Any]
 
 
@@ -43,9 +43,9 @@ class PublishedMetric:
     """A metric of Groma-7B, as the paper reports it.
 
     Args:
-        dataset (`str`): as the column `source` of the rows names it.
-        split (`str`): of the dataset; empty where there is only one.
-        metric (`str`): its name.
+        dataset (`str`): name of the dataset in the column `source`.
+        split (`str`): split of the dataset; empty where there is only one.
+        metric (`str`): name of the metric.
         value (`float`): in the unit of `results.json`, not times 100.
     """
 
@@ -59,27 +59,27 @@ Prepared = TypeVar("Prepared")
 
 
 class Respondent(Protocol, Generic[Prepared]):
-    """Whatever answers rows: a model with its processor."""
+    """A model that answers the rows of a benchmark."""
 
     def question(self, row: Row) -> str:
-        """What a row is asked, for people; empty where the image is all the question.
+        """The question of a row in words, for people; empty where the image is all the question.
 
         Args:
             row (`Mapping`): the row, without its image.
 
         Returns:
-            `str`: the question in words.
+            `str`: the question.
 
         Raises:
-            ValueError: the row cannot be asked as wanted.
+            ValueError: the row cannot be put into the words that were asked for.
         """
         ...
 
     def prepare(self, rows: Sequence[Row]) -> Prepared:
-        """Prepare a batch. Runs ahead of the model, in another thread.
+        """Prepare a batch for the model; called in another thread, ahead of it.
 
         Args:
-            rows (`Sequence[Mapping]`): a batch, images decoded, and `index`, the number of the row.
+            rows (`Sequence[Mapping]`): a batch with its images decoded, and `index`, the number of each row.
 
         Returns:
             The batch, ready for `answer`.
@@ -90,7 +90,7 @@ class Respondent(Protocol, Generic[Prepared]):
         """Answer a batch.
 
         Args:
-            prepared: what `prepare` returned.
+            prepared: a batch from `prepare`.
 
         Returns:
             `list[Prediction]`: one a row, in order.
@@ -105,7 +105,7 @@ class Asking(NamedTuple):
         task (`str`, *optional*): whose templates `prompt_seed` draws from; without it rows can only be asked in their
             own words.
         max_new_tokens (`int`, *optional*): longest answer; `None` where the model answers without words.
-        prompt_seed (`int`, *optional*): draws the wording of questions; see [`question_of`].
+        prompt_seed (`int`, *optional*): draws the wording of questions; see `questions.question_of`.
     """
 
     task: Task | None = None
@@ -114,11 +114,11 @@ class Asking(NamedTuple):
 
 
 class BenchmarkRows(NamedTuple):
-    """What a benchmark asks and compares with, one a question.
+    """The rows that a model answers, and what its answers are compared with.
 
     Attributes:
         asked (`Dataset`): the rows whose question or image the model gets.
-        rows (`Sequence[Mapping]`): what scoring needs of each: its columns without the image.
+        rows (`Sequence[Mapping]`): for each of them what scoring needs: its columns without the image.
     """
 
     asked: Dataset
@@ -126,14 +126,14 @@ class BenchmarkRows(NamedTuple):
 
 
 def answer_and_target_boxes(prediction: Prediction, row: Row) -> tuple[list[list[float]], list[list[float]]]:
-    """The boxes of an answer and those of the row's targets, if it has any.
+    """The boxes of an answer, and the boxes that it should have, if the row has any.
 
     Args:
         prediction (`Prediction`): the answer.
         row (`Mapping`): the row, without its image.
 
     Returns:
-        `tuple[list, list]`: boxes `xyxy` in pixels.
+        `tuple[list, list]`: boxes `xyxy` in pixels of the upright image.
     """
     return prediction.boxes_xyxy, row.get("target_boxes_xyxy") or []
 
@@ -142,10 +142,10 @@ RIGHT, PARTLY_RIGHT, WRONG, NOT_JUDGED = "right", "partly right", "wrong", ""
 
 
 def verdict_of_score(score: float, prediction: Prediction, row: Row) -> str:
-    """An answer of score 1 is right, one of 0 wrong, and everything between partly right.
+    """Call an answer right if its score is 1, wrong if it is 0, and partly right in between.
 
     Args:
-        score (`float`): of `score_rows`, 0..1.
+        score (`float`): its score from `score_rows`, 0..1.
         prediction (`Prediction`): the answer.
         row (`Mapping`): the row, without its image.
 
@@ -162,18 +162,18 @@ class Benchmark:
     """A benchmark: which rows it has, what answers them, and how answers are scored.
 
     Args:
-        name (`str`): in commands and files.
-        title (`str`): in reports.
-        schemas (`tuple[str, ...]`): which columns its datasets may have; the first that fits is taken.
+        name (`str`): its name in commands and files.
+        title (`str`): its name in reports.
+        schemas (`tuple[str, ...]`): which columns its datasets may have; the first schema that fits is used.
         prepare (`Callable[[Dataset], BenchmarkRows]`): checks the rows and says what is asked.
         respondent (`Callable[[PreTrainedModel, ProcessorMixin or BaseImageProcessor, Asking], Respondent]`): makes a
-            model answer its rows.
+            respondent of a model and its processor.
         score (`Callable[[Sequence[Prediction], Sequence[Mapping]], dict[str, float]]`): all metrics of answers to
             rows, from plain boxes and texts; no model is needed.
         score_rows (`Callable[[Sequence[Prediction], Sequence[Mapping]], list[float]]`): how good each answer is, 0..1,
             to find the worst.
-        metrics (`tuple[Metric, ...]`): in the order of reports.
-        published (`tuple[PublishedMetric, ...]`): what the paper reports.
+        metrics (`tuple[Metric, ...]`): what `score` returns, in the order of reports.
+        published (`tuple[PublishedMetric, ...]`): what the paper reports for Groma-7B.
         asking (`Asking`): how its questions are asked, unless a run says otherwise.
         model_types (`tuple[str, ...]`): `model_type` of the models that it can measure.
         more_columns (`tuple[str, ...]`): columns that it reads beside those of its schema, where they are there.
@@ -184,11 +184,11 @@ class Benchmark:
         review (`Callable[[Sequence[Prediction], Sequence[Mapping], Path, Judge or None], list[Mapping]]`, *optional*):
             where a judge model scores the answers: asks it, if there is one, keeps what it says in the folder of the
             run, and returns the rows with its reviews, for `score` and `score_rows`.
-        plots (`Mapping[str, Plot]`): file names, and what draws them.
+        plots (`Mapping[str, Plot]`): file names, each with the function that draws it.
         drawn_boxes (`Callable[[Prediction, Mapping], tuple[list, list]]`): the boxes of an answer and those that are
             right, `xyxy` in pixels, for the gallery.
-        verdict (`Callable[[float, Prediction, Mapping], str]`): whether an answer of a score is "right", "partly
-            right" or "wrong"; empty if it is unknown.
+        verdict (`Callable[[float, Prediction, Mapping], str]`): whether an answer with its score from `score_rows` is
+            "right", "partly right" or "wrong"; empty if nobody knows.
         target_name (`str`): what the gallery calls the right boxes of `drawn_boxes`.
     """
 
@@ -214,98 +214,32 @@ class Benchmark:
 
 
 def rows_without_image(dataset: Dataset) -> list[dict[str, Any]]:
-    """The columns of a dataset that are not pictures, all rows in memory.
+    """Load all columns of a dataset but the images.
 
     Args:
-        dataset (`Dataset`): with an `image` column.
+        dataset (`Dataset`): one with an `image` column.
 
     Returns:
-        `list[dict]`: the rows.
+        `list[dict]`: the rows, in memory.
     """
     return dataset.remove_columns("image").to_list()
 
 
 def row_name(index: int, row: Row) -> str:
-    """How an error names a row.
+    """Name a row in an error.
 
     Args:
-        index (`int`): its number.
+        index (`int`): number of the row.
         row (`Mapping`): the row.
 
     Returns:
-        `str`: number and image.
+        `str`: its number and its image.
 
     Example:
     >>> row_name(3, {"image_id": "7"})
     "Row 3 (image_id '7')"
     """
     return f"Row {index} (image_id {row['image_id']!r})"
-
-
-def question_of(row: Row, task: Task | None = None, prompt_seed: int | None = None) -> dict[str, Any]:
-    """A row as it is asked: without an answer at its end, and in other words if wanted.
-
-    Without a seed a row keeps the question that it was written with: that of `processing/` and of `groma data shapes
-    --evaluation` is the standard one of its task. With a seed the wording is drawn from the templates of `data/prompts.py`, by what
-    is asked about, so that it does not depend on the order of rows.
-
-    Args:
-        row (`Mapping`): conversation or evaluation columns.
-        task (`str`, *optional*): whose templates are drawn from.
-        prompt_seed (`int`, *optional*): another seed draws other questions.
-
-    Returns:
-        `dict`: the row with other `messages`.
-
-    Raises:
-        ValueError: the question of the row lacks what the templates of the task ask about.
-
-    Example:
-    >>> from transformers_groma.data.columns import phrase_part, text_part
-    >>> content = [text_part("Locate "), phrase_part("the cup"), text_part(" in this image.")]
-    >>> row = {"image_id": "7", "boxes_xyxy": [], "messages": [{"role": "user", "content": content}]}
-    >>> [part["text"] for part in question_of(row, "rec", prompt_seed=0)["messages"][-1]["content"]]
-    ['Find ', 'the cup', ' in the picture.']
-    """
-    messages = list(row["messages"])
-    if messages[-1]["role"] == "assistant":
-        messages.pop()
-    if task is None or prompt_seed is None:
-        return {**row, "messages": messages}
-    content = messages[-1]["content"]
-    phrase = next((part["text"] for part in content if part["type"] == "phrase"), None)
-    region = next((part["boxes"][0] for part in content if part["type"] == "region"), None)
-    topic = phrase if region is None else list(row["boxes_xyxy"][region])
-    try:
-        parts = question_parts(
-            task, phrase=phrase, region=region, record=f"{row['image_id']}/{topic}", seed=prompt_seed
-        )
-    except ValueError as error:
-        raise ValueError(
-            f"The question about image {row['image_id']!r} cannot be put into other words. {error} Leave "
-            f"`prompt_seed` out."
-        ) from None
-    images = [part for part in content if part["type"] == "image"]
-    messages[-1] = {**messages[-1], "content": images + parts}
-    return {**row, "messages": messages}
-
-
-def question_text(row: Row) -> str:
-    """The question of a row in words, for people.
-
-    Args:
-        row (`Mapping`): conversation or evaluation columns.
-
-    Returns:
-        `str`: its text; `<region>` stands for a box that the user points at.
-
-    Example:
-    >>> from transformers_groma.data.columns import image_part, region_part, text_part
-    >>> question_text({"messages": [{"role": "user", "content": [image_part(), text_part("What is "), region_part(0)]}]})
-    'What is <region>'
-    """
-    content = next(message["content"] for message in reversed(row["messages"]) if message["role"] == "user")
-    return "".join("<region>" if part["type"] == "region" else part["text"] for part in content)
 
 
 __all__ = [
@@ -320,8 +254,6 @@ __all__ = [
     "PublishedMetric",
     "Respondent",
     "answer_and_target_boxes",
-    "question_of",
-    "question_text",
     "row_name",
     "rows_without_image",
     "verdict_of_score",

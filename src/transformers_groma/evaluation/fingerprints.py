@@ -1,4 +1,4 @@
-"""Short names for what a run depends on, so that answers of one model or dataset are never taken for those of another."""
+"""Fingerprints of models and datasets, so that nobody takes the answers of one for those of another."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ..models.groma.processing_groma import GromaProcessor
 
-# Settings of their own, or no part of the model.
+# Not part of the model, or settings that a run writes down by themselves.
 LEFT_OUT = (
     "_name_or_path",
     "_from_model_config",
@@ -24,13 +24,13 @@ LEFT_OUT = (
 
 
 def model_sha256(model: PreTrainedModel, processor: GromaProcessor | BaseImageProcessor) -> str:
-    """A fingerprint of all that makes answers: weights, configurations, chat template, tokenizer, image processing.
+    """The fingerprint of all that makes answers: weights, configurations, chat template, tokenizer, image processing.
 
-    Thresholds are left out: they are settings of their own.
+    Thresholds are left out, because a run writes them down by themselves.
 
     Args:
-        model (`PreTrainedModel`): on any device.
-        processor (`GromaProcessor` or image processor): of the model.
+        model (`PreTrainedModel`): the model, on any device.
+        processor (`GromaProcessor` or image processor): the processor of the model.
 
     Returns:
         `str`: 64 hexadecimal digits.
@@ -57,7 +57,7 @@ def model_sha256(model: PreTrainedModel, processor: GromaProcessor | BaseImagePr
 
 
 def _described_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Vocabulary, and whatever else makes ids of a text."""
+    """The vocabulary, and whatever else turns a text into ids."""
     described = {
         "vocabulary": sorted(tokenizer.get_vocab().items()),
         "special_tokens": tokenizer.special_tokens_map,
@@ -71,10 +71,10 @@ def _described_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 def dataset_fingerprint(dataset: Dataset) -> str:
-    """A fingerprint of the content of a dataset, the same wherever it lies and however it was cut into files.
+    """The fingerprint of the content of a dataset, wherever it lies and however it is cut into files.
 
     Args:
-        dataset (`Dataset`): with an `image` column.
+        dataset (`Dataset`): a dataset with an `image` column.
 
     Returns:
         `str`: 32 hexadecimal digits.
@@ -82,7 +82,8 @@ def dataset_fingerprint(dataset: Dataset) -> str:
     Example:
     >>> from transformers_groma.shapes.rows import shapes_dataset
     >>> rows = shapes_dataset("rec", 2, seed=0, evaluation=True)
-    >>> dataset_fingerprint(rows) == dataset_fingerprint(rows.select([0, 1])) != dataset_fingerprint(rows.select([1, 0]))
+    >>> same, swapped = rows.select([0, 1]), rows.select([1, 0])
+    >>> dataset_fingerprint(rows) == dataset_fingerprint(same) != dataset_fingerprint(swapped)
     True
     """
     digest = hashlib.blake2b(digest_size=16)

@@ -1,4 +1,4 @@
-"""Answers of a model to rows of the evaluation columns, in batches."""
+"""Asks a model the questions of rows, in batches."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,8 +21,8 @@ class PreparedQuestions(NamedTuple):
 
     Attributes:
         inputs (`BatchFeature`): what the model takes, on the CPU.
-        sizes (`list` of `(height, width)`): of the upright images, in pixels; one a row that has an image.
-        images (`list[int]`, *optional*): the first row with the image of each row, where rows share images.
+        sizes (`list` of `(height, width)`): sizes of the upright images in pixels; one for each row with an image.
+        images (`list[int]`, *optional*): for each row, the first row with its image, if rows share images.
     """
 
     inputs: BatchFeature
@@ -39,15 +39,15 @@ def answer_rows(
     max_new_tokens: int = 128,
     progress: bool = True,
 ) -> Iterator[GroundedText]:
-    """Answer the questions of rows, greedily, so that the same model gives the same answers.
+    """Answer the questions of rows by greedy decoding: the same model gives the same answers.
 
     Args:
         model (`GromaForConditionalGeneration`): in evaluation mode.
         processor (`GromaProcessor`): of the model.
         dataset (`Dataset`): evaluation columns.
-        batch_size (`int`): rows at once. It does not change the answers.
+        batch_size (`int`): rows at a time. It does not change the answers.
         max_new_tokens (`int`): longest answer.
-        progress (`bool`): whether to show a bar.
+        progress (`bool`): whether to show a progress bar.
 
     Yields:
         `GroundedText`: the answer to each row, in order; boxes `xyxy` in absolute pixels of the upright image.
@@ -73,11 +73,11 @@ def answer_rows(
 
 
 def prepare_questions(processor: GromaProcessor, rows: Sequence[Mapping[str, Any]]) -> PreparedQuestions:
-    """The part of answering that needs no model, so that it can run ahead of it.
+    """Turn the questions of rows into model inputs. This needs no model, so it can run ahead of it.
 
     Args:
         processor (`GromaProcessor`): of the model.
-        rows (`Sequence[Mapping]`): of the evaluation columns, images decoded.
+        rows (`Sequence[Mapping]`): evaluation columns, with images decoded.
 
     Returns:
         `PreparedQuestions`
@@ -105,12 +105,12 @@ def answer_questions(
     questions: PreparedQuestions,
     max_new_tokens: int,
 ) -> list[GroundedText]:
-    """Answer a batch of questions, greedily.
+    """Answer a batch of questions by greedy decoding.
 
     Args:
         model (`GromaForConditionalGeneration`): in evaluation mode.
         processor (`GromaProcessor`): of the model.
-        questions (`PreparedQuestions`): the batch.
+        questions (`PreparedQuestions`): a batch from [`prepare_questions`].
         max_new_tokens (`int`): longest answer.
 
     Returns:

@@ -15,9 +15,9 @@ class Judge:
     """The judge model, its rate limit and budget.
 
     Args:
-        endpoint (`Endpoint`): the model that judges.
-        concurrency (`int`): requests at the same time.
-        requests_per_minute (`float`, *optional*): at most so many.
+        endpoint (`Endpoint`): the model and how to reach it.
+        concurrency (`int`): how many requests run at the same time.
+        requests_per_minute (`float`, *optional*): the rate limit; none by default.
         budget (`Budget`): prices and the largest cost.
     """
 
@@ -38,12 +38,12 @@ def judge_of(
     price_out: float = 0.0,
     max_cost: float | None = None,
 ) -> Judge:
-    """A judge by its name, asked as in the papers.
+    """Make a judge of a model's name, asked with the options of the papers.
 
     Args:
         model (`str`): name of the model.
-        base_url (`str`, *optional*): of an OpenAI-compatible server; without it, OpenAI.
-        api_key_env (`str`): name of the environment variable with the key.
+        base_url (`str`, *optional*): address of an OpenAI-compatible server; OpenAI by default.
+        api_key_env (`str`): name of the environment variable that holds the key.
         concurrency (`int`), requests_per_minute (`float`, *optional*): see [`Judge`].
         price_in, price_out (`float`), max_cost (`float`, *optional*): see `Budget`.
 
@@ -51,7 +51,7 @@ def judge_of(
         `Judge`
 
     Raises:
-        ValueError: there is no key, or a largest cost without prices.
+        ValueError: there is no key, or a largest cost is given without prices.
 
     Example:
     >>> judge_of("some-model", "http://localhost:8000/v1").endpoint.model

@@ -1,4 +1,4 @@
-"""Models, datasets and benchmarks by their names, as the command line has them."""
+"""Loads benchmarks, datasets and models by the names that the command line takes."""
 
 import os
 from pathlib import Path
@@ -29,12 +29,12 @@ BENCHMARKS = {
 
 
 class NamedRows(NamedTuple):
-    """A dataset and where it comes from.
+    """The rows of a dataset and where they come from.
 
     Attributes:
-        dataset (`Dataset`): its rows.
+        dataset (`Dataset`): the rows.
         name (`str`): folder, file or Hub name.
-        split (`str`): of it; empty where there are none.
+        split (`str`): name of the split; empty where there are none.
     """
 
     dataset: Dataset
@@ -43,7 +43,7 @@ class NamedRows(NamedTuple):
 
 
 def load_benchmark(name: str) -> Benchmark:
-    """A benchmark by its name.
+    """Look a benchmark up by its name.
 
     Args:
         name (`str`): `"rec"`, `"lvis-ground"`, `"region-caption"`, `"grounded-caption"`, `"detection"` or
@@ -65,18 +65,19 @@ def load_benchmark(name: str) -> Benchmark:
 
 
 def load_benchmark_rows(spec: str | os.PathLike, split: str | None = None) -> NamedRows:
-    """The rows of a dataset by its name.
+    """Load the rows of a dataset by its name.
 
     Args:
         spec (`str` or `Path`): `PATH[@SPLIT]`: a folder with Parquet files, one file, or a Hub name.
-        split (`str`, *optional*): where the spec names none; "test" without either.
+        split (`str`, *optional*): the split, if the spec names none; "test" without either.
 
     Returns:
         `NamedRows`
 
     Raises:
-        FileNotFoundError: nothing of that name, or no such split.
-        ValueError: the spec names another split than `split`, or a ratio.
+        FileNotFoundError: there is nothing of that name, or no such split.
+        ValueError: the spec names another split than `split`, or a ratio; or the folder has the published files of a
+            benchmark, which [`load_published_rows`] reads.
     """
     spec = str(spec)
     named = parse_dataset_spec(spec, split or DEFAULT_SPLIT)
@@ -95,13 +96,13 @@ def load_benchmark_rows(spec: str | os.PathLike, split: str | None = None) -> Na
 def load_published_rows(
     benchmark: Benchmark, folder: str | os.PathLike, images: str | os.PathLike, split: str | None = None
 ) -> NamedRows:
-    """The rows of a benchmark from the files that its authors published.
+    """Load the rows of a benchmark from the files that its authors published.
 
     Args:
-        benchmark (`Benchmark`): one with published files.
-        folder (`str` or `Path`): where its `published_files` are.
+        benchmark (`Benchmark`): a benchmark with `published_files`.
+        folder (`str` or `Path`): folder of these files.
         images (`str` or `Path`): folder of the images.
-        split (`str`, *optional*): for an error; these files have none.
+        split (`str`, *optional*): must be left out, as these files have no splits.
 
     Returns:
         `NamedRows`
@@ -126,16 +127,16 @@ def load_model(
     box_score_threshold: float | None = None,
     nms_threshold: float | None = None,
 ) -> tuple[GromaForConditionalGeneration | GromaForRegionProposal, GromaProcessor | BaseImageProcessor]:
-    """A model and its processor by name.
+    """Load a model and its processor by name.
 
     Args:
         name (`str` or `Path`): folder or Hub name of a Groma or of a detector.
-        dtype (`str` or `torch.dtype`): of the weights; `"auto"` is as saved.
-        device (`str` or `torch.device`): where it runs.
-        box_score_threshold, nms_threshold (`float`, *optional*): in place of the model's own.
+        dtype (`str` or `torch.dtype`): dtype of the weights; `"auto"` keeps the one that they were saved in.
+        device (`str` or `torch.device`): where the model runs.
+        box_score_threshold, nms_threshold (`float`, *optional*): replace the model's own.
 
     Returns:
-        `tuple`: the model in evaluation mode, and its processor (of a detector its image processor).
+        `tuple`: the model in evaluation mode, and its processor; for a detector, its image processor.
 
     Example:
     >>> model, _ = load_model("hub_configs/groma-tiny", nms_threshold=0.5)

@@ -1,4 +1,4 @@
-"""Models that answer the rows of a benchmark: with words and regions, or with the regions that they propose."""
+"""Models that answer the rows of a benchmark: in words with regions, or with the regions that they propose."""
 
 import copy
 from collections.abc import Sequence
@@ -14,10 +14,11 @@ from ..models.groma.modeling_groma import GromaForConditionalGeneration
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 from ..models.groma.processing_groma import GromaProcessor
 from ..regions import Regions
-from .benchmark import Asking, Row, question_of, question_text
+from .benchmark import Asking, Row
 from .generation import PreparedQuestions, answer_questions, prepare_questions
 from .predictions import Prediction
 from .proposals import QueryScore, detect
+from .questions import question_of, question_text
 
 # What a proposal respondent calls its two kinds of boxes.
 REGIONS, QUERIES = "regions", "queries"
@@ -34,15 +35,15 @@ class _Chat(NamedTuple):
 
 
 class ChatRespondent:
-    """Answers the questions of rows in words, greedily.
+    """Answers the questions of rows in words, by greedy decoding.
 
     Args:
         model (`GromaForConditionalGeneration`): put into evaluation mode.
-        processor (`GromaProcessor`): of the model.
+        processor (`GromaProcessor`): the processor of the model.
         asking (`Asking`): how questions are asked, and the longest answer.
 
     Raises:
-        ValueError: questions cannot be drawn, as there are no templates for them.
+        ValueError: a `prompt_seed` for questions without templates to draw from.
     """
 
     def __init__(self, model: GromaForConditionalGeneration, processor: GromaProcessor, asking: Asking) -> None:
@@ -53,11 +54,11 @@ class ChatRespondent:
         self._processor_ahead = copy.deepcopy(processor)
 
     def question(self, row: Row) -> str:
-        """What a row is asked; see [`Respondent`]."""
+        """The question of a row; see [`Respondent`]."""
         return question_text(self._asked(row))
 
     def prepare(self, rows: Sequence[Row]) -> _Chat:
-        """Questions to model inputs; see [`Respondent`]."""
+        """Turn questions into model inputs; see [`Respondent`]."""
         asked = [self._asked(row) for row in rows]
         return _Chat(
             [row["index"] for row in rows],
@@ -66,7 +67,7 @@ class ChatRespondent:
         )
 
     def answer(self, prepared: _Chat) -> list[Prediction]:
-        """Answers of the model; see [`Respondent`]."""
+        """Answer a batch of questions; see [`Respondent`]."""
         answers = answer_questions(self.model, self.processor, prepared.questions, self.asking.max_new_tokens)
         return [
             Prediction.of(index, image_id, answer)
@@ -93,7 +94,7 @@ class _Images(NamedTuple):
 
 
 class ProposalRespondent:
-    """Answers a row with the regions of its image and all queries, as two phrases; see [`Respondent`].
+    """Answers a row with two phrases: the regions of its image, and all queries of the proposer.
 
     Args:
         model (`GromaForRegionProposal` or `GromaForConditionalGeneration`): put into evaluation mode.
@@ -109,18 +110,11 @@ class ProposalRespondent:
         self.image_processor = processor.image_processor if isinstance(processor, GromaProcessor) else processor
 
     def question(self, row: Row) -> str:
-        """Nothing: the image is all the question; see [`Respondent`]."""
+        """Empty, as the image is all the question; see [`Respondent`]."""
         return ""
 
     def prepare(self, rows: Sequence[Row]) -> _Images:
-        """Pixels of a batch.
-
-        Args:
-            rows (`Sequence[Mapping]`): detection columns, images decoded, and `index`.
-
-        Returns:
-            The batch, ready for `answer`.
-        """
+        """Turn images into pixels for the model; see [`Respondent`]."""
         images = [to_upright_8_bit(row["image"]) for row in rows]
         return _Images(
             [row["index"] for row in rows],
@@ -130,14 +124,14 @@ class ProposalRespondent:
         )
 
     def answer(self, prepared: _Images) -> list[Prediction]:
-        """Regions and queries of a batch.
+        """Find the regions and queries of a batch of images; see [`Respondent`].
 
         Args:
-            prepared: what `prepare` made.
+            prepared: a batch from `prepare`.
 
         Returns:
-            `list[Prediction]`: two phrases each, `"regions"` (after score threshold and NMS, best first) and
-                `"queries"`.
+            `list[Prediction]`: one a row, each with two phrases: `"regions"` (after score threshold and NMS, best
+                first) and `"queries"`.
         """
         detected = detect(self.model, prepared.pixel_values, prepared.sizes, QUERY_SCORE)
         return [
@@ -147,7 +141,7 @@ class ProposalRespondent:
 
 
 def _shortened(regions: Regions) -> Regions:
-    """The same regions in float64, as the shortest decimals that round to their float32: a file keeps hundreds an image."""
+    """The same regions in float64, as the shortest decimals that round to their float32: files hold hundreds of them."""
     boxes, scores = (
         np.array([float(str(value)) for value in numbers.numpy().ravel()]).reshape(numbers.shape)
         for numbers in (regions.xyxy, regions.scores)

@@ -30,7 +30,7 @@ from .reports.report import RESULTS_NAME, Results, read_results, versions, write
 if TYPE_CHECKING:
     from .judge import Judge
 
-# Settings that change answers. A folder is gone on with only where all of them are the same.
+# Settings that change answers: a run only resumes in a folder where all of them are the same.
 IDENTITY = (
     "benchmark",
     "model_sha256",
@@ -70,25 +70,26 @@ def evaluate(
             into evaluation mode. Its config has the thresholds.
         processor (`GromaProcessor` or image processor): of the model.
         dataset (`Dataset`): columns of one of the benchmark's `schemas`.
-        output_dir (`str` or `Path`): made if needed. `predictions.jsonl`, `results.json`, `results.md`, plots,
+        output_dir (`str` or `Path`): output folder, for `predictions.jsonl`, `results.json`, `results.md`, plots and
             `gallery.html`.
-        batch_size (`int`): rows at once.
-        prompt_seed (`int`, *optional*): draws the wording of questions, see [`question_of`]; without it rows keep
+        batch_size (`int`): rows at a time.
+        prompt_seed (`int`, *optional*): draws the wording of questions, see `questions.question_of`; without it rows keep
             their own.
         max_new_tokens (`int`, *optional*): longest answer; the benchmark's own by default.
         gallery (`int`): how many of the worst answers to draw.
         judge (`Judge`, *optional*): the judge model, for a benchmark that has its answers reviewed. Without one, such
             a benchmark has answers and no metrics.
-        progress (`bool`): whether to show a bar.
-        model_name, dataset_name, split (`str`): for the report. The paper's metrics are found by `split` and the
-            column `source`.
+        progress (`bool`): whether to show a progress bar.
+        model_name, dataset_name, split (`str`): what the report calls them. The paper's metrics are found by `split`
+            and the column `source`.
         notes (`Mapping`, *optional*): further settings to write down.
 
     Returns:
         `Results`: what `results.json` holds.
 
     Raises:
-        ValueError: wrong columns or rows, the folder holds a run of other settings, or see [`answer_dataset`].
+        ValueError: wrong columns or rows, a judge that the benchmark has no use for, the folder holds a run of other
+            settings, or see [`answer_dataset`].
         OutputError: the folder cannot be written, or another run is writing it.
 
     Example:
@@ -104,6 +105,8 @@ def evaluate(
     """
     if judge is not None and benchmark.review is None:
         raise ValueError(f"{benchmark.name} is scored without a judge model. Leave `judge` out.")
+    # Reviews of different judges do not compare, so results say whose they are.
+    notes = {**({} if judge is None else {"judge": judge.endpoint.model}), **(notes or {})}
     output_dir = Path(output_dir)
     dataset = _with_columns(dataset, benchmark)
     rows = benchmark.prepare(dataset)
@@ -114,8 +117,9 @@ def evaluate(
     asking = benchmark.asking._replace(prompt_seed=prompt_seed, max_new_tokens=max_new_tokens)
     respondent = benchmark.respondent(model, processor, asking)
     if prompt_seed is not None:
+        # A question whose wording cannot be drawn is an error, and it comes before any row is asked.
         for row in rows.rows:
-            respondent.question(row)  # an error if its wording cannot be drawn, before any row is asked
+            respondent.question(row)
     state = process_state()
     settings = {
         "benchmark": benchmark.name,
@@ -128,7 +132,7 @@ def evaluate(
         "prompt_seed": asking.prompt_seed,
         "max_new_tokens": asking.max_new_tokens,
         "processes": state.num_processes,
-        **(notes or {}),
+        **notes,
     }
     with one_writer(output_dir, "evaluate") if state.is_main_process else nullcontext():
         earlier = check_folder(output_dir, settings)
@@ -144,7 +148,8 @@ def evaluate(
         seconds, asked = time.perf_counter() - start, len(predictions) - known
         if state.is_main_process:
             if asked == 0 and earlier is not None and earlier.complete:
-                settings = {**earlier.settings, **(notes or {})}
+                # A finished run, scored once more: it was asked where and when it was asked.
+                settings = {**earlier.settings, **notes}
                 seconds, asked = earlier.seconds, earlier.asked
             if benchmark.review is not None:
                 rows = rows._replace(rows=benchmark.review(predictions, rows.rows, output_dir, judge))
@@ -164,10 +169,10 @@ def check_folder(output_dir: str | os.PathLike, settings: Mapping[str, Any]) -> 
 
     Args:
         output_dir (`str` or `Path`): folder of a run.
-        settings (`Mapping`): of the run to come.
+        settings (`Mapping`): settings of the run that is about to start.
 
     Returns:
-        `Results`: of the run that it holds, finished or not; `None` without one.
+        `Results`: the run that it holds, finished or not; `None` if it is empty.
 
     Raises:
         ValueError: it holds another run; the message says what differs.
@@ -196,10 +201,10 @@ def run_settings(
     processor: GromaProcessor | BaseImageProcessor,
     dataset: Dataset,
 ) -> dict[str, Any]:
-    """What tells the model and the rows of a run from others.
+    """The settings that identify the model and the rows of a run.
 
     Args:
-        model (`GromaForConditionalGeneration` or `GromaForRegionProposal`): with the thresholds that it will have.
+        model (`GromaForConditionalGeneration` or `GromaForRegionProposal`): with the thresholds that it runs with.
         processor (`GromaProcessor` or image processor): of the model.
         dataset (`Dataset`): columns of its schema.
 
@@ -208,7 +213,7 @@ def run_settings(
     """
     config = model.config
     return {
-        # Known of models from the Hub only.
+        # Only models from the Hub have one.
         "model_revision": getattr(config, "_commit_hash", None),
         "model_sha256": model_sha256(model, processor),
         "sources": sorted(set(dataset["source"])),
@@ -229,15 +234,15 @@ def draw_worst(
     output_dir: str | os.PathLike,
     count: int,
 ) -> Path:
-    """Draw the worst answers: `gallery.html` and `gallery/*.png`.
+    """Draw the worst answers into `gallery.html` and `gallery/*.png`.
 
     Args:
-        benchmark (`Benchmark`): scores them.
+        benchmark (`Benchmark`): scores the answers.
         respondent (`Respondent`): says what it was asked.
         predictions (`Sequence[Prediction]`): all answers.
         rows (`BenchmarkRows`): what was asked.
         output_dir (`str` or `Path`): folder of the run.
-        count (`int`): how many.
+        count (`int`): how many answers to draw.
 
     Returns:
         `Path`: the page.
@@ -265,7 +270,7 @@ def draw_worst(
 
 
 def _with_columns(dataset: Dataset, benchmark: Benchmark) -> Dataset:
-    """The columns of the benchmark's schema, images decoded whatever was set."""
+    """The columns of the benchmark's schema, with images decoded even if the dataset was set not to."""
     errors = []
     for schema in benchmark.schemas:
         try:

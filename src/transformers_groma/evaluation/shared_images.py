@@ -1,6 +1,6 @@
-"""Several questions about the same image in a batch: it is encoded once, and its part of the prompt is read once.
+"""Generates answers to several questions about the same image: it is encoded once, and so is its part of the prompt.
 
-RefCOCO asks some seven expressions a picture and LVIS-Ground several categories. The prompts of such rows are the same
+RefCOCO asks some seven expressions an image and LVIS-Ground several categories. The prompts of such rows are the same
 up to the last region slot, which is most of their length, so only the questions after it differ.
 """
 
@@ -17,17 +17,18 @@ from ..models.groma.modeling_groma_outputs import GromaImageFeatures
 
 
 def images_of_rows(image_ids: Sequence[str], inputs: Mapping[str, Tensor], image_token_id: int) -> list[int] | None:
-    """Which image each row is about, where rows can share them.
+    """Find out which rows of a batch share an image.
 
     Args:
-        image_ids (`Sequence[str]`): names of the rows' images. Images of one name are compared, as two datasets may
-            use it.
-        inputs (`Mapping[str, Tensor]`): of the B rows, padded on the left, from the processor.
-        image_token_id (`int`): of the placeholders.
+        image_ids (`Sequence[str]`): name of each row's image. Images of one name are compared, as two datasets may use
+            the same name.
+        inputs (`Mapping[str, Tensor]`): model inputs of the B rows, padded on the left.
+        image_token_id (`int`): id of the placeholders.
 
     Returns:
-        `list[int]`: for each row the first one with its image. `None` where all images differ, where a row has none or
-        boxes of its own, which take its region slots, or where the prompts differ before their questions.
+        `list[int]`: for each row, the first row with the same image. `None` if there is nothing to share: all images
+        differ, a row has no image or boxes of its own, which take its region slots, or the prompts differ before their
+        questions.
     """
     rows = len(image_ids)
     if len(set(image_ids)) == rows or "refer_boxes" in inputs or len(inputs.get("pixel_values", ())) != rows:
@@ -46,21 +47,24 @@ def images_of_rows(image_ids: Sequence[str], inputs: Mapping[str, Tensor], image
 def generate_with_shared_images(
     model: GromaForConditionalGeneration, inputs: Mapping[str, Tensor], images: Sequence[int], **kwargs: Any
 ) -> GenerateDecoderOnlyOutput:
-    """`model.generate` that looks at each image once and reads what all prompts begin with once an image.
+    """Like `model.generate`, but each image is encoded once, and so is what the prompts about it begin with.
+
+    The shared part of the prompt is read once for each image, which leaves a cache of keys and values. This cache is
+    repeated for the rows about the image, and generation goes on from it with their questions.
 
     Args:
         model (`GromaForConditionalGeneration`): in evaluation mode.
         inputs (`Mapping[str, Tensor]`): `input_ids` and `attention_mask` `(B, L)`, padded on the left, and
             `pixel_values` `(B, 3, height, width)`, on the model's device.
-        images (`Sequence[int]`): what [`images_of_rows`] found.
+        images (`Sequence[int]`): for each row, the first row with its image; from [`images_of_rows`].
         **kwargs: further arguments of `generate`, such as `max_new_tokens`; one sequence a row.
 
     Returns:
-        Output of `generate` with `return_dict_in_generate=True`, the prompts as given.
+        The output of `generate` with `return_dict_in_generate=True`; its sequences begin with the prompts as given.
     """
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     distinct = sorted(set(images))
-    # On the CPU, as with a device map what it selects may be on several devices.
+    # On the CPU, because with a device map the layers of the cache may be on several devices.
     order = torch.tensor([distinct.index(image) for image in images])
     padding, end = _prefix_bounds(inputs, model.config.image_token_id)
     length = int(end[0] - padding[0])
@@ -76,7 +80,8 @@ def generate_with_shared_images(
     )
     cache.batch_select_indices(order)
 
-    # Padding moves between what the prompts share and their questions.
+    # Prompts come as [padding, prefix, question]. The cache holds the prefix alone, at the same positions in all rows,
+    # so the padding moves behind it: [prefix, padding, question]. Masked out, it changes no position of what follows.
     is_padding = torch.arange(ids.shape[1] - length, device=ids.device) < padding[:, None]
     pad_token_id = model.generation_config.pad_token_id
     questions = ids[:, length:].masked_fill(is_padding, 0 if pad_token_id is None else pad_token_id)
@@ -94,12 +99,12 @@ def generate_with_shared_images(
         return_dict_in_generate=True,
         **kwargs,
     )
-    output.sequences[:, : ids.shape[1]] = ids
+    output.sequences[:, : ids.shape[1]] = ids  # with the padding where it was
     return output
 
 
 def _prefix_bounds(inputs: Mapping[str, Tensor], image_token_id: int) -> tuple[Tensor, Tensor]:
-    """Where each prompt begins and where its last placeholder ends: `(B,)` each."""
+    """Where each prompt begins, after its padding, and where its last placeholder ends, both of shape `(B,)`."""
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     position = torch.arange(ids.shape[1], device=ids.device)
     return mask.argmax(dim=1), torch.where(ids == image_token_id, position, -1).amax(dim=1) + 1

@@ -68,6 +68,7 @@ def test_answers_come_first_and_reviews_when_there_is_a_judge(model, server, tmp
     judged = run(model, tmp_path, judge_of("judge", server.url), gallery=1)
     assert judged.metrics["relative_score"] == 75.0 and judged.metrics["relative_score_detail"] == 75.0
     assert judged.asked == results.asked
+    assert judged.settings["judge"] == "judge" and "judge" not in results.settings
     assert len(read_jsonl(tmp_path / "reviews.jsonl")) == 3
     assert "0.6" in (tmp_path / "gallery.html").read_text()
     run(model, tmp_path, judge_of("judge", server.url))

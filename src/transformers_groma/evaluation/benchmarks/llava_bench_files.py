@@ -19,8 +19,8 @@ from datasets import Dataset, Features, Value
 
 from ..._jsonl import read_jsonl, write_jsonl
 from ...data.columns import EVALUATION_FEATURES, check_row, image_part, text_part
-from ..benchmark import question_text
 from ..predictions import Prediction
+from ..questions import question_text
 
 SOURCE = "llava_bench"
 # Evaluation columns, and what the judge needs beside them.

@@ -1,6 +1,6 @@
 """What a row is asked."""
 
-from transformers_groma.evaluation.benchmark import question_of, question_text
+from transformers_groma.evaluation.questions import question_of, question_text
 
 from .samples import caption_row, rec_row
 
