@@ -1,11 +1,11 @@
-"""Stage 2, alignment: region encoder, projector and the new tokens learn to speak to the language model (paper section 3.4).
+"""Stage 2, alignment: region encoder, projector and new tokens learn to reach the language model (paper section 3.4).
 
     groma train alignment --config hub_configs/recipes/alignment.yaml --output_dir output/alignment
 
-Everything in the YAML file can be overridden behind it. On several processes, and several machines:
+Options after the YAML file override its values. On several processes or machines:
 
-    accelerate launch --config_file hub_configs/accelerate/fsdp2.yaml -m transformers_groma.training.alignment --config
-    …
+    accelerate launch --config_file hub_configs/accelerate/fsdp2.yaml \\
+        -m transformers_groma.training.alignment --config …
 """
 
 from collections.abc import Sequence
@@ -33,31 +33,16 @@ ALIGNMENT_PARTS = ["region_encoder", "projector", NEW_TOKENS]
 
 @dataclass
 class AlignmentArguments(ConversationArguments):
-    """Arguments of stage 2.
+    """Model and data of stage 2.
 
     Args:
-        model_name_or_path (`str`): a whole Groma model.
-        pad_to_multiple_of (`int`, *optional*): round the length of batches up; with `torch_compile` it saves
-            compilations.
+        model_name_or_path (`str`): folder or Hub name of a whole Groma model.
+        pad_to_multiple_of (`int`, *optional*): round up the length of batches; fewer lengths are fewer compilations
+            with `torch_compile`.
     """
 
     model_name_or_path: str = field(default="", metadata={"help": "Folder or Hub name of a whole Groma model."})
-    pad_to_multiple_of: int | None = field(default=None, metadata={"help": "Round the length of batches up."})
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run stage 2.
-
-    Args:
-        argv (`Sequence[str]`, *optional*): arguments without the program's name; those of the process by default.
-
-    Raises:
-        ValueError: arguments or data that do not fit, before training starts.
-    """
-    script_args, training_args = parse_arguments(
-        (AlignmentArguments, TrainingArguments), argv, "groma train alignment", __doc__.splitlines()[0]
-    )
-    train(script_args, training_args)
+    pad_to_multiple_of: int | None = field(default=None, metadata={"help": "Round up the length of batches."})
 
 
 @alone_in_its_output
@@ -69,16 +54,17 @@ def train(script_args: AlignmentArguments, training_args: TrainingArguments) -> 
         training_args (`TrainingArguments`): all that `Trainer` takes.
 
     Returns:
-        `GromaTrainer`: after its training, the model saved.
+        `GromaTrainer`: after training, with the model saved.
 
     Raises:
-        ValueError: arguments or data that do not fit, before training starts.
+        ValueError: wrong arguments or data, before training starts.
     """
     refuse_hub_token(training_args)
+    choose_parts(script_args, ALIGNMENT_PARTS, training_args.weight_decay)
+
     ################
     # Model & Processor
     ################
-    choose_parts(script_args, ALIGNMENT_PARTS, training_args.weight_decay)
     model, processor = load_model(script_args.model_name_or_path, script_args, dtype="float32")
 
     ################
@@ -91,7 +77,6 @@ def train(script_args: AlignmentArguments, training_args: TrainingArguments) -> 
     ################
     # Training
     ################
-    training_args.remove_unused_columns = False
     trainer = GromaTrainer(
         model=model,
         args=training_args,
@@ -108,6 +93,21 @@ def train(script_args: AlignmentArguments, training_args: TrainingArguments) -> 
     # Save and push to Hub
     trainer.save_and_push()
     return trainer
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run stage 2 from a command line.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): the command line without the program's name; `sys.argv[1:]` by default.
+
+    Raises:
+        ValueError: wrong arguments or data, before training starts.
+    """
+    script_args, training_args = parse_arguments(
+        (AlignmentArguments, TrainingArguments), argv, "groma train alignment", __doc__.splitlines()[0]
+    )
+    train(script_args, training_args)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the command lines of all training stages share: datasets, YAML files with overrides."""
+"""What the command lines of all training stages share: datasets, YAML files with overrides, errors that name options."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,16 +18,16 @@ from ..data.mixtures import load_mixture
 
 @dataclass
 class DatasetArguments:
-    """Which data a stage trains on.
+    """The data that a stage trains on.
 
     Args:
         train_datasets (`list[str]`): `PATH[@SPLIT][:RATIO]` for each dataset of the mixture: a folder with Parquet
-            files, a Parquet file or a Hub name; the share of its rows that is used.
+            files, a Parquet file or a Hub name; its split; and the share of its rows to use.
         eval_datasets (`list[str]`): the same for evaluation during training; the split is `validation` by default.
-        mixture_seed (`int`): which rows a ratio below 1 takes.
-        check_data (`bool`): whether to put every row through all that training does with it, and end with a list of
-            those that would stop it.
-        max_eval_rows (`int`, *optional*): evaluate on so many rows of `eval_datasets` at most.
+        mixture_seed (`int`): seed of the choice of rows where a ratio is below 1.
+        check_data (`bool`): whether to put every row through all that training does with it before training starts,
+            and stop with a list of the rows that fail.
+        max_eval_rows (`int`, *optional*): evaluate on at most so many rows of `eval_datasets`.
     """
 
     train_datasets: list[str] = field(
@@ -36,12 +36,12 @@ class DatasetArguments:
     eval_datasets: list[str] = field(
         default_factory=list, metadata={"help": "The same for evaluation; split `validation` by default."}
     )
-    mixture_seed: int = field(default=0, metadata={"help": "Which rows a ratio below 1 takes."})
+    mixture_seed: int = field(default=0, metadata={"help": "Seed of the choice of rows where a ratio is below 1."})
     check_data: bool = field(
         default=False,
-        metadata={"help": "Put every row through all that training does with it, and list those that would stop it."},
+        metadata={"help": "Before training, put every row through all that it does, and list the rows that fail."},
     )
-    max_eval_rows: int | None = field(default=None, metadata={"help": "Evaluate on so many rows at most."})
+    max_eval_rows: int | None = field(default=None, metadata={"help": "Evaluate on at most so many rows."})
 
     def __post_init__(self):
         # A YAML file may name a single one without brackets.
@@ -50,13 +50,13 @@ class DatasetArguments:
 
 
 def as_list(values: str | Sequence[str] | None) -> list[str]:
-    """What a YAML file gave for a list: one value, several, or nothing.
+    """A list argument as YAML may give it: one value, several, or nothing.
 
     Args:
-        values (`str` or `Sequence[str]`, *optional*): as read.
+        values (`str` or `Sequence[str]`, *optional*): the value in the file.
 
     Returns:
-        `list[str]`.
+        `list[str]`: the values; empty for nothing.
 
     Example:
     >>> as_list("data/coco"), as_list(None)
@@ -66,7 +66,7 @@ def as_list(values: str | Sequence[str] | None) -> list[str]:
 
 
 class _StageParser(TrlParser):
-    """Reports a mistake in one line, without the names of all arguments."""
+    """Reports a mistake in one line, without the usage of all arguments."""
 
     def error(self, message: str) -> None:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
@@ -79,17 +79,17 @@ class _StageParser(TrlParser):
 
 
 def load_datasets(arguments: DatasetArguments, schema: Schema) -> tuple[Dataset, Dataset | None]:
-    """The datasets of a stage.
+    """Load the datasets of a stage.
 
     Args:
-        arguments (`DatasetArguments`): which ones.
-        schema (`str`): whose columns they have.
+        arguments (`DatasetArguments`): names them.
+        schema (`str`): the columns that they must have, `"detection"` or `"conversation"`.
 
     Returns:
-        `tuple[Dataset, Dataset | None]`: for training and, if named, for evaluation.
+        `tuple[Dataset, Dataset | None]`: the mixture to train on and, if one is named, that for evaluation.
 
     Raises:
-        FileNotFoundError: a dataset that is not there.
+        FileNotFoundError: a dataset does not exist.
         ValueError: no dataset, or wrong columns.
     """
     with loading("train_datasets"):
@@ -105,14 +105,14 @@ def load_datasets(arguments: DatasetArguments, schema: Schema) -> tuple[Dataset,
 
 @contextmanager
 def loading(argument: str, source: str | None = None) -> Iterator[None]:
-    """Errors of loading begin with the argument that names what is loaded; the library's own do not always name one.
+    """Within this context, errors of loading start with the option that names what is loaded.
 
     Args:
         argument (`str`): the option without its dashes.
-        source (`str`, *optional*): its value, a folder or Hub name; left out where errors name it.
+        source (`str`, *optional*): its value, a folder or Hub name; leave it out where errors name it already.
 
     Raises:
-        OSError, ValueError: those of loading, with argument and value.
+        OSError, ValueError: the error of loading, with option and value in front.
 
     Example:
     >>> with loading("detector", "no/where"):
@@ -131,20 +131,19 @@ def loading(argument: str, source: str | None = None) -> Iterator[None]:
 def parse_arguments(
     dataclasses: Sequence[type], argv: Sequence[str] | None, prog: str, description: str
 ) -> tuple[Any, ...]:
-    """Read a command line: `--config FILE.yaml` gives values, everything behind it overrides them.
+    """Read a command line: `--config FILE.yaml` gives values, and the options after it override them.
 
     Args:
-        dataclasses (`Sequence[type]`): one object of each is made.
-        argv (`Sequence[str]`, *optional*): arguments without the program's name; those of the process by default.
+        dataclasses (`Sequence[type]`): the dataclasses whose fields are the options.
+        argv (`Sequence[str]`, *optional*): the command line without the program's name; `sys.argv[1:]` by default.
         prog (`str`): name of the program, for help and errors.
-        description (`str`): for help.
+        description (`str`): what the program does, for help.
 
     Returns:
         `tuple`: an object of each dataclass.
 
     Raises:
-        ValueError: the YAML file is missing, or names an argument that does not exist; a token of the Hub is among the
-            arguments.
+        ValueError: the YAML file is missing or names an unknown option, or a Hub token is among the arguments.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     for position, argument in enumerate(argv):
@@ -158,7 +157,7 @@ def parse_arguments(
                 "hub_configs/recipes."
             )
     if not torch.accelerator.is_available() and any(issubclass(kind, TrainingArguments) for kind in dataclasses):
-        # The trainer would use the CPU in any case, but refuse recipes with bf16 unless it is told.
+        # The trainer would use the CPU anyway, but refuses recipes with bf16 unless it is told so.
         argv += ["--use_cpu", "true"]
     parser = _StageParser(dataclasses, prog=prog, description=description)
     parsed = parser.parse_args_and_config(args=argv)
@@ -169,13 +168,13 @@ def parse_arguments(
 
 
 def refuse_hub_token(args: TrainingArguments) -> None:
-    """Refuse a token of the Hub among the arguments: `Trainer` writes them all into `training_args.bin`, which is easily shared.
+    """Refuse a Hub token among the arguments: `Trainer` writes all of them into `training_args.bin`, a file to share.
 
     Args:
-        args (`TrainingArguments`): of a training.
+        args (`TrainingArguments`): the arguments of a training.
 
     Raises:
-        ValueError: `hub_token` is set; the message does not hold it.
+        ValueError: `hub_token` is set; the message does not repeat it.
 
     Example:
     >>> refuse_hub_token(TrainingArguments(use_cpu=True))
@@ -183,9 +182,8 @@ def refuse_hub_token(args: TrainingArguments) -> None:
     if args.hub_token is not None:
         raise ValueError(
             "`hub_token` would be written into `training_args.bin` with the training's arguments. Leave it out, and "
-            "log in with "
-            "`hf auth login` or set the environment variable HF_TOKEN."
+            "log in with `hf auth login` or set the environment variable HF_TOKEN."
         )
 
 
-__all__ = ["DatasetArguments", "as_list", "parse_arguments", "refuse_hub_token"]
+__all__ = ["DatasetArguments", "as_list", "load_datasets", "loading", "parse_arguments", "refuse_hub_token"]

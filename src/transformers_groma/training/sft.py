@@ -3,14 +3,14 @@
     groma train sft --config hub_configs/recipes/sft.yaml --output_dir output/sft
     groma train sft --config hub_configs/recipes/sft.yaml --use_peft --load_in_4bit --output_dir output/sft-lora
 
-Everything in the YAML file can be overridden behind it. On several processes, and several machines:
+Options after the YAML file override its values. On several processes or machines:
 
     accelerate launch --config_file hub_configs/accelerate/fsdp2.yaml -m transformers_groma.training.sft --config …
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from peft import PeftConfig
 from transformers import BitsAndBytesConfig
@@ -34,13 +34,13 @@ from .trainer import GromaSFTTrainer
 
 # What the paper trains in this stage.
 SFT_PARTS = ["region_encoder", "projector", "language_model"]
-# LoRA goes into the language model alone; these are all its linear layers, by any Llama-like name.
+# LoRA goes into the language model alone: these are all its linear layers, under any Llama-like names.
 LORA_TARGET_MODULES = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
 @dataclass
 class GromaSFTConfig(SFTConfig):
-    """TRL's arguments, with activation checkpointing on by its present name: TRL's own default has a name that is deprecated."""
+    """TRL's arguments, with activation checkpointing on under its current name; TRL's default uses a deprecated one."""
 
     gradient_checkpointing: bool | None = field(
         default=None, metadata={"help": "The former name of `activation_checkpointing`."}
@@ -55,21 +55,6 @@ class GromaSFTConfig(SFTConfig):
         super().__post_init__()
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run stage 3.
-
-    Args:
-        argv (`Sequence[str]`, *optional*): arguments without the program's name; those of the process by default.
-
-    Raises:
-        ValueError: arguments or data that do not fit, before training starts.
-    """
-    script_args, training_args, model_args = parse_arguments(
-        (ConversationArguments, GromaSFTConfig, ModelConfig), argv, "groma train sft", __doc__.splitlines()[0]
-    )
-    train(script_args, training_args, model_args)
-
-
 @alone_in_its_output
 def train(script_args: ConversationArguments, training_args: SFTConfig, model_args: ModelConfig) -> GromaSFTTrainer:
     """Run stage 3 with given arguments.
@@ -80,32 +65,20 @@ def train(script_args: ConversationArguments, training_args: SFTConfig, model_ar
         model_args (`ModelConfig`): model, LoRA, quantization.
 
     Returns:
-        `GromaSFTTrainer`: after its training, the model (or its adapter) saved.
+        `GromaSFTTrainer`: after training, with the model (or its adapter) saved.
 
     Raises:
-        ValueError: arguments or data that do not fit, before training starts.
+        ValueError: wrong arguments or data, before training starts.
     """
     refuse_hub_token(training_args)
+    refuse_max_length(training_args)
+    choose_parts(script_args, SFT_PARTS, training_args.weight_decay)
+    peft_config = lora_config(model_args, script_args.trainable_parts)
+    quantization_config = language_model_quantization(model_args)
+
     ################
     # Model & Processor
     ################
-    choose_parts(script_args, SFT_PARTS, training_args.weight_decay)
-    if training_args.max_length != SFTConfig.__dataclass_fields__["max_length"].default:
-        raise ValueError(
-            f"`max_length` is {training_args.max_length}, but it would cut prompts in the middle. Use `max_tokens`: "
-            f"longer "
-            "conversations lose their last turns."
-        )
-    peft_config = lora_config(model_args, script_args.trainable_parts)
-    quantization_config = language_model_quantization(model_args)
-    loading = (
-        {}
-        if quantization_config is None
-        else {
-            "quantization_config": quantization_config,
-            "device_map": {"": training_args.device},
-        }
-    )
     model, processor = load_model(
         model_args.model_name_or_path,
         script_args,
@@ -113,7 +86,8 @@ def train(script_args: ConversationArguments, training_args: SFTConfig, model_ar
         dtype=model_args.dtype,
         revision=model_args.model_revision,
         attn_implementation=model_args.attn_implementation,
-        **loading,
+        quantization_config=quantization_config,
+        device_map=None if quantization_config is None else {"": training_args.device},
     )
 
     ################
@@ -126,33 +100,16 @@ def train(script_args: ConversationArguments, training_args: SFTConfig, model_ar
     ################
     # Training
     ################
-    training_args.remove_unused_columns = False
-    # The collator does all of it, and keeps the boxes.
-    training_args.dataset_kwargs = {"skip_prepare_dataset": True}
-    training_args.max_length = None
-    with warnings.catch_warnings():
-        # PEFT asks the model by a name that transformers deprecates. Nobody who trains can change that.
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-        trainer = GromaSFTTrainer(
-            model=model,
-            args=training_args,
-            data_collator=collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processor,
-            peft_config=peft_config,
-        )
-    # What learns beside LoRA has the precision of the model, in which small steps would be rounded away. (ZeRO 3 takes
-    # one only.)
-    if peft_config is not None and not trainer.is_deepspeed_enabled:
-        for weight in trainer.model.parameters():
-            if weight.requires_grad:
-                weight.data = weight.data.float()
-    recipe = {}
-    if peft_config is not None:
-        recipe["LoRA"] = f"r {peft_config.r}, alpha {peft_config.lora_alpha}, dropout {peft_config.lora_dropout}"
-    if quantization_config is not None:
-        recipe["bits of the language model"] = 4 if model_args.load_in_4bit else 8
+    trainer = GromaSFTTrainer(
+        model=model,
+        args=training_args,
+        data_collator=collator,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        processing_class=processor,
+        peft_config=peft_config,
+    )
+    recipe = adapter_recipe(peft_config, model_args)
     trainer.card_details = card_details(model_args.model_name_or_path, script_args, train_dataset, **recipe)
     trainer.train(
         resume_from_checkpoint=last_checkpoint(training_args.output_dir, training_args.resume_from_checkpoint)
@@ -163,26 +120,43 @@ def train(script_args: ConversationArguments, training_args: SFTConfig, model_ar
     return trainer
 
 
-def lora_config(model_args: ModelConfig, parts: Sequence[str]) -> PeftConfig | None:
-    """LoRA in the language model; the other parts, which are small, learn in full beside it and are saved with it.
+def refuse_max_length(args: SFTConfig) -> None:
+    """Refuse TRL's `max_length`: it cuts token ids, which would leave images without their placeholders.
 
     Args:
-        model_args (`ModelConfig`): its `lora_target_modules` and `lora_modules_to_save` come before what is said here.
-        parts (`Sequence[str]`): trainable parts; one of them must be `language_model`.
-
-    Returns:
-        `PeftConfig`, *optional*: nothing without `use_peft`.
+        args (`SFTConfig`): the arguments of a training.
 
     Raises:
-        ValueError: parts that LoRA cannot train.
+        ValueError: `max_length` is not TRL's default.
+    """
+    if args.max_length != SFTConfig.__dataclass_fields__["max_length"].default:
+        raise ValueError(
+            f"`max_length` is {args.max_length}, but it would cut prompts in the middle. Use `max_tokens`: longer "
+            "conversations lose their last turns."
+        )
+
+
+def lora_config(model_args: ModelConfig, parts: Sequence[str]) -> PeftConfig | None:
+    """LoRA for the language model; the other trainable parts, which are small, learn in full and are saved with it.
+
+    Args:
+        model_args (`ModelConfig`): `use_peft` and the settings of LoRA. Its `lora_target_modules` and
+            `lora_modules_to_save` override Groma's own.
+        parts (`Sequence[str]`): trainable parts; `language_model` must be among them.
+
+    Returns:
+        `PeftConfig`, *optional*: `None` without `use_peft`.
+
+    Raises:
+        ValueError: parts that cannot be trained with LoRA.
     """
     config = get_peft_config(model_args)
     if config is None:
         return None
     if NEW_TOKENS in parts:
         raise ValueError(
-            f"`{NEW_TOKENS}` cannot learn beside LoRA. Leave it out of `trainable_parts`, or train it in stage 2 "
-            f"before."
+            f"`{NEW_TOKENS}` cannot learn beside LoRA. Leave it out of `trainable_parts`, or train it before, in "
+            "stage 2."
         )
     if "language_model" not in parts:
         raise ValueError(
@@ -193,7 +167,7 @@ def lora_config(model_args: ModelConfig, parts: Sequence[str]) -> PeftConfig | N
         config.target_modules = LORA_TARGET_MODULES
     if model_args.lora_modules_to_save is None:
         config.modules_to_save = [PARTS[part].rpartition(".")[2] for part in parts if part != "language_model"]
-    # Whatever the targets are ("all-linear"): the other parts learn in full or not at all.
+    # Even targets such as "all-linear" leave the other parts alone: those learn in full or not at all.
     config.exclude_modules = pattern_of_parts(
         *(place.rpartition(".")[2] for part, place in PARTS.items() if part != "language_model")
     )
@@ -201,16 +175,16 @@ def lora_config(model_args: ModelConfig, parts: Sequence[str]) -> PeftConfig | N
 
 
 def language_model_quantization(model_args: ModelConfig) -> BitsAndBytesConfig | None:
-    """4 or 8 bits for the language model alone: what sees is small, and the rest of it learns in full.
+    """4 or 8 bits for the language model alone; the vision parts are small, and some of them learn in full.
 
     Args:
         model_args (`ModelConfig`): `load_in_4bit`, `load_in_8bit` and their settings.
 
     Returns:
-        `BitsAndBytesConfig`, *optional*: nothing without either.
+        `BitsAndBytesConfig`, *optional*: `None` without either of them.
 
     Raises:
-        ValueError: without `use_peft`: weights of so few bits cannot learn.
+        ValueError: `use_peft` is missing; quantized weights cannot learn themselves.
         ImportError: bitsandbytes is not installed.
     """
     if not model_args.load_in_4bit and not model_args.load_in_8bit:
@@ -224,6 +198,39 @@ def language_model_quantization(model_args: ModelConfig) -> BitsAndBytesConfig |
     others = [name for part, name in PARTS.items() if part != "language_model"]
     config.llm_int8_skip_modules = [*others, "lm_head"]
     return config
+
+
+def adapter_recipe(peft_config: PeftConfig | None, model_args: ModelConfig) -> dict[str, Any]:
+    """What the model card says about LoRA and quantization.
+
+    Args:
+        peft_config (`PeftConfig`, *optional*): the adapter, if there is one.
+        model_args (`ModelConfig`): `load_in_4bit` and `load_in_8bit`.
+
+    Returns:
+        `dict`: rows for the table of settings; empty where the language model learns in full.
+    """
+    recipe: dict[str, Any] = {}
+    if peft_config is not None:
+        recipe["LoRA"] = f"r {peft_config.r}, alpha {peft_config.lora_alpha}, dropout {peft_config.lora_dropout}"
+    if model_args.load_in_4bit or model_args.load_in_8bit:
+        recipe["bits of the language model"] = 4 if model_args.load_in_4bit else 8
+    return recipe
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run stage 3 from a command line.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): the command line without the program's name; `sys.argv[1:]` by default.
+
+    Raises:
+        ValueError: wrong arguments or data, before training starts.
+    """
+    script_args, training_args, model_args = parse_arguments(
+        (ConversationArguments, GromaSFTConfig, ModelConfig), argv, "groma train sft", __doc__.splitlines()[0]
+    )
+    train(script_args, training_args, model_args)
 
 
 if __name__ == "__main__":

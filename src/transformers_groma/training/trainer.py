@@ -1,8 +1,9 @@
 """The trainers of stages 2 and 3: the model's own loss, frozen parts in evaluation mode, a stop at a non-finite loss.
 
-And what they have in common with that of stage 1: [`StageTrainerMixin`].
+[`StageTrainerMixin`] is what they have in common with the trainer of stage 1.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from accelerate.utils import is_compiled_module
 from huggingface_hub import CommitInfo
+from peft import PeftConfig
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy, TrainOutput
@@ -26,8 +28,8 @@ from .collators import ConversationCollator
 from .model_card import ModelKind, write_model_card
 from .trainable import checkpoint_frozen_layers, eval_frozen_parts
 
-# What a training resumes from; of checkpoints it is pushed with `hub_strategy="checkpoint"` alone. `training_args.bin`
-# never is: it is a pickle, and names folders of this machine.
+# What a training resumes from. Only `hub_strategy="checkpoint"` and "all_checkpoints" push it, and nothing pushes
+# `training_args.bin`: it is a pickle, and names folders of this machine.
 TRAINING_STATE_FILES = (
     "trainer_state.json",
     "optimizer*",
@@ -41,10 +43,11 @@ TRAINING_STATE_FILES = (
 
 
 def prepare_arguments(args: TrainingArguments) -> None:
-    """Refuse settings that would pass by the model's own loss, and fill in what DDP needs.
+    """Refuse settings that would bypass the model's own loss, and set what is the same in all trainings.
 
     Args:
-        args (`TrainingArguments`): of a trainer of stage 2 or 3; `ddp_find_unused_parameters` is filled in.
+        args (`TrainingArguments`): for a trainer of stage 2 or 3. Changed in place: columns are kept and texts are not
+            prepared, because the collator reads rows as they are; `ddp_find_unused_parameters` is filled in.
 
     Raises:
         ValueError: several GPUs in one process, label smoothing, or another loss.
@@ -52,31 +55,35 @@ def prepare_arguments(args: TrainingArguments) -> None:
     if args.n_gpu > 1:
         raise ValueError(
             f"One process sees {args.n_gpu} GPUs, and images cannot be split between them beside their prompts. Start "
-            f"one "
-            "process a GPU (`accelerate launch` or `torchrun`), or show it a single one (`CUDA_VISIBLE_DEVICES=0`)."
+            "one process a GPU (`accelerate launch` or `torchrun`), or show it a single one "
+            "(`CUDA_VISIBLE_DEVICES=0`)."
         )
     if args.label_smoothing_factor != 0:
         raise ValueError(
             f"`label_smoothing_factor` is {args.label_smoothing_factor:g}, but it is computed outside of the model, "
-            f"where "
-            "`<ground_box>` in labels is not yet the token of its region. Set it to 0."
+            "where `<ground_box>` in labels is not yet the token of its region. Set it to 0."
         )
     if isinstance(args, SFTConfig) and args.loss_type != "nll":
         raise ValueError(f"`loss_type` is {args.loss_type!r}, but the loss is the model's own. Set it to 'nll'.")
-    # Where a process has no image in its batch, what sees gets no gradient there.
+    args.remove_unused_columns = False
+    if isinstance(args, SFTConfig):
+        # The collator does all of it, and keeps the boxes.
+        args.dataset_kwargs = {"skip_prepare_dataset": True}
+        args.max_length = None
+    # Where the batch of a process has no image, the vision parts get no gradient there.
     is_reentrant = (args.activation_checkpointing_kwargs or {}).get("use_reentrant")
     if args.ddp_find_unused_parameters is None and not is_reentrant:
         args.ddp_find_unused_parameters = True
 
 
 def boxes_as_bits(inputs: Any) -> Any:
-    """Inputs of a model with all their boxes in the form that nothing casts, see `boxes_to_bits`.
+    """The inputs of a model with all boxes as bits, which no wrapper casts; see `boxes_to_bits`.
 
     Args:
-        inputs (`dict`, `list`, `Tensor` or anything else): inputs of a model; not changed.
+        inputs (`dict`, `list`, `Tensor` or anything else): the inputs; not changed.
 
     Returns:
-        The same, with bits for the tensors that bear a name of `BOX_INPUTS`.
+        The same inputs, with int32 bits in place of the tensors named in `BOX_INPUTS`.
 
     Example:
     >>> batch = boxes_as_bits({"pixel_values": torch.ones(2), "labels": [{"boxes": torch.ones(1, 4)}]})
@@ -94,12 +101,12 @@ def boxes_as_bits(inputs: Any) -> Any:
 
 
 class StageTrainerMixin:
-    """What the trainers of all stages do alike: training after an evaluation, a whole model at the end, its card, one push.
+    """What the trainers of all stages share: training after an evaluation, a whole model at the end, its card, one push.
 
     Args:
         model (`nn.Module`): the model.
         args (`TrainingArguments`): the recipe.
-        **kwargs: for the trainer.
+        **kwargs: passed on to the trainer.
 
     Attributes:
         card_details (`dict`): what `write_model_card` should say beside the trainer's own settings.
@@ -151,7 +158,7 @@ class StageTrainerMixin:
         private: bool | None = None,
         **kwargs: Any,
     ) -> CommitInfo | Future | None:
-        """As `Trainer.push_to_hub`, but only the files of the model and its card go up, whatever else lies in the output folder."""
+        """Like `Trainer.push_to_hub`, but pushes only the model's files and its card, whatever else is in the folder."""
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
@@ -165,7 +172,7 @@ class StageTrainerMixin:
         )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Push from a checkpoint as `Trainer` does, but known files only, and those of the training's state only where it is asked for."""
+        """Push from a checkpoint as `Trainer` does, but known files only; training state only where it is asked for."""
         strategy = self.args.hub_strategy
         if not self.is_world_process_zero() or strategy == HubStrategy.END:
             return
@@ -213,19 +220,19 @@ class StageTrainerMixin:
 
 
 class GromaLossMixin(StageTrainerMixin):
-    """What both trainers do at a step. `Trainer` averages the loss over the answers' tokens of all processes and steps.
+    """The training step of stages 2 and 3. `Trainer` averages the loss over the answer tokens of all processes.
 
     Args:
         model (`nn.Module`): the model, frozen where it should not learn.
         args (`TrainingArguments`): the recipe.
-        **kwargs: for the trainer.
+        **kwargs: passed on to the trainer.
     """
 
     def __init__(self, model: nn.Module, args: TrainingArguments, **kwargs: Any):
         prepare_arguments(args)
         super().__init__(model=model, args=args, **kwargs)
         if isinstance(self.data_collator, ConversationCollator):
-            # Sharded weights are gathered layer by layer, and by all processes: each has to run the same layers.
+            # All processes gather sharded weights together, layer by layer, so each must run the same layers.
             self.data_collator.always_image = self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     def compute_loss(
@@ -238,8 +245,8 @@ class GromaLossMixin(StageTrainerMixin):
         if model.training:
             eval_frozen_parts(model)
             checkpoint_frozen_layers(self.accelerator.unwrap_model(model).get_decoder())
-        # Not that of `SFTTrainer`: its fused head would pass by the model's forward, where boxes become proxy tokens.
-        # Nothing reads a cache here, and with checkpointing the library would warn that there is none.
+        # Not the loss of `SFTTrainer`: its fused head would bypass the model's forward, where boxes become proxy
+        # tokens. Nothing reads a cache here, and with checkpointing the library would warn that there is none.
         without_cache = {**inputs, "use_cache": False}
         loss, outputs = Trainer.compute_loss(self, model, without_cache, True, num_items_in_batch)
         if model.training:
@@ -253,10 +260,28 @@ class GromaLossMixin(StageTrainerMixin):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        # Logits and boxes of a whole evaluation set fit into no memory, and their shapes differ from batch to batch.
+        # The loss alone: logits of a whole evaluation set fit into no memory, and their shapes differ by batch.
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, self._prepare_inputs(inputs))
         return loss.detach(), None, None
+
+
+def learn_in_float32(model: nn.Module) -> None:
+    """Store the trainable weights in float32: in half precision small steps would be rounded away.
+
+    Args:
+        model (`nn.Module`): changed in place; frozen weights keep their dtype.
+
+    Example:
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).half()
+    >>> _ = model[0].requires_grad_(False)
+    >>> learn_in_float32(model)
+    >>> model[0].weight.dtype, model[1].weight.dtype
+    (torch.float16, torch.float32)
+    """
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
 
 
 class GromaTrainer(GromaLossMixin, Trainer):
@@ -266,8 +291,20 @@ class GromaTrainer(GromaLossMixin, Trainer):
 class GromaSFTTrainer(GromaLossMixin, SFTTrainer):
     """TRL's `SFTTrainer` for the instruction stage."""
 
+    def __init__(
+        self, model: nn.Module, args: TrainingArguments, peft_config: PeftConfig | None = None, **kwargs: Any
+    ):
+        with warnings.catch_warnings():
+            # PEFT asks the model under a name that transformers deprecates; users cannot change that.
+            warnings.filterwarnings(
+                "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
+            )
+            super().__init__(model=model, args=args, peft_config=peft_config, **kwargs)
+        if peft_config is not None and not self.is_deepspeed_enabled:  # ZeRO 3 takes one precision only
+            learn_in_float32(self.model)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        # `SFTTrainer` adds means of figures that its own loss collects; there are none here.
+        # `SFTTrainer` adds means of metrics that its own loss collects; there are none here.
         Trainer.log(self, logs, start_time)
 
 
@@ -277,5 +314,6 @@ __all__ = [
     "GromaTrainer",
     "StageTrainerMixin",
     "boxes_as_bits",
+    "learn_in_float32",
     "prepare_arguments",
 ]
