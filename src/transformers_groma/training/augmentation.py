@@ -1,8 +1,8 @@
-"""Random crops and flips of stage 1, which end in the square that the model takes.
+"""Random crops and flips of stage 1, which turn an image into the square that the model takes.
 
-Pixels are those of the original, a model of 448 pixels; for one of another size they scale with it. Whoever calls
-passes the random generator. `row_generator` makes it from the run's seed, the epoch and the row, so that neither the
-number of workers nor an interruption changes what a row looks like.
+Sizes in pixels are those of the original's model of 448 pixels, and scale with the size of the model. Callers pass the
+random generator; `row_generator` seeds it with the run's seed, the epoch and the row, so that neither the number of
+workers nor an interruption changes what a row looks like.
 """
 
 from typing import Literal, NamedTuple, get_args
@@ -21,16 +21,16 @@ RECIPE_SIZE = 448
 SHORTER_SIDES = (400, 500, 600)
 CROP_SIDES = (448, 896)
 MIN_BOX_SIDE = 2.0
-# SA-1B has boxes of every button and of whole scenes: neither is a region to talk about.
+# SA-1B boxes every button as well as whole scenes: neither is a region to talk about.
 SA1B_BOX_AREAS = (14.0 * 14.0, 400.0 * 400.0)
 FLIP_PROBABILITY = 0.5
-# A crop without any box teaches little: so many are drawn, then the whole image is taken. (The original takes another
+# A crop without any box teaches little. After so many of them the whole image is taken. (The original takes another
 # image.)
 CROP_ATTEMPTS = 10
 
 
 class SquareImage(NamedTuple):
-    """An image in the size that the model takes.
+    """An image at the size that the model takes, with its boxes.
 
     Attributes:
         image (`PIL.Image.Image`): RGB, `image_size` x `image_size` pixels.
@@ -44,15 +44,15 @@ class SquareImage(NamedTuple):
 
 
 def row_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The random numbers of one row in one epoch.
+    """The random generator of one row in one epoch.
 
     Args:
-        seed (`int`): of the run, at least 0.
+        seed (`int`): seed of the run, non-negative.
         epoch (`int`): number of the epoch.
         index (`int`): number of the row in the dataset.
 
     Returns:
-        `np.random.Generator`: always the same for the same three numbers.
+        `np.random.Generator`: the same numbers every time for the same three arguments.
 
     Example:
     >>> row_generator(0, 1, 2).random(3).tolist() == row_generator(0, 1, 2).random(3).tolist()
@@ -70,32 +70,33 @@ def augment(
     source: str = "coco",
     resample: PILImageResampling = PILImageResampling.BICUBIC,
 ) -> SquareImage:
-    """Bring an image and its boxes to the size of the model, with or without random changes.
+    """Bring an image and its boxes to the size that the model takes, with or without random changes.
 
     - `"recipe"` (paper section 3.4 and the original code): scale the shorter side to 400, 500 or 600 pixels, crop 448
       to 896 pixels of each side (all of a shorter one), resize the crop to the square, flip half of the images. Boxes
-      are clipped to the crop; those with a side under 2 pixels go, and SA-1B boxes outside of 14² to 400² pixels of
-      area.
+      are clipped to the crop. Those with a side under 2 pixels are dropped, and so are SA-1B boxes with an area outside
+      14² to 400² pixels.
     - `"flip"`: resize the whole image, flip half of the images.
     - `"none"`: resize the whole image.
 
     Args:
         image (`PIL.Image.Image`): any size and mode.
         boxes (`np.ndarray` of shape `(n, 4)`): `xyxy` in pixels of the upright image.
-        image_size (`int`): side of the square. The pixels above are for 448 and scale with it.
+        image_size (`int`): side of the square. The sizes above are for 448 and scale with it.
         augmentation (`str`): `"recipe"`, `"flip"` or `"none"`.
         generator (`np.random.Generator`): see `row_generator`.
-        source (`str`): `"coco"` or `"sa1b"`.
-        resample (`PILImageResampling`): filter of the one resize that takes place.
+        source (`str`): `"coco"` or `"sa1b"`; decides which boxes are dropped.
+        resample (`PILImageResampling`): filter of the resize.
 
     Returns:
-        `SquareImage`.
+        `SquareImage`: the square and the boxes that are left.
 
     Raises:
         ValueError: an unknown augmentation.
 
     Example:
-    >>> square = augment(Image.new("RGB", (640, 480)), np.array([[0, 0, 320, 480]]), 448, "none", row_generator(0, 0, 0))
+    >>> image, boxes = Image.new("RGB", (640, 480)), np.array([[0, 0, 320, 480]])
+    >>> square = augment(image, boxes, 448, "none", row_generator(0, 0, 0))
     >>> square.image.size, square.boxes.tolist()
     ((448, 448), [[0.0, 0.0, 224.0, 448.0]])
     """
@@ -114,7 +115,7 @@ def augment(
             square, kept = square[learnable], kept[learnable]
             if len(kept) > 0:
                 break
-    # One resize from the original pixels instead of the original's two: the same picture, sharper and cheaper.
+    # One resize from the original pixels, where the original code has two: the same image, sharper and cheaper.
     if crop != whole or image.size != (image_size, image_size):
         image = image.resize((image_size, image_size), resample=resample, box=crop)
     if augmentation != "none" and generator.random() < FLIP_PROBABILITY:
@@ -124,11 +125,11 @@ def augment(
 
 
 def draw_crop(width: int, height: int, generator: np.random.Generator) -> tuple[float, float, float, float]:
-    """A random crop of the recipe, in pixels of the image as it is. What it shows does not depend on the model's size.
+    """Draw a random crop of the recipe, in pixels of the image. What it shows does not depend on the model's size.
 
     Args:
-        width, height (`int`): of the image.
-        generator (`np.random.Generator`): random numbers.
+        width, height (`int`): size of the image.
+        generator (`np.random.Generator`): source of the random numbers.
 
     Returns:
         `tuple[float, float, float, float]`: `xyxy`, inside the image.
@@ -141,6 +142,7 @@ def draw_crop(width: int, height: int, generator: np.random.Generator) -> tuple[
     scale = SHORTER_SIDES[generator.integers(len(SHORTER_SIDES))] / min(width, height)
     starts, ends = [], []
     for side in (width, height):
+        # Drawn in pixels of the scaled image, then divided by the scale: the image itself is never resized to it.
         scaled = side * scale
         crop = generator.uniform(*(min(scaled, limit) for limit in CROP_SIDES))
         start = generator.uniform(0, scaled - crop)
@@ -152,16 +154,16 @@ def draw_crop(width: int, height: int, generator: np.random.Generator) -> tuple[
 def map_boxes(
     boxes: np.ndarray, crop: tuple[float, float, float, float], image_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes of an image in the pixels of a square that shows a crop of it.
+    """Move boxes from an image into a square that shows a crop of it.
 
     Args:
         boxes (`np.ndarray` of shape `(n, 4)`): `xyxy` in pixels of the image.
-        crop (`tuple` of 4): `xyxy`, the part of the image that is shown.
+        crop (`tuple` of 4): `xyxy`, the part of the image that the square shows.
         image_size (`int`): side of the square.
 
     Returns:
-        The boxes `(m, 4)`, clipped to the square, `xyxy`, and which ones they are `(m,)`; those outside of the crop
-        are gone.
+        The boxes `(m, 4)`, `xyxy` in pixels of the square and clipped to it, and their indices `(m,)`. Boxes outside
+        the crop are dropped.
 
     Example:
     >>> map_boxes(np.array([[10.0, 10.0, 30.0, 30.0], [0.0, 0.0, 5.0, 5.0]]), (20, 20, 40, 40), 100)[0].tolist()
@@ -176,15 +178,15 @@ def map_boxes(
 
 
 def learnable_boxes(boxes: np.ndarray, image_size: int, source: str) -> np.ndarray:
-    """Which boxes the recipe learns from, by their size.
+    """Say which boxes have a size that the recipe learns from.
 
     Args:
         boxes (`np.ndarray` of shape `(n, 4)`): `xyxy` in pixels of the model's square.
-        image_size (`int`): its side.
+        image_size (`int`): side of the square.
         source (`str`): `"coco"` or `"sa1b"`.
 
     Returns:
-        `np.ndarray` of shape `(n,)`, bool.
+        `np.ndarray` of shape `(n,)`, bool: whether to learn from each box.
 
     Example:
     >>> boxes = np.array([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 20.0, 20.0], [0.0, 0.0, 1.0, 448.0]])

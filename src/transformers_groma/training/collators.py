@@ -146,7 +146,7 @@ class ConversationCollator:
 
 
 def check_conversation(row: Mapping[str, Any], max_regions: int) -> None:
-    """Check what depends on the model, not on the columns alone: that a row has something to learn, and not too many boxes.
+    """Check that a row has an answer to learn, and no more boxes than the model has slots.
 
     Args:
         row (`Mapping`): a row of the conversation columns; its image is not needed.
@@ -171,8 +171,7 @@ def check_conversation(row: Mapping[str, Any], max_regions: int) -> None:
     if count > max_regions:
         raise ValueError(
             f"{name} names {count} boxes, but the model has {max_regions} region slots (`max_regions`). Split it into "
-            f"several "
-            "rows, or leave boxes out."
+            "several rows, or leave boxes out."
         )
 
 

@@ -1,4 +1,4 @@
-"""`--check_data`: every row goes through all that training does with it, and all that would stop the training is reported."""
+"""`--check_data`: puts every row through all that training does with it, and reports the rows that would stop it."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from ..data.mixtures import MixturePart
 from .collators import IGNORED_LABEL, ConversationCollator, check_conversation
 
 MAX_LISTED_ROWS = 20
-# What differs between two rows of the same fault: numbers, names in quotes, addresses.
+# What may differ between two rows with the same fault: numbers, quoted names, addresses.
 _DETAILS = re.compile(r"0x[0-9a-f]+|-?\d+(\.\d+)?|'[^']*'|\"[^\"]*\"")
 
 
@@ -24,12 +24,12 @@ _DETAILS = re.compile(r"0x[0-9a-f]+|-?\d+(\.\d+)?|'[^']*'|\"[^\"]*\"")
 class _Fault:
     """Rows of one dataset with the same fault."""
 
-    example: str  # what is said about the first of them
+    example: str  # the message about the first of them
     rows: list[int] = field(default_factory=list)
 
 
 class _Report:
-    """What was found in the rows of a mixture."""
+    """The faults found in the rows of a mixture."""
 
     def __init__(self) -> None:
         self.faults: dict[tuple[str, str], _Fault] = {}
@@ -57,19 +57,19 @@ def check_training_rows(
     check: Callable[[MixturePart, int, Mapping[str, Any]], None],
     limit: int | None = None,
 ) -> int:
-    """Put every row through all that training does with it, and say on stderr what was found.
+    """Put every row through all that training does with it, and report the faults on stderr.
 
     Args:
         parts (iterable of `MixturePart`): the rows.
-        check (`Callable`): is given a part, the place of a row in it and the row, its image decoded; raises if the row
-            would stop the training.
-        limit (`int`, *optional*): look at so many rows at most, as training does.
+        check (`Callable`): takes a part, the index of a row in it, and the row with its image decoded; raises if the
+            row would stop the training.
+        limit (`int`, *optional*): check at most so many rows, as many as training would use.
 
     Returns:
-        `int`: number of rows, all of them good.
+        `int`: number of rows, all of them without faults.
 
     Raises:
-        ValueError: some rows would stop the training; names the first. Numbers count the rows of a dataset from 0.
+        ValueError: some rows would stop the training. The message names the first; rows are counted from 0.
     """
     report = _Report()
     for part in parts:
@@ -83,7 +83,7 @@ def check_training_rows(
                 except Exception as error:
                     raise ValueError(f"`image` cannot be read ({_named(error)})") from error
                 check(part, index, row)
-            # Whatever it is: it would stop the training, too.
+            # Whatever it is, it would stop the training as well.
             except Exception as error:
                 image_id = without_image[index]["image_id"]
                 reason = str(error) if isinstance(error, ValueError) else _named(error)
@@ -100,10 +100,10 @@ def check_training_rows(
 
 
 class ConversationCheck:
-    """The check of a row of the stages that learn from conversations, for `check_training_rows`.
+    """Checks a row of the conversation columns, for `check_training_rows`.
 
     Args:
-        collator (`ConversationCollator`): as in training.
+        collator (`ConversationCollator`): the one that training uses.
         max_positions (`int`, *optional*): the longest text that the language model reads, in tokens.
 
     Attributes:
@@ -118,12 +118,12 @@ class ConversationCheck:
     def __call__(self, part: MixturePart, index: int, row: Mapping[str, Any]) -> None:
         check_row(row, "conversation")
         check_conversation(row, self.collator.processor.max_regions)
-        # Before anything is cut: what is too long may be cut, or not.
+        # The length before anything is cut; a conversation that is too long may lose turns, or be impossible to cut.
         whole = ConversationCollator(self.collator.processor)([row])
         length = whole["input_ids"].shape[1]
         if self.collator.max_length is not None and length > self.collator.max_length:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # said below, with the number of the row
+                warnings.simplefilter("ignore")  # reported below, with the number of the row
                 whole = self.collator([row])
             self.num_shortened += 1
             length = int(whole["attention_mask"].sum())
@@ -135,8 +135,7 @@ class ConversationCheck:
         if self.max_positions is not None and length > self.max_positions:
             raise ValueError(
                 f"the conversation has {length} tokens, more than the {self.max_positions} that the language model "
-                f"reads. Lower "
-                "`max_tokens`"
+                "reads. Lower `max_tokens`"
             )
         if bool((whole["labels"] == IGNORED_LABEL).all()):
             raise ValueError("the answers have no words, so there is nothing to learn")
@@ -145,11 +144,11 @@ class ConversationCheck:
                 raise ValueError(f"`{name}` has values that are not finite")
 
     def say(self) -> None:
-        """Tell on stderr how many conversations lose turns."""
+        """Report on stderr how many conversations lose turns."""
         if self.num_shortened > 0:
             _say(
                 f"{self.num_shortened} conversations are longer than {self.collator.max_length} tokens and lose their "
-                f"last turns"
+                "last turns"
             )
 
 

@@ -40,7 +40,7 @@ LORA_TARGET_MODULES = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_pr
 
 @dataclass
 class GromaSFTConfig(SFTConfig):
-    """TRL's arguments, with activation checkpointing on under its current name; TRL's default uses a deprecated one."""
+    """TRL's arguments, with activation checkpointing on under its current name; TRL's default uses the old one."""
 
     gradient_checkpointing: bool | None = field(
         default=None, metadata={"help": "The former name of `activation_checkpointing`."}

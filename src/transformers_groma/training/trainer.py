@@ -101,7 +101,7 @@ def boxes_as_bits(inputs: Any) -> Any:
 
 
 class StageTrainerMixin:
-    """What the trainers of all stages share: training after an evaluation, a whole model at the end, its card, one push.
+    """What the trainers of all stages share: training after an evaluation, saving a whole model, its card, one push.
 
     Args:
         model (`nn.Module`): the model.
@@ -121,8 +121,8 @@ class StageTrainerMixin:
         super().__init__(model=model, args=args, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        # An evaluation prepares the model for itself and marks it as prepared. Accelerate would then leave it as it
-        # is, and every process would train a model of its own.
+        # An evaluation before training marks the model as prepared. Accelerate would then leave it unwrapped, and each
+        # process would train a model of its own.
         if is_compiled_module(self.model_wrapped) and self.model_wrapped._orig_mod is self.model:
             self.model_wrapped = self.model
         if self.model_wrapped is self.model:
@@ -130,21 +130,21 @@ class StageTrainerMixin:
         return super().train(*args, **kwargs)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        # `Trainer` casts what DeepSpeed's engine would cast, FSDP does it on the way to the model. Bits of boxes pass.
+        # DeepSpeed and FSDP cast floating-point inputs to half precision on the way to the model. Bits are not cast.
         return super()._prepare_inputs(boxes_as_bits(inputs))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write a model for `from_pretrained`. With `push_to_hub` it is pushed, with its card."""
+        """Write a model that `from_pretrained` reads. With `push_to_hub` it is pushed, with its card."""
         is_checkpoint = _internal_call and output_dir is not None
         if self.is_fsdp_enabled and not is_checkpoint:
-            # Checkpoints may be sharded; where they are, `Trainer` would write no weights here.
+            # With sharded checkpoints `Trainer` would write no weights here.
             self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
         super().save_model(output_dir, _internal_call)
 
     def save_and_push(self) -> None:
         """Write the model and its card into the output folder; with `push_to_hub` both go to the Hub in one commit."""
         if self.args.push_to_hub:
-            self.push_to_hub()  # it writes them before
+            self.push_to_hub()  # writes them first
         else:
             self.save_model()
             self.create_model_card()
@@ -158,7 +158,7 @@ class StageTrainerMixin:
         private: bool | None = None,
         **kwargs: Any,
     ) -> CommitInfo | Future | None:
-        """Like `Trainer.push_to_hub`, but pushes only the model's files and its card, whatever else is in the folder."""
+        """Like `Trainer.push_to_hub`, but pushes only the model's files and card, whatever else is in the folder."""
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
@@ -172,7 +172,7 @@ class StageTrainerMixin:
         )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Push from a checkpoint as `Trainer` does, but known files only; training state only where it is asked for."""
+        """Push from a checkpoint as `Trainer` does, but known files only; training state only if the strategy says."""
         strategy = self.args.hub_strategy
         if not self.is_world_process_zero() or strategy == HubStrategy.END:
             return
