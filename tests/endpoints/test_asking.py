@@ -1,4 +1,4 @@
-"""Asking about many things: what is written down, and when it ends. Kills and interrupts: `processing/test_groma_instruct.py`."""
+"""Asking about many things: what is written down, and when it ends. Kills and interrupts: `processing/groma_instruct/test_query.py`."""
 
 import json
 import threading
