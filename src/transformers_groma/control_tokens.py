@@ -1,9 +1,14 @@
 """Control tokens that a user typed, made plain text: the words reach the model, the tokens do not.
 
 `<image>`, `<r5>` or `</s>` in a question would be read as tokens of the model: placeholders of an image, a region that
-nobody pointed at, the end of a turn. Here such a text is cut inside of each of them by a mark. The tokenizer encodes
-what lies between the marks piece by piece and drops the marks (transformers' own way, see `encode_marked_chat`), so
-that the ids hold no control token and decode to the very text that was typed.
+nobody pointed at, the end of a turn. Here such a text is cut inside each of them by a mark, the break. The tokenizer
+encodes what lies between the breaks piece by piece and drops the breaks (transformers' own way, see
+`encode_marked_chat`), so that the ids hold no control token and decode to the very text that was typed. With | for the
+break:
+
+    typed      What does </s> mean?
+    broken     What does <|/s> mean?
+    encoded    "What does <" and "/s> mean?", each on its own: the ids of "<", "/", "s", ">" and not the one of "</s>"
 """
 
 import re
@@ -14,8 +19,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-# transformers' marks around tokens that a user typed. A single one is dropped by the tokenizer, but nothing joins
-# across it.
+# transformers' marks around tokens that a user typed. Of these two characters we write the second alone, as a break:
+# the tokenizer drops it, and no token joins across it.
 _MARKED_START, BREAK = "\U000f0000", "\U000f0001"
 # What formats without tokens for it write around turns, Vicuna's first. They are words and not tokens: cut at every
 # letter, they read the same but are not the same ids.
@@ -28,7 +33,7 @@ _NOT_BREAKS = str.maketrans(dict.fromkeys((_MARKED_START, BREAK), "\ufffd"))
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> tuple[str, ...]:
-    """What nobody may type as a token: all tokens that were added to the vocabulary, and marks of roles.
+    """What a user may not type as a token: all tokens that were added to the vocabulary, and marks of roles.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): of the model.
@@ -49,7 +54,10 @@ def break_control_tokens(
     keep: Collection[str] = (),
     keep_first: str | None = None,
 ) -> list[str]:
-    """Texts with a mark inside of each control token. Texts are read as one, as a template renders them one after the other.
+    """Texts with a break inside each control token.
+
+    The texts are read as one, because a template renders them one after the other: `<` at the end of a part and `/s>`
+    at the head of the next are a token together.
 
     Args:
         texts (`Sequence[str]`): parts of one message.
@@ -59,8 +67,8 @@ def break_control_tokens(
         keep_first (`str`, *optional*): a token that stays one at the head of the first text, once.
 
     Returns:
-        `list[str]`: the same texts with marks; equal to `texts` where there are no control tokens. The two characters
-        that serve as marks become U+FFFD.
+        `list[str]`: the same texts with breaks; equal to `texts` where there are no control tokens. Breaks that a user
+        typed become U+FFFD.
 
     Example:
     >>> from transformers import LlamaTokenizer
@@ -71,7 +79,8 @@ def break_control_tokens(
     """
     texts = [text.translate(_NOT_BREAKS) for text in texts]
     joined = "".join(texts)
-    # Tokens that stay are cut out before the search, so that nothing joins over them and nothing cuts them.
+    # Tokens that stay are cut out before the search, so that nothing joins over them and nothing cuts them. With
+    # `<region>` kept, "</s> <region> </s>" is searched as "</s> " and " </s>".
     kept = [match.span() for match in _pattern(tuple(keep)).finditer(joined)] if keep else []
     if keep_first is not None:
         head = len(joined) - len(joined.lstrip())
@@ -87,7 +96,7 @@ def break_control_tokens(
 
 
 def has_breaks(texts: Iterable[str]) -> bool:
-    """Whether a text holds marks of [`break_control_tokens`]."""
+    """Whether a text holds breaks of [`break_control_tokens`]."""
     return any(BREAK in text for text in texts)
 
 
@@ -97,11 +106,14 @@ def without_breaks(text: str) -> str:
 
 
 def piecewise_offsets(tokenizer: PreTrainedTokenizerBase, text: str) -> list[tuple[int, int]]:
-    """Where the tokens of a text with marks stand in it; the tokenizer itself tells it only of texts without.
+    """Where the tokens of a text with breaks stand in it; the tokenizer itself tells it only of texts without.
+
+    "Is <|/s> it" (| for the break) is encoded as "Is <" and "/s> it". Offsets in the second piece begin at 0 and are
+    moved by 5, the characters before it with the break, so that the token "it" is at (9, 11) of the text.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): a fast one.
-        text (`str`): a text with marks, which starts with its BOS token if it is to have one.
+        text (`str`): a text with breaks, which starts with its BOS token if it is to have one.
 
     Returns:
         `list[tuple[int, int]]`: start and end of each token of `tokenizer(text, sanitize_control_tokens=True)`.
@@ -113,7 +125,8 @@ def piecewise_offsets(tokenizer: PreTrainedTokenizerBase, text: str) -> list[tup
         if start == 0:
             offsets += _offsets(tokenizer, piece, 0, 0)[1]
         elif piece:
-            # As transformers encodes it: after a newline, so that it is not the start of a text.
+            # As transformers encodes it: after a newline, so that it is not the start of a text (some tokenizers put a
+            # space there). The ids of the newline are cut off; where it joined the piece, the piece is encoded alone.
             ids, spans = _offsets(tokenizer, "\n" + piece, start - 1, len(newline_ids))
             offsets += spans if ids == newline_ids else _offsets(tokenizer, piece, start, 0)[1]
         start += len(piece) + 1
@@ -130,7 +143,7 @@ def _offsets(
 
 
 def _break_positions(text: str, offset: int, tokens: tuple[str, ...], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Where a text has to be cut: after the first character of each control token, also of those that overlap; in roles everywhere."""
+    """Where to cut a text, from `offset` on: behind the first character of control tokens, anywhere in roles."""
     # `(?=…)` finds a token at every position, within another one too.
     cuts = {match.start() + 1 for match in _pattern(tokens, overlapping=True).finditer(text)}
     if marks := tuple(mark for mark in ROLE_MARKS if mark in tokens):
@@ -158,7 +171,7 @@ def _halving_cuts(text: str, offset: int, ids: frozenset[int], tokenizer: PreTra
 
 
 def _insert_breaks(texts: Sequence[str], positions: Sequence[int]) -> list[str]:
-    """Texts with marks at positions of their concatenation."""
+    """Texts with breaks at positions of their concatenation, which are sorted."""
     marked = []
     start = 0
     remaining = iter([*positions, float("inf")])
@@ -183,7 +196,7 @@ def _pattern(tokens: tuple[str, ...], overlapping: bool = False) -> re.Pattern[s
 
 
 def break_in_values(values: Any, tokens: tuple[str, ...], tokenizer: PreTrainedTokenizerBase) -> Any:
-    """Strings within lists and dictionaries with marks, as [`break_control_tokens`] writes them; keys are left alone.
+    """Strings within lists and dictionaries with breaks, as [`break_control_tokens`] writes them; keys have none.
 
     Args:
         values: what a template may render besides the content of messages, such as tools.
@@ -191,7 +204,7 @@ def break_in_values(values: Any, tokens: tuple[str, ...], tokenizer: PreTrainedT
         tokenizer (`PreTrainedTokenizerBase`): of the model.
 
     Returns:
-        The same with marks.
+        The same with breaks.
     """
     if isinstance(values, str):
         return break_control_tokens([values], tokens, tokenizer)[0]

@@ -210,7 +210,7 @@ def _contents_with_auto_map(folder: Path, model_type: str) -> dict[str, dict]:
 
 
 def _update_auto_map(content: dict, auto_map: dict, path: Path) -> None:
-    """Put our entries into `auto_map`; those of other Auto classes stay, and what is replaced or needs own code is said."""
+    """Put our entries into `auto_map`. Others stay; warnings say what is replaced and what needs code of its own."""
     own = content.get("auto_map") or {}
     if not isinstance(own, dict):
         raise ValueError(f"`auto_map` of {path} is {own!r}, not an object. Remove it or save the model again.")
@@ -218,7 +218,7 @@ def _update_auto_map(content: dict, auto_map: dict, path: Path) -> None:
         if key not in auto_map:
             logger.warning(
                 f"`auto_map` of {path} keeps its entry {key!r}: {value!r}. Its code is not copied; add it yourself if "
-                f"you need it."
+                "you need it."
             )
         elif value != auto_map[key]:
             logger.warning(f"`auto_map` of {path}: {value!r} of {key!r} is replaced by {auto_map[key]!r}.")

@@ -1,4 +1,4 @@
-"""Images as callers pass them (PIL images, arrays, tensors, paths, URLs, base64 text): upright, in 8 bits, with a size."""
+"""Images as callers pass them (PIL, array, tensor, path, URL, base64 text): upright, in 8 bits, with a size."""
 
 import os
 from typing import Any
@@ -71,7 +71,7 @@ def read_upright(image: Any, name: str = "The image") -> ImageInput:
 def image_size(
     image: ImageInput, name: str = "The image", channels: str | ChannelDimension | None = None
 ) -> tuple[int, int]:
-    """Height and width of an image that was read.
+    """The height and width of an image that [`read_upright`] read.
 
     Args:
         image (`PIL.Image.Image`, `np.ndarray` or `Tensor`): what [`read_upright`] returned.
@@ -109,7 +109,7 @@ def image_size(
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An upright RGB image, as the model sees it: transparency on white, 16 bits brought to 8.
+    """Turn an image upright and make it RGB as the model sees it: transparency on white, 16 bits brought to 8.
 
     Args:
         image (`PIL.Image.Image`): any mode. It is not changed.
@@ -222,12 +222,13 @@ def _check_range(values: np.ndarray, largest: int, what: str) -> None:
     if values.size and (values.min() < -slack or values.max() > largest + slack):
         raise ValueError(
             f"{what} must have values from 0 to {largest}, got {values.min():g} to {values.max():g}. The type of the "
-            "values tells their scale: floats run from 0 to 1, uint16 from 0 to 65535, all other whole numbers from 0 to 255."
+            "values tells their scale: floats run from 0 to 1, uint16 from 0 to 65535, all other whole numbers from 0 "
+            "to 255."
         )
 
 
 def shortened(value: Any) -> str:
-    """A value in an error: its first 100 characters."""
+    """A value for an error message: its first 100 characters."""
     text = str(value) if isinstance(value, Exception) else repr(value)
     return text if len(text) <= 100 else text[:100] + "…"
 

@@ -1,4 +1,4 @@
-"""Image files, URLs and base64 text: read within one limit of size, and turned upright as viewers show them.
+"""Reads image files, URLs and base64 text within one size limit, and turns images upright as viewers show them.
 
 Images may come from strangers, so a header is looked at before pixels are decoded. `MAX_IMAGE_PIXELS` is the one place
 to change the limit, for images that are trusted. Arrays, tensors and values of 16 bits are the business of
@@ -23,7 +23,7 @@ MAX_IMAGE_PIXELS = 100_000_000
 # Bytes, and seconds, that the download of an image may take.
 MAX_DOWNLOAD_BYTES = 256 * 1024 * 1024
 MAX_DOWNLOAD_SECONDS = 60.0
-# Formats that Pillow decodes itself. Others start programs (EPS: Ghostscript) or are hardly looked after.
+# Formats that Pillow decodes itself. Others start programs (EPS: Ghostscript) or are hardly maintained.
 IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
 # How an image is turned or mirrored to be upright, by its EXIF orientation.
@@ -39,12 +39,12 @@ _TURNS = {
 }
 # Orientations under which width and height change places.
 SWAPPED_AXES = (5, 6, 7, 8)
-# Where Pillow keeps it, beside other things that nobody needs of an image that was turned.
+# Where Pillow keeps the orientation, beside other metadata. A turned image loses these, or it would be turned again.
 _ORIENTED_INFO = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 
 
 class ImageTooLargeError(ValueError):
-    """An image has more pixels than are read."""
+    """An image has more than `MAX_IMAGE_PIXELS` pixels."""
 
 
 def check_image_pixels(width: int, height: int) -> None:
@@ -68,7 +68,7 @@ def check_image_pixels(width: int, height: int) -> None:
 
 
 def read_image(source: str) -> Image.Image:
-    """Read an image.
+    """Read an image from a file, URL or base64 text.
 
     Args:
         source (`str`): path of a file, http(s) URL, or base64 text, with or without `data:image/…;base64,` before it.
@@ -99,7 +99,7 @@ def read_image(source: str) -> Image.Image:
 
 
 def open_image_header(file: str | os.PathLike | BinaryIO) -> Image.Image:
-    """Open an image without decoding its pixels, which its header may forbid.
+    """Open an image and check its header (size and format); its pixels are not decoded.
 
     Args:
         file (`str`, `Path` or binary file): its content.
@@ -109,7 +109,7 @@ def open_image_header(file: str | os.PathLike | BinaryIO) -> Image.Image:
 
     Raises:
         ImageTooLargeError: it has more than `MAX_IMAGE_PIXELS` pixels.
-        ValueError, OSError, SyntaxError: it cannot be read, or its format is none that is.
+        ValueError, OSError, SyntaxError: it cannot be read, or is not of one of `IMAGE_FORMATS`.
     """
     Image.init()
     with warnings.catch_warnings():
@@ -133,7 +133,7 @@ def open_image_header(file: str | os.PathLike | BinaryIO) -> Image.Image:
 
 
 def decode_image(file: BinaryIO) -> Image.Image:
-    """Decode an image after a look at its header.
+    """Check the header of an image, then decode it.
 
     Args:
         file (binary file): its content.
@@ -151,14 +151,14 @@ def decode_image(file: BinaryIO) -> Image.Image:
 
 
 def load_image(image: Image.Image) -> None:
-    """Decode an image that was opened, if its header allows it.
+    """Decode an image that was opened, if its size and format allow it.
 
     Args:
         image (`PIL.Image.Image`): decoded in place.
 
     Raises:
         ImageTooLargeError: it has more than `MAX_IMAGE_PIXELS` pixels.
-        ValueError, OSError, SyntaxError: it cannot be decoded, or its format is none that is.
+        ValueError, OSError, SyntaxError: it cannot be decoded, or is not of one of `IMAGE_FORMATS`.
     """
     check_image_pixels(*image.size)
     is_encoded = isinstance(image, ImageFile.ImageFile) and bool(image.tile)
@@ -176,13 +176,13 @@ def load_image(image: Image.Image) -> None:
 
 
 def image_orientation(image: Image.Image) -> int:
-    """How a viewer turns or mirrors an image, by its EXIF data.
+    """The EXIF orientation of an image: how a viewer turns or mirrors it.
 
     Args:
         image (`PIL.Image.Image`): an image.
 
     Returns:
-        `int`: 1 to 8; 1 is upright, and so is what is none of them or cannot be read.
+        `int`: 1 to 8. 1 is upright; so are images without EXIF data, or with data that cannot be read.
 
     Example:
     >>> image_orientation(Image.new("RGB", (4, 2)))
@@ -199,7 +199,7 @@ def image_orientation(image: Image.Image) -> int:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """An image as a viewer shows it.
+    """Turn an image upright, as a viewer shows it.
 
     `PIL.ImageOps.exif_transpose` also writes the EXIF data anew, which fails where cameras and editors left odd values
     in them.
@@ -223,7 +223,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Size of an image as a viewer shows it; nothing is decoded.
+    """The size of an image as a viewer shows it; nothing is decoded.
 
     Args:
         image (`PIL.Image.Image`): an image, or what [`open_image_header`] returned.
@@ -240,7 +240,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _fetch(url: str) -> bytes:
-    """The content of a URL, up to a size and a time."""
+    """Download a URL, up to `MAX_DOWNLOAD_BYTES` and `MAX_DOWNLOAD_SECONDS`."""
     end = time.monotonic() + MAX_DOWNLOAD_SECONDS
     content = bytearray()
     with httpx.stream("GET", url, follow_redirects=True, timeout=min(10.0, MAX_DOWNLOAD_SECONDS)) as response:
@@ -255,10 +255,10 @@ def _fetch(url: str) -> bytes:
 
 
 class ImageReadingMixin:
-    """Image processors that read files and URLs as the rest of this package does."""
+    """Makes an image processor read files and URLs as the rest of this package does."""
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """Images of paths, URLs and base64 texts, also in lists; everything else is left as it is."""
+        """Read paths, URLs and base64 texts, also in lists; other images are left as they are."""
         if isinstance(image_url_or_urls, (list, tuple)):
             return [self.fetch_images(source) for source in image_url_or_urls]
         if isinstance(image_url_or_urls, os.PathLike):

@@ -50,5 +50,5 @@ def proxy_token(region_id: int) -> str:
     '<r4>'
     """
     if region_id < 0:
-        raise ValueError(f"`region_id` must not be negative, got {region_id}.")
+        raise ValueError(f"`region_id` must be non-negative, got {region_id}.")
     return f"<r{int(region_id)}>"

@@ -1,7 +1,7 @@
 """Which files of a model folder belong to the model: what may be copied or published, and nothing else.
 
 A folder that was trained in holds more than a model: keys in `.env`, the history of `.git`, optimizer states, logs.
-Whoever copies or uploads one goes by this list.
+Copies and uploads go by this list.
 """
 
 import json
@@ -45,7 +45,7 @@ KNOWN_FILES = (
 
 
 def model_files(folder: str | os.PathLike) -> list[Path]:
-    """The files of a folder that belong to the model: known names, and the shards that the index of the weights names.
+    """List the files of a folder that belong to the model: known names, and the shards that its index names.
 
     Args:
         folder (`str` or `Path`): folder of a saved model.
@@ -73,7 +73,7 @@ def model_files(folder: str | os.PathLike) -> list[Path]:
 
 
 def shard_names(folder: Path) -> list[str]:
-    """The files that the index of a folder's weights names.
+    """List the shards that the index of a folder's weights names.
 
     Args:
         folder (`Path`): folder with an index.
@@ -94,13 +94,13 @@ def shard_names(folder: Path) -> list[str]:
         if not name.endswith(".safetensors") or name.startswith(".") or any(sign in name for sign in "/\\:\0"):
             raise ValueError(
                 f"{folder / INDEX_FILE} names {name!r}, which is not a safetensors file beside it. Save the model "
-                f"again."
+                "again."
             )
     return names
 
 
 def checked_file(folder: Path, name: str) -> Path:
-    """A file of a folder, if it is one and lies there.
+    """Check that a name is that of a file inside a folder, and return its path.
 
     Args:
         folder (`Path`): the folder.
@@ -130,14 +130,17 @@ def checked_file(folder: Path, name: str) -> Path:
 
 
 def _roots(folder: Path) -> list[Path]:
-    """Where links of a folder may lead: into it. In the Hub's cache the files of a snapshot are links to blobs of the same model."""
+    """Where links of a folder may lead: into it.
+
+    In the Hub's cache, the files of a snapshot are links to the blobs of the same model.
+    """
     folder = folder.resolve()
     blobs = folder.parent.parent / "blobs"
     return [folder, blobs] if folder.parent.name == "snapshots" else [folder]
 
 
 def read_json(path: Path, remedy: str = "Save the model again.") -> dict[str, Any]:
-    """A JSON object of a file.
+    """Read a file that holds a JSON object.
 
     Args:
         path (`Path`): the file.

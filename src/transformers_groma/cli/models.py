@@ -1,4 +1,4 @@
-"""Models, devices and images that commands are given."""
+"""What commands are given: models, devices, images and boxes, checked before anything slow happens."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +41,7 @@ def embedded_model() -> Path:
             return place
     raise CommandError(
         f"--model is needed: the tiny model of this package is not in {places[0]}. `make train-tiny` makes it in a "
-        f"checkout."
+        "checkout."
     )
 
 
@@ -51,7 +51,7 @@ def is_embedded(model: str | None) -> bool:
 
 
 def load_pipeline(model: str | None, device: str | None, dtype: str) -> "ImageGroundingPipeline":
-    """The pipeline of a model that is checked first."""
+    """Check a model and load it as a pipeline."""
     model = checked_model(model, ("groma",))
     device = checked_device(device)
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -72,7 +72,10 @@ def ask(
     generate_kwargs: dict[str, Any],
     parse_tokens: bool = False,
 ) -> "GroundedText":
-    """Ask about an image; boxes `xyxy` in absolute pixels. Control tokens in the question are text unless `parse_tokens` is set."""
+    """Ask about an image; boxes `xyxy` in absolute pixels.
+
+    Control tokens in the question are plain text unless `parse_tokens` is set.
+    """
     with errors_of("QUESTION and --box"):
         return pipe(
             image,
@@ -84,7 +87,7 @@ def ask(
 
 
 def propose_regions(model: str | None, image: "Image.Image", device: str | None, dtype: str) -> "Regions":
-    """The regions of an image. A whole Groma is loaded without its language model."""
+    """Find the regions of an image. A whole Groma is loaded without its language model."""
     model = checked_model(model, ("groma", "groma_region_proposal"))
     device = checked_device(device)
     from transformers import AutoImageProcessor
@@ -101,12 +104,12 @@ def propose_regions(model: str | None, image: "Image.Image", device: str | None,
 
 
 def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
-    """The model to load, after a look at its config.json."""
+    """Check that a folder or Hub name is that of a model of these types, by its config.json, and return it."""
     if model is None:
         model = str(embedded_model())
         note(
             f"using the tiny model {Path(model).name}, which only knows drawn scenes of coloured shapes; for photos "
-            f"pass a --model"
+            "pass a --model"
         )
     from transformers import PreTrainedConfig
     from transformers.utils import logging
@@ -130,7 +133,7 @@ def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
     if "llm_cfg" in config or "vis_encoder_cfg" in config:
         raise CommandError(
             f"--model {model!r} is a checkpoint of the original Groma: convert it first, `groma convert {model} "
-            f"OUT_DIR`."
+            "OUT_DIR`."
         )
     if config.get("model_type") not in model_types:
         raise CommandError(
@@ -145,7 +148,7 @@ def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
 
 
 def _checked_adapter(model: str, base: str, model_types: tuple[str, ...]) -> str:
-    """What to load for an adapter: its folder, whose model comes along, or for the regions alone that model."""
+    """What to load for an adapter: its folder, with which its base model comes; for regions alone the base model."""
     try:
         base = checked_model(base, ("groma",))
     except CommandError as error:
@@ -162,7 +165,7 @@ def _checked_adapter(model: str, base: str, model_types: tuple[str, ...]) -> str
 
 
 def checked_device(device: str | None) -> "torch.device":
-    """The device, after it was used once; the best one there is without a name."""
+    """The device, tried out with a tensor; without a name the best one there is."""
     import torch
 
     if device is None:
@@ -177,7 +180,7 @@ def checked_device(device: str | None) -> "torch.device":
 
 
 def open_upright(source: str) -> "Image.Image":
-    """The image of a path or URL, turned upright."""
+    """Read the image of a path or URL and turn it upright."""
     is_url = source.startswith(("http://", "https://"))
     if not is_url and not Path(source).is_file():
         raise CommandError(f"IMAGE {source!r} is not a file: pass the path or the http(s) URL of an image.")

@@ -221,10 +221,14 @@ def split_answers(
     render: Callable[[Sequence[Mapping[str, Any]], bool], str],
     add_generation_prompt: bool = False,
 ) -> list[TextPiece]:
-    """Find the answers in a rendered conversation: all that the model has to write, the end of its turn included.
+    """Find the answers in a rendered conversation: all that the model has to write, with the end of its turn.
 
-    An answer begins where the prompt for it ends, and ends with what the template writes after it, without white space
-    at the end.
+    An answer begins where the prompt for it ends, and ends with what the template writes after it, without white
+    space at the end. In the example below that is " 4</s>": the space after "assistant:" is the model's to write.
+
+    A template is any program, so answers are not searched by their words, which may stand elsewhere too. The
+    conversation is rendered a second time with two marks around the text of each answer; where the marks come out is
+    where the answers are. Without the marks this text must be the first one, or the template changed the answers.
 
     Args:
         messages (`Sequence[Mapping]`): one conversation, content as text or parts.
@@ -240,7 +244,8 @@ def split_answers(
 
     Example:
     >>> def render(messages, add_generation_prompt):
-    ...     return "".join(f"{m['role']}: {m['content']}</s> " for m in messages) + "assistant:" * add_generation_prompt
+    ...     turns = "".join(f"{message['role']}: {message['content']}</s> " for message in messages)
+    ...     return turns + "assistant:" * add_generation_prompt
     >>> split_answers([{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}], render)
     [TextPiece(text='user: 2 + 2?</s> assistant:', is_answer=False), TextPiece(text=' 4</s>', is_answer=True),
     TextPiece(text=' ', is_answer=False)]
@@ -248,6 +253,7 @@ def split_answers(
     answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     text = render(messages, add_generation_prompt)
     marked = [_with_marks(message) if index in answers else message for index, message in enumerate(messages)]
+    # Texts before, in, between and after the answers: those in answers have the odd numbers.
     found = re.split(f"[{_START}{_END}]", render(marked, add_generation_prompt))
     if "".join(found) != text or len(found) != 2 * len(answers) + 1:
         raise ValueError(
@@ -255,11 +261,12 @@ def split_answers(
             "found in its text. Put {% generation %} and {% endgeneration %} around what the template writes for an "
             "answer."
         )
-    pieces, done = [], 0
+    pieces, done = [], 0  # `text[:done]` is in pieces
     for number, index in enumerate(answers):
         start = len("".join(found[: 2 * number + 1]))
         end = start + len(found[2 * number + 1])
         start = _end_of_prompt(messages[:index], render, text, done, start)
+        # What the template writes behind the answer if nothing follows, as far as it stands there in the whole text.
         closing = _common_start(render(marked[: index + 1], False).rpartition(_END)[2], text[end:])
         end += len(closing.rstrip() or closing)
         pieces += [TextPiece(text[done:start], False), TextPiece(text[start:end], True)]
@@ -270,7 +277,10 @@ def split_answers(
 def _end_of_prompt(
     messages: Sequence[Mapping[str, Any]], render: Callable, text: str, earliest: int, latest: int
 ) -> int:
-    """Where the prompt for an answer to `messages` ends in `text`; `latest`, where the answer's own text begins, if it is another."""
+    """Where the prompt for an answer to `messages` ends in `text`.
+
+    `latest`, where the answer's own text begins, if the text holds another prompt there or none.
+    """
     try:
         prompt = render(messages, True)
     except Exception as error:

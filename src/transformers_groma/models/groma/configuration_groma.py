@@ -1,4 +1,4 @@
-"""Groma model configuration."""
+"""Configurations of Groma, of its region proposer and of the detector alone."""
 
 import os
 from typing import Any

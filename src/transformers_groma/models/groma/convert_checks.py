@@ -1,4 +1,4 @@
-"""Checks of what a checkpoint holds (tensors, settings, tokens), before anything is written.
+"""Checks the tensors, settings and tokens of a checkpoint before anything is written.
 
 Each mistake is a ValueError of one line that names the tensor or the setting, and what to do.
 """
@@ -22,7 +22,7 @@ LARGEST_SETTING = 2**31
 def check_tensors(
     tensors: Mapping[str, Tensor], path: str | Path, dtypes: Iterable[torch.dtype] = WEIGHT_DTYPES
 ) -> None:
-    """Check that tensors are weights.
+    """Check that tensors can be weights: floating point, finite and not empty.
 
     Args:
         tensors (`Mapping[str, Tensor]`): by name.
@@ -72,7 +72,7 @@ def check_tensors(
 
 
 def check_size(config_name: str, num_needed: int, num_saved: int) -> None:
-    """Check that settings describe no larger model than the weights are, before any memory is taken for it.
+    """Check that settings do not describe a model larger than the weights, before memory is taken for it.
 
     Args:
         config_name (`str`): the file of settings.
@@ -91,7 +91,7 @@ def check_size(config_name: str, num_needed: int, num_saved: int) -> None:
 
 
 def check_layers(name: str, value: Any, num_saved: int) -> None:
-    """Check a number of layers against the weights, before any of them is made.
+    """Check that settings have as many layers as the weights, before any layer is made.
 
     Args:
         name (`str`): of the setting.
@@ -109,7 +109,7 @@ def check_layers(name: str, value: Any, num_saved: int) -> None:
 
 
 def check_share(name: str, value: Any) -> float:
-    """Check a threshold.
+    """Check that a setting is a number from 0 to 1.
 
     Args:
         name (`str`): of the setting.
@@ -127,12 +127,12 @@ def check_share(name: str, value: Any) -> float:
 
 
 def check_integer(name: str, value: Any, low: int, high: int) -> int:
-    """Check a setting that counts.
+    """Check that a setting is an integer within limits.
 
     Args:
         name (`str`): of the setting.
         value: its value.
-        low, high (`int`): smallest and largest right value.
+        low, high (`int`): the smallest and the largest value allowed.
 
     Returns:
         `int`: the value.
@@ -146,7 +146,7 @@ def check_integer(name: str, value: Any, low: int, high: int) -> int:
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Check a setting that must be above zero.
+    """Check that a setting is a number above zero.
 
     Args:
         name (`str`): of the setting.
@@ -186,7 +186,7 @@ def check_tokens(tokenizer: PreTrainedTokenizerBase, expected: Mapping[str | Non
 
 
 def some(names: Sequence[str]) -> str:
-    """A few names of many, for a message.
+    """The first three of many names, for an error message.
 
     Args:
         names (`Sequence[str]`): the names.

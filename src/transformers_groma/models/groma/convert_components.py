@@ -149,7 +149,7 @@ def _assemble_detector(vision_encoder: str | Path, dtype: torch.dtype, folder: P
 
 @contextmanager
 def _loading(name: str, source: str | Path) -> Iterator[None]:
-    """What goes wrong while a component is loaded is one line that names it; the library has many kinds of errors for it."""
+    """Errors of a component while it is loaded become one line that names it; the library has many kinds of them."""
     try:
         yield
     except (OSError, MemoryError):
@@ -161,7 +161,7 @@ def _loading(name: str, source: str | Path) -> Iterator[None]:
 
 
 def _check_model_size(model_class: type, config: PreTrainedConfig, num_saved: int | None) -> None:
-    """Check the size that a configuration describes, without taking memory for it."""
+    """Check the size of the model that a configuration describes, without taking memory for it."""
     if num_saved is not None:
         with torch.device("meta"):
             model = model_class.from_config(config) if hasattr(model_class, "from_config") else model_class(config)
@@ -171,7 +171,7 @@ def _check_model_size(model_class: type, config: PreTrainedConfig, num_saved: in
 def _load(
     model_class: type, source: str | Path, dtype: torch.dtype, may_miss: str | None = None, **kwargs: Any
 ) -> PreTrainedModel:
-    """A pretrained model, all of whose weights come from its files."""
+    """Load a pretrained model and check that all of its weights come from its files."""
     # Weights of other sizes are refused below, with their names.
     model, loading = model_class.from_pretrained(
         source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
@@ -261,8 +261,10 @@ def _detector_config(detector: str | Path) -> GromaRegionProposalConfig | GromaC
 def region_encoder_config(
     detector_config: GromaRegionProposalConfig | GromaConfig, sizes: Mapping[str, Any]
 ) -> GromaRegionEncoderConfig:
-    """The region encoder for a detector: its sizes are those that are asked for, else of the whole Groma that the detector is, else
-    in proportion to the width of the vision encoder, as in the paper.
+    """The configuration of a region encoder that fits a detector.
+
+    Its sizes are those that are asked for, else those of the whole Groma that the detector is, else in proportion to
+    the width of the vision encoder, as in the paper.
 
     Args:
         detector_config (`GromaRegionProposalConfig` or `GromaConfig`): of the detector.
@@ -275,7 +277,8 @@ def region_encoder_config(
         ValueError: an unknown size, or one that does not fit the vision encoder.
 
     Example:
-    >>> detector = GromaRegionProposalConfig(vision_config={"model_type": "dinov2", "hidden_size": 96, "image_size": 224})
+    >>> dinov2 = {"model_type": "dinov2", "hidden_size": 96, "image_size": 224}
+    >>> detector = GromaRegionProposalConfig(vision_config=dinov2)
     >>> config = region_encoder_config(detector, {"num_fuse_layers": 1})
     >>> config.group_norm_groups, config.region_hidden_size, config.num_fuse_layers
     (6, 96, 1)
@@ -327,7 +330,7 @@ def _size_name(name: str) -> str:
 
 
 def own_chat_template(tokenizer: PreTrainedTokenizerBase) -> str | dict[str, str]:
-    """The chat template of a language model, or Groma's where it has none.
+    """The chat template of a language model, or Groma's if it has none.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): of the language model.
@@ -394,7 +397,10 @@ def _add_tokens(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_re
 
 
 def _copy_fitting_weights(source: nn.Module, target: nn.Module) -> None:
-    """Weights of one region encoder to another; what has other sizes there, and the projection into the language model, stays fresh."""
+    """Copy the weights of one region encoder to another.
+
+    What has other sizes there stays fresh, and so does the projection into the language model.
+    """
     weights = target.state_dict()
     fitting = {
         name: weight

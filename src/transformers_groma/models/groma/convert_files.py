@@ -28,13 +28,13 @@ COPY_AGAIN = "Download or copy it again."
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Read a file of settings.
+    """Read a JSON file of settings, such as config.json, and check its numbers.
 
     Args:
         path (`Path`): a JSON file with an object.
 
     Returns:
-        `dict`
+        `dict`: the settings.
 
     Raises:
         ValueError: it is not a JSON object, or has numbers that are not finite or absurdly large.
@@ -59,7 +59,7 @@ def _check_numbers(path: Path, value: Any, name: str) -> None:
 
 
 def find_weights(directory: Path) -> tuple[list[Path], dict[str, str]]:
-    """The files that hold the weights of a folder: safetensors before .bin, whole or in shards.
+    """Find the files that hold the weights of a folder: safetensors before .bin, whole or in shards.
 
     Args:
         directory (`Path`): folder of a checkpoint.
@@ -101,7 +101,9 @@ def find_weights(directory: Path) -> tuple[list[Path], dict[str, str]]:
 
 
 def load_checkpoint(directory: str | Path) -> dict[str, Tensor]:
-    """Read all tensors of a checkpoint folder: safetensors or .bin, whole or in shards. .bin files are mapped, not copied.
+    """Read all tensors of a checkpoint folder: safetensors or .bin, whole or in shards.
+
+    .bin files are mapped into memory, not copied.
 
     Args:
         directory (`str` or `Path`): folder of the checkpoint.
@@ -132,13 +134,13 @@ def load_checkpoint(directory: str | Path) -> dict[str, Tensor]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a file of weights. Nothing in it is run.
+    """Read a file of weights; code in it is not run.
 
     Args:
         path (`Path`): a safetensors file, or one of `torch.save`.
 
     Returns:
-        `dict[str, Tensor]`
+        `dict[str, Tensor]`: tensors by name.
 
     Raises:
         ValueError: it is damaged, or holds something else.
@@ -148,7 +150,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             loaded = load_file(path)
         else:
-            # Files of old versions of torch are no zip archives and cannot be mapped.
+            # Files of old versions of torch are not zip archives and cannot be mapped.
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except MemoryError:
         raise
@@ -173,7 +175,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def check_no_pointer(path: Path) -> bytes:
-    """Check that a file is not what Git LFS leaves in its place.
+    """Check that a file is not a Git LFS pointer.
 
     Args:
         path (`Path`): the file.
@@ -182,7 +184,7 @@ def check_no_pointer(path: Path) -> bytes:
         `bytes`: its beginning.
 
     Raises:
-        ValueError: it is.
+        ValueError: it is a pointer.
     """
     with path.open("rb") as file:
         head = file.read(len(_LFS_POINTER))
@@ -216,8 +218,8 @@ def check_component(name: str, folder: str | Path) -> int | None:
         method = config["quantization_config"]
         method = method.get("quant_method") if isinstance(method, dict) else method
         raise ValueError(
-            f"`{name}` {folder} is quantized ({method}): pass the model in {FLOAT_NAMES}; quantize the Groma when "
-            f"you load it."
+            f"`{name}` {folder} is quantized ({method}): pass the model in {FLOAT_NAMES}; quantize the Groma when you "
+            "load it."
         )
     files, _ = find_weights(folder)
     sizes: dict[str, int] = {}
@@ -230,7 +232,7 @@ def check_component(name: str, folder: str | Path) -> int | None:
 
 
 def _check_layer_counts(path: Path, config: Mapping[str, Any], num_tensors: int) -> None:
-    """Each layer has a tensor at least: settings with more layers would take minutes and memory before anybody notices."""
+    """Refuse settings with more layers than tensors: making these would take minutes and memory before it fails."""
     for key, value in config.items():
         if isinstance(value, dict):
             _check_layer_counts(path, value, num_tensors)
@@ -242,7 +244,7 @@ def _check_layer_counts(path: Path, config: Mapping[str, Any], num_tensors: int)
 
 
 def _line(error: BaseException) -> str:
-    """An error in one short line."""
+    """The message of an error in one short line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 160 else f"{text[:160]}…"
 

@@ -1,4 +1,4 @@
-"""Names of the tensors of a released Groma checkpoint, and ours for them."""
+"""Renames the tensors of a released Groma checkpoint to the names that they have here."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Position tables of vision encoders, brought to the grid of patches that Groma's images have."""
+"""Resizes position tables of vision encoders to the patch grid of Groma's images."""
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ def position_grid(table: Tensor) -> int:
 
 
 def resize_position_table(table: Tensor, **size_or_scale) -> Tensor:
-    """A `(1, 1 + grid ** 2, hidden_size)` table with another grid; the class position comes first and stays."""
+    """Resize a `(1, 1 + grid ** 2, hidden_size)` table to another grid; the class position comes first and stays."""
     grid = position_grid(table)
     patches = table[:, 1:].float().transpose(1, 2).unflatten(2, (grid, grid))
     patches = nn.functional.interpolate(patches, mode="bicubic", align_corners=False, **size_or_scale)

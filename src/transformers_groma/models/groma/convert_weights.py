@@ -1,4 +1,4 @@
-"""The tensors of a released Groma checkpoint under our names, checked against the model that they are for."""
+"""Converts the tensors of a released Groma checkpoint, and checks them against the model that they are for."""
 
 import re
 
@@ -13,7 +13,7 @@ from .convert_position_table import LEGACY_IMAGE_SIZE, bake_position_table, posi
 from .modeling_groma import GromaForConditionalGeneration
 from .modeling_groma_detector import GromaForRegionProposal
 
-# Saved by old transformers, computed today.
+# Buffers that old versions of transformers saved; newer ones compute them.
 _COMPUTED_KEYS = re.compile(r"\.rotary_emb\.inv_freq$")
 _POSITION_TABLE = "vision_tower.embeddings.position_embeddings"
 
@@ -21,7 +21,7 @@ _POSITION_TABLE = "vision_tower.embeddings.position_embeddings"
 def convert_legacy_state_dict(
     state_dict: dict[str, Tensor], config: GromaConfig | GromaRegionProposalConfig
 ) -> dict[str, Tensor]:
-    """All tensors of a released checkpoint under our names: tables joined, position table baked, aliases merged.
+    """Convert the tensors of a released checkpoint: renamed, tables joined, position table baked, aliases merged.
 
     Args:
         state_dict (`dict[str, Tensor]`): original tensors by original names; meta tensors work too.
@@ -34,34 +34,8 @@ def convert_legacy_state_dict(
         ValueError: names that are unknown, missing or contradict each other, or tensors of a wrong shape.
     """
     is_detector = isinstance(config, GromaRegionProposalConfig)
-    converted: dict[str, Tensor] = {}
-    added_tokens: dict[str, Tensor] = {}
-    unknown = []
-    for key, tensor in state_dict.items():
-        if _COMPUTED_KEYS.search(key):
-            continue
-        try:
-            name = rename_legacy_key(f"perceiver.{key}" if is_detector else key)
-        except ValueError:
-            unknown.append(key)
-            continue
-        if is_detector:
-            name = name.removeprefix("model.")
-        if key in ADDED_TOKEN_TABLES:
-            added_tokens[name] = tensor
-        elif name in converted and not _same_tensor(converted[name], tensor):
-            raise ValueError(f"The checkpoint holds two different tensors for {name!r}, the second one as {key!r}.")
-        else:
-            converted[name] = tensor
-    for name, rows in added_tokens.items():
-        if name in converted:
-            if rows.shape[1:] != converted[name].shape[1:]:
-                raise ValueError(
-                    f"The two tables of {name!r} have the shapes {tuple(converted[name].shape)} and "
-                    f"{tuple(rows.shape)}: take all weights from one checkpoint."
-                )
-            dtype = torch.promote_types(rows.dtype, converted[name].dtype)
-            converted[name] = torch.cat([converted[name].to(dtype), rows.to(dtype)])
+    converted, added_rows, unknown = _rename(state_dict, is_detector)
+    _append_added_rows(converted, added_rows)
     grid = config.vision_config.image_size // config.vision_config.patch_size
     for name in [name for name in converted if name.endswith(_POSITION_TABLE)]:
         _check_position_table(name, converted[name], grid)
@@ -70,16 +44,64 @@ def convert_legacy_state_dict(
         embedding, head = (converted.get(name) for name in ADDED_TOKEN_TABLES.values())
         if embedding is not None and head is not None and not _same_tensor(embedding, head):
             raise ValueError(
-                "config.json says `tie_word_embeddings`, but the embedding and the head differ, and one of them "
-                "would be lost: set it to false in `llm_cfg`."
+                "config.json says `tie_word_embeddings`, but the embedding and the head differ, and one of them would "
+                "be lost: set it to false in `llm_cfg`."
             )
+    _check_against_model(converted, unknown, config)
+    return converted
 
+
+def _rename(
+    state_dict: dict[str, Tensor], is_detector: bool
+) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
+    """The tensors by our names, the rows of added tokens by the names of their tables, and names that are unknown."""
+    converted: dict[str, Tensor] = {}
+    added_rows: dict[str, Tensor] = {}
+    unknown = []
+    for key, tensor in state_dict.items():
+        if _COMPUTED_KEYS.search(key):
+            continue
+        try:
+            # A stage-1 checkpoint is the perceiver of a whole Groma alone.
+            name = rename_legacy_key(f"perceiver.{key}" if is_detector else key)
+        except ValueError:
+            unknown.append(key)
+            continue
+        if is_detector:
+            name = name.removeprefix("model.")
+        if key in ADDED_TOKEN_TABLES:
+            added_rows[name] = tensor
+        elif name in converted and not _same_tensor(converted[name], tensor):
+            raise ValueError(f"The checkpoint holds two different tensors for {name!r}, the second one as {key!r}.")
+        else:
+            converted[name] = tensor
+    return converted, added_rows, unknown
+
+
+def _append_added_rows(converted: dict[str, Tensor], added_rows: dict[str, Tensor]) -> None:
+    """Append the rows of the added tokens, which the original keeps apart, to the tables of the language model."""
+    for name, rows in added_rows.items():
+        if name in converted:
+            if rows.shape[1:] != converted[name].shape[1:]:
+                raise ValueError(
+                    f"The two tables of {name!r} have the shapes {tuple(converted[name].shape)} and "
+                    f"{tuple(rows.shape)}: take all weights from one checkpoint."
+                )
+            dtype = torch.promote_types(rows.dtype, converted[name].dtype)
+            converted[name] = torch.cat([converted[name].to(dtype), rows.to(dtype)])
+
+
+def _check_against_model(
+    converted: dict[str, Tensor], unknown: list[str], config: GromaConfig | GromaRegionProposalConfig
+) -> None:
+    """Check that tensors are exactly those of the model that a configuration describes, by name and shape."""
+    is_detector = isinstance(config, GromaRegionProposalConfig)
     with config_errors(), torch.device("meta"):
         model = GromaForRegionProposal(config) if is_detector else GromaForConditionalGeneration(config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     problems = []
     missing = sorted(set(expected) - set(converted))
-    unknown += sorted(set(converted) - set(expected))
+    unknown = unknown + sorted(set(converted) - set(expected))
     if missing:
         problems.append(f"missing: {some(missing)}")
     if unknown:
@@ -91,7 +113,6 @@ def convert_legacy_state_dict(
         problems.append(f"wrong shape: {name} is {tuple(converted[name].shape)}, expected {expected[name]}{others}")
     if problems:
         raise ValueError("The checkpoint does not fit its config.json; " + "; ".join(problems))
-    return converted
 
 
 def _check_position_table(name: str, table: Tensor, grid: int) -> None:

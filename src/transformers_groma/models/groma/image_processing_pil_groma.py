@@ -22,7 +22,7 @@ from ...images import ImageReadingMixin
 def prepare_values(
     image: ImageInput, do_rescale: bool | None = None, do_normalize: bool | None = None, **kwargs
 ) -> ImageInput:
-    """[`to_upright_8_bit`], but for floats that an image processor is told not to rescale: these stay what they are.
+    """Bring the values of an image to 8 bits, or leave floats as they are where they are not to be rescaled.
 
     Args:
         image (`PIL.Image.Image`, `np.ndarray` or `Tensor`): one image.
@@ -58,7 +58,7 @@ class GromaDetectionPostProcessing:
         threshold: float = 0.5,
         target_sizes: Sequence[tuple[int, int]] | torch.Tensor | None = None,
     ) -> list[dict[str, torch.Tensor]]:
-        """The boxes that `GromaForRegionProposal` found, as those of the library's detectors.
+        """The boxes that `GromaForRegionProposal` found, in the form that the library's detectors give.
 
         All queries are looked at. `model.propose_regions` is what a Groma model points at: after its own score
         threshold, which is lower, and NMS.
@@ -103,7 +103,7 @@ class GromaDetectionPostProcessing:
 
 
 class GromaImageProcessorPil(ImageReadingMixin, GromaDetectionPostProcessing, PilBackend):
-    """Resizes images to the square that the vision encoder takes, without keeping the aspect ratio, and normalizes them.
+    """Resizes images to the square that the vision encoder takes and normalizes them; the aspect ratio is not kept.
 
     PIL images are turned upright by their EXIF tag first. Grey, palette, CMYK, transparent (on white) and 16-bit
     images become RGB. Arrays and tensors are scaled by their type, see [`to_upright_8_bit`]: floats run from 0 to 1.

@@ -1,4 +1,4 @@
-"""Which language models fit into Groma, by their configuration: those of `AutoModelForCausalLM` that work by attention.
+"""Which language models fit into Groma, by their configuration: causal ones that work by attention.
 
 A region slot without a region is turned off in the attention mask, and visual features take the places of token
 embeddings. So a language model must read in one direction, keep nothing of a token that is turned off, and look up
@@ -40,7 +40,9 @@ UNFIT_FAMILIES = {
 
 
 def check_language_config(config: PreTrainedConfig) -> None:
-    """Check by its configuration that a language model fits into Groma. `LanguageModelHead` checks its code.
+    """Check by its configuration that a language model fits into Groma.
+
+    What only the code of a model tells is checked by `LanguageModelHead`.
 
     Args:
         config (`PreTrainedConfig`): of the language model.

@@ -1,4 +1,4 @@
-"""Tokens that Groma adds to a language model's tokenizer."""
+"""The tokens that Groma adds to a language model's tokenizer, and the tokenizer of the released checkpoints."""
 
 import json
 import os
