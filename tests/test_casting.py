@@ -1,4 +1,4 @@
-"""Whoever casts the inputs, a box stays where it was, or an error says so."""
+"""A box stays where it was whatever dtype the inputs are cast to, or an error says so."""
 
 import copy
 import pickle

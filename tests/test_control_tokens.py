@@ -79,7 +79,7 @@ def text(words: str) -> dict:
 
 @pytest.mark.parametrize("typed", TYPED)
 def test_every_token_is_text(any_processor, typed):
-    """All tokens of the vocabulary, in every place: the ids hold those of the template alone, the words are all there."""
+    """All tokens of the vocabulary, in every place: the ids hold those of the template alone, and all words."""
     expected = controls(any_processor, ids_of(any_processor, "What is it?"))
     tokens = control_tokens(any_processor.tokenizer, any_processor.chat_template)
     assert {"<image>", "<r5>", "</s>", "<s>", "<p>", "</roi>", "<refer_box>", "[grounding]", "[PAD]"} < set(tokens)
@@ -361,7 +361,7 @@ def test_what_stays_a_token_stays_one_beside_others(legacy):
 
 
 def test_a_normalizer_alone_cuts_nothing():
-    """Text without control tokens stays whole, known to the vocabulary or not; tokens of two characters are found, too."""
+    """Text without control tokens stays whole, in the vocabulary or not; tokens of two characters are found, too."""
     tokenizer = LlamaTokenizer()
     tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.add_tokens([AddedToken("ab", normalized=True, special=True)])

@@ -1,4 +1,4 @@
-"""Whatever stands in a text of somebody else, reading it takes time that grows with its length, not with the square of it."""
+"""Reading hostile text takes time that grows with its length, not with the square of it."""
 
 import time
 

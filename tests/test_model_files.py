@@ -83,7 +83,7 @@ def test_indexes_that_cannot_be_read(tmp_path):
 
 
 def test_links(tmp_path):
-    """Into the folder they are followed, out of it they are an error; the cache of the Hub is made of links to its blobs."""
+    """Links within a folder are followed, links out of it refused; the Hub's cache is made of links to its blobs."""
     secret = tmp_path / "secret.txt"
     secret.write_text("key")
     folder = tmp_path / "model"

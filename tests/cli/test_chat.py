@@ -74,11 +74,11 @@ def test_chat_writes_files(chat, tmp_path):
     assert code == 0
     assert str(folder) in err
     assert json.loads((folder / "answer.json").read_text(encoding="utf-8")) == json.loads(out)
-    with Image.open(PHOTO) as photo, Image.open(folder / "answer.png") as picture:
-        assert picture.format == "PNG"
-        assert picture.width == photo.width and picture.height > photo.height
+    with Image.open(PHOTO) as photo, Image.open(folder / "answer.png") as drawn:
+        assert drawn.format == "PNG"
+        assert drawn.width == photo.width and drawn.height > photo.height
         # The box of the question is drawn: its upper left corner is that of a white dash.
-        assert picture.getpixel((31, 213)) == (255, 255, 255) != photo.getpixel((31, 213))
+        assert drawn.getpixel((31, 213)) == (255, 255, 255) != photo.getpixel((31, 213))
     assert sorted(path.name for path in folder.iterdir()) == ["answer.json", "answer.png"]
 
 

@@ -131,7 +131,7 @@ def test_convert_loses_nothing(run, legacy, tmp_path, monkeypatch, output, words
 
 
 def test_convert_keeps_its_other_sources(run, tmp_path, monkeypatch):
-    """What `--detector` and the like name is a source too; what is no folder is a name of the Hub."""
+    """What `--detector` and the like name is a source too; what is not a folder is a name on the Hub."""
     monkeypatch.chdir(tmp_path)
     for name in ("detector", "language"):
         Path(name).mkdir()
@@ -146,7 +146,7 @@ def test_convert_keeps_its_other_sources(run, tmp_path, monkeypatch):
 
 
 def test_convert_into_an_empty_current_folder(run, legacy, tmp_path, monkeypatch):
-    """The folder stays itself, so that whoever stands in it sees the files."""
+    """The folder is filled in place, so that a shell whose current folder it is sees the files."""
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     assert run("convert", Path("..", legacy), ".")[0] == 0

@@ -17,8 +17,8 @@ def test_propose_finds_what_the_whole_model_offers(run, chat, tiny_dir, detector
     boxes, wanted = ([region["box_xyxy"] for region in rows] for rows in (regions, offered))
     torch.testing.assert_close(torch.tensor(boxes), torch.tensor(wanted), rtol=0, atol=0.02)
     assert json.loads((tmp_path / "proposals.json").read_text())["regions"] == regions
-    with Image.open(tmp_path / "proposals.png") as picture:
-        assert picture.size == (800, 601)
+    with Image.open(tmp_path / "proposals.png") as drawn:
+        assert drawn.size == (800, 601)
     # A detector alone gives the same.
     assert json.loads(run("propose", PHOTO, "--model", detector_dir, "--json")[1])["regions"] == regions
 

@@ -23,7 +23,7 @@ CASES = {
     "box of three numbers": ({"boxes": [[1, 2, 3]]}, r"`boxes` must have shape.*\(1, 3\)"),
     "boxes of different length": ({"boxes": [[1, 2, 3, 4], [1, 2]]}, r"`boxes` must be numbers"),
     "box of words": ({"boxes": [["a", "b", "c", "d"]]}, r"`boxes` must be numbers.*'a'"),
-    "boxes that are no list": ({"boxes": 7}, r"`boxes` must be a list of boxes.*7"),
+    "boxes that are not a list": ({"boxes": 7}, r"`boxes` must be a list of boxes.*7"),
     "pixels called normalized": ({"boxes": [BOX], "normalized": True}, r"`boxes` look like pixels.*normalized=False"),
     "unknown box format": ({"boxes": [BOX], "box_format": "yxyx"}, r"`box_format` must be one of 'xyxy'.*'yxyx'"),
     "more boxes than slots": (
@@ -81,7 +81,7 @@ CASES = {
         {"images": [IMAGE] * 3, "text": ["a", "b"], "boxes": None},
         r"`images` has 3 entries for 2 texts.*None or \[\]",
     ),
-    "text that is no file": (
+    "text that is not a file": (
         {"images": "no_such_file.jpg"},
         r"`images` of sample 0 cannot be read.*'no_such_file.jpg'",
     ),
