@@ -28,6 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from transformers_groma import GromaConfig, GromaForConditionalGeneration
+from transformers_groma.models.groma.modeling_groma_prompt import IGNORED_LABEL
 from transformers_groma.training.trainable import eval_frozen_parts, set_trainable_parts
 
 REPOSITORY = Path(__file__).parents[1]
@@ -104,7 +105,7 @@ def make_batch(config: GromaConfig, batch_size: int) -> dict[str, Tensor]:
     text = torch.randint(3, 259, (batch_size, TEXT_LENGTH), generator=generator)
     input_ids = torch.cat([head, text], dim=1)
     labels = input_ids.clone()
-    labels[:, :-ANSWER_LENGTH] = -100
+    labels[:, :-ANSWER_LENGTH] = IGNORED_LABEL
     return {
         "input_ids": input_ids,
         "attention_mask": torch.ones_like(input_ids),

@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from transformers_groma import boxes as B
+from transformers_groma.exact_boxes import BOX_INPUTS, boxes_to_bits, exact_boxes
 
 
 @pytest.fixture
@@ -346,41 +347,20 @@ def test_slots_that_are_not_finite_are_not_boxes(bad, place):
     assert first.tolist() == [[0.25, 0.25, 0.75, 0.75]] and len(second) == 3
 
 
-class TestExactBoxes:
-    BOXES = torch.tensor([[0.123456789, 0.5, 1e-4, 1.0], [0.0, 0.0, 0.0, 0.0]])
+def test_rounded_slots_are_not_unpacked():
+    boxes = torch.tensor([[0.5, 0.5, 0.25, 1.0], [0.0, 0.0, 0.0, 0.0]])
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    assert len(B.unpack_region_boxes(B.boxes_to_bits(boxes[None]), mask)[0]) == 2
+    with pytest.raises(ValueError, match="`region_boxes` is torch.float16"):
+        B.unpack_region_boxes(boxes[None].half(), mask)
 
-    @pytest.mark.parametrize("boxes", [BOXES, BOXES.double(), B.boxes_to_bits(BOXES), B.boxes_to_bits(BOXES.double())])
-    def test_exact_forms_are_read_without_a_rounding(self, boxes):
-        exact = B.exact_boxes(boxes)
-        assert exact.dtype == torch.float32
-        assert torch.equal(exact, self.BOXES)
 
-    def test_bits_are_integers_of_the_same_shape_and_stay_bits(self):
-        bits = B.boxes_to_bits(self.BOXES)
-        assert bits.dtype == torch.int32 and bits.shape == self.BOXES.shape
-        assert torch.equal(B.boxes_to_bits(bits), bits)
-        strided = self.BOXES.expand(3, 2, 4).transpose(0, 1)
-        assert torch.equal(B.exact_boxes(B.boxes_to_bits(strided)), strided)
+def test_boxes_of_the_model_in_pixels():
+    boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.4]], [[0.0, 1.0, 0.5, 0.5]]])
+    found = B.boxes_in_pixels(boxes, torch.tensor([[100], [10]]), torch.tensor([[200], [20]]))
+    torch.testing.assert_close(found, torch.tensor([[[80.0, 30, 120, 70]], [[0, 7.5, 5, 10]]]))
+    torch.testing.assert_close(B.boxes_in_pixels(boxes[1, 0], 1, 1), torch.tensor([0, 0.75, 0.25, 1]))
 
-    @pytest.mark.parametrize(
-        ("dtype", "steps"), [(torch.bfloat16, 256), (torch.float16, 2048), (torch.float8_e4m3fn, 16)]
-    )
-    @pytest.mark.parametrize("read", [B.exact_boxes, lambda boxes, name: B.boxes_to_bits(boxes)])
-    def test_rounded_boxes_are_refused(self, dtype, steps, read):
-        name = "refer_boxes" if read is B.exact_boxes else "boxes"
-        with pytest.raises(ValueError, match=rf"`{name}` is {dtype}, which rounds boxes to steps of 1/{steps} of"):
-            read(self.BOXES.to(dtype), name)
 
-    @pytest.mark.parametrize("dtype", [torch.int64, torch.int16, torch.bool])
-    def test_other_integers_are_refused(self, dtype):
-        with pytest.raises(ValueError, match=rf"`boxes` must be normalized boxes in float32, got {dtype}"):
-            B.exact_boxes(torch.ones(1, 4, dtype=dtype))
-
-    def test_what_casts_by_name(self):
-        assert set(B.BOX_INPUTS) >= {"refer_boxes", "ground_boxes", "proposal_boxes", "proposal_scores", "boxes"}
-
-    def test_rounded_slots_are_not_unpacked(self):
-        mask = torch.ones(1, 2, dtype=torch.bool)
-        assert len(B.unpack_region_boxes(B.boxes_to_bits(self.BOXES[None]), mask)[0]) == 2
-        with pytest.raises(ValueError, match="`region_boxes` is torch.float16"):
-            B.unpack_region_boxes(self.BOXES[None].half(), mask)
+def test_exact_boxes_are_found_here_too():
+    assert (B.exact_boxes, B.boxes_to_bits, B.BOX_INPUTS) == (exact_boxes, boxes_to_bits, BOX_INPUTS)

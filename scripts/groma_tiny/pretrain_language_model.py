@@ -22,12 +22,13 @@ from transformers import PreTrainedTokenizerBase
 from transformers_groma import GromaForConditionalGeneration, GromaProcessor
 from transformers_groma.grounding import render_grounded_phrase
 from transformers_groma.markup import proxy_token
+from transformers_groma.models.groma.modeling_groma_prompt import IGNORED_LABEL
 from transformers_groma.shapes.questions import converse
 from transformers_groma.shapes.scenes import ATTRIBUTE_WORDS, Attributes
 from transformers_groma.shapes.wording import subsets, words
 from transformers_groma.shapes.world import Content, Phrase, Region, World
 
-from .pretraining import IGNORED_LABEL, Pretraining, Schedule, base_and_output
+from .pretraining import Pretraining, Schedule, base_and_output
 
 SEED = 0
 SCHEDULE = Schedule(learning_rate=2e-3, steps=1900, warmup_steps=100, decay_steps=500)

@@ -19,9 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from transformers_groma import GromaForConditionalGeneration, GromaProcessor
+from transformers_groma.models.groma.modeling_groma_prompt import IGNORED_LABEL
 from transformers_groma.shapes.scenes import ATTRIBUTE_WORDS, Scene, make_scene
 
-from .pretraining import IGNORED_LABEL, Pretraining, Schedule, base_and_output
+from .pretraining import Pretraining, Schedule, base_and_output
 
 # Scenes of their own: the stages train on those of seed 0.
 SEED = 1

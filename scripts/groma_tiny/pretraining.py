@@ -16,7 +16,6 @@ from transformers_groma._files import write_file
 
 MAX_GRAD_NORM = 1.0
 LOG_STEPS, SAVE_STEPS = 20, 200
-IGNORED_LABEL = -100
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .exact_boxes import BOX_INPUTS, boxes_to_bits, exact_boxes  # noqa: F401  # public here, too
+
 BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
 BOX_FORMATS: tuple[str, ...] = ("xyxy", "xywh", "cxcywh")
-
-# Inputs of the models that are boxes, or scores that decide about boxes; the last two stand in the labels of the
-# detector.
-BOX_INPUTS = ("refer_boxes", "ground_boxes", "proposal_boxes", "proposal_scores", "boxes", "crowd_boxes")
 
 # A box may stick out of its image by this many pixels (rounding in annotation tools); it is clipped.
 MAX_OVERHANG_PIXELS = 1.0
@@ -162,6 +160,24 @@ def normalize_boxes(boxes: Tensor, height: float | Tensor, width: float | Tensor
     )
 
 
+def boxes_in_pixels(boxes: Tensor, height: float | Tensor, width: float | Tensor) -> Tensor:
+    """Boxes as the model gives them (normalized `cxcywh`) to corners in pixels, clipped to the image.
+
+    Args:
+        boxes (`Tensor` of shape `(..., 4)`): normalized `cxcywh` boxes.
+        height, width (`float` or `Tensor` that broadcasts against `boxes[..., 0]`): image size in pixels; 1 and 1 give
+            fractions of the image.
+
+    Returns:
+        `Tensor` of shape `(..., 4)`: `xyxy` boxes in pixels.
+
+    Example:
+    >>> boxes_in_pixels(torch.tensor([0.25, 0.5, 0.8, 0.5]), height=100, width=200).tolist()
+    [0.0, 25.0, 130.0, 75.0]
+    """
+    return scale_boxes(box_cxcywh_to_xyxy(boxes).clamp(0, 1), height, width)
+
+
 def prepare_user_boxes(
     boxes: Sequence[Sequence[float]] | Tensor,
     height: int,
@@ -224,8 +240,7 @@ def prepare_user_boxes(
         label, pixels = first(inverted)
         raise ValueError(
             f"{label} is inverted: x2 < x1 or y2 < y1 ({pixels}). `box_format` is {box_format!r}; pass another one if "
-            f"the "
-            "numbers mean something else."
+            "the numbers mean something else."
         )
     size = values.new_tensor([width, height, width, height])
     # Nobody points at the first pixel of an image: whoever passes such a box means fractions.
@@ -234,8 +249,7 @@ def prepare_user_boxes(
         label, pixels = first(fractions)
         raise ValueError(
             f"{label} lies within the first pixel of the {width}x{height} (width x height) image ({pixels}). Pass "
-            f"pixels, or "
-            "`normalized=True` for fractions of the image."
+            "pixels, or `normalized=True` for fractions of the image."
         )
     overhang = torch.maximum(-values, values - size).amax(dim=-1)
     if (overhang > MAX_OVERHANG_PIXELS).any():
@@ -279,11 +293,10 @@ def unpack_region_boxes(
             f"`target_sizes` must have one (height, width) for each image: got {len(target_sizes)} for {len(boxes)}."
         )
     boxes = exact_boxes(boxes, "region_boxes").detach()
-    corners = box_cxcywh_to_xyxy(boxes).clamp(0, 1)
     sizes = [(1, 1)] * len(boxes) if target_sizes is None else target_sizes
     return [
-        scale_boxes(image_boxes[used], *(int(side) for side in size))
-        for image_boxes, used, size in zip(corners, finite_slots(boxes, mask), sizes)
+        boxes_in_pixels(image_boxes[used], *(int(side) for side in size))
+        for image_boxes, used, size in zip(boxes, finite_slots(boxes, mask), sizes, strict=True)
     ]
 
 
@@ -432,66 +445,6 @@ def nms(
     valid = finite_slots(boxes[order], valid & scores[order].isfinite())
     kept = nms_mask(boxes[order][None], valid[None], iou_threshold)[0]
     return order[kept][:max_boxes]
-
-
-def boxes_to_bits(boxes: Tensor) -> Tensor:
-    """Boxes in a form that no cast of floating-point inputs touches: the bits of their float32 numbers as integers.
-
-    FSDP, DeepSpeed and other wrappers cast every floating-point tensor that a model is given; in half precision a box
-    moves by pixels. All of Groma's models read boxes (and `proposal_scores`) in this form, too.
-
-    Args:
-        boxes (`Tensor` of any shape): normalized boxes or scores, float32 or float64; bits stay as they are.
-
-    Returns:
-        `Tensor` of the same shape, int32.
-
-    Raises:
-        ValueError: boxes in half precision, or integers that are not bits.
-
-    Example:
-    >>> bits = boxes_to_bits(torch.tensor([0.5, 0.25, 0.1, 1.0]))
-    >>> torch.equal(exact_boxes(bits), torch.tensor([0.5, 0.25, 0.1, 1.0]))
-    True
-    """
-    return exact_boxes(boxes).view(torch.int32)
-
-
-def exact_boxes(boxes: Tensor, name: str = "boxes") -> Tensor:
-    """Boxes as float32, if they were not rounded before.
-
-    Args:
-        boxes (`Tensor` of any shape): normalized boxes or scores, float32, float64 or what `boxes_to_bits` made of
-            them (int32).
-        name (`str`): how an error names the argument.
-
-    Returns:
-        `Tensor` of the same shape, float32.
-
-    Raises:
-        ValueError: boxes in half precision, in which they lie elsewhere, or integers that are not bits.
-
-    Example:
-    >>> exact_boxes(torch.tensor([0.5, 0.5, 0.2, 0.2]).bfloat16(), "refer_boxes")
-    Traceback (most recent call last):
-    ValueError: `refer_boxes` is torch.bfloat16, which rounds boxes to steps of 1/256 of the image. Keep it in float32
-        (cast `pixel_values` alone), or pass `boxes_to_bits(refer_boxes)` where a wrapper such as FSDP or DeepSpeed
-        casts all inputs.
-    """
-    if boxes.dtype in (torch.float32, torch.float64):
-        return boxes.float()
-    if boxes.dtype == torch.int32:
-        return boxes.view(torch.float32)
-    if boxes.is_floating_point():
-        steps = round(2 / torch.finfo(boxes.dtype).eps)  # between 0.5 and 1
-        raise ValueError(
-            f"`{name}` is {boxes.dtype}, which rounds boxes to steps of 1/{steps} of the image. Keep it in float32 "
-            f"(cast `pixel_values` alone), or pass `boxes_to_bits({name})` where a wrapper such as FSDP or DeepSpeed "
-            f"casts all inputs."
-        )
-    raise ValueError(
-        f"`{name}` must be normalized boxes in float32, got {boxes.dtype}. Divide pixels by the image size."
-    )
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .boxes import box_area, box_xyxy_to_xywh, exact_boxes, finite_slots, unpack_region_boxes
+from .boxes import box_area, box_xyxy_to_xywh, finite_slots, unpack_region_boxes
+from .exact_boxes import exact_boxes
 from .masks import mask_to_rle
 
 # What the constructor turns into a tensor or an array.

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..boxes import box_cxcywh_to_xyxy, scale_boxes
+from ..boxes import boxes_in_pixels, finite_slots
 from ..data.columns import check_columns
 from ..image_inputs import to_upright_8_bit
 from ..models.groma.modeling_groma import GromaForConditionalGeneration
@@ -173,10 +173,10 @@ def evaluate_proposals(
 def _packed(boxes: Tensor, scores: Tensor, target_sizes: Tensor) -> Tensor:
     """Normalized `cxcywh` boxes and their scores as rows `(x1, y1, x2, y2, score)` in pixels, `(B, n, 5)`."""
     height, width = target_sizes.to(boxes.device).float()[:, :, None].unbind(1)
-    corners, scores = box_cxcywh_to_xyxy(boxes.float()), scores.float()
-    packed = torch.cat([scale_boxes(corners.clamp(0, 1), height, width), scores[..., None]], dim=-1)
+    boxes, scores = boxes.float(), scores.float()
+    packed = torch.cat([boxes_in_pixels(boxes, height, width), scores[..., None]], dim=-1)
     # A query whose box or score is not finite found nothing.
-    found = corners.isfinite().all(dim=-1) & scores.isfinite()
+    found = finite_slots(boxes, scores.isfinite())
     return packed.masked_fill(~found[..., None], PADDING)
 
 

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from ..boxes import box_cxcywh_to_xyxy, exact_boxes
+from ..boxes import box_cxcywh_to_xyxy
+from ..exact_boxes import exact_boxes
 from .configuration_region_encoder import GromaRegionEncoderConfig
 from .modeling_ops import GromaRoiAlign, computing_dtype
 

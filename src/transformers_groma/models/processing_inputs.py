@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from transformers import BatchFeature
 
-from ..boxes import BOX_INPUTS, BoxFormat, box_xyxy_to_cxcywh, normalize_boxes, prepare_user_boxes
+from ..boxes import BoxFormat, box_xyxy_to_cxcywh, normalize_boxes, prepare_user_boxes
 from ..control_tokens import without_breaks
+from ..exact_boxes import BOX_INPUTS
 from ..image_inputs import read_upright, shortened
 
 # What transformers puts before a token that a user typed and that `sanitize_control_tokens=True` makes plain text.

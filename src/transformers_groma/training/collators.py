@@ -12,9 +12,8 @@ from torch.nn.utils.rnn import pad_sequence
 from ..data.columns import image_part, text_part
 from ..data.conversations import to_messages
 from ..data.mixtures import PROPOSAL_COLUMNS
+from ..models.groma.modeling_groma_prompt import IGNORED_LABEL
 from ..models.groma.processing_groma import GromaProcessor
-
-IGNORED_LABEL = -100
 
 # What `always_image` shows where nothing else is to be seen. Nothing of it is learned.
 BLANK_ROW: dict[str, Any] = {
@@ -175,4 +174,4 @@ def check_conversation(row: Mapping[str, Any], max_regions: int) -> None:
         )
 
 
-__all__ = ["BLANK_ROW", "IGNORED_LABEL", "ConversationCollator", "check_conversation"]
+__all__ = ["BLANK_ROW", "ConversationCollator", "check_conversation"]

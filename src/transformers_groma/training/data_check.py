@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from ..data.columns import check_row
 from ..data.mixtures import MixturePart
-from .collators import IGNORED_LABEL, ConversationCollator, check_conversation
+from ..models.groma.modeling_groma_prompt import IGNORED_LABEL
+from .collators import ConversationCollator, check_conversation
 
 MAX_LISTED_ROWS = 20
 # What may differ between two rows with the same fault: numbers, quoted names, addresses.

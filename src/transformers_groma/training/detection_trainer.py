@@ -19,8 +19,9 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..boxes import box_cxcywh_to_xyxy, exact_boxes, scale_boxes
+from ..boxes import box_cxcywh_to_xyxy, scale_boxes
 from ..evaluation.proposals import PADDING, pack_detections, region_metrics, unpack_detections
+from ..exact_boxes import exact_boxes
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 from .augmentation import AUGMENTATIONS
 from .callbacks import check_loss

@@ -20,7 +20,7 @@ from transformers.utils import PushInProgress
 from transformers.utils.hub import hf_api
 from trl import SFTConfig, SFTTrainer
 
-from ..boxes import BOX_INPUTS, boxes_to_bits
+from ..exact_boxes import BOX_INPUTS, boxes_to_bits
 from ..model_files import model_files
 from .arguments import refuse_hub_token
 from .callbacks import check_loss

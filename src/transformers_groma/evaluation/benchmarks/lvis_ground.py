@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 
+from ...box_arrays import IOU_THRESHOLD
 from ...boxes import box_iou
 from ..benchmark import (
     PARTLY_RIGHT,
@@ -159,7 +160,7 @@ def lvis_ground_verdict(score: float, prediction: Prediction, row: Row) -> str:
     if not boxes:
         return WRONG
     iou = box_iou(torch.tensor(targets), torch.tensor(boxes))
-    found = int((iou.amax(dim=1) >= 0.5).sum())
+    found = int((iou.amax(dim=1) >= IOU_THRESHOLD).sum())
     if found == len(targets) == len(boxes):
         return RIGHT
     return PARTLY_RIGHT if found > 0 else WRONG

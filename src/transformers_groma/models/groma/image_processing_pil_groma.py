@@ -14,7 +14,7 @@ from transformers.image_utils import (
     PILImageResampling,
 )
 
-from ...boxes import box_cxcywh_to_xyxy, scale_boxes
+from ...boxes import boxes_in_pixels, finite_slots
 from ...image_inputs import to_upright_8_bit
 from ...images import ImageReadingMixin
 
@@ -90,14 +90,12 @@ class GromaDetectionPostProcessing:
                 f"{len(logits)}."
             )
         scores, labels = logits.sigmoid().max(dim=-1)
-        corners = box_cxcywh_to_xyxy(pred_boxes)
-        found = (scores > threshold) & corners.isfinite().all(dim=-1)
+        found = finite_slots(pred_boxes, scores > threshold)
         results = []
         for index, order in enumerate(scores.argsort(dim=-1, descending=True, stable=True)):
             kept = order[found[index, order]]
-            boxes = corners[index, kept].clamp(0, 1)
-            if target_sizes is not None:
-                boxes = scale_boxes(boxes, *(float(side) for side in target_sizes[index]))
+            size = (1, 1) if target_sizes is None else (float(side) for side in target_sizes[index])
+            boxes = boxes_in_pixels(pred_boxes[index, kept], *size)
             results.append({"scores": scores[index, kept], "labels": labels[index, kept], "boxes": boxes})
         return results
 

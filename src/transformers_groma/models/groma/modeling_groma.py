@@ -14,7 +14,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, torch_compilable_check
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
-from ...boxes import boxes_to_bits, exact_boxes
+from ...exact_boxes import boxes_to_bits, exact_boxes
 from ..modeling_ops import computing_dtype
 from ..modeling_region_encoder import GromaRegionEncoder
 from .configuration_groma import GromaConfig

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import torch_compilable_check
 
-from ...boxes import exact_boxes
+from ...exact_boxes import exact_boxes
 from .configuration_groma import GromaConfig
 from .modeling_groma_regions import resolve_box_tokens
 
+# The label of tokens that the loss leaves out, as in torch's cross entropy.
+IGNORED_LABEL = -100
 # Less than a thousandth of a pixel in every image. Smaller ones except 0 are not fractions of an image.
 SMALLEST_FRACTION = 1e-12
 
@@ -184,11 +186,12 @@ def shift_labels_over_gaps(labels: Tensor, token_mask: Tensor) -> Tensor:
     previous = nn.functional.pad(last_token[:, :-1], (1, 0), value=-1)
     # Positions that are off, and the first token, are predicted by nobody: their labels go into a column that is cut.
     target = torch.where(token_mask & (previous >= 0), previous, length)
-    shifted = torch.full((len(labels), length + 1), -100, dtype=labels.dtype, device=labels.device)
+    shifted = torch.full((len(labels), length + 1), IGNORED_LABEL, dtype=labels.dtype, device=labels.device)
     return shifted.scatter(1, target, labels)[:, :length].contiguous()
 
 
 __all__ = [
+    "IGNORED_LABEL",
     "PreparedPrompt",
     "boxes_of_images",
     "check_mask",

@@ -20,7 +20,7 @@ from transformers.models.deformable_detr.modeling_deformable_detr import (
     inverse_sigmoid,
 )
 
-from ...boxes import exact_boxes
+from ...exact_boxes import exact_boxes
 from ..modeling_ops import GromaMultiScaleDeformableAttention, computing_dtype
 from .configuration_groma import GromaProposerConfig
 from .modeling_groma_regions import fuse_scores

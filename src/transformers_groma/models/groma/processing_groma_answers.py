@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ...boxes import box_cxcywh_to_xyxy, exact_boxes, scale_boxes
+from ...boxes import boxes_in_pixels
+from ...exact_boxes import exact_boxes
 from ...grounding import GroundedText, ground_text
 from ...regions import Regions, regions_of_slots
 
@@ -97,7 +98,6 @@ class GromaAnswers:
         user_boxes = [0] * len(boxes)
         if inputs is not None and inputs.get("refer_boxes") is not None and len(boxes) > 0:
             user_boxes = torch.as_tensor(inputs["refer_boxes"]).any(dim=-1).sum(dim=-1).tolist()
-        boxes = box_cxcywh_to_xyxy(boxes).clamp(0, 1)
         # Rows of `boxes` are the samples with an image: has_image [True, False, True] gives image_index [0, 0, 1].
         image_index = np.cumsum(has_image) - 1
         answers = []
@@ -108,10 +108,8 @@ class GromaAnswers:
                 answers.append(ground_text(markup, torch.zeros(0, 4)))
                 continue
             image = int(image_index[sample])
-            regions = boxes[image]
-            if target_sizes is not None:
-                height, width = (int(side) for side in target_sizes[image])
-                regions = scale_boxes(regions, height, width)
+            size = (1, 1) if target_sizes is None else (int(side) for side in target_sizes[image])
+            regions = boxes_in_pixels(boxes[image], *size)
             mask = output.region_mask[image]
             answers.append(ground_text(markup, regions, output.region_scores[image], mask, range(user_boxes[image])))
         return answers
