@@ -182,11 +182,19 @@ class GroundedText:
     def __str__(self) -> str:
         return self.text
 
-    def draw(self, image: "Image.Image", *, regions: bool = False, user_boxes: bool = True) -> "Image.Image":
-        """The image with the boxes of the phrases, those that the user pointed at (dashed) and, under it, the text.
+    def draw(
+        self,
+        image: "Image.Image",
+        *,
+        question: str | None = None,
+        regions: bool = False,
+        user_boxes: bool = True,
+    ) -> "Image.Image":
+        """The image with the regions of the phrases, those that the user pointed at (dashed) and, under it, the text.
 
         Args:
             image (`PIL.Image.Image`): the image that the answer is about; it is not changed.
+            question (`str`, *optional*): what was asked, to be shown above the answer.
             regions (`bool`): whether to outline all other regions too, thinly.
             user_boxes (`bool`): whether to outline the boxes that the user pointed at, dashed.
 
@@ -196,7 +204,7 @@ class GroundedText:
         # Here and not above: text needs no drawing library.
         from .visualization import draw_grounded_text
 
-        return draw_grounded_text(image, self, regions=regions, user_boxes=user_boxes)
+        return draw_grounded_text(image, self, regions=regions, user_boxes=user_boxes, question=question)
 
     def to_dict(self) -> dict[str, Any]:
         """The answer as plain lists and numbers, ready for JSON; boxes are `xyxy` pixels with two decimals.

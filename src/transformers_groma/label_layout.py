@@ -1,0 +1,201 @@
+"""Where labels go: beside the boxes they belong to, apart from each other, never over a small object. Geometry alone.
+
+Boxes are `xyxy` in pixels; a label is a rectangle of whole pixels inside the image.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+Box = tuple[float, float, float, float]
+Size = tuple[int, int]
+
+# A label hides no more than this share of any region: large ones may be written on, small ones may not.
+MAX_HIDDEN_SHARE = 0.1
+# How far from its box a label may be, in its own heights. A line leads from one to the other.
+REACH = 8
+
+
+class PlacedLabel(NamedTuple):
+    """A place for a label.
+
+    Attributes:
+        box (`tuple` of 4 `int`): `xyxy`.
+        choice (`int`): which of the sizes it has.
+    """
+
+    box: tuple[int, int, int, int]
+    choice: int
+
+
+def place_labels(
+    boxes: Sequence[Box],
+    sizes: Sequence[Sequence[Size]],
+    image_size: Size,
+    regions: Sequence[Box] = (),
+    taken: Sequence[Box] = (),
+) -> list[PlacedLabel | None]:
+    """Find a place for the label of each box.
+
+    A label touches its box from outside, or from inside where the box is large, wherever it hides least. If there is
+    no such place, the next size is tried, and then places a little off. Small boxes choose first.
+
+    Args:
+        boxes (`Sequence` of n boxes): what the labels belong to.
+        sizes (`Sequence` of n `Sequence` of `(width, height)`): the sizes that a label can have, best first.
+        image_size (`(width, height)`): labels stay inside.
+        regions (`Sequence` of boxes): what labels should not hide, beside `boxes`.
+        taken (`Sequence` of boxes): labels that are already there.
+
+    Returns:
+        `list[PlacedLabel | None]`: a place for each label, `None` where there is none. Labels do not overlap each
+        other or those of `taken`, and hide at most a tenth of any box or region.
+
+    Example:
+    >>> place_labels([(20, 40, 60, 80)], [[(30, 10)]], (100, 100))
+    [PlacedLabel(box=(20, 30, 50, 40), choice=0)]
+    """
+    obstacles = np.array([*boxes, *regions], dtype=np.float64).reshape(-1, 4)
+    labels = [tuple(label) for label in taken]
+    placed: list[PlacedLabel | None] = [None] * len(boxes)
+    for index in sorted(range(len(boxes)), key=lambda index: rectangle_area(boxes[index])):
+        space = _Space(image_size, obstacles, np.array(labels, dtype=np.float64).reshape(-1, 4))
+        for find in (space.beside, space.nearby):
+            places = ((find(boxes[index], size), choice) for choice, size in enumerate(sizes[index]))
+            placed[index] = next((PlacedLabel(place, choice) for place, choice in places if place), None)
+            if placed[index] is not None:
+                labels.append(placed[index].box)
+                break
+    return placed
+
+
+class _Space(NamedTuple):
+    """The image with the regions and labels on it."""
+
+    image_size: Size
+    regions: np.ndarray  # (n, 4)
+    labels: np.ndarray  # (m, 4)
+
+    def beside(self, box: Box, size: Size) -> tuple[int, int, int, int] | None:
+        """The free place that touches a box and hides least; the first of equals."""
+        (x1, y1, x2, y2), (width, height) = box, size
+        above, below, left, right = y1 - height, y2, x1 - width, x2
+        corners = [
+            *((x1, above), (x1, below), (x2 - width, above), (x2 - width, below)),
+            *((right, y1), (left, y1), (right, y2 - height), (left, y2 - height)),
+            *(((x1 + x2 - width) / 2, above), ((x1 + x2 - width) / 2, below)),
+            *((x1, y1), (x2 - width, y1), (x1, y2 - height), (x2 - width, y2 - height)),  # inside
+        ]
+        places, hidden = self._free(np.array(corners), size)
+        # Two decimals: a thousandth of a lawn is not worth a worse place.
+        return _at(places, int(hidden.round(2).argmin())) if len(places) else None
+
+    def nearby(self, box: Box, size: Size) -> tuple[int, int, int, int] | None:
+        """The free place nearest to a box, of a grid around it."""
+        (x1, y1, x2, y2), (width, height) = box, size
+        reach, step = REACH * height, max(1, height // 2)
+        lefts = np.arange(x1 - width - reach, x2 + reach + 1, step)
+        tops = np.arange(y1 - height - reach, y2 + reach + 1, step)
+        corners = np.stack(np.meshgrid(lefts, tops), axis=-1).reshape(-1, 2)
+        # Inside of a large box nothing needs a line that leads out of it.
+        outside = ((corners + size <= (x1, y1)) | (corners >= (x2, y2))).any(axis=1)
+        places, hidden = self._free(corners[outside], size)
+        gaps = np.maximum(0, np.maximum((x1, y1) - places[:, 2:], places[:, :2] - (x2, y2)))
+        cost = np.hypot(*gaps.T) + height * REACH * hidden
+        return _at(places, int(cost.argmin())) if len(places) else None
+
+    def _free(self, corners: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
+        """Labels with their upper left corners here, moved into the image, that are free; how much each hides.
+
+        What a label hides is a sum over regions: the shares of their areas.
+        """
+        room = np.subtract(self.image_size, size)
+        if (room < 0).any():
+            return np.empty((0, 4)), np.empty(0)
+        corners = np.clip(np.rint(corners), 0, room)
+        places = np.concatenate([corners, corners + size], axis=1)
+        areas = np.maximum(np.prod(self.regions[:, 2:] - self.regions[:, :2], axis=1), 1.0)
+        shares = _overlaps(places, self.regions) / areas
+        free = (_overlaps(places, self.labels) == 0).all(axis=1) & (shares <= MAX_HIDDEN_SHARE).all(axis=1)
+        return places[free], shares[free].sum(axis=1)
+
+
+def rectangle_area(box: Box) -> float:
+    """Area of a box in square pixels; 0 if its corners have changed places.
+
+    Args:
+        box (`tuple` of 4 numbers): `xyxy`.
+
+    Returns:
+        `float`: its area.
+
+    Example:
+    >>> rectangle_area((3, 4, 8, 6))
+    10
+    """
+    return max(box[2] - box[0], 0) * max(box[3] - box[1], 0)
+
+
+def connecting_line(label: Box, box: Box) -> Box:
+    """The shortest line from a label to a box that it does not touch.
+
+    Args:
+        label (`tuple` of 4 numbers): `xyxy`.
+        box (`tuple` of 4 numbers): `xyxy`.
+
+    Returns:
+        `tuple` of 4 numbers: the two ends, `x1, y1, x2, y2`.
+
+    Example:
+    >>> connecting_line((0, 0, 10, 10), (20, 30, 40, 50))
+    (10, 10, 20, 30)
+    """
+
+    def nearest(low1: float, high1: float, low2: float, high2: float) -> tuple[float, float]:
+        if high1 < low2:
+            return high1, low2
+        if high2 < low1:
+            return low1, high2
+        middle = (max(low1, low2) + min(high1, high2)) / 2
+        return middle, middle
+
+    x1, x2 = nearest(label[0], label[2], box[0], box[2])
+    y1, y2 = nearest(label[1], label[3], box[1], box[3])
+    return x1, y1, x2, y2
+
+
+def touch(box1: Box, box2: Box, slack: float = 2.0) -> bool:
+    """Whether two boxes overlap or lie side by side.
+
+    Args:
+        box1 (`tuple` of 4 numbers): `xyxy`.
+        box2 (`tuple` of 4 numbers): `xyxy`.
+        slack (`float`): how far apart they may be, in pixels.
+
+    Returns:
+        `bool`: whether they do.
+
+    Example:
+    >>> touch((0, 0, 10, 10), (12, 0, 20, 10)), touch((0, 0, 10, 10), (13, 0, 20, 10))
+    (True, False)
+    """
+    return (
+        max(box1[0], box2[0]) <= min(box1[2], box2[2]) + slack
+        and max(box1[1], box2[1]) <= min(box1[3], box2[3]) + slack
+    )
+
+
+def _at(places: np.ndarray, index: int) -> tuple[int, int, int, int]:
+    x1, y1, x2, y2 = places[index].astype(int).tolist()
+    return x1, y1, x2, y2
+
+
+def _overlaps(places: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """The areas that n places and m boxes share: `(n, m)`."""
+    low = np.maximum(places[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(places[:, None, 2:], boxes[None, :, 2:])
+    return np.maximum(high - low, 0).prod(axis=2)
+
+
+__all__ = ["MAX_HIDDEN_SHARE", "Box", "PlacedLabel", "Size", "rectangle_area", "connecting_line", "place_labels", "touch"]

@@ -1,0 +1,212 @@
+"""Paints regions on an image: tinted surfaces, outlines, dashes, and labels beside them."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .colors import BLACK, Color, text_color
+from .fonts import Typeset, line_metrics, readable
+from .image_inputs import to_rgb
+from .label_layout import Box, rectangle_area, connecting_line, place_labels, touch
+
+# How much of a region's pixels is its colour: a hint over a box, which also holds what is around the object, more over
+# a mask.
+BOX_TINT, MASK_TINT = 0.2, 0.45
+MIN_FONT_SIZE = 12.0
+# Labels are a little smaller than the caption, and get smaller where there are more of them, down to what can just be
+# read.
+LABEL_SCALE = 0.9
+FULL_SIZE_LABELS = 30
+MIN_LABEL_FONT_SIZE = 10.0
+MAX_LABEL_LENGTH = 40
+
+
+@dataclass
+class Mark:
+    """A region to draw.
+
+    Attributes:
+        box (`tuple` of 4 `float`): `xyxy` in pixels of the upright image; it may stick out.
+        color (`(r, g, b)`): of outline, tint and label.
+        label (`str`): may be empty.
+        mask (`np.ndarray` of shape `(H, W)`, bool, *optional*): the region's pixels; they are tinted and not the box.
+        inset (`int`): number of outlines around this one at the same place.
+        is_dashed (`bool`): whether its outline is dashed; the image shows between the dashes.
+    """
+
+    box: Box
+    color: Color
+    label: str = ""
+    mask: np.ndarray | None = None
+    inset: int = 0
+    is_dashed: bool = False
+
+
+class RegionCanvas:
+    """A copy of an image, upright and RGB, to draw regions on.
+
+    Args:
+        image (`PIL.Image.Image`): any mode; it is not changed.
+    """
+
+    def __init__(self, image: Image.Image) -> None:
+        self.image = to_rgb(image)
+        # The geometric mean of the sides: a panorama and a square of the same area get the same lines and letters.
+        side = math.sqrt(self.image.width * self.image.height)
+        self.line_width = max(2, round(side / 260))
+        self.font_size = max(MIN_FONT_SIZE, side / 36)
+        self.regions: list[Box] = []  # what has been outlined
+        self.labels: list[Box] = []
+
+    def tint(self, marks: Sequence[Mark], strength: float = 1.0) -> None:
+        """Colour the surfaces of regions. Where they overlap the smallest shows, so that no place is coloured twice."""
+        colors = Image.new("RGB", self.image.size)
+        shares = Image.new("L", self.image.size)
+        for mark in sorted(marks, key=lambda mark: -rectangle_area(mark.box)):
+            share = round(255 * strength * (BOX_TINT if mark.mask is None else MASK_TINT))
+            if mark.mask is None:
+                x1, y1, x2, y2 = (round(value) for value in self._clipped(mark.box))
+                colors.paste(mark.color, (x1, y1, x2, y2))
+                shares.paste(share, (x1, y1, x2, y2))
+            else:
+                if mark.mask.shape != (self.image.height, self.image.width):
+                    raise ValueError(
+                        f"A mask must have the shape (height, width) of the upright image, {self.image.size[::-1]}, "
+                        f"got {mark.mask.shape}."
+                    )
+                mask = Image.fromarray(mark.mask)
+                colors.paste(mark.color, (0, 0), mask)
+                shares.paste(share, (0, 0), mask)
+        self.image.paste(colors, mask=shares)
+
+    def outline(self, marks: Sequence[Mark], line_width: int) -> None:
+        """Draw the boxes of marks, large ones first, each with a dark outer edge that shows on a bright image."""
+        draw = ImageDraw.Draw(self.image)
+        for mark in sorted(marks, key=lambda mark: -rectangle_area(mark.box)):
+            box = self._clipped(mark.box)
+            self.regions.append(box)
+            if mark.is_dashed:
+                _draw_dashes(draw, box, mark.color, line_width)
+            else:
+                _draw_outline(draw, box, mark.color, line_width, mark.inset)
+
+    def label(self, marks: Sequence[Mark], scale: float = 1.0) -> None:
+        """Write the labels of marks beside their boxes, off all that has been outlined.
+
+        One that finds no room is cut shorter; one that still finds none is left out.
+        """
+        marks = [mark for mark in marks if mark.label.strip()]
+        crowd = min(1.0, math.sqrt(FULL_SIZE_LABELS / max(len(marks), 1)))
+        size = max(MIN_LABEL_FONT_SIZE, max(MIN_FONT_SIZE, self.font_size * LABEL_SCALE) * scale * crowd)
+        ascent, descent = line_metrics(size)
+        padding = max(1, round(size / 5))
+        height = ascent + descent + max(1, padding // 2)
+        boxes = [self._clipped(mark.box) for mark in marks]
+        texts = [self._label_texts(mark.label, box, size, padding) for mark, box in zip(marks, boxes, strict=True)]
+        sizes = [[(math.ceil(text.length()) + 2 * padding, height) for text in choices] for choices in texts]
+        placed = place_labels(boxes, sizes, self.image.size, self.regions, self.labels)
+        draw = ImageDraw.Draw(self.image)
+        # Lines first, so that none crosses a label.
+        for mark, box, label in zip(marks, boxes, placed, strict=True):
+            if label is not None and not touch(label.box, box):
+                ends = connecting_line(label.box, box)
+                draw.line(ends, fill=BLACK, width=self.line_width + 2)
+                draw.line(ends, fill=mark.color, width=self.line_width)
+        for mark, choices, label in zip(marks, texts, placed, strict=True):
+            if label is not None:
+                x1, y1, x2, y2 = label.box
+                draw.rectangle((x1, y1, x2 - 1, y2 - 1), mark.color, BLACK if mark.is_dashed else mark.color)
+                baseline = y1 + (height - ascent - descent) / 2 + ascent
+                choices[label.choice].draw(draw, (x1 + padding, baseline), text_color(mark.color))
+                self.labels.append(label.box)
+
+    def _label_texts(self, label: str, box: Box, size: float, padding: int) -> list[Typeset]:
+        """A label at the lengths that it may have, the longest first."""
+        text = readable(" ".join(label.split()))
+        rooms = (max(0.45 * self.image.width, box[2] - box[0]), max(0.2 * self.image.width, box[2] - box[0]))
+        cuts = [shortened(text, size, min(self.image.width, room) - 2 * padding) for room in rooms]
+        return [Typeset(cut, size) for cut in dict.fromkeys(cuts) if cut]
+
+    def _clipped(self, box: Box) -> Box:
+        width, height = self.image.size
+        x1, x2 = (min(max(value, 0.0), float(width)) for value in (box[0], box[2]))
+        y1, y2 = (min(max(value, 0.0), float(height)) for value in (box[1], box[3]))
+        return x1, y1, max(x1, x2), max(y1, y2)
+
+
+def dashes(box: Box, length: float) -> Iterator[Box]:
+    """The dashes of a dashed box. Every side begins and ends with half a dash, so that corners are closed.
+
+    Args:
+        box (`tuple` of 4 numbers): `xyxy`.
+        length (`float`): about how long a dash and a gap are, in the unit of the box.
+
+    Yields:
+        `tuple` of 4 numbers: the ends of a dash, `xyxy`; it has no width.
+
+    Example:
+    >>> list(dashes((0, 0, 4, 9), 2))[:3]
+    [(0, 0, 1.0, 0), (0, 9, 1.0, 9), (3.0, 0, 4, 0)]
+    """
+    x1, y1, x2, y2 = box
+    for start, end, is_vertical, others in ((x1, x2, False, (y1, y2)), (y1, y2, True, (x1, x2))):
+        periods = max(1, round((end - start) / (2 * length)))
+        period = (end - start) / periods
+        for number in range(periods + 1):
+            middle = start + number * period
+            low, high = max(start, middle - period / 4), min(end, middle + period / 4)
+            for other in others:
+                yield (other, low, other, high) if is_vertical else (low, other, high, other)
+
+
+def _draw_outline(draw: ImageDraw.ImageDraw, box: Box, color: Color, line_width: int, inset: int) -> None:
+    x1, y1, x2, y2 = box
+    # Thin objects get thin lines, so that something of them stays to be seen.
+    width = max(1, min(line_width, round(min(x2 - x1, y2 - y1) / 5)))
+    inset = min(inset * width, max(0, round(min(x2 - x1, y2 - y1) / 2) - width))
+    # Pillow counts the last pixel in: a box from 0 to 10 ends with pixel 9.
+    left, top = round(x1) + inset, round(y1) + inset
+    right, bottom = max(left, round(x2) - 1 - inset), max(top, round(y2) - 1 - inset)
+    edge = max(1, width // 4)
+    draw.rectangle((left - edge, top - edge, right + edge, bottom + edge), outline=BLACK, width=edge)
+    draw.rectangle((left, top, right, bottom), outline=color, width=width)
+
+
+def _draw_dashes(draw: ImageDraw.ImageDraw, box: Box, color: Color, line_width: int) -> None:
+    x1, y1, x2, y2 = box
+    half, edge = line_width / 2, max(1, line_width // 4)
+    middle = (x1 + half, y1 + half, max(x1 + half, x2 - half), max(y1 + half, y2 - half))
+    for dash in dashes(middle, 4 * line_width):
+        for grown, fill in ((half + edge, BLACK), (half, color)):
+            corners = (dash[0] - grown, dash[1] - grown, dash[2] + grown - 1, dash[3] + grown - 1)
+            draw.rectangle([round(value) for value in corners], fill=fill)
+
+
+def shortened(text: str, size: float, width: float) -> str:
+    """A label that fits, its end cut off for "…" if it must be.
+
+    Args:
+        text (`str`): what `readable` returned.
+        size (`float`): of the letters, in pixels.
+        width (`float`): room in pixels.
+
+    Returns:
+        `str`: the text, or its beginning and "…"; empty if not even three characters fit.
+
+    Example:
+    >>> shortened("a dog on a skateboard", 12.0, 80)
+    'a dog on a s…'
+    """
+    if len(text) <= MAX_LABEL_LENGTH and Typeset(text, size).length() <= width:
+        return text
+    for length in range(min(len(text) - 1, MAX_LABEL_LENGTH), 2, -1):
+        cut = f"{text[:length].rstrip()}…"
+        if Typeset(cut, size).length() <= width:
+            return cut
+    return ""
+
+
+__all__ = ["Mark", "RegionCanvas", "dashes", "shortened"]
