@@ -7,11 +7,10 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw
 
 from .colors import BLACK, WHITE, Color, pale
-from .fonts import Typeset, line_metrics, readable
+from .fonts import Typeset, letter_size, line_metrics, readable
 from .label_layout import Box
 from .region_drawing import dashes
 
-MIN_FONT_SIZE = 12.0
 # Under narrow images the strip is wider than the image, so that its lines hold more than a word or two.
 MIN_STRIP_EMS = 22
 MAX_LINES = 40
@@ -39,26 +38,25 @@ class Run(NamedTuple):
     is_dashed: bool = False
 
 
-def with_caption(image: Image.Image, runs: Sequence[Run], font_size: float = MIN_FONT_SIZE) -> Image.Image:
+def with_caption(image: Image.Image, runs: Sequence[Run]) -> Image.Image:
     """Put text under an image.
 
     Args:
         image (`PIL.Image.Image`): RGB.
         runs (`Sequence[Run]`): the text, which is wrapped. It ends with "…" after 40 lines or 8000 characters.
-        font_size (`float`): in pixels; at least 12.
 
     Returns:
         `PIL.Image.Image`: a new image, the old one at its top left. It is wider where the image is too narrow for a
         line of text. Without text it is a copy.
 
     Example:
-    >>> with_caption(Image.new("RGB", (400, 240)), [Run("a dog", (230, 159, 0)), Run(" runs.")]).size
-    (400, 280)
+    >>> with_caption(Image.new("RGB", (400, 240)), [Run("a dog", (230, 159, 0)), Run(" runs.")]).width
+    400
     """
     text, owners, is_cut = _joined(runs)
     if not text:
         return image.copy()
-    size = max(MIN_FONT_SIZE, font_size)
+    size = letter_size(image.size)
     ascent, descent = line_metrics(size)
     margin, line_height = round(size * 0.7), round((ascent + descent) * 1.35)
     width = max(image.width, round(MIN_STRIP_EMS * size))

@@ -9,6 +9,7 @@ What no font has is replaced: letters with marks by the letter (`e` for `é`), s
 size only and are not used.
 """
 
+import math
 import os
 import re
 import unicodedata
@@ -39,6 +40,7 @@ FONT_FILES = (
     "NotoEmoji-Regular.ttf",
     "seguisym.ttf",
 )
+MIN_LETTER_SIZE = 12.0  # pixels
 # No font has this character: fonts draw it, like all that they lack, as an empty box.
 _NOT_A_CHARACTER = "\U0010ffff"
 _EMBEDDED = ""  # the font of Pillow, which has no file
@@ -57,7 +59,7 @@ class Typeset:
     def __init__(self, text: str, size: float) -> None:
         self.text = text
         self.size = size
-        faces = _faces(os.environ.get("GROMA_FONT"))
+        faces = _faces(os.environ.get("GROMA_FONT"), FONT_FILES)
         # Once for the whole text: a letter keeps its font wherever the text is broken.
         self._fonts = [_load(face, size) for face in _face_of_each(text, faces)]
 
@@ -90,6 +92,22 @@ class Typeset:
             runs.append((self.text[start:stop], self._fonts[start]))
             start = stop
         return runs
+
+
+def letter_size(image_size: tuple[int, int]) -> float:
+    """How large letters are on an image, so that they can be read where the image is shown as a whole.
+
+    Args:
+        image_size (`(width, height)`): in pixels. A panorama and a square of the same area get the same letters.
+
+    Returns:
+        `float`: in pixels; at least 12.
+
+    Example:
+    >>> letter_size((400, 300)), letter_size((3600, 3600))
+    (12.0, 100.0)
+    """
+    return max(MIN_LETTER_SIZE, math.sqrt(image_size[0] * image_size[1]) / 36)
 
 
 def line_metrics(size: float) -> tuple[int, int]:
@@ -127,7 +145,7 @@ def readable(text: str) -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    faces = _faces(os.environ.get("GROMA_FONT"))
+    faces = _faces(os.environ.get("GROMA_FONT"), FONT_FILES)
     return "".join(_readable_character(character, faces) for character in text)
 
 
@@ -184,7 +202,7 @@ def _has_glyph(face: str, character: str) -> bool:
 
 
 @lru_cache(maxsize=4)
-def _faces(own_files: str | None) -> tuple[str, ...]:
+def _faces(own_files: str | None, known_files: tuple[str, ...]) -> tuple[str, ...]:
     """The fonts to choose from, best first."""
     own = [file for file in (own_files or "").split(os.pathsep) if file]
     for file in own:
@@ -193,7 +211,7 @@ def _faces(own_files: str | None) -> tuple[str, ...]:
         except OSError as error:
             raise ValueError(f"GROMA_FONT names {file!r}, which is not a font file that Pillow reads.") from error
     found: list[str] = []
-    for file in FONT_FILES:
+    for file in known_files:
         try:
             _load(file, _PROBE_SIZE)
         except OSError:
@@ -207,4 +225,4 @@ def _load(face: str, size: float) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(size) if face == _EMBEDDED else ImageFont.truetype(face, size)
 
 
-__all__ = ["FONT_FILES", "Typeset", "line_metrics", "readable"]
+__all__ = ["FONT_FILES", "MIN_LETTER_SIZE", "Typeset", "letter_size", "line_metrics", "readable"]

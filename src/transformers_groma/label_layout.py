@@ -56,17 +56,21 @@ def place_labels(
     >>> place_labels([(20, 40, 60, 80)], [[(30, 10)]], (100, 100))
     [PlacedLabel(box=(20, 30, 50, 40), choice=0)]
     """
-    obstacles = np.array([*boxes, *regions], dtype=np.float64).reshape(-1, 4)
-    labels = [tuple(label) for label in taken]
+    # Often the same box comes as both, or several times.
+    obstacles = np.array(list(dict.fromkeys([*boxes, *regions])), dtype=np.float64).reshape(-1, 4)
+    labels = list(taken)
     placed: list[PlacedLabel | None] = [None] * len(boxes)
+    hopeless: set[tuple[Box, tuple[Size, ...]]] = set()  # labels only get more: what found no place never will
     for index in sorted(range(len(boxes)), key=lambda index: rectangle_area(boxes[index])):
+        wanted = (boxes[index], tuple(sizes[index]))
+        if wanted in hopeless:
+            continue
         space = _Space(image_size, obstacles, np.array(labels, dtype=np.float64).reshape(-1, 4))
-        for find in (space.beside, space.nearby):
-            places = ((find(boxes[index], size), choice) for choice, size in enumerate(sizes[index]))
-            placed[index] = next((PlacedLabel(place, choice) for place, choice in places if place), None)
-            if placed[index] is not None:
-                labels.append(placed[index].box)
-                break
+        placed[index] = space.place(*wanted)
+        if placed[index] is None:
+            hopeless.add(wanted)
+        else:
+            labels.append(placed[index].box)
     return placed
 
 
@@ -76,6 +80,14 @@ class _Space(NamedTuple):
     image_size: Size
     regions: np.ndarray  # (n, 4)
     labels: np.ndarray  # (m, 4)
+
+    def place(self, box: Box, sizes: Sequence[Size]) -> PlacedLabel | None:
+        """The first place that is found: beside the box in each of the sizes, then nearby."""
+        for find in (self.beside, self.nearby):
+            for choice, size in enumerate(sizes):
+                if (place := find(box, size)) is not None:
+                    return PlacedLabel(place, choice)
+        return None
 
     def beside(self, box: Box, size: Size) -> tuple[int, int, int, int] | None:
         """The free place that touches a box and hides least; the first of equals."""
@@ -94,7 +106,7 @@ class _Space(NamedTuple):
     def nearby(self, box: Box, size: Size) -> tuple[int, int, int, int] | None:
         """The free place nearest to a box, of a grid around it."""
         (x1, y1, x2, y2), (width, height) = box, size
-        reach, step = REACH * height, max(1, height // 2)
+        reach, step = REACH * height, height
         lefts = np.arange(x1 - width - reach, x2 + reach + 1, step)
         tops = np.arange(y1 - height - reach, y2 + reach + 1, step)
         corners = np.stack(np.meshgrid(lefts, tops), axis=-1).reshape(-1, 2)
@@ -115,9 +127,10 @@ class _Space(NamedTuple):
             return np.empty((0, 4)), np.empty(0)
         corners = np.clip(np.rint(corners), 0, room)
         places = np.concatenate([corners, corners + size], axis=1)
+        places = places[(_overlaps(places, self.labels) == 0).all(axis=1)]
         areas = np.maximum(np.prod(self.regions[:, 2:] - self.regions[:, :2], axis=1), 1.0)
         shares = _overlaps(places, self.regions) / areas
-        free = (_overlaps(places, self.labels) == 0).all(axis=1) & (shares <= MAX_HIDDEN_SHARE).all(axis=1)
+        free = (shares <= MAX_HIDDEN_SHARE).all(axis=1)
         return places[free], shares[free].sum(axis=1)
 
 
@@ -193,9 +206,19 @@ def _at(places: np.ndarray, index: int) -> tuple[int, int, int, int]:
 
 def _overlaps(places: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """The areas that n places and m boxes share: `(n, m)`."""
-    low = np.maximum(places[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(places[:, None, 2:], boxes[None, :, 2:])
-    return np.maximum(high - low, 0).prod(axis=2)
+    places = places[:, None]
+    width = np.minimum(places[..., 2], boxes[:, 2]) - np.maximum(places[..., 0], boxes[:, 0])
+    height = np.minimum(places[..., 3], boxes[:, 3]) - np.maximum(places[..., 1], boxes[:, 1])
+    return np.maximum(width, 0) * np.maximum(height, 0)
 
 
-__all__ = ["MAX_HIDDEN_SHARE", "Box", "PlacedLabel", "Size", "rectangle_area", "connecting_line", "place_labels", "touch"]
+__all__ = [
+    "MAX_HIDDEN_SHARE",
+    "Box",
+    "PlacedLabel",
+    "Size",
+    "rectangle_area",
+    "connecting_line",
+    "place_labels",
+    "touch",
+]

@@ -8,19 +8,18 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .colors import BLACK, Color, text_color
-from .fonts import Typeset, line_metrics, readable
+from .fonts import MIN_LETTER_SIZE, Typeset, letter_size, line_metrics, readable
 from .image_inputs import to_rgb
-from .label_layout import Box, rectangle_area, connecting_line, place_labels, touch
+from .label_layout import Box, connecting_line, place_labels, rectangle_area, touch
 
 # How much of a region's pixels is its colour: a hint over a box, which also holds what is around the object, more over
 # a mask.
-BOX_TINT, MASK_TINT = 0.2, 0.45
-MIN_FONT_SIZE = 12.0
+BOX_TINT, MASK_TINT = 0.15, 0.4
 # Labels are a little smaller than the caption, and get smaller where there are more of them, down to what can just be
 # read.
 LABEL_SCALE = 0.9
 FULL_SIZE_LABELS = 30
-MIN_LABEL_FONT_SIZE = 10.0
+MIN_LABEL_SIZE = 10.0
 MAX_LABEL_LENGTH = 40
 
 
@@ -54,15 +53,12 @@ class RegionCanvas:
 
     def __init__(self, image: Image.Image) -> None:
         self.image = to_rgb(image)
-        # The geometric mean of the sides: a panorama and a square of the same area get the same lines and letters.
-        side = math.sqrt(self.image.width * self.image.height)
-        self.line_width = max(2, round(side / 260))
-        self.font_size = max(MIN_FONT_SIZE, side / 36)
+        self.line_width = max(2, round(math.sqrt(self.image.width * self.image.height) / 260))
         self.regions: list[Box] = []  # what has been outlined
         self.labels: list[Box] = []
 
     def tint(self, marks: Sequence[Mark], strength: float = 1.0) -> None:
-        """Colour the surfaces of regions. Where they overlap the smallest shows, so that no place is coloured twice."""
+        """Colour the surfaces of regions. Where they overlap, the smallest shows: no place is coloured twice."""
         colors = Image.new("RGB", self.image.size)
         shares = Image.new("L", self.image.size)
         for mark in sorted(marks, key=lambda mark: -rectangle_area(mark.box)):
@@ -100,7 +96,7 @@ class RegionCanvas:
         """
         marks = [mark for mark in marks if mark.label.strip()]
         crowd = min(1.0, math.sqrt(FULL_SIZE_LABELS / max(len(marks), 1)))
-        size = max(MIN_LABEL_FONT_SIZE, max(MIN_FONT_SIZE, self.font_size * LABEL_SCALE) * scale * crowd)
+        size = max(MIN_LABEL_SIZE, max(MIN_LETTER_SIZE, LABEL_SCALE * letter_size(self.image.size)) * scale * crowd)
         ascent, descent = line_metrics(size)
         padding = max(1, round(size / 5))
         height = ascent + descent + max(1, padding // 2)
@@ -131,10 +127,10 @@ class RegionCanvas:
         return [Typeset(cut, size) for cut in dict.fromkeys(cuts) if cut]
 
     def _clipped(self, box: Box) -> Box:
+        """What of a box is inside of the image; at least a pixel, so that no box is lost."""
         width, height = self.image.size
-        x1, x2 = (min(max(value, 0.0), float(width)) for value in (box[0], box[2]))
-        y1, y2 = (min(max(value, 0.0), float(height)) for value in (box[1], box[3]))
-        return x1, y1, max(x1, x2), max(y1, y2)
+        x1, y1 = min(max(box[0], 0.0), width - 1.0), min(max(box[1], 0.0), height - 1.0)
+        return x1, y1, min(max(box[2], x1 + 1), float(width)), min(max(box[3], y1 + 1), float(height))
 
 
 def dashes(box: Box, length: float) -> Iterator[Box]:

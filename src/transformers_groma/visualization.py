@@ -18,7 +18,7 @@ from torch import Tensor
 from .caption_strip import QUIET, Run, with_caption
 from .colors import BLACK, GREY, PALETTE, WHITE, Color, palette_color
 from .label_layout import Box, rectangle_area
-from .markup import GROUNDING_TOKEN, PHRASE_END, PHRASE_START, REGION_MARK, proxy_token
+from .markup import GROUNDING_TOKEN, PHRASE_END, PHRASE_START, REGION_MARK
 from .region_drawing import Mark, RegionCanvas, dashes
 from .regions import Regions
 
@@ -110,7 +110,7 @@ def draw_proposals(
     marks = []
     for box, index in zip(_checked_boxes(boxes[indices]), indices, strict=True):
         score = "" if scores is None else f" {float(scores[index]):.0%}"
-        marks.append(Mark(box, palette_color(index), f"r{index}{score}"))
+        marks.append(Mark(box, palette_color(index), _number(index) + score))
     canvas = RegionCanvas(image)
     canvas.tint(marks, 0.5)
     canvas.outline(marks, max(2, canvas.line_width * 2 // 3))
@@ -180,14 +180,14 @@ def draw_grounded_text(
     answer = _answer_runs(grounded, colors)
     if runs and answer:
         runs.append(Run("\n"))
-    return with_caption(canvas.image, runs + answer, canvas.font_size)
+    return with_caption(canvas.image, runs + answer)
 
 
 def _marks(regions: Regions, color: Color) -> list[Mark]:
     """Regions to draw in one colour, with their numbers as labels."""
     masks = [None] * len(regions) if regions.masks is None else regions.masks
     return [
-        Mark(tuple(box), color, f"r{region_id}", mask)
+        Mark(tuple(box), color, _number(region_id), mask)
         for box, region_id, mask in zip(regions.xyxy.tolist(), regions.ids, masks, strict=True)
     ]
 
@@ -218,6 +218,11 @@ def _phrase_marks(grounded: Grounded) -> tuple[list[Mark], list[Color]]:
     return marks, [colors[phrase.text, phrase.regions.ids] for phrase in grounded.phrases]
 
 
+def _number(region_id: int) -> str:
+    """How images name a region that has no words."""
+    return f"r{region_id}"
+
+
 def _name_of_user_box(number: int, count: int) -> str:
     return "your box" if count == 1 else f"your box {number + 1}"
 
@@ -238,7 +243,7 @@ def _question_runs(question: str, num_user_boxes: int) -> list[Run]:
 def _answer_runs(grounded: Grounded, colors: Sequence[Color]) -> list[Run]:
     """The answer, each phrase with its colour.
 
-    Phrases without text, as in answers that only name regions, show up as their proxy tokens.
+    Phrases without text, as in answers that only name regions, show up as the numbers of their regions.
     """
     runs: list[Run] = []
     position = 0
@@ -250,7 +255,7 @@ def _answer_runs(grounded: Grounded, colors: Sequence[Color]) -> list[Run]:
         else:
             before, after = "".join(run.text for run in runs)[-1:], grounded.text[end : end + 1]
             runs.append(Run(" " if before and not before.isspace() else ""))
-            runs.append(Run("".join(map(proxy_token, phrase.regions.ids)), color))
+            runs.append(Run(" ".join(map(_number, phrase.regions.ids)), color))
             runs.append(Run(" " if after.isalnum() else ""))
         position = end
     runs.append(Run(grounded.text[position:]))

@@ -26,7 +26,7 @@ class Answer:
     def to_dict(self) -> dict:
         return {"text": "ä"}
 
-    def draw(self, image: Image.Image) -> Image.Image:
+    def draw(self, image: Image.Image, question: str | None = None) -> Image.Image:
         return image
 
 

@@ -94,5 +94,5 @@ def run_chat(arguments: argparse.Namespace) -> None:
     else:
         print(printable(answer_lines(answer)))
     if folder is not None:
-        write_answer(folder, "answer", answer, image)
+        write_answer(folder, "answer", answer, image, question=question)
         note(f"wrote {folder / 'answer.json'} and {folder / 'answer.png'}")

@@ -164,5 +164,5 @@ def _demo_ask(
         comparison = compare(answer)
         print(f"  = {comparison.text}")
         notes["comparison"] = asdict(comparison)
-    write_answer(path.parent, path.name, answer, image, notes)
+    write_answer(path.parent, path.name, answer, image, notes, question)
     return answer

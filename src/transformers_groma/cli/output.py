@@ -51,9 +51,10 @@ def write_answer(
     answer: "GroundedText",
     image: "Image.Image",
     notes: dict[str, Any] | None = None,
+    question: str | None = None,
 ) -> None:
-    """Write an answer as JSON, and its image: both or neither."""
-    _write_pair(folder, name, {**answer.to_dict(), **(notes or {})}, answer.draw(image))
+    """Write an answer as JSON and, with its question, as an image: both or neither."""
+    _write_pair(folder, name, {**answer.to_dict(), **(notes or {})}, answer.draw(image, question=question))
 
 
 def write_proposals(folder: Path, regions: "Regions", image: "Image.Image", name: str = "proposals") -> None:

@@ -19,10 +19,9 @@ from PIL import Image, ImageDraw
 from ..._files import write_file
 from ..._folders import complete_folder
 from ...boxes import box_iou
-from ...grounding import GroundedText
+from ...caption_strip import Run, with_caption
 from ...image_inputs import to_rgb
-from ...regions import Regions
-from ...visualization import PALETTE, dashes, draw_boxes, draw_grounded_text
+from ...visualization import PALETTE, dashes, draw_boxes
 
 Box = Sequence[float]
 Color = tuple[int, int, int]
@@ -290,8 +289,7 @@ def _with_texts(picture: Image.Image, case: GalleryCase) -> Image.Image:
     """The picture with the texts of the case under it, so that it tells all when it is sent around alone."""
     lines = [f"{case.title}   {case.verdict}{', ' if case.verdict else ''}score {_number(case.score)}"]
     lines += [f"{name}: {text}" for name, text in _texts(case)]
-    texts = GroundedText(text="\n".join(lines), phrases=[], regions=Regions([]), unknown_region_ids=(), markup="")
-    return draw_grounded_text(picture, texts)
+    return with_caption(picture, [Run("\n".join(lines))])
 
 
 def _card(number: int, case: GalleryCase, picture: Image.Image) -> str:

@@ -1,0 +1,36 @@
+"""Colours of drawings."""
+
+import pytest
+
+from transformers_groma.colors import BLACK, PALETTE, WHITE, pale, palette_color, text_color
+
+
+def test_palette_is_that_of_okabe_and_ito():
+    codes = ["E69F00", "56B4E9", "009E73", "D55E00", "CC79A7", "0072B2", "F0E442"]
+    assert [bytes(color).hex().upper() for color in PALETTE] == codes
+    assert [palette_color(index) for index in range(9)] == [*PALETTE, *PALETTE[:2]]
+
+
+@pytest.mark.parametrize(
+    ("background", "expected"),
+    [
+        # Either side of the luminance at which black and white have the same contrast, by each colour alone and
+        # together.
+        ((116, 116, 116), WHITE),
+        ((117, 117, 117), BLACK),
+        ((230, 0, 0), WHITE),
+        ((240, 0, 0), BLACK),
+        ((0, 130, 0), WHITE),
+        ((0, 140, 0), BLACK),
+        ((0, 0, 255), WHITE),
+        ((0, 105, 255), WHITE),
+        ((0, 115, 255), BLACK),
+    ],
+)
+def test_letters_have_the_better_contrast(background, expected):
+    assert text_color(background) == expected
+
+
+def test_pale_colours_are_three_tenths_of_a_colour_on_white():
+    assert pale((0, 155, 255)) == (178, 225, 255)
+    assert pale(BLACK) == (178, 178, 178)
