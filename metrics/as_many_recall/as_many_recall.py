@@ -3,27 +3,30 @@
 import datasets
 import evaluate
 
-from transformers_groma.evaluation.metrics import as_many
+from transformers_groma.evaluation.metrics.as_many_recall import any_recall, as_many_recall, merged_boxes_recall
 
 _DESCRIPTION = """
-Recall of questions that ask for all objects of a kind. Under the AS-MANY protocol the k best predicted boxes of a question with k
-true boxes count: if they hit 3 of 5 targets, recall is 60 %. ANY asks whether any box hits any target, MERGED-BOXES compares the box
-around all predictions with the one around all targets.
+Recall of questions that ask for all objects of a kind. Under the AS-MANY protocol the k best predicted boxes of a
+question with k true boxes count: if they hit 3 of 5 targets, recall is 60 %. ANY asks whether any box hits any target,
+MERGED-BOXES compares the box around all predictions with the one around all targets.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions (list, one entry a question): boxes [x1, y1, x2, y2] in pixels of the original image, in the model's order.
+    predictions (list, one entry a question): boxes [x1, y1, x2, y2] in pixels of the original image, in the model's
+        order.
     references (list, one entry a question): the true boxes [x1, y1, x2, y2].
     protocol (str): "as_many" (default), "any" or "merged_boxes".
-    scores (list, one entry a question, optional): a score for each predicted box; without it the model's order ranks them.
-    areas (list, one entry a question, optional): area of each true box's object in square pixels; by default that of the box.
-    crowds (list, one entry a question, optional): which true boxes are crowd regions; these are no targets.
+    scores (list, one entry a question, optional): a score for each predicted box; without it the model's order ranks
+        them.
+    areas (list, one entry a question, optional): area of each true box's object in square pixels; by default that of
+        the box.
+    crowds (list, one entry a question, optional): which true boxes are crowd regions; these are not targets.
     max_boxes (int, optional; not of "as_many"): only so many of the best boxes of a question count.
 
 Returns:
-    dict: ar (mean over IoU 0.50:0.95), ar@0.5, ar@0.75, ar_small, ar_medium, ar_large; in 0..1, or -1 where there is no target (of that
-        size) at all.
+    dict: ar (mean over IoU 0.50:0.95), ar@0.5, ar@0.75, ar_small, ar_medium, ar_large; in 0..1, or -1 where there is
+        no target (of that size) at all.
 
 Example:
     >>> import evaluate
@@ -76,9 +79,9 @@ class AsManyRecall(evaluate.Metric):
                 raise ValueError(
                     "`max_boxes` is not for protocol='as_many', where as many boxes count as there are targets."
                 )
-            return as_many.as_many_recall(*arguments)
+            return as_many_recall(*arguments)
         if protocol == "any":
-            return as_many.any_recall(*arguments, max_boxes=max_boxes)
+            return any_recall(*arguments, max_boxes=max_boxes)
         if protocol == "merged_boxes":
-            return as_many.merged_boxes_recall(*arguments, max_boxes=max_boxes)
+            return merged_boxes_recall(*arguments, max_boxes=max_boxes)
         raise ValueError(f"`protocol` must be 'as_many', 'any' or 'merged_boxes', got {protocol!r}.")

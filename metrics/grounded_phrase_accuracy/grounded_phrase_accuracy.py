@@ -3,12 +3,12 @@
 import datasets
 import evaluate
 
-from transformers_groma.evaluation.metrics import grounded_phrases
+from transformers_groma.evaluation.metrics.phrase_precision_recall import grounded_phrase_scores
 
 _DESCRIPTION = """
-Precision, recall and F1 of phrases that are tied to boxes, as in a grounded caption. A phrase stands for the region that its boxes
-cover together; two phrases agree when the IoU of their regions is at least 0.5 and, for the first three figures, their words are the
-same but for capitals, articles and punctuation.
+Precision, recall and F1 of phrases that are tied to boxes, as in a grounded caption. A phrase stands for the region
+that its boxes cover together; two phrases agree when the IoU of their regions is at least 0.5 and, for the first three
+metrics, their words are the same but for capitals, articles and punctuation.
 """
 
 _KWARGS_DESCRIPTION = """
@@ -17,8 +17,8 @@ Args:
     references (list, one entry an answer): the true phrases in the same form. Those without boxes are left out.
 
 Returns:
-    dict: precision@0.5, recall@0.5, f1@0.5, of phrases whose words and region agree; region_precision@0.5, region_recall@0.5,
-        region_f1@0.5, whatever their words. Over all phrases of all answers together, in 0..1.
+    dict: precision@0.5, recall@0.5, f1@0.5, of phrases whose words and region agree; region_precision@0.5,
+        region_recall@0.5, region_f1@0.5, whatever their words. Over all phrases of all answers together, in 0..1.
 
 Example:
     >>> import evaluate
@@ -60,4 +60,4 @@ class GroundedPhraseAccuracy(evaluate.Metric):
             [[(phrase["text"], phrase["boxes"]) for phrase in answer] for answer in answers]
             for answers in (predictions, references)
         )
-        return grounded_phrases.grounded_phrase_scores(said, true)
+        return grounded_phrase_scores(said, true)

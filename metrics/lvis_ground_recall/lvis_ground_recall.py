@@ -3,25 +3,26 @@
 import datasets
 import evaluate
 
-from transformers_groma.evaluation.metrics import lvis as lvis_eval
+from transformers_groma.evaluation.metrics.lvis_average_precision import lvis_ground_eval
 
 _DESCRIPTION = """
-Recall on LVIS-Ground as Groma's released script computes it: LVIS's own evaluation over all predicted boxes, each with a score of 1,
-averaged over categories. It is not the paper's AS-MANY protocol; that is the metric as_many_recall.
+Recall on LVIS-Ground as Groma's released script computes it: LVIS's own evaluation over all predicted boxes, each with
+a score of 1, averaged over categories. It is not the paper's AS-MANY protocol; that is the metric as_many_recall.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions (list, one entry a question): boxes [x1, y1, x2, y2] in pixels of the original image, in the model's order.
+    predictions (list, one entry a question): boxes [x1, y1, x2, y2] in pixels of the original image, in the model's
+        order.
     references (list, one entry a question): the true boxes [x1, y1, x2, y2].
     categories (list of str): what each question asks for.
     image_ids (list of str): the image of each question. No image is asked twice for the same category.
-    areas (list, one entry a question, optional): area of each true object in square pixels (LVIS: of its mask); by default that of
-        the box.
+    areas (list, one entry a question, optional): area of each true object in square pixels (LVIS: of its mask); by
+        default that of the box.
 
 Returns:
-    dict: ar (mean over IoU 0.50:0.95), ar@0.5, ar@0.75, ar_small, ar_medium, ar_large; in 0..1, or -1 where there is no target (of that
-        size) at all.
+    dict: ar (mean over IoU 0.50:0.95), ar@0.5, ar@0.75, ar_small, ar_medium, ar_large; in 0..1, or -1 where there is
+        no target (of that size) at all.
 
 Example:
     >>> import evaluate
@@ -70,4 +71,4 @@ class LvisGroundRecall(evaluate.Metric):
     def _compute(
         self, predictions: list, references: list, categories: list, image_ids: list, areas: list | None = None
     ) -> dict[str, float]:
-        return lvis_eval.lvis_ground_eval(predictions, references, categories, image_ids, areas)
+        return lvis_ground_eval(predictions, references, categories, image_ids, areas)

@@ -3,21 +3,22 @@
 import datasets
 import evaluate
 
-from transformers_groma.evaluation.metrics import rec as rec_metrics
+from transformers_groma.evaluation.metrics.rec_accuracy import rec_accuracy
 
 _DESCRIPTION = """
-Accuracy of referring expression comprehension (REC): one expression, one true box. An answer is right when its first box overlaps
-the true one with an IoU above 0.5; an answer without a box is wrong.
+Accuracy of referring expression comprehension (REC): one expression, one true box. An answer is right when its first
+box overlaps the true one with an IoU above 0.5; an answer without a box is wrong.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions (list, one entry an answer): boxes [x1, y1, x2, y2] in the order of the answer; an empty list where it has none.
+    predictions (list, one entry an answer): boxes [x1, y1, x2, y2] in the order of the answer; an empty list where it
+        has none.
     references (list): the true box [x1, y1, x2, y2] of each, in the same units.
 
 Returns:
-    dict: acc@0.5; mean_iou of the first box, 0 where there is none; missing, the share of answers without a box; any_acc@0.5, the
-        share with any box right; best_of_n_iou, the mean IoU of the best box. All in 0..1.
+    dict: acc@0.5; mean_iou of the first box, 0 where there is none; missing, the share of answers without a box;
+        any_acc@0.5, the share with any box right; best_of_n_iou, the mean IoU of the best box. All in 0..1.
 
 Example:
     >>> import evaluate
@@ -54,4 +55,4 @@ class RecAccuracy(evaluate.Metric):
         )
 
     def _compute(self, predictions: list, references: list) -> dict[str, float]:
-        return rec_metrics.rec_accuracy(predictions, references)
+        return rec_accuracy(predictions, references)

@@ -3,11 +3,11 @@
 import datasets
 import evaluate
 
-from transformers_groma.evaluation.metrics import captions as caption_metrics
+from transformers_groma.evaluation.metrics.cider_meteor import caption_scores
 
 _DESCRIPTION = """
-CIDEr and METEOR 1.5 of captions of regions or images, as coco-caption computes them. CIDEr needs nothing but Python; METEOR is its
-authors' Java program and is left out, with a warning, where there is no Java.
+CIDEr and METEOR 1.5 of captions of regions or images, as coco-caption computes them. CIDEr needs nothing but Python;
+METEOR is its authors' Java program and is left out, with a warning, where there is no Java.
 """
 
 _KWARGS_DESCRIPTION = """
@@ -59,4 +59,4 @@ class RegionCaption(evaluate.Metric):
         )
 
     def _compute(self, predictions: list, references: list) -> dict[str, float]:
-        return caption_metrics.caption_scores(predictions, references)
+        return caption_scores(predictions, references)

@@ -14,7 +14,7 @@ from transformers_groma.cli import evaluate as command
 from transformers_groma.data.columns import text_part
 from transformers_groma.evaluation.benchmarks.llava_bench_files import LLAVA_BENCH_FEATURES
 from transformers_groma.evaluation.loading import BENCHMARKS, load_benchmark, load_benchmark_rows, load_model
-from transformers_groma.evaluation.metrics import captions as caption_metrics
+from transformers_groma.evaluation.metrics import cider_meteor as caption_metrics
 from transformers_groma.evaluation.metrics.ptb_tokenizer import JavaMissingError
 from transformers_groma.shapes.rows import ShapesOptions, write_shapes
 

@@ -4,7 +4,7 @@ import pytest
 
 from transformers_groma.data.columns import image_part, phrase_part, text_part
 from transformers_groma.evaluation.benchmarks import grounded_caption
-from transformers_groma.evaluation.metrics import captions as caption_metrics
+from transformers_groma.evaluation.metrics import cider_meteor as caption_metrics
 from transformers_groma.evaluation.metrics.ptb_tokenizer import JavaMissingError
 from transformers_groma.evaluation.predictions import Prediction
 from transformers_groma.regions import Regions

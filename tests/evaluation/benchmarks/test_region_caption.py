@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from transformers_groma.evaluation.benchmarks import region_caption
-from transformers_groma.evaluation.metrics import captions as caption_metrics
+from transformers_groma.evaluation.metrics import cider_meteor as caption_metrics
 from transformers_groma.evaluation.metrics.ptb_tokenizer import JavaMissingError
 
 from ..samples import answer, caption_row, dataset

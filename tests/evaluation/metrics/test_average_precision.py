@@ -98,7 +98,7 @@ def test_bad_max_detections():
 
 @pytest.fixture(scope="module")
 def coco_sample() -> tuple[dict, list, dict]:
-    """Ground truth of 100 images, 734 boxes of a fake detector, and the figures published for them."""
+    """Ground truth of 100 images, 734 boxes of a fake detector, and the metrics published for them."""
     if not REALDATA.is_dir():
         pytest.skip("the real samples are not beside this checkout (../shared/realdata)")
     truth = json.loads((REALDATA / "cocoapi" / "instances_val2014_100.json").read_text())
@@ -109,7 +109,7 @@ def coco_sample() -> tuple[dict, list, dict]:
     return truth, results, published
 
 
-def test_published_figures(coco_sample):
+def test_published_metrics(coco_sample):
     truth, results, published = coco_sample
     images = [image["id"] for image in truth["images"]]
     # 99 of the images have results; the others count as well.
@@ -123,7 +123,7 @@ def test_published_figures(coco_sample):
 
 
 def test_without_classes_on_coco(coco_sample):
-    """The same figures as `COCOeval` with `useCats` 0."""
+    """The same metrics as `COCOeval` with `useCats` 0."""
     truth, results, _ = coco_sample
     reference = COCO({**truth, "annotations": [dict(entry) for entry in truth["annotations"]]})
     evaluation = COCOeval_faster(reference, reference.loadRes([dict(entry) for entry in results]), iouType="bbox")

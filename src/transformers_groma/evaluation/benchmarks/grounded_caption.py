@@ -13,7 +13,7 @@ from typing import Any
 from datasets import Dataset
 
 from ..benchmark import Asking, Benchmark, BenchmarkRows, Box, Metric, Row, row_name, rows_without_image
-from ..metrics.grounded_phrases import grounded_phrase_scores
+from ..metrics.phrase_precision_recall import grounded_phrase_scores
 from ..predictions import Prediction
 from ..respondents import ChatRespondent
 from .region_caption import CAPTION_METRICS, score_captions

@@ -28,8 +28,8 @@ from ..benchmark import (
     row_name,
     rows_without_image,
 )
-from ..metrics.as_many import any_recall, as_many_recall, as_many_recall_of_each, merged_boxes_recall
-from ..metrics.lvis import lvis_ground_eval
+from ..metrics.as_many_recall import any_recall, as_many_recall, as_many_recall_of_each, merged_boxes_recall
+from ..metrics.lvis_average_precision import lvis_ground_eval
 from ..predictions import Prediction
 from ..reports.plots import plot_recall_by_size
 from ..respondents import ChatRespondent

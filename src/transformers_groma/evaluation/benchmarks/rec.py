@@ -23,7 +23,7 @@ from ..benchmark import (
     row_name,
     rows_without_image,
 )
-from ..metrics.rec import first_box_ious, rec_accuracy
+from ..metrics.rec_accuracy import first_box_ious, rec_accuracy
 from ..predictions import Prediction
 from ..reports.plots import plot_iou_histogram
 from ..respondents import ChatRespondent

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datasets import Dataset
 
 from ..benchmark import Asking, Benchmark, BenchmarkRows, Metric, PublishedMetric, Row, row_name, rows_without_image
-from ..metrics.captions import caption_scores
+from ..metrics.cider_meteor import caption_scores
 from ..predictions import Prediction
 from ..respondents import ChatRespondent
 

@@ -17,8 +17,8 @@ from ...shapes.rows import shapes_dataset
 from ...shapes.scenes import ATTRIBUTE_WORDS, make_scene
 from ...shapes.wording import with_article, words
 from ..generation import answer_rows
-from ..metrics.grounded_phrases import grounded_phrase_scores
-from ..metrics.rec import rec_accuracy
+from ..metrics.phrase_precision_recall import grounded_phrase_scores
+from ..metrics.rec_accuracy import rec_accuracy
 from ..predictions import Prediction
 from ..proposals import evaluate_proposals
 

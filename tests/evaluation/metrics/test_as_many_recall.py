@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from faster_coco_eval import COCO, COCOeval_faster
 
-from transformers_groma.evaluation.metrics import as_many
-from transformers_groma.evaluation.metrics.as_many import (
+from transformers_groma.evaluation.metrics import as_many_recall as as_many_module
+from transformers_groma.evaluation.metrics.as_many_recall import (
     any_recall,
     as_many_recall,
     as_many_recall_of_each,
@@ -21,9 +21,9 @@ PROTOCOLS = [as_many_recall, any_recall, merged_boxes_recall]
 def test_three_of_five_targets_are_60_percent():
     """The paper's example: of 5 targets the first 5 boxes count; what comes later does not."""
     answer = [*TARGETS[:3], *WRONG[:2], *TARGETS[3:]]
-    figures = as_many_recall([answer], None, [TARGETS])
+    metrics = as_many_recall([answer], None, [TARGETS])
     sizes = {"ar_small": -1.0, "ar_medium": 0.6, "ar_large": -1.0}
-    assert figures == pytest.approx({"ar": 0.6, "ar@0.5": 0.6, "ar@0.75": 0.6, **sizes})
+    assert metrics == pytest.approx({"ar": 0.6, "ar@0.5": 0.6, "ar@0.75": 0.6, **sizes})
 
 
 def test_scores_decide_which_boxes_count():
@@ -55,8 +55,8 @@ def test_no_boxes_and_no_targets():
 
 def test_recall_is_over_all_targets():
     """One question with five targets and one with one: 5 of 6, not the mean of 1 and 0."""
-    figures = as_many_recall([TARGETS, WRONG], None, [TARGETS, TARGETS[:1]])
-    assert figures["ar"] == pytest.approx(5 / 6)
+    metrics = as_many_recall([TARGETS, WRONG], None, [TARGETS, TARGETS[:1]])
+    assert metrics["ar"] == pytest.approx(5 / 6)
 
 
 def test_more_boxes_than_targets():
@@ -68,9 +68,9 @@ def test_more_boxes_than_targets():
 def test_overlap_decides():
     """An IoU of 0.68 counts at 0.5, 0.55, 0.6 and 0.65; one that equals the threshold counts, too."""
     box = [[0.0, 0.0, 100.0, 68.0]]
-    figures = as_many_recall([box], None, [[[0.0, 0.0, 100.0, 100.0]]])
-    assert figures["ar"] == pytest.approx(0.4)
-    assert (figures["ar@0.5"], figures["ar@0.75"], figures["ar_large"]) == (1.0, 0.0, pytest.approx(0.4))
+    metrics = as_many_recall([box], None, [[[0.0, 0.0, 100.0, 100.0]]])
+    assert metrics["ar"] == pytest.approx(0.4)
+    assert (metrics["ar@0.5"], metrics["ar@0.75"], metrics["ar_large"]) == (1.0, 0.0, pytest.approx(0.4))
     for height, recall in ((50.0, 1.0), (49.9, 0.0)):
         box = [[0.0, 0.0, 100.0, height]]
         assert as_many_recall([box], None, [[[0.0, 0.0, 100.0, 100.0]]])["ar@0.5"] == recall
@@ -79,8 +79,8 @@ def test_overlap_decides():
 def test_crowd_regions_are_no_targets():
     crowds = [[True, False, False, False, False]]
     # k is 4: the box on the crowd region uses up a place, and the last target is not reached.
-    figures = as_many_recall([TARGETS], None, [TARGETS], crowds=crowds)
-    assert figures["ar"] == pytest.approx(0.75)
+    metrics = as_many_recall([TARGETS], None, [TARGETS], crowds=crowds)
+    assert metrics["ar"] == pytest.approx(0.75)
     assert as_many_recall([TARGETS[1:]], None, [TARGETS], crowds=crowds)["ar"] == 1
     assert as_many_recall_of_each([TARGETS], None, [TARGETS], crowds).tolist() == [0.75]
     assert any_recall([TARGETS[:1]], None, [TARGETS], crowds=crowds)["ar"] == 0
@@ -92,9 +92,9 @@ def test_sizes_are_those_of_coco():
     sides = [20.0, 32.0, 50.0, 96.0, 200.0]
     targets = [[300.0 * i, 0.0, 300.0 * i + side, side] for i, side in enumerate(sides)]
     found = [targets[0], targets[2], targets[4]]
-    figures = as_many_recall([found], None, [targets])
+    metrics = as_many_recall([found], None, [targets])
     # 32² and 96² belong to both sides.
-    assert (figures["ar_small"], figures["ar_medium"], figures["ar_large"]) == pytest.approx((0.5, 1 / 3, 0.5))
+    assert (metrics["ar_small"], metrics["ar_medium"], metrics["ar_large"]) == pytest.approx((0.5, 1 / 3, 0.5))
     as_masks = as_many_recall([found], None, [targets], areas=[[5.0] * 5])
     assert (as_masks["ar_small"], as_masks["ar_medium"], as_masks["ar_large"]) == pytest.approx((0.6, -1.0, -1.0))
 
@@ -105,8 +105,8 @@ def test_any_box():
     assert any_recall([[*WRONG, TARGETS[4]]], [[0.1] * 5 + [0.2]], [TARGETS], max_boxes=1)["ar"] == 1
     # By size: shares of the questions that have a target of that size.
     large = [0.0, 1000.0, 200.0, 1200.0]
-    figures = any_recall([[large], TARGETS[:1]], None, [[*TARGETS, large], TARGETS])
-    assert (figures["ar"], figures["ar_medium"], figures["ar_large"]) == (1.0, 0.5, 1.0)
+    metrics = any_recall([[large], TARGETS[:1]], None, [[*TARGETS, large], TARGETS])
+    assert (metrics["ar"], metrics["ar_medium"], metrics["ar_large"]) == (1.0, 0.5, 1.0)
 
 
 def test_merged_boxes():
@@ -118,8 +118,8 @@ def test_merged_boxes():
     # An inverted box is nowhere.
     assert merged_boxes_recall([[[900.0, 900.0, 800.0, 800.0], *halves]], None, [whole])["ar"] == 1
     # The size of one target is its own, that of several is that of the box around them.
-    figures = merged_boxes_recall([halves, whole], None, [whole, halves], areas=[[100.0], [100.0, 100.0]])
-    assert (figures["ar_small"], figures["ar_medium"], figures["ar_large"]) == (1.0, -1.0, 1.0)
+    metrics = merged_boxes_recall([halves, whole], None, [whole, halves], areas=[[100.0], [100.0, 100.0]])
+    assert (metrics["ar_small"], metrics["ar_medium"], metrics["ar_large"]) == (1.0, -1.0, 1.0)
 
 
 def questions(count: int, seed: int) -> tuple[list, list, list, list, list]:
@@ -147,7 +147,7 @@ def questions(count: int, seed: int) -> tuple[list, list, list, list, list]:
 def test_equal_to_coco_on_the_boxes_that_count(chunked, monkeypatch):
     """COCO's recall, each question an image, with the k best boxes of each handed over."""
     if chunked:
-        monkeypatch.setattr(as_many, "MAX_IOUS", 20)
+        monkeypatch.setattr(as_many_module, "MAX_IOUS", 20)
     boxes, scores, targets, areas, crowds = questions(150, seed=3)
     found, true = [], []
     for image, (own, own_scores, own_targets, own_areas, own_crowds) in enumerate(
@@ -169,14 +169,14 @@ def test_equal_to_coco_on_the_boxes_that_count(chunked, monkeypatch):
     evaluation.evaluate()
     evaluation.accumulate()
     recall = evaluation.eval["recall"][:, 0, :, -1]
-    figures = as_many_recall(boxes, scores, targets, areas, crowds)
+    metrics = as_many_recall(boxes, scores, targets, areas, crowds)
     expected = [recall[:, 0].mean(), recall[0, 0], recall[5, 0], *recall[:, 1:].mean(axis=0)]
-    assert list(figures.values()) == pytest.approx(expected, abs=1e-12)
-    assert 0.2 < figures["ar"] < 0.8
+    assert list(metrics.values()) == pytest.approx(expected, abs=1e-12)
+    assert 0.2 < metrics["ar"] < 0.8
     # The questions alone, weighted with their targets, make up the whole.
     alone = as_many_recall_of_each(boxes, scores, targets, crowds)
     weights = np.array([len(own) - sum(own) for own in crowds])
-    assert np.average(alone, weights=weights) == pytest.approx(figures["ar"])
+    assert np.average(alone, weights=weights) == pytest.approx(metrics["ar"])
 
 
 @pytest.mark.parametrize("recall", PROTOCOLS)
@@ -232,7 +232,7 @@ def test_many_questions_are_matched_in_groups(monkeypatch):
     assert each.tolist() == pytest.approx(alone)
     assert len(set(each.tolist())) > 3
     for limit in (1, 20):
-        monkeypatch.setattr(as_many, "MAX_IOUS", limit)
+        monkeypatch.setattr(as_many_module, "MAX_IOUS", limit)
         assert as_many_recall_of_each(found, None, targets).tolist() == pytest.approx(alone)
 
 

@@ -6,7 +6,7 @@ import torch
 
 from transformers_groma.boxes import box_iou
 from transformers_groma.evaluation.metrics.box_lists import flat_boxes
-from transformers_groma.evaluation.metrics.grounded_phrases import _region_ious, grounded_phrase_scores
+from transformers_groma.evaluation.metrics.phrase_precision_recall import _region_ious, grounded_phrase_scores
 
 DOG = ("a dog", [[0.0, 0.0, 10.0, 10.0]])
 BALL = ("the ball", [[50.0, 50.0, 60.0, 60.0]])

@@ -1,4 +1,4 @@
-"""CIDEr and METEOR, on the figures that others published for their examples; words as Stanford's tokenizer cuts them."""
+"""CIDEr and METEOR, on the metrics that others published for their examples; words as Stanford's tokenizer cuts them."""
 
 import json
 import os
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pycocoevalcap.meteor.meteor import Meteor
 
-from transformers_groma.evaluation.metrics import captions as caption_metrics
-from transformers_groma.evaluation.metrics.captions import JavaMissingError, caption_scores, cider, meteor
+from transformers_groma.evaluation.metrics import cider_meteor as caption_metrics
+from transformers_groma.evaluation.metrics.cider_meteor import JavaMissingError, caption_scores, cider, meteor
 from transformers_groma.evaluation.metrics.ptb_tokenizer import java_ptb_tokenize, ptb_tokenize
 
 REALDATA = Path(__file__).parents[4] / "shared" / "realdata"
@@ -60,10 +60,10 @@ def nlg_eval(captions: Path) -> tuple[list[str], list[list[str]]]:
 
 @pytest.mark.parametrize("name", ["good_captions", "bad_captions"])
 def test_cider_of_clipscore(captions, name):
-    figures = published(f"captions/clipscore/{name}.json")
+    metrics = published(f"captions/clipscore/{name}.json")
     score = cider(*clipscore(captions, name))
-    assert round(score, 4) == figures["CIDEr"]
-    assert score == pytest.approx(figures["computed_here"]["CIDEr"], abs=1e-12)
+    assert round(score, 4) == metrics["CIDEr"]
+    assert score == pytest.approx(metrics["computed_here"]["CIDEr"], abs=1e-12)
 
 
 def test_cider_of_nlg_eval(captions):
@@ -74,10 +74,10 @@ def test_cider_of_nlg_eval(captions):
 @needs_java
 @pytest.mark.parametrize("name", ["good_captions", "bad_captions"])
 def test_meteor_of_clipscore(captions, name, one_meteor_program):
-    figures = published(f"captions/clipscore/{name}.json")
+    metrics = published(f"captions/clipscore/{name}.json")
     score = meteor(*clipscore(captions, name))
-    assert round(score, 4) == figures["METEOR"]
-    assert score == pytest.approx(figures["computed_here"]["METEOR"], abs=1e-12)
+    assert round(score, 4) == metrics["METEOR"]
+    assert score == pytest.approx(metrics["computed_here"]["METEOR"], abs=1e-12)
 
 
 @needs_java

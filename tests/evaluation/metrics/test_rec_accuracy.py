@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from transformers_groma.boxes import box_iou, box_xywh_to_xyxy
-from transformers_groma.evaluation.metrics.rec import first_box_ious, rec_accuracy
+from transformers_groma.evaluation.metrics.rec_accuracy import first_box_ious, rec_accuracy
 
 REALDATA = Path(__file__).parents[4] / "shared" / "realdata"
 TARGET = [0.0, 0.0, 10.0, 10.0]
@@ -66,14 +66,14 @@ def test_bad_input(predictions, references, message):
         rec_accuracy(predictions, references)
 
 
-def test_figures_of_the_refcoco_sample():
-    """50 expressions with the boxes of a detector. The figures of its best, first and last box are known."""
+def test_metrics_of_the_refcoco_sample():
+    """50 expressions with the boxes of a detector. The metrics of its best, first and last box are known."""
     if not REALDATA.is_dir():
         pytest.skip("the real samples are not beside this checkout (../shared/realdata)")
     name = "refcoco/testA_refcoco_unc_dets.json"
     records = json.loads((REALDATA / name).read_text())
     manifest = json.loads((REALDATA / "manifest.json").read_text())
-    figures = next(entry for entry in manifest["files"] if entry["file"] == name)["expected"]["figures"]
+    metrics = next(entry for entry in manifest["files"] if entry["file"] == name)["expected"]["figures"]
 
     def xyxy(boxes: list) -> list:
         return box_xywh_to_xyxy(torch.tensor(boxes, dtype=torch.float64)).tolist()
@@ -81,21 +81,21 @@ def test_figures_of_the_refcoco_sample():
     boxes = [xyxy(record["pred_boxes"]) for record in records]
     targets = xyxy([record["gt_box"] for record in records])
     first = rec_accuracy(boxes, targets)
-    assert len(boxes) == figures["n"]
-    assert first["any_acc@0.5"] == pytest.approx(figures["oracle_acc@0.5"], abs=1e-12)
-    assert first["best_of_n_iou"] == pytest.approx(figures["oracle_mean_iou"], abs=1e-12)
-    assert first["acc@0.5"] == pytest.approx(figures["first_det_acc@0.5"], abs=1e-12)
-    assert first["mean_iou"] == pytest.approx(figures["first_det_mean_iou"], abs=1e-12)
+    assert len(boxes) == metrics["n"]
+    assert first["any_acc@0.5"] == pytest.approx(metrics["oracle_acc@0.5"], abs=1e-12)
+    assert first["best_of_n_iou"] == pytest.approx(metrics["oracle_mean_iou"], abs=1e-12)
+    assert first["acc@0.5"] == pytest.approx(metrics["first_det_acc@0.5"], abs=1e-12)
+    assert first["mean_iou"] == pytest.approx(metrics["first_det_mean_iou"], abs=1e-12)
     last = rec_accuracy([found[::-1] for found in boxes], targets)
-    assert last["acc@0.5"] == pytest.approx(figures["last_det_acc@0.5"], abs=1e-12)
-    assert last["mean_iou"] == pytest.approx(figures["last_det_mean_iou"], abs=1e-12)
+    assert last["acc@0.5"] == pytest.approx(metrics["last_det_acc@0.5"], abs=1e-12)
+    assert last["mean_iou"] == pytest.approx(metrics["last_det_mean_iou"], abs=1e-12)
     assert last["any_acc@0.5"] == first["any_acc@0.5"]
     best = [
         max(found, key=lambda box, target=target: first_box_ious([[box]], [target])[0])
         for found, target in zip(boxes, targets, strict=True)
     ]
     at_75 = np.mean(first_box_ious([[box] for box in best], targets) > 0.75)
-    assert at_75 == pytest.approx(figures["oracle_recall@0.75"], abs=1e-12)
+    assert at_75 == pytest.approx(metrics["oracle_recall@0.75"], abs=1e-12)
 
 
 def test_first_box_ious_are_those_of_the_first_boxes():

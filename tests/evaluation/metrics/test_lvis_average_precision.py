@@ -1,4 +1,4 @@
-"""Evaluation in the way of LVIS: by hand, and the figures that LVIS's own program gave for a sample."""
+"""Evaluation in the way of LVIS: by hand, and the metrics that LVIS's own program gave for a sample."""
 
 import json
 from pathlib import Path
@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from transformers_groma.evaluation.metrics import lvis as lvis_eval
-from transformers_groma.evaluation.metrics.lvis import lvis_ground_eval, lvis_metrics
+from transformers_groma.evaluation.metrics import lvis_average_precision as lvis_eval
+from transformers_groma.evaluation.metrics.lvis_average_precision import lvis_ground_eval, lvis_metrics
 
 REALDATA = Path(__file__).parents[4] / "shared" / "realdata"
-# How the manifest names the figures.
+# How the manifest names the metrics.
 NAMES = {
     **{"AP": "ap", "AP50": "ap@0.5", "AP75": "ap@0.75", "APs": "ap_small", "APm": "ap_medium", "APl": "ap_large"},
     **{"APr": "ap_rare", "APc": "ap_common", "APf": "ap_frequent"},
@@ -22,7 +22,7 @@ DOG = [[0.0, 200.0, 150.0, 350.0]]
 
 
 @pytest.mark.parametrize("name", ["jittered_gt_results", "jittered_gt_results_score1"])
-def test_figures_of_the_lvis_sample(name):
+def test_metrics_of_the_lvis_sample(name):
     """100 real images with made detections; the second file gives all the same score, as the released Groma script does."""
     if not REALDATA.is_dir():
         pytest.skip("the real samples are not beside this checkout (../shared/realdata)")
@@ -30,8 +30,8 @@ def test_figures_of_the_lvis_sample(name):
     manifest = json.loads((REALDATA / "manifest.json").read_text())
     expected = next(entry for entry in manifest["files"] if entry["file"] == file)["expected"]["figures"]
     truth = json.loads((REALDATA / "lvis" / "lvis_val_100.json").read_text())
-    figures = lvis_metrics(truth, json.loads((REALDATA / file).read_text()))
-    assert figures == pytest.approx({NAMES[key]: value for key, value in expected.items()}, abs=1e-12)
+    metrics = lvis_metrics(truth, json.loads((REALDATA / file).read_text()))
+    assert metrics == pytest.approx({NAMES[key]: value for key, value in expected.items()}, abs=1e-12)
 
 
 def test_ground_eval_of_the_lvis_sample_is_the_recall_of_its_file():
@@ -50,7 +50,7 @@ def test_ground_eval_of_the_lvis_sample_is_the_recall_of_its_file():
         if (key := (entry["image_id"], entry["category_id"])) in columns:
             columns[key][1].append(xyxy(entry["bbox"]))
     targets, predictions, areas = ([column[part] for column in columns.values()] for part in range(3))
-    figures = lvis_ground_eval(
+    metrics = lvis_ground_eval(
         predictions,
         targets,
         [str(category) for _, category in columns],
@@ -59,8 +59,8 @@ def test_ground_eval_of_the_lvis_sample_is_the_recall_of_its_file():
     )
     whole = lvis_metrics(truth, results)
     # False positives take no target away, and so no recall.
-    assert figures == pytest.approx({name: whole[name] for name in figures}, abs=1e-12)
-    assert list(figures) == ["ar", "ar@0.5", "ar@0.75", "ar_small", "ar_medium", "ar_large"]
+    assert metrics == pytest.approx({name: whole[name] for name in metrics}, abs=1e-12)
+    assert list(metrics) == ["ar", "ar@0.5", "ar@0.75", "ar_small", "ar_medium", "ar_large"]
 
 
 def xyxy(box: list[float]) -> list[float]:
@@ -70,9 +70,9 @@ def xyxy(box: list[float]) -> list[float]:
 
 def test_recall_is_averaged_over_categories():
     """1 of 4 cups and the dog: (1/4 + 1) / 2, while over all targets it is 2 of 5."""
-    figures = lvis_ground_eval([CUPS[:1], DOG], [CUPS, DOG], ["cup", "dog"], ["1", "1"])
-    assert figures["ar"] == figures["ar@0.5"] == figures["ar@0.75"] == pytest.approx(0.625)
-    assert (figures["ar_small"], figures["ar_medium"], figures["ar_large"]) == (-1.0, 0.25, 1.0)
+    metrics = lvis_ground_eval([CUPS[:1], DOG], [CUPS, DOG], ["cup", "dog"], ["1", "1"])
+    assert metrics["ar"] == metrics["ar@0.5"] == metrics["ar@0.75"] == pytest.approx(0.625)
+    assert (metrics["ar_small"], metrics["ar_medium"], metrics["ar_large"]) == (-1.0, 0.25, 1.0)
 
 
 def test_all_boxes_count():
@@ -87,14 +87,14 @@ def test_all_boxes_count():
 
 def test_a_category_in_several_images():
     """Boxes of one image hit nothing in another; recall is over all targets of a category."""
-    figures = lvis_ground_eval([CUPS, []], [CUPS, CUPS[:1]], ["cup", "cup"], ["1", "2"])
-    assert figures["ar"] == pytest.approx(0.8)
+    metrics = lvis_ground_eval([CUPS, []], [CUPS, CUPS[:1]], ["cup", "cup"], ["1", "2"])
+    assert metrics["ar"] == pytest.approx(0.8)
     assert lvis_ground_eval([DOG, CUPS], [CUPS, DOG], ["cup", "cup"], ["1", "2"])["ar"] == 0
 
 
 def test_areas_of_masks():
-    figures = lvis_ground_eval([CUPS[:1]], [CUPS[:2]], ["cup"], ["1"], areas=[[100.0, 9000.0]])
-    assert (figures["ar_small"], figures["ar_medium"]) == (1.0, 0.0)
+    metrics = lvis_ground_eval([CUPS[:1]], [CUPS[:2]], ["cup"], ["1"], areas=[[100.0, 9000.0]])
+    assert (metrics["ar_small"], metrics["ar_medium"]) == (1.0, 0.0)
 
 
 def test_nothing_found_and_nothing_to_find():
@@ -128,10 +128,10 @@ def test_only_what_was_looked_for_is_judged(image, ap):
         "annotations": annotations(1, 2, [BOX]) + annotations(2, 1, [BOX]),
     }
     results = annotations(2, 2, [BOX], score=0.9) + annotations(1, 2, [BOX], score=0.8)
-    figures = lvis_metrics(truth, results)
-    assert figures["ap_rare"] == pytest.approx(ap)
-    assert (figures["ap_frequent"], figures["ap_common"]) == (0.0, -1.0)
-    assert figures["ar"] == 0.5
+    metrics = lvis_metrics(truth, results)
+    assert metrics["ap_rare"] == pytest.approx(ap)
+    assert (metrics["ap_frequent"], metrics["ap_common"]) == (0.0, -1.0)
+    assert metrics["ar"] == 0.5
 
 
 def test_objects_that_were_not_all_drawn():
@@ -158,9 +158,9 @@ def test_many_images_cost_little(monkeypatch):
     monkeypatch.setattr(lvis_eval, "COCO", spy)
     count = 400
     categories = [str(index // 4) for index in range(count)]
-    figures = lvis_ground_eval([CUPS[:1]] * count, [CUPS[:2]] * count, categories, [str(i) for i in range(count)])
+    metrics = lvis_ground_eval([CUPS[:1]] * count, [CUPS[:2]] * count, categories, [str(i) for i in range(count)])
     assert visited == [4, 4]
-    assert figures["ar"] == 0.5
+    assert metrics["ar"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -193,10 +193,10 @@ def test_every_figure_is_over_its_own_thresholds_sizes_and_frequencies():
         "annotations": annotations(1, 1, [BOX]) + annotations(1, 2, [large]),
     }
     results = annotations(1, 1, [[0.0, 0.0, 50.0, 30.5]], score=0.9) + annotations(1, 2, [large], score=0.8)
-    figures = lvis_metrics(truth, results)
+    metrics = lvis_metrics(truth, results)
     shared = {"": 0.65, "@0.5": 1.0, "@0.75": 0.5, "_small": -1.0, "_medium": 0.3, "_large": 1.0}
     expected = {f"{kind}{name}": value for kind in ("ap", "ar") for name, value in shared.items()}
-    assert figures == pytest.approx(expected | {"ap_rare": 1.0, "ap_common": -1.0, "ap_frequent": 0.3})
+    assert metrics == pytest.approx(expected | {"ap_rare": 1.0, "ap_common": -1.0, "ap_frequent": 0.3})
 
 
 def test_the_best_300_boxes_of_an_image_count():
@@ -246,8 +246,8 @@ def test_among_equal_scores_the_order_of_the_images_decides():
 def test_ground_eval_takes_areas_of_boxes_where_none_are_given():
     # 32 x 32 pixels are the largest small object, 96 x 96 the largest medium one, for COCO.
     small, medium, large = ([[0.0, 0.0, side, side]] for side in (31.9, 95.9, 96.1))
-    figures = lvis_ground_eval(
+    metrics = lvis_ground_eval(
         [small, medium, [[500, 500, 501, 501]]], [small, medium, large], ["a", "b", "c"], ["1"] * 3
     )
-    assert (figures["ar_small"], figures["ar_medium"], figures["ar_large"]) == (1.0, 1.0, 0.0)
-    assert figures["ar"] == pytest.approx(2 / 3)
+    assert (metrics["ar_small"], metrics["ar_medium"], metrics["ar_large"]) == (1.0, 1.0, 0.0)
+    assert metrics["ar"] == pytest.approx(2 / 3)
