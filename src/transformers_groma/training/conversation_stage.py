@@ -22,13 +22,11 @@ from .arguments import DatasetArguments, as_list, load_datasets, loading
 from .collators import ConversationCollator
 from .data_check import ConversationCheck, check_training_rows
 from .model_card import data_details, public_name
-from .precompute_regions import NOTES_NAME, check_proposals
+from .proposal_notes import DETECTOR_PARTS, NOTES_NAME, check_proposals
 from .trainable import NEW_TOKENS, check_parts, set_trainable_parts
 
 logger = logging.get_logger(__name__)
 
-# Which trainable parts say where regions are.
-DETECTOR_PARTS = ("vision_tower", "region_proposer")
 # What changes the results of a detector but not the shapes of its weights.
 SILENT_SETTINGS = {
     "vision_config": ("model_type", "num_attention_heads", "hidden_act", "image_size"),
