@@ -29,7 +29,7 @@ from transformers_groma.models.groma.convert_files import load_checkpoint
 from transformers_groma.models.groma.convert_groma_checkpoint import convert_legacy_checkpoint
 from transformers_groma.models.groma.convert_names import rename_legacy_key
 from transformers_groma.models.groma.convert_weights import convert_legacy_state_dict
-from transformers_groma.models.groma.modeling_groma_proposer import region_proposal_loss
+from transformers_groma.models.groma.loss_groma_proposer import region_proposal_loss
 from transformers_groma.models.groma.modeling_groma_regions import resolve_box_tokens, select_regions
 from transformers_groma.models.modeling_ops import GromaMultiScaleDeformableAttention, GromaRoiAlign
 

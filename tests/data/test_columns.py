@@ -25,7 +25,7 @@ from transformers_groma.data.columns import (
     region_part,
     text_part,
 )
-from transformers_groma.models.groma.modeling_groma_proposer import OBJECTNESS_SOURCES
+from transformers_groma.models.groma.loss_groma_proposer import OBJECTNESS_SOURCES
 
 
 def png(width: int = 40, height: int = 20, orientation: int | None = None) -> dict:

@@ -263,7 +263,7 @@ def test_a_build_serves_the_devices_that_it_was_made_for(file, device, fits):
     assert ops._kernel_for("another", tensor) is None
 
 
-# ------------------------------------------------------------------------------------------------ plain torch, in loops
+# ----------------------------------------------------------------------------------------------- plain torch, in loops
 
 
 def sampled(pixels: torch.Tensor, y: float, x: float) -> torch.Tensor:
@@ -282,7 +282,7 @@ def sampled(pixels: torch.Tensor, y: float, x: float) -> torch.Tensor:
 @pytest.mark.parametrize(("output_size", "sampling_ratio"), [(1, 1), (2, 3), (3, 2)])
 @pytest.mark.parametrize("limit", [1, 200, 10**9])
 def test_roi_align_in_plain_torch_is_the_mean_of_samples(output_size, sampling_ratio, limit, monkeypatch):
-    """Also where boxes are mirrored, stick out or lie outside, and whatever number of regions is worked on at a time."""
+    """Also if boxes are mirrored, stick out or lie outside, and however many regions are cropped at a time."""
     use_kernels("reference")
     monkeypatch.setattr(ops, "MAX_ROI_ALIGN_ELEMENTS", limit)
     pixels = torch.randn(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))

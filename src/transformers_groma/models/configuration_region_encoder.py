@@ -1,4 +1,4 @@
-"""Configuration of the region encoder."""
+"""Configuration of the region encoder: its maps, its fusion, and the geometry of its ROIAlign."""
 
 from typing import Literal
 
@@ -17,13 +17,13 @@ class GromaRegionEncoderConfig(PreTrainedConfig):
         num_fuse_layers (`int`, *optional*, defaults to 5): rounds of the fuse convolution.
         group_norm_groups (`int`, *optional*, defaults to 64): groups of its group norm.
         roi_output_size (`int`, *optional*, defaults to 14): side of the crop that ROIAlign makes of every region.
-        roi_sampling_ratio (`int`, *optional*, defaults to 2): samples a bin and side.
+        roi_sampling_ratio (`int`, *optional*, defaults to 2): samples along each side of a bin.
         roi_strides (`list[float]`, *optional*): pixels of the input image that one pixel of the finest, middle and
-            coarsest map stands for. Right, and the default, is a quarter, half and the whole of the vision encoder's
-            patch size: `[3.5, 7, 14]` for 14. The released weights were trained with `[1.75, 3.5, 7]`, which doubles
-            all coordinates on the maps.
+            coarsest map stand for. The default, and the right geometry, is a quarter, half and the whole of the vision
+            encoder's patch size: `[3.5, 7, 14]` for 14. The released weights were trained with `[1.75, 3.5, 7]`, which
+            doubles all coordinates on the maps.
         roi_box_format (`str`, *optional*, defaults to `"xyxy"`): `"xyxy"` is right; `"cxcywh"` feeds centre and size
-            as if they were corners, which is what the released weights were trained with.
+            in the places of the corners, as the released weights were trained.
         position_hidden_size (`int`, *optional*, defaults to 256): inner width of the box position code.
         region_hidden_size (`int`, *optional*, defaults to 1024): width of a region before the last projection.
 

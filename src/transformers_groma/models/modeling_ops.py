@@ -1,4 +1,4 @@
-"""The two operators that make Groma's vision expensive, as layers: a compiled kernel where there is one, plain torch elsewhere.
+"""Deformable attention and ROIAlign as layers: by a compiled kernel where there is one, in plain torch elsewhere.
 
 Both layers are stateless. In plain torch they run on any device and are differentiable. The kernels come through the
 `kernels` library from `kernels/` of a checkout or from the Hub. Geometry is float32 whatever the model's dtype.
@@ -21,14 +21,13 @@ KernelSource = Literal["auto", "reference", "local", "hub"]
 KERNELS_VARIABLE = "GROMA_KERNELS"
 KERNEL_NAMES = ("ms-deform-attn", "roi-align")
 HUB_OWNER = "transformers-groma"
-# In a checkout the kernels lie beside src/. A copy of this file among Hub code finds nothing there.
+# In a checkout `kernels/` is beside `src/`. A copy of this file in remote code of the Hub finds nothing there.
 LOCAL_KERNELS = Path(__file__).resolve().parents[3] / "kernels"
 
-# Elements of the largest intermediate of ROIAlign in plain torch; regions are processed in groups that stay below it
-# (256 MB).
+# Elements of the largest intermediate of ROIAlign in plain torch, 256 MB; regions are cropped in groups below it.
 MAX_ROI_ALIGN_ELEMENTS = 64 * 1024 * 1024
 
-# Weights of other dtypes are quantized.
+# Weights of any other dtype are quantized.
 COMPUTING_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 # Loaded kernels by name; missing before the first look, None after a look that found nothing.
@@ -36,10 +35,9 @@ _kernels: dict[str, ModuleType | None] = {}
 
 
 def use_kernels(source: KernelSource | None = None, folder: str | os.PathLike | None = None) -> dict[str, str]:
-    """Choose where the compiled kernels of this process come from, from now on and for all models.
+    """Choose where the compiled kernels of this process come from, for all its models.
 
-    Models call it by themselves, with the environment variable `GROMA_KERNELS` (or `"auto"`), when none was chosen
-    before.
+    If nobody calls it, the first model does, with the value of the environment variable `GROMA_KERNELS`, or `"auto"`.
 
     Args:
         source (`str`, *optional*): `"auto"`: a build in the checkout, else the Hub, else plain torch; `"local"`: a
@@ -47,10 +45,10 @@ def use_kernels(source: KernelSource | None = None, folder: str | os.PathLike | 
         folder (`str` or `Path`, *optional*): folder of local kernels instead of the checkout's `kernels/`.
 
     Returns:
-        `dict[str, str]`: for each kernel where it comes from: `"local"`, `"hub"` or `"reference"`.
+        `dict[str, str]`: where each kernel comes from: `"local"`, `"hub"` or `"reference"` (plain torch).
 
     Raises:
-        ValueError: another source.
+        ValueError: `source` is none of the four.
 
     Example:
     >>> before = dict(_kernels)
@@ -70,7 +68,7 @@ def use_kernels(source: KernelSource | None = None, folder: str | os.PathLike | 
             continue
         try:
             _kernels[name], found[name] = _load_kernel(name, source, Path(folder or LOCAL_KERNELS))
-        # Whatever is wrong with a kernel, the model works without it.
+        # A kernel may fail to load in any way (another glibc, a damaged file, no network): the model works without it.
         except Exception as error:
             problems[name] = f"{type(error).__name__}: {error}".splitlines()[0]
     if problems:
@@ -80,8 +78,9 @@ def use_kernels(source: KernelSource | None = None, folder: str | os.PathLike | 
 
 
 def _load_kernel(name: str, source: KernelSource, folder: Path) -> tuple[ModuleType | None, str]:
-    """The kernel and where it comes from; (None, "reference") where there is none to be expected."""
-    try:  # in a `try`, or the Hub would refuse this file where the library is missing
+    """The kernel and where it comes from; (None, "reference") where no kernel is expected, so nothing is missing."""
+    # transformers refuses remote code that imports what is not installed, unless the import stands in a `try`.
+    try:
         import kernels
     except ImportError:
         if source == "auto":
@@ -123,7 +122,7 @@ def computing_dtype(module: nn.Module, default: torch.dtype) -> torch.dtype:
     torch.bfloat16
     """
     for layer in module.modules():
-        # By attribute: while FSDP's first version runs a layer, its weights are not among the parameters.
+        # By attribute: while FSDP1 runs a layer, its weights are not among the layer's parameters.
         for tensor in (getattr(layer, "weight", None), getattr(layer, "bias", None)):
             if isinstance(tensor, Tensor) and tensor.dtype in COMPUTING_DTYPES:
                 return tensor.dtype
@@ -131,7 +130,7 @@ def computing_dtype(module: nn.Module, default: torch.dtype) -> torch.dtype:
 
 
 class _KernelLayer:
-    """Loads the kernels before the first of these layers runs: not in a forward, which may be traced."""
+    """Loads the kernels when the first of these layers is made, since a forward may be traced by torch.compile."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,8 +141,8 @@ class _KernelLayer:
 class GromaMultiScaleDeformableAttention(_KernelLayer, MultiScaleDeformableAttention):
     """Multi-scale deformable attention (Zhu et al., ICLR 2021) whose sampling runs in the dtype of the locations.
 
-    transformers' layer wants values and locations of one dtype; in half precision the locations would be rounded to
-    1/256 of the image. Here float32 locations sample half precision values, and the result has the values' dtype.
+    transformers' layer needs values and locations of one dtype; in bfloat16 the locations would be rounded to 1/256 of
+    the image. Here float32 locations sample half precision values, and the result has the values' dtype.
     """
 
     def forward(
@@ -156,12 +155,12 @@ class GromaMultiScaleDeformableAttention(_KernelLayer, MultiScaleDeformableAtten
         attention_weights: Tensor,
         im2col_step: int,
     ) -> Tensor:
-        """Sample and sum values.
+        """Sum values at the sampling locations, weighted by attention.
 
         Args:
             value (`Tensor` of shape `(B, sum of H*W, heads, channels)`): projected features of all levels.
             value_spatial_shapes (`Tensor` of shape `(levels, 2)`): `(H, W)` of each level.
-            value_spatial_shapes_list (`list[tuple[int, int]]`): the same as numbers.
+            value_spatial_shapes_list (`list[tuple[int, int]]`): the same as integers, read without waiting for a GPU.
             level_start_index (`Tensor` of shape `(levels,)`): where each level starts in `value`.
             sampling_locations (`Tensor` of shape `(B, queries, heads, levels, points, 2)`): `(x, y)`, 0..1 over the
                 map.
@@ -192,9 +191,9 @@ class GromaMultiScaleDeformableAttention(_KernelLayer, MultiScaleDeformableAtten
 class GromaRoiAlign(_KernelLayer, nn.Module):
     """ROIAlign (He et al., ICCV 2017) of the same boxes on several maps, `aligned=True`, average of the samples.
 
-    Semantics are those of mmcv and of the original Groma: a sample outside of `-1 <= y <= H` (x alike) is 0 but counts
-    in the average, samples between the border and the centre of the border pixel take the border pixel, and boxes of
-    negative size are allowed (they are sampled mirrored).
+    As in mmcv and the original Groma, a sample outside of `-1 <= y <= H` (and likewise x) is 0 but counts in the
+    average, a sample between the border and the centre of the border pixel takes the border pixel, and a box of
+    negative size is sampled mirrored.
     """
 
     def forward(
@@ -211,9 +210,9 @@ class GromaRoiAlign(_KernelLayer, nn.Module):
         Args:
             feature_maps (`list[Tensor]`, each of shape `(B, C, H, W)`): maps of one or more resolutions.
             boxes (`Tensor` of shape `(B, R, 4)`, float32): `xyxy` boxes in the pixels that `spatial_scales` refers to.
-            spatial_scales (`list[float]`): map pixels for each box pixel, one number a map (1 / stride).
+            spatial_scales (`list[float]`): map pixels for each box pixel (1 / stride), one number for each map.
             output_size (`int`): side `P` of the crops.
-            sampling_ratio (`int`): samples a bin and side.
+            sampling_ratio (`int`): samples along each side of a bin.
             mask (`Tensor` of shape `(B, R)`, bool, *optional*): which boxes to crop; all by default.
 
         Returns:
@@ -227,6 +226,7 @@ class GromaRoiAlign(_KernelLayer, nn.Module):
                 for feature_map, scale in zip(feature_maps, spatial_scales, strict=True)
             )
             return [crop.flatten(0, 1) if mask is None else crop[mask] for crop in crops]
+        # The kernel takes a list of regions: image index and box, only those that are asked for.
         image_index = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None, None]
         rois = torch.cat([image_index.expand(-1, boxes.shape[1], -1), boxes], dim=-1)
         rois = rois.flatten(0, 1) if mask is None else rois[mask]
@@ -250,6 +250,7 @@ def _roi_align(feature_map: Tensor, boxes: Tensor, output_size: int, sampling_ra
         group = max(1, MAX_ROI_ALIGN_ELEMENTS // (batch_size * output_size * width * channels))
         crops = []
         for rows_group, columns_group in zip(rows.split(group, dim=1), columns.split(group, dim=1), strict=True):
+            # (B, R * P, H) @ (B, H, W * C): every bin's rows, summed; then the columns of each.
             sampled = rows_group.flatten(1, 2) @ pixel_rows
             sampled = sampled.view(*rows_group.shape[:3], width, channels)
             crops.append(columns_group[:, :, None] @ sampled)  # (B, R, y bin, x bin, C)
@@ -257,12 +258,18 @@ def _roi_align(feature_map: Tensor, boxes: Tensor, output_size: int, sampling_ra
 
 
 def _bin_weights(start: Tensor, end: Tensor, size: int, output_size: int, sampling_ratio: int) -> Tensor:
-    """How much each of `size` map pixels counts in each output bin along one axis: `(..., output_size, size)`."""
+    """How much each of `size` map pixels counts in each output bin along one axis: `(..., output_size, size)`.
+
+    Args:
+        start, end (`Tensor` of shape `(...)`): where boxes begin and end along this axis, in map pixels.
+    """
+    # `aligned`: the centre of pixel i is at i + 0.5, so that it is at i after this shift.
     start, end = start[..., None] - 0.5, end[..., None] - 0.5
     steps = torch.arange(output_size * sampling_ratio, dtype=start.dtype, device=start.device) + 0.5
     samples = start + steps * ((end - start) / (output_size * sampling_ratio))
     inside = (samples >= -1.0) & (samples <= size)
     pixels = torch.arange(size, dtype=start.dtype, device=start.device)
+    # Linear interpolation: a pixel at distance d from a sample counts 1 - d, and nothing from a distance of 1 on.
     weights = (1 - (samples.clamp(0, size - 1)[..., None] - pixels).abs()).clamp(min=0) * inside[..., None]
     return weights.unflatten(-2, (output_size, sampling_ratio)).mean(dim=-2)
 

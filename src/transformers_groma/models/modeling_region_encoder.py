@@ -1,4 +1,4 @@
-"""The region encoder: fuses three feature maps and turns every box into one region token (paper section 3.1)."""
+"""The region encoder: turns each box into one region token, from three fused feature maps (paper section 3.1)."""
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,12 @@ from .modeling_ops import GromaRoiAlign, computing_dtype
 # The finest, middle and coarsest map, as multiples of the vision encoder's patch grid.
 MAP_SCALES = (4, 2, 1)
 # oneDNN's float32 convolutions of 1024 channels were faster on planes (`benchmarks/bench_kernels.py` shows the maps'
-# share), those of 64 slower; the limit in between was not looked for.
+# share), those of 64 slower. Where in between it turns was not measured.
 WIDE_CONVOLUTION_CHANNELS = 256
 
 
 class GromaFeatureFusion(nn.Module):
-    """One fuse layer, shared by all maps: each map sees a part of its coarser and of its finer neighbour."""
+    """One round of fusion with one convolution for all maps: each map takes in parts of its two neighbours."""
 
     def __init__(self, hidden_size: int, num_groups: int):
         super().__init__()
@@ -24,16 +24,18 @@ class GromaFeatureFusion(nn.Module):
         self.norm = nn.GroupNorm(num_groups, hidden_size, eps=1e-5)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Fuse.
+        """Mix each map with its neighbours: half of its own channels, a quarter of each neighbour's.
 
         Args:
             maps (`list[Tensor]`, each of shape `(B, C, H, W)`): finest first.
 
         Returns:
-            `list[Tensor]`: the same shapes.
+            `list[Tensor]`: fused maps of the same shapes.
         """
         half, three_quarters = maps[0].shape[1] // 2, maps[0].shape[1] * 3 // 4
         fused = []
+        # The finest map is its own finer neighbour, the coarsest its own coarser one. A map gives its third quarter of
+        # channels to the coarser neighbour and its last quarter to the finer one.
         for index, own in enumerate(maps):
             coarser = maps[min(index + 1, len(maps) - 1)][:, three_quarters:]
             finer = maps[max(index - 1, 0)][:, half:three_quarters]
@@ -98,12 +100,12 @@ class GromaRegionEncoder(nn.Module):
         self.output_projection = nn.Linear(config.region_hidden_size, output_size)
 
     def forward(self, feature_maps: list[Tensor], boxes: Tensor, mask: Tensor) -> Tensor:
-        """Encode regions.
+        """Turn boxes into region tokens.
 
         Args:
             feature_maps (`list[Tensor]`, 3 of shape `(B, vision_hidden_size, grid, grid)`): hidden states of the
                 vision encoder, for the finest, middle and coarsest map.
-            boxes (`Tensor` of shape `(B, R, 4)`): normalized `cxcywh`, float32 or what `boxes_to_bits` made of them.
+            boxes (`Tensor` of shape `(B, R, 4)`): normalized `cxcywh`, float32 or packed by `boxes_to_bits`.
             mask (`Tensor` of shape `(B, R)`, bool): which slots are used, always the first ones of a row.
 
         Returns:
@@ -111,7 +113,8 @@ class GromaRegionEncoder(nn.Module):
         """
         maps = self.fuse_feature_maps(feature_maps)
         boxes = exact_boxes(boxes)
-        # Unused slots cost as much as used ones. A traced graph needs static shapes and takes them all.
+        # An unused slot would cost as much as a used one, so only as many slots as the fullest image uses are encoded,
+        # and of these only the used ones. A traced graph needs static shapes and encodes them all.
         static = torch.compiler.is_compiling()
         num_slots = boxes.shape[1]
         num_encoded = num_slots if static else int(mask.sum(dim=1).max())
@@ -129,12 +132,13 @@ class GromaRegionEncoder(nn.Module):
             regions = regions.unflatten(0, mask.shape) * mask[..., None]
         else:
             encoded = self._encode_crops(crops, boxes[mask])
+            # Back from the list of used slots (T, D) to (B, R, D).
             regions = encoded.new_zeros(*mask.shape, encoded.shape[-1])
             regions = regions.index_put((mask,), encoded)
         return nn.functional.pad(regions, (0, 0, 0, num_slots - num_encoded))
 
     def fuse_feature_maps(self, feature_maps: list[Tensor]) -> list[Tensor]:
-        """The three maps that ROIAlign reads.
+        """Compute the three maps that ROIAlign reads.
 
         Args:
             feature_maps (`list[Tensor]`, 3 of shape `(B, C, grid, grid)`): see `forward`.
@@ -144,8 +148,9 @@ class GromaRegionEncoder(nn.Module):
         """
         maps, dtype = [], computing_dtype(self, feature_maps[0].dtype)
         for feature_map, scale, conv in zip(feature_maps, MAP_SCALES, self.input_convs, strict=True):
-            # The convolution sees a map and two coordinate maps, all enlarged. It works on single pixels, so it
-            # commutes with resizing (which keeps coordinates straight): it runs while they are small.
+            # The original enlarges a map and its two coordinate maps and then convolves. A 1x1 convolution works on
+            # single pixels, so it commutes with bilinear resizing: here it comes first, while the maps are small.
+            # (Coordinate maps may be resized too: with aligned corners they come out as those of the larger size.)
             feature_map = feature_map.to(dtype)
             coordinates = _coordinate_maps(feature_map).expand(len(feature_map), -1, -1, -1)
             projected = conv(torch.cat([feature_map, coordinates], dim=1))
@@ -156,8 +161,9 @@ class GromaRegionEncoder(nn.Module):
         return maps
 
     def _boxes_for_roi_align(self, boxes: Tensor) -> Tensor:
+        """Normalized `cxcywh` boxes as the four numbers that ROIAlign takes for corners."""
         if self.config.roi_box_format == "cxcywh":
-            return boxes  # released weights: centre and size in the places of the corners
+            return boxes  # as the released weights were trained: centre and size in the places of the corners
         return box_cxcywh_to_xyxy(boxes)
 
     def _encode_crops(self, crops: list[Tensor], boxes: Tensor) -> Tensor:
@@ -191,7 +197,7 @@ def resize_map(feature_map: Tensor, like: Tensor | None = None, size: tuple[int,
 
 
 def _fastest_memory_format(feature_map: Tensor) -> torch.memory_format:
-    """How the maps lie in memory: channels last, but for wide float32 convolutions on a CPU, which are faster on planes."""
+    """How maps are laid out: channels last, except for wide float32 convolutions on a CPU, faster on planes."""
     if (
         feature_map.device.type == "cpu"
         and feature_map.dtype == torch.float32

@@ -20,10 +20,10 @@ from tests.tiny import (
     tiny_model,
 )
 from transformers_groma import GromaForConditionalGeneration, GromaForRegionProposal, GromaModel
+from transformers_groma.models.groma.loss_groma_proposer import region_proposal_loss
 from transformers_groma.models.groma.modeling_groma import _check_same_regions, _remember_generated
 from transformers_groma.models.groma.modeling_groma_cached_prompt import CachedPrompt
 from transformers_groma.models.groma.modeling_groma_outputs import GromaImageFeatures
-from transformers_groma.models.groma.modeling_groma_proposer import region_proposal_loss
 
 EXACT = {"atol": 1e-5, "rtol": 1e-4}
 

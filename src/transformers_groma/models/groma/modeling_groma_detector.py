@@ -7,6 +7,7 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from .configuration_groma import GromaRegionProposalConfig
+from .loss_groma_proposer import region_proposal_loss
 from .modeling_groma_base import (
     GromaPreTrainedModel,
     build_vision_tower,
@@ -14,7 +15,7 @@ from .modeling_groma_base import (
     requested_output,
 )
 from .modeling_groma_outputs import GromaRegionProposalOutput, GromaRegionProposals
-from .modeling_groma_proposer import GromaRegionProposer, region_proposal_loss
+from .modeling_groma_proposer import GromaRegionProposer
 
 
 class GromaForRegionProposal(GromaPreTrainedModel):

@@ -1,4 +1,4 @@
-"""The region proposer: a class-agnostic, two-stage Deformable DETR on a vision transformer's patches (paper section 3.1)."""
+"""The region proposer: a class-agnostic, two-stage Deformable DETR on the patches of a ViT (paper section 3.1)."""
 
 import math
 import warnings
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
-from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher, DeformableDetrImageLoss
 from transformers.modeling_outputs import ModelOutput
 from transformers.models.convnext.modeling_convnext import ConvNextLayerNorm
 from transformers.models.deformable_detr.modeling_deformable_detr import (
@@ -20,19 +19,17 @@ from transformers.models.deformable_detr.modeling_deformable_detr import (
     inverse_sigmoid,
 )
 
-from ...exact_boxes import exact_boxes
 from ..modeling_ops import GromaMultiScaleDeformableAttention, computing_dtype
 from .configuration_groma import GromaProposerConfig
 from .modeling_groma_regions import fuse_scores
 
 # Side of the smallest level's proposals as a fraction of the image; doubles with every level (Deformable DETR).
 PROPOSAL_BASE_SIZE = 0.05
-OBJECTNESS_SOURCES = ("coco", "sa1b")
 
 
 @dataclass
 class GromaRegionProposerOutput(ModelOutput):
-    """What the region proposer makes of a batch of images. Boxes are normalized `cxcywh` (0..1), float32.
+    """The proposals of a batch of images, and what they were computed from. Boxes are normalized `cxcywh`, float32.
 
     `Q` is `num_queries`, `L` the number of decoder layers, `N` the number of encoder tokens.
 
@@ -66,7 +63,10 @@ class GromaRegionProposerOutput(ModelOutput):
 
 
 def build_input_projections(num_levels: int, vision_hidden_size: int, d_model: int) -> nn.ModuleList:
-    """Projections from the patch grid to the detector's feature maps, finest first (ViTDet's simple feature pyramid)."""
+    """Projections from the patch grid to 1 to 4 feature maps, finest first (ViTDet's simple feature pyramid).
+
+    Their sides, as multiples of the grid's: 1; 1, 1/2; 2, 1, 1/2; or 4, 2, 1, 1/2.
+    """
 
     def norm(channels: int) -> ConvNextLayerNorm:
         return ConvNextLayerNorm(channels, eps=1e-6, data_format="channels_first")
@@ -125,7 +125,7 @@ class GromaRegionProposer(nn.Module):
         self.position_embedding = DeformableDetrSinePositionEmbedding(d_model // 2, normalize=True)
         self.level_embed = nn.Parameter(torch.zeros(config.num_feature_levels, d_model))
         with warnings.catch_warnings():
-            # Advice for CUDA code that is not used here: the attention is replaced by our own below.
+            # Advice about CUDA code that is not used: our own layer replaces that attention below.
             warnings.filterwarnings("ignore", message="You'd better set embed_dim", category=UserWarning)
             self.encoder_layers = nn.ModuleList(
                 [DeformableDetrEncoderLayer(config) for _ in range(config.encoder_layers)]
@@ -137,6 +137,7 @@ class GromaRegionProposer(nn.Module):
             layer.encoder_attn.attn = GromaMultiScaleDeformableAttention()
         self.enc_output = nn.Linear(d_model, d_model)
         self.enc_output_norm = nn.LayerNorm(d_model)
+        # Named and shaped as in Deformable DETR, so that checkpoints fit; `_decode` uses the first half of the output.
         self.pos_trans = nn.Linear(2 * d_model, 2 * d_model)
         self.pos_trans_norm = nn.LayerNorm(2 * d_model)
         self.query_position_embeddings = nn.Embedding(config.num_queries, d_model)
@@ -170,8 +171,7 @@ class GromaRegionProposer(nn.Module):
         if num_tokens < self.config.num_queries:
             raise ValueError(
                 f"`num_queries` ({self.config.num_queries}) is more than the {num_tokens} encoder tokens of this "
-                f"image size. "
-                "Lower `proposer_config.num_queries` or use a finer grid."
+                "image size. Lower `proposer_config.num_queries` or use a finer grid."
             )
         geometry = {
             "spatial_shapes": torch.tensor(spatial_shapes_list, device=feature_map.device),
@@ -180,11 +180,15 @@ class GromaRegionProposer(nn.Module):
         }
         hidden_states = self._encode(maps, geometry)
 
-        # Every encoder token proposes a box; the best ones are where the decoder starts.
+        # First stage: every encoder token proposes a box, as a correction of the one that its place in the grid gives.
+        # The `num_queries` of the highest objectness are where the decoder starts. Tokens at the border (`inside` is
+        # False) get zeros for features and inf for box logits, so theirs is the box (1, 1, 1, 1).
         proposals, inside = _grid_proposals(spatial_shapes_list, feature_map.device)
         object_query = self.enc_output_norm(self.enc_output(hidden_states * inside[..., None].to(hidden_states.dtype)))
         encoder_logits = self.class_embed_enc(object_query)
         encoder_box_logits = self.bbox_embed[-1](object_query).float() + proposals
+        # topk (B, Q) names encoder tokens; their boxes (B, Q, 4) are gathered. Detached: the proposals have losses of
+        # their own, and the decoder's leave them alone.
         topk = encoder_logits[..., 0].float().topk(self.config.num_queries, dim=1).indices
         topk_box_logits = encoder_box_logits.gather(1, topk[..., None].expand(-1, -1, 4)).detach()
 
@@ -209,6 +213,7 @@ class GromaRegionProposer(nn.Module):
         )
 
     def _encode(self, maps: list[Tensor], geometry: dict) -> Tensor:
+        """Maps `(B, d_model, H, W)` to encoder tokens `(B, N, d_model)`, level after level, row after row."""
         positions = [
             self.position_embedding(level.shape, level.device, torch.float32).flatten(2).transpose(1, 2)
             + self.level_embed[index].float()
@@ -217,6 +222,7 @@ class GromaRegionProposer(nn.Module):
         hidden_states = torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)
         positions = torch.cat(positions, dim=1).to(hidden_states.dtype)
         hidden_states = nn.functional.dropout(hidden_states, p=self.config.dropout, training=self.training)
+        # The image fills its maps, nothing is padded: all of each map is valid.
         valid_ratios = hidden_states.new_ones((len(hidden_states), len(maps), 2), dtype=torch.float32)
         reference_points = DeformableDetrEncoder.get_reference_points(
             geometry["spatial_shapes_list"], valid_ratios, hidden_states.device
@@ -236,7 +242,7 @@ class GromaRegionProposer(nn.Module):
 
     def _decode(self, encoder_hidden_states: Tensor, box_logits: Tensor, geometry: dict) -> list[tuple[Tensor, ...]]:
         """Boxes, both logits and hidden states of every decoder layer, from the inverse sigmoid of the first boxes."""
-        # Called, not read: offloaded weights are there while their layer runs.
+        # The embedding is called instead of reading its weight: offloaded weights are loaded when their layer runs.
         queries = self.query_position_embeddings(torch.arange(self.config.num_queries, device=box_logits.device))
         hidden_states = queries.expand(len(box_logits), -1, -1)
         code = box_position_code(box_logits.sigmoid(), self.config.d_model // 2).to(hidden_states.dtype)
@@ -244,8 +250,10 @@ class GromaRegionProposer(nn.Module):
         query_positions = self.pos_trans_norm(self.pos_trans(code))[..., : self.config.d_model]
 
         num_levels = self.config.num_feature_levels
-        sampling_boxes = box_logits.sigmoid()  # what a layer samples around
-        previous_boxes = sampling_boxes  # what its box head corrects; gradients reach the layer before
+        # A layer samples around `sampling_boxes`, without a gradient. Its box head corrects `previous_boxes`, with the
+        # gradient of the layer before: its loss trains these two box heads, no others (DINO's "look forward twice").
+        sampling_boxes = box_logits.sigmoid()
+        previous_boxes = sampling_boxes
         outputs = []
         for index, layer in enumerate(self.decoder_layers):
             hidden_states = layer(
@@ -274,11 +282,11 @@ class GromaRegionProposer(nn.Module):
 
 
 def box_position_code(boxes: Tensor, num_features: int) -> Tensor:
-    """Sine code of boxes: `num_features` numbers for each of cx, cy, w, h.
+    """Encode boxes as sines and cosines: `num_features` numbers for each of cx, cy, w, h.
 
     Args:
         boxes (`Tensor` of shape `(..., 4)`): normalized `cxcywh`.
-        num_features (`int`): features a coordinate, even.
+        num_features (`int`): features of each coordinate, an even number.
 
     Returns:
         `Tensor` of shape `(..., 4 * num_features)`, float32.
@@ -287,6 +295,7 @@ def box_position_code(boxes: Tensor, num_features: int) -> Tensor:
     >>> box_position_code(torch.zeros(1, 4), 2).tolist()
     [[0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0]]
     """
+    # Features come in pairs, the sine and the cosine of one frequency.
     index = torch.arange(num_features, device=boxes.device, dtype=torch.float32)
     frequencies = 10000 ** (2 * torch.div(index, 2, rounding_mode="floor") / num_features)
     angles = boxes.float()[..., None] * (2 * math.pi) / frequencies
@@ -294,6 +303,7 @@ def box_position_code(boxes: Tensor, num_features: int) -> Tensor:
 
 
 def _level_starts(spatial_shapes: list[tuple[int, int]]) -> list[int]:
+    """Which encoder token each level starts with."""
     starts = [0]
     for height, width in spatial_shapes[:-1]:
         starts.append(starts[-1] + height * width)
@@ -320,86 +330,15 @@ def _grid_proposals(spatial_shapes: list[tuple[int, int]], device: torch.device)
     return logits, inside
 
 
-def region_proposal_loss(
-    outputs: GromaRegionProposerOutput, labels: list[dict], config: GromaProposerConfig
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Detection loss of stage 1 (paper section 3.4): focal, L1 and GIoU losses of every decoder layer and the encoder.
-
-    Args:
-        outputs (`GromaRegionProposerOutput`): of a batch of B images.
-        labels (`list[dict]` of length B): `boxes` (`Tensor` of shape `(n, 4)`, normalized `cxcywh`) and `source`
-            (`"coco"` or `"sa1b"`, default `"coco"`): which objectness head learns from this image.
-        config (`GromaProposerConfig`): weights.
-
-    Returns:
-        The loss (scalar `Tensor`) and its parts by name.
-
-    Raises:
-        ValueError: number of labels, an unknown source, or boxes that are not normalized `cxcywh`.
-    """
-    targets, learns_sa1b = _check_labels(labels, outputs.pred_boxes)
-    all_logits = torch.where(
-        learns_sa1b[:, None, None, None], outputs.all_logits_sa1b, outputs.all_logits_coco
-    ).float()
-    criterion = DeformableDetrImageLoss(
-        matcher=DeformableDetrHungarianMatcher(
-            class_cost=config.class_cost, bbox_cost=config.bbox_cost, giou_cost=config.giou_cost
-        ),
-        num_classes=1,
-        focal_alpha=config.focal_alpha,
-        losses=["labels", "boxes", "cardinality"],
-    )
-    layers = [
-        {"logits": logits, "pred_boxes": boxes}
-        for logits, boxes in zip(all_logits.unbind(1), outputs.all_pred_boxes.unbind(1), strict=True)
-    ]
-    losses = criterion({**layers[-1], "auxiliary_outputs": layers[:-1]}, targets)
-    encoder = {"logits": outputs.encoder_logits.float(), "pred_boxes": outputs.encoder_box_logits.sigmoid()}
-    losses.update({f"{name}_enc": value for name, value in criterion(encoder, targets).items()})
-    weights = {
-        "loss_ce": config.class_loss_coefficient,
-        "loss_bbox": config.bbox_loss_coefficient,
-        "loss_giou": config.giou_loss_coefficient,
-    }
-    total = sum(
-        weight * value
-        for name, value in losses.items()
-        for prefix, weight in weights.items()
-        if name.startswith(prefix)
-    )
-    return total, losses
-
-
-def _check_labels(labels: list[dict], pred_boxes: Tensor) -> tuple[list[dict[str, Tensor]], Tensor]:
-    if len(labels) != len(pred_boxes):
-        raise ValueError(f"`labels` must hold one dict for each of the {len(pred_boxes)} images, got {len(labels)}.")
-    targets, learns_sa1b = [], []
-    for index, label in enumerate(labels):
-        source = label.get("source", "coco")
-        if source not in OBJECTNESS_SOURCES:
-            raise ValueError(f"`labels[{index}]['source']` must be 'coco' or 'sa1b', got {source!r}.")
-        boxes = exact_boxes(label["boxes"], f"labels[{index}]['boxes']").to(pred_boxes.device).reshape(-1, 4)
-        if not ((boxes >= 0) & (boxes <= 1)).all():
-            raise ValueError(
-                f"`labels[{index}]['boxes']` must be normalized cxcywh (0..1), got values from {boxes.min().item():g} "
-                f"to "
-                f"{boxes.max().item():g}. Divide pixels by the image size and use `boxes.box_xyxy_to_cxcywh`."
-            )
-        class_labels = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-        targets.append({"class_labels": class_labels, "boxes": boxes})
-        learns_sa1b.append(source == "sa1b")
-    return targets, torch.tensor(learns_sa1b, device=pred_boxes.device)
-
-
 @torch.no_grad()
 def init_proposer_weights(proposer: GromaRegionProposer) -> None:
-    """Initial weights that are not a plain normal distribution (Deformable DETR's own recipe).
+    """Initialise the weights that are not drawn from a plain normal distribution (Deformable DETR's recipe).
 
     All of it hangs on the proposer: for code outside of transformers the library skips modules without own parameters.
     """
     init.normal_(proposer.level_embed)
     init.normal_(proposer.query_position_embeddings.weight)
-    # Objectness starts at 0.01, so that the many background queries do not swamp the focal loss.
+    # Objectness starts at 0.01, so that the many queries on background do not swamp the focal loss.
     prior = -math.log((1 - 0.01) / 0.01)
     for head in (proposer.class_embed_enc, *proposer.class_embed_coco, *proposer.class_embed_sa1b):
         init.constant_(head.bias, prior)
@@ -414,10 +353,11 @@ def init_proposer_weights(proposer: GromaRegionProposer) -> None:
 
 
 def _init_deformable_attention(module: DeformableDetrMultiscaleDeformableAttention) -> None:
+    """Sampling points start as rays from the reference point: head h in direction h, its point p at distance p + 1."""
     angles = torch.arange(module.n_heads, dtype=torch.float32) * (2.0 * math.pi / module.n_heads)
     directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
+    # Scaled to the side of a square: diagonals reach as many pixels along each axis as the others do along theirs.
     directions = directions / directions.abs().max(dim=-1, keepdim=True).values
-    # Head h starts looking in direction h, point p at distance p + 1.
     distances = torch.arange(1, module.n_points + 1, dtype=torch.float32)
     offsets = directions[:, None, None, :] * distances[None, None, :, None]
     init.zeros_(module.sampling_offsets.weight)
@@ -429,4 +369,10 @@ def _init_deformable_attention(module: DeformableDetrMultiscaleDeformableAttenti
         init.zeros_(projection.bias)
 
 
-__all__ = ["GromaRegionProposer", "GromaRegionProposerOutput", "box_position_code", "region_proposal_loss"]
+__all__ = [
+    "GromaRegionProposer",
+    "GromaRegionProposerOutput",
+    "box_position_code",
+    "build_input_projections",
+    "init_proposer_weights",
+]
