@@ -11,14 +11,17 @@ import torch
 from PIL import Image, ImageChops, ImageStat
 
 import transformers_groma
+from scripts.readme_image import IMAGE, readme_image
 from scripts.write_map import END, START, python_map
 from transformers_groma import cli
 from transformers_groma.boxes import box_iou
 from transformers_groma.shapes.scenes import make_scene
+from transformers_groma.shapes.wording import words
 
 from .run_document import blocks, commands
 
 REPOSITORY = Path(__file__).parents[1]
+README = REPOSITORY / "README.md"
 MODULES = sorted(
     name.removeprefix("transformers_groma.")
     for _, name, _ in pkgutil.walk_packages(transformers_groma.__path__, "transformers_groma.")
@@ -36,10 +39,10 @@ def checkout(monkeypatch, tmp_path):
 
 
 def test_python_of_the_readme(checkout, capsys):
-    """The Python blocks, run one after the other as a reader would; what the first one prints is what the README shows."""
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    python = [block for language, block in blocks(REPOSITORY / "README.md") if language == "python"]
-    assert len(python) >= 5
+    """The Python blocks, run one after the other as a reader would; what the first prints is what the README shows."""
+    text = README.read_text(encoding="utf-8")
+    python = [block for language, block in blocks(README) if language == "python"]
+    assert len(python) == 5
     namespace: dict = {}
     for number, block in enumerate(python):
         capsys.readouterr()
@@ -47,36 +50,60 @@ def test_python_of_the_readme(checkout, capsys):
         if number == 0:
             shown = re.search(r"\n\n```\n(.*?)^```", text.partition(block)[2], flags=re.MULTILINE | re.DOTALL)[1]
             assert capsys.readouterr().out == shown
-            drawn = Image.open("answer.png").convert("RGB")
-            # Letters are drawn a little differently from one version of Pillow to the next.
-            difference = ImageChops.difference(drawn, Image.open("docs/images/first-answer.png").convert("RGB"))
-            assert sum(ImageStat.Stat(difference).mean) < 1.5
-            assert [phrase.text for phrase in namespace["answer"].phrases] == ["A small black star"]
+        if number == 1:
+            assert f"answer.text  # {namespace['answer'].text}\n" in block
             assert namespace["answer"].user_region_ids == (0,)
-    assert len(namespace["answers"]) == 2
-    assert namespace["answer"].text == "A small striped black star."
-    assert [round(value) for value in namespace["answer"].regions[0].box.tolist()] == [278, 338, 345, 405]
+            assert namespace["answer"].regions[0].box.round().tolist() == [278, 338, 345, 405]
+    assert [len(answer.user_region_ids) for answer in namespace["answers"]] == [1, 2]
+    regions = namespace["regions"]
+    assert regions.xyxy.shape == (len(regions), 4) and regions.scores.shape == (len(regions),)
 
 
-def test_the_scene_of_the_readme_is_drawn_as_it_says():
-    """What the first snippet shows is true: the shape in the box of the answer is black, and the only one on the right."""
+def test_the_image_of_the_readme_is_drawn_by_its_first_example():
+    drawn = readme_image()
+    with Image.open(IMAGE) as image:
+        assert image.size == drawn.size
+        # Letters are drawn a little differently from one version of Pillow to the next.
+        assert sum(ImageStat.Stat(ImageChops.difference(drawn, image.convert("RGB"))).mean) < 1.5
+    assert IMAGE.stat().st_size < 150_000
+    # The only image of the README.
+    assert re.findall(r"!\[.*?\]\((.*?)\)", README.read_text(encoding="utf-8")) == ["docs/images/answer.png"]
+
+
+def test_what_the_readme_says_about_its_scene_is_true():
+    """Each phrase that it shows names a shape of the scene, and its box is that of the shape."""
     scene = make_scene(seed=0, split="test", index=3, image_size=448)
     with Image.open(REPOSITORY / "docs" / "images" / "scene.png") as image:
         assert image.convert("RGB").tobytes() == scene.draw().tobytes()
-    right = [item for item in scene.objects if item.box_xyxy[0] >= 345]
-    assert [item.attributes[:] for item in right] == [("small", "solid", "black", "star")]
-    assert box_iou(torch.tensor([right[0].box_xyxy]).float(), torch.tensor([[387.0, 67, 434, 120]])).item() > 0.9
+    boxes = {f"a {words(item.attributes)}": item.box_xyxy for item in scene.objects}
+    shown = re.findall(r"^(a .*) \[\[(.*)\]\]$", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert {phrase for phrase, _ in shown} == set(boxes)
+    for phrase, numbers in shown:
+        box = torch.tensor([[float(number) for number in numbers.split(",")]])
+        assert box_iou(torch.tensor([boxes[phrase]]).float(), box).item() > 0.8
+    # What is right of the striped star is the black one, and nothing else.
+    right = [name for name, box in boxes.items() if box[0] >= 345]
+    assert right == ["a small black star"]
+
+
+@pytest.mark.parametrize("path", [README, *sorted((REPOSITORY / "docs").glob("*.md"))], ids=lambda path: path.name)
+def test_links_to_files_lead_somewhere(path):
+    links = re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8"))
+    missing = [link for link in links if not link.startswith("http") and not (path.parent / link).exists()]
+    assert missing == []
 
 
 def test_commands_of_the_readme(checkout, capsys):
     """Those that need nothing but the repository."""
     seen = []
-    for language, text in blocks(REPOSITORY / "README.md"):
-        for words in commands(text) if language == "bash" else ():
-            is_short = words[:2] in (["groma", "chat"], ["groma", "propose"], ["groma", "data"]) or "--help" in words
-            if is_short and not any(word.startswith(("photo", "groma-7b")) for word in words):
-                assert cli.main(words[1:]) == 0, capsys.readouterr().err
-                seen.append(words[1])
+    for language, text in blocks(README):
+        for command in commands(text) if language == "bash" else ():
+            is_short = (
+                command[:2] in (["groma", "chat"], ["groma", "propose"], ["groma", "data"]) or "--help" in command
+            )
+            if is_short and not any(word.startswith(("photo", "groma-7b")) for word in command):
+                assert cli.main(command[1:]) == 0, capsys.readouterr().err
+                seen.append(command[1])
     assert seen == ["chat", "propose", "data", "train", "evaluate"]
     assert "A small black star." in capsys.readouterr().out
     for path in ("answer/answer.png", "regions/proposals.png", "data/shapes/train-00000-of-00001.parquet"):
@@ -86,9 +113,7 @@ def test_commands_of_the_readme(checkout, capsys):
 def test_the_readme_goes_from_the_download_to_an_answer(tmp_path, monkeypatch, golden_dir):
     """The three lines for photos, with a small checkpoint of the original code in the place of the download."""
     (download, convert, chat) = next(
-        lines
-        for language, text in blocks(REPOSITORY / "README.md")
-        if language == "bash" and (lines := commands(text))[0][0] == "hf"
+        lines for language, text in blocks(README) if language == "bash" and (lines := commands(text))[0][0] == "hf"
     )
     assert download == ["hf", "download", "FoundationVision/groma-7b-finetune", "--local-dir", "original"]
     monkeypatch.chdir(tmp_path)
