@@ -14,7 +14,6 @@ from torch.testing import assert_close
 from tests.golden import (
     FIRST_PROXY,
     IMAGE,
-    MAX_REGIONS,
     PAD,
     check_greedy_generation,
     expand_batch,
@@ -242,8 +241,7 @@ def run_case(model, folder: Path, pixels: torch.Tensor, name: str):
     for key, value in given.items():
         assert torch.equal(inputs[key], value), f"`{key}` was changed in place"
     placeholders = inputs["input_ids"] == IMAGE
-    region_mask = torch.arange(MAX_REGIONS) < output.num_regions[:, None]
-    mask = model.model.mask_unused_regions(inputs["attention_mask"], placeholders, region_mask)
+    mask = model.model.mask_unused_regions(inputs["attention_mask"], placeholders, output.region_mask)
     return notes, golden, inputs, output, [row.nonzero()[:, 0] for row in mask]
 
 

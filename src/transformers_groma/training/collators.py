@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..data.columns import image_part, text_part
 from ..data.conversations import to_messages
 from ..data.mixtures import PROPOSAL_COLUMNS
-from ..models.groma.modeling_groma_prompt import IGNORED_LABEL
+from ..models.groma.modeling_groma_positions import IGNORED_LABEL
 from ..models.groma.processing_groma import GromaProcessor
 
 # What `always_image` shows where nothing else is to be seen. Nothing of it is learned.

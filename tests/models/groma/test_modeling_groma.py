@@ -21,8 +21,8 @@ from tests.tiny import (
 )
 from transformers_groma import GromaForConditionalGeneration, GromaForRegionProposal, GromaModel
 from transformers_groma.models.groma.loss_groma_proposer import region_proposal_loss
-from transformers_groma.models.groma.modeling_groma import _check_same_regions, _remember_generated
-from transformers_groma.models.groma.modeling_groma_cached_prompt import CachedPrompt
+from transformers_groma.models.groma.modeling_groma_cached_prompt import CachedPrompt, remember_generated
+from transformers_groma.models.groma.modeling_groma_checks import check_no_image, check_same_regions, check_turn
 from transformers_groma.models.groma.modeling_groma_outputs import GromaImageFeatures
 
 EXACT = {"atol": 1e-5, "rtol": 1e-4}
@@ -269,11 +269,11 @@ class TestChecks:
         most = model.config.num_image_tokens + MAX_REGIONS
         for others in (0, 1, 5):
             mask = torch.tensor([[False] * (others + most), [True] * (most - 1) + [False] * (others + 1)])
-            model.model._check_no_image(mask)
+            check_no_image(mask, model.config)
             mask[0, others:] = True
             with pytest.raises(ValueError, match=rf"\[{most}, {most - 1}\] placeholders"):
-                model.model._check_no_image(mask)
-        model.model._check_no_image(torch.ones(1, most - 1, dtype=torch.bool))
+                check_no_image(mask, model.config)
+        check_no_image(torch.ones(1, most - 1, dtype=torch.bool), model.config)
 
     @pytest.mark.parametrize(
         ("placeholders", "marks", "counts", "fits"),
@@ -295,10 +295,10 @@ class TestChecks:
     def test_marks_of_a_later_turn(self, model, placeholders, marks, counts, fits):
         given = (torch.tensor([placeholders]).bool(), torch.tensor([marks]).bool(), counts and torch.tensor(counts))
         if fits:
-            model.model._check_turn(*given)
+            check_turn(*given, model.config)
             return
         with pytest.raises(ValueError, match="A later turn needs one `<refer_box>` mark and one placeholder"):
-            model.model._check_turn(*given)
+            check_turn(*given, model.config)
 
     def test_other_regions_than_those_in_the_cache(self):
         """Boxes may differ by rounding; a region that came in a later turn is in the cache alone."""
@@ -310,7 +310,7 @@ class TestChecks:
         cached = CachedPrompt(torch.ones(3, 2), has_image, rows, boxes[rows], torch.ones(3, 3), later[rows])
 
         def check(boxes: torch.Tensor, mask: torch.Tensor) -> None:
-            _check_same_regions(GromaImageFeatures(region_boxes=boxes, region_mask=mask), cached)
+            check_same_regions(GromaImageFeatures(region_boxes=boxes, region_mask=mask), cached)
 
         check(boxes, used)
         check(boxes + 5e-5, used)
@@ -323,7 +323,7 @@ class TestChecks:
                 check(*given)
 
     def test_nothing_is_remembered_without_a_cache(self):
-        _remember_generated(None, CachedPrompt(*[torch.zeros(1, 1)] * 6))
+        remember_generated(None, CachedPrompt(*[torch.zeros(1, 1)] * 6))
 
 
 class TestTraining:

@@ -4,17 +4,15 @@ import pytest
 import torch
 
 from tests.tiny import tiny_config
-from transformers_groma.models.groma.modeling_groma_prompt import (
-    boxes_of_images,
+from transformers_groma.models.groma.modeling_groma_checks import boxes_of_images, check_one_image_per_sample
+from transformers_groma.models.groma.modeling_groma_positions import (
     check_mask,
-    check_one_image_per_sample,
     check_positions,
-    image_index_of_rows,
     is_mask_of_tokens,
-    resolve_row_boxes,
     shift_labels_over_gaps,
     token_positions,
 )
+from transformers_groma.models.groma.modeling_groma_prompt import image_index_of_rows, resolve_row_boxes
 
 
 def test_positions():

@@ -44,6 +44,10 @@ class CachedPrompt:
         names = ("attention_mask", "has_image", "image_index", "region_boxes", "region_scores", "region_mask")
         return replace(self, **{name: getattr(self, name)[rows.to(getattr(self, name).device)] for name in names})
 
+    def with_mask(self, attention_mask: Tensor) -> "CachedPrompt":
+        """The same prompt with another mask `(B, length)`, 0 for tokens that are off."""
+        return replace(self, attention_mask=attention_mask.bool())
+
 
 def remember_prompt(cache: Cache, prompt: CachedPrompt) -> None:
     """Keep with a cache what it cannot tell about its prompt. Nothing is kept with a cache that holds no keys."""
@@ -73,10 +77,22 @@ def recall_prompt(cache: Cache | None) -> CachedPrompt | None:
     keys = _keys_of(cache)
     if keys is not prompt.keys:
         prompt = prompt.select_rows(_match_rows(keys, prompt.keys))
-    mask = prompt.attention_mask[:, :length]
-    # Tokens that something else put into the cache count as on.
-    mask = torch.nn.functional.pad(mask, (0, length - mask.shape[1]), value=True)
-    return replace(prompt, attention_mask=mask)
+    return prompt.with_mask(_mask_of_length(prompt.attention_mask, length))
+
+
+def remember_generated(cache: Cache | None, prompt: CachedPrompt) -> None:
+    """Remember a prompt with the cache that generation continued it in.
+
+    Args:
+        cache (`Cache`, *optional*): may be longer than the prompt, by what was generated, and have several rows for
+            each of the prompt's, which follow one another: beams or returned sequences.
+        prompt (`CachedPrompt`): before generation; not changed.
+    """
+    rows = 0 if cache is None else cached_rows(cache)
+    if rows == 0:
+        return
+    prompt = prompt.select_rows(torch.arange(len(prompt.has_image)).repeat_interleave(rows // len(prompt.has_image)))
+    remember_prompt(cache, prompt.with_mask(_mask_of_length(prompt.attention_mask, cached_length(cache))))
 
 
 def forget_prompt(cache: Cache | None) -> None:
@@ -142,6 +158,12 @@ def assign_slots(boxes: Tensor, prompt: CachedPrompt) -> tuple[Tensor, CachedPro
     return slots, replace(prompt, region_boxes=region_boxes, region_scores=scores, region_mask=mask)
 
 
+def _mask_of_length(attention_mask: Tensor, length: int) -> Tensor:
+    """A mask `(B, length)`: cut with a cropped cache; tokens that something else put into the cache count as on."""
+    attention_mask = attention_mask[:, :length]
+    return torch.nn.functional.pad(attention_mask, (0, length - attention_mask.shape[1]), value=True)
+
+
 def _keys_of(cache: Cache) -> Tensor | None:
     """Keys of one layer that holds all tokens, if there is one."""
     layers = [layer for layer in cache.layers if isinstance(getattr(layer, "keys", None), Tensor)]
@@ -175,5 +197,6 @@ __all__ = [
     "cached_rows",
     "forget_prompt",
     "recall_prompt",
+    "remember_generated",
     "remember_prompt",
 ]

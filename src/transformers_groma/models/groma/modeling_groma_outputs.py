@@ -65,8 +65,8 @@ class GromaModelOutputWithPast(BaseModelOutputWithPast):
 
     Attributes:
         image_hidden_states (`Tensor` of shape `(B, n, hidden_size)`): visual features in placeholder order.
-        num_regions (`Tensor` of shape `(B,)`, int64): how many slots of each image are used, the first ones.
-        region_boxes, region_scores, refer_slots, ground_slots: see `GromaImageFeatures`.
+        region_boxes, region_scores, region_mask, refer_slots, ground_slots: see `GromaImageFeatures`. The slots of an
+            image are used from the first one on.
         image_index (`Tensor` of shape `(B,)`, int64): which image belongs to each row; 0 for rows without one.
         token_mask (`Tensor` of shape `(B, length)`, bool): which tokens are on; unused region slots are off.
         router_logits (`tuple[Tensor]`, *optional*): of a language model that is a mixture of experts.
@@ -75,12 +75,17 @@ class GromaModelOutputWithPast(BaseModelOutputWithPast):
     image_hidden_states: Tensor | None = None
     region_boxes: Tensor | None = None
     region_scores: Tensor | None = None
-    num_regions: Tensor | None = None
+    region_mask: Tensor | None = None
     refer_slots: Tensor | None = None
     ground_slots: Tensor | None = None
     image_index: Tensor | None = None
     token_mask: Tensor | None = None
     router_logits: tuple[Tensor] | None = None
+
+    @property
+    def num_regions(self) -> Tensor | None:
+        """How many slots of each image are used: `(B,)`, int64."""
+        return None if self.region_mask is None else self.region_mask.sum(dim=1)
 
 
 @dataclass
@@ -90,13 +95,18 @@ class GromaCausalLMOutputWithPast(CausalLMOutputWithPast):
     Attributes:
         loss (`Tensor` of shape `()`): mean cross entropy of the labels that are not -100.
         logits (`Tensor` of shape `(B, length, vocab_size)`): scores of the next token.
-        image_hidden_states, region_boxes, region_scores, num_regions: see `GromaModelOutputWithPast`.
+        image_hidden_states, region_boxes, region_scores, region_mask: see `GromaModelOutputWithPast`.
     """
 
     image_hidden_states: Tensor | None = None
     region_boxes: Tensor | None = None
     region_scores: Tensor | None = None
-    num_regions: Tensor | None = None
+    region_mask: Tensor | None = None
+
+    @property
+    def num_regions(self) -> Tensor | None:
+        """How many slots of each image are used: `(B,)`, int64."""
+        return None if self.region_mask is None else self.region_mask.sum(dim=1)
 
 
 @dataclass

@@ -1,19 +1,17 @@
-"""What a prompt must be before the language model reads it: masks, positions, boxes and labels checked and made final."""
+"""Prepares a prompt for the language model: placeholders found, unused region slots off, boxes named by their slots."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers.utils import torch_compilable_check
 
-from ...exact_boxes import exact_boxes
 from .configuration_groma import GromaConfig
+from .modeling_groma_cached_prompt import CachedPrompt
+from .modeling_groma_checks import check_one_image_per_sample, check_placeholders, check_turn
+from .modeling_groma_outputs import GromaImageFeatures
+from .modeling_groma_perception import TurnRegions
+from .modeling_groma_positions import check_mask, continued_mask
 from .modeling_groma_regions import resolve_box_tokens
-
-# The label of tokens that the loss leaves out, as in torch's cross entropy.
-IGNORED_LABEL = -100
-# Less than a thousandth of a pixel in every image. Smaller ones except 0 are not fractions of an image.
-SMALLEST_FRACTION = 1e-12
 
 
 class PreparedPrompt(NamedTuple):
@@ -24,7 +22,10 @@ class PreparedPrompt(NamedTuple):
             of the two, with proxy tokens in the places of boxes.
         attention_mask (`Tensor` of shape `(B, cached + length)`): unused region slots are off.
         placeholder_mask (`Tensor` of shape `(B, length)`, bool): where visual features go.
-        image_index (`Tensor` of shape `(B,)`): which image (or row of boxes) belongs to each row.
+        image_index (`Tensor` of shape `(B,)`): which row of visual tokens belongs to each row.
+        regions (`dict[str, Tensor | None]`): what outputs say about the regions of the images, by name; see
+            `GromaModelOutputWithPast`.
+        memory (`CachedPrompt`): what to remember of the prompt with its cache.
     """
 
     input_ids: Tensor | None
@@ -32,105 +33,183 @@ class PreparedPrompt(NamedTuple):
     attention_mask: Tensor
     placeholder_mask: Tensor
     image_index: Tensor
+    regions: dict[str, Tensor | None]
+    memory: CachedPrompt
 
 
-def is_mask_of_tokens(attention_mask: Tensor | dict | None) -> bool:
-    """Whether it is a mask `(B, length)`, not one that generation prepared for a static cache."""
-    return isinstance(attention_mask, Tensor) and attention_mask.ndim == 2
+class GromaPromptMixin:
+    """The steps between a caller's prompt and the one that the language model reads. Nothing of the caller is changed."""
 
+    def get_placeholder_mask(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        """Where the visual features go: `(B, length)`, bool. Without ids the embedding of the placeholder is looked for."""
+        return self._known_ids(input_ids, inputs_embeds) == self.config.image_token_id
 
-def token_positions(attention_mask: Tensor) -> Tensor:
-    """Position of every token `(B, length)`, as generation counts: only tokens that are on."""
-    return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)
+    def prepare_prompt(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        attention_mask: Tensor | None,
+        features: GromaImageFeatures,
+        past_length: int = 0,
+        num_visual_tokens: Tensor | None = None,
+    ) -> PreparedPrompt:
+        """Make a prompt with images final: unused region slots are switched off, boxes are replaced by their proxy tokens.
 
+        Args:
+            input_ids (`Tensor` of shape `(B, length)`), inputs_embeds (`Tensor` of shape `(B, length, hidden_size)`):
+                one of the two; not changed.
+            attention_mask (`Tensor` of shape `(B, past_length + length)`, *optional*): 0 for padding; not changed.
+            features (`GromaImageFeatures`): of the images.
+            past_length (`int`): tokens without images that a cache holds before these.
+            num_visual_tokens (`Tensor` of shape `(B_images,)`, *optional*): how many placeholders each image needs, to
+                check that the prompt has them.
 
-def check_mask(attention_mask: Tensor, rows: int, length: int) -> None:
-    """Check that a mask has shape `(rows, length)`: region slots are switched off in it."""
-    if not is_mask_of_tokens(attention_mask) or attention_mask.shape != (rows, length):
-        shape = tuple(attention_mask.shape) if isinstance(attention_mask, Tensor) else type(attention_mask).__name__
-        raise ValueError(
-            f"`attention_mask` must have shape (batch, length), here ({rows}, {length}), cached tokens included, got "
-            f"{shape}: "
-            "unused region slots are switched off in it."
+        Returns:
+            `PreparedPrompt`.
+
+        Raises:
+            ValueError: placeholders that do not fit the images, or a mask that does not fit the prompt.
+        """
+        ids = self._known_ids(input_ids, inputs_embeds)
+        placeholder_mask = ids == self.config.image_token_id
+        check_one_image_per_sample(placeholder_mask, len(features.region_mask))
+        image_index = image_index_of_rows(placeholder_mask)
+        if num_visual_tokens is not None:
+            check_placeholders(placeholder_mask, num_visual_tokens, image_index, self.config)
+        rows, length = ids.shape
+        if attention_mask is None:
+            attention_mask = torch.ones(rows, past_length + length, dtype=torch.long, device=ids.device)
+        check_mask(attention_mask, rows, past_length + length)
+        token_mask = self.mask_unused_regions(
+            attention_mask[:, past_length:], placeholder_mask, features.region_mask.to(attention_mask.device)
+        )
+        attention_mask = torch.cat([attention_mask[:, :past_length], token_mask], dim=1)
+        resolved = resolve_row_boxes(ids, features.refer_slots, features.ground_slots, image_index, self.config)
+        # With a device map the regions may live on another device than the prompt.
+        index = image_index.to(features.region_boxes.device)
+        return PreparedPrompt(
+            *self._with_proxies(input_ids, inputs_embeds, ids, resolved),
+            attention_mask=attention_mask,
+            placeholder_mask=placeholder_mask,
+            image_index=image_index,
+            regions={
+                "region_boxes": features.region_boxes,
+                "region_scores": features.region_scores,
+                "region_mask": features.region_mask,
+                "refer_slots": features.refer_slots,
+                "ground_slots": features.ground_slots,
+                "image_index": image_index,
+            },
+            memory=CachedPrompt(
+                attention_mask=attention_mask.bool(),
+                has_image=placeholder_mask.any(dim=1).to(index.device),
+                image_index=index,
+                region_boxes=features.region_boxes[index],
+                region_scores=features.region_scores[index],
+                region_mask=features.region_mask[index],
+                feature_maps=features.region_feature_maps,
+            ),
         )
 
+    def continue_prompt(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        attention_mask: Tensor | None,
+        cached: CachedPrompt,
+        new_regions: TurnRegions | None = None,
+    ) -> PreparedPrompt:
+        """Make the continuation of a cached prompt final: a later turn, which may point at new regions, or the next token.
 
-def check_positions(position_ids: Tensor | None, attention_mask: Tensor) -> None:
-    """Check that positions given by the caller count only tokens that are on."""
-    if position_ids is None:
-        return
-    length = position_ids.shape[-1]
-    expected, is_on = token_positions(attention_mask)[:, -length:], attention_mask[:, -length:].bool()
-    fits = position_ids.ndim == 2 and position_ids.shape[0] in (1, len(expected)) and length <= attention_mask.shape[1]
-    message = (
-        "`position_ids` must count the tokens that are on, without unused region slots and padding. Leave them out: "
-        "the model "
-        "counts them itself."
-    )
-    if not fits:
-        raise ValueError(message)
-    torch_compilable_check(
-        ((position_ids.to(expected.device) == expected) | ~is_on).all(),
-        lambda: message,
-    )
+        Args:
+            input_ids (`Tensor` of shape `(B, length)`), inputs_embeds (`Tensor` of shape `(B, length, hidden_size)`):
+                one of the two, only what is new; not changed.
+            attention_mask (`Tensor` of shape `(B, cached + length)` or `(B, length)`, *optional*): 0 for padding; not
+                changed.
+            cached (`CachedPrompt`): what the cache holds, with the new regions; not changed.
+            new_regions (`TurnRegions`, *optional*): the regions that this turn points at, of `encode_turn_regions`.
 
+        Returns:
+            `PreparedPrompt`.
 
-def boxes_of_images(name: str, boxes: Tensor | None, num_images: int) -> Tensor | None:
-    """Check boxes that come to the model: one row of normalized `cxcywh` boxes for each image.
-
-    Args:
-        name (`str`): how an error names them.
-        boxes (`Tensor` of shape `(num_images, n, 4)`, *optional*): normalized `cxcywh`, rows of zeros pad; float32, or
-            what `boxes_to_bits` made of them.
-        num_images (`int`): images in `pixel_values`.
-
-    Returns:
-        `Tensor` of shape `(num_images, n, 4)`, float32, *optional*.
-
-    Raises:
-        ValueError: another shape, half precision, or values that are not fractions of the image.
-    """
-    if boxes is None:
-        return None
-    if boxes.ndim != 3 or boxes.shape[0] != num_images or boxes.shape[-1] != 4:
-        raise ValueError(
-            f"`{name}` must have shape (number of images, n, 4) with a row for each of the {num_images} images, got "
-            f"{tuple(boxes.shape)}. Rows of zeros pad."
+        Raises:
+            ValueError: marks or a mask that do not fit, or another number of rows.
+        """
+        ids = self._known_ids(input_ids, inputs_embeds)
+        rows, length = ids.shape
+        if rows != len(cached.has_image):
+            raise ValueError(
+                f"`past_key_values` holds {len(cached.has_image)} samples, the prompt that continues it has {rows}. "
+                "Repeat the prompt, or keep the samples that go on (after beam search one of each) with "
+                "`past_key_values.batch_select_indices`."
+            )
+        attention_mask = continued_mask(attention_mask, cached.attention_mask.to(ids.device), length)
+        placeholder_mask = ids == self.config.image_token_id
+        slots = counts = None
+        if new_regions is not None:
+            slots, counts = new_regions.slots, new_regions.counts.to(ids.device)
+        check_turn(placeholder_mask, ids == self.config.refer_box_token_id, counts, self.config)
+        # Regions of a later turn come row by row, also for rows without an image.
+        row_index = torch.arange(rows, device=ids.device)
+        resolved = resolve_row_boxes(ids, slots, None, row_index, self.config)
+        has_image = cached.has_image
+        return PreparedPrompt(
+            *self._with_proxies(input_ids, inputs_embeds, ids, resolved),
+            attention_mask=attention_mask,
+            placeholder_mask=placeholder_mask,
+            image_index=row_index,
+            regions={
+                "region_boxes": cached.region_boxes[has_image],
+                "region_scores": cached.region_scores[has_image],
+                "region_mask": cached.region_mask[has_image],
+                "refer_slots": None if slots is None else slots[has_image],
+                "image_index": (has_image.long().cumsum(dim=0) - 1).clamp(min=0),
+            },
+            memory=cached.with_mask(attention_mask),
         )
-    boxes = exact_boxes(boxes, name)
-    slack = 1e-2  # of datasets that rounded their boxes
-    is_fraction = (boxes >= -slack) & (boxes <= 1 + slack)
-    # Pixels as int32, read as the bits of float32, are numbers next to 0.
-    is_fraction &= (boxes == 0) | (boxes.abs() > SMALLEST_FRACTION)
-    torch_compilable_check(
-        is_fraction.all(),
-        lambda: (
-            f"`{name}` must be normalized cxcywh (0..1), got values from {boxes.min().item():g} to "
-            f"{boxes.max().item():g}. "
-            "The processor makes them of `boxes` in pixels."
-        ),
-    )
-    return boxes
 
+    def mask_unused_regions(self, attention_mask: Tensor, placeholder_mask: Tensor, region_mask: Tensor) -> Tensor:
+        """Switch the region slots that hold no region off in the attention mask.
 
-def check_one_image_per_sample(placeholder_mask: Tensor, num_images: int) -> None:
-    """Check that every sample with placeholders has its image, and every image its sample.
+        Args:
+            attention_mask (`Tensor` of shape `(B, length)`): 1 for tokens, 0 for padding; not changed.
+            placeholder_mask (`Tensor` of shape `(B, length)`, bool): placeholders of visual features.
+            region_mask (`Tensor` of shape `(B_images, max_regions)`, bool): used slots of the rows that have an image.
 
-    Args:
-        placeholder_mask (`Tensor` of shape `(B, length)`, bool): placeholders of visual features.
-        num_images (`int`): images that were given.
+        Returns:
+            `Tensor` of shape `(B, length)`: 0 also at the proxy token and the placeholder of every unused slot.
+        """
+        # Placeholders come in the order image tokens, region slots, referred regions: the slot of a placeholder is
+        # its number in the row, counted from the end of the image tokens.
+        slot = placeholder_mask.cumsum(dim=1) - 1 - self.config.num_image_tokens
+        is_slot = placeholder_mask & (slot >= 0) & (slot < self.config.max_regions)
+        # With a device map the proposer may live on another device than the prompt.
+        region_mask = region_mask.to(placeholder_mask.device)[image_index_of_rows(placeholder_mask)]
+        used = region_mask.gather(1, slot.clamp(0, self.config.max_regions - 1))
+        unused = is_slot & ~used
+        # The slot's proxy token stands directly before its placeholder.
+        proxy = nn.functional.pad(unused[:, 1:], (0, 1)) & ~placeholder_mask
+        return attention_mask * ~(unused | proxy)
 
-    Raises:
-        ValueError: the numbers differ.
-    """
-    num_samples = placeholder_mask.any(dim=1).sum()
-    torch_compilable_check(
-        num_samples == num_images,
-        lambda: (
-            f"Every sample has at most one image: got {num_images} images for {int(num_samples)} samples with image "
-            "placeholders. Build the prompts with the model's processor."
-        ),
-    )
+    def _known_ids(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        """The ids of a prompt `(B, length)`; of embeddings only those of placeholders and box marks, -1 elsewhere."""
+        if input_ids is not None:
+            return input_ids
+        ids = torch.full(inputs_embeds.shape[:2], -1, device=inputs_embeds.device)
+        config = self.config
+        for token_id in (config.image_token_id, config.refer_box_token_id, config.ground_box_token_id):
+            embedding = self.get_input_embeddings()(torch.tensor(token_id, device=inputs_embeds.device))
+            ids = ids.masked_fill((inputs_embeds == embedding).all(dim=-1), token_id)
+        return ids
+
+    def _with_proxies(
+        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, ids: Tensor, resolved: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The given one of ids and embeddings, in which `resolved` took the place of the known `ids`."""
+        if input_ids is not None:
+            return resolved, None
+        changed = (resolved != ids)[..., None]
+        return None, torch.where(changed, self.get_input_embeddings()(resolved.clamp(min=0)), inputs_embeds)
 
 
 def image_index_of_rows(placeholder_mask: Tensor) -> Tensor:
@@ -166,40 +245,35 @@ def resolve_row_boxes(
     return token_ids
 
 
-def shift_labels_over_gaps(labels: Tensor, token_mask: Tensor) -> Tensor:
-    """The label that each position predicts: that of the next token which is switched on.
+def fill_placeholders(inputs_embeds: Tensor, placeholder_mask: Tensor, tokens: Tensor, index: Tensor) -> Tensor:
+    """Put visual tokens into the placeholders of each row, in order.
 
     Args:
-        labels (`Tensor` of shape `(B, length)`): label of each position, -100 for none.
-        token_mask (`Tensor` of shape `(B, length)`, bool): which positions are switched on.
+        inputs_embeds (`Tensor` of shape `(B, length, hidden_size)`): embedded prompt; not changed.
+        placeholder_mask (`Tensor` of shape `(B, length)`, bool): where the tokens go.
+        tokens (`Tensor` of shape `(N, n, hidden_size)`): visual tokens; rows may be longer than they have placeholders.
+        index (`Tensor` of shape `(B,)`): whose tokens are those of each row.
 
     Returns:
-        `Tensor` of shape `(B, length)`: -100 where nothing is predicted.
+        `Tensor` of shape `(B, length, hidden_size)`.
 
     Example:
-    >>> shift_labels_over_gaps(torch.tensor([[1, 2, 3, 4]]), torch.tensor([[True, True, False, True]])).tolist()
-    [[2, 4, -100, -100]]
+    >>> prompt, mask = torch.zeros(1, 3, 1), torch.tensor([[True, False, True]])
+    >>> fill_placeholders(prompt, mask, torch.tensor([[[5.0], [6.0], [7.0]]]), torch.tensor([0])).flatten().tolist()
+    [5.0, 0.0, 6.0]
     """
-    length = labels.shape[1]
-    index = torch.arange(length, device=labels.device).expand_as(labels)
-    last_token = torch.where(token_mask, index, -1).cummax(dim=1).values
-    previous = nn.functional.pad(last_token[:, :-1], (1, 0), value=-1)
-    # Positions that are off, and the first token, are predicted by nobody: their labels go into a column that is cut.
-    target = torch.where(token_mask & (previous >= 0), previous, length)
-    shifted = torch.full((len(labels), length + 1), IGNORED_LABEL, dtype=labels.dtype, device=labels.device)
-    return shifted.scatter(1, target, labels)[:, :length].contiguous()
+    # Every position takes a token by index, and the mask keeps those at placeholders: shapes do not depend on how
+    # many placeholders a row has, so this compiles and exports.
+    ordinal = (placeholder_mask.cumsum(dim=1) - 1).clamp(0, tokens.shape[1] - 1)
+    flat_index = index[:, None] * tokens.shape[1] + ordinal
+    tokens = tokens.flatten(0, 1).to(inputs_embeds.device, inputs_embeds.dtype)
+    return torch.where(placeholder_mask[..., None], tokens[flat_index], inputs_embeds)
 
 
 __all__ = [
-    "IGNORED_LABEL",
+    "GromaPromptMixin",
     "PreparedPrompt",
-    "boxes_of_images",
-    "check_mask",
-    "check_one_image_per_sample",
-    "check_positions",
+    "fill_placeholders",
     "image_index_of_rows",
-    "is_mask_of_tokens",
     "resolve_row_boxes",
-    "shift_labels_over_gaps",
-    "token_positions",
 ]

@@ -1,0 +1,351 @@
+"""`generate` about images: they are looked at once, before the library's loop, or not at all if a cache holds them."""
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
+from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
+from transformers.modeling_outputs import ModelOutput
+from transformers.modeling_utils import PreTrainedModel
+
+from .modeling_groma_assistant import DraftingAssistant
+from .modeling_groma_cache import cache_kwargs, cache_of, given_cache
+from .modeling_groma_cached_prompt import (
+    CachedPrompt,
+    cached_length,
+    forget_prompt,
+    recall_prompt,
+    remember_generated,
+)
+from .modeling_groma_checks import check_same_regions, check_sources, check_visual_tokens
+from .modeling_groma_outputs import (
+    GromaGenerateBeamDecoderOnlyOutput,
+    GromaGenerateDecoderOnlyOutput,
+    GromaImageFeatures,
+)
+from .modeling_groma_positions import check_positions
+from .modeling_groma_prompt import PreparedPrompt
+
+
+class GromaGenerationMixin(GenerationMixin):
+    """`GenerationMixin` whose prompts have images.
+
+    Before the loop the images are looked at and the prompt is made final. In the loop only visual tokens are left of
+    the images, which the first step puts into the prompt: so beams expand little, and every mode of the library works.
+    """
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        refer_boxes: Tensor | None = None,
+        ground_boxes: Tensor | None = None,
+        proposal_boxes: Tensor | None = None,
+        proposal_scores: Tensor | None = None,
+        **kwargs,
+    ) -> Tensor | GromaGenerateDecoderOnlyOutput | GromaGenerateBeamDecoderOnlyOutput:
+        """`GenerationMixin.generate` that looks at the images once, before the loop, or not at all if a cache holds them.
+
+        Args:
+            inputs (`Tensor` of shape `(B, length)`, *optional*): prompt ids, also as `input_ids`. With
+                `past_key_values`: the whole conversation, or only the new tokens.
+            pixel_values (`Tensor` of shape `(B_images, 3, image_size, image_size)`, *optional*): images.
+            attention_mask (`Tensor` of shape `(B, length)`, *optional*): 0 for padding.
+            refer_boxes (`Tensor` of shape `(B_images, K, 4)`, *optional*): user boxes, normalized `cxcywh`,
+                zero-padded. With a cache that holds the image: only those of the new tokens.
+            ground_boxes, proposal_boxes, proposal_scores: see `GromaModel.get_image_features`.
+            **kwargs: everything that `GenerationMixin.generate` takes; `mm_encoder_outputs={"image": features}` with
+                what `get_image_features` returned instead of `pixel_values`.
+
+        Returns:
+            Ids of shape `(B * num_return_sequences, length + new tokens)`, the prompt as given. With
+            `return_dict_in_generate=True` an output that also has `region_boxes`, `region_scores` and `region_mask` of
+            the images, which `processor.post_process_grounded_generation` needs.
+
+        Raises:
+            ValueError: see `GromaModel.forward`; also for a prompt that is longer than the language model reads.
+        """
+        self._check_prompt_length(inputs if inputs is not None else kwargs.get("input_ids"), attention_mask)
+        cache = given_cache(kwargs.pop("cache", None), kwargs.pop("past_key_values", None))
+        if cache is not None:
+            kwargs.update(cache_kwargs(cache))
+        cached = recall_prompt(cache)
+        features = (kwargs.pop("mm_encoder_outputs", None) or {}).get("image")
+        other_boxes = {
+            "ground_boxes": ground_boxes,
+            "proposal_boxes": proposal_boxes,
+            "proposal_scores": proposal_scores,
+        }
+        check_sources(features, pixel_values, refer_boxes, cached, **other_boxes)
+        has_images = pixel_values is not None or features is not None or cached is not None
+        self._check_mode(kwargs, cached_length(cache) > 0, has_images)
+        if not has_images:
+            if attention_mask is not None:
+                kwargs["attention_mask"] = attention_mask
+            return _with_regions(super().generate(inputs, **kwargs))
+
+        input_ids = inputs if inputs is not None else kwargs.pop("input_ids", None)
+        inputs_embeds = kwargs.pop("inputs_embeds", None)
+        # Ids beside embeddings only seed the output; the embeddings are the prompt.
+        prompt_ids = input_ids if inputs_embeds is None else None
+        if prompt_ids is None and inputs_embeds is None:
+            raise ValueError("`generate` about an image needs a prompt: pass `input_ids` from the processor.")
+
+        features = self._look(features, pixel_values, refer_boxes, other_boxes)
+        if cached is None:
+            prompt, visual_tokens = self._begin_generation(
+                prompt_ids, inputs_embeds, attention_mask, features, cached_length(cache), kwargs
+            )
+        else:
+            if features is not None:
+                check_same_regions(features, cached)
+                refer_boxes = None  # they are among the regions of the cache
+            prompt_rows = len(input_ids if inputs_embeds is None else inputs_embeds)
+            cached = self._expand_cache(cache, cached, prompt_rows, kwargs)
+            prompt, visual_tokens = self._continue_generation(
+                prompt_ids, inputs_embeds, attention_mask, refer_boxes, cached, kwargs
+            )
+            # What was given may be the new tokens alone.
+            self._check_prompt_length(prompt.attention_mask, prompt.attention_mask)
+        check_positions(kwargs.pop("position_ids", None), prompt.attention_mask)
+        kwargs["attention_mask"] = prompt.attention_mask
+        if prompt.inputs_embeds is None:
+            inputs = prompt.input_ids
+        else:
+            inputs, kwargs["inputs_embeds"] = input_ids, prompt.inputs_embeds
+        # Only the visual tokens travel on: masks and ids are final now, and beams expand nothing else.
+        if visual_tokens is not None:
+            kwargs["mm_encoder_outputs"] = {"image": visual_tokens}
+        if (assistant := kwargs.get("assistant_model")) is not None:
+            kwargs["assistant_model"] = self._assistant(assistant, pixel_values, refer_boxes, features)
+
+        # In the loop `forward` must not take a step for a later turn: masks are final, and a model may say any token.
+        # After it, also after an error, the cache knows its prompt again.
+        forget_prompt(cache)
+        output = None
+        try:
+            output = super().generate(inputs, **kwargs)
+        finally:
+            remember_generated(cache_of(output) or cache, prompt.memory)
+        if input_ids is not None and prompt.inputs_embeds is None:
+            # The prompt comes back as it was given, as from every `generate`.
+            sequences = output.sequences if isinstance(output, ModelOutput) else output
+            copies = len(sequences) // len(input_ids)
+            sequences[:, : input_ids.shape[1]] = input_ids.to(sequences.device).repeat_interleave(copies, dim=0)
+        if features is not None:
+            return _with_regions(output, features.region_boxes, features.region_scores, features.region_mask)
+        regions = prompt.regions
+        return _with_regions(output, regions["region_boxes"], regions["region_scores"], regions["region_mask"])
+
+    def _look(
+        self,
+        features: GromaImageFeatures | None,
+        pixel_values: Tensor | None,
+        refer_boxes: Tensor | None,
+        other_boxes: dict[str, Tensor | None],
+    ) -> GromaImageFeatures | None:
+        """What the images look like: from pixels, or from features that were computed before."""
+        if pixel_values is not None:
+            return self.get_image_features(pixel_values, refer_boxes, **other_boxes, return_dict=True)
+        if features is not None and features.region_mask is None:
+            raise ValueError(
+                "`mm_encoder_outputs` lack the regions of the images. Pass the whole result of `get_image_features`, "
+                "or `pixel_values`."
+            )
+        if features is not None and refer_boxes is not None:
+            return self.encode_regions(features, refer_boxes)
+        return features
+
+    def _begin_generation(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        attention_mask: Tensor | None,
+        features: GromaImageFeatures,
+        num_cached: int,
+        kwargs: dict,
+    ) -> tuple[PreparedPrompt, GromaImageFeatures | None]:
+        """A new prompt about images, and its visual tokens, but for those that a cache holds already."""
+        if attention_mask is None:
+            attention_mask = self._attention_mask_without_padding(input_ids, inputs_embeds, kwargs)
+        placeholder_mask = self.model.get_placeholder_mask(input_ids, inputs_embeds)
+        if not placeholder_mask[:, num_cached:].any():
+            return self.model.prepare_prompt(input_ids, inputs_embeds, attention_mask, features), None
+        check_visual_tokens(features)
+        counts = torch.tensor([len(tokens) for tokens in features.pooler_output], device=placeholder_mask.device)
+        prompt = self.model.prepare_prompt(
+            input_ids, inputs_embeds, attention_mask, features, num_visual_tokens=counts
+        )
+        visual_tokens = [tokens.detach() for tokens in features.pooler_output]
+        return prompt, GromaImageFeatures(pooler_output=visual_tokens, prompt_length=placeholder_mask.shape[1])
+
+    def _continue_generation(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        attention_mask: Tensor | None,
+        refer_boxes: Tensor | None,
+        cached: CachedPrompt,
+        kwargs: dict,
+    ) -> tuple[PreparedPrompt, GromaImageFeatures | None]:
+        """A later turn of a cached prompt, and the visual tokens of its boxes."""
+        num_cached = cached.attention_mask.shape[1]
+        whole = input_ids if inputs_embeds is None else inputs_embeds
+        # Only a whole conversation has the placeholders of the image. Embeddings are always of the whole.
+        most = self.config.num_image_tokens + self.config.max_regions
+        is_whole = inputs_embeds is not None or bool(
+            ((input_ids == self.config.image_token_id).sum(dim=1) >= most).any()
+        )
+        if is_whole and whole.shape[1] <= num_cached:
+            raise ValueError(
+                f"`past_key_values` holds {num_cached} tokens, and the conversation that continues it has "
+                f"{whole.shape[1]}: pass it with at least one new token."
+            )
+        if attention_mask is None:
+            attention_mask = self._attention_mask_without_padding(input_ids, inputs_embeds, kwargs)
+        turn, visual_tokens = None, None
+        if refer_boxes is not None:
+            turn, cached = self.model.encode_turn_regions(refer_boxes, cached)
+            rows = [row[:count] for row, count in zip(turn.tokens, turn.counts.tolist(), strict=True) if count]
+            visual_tokens = GromaImageFeatures(pooler_output=rows) if rows else None
+        # Only what is new is prepared. The library wants the whole again, and cuts off itself what the cache holds.
+        start = num_cached if is_whole else 0
+        prompt = self.model.continue_prompt(
+            None if input_ids is None else input_ids[:, start:],
+            None if inputs_embeds is None else inputs_embeds[:, start:],
+            attention_mask,
+            cached,
+            turn,
+        )
+        if input_ids is not None:
+            old_ids = input_ids[:, :start]
+            if visual_tokens is not None:
+                # The library counts placeholders in all ids. Those in the cache have their features.
+                old_ids = old_ids.masked_fill(old_ids == self.config.image_token_id, self.config.first_proxy_token_id)
+            prompt = prompt._replace(input_ids=torch.cat([old_ids, prompt.input_ids], dim=1))
+        else:
+            prompt = prompt._replace(inputs_embeds=torch.cat([inputs_embeds[:, :start], prompt.inputs_embeds], dim=1))
+        return prompt, visual_tokens
+
+    def _expand_cache(self, cache: Cache, cached: CachedPrompt, rows: int, kwargs: dict) -> CachedPrompt:
+        """Give a cache of `rows` samples a row for each beam or returned sequence; what it holds sample by sample."""
+        settings = kwargs.get("generation_config") or self.generation_config
+        names = ("num_beams", "num_return_sequences")
+        copies = max(kwargs.get(name) or getattr(settings, name, None) or 1 for name in names)
+        if copies > 1 and len(cached.has_image) == rows:
+            cache.batch_repeat_interleave(copies)
+        elif copies > 1 and len(cached.has_image) == copies * rows:
+            # The caller has repeated the cache already: the prompt has one row where the cache has `copies`.
+            cached = cached.select_rows(torch.arange(rows) * copies)
+        return cached
+
+    def _assistant(
+        self,
+        assistant: PreTrainedModel,
+        pixel_values: Tensor | None,
+        refer_boxes: Tensor | None,
+        features: GromaImageFeatures | None,
+    ) -> DraftingAssistant:
+        """An assistant model that can be asked about the images."""
+        if assistant.config.model_type != self.config.model_type:
+            return DraftingAssistant(assistant, None)
+        if pixel_values is None or features is None:
+            raise ValueError(
+                "A Groma as `assistant_model` looks at the image itself: pass `pixel_values`, not features or a "
+                "cache, or take `prompt_lookup_num_tokens` or a text-only assistant."
+            )
+        for name in ("max_regions", "num_image_tokens", "image_token_id", "first_proxy_token_id"):
+            own, other = getattr(self.config, name), getattr(assistant.config, name)
+            if own != other:
+                raise ValueError(
+                    f"`assistant_model` cannot read this model's prompts: its config has `{name}` {other}, this "
+                    f"model's {own}."
+                )
+        # It draws its own features of this model's regions: given as proposals, they get the same slots again.
+        seen = assistant.get_image_features(
+            pixel_values.to(assistant.device),
+            None if refer_boxes is None else refer_boxes.to(assistant.device),
+            proposal_boxes=features.region_boxes.to(assistant.device),
+            proposal_scores=features.region_scores.to(assistant.device),
+            return_dict=True,
+        )
+        return DraftingAssistant(assistant, seen.pooler_output)
+
+    def _attention_mask_without_padding(
+        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, kwargs: dict
+    ) -> Tensor:
+        """What generation would infer for a prompt without a mask: padding tokens are off."""
+        if input_ids is None:
+            return torch.ones(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
+        generation_config = kwargs.get("generation_config") or self.generation_config
+        pad_token_id = kwargs.get("pad_token_id", generation_config.pad_token_id)
+        eos_token_id = kwargs.get("eos_token_id", generation_config.eos_token_id)
+        ends = eos_token_id if isinstance(eos_token_id, (list, tuple)) else [eos_token_id]
+        # A padding token that ends answers, too, may be part of the prompt.
+        if pad_token_id is None or pad_token_id in ends:
+            return torch.ones_like(input_ids)
+        return (input_ids != pad_token_id).long()
+
+    def _check_prompt_length(self, input_ids: Tensor | None, attention_mask: Tensor | None) -> None:
+        """Refuse a prompt for which the language model has no positions. Of ids only the shape counts."""
+        limit = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        if not limit or input_ids is None:
+            return
+        length = input_ids.shape[1]
+        if length > limit and attention_mask is not None and attention_mask.ndim == 2:
+            length = int(attention_mask.sum(dim=-1).max())  # padding takes no positions
+        if length > limit:
+            raise ValueError(
+                f"The prompt has {length} tokens, but the language model reads {limit} (`max_position_embeddings`), "
+                "its answer included. Shorten the text."
+            )
+
+    def _check_mode(self, kwargs: dict, has_cache: bool, has_images: bool) -> None:
+        """Refuse ways to generate that would give another answer or stop somewhere inside the library."""
+        settings = kwargs.get("generation_config") or self.generation_config
+
+        def setting(name: str):
+            return getattr(settings, name, None) if kwargs.get(name) is None else kwargs[name]
+
+        if setting("assistant_early_exit") is not None:
+            raise ValueError(
+                "`assistant_early_exit` is for models whose own configuration counts their layers, which Groma's does "
+                "not. Pass `prompt_lookup_num_tokens` or an `assistant_model`."
+            )
+        is_assisted = setting("assistant_model") is not None or setting("prompt_lookup_num_tokens") is not None
+        if is_assisted and kwargs.get("inputs_embeds") is not None:
+            raise ValueError(
+                "Assisted decoding drafts from the ids of the prompt: pass `input_ids` instead of `inputs_embeds`, or "
+                "leave `assistant_model` and `prompt_lookup_num_tokens` out."
+            )
+        if has_cache and is_assisted:
+            raise ValueError(
+                "Assisted decoding reads a whole prompt into an empty cache. Pass the whole conversation without "
+                "`past_key_values`, or leave `assistant_model` and `prompt_lookup_num_tokens` out."
+            )
+        if has_cache and setting("use_cache") is False:
+            raise ValueError("`past_key_values` holds the prompt, but `use_cache` is false. Pass one of the two.")
+        if has_images and setting("cache_implementation") == "paged":
+            raise ValueError(
+                "`cache_implementation='paged'` reads token ids only, without images. Leave it out, or take 'static'."
+            )
+
+
+def _with_regions(
+    output: Tensor | ModelOutput,
+    region_boxes: Tensor | None = None,
+    region_scores: Tensor | None = None,
+    region_mask: Tensor | None = None,
+) -> Tensor | GromaGenerateDecoderOnlyOutput | GromaGenerateBeamDecoderOnlyOutput:
+    """What generation returned, with the regions of the images; bare ids as they are."""
+    regions = {"region_boxes": region_boxes, "region_scores": region_scores, "region_mask": region_mask}
+    if isinstance(output, GenerateBeamDecoderOnlyOutput):
+        return GromaGenerateBeamDecoderOnlyOutput(**output, **regions)
+    if isinstance(output, GenerateDecoderOnlyOutput):
+        return GromaGenerateDecoderOnlyOutput(**output, **regions)
+    return output
+
+
+__all__ = ["GromaGenerationMixin"]

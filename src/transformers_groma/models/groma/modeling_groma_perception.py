@@ -1,0 +1,267 @@
+"""What Groma sees in images: image tokens, the regions in their slots, and a token for each region."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+
+from ...exact_boxes import boxes_to_bits
+from ..modeling_ops import computing_dtype
+from .configuration_groma import GromaConfig
+from .modeling_groma_base import no_autocast, requested_hidden_states, requested_output
+from .modeling_groma_cached_prompt import CachedPrompt, assign_slots
+from .modeling_groma_checks import boxes_of_images, check_visual_tokens, given_proposals
+from .modeling_groma_outputs import GromaImageFeatures, GromaRegionProposals
+from .modeling_groma_proposer import GromaRegionProposerOutput
+from .modeling_groma_regions import RegionSelection, is_box
+
+
+class GromaMultiModalProjector(nn.Module):
+    """2x2 merge of patches and a two-layer MLP into the language model's width (paper section 3.2)."""
+
+    def __init__(self, config: GromaConfig, hidden_size: int):
+        super().__init__()
+        self.linear_1 = nn.Linear(4 * config.vision_config.hidden_size, hidden_size)
+        self.act = ACT2FN[config.projector_hidden_act]
+        self.linear_2 = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        """Merge and project `(B, vision_hidden_size, grid, grid)` patches to `(B, grid * grid / 4, hidden_size)` tokens."""
+        # Channels of the four patches in the released order: top left, bottom left, top right, bottom right.
+        merged = torch.cat([feature_map[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)], dim=1)
+        tokens = merged.flatten(2).transpose(1, 2).to(computing_dtype(self, merged.dtype))
+        return self.linear_2(self.act(self.linear_1(tokens)))
+
+
+class VisualTokens(NamedTuple):
+    """The visual tokens of a batch of images, in the order of a prompt's placeholders.
+
+    Attributes:
+        tokens (`Tensor` of shape `(B, n, hidden_size)`): image tokens, region tokens, referred regions; padded.
+        counts (`Tensor` of shape `(B,)`): how many of them are no padding.
+        is_padded (`bool`): whether any may be padding. Only user boxes are padded.
+    """
+
+    tokens: Tensor
+    counts: Tensor
+    is_padded: bool
+
+    def rows(self) -> list[Tensor]:
+        """The tokens of each image without padding, `(n, hidden_size)` each."""
+        if not self.is_padded:
+            return list(self.tokens)
+        return [row[:count] for row, count in zip(self.tokens, self.counts.tolist(), strict=True)]
+
+
+class TurnRegions(NamedTuple):
+    """The regions that a later turn of a cached prompt points at, row by row of the cache.
+
+    Attributes:
+        tokens (`Tensor` of shape `(B, K, hidden_size)`): region tokens, padded.
+        counts (`Tensor` of shape `(B,)`): how many of them are no padding.
+        slots (`Tensor` of shape `(B, K)`, int64): slot of every box; 0 for padding.
+    """
+
+    tokens: Tensor
+    counts: Tensor
+    slots: Tensor
+
+
+class GromaPerceptionMixin:
+    """The steps from images to what a prompt about them reads.
+
+    The language model need not run for them, and features that were computed once serve many prompts.
+    """
+
+    @torch.no_grad()
+    def propose_regions(self, pixel_values: Tensor, refer_boxes: Tensor | None = None) -> GromaRegionProposals:
+        """The regions that a prompt about these images would offer to the language model, without running it.
+
+        Args:
+            pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): images from the processor.
+            refer_boxes (`Tensor` of shape `(B, K, 4)`, *optional*): user boxes, normalized `cxcywh`, rows of zeros
+                pad; they take the first slots.
+
+        Returns:
+            `GromaRegionProposals`: normalized `cxcywh` boxes, best first; `processor.post_process_region_proposals`
+            makes absolute pixels of them.
+
+        Raises:
+            ValueError: wrong image size, or more user boxes than slots.
+        """
+        refer_boxes = boxes_of_images("refer_boxes", refer_boxes, len(pixel_values))
+        selection = self.select_regions(self.detect(pixel_values).proposals, refer_boxes)
+        return GromaRegionProposals(boxes=selection.boxes, scores=selection.scores, mask=selection.mask)
+
+    @merge_with_config_defaults
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: Tensor,
+        refer_boxes: Tensor | None = None,
+        ground_boxes: Tensor | None = None,
+        proposal_boxes: Tensor | None = None,
+        proposal_scores: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | GromaImageFeatures:
+        """Image tokens, regions and region tokens of a batch of images, for `mm_encoder_outputs={"image": …}`.
+
+        Args:
+            pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): images from the processor.
+            refer_boxes (`Tensor` of shape `(B, K, 4)`, *optional*): boxes the user points at, normalized `cxcywh`,
+                rows of zeros pad; they take the first slots.
+            ground_boxes (`Tensor` of shape `(B, G, 4)`, *optional*): ground-truth boxes (training), likewise.
+            proposal_boxes (`Tensor` of shape `(B, Q, 4)`), proposal_scores (`Tensor` of shape `(B, Q)`), *optional*:
+                what the region proposer found before; it is not run then.
+
+        Returns:
+            `GromaImageFeatures`.
+
+        Raises:
+            ValueError: wrong image size, or more boxes than slots.
+        """
+        features, tokens = self._perceive(
+            pixel_values,
+            refer_boxes,
+            ground_boxes,
+            proposal_boxes,
+            proposal_scores,
+            output_attentions=requested_output(kwargs, self.config, "output_attentions"),
+        )
+        features.pooler_output = tokens.rows()
+        features.hidden_states = requested_hidden_states(features.hidden_states, kwargs, self.config)
+        return features
+
+    def encode_regions(self, features: GromaImageFeatures, refer_boxes: Tensor | None = None) -> GromaImageFeatures:
+        """Features for another prompt about the same images, with other user boxes, without looking at the images again.
+
+        Args:
+            features (`GromaImageFeatures`): of [`get_image_features`]; not changed.
+            refer_boxes (`Tensor` of shape `(B, K, 4)`, *optional*): boxes the user points at, normalized `cxcywh`,
+                rows of zeros pad; they take the first slots.
+
+        Returns:
+            `GromaImageFeatures`: what `get_image_features(pixel_values, refer_boxes)` returns.
+
+        Raises:
+            ValueError: features without what regions are encoded from, or more boxes than slots.
+        """
+        if features.region_feature_maps is None:
+            raise ValueError(
+                "`refer_boxes` need features with `region_feature_maps`, as `get_image_features` returns them: "
+                "regions are encoded from these. Pass its whole result, or `pixel_values`."
+            )
+        check_visual_tokens(features)
+        refer_boxes = boxes_of_images("refer_boxes", refer_boxes, len(features.region_mask))
+        proposals = GromaRegionProposerOutput(pred_boxes=features.proposal_boxes, scores=features.proposal_scores)
+        selection = self.select_regions(proposals, refer_boxes, permute=self.training)
+        image_tokens = torch.stack([tokens[: self.config.num_image_tokens] for tokens in features.pooler_output])
+        tokens = self._visual_tokens(image_tokens, features.region_feature_maps, selection, refer_boxes)
+        return replace(
+            features,
+            pooler_output=tokens.rows(),
+            region_boxes=selection.boxes,
+            region_scores=selection.scores,
+            region_mask=selection.mask,
+            refer_slots=None if refer_boxes is None else selection.refer_slots,
+            ground_slots=None,
+            prompt_length=None,
+        )
+
+    def encode_turn_regions(self, refer_boxes: Tensor, cached: CachedPrompt) -> tuple[TurnRegions, CachedPrompt]:
+        """Encode the boxes of a later turn of a cached prompt, and give each a slot of its image.
+
+        Args:
+            refer_boxes (`Tensor` of shape `(B_images, K, 4)`): boxes of this turn, normalized `cxcywh`, one row for
+                each row of the cache that has an image; rows of zeros pad.
+            cached (`CachedPrompt`): what the cache holds; not changed.
+
+        Returns:
+            `TurnRegions`, and the cached prompt with the new regions.
+
+        Raises:
+            ValueError: boxes that do not fit, no free slot, or a cache without what regions are encoded from.
+        """
+        refer_boxes = boxes_of_images("refer_boxes", refer_boxes, int(cached.has_image.sum()))
+        if cached.feature_maps is None:
+            raise ValueError(
+                "`refer_boxes` of a later turn need what regions are encoded from, which was not in the "
+                "`mm_encoder_outputs` of the first. Pass the whole result of `get_image_features`, or `pixel_values`, "
+                "there."
+            )
+        # Rows without an image have no boxes: theirs are padding.
+        boxes = refer_boxes.new_zeros(len(cached.has_image), *refer_boxes.shape[1:])
+        boxes[cached.has_image.to(boxes.device)] = refer_boxes
+        slots, cached = assign_slots(boxes, cached)
+        maps = [feature_map[cached.image_index.to(feature_map.device)] for feature_map in cached.feature_maps]
+        device = maps[0].device
+        tokens = self.region_encoder(maps, boxes_to_bits(boxes.to(device)), is_box(boxes).to(device))
+        return TurnRegions(tokens, is_box(boxes).sum(dim=1), slots), cached
+
+    def _perceive(
+        self,
+        pixel_values: Tensor,
+        refer_boxes: Tensor | None,
+        ground_boxes: Tensor | None,
+        proposal_boxes: Tensor | None = None,
+        proposal_scores: Tensor | None = None,
+        **kwargs,
+    ) -> tuple[GromaImageFeatures, VisualTokens]:
+        """Features without `pooler_output`, and what belongs there, still padded."""
+        num_images = len(pixel_values)
+        refer_boxes = boxes_of_images("refer_boxes", refer_boxes, num_images)
+        ground_boxes = boxes_of_images("ground_boxes", ground_boxes, num_images)
+        proposals = given_proposals(proposal_boxes, proposal_scores, num_images)
+        if proposals is None:
+            vision, proposals = self.detect(pixel_values, **kwargs)
+        else:
+            with no_autocast(pixel_values):
+                vision = self._encode_patches(pixel_values, **kwargs)
+        # In training the slots are shuffled, so that a proxy token learns nothing from its number.
+        selection = self.select_regions(proposals, refer_boxes, ground_boxes, permute=self.training)
+        image_tokens = self.multi_modal_projector(
+            self.feature_map(vision.hidden_states[self.config.vision_feature_layer])
+        )
+        feature_maps = [
+            self.feature_map(vision.hidden_states[i]) for i in self.config.region_encoder_config.vision_feature_layers
+        ]
+        tokens = self._visual_tokens(image_tokens, feature_maps, selection, refer_boxes)
+        features = GromaImageFeatures(
+            last_hidden_state=vision.last_hidden_state,
+            hidden_states=vision.hidden_states,
+            attentions=vision.attentions,
+            region_boxes=selection.boxes,
+            region_scores=selection.scores,
+            region_mask=selection.mask,
+            refer_slots=None if refer_boxes is None else selection.refer_slots,
+            ground_slots=None if ground_boxes is None else selection.ground_slots,
+            # What outlives the step must not keep its graph alive.
+            region_feature_maps=[feature_map.detach() for feature_map in feature_maps],
+            proposal_boxes=proposals.pred_boxes.detach(),
+            proposal_scores=proposals.scores.detach(),
+        )
+        return features, tokens
+
+    def _visual_tokens(
+        self, image_tokens: Tensor, feature_maps: list[Tensor], selection: RegionSelection, refer_boxes: Tensor | None
+    ) -> VisualTokens:
+        """Image tokens, a token for each slot, and the tokens of the slots that user boxes have got once more."""
+        # As bits: where FSDP wraps the region encoder by itself, it casts what comes in.
+        region_tokens = self.region_encoder(feature_maps, boxes_to_bits(selection.boxes), selection.mask)
+        tokens = torch.cat([image_tokens, region_tokens.to(image_tokens)], dim=1)
+        counts = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
+        if refer_boxes is None:
+            return VisualTokens(tokens, counts, is_padded=False)
+        # Slots stand behind the image tokens. Padding rows of boxes come last and are not counted.
+        refer_index = selection.refer_slots.to(tokens.device) + image_tokens.shape[1]
+        refer_tokens = tokens.gather(1, refer_index[..., None].expand(-1, -1, tokens.shape[-1]))
+        counts = counts + is_box(refer_boxes).sum(dim=1).to(counts.device)
+        return VisualTokens(torch.cat([tokens, refer_tokens], dim=1), counts, is_padded=True)
+
+
+__all__ = ["GromaMultiModalProjector", "GromaPerceptionMixin", "TurnRegions", "VisualTokens"]
