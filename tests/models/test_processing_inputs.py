@@ -9,6 +9,7 @@ from transformers_groma.models.processing_inputs import (
     GromaBatchFeature,
     _group_boxes,
     as_texts,
+    assign_images,
     check_marks,
     check_prompt_length,
     count_marks,
@@ -55,6 +56,46 @@ def test_images_in_groups():
         assert [len(group) for group in groups] == [1, 1] and not is_nested
         assert groups[1][0].shape == batch.shape[1:]
     assert len(group_images(np.zeros((9, 8, 3)))[0]) == 1
+
+
+SMALL = Image.new("RGB", (4, 2))
+
+
+@pytest.mark.parametrize(
+    ("images", "texts", "sizes"),
+    [
+        (None, ["a", "b"], [None, None]),
+        (SMALL, None, [(4, 2)]),
+        ([SMALL, IMAGE], None, [(4, 2), (40, 20)]),
+        ([SMALL, None], ["a", "b"], [(4, 2), None]),
+        ([[], [SMALL]], ["a", "b"], [None, (4, 2)]),
+        # As many marks as images: each mark takes the next image.
+        ([SMALL], ["a", "<image>"], [None, (4, 2)]),
+        ([SMALL, IMAGE], ["<image>", "a", "b <image>"], [(4, 2), None, (40, 20)]),
+        ([[SMALL, IMAGE]], ["<image>", "<image>"], [(4, 2), (40, 20)]),
+        # A nested list with an entry for each text is not moved by marks.
+        ([[SMALL], []], ["<image>", "a"], [(4, 2), None]),
+    ],
+)
+def test_which_image_belongs_to_which_text(images, texts, sizes):
+    assert [image and image.size for image in assign_images(images, texts, "<image>")] == sizes
+
+
+@pytest.mark.parametrize(
+    ("images", "texts", "message"),
+    [
+        (None, None, "Neither `images` nor `text`"),
+        ([], None, "`images` is an empty list"),
+        ([SMALL, None], None, "Sample 1 has neither an image nor a text"),
+        ([SMALL, IMAGE], ["a"], "Sample 0 has 2 `images`"),
+        ([SMALL, IMAGE], ["a", "b", "c"], "`images` has 2 entries for 3 texts"),
+        ([[SMALL], []], ["a", "<image>"], "Found total 1 <image> tokens and 1 images"),
+        ([SMALL], ["<image>", "<image>"], "Found total 2 <image> tokens and 1 images"),
+    ],
+)
+def test_images_that_do_not_fit_the_texts(images, texts, message):
+    with pytest.raises(ValueError, match=message):
+        assign_images(images, texts, "<image>")
 
 
 def test_parts_of_messages_without_what_is_none_and_with_boxes_as_lists():

@@ -83,7 +83,7 @@ def _plain_numbers(values: Any) -> Any:
 
 
 def as_texts(text: Any) -> list[str] | None:
-    """The argument `text` as a list, one text for each sample."""
+    """The argument `text` as a list, one text for each sample; `None` stays."""
     if text is None:
         return None
     texts = [text] if isinstance(text, str) else text
@@ -95,13 +95,17 @@ def as_texts(text: Any) -> list[str] | None:
         if not sample.strip():
             raise ValueError(
                 f"`text` of sample {index} is empty: {sample!r}. Write a question, or leave `text` out for the "
-                f"default one."
+                "default one."
             )
     return list(texts)
 
 
 def group_images(images: Any) -> tuple[list[list[Any]], bool]:
-    """Images as one list for each entry of the argument, and whether the argument was a nested list."""
+    """Images as one list for each entry of the argument, and whether the argument was a nested list.
+
+    One image makes `[[image]]`; `[cat, None]` and `[[cat], []]` both make `[[cat], []]`, the second one nested. An
+    array or tensor with four dimensions is a batch.
+    """
     if images is None:
         return [], False
     if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
@@ -114,7 +118,30 @@ def group_images(images: Any) -> tuple[list[list[Any]], bool]:
 
 
 def assign_images(images: Any, texts: list[str] | None, image_token: str) -> list[Any]:
-    """Find out which image belongs to which text, and open it: one upright image or `None` per sample."""
+    """Find out which image belongs to which text, and read it.
+
+    - Finished prompts say it themselves, as for all processors of the library: where there are as many marks as
+      images, each mark takes the next image. `[cat]` and `["Hi", "<image> What?"]` make `[None, cat]`.
+    - Otherwise there is an entry of `images` for each text. `[cat, None]` and `["What?", "Hi"]` make `[cat, None]`. A
+      nested list is always read so.
+
+    Args:
+        images: as callers pass them, see [`group_images`].
+        texts (`list[str]`, *optional*): the text of each sample; without it there is one for each image.
+        image_token (`str`): the mark of an image.
+
+    Returns:
+        `list`: for each sample its image, upright, see [`read_upright`], or `None`.
+
+    Raises:
+        ValueError: images and texts do not fit each other, a sample has several images, or one cannot be read.
+
+    Example:
+    >>> from PIL import Image
+    >>> cat = Image.new("RGB", (4, 2))
+    >>> [image and image.size for image in assign_images([cat], ["Hi", "<image> What?"], "<image>")]
+    [None, (4, 2)]
+    """
     if images is None:
         if texts is None:
             raise ValueError("Neither `images` nor `text` was given. Pass an image, a text or both.")
@@ -132,11 +159,10 @@ def assign_images(images: Any, texts: list[str] | None, image_token: str) -> lis
     marks = [count_marks(image_token, text) for text in texts]
     one_each = len(groups) == len(texts)
     if sum(marks) == len(flat) and not (is_nested and one_each):
-        # Finished prompts say themselves which image is theirs, as for all processors of the library.
         iterator = iter(flat)
         groups = [[next(iterator) for _ in range(count)] for count in marks]
     elif not one_each and sum(marks) == 0 and len(texts) == 1:
-        groups = [flat]
+        groups = [flat]  # too many for one text, which is said below
     elif not one_each and sum(marks) == 0:
         raise ValueError(
             f"`images` has {len(groups)} entries for {len(texts)} texts. Pass one for each text, and None or [] for a "
@@ -151,7 +177,7 @@ def assign_images(images: Any, texts: list[str] | None, image_token: str) -> lis
                 "each image."
             )
     if groups is None or any(count > 0 and count != len(group) for count, group in zip(marks, groups)):
-        # The library's own words.
+        # These are the library's own words.
         raise ValueError(
             f"The total number of {image_token} tokens in the prompts should be the same as the number of images "
             f"passed. Found total {sum(marks)} {image_token} tokens and {len(flat)} images."
@@ -164,7 +190,21 @@ def assign_images(images: Any, texts: list[str] | None, image_token: str) -> lis
 def prepare_boxes(
     name: str, boxes: Any, sizes: list[tuple[int, int] | None], box_format: BoxFormat, normalized: bool
 ) -> list[torch.Tensor]:
-    """Boxes of each sample, checked, as normalized `cxcywh` of shape `(n, 4)`."""
+    """Check the boxes of each sample and bring them into the form that the model takes.
+
+    Args:
+        name (`str`): of the argument, for errors.
+        boxes: as callers pass them: of one sample `(n, 4)`, or for each sample a list, an array or `None`.
+        sizes (`list`): (height, width) in pixels of the upright image of each sample, `None` without an image.
+        box_format (`str`): `"xyxy"`, `"xywh"` or `"cxcywh"`.
+        normalized (`bool`): whether they are fractions of the image size instead of pixels.
+
+    Returns:
+        `list[Tensor]`: for each sample, normalized `cxcywh` of shape `(n, 4)`, float32.
+
+    Raises:
+        ValueError: boxes that are not boxes, outside of their image, for other samples, or without an image.
+    """
     prepared = []
     groups = _group_boxes(name, boxes, len(sizes))
     for index, (group, size) in enumerate(zip(groups, sizes)):
@@ -186,7 +226,8 @@ def _group_boxes(name: str, boxes: Any, num_samples: int) -> list[list[Any]]:
         return [[]] * num_samples
     if not isinstance(boxes, list):
         raise ValueError(f"`{name}` must be a list of boxes or an array of shape (n, 4), got {shortened(boxes)}.")
-    # One box is a list of numbers, the boxes of a sample a list of lists, those of a batch one level more.
+    # One box is a list of numbers, the boxes of a sample a list of lists, those of a batch one level more. The first
+    # entry that is not empty tells which: [[0, 0, 9, 9]] is a sample, [None, [[0, 0, 9, 9]]] a batch.
     first = next((entry for entry in boxes if entry not in (None, [])), None)
     is_batch = first is None or (isinstance(first, list) and (isinstance(first[0], list) or first[0] is None))
     groups = [entry or [] for entry in boxes] if is_batch else [boxes]
@@ -199,7 +240,9 @@ def _group_boxes(name: str, boxes: Any, num_samples: int) -> list[list[Any]]:
 
 
 class GromaBatchFeature(BatchFeature):
-    """What the processor returns: `BatchFeature` whose `to` leaves boxes in float32, whatever dtype the pixels get.
+    """What the processor returns: a `BatchFeature` whose `to` leaves boxes in float32, whatever dtype the pixels get.
+
+    bfloat16 keeps 8 significant bits, so a box in it would move by a pixel or two.
 
     Example:
     >>> inputs = GromaBatchFeature({"pixel_values": torch.ones(1, 3, 8, 8), "refer_boxes": torch.full((1, 1, 4), 0.5)})
@@ -221,7 +264,7 @@ class GromaBatchFeature(BatchFeature):
 
 
 def pad_boxes(boxes: list[torch.Tensor]) -> list[np.ndarray]:
-    """Boxes of `B` samples, filled up with zeros to the same number: `B` arrays of shape `(K, 4)`."""
+    """Pad the boxes of `B` samples with zeros to the same number: `B` arrays of shape `(K, 4)`."""
     length = max(len(boxes_of_sample) for boxes_of_sample in boxes)
     rows = np.zeros((len(boxes), length, 4), dtype=np.float32)
     for row, boxes_of_sample in zip(rows, boxes):

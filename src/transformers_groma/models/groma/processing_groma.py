@@ -20,7 +20,7 @@ With 2 image tokens and 3 region slots (a Groma-7B has 256 and 100) the language
 
 The placeholder token `<image>` is one and the same for image patches, region slots and the features of the regions
 that the user points at: the model fills in all visual features in the order of the placeholders. Every prompt has all
-`max_regions` slots, so that shapes are those of every other prompt; the model turns off those that stay empty.
+`max_regions` slots, so that shapes are static; the model turns off the slots that stay empty.
 
 Conversations are in `processing_groma_chat.py`, answers in `processing_groma_answers.py`; what callers pass is checked
 in `processing_inputs.py`, and control tokens that a user typed are made plain text by `control_tokens.py`.
