@@ -24,7 +24,7 @@ _OUTPUT_FIELDS = ("sequences", "region_boxes", "region_scores", "region_mask")
 
 
 class _Sample(NamedTuple):
-    """One image, what is asked about it, and its boxes as the caller gave them: `box_format` says how they are meant."""
+    """One image, what is asked about it, and its boxes as the caller gave them, in whatever `box_format`."""
 
     image: Any
     question: str | None
@@ -95,7 +95,7 @@ class ImageGroundingPipeline(Pipeline):
             for each image.
 
         Raises:
-            TypeError: an argument that there is not.
+            TypeError: an unknown argument.
             ValueError: bad images, questions or boxes, or a prompt that is too long for the model, before any of the
                 questions is answered; the message says what to do.
         """
@@ -110,8 +110,7 @@ class ImageGroundingPipeline(Pipeline):
             if isinstance(question, (list, tuple)) or _is_batch_of_boxes(boxes):
                 raise ValueError(
                     "A generator or dataset takes one `question` and one set of `boxes` for all images. Yield dicts "
-                    "with `image`, "
-                    "`question` and `boxes` for one each."
+                    "with `image`, `question` and `boxes` for one each."
                 )
             samples = (_sample(entry, index, question, boxes) for index, entry in enumerate(_entries(image)))
             return self._answer_stream(samples, batch_size, kwargs)
@@ -153,8 +152,8 @@ class ImageGroundingPipeline(Pipeline):
             raise TypeError(
                 f"The image-grounding pipeline does not take {', '.join(f'`{name}`' for name in unknown)}. It takes "
                 "`image`, `question`, `boxes`, `batch_size`, `num_workers`, `box_format`, `normalized`, "
-                "`parse_tokens`, "
-                "`max_new_tokens` and `generate_kwargs` (a dict: everything else that `model.generate` takes)."
+                "`parse_tokens`, `max_new_tokens` and `generate_kwargs` (a dict: everything else that "
+                "`model.generate` takes)."
             )
         if generate_kwargs is not None and not isinstance(generate_kwargs, Mapping):
             raise ValueError(
@@ -186,7 +185,7 @@ class ImageGroundingPipeline(Pipeline):
         samples = zip(questions, [0 if entry is None else len(entry) for entry in boxes], strict=True)
         samples = [(question, num_boxes if question is None else 0) for question, num_boxes in samples]
         for question, num_boxes in dict.fromkeys(samples):
-            # What is wrong with other questions the processor says.
+            # The processor says what is wrong with other questions.
             if question is None or (isinstance(question, str) and question.strip()):
                 length = self.processor.count_tokens(question, num_boxes, parse_tokens=parse_tokens)
                 check_prompt_length(length, max_new_tokens, limit)
@@ -256,7 +255,7 @@ def _samples_of_list(inputs: list[Any], question: Any, boxes: Any) -> list[_Samp
         if not all(dicts):
             raise ValueError(
                 f"`image` is a list of dicts, but entry {dicts.index(False)} is not one. Make all entries dicts, or "
-                f"all images."
+                "all images."
             )
         if isinstance(question, (list, tuple)):
             raise ValueError("`question` is a list beside a list of dicts. Put each question into its dict.")
@@ -267,14 +266,14 @@ def _samples_of_list(inputs: list[Any], question: Any, boxes: Any) -> list[_Samp
 
 
 def _sample(entry: Any, index: int | None, question: str | None, boxes: Any) -> _Sample:
-    """One input, an image or a dict, with what was said for all of them. A dict's values that are None are not there."""
+    """One input, an image or a dict, with the question and boxes given for all. None in a dict is a missing value."""
     place = "The input" if index is None else f"Input {index}"
     if isinstance(entry, Mapping):
         if unknown := [key for key in entry if key not in SAMPLE_KEYS]:
             raise ValueError(
                 f"{place} has {', '.join(map(repr, unknown))}, but a dict of the image-grounding pipeline has "
-                f"`image`, `question` "
-                "(or `text`) and `boxes`. Rename or leave out the others (`dataset.select_columns([…])`)."
+                "`image`, `question` (or `text`) and `boxes`. Rename or leave out the others "
+                "(`dataset.select_columns([…])`)."
             )
         given = {key: value for key, value in entry.items() if value is not None}
         names = [name for name in ("question", "text") if name in given] + ["`question`"] * (question is not None)
@@ -309,7 +308,7 @@ def _for_each_image(name: str, values: Any, num_images: int, is_list: bool) -> l
     if len(values) != num_images:
         raise ValueError(
             f"`{name}` has {len(values)} entries for {num_images} images. Pass one for each image, or a single one "
-            f"for all."
+            "for all."
         )
     return list(values)
 

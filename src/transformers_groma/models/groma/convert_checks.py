@@ -104,7 +104,7 @@ def check_layers(name: str, value: Any, num_saved: int) -> None:
     if type(value) is not int or value != num_saved:
         raise ValueError(
             f"config.json says `{name}` {value!r}, but the weights have {num_saved} layers: take both from one "
-            f"checkpoint."
+            "checkpoint."
         )
 
 

@@ -169,7 +169,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise ValueError(
                 f"{path} holds a {type(tensor).__name__} under {name!r} and not a tensor: save the `state_dict` of "
-                f"the model alone."
+                "the model alone."
             )
     return dict(loaded)
 
