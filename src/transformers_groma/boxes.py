@@ -1,4 +1,4 @@
-"""Boxes: formats, checks, IoU and NMS.
+"""Boxes as tensors: formats, checks of what a user gives, IoU and NMS.
 
 Conventions, used everywhere in this package:
 
@@ -21,10 +21,9 @@ from .exact_boxes import BOX_INPUTS, boxes_to_bits, exact_boxes  # noqa: F401  #
 BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
 BOX_FORMATS: tuple[str, ...] = ("xyxy", "xywh", "cxcywh")
 
-# A box may stick out of its image by this many pixels (rounding in annotation tools); it is clipped.
+# Annotation tools round: a box that sticks out of its image by no more than this is clipped, not refused.
 MAX_OVERHANG_PIXELS = 1.0
-
-# Boxes that NMS settles together: a longer block needs fewer steps, but each step compares all boxes of a block.
+# Boxes that NMS settles together: longer blocks are fewer, but each compares all its boxes with all that follow.
 NMS_BLOCK = 128
 
 
@@ -186,7 +185,7 @@ def prepare_user_boxes(
     normalized: bool = False,
     name: str = "boxes",
 ) -> Tensor:
-    """Check the boxes that a user gave for one image and bring them to absolute-pixel `xyxy`.
+    """Check the boxes that a user gave for one image, and convert them to `xyxy` in absolute pixels.
 
     Args:
         boxes (array-like of shape `(n, 4)`): boxes of one image in `box_format`.
@@ -208,7 +207,7 @@ def prepare_user_boxes(
     [[10.0, 10.0, 100.0, 50.0]]
     """
     try:
-        values = torch.as_tensor(boxes, dtype=torch.float32)
+        given = values = torch.as_tensor(boxes, dtype=torch.float32)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"`{name}` must be numbers, one list of 4 for each box, got {boxes!r}.") from error
     if values.numel() == 0:
@@ -220,7 +219,6 @@ def prepare_user_boxes(
         )
     if not torch.isfinite(values).all():
         raise ValueError(f"`{name}` must be finite numbers, got {values.tolist()}.")
-    given = values
     if normalized:
         if (values.abs() > 2).any():
             raise ValueError(
@@ -269,7 +267,7 @@ def prepare_user_boxes(
 def unpack_region_boxes(
     boxes: Tensor, mask: Tensor, target_sizes: Sequence[tuple[int, int]] | None = None
 ) -> list[Tensor]:
-    """The used slots of each image as `xyxy` boxes in absolute pixels.
+    """The boxes in a model's region slots, in pixels; [`regions_of_slots`] has their scores and numbers, too.
 
     Args:
         boxes (`Tensor` of shape `(B, R, 4)`): slots as the model gives them, normalized `cxcywh`.
@@ -278,11 +276,10 @@ def unpack_region_boxes(
             boxes stay fractions (0..1) of the image.
 
     Returns:
-        `list` of B `Tensor` of shape `(n, 4)`, float32: `xyxy` boxes inside the image. See [`finite_slots`] for what
-        is left out.
+        `list` of B `Tensor` of shape `(n, 4)`, float32: `xyxy` boxes inside the image; see [`finite_slots`].
 
     Raises:
-        ValueError: if `target_sizes` has not one entry for each image.
+        ValueError: if `target_sizes` does not have one entry for each image.
 
     Example:
     >>> unpack_region_boxes(torch.tensor([[[0.5, 0.5, 0.25, 0.5]]]), torch.tensor([[True]]), [(100, 200)])[0].tolist()
@@ -301,7 +298,7 @@ def unpack_region_boxes(
 
 
 def finite_slots(boxes: Tensor, mask: Tensor) -> Tensor:
-    """The used slots whose boxes are numbers: a NaN or infinite box, of weights or pixels gone wrong, is not a region.
+    """Which used slots hold a region: damaged weights or pixels can give boxes that are NaN or infinite.
 
     Args:
         boxes (`Tensor` of shape `(..., 4)`): slots as the model gives them.
@@ -311,7 +308,8 @@ def finite_slots(boxes: Tensor, mask: Tensor) -> Tensor:
         `Tensor` of shape `(...)`, bool.
 
     Example:
-    >>> finite_slots(torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.5, torch.nan, 0.2, 0.2]]), torch.tensor([True, True])).tolist()
+    >>> boxes = torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.5, torch.nan, 0.2, 0.2]])
+    >>> finite_slots(boxes, torch.tensor([True, True])).tolist()
     [True, False]
     """
     return mask.bool() & boxes.isfinite().all(dim=-1)
@@ -361,11 +359,9 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 def nms_mask(boxes: Tensor, valid: Tensor, iou_threshold: float, protected: Tensor | None = None) -> Tensor:
     """Greedy non-maximum suppression of boxes that are sorted by descending score, for a whole batch at once.
 
-    A box is dropped when its IoU with an earlier box that was kept is > `iou_threshold`. The result is exactly that of
-    the sequential algorithm, in blocks: within a block the rule is applied to all boxes at once and repeated until
-    nothing changes, which takes as many rounds as the block's longest chain of suppressions, usually a handful. What
-    is kept then suppresses all later boxes at once. Time grows with the square of the number of boxes whatever the
-    boxes are, memory in proportion to it.
+    A box is dropped if its IoU with an earlier box that was kept is > `iou_threshold`. The result is exactly that of
+    the sequential algorithm, but blocks of boxes are decided at once, in a few rounds each. Time grows with the square
+    of the number of boxes, whatever they are; memory in proportion to it.
 
     Args:
         boxes (`Tensor` of shape `(B, N, 4)`): `xyxy` boxes, best first.
@@ -386,26 +382,29 @@ def nms_mask(boxes: Tensor, valid: Tensor, iou_threshold: float, protected: Tens
     return _nms_mask(boxes, valid, protected, iou_threshold)
 
 
-# A custom operator, because the number of rounds depends on the data: torch.compile and torch.export see one node. Its
-# namespace is this module's name: a model loaded with `trust_remote_code` brings a copy of this file, and torch frees
-# an operator whose name is registered again, while the first copy would go on calling it.
+# A custom operator, because the number of rounds depends on the data: torch.compile and torch.export see one node.
+# It is named after this module: a model loaded with `trust_remote_code` brings a copy of this file, and if both had
+# the same name, registering the second would free the first, which is still called.
 @torch.library.custom_op(re.sub(r"\W", "_", __name__, flags=re.ASCII) + "::nms_mask", mutates_args=())
 def _nms_mask(boxes: Tensor, valid: Tensor, protected: Tensor, iou_threshold: float) -> Tensor:
     kept = valid.clone()
     for start in range(0, boxes.shape[-2], NMS_BLOCK):
         end = min(start + NMS_BLOCK, boxes.shape[-2])
         block = slice(start, end)
-        # Which boxes of the block would suppress which boxes from the block on.
+        # [b, i, j]: whether box i of the block, if it is kept, suppresses box j, counted from the start of the block.
         suppresses = box_iou(boxes[:, block], boxes[:, start:]) > iou_threshold
         suppresses &= ~protected[:, None, start:]
-        # What earlier blocks left of this one; each round is right about one more box of every chain at least.
+        # Earlier blocks have already dropped boxes of this one. Within it only a better box suppresses (i < j).
         candidates = kept[:, block].clone()
         within = suppresses[..., : end - start].triu(diagonal=1)
+        # A box is kept if no kept box suppresses it. Each round is right about one more box of every chain of
+        # suppressions, the first box being right at once; when nothing changes, all are.
         while True:
             updated = candidates & ~(within & kept[:, block, None]).any(dim=-2)
             if torch.equal(updated, kept[:, block]):
                 break
             kept[:, block] = updated
+        # What is kept of this block suppresses the boxes of all later blocks.
         kept[:, end:] &= ~(suppresses[..., end - start :] & kept[:, block, None]).any(dim=-2)
     return kept
 
@@ -427,10 +426,10 @@ def nms(
     Args:
         boxes (`Tensor` of shape `(N, 4)`): `xyxy` boxes.
         scores (`Tensor` of shape `(N,)`): their scores; equal scores keep their input order.
-        iou_threshold (`float`): a box is dropped when its IoU with a kept, better box is > this.
-        score_threshold (`float`): only boxes with a score > this take part; 0 lets all boxes take part. A box that is
-            not finite, or whose score is not, never does.
-        max_boxes (`int`, *optional*): keep only this many of the best boxes.
+        iou_threshold (`float`): a box is dropped if its IoU with a better box that was kept is > this.
+        score_threshold (`float`): only boxes with a score > this take part; 0 lets all take part. A box that is not
+            finite, or whose score is not, never does.
+        max_boxes (`int`, *optional*): keep at most so many of the best boxes.
 
     Returns:
         `Tensor` of shape `(n,)`, int64: indices of the kept boxes, best first.

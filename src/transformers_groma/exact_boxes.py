@@ -8,10 +8,10 @@ BOX_INPUTS = ("refer_boxes", "ground_boxes", "proposal_boxes", "proposal_scores"
 
 
 def boxes_to_bits(boxes: Tensor) -> Tensor:
-    """Boxes in a form that no cast of floating-point inputs touches: the bits of their float32 numbers as integers.
+    """The bits of boxes as integers, which wrappers such as FSDP and DeepSpeed do not cast.
 
-    FSDP, DeepSpeed and other wrappers cast every floating-point tensor that a model is given; in half precision a box
-    moves by pixels. All of Groma's models read boxes (and `proposal_scores`) in this form, too.
+    They cast every floating-point tensor that a model is given, and in half precision a box moves by pixels. All of
+    Groma's models read boxes (and `proposal_scores`) in this form, too.
 
     Args:
         boxes (`Tensor` of any shape): normalized boxes or scores, float32 or float64; bits stay as they are.
@@ -31,7 +31,7 @@ def boxes_to_bits(boxes: Tensor) -> Tensor:
 
 
 def exact_boxes(boxes: Tensor, name: str = "boxes") -> Tensor:
-    """Boxes as float32, if they were not rounded before.
+    """Boxes as float32; boxes that were rounded before are an error.
 
     Args:
         boxes (`Tensor` of any shape): normalized boxes or scores, float32, float64 or what `boxes_to_bits` made of
@@ -60,7 +60,7 @@ def exact_boxes(boxes: Tensor, name: str = "boxes") -> Tensor:
         raise ValueError(
             f"`{name}` is {boxes.dtype}, which rounds boxes to steps of 1/{steps} of the image. Keep it in float32 "
             f"(cast `pixel_values` alone), or pass `boxes_to_bits({name})` where a wrapper such as FSDP or DeepSpeed "
-            f"casts all inputs."
+            "casts all inputs."
         )
     raise ValueError(
         f"`{name}` must be normalized boxes in float32, got {boxes.dtype}. Divide pixels by the image size."

@@ -1,4 +1,4 @@
-"""Grounded text: the markup that ties phrases of an answer to regions of an image, and its plain-text reading.
+"""Grounded text: the markup that ties phrases of an answer to regions of an image, and what is read of it.
 
     <p>a dog</p> <roi><r4></roi> on <p>the grass</p> <roi><r7><r9></roi>.
 
@@ -21,19 +21,19 @@ from .regions import Regions
 if TYPE_CHECKING:
     from PIL import Image
 
-# A proxy token is written in one way only: decimal digits, no sign, no leading zeros. 18 digits fit an int64.
+# A proxy token is written in one way only: decimal digits, no sign, no leading zeros. 18 digits fit into an int64.
 _TAG = re.compile(r"</?p>|</?roi>|<r(0|[1-9][0-9]{0,17})>")
 # Punctuation that belongs to the word before it, and brackets that belong to the word after them.
 _CLOSING = re.compile(r"[.,;:!?)\]}…。，、；：！？）】」』]|['’]s\b")
 _OPENING = "([{（【「『"
-# What two pieces of text could make of themselves where a tag between them was taken out: a tag, or another token.
+# What two pieces of text could become together once a tag between them is taken out: a tag, or another token.
 _MARKUP = re.compile(r"</?\w{1,24}>|<\|[^<>\s|]{1,24}\|>|\[(?:grounding|PAD)\]")
 _LONGEST_MARKUP = 32
 _LINE_BREAK = re.compile(r"[\r\n](?:\s*[\r\n])?")
 
 
 def render_grounded_phrase(text: str, region_ids: Sequence[int]) -> str:
-    """Markup of one phrase and its regions.
+    """Write the markup of one phrase and its regions.
 
     Args:
         text (`str`): the phrase; empty for an answer that only names regions.
@@ -67,7 +67,7 @@ class ParsedPhrase:
     Args:
         text (`str`): the phrase; empty where regions were named without one.
         span (`tuple[int, int]`): its place in the plain text, so that `parsed.text[span[0] : span[1]] == text`.
-        region_ids (`tuple[int, ...]`): numbers of its regions, in order, each once, at least one.
+        region_ids (`tuple[int, ...]`): numbers of its regions, at least one, in the order of the text, each once.
     """
 
     text: str
@@ -82,7 +82,7 @@ class ParsedText:
     Args:
         text (`str`): the text without markup.
         phrases (`tuple[ParsedPhrase, ...]`): in the order of the text; their spans do not overlap.
-        unknown_region_ids (`tuple[int, ...]`): numbers that the markup names but that are no regions, each once.
+        unknown_region_ids (`tuple[int, ...]`): numbers in the markup that are not regions, each once.
     """
 
     text: str
@@ -97,14 +97,14 @@ def parse_grounded_text(markup: str, valid_region_ids: Collection[int] | int | N
     - Regions, in `<roi>` or bare, end a phrase that is still open. Otherwise a phrase inside a phrase is part of it.
     - A phrase without a (valid) region is plain text. Stray tags vanish; text between `<roi>` and `</roi>` stays.
     - What is not exactly a tag (`<r007>`, `<r-1>`, `<ro`) stays in the text, like any other text.
-    - There is no looking ahead: a phrase found in the first half of an answer can only get more regions from the rest.
-    - Whitespace next to tags is tidied up: one space or line break at most, none before `.` or `)`, none at both ends.
-    - The text never holds markup that was put together by taking out tags: `<<p>p>` becomes `< p>`.
+    - Nothing looks ahead: a phrase that was found in a part of an answer can only get more regions from the rest.
+    - Whitespace next to tags is tidied up: at most one space or line break, none before `.` or `)`, none at the ends.
+    - Taking out tags never makes new ones in the text: `<<p>p>` becomes `< p>`.
 
     Args:
         markup (`str`): the text that the model wrote, without the tokenizer's special tokens. Spaces that the
             tokenizer puts around tags when it decodes do no harm.
-        valid_region_ids (`Collection[int]` or `int`, *optional*): numbers of the existing regions, or `n` for
+        valid_region_ids (`Collection[int]` or `int`, *optional*): numbers of the regions that exist, or `n` for
             `0..n-1`. Without it every number counts as a region.
 
     Returns:
@@ -160,13 +160,13 @@ class GroundedPhrase:
 
 @dataclass(frozen=True, eq=False)
 class GroundedText:
-    """An answer whose phrases are tied to boxes.
+    """An answer whose phrases are tied to regions.
 
     Args:
         text (`str`): plain text, without markup.
         phrases (`list[GroundedPhrase]`): phrases tied to regions, in the order of the text.
         regions (`Regions`): all regions that the model could name, also those it did not.
-        unknown_region_ids (`tuple[int, ...]`): numbers that the model wrote but that are no regions.
+        unknown_region_ids (`tuple[int, ...]`): numbers that the model wrote and that are not regions.
         markup (`str`): the text as the model wrote it.
         user_region_ids (`tuple[int, ...]`): numbers of the regions that the user pointed at, in the order of the
             user's boxes.
@@ -190,7 +190,7 @@ class GroundedText:
         regions: bool = False,
         user_boxes: bool = True,
     ) -> "Image.Image":
-        """The image with the regions of the phrases, those that the user pointed at (dashed) and, under it, the text.
+        """Draw the regions of the phrases and, dashed, those that the user pointed at, with the text under the image.
 
         Args:
             image (`PIL.Image.Image`): the image that the answer is about; it is not changed.
@@ -207,10 +207,11 @@ class GroundedText:
         return draw_grounded_text(image, self, regions=regions, user_boxes=user_boxes, question=question)
 
     def to_dict(self) -> dict[str, Any]:
-        """The answer as plain lists and numbers, ready for JSON; boxes are `xyxy` pixels with two decimals.
+        """The answer as plain lists and numbers, ready for JSON.
 
         Returns:
-            `dict`: keys `text`, `phrases`, `regions` and `unknown_region_ids`.
+            `dict`: keys `text`, `phrases`, `regions` and `unknown_region_ids`; boxes are `xyxy` pixels with two
+            decimals.
         """
         return {
             "text": self.text,
@@ -235,19 +236,19 @@ def ground_text(
     region_mask: Tensor | None = None,
     user_region_ids: Sequence[int] = (),
 ) -> GroundedText:
-    """Read the markup of an answer and look up the boxes of its regions.
+    """Read the markup of an answer, and look up its regions by their numbers.
 
     Args:
         markup (`str`): the text that the model wrote, without the tokenizer's special tokens.
         region_boxes (`Tensor` of shape `(R, 4)`): `xyxy` boxes in absolute pixels of the upright image; the row is the
             number of the region.
-        region_scores (`Tensor` of shape `(R,)`, *optional*): scores of the regions, 0..1; 1 without it.
+        region_scores (`Tensor` of shape `(R,)`, *optional*): scores of the regions, 0..1; all 1 without it.
         region_mask (`Tensor` of shape `(R,)`, bool, *optional*): which rows are regions; all without it.
         user_region_ids (`Sequence[int]`): rows that the user pointed at, in the order of the user's boxes.
 
     Returns:
-        `GroundedText`: plain text, phrases with boxes, all regions; tensors are on the CPU. A row whose box or score
-        is not finite is not a region.
+        `GroundedText`: plain text, phrases with their regions, and all regions. A row whose box or score is not
+        finite is not a region.
 
     Raises:
         ValueError: if the shapes do not fit each other, or a row of `user_region_ids` is not a region.
@@ -285,13 +286,15 @@ def ground_text(
 
 @dataclass
 class _PhraseDraft:
+    """A phrase while it is read: the span of its text, and its regions so far."""
+
     start: int
     end: int
     region_ids: dict[int, None] = field(default_factory=dict)  # an ordered set
 
 
 class _Parser:
-    """What is known about an answer after reading it up to some tag."""
+    """What is known of an answer once it is read up to some tag. Fed with text and tags in turn."""
 
     def __init__(self, valid_region_ids: Collection[int] | int | None) -> None:
         if isinstance(valid_region_ids, int):
@@ -299,9 +302,9 @@ class _Parser:
         else:
             self.valid_region_ids = None if valid_region_ids is None else frozenset(valid_region_ids)
         self.text = _PlainText()
-        self.depth = 0  # phrases that are open
+        self.depth = 0  # how many `<p>` are open: a phrase inside a phrase is part of it
         self.start: int | None = None  # where the text of the open phrase starts, once it has some
-        self.in_regions = False
+        self.in_regions = False  # between `<roi>` and `</roi>`, where bare proxy tokens start no group of their own
         self.phrase = _PhraseDraft(0, 0)  # the phrase that regions would belong to
         self.grounded: list[_PhraseDraft] = []
         self.unknown_region_ids: dict[int, None] = {}
@@ -362,16 +365,16 @@ class _Parser:
 
 
 class _PlainText:
-    """Text without its tags. Whitespace next to tags waits until it is known what comes after it."""
+    """Text without its tags. Whitespace next to tags waits until the text after it is known."""
 
     def __init__(self) -> None:
-        self.pieces: list[str] = []  # start and end with other characters than whitespace, or are whitespace
+        self.pieces: list[str] = []  # each is whitespace as a whole, or neither starts nor ends with it
         self.length = 0
         self.gaps: list[str] = []  # whitespace around the tags since the last text
         self.after_regions = False  # whether the last tag ended or named regions
 
     def append(self, text: str) -> int | None:
-        """Add what stands between two tags; return where its first character that is not whitespace came to stand."""
+        """Add the text between two tags. Returns where its first character that is not whitespace is in the result."""
         core = text.strip()
         if not core:
             self.gaps.append(text)
@@ -385,8 +388,8 @@ class _PlainText:
         return start
 
     def _gap_against_markup(self, core: str) -> str:
-        """A space where `core` would make a tag or token with the end of the text so far."""
-        # The last pieces, as many as a token may be long: `<`, `r`, `1` and `>` may come one by one.
+        """A space where the end of the text so far and `core` would make a tag or token together."""
+        # As many of the last pieces as a token may be long: `<`, `r`, `1` and `>` may come one by one.
         tail = ""
         for piece in reversed(self.pieces):
             tail = piece + tail
@@ -408,8 +411,8 @@ class _PlainText:
                 return line_break[0]
         if self.pieces[-1][-1] in _OPENING or _CLOSING.match(core):
             return ""
-        # In `a dog <roi><r4></roi>"` the space before the regions goes with them; in `a dog <roi><r4></roi>(left)`
-        # not.
+        # The space before regions goes with them before a closing quote, as in `a dog <roi><r4></roi>"`, and stays
+        # before an opening bracket, as in `a dog <roi><r4></roi>(left)`.
         if self.after_regions and not lead and unicodedata.category(core[0]) in ("Pc", "Pd", "Pe", "Pf", "Po"):
             return ""
         return " "

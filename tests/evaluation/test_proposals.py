@@ -22,11 +22,11 @@ from ..tiny import spread_proposals, tiny_detector, tiny_detector_config, tiny_m
 TARGETS = np.array([[0.0, 0.0, 20.0, 20.0], [100.0, 100.0, 150.0, 150.0]])
 
 
-def test_crowds_of_rows_reach_the_figures():
+def test_crowds_of_rows_reach_the_metrics():
     """The best region of the first image is called a crowd, its others are true; one row has no crowds, one a null."""
     model = tiny_detector()
     processor = GromaImageProcessor(size={"height": 56, "width": 56})
-    rows = pictures(3)
+    rows = rows_with_images(3)
     pixel_values = processor(images=list(rows["image"]), return_tensors="pt")["pixel_values"]
     found, _ = detect(model, pixel_values, torch.tensor([[48, 72]] * 3))
     assert all(len(image) > 1 for image in found)
@@ -41,7 +41,7 @@ def test_crowds_of_rows_reach_the_figures():
     assert evaluate_proposals(model, plain, processor, progress=False)["ap@0.75"] < 1
 
 
-def pictures(count: int) -> Dataset:
+def rows_with_images(count: int) -> Dataset:
     rng = np.random.default_rng(0)
     rows = [
         {
@@ -62,7 +62,7 @@ def test_regions_are_those_of_propose_regions(whole):
         model: GromaForConditionalGeneration | GromaForRegionProposal = tiny_model(box_score_threshold=0.3)
     else:
         model = tiny_detector().train()
-    rows = pictures(5)
+    rows = rows_with_images(5)
     pixel_values = processor(images=list(rows["image"]), return_tensors="pt")["pixel_values"]
     proposals = model.eval().propose_regions(pixel_values)
     # The boxes that the model proposes are taken for true: all are found, and nothing else.
@@ -110,9 +110,9 @@ def test_unused_rows_do_not_count():
 def test_bad_datasets():
     model, processor = tiny_model(), GromaImageProcessor(size={"height": 56, "width": 56})
     with pytest.raises(ValueError, match="no rows to evaluate on"):
-        evaluate_proposals(model, pictures(1).select([]), processor)
+        evaluate_proposals(model, rows_with_images(1).select([]), processor)
     with pytest.raises(ValueError, match="needs the column 'boxes_xyxy'"):
-        evaluate_proposals(model, pictures(1).remove_columns("boxes_xyxy"), processor)
+        evaluate_proposals(model, rows_with_images(1).remove_columns("boxes_xyxy"), processor)
 
 
 def queries_of(boxes: list, scores: list) -> GromaRegionProposerOutput:
@@ -158,11 +158,11 @@ def test_evaluation_runs_without_dropout_and_returns_to_training():
     processor = GromaImageProcessor(size={"height": 56, "width": 56})
     modes = []
     model.region_proposer.register_forward_hook(lambda module, *_: modes.append(module.training))
-    metrics = [evaluate_proposals(model, pictures(3), processor, progress=False) for _ in range(2)]
+    metrics = [evaluate_proposals(model, rows_with_images(3), processor, progress=False) for _ in range(2)]
     assert metrics[0] == metrics[1]
     assert modes == [False, False] and model.training
     model.eval()
-    assert evaluate_proposals(model, pictures(3), processor, progress=False) == metrics[0]
+    assert evaluate_proposals(model, rows_with_images(3), processor, progress=False) == metrics[0]
     assert not model.training
 
 
@@ -178,12 +178,12 @@ def test_autocast_finds_the_same_boxes():
             assert torch.equal(found.xyxy, wanted.xyxy) and torch.equal(found.scores, wanted.scores)
 
 
-def test_batches_of_any_size_give_the_same_figures():
+def test_batches_of_any_size_give_the_same_metrics():
     model, processor = tiny_model(), GromaImageProcessor(size={"height": 56, "width": 56})
-    whole = evaluate_proposals(model, pictures(5), processor, batch_size=5, progress=False)
+    whole = evaluate_proposals(model, rows_with_images(5), processor, batch_size=5, progress=False)
     for batch_size in (1, 2, 8):
         assert evaluate_proposals(
-            model, pictures(5), processor, batch_size=batch_size, progress=False
+            model, rows_with_images(5), processor, batch_size=batch_size, progress=False
         ) == pytest.approx(whole)
 
 

@@ -1,4 +1,4 @@
-"""What commands print and write."""
+"""What commands print, and the answers, regions and images that they write."""
 
 import io
 import json
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def answer_lines(answer: "GroundedText") -> str:
-    """An answer for a terminal: its text, and the boxes of each phrase."""
+    """An answer as a terminal shows it: its text, and the boxes of each phrase."""
     lines = [answer.text]
     for phrase in answer.phrases:
         for region_id, box in zip(phrase.region_ids, phrase.boxes.tolist()):
@@ -29,19 +29,19 @@ def answer_lines(answer: "GroundedText") -> str:
 
 
 def numbers(values: Sequence[float]) -> str:
-    """Numbers of a box in a line."""
+    """The numbers of a box, in columns."""
     return " ".join(f"{value:5.0f}" for value in values)
 
 
 def printable(text: str) -> str:
-    """The text without control characters, in what the terminal can show: a model may write anything."""
+    """The text without control characters and what the terminal cannot show: a model may write anything."""
     text = "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)
 
 
 def note(text: str) -> None:
-    """Say something beside the result."""
+    """Say something beside the result, on stderr."""
     print(printable(text), file=sys.stderr)
 
 
@@ -58,26 +58,26 @@ def write_answer(
 
 
 def write_proposals(folder: Path, regions: "Regions", image: "Image.Image", name: str = "proposals") -> None:
-    """Write regions as JSON, and their image: both or neither."""
+    """Write regions as JSON, and the image that shows them: both or neither."""
     from ..visualization import draw_proposals
 
     _write_pair(folder, name, regions.to_dict(), draw_proposals(image, regions.xyxy, regions.scores))
 
 
 def write_png(path: Path, image: "Image.Image") -> None:
-    """Write an image at once or not at all."""
+    """Write an image, wholly or not at all."""
     write_file(path, _png(path, image))
 
 
 def _write_pair(folder: Path, name: str, content: dict[str, Any], image: "Image.Image") -> None:
-    """Write `NAME.json` and `NAME.png`, both or neither. The JSON comes last: who finds it finds the image."""
+    """Write `NAME.json` and `NAME.png`, both or neither. The JSON comes last: where it is, the image is, too."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     path = folder / f"{name}.png"
     write_files({path: _png(path, image), path.with_name(f"{name}.json"): text.encode()})
 
 
 def _png(path: Path, image: "Image.Image") -> bytes:
-    """What the file of an image will hold."""
+    """An image as the bytes of a PNG file; errors name `path`."""
     buffer = io.BytesIO()
     with naming(path):
         image.save(buffer, format="PNG")

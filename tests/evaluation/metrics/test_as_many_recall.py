@@ -123,7 +123,7 @@ def test_merged_boxes():
 
 
 def questions(count: int, seed: int) -> tuple[list, list, list, list, list]:
-    """Random questions: boxes, scores (many ties), targets that some boxes hit, their areas, which are crowd regions."""
+    """Random questions: boxes, scores (many ties), targets that some boxes hit, their areas, which are crowds."""
     draw = np.random.default_rng(seed)
     columns: tuple[list, list, list, list, list] = ([], [], [], [], [])
     for _ in range(count):

@@ -248,7 +248,7 @@ def test_what_is_found_in_a_crowd_is_neither_right_nor_wrong():
     found = (np.concatenate([inside, target]), np.linspace(0.9, 0.1, 9))
     assert class_agnostic_detection_metrics([found], [target], crowds=[crowd])["ap"] == 1
     assert class_agnostic_detection_metrics([found], [target])["ap"] < 0.2
-    # A region that nothing is found in is not missed, and a picture of nothing else counts for nothing.
+    # A region that nothing is found in is not missed, and an image of nothing else counts for nothing.
     assert class_agnostic_detection_metrics([(target, [0.5])], [target], crowds=[crowd])["recall@0.75"] == 1
     assert class_agnostic_detection_metrics([(inside, [0.5] * 8)], [[]], crowds=[crowd])["ap"] == -1
     # A box half outside of the region is in it for IoU 0.5 only.
@@ -263,8 +263,8 @@ def test_crowds_need_an_entry_for_each_image():
         class_agnostic_detection_metrics([(TARGETS, [1, 1, 1])] * 2, [TARGETS] * 2, crowds=[TARGETS])
 
 
-def test_every_figure_is_over_its_own_thresholds_sizes_and_numbers_of_boxes():
-    """Twelve small wrong boxes rank first; then a medium target is found with an IoU of 0.6, and a large one exactly."""
+def test_every_metric_is_over_its_own_thresholds_sizes_and_numbers_of_boxes():
+    """Twelve small wrong boxes rank first, then comes a medium target with an IoU of 0.6, and a large one exactly."""
     targets = np.array([[0.0, 0.0, 50.0, 50.0], [200.0, 200.0, 400.0, 400.0]])
     wrong = np.tile([[500.0, 500.0, 510.0, 510.0]], (12, 1))
     boxes = np.concatenate([wrong, [[0.0, 0.0, 50.0, 30.5]], targets[1:]])

@@ -1,4 +1,4 @@
-"""CIDEr and METEOR, on the metrics that others published for their examples; words as Stanford's tokenizer cuts them."""
+"""CIDEr and METEOR, compared with published scores; words as Stanford's tokenizer cuts them."""
 
 import json
 import os

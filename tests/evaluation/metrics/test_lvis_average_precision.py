@@ -1,4 +1,4 @@
-"""Evaluation in the way of LVIS: by hand, and the metrics that LVIS's own program gave for a sample."""
+"""Evaluation following LVIS: by hand, and the metrics that LVIS's own program gave for a sample."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ DOG = [[0.0, 200.0, 150.0, 350.0]]
 
 @pytest.mark.parametrize("name", ["jittered_gt_results", "jittered_gt_results_score1"])
 def test_metrics_of_the_lvis_sample(name):
-    """100 real images with made detections; the second file gives all the same score, as the released Groma script does."""
+    """100 real images, made-up detections; the second file scores all alike, as the released Groma script does."""
     if not REALDATA.is_dir():
         pytest.skip("the real samples are not beside this checkout (../shared/realdata)")
     file = f"derived/lvis_val_100_{name}.json"
@@ -184,8 +184,8 @@ def test_results_on_unknown_images():
         lvis_metrics(truth, annotations(9, 2, [BOX], score=0.9))
 
 
-def test_every_figure_is_over_its_own_thresholds_sizes_and_frequencies():
-    """A medium target of a frequent category, found with an IoU of 0.6, and a large one of a rare category, found exactly."""
+def test_every_metric_is_over_its_own_thresholds_sizes_and_frequencies():
+    """A medium target of a frequent category, found with an IoU of 0.6; a large one of a rare one, found exactly."""
     large = [100.0, 100.0, 200.0, 200.0]
     truth = {
         "images": [{"id": 1}],

@@ -1,7 +1,7 @@
 """Recall of questions that ask for all objects of a kind: the AS-MANY, ANY and MERGED-BOXES protocols.
 
 Of a question with k true boxes, AS-MANY looks at the k best predicted boxes and counts how many of the true ones they
-hit: 3 of 5 are 60 %. ANY asks whether one hit is among them, MERGED-BOXES compares the box around all predictions with
+hit: 3 of 5 are 60%. ANY asks whether one hit is among them, MERGED-BOXES compares the box around all predictions with
 the one around all targets. All metrics are averages over IoU thresholds as in COCO (0.50:0.95; an IoU equal to the
 threshold is a hit).
 
@@ -28,9 +28,9 @@ from .box_lists import (
 
 # As pycocotools computes them: 0.6000000000000001 is one of them, and an IoU of exactly 0.6 is below it.
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-# A size that lies on a border belongs to both sides, as in COCO.
+# In square pixels. A size that lies on a border belongs to both sides, as in COCO.
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}
-# Questions of the same number of targets are matched at once, as long as they have no more IoUs than this.
+# Questions with equally many targets are matched together, as long as they have no more IoUs than this.
 MAX_IOUS = 4_000_000
 
 
@@ -192,7 +192,7 @@ def merged_boxes_recall(
 
 
 class _Questions(NamedTuple):
-    """All questions in flat arrays, see `box_lists`: the boxes of each best first, its targets without crowd regions."""
+    """All questions in flat arrays, see `box_lists`: boxes best first, targets without crowd regions."""
 
     boxes: np.ndarray  # (n, 4)
     box_counts: np.ndarray  # (questions,)

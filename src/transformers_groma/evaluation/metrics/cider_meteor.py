@@ -1,7 +1,7 @@
 """CIDEr and METEOR of captions, as coco-caption computes them (`pycocoevalcap`, of the `eval` extra).
 
-Both are on coco-caption's own scale. The paper prints hundredfold values: its METEOR of 16.8 and CIDEr of 107.3 are
-0.168 and 1.073 here. No model is needed.
+Both are on coco-caption's own scale. The paper multiplies them by 100: its METEOR of 16.8 and CIDEr of 107.3 are 0.168
+and 1.073 here. No model is needed.
 """
 
 import logging
@@ -19,16 +19,16 @@ Tokenizer = Callable[[Sequence[str]], Sequence[str]]
 
 
 def cider(candidates: Sequence[str], references: Sequence[Sequence[str]], tokenize: Tokenizer = ptb_tokenize) -> float:
-    """CIDEr of captions (CIDEr-D, as coco-caption names it).
+    """CIDEr of captions (to be exact, CIDEr-D, which is what coco-caption computes).
 
-    How much a word counts depends on how many captions it is in, so the score is that of the whole set and not the
-    mean of parts of it; of a single caption it is 0.
+    How much a word counts depends on how many captions contain it, so the score is that of the whole set and not the
+    mean over parts of it. That of a single caption is 0.
 
     Args:
         candidates (`Sequence[str]`): one caption an image or region.
         references (`Sequence[Sequence[str]]`): the true captions of each, at least one.
-        tokenize (`Callable`): cuts texts into words. By default following coco-caption, without its Java program;
-            `ptb_tokenizer.java_ptb_tokenize` runs that program, `list` takes texts of words as they are.
+        tokenize (`Callable`): cuts texts into words; by default as coco-caption does, without its Java program.
+            `ptb_tokenizer.java_ptb_tokenize` runs that program; `list` takes texts that are cut already.
 
     Returns:
         `float`: 0..10, on coco-caption's scale.
@@ -47,7 +47,7 @@ def cider(candidates: Sequence[str], references: Sequence[Sequence[str]], tokeni
 def meteor(
     candidates: Sequence[str], references: Sequence[Sequence[str]], tokenize: Tokenizer = ptb_tokenize
 ) -> float:
-    """METEOR 1.5 of captions, by its authors' own Java program. NLTK's function of that name gives other figures.
+    """METEOR 1.5 of captions, by its authors' own Java program. NLTK's function of that name gives other scores.
 
     Args:
         candidates (`Sequence[str]`): one caption an image or region.
@@ -58,13 +58,13 @@ def meteor(
         `float`: 0..1.
 
     Raises:
-        JavaMissingError: there is no Java; says how to install it.
+        JavaMissingError: Java is not installed; says how to install it.
         ValueError: see `cider`.
-        RuntimeError: the program failed, for lack of its 2 GB of memory or else; says what it wrote.
+        RuntimeError: the program failed, perhaps because it needs 2 GB of memory; says what it wrote.
     """
     true, answers = _tokenized(candidates, references, tokenize)
     require_java()
-    # A line of its input has parts between such bars.
+    # METEOR's program reads lines whose parts are separated by such bars.
     true = {index: [text.replace("|||", " ") for text in texts] for index, texts in true.items()}
     program = Meteor()
     try:
@@ -74,20 +74,20 @@ def meteor(
         message = program.meteor_p.communicate()[1].decode(errors="replace").strip()
         raise RuntimeError(f"The Java program of METEOR failed: {message or 'it wrote nothing'}.") from error
     finally:
-        # Its destructor would wait for the lock for ever, after an error or Ctrl-C.
+        # After an error or Ctrl-C the lock is still held, and the destructor of `Meteor` would wait for it for ever.
         if program.lock.locked():
             program.lock.release()
 
 
 def caption_scores(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """CIDEr, and METEOR where there is Java; a warning says how to install it where there is none.
+    """CIDEr, and METEOR if Java is installed; otherwise a warning says how to install it.
 
     Args:
         candidates (`Sequence[str]`): one caption an image or region.
         references (`Sequence[Sequence[str]]`): the true captions of each, at least one.
 
     Returns:
-        `dict[str, float]`: `cider`, and `meteor` where there is Java.
+        `dict[str, float]`: `cider`, and `meteor` if Java is installed.
 
     Raises:
         ValueError: see `cider`.

@@ -32,9 +32,9 @@ def lvis_ground_eval(
 ) -> dict[str, float]:
     """Score LVIS-Ground as the released script does it: `LVISEval` over all predicted boxes, each with a score of 1.
 
-    Not the paper's protocol, which is `as_many_recall`: here the number of boxes is not limited to that of the
-    targets, and recall is averaged over categories. Of what the script prints only recall is reported. Its average
-    precision means nothing: boxes that all have the same score have no order.
+    The paper's protocol is another one, `as_many_recall`: here the number of boxes is not limited to that of the
+    targets, and recall is averaged over categories. Only recall is reported. The average precision that the script
+    prints means nothing: boxes that all have the same score have no order.
 
     Args:
         predictions (`Sequence`, one entry a question): boxes of shape `(n, 4)` in the model's order, `xyxy` in pixels;
@@ -70,8 +70,7 @@ def lvis_ground_eval(
         if (first := seen.setdefault(question, row)) != row:
             raise ValueError(
                 f"`image_ids` and `categories`: image {question[0]!r} is asked for {question[1]!r} twice, in rows "
-                f"{first} and {row}. "
-                "Keep one of them."
+                f"{first} and {row}. Keep one of them."
             )
     category_numbers = {category: number for number, category in enumerate(sorted(set(categories)), start=1)}
     image_numbers = {image: number for number, image in enumerate(sorted(set(image_ids)), start=1)}
@@ -115,11 +114,12 @@ def lvis_metrics(
         those of COCO, of `area`.
 
     Raises:
-        ValueError: a result names an image that `truth` has not.
+        ValueError: a result names an image that is not in `truth`.
 
     Example:
     >>> box = {"image_id": 5, "category_id": 2, "bbox": [10.0, 10.0, 50.0, 50.0]}
-    >>> truth = {"images": [{"id": 5}], "categories": [{"id": 2, "frequency": "r"}], "annotations": [{**box, "area": 2500.0}]}
+    >>> truth = {"images": [{"id": 5}], "categories": [{"id": 2, "frequency": "r"}]}
+    >>> truth["annotations"] = [{**box, "area": 2500.0}]
     >>> lvis_metrics(truth, [{**box, "score": 0.7}])["ap_rare"]
     1.0
     """
@@ -143,7 +143,7 @@ def lvis_metrics(
 
 
 def _best_of_images(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The best results of each image, over all categories: LVIS cuts before it looks at categories. Ties keep their order."""
+    """The best results of each image, whatever their category: LVIS cuts first. Equal scores keep their order."""
     of_image: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for entry in results:
         of_image[entry["image_id"]].append(entry)
@@ -159,17 +159,16 @@ def _few_images(
     results: Sequence[Mapping[str, Any]],
     images: Mapping[Hashable, Mapping[str, Any]],
 ) -> tuple[dict[str, list[dict[str, Any]]], list[dict[str, Any]]]:
-    """The same evaluation on as few images as can be.
+    """The same evaluation on as few images as possible.
 
-    Boxes of different categories never meet, so the first image of every category may be one and the same, and so on.
-    The evaluation visits each pair of image and category; of LVIS-Ground's 4,299 x 1,203 pairs hardly one in a
-    thousand has a box.
-
-    The order of the images of a category is kept, because among equal scores it decides.
+    The evaluation visits each pair of image and category, and of LVIS-Ground's 4,299 x 1,203 pairs hardly one in a
+    thousand has a box. Boxes of different categories are never compared, so the n-th image with boxes of a category
+    may be the same image for all categories: slot n. The images of a category keep their order, which decides among
+    equal scores.
     """
     looked_for = {(entry["image_id"], entry["category_id"]) for entry in truth["annotations"]}
     looked_for |= {(key, category) for key, image in images.items() for category in image.get("neg_category_ids", ())}
-    # Only pairs with a box matter.
+    # A result in an image where nobody looked for its category is ignored; other pairs matter only if they have a box.
     with_result = {(entry["image_id"], entry["category_id"]) for entry in results} & looked_for
     with_target = {(entry["image_id"], entry["category_id"]) for entry in truth["annotations"]}
     slots: dict[tuple[Any, Any], int] = {}

@@ -23,9 +23,9 @@ def grounded_phrase_scores(
 ) -> dict[str, float]:
     """How many phrases of answers are among the true ones, and how many of these are found, at an IoU of at least 0.5.
 
-    A phrase stands for the region that its boxes cover together, so one of three sheep is not torn apart if the answer
-    draws one box around them. In each row as many phrases are paired as can be, each used once. A pair agrees in its
-    region, and for the first three metrics in its words, too: capitals, articles and punctuation do not matter.
+    A phrase stands for the region that its boxes cover together: "three sheep" is found by one box around them as by
+    three. In each row as many phrases as possible are paired, each at most once. The phrases of a pair have the same
+    region and, for the first three metrics, the same words: capitals, articles and punctuation do not matter.
 
     Args:
         predicted (`Sequence`, one entry a row): the phrases of the answer, each its text and its `xyxy` boxes of shape
@@ -42,7 +42,8 @@ def grounded_phrase_scores(
 
     Example:
     >>> dog, cats = ("A dog", [[0, 0, 10, 10]]), ("two cats", [[20, 0, 30, 10], [30, 0, 40, 10]])
-    >>> scores = grounded_phrase_scores([[("the dog", [[0, 0, 10, 9]]), ("animals", [[20, 0, 40, 10]])]], [[dog, cats]])
+    >>> said = [("the dog", [[0, 0, 10, 9]]), ("animals", [[20, 0, 40, 10]])]
+    >>> scores = grounded_phrase_scores([said], [[dog, cats]])
     >>> scores["precision@0.5"], scores["region_precision@0.5"]
     (0.5, 1.0)
     """
@@ -87,7 +88,7 @@ def _words(phrases: Sequence[Phrase]) -> list[list[str]]:
 
 
 def _pairs(agree: np.ndarray) -> int:
-    """The most pairs that agree, each phrase in one of them; `agree` is `(n, m)`."""
+    """How many phrases can be paired with one that agrees, each at most once; `agree` is `(n, m)`, bool."""
     return int(agree[linear_sum_assignment(agree, maximize=True)].sum())
 
 

@@ -1,4 +1,4 @@
-"""Words of captions following coco-caption: Penn Treebank tokens in lower case, without punctuation.
+"""Cuts captions into words as coco-caption does: Penn Treebank tokens in lower case, without punctuation.
 
 Caption metrics depend on how captions are cut into words. coco-caption cuts them with Stanford's tokenizer, a Java
 program; `ptb_tokenize` does the same in Python, `java_ptb_tokenize` runs that program. Both keep its peculiarities:
@@ -11,16 +11,16 @@ from collections.abc import Sequence
 
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-# What coco-caption drops. It lists the names of brackets in capitals, in vain, as all is in lower case by then.
+# What coco-caption drops. It lists brackets, too, but by their names in capitals, and by then all is in lower case.
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 
-# Words that keep their full stop, in lower case; single letters do, too. The second list does before a number only.
+# Words that keep their full stop, in lower case, as single letters do. Those of the second list only before a number.
 ABBREVIATIONS = """
-    adj adm adv al ala alex apr ariz assn assoc asst aug ave bldg blvd brig bros calif capt cf cie cmdr co col colo comdr conn corp
-    cpl ct dak dec dept det dr drs elec ens esq est etc ext feb fla fri ft ga gen gov govs hon inc ind insp intl jan jos jr jul jun
-    kan ky lieut lt ltd maj mar md messrs mfg mich minn mlle mme mo mon mont mr mrs ms msgr mt mtg natl neb nev nov oct okla penn pfc
-    ph plc pres prof pty pvt rd rep reps rev rt sen sens sep sept seq sgt spc sq sr st ste supt tel tenn thu thurs treas tue tues
-    univ va vs vt wed wis wisc wyo
+    adj adm adv al ala alex apr ariz assn assoc asst aug ave bldg blvd brig bros calif capt cf cie cmdr co col colo
+    comdr conn corp cpl ct dak dec dept det dr drs elec ens esq est etc ext feb fla fri ft ga gen gov govs hon inc ind
+    insp intl jan jos jr jul jun kan ky lieut lt ltd maj mar md messrs mfg mich minn mlle mme mo mon mont mr mrs ms
+    msgr mt mtg natl neb nev nov oct okla penn pfc ph plc pres prof pty pvt rd rep reps rev rt sen sens sep sept seq
+    sgt spc sq sr st ste supt tel tenn thu thurs treas tue tues univ va vs vt wed wis wisc wyo
 """
 ABBREVIATIONS_BEFORE_NUMBERS = "art ca fig figs no nos op pp prop"
 # Written as one word, read as two.
@@ -35,7 +35,7 @@ SPLIT_WORDS = {
     "'twas": "'t was",
 }
 
-# Before words are found: other ways to write the same sign.
+# Before the text is cut: other ways to write the same sign.
 _SIGNS = str.maketrans(
     {
         **dict.fromkeys("\u2018\u2019\u2039\u203a", "'"),
@@ -48,7 +48,7 @@ _SIGNS = str.maketrans(
         **dict.fromkeys("\u2010\u2011\u00ad"),  # hyphens that Stanford's tokenizer drops
     }
 )
-# After words are found: how the treebank writes them.
+# After it is cut: how the treebank writes words and signs.
 _WRITTEN = {
     **SPLIT_WORDS,
     **{"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"},
@@ -62,7 +62,7 @@ _LETTER = r"[^\W\d_]"
 _END = rf"(?!{_ANY})"
 _ENDING = rf"'(?:s|m|d|re|ve|ll){_END}"
 _LONG_WORD = re.compile(r"\S{80}(?=\S)")
-# The first alternative that fits is taken, so longer ones come first.
+# The first alternative that matches is taken, so longer ones come first.
 _TOKEN = re.compile(
     rf"""
       </?[a-z][^<>]*>                                                     # <person>
@@ -93,8 +93,8 @@ _TOKEN = re.compile(
 def ptb_tokenize(texts: Sequence[str]) -> list[str]:
     """Cut texts into words as coco-caption does, without its Java program.
 
-    Equal to `java_ptb_tokenize` on 7,253 of the 7,255 texts of the samples that the project is tested with, and on all
-    captions among them. What differs are rare signs: a smiley of letters, a single letter that ends a sentence.
+    It equals `java_ptb_tokenize` on 7,253 of the 7,255 texts that the project is tested with, all captions among them.
+    Rare signs differ: a smiley made of letters, a single letter that ends a sentence.
 
     Args:
         texts (`Sequence[str]`): captions.
@@ -110,7 +110,7 @@ def ptb_tokenize(texts: Sequence[str]) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
-    # No word is as long, and the time for a word may grow with the square of its length.
+    # No real word is that long, and the time for a word can grow with the square of its length.
     text = _LONG_WORD.sub(r"\g<0> ", text.translate(_SIGNS))
     tokens = (token.lower() for token in _TOKEN.findall(text))
     words = (word for token in tokens for word in _written(token).split())
@@ -129,11 +129,11 @@ def _written(token: str) -> str:
 
 
 class JavaMissingError(RuntimeError):
-    """There is no Java here, which Stanford's tokenizer and METEOR are written in."""
+    """Java is not installed, which Stanford's tokenizer and METEOR are written in."""
 
 
 def require_java() -> None:
-    """Check that Java is there.
+    """Check that Java is installed.
 
     Raises:
         JavaMissingError: it is not; says how to install it.
@@ -155,13 +155,13 @@ def java_ptb_tokenize(texts: Sequence[str]) -> list[str]:
         `list[str]`: for each its words, in lower case, with a space between them.
 
     Raises:
-        JavaMissingError: there is no Java.
+        JavaMissingError: Java is not installed.
     """
     require_java()
     # One line a text, whatever breaks it has.
     captions = {index: [{"caption": " ".join(text.split())}] for index, text in enumerate(texts)}
     tokenized = PTBTokenizer().tokenize(captions)
-    # Fractions come with a hard space.
+    # The program puts a no-break space into fractions.
     return [" ".join(tokenized[index][0].split()) for index in captions]
 
 

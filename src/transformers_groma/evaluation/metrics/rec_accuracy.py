@@ -14,7 +14,7 @@ from .box_lists import check_rows, first_of_each, flat_boxes, flat_targets, row_
 def first_box_ious(
     predictions: Sequence[Sequence[Sequence[float]]], references: Sequence[Sequence[float]]
 ) -> np.ndarray:
-    """IoU of the first box of each answer with the true box, which `rec_accuracy` counts; for histograms and galleries.
+    """IoU of the first box of each answer with the true box, which `rec_accuracy` counts.
 
     Args:
         predictions (`Sequence`, one entry an answer): boxes of shape `(n, 4)`, `xyxy`; `n` may be 0.
