@@ -1,1 +1,1 @@
-"""One script a raw dataset: `python -m processing.NAME --help`. Each writes Parquet shards with the columns of the package."""
+"""One script per raw dataset (`python -m processing.NAME --help`), which writes Parquet shards in our columns."""

@@ -1,4 +1,4 @@
-"""Boxes of annotations, each checked alone: a wrong one does not cost the others."""
+"""Annotated boxes in pixels: checked one by one, clipped to the image, turned upright."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +23,7 @@ OUTSIDE = "box is outside of the image"
 def usable_boxes(
     boxes: Sequence[Any], width: int, height: int, box_format: str = "xywh", what: str = "box"
 ) -> tuple[list[Box], list[int], list[LeftOut]]:
-    """Boxes of annotations, clipped to the image; those that are wrong are left out, each with its reason.
+    """Clip annotated boxes to the image, and leave out those that are wrong, each with its reason.
 
     Args:
         boxes (`Sequence`): four numbers each, in pixels, unchecked.
@@ -48,15 +48,15 @@ def usable_boxes(
     corners = torch.tensor([numbers[index] for index in right], dtype=torch.float64).reshape(-1, 4)
     if box_format == "xywh":
         corners = box_xywh_to_xyxy(corners)
-    faults: dict[int, str | None] = dict.fromkeys(range(len(boxes)), NOT_FOUR_NUMBERS)
+    # `right` are indices into `boxes`; `kept` are positions in `right` of boxes that are not empty after clipping.
+    # Every box gets its first fault: not numbers, then wrong as annotated, then empty as float32 once it is clipped.
     clipped, kept = clip_xyxy(corners, width, height)
     left = set(kept)
-    # What is left of a box may be empty in float32.
-    faults |= {right[position]: None if position in left else EMPTY for position in range(len(right))}
-    for index, box in zip(right, corners.tolist(), strict=True):
-        faults[index] = _fault(*box, width, height) or faults[index]
+    faults: dict[int, str | None] = dict.fromkeys(range(len(boxes)), NOT_FOUR_NUMBERS)
+    for position, (index, box) in enumerate(zip(right, corners.tolist(), strict=True)):
+        faults[index] = _fault(*box, width, height) or (None if position in left else EMPTY)
     left_out = [LeftOut(fault, f"{what} {index}: {boxes[index]!r}") for index, fault in faults.items() if fault]
-    # Of the clipped boxes, those that had no fault before.
+    # A box below a pixel is left after clipping, but has a fault.
     usable = [(box, right[position]) for box, position in zip(clipped, kept) if faults[right[position]] is None]
     return [box for box, _ in usable], [index for _, index in usable], left_out
 
@@ -70,7 +70,7 @@ def _fault(x1: float, y1: float, x2: float, y2: float, width: int, height: int) 
 
 
 def clip_xyxy(boxes: Sequence[Sequence[float]] | Tensor, width: int, height: int) -> tuple[list[Box], list[int]]:
-    """Corner boxes, clipped to the image; those that are empty then are dropped.
+    """Clip `xyxy` boxes to the image, and drop those that are empty then.
 
     Args:
         boxes (`Sequence` of 4 numbers, or `Tensor` of shape `(n, 4)`): `xyxy` in pixels.
@@ -90,7 +90,7 @@ def clip_xyxy(boxes: Sequence[Sequence[float]] | Tensor, width: int, height: int
 def upright_boxes(
     boxes: Sequence[Box], content: bytes, annotated: tuple[int, int] | None, boxes_of: BoxesOf | None
 ) -> list[Box]:
-    """Boxes of an image file as those of the upright image, which a row needs.
+    """Turn boxes as they were annotated into boxes of the upright image, which rows have.
 
     Args:
         boxes (`Sequence` of 4 numbers): `xyxy` in pixels of the image as it was annotated.

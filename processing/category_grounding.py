@@ -1,15 +1,15 @@
 """COCO or LVIS instances to conversations: finding all objects of a category.
 
-Pictures and annotations: https://cocodataset.org/#download and https://www.lvisdataset.org/dataset (LVIS v1 has
-pictures of train2017 and val2017: `--images` is the folder that holds both).
+Images and annotations: https://cocodataset.org/#download and https://www.lvisdataset.org/dataset (LVIS v1 has
+images of train2017 and val2017: `--images` is the folder that holds both).
 
-python -m processing.category_grounding --images coco/train2017 --annotations coco/annotations/instances_train2017.json \\
-    --source coco --output data/coco_grounding --shards 32
+python -m processing.category_grounding --images coco/train2017 \\
+    --annotations coco/annotations/instances_train2017.json --source coco --output data/coco_grounding --shards 32
 python -m processing.category_grounding --images coco --annotations lvis/lvis_v1_train.json \\
     --source lvis --output data/lvis_grounding --shards 32
 
-One row a picture and category, its boxes from left to right. Skipped are categories that LVIS calls not exhaustively
-annotated in a picture, and those with more boxes than the model has regions.
+One row per image and category, its boxes from left to right. Skipped are categories that LVIS calls not exhaustively
+annotated in an image, and those with more boxes than the model has regions.
 """
 
 import sys
@@ -20,18 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from processing.boxes import usable_boxes
-from processing.coco_format import CocoFile, CocoImage, check_image, image_name, load_coco_files, one_entry_a_picture
+from processing.coco_format import CocoFile, CocoImage, check_image, image_name, load_coco_files, one_entry_per_image
 from processing.common import UNKNOWN_CATEGORY, run_script, script_parser
 from processing.ids import Id, id_of
 from processing.rows import (
     Box,
     add_conversation_options,
     category_name,
-    coco_picture_names,
+    coco_image_names,
     conversation_row,
     plain_text,
     prompt_seed,
-    read_annotated_picture,
+    read_annotated_image,
 )
 from transformers_groma.data.columns import phrase_part
 from transformers_groma.data.image_files import BoxesOf
@@ -44,15 +44,15 @@ MAX_BOXES = 100
 
 @dataclass(frozen=True, slots=True)
 class CategoryObjects:
-    """The objects of one category in a picture.
+    """The objects of one category in an image.
 
     Args:
-        image (`dict`): entry of the picture.
-        category (`str`): the category as words; empty where the picture has none that can be asked for.
-        category_id: its number; of categories with one name, the first.
+        image (`dict`): entry of the image.
+        category (`str`): the category as words; empty where the image has none that can be asked for.
+        category_id: its id; of several categories with the same name, the first.
         bboxes (`list`): `xywh` in pixels, unchecked.
         left_out (`tuple` of `LeftOut`): annotations that are left out.
-        fault (`LeftOut`, *optional*): why the picture is of no use.
+        fault (`LeftOut`, *optional*): why the image cannot be used.
         exhaustive (`bool`): whether all objects of the category are annotated.
     """
 
@@ -66,19 +66,19 @@ class CategoryObjects:
 
     @property
     def name(self) -> str:
-        """How a report names it."""
+        """The name of the objects in a report."""
         return f"{image_name(self.image)}: {self.category}" if self.category else image_name(self.image)
 
 
 def load_category_objects(annotations: Sequence[Path]) -> list[CategoryObjects]:
-    """The objects of COCO-style files by picture and category.
+    """The objects of COCO-style files by image and category.
 
     Args:
         annotations (`Sequence[Path]`): files with `categories`.
 
     Returns:
-        `list[CategoryObjects]`: in the order of the pictures, then of their annotations; crowds are left out.
-        Categories of one name are one, because a question can only say the name.
+        `list[CategoryObjects]`: in the order of the images, then of their annotations; crowds are left out.
+        Categories with the same name count as one, because a question can only say the name.
 
     Raises:
         ValueError: a file without categories.
@@ -88,7 +88,7 @@ def load_category_objects(annotations: Sequence[Path]) -> list[CategoryObjects]:
         if not content.categories and any(entry.annotations for entry in content.images):
             raise ValueError(f"{path} has annotations, but no `categories`: nothing says what to ask for.")
         names = _names(content, path)
-        for entry in one_entry_a_picture(content.images, path):
+        for entry in one_entry_per_image(content.images, path):
             records += _objects_of_image(entry, content, names)
     return records
 
@@ -112,7 +112,7 @@ def _names(content: CocoFile, path: Path) -> dict[Id, str]:
 
 
 def _objects_of_image(entry: CocoImage, content: CocoFile, names: Mapping[Id, str]) -> list[CategoryObjects]:
-    """The objects of one picture; what is left out goes to the first record."""
+    """The objects of one image by category; the first record has what is left out."""
     if entry.fault is not None:
         return [CategoryObjects(entry.image, "", None, [], fault=entry.fault)]
     bboxes: dict[str, list[Any]] = {}
@@ -141,7 +141,7 @@ def _objects_of_image(entry: CocoImage, content: CocoFile, names: Mapping[Id, st
 
 
 def _category_fault(annotation: Mapping[str, Any], identity: Id | None, content: CocoFile) -> LeftOut:
-    """Why nobody knows the category of an annotation."""
+    """Why the category of an annotation is not known."""
     detail = f"category {annotation.get('category_id')!r}, annotation {annotation.get('id')!r}"
     if identity in content.ambiguous_categories:
         return LeftOut("two categories with different names share the id of an annotation's category", detail)
@@ -165,20 +165,20 @@ def from_left(boxes: Iterable[Box]) -> list[Box]:
 def convert(
     objects: CategoryObjects, images: Path, source: str, seed: int | None, boxes_of: BoxesOf | None = None
 ) -> Iterator[dict[str, Any] | LeftOut]:
-    """The row of a picture and category.
+    """The row of an image and category.
 
     Args:
         objects (`CategoryObjects`): what is to be found.
-        images (`Path`): folder of the pictures.
+        images (`Path`): folder of the images.
         source (`str`): name of the dataset.
         seed (`int`): draws the question.
-        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the picture.
+        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the image.
 
     Yields:
         `dict`: a conversation row, boxes `xyxy` in pixels. `LeftOut`: why an annotation is not in it.
 
     Raises:
-        SkipRecord: no picture, another size than annotated, no boxes, too many, or perhaps not all.
+        SkipRecord: no image, another size than annotated, no boxes, too many, or perhaps not all.
     """
     image = objects.image
     boxes, left_out = usable_objects(objects)
@@ -190,13 +190,13 @@ def convert(
     if len(boxes) > MAX_BOXES:
         raise SkipRecord("more boxes than a model has regions", f"{len(boxes)}, at most {MAX_BOXES}")
     size = check_image(image)
-    picture = read_annotated_picture(images, *coco_picture_names(image), size=size, boxes_of=boxes_of)
-    boxes = from_left(picture.upright(boxes))
+    image_file = read_annotated_image(images, *coco_image_names(image), size=size, boxes_of=boxes_of)
+    boxes = from_left(image_file.upright(boxes))
     image_id = str(id_of(image["id"]))
     record = f"{image_id}/{objects.category}"
     question = question_parts("grounding", phrase=plain_text(objects.category), record=record, seed=seed)
     answer = [phrase_part("", list(range(len(boxes))))]
-    yield conversation_row(picture, image_id, boxes, [(question, answer)], source)
+    yield conversation_row(image_file, image_id, boxes, [(question, answer)], source)
 
 
 def usable_objects(objects: CategoryObjects) -> tuple[list[Box], list[LeftOut]]:
@@ -206,10 +206,10 @@ def usable_objects(objects: CategoryObjects) -> tuple[list[Box], list[LeftOut]]:
         objects (`CategoryObjects`): boxes `xywh` in pixels.
 
     Returns:
-        `tuple`: boxes `xyxy` in pixels, clipped to the picture; and what is left out.
+        `tuple`: boxes `xyxy` in pixels, clipped to the image; and what is left out.
 
     Raises:
-        SkipRecord: the picture is of no use.
+        SkipRecord: the image cannot be used.
     """
     boxes, _, left_out = usable_boxes(objects.bboxes, *check_image(objects.image, objects.fault))
     return boxes, [*objects.left_out, *left_out]

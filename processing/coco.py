@@ -13,22 +13,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from processing.coco_format import CocoImage, detection_rows, load_coco_files, one_entry_a_picture
+from processing.coco_format import CocoImage, detection_rows, load_coco_files, one_entry_per_image
 from processing.common import run_script, script_parser
 from transformers_groma.data.image_files import BoxesOf
 from transformers_groma.data.left_out import LeftOut
 
 
 def load_records(annotations: Sequence[Path]) -> list[CocoImage]:
-    """One record a picture, in the order of the files."""
+    """One record per image, in the order of the files."""
     files = zip(annotations, load_coco_files(annotations), strict=True)
-    return [entry for path, file in files for entry in one_entry_a_picture(file.images, path)]
+    return [entry for path, file in files for entry in one_entry_per_image(file.images, path)]
 
 
 def convert(
     entry: CocoImage, images: Path, boxes_of: BoxesOf | None = None, keep_empty: bool = False
 ) -> Iterator[dict[str, Any] | LeftOut]:
-    """The detection row of one picture, see `detection_rows`."""
+    """The detection row of one image, see `detection_rows`."""
     yield from detection_rows(entry, images, boxes_of=boxes_of, keep_empty=keep_empty)
 
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None, description: str | None = __doc__) -
     parser.add_argument(
         "--keep-empty",
         action="store_true",
-        help="write pictures without boxes, too: COCO's evaluation counts what is found in them as wrong",
+        help="write images without boxes, too: COCO's evaluation counts what is found in them as wrong",
     )
     args = parser.parse_args(argv)
     return run_script(

@@ -1,4 +1,4 @@
-"""Reading COCO-style annotation files: every annotation to its image, boxes to `xyxy` inside the upright image."""
+"""Reads COCO-style annotation files: each annotation with its image, boxes as `xyxy` of the upright image."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ _UNUSED_KEYS = ("segmentation",)
 
 @dataclass(frozen=True, slots=True)
 class CocoImage:
-    """An entry of `images` with its annotations, both as they stand in the file.
+    """An entry of `images` with its annotations, as in the file.
 
     Args:
         image (`dict`): `id`, `file_name`, `width`, `height` and what else the file has.
@@ -29,7 +29,7 @@ class CocoImage:
             left out, and so are the masks.
         crowds (`list` of `dict`): annotations of crowd regions.
         left_out (`list` of `LeftOut`): annotations of the image that cannot be read.
-        fault (`LeftOut`, *optional*): why the image is of no use.
+        fault (`LeftOut`, *optional*): why the image cannot be used.
     """
 
     image: dict[str, Any]
@@ -40,12 +40,12 @@ class CocoImage:
 
     @property
     def name(self) -> str:
-        """How a report names it."""
+        """The name of the image in a report."""
         return image_name(self.image)
 
     @property
     def image_id(self) -> str:
-        """Its id as rows have it."""
+        """The id of the image in rows."""
         return str(id_of(self.image.get("id")))
 
     def check(self) -> tuple[int, int]:
@@ -69,7 +69,7 @@ class CocoFile:
 
 
 def image_name(image: dict[str, Any]) -> str:
-    """How a report names the entry of an image."""
+    """The name of an image in a report."""
     name = image.get("file_name")
     return name if isinstance(name, str) and name else str(image.get("id"))
 
@@ -85,7 +85,7 @@ def check_image(image: dict[str, Any], fault: LeftOut | None = None) -> tuple[in
         `tuple[int, int]`: width and height in pixels, as annotated.
 
     Raises:
-        SkipRecord: it is of no use, or does not know its size.
+        SkipRecord: it cannot be used, or does not know its size.
     """
     if fault is not None:
         raise fault.of_record()
@@ -93,7 +93,7 @@ def check_image(image: dict[str, Any], fault: LeftOut | None = None) -> tuple[in
 
 
 def load_coco_json(path: str | os.PathLike) -> CocoFile:
-    """Read a COCO-style file and put annotations to their images. Ids that fit two records tie none of them.
+    """Read a COCO-style file: each image with its annotations. An id that two records share ties neither of them.
 
     Args:
         path (`str` or `Path`): a JSON file with `images`, `annotations` and perhaps `categories`.
@@ -125,7 +125,9 @@ def load_coco_json(path: str | os.PathLike) -> CocoFile:
 
 
 def load_coco_files(paths: Iterable[str | os.PathLike]) -> list[CocoFile]:
-    """Read several COCO-style files. Ids are those of their own file; pictures of two files that share one are told on stderr.
+    """Read several COCO-style files.
+
+    An id counts within its own file. Where images of two files share one, a warning on stderr says so.
 
     Args:
         paths (iterable of `str` or `Path`): the files.
@@ -140,7 +142,7 @@ def load_coco_files(paths: Iterable[str | os.PathLike]) -> list[CocoFile]:
     names: dict[Any, str] = {}
     shared: dict[Any, str] = {}
     for entry in (entry for file in files for entry in file.images if entry.fault is None):
-        # The id that rows have. MDETR's files number captions anew.
+        # The id that rows have; MDETR's files number captions anew, and keep it under another name.
         image = entry.image
         identity = id_of(image.get("original_id", image.get("original_img_id", image.get("id"))))
         if names.setdefault(identity, entry.name) != entry.name:
@@ -149,8 +151,7 @@ def load_coco_files(paths: Iterable[str | os.PathLike]) -> list[CocoFile]:
         identity, name = next(iter(shared.items()))
         print(
             f"{len(shared)} ids belong to different pictures, for example {identity!r} to {names[identity]} and "
-            f"{name}: rows of both "
-            "have this `image_id`. Write the files into datasets of their own.",
+            f"{name}: rows of both have this `image_id`. Write the files into datasets of their own.",
             file=sys.stderr,
         )
     return files
@@ -203,7 +204,7 @@ def _read_images(images: Sequence[Any]) -> tuple[list[CocoImage], dict[Id, CocoI
 
 
 def _no_image(annotation: Any, image_id: Id | None, by_id: Collection[Id]) -> str:
-    """Why an annotation has no image: what is counted."""
+    """Why an annotation has no image, in words to count by."""
     if not isinstance(annotation, dict):
         return "annotations that are not JSON objects"
     if image_id is None:
@@ -214,7 +215,7 @@ def _no_image(annotation: Any, image_id: Id | None, by_id: Collection[Id]) -> st
 
 
 def _add_annotation(entry: CocoImage, annotation: dict[str, Any], number: int, seen: dict[Id, dict[str, Any]]) -> None:
-    """Put an annotation to its image: among its annotations, its crowds, or what is left out."""
+    """Add an annotation to its image: to its annotations, its crowds, or what is left out."""
     label = _label(annotation, number)
     fault = record_fault(annotation, "annotation")
     identity = id_of(annotation.get("id"))
@@ -239,7 +240,7 @@ _NO_CROWD = (None, 0, "0", "", "false", "False")
 
 
 def _label(annotation: Any, number: int) -> str:
-    """How an example names an annotation: by its place in the file and its ids."""
+    """The name of an annotation in an example: its position in the file and its ids."""
     if not isinstance(annotation, dict):
         return f"at position {number}: {annotation!r}"[:100]
     return f"at position {number} (id {annotation.get('id')!r}, image_id {annotation.get('image_id')!r})"
@@ -258,12 +259,15 @@ def _read_categories(categories: Sequence[Any], path: str | os.PathLike) -> tupl
     return by_id, ambiguous
 
 
-def one_entry_a_picture(entries: Sequence[CocoImage], path: str | os.PathLike) -> list[CocoImage]:
-    """Put entries of the same file together, as tables with a line a box make several: apart, each denies what the others have.
+def one_entry_per_image(entries: Sequence[CocoImage], path: str | os.PathLike) -> list[CocoImage]:
+    """Join entries of the same image.
+
+    Tables with a line per box become files with an entry per box. As images of their own, each would say that there is
+    nothing where the others have their boxes.
 
     Args:
-        entries (`Sequence[CocoImage]`): of a file that means one entry for each picture.
-        path (`str` or `Path`): the file, told on stderr.
+        entries (`Sequence[CocoImage]`): of a file that should have one entry for each image.
+        path (`str` or `Path`): the file, for the message on stderr.
 
     Returns:
         `list[CocoImage]`: in the order of the first of each; they keep its id.
@@ -280,15 +284,14 @@ def one_entry_a_picture(entries: Sequence[CocoImage], path: str | os.PathLike) -
         ids = " and ".join(group.image_id for group in several[0][:3])
         print(
             f"{path}: {len(several)} pictures have several entries, for example {several[0][0].name} the ids {ids}: "
-            f"their annotations "
-            "are put together",
+            "their annotations are put together",
             file=sys.stderr,
         )
     return [group[0] if len(group) == 1 else _put_together(group) for group in by_name.values()]
 
 
 def _put_together(group: Sequence[CocoImage]) -> CocoImage:
-    """One entry of several of the same picture."""
+    """One entry with the annotations of several, each annotation once."""
     first = group[0]
     image = dict(first.image)
     for name in ("not_exhaustive_category_ids", "neg_category_ids"):
@@ -309,8 +312,8 @@ def _put_together(group: Sequence[CocoImage]) -> CocoImage:
     return together
 
 
-def find_picture(folder: Path, file_name: str) -> Path:
-    """Where an image lies: archives unpack with more or fewer folders than the annotations name.
+def find_image(folder: Path, file_name: str) -> Path:
+    """Find an image: archives unpack with more or fewer folders than the annotations name.
 
     Args:
         folder (`Path`): the folder of all images.
@@ -336,7 +339,7 @@ def find_picture(folder: Path, file_name: str) -> Path:
 def detection_rows(
     entry: CocoImage, images: Path, source: str = "coco", boxes_of: BoxesOf | None = None, keep_empty: bool = False
 ) -> Iterator[dict[str, Any] | LeftOut]:
-    """The detection row of one image, and what is left out of it; categories are dropped.
+    """The detection row of one image; categories are dropped.
 
     Args:
         entry (`CocoImage`): `bbox` of its annotations is `xywh` in pixels.
@@ -358,7 +361,7 @@ def detection_rows(
     yield from (*entry.left_out, *left_out, *crowds_left_out)
     if not boxes and not keep_empty:
         raise SkipRecord("no boxes")
-    path = find_picture(images, entry.image.get("file_name"))
+    path = find_image(images, entry.image.get("file_name"))
     content = read_image_bytes(path)
     yield {
         "image": {"bytes": content, "path": path.name},
@@ -374,7 +377,7 @@ def read_json(path: str | os.PathLike, drop: Collection[str] = ()) -> Any:
 
     Args:
         path (`str` or `Path`): the file.
-        drop (`Collection[str]`): keys of objects that are of no use.
+        drop (`Collection[str]`): keys of objects that nobody needs.
 
     Returns:
         Its content. An object with a key twice is a `RepeatedKey`.

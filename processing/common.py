@@ -1,4 +1,4 @@
-"""What the scripts share: their options, and turning records into shards with errors a user can act on."""
+"""The command line that the scripts share: options, errors that a user can act on, exit status."""
 
 import io
 import sys
@@ -24,7 +24,7 @@ UNKNOWN_CATEGORY = "annotation of a category that the file does not list"
 
 
 def positive_int(text: str) -> int:
-    """Type of an option that counts something."""
+    """The type of an option that counts something: a positive integer."""
     if not text.strip().isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"{text!r} must be a positive integer")
     return int(text)
@@ -37,16 +37,16 @@ def script_parser(
 
     Args:
         description (`str`): the script's docstring, shown by `--help`.
-        images (`bool`): whether the script reads a folder of pictures (`--images`).
+        images (`bool`): whether the script reads a folder of images (`--images`).
         annotations (`bool`): whether it reads annotation files (`--annotations`).
-        boxes (`bool`): whether the annotations of its pictures are boxes (`--boxes-of`).
+        boxes (`bool`): whether the annotations of its images are boxes (`--boxes-of`).
 
     Returns:
         `ArgumentParser`: a script may add its own options.
     """
     parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
     if images:
-        parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the pictures")
+        parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the images")
     if annotations:
         parser.add_argument(
             "--annotations",
@@ -61,8 +61,8 @@ def script_parser(
             "--boxes-of",
             choices=BOXES_OF,
             help="which pixels boxes were drawn on, where EXIF data turn or mirror an image: those that a viewer "
-            "shows, or those that "
-            "are stored; by default the annotated size tells, and images where it can't are left out",
+            "shows, or those that are stored; by default the annotated size tells, and images where it can't are left "
+            "out",
         )
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="folder of the dataset, made if needed"
@@ -82,7 +82,7 @@ def script_parser(
         "--workers", type=positive_int, metavar="N", help="with ray: the most shards at a time (default: all CPUs)"
     )
     parser.add_argument("--overwrite", action="store_true", help="write finished shards again")
-    parser.add_argument("--limit", type=positive_int, metavar="N", help="take the first N records only, for a look")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="take the first N records only, to try it out")
     add_preview_option(parser)
     return parser
 

@@ -1,6 +1,6 @@
 """Flickr30k Entities to conversations: captions whose phrases are tied to boxes.
 
-Pictures: https://shannon.cs.illinois.edu/DenotationGraph (a form). Captions in one of two layouts:
+Images: https://shannon.cs.illinois.edu/DenotationGraph (a form). Captions in one of two layouts:
 
 - MDETR's, as Groma has them: `mdetr_annotations.tar.gz` from https://zenodo.org/records/4729015:
 
@@ -12,8 +12,8 @@ python -m processing.flickr30k --images flickr30k-images \\
 python -m processing.flickr30k --images flickr30k-images --annotations Annotations --sentences Sentences \\
     --image-ids train.txt --unrelated UNRELATED_CAPTIONS --output data/flickr30k --shards 8
 
-One row a caption. Captions are tokenized; they are written as one would, `a man's arm.` for `a man 's arm .`, with a
-capital at their head. Captions without a phrase that has a box are skipped.
+One row per caption. Captions are tokenized; rows have them as one would write them, `A man's arm.` for
+`a man 's arm .`. Captions without a phrase that has a box are skipped.
 """
 
 import math
@@ -36,7 +36,7 @@ from processing.rows import (
     grounded_parts,
     plain_text,
     prompt_seed,
-    read_annotated_picture,
+    read_annotated_image,
     read_ids,
     without_stray_spaces,
 )
@@ -56,10 +56,10 @@ class Sentence:
     """A caption in the original layout.
 
     Args:
-        image_id (`str`): number of the picture.
+        image_id (`str`): number of the image.
         number (`int`): of the five captions, from 1.
         markup (`str`): the caption.
-        boxes (`Path`): the XML file of the picture.
+        boxes (`Path`): the XML file of the image.
     """
 
     image_id: str
@@ -70,14 +70,14 @@ class Sentence:
 
 @dataclass(frozen=True, slots=True)
 class GroundedCaption:
-    """A caption, its phrases, and the picture.
+    """A caption, its phrases, and the image.
 
     Args:
-        file_name, image_id (`str`): of the picture.
+        file_name, image_id (`str`): of the image.
         width, height: size that the boxes were made for, in pixels; numbers or numerals.
         text (`str`): the caption.
         phrases (`list` of `(start, end, boxes)`): offsets in characters, boxes `xyxy` in pixels, clipped to the
-            picture.
+            image.
         left_out (`list` of `LeftOut`): boxes that are wrong.
     """
 
@@ -113,14 +113,14 @@ def parse_sentence(markup: str) -> tuple[str, list[tuple[int, int, str]]]:
 
 
 def parse_boxes(content: str | bytes) -> tuple[int, int, dict[str, list[list[float]]]]:
-    """Read the boxes of a picture.
+    """Read the boxes of an image.
 
     Args:
         content (`str` or `bytes`): an XML file of `Annotations`. Pixels count from 1 there, and both corners are in
             the box.
 
     Returns:
-        `tuple`: width and height of the picture, and the boxes of each entity that has any: `xyxy` in pixels, corners
+        `tuple`: width and height of the image, and the boxes of each entity that has any: `xyxy` in pixels, corners
         as edges that count from 0; NaN where a corner is not a number. Scenes and entities that cannot be boxed have
         none.
     """
@@ -152,11 +152,11 @@ def load_sentences(
     Args:
         folder (`Path`): the `Sentences` folder.
         annotations (`Path`): the `Annotations` folder.
-        image_ids (`set[str]`, *optional*): the pictures to take.
+        image_ids (`set[str]`, *optional*): the images to take.
         unrelated (`set` of `(image id, number)`): captions to leave out.
 
     Returns:
-        `list[Sentence]`: by picture and number.
+        `list[Sentence]`: by image and number.
 
     Raises:
         ValueError: no captions there.
@@ -169,15 +169,15 @@ def load_sentences(
                 if (path.stem, number) not in unrelated:
                     sentences.append(Sentence(path.stem, number, markup, annotations / f"{path.stem}.xml"))
     if not sentences:
-        raise ValueError(f"No captions in {folder}. `--sentences` is the folder with a text file for each picture.")
+        raise ValueError(f"No captions in {folder}. `--sentences` is the folder with a text file for each image.")
     return sentences
 
 
 def read_unrelated(path: Path) -> set[tuple[str, int]]:
-    """Captions that are not about their picture.
+    """Captions that are not about their image.
 
     Args:
-        path (`Path`): the file `UNRELATED_CAPTIONS`: id of a picture and number of a caption on each line.
+        path (`Path`): the file `UNRELATED_CAPTIONS`: id of an image and number of a caption on each line.
 
     Returns:
         `set` of `(image id, number)`.
@@ -231,13 +231,13 @@ def read_coco_caption(entry: CocoImage) -> GroundedCaption:
     """A caption of MDETR's layout.
 
     Args:
-        entry (`CocoImage`): its picture has a `caption`, its annotations have `tokens_positive`, spans of the caption.
+        entry (`CocoImage`): its image has a `caption`, its annotations have `tokens_positive`, spans of the caption.
 
     Returns:
         `GroundedCaption`.
 
     Raises:
-        SkipRecord: no caption, or the picture is of no use.
+        SkipRecord: no caption, or the image cannot be used.
     """
     image = entry.image
     width, height = entry.check()
@@ -280,16 +280,16 @@ def convert(
 
     Args:
         record (`Sentence` or `CocoImage`): a caption in one of the layouts.
-        images (`Path`): folder of the pictures.
+        images (`Path`): folder of the images.
         source (`str`): name of the dataset.
         seed (`int`): draws the question.
-        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the picture.
+        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the image.
 
     Yields:
-        `dict`: a conversation row, boxes `xyxy` in pixels. `LeftOut`: why a phrase has a box less.
+        `dict`: a conversation row, boxes `xyxy` in pixels. `LeftOut`: why a phrase lacks a box.
 
     Raises:
-        SkipRecord: no picture, another size than annotated, no boxes, or no phrase with a box.
+        SkipRecord: no image, another size than annotated, no boxes, or no phrase with a box.
     """
     caption = read_sentence(record) if isinstance(record, Sentence) else read_coco_caption(record)
     yield from caption.left_out
@@ -305,9 +305,9 @@ def convert(
     if not boxes:
         raise SkipRecord("no phrase with a box")
     plain_text(text)
-    picture = read_annotated_picture(images, caption.file_name, size=size, boxes_of=boxes_of)
+    image_file = read_annotated_image(images, caption.file_name, size=size, boxes_of=boxes_of)
     question = question_parts("grounded_caption", record=f"{caption.image_id}/{text}", seed=seed)
-    yield conversation_row(picture, caption.image_id, picture.upright(boxes), [(question, answer)], source)
+    yield conversation_row(image_file, caption.image_id, image_file.upright(boxes), [(question, answer)], source)
 
 
 def load_records(
@@ -318,7 +318,7 @@ def load_records(
     Args:
         annotations (`Sequence[Path]`): MDETR's files, or the `Annotations` folder.
         sentences (`Path`, *optional*): the `Sentences` folder, for the original layout.
-        image_ids (`Path`, *optional*): a list of the pictures to take.
+        image_ids (`Path`, *optional*): a list of the images to take.
         unrelated (`Path`, *optional*): a list of captions to leave out, for the original layout.
 
     Returns:
@@ -350,7 +350,7 @@ def load_records(
 
 
 def record_name(record: Sentence | CocoImage) -> str:
-    """How a report names a caption."""
+    """The name of a caption in a report."""
     if isinstance(record, Sentence):
         return f"{record.image_id}, caption {record.number}"
     return f"{record.name}: {record.image.get('caption')}"
@@ -360,7 +360,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the script with `argv`, by default those of the command line."""
     parser = script_parser(__doc__)
     parser.add_argument("--sentences", type=Path, metavar="DIR", help="folder `Sentences` of the original layout")
-    parser.add_argument("--image-ids", type=Path, metavar="FILE", help="take these pictures only, one id a line")
+    parser.add_argument("--image-ids", type=Path, metavar="FILE", help="take these images only, one id per line")
     parser.add_argument(
         "--unrelated", type=Path, metavar="FILE", help="leave out these captions (`UNRELATED_CAPTIONS`)"
     )

@@ -1,13 +1,13 @@
-"""GRIT to conversations: captions of web pictures whose expressions are tied to boxes.
+"""GRIT to conversations: captions of web images whose expressions are tied to boxes.
 
-Download the metadata of https://huggingface.co/datasets/zzliang/GRIT and fetch the pictures with img2dataset
+Download the metadata of https://huggingface.co/datasets/zzliang/GRIT and fetch the images with img2dataset
 (`--output_format files`). A record is `{"filename" or "key", "caption", "ref_exps": [[start, end, x1, y1, x2, y2,
-score], ...], "noun_chunks": [...]}`, boxes as fractions of the picture; files hold a list of them (`.json`) or one on
+score], ...], "noun_chunks": [...]}`, boxes as fractions of the image; files hold a list of them (`.json`) or one on
 each line (`.jsonl`). All records of a call are in memory: give it the files in several parts if they are many.
 
 python -m processing.grit --images grit/images --annotations grit/part-*.jsonl --output data/grit --shards 16
 
-One row a caption. Expressions may hold one another ("a hanger with a paper cover", "a paper cover"). Where they do,
+One row per caption. Expressions may hold one another ("a hanger with a paper cover", "a paper cover"). Where they do,
 the noun chunks of their boxes ("a hanger", "a paper cover") take their place.
 """
 
@@ -22,14 +22,14 @@ from processing.coco_format import read_json
 from processing.common import run_script, script_parser
 from processing.ids import id_of, record_fault
 from processing.rows import (
-    Picture,
+    ImageFile,
     add_conversation_options,
     conversation_row,
     grounded_parts,
     plain_text,
     prompt_seed,
-    read_annotated_picture,
-    read_picture,
+    read_annotated_image,
+    read_image_file,
 )
 from transformers_groma._text import capitalized, parse_json, read_text, split_lines
 from transformers_groma.data.annotated_boxes import four_numbers
@@ -37,7 +37,7 @@ from transformers_groma.data.image_files import BoxesOf, stored_size
 from transformers_groma.data.left_out import LeftOut, SkipRecord
 from transformers_groma.data.prompts import question_parts
 
-# Offsets of a phrase and its box, corners as fractions of the picture.
+# Offsets of a phrase and its box, corners as fractions of the image.
 Expression = tuple[int, int, tuple[float, ...]]
 
 
@@ -48,7 +48,7 @@ def load_records(annotations: Sequence[Path]) -> list[dict[str, Any] | str]:
         annotations (`Sequence[Path]`): `.jsonl` files, or others with a JSON list.
 
     Returns:
-        `list`: records; those of `.jsonl` files as they stand there, as one bad line is no reason to stop.
+        `list`: records; those of `.jsonl` files as text, so that a bad line is left out alone.
 
     Raises:
         ValueError: a file that is not a JSON list.
@@ -102,14 +102,14 @@ def read_expressions(values: Any, length: int, what: str) -> tuple[list[Expressi
 
 
 def choose_expressions(expressions: Sequence[Expression], noun_chunks: Sequence[Expression]) -> list[Expression]:
-    """The expressions of a caption; instead of those that overlap others, the noun chunks of the same boxes.
+    """Choose expressions of a caption that do not overlap: noun chunks take the place of those that do.
 
     Args:
         expressions, noun_chunks (`Sequence` of `(start, end, box)`): of a record of GRIT.
 
     Returns:
-        `list` of `(start, end, box)`: offsets in characters, boxes `xyxy` as fractions of the picture. They overlap
-        still where a box has no noun chunk.
+        `list` of `(start, end, box)`: offsets in characters, boxes `xyxy` as fractions of the image. They still
+        overlap where a box has no noun chunk.
     """
     chunks = {box: (start, end) for start, end, box in noun_chunks}
     chosen = []
@@ -129,16 +129,16 @@ def convert(
 
     Args:
         record (`dict` or `str`): of GRIT, or the line that holds it.
-        images (`Path`): folder of the pictures.
+        images (`Path`): folder of the images.
         source (`str`): name of the dataset.
         seed (`int`): draws the question.
-        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the picture.
+        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the image.
 
     Yields:
         `dict`: a conversation row, boxes `xyxy` in pixels. `LeftOut`: why an expression is not tied to a box.
 
     Raises:
-        SkipRecord: a line that is not JSON, no picture, or no expression with a box.
+        SkipRecord: a line that is not JSON, no image, or no expression with a box.
     """
     record = _parse(record)
     caption = record.get("caption")
@@ -146,47 +146,50 @@ def convert(
     expressions, left_out = read_expressions(record.get("ref_exps"), len(caption), "expression")
     noun_chunks, chunks_left_out = read_expressions(record.get("noun_chunks") or [], len(caption), "noun chunk")
     yield from (*left_out, *chunks_left_out)
-    name = picture_name(record)
-    picture = _read_picture(images, name, record, boxes_of)
+    name = image_file_name(record)
+    image_file = _read_image(images, name, record, boxes_of)
     # As the boxes were drawn.
-    width, height = stored_size(picture.content) if picture.orientation != 1 else (picture.width, picture.height)
+    width, height = (
+        stored_size(image_file.content) if image_file.orientation != 1 else (image_file.width, image_file.height)
+    )
     phrases = []
     for start, end, (x1, y1, x2, y2) in choose_expressions(expressions, noun_chunks):
         box = [x1 * width, y1 * height, x2 * width, y2 * height]
         boxes, _, left_out = usable_boxes([box], width, height, "xyxy", what="expression")
         yield from left_out
-        phrases.append((start, end, picture.upright(boxes)))
+        phrases.append((start, end, image_file.upright(boxes)))
     answer, boxes = grounded_parts(capitalized(caption), phrases)
     if not boxes:
         raise SkipRecord("no expression with a box")
     question = question_parts("grounded_caption", record=f"{name}/{caption}", seed=seed)
-    yield conversation_row(picture, Path(name).stem, boxes, [(question, answer)], source)
+    yield conversation_row(image_file, Path(name).stem, boxes, [(question, answer)], source)
 
 
-def _read_picture(images: Path, name: str, record: Mapping[str, Any], boxes_of: BoxesOf | None) -> Picture:
-    """The picture of a record. Fractions fit any size; that of the record only tells which picture they were made for."""
-    picture = read_picture(images, name)
+def _read_image(images: Path, name: str, record: Mapping[str, Any], boxes_of: BoxesOf | None) -> ImageFile:
+    """The image of a record."""
+    # Boxes are fractions, which fit any size. The recorded size only tells whether they are of the upright image.
+    image_file = read_image_file(images, name)
     size = (record.get("width"), record.get("height"))
-    known = size in (stored_size(picture.content), (picture.width, picture.height))
-    return read_annotated_picture(images, name, size=size if known else None, boxes_of=boxes_of)
+    known = size in (stored_size(image_file.content), (image_file.width, image_file.height))
+    return read_annotated_image(images, name, size=size if known else None, boxes_of=boxes_of)
 
 
-def picture_name(record: Mapping[str, Any]) -> str:
-    """Where the picture of a record lies.
+def image_file_name(record: Mapping[str, Any]) -> str:
+    """Where the image of a record is.
 
     Args:
         record (`Mapping`): of GRIT; `filename`, or the `key` that img2dataset names the file by.
 
     Returns:
-        `str`: path relative to the folder of pictures.
+        `str`: path relative to the folder of images.
 
     Example:
-    >>> picture_name({"key": "000373938"})
+    >>> image_file_name({"key": "000373938"})
     '00037/000373938.jpg'
     """
     if "filename" in record:
         return record["filename"]
-    # img2dataset puts the pictures of a shard into a folder named by the first five digits of their keys.
+    # img2dataset puts the images of a shard into a folder named by the first five digits of their keys.
     key = str(record.get("key"))
     return f"{key[:5]}/{key}.jpg"
 
@@ -204,8 +207,8 @@ def _parse(record: dict[str, Any] | str) -> dict[str, Any]:
 
 
 def record_name(record: dict[str, Any] | str) -> str:
-    """How a report names a record."""
-    return str(picture_name(record)) if isinstance(record, dict) else str(record)[:100]
+    """The name of a record in a report."""
+    return str(image_file_name(record)) if isinstance(record, dict) else str(record)[:100]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,13 +1,13 @@
 """Groma Instruct, as its authors released it, to conversations with regions.
 
-Get `groma_instruct.json` from https://huggingface.co/datasets/FoundationVision/groma_instruct and the pictures of
+Get `groma_instruct.json` from https://huggingface.co/datasets/FoundationVision/groma_instruct and the images of
 Visual Genome (folders `VG_100K` and `VG_100K_2`). Files that `processing.groma_instruct` writes have the same layout.
 
 python -m processing.groma_instruct_dataset --images vg --annotations groma_instruct.json --output data/groma_instruct
 
 A record is `{"file_name", "width", "height", "boxes": [xywh in pixels, ...], "conversation": [{"value", "box_inds"},
 ...]}`, question and answer in turns. The k-th mark of a text stands for the k-th of its `box_inds`: `<refer_box>` in a
-question, `<ground_box>` in an answer. One row a record; questions get `[grounding]` at their head.
+question, `<ground_box>` in an answer. One row per record; `[grounding]` comes before every question.
 """
 
 import re
@@ -22,8 +22,8 @@ from processing.coco_format import check_image
 from processing.common import run_script, script_parser
 from processing.ids import id_of, record_fault
 from processing.llava_instruct import load_records
-from processing.rows import Part, conversation_row, markup_in, read_annotated_picture
-from processing.visual_genome import picture_names
+from processing.rows import Part, conversation_row, markup_in, read_annotated_image
+from processing.visual_genome import image_names
 from transformers_groma.data.columns import TEXT, phrase_part, region_part, text_part
 from transformers_groma.data.image_files import BoxesOf
 from transformers_groma.data.left_out import LeftOut, SkipRecord
@@ -109,15 +109,15 @@ def convert(
 
     Args:
         record (`Mapping`): one record, boxes `xywh` in pixels.
-        images (`Path`): folder of the pictures.
+        images (`Path`): folder of the images.
         source (`str`): name of the dataset.
-        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the picture.
+        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the image.
 
     Yields:
         `dict`: a conversation row, boxes `xyxy` in pixels. `LeftOut`: why a box that nobody names is not in it.
 
     Raises:
-        SkipRecord: no picture, another size than annotated, a wrong box, or markup that does not fit.
+        SkipRecord: no image, another size than annotated, a wrong box, or markup that does not fit.
     """
     if fault := record_fault(record, "record"):
         raise fault.of_record()
@@ -141,9 +141,9 @@ def convert(
     if not all(answer for _, answer in pairs):
         raise SkipRecord("empty answer")
     name = record.get("file_name")
-    names = picture_names(name) if isinstance(name, str) else [name]
-    picture = read_annotated_picture(images, *names, size=(width, height), boxes_of=boxes_of)
-    yield conversation_row(picture, Path(name).stem, picture.upright(boxes), pairs, source)
+    names = image_names(name) if isinstance(name, str) else [name]
+    image_file = read_annotated_image(images, *names, size=(width, height), boxes_of=boxes_of)
+    yield conversation_row(image_file, Path(name).stem, image_file.upright(boxes), pairs, source)
 
 
 def _text_and_boxes(turn: Any, num_boxes: int) -> tuple[str, list[int]]:

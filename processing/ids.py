@@ -1,4 +1,4 @@
-"""Ids that tie records of annotation files to each other, and records that are wrong on their own."""
+"""Ids that tie records of annotation files together, and records that cannot be read at all."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ Id = int | str
 
 
 def id_of(value: Any) -> Id | None:
-    """An id as it stands in a file, in one form.
+    """An id of an annotation file in one form.
 
     Args:
         value: a number or a text. 7.0 is 7, as tables export it, but "7" is another id than 7.
@@ -46,7 +46,7 @@ def other_form(identity: Id) -> Id | None:
 
 
 def record_fault(record: Any, what: str) -> LeftOut | None:
-    """Why a record cannot be read, whatever is in it.
+    """Why a record cannot be read at all.
 
     Args:
         record: of a JSON file.

@@ -1,18 +1,18 @@
-"""LLaVA Instruct and ShareGPT4V, which share a layout, to conversations about whole pictures.
+"""LLaVA Instruct and ShareGPT4V, which share a layout, to conversations about whole images.
 
-LLaVA: `llava_instruct_150k.json` from https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K, pictures of
-    COCO.
+LLaVA: `llava_instruct_150k.json` from https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K, with the images
+of COCO.
 ShareGPT4V: `sharegpt4v_instruct_gpt4-vision_cap100k.json` or `share-captioner_coco_lcs_sam_1246k_1107.json` from
-https://huggingface.co/datasets/Lin-Chen/ShareGPT4V, with the pictures it lists, in its folders.
+https://huggingface.co/datasets/Lin-Chen/ShareGPT4V, with the images it lists, in its folders.
 
 python -m processing.llava_instruct --images coco/train2017 --annotations llava_instruct_150k.json \\
     --source llava_instruct --output data/llava_instruct --shards 16
-python -m processing.llava_instruct --images sharegpt4v/data --annotations sharegpt4v_instruct_gpt4-vision_cap100k.json \\
-    --source sharegpt4v --output data/sharegpt4v --shards 16
+python -m processing.llava_instruct --images sharegpt4v/data \\
+    --annotations sharegpt4v_instruct_gpt4-vision_cap100k.json --source sharegpt4v --output data/sharegpt4v --shards 16
 
 A record is `{"image": path, "conversations": [{"from": "human" or "gpt", "value": text}, ...]}`, one row each; without
-`image` it is plain text. `<image>` and the line breaks around it are removed: the picture is shown at the head of the
-first question. What comes before the first question goes, and a last question without an answer.
+`image` it is plain text. `<image>` and the line breaks around it are removed: the image comes first in the first
+question. What stands before the first question is dropped, and so is a last question without an answer.
 """
 
 import sys
@@ -24,7 +24,7 @@ from typing import Any
 from processing.coco_format import read_json
 from processing.common import run_script, script_parser
 from processing.ids import record_fault
-from processing.rows import Turn, conversation_row, plain_text, read_picture
+from processing.rows import Turn, conversation_row, plain_text, read_image_file
 from transformers_groma.data.columns import text_part
 from transformers_groma.data.left_out import SkipRecord
 
@@ -98,14 +98,14 @@ def convert(record: Mapping[str, Any], images: Path, source: str) -> Iterator[di
 
     Args:
         record (`Mapping`): one record.
-        images (`Path`): folder of the pictures.
+        images (`Path`): folder of the images.
         source (`str`): name of the dataset.
 
     Yields:
         `dict`: a conversation row without boxes.
 
     Raises:
-        SkipRecord: no picture where one is named, more than one, or a conversation that does not fit.
+        SkipRecord: no image where one is named, more than one, or a conversation that does not fit.
     """
     if fault := record_fault(record, "record"):
         raise fault.of_record()
@@ -114,13 +114,13 @@ def convert(record: Mapping[str, Any], images: Path, source: str) -> Iterator[di
     if name is not None and not isinstance(name, str):
         raise SkipRecord("more than one picture")
     if name is None and any(_IMAGE_MARK in str(turn.get("value")) for turn in record["conversations"]):
-        raise SkipRecord("the conversation shows a picture, but the record names none in `image`")
-    picture = None if name is None else read_picture(images, name)
-    yield conversation_row(picture, str(record.get("id", name or "")), [], turns, source)
+        raise SkipRecord("the conversation shows an image, but the record names none in `image`")
+    image_file = None if name is None else read_image_file(images, name)
+    yield conversation_row(image_file, str(record.get("id", name or "")), [], turns, source)
 
 
 def record_name(record: Any) -> str:
-    """How a report names a record."""
+    """The name of a record in a report."""
     return str(record.get("id", record.get("image"))) if isinstance(record, dict) else str(record)[:100]
 
 

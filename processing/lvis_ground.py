@@ -1,11 +1,12 @@
-"""LVIS-Ground to evaluation rows: finding all objects of a category, at most five pictures for each category of LVIS.
+"""LVIS-Ground to evaluation rows: finding all objects of a category, at most five images for each category of LVIS.
 
-Annotations and pictures: `lvis_v1_val.json` from https://www.lvisdataset.org/dataset, its pictures lie in COCO's
+Annotations and images: `lvis_v1_val.json` from https://www.lvisdataset.org/dataset, its images lie in COCO's
 train2017 and val2017 (`--images` is the folder that holds both). v0.5 fits as well.
 
-python -m processing.lvis_ground --images coco --annotations lvis/lvis_v1_val.json --split val --output data/lvis_ground
+python -m processing.lvis_ground --images coco --annotations lvis/lvis_v1_val.json --split val \\
+    --output data/lvis_ground
 
-One row a picture and category: its boxes in `target_boxes_xyxy`, its name in `category`. Which pictures are taken
+One row per image and category: its boxes in `target_boxes_xyxy`, its name in `category`. Which images are taken
 follows from `--seed` and the ids in the file. The paper's own draw is not known; with its released list as
 `--annotations`, pass a large `--images-per-category` to keep all of it.
 """
@@ -23,10 +24,10 @@ from processing.common import positive_int, run_script, script_parser
 from processing.ids import id_of
 from processing.rows import (
     add_conversation_options,
-    coco_picture_names,
+    coco_image_names,
     evaluation_row,
     plain_text,
-    read_annotated_picture,
+    read_annotated_image,
 )
 from transformers_groma.data.image_files import BoxesOf
 from transformers_groma.data.left_out import LeftOut, SkipRecord
@@ -34,15 +35,15 @@ from transformers_groma.data.prompts import question_parts
 
 
 def choose_queries(records: Sequence[CategoryObjects], images_per_category: int, seed: int) -> list[CategoryObjects]:
-    """At most so many pictures of each category.
+    """Choose some images of each category.
 
     Args:
-        records (`Sequence[CategoryObjects]`): pictures and categories.
-        images_per_category (`int`): the most pictures of a category.
-        seed (`int`): another seed takes other pictures. Their order does not matter.
+        records (`Sequence[CategoryObjects]`): images and categories.
+        images_per_category (`int`): the most images of a category.
+        seed (`int`): draws them; the order of the records does not matter.
 
     Returns:
-        `list[CategoryObjects]`: by category, then by picture.
+        `list[CategoryObjects]`: by category, then by image.
     """
     by_category: dict[Any, list[CategoryObjects]] = {}
     for record in records:
@@ -56,7 +57,7 @@ def choose_queries(records: Sequence[CategoryObjects], images_per_category: int,
     for category_id in sorted(by_category, key=_order):
         drawn = sorted(by_category[category_id], key=draw)[:images_per_category]
         chosen += sorted(drawn, key=lambda record: _order(record.image["id"]))
-    # Pictures without a category that can be asked for: the report counts them.
+    # Images without a category that can be asked for: the report counts them.
     return chosen + [record for record in records if not record.category]
 
 
@@ -68,20 +69,20 @@ def _order(identity: Any) -> tuple[bool, Any]:
 def convert(
     objects: CategoryObjects, images: Path, source: str, seed: int | None, boxes_of: BoxesOf | None = None
 ) -> Iterator[dict[str, Any] | LeftOut]:
-    """The question of a picture and category.
+    """The question of an image and category.
 
     Args:
         objects (`CategoryObjects`): what is to be found.
-        images (`Path`): folder of the pictures.
+        images (`Path`): folder of the images.
         source (`str`): name of the dataset.
-        seed (`int`, *optional*): draws the question; without it it is the standard one.
-        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the picture.
+        seed (`int`, *optional*): draws the question; the standard one by default.
+        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the image.
 
     Yields:
         `dict`: an evaluation row, boxes `xyxy` in pixels. `LeftOut`: why an annotation is not in it.
 
     Raises:
-        SkipRecord: no picture, another size than annotated, or no boxes.
+        SkipRecord: no image, another size than annotated, or no boxes.
     """
     image = objects.image
     boxes, left_out = usable_objects(objects)
@@ -89,12 +90,12 @@ def convert(
     if not boxes:
         raise SkipRecord("no boxes")
     size = check_image(image)
-    picture = read_annotated_picture(images, *coco_picture_names(image), size=size, boxes_of=boxes_of)
-    targets = from_left(picture.upright(boxes))
+    image_file = read_annotated_image(images, *coco_image_names(image), size=size, boxes_of=boxes_of)
+    targets = from_left(image_file.upright(boxes))
     image_id = str(id_of(image["id"]))
     record = f"{image_id}/{objects.category}"
     question = question_parts("grounding", phrase=plain_text(objects.category), record=record, seed=seed)
-    yield evaluation_row(picture, image_id, question, source, targets=targets, category=objects.category)
+    yield evaluation_row(image_file, image_id, question, source, targets=targets, category=objects.category)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,9 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=positive_int,
         default=5,
         metavar="N",
-        help="the most pictures of a category (default: 5)",
+        help="the most images of a category (default: 5)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which pictures are taken (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which images are taken (default: 0)")
     add_conversation_options(parser, source="lvis_ground", evaluation=False)
     args = parser.parse_args(argv)
     return run_script(

@@ -1,12 +1,12 @@
 """OpenImages boxes to detection rows. Labels are dropped; boxes around groups (`IsGroupOf`) count as crowd regions.
 
-Get `oidv6-train-annotations-bbox.csv` (for validation: `validation-annotations-bbox.csv`) and the pictures
+Get `oidv6-train-annotations-bbox.csv` (for validation: `validation-annotations-bbox.csv`) and the images
 `IMAGEID.jpg` from https://storage.googleapis.com/openimages/web/download_v7.html, all in one folder.
 
 python -m processing.openimages --images openimages/train \\
     --annotations openimages/oidv6-train-annotations-bbox.csv --output data/openimages --shards 512 --engine ray
 
-An object with several labels has the same box several times; it is written once. Pictures that their EXIF data turn
+An object with several labels has the same box several times; it is written once. Images that their EXIF data turn
 are skipped unless `--boxes-of` says which pixels the boxes were drawn on: the annotations do not.
 """
 
@@ -37,58 +37,63 @@ CORNERS = ("XMin", "YMin", "XMax", "YMax")
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture and its boxes: `xyxy` corners in 0..1 in one flat array, as there are 14 million; those of groups apart."""
+class AnnotatedImage:
+    """An image and its boxes, those of groups apart.
+
+    Boxes are `xyxy` in 0..1, in one flat array: there are 14 million of them.
+    """
 
     image_id: str
     corners: array
     groups: array
 
 
-def load_records(annotations: Sequence[Path]) -> list[Picture]:
-    """One record a picture that has boxes, in the order of the files."""
-    pictures: dict[str, Picture] = {}
+def load_records(annotations: Sequence[Path]) -> list[AnnotatedImage]:
+    """One record per image that has boxes, in the order of the files."""
+    images: dict[str, AnnotatedImage] = {}
     for path in annotations:
         try:
             with path.open(newline="", encoding="utf-8-sig") as file:
-                _read_table(file, path, pictures)
+                _read_table(file, path, images)
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{path} is not UTF-8 ({error}). Save it as UTF-8, for example with `iconv -f latin1 -t utf-8`."
             ) from None
         except csv.Error as error:
             raise ValueError(f"{path} is not a table of OpenImages boxes: {error}.") from error
-    return list(pictures.values())
+    return list(images.values())
 
 
-def _read_table(file: TextIO, path: Path, pictures: dict[str, Picture]) -> None:
-    """Add the boxes of a table to their pictures."""
+def _read_table(file: TextIO, path: Path, images: dict[str, AnnotatedImage]) -> None:
+    """Add the boxes of a table to their images."""
     reader = csv.DictReader(file)
     missing = {"ImageID", "IsGroupOf", *CORNERS} - set(reader.fieldnames or ())
     if missing:
         raise ValueError(f"{path} is not a table of OpenImages boxes: no column {', '.join(sorted(missing))}.")
     for line in reader:
         name = line["ImageID"] or ""
-        if name not in pictures:
-            pictures[name] = Picture(name, array("d"), array("d"))
-        picture = pictures[name]
-        corners = picture.groups if line["IsGroupOf"] == "1" else picture.corners
+        if name not in images:
+            images[name] = AnnotatedImage(name, array("d"), array("d"))
+        image = images[name]
+        corners = image.groups if line["IsGroupOf"] == "1" else image.corners
         corners.extend(_number(line[corner]) for corner in CORNERS)
 
 
-def convert(record: Picture, images: Path, boxes_of: BoxesOf | None = None) -> Iterator[dict[str, Any] | LeftOut]:
-    """The detection row of one picture.
+def convert(
+    record: AnnotatedImage, images: Path, boxes_of: BoxesOf | None = None
+) -> Iterator[dict[str, Any] | LeftOut]:
+    """The detection row of one image.
 
     Args:
-        record (`Picture`): its boxes are `xyxy` corners in 0..1.
-        images (`Path`): folder of the pictures.
-        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the picture.
+        record (`AnnotatedImage`): its boxes are `xyxy` corners in 0..1.
+        images (`Path`): folder of the images.
+        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the image.
 
     Yields:
         `dict`: a detection row; boxes `xyxy` in pixels, each once. `LeftOut`: why a box is not in it.
 
     Raises:
-        SkipRecord: no box, no picture, or one that EXIF data turn.
+        SkipRecord: no box, no image, or one that EXIF data turn.
     """
     if not record.corners:
         raise SkipRecord("no boxes")
@@ -115,7 +120,7 @@ def convert(record: Picture, images: Path, boxes_of: BoxesOf | None = None) -> I
 def _pixels(corners: array, width: int, height: int) -> tuple[list[Box], list[LeftOut]]:
     """`xyxy` boxes in pixels, each once, from flat corners x1, y1, x2, y2 in 0..1; and why others are left out."""
     fractions = list(dict.fromkeys(zip(*[iter(corners)] * 4)))
-    # Rounding may lead a little out of the picture; what is far out was never a fraction.
+    # Rounding may lead a little out of the image; what is far out was never a fraction.
     wrong = [box for box in fractions if min(box) < -0.5 or max(box) > 1.5]
     left_out = [LeftOut("box is not in fractions of the picture", f"{box}") for box in wrong]
     right = [box for box in fractions if box not in wrong]

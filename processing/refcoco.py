@@ -1,6 +1,6 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg to conversations or evaluation rows: finding what an expression names, or describing boxes.
+"""RefCOCO, RefCOCO+ and RefCOCOg to conversations or evaluation rows: locate an expression, or describe a box.
 
-Pictures: `train2014.zip` from https://cocodataset.org/#download. Expressions in one of two layouts:
+Images: `train2014.zip` from https://cocodataset.org/#download. Expressions in one of two layouts:
 
 - MDETR's, as Groma has them: `mdetr_annotations.tar.gz` from https://zenodo.org/records/4729015
   (`OpenSource/finetune_refcoco_train.json`, `..._testA.json`, `finetune_refcoco+_...`, `finetune_refcocog_...`):
@@ -14,8 +14,8 @@ python -m processing.refcoco --task rec --images coco/train2014 \\
 python -m processing.refcoco --task region-caption --images coco/train2014 --split val \\
     --annotations 'refcocog/refs(umd).p' refcocog/instances.json --output data/refcocog_caption --evaluation
 
-To train: one row an expression. To evaluate `rec`: one row an expression, the box to find in `target_boxes_xyxy`. To
-evaluate `region-caption`: one row a box, all its expressions in `references`.
+To train: one row per expression. To evaluate `rec`: one row per expression, the box to find in `target_boxes_xyxy`. To
+evaluate `region-caption`: one row per box, all its expressions in `references`.
 """
 
 import pickle
@@ -40,12 +40,12 @@ from processing.regions import (
 )
 from processing.rows import (
     add_conversation_options,
-    coco_picture_names,
+    coco_image_names,
     conversation_row,
     evaluation_row,
     plain_text,
     prompt_seed,
-    read_annotated_picture,
+    read_annotated_image,
 )
 from transformers_groma.data.columns import phrase_part
 from transformers_groma.data.image_files import BoxesOf
@@ -87,7 +87,7 @@ def load_refer(refs: Path, instances: Path, split: str) -> list[Region]:
         split (`str`): which refs: `"train"`, `"val"`, `"testA"`, `"testB"` or `"test"`.
 
     Returns:
-        `list[Region]`: in the order of the refs. A ref that names no picture and annotation that belong together has a
+        `list[Region]`: in the order of the refs. A ref that names no image and annotation that belong together has a
             fault.
 
     Raises:
@@ -125,7 +125,7 @@ def load_refer(refs: Path, instances: Path, split: str) -> list[Region]:
 
 @dataclass(frozen=True, slots=True)
 class _Annotation:
-    """A box that refs may name, and its picture."""
+    """A box that refs may name, and its image."""
 
     entry: CocoImage
     bbox: Any
@@ -137,10 +137,10 @@ def _regions_of_ref(
     images: Mapping[Id | None, CocoImage],
     annotations: Mapping[Id | None, Sequence[_Annotation]],
 ) -> list[Region]:
-    """A region for each sentence of a ref. Its picture and its annotation must be one each, and belong together."""
+    """A region for each sentence of a ref. Its image and its annotation must be one each, and belong together."""
     detail = f"ref {ref.get('ref_id')!r}: image_id {ref.get('image_id')!r}, ann_id {ref.get('ann_id')!r}"
     image_id, ann_id = id_of(ref.get("image_id")), id_of(ref.get("ann_id"))
-    # The file name of a ref has the number of its annotation in it; that of the picture is in the other file.
+    # The file name of a ref has the number of its annotation in it; that of the image is in the other file.
     entry = images.get(image_id)
     found = annotations.get(ann_id, ())
     fault = None
@@ -204,38 +204,38 @@ def convert(
 
     Args:
         region (`Region`): with one expression, or several to evaluate captions.
-        images (`Path`): folder of the pictures.
+        images (`Path`): folder of the images.
         task (`str`): `"rec"` or `"region-caption"`.
         evaluation (`bool`): whether it is a row to evaluate on.
         source (`str`): name of the dataset.
         seed (`int`, *optional*): draws the question.
-        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the picture.
+        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the image.
 
     Yields:
         `dict`: a conversation or evaluation row, boxes `xyxy` in pixels.
 
     Raises:
-        SkipRecord: no picture, another size than annotated, no box, or an empty expression.
+        SkipRecord: no image, another size than annotated, no box, or an empty expression.
     """
     box = region_box(region)
     expressions = [plain_text(expression) for expression in region.expressions]
     image_id = str(id_of(region.image.get("original_id", region.image.get("id"))))
-    names, size = coco_picture_names(region.image), check_image(region.image)
-    picture = read_annotated_picture(images, *names, size=size, boxes_of=boxes_of)
+    names, size = coco_image_names(region.image), check_image(region.image)
+    image_file = read_annotated_image(images, *names, size=size, boxes_of=boxes_of)
     record = f"{image_id}/{box}/{expressions[0]}"
-    (box,) = picture.upright([box])
+    (box,) = image_file.upright([box])
     if task == "rec":
         phrase = plain_text(expressions[0].rstrip("."))
         question = question_parts("rec", phrase=phrase, record=record, seed=seed)
         if evaluation:
-            yield evaluation_row(picture, image_id, question, source, targets=[box])
+            yield evaluation_row(image_file, image_id, question, source, targets=[box])
         else:
-            yield conversation_row(picture, image_id, [box], [(question, [phrase_part("", [0])])], source)
+            yield conversation_row(image_file, image_id, [box], [(question, [phrase_part("", [0])])], source)
     elif evaluation:
         question = caption_question(0, record, seed)
-        yield evaluation_row(picture, image_id, question, source, boxes=[box], references=expressions)
+        yield evaluation_row(image_file, image_id, question, source, boxes=[box], references=expressions)
     else:
-        yield conversation_row(picture, image_id, [box], caption_turns(expressions, record, seed), source)
+        yield conversation_row(image_file, image_id, [box], caption_turns(expressions, record, seed), source)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

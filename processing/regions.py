@@ -1,4 +1,4 @@
-"""Regions with expressions, as RefCOCO and Visual Genome have them: read from COCO-style JSON, and made to rows."""
+"""Regions with expressions, as in RefCOCO and Visual Genome: read from COCO-style JSON, turned into questions."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ NO_BOX = LeftOut("an expression without a box")
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A box of a picture and what is said about it.
+    """A box of an image and what is said about it.
 
     Args:
-        image (`dict`): entry of the picture: `file_name`, `width`, `height` and an id.
+        image (`dict`): entry of the image: `file_name`, `width`, `height` and an id.
         bbox (4 numbers): `xywh` in pixels, unchecked.
         expressions (`tuple` of `str`): one or more, unchecked.
-        fault (`LeftOut`, *optional*): why it is of no use.
+        fault (`LeftOut`, *optional*): why the region cannot be used.
     """
 
     image: dict[str, Any]
@@ -39,14 +39,14 @@ class Region:
 
 
 def load_coco_regions(annotations: Iterable[Path]) -> list[Region]:
-    """Regions of COCO-style files, one for each expression.
+    """Read regions of COCO-style files, one for each expression.
 
     Args:
-        annotations (`Iterable[Path]`): files whose annotations have a `caption`, or whose pictures have one that is
-            about their annotation (MDETR's layout: a picture entry for each expression).
+        annotations (`Iterable[Path]`): files whose annotations have a `caption`, or whose images have one that is
+            about their annotation (MDETR's layout: an image entry for each expression).
 
     Returns:
-        `list[Region]`: in the order of the files; the caption of an annotation goes before that of its picture.
+        `list[Region]`: in the order of the files; the caption of an annotation goes before that of its image.
     """
     regions = []
     for file in load_coco_files(annotations):
@@ -64,7 +64,7 @@ def load_coco_regions(annotations: Iterable[Path]) -> list[Region]:
 
 
 def same_boxes_joined(regions: Iterable[Region]) -> list[Region]:
-    """One region for each box of a picture, with all that is said about it, each thing once.
+    """One region for each box of an image, with all that is said about it, each thing once.
 
     Args:
         regions (`Iterable[Region]`): regions.
@@ -91,10 +91,10 @@ def region_box(region: Region) -> Box:
         region (`Region`): its box `xywh` in pixels.
 
     Returns:
-        `list`: `xyxy` in pixels of the picture as it was annotated, clipped to it.
+        `list`: `xyxy` in pixels of the image as it was annotated, clipped to it.
 
     Raises:
-        SkipRecord: it is wrong, empty, or outside of the picture; or the region is of no use.
+        SkipRecord: it is wrong, empty, or outside of the image; or the region cannot be used.
     """
     width, height = check_image(region.image, region.fault)
     boxes, _, left_out = usable_boxes([region.bbox], width, height)
@@ -104,7 +104,7 @@ def region_box(region: Region) -> Box:
 
 
 def caption_question(index: int, record: str, seed: int | None) -> list[Part]:
-    """Asks to describe a box.
+    """The question for a description of a box.
 
     Args:
         index (`int`): the box.
@@ -117,7 +117,7 @@ def caption_question(index: int, record: str, seed: int | None) -> list[Part]:
 
 
 def caption_answer(caption: str) -> list[Part]:
-    """A caption as the original writes it: lower-case, with a capital at its head.
+    """A caption as the original Groma writes it: in lower case, the first letter a capital.
 
     Args:
         caption (`str`): of a region.

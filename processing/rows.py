@@ -1,4 +1,4 @@
-"""Pieces of conversation and evaluation rows: pictures, captions with spans to message parts, questions and answers."""
+"""Pieces of conversation and evaluation rows: image files, grounded captions as message parts, whole rows."""
 
 import re
 from argparse import ArgumentParser, Namespace
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from processing.coco_format import find_picture
+from processing.coco_format import find_image
 from transformers_groma._text import read_text, split_lines
 from transformers_groma.data.columns import image_part, phrase_part, text_part
 from transformers_groma.data.image_files import (
@@ -27,19 +27,19 @@ Box = list[float]
 Turn = tuple[list[Part], list[Part]]
 
 _MARKUP = re.compile("|".join([*map(re.escape, GROMA_MARKUP_TOKENS), r"<r\d+>", r"</?s>", "<unk>"]))
-# Spaces that tokenized captions have and written text has not: "a man 's arm , raised ( left ) ."
+# Spaces of tokenized captions that written text does not have: "a man 's arm , raised ( left ) ."
 _STRAY_SPACES = re.compile(r" +(?=[.,;:!?)%](?:\s|$)|'(?:s|re|ll|ve|d|m)\b|n't\b|\s)|(?<=\() +")
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture file that was read.
+class ImageFile:
+    """An image file that was read.
 
     Args:
         content (`bytes`): the file.
         name (`str`): its file name.
-        width, height (`int`): size of the upright picture in pixels.
-        orientation (`int`): EXIF orientation, if boxes were drawn on the picture as it is stored; otherwise 1.
+        width, height (`int`): size of the upright image in pixels.
+        orientation (`int`): EXIF orientation, if boxes were drawn on the image as it is stored; otherwise 1.
     """
 
     content: bytes
@@ -49,7 +49,7 @@ class Picture:
     orientation: int = 1
 
     def upright(self, boxes: Sequence[Box]) -> list[Box]:
-        """Boxes as they were annotated, as boxes of the upright picture.
+        """Turn boxes as they were annotated into boxes of the upright image.
 
         Args:
             boxes (`Sequence` of 4 numbers): `xyxy` in pixels.
@@ -63,7 +63,7 @@ class Picture:
 
 
 def add_conversation_options(parser: ArgumentParser, source: str, evaluation: bool = True) -> None:
-    """The options that scripts with questions have.
+    """Add the options that scripts with questions have.
 
     Args:
         parser (`ArgumentParser`): of a script.
@@ -84,7 +84,7 @@ def add_conversation_options(parser: ArgumentParser, source: str, evaluation: bo
 
 
 def prompt_seed(args: Namespace) -> int | None:
-    """The seed of the questions as the options of `add_conversation_options` say it; `None` for the standard question.
+    """The seed that draws the wording of questions, by the options; `None` for the standard wording.
 
     Args:
         args (`Namespace`): with `prompt_seed` and perhaps `evaluation`.
@@ -98,10 +98,10 @@ def prompt_seed(args: Namespace) -> int | None:
 
 
 def read_ids(path: Path) -> set[str]:
-    """The ids of a list.
+    """Read a list of ids.
 
     Args:
-        path (`Path`): a text file, an id at the head of each line; lines that start with `#` are comments.
+        path (`Path`): a text file whose lines start with an id; lines that start with `#` are comments.
 
     Returns:
         `set[str]`: the ids.
@@ -110,57 +110,57 @@ def read_ids(path: Path) -> set[str]:
     return {line.split()[0] for line in lines if line.strip() and not line.startswith("#")}
 
 
-def read_picture(folder: Path, *names: Any) -> Picture:
-    """Read a picture that has no boxes.
+def read_image_file(folder: Path, *names: Any) -> ImageFile:
+    """Read an image that has no boxes.
 
     Args:
-        folder (`Path`): where pictures are.
-        *names (`str`): its possible paths in there; the first that exists is read, see `find_picture`.
+        folder (`Path`): where images are.
+        *names (`str`): its possible paths in there; the first that exists is read, see `find_image`.
 
     Returns:
-        `Picture`: what was read.
+        `ImageFile`: what was read.
 
     Raises:
-        SkipRecord: no such file, or not a picture.
+        SkipRecord: no such file, or not an image.
     """
-    paths = [find_picture(folder, name) for name in names]
+    paths = [find_image(folder, name) for name in names]
     path = next((path for path in paths if path.is_file()), paths[0])
     content = read_image_bytes(path)
-    return Picture(content, path.name, *upright_size(content))
+    return ImageFile(content, path.name, *upright_size(content))
 
 
-def read_annotated_picture(
+def read_annotated_image(
     folder: Path, *names: Any, size: tuple[int, int] | None, boxes_of: BoxesOf | None = None
-) -> Picture:
-    """Read a picture that has boxes.
+) -> ImageFile:
+    """Read an image that has boxes.
 
     Args:
-        folder (`Path`), *names (`str`): see `read_picture`.
+        folder (`Path`), *names (`str`): see `read_image_file`.
         size (`tuple[int, int]`, *optional*): width and height that its annotations were made for, if they say so.
-        boxes_of (`str`, *optional*): whether its boxes were drawn on the `"upright"` or the `"stored"` picture, where
+        boxes_of (`str`, *optional*): whether its boxes were drawn on the `"upright"` or the `"stored"` image, where
             EXIF data turn it; by default `size` tells.
 
     Returns:
-        `Picture`: what was read.
+        `ImageFile`: what was read.
 
     Raises:
-        SkipRecord: no such file, not a picture, another size, or nothing tells which pixels its boxes were drawn on.
+        SkipRecord: no such file, not an image, another size, or nothing tells which pixels its boxes were drawn on.
     """
-    picture = read_picture(folder, *names)
-    return replace(picture, orientation=orientation_of_boxes(picture.content, size, boxes_of))
+    image_file = read_image_file(folder, *names)
+    return replace(image_file, orientation=orientation_of_boxes(image_file.content, size, boxes_of))
 
 
-def coco_picture_names(image: dict[str, Any]) -> list[str]:
-    """Where the picture of a COCO-style entry may lie; LVIS v1 names its pictures by `coco_url` only.
+def coco_image_names(image: dict[str, Any]) -> list[str]:
+    """Where the image of a COCO-style entry may be; LVIS v1 names its images by `coco_url` only.
 
     Args:
         image (`dict`): an entry of `images`.
 
     Returns:
-        `list[str]`: paths relative to the folder of pictures, the likeliest first.
+        `list[str]`: paths relative to the folder of images, the likeliest first.
 
     Example:
-    >>> coco_picture_names({"coco_url": "http://images.cocodataset.org/val2017/000000397133.jpg"})
+    >>> coco_image_names({"coco_url": "http://images.cocodataset.org/val2017/000000397133.jpg"})
     ['val2017/000000397133.jpg']
     """
     names = [image["file_name"]] if image.get("file_name") else []
@@ -172,7 +172,7 @@ def coco_picture_names(image: dict[str, Any]) -> list[str]:
 
 
 def category_name(name: str) -> str:
-    """A category as words.
+    """A category name in words.
 
     Args:
         name (`str`): as in the file.
@@ -188,13 +188,13 @@ def category_name(name: str) -> str:
 
 
 def markup_in(text: str) -> str | None:
-    """The first token of Groma or of its language model that stands in a text, where it would be read as markup.
+    """Find a token of Groma or of its language model in a text, where it would be read as markup.
 
     Args:
         text (`str`): of a caption or of a conversation.
 
     Returns:
-        `str` or `None`: the token.
+        `str` or `None`: the first one.
 
     Example:
     >>> markup_in("Write a paragraph: <p>Hello</p>")
@@ -205,10 +205,10 @@ def markup_in(text: str) -> str | None:
 
 
 def plain_text(text: Any) -> str:
-    """Text that is neither empty nor has markup in it.
+    """Check that a text is neither empty nor holds markup.
 
     Args:
-        text (`str`): of a caption or of a conversation; anything else is no text.
+        text (`str`): of a caption or of a conversation; anything else is not a text.
 
     Returns:
         `str`: the text without whitespace around it.
@@ -225,7 +225,7 @@ def plain_text(text: Any) -> str:
 
 
 def without_stray_spaces(text: str, spans: Sequence[tuple[int, int]]) -> tuple[str, list[tuple[int, int]]]:
-    """A tokenized caption as one would write it, with its spans.
+    """Remove the spaces that tokenizing put into a caption, and move its spans along.
 
     Args:
         text (`str`): a caption with spaces before punctuation and the like.
@@ -274,6 +274,7 @@ def grounded_parts(
     >>> boxes
     [[1, 1, 4, 4], [0, 5, 9, 9]]
     """
+    # The boxes of each span, without the whitespace at its ends.
     by_span: dict[tuple[int, int], list[Box]] = {}
     for start, end, boxes in phrases:
         if not 0 <= start < end <= len(text):
@@ -283,13 +284,14 @@ def grounded_parts(
         if start < end and len(boxes) > 0:
             by_span.setdefault((start, end), []).extend(map(list, boxes))
 
+    # Longest first, then by position: a span is taken if it overlaps none of those taken before.
     chosen: list[tuple[int, int]] = []
     for start, end in sorted(by_span, key=lambda span: (span[0] - span[1], span)):
         if all(end <= other_start or other_end <= start for other_start, other_end in chosen):
             chosen.append((start, end))
 
     parts: list[Part] = []
-    numbers: dict[tuple[float, ...], int] = {}
+    numbers: dict[tuple[float, ...], int] = {}  # of the boxes, in the order of the text
     position = 0
     for start, end in sorted(chosen):
         if position < start:
@@ -303,13 +305,13 @@ def grounded_parts(
 
 
 def conversation_row(
-    picture: Picture | None, image_id: str, boxes: Sequence[Box], turns: Sequence[Turn], source: str
+    image_file: ImageFile | None, image_id: str, boxes: Sequence[Box], turns: Sequence[Turn], source: str
 ) -> dict[str, Any]:
-    """A row to train on.
+    """A conversation row, to train on.
 
     Args:
-        picture (`Picture`, *optional*): shown at the head of the first question.
-        image_id (`str`): name of the picture in its dataset.
+        image_file (`ImageFile`, *optional*): shown at the head of the first question.
+        image_id (`str`): name of the image in its dataset.
         boxes (`Sequence` of 4 numbers): `xyxy` in pixels.
         turns (`Sequence` of `(question, answer)`): their parts.
         source (`str`): name of the dataset.
@@ -321,10 +323,10 @@ def conversation_row(
     for question, answer in turns:
         messages.append({"role": "user", "content": list(question)})
         messages.append({"role": "assistant", "content": list(answer)})
-    if picture is not None and messages:
+    if image_file is not None and messages:
         messages[0]["content"].insert(0, image_part())
     return {
-        "image": None if picture is None else {"bytes": picture.content, "path": picture.name},
+        "image": None if image_file is None else {"bytes": image_file.content, "path": image_file.name},
         "image_id": image_id,
         "boxes_xyxy": list(boxes),
         "messages": messages,
@@ -333,7 +335,7 @@ def conversation_row(
 
 
 def evaluation_row(
-    picture: Picture,
+    image_file: ImageFile,
     image_id: str,
     question: Sequence[Part],
     source: str,
@@ -343,11 +345,11 @@ def evaluation_row(
     targets: Sequence[Box] = (),
     category: str = "",
 ) -> dict[str, Any]:
-    """A row to evaluate on.
+    """An evaluation row: a question, and what its answer is compared with.
 
     Args:
-        picture (`Picture`): shown at the head of the question.
-        image_id (`str`): name of the picture in its dataset.
+        image_file (`ImageFile`): shown at the head of the question.
+        image_id (`str`): name of the image in its dataset.
         question (`Sequence` of parts): what is asked.
         source (`str`): name of the dataset.
         boxes (`Sequence` of 4 numbers): `xyxy` in pixels, those that the user points at.
@@ -358,7 +360,7 @@ def evaluation_row(
     Returns:
         `dict`: with the evaluation columns.
     """
-    row = conversation_row(picture, image_id, boxes, [(list(question), [])], source)
+    row = conversation_row(image_file, image_id, boxes, [(list(question), [])], source)
     return row | {
         "messages": row["messages"][:1],
         "references": list(references),

@@ -1,7 +1,7 @@
 """SA-1B to detection rows for the second objectness head (`source` is "sa1b"). Masks are dropped.
 
 Get the archives `sa_000000.tar` ... from https://ai.meta.com/datasets/segment-anything-downloads and unpack them, into
-one folder or one each. Beside every picture `sa_1.jpg` lies its annotation `sa_1.json`.
+one folder or one each. Beside every image `sa_1.jpg` lies its annotation `sa_1.json`.
 
 python -m processing.sa1b --images SA-1B --output data/sa1b --shards 1024 --engine ray
 
@@ -46,13 +46,13 @@ def convert(record: str, boxes_of: BoxesOf | None = None) -> Iterator[dict[str, 
 
     Args:
         record (`str`): path of a JSON file with `image` and `annotations`, whose `bbox` is `xywh` in pixels.
-        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the picture.
+        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the image.
 
     Yields:
         `dict`: a detection row; boxes `xyxy` in pixels. `LeftOut`: why an annotation has no box there.
 
     Raises:
-        SkipRecord: not such a file, no box, no picture, or one of another size than annotated.
+        SkipRecord: not such a file, no box, no image, or one of another size than annotated.
     """
     try:
         content = read_json(record, drop=("segmentation",))

@@ -1,6 +1,6 @@
 """Region descriptions of Visual Genome to conversations or evaluation rows: describing boxes.
 
-From https://homes.cs.washington.edu/~ranjay/visualgenome/api.html get both parts of the pictures (folders `VG_100K`
+From https://homes.cs.washington.edu/~ranjay/visualgenome/api.html get both parts of the images (folders `VG_100K`
 and `VG_100K_2`), `region_descriptions.json` and `image_data.json`:
 
 python -m processing.visual_genome --images vg --annotations region_descriptions.json --image-data image_data.json \\
@@ -8,10 +8,10 @@ python -m processing.visual_genome --images vg --annotations region_descriptions
 
 Without `--image-data` the files are COCO-style, with a `caption` for each annotation.
 
-`--rounds multi` (default) makes one conversation a picture, about at most 10 regions that do not overlap much, in
-random order. `--rounds single` makes one row a region; as every row holds its picture, that is 5 million pictures for
-all of Visual Genome. `--evaluation` is one row a region. `--image-ids` takes a file with one id a line, as test splits
-come.
+`--rounds multi` (default) makes one conversation per image, about at most 10 regions that do not overlap much, in
+random order. `--rounds single` makes one row per region; as every row holds its image, that is 5 million images for
+all of Visual Genome. `--evaluation` is one row per region. `--image-ids` takes a file with one id per line, as for
+test splits.
 """
 
 import random
@@ -33,7 +33,7 @@ from processing.rows import (
     evaluation_row,
     plain_text,
     prompt_seed,
-    read_annotated_picture,
+    read_annotated_image,
     read_ids,
 )
 from transformers_groma.boxes import nms
@@ -45,17 +45,17 @@ MAX_REGIONS = 10
 NMS_THRESHOLD = 0.6
 
 
-def picture_names(file_name: str) -> list[str]:
-    """Where a picture of Visual Genome may lie.
+def image_names(file_name: str) -> list[str]:
+    """Where an image of Visual Genome may be.
 
     Args:
         file_name (`str`): its name, perhaps without its folder.
 
     Returns:
-        `list[str]`: paths relative to the folder of pictures.
+        `list[str]`: paths relative to the folder of images.
 
     Example:
-    >>> picture_names("1.jpg")
+    >>> image_names("1.jpg")
     ['1.jpg', 'VG_100K/1.jpg', 'VG_100K_2/1.jpg']
     """
     name = Path(file_name).name
@@ -67,7 +67,7 @@ def load_visual_genome(annotations: Sequence[Path], image_data: Path) -> list[Re
 
     Args:
         annotations (`Sequence[Path]`): `region_descriptions.json`.
-        image_data (`Path`): `image_data.json`, which knows the sizes of the pictures and where they are.
+        image_data (`Path`): `image_data.json`, which knows the sizes of the images and where they are.
 
     Returns:
         `list[Region]`: in the order of the files.
@@ -82,8 +82,7 @@ def load_visual_genome(annotations: Sequence[Path], image_data: Path) -> list[Re
         if entries is None:
             raise ValueError(
                 f"{path} is not a `region_descriptions.json` of Visual Genome: a list of objects with `id` and "
-                f"`regions`. Leave out "
-                "`--image-data` for a COCO-style file."
+                "`regions`. Leave out `--image-data` for a COCO-style file."
             )
         seen: set[Id] = set()
         for entry in entries:
@@ -106,12 +105,12 @@ def _list_of_entries(content: Any, key: str) -> list[Any] | None:
 
 
 def _read_image_data(path: Path) -> dict[Id, Region]:
-    """Pictures by their id, as regions without a box; those that are wrong have a fault."""
+    """Images by their id, as regions without a box; those that are wrong have a fault."""
     entries = _list_of_entries(read_json(path), "image_id")
     if entries is None:
         raise ValueError(
             f"{path} is not the `image_data.json` of Visual Genome: a list of objects with `image_id`, `url`, `width` "
-            f"and `height`."
+            "and `height`."
         )
     images: dict[Id, Region] = {}
     for number, image in enumerate(entries):
@@ -134,7 +133,7 @@ def _read_image_data(path: Path) -> dict[Id, Region]:
 
 
 def _regions_of_entry(entry: Any, image_id: Id | None, images: Mapping[Id, Region]) -> list[Region]:
-    """Regions of a picture. One that names another picture than its entry has a fault."""
+    """Regions of an image. One that names another image than its entry has a fault."""
     fault = record_fault(entry, "entry of regions")
     listed = entry.get("regions") if fault is None else None
     if fault is None and image_id is None:
@@ -163,13 +162,13 @@ def _regions_of_entry(entry: Any, image_id: Id | None, images: Mapping[Id, Regio
 def load_records(
     annotations: Sequence[Path], image_data: Path | None, image_ids: Path | None, together: bool
 ) -> list[list[Region]]:
-    """Regions of the pictures.
+    """Regions of the images.
 
     Args:
         annotations (`Sequence[Path]`): files with regions.
         image_data (`Path`, *optional*): where sizes are, for the layout of Visual Genome.
-        image_ids (`Path`, *optional*): file of the ids of the pictures to take.
-        together (`bool`): all regions of a picture are one record, otherwise each is its own.
+        image_ids (`Path`, *optional*): file of the ids of the images to take.
+        together (`bool`): all regions of an image are one record, otherwise each is its own.
 
     Returns:
         `list` of `list[Region]`: records.
@@ -183,7 +182,7 @@ def load_records(
         regions = [region for region in regions if str(id_of(region.image.get("id"))) in wanted]
     if not together:
         return [[region] for region in regions]
-    # One entry of a picture is one object; files may use the same numbers for other pictures.
+    # By the entry object and not by its id: another file may use the same id for another image.
     by_image: dict[int, list[Region]] = {}
     for region in regions:
         by_image.setdefault(id(region.image), []).append(region)
@@ -194,7 +193,7 @@ def usable_regions(regions: Sequence[Region]) -> tuple[list[Region], list[LeftOu
     """Regions with a box and a description.
 
     Args:
-        regions (`Sequence[Region]`): of one picture.
+        regions (`Sequence[Region]`): of one image.
 
     Returns:
         `tuple`: the regions, and why others are left out.
@@ -214,15 +213,16 @@ def choose_regions(regions: Sequence[Region], record: str, seed: int) -> tuple[l
     """At most 10 regions that overlap little, in random order.
 
     Args:
-        regions (`Sequence[Region]`): of one picture, with a box and a description, at least one.
-        record (`str`): name of the picture, which the choice depends on, and on nothing else than `seed`.
-        seed (`int`): another seed makes another choice.
+        regions (`Sequence[Region]`): of one image, with a box and a description, at least one.
+        record (`str`): name of the image; the choice depends on it and on `seed` alone.
+        seed (`int`): draws the regions.
 
     Returns:
         `tuple`: boxes `xyxy` in pixels, and their descriptions.
     """
     boxes = [region_box(region) for region in regions]
     captions = [plain_text(region.expressions[0]) for region in regions]
+    # NMS with random scores: the order is random, and no region overlaps an earlier one much.
     generator = random.Random(f"{seed}/{record}")
     scores = torch.tensor([generator.random() for _ in boxes], dtype=torch.float64)
     kept = nms(torch.tensor(boxes), scores, NMS_THRESHOLD, max_boxes=MAX_REGIONS).tolist()
@@ -238,23 +238,23 @@ def convert(
     seed: int | None,
     boxes_of: BoxesOf | None = None,
 ) -> Iterator[dict[str, Any] | LeftOut]:
-    """The row of one picture, or of one region.
+    """The row of one image, or of one region.
 
     Args:
-        regions (`Sequence[Region]`): of one picture; one if `single` or `evaluation`.
-        images (`Path`): folder of the pictures.
+        regions (`Sequence[Region]`): of one image; one if `single` or `evaluation`.
+        images (`Path`): folder of the images.
         single (`bool`): whether it is one region.
         evaluation (`bool`): whether it is a row to evaluate on.
         source (`str`): name of the dataset.
         seed (`int`, *optional*): draws questions and regions.
-        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the picture.
+        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the image.
 
     Yields:
         `dict`: a conversation or evaluation row, boxes `xyxy` in pixels. `LeftOut`: why a region cannot be asked
             about.
 
     Raises:
-        SkipRecord: no picture, another size than annotated, or no good region.
+        SkipRecord: no image, another size than annotated, or no good region.
     """
     image = regions[0].image
     image_id = str(id_of(image.get("id")))
@@ -263,7 +263,7 @@ def convert(
     else:
         faults = {region.fault for region in regions}
         if len(faults) == 1 and None not in faults:
-            # All of them have the fault of their picture.
+            # The fault is that of the image, which all its regions have.
             fault = faults.pop()
             raise fault.of_record()
         usable, left_out = usable_regions(regions)
@@ -271,22 +271,22 @@ def convert(
         if not usable:
             raise SkipRecord("no region with a box and a description")
         boxes, captions = choose_regions(usable, image_id, seed)
-    names = picture_names(image["file_name"]) if isinstance(image.get("file_name"), str) else [None]
-    picture = read_annotated_picture(images, *names, size=check_image(image), boxes_of=boxes_of)
+    names = image_names(image["file_name"]) if isinstance(image.get("file_name"), str) else [None]
+    image_file = read_annotated_image(images, *names, size=check_image(image), boxes_of=boxes_of)
     record = f"{image_id}/{boxes[0]}/{captions[0]}"
-    boxes = picture.upright(boxes)
+    boxes = image_file.upright(boxes)
     if evaluation:
         question = caption_question(0, record, seed)
-        yield evaluation_row(picture, image_id, question, source, boxes=boxes, references=captions)
+        yield evaluation_row(image_file, image_id, question, source, boxes=boxes, references=captions)
     else:
-        yield conversation_row(picture, image_id, boxes, caption_turns(captions, record, seed), source)
+        yield conversation_row(image_file, image_id, boxes, caption_turns(captions, record, seed), source)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script with `argv`, by default those of the command line."""
     parser = script_parser(__doc__)
     parser.add_argument("--image-data", type=Path, metavar="FILE", help="`image_data.json` of Visual Genome")
-    parser.add_argument("--image-ids", type=Path, metavar="FILE", help="take these pictures only, one id a line")
+    parser.add_argument("--image-ids", type=Path, metavar="FILE", help="take these images only, one id per line")
     parser.add_argument(
         "--rounds", choices=("multi", "single"), default="multi", help="regions of a row (default: %(default)s)"
     )

@@ -1,11 +1,12 @@
 """Groma Instruct: a vision model writes grounded conversations about marked images (section 4 of the paper).
 
-select   images of Visual Genome with a COCO id and 3 to 10 regions, with their descriptions, questions and captions
-query    a vision model writes a conversation about each, seeing the image with a number on each region parse    the
-answers become groma_instruct.json, as its authors released it, and a dataset with the columns of this package all
-the three of them
+- select: images of Visual Genome with a COCO id and 3 to 10 regions, with their descriptions, questions and captions.
+- query: a vision model writes a conversation about each; it sees the image with a number on each region.
+- parse: the answers become groma_instruct.json in the layout that the authors released, and a dataset with the columns
+  of this package.
+- all: the three of them.
 
-From https://homes.cs.washington.edu/~ranjay/visualgenome/api.html get both parts of the pictures (folders VG_100K and
+From https://homes.cs.washington.edu/~ranjay/visualgenome/api.html get both parts of the images (folders VG_100K and
 VG_100K_2), image_data.json, region_descriptions.json and question_answers.json; from https://cocodataset.org/#download
 annotations_trainval2017.zip.
 
@@ -183,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        _say("interrupted: what is done is kept, run again to go on")
+        _say("interrupted: what is done is kept, run again to resume")
         return 130
 
 

@@ -24,7 +24,7 @@ def build_messages(selected: SelectedImage, content: bytes) -> list[dict[str, An
 
     Args:
         selected (`SelectedImage`): the image with its regions and notes.
-        content (`bytes`): its picture file.
+        content (`bytes`): its image file.
 
     Returns:
         `list[dict]`: messages of the OpenAI chat format: the instructions, the examples (text alone, as earlier

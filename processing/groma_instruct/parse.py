@@ -1,6 +1,6 @@
-"""From the answers of the vision model to Groma Instruct, in the layout of its authors; bad answers are rejected.
+"""Turns answers of the vision model into records of Groma Instruct, in the layout of its authors, or rejects them.
 
-An answer is rejected as a whole: later rounds refer to earlier ones.
+A bad answer is rejected as a whole, because later rounds refer to earlier ones.
 """
 
 import json
@@ -47,7 +47,7 @@ class InstructRecord(TypedDict):
     """A record of Groma Instruct as released.
 
     Args:
-        file_name (`str`): path of the picture.
+        file_name (`str`): path of the image.
         width, height (`int`): size of the upright image in pixels.
         boxes (`list` of 4 `float`): `xywh` in absolute pixels.
         conversation (`list[Turn]`): question and answer in turns.
@@ -61,7 +61,7 @@ class InstructRecord(TypedDict):
 
 
 class Rejected(SkipRecord):
-    """An answer is of no use; the message is the reason."""
+    """An answer cannot be used; the message is the reason."""
 
 
 def build_record(answer: Answer, selected: SelectedImage) -> InstructRecord:
@@ -75,7 +75,7 @@ def build_record(answer: Answer, selected: SelectedImage) -> InstructRecord:
         `InstructRecord`: with all boxes of the image, also those that nothing refers to.
 
     Raises:
-        Rejected: why the answer is of no use.
+        Rejected: why the answer cannot be used.
     """
     text = answer["text"].strip()
     if answer["refusal"] or answer["finish_reason"] == "content_filter":
@@ -105,7 +105,7 @@ def parse_conversation(text: str, num_regions: int) -> list[Turn]:
         `list[Turn]`: question, answer, question, answer …
 
     Raises:
-        Rejected: why the text is of no use.
+        Rejected: why the text cannot be used.
 
     Example:
     >>> text = '{"conversation": [{"question": "What is [2]?", "answer": "It is <p>a dog</p> [2]."}]}'
@@ -133,7 +133,7 @@ def parse_question(text: str, num_regions: int) -> Turn:
         `Turn`: with `<roi><refer_box></roi>` for each number.
 
     Raises:
-        Rejected: why the question is of no use.
+        Rejected: why the question cannot be used.
 
     Example:
     >>> parse_question("How do [1, 3] differ?", num_regions=3)
@@ -163,7 +163,7 @@ def parse_answer(text: str, num_regions: int) -> Turn:
         `Turn`: with `<p>…</p> <roi><ground_box>…</roi>` for each phrase, a `<ground_box>` for each of its numbers.
 
     Raises:
-        Rejected: why the answer is of no use.
+        Rejected: why the answer cannot be used.
 
     Example:
     >>> parse_answer("<p>Two cars</p> [1, 4] are parked.", num_regions=4)

@@ -1,7 +1,7 @@
 """Asking a vision model about the selected images: any endpoint that speaks OpenAI's chat completions.
 
-Every answer is in `answers.jsonl` before the next one is handled, so that a run that was killed resumes
-and no answer is paid for twice.
+Every answer is in `answers.jsonl` before the next one is handled: an interrupted run resumes, and no answer is paid
+for twice.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,7 +39,7 @@ def query_images(
 
     Args:
         selection (`Sequence[SelectedImage]`): the images.
-        images (`Path`): folder of the pictures.
+        images (`Path`): folder of the images.
         output (`Path`): the work folder.
         endpoint (`Endpoint`): where to ask.
         concurrency (`int`): requests at the same time.
@@ -47,7 +47,7 @@ def query_images(
         budget (`Budget`, *optional*): prices, and what all runs of the folder together may cost.
 
     Returns:
-        `AskingReport`: what became of it.
+        `AskingReport`: the outcome.
 
     Raises:
         EndpointError: the endpoint cannot be used like this; answers so far are kept.

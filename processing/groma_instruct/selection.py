@@ -1,4 +1,4 @@
-"""Choosing images: those of Visual Genome that have COCO captions and, after NMS, enough regions.
+"""Chooses images of Visual Genome that have COCO captions and, after NMS, enough regions.
 
 Boxes are `xyxy` in absolute pixels of the upright image.
 """
@@ -37,7 +37,7 @@ class SelectedImage(TypedDict):
         file_name (`str`): path in the folder of the images.
         width, height (`int`): size of the upright image in pixels.
         boxes_xyxy (`list` of 4 `float`): regions, in absolute pixels.
-        descriptions (`list` of `str`): one a region.
+        descriptions (`list` of `str`): one per region.
         captions (`list` of `str`): captions of COCO.
         qa_pairs (`list` of `[question, answer]`): of Visual Genome.
     """
@@ -63,7 +63,7 @@ def select_images(
         region_descriptions (`Path`): its `region_descriptions.json`.
         question_answers (`Path`): its `question_answers.json`.
         captions (`Sequence[Path]`): `captions_*.json` of COCO.
-        images (`Path`): folder of the pictures, in `VG_100K` and `VG_100K_2` or together.
+        images (`Path`): folder of the images, in `VG_100K` and `VG_100K_2` or together.
 
     Returns:
         `tuple`: the images in the order of `image_data`, and a report that counts those left out by reason.
@@ -182,7 +182,7 @@ def _select(
 def _own(
     by_image: Mapping[Id, Sequence[Any] | None], image_id: Id, texts: Sequence[str], left_out: list[LeftOut]
 ) -> list[Mapping[str, Any]]:
-    """Regions or questions of a picture that have their texts and name no other picture; the rest goes to `left_out`."""
+    """Regions or questions of an image that have their texts and name no other image; others go to `left_out`."""
     own = []
     entries = by_image.get(image_id, ())
     if entries is None:
@@ -199,7 +199,7 @@ def _own(
 
 
 def _file_name(entry: Mapping[str, Any], images: Path) -> str:
-    """The picture's path in the folder: `VG_100K_2/1.jpg` as the archives have it, or `1.jpg`."""
+    """The image's path in the folder: `VG_100K_2/1.jpg` as the archives have it, or `1.jpg`."""
     url = entry.get("url")
     if not isinstance(url, str):
         raise SkipRecord("the picture has no `url`")
@@ -209,7 +209,7 @@ def _file_name(entry: Mapping[str, Any], images: Path) -> str:
 
 
 def _by_image(path: Path, key: str) -> dict[Id, Sequence[Mapping[str, Any]] | None]:
-    """Lists by the id of their picture; `None` where two entries have the same id."""
+    """Lists by the id of their image; `None` where two entries have the same id."""
     entries = _read(path, list, f"a list of images with `{key}`")
     by_image: dict[Id, Sequence[Mapping[str, Any]] | None] = {}
     lost = 0

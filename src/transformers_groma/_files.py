@@ -58,7 +58,7 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
                 temporaries[path] = stack.enter_context(_temporary_file(path))
                 temporaries[path].write(content)
                 _finish(temporaries[path])
-        # All contents are on the disk under other names. From here on, renaming can fail halfway: each old file keeps a
+        # All contents are on the disk under other names. Renaming them can still fail halfway: each old file keeps a
         # second name until all new ones have theirs.
         replaced: list[Path] = []
         try:

@@ -162,7 +162,7 @@ def _put_in_place(staging: Path, target: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Let two folders swap places in one step; `False` where the system can't. Linux can, on nearly all file systems."""
+    """Let two folders swap places in one step, as Linux can on nearly all file systems; `False` where that fails."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):

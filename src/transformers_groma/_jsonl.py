@@ -1,4 +1,4 @@
-"""JSON lines that survive a kill: one record a line, and a line that was cut is not a record."""
+"""JSON-lines files that survive a kill: one record per line, and a line that was cut is not a record."""
 
 import codecs
 import json
@@ -20,7 +20,7 @@ def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
         path (`str` or `Path`): the file; if it is missing, there are no records.
 
     Returns:
-        `list[dict]`: one a line; empty lines are skipped.
+        `list[dict]`: one per line; empty lines are skipped.
 
     Raises:
         ValueError: another line is not a JSON object.
@@ -54,7 +54,7 @@ def write_jsonl(path: str | os.PathLike, records: Iterable[Any]) -> None:
 
     Args:
         path (`str` or `Path`): the file.
-        records (`Iterable`): what stands in it, one a line.
+        records (`Iterable`): one per line.
 
     Example:
     >>> import tempfile

@@ -34,7 +34,7 @@ def locked(path: str | os.PathLike, output: str | os.PathLike, shared: bool = Fa
     try:
         yield
     finally:
-        # The last holder removes the file: the one who gets the exclusive lock, of the file that is still at this path.
+        # The last holder removes the file: the one who gets the exclusive lock, if the file is still at this path.
         with suppress(OSError):
             if _try_lock(descriptor, shared=False) and _is_open_at(descriptor, path):
                 path.unlink()
@@ -60,8 +60,8 @@ def one_writer(folder: str | os.PathLike, job: str, part: str | None = None) -> 
     ...     with one_writer(folder, "train"):
     ...         pass
     Traceback (most recent call last):
-    transformers_groma._output_errors.OutputError: ... is being written by another process: wait until it ends, or pass another
-        folder.
+    transformers_groma._output_errors.OutputError: ... is being written by another process: wait until it ends, or pass
+        another folder.
     """
     folder = Path(folder)
     with naming(folder):

@@ -57,8 +57,8 @@ def writing(output: str | os.PathLike) -> Iterator[None]:
     >>> with writing("model"):
     ...     raise OSError(errno.ENOSPC, "No space left on device")
     Traceback (most recent call last):
-    transformers_groma._output_errors.OutputError: model cannot be written (No space left on device). Free some space, or pass
-        another output folder.
+    transformers_groma._output_errors.OutputError: model cannot be written (No space left on device). Free some space,
+        or pass another output folder.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Text of annotation files: decoded whatever wrote it, split into lines, parsed as JSON.
+"""Reads text of annotation files, whatever wrote them: decoded, split into lines, parsed as JSON.
 
 Lines end at a line feed and nowhere else. Python's `splitlines` also breaks at U+0085, U+2028 and others, which stand
 in captions, and reading a file as text turns a lone carriage return into a line end.
@@ -25,7 +25,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 
 class RepeatedKey(dict):
-    """A JSON object that has a key twice, so its value is ambiguous.
+    """A JSON object that has a key twice, so that the value is ambiguous.
 
     Args:
         content (`dict`): the object; the last value of a key counts.
@@ -72,15 +72,14 @@ def decode_text(content: bytes, name: str) -> str:
                 f"it as UTF-8."
             ) from None
         raise ValueError(
-            f"{name} is not UTF-8: byte {byte} is {content[byte]:#04x}. Save it as UTF-8, for example with "
-            "`iconv -f latin1 -t utf-8`."
+            f"{name} is not UTF-8: byte {byte} is {content[byte]:#04x}. Save it as UTF-8, for example with `iconv -f "
+            "latin1 -t utf-8`."
         ) from None
     if not start and "\0" in text[:4]:
         byte = text.index("\0")
         raise ValueError(
             f"{name} is not UTF-8: byte {byte} is 0x00, as in UTF-16 without a byte order mark. Save it as UTF-8, for "
-            f"example with "
-            f"`iconv -f utf-16{'le' if byte % 2 else 'be'} -t utf-8`."
+            f"example with `iconv -f utf-16{'le' if byte % 2 else 'be'} -t utf-8`."
         )
     return text
 
@@ -127,7 +126,7 @@ def parse_json(text: str, drop: Collection[str] = ()) -> Any:
 
     Args:
         text (`str`): the text.
-        drop (`Collection[str]`): keys of no use, dropped while parsing, so that they never fill the memory.
+        drop (`Collection[str]`): keys that nobody needs, dropped while parsing, so that they never fill the memory.
 
     Returns:
         Its content.

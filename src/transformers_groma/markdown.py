@@ -1,4 +1,4 @@
-"""Text of others in Markdown: names of models, datasets and files as they are, whatever they hold."""
+"""Escapes text for Markdown: names of models, datasets and files stay as they are, whatever they hold."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def one_line(text: object) -> str:
 
 
 def escape_markdown(text: object) -> str:
-    """Text that Markdown shows as it is, within a heading, a line or a cell of a table.
+    """Escape a text so that Markdown shows it as it is, in a heading, a line or a cell of a table.
 
     Args:
         text: anything with a `str`.

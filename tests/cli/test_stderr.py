@@ -43,7 +43,10 @@ def run_all(commands, folder) -> str:
 
 
 def test_unexpected_lines_are_found():
-    stderr = "$ groma chat\n\r  0%|   | 0/2 [00:00<?, ?it/s]\rx.py:3: UserWarning: You'd better\n  warnings.warn(\nwrote a and b\n"
+    stderr = (
+        "$ groma chat\n\r  0%|   | 0/2 [00:00<?, ?it/s]\rx.py:3: UserWarning: You'd better\n  warnings.warn(\n"
+        "wrote a and b\n"
+    )
     assert unexpected_lines(stderr) == ["x.py:3: UserWarning: You'd better", "warnings.warn("]
     assert unexpected_lines("[transformers] `use_cache=True` is incompatible") != []
 

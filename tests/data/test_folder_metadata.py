@@ -90,7 +90,7 @@ def test_a_line_that_is_wrong_is_an_entry_of_its_own(tmp_path, wrong, reason, de
 
 
 def test_files_that_are_missing_or_empty(tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"^{tmp_path} has no {METADATA}. Write it, one line an image: "):
+    with pytest.raises(FileNotFoundError, match=f"^{tmp_path} has no {METADATA}. Write it, one line per image: "):
         read_metadata(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder. Pass that of the images"):
         read_metadata(tmp_path / "nowhere")
@@ -101,7 +101,7 @@ def test_files_that_are_missing_or_empty(tmp_path):
         read_metadata(tmp_path)
     for content in ("", "\n \n"):
         (tmp_path / METADATA).write_text(content)
-        with pytest.raises(ValueError, match=f"{METADATA} is empty. Write one line an image"):
+        with pytest.raises(ValueError, match=f"{METADATA} is empty. Write one line per image"):
             read_metadata(tmp_path)
 
 
@@ -209,5 +209,5 @@ def test_no_file_points_to_the_folder_that_has_one(folder):
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         read_metadata(folder / "nowhere")
     (folder / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="empty has no metadata.jsonl. Write it, one line an image"):
+    with pytest.raises(FileNotFoundError, match="empty has no metadata.jsonl. Write it, one line per image"):
         read_metadata(folder / "empty")

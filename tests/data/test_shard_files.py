@@ -17,7 +17,7 @@ from .shard_rows import chat_row, convert_number, parquet_files, read_one, write
 
 
 def test_a_shard_without_rows_is_not_kept(tmp_path):
-    """Neither one without records nor one whose records are all left out; why is in a report that nobody takes for a dataset."""
+    """Neither one without records nor one whose records are all left out; a hidden report has the reasons."""
     report = write_chat([0, 1, 3], convert_number, output_dir=tmp_path, num_shards=4)
     assert (report.rows, report.records) == (2, 3)
     assert [path.name for path in report.files] == ["train-00000-of-00004.parquet", "train-00001-of-00004.parquet"]

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from processing.coco_format import find_picture, load_coco_json
+from processing.coco_format import find_image, load_coco_json
 
 from . import wild
 from .samples import real_sample, write_json, write_picture
@@ -47,9 +47,9 @@ def test_other_files_are_an_error_that_names_the_file(tmp_path, text):
 
 def test_pictures_are_found_with_fewer_folders(tmp_path):
     path = write_picture(tmp_path / "patch8" / "a.jpg", 8, 8)
-    assert find_picture(tmp_path, "images/v1/patch8/a.jpg") == path
-    assert find_picture(tmp_path / "patch8", "images/v1/patch8/a.jpg") == path
-    assert find_picture(tmp_path, "images/b.jpg") == tmp_path / "images" / "b.jpg"
+    assert find_image(tmp_path, "images/v1/patch8/a.jpg") == path
+    assert find_image(tmp_path / "patch8", "images/v1/patch8/a.jpg") == path
+    assert find_image(tmp_path, "images/b.jpg") == tmp_path / "images" / "b.jpg"
 
 
 def test_real_coco_file():

@@ -6,18 +6,18 @@ import pytest
 from PIL import Image
 
 from processing.rows import (
-    Picture,
+    ImageFile,
     add_conversation_options,
     category_name,
-    coco_picture_names,
+    coco_image_names,
     conversation_row,
     evaluation_row,
     grounded_parts,
     plain_text,
     prompt_seed,
-    read_annotated_picture,
+    read_annotated_image,
     read_ids,
-    read_picture,
+    read_image_file,
     without_stray_spaces,
 )
 from transformers_groma.data.columns import image_part, phrase_part, text_part
@@ -117,7 +117,7 @@ def test_id_lists(tmp_path):
 def test_rows_read_as_the_paper_writes_them(processor):
     """What a source makes of a caption, and what the model learns from it."""
     answer, boxes = grounded_parts("Two men hold a box.", [(13, 18, [C]), (0, 7, [B, A])])
-    picture = Picture(b"", "a.jpg", 10, 10)
+    picture = ImageFile(b"", "a.jpg", 10, 10)
     question = question_parts("rec", phrase="the box")
     turns = [(question_parts("region_caption", region=2), [text_part("A box")]), (question, answer)]
     row = conversation_row(picture, "1", boxes, turns, "test")
@@ -136,24 +136,24 @@ def test_pictures_are_found_and_turned(tmp_path):
     (tmp_path / "b").mkdir()
     Image.new("RGB", (40, 30)).save(tmp_path / "b" / "turned.jpg", exif=exif)
     Image.new("RGB", (40, 30)).save(tmp_path / "plain.png")
-    picture = read_picture(tmp_path, "missing.jpg", "a/b/turned.jpg", "plain.png")
+    picture = read_image_file(tmp_path, "missing.jpg", "a/b/turned.jpg", "plain.png")
     assert (picture.name, picture.width, picture.height, picture.orientation) == ("turned.jpg", 30, 40, 1)
     assert picture.content == (tmp_path / "b" / "turned.jpg").read_bytes()
     assert picture.upright([(0, 0, 10, 5)]) == [[0, 0, 10, 5]]
     with pytest.raises(SkipRecord, match="missing picture"):
-        read_picture(tmp_path, "missing.jpg", "other.jpg")
+        read_image_file(tmp_path, "missing.jpg", "other.jpg")
     for size, boxes_of, boxes in (
         ((30, 40), None, [[0, 0, 10, 5]]),
         ((40, 30), None, [[25, 0, 30, 10]]),
         (None, "upright", [[0, 0, 10, 5]]),
         (None, "stored", [[25, 0, 30, 10]]),
     ):
-        picture = read_annotated_picture(tmp_path, "b/turned.jpg", size=size, boxes_of=boxes_of)
+        picture = read_annotated_image(tmp_path, "b/turned.jpg", size=size, boxes_of=boxes_of)
         assert picture.upright([(0, 0, 10, 5)]) == boxes and (picture.width, picture.height) == (30, 40)
     with pytest.raises(SkipRecord, match="nothing tells whether its boxes"):
-        read_annotated_picture(tmp_path, "b/turned.jpg", size=None)
+        read_annotated_image(tmp_path, "b/turned.jpg", size=None)
     # What was drawn as it is needs no look into the file.
-    assert Picture(b"", "a.jpg", 10, 10).upright([(1, 2, 3, 4)]) == [[1, 2, 3, 4]]
+    assert ImageFile(b"", "a.jpg", 10, 10).upright([(1, 2, 3, 4)]) == [[1, 2, 3, 4]]
 
 
 @pytest.mark.parametrize(
@@ -167,10 +167,10 @@ def test_pictures_are_found_and_turned(tmp_path):
     ],
 )
 def test_names_of_pictures(image, names):
-    assert coco_picture_names(image) == names
+    assert coco_image_names(image) == names
     for nothing in ({}, {"file_name": "", "coco_url": None}):
         with pytest.raises(SkipRecord, match="no file name"):
-            coco_picture_names(nothing)
+            coco_image_names(nothing)
 
 
 def test_categories_are_words():
@@ -198,7 +198,7 @@ def test_questions_are_drawn_unless_they_evaluate(options, seed):
 
 
 def test_rows_show_their_picture_once_and_evaluate_without_an_answer():
-    picture, turn = Picture(b"x", "a.jpg", 10, 10), ([text_part("Q")], [text_part("A")])
+    picture, turn = ImageFile(b"x", "a.jpg", 10, 10), ([text_part("Q")], [text_part("A")])
     row = conversation_row(picture, "7", [A], [turn, turn], "test")
     assert row["image"] == {"bytes": b"x", "path": "a.jpg"}
     assert [message["role"] for message in row["messages"]] == ["user", "assistant"] * 2

@@ -1,5 +1,4 @@
-"""The command line: `groma chat`, `groma propose`, `groma convert`, `groma data`, `groma train`, `groma evaluate`,
-`groma demo`.
+"""The command line `groma`: chat, propose, convert, data, train, evaluate, demo.
 
 Results go to stdout, notes and errors to stderr. A mistake of the user ends with one line and exit code 2. Torch and
 transformers are imported by the commands that need them, so that `groma --help` answers at once.
@@ -52,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         note(f"groma {arguments.command}: interrupted")
         return 130
     except BrokenPipeError:
-        _drop_output()  # whoever read it has seen enough, as `head` does
+        _drop_output()  # whoever reads it has seen enough, as `head` has
     except (CommandError, OutputError) as error:
         note(f"groma {arguments.command}: error: {one_line(error)}")
         try:
@@ -64,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _drop_output() -> None:
-    """What is left of the output goes nowhere: at the end of the process it would raise again."""
+    """Send what is left of the output nowhere: at the end of the process it would raise again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,4 +1,4 @@
-"""Parsers and types of arguments, and what says a mistake in them in one line."""
+"""Parsers and argument types of the command line; a mistake of the user ends in one line."""
 
 import argparse
 import math
@@ -15,7 +15,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 class CommandError(Exception):
-    """A mistake of the user, in words for the user."""
+    """A mistake of the user; the message says what to do."""
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -29,7 +29,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 class CommandParser(OneLineParser):
-    """Lets options stand between the positional arguments, which argparse refuses where the last one is optional."""
+    """A parser that accepts options between positional arguments, also where the last of those is optional."""
 
     is_intermixing = False
 
@@ -47,7 +47,7 @@ class CommandParser(OneLineParser):
 
 
 class VersionAction(argparse.Action):
-    """Prints the version; unlike argparse's own action it looks it up only when asked."""
+    """Prints the version, which is looked up only when asked for."""
 
     def __init__(self, option_strings: list[str], dest: str):
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help="print the version")
@@ -67,7 +67,7 @@ def add_command(
     example: str,
     **kwargs: Any,
 ) -> CommandParser:
-    """Add a command: its help, its example, and what runs it."""
+    """Add a command with its help, its example and the function that runs it."""
     command = commands.add_parser(
         name,
         help=text,
@@ -81,7 +81,7 @@ def add_command(
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add which model to load, and how."""
+    """Add the arguments that say which model to load, and how."""
     parser.add_argument(
         "--model",
         metavar="DIR_OR_REPO",
@@ -95,7 +95,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_output_arguments(parser: argparse.ArgumentParser, files: str) -> None:
-    """Add what becomes of the answer."""
+    """Add the arguments that say where the answer goes."""
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
     parser.add_argument("--output", metavar="DIR", type=Path, help=f"write {files} there")
 
@@ -137,7 +137,7 @@ def share(text: str) -> float:
 
 
 def positive(kind: type, limit: float = sys.float_info.max) -> Callable[[str], Any]:
-    """Makes the type of a positive number, of a limit at most."""
+    """The type of a positive number up to a limit."""
 
     def parse(text: str) -> Any:
         try:
@@ -155,7 +155,7 @@ def positive(kind: type, limit: float = sys.float_info.max) -> Callable[[str], A
 
 
 def checked_folder(folder: Path | None) -> Path | None:
-    """A folder that can be written to, so that no answer is lost for the lack of one."""
+    """Make the output folder and check that it can be written, before any work is done."""
     if folder is not None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -172,7 +172,7 @@ def checked_folder(folder: Path | None) -> Path | None:
 
 @contextmanager
 def errors_of(argument: str) -> Iterator[None]:
-    """Errors that the package or the library words for the user become one line that starts with the argument."""
+    """Turn errors of the package, whose messages are for users, into one line that starts with the argument."""
     try:
         yield
     except OutputError:

@@ -1,4 +1,4 @@
-"""`groma data`: datasets of synthetic scenes and of the user's own boxes."""
+"""`groma data`: makes datasets of synthetic scenes and of your own boxes."""
 
 import argparse
 import ast
@@ -17,7 +17,7 @@ BOXES_OF = ("upright", "stored")
 
 
 def add_data(commands: "argparse._SubParsersAction") -> None:
-    """Add the command and its sources."""
+    """Add the command with its sources."""
     data = add_command(
         commands,
         "data",
@@ -32,8 +32,7 @@ def add_data(commands: "argparse._SubParsersAction") -> None:
             "shapes",
             help=SHAPES_HELP,
             description=f"{SHAPES_HELP[0].upper()}{SHAPES_HELP[1:]}. The same arguments make the same rows on any "
-            f"machine; "
-            "splits share no scene, whatever the seeds.",
+            "machine; splits share no scene, whatever the seeds.",
             epilog="example: groma data shapes --task chat --rows 1000 --seed 0 --output shapes-chat\n"
             "         groma data shapes --task rec --rows 200 --seed 1 --output shapes-rec --split test --evaluation "
             "--preview 12",
@@ -45,8 +44,7 @@ def add_data(commands: "argparse._SubParsersAction") -> None:
             "folder",
             help=FOLDER_HELP,
             description=f"{FOLDER_HELP[0].upper()}{FOLDER_HELP[1:]}, in the layout of Hugging Face's imagefolder with "
-            f"a text "
-            "for each box, one line an image:\n\n"
+            "a text for each box, one line per image:\n\n"
             '{"file_name": "a.jpg", "objects": {"bbox": [[30, 212, 342, 373]], "text": ["a cat"]}}',
             epilog="example: groma data folder photos/train --output data/photos --preview 8\n"
             "         groma data folder photos/validation --output data/photos --split validation",
@@ -56,13 +54,13 @@ def add_data(commands: "argparse._SubParsersAction") -> None:
 
 
 def _add_file_arguments(parser: argparse.ArgumentParser) -> None:
-    """What becomes of a source's rows, whatever the source."""
+    """Add what all sources share: which rows, and which files they go to."""
     parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the Parquet files")
     parser.add_argument(
         "--questions", metavar="K", type=positive(int), default=8, help="most questions in a row (default: 8)"
     )
     parser.add_argument(
-        "--evaluation", action="store_true", help="evaluation columns: one question a row, without its answer"
+        "--evaluation", action="store_true", help="evaluation columns: one question per row, without its answer"
     )
     parser.add_argument("--shards", metavar="N", type=positive(int), default=1, help="number of files (default: 1)")
     parser.add_argument("--overwrite", action="store_true", help="replace the files of this split in DIR")
@@ -121,9 +119,8 @@ def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
         "--boxes-of",
         choices=BOXES_OF,
         help="which pixels boxes were drawn on, where EXIF data turn or mirror an image: those that a viewer shows, "
-        "or those that "
-        "are stored; by default width and height in the line or the boxes tell, and images where they can't are left "
-        "out",
+        "or those that are stored; by default width and height in the line or the boxes tell, and images where they "
+        "can't are left out",
     )
     parser.add_argument(
         "--max-regions",
@@ -145,14 +142,14 @@ def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_data(arguments: argparse.Namespace) -> None:
-    """`groma data` without a source: the sources there are."""
+    """`groma data` without a source: list the sources."""
     print(f"groma data folder\n    {FOLDER_HELP}")
     print(f"groma data shapes\n    {SHAPES_HELP}")
     checkout = source_checkout()
     if checkout is None:
         print("\nThe scripts of other sources are in processing/ of the source repository.")
         return
-    print("\nIn the source checkout, one script a raw dataset; --help says where to download it:\n")
+    print("\nIn the source checkout, one script per raw dataset; --help says where to download it:\n")
     for path in sorted((checkout / "processing").glob("**/*.py")):
         name = ".".join(path.relative_to(checkout).with_suffix("").parts)
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
@@ -183,9 +180,9 @@ def run_data_shapes(arguments: argparse.Namespace) -> None:
     for path in report.files:
         print(path)
     if arguments.preview is not None:
-        picture = folder / f"preview-{arguments.task}.png"
-        write_png(picture, contact_sheet(options, min(arguments.preview, arguments.rows)))
-        print(picture)
+        preview = folder / f"preview-{arguments.task}.png"
+        write_png(preview, contact_sheet(options, min(arguments.preview, arguments.rows)))
+        print(preview)
 
 
 def run_data_folder(arguments: argparse.Namespace) -> None:
@@ -212,9 +209,9 @@ def run_data_folder(arguments: argparse.Namespace) -> None:
         for path in report.files:
             print(path)
         for name, image in draw_image_folder(arguments.images, options, arguments.preview or 0):
-            picture = output / "preview" / f"{Path(name).with_suffix('').as_posix().replace('/', '-')}.png"
-            write_png(picture, image)
-            print(picture)
+            preview = output / "preview" / f"{Path(name).with_suffix('').as_posix().replace('/', '-')}.png"
+            write_png(preview, image)
+            print(preview)
     for name, reason in report.examples:
         note(f"left out {name}: {reason}")
     if report.rows == 0:

@@ -1,4 +1,4 @@
-"""`groma train`: the stages of training."""
+"""`groma train`: runs a training stage."""
 
 import argparse
 import importlib
@@ -25,7 +25,7 @@ def add_train(commands: "argparse._SubParsersAction") -> None:
 
 
 def run_train(arguments: argparse.Namespace) -> None:
-    """`groma train STAGE …`: the command line of a training stage."""
+    """`groma train STAGE …`: run the command line of the stage."""
     try:
         module = importlib.import_module(f"..training.{arguments.stage.replace('-', '_')}", __package__)
     except ImportError as error:

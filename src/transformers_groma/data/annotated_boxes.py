@@ -1,4 +1,4 @@
-"""Boxes as they stand in annotation files, each checked alone: a wrong one does not cost the others."""
+"""Checks one annotated box: what it should be in pixels, or what is wrong with it."""
 
 import math
 import re
@@ -13,14 +13,20 @@ _NUMERAL = re.compile(r"\s*[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?\s*", re.ASCII | 
 
 NOT_FOUR_NUMBERS = "box is not four finite numbers"
 EMPTY = "box is empty: its width or height is zero or negative"
-INVERTED = "box is inverted: its right or lower edge comes first; pass another `--box-format` if its numbers mean something else"
+INVERTED = (
+    "box is inverted: its right or lower edge comes first; pass another `--box-format` if its numbers mean something "
+    "else"
+)
 BELOW_A_PIXEL = "box is smaller than a pixel; if it is in fractions of the image size, pass `--normalized`"
 NO_FRACTIONS = "box is in pixels, but `--normalized` says that it is in fractions of the image size"
-OUTSIDE = "box reaches out of the image; boxes are of the image before any resizing, and `--box-format` says what their numbers mean"
+OUTSIDE = (
+    "box reaches out of the image; boxes are of the image before any resizing, and `--box-format` says what their "
+    "numbers mean"
+)
 
 
 def four_numbers(box: Any) -> list[float] | None:
-    """The coordinates of a box as it stands in a file.
+    """Read the coordinates of a box as an annotation file has them.
 
     Args:
         box: numbers, or numerals as tables export them; other text, null and true are not coordinates.
@@ -46,7 +52,9 @@ def four_numbers(box: Any) -> list[float] | None:
 
 
 def is_below_a_pixel(x1: float, y1: float, x2: float, y2: float) -> bool:
-    """Whether a box is none that anybody draws: both sides below a pixel, or all inside of the first pixel, as fractions are.
+    """Whether a box is too small to have been drawn.
+
+    Both its sides are below a pixel, or all of it is inside the first pixel, as boxes in fractions are.
 
     Args:
         x1, y1, x2, y2 (`float`): the box, in pixels.
@@ -64,7 +72,7 @@ def is_below_a_pixel(x1: float, y1: float, x2: float, y2: float) -> bool:
 def read_box(
     box: Any, width: int, height: int, box_format: BoxFormat, normalized: bool
 ) -> tuple[list[float] | None, str]:
-    """A box that a user wrote down, as corners in pixels; a box may stick out of its image by a pixel.
+    """Read a box that a user wrote down; it may stick out of its image by a pixel.
 
     Args:
         box: four numbers, unchecked.
@@ -103,7 +111,7 @@ def read_box(
 
 
 def pixel_count(value: Any, name: str) -> int:
-    """Width or height of an image as annotations have it.
+    """Read the width or height of an image as annotations have it.
 
     Args:
         value: a whole number, or a numeral.

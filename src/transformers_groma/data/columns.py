@@ -86,7 +86,7 @@ def text_part(text: str) -> dict[str, Any]:
 
 
 def image_part() -> dict[str, Any]:
-    """The message part that shows the row's image; one a row, at the head of the first question."""
+    """A message part that shows the row's image: one per row, at the head of the first question."""
     return {"type": IMAGE, "text": "", "boxes": []}
 
 

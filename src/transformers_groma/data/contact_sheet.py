@@ -1,4 +1,4 @@
-"""Images side by side, each with lines of text under it: a contact sheet."""
+"""Contact sheets: images side by side, each with lines of text under it."""
 
 import textwrap
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ CONTINUED = "   "
 
 
 def captioned_tile(image: Image.Image, texts: Sequence[str]) -> Image.Image:
-    """An image with texts under it, wrapped.
+    """Write texts under an image.
 
     Args:
         image (`PIL.Image.Image`): at most `TILE` pixels wide.
@@ -44,7 +44,7 @@ def captioned_tile(image: Image.Image, texts: Sequence[str]) -> Image.Image:
 
 
 def contact_sheet(tiles: Sequence[Image.Image]) -> Image.Image:
-    """Tiles side by side, four in a line.
+    """Put tiles side by side, four in a line.
 
     Args:
         tiles (`Sequence[PIL.Image.Image]`): at least one, each `TILE` pixels wide.

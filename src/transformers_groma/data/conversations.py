@@ -1,4 +1,4 @@
-"""From rows of the conversation columns to messages that the processor takes."""
+"""Turns rows of the conversation columns into the messages that the processor takes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from .columns import IMAGE, PHRASE, REGION, TEXT
 
 
 def to_messages(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The messages of a row with its image and boxes put into the parts.
+    """The messages of a row, with its image and boxes in their parts.
 
     Args:
         row (`Mapping`): a row of the conversation or evaluation columns, its image decoded. Boxes are `xyxy` in
@@ -19,7 +19,9 @@ def to_messages(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     Example:
     >>> from transformers_groma.data.columns import phrase_part
     >>> row = {
-    ...     "image": None, "boxes_xyxy": [[0, 0, 9, 9]], "messages": [{"role": "assistant", "content": [phrase_part("a dog", [0])]}]
+    ...     "image": None,
+    ...     "boxes_xyxy": [[0, 0, 9, 9]],
+    ...     "messages": [{"role": "assistant", "content": [phrase_part("a dog", [0])]}],
     ... }
     >>> to_messages(row)[0]["content"]
     [{'type': 'phrase', 'text': 'a dog', 'boxes': [[0, 0, 9, 9]]}]

@@ -1,4 +1,4 @@
-"""The lines of `metadata.jsonl`, put together by image. A line that is wrong is one line that is wrong."""
+"""Reads `metadata.jsonl` and puts its lines together by image; a wrong line costs no other."""
 
 import json
 import os
@@ -22,8 +22,8 @@ class FolderImage:
     Args:
         file_name (`str`): path of the image in the folder.
         lines (`tuple` of `dict`): its lines, in their order; tables of boxes have one for each box.
-        left_out (`tuple` of `LeftOut`): lines of no use.
-        fault (`LeftOut`, *optional*): why the image is of no use.
+        left_out (`tuple` of `LeftOut`): lines that cannot be used.
+        fault (`LeftOut`, *optional*): why the image cannot be used.
     """
 
     file_name: str
@@ -50,7 +50,7 @@ def read_metadata(folder: str | os.PathLike) -> list[FolderImage]:
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"{folder} is not a folder. Pass that of the images and {METADATA}.")
         inner = sorted(Path(folder).glob(f"*/{METADATA}"))
-        remedy = f"Pass {inner[0].parent}." if inner else f"Write it, one line an image: {EXAMPLE}"
+        remedy = f"Pass {inner[0].parent}." if inner else f"Write it, one line per image: {EXAMPLE}"
         raise FileNotFoundError(f"{folder} has no {METADATA}. {remedy}")
     gathered: dict[str, _Gathered] = {}
     for number, line in enumerate(split_lines(read_text(path)), 1):
@@ -59,7 +59,7 @@ def read_metadata(folder: str | os.PathLike) -> list[FolderImage]:
             _add_line(gathered, Path(folder), number, record, fault)
     images = {key: image.done() for key, image in gathered.items()}
     if not images:
-        raise ValueError(f"{path} is empty. Write one line an image: {EXAMPLE}")
+        raise ValueError(f"{path} is empty. Write one line per image: {EXAMPLE}")
     if all(not image.lines for image in images.values()):
         fault = next(iter(images.values())).fault
         raise ValueError(f"{path}, {fault.detail}. A line is {EXAMPLE}")
@@ -96,7 +96,7 @@ class _Gathered:
 def _add_line(
     images: dict[str, _Gathered], folder: Path, number: int, record: dict[str, Any], fault: LeftOut | None
 ) -> None:
-    """Put a line to the other lines of its image."""
+    """Add a line to the other lines of its image."""
     if fault is not None:
         images[f"\0{number}"] = _Gathered(f"{METADATA}, line {number}", fault=fault)
         return

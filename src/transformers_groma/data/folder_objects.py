@@ -151,8 +151,8 @@ def _orientation(content: bytes, size: tuple[int, int] | None, boxes: Sequence[A
     boxes_of = options.boxes_of
     if not boxes and boxes_of is None and size in (None, upright_size(content), stored_size(content)):
         return 1  # there is nothing to turn
-    # Nobody says which image the boxes were drawn on: the upright or the stored one. If they all lie inside one of them
-    # and not inside the other, it is that one.
+    # Nothing says whether the boxes were drawn on the upright or on the stored image. If they all lie inside one of
+    # the two but not inside the other, it is that one.
     if size is None and boxes_of is None and exif_orientation(content) != 1:
         frames = {"upright": upright_size(content), "stored": stored_size(content)}
         fits = [

@@ -24,7 +24,7 @@ class FolderOptions:
         boxes_of (`str`, *optional*): whether boxes were drawn on the "upright" image, as a viewer shows it, or on the
             "stored" one; only needed where EXIF data turn or mirror an image and neither its `width` and `height` in
             the line nor the boxes tell.
-        evaluation (`bool`): evaluation columns: one question a row, in its standard wording, without its answer.
+        evaluation (`bool`): evaluation columns: one question per row, in its standard wording, without its answer.
         questions (`int`): most questions of a row.
         max_regions (`int`): region slots of the model that will learn from the rows, at least 2.
         seed (`int`): draws the wording of each question.

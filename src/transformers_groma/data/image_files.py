@@ -1,4 +1,4 @@
-"""Image files of a dataset: found inside their folder, read to their end, and turned as their EXIF data say.
+"""Image files of a dataset: found inside their folder, checked to their end; boxes turned as EXIF data say.
 
 EXIF data may turn or mirror an image in eight ways. Boxes may have been drawn on the upright image, as a viewer shows
 it, or on the stored one, as a program sees it that does not know EXIF. Rows have boxes of the upright image.
@@ -30,7 +30,9 @@ _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
 
 
 def image_candidates(folder: Path, name: Any) -> list[Path]:
-    """Where an image may lie that annotations name; separators of Windows are read as such where no file has them in its name.
+    """Where an image that annotations name may be.
+
+    A backslash may be a separator of Windows or a part of the name: both are tried.
 
     Args:
         folder (`Path`): the folder of the images.
@@ -72,7 +74,7 @@ def image_candidates(folder: Path, name: Any) -> list[Path]:
 
 
 def image_path(folder: Path, name: Any) -> Path:
-    """The file of an image that annotations name.
+    """Find the image that annotations name.
 
     Args:
         folder (`Path`): the folder of the images.
@@ -111,7 +113,7 @@ def inside(folder: Path, path: Path) -> Path:
 
 
 def read_image_bytes(path: str | os.PathLike) -> bytes:
-    """The bytes of an image file, checked to be an image that decodes to its end.
+    """Read an image file, and check that it decodes to its end.
 
     Args:
         path (`str` or `Path`): the file.
@@ -268,8 +270,7 @@ def orientation_of_boxes(content: bytes, annotated: Size | None = None, boxes_of
     if annotated is None or stored == upright:
         raise SkipRecord(
             "EXIF data turn or mirror the image, and nothing tells whether its boxes are those of the upright or of "
-            "the stored "
-            "image: pass `--boxes-of upright` or `--boxes-of stored`",
+            "the stored image: pass `--boxes-of upright` or `--boxes-of stored`",
             f"EXIF orientation {orientation}",
         )
     return 1 if annotated == upright else orientation

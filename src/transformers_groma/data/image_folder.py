@@ -1,6 +1,6 @@
 """Your own images with boxes: an image folder with `metadata.jsonl` to rows of a dataset.
 
-The layout is Hugging Face's `imagefolder` of object detection with a text for each box, one line an image:
+The layout is Hugging Face's `imagefolder` of object detection with a text for each box, one line per image:
 
     {"file_name": "a.jpg", "objects": {"bbox": [[30, 212, 342, 373], [380, 90, 200, 460]], "text": ["a cat", "a dog"]}}
 

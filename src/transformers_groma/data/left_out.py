@@ -1,4 +1,4 @@
-"""What a dataset leaves out, and why: whole records, or single annotations of records that are right otherwise.
+"""What a dataset leaves out and why: whole records, or single annotations of good records.
 
 A report counts by reason. A reason is the same for all that share a fault: numbers, ids and names are its detail.
 """
@@ -19,7 +19,7 @@ _DETAILS = re.compile(
 
 
 class SkipRecord(Exception):
-    """Raised by a converter that leaves a record out.
+    """Raise it in a converter to leave a record out.
 
     Args:
         reason (`str`): why, in words that all records with this fault share; the report counts them by it.

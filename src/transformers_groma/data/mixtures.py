@@ -1,4 +1,4 @@
-"""Loading datasets for training, alone or as a mixture with ratios."""
+"""Loads datasets for training, alone or as a mixture with ratios."""
 
 import math
 import re
@@ -38,7 +38,7 @@ def parse_dataset_spec(spec: str, default_split: str = "train") -> DatasetSpec:
         `DatasetSpec`.
 
     Raises:
-        ValueError: no path, a split that is no name, or a ratio that is not above 0 and at most 1.
+        ValueError: no path, a split that is not a name, or a ratio that is not above 0 and at most 1.
 
     Example:
     >>> parse_dataset_spec("data/vg:0.2")
@@ -82,8 +82,7 @@ def load_rows(spec: DatasetSpec, features: Features | None = None) -> Dataset:
         if not files:
             raise FileNotFoundError(
                 f"{path} has no files {spec.split}-*.parquet; splits found: {', '.join(splits) or 'none'}. Name one "
-                f"as "
-                f"`{path}@SPLIT`."
+                f"as `{path}@SPLIT`."
             )
         _check_files(path, spec.split, files)
         return load_dataset("parquet", data_files={spec.split: files}, split=spec.split, features=features)
@@ -101,7 +100,8 @@ def load_rows(spec: DatasetSpec, features: Features | None = None) -> Dataset:
 
 
 def _check_files(path: Path, split: str, files: Sequence[str]) -> None:
-    """Check that Parquet files are whole and have rows: the library's own errors name neither the file nor the reason."""
+    """Check that Parquet files are whole and have rows."""
+    # The library's own errors name neither the file nor the reason.
     rows = 0
     for file in files:
         try:
@@ -143,7 +143,7 @@ class MixturePart(NamedTuple):
 
 
 def load_parts(specs: Sequence[str], schema: Schema, seed: int = 0, default_split: str = "train") -> list[MixturePart]:
-    """Load datasets, of each its share of rows.
+    """Load datasets, each with its share of rows.
 
     Args:
         specs (`Sequence[str]`): `PATH[@SPLIT][:RATIO]` for each dataset, see [`parse_dataset_spec`].
@@ -183,14 +183,15 @@ def load_parts(specs: Sequence[str], schema: Schema, seed: int = 0, default_spli
     if len({PROPOSAL_COLUMNS[0] in part.dataset.features for part in parts}) > 1:
         raise ValueError(
             "Some datasets of the mixture have precomputed regions and others have none. Run `groma train "
-            "precompute-regions` on all "
-            "of them or on none."
+            "precompute-regions` on all of them or on none."
         )
     return parts
 
 
 def load_mixture(specs: Sequence[str], schema: Schema, seed: int = 0, default_split: str = "train") -> Dataset:
-    """Load datasets and put them behind each other, each with its share of rows. Arguments and errors are those of [`load_parts`].
+    """Load several datasets as one, each with its share of rows.
+
+    Arguments and errors are those of [`load_parts`].
 
     Returns:
         `Dataset`: map-style, in the order of `specs` (a trainer shuffles).

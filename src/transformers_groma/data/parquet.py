@@ -38,7 +38,8 @@ def complete_parquet(path: Path, features: Features, write_notes: Callable[[str]
     >>> from datasets import Value
     >>> path = Path(tempfile.mkdtemp()) / "rows.parquet"
     >>> notes = path.with_suffix(".json")
-    >>> with complete_parquet(path, Features({"id": Value("int64")}), lambda digest: notes.write_text(digest)) as writer:
+    >>> features = Features({"id": Value("int64")})
+    >>> with complete_parquet(path, features, lambda digest: notes.write_text(digest)) as writer:
     ...     writer.write({"id": 1})
     >>> footer_digest(path) == notes.read_text()
     True

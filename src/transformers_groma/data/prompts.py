@@ -1,4 +1,4 @@
-"""The questions that training and evaluation ask, in one place.
+"""The questions that training and evaluation ask, in all their wordings.
 
 Template 0 of a task is the standard one: evaluation asks it, and it is the one to reproduce numbers with. Training
 rows draw one of all templates by a hash of the record, so that rows do not depend on their order or on who writes
@@ -61,13 +61,13 @@ _SLOT = re.compile(r"\{(phrase|region)\}")
 
 
 def prompt_template(task: Task, record: str = "", seed: int | None = None) -> str:
-    """A question of a task, with its slots still open.
+    """The wording of a question, with its slots still open.
 
     Args:
         task (`str`): `"rec"` (find one thing), `"grounding"` (find all of a kind), `"region_caption"` (describe a box)
             or `"grounded_caption"` (describe the image and point at things).
-        record (`str`): what the question is drawn by: a name of the record, different for each.
-        seed (`int`, *optional*): another seed draws other questions. Without it it is the standard question.
+        record (`str`): name of the record, which the draw depends on.
+        seed (`int`, *optional*): draws the wording; the standard one by default.
 
     Returns:
         `str`: the template; its slots are `{phrase}` or `{region}`.

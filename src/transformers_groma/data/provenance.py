@@ -1,4 +1,4 @@
-"""What rows are made of, in short: rows of one command are never taken for those of another.
+"""Digests of what rows are made of, so that rows of one command are never taken for those of another.
 
 Options and records are told apart by digests. Of files that are read on the way, size, time of the last change and a
 digest are noted: where size and time are the same the file counts as the same, otherwise its content decides.
@@ -22,7 +22,7 @@ _NOTED: ContextVar[dict[str, FileState] | None] = ContextVar("noted", default=No
 
 
 def digests_of_options(options: Mapping[str, Any], base: Path) -> dict[str, str]:
-    """A digest of each option.
+    """A digest of each option that rows depend on.
 
     Args:
         options (`Mapping[str, Any]`): by name. Of a file its content counts, of a folder where it lies from `base`; in
@@ -75,7 +75,7 @@ def digest_of(records: Iterable[Any]) -> str:
     for record in records:
         try:
             text = json.dumps(record, default=_plain)
-        except TypeError:  # keys that JSON has not
+        except TypeError:  # keys that JSON does not have
             text = repr(record)
         digest.update(text.encode() + b"\n")
     return digest.hexdigest()
@@ -83,7 +83,7 @@ def digest_of(records: Iterable[Any]) -> str:
 
 @contextmanager
 def noted_inputs() -> Iterator[dict[str, FileState]]:
-    """The files that are read in the block, by their absolute path; see [`note_input`].
+    """Collect the files that are read in the block, by their absolute path; see [`note_input`].
 
     Example:
     >>> with noted_inputs() as noted:
@@ -100,7 +100,7 @@ def noted_inputs() -> Iterator[dict[str, FileState]]:
 
 
 def note_input(path: str | os.PathLike, content: bytes) -> None:
-    """Note that a file is read; where nobody wants to know, nothing happens.
+    """Note that a file is read. Outside of a block of [`noted_inputs`] nothing happens.
 
     Args:
         path (`str` or `Path`): the file.
@@ -112,7 +112,7 @@ def note_input(path: str | os.PathLike, content: bytes) -> None:
 
 
 def note_inputs(states: Mapping[str, FileState]) -> None:
-    """Note files that an inner block has noted.
+    """Note the files of an inner block in the outer one.
 
     Args:
         states (`Mapping[str, FileState]`): of [`noted_inputs`].
@@ -176,7 +176,7 @@ def _located(value: Any, base: Path) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON does not know, in its terms."""
+    """A value that JSON does not know, as one that it does."""
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, os.PathLike):

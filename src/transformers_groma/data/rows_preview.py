@@ -1,4 +1,4 @@
-"""A contact sheet of rows as they stand in a dataset: images with their boxes, and under each what is said about them."""
+"""A contact sheet of dataset rows: images with their boxes, and under each what is said about them."""
 
 import io
 import os
@@ -19,11 +19,11 @@ TARGET_COLOR = PALETTE[2]
 
 
 def preview_rows(rows: Iterable[Mapping[str, Any]], count: int) -> PilImage.Image:
-    """Draw the first rows: images with numbered boxes, under each its texts with the numbers of the boxes that they name.
+    """Draw the first rows: images with numbered boxes, and under each its texts, which name boxes by their number.
 
     Args:
         rows (iterable of `Mapping`): with the columns of detection, conversation or evaluation; an image is decoded
-            (PIL) or a dictionary of `bytes`.
+            (PIL) or a dictionary with `bytes`.
         count (`int`): how many rows, at most.
 
     Returns:
@@ -33,7 +33,8 @@ def preview_rows(rows: Iterable[Mapping[str, Any]], count: int) -> PilImage.Imag
         ValueError: there are no rows.
 
     Example:
-    >>> row = {"image": PilImage.new("RGB", (96, 64)), "image_id": "1", "boxes_xyxy": [[8, 8, 40, 40]], "source": "coco"}
+    >>> image = PilImage.new("RGB", (96, 64))
+    >>> row = {"image": image, "image_id": "1", "boxes_xyxy": [[8, 8, 40, 40]], "source": "coco"}
     >>> preview_rows([row], 8).size
     (472, 340)
     """

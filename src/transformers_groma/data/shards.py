@@ -1,10 +1,10 @@
-"""Writing a dataset as Parquet shards: bad records are skipped with a reason, a killed job resumes where it stopped.
+"""Writes a dataset as Parquet shards: bad records are skipped with a reason, an interrupted job resumes.
 
 Shard `k` of `n` holds `records[k::n]`, whichever engine writes it, and beside it lies a report of what was skipped and
 of what the shard was made of. It is finished, and left alone, only if all of that is the same: options, records, and
 the files that were read for it. Anything else is an error that names what differs; nothing is mixed, and nothing is
 replaced unless that is wanted. Records that were left out are tried again, so that images that turn up later get into
-their shard. A record is one unit of the source (usually a picture with its annotations); it becomes zero or more rows.
+their shard. A record is one unit of the source (usually an image with its annotations); it becomes zero or more rows.
 """
 
 import json
@@ -91,7 +91,7 @@ def write_dataset(
         num_shards (`int`): number of files.
         shard (`int`, *optional*): write this one only, for array jobs; by default all of them.
         engine (`str`): `"plain"` writes one shard after the other in this process; `"ray"` spreads them over a Ray
-            cluster, whose machines must all see `output_dir` and the pictures.
+            cluster, whose machines must all see `output_dir` and the images.
         num_workers (`int`, *optional*): with Ray, the most shards written at the same time; by default as many as
             there are CPUs.
         overwrite (`bool`): replace the files of this split. The old ones stay until all new ones are there, and if
@@ -274,8 +274,8 @@ def _check_columns(row: Mapping[str, Any], schema: Schema) -> None:
     image = row["image"]
     if isinstance(image, (str, os.PathLike)) or (isinstance(image, Mapping) and image.get("bytes") is None):
         raise _WrongColumns(
-            "`convert` must give the bytes of an image, a path would not be stored: "
-            "use `{'bytes': read_image_bytes(path), 'path': None}`."
+            "`convert` must give the bytes of an image, a path would not be stored: use `{'bytes': "
+            "read_image_bytes(path), 'path': None}`."
         )
 
 
@@ -331,9 +331,10 @@ def _replace_all(output_dir: Path, split: str, write: Callable[[Path, bool], lis
 
 
 def _finished(job: _ShardJob) -> WriteReport | None:
-    """The report of a shard that need not be written again: it is whole, its files are the same, all records were tried.
+    """The report of a shard that need not be written again, as it is whole and nothing has changed.
 
-    That it was made of the same options and records is known before.
+    That it was made of the same options and records is known before. Here are its own bytes, the files that were read
+    for it, and the records that were left out, which are tried again.
     """
     if not job.path.exists():
         return None

@@ -1,4 +1,4 @@
-"""Dataset rows of synthetic scenes: boxes, conversations and questions to evaluate, in the columns of `data/columns.py`."""
+"""Dataset rows of synthetic scenes: boxes to detect, conversations, questions to evaluate."""
 
 import hashlib
 import io
@@ -42,7 +42,7 @@ class ShapesOptions:
         seed (`int`): a non-negative number.
         split (`str`): "train", "validation" or "test"; splits share no scene, whatever the seeds.
         questions (`int`): most questions of a conversation; a scene that has less to ask about gets fewer.
-        evaluation (`bool`): evaluation columns: one question a row, in its standard wording, without its answer.
+        evaluation (`bool`): evaluation columns: one question per row, in its standard wording, without its answer.
         image_size (`int`): side of the images in pixels, at least 112.
         max_regions (`int`): region slots of the model that learns from the rows, at least 16. A conversation about an
             image points at no more than a third of so many boxes and names no more than the rest in its answers, so
@@ -130,8 +130,8 @@ class ShapesOptions:
         """
         kinds = CONVERSATION_TASKS.get(self.task, {})
         rng = self._generator(index)
-        # A batch is padded to the most boxes that any of its rows points at and to the most that any names. The two limits
-        # add up to the slots of the model, so that batches of any rows fit.
+        # A batch is padded to the most boxes that any of its rows points at, and to the most that any names. The two
+        # limits add up to the slots of the model, so that batches of any rows fit.
         max_pointed = self.max_regions // 3
         while True:
             scene = make_scene(self.seed, self.split, index, self.image_size)

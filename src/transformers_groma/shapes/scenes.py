@@ -1,7 +1,7 @@
 """Synthetic scenes: coloured shapes on a calm background, with exact boxes, masks and attributes.
 
-A scene follows from (`seed`, `split`, `index`) alone and is the same on any machine. The splits "train", "validation" and "test"
-never share a scene, whatever the seeds: a hash of a scene's objects says which split may have it.
+A scene follows from (`seed`, `split`, `index`) alone and is the same on any machine. The splits "train", "validation"
+and "test" never share a scene, whatever the seeds: a hash of a scene's objects says which split may have it.
 """
 
 import hashlib
@@ -30,8 +30,8 @@ CLOSENESS = (0.65, 1.05)
 PLACES = 12
 MAX_TILT = 14
 
-# What must be visible of an object that others cover: a share of its pixels, and the longer side of its visible box (in
-# units of 1/`GRID`), since a large object that looks small would be described wrongly.
+# What must be visible of an object that others cover: a share of its pixels, and the longer side of its visible box
+# (in units of 1/`GRID`), since a large object that looks small would be described wrongly.
 MIN_VISIBLE = {"small": 0.75, "large": 0.6}
 MIN_VISIBLE_SIDE = {"small": 72, "large": 216}
 # Boxes that cover each other more than this would be one region to a detector.
@@ -64,7 +64,10 @@ ATTRIBUTE_WORDS: dict[str, tuple[str, ...]] = {
 
 
 class Geometry(NamedTuple):
-    """Place of an object in units of 1/`GRID` of the image's side: middle of its box, the box's longer side, degrees."""
+    """Where an object is: the center and the longer side of its box, and its rotation in degrees.
+
+    Lengths are in units of 1/`GRID` of the image's side.
+    """
 
     x: int
     y: int
@@ -162,8 +165,8 @@ def make_scene(seed: int, split: str, index: int, image_size: int = 224) -> Scen
     _check_arguments(seed, split, index, image_size)
     rng = _generator(seed, split, index, 0)
     num_objects = int(rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1))
-    # Objects are drawn at random until they fit the split and are all recognisable. That is checked at one image size, so
-    # that the scene is the same at every size.
+    # Objects are drawn at random until they fit the split and are all recognisable. That is checked at one image size,
+    # so that the scene is the same at every size.
     for _ in range(MAX_ATTEMPTS):
         is_dark = rng.random() < 0.35
         proposals = _propose_objects(rng, num_objects, DARK_COLORS if is_dark else LIGHT_COLORS)

@@ -102,7 +102,7 @@ def test_parse_without_answers(work, stub, capsys):
 
 
 def test_all_steps(tmp_path, stub, capsys):
-    """From the files of Visual Genome to rows; a second run goes on where the first one failed."""
+    """From the files of Visual Genome to rows; a second run resumes where the first one failed."""
     source = write_source(tmp_path, range(3))
     service = ["--base-url", stub.url, "--api-key-env", "STUB_KEY", "--model", "stub", "--max-retries", "1"]
     stub.replies = {"1": [failure(500), failure(500), answer()]}
