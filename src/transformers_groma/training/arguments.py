@@ -1,4 +1,4 @@
-"""What the command lines of all training stages share: datasets, YAML files with overrides, errors that name options."""
+"""What the command lines of all stages share: datasets, YAML files with overrides, errors that name options."""
 
 import sys
 from collections.abc import Iterator, Sequence

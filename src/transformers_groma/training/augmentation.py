@@ -74,8 +74,8 @@ def augment(
 
     - `"recipe"` (paper section 3.4 and the original code): scale the shorter side to 400, 500 or 600 pixels, crop 448
       to 896 pixels of each side (all of a shorter one), resize the crop to the square, flip half of the images. Boxes
-      are clipped to the crop. Those with a side under 2 pixels are dropped, and so are SA-1B boxes with an area outside
-      14² to 400² pixels.
+      are clipped to the crop. Those with a side under 2 pixels are dropped, and so are SA-1B boxes with an area
+      outside 14² to 400² pixels.
     - `"flip"`: resize the whole image, flip half of the images.
     - `"none"`: resize the whole image.
 

@@ -1,4 +1,4 @@
-"""What watches over a training: a non-finite loss stops it, with the batch saved."""
+"""Stops training on a non-finite loss, and saves the batch that led to it."""
 
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,17 @@ class NonFiniteLossError(RuntimeError):
 
 
 def check_loss(loss: torch.Tensor, inputs: dict[str, Any], output_dir: str | Path, step: int, rank: int = 0) -> None:
-    """Stop a training whose loss is NaN or infinite, before it spoils the weights. The batch is saved for a look.
+    """Stop training on a NaN or infinite loss, before it spoils the weights, and save the batch for a look.
 
     Args:
-        loss (`Tensor`): of a step, a scalar.
-        inputs (`dict`): what the model was given.
-        output_dir (`str` or `Path`): where the batch is saved, as `non_finite_batch-STEP-RANK.pt`.
+        loss (`Tensor`): loss of a step, a scalar.
+        inputs (`dict`): inputs of the model in this step.
+        output_dir (`str` or `Path`): folder of the saved batch, `non_finite_batch-STEP-RANK.pt`.
         step (`int`): number of the step.
         rank (`int`): number of the process.
 
     Raises:
-        NonFiniteLossError: the loss is NaN or infinite; says where the batch is.
+        NonFiniteLossError: the loss is NaN or infinite; the message says where the batch is.
 
     Example:
     >>> check_loss(torch.tensor(0.5), {}, "output", step=3)
@@ -36,12 +36,11 @@ def check_loss(loss: torch.Tensor, inputs: dict[str, Any], output_dir: str | Pat
     try:
         torch.save({"step": step, "loss": loss.detach().cpu(), "inputs": batch}, path)
         saved = f"The batch is in {path} (`torch.load`)."
-    except (OSError, RuntimeError) as error:  # the loss is the news, not the disk
+    except (OSError, RuntimeError) as error:  # a full disk must not hide the loss
         saved = f"The batch could not be written to {path} ({error})."
     raise NonFiniteLossError(
         f"The loss of step {step} is {loss.item():g}; training stops with the weights before it. {saved} Usual "
-        f"causes: a learning "
-        "rate that is too high, float16 without loss scaling, or a damaged row."
+        "causes: a learning rate that is too high, float16 without loss scaling, or a damaged row."
     )
 
 

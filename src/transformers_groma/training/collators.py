@@ -1,4 +1,4 @@
-"""Rows of the conversation columns to batches of model inputs with labels."""
+"""Makes batches of model inputs with labels from rows of the conversation columns."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from ..data.mixtures import PROPOSAL_COLUMNS
 from ..models.groma.modeling_groma_positions import IGNORED_LABEL
 from ..models.groma.processing_groma import GromaProcessor
 
-# What `always_image` shows where nothing else is to be seen. Nothing of it is learned.
+# What `always_image` adds to a batch without images. Nothing of it is learned.
 BLANK_ROW: dict[str, Any] = {
     "image": Image.new("RGB", (16, 16)),
     "image_id": "blank",
@@ -30,16 +30,16 @@ BLANK_ROW: dict[str, Any] = {
 
 
 class ConversationCollator:
-    """Makes a batch of conversations: the chat template renders them, only answers are learned.
+    """Makes a batch of conversations, rendered by the chat template. Only answers are learned.
 
     Args:
-        processor (`GromaProcessor`): of the model.
+        processor (`GromaProcessor`): the model's.
         max_length (`int`, *optional*): conversations with more tokens lose their last turns, question and answer
             together.
-        pad_to_multiple_of (`int`, *optional*): round the length of batches up, so that a compiled model meets few
+        pad_to_multiple_of (`int`, *optional*): round up the length of batches, so that a compiled model meets few
             lengths.
         always_image (`bool`): add a blank image, of which nothing is learned, to a batch without images. Processes
-            that share out the model's layers (FSDP, DeepSpeed ZeRO 3) must all run the same ones.
+            that share a model's weights (FSDP, DeepSpeed ZeRO 3) must all run the same layers.
 
     Example:
     >>> from transformers_groma import GromaProcessor
@@ -77,8 +77,8 @@ class ConversationCollator:
             `(B_images, Q)`.
 
         Raises:
-            ValueError: a row without an answer, with more boxes than the model has region slots, or that the processor
-                refuses.
+            ValueError: a row that has no answer, has more boxes than the model has region slots, or is refused by the
+                processor.
         """
         for row in rows:
             check_conversation(row, self.processor.max_regions)
@@ -104,10 +104,10 @@ class ConversationCollator:
             if not is_learned:
                 raise ValueError(
                     f"Nothing of the row {row['image_id']} ({row['source']}) would be learned: the chat template "
-                    f"marks none of its "
-                    "answers with {% generation %}. Mark them, or leave all such marks out of the template."
+                    "marks none of its answers with {% generation %}. Mark them, or leave all such marks out of the "
+                    "template."
                 )
-        answers[num_rows:] = False
+        answers[num_rows:] = False  # the blank row
         batch["labels"] = batch["input_ids"].masked_fill(~answers, IGNORED_LABEL)
         with_image = [row for row in rows if row["image"] is not None]
         if with_image and has_proposals:
@@ -117,7 +117,7 @@ class ConversationCollator:
         return dict(batch)
 
     def _prepare(self, conversations: list[list[dict[str, Any]]]) -> dict[str, Tensor]:
-        # The library looks for the answers token by token, which is ten times as fast in lists as in tensors.
+        # As lists: the library looks for answers token by token, which is ten times slower in tensors.
         batch = self.processor.apply_chat_template(
             conversations,
             tokenize=True,
@@ -129,7 +129,7 @@ class ConversationCollator:
         return batch.convert_to_tensors("pt")
 
     def _shorten(self, conversation: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The conversation without its last turns, as many as fit. The first question and answer always stay."""
+        """Drop last turns until the conversation fits. The first question and answer always stay."""
         first_answer = next(i for i, message in enumerate(conversation) if message["role"] == "assistant")
         shortened = conversation
         while len(shortened) > first_answer + 1:
@@ -148,8 +148,8 @@ def check_conversation(row: Mapping[str, Any], max_regions: int) -> None:
     """Check that a row has an answer to learn, and no more boxes than the model has slots.
 
     Args:
-        row (`Mapping`): a row of the conversation columns; its image is not needed.
-        max_regions (`int`): region slots of the model.
+        row (`Mapping`): a row of the conversation columns; the image may be missing.
+        max_regions (`int`): number of region slots of the model.
 
     Raises:
         ValueError: no answer, or more boxes in the messages than there are slots.

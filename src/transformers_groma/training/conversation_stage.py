@@ -1,4 +1,4 @@
-"""What the stages that learn from conversations share: arguments, model, data."""
+"""What stages 2 and 3, which learn from conversations, share: arguments, loading of the model, loading of rows."""
 
 import os
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from .trainable import NEW_TOKENS, check_parts, set_trainable_parts
 
 logger = logging.get_logger(__name__)
 
-# What changes the results of a detector but not the shapes of its weights.
+# Settings that change the results of a detector without changing the shapes of its weights.
 SILENT_SETTINGS = {
     "vision_config": ("model_type", "num_attention_heads", "hidden_act", "image_size"),
     "proposer_config": (
@@ -49,7 +49,7 @@ class ConversationArguments(DatasetArguments):
     Args:
         detector (`str`, *optional*): a stage 1 model whose vision encoder and region proposer replace those of the
             model.
-        trainable_parts (`list[str]`): see `training/trainable.py`; each stage has its own default.
+        trainable_parts (`list[str]`): the parts that learn, see `training/trainable.py`; each stage has its default.
         max_tokens (`int`, *optional*): longer conversations lose their last turns.
     """
 
@@ -70,36 +70,34 @@ class ConversationArguments(DatasetArguments):
 
 
 def choose_parts(arguments: ConversationArguments, default_parts: list[str], weight_decay: float) -> None:
-    """Fill in what a stage trains by default.
+    """Choose the parts that learn: those of the command line, or else the stage's own.
 
     Args:
-        arguments (`ConversationArguments`): `trainable_parts` is filled in where it is empty.
-        default_parts (`list[str]`): of the stage.
-        weight_decay (`float`): of the optimizer.
+        arguments (`ConversationArguments`): `trainable_parts` is filled in if it is empty.
+        default_parts (`list[str]`): the parts that the stage trains by default.
+        weight_decay (`float`): the optimizer's.
 
     Raises:
-        ValueError: an unknown part, or weight decay, which would wear down the rows of the embedding that `new_tokens`
-            keeps.
+        ValueError: an unknown part, or weight decay beside `new_tokens`: it would shrink the rows that must stay.
     """
     arguments.trainable_parts = arguments.trainable_parts or list(default_parts)
     check_parts(arguments.trainable_parts)
     if NEW_TOKENS in arguments.trainable_parts and weight_decay != 0:
         raise ValueError(
             f"`weight_decay` is {weight_decay:g}, but would wear down the old rows of the embedding that `new_tokens` "
-            f"keeps. "
-            "Set it to 0."
+            "keeps. Set it to 0."
         )
 
 
 def load_detector_weights(model: GromaForConditionalGeneration, path: str) -> None:
-    """Put the vision encoder and the region proposer of a stage 1 model into a whole model.
+    """Load the vision encoder and the region proposer of a stage 1 model into a whole model.
 
     Args:
         model (`GromaForConditionalGeneration`): changed in place.
         path (`str`): folder or Hub name of a `GromaForRegionProposal`.
 
     Raises:
-        ValueError: the two have parts of different sizes, or use weights of the same size in another way.
+        ValueError: the models have parts of different sizes, or use weights of the same size in different ways.
     """
     with loading("detector", path):
         detector = GromaForRegionProposal.from_pretrained(path, dtype=torch.float32)
@@ -109,9 +107,8 @@ def load_detector_weights(model: GromaForConditionalGeneration, path: str) -> No
             if theirs.get(name) != ours.get(name):
                 raise ValueError(
                     f"`{part}.{name}` of the detector {path} is {theirs.get(name)}, that of the model "
-                    f"{ours.get(name)}: its "
-                    "weights would compute something else. Put the model together from this detector (`groma "
-                    "convert`)."
+                    f"{ours.get(name)}: its weights would compute something else. Put the model together from this "
+                    "detector (`groma convert`)."
                 )
     for name in DETECTOR_PARTS:
         try:
@@ -123,19 +120,19 @@ def load_detector_weights(model: GromaForConditionalGeneration, path: str) -> No
 def load_model(
     path: str, arguments: ConversationArguments, lora: bool = False, **kwargs: Any
 ) -> tuple[GromaForConditionalGeneration, GromaProcessor]:
-    """Load model and processor of a stage and freeze what it does not train.
+    """Load the model and the processor of a stage, and freeze the parts that it does not train.
 
     Args:
         path (`str`): folder or Hub name.
-        arguments (`ConversationArguments`): detector and trainable parts, see `choose_parts`.
+        arguments (`ConversationArguments`): names a detector and the trainable parts, see `choose_parts`.
         lora (`bool`): freeze everything; PEFT then adds what learns.
-        **kwargs: for `from_pretrained`.
+        **kwargs: passed on to `from_pretrained`.
 
     Returns:
-        `tuple[GromaForConditionalGeneration, GromaProcessor]`.
+        `tuple[GromaForConditionalGeneration, GromaProcessor]`: ready for the trainer.
 
     Raises:
-        ValueError: no model was named.
+        ValueError: no model is named.
     """
     if not path:
         raise ValueError("`model_name_or_path` is missing: give the folder or the Hub name of a Groma model.")
@@ -153,19 +150,18 @@ def load_model(
 def load_conversations(
     arguments: ConversationArguments, model: GromaForConditionalGeneration
 ) -> tuple[Dataset, Dataset | None]:
-    """The datasets of a stage.
+    """Load the datasets of a stage.
 
     Args:
-        arguments (`ConversationArguments`): which, and the trained parts.
-        model (`GromaForConditionalGeneration`): what learns from them. Precomputed regions must be those of its
-            detector.
+        arguments (`ConversationArguments`): names the datasets and the trainable parts.
+        model (`GromaForConditionalGeneration`): the model to train. Precomputed regions must be its own detector's.
 
     Returns:
-        `tuple[Dataset, Dataset | None]`: for training and, if named, for evaluation.
+        `tuple[Dataset, Dataset | None]`: the mixture to train on and, if one is named, that for evaluation.
 
     Raises:
-        FileNotFoundError: files that are not there, or precomputed regions that do not say whose they are.
-        ValueError: no dataset, wrong columns, regions of another detector or of one that is to learn.
+        FileNotFoundError: missing files, or precomputed regions that do not say whose they are.
+        ValueError: no dataset, wrong columns, or precomputed regions of another detector or of one that learns.
     """
     train, evaluation = load_datasets(arguments, "conversation")
     _check_precomputed_regions(
@@ -179,15 +175,15 @@ def load_conversations(
 def check_conversations(
     arguments: ConversationArguments, model: GromaForConditionalGeneration, collator: ConversationCollator
 ) -> None:
-    """Put every row of the datasets through all that training does with it, if `check_data` says so.
+    """With `--check_data`, put every row of the datasets through all that training does with it.
 
     Args:
-        arguments (`ConversationArguments`): which datasets.
-        model (`GromaForConditionalGeneration`): what learns from them.
-        collator (`ConversationCollator`): of the training.
+        arguments (`ConversationArguments`): names the datasets.
+        model (`GromaForConditionalGeneration`): the model to train.
+        collator (`ConversationCollator`): the one that training uses.
 
     Raises:
-        ValueError: rows that would stop the training.
+        ValueError: some rows would stop the training.
     """
     if not arguments.check_data:
         return
@@ -205,7 +201,7 @@ def _check_precomputed_regions(
     trainable_parts: Sequence[str],
     mixtures: Sequence[tuple[Sequence[str], Dataset | None]],
 ) -> None:
-    """Check that datasets with precomputed regions have those of the model's detector, and that it stays as it is."""
+    """Check that precomputed regions are those of the model's detector, and that the detector does not learn."""
     specs = [
         spec
         for specs, dataset in mixtures
@@ -218,11 +214,10 @@ def _check_precomputed_regions(
         if part in DETECTOR_PARTS:
             raise ValueError(
                 f"`trainable_parts` has {part!r}, but {specs[0]} holds precomputed regions: they would be those of "
-                f"the detector "
-                f"before its first step. Leave {part!r} out, or name the datasets from before `groma train "
-                f"precompute-regions`."
+                f"the detector before its first step. Leave {part!r} out, or name the datasets from before `groma "
+                "train precompute-regions`."
             )
-    # With sharded weights the first process of a machine may be the only one that has them.
+    # Only the first process of a machine is sure to have the weights: sharding may leave the others without.
     if int(os.environ.get("LOCAL_RANK", "0")) != 0:
         return
     if is_deepspeed_zero3_enabled():
@@ -234,7 +229,7 @@ def _check_precomputed_regions(
 
 
 def _folder_of_notes(path: str) -> Path:
-    """Where a dataset says whose proposals it holds: its folder, that of its file, or a copy of what the Hub has."""
+    """The folder with the notes about a dataset's proposals: its own, that of its file, or a copy from the Hub."""
     if Path(path).exists():
         return Path(path) if Path(path).is_dir() else Path(path).parent
     try:
@@ -242,22 +237,21 @@ def _folder_of_notes(path: str) -> Path:
     except EntryNotFoundError as error:
         raise FileNotFoundError(
             f"{path} on the Hub has precomputed regions, but no {NOTES_NAME} that says whose they are. Upload the one "
-            f"that "
-            "`groma train precompute-regions` wrote beside the files."
+            "that `groma train precompute-regions` wrote beside the files."
         ) from error
 
 
 def card_details(path: str, arguments: ConversationArguments, train: Dataset, **recipe: Any) -> dict[str, Any]:
-    """What the model card tells beside the trainer's own settings.
+    """What the model card says that the trainer does not know.
 
     Args:
         path (`str`): folder or Hub name of the model that training starts from.
-        arguments (`ConversationArguments`): datasets, detector and trained parts.
-        train (`Dataset`): what they are.
+        arguments (`ConversationArguments`): names datasets, detector and trainable parts.
+        train (`Dataset`): the rows of the datasets.
         **recipe: more rows for the table of settings.
 
     Returns:
-        `dict`: see `write_model_card`. Of local folders it has the last name only.
+        `dict`: see `write_model_card`. Of local folders only the last name is kept.
     """
     if arguments.detector is not None:
         recipe["detector"] = public_name(arguments.detector)
@@ -272,6 +266,7 @@ def card_details(path: str, arguments: ConversationArguments, train: Dataset, **
 __all__ = [
     "ConversationArguments",
     "card_details",
+    "check_conversations",
     "choose_parts",
     "load_conversations",
     "load_detector_weights",

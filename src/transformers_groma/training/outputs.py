@@ -1,4 +1,4 @@
-"""The output folder of a training: one training at a time writes it, and half-written checkpoints are not resumed from."""
+"""The output folder of a training: one training at a time writes it, and none resumes from half a checkpoint."""
 
 import functools
 import json
@@ -24,22 +24,22 @@ Trained = TypeVar("Trained")
 # Weights are in one of these, or in folders of FSDP or DeepSpeed.
 WEIGHTS = ("model.safetensors", "adapter_model.safetensors", "pytorch_model.bin", "adapter_model.bin")
 WEIGHTS_INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-# Of such files every byte is checked; larger ones would take long.
+# Files up to this size are checked byte by byte; larger ones would take long.
 SMALL = 64 * 2**20
 _NO_VALUES = "has no values in it"
 
 
 def alone_in_its_output(train: Callable[..., Trained]) -> Callable[..., Trained]:
-    """Makes a stage's `train(script_args, training_args, ...)` the only training that writes its output folder.
+    """Make a stage's `train(script_args, training_args, ...)` the only training that writes its output folder.
 
-    The first process of a training holds a lock, which the system takes back if it dies. Errors of writing name the
-    folder, and a checkpoint that is named and not whole is refused before anything is loaded.
+    The first process of a training holds a lock, which the system releases if the process dies. Errors of writing name
+    the folder, and a checkpoint that is named but not whole is refused before anything is loaded.
 
     Args:
-        train (`Callable`): of a stage.
+        train (`Callable`): the `train` of a stage.
 
     Returns:
-        `Callable`: the same, with these errors:
+        `Callable`: `train`, which now also raises:
 
     Raises:
         OutputError: the output folder cannot be written, or another training is writing it.
@@ -51,7 +51,7 @@ def alone_in_its_output(train: Callable[..., Trained]) -> Callable[..., Trained]
         output_dir = training_args.output_dir
         with naming(output_dir):
             Path(output_dir).mkdir(parents=True, exist_ok=True)
-        # `Trainer` pushes what the folder holds, but for names that begin like this one.
+        # The underscore keeps the lock out of pushes of the folder: `Trainer` leaves such names out.
         lock = locked(Path(output_dir, "_training.lock"), output_dir)
         with lock if training_args.process_index == 0 else nullcontext(), writing(output_dir):
             if _is_named(training_args.resume_from_checkpoint):
@@ -62,17 +62,17 @@ def alone_in_its_output(train: Callable[..., Trained]) -> Callable[..., Trained]
 
 
 def last_checkpoint(output_dir: str, resume: str | bool | None) -> str | None:
-    """The checkpoint to resume from: the one named, or with `true` (or `auto`) the last whole one of the output folder, if any.
+    """Find the checkpoint to resume from: the one named, or with `true` (or `auto`) the last whole one, if any.
 
     Args:
-        output_dir (`str`): of the training.
+        output_dir (`str`): output folder of the training, with its checkpoints.
         resume (`str` or `bool`, *optional*): the argument `resume_from_checkpoint`.
 
     Returns:
-        `str`, *optional*: a folder.
+        `str`, *optional*: folder of the checkpoint; `None` to start from the beginning.
 
     Raises:
-        ValueError: the one named is not a folder, or not whole.
+        ValueError: the named checkpoint is not a folder, or not whole.
     """
     if resume in (None, False, "False", "false"):
         return None
@@ -80,8 +80,7 @@ def last_checkpoint(output_dir: str, resume: str | bool | None) -> str | None:
         if (fault := fault_of_checkpoint(resume)) is not None:
             raise ValueError(
                 f"`resume_from_checkpoint` {resume} is not a whole checkpoint: {fault}. Name another one, or `true` "
-                f"for the last "
-                "whole one of `output_dir`."
+                "for the last whole one of `output_dir`."
             )
         return resume
     folders = sort_checkpoints(output_dir)
@@ -95,7 +94,7 @@ def last_checkpoint(output_dir: str, resume: str | bool | None) -> str | None:
 
 
 def fault_of_checkpoint(folder: str | Path) -> str | None:
-    """Why a training cannot resume from a checkpoint: a file is missing, empty, cut or not what its name says.
+    """Say why a training cannot resume from a checkpoint: a file is missing, empty, cut or not what its name says.
 
     Args:
         folder (`str` or `Path`): `checkpoint-STEP` of a `Trainer`, of any kind: one file, shards, an adapter, FSDP,
@@ -129,17 +128,17 @@ def _faults(folder: Path) -> Iterator[str]:
         if (folder / name).exists() and (fault := _read_json(folder / name)[1]) is not None:
             yield fault
     yield from _faults_of_weights(folder)
-    # Whatever else `torch.save` has written: optimizer, schedule, random numbers, arguments, and DeepSpeed's own.
+    # Everything else that `torch.save` wrote: optimizer, schedule, random states, arguments, and DeepSpeed's files.
     for path in sorted(path for end in ("*.pt", "*.pth", "*.bin") for path in folder.rglob(end)):
         if path.name not in WEIGHTS and (fault := _fault_of_torch_file(path)) is not None:
             yield f"{path.relative_to(folder)} {fault}"
-    # With `save_only_model` there is neither of them.
+    # Both or neither: `save_only_model` writes neither.
     has_optimizer = any(folder.glob("optimizer*")) or any(folder.glob("global_step*"))
     if any(folder.glob("rng_state*")) and not has_optimizer:
         yield f"{OPTIMIZER_NAME} is missing"
     if has_optimizer and not any(folder.glob("rng_state*")):
         yield "rng_state.pth is missing"
-    # Each of several processes writes its own.
+    # Each process writes its own random state. One numbered file is a fault as well: a single process numbers none.
     numbered = sorted(folder.glob("rng_state_*.pth"))
     wanted = [folder / f"rng_state_{index}.pth" for index in range(max(2, len(numbered)))] if numbered else []
     yield from (f"{path.name} is missing" for path in wanted if path not in numbered)
@@ -155,7 +154,7 @@ def _faults_of_weights(folder: Path) -> Iterator[str]:
         found or indices or sharded or any(folder.glob("global_step*")) or any(folder.glob(f"{FSDP_MODEL_NAME}*"))
     ):
         yield "it holds no weights"
-    # DeepSpeed has the values in a folder of its own.
+    # DeepSpeed keeps the values in a folder of its own, and leaves a file of weights without any.
     may_be_empty = any(folder.glob("global_step*"))
     for path in found:
         fault = _read_weights(path)[1]
@@ -169,7 +168,7 @@ def _faults_of_weights(folder: Path) -> Iterator[str]:
 
 
 def _faults_of_index(index: Path) -> Iterator[str]:
-    """Of the files that an index names."""
+    """The faults of the files that an index names."""
     content, fault = _read_json(index)
     weight_map = content.get("weight_map")
     if fault is not None or not isinstance(weight_map, dict) or not weight_map:
@@ -191,18 +190,19 @@ def _faults_of_index(index: Path) -> Iterator[str]:
 
 
 def _read_weights(path: Path) -> tuple[set[str] | None, str | None]:
-    """Names of the tensors of a file, where they are cheap to know, and what is wrong with it."""
+    """The names of a file's tensors, where they are cheap to read, and its fault if it has one."""
     if path.suffix != ".safetensors":
         fault = _fault_of_torch_file(path)
         if fault is None:
             with zipfile.ZipFile(path) as archive:
-                # The values of each tensor are a file of their own.
+                # In the archive the values of each tensor are a file of their own.
                 is_empty = not any("/data/" in entry.filename and entry.file_size for entry in archive.infolist())
             fault = _NO_VALUES if is_empty else None
         return None, None if fault is None else f"{path.name} {fault}"
     size = path.stat().st_size
     if size == 0:
         return None, f"{path.name} is empty"
+    # Safetensors: 8 bytes with the header's length, a JSON header with the offsets of all tensors, then their values.
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > size - 8:
@@ -215,13 +215,13 @@ def _read_weights(path: Path) -> tuple[set[str] | None, str | None]:
             return None, f"{path.name} is not a file of weights"
     if 8 + length + end != size:
         return None, f"{path.name} is cut" if 8 + length + end > size else f"{path.name} is longer than its weights"
-    if end == 0:  # as DeepSpeed's ZeRO-3 leaves tensors that were not gathered
+    if end == 0:  # DeepSpeed's ZeRO 3 leaves such files where tensors were not gathered
         return None, f"{path.name} {_NO_VALUES}"
     return set(header), None
 
 
 def _fault_of_torch_file(path: Path) -> str | None:
-    """What is wrong with a file of `torch.save`, which is a zip archive."""
+    """The fault of a file of `torch.save`, which is a zip archive."""
     size = path.stat().st_size
     if size == 0:
         return "is empty"
@@ -235,7 +235,7 @@ def _fault_of_torch_file(path: Path) -> str | None:
 
 
 def _fault_of_distributed(folder: Path) -> str | None:
-    """What is wrong with a folder that several processes have written together."""
+    """The fault of a folder that several processes wrote together."""
     try:
         parts = FileSystemReader(folder).read_metadata().storage_data.values()
     except Exception:  # whatever a cut pickle raises
@@ -248,7 +248,7 @@ def _fault_of_distributed(folder: Path) -> str | None:
 
 
 def _read_json(path: Path) -> tuple[dict[str, Any], str | None]:
-    """A JSON object, and what is wrong with its file."""
+    """The JSON object in a file, and the file's fault if it has one."""
     if not path.is_file():
         return {}, f"{path.name} is missing"
     try:

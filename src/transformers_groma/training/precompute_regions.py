@@ -7,10 +7,10 @@ Several machines take every n-th file each; an interrupted job resumes after its
 
     groma train precompute-regions … --shard 3 --num_shards 8
 
-The new folder takes the place of the old one in `train_datasets`. It holds raw proposals, before NMS: a training chooses
-among them together with the boxes of its questions, and gets the regions that it would get without this step. This saves
-the proposer's share of a training step, which is small at the released sizes, as the vision encoder still runs:
-`benchmarks/bench_precomputed_regions.py` measures it.
+The new folder takes the place of the old one in `train_datasets`. It holds raw proposals, before NMS: a training
+chooses among them together with the boxes of its questions, and gets the regions that it would get without this step.
+This saves the proposer's share of a training step, which is small at the released sizes, as the vision encoder still
+runs: `benchmarks/bench_precomputed_regions.py` measures it.
 """
 
 import os
@@ -226,7 +226,7 @@ def _check_copies(output_dir: Path, split: str, names: set[str]) -> None:
 
 @torch.no_grad()
 def _propose(detector: Detector, pixel_values: Tensor, threshold: float) -> list[Proposals]:
-    """The proposals that `select_regions` could ever choose, for each image of `(B, 3, image_size, image_size)` pixels."""
+    """The proposals of each image that `select_regions` could ever choose; pixels `(B, 3, image_size, image_size)`."""
     proposals = detector.detect(pixel_values).proposals
     boxes, scores = proposals.pred_boxes.float(), proposals.scores.float()
     kept = torch.ones_like(scores, dtype=torch.bool) if threshold == 0 else scores > threshold
@@ -244,7 +244,7 @@ def _propose(detector: Detector, pixel_values: Tensor, threshold: float) -> list
 
 @dataclass
 class PrecomputeArguments:
-    """Arguments of the command line; see [`precompute_regions`].
+    """Options of the command line; see [`precompute_regions`].
 
     Args:
         model_name_or_path (`str`): a `GromaForRegionProposal`, or a whole Groma whose detector is taken.

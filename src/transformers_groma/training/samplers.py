@@ -1,4 +1,4 @@
-"""Batches of one source each, the same for every run with the same seed."""
+"""Batches of rows from one source each, the same in every run with the same seed."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,20 +6,20 @@ import numpy as np
 
 
 class SourceBatchSampler:
-    """Batches whose rows come from one source, in random order; a `batch_sampler` of a `DataLoader`.
+    """Draws batches whose rows come from one source, in random order: a `batch_sampler` for a `DataLoader`.
 
-    Accelerate hands batch 0 to the first process, batch 1 to the second and so on. So batches come in groups of
-    `num_processes` from one source, and all processes learn from the same source in a step.
+    Accelerate hands batch 0 to the first process, batch 1 to the second and so on. Batches therefore come in groups of
+    `num_processes` from one source, so that all processes learn from the same source in a step.
 
-    Every row comes once an epoch. What does not fill a group is spread over its batches evenly; if there are fewer
-    rows than processes, some of them come twice. The order is a function of the seed and the epoch alone.
+    Every row comes once an epoch. Rows that do not fill a group are spread evenly over its batches; if there are fewer
+    of them than processes, some come twice. The order depends on the seed and the epoch alone.
 
     Args:
         sources (`Sequence[str]`): the source of every row.
         rows_per_batch (`int`): rows of one process in one step.
         num_processes (`int`): number of processes.
-        seed (`int`): of the order.
-        drop_last (`bool`): leave the rows out that do not fill a group, another set of them in every epoch.
+        seed (`int`): seed of the order.
+        drop_last (`bool`): leave out the rows that do not fill a group, different ones in every epoch.
 
     Raises:
         ValueError: no rows, or with `drop_last` fewer than a group in every source.
@@ -53,12 +53,11 @@ class SourceBatchSampler:
         if len(self) == 0:
             raise ValueError(
                 f"There are no batches: {len(inverse)} rows, {rows_per_batch} rows a batch, {num_processes} "
-                f"processes, "
-                f"`drop_last` {drop_last}. Lower the batch size or give more data."
+                f"processes, `drop_last` {drop_last}. Lower the batch size or give more data."
             )
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration has."""
+        """Set the epoch, which decides about the order of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -74,7 +73,7 @@ class SourceBatchSampler:
             yield from groups[position]
 
     def _groups(self, rows: np.ndarray) -> list[list[list[int]]]:
-        """The rows of one source as groups of `num_processes` batches."""
+        """The rows of one source, in the given order, as groups of `num_processes` batches."""
         size = self.rows_per_batch * self.num_processes
         full = len(rows) // size
         groups = rows[: full * size].reshape(full, self.num_processes, self.rows_per_batch).tolist()
@@ -87,9 +86,9 @@ class SourceBatchSampler:
 
 
 class EpochSourceBatchSampler(SourceBatchSampler):
-    """A `SourceBatchSampler` for datasets that augment: it names the epoch beside every row, as `(epoch, row)`.
+    """A `SourceBatchSampler` for datasets that augment: it yields `(epoch, row)`, from which they seed random numbers.
 
-    The dataset derives its random numbers from both. Workers need no message when an epoch begins.
+    Workers need no message when an epoch begins.
 
     Example:
     >>> sampler = EpochSourceBatchSampler(["coco", "coco"], rows_per_batch=2)

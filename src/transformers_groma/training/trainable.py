@@ -1,4 +1,4 @@
-"""Which parts of the model a stage trains."""
+"""Which parts of the model learn: freezing the others, and learning only some rows of embedding and head."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..models.groma.modeling_groma import GromaForConditionalGeneration
 
-# Names of the parts and their modules. `NEW_TOKENS` are rows of the embedding and of the head, see `train_new_tokens`.
+# Names of the parts, and their modules. `NEW_TOKENS` are rows of the embedding and of the head: `train_new_tokens`.
 PARTS = {
     "vision_tower": "model.vision_tower",
     "region_proposer": "model.region_proposer",
@@ -54,10 +54,10 @@ def set_trainable_parts(
 
 
 def check_parts(parts: Sequence[str]) -> None:
-    """Check names of parts.
+    """Check the names of trainable parts.
 
     Args:
-        parts (`Sequence[str]`): see `set_trainable_parts`.
+        parts (`Sequence[str]`): the names, see `set_trainable_parts`.
 
     Raises:
         ValueError: an unknown part, or `new_tokens` beside `language_model` (which holds them).
@@ -157,7 +157,7 @@ def _detach_other_rows(embedding: nn.Module, inputs: tuple[Tensor], output: Tens
 
 
 def eval_frozen_parts(model: nn.Module) -> None:
-    """Put the frozen parts of a model in training into evaluation mode: dropout would only disturb what they perceive.
+    """Put the frozen parts of a training model into evaluation mode: dropout would only disturb their features.
 
     Args:
         model (`nn.Module`): changed in place.
