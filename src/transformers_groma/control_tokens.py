@@ -36,7 +36,7 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase, chat_template: str | None
     """What a user may not type as a token: all tokens that were added to the vocabulary, and marks of roles.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): of the model.
+        tokenizer (`PreTrainedTokenizerBase`): the tokenizer of the model.
         chat_template (`str`, *optional*): its template, for the marks of roles.
 
     Returns:
@@ -62,7 +62,7 @@ def break_control_tokens(
     Args:
         texts (`Sequence[str]`): parts of one message.
         tokens (`tuple[str, ...]`): see [`control_tokens`].
-        tokenizer (`PreTrainedTokenizerBase`): of the model.
+        tokenizer (`PreTrainedTokenizerBase`): the tokenizer of the model.
         keep (`Collection[str]`): tokens that stay tokens.
         keep_first (`str`, *optional*): a token that stays one at the head of the first text, once.
 
@@ -201,7 +201,7 @@ def break_in_values(values: Any, tokens: tuple[str, ...], tokenizer: PreTrainedT
     Args:
         values: what a template may render besides the content of messages, such as tools.
         tokens (`tuple[str, ...]`): see [`control_tokens`].
-        tokenizer (`PreTrainedTokenizerBase`): of the model.
+        tokenizer (`PreTrainedTokenizerBase`): the tokenizer of the model.
 
     Returns:
         The same with breaks.

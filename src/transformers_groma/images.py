@@ -51,8 +51,8 @@ def check_image_pixels(width: int, height: int) -> None:
     """Refuse an image with more than `MAX_IMAGE_PIXELS` pixels.
 
     Args:
-        width (`int`): in pixels.
-        height (`int`): in pixels.
+        width (`int`): its width in pixels.
+        height (`int`): its height in pixels.
 
     Raises:
         ImageTooLargeError: there are more.

@@ -1,4 +1,4 @@
-"""What `pipeline("image-grounding")` takes: dicts, generators and datasets; what is wrong is named before any work."""
+"""Inputs of `pipeline("image-grounding")`: dicts, generators, datasets; errors name them before any work."""
 
 import datasets
 import numpy as np

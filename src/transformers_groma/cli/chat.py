@@ -57,9 +57,13 @@ def add_chat(commands: "argparse._SubParsersAction") -> None:
         "--max-new-tokens", metavar="N", type=positive(int), default=256, help="longest answer (default: %(default)s)"
     )
     chat.add_argument("--sample", action="store_true", help="draw the words at random instead of the likeliest ones")
-    chat.add_argument("--temperature", metavar="T", type=positive(float), help="of sampling; implies --sample")
-    chat.add_argument("--top-p", metavar="P", type=positive(float, 1.0), help="of sampling; implies --sample")
-    chat.add_argument("--seed", metavar="N", type=int, help="makes sampling repeatable")
+    chat.add_argument(
+        "--temperature", metavar="T", type=positive(float), help="sampling temperature; implies --sample"
+    )
+    chat.add_argument(
+        "--top-p", metavar="P", type=positive(float, 1.0), help="probability mass to sample from; implies --sample"
+    )
+    chat.add_argument("--seed", metavar="N", type=int, help="seed that makes sampling repeatable")
 
 
 def run_chat(arguments: argparse.Namespace) -> None:

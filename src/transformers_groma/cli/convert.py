@@ -8,7 +8,7 @@ from .arguments import DTYPES, CommandError, add_command, errors_of, positive
 
 
 def layer_numbers(text: str) -> list[int]:
-    """Three layers, counted from the first (0 is the embedding) or, negative, from the last (-1)."""
+    """Parse three layers, counted from the first (0 is the embedding) or, negative, from the last (-1)."""
     try:
         layers = [int(number) for number in text.split(",")]
     except ValueError:
@@ -65,7 +65,7 @@ def add_convert(commands: "argparse._SubParsersAction") -> None:
     convert.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="of the written weights, but for those of --detector; as in LEGACY_DIR, else float32",
+        help="dtype of the written weights, but for those of --detector; as in LEGACY_DIR, else float32",
     )
     convert.add_argument("--overwrite", action="store_true", help="replace OUT_DIR if it exists")
 
@@ -104,7 +104,7 @@ def run_convert(arguments: argparse.Namespace) -> None:
     from ..models.groma.convert_groma_checkpoint import convert_legacy_checkpoint
     from ..models.groma.released_weights_groma import check_weights
 
-    # What the library says while it reads would stand before an error, which says it in one line.
+    # The library's own messages would stand before our error, which says the same in one line.
     logging.disable_progress_bar()
     verbosity = logging.get_verbosity()
     dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)

@@ -193,7 +193,7 @@ def prepare_boxes(
     """Check the boxes of each sample and bring them into the form that the model takes.
 
     Args:
-        name (`str`): of the argument, for errors.
+        name (`str`): name of the argument, for errors.
         boxes: as callers pass them: of one sample `(n, 4)`, or for each sample a list, an array or `None`.
         sizes (`list`): (height, width) in pixels of the upright image of each sample, `None` without an image.
         box_format (`str`): `"xyxy"`, `"xywh"` or `"cxcywh"`.

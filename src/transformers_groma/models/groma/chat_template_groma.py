@@ -1,4 +1,4 @@
-"""Chat templates: Groma's own, and those of other language models, which learn about images, regions and phrases here.
+"""Chat templates: Groma's own, and those of language models, which are taught images, regions and phrases.
 
 A language model's own template stays as it is, in the processor and in its files. Two things that it lacks are added
 each time it renders a conversation: messages made of parts become text with Groma's marks, and the answers in the text
@@ -164,7 +164,7 @@ def with_parts(template: str, image_token: str, special_tokens: Mapping[str, str
         template (`str`): any chat template. One that writes `<region>` knows the parts already and comes back as it
             is; one that writes the image's mark is only taught regions and phrases.
         image_token (`str`): the mark of the image.
-        special_tokens (`Mapping[str, str]`): of the tokenizer, by their names in templates.
+        special_tokens (`Mapping[str, str]`): the tokenizer's special tokens, by their names in templates.
 
     Returns:
         `str`: a template that renders messages of plain text as before.

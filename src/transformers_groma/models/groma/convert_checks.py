@@ -94,7 +94,7 @@ def check_layers(name: str, value: Any, num_saved: int) -> None:
     """Check that settings have as many layers as the weights, before any layer is made.
 
     Args:
-        name (`str`): of the setting.
+        name (`str`): name of the setting.
         value: its value.
         num_saved (`int`): layers in the weights.
 
@@ -112,7 +112,7 @@ def check_share(name: str, value: Any) -> float:
     """Check that a setting is a number from 0 to 1.
 
     Args:
-        name (`str`): of the setting.
+        name (`str`): name of the setting.
         value: its value.
 
     Returns:
@@ -130,7 +130,7 @@ def check_integer(name: str, value: Any, low: int, high: int) -> int:
     """Check that a setting is an integer within limits.
 
     Args:
-        name (`str`): of the setting.
+        name (`str`): name of the setting.
         value: its value.
         low, high (`int`): the smallest and the largest value allowed.
 
@@ -149,7 +149,7 @@ def check_positive(name: str, value: Any) -> None:
     """Check that a setting is a number above zero.
 
     Args:
-        name (`str`): of the setting.
+        name (`str`): name of the setting.
         value: its value.
 
     Raises:

@@ -32,8 +32,7 @@ from .modeling_groma_detector import GromaForRegionProposal
 from .processing_groma import GromaProcessor
 from .tokenization_groma import add_groma_tokens, groma_tokens
 
-# What `assemble_components` lets its caller choose of the region encoder, with what the paper's has for a width of
-# 1024.
+# The sizes of the region encoder that callers of `assemble_components` may choose.
 REGION_ENCODER_SIZES = (
     "vision_feature_layers",
     "num_fuse_layers",
@@ -51,7 +50,7 @@ _SAMPLING_SETTINGS = ("temperature", "top_k", "top_p", "min_p", "top_h", "typica
 
 
 class _Perceiver(GromaForRegionProposal):
-    """What a whole Groma sees with, without its language model."""
+    """A Groma without its language model: vision encoder, region proposer and region encoder."""
 
     config: GromaConfig
     config_class = GromaConfig
@@ -130,7 +129,7 @@ def _assemble_detector(vision_encoder: str | Path, dtype: torch.dtype, folder: P
         if not (hasattr(vision_config, "patch_size") and hasattr(vision_config, "image_size")):
             raise ValueError(f"it is a model of type {vision_config.model_type!r}, which has no grid of patches")
         _check_model_size(AutoModel, vision_config, num_saved)
-        # Poolers see what Groma does not use; some checkpoints come without.
+        # Groma does not use poolers, and some checkpoints come without.
         encoder = _load(AutoModel, vision_encoder, dtype, may_miss="pooler.")
         vision_config.image_size = LEGACY_IMAGE_SIZE
         model = GromaForRegionProposal(GromaRegionProposalConfig(vision_config=vision_config)).to(dtype)
@@ -141,7 +140,7 @@ def _assemble_detector(vision_encoder: str | Path, dtype: torch.dtype, folder: P
             pretrained[name] = resize_position_table(pretrained[name], size=(grid, grid))
         model.vision_tower.load_state_dict(pretrained)
     model.save_pretrained(folder)
-    # Only the files are in half precision: it is loaded in float32, as every detector is.
+    # Only the files are in half precision: detectors are always loaded in float32.
     vars(model.config).pop("part_dtypes", None)
     model.config.save_pretrained(folder)
     GromaImageProcessorPil(size={"height": LEGACY_IMAGE_SIZE, "width": LEGACY_IMAGE_SIZE}).save_pretrained(folder)
@@ -267,7 +266,7 @@ def region_encoder_config(
     the width of the vision encoder, as in the paper.
 
     Args:
-        detector_config (`GromaRegionProposalConfig` or `GromaConfig`): of the detector.
+        detector_config (`GromaRegionProposalConfig` or `GromaConfig`): the detector's configuration.
         sizes (`Mapping[str, Any]`): some of `REGION_ENCODER_SIZES`.
 
     Returns:
@@ -333,7 +332,7 @@ def own_chat_template(tokenizer: PreTrainedTokenizerBase) -> str | dict[str, str
     """The chat template of a language model, or Groma's if it has none.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): of the language model.
+        tokenizer (`PreTrainedTokenizerBase`): the language model's tokenizer.
 
     Returns:
         `str` or `dict[str, str]`: one template, or several by name.
@@ -354,7 +353,7 @@ def own_generation_config(generation_config: GenerationConfig, tokenizer: PreTra
     """The generation settings of a language model, with the padding token of its tokenizer.
 
     Args:
-        generation_config (`GenerationConfig`): of the language model; changed in place.
+        generation_config (`GenerationConfig`): the language model's settings; changed in place.
         tokenizer (`PreTrainedTokenizerBase`): with Groma's tokens.
 
     Returns:
@@ -376,8 +375,8 @@ def _add_tokens(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_re
     """Add Groma's tokens to a language model and its tokenizer, in place. Rows that exist keep every bit."""
     num_tokens, num_rows = len(tokenizer), llm.get_input_embeddings().weight.shape[0]
     vocabulary = tokenizer.get_vocab()
-    # A tokenizer may have got a token or two that the model never saw, for padding for instance. Pieces of text it
-    # must know.
+    # A tokenizer may have been given a token or two that the model never saw, for padding for instance. But the model
+    # must know all pieces of text.
     pieces = [index for token, index in vocabulary.items() if token not in tokenizer.added_tokens_encoder]
     if max(pieces, default=0) >= num_rows:
         raise ValueError(
@@ -385,7 +384,8 @@ def _add_tokens(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_re
             "they do not belong together. Pass the folder with the tokenizer that the model was trained with."
         )
     add_groma_tokens(tokenizer, max_regions)
-    # Some models have more rows than tokens. They are not taken away, and those that get a token were never trained.
+    # Some models have more rows than tokens. These stay; those that now get a token were never trained, and start at
+    # the mean of the vocabulary like new rows.
     if len(tokenizer) > num_rows:
         llm.resize_token_embeddings(len(tokenizer), mean_resizing=True)
     added = [token for token in groma_tokens(max_regions) if token not in vocabulary]

@@ -197,7 +197,7 @@ def check_component(name: str, folder: str | Path) -> int | None:
     """Check the files of a component before the library loads them.
 
     Args:
-        name (`str`): of the argument, for the message.
+        name (`str`): name of the argument, for errors.
         folder (`str` or `Path`): folder; names of the Hub are left to the library.
 
     Returns:

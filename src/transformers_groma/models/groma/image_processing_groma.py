@@ -1,4 +1,4 @@
-"""Image processor of Groma on torchvision; without torchvision it is the PIL one, as for the library's own models."""
+"""Image processor of Groma on torchvision; without torchvision it is the PIL one."""
 
 from transformers.utils import is_torchvision_available
 

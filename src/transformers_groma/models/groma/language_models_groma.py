@@ -45,7 +45,7 @@ def check_language_config(config: PreTrainedConfig) -> None:
     What only the code of a model tells is checked by `LanguageModelHead`.
 
     Args:
-        config (`PreTrainedConfig`): of the language model.
+        config (`PreTrainedConfig`): the configuration of the language model.
 
     Raises:
         ValueError: it does not; the message has the model's name and the reason.

@@ -39,7 +39,16 @@ from transformers.processing_utils import MultiModalData, ProcessingKwargs, Unpa
 from ...boxes import BoxFormat
 from ...control_tokens import break_control_tokens, control_tokens, has_breaks, piecewise_offsets, without_breaks
 from ...image_inputs import image_size
-from ...markup import GROUND_BOX_TOKEN, GROUNDING_TOKEN, IMAGE_TOKEN, REFER_BOX_TOKEN, REGION_MARK
+from ...markup import (
+    GROUND_BOX_TOKEN,
+    GROUNDING_TOKEN,
+    IMAGE_TOKEN,
+    REFER_BOX_TOKEN,
+    REGION_END,
+    REGION_MARK,
+    REGION_START,
+    proxy_token,
+)
 from ..processing_inputs import (
     GromaBatchFeature,
     as_texts,
@@ -259,7 +268,7 @@ class GromaProcessor(GromaAnswers, GromaConversations):
 
     def replace_image_token(self, image_inputs: Mapping[str, Any], image_idx: int, **kwargs) -> str:
         """What an `<image>` mark becomes: image tokens, separator and region slots. The same for every image."""
-        slots = "".join(f"<r{index}>{self.image_token}" for index in range(self.max_regions))
+        slots = "".join(proxy_token(index) + self.image_token for index in range(self.max_regions))
         return self.image_token * self.num_image_tokens + self.region_separator + slots
 
     def get_text_with_replacements(
@@ -285,7 +294,7 @@ class GromaProcessor(GromaAnswers, GromaConversations):
         image_iterator = iter(images_replacements)
         # "What is <region>?" becomes "What is <roi><refer_box></roi><image>?". The last token is the placeholder for
         # the feature of the region.
-        region_replacement = f"<roi>{REFER_BOX_TOKEN}</roi>{self.image_token}"
+        region_replacement = f"{REGION_START}{REFER_BOX_TOKEN}{REGION_END}{self.image_token}"
         marks = {"region": REGION_MARK}
         if len(images_replacements) > 0:
             marks["image"] = self.image_token

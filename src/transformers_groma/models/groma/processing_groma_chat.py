@@ -19,6 +19,7 @@ from ...markup import (
     REGION_END,
     REGION_MARK,
     REGION_START,
+    proxy_token,
 )
 from ..processing_inputs import (
     GromaBatchFeature,
@@ -127,7 +128,7 @@ class GromaConversations(ProcessorMixin):
         tokens = control_tokens(self.tokenizer, chat_template)
         marks = {REGION_MARK} if processor_kwargs.get("boxes") is not None else set()
         marks |= {GROUND_BOX_TOKEN} if processor_kwargs.get("ground_boxes") is not None else set()
-        proxies = {f"<r{index}>" for index in range(self.max_regions)}
+        proxies = {proxy_token(index) for index in range(self.max_regions)}
         answer_marks = {*marks, *proxies, PHRASE_START, PHRASE_END, REGION_START, REGION_END}
         conversations, is_batched = self._normalize_conversations(conversation)
         for messages in conversations:

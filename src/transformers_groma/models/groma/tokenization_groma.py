@@ -16,6 +16,7 @@ from ...markup import (
     PAD_TOKEN,
     REFER_BOX_TOKEN,
     REGION_MARK,
+    proxy_token,
 )
 from .chat_template_groma import GROMA_CHAT_TEMPLATE
 
@@ -34,7 +35,7 @@ def groma_tokens(max_regions: int = 100) -> list[str]:
     >>> len(tokens), tokens[0], tokens[8], tokens[-1]
     (114, '[PAD]', '<image>', '<r99>')
     """
-    return [*GROMA_MARKUP_TOKENS, *(f"<r{index}>" for index in range(max_regions))]
+    return [*GROMA_MARKUP_TOKENS, *map(proxy_token, range(max_regions))]
 
 
 def add_groma_tokens(tokenizer: PreTrainedTokenizerBase, max_regions: int = 100) -> int:
@@ -71,13 +72,13 @@ def add_groma_tokens(tokenizer: PreTrainedTokenizerBase, max_regions: int = 100)
             if token not in added_before
         ]
     )
-    proxies = tokenizer.convert_tokens_to_ids([f"<r{index}>" for index in range(max_regions)])
+    proxies = tokenizer.convert_tokens_to_ids([proxy_token(index) for index in range(max_regions)])
     if proxies != list(range(proxies[0], proxies[0] + max_regions)):
         index = next(i for i, token_id in enumerate(proxies) if token_id != proxies[0] + i)
         raise ValueError(
-            f"`tokenizer` has the token <r{index}> already, with the id {proxies[index]}, but the ids of <r0>, <r1>, "
-            f"… must follow each other and <r0> has {proxies[0]}. Take a language model whose vocabulary has no such "
-            "tokens, or all of them in a row."
+            f"`tokenizer` has the token {proxy_token(index)} already, with the id {proxies[index]}, but the ids of <r0>, "
+            f"<r1>, … must follow each other and <r0> has {proxies[0]}. Take a language model whose vocabulary has no "
+            "such tokens, or all of them in a row."
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = PAD_TOKEN
