@@ -144,6 +144,14 @@ def test_there_must_be_a_region_at_a_position(regions, index):
         regions[index]
 
 
+def test_regions_by_their_numbers(regions):
+    assert regions.with_ids([0, 4]).ids == (0, 4)
+    assert torch.equal(regions.with_ids((0, 4, 0)).xyxy, regions.xyxy[[2, 0, 2]])
+    assert len(regions.with_ids([])) == 0 and len(Regions([]).with_ids([])) == 0
+    with pytest.raises(ValueError, match=r"No region has the number 1, only \[4, 7, 0\]"):
+        regions.with_ids([4, 1])
+
+
 def test_regions_one_by_one(regions, masks):
     seen = [(region.id, region.box.tolist(), region.score, region.label) for region in regions]
     assert seen == [

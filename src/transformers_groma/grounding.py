@@ -273,13 +273,11 @@ def ground_text(
         used = used & region_mask.bool().cpu()
     ids = used.nonzero().flatten().tolist()
     regions = Regions(boxes[ids], scores[ids], ids)
-    position_of = {region_id: position for position, region_id in enumerate(ids)}
-    if unknown := [region_id for region_id in user_region_ids if region_id not in position_of]:
+    if unknown := [region_id for region_id in user_region_ids if region_id not in ids]:
         raise ValueError(f"`user_region_ids` names {unknown}, which are not regions; there are {len(ids)}.")
     parsed = parse_grounded_text(markup, ids)
     phrases = [
-        GroundedPhrase(phrase.text, phrase.span, regions[[position_of[number] for number in phrase.region_ids]])
-        for phrase in parsed.phrases
+        GroundedPhrase(phrase.text, phrase.span, regions.with_ids(phrase.region_ids)) for phrase in parsed.phrases
     ]
     return GroundedText(parsed.text, phrases, regions, parsed.unknown_region_ids, markup, tuple(user_region_ids))
 

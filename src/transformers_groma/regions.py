@@ -3,7 +3,7 @@
 Boxes are `xyxy` in absolute pixels of the upright image, masks are bool arrays of its size.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,8 +97,8 @@ class Regions:
 
         Args:
             index (`int`, `slice`, `Sequence[int]` or `Sequence[bool]`, lists, arrays or tensors): a position (negative
-                counts from the end), a slice, several positions, or which regions are wanted, a bool for each. Not
-                numbers of regions: see `ids`.
+                counts from the end), a slice, several positions, or which regions are wanted, a bool for each. For
+                numbers of regions there is `with_ids`.
 
         Returns:
             `Regions`: one region for a position, else as many as are selected, in that order.
@@ -120,6 +120,29 @@ class Regions:
             None if self.masks is None else self.masks[positions],
             None if self.labels is None else tuple(self.labels[position] for position in positions),
         )
+
+    def with_ids(self, ids: Iterable[int]) -> "Regions":
+        """The regions with these numbers, in this order.
+
+        Args:
+            ids (`Iterable[int]`): numbers of regions.
+
+        Returns:
+            `Regions`: as many as there are numbers.
+
+        Raises:
+            ValueError: if no region has one of the numbers.
+
+        Example:
+        >>> from transformers_groma.regions import Regions
+        >>> Regions([[10, 20, 30, 40], [0, 0, 9, 9]], ids=[4, 7]).with_ids([7]).xyxy.tolist()
+        [[0.0, 0.0, 9.0, 9.0]]
+        """
+        position_of = {number: position for position, number in enumerate(self.ids)}
+        wanted = list(ids)
+        if missing := [number for number in wanted if number not in position_of]:
+            raise ValueError(f"No region has the number {missing[0]}, only {list(self.ids)}.")
+        return self[[position_of[number] for number in wanted]]
 
     @property
     def id(self) -> int:

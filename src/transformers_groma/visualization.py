@@ -158,14 +158,13 @@ def draw_grounded_text(
     (400, 240)
     """
     phrase_marks, colors = _phrase_marks(grounded)
-    position_of = {region_id: position for position, region_id in enumerate(grounded.regions.ids)}
     own_ids = tuple(grounded.user_region_ids) if user_boxes else ()
-    own_marks = _marks(grounded.regions[[position_of[region_id] for region_id in own_ids]], WHITE)
+    own_marks = _marks(grounded.regions.with_ids(own_ids), WHITE)
     for number, mark in enumerate(own_marks):
         mark.label, mark.is_dashed = _name_of_user_box(number, len(own_ids)), True
     named = {region_id for phrase in grounded.phrases for region_id in phrase.regions.ids}
-    other_ids = [region_id for region_id in position_of if regions and region_id not in named.union(own_ids)]
-    other_marks = _marks(grounded.regions[[position_of[region_id] for region_id in other_ids]], GREY)
+    other_ids = [region_id for region_id in grounded.regions.ids if regions and region_id not in named.union(own_ids)]
+    other_marks = _marks(grounded.regions.with_ids(other_ids), GREY)
     canvas = RegionCanvas(image)
     canvas.tint(phrase_marks)
     canvas.outline(other_marks, max(1, canvas.line_width // 3))
