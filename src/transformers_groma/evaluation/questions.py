@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ..data.columns import IMAGE, PHRASE, REGION
 from ..data.prompts import Task, question_parts
+from ..markup import REGION_MARK
 
 
 def question_of(row: Mapping[str, Any], task: Task | None = None, prompt_seed: int | None = None) -> dict[str, Any]:
@@ -37,8 +39,8 @@ def question_of(row: Mapping[str, Any], task: Task | None = None, prompt_seed: i
     if task is None or prompt_seed is None:
         return {**row, "messages": messages}
     content = messages[-1]["content"]
-    phrase = next((part["text"] for part in content if part["type"] == "phrase"), None)
-    region = next((part["boxes"][0] for part in content if part["type"] == "region"), None)
+    phrase = next((part["text"] for part in content if part["type"] == PHRASE), None)
+    region = next((part["boxes"][0] for part in content if part["type"] == REGION), None)
     topic = phrase if region is None else list(row["boxes_xyxy"][region])
     try:
         parts = question_parts(
@@ -49,7 +51,7 @@ def question_of(row: Mapping[str, Any], task: Task | None = None, prompt_seed: i
             f"The question about image {row['image_id']!r} cannot be put into other words. {error} "
             "Leave `prompt_seed` out."
         ) from None
-    images = [part for part in content if part["type"] == "image"]
+    images = [part for part in content if part["type"] == IMAGE]
     messages[-1] = {**messages[-1], "content": images + parts}
     return {**row, "messages": messages}
 
@@ -70,7 +72,7 @@ def question_text(row: Mapping[str, Any]) -> str:
     'What is <region>'
     """
     content = next(message["content"] for message in reversed(row["messages"]) if message["role"] == "user")
-    return "".join("<region>" if part["type"] == "region" else part["text"] for part in content)
+    return "".join(REGION_MARK if part["type"] == REGION else part["text"] for part in content)
 
 
 __all__ = ["question_of", "question_text"]

@@ -12,6 +12,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from ...data.columns import PHRASE
 from ..benchmark import Asking, Benchmark, BenchmarkRows, Box, Metric, Row, row_name, rows_without_image
 from ..metrics.phrase_precision_recall import grounded_phrase_scores
 from ..predictions import Prediction
@@ -142,7 +143,7 @@ def _truth(index: int, row: Mapping[str, Any]) -> dict[str, Any]:
         phrases = [
             (part["text"], [row["boxes_xyxy"][box] for box in part["boxes"]])
             for part in content
-            if part["type"] == "phrase" and part["boxes"]
+            if part["type"] == PHRASE and part["boxes"]
         ]
         boxes = [box for _, of_phrase in phrases for box in of_phrase]
     if not references or not boxes:
