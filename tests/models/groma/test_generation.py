@@ -1,18 +1,17 @@
 """`generate` in all its forms: the same answer whichever way it is asked."""
 
 import copy
-import shutil
 
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import AutoProcessor, GenerationConfig, LlamaForCausalLM, TextIteratorStreamer
+from transformers import AutoProcessor, GenerationConfig, TextIteratorStreamer
 
-from tests.tiny import MAX_REGIONS, prompt_ids, tiny_inputs, tiny_model
+from tests.tiny import prompt_ids, tiny_inputs, tiny_model
 from transformers_groma import GromaForConditionalGeneration
 from transformers_groma.models.groma.modeling_groma_outputs import GromaImageFeatures
 
-GREEDY = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+from .prompts import GREEDY, new_tokens, one
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +22,6 @@ def model() -> GromaForConditionalGeneration:
 @pytest.fixture
 def inputs(model) -> dict[str, torch.Tensor]:
     return tiny_inputs(model.config, batch_size=3)
-
-
-def one(inputs: dict[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
-    return {name: value[index : index + 1] for name, value in inputs.items()}
-
-
-def new_tokens(model, inputs, **kwargs) -> torch.Tensor:
-    return model.generate(**inputs, **{**GREEDY, **kwargs})[:, inputs["input_ids"].shape[1] :]
 
 
 def test_batch_equals_single_calls_and_twice_is_the_same(model, inputs):
@@ -137,102 +128,6 @@ def test_sampling(model, inputs):
     assert torch.equal(sample(), sample())
 
 
-def text_only_assistant(model) -> LlamaForCausalLM:
-    """A language model with the vocabulary of the main one."""
-    torch.manual_seed(1)
-    return LlamaForCausalLM(model.config.text_config).eval()
-
-
-def other_groma(model) -> GromaForConditionalGeneration:
-    """A narrower Groma that reads the same prompts."""
-    return tiny_model(seed=1, text_config={"hidden_size": 16}, box_score_threshold=0.2)
-
-
-ASSISTANTS = {
-    "itself": lambda model: {"assistant_model": model},
-    "a copy": lambda model: {"assistant_model": copy.deepcopy(model)},
-    "another Groma": lambda model: {"assistant_model": other_groma(model)},
-    "a text-only model": lambda model: {"assistant_model": text_only_assistant(model)},
-    "prompt lookup": lambda model: {"prompt_lookup_num_tokens": 2},
-}
-
-
-@pytest.mark.parametrize("assistant", ASSISTANTS)
-@pytest.mark.parametrize("num_boxes", [0, 2])
-def test_assisted_decoding(model, inputs, assistant, num_boxes):
-    """The greedy answer, whatever the assistant drafts."""
-    single = one(inputs, 0)
-    single["input_ids"] = torch.tensor([[*prompt_ids(model.config, num_boxes=num_boxes), 9]])
-    single["attention_mask"] = torch.ones_like(single["input_ids"])
-    if num_boxes:
-        single["refer_boxes"] = torch.tensor([[[0.3, 0.3, 0.2, 0.2], [0.6, 0.5, 0.3, 0.2]]])
-    settings = ASSISTANTS[assistant](model)
-    assert torch.equal(new_tokens(model, single, **settings), new_tokens(model, single))
-
-
-@pytest.mark.parametrize("num_tokens", [1, 2, 6])
-@pytest.mark.parametrize("assistant", ["another Groma", "a text-only model"])
-def test_assisted_decoding_where_every_slot_is_used(model, inputs, assistant, num_tokens):
-    """The library hands an assistant no mask where nothing is off."""
-    given = {
-        **one(inputs, 0),
-        "ground_boxes": torch.rand(1, MAX_REGIONS, 4, generator=torch.manual_seed(0)) * 0.2 + 0.2,
-    }
-    assert model(**given).num_regions == MAX_REGIONS
-    amount = {"max_new_tokens": num_tokens, "min_new_tokens": num_tokens}
-    assert torch.equal(
-        new_tokens(model, given, **ASSISTANTS[assistant](model), **amount), new_tokens(model, given, **amount)
-    )
-
-
-@pytest.mark.parametrize("assistant", ["a text-only model", "another Groma", "prompt lookup"])
-def test_assisted_decoding_of_embeddings_is_refused(model, inputs, assistant):
-    single = one(inputs, 0)
-    single["inputs_embeds"] = model.get_input_embeddings()(single.pop("input_ids"))
-    with pytest.raises(ValueError, match="pass `input_ids` instead of `inputs_embeds`"):
-        model.generate(**single, **GREEDY, **ASSISTANTS[assistant](model))
-    text = {"inputs_embeds": model.get_input_embeddings()(torch.tensor([[1, 7, 8]]))}
-    with pytest.raises(ValueError, match="pass `input_ids` instead of `inputs_embeds`"):
-        model.generate(**text, **GREEDY, **ASSISTANTS[assistant](model))
-
-
-def test_an_assistant_sees_the_image(model, inputs):
-    """A copy of the model drafts what the model says: its drafts are accepted as a whole."""
-    single = one(inputs, 0)
-    calls, forward = [], model.model.language_model.forward
-    draft = copy.deepcopy(model)
-    draft.generation_config.num_assistant_tokens = 4
-    draft.generation_config.assistant_confidence_threshold = 0.0
-
-    def counted(*args, **kwargs):
-        calls.append(1)
-        return forward(*args, **kwargs)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model.model.language_model, "forward", counted)
-        new_tokens(model, single, assistant_model=draft)
-    assert len(calls) == 2  # 5 tokens, then the last
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [({"max_regions": MAX_REGIONS + 1}, "`max_regions` 7, this model's 6"), ({"image_token_id": 3}, "image_token_id")],
-)
-def test_an_assistant_of_other_prompts(model, inputs, change, message):
-    with pytest.raises(ValueError, match=f"assistant_model.*{message}"):
-        new_tokens(model, one(inputs, 0), assistant_model=tiny_model(**change))
-
-
-def test_an_assistant_that_cannot_look(model, inputs):
-    single = one(inputs, 0)
-    features = model.get_image_features(single.pop("pixel_values"), return_dict=True)
-    given = {"mm_encoder_outputs": {"image": features}, **single, **GREEDY}
-    with pytest.raises(ValueError, match="assistant_model.*looks at the image itself"):
-        model.generate(**given, assistant_model=copy.deepcopy(model))
-    assisted = model.generate(**given, assistant_model=text_only_assistant(model))
-    assert torch.equal(assisted, model.generate(**given))
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -244,28 +139,6 @@ def test_an_assistant_that_cannot_look(model, inputs):
 def test_modes_without_images_are_refused(model, inputs, settings, message):
     with pytest.raises(ValueError, match=message):
         model.generate(**one(inputs, 0), **settings)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"prompt_lookup_num_tokens": 2}, "Assisted decoding reads a whole prompt"),
-        ({"assistant_model": "a text-only model"}, "Assisted decoding reads a whole prompt"),
-        ({"use_cache": False}, "`use_cache` is false"),
-    ],
-)
-def test_modes_that_cannot_continue_a_cache(model, inputs, settings, message):
-    first = model.generate(**one(inputs, 0), **GREEDY, return_dict_in_generate=True)
-    if "assistant_model" in settings:
-        settings = {"assistant_model": text_only_assistant(model)}
-    with pytest.raises(ValueError, match=message):
-        model.generate(first.sequences, past_key_values=first.past_key_values, **settings)
-
-
-def test_assisted_decoding_of_text(model):
-    given = {"input_ids": torch.tensor([[1, 7, 8, 9]])}
-    for settings in ASSISTANTS.values():
-        assert torch.equal(new_tokens(model, given, **settings(model)), new_tokens(model, given))
 
 
 def test_given_regions(model, inputs):
@@ -431,59 +304,6 @@ def test_no_regions_leave_the_caller_alone(model, inputs):
 def test_inputs_that_do_not_fit(model, inputs, change, message):
     with pytest.raises(ValueError, match=message):
         model.generate(**{**inputs, **change}, **GREEDY)
-
-
-def test_compiled_forward(model, inputs):
-    """One graph, with images and user boxes; the same logits."""
-    with_boxes = dict(inputs)
-    with_boxes["input_ids"] = torch.tensor([prompt_ids(model.config, num_boxes=1)] * 3)
-    with_boxes["attention_mask"] = torch.ones_like(with_boxes["input_ids"])
-    with_boxes["refer_boxes"] = torch.full((3, 1, 4), 0.4)
-    compiled = torch.compile(model.forward, fullgraph=True, backend="aot_eager")
-    with torch.no_grad():
-        for case in (inputs, with_boxes):
-            assert_close(compiled(**case).logits, model(**case).logits, atol=1e-4, rtol=1e-4)
-
-
-def test_compiled_decoding(model, inputs):
-    compiled = copy.deepcopy(model)
-    compiled.forward = torch.compile(compiled.forward, fullgraph=True, backend="aot_eager")
-    generated = new_tokens(compiled, inputs, cache_implementation="static", disable_compile=True)
-    assert torch.equal(generated, new_tokens(model, inputs))
-
-
-@pytest.mark.slow
-def test_compiled_for_real(model, inputs):
-    """With the default backend, which writes and compiles code."""
-    if shutil.which("g++") is None:
-        pytest.skip("g++ is missing; the default backend cannot compile")
-    compiled = torch.compile(model.forward, fullgraph=True)
-    with torch.no_grad():
-        assert_close(compiled(**inputs).logits, model(**inputs).logits, atol=1e-4, rtol=1e-4)
-    assert torch.equal(new_tokens(model, inputs, cache_implementation="static"), new_tokens(model, inputs))
-
-
-def test_export(model, inputs):
-    """A traced program has the slots of every image, whatever their number was in the example."""
-    names = ("input_ids", "attention_mask", "pixel_values")
-    single = one(inputs, 0)
-
-    class Logits(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, input_ids, attention_mask, pixel_values):
-            return self.model(
-                input_ids=input_ids, attention_mask=attention_mask, pixel_values=pixel_values, use_cache=False
-            ).logits
-
-    with torch.no_grad():
-        program = torch.export.export(Logits(), tuple(single[name] for name in names), strict=False).module()
-        for index in range(3):
-            case = one(inputs, index)
-            actual = program(*(case[name] for name in names))
-            assert_close(actual, model(**case).logits, atol=1e-4, rtol=1e-4)
 
 
 class TestWithProcessor:
