@@ -1,10 +1,11 @@
 """How fast groma-tiny is evaluated in batches, and how fast answers are scored.
 
-    python benchmarks/bench_evaluation.py [--rows 500] [--batch-size 16] [--single-rows 100] [--questions 7] [--threads 2] [--repeats 3]
+    python benchmarks/bench_evaluation.py [--rows 500] [--batch-size 16] [--single-rows 100] [--questions 7]
+                                          [--threads 2] [--repeats 3]
 
 Two ratios, from this run on this machine. Each is batch against single: rows per second of an evaluation (REC on
 synthetic scenes, 224x224 pixels) in batches / the same one row after the other, on the first `--single-rows` of the
-rows. Both run `answer_dataset` as `groma evaluate` does, from encoded pictures to lines in `predictions.jsonl`. They
+rows. Both run `answer_dataset` as `groma evaluate` does, from encoded images to lines in `predictions.jsonl`. They
 take turns in pieces of the size of these rows, so that a slow moment of the machine hits both; the fastest pieces
 count.
 
@@ -96,7 +97,7 @@ def compare_batches(
 
 
 def random_boxes(generator: np.random.Generator, count: int) -> list[list[float]]:
-    """Boxes in a picture of 640x480 pixels."""
+    """`xyxy` boxes in an image of 640x480 pixels."""
     corners = generator.uniform((0, 0), (600, 440), (count, 2))
     sizes = generator.uniform(5, 200, (count, 2))
     return np.concatenate([corners, np.minimum(corners + sizes, (640, 480))], axis=1).tolist()

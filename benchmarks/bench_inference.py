@@ -6,11 +6,11 @@ Two ratios, both from this run on this machine:
 
 - batch against single: seconds of N single `generate` calls / seconds of one call with a batch of N;
 - ours against the original, image to first-token logits: seconds of a plain transcription of the original / seconds of
-  ours. The transcription has the same weights and the original's data flow: Python loops over images, NMS, region
-  features and token sequence for every image on its own, prompts of different lengths padded afterwards. Its region
-  encoder is written down as in the
-  original, with ROIAlign in plain torch (`grid_sample` and averages) in the place of mmcv's compiled one. "same
-  operators" is the same flow with our region encoder called for every image, so that only the flow differs.
+  ours. The transcription has the same weights and the original's data flow: Python loops over images; NMS, region
+  features and token sequence for every image on its own; prompts of different lengths padded afterwards. Its region
+  encoder is written down as in the original, with ROIAlign in plain torch (`grid_sample` and averages) in place of
+  mmcv's compiled one. "same operators" is the same flow with our region encoder called for every image, so that only
+  the flow differs.
 """
 
 import argparse
@@ -32,7 +32,7 @@ MODEL = Path(__file__).parents[1] / "hub_configs" / "groma-tiny"
 
 
 def make_images(number: int) -> list[Image.Image]:
-    """Pictures of random rectangles, each another one."""
+    """Images of random rectangles, no two alike."""
     generator = torch.Generator().manual_seed(0)
     images = []
     for _ in range(number):

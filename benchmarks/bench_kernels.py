@@ -1,4 +1,4 @@
-"""What the compiled kernels are worth: alone against torch, and in the model's vision at full size.
+"""How much faster the compiled kernels are: alone against torch, and in the model's vision at full size.
 
     python benchmarks/bench_kernels.py [--skip-perceive] [--dtype auto|float32|bfloat16] [--rounds 2]
 
@@ -140,7 +140,7 @@ def compare_perceive(dtype_name: str, rounds: int) -> tuple[dict[str, float], di
     print(f"  {'all':28s} {totals[0]:10.2f} {'':6s} {totals[1]:8.2f}")
     print(
         f"  floor: {counter.get_total_flops() / 1e12:.2f} TFLOP = {floor:.2f} s; ours takes {totals[1] / floor:.2f}x "
-        f"(target 1.6x)"
+        "(target 1.6x)"
     )
     print(f"  ours is {totals[0] / totals[1]:.2f}x as fast as the float32 baseline (target 4x, bfloat16)")
     if rates[torch.bfloat16] < rates[torch.float32]:

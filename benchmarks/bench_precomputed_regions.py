@@ -1,6 +1,7 @@
-"""What precomputed regions save in a training step of stages 2 and 3.
+"""How much of a training step of stages 2 and 3 precomputed regions save.
 
-    python benchmarks/bench_precomputed_regions.py [--rounds 2] [--threads 2] [--cases groma_tiny eighth eighth_4_levels]
+    python benchmarks/bench_precomputed_regions.py [--rounds 2] [--threads 2]
+                                                   [--cases groma_tiny eighth eighth_4_levels]
 
 Measured, on this machine in this run: seconds of a step (forward and backward, the parts of stage 3 learn) that runs
 the region proposer / seconds of the same step with the proposals given. The vision encoder runs in both, as regions
@@ -11,8 +12,8 @@ region slots are used.
 - groma_tiny: the size of groma-tiny, batches of 8;
 - eighth: Groma-7B with every width and every number of heads divided by 8, batches of 1. Depths, 448x448 pixels, 300
   queries and 100 slots are those of the release. Matrix products shrink 64 times and everything else 8 times, so this
-  is no forecast for the full size: there the language model takes a larger share of a step, and the proposer a smaller
-  one;
+  is not a forecast for the full size, where the language model takes a larger share of a step, and the proposer a
+  smaller one;
 - eighth_4_levels: the same with four feature maps in the proposer instead of one, 21 times as many tokens.
 """
 
@@ -78,7 +79,7 @@ def eighth_config(num_feature_levels: int = 1) -> GromaConfig:
 
 
 def build_model(config: GromaConfig) -> GromaForConditionalGeneration:
-    """A random model in a training of stage 3, whose proposals fill all slots."""
+    """A random model set up for stage 3, whose proposals fill all slots."""
     torch.manual_seed(0)
     config.box_score_threshold, config.nms_threshold = 0.0, 1.0
     model = GromaForConditionalGeneration(config)

@@ -9,10 +9,10 @@ right geometry. A run starts from the language model of groma-tiny, which has se
 follow from the seed and are the same for all geometries. Everything else is as in the recipes of groma-tiny.
 
 Measured: region descriptions (attributes, and all of them at once) and REC on test scenes. Ratios: mean accuracy of a
-geometry / that of the right one. Seconds: mean of a run; a part that was killed counts from where it resumed.
+geometry / that of the right one. Seconds: mean of a run; an interrupted part counts from where it resumed.
 
-Every part of a run that is finished is noted in the work folder, and a training that was killed goes on from its last
-checkpoint: start the command again. At the end, the table in `docs/roi-geometry.md` and its plots are written.
+An interrupted command resumes when it is started again: finished parts of runs are noted in the work folder, and a
+training continues from its last checkpoint. At the end, the table in `docs/roi-geometry.md` and its plots are written.
 """
 
 import argparse
@@ -31,8 +31,8 @@ import yaml
 from datasets import Dataset
 from roi_geometry_report import (
     ELSEWHERE,
-    FIGURES,
     GEOMETRIES,
+    METRICS,
     RESULTS_PLOT,
     SAMPLES_PLOT,
     TASKS,
@@ -42,7 +42,7 @@ from roi_geometry_report import (
     blind_attributes,
     draw_samples,
     fill_document,
-    main_figure,
+    main_metric,
     plot_results,
     results_table,
     share_on_map,
@@ -69,9 +69,9 @@ def write_start_model(language: Path, geometry: Geometry, seed: int, folder: Pat
 
     Args:
         language (`Path`): groma-tiny whose language model is trained, and nothing else.
-        geometry (`Geometry`): to set.
-        seed (`int`): of the weights of region encoder and projector.
-        folder (`Path`): where to.
+        geometry (`Geometry`): the geometry of its region encoder.
+        seed (`int`): seed of the weights of region encoder and projector.
+        folder (`Path`): output folder.
     """
     model = GromaForConditionalGeneration.from_pretrained(language, dtype=torch.float32)
     model.config.region_encoder_config.roi_box_format = geometry.box_format
@@ -105,41 +105,41 @@ def asked_rows(task: str, rows: int, image_size: int) -> tuple[Dataset, list[lis
 
 
 def evaluate(folder: Path, rows: int) -> dict[str, dict[str, float | None]]:
-    """Measure a model on test scenes: the figures of `evaluate_shapes`, and the main one by where the box begins.
+    """Measure a model on test scenes: the metrics of `evaluate_shapes`, and the main one by where the box begins.
 
     Args:
-        folder (`Path`): of the model.
-        rows (`int`): scenes a task.
+        folder (`Path`): folder of the model.
+        rows (`int`): scenes for each task.
 
     Returns:
-        `dict`: for each task its figures. A group without rows has no figure.
+        `dict`: metrics by task; `None` for a group without rows.
     """
     model = GromaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     processor = GromaProcessor.from_pretrained(folder)
     size = model.config.vision_config.image_size
-    figures: dict[str, dict[str, float | None]] = {}
+    metrics: dict[str, dict[str, float | None]] = {}
     for task in TASKS:
         dataset, boxes = asked_rows(task, rows, size)
         predictions = answer_shapes(model, processor, dataset, task)
-        figures[task] = dict(SCORES[task](predictions, dataset))
+        metrics[task] = dict(SCORES[task](predictions, dataset))
         groups: dict[str, list[int]] = {TOP_LEFT: [], ELSEWHERE: []}
         for index, box in enumerate(boxes):
             groups[TOP_LEFT if begins_top_left(box, size) else ELSEWHERE].append(index)
         for group, members in groups.items():
-            figures[task][f"rows_{group}"] = len(members)
+            metrics[task][f"rows_{group}"] = len(members)
             of_group = [predictions[index] for index in members]
             scores = SCORES[task](of_group, dataset.select(members)) if members else {}
-            figures[task][group] = scores.get(main_figure(task))
-    return figures
+            metrics[task][group] = scores.get(main_metric(task))
+    return metrics
 
 
 class Run:
-    """One geometry with one seed: its folder, and what is finished of it.
+    """One geometry trained with one seed: its folder, and which parts of it are finished.
 
     Args:
-        folder (`Path`): of the run; `run.json` in it is what is finished.
-        geometry (`str`): of `GEOMETRIES`.
-        seed (`int`): of weights and data.
+        folder (`Path`): folder of the run; `run.json` in it notes what is finished.
+        geometry (`str`): one of `GEOMETRIES`.
+        seed (`int`): seed of weights and data.
         settings (`Mapping`): what results depend on.
 
     Raises:
@@ -155,13 +155,12 @@ class Run:
             if differing := sorted(key for key, value in settings.items() if saved["settings"].get(key) != value):
                 raise ValueError(
                     f"{folder} holds a run with other settings ({', '.join(differing)}). Name another folder with "
-                    f"--work, or "
-                    "remove this one."
+                    "--work, or remove this one."
                 )
             self.result = saved
 
     def parts(self, language: Path, detection: Path, recipes: Path) -> dict[str, Callable[[], None]]:
-        """What the run consists of, in order."""
+        """The parts of the run, in order."""
         start, aligned, tuned = self.folder / "start", self.folder / "alignment", self.folder / "sft"
         settings, seed = self.result["settings"], self.result["seed"]
 
@@ -174,7 +173,7 @@ class Run:
             STAGES["sft"](stage_arguments("sft", settings, recipes, seed, aligned, tuned))
 
         def measure() -> None:
-            self.result["figures"] = evaluate(tuned, settings["rows"])
+            self.result["metrics"] = evaluate(tuned, settings["rows"])
 
         return {"alignment": align, "sft": tune, EVALUATION: measure}
 
@@ -185,16 +184,16 @@ class Run:
         self.result["seconds"][name] = time.perf_counter() - start
         write_file(self.note, json.dumps(self.result, indent=2).encode())
         if name == EVALUATION:
-            # Optimizers are most of what a run leaves.
+            # The optimizer states in them are most of a run's files.
             for checkpoint in self.folder.glob("*/checkpoint-*"):
                 shutil.rmtree(checkpoint)
         gc.collect()
 
 
 def run_all(runs: Sequence[Run], language: Path, detection: Path, recipes: Path) -> None:
-    """Do what is not finished yet. The bar counts training steps of all runs."""
+    """Do the parts that are not finished yet. The progress bar counts training steps of all runs."""
     settings = runs[0].result["settings"]
-    # An evaluation counts as no step, but its time is in the time left.
+    # An evaluation has no steps, but its time is in the estimate of the time left.
     steps = {stage: settings[f"{stage}_steps"] for stage in STAGES}
     finished = sum(steps[stage] for run in runs for stage in STAGES if stage in run.result["seconds"])
     with tqdm(total=len(runs) * sum(steps.values()), initial=finished, unit="step", smoothing=0) as progress:
@@ -271,11 +270,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(table)
 
     ratios: dict[str, float | None] = {}
-    for task, figure, _ in FIGURES:
-        means = {name: statistics.fmean(values) for name, values in summary(results, task, figure).items()}
+    for task, metric, _ in METRICS:
+        means = {name: statistics.fmean(values) for name, values in summary(results, task, metric).items()}
         for name in GEOMETRIES:
             if name != "right":
-                ratios[f"{task}_{figure}_{name}"] = (
+                ratios[f"{task}_{metric}_{name}"] = (
                     round(means[name] / means["right"], 3) if means["right"] > 0 else None
                 )
     seconds = {

@@ -1,7 +1,6 @@
-"""What `roi_geometry.py` compares and how its results are shown: the three geometries, where they sample, table and plots.
+"""The three geometries that `roi_geometry.py` compares, where each samples, and the table and plots of results.
 
-Everything about where samples fall is asked of the package's own region encoder; nothing is computed a second time
-here.
+Where samples fall is always asked of the package's own region encoder, never computed a second time.
 """
 
 import io
@@ -28,7 +27,7 @@ from transformers_groma.shapes.scenes import Scene, make_scene
 from transformers_groma.visualization import PALETTE
 
 TABLE_BEGIN, TABLE_END = "<!-- table -->", "<!-- /table -->"
-# Task: its figures, the main one first, and what they are called in words.
+# Tasks, and the metrics of each in words, the main one first.
 TASKS = {
     "region-caption": {
         "attributes_right": "attributes in region descriptions",
@@ -36,13 +35,13 @@ TASKS = {
     },
     "rec": {"acc@0.5": "REC, accuracy at IoU 0.5"},
 }
-FIGURES = [(task, figure, words) for task, figures in TASKS.items() for figure, words in figures.items()]
+METRICS = [(task, metric, words) for task, metrics in TASKS.items() for metric, words in metrics.items()]
 TOP_LEFT, ELSEWHERE = "begins_top_left", "elsewhere"
 RESULTS_PLOT, SAMPLES_PLOT = "roi-geometry.png", "roi-geometry-samples.png"
 DOTS_PER_INCH = 150
 COLORS = [tuple(value / 255 for value in PALETTE[index]) for index in (3, 0, 5)]
-# The scene of the picture, and which of its objects: one begins in the top left quarter of the image, one does not.
-PICTURE_SCENE, PICTURE_SIZE, PATCH_SIZE = 7, 224, 14
+# The scene that is shown as an example.
+EXAMPLE_SCENE, EXAMPLE_SIZE, PATCH_SIZE = 7, 224, 14
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Geometry:
         box_format (`str`): `region_encoder_config.roi_box_format`.
         stride_factor (`float`): `region_encoder_config.roi_strides` as a multiple of the right ones. 0.5 doubles
             coordinates.
-        words (`str`): for people.
+        words (`str`): its name in tables and plots.
     """
 
     box_format: str
@@ -84,7 +83,7 @@ def roi_align_call(geometry: Geometry, boxes: Tensor, image_size: int) -> tuple[
         image_size (`int`): side of the image in pixels, a multiple of the patch size.
 
     Returns:
-        `tuple`: the module, and its arguments: maps, boxes, scales, side of the crops, samples a bin and side, mask.
+        `tuple`: the module, and its arguments: maps, boxes, scales, side of the crops, samples on a bin's side, mask.
     """
     # Widths do not matter for where samples fall.
     config = GromaRegionEncoderConfig(
@@ -108,7 +107,7 @@ def roi_align_call(geometry: Geometry, boxes: Tensor, image_size: int) -> tuple[
 
 
 def share_on_map(geometry: Geometry, boxes: Tensor, image_size: int) -> Tensor:
-    """How many of a box's samples fall on the finest map; the others are zeros, whatever the image shows.
+    """The share of a box's samples that fall on the finest map; the others are zeros, whatever the image shows.
 
     Args:
         geometry (`Geometry`): of the region encoder.
@@ -124,7 +123,7 @@ def share_on_map(geometry: Geometry, boxes: Tensor, image_size: int) -> Tensor:
 
 
 def read_weights(geometry: Geometry, box: Tensor, image_size: int) -> tuple[Tensor, list[float]]:
-    """How much each pixel of the finest map counts in the crop of a box, and where the crop lies.
+    """How much each pixel of the finest map counts in the crop of a box, and where the crop is.
 
     Args:
         geometry (`Geometry`): of the region encoder.
@@ -133,8 +132,8 @@ def read_weights(geometry: Geometry, box: Tensor, image_size: int) -> tuple[Tens
 
     Returns:
         `tuple`: weights `(height, width)` that add up to the share of samples on the map, and the two corners `x, y,
-        x, y` between which samples lie, in pixels of the map. The second one may be above or left of the first, and
-        both outside.
+        x, y` between which samples are taken, in pixels of the map. The second may be above or left of the first, and
+        both may be off the map.
     """
     roi_align, (maps, boxes, scales, *rest) = roi_align_call(geometry, box[None], image_size)
     read = torch.zeros_like(maps[0][:, :1]).requires_grad_()
@@ -144,16 +143,16 @@ def read_weights(geometry: Geometry, box: Tensor, image_size: int) -> tuple[Tens
 
 
 def begins_top_left(box: Sequence[float], image_size: int) -> bool:
-    """Whether a box, `xyxy` in pixels, begins in the top left quarter: where its doubled corner is still on the map."""
+    """Whether an `xyxy` box in pixels begins in the top left quarter, so that its doubled corner is on the map."""
     return box[0] < image_size / 2 and box[1] < image_size / 2
 
 
-def picture_scene() -> tuple[Scene, dict[str, Tensor]]:
-    """The scene of the picture and two of its boxes, `xyxy`: one that begins in the top left quarter, one that does not."""
-    scene = make_scene(0, "test", PICTURE_SCENE, PICTURE_SIZE)
+def example_scene() -> tuple[Scene, dict[str, Tensor]]:
+    """The example scene and two of its boxes, `xyxy`: one begins in the top left quarter, the other does not."""
+    scene = make_scene(0, "test", EXAMPLE_SCENE, EXAMPLE_SIZE)
     boxes = sorted(scene.boxes_xyxy, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]), reverse=True)
-    first = next(box for box in boxes if begins_top_left(box, PICTURE_SIZE))
-    second = next(box for box in boxes if not begins_top_left(box, PICTURE_SIZE))
+    first = next(box for box in boxes if begins_top_left(box, EXAMPLE_SIZE))
+    second = next(box for box in boxes if not begins_top_left(box, EXAMPLE_SIZE))
     return scene, {"begins in the top left quarter": torch.tensor(first), "begins elsewhere": torch.tensor(second)}
 
 
@@ -163,29 +162,30 @@ def draw_samples(path: Path) -> None:
     Args:
         path (`Path`): PNG file to write.
     """
-    scene, boxes = picture_scene()
+    scene, boxes = example_scene()
     image = scene.draw()
     figure = Figure(figsize=(9, 7.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(boxes), len(GEOMETRIES), squeeze=False)
     for row, (where, box) in enumerate(boxes.items()):
         for column, geometry in enumerate(GEOMETRIES.values()):
-            weights, corners = read_weights(geometry, box, PICTURE_SIZE)
-            _draw_panel(axes[row][column], image, box / PICTURE_SIZE, weights, corners)
+            weights, corners = read_weights(geometry, box, EXAMPLE_SIZE)
+            _draw_panel(axes[row][column], image, box / EXAMPLE_SIZE, weights, corners)
             title = f"{geometry.words}: {float(weights.sum()):.0%} on the map"
             axes[row][column].set_title(title, fontsize=10, fontweight="bold", color=COLORS[column])
         axes[row][0].set_ylabel(f"box that {where}", fontsize=10)
-    note = "black: the box; red: what ROIAlign reads of the finest map; dashed: where its samples lie; gray: off the map, zeros"
+    note = "black: the box; red: what ROIAlign reads of the finest map; "
+    note += "dashed: where its samples lie; gray: off the map, zeros"
     figure.supxlabel(note, fontsize=8.5, color="0.35")
     _save(figure, path)
 
 
 def _draw_panel(axes: Axes, image: Any, box: Tensor, weights: Tensor, corners: Sequence[float]) -> None:
-    """Box `xyxy` in 0..1; everything is drawn in pixels of the map, whose pixel 0 reaches from 0 to 1."""
+    """Draw an `xyxy` box in 0..1 and what is read for it, in pixels of the map, whose pixel 0 reaches from 0 to 1."""
     height, width = weights.shape
     axes.set_facecolor("0.72")
     axes.imshow(image, extent=(0, width, height, 0))
-    # Zero is seen through, so that all that is red is read.
+    # What is not read is transparent.
     layer = torch.zeros(height, width, 4)
     layer[..., :3] = torch.tensor([0.85, 0.0, 0.0])
     layer[..., 3] = (weights / max(float(weights.max()), 1e-12)) ** 0.5
@@ -205,31 +205,33 @@ def _draw_panel(axes: Axes, image: Any, box: Tensor, weights: Tensor, corners: S
 ################
 # Results
 ################
-def main_figure(task: str) -> str:
-    """The figure by which the places of boxes are compared."""
+def main_metric(task: str) -> str:
+    """The metric that tells how much the place of a box matters."""
     return next(iter(TASKS[task]))
 
 
-def summary(runs: Sequence[Mapping[str, Any]], task: str, figure: str) -> dict[str, list[float]]:
-    """A figure of each geometry, one value a seed in the order of the seeds.
+def summary(runs: Sequence[Mapping[str, Any]], task: str, metric: str) -> dict[str, list[float]]:
+    """The values of a metric for each geometry, one for each seed, in the order of the seeds.
 
     Args:
         runs (`Sequence[Mapping]`): results of runs.
-        task (`str`): of `TASKS`.
-        figure (`str`): name of the figure.
+        task (`str`): one of `TASKS`.
+        metric (`str`): name of the metric.
 
     Returns:
         `dict`: geometry to values.
     """
     ordered = sorted(runs, key=lambda run: run["seed"])
-    return {name: [run["figures"][task][figure] for run in ordered if run["geometry"] == name] for name in GEOMETRIES}
+    return {name: [run["metrics"][task][metric] for run in ordered if run["geometry"] == name] for name in GEOMETRIES}
 
 
 def blind_attributes(descriptions: Sequence[str]) -> float:
-    """Share of attributes that are right without a look: the size, which the box tells, and the most frequent word of each other kind.
+    """The share of attributes that can be named without looking at the image.
+
+    That is the size, which the box tells, and of every other kind the most frequent word.
 
     Args:
-        descriptions (`Sequence[str]`): the right ones.
+        descriptions (`Sequence[str]`): the true descriptions.
 
     Returns:
         `float`: 0..1.
@@ -258,33 +260,32 @@ def results_table(runs: Sequence[Mapping[str, Any]], on_map: Mapping[str, Tensor
     seeds_head = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     lines = [
         f"{settings['alignment_steps']} steps of stage 2 and {settings['sft_steps']} of stage 3 a run, "
-        f"{settings['rows']} test "
-        "scenes a task. In percent; ± is the standard deviation over the seeds. Who knows the size of an object, "
-        "which its box tells, and "
-        f"else says the most frequent word gets {_percent(blind)} % of the attributes.",
+        f"{settings['rows']} test scenes a task. In percent; ± is the standard deviation over the seeds. Who knows "
+        "the size of an object, which its box tells, and else says the most frequent word gets "
+        f"{_percent(blind)} % of the attributes.",
         "",
-        f"| geometry | samples on the map | {' | '.join(f'{words} | {seeds_head}' for _, _, words in FIGURES)} |",
-        f"|---|---|{'---|' * (2 * len(FIGURES))}",
+        f"| geometry | samples on the map | {' | '.join(f'{words} | {seeds_head}' for _, _, words in METRICS)} |",
+        f"|---|---|{'---|' * (2 * len(METRICS))}",
     ]
     for name, geometry in GEOMETRIES.items():
         cells = [geometry.words, _percent(float(on_map[name].mean()))]
-        for task, figure, _ in FIGURES:
-            values = summary(runs, task, figure)[name]
+        for task, metric, _ in METRICS:
+            values = summary(runs, task, metric)[name]
             cells += [_mean_and_spread(values), ", ".join(map(_percent, values))]
         lines.append(f"| {' | '.join(cells)} |")
     counts = {
-        task: {group: runs[0]["figures"][task][f"rows_{group}"] for group in (TOP_LEFT, ELSEWHERE)} for task in TASKS
+        task: {group: runs[0]["metrics"][task][f"rows_{group}"] for group in (TOP_LEFT, ELSEWHERE)} for task in TASKS
     }
     head = " | ".join(
-        f"{TASKS[task][main_figure(task)]}: begins there ({counts[task][TOP_LEFT]} rows) | elsewhere "
+        f"{TASKS[task][main_metric(task)]}: begins there ({counts[task][TOP_LEFT]} rows) | elsewhere "
         f"({counts[task][ELSEWHERE]})"
         for task in TASKS
     )
     lines += [
         "",
         "The same by where the box begins, that is, has its top left corner: in the top left quarter of the image, "
-        "where doubled "
-        "corners are still on the map, or elsewhere, where right corners with doubled strides read nothing but zeros.",
+        "where doubled corners are still on the map, or elsewhere, where right corners with doubled strides read "
+        "nothing but zeros.",
         "",
         f"| geometry | boxes that read only zeros | {head} |",
         f"|---|---|{'---|' * (2 * len(TASKS))}",
@@ -319,15 +320,15 @@ def fill_document(document: Path, table: str) -> None:
 
 
 def plot_results(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw the figures of each task: a point a seed, a bar for their mean.
+    """Plot the metrics of each task: a point for each seed, a line for their mean.
 
     Args:
         runs (`Sequence[Mapping]`): results of all runs.
         path (`Path`): PNG file to write.
     """
-    figure = Figure(figsize=(4 * len(FIGURES), 4), layout="constrained")
+    figure = Figure(figsize=(4 * len(METRICS), 4), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (task, name, words) in zip(figure.subplots(1, len(FIGURES)), FIGURES, strict=True):
+    for axes, (task, name, words) in zip(figure.subplots(1, len(METRICS)), METRICS, strict=True):
         for place, (values, color) in enumerate(zip(summary(runs, task, name).values(), COLORS, strict=True)):
             heights = [100 * value for value in values]
             mean = statistics.fmean(heights)
@@ -360,6 +361,6 @@ def _percent(value: float) -> str:
 
 def _save(figure: Figure, path: Path) -> None:
     buffer = io.BytesIO()
-    # Without the version of matplotlib in it, the same figures give the same bytes.
+    # Without matplotlib's version in it, equal results give equal bytes.
     figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
     write_file(path, buffer.getvalue())

@@ -1,4 +1,4 @@
-"""Builds both kernels for the card at hand, loads them through the kernels library and compares one call of each with torch."""
+"""Builds both kernels for the card, loads them through the kernels library and compares a call of each with torch."""
 
 import importlib.util
 import sys
@@ -10,7 +10,7 @@ import torch
 from step import Results, step_arguments
 
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"
-# Builds of this script lie apart from those of the checkout, which the package would use from then on.
+# Not in `kernels/*/build/`, from where the package would use them from then on.
 BUILT = Path(__file__).resolve().parent / "built"
 sys.path.insert(0, str(KERNELS))
 
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def build_and_try(name: str, device: str, results: Results) -> bool:
-    """One kernel; the other is tried in any case."""
+    """Build and try one kernel; whether it works. A failure is printed, so that the other kernel is tried too."""
     try:
         start = time.perf_counter()
         folder = build_kernel(name, device)

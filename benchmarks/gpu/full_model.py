@@ -28,7 +28,7 @@ TOKENS = {True: 4, False: 32}
 
 
 def build_model(device: str, small: bool) -> GromaForConditionalGeneration:
-    """Random weights in the dtypes of a released model: the language model in bfloat16, what finds regions in float32."""
+    """A model of random weights in the dtypes of a released one: the detector in float32, the others in bfloat16."""
     config = tiny_config() if small else GromaConfig(box_score_threshold=0.0, nms_threshold=1.0)
     with torch.device(device):
         model = GromaForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
@@ -174,7 +174,7 @@ def measure_stage_1(results: Results, device: str, small: bool) -> None:
 
 
 def measure_stage_3(model: GromaForConditionalGeneration, results: Results, device: str) -> None:
-    """LoRA of rank 16 on the language model's attention, activations checkpointed. The model is as before afterwards."""
+    """LoRA of rank 16 on the language model's attention, activations checkpointed. The model is left unchanged."""
     from peft import LoraConfig, get_peft_model
 
     batch = 2

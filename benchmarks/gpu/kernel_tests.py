@@ -1,4 +1,4 @@
-"""Runs the tests that lie beside each kernel, gradient checks among them; with a GPU they cover cuda in every dtype."""
+"""Runs the tests of each kernel, gradient checks among them; with a GPU they cover cuda in every dtype."""
 
 import re
 import subprocess

@@ -27,7 +27,7 @@ def nbytes(*tensors: Tensor) -> int:
 
 
 def deformable_cases(small: bool) -> dict[str, tuple[list[tuple[int, int]], int, int]]:
-    """Name: maps, queries, images. The first two are those of bench_kernels.py, the last the detector's encoder at batch 8."""
+    """Maps, queries and images by name: two cases of bench_kernels.py, then the detector's encoder at batch 8."""
     if small:
         return {"16 queries": ([(4, 4)], 16, 1)}
     return {
@@ -101,7 +101,7 @@ def measure(
 
 
 def hub_deformable_attention(device: str) -> Callable | None:
-    """The Hub's deformable attention, which is CUDA only; `None`, with the reason printed, where it is not available."""
+    """The Hub's deformable attention, for CUDA only; if it is not available, prints the reason and returns `None`."""
     if device != "cuda":
         return None
     try:
@@ -191,7 +191,7 @@ def measure_roi_align(kernel: ModuleType, results: Results, device: str, copy: f
         outs = ours(inputs[0])
         for out, expected in zip(outs, plain(inputs[0])):
             torch.testing.assert_close(out, expected, rtol=3e-2, atol=6e-2)
-        # Boxes lie all over the image, so nearly every pixel of every map is read.
+        # Boxes are all over the image, so nearly every pixel of every map is read.
         measure(
             f"ROIAlign, {name}, {str(dtype)[6:]}", results, device, copy, candidates, inputs,
             lambda item: item[0], nbytes(*maps, rois, *outs), nbytes(*outs, rois, *maps), 0.02 if small else 0.3,

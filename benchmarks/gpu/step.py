@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 
-# What a step exits with that has nothing to do on this machine; its last line says why.
+# Exit status of a step that has nothing to do on this machine; the last line it prints says why.
 SKIPPED = 77
 # How a step runs tests of the repository.
 PYTEST = (sys.executable, "-m", "pytest", "-q", "--no-header", "-rA", "-p", "no:cacheprovider")

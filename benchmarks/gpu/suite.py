@@ -1,4 +1,4 @@
-"""Runs tests/test_devices.py on the device: parity with the original, batches, dtypes, compilation, caches, offload, quantization."""
+"""Runs tests/test_devices.py on the device: what the model computes there, in batches, dtypes, caches, compiled."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The script for the day a GPU is at hand: its driver, and every step that a CPU has."""
+"""The benchmarks on a GPU: their driver, and every step that a CPU has."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""The experiment of docs/roi-geometry.md: where geometries sample, a run from end to end on a very small model, and what it goes on from."""
+"""The experiment of docs/roi-geometry.md: where geometries sample, and a run of a very small model, resumed too."""
 
 import importlib
 import json
@@ -86,14 +86,14 @@ class TestWhereSamplesFall:
             "right": [3.5, 7, 14],
         }
 
-    def test_picture(self, report, tmp_path):
+    def test_samples_are_drawn(self, report, tmp_path):
         report.draw_samples(tmp_path / "samples.png")
-        picture = imread(tmp_path / "samples.png")
-        assert picture.shape[0] > 800 and picture.std() > 0.1
-        _, boxes = report.picture_scene()
+        drawn = imread(tmp_path / "samples.png")
+        assert drawn.shape[0] > 800 and drawn.std() > 0.1
+        _, boxes = report.example_scene()
         corners_only = report.GEOMETRIES["corners_only"]
         seen = [
-            float(report.share_on_map(corners_only, box[None], report.PICTURE_SIZE).max()) for box in boxes.values()
+            float(report.share_on_map(corners_only, box[None], report.EXAMPLE_SIZE).max()) for box in boxes.values()
         ]
         assert seen[0] > 0.5 and seen[1] == 0
 
@@ -106,15 +106,15 @@ class TestReport:
                 "geometry": name,
                 "seed": seed,
                 "settings": {"alignment_steps": 2, "sft_steps": 3, "rows": 10},
-                "figures": {
+                "metrics": {
                     task: {
-                        **dict.fromkeys(figures, value + 0.1 * seed),
+                        **dict.fromkeys(metrics, value + 0.1 * seed),
                         "begins_top_left": value,
                         "elsewhere": None,
                         "rows_begins_top_left": 10,
                         "rows_elsewhere": 0,
                     }
-                    for task, figures in report.TASKS.items()
+                    for task, metrics in report.TASKS.items()
                 },
             }
             for seed in seeds
@@ -256,13 +256,13 @@ def test_experiment_that_is_killed_and_goes_on(modules, command, monkeypatch, ca
         assert not list(folder.glob("*/checkpoint-*"))
     assert torch.equal(starts[0], starts[1]) and torch.equal(starts[0], starts[2])
 
-    # The figures are those of the package's evaluation.
-    figures = json.loads((work / "right-seed3" / "run.json").read_text())["figures"]
+    # The metrics are those of the package's evaluation.
+    metrics = json.loads((work / "right-seed3" / "run.json").read_text())["metrics"]
     processor = GromaProcessor.from_pretrained(work / "right-seed3" / "sft")
     expected = evaluate_shapes(tuned.eval(), processor, rows=ROWS, tasks=list(report.TASKS), progress=False)
     for task, values in expected.items():
-        assert {name: figures[task][name] for name in values} == values
-        assert figures[task]["rows_begins_top_left"] + figures[task]["rows_elsewhere"] == ROWS
+        assert {name: metrics[task][name] for name in values} == values
+        assert metrics[task]["rows_begins_top_left"] + metrics[task]["rows_elsewhere"] == ROWS
 
     document = option(command, "--document")
     text = document.read_text(encoding="utf-8")
@@ -283,7 +283,7 @@ def test_models_that_are_not_there(modules, command, tmp_path):
         modules[0].main([*command, "--language", str(tmp_path)])
 
 
-def test_document_has_its_marks_and_pictures(report):
+def test_document_has_its_marks_and_images(report):
     text = DOCUMENT.read_text(encoding="utf-8")
     assert text.index(report.TABLE_BEGIN) < text.index(report.TABLE_END)
     assert (DOCUMENT.parent / "images" / report.SAMPLES_PLOT).is_file()

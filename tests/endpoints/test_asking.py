@@ -1,4 +1,7 @@
-"""Asking about many things: what is written down, and when it ends. Kills and interrupts: `processing/groma_instruct/test_query.py`."""
+"""Asking many questions: what is written down, and when a run ends.
+
+Interrupted and killed runs: `processing/groma_instruct/test_query.py`.
+"""
 
 import json
 import threading
@@ -28,7 +31,7 @@ def server(monkeypatch) -> Iterator[ChatServer]:
 
 def question(name: str) -> list[dict]:
     if name == "broken":
-        raise RequestError("broken.jpg: missing picture")
+        raise RequestError("broken.jpg: missing image")
     return [{"role": "user", "content": name}]
 
 
@@ -53,7 +56,7 @@ def test_costs_and_failures_are_written_down(server, tmp_path):
     assert report == AskingReport(total=4, answered=2, new=2, failed=2, retries=1, cost=pytest.approx(0.004))
     assert {cost["id"]: cost["cost"] for cost in read_jsonl(tmp_path / "x_costs.jsonl")} == {"a": 0.002, "c": 0.002}
     failures = {entry["id"]: entry["error"] for entry in read_jsonl(tmp_path / "x_failures.jsonl")}
-    assert failures == {"b": "status 500: down (tried 2 times)", "broken": "broken.jpg: missing picture"}
+    assert failures == {"b": "status 500: down (tried 2 times)", "broken": "broken.jpg: missing image"}
     assert json.loads((tmp_path / "x_cost_summary.json").read_text())["prompt_tokens"] == 2000
 
     report, kept = ask(server, tmp_path, answered=2, budget=Budget(1.0, 10.0))
@@ -129,7 +132,7 @@ def test_the_largest_cost_may_be_reached_and_the_first_request_goes_alone(server
     assert report.over_budget and report.cost == answered and report.total == 4
 
 
-def test_a_request_is_taken_to_cost_as_much_as_the_dearest(server, tmp_path):
+def test_a_request_is_assumed_to_cost_as_much_as_the_most_expensive(server, tmp_path):
     server.replies["a"] = [completion("hi", tokens=(3000, 0))]
     budget = Budget(price_in=1000.0, max_cost=6.5)
     report, kept = ask(server, tmp_path, *"abcd", concurrency=1, budget=budget)

@@ -1,4 +1,4 @@
-"""Groma in lmms-eval: questions, answers, and the model class with a stand-in for lmms-eval where that is not installed."""
+"""Groma in lmms-eval: questions, answers, and the model class, with a stand-in where lmms-eval is not installed."""
 
 import importlib
 import importlib.util
@@ -120,7 +120,7 @@ def test_stops():
     assert cut_at_stops("one", None) == "one"
 
 
-# ---------------------------------------------------------------------------------------------------------- model class
+# --------------------------------------------------------------------------------------------------------- model class
 
 
 @dataclass

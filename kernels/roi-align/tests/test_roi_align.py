@@ -39,7 +39,7 @@ def roi_align():
 
 
 def reference(feature_map, rois, scale, output_size, sampling_ratio, aligned):
-    """One sample after the other, in plain torch. Coordinates in float32 as in the kernel (float64 for float64 rois)."""
+    """One sample after the other, in plain torch. Coordinates are float32 as in the kernel, or float64 as the rois."""
     rows, columns = output_size
     height, width = feature_map.shape[2:]
     offset = 0.5 if aligned else 0.0
@@ -165,7 +165,7 @@ def test_every_instruction_set(roi_align, monkeypatch, level, dtype):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_edges(roi_align, device):
-    """Samples exactly on the borders of what counts: -1 and the size of the map are in, beyond is zero but averaged."""
+    """Samples exactly on the borders of what counts: -1 and the map's size are in, beyond is zero but averaged."""
     ones = torch.ones(1, 1, 4, 4, device=device)
     # One bin with 2 x 2 samples at start + size / 4 and start + 3 size / 4.
     for low, high, inside in ((-1.0, 4.0, 2), (-1.001, 4.0, 1), (-1.0, 4.001, 1), (-3.0, 9.0, 0), (0.5, 2.0, 2)):

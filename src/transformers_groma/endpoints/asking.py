@@ -1,7 +1,7 @@
-"""Asking an endpoint about many things: several at a time, within a budget, and every answer written down at once.
+"""Asks a chat model many questions: several at a time, within a budget, each answer written down as it comes.
 
-A run that was killed or interrupted has kept what it paid for. Beside the answers, which the caller keeps, there are
-three files: what each answer cost, why questions got none, and the sums.
+An interrupted run has kept what it paid for. The caller keeps the answers; beside them there are three files: what
+each answer cost, why questions failed, and the sums.
 """
 
 import json
@@ -24,7 +24,7 @@ from .client import ChatClient, EndpointError, RateLimiter, RequestError, Stoppe
 from .endpoint import Endpoint
 from .replies import Reply
 
-# So many questions in a row that failed, each with its retries, are no accident: the endpoint is down or misused.
+# If so many questions in a row fail, each with its retries, the endpoint is down or misused, and the run ends.
 MAX_FAILURES_IN_A_ROW = 10
 
 Messages = Sequence[Mapping[str, Any]]
@@ -32,13 +32,13 @@ Messages = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class AskingFiles:
-    """Where a run writes what became of its questions.
+    """The files in which a run notes the outcome of its questions.
 
     Args:
-        costs (`Path`): JSON lines, one an answer: its name, the model, tokens, cost and time.
-        failures (`Path`): JSON lines, one a question without an answer: its name, why, and when; of all runs.
+        costs (`Path`): JSON lines, one for each answer: name of the question, model, tokens, cost and time.
+        failures (`Path`): JSON lines, one for each failure of a question, in all runs: its name, why, and when.
         summary (`Path`): JSON, the sums of `costs`.
-        name (`str`): under which key the name of a question stands in them.
+        name (`str`): the key of a question's name in them.
 
     Example:
     >>> AskingFiles.in_folder("work", prefix="review_").costs.name
@@ -52,12 +52,12 @@ class AskingFiles:
 
     @classmethod
     def in_folder(cls, folder: str | os.PathLike, prefix: str = "", name: str = "name") -> "AskingFiles":
-        """Their usual names in a folder.
+        """The usual files in a folder.
 
         Args:
-            folder (`str` or `Path`): made if needed.
-            prefix (`str`): at the head of each name.
-            name (`str`): key of a question's name.
+            folder (`str` or `Path`): output folder, made if needed.
+            prefix (`str`): start of each file's name.
+            name (`str`): the key of a question's name.
 
         Returns:
             `AskingFiles`: `costs.jsonl`, `failures.jsonl` and `cost_summary.json`.
@@ -69,12 +69,12 @@ class AskingFiles:
 
 @dataclass(frozen=True)
 class Budget:
-    """What answers cost and may cost, in any currency.
+    """Prices of tokens and the largest cost, in any currency.
 
     Args:
-        price_in, price_out (`float`): of a million prompt and completion tokens.
-        max_cost (`float`, *optional*): a run ends before all runs with the same files together cost more, as far as
-            can be told: a request is taken to cost as much as the dearest so far, and the first one goes alone.
+        price_in, price_out (`float`): price of a million prompt and completion tokens.
+        max_cost (`float`, *optional*): a run ends before all runs with the same files together cost more. A request is
+            assumed to cost as much as the most expensive one so far, and the first one is sent alone.
 
     Raises:
         ValueError: `max_cost` without prices, or a value that is negative or not finite.
@@ -95,12 +95,12 @@ class Budget:
             ("--max-cost", 0.0 if self.max_cost is None else self.max_cost),
         ):
             if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{option} must not be negative, got {value}.")
+                raise ValueError(f"{option} must not be negative, infinite or NaN, got {value}.")
         if self.max_cost is not None and self.price_in == 0 and self.price_out == 0:
             raise ValueError("--max-cost needs --price-in and --price-out, the prices of a million tokens.")
 
     def cost(self, prompt_tokens: int | None, completion_tokens: int | None) -> float:
-        """What an answer cost; tokens that the endpoint does not count cost nothing.
+        """The cost of an answer; tokens that the endpoint does not count cost nothing.
 
         Args:
             prompt_tokens, completion_tokens (`int`, *optional*): as the endpoint counts them.
@@ -113,17 +113,17 @@ class Budget:
 
 @dataclass
 class AskingReport:
-    """What became of a run.
+    """The outcome of a run.
 
     Args:
-        total (`int`): things to ask about, over all runs.
-        answered (`int`): of them, those with an answer now.
-        new (`int`): of them, those that this run asked.
-        failed (`int`): things that this run got no answer about.
+        total (`int`): questions of all runs.
+        answered (`int`): those that have an answer now.
+        new (`int`): those that this run got an answer to.
+        failed (`int`): questions that this run got no answer to.
         retries (`int`): requests that were tried again.
         over_budget (`bool`): whether it ended because the next request could exceed the largest cost.
-        stopped (`str`): why else it ended before its end; empty if it did not.
-        cost (`float`): of all runs with the same files.
+        stopped (`str`): another reason why it ended early; empty if it did not.
+        cost (`float`): cost of all runs with the same files.
     """
 
     total: int = 0
@@ -136,10 +136,10 @@ class AskingReport:
     cost: float = 0.0
 
     def summary(self, things: str) -> str:
-        """What the run did, in one line.
+        """Sum up the run in one line.
 
         Args:
-            things (`str`): what was asked about, in the plural.
+            things (`str`): what the questions are about, in the plural.
 
         Returns:
             `str`: the line.
@@ -167,28 +167,28 @@ def ask_all(
     budget: Budget | None = None,
     unit: str = "question",
 ) -> AskingReport:
-    """Ask questions that have no answer yet.
+    """Ask all questions that have no answer yet.
 
     Args:
-        questions (`Mapping[str, Callable]`): by name, what makes the messages of a question (OpenAI chat format),
-            called when its turn comes. It may raise `RequestError`: the question fails, the others go on.
+        questions (`Mapping[str, Callable]`): by name, a function that makes the messages of the question (OpenAI chat
+            format), called when its turn comes. If it raises `RequestError`, only this question fails.
         endpoint (`Endpoint`): where to ask.
-        keep (`Callable[[str, Reply], None]`): writes an answer down; called by one thread, before anything else is
-            handled.
-        files (`AskingFiles`): costs and failures.
-        answered (`int`): how many other things have an answer from earlier runs; for the bar and the report.
+        keep (`Callable[[str, Reply], None]`): writes an answer down; called in the calling thread, as soon as the
+            answer is there.
+        files (`AskingFiles`): where costs and failures are noted.
+        answered (`int`): questions answered in earlier runs, for the progress bar and the report.
         concurrency (`int`): requests at the same time.
         requests_per_minute (`float`, *optional*): at most so many, retries included.
         budget (`Budget`, *optional*): prices and the largest cost.
-        unit (`str`): what a question is about, for the bar.
+        unit (`str`): what a question is about, for the progress bar.
 
     Returns:
-        `AskingReport`: what became of it.
+        `AskingReport`: the outcome.
 
     Raises:
         ValueError: `concurrency` is below 1.
-        EndpointError: the endpoint cannot be used like this; answers so far are kept.
-        KeyboardInterrupt: after the requests that were under way are in the files.
+        EndpointError: the endpoint refuses every question; answers so far are kept.
+        KeyboardInterrupt: raised again once the requests that were under way are in the files.
     """
     if concurrency < 1:
         raise ValueError(f"`concurrency` must be at least 1, got {concurrency}.")
@@ -207,6 +207,7 @@ def ask_all(
                 while todo and len(pending) < concurrency and ledger.affordable(len(pending)):
                     name = todo.popleft()
                     pending[pool.submit(_ask, client, questions[name])] = name
+                # Nothing is under way, so no cost will become known that would make the next request affordable.
                 if not pending:
                     ledger.report.over_budget = True
                     break
@@ -217,10 +218,12 @@ def ask_all(
                     cost=f"{ledger.report.cost:.4f}", failed=ledger.report.failed, retries=client.retries
                 )
         finally:
-            # Requests under way are paid for and waited for; those that only wait for their turn give up.
+            # However the loop ended: requests under way are paid for, so they are waited for and written down; those
+            # that only wait for their turn raise `Stopped`.
             stop.set()
             wait(pending)
             for future, name in pending.items():
+                # An `EndpointError` is on its way out of the loop already; this is another thread's copy of it.
                 if not isinstance(future.exception(), EndpointError):
                     ledger.enter(name, future)
             ledger.report.retries = client.retries
@@ -229,10 +232,10 @@ def ask_all(
 
 
 def write_cost_summary(files: AskingFiles) -> dict[str, Any]:
-    """Add up the costs of all runs.
+    """Add up the costs of all runs and write the sums.
 
     Args:
-        files (`AskingFiles`): `costs` is read, `summary` is written.
+        files (`AskingFiles`): `costs` is read and `summary` written.
 
     Returns:
         `dict`: number of answers, tokens and cost.
@@ -253,7 +256,7 @@ def _ask(client: ChatClient, make_messages: Callable[[], Messages]) -> Reply:
 
 
 class _Ledger:
-    """Writes down what became of each request, and keeps count."""
+    """Notes the outcome of each request and adds up the costs."""
 
     def __init__(
         self, files: AskingFiles, keep: Callable[[str, Reply], None], budget: Budget, report: AskingReport
@@ -262,7 +265,7 @@ class _Ledger:
         self._keep = keep
         self._budget = budget
         spent = [cost["cost"] for cost in read_jsonl(files.costs)]
-        self._dearest = max(spent, default=None)
+        self._highest_cost = max(spent, default=None)
         self._costs, self._failures = JsonlLog(files.costs), JsonlLog(files.failures)
         self._failures_in_a_row = 0
         self.report = report
@@ -276,15 +279,15 @@ class _Ledger:
         self._failures.close()
 
     def affordable(self, pending: int) -> bool:
-        """Whether one more request beside the pending ones stays within the largest cost, as far as can be told."""
+        """Whether one more request beside the pending ones would stay within the largest cost; see `Budget`."""
         if self._budget.max_cost is None:
             return True
-        if self._dearest is None:
+        if self._highest_cost is None:
             return pending == 0
-        return self.report.cost + (pending + 1) * self._dearest <= self._budget.max_cost
+        return self.report.cost + (pending + 1) * self._highest_cost <= self._budget.max_cost
 
     def enter(self, name: str, future: Future[Reply]) -> int:
-        """Write down a request that has ended; the number of new answers, 1 or 0."""
+        """Write down the outcome of a request; returns the number of new answers, 1 or 0."""
         try:
             reply = future.result()
         except Stopped:
@@ -298,7 +301,7 @@ class _Ledger:
             return 0
         self._failures_in_a_row = 0
         cost = self._budget.cost(reply.prompt_tokens, reply.completion_tokens)
-        # The cost first: where a kill falls between the two, the money is gone all the same.
+        # The cost first: if the process is killed between the two, the money is spent all the same.
         self._costs.write(
             {
                 self._name: name,
@@ -310,7 +313,7 @@ class _Ledger:
             }
         )
         self._keep(name, reply)
-        self._dearest = max(cost, self._dearest or 0.0)
+        self._highest_cost = max(cost, self._highest_cost or 0.0)
         self.report.cost += cost
         self.report.new += 1
         self.report.answered += 1

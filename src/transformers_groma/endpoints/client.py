@@ -26,7 +26,7 @@ except ImportError as error:
         'Asking a model needs the `openai` client. Install it with `pip install "transformers-groma[data]"`.'
     ) from error
 
-# Waiting doubles after every failure: 1, 2, 4 ... seconds, at most a minute. A server that asks for more gets a minute.
+# Waiting doubles after every failure: 1, 2, 4 ... seconds, at most a minute, also for a server that asks for more.
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 # No answer is longer. A body is read up to this many bytes and no further.
 BODY_LIMIT = 8 * 1024 * 1024
@@ -144,7 +144,7 @@ class ChatClient:
             # The deadline counts from the first try: the wait before it is our own rate limit's.
             end = end or time.monotonic() + self._endpoint.deadline
             outcome = self._try(messages, end - time.monotonic())
-            # Raised here, outside of any `except`: `__context__` would show the client's error, which may hold the key.
+            # Raised outside of any `except`: `__context__` would show the client's error, which may hold the key.
             if isinstance(outcome, Reply):
                 return outcome
             if isinstance(outcome, EndpointError):
@@ -279,7 +279,7 @@ class _Failure:
 
 
 def _bounded(stream: Any, seconds: float) -> Iterator[bytes]:
-    """The bytes of a body, up to a limit, and for so long: the thread that reads it may have been left by `_within`."""
+    """The bytes of a body, up to a limit of bytes and of time: `_within` may have left the thread that reads it."""
     size, end = 0, time.monotonic() + seconds
     try:
         for chunk in stream:

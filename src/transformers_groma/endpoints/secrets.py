@@ -1,4 +1,4 @@
-"""A key in texts of others: found in the forms that servers, proxies and libraries write it in, and blanked."""
+"""Blanks an API key in texts, in all the forms in which servers, proxies and libraries write it."""
 
 import base64
 import json
@@ -7,8 +7,7 @@ from html import escape
 from urllib.parse import quote, quote_plus
 
 BLANK = "[key]"
-# Shorter keys are fillers such as "none" or "EMPTY", for servers that need no key. They are words, so answers keep
-# them.
+# Shorter keys are placeholders such as "none" or "EMPTY", for servers that need no key. Answers may contain the word.
 SHORTEST_SECRET = 8
 
 
@@ -26,7 +25,7 @@ class KeyBlanker:
 
     def __init__(self, key: str) -> None:
         self._is_secret = len(key) >= SHORTEST_SECRET
-        # Of a filler only whole words are blanked.
+        # A placeholder is only blanked as a whole word.
         edges = ("", "") if self._is_secret else (r"(?<!\w)", r"(?!\w)")
         forms = sorted(_forms(key) if self._is_secret else {key}, key=len, reverse=True)
         is_filler = key in ("", "none")
@@ -35,14 +34,14 @@ class KeyBlanker:
             None
             if is_filler
             else re.compile(
-                # Names of hosts come back in small letters, and hexadecimal digits in both.
+                # Any case: host names come back in lower case, hexadecimal digits in either.
                 f"{edges[0]}(?:{alternatives}){edges[1]}",
                 re.IGNORECASE if self._is_secret else 0,
             )
         )
 
     def blank(self, text: str) -> str:
-        """A text of an error, a log or a report without the key.
+        """Blank the key in a text of an error, a log or a report.
 
         Args:
             text (`str`): any text.
@@ -53,19 +52,19 @@ class KeyBlanker:
         return text if self._pattern is None else self._pattern.sub(BLANK, text)
 
     def blank_answer(self, text: str) -> str:
-        """A model's answer without the key. Words that only serve as a key where none is needed stay.
+        """Blank the key in a model's answer; a placeholder for a key stays.
 
         Args:
             text (`str`): an answer.
 
         Returns:
-            `str`: as `blank`, for keys of at least 8 characters.
+            `str`: the answer with `[key]` where a key of at least 8 characters was.
         """
         return self.blank(text) if self._is_secret else text
 
 
 def _forms(key: str) -> set[str]:
-    """The key as it is, in URLs, in JSON, in HTML, in hexadecimal and in Base64, also inside of a longer text."""
+    """The key as it is, in URLs, JSON and HTML, in hexadecimal, and in Base64 even as a part of a longer text."""
     content = key.encode()
     forms = {
         key,
@@ -78,8 +77,8 @@ def _forms(key: str) -> set[str]:
         content.hex(),
     }
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
-        # Where the key starts within three bytes, its digits differ; those that also hold bits of its neighbours are
-        # left out.
+        # Base64 turns 3 bytes into 4 digits, so the key's digits depend on how many of 3 bytes come before it. Digits
+        # that also hold bits of its neighbours are unknown and left out.
         for before in range(3):
             digits = encode(b"\0" * before + content).decode().rstrip("=")
             first = -(-before * 8 // 6)

@@ -24,7 +24,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from lmms_eval.api.instance import Instance
 
-# What a task may set of generation; the rest of its settings is for other models.
+# The settings of sampling that a task may choose; its other settings are for other models.
 _SAMPLING = ("temperature", "top_p", "top_k")
 
 
@@ -33,11 +33,11 @@ class GromaForLmmsEval(lmms):
 
     Args:
         pretrained (`str`): folder or name of the model on the Hub.
-        revision (`str`, *optional*): of the model.
-        device (`str`, *optional*): where it runs; without it, where accelerate puts the process.
-        dtype (`str`): of the weights; by default as they are saved.
+        revision (`str`, *optional*): revision of the model on the Hub.
+        device (`str`, *optional*): where it runs; by default where accelerate puts the process.
+        dtype (`str`): dtype of the weights; by default as they are saved.
         batch_size (`int`): requests at once.
-        max_new_tokens (`int`): longest answer, where the task sets none.
+        max_new_tokens (`int`): longest answer, if the task does not set it.
     """
 
     is_simple = True
@@ -72,7 +72,7 @@ class GromaForLmmsEval(lmms):
                 that gives a document's images, the number of the document, the task and the split.
 
         Returns:
-            `list[str]`: what the tasks read, in the order of the requests.
+            `list[str]`: answers as the tasks read them, in the order of the requests.
 
         Raises:
             ValueError: more than one image, or a video.
@@ -111,7 +111,7 @@ class GromaForLmmsEval(lmms):
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-            # Texts of benchmarks are a user's: what looks like a token of the model in them is none.
+            # A benchmark's texts are a user's: what looks like a control token in them is plain text.
             sanitize_control_tokens=True,
             processor_kwargs={"padding": True},
         ).to(self.device)
@@ -133,7 +133,7 @@ class GromaForLmmsEval(lmms):
             kinds = ", ".join(type(visual).__name__ for visual in visuals)
             raise ValueError(
                 f"Document {doc_id} of {task} shows {len(visuals)} things ({kinds}); Groma looks at one image. Leave "
-                f"this task out."
+                "this task out."
             )
         return upright(visuals[0]) if visuals else None
 

@@ -1,17 +1,17 @@
-"""Groma in lmms-eval (https://github.com/EvolvingLMMs-Lab/lmms-eval): its prompts to ours, our boxes to the text that it reads.
+"""Groma in lmms-eval: turns its prompts into ours, and our boxes into the text that it reads.
 
 ```bash
 pip install "transformers-groma[lmms-eval]"
 lmms-eval --model groma --model_args pretrained=PATH --tasks refcoco_bbox_rec_val --batch_size 16
 ```
 
-lmms-eval knows no boxes: its tasks ask for coordinates in words and read numbers from the answer. Groma points at
-regions, so that such a question becomes Groma's own (`Locate <p>the red cup</p> in this image.`) and the box of the
-answer becomes numbers. Known are the questions of `refcoco_bbox_rec_*`, `refcoco+_bbox_rec_*`, `refcocog_bbox_rec_*`,
-`screenspot_rec_*`, `refcoco_grounding_*` and `groundingme`. All other questions are asked as they are and answered in
-plain text.
+lmms-eval (https://github.com/EvolvingLMMs-Lab/lmms-eval) has no boxes: its tasks ask for coordinates in words and read
+numbers from the answer. Groma points at regions, so such a question becomes Groma's own (`Locate <p>the red cup</p> in
+this image.`), and the box of the answer becomes numbers. That covers the questions of `refcoco_bbox_rec_*`,
+`refcoco+_bbox_rec_*`, `refcocog_bbox_rec_*`, `screenspot_rec_*`, `refcoco_grounding_*` and `groundingme`. All other
+questions are asked as they are and answered in plain text.
 
-lmms-eval counts an IoU of 0.5 as a hit (>=), the paper and `groma evaluate rec` do not (>).
+lmms-eval counts an IoU of exactly 0.5 as a hit (>=); the paper and `groma evaluate rec` do not (>).
 """
 
 import json
@@ -49,7 +49,7 @@ _BOX_QUESTIONS: tuple[tuple[re.Pattern[str], AnswerFormat], ...] = (
     (re.compile(r"the following statement describes:(?P<phrase>.+?)Ensure that .*bbox_2d", re.DOTALL), "json"),
 )
 _ASKS_FOR_BOXES = re.compile(r"bounding box coordinate|bbox coordinate|bbox_2d", re.IGNORECASE)
-# Questions for boxes are shorter.
+# No question for boxes is longer, so a longer text is not searched.
 _LONGEST_BOX_QUESTION = 10_000
 # The mark that some tasks put where the image belongs; Groma always sees it before the question.
 _IMAGE_MARK = "<image>"
@@ -57,7 +57,7 @@ _IMAGE_MARK = "<image>"
 
 @dataclass(frozen=True)
 class TaskQuestion:
-    """A question of lmms-eval as Groma is asked.
+    """A question of lmms-eval as it is put to Groma.
 
     Args:
         parts (`list[dict]`): message parts, see `data/columns.py`; the part that shows the image is not among them.
@@ -80,8 +80,8 @@ def read_question(context: str) -> TaskQuestion:
 
     Example:
     >>> question = read_question(
-    ...     "Bounding box coordinates are … bounded between 0 and 1. Please provide the bounding box coordinate of the region this "
-    ...     "sentence describes: the red cup"
+    ...     "Bounding box coordinates are … bounded between 0 and 1. Please provide the bounding box coordinate of "
+    ...     "the region this sentence describes: the red cup"
     ... )
     >>> [part["text"] for part in question.parts], question.answer_format
     (['Locate ', 'the red cup', ' in this image.'], 'fractions')
@@ -96,16 +96,15 @@ def read_question(context: str) -> TaskQuestion:
             return TaskQuestion(question_parts("rec", phrase=phrase), answer_format)
     if _ASKS_FOR_BOXES.search(text):
         logger.warning(
-            "A question of lmms-eval seems to ask for boxes in words that are not known here, so that it is answered "
-            "in plain "
-            "text: %.300s",
+            "A question of lmms-eval seems to ask for boxes in words that are not known here, so it is answered in "
+            "plain text: %.300s",
             text,
         )
     return TaskQuestion([text_part(text)], "text")
 
 
 def _without_image_marks(text: str) -> str:
-    """The text without marks of the image, the blanks around them and one line break behind each."""
+    """The text without image marks, the blanks around them and one line break after each."""
     first, *others = text.split(_IMAGE_MARK)
     pieces = [first.rstrip(" \t") if others else first]
     for index, piece in enumerate(others):
@@ -123,7 +122,7 @@ def format_answer(answer: GroundedText, answer_format: AnswerFormat, width: int,
             the image; the plain text where there is none. `"json"`: `{"bbox_2d": [x1, y1, x2, y2]}` with the first box
             in pixels, or `null`.
             `"json_list"`: a list of these with all boxes, each once.
-        width, height (`int`): of the image in pixels.
+        width, height (`int`): size of the image in pixels.
 
     Returns:
         `str`: the text.
@@ -156,11 +155,11 @@ def cut_at_stops(text: str, until: str | list[str] | None) -> str:
 
     Args:
         text (`str`): the answer.
-        until (`str` or `list[str]`, *optional*): stop strings. An empty line is none: lmms-eval sets it for every task
-            that names none, and it would cut answers of several paragraphs.
+        until (`str` or `list[str]`, *optional*): stop strings. An empty line does not count: lmms-eval sets it for
+            every task that names no other, and it would cut answers of several paragraphs.
 
     Returns:
-        `str`: what stands before.
+        `str`: the text before the first stop string.
 
     Example:
     >>> cut_at_stops("Two dogs. USER: Really?", ["USER:", "\\n\\n"])
@@ -175,7 +174,7 @@ def model_manifest() -> "ModelManifest":
     """Tell lmms-eval where the model class is; the entry point of this package in the group `lmms_eval.models`.
 
     Returns:
-        `ModelManifest`: of the model `groma`.
+        `ModelManifest`: names the class of the model `groma`.
 
     Raises:
         ImportError: lmms-eval is not installed.
