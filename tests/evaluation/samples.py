@@ -26,7 +26,7 @@ SIDE = 64
 BOX = [8.0, 8.0, 40.0, 40.0]
 
 
-def picture(index: int = 0) -> dict[str, Any]:
+def png(index: int = 0) -> dict[str, Any]:
     """A PNG with a red square in `BOX` on a ground of its own."""
     image = Image.new("RGB", (SIDE, SIDE), (index % 200, 40, 90))
     ImageDraw.Draw(image).rectangle((8, 8, 39, 39), fill="red")
@@ -38,7 +38,7 @@ def picture(index: int = 0) -> dict[str, Any]:
 def question(index: int, parts: Sequence[dict[str, Any]], **columns: Any) -> dict[str, Any]:
     """An evaluation row."""
     return {
-        "image": picture(index),
+        "image": png(index),
         "image_id": str(index),
         "boxes_xyxy": [],
         "messages": [{"role": "user", "content": [image_part(), *parts]}],

@@ -57,7 +57,7 @@ def same(first: GroundedText, second: GroundedText) -> bool:
 
 @pytest.fixture(scope="module")
 def mixed() -> Dataset:
-    """Short and long questions about pictures of three shapes, with a text-only row among them."""
+    """Short and long questions about images of three shapes, with a text-only row among them."""
     return rows_of(question(0), question(1, messages=3), question(2, text_only=True), question(3), question(4))
 
 

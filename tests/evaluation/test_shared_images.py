@@ -12,9 +12,9 @@ from transformers_groma.evaluation.generation import answer_questions, prepare_q
 from transformers_groma.evaluation.shared_images import generate_with_shared_images, images_of_rows
 
 from ..training.rows import training_model, training_processor
-from .samples import BOX, Echo, dataset, picture, question, rec_row
+from .samples import BOX, Echo, dataset, png, question, rec_row
 
-# A short and a long question about three pictures; rows of a picture do not follow each other.
+# A short and a long question about three images; rows of an image do not follow each other.
 TEXTS = ("Hello.", "Where is the red one?", "What is this? Where is the green one? What is this?", "a blue box.")
 IMAGES = (4, 9, 4, 4, 7, 9)
 
@@ -87,11 +87,11 @@ def test_the_output_is_that_of_generate(model, processor):
     "rows",
     [
         [asked(1, "Hello."), asked(2, "Hello.")],
-        # Another picture by the same name.
-        [asked(1, "Hello."), asked(1, "Hello.", image=picture(2))],
+        # Another image by the same name.
+        [asked(1, "Hello."), asked(1, "Hello.", image=png(2))],
         # A box takes a region slot of its row.
         [asked(1, "Hello."), question(1, [text_part("What is "), region_part(0), text_part("?")], boxes_xyxy=[BOX])],
-        # No picture.
+        # No image.
         [
             asked(1, "Hello."),
             asked(1, "", image=None, messages=[{"role": "user", "content": [text_part("Hello.")]}]),
@@ -102,8 +102,8 @@ def test_rows_that_share_nothing(processor, rows):
     assert prepared_images(processor, rows) is None
 
 
-def test_pictures_of_one_name_are_compared(processor):
-    rows = [asked(1, "Hello."), asked(1, "Hello.", image=picture(2)), asked(1, "a blue box.")]
+def test_images_of_one_name_are_compared(processor):
+    rows = [asked(1, "Hello."), asked(1, "Hello.", image=png(2)), asked(1, "a blue box.")]
     assert prepared_images(processor, rows) == [0, 1, 0]
 
 

@@ -11,11 +11,11 @@ from transformers_groma.regions import Regions
 from transformers_groma.shapes.rows import shapes_dataset
 
 from ...training.rows import training_model, training_processor
-from ..samples import BOX, answer, dataset, files_in, picture
+from ..samples import BOX, answer, dataset, files_in, png
 
 
 def row(boxes=(BOX,)) -> dict:
-    return {"image": picture(), "image_id": "7", "boxes_xyxy": list(boxes), "source": "coco"}
+    return {"image": png(), "image_id": "7", "boxes_xyxy": list(boxes), "source": "coco"}
 
 
 def detected(regions, queries) -> Prediction:

@@ -10,7 +10,7 @@ from transformers_groma.evaluation.predictions import Prediction
 from transformers_groma.regions import Regions
 from transformers_groma.shapes.rows import shapes_dataset
 
-from ..samples import BOX, caption_row, dataset, picture
+from ..samples import BOX, caption_row, dataset, png
 
 DOG, GRASS = [2.0, 2.0, 20.0, 20.0], [0.0, 30.0, 64.0, 64.0]
 
@@ -38,7 +38,7 @@ def conversation(image_id: str = "7", answer: bool = True, **columns) -> dict:
     if answer:
         messages.append({"role": "assistant", "content": [*parts, text_part(".")]})
     return {
-        "image": picture(),
+        "image": png(),
         "image_id": image_id,
         "boxes_xyxy": [DOG, GRASS],
         "messages": messages,

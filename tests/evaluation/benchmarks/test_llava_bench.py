@@ -18,7 +18,7 @@ from transformers_groma.evaluation.runner import evaluate
 
 from ...chat_server import ChatServer, completion, failure
 from ...training.rows import training_model, training_processor
-from ..samples import picture, question
+from ..samples import png, question
 
 
 def rows(count: int = 3) -> Dataset:
@@ -96,7 +96,7 @@ def test_published_files(tmp_path):
     context = {"image": "000000000007.jpg", "captions": ["A red square."], "instances": []}
     (tmp_path / "caps_boxes_coco2014_val_80.jsonl").write_text(json.dumps(context) + "\n")
     (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "COCO_val2014_000000000007.jpg").write_bytes(picture()["bytes"])
+    (tmp_path / "photos" / "COCO_val2014_000000000007.jpg").write_bytes(png()["bytes"])
     found = load_published_rows(llava_bench.BENCHMARK, tmp_path, tmp_path / "photos")
     assert (found.name, found.split, found.dataset["question_id"][:]) == (str(tmp_path), "", ["0"])
     with pytest.raises(ValueError, match="has the published files of LLaVA-Bench .*Use llava-bench, and `--images`"):

@@ -1,4 +1,4 @@
-"""The page of cases shows everything, loads nothing, and its pictures have the boxes where they belong."""
+"""The page of cases shows everything, loads nothing, and its images have the boxes where they belong."""
 
 import base64
 import io
@@ -65,9 +65,9 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def colors_at(picture: Image.Image, x: float, y: float, reach: int = 5) -> set[tuple[int, ...]]:
+def colors_at(image: Image.Image, x: float, y: float, reach: int = 5) -> set[tuple[int, ...]]:
     """Colours around a point."""
-    pixels = np.asarray(picture)[round(y) - reach : round(y) + reach, round(x) - reach : round(x) + reach]
+    pixels = np.asarray(image)[round(y) - reach : round(y) + reach, round(x) - reach : round(x) + reach]
     return set(map(tuple, pixels.reshape(-1, 3).tolist()))
 
 
@@ -86,8 +86,8 @@ def test_page_is_whole_and_alone(tmp_path):
     assert not page.all("script") and not page.all("link") and "http" not in re.sub("http-equiv", "", text)
     assert "default-src 'none'" in page.all("meta")[2]["content"]
     [first, _] = page.all("img")
-    picture = Image.open(io.BytesIO(base64.b64decode(first["src"].partition(",")[2])))
-    assert picture.size == (int(first["width"]), int(first["height"])) == (600, 480)
+    image = Image.open(io.BytesIO(base64.b64decode(first["src"].partition(",")[2])))
+    assert image.size == (int(first["width"]), int(first["height"])) == (600, 480)
     assert sorted(file.name for file in (tmp_path / "gallery").iterdir()) == ["0001.png", "0002.png"]
 
 
@@ -127,13 +127,13 @@ def test_answers_without_words_say_so(tmp_path):
 
 
 def test_boxes_are_where_they_belong():
-    picture = draw_case(case())
-    assert picture.size == (600, 480)
-    assert PREDICTED_COLOR in colors_at(picture, 300, 250) and PREDICTED_COLOR in colors_at(picture, 400, 250)
-    assert TARGET_COLOR in colors_at(picture, 100, 100) and TARGET_COLOR in colors_at(picture, 250, 350)
-    assert colors_at(picture, 500, 400) == {(128, 128, 128)}
+    image = draw_case(case())
+    assert image.size == (600, 480)
+    assert PREDICTED_COLOR in colors_at(image, 300, 250) and PREDICTED_COLOR in colors_at(image, 400, 250)
+    assert TARGET_COLOR in colors_at(image, 100, 100) and TARGET_COLOR in colors_at(image, 250, 350)
+    assert colors_at(image, 500, 400) == {(128, 128, 128)}
     # Targets are dashed: along a side there are stretches without them.
-    side = np.asarray(picture)[110:340, 100]
+    side = np.asarray(image)[110:340, 100]
     is_target = (side == TARGET_COLOR).all(axis=-1)
     assert 0.3 < is_target.mean() < 0.7 and (is_target[1:] != is_target[:-1]).sum() > 8
 
@@ -155,8 +155,8 @@ def test_targets_that_stick_out_end_at_the_edges_of_the_image(size):
 
 def test_a_target_shows_under_a_box_of_the_answer():
     box = [100.0, 100.0, 250.0, 350.0]
-    picture = draw_case(case(predicted_boxes_xyxy=[box], target_boxes_xyxy=[box]))
-    colors = colors_at(picture, 100, 350)
+    image = draw_case(case(predicted_boxes_xyxy=[box], target_boxes_xyxy=[box]))
+    colors = colors_at(image, 100, 350)
     assert PREDICTED_COLOR in colors and TARGET_COLOR in colors
 
 
@@ -166,10 +166,10 @@ def test_a_target_shows_under_a_box_of_the_answer():
 def test_sizes(size, expected):
     assert (MIN_SIDE, MAX_SIDE) == (480, 960)
     box = [0.25 * size[0], 0.25 * size[1], 0.75 * size[0], 0.75 * size[1]]
-    picture = draw_case(case(image=Image.new("RGB", size), predicted_boxes_xyxy=[], target_boxes_xyxy=[box]))
-    assert picture.size == expected
-    assert TARGET_COLOR in colors_at(picture, 0.25 * expected[0], 0.25 * expected[1])
-    assert TARGET_COLOR in colors_at(picture, 0.75 * expected[0], 0.75 * expected[1])
+    image = draw_case(case(image=Image.new("RGB", size), predicted_boxes_xyxy=[], target_boxes_xyxy=[box]))
+    assert image.size == expected
+    assert TARGET_COLOR in colors_at(image, 0.25 * expected[0], 0.25 * expected[1])
+    assert TARGET_COLOR in colors_at(image, 0.75 * expected[0], 0.75 * expected[1])
 
 
 def test_a_turned_photo_is_drawn_upright():
@@ -179,13 +179,13 @@ def test_a_turned_photo_is_drawn_upright():
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
-def test_any_mode_of_picture(mode, tmp_path):
-    """A white picture is white, though that is another number in each mode, and boxes have their colours."""
+def test_any_mode_of_image(mode, tmp_path):
+    """A white image is white, though that is another number in each mode, and boxes have their colours."""
     write_gallery(tmp_path, [case(image=Image.new("RGB", (600, 480), "white").convert(mode))])
-    picture = Image.open(tmp_path / "gallery" / "0001.png")
-    assert picture.mode == "RGB"
-    assert colors_at(picture, 500, 400) == {(255, 255, 255)}
-    assert PREDICTED_COLOR in colors_at(picture, 300, 250) and TARGET_COLOR in colors_at(picture, 100, 100)
+    image = Image.open(tmp_path / "gallery" / "0001.png")
+    assert image.mode == "RGB"
+    assert colors_at(image, 500, 400) == {(255, 255, 255)}
+    assert PREDICTED_COLOR in colors_at(image, 300, 250) and TARGET_COLOR in colors_at(image, 100, 100)
 
 
 def test_many_boxes_have_short_labels(monkeypatch):
@@ -217,7 +217,7 @@ def test_a_new_gallery_takes_the_place_of_the_old(tmp_path):
     assert not list((tmp_path / "gallery").iterdir()) and "0 cases" in (tmp_path / "gallery.html").read_text()
 
 
-def test_pictures_hold_the_texts(tmp_path):
+def test_images_hold_the_texts(tmp_path):
     write_gallery(tmp_path, [case(), case(answer="word " * 400)])
     short, long = (Image.open(tmp_path / "gallery" / name).size for name in ("0001.png", "0002.png"))
     assert short[0] == long[0] == 600 and 480 < short[1] < long[1]
@@ -245,7 +245,7 @@ def test_worst_first():
     assert worst_first([0.5, 0.0, 1.0, 0.0], 2) == [1, 3]
     assert worst_first([0.5, math.nan, 0.0], 9) == [1, 2, 0]
     assert worst_first([], 3) == worst_first([1.0], 0) == []
-    with pytest.raises(ValueError, match="`count` must not be negative, got -1"):
+    with pytest.raises(ValueError, match="`count` must be non-negative, got -1"):
         worst_first([1.0], -1)
 
 

@@ -80,7 +80,7 @@ def test_no_object_of_a_size_is_not_a_recall_of_0(tmp_path, drawn):
 
 def test_missing_sizes(tmp_path):
     with pytest.raises(
-        ValueError, match="`figures` lack any_ar_small, any_ar_medium, any_ar_large; they have ar_small"
+        ValueError, match="`metrics` lack any_ar_small, any_ar_medium, any_ar_large; they have ar_small"
     ):
         plot_recall_by_size(SIZES, tmp_path / "a.png", {"any_": "ANY"})
     with pytest.raises(ValueError, match="`series` must name at least one prefix"):

@@ -1,6 +1,6 @@
-"""The benchmark of the region proposer: average precision and recall without classes, following COCO.
+"""Region proposals: average precision and recall without classes, following COCO.
 
-Regions are what the language model gets to choose from: after score threshold and NMS. Queries are all that the
+Regions are what the language model gets to choose from, after score threshold and NMS. Queries are all that the
 proposer has to offer, ranked by the head that learned from COCO-style boxes, as in the paper's Table 6. Rows have the
 detection columns: those of `processing/coco.py`, or of `groma data shapes --task detection`.
 """
@@ -31,7 +31,7 @@ from ..predictions import Prediction
 from ..reports.plots import plot_recall_at_n, plot_recall_by_size
 from ..respondents import QUERIES, REGIONS, ProposalRespondent
 
-# Recall is drawn over so many of the best boxes of an image.
+# Numbers of best boxes of an image for which recall is computed and drawn.
 RECALL_CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 300)
 
 _MEANINGS = {
@@ -58,13 +58,13 @@ PUBLISHED = (PublishedMetric("coco", "validation", "queries_ap", 0.436),)
 
 
 def detection_rows(dataset: Dataset) -> BenchmarkRows:
-    """All rows.
+    """Propose regions for all rows, and check that there are boxes to compare them with.
 
     Args:
         dataset (`Dataset`): detection columns.
 
     Returns:
-        `BenchmarkRows`
+        `BenchmarkRows`: the rows as they are.
 
     Raises:
         ValueError: no row has boxes.
@@ -76,11 +76,11 @@ def detection_rows(dataset: Dataset) -> BenchmarkRows:
 
 
 def score_detection(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-    """All metrics of a detector.
+    """Compute all metrics of region proposals.
 
     Args:
-        predictions (`Sequence[Prediction]`): of a `ProposalRespondent`.
-        rows (`Sequence[Mapping]`): detection rows, one an answer: `boxes_xyxy`, perhaps `crowd_boxes_xyxy`.
+        predictions (`Sequence[Prediction]`): answers of a `ProposalRespondent`.
+        rows (`Sequence[Mapping]`): detection rows, one for each answer: `boxes_xyxy`, perhaps `crowd_boxes_xyxy`.
 
     Returns:
         `dict[str, float]`: those of [`class_agnostic_detection_metrics`] for the regions and, with the prefix
@@ -101,7 +101,7 @@ def score_detection(predictions: Sequence[Prediction], rows: Sequence[Row]) -> d
 
 
 def score_detection_rows(predictions: Sequence[Prediction], rows: Sequence[Row]) -> list[float]:
-    """How well each image's objects are covered: mean over its targets of the best IoU of a region. Only to find the worst.
+    """Score each image by the best IoU of a region, mean over its targets, to find the worst.
 
     Args:
         predictions (`Sequence[Prediction]`), rows (`Sequence[Mapping]`): see [`score_detection`].
@@ -122,7 +122,7 @@ def score_detection_rows(predictions: Sequence[Prediction], rows: Sequence[Row])
 def plot_counts(
     predictions: Sequence[Prediction], rows: Sequence[Row], metrics: Mapping[str, float], path: Path
 ) -> Path:
-    """Recall over the number of boxes.
+    """Draw the recall over the number of boxes.
 
     Args:
         predictions (`Sequence[Prediction]`), rows (`Sequence[Mapping]`): not used.
@@ -143,7 +143,7 @@ def plot_counts(
 def plot_sizes(
     predictions: Sequence[Prediction], rows: Sequence[Row], metrics: Mapping[str, float], path: Path
 ) -> Path:
-    """Bars of the recall by size.
+    """Draw the recall by size as bars.
 
     Args:
         predictions (`Sequence[Prediction]`), rows (`Sequence[Mapping]`): not used.
@@ -153,13 +153,13 @@ def plot_sizes(
     Returns:
         `Path`: the file.
     """
-    # `ar` is the bar of all sizes.
+    # The plot takes `ar` for the bar of all sizes.
     of_all_sizes = {"ar": metrics["ar@100"], "queries_ar": metrics["queries_ar@100"]}
     return plot_recall_by_size({**metrics, **of_all_sizes}, path, {"": "regions", "queries_": "all queries"})
 
 
 def propose(model: PreTrainedModel, processor: ProcessorMixin | BaseImageProcessor, asking: Asking) -> Respondent:
-    """Answer images with regions and queries.
+    """Make a respondent that answers images with regions and queries.
 
     Args:
         model (`GromaForRegionProposal` or `GromaForConditionalGeneration`): put into evaluation mode.

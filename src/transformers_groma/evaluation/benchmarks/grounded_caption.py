@@ -1,10 +1,10 @@
 """Grounded captioning: describe an image and tie the phrases to boxes.
 
 Rows are conversations of one question and its answer, whose phrases are the truth: those of `processing/flickr30k.py`
-or `processing/grit.py`, or of `groma data shapes --task grounded-caption --questions 1`. The answer is not shown to
-the model. Captions of the same image are put together: it is asked once, its answer is compared with each caption's
-phrases, and CIDEr and METEOR take all of them as references. Rows of the evaluation columns do as well; they do not
-tell which words belong to a box, so metrics that compare words of phrases are left out.
+or `processing/grit.py`, or of `groma data shapes --task grounded-caption --questions 1`. The model does not see the
+answer. Captions of the same image are put together: the image is asked about once, the model's answer is compared with
+the phrases of each caption, and CIDEr and METEOR take all captions as references. Rows with the evaluation columns are
+fine, too; they do not tell which words belong to a box, so metrics that compare words of phrases are left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ Phrases = list[tuple[str | None, Sequence[Box]]]
 
 
 def grounded_caption_rows(dataset: Dataset) -> BenchmarkRows:
-    """One question an image, with all captions of it.
+    """Ask each image once, and put all captions of it together.
 
     Args:
         dataset (`Dataset`): evaluation columns, or conversation columns with one answer a row.
@@ -58,7 +58,7 @@ def grounded_caption_rows(dataset: Dataset) -> BenchmarkRows:
     first: dict[tuple[str, str], int] = {}
     joined: dict[int, dict[str, Any]] = {}
     for index, truth in enumerate(truths):
-        # Where images have no name each row is its own.
+        # Images without a name are all taken for different ones.
         number = first.setdefault((truth["source"], truth["image_id"] or f"row {index}"), index)
         if number == index:
             joined[index] = truth
@@ -69,11 +69,11 @@ def grounded_caption_rows(dataset: Dataset) -> BenchmarkRows:
 
 
 def score_grounded_captions(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-    """All metrics of grounded captions.
+    """Compute all metrics of grounded captions.
 
     Args:
         predictions (`Sequence[Prediction]`): the answers.
-        rows (`Sequence[Mapping]`): of [`grounded_caption_rows`], one an answer.
+        rows (`Sequence[Mapping]`): rows of [`grounded_caption_rows`], one for each answer.
 
     Returns:
         `dict[str, float]`: those of [`grounded_phrase_scores`] (only the `region_` ones where the words of phrases are
@@ -92,7 +92,7 @@ def score_grounded_captions(predictions: Sequence[Prediction], rows: Sequence[Ro
 
 
 def score_grounded_caption_rows(predictions: Sequence[Prediction], rows: Sequence[Row]) -> list[float]:
-    """F1 of the regions of each answer against those of all its captions.
+    """Score each answer by the F1 of its regions and those of all captions of the image.
 
     Args:
         predictions (`Sequence[Prediction]`), rows (`Sequence[Mapping]`): see [`score_grounded_captions`].
@@ -126,13 +126,12 @@ def _phrases(prediction: Prediction) -> Phrases:
 
 
 def _truth(index: int, row: Mapping[str, Any]) -> dict[str, Any]:
-    """What an answer to a row is compared with."""
+    """A row with what an answer to it is compared with."""
     roles = [message["role"] for message in row["messages"]]
     if roles.count("user") != 1:
         raise ValueError(
             f"{row_name(index, row)} has {roles.count('user')} questions; a caption is one answer to one question. "
-            f"Make rows "
-            "with one question each."
+            "Make rows with one question each."
         )
     if "references" in row:
         references, boxes = row["references"], row["target_boxes_xyxy"]

@@ -66,16 +66,16 @@ PUBLISHED = tuple(
 
 
 def llava_bench_rows(dataset: Dataset) -> BenchmarkRows:
-    """All rows, each with a reference answer and what the judge model reads.
+    """Ask all rows, and check that each has a reference answer and what the judge model reads.
 
     Args:
         dataset (`Dataset`): evaluation columns, `question_id` and `context`.
 
     Returns:
-        `BenchmarkRows`
+        `BenchmarkRows`: the rows as they are.
 
     Raises:
-        ValueError: a column is missing, or a row has not one reference.
+        ValueError: a column is missing, or a row has no reference or several.
     """
     rows = rows_without_image(dataset)
     questions_of_rows(rows)
@@ -83,10 +83,10 @@ def llava_bench_rows(dataset: Dataset) -> BenchmarkRows:
 
 
 def read_published(files: Sequence[Path], images: Path) -> Dataset:
-    """Rows of the published files.
+    """Make rows of the published files.
 
     Args:
-        files (`Sequence[Path]`): those of `PUBLISHED_FILES`, in that order.
+        files (`Sequence[Path]`): the files named in `PUBLISHED_FILES`, in that order.
         images (`Path`): folder of the photos of COCO val2014.
 
     Returns:
@@ -107,13 +107,13 @@ def review(
         predictions (`Sequence[Prediction]`): the answers.
         rows (`Sequence[Mapping]`): of [`llava_bench_rows`], one an answer.
         output_dir (`Path`): folder of the run, for `answers.jsonl` and `reviews.jsonl`.
-        judge (`Judge`, *optional*): without one nobody is asked.
+        judge (`Judge`, *optional*): the judge model; without one answers are only written down.
 
     Returns:
-        `list[Mapping]`: the rows, with a [`Review`] in `review` where there is a judge.
+        `list[Mapping]`: the rows, with a `Review` in `review` if there is a judge.
 
     Raises:
-        ValueError: not all answers got a review. Those that did are kept.
+        ValueError: not all answers got a review; the reviews so far are kept.
         EndpointError: see `llava_bench_judge.review_answers`.
     """
     questions = questions_of_rows(rows)
@@ -121,7 +121,7 @@ def review(
     write_answers(output_dir / ANSWERS_NAME, questions, answers)
     if judge is None:
         return list(rows)
-    # Asking needs the `openai` package; writing answers does not.
+    # Only here, because asking a judge needs the `openai` package and writing answers does not.
     from .llava_bench_judge import review_answers
 
     report = review_answers(
@@ -140,27 +140,27 @@ def review(
 
 
 def score_llava_bench(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-    """All metrics of answers that a judge model reviewed.
+    """Compute all metrics from the reviews of answers.
 
     Args:
-        predictions (`Sequence[Prediction]`): not used; the reviews are of these.
-        rows (`Sequence[Mapping]`): of [`review`].
+        predictions (`Sequence[Prediction]`): not used, as the reviews tell all.
+        rows (`Sequence[Mapping]`): rows of [`review`].
 
     Returns:
-        `dict[str, float]`: those of [`review_scores`]; none where there was no judge.
+        `dict[str, float]`: those of `llava_bench_files.review_scores`; none if there was no judge.
     """
     reviews = [row["review"] for row in rows if "review" in row]
     return review_scores(reviews) if reviews else {}
 
 
 def score_llava_bench_rows(predictions: Sequence[Prediction], rows: Sequence[Row]) -> list[float]:
-    """The judge's scores as shares of the best one.
+    """Score each answer by the share of the best score that the judge gave it.
 
     Args:
         predictions (`Sequence[Prediction]`), rows (`Sequence[Mapping]`): see [`score_llava_bench`].
 
     Returns:
-        `list[float]`: one an answer; 0 where there is no score.
+        `list[float]`: one an answer; 0 if it has no score.
     """
     scores = [row["review"].scores if "review" in row else None for row in rows]
     return [0.0 if pair is None else pair[1] / MAX_SCORE for pair in scores]

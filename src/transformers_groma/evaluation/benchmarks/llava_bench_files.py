@@ -1,11 +1,11 @@
-"""LLaVA-Bench (COCO): 90 questions about 30 photos, and the metrics that follow from a judge's reviews of the answers.
+"""The files of LLaVA-Bench (COCO): 90 questions about 30 photos, answers, reviews, and the metrics of reviews.
 
-The published files, of https://github.com/haotian-liu/LLaVA: `qa90_questions.jsonl`, `qa90_gpt4_answer.jsonl` (the
+https://github.com/haotian-liu/LLaVA has the published files: `qa90_questions.jsonl`, `qa90_gpt4_answer.jsonl` (the
 answers that ours are compared with) and `caps_boxes_coco2014_val_80.jsonl` (what the judge reads instead of the
-photo). The photos are of COCO val2014. `llava_judge.py` asks the judge.
+photo). The photos are from COCO val2014. `llava_bench_judge.py` asks the judge.
 
-A review is two scores, of the reference answer and of the model's. The metric of the papers, the relative score, is
-the sum of the model's scores over the sum of the reference's, x 100.
+A review has two scores, one for the reference answer and one for the model's. The metric of the papers, the relative
+score, is the sum of the model's scores over the sum of the reference's, x 100.
 """
 
 import math
@@ -23,11 +23,11 @@ from ..predictions import Prediction
 from ..questions import question_text
 
 SOURCE = "llava_bench"
-# Evaluation columns, and what the judge needs beside them.
+# The evaluation columns, and what the judge needs beside them.
 LLAVA_BENCH_FEATURES = Features({**EVALUATION_FEATURES, "question_id": Value("string"), "context": Value("string")})
 # How the published reviews write that no scores were found in the judge's answer.
 NO_SCORES = (-1.0, -1.0)
-# A judge gives at most so much.
+# The best score that a judge may give.
 MAX_SCORE = 10.0
 
 
@@ -36,7 +36,7 @@ class BenchQuestion:
     """A question and what an answer is compared with.
 
     Args:
-        question_id (`str`): its name, different for each.
+        question_id (`str`): name of the question, unique.
         image_id (`str`): the photo's file name without its ending.
         text (`str`): the question.
         category (`str`): `"conv"`, `"detail"` or `"complex"`; the paper calls them conversation, description and
@@ -58,10 +58,10 @@ class Review:
     """What the judge said about a pair of answers.
 
     Args:
-        question_id (`str`): of the question.
-        category (`str`): of the question; empty in review files that do not tell it.
-        scores (`tuple[float, float]`, *optional*): of the reference and of the model's answer; `None` where the judge
-            gave none.
+        question_id (`str`): name of the question.
+        category (`str`): category of the question; empty in review files that do not tell it.
+        scores (`tuple[float, float]`, *optional*): scores of the reference and of the model's answer; `None` if the
+            judge gave none.
         text (`str`): the judge's words.
     """
 
@@ -118,10 +118,10 @@ def read_questions(
 
 
 def questions_dataset(questions: Sequence[BenchQuestion], images: str | os.PathLike) -> Dataset:
-    """Questions as rows that a model can answer.
+    """Make rows of questions, which a model can answer.
 
     Args:
-        questions (`Sequence[BenchQuestion]`): what is asked.
+        questions (`Sequence[BenchQuestion]`): the questions.
         images (`str` or `Path`): folder of the photos, `000000441147.jpg` or, as in COCO 2014,
             `COCO_val2014_000000441147.jpg`.
 
@@ -152,21 +152,22 @@ def questions_dataset(questions: Sequence[BenchQuestion], images: str | os.PathL
 
 
 def questions_of_rows(rows: Iterable[Mapping[str, Any]]) -> list[BenchQuestion]:
-    """The questions that rows ask.
+    """Read the questions of rows.
 
     Args:
-        rows (`Iterable[Mapping]`): of `LLAVA_BENCH_FEATURES`; `image` may be left out. Any row of one reference answer
-            and a context can be judged, not only those of LLaVA-Bench.
+        rows (`Iterable[Mapping]`): rows with `LLAVA_BENCH_FEATURES`; `image` may be left out. Any row with one
+            reference answer and a context can be judged, not only those of LLaVA-Bench.
 
     Returns:
         `list[BenchQuestion]`: one for each row.
 
     Raises:
-        ValueError: a column is missing, a row has not one reference, or two rows have the same `question_id`.
+        ValueError: a column is missing, a row has no reference or several, or two rows have the same `question_id`.
 
     Example:
     >>> row = {
-    ...     "image_id": "7", "question_id": "1", "context": "A dog runs.", "category": "conv", "references": ["Brown."],
+    ...     "image_id": "7", "question_id": "1", "context": "A dog runs.", "category": "conv",
+    ...     "references": ["Brown."],
     ...     "messages": [{"role": "user", "content": [image_part(), text_part("What color is the dog?")]}],
     ... }
     >>> questions_of_rows([row])[0].text
@@ -177,8 +178,8 @@ def questions_of_rows(rows: Iterable[Mapping[str, Any]]) -> list[BenchQuestion]:
         missing = [name for name in ("question_id", "context", "references", "category") if name not in row]
         if missing:
             raise ValueError(
-                f"Rows to be judged need the columns {', '.join(map(repr, missing))}; make them with "
-                f"`questions_dataset`."
+                f"Rows to be judged need the columns {', '.join(map(repr, missing))}; "
+                "make them with `questions_dataset`."
             )
         if len(row["references"]) != 1:
             raise ValueError(f"Row {index} has {len(row['references'])} references; a judge compares with one.")
@@ -237,17 +238,17 @@ def write_answers(path: str | os.PathLike, questions: Sequence[BenchQuestion], a
 
 
 def answers_of_predictions(questions: Sequence[BenchQuestion], predictions: Iterable[Prediction]) -> dict[str, str]:
-    """The plain text of predictions, by the names of their questions.
+    """Get the plain text of predictions, by the names of their questions.
 
     Args:
-        questions (`Sequence[BenchQuestion]`): of the rows that were answered, in their order.
-        predictions (`Iterable[Prediction]`): their `index` is the number of the row.
+        questions (`Sequence[BenchQuestion]`): the questions of the rows that were answered, in the order of the rows.
+        predictions (`Iterable[Prediction]`): the answers; their `index` is the number of the row.
 
     Returns:
         `dict[str, str]`: answers without markup.
 
     Raises:
-        ValueError: a prediction is of another dataset.
+        ValueError: a prediction belongs to another dataset.
 
     Example:
     >>> question = BenchQuestion("1", "7", "What color is the dog?", "conv", "Brown.", "A dog runs.")
@@ -297,12 +298,12 @@ def read_reviews(path: str | os.PathLike, categories: Mapping[str, str] | None =
 
 
 def review_scores(reviews: Iterable[Review]) -> dict[str, float]:
-    """The metrics of reviews.
+    """Compute the metrics of reviews.
 
     Reviews without scores are left out of all metrics but their own count; LLaVA's script adds them up as -1.
 
     Args:
-        reviews (`Iterable[Review]`): of one judge.
+        reviews (`Iterable[Review]`): reviews by one judge.
 
     Returns:
         `dict[str, float]`: `relative_score`, the sum of the model's scores over the sum of the reference's, x 100,
@@ -314,7 +315,8 @@ def review_scores(reviews: Iterable[Review]) -> dict[str, float]:
         ValueError: no review has scores, or the reference's are all 0.
 
     Example:
-    >>> reviews = [Review("1", "conv", (8.0, 6.0), ""), Review("2", "detail", (8.0, 10.0), ""), Review("3", "conv", None, "")]
+    >>> reviews = [Review("1", "conv", (8.0, 6.0), ""), Review("2", "detail", (8.0, 10.0), "")]
+    >>> reviews.append(Review("3", "conv", None, ""))
     >>> scores = review_scores(reviews)
     >>> scores["relative_score"], scores["relative_score_conv"], scores["relative_score_detail"], scores["unscored"]
     (100.0, 75.0, 125.0, 1.0)
@@ -329,8 +331,7 @@ def review_scores(reviews: Iterable[Review]) -> dict[str, float]:
     if reference == 0:
         raise ValueError(
             f"Of {len(reviews)} reviews {len(everything)} have scores, and those of the reference add up to "
-            f"{reference:g}: "
-            "there is no relative score. See what the judge answered in the file of reviews."
+            f"{reference:g}: there is no relative score. See what the judge answered in the file of reviews."
         )
     metrics = {"relative_score": model / reference * 100}
     for category in sorted(pairs):
@@ -353,6 +354,7 @@ def _sums(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _context(entry: Mapping[str, Any]) -> str:
+    """What the judge reads instead of a photo: its captions, and its objects with their boxes."""
     objects = [f"{instance['category']}: {instance['bbox']}" for instance in entry["instances"]]
     return "\n".join(entry["captions"]) + "\n\n" + "\n".join(objects)
 

@@ -1,6 +1,6 @@
-"""Asking a judge to compare answers with reference answers, as LLaVA-Bench (COCO) does: prompts, scores, the file of reviews.
+"""Asks the judge model to compare answers with reference answers, as LLaVA-Bench (COCO) does.
 
-Every review is in the file before the next one is handled: a run that was killed goes on, and no review is paid for
+Every review is in its file before the next one is handled, so an interrupted run resumes and no review is paid for
 twice.
 """
 
@@ -20,25 +20,21 @@ from ...endpoints.replies import Reply
 from .llava_bench_files import MAX_SCORE, NO_SCORES, BenchQuestion
 
 # The words of the protocol, as published with LLaVA (table/rule.json and table/prompt.jsonl, Apache-2.0) and used by
-# Groma for all three categories: scores are comparable only if the judge reads the same.
+# Groma for all three categories. Scores only compare if the judge reads the same.
 JUDGE_SYSTEM_PROMPT = "You are a helpful and precise assistant for checking the quality of the answer."
 JUDGE_PROMPT = (
     "We would like to request your feedback on the performance of two AI assistants in response to the user question "
     "displayed above. The user asks the question on observing an image. For your reference, the visual content in the "
     "image is represented with five descriptive sentences describing the same image and the bounding box coordinates "
-    "of "
-    "each object in the scene. These coordinates are in the form of bounding boxes, represented as (x1, y1, x2, y2) "
-    "with "
-    "floating numbers ranging from 0 to 1. These values correspond to the top left x, top left y, bottom right x, and "
-    "bottom right y. \n"
+    "of each object in the scene. These coordinates are in the form of bounding boxes, represented as (x1, y1, x2, "
+    "y2) with floating numbers ranging from 0 to 1. These values correspond to the top left x, top left y, bottom "
+    "right x, and bottom right y. \n"
     "Please rate the helpfulness, relevance, accuracy, level of details of their responses. Each assistant receives "
-    "an "
-    "overall score on a scale of 1 to 10, where a higher score indicates better overall performance.\n"
+    "an overall score on a scale of 1 to 10, where a higher score indicates better overall performance.\n"
     "Please first output a single line containing only two values indicating the scores for Assistant 1 and 2, "
     "respectively. The two scores are separated by a space.\n"
     "In the subsequent line, please provide a comprehensive explanation of your evaluation, avoiding any potential "
-    "bias "
-    "and ensuring that the order in which the responses were presented does not affect your judgment."
+    "bias and ensuring that the order in which the responses were presented does not affect your judgment."
 )
 
 _SCORE = r"(\d+(?:\.\d+)?)(?:\s*(?:/|out of)\s*10)?"
@@ -55,20 +51,20 @@ _SINGLE = re.compile(
     rf"(?:[-•]\s*)?(?:score\s+(?:for|of)\s+)?assistant\s*([12])(?:'s\s+score|\s+score)?\s*[:=–-]\s*{_SCORE}(?![\d.]*\d)",
     re.IGNORECASE,
 )
-# Longer lines hold no scores alone.
+# A longer line is not one of scores alone.
 _LONGEST_LINE = 500
 _MARKDOWN = str.maketrans("", "", "*`_#>")
 
 
 def judge_messages(question: BenchQuestion, answer: str) -> list[dict[str, str]]:
-    """What the judge is asked.
+    """Write the messages that the judge is asked with.
 
     Args:
-        question (`BenchQuestion`): the question; its reference answer is that of Assistant 1.
-        answer (`str`): the model's answer, without markup; that of Assistant 2.
+        question (`BenchQuestion`): the question; its reference answer is shown as Assistant 1's.
+        answer (`str`): the model's answer, without markup, shown as Assistant 2's.
 
     Returns:
-        `list[dict]`: messages of the OpenAI chat format.
+        `list[dict]`: messages in the OpenAI chat format.
 
     Example:
     >>> question = BenchQuestion("1", "7", "What color is the dog?", "conv", "Brown.", "A dog runs.")
@@ -95,17 +91,17 @@ def judge_messages(question: BenchQuestion, answer: str) -> list[dict[str, str]]
 
 
 def parse_scores(text: str) -> tuple[float, float] | None:
-    """The two scores in a judge's answer.
+    """Find the two scores in a judge's answer.
 
     The judge is asked for a first line with two numbers. Judges also write labels, brackets, `/10`, Markdown, thoughts
-    or a few words before that line, or a line for each assistant: the first line of two scores counts, else the last
-    such pair of lines. Numbers inside of a sentence do not.
+    or a few words before that line, or a line for each assistant. The first line with two scores counts, or else the
+    last such pair of lines. Numbers in a sentence do not count.
 
     Args:
         text (`str`): what the judge wrote.
 
     Returns:
-        `tuple[float, float]`: scores of Assistant 1 and 2, 0..10; `None` where there are none.
+        `tuple[float, float]`: scores of Assistant 1 and 2, 0..10; `None` if there are none.
 
     Example:
     >>> parse_scores("8 9.5\\nBoth answers are good.")
@@ -145,26 +141,26 @@ def review_answers(
 ) -> AskingReport:
     """Ask the judge about the answers that have no review yet.
 
-    Beside the file of reviews, `reviews.jsonl` for example, there will be `reviews_costs.jsonl`,
-    `reviews_failures.jsonl` and `reviews_cost_summary.json`. A review without scores is kept as it was paid for, and
-    counts as none; remove its line to ask again.
+    Beside the file of reviews, such as `reviews.jsonl`, this writes `reviews_costs.jsonl`, `reviews_failures.jsonl`
+    and `reviews_cost_summary.json`. A review without scores is kept, as it was paid for; remove its line to ask again.
 
     Args:
-        questions (`Sequence[BenchQuestion]`): what was asked.
+        questions (`Sequence[BenchQuestion]`): the questions.
         answers (`Mapping[str, str]`): the model's answers by the name of their question.
-        endpoint (`Endpoint`): the judge; its options are `JUDGE_OPTIONS` in the papers.
-        path (`str` or `Path`): JSON lines, one a review, each appended as it comes; see `llava_bench.read_reviews`.
-        concurrency (`int`): requests at the same time.
-        requests_per_minute (`float`, *optional*): at most so many, retries included.
+        endpoint (`Endpoint`): the judge model; the papers ask with `judge.JUDGE_OPTIONS`.
+        path (`str` or `Path`): file of JSON lines, one a review, each appended as it comes; see
+            `llava_bench_files.read_reviews`.
+        concurrency (`int`): how many requests run at the same time.
+        requests_per_minute (`float`, *optional*): the rate limit, retries included; none by default.
         budget (`Budget`, *optional*): prices, and what all runs with this file together may cost.
 
     Returns:
-        `AskingReport`: what became of it.
+        `AskingReport`: the outcome.
 
     Raises:
         ValueError: an answer is missing, or the file holds reviews of other answers or by another judge.
         EndpointError: the endpoint cannot be used like this; reviews so far are kept.
-        KeyboardInterrupt: after the requests that were under way are in the file.
+        KeyboardInterrupt: once the answers to the requests under way are in the file.
     """
     path = Path(path)
     missing = [question.question_id for question in questions if question.question_id not in answers]
@@ -214,20 +210,20 @@ def _reviewed(path: Path, digests: Mapping[str, str]) -> set[str]:
         if entry.get("request") != digests[name]:
             raise ValueError(
                 f"{path} holds a review of another answer to question {name}, or by a judge of another name or with "
-                f"other "
-                "options. Choose another file, or remove this one to pay for all reviews again."
+                "other options. Choose another file, or remove this one to pay for all reviews again."
             )
         names.add(name)
     return names
 
 
 def _digest(messages: Sequence[Mapping[str, Any]], endpoint: Endpoint) -> str:
-    """What a review depends on, in short."""
+    """A fingerprint of what a review depends on: the judge, its options, and the messages that it read."""
     request = [endpoint.model, dict(endpoint.options), list(messages)]
     return hashlib.blake2b(json.dumps(request, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _checked(first: str, second: str) -> tuple[float, float] | None:
+    """Two scores, unless one is more than a judge may give."""
     scores = float(first), float(second)
     return scores if max(scores) <= MAX_SCORE else None
 

@@ -1,7 +1,7 @@
 """LVIS-Ground: find all objects of a category.
 
 Four protocols score the same answers. AS-MANY is the paper's; LVISEval is what the released script runs; ANY and
-MERGED-BOXES are those of phrase grounding. Boxes of an answer are ranked by the score of their region, equal scores by
+MERGED-BOXES come from phrase grounding. Boxes of an answer are ranked by the score of their region, equal scores by
 their order. Rows are those of `processing/lvis_ground.py`, or of `groma data shapes --task grounding --evaluation`.
 They have no masks, so sizes go by boxes.
 """
@@ -37,7 +37,7 @@ from ..respondents import ChatRespondent
 # An answer may name all the regions of an image.
 MAX_NEW_TOKENS = 128
 
-# Prefix of the metrics, name in reports, and what is counted.
+# Prefix of a protocol's metrics, its name in reports, and what it counts.
 PROTOCOLS: tuple[tuple[str, str, str], ...] = (
     ("", "AS-MANY, the paper's", "of k targets the k best boxes count, recall over all targets"),
     (
@@ -68,16 +68,16 @@ PUBLISHED = tuple(
 
 
 def lvis_ground_rows(dataset: Dataset) -> BenchmarkRows:
-    """All rows, each with targets.
+    """Ask all rows, and check that each has targets.
 
     Args:
         dataset (`Dataset`): evaluation columns.
 
     Returns:
-        `BenchmarkRows`
+        `BenchmarkRows`: the rows as they are.
 
     Raises:
-        ValueError: a row without targets, or an image that is asked twice for the same category.
+        ValueError: a row has no targets, or an image is asked twice for the same category.
     """
     rows = rows_without_image(dataset)
     seen: dict[tuple[str, str], int] = {}
@@ -93,11 +93,11 @@ def lvis_ground_rows(dataset: Dataset) -> BenchmarkRows:
 
 
 def score_lvis_ground(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-    """All metrics of answers to questions for all objects of a category.
+    """Compute all metrics of answers to questions for all objects of a category.
 
     Args:
         predictions (`Sequence[Prediction]`): the answers.
-        rows (`Sequence[Mapping]`): evaluation rows, one an answer: `target_boxes_xyxy`, `category`, `image_id`.
+        rows (`Sequence[Mapping]`): evaluation rows, one for each answer: `target_boxes_xyxy`, `category`, `image_id`.
 
     Returns:
         `dict[str, float]`: those of [`as_many_recall`], and the same with the prefixes `lvis_eval_`, `any_` and
@@ -125,7 +125,7 @@ def score_lvis_ground(predictions: Sequence[Prediction], rows: Sequence[Row]) ->
 
 
 def score_lvis_ground_rows(predictions: Sequence[Prediction], rows: Sequence[Row]) -> list[float]:
-    """Recall of each answer under AS-MANY, mean over IoU 0.50:0.95.
+    """Score each answer by its recall under AS-MANY, mean over IoU 0.50:0.95.
 
     Args:
         predictions (`Sequence[Prediction]`), rows (`Sequence[Mapping]`): see [`score_lvis_ground`].
@@ -138,10 +138,12 @@ def score_lvis_ground_rows(predictions: Sequence[Prediction], rows: Sequence[Row
 
 
 def lvis_ground_verdict(score: float, prediction: Prediction, row: Row) -> str:
-    """An answer is right if it has one box for each target and finds all of them at an IoU of 0.5, wrong if it finds none.
+    """Call an answer right if it has one box for each target and finds them all at an IoU of 0.5.
+
+    It is wrong if it finds none, and partly right in between.
 
     Args:
-        score (`float`): its recall.
+        score (`float`): recall of the answer; not used.
         prediction (`Prediction`): the answer.
         row (`Mapping`): the row.
 
@@ -169,7 +171,7 @@ def lvis_ground_verdict(score: float, prediction: Prediction, row: Row) -> str:
 def plot_sizes(
     predictions: Sequence[Prediction], rows: Sequence[Row], metrics: Mapping[str, float], path: Path
 ) -> Path:
-    """Bars of the recall by size.
+    """Draw the recall by size as bars.
 
     Args:
         predictions (`Sequence[Prediction]`), rows (`Sequence[Mapping]`): not used.

@@ -1,8 +1,8 @@
 """Referring expression comprehension (REC): find the one object that an expression means.
 
-The paper's protocol: greedy answers of three tokens, the first box of an answer against the target, right above an IoU
-of 0.5. An answer without a box is wrong. Rows are those of RefCOCO, RefCOCO+ and RefCOCOg from `processing/refcoco.py
---task rec --evaluation`, or of `groma data shapes --task rec --evaluation`.
+The paper's protocol: answers of three tokens by greedy decoding; the first box of an answer is right if its IoU with
+the target is above 0.5, and an answer without a box is wrong. Rows are those of RefCOCO, RefCOCO+ and RefCOCOg from
+`processing/refcoco.py --task rec --evaluation`, or of `groma data shapes --task rec --evaluation`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from ...box_arrays import IOU_THRESHOLD
 from ..benchmark import (
     RIGHT,
     WRONG,
@@ -57,34 +58,33 @@ PUBLISHED = tuple(
 
 
 def rec_rows(dataset: Dataset) -> BenchmarkRows:
-    """All rows, each with one target.
+    """Ask all rows, and check that each has one target.
 
     Args:
         dataset (`Dataset`): evaluation columns.
 
     Returns:
-        `BenchmarkRows`
+        `BenchmarkRows`: the rows as they are.
 
     Raises:
-        ValueError: a row has another number of targets.
+        ValueError: a row has no target, or several.
     """
     rows = rows_without_image(dataset)
     for index, row in enumerate(rows):
         if len(row["target_boxes_xyxy"]) != 1:
             raise ValueError(
                 f"{row_name(index, row)} has {len(row['target_boxes_xyxy'])} `target_boxes_xyxy`; an expression means "
-                f"one object. "
-                "Where there are several to find, use the benchmark lvis-ground."
+                "one object. Where there are several to find, use the benchmark lvis-ground."
             )
     return BenchmarkRows(dataset, rows)
 
 
 def score_rec(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-    """All metrics of answers to expressions.
+    """Compute all metrics of answers to expressions.
 
     Args:
         predictions (`Sequence[Prediction]`): the answers.
-        rows (`Sequence[Mapping]`): evaluation rows, one an answer; their `target_boxes_xyxy` hold one box.
+        rows (`Sequence[Mapping]`): evaluation rows, one for each answer; their `target_boxes_xyxy` hold one box.
 
     Returns:
         `dict[str, float]`: see [`rec_accuracy`].
@@ -99,7 +99,7 @@ def score_rec(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[st
 
 
 def score_rec_rows(predictions: Sequence[Prediction], rows: Sequence[Row]) -> list[float]:
-    """IoU of each answer's first box, 0 where there is none.
+    """Score each answer by the IoU of its first box, or 0 if it has none.
 
     Args:
         predictions (`Sequence[Prediction]`), rows (`Sequence[Mapping]`): see [`score_rec`].
@@ -111,10 +111,10 @@ def score_rec_rows(predictions: Sequence[Prediction], rows: Sequence[Row]) -> li
 
 
 def rec_verdict(score: float, prediction: Prediction, row: Row) -> str:
-    """An answer is right if the IoU of its first box is above 0.5, as for `acc@0.5`; otherwise it is wrong.
+    """Call an answer right if the IoU of its first box is above 0.5, as for `acc@0.5`, and wrong otherwise.
 
     Args:
-        score (`float`): that IoU.
+        score (`float`): IoU of the first box.
         prediction (`Prediction`): the answer.
         row (`Mapping`): the row.
 
@@ -126,13 +126,13 @@ def rec_verdict(score: float, prediction: Prediction, row: Row) -> str:
     >>> rec_verdict(0.51, answer, {}), rec_verdict(0.5, answer, {})
     ('right', 'wrong')
     """
-    return RIGHT if score > 0.5 else WRONG
+    return RIGHT if score > IOU_THRESHOLD else WRONG
 
 
 def plot_ious(
     predictions: Sequence[Prediction], rows: Sequence[Row], metrics: Mapping[str, float], path: Path
 ) -> Path:
-    """A histogram of the IoU of first boxes.
+    """Draw a histogram of the IoU of first boxes.
 
     Args:
         predictions (`Sequence[Prediction]`), rows (`Sequence[Mapping]`): see [`score_rec`].

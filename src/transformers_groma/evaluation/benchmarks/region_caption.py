@@ -1,6 +1,6 @@
-"""Region captioning: describe a box that the user points at.
+"""Region captioning: describe the region that a question points at.
 
-CIDEr and METEOR 1.5 compare an answer with the captions of the box, as coco-caption does. METEOR needs Java; without
+CIDEr and METEOR 1.5 compare an answer with the captions of the region, as coco-caption does. METEOR needs Java; without
 it the other metrics are reported. Rows are those of `processing/refcoco.py --task region-caption --evaluation` (all
 expressions of a box are its references), of `processing/visual_genome.py --evaluation`, or of `groma data shapes
 --task region-caption --evaluation`.
@@ -32,16 +32,16 @@ PUBLISHED = (
 
 
 def region_caption_rows(dataset: Dataset) -> BenchmarkRows:
-    """All rows, each with captions to compare with.
+    """Ask all rows, and check that each has captions to compare an answer with.
 
     Args:
         dataset (`Dataset`): evaluation columns.
 
     Returns:
-        `BenchmarkRows`
+        `BenchmarkRows`: the rows as they are.
 
     Raises:
-        ValueError: a row without `references`.
+        ValueError: a row has no `references`.
     """
     rows = rows_without_image(dataset)
     for index, row in enumerate(rows):
@@ -51,11 +51,11 @@ def region_caption_rows(dataset: Dataset) -> BenchmarkRows:
 
 
 def score_region_captions(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
-    """All metrics of descriptions.
+    """Compute all metrics of descriptions.
 
     Args:
         predictions (`Sequence[Prediction]`): the answers.
-        rows (`Sequence[Mapping]`): evaluation rows, one an answer: `references`.
+        rows (`Sequence[Mapping]`): evaluation rows, one for each answer: `references`.
 
     Returns:
         `dict[str, float]`: `cider`, `exact_match`, and `meteor` where Java is installed; a warning where it is not.
@@ -64,11 +64,11 @@ def score_region_captions(predictions: Sequence[Prediction], rows: Sequence[Row]
 
 
 def score_captions(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """The metrics of captions that region captioning and grounded captioning share.
+    """Compute the metrics that region captioning and grounded captioning share.
 
     Args:
         captions (`Sequence[str]`): the answers.
-        references (`Sequence` of strings, one entry an answer): what they are compared with.
+        references (`Sequence[Sequence[str]]`): for each answer, the captions that it is compared with.
 
     Returns:
         `dict[str, float]`: see [`score_region_captions`].
@@ -82,7 +82,7 @@ def score_captions(captions: Sequence[str], references: Sequence[Sequence[str]])
 
 
 def score_region_caption_rows(predictions: Sequence[Prediction], rows: Sequence[Row]) -> list[float]:
-    """How many words each answer shares with the reference that it is most like (F1). Only to find the worst.
+    """Score each answer by the words that it shares (F1) with its most similar reference, to find the worst.
 
     Args:
         predictions (`Sequence[Prediction]`), rows (`Sequence[Mapping]`): see [`score_region_captions`].
@@ -91,7 +91,8 @@ def score_region_caption_rows(predictions: Sequence[Prediction], rows: Sequence[
         `list[float]`: one an answer.
 
     Example:
-    >>> score_region_caption_rows([Prediction(0, "7", "A red cup.", [], "")], [{"references": ["the cup", "a red cup"]}])
+    >>> answer = Prediction(0, "7", "A red cup.", [], "")
+    >>> score_region_caption_rows([answer], [{"references": ["the cup", "a red cup"]}])
     [1.0]
     """
     return [
@@ -101,6 +102,7 @@ def score_region_caption_rows(predictions: Sequence[Prediction], rows: Sequence[
 
 
 def _plain(text: str) -> str:
+    """A text without what `exact_match` ignores: capitals and a full stop."""
     return " ".join(text.lower().rstrip(". ").split())
 
 
@@ -111,14 +113,14 @@ def _word_overlap(first: str, second: str) -> float:
 
 
 def pointed_boxes(prediction: Prediction, row: Row) -> tuple[list[list[float]], list[list[float]]]:
-    """No boxes of the answer, which is words, and the box that the question points at.
+    """The boxes to draw: none of the answer, which is words, and the one that the question points at.
 
     Args:
         prediction (`Prediction`): the answer.
         row (`Mapping`): the row.
 
     Returns:
-        `tuple[list, list]`: boxes `xyxy` in pixels.
+        `tuple[list, list]`: boxes `xyxy` in pixels of the upright image.
     """
     return [], row["boxes_xyxy"]
 

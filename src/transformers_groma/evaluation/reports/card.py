@@ -80,8 +80,8 @@ def add_results_to_card(
     >>> import json, tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> _ = (folder / "README.md").write_text("---\\nlicense: apache-2.0\\n---\\n# My Groma\\n")
-    >>> results = {"benchmark": "rec", "metrics": {"acc@0.5": 0.8953}, "asked": 10834, "seconds": 1.0, "complete": True}
-    >>> results["settings"] = {"dataset": "org/refcoco", "split": "val", "rows": 10834}
+    >>> results = {"benchmark": "rec", "metrics": {"acc@0.5": 0.8953}, "asked": 10834, "seconds": 1.0}
+    >>> results |= {"complete": True, "settings": {"dataset": "org/refcoco", "split": "val", "rows": 10834}}
     >>> _ = (folder / "results.json").write_text(json.dumps(results))
     >>> [path.name for path in add_results_to_card(folder, folder / "results.json")]
     ['README.md', 'rec-org-refcoco-val.yaml']

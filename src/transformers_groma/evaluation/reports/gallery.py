@@ -1,4 +1,4 @@
-"""Cases to look at: one HTML file that opens without a network, and a picture of each case.
+"""A gallery of answers: one HTML page that opens without a network, and an image of each case.
 
 Boxes are `xyxy` in absolute pixels of the upright image. Boxes of the answer are solid and numbered in the order of
 the answer, targets are dashed.
@@ -29,10 +29,10 @@ Color = tuple[int, int, int]
 # Orange and light blue of the palette: far apart in hue and, as the targets are dashed, also without colours.
 PREDICTED_COLOR: Color = PALETTE[0]
 TARGET_COLOR: Color = PALETTE[1]
-# Small pictures are enlarged until labels can be read, large ones shrunk: a page of a hundred photos stays a few
+# Small images are enlarged until labels can be read, large ones shrunk: a page of a hundred photos stays a few
 # megabytes.
 MIN_SIDE, MAX_SIDE = 480, 960
-# Above this, IoU labels would hide the picture.
+# Above this, IoU labels would hide the image.
 MAX_LABELLED_BOXES = 12
 # So many boxes are written beside a case at once; the others unfold.
 MAX_SHOWN_BOXES = 2
@@ -48,8 +48,8 @@ class GalleryCase:
 
     Args:
         image (`PIL.Image.Image`): any mode and orientation.
-        title (`str`): names the case, such as the row and the image.
-        question (`str`): what was asked; empty where the picture is all the question.
+        title (`str`): name of the case, such as its row and image.
+        question (`str`): the question; empty where the image is all the question.
         answer (`str`): what the model said.
         predicted_boxes_xyxy (`Sequence` of n boxes): of the answer, in its order; `xyxy` in absolute pixels of the
             upright image.
@@ -73,10 +73,10 @@ class GalleryCase:
 
 
 def worst_first(scores: Sequence[float], count: int) -> list[int]:
-    """The cases with the lowest scores.
+    """Find the cases with the lowest scores.
 
     Args:
-        scores (`Sequence[float]`): one a case. A score that is not a number counts as the lowest.
+        scores (`Sequence[float]`): score of each case. NaN counts as the lowest.
         count (`int`): how many, at most.
 
     Returns:
@@ -90,13 +90,13 @@ def worst_first(scores: Sequence[float], count: int) -> list[int]:
     [1, 3, 0]
     """
     if count < 0:
-        raise ValueError(f"`count` must not be negative, got {count}.")
+        raise ValueError(f"`count` must be non-negative, got {count}.")
     order = sorted(range(len(scores)), key=lambda index: -math.inf if math.isnan(scores[index]) else scores[index])
     return order[:count]
 
 
 def draw_case(case: GalleryCase) -> Image.Image:
-    """The picture of a case: targets dashed, boxes of the answer solid, with their number and their best IoU with a target.
+    """Draw a case: targets dashed, boxes of the answer solid, with their number and their best IoU with a target.
 
     Args:
         case (`GalleryCase`): what to draw.
@@ -109,34 +109,35 @@ def draw_case(case: GalleryCase) -> Image.Image:
 
     Example:
     >>> from PIL import Image
-    >>> case = GalleryCase(Image.new("RGB", (240, 120)), "row 0", "Where?", "", [[10, 10, 50, 50]], [[12, 10, 50, 52]], 0.9)
+    >>> image = Image.new("RGB", (240, 120))
+    >>> case = GalleryCase(image, "row 0", "Where?", "", [[10, 10, 50, 50]], [[12, 10, 50, 52]], 0.9)
     >>> draw_case(case).size
     (480, 240)
     """
-    picture = to_rgb(case.image)
-    longer = max(picture.size)
+    image = to_rgb(case.image)
+    longer = max(image.size)
     scale = min(max(longer, MIN_SIDE), MAX_SIDE) / longer
-    picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.LANCZOS)
+    image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
     targets = _checked_boxes(case.target_boxes_xyxy, "target_boxes_xyxy")
     predicted = _checked_boxes(case.predicted_boxes_xyxy, "predicted_boxes_xyxy")
     # Under the boxes of the answer and wider: a target shows even where both lie on each other, and crosses no label.
-    _draw_dashed(picture, (targets * scale).tolist())
+    _draw_dashed(image, (targets * scale).tolist())
     labels = _labels(predicted, targets)
-    return draw_boxes(picture, predicted * scale, labels=labels, colors=[PREDICTED_COLOR] * len(predicted))
+    return draw_boxes(image, predicted * scale, labels=labels, colors=[PREDICTED_COLOR] * len(predicted))
 
 
 def write_gallery(
     output_dir: str | os.PathLike, cases: Sequence[GalleryCase], title: str = "Worst cases", note: str = ""
 ) -> Path:
-    """Write `gallery.html`, with all pictures in it, and `gallery/0001.png` and so on, each with its texts under it.
+    """Write `gallery.html`, with all images in it, and `gallery/0001.png` and so on, each with its texts under it.
 
     The page needs no other file and no network, and runs no script. Texts are shown as they are, markup or not.
 
     Args:
-        output_dir (`str` or `Path`): where to. A `gallery` folder in it is replaced.
-        cases (`Sequence[GalleryCase]`): in the order to show them.
-        title (`str`): head of the page.
-        note (`str`): a line under it, such as how the cases were chosen.
+        output_dir (`str` or `Path`): output folder. A `gallery` folder in it is replaced.
+        cases (`Sequence[GalleryCase]`): the cases, in the order to show them.
+        title (`str`): title of the page.
+        note (`str`): a line under the title, such as how the cases were chosen.
 
     Returns:
         `Path`: the page.
@@ -156,9 +157,9 @@ def write_gallery(
     cards = []
     with complete_folder(output_dir / "gallery", overwrite=True) as folder:
         for number, case in enumerate(cases, start=1):
-            picture = draw_case(case)
-            _with_texts(picture, case).save(folder / f"{number:04d}.png")
-            cards.append(_card(number, case, picture))
+            image = draw_case(case)
+            _with_texts(image, case).save(folder / f"{number:04d}.png")
+            cards.append(_card(number, case, image))
     page = PAGE.format(
         title=_html(title),
         note=f"<p>{_html(note)}</p>" if note else "",
@@ -176,7 +177,7 @@ def write_gallery(
     return path
 
 
-# Nothing but the pictures and styles inside of the page may load.
+# The page may load nothing but its own images and styles.
 PAGE = """\
 <!DOCTYPE html>
 <html lang="en">
@@ -207,7 +208,7 @@ PAGE = """\
 
 CARD = """\
 <article id="case-{number}" class="{verdict_class}">
-<img src="data:image/jpeg;base64,{picture}" width="{width}" height="{height}" alt="{alt}" loading="lazy">
+<img src="data:image/jpeg;base64,{image}" width="{width}" height="{height}" alt="{alt}" loading="lazy">
 <div class="text">
 <h2><a href="#case-{number}">{number}</a> {title}</h2>
 {verdict}<p class="score" title="score"><span class="bar"><span style="width:{percent}%"></span></span>{score}</p>
@@ -217,27 +218,34 @@ CARD = """\
 </article>"""
 
 STYLE = """
-:root { color-scheme: light dark; --page: #f4f4f2; --card: #fff; --text: #1d1d1f; --quiet: #66666b; --line: #dcdcd8; }
+:root { color-scheme: light dark; }
+:root { --page: #f4f4f2; --card: #fff; --text: #1d1d1f; --quiet: #66666b; --line: #dcdcd8; }
 @media (prefers-color-scheme: dark) {
   :root { --page: #161618; --card: #222225; --text: #ececee; --quiet: #a0a0a6; --line: #3a3a3e; }
 }
 * { box-sizing: border-box; }
-body { margin: 0; padding: 1.5rem; background: var(--page); color: var(--text); font: 15px/1.45 system-ui, sans-serif; }
+body { margin: 0; padding: 1.5rem; background: var(--page); color: var(--text); }
+body { font: 15px/1.45 system-ui, sans-serif; }
 header { margin: 0 0 1.25rem; }
 h1 { font-size: 1.5rem; margin: 0 0 .25rem; overflow-wrap: anywhere; }
 header p { margin: .25rem 0; color: var(--quiet); }
-ul { display: flex; flex-wrap: wrap; gap: .25rem 1.5rem; list-style: none; margin: .5rem 0 0; padding: 0; color: var(--quiet); }
+ul { display: flex; flex-wrap: wrap; gap: .25rem 1.5rem; list-style: none; margin: .5rem 0 0; padding: 0; }
+ul { color: var(--quiet); }
 li { display: flex; align-items: center; gap: .5rem; }
 li span { flex: none; width: 2rem; height: 1rem; }
 .predicted { border: 3px solid PREDICTED; }
 .target { border: 3px dashed TARGET; }
-main { display: grid; gap: 1.25rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); align-items: start; }
+main { display: grid; gap: 1.25rem; align-items: start; }
+main { grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); }
 article { background: var(--card); border: 1px solid var(--line); border-radius: 8px; overflow: hidden; }
 article.right { border-top: 6px solid #009e73; }
 article.partly-right { border-top: 6px solid #e69f00; }
 article.wrong { border-top: 6px solid #d55e00; }
-.badge { display: inline-block; border-radius: 4px; padding: .05rem .5rem; font-weight: 600; color: #fff; width: auto; height: auto; }
-.badge.right { background: #00735a; } .badge.partly-right { background: #8a5f00; } .badge.wrong { background: #b34700; }
+.badge { display: inline-block; border-radius: 4px; padding: .05rem .5rem; font-weight: 600; color: #fff; }
+.badge { width: auto; height: auto; }
+.badge.right { background: #00735a; }
+.badge.partly-right { background: #8a5f00; }
+.badge.wrong { background: #b34700; }
 article:target { outline: 3px solid PREDICTED; }
 img { display: block; width: 100%; height: auto; max-height: 32rem; object-fit: contain; background: var(--line); }
 .text { padding: .75rem 1rem 1rem; }
@@ -264,46 +272,46 @@ def _checked_boxes(boxes: Sequence[Box], name: str) -> torch.Tensor:
 
 
 def _labels(predicted: torch.Tensor, targets: torch.Tensor) -> list[str]:
-    """Number and best IoU of each box of the answer. Where there are many, the number alone."""
+    """A label for each box of the answer: its number and best IoU, or the number alone if there are many boxes."""
     if len(targets) == 0 or len(predicted) > MAX_LABELLED_BOXES:
         return [str(number) for number in range(1, len(predicted) + 1)]
     best = box_iou(predicted, targets).amax(dim=-1).tolist()
     return [f"{number}  IoU {iou:.2f}" for number, iou in enumerate(best, start=1)]
 
 
-def _draw_dashed(picture: Image.Image, boxes: Sequence[Box]) -> None:
+def _draw_dashed(image: Image.Image, boxes: Sequence[Box]) -> None:
     """Draw dashed outlines with a dark edge of `xyxy` boxes in pixels onto an image."""
-    draw = ImageDraw.Draw(picture)
-    side = math.sqrt(picture.width * picture.height)
+    draw = ImageDraw.Draw(image)
+    side = math.sqrt(image.width * image.height)
     width = max(7, round(side / 75))
     for box in boxes:
-        x1, x2 = (min(max(value, 0), picture.width - 1) for value in (box[0], box[2]))
-        y1, y2 = (min(max(value, 0), picture.height - 1) for value in (box[1], box[3]))
+        x1, x2 = (min(max(value, 0), image.width - 1) for value in (box[0], box[2]))
+        y1, y2 = (min(max(value, 0), image.height - 1) for value in (box[1], box[3]))
         for left, top, right, bottom in dashes((x1, y1, x2, y2), 3 * width):
             for grown, color in ((width / 2, (0, 0, 0)), (width / 2 - 1.5, TARGET_COLOR)):
                 corners = (left - grown, top - grown, right + grown, bottom + grown)
                 draw.rectangle([round(value) for value in corners], fill=color)
 
 
-def _with_texts(picture: Image.Image, case: GalleryCase) -> Image.Image:
-    """The picture with the texts of the case under it, so that it tells all when it is sent around alone."""
+def _with_texts(image: Image.Image, case: GalleryCase) -> Image.Image:
+    """The image with the texts of the case under it, so that it says everything when it is passed on alone."""
     lines = [f"{case.title}   {case.verdict}{', ' if case.verdict else ''}score {_number(case.score)}"]
     lines += [f"{name}: {text}" for name, text in _texts(case)]
-    return with_caption(picture, [Run("\n".join(lines))])
+    return with_caption(image, [Run("\n".join(lines))])
 
 
-def _card(number: int, case: GalleryCase, picture: Image.Image) -> str:
+def _card(number: int, case: GalleryCase, image: Image.Image) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
+    image.save(buffer, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
     predicted, targets = case.predicted_boxes_xyxy, case.target_boxes_xyxy
     lines = [f"answer {index:<3} {_coordinates(box)}" for index, box in enumerate(predicted, start=1)]
     lines += [f"target {index:<3} {_coordinates(box)}" for index, box in enumerate(targets, start=1)]
     share = 0.0 if math.isnan(case.score) else min(max(case.score, 0.0), 1.0)
     return CARD.format(
         number=number,
-        picture=base64.b64encode(buffer.getvalue()).decode(),
-        width=picture.width,
-        height=picture.height,
+        image=base64.b64encode(buffer.getvalue()).decode(),
+        width=image.width,
+        height=image.height,
         alt=_html(case.title),
         title=_html(case.title),
         verdict=_badge(case.verdict),
@@ -318,7 +326,8 @@ def _card(number: int, case: GalleryCase, picture: Image.Image) -> str:
 
 
 def _texts(case: GalleryCase) -> list[tuple[str, str]]:
-    """Question, if there is one, answer, and what was expected. An answer without words, as to where something is, says so."""
+    """The question, if there is one, the answer, and what was expected, each with its name."""
+    # Answers to "where" questions are boxes without words.
     answer = case.answer or ("(boxes alone)" if len(case.predicted_boxes_xyxy) else "(nothing)")
     texts = [("Question", case.question)] * bool(case.question) + [("Answer", answer)]
     texts += [("Expected", " / ".join(case.expected))] * bool(case.expected)
@@ -337,7 +346,7 @@ def _badge(verdict: str) -> str:
 
 
 def _html(text: str) -> str:
-    """Text as HTML shows it letter by letter; what has no shape, such as control characters, as a replacement sign."""
+    """Text escaped for HTML. Characters without a shape, such as control characters, become a replacement sign."""
     shown = "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
     return escape(shown.encode("utf-8", "replace").decode())
 

@@ -1,7 +1,6 @@
-"""Plots of figures, as PNG files: IoUs of answers, recall by size, recall at n proposals.
+"""Plots of metrics, as PNG files: IoUs of answers, recall by size, recall at n proposals.
 
-Needs matplotlib (`pip install "transformers-groma[eval]"`). Figures are drawn without pyplot: no window, no global
-state.
+Needs matplotlib (`pip install "transformers-groma[eval]"`). They are drawn without pyplot: no window, no global state.
 """
 
 import io
@@ -28,10 +27,10 @@ QUIET = "0.45"
 
 
 def plot_iou_histogram(ious: Sequence[float], path: str | os.PathLike) -> Path:
-    """Histogram of IoUs in steps of 0.05, with the share above 0.5 (strict, as in REC).
+    """Draw a histogram of IoUs in steps of 0.05, with the share above 0.5 (strictly, as in REC).
 
     Args:
-        ious (`Sequence[float]`): one an answer, 0..1; 0 for an answer without a box.
+        ious (`Sequence[float]`): IoU of each answer, 0..1; 0 for an answer without a box.
         path (`str` or `Path`): PNG file to write.
 
     Returns:
@@ -70,18 +69,18 @@ def plot_iou_histogram(ious: Sequence[float], path: str | os.PathLike) -> Path:
 
 
 def plot_recall_by_size(
-    figures: Mapping[str, float],
+    metrics: Mapping[str, float],
     path: str | os.PathLike,
     series: Mapping[str, str] | None = None,
 ) -> Path:
-    """Bars of average recall for small, medium, large and all objects.
+    """Draw the average recall for small, medium, large and all objects as bars.
 
     Args:
-        figures (`Mapping[str, float]`): figures of a run, among them `ar_small`, `ar_medium`, `ar_large` and, if there
-            is one, `ar`; 0..1. A negative figure says that there is no such object, as in COCO.
+        metrics (`Mapping[str, float]`): metrics of a run, among them `ar_small`, `ar_medium`, `ar_large` and, if there
+            is one, `ar`; 0..1. A negative value says that there is no such object, as in COCO.
         path (`str` or `Path`): PNG file to write.
-        series (`Mapping[str, str]`, *optional*): to draw several side by side, the prefix of the figures of each and
-            its name, such as `{"": "AS-MANY", "any_": "ANY"}`. Without it, the figures without a prefix.
+        series (`Mapping[str, str]`, *optional*): to draw several side by side, the prefix of each one's metrics and its
+            name, such as `{"": "AS-MANY", "any_": "ANY"}`. By default, the metrics without a prefix.
 
     Returns:
         `Path`: the file.
@@ -91,26 +90,26 @@ def plot_recall_by_size(
 
     Example:
     >>> import tempfile
-    >>> figures = {"ar_small": 0.1, "ar_medium": 0.4, "ar_large": 0.7, "ar": 0.3}
-    >>> plot_recall_by_size(figures, f"{tempfile.mkdtemp()}/recall_by_size.png").name
+    >>> metrics = {"ar_small": 0.1, "ar_medium": 0.4, "ar_large": 0.7, "ar": 0.3}
+    >>> plot_recall_by_size(metrics, f"{tempfile.mkdtemp()}/recall_by_size.png").name
     'recall_by_size.png'
     """
     series = {"": ""} if series is None else series
     if not series:
         raise ValueError(
-            "`series` must name at least one prefix, got none. Leave it out for figures without a prefix."
+            "`series` must name at least one prefix, got none. Leave it out for metrics without a prefix."
         )
-    missing = [f"{prefix}ar_{size}" for prefix in series for size in SIZES if f"{prefix}ar_{size}" not in figures]
+    missing = [f"{prefix}ar_{size}" for prefix in series for size in SIZES if f"{prefix}ar_{size}" not in metrics]
     if missing:
-        raise ValueError(f"`figures` lack {', '.join(missing)}; they have {', '.join(figures) or 'nothing'}.")
+        raise ValueError(f"`metrics` lack {', '.join(missing)}; they have {', '.join(metrics) or 'nothing'}.")
     groups = [(f"ar_{size}", SIZES[size]) for size in SIZES]
-    if any(f"{prefix}ar" in figures for prefix in series):
+    if any(f"{prefix}ar" in metrics for prefix in series):
         groups.append(("ar", "all"))
     figure, axes = _figure("Average recall by size of the object", with_legend=len(series) > 1)
     width = min(0.8 / len(series), 0.5)
     for number, (prefix, name) in enumerate(series.items()):
         places = np.arange(len(groups)) + width * (number - (len(series) - 1) / 2)
-        values = [figures.get(f"{prefix}{key}", math.nan) for key, _ in groups]
+        values = [metrics.get(f"{prefix}{key}", math.nan) for key, _ in groups]
         # Nothing of that size to find is another thing than a recall of 0.
         labels = ["" if math.isnan(value) else "none" if value < 0 else f"{100 * value:.1f}" for value in values]
         heights = [100 * value if value > 0 else 0.0 for value in values]
@@ -133,14 +132,14 @@ def plot_recall_at_n(
     others: Mapping[str, Mapping[int, float]] | None = None,
     title: str = "Recall at n proposals",
 ) -> Path:
-    """Curve of recall over the number of best boxes of an image that count.
+    """Draw the recall over the number of best boxes of an image that count.
 
     Args:
         recalls (`Mapping[int, float]`): recall, 0..1, at each number of boxes.
         path (`str` or `Path`): PNG file to write.
-        name (`str`): of the curve; for the legend where there are others.
+        name (`str`): name of the curve, for the legend if there are others.
         others (`Mapping[str, Mapping[int, float]]`, *optional*): more curves by name.
-        title (`str`): of the plot.
+        title (`str`): title of the plot.
 
     Returns:
         `Path`: the file.
@@ -186,7 +185,7 @@ def plot_recall_at_n(
 
 
 def _figure(title: str, with_legend: bool = False) -> tuple[Figure, Axes]:
-    """An empty plot; legends stand beside it, where they hide nothing."""
+    """An empty plot, with room for a legend beside it, where it hides nothing."""
     figure = Figure(figsize=(8.6 if with_legend else 7, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -199,18 +198,18 @@ def _figure(title: str, with_legend: bool = False) -> tuple[Figure, Axes]:
 
 
 def _leave_room_above(axes: Axes) -> None:
-    """For labels over the bars; an axis of zeros alone still has a height."""
+    """Make room for labels over the bars. An axis of zeros alone still has a height."""
     axes.set_ylim(0, max(axes.get_ylim()[1] * 1.08, 1.0))
 
 
 def _note(axes: Axes, text: str) -> None:
-    """Small print under a plot."""
+    """Write small print under a plot."""
     axes.figure.supxlabel(text, fontsize=8.5, color=QUIET, x=0.99, ha="right")
 
 
 def _save(figure: Figure, path: str | os.PathLike) -> Path:
     buffer = io.BytesIO()
-    # Without the version of matplotlib in it, the same figures give the same bytes.
+    # Without the version of matplotlib in it, the same numbers give the same bytes.
     figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
     write_file(path, buffer.getvalue())
     return Path(path)

@@ -45,11 +45,11 @@ class Results:
     """What `results.json` holds.
 
     Args:
-        benchmark (`str`): its name.
+        benchmark (`str`): name of the benchmark.
         metrics (`dict[str, float]`): values by name; -1 where there was nothing to measure, as in COCO.
-        settings (`dict`): of the run.
-        asked (`int`): rows that the last run asked; the others were answered before.
-        seconds (`float`): that it took to answer these.
+        settings (`dict`): settings of the run.
+        asked (`int`): how many rows the last run asked; the others were answered before.
+        seconds (`float`): how long it took to answer these.
         complete (`bool`): whether all rows have answers; metrics come with the last one.
     """
 
@@ -62,17 +62,17 @@ class Results:
 
 
 def read_results(path: str | os.PathLike) -> Results:
-    """The results of a run.
+    """Read the results of a run.
 
     Args:
-        path (`str` or `Path`): its folder, or the file.
+        path (`str` or `Path`): folder of the run, or its `results.json`.
 
     Returns:
         `Results`
 
     Raises:
         FileNotFoundError: there are none.
-        ValueError: the file is another one.
+        ValueError: the file holds something else.
     """
     path = Path(path)
     path = path / RESULTS_NAME if path.is_dir() else path
@@ -83,34 +83,34 @@ def read_results(path: str | os.PathLike) -> Results:
 
 
 def write_report(
-    output_dir: str | os.PathLike, benchmark: Benchmark, results: Results, pictures: Sequence[str] = ()
+    output_dir: str | os.PathLike, benchmark: Benchmark, results: Results, plots: Sequence[str] = ()
 ) -> None:
     """Write `results.json` and, when the run is complete, `results.md`.
 
     Args:
-        output_dir (`str` or `Path`): made if needed.
-        benchmark (`Benchmark`): whose results.
-        results (`Results`): of the run.
-        pictures (`Sequence[str]`): names of plots in the folder.
+        output_dir (`str` or `Path`): output folder.
+        benchmark (`Benchmark`): the benchmark that these results belong to.
+        results (`Results`): results of the run.
+        plots (`Sequence[str]`): names of plots in the folder.
     """
     output_dir = Path(output_dir)
     contents = {output_dir / RESULTS_NAME: (json.dumps(asdict(results), indent=2) + "\n").encode()}
     if results.complete:
-        report = markdown_report(benchmark, results, pictures, (output_dir / GALLERY_NAME).is_file())
+        report = markdown_report(benchmark, results, plots, (output_dir / GALLERY_NAME).is_file())
         # Both or neither, and first what people read: a run is finished once `results.json` says so.
         contents = {output_dir / REPORT_NAME: report.encode(), **contents}
     write_files(contents)
 
 
 def markdown_report(
-    benchmark: Benchmark, results: Results, pictures: Sequence[str] = (), has_gallery: bool = False
+    benchmark: Benchmark, results: Results, plots: Sequence[str] = (), has_gallery: bool = False
 ) -> str:
-    """The metrics of a run as Markdown.
+    """Write the metrics of a run as Markdown.
 
     Args:
-        benchmark (`Benchmark`): whose results.
-        results (`Results`): of the run.
-        pictures (`Sequence[str]`): names of plots beside the report.
+        benchmark (`Benchmark`): the benchmark that these results belong to.
+        results (`Results`): results of the run.
+        plots (`Sequence[str]`): names of plots beside the report.
         has_gallery (`bool`): whether `gallery.html` is beside it.
 
     Returns:
@@ -131,8 +131,8 @@ def markdown_report(
         lines += ["", "## Groma-7B in the paper", "", *_published_table(benchmark)]
     if has_gallery:
         lines += ["", f"[{GALLERY_NAME}]({GALLERY_NAME}) shows the worst answers."]
-    if pictures:
-        lines += ["", *(f"![{escape_markdown(Path(name).stem)}]({quote(name)})" for name in pictures)]
+    if plots:
+        lines += ["", *(f"![{escape_markdown(Path(name).stem)}]({quote(name)})" for name in plots)]
     speed = (
         f"{results.asked} rows in {results.seconds:.1f} s, {results.asked / max(results.seconds, 1e-9):.2f} a second."
     )
@@ -147,10 +147,10 @@ def markdown_report(
 
 
 def versions() -> dict[str, str]:
-    """Versions of what metrics depend on.
+    """Look up the versions of what metrics depend on.
 
     Returns:
-        `dict[str, str]`: Python's, and of the packages that are installed.
+        `dict[str, str]`: versions of Python and of the packages that are installed.
 
     Example:
     >>> "torch" in versions()
@@ -176,7 +176,7 @@ def _of_dataset(published: Sequence[PublishedMetric], settings: Mapping[str, Any
 
 
 def _split_name(split: str | None) -> str | None:
-    """One name for the two of the validation split."""
+    """The name of a split; the validation split has two names and gets one."""
     return "val" if split == "validation" else split
 
 
@@ -202,7 +202,6 @@ def _shown(metric: Metric, value: float | None, absent: str = "") -> str:
 
 
 def _line(cells: Sequence[Any]) -> str:
-    """A line of a table."""
     """A line of a table; its cells are Markdown."""
     return f"| {' | '.join(map(str, cells))} |"
 
