@@ -187,6 +187,7 @@ def test_the_copy_has_the_model_and_the_code(converted_golden, remote_dir):
     code = set(remote_code_files())
     assert names == {path.name for path in converted_golden.iterdir()} | code
     assert not code & {"__init__.py", "cli.py", "convert_groma_checkpoint.py", "pipeline.py"}
+    assert not [name for name in code if name.startswith("convert_")]
     # transformers copies what it finds in this way.
     assert {path.name for path in map(Path, get_relative_import_files(remote_dir / "processing_groma.py"))} < code
     found = {"modeling_groma.py", "modeling_groma_detector.py", "processing_groma.py", "image_processing_groma.py"}

@@ -76,9 +76,9 @@ def add_groma_tokens(tokenizer: PreTrainedTokenizerBase, max_regions: int = 100)
     if proxies != list(range(proxies[0], proxies[0] + max_regions)):
         index = next(i for i, token_id in enumerate(proxies) if token_id != proxies[0] + i)
         raise ValueError(
-            f"`tokenizer` has the token {proxy_token(index)} already, with the id {proxies[index]}, but the ids of <r0>, "
-            f"<r1>, … must follow each other and <r0> has {proxies[0]}. Take a language model whose vocabulary has no "
-            "such tokens, or all of them in a row."
+            f"`tokenizer` has the token {proxy_token(index)} already, with the id {proxies[index]}, but the ids of "
+            f"<r0>, <r1>, … must follow each other and <r0> has {proxies[0]}. Take a language model whose vocabulary "
+            "has no such tokens, or all of them in a row."
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = PAD_TOKEN
