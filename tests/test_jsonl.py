@@ -10,7 +10,7 @@ from transformers_groma._jsonl import JsonlLog, read_jsonl, write_jsonl
 from transformers_groma._output_errors import OutputError
 
 
-def test_a_line_that_was_cut_is_no_record(tmp_path):
+def test_a_line_that_was_cut_is_not_a_record(tmp_path):
     path = tmp_path / "new" / "log.jsonl"
     log = JsonlLog(path)
     log.write({"id": 1, "text": "é\n"})

@@ -64,7 +64,7 @@ def test_a_full_standard_output_ends_with_one_line():
     ]
 
 
-def test_a_reader_that_has_seen_enough_is_no_error():
+def test_a_reader_that_has_seen_enough_is_not_an_error():
     """As with `groma data | head -1`."""
     command = [sys.executable, "-m", "transformers_groma.cli", "data"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -18,7 +18,7 @@ MESSAGES = [
 
 
 def write_folder(folder: Path, *lines: dict, size: tuple[int, int] = (320, 240)) -> Path:
-    """An image folder with a grey picture for each line."""
+    """An image folder with a grey image for each line."""
     folder.mkdir(exist_ok=True, parents=True)
     for line in lines:
         path = folder / line["file_name"]

@@ -162,7 +162,7 @@ def test_a_bad_line_of_several_is_left_out_alone(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_a_byte_order_mark_is_no_trouble(tmp_path, encoding):
+def test_a_byte_order_mark_is_skipped(tmp_path, encoding):
     folder = lines_of(tmp_path / "photos")
     text = json.dumps(one("a.jpg", [110, 10, 40, 40], "un café"), ensure_ascii=False)
     (folder / "metadata.jsonl").write_bytes(f"{text}\r\n".encode(encoding))

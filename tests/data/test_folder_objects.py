@@ -37,7 +37,7 @@ def test_box_formats(tmp_path, box_format, normalized, box):
     assert row["boxes_xyxy"][0] == pytest.approx(MUG, abs=1e-4)
 
 
-def test_boxes_are_of_the_upright_picture(tmp_path):
+def test_boxes_are_of_the_upright_image(tmp_path):
     folder = write_folder(
         tmp_path / "photos", {"file_name": "a.jpg", "objects": {"bbox": [[0, 200, 9, 100]], "text": ["x"]}}
     )

@@ -42,7 +42,7 @@ def image_file(width: int, height: int, orientation: int = 1, box: list[int] | N
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
-def test_pictures_are_checked_to_their_end(tmp_path):
+def test_images_are_checked_to_their_end(tmp_path):
     assert read_image_bytes(PHOTO) == PHOTO.read_bytes()
     half = tmp_path / "half.jpg"
     half.write_bytes(PHOTO.read_bytes()[: PHOTO.stat().st_size // 2])
@@ -66,7 +66,7 @@ def test_pictures_are_checked_to_their_end(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_sizes_are_those_of_the_upright_picture(tmp_path, orientation):
+def test_sizes_are_those_of_the_upright_image(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
@@ -80,7 +80,7 @@ def test_sizes_are_those_of_the_upright_picture(tmp_path, orientation):
 
 
 @pytest.mark.parametrize("size", [(1, 40), (40, 1), (7, 7), (8, 8), (1, 1)])
-def test_narrow_images_are_no_trouble(tmp_path, size):
+def test_narrow_images_are_read(tmp_path, size):
     """JPEGs are decoded at an eighth of their size, which is less than a pixel here."""
     Image.new("RGB", size).save(tmp_path / "a.jpg")
     assert read_image_bytes(tmp_path / "a.jpg") == (tmp_path / "a.jpg").read_bytes()

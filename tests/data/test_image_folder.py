@@ -87,7 +87,7 @@ def test_written_rows_are_those_in_memory(folder, tmp_path):
         assert {**row, "image": row["image"].size} == {**expected, "image": expected["image"].size}
 
 
-def test_bad_pictures_are_left_out_and_reported(folder, tmp_path):
+def test_bad_images_are_left_out_and_reported(folder, tmp_path):
     with (folder / "metadata.jsonl").open("a") as file:
         file.write(json.dumps({"file_name": "missing.jpg", "objects": OBJECTS}) + "\n")
     report = write_image_folder(folder, tmp_path / "out")
@@ -153,7 +153,7 @@ def test_real_photos_of_coco(tmp_path):
     assert [len(boxes) for boxes in answers] == [count for count in counts if count > 1]
 
 
-def test_no_more_pictures_are_drawn_than_asked_for(tmp_path):
+def test_no_more_images_are_drawn_than_asked_for(tmp_path):
     names = ("a.jpg", "b.jpg", "c.jpg")
     folder = write_folder(tmp_path / "photos", *({"file_name": name, "objects": OBJECTS} for name in names))
     (folder / "a.jpg").unlink()
@@ -161,7 +161,7 @@ def test_no_more_pictures_are_drawn_than_asked_for(tmp_path):
         assert [name for name, _ in draw_image_folder(folder, FolderOptions(), count)] == ["b.jpg", "c.jpg"][:count]
 
 
-def test_pictures_with_their_boxes(folder):
+def test_images_with_their_boxes(folder):
     with (folder / "metadata.jsonl").open("a") as file:
         file.write(json.dumps({"file_name": "missing.jpg", "objects": OBJECTS}) + "\n")
     [(name, picture)] = draw_image_folder(folder, FolderOptions(), 5)

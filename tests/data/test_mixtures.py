@@ -68,7 +68,7 @@ def test_specs(text, expected):
 @pytest.mark.parametrize(
     "text", ["", "data/vg:", "data/vg:half", "data/vg:0,5", "data/vg@", "data/vg@a b", "data/vg:nan"]
 )
-def test_what_is_no_spec(text):
+def test_what_is_not_a_spec(text):
     with pytest.raises(ValueError, match=f"^{re.escape(repr(text))} is not a dataset: write PATH"):
         parse_dataset_spec(text)
 

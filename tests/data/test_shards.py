@@ -157,7 +157,7 @@ def test_wrong_arguments_are_named(tmp_path, wrong):
 
 @pytest.mark.slow  # Ray takes long to start, and gives up on a busy machine
 def test_ray_writes_the_same_bytes(tmp_path, monkeypatch):
-    """Two workers, pictures, skipped records, a shard that is finished already, and a mistake that stops the job."""
+    """Two workers, images, skipped records, a shard that is finished already, and a mistake that stops the job."""
     ray = pytest.importorskip("ray")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # or Ray leaves a token in the home folder

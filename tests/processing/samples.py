@@ -1,4 +1,4 @@
-"""Pictures for hand-made samples, and where the real samples lie."""
+"""Images for hand-made samples, and where the real samples lie."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def real_sample(name: str) -> Path:
     return folder
 
 
-def write_picture(path: Path, width: int, height: int, orientation: int | None = None) -> Path:
+def write_jpeg(path: Path, width: int, height: int, orientation: int | None = None) -> Path:
     """A small JPEG, gradient from black to white; `orientation` is that of EXIF."""
     path.parent.mkdir(parents=True, exist_ok=True)
     exif = Image.Exif()

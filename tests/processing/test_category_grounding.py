@@ -10,7 +10,7 @@ from processing import category_grounding
 from transformers_groma.data.columns import image_part, phrase_part
 
 from . import wild
-from .samples import read_report, read_rows, real_sample, write_json, write_picture
+from .samples import read_report, read_rows, real_sample, write_jpeg, write_json
 from .wild import CORNERS, SCRIPTS, changed, coco_content, write_image
 
 CATEGORIES = [{"id": 1, "name": "Traffic_Light"}, {"id": 2, "name": "bat_(animal)"}]
@@ -27,8 +27,8 @@ def run(folder: Path, images: list[dict], annotations: list[dict], *more: str) -
     return category_grounding.main([*arguments, *more])
 
 
-def test_one_row_a_picture_and_category(tmp_path):
-    write_picture(tmp_path / "images" / "1.jpg", 40, 30)
+def test_one_row_per_image_and_category(tmp_path):
+    write_jpeg(tmp_path / "images" / "1.jpg", 40, 30)
     images = [{"id": 1, "file_name": "1.jpg", "width": 40, "height": 30}, {"id": 2, "file_name": "1.jpg"}]
     annotations = [
         box(1, 1, 20, 2, 10, 9),
@@ -50,9 +50,9 @@ def test_one_row_a_picture_and_category(tmp_path):
     assert read_report(tmp_path / "rows")["skipped"] == {"image has no usable `width`": 1}
 
 
-def test_lvis_v1_names_pictures_by_their_address(tmp_path):
+def test_lvis_v1_names_images_by_their_url(tmp_path):
     """And it knows which categories were not annotated to the end."""
-    write_picture(tmp_path / "images" / "train2017" / "000000000030.jpg", 40, 30)
+    write_jpeg(tmp_path / "images" / "train2017" / "000000000030.jpg", 40, 30)
     url = "http://images.cocodataset.org/train2017/000000000030.jpg"
     image = {"id": 30, "coco_url": url, "width": 40, "height": 30, "not_exhaustive_category_ids": [2]}
     annotations = [box(30, 1, 1, 2, 3, 4), box(30, 2, 1, 2, 3, 4)]
@@ -62,7 +62,7 @@ def test_lvis_v1_names_pictures_by_their_address(tmp_path):
 
 
 def test_more_boxes_than_regions_are_skipped(tmp_path):
-    write_picture(tmp_path / "images" / "1.jpg", 400, 30)
+    write_jpeg(tmp_path / "images" / "1.jpg", 400, 30)
     image = {"id": 1, "file_name": "1.jpg", "width": 400, "height": 30}
     annotations = [box(1, 1, number, 0, 2, 2) for number in range(101)]
     annotations += [box(1, 2, number, 0, 2, 2) for number in range(100)]
@@ -75,7 +75,7 @@ def test_real_coco_annotations(tmp_path):
     """One photo is here in its size; those that were squashed and those that are missing are counted."""
     annotations = real_sample("cocoapi") / "instances_val2014_100.json"
     images = real_sample("cocoapi/images_256x256_squashed")
-    write_picture(tmp_path / "COCO_val2014_000000000074.jpg", 640, 426)
+    write_jpeg(tmp_path / "COCO_val2014_000000000074.jpg", 640, 426)
     for path in images.glob("*.jpg"):
         if not (tmp_path / path.name).exists():
             shutil.copy(path, tmp_path)
@@ -120,7 +120,7 @@ def test_an_annotation_of_an_unknown_category(images, name, category_id, capsys)
 
 
 @pytest.mark.parametrize("name", ["category_grounding", "lvis_ground"])
-def test_the_only_annotation_of_a_picture_has_an_unknown_category(images, name):
+def test_the_only_annotation_of_an_image_has_an_unknown_category(images, name):
     outcome = changed(images, name, lambda content: content["annotations"][0].update(category_id=9))
     assert outcome.status == 2 and outcome.boxes == [[CORNERS]]
     assert outcome.report["skipped"] == {"no boxes": 1}
@@ -183,7 +183,7 @@ def test_odd_categories(images, name, capsys):
     assert capsys.readouterr().err.count("a category without an `id` is left out") == 2
 
 
-def test_no_entry_of_a_picture_may_call_its_category_unfinished(images):
+def test_no_entry_of_an_image_may_call_its_category_unfinished(images):
     def change(content: dict) -> None:
         content["images"].append({**content["images"][0], "id": 3, "not_exhaustive_category_ids": [1]})
 

@@ -8,7 +8,7 @@ from PIL import Image
 from processing import coco
 
 from . import wild
-from .samples import read_report, read_rows, real_sample, write_json, write_picture
+from .samples import read_report, read_rows, real_sample, write_jpeg, write_json
 from .wild import CORNERS, SCRIPTS, coco_content, run
 
 
@@ -21,9 +21,9 @@ def box(image: int, *xywh: float, **more) -> dict:
 
 
 def test_bad_records_never_stop_the_job(tmp_path):
-    """Every kind of damage in one file: good pictures come out, the others are counted."""
+    """Every kind of damage in one file: good images come out, the others are counted."""
     for number in (1, 2, 3, 4, 7, 8, 9, 11):
-        write_picture(tmp_path / "images" / f"{number}.jpg", 40, 30)
+        write_jpeg(tmp_path / "images" / f"{number}.jpg", 40, 30)
     (tmp_path / "images" / "4.jpg").write_bytes(b"<html>404</html>")
     whole = (tmp_path / "images" / "8.jpg").read_bytes()
     (tmp_path / "images" / "8.jpg").write_bytes(whole[:-20])  # a download that broke off
@@ -121,7 +121,7 @@ def test_real_panoptic_annotations(tmp_path):
     assert rows[0]["boxes_xyxy"][0] == [282.0, 207.0, 330.0, 356.0]
 
 
-def test_pictures_without_boxes_are_kept_if_wanted(images):
+def test_images_without_boxes_are_kept_if_wanted(images):
     content = coco_content()
     content["annotations"][0]["iscrowd"] = 1
     content["images"].append({**content["images"][0], "id": 3, "file_name": "a.jpg"})

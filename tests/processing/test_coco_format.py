@@ -8,11 +8,11 @@ import pytest
 from processing.coco_format import find_image, load_coco_json
 
 from . import wild
-from .samples import real_sample, write_json, write_picture
+from .samples import real_sample, write_jpeg, write_json
 from .wild import BOX, COCO_STYLE, CORNERS, HEIGHT, SCRIPTS, WIDTH, changed, coco_content, one_reason, run
 
 
-def test_annotations_go_to_their_pictures_without_crowds_and_masks(tmp_path, capsys):
+def test_annotations_go_to_their_images_without_crowds_and_masks(tmp_path, capsys):
     path = write_json(
         tmp_path / "instances.json",
         {
@@ -45,8 +45,8 @@ def test_other_files_are_an_error_that_names_the_file(tmp_path, text):
         load_coco_json(path)
 
 
-def test_pictures_are_found_with_fewer_folders(tmp_path):
-    path = write_picture(tmp_path / "patch8" / "a.jpg", 8, 8)
+def test_images_are_found_with_fewer_folders(tmp_path):
+    path = write_jpeg(tmp_path / "patch8" / "a.jpg", 8, 8)
     assert find_image(tmp_path, "images/v1/patch8/a.jpg") == path
     assert find_image(tmp_path / "patch8", "images/v1/patch8/a.jpg") == path
     assert find_image(tmp_path, "images/b.jpg") == tmp_path / "images" / "b.jpg"
@@ -69,7 +69,7 @@ def test_real_lvis_file_has_no_crowd_flags():
 
 @pytest.mark.parametrize("name", COCO_STYLE)
 @pytest.mark.parametrize("identity", [1, 1.0])
-def test_two_pictures_with_one_id(images, name, identity, capsys):
+def test_two_images_with_one_id(images, name, identity, capsys):
     def change(content: dict) -> None:
         content["images"].append({**content["images"][0], "id": identity, "file_name": "b.png"})
 
@@ -80,7 +80,7 @@ def test_two_pictures_with_one_id(images, name, identity, capsys):
 
 
 @pytest.mark.parametrize("name", COCO_STYLE)
-def test_a_picture_that_is_listed_twice_counts_once(images, name):
+def test_an_image_that_is_listed_twice_counts_once(images, name):
     outcome = changed(images, name, lambda content: content["images"].append(dict(content["images"][0])))
     assert outcome.boxes == [[CORNERS]] * 2
     assert outcome.report["skipped"] in ({"image is listed twice": 1}, {})
@@ -88,8 +88,8 @@ def test_a_picture_that_is_listed_twice_counts_once(images, name):
 
 
 @pytest.mark.parametrize("name", [name for name in COCO_STYLE if name not in ("refer", "refcoco caption")])
-def test_files_that_use_an_id_for_other_pictures(images, name, capsys):
-    """Boxes go to the picture of their own file, and somebody is told."""
+def test_files_that_use_an_id_for_other_images(images, name, capsys):
+    """Boxes go to the image of their own file, and somebody is told."""
     content = coco_content()
     content["images"], content["annotations"] = content["images"][:1], content["annotations"][:1]
     content["images"][0]["file_name"] = "b.png"
@@ -115,7 +115,7 @@ def test_files_that_use_an_id_for_other_pictures(images, name, capsys):
         (99, "of pictures that are not in the file"),
     ],
 )
-def test_an_annotation_of_no_picture(images, name, image_id, told, capsys):
+def test_an_annotation_without_an_image(images, name, image_id, told, capsys):
     outcome = changed(images, name, lambda content: content["annotations"][0].update(image_id=image_id))
     assert outcome.boxes == [[CORNERS]]
     assert re.search(
@@ -132,7 +132,7 @@ def test_an_annotation_that_is_not_an_object(images, name, capsys):
 
 @pytest.mark.parametrize("name", [name for name in COCO_STYLE if name != "refer"])
 @pytest.mark.parametrize("identity", [None, True, "", 0.5, [1]])
-def test_a_picture_without_an_id(images, name, identity):
+def test_an_image_without_an_id(images, name, identity):
     outcome = changed(images, name, lambda content: content["images"][0].update(id=identity))
     assert outcome.boxes == [[CORNERS]]
     assert outcome.report["skipped"] == {"image without an id: a whole number or a text": 1}
@@ -166,7 +166,7 @@ def test_an_annotation_that_is_listed_twice_counts_once(images, name):
 
 @pytest.mark.parametrize("name", ["coco", "category_grounding", "lvis_ground"])
 @pytest.mark.parametrize("spelled", ["a.png", "./a.png"])
-def test_entries_of_one_picture_are_put_together(images, name, spelled, capsys):
+def test_entries_of_one_image_are_put_together(images, name, spelled, capsys):
     """Apart, each would deny the boxes of the other."""
 
     def change(content: dict) -> None:
@@ -286,7 +286,7 @@ def test_a_key_that_stands_twice(images, name, capsys):
 
 
 def test_reasons_aggregate(images):
-    """A hundred pictures of other sizes are one reason."""
+    """A hundred images of other sizes are one reason."""
     content = coco_content()
     content["images"] += [{**content["images"][0], "id": 100 + k, "width": 100 + k} for k in range(100)]
     content["annotations"] += [{**content["annotations"][0], "id": 100 + k, "image_id": 100 + k} for k in range(100)]
@@ -306,7 +306,7 @@ def test_a_missing_box_is_counted(images, name):
 
 
 @pytest.mark.parametrize("name", ["coco", "category_grounding", "lvis_ground", "flickr30k", "visual_genome coco"])
-def test_the_other_boxes_of_a_picture_stay(images, name):
+def test_the_other_boxes_of_an_image_stay(images, name):
     script = SCRIPTS[name]
     content = coco_content()
     wrong = [

@@ -15,7 +15,7 @@ from processing import coco
 from processing.common import UNKNOWN_CATEGORY, positive_int, run_script, script_parser
 from transformers_groma.data.left_out import LeftOut
 
-from .samples import read_rows, write_json, write_picture
+from .samples import read_rows, write_jpeg, write_json
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = sorted(
@@ -27,13 +27,13 @@ EXAMPLES = sorted(
 
 @pytest.fixture
 def source(tmp_path):
-    """Arguments for seven good pictures and a missing one."""
+    """Arguments for seven good images and a missing one."""
     images, annotations = [], []
     for number in range(8):
         images.append({"id": number, "file_name": f"{number}.jpg", "width": 20 + number, "height": 16})
         annotations.append({"image_id": number, "bbox": [number, 1, 2, 3]})
         if number != 4:
-            write_picture(tmp_path / "images" / f"{number}.jpg", 20 + number, 16)
+            write_jpeg(tmp_path / "images" / f"{number}.jpg", 20 + number, 16)
     path = write_json(tmp_path / "instances.json", {"images": images, "annotations": annotations})
     return ["--images", str(tmp_path / "images"), "--annotations", str(path)]
 
@@ -177,7 +177,7 @@ def test_the_example_of_the_readme_runs(tmp_path):
     (code,) = re.findall(r"^```python\n(.*?)^```", readme, flags=re.MULTILINE | re.DOTALL)
     namespace = {"__name__": "own", "__doc__": "Own data."}
     exec(compile(code, "README.md", "exec"), namespace)
-    good = write_picture(tmp_path / "a.jpg", 20, 10)
+    good = write_jpeg(tmp_path / "a.jpg", 20, 10)
     records = [
         {"path": str(good), "width": 20, "height": 10, "boxes": [[1, 2, 3, 4.5]]},
         {"path": str(tmp_path / "b.jpg"), "width": 20, "height": 10, "boxes": [[1, 2, 3, 4.5]]},

@@ -8,7 +8,7 @@ from processing import flickr30k
 from transformers_groma.data.columns import image_part, phrase_part, text_part
 
 from . import wild
-from .samples import read_report, read_rows, real_sample, write_json, write_picture
+from .samples import read_report, read_rows, real_sample, write_jpeg, write_json
 from .wild import CORNERS, SCRIPTS, coco_content, flickr_xml, run, write_image
 
 ANNOTATION = """<annotation><filename>{name}.jpg</filename><size><width>40</width><height>30</height></size>
@@ -19,14 +19,14 @@ BOX = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>10</xmax><ymax>21</ymax></bndbo
 
 
 def original_files(folder: Path) -> list[str]:
-    """Picture 7 with three captions, 8 without boxes, 9 with broken ones, 10 with none."""
+    """Image 7 with three captions, 8 without boxes, 9 with broken ones, 10 with none."""
     captions = [
         "[/EN#1/people Two men] in [/EN#9/scene a yard] hold [/EN#6/bodyparts/people a man 's arm] .",
         "Nobody is in [/EN#9/scene a yard] with [/EN#0/notvisual each other] .",
         "[/EN#6/people A man] is <image> .",
     ]
     for name in ("7", "8", "9", "10"):
-        write_picture(folder / "images" / f"{name}.jpg", 40, 30)
+        write_jpeg(folder / "images" / f"{name}.jpg", 40, 30)
         (folder / "Sentences").mkdir(exist_ok=True)
         (folder / "Sentences" / f"{name}.txt").write_text(
             "\n".join(captions if name == "7" else captions[:1]) + "\n\n"
@@ -67,7 +67,7 @@ def test_the_original_layout(tmp_path):
     }
 
 
-def test_lists_of_pictures_and_of_unrelated_captions(tmp_path):
+def test_lists_of_images_and_of_unrelated_captions(tmp_path):
     arguments = original_files(tmp_path)
     (tmp_path / "train.txt").write_text("7\n8\n")
     (tmp_path / "unrelated").write_text("# format: <imageID> <sentence number>\n7 1\n")
@@ -79,7 +79,7 @@ def test_lists_of_pictures_and_of_unrelated_captions(tmp_path):
 
 
 def mdetr_file(folder: Path, **changes) -> list[str]:
-    write_picture(folder / "images" / "5.jpg", 40, 30)
+    write_jpeg(folder / "images" / "5.jpg", 40, 30)
     image = {"id": 0, "file_name": "5.jpg", "width": "40", "height": "30", "original_img_id": 5, "sentence_id": 0}
     image |= {"caption": "two dogs and a cat on grass ."} | changes
     annotations = [
@@ -140,7 +140,7 @@ def test_real_record_in_mdetr_layout(tmp_path):
     assert flickr30k.main([*arguments, "--output", str(tmp_path / "none")]) == 1
     assert read_report(tmp_path / "none")["skipped"] == {"missing picture": 1}
 
-    write_picture(tmp_path / "3359636318.jpg", 500, 334)
+    write_jpeg(tmp_path / "3359636318.jpg", 500, 334)
     assert flickr30k.main([*arguments, "--output", str(tmp_path / "rows")]) == 0
     (row,) = read_rows(tmp_path / "rows", "conversation")
     assert row["messages"][1]["content"] == [
@@ -156,7 +156,7 @@ def test_real_record_in_mdetr_layout(tmp_path):
 
 def test_real_sentences_with_their_excerpt_of_boxes(tmp_path):
     folder = real_sample("flickr30k_entities")
-    write_picture(tmp_path / "images" / "1000092795.jpg", 333, 500)
+    write_jpeg(tmp_path / "images" / "1000092795.jpg", 333, 500)
     (tmp_path / "Annotations").mkdir()
     content = (folder / "Annotations" / "1000092795_excerpt.xml").read_text()
     (tmp_path / "Annotations" / "1000092795.xml").write_text(content)

@@ -8,7 +8,7 @@ from processing import grit
 from transformers_groma.data.columns import phrase_part, text_part
 
 from . import wild
-from .samples import read_report, read_rows, real_sample, write_json, write_picture
+from .samples import read_report, read_rows, real_sample, write_jpeg, write_json
 from .wild import SCRIPTS, write_grit
 
 CAPTION = "a red hanger with a paper cover"
@@ -26,7 +26,7 @@ def record(**changes) -> dict:
 
 
 def run(folder, *records, name: str = "grit.json") -> int:
-    write_picture(folder / "images" / "a.jpg", 40, 20)
+    write_jpeg(folder / "images" / "a.jpg", 40, 20)
     path = folder / name
     if name.endswith(".jsonl"):
         path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in records) + "\n")
@@ -110,7 +110,7 @@ def test_real_record(tmp_path, folder):
     assert grit.main([*arguments, "--output", str(tmp_path / "none")]) == 1
     assert read_report(tmp_path / "none")["skipped"] == {"missing picture": 1}
 
-    write_picture(tmp_path / folder / "000373938.jpg", 1024, 693)
+    write_jpeg(tmp_path / folder / "000373938.jpg", 1024, 693)
     assert grit.main([*arguments, "--output", str(tmp_path / "rows")]) == 0
     (row,) = read_rows(tmp_path / "rows", "conversation")
     assert row["messages"][1]["content"] == [

@@ -10,7 +10,7 @@ from transformers_groma.data.columns import image_part, phrase_part, region_part
 from transformers_groma.data.left_out import SkipRecord
 
 from . import wild
-from .samples import read_report, read_rows, write_json, write_picture
+from .samples import read_report, read_rows, write_jpeg, write_json
 from .wild import BOX, CORNERS, SCRIPTS, one_reason, write_instruct
 
 
@@ -27,7 +27,7 @@ def record(*turns: tuple[str, list[int] | None], **changes) -> dict:
 
 
 def run(folder, *records) -> int:
-    write_picture(folder / "VG_100K" / "7.jpg", 40, 30)
+    write_jpeg(folder / "VG_100K" / "7.jpg", 40, 30)
     path = write_json(folder / "instruct.json", list(records))
     return groma_instruct_dataset.main(
         ["--images", str(folder), "--annotations", str(path), "--output", str(folder / "rows")]

@@ -6,7 +6,7 @@ from processing import llava_instruct
 from transformers_groma.data.columns import image_part, text_part
 from transformers_groma.data.left_out import SkipRecord
 
-from .samples import read_report, read_rows, real_sample, write_json, write_picture
+from .samples import read_report, read_rows, real_sample, write_jpeg, write_json
 
 
 def turns(*texts: str, first: str = "human") -> list[dict]:
@@ -15,14 +15,14 @@ def turns(*texts: str, first: str = "human") -> list[dict]:
 
 
 def run(folder, *records) -> int:
-    write_picture(folder / "images" / "coco" / "a.jpg", 40, 30)
+    write_jpeg(folder / "images" / "coco" / "a.jpg", 40, 30)
     path = write_json(folder / "records.json", list(records))
     return llava_instruct.main(
         ["--images", str(folder / "images"), "--annotations", str(path), "--output", str(folder / "rows")]
     )
 
 
-def test_conversations_with_and_without_a_picture(tmp_path):
+def test_conversations_with_and_without_an_image(tmp_path):
     records = [
         {
             "id": "1",
@@ -51,7 +51,7 @@ def test_conversations_with_and_without_a_picture(tmp_path):
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_picture_that_no_name_is_given_of(tmp_path, number):
+def test_an_image_whose_name_is_not_given(tmp_path, number):
     record = {"id": "1", "conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A bus."}]}
     assert len(list(llava_instruct.convert(record, tmp_path, "llava"))) == 1
     record["conversations"][number]["value"] += " <image>"
@@ -115,13 +115,13 @@ def test_other_files_are_named(tmp_path, capsys):
         ("llava_recap_coco_record.json", "coco/train2017/000000000009.jpg", 1),
     ],
 )
-def test_real_records_without_and_with_their_picture(tmp_path, sample, picture, num_turns):
+def test_real_records_without_and_with_their_image(tmp_path, sample, picture, num_turns):
     annotations = real_sample("conversations") / sample
     arguments = ["--images", str(tmp_path), "--annotations", str(annotations), "--source", "sharegpt4v"]
     assert llava_instruct.main([*arguments, "--output", str(tmp_path / "none")]) == 1
     assert read_report(tmp_path / "none")["skipped"] == {"missing picture": 1}
 
-    write_picture(tmp_path / picture, 64, 48)
+    write_jpeg(tmp_path / picture, 64, 48)
     assert llava_instruct.main([*arguments, "--output", str(tmp_path / "rows")]) == 0
     (row,) = read_rows(tmp_path / "rows", "conversation")
     assert len(row["messages"]) == 2 * num_turns and row["source"] == "sharegpt4v"

@@ -9,11 +9,11 @@ from processing import lvis_ground
 from processing.category_grounding import CategoryObjects, load_category_objects
 from transformers_groma.data.columns import image_part, phrase_part, text_part
 
-from .samples import read_report, read_rows, real_sample, write_json, write_picture
+from .samples import read_report, read_rows, real_sample, write_jpeg, write_json
 
 
 def records(categories: dict[int, int]) -> list[CategoryObjects]:
-    """So many pictures of each category."""
+    """So many images of each category."""
     return [
         CategoryObjects({"id": image}, f"category {category}", category, [[0, 0, 1, 1]])
         for category, count in categories.items()
@@ -25,7 +25,7 @@ def key(record: CategoryObjects) -> tuple[int, int]:
     return record.category_id, record.image["id"]
 
 
-def test_at_most_so_many_pictures_of_a_category():
+def test_images_per_category_are_limited():
     every = records({3: 40, 1: 5, 2: 2})
     chosen = [key(record) for record in lvis_ground.choose_queries(every, 5, seed=0)]
     assert Counter(category for category, _ in chosen) == {1: 5, 2: 2, 3: 5}
@@ -37,7 +37,7 @@ def test_at_most_so_many_pictures_of_a_category():
 
 
 def lvis_file(folder: Path) -> Path:
-    write_picture(folder / "images" / "val2017" / "7.jpg", 40, 30)
+    write_jpeg(folder / "images" / "val2017" / "7.jpg", 40, 30)
     url = "http://images.cocodataset.org/val2017/7.jpg"
     images = [
         {"id": 7, "coco_url": url, "width": 40, "height": 30, "not_exhaustive_category_ids": [2]},
@@ -96,7 +96,7 @@ def test_real_annotations(tmp_path):
     assert squashed_queries > 0
     assert sorted(report["skipped"].values()) == [squashed_queries, len(chosen) - squashed_queries]
 
-    write_picture(tmp_path / "images" / "val2017" / "000000266409.jpg", 640, 480)
+    write_jpeg(tmp_path / "images" / "val2017" / "000000266409.jpg", 640, 480)
     command = [*arguments(tmp_path, path), "--overwrite", "--images-per-category", "1000"]
     assert lvis_ground.main(command) == 0
     rows = read_rows(tmp_path / "rows", "evaluation", split="validation")

@@ -4,7 +4,7 @@ import pytest
 
 from processing import objects365
 
-from .samples import read_report, read_rows, write_json, write_picture
+from .samples import read_report, read_rows, write_jpeg, write_json
 
 FILE_NAME = "images/v1/patch8/objects365_v1_00420917.jpg"
 
@@ -12,8 +12,8 @@ FILE_NAME = "images/v1/patch8/objects365_v1_00420917.jpg"
 @pytest.mark.parametrize(
     "place", [FILE_NAME, "v1/patch8/objects365_v1_00420917.jpg", "patch8/objects365_v1_00420917.jpg"]
 )
-def test_pictures_in_patch_folders(tmp_path, place):
-    write_picture(tmp_path / "train" / place, 77, 51)
+def test_images_in_patch_folders(tmp_path, place):
+    write_jpeg(tmp_path / "train" / place, 77, 51)
     flags = {"isfake": 0, "isreflected": 0, "category_id": 2}
     annotations = write_json(
         tmp_path / "zhiyuan_objv2_train.json",

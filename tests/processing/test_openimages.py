@@ -4,7 +4,7 @@ import pytest
 
 from processing import openimages
 
-from .samples import read_report, read_rows, real_sample, write_picture
+from .samples import read_report, read_rows, real_sample, write_jpeg
 from .wild import CORNERS, SCRIPTS, run, write_openimages
 
 HEADER = (
@@ -19,7 +19,7 @@ def write_table(path, *lines):
 
 def test_corners_labels_and_groups(tmp_path):
     for name, orientation in [("a", None), ("b", None), ("c", 3), ("d", None)]:
-        write_picture(tmp_path / "images" / f"{name}.jpg", 80, 40, orientation)
+        write_jpeg(tmp_path / "images" / f"{name}.jpg", 80, 40, orientation)
     table = write_table(
         tmp_path / "boxes.csv",
         "a,xclick,/m/01g317,1,0.25,0.5,0.125,0.75,0,0,0,0,0",
@@ -49,9 +49,9 @@ def test_corners_labels_and_groups(tmp_path):
 
 
 def test_real_row(tmp_path):
-    """The real file's order of columns, XMin,XMax,YMin,YMax; a picture of another size stands in for the photo."""
+    """The real file's order of columns, XMin,XMax,YMin,YMax; an image of another size stands in for the photo."""
     table = real_sample("openimages") / "oidv6-train-annotations-bbox_one_row.csv"
-    write_picture(tmp_path / "images" / "0001eeaf4aed83f9.jpg", 1000, 800)
+    write_jpeg(tmp_path / "images" / "0001eeaf4aed83f9.jpg", 1000, 800)
     output = tmp_path / "rows"
     arguments = ["--images", str(tmp_path / "images"), "--annotations", str(table), "--output", str(output)]
     assert openimages.main(arguments) == 0

@@ -12,13 +12,13 @@ from transformers_groma.data.columns import check_dataset, image_part, phrase_pa
 from transformers_groma.data.prompts import PROMPTS
 
 from . import wild
-from .samples import read_report, read_rows, real_sample, write_json, write_picture
+from .samples import read_report, read_rows, real_sample, write_jpeg, write_json
 from .wild import SCRIPTS, coco_content, one_reason, write_refer
 
 
 def mdetr_file(folder: Path) -> Path:
-    """Three expressions about two boxes of one picture, and bad ones."""
-    write_picture(folder / "images" / "a.jpg", 40, 30)
+    """Three expressions about two boxes of one image, and bad ones."""
+    write_jpeg(folder / "images" / "a.jpg", 40, 30)
     image = {"file_name": "a.jpg", "width": 40, "height": 30, "original_id": 77}
     captions = ["Dog in Red.", "the big dog", "a cat", "", "nothing", "a <p>"]
     bboxes = [[1, 2, 10, 20], [1, 2, 10, 20], [20, 2, 30, 9], [1, 2, 3, 4], [50, 2, 3, 4], [1, 2, 3, 4]]
@@ -111,7 +111,7 @@ def test_rows_do_not_depend_on_shards(tmp_path):
 
 
 def refer_files(folder: Path, refs: object) -> list[Path]:
-    write_picture(folder / "images" / "COCO_train2014_000000000077.jpg", 40, 30)
+    write_jpeg(folder / "images" / "COCO_train2014_000000000077.jpg", 40, 30)
     image = {"id": 77, "file_name": "COCO_train2014_000000000077.jpg", "width": 40, "height": 30}
     annotations = [
         {"id": 5, "image_id": 77, "bbox": [1.5, 2, 10, 20]},

@@ -130,7 +130,7 @@ def test_rows_read_as_the_paper_writes_them(processor):
     assert to_messages(row)[3]["content"][0]["boxes"] == [B, A]
 
 
-def test_pictures_are_found_and_turned(tmp_path):
+def test_images_are_found_and_turned(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     (tmp_path / "b").mkdir()
@@ -166,7 +166,7 @@ def test_pictures_are_found_and_turned(tmp_path):
         ({"file_name": "a.jpg", "coco_url": 7}, ["a.jpg"]),
     ],
 )
-def test_names_of_pictures(image, names):
+def test_names_of_images(image, names):
     assert coco_image_names(image) == names
     for nothing in ({}, {"file_name": "", "coco_url": None}):
         with pytest.raises(SkipRecord, match="no file name"):
@@ -197,7 +197,7 @@ def test_questions_are_drawn_unless_they_evaluate(options, seed):
         plain.parse_args(["--evaluation"])
 
 
-def test_rows_show_their_picture_once_and_evaluate_without_an_answer():
+def test_rows_show_their_image_once_and_evaluate_without_an_answer():
     picture, turn = ImageFile(b"x", "a.jpg", 10, 10), ([text_part("Q")], [text_part("A")])
     row = conversation_row(picture, "7", [A], [turn, turn], "test")
     assert row["image"] == {"bytes": b"x", "path": "a.jpg"}

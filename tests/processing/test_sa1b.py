@@ -9,16 +9,16 @@ from PIL import Image
 
 from processing import sa1b
 
-from .samples import read_report, read_rows, real_sample, write_json, write_picture
+from .samples import read_report, read_rows, real_sample, write_jpeg, write_json
 from .wild import BOX, CORNERS, HEIGHT, WIDTH, white_box, write_image
 
 
-def test_annotation_files_beside_pictures_in_any_folder(tmp_path, capsys):
+def test_annotation_files_beside_images_in_any_folder(tmp_path, capsys):
     for folder, number, boxes in [
         ("sa_000000", 2, [[1.0, 2.0, 30.0, 40.0], [5, 5, 0, 3]]),
         ("sa_000001", 1, [[0, 0, 9, 9]]),
     ]:
-        write_picture(tmp_path / folder / f"sa_{number}.jpg", 60, 50)
+        write_jpeg(tmp_path / folder / f"sa_{number}.jpg", 60, 50)
         image = {"image_id": number, "width": 60, "height": 50, "file_name": f"sa_{number}.jpg"}
         mask = {"size": [50, 60], "counts": "T1"}
         annotations = [
@@ -46,7 +46,7 @@ def test_annotation_files_beside_pictures_in_any_folder(tmp_path, capsys):
 
 
 def test_real_annotations(tmp_path):
-    """Real files, each with one of its annotations; white pictures of their size stand in for the photos."""
+    """Real files, each with one of its annotations; white images of their size stand in for the photos."""
     for path in real_sample("sa1b").glob("*.json"):
         shutil.copy(path, tmp_path)
     for number, size in [(1, (1500, 2060)), (560, (2250, 1500))]:
@@ -60,7 +60,7 @@ def test_real_annotations(tmp_path):
 
 
 def test_sa1b_files(tmp_path, capsys):
-    """Each file is one picture."""
+    """Each file is one image."""
     good = {
         "image": {"image_id": 1, "file_name": "sa_1.jpg", "width": WIDTH, "height": HEIGHT},
         "annotations": [

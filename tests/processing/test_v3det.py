@@ -4,14 +4,14 @@ import pytest
 
 from processing import v3det
 
-from .samples import read_rows, write_json, write_picture
+from .samples import read_rows, write_jpeg, write_json
 
 FILE_NAME = "images/a00000066/28_1081_17163155567_4bd2ed4f6d_c.jpg"
 
 
 @pytest.mark.parametrize("images", ["V3Det", "V3Det/images"])
-def test_pictures_in_category_folders(tmp_path, images):
-    write_picture(tmp_path / "V3Det" / FILE_NAME, 80, 60)
+def test_images_in_category_folders(tmp_path, images):
+    write_jpeg(tmp_path / "V3Det" / FILE_NAME, 80, 60)
     annotations = write_json(
         tmp_path / "v3det_2023_v1_train.json",
         {

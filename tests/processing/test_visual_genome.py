@@ -12,14 +12,14 @@ from transformers_groma.boxes import box_iou
 from transformers_groma.data.columns import image_part, region_part, text_part
 
 from . import wild
-from .samples import read_report, read_rows, real_sample, write_json, write_picture
+from .samples import read_report, read_rows, real_sample, write_jpeg, write_json
 from .wild import SCRIPTS, one_reason, run, write_vg
 
 
 def vg_files(folder: Path) -> list[str]:
-    """Picture 1 with fourteen regions, picture 2 with bad ones only, picture 3 of which nothing is known."""
-    write_picture(folder / "VG_100K_2" / "1.jpg", 400, 300)
-    write_picture(folder / "VG_100K" / "2.jpg", 40, 30)
+    """Image 1 with fourteen regions, image 2 with bad ones only, image 3 of which nothing is known."""
+    write_jpeg(folder / "VG_100K_2" / "1.jpg", 400, 300)
+    write_jpeg(folder / "VG_100K" / "2.jpg", 40, 30)
     image_data = [
         {"image_id": 1, "width": 400, "height": 300, "url": "https://x/rak248/VG_100K_2/1.jpg", "coco_id": None},
         {"image_id": 2, "width": 40, "height": 30, "url": "https://x/rak248/VG_100K/2.jpg", "coco_id": 9},
@@ -76,7 +76,7 @@ def test_many_rounds_are_about_regions_that_overlap_little(tmp_path):
     }
 
 
-def test_the_choice_depends_on_picture_and_seed_only():
+def test_the_choice_depends_on_image_and_seed_only():
     image = {"id": 1, "width": 400, "height": 300}
     regions = [Region(image, [10 * number, 5, 8, 8], (f"thing {number}",)) for number in range(30)]
     chosen = visual_genome.choose_regions(regions, "1", seed=0)
@@ -119,7 +119,7 @@ def test_single_rounds_and_evaluation(tmp_path):
     assert [part["text"] for part in rows[3]["messages"][0]["content"]][1] == "Please give a short description of "
 
 
-def test_coco_style_with_a_list_of_pictures(tmp_path):
+def test_coco_style_with_a_list_of_images(tmp_path):
     images = [{"id": number, "file_name": f"{number}.jpg", "width": 40, "height": 30} for number in (1, 2, 3)]
     annotations = [
         {"image_id": number, "bbox": [1, 2, 3 + number, 4], "caption": f"THING {number}", "iscrowd": 0}
@@ -127,7 +127,7 @@ def test_coco_style_with_a_list_of_pictures(tmp_path):
     ]
     path = write_json(tmp_path / "vg.json", {"images": images, "annotations": annotations})
     for number, folder in ((1, "VG_100K"), (2, "VG_100K"), (3, "VG_100K_2")):
-        write_picture(tmp_path / folder / f"{number}.jpg", 40, 30)
+        write_jpeg(tmp_path / folder / f"{number}.jpg", 40, 30)
     ids = tmp_path / "ids.txt"
     ids.write_text("3\n1\n")
     arguments = ["--images", str(tmp_path), "--annotations", str(path), "--image-ids", str(ids)]
@@ -146,7 +146,7 @@ def test_files_of_another_layout_are_named(tmp_path, capsys, which, message):
     assert message in capsys.readouterr().err
 
 
-def test_real_regions_without_and_with_their_picture(tmp_path, capsys):
+def test_real_regions_without_and_with_their_image(tmp_path, capsys):
     folder = real_sample("visual_genome")
     arguments = [
         *("--annotations", str(folder / "region_descriptions_image_1_excerpt.json")),
@@ -157,7 +157,7 @@ def test_real_regions_without_and_with_their_picture(tmp_path, capsys):
     assert read_report(tmp_path / "none")["skipped"] == {"missing picture": 1}
     assert "no row was written" in capsys.readouterr().err
 
-    write_picture(tmp_path / "VG_100K_2" / "1.jpg", 800, 600)  # of the right size
+    write_jpeg(tmp_path / "VG_100K_2" / "1.jpg", 800, 600)  # of the right size
     assert visual_genome.main([*arguments, "--output", str(tmp_path / "rows")]) == 0
     (row,) = read_rows(tmp_path / "rows", "conversation")
     answers = [message["content"][0]["text"] for message in row["messages"][1::2]]
@@ -204,7 +204,7 @@ def test_regions_are_tied_at_both_ends(images, name, change, reason):
     assert one_reason(outcome) == reason and outcome.rows[0]["image_id"] == "2"
 
 
-def test_two_entries_of_regions_for_one_picture(images):
+def test_two_entries_of_regions_for_one_image(images):
     arguments = write_vg(images)
     entries = json.loads((images / "a.json").read_text())
     wild.write_json(images, [*entries, entries[0]])

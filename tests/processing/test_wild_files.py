@@ -80,7 +80,7 @@ def test_a_wrong_box_is_counted(images, name, bbox, reason):
         ("half.png", "broken picture"),
     ],
 )
-def test_pictures_that_are_not_there(images, name, file_name, reason):
+def test_images_that_are_not_there(images, name, file_name, reason):
     script, folder = SCRIPTS[name], images / "images"
     if name.startswith("visual_genome") and script.write is write_vg and "/" in file_name:
         pytest.skip("its URLs end in a folder and a name")
@@ -109,7 +109,7 @@ def test_pictures_that_are_not_there(images, name, file_name, reason):
         ((True, HEIGHT), "image has no usable `width`"),
     ],
 )
-def test_pictures_of_another_size(images, name, size, reason):
+def test_images_of_another_size(images, name, size, reason):
     script = SCRIPTS[name]
     assert one_reason(run(script, images, script.write(images, size=size))) == reason
 

@@ -1,4 +1,4 @@
-"""Files of every script with two good pictures, for tests that spoil something in them."""
+"""Files of every script with two good images, for tests that spoil something in them."""
 
 import csv
 import io
@@ -47,7 +47,7 @@ def write_image(path: Path, size: tuple[int, int] = (WIDTH, HEIGHT), orientation
 
 
 def coco_content(name: str = "a.png", bbox: Any = BOX, size: tuple[Any, Any] = (WIDTH, HEIGHT)) -> dict:
-    """COCO instances that every script of that format reads; `name`, `bbox` and `size` are of the first picture."""
+    """COCO instances that every script of that format reads; `name`, `bbox` and `size` are of the first image."""
     images = [
         {"id": 1, "file_name": name, "width": size[0], "height": size[1], "caption": "a cup stands"},
         {"id": 2, "file_name": "b.png", "width": WIDTH, "height": HEIGHT, "caption": "a dog runs"},
@@ -67,12 +67,12 @@ class Script:
 
     Args:
         main (`Callable`): the script.
-        write (`Callable`): writes the files for `name`, `bbox` and `size` of the first picture; the annotation
+        write (`Callable`): writes the files for `name`, `bbox` and `size` of the first image; the annotation
             options.
         options (`list`): more options.
         file (`str`): the annotation file whose bytes tests change.
         bbox (`bool`): whether it has `xywh` boxes in JSON.
-        size (`bool`): whether it knows the size of pictures.
+        size (`bool`): whether it knows the size of images.
     """
 
     main: Callable[[list[str]], int]

@@ -10,7 +10,7 @@ from transformers_groma._jsonl import write_jsonl
 from transformers_groma.endpoints import client as endpoint
 
 from ...chat_server import ChatServer
-from ..samples import write_picture
+from ..samples import write_jpeg
 from .samples import answer, image_of, selected_image
 
 
@@ -27,7 +27,7 @@ def work(tmp_path) -> Path:
     """A work folder with six selected images, 0 to 5."""
     selection = []
     for number in range(6):
-        write_picture(tmp_path / "images" / f"{number}.jpg", 200, 160)
+        write_jpeg(tmp_path / "images" / f"{number}.jpg", 200, 160)
         descriptions = [f"cat of {number}", "dog", "collar"]
         selection.append(selected_image(image_id=str(number), file_name=f"{number}.jpg", descriptions=descriptions))
     write_jsonl(tmp_path / "work" / files.SELECTION, selection)

@@ -9,7 +9,7 @@ from processing.groma_instruct import files
 from transformers_groma._jsonl import read_jsonl
 
 from ...chat_server import ChatServer, Response, completion
-from ..samples import write_json, write_picture
+from ..samples import write_jpeg, write_json
 
 PHOTO = Path(__file__).parents[2] / "fixtures" / "photos" / "cat_and_dog.jpg"
 GOOD = {
@@ -56,7 +56,7 @@ def write_source(folder: Path, numbers: range) -> list[str]:
         if number != 91:
             captions.append({"image_id": 1000 + number, "caption": f"A cat \n of {number}."})
         if number != 93:
-            write_picture(folder / "images" / "VG_100K_2" / f"{number}.jpg", 200, 160)
+            write_jpeg(folder / "images" / "VG_100K_2" / f"{number}.jpg", 200, 160)
     del entries[-2]["height"]
     regions.append(regions[-1])  # whose are they?
     regions[0]["regions"].append({**region(0, "nowhere", 0, 0, 9, 9), "x": None})

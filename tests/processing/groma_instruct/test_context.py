@@ -9,12 +9,12 @@ from PIL import Image
 from processing.groma_instruct.context import EXAMPLES_FILE, build_messages
 from processing.groma_instruct.parse import parse_conversation
 
-from ..samples import write_picture
+from ..samples import write_jpeg
 from .samples import selected_image
 
 
 def test_messages(tmp_path):
-    content = write_picture(tmp_path / "7.jpg", 200, 160).read_bytes()
+    content = write_jpeg(tmp_path / "7.jpg", 200, 160).read_bytes()
     messages = build_messages(selected_image(), content)
     assert [message["role"] for message in messages] == ["system", *["user", "assistant"] * 3, "user"]
     text, image = messages[-1]["content"]
@@ -26,7 +26,7 @@ def test_messages(tmp_path):
     assert head == "data:image/jpeg;base64"
     with Image.open(io.BytesIO(base64.b64decode(data))) as sent:
         assert (sent.format, sent.size) == ("JPEG", (200, 160))
-        # The plate of the cat; the picture alone is dark grey there.
+        # The plate of the cat; the image alone is dark grey there.
         assert max(sent.convert("L").crop((20, 20, 40, 40)).getextrema()) > 200
     json.dumps(messages)
 

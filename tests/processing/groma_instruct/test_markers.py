@@ -5,7 +5,7 @@ from PIL import Image
 
 from processing.groma_instruct.markers import draw_markers, place_plates
 
-from ..samples import write_picture
+from ..samples import write_jpeg
 from .samples import PHOTO
 
 
@@ -55,9 +55,9 @@ def test_markers_are_readable_on_any_background(background):
     assert (0, 0, 0) in row[rim:] or (0, 0, 0) in row[:rim]
 
 
-def test_markers_on_turned_pictures(tmp_path):
+def test_markers_on_turned_images(tmp_path):
     """Boxes are those of the upright image."""
-    turned = Image.open(write_picture(tmp_path / "turned.jpg", 200, 100, orientation=6))
+    turned = Image.open(write_jpeg(tmp_path / "turned.jpg", 200, 100, orientation=6))
     marked = draw_markers(turned, [[0, 100, 100, 200]])
     assert marked.size == (100, 200)
     assert marked.getpixel((44, 150)) == (0, 0, 0)

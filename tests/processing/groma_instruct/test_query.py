@@ -168,7 +168,7 @@ def test_query_without_a_server(work, stub, capsys, monkeypatch):
     assert len(read_jsonl(work / files.FAILURES)) == 8
 
 
-def test_query_goes_on_after_a_kill(work, stub):
+def test_query_resumes_after_a_kill(work, stub):
     """A line that was cut is no answer; half of it does not spoil the file."""
     assert main(["query", *options(work, stub, "--limit", "3")]) == 0
     content = (work / files.ANSWERS).read_bytes()
@@ -205,7 +205,7 @@ def test_query_interrupted(work, stub, capsys, request):
     assert json.loads((work / files.COST_SUMMARY).read_text())["answers"] == 1
 
 
-def test_query_missing_picture(work, stub, capsys):
+def test_query_with_a_missing_image(work, stub, capsys):
     (work.parent / "images" / "2.jpg").unlink()
     assert main(["query", *options(work, stub)]) == 1
     assert sorted(stub.asked()) == ["0", "1", "3", "4", "5"]

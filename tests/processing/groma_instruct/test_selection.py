@@ -10,7 +10,7 @@ from processing.groma_instruct.__main__ import main
 from processing.groma_instruct.selection import choose_regions
 from transformers_groma._jsonl import read_jsonl
 
-from ..samples import real_sample, write_json, write_picture
+from ..samples import real_sample, write_jpeg, write_json
 from .samples import write_source
 
 
@@ -45,7 +45,7 @@ def test_select(tmp_path, capsys):
     assert report["parts"] == {"box is not four finite numbers": 1}
     assert ["93", "missing picture"] in report["examples"]
 
-    # It stays until told otherwise; pictures may lie without their folders.
+    # It stays until told otherwise; images may lie without their folders.
     before = (tmp_path / "work" / "selection.jsonl").stat()
     assert main(["select", *options]) == 0
     assert "left as it is" in capsys.readouterr().err
@@ -104,7 +104,7 @@ def change_source(folder: Path, name: str, change) -> None:
         ("question_answers.json", lambda c: c.append(c[0]), "two entries share the id of a picture"),
     ],
 )
-def test_a_wrong_picture_is_left_out_alone(tmp_path, name, change, reason):
+def test_a_wrong_image_is_left_out_alone(tmp_path, name, change, reason):
     options = write_source(tmp_path, range(2))
     change_source(tmp_path, name, change)
     assert main(["select", *options]) == 0
@@ -157,9 +157,9 @@ def test_wrong_captions_and_entries_are_counted(tmp_path, capsys):
 
 @pytest.mark.parametrize("orientation", [6, 8])
 def test_regions_of_stored_pixels_are_turned(tmp_path, orientation):
-    """The vision model sees the upright picture."""
+    """The vision model sees the upright image."""
     options = write_source(tmp_path, range(1))
-    write_picture(tmp_path / "images" / "VG_100K_2" / "0.jpg", 200, 160, orientation)
+    write_jpeg(tmp_path / "images" / "VG_100K_2" / "0.jpg", 200, 160, orientation)
     assert main(["select", *options]) == 0
     [selected] = read_jsonl(tmp_path / "work" / "selection.jsonl")
     assert (selected["width"], selected["height"]) == (160, 200)
@@ -171,7 +171,7 @@ def test_select_real_sample(tmp_path, capsys):
     """Image 1 of Visual Genome has no COCO id; with one set by hand it is selected."""
     folder = real_sample("visual_genome")
     entries = json.loads((folder / "image_data_image_1.json").read_text())
-    write_picture(tmp_path / "images" / "1.jpg", 800, 600)
+    write_jpeg(tmp_path / "images" / "1.jpg", 800, 600)
     options = [
         *("--images", str(tmp_path / "images"), "--output", str(tmp_path / "work")),
         *("--region-descriptions", str(folder / "region_descriptions_image_1_excerpt.json")),
