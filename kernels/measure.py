@@ -1,4 +1,4 @@
-"""Times a kernel beside its torch reference, in turns, so that a busy machine slows both. For the benchmarks here."""
+"""Times a kernel and its torch reference in turns, so that a busy machine slows both; for the kernels' benchmarks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 class Comparison(NamedTuple):
-    """One line of a table: best times in ms, peak memory above the start in MB (None where it cannot be told)."""
+    """A line of a table: best times in ms, and peak memory above the start in MB, None where it cannot be measured."""
 
     name: str
     kernel_ms: float
@@ -62,9 +62,10 @@ def peak_mb(function: Callable[[], object], device: str = "cpu") -> float | None
             return next(int(line.split()[1]) for line in file if line.startswith(key)) / 2**10
 
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed is given back, else it would be used unseen
+        # Memory that earlier calls freed is given back: reused, it would not be counted.
+        ctypes.CDLL(None).malloc_trim(0)
         with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # the mark starts again from what is in use now
+            file.write("5")  # resets the peak (VmHWM) to what is in use now
         before = resident("VmRSS")
         function()
         return max(0.0, resident("VmHWM") - before)

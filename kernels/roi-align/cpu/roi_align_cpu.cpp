@@ -58,7 +58,7 @@ void find_axis_taps(A start, A bin_size, int64_t bins, int64_t grid, int64_t siz
   }
 }
 
-// Samples along one side of a bin. A size that is negative, zero or no number has none when sampling adapts.
+// Samples along one side of a bin. A size that is negative, zero or NaN has none when sampling adapts.
 template <typename A>
 int64_t samples_per_bin(const Problem& p, A roi_size, int64_t bins) {
   if (p.sampling_ratio > 0) return p.sampling_ratio;

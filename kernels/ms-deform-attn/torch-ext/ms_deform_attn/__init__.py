@@ -13,7 +13,7 @@ def ms_deform_attn(
     sampling_locations: torch.Tensor,
     attention_weights: torch.Tensor,
 ) -> torch.Tensor:
-    """Sample `value` around `sampling_locations` and sum up with `attention_weights`.
+    """Sum `value` at the sampling locations, weighted by attention.
 
     Args:
         value: (batch, pixels, heads, channels), the pixels of all levels one level after the other.
@@ -39,7 +39,7 @@ def ms_deform_attn_logits(
     sampling_locations: torch.Tensor,
     attention_logits: torch.Tensor,
 ) -> torch.Tensor:
-    """As `ms_deform_attn`, with the softmax over all levels and points of a head taken inside."""
+    """Like `ms_deform_attn`, from raw logits: takes the softmax over all levels and points of a head itself."""
     return ops.ms_deform_attn_forward(
         value, spatial_shapes, level_start_index, sampling_locations, attention_logits, True
     )

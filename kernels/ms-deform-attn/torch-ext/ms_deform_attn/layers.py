@@ -9,7 +9,7 @@ from .autograd import ops
 
 
 class MultiScaleDeformableAttention(nn.Module):
-    """Takes over the layer of the same name of transformers' Deformable DETR family."""
+    """Replaces the layer of the same name in transformers' Deformable DETR family."""
 
     has_backward: bool = True
     can_torch_compile: bool = True
@@ -24,14 +24,14 @@ class MultiScaleDeformableAttention(nn.Module):
         attention_weights: torch.Tensor,
         im2col_step: int,
     ) -> torch.Tensor:
-        # value_spatial_shapes_list and im2col_step are there for the other implementations' sake.
+        # value_spatial_shapes_list and im2col_step are part of the interface; other implementations need them.
         return ops.ms_deform_attn_forward(
             value, value_spatial_shapes, level_start_index, sampling_locations, attention_weights, False
         )
 
 
 class MultiScaleDeformableAttentionLogits(nn.Module):
-    """The same with raw attention logits: the softmax over levels and points happens inside."""
+    """The same from raw attention logits: takes the softmax over levels and points itself."""
 
     has_backward: bool = True
     can_torch_compile: bool = True

@@ -1,4 +1,4 @@
-"""What torch must know about the operators: shapes without data (torch.compile) and gradients."""
+"""Shapes without data (torch.compile) and gradients of the operators, registered with torch."""
 
 import warnings
 
