@@ -63,10 +63,10 @@ def test_an_outline_is_a_fifth_of_a_thin_object_at_most(thickness, width):
     for box in ((10.0, 10.0, 10.0 + thickness, 300.0), (10.0, 10.0, 300.0, 10.0 + thickness)):
         canvas = RegionCanvas(grey(400, 400))
         canvas.outline([Mark(box, RED)], 6)
-        middle = round((box[0] + box[2]) / 2), round((box[1] + box[3]) / 2)
-        line = [canvas.image.getpixel((middle[0], y) if thickness < 100 and box[2] == 300 else (x, middle[1]))
-                for x, y in zip(range(5, 30), range(5, 30), strict=True)]  # fmt: skip
-        assert line[line.index(RED) :].index(GROUND) == width
+        pixels = np.asarray(canvas.image) == RED
+        # Across the long side, from the outside in.
+        row = (pixels if box[2] < 300 else pixels.transpose(1, 0, 2))[150].all(axis=-1)
+        assert row[10 : 10 + width].all() and not row[10 + width : 10 + thickness - width].any()
 
 
 @pytest.mark.parametrize(
@@ -108,12 +108,12 @@ def test_one_region_named_again_and_again():
 
 
 def test_outlines_are_kept_off_by_labels():
-    """Also those of what is no larger than a point or outside of the image: something of each is drawn."""
+    """Also those of what is no larger than a point or outside of the image; there is space around tiny ones."""
     canvas = RegionCanvas(grey(64, 48))
     canvas.outline(
         [Mark(box, RED) for box in ((5.0, 5.0, 5.0, 5.0), (70.0, 80.0, 90.0, 90.0), (-9.0, 2.0, 7.0, 9.0))], 2
     )
-    assert sorted(canvas.regions) == [(0.0, 2.0, 7.0, 9.0), (5.0, 5.0, 6.0, 6.0), (63.0, 47.0, 64.0, 48.0)]
+    assert sorted(canvas.regions) == [(-0.5, 1.5, 7.5, 9.5), (1.5, 1.5, 9.5, 9.5), (59.5, 43.5, 67.5, 51.5)]
 
 
 # ------------------------------------------------------------------------------------------------------------- dashes
@@ -165,6 +165,16 @@ def test_a_label_has_the_colour_of_its_region_and_stands_outside():
         plain = RegionCanvas(grey(320, 240))
         plain.label([Mark((100.0, 100.0, 200.0, 200.0), RED, label)])
         assert plain.labels == [] and changed(grey(320, 240), plain.image) is None
+
+
+def test_a_tiny_object_stays_in_sight():
+    """A label leaves some pixels around it free and a line leads to it."""
+    canvas = RegionCanvas(grey(320, 240))
+    mark = Mark((100.0, 100.0, 101.0, 101.0), RED, "a dot")
+    canvas.outline([mark], 2)
+    canvas.label([mark])
+    [(_, _, _, y2)] = canvas.labels
+    assert y2 == 96 and canvas.image.getpixel((100, 98)) == RED and canvas.image.getpixel((104, 98)) == GROUND
 
 
 def test_a_label_of_a_dashed_box_shows_on_white():

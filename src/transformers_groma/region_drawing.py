@@ -83,7 +83,7 @@ class RegionCanvas:
         draw = ImageDraw.Draw(self.image)
         for mark in sorted(marks, key=lambda mark: -rectangle_area(mark.box)):
             box = self._clipped(mark.box)
-            self.regions.append(box)
+            self.regions.append(self._with_surroundings(box))
             if mark.is_dashed:
                 _draw_dashes(draw, box, mark.color, line_width)
             else:
@@ -103,7 +103,8 @@ class RegionCanvas:
         boxes = [self._clipped(mark.box) for mark in marks]
         texts = [self._label_texts(mark.label, box, size, padding) for mark, box in zip(marks, boxes, strict=True)]
         sizes = [[(math.ceil(text.length()) + 2 * padding, height) for text in choices] for choices in texts]
-        placed = place_labels(boxes, sizes, self.image.size, self.regions, self.labels)
+        spaces = [self._with_surroundings(box) for box in boxes]
+        placed = place_labels(spaces, sizes, self.image.size, self.regions, self.labels)
         draw = ImageDraw.Draw(self.image)
         # Lines first, so that none crosses a label.
         for mark, box, label in zip(marks, boxes, placed, strict=True):
@@ -125,6 +126,13 @@ class RegionCanvas:
         rooms = (max(0.45 * self.image.width, box[2] - box[0]), max(0.2 * self.image.width, box[2] - box[0]))
         cuts = [shortened(text, size, min(self.image.width, room) - 2 * padding) for room in rooms]
         return [Typeset(cut, size) for cut in dict.fromkeys(cuts) if cut]
+
+    def _with_surroundings(self, box: Box) -> Box:
+        """The space that labels leave to an object: its box, and for a tiny one enough around it that it is seen."""
+        x1, y1, x2, y2 = box
+        least = 4 * self.line_width
+        x, y = max(0.0, (least - (x2 - x1)) / 2), max(0.0, (least - (y2 - y1)) / 2)
+        return x1 - x, y1 - y, x2 + x, y2 + y
 
     def _clipped(self, box: Box) -> Box:
         """What of a box is inside of the image; at least a pixel, so that no box is lost."""
