@@ -122,6 +122,15 @@ def test_a_label_off_its_box_is_near_it():
     assert place(box, *everything) is None
 
 
+def test_a_label_off_its_box_hides_little():
+    """Two free places at the same distance, of which the first hides some of another region."""
+    box = (90, 40, 110, 60)
+    everything = [(x, y, x + 10, y + 10) for x in range(0, 200, 10) for y in range(0, 100, 10)]
+    taken = [cell for cell in everything if cell[:2] not in {(x, 40) for x in (20, 30, 40, 150, 160, 170)}]
+    assert place(box, *taken) == (20, 40, 50, 50)
+    assert place(box, *taken, regions=[(0, 0, 50, 90)]) == (150, 40, 180, 50)
+
+
 def test_no_label_is_far_from_its_box():
     box = (10, 0, 20, 10)
     for gap, is_placed in ((REACH * 10, True), (REACH * 10 + 40, False)):
