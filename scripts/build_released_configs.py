@@ -19,13 +19,13 @@ from transformers_groma.models.groma.tokenization_groma import add_groma_tokens,
 # Vicuna-7B v1.5
 BOS_TOKEN_ID, EOS_TOKEN_ID, NUM_BASE_TOKENS = 1, 2, 32000
 
-# One template a model. Those with an underscore are what several have in common.
+# One template a model; those that start with an underscore hold what several models share.
 CARDS = Path(__file__).with_name("released_cards")
 RELEASED = ("groma-7b", "groma-7b-pretrain", "groma-det-pretrain")
 
 
 def released_groma_config() -> GromaConfig:
-    """Groma-7B, with the geometry that its weights were trained with."""
+    """Groma-7B as released, with the geometry that its weights were trained with."""
     return GromaConfig(
         architectures=["GromaForConditionalGeneration"],
         proposer_config={"refine_reference_points": False},
@@ -43,7 +43,7 @@ def released_groma_config() -> GromaConfig:
 
 
 def released_detector_config() -> GromaRegionProposalConfig:
-    """The stage-1 detector."""
+    """The detector of stage 1, as released."""
     return GromaRegionProposalConfig(
         architectures=["GromaForRegionProposal"], proposer_config={"refine_reference_points": False}
     )

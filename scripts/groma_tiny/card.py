@@ -1,9 +1,8 @@
-"""Writes the model card of groma-tiny from its template; `make evaluate-tiny` does so when its metrics are in the card.
+"""Writes the model card of groma-tiny from its template, at the end of `make evaluate-tiny`.
 
     python -m scripts.groma_tiny.card [--model hub_configs/groma-tiny]
 
-The metrics stand in the card's metadata, where `groma evaluate --card` puts them. The table for readers is made of the
-same ones.
+The metrics come from the card's metadata, where `groma evaluate --card` puts them. The table for readers repeats them.
 """
 
 import argparse
@@ -19,10 +18,10 @@ from transformers_groma.model_cards import fill_card
 
 HUB_CONFIGS = Path(__file__).parents[2] / "hub_configs"
 MODEL = HUB_CONFIGS / "groma-tiny"
-# Minutes that the steps of the last training took.
+# The minutes of each step of the last training; `train.py` writes them.
 MINUTES = HUB_CONFIGS / "recipes" / "tiny" / "minutes.json"
 TEMPLATE = Path(__file__).with_suffix(".md")
-# Dataset and metric, as the metadata have them, and what the metric says.
+# Dataset and metric as they are named in the metadata, and what the metric says.
 HEADLINES = (
     ("shapes-detection", "recall@0.5", "region proposals: share of objects with a region at IoU 0.5"),
     ("shapes-detection", "ar@100", "region proposals: average recall over IoU 0.50:0.95"),

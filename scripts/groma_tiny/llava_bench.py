@@ -1,10 +1,11 @@
 """LLaVA-Bench in miniature, for `make evaluate-tiny`: open questions about test scenes, and a judge that is a program.
 
-    python -m scripts.groma_tiny.llava_bench --output output/groma-tiny [--model hub_configs/groma-tiny] [--rows 500] [--card MODEL_DIR]
+    python -m scripts.groma_tiny.llava_bench --output output/groma-tiny \\
+        [--model hub_configs/groma-tiny] [--rows 500] [--card MODEL_DIR]
 
-Of scenes of shapes the truth is known, so no language model is needed to judge: the score of an answer, 0 to 10, is
-the F1 of its words and the reference's. The judge speaks OpenAI's chat completions on this machine and is asked by
-`groma evaluate llava-bench` as any other is. Its scores compare with those of no other judge.
+The truth about synthetic scenes is known, so the judge need not be a language model: the score of an answer, 0 to 10,
+is the F1 of its words and the reference's. The judge speaks OpenAI's chat completions on this machine, and `groma
+evaluate llava-bench` asks it like any other. Its scores compare with those of no other judge.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from transformers_groma.shapes.wording import words
 JUDGE = "right-words"
 MODEL = Path(__file__).parents[2] / "hub_configs" / "groma-tiny"
 SEED = 1000
-# Kinds of questions that are answered in words, and LLaVA-Bench's categories.
+# The kinds of questions that are answered in words, and their category in LLaVA-Bench.
 CATEGORIES = {
     "exists": "conv",
     "color": "conv",
@@ -71,7 +72,7 @@ def bench_rows(count: int) -> Iterator[dict[str, Any]]:
 
 
 def scene_context(scene: Scene) -> str:
-    """What a judge that sees no image reads of a scene: its objects and their boxes, `xyxy`, as fractions of the image."""
+    """Describe a scene to a judge that sees no image: objects and their boxes, `xyxy`, as fractions of the image."""
     return "\n".join(
         f"{words(item.attributes)}: {[round(value / scene.image_size, 3) for value in item.box_xyxy]}"
         for item in scene.objects
@@ -79,14 +80,14 @@ def scene_context(scene: Scene) -> str:
 
 
 def word_score(answer: str, reference: str) -> float:
-    """F1 of the words of an answer, articles and punctuation left out, 0 to 10.
+    """Score an answer from 0 to 10 by the F1 of its words, without articles and punctuation.
 
     Args:
-        answer (`str`): what is scored.
-        reference (`str`): what is right.
+        answer (`str`): the answer to score.
+        reference (`str`): the true answer.
 
     Returns:
-        `float`
+        `float`: 10 for the same words in any order.
 
     Example:
     >>> word_score("A small red circle.", "A small green circle.")
@@ -101,13 +102,13 @@ def word_score(answer: str, reference: str) -> float:
 
 
 def judge(messages: Sequence[dict[str, str]]) -> str:
-    """Both scores, as judges are asked for them.
+    """Answer as judges are asked to: with both scores.
 
     Args:
-        messages (`Sequence[dict]`): as `evaluation.llava_judge.judge_messages` makes them.
+        messages (`Sequence[dict]`): the request of `groma evaluate llava-bench`.
 
     Returns:
-        `str`: two numbers; the first is that of the reference.
+        `str`: two numbers; the first is the score of the reference.
     """
     answers = dict(_ANSWERS.findall(messages[-1]["content"]))
     return f"{MAX_SCORE} {word_score(answers['2'], answers['1']):g}"
@@ -134,15 +135,15 @@ class JudgeHandler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
-        """Says nothing of single requests."""
+        """Stay silent about single requests."""
 
 
 @contextmanager
 def running_judge() -> Iterator[str]:
-    """The judge at work.
+    """Run the judge in a thread of its own.
 
     Yields:
-        `str`: its address.
+        `str`: the base URL of its endpoint.
     """
     server = ThreadingHTTPServer(("127.0.0.1", 0), JudgeHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -154,7 +155,7 @@ def running_judge() -> Iterator[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make the questions, ask the model and the judge."""
+    """Make the questions, and ask the model and the judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="questions go to test/, metrics to metrics/ in it")
     parser.add_argument("--model", type=Path, default=MODEL)

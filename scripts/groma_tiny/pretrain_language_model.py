@@ -1,14 +1,14 @@
-"""Teaches the language model of groma-tiny to point, before it sees anything, as Vicuna knew English before Groma.
+"""Teaches the language model of groma-tiny to point before it sees anything, as Vicuna knew English before Groma.
 
     python -m scripts.groma_tiny.pretrain_language_model BASE OUTPUT
 
 Its prompts are those of Groma without an image, and a region token is the sum of the embeddings of the words that are
-true of the region: "small", "red", "circle". What it has to find is a look-back: from words to the region token that
-they fit, and from there to the proxy token before it. What helps a small model to find it: few regions at first and
-more later, weights that start large enough for its width (`build_groma_tiny.py`), and Muon, which takes rare
+true of the region: "small", "red", "circle". The model has to learn a look-back: from words to the region token that
+they fit, and from there to the proxy token before it. Three things help a small model to learn it: few regions at
+first and more later, initial weights that are large enough for its width (`build.py`), and Muon, which takes rare
 directions of a matrix as seriously as common ones.
 
-A killed run goes on from its last checkpoint when it is started again.
+An interrupted run resumes from its last checkpoint.
 """
 
 from dataclasses import dataclass
@@ -33,16 +33,15 @@ from .pretraining import Pretraining, Schedule, base_and_output
 SEED = 0
 SCHEDULE = Schedule(learning_rate=2e-3, steps=1900, warmup_steps=100, decay_steps=500)
 BATCH_SIZE = 16
-# At first nothing but look-backs, of which conversations have too few for them to be found; the first of them are the
-# easiest.
+# At first nothing but look-backs, easy ones before hard ones: conversations have too few for a model to learn them.
 FIRST_STEPS, STEPS_PER_PROXY, SINGLE_STEPS, DRILL_STEPS, DRILL_BATCH_SIZE = 260, 12, 600, 1250, 48
-# Then one region more every so many steps and, from some step on, regions without an object.
+# Then one more region every few steps and, later, regions without an object.
 GROW_FROM_STEP, STEPS_PER_OBJECT, MIN_OBJECTS, MAX_OBJECTS = 800, 30, 2, 12
 BACKGROUND_FROM_STEP = 1100
-# Later drills without markup, and about regions of which one word is known.
+# Shares of later drills without markup, and about regions of which only one word is known.
 BARE_SHARE, SINGLE_SHARE = 0.3, 0.3
 QUESTIONS = 10
-# What is known of the objects of a row, and how often.
+# What is known about the objects of a row, and how often.
 KNOWN = {
     ("size", "texture", "color", "shape"): 0.6,
     ("size", "color", "shape"): 0.1,
@@ -68,7 +67,7 @@ class Row:
 
     Args:
         input_ids (`list[int]`): placeholders stand for region tokens.
-        labels (`list[int]`): of the same length, -100 outside of answers.
+        labels (`list[int]`): as many; -100 outside answers.
         bags (`list[list[int]]`): for each placeholder, in order, the words of its region as token ids.
     """
 
@@ -78,7 +77,7 @@ class Row:
 
 
 def invent_world(rng: np.random.Generator, step: int, max_regions: int) -> World:
-    """Some objects, and from some step on regions without an object between them."""
+    """Invent some objects and, from some step on, regions without an object among them."""
     known = list(KNOWN)[rng.choice(len(KNOWN), p=list(KNOWN.values()))]
     if step < SINGLE_STEPS or (step < DRILL_STEPS and rng.random() < SINGLE_SHARE):
         known = (("shape",), ("color",))[rng.integers(2)]
@@ -96,7 +95,7 @@ class RowMaker:
     """Makes conversations about invented worlds.
 
     Args:
-        processor (`GromaProcessor`): of the model.
+        processor (`GromaProcessor`): the model's.
     """
 
     def __init__(self, processor: GromaProcessor):
@@ -106,9 +105,9 @@ class RowMaker:
         self.placeholder_id: int = self.tokenizer.convert_tokens_to_ids(self.placeholder)
 
     def drill(self, rng: np.random.Generator, step: int) -> Row:
-        """Regions, and then phrases that fit one of them each, with its proxy token: many look-backs in few tokens."""
+        """Regions, then phrases that each fit one of them, with its proxy token: many look-backs in few tokens."""
         world = invent_world(rng, step, self.max_regions)
-        # Numbers begin anywhere, so that all proxy tokens are met, one by one, while there are few regions.
+        # Numbering starts anywhere, so that all proxy tokens occur, one by one, while there are few regions.
         last_first = min(max(0, step - FIRST_STEPS) // STEPS_PER_PROXY, self.max_regions - len(world.attributes))
         first = int(rng.integers(last_first + 1))
         row = self._introduce(world, first)
@@ -125,7 +124,7 @@ class RowMaker:
         return row
 
     def conversation(self, rng: np.random.Generator, step: int) -> Row:
-        """Questions and answers as they will be about images."""
+        """Questions and answers as they will later be about images."""
         exchanges = []
         while not exchanges:
             world = invent_world(rng, step, self.max_regions)
@@ -152,7 +151,7 @@ class RowMaker:
         row.labels.extend(ids if learn else [IGNORED_LABEL] * len(ids))
 
     def _render(self, content: Content) -> str:
-        """Text with the markup that the chat template gives to its parts."""
+        """Render parts as text with Groma's markup, as the chat template does."""
         pieces = []
         for part in content:
             match part:
@@ -173,11 +172,12 @@ class RowMaker:
 def prompt_embeddings(
     table: torch.nn.Embedding, rows: list[Row], placeholder_id: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Embeddings `(B, L, D)` with region tokens in place, attention mask `(B, L)` and labels `(B, L)`, padded on the right."""
+    """Embed rows: embeddings `(B, L, D)` with region tokens, attention mask and labels `(B, L)`, right-padded."""
     length = max(len(row.input_ids) for row in rows)
     input_ids = torch.tensor([row.input_ids + [0] * (length - len(row.input_ids)) for row in rows])
     labels = torch.tensor([row.labels + [IGNORED_LABEL] * (length - len(row.labels)) for row in rows])
     mask = torch.tensor([[1] * len(row.input_ids) + [0] * (length - len(row.input_ids)) for row in rows])
+    # `embedding_bag` sums runs of one flat list of tokens; each region's run starts at its offset.
     bags = [bag for row in rows for bag in row.bags]
     offsets = torch.tensor([0, *(len(bag) for bag in bags[:-1])]).cumsum(0)
     tokens = torch.tensor([token for bag in bags for token in bag])
@@ -192,7 +192,7 @@ def pretrain_language_model(base: str | Path, output: str | Path) -> None:
 
     Args:
         base (`str` or `Path`): the untrained model.
-        output (`str` or `Path`): folder of the result, and of checkpoints on the way.
+        output (`str` or `Path`): output folder, with the checkpoint until the end.
     """
     output = Path(output)
     model = GromaForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
@@ -213,11 +213,11 @@ def pretrain_language_model(base: str | Path, output: str | Path) -> None:
         logits, targets = head(hidden[learned]), targets[learned]
         right = logits.argmax(dim=-1) == targets
         pointing = is_proxy[targets]
-        figures = {
+        metrics = {
             "proxies right": right[pointing].float().mean().item(),
             "other tokens": right[~pointing].float().sum().item() / max(1, int((~pointing).sum())),
         }
-        return torch.nn.functional.cross_entropy(logits, targets), figures
+        return torch.nn.functional.cross_entropy(logits, targets), metrics
 
     training = Pretraining(language_model, "layers", SCHEDULE, output)
     training.run(loss_of, "language model")

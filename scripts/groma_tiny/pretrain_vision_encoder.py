@@ -1,11 +1,12 @@
-"""Teaches the vision encoder of groma-tiny what patches show, before it looks for boxes, as DINOv2 knew pictures before Groma.
+"""Teaches the vision encoder of groma-tiny what patches show, before it finds boxes.
 
     python -m scripts.groma_tiny.pretrain_vision_encoder BASE OUTPUT
 
-Each patch learns to say the attributes of the object that covers it, and where that object's box is. Boxes alone ask
-for less: an encoder that stage 1 trains from nothing hardly tells dots from stripes.
+Groma's DINOv2 knew images before, too. Each patch learns the attributes of the object that covers it, and where the
+object's box is. Boxes alone teach less: an encoder that learns from them only, in stage 1, hardly tells dots from
+stripes.
 
-A killed run goes on from its last checkpoint when it is started again.
+An interrupted run resumes from its last checkpoint.
 """
 
 from collections.abc import Iterator
@@ -24,11 +25,12 @@ from transformers_groma.shapes.scenes import ATTRIBUTE_WORDS, Scene, make_scene
 
 from .pretraining import Pretraining, Schedule, base_and_output
 
-# Scenes of their own: the stages train on those of seed 0.
+# Other scenes than those of the stages, which have seed 0.
 SEED = 1
 SCHEDULE = Schedule(learning_rate=2e-3, steps=2000, warmup_steps=100, decay_steps=900)
 BATCH_SIZE = 24
-# A patch belongs to the object that covers so much of it, and to the background if objects cover no more than this.
+# A patch belongs to an object that covers at least the first share of it, and to the background if all objects
+# together cover at most the second. Patches in between are not learned.
 OWN_SHARE, BACKGROUND_SHARE = 0.5, 0.1
 BOX_WEIGHT = 5.0
 
@@ -37,9 +39,9 @@ class PatchTargets(NamedTuple):
     """What the patches of an image show.
 
     Attributes:
-        labels (`Tensor` of shape `(grid * grid, 4)`): index of size, texture, color and shape, from 1 on; 0 is the
-            background, -100 is not asked.
-        boxes (`Tensor` of shape `(grid * grid, 4)`): of the object, `xyxy` in 0..1; zeros where there is none.
+        labels (`Tensor` of shape `(grid * grid, 4)`): indices of size, texture, color and shape, counted from 1; 0 for
+            the background, -100 where nothing is learned.
+        boxes (`Tensor` of shape `(grid * grid, 4)`): box of the object, `xyxy` in 0..1; zeros where there is none.
     """
 
     labels: Tensor
@@ -57,6 +59,7 @@ def patch_targets(scene: Scene, grid: int) -> PatchTargets:
         `PatchTargets`: patches in the order of the vision encoder.
     """
     patch = scene.image_size // grid
+    # Cut every mask into patches, (objects, grid, patch, grid, patch); the mean over a patch is the share it covers.
     masks = np.stack([item.mask for item in scene.objects]).reshape(-1, grid, patch, grid, patch)
     shares = masks.mean(axis=(2, 4)).reshape(len(scene.objects), -1)
     owner = shares.argmax(axis=0)
@@ -76,10 +79,10 @@ class PatchScenes(Dataset):
     """Scenes as pixels and targets.
 
     Args:
-        image_processor (`BaseImageProcessor`): of the model.
+        image_processor (`BaseImageProcessor`): the model's.
         image_size (`int`): side of an image in pixels.
         grid (`int`): patches in a row.
-        count (`int`): how many scenes.
+        count (`int`): number of scenes.
     """
 
     def __init__(self, image_processor: BaseImageProcessor, image_size: int, grid: int, count: int):
@@ -112,22 +115,22 @@ class PatchReader(nn.Module):
         self.box = nn.Linear(width, 4)
 
     def loss(self, pixel_values: Tensor, labels: Tensor, boxes: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Loss of a batch, and for each attribute the share of objects' patches that are right."""
+        """The loss of a batch and, for each attribute, the share of objects' patches that get it right."""
         patches = self.encoder(pixel_values).last_hidden_state[:, -labels.shape[1] :]
-        figures, losses = {}, []
+        metrics, losses = {}, []
         for index, (name, head) in enumerate(self.heads.items()):
             logits, wanted = head(patches), labels[..., index]
             losses.append(
                 nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED_LABEL)
             )
-            figures[name] = (logits.argmax(dim=-1) == wanted)[wanted > 0].float().mean().item()
+            metrics[name] = (logits.argmax(dim=-1) == wanted)[wanted > 0].float().mean().item()
         is_own = labels[..., 0] > 0
         losses.append(BOX_WEIGHT * nn.functional.l1_loss(self.box(patches)[is_own], boxes[is_own]))
-        return torch.stack(losses).sum(), figures
+        return torch.stack(losses).sum(), metrics
 
 
 def batches(dataset: PatchScenes, first_step: int) -> Iterator[list[Tensor]]:
-    """Batches from a step on. The worker draws scenes while the model learns."""
+    """Yield the batches from a step on. A worker draws scenes while the model learns."""
     order = range(first_step * BATCH_SIZE, len(dataset))
     return iter(DataLoader(dataset, batch_size=BATCH_SIZE, sampler=order, num_workers=1, prefetch_factor=4))
 
@@ -137,7 +140,7 @@ def pretrain_vision_encoder(base: str | Path, output: str | Path) -> None:
 
     Args:
         base (`str` or `Path`): the untrained model.
-        output (`str` or `Path`): folder of the result, and of the checkpoint on the way.
+        output (`str` or `Path`): output folder, with the checkpoint until the end.
     """
     output = Path(output)
     model = GromaForConditionalGeneration.from_pretrained(base, dtype=torch.float32).train()

@@ -1,4 +1,4 @@
-"""The training loop of what groma-tiny learns before Groma's own stages, for `pretrain_tiny_*.py`."""
+"""The training loop for what groma-tiny learns before Groma's own stages."""
 
 import argparse
 import io
@@ -20,12 +20,13 @@ LOG_STEPS, SAVE_STEPS = 20, 200
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate by steps: warm-up, plateau, and a cosine to zero.
+    """A learning rate schedule: warm-up, plateau, and a cosine to zero.
 
     Args:
-        learning_rate (`float`): of the plateau.
-        steps (`int`): of the training.
-        warmup_steps (`int`), decay_steps (`int`): the first and the last of them.
+        learning_rate (`float`): learning rate of the plateau.
+        steps (`int`): steps of the training.
+        warmup_steps (`int`): steps of the warm-up, at the start.
+        decay_steps (`int`): steps of the cosine, at the end.
     """
 
     learning_rate: float
@@ -34,7 +35,7 @@ class Schedule:
     decay_steps: int
 
     def rate(self, step: int) -> float:
-        """Learning rate at a step."""
+        """The learning rate of a step."""
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
         left = (self.steps - step) / self.decay_steps
@@ -42,13 +43,13 @@ class Schedule:
 
 
 class Pretraining:
-    """Trains a module: Muon for the matrices of its layers, AdamW for the rest. A killed training goes on from its checkpoint.
+    """Trains a module with Muon for the matrices of its layers and AdamW for the rest; resumes from its checkpoint.
 
     Args:
-        module (`nn.Module`): what learns.
-        layers (`str`): part of the names of parameters inside of layers.
-        schedule (`Schedule`): of the learning rate.
-        folder (`Path`): of the checkpoint, which is removed at the end.
+        module (`nn.Module`): the module to train.
+        layers (`str`): what the names of parameters inside layers contain.
+        schedule (`Schedule`): the learning rate.
+        folder (`Path`): output folder, with the checkpoint until the end.
     """
 
     def __init__(self, module: nn.Module, layers: str, schedule: Schedule, folder: Path):
@@ -76,8 +77,8 @@ class Pretraining:
         """Train to the end.
 
         Args:
-            loss_of (`Callable`): the loss of a step, and figures to show beside it.
-            description (`str`): of the bar.
+            loss_of (`Callable`): gives the loss of a step, and metrics to log with it.
+            description (`str`): label of the progress bar.
         """
         steps = self.schedule.steps
         progress = tqdm(
@@ -85,7 +86,7 @@ class Pretraining:
         )
         history: list[dict[str, float]] = []
         for step in progress:
-            loss, figures = loss_of(step)
+            loss, metrics = loss_of(step)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.module.parameters(), MAX_GRAD_NORM)
             for optimizer in self.optimizers:
@@ -93,7 +94,7 @@ class Pretraining:
                     group["lr"] = self.schedule.rate(step)
                 optimizer.step()
                 optimizer.zero_grad()
-            history.append({"loss": loss.item(), **figures})
+            history.append({"loss": loss.item(), **metrics})
             if (step + 1) % LOG_STEPS == 0:
                 last = history[-LOG_STEPS:]
                 means = (f"{name} {sum(one[name] for one in last) / len(last):.4f}" for name in last[0])
@@ -102,7 +103,7 @@ class Pretraining:
                 self._save(step + 1)
 
     def finish(self, model: GromaForConditionalGeneration, processor: GromaProcessor) -> None:
-        """Write the whole model with its processor, and then remove the checkpoint."""
+        """Write the whole model with its processor, then remove the checkpoint."""
         model.save_pretrained(self.checkpoint.parent)
         processor.save_pretrained(self.checkpoint.parent)
         self.checkpoint.unlink(missing_ok=True)
@@ -119,7 +120,7 @@ class Pretraining:
 
 
 def base_and_output(description: str) -> tuple[Path, Path]:
-    """The two folders on the command line: the untrained model, and where the result goes."""
+    """Read the two folders on the command line: the untrained model, and the output folder."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", metavar="BASE", type=Path, help="folder of the untrained model")
     parser.add_argument(

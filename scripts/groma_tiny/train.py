@@ -2,9 +2,9 @@
 
     python -m scripts.groma_tiny.train [--work output/groma-tiny] [--output hub_configs/groma-tiny]
 
-The steps: synthetic scenes, an untrained base, the language model alone, the vision encoder alone, then the three stages
-of Groma with their own commands and the recipes in `hub_configs/recipes/tiny/`, and the folder with weights in bfloat16.
-`make evaluate-tiny` measures the model afterwards and puts its metrics into the card.
+The steps: synthetic scenes, an untrained base, the language model alone, the vision encoder alone, then the three
+stages of Groma by their own commands and the recipes in `hub_configs/recipes/tiny/`, and the folder to ship, with
+weights in bfloat16. `make evaluate-tiny` measures the model afterwards and puts its metrics into the card.
 
 Finished steps are skipped, and an interrupted one resumes from its last checkpoint: run the command again.
 """
@@ -37,7 +37,7 @@ RECIPES = HUB_CONFIGS / "recipes" / "tiny"
 # The recipes name these folders.
 WORK = Path("output/groma-tiny")
 SEED = 0
-# Task: rows to train on, rows to watch, questions of a row.
+# Task: rows to train on, rows for evaluation during training, questions a row.
 DATA = {
     "detection": (12000, 200, 1),
     "rec": (8000, 200, 10),
@@ -71,7 +71,7 @@ def run_stage(stage: str, model: Path, output: Path, *arguments: str) -> None:
 
 
 def package(base: Path, model_folder: Path, seconds: dict[str, float], output: Path) -> None:
-    """Write the folder to ship: weights in bfloat16, which git can hold, a config that asks for float32, and a card."""
+    """Write the folder to ship: weights in bfloat16 to keep git small, a config that asks for float32, and a card."""
     # Loading keeps the vision parts in float32 whatever dtype it is asked for.
     model = GromaForConditionalGeneration.from_pretrained(model_folder, dtype=torch.float32).to(torch.bfloat16)
     model.save_pretrained(output)
@@ -85,7 +85,7 @@ def package(base: Path, model_folder: Path, seconds: dict[str, float], output: P
 
 
 def train(work: Path, output: Path) -> None:
-    """Run all steps that are not finished yet.
+    """Run all steps that are not finished.
 
     Args:
         work (`Path`): folder of data, checkpoints and the log of finished steps; the recipes expect

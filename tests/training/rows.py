@@ -1,4 +1,4 @@
-"""What the tests of stages 2 and 3 train on: a very small model with a tokenizer of its own, and a handful of conversations."""
+"""What the tests of stages 2 and 3 train: a very small model with its own tokenizer, on a handful of conversations."""
 
 import functools
 import io
@@ -97,7 +97,7 @@ def save_training_model(folder: Path, seed: int = 0, tied: bool = False) -> Path
     return folder
 
 
-def picture(rng: np.random.Generator, colors: Sequence[str]) -> tuple[bytes, list[list[int]]]:
+def image_file(rng: np.random.Generator, colors: Sequence[str]) -> tuple[bytes, list[list[int]]]:
     """A PNG with a rectangle of each colour on black, in one of three shapes, and the boxes, `xyxy` in its pixels."""
     width, height = ((56, 56), (72, 48), (40, 64))[rng.integers(3)]
     image = Image.new("RGB", (width, height))
@@ -124,7 +124,7 @@ def conversation(number: int, text_only: bool = False) -> dict[str, Any]:
         return {"image": None, "image_id": str(number), "boxes_xyxy": [], "messages": messages, "source": "chat"}
     rng = np.random.default_rng(number)
     colors = rng.choice(COLORS, 2, replace=False).tolist()
-    data, boxes = picture(rng, colors)
+    data, boxes = image_file(rng, colors)
     messages = [
         *turn(
             [image_part(), text_part("What is "), region_part(0), text_part("?")], [text_part(f"a {colors[0]} box.")]

@@ -109,7 +109,7 @@ def test_card(whole, base, data):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_resume_is_exact(whole, base, data, tmp_path, workers):
-    """Losses, gradients, rates and weights, though the model shuffles its slots: with as many workers as before or not."""
+    """Losses, gradients, rates and weights, though the model shuffles its slots; with more workers, too."""
     resumed = run_alignment(
         command_line(
             base,
@@ -282,7 +282,7 @@ def test_bad_arguments(base, data, tmp_path, changes, message, monkeypatch):
 
 
 def test_data_is_checked_before_training(base, tmp_path, monkeypatch):
-    """A row that the model has too few slots for is found by `check_data`, or when it comes up; it is never left out."""
+    """`check_data` finds a row with more boxes than the model has slots; without it training stops at the row."""
     row = conversation(1)
     row["messages"] = turn([image_part()], [phrase_part("all", [0, 1] * 4)])
     rows = [conversation(0), row, conversation(2), conversation(3)]
@@ -307,7 +307,7 @@ def test_several_gpus_in_one_process(tmp_path):
 
 
 def test_what_distributed_training_needs_is_set(tmp_path, monkeypatch):
-    """Unused parameters are looked for also with activation checkpointing; sharded processes get an image in every batch."""
+    """DDP looks for unused parameters, also with checkpointing; sharded processes get an image in every batch."""
     collator = ConversationCollator(training_processor())
     settings = {"data_collator": collator, "train_dataset": conversations(2)}
     arguments = training_arguments(tmp_path, activation_checkpointing=True)

@@ -70,7 +70,7 @@ def test_plain_resize_is_that_of_the_image_processor():
         assert square.boxes.shape == (0, 4)
 
 
-def test_same_row_and_epoch_is_the_same_picture():
+def test_same_row_and_epoch_is_the_same_image():
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8))
     boxes = np.array([[50, 60, 300, 250]])

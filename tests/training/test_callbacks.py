@@ -42,7 +42,7 @@ def test_a_full_disk_does_not_hide_the_loss(tmp_path, monkeypatch):
 
 
 def test_a_training_stops_with_the_weights_before_the_step(tmp_path):
-    """The second step meets a picture of NaN."""
+    """The second step meets an image of NaN."""
 
     class DamagingCollator(ConversationCollator):
         calls = 0

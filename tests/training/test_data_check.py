@@ -58,26 +58,42 @@ def answer(*parts):
 GOOD = answer(text_part("Yes."))
 LONG = "Where is the red one? " * 400
 BAD = {
-    "missing file": (conversation(1) | {"image": {"bytes": None, "path": "/no/such.png"}}, "`image` cannot be read.*such.png"),
+    "missing file": (
+        conversation(1) | {"image": {"bytes": None, "path": "/no/such.png"}},
+        "`image` cannot be read.*such.png",
+    ),
     "not an image": (conversation(1) | {"image": {"bytes": b"GIF?", "path": None}}, "`image` cannot be read"),
-    "cut image": (conversation(1) | {"image": {"bytes": png(cut=600), "path": None}}, "`image` cannot be read.*truncated"),
+    "cut image": (
+        conversation(1) | {"image": {"bytes": png(cut=600), "path": None}},
+        "`image` cannot be read.*truncated",
+    ),
     "inverted box": (conversation(1) | {"boxes_xyxy": [[20, 1, 10, 9], [1, 1, 9, 9]]}, "x1 < x2"),
     "box outside": (conversation(1) | {"boxes_xyxy": [[1, 1, 900, 9], [1, 1, 9, 9]]}, "lies outside of the image"),
     "box without numbers": (conversation(1) | {"boxes_xyxy": [[1, 1, float("nan"), 9], [1, 1, 9, 9]]}, "finite"),
     "unknown part": (with_messages(question({"type": "video", "text": "", "boxes": []}), GOOD), "has type 'video'"),
-    "region without box": (with_messages(question({"type": "region", "text": "", "boxes": []}), GOOD), "a region is one box"),
+    "region without box": (
+        with_messages(question({"type": "region", "text": "", "boxes": []}), GOOD),
+        "a region is one box",
+    ),
     "box that is not there": (with_messages(question(region_part(2)), GOOD), r"names boxes \[2\], but there are 2"),
     "no answer": (with_messages(question(text_part("Hello."))), "must end with an assistant message"),
     "no messages": (with_messages(), "`messages` is empty"),
     "two questions": (with_messages(question(), question(), GOOD), "must alternate"),
-    "too many boxes": (with_messages(question(), answer(phrase_part("all", [0, 1] * 4))), "8 boxes, but the model has "
-    "6"),
-    "no image part": (with_messages({"role": "user", "content": [text_part("Hello.")]}, GOOD), "show 0 images, but the row has 1"),
-    "too long": (with_messages(question(text_part(LONG)), GOOD), "with its first answer alone.*more than "
-    "`max_tokens`"),
+    "too many boxes": (
+        with_messages(question(), answer(phrase_part("all", [0, 1] * 4))),
+        "8 boxes, but the model has 6",
+    ),
+    "no image part": (
+        with_messages({"role": "user", "content": [text_part("Hello.")]}, GOOD),
+        "show 0 images, but the row has 1",
+    ),
+    "too long": (
+        with_messages(question(text_part(LONG)), GOOD),
+        "with its first answer alone.*more than `max_tokens`",
+    ),
     "no content": (with_messages(question(), {"role": "assistant", "content": None}), "."),
     "no boxes": (conversation(1) | {"boxes_xyxy": None}, "."),
-}  # fmt: skip
+}
 
 
 def write(path: Path, rows, features=CONVERSATION_FEATURES) -> Path:

@@ -182,7 +182,7 @@ def test_resumed_training_is_the_uninterrupted_one(tmp_path, stop, accumulation)
 
 
 def test_accumulated_batches_with_equally_many_boxes_are_one_large_batch(tmp_path):
-    """The loss of a batch is a sum divided by its boxes: means of halves are the whole where both halves have equally many."""
+    """The loss of a batch is a sum divided by its boxes, so halves with equally many boxes average to the whole."""
     rows = detection_rows(8, boxes_per_image=2).remove_columns("source").add_column("source", ["coco"] * 8)
     rows = rows.cast(DETECTION_FEATURES)
     trainers = [
@@ -207,7 +207,7 @@ def test_accumulated_batches_with_equally_many_boxes_are_one_large_batch(tmp_pat
 
 
 def test_evaluation_knows_crowd_regions(tmp_path):
-    """The best region of each image is called a crowd, another one is true: rows of the trainer and of `evaluate_proposals`."""
+    """Each image's best region is a crowd and another one is true, for the trainer and for `evaluate_proposals`."""
     model = detector().eval()
     spread_proposals(model.region_proposer)
     rows = detection_rows(5)
@@ -292,7 +292,8 @@ resumed = make_trainer(folder, model=detector(seed=7, dropout=0.1), rows=detecti
 resumed.train(resume_from_checkpoint=str(folder / "checkpoint-4"))
 rank = whole.args.process_index
 weights = sum(value.double().sum().item() for value in whole.model.state_dict().values())
-report = {"whole": losses(whole), "resumed": losses(resumed), "sources": sources, "metrics": before, "weights": weights}
+report = {"whole": losses(whole), "resumed": losses(resumed), "sources": sources}
+report |= {"metrics": before, "weights": weights}
 (folder / f"report-{rank}.json").write_text(json.dumps(report))
 whole.end()
 """
@@ -300,7 +301,7 @@ whole.end()
 
 @pytest.mark.slow
 def test_two_processes(tmp_path):
-    """Both learn from one source at a time, evaluation counts every row once, and a resumed training is the uninterrupted one."""
+    """Both learn from one source at a time, evaluation counts every row once, and resuming changes nothing."""
     script = tmp_path / "script.py"
     script.write_text(TWO_PROCESSES)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

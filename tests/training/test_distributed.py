@@ -120,7 +120,7 @@ def evaluate_and_train(
 
 
 def evaluate_and_train_both(folder: Path) -> dict[str, dict[str, Any]]:
-    """The same with both trainers; the processes have different rows, and would drift apart if each trained for itself."""
+    """The same with both trainers. Processes have different rows, so they would drift apart if each trained alone."""
     settings = {"max_steps": 2, "per_device_train_batch_size": 2, "ddp_backend": "gloo"}
     arguments = training_arguments(folder / "evaluated", **settings)
     sft_arguments = SFTConfig(
@@ -151,7 +151,7 @@ def shard(model: torch.nn.Module) -> torch.nn.Module:
 def check_sharded(parts: list[str], tied: bool) -> float:
     """Losses, gradients and steps of sharded weights are those of whole ones. Returns the loss of both processes.
 
-    The second process has no picture in its batch.
+    The second process has no image in its batch.
     """
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     new = training_processor().tokenizer.convert_tokens_to_ids(groma_tokens(MAX_REGIONS))

@@ -114,7 +114,7 @@ def test_adapter_loads_into_a_fresh_model(runs, base, batch, load):
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_resume_is_exact(runs, base, data, tmp_path, variant, workers):
-    """The slots are shuffled and LoRA drops at random; the losses and weights are those of a run without interruption."""
+    """Slots are shuffled and LoRA drops at random; losses and weights are those of an uninterrupted run."""
     whole = runs[variant]
     resumed = run_sft(
         command_line(
@@ -146,7 +146,7 @@ def test_activation_checkpointing_changes_nothing(runs, base, data, tmp_path, va
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_accumulated_batches_are_one_batch(base, data, tmp_path, monkeypatch, variant):
-    """The slots are not shuffled and LoRA drops nothing: two batches draw their random numbers in another order than one."""
+    """Slots are not shuffled and LoRA drops nothing: two batches draw random numbers in another order than one."""
     keep_slot_order(monkeypatch)
     settings = {"max_steps": 3, "optim": "sgd", "learning_rate": 0.1, **VARIANTS[variant]}
     if variant == "lora":

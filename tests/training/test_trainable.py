@@ -76,7 +76,7 @@ def test_bad_parts():
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_only_the_rows_of_new_tokens_learn(tied, batch, new_token_ids):
-    """The new rows get the gradient that they get when all learn; after steps the old ones are as before, to the bit."""
+    """New rows get the gradient that they get when all learn; after some steps, old rows are as before to the bit."""
     model = training_model(tied=tied)
     set_trainable_parts(model, ["region_encoder", "projector", "language_model"])
     expected = gradients(model, batch)

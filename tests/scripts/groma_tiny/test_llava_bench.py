@@ -30,7 +30,7 @@ def test_every_question_is_about_a_scene_of_its_own(rows):
 
 
 def test_the_judge_reads_the_truth(rows):
-    """The object that a row points at has its box and words in the context, and so has all that a description names."""
+    """The context has box and words of the object that a row points at, and of all that a description names."""
     pointed = [row for row in rows if row["boxes_xyxy"] and row["category"] == "conv"]
     described = [row for row in rows if row["category"] == "detail"]
     assert pointed and described
