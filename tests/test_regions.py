@@ -71,6 +71,13 @@ def test_numbers_of_any_kind_become_tensors_without_losing_digits(values, dtype)
     torch.testing.assert_close(regions.xyxy, torch.as_tensor(expected).detach().to(dtype), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor])
+def test_ids_of_any_kind_become_python_integers(kind):
+    ids = Regions(BOXES, ids=kind([4, 10**17, 0])).ids
+    assert ids == (4, 10**17, 0) and all(type(number) is int for number in ids)
+    assert Regions(BOXES, ids=range(3, 6)).ids == (3, 4, 5)
+
+
 def test_later_changes_of_an_array_are_not_seen():
     boxes = np.array(BOXES)
     boxes.setflags(write=False)
@@ -95,8 +102,10 @@ def test_later_changes_of_an_array_are_not_seen():
         ({"scores": [1.0, 1.0]}, r"`scores` must have shape \(3,\).*\(2,\)"),
         ({"scores": [[1.0]] * 3}, r"`scores` must have shape \(3,\).*\(3, 1\)"),
         ({"scores": [1.0, float("inf"), 0.0]}, "`scores` must be finite"),
-        ({"ids": [1, 2]}, r"`ids` must be 3 non-negative numbers.*\[1, 2\]"),
+        ({"ids": [1, 2]}, r"`ids` must be 3 non-negative integers.*\[1, 2\]"),
         ({"ids": [1, 2, -1]}, "`ids`"),
+        ({"ids": [1, 2, 2.5]}, "`ids`"),
+        ({"ids": [True, False, True]}, "`ids`"),
         ({"masks": np.zeros((3, 4, 4))}, r"`masks` must be a bool array of shape \(3, height, width\).*float64"),
         ({"masks": np.zeros((2, 4, 4), bool)}, r"`masks`.*\(2, 4, 4\)"),
         ({"masks": np.zeros((4, 4), bool)}, r"`masks`.*\(4, 4\)"),

@@ -21,7 +21,7 @@ ArrayLike = Tensor | np.ndarray | Sequence[Any]
 
 @dataclass(frozen=True, eq=False, init=False)
 class Regions:
-    """Regions of one image. An index, a slice or a mask selects some of them; iterating gives them one by one.
+    """Regions of one image. A position, a slice or a list selects some of them; a loop gives one at a time.
 
     Args:
         xyxy (array-like of shape `(n, 4)`): `xyxy` boxes in absolute pixels of the upright image. Kept as a `Tensor`
@@ -68,9 +68,9 @@ class Regions:
         confidences = torch.ones(count) if scores is None else _finite("scores", scores)
         if confidences.shape != (count,):
             raise ValueError(f"`scores` must have shape ({count},), one for each box, got {tuple(confidences.shape)}.")
-        numbers = tuple(range(count)) if ids is None else tuple(int(number) for number in ids)
-        if len(numbers) != count or min(numbers, default=0) < 0:
-            raise ValueError(f"`ids` must be {count} non-negative numbers, one for each box, got {list(numbers)}.")
+        numbers = tuple(range(count)) if ids is None else tuple(_as_array(ids).tolist())
+        if len(numbers) != count or not all(type(number) is int and number >= 0 for number in numbers):
+            raise ValueError(f"`ids` must be {count} non-negative integers, one for each box, got {list(numbers)}.")
         pixels = None if masks is None else _as_array(masks)
         if pixels is not None and (pixels.dtype != bool or pixels.ndim != 3 or len(pixels) != count):
             raise ValueError(
