@@ -3,8 +3,8 @@
 `of the copy rate` is the achieved bandwidth over that of a copy on the same card: bytes that must move (each input
 read once, each output written once) / measured time. Inputs rotate through more memory than the card's cache holds.
 
-In half precision maps and values are, as in the model; places are always float32. Plain torch has no operator that
-mixes the two: the reference computes in float32, as the package does where there is no kernel.
+In half precision, only maps and values have it; boxes and locations are float32, as in the model. Plain torch has no
+operator that mixes the two: the reference computes in float32, as the package does without a kernel.
 """
 
 import math
@@ -39,7 +39,7 @@ def deformable_cases(small: bool) -> dict[str, tuple[list[tuple[int, int]], int,
 
 
 def roi_cases(small: bool) -> dict[str, tuple[int, int, bool]]:
-    """Name: channels, images, channels last."""
+    """Channels, images and whether maps are channels-last, by name."""
     if small:
         return {"8 channels": (8, 1, False)}
     return {
