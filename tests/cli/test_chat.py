@@ -68,6 +68,21 @@ def test_chat_without_question_asks_the_default_one(chat, boxes):
     assert json.loads(out)["regions"][1]["score"] == (1.0 if boxes else pytest.approx(0.77, abs=0.2))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "question"),
+    [
+        (["What is <region>?", "--box", BOX], "What is <region>?"),
+        (["--box", BOX], "Please give a short description of <region>."),
+        ([], "[grounding]Please describe the image in detail."),
+    ],
+)
+def test_chat_draws_the_question(chat, monkeypatch, tmp_path, arguments, question):
+    drawn = []
+    monkeypatch.setattr(GroundedText, "draw", lambda self, image, question=None: drawn.append(question) or image)
+    assert chat(*arguments, "--output", tmp_path)[0] == 0
+    assert drawn == [question]
+
+
 def test_chat_writes_files(chat, tmp_path):
     folder = tmp_path / "new" / "answer"
     code, out, err = chat("What is <region>?", "--box", BOX, "--json", "--output", folder)

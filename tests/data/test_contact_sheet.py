@@ -31,6 +31,13 @@ def test_control_characters_are_not_drawn():
     assert np.array_equal(np.asarray(shown), np.asarray(hidden))
 
 
+def test_other_scripts_can_be_read(monkeypatch):
+    """Without a font for them: as their codes, and not as boxes that look all the same."""
+    monkeypatch.setattr("transformers_groma.fonts.FONT_FILES", ())
+    shown, codes = captioned_tile(blank(10), ["東"]), captioned_tile(blank(10), ["[6771]"])
+    assert np.array_equal(np.asarray(shown), np.asarray(codes))
+
+
 def test_tiles_stand_four_in_a_line_each_line_as_high_as_its_highest():
     heights = [20, 60, 30, 40, 50]
     colors = ["red", "lime", "blue", "black", "purple"]

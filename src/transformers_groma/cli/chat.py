@@ -88,6 +88,10 @@ def run_chat(arguments: argparse.Namespace) -> None:
         generate_kwargs |= {name: value for name, value in sampling.items() if value is not None}
 
     pipe = load_pipeline(arguments.model, arguments.device, arguments.dtype)
+    if question is None:
+        from ..models.groma.processing_groma import default_question
+
+        question = default_question(len(arguments.boxes))
     if arguments.seed is not None:
         import torch
 

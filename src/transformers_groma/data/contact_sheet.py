@@ -3,7 +3,10 @@
 import textwrap
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from ..colors import BLACK
+from ..fonts import Typeset, line_metrics, readable
 
 COLUMNS = 4
 TILE = 448  # width of a tile, and the most height of its image, in pixels
@@ -35,11 +38,10 @@ def captioned_tile(image: Image.Image, texts: Sequence[str]) -> Image.Image:
     tile = Image.new("RGB", (TILE, image.height + LINE_HEIGHT * len(lines)), "white")
     tile.paste(image)
     draw = ImageDraw.Draw(tile)
-    font = ImageFont.load_default(FONT_SIZE)
+    above, _ = line_metrics(FONT_SIZE)
     for number, line in enumerate(lines):
-        # A control character has no shape that could be drawn.
-        shown = "".join(character if character.isprintable() else " " for character in line)
-        draw.text((0, image.height + number * LINE_HEIGHT), shown, font=font, fill="black")
+        baseline = image.height + number * LINE_HEIGHT + above
+        Typeset(readable(line), FONT_SIZE).draw(draw, (0, baseline), BLACK)
     return tile
 
 
