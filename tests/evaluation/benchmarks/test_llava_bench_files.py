@@ -21,7 +21,7 @@ from transformers_groma.evaluation.benchmarks.llava_bench_files import (
 )
 from transformers_groma.evaluation.predictions import Prediction
 
-from ...processing.samples import real_sample, write_picture
+from ...processing.samples import real_sample, write_jpeg
 
 QUESTIONS = [
     {"question_id": 3, "image": "000000000007.jpg", "text": "What color is the dog?", "category": "conv"},
@@ -90,7 +90,7 @@ def test_rows_and_back(tmp_path, name):
     questions = read_questions(*write_published(tmp_path))
     with pytest.raises(FileNotFoundError, match="neither 000000000007.jpg nor COCO_val2014_000000000007.jpg"):
         questions_dataset(questions, tmp_path / "photos")
-    write_picture(tmp_path / "photos" / name, 40, 30)
+    write_jpeg(tmp_path / "photos" / name, 40, 30)
     dataset = questions_dataset(questions, tmp_path / "photos")
     assert check_dataset(dataset, "evaluation") == 2
     assert dataset[0]["image"].size == (40, 30)
