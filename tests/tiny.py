@@ -53,7 +53,7 @@ MAX_REGIONS = 6
 
 
 def tiny_config(**overrides) -> GromaConfig:
-    """A Groma of some 100,000 parameters: 56 pixels, 4 image tokens, 6 region slots. Parts are merged, not replaced."""
+    """A Groma of some 100,000 parameters: 56 pixels, 4 image tokens, 6 region slots. Settings of parts are merged."""
     parts = {
         "vision_config": VISION,
         "proposer_config": PROPOSER,
@@ -97,7 +97,7 @@ def tiny_detector(seed: int = 0, **proposer) -> GromaForRegionProposal:
 
 
 def spread_proposals(proposer) -> None:
-    """Give the heads of a fresh proposer random weights: by design they start with equal scores and empty corrections."""
+    """Give the heads of a fresh proposer random weights: they start with equal scores and empty corrections."""
     with torch.no_grad():
         for head in proposer.bbox_embed:
             head.layers[-1].weight.normal_(std=0.5)

@@ -34,6 +34,16 @@ class TestForward:
         assert len(set(output.num_regions.tolist())) > 1
         assert (output.num_regions < MAX_REGIONS).any()
 
+    def test_outputs_say_which_slots_are_used(self, model):
+        inputs = tiny_inputs(model.config)
+        features = model.get_image_features(inputs["pixel_values"], return_dict=True)
+        for output in (model.model(**inputs), model(**inputs)):
+            assert torch.equal(output.region_mask, features.region_mask)
+            assert torch.equal(output.num_regions, features.region_mask.sum(dim=1))
+        step = model(input_ids=torch.full((2, 1), 9), past_key_values=output.past_key_values)
+        assert torch.equal(step.region_mask, features.region_mask)
+        assert model(input_ids=torch.tensor([[1, 7, 8]])).region_mask is None
+
     def test_batch_equals_single_calls(self, model):
         inputs = tiny_inputs(model.config, batch_size=6)
         batch = model(**inputs)

@@ -1,19 +1,26 @@
 """Both sides of what is refused: boxes, placeholders, marks and regions that do not fit."""
 
+import re
+
 import pytest
 import torch
 
 from tests.tiny import (
     MAX_REGIONS,
+    tiny_config,
     tiny_model,
 )
 from transformers_groma import GromaForConditionalGeneration
 from transformers_groma.models.groma.modeling_groma_cached_prompt import CachedPrompt, remember_generated
 from transformers_groma.models.groma.modeling_groma_checks import (
     boxes_of_images,
+    check_image_is_new,
     check_no_image,
+    check_placeholders,
     check_same_regions,
+    check_sources,
     check_turn,
+    given_proposals,
 )
 from transformers_groma.models.groma.modeling_groma_outputs import GromaImageFeatures
 
@@ -105,3 +112,58 @@ def test_pixels_that_were_read_as_fractions():
     for shape in ((1, 2, 3), (2, 2, 4), (2, 4), (1, 1, 2, 4)):
         with pytest.raises(ValueError, match="`boxes`"):
             boxes_of_images("boxes", torch.full(shape, 0.5), 1)
+
+
+def test_proposals_come_with_their_scores():
+    boxes, scores = torch.full((2, 3, 4), 0.5), torch.full((2, 3), 0.7)
+    assert given_proposals(None, None, 2) is None
+    proposals = given_proposals(boxes.double(), scores.double(), 2)
+    assert torch.equal(proposals.pred_boxes, boxes) and torch.equal(proposals.scores, scores)
+    for given in ((boxes, None), (None, scores)):
+        with pytest.raises(ValueError, match="together: both or none"):
+            given_proposals(*given, 2)
+    with pytest.raises(ValueError, match=r"`proposal_scores` must have shape \(2, 3\), .*got \(2, 2\)"):
+        given_proposals(boxes, scores[:, :2], 2)
+    with pytest.raises(ValueError, match="row for each of the 3 images"):
+        given_proposals(boxes, scores, 3)
+
+
+def test_images_come_from_one_source():
+    pixels, boxes = torch.zeros(1, 3, 8, 8), torch.full((1, 1, 4), 0.5)
+    seen = GromaImageFeatures(region_mask=torch.ones(1, 2).bool())
+    only_tokens = GromaImageFeatures(pooler_output=[torch.zeros(1, 2)])
+    cached = CachedPrompt(*[torch.zeros(1, 1)] * 6)
+    check_sources(None, None, None, None, ground_boxes=None)
+    check_sources(None, pixels, boxes, None, ground_boxes=boxes)
+    check_sources(seen, None, boxes, None, ground_boxes=None)
+    check_sources(None, None, boxes, cached, ground_boxes=None)
+    for features in (seen, only_tokens):
+        with pytest.raises(ValueError, match="`pixel_values` or `mm_encoder_outputs`, not both"):
+            check_sources(features, pixels, None, None)
+    for features in (None, only_tokens):
+        with pytest.raises(ValueError, match="`refer_boxes` need `pixel_values`, or a cache"):
+            check_sources(features, None, boxes, None)
+    for features, prompt in ((None, None), (seen, None), (None, cached)):
+        with pytest.raises(ValueError, match="`ground_boxes` need `pixel_values`"):
+            check_sources(features, None, None, prompt, ground_boxes=boxes)
+
+
+def test_a_prompt_in_a_cache_gets_no_image():
+    pixels, cached = torch.zeros(1, 3, 8, 8), CachedPrompt(*[torch.zeros(1, 1)] * 6)
+    seen = GromaImageFeatures(region_mask=torch.ones(1, 2).bool())
+    check_image_is_new(seen, None, None)
+    check_image_is_new(None, pixels, None)
+    check_image_is_new(None, None, cached)
+    check_image_is_new(GromaImageFeatures(pooler_output=[]), None, cached)
+    for given in ((seen, None), (None, pixels)):
+        with pytest.raises(ValueError, match="holds a prompt with its images already"):
+            check_image_is_new(*given, cached)
+
+
+def test_rows_have_the_placeholders_of_their_images_or_none():
+    config = tiny_config()
+    mask = torch.tensor([[1, 1, 0], [0, 0, 0], [1, 1, 1]]).bool()
+    check_placeholders(mask, torch.tensor([2, 3]), torch.tensor([0, 0, 1]), config)
+    for counts in ([3, 3], [2, 2], [3, 2], [1, 3]):
+        with pytest.raises(ValueError, match=re.escape(f"expected {counts} for the images, found [2, 0, 3]")):
+            check_placeholders(mask, torch.tensor(counts), torch.tensor([0, 0, 1]), config)

@@ -1,4 +1,4 @@
-"""Any language model of `AutoModelForCausalLM`: what it computes as Groma's is what it computes alone, or it is refused."""
+"""Any language model of `AutoModelForCausalLM` computes as Groma's what it computes alone, or it is refused."""
 
 import copy
 import dataclasses

@@ -1,4 +1,6 @@
-"""What regions are encoded from: the right geometry and the legacy one."""
+"""Region tokens: of the right geometry and the legacy one, without padding, and in later turns."""
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,11 +10,13 @@ from tests.tiny import (
     tiny_inputs,
     tiny_model,
 )
+from transformers_groma.models.groma.modeling_groma_cached_prompt import CachedPrompt
+from transformers_groma.models.groma.modeling_groma_perception import VisualTokens
 
 
 class TestRegionEncoder:
     def test_right_geometry_reads_the_box(self):
-        """With the right geometry a change outside of a box's surroundings does not change its crop; legacy is elsewhere."""
+        """With the right geometry a crop shows what is inside of its box; with the legacy one it is elsewhere."""
         from transformers_groma.boxes import box_cxcywh_to_xyxy
         from transformers_groma.models.modeling_ops import GromaRoiAlign
 
@@ -53,3 +57,39 @@ class TestRegionEncoder:
         whole = ops.GromaRoiAlign()([feature_map], boxes, [1.0], 3, 2)[0]
         monkeypatch.setattr(ops, "MAX_ROI_ALIGN_ELEMENTS", 200)
         assert_close(ops.GromaRoiAlign()([feature_map], boxes, [1.0], 3, 2)[0], whole)
+
+
+def test_rows_of_visual_tokens_have_no_padding():
+    tokens, counts = torch.randn(2, 3, 4), torch.tensor([3, 1])
+    rows = VisualTokens(tokens, counts, is_padded=True).rows()
+    assert torch.equal(rows[0], tokens[0]) and torch.equal(rows[1], tokens[1, :1])
+    assert all(map(torch.equal, VisualTokens(tokens, counts, is_padded=False).rows(), tokens))
+
+
+@torch.no_grad()
+def test_boxes_of_a_later_turn_are_encoded_row_by_row():
+    """The tokens are those that the boxes have in a prompt of their own; rows without an image have none."""
+    model = tiny_model(box_score_threshold=0.5)
+    pixels = tiny_inputs(model.config)["pixel_values"]
+    features = model.get_image_features(pixels, return_dict=True)
+    boxes = torch.tensor([[[0.3, 0.3, 0.2, 0.2], [0.5, 0.6, 0.2, 0.3]], [[0.4, 0.4, 0.5, 0.1], [0.0] * 4]])
+    rows = torch.tensor([0, 0, 1])
+    cached = CachedPrompt(
+        attention_mask=torch.ones(3, 5).bool(),
+        has_image=torch.tensor([True, False, True]),
+        image_index=rows,
+        region_boxes=features.region_boxes[rows],
+        region_scores=features.region_scores[rows],
+        region_mask=features.region_mask[rows],
+        feature_maps=features.region_feature_maps,
+    )
+    turn, after = model.model.encode_turn_regions(boxes, cached)
+    used = features.region_mask.sum(dim=1)
+    assert turn.counts.tolist() == [2, 0, 1]
+    assert turn.slots.tolist() == [[used[0], used[0] + 1], [0, 0], [used[1], 0]]
+    assert (after.region_mask.sum(dim=1) - cached.region_mask.sum(dim=1)).tolist() == [2, 0, 1]
+    alone = model.get_image_features(pixels, boxes, return_dict=True)
+    assert_close(turn.tokens[0], alone.pooler_output[0][-2:], atol=1e-5, rtol=1e-4)
+    assert_close(turn.tokens[2, :1], alone.pooler_output[1][-1:], atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="`refer_boxes` of a later turn need what regions are encoded from"):
+        model.model.encode_turn_regions(boxes, replace(cached, feature_maps=None))

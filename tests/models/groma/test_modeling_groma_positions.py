@@ -6,6 +6,7 @@ import torch
 from transformers_groma.models.groma.modeling_groma_positions import (
     check_mask,
     check_positions,
+    continued_mask,
     is_mask_of_tokens,
     shift_labels_over_gaps,
     token_positions,
@@ -60,3 +61,17 @@ def test_masks_of_another_shape():
 def test_positions_count_tokens_that_are_on():
     mask = torch.tensor([[0, 0, 1, 0, 1], [1, 1, 0, 1, 1]])
     assert token_positions(mask).tolist() == [[0, 0, 0, 0, 1], [0, 1, 1, 2, 3]]
+
+
+def test_what_is_off_in_the_cache_stays_off():
+    cached = torch.tensor([[True, False, True], [True, True, False]])
+    expected = [[1, 0, 1, 1, 0], [1, 1, 0, 1, 1]]
+    new = torch.tensor([[1, 0], [1, 1]])
+    for given in (new, torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]])):
+        assert continued_mask(given, cached, 2).tolist() == expected
+    assert continued_mask(None, cached, 2)[:, 3:].all() and continued_mask(None, cached, 2).dtype == torch.long
+    # A caller may switch more of the cached tokens off.
+    assert continued_mask(torch.tensor([[0, 1, 1, 1, 0], [1, 1, 1, 1, 1]]), cached, 2)[0].tolist() == [0, 0, 1, 1, 0]
+    for wrong in (torch.ones(2, 3), torch.ones(2, 6), torch.ones(1, 5), {"full_attention": new}):
+        with pytest.raises(ValueError, match=r"`attention_mask` must have shape \(batch, length\), here \(2, 5\)"):
+            continued_mask(wrong, cached, 2)

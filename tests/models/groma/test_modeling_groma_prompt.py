@@ -5,7 +5,11 @@ import torch
 
 from tests.tiny import tiny_config
 from transformers_groma.models.groma.modeling_groma_checks import check_one_image_per_sample
-from transformers_groma.models.groma.modeling_groma_prompt import image_index_of_rows, resolve_row_boxes
+from transformers_groma.models.groma.modeling_groma_prompt import (
+    fill_placeholders,
+    image_index_of_rows,
+    resolve_row_boxes,
+)
 
 
 def test_rows_take_images_in_order():
@@ -27,3 +31,13 @@ def test_boxes_become_the_proxy_tokens_of_their_rows_slots():
     assert resolved.tolist() == [[7, first + 5, first], [first + 1, 7, first + 4]]
     assert resolve_row_boxes(ids, refer_slots, None, torch.tensor([0, 1]), config)[1, 0] == ground
     assert ids[0, 1] == refer  # not changed
+
+
+def test_visual_tokens_fill_the_placeholders_of_their_rows_in_order():
+    prompt = torch.arange(8.0).view(2, 4, 1)
+    mask = torch.tensor([[False, True, False, True], [True, False, False, False]])
+    tokens = torch.tensor([[[10.0], [11.0], [12.0]], [[20.0], [21.0], [22.0]]])
+    filled = fill_placeholders(prompt, mask, tokens, torch.tensor([1, 0]))
+    assert filled[..., 0].tolist() == [[0, 20, 2, 21], [10, 5, 6, 7]]
+    assert prompt[0, 1] == 1  # not changed
+    assert torch.equal(fill_placeholders(prompt, mask & False, tokens, torch.tensor([1, 0])), prompt)

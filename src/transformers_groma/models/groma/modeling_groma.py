@@ -187,7 +187,7 @@ class GromaModel(GromaPerceptionMixin, GromaPromptMixin, GromaPreTrainedModel):
         features: GromaImageFeatures | None,
         visual_tokens: VisualTokens | TurnRegions | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """The prompt's embeddings, visual tokens in the places of placeholders, and the visual tokens of its images."""
+        """The embedded prompt, visual tokens in the places of placeholders, and the visual tokens of its images."""
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if visual_tokens is not None:
@@ -262,13 +262,14 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GromaGenerationMixin):
         setattr(self.get_submodule(parent), name, new_embeddings)
 
     def load_language_model(self, language_model: PreTrainedModel) -> None:
-        """Take over the weights of a language model, those of its head included.
+        """Copy the weights of a language model, its head included.
 
         Args:
-            language_model (`PreTrainedModel`): of `AutoModelForCausalLM`, with the configuration `config.text_config`.
+            language_model (`PreTrainedModel`): a model of `AutoModelForCausalLM` with the configuration
+                `config.text_config`.
 
         Raises:
-            ValueError: a model with other weights.
+            ValueError: the names of its weights are not those of the language model here.
         """
         head = self.model.language_model_head
         weights = {head.name_in_groma(name): weight for name, weight in language_model.state_dict().items()}
@@ -276,8 +277,7 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GromaGenerationMixin):
         if own != set(weights):
             raise ValueError(
                 f"{type(language_model).__name__} and `config.text_config` ({head.causal_class.__name__}) differ in "
-                f"their weights: "
-                f"{', '.join(sorted(own ^ set(weights))[:3])}."
+                f"their weights: {', '.join(sorted(own ^ set(weights))[:3])}."
             )
         self.load_state_dict(weights, strict=False)
 
@@ -344,6 +344,7 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GromaGenerationMixin):
         Raises:
             ValueError: see `GromaModel.forward`.
         """
+        # A mixture of experts learns from its routers, too; the base model does not know what its head asks for.
         if getattr(self.config.text_config, "output_router_logits", False):
             kwargs.setdefault("output_router_logits", True)
         outputs = self.model(
@@ -361,21 +362,14 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GromaGenerationMixin):
             return_dict=True,
             **kwargs,
         )
-        # Trainers that split sequences bring labels that are shifted already.
-        shift_labels = kwargs.pop("shift_labels", None)
+        labels, shift_labels = self._prepare_labels(labels, kwargs.pop("shift_labels", None), outputs)
         if labels is not None and outputs.token_mask is not None:
-            slots = (outputs.refer_slots, outputs.ground_slots, outputs.image_index)
-            labels = resolve_row_boxes(labels, *slots, self.config)
-            if shift_labels is not None:
-                shift_labels = resolve_row_boxes(shift_labels, *slots, self.config)
-            else:
-                shift_labels = shift_labels_over_gaps(labels, outputs.token_mask.to(labels.device))
             attention_mask = outputs.token_mask
         if shift_labels is not None:
             kwargs["shift_labels"] = shift_labels
         if labels is None and shift_labels is None and outputs.router_logits is not None:
-            # What routers lose is part of the loss alone, and the library cannot count it in a step with a mask of all
-            # tokens.
+            # Without labels nobody reads the routers' loss, and in a step with a cache the library cannot compute it:
+            # the mask is longer than the step.
             kwargs["output_router_logits"] = False
         predicted = self.model.language_model_head.run(
             self,
@@ -396,6 +390,23 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GromaGenerationMixin):
             region_mask=outputs.region_mask,
             **cache_kwargs(cache_of(outputs)),
         )
+
+    def _prepare_labels(
+        self, labels: Tensor | None, shift_labels: Tensor | None, outputs: GromaModelOutputWithPast
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Labels with boxes named as in the prompt, and the label that each position predicts.
+
+        In a prompt without images both are as given, and the library shifts the labels by one. With images the token
+        after a position may be an unused slot, so labels are shifted here: to the next token that is on.
+        """
+        if labels is None or outputs.token_mask is None:
+            return labels, shift_labels
+        slots = (outputs.refer_slots, outputs.ground_slots, outputs.image_index)
+        labels = resolve_row_boxes(labels, *slots, self.config)
+        # Trainers that split sequences bring labels that are shifted already.
+        if shift_labels is not None:
+            return labels, resolve_row_boxes(shift_labels, *slots, self.config)
+        return labels, shift_labels_over_gaps(labels, outputs.token_mask.to(labels.device))
 
 
 __all__ = ["GromaForConditionalGeneration", "GromaModel", "GromaPreTrainedModel"]

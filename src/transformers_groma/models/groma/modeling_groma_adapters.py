@@ -1,8 +1,8 @@
-"""Adapters of `peft` stay out of the detector: the vision encoder and the region proposer learn in stage 1, not beside text.
+"""Adapters of `peft` stay out of the detector, which learns in stage 1 and not beside text.
 
-`target_modules="all-linear"` means all linear layers of a model, and `["q_proj", "v_proj"]` those of the region
-proposer, too. peft does not ask the model which of its layers are meant, but it sets `model.peft_config` when the
-adapters are in place.
+`target_modules="all-linear"` means all linear layers of a model, and `["q_proj", "v_proj"]` matches layers of the
+region proposer, too. peft does not ask the model which of its layers are meant, but it sets `model.peft_config` when
+the adapters are in place.
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ DETECTOR_PARTS = ("vision_tower", "region_proposer")
 
 
 def pattern_of_parts(*parts: str) -> str:
-    """Regular expression for `exclude_modules` of a `PeftConfig`: all modules in some parts of a model.
+    """A regular expression that matches all modules of some parts, for `exclude_modules` of a `PeftConfig`.
 
     Args:
-        *parts (`str`): names of the parts, without what stands before them.
+        *parts (`str`): names of the parts, such as `"vision_tower"`, without the path to them.
 
     Returns:
         `str`: the regular expression.
@@ -33,9 +33,9 @@ def pattern_of_parts(*parts: str) -> str:
 
 
 class GromaAdapterMixin:
-    """Takes adapters out of the detector again, for `peft.get_peft_model`, `model.add_adapter` and all trainers alike.
+    """Takes adapters out of the detector again, whoever added them: `peft.get_peft_model`, `add_adapter` or a trainer.
 
-    A configuration that has `exclude_modules` (if only `[]`) is left alone, and so is one whose adapters are in the
+    A configuration that has `exclude_modules` (even `[]`) is left alone, and so is one whose adapters are in the
     detector and nowhere else.
     """
 
@@ -64,7 +64,7 @@ def keep_adapters_out_of_detector(model: nn.Module, configs: Mapping[str, Any]) 
             out, so that a saved adapter loads in the same way.
     """
     for adapter, config in configs.items():
-        # An adapter that is loaded for answering stays what it was trained as.
+        # An adapter that is loaded for inference stays as it was trained.
         if getattr(config, "exclude_modules", ()) is not None or config.inference_mode:
             continue
         adapted = {name: module for name, module in model.named_modules() if adapter in _adapters_of(module)}
@@ -80,8 +80,7 @@ def keep_adapters_out_of_detector(model: nn.Module, configs: Mapping[str, Any]) 
         config.exclude_modules = pattern_of_parts(*DETECTOR_PARTS)
         logger.warning_once(
             f"Adapter {adapter!r} stays out of {' and '.join(DETECTOR_PARTS)}, which learn in stage 1. To adapt them, "
-            f"too, pass "
-            "`exclude_modules=[]` in its configuration."
+            "too, pass `exclude_modules=[]` in its configuration."
         )
 
 

@@ -1,4 +1,4 @@
-"""Assisted decoding about images: what stands between the library and an assistant model."""
+"""Assisted decoding about images: an assistant model drafts tokens, which the model checks many at a time."""
 
 import torch
 from torch import Tensor
@@ -11,10 +11,16 @@ from .modeling_groma_outputs import GromaImageFeatures
 
 
 class DraftingAssistant:
-    """An assistant model in generation about images. It only drafts: the answer is that of the main model in any case.
+    """Stands for an assistant model in the library's assisted decoding about images.
 
-    The library would hand it the visual tokens of the main model, which are not of its width, and which a text-only
-    model cannot read. A text-only assistant drafts without the image; a Groma looks at it itself, at the same regions.
+    The library hands the assistant the visual tokens of the main model, which have another width, and which a
+    text-only model cannot read. Here a text-only assistant drafts without the image, and a Groma reads visual tokens
+    of its own, of the same regions. Either only drafts: the answer is always that of the main model.
+
+    Args:
+        model (`PreTrainedModel`): the assistant; attributes that are not here are its own.
+        tokens (`list[Tensor]`, *optional*): its visual tokens, `(n, hidden_size)` for each image; `None` for a
+            text-only model.
     """
 
     def __init__(self, model: PreTrainedModel, tokens: list[Tensor] | None):
@@ -25,17 +31,22 @@ class DraftingAssistant:
         return getattr(self._model, name)
 
     def generate(self, *args, mm_encoder_outputs: dict | None = None, **kwargs):
-        """`generate` of the assistant, which is called for every draft."""
+        """Draft some tokens. The library calls this again and again, with a longer prompt and the last cache."""
         if self._tokens is not None and kwargs.get(CACHE_NAME) is None:
             kwargs[CACHE_NAME] = self._read_prompt(kwargs["input_ids"], kwargs.get("attention_mask"))
-        # Past a Groma's own `generate`: the prompt is final.
+        # Not a Groma's own `generate`: the main model has prepared the prompt, it is final.
         return GenerationMixin.generate(self._model, *args, **kwargs)
 
     def _read_prompt(self, input_ids: Tensor, attention_mask: Tensor | None) -> Cache:
-        """The prompt without its last token in a cache: the library hands an assistant's images on in no step."""
+        """Read the prompt with its images into a cache, before the first draft: the library never passes images on.
+
+        The last token is left for the library, whose first step needs one.
+        """
         ids = input_ids[:, :-1]
+        # If the last token is a placeholder, its visual token is left, too.
         tokens = torch.cat(self._tokens)[: int((ids == self._model.config.image_token_id).sum())]
         cache = DynamicCache(config=self._model.config.get_text_config(decoder=True))
+        # Drafts that the main model rejects are cut off again: the cache keeps what it needs for that.
         cache.activate_past_recording()
         self._model.model(
             input_ids=ids,

@@ -1,4 +1,4 @@
-"""What all Groma models share: the vision encoder, choosing regions, initial weights, saving."""
+"""What all Groma models share: the step from images to regions, initial weights, dtypes, loading and saving."""
 
 import os
 from collections import Counter
@@ -14,7 +14,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, logging
-from transformers.utils.output_capturing import maybe_install_capturing_hooks
+from transformers.utils.output_capturing import (
+    maybe_install_capturing_hooks,
+    resolve_hidden_states_indices,
+    selected_hidden_states,
+)
 
 from ..modeling_ops import COMPUTING_DTYPES, computing_dtype
 from .configuration_groma import GromaConfig
@@ -32,12 +36,12 @@ PARTS = (*VISUAL_PARTS, "language_model", "lm_head")
 
 
 def _part_of(name: str) -> str | None:
-    """The part that a weight or module belongs to, by its name."""
+    """The part of the model that a weight or module is in, by its name; `None` if it is in none."""
     return next((component for component in name.split(".") if component in PARTS), None)
 
 
 def part_dtypes(weights: Mapping[str, Tensor]) -> dict[str, torch.dtype]:
-    """In which dtype each part of a model has most of its weights; quantized ones do not count.
+    """The dtype that most weights of each part have. Quantized weights do not count.
 
     Args:
         weights (`dict[str, Tensor]`): weights by name.
@@ -47,7 +51,8 @@ def part_dtypes(weights: Mapping[str, Tensor]) -> dict[str, torch.dtype]:
         without one, of all weights.
 
     Example:
-    >>> part_dtypes({"model.language_model.norm.weight": torch.zeros(2).half(), "model.vision_tower.bias": torch.zeros(3)})
+    >>> norm, bias = torch.zeros(2).half(), torch.zeros(3)
+    >>> part_dtypes({"model.language_model.norm.weight": norm, "model.vision_tower.bias": bias})
     {'language_model': torch.float16, 'vision_tower': torch.float32, 'model': torch.float16}
     """
     sizes: dict[str, Counter] = {}
@@ -63,7 +68,7 @@ def part_dtypes(weights: Mapping[str, Tensor]) -> dict[str, torch.dtype]:
 
 
 def build_vision_tower(config: PreTrainedConfig) -> PreTrainedModel:
-    """The vision encoder, ready to give all its hidden states.
+    """Build a vision encoder that can return all its hidden states.
 
     Args:
         config (`PreTrainedConfig`): any vision encoder of `AutoModel`.
@@ -72,23 +77,23 @@ def build_vision_tower(config: PreTrainedConfig) -> PreTrainedModel:
         `PreTrainedModel`: with fresh weights.
     """
     vision_tower = AutoModel.from_config(config)
-    # The library would do this in the first forward, under a lock that torch.compile cannot trace.
+    # The library would install the hooks in the first forward, under a lock that torch.compile cannot trace.
     maybe_install_capturing_hooks(vision_tower)
     return vision_tower
 
 
 class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
-    """Base class of all Groma models: initial weights, loading and saving.
+    """Base class of all Groma models: from images to regions, initial weights, loading and saving.
 
-    `from_pretrained(…, dtype=torch.bfloat16)` (or float16) leaves the vision encoder and the proposer in float32, and
-    autocast does not touch them when regions are chosen: that is discrete, so rounding would make a model point at
-    other places. `model.to(torch.bfloat16)` converts everything, for speed.
+    `from_pretrained(…, dtype=torch.bfloat16)` (or float16) leaves the vision encoder and the region proposer in
+    float32, and autocast is off for them when regions are chosen. Choosing is discrete: with rounded numbers the model
+    would point at other places. `model.to(torch.bfloat16)` converts everything, for speed.
 
-    `save_pretrained` writes the dtype of the language model as `dtype` into `config.json`; where other parts have
-    another one than loading in that dtype would give them, their names and dtypes follow as `part_dtypes`. So
-    `dtype="auto"` gives every part the dtype back that it was saved in.
+    `save_pretrained` writes the dtype of the language model into `config.json` as `dtype`. Parts that loading in that
+    dtype would convert to another one than they have follow as `part_dtypes`. So `dtype="auto"` loads every part in
+    the dtype in which it was saved.
 
-    Quantizers convert the language model alone: all other parts are among the modules that they leave out.
+    Quantizers convert the language model alone.
     """
 
     _dtype_to_save: torch.dtype | None = None
@@ -108,14 +113,14 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
 
     def __init__(self, config: PreTrainedConfig, *inputs, **kwargs):
         super().__init__(config, *inputs, **kwargs)
-        # The proposer is no PreTrainedModel, so the library does not choose its attention. Float32 boxes need float32
-        # queries: no flash attention there.
+        # The proposer is not a PreTrainedModel, so the library does not choose its attention. Its queries are float32,
+        # as exact boxes need them, which flash attention does not take.
         attention = "eager" if config._attn_implementation == "eager" else "sdpa"
         config.proposer_config._attn_implementation = attention
 
     def post_init(self) -> None:
         super().post_init()
-        # What quantizers leave out beside the modules that a user names. They compare full paths.
+        # Quantizers leave out the modules of this list and those that a user names. They compare full paths.
         paths = [name for name, _ in self.named_modules() if name.rpartition(".")[2] in VISUAL_PARTS]
         self._keep_in_fp32_modules.update(paths)
         self._visual_weights = [
@@ -125,16 +130,19 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
         ]
 
     def _get_dtype_plan(self, dtype: torch.dtype) -> dict[str, torch.dtype]:
-        # Being left out by quantizers is all that the list means for visual parts: the strict one says what is
-        # float32.
+        # The library reads two lists, by name of the module: `_keep_in_fp32_modules` is float32 where a model is
+        # loaded in float16, and left out by quantizers; `_keep_in_fp32_modules_strict` is float32 in bfloat16, too.
+        # All visual parts are in the first (see `post_init`), so that quantizers leave them out, but only those of the
+        # second should be float32: for the plan the visual parts are taken out of the first.
         kept = self._keep_in_fp32_modules
         self._keep_in_fp32_modules = {name for name in kept if name.rpartition(".")[2] not in VISUAL_PARTS}
         plan = super()._get_dtype_plan(dtype)
         self._keep_in_fp32_modules = kept
+        # Parts that were saved in a dtype of their own get it back if the model is loaded in the one it was saved in.
         saved = getattr(self.config, "part_dtypes", None) or {}
         if saved.get("model") == str(dtype).removeprefix("torch."):
             plan.update({part: getattr(torch, saved[part]) for part in saved if part != "model"})
-        # The model has no weights yet. What stays on disk is read in the dtype that it has now, whatever the plan
+        # Weights that are offloaded to disk are read in the dtype that their placeholder has now, whatever the plan
         # says.
         for name, weight in self.named_parameters():
             if weight.is_meta and _part_of(name) in plan:
@@ -143,11 +151,11 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs) -> "GromaPreTrainedModel":
-        """`PreTrainedModel.from_pretrained`; what it quantizes is the language model alone.
+        """Load a model as `PreTrainedModel.from_pretrained` does. Only the language model may be quantized.
 
         Raises:
             FileNotFoundError: a folder with settings but without weights.
-            ValueError: a quantizer that converted other parts, whose regions would be others.
+            ValueError: a quantizer that converted other parts, so that the model would choose other regions.
         """
         path = args[0] if args else kwargs.get("pretrained_model_name_or_path")
         if not kwargs.get("subfolder") and kwargs.get("state_dict") is None:
@@ -163,6 +171,7 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
         return loaded
 
     def _check_quantization(self) -> None:
+        """Check that a quantizer left the visual parts as they were: it may not ask what to leave out."""
         weights = dict(self.named_parameters())
         for name in self._visual_weights:
             weight = weights.get(name)
@@ -171,15 +180,13 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
                 method = getattr(self.quantization_method, "value", self.quantization_method)
                 raise ValueError(
                     f"The quantizer {method!r} converted `{name.rpartition('.')[0]}`, which makes the model see other "
-                    f"regions. "
-                    "Give its config a list of layers of `language_model` to convert, or quantize with bitsandbytes "
-                    "or torchao, "
-                    "which leave the visual parts out."
+                    "regions. Give its config a list of layers of `language_model` to convert, or quantize with "
+                    "bitsandbytes or torchao, which leave the visual parts out."
                 )
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go. The library says "meta" of a model whose first part is offloaded; there it is where that computes."""
+        """Where inputs go: the device of the weights or, if these are offloaded, the one on which they compute."""
         device = super().device
         if device.type != "meta":
             return device
@@ -192,7 +199,7 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
 
     @property
     def dtype(self) -> torch.dtype:
-        # While it saves, the library writes this into config.json.
+        # The library writes this into config.json when it saves: there it should be that of the language model.
         return self._dtype_to_save or super().dtype
 
     @torch.no_grad()
@@ -202,11 +209,12 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
             init_proposer_weights(module)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
-        """`PreTrainedModel.save_pretrained` that writes what a trainer can resume from.
+        """Save as `PreTrainedModel.save_pretrained` does, in a form from which a trainer can resume.
 
-        The library writes some encoders (DINOv2) under their old names, which `from_pretrained` understands. A trainer
-        reads its checkpoints by the names of the modules and would silently resume with a fresh encoder. It is known
-        by its `state_dict` argument, which it always passes, if only as `None`.
+        The library writes the weights of some encoders (DINOv2) under their old names, which `from_pretrained`
+        understands. A trainer reads checkpoints by the names of the modules and would silently resume with a fresh
+        encoder, so what a trainer saves keeps these names. A trainer is recognized by the argument `state_dict`, which
+        it always passes, even as `None`.
 
         `config.json` gets the dtype of the language model, see the class.
         """
@@ -214,6 +222,7 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
             kwargs.setdefault("save_original_format", False)
         dtypes = part_dtypes(kwargs.get("state_dict") or dict(self.named_parameters()))
         main = dtypes.pop("model", None)
+        # What loading in `main` would give each part. Only parts that differ are worth a line in config.json.
         expected = dict.fromkeys(dtypes, main)
         if main in (torch.bfloat16, torch.float16):
             expected.update(dict.fromkeys(self._keep_in_fp32_modules_strict & set(dtypes), torch.float32))
@@ -229,7 +238,7 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
             self._dtype_to_save = None
 
     def _has_ambiguous_names(self) -> bool:
-        """Whether two parts have a way of their own to write weights of one name. The library takes one of them for both."""
+        """Whether two parts convert weights of the same name differently. The library would convert both one way."""
         names = Counter(
             name
             for conversion in get_model_conversion_mapping(self, add_legacy=False)
@@ -334,7 +343,7 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
         return self.feature_map(torch.stack(layers).mean(dim=0))
 
     def _encode_patches(self, pixel_values: Tensor, **kwargs) -> BaseModelOutputWithPooling:
-        """Run the vision encoder, all hidden states included. Checks the image size before any work."""
+        """Run the vision encoder, which returns all its hidden states. The image size is checked before any work."""
         size = self.config.vision_config.image_size
         if pixel_values.ndim != 4 or tuple(pixel_values.shape[-2:]) != (size, size):
             raise ValueError(
@@ -356,7 +365,7 @@ def no_autocast(tensor: Tensor) -> torch.autocast:
 
 
 def requested_output(kwargs: dict, config: PreTrainedConfig, name: str) -> bool | list[int] | None:
-    """Whether `output_hidden_states` or `output_attentions` is asked for, in the call or in the config."""
+    """What a call asks for as `output_hidden_states` or `output_attentions`; else what the configuration does."""
     value = kwargs.get(name)
     return getattr(config, name) if value is None else value
 
@@ -364,14 +373,16 @@ def requested_output(kwargs: dict, config: PreTrainedConfig, name: str) -> bool 
 def requested_hidden_states(
     hidden_states: tuple[Tensor, ...], kwargs: dict, config: PreTrainedConfig
 ) -> tuple[Tensor | None, ...] | None:
-    """The hidden states that the caller asks for: none, all, or those of a list of indices."""
+    """The hidden states that a caller asks for: none, all, or those of a list of indices, as in the library's models.
+
+    The library's decorator would do this, but the model itself always needs all hidden states.
+    """
     requested = requested_output(kwargs, config, "output_hidden_states")
-    if not requested:
-        return None
-    if requested is True:
-        return hidden_states
-    kept = {index % len(hidden_states) for index in requested}
-    return tuple(state if index in kept else None for index, state in enumerate(hidden_states))
+    indices = selected_hidden_states(requested)
+    if indices is None:
+        return hidden_states if requested else None
+    kept = resolve_hidden_states_indices(None, indices, num_hidden_states=len(hidden_states))
+    return tuple(state if index in kept else None for index, state in enumerate(hidden_states)) if kept else None
 
 
 __all__ = ["GromaPreTrainedModel", "build_vision_tower", "no_autocast", "requested_hidden_states", "requested_output"]

@@ -1,4 +1,4 @@
-"""The cache of a language model under both names that transformers gives it: `past_key_values` up to 5.23, `cache` from 5.24."""
+"""The cache under both names that transformers gives it: `past_key_values` up to 5.23, `cache` from 5.24."""
 
 from dataclasses import fields
 
@@ -28,7 +28,7 @@ def given_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | N
 
 
 def cache_kwargs(cache: Cache | None) -> dict[str, Cache | None]:
-    """The cache as a keyword argument that the installed transformers understands, for `forward`, `generate` and outputs.
+    """The cache as a keyword argument of the installed transformers, for `forward`, `generate` and outputs.
 
     Example:
 

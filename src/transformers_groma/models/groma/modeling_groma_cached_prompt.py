@@ -1,6 +1,8 @@
 """What a cache cannot tell about the prompt that it holds: which tokens are off, and the regions of the images.
 
-A model remembers it with the cache, so that the next step, or the next turn, continues the same prompt.
+The model stores it as an attribute of the cache, so that the next step, or the next turn, continues the same prompt.
+Callers may crop a cache, repeat its rows or choose some of them, which does not change the attribute: what happened
+to the rows is found out by comparing the cache's keys with those it had.
 """
 
 from dataclasses import dataclass, replace
@@ -11,8 +13,8 @@ from transformers.cache_utils import Cache
 
 from .modeling_groma_regions import is_box
 
-# Boxes that are the same region: a five-hundredth of a pixel on an image of 2,000, what pixels and back cost in
-# float32.
+# Boxes that differ less are the same region: a five-hundredth of a pixel on an image of 2,000, which is what the way
+# to pixels and back costs in float32.
 SAME_BOX_TOLERANCE = 1e-6
 
 
@@ -27,7 +29,8 @@ class CachedPrompt:
         region_boxes (`Tensor` of shape `(B, max_regions, 4)`), region_scores, region_mask (`(B, max_regions)`): the
             slots of each row; see `GromaImageFeatures`.
         feature_maps (`list[Tensor]`, *optional*): of the images, what new regions are encoded from.
-        keys (`Tensor`, *optional*): of one layer of the cache, to notice what happens to its rows.
+        keys (`Tensor`, *optional*): the cache's keys of one layer when the prompt was stored, to notice what happens
+            to its rows.
     """
 
     attention_mask: Tensor
@@ -40,7 +43,7 @@ class CachedPrompt:
     keys: Tensor | None = None
 
     def select_rows(self, rows: Tensor) -> "CachedPrompt":
-        """The same prompt with other rows: indices `(B_new,)`, int64."""
+        """The same prompt with the rows of these indices `(B_new,)`, int64."""
         names = ("attention_mask", "has_image", "image_index", "region_boxes", "region_scores", "region_mask")
         return replace(self, **{name: getattr(self, name)[rows.to(getattr(self, name).device)] for name in names})
 
@@ -50,20 +53,20 @@ class CachedPrompt:
 
 
 def remember_prompt(cache: Cache, prompt: CachedPrompt) -> None:
-    """Keep with a cache what it cannot tell about its prompt. Nothing is kept with a cache that holds no keys."""
+    """Store a prompt with the cache that holds it, unless the cache has no keys."""
     keys = _keys_of(cache)
     if keys is not None:
         cache.groma_prompt = replace(prompt, keys=keys)
 
 
 def recall_prompt(cache: Cache | None) -> CachedPrompt | None:
-    """The prompt that was remembered with a cache, as the cache holds it now: cropped, or with other rows.
+    """The prompt that was stored with a cache, as the cache holds it now: cropped, or with other rows.
 
     Args:
         cache (`Cache`, *optional*): a cache that was given to a model.
 
     Returns:
-        `CachedPrompt`, its mask as long as the cache; `None` if nothing was remembered or the cache is empty.
+        `CachedPrompt`, its mask as long as the cache; `None` if nothing was stored or the cache is empty.
 
     Raises:
         ValueError: the cache was changed in a way that cannot be followed.
@@ -75,6 +78,7 @@ def recall_prompt(cache: Cache | None) -> CachedPrompt | None:
     if length == 0:
         return None
     keys = _keys_of(cache)
+    # The model stores the keys after each of its steps: other ones are the work of somebody else.
     if keys is not prompt.keys:
         prompt = prompt.select_rows(_match_rows(keys, prompt.keys))
     return prompt.with_mask(_mask_of_length(prompt.attention_mask, length))
@@ -106,7 +110,7 @@ def cached_length(cache: Cache | None) -> int:
     if cache is None:
         return 0
     length = cache.get_seq_length()
-    # Static caches count on the device.
+    # Static caches count on the device: outside of a compiled graph the number is read once.
     return length if torch.compiler.is_compiling() else int(length)
 
 
@@ -117,10 +121,11 @@ def cached_rows(cache: Cache) -> int:
 
 
 def assign_slots(boxes: Tensor, prompt: CachedPrompt) -> tuple[Tensor, CachedPrompt]:
-    """Give boxes of a later turn a slot: that of the same region where there is one, else the next that is free.
+    """Give each box of a later turn a slot: that of the same region if there is one, else the next free one.
 
-    The slots stand at the start of the prompt and are read already: a new region is not among them, but nothing else
-    has the proxy token of a free one, and so an answer can point at the region with it.
+    The slots stand at the start of the prompt, which the model has read already, so a new region cannot be added
+    there. But no region has the proxy token of a free slot: it becomes the name of the new region in this turn, and
+    answers can point at the region with it.
 
     Args:
         boxes (`Tensor` of shape `(B, K, 4)`): normalized `cxcywh`, rows of zeros pad.
@@ -137,18 +142,19 @@ def assign_slots(boxes: Tensor, prompt: CachedPrompt) -> tuple[Tensor, CachedPro
     valid = is_box(boxes)
     rows = torch.arange(len(boxes), device=boxes.device)
     slots = torch.zeros(boxes.shape[:2], dtype=torch.long, device=boxes.device)
+    # Box by box, all rows at once: a box may take a slot, or be the region that the box before it has added.
     for column in range(boxes.shape[1]):
         box = boxes[:, column]
         same = ((region_boxes - box[:, None]).abs().amax(dim=-1) <= SAME_BOX_TOLERANCE) & mask
         is_new = valid[:, column] & ~same.any(dim=1)
+        # Slots are used from the first one on, so the next free one is the number of used ones.
         slot = torch.where(is_new, mask.sum(dim=1), same.int().argmax(dim=1))
         if (slot >= mask.shape[1]).any():
             row = int((slot >= mask.shape[1]).nonzero()[0])
             raise ValueError(
                 f"`refer_boxes` has a new region for row {row}, but all {mask.shape[1]} region slots of its prompt "
-                f"are in use "
-                "(`config.max_regions`). Begin a new prompt with this box, for which regions are chosen anew; "
-                "`model.encode_regions(features, refer_boxes)` spares looking at the image again."
+                "are in use (`config.max_regions`). Begin a new prompt with this box, for which regions are chosen "
+                "anew; `model.encode_regions(features, refer_boxes)` spares looking at the image again."
             )
         slots[:, column] = torch.where(valid[:, column], slot, 0)
         new_rows, new_slots = rows[is_new], slot[is_new]
@@ -165,7 +171,7 @@ def _mask_of_length(attention_mask: Tensor, length: int) -> Tensor:
 
 
 def _keys_of(cache: Cache) -> Tensor | None:
-    """Keys of one layer that holds all tokens, if there is one."""
+    """The keys of one layer of a cache, of one that holds all tokens if there is one."""
     layers = [layer for layer in cache.layers if isinstance(getattr(layer, "keys", None), Tensor)]
     layers = [layer for layer in layers if layer.keys.numel() > 0]
     whole = [layer for layer in layers if not getattr(layer, "is_sliding", False)]
@@ -173,20 +179,20 @@ def _keys_of(cache: Cache) -> Tensor | None:
 
 
 def _match_rows(keys: Tensor | None, old_keys: Tensor) -> Tensor:
-    """Which old row each row of the cache is: `(B_new,)`. Rows may be chosen, repeated and reordered, their ends cut."""
+    """Which old row each row of the cache is: `(B_new,)`. Rows may be chosen, repeated, reordered, or cropped."""
     if keys is not None and keys.shape[1] == old_keys.shape[1]:
         length = min(keys.shape[2], old_keys.shape[2])
         keys, old_keys = keys[:, :, :length], old_keys[:, :, :length].to(keys.device)
         found = []
         for row in range(len(keys)):
+            # Where rows are equal, a row is itself before it is another.
             candidates = sorted(range(len(old_keys)), key=lambda index, row=row: index != row)
             found.append(next((index for index in candidates if torch.equal(keys[row], old_keys[index])), None))
         if None not in found:
             return torch.tensor(found)
     raise ValueError(
         "`past_key_values` no longer holds the prompt that this model read into it, so which of its region slots are "
-        "switched "
-        "off is unknown. Start from the whole prompt with an empty cache."
+        "switched off is unknown. Start from the whole prompt with an empty cache."
     )
 
 

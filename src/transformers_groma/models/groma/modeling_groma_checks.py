@@ -55,7 +55,7 @@ def boxes_of_images(name: str, boxes: Tensor | None, num_images: int) -> Tensor 
 
 
 def given_proposals(boxes: Tensor | None, scores: Tensor | None, num_images: int) -> GromaRegionProposerOutput | None:
-    """What the region proposer found before, checked; `None` if nothing is given.
+    """Check proposals that come to the model instead of running the region proposer.
 
     Args:
         boxes (`Tensor` of shape `(num_images, Q, 4)`, *optional*): `proposal_boxes`, normalized `cxcywh`, rows of
@@ -64,7 +64,7 @@ def given_proposals(boxes: Tensor | None, scores: Tensor | None, num_images: int
         num_images (`int`): images in `pixel_values`.
 
     Returns:
-        `GromaRegionProposerOutput` with `pred_boxes` and `scores`, float32, *optional*.
+        `GromaRegionProposerOutput` with `pred_boxes` and `scores`, float32; `None` if nothing is given.
 
     Raises:
         ValueError: one without the other, or boxes or scores that do not fit.
@@ -118,7 +118,7 @@ def check_sources(
 def check_image_is_new(
     features: GromaImageFeatures | None, pixel_values: Tensor | None, cached: CachedPrompt | None
 ) -> None:
-    """Check that no image is given to a prompt in a cache, which has its own. See [`check_sources`] for the arguments."""
+    """Check that no image is given to a prompt in a cache, which has its own; arguments as in [`check_sources`]."""
     is_given = pixel_values is not None or (features is not None and features.region_mask is not None)
     if cached is not None and is_given:
         raise ValueError(

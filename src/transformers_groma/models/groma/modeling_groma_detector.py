@@ -1,4 +1,4 @@
-"""The detector alone, the model of training stage 1."""
+"""The detector alone, vision encoder and region proposer: the model of training stage 1."""
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ class GromaForRegionProposal(GromaPreTrainedModel):
     >>> labels = [{"boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2]]), "source": "coco"}]  # normalized cxcywh
     >>> model(torch.zeros(1, 3, 112, 112), labels=labels).pred_boxes.shape
     torch.Size([1, 20, 4])
+
     ```"""
 
     config: GromaRegionProposalConfig
@@ -70,13 +71,12 @@ class GromaForRegionProposal(GromaPreTrainedModel):
         self, pixel_values: Tensor, labels: list[dict] | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> tuple | GromaRegionProposalOutput:
         r"""
-        Detect regions.
+        Detect regions, and compute the loss with `labels`.
 
         Args:
             pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): images from the image processor.
             labels (`list[dict]` of length B, *optional*): `boxes` (`Tensor` of shape `(n, 4)`, normalized `cxcywh`)
-                and
-                `source` (`"coco"`, the default, or `"sa1b"`): the objectness head that learns from the image.
+                and `source` (`"coco"`, the default, or `"sa1b"`): the objectness head that learns from the image.
 
         Returns:
             `GromaRegionProposalOutput`.
@@ -101,7 +101,17 @@ class GromaForRegionProposal(GromaPreTrainedModel):
 
     @torch.no_grad()
     def propose_regions(self, pixel_values: Tensor) -> GromaRegionProposals:
-        """Region proposals after score threshold and NMS; see `GromaForConditionalGeneration.propose_regions`."""
+        """The best regions of images, after score threshold and NMS.
+
+        Args:
+            pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): images from the image processor.
+
+        Returns:
+            `GromaRegionProposals`: normalized `cxcywh` boxes, best first.
+
+        Raises:
+            ValueError: wrong image size.
+        """
         selection = self.select_regions(self.detect(pixel_values).proposals)
         return GromaRegionProposals(boxes=selection.boxes, scores=selection.scores, mask=selection.mask)
 

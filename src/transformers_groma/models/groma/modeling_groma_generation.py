@@ -46,7 +46,7 @@ class GromaGenerationMixin(GenerationMixin):
         proposal_scores: Tensor | None = None,
         **kwargs,
     ) -> Tensor | GromaGenerateDecoderOnlyOutput | GromaGenerateBeamDecoderOnlyOutput:
-        """`GenerationMixin.generate` that looks at the images once, before the loop, or not at all if a cache holds them.
+        """Answer prompts with images, as `GenerationMixin.generate` does; images are looked at once, before the loop.
 
         Args:
             inputs (`Tensor` of shape `(B, length)`, *optional*): prompt ids, also as `input_ids`. With
@@ -121,8 +121,8 @@ class GromaGenerationMixin(GenerationMixin):
         if (assistant := kwargs.get("assistant_model")) is not None:
             kwargs["assistant_model"] = self._assistant(assistant, pixel_values, refer_boxes, features)
 
-        # In the loop `forward` must not take a step for a later turn: masks are final, and a model may say any token.
-        # After it, also after an error, the cache knows its prompt again.
+        # In the loop the cache has no prompt: `forward` would take each step for a later turn, but masks are final,
+        # and a model may say any token. After the loop, also after an error, it has its prompt again.
         forget_prompt(cache)
         output = None
         try:
@@ -190,7 +190,7 @@ class GromaGenerationMixin(GenerationMixin):
         cached: CachedPrompt,
         kwargs: dict,
     ) -> tuple[PreparedPrompt, GromaImageFeatures | None]:
-        """A later turn of a cached prompt, and the visual tokens of its boxes."""
+        """A later turn of a cached prompt, and the visual tokens of its boxes. Ids are of the whole or of the turn."""
         num_cached = cached.attention_mask.shape[1]
         whole = input_ids if inputs_embeds is None else inputs_embeds
         # Only a whole conversation has the placeholders of the image. Embeddings are always of the whole.
@@ -230,7 +230,7 @@ class GromaGenerationMixin(GenerationMixin):
         return prompt, visual_tokens
 
     def _expand_cache(self, cache: Cache, cached: CachedPrompt, rows: int, kwargs: dict) -> CachedPrompt:
-        """Give a cache of `rows` samples a row for each beam or returned sequence; what it holds sample by sample."""
+        """Repeat the rows of a cache for beams or returned sequences; returns its prompt, still sample by sample."""
         settings = kwargs.get("generation_config") or self.generation_config
         names = ("num_beams", "num_return_sequences")
         copies = max(kwargs.get(name) or getattr(settings, name, None) or 1 for name in names)
@@ -263,7 +263,7 @@ class GromaGenerationMixin(GenerationMixin):
                     f"`assistant_model` cannot read this model's prompts: its config has `{name}` {other}, this "
                     f"model's {own}."
                 )
-        # It draws its own features of this model's regions: given as proposals, they get the same slots again.
+        # It computes its own visual tokens of this model's regions: given as proposals, they get the same slots.
         seen = assistant.get_image_features(
             pixel_values.to(assistant.device),
             None if refer_boxes is None else refer_boxes.to(assistant.device),
@@ -276,14 +276,14 @@ class GromaGenerationMixin(GenerationMixin):
     def _attention_mask_without_padding(
         self, input_ids: Tensor | None, inputs_embeds: Tensor | None, kwargs: dict
     ) -> Tensor:
-        """What generation would infer for a prompt without a mask: padding tokens are off."""
+        """The mask that the library would infer for a prompt without one: padding tokens are off."""
         if input_ids is None:
             return torch.ones(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
         generation_config = kwargs.get("generation_config") or self.generation_config
         pad_token_id = kwargs.get("pad_token_id", generation_config.pad_token_id)
         eos_token_id = kwargs.get("eos_token_id", generation_config.eos_token_id)
         ends = eos_token_id if isinstance(eos_token_id, (list, tuple)) else [eos_token_id]
-        # A padding token that ends answers, too, may be part of the prompt.
+        # A padding token that also ends answers may be part of the prompt.
         if pad_token_id is None or pad_token_id in ends:
             return torch.ones_like(input_ids)
         return (input_ids != pad_token_id).long()
@@ -303,7 +303,7 @@ class GromaGenerationMixin(GenerationMixin):
             )
 
     def _check_mode(self, kwargs: dict, has_cache: bool, has_images: bool) -> None:
-        """Refuse ways to generate that would give another answer or stop somewhere inside the library."""
+        """Refuse settings of generation that would give another answer or fail somewhere inside the library."""
         settings = kwargs.get("generation_config") or self.generation_config
 
         def setting(name: str):

@@ -1,8 +1,8 @@
-"""Which causal language models fit into Groma, and how theirs makes logits: any of `AutoModelForCausalLM`, not only Llama's way.
+"""Language models that fit into Groma, any of `AutoModelForCausalLM`: their base model, and their own way to logits.
 
-A language model of the library is a base model, which Groma holds as `language_model`, and a class around it that
-makes logits of hidden states: with a bias, a scale, a cap, more layers. That class does it here, too: its `forward`
-runs on finished hidden states.
+A causal language model of the library is a base model, which Groma holds as `language_model`, and a class around it
+that turns hidden states into logits: with a bias, a scale, a cap, more layers. Groma lets that class do it: it calls
+the class's `forward` with a base model that returns hidden states which were computed before.
 """
 
 import inspect
@@ -18,12 +18,12 @@ from transformers.modeling_utils import PreTrainedModel
 from .language_models_groma import STATE_REASON, unfit_language_model
 from .modeling_groma_cache import CACHE_NAME
 
-# Base models that do not take positions but count them by the mask.
+# Model types whose base model takes no positions, because it counts them by the mask.
 POSITIONS_BY_MASK = {"bloom"}
 
 
 class LanguageModelHead:
-    """How the class of `AutoModelForCausalLM` makes logits and loss of what its base model returned.
+    """The head of a causal language model: makes logits and loss of its base model's hidden states, as its class does.
 
     Args:
         config (`PreTrainedConfig`): of the language model.
@@ -42,7 +42,7 @@ class LanguageModelHead:
     """
 
     def __init__(self, config: PreTrainedConfig):
-        # Without memory: what is of interest are names, sizes and settings.
+        # On the meta device, without memory: only names, sizes and settings are of interest.
         try:
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config)
@@ -70,18 +70,18 @@ class LanguageModelHead:
         self._model = model
 
     def name_in_groma(self, name: str) -> str:
-        """Where Groma has a weight of the class."""
+        """The name in Groma of a weight that the class has under `name`."""
         first, dot, rest = name.partition(".")
         if first == self.base_name:
             return f"model.language_model.{rest}"
         return self.names.get(first, first) + dot + rest
 
     def build_base_model(self) -> PreTrainedModel:
-        """The base model, with fresh weights."""
+        """Build the base model, with fresh weights."""
         return self.base_class._from_config(self.config)
 
     def build_modules(self) -> dict[str, nn.Module]:
-        """The modules of the head by their names in Groma, to be initialized. Can be called once."""
+        """Build the modules of the head, to be initialized, by their names in Groma. Can be called once."""
         modules = {}
         for name, module in self._heads.items():
             if type(module) is nn.Linear:
@@ -100,7 +100,7 @@ class LanguageModelHead:
     def run(
         self, groma: nn.Module, last_hidden_state: Tensor, router_logits: tuple[Tensor] | None, **kwargs
     ) -> ModelOutput:
-        """What `forward` of the class returns.
+        """Compute logits and loss as `forward` of the class does.
 
         Args:
             groma (`nn.Module`): has the modules of the head.
@@ -117,7 +117,7 @@ class LanguageModelHead:
 
 
 class _FinishedOutput:
-    """What a base model returned; nothing but hidden states and routers."""
+    """What a base model returned. All that is not hidden states or routers is `None`."""
 
     def __init__(self, last_hidden_state: Tensor, router_logits: tuple[Tensor] | None):
         self.last_hidden_state = last_hidden_state
@@ -131,7 +131,7 @@ class _FinishedOutput:
 
 
 class _FinishedModel:
-    """A base model that returns what it has returned already."""
+    """Stands for a base model that has run already: returns its output again, whatever it is called with."""
 
     def __init__(self, model: nn.Module, output: _FinishedOutput):
         self._model, self._output = model, output
@@ -141,12 +141,16 @@ class _FinishedModel:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._model, name)
-        # Some classes call the decoder in their base model.
+        # Some classes call the decoder inside of their base model: it has run, too.
         return self if isinstance(value, PreTrainedModel) else value
 
 
 class _CausalModel:
-    """Stands for an instance of the class, whose base model has run already."""
+    """Stands for an instance of the class, the `self` of its `forward`.
+
+    The base model has run already, the modules of the head are Groma's, and all else is that of an instance without
+    weights.
+    """
 
     def __init__(self, head: LanguageModelHead, groma: nn.Module, output: _FinishedOutput):
         self._head, self._groma = head, groma
@@ -167,7 +171,7 @@ class _CausalModel:
 
 
 def check_language_model(config: PreTrainedConfig, model: PreTrainedModel, base: PreTrainedModel | None) -> None:
-    """Check by its code that a language model fits into Groma.
+    """Check that a language model fits into Groma, by the signature of its `forward`.
 
     Args:
         config (`PreTrainedConfig`): of the language model.

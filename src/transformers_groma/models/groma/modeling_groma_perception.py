@@ -31,7 +31,7 @@ class GromaMultiModalProjector(nn.Module):
         self.linear_2 = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, feature_map: Tensor) -> Tensor:
-        """Merge and project `(B, vision_hidden_size, grid, grid)` patches to `(B, grid * grid / 4, hidden_size)` tokens."""
+        """Turn `(B, vision_hidden_size, grid, grid)` patches into `(B, grid * grid / 4, hidden_size)` image tokens."""
         # Channels of the four patches in the released order: top left, bottom left, top right, bottom right.
         merged = torch.cat([feature_map[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)], dim=1)
         tokens = merged.flatten(2).transpose(1, 2).to(computing_dtype(self, merged.dtype))
@@ -80,7 +80,7 @@ class GromaPerceptionMixin:
 
     @torch.no_grad()
     def propose_regions(self, pixel_values: Tensor, refer_boxes: Tensor | None = None) -> GromaRegionProposals:
-        """The regions that a prompt about these images would offer to the language model, without running it.
+        """The regions that the language model would be offered in a prompt about these images. It does not run.
 
         Args:
             pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): images from the processor.
@@ -138,7 +138,7 @@ class GromaPerceptionMixin:
         return features
 
     def encode_regions(self, features: GromaImageFeatures, refer_boxes: Tensor | None = None) -> GromaImageFeatures:
-        """Features for another prompt about the same images, with other user boxes, without looking at the images again.
+        """Features for another prompt about the same images, with other user boxes. No image is looked at again.
 
         Args:
             features (`GromaImageFeatures`): of [`get_image_features`]; not changed.

@@ -1,4 +1,4 @@
-"""Prepares a prompt for the language model: placeholders found, unused region slots off, boxes named by their slots."""
+"""Prepares a prompt for the language model: finds placeholders, switches unused slots off, names boxes by slots."""
 
 from typing import NamedTuple
 
@@ -38,10 +38,10 @@ class PreparedPrompt(NamedTuple):
 
 
 class GromaPromptMixin:
-    """The steps between a caller's prompt and the one that the language model reads. Nothing of the caller is changed."""
+    """The steps from a caller's prompt to the one that the language model reads. What callers pass is not changed."""
 
     def get_placeholder_mask(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-        """Where the visual features go: `(B, length)`, bool. Without ids the embedding of the placeholder is looked for."""
+        """Where the visual features go: `(B, length)`, bool. In embeddings, that of the placeholder is looked for."""
         return self._known_ids(input_ids, inputs_embeds) == self.config.image_token_id
 
     def prepare_prompt(
@@ -53,7 +53,7 @@ class GromaPromptMixin:
         past_length: int = 0,
         num_visual_tokens: Tensor | None = None,
     ) -> PreparedPrompt:
-        """Make a prompt with images final: unused region slots are switched off, boxes are replaced by their proxy tokens.
+        """Prepare a prompt with images: switch unused region slots off, replace boxes by their proxy tokens.
 
         Args:
             input_ids (`Tensor` of shape `(B, length)`), inputs_embeds (`Tensor` of shape `(B, length, hidden_size)`):
@@ -119,7 +119,7 @@ class GromaPromptMixin:
         cached: CachedPrompt,
         new_regions: TurnRegions | None = None,
     ) -> PreparedPrompt:
-        """Make the continuation of a cached prompt final: a later turn, which may point at new regions, or the next token.
+        """Prepare what continues a cached prompt: the next token, or a later turn, which may point at new regions.
 
         Args:
             input_ids (`Tensor` of shape `(B, length)`), inputs_embeds (`Tensor` of shape `(B, length, hidden_size)`):
@@ -251,7 +251,7 @@ def fill_placeholders(inputs_embeds: Tensor, placeholder_mask: Tensor, tokens: T
     Args:
         inputs_embeds (`Tensor` of shape `(B, length, hidden_size)`): embedded prompt; not changed.
         placeholder_mask (`Tensor` of shape `(B, length)`, bool): where the tokens go.
-        tokens (`Tensor` of shape `(N, n, hidden_size)`): visual tokens; rows may be longer than they have placeholders.
+        tokens (`Tensor` of shape `(N, n, hidden_size)`): visual tokens; those beyond a row's placeholders are left.
         index (`Tensor` of shape `(B,)`): whose tokens are those of each row.
 
     Returns:
