@@ -1,4 +1,4 @@
-"""The metrics for `evaluate`: they load from a folder and from a Hub, and give what the functions of the package give."""
+"""The metrics for `evaluate`: they load from a folder and from a Hub, and agree with the functions of the package."""
 
 import doctest
 import json

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +49,8 @@ def add_demo(commands: "argparse._SubParsersAction") -> None:
         metavar="N",
         type=natural,
         default=DEMO_SCENE,
-        help="number of the test scene: 0, 1, 2, …; groma-tiny answers all right about some and makes mistakes about "
-        "others "
-        "(default: %(default)s)",
+        help="number of the test scene: 0, 1, 2, …; groma-tiny answers everything right about some scenes and makes "
+        "mistakes about others (default: %(default)s)",
     )
     demo.add_argument(
         "--image", metavar="IMAGE", help="also ask about this image (path or http(s) URL); needs a --model for photos"
@@ -70,8 +70,7 @@ def run_demo(arguments: argparse.Namespace) -> None:
         if is_tiny:
             raise CommandError(
                 f"--image {arguments.image!r} needs a --model that learned from photos: groma-tiny, the model of this "
-                f"package, only "
-                "knows scenes of coloured shapes."
+                "package, only knows scenes of coloured shapes."
             )
         photo = open_upright(arguments.image)
     pipe = load_pipeline(arguments.model, arguments.device, arguments.dtype)
@@ -80,11 +79,11 @@ def run_demo(arguments: argparse.Namespace) -> None:
     names = _demo_scene(pipe, model, folder, arguments.scene, is_tiny)
     if photo is not None:
         print(f"\nYour image, {arguments.image}: nobody knows the truth about it, so these answers are not checked.")
-        # The middle is asked about.
+        # The question points at the middle of the image.
         width, height = photo.size
         box = (width / 4, height / 4, width * 3 / 4, height * 3 / 4)
         _demo_ask(pipe, model, folder / "answer", photo, DEMO_QUESTION, [box])
-        description = _demo_ask(pipe, model, folder / "description", photo, DEMO_DESCRIPTION, [])
+        description, _ = _demo_ask(pipe, model, folder / "description", photo, DEMO_DESCRIPTION, [])
         write_proposals(folder, description.regions, photo)
         names += ["answer", "description", "proposals"]
     print("\nLook at the images; what they show lies beside them as JSON:")
@@ -93,7 +92,7 @@ def run_demo(arguments: argparse.Namespace) -> None:
 
 
 def _demo_scene(pipe: "ImageGroundingPipeline", model: str, folder: Path, number: int, is_tiny: bool) -> list[str]:
-    """Ask about a scene and compare the answers with the truth. Returns the names of the images."""
+    """Ask about a scene and compare the answers with the truth. Returns the names of the images written."""
     from ..shapes.demo import compare, count_found, question_text, scene_questions
     from ..shapes.scenes import make_scene
 
@@ -106,37 +105,32 @@ def _demo_scene(pipe: "ImageGroundingPipeline", model: str, folder: Path, number
     else:
         print(
             f"The questions and the expected words are those of groma-tiny; {model} may be right in words of its own "
-            f"and\n"
-            "still count as wrong here."
+            "and\nstill count as wrong here."
         )
     names = []
-    verdicts = []
-
-    def judge(exchange: Any, answer: "GroundedText") -> "Comparison":
-        verdicts.append(compare(exchange, scene, answer))
-        return verdicts[-1]
-
+    comparisons = []
     for name, exchange in scene_questions(scene).items():
         boxes = [scene.boxes_xyxy[index] for index in exchange.pointed]
         names.append(f"scene_{name}")
-        answer = _demo_ask(
+        answer, comparison = _demo_ask(
             pipe,
             model,
             folder / names[-1],
             image,
             question_text(exchange),
             boxes,
-            lambda answer, exchange=exchange: judge(exchange, answer),
+            partial(compare, exchange, scene),
         )
+        comparisons.append(comparison)
     # The last question points at nothing: all regions are the model's own.
     found = count_found(scene, [region.box.tolist() for region in answer.regions])
     regions = f"{len(answer.regions)} region{'' if len(answer.regions) == 1 else 's'}"
     print(f"\n{regions} found, and {found} of {len(scene.objects)} shapes have one (IoU of at least 0.5)")
     write_proposals(folder, answer.regions, image, "scene_proposals")
-    right = sum(verdict.right == verdict.total for verdict in verdicts)
-    print(f"{right} of {len(verdicts)} answers are right, compared with what the scene was drawn from.")
-    if is_tiny and number == DEMO_SCENE and right == len(verdicts):
-        print("The scene was picked for that: about others groma-tiny makes mistakes, too; --scene 7 shows some.")
+    right = sum(comparison.right == comparison.total for comparison in comparisons)
+    print(f"{right} of {len(comparisons)} answers are right, compared with what the scene was drawn from.")
+    if is_tiny and number == DEMO_SCENE and right == len(comparisons):
+        print("The scene was picked for that: groma-tiny makes mistakes about others, too; --scene 7 shows some.")
     return [*names, "scene_proposals"]
 
 
@@ -148,8 +142,8 @@ def _demo_ask(
     question: str,
     boxes: Sequence[Sequence[float]],
     compare: "Callable[[GroundedText], Comparison] | None" = None,
-) -> "GroundedText":
-    """Ask, print the question, its answer and how that compares with the truth, write the files."""
+) -> "tuple[GroundedText, Comparison | None]":
+    """Ask, print question, answer and how it compares with the truth, and write the files."""
     # The demo writes its questions itself, some with `<p>…</p>` around what is to be located.
     answer = ask(pipe, image, question, boxes, {"max_new_tokens": DEMO_MAX_NEW_TOKENS}, parse_tokens=True)
     print("\n".join(["", f"> {question}", *(f"  {'box':<4} {numbers(box)}" for box in boxes)]))
@@ -160,9 +154,9 @@ def _demo_ask(
         "question": question,
         "question_boxes_xyxy": [list(box) for box in boxes],
     }
-    if compare is not None:
-        comparison = compare(answer)
+    comparison = None if compare is None else compare(answer)
+    if comparison is not None:
         print(f"  = {comparison.text}")
         notes["comparison"] = asdict(comparison)
     write_answer(path.parent, path.name, answer, image, notes, question)
-    return answer
+    return answer, comparison

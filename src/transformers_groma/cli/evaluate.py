@@ -1,4 +1,4 @@
-"""`groma evaluate`: a model on a benchmark."""
+"""`groma evaluate`: measures a model on a benchmark."""
 
 import argparse
 from pathlib import Path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..evaluation.judge import Judge
     from ..evaluation.loading import NamedRows
 
-# Names of `evaluation.loading.BENCHMARKS`, which `--help` can do without importing.
+# The names in `evaluation.loading.BENCHMARKS`, once more so that `--help` need not import it.
 BENCHMARKS = ("rec", "lvis-ground", "region-caption", "grounded-caption", "detection", "llava-bench")
 
 
@@ -47,17 +47,17 @@ def add_evaluate(commands: "argparse._SubParsersAction") -> None:
         required=True,
         help="folder with Parquet files, one file, or a Hub name; for llava-bench the folder of its published files",
     )
-    parser.add_argument("--split", help="of the dataset, where PATH names none (default: test)")
+    parser.add_argument("--split", help="split of the dataset, if PATH names none (default: test)")
     parser.add_argument(
         "--output",
         metavar="DIR",
         type=Path,
         required=True,
-        help="for predictions.jsonl, results.json, results.md and plots; an interrupted run resumes there",
+        help="output folder: predictions.jsonl, results.json, results.md, plots; an interrupted run resumes there",
     )
     add_model_arguments(parser)
     parser.add_argument(
-        "--batch-size", metavar="N", type=positive(int), default=16, help="rows at once (default: %(default)s)"
+        "--batch-size", metavar="N", type=positive(int), default=16, help="rows at a time (default: %(default)s)"
     )
     parser.add_argument("--limit", metavar="N", type=positive(int), help="the first N rows only")
     parser.add_argument(
@@ -84,10 +84,13 @@ def add_evaluate(commands: "argparse._SubParsersAction") -> None:
     parser.add_argument("--card", metavar="MODEL_DIR", type=Path, help="write the metrics into the model card there")
     judge = parser.add_argument_group("llava-bench", "Without a judge there are answers, but no metrics.")
     judge.add_argument("--images", metavar="DIR", type=Path, help="the photos of COCO val2014")
-    judge.add_argument("--judge", metavar="MODEL", help="name of a model that scores the answers")
+    judge.add_argument("--judge", metavar="MODEL", help="name of the judge model, which scores the answers")
     judge.add_argument("--base-url", metavar="URL", help="an OpenAI-compatible server (default: OpenAI)")
     judge.add_argument(
-        "--api-key-env", metavar="NAME", default="OPENAI_API_KEY", help="variable with the key (default: %(default)s)"
+        "--api-key-env",
+        metavar="NAME",
+        default="OPENAI_API_KEY",
+        help="environment variable with the key (default: %(default)s)",
     )
     judge.add_argument(
         "--concurrency", metavar="N", type=positive(int), default=8, help="requests at a time (default: %(default)s)"
@@ -96,17 +99,19 @@ def add_evaluate(commands: "argparse._SubParsersAction") -> None:
         "--requests-per-minute",
         metavar="X",
         type=positive(float),
-        help="at most, retries included (default: no limit)",
+        help="rate limit, retries included (default: none)",
     )
-    judge.add_argument("--price-in", metavar="X", type=positive(float), default=0.0, help="of a million prompt tokens")
     judge.add_argument(
-        "--price-out", metavar="X", type=positive(float), default=0.0, help="of a million completion tokens"
+        "--price-in", metavar="X", type=positive(float), default=0.0, help="price of a million prompt tokens"
     )
-    judge.add_argument("--max-cost", metavar="X", type=positive(float), help="end before reviews cost more")
+    judge.add_argument(
+        "--price-out", metavar="X", type=positive(float), default=0.0, help="price of a million completion tokens"
+    )
+    judge.add_argument("--max-cost", metavar="X", type=positive(float), help="stop before reviews cost more")
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
-    """`groma evaluate`: a benchmark, into a folder."""
+    """`groma evaluate`: run a benchmark into a folder."""
     folder = checked_folder(arguments.output)
     if arguments.card is not None and not arguments.card.is_dir():
         raise CommandError(f"--card {str(arguments.card)!r} is not a folder: pass that of a model.")

@@ -11,9 +11,9 @@ from ..markup import REGION_MARK
 def question_of(row: Mapping[str, Any], task: Task | None = None, prompt_seed: int | None = None) -> dict[str, Any]:
     """A row as a model is asked it: without an answer at its end, and in other words if wanted.
 
-    Without a seed a row keeps the question that it was written with: `processing/` and `groma data shapes --evaluation`
-    write the standard one of its task. With a seed the wording is drawn from the templates of `data/prompts.py`, by
-    what is asked about, so that it does not depend on the order of rows.
+    Without a seed a row keeps the question that it was written with: `processing/` and `groma data shapes
+    --evaluation` write the standard one of its task. With a seed the wording is drawn from the templates of
+    `data/prompts.py`, by what is asked about, so that it does not depend on the order of rows.
 
     Args:
         row (`Mapping`): conversation or evaluation columns.

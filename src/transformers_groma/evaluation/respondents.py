@@ -141,7 +141,7 @@ class ProposalRespondent:
 
 
 def _shortened(regions: Regions) -> Regions:
-    """The same regions in float64, as the shortest decimals that round to their float32: files hold hundreds of them."""
+    """The same regions in float64, as the shortest decimals that round to their float32: a file holds thousands."""
     boxes, scores = (
         np.array([float(str(value)) for value in numbers.numpy().ravel()]).reshape(numbers.shape)
         for numbers in (regions.xyxy, regions.scores)

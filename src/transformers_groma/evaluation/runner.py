@@ -73,8 +73,8 @@ def evaluate(
         output_dir (`str` or `Path`): output folder, for `predictions.jsonl`, `results.json`, `results.md`, plots and
             `gallery.html`.
         batch_size (`int`): rows at a time.
-        prompt_seed (`int`, *optional*): draws the wording of questions, see `questions.question_of`; without it rows keep
-            their own.
+        prompt_seed (`int`, *optional*): draws the wording of questions, see `questions.question_of`; without it rows
+            keep their own.
         max_new_tokens (`int`, *optional*): longest answer; the benchmark's own by default.
         gallery (`int`): how many of the worst answers to draw.
         judge (`Judge`, *optional*): the judge model, for a benchmark that has its answers reviewed. Without one, such

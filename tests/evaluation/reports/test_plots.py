@@ -111,7 +111,7 @@ def test_same_figures_same_file(tmp_path):
 
 
 def test_no_window_and_no_global_state(tmp_path):
-    """After all plots are drawn: no pyplot, which opens windows and keeps figures, and the user's settings as they were."""
+    """Drawing leaves no pyplot, which opens windows and keeps figures, and changes none of the user's settings."""
     code = """if True:
         import sys
         import matplotlib

@@ -1,8 +1,8 @@
 """Region captioning: describe the region that a question points at.
 
-CIDEr and METEOR 1.5 compare an answer with the captions of the region, as coco-caption does. METEOR needs Java; without
-it the other metrics are reported. Rows are those of `processing/refcoco.py --task region-caption --evaluation` (all
-expressions of a box are its references), of `processing/visual_genome.py --evaluation`, or of `groma data shapes
+CIDEr and METEOR 1.5 compare an answer with the captions of the region, as coco-caption does. METEOR needs Java;
+without it the other metrics are reported. Rows are those of `processing/refcoco.py --task region-caption --evaluation`
+(all expressions of a box are its references), of `processing/visual_genome.py --evaluation`, or of `groma data shapes
 --task region-caption --evaluation`.
 """
 

@@ -1,4 +1,4 @@
-"""How well a model does on synthetic scenes, whose truth is known to the pixel: the metrics of groma-tiny.
+"""Measures a model on synthetic scenes, whose truth is known to the pixel: the metrics of groma-tiny.
 
 Boxes are `xyxy` in absolute pixels.
 """
@@ -22,14 +22,14 @@ from ..metrics.rec_accuracy import rec_accuracy
 from ..predictions import Prediction
 from ..proposals import evaluate_proposals
 
-# Word of a description: what kind of attribute it is.
+# The kind of attribute that each word of a description names.
 KINDS = {word: kind for kind, known in ATTRIBUTE_WORDS.items() for word in known}
-# Answers of each task are no longer than this.
+# Longest answer of each task.
 MAX_NEW_TOKENS = {"rec": 8, "grounding": 24, "region-caption": 16, "grounded-caption": 140}
 
 
 def score_rec(predictions: Sequence[Prediction], rows: Dataset) -> dict[str, float]:
-    """Share of answers whose first box overlaps the target with an IoU above 0.5 (strict, as in the paper).
+    """Score answers by their first box, which is right at an IoU above 0.5 with the target, as in the paper.
 
     Args:
         predictions (`Sequence[Prediction]`): the answer to each row.
@@ -44,7 +44,9 @@ def score_rec(predictions: Sequence[Prediction], rows: Dataset) -> dict[str, flo
 
 
 def score_grounding(predictions: Sequence[Prediction], rows: Dataset) -> dict[str, float]:
-    """How many boxes of answers are targets and how many targets are found, at an IoU of at least 0.5, each box used once.
+    """Score how many boxes of answers are targets, and how many targets are found, at an IoU of at least 0.5.
+
+    Each box counts for one target at most.
 
     Args:
         predictions (`Sequence[Prediction]`): the answer to each row.
@@ -53,14 +55,14 @@ def score_grounding(predictions: Sequence[Prediction], rows: Dataset) -> dict[st
     Returns:
         `dict`: `f1@0.5`, `precision@0.5`, `recall@0.5`, over the boxes of all rows together.
     """
-    # A phrase without words for each box: the boxes alone decide.
+    # Each box becomes a phrase without words, so that boxes alone decide.
     told = [[("", [box]) for box in prediction.boxes_xyxy] for prediction in predictions]
     metrics = grounded_phrase_scores(told, [[("", [box]) for box in boxes] for boxes in rows["target_boxes_xyxy"]])
     return {name: metrics[name] for name in ("f1@0.5", "precision@0.5", "recall@0.5")}
 
 
 def score_region_captions(predictions: Sequence[Prediction], rows: Dataset) -> dict[str, float]:
-    """Share of descriptions that are right to the word, and of attributes that are.
+    """Score how many descriptions are right to the word, and how many of their attributes are.
 
     Args:
         predictions (`Sequence[Prediction]`): the answer to each row.
@@ -81,7 +83,7 @@ def score_region_captions(predictions: Sequence[Prediction], rows: Dataset) -> d
 
 
 def named_attributes(text: str) -> dict[str, str]:
-    """The attributes that a text names, the first word of each kind.
+    """Find the attributes that a text names, the first word of each kind.
 
     Args:
         text (`str`): a description of an object.
@@ -101,14 +103,16 @@ def named_attributes(text: str) -> dict[str, str]:
 
 
 def score_grounded_captions(predictions: Sequence[Prediction], rows: Dataset) -> dict[str, float]:
-    """Share of phrases that say all about an object and whose first box is that of such an object (IoU of at least 0.5).
+    """Score how many phrases say all about an object and point at one like that, at an IoU of at least 0.5.
+
+    The first box of a phrase counts.
 
     Args:
         predictions (`Sequence[Prediction]`): the answer to each row.
-        rows (`Dataset`): evaluation columns of synthetic scenes; `image_id` tells the scene.
+        rows (`Dataset`): evaluation columns of synthetic scenes; `image_id` says which scene.
 
     Returns:
-        `dict`: `phrases_right`, and `phrases`, their number an answer.
+        `dict`: `phrases_right`, the share of phrases that are right, and `phrases`, how many there are an answer.
     """
     hits = 0
     for prediction, row in zip(predictions, rows, strict=True):
@@ -139,15 +143,15 @@ def answer_shapes(
     batch_size: int = 16,
     progress: bool = True,
 ) -> list[Prediction]:
-    """Answer the questions of a task, ready to be scored.
+    """Ask a model the questions of a task.
 
     Args:
         model (`GromaForConditionalGeneration`): in evaluation mode.
         processor (`GromaProcessor`): of the model.
         dataset (`Dataset`): evaluation columns.
-        task (`str`): of `SCORES`.
-        batch_size (`int`): rows at once.
-        progress (`bool`): whether to show a bar.
+        task (`str`): a task of `SCORES`.
+        batch_size (`int`): rows at a time.
+        progress (`bool`): whether to show a progress bar.
 
     Returns:
         `list[Prediction]`: one a row, in order; boxes `xyxy` in absolute pixels.
@@ -178,12 +182,12 @@ def evaluate_shapes(
     Args:
         model (`GromaForConditionalGeneration`): in evaluation mode.
         processor (`GromaProcessor`): of the model.
-        rows (`int`): scenes a task.
-        seed (`int`): of the scenes.
-        split (`str`): of the scenes.
-        tasks (`Sequence[str]`): of "detection", "rec", "grounding", "region-caption", "grounded-caption".
-        batch_size (`int`): rows at once.
-        progress (`bool`): whether to show bars.
+        rows (`int`): how many scenes there are for each task.
+        seed (`int`): seed of the scenes.
+        split (`str`): split of the scenes; different splits share no scene.
+        tasks (`Sequence[str]`): some of "detection", "rec", "grounding", "region-caption", "grounded-caption".
+        batch_size (`int`): rows at a time.
+        progress (`bool`): whether to show progress bars.
 
     Returns:
         `dict`: for each task its metrics.

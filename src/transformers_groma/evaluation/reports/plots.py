@@ -79,8 +79,8 @@ def plot_recall_by_size(
         metrics (`Mapping[str, float]`): metrics of a run, among them `ar_small`, `ar_medium`, `ar_large` and, if there
             is one, `ar`; 0..1. A negative value says that there is no such object, as in COCO.
         path (`str` or `Path`): PNG file to write.
-        series (`Mapping[str, str]`, *optional*): to draw several side by side, the prefix of each one's metrics and its
-            name, such as `{"": "AS-MANY", "any_": "ANY"}`. By default, the metrics without a prefix.
+        series (`Mapping[str, str]`, *optional*): to draw several side by side, the prefix of each one's metrics and
+            its name, such as `{"": "AS-MANY", "any_": "ANY"}`. By default, the metrics without a prefix.
 
     Returns:
         `Path`: the file.
