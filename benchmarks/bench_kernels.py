@@ -91,7 +91,7 @@ def perceive_in_parts(model: GromaModel, pixels: Tensor, plain: bool) -> dict[st
     corners = box_cxcywh_to_xyxy(selection.boxes) * encoder.image_size
     scales = [1 / stride for stride in encoder.config.roi_strides]
     crops = timer(PARTS[3], lambda: encoder.roi_align(fused, corners, scales, 14, 2, selection.mask))
-    timer(PARTS[4], lambda: encoder._encode_crops(crops, selection.boxes[selection.mask]))
+    timer(PARTS[4], lambda: encoder.encode_crops(crops, selection.boxes[selection.mask]))
     return timer.seconds
 
 

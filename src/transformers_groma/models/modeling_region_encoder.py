@@ -128,10 +128,10 @@ class GromaRegionEncoder(nn.Module):
             None if static else mask,
         )
         if static:
-            regions = self._encode_crops(crops, boxes.flatten(0, 1))
+            regions = self.encode_crops(crops, boxes.flatten(0, 1))
             regions = regions.unflatten(0, mask.shape) * mask[..., None]
         else:
-            encoded = self._encode_crops(crops, boxes[mask])
+            encoded = self.encode_crops(crops, boxes[mask])
             # Back from the list of used slots (T, D) to (B, R, D).
             regions = encoded.new_zeros(*mask.shape, encoded.shape[-1])
             regions = regions.index_put((mask,), encoded)
@@ -166,8 +166,16 @@ class GromaRegionEncoder(nn.Module):
             return boxes  # as the released weights were trained: centre and size in the places of the corners
         return box_cxcywh_to_xyxy(boxes)
 
-    def _encode_crops(self, crops: list[Tensor], boxes: Tensor) -> Tensor:
-        """`(T, C, P, P)` crops of the three maps and `(T, 4)` normalized cxcywh boxes to `(T, output_size)`."""
+    def encode_crops(self, crops: list[Tensor], boxes: Tensor) -> Tensor:
+        """Turn the crops of regions into region tokens.
+
+        Args:
+            crops (`list[Tensor]`, 3 of shape `(T, C, P, P)`): what ROIAlign cut out of each map.
+            boxes (`Tensor` of shape `(T, 4)`): the regions' boxes, normalized `cxcywh`.
+
+        Returns:
+            `Tensor` of shape `(T, output_size)`.
+        """
         merged = sum(conv(crop) for conv, crop in zip(self.roi_convs, crops, strict=True)).relu()
         content = self.roi_projection(merged.flatten(1))
         position = self.box_embedding(boxes.to(content.dtype))

@@ -173,6 +173,9 @@ def check_that_boxes_fit(refer_boxes: Tensor, ground_boxes: Tensor, max_regions:
     Args:
         refer_boxes (`Tensor` of shape `(B, K, 4)`), ground_boxes (`Tensor` of shape `(B, G, 4)`): rows of zeros pad.
         max_regions (`int`): number of slots.
+
+    Example:
+    >>> check_that_boxes_fit(torch.ones(1, 2, 4), torch.zeros(1, 2, 4), max_regions=2)
     """
     if refer_boxes.shape[1] + ground_boxes.shape[1] <= max_regions:
         return  # The usual case, and the only one that torch.compile and torch.export can follow.
@@ -188,7 +191,7 @@ def check_that_boxes_fit(refer_boxes: Tensor, ground_boxes: Tensor, max_regions:
 def gather_candidates(
     boxes: Tensor, scores: Tensor, refer_boxes: Tensor, ground_boxes: Tensor, score_threshold: float
 ) -> Candidates:
-    """User boxes, proposals and ground-truth boxes in one list, in this order; `kept` says which of them are boxes.
+    """Put user boxes, proposals and ground-truth boxes in one list, in this order; `kept` says which may be regions.
 
     Args:
         boxes (`Tensor` of shape `(B, Q, 4)`): proposals, with Q > 0.
@@ -198,6 +201,12 @@ def gather_candidates(
 
     Returns:
         `Candidates`.
+
+    Example:
+    >>> boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.2, 0.2, 0.1, 0.1]]])
+    >>> candidates = gather_candidates(boxes, torch.tensor([[0.1, 0.9]]), boxes[:, :1], boxes[:, :0], 0.15)
+    >>> candidates.kept.tolist(), candidates.is_refer.tolist()
+    ([[True, False, True]], [[True, False, False]])
     """
     finite = is_box(boxes) & scores.isfinite()
     # Below every score, so that neither the sort nor the best proposal ever meets NaN.
@@ -227,7 +236,7 @@ def gather_candidates(
 
 
 def best_first(candidates: Candidates) -> Candidates:
-    """User boxes in the order given, then the others from the highest score down; equal scores keep their order.
+    """Sort: user boxes in the order given, then the others by falling score; equal scores keep their order.
 
     Example:
     >>> boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.2, 0.2, 0.1, 0.1]]])
@@ -241,7 +250,7 @@ def best_first(candidates: Candidates) -> Candidates:
 
 
 def keep_at_most(candidates: Candidates, max_regions: int) -> Candidates:
-    """Keep the first `max_regions` of those kept. User and ground-truth boxes are counted before proposals are.
+    """Keep the first `max_regions` of those kept, where user and ground-truth boxes count before proposals.
 
     Args:
         candidates (`Candidates`): best first.
@@ -249,6 +258,12 @@ def keep_at_most(candidates: Candidates, max_regions: int) -> Candidates:
 
     Returns:
         `Candidates` in the same order.
+
+    Example:
+    >>> boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.2, 0.2, 0.1, 0.1]]])
+    >>> candidates = gather_candidates(boxes, torch.tensor([[0.9, 0.8]]), boxes[:, :0], boxes[:, :0], 0.15)
+    >>> keep_at_most(candidates, max_regions=1).kept.tolist()
+    [[True, False]]
     """
     position = torch.arange(candidates.kept.shape[1], device=candidates.kept.device).expand_as(candidates.kept)
     # Three classes in a queue, each in the present order: given boxes, proposals, those that are out already.
@@ -261,7 +276,7 @@ def keep_at_most(candidates: Candidates, max_regions: int) -> Candidates:
 
 
 def kept_first(candidates: Candidates, max_regions: int, shuffle: bool = False) -> Candidates:
-    """Those kept come first, in the present order or shuffled among themselves; the others follow in their order.
+    """Move those kept to the front, in their order or shuffled among themselves; the others follow in their order.
 
     Args:
         candidates (`Candidates`): at most `max_regions` are kept.
@@ -269,7 +284,13 @@ def kept_first(candidates: Candidates, max_regions: int, shuffle: bool = False) 
         shuffle (`bool`): whether to shuffle.
 
     Returns:
-        `Candidates`: the i-th one kept belongs into slot i.
+        `Candidates`: the i-th one belongs in slot i.
+
+    Example:
+    >>> boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.2, 0.2, 0.1, 0.1]]])
+    >>> candidates = gather_candidates(boxes, torch.tensor([[0.1, 0.8]]), boxes[:, :0], boxes[:, :0], 0.15)
+    >>> kept_first(candidates, max_regions=2).index.tolist()
+    [[1, 0]]
     """
     kept, num_candidates = candidates.kept, candidates.kept.shape[1]
     position = torch.arange(num_candidates, device=kept.device).expand_as(kept)
@@ -285,7 +306,7 @@ def kept_first(candidates: Candidates, max_regions: int, shuffle: bool = False) 
 
 
 def fill_slots(candidates: Candidates, max_regions: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Exactly `max_regions` slots from candidates of which the kept ones come first; unused slots hold zeros.
+    """Fill exactly `max_regions` slots with the kept candidates; unused slots hold zeros.
 
     Args:
         candidates (`Candidates`): those kept first, at most `max_regions`.
@@ -293,6 +314,12 @@ def fill_slots(candidates: Candidates, max_regions: int) -> tuple[Tensor, Tensor
 
     Returns:
         Boxes `(B, max_regions, 4)`, scores `(B, max_regions)` and the mask of used slots `(B, max_regions)`.
+
+    Example:
+    >>> boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.2, 0.2, 0.1, 0.1]]])
+    >>> candidates = gather_candidates(boxes, torch.tensor([[0.8, 0.1]]), boxes[:, :0], boxes[:, :0], 0.15)
+    >>> fill_slots(candidates, max_regions=3)[2].tolist()
+    [[True, False, False]]
     """
     used = candidates.kept
     # masked_fill, not a product with the mask: NaN times 0 is NaN.
