@@ -1,4 +1,4 @@
-"""Examples in the documentation run: README, and every docstring with a prompt."""
+"""Examples in the README and in docstrings run, and links lead somewhere."""
 
 import doctest
 import importlib
@@ -157,7 +157,7 @@ def test_examples_in_docstrings(name, text, monkeypatch):
 
 
 def test_contributing_maps_every_file():
-    """The map in CONTRIBUTING.md has a line for every Python file, and each file says in its first sentence what it is."""
+    """The map in CONTRIBUTING.md has a line for every Python file, with the first sentence of its docstring."""
     text = (REPOSITORY / "CONTRIBUTING.md").read_text()
     current = START + python_map() + END
     assert current in text, "the map is stale: run `python -m scripts.write_map`"

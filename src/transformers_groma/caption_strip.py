@@ -1,4 +1,4 @@
-"""A strip of text under an image: what was asked, and below it the answer with each phrase in its colour."""
+"""The caption under an image: the question, and below it the answer with each phrase in its colour."""
 
 import re
 from collections.abc import Sequence
@@ -27,9 +27,9 @@ class Run(NamedTuple):
 
     Attributes:
         text (`str`): any, also with line breaks.
-        mark (`(r, g, b)`, *optional*): colour of the region that the text is about.
+        mark (`(r, g, b)`, *optional*): colour of the region that the text names.
         color (`(r, g, b)`): of the letters.
-        is_dashed (`bool`): whether the text is about a box of the user: its underline is dashed, as the box is.
+        is_dashed (`bool`): whether the text names a box of the user; its underline is dashed, like the box.
     """
 
     text: str
@@ -126,7 +126,7 @@ def wrapped(typeset: Typeset, width: float) -> list[tuple[int, int]]:
 
 
 def _joined(runs: Sequence[Run]) -> tuple[str, list[Run], bool]:
-    """The text of all runs, the run of each of its characters, and whether it was too long."""
+    """The text of all runs, the run that each character belongs to, and whether it was too long."""
     text, owners = "", []
     for run in runs:
         room = MAX_LENGTH - len(text)

@@ -1,4 +1,4 @@
-"""The colours of drawn regions, and the shades of them that text stands on."""
+"""Colours of drawn regions, and text colours that can be read on them."""
 
 Color = tuple[int, int, int]
 
@@ -16,7 +16,7 @@ BLACK, WHITE, GREY = (0, 0, 0), (255, 255, 255), (208, 208, 208)
 
 
 def palette_color(index: int) -> Color:
-    """The colour of the n-th thing to draw: the palette, over and over.
+    """The colour of the n-th thing to draw; the palette repeats.
 
     Args:
         index (`int`): a non-negative number.
@@ -32,7 +32,7 @@ def palette_color(index: int) -> Color:
 
 
 def pale(color: Color) -> Color:
-    """A colour thinned with white, as a background for black text.
+    """A light tint of a colour, as a background for black text.
 
     Args:
         color (`(r, g, b)`): each 0..255.

@@ -1,12 +1,12 @@
-"""Text in images: finds a font for every character, and writes what no font has in a way that can be read.
+"""Fonts that draw text in any language, and a readable fallback for characters that no font has.
 
-Pillow draws a text in one font and brings one that has ASCII letters alone. Here a text may need several: that of
-Pillow first, then those of `FONT_FILES` that are installed. `GROMA_FONT` names font files that come before them, such
-as `GROMA_FONT=/fonts/NotoSansCJK-Regular.ttc` (several are separated like the folders of `PATH`).
+Pillow draws a text in one font, and its own has little more than ASCII. Here a text may use several: Pillow's own
+font, then those of `FONT_FILES` that are installed. Font files named in the environment come first, as in
+`GROMA_FONT=/fonts/NotoSansCJK-Regular.ttc` (several are separated as in `PATH`).
 
-What no font has is replaced: letters with marks by the letter (`e` for `é`), symbols and emoji by their name
-(`[tokyo tower]`), everything else by its code (`[6771]`). Fonts of colour bitmaps, as most emoji fonts are, have one
-size only and are not used.
+Characters that none of them has are replaced: accented letters by plain ones (`e` for `é`), symbols and emoji by
+their names (`[tokyo tower]`), all others by their code points (`[6771]`). Colour bitmap fonts, as most emoji fonts
+are, come in a single size and are not used. Right-to-left text is drawn as Pillow lays it out.
 """
 
 import math
@@ -22,10 +22,12 @@ from .colors import Color
 
 logger = logging.get_logger(__name__)
 
-# Looked up by name in the font folders of the system, in this order. The first has the alphabets of Europe, Hebrew,
-# Arabic and many symbols; those after it have Chinese, Japanese and Korean on Linux, macOS and Windows; then symbols.
+# Pillow looks these names up in the font folders of the system. In this order: the alphabets of Europe, Hebrew and
+# Arabic; then Chinese, Japanese and Korean on Linux, macOS and Windows; then symbols.
 FONT_FILES = (
     "DejaVuSans.ttf",
+    "LiberationSans-Regular.ttf",
+    "arial.ttf",
     "Arial Unicode.ttf",
     "NotoSansCJK-Regular.ttc",
     "wqy-microhei.ttc",
@@ -34,14 +36,13 @@ FONT_FILES = (
     "AppleSDGothicNeo.ttc",
     "msyh.ttc",
     "malgun.ttf",
-    "arial.ttf",
     "NotoSansSymbols2-Regular.ttf",
     "Symbola.ttf",
     "NotoEmoji-Regular.ttf",
     "seguisym.ttf",
 )
 MIN_LETTER_SIZE = 12.0  # pixels
-# No font has this character: fonts draw it, like all that they lack, as an empty box.
+# In no font: it is drawn as the empty box that stands for every missing character.
 _NOT_A_CHARACTER = "\U0010ffff"
 _EMBEDDED = ""  # the font of Pillow, which has no file
 _PROBE_SIZE = 32  # pixels; large enough that no letter looks like the empty box
@@ -49,7 +50,7 @@ _WORDS = re.compile(r"\S+|\s+")
 
 
 class Typeset:
-    """A text and the font of each of its characters: measures and draws any part of it.
+    """A text with a font for each of its characters, to measure and draw in parts.
 
     Args:
         text (`str`): what `readable` returned, so that there is a font for each character.
@@ -75,7 +76,7 @@ class Typeset:
         start: int = 0,
         end: int | None = None,
     ) -> None:
-        """Draw a part of the text. `position` is its left end on the line that letters stand on."""
+        """Draw a part of the text. `position` is the left end of its baseline."""
         x, y = position
         for piece, font in self._runs(start, end):
             draw.text((x, y), piece, font=font, fill=color, anchor="ls")
@@ -95,13 +96,13 @@ class Typeset:
 
 
 def letter_size(image_size: tuple[int, int]) -> float:
-    """How large letters are on an image, so that they can be read where the image is shown as a whole.
+    """The size of letters that can be read when the whole image is shown.
 
     Args:
         image_size (`(width, height)`): in pixels. A panorama and a square of the same area get the same letters.
 
     Returns:
-        `float`: in pixels; at least 12.
+        `float`: in pixels, at least 12.
 
     Example:
     >>> letter_size((400, 300)), letter_size((3600, 3600))
@@ -111,7 +112,7 @@ def letter_size(image_size: tuple[int, int]) -> float:
 
 
 def line_metrics(size: float) -> tuple[int, int]:
-    """How far letters reach above and below the line that they stand on.
+    """How far letters reach above and below their baseline.
 
     Args:
         size (`float`): of the letters, in pixels.
@@ -128,13 +129,13 @@ def line_metrics(size: float) -> tuple[int, int]:
 
 
 def readable(text: str) -> str:
-    """A text in characters that can be drawn, see the head of this module.
+    """Replace the characters that cannot be drawn, as described at the top of this module.
 
     Args:
-        text (`str`): any.
+        text (`str`): any text.
 
     Returns:
-        `str`: line breaks stay; other control characters are spaces.
+        `str`: the text to draw. Line breaks stay, other control characters become spaces.
 
     Raises:
         ValueError: `GROMA_FONT` names a file that is not a font.
@@ -165,7 +166,7 @@ def _readable_character(character: str, faces: tuple[str, ...]) -> str:
     if all(letter != character and _first_with(letter, faces) is not None for letter in letters):
         return "".join(letters)
     logger.warning_once(
-        "Some characters are in none of the fonts found here; images show their names or codes in brackets. Set "
+        "Some characters are in none of the fonts found here; images show their names or code points in brackets. Set "
         "GROMA_FONT to a font file that has them, such as NotoSansCJK-Regular.ttc."
     )
     name = unicodedata.name(character, "") if category.startswith("S") else ""
@@ -195,7 +196,7 @@ def _first_with(text: str, faces: tuple[str, ...]) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _has_glyph(face: str, character: str) -> bool:
-    """Whether a font draws a character otherwise than one that it cannot have."""
+    """Whether a font has a character: it draws it differently from one that no font has."""
     font = _load(face, _PROBE_SIZE)
     drawn, missing = font.getmask(character), font.getmask(_NOT_A_CHARACTER)
     return (drawn.size, bytes(drawn)) != (missing.size, bytes(missing))
@@ -209,7 +210,7 @@ def _faces(own_files: str | None, known_files: tuple[str, ...]) -> tuple[str, ..
         try:
             _load(file, _PROBE_SIZE)
         except OSError as error:
-            raise ValueError(f"GROMA_FONT names {file!r}, which is not a font file that Pillow reads.") from error
+            raise ValueError(f"GROMA_FONT names {file!r}, which is not a font file that Pillow can read.") from error
     found: list[str] = []
     for file in known_files:
         try:

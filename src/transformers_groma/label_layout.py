@@ -1,4 +1,4 @@
-"""Where labels go: beside the boxes they belong to, apart from each other, never over a small object. Geometry alone.
+"""Label placement: beside the boxes, never over each other or over a small object. Pure geometry.
 
 Boxes are `xyxy` in pixels; a label is a rectangle of whole pixels inside the image.
 """
@@ -11,9 +11,9 @@ import numpy as np
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]
 
-# A label hides no more than this share of any region: large ones may be written on, small ones may not.
+# The largest share of a region that a label may hide: large regions may be written on, small ones may not.
 MAX_HIDDEN_SHARE = 0.1
-# How far from its box a label may be, in its own heights. A line leads from one to the other.
+# How far from its box a label may be, in heights of the label.
 REACH = 8
 
 
@@ -45,7 +45,7 @@ def place_labels(
         boxes (`Sequence` of n boxes): what the labels belong to.
         sizes (`Sequence` of n `Sequence` of `(width, height)`): the sizes that a label can have, best first.
         image_size (`(width, height)`): labels stay inside.
-        regions (`Sequence` of boxes): what labels should not hide, beside `boxes`.
+        regions (`Sequence` of boxes): what labels must not hide either.
         taken (`Sequence` of boxes): labels that are already there.
 
     Returns:
@@ -56,11 +56,11 @@ def place_labels(
     >>> place_labels([(20, 40, 60, 80)], [[(30, 10)]], (100, 100))
     [PlacedLabel(box=(20, 30, 50, 40), choice=0)]
     """
-    # Often the same box comes as both, or several times.
+    # The boxes themselves are often among the regions.
     obstacles = np.array(list(dict.fromkeys([*boxes, *regions])), dtype=np.float64).reshape(-1, 4)
     labels = list(taken)
     placed: list[PlacedLabel | None] = [None] * len(boxes)
-    hopeless: set[tuple[Box, tuple[Size, ...]]] = set()  # labels only get more: what found no place never will
+    hopeless: set[tuple[Box, tuple[Size, ...]]] = set()  # free space only shrinks: what found no place never will
     for index in sorted(range(len(boxes)), key=lambda index: rectangle_area(boxes[index])):
         wanted = (boxes[index], tuple(sizes[index]))
         if wanted in hopeless:
@@ -110,10 +110,11 @@ class _Space(NamedTuple):
         lefts = np.arange(x1 - width - reach, x2 + reach + 1, step)
         tops = np.arange(y1 - height - reach, y2 + reach + 1, step)
         corners = np.stack(np.meshgrid(lefts, tops), axis=-1).reshape(-1, 2)
-        # Inside of a large box nothing needs a line that leads out of it.
+        # Inside the box `beside` has looked.
         outside = ((corners + size <= (x1, y1)) | (corners >= (x2, y2))).any(axis=1)
         places, hidden = self._free(corners[outside], size)
         gaps = np.maximum(0, np.maximum((x1, y1) - places[:, 2:], places[:, :2] - (x2, y2)))
+        # Hiding a whole region would cost as much as the longest distance.
         cost = np.hypot(*gaps.T) + height * REACH * hidden
         return _at(places, int(cost.argmin())) if len(places) else None
 
@@ -135,7 +136,7 @@ class _Space(NamedTuple):
 
 
 def rectangle_area(box: Box) -> float:
-    """Area of a box in square pixels; 0 if its corners have changed places.
+    """Area of a box in square pixels; 0 if its corners are swapped.
 
     Args:
         box (`tuple` of 4 numbers): `xyxy`.

@@ -1,4 +1,4 @@
-"""Paints regions on an image: tinted surfaces, outlines, dashes, and labels beside them."""
+"""Draws regions on an image: tints, outlines, dashes, and labels beside them."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -12,8 +12,7 @@ from .fonts import MIN_LETTER_SIZE, Typeset, letter_size, line_metrics, readable
 from .image_inputs import to_rgb
 from .label_layout import Box, connecting_line, place_labels, rectangle_area, touch
 
-# How much of a region's pixels is its colour: a hint over a box, which also holds what is around the object, more over
-# a mask.
+# The share of colour in a tinted pixel: a hint in a box, so that objects keep their own colours, more in a mask.
 BOX_TINT, MASK_TINT = 0.15, 0.4
 # Labels are a little smaller than the caption, and get smaller where there are more of them, down to what can just be
 # read.
@@ -32,7 +31,7 @@ class Mark:
         color (`(r, g, b)`): of outline, tint and label.
         label (`str`): may be empty.
         mask (`np.ndarray` of shape `(H, W)`, bool, *optional*): the region's pixels; they are tinted and not the box.
-        inset (`int`): number of outlines around this one at the same place.
+        inset (`int`): how many outlines of the same box are drawn around this one.
         is_dashed (`bool`): whether its outline is dashed; the image shows between the dashes.
     """
 
@@ -58,7 +57,9 @@ class RegionCanvas:
         self.labels: list[Box] = []
 
     def tint(self, marks: Sequence[Mark], strength: float = 1.0) -> None:
-        """Colour the surfaces of regions. Where they overlap, the smallest shows: no place is coloured twice."""
+        """Tint regions with their colours. Where they overlap, the smallest one shows: no pixel is tinted twice."""
+        if not marks:
+            return
         colors = Image.new("RGB", self.image.size)
         shares = Image.new("L", self.image.size)
         for mark in sorted(marks, key=lambda mark: -rectangle_area(mark.box)):
@@ -79,7 +80,7 @@ class RegionCanvas:
         self.image.paste(colors, mask=shares)
 
     def outline(self, marks: Sequence[Mark], line_width: int) -> None:
-        """Draw the boxes of marks, large ones first, each with a dark outer edge that shows on a bright image."""
+        """Draw the boxes of marks, large ones first. A dark outer edge keeps them visible on bright images."""
         draw = ImageDraw.Draw(self.image)
         for mark in sorted(marks, key=lambda mark: -rectangle_area(mark.box)):
             box = self._clipped(mark.box)
@@ -90,9 +91,9 @@ class RegionCanvas:
                 _draw_outline(draw, box, mark.color, line_width, mark.inset)
 
     def label(self, marks: Sequence[Mark], scale: float = 1.0) -> None:
-        """Write the labels of marks beside their boxes, off all that has been outlined.
+        """Write the labels of marks beside their boxes, without hiding what has been outlined.
 
-        One that finds no room is cut shorter; one that still finds none is left out.
+        A label that does not fit is cut short; one that still does not fit is left out.
         """
         marks = [mark for mark in marks if mark.label.strip()]
         crowd = min(1.0, math.sqrt(FULL_SIZE_LABELS / max(len(marks), 1)))
@@ -121,21 +122,21 @@ class RegionCanvas:
                 self.labels.append(label.box)
 
     def _label_texts(self, label: str, box: Box, size: float, padding: int) -> list[Typeset]:
-        """A label at the lengths that it may have, the longest first."""
+        """The texts to try for a label, the longest first."""
         text = readable(" ".join(label.split()))
         rooms = (max(0.45 * self.image.width, box[2] - box[0]), max(0.2 * self.image.width, box[2] - box[0]))
         cuts = [shortened(text, size, min(self.image.width, room) - 2 * padding) for room in rooms]
         return [Typeset(cut, size) for cut in dict.fromkeys(cuts) if cut]
 
     def _with_surroundings(self, box: Box) -> Box:
-        """The space that labels leave to an object: its box, and for a tiny one enough around it that it is seen."""
+        """The space that labels leave to an object: its box, with a margin if it is tiny."""
         x1, y1, x2, y2 = box
         least = 4 * self.line_width
         x, y = max(0.0, (least - (x2 - x1)) / 2), max(0.0, (least - (y2 - y1)) / 2)
         return x1 - x, y1 - y, x2 + x, y2 + y
 
     def _clipped(self, box: Box) -> Box:
-        """What of a box is inside of the image; at least a pixel, so that no box is lost."""
+        """The part of a box inside the image, at least a pixel, so that no box is lost."""
         width, height = self.image.size
         x1, y1 = min(max(box[0], 0.0), width - 1.0), min(max(box[1], 0.0), height - 1.0)
         return x1, y1, min(max(box[2], x1 + 1), float(width)), min(max(box[3], y1 + 1), float(height))
@@ -168,7 +169,7 @@ def dashes(box: Box, length: float) -> Iterator[Box]:
 
 def _draw_outline(draw: ImageDraw.ImageDraw, box: Box, color: Color, line_width: int, inset: int) -> None:
     x1, y1, x2, y2 = box
-    # Thin objects get thin lines, so that something of them stays to be seen.
+    # Thin objects get thin lines, so that they remain visible.
     width = max(1, min(line_width, round(min(x2 - x1, y2 - y1) / 5)))
     inset = min(inset * width, max(0, round(min(x2 - x1, y2 - y1) / 2) - width))
     # Pillow counts the last pixel in: a box from 0 to 10 ends with pixel 9.
@@ -190,7 +191,7 @@ def _draw_dashes(draw: ImageDraw.ImageDraw, box: Box, color: Color, line_width: 
 
 
 def shortened(text: str, size: float, width: float) -> str:
-    """A label that fits, its end cut off for "…" if it must be.
+    """Cut a label short, with "…", if it does not fit.
 
     Args:
         text (`str`): what `readable` returned.
@@ -198,7 +199,7 @@ def shortened(text: str, size: float, width: float) -> str:
         width (`float`): room in pixels.
 
     Returns:
-        `str`: the text, or its beginning and "…"; empty if not even three characters fit.
+        `str`: the text, or its beginning and "…"; empty if fewer than three characters fit.
 
     Example:
     >>> shortened("a dog on a skateboard", 12.0, 80)

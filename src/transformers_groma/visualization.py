@@ -3,13 +3,13 @@
 Boxes are `xyxy` in absolute pixels of the upright image. An image that carries an EXIF orientation is turned upright
 first. Results are new RGB images in which a pixel of the upright image keeps its coordinates.
 
-Regions are tinted and outlined. Labels stand beside them, apart from each other and off small objects: long ones are
-cut short with "…", and one for which there is no room is left out. Lines and letters grow with the image. Text that
-Pillow's own font lacks needs another one: see `fonts.py`, `GROMA_FONT`.
+Regions are tinted and outlined. Their labels stand beside them and hide neither each other nor small objects; long
+labels are cut short with "…", and those that find no room are left out. Lines and letters grow with the image.
+`fonts.py` says which fonts are used, and how to name another one for your language (`GROMA_FONT`).
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from PIL import Image
@@ -22,15 +22,23 @@ from .markup import GROUNDING_TOKEN, PHRASE_END, PHRASE_START, REGION_MARK
 from .region_drawing import Mark, RegionCanvas, dashes
 from .regions import Regions
 
-# A phrase of more regions is written once, at the largest, with their number: thirty times "people" hides the people.
+# A phrase of more regions is written once, at its largest region, with their number: thirty labels hide the people.
 MAX_LABELS_OF_A_PHRASE = 4
 
 
-class Grounded(Protocol):
-    """What is drawn of a `GroundedText`, which stands above this module."""
+class Phrase(Protocol):
+    """What drawing needs of a `GroundedPhrase`."""
 
     text: str
-    phrases: Sequence[Any]  # of each `text`, `span` and `regions`
+    span: tuple[int, int]
+    regions: Regions
+
+
+class Grounded(Protocol):
+    """What drawing needs of a `GroundedText`; its module imports this one."""
+
+    text: str
+    phrases: Sequence[Phrase]
     regions: Regions
     user_region_ids: Sequence[int]
 
@@ -53,7 +61,7 @@ def draw_boxes(
         `PIL.Image.Image`: a new RGB image of the size of the upright image.
 
     Raises:
-        ValueError: wrong shape, a value that is not finite, or another number of labels or colours than of boxes.
+        ValueError: wrong shape, a value that is not finite, or not one label or colour for each box.
 
     Example:
     >>> from PIL import Image
@@ -194,7 +202,7 @@ def _marks(regions: Regions, color: Color) -> list[Mark]:
 def _phrase_marks(grounded: Grounded) -> tuple[list[Mark], list[Color]]:
     """The regions of the phrases, and the colour of each phrase.
 
-    A phrase that comes again with the same regions is the same to a reader: one colour, one outline, one label.
+    A phrase that is repeated with the same regions gets one colour, one outline and one label.
     """
     marks: list[Mark] = []
     colors: dict[tuple[str, tuple[int, ...]], Color] = {}
@@ -227,7 +235,7 @@ def _name_of_user_box(number: int, count: int) -> str:
 
 
 def _question_runs(question: str, num_user_boxes: int) -> list[Run]:
-    """The question as its asker means it: marks of places are named as in the image, other marks left out."""
+    """The question without control tokens; `<region>` reads as the label of the box in the image."""
     for mark in (GROUNDING_TOKEN, PHRASE_START, PHRASE_END):
         question = question.replace(mark, "")
     first, *rest = question.strip().split(REGION_MARK)
@@ -242,7 +250,7 @@ def _question_runs(question: str, num_user_boxes: int) -> list[Run]:
 def _answer_runs(grounded: Grounded, colors: Sequence[Color]) -> list[Run]:
     """The answer, each phrase with its colour.
 
-    Phrases without text, as in answers that only name regions, show up as the numbers of their regions.
+    Phrases without text, as in answers that only name regions, show the numbers of their regions.
     """
     runs: list[Run] = []
     position = 0
