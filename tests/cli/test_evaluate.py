@@ -1,5 +1,6 @@
 """Tests of `groma evaluate`. Run in this process, so that the imports are paid for once."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -210,6 +211,10 @@ def test_only_a_judge_needs_the_client_of_endpoints(model_dir, tmp_path):
 def test_names(shapes):
     assert tuple(BENCHMARKS) == command.BENCHMARKS
     assert {name: load_benchmark(name).name for name in BENCHMARKS} == {name: name for name in BENCHMARKS}
+    # A benchmark is in the file that is called what the command calls it.
+    for name in BENCHMARKS:
+        module = importlib.import_module(f"transformers_groma.evaluation.benchmarks.{name.replace('-', '_')}")
+        assert module.BENCHMARK is BENCHMARKS[name]
     rows = load_benchmark_rows(f"{shapes / 'rec'}@test")
     assert (rows.name, rows.split, len(rows.dataset)) == (str(shapes / "rec"), "test", ROWS)
     for arguments, words in (
