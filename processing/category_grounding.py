@@ -71,7 +71,7 @@ class CategoryObjects:
 
 
 def load_category_objects(annotations: Sequence[Path]) -> list[CategoryObjects]:
-    """The objects of COCO-style files by image and category.
+    """Read the objects of COCO-style files, by image and category.
 
     Args:
         annotations (`Sequence[Path]`): files with `categories`.
@@ -94,7 +94,7 @@ def load_category_objects(annotations: Sequence[Path]) -> list[CategoryObjects]:
 
 
 def _names(content: CocoFile, path: Path) -> dict[Id, str]:
-    """Categories as words, by their id; says which ones share a name."""
+    """Category names in words, by their id; a note on stderr says which ones share a name."""
     names: dict[Id, str] = {}
     by_name: dict[str, list[Id]] = {}
     for identity, category in content.categories.items():
@@ -151,7 +151,7 @@ def _category_fault(annotation: Mapping[str, Any], identity: Id | None, content:
 
 
 def from_left(boxes: Iterable[Box]) -> list[Box]:
-    """Boxes by their horizontal centre.
+    """Sort boxes by their horizontal centre.
 
     Args:
         boxes (iterable of 4 numbers): `xyxy`.
@@ -165,7 +165,7 @@ def from_left(boxes: Iterable[Box]) -> list[Box]:
 def convert(
     objects: CategoryObjects, images: Path, source: str, seed: int | None, boxes_of: BoxesOf | None = None
 ) -> Iterator[dict[str, Any] | LeftOut]:
-    """The row of an image and category.
+    """The row of one category in an image.
 
     Args:
         objects (`CategoryObjects`): what is to be found.
@@ -200,7 +200,7 @@ def convert(
 
 
 def usable_objects(objects: CategoryObjects) -> tuple[list[Box], list[LeftOut]]:
-    """The boxes of a category that are right.
+    """The boxes of a category that can be used.
 
     Args:
         objects (`CategoryObjects`): boxes `xywh` in pixels.
@@ -216,7 +216,7 @@ def usable_objects(objects: CategoryObjects) -> tuple[list[Box], list[LeftOut]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script with `argv`, by default those of the command line."""
+    """Run the script with `argv`, by default the arguments of the command line."""
     parser = script_parser(__doc__)
     add_conversation_options(parser, source="coco", evaluation=False)
     args = parser.parse_args(argv)

@@ -373,7 +373,7 @@ def detection_rows(
 
 
 def read_json(path: str | os.PathLike, drop: Collection[str] = ()) -> Any:
-    """Read a JSON file, in UTF-8 or in what its byte order mark says, perhaps packed by gzip.
+    """Read a JSON file: in UTF-8 or as its byte order mark says, perhaps compressed by gzip.
 
     Args:
         path (`str` or `Path`): the file.

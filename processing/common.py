@@ -33,7 +33,7 @@ def positive_int(text: str) -> int:
 def script_parser(
     description: str, *, images: bool = True, annotations: bool = True, boxes: bool = True
 ) -> ArgumentParser:
-    """The options that all scripts have.
+    """A parser with the options that all scripts have.
 
     Args:
         description (`str`): the script's docstring, shown by `--help`.
@@ -191,7 +191,7 @@ def write_preview(args: Namespace, report: WriteReport) -> None:
 
 
 def _row_options(args: Namespace, convert: Callable, rows_version: int) -> dict[str, Any]:
-    """All that rows depend on beside the records: the script, its version and its options."""
+    """All that rows depend on besides the records: the script, its version and its options."""
     function = getattr(convert, "func", convert)  # of a `functools.partial`
     options = {name: value for name, value in vars(args).items() if name not in FILE_OPTIONS}
     script = Path(function.__code__.co_filename).stem

@@ -137,7 +137,7 @@ def parse_boxes(content: str | bytes) -> tuple[int, int, dict[str, list[list[flo
 
 
 def _corner(text: str | None) -> float:
-    """A corner that is not a number spoils its box alone, not the file."""
+    """A corner as a number; NaN where it is none, which spoils its box but not the file."""
     try:
         return float(text or "nan")
     except ValueError:
@@ -147,7 +147,7 @@ def _corner(text: str | None) -> float:
 def load_sentences(
     folder: Path, annotations: Path, image_ids: set[str] | None, unrelated: set[tuple[str, int]]
 ) -> list[Sentence]:
-    """Captions of the original layout.
+    """Read captions in the original layout.
 
     Args:
         folder (`Path`): the `Sentences` folder.
@@ -174,7 +174,7 @@ def load_sentences(
 
 
 def read_unrelated(path: Path) -> set[tuple[str, int]]:
-    """Captions that are not about their image.
+    """Read which captions are not about their image.
 
     Args:
         path (`Path`): the file `UNRELATED_CAPTIONS`: id of an image and number of a caption on each line.
@@ -196,7 +196,7 @@ def read_unrelated(path: Path) -> set[tuple[str, int]]:
 
 
 def read_sentence(sentence: Sentence) -> GroundedCaption:
-    """A caption of the original layout with its boxes.
+    """Read a caption in the original layout, with its boxes.
 
     Args:
         sentence (`Sentence`): the caption.
@@ -228,7 +228,7 @@ def read_sentence(sentence: Sentence) -> GroundedCaption:
 
 
 def read_coco_caption(entry: CocoImage) -> GroundedCaption:
-    """A caption of MDETR's layout.
+    """Read a caption in MDETR's layout, with its boxes.
 
     Args:
         entry (`CocoImage`): its image has a `caption`, its annotations have `tokens_positive`, spans of the caption.
@@ -265,7 +265,7 @@ def read_coco_caption(entry: CocoImage) -> GroundedCaption:
 
 
 def _is_span(span: Any, length: int) -> bool:
-    """Whether it is a start and an end, offsets in characters of a text of this length."""
+    """Whether a value is `[start, end]`, offsets in characters inside a text of this length."""
     if not isinstance(span, list) or len(span) != 2:
         return False
     if not all(isinstance(offset, int) and not isinstance(offset, bool) for offset in span):
@@ -313,7 +313,7 @@ def convert(
 def load_records(
     annotations: Sequence[Path], sentences: Path | None, image_ids: Path | None, unrelated: Path | None
 ) -> list[Sentence] | list[CocoImage]:
-    """Captions in one of the layouts.
+    """Read captions in one of the two layouts.
 
     Args:
         annotations (`Sequence[Path]`): MDETR's files, or the `Annotations` folder.
@@ -357,7 +357,7 @@ def record_name(record: Sentence | CocoImage) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script with `argv`, by default those of the command line."""
+    """Run the script with `argv`, by default the arguments of the command line."""
     parser = script_parser(__doc__)
     parser.add_argument("--sentences", type=Path, metavar="DIR", help="folder `Sentences` of the original layout")
     parser.add_argument("--image-ids", type=Path, metavar="FILE", help="take these images only, one id per line")

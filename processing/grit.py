@@ -42,7 +42,7 @@ Expression = tuple[int, int, tuple[float, ...]]
 
 
 def load_records(annotations: Sequence[Path]) -> list[dict[str, Any] | str]:
-    """Records of one or more files.
+    """Read the records of one or more files.
 
     Args:
         annotations (`Sequence[Path]`): `.jsonl` files, or others with a JSON list.
@@ -68,7 +68,7 @@ def load_records(annotations: Sequence[Path]) -> list[dict[str, Any] | str]:
 
 
 def read_expressions(values: Any, length: int, what: str) -> tuple[list[Expression], list[LeftOut]]:
-    """Expressions or noun chunks of a caption.
+    """Read the expressions or noun chunks of a caption.
 
     Args:
         values (`list` of lists): `[start, end, x1, y1, x2, y2]`, perhaps with a score at the end.
@@ -212,7 +212,7 @@ def record_name(record: dict[str, Any] | str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script with `argv`, by default those of the command line."""
+    """Run the script with `argv`, by default the arguments of the command line."""
     parser = script_parser(__doc__)
     add_conversation_options(parser, source="grit", evaluation=False)
     args = parser.parse_args(argv)

@@ -161,7 +161,7 @@ def _text_and_boxes(turn: Any, num_boxes: int) -> tuple[str, list[int]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script with `argv`, by default those of the command line."""
+    """Run the script with `argv`, by default the arguments of the command line."""
     parser = script_parser(__doc__)
     parser.add_argument(
         "--source", default="groma_instruct", metavar="NAME", help="the column `source` (default: %(default)s)"

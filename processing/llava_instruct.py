@@ -33,7 +33,7 @@ _IMAGE_MARK = "<image>"
 
 
 def load_records(annotations: Sequence[Path]) -> list[dict[str, Any]]:
-    """Records of one or more files.
+    """Read the records of one or more files.
 
     Args:
         annotations (`Sequence[Path]`): JSON lists of records.
@@ -54,7 +54,7 @@ def load_records(annotations: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def read_turns(conversation: Sequence[Mapping[str, str]]) -> list[Turn]:
-    """Questions and answers of a conversation.
+    """Read the questions and answers of a conversation.
 
     Args:
         conversation (`Sequence` of `{"from", "value"}`): turns of `"human"` and `"gpt"`.
@@ -125,7 +125,7 @@ def record_name(record: Any) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script with `argv`, by default those of the command line."""
+    """Run the script with `argv`, by default the arguments of the command line."""
     parser = script_parser(__doc__, boxes=False)
     parser.add_argument(
         "--source", default="llava_instruct", metavar="NAME", help="the column `source` (default: %(default)s)"

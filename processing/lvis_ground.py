@@ -62,7 +62,7 @@ def choose_queries(records: Sequence[CategoryObjects], images_per_category: int,
 
 
 def _order(identity: Any) -> tuple[bool, Any]:
-    """Ids may be numbers or texts."""
+    """A key to sort ids by, which may be numbers or texts."""
     return isinstance(identity, str), identity
 
 
@@ -99,7 +99,7 @@ def convert(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script with `argv`, by default those of the command line."""
+    """Run the script with `argv`, by default the arguments of the command line."""
     parser = script_parser(__doc__)
     parser.add_argument(
         "--images-per-category",

@@ -130,7 +130,7 @@ def _pixels(corners: array, width: int, height: int) -> tuple[list[Box], list[Le
 
 
 def _number(text: str | None) -> float:
-    """A field that is not a number spoils its box, not the job: `convert` refuses NaN."""
+    """A field as a number; NaN where it is none, which spoils its box but not the job."""
     try:
         return float(text or "nan")
     except ValueError:

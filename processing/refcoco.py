@@ -79,7 +79,7 @@ def load_pickle(file: BinaryIO) -> Any:
 
 
 def load_refer(refs: Path, instances: Path, split: str) -> list[Region]:
-    """Regions of a `refer` dataset, one for each expression.
+    """Read the regions of a `refer` dataset, one for each expression.
 
     Args:
         refs (`Path`): the pickle of the refs.
@@ -137,7 +137,7 @@ def _regions_of_ref(
     images: Mapping[Id | None, CocoImage],
     annotations: Mapping[Id | None, Sequence[_Annotation]],
 ) -> list[Region]:
-    """A region for each sentence of a ref. Its image and its annotation must be one each, and belong together."""
+    """A region for each sentence of a ref, which must name one image and one annotation that belong together."""
     detail = f"ref {ref.get('ref_id')!r}: image_id {ref.get('image_id')!r}, ann_id {ref.get('ann_id')!r}"
     image_id, ann_id = id_of(ref.get("image_id")), id_of(ref.get("ann_id"))
     # The file name of a ref has the number of its annotation in it; that of the image is in the other file.
@@ -166,7 +166,7 @@ def _regions_of_ref(
 
 
 def load_records(annotations: Sequence[Path], split: str, joined: bool) -> list[Region]:
-    """Regions of one or more files.
+    """Read the regions of one or more files.
 
     Args:
         annotations (`Sequence[Path]`): COCO-style files, or a pickle of refs and its instances.
@@ -239,7 +239,7 @@ def convert(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script with `argv`, by default those of the command line."""
+    """Run the script with `argv`, by default the arguments of the command line."""
     parser = script_parser(__doc__)
     parser.add_argument("--task", choices=TASKS, required=True, help="what the questions are about")
     add_conversation_options(parser, source="refcoco")

@@ -34,7 +34,7 @@ class Region:
 
     @property
     def name(self) -> str:
-        """How a report names it."""
+        """The name of the region in a report."""
         return f"{image_name(self.image)}: {' / '.join(map(str, self.expressions))}"
 
 
@@ -64,7 +64,7 @@ def load_coco_regions(annotations: Iterable[Path]) -> list[Region]:
 
 
 def same_boxes_joined(regions: Iterable[Region]) -> list[Region]:
-    """One region for each box of an image, with all that is said about it, each thing once.
+    """Join regions with the same box into one that has all their expressions, each once.
 
     Args:
         regions (`Iterable[Region]`): regions.
@@ -85,7 +85,7 @@ def same_boxes_joined(regions: Iterable[Region]) -> list[Region]:
 
 
 def region_box(region: Region) -> Box:
-    """The box of a region.
+    """The box of a region, checked.
 
     Args:
         region (`Region`): its box `xywh` in pixels.

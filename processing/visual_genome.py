@@ -63,7 +63,7 @@ def image_names(file_name: str) -> list[str]:
 
 
 def load_visual_genome(annotations: Sequence[Path], image_data: Path) -> list[Region]:
-    """Regions in the layout of Visual Genome, one for each description.
+    """Read regions in the layout of Visual Genome, one for each description.
 
     Args:
         annotations (`Sequence[Path]`): `region_descriptions.json`.
@@ -97,7 +97,7 @@ def load_visual_genome(annotations: Sequence[Path], image_data: Path) -> list[Re
 
 
 def _list_of_entries(content: Any, key: str) -> list[Any] | None:
-    """The entries of a file, if it is a list and one of them at least has `key`; an empty list has none."""
+    """The entries of a file if it is a list that is empty or has an entry with `key`, otherwise `None`."""
     if not isinstance(content, list):
         return None
     right = not content or any(isinstance(entry, dict) and key in entry for entry in content)
@@ -133,7 +133,7 @@ def _read_image_data(path: Path) -> dict[Id, Region]:
 
 
 def _regions_of_entry(entry: Any, image_id: Id | None, images: Mapping[Id, Region]) -> list[Region]:
-    """Regions of an image. One that names another image than its entry has a fault."""
+    """The regions of an image; one that names another image than its entry has a fault."""
     fault = record_fault(entry, "entry of regions")
     listed = entry.get("regions") if fault is None else None
     if fault is None and image_id is None:
@@ -162,7 +162,7 @@ def _regions_of_entry(entry: Any, image_id: Id | None, images: Mapping[Id, Regio
 def load_records(
     annotations: Sequence[Path], image_data: Path | None, image_ids: Path | None, together: bool
 ) -> list[list[Region]]:
-    """Regions of the images.
+    """Read the regions of images.
 
     Args:
         annotations (`Sequence[Path]`): files with regions.
@@ -283,7 +283,7 @@ def convert(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script with `argv`, by default those of the command line."""
+    """Run the script with `argv`, by default the arguments of the command line."""
     parser = script_parser(__doc__)
     parser.add_argument("--image-data", type=Path, metavar="FILE", help="`image_data.json` of Visual Genome")
     parser.add_argument("--image-ids", type=Path, metavar="FILE", help="take these images only, one id per line")

@@ -28,7 +28,9 @@ class Answer(TypedDict):
 
 
 def current_answers(answers: Sequence[Answer], selection: Sequence[SelectedImage]) -> dict[str, Answer]:
-    """The answers that fit the selection: their numbers stand for the same regions. The last one of an image counts.
+    """The answers that fit the selection, as their numbers stand for the same regions.
+
+    Of several answers about an image the last one counts.
 
     Args:
         answers (`Sequence[Answer]`): of all runs.

@@ -20,7 +20,7 @@ JPEG_QUALITY = 90
 
 
 def build_messages(selected: SelectedImage, content: bytes) -> list[dict[str, Any]]:
-    """Chat messages for a vision model.
+    """The chat messages that ask a vision model about an image.
 
     Args:
         selected (`SelectedImage`): the image with its regions and notes.

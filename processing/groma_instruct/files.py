@@ -1,4 +1,4 @@
-"""The files of a work folder."""
+"""The files of the work folder, by name."""
 
 import json
 import os

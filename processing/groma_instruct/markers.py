@@ -1,4 +1,4 @@
-"""Set-of-Mark: the numbers of regions, drawn on the image where a vision model sees what they stand for.
+"""Draws the numbers of regions on an image, so that a vision model sees what they stand for (Set-of-Mark).
 
 Boxes are `xyxy` in absolute pixels of the upright image; region `i` of the list has the number `i + 1`.
 """
@@ -66,7 +66,7 @@ def draw_markers(image: Image.Image, boxes: Sequence[Sequence[float]]) -> Image.
 def place_plates(
     boxes: Sequence[Sequence[float]], sizes: Sequence[tuple[int, int]], image_size: tuple[int, int]
 ) -> list[Rectangle]:
-    """Where the plates go: at the centres of their boxes, moved apart where they would cover each other.
+    """Place plates at the centres of their boxes, moved apart where they would cover each other.
 
     Args:
         boxes (`Sequence` of 4 numbers): `xyxy` boxes in absolute pixels, inside the image.

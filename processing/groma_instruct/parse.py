@@ -65,7 +65,7 @@ class Rejected(SkipRecord):
 
 
 def build_record(answer: Answer, selected: SelectedImage) -> InstructRecord:
-    """A record of an answer.
+    """Turn an answer into a record.
 
     Args:
         answer (`Answer`): what the model said.
@@ -123,7 +123,7 @@ def parse_conversation(text: str, num_regions: int) -> list[Turn]:
 
 
 def parse_question(text: str, num_regions: int) -> Turn:
-    """Marks for the numbers of a question, by which the user points.
+    """Turn the numbers of a question into marks, by which the user points.
 
     Args:
         text (`str`): such as `What is [3] made of?`.
@@ -153,7 +153,7 @@ def parse_question(text: str, num_regions: int) -> Turn:
 
 
 def parse_answer(text: str, num_regions: int) -> Turn:
-    """Marks for the numbers of an answer, each of which belongs to the phrase before it.
+    """Turn the numbers of an answer into marks, each of which belongs to the phrase before it.
 
     Args:
         text (`str`): such as `<p>Two cars</p> [1, 4] are parked.`. A phrase without a number becomes plain text.
@@ -235,7 +235,7 @@ def _check_text(text: str) -> None:
 def parse_answers(
     answers: Mapping[str, Answer], selection: Sequence[SelectedImage]
 ) -> tuple[list[InstructRecord], list[dict[str, Any]]]:
-    """Records of all answers.
+    """Turn all answers into records.
 
     Args:
         answers (`Mapping`): answers by the number of their image, see `current_answers`.

@@ -1,4 +1,4 @@
-"""Asking a vision model about the selected images: any endpoint that speaks OpenAI's chat completions.
+"""Asks a vision model about the selected images, at any endpoint that speaks OpenAI's chat completions.
 
 Every answer is in `answers.jsonl` before the next one is handled: an interrupted run resumes, and no answer is paid
 for twice.

@@ -106,7 +106,7 @@ def select_images(
 
 
 def choose_regions(boxes: Sequence[Sequence[float]], width: int, height: int) -> list[int]:
-    """Boxes that do not overlap much: NMS that prefers the larger box, and the 10 largest of what is left.
+    """Choose boxes that do not overlap much: NMS that prefers the larger box, then the 10 largest.
 
     The larger of two boxes of the same thing is more often the whole thing.
 

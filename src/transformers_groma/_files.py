@@ -1,4 +1,4 @@
-"""Writes files so that a reader never sees half of one: under another name, which is changed when they are whole."""
+"""Writes files so that a reader never sees half of one: under another name, and renamed when they are whole."""
 
 import errno
 import os
@@ -83,7 +83,7 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
 
 @contextmanager
 def complete_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A file to write to that takes its name when the block ends well, and vanishes otherwise.
+    """Open a file to write that takes its name when the block ends well, and vanishes otherwise.
 
     Args:
         path (`str` or `Path`): file to write or to replace; its folder exists.

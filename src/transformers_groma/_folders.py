@@ -55,7 +55,7 @@ def check_output_folder(
 def complete_folder(
     output_dir: str | os.PathLike, overwrite: bool, sources: Sequence[str | os.PathLike] = ()
 ) -> Iterator[Path]:
-    """A temporary folder that takes the place of `output_dir` when the block ends well, and vanishes otherwise.
+    """Fill a temporary folder that takes the place of `output_dir` when the block ends well, and vanishes otherwise.
 
     What `output_dir` held is set aside, then the new files take its place, then the old ones are deleted: a failure
     restores them, and so does the next run where this one was killed in between. On Linux old and new swap places in
@@ -121,7 +121,7 @@ def _check_target(target: Path, output_dir: str | os.PathLike, overwrite: bool, 
 
 
 def _recover(target: Path, output: str | os.PathLike) -> None:
-    """Put back what runs that were killed had set aside, and remove what they had begun."""
+    """Put back what killed jobs had set aside, and remove what they had begun."""
     for place in (target, target.parent):
         if place.is_dir() and (killed := [path for path in leftovers(place, target.name) if path.is_dir()]):
             with locked(place / lock_name(target.name), output):
@@ -188,7 +188,7 @@ def _undo(staging: Path, target: Path) -> None:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What a folder holds, but for what runs that are at work or were killed have put there."""
+    """What a folder holds, except for what running and killed jobs have put there."""
     own = {folder / lock_name(folder.name), *leftovers(folder, folder.name)}
     own.add(folder / "lost+found")  # of the file system, in a new mount point
     return [entry for entry in folder.iterdir() if entry not in own]

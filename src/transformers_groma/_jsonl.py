@@ -14,7 +14,7 @@ from ._text import decode_text
 
 
 def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file. A last line that was cut by a kill is left out.
+    """Read the records of a JSON-lines file; a last line that was cut by a kill is left out.
 
     Args:
         path (`str` or `Path`): the file; if it is missing, there are no records.
@@ -67,7 +67,7 @@ def write_jsonl(path: str | os.PathLike, records: Iterable[Any]) -> None:
 
 
 class JsonlLog:
-    """Appends records to a JSON-lines file, each of them at once. One process at a time has a file open.
+    """Appends records to a JSON-lines file, each at once. Only one process at a time has the file open.
 
     Args:
         path (`str` or `Path`): the file, made with its folders if needed. A line that an earlier run left unfinished

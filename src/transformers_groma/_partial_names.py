@@ -1,4 +1,4 @@
-"""Names of outputs that are not finished yet: hidden, beside the output, and recognized as its leftovers later."""
+"""Names of unfinished outputs: hidden, beside the output, and later recognized as its leftovers."""
 
 import glob
 import secrets
@@ -39,7 +39,7 @@ def lock_name(name: str) -> str:
 
 
 def leftovers(place: Path, name: str) -> list[Path]:
-    """All attempts to write an output, of processes that are at work or that were killed, and the files kept beside.
+    """All attempts to write an output, of running and of killed processes, and the files kept beside them.
 
     Args:
         place (`Path`): the folder of the output.

@@ -38,7 +38,7 @@ class RepeatedKey(dict):
 
 
 def decode_text(content: bytes, name: str) -> str:
-    """Text of a file: UTF-8, or what its byte order mark says.
+    """Decode the text of a file: UTF-8, or what its byte order mark says.
 
     Args:
         content (`bytes`): the file.
@@ -85,7 +85,7 @@ def decode_text(content: bytes, name: str) -> str:
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """Text of a file, see `decode_text`; a gzip file is unpacked.
+    """Read the text of a file, see `decode_text`; a gzip file is decompressed.
 
     Args:
         path (`str` or `Path`): the file.
@@ -106,7 +106,7 @@ def read_text(path: str | os.PathLike) -> str:
 
 
 def split_lines(text: str) -> list[str]:
-    """Lines of a text, without their line ends: a line feed, perhaps with a carriage return before it.
+    """Split a text at its line feeds; a carriage return before one belongs to the line end.
 
     Args:
         text (`str`): the text.
@@ -122,7 +122,7 @@ def split_lines(text: str) -> list[str]:
 
 
 def parse_json(text: str, drop: Collection[str] = ()) -> Any:
-    """Content of a JSON text; an object that has a key twice becomes a `RepeatedKey`.
+    """Parse a JSON text; an object that has a key twice becomes a `RepeatedKey`.
 
     Args:
         text (`str`): the text.
@@ -155,7 +155,7 @@ def parse_json(text: str, drop: Collection[str] = ()) -> Any:
 
 
 def capitalized(text: str) -> str:
-    """The text with a capital at its head and the rest unchanged; its length stays.
+    """Make the first letter a capital, if that keeps the length of the text; the rest stays.
 
     Args:
         text (`str`): a caption.

@@ -261,7 +261,7 @@ def _check_boxes(name: str, boxes: Sequence[Sequence[float]], size: tuple[int, i
 
 
 def _check_text(value: Any) -> None:
-    """Half of a surrogate pair, which JSON can spell, is a character that no file can hold."""
+    """Check that texts hold no half of a surrogate pair: JSON can spell it, but no file can hold it."""
     if isinstance(value, str):
         try:
             value.encode()

@@ -1,4 +1,4 @@
-"""Conversations that lines of `metadata.jsonl` bring: text with `<p>…</p>` and `<region k>` to message parts."""
+"""Conversations in lines of `metadata.jsonl`: text with `<p>…</p>` and `<region k>` becomes message parts."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -65,7 +65,7 @@ class FolderOptions:
 
     @property
     def max_boxes(self) -> int:
-        """Most boxes that a row names. A batch may hold rows that point at boxes and rows that are asked for them."""
+        """The most boxes that a row names: a batch may hold rows that point at boxes and rows that ask for them."""
         return self.max_regions // 2
 
     @property

@@ -76,7 +76,7 @@ def locating_turns(
 
 
 def packed(turns: Sequence[Turn], options: FolderOptions) -> Iterator[list[dict[str, Any]]]:
-    """Conversations of several questions.
+    """Pack questions into conversations.
 
     Args:
         turns (`Sequence[Turn]`): questions and answers, in their order.

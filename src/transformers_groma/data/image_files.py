@@ -277,7 +277,7 @@ def orientation_of_boxes(content: bytes, annotated: Size | None = None, boxes_of
 
 
 def turned_boxes(boxes: Sequence[Sequence[float]], orientation: int, width: float, height: float) -> list[list[float]]:
-    """Boxes of a stored image as boxes of the upright one.
+    """Turn boxes of a stored image into boxes of the upright one.
 
     Args:
         boxes (`Sequence` of 4 numbers): `xyxy` in the units of `width` and `height`.

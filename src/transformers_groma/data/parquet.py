@@ -79,7 +79,7 @@ def footer_digest(path: Path) -> str | None:
 
 
 def read_notes(path: Path) -> dict[str, Any] | None:
-    """The notes in a JSON file.
+    """Read the notes in a JSON file.
 
     Args:
         path (`Path`): the file.

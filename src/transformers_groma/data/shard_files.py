@@ -137,7 +137,7 @@ def write_inputs(path: Path, skipped: list[int], files: Mapping[str, Any]) -> st
 
 
 def files_of_split(folder: Path, split: str) -> list[Path]:
-    """What a reader takes for the rows of a split.
+    """The files that a reader takes for the rows of a split.
 
     Args:
         folder (`Path`): folder of a dataset.
@@ -179,7 +179,7 @@ def files_of_other_datasets(output_dir: Path, split: str, num_shards: int, made_
 
 
 def difference(path: Path, num_shards: int, made_of: Mapping[str, str]) -> str:
-    """In which way a shard is of another dataset, for an error.
+    """Say how a shard differs from those of this dataset, for an error.
 
     Args:
         path (`Path`): one of [`files_of_other_datasets`].
@@ -210,7 +210,9 @@ def overwrite_folder(output_dir: Path, split: str) -> Path:
 
 
 def remove_leftovers(output_dir: Path, split: str) -> None:
-    """Remove what killed jobs have left, whatever their number of shards. No other process may be writing the split.
+    """Remove what killed jobs have left, whatever their number of shards.
+
+    No other process may be writing the split.
 
     Args:
         output_dir (`Path`): folder of the dataset.

@@ -56,7 +56,7 @@ class Layer:
 
 @cache
 def outlines(shape: str) -> tuple[np.ndarray, ...]:
-    """The polygons of a shape, upright: the outer one and, for a ring, the hole. Any scale."""
+    """The polygons of an upright shape, at any scale: the outer one and, for a ring, the hole."""
     turns = np.linspace(0, 2 * math.pi, CURVE_POINTS, endpoint=False)
     match shape:
         case "circle":
@@ -190,7 +190,7 @@ def _pattern(texture: str, layer: Layer, turn: int, image_side: int) -> np.ndarr
 
 
 def draw_background(size: int, base: Color, kind: str, rng: np.random.Generator) -> np.ndarray:
-    """A calm background with faint clutter that nobody takes for an object.
+    """Draw a calm background with faint clutter that nobody takes for an object.
 
     Args:
         size (`int`): side of the image in pixels.

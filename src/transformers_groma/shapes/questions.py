@@ -43,7 +43,7 @@ MIXTURE = {
 
 
 def locate_one(world: World, rng: np.random.Generator, template: int, position_share: float) -> Exchange | None:
-    """Referring expression comprehension: where is the one object that is meant?"""
+    """A question for the one object that an expression means (referring expression comprehension)."""
     found = None
     if world.centers and rng.random() < position_share:
         makers = [outermost_object, related_object]
@@ -64,7 +64,7 @@ def locate_one(world: World, rng: np.random.Generator, template: int, position_s
 
 
 def locate_all(world: World, rng: np.random.Generator, template: int) -> Exchange | None:
-    """Grounding of a phrase: where are all the objects that it fits?"""
+    """A question for all objects that a phrase fits (grounding)."""
     wanted = some_group(world, rng, with_shape=False)
     if wanted is None:
         return None
@@ -79,7 +79,7 @@ def locate_all(world: World, rng: np.random.Generator, template: int) -> Exchang
 
 
 def describe_region(world: World, rng: np.random.Generator, template: int) -> Exchange:
-    """A short description of an object that the user points at."""
+    """A question for a short description of an object that the user points at."""
     region = Region(pick(world.objects, rng))
     question = [
         ("Please give a short description of ", region, "."),
@@ -91,7 +91,7 @@ def describe_region(world: World, rng: np.random.Generator, template: int) -> Ex
 
 
 def describe_image(world: World, rng: np.random.Generator, template: int) -> Exchange:
-    """A description whose phrases are tied to boxes: of all objects or, where there are many, of the largest."""
+    """A question for a description with phrases tied to boxes: of all objects, or of the largest if there are many."""
     chosen = world.objects
     if world.areas is not None:
         chosen = sorted(chosen, key=lambda index: -world.areas[index])
@@ -110,7 +110,7 @@ def describe_image(world: World, rng: np.random.Generator, template: int) -> Exc
 
 
 def count(world: World, rng: np.random.Generator) -> Exchange | None:
-    """How many are there?"""
+    """A question how many objects of a kind there are."""
     wanted = some_group(world, rng, with_shape=True)
     if wanted is None:
         return None
@@ -120,7 +120,10 @@ def count(world: World, rng: np.random.Generator) -> Exchange | None:
 
 
 def exists(world: World, rng: np.random.Generator) -> Exchange | None:
-    """Is there one? Where there is none, its colour and its shape are there, but on different objects."""
+    """A question whether there is an object of a kind.
+
+    Where there is none, its colour and its shape are in the scene, but on different objects.
+    """
     answer = bool(rng.random() < 0.5)
     for _ in range(ATTEMPTS):
         first, second = (world.attributes[pick(world.objects, rng)] for _ in range(2))
@@ -134,7 +137,7 @@ def exists(world: World, rng: np.random.Generator) -> Exchange | None:
 
 
 def ask_color(world: World, rng: np.random.Generator) -> Exchange | None:
-    """The colour of an object that the user points at."""
+    """A question for the colour of an object that the user points at."""
     region = Region(pick(world.objects, rng))
     color = world.attributes[region.index].color
     if color is None:
@@ -143,14 +146,14 @@ def ask_color(world: World, rng: np.random.Generator) -> Exchange | None:
 
 
 def ask_shape(world: World, rng: np.random.Generator) -> Exchange:
-    """The shape of an object that the user points at."""
+    """A question for the shape of an object that the user points at."""
     region = Region(pick(world.objects, rng))
     answer = sentence(with_article(world.attributes[region.index].shape))
     return Exchange("shape", ("What shape is ", region, "?"), (answer,), str(region.index), "shape")
 
 
 def ask_neighbor(world: World, rng: np.random.Generator) -> Exchange | None:
-    """What lies in a direction of an object, where that is clearly one object."""
+    """A question for what lies in a direction of an object, where that is clearly one object."""
     if world.centers is None:
         return None
     for _ in range(ATTEMPTS):

@@ -97,7 +97,7 @@ class ShapesOptions:
         return "evaluation" if self.evaluation else "conversation"
 
     def row(self, index: int) -> dict[str, Any]:
-        """Make a row.
+        """Make the row of a number.
 
         Args:
             index (`int`): its number, from 0.

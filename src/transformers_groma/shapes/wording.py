@@ -28,7 +28,7 @@ def words(attributes: Attributes, plural: bool = False) -> str:
 
 
 def with_article(text: str) -> str:
-    """The words with "a" or "an" before them.
+    """Put "a" or "an" before words.
 
     Args:
         text (`str`): words.
@@ -44,7 +44,7 @@ def with_article(text: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """A sentence of some words."""
+    """Make a sentence of words: a capital at the start, a full stop at the end."""
     return f"{text[0].upper()}{text[1:]}."
 
 

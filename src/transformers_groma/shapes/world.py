@@ -79,7 +79,7 @@ class World:
         return [index for index, attributes in enumerate(self.attributes) if attributes is not None]
 
     def matches(self, wanted: Attributes) -> tuple[int, ...]:
-        """The objects of which all wanted attributes are true, in reading order."""
+        """The objects that have all wanted attributes, in reading order."""
         return self.in_order(index for index in self.objects if fits(self.attributes[index], wanted))
 
     def in_order(self, indices: Iterable[int]) -> tuple[int, ...]:
@@ -88,7 +88,7 @@ class World:
 
 
 def world_of(scene: Scene) -> World:
-    """What can be asked about a scene.
+    """The objects of a scene, to ask about.
 
     Args:
         scene (`Scene`): a scene.
