@@ -210,7 +210,9 @@ def _faces(own_files: str | None, known_files: tuple[str, ...]) -> tuple[str, ..
         try:
             _load(file, _PROBE_SIZE)
         except OSError as error:
-            raise ValueError(f"GROMA_FONT names {file!r}, which is not a font file that Pillow can read.") from error
+            raise ValueError(
+                f"GROMA_FONT names {file!r}, which is not a font file that Pillow can read: {error}."
+            ) from error
     found: list[str] = []
     for file in known_files:
         try:

@@ -107,6 +107,10 @@ def test_demo_compares_with_the_truth(run, tmp_path, monkeypatch):
         for name in SCENE_NAMES
     ]
     assert [len(boxes) for _, boxes in asked] == [1, 1, 0, 0, 0]
+    # Each image shows its question above the answer: the caption is higher than with the answer alone.
+    answer_alone = ground_text(questions["region"].reference, torch.tensor(scene.boxes_xyxy)).draw(scene.draw())
+    with Image.open(tmp_path / "scene_region.png") as drawn:
+        assert drawn.height > answer_alone.height
     assert verdicts_of(out) == [
         "= right to the word",
         f"= not right to the word, which would be: {questions['neighbor'].reference}",
