@@ -25,7 +25,7 @@ def template(tmp_path):
 
 def test_names_of_others_stay_names(template):
     path = template(
-        "---\nlicense: mit\nbase_model: {{ name | tojson }}\n---\n\n# {{ name | as_text }}\n\n"
+        "---\nlicense: mit\nbase_model: {{ name | as_yaml }}\n---\n\n# {{ name | as_text }}\n\n"
         "{{ name | as_code }}\n\n```python\n{{ name | as_python }}\n```\n"
     )
     text = fill_card(path, name=HOSTILE)
@@ -35,6 +35,15 @@ def test_names_of_others_stay_names(template):
     assert heading.startswith('# a"b: ') and "<e>" not in heading
     assert code.startswith("``") and fence == "```python" and end == "```"
     assert eval(literal) == HOSTILE
+
+
+@pytest.mark.parametrize(
+    ("name", "written"), [("org/groma-7b", "org/groma-7b"), ("no", "'no'"), ("a: b", "'a: b'"), ("a\nb", '"a\\nb"')]
+)
+def test_names_in_the_metadata_have_quotes_where_yaml_needs_them(template, name, written):
+    text = fill_card(template("---\nbase_model: {{ name | as_yaml }}\n---\n# a\n"), name=name)
+    assert text.splitlines()[1] == f"base_model: {written}"
+    assert ModelCard(text).data.to_dict() == {"base_model": name}
 
 
 def test_lines_of_statements_leave_no_trace(template):

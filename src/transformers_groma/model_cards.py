@@ -1,8 +1,11 @@
 """Model cards: a Markdown file with fields, filled in."""
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import ModelCard
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -13,8 +16,8 @@ def fill_card(template: Path, **fields: Any) -> str:
     """Fill in the fields of a model card.
 
     Beside what jinja knows, templates have the filters `as_text` (text that Markdown shows as it is), `as_code` (the
-    same in a monospaced font) and `as_python` (a string literal), for names that others chose. In the metadata,
-    `tojson` does for YAML.
+    same in a monospaced font), `as_python` (a string literal) and `as_yaml` (a value in the metadata), for names that
+    others chose.
 
     Args:
         template (`Path`): a Markdown file in jinja's syntax; it can include and extend files of its folder.
@@ -46,10 +49,18 @@ def fill_card(template: Path, **fields: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(as_text=escape_markdown, as_code=code_span, as_python=python_string)
+    environment.filters.update(
+        as_text=escape_markdown, as_code=code_span, as_python=python_string, as_yaml=_yaml_string
+    )
     card = environment.get_template(template.name).render(fields)
     ModelCard(card)  # reads the metadata, or raises
     return card
+
+
+def _yaml_string(text: object) -> str:
+    """A string of YAML in one line, with quotes only where it needs them."""
+    line = yaml.safe_dump(str(text), width=math.inf, allow_unicode=True).removesuffix("...\n").strip()
+    return line if "\n" not in line else json.dumps(str(text))
 
 
 __all__ = ["fill_card"]
