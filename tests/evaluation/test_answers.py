@@ -46,7 +46,7 @@ def test_every_answer_is_in_the_file_when_the_next_batch_is_asked(tmp_path):
 
 @pytest.mark.parametrize("fail_at", [0, 1, 4, 6])
 @pytest.mark.parametrize("cut", [0, 1, 40])
-def test_a_killed_run_goes_on_and_asks_nothing_twice(tmp_path, predictions_file, fail_at, cut):
+def test_an_interrupted_run_resumes_and_asks_nothing_twice(tmp_path, predictions_file, fail_at, cut):
     rows = rec_dataset(ROWS)
     with pytest.raises(KeyboardInterrupt):
         answer_dataset(Echo(fail_at), rows, tmp_path / "cut", batch_size=2, progress=False)
@@ -70,7 +70,7 @@ def test_a_finished_run_asks_nothing(tmp_path):
     assert again.asked == [] and [prediction.index for prediction in found] == [0, 1, 2]
 
 
-def test_parts_of_earlier_processes_are_taken_in(tmp_path, predictions_file):
+def test_parts_of_earlier_processes_are_merged(tmp_path, predictions_file):
     lines = predictions_file.read_text().splitlines(keepends=True)
     (tmp_path / "predictions.jsonl").write_text(lines[5])
     (tmp_path / "predictions-00000-of-00002.jsonl").write_text("".join(lines[0:2]))
@@ -123,7 +123,7 @@ def test_bad_arguments_and_files(tmp_path):
         answer_dataset(Echo(), rows, tmp_path, progress=False)
 
 
-def test_too_large_a_batch_keeps_answers(tmp_path):
+def test_a_batch_that_is_too_large_keeps_earlier_answers(tmp_path):
     class Small(Echo):
         def answer(self, prepared):
             if self.asked:

@@ -24,7 +24,7 @@ def model():
     return training_model(), training_processor()
 
 
-def test_evaluate_writes_everything_and_goes_on(model, tmp_path, monkeypatch):
+def test_evaluate_writes_everything_and_resumes(model, tmp_path, monkeypatch):
     rows = rec_dataset(3)
     settings = {"batch_size": 2, "progress": False, "dataset_name": "data/refcoco", "split": "val"}
     results = evaluate(rec.BENCHMARK, *model, rows, tmp_path, gallery=2, **settings)
@@ -51,7 +51,7 @@ def test_evaluate_writes_everything_and_goes_on(model, tmp_path, monkeypatch):
     assert (again.metrics, again.asked, again.seconds) == (results.metrics, results.asked, results.seconds)
 
 
-def test_a_run_that_is_not_done_has_settings_and_no_metrics(model, tmp_path, monkeypatch):
+def test_an_unfinished_run_has_settings_and_no_metrics(model, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
@@ -84,7 +84,7 @@ def test_a_folder_of_another_run_says_what_differs(model, tmp_path):
     assert evaluate(rec.BENCHMARK, *model, rows, tmp_path, progress=False, batch_size=1).complete
 
 
-def test_two_runs_write_no_folder_together(model, tmp_path, monkeypatch):
+def test_two_runs_cannot_share_a_folder(model, tmp_path, monkeypatch):
     """The second stops before it asks, and what the first has written stays."""
     real, calls = respondents.answer_questions, []
 
@@ -101,7 +101,7 @@ def test_two_runs_write_no_folder_together(model, tmp_path, monkeypatch):
     assert not [name for name in files_in(tmp_path) if name.startswith(".")]
 
 
-def test_processes_of_one_run_do_not_hinder_one_another(model, tmp_path, monkeypatch):
+def test_processes_of_one_run_can_share_a_folder(model, tmp_path, monkeypatch):
     monkeypatch.setattr(PartialState, "is_main_process", property(lambda state: False))
     # It answers, and then reads the results of the first one, which nobody writes here.
     with one_writer(tmp_path, "evaluate"), pytest.raises(FileNotFoundError, match="results.json"):
@@ -127,7 +127,7 @@ def test_a_full_disk_names_the_file_and_keeps_the_answers(model, tmp_path, monke
     assert results.complete and results.asked == 1
 
 
-def test_answers_of_nobody_and_foreign_results(model, tmp_path):
+def test_answers_without_results_and_results_of_something_else(model, tmp_path):
     (tmp_path / "predictions.jsonl").write_text("")
     with pytest.raises(ValueError, match="without the results.json"):
         evaluate(rec.BENCHMARK, *model, rec_dataset(1), tmp_path, progress=False)

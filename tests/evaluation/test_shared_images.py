@@ -41,7 +41,7 @@ def prepared_images(processor, rows: Sequence[dict[str, Any]]) -> list[int] | No
     return prepare_questions(processor, list(dataset(rows))).images
 
 
-def test_every_image_is_looked_at_once_and_answers_are_those_of_single_rows(model, processor, monkeypatch):
+def test_every_image_is_encoded_once_and_answers_are_those_of_single_rows(model, processor, monkeypatch):
     rows = rows_of_images()
     alone = [answer_questions(model, processor, prepare_questions(processor, [row]), 8)[0] for row in rows]
     seen, read = [], []  # images looked at, and what the language model read: (rows, tokens)
@@ -107,7 +107,7 @@ def test_images_of_one_name_are_compared(processor):
     assert prepared_images(processor, rows) == [0, 1, 0]
 
 
-def test_prompts_that_begin_otherwise_share_nothing(processor):
+def test_prompts_that_begin_differently_share_nothing(processor):
     """As a chat template of one's own may make them."""
     inputs = prepare_questions(processor, rows_of_images((1, 1))).inputs
     assert images_of_rows(["1", "1"], inputs, processor.image_token_id) == [0, 0]

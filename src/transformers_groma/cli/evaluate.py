@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # The names in `evaluation.loading.BENCHMARKS`, once more so that `--help` need not import it.
 BENCHMARKS = ("rec", "lvis-ground", "region-caption", "grounded-caption", "detection", "llava-bench")
+# The one whose options `--help` shows as a group of their own.
+JUDGED = "llava-bench"
 
 
 def add_evaluate(commands: "argparse._SubParsersAction") -> None:
@@ -82,7 +84,7 @@ def add_evaluate(commands: "argparse._SubParsersAction") -> None:
         "--gallery", metavar="N", type=positive(int), default=0, help="draw the N worst answers to gallery.html"
     )
     parser.add_argument("--card", metavar="MODEL_DIR", type=Path, help="write the metrics into the model card there")
-    judge = parser.add_argument_group("llava-bench", "Without a judge there are answers, but no metrics.")
+    judge = parser.add_argument_group(JUDGED, "Without a judge there are answers, but no metrics.")
     judge.add_argument("--images", metavar="DIR", type=Path, help="the photos of COCO val2014")
     judge.add_argument("--judge", metavar="MODEL", help="name of the judge model, which scores the answers")
     judge.add_argument("--base-url", metavar="URL", help="an OpenAI-compatible server (default: OpenAI)")
@@ -127,8 +129,9 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         ) from error
 
     benchmark = load_benchmark(arguments.benchmark)
-    if benchmark.review is None and (arguments.images is not None or arguments.judge is not None):
-        raise CommandError(f"--images and --judge belong to llava-bench: leave them out for {benchmark.name}.")
+    for option, used_by in (("images", benchmark.read_published), ("judge", benchmark.review)):
+        if getattr(arguments, option) is not None and used_by is None:
+            raise CommandError(f"--{option} belongs to {JUDGED}: leave it out for {benchmark.name}.")
     model = checked_model(arguments.model, benchmark.model_types)
     rows = _rows(arguments, benchmark)
     dataset = rows.dataset

@@ -164,7 +164,7 @@ def test_reviews(server, tmp_path):
     assert review_scores(read_reviews(path)) == metrics
 
 
-def test_goes_on_after_a_kill_or_a_failure(server, tmp_path):
+def test_resumes_after_an_interruption_or_a_failure(server, tmp_path):
     path = tmp_path / "reviews.jsonl"
     assert review_answers(QUESTIONS[:3], ANSWERS, judge(server), path).new == 3
     content = path.read_bytes()

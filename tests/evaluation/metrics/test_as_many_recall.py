@@ -76,7 +76,7 @@ def test_overlap_decides():
         assert as_many_recall([box], None, [[[0.0, 0.0, 100.0, 100.0]]])["ar@0.5"] == recall
 
 
-def test_crowd_regions_are_no_targets():
+def test_crowd_regions_are_not_targets():
     crowds = [[True, False, False, False, False]]
     # k is 4: the box on the crowd region uses up a place, and the last target is not reached.
     metrics = as_many_recall([TARGETS], None, [TARGETS], crowds=crowds)

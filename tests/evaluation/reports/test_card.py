@@ -1,4 +1,4 @@
-"""Metrics in a card: huggingface_hub reads them back, newer ones take the place of older ones, all else stays."""
+"""Metrics in a card: huggingface_hub reads them back, newer ones replace older ones, all else stays."""
 
 import json
 import math
@@ -105,7 +105,7 @@ def test_lines_keep_their_ends(model_dir, run):
     assert content.count(b"\n") == content.count(b"\r\n") > 20
 
 
-def test_newer_metrics_take_the_place_of_older_ones(model_dir, run):
+def test_newer_metrics_replace_older_ones(model_dir, run):
     others = [run("b", split="testA"), run("c", dataset="org/refcocog"), run("d", "detection", {"queries_ap": 0.4})]
     add_results_to_card(model_dir, [run("a", metrics={"acc@0.5": 0.1, "old": 0.2}), *others])
     before = entries(model_dir)

@@ -71,7 +71,7 @@ def colors_at(image: Image.Image, x: float, y: float, reach: int = 5) -> set[tup
     return set(map(tuple, pixels.reshape(-1, 3).tolist()))
 
 
-def test_page_is_whole_and_alone(tmp_path):
+def test_page_is_complete_and_needs_no_other_file(tmp_path):
     path = write_gallery(tmp_path, [case(), case(score=0.25)], title="REC: worst answers", note="2 of 100")
     assert path == tmp_path / "gallery.html"
     text = path.read_text(encoding="utf-8")
@@ -112,7 +112,7 @@ def test_a_page_without_a_note(tmp_path):
     assert text.count("\u2713 right") == 2 and "\u2717 wrong" not in text and "partly right" not in text
 
 
-def test_texts_that_are_no_letters(tmp_path):
+def test_texts_with_characters_that_have_no_shape(tmp_path):
     odd = "a\x00b\u202ec\ud800d\ne"
     path = write_gallery(tmp_path, [case(answer=odd)])
     text = path.read_bytes().decode("utf-8")
@@ -139,7 +139,7 @@ def test_boxes_are_where_they_belong():
 
 
 @pytest.mark.parametrize("size", [(600, 480), (480, 600)])
-def test_targets_that_stick_out_end_at_the_edges_of_the_image(size):
+def test_targets_are_clipped_at_the_edges_of_the_image(size):
     width, height = size
     image = Image.new("RGB", size, (128, 128, 128))
     box = [-90.0, -80.0, width + 200.0, height + 200.0]
@@ -204,12 +204,12 @@ def test_many_boxes_have_short_labels(monkeypatch):
 
 @pytest.mark.parametrize("boxes", [[[0.0, 0.0, 5.0]], [[0.0, 0.0, math.nan, 5.0]], [[0.0, 0.0, 5.0, 5.0, 0.9]]])
 @pytest.mark.parametrize("name", ["predicted_boxes_xyxy", "target_boxes_xyxy"])
-def test_what_is_no_box(name, boxes):
+def test_something_that_is_not_a_box(name, boxes):
     with pytest.raises(ValueError, match=f"`{name}` must be boxes of four finite numbers"):
         draw_case(case(**{name: boxes}))
 
 
-def test_a_new_gallery_takes_the_place_of_the_old(tmp_path):
+def test_a_new_gallery_replaces_the_old_one(tmp_path):
     write_gallery(tmp_path, [case()] * 3)
     write_gallery(tmp_path, [case()])
     assert [file.name for file in (tmp_path / "gallery").iterdir()] == ["0001.png"]
@@ -223,7 +223,7 @@ def test_images_hold_the_texts(tmp_path):
     assert short[0] == long[0] == 600 and 480 < short[1] < long[1]
 
 
-def test_scores_that_are_none(tmp_path):
+def test_scores_that_are_not_numbers(tmp_path):
     text = write_gallery(tmp_path, [case(score=math.nan), case(score=1.5), case(score=-1.0)]).read_text()
     assert re.findall(r'style="width:(\d+)%"', text) == ["0", "100", "0"]
 

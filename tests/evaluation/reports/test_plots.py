@@ -1,4 +1,4 @@
-"""Plots: what they draw follows from the figures, bad figures are errors, and the same figures give the same file."""
+"""Plots: they draw the metrics, bad metrics are errors, and the same metrics give the same file."""
 
 import math
 import subprocess
@@ -51,7 +51,7 @@ def test_iou_histogram(tmp_path, drawn):
 
 
 @pytest.mark.parametrize("ious", [[], [1.2], [-0.1], [math.nan], [[0.5]]])
-def test_what_is_no_iou(tmp_path, ious):
+def test_something_that_is_not_an_iou(tmp_path, ious):
     with pytest.raises(ValueError, match="`ious` must be numbers of 0..1, at least one"):
         plot_iou_histogram(ious, tmp_path / "iou.png")
     assert not list(tmp_path.iterdir())
@@ -97,7 +97,7 @@ def test_recall_at_n(tmp_path, drawn):
     assert [label.get_text() for label in drawn[1].axes[0].get_xticklabels()] == ["1", "10", "300"]
 
 
-def test_what_is_no_curve(tmp_path):
+def test_something_that_is_not_a_curve(tmp_path):
     for recalls in ({}, {0: 0.5}):
         with pytest.raises(ValueError, match="recalls at numbers of boxes from 1 on"):
             plot_recall_at_n(recalls, tmp_path / "a.png")
@@ -105,7 +105,7 @@ def test_what_is_no_curve(tmp_path):
         plot_recall_at_n({1: 0.5}, tmp_path / "a.png", "regions", {"queries": {}})
 
 
-def test_same_figures_same_file(tmp_path):
+def test_same_metrics_same_file(tmp_path):
     first, second = (plot_recall_by_size(SIZES, tmp_path / name).read_bytes() for name in ("a.png", "b.png"))
     assert first == second and b"atplotlib" not in first
 

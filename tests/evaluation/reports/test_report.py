@@ -92,7 +92,7 @@ def test_the_gallery_is_named_if_it_is_there(tmp_path):
     assert "[gallery.html](gallery.html)" in (tmp_path / "results.md").read_text()
 
 
-def test_nothing_to_measure_and_metrics_that_are_no_shares():
+def test_nothing_to_measure_and_metrics_that_are_not_shares():
     report = markdown_report(lvis_ground.BENCHMARK, results("lvis-ground", ar=0.3, ar_large=-1.0))
     assert cells(report, "ar")[1] == "30.00" and cells(report, "ar_large")[1] == "none"
     report = markdown_report(proposals.BENCHMARK, results("detection", regions_per_image=12.5))
@@ -115,7 +115,7 @@ def test_values_cannot_break_a_table():
 
 
 @pytest.mark.parametrize("benchmark", [*BENCHMARKS, llava_bench.BENCHMARK], ids=lambda benchmark: benchmark.name)
-def test_every_table_is_whole(benchmark):
+def test_every_table_is_complete(benchmark):
     metrics = {metric.name: 0.5 for metric in benchmark.metrics}
     report = markdown_report(benchmark, results(benchmark.name, **metrics), ["plot.png"])
     assert "![plot](plot.png)" in report and "not computed" not in report
