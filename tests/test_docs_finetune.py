@@ -42,7 +42,7 @@ def lines_of_metadata() -> list[dict]:
 
 
 def write_photos(folder: Path) -> None:
-    """Pictures with rectangles where the document's lines have their boxes."""
+    """Images with rectangles where the document's lines have their boxes."""
     folder.mkdir(parents=True)
     lines = lines_of_metadata()
     for line in lines:

@@ -22,7 +22,7 @@ SIDE = 56
 
 
 def detection_rows(count: int, seed: int = 0, boxes_per_image: int | None = None) -> Dataset:
-    """Pictures of bright rectangles on black, in two shapes, from both sources."""
+    """Images of bright rectangles on black, in two shapes, from both sources."""
     rng = np.random.default_rng(seed)
     rows = []
     for number in range(count):
@@ -94,7 +94,7 @@ def losses(trainer) -> list[float]:
 
 
 def rows_that_a_model_finds(model: GromaForRegionProposal, count: int) -> Dataset:
-    """Pictures whose true boxes are near the model's first proposals, so that its figures are not all zero."""
+    """Images whose true boxes are near the model's first proposals, so that its metrics are not all zero."""
     rows = list(detection_rows(count, seed=3).cast_column("image", DETECTION_FEATURES["image"]))
     shift = np.random.default_rng(0)
     for row in rows:

@@ -161,7 +161,7 @@ def test_accumulated_batches_are_one_batch(base, data, tmp_path, monkeypatch, va
 
 
 def test_evaluation_and_card(runs, data):
-    """The figure of the card is the mean loss of the evaluation rows."""
+    """The card has the mean loss of the evaluation rows."""
     trainer = runs["full"]
     evaluated = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     assert [entry["step"] for entry in evaluated] == [3, 6]

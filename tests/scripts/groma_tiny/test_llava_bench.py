@@ -85,9 +85,9 @@ def test_the_whole_run_fills_a_card(tmp_path, capsys):
     words = ["--output", str(tmp_path), "--rows", "6", "--card", str(card)]
     assert llava_bench.main(words) == 0
     first = (card / "README.md").read_bytes()
-    figures = {figure.metric_type: figure for figure in ModelCard.load(card / "README.md").data.eval_results}
-    assert 0 < figures["relative_score"].metric_value <= 100
-    assert figures["relative_score"].dataset_args == {"rows": 6, "judge": llava_bench.JUDGE}
+    metrics = {result.metric_type: result for result in ModelCard.load(card / "README.md").data.eval_results}
+    assert 0 < metrics["relative_score"].metric_value <= 100
+    assert metrics["relative_score"].dataset_args == {"rows": 6, "judge": llava_bench.JUDGE}
     # Once more: nothing is asked again, though the judge has another address.
     predictions = (tmp_path / "metrics" / "llava-bench" / "predictions.jsonl").stat().st_mtime_ns
     assert llava_bench.main(words) == 0

@@ -59,7 +59,7 @@ def test_matrices_of_layers_are_for_muon(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["language_model", "vision_tower"])
-def test_killed_training_ends_where_another_one_does(part, base, tmp_path, monkeypatch):
+def test_a_killed_training_resumes_and_ends_the_same(part, base, tmp_path, monkeypatch):
     module, pretrain = {
         "language_model": (language, language.pretrain_language_model),
         "vision_tower": (vision, vision.pretrain_vision_encoder),
