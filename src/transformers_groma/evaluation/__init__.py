@@ -1,1 +1,1 @@
-"""Evaluation: metrics and benchmarks."""
+"""Runs a model on benchmarks: what it answers, how that is scored, and what is reported."""

@@ -42,8 +42,8 @@ def answer_rows(
     """Answer the questions of rows by greedy decoding: the same model gives the same answers.
 
     Args:
-        model (`GromaForConditionalGeneration`): in evaluation mode.
-        processor (`GromaProcessor`): of the model.
+        model (`GromaForConditionalGeneration`): the model, in evaluation mode.
+        processor (`GromaProcessor`): its processor.
         dataset (`Dataset`): evaluation columns.
         batch_size (`int`): rows at a time. It does not change the answers.
         max_new_tokens (`int`): longest answer.
@@ -76,7 +76,7 @@ def prepare_questions(processor: GromaProcessor, rows: Sequence[Mapping[str, Any
     """Turn the questions of rows into model inputs. This needs no model, so it can run ahead of it.
 
     Args:
-        processor (`GromaProcessor`): of the model.
+        processor (`GromaProcessor`): its processor.
         rows (`Sequence[Mapping]`): evaluation columns, with images decoded.
 
     Returns:
@@ -108,8 +108,8 @@ def answer_questions(
     """Answer a batch of questions by greedy decoding.
 
     Args:
-        model (`GromaForConditionalGeneration`): in evaluation mode.
-        processor (`GromaProcessor`): of the model.
+        model (`GromaForConditionalGeneration`): the model, in evaluation mode.
+        processor (`GromaProcessor`): its processor.
         questions (`PreparedQuestions`): a batch from [`prepare_questions`].
         max_new_tokens (`int`): longest answer.
 

@@ -40,7 +40,7 @@ def detect(
     """Detect the regions of a batch of images.
 
     Args:
-        model (`GromaForRegionProposal` or `GromaForConditionalGeneration`): in evaluation mode.
+        model (`GromaForRegionProposal` or `GromaForConditionalGeneration`): the model, in evaluation mode.
         pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): from its image processor.
         target_sizes (`Tensor` of shape `(B, 2)`): `(height, width)` of the upright images.
         query_score (`str`): see [`pack_detections`].
@@ -138,7 +138,7 @@ def evaluate_proposals(
     Args:
         model (`GromaForRegionProposal` or `GromaForConditionalGeneration`): put into evaluation mode and back.
         dataset (`Dataset`): detection columns, perhaps with `crowd_boxes_xyxy`.
-        image_processor (`BaseImageProcessor`): of the model.
+        image_processor (`BaseImageProcessor`): its processor.
         batch_size (`int`): images at a time.
         progress (`bool`): show a progress bar.
         query_score (`str`): ranks the queries; the paper's Table 6 ranks by `"coco"`.

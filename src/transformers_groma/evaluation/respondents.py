@@ -1,4 +1,4 @@
-"""Models that answer the rows of a benchmark: in words with regions, or with the regions that they propose."""
+"""Models that answer the rows of a benchmark: in words with regions, or with regions that they propose."""
 
 import copy
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ class ChatRespondent:
 
     Args:
         model (`GromaForConditionalGeneration`): put into evaluation mode.
-        processor (`GromaProcessor`): the processor of the model.
+        processor (`GromaProcessor`): its processor.
         asking (`Asking`): how questions are asked, and the longest answer.
 
     Raises:
@@ -82,7 +82,7 @@ class _Images(NamedTuple):
     """A batch of images, and the rows that they belong to.
 
     Attributes:
-        indices (`list[int]`), image_ids (`list[str]`): of the rows.
+        indices (`list[int]`), image_ids (`list[str]`): numbers and images of the rows.
         pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): what the model sees.
         sizes (`Tensor` of shape `(B, 2)`): `(height, width)` of the upright images.
     """
@@ -98,7 +98,7 @@ class ProposalRespondent:
 
     Args:
         model (`GromaForRegionProposal` or `GromaForConditionalGeneration`): put into evaluation mode.
-        processor (`GromaProcessor` or image processor): of the model.
+        processor (`GromaProcessor` or image processor): its processor.
     """
 
     def __init__(

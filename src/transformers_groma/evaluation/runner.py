@@ -68,7 +68,7 @@ def evaluate(
         benchmark (`Benchmark`): see `loading.load_benchmark`.
         model (`GromaForConditionalGeneration` or `GromaForRegionProposal`): one of the benchmark's `model_types`, put
             into evaluation mode. Its config has the thresholds.
-        processor (`GromaProcessor` or image processor): of the model.
+        processor (`GromaProcessor` or image processor): its processor.
         dataset (`Dataset`): columns of one of the benchmark's `schemas`.
         output_dir (`str` or `Path`): output folder, for `predictions.jsonl`, `results.json`, `results.md`, plots and
             `gallery.html`.
@@ -205,7 +205,7 @@ def run_settings(
 
     Args:
         model (`GromaForConditionalGeneration` or `GromaForRegionProposal`): with the thresholds that it runs with.
-        processor (`GromaProcessor` or image processor): of the model.
+        processor (`GromaProcessor` or image processor): its processor.
         dataset (`Dataset`): columns of its schema.
 
     Returns:

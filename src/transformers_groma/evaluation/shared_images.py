@@ -1,4 +1,4 @@
-"""Generates answers to several questions about the same image: it is encoded once, and so is its part of the prompt.
+"""Answers several questions about the same image while encoding it, and what their prompts share, once.
 
 RefCOCO asks some seven expressions an image and LVIS-Ground several categories. The prompts of such rows are the same
 up to the last region slot, which is most of their length, so only the questions after it differ.
@@ -53,7 +53,7 @@ def generate_with_shared_images(
     repeated for the rows about the image, and generation goes on from it with their questions.
 
     Args:
-        model (`GromaForConditionalGeneration`): in evaluation mode.
+        model (`GromaForConditionalGeneration`): the model, in evaluation mode.
         inputs (`Mapping[str, Tensor]`): `input_ids` and `attention_mask` `(B, L)`, padded on the left, and
             `pixel_values` `(B, 3, height, width)`, on the model's device.
         images (`Sequence[int]`): for each row, the first row with its image; from [`images_of_rows`].

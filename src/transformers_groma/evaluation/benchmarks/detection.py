@@ -163,7 +163,7 @@ def propose(model: PreTrainedModel, processor: ProcessorMixin | BaseImageProcess
 
     Args:
         model (`GromaForRegionProposal` or `GromaForConditionalGeneration`): put into evaluation mode.
-        processor (`GromaProcessor` or image processor): of the model.
+        processor (`GromaProcessor` or image processor): its processor.
         asking (`Asking`): not used, as nothing is asked.
 
     Returns:

@@ -105,7 +105,7 @@ def review(
 
     Args:
         predictions (`Sequence[Prediction]`): the answers.
-        rows (`Sequence[Mapping]`): of [`llava_bench_rows`], one an answer.
+        rows (`Sequence[Mapping]`): rows of [`llava_bench_rows`], one for each answer.
         output_dir (`Path`): folder of the run, for `answers.jsonl` and `reviews.jsonl`.
         judge (`Judge`, *optional*): the judge model; without one answers are only written down.
 

@@ -1,4 +1,4 @@
-"""The files of LLaVA-Bench (COCO): 90 questions about 30 photos, answers, reviews, and the metrics of reviews.
+"""Files of LLaVA-Bench (COCO): 90 questions about 30 photos, answers, reviews, and metrics of reviews.
 
 https://github.com/haotian-liu/LLaVA has the published files: `qa90_questions.jsonl`, `qa90_gpt4_answer.jsonl` (the
 answers that ours are compared with) and `caps_boxes_coco2014_val_80.jsonl` (what the judge reads instead of the
@@ -222,7 +222,7 @@ def write_answers(path: str | os.PathLike, questions: Sequence[BenchQuestion], a
     Args:
         path (`str` or `Path`): the file, replaced in one step.
         questions (`Sequence[BenchQuestion]`): give the order and the categories.
-        answers (`Mapping[str, str]`): by the name of their question.
+        answers (`Mapping[str, str]`): answers by the name of their question.
     """
     write_jsonl(
         path,

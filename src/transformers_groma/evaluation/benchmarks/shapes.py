@@ -146,8 +146,8 @@ def answer_shapes(
     """Ask a model the questions of a task.
 
     Args:
-        model (`GromaForConditionalGeneration`): in evaluation mode.
-        processor (`GromaProcessor`): of the model.
+        model (`GromaForConditionalGeneration`): the model, in evaluation mode.
+        processor (`GromaProcessor`): its processor.
         dataset (`Dataset`): evaluation columns.
         task (`str`): a task of `SCORES`.
         batch_size (`int`): rows at a time.
@@ -180,8 +180,8 @@ def evaluate_shapes(
     """Measure a model on fresh scenes.
 
     Args:
-        model (`GromaForConditionalGeneration`): in evaluation mode.
-        processor (`GromaProcessor`): of the model.
+        model (`GromaForConditionalGeneration`): the model, in evaluation mode.
+        processor (`GromaProcessor`): its processor.
         rows (`int`): how many scenes there are for each task.
         seed (`int`): seed of the scenes.
         split (`str`): split of the scenes; different splits share no scene.

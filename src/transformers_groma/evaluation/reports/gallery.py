@@ -47,17 +47,17 @@ class GalleryCase:
     """A question to a model, with its answer and the truth.
 
     Args:
-        image (`PIL.Image.Image`): any mode and orientation.
+        image (`PIL.Image.Image`): the image, of any mode and orientation.
         title (`str`): name of the case, such as its row and image.
         question (`str`): the question; empty where the image is all the question.
         answer (`str`): what the model said.
-        predicted_boxes_xyxy (`Sequence` of n boxes): of the answer, in its order; `xyxy` in absolute pixels of the
-            upright image.
+        predicted_boxes_xyxy (`Sequence` of n boxes): boxes of the answer, in its order; `xyxy` in absolute pixels of
+            the upright image.
         target_boxes_xyxy (`Sequence` of m boxes): the truth; `xyxy` in the same pixels.
         score (`float`): how good the answer is, as the benchmark has it.
         verdict (`str`): "right", "partly right" or "wrong"; empty if it is unknown.
         expected (`Sequence[str]`): texts that the answer is compared with, if it is.
-        target_name (`str`): what a target is called in words.
+        target_name (`str`): name of a target in the texts.
     """
 
     image: Image.Image
@@ -99,7 +99,7 @@ def draw_case(case: GalleryCase) -> Image.Image:
     """Draw a case: targets dashed, boxes of the answer solid, with their number and their best IoU with a target.
 
     Args:
-        case (`GalleryCase`): what to draw.
+        case (`GalleryCase`): the case to draw.
 
     Returns:
         `PIL.Image.Image`: a new RGB image, upright, its longer side 480 to 960 pixels.

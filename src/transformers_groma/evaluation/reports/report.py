@@ -1,4 +1,4 @@
-"""The metrics of a run as `results.json` for programs and as `results.md` for people, beside those of the paper."""
+"""Writes the metrics of a run: `results.json` for programs, and `results.md`, beside the paper's, for people."""
 
 import json
 import os
