@@ -1,5 +1,7 @@
 """Prompts get the images and the proxy tokens that are theirs."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -41,3 +43,18 @@ def test_visual_tokens_fill_the_placeholders_of_their_rows_in_order():
     assert filled[..., 0].tolist() == [[0, 20, 2, 21], [10, 5, 6, 7]]
     assert prompt[0, 1] == 1  # not changed
     assert torch.equal(fill_placeholders(prompt, mask & False, tokens, torch.tensor([1, 0])), prompt)
+
+
+def test_a_prompt_without_images_is_left_as_it_is():
+    ids, mask = torch.ones(2, 3, dtype=torch.long), torch.ones(2, 5)
+    prompt = prompt_as_it_is(ids, None, mask)
+    assert prompt.input_ids is ids and prompt.attention_mask is mask
+    assert prompt.memory is None and not prompt.output_fields
+    cache = SimpleNamespace(get_seq_length=lambda: 2)
+    prepared = {"full_attention": mask}  # for a static cache
+    for given in (None, mask, prepared):
+        assert prompt_as_it_is(ids, None, given, cache).attention_mask is given
+    with pytest.raises(ValueError, match=r"here \(2, 5\), cached tokens included, got \(2, 3\)"):
+        prompt_as_it_is(ids, None, mask[:, :3], cache)
+    with pytest.raises(ValueError, match=r"here \(2, 3\)"):
+        prompt_as_it_is(None, torch.ones(2, 1, 4), torch.ones(2, 4), cache)

@@ -30,13 +30,12 @@ from .modeling_groma_outputs import (
 )
 from .modeling_groma_perception import GromaMultiModalProjector, GromaPerceptionMixin, TurnRegions, VisualTokens
 from .modeling_groma_positions import (
-    check_mask,
     check_positions,
     is_mask_of_tokens,
     shift_labels_over_gaps,
     token_positions,
 )
-from .modeling_groma_prompt import GromaPromptMixin, PreparedPrompt, fill_placeholders, resolve_row_boxes
+from .modeling_groma_prompt import GromaPromptMixin, PreparedPrompt, prompt_as_it_is, resolve_row_boxes
 from .modeling_groma_proposer import GromaRegionProposer
 
 
@@ -122,53 +121,45 @@ class GromaModel(GromaPerceptionMixin, GromaPromptMixin, GromaPreTrainedModel):
         )
         check_image_is_new(features, pixel_values, cached)
 
-        # What is to be seen: in pixels, in features for other boxes, or in the boxes of a later turn.
-        visual_tokens = turn_regions = prompt = None
+        # 1. What is to be seen: in pixels, in features for other boxes, or in the boxes of a later turn.
+        tokens = turn_regions = None
         if pixel_values is not None:
-            features, visual_tokens = self._perceive(
-                pixel_values, refer_boxes, ground_boxes, proposal_boxes, proposal_scores
-            )
+            features, tokens = self._perceive(pixel_values, refer_boxes, ground_boxes, proposal_boxes, proposal_scores)
         elif features is not None and refer_boxes is not None:
             features = self.encode_regions(features, refer_boxes)
         elif cached is not None and refer_boxes is not None:
             turn_regions, cached = self.encode_turn_regions(refer_boxes, cached)
 
-        # The prompt: with an image, after a cached one, or final already, as in generation, and in text alone.
-        past_length = cached_length(cache)
+        # 2. The prompt: with images, after a cached one, or as it is, in text and in generation, which has prepared it.
         if features is not None and features.region_mask is not None:
-            counts = None if visual_tokens is None else visual_tokens.counts
-            prompt = self.prepare_prompt(input_ids, inputs_embeds, attention_mask, features, past_length, counts)
+            counts = None if tokens is None else tokens.counts
+            prompt = self.prepare_prompt(
+                input_ids, inputs_embeds, attention_mask, features, cached_length(cache), counts
+            )
         elif cached is not None:
             prompt = self.continue_prompt(input_ids, inputs_embeds, attention_mask, cached, turn_regions)
-        if prompt is not None:
-            input_ids, inputs_embeds, attention_mask = prompt[:3]
-            check_positions(position_ids, attention_mask)
-        elif cache is not None and is_mask_of_tokens(attention_mask):
-            length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
-            check_mask(attention_mask, len(attention_mask), past_length + length)
+        else:
+            prompt = prompt_as_it_is(input_ids, inputs_embeds, attention_mask, cache)
 
-        inputs_embeds, image_hidden_states = self._embed(
-            input_ids, inputs_embeds, prompt, features, visual_tokens or turn_regions
-        )
-        # Positions count the tokens that are on, so that unused slots leave no gap.
+        # 3. Visual tokens take the places of the placeholders, and positions count the tokens that are on.
+        inputs_embeds, image_hidden_states = self._embed(prompt, features, tokens, turn_regions)
+        attention_mask = prompt.attention_mask
+        if prompt.memory is not None:
+            check_positions(position_ids, attention_mask)
         if position_ids is None and is_mask_of_tokens(attention_mask):
             position_ids = token_positions(attention_mask)[:, -inputs_embeds.shape[1] :]
         if self.language_model_head.takes_positions:
             kwargs["position_ids"] = position_ids
 
+        # 4. The language model. Its cache is told what it cannot know: tokens that are off, regions of the images.
         outputs = self.language_model(
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
             **cache_kwargs(cache),
             **kwargs,
         )
-
-        # The cache learns what it cannot tell: which tokens are off, and the regions of the images.
-        regions = {}
-        if prompt is not None:
-            regions = {**prompt.regions, "token_mask": attention_mask[:, -inputs_embeds.shape[1] :].bool()}
-            if cache_of(outputs) is not None:
-                remember_prompt(cache_of(outputs), prompt.memory)
+        if prompt.memory is not None and cache_of(outputs) is not None:
+            remember_prompt(cache_of(outputs), prompt.memory)
         return GromaModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
             hidden_states=outputs.hidden_states,
@@ -176,32 +167,36 @@ class GromaModel(GromaPerceptionMixin, GromaPromptMixin, GromaPreTrainedModel):
             image_hidden_states=image_hidden_states,
             router_logits=getattr(outputs, "router_logits", None),
             **cache_kwargs(cache_of(outputs)),
-            **regions,
+            **prompt.output_fields,
         )
 
     def _embed(
         self,
-        input_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-        prompt: PreparedPrompt | None,
+        prompt: PreparedPrompt,
         features: GromaImageFeatures | None,
-        visual_tokens: VisualTokens | TurnRegions | None,
+        tokens: VisualTokens | None,
+        turn_regions: TurnRegions | None,
     ) -> tuple[Tensor, Tensor | None]:
         """The embedded prompt, visual tokens in the places of placeholders, and the visual tokens of its images."""
+        input_ids, inputs_embeds = prompt.input_ids, prompt.inputs_embeds
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
-        if visual_tokens is not None:
-            inputs_embeds = fill_placeholders(
-                inputs_embeds, prompt.placeholder_mask, visual_tokens.tokens, prompt.image_index
-            )
-            return inputs_embeds, None if features is None else visual_tokens.tokens
-        if features is None:
-            if prompt is None and input_ids is not None:
-                check_no_image(input_ids == self.config.image_token_id, self.config)
-            return inputs_embeds, None
+        if tokens is not None:
+            return prompt.fill(inputs_embeds, tokens.tokens), tokens.tokens
+        if turn_regions is not None:
+            return prompt.fill(inputs_embeds, turn_regions.tokens), None
+        if features is not None:
+            return self._scatter_features(inputs_embeds, self.get_placeholder_mask(input_ids, inputs_embeds), features)
+        if prompt.memory is None and input_ids is not None:
+            check_no_image(input_ids == self.config.image_token_id, self.config)
+        return inputs_embeds, None
+
+    def _scatter_features(
+        self, inputs_embeds: Tensor, placeholder_mask: Tensor, features: GromaImageFeatures
+    ) -> tuple[Tensor, Tensor]:
+        """Embeddings with the visual tokens of features in their places, and these tokens `(n, hidden_size)`."""
         check_visual_tokens(features)
         tokens = torch.cat(list(features.pooler_output)).to(inputs_embeds.device, inputs_embeds.dtype)
-        placeholder_mask = self.get_placeholder_mask(input_ids, inputs_embeds)
         if features.prompt_length is not None:
             # What the model says is no place for a feature, even if it says a placeholder.
             position = torch.arange(placeholder_mask.shape[1], device=placeholder_mask.device)

@@ -136,7 +136,7 @@ class GromaGenerationMixin(GenerationMixin):
             sequences[:, : input_ids.shape[1]] = input_ids.to(sequences.device).repeat_interleave(copies, dim=0)
         if features is not None:
             return _with_regions(output, features.region_boxes, features.region_scores, features.region_mask)
-        regions = prompt.regions
+        regions = prompt.output_fields
         return _with_regions(output, regions["region_boxes"], regions["region_scores"], regions["region_mask"])
 
     def _look(

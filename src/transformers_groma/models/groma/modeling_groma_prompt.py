@@ -4,37 +4,42 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import Cache
 
 from .configuration_groma import GromaConfig
-from .modeling_groma_cached_prompt import CachedPrompt
+from .modeling_groma_cached_prompt import CachedPrompt, cached_length
 from .modeling_groma_checks import check_one_image_per_sample, check_placeholders, check_turn
 from .modeling_groma_outputs import GromaImageFeatures
 from .modeling_groma_perception import TurnRegions
-from .modeling_groma_positions import check_mask, continued_mask
+from .modeling_groma_positions import check_mask, continued_mask, is_mask_of_tokens
 from .modeling_groma_regions import resolve_box_tokens
 
 
 class PreparedPrompt(NamedTuple):
-    """A prompt as the language model reads it, but for visual features.
+    """A prompt as the language model reads it, but for visual tokens. One without images has only what callers give.
 
     Attributes:
         input_ids (`Tensor` of shape `(B, length)`), inputs_embeds (`Tensor` of shape `(B, length, hidden_size)`): one
             of the two, with proxy tokens in the places of boxes.
         attention_mask (`Tensor` of shape `(B, cached + length)`): unused region slots are off.
-        placeholder_mask (`Tensor` of shape `(B, length)`, bool): where visual features go.
+        placeholder_mask (`Tensor` of shape `(B, length)`, bool): where visual tokens go.
         image_index (`Tensor` of shape `(B,)`): which row of visual tokens belongs to each row.
-        regions (`dict[str, Tensor | None]`): what outputs say about the regions of the images, by name; see
+        output_fields (`dict[str, Tensor | None]`): what outputs say about the prompt: regions, slots, the mask; see
             `GromaModelOutputWithPast`.
         memory (`CachedPrompt`): what to remember of the prompt with its cache.
     """
 
     input_ids: Tensor | None
     inputs_embeds: Tensor | None
-    attention_mask: Tensor
-    placeholder_mask: Tensor
-    image_index: Tensor
-    regions: dict[str, Tensor | None]
-    memory: CachedPrompt
+    attention_mask: Tensor | None
+    placeholder_mask: Tensor | None
+    image_index: Tensor | None
+    output_fields: dict[str, Tensor | None]
+    memory: CachedPrompt | None
+
+    def fill(self, inputs_embeds: Tensor, tokens: Tensor) -> Tensor:
+        """Embeddings `(B, length, hidden_size)` with visual tokens `(N, n, hidden_size)` in the places for them."""
+        return fill_placeholders(inputs_embeds, self.placeholder_mask, tokens, self.image_index)
 
 
 class GromaPromptMixin:
@@ -92,13 +97,14 @@ class GromaPromptMixin:
             attention_mask=attention_mask,
             placeholder_mask=placeholder_mask,
             image_index=image_index,
-            regions={
+            output_fields={
                 "region_boxes": features.region_boxes,
                 "region_scores": features.region_scores,
                 "region_mask": features.region_mask,
                 "refer_slots": features.refer_slots,
                 "ground_slots": features.ground_slots,
                 "image_index": image_index,
+                "token_mask": token_mask.bool(),
             },
             memory=CachedPrompt(
                 attention_mask=attention_mask.bool(),
@@ -158,12 +164,13 @@ class GromaPromptMixin:
             attention_mask=attention_mask,
             placeholder_mask=placeholder_mask,
             image_index=row_index,
-            regions={
+            output_fields={
                 "region_boxes": cached.region_boxes[has_image],
                 "region_scores": cached.region_scores[has_image],
                 "region_mask": cached.region_mask[has_image],
                 "refer_slots": None if slots is None else slots[has_image],
                 "image_index": (has_image.long().cumsum(dim=0) - 1).clamp(min=0),
+                "token_mask": attention_mask[:, -length:].bool(),
             },
             memory=cached.with_mask(attention_mask),
         )
@@ -210,6 +217,33 @@ class GromaPromptMixin:
             return resolved, None
         changed = (resolved != ids)[..., None]
         return None, torch.where(changed, self.get_input_embeddings()(resolved.clamp(min=0)), inputs_embeds)
+
+
+def prompt_as_it_is(
+    input_ids: Tensor | None,
+    inputs_embeds: Tensor | None,
+    attention_mask: Tensor | dict | None,
+    cache: Cache | None = None,
+) -> PreparedPrompt:
+    """A prompt that needs no preparation: text alone, or a step of generation, which has prepared it.
+
+    Args:
+        input_ids (`Tensor` of shape `(B, length)`), inputs_embeds (`Tensor` of shape `(B, length, hidden_size)`): one
+            of the two.
+        attention_mask (`Tensor` of shape `(B, cached + length)`, *optional*): 0 for padding; or what generation made
+            of it for a static cache.
+        cache (`Cache`, *optional*): holds the tokens before these.
+
+    Returns:
+        `PreparedPrompt` without places for visual tokens.
+
+    Raises:
+        ValueError: a mask that does not fit.
+    """
+    if cache is not None and is_mask_of_tokens(attention_mask):
+        length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
+        check_mask(attention_mask, len(attention_mask), cached_length(cache) + length)
+    return PreparedPrompt(input_ids, inputs_embeds, attention_mask, None, None, output_fields={}, memory=None)
 
 
 def image_index_of_rows(placeholder_mask: Tensor) -> Tensor:
@@ -275,5 +309,6 @@ __all__ = [
     "PreparedPrompt",
     "fill_placeholders",
     "image_index_of_rows",
+    "prompt_as_it_is",
     "resolve_row_boxes",
 ]
