@@ -10,6 +10,7 @@ from transformers_groma.models.groma.modeling_groma_checks import check_one_imag
 from transformers_groma.models.groma.modeling_groma_prompt import (
     fill_placeholders,
     image_index_of_rows,
+    prompt_as_it_is,
     resolve_row_boxes,
 )
 

@@ -130,7 +130,7 @@ class GromaModel(GromaPerceptionMixin, GromaPromptMixin, GromaPreTrainedModel):
         elif cached is not None and refer_boxes is not None:
             turn_regions, cached = self.encode_turn_regions(refer_boxes, cached)
 
-        # 2. The prompt: with images, after a cached one, or as it is, in text and in generation, which has prepared it.
+        # 2. The prompt: with images, after a cached one, or as it is: in text, and in generation, which prepared it.
         if features is not None and features.region_mask is not None:
             counts = None if tokens is None else tokens.counts
             prompt = self.prepare_prompt(
