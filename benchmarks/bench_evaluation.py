@@ -1,4 +1,4 @@
-"""How fast groma-tiny is evaluated in batches, and how fast answers are scored.
+"""Benchmark: evaluating groma-tiny in batches, and scoring answers.
 
     python benchmarks/bench_evaluation.py [--rows 500] [--batch-size 16] [--single-rows 100] [--questions 7]
                                           [--threads 2] [--repeats 3]

@@ -1,4 +1,4 @@
-"""How long groma-tiny takes to perceive, read and answer, in batches and against the original's data flow.
+"""Benchmark: groma-tiny's perception, prefill and generation, in batches and against the original's data flow.
 
     python benchmarks/bench_inference.py [--batch-size 8] [--new-tokens 16] [--repeats 9]
 

@@ -1,4 +1,4 @@
-"""How much faster the compiled kernels are: alone against torch, and in the model's vision at full size.
+"""Benchmark: the compiled kernels against torch, alone and in the full-size vision parts.
 
     python benchmarks/bench_kernels.py [--skip-perceive] [--dtype auto|float32|bfloat16] [--rounds 2]
 

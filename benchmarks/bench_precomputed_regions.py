@@ -1,4 +1,4 @@
-"""How much of a training step of stages 2 and 3 precomputed regions save.
+"""Benchmark: the part of a training step that precomputed regions save in stages 2 and 3.
 
     python benchmarks/bench_precomputed_regions.py [--rounds 2] [--threads 2]
                                                    [--cases groma_tiny eighth eighth_4_levels]

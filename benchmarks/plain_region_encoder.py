@@ -1,4 +1,4 @@
-"""The baseline of the benchmarks: the original's region encoder written down in plain torch."""
+"""The benchmarks' baseline: the original's region encoder in plain torch."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Why fixing only the box format of the original's region encoder made it worse: groma-tiny in three geometries.
+"""Experiment: why fixing only the box format made the original worse; groma-tiny in three ROI geometries.
 
     python benchmarks/roi_geometry.py [--alignment-steps 150] [--sft-steps 300] [--seeds 0 1 2] [--rows 300]
 

@@ -1,4 +1,4 @@
-"""The three geometries that `roi_geometry.py` compares, where each samples, and the table and plots of results.
+"""The three ROI geometries of `roi_geometry.py`: where each samples, and tables and plots of the results.
 
 Where samples fall is always asked of the package's own region encoder, never computed a second time.
 """

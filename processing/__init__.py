@@ -1,1 +1,1 @@
-"""One script per raw dataset (`python -m processing.NAME --help`), which writes Parquet shards in our columns."""
+"""One script per raw dataset (`python -m processing.NAME --help`); each writes Parquet shards in our columns."""

@@ -1,4 +1,4 @@
-"""Reads COCO-style annotation files: each annotation with its image, boxes as `xyxy` of the upright image."""
+"""Reads COCO-style annotation files: each annotation with its image and an upright `xyxy` box."""
 
 import os
 import sys

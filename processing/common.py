@@ -1,4 +1,4 @@
-"""The command line that the scripts share: options, errors that a user can act on, exit status."""
+"""The command line that the scripts share: options, error messages, exit status."""
 
 import io
 import sys

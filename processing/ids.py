@@ -1,4 +1,4 @@
-"""Ids that tie records of annotation files together, and records that cannot be read at all."""
+"""Ids that tie records of annotation files together, and records that cannot be read."""
 
 from typing import Any
 

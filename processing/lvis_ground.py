@@ -1,4 +1,4 @@
-"""LVIS-Ground to evaluation rows: finding all objects of a category, at most five images for each category of LVIS.
+"""LVIS-Ground to evaluation rows: find all objects of a category, at most five images per category.
 
 Annotations and images: `lvis_v1_val.json` from https://www.lvisdataset.org/dataset, its images lie in COCO's
 train2017 and val2017 (`--images` is the folder that holds both). v0.5 fits as well.

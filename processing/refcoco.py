@@ -1,4 +1,4 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg to conversations or evaluation rows: locate an expression, or describe a box.
+"""RefCOCO, RefCOCO+ and RefCOCOg to conversation or evaluation rows: locate an expression or describe a box.
 
 Images: `train2014.zip` from https://cocodataset.org/#download. Expressions in one of two layouts:
 

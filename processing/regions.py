@@ -1,4 +1,4 @@
-"""Regions with expressions, as in RefCOCO and Visual Genome: read from COCO-style JSON, turned into questions."""
+"""Regions with expressions, as in RefCOCO and Visual Genome: read from COCO-style JSON, made into questions."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Pieces of conversation and evaluation rows: image files, grounded captions as message parts, whole rows."""
+"""Building blocks of rows: image files, grounded captions as message parts, whole rows."""
 
 import re
 from argparse import ArgumentParser, Namespace

@@ -1,4 +1,4 @@
-"""Region descriptions of Visual Genome to conversations or evaluation rows: describing boxes.
+"""Visual Genome's region descriptions to conversation or evaluation rows: describe a box.
 
 From https://homes.cs.washington.edu/~ranjay/visualgenome/api.html get both parts of the images (folders `VG_100K`
 and `VG_100K_2`), `region_descriptions.json` and `image_data.json`:

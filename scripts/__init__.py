@@ -1,1 +1,1 @@
-"""Scripts that maintainers run: building what hub_configs/ holds, and the map in CONTRIBUTING.md."""
+"""Scripts for maintainers: building what hub_configs/ holds, and the map in CONTRIBUTING.md."""

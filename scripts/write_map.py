@@ -1,4 +1,4 @@
-"""Writes the map in CONTRIBUTING.md: one line a file, with the first sentence of its docstring.
+"""Writes the map in CONTRIBUTING.md: one line per file, with the first sentence of its docstring.
 
     python -m scripts.write_map
 

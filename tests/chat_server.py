@@ -1,4 +1,4 @@
-"""A server on this machine that speaks OpenAI's chat completions and fails in every way, for tests of asking."""
+"""A local OpenAI-compatible server that can fail in every way."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""What tests of drawing share: plain images, and where colours are in a drawn one."""
+"""Helpers for drawing tests: plain images, and where a drawing has which colours."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""A Hugging Face Hub on this machine, in memory, so that pushing and loading run without a network.
+"""An in-memory Hugging Face Hub on this machine, for pushing and loading without a network.
 
     with LoopbackHub(user="your-name") as hub:
         hub.add_repo("org/model", folder)

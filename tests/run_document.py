@@ -1,4 +1,4 @@
-"""Runs the commands and the Python code of a document as a reader would, one after the other, all in this process.
+"""Runs the commands and Python code of a document in order, in this process, as a reader would.
 
     python -m tests.run_document docs/finetune.md options.json
 

@@ -1,4 +1,4 @@
-"""Boxes in NumPy arrays: the areas and IoU that `boxes.py` computes for tensors."""
+"""Boxes in NumPy arrays: the same areas and IoU as `boxes.py` computes for tensors."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A box stays where it was whatever dtype the inputs are cast to, or an error says so."""
+"""Boxes stay in place whatever dtype the inputs are cast to, or an error is raised."""
 
 import copy
 import pickle

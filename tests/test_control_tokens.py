@@ -1,4 +1,4 @@
-"""Control tokens that people type are text for the model: none of their ids, all of their words."""
+"""Control tokens that people type reach the model as text: none of their ids, all of their words."""
 
 import time
 

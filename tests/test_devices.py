@@ -1,4 +1,4 @@
-"""What a device can break: run on the CPU here, and on a GPU by `benchmarks/gpu/run.sh` (`GROMA_TEST_DEVICE=cuda`)."""
+"""What can break on a device: run on the CPU here, on a GPU by `benchmarks/gpu/run.sh` (`GROMA_TEST_DEVICE=cuda`)."""
 
 import copy
 import os

@@ -1,4 +1,4 @@
-"""What docs/evaluation.md names is there, its commands parse, and its metrics are those of the benchmarks."""
+"""docs/evaluation.md: the files it names exist, its commands parse, its metrics are the benchmarks'."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""`docs/finetune.md` runs from its first line to its last, against a Hub on this machine."""
+"""docs/finetune.md runs from start to end, against a local Hub."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The Python code of docs/loading.md runs, and prints what it says that it prints."""
+"""The Python code of docs/loading.md runs and prints what the page says."""
 
 import contextlib
 import importlib.util

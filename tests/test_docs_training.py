@@ -1,4 +1,4 @@
-"""What the documents about training name is there: files, options, datasets; and their commands parse."""
+"""The training documents: the files, options and datasets they name exist, and their commands parse."""
 
 import importlib
 import re

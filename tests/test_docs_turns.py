@@ -1,4 +1,4 @@
-"""docs/several-turns.md runs from its first line to its last, and looks at an image once."""
+"""docs/several-turns.md runs from start to end, and encodes the image once."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Boxes that no cast rounds: which forms are read, and which are refused."""
+"""Boxes that survive casts: which forms are accepted and which are refused."""
 
 import pytest
 import torch

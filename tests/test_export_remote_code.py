@@ -1,4 +1,4 @@
-"""Tests of folders with remote code, loaded in a process that cannot import this package."""
+"""Exported folders with remote code, loaded in a process that cannot import this package."""
 
 import json
 import os

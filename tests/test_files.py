@@ -1,4 +1,4 @@
-"""Files that are whole: written in one step, alone or together."""
+"""Atomic file writes, of one file or several."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Folders that are whole, and nothing that is lost with the old one."""
+"""Atomic folder writes: complete folders, and no unrelated file is lost."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Text of any language: which font draws it, and how it reads where none does."""
+"""Text in any language: which font draws it, and the fallback where none does."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Grounded text: rendering, parsing, and what is read of markup that a model left unfinished."""
+"""Grounded text: rendering, parsing, and unfinished markup."""
 
 import dataclasses
 import json

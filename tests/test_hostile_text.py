@@ -1,4 +1,4 @@
-"""Reading hostile text takes time that grows with its length, not with the square of it."""
+"""Parsing hostile text takes time linear in its length, not quadratic."""
 
 import time
 

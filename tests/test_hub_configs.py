@@ -1,4 +1,4 @@
-"""The folders of hub_configs: built by their scripts, loadable, and of the size of the released checkpoints."""
+"""The folders of hub_configs: their scripts build them, they load, and sizes match the released checkpoints."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Images as callers pass them: read, upright, in 8 bits, and how an error names them."""
+"""Images as callers pass them: read, upright, 8 bits, and named in errors."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Images that strangers send: one limit of pixels, read from the header, and no format that starts a program."""
+"""Untrusted images: one pixel limit, read from the header, and no format that starts a program."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""Who may import whom: rooms stand on the rooms below them, and no import leads upwards or in a circle."""
+"""The import rules: each package imports only those below it, and there is no circle."""
 
 import ast
 from collections.abc import Iterator

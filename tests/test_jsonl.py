@@ -1,4 +1,4 @@
-"""JSON lines after a kill."""
+"""JSON-lines files after a kill."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Places of labels: apart, inside the image, off small objects."""
+"""Label placement: apart from each other, inside the image, off small objects."""
 
 import random
 

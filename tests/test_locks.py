@@ -1,4 +1,4 @@
-"""One writer at a time."""
+"""Locks: one writer at a time."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Names of others in Markdown are shown as they are, and nothing of them is carried out."""
+"""Foreign names in Markdown appear unchanged, and none of them acts as markup."""
 
 import json
 from types import SimpleNamespace

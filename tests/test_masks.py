@@ -1,4 +1,4 @@
-"""Masks as run-length encoding: letter for letter that of COCO's tools, and back."""
+"""Run-length encoding of masks: identical to COCO's tools, and back."""
 
 import numpy as np
 import pytest

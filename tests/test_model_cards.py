@@ -1,4 +1,4 @@
-"""Model cards: fields are filled in, names of others cannot break them, and a mistake in a template is an error."""
+"""Model cards: fields are filled in, foreign names cannot break them, and template mistakes raise."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What belongs to a model: known names, shards by the index's own names, and no way out of the folder."""
+"""The files of a model: known names, shards listed in the index, and no path out of the folder."""
 
 import json
 import os

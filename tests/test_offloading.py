@@ -1,4 +1,4 @@
-"""Any part on disk or in CPU memory gives equal results: no layer's weights are read but by the layer itself."""
+"""Offloading: any part on disk or in CPU memory gives equal results."""
 
 import copy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Errors of writing name the output and the remedy."""
+"""Errors while writing name the output and the remedy."""
 
 import errno
 import os

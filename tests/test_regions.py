@@ -1,4 +1,4 @@
-"""`Regions`: what it accepts, how regions are selected, and what other tools read of them."""
+"""`Regions`: accepted input, selection, and conversion for other tools."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""`import transformers_groma` costs nothing and makes Groma known, whatever was imported before it."""
+"""`import transformers_groma` is cheap and registers Groma, whatever was imported before."""
 
 import subprocess
 import sys

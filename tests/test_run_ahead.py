@@ -1,4 +1,4 @@
-"""Results come in order, a bounded number of items ahead, and nothing is started after an error."""
+"""Running ahead: results come in order, a bounded number of items ahead, and an error starts nothing more."""
 
 import threading
 

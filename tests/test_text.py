@@ -1,4 +1,4 @@
-"""Text of annotation files, whatever wrote it."""
+"""Reading annotation files of any origin as text."""
 
 import gzip
 

@@ -1,4 +1,4 @@
-"""The wheel without extras, in an environment that holds nothing else, as `pip install transformers-groma` gives it.
+"""The wheel without extras in a clean environment, as `pip install transformers-groma` gives it.
 
 `make test-slow` installs the versions of constraints.txt; `make test-newest` the newest that the wheel admits.
 """

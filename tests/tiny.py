@@ -1,4 +1,4 @@
-"""Very small random models for tests that need a model but no particular one."""
+"""Very small random models for tests that need any model."""
 
 import torch
 

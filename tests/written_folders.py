@@ -1,4 +1,4 @@
-"""Folders that tests write and compare."""
+"""Helpers to write and compare folders."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Builds both kernels for the card, loads them through the kernels library and compares a call of each with torch."""
+"""Builds both kernels for the GPU, loads them with the kernels library and compares a call with torch."""
 
 import importlib.util
 import sys

@@ -1,4 +1,4 @@
-"""Runs the steps of `run.sh`: each in a process of its own with a time limit, results written as they come.
+"""Runs the steps of `run.sh`, each in its own process with a time limit; results are written as they come.
 
     benchmarks/gpu/run.sh [--cpu] [--small] [--output DIR] [--budget SECONDS] [STEP …]
 

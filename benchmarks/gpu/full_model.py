@@ -1,4 +1,4 @@
-"""Times a full-size Groma-7B of random bfloat16 weights, made on the card.
+"""Times a full-size Groma-7B with random bfloat16 weights.
 
 Perceive (pixels to region tokens) with and without the kernels, eager and compiled; prefill and seconds a token for
 batches of 1, 8 and 32; one training step of stage 1 and one of stage 3 with LoRA. Memory is the peak of each, weights

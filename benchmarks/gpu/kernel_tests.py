@@ -1,4 +1,4 @@
-"""Runs the tests of each kernel, gradient checks among them; with a GPU they cover cuda in every dtype."""
+"""Runs each kernel's tests, gradient checks included; with a GPU they cover CUDA in every dtype."""
 
 import re
 import subprocess

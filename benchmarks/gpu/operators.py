@@ -1,4 +1,4 @@
-"""Times both operators, forward and with the backward, beside references, and compares them with what memory allows.
+"""Times both operators, forward and backward, against references and the card's memory bandwidth.
 
 `of the copy rate` is the achieved bandwidth over that of a copy on the same card: bytes that must move (each input
 read once, each output written once) / measured time. Inputs rotate through more memory than the card's cache holds.

@@ -1,4 +1,4 @@
-"""gpu.json as Markdown tables and as one summary line. Only what was measured is printed."""
+"""Turns gpu.json into Markdown tables and a summary line. Only what was measured is printed."""
 
 import itertools
 import json

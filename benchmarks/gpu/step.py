@@ -1,4 +1,4 @@
-"""What the steps share: their arguments, results that are written as they come, times and traffic."""
+"""Shared by the steps: arguments, results written as they come, times and memory traffic."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Runs tests/test_devices.py on the device: what the model computes there, in batches, dtypes, caches, compiled."""
+"""Runs tests/test_devices.py on the device: dtypes, batches, caches, compilation."""
 
 import os
 import re

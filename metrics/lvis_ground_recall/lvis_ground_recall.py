@@ -1,4 +1,4 @@
-"""Recall on LVIS-Ground as the released script computes it, as a metric of `evaluate`."""
+"""Recall on LVIS-Ground following the released script, as a metric of `evaluate`."""
 
 import datasets
 import evaluate

@@ -1,1 +1,1 @@
-"""Groma Instruct (section 4 of the paper): grounded conversations that a vision model writes about marked images."""
+"""Groma Instruct (paper section 4): a vision model writes grounded conversations about marked images."""

@@ -1,4 +1,4 @@
-"""Groma Instruct: a vision model writes grounded conversations about marked images (section 4 of the paper).
+"""Groma Instruct: a vision model writes grounded conversations about marked images (paper section 4).
 
 - select: images of Visual Genome with a COCO id and 3 to 10 regions, with their descriptions, questions and captions.
 - query: a vision model writes a conversation about each; it sees the image with a number on each region.

@@ -1,4 +1,4 @@
-"""What the vision model said: the lines of `answers.jsonl`."""
+"""The vision model's answers: the lines of `answers.jsonl`."""
 
 from collections.abc import Sequence
 from typing import TypedDict

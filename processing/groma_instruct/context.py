@@ -1,4 +1,4 @@
-"""What the vision model is asked: instructions, examples, and the marked image with the notes on it."""
+"""The messages sent to the vision model: instructions, examples, the marked image and its notes."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""The files of the work folder, by name."""
+"""The names of the files in the work folder."""
 
 import json
 import os

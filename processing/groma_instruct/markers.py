@@ -1,4 +1,4 @@
-"""Draws the numbers of regions on an image, so that a vision model sees what they stand for (Set-of-Mark).
+"""Draws region numbers on an image, so that a vision model can refer to regions (Set-of-Mark).
 
 Boxes are `xyxy` in absolute pixels of the upright image; region `i` of the list has the number `i + 1`.
 """

@@ -1,4 +1,4 @@
-"""Turns answers of the vision model into records of Groma Instruct, in the layout of its authors, or rejects them.
+"""Turns the vision model's answers into Groma Instruct records in the released layout, or rejects them.
 
 A bad answer is rejected as a whole, because later rounds refer to earlier ones.
 """

@@ -1,4 +1,4 @@
-"""Asks a vision model about the selected images, at any endpoint that speaks OpenAI's chat completions.
+"""Asks a vision model about the selected images, at any OpenAI-compatible endpoint.
 
 Every answer is in `answers.jsonl` before the next one is handled: an interrupted run resumes, and no answer is paid
 for twice.

@@ -1,4 +1,4 @@
-"""Chooses images of Visual Genome that have COCO captions and, after NMS, enough regions.
+"""Selects Visual Genome images that have COCO captions and, after NMS, enough regions.
 
 Boxes are `xyxy` in absolute pixels of the upright image.
 """

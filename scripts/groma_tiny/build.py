@@ -1,4 +1,4 @@
-"""Builds the untrained groma-tiny: a Groma with every part of the released one, small enough for git and a CPU.
+"""Builds the untrained groma-tiny: every part of the released model, small enough for git and a CPU.
 
     python -m scripts.groma_tiny.build FOLDER
 

@@ -1,4 +1,4 @@
-"""Writes the model card of groma-tiny from its template, at the end of `make evaluate-tiny`.
+"""Writes groma-tiny's model card from its template, at the end of `make evaluate-tiny`.
 
     python -m scripts.groma_tiny.card [--model hub_configs/groma-tiny]
 

@@ -1,4 +1,4 @@
-"""LLaVA-Bench in miniature, for `make evaluate-tiny`: open questions about test scenes, and a judge that is a program.
+"""LLaVA-Bench in miniature, for `make evaluate-tiny`: test scenes, and a program as the judge.
 
     python -m scripts.groma_tiny.llava_bench --output output/groma-tiny \\
         [--model hub_configs/groma-tiny] [--rows 500] [--card MODEL_DIR]

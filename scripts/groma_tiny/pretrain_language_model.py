@@ -1,4 +1,4 @@
-"""Teaches the language model of groma-tiny to point before it sees anything, as Vicuna knew English before Groma.
+"""Teaches groma-tiny's language model to point before it sees images, as Vicuna knew English before Groma.
 
     python -m scripts.groma_tiny.pretrain_language_model BASE OUTPUT
 

@@ -1,4 +1,4 @@
-"""Teaches the vision encoder of groma-tiny what patches show, before it finds boxes.
+"""Pretrains groma-tiny's vision encoder on patch contents, before it finds boxes.
 
     python -m scripts.groma_tiny.pretrain_vision_encoder BASE OUTPUT
 

@@ -1,4 +1,4 @@
-"""The training loop for what groma-tiny learns before Groma's own stages."""
+"""The training loop for what groma-tiny learns before Groma's three stages."""
 
 import argparse
 import io

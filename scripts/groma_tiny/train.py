@@ -1,4 +1,4 @@
-"""Trains groma-tiny from nothing to `hub_configs/groma-tiny`: `make train-tiny`.
+"""Trains groma-tiny from scratch into `hub_configs/groma-tiny`: `make train-tiny`.
 
     python -m scripts.groma_tiny.train [--work output/groma-tiny] [--output hub_configs/groma-tiny]
 

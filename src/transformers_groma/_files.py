@@ -1,4 +1,4 @@
-"""Writes files so that a reader never sees half of one: under another name, and renamed when they are whole."""
+"""Atomic file writes: a file is written under another name and renamed when it is complete."""
 
 import errno
 import os

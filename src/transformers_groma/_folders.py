@@ -1,4 +1,4 @@
-"""Writes a folder so that a reader sees the old or the new one, and nothing else is lost with the old one."""
+"""Atomic folder writes: a reader sees the old folder or the new one, and unrelated files survive."""
 
 import ctypes
 import json

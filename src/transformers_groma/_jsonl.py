@@ -1,4 +1,4 @@
-"""JSON-lines files that survive a kill: one record per line, and a line that was cut is not a record."""
+"""JSON-lines files that survive a kill: one record per line, and a truncated last line is ignored."""
 
 import codecs
 import json

@@ -1,4 +1,4 @@
-"""Locks of outputs: one process at a time writes a file or folder, and a lock goes with the process that held it."""
+"""Locks on outputs: one process at a time writes a file or folder, and the lock ends with the process."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Errors of writing an output: they name it and say what to do."""
+"""Errors raised while writing an output: they name it and say what to do."""
 
 import errno
 import os

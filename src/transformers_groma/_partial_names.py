@@ -1,4 +1,4 @@
-"""Names of unfinished outputs: hidden, beside the output, and later recognized as its leftovers."""
+"""Names of unfinished outputs: hidden, beside the output, and recognizable as leftovers later."""
 
 import glob
 import secrets

@@ -1,4 +1,4 @@
-"""Makes Groma known to transformers' Auto classes and pipelines at the moment that transformers loads them.
+"""Registers Groma with transformers' Auto classes and pipelines, as soon as transformers loads them.
 
 After `import transformers_groma`, `AutoModel.from_pretrained` has to know Groma. `AutoModel.register` takes classes,
 and loading their modules loads torch. Other ways were weighed (2 CPU cores, transformers 5.24):

@@ -1,4 +1,4 @@
-"""Work for threads that runs ahead of whoever uses its results."""
+"""Runs work in threads, a few items ahead of the caller."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

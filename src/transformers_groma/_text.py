@@ -1,4 +1,4 @@
-"""Reads text of annotation files, whatever wrote them: decoded, split into lines, parsed as JSON.
+"""Reads annotation files of any origin as text: decoding, lines, JSON.
 
 Lines end at a line feed and nowhere else. Python's `splitlines` also breaks at U+0085, U+2028 and others, which stand
 in captions, and reading a file as text turns a lone carriage return into a line end.

@@ -1,4 +1,4 @@
-"""Areas and IoU of boxes in NumPy arrays, for code that does without torch. `boxes.py` does the same for tensors.
+"""Areas and IoU of boxes in NumPy arrays, for code that runs without torch. `boxes.py` does the same for tensors.
 
 Boxes are `xyxy`.
 """

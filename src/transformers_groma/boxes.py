@@ -1,4 +1,4 @@
-"""Boxes as tensors: formats, checks of what a user gives, IoU and NMS.
+"""Boxes as tensors: formats, checks of user boxes, IoU and NMS.
 
 Conventions, used everywhere in this package:
 

@@ -1,4 +1,4 @@
-"""The caption under an image: the question, and below it the answer with each phrase in its colour."""
+"""The strip under an image: the question, then the answer with each phrase in its colour."""
 
 import re
 from collections.abc import Sequence

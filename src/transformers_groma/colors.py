@@ -1,4 +1,4 @@
-"""Colours of drawn regions, and text colours that can be read on them."""
+"""Colours of drawn regions, and readable text colours on them."""
 
 Color = tuple[int, int, int]
 

@@ -1,4 +1,4 @@
-"""Control tokens that a user typed, made plain text: the words reach the model, the tokens do not.
+"""Turns control tokens that a user typed into plain text: the model reads the words, not the tokens.
 
 `<image>`, `<r5>` or `</s>` in a question would be read as tokens of the model: placeholders of an image, a region that
 nobody pointed at, the end of a turn. Here such a text is cut inside each of them by a mark, the break. The tokenizer

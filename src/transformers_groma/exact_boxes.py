@@ -1,4 +1,4 @@
-"""Boxes that no cast rounds: in half precision a normalized box lies pixels away from where it was."""
+"""Boxes that survive casts: in half precision a normalized box would move by pixels."""
 
 import torch
 from torch import Tensor

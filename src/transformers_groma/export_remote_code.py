@@ -1,4 +1,4 @@
-"""Makes a model folder that loads with `trust_remote_code=True` where this package is not installed.
+"""Exports the code into a model folder, so that it loads with `trust_remote_code=True` without this package.
 
     python -m transformers_groma.export_remote_code MODEL_DIR [OUT_DIR]
 

@@ -1,4 +1,4 @@
-"""Fonts that draw text in any language, and a readable fallback for characters that no font has.
+"""Fonts for text in any language, with a readable fallback for characters that no font has.
 
 Pillow draws a text in one font, and its own has little more than ASCII. Here a text may use several: Pillow's own
 font, then those of `FONT_FILES` that are installed. Font files named in the environment come first, as in

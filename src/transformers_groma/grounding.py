@@ -1,4 +1,4 @@
-"""Grounded text: the markup that ties phrases of an answer to regions of an image, and what is read of it.
+"""Grounded text: the markup that ties an answer's phrases to image regions, and its parsing.
 
     <p>a dog</p> <roi><r4></roi> on <p>the grass</p> <roi><r7><r9></roi>.
 

@@ -1,4 +1,4 @@
-"""Images as callers pass them (PIL, array, tensor, path, URL, base64 text): upright, in 8 bits, with a size."""
+"""Images as callers pass them (PIL, array, tensor, path, URL, base64) to upright 8-bit images with a size."""
 
 import os
 from typing import Any

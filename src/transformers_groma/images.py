@@ -1,4 +1,4 @@
-"""Reads image files, URLs and base64 text within one size limit, and turns images upright as viewers show them.
+"""Reads image files, URLs and base64 text within one size limit, and turns images upright.
 
 Images may come from strangers, so a header is looked at before pixels are decoded. `MAX_IMAGE_PIXELS` is the one place
 to change the limit, for images that are trusted. Arrays, tensors and values of 16 bits are the business of

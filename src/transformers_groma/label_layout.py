@@ -1,4 +1,4 @@
-"""Label placement: beside the boxes, never over each other or over a small object. Pure geometry.
+"""Places labels beside boxes, never over each other or over a small object. Pure geometry.
 
 Boxes are `xyxy` in pixels; a label is a rectangle of whole pixels inside the image.
 """

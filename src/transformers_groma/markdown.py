@@ -1,4 +1,4 @@
-"""Escapes text for Markdown: names of models, datasets and files stay as they are, whatever they hold."""
+"""Escapes text for Markdown, so that names of models, datasets and files appear unchanged."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The tokens of Groma's markup: marks of phrases and regions, placeholders, proxy tokens."""
+"""The tokens of Groma's markup: phrase and region marks, placeholders, proxy tokens."""
 
 # What Groma adds to the vocabulary of its language model, before the proxy tokens <r0>, <r1>, … The order is that of
 # the released checkpoints; <sep>, <img> and </img> are unused there.

@@ -1,4 +1,4 @@
-"""Masks of regions: a bool array in memory, COCO's run-length encoding (RLE) in files; conversions between the two.
+"""Region masks: bool arrays in memory, COCO's run-length encoding (RLE) in files, and conversions.
 
 A mask is a bool array of shape `(H, W)` of the upright image. Its RLE is `{"size": [H, W], "counts": str}`, letter for
 letter what pycocotools writes, except that `counts` is text where pycocotools has bytes, so that it fits into JSON.

@@ -1,4 +1,4 @@
-"""Model cards: a Markdown file with fields, filled in."""
+"""Fills in model cards: Markdown templates with fields."""
 
 import json
 import math

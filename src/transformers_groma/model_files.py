@@ -1,4 +1,4 @@
-"""Which files of a model folder belong to the model: what may be copied or published, and nothing else.
+"""Lists the files of a model folder that belong to the model and may be copied or published.
 
 A folder that was trained in holds more than a model: keys in `.env`, the history of `.git`, optimizer states, logs.
 Copies and uploads go by this list.

@@ -1,4 +1,4 @@
-"""The regions of an image: boxes, scores, masks and labels in one value, and what other tools read of them.
+"""`Regions`: an image's boxes, scores, masks and labels in one value, with converters for other tools.
 
 Boxes are `xyxy` in absolute pixels of the upright image, masks are bool arrays of its size.
 """

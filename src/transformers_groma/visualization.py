@@ -1,4 +1,4 @@
-"""Draw boxes, region proposals and grounded answers on an image, with Pillow alone.
+"""Draws boxes, region proposals and grounded answers on an image, with Pillow alone.
 
 Boxes are `xyxy` in absolute pixels of the upright image. An image that carries an EXIF orientation is turned upright
 first. Results are new RGB images in which a pixel of the upright image keeps its coordinates.

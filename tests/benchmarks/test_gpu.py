@@ -1,4 +1,4 @@
-"""The benchmarks on a GPU: their driver, and every step that a CPU has."""
+"""The GPU benchmarks: their driver, and every step that can run on a CPU."""
 
 import importlib
 import json

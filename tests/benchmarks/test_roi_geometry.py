@@ -1,4 +1,4 @@
-"""The experiment of docs/roi-geometry.md: where geometries sample, and a run of a very small model, resumed too."""
+"""The experiment of docs/roi-geometry.md: where each geometry samples, and a small run, resumed too."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""What the command line is tried on."""
+"""Inputs for tests of the command line."""
 
 from pathlib import Path
 

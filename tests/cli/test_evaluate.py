@@ -1,4 +1,4 @@
-"""Tests of `groma evaluate`. Run in this process, so that the imports are paid for once."""
+"""`groma evaluate`. Run in this process, so that the imports are paid for once."""
 
 import importlib
 import json

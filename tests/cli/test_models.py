@@ -1,4 +1,4 @@
-"""Models and devices that commands are given."""
+"""Models and devices passed to commands."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What the commands say on stderr: notes and progress, and no warnings about which a user can do nothing."""
+"""What commands print on stderr: notes and progress, and no warnings that a user cannot act on."""
 
 import json
 import re

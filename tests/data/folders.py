@@ -1,4 +1,4 @@
-"""Image folders that tests write."""
+"""Image folders for tests."""
 
 import json
 from pathlib import Path

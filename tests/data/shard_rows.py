@@ -1,4 +1,4 @@
-"""Rows and images that tests of shards write."""
+"""Rows and images for tests of shards."""
 
 from functools import partial
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Boxes that users write down: formats, fractions, edges. tests/processing/test_boxes.py has more wrong ones."""
+"""Annotated boxes: formats, fractions, edges. tests/processing/test_boxes.py has more wrong ones."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Contact sheets: how tiles are laid out, and what is written under an image."""
+"""Contact sheets: the layout of tiles, and the text under each image."""
 
 import numpy as np
 from PIL import Image

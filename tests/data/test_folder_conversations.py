@@ -1,4 +1,4 @@
-"""Conversations that lines of `metadata.jsonl` bring."""
+"""Conversations in lines of `metadata.jsonl`."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Lines of `metadata.jsonl`, put together by image. What becomes of their boxes is in test_folder_objects.py."""
+"""Lines of `metadata.jsonl`, grouped by image. What becomes of their boxes is in test_folder_objects.py."""
 
 import json
 

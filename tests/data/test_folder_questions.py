@@ -1,4 +1,4 @@
-"""Questions made of the boxes and texts of an image folder."""
+"""Questions made from the boxes and texts of an image folder."""
 
 import pytest
 

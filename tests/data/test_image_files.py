@@ -1,4 +1,4 @@
-"""Image files of a dataset: found inside their folder, read whole, and turned as EXIF says."""
+"""Image files of a dataset: kept inside their folder, decoded to the end, turned as EXIF says."""
 
 import io
 import os

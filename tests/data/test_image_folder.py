@@ -1,4 +1,4 @@
-"""Tests of image folders with `metadata.jsonl`, the fine-tuner's own boxes."""
+"""Image folders with `metadata.jsonl`, a user's own boxes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Parquet files that are whole or absent, and the notes beside them."""
+"""Parquet files that are complete or absent, and the notes beside them."""
 
 import pyarrow.parquet as pq
 import pytest

@@ -1,4 +1,4 @@
-"""What tells the rows of one command from those of another."""
+"""Digests that distinguish the rows of different commands."""
 
 import os
 from array import array

@@ -1,4 +1,4 @@
-"""Drawing rows as they stand in a dataset: boxes where they are, texts with the numbers of their boxes."""
+"""Previews of dataset rows: boxes in place, texts with the numbers of their boxes."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Files of other datasets, of killed jobs and of other processes beside the shards of a dataset."""
+"""Files beside a dataset's shards: from other datasets, killed jobs and other processes."""
 
 import errno
 import json

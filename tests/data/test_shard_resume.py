@@ -1,4 +1,4 @@
-"""A job that was interrupted resumes; what has changed in between is noticed."""
+"""An interrupted job resumes, and notices what has changed since."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Asking many questions: what is written down, and when a run ends.
+"""Asking many questions: what is recorded, and when a run ends.
 
 Interrupted and killed runs: `processing/groma_instruct/test_query.py`.
 """

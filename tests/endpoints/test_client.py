@@ -1,4 +1,4 @@
-"""One question to an endpoint, tried again where it helps, against a server on this machine."""
+"""Asking an endpoint one question, with retries, against a local server."""
 
 import base64
 import builtins

@@ -1,4 +1,4 @@
-"""Settings of an endpoint: addresses, keys and times that cannot be are refused, in words that hold no key."""
+"""Endpoint settings: invalid addresses, keys and times are refused without showing the key."""
 
 import pytest
 

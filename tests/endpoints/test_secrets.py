@@ -1,4 +1,4 @@
-"""A key is blanked in every form that others write it in, and what is not the key stays."""
+"""A key is blanked in every form that others write it, and nothing else is."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Rows, answers and a respondent without a model, for the tests of the benchmarks."""
+"""Rows, answers and a respondent without a model, for tests of benchmarks."""
 
 import io
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Fingerprints tell models and datasets apart, and nothing else."""
+"""Fingerprints differ between models and between datasets, and depend on nothing else."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Answers to rows: a batch answers as single rows do, whatever is in it."""
+"""Answers to rows: batches give the answers of single rows."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a row is asked."""
+"""The question of a row."""
 
 from transformers_groma.evaluation.questions import question_of, question_text
 

@@ -1,4 +1,4 @@
-"""What a model is asked; its answers do not depend on how rows are batched."""
+"""Respondents: the questions asked, and answers that do not depend on batching."""
 
 import pytest
 import torch

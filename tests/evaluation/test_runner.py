@@ -1,4 +1,4 @@
-"""What a run writes, and folders that hold something else."""
+"""What a run writes, and output folders with other contents."""
 
 import errno
 import os

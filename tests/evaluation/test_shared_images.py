@@ -1,4 +1,4 @@
-"""Questions about the same image: it is encoded once, and the answers are those of single rows."""
+"""Questions about the same image: it is encoded once, and answers equal those of single rows."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Brings the tests that lie beside each kernel into the main suite."""
+"""Brings each kernel's own tests into the main suite."""
 
 import importlib.util
 from pathlib import Path

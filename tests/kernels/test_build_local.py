@@ -1,4 +1,4 @@
-"""The builder: what it makes is whole, what is damaged is never loaded, and the sources stay publishable."""
+"""The builder: builds are complete, damaged ones are never loaded, and the sources stay publishable."""
 
 import re
 import shutil

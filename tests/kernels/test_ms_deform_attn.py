@@ -1,4 +1,4 @@
-"""The kernel's own tests, the golden outputs of the original, and the layer in transformers' place."""
+"""The kernel's own tests, the original's golden outputs, and the layer in place of transformers'."""
 
 from pathlib import Path
 

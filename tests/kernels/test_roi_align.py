@@ -1,4 +1,4 @@
-"""The kernel's own tests, the golden outputs of the original, and the layer in a model's place."""
+"""The kernel's own tests, the original's golden outputs, and the layer in place of the model's."""
 
 from pathlib import Path
 

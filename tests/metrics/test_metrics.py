@@ -1,4 +1,4 @@
-"""The metrics for `evaluate`: they load from a folder and from a Hub, and agree with the functions of the package."""
+"""The `evaluate` metrics: they load from a folder and from a Hub, and agree with the package's functions."""
 
 import doctest
 import json

@@ -1,4 +1,4 @@
-"""The operators with compiled kernels and without: equal results, and a fallback for whatever is wrong."""
+"""The operators with and without compiled kernels: equal results, and a fallback for any failure."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""The region encoder against its plain definition: resizing, fusing, cropping. Random weights, seconds."""
+"""The region encoder against its plain definition: resizing, fusion, cropping. Random weights, seconds."""
 
 import pytest
 import torch

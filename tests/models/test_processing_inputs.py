@@ -1,4 +1,4 @@
-"""The pieces that check what callers pass to the processor."""
+"""Checks of what callers pass to the processor."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What the tests of pipelines share."""
+"""Helpers for tests of pipelines."""
 
 from transformers_groma import GroundedText
 

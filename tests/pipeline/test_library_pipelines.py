@@ -1,4 +1,4 @@
-"""The library's own pipelines, "image-text-to-text" and "object-detection", with Groma."""
+"""Groma in the library's own pipelines, "image-text-to-text" and "object-detection"."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""What tests of the scripts share."""
+"""Fixtures for tests of the scripts."""
 
 import os
 from pathlib import Path

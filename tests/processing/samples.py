@@ -1,4 +1,4 @@
-"""Images for hand-made samples, and where the real samples lie."""
+"""Images for handmade samples, and the paths of the real samples."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Boxes of annotations, each checked alone."""
+"""Annotated boxes, each checked alone."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""GRIT: expressions that hold one another, boxes as fractions."""
+"""GRIT: nested expressions, boxes as fractions."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Groma Instruct in the layout of its release."""
+"""Groma Instruct in its released layout."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Ids of every type."""
+"""Ids of any type."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The test set LVIS-Ground."""
+"""The LVIS-Ground test set."""
 
 from collections import Counter
 from pathlib import Path

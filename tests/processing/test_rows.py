@@ -1,4 +1,4 @@
-"""Captions with spans to message parts, and the checks of their text."""
+"""Captions with spans to message parts, and checks of their text."""
 
 from argparse import ArgumentParser
 

@@ -1,4 +1,4 @@
-"""Annotation files as they are in the wild: each script leaves out what is wrong alone, counts it and says why.
+"""Annotation files from the wild: each script leaves out only what is wrong, counts it and says why.
 
 What single scripts do is in their own test files.
 """

@@ -1,4 +1,4 @@
-"""Files of every script with two good images, for tests that spoil something in them."""
+"""An annotation file with two good images for every script, for tests that damage it."""
 
 import csv
 import io

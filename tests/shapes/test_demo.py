@@ -1,4 +1,4 @@
-"""The questions of the demo and their comparison with the truth, on answers made by hand."""
+"""The demo's questions and the check of their answers, on handmade answers."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Expressions are unambiguous, also at the limit of what counts as a direction."""
+"""Expressions are unambiguous, also at the limits of directions."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What is said about scenes is true and unambiguous: checked by a parser of its own, on attributes and boxes alone."""
+"""Questions and answers about scenes are true and unambiguous, checked by an independent parser."""
 
 import re
 from collections import Counter

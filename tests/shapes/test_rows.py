@@ -1,4 +1,4 @@
-"""Rows of synthetic scenes: the columns fit, files are the same rows, mistakes are named."""
+"""Rows of synthetic scenes: columns fit, files give the same rows, mistakes are named."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Scenes of coloured shapes: exact boxes, no chance but the seed, and splits that share nothing."""
+"""Scenes of coloured shapes: exact boxes, determined by the seed alone, and disjoint splits."""
 
 import hashlib
 import itertools

@@ -1,4 +1,4 @@
-"""What the tests of precomputed regions run: a model of the golden cases, which proposes ten regions an image."""
+"""The model for tests of precomputed regions: from the golden cases, ten regions per image."""
 
 import copy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the tests of stage 1 train: a very small detector, images of bright rectangles, a trainer of both."""
+"""For tests of stage 1: a very small detector, images of bright rectangles, a trainer for both."""
 
 import io
 from pathlib import Path

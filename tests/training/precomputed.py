@@ -1,4 +1,4 @@
-"""Datasets for the tests of precomputed regions: a few small images with conversations about them."""
+"""Datasets for tests of precomputed regions: a few small images with conversations."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the tests of stages 2 and 3 train: a very small model with its own tokenizer, on a handful of conversations."""
+"""For tests of stages 2 and 3: a very small model with its tokenizer, and a handful of conversations."""
 
 import functools
 import io

@@ -1,4 +1,4 @@
-"""Command lines, YAML files, and the recipes that are shipped."""
+"""Command lines, YAML files, and the shipped recipes."""
 
 import importlib
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""A non-finite loss stops a training."""
+"""A non-finite loss stops training."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Rows to batches: what is learned, what is seen, what is cut."""
+"""Rows to batches: which tokens learn, which are seen, which are truncated."""
 
 import copy
 import warnings

@@ -1,4 +1,4 @@
-"""`--check_data` finds all that would stop a training, names every row, and says so before the first step."""
+"""`--check_data` finds everything that would stop training, and lists the rows before the first step."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The script of stage 1: its command line, the model it starts from, what it refuses."""
+"""The script of stage 1: its command line, its starting model, what it refuses."""
 
 import pickle
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Two processes compute what one does, in stages 2 and 3, with DDP and with sharded weights (FSDP2).
+"""Two processes compute what one does, in stages 2 and 3, with DDP and FSDP2.
 
 All of it runs in one start of `torchrun`: `python -m torch.distributed.run … -m tests.training.test_distributed
 FOLDER`.

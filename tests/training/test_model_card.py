@@ -1,4 +1,4 @@
-"""The card of a training says what it was, and nothing of the machine it ran on."""
+"""The model card describes the training, and nothing of the machine."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole and such that are not, and one training an output folder."""
+"""Complete and incomplete checkpoints, and one training per output folder."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Precomputing regions: what the copies hold, resuming after a kill, sharing files, and what is refused."""
+"""Precomputing regions: the copies, resuming after a kill, array jobs, and what is refused."""
 
 import copy
 import errno

@@ -1,4 +1,4 @@
-"""A training on precomputed regions comes out as one that finds them itself."""
+"""Training on precomputed regions gives the same result as finding them on the fly."""
 
 import datasets
 import pytest

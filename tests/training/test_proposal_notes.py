@@ -1,4 +1,4 @@
-"""Whose precomputed regions these are: models and stages refuse those of another detector."""
+"""Precomputed regions are refused by other detectors' models and stages."""
 
 import datasets
 import pytest

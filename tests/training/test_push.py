@@ -1,4 +1,4 @@
-"""With `push_to_hub` each stage ends with one commit: model and card together. Against a Hub on this machine."""
+"""With `push_to_hub` each stage ends in one commit: model and card together. Against a Hub on this machine."""
 
 import json
 import os

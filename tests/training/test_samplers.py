@@ -1,4 +1,4 @@
-"""Batches of one source each."""
+"""Batches from one source each."""
 
 import numpy as np
 import pytest

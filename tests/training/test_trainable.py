@@ -1,4 +1,4 @@
-"""Which weights learn, and that the others keep every bit."""
+"""Which weights learn; the others keep every bit."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""What the trainers give a model: boxes in a form that no wrapper casts."""
+"""The trainers pass boxes to a model in a form that no wrapper casts."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""`python -m transformers_groma.cli`: for launchers that start a module, such as accelerate's."""
+"""`python -m transformers_groma.cli`, for launchers that start a module, such as accelerate's."""
 
 import sys
 

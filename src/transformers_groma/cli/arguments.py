@@ -1,4 +1,4 @@
-"""Parsers and argument types of the command line; a mistake of the user ends in one line."""
+"""Parsers and argument types of the command line; a user's mistake ends in a one-line error."""
 
 import argparse
 import math

@@ -1,4 +1,4 @@
-"""`groma chat`: a question about an image and its boxes."""
+"""`groma chat`: asks a question about an image and its boxes."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""`groma convert`: checkpoints of the original, and components, to models of this package."""
+"""`groma convert`: converts original checkpoints, or assembles a model from components."""
 
 import argparse
 from pathlib import Path

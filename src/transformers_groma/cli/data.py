@@ -1,4 +1,4 @@
-"""`groma data`: makes datasets of synthetic scenes and of your own boxes."""
+"""`groma data`: makes datasets from synthetic scenes or from your own boxes."""
 
 import argparse
 import ast

@@ -1,4 +1,4 @@
-"""`groma demo`: a scene whose truth is known, and an image of your own if you name one."""
+"""`groma demo`: answers questions about a synthetic scene, or about an image of your own."""
 
 import argparse
 from collections.abc import Callable, Sequence

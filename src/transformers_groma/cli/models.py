@@ -1,4 +1,4 @@
-"""What commands are given: models, devices, images and boxes, checked before anything slow happens."""
+"""Models, devices, images and boxes that commands are given, checked before anything slow happens."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`groma propose`: the regions of an image."""
+"""`groma propose`: finds the regions of an image."""
 
 import argparse
 import json

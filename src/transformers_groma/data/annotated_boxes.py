@@ -1,4 +1,4 @@
-"""Checks one annotated box: what it should be in pixels, or what is wrong with it."""
+"""Checks one annotated box: its pixel coordinates, or what is wrong with it."""
 
 import math
 import re

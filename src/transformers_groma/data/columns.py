@@ -1,4 +1,4 @@
-"""Dataset columns: what `processing/` writes, what training and evaluation read, and a check of every row.
+"""Dataset columns: what `processing/` writes and training and evaluation read, and a check of every row.
 
 Boxes are `xyxy` in absolute pixels of the upright image, `0 <= x1 < x2 <= width` and `0 <= y1 < y2 <= height`.
 """

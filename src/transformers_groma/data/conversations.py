@@ -1,4 +1,4 @@
-"""Turns rows of the conversation columns into the messages that the processor takes."""
+"""Turns rows of the conversation columns into messages for the processor."""
 
 from collections.abc import Mapping
 from typing import Any

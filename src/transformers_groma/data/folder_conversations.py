@@ -1,4 +1,4 @@
-"""Conversations in lines of `metadata.jsonl`: text with `<p>…</p>` and `<region k>` becomes message parts."""
+"""Conversations in `metadata.jsonl`: text with `<p>…</p>` and `<region k>` becomes message parts."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Reads `metadata.jsonl` and puts its lines together by image; a wrong line costs no other."""
+"""Reads `metadata.jsonl` and groups its lines by image; a wrong line does not affect the others."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Reads an image of an image folder with its boxes and their texts; what is wrong is left out alone."""
+"""Reads an image of an image folder with its boxes and texts; only what is wrong is left out."""
 
 import re
 from collections.abc import Mapping, Sequence

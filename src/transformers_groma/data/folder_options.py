@@ -1,4 +1,4 @@
-"""Options of an image folder: which rows to make of it, and how its boxes are written."""
+"""Options of an image folder: which rows to make, and the format of its boxes."""
 
 from dataclasses import dataclass
 

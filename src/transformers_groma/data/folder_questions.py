@@ -1,4 +1,4 @@
-"""Questions about the boxes of an image and their texts: describe a box, find the one thing, find all of a kind."""
+"""Questions about the boxes of an image folder: describe a box, find one object, find all of a kind."""
 
 import re
 from collections.abc import Iterator, Sequence

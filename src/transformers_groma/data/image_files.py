@@ -1,4 +1,4 @@
-"""Image files of a dataset: found inside their folder, checked to their end; boxes turned as EXIF data say.
+"""Image files of a dataset: kept inside their folder, decoded to the end, boxes turned as EXIF says.
 
 EXIF data may turn or mirror an image in eight ways. Boxes may have been drawn on the upright image, as a viewer shows
 it, or on the stored one, as a program sees it that does not know EXIF. Rows have boxes of the upright image.

@@ -1,4 +1,4 @@
-"""Your own images with boxes: an image folder with `metadata.jsonl` to rows of a dataset.
+"""Turns an image folder with `metadata.jsonl`, your own images and boxes, into dataset rows.
 
 The layout is Hugging Face's `imagefolder` of object detection with a text for each box, one line per image:
 

@@ -1,4 +1,4 @@
-"""What a dataset leaves out and why: whole records, or single annotations of good records.
+"""What a dataset leaves out and why: whole records, or single annotations.
 
 A report counts by reason. A reason is the same for all that share a fault: numbers, ids and names are its detail.
 """

@@ -1,4 +1,4 @@
-"""Loads datasets for training, alone or as a mixture with ratios."""
+"""Loads training datasets, alone or as a mixture with ratios."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""Parquet files that are whole or absent, with notes beside each that say what it was made of.
+"""Parquet files that are complete or absent, with notes beside each about what it was made from.
 
 An interrupted job resumes by asking of every file: is it whole, and is it the one that its notes are about? Both are
 answered by the file's last bytes, see [`footer_digest`].

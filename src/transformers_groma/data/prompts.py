@@ -1,4 +1,4 @@
-"""The questions that training and evaluation ask, in all their wordings.
+"""The questions that training and evaluation ask, in all wordings.
 
 Template 0 of a task is the standard one: evaluation asks it, and it is the one to reproduce numbers with. Training
 rows draw one of all templates by a hash of the record, so that rows do not depend on their order or on who writes

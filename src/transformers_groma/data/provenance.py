@@ -1,4 +1,4 @@
-"""Digests of what rows are made of, so that rows of one command are never taken for those of another.
+"""Digests of what rows were made from, so that the rows of different commands are never mixed up.
 
 Options and records are told apart by digests. Of files that are read on the way, size, time of the last change and a
 digest are noted: where size and time are the same the file counts as the same, otherwise its content decides.

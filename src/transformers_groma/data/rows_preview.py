@@ -1,4 +1,4 @@
-"""A contact sheet of dataset rows: images with their boxes, and under each what is said about them."""
+"""A contact sheet of dataset rows: images with their boxes, and the conversation under each."""
 
 import io
 import os

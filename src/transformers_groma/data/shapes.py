@@ -1,3 +1,3 @@
-"""The scenes moved to `transformers_groma.shapes.scenes`; this name keeps working."""
+"""Old name of `transformers_groma.shapes.scenes`, kept for existing imports."""
 
 from ..shapes.scenes import *  # noqa: F403

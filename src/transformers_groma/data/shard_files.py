@@ -1,4 +1,4 @@
-"""The files of a dataset's shards: their names, the reports and notes beside them, and those of other datasets.
+"""The files of a dataset's shards: names, reports, notes, and files of other datasets.
 
 Beside a shard `train-00000-of-00004.parquet` lie
 

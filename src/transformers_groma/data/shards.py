@@ -1,4 +1,4 @@
-"""Writes a dataset as Parquet shards: bad records are skipped with a reason, an interrupted job resumes.
+"""Writes a dataset as Parquet shards: bad records are skipped with a reason, interrupted jobs resume.
 
 Shard `k` of `n` holds `records[k::n]`, whichever engine writes it, and beside it lies a report of what was skipped and
 of what the shard was made of. It is finished, and left alone, only if all of that is the same: options, records, and

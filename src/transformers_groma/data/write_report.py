@@ -1,4 +1,4 @@
-"""The report of a written dataset: rows, records, and what was left out, counted by reason."""
+"""The report of a written dataset: rows, records, and what was left out, by reason."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping

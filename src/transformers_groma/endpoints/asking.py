@@ -1,4 +1,4 @@
-"""Asks a chat model many questions: several at a time, within a budget, each answer written down as it comes.
+"""Asks a chat model many questions concurrently, within a budget, and records each answer as it comes.
 
 An interrupted run has kept what it paid for. The caller keeps the answers; beside them there are three files: what
 each answer cost, why questions failed, and the sums.

@@ -1,4 +1,4 @@
-"""Asks a chat model: one question at a time, from several threads, tried again where that may help.
+"""Asks a chat model one question at a time, from several threads, with retries.
 
 `asking.py` asks many questions with it and writes down the outcome of each.
 """

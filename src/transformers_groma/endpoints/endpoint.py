@@ -1,4 +1,4 @@
-"""An endpoint that speaks OpenAI's chat completions: its address, its key, and how long it may take."""
+"""An OpenAI-compatible endpoint: address, key and time limit."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""Reading chat completions of any server: fields may be missing, and nothing that is there is taken on trust."""
+"""Reads chat completions of any server: fields may be missing, and nothing is trusted."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Blanks an API key in texts, in all the forms in which servers, proxies and libraries write it."""
+"""Blanks an API key in text, in every form that servers, proxies and libraries write it."""
 
 import base64
 import json

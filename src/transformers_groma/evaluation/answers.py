@@ -1,4 +1,4 @@
-"""Answers to the rows of a dataset, each asked once, kept in a folder as they come.
+"""Answers to dataset rows: each row is asked once, and its answer is kept in a folder.
 
 `predictions.jsonl` has a line for each answer, written as soon as it is there, so an interrupted run resumes. Rows
 about the same image are asked together, because a batch encodes it once. Under `accelerate launch` or `torchrun` each

@@ -1,4 +1,4 @@
-"""What a benchmark is: its rows, what answers them, its metrics, and how answers are scored and drawn."""
+"""What a benchmark is: its rows, its respondent, its metrics, and how answers are scored and drawn."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,3 +1,3 @@
-"""The results in a model card moved to `transformers_groma.evaluation.reports.card`; this name keeps working."""
+"""Old name of `transformers_groma.evaluation.reports.card`, kept for existing imports."""
 
 from .reports.card import *  # noqa: F403

@@ -1,4 +1,4 @@
-"""Fingerprints of models and datasets, so that nobody takes the answers of one for those of another."""
+"""Fingerprints of models and datasets, so that their answers are never mixed up."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The judge model that scores answers: where it runs, its rate limit and its budget."""
+"""The judge model that scores answers: its endpoint, rate limit and budget."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,4 +1,4 @@
-"""Loads benchmarks, datasets and models by the names that the command line takes."""
+"""Loads benchmarks, datasets and models by their names on the command line."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A model's answer to a row, in the form in which it is kept in a file and scored.
+"""A model's answer to a row, as it is stored and scored.
 
 Every benchmark scores these, so its metrics follow from a file of answers alone, without a model.
 """

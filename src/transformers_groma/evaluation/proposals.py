@@ -1,4 +1,4 @@
-"""How well a model proposes regions: detects them in images, and scores them against the boxes of a dataset.
+"""Evaluates region proposals: detects regions in images and scores them against a dataset's boxes.
 
 Two kinds of boxes are scored. Regions are those of `model.propose_regions`: what the language model gets to choose
 from, after score threshold and NMS. Queries are all that the proposer has to offer, before that choice.

@@ -1,4 +1,4 @@
-"""The questions of rows: as a model is asked them, and in words for people."""
+"""The questions of rows, as a model reads them and in words for people."""
 
 from collections.abc import Mapping
 from typing import Any

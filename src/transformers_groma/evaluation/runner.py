@@ -1,4 +1,4 @@
-"""Runs a benchmark into a folder: answers, metrics, plots, and the worst answers if wanted.
+"""Runs a benchmark into a folder: answers, metrics, plots, and a gallery of the worst answers.
 
 A folder belongs to one run. `results.json` has the settings from the start and the metrics at the end; `answers.py`
 keeps the answers beside it. Metrics follow from the answers alone, so neither an interruption nor the number of

@@ -1,1 +1,1 @@
-"""Adapters: Groma in other people's tools."""
+"""Adapters that run Groma in other tools."""

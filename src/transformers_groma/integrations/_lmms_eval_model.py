@@ -1,4 +1,4 @@
-"""The model class that lmms-eval loads for `--model groma`; `lmms_eval.py` tells it where to look."""
+"""The model class that lmms-eval loads for `--model groma`; `lmms_eval.py` points to it."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Groma in lmms-eval: turns its prompts into ours, and our boxes into the text that it reads.
+"""Groma in lmms-eval: converts its prompts to ours, and our boxes to the text that it reads.
 
 ```bash
 pip install "transformers-groma[lmms-eval]"

@@ -1,4 +1,4 @@
-"""Configuration of the region encoder: its maps, its fusion, and the geometry of its ROIAlign."""
+"""Configuration of the region encoder: feature maps, fusion, and the geometry of ROIAlign."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Deformable attention and ROIAlign as layers: by a compiled kernel where there is one, in plain torch elsewhere.
+"""Deformable attention and ROIAlign as layers: a compiled kernel where there is one, else plain torch.
 
 Both layers are stateless. In plain torch they run on any device and are differentiable. The kernels come through the
 `kernels` library from `kernels/` of a checkout or from the Hub. Geometry is float32 whatever the model's dtype.

@@ -1,4 +1,4 @@
-"""The region encoder: turns each box into one region token, from three fused feature maps (paper section 3.1)."""
+"""The region encoder: pools each box from three fused feature maps into one region token (paper section 3.1)."""
 
 import torch
 from torch import Tensor, nn

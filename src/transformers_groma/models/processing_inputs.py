@@ -1,4 +1,4 @@
-"""What callers pass to the processor, checked and in one form: texts with their marks, images, boxes."""
+"""Checks and normalizes what callers pass to the processor: texts, images, boxes."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The questions of `groma demo` about a synthetic scene, and a comparison of the answers with the truth.
+"""The questions of `groma demo` about a synthetic scene, and the check of the answers.
 
 Needs nothing but what the package itself needs. Boxes are `xyxy` in absolute pixels.
 """

@@ -1,4 +1,4 @@
-"""Expressions that mean one object or a group: by attributes, as the outermost, by a neighbour. None is ambiguous."""
+"""Referring expressions for one object or a group: by attribute, by position, by neighbour. None is ambiguous."""
 
 from collections.abc import Sequence
 from typing import TypeVar

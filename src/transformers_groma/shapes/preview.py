@@ -1,4 +1,4 @@
-"""A contact sheet of synthetic scenes: what a model will learn from, to look at."""
+"""A contact sheet of synthetic scenes, to look at before training."""
 
 from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Questions about objects whose attributes are known, with their answers, and conversations of several of them.
+"""Questions and answers about objects with known attributes, alone or as conversations.
 
 Expressions are unambiguous among the objects. Texts are made of plain strings, `Region` and `Phrase`, which `rows.py`
 turns into message parts.

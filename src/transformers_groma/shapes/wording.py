@@ -1,4 +1,4 @@
-"""Words for objects: their attributes in a fixed order, with an article, as a sentence, and all ways to say less."""
+"""Words for objects: attributes in a fixed order, articles, sentences, and shorter forms."""
 
 from itertools import product
 

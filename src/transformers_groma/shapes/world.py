@@ -1,4 +1,4 @@
-"""What is asked about, and what a question and its answer are made of: objects with attributes, regions, phrases."""
+"""The parts of questions and answers: objects with attributes, regions, phrases."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

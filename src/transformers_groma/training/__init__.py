@@ -1,1 +1,1 @@
-"""Training: one script a stage, and what the stages share."""
+"""Training: one script per stage, and what the stages share."""

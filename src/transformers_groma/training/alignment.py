@@ -1,4 +1,4 @@
-"""Stage 2, alignment: region encoder, projector and new tokens learn to reach the language model (paper section 3.4).
+"""Stage 2, alignment: region encoder, projector and new tokens learn to talk to the language model (section 3.4).
 
     groma train alignment --config hub_configs/recipes/alignment.yaml --output_dir output/alignment
 

@@ -1,4 +1,4 @@
-"""What the command lines of all stages share: datasets, YAML files with overrides, errors that name options."""
+"""The command line of all stages: datasets, YAML files with overrides, errors that name options."""
 
 import sys
 from collections.abc import Iterator, Sequence

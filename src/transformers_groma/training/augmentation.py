@@ -1,4 +1,4 @@
-"""Random crops and flips of stage 1, which turn an image into the square that the model takes.
+"""Random crops and flips for stage 1, which turn an image into the model's square input.
 
 Sizes in pixels are those of the original's model of 448 pixels, and scale with the size of the model. Callers pass the
 random generator; `row_generator` seeds it with the run's seed, the epoch and the row, so that neither the number of

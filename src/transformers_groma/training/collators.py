@@ -1,4 +1,4 @@
-"""Makes batches of model inputs with labels from rows of the conversation columns."""
+"""Collates conversation rows into batches of model inputs with labels."""
 
 import warnings
 from collections.abc import Mapping, Sequence

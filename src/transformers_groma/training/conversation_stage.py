@@ -1,4 +1,4 @@
-"""What stages 2 and 3, which learn from conversations, share: arguments, loading of the model, loading of rows."""
+"""Shared by stages 2 and 3, which learn from conversations: arguments, loading the model and rows."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""`--check_data`: puts every row through all that training does with it, and reports the rows that would stop it."""
+"""`--check_data`: puts every row through the whole data path, and reports the rows that would stop training."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Data of stage 1: rows of the detection columns as squares of pixels with boxes, and batches of them."""
+"""Data for stage 1: detection rows as square images with boxes, and batches of them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

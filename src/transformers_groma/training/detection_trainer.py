@@ -1,4 +1,4 @@
-"""The trainer of stage 1: learning rates by layer, one source a batch, evaluation by average precision and recall."""
+"""The trainer for stage 1: learning rates by layer, one source per batch, evaluation by AP and AR."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

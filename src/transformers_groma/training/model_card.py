@@ -1,4 +1,4 @@
-"""The model card of a training: what it was trained on, how, what came out, and how to use it."""
+"""The model card of a training run: data, recipe, results, and how to use the model."""
 
 from collections.abc import Sequence
 from enum import Enum

@@ -1,4 +1,4 @@
-"""The output folder of a training: one training at a time writes it, and none resumes from half a checkpoint."""
+"""The output folder of a training: written by one process at a time, resumed only from complete checkpoints."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""Precomputed regions: the frozen detector runs once over a dataset, so that stages 2 and 3 can skip its proposer.
+"""Precomputes regions: the frozen detector runs once over a dataset, so stages 2 and 3 skip its proposer.
 
     groma train precompute-regions --model_name_or_path output/detection \\
         --dataset_dir data/visual_genome --output_dir data/visual_genome-regions

@@ -1,4 +1,4 @@
-"""The files of precomputed regions: reading each image of a file once, and copying a file with two more columns."""
+"""The files of precomputed regions: reads each image once, and copies a file with two more columns."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Whose precomputed regions a folder holds: fingerprints of the detector, noted in `proposals.json` and checked.
+"""Which detector made precomputed regions: its fingerprint, kept in `proposals.json` and checked.
 
 Regions of another detector would train a model on places that it does not find itself.
 """

@@ -1,4 +1,4 @@
-"""Batches of rows from one source each, the same in every run with the same seed."""
+"""Batches of rows from one source each, reproducible by seed."""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""Stage 3, instruction finetuning with TRL: the language model learns too, in full or with LoRA (paper section 3.4).
+"""Stage 3, instruction finetuning with TRL: the language model learns too, in full or with LoRA (section 3.4).
 
     groma train sft --config hub_configs/recipes/sft.yaml --output_dir output/sft
     groma train sft --config hub_configs/recipes/sft.yaml --use_peft --load_in_4bit --output_dir output/sft-lora

@@ -1,4 +1,4 @@
-"""Which parts of the model learn: freezing the others, and learning only some rows of embedding and head."""
+"""Which parts learn: freezes the rest, and trains single rows of the embedding and the head."""
 
 from collections.abc import Sequence
 

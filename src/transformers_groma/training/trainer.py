@@ -1,4 +1,4 @@
-"""The trainers of stages 2 and 3: the model's own loss, frozen parts in evaluation mode, a stop at a non-finite loss.
+"""The trainers for stages 2 and 3: the model's own loss, frozen parts in eval mode, a stop on a non-finite loss.
 
 [`StageTrainerMixin`] is what they have in common with the trainer of stage 1.
 """

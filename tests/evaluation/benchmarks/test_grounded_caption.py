@@ -1,4 +1,4 @@
-"""Grounded captioning as a benchmark: truth from conversations, captions of an image put together, metrics by hand."""
+"""Grounded captioning as a benchmark: truth from conversations, merged captions, metrics by hand."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""LLaVA-Bench in the runner: answers with and without a judge, on a server of this machine."""
+"""LLaVA-Bench in the runner: answers with and without a judge, on a local server."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The judge: its prompt, its scores, and asking it once for each answer, against a server on this machine."""
+"""The judge: its prompt, its scores, one request per answer, against a local server."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""LVIS-Ground as a benchmark: which rows it takes, and that each metric is of the protocol that its name says."""
+"""LVIS-Ground as a benchmark: which rows it accepts, and that each metric follows its protocol."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""REC as a benchmark: which rows it takes, and metrics of answers made by hand."""
+"""REC as a benchmark: which rows it accepts, and metrics of handmade answers."""
 
 import pytest
 

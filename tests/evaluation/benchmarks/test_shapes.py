@@ -1,4 +1,4 @@
-"""Scores on synthetic scenes: answers made by hand, whose metrics are counted by hand."""
+"""Scores on synthetic scenes: handmade answers with hand-counted metrics."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Evaluation following LVIS: by hand, and the metrics that LVIS's own program gave for a sample."""
+"""Evaluation following LVIS: by hand, and against the output of LVIS's own program."""
 
 import json
 from pathlib import Path

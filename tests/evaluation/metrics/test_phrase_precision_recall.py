@@ -1,4 +1,4 @@
-"""Precision and recall of phrases with boxes, on cases made by hand."""
+"""Precision and recall of phrases with boxes, on handmade cases."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Accuracy of REC, on boxes made by hand and on the sample of RefCOCO."""
+"""REC accuracy on handmade boxes and on the RefCOCO sample."""
 
 import json
 from pathlib import Path

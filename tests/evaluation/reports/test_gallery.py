@@ -1,4 +1,4 @@
-"""The page of cases shows everything, loads nothing, and its images have the boxes where they belong."""
+"""The gallery page shows everything, loads nothing, and draws boxes in the right place."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""What a run leaves for programs and for people."""
+"""The reports of a run, for programs and for people."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Messages, and what Groma's chat template writes before them."""
+"""Messages, and the text that Groma's chat template writes before them."""
 
 BOX = [0, 0, 320, 240]
 BOX_NORMALIZED = [0.25, 0.25, 0.5, 0.5]  # BOX of a 640x480 image as cxcywh

@@ -1,4 +1,4 @@
-"""Damages checkpoints in the format of the original, and checks that they are refused."""
+"""Damages checkpoints in the original format, and checks that they are refused."""
 
 import json
 from pathlib import Path

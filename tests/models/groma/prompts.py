@@ -1,4 +1,4 @@
-"""Prompts of the tiny model for tests of generation and of cached prompts, and answers to them."""
+"""Prompts of the tiny model and answers to them, for tests of generation and cached prompts."""
 
 import torch
 

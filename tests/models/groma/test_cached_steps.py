@@ -1,4 +1,4 @@
-"""Continuing a prompt that a cache holds, token by token, also after the cache was changed."""
+"""Continuing a cached prompt token by token, also after the cache was changed."""
 
 import copy
 

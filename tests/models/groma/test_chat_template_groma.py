@@ -1,4 +1,4 @@
-"""Chat templates of other language models: what they render stays, parts become text, answers are found."""
+"""Chat templates of other language models: their text is unchanged, parts become text, answers are found."""
 
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template

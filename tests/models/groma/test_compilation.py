@@ -1,4 +1,4 @@
-"""Compiled and exported models give what the plain one gives."""
+"""Compiled and exported models give the results of the plain one."""
 
 import copy
 import shutil

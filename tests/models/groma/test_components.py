@@ -1,4 +1,4 @@
-"""Other vision encoders and language models fit into Groma."""
+"""Other vision encoders and language models work in Groma."""
 
 import pytest
 import torch

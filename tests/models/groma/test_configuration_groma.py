@@ -1,4 +1,4 @@
-"""Configurations: what a detector takes from a whole Groma."""
+"""Configurations: what a detector takes from a complete Groma."""
 
 import warnings
 from pathlib import Path

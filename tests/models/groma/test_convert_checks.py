@@ -1,4 +1,4 @@
-"""Tensors, settings and tokens that cannot be right are refused before anything is written, with a remedy."""
+"""Impossible tensors, settings and tokens are refused before anything is written, with a remedy."""
 
 import json
 

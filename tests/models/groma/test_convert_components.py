@@ -1,4 +1,4 @@
-"""Putting a model together: sizes follow from the parts, and the language model stays what it was."""
+"""Assembling a model: sizes follow from the parts, and the language model is unchanged."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Settings of the original: kept where they can be right, refused where they cannot."""
+"""Settings of the original: kept where possible, refused otherwise."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Components that are damaged or do not fit each other are refused by name before anything is written."""
+"""Damaged or incompatible components are refused by name before anything is written."""
 
 from pathlib import Path
 

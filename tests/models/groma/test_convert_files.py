@@ -1,4 +1,4 @@
-"""Files of a checkpoint that are cut, damaged or something else are refused by name, with a remedy."""
+"""Truncated, damaged or foreign checkpoint files are refused by name, with a remedy."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""Conversion of released checkpoints in every form they come in."""
+"""Conversion of released checkpoints in every form."""
 
 import json
 from pathlib import Path

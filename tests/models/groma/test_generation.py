@@ -1,4 +1,4 @@
-"""`generate` in all its forms: the same answer whichever way it is asked."""
+"""`generate` in all its forms gives the same answer."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Image processors: modes, orientations and scales of images to pixel values."""
+"""Image processors: modes, orientations and scales."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Later turns of a prompt that a cache holds, by hand and with `generate`: new text and new regions."""
+"""Later turns of a cached prompt, by hand and with `generate`: new text and new regions."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""The loss of the region proposer: its parts, its labels, and where each part comes from."""
+"""The region proposer's loss: its parts, its labels, and the source of each part."""
 
 from types import SimpleNamespace
 

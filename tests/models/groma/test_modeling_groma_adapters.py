@@ -1,4 +1,4 @@
-"""Adapters of peft, put on a model in the ways that people do it. Random weights, seconds."""
+"""peft adapters, added in every usual way. Random weights, seconds."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Every part has the dtype again that it was saved in."""
+"""Saving and loading keeps every part's dtype."""
 
 import json
 from pathlib import Path

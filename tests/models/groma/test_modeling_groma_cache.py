@@ -1,4 +1,4 @@
-"""A cache goes in and comes out under both names that transformers gives it."""
+"""The cache is accepted and returned under both names that transformers uses."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What is remembered with a cache: which tokens are off, regions and their slots, rows that were chosen or cut."""
+"""What is remembered with a cache: which tokens are off, regions and slots, selected or cropped rows."""
 
 from types import SimpleNamespace
 

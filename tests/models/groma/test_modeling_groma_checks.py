@@ -1,4 +1,4 @@
-"""Both sides of what is refused: boxes, placeholders, marks and regions that do not fit."""
+"""Checks of boxes, placeholders, marks and regions: both sides of each limit."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The detector alone: levels, heads, labels, and its way into the whole model and back."""
+"""The detector alone: levels, heads, labels, and moving it into a complete model and back."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Any language model of `AutoModelForCausalLM` computes as Groma's what it computes alone, or it is refused."""
+"""Any `AutoModelForCausalLM` model computes the same inside Groma as alone, or is refused."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""Region tokens: of the right geometry and the legacy one, without padding, and in later turns."""
+"""Region tokens: right and legacy geometry, without padding, and in later turns."""
 
 from dataclasses import replace
 

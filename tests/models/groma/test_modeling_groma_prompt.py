@@ -1,4 +1,4 @@
-"""Prompts get the images and the proxy tokens that are theirs."""
+"""Prompts get the images and proxy tokens that belong to them."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""The region proposer: what it starts from, where gradients flow, how it learns. Random weights, seconds."""
+"""The region proposer: initialization, gradient flow, learning. Random weights, seconds."""
 
 import math
 

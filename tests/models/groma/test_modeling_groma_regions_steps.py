@@ -1,4 +1,4 @@
-"""The steps of `select_regions`, each on its own: candidates, best first, at most so many, slots."""
+"""The steps of `select_regions` one by one: candidates, ranking, limit, slots."""
 
 import pytest
 import torch

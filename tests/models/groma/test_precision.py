@@ -1,4 +1,4 @@
-"""Saving, loading, half precision and autocast: a model points at the same places."""
+"""Saving, loading, half precision and autocast: the model points at the same places."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Wrong input ends in a ValueError that names the argument and the value and says what to do."""
+"""Wrong input raises a ValueError with the argument, the value and the remedy."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Conversations: the ids of the original, other chat templates, and one more turn."""
+"""Conversations: the original's ids, other chat templates, and one more turn."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Folders with settings but without weights."""
+"""Folders with settings but no weights."""
 
 from pathlib import Path
 

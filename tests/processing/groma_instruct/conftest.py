@@ -1,4 +1,4 @@
-"""A server, and a folder of images to ask it about."""
+"""A server, and a folder of images to ask about."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Images, regions and answers that tests of Groma Instruct use."""
+"""Images, regions and answers for tests of Groma Instruct."""
 
 import json
 from collections.abc import Mapping

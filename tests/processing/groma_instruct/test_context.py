@@ -1,4 +1,4 @@
-"""The messages that a model is sent."""
+"""The messages that the model receives."""
 
 import base64
 import io

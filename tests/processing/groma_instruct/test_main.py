@@ -1,4 +1,4 @@
-"""Building Groma Instruct: rows of answers, and all steps against a server on this machine."""
+"""Building Groma Instruct: rows from answers, and all steps against a local server."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Conversations in the answers of a model."""
+"""Conversations in the model's answers."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Asking a server on this machine: what is asked again, what it may cost, when it ends."""
+"""Asking a local server: what is retried, the budget, when a run ends."""
 
 import json
 import signal

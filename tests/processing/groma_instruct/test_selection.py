@@ -1,4 +1,4 @@
-"""Choosing images and regions to ask about."""
+"""Selecting images and regions to ask about."""
 
 import json
 import shutil

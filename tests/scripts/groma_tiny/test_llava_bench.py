@@ -1,4 +1,4 @@
-"""LLaVA-Bench on test scenes: questions with one true answer, and a judge that counts right words."""
+"""LLaVA-Bench on test scenes: questions with one true answer, and a judge that counts correct words."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What groma-tiny learns before Groma's own stages: rows and targets are true, and resuming changes nothing."""
+"""Pretraining of groma-tiny: rows and targets are true, and resuming changes nothing."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""LLaVA-Bench (COCO): long answers, which a judge model compares with reference answers.
+"""LLaVA-Bench (COCO): long answers, compared with reference answers by a judge model.
 
 Without a judge there are answers and no metrics: `answers.jsonl`, as LLaVA's scripts read them. With one,
 `reviews.jsonl` has its reviews, each written when it comes, so that none is paid for twice.

@@ -1,4 +1,4 @@
-"""Measures a model on synthetic scenes, whose truth is known to the pixel: the metrics of groma-tiny.
+"""Scores a model on synthetic scenes, whose truth is known to the pixel: the metrics of groma-tiny.
 
 Boxes are `xyxy` in absolute pixels.
 """

@@ -1,4 +1,4 @@
-"""Recall of questions that ask for all objects of a kind: the AS-MANY, ANY and MERGED-BOXES protocols.
+"""Recall of questions for all objects of a kind: the AS-MANY, ANY and MERGED-BOXES protocols.
 
 Of a question with k true boxes, AS-MANY looks at the k best predicted boxes and counts how many of the true ones they
 hit: 3 of 5 are 60%. ANY asks whether one hit is among them, MERGED-BOXES compares the box around all predictions with

@@ -1,4 +1,4 @@
-"""The boxes of many answers in one flat array, so that a hundred thousand answers are scored at once.
+"""The boxes of many answers in one flat array, so that 100,000 answers are scored at once.
 
 A list of boxes for each row becomes two arrays: the boxes `(n, 4)` of all rows, one row after the other, and how many
 of them each row has, `(rows,)`.

@@ -1,4 +1,4 @@
-"""CIDEr and METEOR of captions, as coco-caption computes them (`pycocoevalcap`, of the `eval` extra).
+"""CIDEr and METEOR of captions, as coco-caption computes them (with `pycocoevalcap`).
 
 Both are on coco-caption's own scale. The paper multiplies them by 100: its METEOR of 16.8 and CIDEr of 107.3 are 0.168
 and 1.073 here. No model is needed.

@@ -1,4 +1,4 @@
-"""Average precision and recall following LVIS: the released evaluation of LVIS-Ground, and LVIS's own.
+"""Average precision and recall following LVIS: the released script's version, and LVIS's own.
 
 LVIS averages over categories, and looks at a category only in images where its annotators looked for it. Boxes of
 the public functions are `xyxy` in absolute pixels of the original image, those of LVIS's files `xywh`, as said below.

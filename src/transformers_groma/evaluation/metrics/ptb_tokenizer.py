@@ -1,4 +1,4 @@
-"""Cuts captions into words as coco-caption does: Penn Treebank tokens in lower case, without punctuation.
+"""Splits captions into words as coco-caption does: Penn Treebank tokens, lower case, no punctuation.
 
 Caption metrics depend on how captions are cut into words. coco-caption cuts them with Stanford's tokenizer, a Java
 program; `ptb_tokenize` does the same in Python, `java_ptb_tokenize` runs that program. Both keep its peculiarities:

@@ -1,1 +1,1 @@
-"""What a run leaves for people: report, plots, gallery, model card."""
+"""Reports of a run: results, plots, gallery, model card."""

@@ -1,4 +1,4 @@
-"""Metrics of `groma evaluate` in the card of a model, where the Hub reads them.
+"""Writes metrics of `groma evaluate` into a model card, where the Hub reads them.
 
 `model-index` in the metadata of `README.md` holds all metrics. `.eval_results/*.yaml` holds the main metric of runs on
 datasets of the Hub: it appears on the model's page and in the leaderboard of the dataset, if that is registered as a

@@ -1,4 +1,4 @@
-"""A gallery of answers: one HTML page that opens without a network, and an image of each case.
+"""A gallery of answers: one HTML page that works offline, with an image of each case.
 
 Boxes are `xyxy` in absolute pixels of the upright image. Boxes of the answer are solid and numbered in the order of
 the answer, targets are dashed.

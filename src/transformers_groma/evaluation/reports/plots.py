@@ -1,4 +1,4 @@
-"""Plots of metrics, as PNG files: IoUs of answers, recall by size, recall at n proposals.
+"""Plots of metrics as PNG files: IoUs of answers, recall by size, recall at n proposals.
 
 Needs matplotlib (`pip install "transformers-groma[eval]"`). They are drawn without pyplot: no window, no global state.
 """

@@ -1,4 +1,4 @@
-"""Chat templates: Groma's own, and those of language models, which are taught images, regions and phrases.
+"""Chat templates: Groma's own, and other language models', extended by images, regions and phrases.
 
 A language model's own template stays as it is, in the processor and in its files. Two things that it lacks are added
 each time it renders a conversation: messages made of parts become text with Groma's marks, and the answers in the text

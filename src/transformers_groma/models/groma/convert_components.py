@@ -1,4 +1,4 @@
-"""Puts a Groma together from its components: a detector and a language model, or a vision encoder alone."""
+"""Assembles a Groma from a detector and a language model, or a detector from a vision encoder."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

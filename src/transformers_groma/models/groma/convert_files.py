@@ -1,4 +1,4 @@
-"""Reads the files of a checkpoint: settings, and weights as safetensors or .bin, whole or in shards.
+"""Reads a checkpoint's files: settings, and weights as safetensors or .bin, complete or in shards.
 
 Files come from anywhere: cut downloads, runs that were not gathered, other programs, other people. Each mistake is a
 ValueError of one line that names the file, the tensor or the setting, and what to do.

@@ -1,4 +1,4 @@
-"""Renames the tensors of a released Groma checkpoint to the names that they have here."""
+"""Maps a released checkpoint's tensor names to the names of this package."""
 
 import re
 

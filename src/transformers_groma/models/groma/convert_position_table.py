@@ -1,4 +1,4 @@
-"""Resizes position tables of vision encoders to the patch grid of Groma's images."""
+"""Resizes a vision encoder's position table to the patch grid of Groma's images."""
 
 import torch
 from torch import Tensor, nn

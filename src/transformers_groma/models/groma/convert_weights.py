@@ -1,4 +1,4 @@
-"""Converts the tensors of a released Groma checkpoint, and checks them against the model that they are for."""
+"""Converts a released checkpoint's tensors and checks them against the target model."""
 
 import re
 

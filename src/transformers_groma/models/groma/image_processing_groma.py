@@ -1,4 +1,4 @@
-"""Image processor of Groma on torchvision; without torchvision it is the PIL one."""
+"""Groma's image processor on torchvision; without torchvision it is the PIL one."""
 
 from transformers.utils import is_torchvision_available
 

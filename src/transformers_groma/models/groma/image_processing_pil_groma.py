@@ -1,4 +1,4 @@
-"""Image processor of Groma on PIL and NumPy: the one that runs everywhere."""
+"""Groma's image processor on PIL and NumPy, which runs everywhere."""
 
 from collections.abc import Sequence
 from typing import Any

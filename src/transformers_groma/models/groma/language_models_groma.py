@@ -1,4 +1,4 @@
-"""Which language models fit into Groma, by their configuration: causal ones that work by attention.
+"""Which language models Groma accepts, by configuration: causal, attention-based ones.
 
 A region slot without a region is turned off in the attention mask, and visual features take the places of token
 embeddings. So a language model must read in one direction, keep nothing of a token that is turned off, and look up

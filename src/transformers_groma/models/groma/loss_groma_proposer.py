@@ -1,4 +1,4 @@
-"""The loss of the region proposer: matches queries to true boxes, then compares objectness, corners and overlap."""
+"""The region proposer's loss: Hungarian matching, then objectness, corners and overlap."""
 
 import torch
 from torch import Tensor

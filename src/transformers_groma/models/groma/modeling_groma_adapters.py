@@ -1,4 +1,4 @@
-"""Adapters of `peft` stay out of the detector, which learns in stage 1 and not beside text.
+"""Keeps `peft` adapters out of the detector, which learns in stage 1 and not with text.
 
 `target_modules="all-linear"` means all linear layers of a model, and `["q_proj", "v_proj"]` matches layers of the
 region proposer, too. peft does not ask the model which of its layers are meant, but it sets `model.peft_config` when

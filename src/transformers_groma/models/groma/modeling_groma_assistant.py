@@ -1,4 +1,4 @@
-"""Assisted decoding about images: an assistant model drafts tokens, which the model checks many at a time."""
+"""Assisted decoding about images: an assistant drafts tokens, and the model checks many at a time."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""The cache under both names that transformers gives it: `past_key_values` up to 5.23, `cache` from 5.24."""
+"""The cache under both names in transformers: `past_key_values` up to 5.23, `cache` from 5.24."""
 
 from dataclasses import fields
 

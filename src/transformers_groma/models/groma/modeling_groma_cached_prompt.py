@@ -1,4 +1,4 @@
-"""What a cache cannot tell about the prompt that it holds: which tokens are off, and the regions of the images.
+"""What a cache does not hold about its prompt: which tokens are off, and the regions of the images.
 
 The model stores it as an attribute of the cache, so that the next step, or the next turn, continues the same prompt.
 Callers may crop a cache, repeat its rows or choose some of them, which does not change the attribute: what happened

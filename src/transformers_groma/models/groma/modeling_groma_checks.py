@@ -1,4 +1,4 @@
-"""Checks of what callers give a Groma about images: boxes, proposals, placeholders, and where images come from."""
+"""Checks of what callers pass to the model: boxes, proposals, placeholders, images."""
 
 import torch
 from torch import Tensor

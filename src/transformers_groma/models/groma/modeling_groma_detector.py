@@ -1,4 +1,4 @@
-"""The detector alone, vision encoder and region proposer: the model of training stage 1."""
+"""The detector alone (vision encoder and region proposer), the model of training stage 1."""
 
 import torch
 from torch import Tensor, nn

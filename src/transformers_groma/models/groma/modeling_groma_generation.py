@@ -1,4 +1,4 @@
-"""`generate` about images: they are looked at once, before the library's loop, or not at all if a cache holds them."""
+"""`generate` about images: they are encoded once, before the library's loop, unless a cache holds them."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Language models that fit into Groma, any of `AutoModelForCausalLM`: their base model, and their own way to logits.
+"""Wraps any fitting `AutoModelForCausalLM`: its base model, and its own way to logits.
 
 A causal language model of the library is a base model, which Groma holds as `language_model`, and a class around it
 that turns hidden states into logits: with a bias, a scale, a cap, more layers. Groma lets that class do it: it calls

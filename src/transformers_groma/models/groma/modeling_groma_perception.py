@@ -1,4 +1,4 @@
-"""What Groma sees in images: image tokens, the regions in their slots, and a token for each region."""
+"""What Groma sees in an image: image tokens, regions in their slots, and a token per region."""
 
 from dataclasses import replace
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Which tokens of a prompt are on: their mask, their positions, and labels that skip those that are off.
+"""Which tokens of a prompt are on: attention mask, position ids, and labels that skip tokens that are off.
 
 Unused region slots and padding are off: the language model does not attend to them, they take no position, and no
 token predicts them. So a prompt with all `max_regions` slots gives what a prompt of exactly the used ones gives.

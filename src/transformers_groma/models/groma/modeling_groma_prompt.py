@@ -1,4 +1,4 @@
-"""Prepares a prompt for the language model: finds placeholders, switches unused slots off, names boxes by slots."""
+"""Prepares a prompt for the language model: placeholders, unused slots off, boxes to slots."""
 
 from typing import NamedTuple
 

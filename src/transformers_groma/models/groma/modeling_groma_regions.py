@@ -1,4 +1,4 @@
-"""Which regions an image gets, and in which slots: fusing scores, NMS, user boxes, matching boxes to slots.
+"""Selects an image's regions and their slots: fused scores, NMS, user boxes first, boxes to slots.
 
 Pure functions on tensors, vectorised over the batch. Boxes are normalized `cxcywh` (0..1) and geometry is float32.
 Shapes: B images, Q proposals, K user boxes, G ground-truth boxes, N = K + Q + G candidates.

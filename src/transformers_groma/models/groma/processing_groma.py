@@ -1,4 +1,4 @@
-"""Processor of Groma: images, text and boxes become model inputs, and generated ids grounded text.
+"""Groma's processor: images, text and boxes to model inputs, and generated ids to grounded text.
 
 Marks in text, and what they become. The question "What is <region>?" about an image and one box, in Groma's chat
 template, reads

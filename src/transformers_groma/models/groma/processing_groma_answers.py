@@ -1,4 +1,4 @@
-"""Reads what Groma generated: phrases of an answer tied to boxes, and regions in pixels.
+"""Reads what Groma generated: phrases tied to boxes, and regions in pixels.
 
 The model writes ids such as those of
 

@@ -1,4 +1,4 @@
-"""Conversations for Groma: whole ones, rendered by any chat template, and one more turn of a conversation."""
+"""Conversations for Groma: complete ones, rendered by any chat template, or the next turn of one."""
 
 import inspect
 from collections.abc import Mapping, Sequence

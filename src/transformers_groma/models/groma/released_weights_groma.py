@@ -1,4 +1,4 @@
-"""Folders with the settings of a model but without weights, and where the released weights are."""
+"""Recognizes model folders with settings but no weights, and says where the released weights are."""
 
 import os
 

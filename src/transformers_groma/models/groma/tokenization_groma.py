@@ -1,4 +1,4 @@
-"""The tokens that Groma adds to a language model's tokenizer, and the tokenizer of the released checkpoints."""
+"""Adds Groma's tokens to a tokenizer, and converts the tokenizer of the released checkpoints."""
 
 import json
 import os
