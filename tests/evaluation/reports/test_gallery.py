@@ -121,7 +121,7 @@ def test_texts_with_characters_that_have_no_shape(tmp_path):
 
 def test_answers_without_words_say_so(tmp_path):
     page = Page(write_gallery(tmp_path, [case(), case(predicted_boxes_xyxy=[])]).read_text(encoding="utf-8"))
-    assert "(boxes alone)" in page.text and "(nothing)" in page.text
+    assert "(boxes only)" in page.text and "(nothing)" in page.text
     without_question = Page(write_gallery(tmp_path, [case(question="")]).read_text(encoding="utf-8"))
     assert "Question" not in without_question.text and "Answer" in without_question.text
 

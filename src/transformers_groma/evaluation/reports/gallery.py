@@ -328,7 +328,7 @@ def _card(number: int, case: GalleryCase, image: Image.Image) -> str:
 def _texts(case: GalleryCase) -> list[tuple[str, str]]:
     """The question, if there is one, the answer, and what was expected, each with its name."""
     # Answers to "where" questions are boxes without words.
-    answer = case.answer or ("(boxes alone)" if len(case.predicted_boxes_xyxy) else "(nothing)")
+    answer = case.answer or ("(boxes only)" if len(case.predicted_boxes_xyxy) else "(nothing)")
     texts = [("Question", case.question)] * bool(case.question) + [("Answer", answer)]
     texts += [("Expected", " / ".join(case.expected))] * bool(case.expected)
     for name, boxes in (("Box of the answer", case.predicted_boxes_xyxy), (case.target_name, case.target_boxes_xyxy)):
