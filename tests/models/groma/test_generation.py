@@ -319,7 +319,7 @@ class TestWithProcessor:
         questions = ["What is <region>?", "Which of <region> and <region> is red?", "What is there?"]
         boxes = [[[20, 30, 200, 180]], [[10, 10, 100, 200], [5, 300, 400, 600]], None]
         images = [image, other, image]
-        sizes = [(picture.height, picture.width) for picture in images]
+        sizes = [(photo.height, photo.width) for photo in images]
 
         def answers(images, questions, boxes, sizes):
             inputs = processor(images=images, text=questions, boxes=boxes, return_tensors="pt", padding=True)

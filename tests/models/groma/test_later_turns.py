@@ -282,7 +282,7 @@ class TestTurns:
         ids = torch.tensor([turn_ids(model.config)])
         with pytest.raises(ValueError, match=f"all {MAX_REGIONS} region slots.*encode_regions"):
             full(input_ids=ids, refer_boxes=NEW_BOX.view(1, 1, 4), past_key_values=output.past_key_values)
-        # A region that has a slot is no new one.
+        # A region that has a slot already is not a new one.
         known = output.region_boxes[:, 2:3]
         output = full(input_ids=ids, refer_boxes=known, past_key_values=output.past_key_values)
         expected = logits_with_region(full, inputs, ids[0].tolist(), [known[0, 0]], [2])

@@ -198,7 +198,7 @@ class GromaModel(GromaPerceptionMixin, GromaPromptMixin, GromaPreTrainedModel):
         check_visual_tokens(features)
         tokens = torch.cat(list(features.pooler_output)).to(inputs_embeds.device, inputs_embeds.dtype)
         if features.prompt_length is not None:
-            # What the model says is no place for a feature, even if it says a placeholder.
+            # A placeholder that the model says, behind the prompt, gets no visual token.
             position = torch.arange(placeholder_mask.shape[1], device=placeholder_mask.device)
             placeholder_mask = placeholder_mask & (position < features.prompt_length)
         torch_compilable_check(

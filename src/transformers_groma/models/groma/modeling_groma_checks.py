@@ -185,7 +185,7 @@ def check_no_image(placeholder_mask: Tensor, config: GromaConfig) -> None:
 
     Args:
         placeholder_mask (`Tensor` of shape `(B, length)`, bool): where the id of placeholders stands. Fewer than an
-            image has are no fault: a user or a model may write them.
+            image has are fine: a user or a model may write them.
         config (`GromaConfig`): how many placeholders an image has.
 
     Raises:

@@ -43,7 +43,7 @@ class VisualTokens(NamedTuple):
 
     Attributes:
         tokens (`Tensor` of shape `(B, n, hidden_size)`): image tokens, region tokens, referred regions; padded.
-        counts (`Tensor` of shape `(B,)`): how many of them are no padding.
+        counts (`Tensor` of shape `(B,)`): how many of them are not padding.
         is_padded (`bool`): whether any may be padding. Only user boxes are padded.
     """
 
@@ -63,7 +63,7 @@ class TurnRegions(NamedTuple):
 
     Attributes:
         tokens (`Tensor` of shape `(B, K, hidden_size)`): region tokens, padded.
-        counts (`Tensor` of shape `(B,)`): how many of them are no padding.
+        counts (`Tensor` of shape `(B,)`): how many of them are not padding.
         slots (`Tensor` of shape `(B, K)`, int64): slot of every box; 0 for padding.
     """
 

@@ -146,7 +146,7 @@ class GromaPromptMixin:
         if rows != len(cached.has_image):
             raise ValueError(
                 f"`past_key_values` holds {len(cached.has_image)} samples, the prompt that continues it has {rows}. "
-                "Repeat the prompt, or keep the samples that go on (after beam search one of each) with "
+                "Repeat the prompt, or keep the samples that continue (after beam search one of each) with "
                 "`past_key_values.batch_select_indices`."
             )
         attention_mask = continued_mask(attention_mask, cached.attention_mask.to(ids.device), length)
