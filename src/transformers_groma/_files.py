@@ -14,7 +14,7 @@ from ._partial_names import KEPT, PARTIAL, leftovers, partial_name
 
 
 def write_file(path: str | os.PathLike, content: bytes) -> None:
-    """Write a file in one step, with the folders above it: a reader sees the old file or the new one.
+    """Write a file atomically, and create its folders: a reader sees the old file or the new one.
 
     Args:
         path (`str` or `Path`): file to write or to replace.
@@ -35,7 +35,7 @@ def write_file(path: str | os.PathLike, content: bytes) -> None:
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Write files that belong together: all of them appear, in the given order, or none.
+    """Write several files atomically: all of them appear, in the given order, or none.
 
     Args:
         contents (`Mapping[Path, bytes]`): all of the content of each file.
@@ -83,7 +83,7 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
 
 @contextmanager
 def complete_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Open a file to write that takes its name when the block ends well, and vanishes otherwise.
+    """Open a temporary file that gets its final name when the block succeeds, and is removed otherwise.
 
     Args:
         path (`str` or `Path`): file to write or to replace; its folder exists.
@@ -133,7 +133,7 @@ def _temporary_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def _finish(temporary: BinaryIO) -> None:
-    """Hand all of a temporary file to the system, before it is renamed. It stays open, which keeps its lock."""
+    """Flush a temporary file to disk before it is renamed. It stays open, which keeps its lock."""
     temporary.flush()
     if not has_locks():
         temporary.close()  # Windows renames no open file
@@ -145,7 +145,7 @@ def _backup(temporary: BinaryIO) -> Path:
 
 
 def _keep(path: Path, backup: Path) -> None:
-    """Give a file that will be replaced a second name, if it exists."""
+    """Give a file that will be replaced a backup name, if it exists."""
     with suppress(FileNotFoundError):
         try:
             os.link(path, backup)

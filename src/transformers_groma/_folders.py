@@ -20,7 +20,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 def check_output_folder(
     output_dir: str | os.PathLike, overwrite: bool, sources: Sequence[str | os.PathLike] = ()
 ) -> Path:
-    """Check that a folder can be written without losing anything else.
+    """Check that a folder can be replaced without losing unrelated files.
 
     A new or an empty folder always can. One that holds files is replaced only if that is wanted, and never if it is
     the current folder, the home folder, a source, or has one of them inside; nor if it is a part of a source. What a
@@ -55,7 +55,7 @@ def check_output_folder(
 def complete_folder(
     output_dir: str | os.PathLike, overwrite: bool, sources: Sequence[str | os.PathLike] = ()
 ) -> Iterator[Path]:
-    """Fill a temporary folder that takes the place of `output_dir` when the block ends well, and vanishes otherwise.
+    """Fill a temporary folder that replaces `output_dir` when the block succeeds, and is removed otherwise.
 
     What `output_dir` held is set aside, then the new files take its place, then the old ones are deleted: a failure
     restores them, and so does the next run where this one was killed in between. On Linux old and new swap places in
@@ -121,7 +121,7 @@ def _check_target(target: Path, output_dir: str | os.PathLike, overwrite: bool, 
 
 
 def _recover(target: Path, output: str | os.PathLike) -> None:
-    """Put back what killed jobs had set aside, and remove what they had begun."""
+    """Restore what killed jobs had set aside, and remove what they left unfinished."""
     for place in (target, target.parent):
         if place.is_dir() and (killed := [path for path in leftovers(place, target.name) if path.is_dir()]):
             with locked(place / lock_name(target.name), output):
@@ -130,7 +130,7 @@ def _recover(target: Path, output: str | os.PathLike) -> None:
 
 
 def _place_of(target: Path) -> Path:
-    """The folder in which a new one is put together: on the same file system, and where this user may write."""
+    """The folder to build the new one in: on the same file system, and writable by this user."""
     if not target.is_dir():
         return target.parent
     stays = not _entries(target) or _is_mount(target) or not os.access(target.parent, os.W_OK)
@@ -138,7 +138,7 @@ def _place_of(target: Path) -> Path:
 
 
 def _put_in_place(staging: Path, target: Path) -> None:
-    """Set aside what is there, then let the new files take its place. [`_undo`] knows how far this came."""
+    """Set the old files aside, then move the new ones into place. [`_undo`] works out how far this got."""
     new, old = staging / "new", staging / "old"
     # Beside the target: the folder as a whole changes places, in one step or in two.
     if staging.parent != target:
@@ -162,7 +162,7 @@ def _put_in_place(staging: Path, target: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Let two folders swap places in one step, as Linux can on nearly all file systems; `False` where that fails."""
+    """Swap two folders atomically, which Linux can do on nearly all file systems; `False` if it fails."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):
@@ -171,7 +171,7 @@ def _exchange(first: Path, second: Path) -> bool:
 
 
 def _undo(staging: Path, target: Path) -> None:
-    """Remove a staging folder. Where the new files are not all in place, the old ones come back before."""
+    """Remove a staging folder. If the new files are not all in place, the old ones are restored first."""
     new, old, names = staging / "new", staging / "old", staging / "names.json"
     # `names.json` goes when all new files are in place. While it is there, they leave again and the old ones return.
     if staging.parent == target:
@@ -188,7 +188,7 @@ def _undo(staging: Path, target: Path) -> None:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What a folder holds, except for what running and killed jobs have put there."""
+    """The contents of a folder, except the temporary files of running and killed jobs."""
     own = {folder / lock_name(folder.name), *leftovers(folder, folder.name)}
     own.add(folder / "lost+found")  # of the file system, in a new mount point
     return [entry for entry in folder.iterdir() if entry not in own]

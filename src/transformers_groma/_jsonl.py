@@ -14,7 +14,7 @@ from ._text import decode_text
 
 
 def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """Read the records of a JSON-lines file; a last line that was cut by a kill is left out.
+    """Read the records of a JSON-lines file; a last line that a kill truncated is left out.
 
     Args:
         path (`str` or `Path`): the file; if it is missing, there are no records.
@@ -50,7 +50,7 @@ def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def write_jsonl(path: str | os.PathLike, records: Iterable[Any]) -> None:
-    """Write a whole JSON-lines file in one step.
+    """Write a JSON-lines file atomically.
 
     Args:
         path (`str` or `Path`): the file.
@@ -67,7 +67,7 @@ def write_jsonl(path: str | os.PathLike, records: Iterable[Any]) -> None:
 
 
 class JsonlLog:
-    """Appends records to a JSON-lines file, each at once. Only one process at a time has the file open.
+    """Appends records to a JSON-lines file, each immediately. Only one process at a time can open the file.
 
     Args:
         path (`str` or `Path`): the file, made with its folders if needed. A line that an earlier run left unfinished
@@ -106,7 +106,7 @@ class JsonlLog:
                 self._file.truncate(end)
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append a record; when this returns, a killed process does not lose it.
+        """Append a record; once this returns, a kill cannot lose it.
 
         Args:
             record (`Mapping`): what JSON holds.
@@ -133,7 +133,7 @@ class JsonlLog:
 
 
 def _is_record(line: bytes) -> bool:
-    """Whether a line without a line break is whole: records are objects, and no beginning of one is JSON."""
+    """Whether a line without a line break is complete: a truncated JSON object is never valid JSON."""
     try:
         return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):

@@ -17,7 +17,7 @@ except ImportError:  # Windows: files are whole there too, but two processes do 
 
 @contextmanager
 def locked(path: str | os.PathLike, output: str | os.PathLike, shared: bool = False) -> Iterator[None]:
-    """Hold a lock for the block; a second process that wants it stops at once.
+    """Hold a lock for the block; a second process that needs it stops at once.
 
     The system takes the lock back when its process dies. Where there are no such locks, nothing is locked.
 
@@ -43,7 +43,7 @@ def locked(path: str | os.PathLike, output: str | os.PathLike, shared: bool = Fa
 
 @contextmanager
 def one_writer(folder: str | os.PathLike, job: str, part: str | None = None) -> Iterator[None]:
-    """Let one process at a time do a job in a folder, or one for each part of it.
+    """Allow one process at a time to do a job in a folder, or one per part of it.
 
     Args:
         folder (`str` or `Path`): output folder of the job, made if needed.
@@ -87,7 +87,7 @@ def try_lock(file: BinaryIO) -> bool:
 
 
 def has_locks() -> bool:
-    """Whether the system has locks that go with their process. Windows has none."""
+    """Whether the system has locks that end with their process. Windows does not."""
     return fcntl is not None
 
 

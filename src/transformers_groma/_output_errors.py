@@ -27,7 +27,7 @@ class OutputError(OSError):
 
 @contextmanager
 def naming(output: str | os.PathLike) -> Iterator[None]:
-    """Turn every error of the system in the block into an error of writing this output.
+    """Turn every `OSError` in the block into an error about writing this output.
 
     Args:
         output (`str` or `Path`): file or folder.
@@ -86,7 +86,7 @@ def _output_error(output: str | os.PathLike, reason: str, error: Exception) -> O
 
 
 def _failure_of_writing(error: Exception, output: Path) -> str | None:
-    """Why the output could not be written; `None` for an error of something else."""
+    """Why the output could not be written; `None` if the error is about something else."""
     if isinstance(error, OSError):
         if error.errno in _WRITING_ERRORS:
             return os.strerror(error.errno)
@@ -100,7 +100,7 @@ def _failure_of_writing(error: Exception, output: Path) -> str | None:
 
 
 def _is_of(error: OSError, output: Path) -> bool:
-    """Whether an error is of an output, of something in it, or of what will take its place."""
+    """Whether an error concerns an output, something in it, or its temporary replacement."""
     if not isinstance(error.filename, (str, bytes)):
         return False
     path, real = (Path(os.path.realpath(os.fsdecode(name))) for name in (error.filename, output))

@@ -39,7 +39,7 @@ def lock_name(name: str) -> str:
 
 
 def leftovers(place: Path, name: str) -> list[Path]:
-    """All attempts to write an output, of running and of killed processes, and the files kept beside them.
+    """All attempts to write an output, by running and killed processes, and the files kept beside them.
 
     Args:
         place (`Path`): the folder of the output.

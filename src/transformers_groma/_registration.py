@@ -79,7 +79,7 @@ _REGISTRATIONS: dict[str, Callable[[ModuleType], None]] = {
 
 
 class _RegisterAfterImport(MetaPathFinder):
-    """Runs each registration once: when its module of transformers and all of ours that were begun are executed.
+    """Runs each registration once its transformers module, and every module of ours being imported, is loaded.
 
     The second condition matters where one of our modules is what loads transformers' Auto classes. `modeling_groma`
     imports `AutoModel`, so `modeling_auto` is executed while `modeling_groma` is still in its import lines and has no
@@ -114,7 +114,7 @@ class _RegisterAfterImport(MetaPathFinder):
         return spec
 
     def register(self) -> None:
-        """Run the registrations whose module is there, unless one of our modules is half executed."""
+        """Run the registrations whose module is loaded, unless one of our modules is half imported."""
         for name in list(self.waiting):
             # Looked up anew each time: a registration imports our modules, which may load more of transformers', so
             # this method may have been called, and have run others, in the meantime.
@@ -123,7 +123,7 @@ class _RegisterAfterImport(MetaPathFinder):
 
 
 def register_with_transformers() -> None:
-    """Make Groma known to AutoConfig, AutoModel…, AutoProcessor, AutoImageProcessor and pipelines; imports nothing."""
+    """Register Groma with AutoConfig, AutoModel…, AutoProcessor, AutoImageProcessor and pipelines; imports nothing."""
     if any(isinstance(finder, _RegisterAfterImport) for finder in sys.meta_path):
         return
     finder = _RegisterAfterImport()

@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 def run_ahead(
     function: Callable[[Item], Result], items: Iterable[Item], ahead: int, threads: int = 1
 ) -> Iterator[Result]:
-    """`map` in other threads, a bounded number of items before their results are used.
+    """Like `map`, but in other threads, a bounded number of items ahead.
 
     While the caller works on one result, the next ones are made. They wait in memory, which is why they are few.
 

@@ -25,7 +25,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 
 class RepeatedKey(dict):
-    """A JSON object that has a key twice, so that the value is ambiguous.
+    """A JSON object with a duplicate key, whose value is ambiguous.
 
     Args:
         content (`dict`): the object; the last value of a key counts.
@@ -38,7 +38,7 @@ class RepeatedKey(dict):
 
 
 def decode_text(content: bytes, name: str) -> str:
-    """Decode the text of a file: UTF-8, or what its byte order mark says.
+    """Decode the text of a file: UTF-8, or the encoding of its byte order mark.
 
     Args:
         content (`bytes`): the file.
@@ -155,7 +155,7 @@ def parse_json(text: str, drop: Collection[str] = ()) -> Any:
 
 
 def capitalized(text: str) -> str:
-    """Make the first letter a capital, if that keeps the length of the text; the rest stays.
+    """Capitalize the first letter, if that keeps the length of the text; the rest is unchanged.
 
     Args:
         text (`str`): a caption.

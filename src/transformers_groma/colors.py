@@ -16,7 +16,7 @@ BLACK, WHITE, GREY = (0, 0, 0), (255, 255, 255), (208, 208, 208)
 
 
 def palette_color(index: int) -> Color:
-    """The colour of the n-th thing to draw; the palette repeats.
+    """The colour of the n-th drawn thing; the palette repeats.
 
     Args:
         index (`int`): a non-negative number.

@@ -33,7 +33,7 @@ _NOT_BREAKS = str.maketrans(dict.fromkeys((_MARKED_START, BREAK), "\ufffd"))
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> tuple[str, ...]:
-    """What a user may not type as a token: all tokens that were added to the vocabulary, and marks of roles.
+    """The tokens that a user may not type: all added tokens of the vocabulary, and role markers.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): the tokenizer of the model.
@@ -54,7 +54,7 @@ def break_control_tokens(
     keep: Collection[str] = (),
     keep_first: str | None = None,
 ) -> list[str]:
-    """Texts with a break inside each control token.
+    """Insert a break into each control token of texts.
 
     The texts are read as one, because a template renders them one after the other: `<` at the end of a part and `/s>`
     at the head of the next are a token together.
@@ -106,7 +106,7 @@ def without_breaks(text: str) -> str:
 
 
 def piecewise_offsets(tokenizer: PreTrainedTokenizerBase, text: str) -> list[tuple[int, int]]:
-    """Where the tokens of a text with breaks stand in it; the tokenizer itself tells it only of texts without.
+    """The offsets of the tokens of a text with breaks; the tokenizer itself gives them only for texts without.
 
     "Is <|/s> it" (| for the break) is encoded as "Is <" and "/s> it". Offsets in the second piece begin at 0 and are
     moved by 5, the characters before it with the break, so that the token "it" is at (9, 11) of the text.
@@ -136,14 +136,14 @@ def piecewise_offsets(tokenizer: PreTrainedTokenizerBase, text: str) -> list[tup
 def _offsets(
     tokenizer: PreTrainedTokenizerBase, text: str, shift: int, num_skipped: int
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """The first ids of a text, and where the others stand."""
+    """The first ids of a text, and the offsets of the others."""
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     spans = [(start + shift, end + shift) for start, end in encoding["offset_mapping"]]
     return encoding["input_ids"][:num_skipped], spans[num_skipped:]
 
 
 def _break_positions(text: str, offset: int, tokens: tuple[str, ...], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Where to cut a text, from `offset` on: behind the first character of control tokens, anywhere in roles."""
+    """Where to cut a text, from `offset` on: after the first character of a control token, anywhere in a role."""
     # `(?=…)` finds a token at every position, within another one too.
     cuts = {match.start() + 1 for match in _pattern(tokens, overlapping=True).finditer(text)}
     if marks := tuple(mark for mark in ROLE_MARKS if mark in tokens):
@@ -159,7 +159,7 @@ def _break_positions(text: str, offset: int, tokens: tuple[str, ...], tokenizer:
 
 
 def _halving_cuts(text: str, offset: int, ids: frozenset[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Cuts in the middle, again and again, until no part is encoded to a control token."""
+    """Cut in half repeatedly, until no part encodes to a control token."""
     if len(text) < 2 or ids.isdisjoint(tokenizer(text, add_special_tokens=False)["input_ids"]):
         return []
     middle = len(text) // 2
@@ -171,7 +171,7 @@ def _halving_cuts(text: str, offset: int, ids: frozenset[int], tokenizer: PreTra
 
 
 def _insert_breaks(texts: Sequence[str], positions: Sequence[int]) -> list[str]:
-    """Texts with breaks at positions of their concatenation, which are sorted."""
+    """Insert breaks into texts at sorted positions of their concatenation."""
     marked = []
     start = 0
     remaining = iter([*positions, float("inf")])
@@ -196,7 +196,7 @@ def _pattern(tokens: tuple[str, ...], overlapping: bool = False) -> re.Pattern[s
 
 
 def break_in_values(values: Any, tokens: tuple[str, ...], tokenizer: PreTrainedTokenizerBase) -> Any:
-    """Strings within lists and dictionaries with breaks, as [`break_control_tokens`] writes them; keys have none.
+    """Apply [`break_control_tokens`] to the strings in nested lists and dictionaries, but not to keys.
 
     Args:
         values: what a template may render besides the content of messages, such as tools.

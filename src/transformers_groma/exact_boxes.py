@@ -31,7 +31,7 @@ def boxes_to_bits(boxes: Tensor) -> Tensor:
 
 
 def exact_boxes(boxes: Tensor, name: str = "boxes") -> Tensor:
-    """Boxes as float32; boxes that were rounded before are an error.
+    """Boxes as float32; boxes that were already rounded are an error.
 
     Args:
         boxes (`Tensor` of any shape): normalized boxes or scores, float32, float64 or what `boxes_to_bits` made of

@@ -72,7 +72,7 @@ def remote_code_files() -> dict[str, str]:
 
 
 def flatten(entries: Iterable[Path], package: Path) -> dict[str, str]:
-    """Modules of a package and all that they import from it, as modules of one folder.
+    """Flatten modules, and everything they import from their package, into one folder.
 
     Args:
         entries (`Iterable[Path]`): the files to begin with.
@@ -101,7 +101,7 @@ def flatten(entries: Iterable[Path], package: Path) -> dict[str, str]:
 
 
 def _flattened(path: Path, package: Path) -> tuple[str, list[Path]]:
-    """The text of a module with its relative imports rewritten, and the files that these stood for."""
+    """The source of a module with its relative imports rewritten, and the files that these import."""
     lines, imported = path.read_text(encoding="utf-8").splitlines(keepends=True), []
     for node in ast.walk(ast.parse("".join(lines), path.name)):
         if not isinstance(node, ast.ImportFrom) or node.level == 0:
@@ -122,7 +122,7 @@ def _flattened(path: Path, package: Path) -> tuple[str, list[Path]]:
 
 
 def export_remote_code(model_dir: str | os.PathLike, output_dir: str | os.PathLike | None = None) -> Path:
-    """Add the code of this package to a model folder, so that it loads where the package is not installed.
+    """Add this package's code to a model folder, so that it loads without the package.
 
     A copy gets the files of the model that `model_files.py` lists, and no others: what else lies in the folder (keys,
     the history of git, optimizer states) stays behind, and so does the user's own code. Entries of `auto_map` for
@@ -210,7 +210,7 @@ def _contents_with_auto_map(folder: Path, model_type: str) -> dict[str, dict]:
 
 
 def _update_auto_map(content: dict, auto_map: dict, path: Path) -> None:
-    """Put our entries into `auto_map`. Others stay; warnings say what is replaced and what needs code of its own."""
+    """Put our entries into `auto_map`. Others stay; warnings say what is replaced and what needs other code."""
     own = content.get("auto_map") or {}
     if not isinstance(own, dict):
         raise ValueError(f"`auto_map` of {path} is {own!r}, not an object. Remove it or save the model again.")

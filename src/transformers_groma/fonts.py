@@ -50,7 +50,7 @@ _WORDS = re.compile(r"\S+|\s+")
 
 
 class Typeset:
-    """A text with a font for each of its characters, to measure and draw in parts.
+    """A text with a font for each character, to measure and draw in parts.
 
     Args:
         text (`str`): what `readable` returned, so that there is a font for each character.
@@ -96,7 +96,7 @@ class Typeset:
 
 
 def letter_size(image_size: tuple[int, int]) -> float:
-    """The size of letters that can be read when the whole image is shown.
+    """A font size that is readable when the whole image is shown.
 
     Args:
         image_size (`(width, height)`): in pixels. A panorama and a square of the same area get the same letters.
@@ -112,7 +112,7 @@ def letter_size(image_size: tuple[int, int]) -> float:
 
 
 def line_metrics(size: float) -> tuple[int, int]:
-    """How far letters reach above and below their baseline.
+    """How far letters extend above and below their baseline.
 
     Args:
         size (`float`): of the letters, in pixels.

@@ -22,7 +22,7 @@ _MIN_IMAGE_SIDE = 2
 
 
 def read_upright(image: Any, name: str = "The image") -> ImageInput:
-    """Read an image, whatever it is given as, and turn it upright.
+    """Read an image in any form and turn it upright.
 
     Args:
         image: a PIL image, array or tensor, or a path, http(s) URL or base64 text. It is not changed.

@@ -255,7 +255,7 @@ def _fetch(url: str) -> bytes:
 
 
 class ImageReadingMixin:
-    """Makes an image processor read files and URLs as the rest of this package does."""
+    """Makes an image processor read files and URLs like the rest of this package."""
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
         """Read paths, URLs and base64 texts, also in lists; other images are left as they are."""

@@ -36,7 +36,7 @@ def place_labels(
     regions: Sequence[Box] = (),
     taken: Sequence[Box] = (),
 ) -> list[PlacedLabel | None]:
-    """Find a place for the label of each box.
+    """Find a place for each box's label.
 
     A label touches its box from outside, or from inside where the box is large, wherever it hides least. If there is
     no such place, the next size is tried, and then places a little off. Small boxes choose first.
@@ -82,7 +82,7 @@ class _Space(NamedTuple):
     labels: np.ndarray  # (m, 4)
 
     def place(self, box: Box, sizes: Sequence[Size]) -> PlacedLabel | None:
-        """The first place that is found: beside the box in each of the sizes, then nearby."""
+        """The first place that fits: beside the box in each size, then nearby."""
         for find in (self.beside, self.nearby):
             for choice, size in enumerate(sizes):
                 if (place := find(box, size)) is not None:
@@ -104,7 +104,7 @@ class _Space(NamedTuple):
         return _at(places, int(hidden.round(2).argmin())) if len(places) else None
 
     def nearby(self, box: Box, size: Size) -> tuple[int, int, int, int] | None:
-        """The free place nearest to a box, of a grid around it."""
+        """The free place nearest to a box, on a grid around it."""
         (x1, y1, x2, y2), (width, height) = box, size
         reach, step = REACH * height, height
         lefts = np.arange(x1 - width - reach, x2 + reach + 1, step)
@@ -119,7 +119,7 @@ class _Space(NamedTuple):
         return _at(places, int(cost.argmin())) if len(places) else None
 
     def _free(self, corners: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
-        """Labels with their upper left corners here, moved into the image, that are free; how much each hides.
+        """The free labels with these upper left corners, moved into the image, and how much each hides.
 
         What a label hides is a sum over regions: the shares of their areas.
         """
@@ -206,7 +206,7 @@ def _at(places: np.ndarray, index: int) -> tuple[int, int, int, int]:
 
 
 def _overlaps(places: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """The areas that n places and m boxes share: `(n, m)`."""
+    """The overlap areas of n places and m boxes: `(n, m)`."""
     places = places[:, None]
     width = np.minimum(places[..., 2], boxes[:, 2]) - np.maximum(places[..., 0], boxes[:, 0])
     height = np.minimum(places[..., 3], boxes[:, 3]) - np.maximum(places[..., 1], boxes[:, 1])

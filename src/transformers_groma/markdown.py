@@ -25,7 +25,7 @@ def one_line(text: object) -> str:
 
 
 def escape_markdown(text: object) -> str:
-    """Escape a text so that Markdown shows it as it is, in a heading, a line or a cell of a table.
+    """Escape a text so that Markdown shows it unchanged, in a heading, a line or a table cell.
 
     Args:
         text: anything with a `str`.
@@ -41,7 +41,7 @@ def escape_markdown(text: object) -> str:
 
 
 def code_span(text: object) -> str:
-    """Text in a monospaced font, also in a cell of a table.
+    """Format text as a code span, valid in a table cell too.
 
     Args:
         text: anything with a `str`.
@@ -64,7 +64,7 @@ def code_span(text: object) -> str:
 
 
 def python_string(text: object) -> str:
-    """A string literal of Python for a block of code in Markdown.
+    """A Python string literal for a Markdown code block.
 
     Args:
         text: anything with a `str`.

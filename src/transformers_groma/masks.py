@@ -83,7 +83,7 @@ def rle_to_mask(rle: Mapping[str, Any]) -> np.ndarray:
 
 
 def _write_counts(runs: Sequence[int]) -> str:
-    """Runs as text. From the fourth on it holds the difference to the run before the last, which is often small."""
+    """Encode runs as text. From the fourth on, each is stored as its difference to the run two before it."""
     letters = []
     for index, run in enumerate(runs):
         value = run - runs[index - 2] if index > 2 else run

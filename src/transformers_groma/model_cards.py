@@ -58,7 +58,7 @@ def fill_card(template: Path, **fields: Any) -> str:
 
 
 def _yaml_string(text: object) -> str:
-    """A string of YAML in one line, with quotes only where it needs them."""
+    """A one-line YAML string, quoted only if necessary."""
     line = yaml.safe_dump(str(text), width=math.inf, allow_unicode=True).removesuffix("...\n").strip()
     return line if "\n" not in line else json.dumps(str(text))
 

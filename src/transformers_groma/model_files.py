@@ -45,7 +45,7 @@ KNOWN_FILES = (
 
 
 def model_files(folder: str | os.PathLike) -> list[Path]:
-    """List the files of a folder that belong to the model: known names, and the shards that its index names.
+    """List the files of a folder that belong to the model: known names, and the shards in its index.
 
     Args:
         folder (`str` or `Path`): folder of a saved model.
@@ -73,7 +73,7 @@ def model_files(folder: str | os.PathLike) -> list[Path]:
 
 
 def shard_names(folder: Path) -> list[str]:
-    """List the shards that the index of a folder's weights names.
+    """List the shards named in the index of a folder's weights.
 
     Args:
         folder (`Path`): folder with an index.
@@ -100,7 +100,7 @@ def shard_names(folder: Path) -> list[str]:
 
 
 def checked_file(folder: Path, name: str) -> Path:
-    """Check that a name is that of a file inside a folder, and return its path.
+    """Check that a name is a file inside a folder, and return its path.
 
     Args:
         folder (`Path`): the folder.
@@ -130,7 +130,7 @@ def checked_file(folder: Path, name: str) -> Path:
 
 
 def _roots(folder: Path) -> list[Path]:
-    """Where links of a folder may lead: into it.
+    """The folders that links may lead into.
 
     In the Hub's cache, the files of a snapshot are links to the blobs of the same model.
     """
@@ -162,7 +162,7 @@ def read_json(path: Path, remedy: str = "Save the model again.") -> dict[str, An
 
 
 def base_of_adapter(folder: str | os.PathLike) -> str | None:
-    """The model that an adapter in a folder was trained from.
+    """The base model of an adapter.
 
     Args:
         folder (`str` or `Path`): folder or Hub name of a model or an adapter.

@@ -24,7 +24,7 @@ _OUTPUT_FIELDS = ("sequences", "region_boxes", "region_scores", "region_mask")
 
 
 class _Sample(NamedTuple):
-    """One image, what is asked about it, and its boxes as the caller gave them, in whatever `box_format`."""
+    """One image, its question, and its boxes in the caller's `box_format`."""
 
     image: Any
     question: str | None
@@ -170,7 +170,7 @@ class ImageGroundingPipeline(Pipeline):
     def _check_lengths(
         self, questions: Sequence[str | None], boxes: Sequence[Any], parameters: Mapping[str, Any]
     ) -> None:
-        """Refuse questions whose prompt and answer are more than the model reads, before any is answered."""
+        """Refuse questions that exceed the model's length with their answer, before any is answered."""
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if limit is None:
             return
@@ -191,7 +191,7 @@ class ImageGroundingPipeline(Pipeline):
                 check_prompt_length(length, max_new_tokens, limit)
 
     def preprocess(self, inputs: Mapping[str, Any], parse_tokens: bool = False, **box_parameters) -> dict[str, Any]:
-        """A batch of images, texts and boxes as model inputs."""
+        """Turn a batch of images, texts and boxes into model inputs."""
         images = [
             read_upright(image, f"`images` of sample {index}")
             for index, image in enumerate(inputs["images"], inputs["first"])
@@ -222,7 +222,7 @@ class ImageGroundingPipeline(Pipeline):
         return {**fields, "inputs": asked, "target_sizes": sizes}
 
     def postprocess(self, model_outputs: dict[str, Any]) -> list[GroundedText] | list[list[GroundedText]]:
-        """The answers of a batch, one for each image."""
+        """Read the answers of a batch, one per image."""
         sizes = model_outputs["target_sizes"]
         answers = self.processor.post_process_grounded_generation(
             GromaGenerateDecoderOnlyOutput(**{name: model_outputs[name] for name in _OUTPUT_FIELDS}),
@@ -236,7 +236,7 @@ class ImageGroundingPipeline(Pipeline):
 
 
 def _is_stream(inputs: Any) -> bool:
-    """Whether these are many inputs that are read one after the other: a generator, an iterator or a dataset."""
+    """Whether this is a stream of inputs: a generator, an iterator or a dataset."""
     if isinstance(inputs, (list, tuple, str, bytes, Mapping, np.ndarray, torch.Tensor)):
         return False
     return isinstance(inputs, Iterable) or (hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"))
@@ -266,7 +266,7 @@ def _samples_of_list(inputs: list[Any], question: Any, boxes: Any) -> list[_Samp
 
 
 def _sample(entry: Any, index: int | None, question: str | None, boxes: Any) -> _Sample:
-    """One input, an image or a dict, with the question and boxes given for all. None in a dict is a missing value."""
+    """One input, an image or a dict, combined with the question and boxes for all. None in a dict means missing."""
     place = "The input" if index is None else f"Input {index}"
     if isinstance(entry, Mapping):
         if unknown := [key for key in entry if key not in SAMPLE_KEYS]:
@@ -323,7 +323,7 @@ def _is_batch_of_boxes(boxes: Any) -> bool:
 
 
 def register_image_grounding_pipeline(registry: PipelineRegistry) -> None:
-    """Make `pipeline("image-grounding")` known.
+    """Register `pipeline("image-grounding")`.
 
     Args:
         registry (`PipelineRegistry`): `transformers.pipelines.PIPELINE_REGISTRY`; importing this package does it.

@@ -91,7 +91,7 @@ class RegionCanvas:
                 _draw_outline(draw, box, mark.color, line_width, mark.inset)
 
     def label(self, marks: Sequence[Mark], scale: float = 1.0) -> None:
-        """Write the labels of marks beside their boxes, without hiding what has been outlined.
+        """Write the labels of marks beside their boxes, without hiding outlined objects.
 
         A label that does not fit is cut short; one that still does not fit is left out.
         """
@@ -129,7 +129,7 @@ class RegionCanvas:
         return [Typeset(cut, size) for cut in dict.fromkeys(cuts) if cut]
 
     def _with_surroundings(self, box: Box) -> Box:
-        """The space that labels leave to an object: its box, with a margin if it is tiny."""
+        """The space that labels leave free for an object: its box, with a margin if it is tiny."""
         x1, y1, x2, y2 = box
         least = 4 * self.line_width
         x, y = max(0.0, (least - (x2 - x1)) / 2), max(0.0, (least - (y2 - y1)) / 2)

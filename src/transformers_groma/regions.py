@@ -146,27 +146,27 @@ class Regions:
 
     @property
     def id(self) -> int:
-        """The number of the region, as in its proxy token. ValueError if these are not exactly one region."""
+        """The number of the region, as in its proxy token. ValueError unless there is exactly one region."""
         return self._of_one("id", self.ids)
 
     @property
     def box(self) -> Tensor:
-        """The `xyxy` box of the region, `(4,)`. ValueError if these are not exactly one region."""
+        """The `xyxy` box of the region, `(4,)`. ValueError unless there is exactly one region."""
         return self._of_one("box", self.xyxy)
 
     @property
     def score(self) -> float:
-        """The score of the region. ValueError if these are not exactly one region."""
+        """The score of the region. ValueError unless there is exactly one region."""
         return self._of_one("score", self.scores).item()
 
     @property
     def label(self) -> str | None:
-        """The label of the region, if it has one. ValueError if these are not exactly one region."""
+        """The label of the region, if any. ValueError unless there is exactly one region."""
         return self._of_one("label", self.labels)
 
     @property
     def mask(self) -> np.ndarray | None:
-        """The mask of the region, bool `(H, W)`, if it has one. ValueError if these are not exactly one region."""
+        """The mask of the region, bool `(H, W)`, if any. ValueError unless there is exactly one region."""
         return self._of_one("mask", self.masks)
 
     def _of_one(self, name: str, values: Any) -> Any:
@@ -175,7 +175,7 @@ class Regions:
         return None if values is None else values[0]
 
     def to_dict(self) -> dict[str, list[dict[str, Any]]]:
-        """Plain lists and numbers, ready for JSON.
+        """Convert to plain lists and numbers, ready for JSON.
 
         Returns:
             `dict`: `{"regions": [...]}`, for each region its `id`, `box_xyxy` (pixels, two decimals), `score` (four
@@ -199,7 +199,7 @@ class Regions:
         return {"regions": regions}
 
     def to_coco(self, image_id: int, category_id: int | Sequence[int] = 1) -> list[dict[str, Any]]:
-        """COCO's results, which are its annotations without numbers of their own (`id`).
+        """Convert to COCO results: annotations without an `id`.
 
         Args:
             image_id (`int`): the image they belong to.
@@ -240,7 +240,7 @@ class Regions:
         return entries
 
     def to_supervision(self) -> Any:
-        """Detections of the `supervision` package, for its annotators and trackers.
+        """Convert to `supervision.Detections`, for its annotators and trackers.
 
         Returns:
             `supervision.Detections`: `xyxy`, `confidence` and `mask`; `class_id` numbers the labels in the order in

@@ -134,7 +134,7 @@ def draw_grounded_text(
     user_boxes: bool = True,
     question: str | None = None,
 ) -> Image.Image:
-    """Draw the regions of an answer's phrases, one colour a phrase, and write question and answer under the image.
+    """Draw the regions of an answer's phrases, one colour per phrase, with question and answer under the image.
 
     The boxes that the user pointed at are dashed, black and white and not tinted, with the label "your box" (several
     are numbered, from 1).
@@ -226,7 +226,7 @@ def _phrase_marks(grounded: Grounded) -> tuple[list[Mark], list[Color]]:
 
 
 def _number(region_id: int) -> str:
-    """How images name a region that has no words."""
+    """The label of a region without words."""
     return f"r{region_id}"
 
 

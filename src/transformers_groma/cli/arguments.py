@@ -29,7 +29,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 class CommandParser(OneLineParser):
-    """A parser that accepts options between positional arguments, also where the last of those is optional."""
+    """A parser that accepts options between positional arguments, even if the last of these is optional."""
 
     is_intermixing = False
 
@@ -172,7 +172,7 @@ def checked_folder(folder: Path | None) -> Path | None:
 
 @contextmanager
 def errors_of(argument: str) -> Iterator[None]:
-    """Turn errors of the package, whose messages are for users, into one line that starts with the argument."""
+    """Turn the package's errors, whose messages are for users, into one line that starts with the argument."""
     try:
         yield
     except OutputError:

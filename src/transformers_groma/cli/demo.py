@@ -143,7 +143,7 @@ def _demo_ask(
     boxes: Sequence[Sequence[float]],
     compare: "Callable[[GroundedText], Comparison] | None" = None,
 ) -> "tuple[GroundedText, Comparison | None]":
-    """Ask, print question, answer and how it compares with the truth, and write the files."""
+    """Ask, print the question, the answer and how it compares with the truth, and write the files."""
     # The demo writes its questions itself, some with `<p>…</p>` around what is to be located.
     answer = ask(pipe, image, question, boxes, {"max_new_tokens": DEMO_MAX_NEW_TOKENS}, parse_tokens=True)
     print("\n".join(["", f"> {question}", *(f"  {'box':<4} {numbers(box)}" for box in boxes)]))

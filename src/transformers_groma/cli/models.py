@@ -104,7 +104,7 @@ def propose_regions(model: str | None, image: "Image.Image", device: str | None,
 
 
 def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
-    """Check that a folder or Hub name is that of a model of these types, by its config.json, and return it."""
+    """Check by its config.json that a folder or Hub name is a model of these types, and return it."""
     if model is None:
         model = str(embedded_model())
         note(
@@ -148,7 +148,7 @@ def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
 
 
 def _checked_adapter(model: str, base: str, model_types: tuple[str, ...]) -> str:
-    """What to load for an adapter: its folder, with which its base model comes; for regions alone the base model."""
+    """What to load for an adapter: its folder, which names its base model; for regions alone the base model."""
     try:
         base = checked_model(base, ("groma",))
     except CommandError as error:
@@ -165,7 +165,7 @@ def _checked_adapter(model: str, base: str, model_types: tuple[str, ...]) -> str
 
 
 def checked_device(device: str | None) -> "torch.device":
-    """The device, tried out with a tensor; without a name the best one there is."""
+    """The device, tested with a tensor; by default the best one available."""
     import torch
 
     if device is None:

@@ -34,14 +34,14 @@ def numbers(values: Sequence[float]) -> str:
 
 
 def printable(text: str) -> str:
-    """The text without control characters and what the terminal cannot show: a model may write anything."""
+    """The text without control characters and without what the terminal cannot show, as a model may write anything."""
     text = "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)
 
 
 def note(text: str) -> None:
-    """Say something beside the result, on stderr."""
+    """Print a note on stderr, apart from the result."""
     print(printable(text), file=sys.stderr)
 
 
@@ -65,12 +65,12 @@ def write_proposals(folder: Path, regions: "Regions", image: "Image.Image", name
 
 
 def write_png(path: Path, image: "Image.Image") -> None:
-    """Write an image, wholly or not at all."""
+    """Write an image atomically."""
     write_file(path, _png(path, image))
 
 
 def _write_pair(folder: Path, name: str, content: dict[str, Any], image: "Image.Image") -> None:
-    """Write `NAME.json` and `NAME.png`, both or neither. The JSON comes last: where it is, the image is, too."""
+    """Write `NAME.json` and `NAME.png`, both or neither. The JSON is written last: if it exists, so does the image."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     path = folder / f"{name}.png"
     write_files({path: _png(path, image), path.with_name(f"{name}.json"): text.encode()})

@@ -26,7 +26,7 @@ OUTSIDE = (
 
 
 def four_numbers(box: Any) -> list[float] | None:
-    """Read the coordinates of a box as an annotation file has them.
+    """Read the coordinates of a box from an annotation file.
 
     Args:
         box: numbers, or numerals as tables export them; other text, null and true are not coordinates.
@@ -72,7 +72,7 @@ def is_below_a_pixel(x1: float, y1: float, x2: float, y2: float) -> bool:
 def read_box(
     box: Any, width: int, height: int, box_format: BoxFormat, normalized: bool
 ) -> tuple[list[float] | None, str]:
-    """Read a box that a user wrote down; it may stick out of its image by a pixel.
+    """Read a user's box; it may stick out of its image by a pixel.
 
     Args:
         box: four numbers, unchecked.
@@ -111,7 +111,7 @@ def read_box(
 
 
 def pixel_count(value: Any, name: str) -> int:
-    """Read the width or height of an image as annotations have it.
+    """Read the width or height of an image from annotations.
 
     Args:
         value: a whole number, or a numeral.

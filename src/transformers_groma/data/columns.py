@@ -120,7 +120,7 @@ def phrase_part(text: str, boxes: Sequence[int] = ()) -> dict[str, Any]:
 
 
 def features_of(columns: Iterable[str], schema: Schema) -> Features:
-    """The features of rows: those of their schema, and those of its optional columns that they have.
+    """The features of rows: those of their schema, and of the optional columns that they have.
 
     Args:
         columns (iterable of `str`): names of the columns.
@@ -139,7 +139,7 @@ def features_of(columns: Iterable[str], schema: Schema) -> Features:
 
 
 def check_columns(features: Features | None, schema: Schema) -> None:
-    """Check that a dataset has the columns of a schema, with their types; more columns do no harm.
+    """Check that a dataset has the columns of a schema, with their types; other columns are allowed.
 
     Args:
         features (`Features`): of a dataset (`dataset.features`).
@@ -261,7 +261,7 @@ def _check_boxes(name: str, boxes: Sequence[Sequence[float]], size: tuple[int, i
 
 
 def _check_text(value: Any) -> None:
-    """Check that texts hold no half of a surrogate pair: JSON can spell it, but no file can hold it."""
+    """Check that texts hold no lone surrogates: JSON can spell them, but UTF-8 files cannot hold them."""
     if isinstance(value, str):
         try:
             value.encode()

@@ -46,7 +46,7 @@ def captioned_tile(image: Image.Image, texts: Sequence[str]) -> Image.Image:
 
 
 def contact_sheet(tiles: Sequence[Image.Image]) -> Image.Image:
-    """Put tiles side by side, four in a line.
+    """Put tiles side by side, four in a row.
 
     Args:
         tiles (`Sequence[PIL.Image.Image]`): at least one, each `TILE` pixels wide.

@@ -49,7 +49,7 @@ def own_conversations(record: FolderImage, read: ReadImage) -> list[list[Message
 
 
 def _renumbered(messages: Sequence[Message], first: int, objects: Sequence[FolderObject]) -> list[Message]:
-    """Messages whose boxes are numbered among those of all lines instead of those of their line."""
+    """Renumber the boxes of messages from their own line to all lines of the image."""
     for message in messages:
         for part in message["content"]:
             part["boxes"] = [first + index for index in part["boxes"]]

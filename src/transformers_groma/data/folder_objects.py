@@ -58,7 +58,7 @@ class ReadImage(NamedTuple):
 
     @property
     def objects(self) -> list[FolderObject]:
-        """The objects of all lines, behind each other."""
+        """The objects of all lines, concatenated."""
         return [one for line in self.lines for one in line]
 
 

@@ -13,7 +13,7 @@ TASKS = ("conversation", *QUESTION_TASKS, "detection")
 
 @dataclass(frozen=True)
 class FolderOptions:
-    """Which rows to make of an image folder.
+    """Which rows to make from an image folder.
 
     Args:
         task (`str`): "region-caption" (describe a box), "rec" (find the one thing that a text is about), "grounding"
@@ -65,7 +65,7 @@ class FolderOptions:
 
     @property
     def max_boxes(self) -> int:
-        """The most boxes that a row names: a batch may hold rows that point at boxes and rows that ask for them."""
+        """The most boxes that a row may name: a batch may mix rows that point at boxes and rows that ask for them."""
         return self.max_regions // 2
 
     @property

@@ -45,7 +45,7 @@ def caption_turns(objects: Sequence[FolderObject], name: str, seed: int | None) 
 def locating_turns(
     objects: Sequence[FolderObject], name: str, seed: int | None, max_boxes: int
 ) -> dict[str, list[Turn]]:
-    """Questions for the boxes of a text: of one that a single box has, or of one that several boxes share.
+    """Questions for the boxes of a text, which one box has or several boxes share.
 
     Args:
         objects (`Sequence[FolderObject]`): of one image.

@@ -91,7 +91,7 @@ def image_path(folder: Path, name: Any) -> Path:
 
 
 def inside(folder: Path, path: Path) -> Path:
-    """Check that a path of a folder does not lead out of it.
+    """Check that a path does not lead out of its folder.
 
     Args:
         folder (`Path`): a folder, itself a link or not.
@@ -231,7 +231,7 @@ def check_size(content: bytes, width: int, height: int) -> None:
 
 
 def orientation_of_boxes(content: bytes, annotated: Size | None = None, boxes_of: BoxesOf | None = None) -> int:
-    """How the boxes of an image must be turned to be those of the upright image.
+    """How the boxes of an image must be turned to fit the upright image.
 
     Without `boxes_of`, the annotated size tells where it is that of one of the two images alone. Where it is that of
     both (a square image, one that is mirrored or upside down) or is not known, nothing does.

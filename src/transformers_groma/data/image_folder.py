@@ -198,7 +198,7 @@ def convert(record: FolderImage, folder: Path, options: FolderOptions) -> Iterat
 def _conversation_row(
     image: dict[str, Any], name: str, boxes: Sequence[list[float] | None], messages: Sequence[Message]
 ) -> dict[str, Any]:
-    """A row with the boxes that its messages name, in that order; the first question shows the image."""
+    """Make a row with the boxes that its messages name, in that order; the first question shows the image."""
     numbers: dict[int, int] = {}  # the number that a box of the image has in the row
 
     def renumbered(part: Part) -> Part:
@@ -221,7 +221,7 @@ def _conversation_row(
 def _evaluation_row(
     image: dict[str, Any], name: str, boxes: Sequence[list[float] | None], turn: Turn
 ) -> dict[str, Any]:
-    """A row with a question alone; its answer is what a model's answer is compared with: boxes or words."""
+    """Make a row with a question; the answer becomes the truth, boxes or words."""
     question, answer = turn
     targets = [boxes[index] for part in answer for index in part["boxes"]]
     return _conversation_row(image, name, boxes, [{"role": "user", "content": question}]) | {

@@ -40,7 +40,7 @@ class SkipRecord(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A part of a record, such as an annotation, that is left out alone. A converter yields it among the rows.
+    """A part of a record, such as an annotation, that is left out. A converter yields it among the rows.
 
     Args:
         reason (`str`), detail (`str`): see `SkipRecord`.
@@ -58,7 +58,7 @@ class LeftOut:
 
 
 def reason_of(error: Exception) -> LeftOut:
-    """Why an error leaves a record out: a reason that a report can count, and what is special about this record.
+    """Why an error leaves a record out: a reason to count by, and the details of this record.
 
     Args:
         error (`Exception`): `SkipRecord`, or one of `DATA_ERRORS`.

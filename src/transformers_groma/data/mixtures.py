@@ -100,7 +100,7 @@ def load_rows(spec: DatasetSpec, features: Features | None = None) -> Dataset:
 
 
 def _check_files(path: Path, split: str, files: Sequence[str]) -> None:
-    """Check that Parquet files are whole and have rows."""
+    """Check that Parquet files are complete and have rows."""
     # The library's own errors name neither the file nor the reason.
     rows = 0
     for file in files:
@@ -129,7 +129,7 @@ def split_of_file(name: str) -> str:
 
 
 class MixturePart(NamedTuple):
-    """The rows that a mixture takes of one dataset.
+    """The rows that a mixture takes from one dataset.
 
     Attributes:
         spec (`DatasetSpec`): which dataset.

@@ -20,7 +20,7 @@ from .._files import complete_file
 
 @contextmanager
 def complete_parquet(path: Path, features: Features, write_notes: Callable[[str], None]) -> Iterator[ParquetWriter]:
-    """Write a Parquet file that appears when the block ends well, after its notes.
+    """Write a Parquet file that appears, after its notes, when the block succeeds.
 
     Args:
         path (`Path`): file to write or to replace; its folder exists.
@@ -55,7 +55,7 @@ def complete_parquet(path: Path, features: Features, write_notes: Callable[[str]
 
 
 def footer_digest(path: Path) -> str | None:
-    """A digest of the end of a Parquet file, which says where everything before it is.
+    """A digest of a Parquet file's footer, which describes everything before it.
 
     The footer holds the offset, the sizes and the statistics of all columns. It is a few kilobytes, so that a file of
     gigabytes is recognized without being read.

@@ -61,7 +61,7 @@ _SLOT = re.compile(r"\{(phrase|region)\}")
 
 
 def prompt_template(task: Task, record: str = "", seed: int | None = None) -> str:
-    """The wording of a question, with its slots still open.
+    """The wording of a question, with its slots unfilled.
 
     Args:
         task (`str`): `"rec"` (find one thing), `"grounding"` (find all of a kind), `"region_caption"` (describe a box)

@@ -42,7 +42,7 @@ def digests_of_options(options: Mapping[str, Any], base: Path) -> dict[str, str]
 
 
 def named_as_options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values under the names of the command line options that set them, for messages.
+    """Values by the names of their command line options, for messages.
 
     Args:
         values (`Mapping`): by the names of fields or arguments.
@@ -100,7 +100,7 @@ def noted_inputs() -> Iterator[dict[str, FileState]]:
 
 
 def note_input(path: str | os.PathLike, content: bytes) -> None:
-    """Note that a file is read. Outside of a block of [`noted_inputs`] nothing happens.
+    """Note that a file is read. Does nothing outside a [`noted_inputs`] block.
 
     Args:
         path (`str` or `Path`): the file.
@@ -123,7 +123,7 @@ def note_inputs(states: Mapping[str, FileState]) -> None:
 
 
 def relative_states(states: Mapping[str, FileState], base: Path) -> dict[str, FileState]:
-    """The same files by their paths from a folder, so that both may move together.
+    """The same files by their paths relative to a folder, so that both may move together.
 
     Args:
         states (`Mapping[str, FileState]`): of [`noted_inputs`].
@@ -137,7 +137,7 @@ def relative_states(states: Mapping[str, FileState], base: Path) -> dict[str, Fi
 
 
 def changed_input(states: Mapping[str, Any], base: Path) -> Path | None:
-    """The first file that is not what it was.
+    """The first file that has changed.
 
     Args:
         states (`Mapping[str, FileState]`): of [`relative_states`].
@@ -176,7 +176,7 @@ def _located(value: Any, base: Path) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON does not know, as one that it does."""
+    """Convert a value that JSON lacks into one that it has."""
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, os.PathLike):

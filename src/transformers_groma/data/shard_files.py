@@ -46,7 +46,7 @@ def report_path(path: Path) -> Path:
 
 
 def inputs_path(path: Path) -> Path:
-    """Where it is noted which files a shard was made of."""
+    """The path of the list of files that a shard was made from."""
     return path.with_name(f".{path.stem}.inputs.json")
 
 
@@ -57,7 +57,7 @@ def rowless_report_path(path: Path) -> Path:
 
 
 def remove_shard(path: Path) -> None:
-    """Remove a shard and all that belongs to it."""
+    """Remove a shard and its report and notes."""
     for part in (path, report_path(path), inputs_path(path), rowless_report_path(path)):
         part.unlink(missing_ok=True)
 
@@ -118,7 +118,7 @@ def parse_report(path: Path, content: Mapping[str, Any]) -> WriteReport:
 
 
 def write_inputs(path: Path, skipped: list[int], files: Mapping[str, Any]) -> str | None:
-    """Note which files a shard was made of.
+    """Note which files a shard was made from.
 
     Args:
         path (`Path`): the shard.
@@ -150,7 +150,7 @@ def files_of_split(folder: Path, split: str) -> list[Path]:
 
 
 def files_of_other_datasets(output_dir: Path, split: str, num_shards: int, made_of: Mapping[str, str]) -> list[Path]:
-    """Shards that a reader would take for rows of this dataset, but that were made of something else.
+    """Shards that a reader would take for this dataset's, but that were made from something else.
 
     Args:
         output_dir (`Path`): folder of the dataset.

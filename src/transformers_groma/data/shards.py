@@ -243,7 +243,7 @@ def _convert_all(
 
 
 def _rows_of(job: _ShardJob, record: Any, parts: list[LeftOut]) -> list[dict[str, Any]]:
-    """Rows of a record; parts of it that are left out are added to `parts`, also where there are no rows then."""
+    """Rows of a record; parts that are left out are added to `parts`, even if no rows remain."""
     rows = []
     with noted_inputs() as noted:
         for item in job.convert(record):
@@ -258,7 +258,7 @@ def _rows_of(job: _ShardJob, record: Any, parts: list[LeftOut]) -> list[dict[str
 
 
 class _WrongColumns(ValueError):
-    """The converter is wrong, not a record."""
+    """The converter gave wrong columns, which is not the fault of a record."""
 
 
 def _wrong_columns(row: Mapping[str, Any], features: Mapping[str, Any], schema: Schema) -> _WrongColumns:
@@ -314,7 +314,7 @@ def _write_with_ray(jobs: list[_ShardJob], num_workers: int | None, update: Call
 
 
 def _replace_all(output_dir: Path, split: str, write: Callable[[Path, bool], list[WriteReport]]) -> WriteReport:
-    """Write all shards into a folder of their own, then put them in the place of the old ones."""
+    """Write all shards into a separate folder, then replace the old ones."""
     folder = overwrite_folder(output_dir, split)
     folder.mkdir()
     report = WriteReport.total(write(folder, True))
@@ -331,7 +331,7 @@ def _replace_all(output_dir: Path, split: str, write: Callable[[Path, bool], lis
 
 
 def _finished(job: _ShardJob) -> WriteReport | None:
-    """The report of a shard that need not be written again, as it is whole and nothing has changed.
+    """The report of a shard that is complete and up to date, so it need not be written again.
 
     That it was made of the same options and records is known before. Here are its own bytes, the files that were read
     for it, and the records that were left out, which are tried again.
@@ -356,7 +356,7 @@ def _finished(job: _ShardJob) -> WriteReport | None:
 
 
 def _has_rows_now(job: _ShardJob, positions: Iterable[int]) -> bool:
-    """Whether one of the records that were left out can be converted by now, as an image that was missing is there."""
+    """Whether a record that was left out can be converted now, because its missing image has appeared."""
     for position in positions:
         try:
             _rows_of(job, job.records[position], [])

@@ -70,7 +70,7 @@ class WriteReport:
             self._make_room_for(example)
 
     def _make_room_for(self, example: tuple[str, str]) -> None:
-        """Put the first example of a reason in place of the last one whose reason has several."""
+        """Make room for a new reason's first example by dropping the last example whose reason has several."""
         reasons = [self._reason_of(text) for _, text in self.examples]
         for index in reversed(range(len(reasons))):
             if reasons.count(reasons[index]) > 1:

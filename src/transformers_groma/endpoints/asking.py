@@ -32,7 +32,7 @@ Messages = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class AskingFiles:
-    """The files in which a run notes the outcome of its questions.
+    """The files in which a run records the outcomes of its questions.
 
     Args:
         costs (`Path`): JSON lines, one for each answer: name of the question, model, tokens, cost and time.
@@ -256,7 +256,7 @@ def _ask(client: ChatClient, make_messages: Callable[[], Messages]) -> Reply:
 
 
 class _Ledger:
-    """Notes the outcome of each request and adds up the costs."""
+    """Records the outcome of each request and adds up the costs."""
 
     def __init__(
         self, files: AskingFiles, keep: Callable[[str, Reply], None], budget: Budget, report: AskingReport
@@ -287,7 +287,7 @@ class _Ledger:
         return self.report.cost + (pending + 1) * self._highest_cost <= self._budget.max_cost
 
     def enter(self, name: str, future: Future[Reply]) -> int:
-        """Write down the outcome of a request; returns the number of new answers, 1 or 0."""
+        """Record the outcome of a request; returns the number of new answers, 1 or 0."""
         try:
             reply = future.result()
         except Stopped:

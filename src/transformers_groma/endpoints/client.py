@@ -124,7 +124,7 @@ class ChatClient:
         self.retries = 0
 
     def ask(self, messages: Sequence[Mapping[str, Any]]) -> Reply:
-        """Ask a question, and ask it again where that may help.
+        """Ask a question, with retries where they may help.
 
         Args:
             messages (`Sequence[Mapping]`): the question, in the OpenAI chat format.
@@ -243,7 +243,7 @@ class ChatClient:
         )
 
     def _words(self, error: Exception) -> str:
-        """What an error says, in one short line without the key."""
+        """The message of an error, in one short line without the key."""
         if isinstance(error, openai.APIStatusError):
             # The client's message repeats the whole body; OpenAI-compatible servers have a message in it.
             message = error.body.get("message") if isinstance(error.body, Mapping) else None
@@ -279,7 +279,7 @@ class _Failure:
 
 
 def _bounded(stream: Any, seconds: float) -> Iterator[bytes]:
-    """The bytes of a body, up to a limit of bytes and of time: `_within` may have left the thread that reads it."""
+    """The bytes of a body, limited in size and time: `_within` may have abandoned the thread that reads it."""
     size, end = 0, time.monotonic() + seconds
     try:
         for chunk in stream:

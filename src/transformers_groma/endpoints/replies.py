@@ -112,7 +112,7 @@ def read_reply(body: Any, model: str) -> Reply:
 
 
 def _tokens(name: str, count: Any) -> int | None:
-    """A number of tokens as the server counted them. An odd one ends the question: asking again would cost again."""
+    """The server's token count. An impossible one ends the question: asking again would cost again."""
     if count is None:
         return None
     is_number = isinstance(count, int | float) and not isinstance(count, bool)

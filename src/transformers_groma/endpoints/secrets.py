@@ -64,7 +64,7 @@ class KeyBlanker:
 
 
 def _forms(key: str) -> set[str]:
-    """The key as it is, in URLs, JSON and HTML, in hexadecimal, and in Base64 even as a part of a longer text."""
+    """The key verbatim, escaped for URLs, JSON and HTML, in hexadecimal, and in Base64 even within a longer text."""
     content = key.encode()
     forms = {
         key,

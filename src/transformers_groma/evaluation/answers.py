@@ -31,7 +31,7 @@ LONGEST_WAIT = datetime.timedelta(days=7)
 
 
 def process_state(device: str | torch.device | None = None) -> PartialState:
-    """Which of how many processes this is.
+    """This process's rank and the number of processes.
 
     Args:
         device (`str` or `torch.device`, *optional*): where models will run; the accelerator by default, if there is
@@ -119,7 +119,7 @@ def read_predictions(output_dir: str | os.PathLike) -> dict[int, Prediction]:
 
 
 def prediction_files(output_dir: Path) -> list[Path]:
-    """The files with answers in a folder: the one of all processes, then those that single ones left.
+    """The answer files in a folder: the merged one, then those of single processes.
 
     Args:
         output_dir (`Path`): folder of a run.
@@ -131,7 +131,7 @@ def prediction_files(output_dir: Path) -> list[Path]:
 
 
 def _images_together(image_ids: Sequence[str]) -> list[int]:
-    """Numbers of the rows, in an order that puts those about the same image side by side."""
+    """Row numbers, ordered so that rows about the same image are adjacent."""
     first: dict[str, int] = {}
     for index, image_id in enumerate(image_ids):
         first.setdefault(image_id, index)
@@ -193,7 +193,7 @@ def _read_rows(dataset: Dataset, indices: Sequence[int]) -> list[dict[str, Any]]
 
 
 def _merge(output_dir: Path) -> None:
-    """Make one file of all, in the order of the rows. Nothing is written where it is that already."""
+    """Merge all files into one, in the order of the rows. An up-to-date file is not rewritten."""
     # If this is interrupted before the parts are gone, their answers are read twice and the first of each counts.
     predictions = read_predictions(output_dir)
     parts = list(output_dir.glob(PARTS_PATTERN))

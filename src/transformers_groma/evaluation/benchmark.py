@@ -62,7 +62,7 @@ class Respondent(Protocol, Generic[Prepared]):
     """A model that answers the rows of a benchmark."""
 
     def question(self, row: Row) -> str:
-        """The question of a row in words, for people; empty where the image is all the question.
+        """The question of a row in words, for people; empty if the image is the whole question.
 
         Args:
             row (`Mapping`): the row, without its image.
@@ -114,7 +114,7 @@ class Asking(NamedTuple):
 
 
 class BenchmarkRows(NamedTuple):
-    """The rows that a model answers, and what its answers are compared with.
+    """The rows that a model answers, and the truth for its answers.
 
     Attributes:
         asked (`Dataset`): the rows whose question or image the model gets.
@@ -126,7 +126,7 @@ class BenchmarkRows(NamedTuple):
 
 
 def answer_and_target_boxes(prediction: Prediction, row: Row) -> tuple[list[list[float]], list[list[float]]]:
-    """The boxes of an answer, and the boxes that it should have, if the row has any.
+    """The boxes of an answer, and the target boxes, if the row has any.
 
     Args:
         prediction (`Prediction`): the answer.

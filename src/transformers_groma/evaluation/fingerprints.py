@@ -24,7 +24,7 @@ LEFT_OUT = (
 
 
 def model_sha256(model: PreTrainedModel, processor: GromaProcessor | BaseImageProcessor) -> str:
-    """The fingerprint of all that makes answers: weights, configurations, chat template, tokenizer, image processing.
+    """Fingerprint of all that decides answers: weights, configurations, chat template, tokenizer, image processing.
 
     Thresholds are left out, because a run writes them down by themselves.
 
@@ -57,7 +57,7 @@ def model_sha256(model: PreTrainedModel, processor: GromaProcessor | BaseImagePr
 
 
 def _described_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """The vocabulary, and whatever else turns a text into ids."""
+    """The vocabulary and all other settings that turn text into ids."""
     described = {
         "vocabulary": sorted(tokenizer.get_vocab().items()),
         "special_tokens": tokenizer.special_tokens_map,
@@ -71,7 +71,7 @@ def _described_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 def dataset_fingerprint(dataset: Dataset) -> str:
-    """The fingerprint of the content of a dataset, wherever it lies and however it is cut into files.
+    """Fingerprint of a dataset's content, independent of its path and of its split into files.
 
     Args:
         dataset (`Dataset`): a dataset with an `image` column.

@@ -38,7 +38,7 @@ def judge_of(
     price_out: float = 0.0,
     max_cost: float | None = None,
 ) -> Judge:
-    """Make a judge of a model's name, asked with the options of the papers.
+    """Make a judge from a model's name, with the options of the papers.
 
     Args:
         model (`str`): name of the model.

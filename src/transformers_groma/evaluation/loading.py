@@ -43,7 +43,7 @@ class NamedRows(NamedTuple):
 
 
 def load_benchmark(name: str) -> Benchmark:
-    """Look a benchmark up by its name.
+    """Look up a benchmark by name.
 
     Args:
         name (`str`): `"rec"`, `"lvis-ground"`, `"region-caption"`, `"grounded-caption"`, `"detection"` or

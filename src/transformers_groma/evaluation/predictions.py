@@ -15,7 +15,7 @@ from ..regions import Regions
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """The answer to a row. Two are equal if the same is written of them.
+    """The answer to a row. Two are equal if they are stored identically.
 
     Args:
         index (`int`): number of the row in the dataset.
@@ -64,7 +64,7 @@ class Prediction:
 
     @classmethod
     def of(cls, index: int, image_id: str, answer: GroundedText) -> "Prediction":
-        """A model's answer as a prediction.
+        """Make a prediction from a model's answer.
 
         Args:
             index (`int`), image_id (`str`): those of the row.
@@ -78,7 +78,7 @@ class Prediction:
         return cls(index, image_id, answer.text, phrases, answer.markup)
 
     def to_dict(self) -> dict[str, Any]:
-        """The prediction, ready for JSON."""
+        """Convert to plain values, ready for JSON."""
         phrases = [
             {"text": text, "boxes_xyxy": regions.xyxy.tolist(), "scores": regions.scores.tolist()}
             for text, regions in self.phrases
@@ -93,7 +93,7 @@ class Prediction:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Prediction":
-        """The prediction that `to_dict` wrote.
+        """Make a prediction from the output of `to_dict`.
 
         Args:
             values (`Mapping`): read from JSON.

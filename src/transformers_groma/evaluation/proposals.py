@@ -83,7 +83,7 @@ def pack_detections(
 
 
 def unpack_detections(packed: Tensor | np.ndarray) -> list[Regions]:
-    """The regions of each image in what [`pack_detections`] made.
+    """The regions of each image, unpacked from [`pack_detections`].
 
     Args:
         packed (`Tensor` or `np.ndarray` of shape `(B, n, 5)`): `(x1, y1, x2, y2, score)`; unused rows are negative.

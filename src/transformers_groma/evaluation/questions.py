@@ -9,7 +9,7 @@ from ..markup import REGION_MARK
 
 
 def question_of(row: Mapping[str, Any], task: Task | None = None, prompt_seed: int | None = None) -> dict[str, Any]:
-    """A row as a model is asked it: without an answer at its end, and in other words if wanted.
+    """A row as a question: without a final answer, and reworded if wanted.
 
     Without a seed a row keeps the question that it was written with: `processing/` and `groma data shapes
     --evaluation` write the standard one of its task. With a seed the wording is drawn from the templates of

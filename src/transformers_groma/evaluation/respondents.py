@@ -35,7 +35,7 @@ class _Chat(NamedTuple):
 
 
 class ChatRespondent:
-    """Answers the questions of rows in words, by greedy decoding.
+    """Answers the questions of rows in text, by greedy decoding.
 
     Args:
         model (`GromaForConditionalGeneration`): put into evaluation mode.
@@ -110,7 +110,7 @@ class ProposalRespondent:
         self.image_processor = processor.image_processor if isinstance(processor, GromaProcessor) else processor
 
     def question(self, row: Row) -> str:
-        """Empty, as the image is all the question; see [`Respondent`]."""
+        """Empty, as the image is the whole question; see [`Respondent`]."""
         return ""
 
     def prepare(self, rows: Sequence[Row]) -> _Images:
@@ -141,7 +141,7 @@ class ProposalRespondent:
 
 
 def _shortened(regions: Regions) -> Regions:
-    """The same regions in float64, as the shortest decimals that round to their float32: a file holds thousands."""
+    """The same regions in float64, as the shortest decimals that round to their float32, which keeps files small."""
     boxes, scores = (
         np.array([float(str(value)) for value in numbers.numpy().ravel()]).reshape(numbers.shape)
         for numbers in (regions.xyxy, regions.scores)

@@ -62,7 +62,7 @@ def evaluate(
     split: str = "",
     notes: Mapping[str, Any] | None = None,
 ) -> Results:
-    """Run a benchmark into a folder: answers, metrics, plots, and the worst answers if wanted.
+    """Run a benchmark into a folder: answers, metrics, plots, and a gallery if wanted.
 
     Args:
         benchmark (`Benchmark`): see `loading.load_benchmark`.

@@ -47,7 +47,7 @@ def images_of_rows(image_ids: Sequence[str], inputs: Mapping[str, Tensor], image
 def generate_with_shared_images(
     model: GromaForConditionalGeneration, inputs: Mapping[str, Tensor], images: Sequence[int], **kwargs: Any
 ) -> GenerateDecoderOnlyOutput:
-    """Like `model.generate`, but each image is encoded once, and so is what the prompts about it begin with.
+    """Like `model.generate`, but each image, and the common start of the prompts about it, is encoded once.
 
     The shared part of the prompt is read once for each image, which leaves a cache of keys and values. This cache is
     repeated for the rows about the image, and generation goes on from it with their questions.
@@ -104,7 +104,7 @@ def generate_with_shared_images(
 
 
 def _prefix_bounds(inputs: Mapping[str, Tensor], image_token_id: int) -> tuple[Tensor, Tensor]:
-    """Where each prompt begins, after its padding, and where its last placeholder ends, both of shape `(B,)`."""
+    """Where each prompt begins, after its padding, and where its last placeholder ends; both `(B,)`."""
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     position = torch.arange(ids.shape[1], device=ids.device)
     return mask.argmax(dim=1), torch.where(ids == image_token_id, position, -1).amax(dim=1) + 1

@@ -57,7 +57,7 @@ _IMAGE_MARK = "<image>"
 
 @dataclass(frozen=True)
 class TaskQuestion:
-    """A question of lmms-eval as it is put to Groma.
+    """A question of lmms-eval in Groma's form.
 
     Args:
         parts (`list[dict]`): message parts, see `data/columns.py`; the part that shows the image is not among them.
@@ -69,7 +69,7 @@ class TaskQuestion:
 
 
 def read_question(context: str) -> TaskQuestion:
-    """Turn the text of a request into a question to Groma.
+    """Turn the text of a request into a question for Groma.
 
     Args:
         context (`str`): the first of the request's arguments.

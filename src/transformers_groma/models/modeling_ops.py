@@ -35,7 +35,7 @@ _kernels: dict[str, ModuleType | None] = {}
 
 
 def use_kernels(source: KernelSource | None = None, folder: str | os.PathLike | None = None) -> dict[str, str]:
-    """Choose where the compiled kernels of this process come from, for all its models.
+    """Choose where this process gets its compiled kernels, for all its models.
 
     If nobody calls it, the first model does, with the value of the environment variable `GROMA_KERNELS`, or `"auto"`.
 
@@ -130,7 +130,7 @@ def computing_dtype(module: nn.Module, default: torch.dtype) -> torch.dtype:
 
 
 class _KernelLayer:
-    """Loads the kernels when the first of these layers is made, since a forward may be traced by torch.compile."""
+    """Loads the kernels when the first such layer is built, since torch.compile may trace `forward`."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ WIDE_CONVOLUTION_CHANNELS = 256
 
 
 class GromaFeatureFusion(nn.Module):
-    """One round of fusion with one convolution for all maps: each map takes in parts of its two neighbours."""
+    """One round of fusion, with one convolution shared by all maps: each map mixes with its two neighbours."""
 
     def __init__(self, hidden_size: int, num_groups: int):
         super().__init__()

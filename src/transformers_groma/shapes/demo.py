@@ -74,7 +74,7 @@ def scene_questions(scene: Scene) -> dict[str, Exchange]:
 
 
 def _evident_neighbor(scene: Scene, rng: np.random.Generator) -> Exchange | None:
-    """A question about a neighbour that lies wholly beside the object in that direction, so that everyone agrees."""
+    """A question about a neighbour that is entirely in that direction, so that everyone agrees."""
     for _ in range(NEIGHBOR_TRIES):
         exchange = ask_neighbor(world_of(scene), rng)
         if exchange is None:
@@ -226,7 +226,7 @@ def _best(box: Sequence[float], candidates: Sequence[Sequence[float]]) -> int | 
 
 
 def _truth(scene: Scene, index: int) -> dict[str, Any]:
-    """All that can be said about an object, and its box."""
+    """The full description of an object, and its box."""
     return {
         "text": with_article(words(scene.objects[index].attributes)),
         "box_xyxy": scene.boxes_xyxy[index],

@@ -190,7 +190,7 @@ def _pattern(texture: str, layer: Layer, turn: int, image_side: int) -> np.ndarr
 
 
 def draw_background(size: int, base: Color, kind: str, rng: np.random.Generator) -> np.ndarray:
-    """Draw a calm background with faint clutter that nobody takes for an object.
+    """Draw a calm background with clutter too faint to pass for an object.
 
     Args:
         size (`int`): side of the image in pixels.

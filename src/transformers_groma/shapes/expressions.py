@@ -21,7 +21,7 @@ ATTEMPTS = 12
 
 
 def unique_object(world: World, rng: np.random.Generator) -> tuple[str, int, str] | None:
-    """An object that its attributes tell from all others.
+    """Pick an object that its attributes distinguish from all others.
 
     Args:
         world (`World`): the objects.
@@ -40,7 +40,7 @@ def unique_object(world: World, rng: np.random.Generator) -> tuple[str, int, str
 
 
 def _unique_attributes(world: World, target: int, rng: np.random.Generator) -> Attributes | None:
-    """Some attributes that only the target has: often as few as will do."""
+    """Some attributes that only the target has, often the fewest possible."""
     found = [wanted for wanted in subsets(world.attributes[target]) if world.matches(wanted) == (target,)]
     if not found:
         return None
@@ -48,7 +48,7 @@ def _unique_attributes(world: World, target: int, rng: np.random.Generator) -> A
 
 
 def outermost_object(world: World, rng: np.random.Generator) -> tuple[str, int, str] | None:
-    """The outermost of several objects that have something in common, such as "leftmost red circle".
+    """Pick the outermost of several objects with something in common, such as "leftmost red circle".
 
     Args and returns: see [`unique_object`]; the kind is "position".
     """
@@ -67,7 +67,7 @@ def outermost_object(world: World, rng: np.random.Generator) -> tuple[str, int, 
 
 
 def related_object(world: World, rng: np.random.Generator) -> tuple[str, int, str] | None:
-    """One of several objects that have something in common, by its place beside an object that is unique.
+    """Pick one of several objects with something in common, by its position beside a unique object.
 
     Args and returns: see [`unique_object`]; the kind is "relation".
     """
@@ -86,7 +86,7 @@ def related_object(world: World, rng: np.random.Generator) -> tuple[str, int, st
 
 
 def the_one_ahead(world: World, candidates: Sequence[int], anchor: int, relation: str) -> int | None:
-    """The one candidate that lies in a direction of an object.
+    """The only candidate in a direction from an object.
 
     Args:
         world (`World`): the objects.
@@ -106,7 +106,7 @@ def the_one_ahead(world: World, candidates: Sequence[int], anchor: int, relation
 
 
 def some_group(world: World, rng: np.random.Generator, with_shape: bool) -> Attributes | None:
-    """Attributes that 1 to 5 objects have; more often those of several objects than of one.
+    """Attributes that 1 to 5 objects share; more often several than one.
 
     Args:
         world (`World`): the objects.
@@ -128,7 +128,7 @@ def some_group(world: World, rng: np.random.Generator, with_shape: bool) -> Attr
 
 
 def pick(values: Sequence[Value], rng: np.random.Generator) -> Value:
-    """One of several values, all equally likely."""
+    """Pick one of several values, all equally likely."""
     return values[rng.integers(len(values))]
 
 

@@ -43,7 +43,7 @@ MIXTURE = {
 
 
 def locate_one(world: World, rng: np.random.Generator, template: int, position_share: float) -> Exchange | None:
-    """A question for the one object that an expression means (referring expression comprehension)."""
+    """Ask for the one object that an expression means (referring expression comprehension)."""
     found = None
     if world.centers and rng.random() < position_share:
         makers = [outermost_object, related_object]
@@ -64,7 +64,7 @@ def locate_one(world: World, rng: np.random.Generator, template: int, position_s
 
 
 def locate_all(world: World, rng: np.random.Generator, template: int) -> Exchange | None:
-    """A question for all objects that a phrase fits (grounding)."""
+    """Ask for all objects that a phrase fits (grounding)."""
     wanted = some_group(world, rng, with_shape=False)
     if wanted is None:
         return None
@@ -79,7 +79,7 @@ def locate_all(world: World, rng: np.random.Generator, template: int) -> Exchang
 
 
 def describe_region(world: World, rng: np.random.Generator, template: int) -> Exchange:
-    """A question for a short description of an object that the user points at."""
+    """Ask for a short description of an object that the user points at."""
     region = Region(pick(world.objects, rng))
     question = [
         ("Please give a short description of ", region, "."),
@@ -91,7 +91,7 @@ def describe_region(world: World, rng: np.random.Generator, template: int) -> Ex
 
 
 def describe_image(world: World, rng: np.random.Generator, template: int) -> Exchange:
-    """A question for a description with phrases tied to boxes: of all objects, or of the largest if there are many."""
+    """Ask for a description with phrases tied to boxes, of all objects or of the largest if there are many."""
     chosen = world.objects
     if world.areas is not None:
         chosen = sorted(chosen, key=lambda index: -world.areas[index])
@@ -110,7 +110,7 @@ def describe_image(world: World, rng: np.random.Generator, template: int) -> Exc
 
 
 def count(world: World, rng: np.random.Generator) -> Exchange | None:
-    """A question how many objects of a kind there are."""
+    """Ask how many objects of a kind there are."""
     wanted = some_group(world, rng, with_shape=True)
     if wanted is None:
         return None
@@ -120,7 +120,7 @@ def count(world: World, rng: np.random.Generator) -> Exchange | None:
 
 
 def exists(world: World, rng: np.random.Generator) -> Exchange | None:
-    """A question whether there is an object of a kind.
+    """Ask whether there is an object of a kind.
 
     Where there is none, its colour and its shape are in the scene, but on different objects.
     """
@@ -137,7 +137,7 @@ def exists(world: World, rng: np.random.Generator) -> Exchange | None:
 
 
 def ask_color(world: World, rng: np.random.Generator) -> Exchange | None:
-    """A question for the colour of an object that the user points at."""
+    """Ask for the colour of an object that the user points at."""
     region = Region(pick(world.objects, rng))
     color = world.attributes[region.index].color
     if color is None:
@@ -146,14 +146,14 @@ def ask_color(world: World, rng: np.random.Generator) -> Exchange | None:
 
 
 def ask_shape(world: World, rng: np.random.Generator) -> Exchange:
-    """A question for the shape of an object that the user points at."""
+    """Ask for the shape of an object that the user points at."""
     region = Region(pick(world.objects, rng))
     answer = sentence(with_article(world.attributes[region.index].shape))
     return Exchange("shape", ("What shape is ", region, "?"), (answer,), str(region.index), "shape")
 
 
 def ask_neighbor(world: World, rng: np.random.Generator) -> Exchange | None:
-    """A question for what lies in a direction of an object, where that is clearly one object."""
+    """Ask what is in a direction from an object, if that is clearly one object."""
     if world.centers is None:
         return None
     for _ in range(ATTEMPTS):
@@ -171,7 +171,7 @@ def ask_neighbor(world: World, rng: np.random.Generator) -> Exchange | None:
 def make_exchange(
     kind: str, world: World, rng: np.random.Generator, template: int | None, position_share: float
 ) -> Exchange | None:
-    """One question of a kind, or `None` where chance found none.
+    """Make one question of a kind, or `None` if none was found.
 
     Args:
         kind (`str`): a key of `MIXTURE`.
@@ -214,7 +214,7 @@ def converse(
     max_pointed: int | None = None,
     max_named: int | None = None,
 ) -> list[Exchange]:
-    """Several different questions about a world: fewer where there is not enough to ask.
+    """Make several different questions about a world, or fewer if there is not enough to ask.
 
     A question comes once, whatever its wording: a second answer could be copied from the first. The user points at an
     object once, because a model gives each of the user's boxes a region of its own.

@@ -178,7 +178,7 @@ class ShapesOptions:
         return f"shapes-{self.split}-{self.seed}-{index}"
 
     def _generator(self, index: int) -> np.random.Generator:
-        """Random numbers for a row's questions; its scene has a generator of its own."""
+        """The random generator for a row's questions; its scene has another one."""
         task = int.from_bytes(hashlib.sha256(self.task.encode()).digest()[:4], "big")
         entropy = [self.seed, SPLITS.index(self.split), index, task, int(self.evaluation)]
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))

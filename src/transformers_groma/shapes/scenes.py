@@ -46,7 +46,7 @@ DARK_COLORS = tuple(color for color in COLORS if color not in ("black", "brown")
 
 
 class Attributes(NamedTuple):
-    """What can be said about an object, in the order in which it is said; `None` is not said."""
+    """What can be said about an object, in this order; `None` is left out."""
 
     size: str | None = None
     texture: str | None = None
@@ -255,7 +255,7 @@ def _generator(seed: int, split: str, index: int, *purpose: int) -> np.random.Ge
 def _propose_objects(
     rng: np.random.Generator, num_objects: int, colors: tuple[str, ...]
 ) -> list[tuple[Attributes, Geometry]]:
-    """Attributes and places of objects; fewer than wanted where one found no place."""
+    """Attributes and places of objects; fewer than wanted if one does not fit."""
     # How close objects may come: 1 is no overlap of their circles.
     closeness = rng.uniform(*CLOSENESS)
     num_large = min(MAX_LARGE, int(rng.binomial(num_objects, LARGE_SHARE)))
@@ -332,7 +332,7 @@ def _visible_masks(layers: list[Layer], image_size: int) -> list[np.ndarray]:
 
 
 def _is_recognisable(proposals: list[tuple[Attributes, Geometry]], layers: list[Layer]) -> bool:
-    """Whether enough of each object shows and no two have much the same box."""
+    """Whether enough of each object is visible and no two boxes nearly coincide."""
     boxes = []
     for (attributes, _), layer, mask in zip(proposals, layers, _visible_masks(layers, CHECKED_SIZE), strict=True):
         if mask.sum() < MIN_VISIBLE[attributes.size] * layer.mask.sum():

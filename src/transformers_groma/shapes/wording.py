@@ -6,7 +6,7 @@ from .scenes import Attributes
 
 
 def words(attributes: Attributes, plural: bool = False) -> str:
-    """The words for what is said about an object: size, texture (solid is never said), colour and shape.
+    """The words for an object: size, texture ("solid" is never said), colour and shape.
 
     Args:
         attributes (`Attributes`): what is said; an object without a shape is an "object".
@@ -28,7 +28,7 @@ def words(attributes: Attributes, plural: bool = False) -> str:
 
 
 def with_article(text: str) -> str:
-    """Put "a" or "an" before words.
+    """Prepend "a" or "an".
 
     Args:
         text (`str`): words.
@@ -44,12 +44,12 @@ def with_article(text: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """Make a sentence of words: a capital at the start, a full stop at the end."""
+    """Turn words into a sentence: a capital at the start, a full stop at the end."""
     return f"{text[0].upper()}{text[1:]}."
 
 
 def subsets(attributes: Attributes, with_shape: bool = True) -> list[Attributes]:
-    """All ways to say less about an object, the shortest first; solid is never said.
+    """All shorter descriptions of an object, shortest first; "solid" is never said.
 
     Args:
         attributes (`Attributes`): all about it.

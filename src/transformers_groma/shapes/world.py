@@ -62,7 +62,7 @@ class Exchange:
 
 @dataclass(frozen=True)
 class World:
-    """The objects that are asked about: of a scene, or a list of objects in words alone.
+    """The objects to ask about: those of a scene, or objects described in words alone.
 
     Args:
         attributes (`Sequence[Attributes | None]`): what is known of each object; `None` stands for no object.
@@ -83,7 +83,7 @@ class World:
         return self.in_order(index for index in self.objects if fits(self.attributes[index], wanted))
 
     def in_order(self, indices: Iterable[int]) -> tuple[int, ...]:
-        """Objects from left to right or, where there are no positions, in their own order."""
+        """Objects from left to right or, without positions, in the given order."""
         return tuple(sorted(indices, key=lambda index: (self.centers[index][0] if self.centers else 0, index)))
 
 
@@ -106,7 +106,7 @@ def world_of(scene: Scene) -> World:
 
 
 def fits(attributes: Attributes, wanted: Attributes) -> bool:
-    """Whether an object has all attributes that are said.
+    """Whether an object has all given attributes.
 
     Args:
         attributes (`Attributes`): of the object.

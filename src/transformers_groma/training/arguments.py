@@ -105,7 +105,7 @@ def load_datasets(arguments: DatasetArguments, schema: Schema) -> tuple[Dataset,
 
 @contextmanager
 def loading(argument: str, source: str | None = None) -> Iterator[None]:
-    """Within this context, errors of loading start with the option that names what is loaded.
+    """Prefix loading errors in this block with the option that names what is loaded.
 
     Args:
         argument (`str`): the option without its dashes.

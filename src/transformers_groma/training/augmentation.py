@@ -30,7 +30,7 @@ CROP_ATTEMPTS = 10
 
 
 class SquareImage(NamedTuple):
-    """An image at the size that the model takes, with its boxes.
+    """An image at the model's input size, with its boxes.
 
     Attributes:
         image (`PIL.Image.Image`): RGB, `image_size` x `image_size` pixels.
@@ -70,7 +70,7 @@ def augment(
     source: str = "coco",
     resample: PILImageResampling = PILImageResampling.BICUBIC,
 ) -> SquareImage:
-    """Bring an image and its boxes to the size that the model takes, with or without random changes.
+    """Resize an image and its boxes to the model's input size, with or without random augmentation.
 
     - `"recipe"` (paper section 3.4 and the original code): scale the shorter side to 400, 500 or 600 pixels, crop 448
       to 896 pixels of each side (all of a shorter one), resize the crop to the square, flip half of the images. Boxes
@@ -125,7 +125,7 @@ def augment(
 
 
 def draw_crop(width: int, height: int, generator: np.random.Generator) -> tuple[float, float, float, float]:
-    """Draw a random crop of the recipe, in pixels of the image. What it shows does not depend on the model's size.
+    """Draw a random crop of the recipe, in pixels of the image. It does not depend on the model's input size.
 
     Args:
         width, height (`int`): size of the image.
@@ -178,7 +178,7 @@ def map_boxes(
 
 
 def learnable_boxes(boxes: np.ndarray, image_size: int, source: str) -> np.ndarray:
-    """Say which boxes have a size that the recipe learns from.
+    """Which boxes have a size that the recipe learns from.
 
     Args:
         boxes (`np.ndarray` of shape `(n, 4)`): `xyxy` in pixels of the model's square.

@@ -11,7 +11,7 @@ class NonFiniteLossError(RuntimeError):
 
 
 def check_loss(loss: torch.Tensor, inputs: dict[str, Any], output_dir: str | Path, step: int, rank: int = 0) -> None:
-    """Stop training on a NaN or infinite loss, before it spoils the weights, and save the batch for a look.
+    """Stop training on a NaN or infinite loss, before it spoils the weights, and save the batch for inspection.
 
     Args:
         loss (`Tensor`): loss of a step, a scalar.

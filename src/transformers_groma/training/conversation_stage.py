@@ -70,7 +70,7 @@ class ConversationArguments(DatasetArguments):
 
 
 def choose_parts(arguments: ConversationArguments, default_parts: list[str], weight_decay: float) -> None:
-    """Choose the parts that learn: those of the command line, or else the stage's own.
+    """Choose the parts that learn: those on the command line, else the stage's defaults.
 
     Args:
         arguments (`ConversationArguments`): `trainable_parts` is filled in if it is empty.
@@ -175,7 +175,7 @@ def load_conversations(
 def check_conversations(
     arguments: ConversationArguments, model: GromaForConditionalGeneration, collator: ConversationCollator
 ) -> None:
-    """With `--check_data`, put every row of the datasets through all that training does with it.
+    """With `--check_data`, put every row of the datasets through the whole data path.
 
     Args:
         arguments (`ConversationArguments`): names the datasets.
@@ -229,7 +229,7 @@ def _check_precomputed_regions(
 
 
 def _folder_of_notes(path: str) -> Path:
-    """The folder with the notes about a dataset's proposals: its own, that of its file, or a copy from the Hub."""
+    """The folder with the notes on a dataset's proposals: its own, that of its file, or a copy from the Hub."""
     if Path(path).exists():
         return Path(path) if Path(path).is_dir() else Path(path).parent
     try:
@@ -242,7 +242,7 @@ def _folder_of_notes(path: str) -> Path:
 
 
 def card_details(path: str, arguments: ConversationArguments, train: Dataset, **recipe: Any) -> dict[str, Any]:
-    """What the model card says that the trainer does not know.
+    """Details for the model card that the trainer does not know.
 
     Args:
         path (`str`): folder or Hub name of the model that training starts from.

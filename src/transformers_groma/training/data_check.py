@@ -58,7 +58,7 @@ def check_training_rows(
     check: Callable[[MixturePart, int, Mapping[str, Any]], None],
     limit: int | None = None,
 ) -> int:
-    """Put every row through all that training does with it, and report the faults on stderr.
+    """Put every row through the whole data path, and report the faults on stderr.
 
     Args:
         parts (iterable of `MixturePart`): the rows.

@@ -139,7 +139,7 @@ def load_detector(
 def check_detection_data(
     arguments: DetectionArguments, training_args: DetectionTrainingArguments, image_processor: BaseImageProcessor
 ) -> None:
-    """With `--check_data`, put every row of the datasets through all that training does with it.
+    """With `--check_data`, put every row of the datasets through the whole data path.
 
     Args:
         arguments (`DetectionArguments`): names the datasets.
@@ -167,7 +167,7 @@ def check_detection_data(
 def card_details(
     arguments: DetectionArguments, training_args: DetectionTrainingArguments, train: Dataset
 ) -> dict[str, Any]:
-    """What the model card says that the trainer does not know.
+    """Details for the model card that the trainer does not know.
 
     Args:
         arguments (`DetectionArguments`): names the first weights and the datasets.

@@ -56,7 +56,7 @@ def data_details(specs: Sequence[str], train: Dataset) -> dict[str, Any]:
 
 
 def public_name(path: str) -> str:
-    """The name of a model or dataset that may be published.
+    """The name of a model or dataset, if it may be published.
 
     Args:
         path (`str`): a Hub name, or a local folder or file.
@@ -72,7 +72,7 @@ def public_name(path: str) -> str:
 
 
 def write_model_card(folder: Path, trainer: Any, kind: ModelKind = "chat") -> None:
-    """Write `README.md` beside the weights of a training.
+    """Write `README.md` beside the trained weights.
 
     Args:
         folder (`Path`): output folder of the training.
@@ -107,7 +107,7 @@ def write_model_card(folder: Path, trainer: Any, kind: ModelKind = "chat") -> No
 
 
 def _last_metrics(log_history: Sequence[dict[str, Any]]) -> list[tuple[str, float]]:
-    """The last value of each metric that says something about the model, by name."""
+    """The last value of each informative metric, by name."""
     last: dict[str, float] = {}
     for entry in log_history:
         last.update({key: value for key, value in entry.items() if isinstance(value, (int, float))})

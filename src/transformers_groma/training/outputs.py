@@ -190,7 +190,7 @@ def _faults_of_index(index: Path) -> Iterator[str]:
 
 
 def _read_weights(path: Path) -> tuple[set[str] | None, str | None]:
-    """The names of a file's tensors, where they are cheap to read, and its fault if it has one."""
+    """The names of a file's tensors, if cheap to read, and the file's fault, if any."""
     if path.suffix != ".safetensors":
         fault = _fault_of_torch_file(path)
         if fault is None:
@@ -248,7 +248,7 @@ def _fault_of_distributed(folder: Path) -> str | None:
 
 
 def _read_json(path: Path) -> tuple[dict[str, Any], str | None]:
-    """The JSON object in a file, and the file's fault if it has one."""
+    """The JSON object in a file, and the file's fault, if any."""
     if not path.is_file():
         return {}, f"{path.name} is missing"
     try:

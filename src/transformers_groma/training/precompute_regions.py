@@ -42,7 +42,7 @@ from .proposal_notes import NOTES_NAME, Detector, check_claim, claim_folder
 
 @dataclass
 class PrecomputeReport:
-    """What a run did.
+    """The outcome of a run.
 
     Args:
         files (`list` of `Path`): the files that it wrote.
@@ -59,7 +59,7 @@ class PrecomputeReport:
     proposals: int = 0
 
     def summary(self) -> str:
-        """Say in one line what was done.
+        """Sum up the run in one line.
 
         Returns:
             `str`: the line.
@@ -215,7 +215,7 @@ def _checked_features(source: Path) -> Features:
 
 
 def _check_copies(output_dir: Path, split: str, names: set[str]) -> None:
-    """Check that a folder has no file of the split that the dataset lacks: it would be read with the copies."""
+    """Check that a folder has no other file of the split, which would be read with the copies."""
     for path in sorted(output_dir.glob(f"{split}*.parquet")):
         if (output_dir / NOTES_NAME).exists() and path.name not in names:
             raise ValueError(

@@ -133,7 +133,7 @@ def pixel_maker(image_processor: BaseImageProcessor, feature: Image) -> Callable
 
 
 def write_copy(source: Path, target: Path, features: Features, proposals: Mapping[bytes, Proposals]) -> None:
-    """Copy a file with two more columns. The copy appears when it is whole.
+    """Copy a file with two more columns. The copy appears when it is complete.
 
     Args:
         source (`Path`): the file.
@@ -160,7 +160,7 @@ def write_copy(source: Path, target: Path, features: Features, proposals: Mappin
 
 
 def is_finished(source: Path, target: Path) -> bool:
-    """Say whether the copy of a file is there and whole.
+    """Whether the copy of a file exists and is complete.
 
     Args:
         source (`Path`): the file.
@@ -191,7 +191,7 @@ def is_finished(source: Path, target: Path) -> bool:
 
 
 def _source_notes(target: Path) -> Path:
-    """Where it is noted which file a copy was made of."""
+    """The path of the note on which file a copy was made from."""
     return target.with_name(f".{target.stem}.source.json")
 
 

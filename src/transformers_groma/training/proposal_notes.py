@@ -35,7 +35,7 @@ Detector = GromaModel | GromaForRegionProposal
 def check_proposals(
     model: GromaForConditionalGeneration | GromaModel | GromaForRegionProposal, *dataset_dirs: str | os.PathLike
 ) -> None:
-    """Check that the precomputed regions in folders are a model's own, and all that it could choose from.
+    """Check that precomputed regions come from a model's own detector, and include all that it could choose.
 
     Args:
         model (`GromaForConditionalGeneration`, `GromaModel` or `GromaForRegionProposal`): the model.
@@ -70,7 +70,7 @@ def check_proposals(
 
 
 def detector_sha256(model: GromaModel | GromaForRegionProposal) -> str:
-    """Fingerprint of all that decides about proposals: weights of vision encoder and region proposer, and settings.
+    """Fingerprint of all that decides proposals: weights of vision encoder and region proposer, and settings.
 
     Args:
         model (`GromaModel` or `GromaForRegionProposal`): the model, on any device.
@@ -90,7 +90,7 @@ def detector_sha256(model: GromaModel | GromaForRegionProposal) -> str:
 def claim_folder(
     output_dir: Path, detector: Detector, image_processor: BaseImageProcessor, threshold: float
 ) -> dict[str, Any]:
-    """Note whose proposals a folder will hold, or check that it holds the same ones already.
+    """Note which detector's proposals a folder will hold, or check that it holds the same ones already.
 
     Args:
         output_dir (`Path`): the folder; it exists.

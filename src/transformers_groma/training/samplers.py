@@ -57,7 +57,7 @@ class SourceBatchSampler:
             )
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, which decides about the order of the next iteration."""
+        """Set the epoch, which decides the order of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -73,7 +73,7 @@ class SourceBatchSampler:
             yield from groups[position]
 
     def _groups(self, rows: np.ndarray) -> list[list[list[int]]]:
-        """The rows of one source, in the given order, as groups of `num_processes` batches."""
+        """Group the rows of one source, in the given order, into `num_processes` batches each."""
         size = self.rows_per_batch * self.num_processes
         full = len(rows) // size
         groups = rows[: full * size].reshape(full, self.num_processes, self.rows_per_batch).tolist()

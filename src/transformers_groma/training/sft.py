@@ -201,7 +201,7 @@ def language_model_quantization(model_args: ModelConfig) -> BitsAndBytesConfig |
 
 
 def adapter_recipe(peft_config: PeftConfig | None, model_args: ModelConfig) -> dict[str, Any]:
-    """What the model card says about LoRA and quantization.
+    """Details for the model card about LoRA and quantization.
 
     Args:
         peft_config (`PeftConfig`, *optional*): the adapter, if there is one.

@@ -76,7 +76,7 @@ def check_parts(parts: Sequence[str]) -> None:
 
 
 def train_new_tokens(model: GromaForConditionalGeneration, token_ids: Sequence[int]) -> None:
-    """Let only some rows of the embedding and of the head learn; the others keep every bit.
+    """Train only some rows of the embedding and the head; the others keep every bit.
 
     The gradient of the other rows is exactly zero, so an optimizer without weight decay leaves them as they are.
 
@@ -106,7 +106,7 @@ def train_new_tokens(model: GromaForConditionalGeneration, token_ids: Sequence[i
 
 
 def train_all_rows(model: GromaForConditionalGeneration) -> None:
-    """Undo `train_new_tokens`: every row of the embedding and of the head gets its gradient again.
+    """Undo `train_new_tokens`: every row of the embedding and the head gets its gradient again.
 
     Args:
         model (`GromaForConditionalGeneration`): changed in place; nothing happens where there is nothing to undo.
@@ -119,7 +119,7 @@ def train_all_rows(model: GromaForConditionalGeneration) -> None:
 
 
 class _LearnRows(torch.autograd.Function):
-    """Hands on a weight unchanged; backward, only some of its rows get a gradient."""
+    """Returns a weight unchanged; in the backward pass, only some of its rows get a gradient."""
 
     @staticmethod
     def forward(ctx, weight: Tensor, learned_rows: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ TRAINING_STATE_FILES = (
 
 
 def prepare_arguments(args: TrainingArguments) -> None:
-    """Refuse settings that would bypass the model's own loss, and set what is the same in all trainings.
+    """Refuse settings that would bypass the model's own loss, and set what all stages share.
 
     Args:
         args (`TrainingArguments`): for a trainer of stage 2 or 3. Changed in place: columns are kept and texts are not
@@ -101,7 +101,7 @@ def boxes_as_bits(inputs: Any) -> Any:
 
 
 class StageTrainerMixin:
-    """What the trainers of all stages share: training after an evaluation, saving a whole model, its card, one push.
+    """Shared by the trainers of all stages: training after evaluation, saving a complete model, its card, one push.
 
     Args:
         model (`nn.Module`): the model.
@@ -201,7 +201,7 @@ class StageTrainerMixin:
         revision: str | None = None,
         run_as_future: bool = False,
     ) -> CommitInfo | Future:
-        """Upload the files of the model that are in a folder."""
+        """Upload the model's files from a folder."""
         return hf_api().upload_folder(
             repo_id=self.hub_model_id,
             folder_path=folder,

@@ -101,7 +101,7 @@ def score_detection(predictions: Sequence[Prediction], rows: Sequence[Row]) -> d
 
 
 def score_detection_rows(predictions: Sequence[Prediction], rows: Sequence[Row]) -> list[float]:
-    """Score each image by the best IoU of a region, mean over its targets, to find the worst.
+    """Score each image by the mean over its targets of the best IoU with a region.
 
     Args:
         predictions (`Sequence[Prediction]`), rows (`Sequence[Mapping]`): see [`score_detection`].

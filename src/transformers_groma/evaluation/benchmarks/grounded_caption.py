@@ -126,7 +126,7 @@ def _phrases(prediction: Prediction) -> Phrases:
 
 
 def _truth(index: int, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with what an answer to it is compared with."""
+    """A row with the truth for its answer."""
     roles = [message["role"] for message in row["messages"]]
     if roles.count("user") != 1:
         raise ValueError(

@@ -57,7 +57,7 @@ _MARKDOWN = str.maketrans("", "", "*`_#>")
 
 
 def judge_messages(question: BenchQuestion, answer: str) -> list[dict[str, str]]:
-    """Write the messages that the judge is asked with.
+    """Write the messages for the judge.
 
     Args:
         question (`BenchQuestion`): the question; its reference answer is shown as Assistant 1's.
@@ -120,7 +120,7 @@ def parse_scores(text: str) -> tuple[float, float] | None:
 
 
 def _without_thoughts(text: str) -> str:
-    """The text without what stands between `<think>` and `</think>`."""
+    """Remove the text between `<think>` and `</think>`."""
     pieces = []
     start = 0
     while (thought := text.find("<think>", start)) >= 0 and (end := text.find("</think>", thought)) >= 0:
@@ -201,7 +201,7 @@ def review_answers(
 
 
 def _reviewed(path: Path, digests: Mapping[str, str]) -> set[str]:
-    """The questions that have a review; a review of something else is an error, as metrics would mix the two."""
+    """The questions that have a review; a review of something else is an error, as metrics would mix them."""
     names = set()
     for entry in read_jsonl(path):
         name = str(entry.get("question_id"))
@@ -223,7 +223,7 @@ def _digest(messages: Sequence[Mapping[str, Any]], endpoint: Endpoint) -> str:
 
 
 def _checked(first: str, second: str) -> tuple[float, float] | None:
-    """Two scores, unless one is more than a judge may give."""
+    """Check that two scores are at most the judge's maximum."""
     scores = float(first), float(second)
     return scores if max(scores) <= MAX_SCORE else None
 

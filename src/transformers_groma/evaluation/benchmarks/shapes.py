@@ -103,7 +103,7 @@ def named_attributes(text: str) -> dict[str, str]:
 
 
 def score_grounded_captions(predictions: Sequence[Prediction], rows: Dataset) -> dict[str, float]:
-    """Score how many phrases say all about an object and point at one like that, at an IoU of at least 0.5.
+    """Score how many phrases describe an object fully and point at one like it, at an IoU of at least 0.5.
 
     The first box of a phrase counts.
 

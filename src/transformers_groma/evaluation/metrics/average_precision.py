@@ -144,12 +144,12 @@ def coco_metrics(
 
 
 def numbered(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Annotations or results with numbers of their own, from 1: COCO takes 0 for "no match"."""
+    """Number annotations or results from 1, because COCO reads 0 as "no match"."""
     return [{**entry, "id": number} for number, entry in enumerate(entries, start=1)]
 
 
 def mean_of_defined(values: np.ndarray) -> float:
-    """The mean of what COCO has a value for; it marks the rest with -1, and so is the mean of nothing."""
+    """The mean of the values that COCO defines; it marks the others with -1, which is also the mean of none."""
     defined = values[values > -1]
     return float(defined.mean()) if defined.size else -1.0
 
@@ -157,7 +157,7 @@ def mean_of_defined(values: np.ndarray) -> float:
 def _annotations(
     image: int, boxes: np.ndarray, scores: np.ndarray | None = None, iscrowd: int = 0
 ) -> list[dict[str, Any]]:
-    """Boxes `xyxy` of an image as COCO's annotations, which have `xywh`, all of one category."""
+    """Convert an image's `xyxy` boxes to COCO annotations, which are `xywh`, all of one category."""
     sizes = boxes[:, 2:] - boxes[:, :2]
     entries = [
         {"image_id": image, "category_id": 1, "bbox": [*corner, *size], "area": size[0] * size[1], "iscrowd": iscrowd}

@@ -76,7 +76,7 @@ def flat_targets(name: str, lists: Sequence[Sequence[Any]]) -> tuple[np.ndarray,
 def flat_values(
     name: str, values: Sequence[Sequence[Any]], counts: np.ndarray, dtype: type = np.float64
 ) -> np.ndarray:
-    """Flatten what is given for each box of rows, such as scores.
+    """Flatten values given per box of rows, such as scores.
 
     Args:
         name (`str`): how an error names the argument.
@@ -142,6 +142,6 @@ def _is_list_of_boxes(entry: Any) -> bool:
 
 
 def _place(name: str, counts: np.ndarray, wrong: np.ndarray) -> str:
-    """The first wrong box, as the caller would write it."""
+    """The index expression of the first wrong box, as the caller would write it."""
     index = wrong.argmax()
     return f"{name}[{row_of_each(counts)[index]}][{rank_of_each(counts)[index]}]"

@@ -19,7 +19,7 @@ Tokenizer = Callable[[Sequence[str]], Sequence[str]]
 
 
 def cider(candidates: Sequence[str], references: Sequence[Sequence[str]], tokenize: Tokenizer = ptb_tokenize) -> float:
-    """CIDEr of captions (to be exact, CIDEr-D, which is what coco-caption computes).
+    """CIDEr of captions (CIDEr-D, to be exact, as coco-caption computes it).
 
     How much a word counts depends on how many captions contain it, so the score is that of the whole set and not the
     mean over parts of it. That of a single caption is 0.

@@ -30,7 +30,7 @@ def lvis_ground_eval(
     image_ids: Sequence[str],
     areas: Sequence[Sequence[float]] | None = None,
 ) -> dict[str, float]:
-    """Score LVIS-Ground as the released script does it: `LVISEval` over all predicted boxes, each with a score of 1.
+    """Score LVIS-Ground as the released script does: `LVISEval` over all predicted boxes, each with a score of 1.
 
     The paper's protocol is another one, `as_many_recall`: here the number of boxes is not limited to that of the
     targets, and recall is averaged over categories. Only recall is reported. The average precision that the script
@@ -143,7 +143,7 @@ def lvis_metrics(
 
 
 def _best_of_images(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The best results of each image, whatever their category: LVIS cuts first. Equal scores keep their order."""
+    """The best results of each image in any category, as LVIS truncates first. Equal scores keep their order."""
     of_image: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for entry in results:
         of_image[entry["image_id"]].append(entry)
@@ -202,7 +202,7 @@ def _few_images(
 
 
 def _summary(evaluation: COCOeval_faster, categories: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The metrics by name, from an evaluation that is done."""
+    """The metrics by name, from a finished evaluation."""
     precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]  # (T, R, K, A, 1) and (T, K, A, 1)
     thresholds = [round(float(threshold), 2) for threshold in evaluation.params.iouThrs]
     half, three_quarters = thresholds.index(0.5), thresholds.index(0.75)

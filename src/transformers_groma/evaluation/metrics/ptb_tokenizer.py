@@ -118,7 +118,7 @@ def _words(text: str) -> list[str]:
 
 
 def _written(token: str) -> str:
-    """A token as the treebank writes it; two words where it has two."""
+    """A token as the treebank writes it, sometimes as two words."""
     if token.startswith("..."):
         return "..."
     if token.startswith("--"):

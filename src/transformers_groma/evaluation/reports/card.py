@@ -38,7 +38,7 @@ _NOT_IN_FILE_NAMES = re.compile(r"[^\w.-]+")
 
 
 class _Task(NamedTuple):
-    """What the Hub is told about a benchmark: its task, and the metric that stands for it."""
+    """How the Hub describes a benchmark: its task and its main metric."""
 
     task_type: str
     task_name: str
@@ -148,7 +148,7 @@ def _is_on_hub(dataset: str) -> bool:
 
 
 def _eval_results(run: Results) -> list[EvalResult]:
-    """All metrics of a run, but those that say that there was nothing to measure (below 0, following COCO)."""
+    """All metrics of a run, except those without anything to measure (below 0, following COCO)."""
     task = TASKS[run.benchmark]
     dataset, split = run.settings["dataset"], run.settings.get("split")
     # The last name of a path alone: the rest stays private.

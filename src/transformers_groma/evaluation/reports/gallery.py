@@ -294,7 +294,7 @@ def _draw_dashed(image: Image.Image, boxes: Sequence[Box]) -> None:
 
 
 def _with_texts(image: Image.Image, case: GalleryCase) -> Image.Image:
-    """The image with the texts of the case under it, so that it says everything when it is passed on alone."""
+    """The image with the texts of the case under it, so that it is complete on its own."""
     lines = [f"{case.title}   {case.verdict}{', ' if case.verdict else ''}score {_number(case.score)}"]
     lines += [f"{name}: {text}" for name, text in _texts(case)]
     return with_caption(image, [Run("\n".join(lines))])
@@ -326,7 +326,7 @@ def _card(number: int, case: GalleryCase, image: Image.Image) -> str:
 
 
 def _texts(case: GalleryCase) -> list[tuple[str, str]]:
-    """The question, if there is one, the answer, and what was expected, each with its name."""
+    """The question (if any), the answer and the expected answer, each with its name."""
     # Answers to "where" questions are boxes without words.
     answer = case.answer or ("(boxes only)" if len(case.predicted_boxes_xyxy) else "(nothing)")
     texts = [("Question", case.question)] * bool(case.question) + [("Answer", answer)]

@@ -132,7 +132,7 @@ def plot_recall_at_n(
     others: Mapping[str, Mapping[int, float]] | None = None,
     title: str = "Recall at n proposals",
 ) -> Path:
-    """Draw the recall over the number of best boxes of an image that count.
+    """Draw the recall over the number of best boxes counted per image.
 
     Args:
         recalls (`Mapping[int, float]`): recall, 0..1, at each number of boxes.
@@ -185,7 +185,7 @@ def plot_recall_at_n(
 
 
 def _figure(title: str, with_legend: bool = False) -> tuple[Figure, Axes]:
-    """An empty plot, with room for a legend beside it, where it hides nothing."""
+    """An empty plot with room for a legend beside it."""
     figure = Figure(figsize=(8.6 if with_legend else 7, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -198,7 +198,7 @@ def _figure(title: str, with_legend: bool = False) -> tuple[Figure, Axes]:
 
 
 def _leave_room_above(axes: Axes) -> None:
-    """Make room for labels over the bars. An axis of zeros alone still has a height."""
+    """Make room for labels above the bars. An axis of zeros alone still has a height."""
     axes.set_ylim(0, max(axes.get_ylim()[1] * 1.08, 1.0))
 
 

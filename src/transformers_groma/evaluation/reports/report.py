@@ -147,7 +147,7 @@ def markdown_report(
 
 
 def versions() -> dict[str, str]:
-    """Look up the versions of what metrics depend on.
+    """Look up the versions of the packages that metrics depend on.
 
     Returns:
         `dict[str, str]`: versions of Python and of the packages that are installed.
@@ -166,7 +166,7 @@ def versions() -> dict[str, str]:
 
 
 def _of_dataset(published: Sequence[PublishedMetric], settings: Mapping[str, Any]) -> Iterator[PublishedMetric]:
-    """What the paper has for the dataset and split of a run; nothing for a part of its rows."""
+    """The paper's metrics for the dataset and split of a run; none for a run on part of the rows."""
     if settings.get("limit") is not None:
         return
     split = _split_name(settings.get("split"))
@@ -176,12 +176,12 @@ def _of_dataset(published: Sequence[PublishedMetric], settings: Mapping[str, Any
 
 
 def _split_name(split: str | None) -> str | None:
-    """The name of a split; the validation split has two names and gets one."""
+    """The canonical name of a split; the validation split has two names."""
     return "val" if split == "validation" else split
 
 
 def _published_table(benchmark: Benchmark) -> Iterator[str]:
-    """The paper's metrics: a row a dataset, a column a metric."""
+    """The paper's metrics: one row per dataset, one column per metric."""
     metrics = {metric.name: metric for metric in benchmark.metrics}
     names = list(dict.fromkeys(entry.metric for entry in benchmark.published))
     yield _line(["dataset", *names])
@@ -202,7 +202,7 @@ def _shown(metric: Metric, value: float | None, absent: str = "") -> str:
 
 
 def _line(cells: Sequence[Any]) -> str:
-    """A line of a table; its cells are Markdown."""
+    """A table row; its cells are Markdown."""
     return f"| {' | '.join(map(str, cells))} |"
 
 

@@ -158,7 +158,7 @@ class TextPiece(NamedTuple):
 
 
 def with_parts(template: str, image_token: str, special_tokens: Mapping[str, str]) -> str:
-    """A chat template that also takes messages made of text, image, region and phrase parts.
+    """Extend a chat template to messages made of text, image, region and phrase parts.
 
     Args:
         template (`str`): any chat template. One that writes `<region>` knows the parts already and comes back as it
@@ -191,7 +191,7 @@ def with_parts(template: str, image_token: str, special_tokens: Mapping[str, str
 
 @lru_cache
 def _takes_only_lists(template: str, special_tokens: tuple[tuple[str, str], ...]) -> bool:
-    """Whether a template shows text of a list of parts, but not a plain text."""
+    """Whether a template renders text from a list of parts, but not plain text."""
 
     def shows(content: Any) -> bool:
         messages = [{"role": "user", "content": content}]
@@ -205,12 +205,12 @@ def _takes_only_lists(template: str, special_tokens: tuple[tuple[str, str], ...]
 
 
 def marks_answers(template: str) -> bool:
-    """Whether a chat template says itself, with `{% generation %}`, what the model has to write."""
+    """Whether a chat template marks the model's text itself, with `{% generation %}`."""
     return _MARKS_ANSWERS.search(template) is not None
 
 
 def is_template_error(error: BaseException) -> bool:
-    """Whether an error is a chat template's own: `raise_exception`, or something that it cannot render."""
+    """Whether an error comes from a chat template: `raise_exception`, or something that it cannot render."""
     # By its name: the library imports the package of templates where it is needed, and remote code imports no more
     # than that.
     return any(base.__name__ == "TemplateError" for base in type(error).__mro__)
@@ -221,7 +221,7 @@ def split_answers(
     render: Callable[[Sequence[Mapping[str, Any]], bool], str],
     add_generation_prompt: bool = False,
 ) -> list[TextPiece]:
-    """Find the answers in a rendered conversation: all that the model has to write, with the end of its turn.
+    """Find the answers in a rendered conversation: all that the model must write, including the end of its turn.
 
     An answer begins where the prompt for it ends, and ends with what the template writes after it, without white
     space at the end. In the example below that is " 4</s>": the space after "assistant:" is the model's to write.
@@ -298,7 +298,7 @@ def _common_start(first: str, second: str) -> str:
 
 
 def _with_marks(message: Mapping[str, Any]) -> dict[str, Any]:
-    """An answer with marks around its text. White space stays outside: many templates strip it."""
+    """Put marks around an answer's text. Whitespace stays outside, as many templates strip it."""
     content = message.get("content") or ""
     if isinstance(content, str):
         return {**message, "content": _end_mark(_start_mark(content))}

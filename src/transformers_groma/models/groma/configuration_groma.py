@@ -147,7 +147,7 @@ class GromaRegionProposalConfig(PreTrainedConfig):
     def get_config_dict(
         cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The settings of a detector, or those of the detector in a whole Groma, which has the same two parts."""
+        """The settings of a detector, or of the detector in a complete Groma, which has the same two parts."""
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if config_dict.get("model_type") == GromaConfig.model_type:
             config_dict = {name: config_dict[name] for name in (*_DETECTOR_SETTINGS, "dtype") if name in config_dict}

@@ -72,7 +72,7 @@ def check_tensors(
 
 
 def check_size(config_name: str, num_needed: int, num_saved: int) -> None:
-    """Check that settings do not describe a model larger than the weights, before memory is taken for it.
+    """Check that settings do not describe a model larger than the weights, before allocating it.
 
     Args:
         config_name (`str`): the file of settings.
@@ -91,7 +91,7 @@ def check_size(config_name: str, num_needed: int, num_saved: int) -> None:
 
 
 def check_layers(name: str, value: Any, num_saved: int) -> None:
-    """Check that settings have as many layers as the weights, before any layer is made.
+    """Check that settings have as many layers as the weights, before any layer is built.
 
     Args:
         name (`str`): name of the setting.

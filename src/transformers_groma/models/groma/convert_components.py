@@ -75,7 +75,7 @@ def assemble_components(
     overwrite: bool = False,
     region_encoder: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Put a fresh Groma together: pretrained components, new weights for what joins them.
+    """Assemble a Groma: pretrained components, and new weights for what joins them.
 
     - `detector` (a `GromaForRegionProposal`) and `language_model` (any `AutoModelForCausalLM`) make a
       `GromaForConditionalGeneration` for stage 2. Its added tokens start at the mean of the vocabulary's embeddings.
@@ -148,7 +148,7 @@ def _assemble_detector(vision_encoder: str | Path, dtype: torch.dtype, folder: P
 
 @contextmanager
 def _loading(name: str, source: str | Path) -> Iterator[None]:
-    """Errors of a component while it is loaded become one line that names it; the library has many kinds of them."""
+    """Turn any error of loading a component into one line that names it; the library raises many kinds."""
     try:
         yield
     except (OSError, MemoryError):
@@ -160,7 +160,7 @@ def _loading(name: str, source: str | Path) -> Iterator[None]:
 
 
 def _check_model_size(model_class: type, config: PreTrainedConfig, num_saved: int | None) -> None:
-    """Check the size of the model that a configuration describes, without taking memory for it."""
+    """Check the size of the model that a configuration describes, without allocating it."""
     if num_saved is not None:
         with torch.device("meta"):
             model = model_class.from_config(config) if hasattr(model_class, "from_config") else model_class(config)
@@ -244,7 +244,7 @@ def _assemble_groma(
 
 
 def _detector_config(detector: str | Path) -> GromaRegionProposalConfig | GromaConfig:
-    """The configuration of a detector, or of the whole Groma that may stand for one."""
+    """The configuration of a detector, or of a complete Groma that serves as one."""
     config = AutoConfig.from_pretrained(detector)
     if not isinstance(config, (GromaConfig, GromaRegionProposalConfig)):
         raise ValueError(
@@ -372,7 +372,7 @@ def own_generation_config(generation_config: GenerationConfig, tokenizer: PreTra
 
 
 def _add_tokens(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_regions: int) -> None:
-    """Add Groma's tokens to a language model and its tokenizer, in place. Rows that exist keep every bit."""
+    """Add Groma's tokens to a language model and its tokenizer, in place. Existing rows keep every bit."""
     num_tokens, num_rows = len(tokenizer), llm.get_input_embeddings().weight.shape[0]
     vocabulary = tokenizer.get_vocab()
     # A tokenizer may have been given a token or two that the model never saw, for padding for instance. But the model

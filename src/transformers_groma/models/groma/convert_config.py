@@ -18,7 +18,7 @@ LEGACY_ROI_STRIDES = (1.75, 3.5, 7.0)
 
 
 def convert_legacy_config(config: dict, state_dict: dict[str, Tensor]) -> GromaConfig | GromaRegionProposalConfig:
-    """Make our configuration for a released checkpoint, with the geometry that its weights were trained with.
+    """Make the configuration for a released checkpoint, with the geometry that its weights were trained with.
 
     Args:
         config (`dict`): the original config.json, whose nested parts only list differences to the defaults of
@@ -135,7 +135,7 @@ def _proposer_settings(detector: dict[str, Any], state_dict: Mapping[str, Tensor
 def _language_settings(
     language_model: dict[str, Any], state_dict: Mapping[str, Tensor], num_base_tokens: int, num_new_tokens: int
 ) -> dict[str, Any]:
-    """The settings of the language model, a Llama; its table of embeddings is joined with that of the added tokens."""
+    """The settings of the language model, a Llama; its embedding table is joined with that of the added tokens."""
     num_layers = language_model.get("num_hidden_layers", LlamaConfig().num_hidden_layers)
     _check_layers(state_dict, "llm_cfg.num_hidden_layers", num_layers, "llm.model.layers.")
     _check_rows(language_model, "llm_cfg.vocab_size", num_base_tokens)
@@ -152,7 +152,7 @@ def _language_settings(
 
 
 def _size(state_dict: Mapping[str, Tensor], key: str, dim: int) -> int:
-    """A size that the original has in its code and not in its config.json, read off a tensor."""
+    """A size that the original has in its code, not in its config.json: read from a tensor's shape."""
     if key not in state_dict:
         raise ValueError(f"The checkpoint misses {key!r}, which tells a size.")
     shape = tuple(state_dict[key].shape)
@@ -164,7 +164,7 @@ def _size(state_dict: Mapping[str, Tensor], key: str, dim: int) -> int:
 
 
 def _part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A nested part of the original's config.json; only what is a setting of the model."""
+    """A nested part of the original's config.json, model settings only."""
     part = config.get(name, {})
     if not isinstance(part, Mapping):
         raise ValueError(
@@ -176,7 +176,7 @@ def _part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _choice_of_regions(config: Mapping[str, Any], num_proxies: int | None = None) -> dict[str, Any]:
-    """The settings that choose regions, with the defaults of the original."""
+    """The settings of region selection, with the original's defaults."""
     max_regions = config.get("max_region_num", 100 if num_proxies is None else min(100, num_proxies))
     return {
         "max_regions": check_integer(
@@ -198,7 +198,7 @@ def _check_count(part: Mapping[str, Any], part_name: str, name: str) -> None:
 
 
 def _check_rows(holder: Mapping[str, Any], name: str, number: int) -> None:
-    """Check that a setting (the last part of `name`), if it is there, is the number of rows of its table."""
+    """Check that a setting (the last part of `name`), if present, is the number of rows of its table."""
     value = holder.get(name.rpartition(".")[2], number)
     if type(value) is not int or value != number:
         raise ValueError(
@@ -208,7 +208,7 @@ def _check_rows(holder: Mapping[str, Any], name: str, number: int) -> None:
 
 @contextmanager
 def config_errors() -> Iterator[None]:
-    """Errors that the library raises for settings of a wrong kind become a ValueError of one line."""
+    """Turn the library's errors about settings of a wrong kind into a one-line ValueError."""
     try:
         yield
     except (

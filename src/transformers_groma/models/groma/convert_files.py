@@ -134,7 +134,7 @@ def load_checkpoint(directory: str | Path) -> dict[str, Tensor]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a file of weights; code in it is not run.
+    """Read a weights file; code in it is never run.
 
     Args:
         path (`Path`): a safetensors file, or one of `torch.save`.
@@ -232,7 +232,7 @@ def check_component(name: str, folder: str | Path) -> int | None:
 
 
 def _check_layer_counts(path: Path, config: Mapping[str, Any], num_tensors: int) -> None:
-    """Refuse settings with more layers than tensors: making these would take minutes and memory before it fails."""
+    """Refuse settings with more layers than tensors, which would take minutes and memory to fail."""
     for key, value in config.items():
         if isinstance(value, dict):
             _check_layer_counts(path, value, num_tensors)
@@ -244,7 +244,7 @@ def _check_layer_counts(path: Path, config: Mapping[str, Any], num_tensors: int)
 
 
 def _line(error: BaseException) -> str:
-    """The message of an error in one short line."""
+    """The message of an error, in one short line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 160 else f"{text[:160]}…"
 

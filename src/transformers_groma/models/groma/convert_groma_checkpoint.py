@@ -82,7 +82,7 @@ def convert_legacy_checkpoint(
 
 
 def _load_tokenizer(legacy_dir: Path, config: GromaConfig) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a checkpoint and check that it gives the ids that the model knows."""
+    """Load a checkpoint's tokenizer and check that it gives the ids that the model knows."""
     model_file = legacy_dir / "tokenizer.model"
     if not model_file.is_file():
         raise FileNotFoundError(

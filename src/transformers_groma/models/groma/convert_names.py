@@ -43,7 +43,7 @@ ADDED_TOKEN_TABLES = {
 
 
 def rename_legacy_key(key: str) -> str:
-    """Our name for a tensor of the original's `GromaModel`.
+    """Translate a tensor name of the original's `GromaModel`.
 
     Args:
         key (`str`): name in the released checkpoint.

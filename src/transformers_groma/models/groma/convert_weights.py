@@ -54,7 +54,7 @@ def convert_legacy_state_dict(
 def _rename(
     state_dict: dict[str, Tensor], is_detector: bool
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
-    """The tensors by our names, the rows of added tokens by the names of their tables, and names that are unknown."""
+    """The tensors by our names, the added tokens' rows by their tables' names, and unknown names."""
     converted: dict[str, Tensor] = {}
     added_rows: dict[str, Tensor] = {}
     unknown = []
@@ -79,7 +79,7 @@ def _rename(
 
 
 def _append_added_rows(converted: dict[str, Tensor], added_rows: dict[str, Tensor]) -> None:
-    """Append the rows of the added tokens, which the original keeps apart, to the tables of the language model."""
+    """Append the added tokens' rows, which the original stores separately, to the language model's tables."""
     for name, rows in added_rows.items():
         if name in converted:
             if rows.shape[1:] != converted[name].shape[1:]:
@@ -116,7 +116,7 @@ def _check_against_model(
 
 
 def _check_position_table(name: str, table: Tensor, grid: int) -> None:
-    """Check that a position table is one of a square grid that can become another without taking much more memory."""
+    """Check that a position table has a square grid that can be resized without taking much more memory."""
     old_grid = position_grid(table) if table.ndim == 3 else 0
     if old_grid < 1 or table.shape[:2] != (1, 1 + old_grid**2):
         raise ValueError(f"{name!r} has the shape {tuple(table.shape)}: it must be (1, 1 + grid * grid, hidden_size).")

@@ -22,7 +22,7 @@ from ...images import ImageReadingMixin
 def prepare_values(
     image: ImageInput, do_rescale: bool | None = None, do_normalize: bool | None = None, **kwargs
 ) -> ImageInput:
-    """Bring the values of an image to 8 bits, or leave floats as they are where they are not to be rescaled.
+    """Convert an image to 8 bits, but leave floats unchanged if they are not to be rescaled.
 
     Args:
         image (`PIL.Image.Image`, `np.ndarray` or `Tensor`): one image.
@@ -58,7 +58,7 @@ class GromaDetectionPostProcessing:
         threshold: float = 0.5,
         target_sizes: Sequence[tuple[int, int]] | torch.Tensor | None = None,
     ) -> list[dict[str, torch.Tensor]]:
-        """The boxes that `GromaForRegionProposal` found, in the form that the library's detectors give.
+        """Convert the output of `GromaForRegionProposal` to the form of the library's detectors.
 
         All queries are looked at. `model.propose_regions` is what a Groma model points at: after its own score
         threshold, which is lower, and NMS.
@@ -134,7 +134,7 @@ class GromaImageProcessorPil(ImageReadingMixin, GromaDetectionPostProcessing, Pi
         input_data_format: str | ChannelDimension | None = None,
         **kwargs,
     ) -> np.ndarray:
-        """One image as an array of shape `(channels, height, width)`, upright and in RGB if so configured."""
+        """Convert an image to an array `(channels, height, width)`, upright, and RGB if so configured."""
         image = prepare_values(image, **kwargs)
         return super().process_image(image, do_convert_rgb, input_data_format, **kwargs)
 

@@ -40,7 +40,7 @@ UNFIT_FAMILIES = {
 
 
 def check_language_config(config: PreTrainedConfig) -> None:
-    """Check by its configuration that a language model fits into Groma.
+    """Check a language model's configuration: whether it fits into Groma.
 
     What only the code of a model tells is checked by `LanguageModelHead`.
 

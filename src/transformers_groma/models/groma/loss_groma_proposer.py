@@ -67,7 +67,7 @@ def region_proposal_loss(
 
 
 def _check_labels(labels: list[dict], pred_boxes: Tensor) -> tuple[list[dict[str, Tensor]], Tensor]:
-    """Labels as the criterion takes them, all boxes of one class, and which images train the SA-1B head `(B,)`."""
+    """Labels in the criterion's form, all boxes of one class, and which images train the SA-1B head `(B,)`."""
     if len(labels) != len(pred_boxes):
         raise ValueError(f"`labels` must hold one dict for each of the {len(pred_boxes)} images, got {len(labels)}.")
     targets, learns_sa1b = [], []

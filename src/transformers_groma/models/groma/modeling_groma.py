@@ -177,7 +177,7 @@ class GromaModel(GromaPerceptionMixin, GromaPromptMixin, GromaPreTrainedModel):
         tokens: VisualTokens | None,
         turn_regions: TurnRegions | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """The embedded prompt, visual tokens in the places of placeholders, and the visual tokens of its images."""
+        """The embedded prompt, with visual tokens in place of placeholders, and the visual tokens of its images."""
         input_ids, inputs_embeds = prompt.input_ids, prompt.inputs_embeds
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
@@ -389,7 +389,7 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GromaGenerationMixin):
     def _prepare_labels(
         self, labels: Tensor | None, shift_labels: Tensor | None, outputs: GromaModelOutputWithPast
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Labels with boxes named as in the prompt, and the label that each position predicts.
+        """The labels, with boxes named as in the prompt, and the label that each position predicts.
 
         In a prompt without images both are as given, and the library shifts the labels by one. With images the token
         after a position may be an unused slot, so labels are shifted here: to the next token that is on.

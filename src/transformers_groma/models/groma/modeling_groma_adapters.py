@@ -33,7 +33,7 @@ def pattern_of_parts(*parts: str) -> str:
 
 
 class GromaAdapterMixin:
-    """Takes adapters out of the detector again, whoever added them: `peft.get_peft_model`, `add_adapter` or a trainer.
+    """Removes adapters from the detector, whether `peft.get_peft_model`, `add_adapter` or a trainer added them.
 
     A configuration that has `exclude_modules` (even `[]`) is left alone, and so is one whose adapters are in the
     detector and nowhere else.
@@ -56,7 +56,7 @@ class GromaAdapterMixin:
 
 
 def keep_adapters_out_of_detector(model: nn.Module, configs: Mapping[str, Any]) -> None:
-    """Put the plain layers of the detector back in the place of their adapters.
+    """Replace the detector's adapters with the plain layers that they wrap.
 
     Args:
         model (`nn.Module`): with adapters of `peft`. Changed.

@@ -11,7 +11,7 @@ from .modeling_groma_outputs import GromaImageFeatures
 
 
 class DraftingAssistant:
-    """Stands for an assistant model in the library's assisted decoding about images.
+    """Stands in for an assistant model in the library's assisted decoding about images.
 
     The library hands the assistant the visual tokens of the main model, which have another width, and which a
     text-only model cannot read. Here a text-only assistant drafts without the image, and a Groma reads visual tokens
@@ -31,7 +31,7 @@ class DraftingAssistant:
         return getattr(self._model, name)
 
     def generate(self, *args, mm_encoder_outputs: dict | None = None, **kwargs):
-        """Draft some tokens. The library calls this again and again, with a longer prompt and the last cache."""
+        """Draft some tokens. The library calls this repeatedly, with a longer prompt and the last cache."""
         if self._tokens is not None and kwargs.get(CACHE_NAME) is None:
             kwargs[CACHE_NAME] = self._read_prompt(kwargs["input_ids"], kwargs.get("attention_mask"))
         # Not a Groma's own `generate`: the main model has prepared the prompt, it is final.

@@ -41,7 +41,7 @@ def _part_of(name: str) -> str | None:
 
 
 def part_dtypes(weights: Mapping[str, Tensor]) -> dict[str, torch.dtype]:
-    """The dtype that most weights of each part have. Quantized weights do not count.
+    """The dtype of most weights of each part. Quantized weights do not count.
 
     Args:
         weights (`dict[str, Tensor]`): weights by name.
@@ -171,7 +171,7 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
         return loaded
 
     def _check_quantization(self) -> None:
-        """Check that a quantizer left the visual parts as they were: it may not ask what to leave out."""
+        """Check that a quantizer left the visual parts alone: some do not ask what to skip."""
         weights = dict(self.named_parameters())
         for name in self._visual_weights:
             weight = weights.get(name)
@@ -186,7 +186,7 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go: the device of the weights or, if these are offloaded, the one on which they compute."""
+        """The device for inputs: that of the weights or, if they are offloaded, the one that computes."""
         device = super().device
         if device.type != "meta":
             return device
@@ -250,7 +250,7 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
     def detect(
         self, pixel_values: Tensor, *, differentiable: bool = False, **kwargs: Unpack[TransformersKwargs]
     ) -> GromaDetection:
-        """Look at images: what the vision encoder sees in them, and the region proposals that it leads to.
+        """Run the vision encoder and the region proposer on images.
 
         This is the one step from an image to proposals. [`select_regions`] makes regions of them.
 
@@ -304,7 +304,7 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
         *,
         permute: bool = False,
     ) -> RegionSelection:
-        """Choose the regions of every image among its proposals and put them into slots, as the configuration says.
+        """Select the regions of every image from its proposals and put them into slots, as configured.
 
         Args:
             proposals (`GromaRegionProposerOutput`): `pred_boxes` `(B, Q, 4)`, normalized `cxcywh`, and `scores`
@@ -343,7 +343,7 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
         return self.feature_map(torch.stack(layers).mean(dim=0))
 
     def _encode_patches(self, pixel_values: Tensor, **kwargs) -> BaseModelOutputWithPooling:
-        """Run the vision encoder, which returns all its hidden states. The image size is checked before any work."""
+        """Run the vision encoder with all hidden states. The image size is checked first."""
         size = self.config.vision_config.image_size
         if pixel_values.ndim != 4 or tuple(pixel_values.shape[-2:]) != (size, size):
             raise ValueError(
@@ -365,7 +365,7 @@ def no_autocast(tensor: Tensor) -> torch.autocast:
 
 
 def requested_output(kwargs: dict, config: PreTrainedConfig, name: str) -> bool | list[int] | None:
-    """What a call asks for as `output_hidden_states` or `output_attentions`; else what the configuration does."""
+    """The value of `output_hidden_states` or `output_attentions`: the call's, else the configuration's."""
     value = kwargs.get(name)
     return getattr(config, name) if value is None else value
 
@@ -373,7 +373,7 @@ def requested_output(kwargs: dict, config: PreTrainedConfig, name: str) -> bool 
 def requested_hidden_states(
     hidden_states: tuple[Tensor, ...], kwargs: dict, config: PreTrainedConfig
 ) -> tuple[Tensor | None, ...] | None:
-    """The hidden states that a caller asks for: none, all, or those of a list of indices, as in the library's models.
+    """The requested hidden states: none, all, or those at a list of indices, as in the library's models.
 
     The library's decorator would do this, but the model itself always needs all hidden states.
     """

@@ -43,12 +43,12 @@ class CachedPrompt:
     keys: Tensor | None = None
 
     def select_rows(self, rows: Tensor) -> "CachedPrompt":
-        """The same prompt with the rows of these indices `(B_new,)`, int64."""
+        """The same prompt with the rows at these indices `(B_new,)`, int64."""
         names = ("attention_mask", "has_image", "image_index", "region_boxes", "region_scores", "region_mask")
         return replace(self, **{name: getattr(self, name)[rows.to(getattr(self, name).device)] for name in names})
 
     def with_mask(self, attention_mask: Tensor) -> "CachedPrompt":
-        """The same prompt with another mask `(B, length)`, 0 for tokens that are off."""
+        """The same prompt with another mask `(B, length)`; 0 for tokens that are off."""
         return replace(self, attention_mask=attention_mask.bool())
 
 
@@ -60,7 +60,7 @@ def remember_prompt(cache: Cache, prompt: CachedPrompt) -> None:
 
 
 def recall_prompt(cache: Cache | None) -> CachedPrompt | None:
-    """The prompt that was stored with a cache, as the cache holds it now: cropped, or with other rows.
+    """The prompt that was stored with a cache, adapted to the cache's present state: cropped, or other rows.
 
     Args:
         cache (`Cache`, *optional*): a cache that was given to a model.
@@ -85,7 +85,7 @@ def recall_prompt(cache: Cache | None) -> CachedPrompt | None:
 
 
 def remember_generated(cache: Cache | None, prompt: CachedPrompt) -> None:
-    """Remember a prompt with the cache that generation continued it in.
+    """Store a prompt with the cache in which generation continued it.
 
     Args:
         cache (`Cache`, *optional*): may be longer than the prompt, by what was generated, and have several rows for
@@ -121,7 +121,7 @@ def cached_rows(cache: Cache) -> int:
 
 
 def assign_slots(boxes: Tensor, prompt: CachedPrompt) -> tuple[Tensor, CachedPrompt]:
-    """Give each box of a later turn a slot: that of the same region if there is one, else the next free one.
+    """Give each box of a later turn a slot: that of the same region if it has one, else the next free one.
 
     The slots stand at the start of the prompt, which the model has read already, so a new region cannot be added
     there. But no region has the proxy token of a free slot: it becomes the name of the new region in this turn, and
@@ -165,7 +165,7 @@ def assign_slots(boxes: Tensor, prompt: CachedPrompt) -> tuple[Tensor, CachedPro
 
 
 def _mask_of_length(attention_mask: Tensor, length: int) -> Tensor:
-    """A mask `(B, length)`: cut with a cropped cache; tokens that something else put into the cache count as on."""
+    """Cut or extend a mask to `(B, length)`; tokens that something else put into the cache count as on."""
     attention_mask = attention_mask[:, :length]
     return torch.nn.functional.pad(attention_mask, (0, length - attention_mask.shape[1]), value=True)
 
@@ -179,7 +179,7 @@ def _keys_of(cache: Cache) -> Tensor | None:
 
 
 def _match_rows(keys: Tensor | None, old_keys: Tensor) -> Tensor:
-    """Which old row each row of the cache is: `(B_new,)`. Rows may be chosen, repeated, reordered, or cropped."""
+    """Which old row each cache row is: `(B_new,)`. Rows may have been selected, repeated, reordered or cropped."""
     if keys is not None and keys.shape[1] == old_keys.shape[1]:
         length = min(keys.shape[2], old_keys.shape[2])
         keys, old_keys = keys[:, :, :length], old_keys[:, :, :length].to(keys.device)

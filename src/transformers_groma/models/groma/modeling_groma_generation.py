@@ -28,7 +28,7 @@ from .modeling_groma_prompt import PreparedPrompt
 
 
 class GromaGenerationMixin(GenerationMixin):
-    """`GenerationMixin` whose prompts have images.
+    """`GenerationMixin` for prompts with images.
 
     Before the loop the images are looked at and the prompt is made final. In the loop only visual tokens are left of
     the images, which the first step puts into the prompt: so beams expand little, and every mode of the library works.
@@ -46,7 +46,7 @@ class GromaGenerationMixin(GenerationMixin):
         proposal_scores: Tensor | None = None,
         **kwargs,
     ) -> Tensor | GromaGenerateDecoderOnlyOutput | GromaGenerateBeamDecoderOnlyOutput:
-        """Answer prompts with images, as `GenerationMixin.generate` does; images are looked at once, before the loop.
+        """Like `GenerationMixin.generate`, for prompts with images; these are encoded once, before the loop.
 
         Args:
             inputs (`Tensor` of shape `(B, length)`, *optional*): prompt ids, also as `input_ids`. With
@@ -146,7 +146,7 @@ class GromaGenerationMixin(GenerationMixin):
         refer_boxes: Tensor | None,
         other_boxes: dict[str, Tensor | None],
     ) -> GromaImageFeatures | None:
-        """What the images look like: from pixels, or from features that were computed before."""
+        """The image features, computed from pixels or given by the caller."""
         if pixel_values is not None:
             return self.get_image_features(pixel_values, refer_boxes, **other_boxes, return_dict=True)
         if features is not None and features.region_mask is None:
@@ -167,7 +167,7 @@ class GromaGenerationMixin(GenerationMixin):
         num_cached: int,
         kwargs: dict,
     ) -> tuple[PreparedPrompt, GromaImageFeatures | None]:
-        """A new prompt about images, and its visual tokens, but for those that a cache holds already."""
+        """Prepare a new prompt about images, and its visual tokens except those that a cache already holds."""
         if attention_mask is None:
             attention_mask = self._attention_mask_without_padding(input_ids, inputs_embeds, kwargs)
         placeholder_mask = self.model.get_placeholder_mask(input_ids, inputs_embeds)
@@ -190,7 +190,7 @@ class GromaGenerationMixin(GenerationMixin):
         cached: CachedPrompt,
         kwargs: dict,
     ) -> tuple[PreparedPrompt, GromaImageFeatures | None]:
-        """A later turn of a cached prompt, and the visual tokens of its boxes. Ids are of the whole or of the turn."""
+        """Prepare a later turn of a cached prompt, and its boxes' visual tokens. Ids cover all turns or this one."""
         num_cached = cached.attention_mask.shape[1]
         whole = input_ids if inputs_embeds is None else inputs_embeds
         # Only a whole conversation has the placeholders of the image. Embeddings are always of the whole.
@@ -248,7 +248,7 @@ class GromaGenerationMixin(GenerationMixin):
         refer_boxes: Tensor | None,
         features: GromaImageFeatures | None,
     ) -> DraftingAssistant:
-        """An assistant model that can be asked about the images."""
+        """Wrap an assistant model so that it can be asked about the images."""
         if assistant.config.model_type != self.config.model_type:
             return DraftingAssistant(assistant, None)
         if pixel_values is None or features is None:
@@ -289,7 +289,7 @@ class GromaGenerationMixin(GenerationMixin):
         return (input_ids != pad_token_id).long()
 
     def _check_prompt_length(self, input_ids: Tensor | None, attention_mask: Tensor | None) -> None:
-        """Refuse a prompt for which the language model has no positions. Of ids only the shape counts."""
+        """Refuse a prompt that exceeds the language model's positions. Only the shape of the ids counts."""
         limit = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         if not limit or input_ids is None:
             return
@@ -303,7 +303,7 @@ class GromaGenerationMixin(GenerationMixin):
             )
 
     def _check_mode(self, kwargs: dict, has_cache: bool, has_images: bool) -> None:
-        """Refuse settings of generation that would give another answer or fail somewhere inside the library."""
+        """Refuse generation settings that would change the answer or fail deep inside the library."""
         settings = kwargs.get("generation_config") or self.generation_config
 
         def setting(name: str):
@@ -339,7 +339,7 @@ def _with_regions(
     region_scores: Tensor | None = None,
     region_mask: Tensor | None = None,
 ) -> Tensor | GromaGenerateDecoderOnlyOutput | GromaGenerateBeamDecoderOnlyOutput:
-    """What generation returned, with the regions of the images; bare ids as they are."""
+    """Add the regions of the images to generation's output; bare ids are returned unchanged."""
     regions = {"region_boxes": region_boxes, "region_scores": region_scores, "region_mask": region_mask}
     if isinstance(output, GenerateBeamDecoderOnlyOutput):
         return GromaGenerateBeamDecoderOnlyOutput(**output, **regions)

@@ -23,7 +23,7 @@ POSITIONS_BY_MASK = {"bloom"}
 
 
 class LanguageModelHead:
-    """The head of a causal language model: makes logits and loss of its base model's hidden states, as its class does.
+    """The head of a causal language model: logits and loss from hidden states, as its class computes them.
 
     Args:
         config (`PreTrainedConfig`): of the language model.
@@ -70,7 +70,7 @@ class LanguageModelHead:
         self._model = model
 
     def name_in_groma(self, name: str) -> str:
-        """The name in Groma of a weight that the class has under `name`."""
+        """The name in Groma of a weight that the class calls `name`."""
         first, dot, rest = name.partition(".")
         if first == self.base_name:
             return f"model.language_model.{rest}"
@@ -81,7 +81,7 @@ class LanguageModelHead:
         return self.base_class._from_config(self.config)
 
     def build_modules(self) -> dict[str, nn.Module]:
-        """Build the modules of the head, to be initialized, by their names in Groma. Can be called once."""
+        """Build the head's modules, uninitialized, by their names in Groma. Can be called once."""
         modules = {}
         for name, module in self._heads.items():
             if type(module) is nn.Linear:
@@ -117,7 +117,7 @@ class LanguageModelHead:
 
 
 class _FinishedOutput:
-    """What a base model returned. All that is not hidden states or routers is `None`."""
+    """The output of a base model. Everything but hidden states and router logits is `None`."""
 
     def __init__(self, last_hidden_state: Tensor, router_logits: tuple[Tensor] | None):
         self.last_hidden_state = last_hidden_state
@@ -131,7 +131,7 @@ class _FinishedOutput:
 
 
 class _FinishedModel:
-    """Stands for a base model that has run already: returns its output again, whatever it is called with."""
+    """Stands in for a base model that has already run: returns its output, whatever it is called with."""
 
     def __init__(self, model: nn.Module, output: _FinishedOutput):
         self._model, self._output = model, output
@@ -146,7 +146,7 @@ class _FinishedModel:
 
 
 class _CausalModel:
-    """Stands for an instance of the class, the `self` of its `forward`.
+    """Stands in for an instance of the class, as the `self` of its `forward`.
 
     The base model has run already, the modules of the head are Groma's, and all else is that of an instance without
     weights.

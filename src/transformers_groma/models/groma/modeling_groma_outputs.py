@@ -16,7 +16,7 @@ from .modeling_groma_proposer import GromaRegionProposerOutput
 
 
 class GromaDetection(NamedTuple):
-    """What the vision encoder and the region proposer make of a batch of images; see `GromaPreTrainedModel.detect`.
+    """The output of the vision encoder and the region proposer; see `GromaPreTrainedModel.detect`.
 
     Attributes:
         vision (`BaseModelOutputWithPooling`): of the vision encoder, with all its hidden states

@@ -73,14 +73,14 @@ class TurnRegions(NamedTuple):
 
 
 class GromaPerceptionMixin:
-    """The steps from images to what a prompt about them reads.
+    """The steps from images to the visual tokens of a prompt.
 
     The language model need not run for them, and features that were computed once serve many prompts.
     """
 
     @torch.no_grad()
     def propose_regions(self, pixel_values: Tensor, refer_boxes: Tensor | None = None) -> GromaRegionProposals:
-        """The regions that the language model would be offered in a prompt about these images. It does not run.
+        """The regions that a prompt about these images would offer the language model, which does not run.
 
         Args:
             pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): images from the processor.
@@ -138,7 +138,7 @@ class GromaPerceptionMixin:
         return features
 
     def encode_regions(self, features: GromaImageFeatures, refer_boxes: Tensor | None = None) -> GromaImageFeatures:
-        """Features for another prompt about the same images, with other user boxes. No image is looked at again.
+        """Features for another prompt about the same images, with other user boxes. No image is encoded again.
 
         Args:
             features (`GromaImageFeatures`): of [`get_image_features`]; not changed.
@@ -212,7 +212,7 @@ class GromaPerceptionMixin:
         proposal_scores: Tensor | None = None,
         **kwargs,
     ) -> tuple[GromaImageFeatures, VisualTokens]:
-        """Features without `pooler_output`, and what belongs there, still padded."""
+        """The features without `pooler_output`, and the padded visual tokens for it."""
         num_images = len(pixel_values)
         refer_boxes = boxes_of_images("refer_boxes", refer_boxes, num_images)
         ground_boxes = boxes_of_images("ground_boxes", ground_boxes, num_images)
@@ -250,7 +250,7 @@ class GromaPerceptionMixin:
     def _visual_tokens(
         self, image_tokens: Tensor, feature_maps: list[Tensor], selection: RegionSelection, refer_boxes: Tensor | None
     ) -> VisualTokens:
-        """Image tokens, a token for each slot, and the tokens of the slots that user boxes have got once more."""
+        """Image tokens, a token for each slot, and a second copy for the slots of user boxes."""
         # As bits: where FSDP wraps the region encoder by itself, it casts what comes in.
         region_tokens = self.region_encoder(feature_maps, boxes_to_bits(selection.boxes), selection.mask)
         tokens = torch.cat([image_tokens, region_tokens.to(image_tokens)], dim=1)

@@ -13,7 +13,7 @@ IGNORED_LABEL = -100
 
 
 def is_mask_of_tokens(attention_mask: Tensor | dict | None) -> bool:
-    """Whether it is a mask `(B, length)`, not one that generation prepared for a static cache."""
+    """Whether this is a mask `(B, length)`, not one that generation prepared for a static cache."""
     return isinstance(attention_mask, Tensor) and attention_mask.ndim == 2
 
 
@@ -83,7 +83,7 @@ def continued_mask(attention_mask: Tensor | None, cached_mask: Tensor, length: i
 
 
 def shift_labels_over_gaps(labels: Tensor, token_mask: Tensor) -> Tensor:
-    """The label that each position predicts: that of the next token which is switched on.
+    """The label that each position predicts: that of the next token that is on.
 
     Args:
         labels (`Tensor` of shape `(B, length)`): label of each position, -100 for none.

@@ -38,7 +38,7 @@ class PreparedPrompt(NamedTuple):
     memory: CachedPrompt | None
 
     def fill(self, inputs_embeds: Tensor, tokens: Tensor) -> Tensor:
-        """Embeddings `(B, length, hidden_size)` with visual tokens `(N, n, hidden_size)` in the places for them."""
+        """Embeddings `(B, length, hidden_size)` with visual tokens `(N, n, hidden_size)` in their places."""
         return fill_placeholders(inputs_embeds, self.placeholder_mask, tokens, self.image_index)
 
 
@@ -46,7 +46,7 @@ class GromaPromptMixin:
     """The steps from a caller's prompt to the one that the language model reads. What callers pass is not changed."""
 
     def get_placeholder_mask(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-        """Where the visual features go: `(B, length)`, bool. In embeddings, that of the placeholder is looked for."""
+        """Where the visual features go: `(B, length)`, bool. Embeddings are compared with the placeholder's."""
         return self._known_ids(input_ids, inputs_embeds) == self.config.image_token_id
 
     def prepare_prompt(
@@ -125,7 +125,7 @@ class GromaPromptMixin:
         cached: CachedPrompt,
         new_regions: TurnRegions | None = None,
     ) -> PreparedPrompt:
-        """Prepare what continues a cached prompt: the next token, or a later turn, which may point at new regions.
+        """Prepare the continuation of a cached prompt: the next token, or a later turn, perhaps with new regions.
 
         Args:
             input_ids (`Tensor` of shape `(B, length)`), inputs_embeds (`Tensor` of shape `(B, length, hidden_size)`):
@@ -176,7 +176,7 @@ class GromaPromptMixin:
         )
 
     def mask_unused_regions(self, attention_mask: Tensor, placeholder_mask: Tensor, region_mask: Tensor) -> Tensor:
-        """Switch the region slots that hold no region off in the attention mask.
+        """Switch empty region slots off in the attention mask.
 
         Args:
             attention_mask (`Tensor` of shape `(B, length)`): 1 for tokens, 0 for padding; not changed.
@@ -212,7 +212,7 @@ class GromaPromptMixin:
     def _with_proxies(
         self, input_ids: Tensor | None, inputs_embeds: Tensor | None, ids: Tensor, resolved: Tensor
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The given one of ids and embeddings, in which `resolved` took the place of the known `ids`."""
+        """The ids or embeddings, whichever were given, with `resolved` in place of the known `ids`."""
         if input_ids is not None:
             return resolved, None
         changed = (resolved != ids)[..., None]
@@ -225,7 +225,7 @@ def prompt_as_it_is(
     attention_mask: Tensor | dict | None,
     cache: Cache | None = None,
 ) -> PreparedPrompt:
-    """A prompt that needs no preparation: text alone, or a step of generation, which has prepared it.
+    """A prompt that needs no preparation: text alone, or a generation step that is already prepared.
 
     Args:
         input_ids (`Tensor` of shape `(B, length)`), inputs_embeds (`Tensor` of shape `(B, length, hidden_size)`): one
@@ -247,7 +247,7 @@ def prompt_as_it_is(
 
 
 def image_index_of_rows(placeholder_mask: Tensor) -> Tensor:
-    """For every row, which image is its own: rows with placeholders take the images in order; 0 for text-only rows."""
+    """The image of every row: rows with placeholders take the images in order; 0 for text-only rows."""
     return (placeholder_mask.any(dim=1).long().cumsum(dim=0) - 1).clamp(min=0)
 
 
@@ -258,7 +258,7 @@ def resolve_row_boxes(
     index: Tensor,
     config: GromaConfig,
 ) -> Tensor:
-    """Ids (or labels) in which `<refer_box>` and `<ground_box>` are the proxy tokens of their slots.
+    """Replace `<refer_box>` and `<ground_box>` in ids (or labels) with the proxy tokens of their slots.
 
     Args:
         token_ids (`Tensor` of shape `(B, length)`): ids or labels; not changed.

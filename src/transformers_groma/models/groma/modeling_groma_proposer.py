@@ -213,7 +213,7 @@ class GromaRegionProposer(nn.Module):
         )
 
     def _encode(self, maps: list[Tensor], geometry: dict) -> Tensor:
-        """Maps `(B, d_model, H, W)` to encoder tokens `(B, N, d_model)`, level after level, row after row."""
+        """Flatten maps `(B, d_model, H, W)` to encoder tokens `(B, N, d_model)`, level by level, row by row."""
         positions = [
             self.position_embedding(level.shape, level.device, torch.float32).flatten(2).transpose(1, 2)
             + self.level_embed[index].float()
@@ -353,7 +353,7 @@ def init_proposer_weights(proposer: GromaRegionProposer) -> None:
 
 
 def _init_deformable_attention(module: DeformableDetrMultiscaleDeformableAttention) -> None:
-    """Sampling points start as rays from the reference point: head h in direction h, its point p at distance p + 1."""
+    """Sampling points start as rays from the reference point: head h in direction h, point p at distance p + 1."""
     angles = torch.arange(module.n_heads, dtype=torch.float32) * (2.0 * math.pi / module.n_heads)
     directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
     # Scaled to the side of a square: diagonals reach as many pixels along each axis as the others do along theirs.

@@ -36,7 +36,7 @@ class RegionSelection(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """The boxes of a batch that may become regions, in any order; each step of `select_regions` hands them on.
+    """The boxes of a batch that may become regions, in any order, as the steps of `select_regions` pass them on.
 
     Attributes:
         boxes (`Tensor` of shape `(B, N, 4)`, float32): normalized `cxcywh`.
@@ -104,7 +104,7 @@ def select_regions(
     score_threshold: float,
     permute: bool = False,
 ) -> RegionSelection:
-    """Choose the regions of every image and put them into slots (paper section 3.1).
+    """Select the regions of every image and put them into slots (paper section 3.1).
 
     User boxes come first, in the order given, each in its own slot; proposals that overlap one give way. Then the
     proposals with a score > `score_threshold` that survive NMS, best first. Ground-truth boxes join with score 0.2 and
@@ -236,7 +236,7 @@ def gather_candidates(
 
 
 def best_first(candidates: Candidates) -> Candidates:
-    """Sort: user boxes in the order given, then the others by falling score; equal scores keep their order.
+    """Sort: user boxes in the given order, then the others by descending score; equal scores keep their order.
 
     Example:
     >>> boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.2, 0.2, 0.1, 0.1]]])
@@ -250,7 +250,7 @@ def best_first(candidates: Candidates) -> Candidates:
 
 
 def keep_at_most(candidates: Candidates, max_regions: int) -> Candidates:
-    """Keep the first `max_regions` of those kept, where user and ground-truth boxes count before proposals.
+    """Keep at most `max_regions` candidates; user and ground-truth boxes count before proposals.
 
     Args:
         candidates (`Candidates`): best first.

@@ -267,7 +267,7 @@ class GromaProcessor(GromaAnswers, GromaConversations):
         )
 
     def replace_image_token(self, image_inputs: Mapping[str, Any], image_idx: int, **kwargs) -> str:
-        """What an `<image>` mark becomes: image tokens, separator and region slots. The same for every image."""
+        """The replacement of an `<image>` mark: image tokens, separator and region slots. The same for every image."""
         slots = "".join(proxy_token(index) + self.image_token for index in range(self.max_regions))
         return self.image_token * self.num_image_tokens + self.region_separator + slots
 
@@ -325,7 +325,7 @@ class GromaProcessor(GromaAnswers, GromaConversations):
     def _get_num_multimodal_tokens(
         self, image_sizes: Sequence[Sequence[int]] | None = None, **kwargs
     ) -> MultiModalData:
-        """How many placeholders images of the given (height, width) take, `<region>` marks not counted."""
+        """How many placeholders images of the given (height, width) take, without `<region>` marks."""
         if image_sizes is None:
             return MultiModalData()
         return MultiModalData(
@@ -338,13 +338,13 @@ class GromaProcessor(GromaAnswers, GromaConversations):
         return image is not None and count_marks(self.image_token, text) == 0
 
     def _plain_question(self, question: str, marks: Collection[str]) -> str:
-        """A question whose control tokens are text, but for its marks."""
+        """Make a question's control tokens plain text, except its marks."""
         template = self._resolve_chat_template(None) if self.chat_template else None
         tokens = control_tokens(self.tokenizer, template)
         return break_control_tokens([question], tokens, self.tokenizer, marks, keep_first=GROUNDING_TOKEN)[0]
 
     def _offsets_of_broken_texts(self, texts: list[str], attention_mask: Any) -> list[list[tuple[int, int]]]:
-        """Where tokens stand in the expanded prompts, which the library does not tell of texts with breaks.
+        """The offsets of tokens in the expanded prompts, which the library does not give for texts with breaks.
 
         One row for each text, as long as its padded ids; padding is at (0, 0).
         """
@@ -381,7 +381,7 @@ class GromaProcessor(GromaAnswers, GromaConversations):
         return [wrapped.get(index, text) for index, text in enumerate(texts)]
 
     def _with_same_start(self, texts: list[str], are_questions: list[bool]) -> tuple[list[str], bool]:
-        """Texts with the BOS tokens that they need written out, and whether that was necessary.
+        """Write out the BOS tokens that texts need; also returns whether that was necessary.
 
         The tokenizer puts a BOS token before all texts of a batch or before none. A question comes out of the chat
         template complete, as "<s>A chat between …". Where such a text is in the batch, the other texts get theirs
@@ -401,7 +401,7 @@ class GromaProcessor(GromaAnswers, GromaConversations):
 
 
 def default_question(num_boxes: int) -> str:
-    """What is asked about an image and `num_boxes` boxes where there is no text."""
+    """The question about an image and `num_boxes` boxes if no text is given."""
     if num_boxes == 0:
         return DEFAULT_IMAGE_PROMPT
     return DEFAULT_REGION_PROMPT.format(regions=", ".join([REGION_MARK] * num_boxes))

@@ -119,7 +119,7 @@ class GromaConversations(ProcessorMixin):
     def _plain_conversation(
         self, conversation: Any, processor_kwargs: Mapping[str, Any], chat_template: str, kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
-        """A conversation, and the other variables of its template, whose control tokens are text, but for its marks.
+        """Make control tokens plain text in a conversation and its template variables, except its marks.
 
         A user's "[grounding] What does <p> mean in <region>?" with a box keeps `[grounding]` and `<region>`; its `<p>`
         gets a break inside. In an answer "<p>A dog</p><roi><r3></roi></s>" all stays but the `</s>`, which would end
@@ -160,7 +160,7 @@ class GromaConversations(ProcessorMixin):
         return conversations if is_batched else conversations[0], {**kwargs, **others}
 
     def _find_answers(self, conversation: Any, template: str, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Conversations as pieces of rendered text, for `PIECES_TEMPLATE`, and the arguments that it still needs.
+        """Render conversations into pieces of text for `PIECES_TEMPLATE`, with the arguments that it still needs.
 
         The library finds answers by `{% generation %}` in a template, which few templates have. So the conversation
         is rendered once without, cut at its answers, and handed on to a template that only puts the pieces together
@@ -185,7 +185,7 @@ class GromaConversations(ProcessorMixin):
         )
 
     def _normalize_conversations(self, conversation: Any) -> tuple[list, bool]:
-        """Also bring the boxes of parts to lists, because templates see arrays and tensors as strings only."""
+        """Also convert the boxes of parts to lists, because templates see arrays and tensors only as strings."""
         conversations, is_batched = super()._normalize_conversations(conversation)
         for messages in conversations:
             for message in messages:
@@ -316,7 +316,7 @@ class GromaConversations(ProcessorMixin):
         return GromaBatchFeature(data)
 
     def _mask_of_conversation(self, ids: torch.Tensor) -> torch.Tensor:
-        """1 on the ids `(L,)` of a conversation, 0 on padding: before prompts, and behind answers that ended first."""
+        """1 on the ids `(L,)` of a conversation, 0 on padding: before prompts, and after answers that ended early."""
         pad_token_id = self.tokenizer.pad_token_id
         is_padding = ids == (-1 if pad_token_id is None else pad_token_id)
         if pad_token_id != self.tokenizer.eos_token_id:
@@ -328,7 +328,7 @@ class GromaConversations(ProcessorMixin):
         return mask
 
     def _turn_ids(self, question: str, ids: list[int]) -> list[int]:
-        """What follows the `ids` of a conversation: the end of its answer, if the model left it out, and a question.
+        """The continuation of a conversation's `ids`: the end of its answer, if the model omitted it, and a question.
 
         In Groma's template an answer ends with `</s>`. After "… ASSISTANT: Yes." that is still missing and the ids are
         those of "</s>USER: And it? ASSISTANT:"; after "… ASSISTANT: Yes.</s>" those of "USER: And it? ASSISTANT:".

@@ -12,7 +12,7 @@ _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".h5")
 
 
 def check_weights(path: str | os.PathLike | None) -> None:
-    """Check that a folder with the settings of a model holds weights, too.
+    """Check that a folder with a model's settings also holds weights.
 
     Args:
         path (`str` or `Path`, *optional*): of a model; a name of the Hub, a file or a folder without settings passes.

@@ -39,7 +39,7 @@ def groma_tokens(max_regions: int = 100) -> list[str]:
 
 
 def add_groma_tokens(tokenizer: PreTrainedTokenizerBase, max_regions: int = 100) -> int:
-    """Add the tokens of Groma to a tokenizer, in place. Tokens that it has already keep their ids.
+    """Add Groma's tokens to a tokenizer, in place. Existing tokens keep their ids.
 
     All but `[PAD]` are ordinary tokens, so that grounding survives `decode(…, skip_special_tokens=True)`. `[PAD]`
     becomes the padding token if the tokenizer has none.
