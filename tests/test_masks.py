@@ -51,11 +51,16 @@ def test_masks_of_no_pixels():
     assert rle_to_mask(mask_to_rle(np.zeros((0, 4), bool))).shape == (0, 4)
 
 
-def test_counts_may_be_the_numbers_themselves():
-    assert rle_to_mask({"size": [2, 3], "counts": [2, 3, 1]}).tolist() == [[False, True, True], [False, True, False]]
+@pytest.mark.parametrize("kind", [list, np.array])
+def test_counts_may_be_the_numbers_themselves(kind):
+    rle = {"size": kind([2, 3]), "counts": kind([2, 3, 1])}
+    assert rle_to_mask(rle).tolist() == [[False, True, True], [False, True, False]]
+    assert rle_to_mask({"size": (2, 3), "counts": bytearray(b"231")}).tolist() == rle_to_mask(rle).tolist()
 
 
-@pytest.mark.parametrize("mask", [np.zeros((2, 3), np.uint8), np.zeros(3, bool), np.zeros((1, 2, 3), bool), [[0.5]]])
+@pytest.mark.parametrize(
+    "mask", [np.zeros((2, 3), np.uint8), np.zeros(3, bool), np.zeros((1, 2, 3), bool), [[0.5]], [[True], []]]
+)
 def test_only_a_bool_image_is_a_mask(mask):
     with pytest.raises(ValueError, match="`mask` must be a bool array of shape"):
         mask_to_rle(mask)
@@ -72,6 +77,19 @@ def test_only_a_bool_image_is_a_mask(mask):
         ({"size": [2, 3], "counts": "23R"}, "end in the middle"),
         ({"size": [2, 3], "counts": "2 1"}, "contain ' '"),
         ({"size": [2, 3], "counts": b"2\xff1"}, "contain"),
+        ([[1, 2, 3, 4, 5, 6]], "must be a dict.*Polygons"),
+        (None, "must be a dict"),
+        ({"size": "23", "counts": "231"}, "`size` must be integers"),
+        ({"size": [2.7, 3.2], "counts": "231"}, "`size` must be integers"),
+        ({"size": None, "counts": "231"}, "`size` must be integers"),
+        ({"size": [2, 3, 1], "counts": "231"}, r"`size` must be \[height, width\], got \[2, 3, 1\]"),
+        ({"size": [-2, -3], "counts": "231"}, r"`size` must be \[height, width\]"),
+        ({"size": [2, 3], "counts": [2.5, 3.5]}, "`counts` must be integers"),
+        ({"size": [2, 3], "counts": ["2", "3", "1"]}, "`counts` must be integers"),
+        ({"size": [2, 3], "counts": 6}, "`counts` must be integers"),
+        ({"size": [2, 3], "counts": [-1, 7]}, "run of -1 pixels"),
+        ({"size": [2, 3], "counts": "o" * 20_000 + "1"}, "more than 64 bits"),
+        ({"size": [10**6, 10**6], "counts": [10**12]}, "1000000x1000000 .* are more than"),
     ],
 )
 def test_damaged_encodings_are_named(rle, message):

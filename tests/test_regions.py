@@ -1,6 +1,9 @@
 """`Regions`: accepted input, selection, and conversion for other tools."""
 
+import copy
+import dataclasses
 import json
+import pickle
 import sys
 from types import SimpleNamespace
 
@@ -89,6 +92,17 @@ def test_later_changes_of_an_array_are_not_seen():
     assert regions.xyxy.tolist() == BOXES
 
 
+def test_later_changes_of_tensors_and_masks_are_not_seen(masks):
+    boxes, scores, pixels = torch.tensor(BOXES), torch.tensor(SCORES), masks.copy()
+    regions = Regions(boxes, scores, masks=pixels)
+    boxes[:], scores[:], pixels[:] = 0, 0, True
+    assert regions.xyxy.sum() > 0 and regions.scores.sum() > 0
+    np.testing.assert_array_equal(regions.masks, masks)
+    found = Regions(torch.tensor(BOXES), masks=torch.from_numpy(masks))[1]
+    found.masks[:] = True
+    assert masks.sum() == regions.masks.sum()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -98,12 +112,36 @@ def test_later_changes_of_an_array_are_not_seen():
         ({"xyxy": [BOXES]}, r"got \(1, 3, 4\)"),
         ({"xyxy": [[1, 2, 3, 4], [1, 2]]}, "`xyxy` must be numbers"),
         ({"xyxy": "box"}, "`xyxy` must be numbers"),
-        ({"xyxy": [[0, 0, float("nan"), 1]] * 3}, "`xyxy` must be finite"),
+        (
+            {"xyxy": [[0, 0, 9, 9], [0, 0, float("nan"), 1]]},
+            r"`xyxy` must be finite numbers, got nan at xyxy\[1\]\[2\]",
+        ),
+        ({"xyxy": None}, "`xyxy` must be finite numbers, got nan at xyxy"),
+        ({"xyxy": [["1", "2", "3", "4"]]}, "`xyxy` must be numbers"),
+        ({"xyxy": np.ones((3, 4), complex)}, "`xyxy` must be numbers"),
+        ({"xyxy": torch.ones(3, 4, dtype=torch.complex64)}, "`xyxy` must be numbers"),
+        ({"xyxy": torch.ones(3, 4, device="meta")}, "`xyxy` must be numbers"),
+        ({"xyxy": torch.ones(3, 4).to_sparse()}, "`xyxy` must be numbers"),
+        ({"xyxy": [[0, 0, 1, 10**400]]}, "`xyxy` must be numbers"),
+        ({"xyxy": [[0, 0, 1, 1e300]]}, r"`xyxy` must be finite numbers, got inf at xyxy\[0\]\[3\]"),
+        ({"xyxy": (box for box in BOXES)}, "`xyxy` must be numbers"),
+        ({"scores": [True, False, True]}, "`scores` must be numbers"),
+        ({"scores": torch.tensor([True, False, True])}, "`scores` must be numbers"),
+        ({"scores": ["0.5", "0.5", "1"]}, "`scores` must be numbers"),
+        ({"scores": 0.5}, r"`scores` must have shape \(3,\)"),
         ({"scores": [1.0, 1.0]}, r"`scores` must have shape \(3,\).*\(2,\)"),
         ({"scores": [[1.0]] * 3}, r"`scores` must have shape \(3,\).*\(3, 1\)"),
         ({"scores": [1.0, float("inf"), 0.0]}, "`scores` must be finite"),
         ({"ids": [1, 2]}, r"`ids` must be 3 non-negative integers.*\[1, 2\]"),
         ({"ids": [1, 2, -1]}, "`ids`"),
+        ({"ids": 5}, "`ids` must be 3 non-negative integers.*got 5"),
+        ({"ids": {4, 5, 6}}, "`ids` must be 3 non-negative integers"),
+        ({"ids": [[1], [2], [3]]}, "`ids` must be 3 non-negative integers"),
+        ({"ids": [[1], [2], [3, 4]]}, "`ids` must be an array or a list"),
+        ({"ids": torch.tensor([1, 2, 3], dtype=torch.bfloat16)}, "`ids` must be an array or a list"),
+        ({"masks": [np.zeros((4, 4), bool), np.zeros((4, 5), bool)]}, "`masks` must be an array or a list"),
+        ({"masks": torch.zeros(3, 4, 4, dtype=torch.bfloat16)}, "`masks` must be an array or a list"),
+        ({"masks": []}, r"`masks` must be a bool array of shape \(3, height, width\)"),
         ({"ids": [1, 2, 2.5]}, "`ids`"),
         ({"ids": [True, False, True]}, "`ids`"),
         ({"masks": np.zeros((3, 4, 4))}, r"`masks` must be a bool array of shape \(3, height, width\).*float64"),
@@ -111,6 +149,11 @@ def test_later_changes_of_an_array_are_not_seen():
         ({"masks": np.zeros((4, 4), bool)}, r"`masks`.*\(4, 4\)"),
         ({"labels": ["a"]}, r"`labels` must be 3 texts.*\['a'\]"),
         ({"labels": "abc"}, "`labels` must be 3 texts"),
+        ({"labels": ["a", None, "c"]}, "`labels` must be 3 texts.*None"),
+        ({"labels": [1, 2, 3]}, "`labels` must be 3 texts"),
+        ({"labels": b"abc"}, "`labels` must be 3 texts"),
+        ({"labels": {"a", "b", "c"}}, "`labels` must be 3 texts"),
+        ({"labels": (letter for letter in "abc")}, "`labels` must be 3 texts"),
     ],
 )
 def test_what_does_not_fit_is_named(arguments, message):
@@ -157,8 +200,29 @@ def test_regions_by_their_numbers(regions):
     assert regions.with_ids([0, 4]).ids == (0, 4)
     assert torch.equal(regions.with_ids((0, 4, 0)).xyxy, regions.xyxy[[2, 0, 2]])
     assert len(regions.with_ids([])) == 0 and len(Regions([]).with_ids([])) == 0
+    assert regions.with_ids(torch.tensor([7])).ids == regions.with_ids(np.array([7])).ids == (7,)
     with pytest.raises(ValueError, match=r"No region has the number 1, only \[4, 7, 0\]"):
         regions.with_ids([4, 1])
+    twice = Regions(BOXES, ids=[4, 4, 7])
+    assert torch.equal(twice.with_ids([7]).xyxy, twice.xyxy[2:])
+    with pytest.raises(ValueError, match="2 regions have the number 4: select one by its position"):
+        twice.with_ids([7, 4])
+
+
+def test_repr_is_short(regions, masks):
+    assert repr(regions[:1]) == "Regions(1: r4 [10.1, 20.0, 30.0, 40.0] 0.12 'a dog', masks of 64x48)"
+    assert repr(Regions([])) == "Regions(0)"
+    assert repr(Regions([[1, 2, 3, 4]])) == "Regions(1: r0 [1.0, 2.0, 3.0, 4.0] 1.00)"
+    many = Regions(np.tile(BOXES, (40, 1)), masks=np.tile(masks, (40, 1, 1)), labels=["long " * 100] * 120)
+    assert repr(many).startswith("Regions(120: r0 [") and repr(many).endswith("; …, masks of 64x48)")
+    assert len(repr(many)) < 300
+
+
+def test_copies_are_whole(regions):
+    for other in (copy.deepcopy(regions), pickle.loads(pickle.dumps(regions))):
+        assert other.to_dict() == regions.to_dict() and other is not regions
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        regions.ids = ()
 
 
 def test_regions_one_by_one(regions, masks):
@@ -204,6 +268,16 @@ def test_to_coco_without_masks():
     assert (other["category_id"], other["area"]) == (2, 12.0)
     with pytest.raises(ValueError, match="`category_id` must be one number or 3, got 2"):
         Regions(BOXES).to_coco(9, [1, 2])
+    for category in (1.5, "abc", [1, 2, 3.5], [1, True, "3"], True):
+        with pytest.raises(ValueError, match="`category_id` must be"):
+            Regions(BOXES).to_coco(9, category)
+
+
+@pytest.mark.parametrize("kind", [np.int64, torch.tensor])
+def test_to_coco_has_plain_integers(kind):
+    entries = Regions(BOXES).to_coco(kind(9), kind(3))
+    assert json.loads(json.dumps(entries)) == entries
+    assert [(entry["image_id"], entry["category_id"]) for entry in entries] == [(9, 3)] * 3
 
 
 def test_cocos_tools_read_what_to_coco_gives(regions, masks):

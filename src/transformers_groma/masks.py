@@ -4,15 +4,20 @@ A mask is a bool array of shape `(H, W)` of the upright image. Its RLE is `{"siz
 letter what pycocotools writes, except that `counts` is text where pycocotools has bytes, so that it fits into JSON.
 """
 
+import operator
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from .images import check_image_pixels
+
 # Each letter of `counts` holds 5 bits of a number and a bit that says whether more letters follow, and is moved to
 # where ASCII can be printed.
 _BITS, _MORE, _FIRST_LETTER = 5, 0b100000, ord("0")
 _SIGN = 0b10000
+_MAX_BITS = 64
 
 
 def mask_to_rle(mask: Any) -> dict[str, Any]:
@@ -33,7 +38,10 @@ def mask_to_rle(mask: Any) -> dict[str, Any]:
     >>> mask_to_rle(np.array([[False, True, True], [False, True, False]]))
     {'size': [2, 3], 'counts': '231'}
     """
-    mask = np.asarray(mask)
+    try:
+        mask = np.asarray(mask)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, bfloat16, tensors on another device
+        raise ValueError(f"`mask` must be a bool array of shape (height, width): {error}.") from error
     if mask.dtype != bool or mask.ndim != 2:
         raise ValueError(
             f"`mask` must be a bool array of shape (height, width), got {mask.dtype} of shape {mask.shape}. A mask of "
@@ -59,27 +67,45 @@ def rle_to_mask(rle: Mapping[str, Any]) -> np.ndarray:
         `np.ndarray` of shape `(H, W)`, bool: True where the region is.
 
     Raises:
-        ValueError: if a key is missing, or if `counts` is damaged or does not fill the image.
+        ValueError: if a key is missing, `size` is not that of an image that is read (see `images.py`), or `counts` is
+            damaged or does not fill the image.
 
     Example:
     >>> from transformers_groma.masks import rle_to_mask
     >>> rle_to_mask({"size": [2, 3], "counts": "231"}).tolist()
     [[False, True, True], [False, True, False]]
     """
+    if not isinstance(rle, Mapping):
+        raise ValueError(
+            f"`rle` must be a dict with the keys 'size' and 'counts', got {reprlib.repr(rle)}. Polygons are not read."
+        )
     if missing := [key for key in ("size", "counts") if key not in rle]:
         raise ValueError(f"`rle` must have the keys 'size' and 'counts', and has no {missing[0]!r}.")
-    height, width = (int(side) for side in rle["size"])
+    size = _whole_numbers("size", rle["size"])
+    if len(size) != 2 or min(size) < 0:
+        raise ValueError(f"`rle` is damaged: its `size` must be [height, width], got {reprlib.repr(size)}.")
+    height, width = size
     counts = rle["counts"]
-    if isinstance(counts, bytes):
+    if isinstance(counts, (bytes, bytearray)):
         counts = counts.decode("ascii", "replace")
-    runs = _read_counts(counts) if isinstance(counts, str) else [int(count) for count in counts]
-    if sum(runs) != height * width or min(runs, default=0) < 0:
+    runs = _read_counts(counts) if isinstance(counts, str) else _whole_numbers("counts", counts)
+    if min(runs, default=0) < 0:
+        raise ValueError(f"`rle` is damaged: its `counts` have a run of {min(runs)} pixels.")
+    if sum(runs) != height * width:
         raise ValueError(
             f"`rle` is damaged: its runs cover {sum(runs)} pixels, and an image of {width}x{height} (width x height) "
             f"has {height * width}."
         )
+    check_image_pixels(width, height)
     is_region = np.arange(len(runs)) % 2 == 1  # background and region take turns
     return np.repeat(is_region, runs).reshape(width, height).T
+
+
+def _whole_numbers(name: str, values: Any) -> list[int]:
+    try:
+        return [operator.index(value) for value in values]
+    except TypeError as error:
+        raise ValueError(f"`rle` is damaged: its `{name}` must be integers, got {reprlib.repr(values)}.") from error
 
 
 def _write_counts(runs: Sequence[int]) -> str:
@@ -105,6 +131,8 @@ def _read_counts(text: str) -> list[int]:
         letter = ord(character) - _FIRST_LETTER
         if not 0 <= letter < 2 * _MORE:
             raise ValueError(f"`rle` is damaged: its `counts` contain {character!r}.")
+        if shift > _MAX_BITS:
+            raise ValueError("`rle` is damaged: its `counts` have a number of more than 64 bits.")
         value |= (letter & (_MORE - 1)) << shift
         shift += _BITS
         if letter & _MORE:

@@ -3,6 +3,7 @@
 Boxes are `xyxy` in absolute pixels of the upright image, masks are bool arrays of its size.
 """
 
+import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,24 +18,28 @@ from .masks import mask_to_rle
 
 # What the constructor turns into a tensor or an array.
 ArrayLike = Tensor | np.ndarray | Sequence[Any]
+# How many regions `repr` writes out.
+_SHOWN = 3
 
 
-@dataclass(frozen=True, eq=False, init=False)
+@dataclass(frozen=True, eq=False, init=False, repr=False)
 class Regions:
     """Regions of one image. A position, a slice or a list selects some of them; a loop gives one at a time.
+
+    They are copies of what they are made from. Two `Regions` are equal only if they are the same object.
 
     Args:
         xyxy (array-like of shape `(n, 4)`): `xyxy` boxes in absolute pixels of the upright image. Kept as a `Tensor`
             on the CPU: float64 where an array or a tensor is, float32 otherwise.
         scores (array-like of shape `(n,)`, *optional*): how sure the model is of each, higher is better. 1 without it.
-        ids (`Sequence[int]` of length n, *optional*): their numbers, as in the proxy tokens `<r0>`, `<r1>`, … of the
-            text. `0..n-1` without it.
+        ids (array-like of shape `(n,)`, `int`, *optional*): their numbers, as in the proxy tokens `<r0>`, `<r1>`, … of
+            the text. `0..n-1` without it.
         masks (array-like of shape `(n, H, W)`, bool, *optional*): their pixels in the upright image.
         labels (`Sequence[str]` of length n, *optional*): a phrase or a category for each.
 
     Raises:
-        ValueError: if a shape or a length does not fit, a box or a score is not finite, a number is negative or
-            `masks` are not bool.
+        ValueError: if a shape or a length does not fit, a box or a score is not a finite number, a region's number is
+            negative, `masks` are not bool or `labels` are not texts.
 
     Example:
     >>> from transformers_groma.regions import Regions
@@ -68,26 +73,42 @@ class Regions:
         confidences = torch.ones(count) if scores is None else _finite("scores", scores)
         if confidences.shape != (count,):
             raise ValueError(f"`scores` must have shape ({count},), one for each box, got {tuple(confidences.shape)}.")
-        numbers = tuple(range(count)) if ids is None else tuple(_as_array(ids).tolist())
-        if len(numbers) != count or not all(type(number) is int and number >= 0 for number in numbers):
-            raise ValueError(f"`ids` must be {count} non-negative integers, one for each box, got {list(numbers)}.")
-        pixels = None if masks is None else _as_array(masks)
+        numbers = list(range(count)) if ids is None else _as_array("ids", ids).tolist()
+        if not _is_list_of(int, numbers, count) or min(numbers, default=0) < 0:
+            raise ValueError(
+                f"`ids` must be {count} non-negative integers, one for each box, got {reprlib.repr(numbers)}."
+            )
+        pixels = None if masks is None else np.array(_as_array("masks", masks))
+        if pixels is not None and pixels.shape == (count,) == (0,):  # an empty list
+            pixels = np.zeros((0, 0, 0), bool)
         if pixels is not None and (pixels.dtype != bool or pixels.ndim != 3 or len(pixels) != count):
             raise ValueError(
                 f"`masks` must be a bool array of shape ({count}, height, width), one for each box, got "
                 f"{pixels.dtype} of shape {pixels.shape}."
             )
-        if labels is not None and (isinstance(labels, str) or len(labels) != count):
-            raise ValueError(f"`labels` must be {count} texts, one for each box, got {labels!r}.")
+        texts = list(labels) if isinstance(labels, (list, tuple, np.ndarray)) else labels
+        if texts is not None and not _is_list_of(str, texts, count):
+            raise ValueError(f"`labels` must be {count} texts, one for each box, got {reprlib.repr(labels)}.")
         # A frozen dataclass sets its own fields in this way.
         object.__setattr__(self, "xyxy", boxes)
         object.__setattr__(self, "scores", confidences)
-        object.__setattr__(self, "ids", numbers)
+        object.__setattr__(self, "ids", tuple(numbers))
         object.__setattr__(self, "masks", pixels)
-        object.__setattr__(self, "labels", None if labels is None else tuple(labels))
+        object.__setattr__(self, "labels", None if texts is None else tuple(texts))
 
     def __len__(self) -> int:
         return len(self.xyxy)
+
+    def __repr__(self) -> str:
+        shown = [
+            f"r{region.id} {[round(value, 1) for value in region.box.tolist()]} {region.score:.2f}"
+            + (f" {reprlib.repr(region.label)}" if self.labels is not None else "")
+            for region in self[:_SHOWN]
+        ]
+        if len(self) > _SHOWN:
+            shown.append("…")
+        size = "" if self.masks is None else f", masks of {self.masks.shape[2]}x{self.masks.shape[1]}"
+        return f"Regions({len(self)}: {'; '.join(shown)}{size})" if shown else f"Regions(0{size})"
 
     def __iter__(self) -> Iterator["Regions"]:
         return (self[index] for index in range(len(self)))
@@ -107,11 +128,13 @@ class Regions:
             IndexError: if there is no region at a position, or if there are not as many bools as regions.
         """
         if not isinstance(index, slice):
-            index = _as_array(index)
+            index = _as_array("index", index)
             if index.size == 0 and index.dtype != bool:
                 index = index.astype(int)
             if index.ndim > 1 or (index.ndim == 0 and index.dtype == bool):
-                raise IndexError(f"Regions are selected by one position or a list, not by {index.tolist()!r}.")
+                raise IndexError(
+                    f"Regions are selected by one position or a list, not by {reprlib.repr(index.tolist())}."
+                )
         positions = np.atleast_1d(np.arange(len(self))[index]).tolist()
         return Regions(
             self.xyxy[positions],
@@ -131,7 +154,7 @@ class Regions:
             `Regions`: as many as there are numbers.
 
         Raises:
-            ValueError: if no region has one of the numbers.
+            ValueError: if no region has one of the numbers, or several have.
 
         Example:
         >>> from transformers_groma.regions import Regions
@@ -139,9 +162,12 @@ class Regions:
         [[0.0, 0.0, 9.0, 9.0]]
         """
         position_of = {number: position for position, number in enumerate(self.ids)}
-        wanted = list(ids)
-        if missing := [number for number in wanted if number not in position_of]:
-            raise ValueError(f"No region has the number {missing[0]}, only {list(self.ids)}.")
+        wanted = _as_array("ids", ids if isinstance(ids, Tensor) else list(ids)).tolist()
+        for number in wanted:
+            if (count := self.ids.count(number)) != 1:
+                if count:
+                    raise ValueError(f"{count} regions have the number {number}: select one by its position.")
+                raise ValueError(f"No region has the number {number}, only {list(self.ids)}.")
         return self[[position_of[number] for number in wanted]]
 
     @property
@@ -217,9 +243,14 @@ class Regions:
         >>> Regions([[10, 20, 30, 40]], scores=[0.5]).to_coco(image_id=7)[0]["bbox"]
         [10.0, 20.0, 20.0, 20.0]
         """
-        categories = [category_id] * len(self) if isinstance(category_id, int) else list(category_id)
+        # Plain integers, for JSON.
+        categories = _as_array("category_id", category_id).tolist()
+        categories = categories if isinstance(categories, list) else [categories] * len(self)
         if len(categories) != len(self):
             raise ValueError(f"`category_id` must be one number or {len(self)}, got {len(categories)}.")
+        if not _is_list_of(int, categories, len(self)):
+            raise ValueError(f"`category_id` must be integers, got {reprlib.repr(category_id)}.")
+        image_id = _as_array("image_id", image_id).tolist()
         areas = box_area(self.xyxy) if self.masks is None else self.masks.sum(axis=(1, 2))
         entries: list[dict[str, Any]] = [
             {
@@ -260,8 +291,9 @@ class Regions:
             class_id = np.array([number_of[label] for label in self.labels], np.int64)
             data["class_name"] = np.array(self.labels, np.str_)
         return Detections(
-            xyxy=self.xyxy.float().numpy(),
-            confidence=self.scores.float().numpy(),
+            # Copies of what is small: its tools may write into them.
+            xyxy=np.array(self.xyxy, np.float32),
+            confidence=np.array(self.scores, np.float32),
             class_id=class_id,
             mask=self.masks,
             data=data,
@@ -302,22 +334,41 @@ def regions_of_slots(
     ]
 
 
-def _as_array(values: Any) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+def _as_array(name: str, values: Any) -> np.ndarray:
+    try:
+        return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, bfloat16, tensors on `meta`
+        raise ValueError(f"`{name}` must be an array or a list, got {reprlib.repr(values)} ({error}).") from error
+
+
+def _is_list_of(kind: type, values: Any, count: int) -> bool:
+    is_list = isinstance(values, list) and len(values) == count
+    return is_list and all(isinstance(value, kind) and not isinstance(value, bool) for value in values)
 
 
 def _finite(name: str, values: Any) -> Tensor:
-    """Numbers as a tensor on the CPU: float64 stays, everything else becomes float32; lists, as in torch, too."""
+    """Numbers as a new tensor on the CPU: float64 stays, everything else becomes float32; lists, as in torch, too."""
     try:
-        if not isinstance(values, Tensor):
+        if isinstance(values, Tensor):
+            if values.dtype == torch.bool or values.is_complex():
+                raise TypeError(values.dtype)
+            dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
+            tensor = values.detach().to("cpu", dtype, copy=True)
+        else:
+            array = np.asarray(values)
+            if array.dtype.kind not in "fiuO":
+                raise TypeError(array.dtype)
             dtype = np.float64 if getattr(values, "dtype", None) == np.float64 else np.float32
-            values = torch.from_numpy(np.array(values, dtype))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`{name}` must be numbers, got {values!r}.") from error
-    values = values.detach().to("cpu", torch.float64 if values.dtype == torch.float64 else torch.float32)
-    if not values.isfinite().all():
-        raise ValueError(f"`{name}` must be finite numbers, got {values.tolist()}.")
-    return values
+            with np.errstate(over="ignore"):  # becomes infinite, which is refused below
+                tensor = torch.from_numpy(np.array(array, dtype))
+        finite = tensor.isfinite()
+    # OverflowError: an integer of 400 digits. RuntimeError: tensors on `meta`, sparse ones.
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise ValueError(f"`{name}` must be numbers, got {reprlib.repr(values)}.") from error
+    if not finite.all():
+        position = "".join(f"[{index}]" for index in (~finite).nonzero()[0].tolist())
+        raise ValueError(f"`{name}` must be finite numbers, got {tensor[~finite][0].item()} at {name}{position}.")
+    return tensor
 
 
 __all__ = ["Regions", "regions_of_slots"]
