@@ -57,6 +57,8 @@ def test_there_are_forty_lines_at_most():
     # Only what is cut ends with "…".
     last = (0, height - LINE - 8, 264, height)
     assert changed(lines(40).crop(last), lines(41).crop(last)) is not None
+    ending = strip_of("\n".join(["x"] * 39 + ["x…"]), size=(224, 149))
+    assert changed(lines(40), ending) is not None and changed(lines(41), ending) is None
     assert changed(lines(41), lines(60)) is None
 
 

@@ -202,7 +202,7 @@ def test_python_code_runs(tmp_path, monkeypatch):
     Path(file).rename(Path(file).with_name("val-00000-of-00001.parquet"))
     rows = load_benchmark_rows("data/eval/refcoco@val").dataset.remove_columns("image")
     answers = [
-        Prediction(index, row["image_id"], "", [("", Regions(row["target_boxes_xyxy"]))] * (index > 0), "")
+        Prediction(index, row["image_id"], "", [("", Regions(row["target_boxes_xyxy"], [0.9]))] * (index > 0), "")
         for index, row in enumerate(rows)
     ]
     write_jsonl(tmp_path / "results" / "rec" / "refcoco@val" / "predictions.jsonl", [a.to_dict() for a in answers])

@@ -79,6 +79,12 @@ def test_a_label_is_inside_of_its_box_only_where_that_is_large():
     assert place((0, 0, 60, 50), image_size=(60, 50)) == (0, 0, 30, 10)
     assert place((0, 0, 60, 49), image_size=(60, 49)) is None
     assert place((0, 0, 200, 100)) == (0, 0, 30, 10)
+    # Its corners in turn, where all around it is taken.
+    box, around = (40, 20, 140, 80), [(0, 0, 200, 20), (0, 80, 200, 100), (0, 20, 40, 80), (140, 20, 200, 80)]
+    inside = [(40, 20, 70, 30), (110, 20, 140, 30), (40, 70, 70, 80), (110, 70, 140, 80)]
+    for number, expected in enumerate(inside):
+        assert place(box, *around, *inside[:number]) == expected
+    assert place(box, *around, *inside) is None
 
 
 def test_labels_at_the_borders_are_moved_inside():

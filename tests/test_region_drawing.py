@@ -192,7 +192,7 @@ def test_labels_are_inside_and_apart(size):
     canvas.outline(marks, 2)
     canvas.label(marks[:6])
     canvas.label(marks[6:], scale=0.8)
-    assert canvas.labels or size == (64, 48)
+    assert len(canvas.labels) == 12 or size == (64, 48)
     for number, (x1, y1, x2, y2) in enumerate(canvas.labels):
         assert 0 <= x1 < x2 <= size[0] and 0 <= y1 < y2 <= size[1]
         for other in canvas.labels[:number]:
@@ -219,7 +219,7 @@ def test_many_labels_are_smaller_but_can_be_read():
 def test_labels_without_room_are_cut_or_left_out():
     canvas = RegionCanvas(grey(320, 240))
     canvas.label([Mark((100.0, 100.0, 140.0, 130.0), RED, "a dog in the grass") for _ in range(400)])
-    assert 10 < len(canvas.labels) < 400
+    assert 20 < len(canvas.labels) < 400
     # Beside the box there is room for fourteen letters of seventeen, and the next place is far off.
     narrow = RegionCanvas(grey(320, 240))
     narrow.labels = [(0, 0, 320, 99), (0, 121, 320, 240), (0, 99, 100, 121), (200, 99, 320, 121)]

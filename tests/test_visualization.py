@@ -152,8 +152,8 @@ def test_widths_of_outlines():
 def test_proposals_respect_the_mask():
     boxes = torch.tensor([[10.0, 60, 90, 140], [float("nan")] * 4, [150, 60, 190, 140]])
     drawn = draw_proposals(grey(200, 150), boxes, mask=torch.tensor([True, False, False]))
-    assert changed(grey(200, 150), drawn)[2] < 130
-    assert colored(drawn, PALETTE[0])[3] == 140
+    assert changed(grey(200, 150), drawn)[2] < 110
+    assert colored(drawn, PALETTE[0])[2:] == (90, 140)
 
 
 def test_proposals_are_named_by_their_numbers(labels):
@@ -161,6 +161,12 @@ def test_proposals_are_named_by_their_numbers(labels):
     draw_proposals(grey(200, 150), boxes, torch.tensor([0.994, 0.5, 0.066]), torch.tensor([True, False, True]))
     draw_proposals(grey(200, 150), boxes)
     assert labels == [(["r0 99%", "r2 7%"], 0.8), (["r0", "r1", "r2"], 0.8)]
+
+
+def test_more_proposals_than_there_is_room_for():
+    drawn = draw_proposals(grey(64, 48), random_boxes(100, 64, 48), scores=torch.rand(100))
+    assert drawn.size == (64, 48)
+    assert changed(grey(64, 48), drawn)
 
 
 def test_a_hundred_regions_of_a_large_image_take_seconds_at_most():

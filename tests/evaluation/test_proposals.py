@@ -176,6 +176,7 @@ def test_autocast_finds_the_same_boxes():
     for kind, expected_kind in zip(detected, expected, strict=True):
         for found, wanted in zip(kind, expected_kind, strict=True):
             assert torch.equal(found.xyxy, wanted.xyxy) and torch.equal(found.scores, wanted.scores)
+            assert not (wanted.xyxy.requires_grad or wanted.scores.requires_grad)
 
 
 def test_batches_of_any_size_give_the_same_metrics():

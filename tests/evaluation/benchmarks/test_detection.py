@@ -19,7 +19,8 @@ def row(boxes=(BOX,)) -> dict:
 
 
 def detected(regions, queries) -> Prediction:
-    return Prediction(0, "7", "", [("regions", Regions(regions)), ("queries", Regions(queries))], "")
+    kinds = {"regions": regions, "queries": queries}
+    return Prediction(0, "7", "", [(kind, Regions(boxes, [0.9] * len(boxes))) for kind, boxes in kinds.items()], "")
 
 
 def test_metrics_are_those_of_the_detector(tmp_path):

@@ -48,7 +48,7 @@ def conversation(image_id: str = "7", answer: bool = True, **columns) -> dict:
 
 
 def said(*phrases: tuple[str, list[float]], text: str = "") -> Prediction:
-    return Prediction(0, "7", text, [(words, Regions([box])) for words, box in phrases], text)
+    return Prediction(0, "7", text, [(words, Regions([box], [0.9])) for words, box in phrases], text)
 
 
 def test_the_truth_of_a_conversation():
