@@ -22,6 +22,12 @@ def test_areas_and_overlaps_are_those_of_tensors():
     assert overlaps.shape == (40, 60) and (overlaps > 0).any()
 
 
+def test_small_boxes_overlap_as_large_ones_do():
+    """Normalized boxes have areas below 1."""
+    boxes = np.array([[0.0, 0, 0.5, 0.5], [0.25, 0, 0.5, 0.5]])
+    assert ious(boxes[0], boxes).tolist() == ious(boxes[0] * 100, boxes * 100).tolist() == [1, 0.5]
+
+
 def test_no_area_at_all_overlaps_nothing():
     with np.errstate(all="raise"):
         assert ious(np.zeros((1, 4)), np.zeros((2, 4))).tolist() == [0, 0]

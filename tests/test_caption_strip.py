@@ -92,6 +92,13 @@ def test_runs_are_marked_where_they_stand():
     assert colored(strip, BLACK) == colored(strip_of("I see a dog and cats."), BLACK)
 
 
+def test_underlines_grow_with_the_letters():
+    for side, width in ((36 * 12, 2), (36 * 20, 2), (36 * 21, 3), (36 * 28, 4)):
+        strip = strip_of(Run("a dog", PALETTE[0]), size=(side, side))
+        _, y1, _, y2 = colored(strip, PALETTE[0])
+        assert y2 - y1 == width, side
+
+
 def test_runs_have_their_own_letters():
     strip = strip_of(Run("What is ", color=QUIET), Run("it?\n", color=QUIET), "It.")
     assert colored(strip, QUIET)[3] < colored(strip, BLACK)[1]

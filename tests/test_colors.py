@@ -8,6 +8,7 @@ from transformers_groma.colors import BLACK, PALETTE, WHITE, pale, palette_color
 def test_palette_is_that_of_okabe_and_ito():
     codes = ["E69F00", "56B4E9", "009E73", "D55E00", "CC79A7", "0072B2", "F0E442"]
     assert [bytes(color).hex().upper() for color in PALETTE] == codes
+    assert BLACK == (0, 0, 0) and WHITE == (255, 255, 255)
     assert [palette_color(index) for index in range(9)] == [*PALETTE, *PALETTE[:2]]
 
 

@@ -118,6 +118,69 @@ def test_a_module_that_moved_is_one_import(name):
     assert len(body) == 2 and isinstance(body[0], ast.Expr) and isinstance(body[1], ast.ImportFrom)
 
 
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """Writes modules of another package and checks it; each is a file and what it imports."""
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
+
+    def write(files: dict[str, str]) -> None:
+        for name, line in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(f"{line}\n")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "is_allowed"),
+    [
+        ("models/b/modeling_b.py", "from ..modeling_ops import use_kernels", True),
+        ("models/b/modeling_b.py", "from .configuration_b import Config", True),
+        ("models/b/modeling_b.py", "from . import configuration_b", True),
+        ("models/b/modeling_b.py", "from ..a.modeling_a import Model", False),
+        ("models/modeling_ops.py", "from .b.configuration_b import Config", False),
+        ("pipeline.py", "from .models.b.configuration_b import Config", True),
+        ("boxes.py", "from .models.modeling_ops import use_kernels", False),
+        ("data/rows.py", "from ..pipeline import pipeline", False),
+        ("data/rows.py", "from ..models.modeling_ops import use_kernels", False),
+        ("cli/main.py", "from ..pipeline import pipeline", True),
+    ],
+)
+def test_who_may_import_whom(house, name, line, is_allowed):
+    modules_of_others = ("models/modeling_ops", "models/a/modeling_a", "models/b/configuration_b", "pipeline")
+    house({**{f"{other}.py": "" for other in modules_of_others}, name: line})
+    if is_allowed:
+        test_rooms_stand_on_the_rooms_below(modules())
+    else:
+        with pytest.raises(AssertionError, match=f"{name} imports "):
+            test_rooms_stand_on_the_rooms_below(modules())
+
+
+@pytest.mark.parametrize(("name", "is_private"), [("_nms", True), ("nms", False), ("__doc__", False)])
+def test_private_names_are_seen(house, name, is_private):
+    house({"boxes.py": "", "_files.py": "", "regions.py": f"from . import _files\nfrom .boxes import {name}"})
+    if is_private:
+        with pytest.raises(AssertionError, match=r"^regions\.py: _nms\n"):
+            test_nobody_reaches_into_private_names(modules())
+    else:
+        test_nobody_reaches_into_private_names(modules())
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("import {package}.boxes", "use relative imports"),
+        ("from {package}.boxes import nms", "use relative imports"),
+        ("from {package} import boxes", "use relative imports"),
+        ("from ..elsewhere import nms", "line 1 leaves the package"),
+    ],
+)
+def test_imports_are_relative_and_stay_inside(house, tmp_path, line, message):
+    house({"boxes.py": "", "regions.py": line.format(package=tmp_path.name)})
+    with pytest.raises(AssertionError, match=message):
+        modules()
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -107,6 +107,12 @@ def test_one_region_named_again_and_again():
     assert changed(grey(640, 480), canvas.image) == (49, 49, 91, 91)
 
 
+def test_the_first_of_several_outlines_is_the_innermost():
+    canvas = RegionCanvas(grey(320, 240))
+    canvas.outline([Mark((50.0, 50.0, 150.0, 150.0), RED, inset=2)], 3)
+    assert colored(canvas.image, RED) == (56, 56, 144, 144)  # two outlines of three pixels fit around it
+
+
 def test_outlines_are_kept_off_by_labels():
     """Also those of what is no larger than a point or outside of the image; there is space around tiny ones."""
     canvas = RegionCanvas(grey(64, 48))
@@ -131,6 +137,11 @@ def test_dashes_close_the_corners_and_leave_gaps(box):
     upper = sorted((left, right) for left, top, right, bottom in found if top == bottom == y1)
     length = sum(right - left for left, right in upper)
     assert length == pytest.approx((x2 - x1) / 2)  # as much dash as gap
+
+
+@pytest.mark.parametrize(("side", "count"), [(5, 2), (29, 2), (31, 3), (49, 3), (51, 4)])
+def test_there_are_as_many_dashes_as_come_closest_to_their_length(side, count):
+    assert len([dash for dash in dashes((0, 0, side, 40), 10) if dash[1] == dash[3] == 0]) == count
 
 
 def test_dashes_have_the_width_of_other_outlines():
@@ -232,7 +243,7 @@ def test_labels_get_the_width_of_their_box_or_nearly_half_of_the_image(monkeypat
     rooms = []
     monkeypatch.setattr(region_drawing, "shortened", lambda text, size, room: rooms.append(room) or "r")
     canvas = RegionCanvas(grey(400, 400))
-    for box in ((0.0, 0.0, 100.0, 50.0), (0.0, 0.0, 300.0, 50.0), (0.0, 0.0, 500.0, 50.0)):
+    for box in ((50.0, 20.0, 150.0, 70.0), (50.0, 20.0, 350.0, 70.0), (0.0, 0.0, 500.0, 50.0)):
         canvas.label([Mark(box, WHITE, "a dog")])
     assert rooms == pytest.approx([0.45 * 400 - 4, 100 - 4, 300 - 4, 300 - 4, 400 - 4, 400 - 4])
 

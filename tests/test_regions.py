@@ -190,7 +190,7 @@ def test_selecting_keeps_what_belongs_together(regions, masks, index, expected):
     np.testing.assert_array_equal(found.masks, masks[expected])
 
 
-@pytest.mark.parametrize("index", [3, -4, [0, 3], [True, False], True, [[0]], "0", None, 0.5])
+@pytest.mark.parametrize("index", [3, -4, [0, 3], [True, False], np.zeros(0, bool), True, [[0]], "0", None, 0.5])
 def test_there_must_be_a_region_at_a_position(regions, index):
     with pytest.raises(IndexError):
         regions[index]

@@ -173,8 +173,6 @@ def to_upright_8_bit(image: "ImageInput", *, keep_floats: bool = False, name: st
             _check_floats(values, f"{name}, a PIL image of mode 'F',")
             image = Image.fromarray(_floats_to_8_bit(values))
         return image
-    import torch  # not at the top: `data/` reads images without it, and it takes a second to import
-
     if not isinstance(image, (np.ndarray, torch.Tensor)):
         return image
     # Channels are the shortest side of an array.
