@@ -135,6 +135,9 @@ class Regions:
                 raise IndexError(
                     f"Regions are selected by one position or a list, not by {reprlib.repr(index.tolist())}."
                 )
+            # NumPy takes no bools at all for any number of values.
+            if index.dtype == bool and len(index) != len(self):
+                raise IndexError(f"{len(self)} regions are selected by as many bools, got {len(index)}.")
         positions = np.atleast_1d(np.arange(len(self))[index]).tolist()
         return Regions(
             self.xyxy[positions],
