@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -215,8 +215,14 @@ class TestComputingDtype:
 # -------------------------------------------------------------------------------------------- which kernel, if any
 
 
-def test_without_the_kernels_library(monkeypatch, log_lines, tmp_path):
-    monkeypatch.setitem(sys.modules, "kernels", None)  # as if it was not installed
+@pytest.mark.parametrize(
+    "imported",
+    [None, ModuleType("kernels")],
+    ids=["nothing of that name", "a folder of that name, as in the root of a checkout"],
+)
+def test_without_the_kernels_library(monkeypatch, log_lines, tmp_path, imported):
+    monkeypatch.setitem(sys.modules, "kernels", imported)
+    assert set(use_kernels("auto", tmp_path / "nowhere").values()) == {"reference"}
     assert set(use_kernels("auto", tmp_path).values()) == {"reference"}
     assert log_lines() == []
     for number, source in enumerate(("local", "hub"), start=1):

@@ -79,21 +79,22 @@ def use_kernels(source: KernelSource | None = None, folder: str | os.PathLike | 
 
 def _load_kernel(name: str, source: KernelSource, folder: Path) -> tuple[ModuleType | None, str]:
     """The kernel and where it comes from; (None, "reference") where no kernel is expected, so nothing is missing."""
-    # transformers refuses remote code that imports what is not installed, unless the import stands in a `try`.
+    # transformers refuses remote code that imports what is not installed, unless the import stands in a `try`. Names
+    # are imported since without the library `kernels` may be any folder, as in the root of a checkout.
     try:
-        import kernels
+        from kernels import get_kernel, get_local_kernel
     except ImportError:
         if source == "auto":
             return None, "reference"
         raise
 
     if source != "hub" and (folder / name / "build").is_dir():
-        return kernels.get_local_kernel(folder / name), "local"
+        return get_local_kernel(folder / name), "local"
     if source == "local":
         raise FileNotFoundError(f"no build in {folder / name}; run `python kernels/build_local.py kernels/{name}`")
     if source == "auto" and (folder / name).is_dir():
         return None, "reference"  # a checkout whose kernels were not built
-    return kernels.get_kernel(f"{HUB_OWNER}/{name}", version=1), "hub"
+    return get_kernel(f"{HUB_OWNER}/{name}", version=1), "hub"
 
 
 def _kernel_for(name: str, tensor: Tensor) -> ModuleType | None:
