@@ -31,7 +31,7 @@ TABLE_BEGIN, TABLE_END = "<!-- table -->", "<!-- /table -->"
 TASKS = {
     "region-caption": {
         "attributes_right": "attributes in region descriptions",
-        "exact_match": "region descriptions, right to the word",
+        "exact_match": "exact region descriptions",
     },
     "rec": {"acc@0.5": "REC, accuracy at IoU 0.5"},
 }
@@ -259,9 +259,9 @@ def results_table(runs: Sequence[Mapping[str, Any]], on_map: Mapping[str, Tensor
     settings = runs[0]["settings"]
     seeds_head = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     lines = [
-        f"{settings['alignment_steps']} steps of stage 2 and {settings['sft_steps']} of stage 3 a run, "
-        f"{settings['rows']} test scenes a task. In percent; ± is the standard deviation over the seeds. Who knows "
-        "the size of an object, which its box tells, and else says the most frequent word gets "
+        f"Each run has {settings['alignment_steps']} steps of stage 2 and {settings['sft_steps']} of stage 3, "
+        f"and {settings['rows']} test scenes per task. In percent; ± is the standard deviation over the seeds. A guess "
+        "that knows only the size of an object, which its box shows, and otherwise says the most frequent word gets "
         f"{_percent(blind)} % of the attributes.",
         "",
         f"| geometry | samples on the map | {' | '.join(f'{words} | {seeds_head}' for _, _, words in METRICS)} |",
@@ -283,9 +283,8 @@ def results_table(runs: Sequence[Mapping[str, Any]], on_map: Mapping[str, Tensor
     )
     lines += [
         "",
-        "The same by where the box begins, that is, has its top left corner: in the top left quarter of the image, "
-        "where doubled corners are still on the map, or elsewhere, where right corners with doubled strides read "
-        "nothing but zeros.",
+        "The same by where the box begins (its top left corner): in the top left quarter of the image, where doubled "
+        "corners are still on the map, or elsewhere, where right corners with doubled strides read only zeros.",
         "",
         f"| geometry | boxes that read only zeros | {head} |",
         f"|---|---|{'---|' * (2 * len(TASKS))}",
@@ -295,7 +294,7 @@ def results_table(runs: Sequence[Mapping[str, Any]], on_map: Mapping[str, Tensor
         for task in TASKS:
             cells += [_mean_and_spread(summary(runs, task, group)[name]) for group in (TOP_LEFT, ELSEWHERE)]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", f"![Accuracy of each geometry, one point a seed](images/{RESULTS_PLOT})"]
+    lines += ["", f"![Accuracy of each geometry, one point per seed](images/{RESULTS_PLOT})"]
     return "\n".join(lines)
 
 

@@ -27,7 +27,7 @@ HEADLINES = (
     ("shapes-detection", "ar@100", "region proposals: average recall over IoU 0.50:0.95"),
     ("shapes-detection", "regions_per_image", "region proposals: regions per image"),
     ("shapes-rec", "acc@0.5", "referring expressions: accuracy at IoU 0.5"),
-    ("shapes-region-caption", "exact_match", "region captions that are right to the word"),
+    ("shapes-region-caption", "exact_match", "region captions that are correct word for word"),
     ("shapes-grounding", "ar@0.5", "all objects of a kind: recall at IoU 0.5"),
     ("shapes-grounded-caption", "region_f1@0.5", "grounded captions: F1 of the boxes at IoU 0.5"),
     ("shapes-llava-bench", "relative_score", "open questions: words right, of 100"),

@@ -41,7 +41,7 @@ def test_demo_shows_nothing_false(run, tmp_path):
     scene = make_scene(demo.DEMO_SEED, "test", demo.DEMO_SCENE, demo.DEMO_SCENE_SIZE)
     shapes = len(scene.objects)
     verdicts = verdicts_of(out)
-    assert verdicts[:2] == ["= right to the word", "= right to the word, and the box is right"]
+    assert verdicts[:2] == ["= correct word for word", "= correct word for word, and the box is right"]
     assert verdicts[2].startswith("= right: IoU 0.") and verdicts[3] == "= right: 2 of 2 found"
     assert verdicts[4] == f"= {shapes} of {shapes} phrases right, words and box"
     assert f"{shapes} regions found, and {shapes} of {shapes} shapes have one" in out
@@ -78,7 +78,7 @@ def test_demo_of_a_scene_with_mistakes_says_so(run, tmp_path):
     ]
     right = sum(comparison["right"] == comparison["total"] for comparison in comparisons)
     assert right < len(comparisons) and f"{right} of {len(comparisons)} answers are right" in out
-    assert "picked" not in out and "not right to the word, which would be: " in out
+    assert "picked" not in out and "not correct word for word; expected: " in out
 
 
 def test_demo_compares_with_the_truth(run, tmp_path, monkeypatch):
@@ -112,8 +112,8 @@ def test_demo_compares_with_the_truth(run, tmp_path, monkeypatch):
     with Image.open(tmp_path / "scene_region.png") as drawn:
         assert drawn.height > answer_alone.height
     assert verdicts_of(out) == [
-        "= right to the word",
-        f"= not right to the word, which would be: {questions['neighbor'].reference}",
+        "= correct word for word",
+        f"= not correct word for word; expected: {questions['neighbor'].reference}",
         "= right: IoU 1.00 with the true box",
         "= wrong: 1 of 2 found, and 1 more that should not be there",
         "= 1 of 2 phrases right, words and box",

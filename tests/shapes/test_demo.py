@@ -46,11 +46,11 @@ def test_a_description_is_right_to_the_word(scene):
     exchange = scene_questions(scene)["region"]
     item = scene.objects[exchange.pointed[0]]
     right = compare(exchange, scene, answer_with(scene, exchange.reference))
-    assert (right.right, right.total, right.text) == (1, 1, "right to the word")
+    assert (right.right, right.total, right.text) == (1, 1, "correct word for word")
     assert right.truth == [{"text": with_article(words(item.attributes)), "box_xyxy": [*map(float, item.box_xyxy)]}]
     wrong = compare(exchange, scene, answer_with(scene, "A dog."))
     assert (wrong.right, wrong.total) == (0, 1)
-    assert wrong.text == f"not right to the word, which would be: {exchange.reference}"
+    assert wrong.text == f"not correct word for word; expected: {exchange.reference}"
 
 
 def test_an_expression_is_right_by_its_first_box(scene):
@@ -94,10 +94,10 @@ def test_a_neighbor_needs_the_words_and_the_box(scene):
         return found.right, found.text
 
     words = exchange.reference.rstrip(".")
-    assert verdict(f"<p>{words}</p> <roi><r{target}></roi>.") == (1, "right to the word, and the box is right")
-    assert verdict(f"<p>{words}</p> <roi><r{other}></roi>.") == (0, "right to the word, and the box is wrong")
-    assert verdict(f"{words}.") == (0, "right to the word, and the box is wrong")
-    expected = f"not right to the word, which would be: {exchange.reference}"
+    assert verdict(f"<p>{words}</p> <roi><r{target}></roi>.") == (1, "correct word for word, and the box is right")
+    assert verdict(f"<p>{words}</p> <roi><r{other}></roi>.") == (0, "correct word for word, and the box is wrong")
+    assert verdict(f"{words}.") == (0, "correct word for word, and the box is wrong")
+    expected = f"not correct word for word; expected: {exchange.reference}"
     assert verdict(f"<p>A dog</p> <roi><r{target}></roi>.") == (0, expected)
 
 

@@ -103,7 +103,7 @@ def question_text(exchange: Exchange) -> str:
 def compare(exchange: Exchange, scene: Scene, answer: GroundedText) -> Comparison:
     """Compare an answer with the scene.
 
-    A description is right to the word or not; a box is right with an IoU above 0.5; a group is right if each of its
+    A description must be correct word for word; a box is right with an IoU above 0.5; a group is right if each of its
     objects has a box, and each box such an object, with an IoU of at least 0.5; a phrase is right if it names all that
     can be said about an object that was not named before and its box has an IoU of at least 0.5 with that of the
     object.
@@ -165,7 +165,7 @@ def count_found(scene: Scene, boxes: Sequence[Sequence[float]]) -> int:
 
 def _compare_words(exchange: Exchange, scene: Scene, answer: GroundedText) -> Comparison:
     is_right = answer.text.strip() == exchange.reference
-    text = "right to the word" if is_right else f"not right to the word, which would be: {exchange.reference}"
+    text = "correct word for word" if is_right else f"not correct word for word; expected: {exchange.reference}"
     return Comparison(int(is_right), 1, text, [_truth(scene, index) for index in exchange.pointed])
 
 
@@ -198,10 +198,11 @@ def _compare_group(exchange: Exchange, scene: Scene, answer: GroundedText) -> Co
 def _compare_neighbor(exchange: Exchange, scene: Scene, answer: GroundedText) -> Comparison:
     truth = [_truth(scene, index) for index in exchange.targets]
     if answer.text.strip() != exchange.reference:
-        return Comparison(0, 1, f"not right to the word, which would be: {exchange.reference}", truth)
+        return Comparison(0, 1, f"not correct word for word; expected: {exchange.reference}", truth)
     box = answer.phrases[0].boxes[0].tolist() if answer.phrases else None
     is_right = box is not None and _best(box, [item["box_xyxy"] for item in truth]) is not None
-    return Comparison(int(is_right), 1, f"right to the word, and the box is {'right' if is_right else 'wrong'}", truth)
+    box_verdict = "right" if is_right else "wrong"
+    return Comparison(int(is_right), 1, f"correct word for word, and the box is {box_verdict}", truth)
 
 
 def _compare_phrases(scene: Scene, answer: GroundedText) -> Comparison:

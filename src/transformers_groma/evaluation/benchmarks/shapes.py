@@ -62,7 +62,7 @@ def score_grounding(predictions: Sequence[Prediction], rows: Dataset) -> dict[st
 
 
 def score_region_captions(predictions: Sequence[Prediction], rows: Dataset) -> dict[str, float]:
-    """Score how many descriptions are right to the word, and how many of their attributes are.
+    """Score how many descriptions are correct word for word, and how many of their attributes are.
 
     Args:
         predictions (`Sequence[Prediction]`): the answer to each row.

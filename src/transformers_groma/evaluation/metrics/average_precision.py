@@ -40,7 +40,7 @@ def class_agnostic_detection_metrics(
     Returns:
         `dict[str, float]`: `ap` (mean over IoU 0.50:0.95), `ap@0.5`, `ap@0.75`, `ap_small`, `ap_medium`, `ap_large`;
         `ar@N` for each of `max_detections`, `ar_small`, `ar_medium`, `ar_large` (mean over IoU 0.50:0.95);
-        `recall@0.5`, `recall@0.75`. All in 0..1; -1, as in COCO, where there is no target (of that size) at all. Small
+        `recall@0.5`, `recall@0.75`. All in 0..1; -1, as in COCO, if there is no target (of that size). Small
         is below 32² pixels, large above 96².
 
     Raises:
