@@ -38,7 +38,14 @@ def test_names_of_others_stay_names(template):
 
 
 @pytest.mark.parametrize(
-    ("name", "written"), [("org/groma-7b", "org/groma-7b"), ("no", "'no'"), ("a: b", "'a: b'"), ("a\nb", '"a\\nb"')]
+    ("name", "written"),
+    [
+        ("org/groma-7b", "org/groma-7b"),
+        ("no", "'no'"),
+        ("a: b", "'a: b'"),
+        ("a\nb", '"a\\nb"'),
+        ("org/模型", "org/模型"),
+    ],
 )
 def test_names_in_the_metadata_have_quotes_where_yaml_needs_them(template, name, written):
     text = fill_card(template("---\nbase_model: {{ name | as_yaml }}\n---\n# a\n"), name=name)
@@ -47,7 +54,7 @@ def test_names_in_the_metadata_have_quotes_where_yaml_needs_them(template, name,
 
 
 def test_lines_of_statements_leave_no_trace(template):
-    text = fill_card(template("---\nlicense: mit\n---\n{% if yes %}\nyes\n{% endif %}\n\nend\n"), yes=True)
+    text = fill_card(template("---\nlicense: mit\n---\n  {% if yes %}\nyes\n  {% endif %}\n\nend\n"), yes=True)
     assert text == "---\nlicense: mit\n---\nyes\n\nend\n"
 
 
