@@ -70,6 +70,13 @@ class TestChecks:
         with pytest.raises(ValueError, match="A later turn needs one `<refer_box>` mark and one placeholder"):
             check_turn(*given, model.config)
 
+    def test_a_later_turn_has_no_image(self, model):
+        """Not even with as many marks and boxes."""
+        most = model.config.num_image_tokens + MAX_REGIONS
+        placeholders = torch.tensor([[True] * most + [False] * most])
+        with pytest.raises(ValueError, match="placeholders of an image"):
+            check_turn(placeholders, ~placeholders, torch.tensor([most]), model.config)
+
     def test_other_regions_than_those_in_the_cache(self):
         """Boxes may differ by rounding; a region that came in a later turn is in the cache alone."""
         boxes = torch.rand(2, 3, 4)
@@ -103,8 +110,12 @@ def test_pixels_that_were_read_as_fractions():
     assert boxes_of_images("boxes", None, 1) is None
     box[0, 0, 1] = 2e-12
     assert torch.equal(boxes_of_images("boxes", box, 1), box)
-    for tiny in (5e-13, -5e-13, 1e-40):
-        box[0, 0, 1] = tiny
+    # The boxes of datasets were rounded: they may stick out by a hundredth.
+    for outside in (-0.0099, 1.0099):
+        box[0, 0, 1] = outside
+        assert torch.equal(boxes_of_images("boxes", box, 1), box)
+    for wrong in (-0.0101, 1.0101, 5e-13, -5e-13, 1e-40):
+        box[0, 0, 1] = wrong
         with pytest.raises(ValueError, match="`boxes` must be normalized cxcywh"):
             boxes_of_images("boxes", box, 1)
     with pytest.raises(ValueError, match="`boxes` must be normalized cxcywh"):

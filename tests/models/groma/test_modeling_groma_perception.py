@@ -67,6 +67,35 @@ def test_rows_of_visual_tokens_have_no_padding():
 
 
 @torch.no_grad()
+def test_an_image_token_is_made_of_four_patches():
+    """In the order of the released weights: the left column, then the right one."""
+    projector, seen = tiny_model().model.multi_modal_projector, []
+    projector.linear_1.register_forward_pre_hook(lambda _, inputs: seen.append(*inputs))
+    width = projector.linear_1.in_features // 4
+    patches = torch.arange(16.0).view(1, 1, 4, 4) + 100 * torch.arange(width).view(1, width, 1, 1)
+    projector(patches)
+    corners = torch.tensor([[0.0, 4, 1, 5], [2, 6, 3, 7], [8, 12, 9, 13], [10, 14, 11, 15]])
+    expected = corners[:, :, None] + 100 * torch.arange(width)
+    assert torch.equal(seen[0], expected.flatten(1)[None])
+
+
+@torch.no_grad()
+def test_regions_are_chosen_from_given_proposals(monkeypatch):
+    """The proposer is not run, and the features are those that it led to."""
+    model = tiny_model()
+    pixels = tiny_inputs(model.config)["pixel_values"]
+    found = model.get_image_features(pixels, return_dict=True)
+    monkeypatch.setattr(type(model.model.region_proposer), "forward", None)
+    given = {"proposal_boxes": found.proposal_boxes, "proposal_scores": found.proposal_scores}
+    again = model.get_image_features(pixels, return_dict=True, **given)
+    assert torch.equal(again.region_boxes, found.region_boxes)
+    assert_close(again.pooler_output, found.pooler_output)
+    given["proposal_boxes"] = given["proposal_boxes"].roll(1, dims=1)
+    other = model.get_image_features(pixels, return_dict=True, **given)
+    assert not torch.equal(other.region_boxes, found.region_boxes)
+
+
+@torch.no_grad()
 def test_boxes_of_a_later_turn_are_encoded_row_by_row():
     """The tokens are those that the boxes have in a prompt of their own; rows without an image have none."""
     model = tiny_model(box_score_threshold=0.5)
