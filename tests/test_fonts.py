@@ -41,6 +41,8 @@ def drawn(text: str, size: float = 20.0, width: int = 400) -> np.ndarray:
         ("שלום", "[05E9][05DC][05D5][05DD]"),
         ("🗼", "[tokyo tower]"),
         ("👨\u200d👩 ☀\ufe0f", "[man][woman] [black sun with rays]"),
+        ("👍🏽", "[thumbs up sign]"),
+        ("🇯🇵 🇩🇪", "JP DE"),
         ("𝔘", "U"),
         ("\ud800 broken", "  broken"),
         ("\x00\x07a\tb\u00a0c", "  a b c"),
@@ -81,6 +83,35 @@ def test_what_is_not_a_font_is_named(name, monkeypatch):
         readable("東")
     with pytest.raises(ValueError, match="GROMA_FONT names"):
         Typeset("a dog", 12.0)
+
+
+def test_a_font_of_one_size_is_named(tmp_path, monkeypatch):
+    """The size that is tried first, so that it seems to be any font."""
+    file = tmp_path / "bitmap.bdf"
+    glyph = "STARTCHAR A\nENCODING 65\nSWIDTH 500 0\nDWIDTH 16 0\nBBX 8 2 0 0\nBITMAP\nFF\nFF\nENDCHAR\n"
+    file.write_text(
+        "STARTFONT 2.1\nFONT -a-b-medium-r-normal--32-320-72-72-c-160-iso8859-1\nSIZE 32 72 72\n"
+        f"FONTBOUNDINGBOX 16 32 0 -4\nSTARTPROPERTIES 2\nFONT_ASCENT 28\nFONT_DESCENT 4\nENDPROPERTIES\n"
+        f"CHARS 1\n{glyph}ENDFONT\n"
+    )
+    assert fonts._load(str(file), fonts._PROBE_SIZE).getmask("A").getbbox()
+    monkeypatch.setenv("GROMA_FONT", str(file))
+    with pytest.raises(ValueError, match="GROMA_FONT names .*bitmap.bdf"):
+        Typeset("A dog", 14.0)
+
+
+def test_vowels_that_a_font_lacks_can_be_read(dejavu, monkeypatch):
+    """Alone they would be drawn as a dotted circle beside the empty box."""
+    monkeypatch.setenv("GROMA_FONT", dejavu)
+    assert readable("बा") == "[092C][093E]"
+    assert readable("e\u0301") == "e\u0301"
+
+
+def test_spaces_stay_at_their_ends(dejavu, monkeypatch):
+    monkeypatch.setenv("GROMA_FONT", dejavu)
+    plain, after, before = (drawn(text).any(axis=0).nonzero()[0] for text in ("של", "של   ", "   של"))
+    np.testing.assert_array_equal(after, plain)
+    assert before[0] - plain[0] == pytest.approx(Typeset("   ", 20.0).length(), abs=1)
 
 
 def test_fonts_of_the_system_help_out(dejavu, monkeypatch):

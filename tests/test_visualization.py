@@ -12,7 +12,7 @@ from transformers_groma.colors import BLACK, GREY, PALETTE, WHITE
 from transformers_groma.grounding import GroundedPhrase, GroundedText, ground_text, render_grounded_phrase
 from transformers_groma.region_drawing import BOX_TINT, MASK_TINT, RegionCanvas
 from transformers_groma.regions import Regions
-from transformers_groma.visualization import draw_boxes, draw_grounded_text, draw_proposals
+from transformers_groma.visualization import MAX_QUESTION_LENGTH, draw_boxes, draw_grounded_text, draw_proposals
 
 from .drawings import GROUND, changed, colored, grey, random_boxes, tinted
 
@@ -105,6 +105,18 @@ def test_bad_arguments():
         draw_proposals(image, torch.zeros(3, 4), mask=torch.ones(2).bool())
     with pytest.raises(ValueError, match="`scores`"):
         draw_proposals(image, torch.zeros(3, 4), scores=torch.ones(3, 1))
+    for boxes in ("box", None, [[0, 0, 4, 4], [0]]):
+        with pytest.raises(ValueError, match="boxes must be numbers, 4 for each box, got"):
+            draw_boxes(image, boxes)
+    for labels in ("a", [None], [5]):
+        with pytest.raises(ValueError, match="`labels` must be texts, one for each box"):
+            draw_boxes(image, [[0, 0, 4, 4]], labels=labels)
+    for color in ("red", (300, 0, 0), (-1, 0, 0), (0.5, 0.5, 0.5), (0, 0, 0, 0)):
+        with pytest.raises(ValueError, match="`colors` must be .* from 0 to 255, got"):
+            draw_boxes(image, [[0, 0, 4, 4]], colors=[color])
+    for wrong, what in (("dog.jpg", "str"), (np.asarray(image), "ndarray"), (Image.new("RGB", (0, 9)), "0x9 pixels")):
+        with pytest.raises(ValueError, match=f"`image` must be a PIL image to draw on, got {what}"):
+            draw_boxes(wrong, [[0, 0, 4, 4]])
 
 
 @pytest.mark.parametrize("boxes", [[[0, 0, 4, 4, 9]], [[0, 0, 4]], torch.zeros(1, 2, 4)])
@@ -169,6 +181,16 @@ def test_more_proposals_than_there_is_room_for():
     assert changed(grey(64, 48), drawn)
 
 
+def test_regions_have_numbers_and_labels_of_their_own(labels):
+    regions = Regions([[10, 60, 90, 140], [20, 70, 80, 130]], [0.9, 0.4], [3, 8], labels=["a dog", "a cup"])
+    drawn = draw_proposals(grey(200, 150), regions)
+    assert colored(drawn, PALETTE[3]) and colored(drawn, PALETTE[1]) and not colored(drawn, PALETTE[0])
+    draw_proposals(grey(200, 150), regions, torch.tensor([0.1, 0.2]), torch.tensor([False, True]))
+    draw_boxes(grey(200, 150), regions)
+    draw_boxes(grey(200, 150), regions, ["one", "two"])
+    assert [found for found, _ in labels] == [["r3 90%", "r8 40%"], ["r8 20%"], ["a dog", "a cup"], ["one", "two"]]
+
+
 def test_a_hundred_regions_of_a_large_image_take_seconds_at_most():
     image, boxes = grey(4000, 3000), random_boxes(100, 4000, 3000)
     words = " ".join(render_grounded_phrase(f"thing {index}", [index]) for index in range(100))
@@ -204,6 +226,25 @@ def test_two_phrases_for_one_region_both_show():
     drawn = draw_grounded_text(grey(320, 240), answer, caption=False)
     assert drawn.getpixel((50, 100)) == PALETTE[0]
     assert drawn.getpixel((53, 100)) == PALETTE[1]
+
+
+def test_two_regions_of_one_box_both_show():
+    boxes = torch.tensor([[50.0, 50, 150, 150], [50.2, 49.9, 150, 150]])
+    answer = ground_text("<p>men</p> <roi><r0></roi>; <p>they</p> <roi><r1></roi>", boxes)
+    drawn = draw_grounded_text(grey(320, 240), answer, caption=False)
+    assert drawn.getpixel((50, 100)) == PALETTE[0]
+    assert drawn.getpixel((53, 100)) == PALETTE[1]
+
+
+@pytest.mark.parametrize(
+    ("larger", "smaller", "shared"),
+    [([0, 40, 20, 100], [-5000, 50, 10, 60], (0, 55)), ([200, 0, 200, 150], [199.7, 90, 200, 110], (199, 100))],
+)
+def test_what_is_outside_of_the_image_makes_no_box_larger(larger, smaller, shared):
+    """A box hides no smaller one; a flat one is a pixel wide."""
+    for boxes in ([larger, smaller], [smaller, larger]):
+        colors = [RED if box is larger else PALETTE[1] for box in boxes]
+        assert draw_boxes(grey(200, 150), boxes, colors=colors).getpixel(shared) == PALETTE[1]
 
 
 def test_a_repeated_phrase_is_drawn_once():
@@ -337,6 +378,18 @@ def test_the_question_stands_above_the_answer(captions):
     ground_text("", torch.zeros(0, 4)).draw(grey(320, 240), question="What?")
     assert captions == [[Run("What?", color=QUIET)]]
     assert draw_grounded_text(grey(64, 48), answer, caption=False, question="What?").size == (64, 48)
+
+
+@pytest.mark.parametrize(
+    "question", ["word " * 4000, "x" * 9000, "<region>" * 4000, "\n".join("abcdef") * 90, "東" * 4000]
+)
+def test_a_long_question_leaves_room_for_the_answer(captions, question):
+    answer = ground_text("<p>a dog</p> <roi><r0></roi>.", torch.tensor([[100.0, 100, 200, 200]]))
+    answer.draw(grey(320, 240), question=question)
+    *asked, line_break, phrase, end = captions[0]
+    text = "".join(run.text for run in asked)
+    assert len(text) <= MAX_QUESTION_LENGTH + 1 and text.endswith("…") and "\n" not in text
+    assert (line_break.text, phrase.text, end.text) == ("\n", "a dog", ".")
 
 
 def test_the_question_names_the_boxes_of_the_user(captions):

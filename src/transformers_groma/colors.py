@@ -1,5 +1,7 @@
 """Colours of drawn regions, and readable text colours on them."""
 
+import operator
+
 Color = tuple[int, int, int]
 
 # Okabe and Ito's palette, which people with any kind of colour vision can tell apart; its black is left out.
@@ -13,6 +15,26 @@ PALETTE: tuple[Color, ...] = (
     (240, 228, 66),
 )
 BLACK, WHITE, GREY = (0, 0, 0), (255, 255, 255), (208, 208, 208)
+
+
+def is_color(value: object) -> bool:
+    """Whether a value is a colour: three whole numbers from 0 to 255.
+
+    Args:
+        value: anything.
+
+    Returns:
+        `bool`: whether it is.
+
+    Example:
+    >>> is_color((230, 159, 0)), is_color("red"), is_color((0.5, 0.5, 0.5))
+    (True, False, False)
+    """
+    try:
+        red, green, blue = value
+        return all(0 <= operator.index(part) <= 255 for part in (red, green, blue))
+    except (TypeError, ValueError):
+        return False
 
 
 def palette_color(index: int) -> Color:
@@ -65,4 +87,4 @@ def text_color(background: Color) -> Color:
     return BLACK if luminance > 0.179 else WHITE
 
 
-__all__ = ["BLACK", "GREY", "PALETTE", "WHITE", "Color", "pale", "palette_color", "text_color"]
+__all__ = ["BLACK", "GREY", "PALETTE", "WHITE", "Color", "is_color", "pale", "palette_color", "text_color"]

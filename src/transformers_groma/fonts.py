@@ -5,7 +5,7 @@ font, then those of `FONT_FILES` that are installed. Font files named in the env
 `GROMA_FONT=/fonts/NotoSansCJK-Regular.ttc` (several are separated as in `PATH`).
 
 Characters that none of them has are replaced: accented letters by plain ones (`e` for `é`), symbols and emoji by
-their names (`[tokyo tower]`), all others by their code points (`[6771]`). Colour bitmap fonts, as most emoji fonts
+their names (`[tokyo tower]`), flags by their letters (`JP`), all others by their code points (`[6771]`). Colour bitmap fonts, as most emoji fonts
 are, come in a single size and are not used. Right-to-left text is drawn as Pillow lays it out.
 """
 
@@ -46,6 +46,7 @@ MIN_LETTER_SIZE = 12.0  # pixels
 _NOT_A_CHARACTER = "\U0010ffff"
 _EMBEDDED = ""  # the font of Pillow, which has no file
 _PROBE_SIZE = 32  # pixels; large enough that no letter looks like the empty box
+_LETTER_OF_A_FLAG = "REGIONAL INDICATOR SYMBOL LETTER "
 _WORDS = re.compile(r"\S+|\s+")
 
 
@@ -79,7 +80,9 @@ class Typeset:
         """Draw a part of the text. `position` is the left end of its baseline."""
         x, y = position
         for piece, font in self._runs(start, end):
-            draw.text((x, y), piece, font=font, fill=color, anchor="ls")
+            # Spaces stay at their ends: with words written right to left Pillow would move them to the other one.
+            indent = font.getlength(piece[: len(piece) - len(piece.lstrip())])
+            draw.text((x + indent, y), piece.strip(), font=font, fill=color, anchor="ls")
             x += font.getlength(piece)
 
     def _runs(self, start: int, end: int | None) -> list[tuple[str, ImageFont.FreeTypeFont]]:
@@ -152,9 +155,9 @@ def readable(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _readable_character(character: str, faces: tuple[str, ...]) -> str:
-    category = unicodedata.category(character)
+    category, name = unicodedata.category(character), unicodedata.name(character, "")
     # Invisible marks: joiners, directions, variants of the character before. Some fonts draw them as boxes.
-    if category == "Cf" or unicodedata.name(character, "").startswith("VARIATION SELECTOR"):
+    if category == "Cf" or name.startswith("VARIATION SELECTOR"):
         return ""
     if character == "\n":
         return character
@@ -162,6 +165,10 @@ def _readable_character(character: str, faces: tuple[str, ...]) -> str:
         return " "
     if _first_with(character, faces) is not None:
         return character
+    if name.startswith("EMOJI MODIFIER"):  # a colour of skin, of an emoji that is written by name
+        return ""
+    if name.startswith(_LETTER_OF_A_FLAG):
+        return name.removeprefix(_LETTER_OF_A_FLAG)
     letters = [part for part in unicodedata.normalize("NFKD", character) if not unicodedata.combining(part)]
     if all(letter != character and _first_with(letter, faces) is not None for letter in letters):
         return "".join(letters)
@@ -169,8 +176,7 @@ def _readable_character(character: str, faces: tuple[str, ...]) -> str:
         "Some characters are in none of the fonts found here; images show their names or code points in brackets. Set "
         "GROMA_FONT to a font file that has them, such as NotoSansCJK-Regular.ttc."
     )
-    name = unicodedata.name(character, "") if category.startswith("S") else ""
-    return f"[{name.lower() or f'{ord(character):04X}'}]"
+    return f"[{name.lower() if name and category.startswith('S') else f'{ord(character):04X}'}]"
 
 
 def _face_of_each(text: str, faces: tuple[str, ...]) -> list[str]:
@@ -197,7 +203,8 @@ def _first_with(text: str, faces: tuple[str, ...]) -> str | None:
 @lru_cache(maxsize=4096)
 def _has_glyph(face: str, character: str) -> bool:
     """Whether a font has a character: it draws it differently from one that no font has."""
-    font = _load(face, _PROBE_SIZE)
+    # The other layout puts marks that stand alone, such as vowels of Thai, on a dotted circle: never the empty box.
+    font = _load(face, _PROBE_SIZE, ImageFont.Layout.BASIC)
     drawn, missing = font.getmask(character), font.getmask(_NOT_A_CHARACTER)
     return (drawn.size, bytes(drawn)) != (missing.size, bytes(missing))
 
@@ -208,7 +215,8 @@ def _faces(own_files: str | None, known_files: tuple[str, ...]) -> tuple[str, ..
     own = [file for file in (own_files or "").split(os.pathsep) if file]
     for file in own:
         try:
-            _load(file, _PROBE_SIZE)
+            for size in (_PROBE_SIZE, MIN_LETTER_SIZE):  # fonts of bitmaps have one size only
+                _load(file, size)
         except OSError as error:
             raise ValueError(
                 f"GROMA_FONT names {file!r}, which is not a font file that Pillow can read: {error}."
@@ -224,8 +232,8 @@ def _faces(own_files: str | None, known_files: tuple[str, ...]) -> tuple[str, ..
 
 
 @lru_cache(maxsize=64)
-def _load(face: str, size: float) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size) if face == _EMBEDDED else ImageFont.truetype(face, size)
+def _load(face: str, size: float, layout: ImageFont.Layout | None = None) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size) if face == _EMBEDDED else ImageFont.truetype(face, size, layout_engine=layout)
 
 
 __all__ = ["FONT_FILES", "MIN_LETTER_SIZE", "Typeset", "letter_size", "line_metrics", "readable"]

@@ -48,9 +48,18 @@ class RegionCanvas:
 
     Args:
         image (`PIL.Image.Image`): any mode; it is not changed.
+
+    Raises:
+        ValueError: if it is not a PIL image, or has no pixels.
     """
 
     def __init__(self, image: Image.Image) -> None:
+        if not isinstance(image, Image.Image) or 0 in image.size:
+            what = f"{image.width}x{image.height} pixels" if isinstance(image, Image.Image) else type(image).__name__
+            raise ValueError(
+                f"`image` must be a PIL image to draw on, got {what}. `Image.open` reads a file, `Image.fromarray` takes "
+                "an array."
+            )
         self.image = to_rgb(image)
         self.line_width = max(2, round(math.sqrt(self.image.width * self.image.height) / 260))
         self.regions: list[Box] = []  # what has been outlined
@@ -62,7 +71,7 @@ class RegionCanvas:
             return
         colors = Image.new("RGB", self.image.size)
         shares = Image.new("L", self.image.size)
-        for mark in sorted(marks, key=lambda mark: -rectangle_area(mark.box)):
+        for mark in self._largest_first(marks):
             share = round(255 * strength * (BOX_TINT if mark.mask is None else MASK_TINT))
             if mark.mask is None:
                 x1, y1, x2, y2 = (round(value) for value in self._clipped(mark.box))
@@ -82,7 +91,7 @@ class RegionCanvas:
     def outline(self, marks: Sequence[Mark], line_width: int) -> None:
         """Draw the boxes of marks, large ones first. A dark outer edge keeps them visible on bright images."""
         draw = ImageDraw.Draw(self.image)
-        for mark in sorted(marks, key=lambda mark: -rectangle_area(mark.box)):
+        for mark in self._largest_first(marks):
             box = self._clipped(mark.box)
             self.regions.append(self._with_surroundings(box))
             if mark.is_dashed:
@@ -134,6 +143,10 @@ class RegionCanvas:
         least = 4 * self.line_width
         x, y = max(0.0, (least - (x2 - x1)) / 2), max(0.0, (least - (y2 - y1)) / 2)
         return x1 - x, y1 - y, x2 + x, y2 + y
+
+    def _largest_first(self, marks: Sequence[Mark]) -> list[Mark]:
+        """As they are drawn, so that no box hides a smaller one; what sticks out of the image does not count."""
+        return sorted(marks, key=lambda mark: -rectangle_area(self._clipped(mark.box)))
 
     def _clipped(self, box: Box) -> Box:
         """The part of a box inside the image, at least a pixel, so that no box is lost."""

@@ -8,6 +8,7 @@ labels are cut short with "…", and those that find no room are left out. Lines
 `fonts.py` says which fonts are used, and how to name another one for your language (`GROMA_FONT`).
 """
 
+import reprlib
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -16,12 +17,15 @@ from PIL import Image
 from torch import Tensor
 
 from .caption_strip import QUIET, Run, with_caption
-from .colors import BLACK, GREY, PALETTE, WHITE, Color, palette_color
+from .colors import BLACK, GREY, PALETTE, WHITE, Color, is_color, palette_color
+from .fonts import readable
 from .label_layout import Box, rectangle_area
 from .markup import GROUNDING_TOKEN, PHRASE_END, PHRASE_START, REGION_MARK
 from .region_drawing import Mark, RegionCanvas, dashes
 from .regions import Regions
 
+# Of the question; a long prompt would leave the answer no line of the caption.
+MAX_QUESTION_LENGTH = 800
 # A phrase of more regions is written once, at its largest region, with their number: thirty labels hide the people.
 MAX_LABELS_OF_A_PHRASE = 4
 
@@ -45,7 +49,7 @@ class Grounded(Protocol):
 
 def draw_boxes(
     image: Image.Image,
-    boxes: Tensor | Sequence[Sequence[float]],
+    boxes: Regions | Tensor | Sequence[Sequence[float]],
     labels: Sequence[str] | None = None,
     colors: Sequence[Color] | None = None,
 ) -> Image.Image:
@@ -53,15 +57,16 @@ def draw_boxes(
 
     Args:
         image (`PIL.Image.Image`): any mode; it is not changed.
-        boxes (array-like of shape `(n, 4)`): `xyxy` boxes in absolute pixels of the upright image.
-        labels (`Sequence[str]`, *optional*): one label a box; an empty one is not drawn.
+        boxes (`Regions`, or array-like of shape `(n, 4)`): `xyxy` boxes in absolute pixels of the upright image.
+        labels (`Sequence[str]`, *optional*): one label a box; an empty one is not drawn. Without it those of `Regions`.
         colors (`Sequence` of `(r, g, b)`, *optional*): one colour a box; without it, `PALETTE` in turn.
 
     Returns:
         `PIL.Image.Image`: a new RGB image of the size of the upright image.
 
     Raises:
-        ValueError: wrong shape, a value that is not finite, or not one label or colour for each box.
+        ValueError: wrong shape, a value that is not finite, not one label or colour for each box, or `image` is not a
+            PIL image with pixels.
 
     Example:
     >>> from PIL import Image
@@ -69,10 +74,16 @@ def draw_boxes(
     >>> draw_boxes(Image.new("RGB", (320, 240)), [[20, 40, 120, 200]], labels=["a dog"]).size
     (320, 240)
     """
+    if isinstance(boxes, Regions):
+        boxes, labels = boxes.xyxy, boxes.labels if labels is None else labels
     boxes = _checked_boxes(boxes)
     for name, values in (("labels", labels), ("colors", colors)):
         if values is not None and len(values) != len(boxes):
             raise ValueError(f"`{name}` must have one entry for each of the {len(boxes)} boxes, got {len(values)}.")
+    if labels is not None and (isinstance(labels, str) or not all(isinstance(label, str) for label in labels)):
+        raise ValueError(f"`labels` must be texts, one for each box, got {reprlib.repr(labels)}.")
+    if wrong := [color for color in colors or () if not is_color(color)]:
+        raise ValueError(f"`colors` must be (r, g, b) of whole numbers from 0 to 255, got {wrong[0]!r}.")
     marks = [
         Mark(box, palette_color(index) if colors is None else colors[index], "" if labels is None else labels[index])
         for index, box in enumerate(boxes)
@@ -86,7 +97,7 @@ def draw_boxes(
 
 def draw_proposals(
     image: Image.Image,
-    boxes: Tensor,
+    boxes: Regions | Tensor,
     scores: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Image.Image:
@@ -94,7 +105,8 @@ def draw_proposals(
 
     Args:
         image (`PIL.Image.Image`): any mode; it is not changed.
-        boxes (`Tensor` of shape `(R, 4)`): `xyxy` boxes in absolute pixels of the upright image.
+        boxes (`Regions`, or `Tensor` of shape `(R, 4)`): regions, with numbers and scores of their own, or `xyxy` boxes
+            in absolute pixels of the upright image, whose numbers are their rows.
         scores (`Tensor` of shape `(R,)`, *optional*): written behind the number, in percent.
         mask (`Tensor` of shape `(R,)`, bool, *optional*): which rows are regions; all without it.
 
@@ -111,6 +123,9 @@ def draw_proposals(
     >>> draw_proposals(Image.new("RGB", (320, 240)), torch.tensor([[20.0, 40, 120, 200]])).size
     (320, 240)
     """
+    numbers: Sequence[int] = range(len(boxes))
+    if isinstance(boxes, Regions):
+        boxes, scores, numbers = boxes.xyxy, boxes.scores if scores is None else scores, boxes.ids
     for name, values in (("scores", scores), ("mask", mask)):
         if values is not None and values.shape != boxes.shape[:1]:
             raise ValueError(f"`{name}` must have shape ({len(boxes)},) like `boxes`, got {tuple(values.shape)}.")
@@ -118,7 +133,7 @@ def draw_proposals(
     marks = []
     for box, index in zip(_checked_boxes(boxes[indices]), indices, strict=True):
         score = "" if scores is None else f" {float(scores[index]):.0%}"
-        marks.append(Mark(box, palette_color(index), _number(index) + score))
+        marks.append(Mark(box, palette_color(numbers[index]), _number(numbers[index]) + score))
     canvas = RegionCanvas(image)
     canvas.tint(marks, 0.5)
     canvas.outline(marks, max(2, canvas.line_width * 2 // 3))
@@ -144,7 +159,7 @@ def draw_grounded_text(
         grounded (`GroundedText`): the answer; its boxes are in absolute pixels of the upright image.
         regions (`bool`): whether to outline the other regions too, thinly and with their numbers.
         caption (`bool`): whether to add a strip with the texts, the phrases of the answer marked in their colours. It
-            ends with "…" after 40 lines or 8000 characters.
+            ends with "…" after 40 lines or 8000 characters, the question after 800 characters.
         user_boxes (`bool`): whether to outline the boxes that the user pointed at.
         question (`str`, *optional*): what was asked, shown above the answer. `<region>` reads "your box" there, and
             `[grounding]`, `<p>` and `</p>` are left out.
@@ -154,7 +169,7 @@ def draw_grounded_text(
         size of the upright image, otherwise it is higher, and wider where the image is too narrow for a line of text.
 
     Raises:
-        ValueError: if a region has a mask of another size than the image.
+        ValueError: if a region has a mask of another size than the image, or `image` is not a PIL image with pixels.
 
     Example:
     >>> import torch
@@ -206,16 +221,19 @@ def _phrase_marks(grounded: Grounded) -> tuple[list[Mark], list[Color]]:
     """
     marks: list[Mark] = []
     colors: dict[tuple[str, tuple[int, ...]], Color] = {}
-    uses: dict[int, int] = {}  # a region that two phrases name gets one outline inside the other
+    # Where several phrases name a box, its outlines stand one inside the other; pixels and not numbers of regions
+    # tell, because two regions may have one box.
+    uses: dict[tuple[int, ...], int] = {}
     for phrase in grounded.phrases:
         key = (phrase.text, phrase.regions.ids)
         if key in colors:
             continue
         colors[key] = palette_color(len(colors))
         new = _marks(phrase.regions, colors[key])
-        for mark, region_id in zip(new, phrase.regions.ids, strict=True):
-            mark.inset = uses.get(region_id, 0)
-            uses[region_id] = mark.inset + 1
+        for mark in new:
+            pixels = tuple(map(round, mark.box))
+            mark.inset = uses.get(pixels, 0)
+            uses[pixels] = mark.inset + 1
             mark.label = phrase.text or mark.label
         if phrase.text and len(new) > MAX_LABELS_OF_A_PHRASE:
             largest = max(new, key=lambda mark: rectangle_area(mark.box))
@@ -238,13 +256,23 @@ def _question_runs(question: str, num_user_boxes: int) -> list[Run]:
     """The question without control tokens; `<region>` reads as the label of the box in the image."""
     for mark in (GROUNDING_TOKEN, PHRASE_START, PHRASE_END):
         question = question.replace(mark, "")
-    first, *rest = question.strip().split(REGION_MARK)
+    first, *rest = " ".join(question.split()).split(REGION_MARK)
     runs = [Run(first, color=QUIET)]
     for number, text in enumerate(rest):
         is_known = number < num_user_boxes
         name = _name_of_user_box(number, num_user_boxes) if is_known else REGION_MARK
         runs += [Run(name, BLACK if is_known else None, QUIET, is_dashed=is_known), Run(text, color=QUIET)]
-    return [run for run in runs if run.text]
+    return _first_of(MAX_QUESTION_LENGTH, [run for run in runs if run.text])
+
+
+def _first_of(length: int, runs: list[Run]) -> list[Run]:
+    """The first characters of a text, with "…" if there are more."""
+    for number, run in enumerate(runs):
+        text = readable(run.text[: length + 1])  # what no font has takes more room than one character
+        if len(text) > length:
+            return [*runs[:number], run._replace(text=f"{text[:length].rstrip()}…")]
+        length -= len(text)
+    return runs
 
 
 def _answer_runs(grounded: Grounded, colors: Sequence[Color]) -> list[Run]:
@@ -270,13 +298,16 @@ def _answer_runs(grounded: Grounded, colors: Sequence[Color]) -> list[Run]:
 
 
 def _checked_boxes(boxes: Tensor | Sequence[Sequence[float]]) -> list[Box]:
-    values = torch.as_tensor(boxes, dtype=torch.float32)
+    try:
+        values = torch.as_tensor(boxes, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"boxes must be numbers, 4 for each box, got {reprlib.repr(boxes)}.") from error
     if values.numel() == 0:
         return []
     if values.ndim != 2 or values.shape[-1] != 4:
         raise ValueError(f"boxes must have shape (number of boxes, 4), got {tuple(values.shape)}.")
     if not torch.isfinite(values).all():
-        raise ValueError(f"boxes must be finite numbers, got {values.tolist()}.")
+        raise ValueError(f"boxes must be finite numbers, got {reprlib.repr(values.tolist())}.")
     return [tuple(box) for box in values.tolist()]
 
 

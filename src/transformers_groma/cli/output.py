@@ -61,7 +61,7 @@ def write_proposals(folder: Path, regions: "Regions", image: "Image.Image", name
     """Write regions as JSON, and the image that shows them: both or neither."""
     from ..visualization import draw_proposals
 
-    _write_pair(folder, name, regions.to_dict(), draw_proposals(image, regions.xyxy, regions.scores))
+    _write_pair(folder, name, regions.to_dict(), draw_proposals(image, regions))
 
 
 def write_png(path: Path, image: "Image.Image") -> None:
