@@ -65,9 +65,17 @@ def test_an_interrupted_run_resumes_and_asks_nothing_twice(tmp_path, predictions
 def test_a_finished_run_asks_nothing(tmp_path):
     rows = rec_dataset(3)
     answer_dataset(Echo(), rows, tmp_path, progress=False)
-    again = Echo()
+    again, written = Echo(), (tmp_path / "predictions.jsonl").stat()
     found = answer_dataset(again, rows, tmp_path, progress=False)
+    assert (tmp_path / "predictions.jsonl").stat() == written  # and writes nothing
     assert again.asked == [] and [prediction.index for prediction in found] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("progress", [False, True])
+def test_a_bar_counts_rows_on_demand(tmp_path, capsys, progress):
+    answer_dataset(Echo(), rec_dataset(3), tmp_path, batch_size=2, progress=progress, description="captions")
+    shown = capsys.readouterr().err
+    assert ("captions" in shown and "3/3" in shown) if progress else not shown
 
 
 def test_parts_of_earlier_processes_are_merged(tmp_path, predictions_file):

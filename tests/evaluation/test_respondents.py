@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from transformers_groma.evaluation.answers import answer_dataset
 from transformers_groma.evaluation.benchmark import Asking
+from transformers_groma.evaluation.proposals import detect
 from transformers_groma.evaluation.respondents import ChatRespondent, ProposalRespondent
 
 from ..training.rows import training_model, training_processor
@@ -49,3 +51,32 @@ def test_a_seed_needs_templates(model):
     with pytest.raises(ValueError, match="`prompt_seed` is of no use here"):
         ChatRespondent(*model, Asking(max_new_tokens=4, prompt_seed=0))
     assert ChatRespondent(*model, Asking(max_new_tokens=4)).question(caption_row()) == "What is in <region>?"
+
+
+@pytest.mark.parametrize("part", ["processor", "image_processor"])
+def test_regions_and_queries_are_those_that_are_detected(model, part):
+    """In float64 with as few decimals as float32 needs, in pixels of images of any shape."""
+    model, processor = model
+    rows = [
+        {
+            "index": index,
+            "image_id": f"image {index}",
+            "image": Image.effect_noise((72, 24 * index), 90).convert("RGB"),
+        }
+        for index in (4, 2)
+    ]
+    respondent = ProposalRespondent(model.train(), processor if part == "processor" else processor.image_processor)
+    assert not model.training
+    found = respondent.answer(respondent.prepare(rows))
+    assert [(answer.index, answer.image_id, answer.markup) for answer in found] == [
+        (4, "image 4", ""),
+        (2, "image 2", ""),
+    ]
+    pixels = processor.image_processor(images=[row["image"] for row in rows], return_tensors="pt")["pixel_values"]
+    detected = detect(model, pixels, torch.tensor([[96, 72], [48, 72]]), "coco")
+    for answer, *expected in zip(found, *detected, strict=True):
+        assert [name for name, _ in answer.phrases] == ["regions", "queries"]
+        for (_, regions), same in zip(answer.phrases, expected, strict=True):
+            assert len(regions) == len(same) > 0 and regions.xyxy.dtype == torch.float64
+            assert torch.equal(regions.xyxy.float(), same.xyxy) and torch.equal(regions.scores.float(), same.scores)
+            assert all(len(str(value)) < 14 for value in regions.xyxy.flatten().tolist())
