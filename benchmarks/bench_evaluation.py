@@ -170,8 +170,7 @@ def main() -> None:
     for (name, speed), ratio in zip(speeds.items(), ratios.values()):
         print(
             f"  {name:16s} in batches of {arguments.batch_size} {speed['batched']:8.2f} (all rows "
-            f"{speed['batched_all']:.2f}), "
-            f"one by one {speed['single']:8.2f}: {ratio:5.2f}x"
+            f"{speed['batched_all']:.2f}), one by one {speed['single']:8.2f}: {ratio:5.2f}x"
         )
     print(f"scoring {REC_ANSWERS:,} answers of REC:         {seconds['score_rec']:6.2f} s (at most {REC_SECONDS:g})")
     print(

@@ -259,8 +259,8 @@ def results_table(runs: Sequence[Mapping[str, Any]], on_map: Mapping[str, Tensor
     settings = runs[0]["settings"]
     seeds_head = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     lines = [
-        f"Each run has {settings['alignment_steps']} steps of stage 2 and {settings['sft_steps']} of stage 3, "
-        f"and {settings['rows']} test scenes per task. In percent; ± is the standard deviation over the seeds. A guess "
+        f"Each run has {settings['alignment_steps']} steps of stage 2 and {settings['sft_steps']} of stage 3, and "
+        f"{settings['rows']} test scenes per task. In percent; ± is the standard deviation over the seeds. A guess "
         "that knows only the size of an object, which its box shows, and otherwise says the most frequent word gets "
         f"{_percent(blind)} % of the attributes.",
         "",

@@ -66,7 +66,7 @@ def expand_batch(ids: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]
 
 
 def check_greedy_generation(model: GromaForConditionalGeneration, folder: Path, run: str, atol: float) -> None:
-    """From pixels to words on the device of the model: ids, logits and regions of a run of the original's `generate`."""
+    """From pixels to words on the model's device: ids, logits and regions of a run of the original's `generate`."""
     notes, golden = load_case(folder, "generate")
     inputs = {**expand_batch(golden[f"{run}.input_ids"]), "pixel_values": golden_pixels(folder)[:1]}
     if run == "refer":

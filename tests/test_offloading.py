@@ -198,7 +198,7 @@ def test_tied_weights(tmp_path, device_map):
 
 
 def test_an_automatic_device_map(built, folders, tmp_path):
-    """What does not fit into 400 KB lies on disk: half of the model, single weights of the region proposer among them."""
+    """What does not fit into 400 KB is on disk: half of the model, including single weights of the region proposer."""
     options = {"device_map": "auto", "max_memory": {"cpu": 400_000}, "offload_folder": tmp_path}
     model = GromaForConditionalGeneration.from_pretrained(folders["whole"], **options)
     assert {"cpu", "disk"} == set(model.hf_device_map.values())

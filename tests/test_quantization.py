@@ -75,7 +75,7 @@ BACKENDS = {"4bit": lambda: bits(4), "8bit": lambda: bits(8), "torchao": torchao
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_backends(model, folder, tmp_path, backend, dtype):
-    """Regions of the full model to the last bit, generation, saving and loading again, and the detector of what was saved."""
+    """Regions equal the full model's to the last bit; generation, saving, loading and the saved detector work."""
     config = BACKENDS[backend]()
     quantized = GromaForConditionalGeneration.from_pretrained(folder, quantization_config=config, dtype=dtype)
     same = {

@@ -1,4 +1,7 @@
-"""transformers-groma: a language model that points. Importing this package registers Groma with transformers' Auto classes."""
+"""transformers-groma: a language model that points.
+
+Importing this package registers Groma with transformers' Auto classes.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any

@@ -27,26 +27,20 @@ CLASS_MODULE = "transformers_groma.integrations._lmms_eval_model"
 # The words of the tasks, as of lmms-eval 0.7.
 REFCOCO = (
     "Bounding box coordinates are specified in the format (top-left x, top-left y, bottom-right x, bottom-right y). "
-    "All "
-    "values are floating point numbers bounded between 0 and 1. Please provide the bounding box coordinate of the "
-    "region "
-    "this sentence describes: {}"
+    "All values are floating point numbers bounded between 0 and 1. Please provide the bounding box coordinate of "
+    "the region this sentence describes: {}"
 )
 SCREENSPOT = (
     "Bounding box coordinates are specified in the format (top-left x, top-left y, bottom-right x, bottom-right y). "
-    "All "
-    "values are floating point numbers bounded between 0 and 1 with two decimal places of precision (e.g., 0.15). "
-    "Please "
-    "provide the bounding box coordinates of the region that corresponds to the command: {}"
+    "All values are floating point numbers bounded between 0 and 1 with two decimal places of precision (e.g., "
+    "0.15). Please provide the bounding box coordinates of the region that corresponds to the command: {}"
 )
 GROUNDING = "Locate every object that matches the description {} in the image. Report bbox coordinates in JSON format."
 GROUNDINGME = (
     "All spatial relationships are defined from the viewer's perspective, where 'front' means closer to the viewer. "
-    "Please "
-    "provide the bounding box coordinate of the object the following statement describes:\n{}\nEnsure that all "
-    "details "
-    "mentioned about the object are accurate. Provide at most one bounding box. If a matching object is found, "
-    "provide its "
+    "Please provide the bounding box coordinate of the object the following statement describes:\n{}\nEnsure that "
+    "all details mentioned about the object are accurate. Provide at most one bounding box. If a matching object is "
+    "found, provide its "
     'bounding box as a JSON in the format {{"bbox_2d": [x1, y1, x2, y2]}}. If no matching object is found, output '
     '{{"bbox_2d": null}}.'
 )

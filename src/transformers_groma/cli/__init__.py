@@ -71,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of `groma` and all its commands."""
     parser = OneLineParser(
         prog="groma",
-        description="Groma, a language model that points: ask about an image, get words tied to places.",
+        description="Groma, a language model that points: ask about an image, get text tied to regions.",
         epilog='example: groma chat photo.jpg "What is <region>?" --box 30,212,372,585 --model groma-7b --output '
         "answer",
     )

@@ -85,18 +85,18 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="DIR_OR_REPO",
-        help="folder or Hub name of a model (default: groma-tiny, the one of this package, which only knows drawn "
+        help="folder or Hub name of a model (default: groma-tiny, which comes with this package and only knows drawn "
         "shapes)",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, …; the best one available by default")
     parser.add_argument(
-        "--dtype", choices=("auto", *DTYPES), default="auto", help="of the weights (default: as saved)"
+        "--dtype", choices=("auto", *DTYPES), default="auto", help="dtype of the weights (default: as saved)"
     )
 
 
 def add_output_arguments(parser: argparse.ArgumentParser, files: str) -> None:
     """Add the arguments that say where the answer goes."""
-    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    parser.add_argument("--json", action="store_true", help="print only JSON")
     parser.add_argument("--output", metavar="DIR", type=Path, help=f"write {files} there")
 
 

@@ -32,8 +32,9 @@ def add_chat(commands: "argparse._SubParsersAction") -> None:
         "question",
         metavar="QUESTION",
         nargs="?",
-        help=f"with a {REGION_MARK} mark for each box; [grounding] at its head asks for a grounded answer, other "
-        "control tokens are plain text. Without it the model describes the boxes or, without boxes, the image",
+        help=f"question, with a {REGION_MARK} mark for each box; [grounding] at the start asks for a grounded answer, "
+        "other control tokens are plain text. Without a question the model describes the boxes or, without boxes, "
+        "the image",
     )
     chat.add_argument(
         "--box",
@@ -54,9 +55,13 @@ def add_chat(commands: "argparse._SubParsersAction") -> None:
     add_model_arguments(chat)
     add_output_arguments(chat, "answer.json and answer.png")
     chat.add_argument(
-        "--max-new-tokens", metavar="N", type=positive(int), default=256, help="longest answer (default: %(default)s)"
+        "--max-new-tokens",
+        metavar="N",
+        type=positive(int),
+        default=256,
+        help="maximum answer length (default: %(default)s)",
     )
-    chat.add_argument("--sample", action="store_true", help="draw the words at random instead of the likeliest ones")
+    chat.add_argument("--sample", action="store_true", help="sample tokens instead of taking the most likely ones")
     chat.add_argument(
         "--temperature", metavar="T", type=positive(float), help="sampling temperature; implies --sample"
     )

@@ -20,15 +20,15 @@ def layer_numbers(text: str) -> list[int]:
 
 REGION_ENCODER_OPTIONS = {
     "group_norm_groups": (positive(int), "N", "groups of its group norm; a divisor of the vision encoder's width"),
-    "num_fuse_layers": (positive(int), "N", "rounds of its fuse convolution"),
-    "roi_output_size": (positive(int), "N", "side of the crop of a region"),
-    "roi_sampling_ratio": (positive(int), "N", "samples a bin and side"),
-    "position_hidden_size": (positive(int), "N", "inner width of the code of a box"),
-    "region_hidden_size": (positive(int), "N", "width of a region before the language model's"),
+    "num_fuse_layers": (positive(int), "N", "rounds of its fusion convolution"),
+    "roi_output_size": (positive(int), "N", "side of a region's crop"),
+    "roi_sampling_ratio": (positive(int), "N", "samples per bin and side"),
+    "position_hidden_size": (positive(int), "N", "hidden width of the box position encoding"),
+    "region_hidden_size": (positive(int), "N", "width of a region feature before projection to the language model's"),
     "vision_feature_layers": (
         layer_numbers,
         "A,B,C",
-        "layers of the vision encoder that it reads, write --vision-feature-layers=-5,-3,-1",
+        "layers of the vision encoder that it reads; write --vision-feature-layers=-5,-3,-1",
     ),
 }
 
@@ -39,7 +39,7 @@ def add_convert(commands: "argparse._SubParsersAction") -> None:
         commands,
         "convert",
         run_convert,
-        "convert a released checkpoint of the original Groma, or put a model together from components",
+        "convert a released checkpoint of the original Groma, or assemble a model from components",
         "groma convert groma-7b-finetune groma-7b --dtype bfloat16\n"
         "         groma convert --vision-encoder facebook/dinov2-large groma-detector\n"
         "         groma convert --detector groma-detector --language-model lmsys/vicuna-7b-v1.5 groma-fresh",
@@ -48,7 +48,10 @@ def add_convert(commands: "argparse._SubParsersAction") -> None:
         "       groma convert [options] --vision-encoder MODEL OUT_DIR",
     )
     convert.add_argument(
-        "legacy_dir", metavar="LEGACY_DIR", nargs="?", help="folder of a released checkpoint (whole model or stage 1)"
+        "legacy_dir",
+        metavar="LEGACY_DIR",
+        nargs="?",
+        help="folder of a released checkpoint (complete model or stage 1)",
     )
     convert.add_argument("output_dir", metavar="OUT_DIR", help="folder to write; it appears when it is complete")
     convert.add_argument(
@@ -57,15 +60,15 @@ def add_convert(commands: "argparse._SubParsersAction") -> None:
     convert.add_argument("--language-model", metavar="MODEL", help="folder or Hub name of a causal language model")
     convert.add_argument("--vision-encoder", metavar="MODEL", help="folder or Hub name of a vision transformer")
     sizes = convert.add_argument_group(
-        "sizes of the region encoder, beside --detector and --language-model",
-        "They follow from the detector where they are left out.",
+        "sizes of the region encoder, with --detector and --language-model",
+        "By default they follow from the detector.",
     )
     for name, (kind, metavar, text) in REGION_ENCODER_OPTIONS.items():
         sizes.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text)
     convert.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="dtype of the written weights, but for those of --detector; as in LEGACY_DIR, else float32",
+        help="dtype of the written weights, except those of --detector; by default as in LEGACY_DIR, else float32",
     )
     convert.add_argument("--overwrite", action="store_true", help="replace OUT_DIR if it exists")
 

@@ -8,9 +8,9 @@ from .arguments import CommandError, CommandParser, add_command, checked_folder,
 from .models import source_checkout
 from .output import note, write_png
 
-SHAPES_HELP = "draw scenes of coloured shapes, with questions and answers whose truth is known"
+SHAPES_HELP = "draw scenes of coloured shapes, with true questions and answers"
 SHAPES_TASKS = ("detection", "rec", "grounding", "region-caption", "grounded-caption", "chat")
-FOLDER_HELP = "read images with boxes of your own: an image folder with a metadata.jsonl"
+FOLDER_HELP = "read your own images and boxes: an image folder with a metadata.jsonl"
 FOLDER_TASKS = ("conversation", "region-caption", "rec", "grounding", "detection")
 BOX_FORMATS = ("xyxy", "xywh", "cxcywh")
 BOXES_OF = ("upright", "stored")
@@ -22,7 +22,7 @@ def add_data(commands: "argparse._SubParsersAction") -> None:
         commands,
         "data",
         run_data,
-        "make a dataset to train or evaluate on; without a source, list the sources there are",
+        "make a dataset to train or evaluate on; without a source, list the sources",
         "groma data shapes --task chat --rows 1000 --seed 0 --output shapes-chat",
     )
     data.is_intermixing = True  # intermixed parsing cannot go on to the parser of a source
@@ -70,8 +70,10 @@ def _add_shapes_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_data_shapes)
     _add_file_arguments(parser)
     parser.add_argument("--task", required=True, choices=SHAPES_TASKS, help="what the rows teach or test")
-    parser.add_argument("--rows", metavar="N", type=positive(int), required=True, help="how many rows, a scene each")
-    parser.add_argument("--seed", metavar="N", type=natural, required=True, help="another seed makes other scenes")
+    parser.add_argument(
+        "--rows", metavar="N", type=positive(int), required=True, help="number of rows, one scene each"
+    )
+    parser.add_argument("--seed", metavar="N", type=natural, required=True, help="seed of the scenes")
     parser.add_argument(
         "--split", choices=("train", "validation", "test"), default="train", help="(default: %(default)s)"
     )
@@ -90,7 +92,7 @@ def _add_shapes_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         type=share,
         default=0.15,
-        help="how many questions of the task rec tell objects apart by position (default: %(default)s)",
+        help="share of rec questions that distinguish objects by position (default: %(default)s)",
     )
     parser.add_argument(
         "--preview", metavar="N", type=positive(int), help="also draw the first N rows to preview-TASK.png in DIR"
@@ -112,15 +114,15 @@ def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
         "--box-format",
         choices=BOX_FORMATS,
         default="xywh",
-        help="of bbox, in pixels (default: %(default)s, as in COCO)",
+        help="format of bbox, in pixels (default: %(default)s, as in COCO)",
     )
-    parser.add_argument("--normalized", action="store_true", help="bbox are fractions of the image size, not pixels")
+    parser.add_argument("--normalized", action="store_true", help="bbox holds fractions of the image size, not pixels")
     parser.add_argument(
         "--boxes-of",
         choices=BOXES_OF,
-        help="which pixels boxes were drawn on, where EXIF data turn or mirror an image: those that a viewer shows, "
-        "or those that are stored; by default width and height in the line or the boxes tell, and images where they "
-        "can't are left out",
+        help="which image the boxes were drawn on, if EXIF data rotate or mirror it: the upright one that a viewer "
+        "shows, or the stored one; by default the line's width and height or the boxes decide, and undecided images "
+        "are left out",
     )
     parser.add_argument(
         "--max-regions",
@@ -131,7 +133,7 @@ def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
         "100)",
     )
     parser.add_argument(
-        "--seed", metavar="N", type=natural, default=0, help="draws the wording of the questions (default: 0)"
+        "--seed", metavar="N", type=natural, default=0, help="seed of the wording of questions (default: 0)"
     )
     parser.add_argument(
         "--preview",

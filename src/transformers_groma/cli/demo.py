@@ -49,8 +49,8 @@ def add_demo(commands: "argparse._SubParsersAction") -> None:
         metavar="N",
         type=natural,
         default=DEMO_SCENE,
-        help="number of the test scene: 0, 1, 2, …; groma-tiny answers everything right about some scenes and makes "
-        "mistakes about others (default: %(default)s)",
+        help="number of the test scene: 0, 1, 2, …; groma-tiny answers everything correctly for some scenes and makes "
+        "mistakes in others (default: %(default)s)",
     )
     demo.add_argument(
         "--image", metavar="IMAGE", help="also ask about this image (path or http(s) URL); needs a --model for photos"

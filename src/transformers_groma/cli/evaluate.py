@@ -49,7 +49,7 @@ def add_evaluate(commands: "argparse._SubParsersAction") -> None:
         required=True,
         help="folder with Parquet files, one file, or a Hub name; for llava-bench the folder of its published files",
     )
-    parser.add_argument("--split", help="split of the dataset, if PATH names none (default: test)")
+    parser.add_argument("--split", help="split of the dataset, if not given in PATH (default: test)")
     parser.add_argument(
         "--output",
         metavar="DIR",
@@ -69,7 +69,7 @@ def add_evaluate(commands: "argparse._SubParsersAction") -> None:
         help="draw the wording of each question; by default rows keep their own, which is the standard one",
     )
     parser.add_argument(
-        "--max-new-tokens", metavar="N", type=positive(int), help="longest answer (default: the benchmark's)"
+        "--max-new-tokens", metavar="N", type=positive(int), help="maximum answer length (default: the benchmark's)"
     )
     parser.add_argument(
         "--box-score-threshold", metavar="X", type=share, help="regions need a higher score (default: the model's)"
@@ -78,13 +78,13 @@ def add_evaluate(commands: "argparse._SubParsersAction") -> None:
         "--nms-threshold",
         metavar="X",
         type=share,
-        help="a region gives way to a better one that it overlaps by more (default: the model's)",
+        help="a region is dropped if it overlaps a better one by more (default: the model's)",
     )
     parser.add_argument(
         "--gallery", metavar="N", type=positive(int), default=0, help="draw the N worst answers to gallery.html"
     )
     parser.add_argument("--card", metavar="MODEL_DIR", type=Path, help="write the metrics into the model card there")
-    judge = parser.add_argument_group(JUDGED, "Without a judge there are answers, but no metrics.")
+    judge = parser.add_argument_group(JUDGED, "Without a judge there are answers but no metrics.")
     judge.add_argument("--images", metavar="DIR", type=Path, help="the photos of COCO val2014")
     judge.add_argument("--judge", metavar="MODEL", help="name of the judge model, which scores the answers")
     judge.add_argument("--base-url", metavar="URL", help="an OpenAI-compatible server (default: OpenAI)")
@@ -109,7 +109,7 @@ def add_evaluate(commands: "argparse._SubParsersAction") -> None:
     judge.add_argument(
         "--price-out", metavar="X", type=positive(float), default=0.0, help="price of a million completion tokens"
     )
-    judge.add_argument("--max-cost", metavar="X", type=positive(float), help="stop before reviews cost more")
+    judge.add_argument("--max-cost", metavar="X", type=positive(float), help="stop before the reviews cost more")
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:

@@ -14,14 +14,14 @@ def add_train(commands: "argparse._SubParsersAction") -> None:
         commands,
         "train",
         run_train,
-        "train a stage: detection, alignment, sft; precompute-regions speeds the last two up",
+        "train a stage: detection, alignment, sft; precompute-regions speeds up the last two",
         "groma train sft --config hub_configs/recipes/sft.yaml --model_name_or_path org/groma --output_dir "
         "output/sft\n"
         "         groma train sft --help",
     )
     train.is_intermixing = True  # all that follows the stage belongs to it
     train.add_argument("stage", metavar="STAGE", choices=TRAINING_STAGES, help=", ".join(TRAINING_STAGES))
-    train.add_argument("stage_arguments", metavar="ARGUMENTS", nargs=argparse.REMAINDER, help="of the stage")
+    train.add_argument("stage_arguments", metavar="ARGUMENTS", nargs=argparse.REMAINDER, help="arguments of the stage")
 
 
 def run_train(arguments: argparse.Namespace) -> None:

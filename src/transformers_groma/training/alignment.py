@@ -41,8 +41,10 @@ class AlignmentArguments(ConversationArguments):
             with `torch_compile`.
     """
 
-    model_name_or_path: str = field(default="", metadata={"help": "Folder or Hub name of a whole Groma model."})
-    pad_to_multiple_of: int | None = field(default=None, metadata={"help": "Round up the length of batches."})
+    model_name_or_path: str = field(default="", metadata={"help": "Folder or Hub name of a complete Groma model."})
+    pad_to_multiple_of: int | None = field(
+        default=None, metadata={"help": "Pad batches to a multiple of this length."}
+    )
 
 
 @alone_in_its_output

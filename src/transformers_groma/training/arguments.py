@@ -36,12 +36,12 @@ class DatasetArguments:
     eval_datasets: list[str] = field(
         default_factory=list, metadata={"help": "The same for evaluation; split `validation` by default."}
     )
-    mixture_seed: int = field(default=0, metadata={"help": "Seed of the choice of rows where a ratio is below 1."})
+    mixture_seed: int = field(default=0, metadata={"help": "Seed for choosing rows if a ratio is below 1."})
     check_data: bool = field(
         default=False,
-        metadata={"help": "Before training, put every row through all that it does, and list the rows that fail."},
+        metadata={"help": "Before training, put every row through the whole data path, and list the rows that fail."},
     )
-    max_eval_rows: int | None = field(default=None, metadata={"help": "Evaluate on at most so many rows."})
+    max_eval_rows: int | None = field(default=None, metadata={"help": "Maximum number of rows to evaluate on."})
 
     def __post_init__(self):
         # A YAML file may name a single one without brackets.

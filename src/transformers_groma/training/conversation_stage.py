@@ -54,12 +54,12 @@ class ConversationArguments(DatasetArguments):
     """
 
     detector: str | None = field(
-        default=None, metadata={"help": "A stage 1 model: take its vision encoder and proposer."}
+        default=None, metadata={"help": "A stage 1 model whose vision encoder and proposer to use."}
     )
     trainable_parts: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "vision_tower, region_encoder, projector, new_tokens, language_model; the stage's own by default."
+            "help": "vision_tower, region_encoder, projector, new_tokens, language_model; by default the stage's."
         },
     )
     max_tokens: int | None = field(default=2048, metadata={"help": "Longer conversations lose their last turns."})

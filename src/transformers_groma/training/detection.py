@@ -45,10 +45,10 @@ class DetectionArguments(DatasetArguments):
     """
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Folder or Hub name of a detector or of a whole Groma."}
+        default=None, metadata={"help": "Folder or Hub name of a detector or a complete Groma."}
     )
     config_name: str | None = field(
-        default=None, metadata={"help": "A configuration instead: start from random weights."}
+        default=None, metadata={"help": "Alternatively, a configuration: start from random weights."}
     )
 
 

@@ -49,19 +49,21 @@ class DetectionTrainingArguments(TrainingArguments):
         ValueError: an unknown augmentation, or a scale that is not above 0.
     """
 
-    learning_rate: float = field(default=2e-4, metadata={"help": "Learning rate of all weights that have no scale."})
+    learning_rate: float = field(
+        default=2e-4, metadata={"help": "Base learning rate, of all weights without a scale."}
+    )
     weight_decay: float = field(default=1e-4, metadata={"help": "Weight decay of all weights, as in Deformable DETR."})
     num_train_epochs: float = field(default=12.0, metadata={"help": "Number of epochs."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
     warmup_steps: float = field(default=100, metadata={"help": "Steps over which the learning rate rises."})
     freeze_vision_tower: bool = field(default=True, metadata={"help": "Keep the vision encoder frozen."})
     vision_lr_scale: float = field(
-        default=0.1, metadata={"help": "Share of the learning rate for the vision encoder."}
+        default=0.1, metadata={"help": "Factor on the learning rate of the vision encoder."}
     )
     offset_lr_scale: float = field(
-        default=0.1, metadata={"help": "Share of the learning rate for sampling offsets and reference points."}
+        default=0.1, metadata={"help": "Factor on the learning rate of sampling offsets and reference points."}
     )
-    augmentation: str = field(default="recipe", metadata={"help": "recipe, flip or none."})
+    augmentation: str = field(default="recipe", metadata={"help": "Image augmentation: recipe, flip or none."})
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Keep false: the dataset reads the columns itself."}
     )

@@ -259,18 +259,18 @@ class PrecomputeArguments:
         device (`str`, *optional*): where to run.
     """
 
-    model_name_or_path: str = field(metadata={"help": "Folder or Hub name of a detector or of a whole Groma."})
+    model_name_or_path: str = field(metadata={"help": "Folder or Hub name of a detector or a complete Groma."})
     dataset_dir: str = field(metadata={"help": "Folder with files SPLIT*.parquet of the conversation columns."})
-    output_dir: str = field(metadata={"help": "Folder of the copies; it takes the place of the dataset in a mixture."})
+    output_dir: str = field(metadata={"help": "Folder for the copies, to use instead of the dataset."})
     split: str = field(default="train", metadata={"help": "The split to copy."})
     batch_size: int = field(default=16, metadata={"help": "Images at a time."})
     score_threshold: float | None = field(
-        default=None, metadata={"help": "Keep proposals with a larger score; the model's own by default."}
+        default=None, metadata={"help": "Keep proposals with a larger score; by default the model's threshold."}
     )
     shard: int | None = field(default=None, metadata={"help": "Take only every NUM_SHARDS-th file, from this one on."})
     num_shards: int = field(default=1, metadata={"help": "Number of jobs that share the files."})
     num_workers: int = field(default=4, metadata={"help": "Threads that read images."})
-    device: str | None = field(default=None, metadata={"help": "Where to run; the accelerator if there is one."})
+    device: str | None = field(default=None, metadata={"help": "Device; by default the accelerator, if there is one."})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
