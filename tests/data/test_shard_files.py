@@ -11,7 +11,10 @@ from datasets import load_dataset
 
 from transformers_groma._output_errors import OutputError
 from transformers_groma.data import shards
+from transformers_groma.data.left_out import LeftOut
+from transformers_groma.data.shard_files import parse_report, report_json
 from transformers_groma.data.shards import write_dataset
+from transformers_groma.data.write_report import WriteReport
 
 from .shard_rows import chat_row, convert_number, parquet_files, read_one, write_chat, write_photos
 
@@ -29,6 +32,17 @@ def test_a_shard_without_rows_is_not_kept(tmp_path):
     write_chat([0, 1, 3], lambda number: [chat_row(str(number))], output_dir=tmp_path, num_shards=4)
     assert len(parquet_files(tmp_path)) == 3
     assert not (tmp_path / ".train-00002-of-00004.report.json").exists()
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_report_is_read_as_it_was_written(tmp_path, rows):
+    """A shard without rows is no file."""
+    path = tmp_path / "train-00000-of-00001.parquet"
+    report = WriteReport(rows=rows, records=3, files=[path] * rows)
+    report.skip("a.jpg", "missing")
+    assert parse_report(path, json.loads(report_json(report, more=7))) == report
+    report.leave_out("b.jpg", LeftOut("box is empty"))
+    assert parse_report(path, json.loads(report_json(report))) == report
 
 
 def test_files_of_another_dataset_are_an_error(tmp_path):
