@@ -27,12 +27,18 @@ from transformers_groma.data.left_out import LeftOut, SkipRecord, reason_of
         (ValueError("got [1.5, nan, -3]"), "ValueError: got […]", "got [1.5, nan, -3]"),
         (ValueError("x1 < x2 in [x1, y1]"), "ValueError: x1 < x2 in [x1, y1]", ""),
         (ValueError("an image of 40x30 pixels"), "ValueError: an image of … pixels", "an image of 40x30 pixels"),
+        (OSError("broken at 7"), "OSError: broken at …", "broken at 7"),
         (ValueError("line 7, column 12"), "ValueError: line …, column …", "line 7, column 12"),
         (ValueError("must be text, got 'a b.jpg'"), "ValueError: must be text, got …", "must be text, got 'a b.jpg'"),
     ],
 )
 def test_numbers_and_values_are_details(error, reason, detail):
     assert reason_of(error) == LeftOut(reason, detail)
+
+
+def test_long_texts_are_cut():
+    error = UnicodeEncodeError("utf-8", "\ud800" + "a" * 200, 0, 1, "…")
+    assert reason_of(error).detail == "'\\ud800" + "a" * 93
 
 
 def test_a_reason_stands_before_its_detail():

@@ -53,3 +53,11 @@ def test_the_total_of_reports_has_examples_of_as_many_reasons_as_fit():
     assert total.parts == {"box is empty": 1}
     assert len(total.examples) == 20
     assert {("a.jpg", "broken"), ("b.jpg", "box is empty"), ("0.jpg", "missing")} <= set(total.examples)
+
+
+def test_the_total_of_reports_has_the_first_examples_of_a_reason():
+    first, second = WriteReport(), WriteReport()
+    for number in range(20):
+        first.skip(f"{number}.jpg", "missing")
+        second.skip(f"{number}.png", "missing")
+    assert WriteReport.total([first, second]).examples == first.examples
