@@ -150,7 +150,7 @@ def load_coco_files(paths: Iterable[str | os.PathLike]) -> list[CocoFile]:
     if shared:
         identity, name = next(iter(shared.items()))
         print(
-            f"{len(shared)} ids belong to different pictures, for example {identity!r} to {names[identity]} and "
+            f"{len(shared)} ids belong to different images, for example {identity!r} to {names[identity]} and "
             f"{name}: rows of both have this `image_id`. Write the files into datasets of their own.",
             file=sys.stderr,
         )
@@ -211,7 +211,7 @@ def _no_image(annotation: Any, image_id: Id | None, by_id: Collection[Id]) -> st
         return "annotations without an `image_id`"
     if other_form(image_id) in by_id:
         return "annotations whose `image_id` is a text and the image's id a number, or the other way round,"
-    return "annotations of pictures that are not in the file"
+    return "annotations of images that are not in the file"
 
 
 def _add_annotation(entry: CocoImage, annotation: dict[str, Any], number: int, seen: dict[Id, dict[str, Any]]) -> None:
@@ -283,7 +283,7 @@ def one_entry_per_image(entries: Sequence[CocoImage], path: str | os.PathLike) -
     if several:
         ids = " and ".join(group.image_id for group in several[0][:3])
         print(
-            f"{path}: {len(several)} pictures have several entries, for example {several[0][0].name} the ids {ids}: "
+            f"{path}: {len(several)} images have several entries, for example {several[0][0].name} the ids {ids}: "
             "their annotations are put together",
             file=sys.stderr,
         )

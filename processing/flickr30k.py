@@ -190,7 +190,7 @@ def read_unrelated(path: Path) -> set[tuple[str, int]]:
         if line.strip() and not line.startswith("#"):
             words = line.split()
             if len(words) != 2 or not (words[1].isascii() and words[1].isdecimal()):
-                raise ValueError(f"A line of {path} is not the id of a picture and the number of a caption: {line!r}.")
+                raise ValueError(f"A line of {path} is not the id of an image and the number of a caption: {line!r}.")
             captions.add((words[0], int(words[1])))
     return captions
 
@@ -218,7 +218,7 @@ def read_sentence(sentence: Sentence) -> GroundedCaption:
         raise SkipRecord("broken file of boxes") from None
     named = ElementTree.fromstring(content).findtext("filename")
     if named is not None and PurePosixPath(named.strip()).stem != sentence.image_id:
-        raise SkipRecord("the file of boxes is that of another picture", f"{sentence.boxes.name} names {named!r}")
+        raise SkipRecord("the file of boxes is that of another image", f"{sentence.boxes.name} names {named!r}")
     left_out: list[LeftOut] = []
     for entity in dict.fromkeys(entity for _, _, entity in phrases if entity in boxes):
         boxes[entity], _, wrong = usable_boxes(boxes[entity], width, height, "xyxy", what=f"entity {entity}, box")

@@ -93,7 +93,7 @@ def read_expressions(values: Any, length: int, what: str) -> tuple[list[Expressi
         elif not 0 <= start < end <= length:
             reason = f"{what} is not inside its caption"
         elif min(box) < -0.01 or max(box) > 1.01:
-            reason = f"the box of the {what} is not in fractions of the picture"
+            reason = f"the box of the {what} is not in fractions of the image"
         if reason is None:
             expressions.append((start, end, tuple(box)))
         else:

@@ -112,7 +112,7 @@ def convert(record: Mapping[str, Any], images: Path, source: str) -> Iterator[di
     turns = read_turns(record.get("conversations"))
     name = record.get("image")
     if name is not None and not isinstance(name, str):
-        raise SkipRecord("more than one picture")
+        raise SkipRecord("more than one image")
     if name is None and any(_IMAGE_MARK in str(turn.get("value")) for turn in record["conversations"]):
         raise SkipRecord("the conversation shows an image, but the record names none in `image`")
     image_file = None if name is None else read_image_file(images, name)

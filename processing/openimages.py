@@ -122,7 +122,7 @@ def _pixels(corners: array, width: int, height: int) -> tuple[list[Box], list[Le
     fractions = list(dict.fromkeys(zip(*[iter(corners)] * 4)))
     # Rounding may lead a little out of the image; what is far out was never a fraction.
     wrong = [box for box in fractions if min(box) < -0.5 or max(box) > 1.5]
-    left_out = [LeftOut("box is not in fractions of the picture", f"{box}") for box in wrong]
+    left_out = [LeftOut("box is not in fractions of the image", f"{box}") for box in wrong]
     right = [box for box in fractions if box not in wrong]
     pixels = [(x1 * width, y1 * height, x2 * width, y2 * height) for x1, y1, x2, y2 in right]
     boxes, _, more_left_out = usable_boxes(pixels, width, height, "xyxy")

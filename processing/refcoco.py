@@ -145,7 +145,7 @@ def _regions_of_ref(
     found = annotations.get(ann_id, ())
     fault = None
     if image_id is None or entry is None:
-        fault = LeftOut("the picture of a ref is not in the file of boxes", detail)
+        fault = LeftOut("the image of a ref is not in the file of boxes", detail)
     elif entry.fault is not None:
         fault = entry.fault
     elif ann_id is None or not found:
@@ -153,7 +153,7 @@ def _regions_of_ref(
     elif len(found) > 1:
         fault = LeftOut("several annotations share the id that a ref names", detail)
     elif found[0].entry is not entry:
-        fault = LeftOut("the annotation of a ref belongs to another picture than the ref", detail)
+        fault = LeftOut("the annotation of a ref belongs to another image than the ref", detail)
     else:
         fault = found[0].fault
     image = {"id": ref.get("image_id")} if entry is None else entry.image

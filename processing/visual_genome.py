@@ -88,7 +88,7 @@ def load_visual_genome(annotations: Sequence[Path], image_data: Path) -> list[Re
         for entry in entries:
             image_id = id_of(entry.get("id")) if isinstance(entry, dict) else None
             if image_id is not None and image_id in seen:
-                fault = LeftOut("two entries of regions share the id of a picture", f"id {image_id}")
+                fault = LeftOut("two entries of regions share the id of an image", f"id {image_id}")
                 regions.append(Region({"id": image_id}, None, (), fault))
             else:
                 regions += _regions_of_entry(entry, image_id, images)
@@ -118,16 +118,16 @@ def _read_image_data(path: Path) -> dict[Id, Region]:
         if image_id is None:
             print(f"{path}: entry {number} without an `image_id` is left out", file=sys.stderr)
             continue
-        fault = record_fault(image, "entry of a picture")
+        fault = record_fault(image, "entry of an image")
         url = image.get("url")
         # .../VG_100K_2/1.jpg
         name = "/".join(url.split("/")[-2:]) if isinstance(url, str) else None
         if name is None and fault is None:
-            fault = LeftOut("the picture has no `url`", f"image_id {image_id}")
+            fault = LeftOut("the image has no `url`", f"image_id {image_id}")
         entry = {**image, "id": image_id, "file_name": name}
         known = images.get(image_id)
         if known is not None and known.image != entry:
-            fault = LeftOut("several pictures share the same id: whose regions are they?", f"image_id {image_id}")
+            fault = LeftOut("several images share the same id: whose regions are they?", f"image_id {image_id}")
         images[image_id] = Region(entry, None, (), fault)
     return images
 
@@ -144,7 +144,7 @@ def _regions_of_entry(entry: Any, image_id: Id | None, images: Mapping[Id, Regio
         return [Region({"id": image_id}, None, (), fault)]
     known = images.get(image_id)
     image = {"id": image_id} if known is None else known.image
-    shared = LeftOut("the picture is not in `--image-data`", f"id {image_id}") if known is None else known.fault
+    shared = LeftOut("the image is not in `--image-data`", f"id {image_id}") if known is None else known.fault
     regions = []
     for region in listed:
         fault = shared or record_fault(region, "region")
@@ -152,7 +152,7 @@ def _regions_of_entry(entry: Any, image_id: Id | None, images: Mapping[Id, Regio
             detail = (
                 f"region {region.get('region_id')!r} of image {region.get('image_id')!r}, listed under {image_id!r}"
             )
-            fault = LeftOut("a region names another picture than the entry that lists it", detail)
+            fault = LeftOut("a region names another image than the entry that lists it", detail)
         bbox = [region.get(name) for name in ("x", "y", "width", "height")] if isinstance(region, dict) else None
         phrase = region.get("phrase") if isinstance(region, dict) else None
         regions.append(Region(image, bbox, (phrase,), fault))

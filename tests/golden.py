@@ -22,7 +22,7 @@ def load_case(folder: Path, name: str) -> tuple[dict, dict[str, Tensor]]:
 
 
 def golden_pixels(folder: Path) -> Tensor:
-    """Both input pictures of all cases, `(2, 3, 448, 448)`."""
+    """Both input images of all cases, `(2, 3, 448, 448)`."""
     return (load_file(folder / "case_inputs.safetensors")["images_uint8"].float() - 128) / 64
 
 

@@ -89,7 +89,7 @@ torch.save({
     "modules": [type(thing).__module__ for thing in (config, processor, image_processor, model, base, detector_model)],
     "classes": [type(config.proposer_config).__name__, type(config.vision_config).__name__],
     "inputs": dict(inputs), "chat": dict(chat), "logits": logits, "hidden": hidden, "sequences": output.sequences,
-    "answer": answer.to_dict(), "picture": answer.draw(image).size,
+    "answer": answer.to_dict(), "image": answer.draw(image).size,
     "tokens": AutoTokenizer.from_pretrained(whole, **trust)("What is <region>?")["input_ids"],
     "proposals": model.propose_regions(inputs["pixel_values"]).boxes,
     "pixel_values": pixel_values, "detected": detected,
@@ -147,7 +147,7 @@ def test_loads_where_the_package_is_not_installed(converted_golden, remote_dir, 
     assert torch.equal(remote["sequences"], output.sequences)
     answer = processor.post_process_grounded_generation(output, inputs=inputs, target_sizes=[(240, 320)])[0]
     assert remote["answer"] == answer.to_dict()
-    assert remote["picture"] == answer.draw(image).size
+    assert remote["image"] == answer.draw(image).size
     proposals = model.propose_regions(inputs["pixel_values"]).boxes
     torch.testing.assert_close(remote["proposals"], proposals, rtol=0, atol=1e-5)
 

@@ -136,13 +136,13 @@ def _select(
     captions: Mapping[Id, list[str]],
     images: Path,
 ) -> tuple[SelectedImage, list[LeftOut]]:
-    if fault := record_fault(entry, "entry of a picture"):
+    if fault := record_fault(entry, "entry of an image"):
         raise fault.of_record()
     image_id, coco_id = id_of(entry.get("image_id")), id_of(entry.get("coco_id"))
     if image_id is None:
-        raise SkipRecord("picture without an `image_id`", repr(entry.get("image_id")))
+        raise SkipRecord("image without an `image_id`", repr(entry.get("image_id")))
     if counts[image_id] > 1:
-        raise SkipRecord("several pictures share the same id", f"image_id {image_id}")
+        raise SkipRecord("several images share the same id", f"image_id {image_id}")
     width, height = check_image(entry)
     if coco_id is None:
         raise SkipRecord("no COCO id")
@@ -186,13 +186,13 @@ def _own(
     own = []
     entries = by_image.get(image_id, ())
     if entries is None:
-        raise SkipRecord("two entries share the id of a picture", f"id {image_id}")
+        raise SkipRecord("two entries share the id of an image", f"id {image_id}")
     for one in entries:
         if not isinstance(one, Mapping) or not all(isinstance(one.get(text), str) for text in texts):
             left_out.append(LeftOut(f"no {' and '.join(texts)}", repr(one)[:100]))
         elif id_of(one.get("image_id", image_id)) != image_id:
             detail = f"image {one.get('image_id')!r}, listed under {image_id!r}"
-            left_out.append(LeftOut("it names another picture than the entry that lists it", detail))
+            left_out.append(LeftOut("it names another image than the entry that lists it", detail))
         else:
             own.append(one)
     return own
@@ -202,7 +202,7 @@ def _file_name(entry: Mapping[str, Any], images: Path) -> str:
     """The image's path in the folder: `VG_100K_2/1.jpg` as the archives have it, or `1.jpg`."""
     url = entry.get("url")
     if not isinstance(url, str):
-        raise SkipRecord("the picture has no `url`")
+        raise SkipRecord("the image has no `url`")
     *_, folder, name = ("", *PurePosixPath(url).parts)
     path = image_path(images, f"{folder}/{name}") if folder else images / name
     return f"{folder}/{name}" if path.is_file() else image_path(images, name).relative_to(images).as_posix()

@@ -38,12 +38,12 @@ def test_data_shapes_writes_every_task(run, tmp_path, task):
 def test_data_shapes_evaluation_and_preview(run, tmp_path):
     arguments = ("--task", "rec", "--split", "test", "--evaluation", "--image-size", "160", "--preview", "9")
     code, out, _ = run(*SHAPES, tmp_path / "new" / "rec", *arguments)
-    picture = tmp_path / "new" / "rec" / "preview-rec.png"
-    assert code == 0 and out.splitlines()[-1] == str(picture)
+    image = tmp_path / "new" / "rec" / "preview-rec.png"
+    assert code == 0 and out.splitlines()[-1] == str(image)
     dataset = load_dataset(str(tmp_path / "new" / "rec"), split="test")
     assert check_dataset(dataset, "evaluation") == 3
     assert dataset[0]["image"].size == (160, 160)
-    with Image.open(picture) as sheet:
+    with Image.open(image) as sheet:
         assert sheet.width > 3 * 448
     # The same command changes nothing, another one says so.
     assert run(*SHAPES, tmp_path / "new" / "rec", *arguments)[0] == 0

@@ -171,7 +171,7 @@ def test_half_a_character_is_not_text(changes):
         ({"boxes_xyxy": [[0, float("nan"), 3, 10]]}, "finite"),
         ({"source": "lvis"}, "`source` must be one of"),
         ({"image": None}, "`image` is missing"),
-        ({"image": {"bytes": b"no picture", "path": None}}, "cannot be read"),
+        ({"image": {"bytes": b"no image", "path": None}}, "cannot be read"),
     ],
 )
 def test_bad_detection_rows_are_named(changes, message):

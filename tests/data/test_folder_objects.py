@@ -66,7 +66,7 @@ def test_boxes_are_of_the_upright_image(tmp_path):
         ({"objects": {"bbox": [[3, 1, 4, 4]], "text": ["the <p> key"]}}, "holds '<p>'"),
         ({"objects": [{"bbox": [3, 1, 4, 4], "text": "x"}]}, '`objects` must be {"bbox"'),
         ({"objects": {"bboxes": [[3, 1, 4, 4]]}}, '`objects` must be {"bbox"'),
-        ({"messages": [{"role": "user", "content": "Is <region 4> red?"}]}, "names <region 4>, but the picture has 4"),
+        ({"messages": [{"role": "user", "content": "Is <region 4> red?"}]}, "names <region 4>, but the image has 4"),
         ({"messages": [{"role": "user", "content": "Is <region> red?"}]}, "holds '<region>'; write `<region 0>`"),
         ({"messages": [{"role": "user", "content": "Is <r0> red?"}]}, "holds '<r0>'"),
         ({"messages": [{"role": "human", "content": "Red?"}]}, 'must be {"role"'),

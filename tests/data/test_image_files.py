@@ -54,12 +54,12 @@ def test_images_are_checked_to_their_end(tmp_path):
     Image.radial_gradient("L").save(broken)
     broken.write_bytes(broken.read_bytes()[:1000])
     for path, reason in [
-        (half, "broken picture"),
-        (broken, "broken picture"),
-        (text, "not a picture"),
-        (empty, "empty picture file"),
-        (PHOTO / "beneath", "missing picture"),
-        (tmp_path / "nothing.jpg", "missing picture"),
+        (half, "broken image"),
+        (broken, "broken image"),
+        (text, "not an image"),
+        (empty, "empty image file"),
+        (PHOTO / "beneath", "missing image"),
+        (tmp_path / "nothing.jpg", "missing image"),
     ]:
         with pytest.raises(SkipRecord, match=f"^{reason}$"):
             read_image_bytes(path)

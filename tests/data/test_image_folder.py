@@ -30,7 +30,7 @@ def test_detection_takes_all_boxes_and_needs_no_text(tmp_path):
     folder = write_folder(tmp_path / "photos", {"file_name": "a.jpg", "objects": bare}, {"file_name": "sub/b.png"})
     rows = list(image_folder_dataset(folder, FolderOptions("detection")))
     assert rows[0]["boxes_xyxy"] == [CUP_RIGHT, CUP_LEFT, MUG, [0, 0, 320, 240]]
-    assert rows[1]["boxes_xyxy"] == [], "a picture without objects teaches as well"
+    assert rows[1]["boxes_xyxy"] == [], "an image without objects teaches as well"
     assert {row["source"] for row in rows} == {"coco"}
 
 
@@ -49,7 +49,7 @@ def test_every_task_fits_its_columns(folder, task):
         ("out.jpg", "link that leads out"),
         ("fifo.jpg", "not a regular file"),
         ("folder.jpg", "not a regular file"),
-        ("empty.jpg", "empty picture file"),
+        ("empty.jpg", "empty image file"),
         ("http://x/a.jpg", "is a URL"),
         ("a\u0000.jpg", "NUL"),
     ],
@@ -91,9 +91,9 @@ def test_bad_images_are_left_out_and_reported(folder, tmp_path):
     with (folder / "metadata.jsonl").open("a") as file:
         file.write(json.dumps({"file_name": "missing.jpg", "objects": OBJECTS}) + "\n")
     report = write_image_folder(folder, tmp_path / "out")
-    assert (report.rows, report.skipped) == (4, {"missing picture": 1})
-    assert report.examples == [("missing.jpg", "missing picture")]
-    with pytest.raises(ValueError, match="missing.jpg: missing picture"):
+    assert (report.rows, report.skipped) == (4, {"missing image": 1})
+    assert report.examples == [("missing.jpg", "missing image")]
+    with pytest.raises(ValueError, match="missing.jpg: missing image"):
         image_folder_dataset(folder)
 
 
@@ -164,10 +164,10 @@ def test_no_more_images_are_drawn_than_asked_for(tmp_path):
 def test_images_with_their_boxes(folder):
     with (folder / "metadata.jsonl").open("a") as file:
         file.write(json.dumps({"file_name": "missing.jpg", "objects": OBJECTS}) + "\n")
-    [(name, picture)] = draw_image_folder(folder, FolderOptions(), 5)
-    assert (name, picture.size) == ("a.jpg", (320, 240))
+    [(name, image)] = draw_image_folder(folder, FolderOptions(), 5)
+    assert (name, image.size) == ("a.jpg", (320, 240))
     # The outline hides the grey image, the tint of a region lets it through.
-    edge, inside = (max(abs(value - 128) for value in picture.getpixel(place)) for place in ((150, 50), (130, 30)))
+    edge, inside = (max(abs(value - 128) for value in image.getpixel(place)) for place in ((150, 50), (130, 30)))
     assert inside < 40 < edge
 
 

@@ -57,12 +57,12 @@ def test_a_loaded_folder_has_the_features_of_the_schema(tmp_path, schema):
 
 
 def test_images_may_be_pil_and_are_stored_whole(tmp_path):
-    picture = Image.new("RGB", (8, 6), "red")
-    row = {"image": picture, "image_id": "1", "boxes_xyxy": [[0.0, 0.0, 4.0, 4.0]], "source": "sa1b"}
+    image = Image.new("RGB", (8, 6), "red")
+    row = {"image": image, "image_id": "1", "boxes_xyxy": [[0.0, 0.0, 4.0, 4.0]], "source": "sa1b"}
     write_dataset([row], lambda row: [row], schema="detection", output_dir=tmp_path)
     loaded = load_dataset(str(tmp_path), split="train", cache_dir=tmp_path / "cache")
     assert loaded.features == DETECTION_FEATURES
-    assert loaded[0]["image"].tobytes() == picture.tobytes()
+    assert loaded[0]["image"].tobytes() == image.tobytes()
 
 
 def test_rows_are_written_in_batches(tmp_path):

@@ -91,7 +91,7 @@ def test_real_coco_annotations(tmp_path):
     report = read_report(tmp_path / "rows")
     assert report["records"] == 310 and report["rows"] == 3
     assert report["skipped"]["image has another size than annotated"] > 10
-    assert report["skipped"]["missing picture"] > 100
+    assert report["skipped"]["missing image"] > 100
 
 
 def test_real_lvis_annotations(tmp_path):

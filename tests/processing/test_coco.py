@@ -62,12 +62,12 @@ def test_bad_records_never_stop_the_job(tmp_path):
     assert report["rows"] == 2 and report["records"] == 13
     assert report["skipped"] == {
         "image has another size than annotated": 1,
-        "not a picture": 1,
+        "not an image": 1,
         "no boxes": 2,
-        "missing picture": 1,
+        "missing image": 1,
         "image has no usable `width`": 1,
-        "broken picture": 1,
-        "empty picture file": 1,
+        "broken image": 1,
+        "empty image file": 1,
         "not a regular file: a folder, FIFO, socket or device is not an image": 1,
         "image without a file name": 1,
         "image without an id: a whole number or a text": 1,
@@ -106,7 +106,7 @@ def test_real_photo_among_missing_and_squashed_ones(tmp_path):
     ]
     report = read_report(output)
     assert report["records"] == 100
-    assert report["skipped"]["missing picture"] == 72
+    assert report["skipped"]["missing image"] == 72
     assert report["skipped"]["image has another size than annotated"] == 27
     assert sum(report["skipped"].values()) == 99
 

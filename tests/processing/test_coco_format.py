@@ -34,7 +34,7 @@ def test_annotations_go_to_their_images_without_crowds_and_masks(tmp_path, capsy
     assert [[annotation["id"] for annotation in entry.annotations] for entry in content.images] == [[], [1, 3]]
     assert "segmentation" not in content.images[1].annotations[0]
     assert content.categories == {5: {"id": 5, "name": "cat"}}
-    assert "1 annotations of pictures that are not in the file" in capsys.readouterr().err
+    assert "1 annotations of images that are not in the file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", '{"images": []}', '{"images": [3], "annotations": []}', '{"images": ['])
@@ -74,7 +74,7 @@ def test_two_images_with_one_id(images, name, identity, capsys):
         content["images"].append({**content["images"][0], "id": identity, "file_name": "b.png"})
 
     outcome = changed(images, name, change)
-    assert outcome.boxes == [[CORNERS]], "the other picture stays"
+    assert outcome.boxes == [[CORNERS]], "the other image stays"
     assert "several images share the same id: whose annotations are they?" in outcome.report["skipped"]
     assert "id 1: a.png, b.png" in capsys.readouterr().err
 
@@ -97,9 +97,9 @@ def test_files_that_use_an_id_for_other_images(images, name, capsys):
     outcome = run(SCRIPTS[name], images, arguments)
     assert {row["image"]["path"] for row in outcome.rows if row["image_id"] == "2"} == {"b.png"}
     assert [row["image"]["path"] for row in outcome.rows if row["image_id"] == "1"] == ["a.png", "b.png"]
-    assert "1 ids belong to different pictures, for example 1 to a.png and b.png" in capsys.readouterr().err
+    assert "1 ids belong to different images, for example 1 to a.png and b.png" in capsys.readouterr().err
     assert run(SCRIPTS[name], images, [*arguments[:2], arguments[1]], "--overwrite").rows
-    assert "belong to different pictures" not in capsys.readouterr().err
+    assert "belong to different images" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", COCO_STYLE)
@@ -112,7 +112,7 @@ def test_files_that_use_an_id_for_other_images(images, name, capsys):
         (1.5, "without an `image_id`"),
         (float("nan"), "without an `image_id`"),
         ([1], "without an `image_id`"),
-        (99, "of pictures that are not in the file"),
+        (99, "of images that are not in the file"),
     ],
 )
 def test_an_annotation_without_an_image(images, name, image_id, told, capsys):
@@ -178,7 +178,7 @@ def test_entries_of_one_image_are_put_together(images, name, spelled, capsys):
     assert sorted(outcome.boxes[0]) == [[1, 1, 10, 10], CORNERS] and outcome.boxes[1] == [CORNERS]
     assert [row["image_id"] for row in outcome.rows] == ["1", "2"]
     assert outcome.reasons == {"annotation is listed twice": 1}
-    assert "1 pictures have several entries, for example a.png the ids 1 and 3" in capsys.readouterr().err
+    assert "1 images have several entries, for example a.png the ids 1 and 3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["coco", "category_grounding", "lvis_ground"])

@@ -50,7 +50,7 @@ def names(folder):
 def test_jobs_of_an_array_write_what_one_job_writes(tmp_path, source, capsys):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert coco.main([*source, "--output", str(whole), "--shards", "3"]) == 0
-    assert capsys.readouterr().err.endswith("train: 7 rows from 8 records; skipped 1: missing picture (1)\n")
+    assert capsys.readouterr().err.endswith("train: 7 rows from 8 records; skipped 1: missing image (1)\n")
     for shard in (2, 0, 1):
         assert coco.main([*source, "--output", str(parts), "--shards", "3", "--shard", str(shard)]) == 0
     assert contents(whole) == contents(parts)
@@ -85,9 +85,9 @@ def test_a_look_at_the_first_records(tmp_path, source):
 def test_preview_draws_the_first_rows(tmp_path, source, capsys):
     output = tmp_path / "rows"
     assert coco.main([*source, "--output", str(output), "--preview", "2"]) == 0
-    picture = output / "preview-train.png"
-    assert capsys.readouterr().out == f"{picture}\n"
-    with Image.open(picture) as image:
+    image = output / "preview-train.png"
+    assert capsys.readouterr().out == f"{image}\n"
+    with Image.open(image) as image:
         assert image.width == 2 * (448 + 12) + 12
     # The dataset is read as before, also by those who know nothing of previews.
     assert len(read_rows(output, "detection")) == 7
@@ -169,7 +169,7 @@ def test_a_dataset_without_rows_is_an_error(tmp_path, source, capsys):
     assert coco.main([*source[2:], "--images", str(tmp_path / "elsewhere"), "--output", str(output)]) == 1
     assert "no row was written" in capsys.readouterr().err
     (report,) = output.glob("*.report.json")
-    assert json.loads(report.read_text())["skipped"] == {"missing picture": 8}
+    assert json.loads(report.read_text())["skipped"] == {"missing image": 8}
 
 
 def test_the_example_of_the_readme_runs(tmp_path):

@@ -110,7 +110,7 @@ def test_mdetr_layout(tmp_path):
     [
         ({"caption": "short"}, "no phrase with a box"),
         ({"width": "60"}, "image has another size than annotated"),
-        ({"file_name": "6.jpg"}, "missing picture"),
+        ({"file_name": "6.jpg"}, "missing image"),
     ],
 )
 def test_bad_records_are_counted(tmp_path, changes, reason):
@@ -125,7 +125,7 @@ def test_options_that_do_not_fit_are_named(tmp_path, capsys):
     assert "pass `--sentences` as well" in capsys.readouterr().err
     (tmp_path / "list").write_text("7\n")
     assert flickr30k.main([*arguments, "--unrelated", str(tmp_path / "list")]) == 2
-    assert "is not the id of a picture and the number" in capsys.readouterr().err
+    assert "is not the id of an image and the number" in capsys.readouterr().err
     arguments[3] = str(tmp_path / "list")
     assert flickr30k.main(arguments) == 2
     assert "`--annotations` is the folder" in capsys.readouterr().err
@@ -138,7 +138,7 @@ def test_real_record_in_mdetr_layout(tmp_path):
     folder = real_sample("flickr30k_entities")
     arguments = ["--images", str(tmp_path), "--annotations", str(folder / "mdetr_style_3359636318.json")]
     assert flickr30k.main([*arguments, "--output", str(tmp_path / "none")]) == 1
-    assert read_report(tmp_path / "none")["skipped"] == {"missing picture": 1}
+    assert read_report(tmp_path / "none")["skipped"] == {"missing image": 1}
 
     write_jpeg(tmp_path / "3359636318.jpg", 500, 334)
     assert flickr30k.main([*arguments, "--output", str(tmp_path / "rows")]) == 0
@@ -210,7 +210,7 @@ def test_real_split_lists():
 @pytest.mark.parametrize(
     ("name", "box", "skipped", "parts"),
     [
-        ("8.jpg", (5, 7, 24, 15), {"the file of boxes is that of another picture": 1}, {}),
+        ("8.jpg", (5, 7, 24, 15), {"the file of boxes is that of another image": 1}, {}),
         ("7.jpg", (5, 7, "wide", 15), {}, {"box is not four finite numbers": 1}),
         ("7.jpg", (5, 7, "", 15), {}, {"box is not four finite numbers": 1}),
         ("7.jpg", (5, 7, 2, 15), {}, {"box is empty: its width or height is zero or negative": 1}),

@@ -84,14 +84,14 @@ def test_one_bad_line_never_stops_the_job(tmp_path):
     assert report["records"] == 12
     assert report["skipped"] == {
         "not a JSON object": 3,
-        "missing picture": 1,
+        "missing image": 1,
         "no expression with a box": 5,
         "text holds a token of the model": 1,
         "no text": 1,
     }
     assert report["parts"] == {
         "expression is not inside its caption": 1,
-        "the box of the expression is not in fractions of the picture": 1,
+        "the box of the expression is not in fractions of the image": 1,
         "expression is not [start, end, x1, y1, x2, y2]": 1,
         "box is empty: its width or height is zero or negative": 1,
     }
@@ -108,7 +108,7 @@ def test_real_record(tmp_path, folder):
     annotations = real_sample("grit") / "grit_coyo_sample.jsonl"
     arguments = ["--images", str(tmp_path), "--annotations", str(annotations)]
     assert grit.main([*arguments, "--output", str(tmp_path / "none")]) == 1
-    assert read_report(tmp_path / "none")["skipped"] == {"missing picture": 1}
+    assert read_report(tmp_path / "none")["skipped"] == {"missing image": 1}
 
     write_jpeg(tmp_path / folder / "000373938.jpg", 1024, 693)
     assert grit.main([*arguments, "--output", str(tmp_path / "rows")]) == 0

@@ -119,7 +119,7 @@ def test_bad_records_are_counted(tmp_path):
     report = read_report(tmp_path / "rows")
     assert (report["rows"], report["records"]) == (1, 11)
     skipped = report["skipped"]
-    assert skipped["missing picture"] == 1
+    assert skipped["missing image"] == 1
     assert skipped["image has another size than annotated"] == 1
     assert skipped["the conversation names a box that is wrong"] == 1
     assert skipped["no answer to the last question"] == 2

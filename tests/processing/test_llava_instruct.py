@@ -96,8 +96,8 @@ def test_bad_records_are_counted(tmp_path):
     assert run(tmp_path, *records) == 0
     report = read_report(tmp_path / "rows")
     assert (report["rows"], report["records"]) == (1, 6)
-    assert report["skipped"]["missing picture"] == 1
-    assert report["skipped"]["more than one picture"] == 1
+    assert report["skipped"]["missing image"] == 1
+    assert report["skipped"]["more than one image"] == 1
     assert sum(report["skipped"].values()) == 5
 
 
@@ -109,19 +109,19 @@ def test_other_files_are_named(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("sample", "picture", "num_turns"),
+    ("sample", "image", "num_turns"),
     [
         ("llava_instruct_first_record.json", "000000033471.jpg", 3),
         ("llava_recap_coco_record.json", "coco/train2017/000000000009.jpg", 1),
     ],
 )
-def test_real_records_without_and_with_their_image(tmp_path, sample, picture, num_turns):
+def test_real_records_without_and_with_their_image(tmp_path, sample, image, num_turns):
     annotations = real_sample("conversations") / sample
     arguments = ["--images", str(tmp_path), "--annotations", str(annotations), "--source", "sharegpt4v"]
     assert llava_instruct.main([*arguments, "--output", str(tmp_path / "none")]) == 1
-    assert read_report(tmp_path / "none")["skipped"] == {"missing picture": 1}
+    assert read_report(tmp_path / "none")["skipped"] == {"missing image": 1}
 
-    write_jpeg(tmp_path / picture, 64, 48)
+    write_jpeg(tmp_path / image, 64, 48)
     assert llava_instruct.main([*arguments, "--output", str(tmp_path / "rows")]) == 0
     (row,) = read_rows(tmp_path / "rows", "conversation")
     assert len(row["messages"]) == 2 * num_turns and row["source"] == "sharegpt4v"

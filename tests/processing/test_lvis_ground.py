@@ -69,7 +69,7 @@ def test_questions_with_their_boxes(tmp_path):
     assert row["messages"] == [{"role": "user", "content": question}]
     assert row["target_boxes_xyxy"] == [[1, 2, 4, 6], [20, 2, 30, 11]]
     assert (row["category"], row["image_id"], row["boxes_xyxy"], row["references"]) == ("band aid", "7", [], [])
-    assert read_report(tmp_path / "rows")["skipped"] == {"no boxes": 1, "missing picture": 1}
+    assert read_report(tmp_path / "rows")["skipped"] == {"no boxes": 1, "missing image": 1}
 
 
 def test_bad_numbers_are_errors(tmp_path, capsys):
@@ -82,8 +82,8 @@ def test_real_annotations(tmp_path):
     path = real_sample("lvis") / "lvis_val_100.json"
     every = load_category_objects([path])
     chosen = lvis_ground.choose_queries(every, 5, seed=0)
-    counts, pictures = Counter(r.category_id for r in chosen), Counter(r.category_id for r in every)
-    assert counts == {category: min(count, 5) for category, count in pictures.items()}
+    counts, images = Counter(r.category_id for r in chosen), Counter(r.category_id for r in every)
+    assert counts == {category: min(count, 5) for category, count in images.items()}
 
     # The file names both COCO 2014 and 2017; either will do. This one is squashed.
     squashed = real_sample("lvis/images_256x256_squashed")

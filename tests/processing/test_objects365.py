@@ -36,7 +36,7 @@ def test_images_in_patch_folders(tmp_path, place):
     rows = read_rows(output, "detection")
     assert rows["image_id"] == ["420917"] and rows["source"] == ["coco"]
     assert rows["boxes_xyxy"] == [[[10.5, 20.25, 41.0, 51.0]]]
-    assert read_report(output)["examples"] == [["images/v2/patch16/objects365_v2_00908726.jpg", "missing picture"]]
+    assert read_report(output)["examples"] == [["images/v2/patch16/objects365_v2_00908726.jpg", "missing image"]]
 
 
 def test_help_is_about_objects365(capsys):

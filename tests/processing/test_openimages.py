@@ -43,7 +43,7 @@ def test_corners_labels_and_groups(tmp_path):
     examples = {}
     for name, reason in report["examples"]:
         examples.setdefault(name, []).append(reason)
-    assert examples["b.jpg"] == ["no boxes"] and examples["e.jpg"] == ["missing picture"]
+    assert examples["b.jpg"] == ["no boxes"] and examples["e.jpg"] == ["missing image"]
     assert "pass `--boxes-of upright` or `--boxes-of stored`" in examples["c.jpg"][0]
     assert "no boxes" in examples["d.jpg"] and report["parts"] == {"box is not four finite numbers": 2}
 

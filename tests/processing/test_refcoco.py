@@ -53,10 +53,10 @@ def test_expressions_become_questions_and_bad_ones_are_counted(tmp_path):
         "no text": 1,
         "box is outside of the image": 1,
         "text holds a token of the model": 1,
-        "missing picture": 1,
+        "missing image": 1,
         "image has another size than annotated": 1,
     }
-    assert ["b.jpg: gone", "missing picture"] in report["examples"]
+    assert ["b.jpg: gone", "missing image"] in report["examples"]
 
 
 def test_evaluation_asks_the_standard_question(tmp_path):
@@ -198,15 +198,15 @@ def test_real_expressions_and_photos(tmp_path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda refs, _: refs[0].update(ann_id=12), "the annotation of a ref belongs to another picture than the ref"),
+        (lambda refs, _: refs[0].update(ann_id=12), "the annotation of a ref belongs to another image than the ref"),
         (
             lambda refs, _: refs[0].update(image_id=2),
-            "the annotation of a ref belongs to another picture than the ref",
+            "the annotation of a ref belongs to another image than the ref",
         ),
-        (lambda refs, _: refs[0].update(image_id=99), "the picture of a ref is not in the file of boxes"),
-        (lambda refs, _: refs[0].update(image_id="1"), "the picture of a ref is not in the file of boxes"),
-        (lambda refs, _: refs[0].update(image_id=True), "the picture of a ref is not in the file of boxes"),
-        (lambda refs, _: refs[0].pop("image_id"), "the picture of a ref is not in the file of boxes"),
+        (lambda refs, _: refs[0].update(image_id=99), "the image of a ref is not in the file of boxes"),
+        (lambda refs, _: refs[0].update(image_id="1"), "the image of a ref is not in the file of boxes"),
+        (lambda refs, _: refs[0].update(image_id=True), "the image of a ref is not in the file of boxes"),
+        (lambda refs, _: refs[0].pop("image_id"), "the image of a ref is not in the file of boxes"),
         (lambda refs, _: refs[0].update(ann_id=99), "the annotation of a ref is not in the file of boxes"),
         (lambda refs, _: refs[0].update(ann_id="11"), "the annotation of a ref is not in the file of boxes"),
         (lambda refs, _: refs[0].update(ann_id=None), "the annotation of a ref is not in the file of boxes"),

@@ -117,10 +117,10 @@ def test_id_lists(tmp_path):
 def test_rows_read_as_the_paper_writes_them(processor):
     """What a source makes of a caption, and what the model learns from it."""
     answer, boxes = grounded_parts("Two men hold a box.", [(13, 18, [C]), (0, 7, [B, A])])
-    picture = ImageFile(b"", "a.jpg", 10, 10)
+    image = ImageFile(b"", "a.jpg", 10, 10)
     question = question_parts("rec", phrase="the box")
     turns = [(question_parts("region_caption", region=2), [text_part("A box")]), (question, answer)]
-    row = conversation_row(picture, "1", boxes, turns, "test")
+    row = conversation_row(image, "1", boxes, turns, "test")
     text = processor.apply_chat_template(to_messages(row), tokenize=False)
     assert text.endswith(
         "USER: Please give a short description of <region>. ASSISTANT: A box</s>"
@@ -136,11 +136,11 @@ def test_images_are_found_and_turned(tmp_path):
     (tmp_path / "b").mkdir()
     Image.new("RGB", (40, 30)).save(tmp_path / "b" / "turned.jpg", exif=exif)
     Image.new("RGB", (40, 30)).save(tmp_path / "plain.png")
-    picture = read_image_file(tmp_path, "missing.jpg", "a/b/turned.jpg", "plain.png")
-    assert (picture.name, picture.width, picture.height, picture.orientation) == ("turned.jpg", 30, 40, 1)
-    assert picture.content == (tmp_path / "b" / "turned.jpg").read_bytes()
-    assert picture.upright([(0, 0, 10, 5)]) == [[0, 0, 10, 5]]
-    with pytest.raises(SkipRecord, match="missing picture"):
+    image = read_image_file(tmp_path, "missing.jpg", "a/b/turned.jpg", "plain.png")
+    assert (image.name, image.width, image.height, image.orientation) == ("turned.jpg", 30, 40, 1)
+    assert image.content == (tmp_path / "b" / "turned.jpg").read_bytes()
+    assert image.upright([(0, 0, 10, 5)]) == [[0, 0, 10, 5]]
+    with pytest.raises(SkipRecord, match="missing image"):
         read_image_file(tmp_path, "missing.jpg", "other.jpg")
     for size, boxes_of, boxes in (
         ((30, 40), None, [[0, 0, 10, 5]]),
@@ -148,8 +148,8 @@ def test_images_are_found_and_turned(tmp_path):
         (None, "upright", [[0, 0, 10, 5]]),
         (None, "stored", [[25, 0, 30, 10]]),
     ):
-        picture = read_annotated_image(tmp_path, "b/turned.jpg", size=size, boxes_of=boxes_of)
-        assert picture.upright([(0, 0, 10, 5)]) == boxes and (picture.width, picture.height) == (30, 40)
+        image = read_annotated_image(tmp_path, "b/turned.jpg", size=size, boxes_of=boxes_of)
+        assert image.upright([(0, 0, 10, 5)]) == boxes and (image.width, image.height) == (30, 40)
     with pytest.raises(SkipRecord, match="nothing tells whether its boxes"):
         read_annotated_image(tmp_path, "b/turned.jpg", size=None)
     # What was drawn as it is needs no look into the file.
@@ -198,8 +198,8 @@ def test_questions_are_drawn_unless_they_evaluate(options, seed):
 
 
 def test_rows_show_their_image_once_and_evaluate_without_an_answer():
-    picture, turn = ImageFile(b"x", "a.jpg", 10, 10), ([text_part("Q")], [text_part("A")])
-    row = conversation_row(picture, "7", [A], [turn, turn], "test")
+    image, turn = ImageFile(b"x", "a.jpg", 10, 10), ([text_part("Q")], [text_part("A")])
+    row = conversation_row(image, "7", [A], [turn, turn], "test")
     assert row["image"] == {"bytes": b"x", "path": "a.jpg"}
     assert [message["role"] for message in row["messages"]] == ["user", "assistant"] * 2
     assert [message["content"] for message in row["messages"]] == [
@@ -208,14 +208,14 @@ def test_rows_show_their_image_once_and_evaluate_without_an_answer():
         [text_part("Q")],
         [text_part("A")],
     ]
-    assert conversation_row(picture, "7", [], [], "test")["messages"] == []
+    assert conversation_row(image, "7", [], [], "test")["messages"] == []
     text = conversation_row(None, "7", [], [turn], "test")
     assert text["image"] is None and text["messages"][0]["content"] == [text_part("Q")]
 
     question = [text_part("Q")]
-    row = evaluation_row(picture, "7", question, "test", boxes=[A], references=("a",), targets=(B,), category="dog")
+    row = evaluation_row(image, "7", question, "test", boxes=[A], references=("a",), targets=(B,), category="dog")
     assert row["messages"] == [{"role": "user", "content": [image_part(), text_part("Q")]}] and len(question) == 1
     assert (row["boxes_xyxy"], row["references"], row["target_boxes_xyxy"]) == ([A], ["a"], [B])
     assert (row["category"], row["source"], row["image_id"]) == ("dog", "test", "7")
-    row = evaluation_row(picture, "7", question, "test")
+    row = evaluation_row(image, "7", question, "test")
     assert (row["boxes_xyxy"], row["references"], row["target_boxes_xyxy"], row["category"]) == ([], [], [], "")

@@ -56,7 +56,7 @@ def test_real_annotations(tmp_path):
     rows = read_rows(output, "detection")
     assert rows["image_id"] == ["1", "560"]
     assert rows["boxes_xyxy"] == [[[866.0, 946.0, 998.0, 1145.0]], [[1167.0, 157.0, 1274.0, 286.0]]]
-    assert read_report(output)["skipped"] == {"missing picture": 1}
+    assert read_report(output)["skipped"] == {"missing image": 1}
 
 
 def test_sa1b_files(tmp_path, capsys):

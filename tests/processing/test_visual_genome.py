@@ -67,7 +67,7 @@ def test_many_rounds_are_about_regions_that_overlap_little(tmp_path):
     report = read_report(tmp_path / "rows")
     assert report["skipped"] == {
         "no region with a box and a description": 1,
-        "the picture is not in `--image-data`": 1,
+        "the image is not in `--image-data`": 1,
     }
     assert report["parts"] == {
         "box is empty: its width or height is zero or negative": 1,
@@ -109,7 +109,7 @@ def test_single_rounds_and_evaluation(tmp_path):
         "box is empty: its width or height is zero or negative": 1,
         "no text": 1,
         "text holds a token of the model": 1,
-        "the picture is not in `--image-data`": 1,
+        "the image is not in `--image-data`": 1,
     }
 
     assert visual_genome.main([*arguments, "--evaluation", "--overwrite"]) == 0
@@ -154,7 +154,7 @@ def test_real_regions_without_and_with_their_image(tmp_path, capsys):
         *("--images", str(tmp_path)),
     ]
     assert visual_genome.main([*arguments, "--output", str(tmp_path / "none")]) == 1
-    assert read_report(tmp_path / "none")["skipped"] == {"missing picture": 1}
+    assert read_report(tmp_path / "none")["skipped"] == {"missing image": 1}
     assert "no row was written" in capsys.readouterr().err
 
     write_jpeg(tmp_path / "VG_100K_2" / "1.jpg", 800, 600)  # of the right size
@@ -176,20 +176,20 @@ def test_real_regions_without_and_with_their_image(tmp_path, capsys):
     [
         (
             lambda regions, images: regions[0]["regions"][0].update(image_id=2),
-            "a region names another picture than the entry that lists it",
+            "a region names another image than the entry that lists it",
         ),
-        (lambda regions, images: regions[0].update(id=99), "the picture is not in `--image-data`"),
-        (lambda regions, images: regions[0].update(id="1"), "the picture is not in `--image-data`"),
+        (lambda regions, images: regions[0].update(id=99), "the image is not in `--image-data`"),
+        (lambda regions, images: regions[0].update(id="1"), "the image is not in `--image-data`"),
         (lambda regions, images: regions[0].update(id=True), "entry of regions without an `id`"),
         (lambda regions, images: regions[0].pop("regions"), "`regions` of an entry is not a list"),
         (lambda regions, images: regions.__setitem__(0, 5), "entry of regions is not a JSON object"),
         (lambda regions, images: regions[0]["regions"].__setitem__(0, 5), "region is not a JSON object"),
         (lambda regions, images: regions[0]["regions"][0].pop("phrase"), "no text"),
-        (lambda regions, images: images[0].pop("url"), "the picture has no `url`"),
+        (lambda regions, images: images[0].pop("url"), "the image has no `url`"),
         (lambda regions, images: images[0].update(height=None), "image has no usable `height`"),
         (
             lambda regions, images: images.append({**images[0], "url": "https://x/VG_100K/b.png"}),
-            "several pictures share the same id: whose regions are they?",
+            "several images share the same id: whose regions are they?",
         ),
     ],
 )
@@ -210,4 +210,4 @@ def test_two_entries_of_regions_for_one_image(images):
     wild.write_json(images, [*entries, entries[0]])
     outcome = run(SCRIPTS["visual_genome"], images, arguments)
     assert len(outcome.rows) == 2
-    assert outcome.reasons["two entries of regions share the id of a picture"] == 1
+    assert outcome.reasons["two entries of regions share the id of an image"] == 1

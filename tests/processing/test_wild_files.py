@@ -74,10 +74,10 @@ def test_a_wrong_box_is_counted(images, name, bbox, reason):
         ("out.png", "the image is a link that leads out of the folder"),
         ("fifo.png", "not a regular file"),
         ("folder.png", "not a regular file"),
-        ("missing.png", "missing picture"),
-        ("empty.png", "empty picture file"),
-        ("text.png", "not a picture"),
-        ("half.png", "broken picture"),
+        ("missing.png", "missing image"),
+        ("empty.png", "empty image file"),
+        ("text.png", "not an image"),
+        ("half.png", "broken image"),
     ],
 )
 def test_images_that_are_not_there(images, name, file_name, reason):

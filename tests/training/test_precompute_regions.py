@@ -183,7 +183,7 @@ def test_wrong_folders_are_errors(tmp_path, model, processor):
         run(tmp_path / "regions", tmp_path / "twice")
     tables = tmp_path / "tables"
     tables.mkdir()
-    Dataset.from_list([{"text": "no picture"}], features=Features({"text": Value("string")})).to_parquet(
+    Dataset.from_list([{"text": "no image"}], features=Features({"text": Value("string")})).to_parquet(
         tables / "train.parquet"
     )
     with pytest.raises(ValueError, match="train.parquet: A conversation dataset needs the column 'image'"):

@@ -122,13 +122,13 @@ def read_image_bytes(path: str | os.PathLike) -> bytes:
         `bytes`: its content, unchanged.
 
     Raises:
-        SkipRecord: `"missing picture"`, `"empty picture file"`, `"not a picture"`, `"broken picture"`, more pixels
+        SkipRecord: `"missing image"`, `"empty image file"`, `"not an image"`, `"broken image"`, more pixels
             than `images.MAX_IMAGE_PIXELS`, or not a regular file.
 
     Example:
     >>> len(read_image_bytes("no/such/file.jpg"))
     Traceback (most recent call last):
-    transformers_groma.data.left_out.SkipRecord: missing picture
+    transformers_groma.data.left_out.SkipRecord: missing image
     """
     path = Path(path)
     try:
@@ -137,10 +137,10 @@ def read_image_bytes(path: str | os.PathLike) -> bytes:
             raise SkipRecord("not a regular file: a folder, FIFO, socket or device is not an image", path.name)
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        raise SkipRecord("missing picture") from None
+        raise SkipRecord("missing image") from None
     note_input(path, content)
     if not content:
-        raise SkipRecord("empty picture file")
+        raise SkipRecord("empty image file")
     with _open_image(content) as image:
         try:
             # JPEG decodes at an eighth of its size in a fraction of the time, and reads its whole file.
@@ -150,7 +150,7 @@ def read_image_bytes(path: str | os.PathLike) -> bytes:
         except MemoryError:
             raise
         except Exception:  # Pillow lets through whatever its parsers meet: OSError, SyntaxError, struct.error ...
-            raise SkipRecord("broken picture") from None
+            raise SkipRecord("broken image") from None
     return content
 
 
@@ -164,7 +164,7 @@ def stored_size(content: bytes) -> Size:
         `tuple[int, int]`: width and height in pixels.
 
     Raises:
-        SkipRecord: `"not a picture"`.
+        SkipRecord: `"not an image"`.
     """
     with _open_image(content) as image:
         return image.size
@@ -180,7 +180,7 @@ def upright_size(content: bytes) -> Size:
         `tuple[int, int]`: width and height in pixels.
 
     Raises:
-        SkipRecord: `"not a picture"`.
+        SkipRecord: `"not an image"`.
 
     Example:
     >>> upright_size(read_image_bytes("tests/fixtures/photos/cat_and_dog.jpg"))
@@ -200,7 +200,7 @@ def exif_orientation(content: bytes) -> int:
         `int`: 1 to 8; 1 is upright, and so is what is none of them.
 
     Raises:
-        SkipRecord: `"not a picture"`.
+        SkipRecord: `"not an image"`.
 
     Example:
     >>> exif_orientation(read_image_bytes("tests/fixtures/photos/cat_and_dog.jpg"))
@@ -314,7 +314,7 @@ def _open_image(content: bytes) -> PilImage.Image:
     except ImageTooLargeError as error:
         raise SkipRecord("image has too many pixels", str(error)) from None
     except (OSError, ValueError, SyntaxError):
-        raise SkipRecord("not a picture") from None
+        raise SkipRecord("not an image") from None
 
 
 __all__ = [

@@ -112,8 +112,8 @@ class WriteReport:
             `str`: the line.
 
         Example:
-        >>> WriteReport(rows=7, records=10, skipped={"missing picture": 2, "no boxes": 1}).summary()
-        '7 rows from 10 records; skipped 3: missing picture (2), no boxes (1)'
+        >>> WriteReport(rows=7, records=10, skipped={"missing image": 2, "no boxes": 1}).summary()
+        '7 rows from 10 records; skipped 3: missing image (2), no boxes (1)'
         """
         line = f"{self.rows} rows from {self.records} records"
         if self.skipped:

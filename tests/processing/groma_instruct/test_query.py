@@ -210,7 +210,7 @@ def test_query_with_a_missing_image(work, stub, capsys):
     assert main(["query", *options(work, stub)]) == 1
     assert sorted(stub.asked()) == ["0", "1", "3", "4", "5"]
     (entry,) = read_jsonl(work / files.FAILURES)
-    assert entry["error"] == "2.jpg: missing picture"
+    assert entry["error"] == "2.jpg: missing image"
 
 
 def test_query_asks_again_about_other_regions(work, stub):

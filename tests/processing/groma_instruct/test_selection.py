@@ -37,13 +37,13 @@ def test_select(tmp_path, capsys):
         "no COCO id": 1,
         "no COCO captions": 1,
         "too few regions": 1,
-        "missing picture": 1,
+        "missing image": 1,
         "image has another size than annotated": 1,
         "image has no usable `height`": 1,
-        "two entries share the id of a picture": 1,
+        "two entries share the id of an image": 1,
     }
     assert report["parts"] == {"box is not four finite numbers": 1}
-    assert ["93", "missing picture"] in report["examples"]
+    assert ["93", "missing image"] in report["examples"]
 
     # It stays until told otherwise; images may lie without their folders.
     before = (tmp_path / "work" / "selection.jsonl").stat()
@@ -85,23 +85,23 @@ def change_source(folder: Path, name: str, change) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "reason"),
     [
-        ("image_data.json", lambda c: c.append(dict(c[0])), "several pictures share the same id"),
-        ("image_data.json", lambda c: c[0].update(image_id=True), "picture without an `image_id`"),
+        ("image_data.json", lambda c: c.append(dict(c[0])), "several images share the same id"),
+        ("image_data.json", lambda c: c[0].update(image_id=True), "image without an `image_id`"),
         ("image_data.json", lambda c: c[0].update(image_id="0"), "too few regions"),
         ("image_data.json", lambda c: c[0].update(coco_id="1000"), "no COCO captions"),
         ("image_data.json", lambda c: c[0].update(coco_id=True), "no COCO id"),
-        ("image_data.json", lambda c: c[0].update(url=None), "the picture has no `url`"),
+        ("image_data.json", lambda c: c[0].update(url=None), "the image has no `url`"),
         (
             "image_data.json",
             lambda c: c[0].update(url="https://x/../0.jpg"),
             "the path of the image leaves its folder",
         ),
         ("image_data.json", lambda c: c[0].update(width=True), "image has no usable `width`"),
-        ("image_data.json", lambda c: c.__setitem__(0, 3), "entry of a picture is not a JSON object"),
-        ("region_descriptions.json", lambda c: c.append(c[0]), "two entries share the id of a picture"),
+        ("image_data.json", lambda c: c.__setitem__(0, 3), "entry of an image is not a JSON object"),
+        ("region_descriptions.json", lambda c: c.append(c[0]), "two entries share the id of an image"),
         ("region_descriptions.json", lambda c: c[0].update(id=99), "too few regions"),
         ("region_descriptions.json", lambda c: c[0].update(regions=None), "too few regions"),
-        ("question_answers.json", lambda c: c.append(c[0]), "two entries share the id of a picture"),
+        ("question_answers.json", lambda c: c.append(c[0]), "two entries share the id of an image"),
     ],
 )
 def test_a_wrong_image_is_left_out_alone(tmp_path, name, change, reason):
@@ -122,13 +122,13 @@ def test_a_wrong_image_is_left_out_alone(tmp_path, name, change, reason):
         (
             "region_descriptions.json",
             lambda c: c[0]["regions"].append({**c[0]["regions"][0], "image_id": 1}),
-            "it names another picture than the entry that lists it",
+            "it names another image than the entry that lists it",
         ),
         ("question_answers.json", lambda c: c[0]["qas"].append({"question": "Who?"}), "no question and answer"),
         (
             "question_answers.json",
             lambda c: c[0]["qas"].append({"question": "Who?", "answer": "I.", "image_id": 1}),
-            "it names another picture than the entry that lists it",
+            "it names another image than the entry that lists it",
         ),
     ],
 )
