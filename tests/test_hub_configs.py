@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextTo
 from scripts.build_released_configs import build_released_configs
 from scripts.groma_tiny.build import build_groma_tiny
 from scripts.groma_tiny.card import HEADLINES, STEPS, tiny_card, write_tiny_card
+from tests.tracked_files import tracked_files
 from transformers_groma import GromaConfig, GromaForConditionalGeneration, GromaForRegionProposal, GroundedText
 from transformers_groma.evaluation.benchmarks.shapes import evaluate_shapes
 from transformers_groma.models.groma.convert_config import convert_legacy_config
@@ -281,10 +281,7 @@ def test_model_card(name):
 
 
 def test_weights_in_git_stay_small():
-    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
-    if listing.returncode != 0:
-        pytest.skip("not a git checkout")
-    files = [ROOT / name for name in listing.stdout.split("\0") if name.endswith((".safetensors", ".bin"))]
+    files = [path for path in tracked_files(ROOT) if path.suffix in (".safetensors", ".bin")]
     # Golden cases are inputs and outputs, not weights.
     weights = [path for path in files if path.is_file() and not path.name.startswith("case_")]
     assert HUB_CONFIGS / "groma-tiny" / "model.safetensors" in weights
