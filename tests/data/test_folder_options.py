@@ -23,6 +23,12 @@ def test_bad_options(options, message):
         FolderOptions(**options)
 
 
+def test_options_that_are_left_out():
+    assert FolderOptions() == FolderOptions(
+        "conversation", "xywh", normalized=False, evaluation=False, questions=8, max_regions=100, seed=0, boxes_of=None
+    )
+
+
 def test_options_at_their_limits():
     options = FolderOptions(questions=1, max_regions=2)
     assert (options.max_boxes, options.schema) == (1, "conversation") and FolderOptions(max_regions=7).max_boxes == 3
