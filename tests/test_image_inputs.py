@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from transformers_groma.image_inputs import image_size, read_upright, shortened, to_rgb
+from transformers_groma.image_inputs import image_size, read_upright, shortened, to_rgb, to_upright_8_bit
 
 IMAGE = Image.new("RGB", (40, 20))
 
@@ -88,3 +88,46 @@ def test_long_values_are_cut_in_messages():
     assert shortened("x" * 98) == repr("x" * 98)  # 100 characters with its quotes
     assert shortened("x" * 99) == repr("x" * 99)[:100] + "…"
     assert shortened(ValueError("no")) == "no"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 7, 255]]), [[0, 7, 255]]),
+        (np.array([[True, False]]), [[255, 0]]),
+        (np.array([[256, 257, 65535]], np.uint16), [[0, 1, 255]]),
+        (np.array([[0.0, 0.5, 1.0]]), [[0, 128, 255]]),
+        (np.array([[-0.0009, 1.0009]], np.float32), [[0, 255]]),  # resizing leaves floats a little outside
+        (torch.tensor([[0.0, 0.5, 1.0]], dtype=torch.bfloat16), [[0, 128, 255]]),
+        (torch.tensor([[0, 7, 255]]), [[0, 7, 255]]),
+        (torch.tensor([[True, False]]), [[255, 0]]),
+        (np.zeros((0, 4)), []),
+    ],
+)
+def test_the_type_of_values_tells_their_scale(values, expected):
+    before = values.copy() if isinstance(values, np.ndarray) else values.clone()
+    found = to_upright_8_bit(values)
+    assert type(found) is type(values) and found.dtype in (np.uint8, torch.uint8)
+    assert found.tolist() == expected and (values == before).all()  # not changed
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.array([[256]]), "an array of int64, must have values from 0 to 255, got 256 to 256"),
+        (torch.tensor([[-1]]), "a tensor of int64, must have values from 0 to 255, got -1 to -1"),
+        (np.array([[1.0011]]), "an array of float64, must have values from 0 to 1, got 1.0011"),
+        (np.array([[-0.0011]]), "must have values from 0 to 1, got -0.0011"),
+        (torch.tensor([[0.5, torch.nan, torch.inf]]), "a tensor of float32, has 2 values that are NaN or infinite"),
+        (np.array([["red"]]), "is not made of numbers"),
+        (Image.new("I", (2, 2), 65536), "a PIL image of mode 'I', must have values from 0 to 65535, got 65536"),
+        (Image.new("I", (2, 2), -1), "must have values from 0 to 65535, got -1"),
+        (Image.new("F", (2, 2), 1.5), "a PIL image of mode 'F', must have values from 0 to 1, got 1.5"),
+    ],
+)
+def test_values_outside_of_their_scale_are_named(image, message):
+    with pytest.raises(ValueError, match=f"^it, .*{message}"):
+        to_upright_8_bit(image, name="it")
+    if isinstance(image, np.ndarray) and image.dtype == float:
+        with pytest.raises(ValueError, match=message):  # they are looked at even if they are kept
+            to_upright_8_bit(image, keep_floats=True)

@@ -292,3 +292,19 @@ def test_lines_of_one_image_have_one_size(tmp_path):
     folder = lines_of(tmp_path / "photos", *lines)
     with pytest.raises(ValueError, match="different `width` and `height`"):
         image_folder_dataset(folder, FolderOptions("detection"))
+
+
+@pytest.mark.parametrize("size", [{"width": 100}, {"height": 100}, {"width": 100, "height": None}])
+def test_half_a_size_says_nothing(tmp_path, size):
+    folder = write_folder(tmp_path / "photos", one("a.jpg", [1, 1, 9, 9], **size))
+    [row] = image_folder_dataset(folder, FolderOptions("rec"))
+    assert row["boxes_xyxy"] == [[1, 1, 10, 10]]
+
+
+def test_a_box_on_two_lines_is_one_box(tmp_path):
+    messages = [{"role": "user", "content": "Is <region 0> red?"}, {"role": "assistant", "content": "Yes."}]
+    folder = lines_of(tmp_path / "photos", one("a.jpg", [1, 1, 9, 9]), one("a.jpg", [1, 1, 9, 9], messages=messages))
+    report = write_image_folder(folder, tmp_path / "out", FolderOptions("detection"))
+    [row] = Dataset.from_parquet(str(report.files[0]), cache_dir=str(tmp_path / "cache"))
+    assert row["boxes_xyxy"] == [[1, 1, 10, 10]]
+    assert report.parts == {"a box stands on several lines with the same text": 1}
