@@ -58,3 +58,25 @@ def test_the_grounding_token_stands_at_the_head_of_a_question_alone(tmp_path, qu
     else:
         with pytest.raises(ValueError, match=r"holds what means something to the model: .* holds '\[grounding\]'"):
             image_folder_dataset(folder)
+
+
+def test_a_question_may_name_words_as_answers_do(tmp_path):
+    """It says what they are, not where."""
+    messages = [
+        {"role": "user", "content": "Where is <p>the mug</p>?"},
+        {"role": "assistant", "content": "<region 0>"},
+    ]
+    objects = {"bbox": [[1, 1, 20, 20]], "text": [None]}
+    line = {"file_name": "a.jpg", "objects": objects, "messages": messages}
+    [row] = image_folder_dataset(write_folder(tmp_path / "photos", line))
+    [(question, answer)] = turns(row)
+    assert question[1:] == [("text", "Where is ", []), ("phrase", "the mug", []), ("text", "?", [])]
+    assert answer == [("phrase", "", [[1, 1, 21, 21]])]
+
+
+@pytest.mark.parametrize("content", ["", "  \n"])
+def test_an_empty_message_is_left_out(tmp_path, content):
+    messages = [{"role": "user", "content": "Is it red?"}, {"role": "assistant", "content": content}]
+    folder = write_folder(tmp_path / "photos", {"file_name": "a.jpg", "objects": {"bbox": []}, "messages": messages})
+    with pytest.raises(ValueError, match=r"a message is empty: `messages\[1\]` has an empty `content`"):
+        image_folder_dataset(folder)
