@@ -160,3 +160,14 @@ def test_letters_stand_on_their_line():
 )
 def test_letters_grow_with_the_image(size, expected):
     assert letter_size(size) == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize("size", [10.0, 10.4, 12.0, 13.07, 14.5, 20.0, 100.0])
+def test_words_are_apart(size):
+    """Pillow's font has spaces of 2 pixels where letters have 10."""
+    gap = Typeset("r4 78%", size).length() - Typeset("r478%", size).length()
+    assert size / 4 <= gap < size / 4 + 1.5
+    image = Image.new("L", (700, 140))
+    Typeset("l  l", size).draw(ImageDraw.Draw(image), (5, 110), 255)
+    columns = np.asarray(image).any(axis=0).nonzero()[0]
+    assert np.diff(columns).max() >= size / 2

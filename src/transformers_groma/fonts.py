@@ -45,6 +45,9 @@ MIN_LETTER_SIZE = 12.0  # pixels
 # In no font: it is drawn as the empty box that stands for every missing character.
 _NOT_A_CHARACTER = "\U0010ffff"
 _EMBEDDED = ""  # the font of Pillow, which has no file
+# Width of a space in the font of Pillow, as a share of its size. It has 0.22, which small letters round down: "r4 78%"
+# looks like "r478%".
+_SPACE = 0.25
 _PROBE_SIZE = 32  # pixels; large enough that no letter looks like the empty box
 _LETTER_OF_A_FLAG = "REGIONAL INDICATOR SYMBOL LETTER "
 _WORDS = re.compile(r"\S+|\s+")
@@ -64,10 +67,11 @@ class Typeset:
         faces = _faces(os.environ.get("GROMA_FONT"), FONT_FILES)
         # Once for the whole text: a letter keeps its font wherever the text is broken.
         self._fonts = [_load(face, size) for face in _face_of_each(text, faces)]
+        self._own_font = _load(_EMBEDDED, size)
 
     def length(self, start: int = 0, end: int | None = None) -> float:
         """Width of a part of the text in pixels."""
-        return sum(font.getlength(piece) for piece, font in self._runs(start, end))
+        return sum(width for _, _, width in self._runs(start, end))
 
     def draw(
         self,
@@ -79,21 +83,27 @@ class Typeset:
     ) -> None:
         """Draw a part of the text. `position` is the left end of its baseline."""
         x, y = position
-        for piece, font in self._runs(start, end):
+        for piece, font, width in self._runs(start, end):
             # Spaces stay at their ends: with words written right to left Pillow would move them to the other one.
             indent = font.getlength(piece[: len(piece) - len(piece.lstrip())])
             draw.text((x + indent, y), piece.strip(), font=font, fill=color, anchor="ls")
-            x += font.getlength(piece)
+            x += width
 
-    def _runs(self, start: int, end: int | None) -> list[tuple[str, ImageFont.FreeTypeFont]]:
-        """The longest pieces of one font."""
+    def _runs(self, start: int, end: int | None) -> list[tuple[str, ImageFont.FreeTypeFont, float]]:
+        """The longest pieces of one font, and their widths; spaces of Pillow's font, which are too narrow, alone."""
         end = len(self.text) if end is None else end
         runs = []
         while start < end:
+            font = self._fonts[start]
+            is_narrow = font is self._own_font
+            is_space = is_narrow and self.text[start] == " "
             stop = start + 1
-            while stop < end and self._fonts[stop] is self._fonts[start]:
+            while stop < end and self._fonts[stop] is font and (is_narrow and self.text[stop] == " ") == is_space:
                 stop += 1
-            runs.append((self.text[start:stop], self._fonts[start]))
+            width = (
+                math.ceil(_SPACE * self.size) * (stop - start) if is_space else font.getlength(self.text[start:stop])
+            )
+            runs.append((self.text[start:stop], font, width))
             start = stop
         return runs
 
