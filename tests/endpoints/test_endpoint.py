@@ -61,3 +61,10 @@ def test_key_from_the_environment(monkeypatch):
     monkeypatch.delenv("STUB_KEY")
     with pytest.raises(ValueError, match="variable STUB_KEY holds no key"):
         read_api_key("STUB_KEY", None)
+
+
+def test_settings_that_are_left_out():
+    endpoint = Endpoint("stub")
+    assert (endpoint.base_url, endpoint.api_key, endpoint.options) == (None, "none", {})
+    assert (endpoint.timeout, endpoint.max_retries, endpoint.deadline) == (120.0, 5, 600.0)
+    assert "none" not in repr(Endpoint("stub", "http://host/v1", "none"))  # a key is not shown
