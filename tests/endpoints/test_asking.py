@@ -5,6 +5,7 @@ Interrupted and killed runs: `processing/groma_instruct/test_query.py`.
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -212,3 +213,28 @@ def test_the_bar_counts_answers_of_all_runs(server, tmp_path, monkeypatch):
     report, _ = ask(server, tmp_path, "a", "broken", answered=3)
     (bar,) = bars
     assert (bar.total, bar.initial, bar.n) == (5, 3, 4) and (report.total, report.answered) == (5, 4)
+
+
+def test_answers_under_way_are_written_down_when_a_run_ends(server, tmp_path):
+    """They are paid for."""
+    under_way = threading.Event()
+
+    def late(handler):
+        under_way.set()
+        time.sleep(0.2)
+        completion("late")(handler)
+
+    def refuse(handler):
+        assert under_way.wait(20)
+        failure(401)(handler)
+
+    server.replies |= {"a": [refuse], "b": [late]}
+    kept: dict[str, Reply] = {}
+    files = AskingFiles.in_folder(tmp_path)
+    questions = {name: partial(question, name) for name in "ab"}
+    with pytest.raises(EndpointError, match="refused the key"):
+        ask_all(questions, Endpoint("stub", base_url=server.url), kept.__setitem__, files, concurrency=2)
+    assert {name: reply.text for name, reply in kept.items()} == {"b": "late"}
+    assert [cost["name"] for cost in read_jsonl(files.costs)] == ["b"]
+    assert json.loads(files.summary.read_text())["answers"] == 1
+    assert AskingReport() == AskingReport(0, 0, 0, 0, 0, over_budget=False, stopped="", cost=0.0)
