@@ -33,6 +33,15 @@ def test_answers_are_in_the_order_of_the_rows(predictions_file):
     assert files_in(predictions_file.parent) == ["predictions.jsonl"]
 
 
+def test_rows_about_one_image_are_asked_together_and_kept_in_their_order(tmp_path):
+    rows = dataset([rec_row(index, image_id=image) for index, image in enumerate("abab")])
+    respondent = Echo()
+    found = answer_dataset(respondent, rows, tmp_path, batch_size=2, progress=False)
+    assert respondent.asked == [0, 2, 1, 3] and [prediction.index for prediction in found] == [0, 1, 2, 3]
+    lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["index"] for line in lines] == [0, 1, 2, 3]
+
+
 def test_every_answer_is_in_the_file_when_the_next_batch_is_asked(tmp_path):
     class Watching(Echo):
         def answer(self, prepared):
