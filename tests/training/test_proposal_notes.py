@@ -1,5 +1,9 @@
 """Precomputed regions are refused by other detectors' models and stages."""
 
+import copy
+import json
+from pathlib import Path
+
 import datasets
 import pytest
 import torch
@@ -10,7 +14,13 @@ from transformers_groma.data.mixtures import load_mixture
 from transformers_groma.training import conversation_stage
 from transformers_groma.training.conversation_stage import ConversationArguments, load_conversations
 from transformers_groma.training.precompute_regions import precompute_regions
-from transformers_groma.training.proposal_notes import NOTES_NAME, check_proposals
+from transformers_groma.training.proposal_notes import (
+    NOTES_NAME,
+    check_claim,
+    check_proposals,
+    claim_folder,
+    image_processor_sha256,
+)
 from transformers_groma.training.trainer import GromaSFTTrainer, GromaTrainer
 
 from .precomputed import image_file, image_row, write_files
@@ -143,3 +153,35 @@ def test_the_hub_says_whose_regions_it_holds(tmp_path, monkeypatch):
     monkeypatch.setattr(conversation_stage, "hf_hub_download", missing)
     with pytest.raises(FileNotFoundError, match=f"org/vg-regions on the Hub .* no {NOTES_NAME}.*Upload the one"):
         conversation_stage._folder_of_notes("org/vg-regions")
+
+
+def test_a_folder_is_claimed_once(tmp_path, model, processor):
+    """Before anything else lies in it, and for one detector, image processor and threshold."""
+    image_processor, model = processor.image_processor, model.model
+    model.config.box_score_threshold = 0.5
+    claim = claim_folder(tmp_path, model, image_processor, 0.25)
+    assert json.loads((tmp_path / NOTES_NAME).read_text()) == claim
+    assert claim["score_threshold"] == 0.25 and claim["model"] == Path(model.name_or_path).name
+    (tmp_path / "train.parquet").touch()
+    assert claim_folder(tmp_path, model, image_processor, 0.25) == claim
+    for name, value, message in (
+        ("score_threshold", 0.3, r"with a score above 0\.25, but `score_threshold` is 0\.3.* Pass 0\.25"),
+        ("detector_sha256", "0", "holds proposals of another detector"),
+        ("image_processor_sha256", "0", "holds proposals of another image processor"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_claim(tmp_path, {**claim, name: value})
+    with pytest.raises(ValueError, match=r"`score_threshold` is 0\.3"):
+        claim_folder(tmp_path, model, image_processor, 0.3)
+    (tmp_path / NOTES_NAME).unlink()
+    with pytest.raises(ValueError, match=rf"holds files without a {NOTES_NAME} \(train\.parquet\)"):
+        claim_folder(tmp_path, model, image_processor, 0.25)
+    assert not (tmp_path / NOTES_NAME).exists()
+
+
+def test_the_image_processor_counts_by_its_settings(processor):
+    first, second = copy.deepcopy(processor.image_processor), copy.deepcopy(processor.image_processor)
+    second.processor_class = "Other"
+    assert image_processor_sha256(first) == image_processor_sha256(second)
+    second.image_mean = [0.5, 0.5, 0.5]
+    assert image_processor_sha256(first) != image_processor_sha256(second)
