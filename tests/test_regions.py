@@ -98,9 +98,11 @@ def test_later_changes_of_tensors_and_masks_are_not_seen(masks):
     boxes[:], scores[:], pixels[:] = 0, 0, True
     assert regions.xyxy.sum() > 0 and regions.scores.sum() > 0
     np.testing.assert_array_equal(regions.masks, masks)
-    found = Regions(torch.tensor(BOXES), masks=torch.from_numpy(masks))[1]
-    found.masks[:] = True
-    assert masks.sum() == regions.masks.sum()
+    for index in (0, slice(None), [0, 1, 2], [True] * 3):
+        part = regions[index]
+        part.xyxy[:], part.scores[:], part.masks[:] = 0, 0, True
+        assert regions.xyxy[0].sum() > 0 and regions.scores[0] > 0
+        np.testing.assert_array_equal(regions.masks, masks)
 
 
 @pytest.mark.parametrize(

@@ -289,6 +289,8 @@ def test_a_mask_is_tinted_in_place_of_its_box():
     drawn = answer.draw(grey(320, 240))
     np.testing.assert_allclose(drawn.getpixel((40, 80)), tinted(PALETTE[0], MASK_TINT), atol=1)
     assert drawn.getpixel((80, 120)) == GROUND
+    assert drawn.getpixel((30, 70)) != GROUND and drawn.getpixel((59, 89)) != GROUND
+    assert drawn.getpixel((29, 70)) == drawn.getpixel((60, 89)) == drawn.getpixel((40, 90)) == GROUND
     assert drawn.getpixel((21, 100)) == PALETTE[0]  # its box is outlined
     with pytest.raises(ValueError, match="A mask must have the shape"):
         answer.draw(grey(100, 100))

@@ -83,9 +83,14 @@ class RegionCanvas:
                         f"A mask must have the shape (height, width) of the upright image, {self.image.size[::-1]}, "
                         f"got {mark.mask.shape}."
                     )
-                mask = Image.fromarray(mark.mask)
-                colors.paste(mark.color, (0, 0), mask)
-                shares.paste(share, (0, 0), mask)
+                # Only where the mask is: most are a small part of a large image.
+                rows, columns = mark.mask.any(axis=1).nonzero()[0], mark.mask.any(axis=0).nonzero()[0]
+                if len(rows) == 0:
+                    continue
+                top, left = int(rows[0]), int(columns[0])
+                mask = Image.fromarray(mark.mask[top : rows[-1] + 1, left : columns[-1] + 1])
+                colors.paste(mark.color, (left, top), mask)
+                shares.paste(share, (left, top), mask)
         self.image.paste(colors, mask=shares)
 
     def outline(self, marks: Sequence[Mark], line_width: int) -> None:

@@ -5,7 +5,7 @@ Boxes are `xyxy` in absolute pixels of the upright image, masks are bool arrays 
 
 import reprlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -89,12 +89,12 @@ class Regions:
         texts = list(labels) if isinstance(labels, (list, tuple, np.ndarray)) else labels
         if texts is not None and not _is_list_of(str, texts, count):
             raise ValueError(f"`labels` must be {count} texts, one for each box, got {reprlib.repr(labels)}.")
-        # A frozen dataclass sets its own fields in this way.
-        object.__setattr__(self, "xyxy", boxes)
-        object.__setattr__(self, "scores", confidences)
-        object.__setattr__(self, "ids", tuple(numbers))
-        object.__setattr__(self, "masks", pixels)
-        object.__setattr__(self, "labels", None if texts is None else tuple(texts))
+        self._set(boxes, confidences, tuple(numbers), pixels, None if texts is None else tuple(texts))
+
+    def _set(self, *values: Any) -> "Regions":
+        for field, value in zip(fields(self), values, strict=True):
+            object.__setattr__(self, field.name, value)  # a frozen dataclass sets its own fields in this way
+        return self
 
     def __len__(self) -> int:
         return len(self.xyxy)
@@ -139,7 +139,8 @@ class Regions:
             if index.dtype == bool and len(index) != len(self):
                 raise IndexError(f"{len(self)} regions are selected by as many bools, got {len(index)}.")
         positions = np.atleast_1d(np.arange(len(self))[index]).tolist()
-        return Regions(
+        # Parts of what has been checked, and copies already.
+        return object.__new__(Regions)._set(
             self.xyxy[positions],
             self.scores[positions],
             tuple(self.ids[position] for position in positions),
