@@ -25,7 +25,7 @@ README = REPOSITORY / "README.md"
 MODULES = sorted(
     name.removeprefix("transformers_groma.")
     for _, name, _ in pkgutil.walk_packages(transformers_groma.__path__, "transformers_groma.")
-    if "._" not in name
+    if not name.endswith((".__main__", "._lmms_eval_model"))  # runs at its import; imports lmms-eval
 )
 
 
