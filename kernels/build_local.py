@@ -136,7 +136,7 @@ def run(command: list[str]) -> None:
 def compile_library(
     sources: list[Path], library: Path, include: list[Path], defines: list[str], nvcc: str | None, archs: str
 ) -> None:
-    """Compile each source and link the objects, which lie beside the library."""
+    """Compile each source and link the objects, which are placed beside the library."""
     import torch
 
     torch_dir = Path(torch.__file__).parent

@@ -102,7 +102,7 @@ def upright_boxes(
         `list`: `xyxy` in pixels of the upright image.
 
     Raises:
-        SkipRecord: another size than annotated, or EXIF data turn the image and nothing tells which one was annotated.
+        SkipRecord: another size than annotated, or EXIF data rotate the image and it is unclear which was annotated.
     """
     orientation = orientation_of_boxes(content, annotated, boxes_of)
     return (

@@ -86,7 +86,7 @@ def load_category_objects(annotations: Sequence[Path]) -> list[CategoryObjects]:
     records = []
     for path, content in zip(annotations, load_coco_files(annotations), strict=True):
         if not content.categories and any(entry.annotations for entry in content.images):
-            raise ValueError(f"{path} has annotations, but no `categories`: nothing says what to ask for.")
+            raise ValueError(f"{path} has annotations, but no `categories`, so there is nothing to ask for.")
         names = _names(content, path)
         for entry in one_entry_per_image(content.images, path):
             records += _objects_of_image(entry, content, names)

@@ -15,7 +15,7 @@ from transformers_groma.data.annotated_boxes import pixel_count
 from transformers_groma.data.image_files import BoxesOf, image_candidates, inside, read_image_bytes
 from transformers_groma.data.left_out import LeftOut, SkipRecord
 
-# Masks are most of a file, and nobody reads them.
+# Masks are most of a file, and are not needed.
 _UNUSED_KEYS = ("segmentation",)
 
 
@@ -142,7 +142,7 @@ def load_coco_files(paths: Iterable[str | os.PathLike]) -> list[CocoFile]:
     names: dict[Any, str] = {}
     shared: dict[Any, str] = {}
     for entry in (entry for file in files for entry in file.images if entry.fault is None):
-        # The id that rows have; MDETR's files number captions anew, and keep it under another name.
+        # The id that rows have; MDETR's files renumber captions, and keep it under another name.
         image = entry.image
         identity = id_of(image.get("original_id", image.get("original_img_id", image.get("id"))))
         if names.setdefault(identity, entry.name) != entry.name:
@@ -276,7 +276,7 @@ def one_entry_per_image(entries: Sequence[CocoImage], path: str | os.PathLike) -
     for number, entry in enumerate(entries):
         name = entry.image.get("file_name") or entry.image.get("coco_url")
         is_good = entry.fault is None and isinstance(name, str)
-        # Entries that disagree about the size stay apart: the file tells which one is wrong.
+        # Entries that disagree about the size stay separate: the image file shows which one is wrong.
         size = str(entry.image.get("width")), str(entry.image.get("height"))
         by_name.setdefault((PurePosixPath(name).as_posix(), *size) if is_good else (number,), []).append(entry)
     several = [group for group in by_name.values() if len(group) > 1]
@@ -343,7 +343,7 @@ def detection_rows(
 
     Args:
         entry (`CocoImage`): `bbox` of its annotations is `xywh` in pixels.
-        images (`Path`): the folder that the image lies in or below.
+        images (`Path`): the folder that the image is in or below.
         source (`str`): `"coco"` or `"sa1b"`, which objectness head learns from the row.
         boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the image.
         keep_empty (`bool`): make a row also of an image without boxes.
@@ -377,7 +377,7 @@ def read_json(path: str | os.PathLike, drop: Collection[str] = ()) -> Any:
 
     Args:
         path (`str` or `Path`): the file.
-        drop (`Collection[str]`): keys of objects that nobody needs.
+        drop (`Collection[str]`): keys of objects that are not needed.
 
     Returns:
         Its content. An object with a key twice is a `RepeatedKey`.

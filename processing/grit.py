@@ -167,7 +167,7 @@ def convert(
 
 def _read_image(images: Path, name: str, record: Mapping[str, Any], boxes_of: BoxesOf | None) -> ImageFile:
     """The image of a record."""
-    # Boxes are fractions, which fit any size. The recorded size only tells whether they are of the upright image.
+    # Boxes are fractions, which fit any size. The recorded size only shows whether they refer to the upright image.
     image_file = read_image_file(images, name)
     size = (record.get("width"), record.get("height"))
     known = size in (stored_size(image_file.content), (image_file.width, image_file.height))

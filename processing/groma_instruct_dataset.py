@@ -6,7 +6,7 @@ Visual Genome (folders `VG_100K` and `VG_100K_2`). Files that `processing.groma_
 python -m processing.groma_instruct_dataset --images vg --annotations groma_instruct.json --output data/groma_instruct
 
 A record is `{"file_name", "width", "height", "boxes": [xywh in pixels, ...], "conversation": [{"value", "box_inds"},
-...]}`, question and answer in turns. The k-th mark of a text stands for the k-th of its `box_inds`: `<refer_box>` in a
+...]}`, question and answer in turns. The k-th mark of a text refers to the k-th of its `box_inds`: `<refer_box>` in a
 question, `<ground_box>` in an answer. One row per record; `[grounding]` comes before every question.
 """
 
@@ -61,7 +61,7 @@ def parse_markup(text: str, boxes: Sequence[int]) -> list[Part]:
     def take(marks: str) -> list[int]:
         count = marks.count("<")
         if count > len(left):
-            raise SkipRecord("another number of marks than of box_inds")
+            raise SkipRecord("the numbers of marks and box_inds differ")
         taken, left[:] = left[:count], left[count:]
         return taken
 
@@ -83,7 +83,7 @@ def parse_markup(text: str, boxes: Sequence[int]) -> list[Part]:
         position = match.end()
     add_text(text[position:])
     if left:
-        raise SkipRecord("another number of marks than of box_inds")
+        raise SkipRecord("the numbers of marks and box_inds differ")
     return parts
 
 
@@ -114,7 +114,7 @@ def convert(
         boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the image.
 
     Yields:
-        `dict`: a conversation row, boxes `xyxy` in pixels. `LeftOut`: why a box that nobody names is not in it.
+        `dict`: a conversation row, boxes `xyxy` in pixels. `LeftOut`: why an unmentioned box is not in it.
 
     Raises:
         SkipRecord: no image, another size than annotated, a wrong box, or markup that does not fit.
@@ -156,7 +156,7 @@ def _text_and_boxes(turn: Any, num_boxes: int) -> tuple[str, list[int]]:
         raise SkipRecord("`box_inds` of a turn are not numbers of boxes", repr(indices)[:100])
     indices = [id_of(index) for index in indices]
     if any(not 0 <= index < num_boxes for index in indices):
-        raise SkipRecord("`box_inds` of a turn name boxes that are not there", f"{indices} of {num_boxes} boxes")
+        raise SkipRecord("`box_inds` of a turn name boxes that do not exist", f"{indices} of {num_boxes} boxes")
     return turn["value"], indices
 
 

@@ -12,7 +12,7 @@ python -m processing.llava_instruct --images sharegpt4v/data \\
 
 A record is `{"image": path, "conversations": [{"from": "human" or "gpt", "value": text}, ...]}`, one row each; without
 `image` it is plain text. `<image>` and the line breaks around it are removed: the image comes first in the first
-question. What stands before the first question is dropped, and so is a last question without an answer.
+question. Anything before the first question is dropped, and so is a last question without an answer.
 """
 
 import sys

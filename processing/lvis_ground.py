@@ -1,6 +1,6 @@
 """LVIS-Ground to evaluation rows: find all objects of a category, at most five images per category.
 
-Annotations and images: `lvis_v1_val.json` from https://www.lvisdataset.org/dataset, its images lie in COCO's
+Annotations and images: `lvis_v1_val.json` from https://www.lvisdataset.org/dataset, its images are in COCO's
 train2017 and val2017 (`--images` is the folder that holds both). v0.5 fits as well.
 
 python -m processing.lvis_ground --images coco --annotations lvis/lvis_v1_val.json --split val \\

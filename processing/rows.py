@@ -144,7 +144,7 @@ def read_annotated_image(
         `ImageFile`: what was read.
 
     Raises:
-        SkipRecord: no such file, not an image, another size, or nothing tells which pixels its boxes were drawn on.
+        SkipRecord: no such file, not an image, another size, or it is unclear which image its boxes were drawn on.
     """
     image_file = read_image_file(folder, *names)
     return replace(image_file, orientation=orientation_of_boxes(image_file.content, size, boxes_of))
@@ -253,8 +253,8 @@ def grounded_parts(
 ) -> tuple[list[Part], list[Box]]:
     """Message parts of a text whose phrases are tied to boxes.
 
-    Markup cannot be nested. Where spans overlap, the longest stands and the others are plain text inside it, with
-    their boxes left out; of equally long ones the first in the text stands. Phrases of the same span are one phrase
+    Markup cannot be nested. If spans overlap, the longest is kept and the others are plain text inside it, without
+    their boxes; of equally long ones the first in the text is kept. Phrases of the same span are one phrase
     with all their boxes. Phrases without boxes are plain text. Equal boxes are one box.
 
     Args:

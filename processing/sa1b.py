@@ -1,7 +1,7 @@
 """SA-1B to detection rows for the second objectness head (`source` is "sa1b"). Masks are dropped.
 
 Get the archives `sa_000000.tar` ... from https://ai.meta.com/datasets/segment-anything-downloads and unpack them, into
-one folder or one each. Beside every image `sa_1.jpg` lies its annotation `sa_1.json`.
+one folder or one each. Beside every image `sa_1.jpg` is its annotation `sa_1.json`.
 
 python -m processing.sa1b --images SA-1B --output data/sa1b --shards 1024 --engine ray
 

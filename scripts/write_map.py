@@ -64,7 +64,7 @@ def _add_folder(folder: Path, files: list[Path], lines: list[str], repository: P
 
 
 def _rank(folder: Path) -> int:
-    """Where a folder stands among `FOLDERS`; folders within these stand in the order of their names."""
+    """Sort folders as in `FOLDERS`, and folders within these by name."""
     ranks = [rank for rank, name in enumerate(FOLDERS) if Path(name).is_relative_to(folder)]
     return ranks[0] if ranks else len(FOLDERS)
 

@@ -110,7 +110,7 @@ def test_what_the_document_makes_is_there(finished):
     assert " of 2 found" in done.stdout
     # What can be tried at once on groma-tiny, and what it says there.
     assert "A small striped black star." in done.stdout
-    assert "checked 64 rows: none of them would stop the training" in done.stderr
+    assert "checked 64 rows: none of them would stop training" in done.stderr
     assert "user " in done.stdout and "assistant A blue cup" in done.stdout
 
 

@@ -158,7 +158,7 @@ def test_what_can_be_tried_at_once(tmp_path, monkeypatch, capsys):
         assert cli.main(words[1:]) == 0, words
     output = capsys.readouterr()
     assert output.out.endswith("A small striped black star.\n")
-    assert "checked 32 rows: none of them would stop the training" in output.err
+    assert "checked 32 rows: none of them would stop training" in output.err
 
 
 def test_every_dataset_of_the_recipes_has_a_command(monkeypatch):

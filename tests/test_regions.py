@@ -241,7 +241,7 @@ def test_regions_one_by_one(regions, masks):
 @pytest.mark.parametrize("name", ["id", "box", "score", "label", "mask"])
 def test_what_one_region_has_is_not_asked_of_several(regions, name):
     for several in (regions, regions[:0]):
-        with pytest.raises(ValueError, match=f"`{name}` is that of one region, and these are {len(several)}"):
+        with pytest.raises(ValueError, match=f"`{name}` belongs to one region, but these are {len(several)}"):
             getattr(several, name)
 
 

@@ -51,7 +51,7 @@ def run_select(args: argparse.Namespace) -> int:
     """Write `selection.jsonl` and its report, unless they are there."""
     path = args.output / files.SELECTION
     if path.exists() and not args.overwrite:
-        _say(f"select: {path} is there and is left as it is; `--overwrite` makes it anew")
+        _say(f"select: {path} exists and is kept; `--overwrite` replaces it")
         return 0
     selection, report = select_images(
         args.image_data, args.region_descriptions, args.question_answers, args.captions, args.images
@@ -146,7 +146,7 @@ def run_parse(args: argparse.Namespace) -> int:
             shard.unlink()
         write_file(path, released)
     if not records:
-        _say(f"error: no answer is of use; see {args.output / files.REJECTED}")
+        _say(f"error: no answer is usable; see {args.output / files.REJECTED}")
         return 1
     report = write_dataset(
         records,
@@ -194,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("--output", type=Path, required=True, metavar="DIR", help="work folder of all steps")
     overwrite = argparse.ArgumentParser(add_help=False)
     overwrite.add_argument(
-        "--overwrite", action="store_true", help="make the selection and the shards anew; answers are always kept"
+        "--overwrite", action="store_true", help="replace the selection and the shards; answers are always kept"
     )
     select, query, parse = (argparse.ArgumentParser(add_help=False) for _ in range(3))
 

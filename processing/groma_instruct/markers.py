@@ -145,6 +145,6 @@ def _overlap(box1: Rectangle, box2: Rectangle) -> float:
 
 
 def _inside(plate: Rectangle, box: Sequence[float]) -> bool:
-    """Whether the middle of a plate lies in a box; a plate that is larger than the box may stick out of it."""
+    """Whether the middle of a plate is in a box; a plate that is larger than the box may stick out of it."""
     x, y = _center(plate)
     return box[0] <= x <= box[2] and box[1] <= y <= box[3]

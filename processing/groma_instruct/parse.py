@@ -83,7 +83,7 @@ def build_record(answer: Answer, selected: SelectedImage) -> InstructRecord:
     if not text:
         raise Rejected("empty answer")
     if answer["finish_reason"] == "length":
-        raise Rejected("cut off at the largest number of tokens")
+        raise Rejected("cut off at the token limit")
     conversation = parse_conversation(text, len(selected["boxes_xyxy"]))
     return {
         "file_name": selected["file_name"],

@@ -29,7 +29,7 @@ MIN_AREA = 0.002
 
 
 class SelectedImage(TypedDict):
-    """An image with all that the vision model is told about it; region `i` of the lists has the number `i + 1`.
+    """An image with all notes for the vision model; region `i` of the lists has the number `i + 1`.
 
     Args:
         image_id (`str`): number of the image in Visual Genome.

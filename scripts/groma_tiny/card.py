@@ -75,7 +75,7 @@ def tiny_card(
 
 
 def write_tiny_card(folder: Path) -> None:
-    """Write the card anew, with the metrics that its metadata hold.
+    """Rewrite the card with the metrics in its metadata.
 
     Args:
         folder (`Path`): folder of the model.

@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--card", type=Path, help="write the metrics into the model card there")
     arguments = parser.parse_args(argv)
     if arguments.card is not None and not arguments.card.is_dir():
-        parser.error(f"--card {str(arguments.card)!r} is not a folder: pass that of a model.")
+        parser.error(f"--card {str(arguments.card)!r} is not a folder: pass a model's folder.")
     dataset = arguments.output / "test" / "shapes-llava-bench"
     dataset.mkdir(parents=True, exist_ok=True)
     rows = list(tqdm(bench_rows(arguments.rows), total=arguments.rows, desc="questions", unit="row"))

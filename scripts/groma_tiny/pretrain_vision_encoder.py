@@ -3,8 +3,8 @@
     python -m scripts.groma_tiny.pretrain_vision_encoder BASE OUTPUT
 
 Groma's DINOv2 knew images before, too. Each patch learns the attributes of the object that covers it, and where the
-object's box is. Boxes alone teach less: an encoder that learns from them only, in stage 1, hardly tells dots from
-stripes.
+object's box is. Boxes alone teach less: an encoder that learns from them only, in stage 1, barely distinguishes dots
+from stripes.
 
 An interrupted run resumes from its last checkpoint.
 """

@@ -75,7 +75,7 @@ def package(base: Path, model_folder: Path, seconds: dict[str, float], output: P
     # Loading keeps the vision parts in float32 whatever dtype it is asked for.
     model = GromaForConditionalGeneration.from_pretrained(model_folder, dtype=torch.float32).to(torch.bfloat16)
     model.save_pretrained(output)
-    # These files come from the base: saved anew, the config would note bfloat16, and the processor its old folder.
+    # These files come from the base: saved again, the config would note bfloat16, and the processor its old folder.
     for path in base.iterdir():
         if path.suffix != ".safetensors":
             shutil.copyfile(path, output / path.name)

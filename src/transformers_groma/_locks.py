@@ -22,7 +22,7 @@ def locked(path: str | os.PathLike, output: str | os.PathLike, shared: bool = Fa
     The system takes the lock back when its process dies. Where there are no such locks, nothing is locked.
 
     Args:
-        path (`str` or `Path`): the file that stands for the lock, made if needed and removed in the end.
+        path (`str` or `Path`): the lock file, created if needed and removed in the end.
         output (`str` or `Path`): what it protects, for the message.
         shared (`bool`): whether others may hold it too, if theirs is shared as well.
 
@@ -48,7 +48,8 @@ def one_writer(folder: str | os.PathLike, job: str, part: str | None = None) -> 
     Args:
         folder (`str` or `Path`): output folder of the job, made if needed.
         job (`str`): name of the job; others may write the folder beside it.
-        part (`str`, *optional*): what this process does of it. Without one it does all, and nobody else may do a part.
+        part (`str`, *optional*): the part that this process does. By default it does all, and excludes jobs of
+            parts.
 
     Raises:
         OutputError: another process is at it.
@@ -101,7 +102,7 @@ def _lock(path: Path, output: str | os.PathLike, shared: bool) -> int:
                 f"{output} is being written by another process: wait until it ends, or pass another folder."
             )
         # Between opening and locking, its last holder may have removed the file. Then this is the lock of a file that
-        # nobody else will open: try again with the one that is there now.
+        # no other process will open: try again with the current one.
         if _is_open_at(descriptor, path):
             return descriptor
         os.close(descriptor)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 # Ends of the names of what is not finished yet, and of files that are about to be replaced.
 PARTIAL, KEPT = ".partial", ".kept"
-# Hexadecimal digits that tell the attempts of several processes apart.
+# Hexadecimal digits that distinguish the attempts of several processes.
 _DIGITS = 8
 
 

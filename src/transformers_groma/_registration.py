@@ -116,7 +116,7 @@ class _RegisterAfterImport(MetaPathFinder):
     def register(self) -> None:
         """Run the registrations whose module is loaded, unless one of our modules is half imported."""
         for name in list(self.waiting):
-            # Looked up anew each time: a registration imports our modules, which may load more of transformers', so
+            # Looked up again each time: a registration imports our modules, which may load more of transformers', so
             # this method may have been called, and have run others, in the meantime.
             if name in self.executed and name in self.waiting and self.own_modules_executing == 0:
                 self.waiting.pop(name)(sys.modules[name])

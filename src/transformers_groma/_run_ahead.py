@@ -39,6 +39,6 @@ def run_ahead(
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            # After an error, here or in the caller, nobody wants the rest.
+            # After an error, here or in the caller, the rest is not needed.
             for future in waiting:
                 future.cancel()

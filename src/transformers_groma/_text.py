@@ -126,7 +126,7 @@ def parse_json(text: str, drop: Collection[str] = ()) -> Any:
 
     Args:
         text (`str`): the text.
-        drop (`Collection[str]`): keys that nobody needs, dropped while parsing, so that they never fill the memory.
+        drop (`Collection[str]`): unneeded keys, dropped while parsing, so that they never fill the memory.
 
     Returns:
         Its content.

@@ -4,7 +4,7 @@ import operator
 
 Color = tuple[int, int, int]
 
-# Okabe and Ito's palette, which people with any kind of colour vision can tell apart; its black is left out.
+# Okabe and Ito's palette, distinguishable with any kind of colour vision, without its black.
 PALETTE: tuple[Color, ...] = (
     (230, 159, 0),
     (86, 180, 233),

@@ -42,7 +42,7 @@ def exact_boxes(boxes: Tensor, name: str = "boxes") -> Tensor:
         `Tensor` of the same shape, float32.
 
     Raises:
-        ValueError: boxes in half precision, in which they lie elsewhere, or integers that are not bits.
+        ValueError: boxes in half precision, which moves them, or integers that are not bits.
 
     Example:
     >>> exact_boxes(torch.tensor([0.5, 0.5, 0.2, 0.2]).bfloat16(), "refer_boxes")

@@ -124,7 +124,7 @@ def _flattened(path: Path, package: Path) -> tuple[str, list[Path]]:
 def export_remote_code(model_dir: str | os.PathLike, output_dir: str | os.PathLike | None = None) -> Path:
     """Add this package's code to a model folder, so that it loads without the package.
 
-    A copy gets the files of the model that `model_files.py` lists, and no others: what else lies in the folder (keys,
+    A copy gets the files of the model that `model_files.py` lists, and no others: anything else in the folder (keys,
     the history of git, optimizer states) stays behind, and so does the user's own code. Entries of `auto_map` for
     other Auto classes than ours keep their names; a warning says which entries and files are replaced, and which code
     a kept entry needs.

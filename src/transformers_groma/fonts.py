@@ -5,8 +5,8 @@ font, then those of `FONT_FILES` that are installed. Font files named in the env
 `GROMA_FONT=/fonts/NotoSansCJK-Regular.ttc` (several are separated as in `PATH`).
 
 Characters that none of them has are replaced: accented letters by plain ones (`e` for `é`), symbols and emoji by
-their names (`[tokyo tower]`), flags by their letters (`JP`), all others by their code points (`[6771]`). Colour bitmap fonts, as most emoji fonts
-are, come in a single size and are not used. Right-to-left text is drawn as Pillow lays it out.
+their names (`[tokyo tower]`), flags by their letters (`JP`), all others by their code points (`[6771]`). Colour bitmap
+fonts, as most emoji fonts are, come in a single size and are not used. Right-to-left text follows Pillow's layout.
 """
 
 import math
@@ -42,7 +42,7 @@ FONT_FILES = (
     "seguisym.ttf",
 )
 MIN_LETTER_SIZE = 12.0  # pixels
-# In no font: it is drawn as the empty box that stands for every missing character.
+# In no font: drawn as the empty box of missing characters.
 _NOT_A_CHARACTER = "\U0010ffff"
 _EMBEDDED = ""  # the font of Pillow, which has no file
 # Width of a space in the font of Pillow, as a share of its size. It has 0.22, which small letters round down: "r4 78%"

@@ -135,7 +135,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def to_upright_8_bit(image: "ImageInput", *, keep_floats: bool = False, name: str = "The image") -> "ImageInput":
     """Turn a PIL image the way its EXIF tag says, and bring the values of every image to 8 bits per channel.
 
-    The type of the values tells their scale, never the values themselves:
+    The dtype determines the scale, never the values themselves:
 
     - `uint8` and all other whole numbers run from 0 to 255;
     - `uint16` arrays, and PIL images of 16 or 32 bits, run from 0 to 65535;
@@ -219,9 +219,8 @@ def _check_range(values: np.ndarray, largest: int, what: str) -> None:
     slack = FLOAT_SLACK if values.dtype.kind == "f" else 0
     if values.size and (values.min() < -slack or values.max() > largest + slack):
         raise ValueError(
-            f"{what} must have values from 0 to {largest}, got {values.min():g} to {values.max():g}. The type of the "
-            "values tells their scale: floats run from 0 to 1, uint16 from 0 to 65535, all other whole numbers from 0 "
-            "to 255."
+            f"{what} must have values from 0 to {largest}, got {values.min():g} to {values.max():g}. The dtype "
+            "determines the scale: floats run from 0 to 1, uint16 from 0 to 65535, all other integers from 0 to 255."
         )
 
 

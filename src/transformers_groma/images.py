@@ -23,7 +23,7 @@ MAX_IMAGE_PIXELS = 100_000_000
 # Bytes, and seconds, that the download of an image may take.
 MAX_DOWNLOAD_BYTES = 256 * 1024 * 1024
 MAX_DOWNLOAD_SECONDS = 60.0
-# Formats that Pillow decodes itself. Others start programs (EPS: Ghostscript) or are hardly maintained.
+# Formats that Pillow decodes itself. Others start programs (EPS: Ghostscript) or are poorly maintained.
 IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
 # How an image is turned or mirrored to be upright, by its EXIF orientation.
@@ -201,7 +201,7 @@ def image_orientation(image: Image.Image) -> int:
 def upright(image: Image.Image) -> Image.Image:
     """Turn an image upright, as a viewer shows it.
 
-    `PIL.ImageOps.exif_transpose` also writes the EXIF data anew, which fails where cameras and editors left odd values
+    `PIL.ImageOps.exif_transpose` also rewrites the EXIF data, which fails where cameras and editors left odd values
     in them.
 
     Args:

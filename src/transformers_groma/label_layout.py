@@ -180,7 +180,7 @@ def connecting_line(label: Box, box: Box) -> Box:
 
 
 def touch(box1: Box, box2: Box, slack: float = 2.0) -> bool:
-    """Whether two boxes overlap or lie side by side.
+    """Whether two boxes overlap or touch.
 
     Args:
         box1 (`tuple` of 4 numbers): `xyxy`.

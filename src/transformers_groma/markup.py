@@ -33,7 +33,7 @@ REGION_END = "</roi>"
 
 
 def proxy_token(region_id: int) -> str:
-    """The token that stands for a region in text.
+    """The token that denotes a region in text.
 
     Args:
         region_id (`int`): number of the region.

@@ -47,7 +47,7 @@ def mask_to_rle(mask: Any) -> dict[str, Any]:
             f"`mask` must be a bool array of shape (height, width), got {mask.dtype} of shape {mask.shape}. A mask of "
             "numbers becomes one by `mask > 0`."
         )
-    # COCO goes down the columns. Runs lie between the places where the value changes.
+    # COCO goes down the columns. Runs are between the places where the value changes.
     pixels = mask.ravel(order="F")
     changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
     runs = np.diff(changes, prepend=0, append=pixels.size).tolist()
@@ -80,7 +80,7 @@ def rle_to_mask(rle: Mapping[str, Any]) -> np.ndarray:
             f"`rle` must be a dict with the keys 'size' and 'counts', got {reprlib.repr(rle)}. Polygons are not read."
         )
     if missing := [key for key in ("size", "counts") if key not in rle]:
-        raise ValueError(f"`rle` must have the keys 'size' and 'counts', and has no {missing[0]!r}.")
+        raise ValueError(f"`rle` must have the keys 'size' and 'counts', but lacks {missing[0]!r}.")
     size = _whole_numbers("size", rle["size"])
     if len(size) != 2 or min(size) < 0:
         raise ValueError(f"`rle` is damaged: its `size` must be [height, width], got {reprlib.repr(size)}.")

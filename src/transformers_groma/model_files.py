@@ -174,7 +174,7 @@ def base_of_adapter(folder: str | os.PathLike) -> str | None:
         ValueError: the adapter does not say it.
     """
     path = Path(folder, "adapter_config.json")
-    # An adapter has no settings of its own.
+    # An adapter folder has no model settings.
     if not path.is_file() or Path(folder, "config.json").is_file():
         return None
     base = read_json(path).get("base_model_name_or_path")

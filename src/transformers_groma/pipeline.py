@@ -280,7 +280,7 @@ def _sample(entry: Any, index: int | None, question: str | None, boxes: Any) -> 
         if len(names) > 1:
             raise ValueError(f"{place} has two questions, one in {names[0]!r} and one in {names[1]!r}. Pass one.")
         if "boxes" in given and boxes is not None:
-            raise ValueError(f"{place} has `boxes`, and `boxes` was given for all inputs, too. Pass them once.")
+            raise ValueError(f"{place} has `boxes`, and `boxes` was also given for all inputs. Pass them once.")
         entry, boxes = given.get("image"), given.get("boxes", boxes)
         question = given.get("question", given.get("text", question))
     if entry is None:

@@ -57,8 +57,8 @@ class RegionCanvas:
         if not isinstance(image, Image.Image) or 0 in image.size:
             what = f"{image.width}x{image.height} pixels" if isinstance(image, Image.Image) else type(image).__name__
             raise ValueError(
-                f"`image` must be a PIL image to draw on, got {what}. `Image.open` reads a file, `Image.fromarray` takes "
-                "an array."
+                f"`image` must be a PIL image to draw on, got {what}. `Image.open` reads a file, `Image.fromarray` "
+                "takes an array."
             )
         self.image = to_rgb(image)
         self.line_width = max(2, round(math.sqrt(self.image.width * self.image.height) / 260))

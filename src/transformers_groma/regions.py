@@ -201,7 +201,7 @@ class Regions:
 
     def _of_one(self, name: str, values: Any) -> Any:
         if len(self) != 1:
-            raise ValueError(f"`{name}` is that of one region, and these are {len(self)}: select one by its position.")
+            raise ValueError(f"`{name}` belongs to one region, but these are {len(self)}: select one by its position.")
         return None if values is None else values[0]
 
     def to_dict(self) -> dict[str, list[dict[str, Any]]]:

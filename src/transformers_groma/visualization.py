@@ -58,7 +58,7 @@ def draw_boxes(
     Args:
         image (`PIL.Image.Image`): any mode; it is not changed.
         boxes (`Regions`, or array-like of shape `(n, 4)`): `xyxy` boxes in absolute pixels of the upright image.
-        labels (`Sequence[str]`, *optional*): one label a box; an empty one is not drawn. Without it those of `Regions`.
+        labels (`Sequence[str]`, *optional*): one label per box; an empty one is not drawn. Default: `boxes.labels`.
         colors (`Sequence` of `(r, g, b)`, *optional*): one colour a box; without it, `PALETTE` in turn.
 
     Returns:
@@ -105,8 +105,8 @@ def draw_proposals(
 
     Args:
         image (`PIL.Image.Image`): any mode; it is not changed.
-        boxes (`Regions`, or `Tensor` of shape `(R, 4)`): regions, with numbers and scores of their own, or `xyxy` boxes
-            in absolute pixels of the upright image, whose numbers are their rows.
+        boxes (`Regions`, or `Tensor` of shape `(R, 4)`): regions with their numbers and scores, or `xyxy` boxes in
+            absolute pixels of the upright image, numbered by row.
         scores (`Tensor` of shape `(R,)`, *optional*): written behind the number, in percent.
         mask (`Tensor` of shape `(R,)`, bool, *optional*): which rows are regions; all without it.
 
@@ -221,8 +221,8 @@ def _phrase_marks(grounded: Grounded) -> tuple[list[Mark], list[Color]]:
     """
     marks: list[Mark] = []
     colors: dict[tuple[str, tuple[int, ...]], Color] = {}
-    # Where several phrases name a box, its outlines stand one inside the other; pixels and not numbers of regions
-    # tell, because two regions may have one box.
+    # If several phrases name a box, its outlines are nested; this goes by pixels and not by region numbers,
+    # because two regions may have one box.
     uses: dict[tuple[int, ...], int] = {}
     for phrase in grounded.phrases:
         key = (phrase.text, phrase.regions.ids)

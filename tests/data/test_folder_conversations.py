@@ -56,7 +56,7 @@ def test_the_grounding_token_stands_at_the_head_of_a_question_alone(tmp_path, qu
     if fits:
         assert len(image_folder_dataset(folder)) == 1
     else:
-        with pytest.raises(ValueError, match=r"holds what means something to the model: .* holds '\[grounding\]'"):
+        with pytest.raises(ValueError, match=r"contains markup or control tokens: .* holds '\[grounding\]'"):
             image_folder_dataset(folder)
 
 

@@ -92,7 +92,7 @@ def test_a_line_that_is_wrong_is_an_entry_of_its_own(tmp_path, wrong, reason, de
 def test_files_that_are_missing_or_empty(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"^{tmp_path} has no {METADATA}. Write it, one line per image: "):
         read_metadata(tmp_path)
-    with pytest.raises(FileNotFoundError, match="nowhere is not a folder. Pass that of the images"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder. Pass the folder of the images"):
         read_metadata(tmp_path / "nowhere")
     for name in ("valid", "train"):
         (tmp_path / name).mkdir()
@@ -119,7 +119,7 @@ def test_a_line_that_stands_twice_counts_once(tmp_path):
     assert [row["boxes_xyxy"] for row in rows] == [[CUP_RIGHT, MUG]]
     assert report.parts == {
         "a line of metadata.jsonl appears twice": 1,
-        "a box stands on several lines with the same text": 1,
+        "a box is on several lines with the same text": 1,
     }
     report = write_image_folder(folder, tmp_path / "detection", FolderOptions("detection"))
     rows = Dataset.from_parquet(str(report.files[0]), cache_dir=str(tmp_path / "cache"))

@@ -162,9 +162,9 @@ def test_a_bad_text_or_conversation_is_left_out_alone(tmp_path):
     report = write_image_folder(folder, tmp_path / "out")
     assert report.rows == 2 and report.skipped == {}
     assert report.parts == {
-        "a text holds what means something to the model: write other words": 1,
+        "a text contains markup or control tokens: reword it": 1,
         "a text is neither a string nor null": 1,
-        "a message names a box that is not there; they count from 0": 1,
+        "a message names a box that does not exist; boxes count from 0": 1,
     }
 
 

@@ -187,7 +187,7 @@ def test_command_says_why_nothing_came_out(folder, tmp_path, capsys):
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
     assert "left out a.jpg: " in error and "box is in pixels, but `--normalized` says" in error
-    assert "gave no row at all" in error
+    assert "gave no rows" in error
     assert cli.main(["data", "folder", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
     assert f"has no metadata.jsonl. Pass {folder}" in capsys.readouterr().err
 

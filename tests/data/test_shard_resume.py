@@ -97,9 +97,7 @@ def test_another_image_of_the_same_name_is_an_error(photos, change):
     else:
         path.write_bytes(bytes(len(content)) if change == "content" else content + b" ")
         os.utime(path, ns=(1, 1) if change == "size" else (2, 2))
-    with pytest.raises(
-        FileExistsError, match=f"00000-of-00002.parquet was made of another {path} than the one that is there"
-    ):
+    with pytest.raises(FileExistsError, match=f"00000-of-00002.parquet was made from a different {path}"):
         write_photos(photos)
     # Another job of an array has nothing to do with it.
     write_photos(photos, shard=1)

@@ -136,7 +136,7 @@ def test_bad_arguments_and_files(tmp_path):
         answer_dataset(Echo(), rows, tmp_path, progress=False)
     (tmp_path / "predictions.jsonl").unlink()
     answer_dataset(Echo(), rec_dataset(3), tmp_path, progress=False)
-    with pytest.raises(ValueError, match="answers to rows that the dataset has not"):
+    with pytest.raises(ValueError, match="answers to rows that the dataset lacks"):
         answer_dataset(Echo(), rows, tmp_path, progress=False)
 
 

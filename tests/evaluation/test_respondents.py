@@ -48,7 +48,7 @@ def test_questions_are_those_that_are_asked(model):
 
 
 def test_a_seed_needs_templates(model):
-    with pytest.raises(ValueError, match="`prompt_seed` is of no use here"):
+    with pytest.raises(ValueError, match="`prompt_seed` has no effect here"):
         ChatRespondent(*model, Asking(max_new_tokens=4, prompt_seed=0))
     assert ChatRespondent(*model, Asking(max_new_tokens=4)).question(caption_row()) == "What is in <region>?"
 

@@ -82,8 +82,8 @@ def test_markup(text, boxes, parts):
 @pytest.mark.parametrize(
     ("text", "boxes", "reason"),
     [
-        ("<p>a cup</p> <roi><ground_box></roi>", [], "another number of marks"),
-        ("a cup", [1], "another number of marks"),
+        ("<p>a cup</p> <roi><ground_box></roi>", [], "numbers of marks and box_inds differ"),
+        ("a cup", [1], "numbers of marks and box_inds differ"),
         ("a cup <ground_box>", [1], "stray mark: <ground_box>"),
         ("<p>a <p>cup</p></p>", [], "stray mark: <p>"),
         ("<roi><ground_box><refer_box></roi>", [0, 1], "stray mark: <roi>"),
@@ -126,21 +126,21 @@ def test_bad_records_are_counted(tmp_path):
     assert skipped["empty answer"] == 1
     assert skipped["a turn has no text"] == 1
     assert skipped["image has no usable `width`"] == 1
-    assert skipped["`box_inds` of a turn name boxes that are not there"] == 1
+    assert skipped["`box_inds` of a turn name boxes that do not exist"] == 1
     assert any("a region is one box that the user points at" in reason for reason in skipped)
 
 
 @pytest.mark.parametrize(
     ("indices", "reason"),
     [
-        ([1], "`box_inds` of a turn name boxes that are not there"),
-        ([-1], "`box_inds` of a turn name boxes that are not there"),
+        ([1], "`box_inds` of a turn name boxes that do not exist"),
+        ([-1], "`box_inds` of a turn name boxes that do not exist"),
         ([True], "`box_inds` of a turn are not numbers of boxes"),
         (["0"], "`box_inds` of a turn are not numbers of boxes"),
         ([0.5], "`box_inds` of a turn are not numbers of boxes"),
         (0, "`box_inds` of a turn are not numbers of boxes"),
-        ([], "another number of marks than of box_inds"),
-        ([0, 0], "another number of marks than of box_inds"),
+        ([], "the numbers of marks and box_inds differ"),
+        ([0, 0], "the numbers of marks and box_inds differ"),
     ],
 )
 def test_indices_of_boxes_are_checked(images, indices, reason):

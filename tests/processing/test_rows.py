@@ -150,7 +150,7 @@ def test_images_are_found_and_turned(tmp_path):
     ):
         image = read_annotated_image(tmp_path, "b/turned.jpg", size=size, boxes_of=boxes_of)
         assert image.upright([(0, 0, 10, 5)]) == boxes and (image.width, image.height) == (30, 40)
-    with pytest.raises(SkipRecord, match="nothing tells whether its boxes"):
+    with pytest.raises(SkipRecord, match="it is unclear whether its boxes"):
         read_annotated_image(tmp_path, "b/turned.jpg", size=None)
     # What was drawn as it is needs no look into the file.
     assert ImageFile(b"", "a.jpg", 10, 10).upright([(1, 2, 3, 4)]) == [[1, 2, 3, 4]]

@@ -153,7 +153,7 @@ alignment.main(sys.argv[1:])
 
 
 def test_killed_while_it_writes_a_checkpoint(base, data, tmp_path):
-    """`--resume_from_checkpoint true` takes the last whole one, and the losses are those of a run without the kill."""
+    """`--resume_from_checkpoint true` takes the last complete one; the losses equal a run without the kill."""
     arguments = command_line(base, data, tmp_path / "output", max_steps=6, save_strategy="steps", save_steps=2)
     command = [sys.executable, "-c", KILLED, *arguments]
     result = subprocess.run(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
@@ -268,7 +268,7 @@ def test_a_detector_that_does_not_fit(base, data, tmp_path, changes, message):
         ({"model_name_or_path": None}, "`model_name_or_path` is missing: give the folder"),
         ({"train_datasets": None}, "No dataset was given"),
         ({"train_datasets": "{data}@test"}, "has no files test-.*splits found: train, validation"),
-        ({"weight_decay": 0.1}, "`weight_decay` is 0.1, but would wear down the old rows"),
+        ({"weight_decay": 0.1}, "`weight_decay` is 0.1, but would decay the old rows"),
         ({"trainable_parts": "eyes"}, "Unknown part 'eyes'"),
         ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` is 0.1, but .* Set it to 0"),
         ({"config": "missing.yaml"}, "--config missing.yaml is not a file"),

@@ -133,7 +133,7 @@ def test_values_of_a_wrong_kind_are_errors(config, capsys):
 def test_missing_file(argv, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        ValueError, match=r"^--config (missing.yaml |\. | )?is not a file. Name a YAML file, as those in hub_"
+        ValueError, match=r"^--config (missing.yaml |\. | )?is not a file. Name a YAML file, such as those in hub_"
     ):
         parse(*argv)
 
@@ -231,7 +231,7 @@ def test_trained_parts_of_the_paper():
 
 def test_new_tokens_and_weight_decay():
     arguments = ConversationArguments(trainable_parts=["projector", "new_tokens"])
-    with pytest.raises(ValueError, match="`weight_decay` is 0.01, but would wear down the old rows .* Set it to 0."):
+    with pytest.raises(ValueError, match="`weight_decay` is 0.01, but would decay the old rows .* Set it to 0."):
         choose_parts(arguments, SFT_PARTS, 0.01)
     choose_parts(arguments, SFT_PARTS, 0.0)
     choose_parts(ConversationArguments(trainable_parts=["language_model"]), ALIGNMENT_PARTS, 0.01)

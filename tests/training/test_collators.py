@@ -186,7 +186,9 @@ def test_a_conversation_of_exactly_the_longest_length_keeps_its_last_turn(proces
 
 def test_a_first_turn_that_is_too_long_stays_with_a_warning(processor):
     for turns in (1, 3):
-        with pytest.warns(UserWarning, match=r"longer than `max_length` \(20\) with its first answer alone; it stays"):
+        with pytest.warns(
+            UserWarning, match=r"longer than `max_length` \(20\) even with its first answer alone; it is"
+        ):
             batch = ConversationCollator(processor, max_length=20)([long_row(turns)])
         assert len(learned(batch, 0)) == 1
 

@@ -68,14 +68,14 @@ BAD = {
         "`image` cannot be read.*truncated",
     ),
     "inverted box": (conversation(1) | {"boxes_xyxy": [[20, 1, 10, 9], [1, 1, 9, 9]]}, "x1 < x2"),
-    "box outside": (conversation(1) | {"boxes_xyxy": [[1, 1, 900, 9], [1, 1, 9, 9]]}, "lies outside of the image"),
+    "box outside": (conversation(1) | {"boxes_xyxy": [[1, 1, 900, 9], [1, 1, 9, 9]]}, "is outside the image"),
     "box without numbers": (conversation(1) | {"boxes_xyxy": [[1, 1, float("nan"), 9], [1, 1, 9, 9]]}, "finite"),
     "unknown part": (with_messages(question({"type": "video", "text": "", "boxes": []}), GOOD), "has type 'video'"),
     "region without box": (
         with_messages(question({"type": "region", "text": "", "boxes": []}), GOOD),
         "a region is one box",
     ),
-    "box that is not there": (with_messages(question(region_part(2)), GOOD), r"names boxes \[2\], but there are 2"),
+    "box that does not exist": (with_messages(question(region_part(2)), GOOD), r"names boxes \[2\], but there are 2"),
     "no answer": (with_messages(question(text_part("Hello."))), "must end with an assistant message"),
     "no messages": (with_messages(), "`messages` is empty"),
     "two questions": (with_messages(question(), question(), GOOD), "must alternate"),
@@ -129,13 +129,15 @@ def test_all_faults_are_listed_by_kind(base, tmp_path, capsys):
     assert main(arguments) == 2
     starts = (str(first), str(second), "  the same", "groma")
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith(starts)]
-    assert lines[0].startswith(f"{first}: row 1 (image_id '0'): `boxes_xyxy[0]` [1.0, 1.0, 900.0, 9.0] lies outside")
+    assert lines[0].startswith(
+        f"{first}: row 1 (image_id '0'): `boxes_xyxy[0]` [1.0, 1.0, 900.0, 9.0] is outside the image"
+    )
     assert lines[1] == f"  the same in 29 more rows: {', '.join(map(str, range(2, 22)))}, …"
     assert lines[2].startswith(f"{first}: row 31 (image_id '1'): `messages` must end with")
     assert lines[3].startswith(f"{second}: row 1 (image_id '1'): `messages[0]['content'][1]` has type 'video'")
     assert len(lines) == 5
     assert lines[4].startswith(
-        "groma train: error: `check_data` found 32 of 35 rows that would stop the training, listed above."
+        "groma train: error: `check_data` found 32 of 35 rows that would stop training, listed above."
     )
     assert not (tmp_path / "output" / "model.safetensors").exists()
 
@@ -168,7 +170,7 @@ def test_good_rows_pass_and_are_counted(base, tmp_path, capsys, monkeypatch):
             command(base, data, tmp_path / "output", "--eval_datasets", f"{data}@train", "--max_eval_rows", "1")[2:]
         )
     err = capsys.readouterr().err
-    assert "checked 3 rows: none of them would stop the training" in err
+    assert "checked 3 rows: none of them would stop training" in err
     assert "1 conversations are longer than 512 tokens and lose their last turns" in err
     assert "checked 1 rows" in err
 
@@ -216,7 +218,7 @@ def test_batches_that_would_stop_the_training(tmp_path, name, values, message, m
         ({"image": {"bytes": png(cut=600), "path": None}}, "`image` cannot be read"),
         ({"image": None}, "`image` is missing"),
         ({"boxes_xyxy": [[5, 5, 5, 9]]}, "x1 < x2"),
-        ({"boxes_xyxy": [[1, 1, 42, 9]]}, "lies outside"),
+        ({"boxes_xyxy": [[1, 1, 42, 9]]}, "is outside the image"),
     ],
 )
 def test_faults_of_detection_rows(base, tmp_path, changes, message, capsys):
@@ -244,7 +246,7 @@ def test_datasets_that_are_wrong_as_a_whole(base, tmp_path, more, capsys):
     Dataset.from_list([{"text": "x"}]).to_parquet(tmp_path / "columns.parquet")
     (tmp_path / "damaged.parquet").write_bytes((tmp_path / "columns.parquet").read_bytes()[:-9])
     for name, message in (
-        ("damaged", "damaged.parquet is not a whole Parquet file"),
+        ("damaged", "damaged.parquet is not a complete Parquet file"),
         ("empty", "has no rows"),
         ("columns", "needs the column"),
         ("none", "does not exist"),

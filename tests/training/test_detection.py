@@ -95,7 +95,7 @@ def test_arguments_of_older_checkpoints_load(tmp_path):
         ({"--train_datasets": "{tmp_path}/nothing/here"}, "does not exist"),
         ({"--train_datasets": "{tmp_path}/columns"}, "needs the column 'boxes_xyxy'"),
         ({"--train_datasets": "{tmp_path}/source"}, "coco or sa1b; found 'flickr'"),
-        ({"--train_datasets": "{tmp_path}/outside", "--check_data": "true"}, "Row 2 .*lies outside"),
+        ({"--train_datasets": "{tmp_path}/outside", "--check_data": "true"}, "Row 2 .*is outside the image"),
         ({"--config_name": None}, "Give one of `model_name_or_path`"),
         ({"--model_name_or_path": "x"}, "Give one of `model_name_or_path`"),
         ({"--freeze_vision_tower": "true"}, "a frozen vision encoder would keep"),

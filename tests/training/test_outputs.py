@@ -243,26 +243,26 @@ def test_the_last_whole_checkpoint_is_taken(written, tmp_path, caplog):
     (tmp_path / "checkpoint-10" / "trainer_state.json").unlink()
     cut(tmp_path / "checkpoint-9" / "model.safetensors", 0)
     assert last_checkpoint(str(tmp_path), "true") == str(tmp_path / "checkpoint-2")
-    assert f"{tmp_path / 'checkpoint-10'} is not a whole checkpoint: trainer_state.json is missing." in caplog.text
-    assert f"{tmp_path / 'checkpoint-9'} is not a whole checkpoint: model.safetensors is empty." in caplog.text
-    assert "starts from its beginning" not in caplog.text
+    assert f"{tmp_path / 'checkpoint-10'} is not a complete checkpoint: trainer_state.json is missing." in caplog.text
+    assert f"{tmp_path / 'checkpoint-9'} is not a complete checkpoint: model.safetensors is empty." in caplog.text
+    assert "starts from the beginning" not in caplog.text
     cut(tmp_path / "checkpoint-2" / "optimizer.pt", 100)
     assert last_checkpoint(str(tmp_path), "true") is None
-    assert f"{tmp_path} has no whole checkpoint: the training starts from its beginning." in caplog.text
+    assert f"{tmp_path} has no complete checkpoint: training starts from the beginning." in caplog.text
 
 
 def test_a_named_checkpoint_must_be_whole(checkpoint, tmp_path):
     assert last_checkpoint("elsewhere", str(checkpoint)) == str(checkpoint)
     cut(checkpoint / "scheduler.pt", 10)
     with pytest.raises(
-        ValueError, match=f"`resume_from_checkpoint` {checkpoint} is not a whole .*: scheduler.pt is cut"
+        ValueError, match=f"`resume_from_checkpoint` {checkpoint} is not a complete .*: scheduler.pt is cut"
     ):
         last_checkpoint("elsewhere", str(checkpoint))
     with pytest.raises(
-        ValueError, match="some/folder is not a whole checkpoint: it is not a folder. Name another one"
+        ValueError, match="some/folder is not a complete checkpoint: it is not a folder. Name another one"
     ):
         last_checkpoint("elsewhere", "some/folder")
-    with pytest.raises(ValueError, match="output is not a whole checkpoint: trainer_state.json is missing"):
+    with pytest.raises(ValueError, match="output is not a complete checkpoint: trainer_state.json is missing"):
         last_checkpoint("elsewhere", str(checkpoint.parent))
 
 
@@ -281,7 +281,8 @@ def test_a_named_checkpoint_is_refused_before_anything_is_loaded(checkpoint, tmp
     assert groma(["train", stage, *arguments]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("groma")]
     assert (
-        f"error: `resume_from_checkpoint` {checkpoint} is not a whole checkpoint: model.safetensors is empty." in line
+        f"error: `resume_from_checkpoint` {checkpoint} is not a complete checkpoint: model.safetensors is empty."
+        in line
     )
     with locked(tmp_path / "new" / "_training.lock", "new"):
         assert groma(["train", stage, *arguments]) == 2

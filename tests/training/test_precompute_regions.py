@@ -179,7 +179,7 @@ def test_wrong_folders_are_errors(tmp_path, model, processor):
     image_processor.image_mean = [0.0, 0.0, 0.0]
     with pytest.raises(ValueError, match="regions holds proposals of another image processor"):
         precompute_regions(model, image_processor, source, tmp_path / "regions", device="cpu")
-    with pytest.raises(ValueError, match="has precomputed regions already"):
+    with pytest.raises(ValueError, match="already has precomputed regions"):
         run(tmp_path / "regions", tmp_path / "twice")
     tables = tmp_path / "tables"
     tables.mkdir()
@@ -229,7 +229,7 @@ def test_files_of_another_dataset_stay_out_of_the_folder(tmp_path, model, proces
 
     run(three)
     with pytest.raises(
-        ValueError, match="holds train-00000-of-00003.parquet, which is of another dataset and would be read"
+        ValueError, match="holds train-00000-of-00003.parquet, which belongs to another dataset and would be read"
     ):
         run(two, **settings)
     run(two, split="validation")

@@ -204,7 +204,7 @@ def test_a_loss_that_is_no_number_stops(base, data, tmp_path):
         ({"label_smoothing_factor": 0.1}, ValueError, "`label_smoothing_factor` is 0.1"),
         ({"packing": True}, ValueError, "Packing is not supported for vision datasets"),
         ({"trainable_parts": "new_tokens", "weight_decay": 0.1}, ValueError, "`weight_decay` is 0.1"),
-        ({"trainable_parts": "new_tokens", "use_peft": True}, ValueError, "`new_tokens` cannot learn beside LoRA"),
+        ({"trainable_parts": "new_tokens", "use_peft": True}, ValueError, "`new_tokens` cannot be trained with LoRA"),
         ({"trainable_parts": "projector", "use_peft": True}, ValueError, "`trainable_parts` are projector. Add"),
     ],
 )

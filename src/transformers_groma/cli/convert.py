@@ -98,7 +98,9 @@ def run_convert(arguments: argparse.Namespace) -> None:
     except FileExistsError as error:
         raise CommandError(f"OUT_DIR {error}".replace("`overwrite`", "--overwrite")) from error
     if arguments.legacy_dir is not None and not Path(arguments.legacy_dir).is_dir():
-        raise CommandError(f"LEGACY_DIR {arguments.legacy_dir!r} is not a folder: pass that of a released checkpoint.")
+        raise CommandError(
+            f"LEGACY_DIR {arguments.legacy_dir!r} is not a folder: pass a released checkpoint's folder."
+        )
 
     import torch
     from transformers.utils import logging
@@ -107,7 +109,7 @@ def run_convert(arguments: argparse.Namespace) -> None:
     from ..models.groma.convert_groma_checkpoint import convert_legacy_checkpoint
     from ..models.groma.released_weights_groma import check_weights
 
-    # The library's own messages would stand before our error, which says the same in one line.
+    # The library's own messages would precede our error, which says the same in one line.
     logging.disable_progress_bar()
     verbosity = logging.get_verbosity()
     dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)

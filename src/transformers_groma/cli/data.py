@@ -217,4 +217,4 @@ def run_data_folder(arguments: argparse.Namespace) -> None:
     for name, reason in report.examples:
         note(f"left out {name}: {reason}")
     if report.rows == 0:
-        raise CommandError(f"IMAGES {str(arguments.images)!r} gave no row at all; the reasons are above.")
+        raise CommandError(f"IMAGES {str(arguments.images)!r} gave no rows; the reasons are above.")

@@ -78,7 +78,7 @@ def run_demo(arguments: argparse.Namespace) -> None:
 
     names = _demo_scene(pipe, model, folder, arguments.scene, is_tiny)
     if photo is not None:
-        print(f"\nYour image, {arguments.image}: nobody knows the truth about it, so these answers are not checked.")
+        print(f"\nYour image, {arguments.image}: its truth is unknown, so these answers are not checked.")
         # The question points at the middle of the image.
         width, height = photo.size
         box = (width / 4, height / 4, width * 3 / 4, height * 3 / 4)
@@ -86,7 +86,7 @@ def run_demo(arguments: argparse.Namespace) -> None:
         description, _ = _demo_ask(pipe, model, folder / "description", photo, DEMO_DESCRIPTION, [])
         write_proposals(folder, description.regions, photo)
         names += ["answer", "description", "proposals"]
-    print("\nLook at the images; what they show lies beside them as JSON:")
+    print("\nLook at the images; the JSON files beside them hold the same answers:")
     for name in names:
         print(f"  {folder / name}.png")
 

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from ..evaluation.judge import Judge
     from ..evaluation.loading import NamedRows
 
-# The names in `evaluation.loading.BENCHMARKS`, once more so that `--help` need not import it.
+# The names in `evaluation.loading.BENCHMARKS`, repeated so that `--help` need not import it.
 BENCHMARKS = ("rec", "lvis-ground", "region-caption", "grounded-caption", "detection", "llava-bench")
-# The one whose options `--help` shows as a group of their own.
+# The one whose options `--help` shows as a separate group.
 JUDGED = "llava-bench"
 
 
@@ -116,7 +116,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     """`groma evaluate`: run a benchmark into a folder."""
     folder = checked_folder(arguments.output)
     if arguments.card is not None and not arguments.card.is_dir():
-        raise CommandError(f"--card {str(arguments.card)!r} is not a folder: pass that of a model.")
+        raise CommandError(f"--card {str(arguments.card)!r} is not a folder: pass a model's folder.")
     try:
         from ..evaluation.answers import process_state
         from ..evaluation.loading import load_benchmark, load_model

@@ -120,7 +120,7 @@ def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
     is_folder = Path(model).is_dir()
     if not is_folder and (Path(model).is_absolute() or model.startswith(".") or model.count("/") > 1):
         raise CommandError(
-            f"--model {model!r} is not a folder: pass that of a model, or a Hub name such as org/groma-7b."
+            f"--model {model!r} is not a folder: pass a model's folder, or a Hub name such as org/groma-7b."
         )
     with errors_of(f"--model {model!r}"):
         base = base_of_adapter(model)
@@ -172,7 +172,7 @@ def checked_device(device: str | None) -> "torch.device":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         torch.zeros(1, device=device)
-    # Torch has no error of its own for this: a wrong name, no driver and a build without the backend all differ.
+    # Torch has no single error for this: a wrong name, no driver and a build without the backend all differ.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CommandError(f"--device {device!r} cannot be used ({reason}): pass cpu or leave it out.") from error

@@ -56,7 +56,7 @@ FEATURES: dict[str, Features] = {
     "conversation": CONVERSATION_FEATURES,
     "evaluation": EVALUATION_FEATURES,
 }
-# Columns that rows of a schema may have besides. Crowd regions are boxes around many objects that nobody counted:
+# Columns that rows of a schema may also have. Crowd regions are boxes around many objects that were not counted:
 # detections in them are neither right nor wrong, and nothing learns them.
 OPTIONAL_FEATURES: dict[str, Features] = {
     "detection": Features({"crowd_boxes_xyxy": BOXES}),
@@ -152,7 +152,7 @@ def check_columns(features: Features | None, schema: Schema) -> None:
     >>> check_columns(DETECTION_FEATURES, "detection")
     """
     if features is None:
-        raise ValueError("The dataset does not know its columns; load it with `features=` of the schema.")
+        raise ValueError("The dataset has no `features`; load it with `features=` of the schema.")
     for name, feature in FEATURES[schema].items():
         if name not in features:
             raise ValueError(
@@ -220,7 +220,7 @@ def check_dataset(dataset: Iterable[Mapping[str, Any]], schema: Schema) -> int:
     0
     """
     check_columns(dataset.features, schema)
-    # The header of a file tells its size; decoding all pixels would take minutes for what it adds.
+    # The header of a file has its size; decoding all pixels would take minutes and add little.
     dataset = dataset.cast_column("image", Image(decode=False))
     count = 0
     for index, row in enumerate(dataset):
@@ -257,7 +257,7 @@ def _check_boxes(name: str, boxes: Sequence[Sequence[float]], size: tuple[int, i
             raise RowError(f"`{name}[{index}]` must be [x1, y1, x2, y2] with x1 < x2 and y1 < y2, got {list(box)}")
         width, height = size
         if min(x1, y1) < -BOX_SLACK or x2 > width + BOX_SLACK or y2 > height + BOX_SLACK:
-            raise RowError(f"`{name}[{index}]` {list(box)} lies outside of the image of {width}x{height} pixels")
+            raise RowError(f"`{name}[{index}]` {list(box)} is outside the image of {width}x{height} pixels")
 
 
 def _check_text(value: Any) -> None:

@@ -23,7 +23,7 @@ def captioned_tile(image: Image.Image, texts: Sequence[str]) -> Image.Image:
 
     Args:
         image (`PIL.Image.Image`): at most `TILE` pixels wide.
-        texts (`Sequence[str]`): each starts a line; after 20 lines "…" stands for the rest.
+        texts (`Sequence[str]`): each starts a line; after 20 lines "…" replaces the rest.
 
     Returns:
         `PIL.Image.Image`: an RGB image, `TILE` pixels wide.

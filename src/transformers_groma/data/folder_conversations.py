@@ -89,7 +89,7 @@ def _parse_marks(text: str, role: str, num_boxes: int, where: str) -> list[Part]
         is_head = role == "user" and not parts
         if match := MARKUP.search(plain.removeprefix(GROUNDING_TOKEN) if is_head else plain):
             raise SkipRecord(
-                "a message holds what means something to the model",
+                "a message contains markup or control tokens",
                 f"`{where}` holds {match[0]!r}; write `<region 0>` for the first box and `<p>words</p> <region 0>` "
                 "for words tied to it",
             )
@@ -101,7 +101,7 @@ def _parse_marks(text: str, role: str, num_boxes: int, where: str) -> list[Part]
         for number in numbers:
             if number >= num_boxes:
                 raise SkipRecord(
-                    "a message names a box that is not there; they count from 0",
+                    "a message names a box that does not exist; boxes count from 0",
                     f"`{where}` names <region {number}>, but the image has {num_boxes} boxes",
                 )
         return numbers

@@ -48,7 +48,7 @@ def read_metadata(folder: str | os.PathLike) -> list[FolderImage]:
     path = Path(folder) / METADATA
     if not path.is_file():
         if not Path(folder).is_dir():
-            raise FileNotFoundError(f"{folder} is not a folder. Pass that of the images and {METADATA}.")
+            raise FileNotFoundError(f"{folder} is not a folder. Pass the folder of the images and {METADATA}.")
         inner = sorted(Path(folder).glob(f"*/{METADATA}"))
         remedy = f"Pass {inner[0].parent}." if inner else f"Write it, one line per image: {EXAMPLE}"
         raise FileNotFoundError(f"{folder} has no {METADATA}. {remedy}")

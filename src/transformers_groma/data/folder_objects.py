@@ -23,7 +23,7 @@ from .left_out import LeftOut, SkipRecord, reason_of
 
 # What a report quotes of a line.
 MAX_DETAIL = 200
-# What means something to the model, and so must not stand in a text.
+# What has a meaning for the model, and so must not be in a text.
 MARKUP = re.compile("|".join([*map(re.escape, GROMA_MARKUP_TOKENS), r"<r\d+>", r"</?s>", "<unk>", r"<region[^<>]*>"]))
 
 
@@ -74,7 +74,7 @@ def read_folder_image(record: FolderImage, folder: Path, options: FolderOptions)
         `ReadImage`: boxes are `xyxy` in pixels of the upright image.
 
     Raises:
-        SkipRecord: the image is missing or broken, all of its lines are wrong, or nothing tells whether its boxes are
+        SkipRecord: the image is missing or broken, all of its lines are wrong, or it is unclear whether its boxes are
             of the upright or of the stored image.
     """
     if record.fault is not None:
@@ -103,9 +103,7 @@ def read_folder_image(record: FolderImage, folder: Path, options: FolderOptions)
         )
         for index, one in enumerate(objects[-1]):
             if one.box is not None and (*one.box, one.text) in known:
-                left_out.append(
-                    LeftOut("a box stands on several lines with the same text", f"{one.box}: {one.text!r}")
-                )
+                left_out.append(LeftOut("a box is on several lines with the same text", f"{one.box}: {one.text!r}"))
                 objects[-1][index] = FolderObject(one.box, None, again=True)
         known.update((*one.box, one.text) for one in objects[-1] if one.box is not None)
     return ReadImage(content, {"bytes": content, "path": path.name}, objects, left_out)
@@ -151,7 +149,7 @@ def _orientation(content: bytes, size: tuple[int, int] | None, boxes: Sequence[A
     boxes_of = options.boxes_of
     if not boxes and boxes_of is None and size in (None, upright_size(content), stored_size(content)):
         return 1  # there is nothing to turn
-    # Nothing says whether the boxes were drawn on the upright or on the stored image. If they all lie inside one of
+    # It is unclear whether the boxes were drawn on the upright or the stored image. If they all fit inside one of
     # the two but not inside the other, it is that one.
     if size is None and boxes_of is None and exif_orientation(content) != 1:
         frames = {"upright": upright_size(content), "stored": stored_size(content)}
@@ -188,7 +186,7 @@ def plain_text(text: Any, name: str) -> str | None:
     """A text without whitespace around it, checked to be free of markup.
 
     Args:
-        text (`str`, *optional*): as it stands in the line.
+        text (`str`, *optional*): as written in the line.
         name (`str`): how an error names it.
 
     Returns:
@@ -212,9 +210,7 @@ def plain_text(text: Any, name: str) -> str | None:
     except UnicodeEncodeError:
         raise SkipRecord("a text holds half a character (a lone surrogate)", f"`{name}` is {text!a}") from None
     if match := MARKUP.search(text):
-        raise SkipRecord(
-            "a text holds what means something to the model: write other words", f"`{name}` holds {match[0]!r}"
-        )
+        raise SkipRecord("a text contains markup or control tokens: reword it", f"`{name}` holds {match[0]!r}")
     return text.strip() or None
 
 

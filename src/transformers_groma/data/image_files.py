@@ -20,7 +20,7 @@ from ..images import upright_size as upright_size_of
 from .left_out import SkipRecord
 from .provenance import note_input
 
-# Which pixels boxes were drawn on; `None` where the recorded size of the image must tell.
+# Which image boxes were drawn on; `None` if the recorded size must decide.
 BoxesOf = Literal["upright", "stored"]
 BOXES_OF = ("upright", "stored")
 Size = tuple[int, int]
@@ -245,7 +245,7 @@ def orientation_of_boxes(content: bytes, annotated: Size | None = None, boxes_of
         `int`: 1 if they are right as they are, otherwise the EXIF orientation, for `turned_boxes`.
 
     Raises:
-        SkipRecord: the image has another size than annotated, or nothing tells which image the boxes were drawn on.
+        SkipRecord: the image has another size than annotated, or it is unclear which image the boxes were drawn on.
 
     Example:
     >>> photo = read_image_bytes("tests/fixtures/photos/cat_and_dog.jpg")
@@ -269,7 +269,7 @@ def orientation_of_boxes(content: bytes, annotated: Size | None = None, boxes_of
         return orientation
     if annotated is None or stored == upright:
         raise SkipRecord(
-            "EXIF data turn or mirror the image, and nothing tells whether its boxes are those of the upright or of "
+            "EXIF data rotate or mirror the image, and it is unclear whether its boxes are those of the upright or of "
             "the stored image: pass `--boxes-of upright` or `--boxes-of stored`",
             f"EXIF orientation {orientation}",
         )
@@ -293,7 +293,7 @@ def turned_boxes(boxes: Sequence[Sequence[float]], orientation: int, width: floa
     """
     turned = []
     for x1, y1, x2, y2 in boxes:
-        # Orientations 5 to 8 swap the axes. Which ends of the stored axes come first is told by the number.
+        # Orientations 5 to 8 swap the axes. The number encodes which ends of the stored axes come first.
         if orientation in (2, 3, 7, 8):
             x1, x2 = width - x2, width - x1
         if orientation in (3, 4, 6, 7):

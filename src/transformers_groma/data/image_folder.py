@@ -164,7 +164,7 @@ def convert(record: FolderImage, folder: Path, options: FolderOptions) -> Iterat
         `LeftOut`: a line, a box, a text or a conversation that is wrong.
 
     Raises:
-        SkipRecord: the image is missing or broken, all of its lines are wrong, or nothing tells whether its boxes are
+        SkipRecord: the image is missing or broken, all of its lines are wrong, or it is unclear whether its boxes are
             of the upright or of the stored image.
     """
     read = read_folder_image(record, folder, options)

@@ -107,7 +107,7 @@ def _check_files(path: Path, split: str, files: Sequence[str]) -> None:
         try:
             rows += read_metadata(file).num_rows
         except (OSError, ValueError) as error:
-            raise ValueError(f"{file} is not a whole Parquet file ({error}). Write it again.") from error
+            raise ValueError(f"{file} is not a complete Parquet file ({error}). Write it again.") from error
     if rows == 0:
         raise ValueError(f"{path} has no rows in its split {split!r}. Leave it out, or write it again.")
 

@@ -25,8 +25,8 @@ def digests_of_options(options: Mapping[str, Any], base: Path) -> dict[str, str]
     """A digest of each option that rows depend on.
 
     Args:
-        options (`Mapping[str, Any]`): by name. Of a file its content counts, of a folder where it lies from `base`; in
-            lists too.
+        options (`Mapping[str, Any]`): by name. Files count by their content, folders by their path relative to `base`;
+            in lists too.
         base (`Path`): the output folder.
 
     Returns:

@@ -98,7 +98,7 @@ def _decoded(image: Any) -> tuple[PilImage.Image, list[str]]:
         if isinstance(image, Mapping):
             image = open_image_header(io.BytesIO(image["bytes"]))
         return to_rgb(image), []
-    # A file that is cut short has a header, so that its row is written.
+    # A truncated file still has a header, so its row was written.
     except (OSError, SyntaxError, ValueError) as error:
         return PilImage.new("RGB", (TILE, MIN_HEIGHT), "white"), [f"(image cannot be decoded: {error})"]
 

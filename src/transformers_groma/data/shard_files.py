@@ -1,6 +1,6 @@
 """The files of a dataset's shards: names, reports, notes, and files of other datasets.
 
-Beside a shard `train-00000-of-00004.parquet` lie
+Beside a shard `train-00000-of-00004.parquet` are
 
 - `train-00000-of-00004.report.json`: counts for people, digests of what the shard was made of, and its own digest;
 - `.train-00000-of-00004.inputs.json`: the files that were read for it and the records that were left out. It is hidden

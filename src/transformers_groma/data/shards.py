@@ -1,6 +1,6 @@
 """Writes a dataset as Parquet shards: bad records are skipped with a reason, interrupted jobs resume.
 
-Shard `k` of `n` holds `records[k::n]`, whichever engine writes it, and beside it lies a report of what was skipped and
+Shard `k` of `n` holds `records[k::n]`, whichever engine writes it, and beside it is a report of what was skipped and
 of what the shard was made of. It is finished, and left alone, only if all of that is the same: options, records, and
 the files that were read for it. Anything else is an error that names what differs; nothing is mixed, and nothing is
 replaced unless that is wanted. Records that were left out are tried again, so that images that turn up later get into
@@ -347,7 +347,7 @@ def _finished(job: _ShardJob) -> WriteReport | None:
             return None
         if (changed := changed_input(inputs["files"], job.output_dir)) is not None:
             raise FileExistsError(
-                f"{job.path} was made of another {changed} than the one that is there now. Pass `--overwrite` to "
+                f"{job.path} was made from a different {changed}. Pass `--overwrite` to "
                 "write it again, or another folder."
             )
         if _has_rows_now(job, inputs["skipped"]):

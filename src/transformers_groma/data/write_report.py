@@ -8,7 +8,7 @@ from pathlib import Path
 from .left_out import LeftOut
 
 MAX_EXAMPLES = 20
-# Reasons may quote numbers, and names whole records; a report must stay small all the same. A reason ends with what to
+# Reasons may quote numbers, and names whole records; but a report must stay small. A reason ends with what to
 # do, so it has more room.
 MAX_REASONS = 100
 MAX_REASON_LENGTH = 1000

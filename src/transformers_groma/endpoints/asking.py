@@ -301,7 +301,7 @@ class _Ledger:
             return 0
         self._failures_in_a_row = 0
         cost = self._budget.cost(reply.prompt_tokens, reply.completion_tokens)
-        # The cost first: if the process is killed between the two, the money is spent all the same.
+        # The cost first: if the process is killed between the two, the money is spent anyway.
         self._costs.write(
             {
                 self._name: name,

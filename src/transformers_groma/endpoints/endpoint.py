@@ -112,7 +112,7 @@ def check_base_url(base_url: str) -> None:
 def _check_key(key: str, name: str) -> None:
     """Refuse a key that no header can hold; the message does not repeat it."""
     if not key.isascii() or any(not character.isprintable() or character.isspace() for character in key):
-        raise ValueError(f"{name} holds spaces, line breaks or characters that no key has. Copy the key again.")
+        raise ValueError(f"{name} holds spaces, line breaks or characters that a key cannot have. Copy the key again.")
 
 
 __all__ = ["Endpoint", "check_base_url", "read_api_key"]

@@ -78,8 +78,8 @@ def answer_dataset(
     state = process_state()
     done = read_predictions(output_dir)
     if any(not 0 <= index < len(dataset) for index in done):
-        raise ValueError(f"{output_dir} has answers to rows that the dataset has not. Pass another folder.")
-    state.wait_for_everyone()  # nobody writes before all have read, so all agree on what is left
+        raise ValueError(f"{output_dir} has answers to rows that the dataset lacks. Pass another folder.")
+    state.wait_for_everyone()  # no process writes before all have read, so all agree on what is left
     order = _images_together(list(dataset["image_id"]))
     # Batches are cut from all rows and then thinned out: a run that resumes has the batches of one that never stopped.
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

@@ -188,7 +188,7 @@ class Benchmark:
         drawn_boxes (`Callable[[Prediction, Mapping], tuple[list, list]]`): the boxes of an answer and those that are
             right, `xyxy` in pixels, for the gallery.
         verdict (`Callable[[float, Prediction, Mapping], str]`): whether an answer with its score from `score_rows` is
-            "right", "partly right" or "wrong"; empty if nobody knows.
+            "right", "partly right" or "wrong"; empty if unknown.
         target_name (`str`): what the gallery calls the right boxes of `drawn_boxes`.
     """
 

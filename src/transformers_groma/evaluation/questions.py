@@ -63,7 +63,7 @@ def question_text(row: Mapping[str, Any]) -> str:
         row (`Mapping`): conversation or evaluation columns.
 
     Returns:
-        `str`: its text; `<region>` stands for a region that the user points at.
+        `str`: its text; `<region>` marks a region that the user points at.
 
     Example:
     >>> from transformers_groma.data.columns import image_part, region_part, text_part

@@ -48,9 +48,9 @@ class ChatRespondent:
 
     def __init__(self, model: GromaForConditionalGeneration, processor: GromaProcessor, asking: Asking) -> None:
         if asking.task is None and asking.prompt_seed is not None:
-            raise ValueError("`prompt_seed` is of no use here: rows are asked in their own words. Leave it out.")
+            raise ValueError("`prompt_seed` has no effect here: rows keep their own wording. Leave it out.")
         self.model, self.processor, self.asking = model.eval(), processor, asking
-        # A tokenizer serves one thread at a time: `prepare` runs in a thread of its own.
+        # A tokenizer serves one thread at a time, and `prepare` runs in another thread.
         self._processor_ahead = copy.deepcopy(processor)
 
     def question(self, row: Row) -> str:

@@ -136,7 +136,7 @@ def evaluate(
     }
     with one_writer(output_dir, "evaluate") if state.is_main_process else nullcontext():
         earlier = check_folder(output_dir, settings)
-        state.wait_for_everyone()  # nobody writes before all have read
+        state.wait_for_everyone()  # no process writes before all have read
         if earlier is None and state.is_main_process:
             started = Results(benchmark.name, {}, settings, asked=0, seconds=0.0, complete=False)
             write_report(output_dir, benchmark, started)
@@ -148,7 +148,7 @@ def evaluate(
         seconds, asked = time.perf_counter() - start, len(predictions) - known
         if state.is_main_process:
             if asked == 0 and earlier is not None and earlier.complete:
-                # A finished run, scored once more: it was asked where and when it was asked.
+                # A finished run, scored again: keep where and when its rows were answered.
                 settings = {**earlier.settings, **notes}
                 seconds, asked = earlier.seconds, earlier.asked
             if benchmark.review is not None:
@@ -181,7 +181,7 @@ def check_folder(output_dir: str | os.PathLike, settings: Mapping[str, Any]) -> 
     if not (output_dir / RESULTS_NAME).exists():
         if files := prediction_files(output_dir):
             raise ValueError(
-                f"{files[0]} is there without the {RESULTS_NAME} that says whose answers it holds. Remove it, or pass "
+                f"{files[0]} exists without the {RESULTS_NAME} that says whose answers it holds. Remove it, or pass "
                 f"another folder."
             )
         return None

@@ -50,7 +50,7 @@ def generate_with_shared_images(
     """Like `model.generate`, but each image, and the common start of the prompts about it, is encoded once.
 
     The shared part of the prompt is read once for each image, which leaves a cache of keys and values. This cache is
-    repeated for the rows about the image, and generation goes on from it with their questions.
+    repeated for the rows about the image, and generation continues from it with their questions.
 
     Args:
         model (`GromaForConditionalGeneration`): the model, in evaluation mode.

@@ -96,11 +96,11 @@ class GromaForLmmsEval(lmms):
 
     def generate_until_multi_round(self, requests: Sequence["Instance"]) -> list[str]:
         """Not supported."""
-        raise NotImplementedError("Groma in lmms-eval answers tasks of one round only (`generate_until`).")
+        raise NotImplementedError("Groma in lmms-eval supports only single-round tasks (`generate_until`).")
 
     def loglikelihood(self, requests: Sequence["Instance"]) -> list[tuple[float, bool]]:
         """Not supported."""
-        raise NotImplementedError("Groma in lmms-eval answers tasks that generate only (`generate_until`).")
+        raise NotImplementedError("Groma in lmms-eval supports only generation tasks (`generate_until`).")
 
     def _answer(self, requests: Sequence["Instance"], settings: Mapping[str, Any]) -> list[str]:
         questions = [read_question(request.args[0]) for request in requests]

@@ -37,7 +37,7 @@ _kernels: dict[str, ModuleType | None] = {}
 def use_kernels(source: KernelSource | None = None, folder: str | os.PathLike | None = None) -> dict[str, str]:
     """Choose where this process gets its compiled kernels, for all its models.
 
-    If nobody calls it, the first model does, with the value of the environment variable `GROMA_KERNELS`, or `"auto"`.
+    If it is not called, the first model calls it with the environment variable `GROMA_KERNELS`, or `"auto"`.
 
     Args:
         source (`str`, *optional*): `"auto"`: a build in the checkout, else the Hub, else plain torch; `"local"`: a
@@ -73,13 +73,13 @@ def use_kernels(source: KernelSource | None = None, folder: str | os.PathLike | 
             problems[name] = f"{type(error).__name__}: {error}".splitlines()[0]
     if problems:
         reasons = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
-        logger.warning(f"Plain torch takes the place of compiled kernels, with equal results ({reasons}).")
+        logger.warning(f"Plain torch replaces the compiled kernels, with equal results ({reasons}).")
     return found
 
 
 def _load_kernel(name: str, source: KernelSource, folder: Path) -> tuple[ModuleType | None, str]:
     """The kernel and where it comes from; (None, "reference") where no kernel is expected, so nothing is missing."""
-    # transformers refuses remote code that imports what is not installed, unless the import stands in a `try`. Names
+    # transformers refuses remote code that imports what is not installed, unless the import is in a `try`. Names
     # are imported since without the library `kernels` may be any folder, as in the root of a checkout.
     try:
         from kernels import get_kernel, get_local_kernel
@@ -246,7 +246,7 @@ def _roi_align(feature_map: Tensor, boxes: Tensor, output_size: int, sampling_ra
         x1, y1, x2, y2 = boxes.unbind(-1)
         rows = _bin_weights(y1, y2, height, output_size, sampling_ratio)  # (B, R, P, H)
         columns = _bin_weights(x1, x2, width, output_size, sampling_ratio)  # (B, R, P, W)
-        # A channels-last map is read as it lies in memory.
+        # A channels-last map is read in its memory layout.
         pixel_rows = feature_map.float().permute(0, 2, 3, 1).reshape(batch_size, height, width * channels)
         group = max(1, MAX_ROI_ALIGN_ELEMENTS // (batch_size * output_size * width * channels))
         crops = []

@@ -23,7 +23,7 @@ def mark_pattern(mark: str) -> str:
 
 
 def count_marks(mark: str, text: str) -> int:
-    """How often a mark stands in a text."""
+    """Count a mark in a text."""
     return len(re.findall(mark_pattern(mark), text))
 
 
@@ -227,7 +227,7 @@ def _group_boxes(name: str, boxes: Any, num_samples: int) -> list[list[Any]]:
     if not isinstance(boxes, list):
         raise ValueError(f"`{name}` must be a list of boxes or an array of shape (n, 4), got {shortened(boxes)}.")
     # One box is a list of numbers, the boxes of a sample a list of lists, those of a batch one level more. The first
-    # entry that is not empty tells which: [[0, 0, 9, 9]] is a sample, [None, [[0, 0, 9, 9]]] a batch.
+    # non-empty entry decides: [[0, 0, 9, 9]] is a sample, [None, [[0, 0, 9, 9]]] a batch.
     first = next((entry for entry in boxes if entry not in (None, [])), None)
     is_batch = first is None or (isinstance(first, list) and (isinstance(first[0], list) or first[0] is None))
     groups = [entry or [] for entry in boxes] if is_batch else [boxes]

@@ -36,7 +36,7 @@ BACKGROUNDS = ("plain", "gradient", "noise", "lines")
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """How much of each pixel an object covers (`alpha`, 0..255), and where its top left pixel lies in the image."""
+    """How much of each pixel an object covers (`alpha`, 0..255), and where its top left pixel is in the image."""
 
     alpha: np.ndarray
     left: int

@@ -95,7 +95,7 @@ def the_one_ahead(world: World, candidates: Sequence[int], anchor: int, relation
         relation (`str`): a key of `RELATIONS`.
 
     Returns:
-        `int`, *optional*: the candidate; `None` unless exactly one lies clearly in that direction and none a little.
+        `int`, *optional*: the candidate; `None` unless exactly one is clearly in that direction and no other partly.
     """
     axis, sign = RELATIONS[relation]
     ahead = {index: sign * (world.centers[index][axis] - world.centers[anchor][axis]) for index in candidates}

@@ -256,7 +256,7 @@ def _propose_objects(
     rng: np.random.Generator, num_objects: int, colors: tuple[str, ...]
 ) -> list[tuple[Attributes, Geometry]]:
     """Attributes and places of objects; fewer than wanted if one does not fit."""
-    # How close objects may come: 1 is no overlap of their circles.
+    # How close objects may come: at 1 their circles never overlap.
     closeness = rng.uniform(*CLOSENESS)
     num_large = min(MAX_LARGE, int(rng.binomial(num_objects, LARGE_SHARE)))
     sizes = ["large"] * num_large + ["small"] * (num_objects - num_large)
@@ -276,7 +276,7 @@ def _propose_attributes(
     rng: np.random.Generator, size: str, colors: tuple[str, ...], others: list[Attributes]
 ) -> Attributes:
     color, shape = colors[rng.integers(len(colors))], SHAPES[rng.integers(len(SHAPES))]
-    # Without objects that have much in common there would be nothing to tell apart and nothing to count.
+    # Objects must have much in common, or there would be nothing to distinguish or count.
     if others and rng.random() < 0.5:
         other = others[rng.integers(len(others))]
         same = rng.random()
@@ -320,7 +320,7 @@ def _layer(shape: str, geometry: Geometry, image_size: int) -> Layer:
 
 def _visible_masks(layers: list[Layer], image_size: int) -> list[np.ndarray]:
     """The pixels of each layer that no later one covers."""
-    # From the topmost layer downwards, so that `covered` holds all that lies above.
+    # From the topmost layer down, so that `covered` holds everything above.
     covered = np.zeros((image_size, image_size), dtype=bool)
     masks = []
     for layer in reversed(layers):

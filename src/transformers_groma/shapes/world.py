@@ -65,7 +65,7 @@ class World:
     """The objects to ask about: those of a scene, or objects described in words alone.
 
     Args:
-        attributes (`Sequence[Attributes | None]`): what is known of each object; `None` stands for no object.
+        attributes (`Sequence[Attributes | None]`): what is known about each object; `None` for no object.
         centers (`Sequence[tuple[float, float]]`, *optional*): centers of their boxes, as shares of the image's side.
         areas (`Sequence[float]`, *optional*): of their boxes, to choose the main objects by.
     """

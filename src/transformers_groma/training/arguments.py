@@ -153,11 +153,11 @@ def parse_arguments(
         position = argv.index("--config")
         if position + 1 == len(argv) or not Path(argv[position + 1]).is_file():
             raise ValueError(
-                f"--config {' '.join(argv[position + 1 : position + 2])} is not a file. Name a YAML file, as those in "
-                "hub_configs/recipes."
+                f"--config {' '.join(argv[position + 1 : position + 2])} is not a file. Name a YAML file, such as "
+                "those in hub_configs/recipes."
             )
     if not torch.accelerator.is_available() and any(issubclass(kind, TrainingArguments) for kind in dataclasses):
-        # The trainer would use the CPU anyway, but refuses recipes with bf16 unless it is told so.
+        # The trainer would use the CPU anyway, but refuses recipes with bf16 unless this is set.
         argv += ["--use_cpu", "true"]
     parser = _StageParser(dataclasses, prog=prog, description=description)
     parsed = parser.parse_args_and_config(args=argv)

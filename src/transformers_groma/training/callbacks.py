@@ -39,7 +39,7 @@ def check_loss(loss: torch.Tensor, inputs: dict[str, Any], output_dir: str | Pat
     except (OSError, RuntimeError) as error:  # a full disk must not hide the loss
         saved = f"The batch could not be written to {path} ({error})."
     raise NonFiniteLossError(
-        f"The loss of step {step} is {loss.item():g}; training stops with the weights before it. {saved} Usual "
+        f"The loss of step {step} is {loss.item():g}; training stops with the weights from before it. {saved} Usual "
         "causes: a learning rate that is too high, float16 without loss scaling, or a damaged row."
     )
 

@@ -137,8 +137,8 @@ class ConversationCollator:
             if self._prepare([shortened])["input_ids"].shape[1] <= self.max_length:
                 return shortened
         warnings.warn(
-            f"A conversation is longer than `max_length` ({self.max_length}) with its first answer alone; it stays as "
-            f"it is.",
+            f"A conversation is longer than `max_length` ({self.max_length}) even with its first answer alone; it is "
+            "not shortened.",
             stacklevel=2,
         )
         return shortened

@@ -84,7 +84,7 @@ def choose_parts(arguments: ConversationArguments, default_parts: list[str], wei
     check_parts(arguments.trainable_parts)
     if NEW_TOKENS in arguments.trainable_parts and weight_decay != 0:
         raise ValueError(
-            f"`weight_decay` is {weight_decay:g}, but would wear down the old rows of the embedding that `new_tokens` "
+            f"`weight_decay` is {weight_decay:g}, but would decay the old rows of the embedding that `new_tokens` "
             "keeps. Set it to 0."
         )
 
@@ -107,7 +107,7 @@ def load_detector_weights(model: GromaForConditionalGeneration, path: str) -> No
             if theirs.get(name) != ours.get(name):
                 raise ValueError(
                     f"`{part}.{name}` of the detector {path} is {theirs.get(name)}, that of the model "
-                    f"{ours.get(name)}: its weights would compute something else. Put the model together from this "
+                    f"{ours.get(name)}: its weights would compute something else. Assemble the model from this "
                     "detector (`groma convert`)."
                 )
     for name in DETECTOR_PARTS:
@@ -183,7 +183,7 @@ def check_conversations(
         collator (`ConversationCollator`): the one that training uses.
 
     Raises:
-        ValueError: some rows would stop the training.
+        ValueError: some rows would stop training.
     """
     if not arguments.check_data:
         return
@@ -222,7 +222,7 @@ def _check_precomputed_regions(
         return
     if is_deepspeed_zero3_enabled():
         logger.warning(
-            "With DeepSpeed ZeRO 3 no process has all weights: whose precomputed regions these are is not checked."
+            "With DeepSpeed ZeRO 3 no process has all weights: the origin of precomputed regions is not checked."
         )
         return
     check_proposals(model, *dict.fromkeys(_folder_of_notes(parse_dataset_spec(spec).path) for spec in specs))

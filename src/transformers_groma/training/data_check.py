@@ -63,14 +63,14 @@ def check_training_rows(
     Args:
         parts (iterable of `MixturePart`): the rows.
         check (`Callable`): takes a part, the index of a row in it, and the row with its image decoded; raises if the
-            row would stop the training.
+            row would stop training.
         limit (`int`, *optional*): check at most so many rows, as many as training would use.
 
     Returns:
         `int`: number of rows, all of them without faults.
 
     Raises:
-        ValueError: some rows would stop the training. The message names the first; rows are counted from 0.
+        ValueError: some rows would stop training. The message names the first; rows are counted from 0.
     """
     report = _Report()
     for part in parts:
@@ -84,7 +84,7 @@ def check_training_rows(
                 except Exception as error:
                     raise ValueError(f"`image` cannot be read ({_named(error)})") from error
                 check(part, index, row)
-            # Whatever it is, it would stop the training as well.
+            # Whatever it is, it would stop training as well.
             except Exception as error:
                 image_id = without_image[index]["image_id"]
                 reason = str(error) if isinstance(error, ValueError) else _named(error)
@@ -93,10 +93,10 @@ def check_training_rows(
     if report.num_bad > 0:
         _say(*report.lines())
         raise ValueError(
-            f"`check_data` found {report.num_bad} of {report.num_rows} rows that would stop the training, listed "
+            f"`check_data` found {report.num_bad} of {report.num_rows} rows that would stop training, listed "
             f"above. {report.first}"
         )
-    _say(f"checked {report.num_rows} rows: none of them would stop the training")
+    _say(f"checked {report.num_rows} rows: none of them would stop training")
     return report.num_rows
 
 
@@ -130,8 +130,8 @@ class ConversationCheck:
             length = int(whole["attention_mask"].sum())
             if length > self.collator.max_length:
                 raise ValueError(
-                    f"with its first answer alone the conversation has {length} tokens, more than `max_tokens` "
-                    f"({self.collator.max_length}), and would not be cut. Raise `max_tokens`, or leave the row out"
+                    f"even with its first answer alone the conversation has {length} tokens, more than `max_tokens` "
+                    f"({self.collator.max_length}), and is not shortened. Raise `max_tokens`, or leave the row out"
                 )
         if self.max_positions is not None and length > self.max_positions:
             raise ValueError(

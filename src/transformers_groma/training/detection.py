@@ -147,7 +147,7 @@ def check_detection_data(
         image_processor (`BaseImageProcessor`): the model's.
 
     Raises:
-        ValueError: some rows would stop the training.
+        ValueError: some rows would stop training.
     """
     if not arguments.check_data:
         return

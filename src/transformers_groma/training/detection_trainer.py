@@ -158,8 +158,8 @@ class GromaDetectionTrainer(StageTrainerMixin, Trainer):
     ):
         if args.n_gpu > 1:
             raise ValueError(
-                f"One process sees {args.n_gpu} GPUs, and boxes cannot be split between them. Start one process a GPU "
-                "(`accelerate launch` or `torchrun`), or show it a single one (`CUDA_VISIBLE_DEVICES=0`)."
+                f"One process sees {args.n_gpu} GPUs, and boxes cannot be split between them. Start one process per "
+                "GPU (`accelerate launch` or `torchrun`), or show it a single one (`CUDA_VISIBLE_DEVICES=0`)."
             )
         size, wanted = image_processor.size, model.config.vision_config.image_size
         if (size.get("height"), size.get("width")) != (wanted, wanted):

@@ -14,7 +14,7 @@ from ..model_cards import fill_card
 ModelKind = Literal["chat", "detector"]
 TEMPLATE = Path(__file__).with_suffix(".md")
 
-# The settings that tell one training from another; the others are bookkeeping.
+# The settings that distinguish trainings; the others are bookkeeping.
 RECIPE = (
     "learning_rate",
     "weight_decay",

@@ -62,7 +62,7 @@ def alone_in_its_output(train: Callable[..., Trained]) -> Callable[..., Trained]
 
 
 def last_checkpoint(output_dir: str, resume: str | bool | None) -> str | None:
-    """Find the checkpoint to resume from: the one named, or with `true` (or `auto`) the last whole one, if any.
+    """Find the checkpoint to resume from: the one named, or with `true` (or `auto`) the last complete one, if any.
 
     Args:
         output_dir (`str`): output folder of the training, with its checkpoints.
@@ -79,17 +79,17 @@ def last_checkpoint(output_dir: str, resume: str | bool | None) -> str | None:
     if _is_named(resume):
         if (fault := fault_of_checkpoint(resume)) is not None:
             raise ValueError(
-                f"`resume_from_checkpoint` {resume} is not a whole checkpoint: {fault}. Name another one, or `true` "
-                "for the last whole one of `output_dir`."
+                f"`resume_from_checkpoint` {resume} is not a complete checkpoint: {fault}. Name another one, or "
+                "`true` for the last complete one in `output_dir`."
             )
         return resume
     folders = sort_checkpoints(output_dir)
     for folder in reversed(folders):
         if (fault := fault_of_checkpoint(folder)) is None:
             return folder
-        logger.warning(f"{folder} is not a whole checkpoint: {fault}. Looking for an earlier one.")
+        logger.warning(f"{folder} is not a complete checkpoint: {fault}. Looking for an earlier one.")
     if folders:
-        logger.warning(f"{output_dir} has no whole checkpoint: the training starts from its beginning.")
+        logger.warning(f"{output_dir} has no complete checkpoint: training starts from the beginning.")
     return None
 
 
@@ -154,7 +154,7 @@ def _faults_of_weights(folder: Path) -> Iterator[str]:
         found or indices or sharded or any(folder.glob("global_step*")) or any(folder.glob(f"{FSDP_MODEL_NAME}*"))
     ):
         yield "it holds no weights"
-    # DeepSpeed keeps the values in a folder of its own, and leaves a file of weights without any.
+    # DeepSpeed keeps the values in a separate folder, and leaves a weights file without values.
     may_be_empty = any(folder.glob("global_step*"))
     for path in found:
         fault = _read_weights(path)[1]
@@ -195,7 +195,7 @@ def _read_weights(path: Path) -> tuple[set[str] | None, str | None]:
         fault = _fault_of_torch_file(path)
         if fault is None:
             with zipfile.ZipFile(path) as archive:
-                # In the archive the values of each tensor are a file of their own.
+                # In the archive the values of each tensor are a separate file.
                 is_empty = not any("/data/" in entry.filename and entry.file_size for entry in archive.infolist())
             fault = _NO_VALUES if is_empty else None
         return None, None if fault is None else f"{path.name} {fault}"

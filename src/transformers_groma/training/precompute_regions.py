@@ -210,7 +210,7 @@ def _checked_features(source: Path) -> Features:
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
     if any(name in features for name in PROPOSAL_COLUMNS):
-        raise ValueError(f"{source} has precomputed regions already. Pass the dataset that it was made of.")
+        raise ValueError(f"{source} already has precomputed regions. Pass the dataset that it was made from.")
     return features
 
 
@@ -219,8 +219,8 @@ def _check_copies(output_dir: Path, split: str, names: set[str]) -> None:
     for path in sorted(output_dir.glob(f"{split}*.parquet")):
         if (output_dir / NOTES_NAME).exists() and path.name not in names:
             raise ValueError(
-                f"`output_dir` {output_dir} holds {path.name}, which is of another dataset and would be read with the "
-                "copies. Pass another folder, or remove it."
+                f"`output_dir` {output_dir} holds {path.name}, which belongs to another dataset and would be read "
+                "with the copies. Pass another folder, or remove it."
             )
 
 

@@ -184,7 +184,7 @@ def is_finished(source: Path, target: Path) -> bool:
         return False  # cut off, or the job was killed between writing the notes and the copy
     if notes["source_sha256"] != _file_sha256(source):
         raise ValueError(
-            f"{target} is a copy of other rows than {source} has: it was made of another dataset. Pass another folder "
+            f"{target} is a copy of other rows than those of {source}, from another dataset. Pass another folder "
             "as `output_dir`."
         )
     return True

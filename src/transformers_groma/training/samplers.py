@@ -30,7 +30,7 @@ class SourceBatchSampler:
     ([1, 1, 2], True)
     """
 
-    # No attribute `batch_size`: its absence tells accelerate that batches may differ in size.
+    # No attribute `batch_size`: accelerate reads its absence as batches that may differ in size.
     def __init__(
         self,
         sources: Sequence[str],
@@ -52,7 +52,7 @@ class SourceBatchSampler:
         self.epoch = 0
         if len(self) == 0:
             raise ValueError(
-                f"There are no batches: {len(inverse)} rows, {rows_per_batch} rows a batch, {num_processes} "
+                f"There are no batches: {len(inverse)} rows, {rows_per_batch} rows per batch, {num_processes} "
                 f"processes, `drop_last` {drop_last}. Lower the batch size or give more data."
             )
 

@@ -50,7 +50,7 @@ class GromaSFTConfig(SFTConfig):
         if self.activation_checkpointing is None and self.gradient_checkpointing is None:
             self.activation_checkpointing = True
         if self.bf16 is None and self.use_cpu:
-            # TRL's default of bfloat16 is for GPUs; a CPU is no faster with it, and rounds more.
+            # TRL's default of bfloat16 is for GPUs; on a CPU it is not faster, and rounds more.
             self.bf16 = False
         super().__post_init__()
 
@@ -155,7 +155,7 @@ def lora_config(model_args: ModelConfig, parts: Sequence[str]) -> PeftConfig | N
         return None
     if NEW_TOKENS in parts:
         raise ValueError(
-            f"`{NEW_TOKENS}` cannot learn beside LoRA. Leave it out of `trainable_parts`, or train it before, in "
+            f"`{NEW_TOKENS}` cannot be trained with LoRA. Leave it out of `trainable_parts`, or train it first, in "
             "stage 2."
         )
     if "language_model" not in parts:
@@ -191,7 +191,7 @@ def language_model_quantization(model_args: ModelConfig) -> BitsAndBytesConfig |
         return None
     argument = "load_in_4bit" if model_args.load_in_4bit else "load_in_8bit"
     if not model_args.use_peft:
-        raise ValueError(f"`{argument}` needs `use_peft`: weights of so few bits cannot learn themselves.")
+        raise ValueError(f"`{argument}` needs `use_peft`: weights with so few bits cannot be trained themselves.")
     if not is_bitsandbytes_available():
         raise ImportError(f'`{argument}` needs bitsandbytes: pip install "transformers-groma[qlora]".')
     config = get_quantization_config(model_args)

@@ -54,8 +54,8 @@ def prepare_arguments(args: TrainingArguments) -> None:
     """
     if args.n_gpu > 1:
         raise ValueError(
-            f"One process sees {args.n_gpu} GPUs, and images cannot be split between them beside their prompts. Start "
-            "one process a GPU (`accelerate launch` or `torchrun`), or show it a single one "
+            f"One process sees {args.n_gpu} GPUs, and images cannot be split between them with their prompts. Start "
+            "one process per GPU (`accelerate launch` or `torchrun`), or show it a single one "
             "(`CUDA_VISIBLE_DEVICES=0`)."
         )
     if args.label_smoothing_factor != 0:
@@ -122,7 +122,7 @@ class StageTrainerMixin:
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         # An evaluation before training marks the model as prepared. Accelerate would then leave it unwrapped, and each
-        # process would train a model of its own.
+        # process would train a separate model.
         if is_compiled_module(self.model_wrapped) and self.model_wrapped._orig_mod is self.model:
             self.model_wrapped = self.model
         if self.model_wrapped is self.model:

@@ -77,7 +77,7 @@ def test_answers_come_first_and_reviews_when_there_is_a_judge(model, server, tmp
 
 def test_a_judge_that_fails_leaves_no_metrics(model, server, tmp_path):
     server.replies = {str(index): [failure(500)] for index in range(3)}
-    with pytest.raises(ValueError, match="judge is not done: .*3 failed.*Start again to resume"):
+    with pytest.raises(ValueError, match="judge has not finished: .*3 failed.*Start again to resume"):
         run(model, tmp_path, judge_of("judge", server.url))
     assert not json.loads((tmp_path / "results.json").read_text())["complete"]
 

@@ -202,9 +202,9 @@ def test_mistakes_leave_the_card_alone(model_dir, run, tmp_path):
     other = tmp_path / "other.json"
     other.write_text('{"a": 1}')
     for paths, error, message in (
-        ([run("a"), run("b", complete=False)], ValueError, "not finished. Start `groma evaluate` again"),
+        ([run("a"), run("b", complete=False)], ValueError, "unfinished run. Start `groma evaluate` again"),
         ([run("a"), run("c", "imagenet")], ValueError, "benchmark 'imagenet'; known are rec, lvis-ground"),
-        ([run("a"), run("d", dataset="")], ValueError, "does not say on what dataset"),
+        ([run("a"), run("d", dataset="")], ValueError, "does not name its dataset"),
         ([run("e", metrics={})], ValueError, "has no metrics"),
         ([run("a"), other], ValueError, "other.json is not of `groma evaluate`"),
         ([run("a"), tmp_path / "none.json"], FileNotFoundError, "none.json"),

@@ -99,7 +99,7 @@ def test_recall_at_n(tmp_path, drawn):
 
 def test_something_that_is_not_a_curve(tmp_path):
     for recalls in ({}, {0: 0.5}):
-        with pytest.raises(ValueError, match="recalls at numbers of boxes from 1 on"):
+        with pytest.raises(ValueError, match="recalls at numbers of boxes from 1 up"):
             plot_recall_at_n(recalls, tmp_path / "a.png")
     with pytest.raises(ValueError, match="got {} for 'queries'"):
         plot_recall_at_n({1: 0.5}, tmp_path / "a.png", "regions", {"queries": {}})

@@ -68,7 +68,7 @@ class TestSteps:
             mask = torch.cat([mask, mask.new_ones(3, 1)], dim=1)
             output = model(input_ids=found[-1], attention_mask=mask, past_key_values=output.past_key_values)
         assert torch.equal(torch.cat(found, dim=1), expected)
-        # Every step tells the regions, too.
+        # Every step also returns the regions.
         assert torch.equal(output.region_boxes, model(**inputs).region_boxes)
         assert torch.equal(output.num_regions, model(**inputs).num_regions)
 

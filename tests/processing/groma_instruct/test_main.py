@@ -34,7 +34,7 @@ def test_parse(work, stub, capsys):
         "refusal": 2,
         "unknown region number": 1,
         "empty answer": 1,
-        "cut off at the largest number of tokens": 1,
+        "cut off at the token limit": 1,
     }
     assert report["examples"][0] == ["1", "refusal"]
     assert [entry["image_id"] for entry in read_jsonl(work / files.REJECTED)] == ["1", "2", "3", "4", "5"]
@@ -98,7 +98,7 @@ def test_parse_without_answers(work, stub, capsys):
     stub.replies = {str(number): [answer("Nice.")] for number in range(6)}
     assert main(["query", *options(work, stub)]) == 0
     assert main(["parse", *options(work, None)]) == 1
-    assert "rejected 6: no JSON (6)" in (error := capsys.readouterr().err) and "no answer is of use" in error
+    assert "rejected 6: no JSON (6)" in (error := capsys.readouterr().err) and "no answer is usable" in error
 
 
 def test_all_steps(tmp_path, stub, capsys):

@@ -48,7 +48,7 @@ def test_select(tmp_path, capsys):
     # It stays until told otherwise; images may lie without their folders.
     before = (tmp_path / "work" / "selection.jsonl").stat()
     assert main(["select", *options]) == 0
-    assert "left as it is" in capsys.readouterr().err
+    assert "exists and is kept" in capsys.readouterr().err
     assert (tmp_path / "work" / "selection.jsonl").stat() == before
     shutil.move(tmp_path / "images" / "VG_100K_2" / "1.jpg", tmp_path / "images" / "1.jpg")
     assert main(["select", *options, "--overwrite"]) == 0

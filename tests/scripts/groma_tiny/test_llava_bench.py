@@ -98,7 +98,7 @@ def test_the_whole_run_fills_a_card(tmp_path, capsys):
 def test_bad_arguments_end_before_any_work(tmp_path, capsys):
     for words, message in (
         (["--rows", "0"], "must be a positive integer"),
-        (["--card", str(tmp_path / "nowhere")], "is not a folder: pass that of a model"),
+        (["--card", str(tmp_path / "nowhere")], "is not a folder: pass a model's folder"),
     ):
         with pytest.raises(SystemExit) as stopped:
             llava_bench.main(["--output", str(tmp_path / "out"), *words])

@@ -4,7 +4,7 @@ Rows are conversations of one question and its answer, whose phrases are the tru
 or `processing/grit.py`, or of `groma data shapes --task grounded-caption --questions 1`. The model does not see the
 answer. Captions of the same image are put together: the image is asked about once, the model's answer is compared with
 the phrases of each caption, and CIDEr and METEOR take all captions as references. Rows with the evaluation columns are
-fine, too; they do not tell which words belong to a box, so metrics that compare words of phrases are left out.
+fine, too; they do not say which words belong to a box, so metrics that compare words of phrases are left out.
 """
 
 from collections.abc import Mapping, Sequence

@@ -134,7 +134,7 @@ def review(
         budget=judge.budget,
     )
     if report.answered < report.total:
-        raise ValueError(f"The judge is not done: {report.summary('answers')}. Start again to resume.")
+        raise ValueError(f"The judge has not finished: {report.summary('answers')}. Start again to resume.")
     reviews = {found.question_id: found for found in read_reviews(output_dir / REVIEWS_NAME)}
     return [{**row, "review": reviews[row["question_id"]]} for row in rows]
 

@@ -260,7 +260,7 @@ def answers_of_predictions(questions: Sequence[BenchQuestion], predictions: Iter
         if prediction.index >= len(questions) or questions[prediction.index].image_id != prediction.image_id:
             raise ValueError(
                 f"Prediction {prediction.index} is about image {prediction.image_id!r}, which is not that of row "
-                f"{prediction.index} of the questions. Pass the dataset that the predictions were made of."
+                f"{prediction.index} of the questions. Pass the dataset that the predictions belong to."
             )
         answers[questions[prediction.index].question_id] = prediction.text
     return answers

@@ -46,7 +46,7 @@ _PAIR = re.compile(
     rf"(?:\s*[,;|&]\s*(?:and\s+)?|\s+(?:and\s+)?){_LABEL.format(2)}{_SCORE}\s*[)\]]?[.,]?",
     re.IGNORECASE,
 )
-# A line of its own for each: `Assistant 1: 8 (correct, but short)`.
+# Each on a separate line: `Assistant 1: 8 (correct, but short)`.
 _SINGLE = re.compile(
     rf"(?:[-•]\s*)?(?:score\s+(?:for|of)\s+)?assistant\s*([12])(?:'s\s+score|\s+score)?\s*[:=–-]\s*{_SCORE}(?![\d.]*\d)",
     re.IGNORECASE,

@@ -28,7 +28,7 @@ from .box_lists import (
 
 # As pycocotools computes them: 0.6000000000000001 is one of them, and an IoU of exactly 0.6 is below it.
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-# In square pixels. A size that lies on a border belongs to both sides, as in COCO.
+# In square pixels. A size on a border belongs to both sides, as in COCO.
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}
 # Questions with equally many targets are matched together, as long as they have no more IoUs than this.
 MAX_IOUS = 4_000_000

@@ -25,8 +25,8 @@ def class_agnostic_detection_metrics(
 ) -> dict[str, float]:
     """Average precision and recall of boxes without classes (`COCOeval` with one category).
 
-    A crowd region is a box around objects that nobody counted. As in COCO, a box that is found in one and that no
-    target claims is neither right nor wrong. Any number of boxes may lie in one, each by the share of its own area
+    A crowd region is a box around objects that were not counted. As in COCO, a box inside one that matches no target
+    is neither right nor wrong. Any number of boxes may be inside one, each by the share of its own area
     that does. A crowd region is never missed.
 
     Args:

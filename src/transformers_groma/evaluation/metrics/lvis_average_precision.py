@@ -161,14 +161,14 @@ def _few_images(
 ) -> tuple[dict[str, list[dict[str, Any]]], list[dict[str, Any]]]:
     """The same evaluation on as few images as possible.
 
-    The evaluation visits each pair of image and category, and of LVIS-Ground's 4,299 x 1,203 pairs hardly one in a
+    The evaluation visits each pair of image and category, and of LVIS-Ground's 4,299 x 1,203 pairs fewer than one in a
     thousand has a box. Boxes of different categories are never compared, so the n-th image with boxes of a category
     may be the same image for all categories: slot n. The images of a category keep their order, which decides among
     equal scores.
     """
     looked_for = {(entry["image_id"], entry["category_id"]) for entry in truth["annotations"]}
     looked_for |= {(key, category) for key, image in images.items() for category in image.get("neg_category_ids", ())}
-    # A result in an image where nobody looked for its category is ignored; other pairs matter only if they have a box.
+    # A result in an image not annotated for its category is ignored; other pairs matter only if they have a box.
     with_result = {(entry["image_id"], entry["category_id"]) for entry in results} & looked_for
     with_target = {(entry["image_id"], entry["category_id"]) for entry in truth["annotations"]}
     slots: dict[tuple[Any, Any], int] = {}

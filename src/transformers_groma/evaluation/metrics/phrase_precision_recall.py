@@ -23,7 +23,7 @@ def grounded_phrase_scores(
 ) -> dict[str, float]:
     """How many phrases of answers are among the true ones, and how many of these are found, at an IoU of at least 0.5.
 
-    A phrase stands for the region that its boxes cover together: "three sheep" is found by one box around them as by
+    A phrase's region is what its boxes cover together: "three sheep" is found by one box around them as by
     three. In each row as many phrases as possible are paired, each at most once. The phrases of a pair have the same
     region and, for the first three metrics, the same words: capitals, articles and punctuation do not matter.
 

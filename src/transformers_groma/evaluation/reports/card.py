@@ -120,13 +120,13 @@ def _read_run(path: Path) -> Results:
     if run.benchmark not in TASKS:
         raise ValueError(f"{path} is of the benchmark {run.benchmark!r}; known are {', '.join(TASKS)}.")
     if not run.complete:
-        raise ValueError(f"{path} is of a run that is not finished. Start `groma evaluate` again, and it resumes.")
+        raise ValueError(f"{path} is from an unfinished run. Start `groma evaluate` again to resume it.")
     if not run.metrics:
         raise ValueError(
             f"{path} has no metrics. LLaVA-Bench has them after `groma evaluate llava-bench` with `--judge`."
         )
     if not run.settings.get("dataset"):
-        raise ValueError(f"{path} does not say on what dataset it was run. Put its name into `settings`, `dataset`.")
+        raise ValueError(f"{path} does not name its dataset. Put the name into `settings`, `dataset`.")
     return run
 
 
@@ -139,7 +139,7 @@ def _read_card(model_dir: Path) -> ModelCard:
         return ModelCard(path.read_bytes().decode("utf-8"))
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(
-            f"The metadata of {path} cannot be read ({error}). Put it right, or remove the file."
+            f"The metadata of {path} cannot be read ({error}). Correct it, or remove the file."
         ) from error
 
 

@@ -37,7 +37,7 @@ MAX_LABELLED_BOXES = 12
 # So many boxes are written beside a case at once; the others unfold.
 MAX_SHOWN_BOXES = 2
 EXPECTED_BOX = "Expected box"
-# Signs as well as colours: not everyone can tell the colours apart.
+# Signs as well as colours, as not everyone can distinguish the colours.
 SIGNS = {"right": "\u2713 right", "partly right": "\u25d0 partly right", "wrong": "\u2717 wrong"}
 JPEG_QUALITY = 90
 
@@ -120,7 +120,7 @@ def draw_case(case: GalleryCase) -> Image.Image:
     image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
     targets = _checked_boxes(case.target_boxes_xyxy, "target_boxes_xyxy")
     predicted = _checked_boxes(case.predicted_boxes_xyxy, "predicted_boxes_xyxy")
-    # Under the boxes of the answer and wider: a target shows even where both lie on each other, and crosses no label.
+    # Under the answer's boxes and wider: a target shows even where both coincide, and crosses no label.
     _draw_dashed(image, (targets * scale).tolist())
     labels = _labels(predicted, targets)
     return draw_boxes(image, predicted * scale, labels=labels, colors=[PREDICTED_COLOR] * len(predicted))

@@ -156,7 +156,7 @@ def plot_recall_at_n(
     for label, curve in curves:
         if not curve or min(curve) < 1:
             raise ValueError(
-                f"A curve needs recalls at numbers of boxes from 1 on, got "
+                f"A curve needs recalls at numbers of boxes from 1 up, got "
                 f"{dict(curve)}{f' for {label!r}' if label else ''}."
             )
     figure, axes = _figure(title, with_legend=len(curves) > 1)

@@ -22,7 +22,7 @@ _REGION_AND_PHRASE = """\
                 {{- '<roi>' + '<ground_box>' * (part.boxes | length) + '</roi>' if part.boxes -}}
 """
 
-# Vicuna v1, as in the original: an image is always shown in a first turn of its own, which is not trained on.
+# Vicuna v1, as in the original: an image is always shown in a separate first turn, which is not trained on.
 GROMA_CHAT_TEMPLATE = (
     """\
 {%- if messages and messages[0].role == 'system' -%}
@@ -79,7 +79,7 @@ helpful, detailed, and polite answers to the user's questions." -%}
 """
 )
 
-# The image is shown where its part stands, on a line of its own.
+# The image is shown in place of its part, on a separate line.
 _IMAGE = "Here is an image with region crops from it. Image: {image_token}."
 
 # What comes before another template, so that it meets text where messages have parts.
@@ -234,7 +234,7 @@ def split_answers(
         messages (`Sequence[Mapping]`): one conversation, content as text or parts.
         render (`Callable`): makes the text of messages; its second argument says whether to add the prompt for an
             answer.
-        add_generation_prompt (`bool`): whether a prompt for one more answer stands at the end.
+        add_generation_prompt (`bool`): whether a prompt for one more answer is at the end.
 
     Returns:
         `list[TextPiece]`: together they are the rendered conversation.
@@ -257,8 +257,8 @@ def split_answers(
     found = re.split(f"[{_START}{_END}]", render(marked, add_generation_prompt))
     if "".join(found) != text or len(found) != 2 * len(answers) + 1:
         raise ValueError(
-            "The chat template changes the answers of the conversation, so what the model has to learn cannot be "
-            "found in its text. Put {% generation %} and {% endgeneration %} around what the template writes for an "
+            "The chat template changes the answers of the conversation, so the text for the model to learn cannot "
+            "be found. Put {% generation %} and {% endgeneration %} around what the template writes for an "
             "answer."
         )
     pieces, done = [], 0  # `text[:done]` is in pieces
@@ -266,7 +266,7 @@ def split_answers(
         start = len("".join(found[: 2 * number + 1]))
         end = start + len(found[2 * number + 1])
         start = _end_of_prompt(messages[:index], render, text, done, start)
-        # What the template writes behind the answer if nothing follows, as far as it stands there in the whole text.
+        # What the template writes after the answer if nothing follows, as far as the whole text has it there.
         closing = _common_start(render(marked[: index + 1], False).rpartition(_END)[2], text[end:])
         end += len(closing.rstrip() or closing)
         pieces += [TextPiece(text[done:start], False), TextPiece(text[start:end], True)]

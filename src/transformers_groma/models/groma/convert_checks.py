@@ -67,7 +67,7 @@ def check_tensors(
     if unfinished := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
         raise ValueError(
             f"{path}: {some(unfinished)} {'has' if len(unfinished) == 1 else 'have'} values that are NaN or infinite. "
-            "The training diverged or the file is damaged: take an earlier checkpoint, or download it again."
+            "Training diverged or the file is damaged: use an earlier checkpoint, or download it again."
         )
 
 

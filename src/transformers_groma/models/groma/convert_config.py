@@ -154,12 +154,12 @@ def _language_settings(
 def _size(state_dict: Mapping[str, Tensor], key: str, dim: int) -> int:
     """A size that the original has in its code, not in its config.json: read from a tensor's shape."""
     if key not in state_dict:
-        raise ValueError(f"The checkpoint misses {key!r}, which tells a size.")
+        raise ValueError(f"The checkpoint lacks {key!r}, which determines a size.")
     shape = tuple(state_dict[key].shape)
     if 0 in shape:
         raise ValueError(f"The tensor {key!r} of the checkpoint is empty: gather the weights before they are saved.")
     if not -len(shape) <= dim < len(shape):
-        raise ValueError(f"The tensor {key!r} of the checkpoint has the shape {shape}, which tells no size.")
+        raise ValueError(f"The tensor {key!r} of the checkpoint has the shape {shape}, which determines no size.")
     return shape[dim]
 
 

@@ -69,7 +69,7 @@ def find_weights(directory: Path) -> tuple[list[Path], dict[str, str]]:
 
     Raises:
         FileNotFoundError: no weights, or a shard that is not there.
-        ValueError: an index that cannot be read, names files elsewhere, or stands beside a whole file.
+        ValueError: an index that cannot be read, names files elsewhere, or is beside a single-file checkpoint.
     """
     for name in WEIGHT_FILES:
         whole, index = directory / name, directory / f"{name}.index.json"
@@ -80,7 +80,7 @@ def find_weights(directory: Path) -> tuple[list[Path], dict[str, str]]:
         if whole.is_file():
             return [whole], {}
         if index.is_file():
-            # Not settings: the size of all tensors, which stands there too, has no limit.
+            # Not settings: the total size of tensors, which is also in there, has no limit.
             weight_map = read_json(index, COPY_AGAIN).get("weight_map")
             if not isinstance(weight_map, dict) or not weight_map:
                 raise ValueError(f"{index} has no `weight_map` of tensors and files: {DAMAGED}.")

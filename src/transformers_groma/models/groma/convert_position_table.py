@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-# The original resizes every image to this side; its config only tells the size of the position table.
+# The original resizes every image to this side; its config only has the size of the position table.
 LEGACY_IMAGE_SIZE = 448
 
 

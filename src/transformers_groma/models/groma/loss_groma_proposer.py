@@ -8,7 +8,7 @@ from ...exact_boxes import exact_boxes
 from .configuration_groma import GromaProposerConfig
 from .modeling_groma_proposer import GromaRegionProposerOutput
 
-# Kinds of training images, each with an objectness head of its own.
+# Kinds of training images, each with its own objectness head.
 OBJECTNESS_SOURCES = ("coco", "sa1b")
 
 
@@ -42,7 +42,7 @@ def region_proposal_loss(
         focal_alpha=config.focal_alpha,
         losses=["labels", "boxes", "cardinality"],
     )
-    # The criterion matches queries to boxes anew for every layer. Names of its losses: `loss_ce` of the last layer,
+    # The criterion matches queries to boxes separately for every layer. Its losses: `loss_ce` of the last layer,
     # `loss_ce_0` of the first, and so on; `loss_ce_enc` of the encoder's proposals.
     layers = [
         {"logits": logits, "pred_boxes": boxes}

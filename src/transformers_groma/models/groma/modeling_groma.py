@@ -151,7 +151,7 @@ class GromaModel(GromaPerceptionMixin, GromaPromptMixin, GromaPreTrainedModel):
         if self.language_model_head.takes_positions:
             kwargs["position_ids"] = position_ids
 
-        # 4. The language model. Its cache is told what it cannot know: tokens that are off, regions of the images.
+        # 4. The language model. What its cache lacks is stored with it: tokens that are off, regions of the images.
         outputs = self.language_model(
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
@@ -198,7 +198,7 @@ class GromaModel(GromaPerceptionMixin, GromaPromptMixin, GromaPreTrainedModel):
         check_visual_tokens(features)
         tokens = torch.cat(list(features.pooler_output)).to(inputs_embeds.device, inputs_embeds.dtype)
         if features.prompt_length is not None:
-            # A placeholder that the model says, behind the prompt, gets no visual token.
+            # A placeholder that the model itself generates, after the prompt, gets no visual token.
             position = torch.arange(placeholder_mask.shape[1], device=placeholder_mask.device)
             placeholder_mask = placeholder_mask & (position < features.prompt_length)
         torch_compilable_check(
@@ -363,7 +363,7 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GromaGenerationMixin):
         if shift_labels is not None:
             kwargs["shift_labels"] = shift_labels
         if labels is None and shift_labels is None and outputs.router_logits is not None:
-            # Without labels nobody reads the routers' loss, and in a step with a cache the library cannot compute it:
+            # Without labels the routers' loss is unused, and in a step with a cache the library cannot compute it:
             # the mask is longer than the step.
             kwargs["output_router_logits"] = False
         predicted = self.model.language_model_head.run(

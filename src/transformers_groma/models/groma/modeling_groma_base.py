@@ -138,7 +138,7 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
         self._keep_in_fp32_modules = {name for name in kept if name.rpartition(".")[2] not in VISUAL_PARTS}
         plan = super()._get_dtype_plan(dtype)
         self._keep_in_fp32_modules = kept
-        # Parts that were saved in a dtype of their own get it back if the model is loaded in the one it was saved in.
+        # Parts that were saved in another dtype get it back if the model is loaded in the one it was saved in.
         saved = getattr(self.config, "part_dtypes", None) or {}
         if saved.get("model") == str(dtype).removeprefix("torch."):
             plan.update({part: getattr(torch, saved[part]) for part in saved if part != "model"})

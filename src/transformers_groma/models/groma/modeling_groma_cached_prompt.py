@@ -153,8 +153,8 @@ def assign_slots(boxes: Tensor, prompt: CachedPrompt) -> tuple[Tensor, CachedPro
             row = int((slot >= mask.shape[1]).nonzero()[0])
             raise ValueError(
                 f"`refer_boxes` has a new region for row {row}, but all {mask.shape[1]} region slots of its prompt "
-                "are in use (`config.max_regions`). Begin a new prompt with this box, for which regions are chosen "
-                "anew; `model.encode_regions(features, refer_boxes)` spares looking at the image again."
+                "are in use (`config.max_regions`). Begin a new prompt with this box, which selects its regions "
+                "again; `model.encode_regions(features, refer_boxes)` avoids encoding the image again."
             )
         slots[:, column] = torch.where(valid[:, column], slot, 0)
         new_rows, new_slots = rows[is_new], slot[is_new]
@@ -191,8 +191,8 @@ def _match_rows(keys: Tensor | None, old_keys: Tensor) -> Tensor:
         if None not in found:
             return torch.tensor(found)
     raise ValueError(
-        "`past_key_values` no longer holds the prompt that this model read into it, so which of its region slots are "
-        "switched off is unknown. Start from the whole prompt with an empty cache."
+        "`past_key_values` no longer holds the prompt that this model read into it, so it is unknown which of its "
+        "region slots are switched off. Start from the whole prompt with an empty cache."
     )
 
 

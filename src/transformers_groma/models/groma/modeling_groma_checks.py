@@ -38,7 +38,7 @@ def boxes_of_images(name: str, boxes: Tensor | None, num_images: int) -> Tensor 
     if boxes.ndim != 3 or boxes.shape[0] != num_images or boxes.shape[-1] != 4:
         raise ValueError(
             f"`{name}` must have shape (number of images, n, 4) with a row for each of the {num_images} images, got "
-            f"{tuple(boxes.shape)}. Rows of zeros pad."
+            f"{tuple(boxes.shape)}. Pad with rows of zeros."
         )
     boxes = exact_boxes(boxes, name)
     is_fraction = (boxes >= -SLACK) & (boxes <= 1 + SLACK)
@@ -112,7 +112,7 @@ def check_sources(
         )
     for name, boxes in other_boxes.items():
         if boxes is not None and pixel_values is None:
-            raise ValueError(f"`{name}` need `pixel_values`: regions are chosen when an image is looked at.")
+            raise ValueError(f"`{name}` need `pixel_values`: regions are selected when an image is encoded.")
 
 
 def check_image_is_new(
@@ -184,7 +184,7 @@ def check_no_image(placeholder_mask: Tensor, config: GromaConfig) -> None:
     """Check that a prompt without an image does not have the placeholders of one.
 
     Args:
-        placeholder_mask (`Tensor` of shape `(B, length)`, bool): where the id of placeholders stands. Fewer than an
+        placeholder_mask (`Tensor` of shape `(B, length)`, bool): where the placeholder id is. Fewer than an
             image has are fine: a user or a model may write them.
         config (`GromaConfig`): how many placeholders an image has.
 

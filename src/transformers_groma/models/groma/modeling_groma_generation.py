@@ -254,7 +254,7 @@ class GromaGenerationMixin(GenerationMixin):
         if pixel_values is None or features is None:
             raise ValueError(
                 "A Groma as `assistant_model` looks at the image itself: pass `pixel_values`, not features or a "
-                "cache, or take `prompt_lookup_num_tokens` or a text-only assistant."
+                "cache, or use `prompt_lookup_num_tokens` or a text-only assistant."
             )
         for name in ("max_regions", "num_image_tokens", "image_token_id", "first_proxy_token_id"):
             own, other = getattr(self.config, name), getattr(assistant.config, name)
@@ -326,10 +326,10 @@ class GromaGenerationMixin(GenerationMixin):
                 "`past_key_values`, or leave `assistant_model` and `prompt_lookup_num_tokens` out."
             )
         if has_cache and setting("use_cache") is False:
-            raise ValueError("`past_key_values` holds the prompt, but `use_cache` is false. Pass one of the two.")
+            raise ValueError("`past_key_values` holds the prompt, but `use_cache` is false. Pass only one of the two.")
         if has_images and setting("cache_implementation") == "paged":
             raise ValueError(
-                "`cache_implementation='paged'` reads token ids only, without images. Leave it out, or take 'static'."
+                "`cache_implementation='paged'` reads token ids only, without images. Leave it out, or use 'static'."
             )
 
 

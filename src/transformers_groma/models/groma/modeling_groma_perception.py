@@ -257,7 +257,7 @@ class GromaPerceptionMixin:
         counts = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
         if refer_boxes is None:
             return VisualTokens(tokens, counts, is_padded=False)
-        # Slots stand behind the image tokens. Padding rows of boxes come last and are not counted.
+        # Slots follow the image tokens. Padding rows of boxes come last and are not counted.
         refer_index = selection.refer_slots.to(tokens.device) + image_tokens.shape[1]
         refer_tokens = tokens.gather(1, refer_index[..., None].expand(-1, -1, tokens.shape[-1]))
         counts = counts + is_box(refer_boxes).sum(dim=1).to(counts.device)

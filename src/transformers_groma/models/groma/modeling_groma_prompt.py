@@ -194,7 +194,7 @@ class GromaPromptMixin:
         region_mask = region_mask.to(placeholder_mask.device)[image_index_of_rows(placeholder_mask)]
         used = region_mask.gather(1, slot.clamp(0, self.config.max_regions - 1))
         unused = is_slot & ~used
-        # The slot's proxy token stands directly before its placeholder.
+        # The slot's proxy token directly precedes its placeholder.
         proxy = nn.functional.pad(unused[:, 1:], (0, 1)) & ~placeholder_mask
         return attention_mask * ~(unused | proxy)
 

@@ -138,7 +138,7 @@ def select_regions(
     """
     boxes, scores = boxes.detach().float(), scores.detach().float()
     if boxes.shape[1] == 0:
-        # Without proposals there would be nothing to take the best of: one row of padding stands in for them.
+        # Without proposals there would be no best one: a row of padding stands in for them.
         boxes, scores = boxes.new_zeros(len(boxes), 1, 4), scores.new_zeros(len(boxes), 1)
     refer_boxes = boxes.new_zeros(len(boxes), 0, 4) if refer_boxes is None else refer_boxes.to(boxes)
     ground_boxes = boxes.new_zeros(len(boxes), 0, 4) if ground_boxes is None else ground_boxes.to(boxes)
@@ -154,8 +154,8 @@ def select_regions(
     candidates = kept_first(candidates, max_regions, shuffle=permute)
 
     slot_boxes, slot_scores, used = fill_slots(candidates, max_regions)
-    # `index` says which candidate stands in a place, its inverse (argsort) in which place a candidate stands. User
-    # boxes were the first candidates. Padding rows among them stand behind the slots; the clamp names one that exists.
+    # `index` gives the candidate at a position, its inverse (argsort) the position of a candidate. User boxes were the
+    # first candidates. Padding rows among them are beyond the slots; the clamp maps them to an existing one.
     place_of_candidate = candidates.index.argsort(dim=1)
     return RegionSelection(
         boxes=slot_boxes,
@@ -179,7 +179,7 @@ def check_that_boxes_fit(refer_boxes: Tensor, ground_boxes: Tensor, max_regions:
     """
     if refer_boxes.shape[1] + ground_boxes.shape[1] <= max_regions:
         return  # The usual case, and the only one that torch.compile and torch.export can follow.
-    # Each kind of box is padded for itself: what counts is how many boxes an image has.
+    # Each kind of box is padded separately: what counts is how many boxes an image has.
     most = int((is_box(refer_boxes).sum(dim=1) + is_box(ground_boxes).sum(dim=1)).max())
     if most > max_regions:
         raise ValueError(

@@ -10,12 +10,12 @@ With 2 image tokens and 3 region slots (a Groma-7B has 256 and 100) the language
     … Image: <image><image>. Regions: <r0><image><r1><image><r2><image>. … What is <roi><refer_box></roi><image>? …
              │ the image  │           │ slot 0  ││ slot 1  ││ slot 2  │           │ the region of the user   │
 
-- `<image>` stands for the image. It becomes the image tokens and the region slots. A slot is a proxy token (`<r0>`,
+- `<image>` marks the image. It becomes the image tokens and the region slots. A slot is a proxy token (`<r0>`,
   `<r1>`, …) and a place for the feature of the region that the model puts into the slot.
-- `<region>` stands for a region that the user points at, the k-th mark for the k-th box of the sample. It becomes
+- `<region>` marks a region that the user points at, the k-th mark for the k-th box of the sample. It becomes
   `<roi><refer_box></roi><image>`; the model replaces `<refer_box>` by the proxy token of that box's slot, and repeats
   the feature of the region behind it.
-- `<ground_box>` stands for a region of an answer to learn from, the k-th mark for the k-th ground-truth box. The model
+- `<ground_box>` marks a region in a training answer, the k-th mark for the k-th ground-truth box. The model
   replaces it by the proxy token of the slot that the box got.
 
 The placeholder token `<image>` is one and the same for image patches, region slots and the features of the regions
@@ -252,7 +252,7 @@ class GromaProcessor(GromaAnswers, GromaConversations):
         >>> processor.count_tokens("What is <region>?")
         214
         """
-        image = True  # any, as nobody looks at it
+        image = True  # any value: it is not looked at
         if text is None:
             text = default_question(num_boxes)
         elif parse_tokens is False or (parse_tokens is None and self._is_question(text, image)):
@@ -392,7 +392,7 @@ class GromaProcessor(GromaAnswers, GromaConversations):
             is_question or (bos_token is not None and text.startswith(bos_token))
             for text, is_question in zip(texts, are_questions)
         ]
-        # Texts with breaks are encoded in pieces, of which none gets a BOS token of its own.
+        # Texts with breaks are encoded in pieces, none of which gets a BOS token.
         if not (has_breaks(texts) or any(complete)):
             return texts, False
         if bos_token is not None and self.tokenizer("")["input_ids"][:1] == [self.tokenizer.bos_token_id]:

@@ -95,7 +95,7 @@ class GromaConversations(ProcessorMixin):
         if sanitize_control_tokens is not None:
             if sanitize_control_tokens and not kwargs.get("tokenize"):
                 raise ValueError(
-                    "`sanitize_control_tokens=True` needs `tokenize=True`: a rendered text cannot tell them apart."
+                    "`sanitize_control_tokens=True` needs `tokenize=True`: rendered text cannot distinguish them."
                 )
             parse_tokens = not sanitize_control_tokens
         if kwargs.get("tokenize"):
@@ -340,8 +340,8 @@ class GromaConversations(ProcessorMixin):
         after = self.apply_chat_template([*begin, {"role": "user", "content": question}], add_generation_prompt=True)
         if answer not in before or not after.startswith(before):
             raise ValueError(
-                "The chat template renders a conversation anew when a turn is added to it, so it cannot be continued "
-                "from a cache. Pass the whole conversation to `apply_chat_template` instead."
+                "The chat template changes earlier turns when a turn is added, so the conversation cannot be "
+                "continued from a cache. Pass the whole conversation to `apply_chat_template` instead."
             )
         end = before[before.rindex(answer) + len(answer) :]
         (expanded,), _ = self.get_text_with_replacements([end + after[len(before) :]])

@@ -63,8 +63,8 @@ def add_groma_tokens(tokenizer: PreTrainedTokenizerBase, max_regions: int = 100)
     """
     size = len(tokenizer)
     added_before = tokenizer.added_tokens_encoder
-    # A token that is only a piece of the vocabulary is made a token of its own, under the id that it has: else text
-    # around it could become one piece with it.
+    # A token that is only a piece of the vocabulary is made a separate token, under its id: otherwise text
+    # around it could merge with it.
     tokenizer.add_tokens(
         [
             AddedToken(token, special=token == PAD_TOKEN, normalized=False)
@@ -77,8 +77,8 @@ def add_groma_tokens(tokenizer: PreTrainedTokenizerBase, max_regions: int = 100)
         index = next(i for i, token_id in enumerate(proxies) if token_id != proxies[0] + i)
         raise ValueError(
             f"`tokenizer` has the token {proxy_token(index)} already, with the id {proxies[index]}, but the ids of "
-            f"<r0>, <r1>, … must follow each other and <r0> has {proxies[0]}. Take a language model whose vocabulary "
-            "has no such tokens, or all of them in a row."
+            f"<r0>, <r1>, … must follow each other and <r0> has {proxies[0]}. Use a language model whose vocabulary "
+            "has no such tokens, or all of them in sequence."
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = PAD_TOKEN
