@@ -69,3 +69,13 @@ def test_rows_without_any_box():
         proposals.detection_rows(dataset([row([])], "detection"))
     with pytest.raises(ValueError, match="Prediction 0 has no 'regions'"):
         proposals.score_detection([answer()], [row()])
+
+
+def test_the_paper_s_metric_and_what_is_drawn():
+    benchmark = proposals.BENCHMARK
+    [published] = benchmark.published
+    assert (published.dataset, published.metric, published.value) == ("coco", "queries_ap", 0.436)
+    assert [metric.name for metric in benchmark.metrics if not metric.is_share] == ["regions_per_image"]
+    # Queries are many, and few of them become regions: they are not drawn.
+    far = [50.0, 50.0, 60.0, 60.0]
+    assert benchmark.drawn_boxes(detected([BOX], [far, BOX]), row([far])) == ([BOX], [far])

@@ -9,9 +9,10 @@ from datasets import Dataset
 from transformers_groma._jsonl import read_jsonl
 from transformers_groma.data.columns import text_part
 from transformers_groma.endpoints import client as endpoint
+from transformers_groma.evaluation.benchmark import NOT_JUDGED, Asking
 from transformers_groma.evaluation.benchmarks import llava_bench, rec
 from transformers_groma.evaluation.benchmarks.llava_bench import llava_bench_rows
-from transformers_groma.evaluation.benchmarks.llava_bench_files import LLAVA_BENCH_FEATURES
+from transformers_groma.evaluation.benchmarks.llava_bench_files import LLAVA_BENCH_FEATURES, Review
 from transformers_groma.evaluation.judge import judge_of
 from transformers_groma.evaluation.loading import load_benchmark_rows, load_published_rows
 from transformers_groma.evaluation.runner import evaluate
@@ -118,3 +119,26 @@ def test_a_judge_needs_a_key(monkeypatch):
         judge_of("judge")
     with pytest.raises(ValueError, match="--max-cost needs"):
         judge_of("judge", "http://localhost/v1", max_cost=1.0)
+
+
+def test_the_paper_s_metrics_and_how_questions_are_asked():
+    benchmark = llava_bench.BENCHMARK
+    assert {entry.metric: entry.value for entry in benchmark.published} == {
+        "relative_score": 85.2,
+        "relative_score_conv": 82.6,
+        "relative_score_detail": 84.0,
+        "relative_score_complex": 88.8,
+    }
+    assert benchmark.asking == Asking(task=None, max_new_tokens=1024)
+    # Scores run from 0 to 10 and ratios to 100: nothing is a share that reports print times 100.
+    assert not any(metric.is_share for metric in benchmark.metrics)
+    assert benchmark.verdict(1.0, None, None) == NOT_JUDGED
+
+
+def test_an_answer_scores_what_the_judge_gave_it():
+    """The second number of a review is the model's."""
+    reviewed = [{"review": Review("0", "conv", (8.0, 6.0), "")}, {"review": Review("1", "conv", None, "")}, {}]
+    assert llava_bench.score_llava_bench_rows([], reviewed) == [0.6, 0.0, 0.0]
+    metrics = llava_bench.score_llava_bench([], reviewed)
+    assert (metrics["model_score"], metrics["reference_score"], metrics["unscored"]) == (6.0, 8.0, 1)
+    assert llava_bench.score_llava_bench([], [{}]) == {}
