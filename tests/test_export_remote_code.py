@@ -400,6 +400,8 @@ def test_two_modules_of_one_name_cannot_be_flattened(tmp_path):
         "from .missing import a",
         "from ....outside import a",
         "from ..family import a",
+        "from .  sibling import a",
+        "from .sibling \\\n    import a",
     ],
 )
 def test_imports_that_a_flat_folder_cannot_have_are_refused(tmp_path, line):

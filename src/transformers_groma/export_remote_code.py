@@ -107,17 +107,16 @@ def _flattened(path: Path, package: Path) -> tuple[str, list[Path]]:
         if not isinstance(node, ast.ImportFrom) or node.level == 0:
             continue
         target = path.parents[node.level - 1].joinpath(*(node.module or "").split(".")).with_suffix(".py")
-        if node.module is None or not target.is_file() or not target.is_relative_to(package):
+        written = f"from {'.' * node.level}{node.module} import"
+        is_module = node.module and target.is_file() and target.is_relative_to(package)
+        if not is_module or written not in lines[node.lineno - 1]:
             raise ValueError(
                 f"{path}, line {node.lineno}: a flat folder needs imports of the form `from ..module import name`, "
                 f"with a module of {package.name}."
             )
         imported.append(target)
         # The names on further lines of the statement stay as they are.
-        relative = "." * node.level + node.module
-        lines[node.lineno - 1] = lines[node.lineno - 1].replace(
-            f"from {relative} import", f"from .{target.stem} import"
-        )
+        lines[node.lineno - 1] = lines[node.lineno - 1].replace(written, f"from .{target.stem} import")
     return "".join(lines), imported
 
 
