@@ -181,6 +181,13 @@ def test_more_proposals_than_there_is_room_for():
     assert changed(grey(64, 48), drawn)
 
 
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_proposals_may_be_lists_and_arrays(labels, kind):
+    draw_proposals(grey(200, 150), kind([[10.0, 60, 90, 140]] * 2), kind([0.25, 0.5]), kind([False, True]))
+    draw_proposals(grey(200, 150), kind([]))
+    assert [found for found, _ in labels] == [["r1 50%"], []]
+
+
 def test_regions_have_numbers_and_labels_of_their_own(labels):
     regions = Regions([[10, 60, 90, 140], [20, 70, 80, 130]], [0.9, 0.4], [3, 8], labels=["a dog", "a cup"])
     drawn = draw_proposals(grey(200, 150), regions)

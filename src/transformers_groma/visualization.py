@@ -97,18 +97,18 @@ def draw_boxes(
 
 def draw_proposals(
     image: Image.Image,
-    boxes: Regions | Tensor,
-    scores: Tensor | None = None,
-    mask: Tensor | None = None,
+    boxes: Regions | Tensor | Sequence[Sequence[float]],
+    scores: Tensor | Sequence[float] | None = None,
+    mask: Tensor | Sequence[bool] | None = None,
 ) -> Image.Image:
     """Draw region proposals, each with its number: `r0`, `r1`, …
 
     Args:
         image (`PIL.Image.Image`): any mode; it is not changed.
-        boxes (`Regions`, or `Tensor` of shape `(R, 4)`): regions with their numbers and scores, or `xyxy` boxes in
+        boxes (`Regions`, or array-like of shape `(R, 4)`): regions with their numbers and scores, or `xyxy` boxes in
             absolute pixels of the upright image, numbered by row.
-        scores (`Tensor` of shape `(R,)`, *optional*): written behind the number, in percent.
-        mask (`Tensor` of shape `(R,)`, bool, *optional*): which rows are regions; all without it.
+        scores (array-like of shape `(R,)`, *optional*): written behind the number, in percent.
+        mask (array-like of shape `(R,)`, bool, *optional*): which rows are regions; all without it.
 
     Returns:
         `PIL.Image.Image`: a new RGB image of the size of the upright image.
@@ -126,6 +126,8 @@ def draw_proposals(
     numbers: Sequence[int] = range(len(boxes))
     if isinstance(boxes, Regions):
         boxes, scores, numbers = boxes.xyxy, boxes.scores if scores is None else scores, boxes.ids
+    boxes = _as_tensor(boxes)
+    scores, mask = (None if values is None else torch.as_tensor(values) for values in (scores, mask))
     for name, values in (("scores", scores), ("mask", mask)):
         if values is not None and values.shape != boxes.shape[:1]:
             raise ValueError(f"`{name}` must have shape ({len(boxes)},) like `boxes`, got {tuple(values.shape)}.")
@@ -298,10 +300,7 @@ def _answer_runs(grounded: Grounded, colors: Sequence[Color]) -> list[Run]:
 
 
 def _checked_boxes(boxes: Tensor | Sequence[Sequence[float]]) -> list[Box]:
-    try:
-        values = torch.as_tensor(boxes, dtype=torch.float32)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"boxes must be numbers, 4 for each box, got {reprlib.repr(boxes)}.") from error
+    values = _as_tensor(boxes)
     if values.numel() == 0:
         return []
     if values.ndim != 2 or values.shape[-1] != 4:
@@ -309,6 +308,13 @@ def _checked_boxes(boxes: Tensor | Sequence[Sequence[float]]) -> list[Box]:
     if not torch.isfinite(values).all():
         raise ValueError(f"boxes must be finite numbers, got {reprlib.repr(values.tolist())}.")
     return [tuple(box) for box in values.tolist()]
+
+
+def _as_tensor(boxes: Tensor | Sequence[Sequence[float]]) -> Tensor:
+    try:
+        return torch.as_tensor(boxes, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"boxes must be numbers, 4 for each box, got {reprlib.repr(boxes)}.") from error
 
 
 __all__ = ["PALETTE", "dashes", "draw_boxes", "draw_grounded_text", "draw_proposals"]
