@@ -299,9 +299,6 @@ def test_numbers_of_up_to_18_digits_are_regions():
     assert longer.phrases == () and longer.text == f"a <r{longest}0> b"
 
 
-# ------------------------------------------------------------------------------------------------------- hostile text
-
-
 @pytest.mark.parametrize("before", ["", "a dog", "a dog ", "a dog,", "a dog\n", "(", "<p>a dog</p>", "<p>a dog</p> "])
 @pytest.mark.parametrize(
     "after", ["", " runs", "runs", ".", " .", ", and", "\nruns", "'s tail", ")", " <p>x</p>", "(y)"]
