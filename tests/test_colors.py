@@ -1,8 +1,9 @@
 """Colours of drawings."""
 
+import numpy as np
 import pytest
 
-from transformers_groma.colors import BLACK, PALETTE, WHITE, pale, palette_color, text_color
+from transformers_groma.colors import BLACK, PALETTE, WHITE, is_color, pale, palette_color, text_color
 
 
 def test_palette_is_that_of_okabe_and_ito():
@@ -35,3 +36,15 @@ def test_letters_have_the_better_contrast(background, expected):
 def test_pale_colours_are_three_tenths_of_a_colour_on_white():
     assert pale((0, 155, 255)) == (178, 225, 255)
     assert pale(BLACK) == (178, 178, 178)
+
+
+@pytest.mark.parametrize("value", [(0, 0, 0), (255, 255, 255), [0, 128, 255], np.array([1, 2, 3], np.uint8), *PALETTE])
+def test_three_numbers_up_to_255_are_a_colour(value):
+    assert is_color(value)
+
+
+@pytest.mark.parametrize(
+    "value", [(0, 0, 256), (-1, 0, 0), (0, 0), (0, 0, 0, 0), (0.5, 0.5, 0.5), "red", "#00ff00", 7, None, {}]
+)
+def test_other_values_are_not(value):
+    assert not is_color(value)
