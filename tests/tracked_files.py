@@ -7,7 +7,7 @@ import pytest
 
 
 def tracked_files(folder: Path) -> list[Path]:
-    """The tracked files of a folder of the checkout; without git, or in a copy without history, the test is skipped."""
+    """The tracked files of a folder of the checkout; skips the test without git or in a copy without history."""
     try:
         listing = subprocess.run(["git", "ls-files", "-z"], cwd=folder, capture_output=True, text=True, check=True)
     except (FileNotFoundError, subprocess.CalledProcessError):
