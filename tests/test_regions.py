@@ -112,6 +112,8 @@ def test_later_changes_of_tensors_and_masks_are_not_seen(masks):
         ({"xyxy": [[1, 2, 3]] * 3}, r"got \(3, 3\)"),
         ({"xyxy": np.zeros((0, 5))}, r"got \(0, 5\)"),
         ({"xyxy": [BOXES]}, r"got \(1, 3, 4\)"),
+        ({"xyxy": [[0, 0, 9, 9], [30, 20, 10, 40]]}, r"x1 <= x2 and y1 <= y2, got \[30\.0, 20\.0, 10\.0, 40\.0\]"),
+        ({"xyxy": [[10, 20, 30, 19.5]]}, r"got \[10\.0, 20\.0, 30\.0, 19\.5\].*`boxes\.box_to_xyxy`"),
         ({"xyxy": [[1, 2, 3, 4], [1, 2]]}, "`xyxy` must be numbers"),
         ({"xyxy": "box"}, "`xyxy` must be numbers"),
         (
@@ -336,3 +338,7 @@ def test_regions_of_slots_keep_their_numbers(target_sizes):
     torch.testing.assert_close(fractions[1].xyxy, torch.tensor([[0.7, 0.7, 1, 1]]))
     with pytest.raises(ValueError, match="`target_sizes`.*got 1 for 2"):
         regions_of_slots(boxes, scores, mask, [(100, 200)])
+
+
+def test_a_box_may_be_a_line_or_a_point():
+    assert len(Regions([[5, 5, 5, 9], [5, 5, 9, 5], [5, 5, 5, 5]])) == 3

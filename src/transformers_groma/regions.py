@@ -38,8 +38,8 @@ class Regions:
         labels (`Sequence[str]` of length n, *optional*): a phrase or a category for each.
 
     Raises:
-        ValueError: if a shape or a length does not fit, a box or a score is not a finite number, a region's number is
-            negative, `masks` are not bool or `labels` are not texts.
+        ValueError: if a shape or a length does not fit, a box or a score is not a finite number, a box's corners have
+            changed places, a region's number is negative, `masks` are not bool or `labels` are not texts.
 
     Example:
     >>> from transformers_groma.regions import Regions
@@ -69,6 +69,11 @@ class Regions:
             boxes = boxes.reshape(0, 4)
         if boxes.ndim != 2 or boxes.shape[1] != 4:
             raise ValueError(f"`xyxy` must have shape (number of regions, 4), got {tuple(boxes.shape)}.")
+        if len(inverted := boxes[(boxes[:, 2:] < boxes[:, :2]).any(dim=1)]):
+            raise ValueError(
+                f"`xyxy` must be corners with x1 <= x2 and y1 <= y2, got {inverted[0].tolist()}. Convert boxes of "
+                "other formats with `boxes.box_to_xyxy`."
+            )
         count = len(boxes)
         confidences = torch.ones(count) if scores is None else _finite("scores", scores)
         if confidences.shape != (count,):

@@ -29,7 +29,7 @@ def test_an_answer_is_written_as_ever_and_read_back():
     assert [(text, len(regions)) for text, regions in kept.phrases] == [("a dog", 2), ("a cat", 1)]
 
 
-@pytest.mark.parametrize("numbers", [[0.1, 0.30000000000000004, 1e-7, 640.0], [1 / 3, 2 / 3, 5.1, 17]])
+@pytest.mark.parametrize("numbers", [[1e-7, 0.1, 0.30000000000000004, 640.0], [1 / 3, 2 / 3, 5.1, 17]])
 def test_no_digit_is_lost(numbers):
     phrase = {"text": "", "boxes_xyxy": [[float(value) for value in numbers]], "scores": [1 / 3]}
     record = {"index": 0, "image_id": "7", "text": "", "phrases": [phrase], "markup": ""}
