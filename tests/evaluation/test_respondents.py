@@ -47,6 +47,12 @@ def test_questions_are_those_that_are_asked(model):
     assert ProposalRespondent(*model).question(row) == ""
 
 
+def test_a_model_that_is_training_answers_in_evaluation_mode(model):
+    model[0].train()
+    ChatRespondent(*model, Asking(max_new_tokens=4))
+    assert not any(module.training for module in model[0].modules())
+
+
 def test_a_seed_needs_templates(model):
     with pytest.raises(ValueError, match="`prompt_seed` has no effect here"):
         ChatRespondent(*model, Asking(max_new_tokens=4, prompt_seed=0))
