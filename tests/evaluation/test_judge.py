@@ -1,6 +1,7 @@
 """The judge model: the options of the papers, and where each setting goes."""
 
-from transformers_groma.evaluation.judge import judge_of
+from transformers_groma.endpoints.asking import Budget
+from transformers_groma.evaluation.judge import Judge, judge_of
 
 
 def test_a_judge_is_asked_as_in_the_papers(monkeypatch):
@@ -8,7 +9,8 @@ def test_a_judge_is_asked_as_in_the_papers(monkeypatch):
     judge = judge_of("some-model")
     assert (judge.endpoint.model, judge.endpoint.base_url, judge.endpoint.api_key) == ("some-model", None, "secret")
     assert judge.endpoint.options == {"temperature": 0.2, "max_tokens": 1024}
-    assert (judge.concurrency, judge.requests_per_minute, judge.budget.max_cost) == (8, None, None)
+    assert judge == Judge(judge.endpoint, concurrency=8, requests_per_minute=None, budget=Budget(0.0, 0.0, None))
+    assert judge == Judge(judge.endpoint)
 
 
 def test_settings_of_a_judge_go_where_they_belong(monkeypatch):
