@@ -1,6 +1,7 @@
 """The import rules: each package imports only those below it, and there is no circle."""
 
 import ast
+import importlib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -150,6 +151,19 @@ def test_a_module_that_moved_is_one_import(name):
         [ast.Expr, ast.ImportFrom],
         [ast.Expr, ast.Import, ast.ImportFrom, ast.Assign],
     )
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("data.shapes", "make_scene"),
+        ("evaluation.card", "add_results_to_card"),
+        ("evaluation.runner", "read_predictions"),
+        ("image_reading", "read_image"),
+    ],
+)
+def test_names_that_readme_and_docs_once_showed_keep_working(module, name):
+    assert callable(getattr(importlib.import_module(f"transformers_groma.{module}"), name))
 
 
 def test_a_limit_set_under_the_old_name_holds(monkeypatch):
