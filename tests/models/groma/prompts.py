@@ -6,6 +6,10 @@ from tests.tiny import tiny_inputs
 from transformers_groma import GromaForConditionalGeneration
 
 GREEDY = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+EXACT = {"atol": 1e-5, "rtol": 1e-4}
+# What three prompts continue with: tokens, and a box that no proposal has.
+NEW = torch.tensor([[11, 12, 13, 14], [21, 22, 23, 24], [31, 32, 33, 34]])
+NEW_BOX = torch.tensor([0.31, 0.42, 0.23, 0.17])
 
 
 def one(inputs: dict[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:

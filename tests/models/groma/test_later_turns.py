@@ -9,23 +9,12 @@ from transformers import DynamicCache, GenerationConfig, StaticCache
 
 from tests.tiny import MAX_REGIONS, prompt_ids, tiny_model
 from transformers_groma import GromaForConditionalGeneration
-from transformers_groma.models.groma.modeling_groma_cached_prompt import (
-    recall_prompt,
-)
+from transformers_groma.models.groma.modeling_groma_cached_prompt import recall_prompt
 from transformers_groma.models.groma.modeling_groma_outputs import GromaImageFeatures
 
-from .prompts import extended, logits_of_whole, one, padded_inputs, turn_ids
-
-EXACT = {"atol": 1e-5, "rtol": 1e-4}
-
+from .prompts import EXACT, NEW, NEW_BOX, extended, logits_of_whole, one, padded_inputs, turn_ids
 
 GREEDY = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
-
-
-NEW = torch.tensor([[11, 12, 13, 14], [21, 22, 23, 24], [31, 32, 33, 34]])
-
-
-NEW_BOX = torch.tensor([0.31, 0.42, 0.23, 0.17])
 
 
 @pytest.fixture(scope="module")

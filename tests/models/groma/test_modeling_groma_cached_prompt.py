@@ -21,7 +21,7 @@ from transformers_groma.models.groma.modeling_groma_cached_prompt import (
     remember_prompt,
 )
 
-NEW = torch.tensor([[11, 12, 13, 14], [21, 22, 23, 24], [31, 32, 33, 34]])
+from .prompts import NEW
 
 
 @pytest.fixture(scope="module")
