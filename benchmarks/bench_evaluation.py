@@ -149,8 +149,8 @@ def main() -> None:
     speeds = {
         name: compare_batches(respondent, rows, arguments.batch_size, arguments.single_rows, arguments.repeats)
         for name, rows in (
-            ("an image a row", shapes_dataset("rec", arguments.rows, seed=0, split="test", evaluation=True)),
-            (f"{arguments.questions} rows an image", rows_of_shared_images(arguments.rows, arguments.questions)),
+            ("one image per row", shapes_dataset("rec", arguments.rows, seed=0, split="test", evaluation=True)),
+            (f"{arguments.questions} rows per image", rows_of_shared_images(arguments.rows, arguments.questions)),
         )
     }
     ratios = {

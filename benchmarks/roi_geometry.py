@@ -236,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--alignment-steps", type=int, default=150)
     parser.add_argument("--sft-steps", type=int, default=300)
-    parser.add_argument("--rows", type=int, default=300, help="test scenes a task")
+    parser.add_argument("--rows", type=int, default=300, help="test scenes per task")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--language", type=Path, default=Path("output/groma-tiny/language"))

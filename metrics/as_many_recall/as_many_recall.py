@@ -13,15 +13,15 @@ MERGED-BOXES compares the box around all predictions with the one around all tar
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions (list, one entry a question): boxes [x1, y1, x2, y2] in pixels of the original image, in the model's
+    predictions (list, one entry per question): boxes [x1, y1, x2, y2] in pixels of the original image, in the model's
         order.
-    references (list, one entry a question): the true boxes [x1, y1, x2, y2].
+    references (list, one entry per question): the true boxes [x1, y1, x2, y2].
     protocol (str): "as_many" (default), "any" or "merged_boxes".
-    scores (list, one entry a question, optional): a score for each predicted box; without it the model's order ranks
+    scores (list, one entry per question, optional): a score for each predicted box; without it the model's order ranks
         them.
-    areas (list, one entry a question, optional): area of each true box's object in square pixels; by default that of
+    areas (list, one entry per question, optional): area of each true box's object in square pixels; by default that of
         the box.
-    crowds (list, one entry a question, optional): which true boxes are crowd regions; these are not targets.
+    crowds (list, one entry per question, optional): which true boxes are crowd regions; these are not targets.
     max_boxes (int, optional; not of "as_many"): only so many of the best boxes of a question count.
 
 Returns:

@@ -12,12 +12,12 @@ a score of 1, averaged over categories. It is not the paper's AS-MANY protocol; 
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions (list, one entry a question): boxes [x1, y1, x2, y2] in pixels of the original image, in the model's
+    predictions (list, one entry per question): boxes [x1, y1, x2, y2] in pixels of the original image, in the model's
         order.
-    references (list, one entry a question): the true boxes [x1, y1, x2, y2].
+    references (list, one entry per question): the true boxes [x1, y1, x2, y2].
     categories (list of str): what each question asks for.
     image_ids (list of str): the image of each question. No image is asked twice for the same category.
-    areas (list, one entry a question, optional): area of each true object in square pixels (LVIS: of its mask); by
+    areas (list, one entry per question, optional): area of each true object in square pixels (LVIS: of its mask); by
         default that of the box.
 
 Returns:

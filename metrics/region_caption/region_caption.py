@@ -12,7 +12,7 @@ METEOR is its authors' Java program and is left out, with a warning, where there
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions (list of str): one caption a region.
+    predictions (list of str): one caption per region.
     references (list of lists of str): the true captions of each, at least one.
 
 Returns:

@@ -37,7 +37,7 @@ RECIPES = HUB_CONFIGS / "recipes" / "tiny"
 # The recipes name these folders.
 WORK = Path("output/groma-tiny")
 SEED = 0
-# Task: rows to train on, rows for evaluation during training, questions a row.
+# Task: rows to train on, rows for evaluation during training, questions per row.
 DATA = {
     "detection": (12000, 200, 1),
     "rec": (8000, 200, 10),

@@ -59,7 +59,7 @@ def draw_boxes(
         image (`PIL.Image.Image`): any mode; it is not changed.
         boxes (`Regions`, or array-like of shape `(n, 4)`): `xyxy` boxes in absolute pixels of the upright image.
         labels (`Sequence[str]`, *optional*): one label per box; an empty one is not drawn. Default: `boxes.labels`.
-        colors (`Sequence` of `(r, g, b)`, *optional*): one colour a box; without it, `PALETTE` in turn.
+        colors (`Sequence` of `(r, g, b)`, *optional*): one colour per box; by default `PALETTE` in turn.
 
     Returns:
         `PIL.Image.Image`: a new RGB image of the size of the upright image.

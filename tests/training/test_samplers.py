@@ -89,7 +89,7 @@ def test_in_a_data_loader():
     [
         ({"rows_per_batch": 0}, "at least 1, got 0 and 1"),
         ({"rows_per_batch": 4, "num_processes": 0}, "at least 1, got 4 and 0"),
-        ({"rows_per_batch": 40, "drop_last": True}, "no batches: 37 rows, 40 rows a batch"),
+        ({"rows_per_batch": 40, "drop_last": True}, "no batches: 37 rows, 40 rows per batch"),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -1,6 +1,6 @@
 """Answers several questions about the same image while encoding it, and what their prompts share, once.
 
-RefCOCO asks some seven expressions an image and LVIS-Ground several categories. The prompts of such rows are the same
+RefCOCO has some seven expressions per image and LVIS-Ground several categories. The prompts of such rows are the same
 up to the last region slot, which is most of their length, so only the questions after it differ.
 """
 

@@ -83,7 +83,7 @@ def image_batches(source: Path, batch_size: int) -> Iterator[ImageBatch]:
 
     Args:
         source (`Path`): Parquet file of the conversation columns.
-        batch_size (`int`): images a batch; the last has fewer, or none.
+        batch_size (`int`): images per batch; the last has fewer, or none.
 
     Yields:
         `ImageBatch`: together they cover all rows.

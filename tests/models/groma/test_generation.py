@@ -112,7 +112,7 @@ def test_beams(model, inputs):
     }
     output = model.generate(**inputs, **beams)
     assert output.sequences.shape[0] == 6
-    assert output.region_boxes.shape[0] == 3  # one row an image
+    assert output.region_boxes.shape[0] == 3  # one row per image
     for index in range(3):
         single = model.generate(**one(inputs, index), **beams)
         assert torch.equal(output.sequences[2 * index : 2 * index + 2], single.sequences)

@@ -136,7 +136,7 @@ def plot_counts(
         {count: metrics[f"{prefix}ar@{count}"] for count in RECALL_CURVE} for prefix in ("", "queries_")
     )
     return plot_recall_at_n(
-        regions, path, name="regions", others={"all queries": queries}, title="Average recall at n boxes an image"
+        regions, path, name="regions", others={"all queries": queries}, title="Average recall at n boxes per image"
     )
 
 

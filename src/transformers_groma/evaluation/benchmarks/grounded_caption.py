@@ -43,7 +43,7 @@ def grounded_caption_rows(dataset: Dataset) -> BenchmarkRows:
     """Ask each image once, and put all captions of it together.
 
     Args:
-        dataset (`Dataset`): evaluation columns, or conversation columns with one answer a row.
+        dataset (`Dataset`): evaluation columns, or conversation columns with one answer per row.
 
     Returns:
         `BenchmarkRows`: rows have `references`, `target_boxes_xyxy` (all boxes of the captions) and `target_phrases`

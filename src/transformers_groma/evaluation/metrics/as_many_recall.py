@@ -48,15 +48,15 @@ def as_many_recall(
     many counts for more.
 
     Args:
-        predictions (`Sequence`, one entry a question): boxes of shape `(n, 4)` in the model's order, `xyxy` in pixels;
-            `n` may be 0.
-        scores (`Sequence`, one entry a question, *optional*): a score for each box; without it the model's order ranks
-            them. Equal scores keep the model's order.
-        targets (`Sequence`, one entry a question): true boxes of shape `(k, 4)`, `xyxy` in pixels.
-        areas (`Sequence`, one entry a question, *optional*): area of each target in square pixels, where the dataset
+        predictions (`Sequence`, one entry per question): boxes of shape `(n, 4)` in the model's order, `xyxy` in
+            pixels; `n` may be 0.
+        scores (`Sequence`, one entry per question, *optional*): a score for each box; without it the model's order
+            ranks them. Equal scores keep the model's order.
+        targets (`Sequence`, one entry per question): true boxes of shape `(k, 4)`, `xyxy` in pixels.
+        areas (`Sequence`, one entry per question, *optional*): area of each target in square pixels, where the dataset
             knows the object's own (LVIS: of its mask). By default that of its box. Only the metrics by size depend on
             it.
-        crowds (`Sequence`, one entry a question, *optional*): which targets are crowd regions. They are no targets,
+        crowds (`Sequence`, one entry per question, *optional*): which targets are crowd regions. They do not count,
             and k is smaller by them.
 
     Returns:

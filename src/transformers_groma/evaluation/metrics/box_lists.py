@@ -16,7 +16,7 @@ def flat_boxes(name: str, lists: Sequence[Sequence[Any]]) -> tuple[np.ndarray, n
 
     Args:
         name (`str`): how an error names the argument.
-        lists (`Sequence`, one entry a row): boxes of shape `(n, 4)`, as lists or arrays; `n` may be 0.
+        lists (`Sequence`, one entry per row): boxes of shape `(n, 4)`, as lists or arrays; `n` may be 0.
 
     Returns:
         `tuple` of two `np.ndarray`: boxes `(n, 4)`, float64, and counts `(rows,)`.
@@ -80,7 +80,7 @@ def flat_values(
 
     Args:
         name (`str`): how an error names the argument.
-        values (`Sequence`, one entry a row): as many values as the row has boxes.
+        values (`Sequence`, one entry per row): as many values as the row has boxes.
         counts (`np.ndarray` of shape `(rows,)`): how many boxes that is.
         dtype (`type`): of the result.
 

@@ -25,7 +25,7 @@ def cider(candidates: Sequence[str], references: Sequence[Sequence[str]], tokeni
     mean over parts of it. That of a single caption is 0.
 
     Args:
-        candidates (`Sequence[str]`): one caption an image or region.
+        candidates (`Sequence[str]`): one caption per image or region.
         references (`Sequence[Sequence[str]]`): the true captions of each, at least one.
         tokenize (`Callable`): cuts texts into words; by default as coco-caption does, without its Java program.
             `ptb_tokenizer.java_ptb_tokenize` runs that program; `list` takes texts that are cut already.
@@ -50,7 +50,7 @@ def meteor(
     """METEOR 1.5 of captions, by its authors' own Java program. NLTK's function of that name gives other scores.
 
     Args:
-        candidates (`Sequence[str]`): one caption an image or region.
+        candidates (`Sequence[str]`): one caption per image or region.
         references (`Sequence[Sequence[str]]`): the true captions of each, at least one.
         tokenize (`Callable`): cuts texts into words; see `cider`.
 
@@ -83,7 +83,7 @@ def caption_scores(candidates: Sequence[str], references: Sequence[Sequence[str]
     """CIDEr, and METEOR if Java is installed; otherwise a warning says how to install it.
 
     Args:
-        candidates (`Sequence[str]`): one caption an image or region.
+        candidates (`Sequence[str]`): one caption per image or region.
         references (`Sequence[Sequence[str]]`): the true captions of each, at least one.
 
     Returns:

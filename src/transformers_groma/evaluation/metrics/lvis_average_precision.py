@@ -37,12 +37,12 @@ def lvis_ground_eval(
     prints means nothing: boxes that all have the same score have no order.
 
     Args:
-        predictions (`Sequence`, one entry a question): boxes of shape `(n, 4)` in the model's order, `xyxy` in pixels;
-            `n` may be 0.
-        targets (`Sequence`, one entry a question): true boxes of shape `(k, 4)`, `xyxy` in pixels.
+        predictions (`Sequence`, one entry per question): boxes of shape `(n, 4)` in the model's order, `xyxy` in
+            pixels; `n` may be 0.
+        targets (`Sequence`, one entry per question): true boxes of shape `(k, 4)`, `xyxy` in pixels.
         categories (`Sequence[str]`): what each question asks for.
         image_ids (`Sequence[str]`): the image of each question. No image is asked twice for the same category.
-        areas (`Sequence`, one entry a question, *optional*): area of each target in square pixels, where the dataset
+        areas (`Sequence`, one entry per question, *optional*): area of each target in square pixels, where the dataset
             knows the object's own (LVIS: of its mask, which the script takes). By default that of its box. Only the
             metrics by size depend on it.
 
@@ -99,7 +99,7 @@ def lvis_ground_eval(
 def lvis_metrics(
     truth: Mapping[str, Sequence[Mapping[str, Any]]], results: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
-    """The metrics of LVIS's own evaluation of boxes (`LVISEval`, at most 300 boxes an image).
+    """The metrics of LVIS's own evaluation of boxes (`LVISEval`, at most 300 boxes per image).
 
     Args:
         truth (`Mapping`): an annotation file of LVIS: `images` (`id`, if there are any `neg_category_ids` and

@@ -28,9 +28,9 @@ def grounded_phrase_scores(
     region and, for the first three metrics, the same words: capitals, articles and punctuation do not matter.
 
     Args:
-        predicted (`Sequence`, one entry a row): the phrases of the answer, each its text and its `xyxy` boxes of shape
-            `(n, 4)`. A phrase without boxes is wrong.
-        targets (`Sequence`, one entry a row): the true phrases in the same form. Those without boxes are left out.
+        predicted (`Sequence`, one entry per row): the phrases of the answer, each its text and its `xyxy` boxes of
+            shape `(n, 4)`. A phrase without boxes is wrong.
+        targets (`Sequence`, one entry per row): the true phrases in the same form. Those without boxes are left out.
 
     Returns:
         `dict[str, float]`: `precision@0.5`, `recall@0.5`, `f1@0.5`, of phrases whose words and region agree;

@@ -32,7 +32,7 @@ class GromaDetection(NamedTuple):
 class GromaImageFeatures(BaseModelOutputWithPooling):
     """Visual features of a batch of images, with the regions they were computed for.
 
-    `pooler_output` is a list with one `(n, hidden_size)` tensor an image: its features in the order of the
+    `pooler_output` is a list with one `(n, hidden_size)` tensor per image: its features in the order of the
     placeholders of a prompt, that is image tokens, `max_regions` region tokens, referred regions.
 
     Attributes:
