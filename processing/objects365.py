@@ -2,7 +2,7 @@
 
 Get `zhiyuan_objv2_train.json` and the images (archives `patch0` ... `patch50`) from https://www.objects365.org and
 unpack the archives. The JSON calls an image `images/v1/patch8/objects365_v1_00420917.jpg`; below `--images` it may
-lie there, or in `v1/patch8/`, in `patch8/` (as the archives of the training split unpack) or directly in the folder. A
+are there, or in `v1/patch8/`, in `patch8/` (as the archives of the training split unpack) or directly in the folder. A
 few images of the training split are annotated but in no archive; the report counts them as missing.
 
 python -m processing.objects365 --images objects365/train --annotations objects365/zhiyuan_objv2_train.json \\

@@ -247,7 +247,7 @@ def test_one_wrong_box_among_right_ones_is_named():
 
 
 def test_fractions_without_normalized_are_named():
-    """Fractions are no larger than 1; whoever points at the first pixel of an image would be the first."""
+    """Fractions are no larger than 1; nobody points at the first pixel of an image."""
     for box, box_format in (([0.1, 0.2, 0.5, 0.6], "xyxy"), ([0, 0, 1, 1], "xyxy"), ([0.4, 0.4, 0.5, 0.5], "cxcywh")):
         with pytest.raises(
             ValueError, match=r"`boxes\[1\]` = .* within the first pixel of the 20x10 .*`normalized=True`"

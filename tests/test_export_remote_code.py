@@ -211,7 +211,7 @@ def messages_of(monkeypatch) -> list[str]:
 
 
 def small_model(folder: Path, **config) -> Path:
-    """A folder with a configuration and weights that nobody loads."""
+    """A folder with a configuration and weights that are never loaded."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"model_type": "groma", **config}))
     (folder / "model.safetensors").write_bytes(b"weights")

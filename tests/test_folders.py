@@ -109,7 +109,7 @@ def test_a_source_or_the_home_folder_may_be_deeper(home):
 
 
 def test_other_folders_beside_them_are_replaced(home):
-    """Names of the Hub are no folders; a new folder inside of a source takes nothing from it."""
+    """Hub names are not folders; a new folder inside a source takes nothing from it."""
     for output in ("model", home / "home" / "model", home / "link" / "model", "source/new"):
         replace(output, sources=["source", "org/model", "missing/source"])
         assert tree(Path(output)) == NEW
@@ -326,7 +326,7 @@ def test_leftovers_of_other_outputs_stay(tmp_path):
     assert other.exists() and not (tmp_path / ".model-89abcdef.partial").exists()
 
 
-def test_leftovers_that_cannot_be_removed_hinder_nobody(tmp_path, monkeypatch):
+def test_leftovers_that_cannot_be_removed_are_harmless(tmp_path, monkeypatch):
     fill(tmp_path / ".model-89abcdef.partial" / "new", config="dead")
     monkeypatch.setattr(shutil, "rmtree", lambda path, ignore_errors: None)
     replace(tmp_path / "model")
@@ -334,7 +334,7 @@ def test_leftovers_that_cannot_be_removed_hinder_nobody(tmp_path, monkeypatch):
 
 
 def test_two_writers_of_a_folder(tmp_path):
-    """Whether it is there already or not; another one beside it is nobody's business."""
+    """Whether it is there already or not; another one beside it does not matter."""
     for output in (tmp_path / "new", fill(tmp_path / "old", **OLD)):
         with complete_folder(output, overwrite=True) as folder:
             fill(folder, config="first")

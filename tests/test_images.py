@@ -39,7 +39,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpa
 
 
 def png_of_size(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG whose header promises a size, with hardly a pixel behind it."""
+    """A PNG whose header promises a size, with almost no pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -128,7 +128,7 @@ def test_no_import_goes_in_a_circle(graph):
         pytest.fail(" imports ".join(str(path.relative_to(PACKAGE)) for path in reversed(error.args[1])))
 
 
-def test_nobody_reaches_into_private_names(graph):
+def test_no_module_imports_private_names(graph):
     wrong = []
     for path in graph:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -238,9 +238,9 @@ def test_private_names_are_seen(house, name, is_private):
     house({"boxes.py": "", "_files.py": "", "regions.py": f"from . import _files\nfrom .boxes import {name}"})
     if is_private:
         with pytest.raises(AssertionError, match=r"^regions\.py: _nms\n"):
-            test_nobody_reaches_into_private_names(modules())
+            test_no_module_imports_private_names(modules())
     else:
-        test_nobody_reaches_into_private_names(modules())
+        test_no_module_imports_private_names(modules())
 
 
 @pytest.mark.parametrize(

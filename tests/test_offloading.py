@@ -185,7 +185,7 @@ def test_half_precision_offloaded(folders, tmp_path, dtype, part):
     "device_map", [{"model.language_model": "disk", "lm_head": "disk"}, {"model.language_model.layers": "disk"}]
 )
 def test_tied_weights(tmp_path, device_map):
-    """A head that shares the embedding's weights lies where they lie."""
+    """A head that shares the embedding's weights is on their device."""
     tied = tiny_model(text_config={"tie_word_embeddings": True})
     tied.save_pretrained(tmp_path / "model")
     for name in list(device_map):

@@ -114,7 +114,7 @@ def test_the_first_of_several_outlines_is_the_innermost():
 
 
 def test_outlines_are_kept_off_by_labels():
-    """Also those of what is no larger than a point or outside of the image; there is space around tiny ones."""
+    """Also those of points and of boxes outside the image; there is space around tiny ones."""
     canvas = RegionCanvas(grey(64, 48))
     canvas.outline(
         [Mark(box, RED) for box in ((5.0, 5.0, 5.0, 5.0), (70.0, 80.0, 90.0, 90.0), (-9.0, 2.0, 7.0, 9.0))], 2

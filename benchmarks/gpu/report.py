@@ -44,7 +44,7 @@ def cell(value: Any) -> str:
 
 
 def summary_line(report: dict[str, Any]) -> str:
-    """The line with which every benchmark ends: ratios against named baselines, and seconds of the steps.
+    """The last line of every benchmark: ratios against named baselines, and seconds of the steps.
 
     Ratios of a CPU run or of tiny sizes are left out: they check the script.
     """

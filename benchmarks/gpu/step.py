@@ -57,7 +57,7 @@ def median_ms(
 ) -> float:
     """Median milliseconds of a call.
 
-    Inputs rotate, so that what one call left in the cache does not serve the next. On a GPU each call stands between
+    Inputs rotate, so that what one call left in the cache does not help the next. On a GPU each call is between
     two events.
     """
     for index in range(warm_up):

@@ -6,8 +6,8 @@ import evaluate
 from transformers_groma.evaluation.metrics.phrase_precision_recall import grounded_phrase_scores
 
 _DESCRIPTION = """
-Precision, recall and F1 of phrases that are tied to boxes, as in a grounded caption. A phrase stands for the region
-that its boxes cover together; two phrases agree when the IoU of their regions is at least 0.5 and, for the first three
+Precision, recall and F1 of phrases that are tied to boxes, as in a grounded caption. A phrase's region is
+what its boxes cover together; two phrases agree when the IoU of their regions is at least 0.5 and, for the first three
 metrics, their words are the same but for capitals, articles and punctuation.
 """
 

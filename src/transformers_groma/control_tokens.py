@@ -1,7 +1,7 @@
 """Turns control tokens that a user typed into plain text: the model reads the words, not the tokens.
 
 `<image>`, `<r5>` or `</s>` in a question would be read as tokens of the model: placeholders of an image, a region that
-nobody pointed at, the end of a turn. Here such a text is cut inside each of them by a mark, the break. The tokenizer
+without a box, the end of a turn. Here such a text is cut inside each of them by a mark, the break. The tokenizer
 encodes the text between the breaks piece by piece and drops the breaks (transformers' own way, see
 `encode_marked_chat`), so that the ids hold no control token and decode to the very text that was typed. With | for the
 break:

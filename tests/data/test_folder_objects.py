@@ -307,4 +307,4 @@ def test_a_box_on_two_lines_is_one_box(tmp_path):
     report = write_image_folder(folder, tmp_path / "out", FolderOptions("detection"))
     [row] = Dataset.from_parquet(str(report.files[0]), cache_dir=str(tmp_path / "cache"))
     assert row["boxes_xyxy"] == [[1, 1, 10, 10]]
-    assert report.parts == {"a box stands on several lines with the same text": 1}
+    assert report.parts == {"a box is on several lines with the same text": 1}

@@ -36,7 +36,7 @@ def test_a_shard_without_rows_is_not_kept(tmp_path):
 
 @pytest.mark.parametrize("rows", [0, 1])
 def test_a_report_is_read_as_it_was_written(tmp_path, rows):
-    """A shard without rows is no file."""
+    """A shard without rows is not a file."""
     path = tmp_path / "train-00000-of-00001.parquet"
     report = WriteReport(rows=rows, records=3, files=[path] * rows)
     report.skip("a.jpg", "missing")

@@ -84,7 +84,7 @@ def test_prices_are_not_negative(value):
 
 
 def test_odd_replies_cost_their_question_alone(server, tmp_path):
-    """The run goes on, the cost does not fall, and no file holds the key."""
+    """The run continues, the cost does not fall, and no file holds the key."""
     odd = {
         "deep": raw_bytes(b"[" * 200_000),
         "negative": completion("a", tokens=(-1_000_000_000, 5)),
@@ -126,7 +126,7 @@ def test_costs():
 
 @pytest.mark.parametrize(("max_cost", "answered"), [(2.0, 2), (1.99, 1), (0.5, 1), (0.0, 1)])
 def test_the_largest_cost_may_be_reached_and_the_first_request_goes_alone(server, tmp_path, max_cost, answered):
-    """Each costs 1, which nobody knows before the first answer."""
+    """Each costs 1, which is unknown before the first answer."""
     budget = Budget(price_in=1000.0, max_cost=max_cost)
     report, kept = ask(server, tmp_path, *"abcd", concurrency=4, budget=budget)
     assert len(kept) == report.new == report.answered == len(server.requests) == answered

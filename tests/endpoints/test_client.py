@@ -292,7 +292,7 @@ FORMS = {
 
 
 def pieces_of_key(text: str) -> list[str]:
-    """What of the key stands in a text, in any of its forms."""
+    """Parts of the key in a text, in any of its forms."""
     known = [KEY[start : start + 8] for start in range(len(KEY) - 7)]
     return [piece for piece in known if piece in text or quote(piece, safe="") in text or piece.encode().hex() in text]
 

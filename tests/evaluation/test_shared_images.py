@@ -108,7 +108,7 @@ def test_images_of_one_name_are_compared(processor):
 
 
 def test_prompts_that_begin_differently_share_nothing(processor):
-    """As a chat template of one's own may make them."""
+    """As a user's chat template may make them."""
     inputs = prepare_questions(processor, rows_of_images((1, 1))).inputs
     assert images_of_rows(["1", "1"], inputs, processor.image_token_id) == [0, 0]
     first_token = inputs["attention_mask"][0].argmax()

@@ -14,7 +14,7 @@ TAKES_CPU_BUILDS = torch.version.cuda is None
 
 
 def load_file(path: Path) -> ModuleType:
-    """A Python file as a module; it need not lie in a package."""
+    """A Python file as a module; it need not be in a package."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -89,7 +89,7 @@ def test_an_image_that_is_listed_twice_counts_once(images, name):
 
 @pytest.mark.parametrize("name", [name for name in COCO_STYLE if name not in ("refer", "refcoco caption")])
 def test_files_that_use_an_id_for_other_images(images, name, capsys):
-    """Boxes go to the image of their own file, and somebody is told."""
+    """Boxes go to the image of their own file, and a note says so."""
     content = coco_content()
     content["images"], content["annotations"] = content["images"][:1], content["annotations"][:1]
     content["images"][0]["file_name"] = "b.png"

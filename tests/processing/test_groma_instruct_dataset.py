@@ -151,7 +151,7 @@ def test_indices_of_boxes_are_checked(images, indices, reason):
     assert one_reason(wild.run(SCRIPTS["groma_instruct"], images, arguments)) == reason
 
 
-def test_a_box_that_nobody_names_is_left_out_alone(images):
+def test_an_unmentioned_box_is_left_out_alone(images):
     """The others keep their places."""
     arguments = write_instruct(images)
     records = json.loads((images / "a.json").read_text())

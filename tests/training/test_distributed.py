@@ -85,7 +85,7 @@ def train_all_stages(folder: Path, batch_size: int, **settings: Any) -> dict[str
 
 
 def interrupt_and_resume(folder: Path) -> dict[str, Any]:
-    """What was logged without and with an interruption; the slots are shuffled, by each process for itself."""
+    """What was logged without and with an interruption; each process shuffles its own slots."""
     settings = {"max_steps": 4, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 2}
     checkpoint = folder / "whole" / "checkpoint-2"
     runs = {"whole": {}, "resumed": {"resume_from_checkpoint": checkpoint}}

@@ -156,7 +156,7 @@ def test_the_hub_says_whose_regions_it_holds(tmp_path, monkeypatch):
 
 
 def test_a_folder_is_claimed_once(tmp_path, model, processor):
-    """Before anything else lies in it, and for one detector, image processor and threshold."""
+    """Before anything else is in it, and for one detector, image processor and threshold."""
     image_processor, model = processor.image_processor, model.model
     model.config.box_score_threshold = 0.5
     claim = claim_folder(tmp_path, model, image_processor, 0.25)

@@ -88,7 +88,7 @@ def test_one_commit_holds_model_and_card(hub, stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_nothing_but_the_model_goes_up(hub, stage):
-    """Not the pickle of the arguments, nor what else lies in the output folder."""
+    """Not the pickle of the arguments, nor anything else in the output folder."""
     unexpected = set(hub.files(f"your-name/{stage}")) - {*KNOWN_FILES, ".gitattributes"}
     assert not unexpected
 

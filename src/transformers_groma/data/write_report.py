@@ -78,7 +78,7 @@ class WriteReport:
                 return
 
     def _reason_of(self, example: str) -> str:
-        """The reason with which an example begins."""
+        """The reason at the start of an example."""
         reasons = (reason for reason in (*self.skipped, *self.parts) if f"{example}: ".startswith(f"{reason}: "))
         # The longest: a reason may be the beginning of another one.
         return max(reasons, key=len, default=OTHER_REASONS)

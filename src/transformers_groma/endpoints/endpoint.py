@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where to ask, which model, with which key, and for how long.
+    """Where to ask, the model, the key, and the time limits.
 
     Args:
         model (`str`): name of the model.

@@ -125,7 +125,7 @@ def test_no_scores(text):
 
 @pytest.mark.parametrize("name", ["llama-13b", "alpaca-13b", "bard", "gpt35"])
 def test_scores_of_published_reviews(name):
-    """Question 70, of geometry, is left out: its pair was corrected by hand, or stands inside of a sentence."""
+    """Question 70, of geometry, is left out: its pair was corrected by hand, or is inside a sentence."""
     path = real_sample("gpt_review_vicuna80") / "review" / f"review_{name}_vicuna-13b.jsonl"
     reviews = [review for review in read_reviews(path) if review.question_id != "70"]
     assert len(reviews) == 79

@@ -139,7 +139,7 @@ class TestSteps:
         assert_close(loss, expected)
 
     def test_loss_of_a_turn_that_points_at_regions_beside_text_alone(self, model):
-        """A row in words alone stands first: labels get the slots of their own row."""
+        """A text-only row comes first: labels get the slots of their own row."""
         config = model.config
         inputs = one(padded_inputs(model), 1)
         text = torch.arange(inputs["input_ids"].shape[1])[None] % 20 + 5

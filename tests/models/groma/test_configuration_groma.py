@@ -39,7 +39,7 @@ def test_a_detector_of_its_own(tmp_path):
 
 
 def test_the_size_of_heads_is_no_matter():
-    """The library has advice for CUDA code that is not used here; warnings of others are left as they are."""
+    """The library has advice for CUDA code that is not used here; other warnings are kept."""
     with pytest.warns(UserWarning, match="mine") as caught:
         GromaForRegionProposal(tiny_detector_config(d_model=24, encoder_attention_heads=2, decoder_attention_heads=2))
         warnings.warn("mine", UserWarning, stacklevel=1)

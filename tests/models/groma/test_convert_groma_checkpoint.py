@@ -193,7 +193,7 @@ def test_position_table_of_the_right_size_stays():
 
 
 def test_positions_move_by_the_tenth_that_the_original_adds():
-    """Its scale is (32 + 0.1) / 37, so that the last positions lie a little before those of a plain resize."""
+    """Its scale is (32 + 0.1) / 37, so the last positions are a little before those of a plain resize."""
     ramp = torch.arange(37.0).expand(37, 37).reshape(1, 1369, 1)
     table = torch.cat([torch.full((1, 1, 1), -5.0), ramp], dim=1)
     baked = bake_position_table(table, 32)

@@ -47,7 +47,7 @@ class TestLoss:
         assert loss.dtype == torch.float32
         assert_close(parts, region_proposal_loss(rounded, self.labels(), config)[1])
 
-    def test_coco_is_the_source_that_nobody_names(self, outputs, config):
+    def test_coco_is_the_default_source(self, outputs, config):
         labels = self.labels()
         plain, coco, sa1b = (
             region_proposal_loss(outputs, [{**label, **source} for label in labels], config)[0].item()

@@ -169,7 +169,7 @@ def test_query_without_a_server(work, stub, capsys, monkeypatch):
 
 
 def test_query_resumes_after_a_kill(work, stub):
-    """A line that was cut is no answer; half of it does not spoil the file."""
+    """A truncated line is not an answer, and does not spoil the file."""
     assert main(["query", *options(work, stub, "--limit", "3")]) == 0
     content = (work / files.ANSWERS).read_bytes()
     (work / files.ANSWERS).write_bytes(content[:-10])
