@@ -80,7 +80,8 @@ def test_an_rgb_image_with_a_transparent_colour_becomes_white_there():
 def test_images_of_16_bits_keep_their_shades_in_rgb():
     """`Image.convert` would make all but the darkest 255 shades white."""
     for mode in ("I;16", "I"):
-        assert to_rgb(Image.new(mode, (4, 4), 257 * 100)).getpixel((0, 0)) == (100, 100, 100)
+        for value, shade in ((256, 0), (257, 1), (32767, 127), (257 * 100, 100), (65535, 255)):
+            assert to_rgb(Image.new(mode, (4, 4), value)).getpixel((0, 0)) == (shade,) * 3
     assert to_rgb(Image.new("F", (4, 4), 1.0)).getpixel((0, 0)) == (255, 255, 255)
 
 
