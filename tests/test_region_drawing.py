@@ -1,5 +1,7 @@
 """Tints, outlines, dashes and labels on an image."""
 
+import math
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -169,7 +171,8 @@ def test_a_label_has_the_colour_of_its_region_and_stands_outside():
     canvas.label([Mark((100.0, 100.0, 200.0, 200.0), RED, "a dog")])
     [(x1, y1, x2, y2)] = canvas.labels
     assert (x1, y2) == (100, 100) and changed(grey(320, 240), canvas.image) == (x1, y1, x2, y2)
-    assert x2 - x1 >= Typeset("a dog", 12.0).length() and y2 - y1 < 1.5 * 12
+    # Two pixels on either side of letters of twelve.
+    assert x2 - x1 == math.ceil(Typeset("a dog", 12.0).length()) + 4 and y2 - y1 < 1.5 * 12
     pixels = np.asarray(canvas.image.crop((x1, y1, x2, y2)))
     assert (pixels[0, 0] == RED).all() and pixels[..., 0].min() < 100  # dark letters
     for label in ("", "   "):
