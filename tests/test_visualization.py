@@ -157,6 +157,12 @@ def test_proposals_respect_the_mask():
     assert colored(drawn, PALETTE[0])[2:] == (90, 140)
 
 
+def test_proposals_are_tinted_half_as_much():
+    """They are many and overlap."""
+    drawn = draw_proposals(grey(200, 150), torch.tensor([[50.0, 60, 150, 140]]))
+    np.testing.assert_allclose(drawn.getpixel((100, 110)), tinted(PALETTE[0], BOX_TINT / 2), atol=1)
+
+
 def test_proposals_are_named_by_their_numbers(labels):
     boxes = torch.tensor([[10.0, 60, 90, 140]] * 3)
     draw_proposals(grey(200, 150), boxes, torch.tensor([0.994, 0.5, 0.066]), torch.tensor([True, False, True]))
