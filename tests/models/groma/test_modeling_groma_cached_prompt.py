@@ -18,6 +18,7 @@ from transformers_groma.models.groma.modeling_groma_cached_prompt import (
     cached_rows,
     forget_prompt,
     recall_prompt,
+    remember_generated,
     remember_prompt,
 )
 
@@ -57,7 +58,9 @@ def test_assigning_slots():
     assert_close(changed.region_boxes[1, 1:3], boxes[1, 1:])
     assert changed.region_scores.tolist() == [[0.5, 0.5, 1.0, 0.0], [0.5, 1.0, 1.0, 0.0]]
     # The prompt that was given is as it was; exactly as many boxes as slots fit, one more does not.
-    assert prompt.region_mask.sum() == 3
+    same = cached_prompt([[1, 1, 0, 0], [1, 0, 0, 0]])
+    for name in ("region_boxes", "region_scores", "region_mask"):
+        assert torch.equal(getattr(prompt, name), getattr(same, name))
     row = torch.tensor([[[0.3] * 4, [0.4] * 4, [0.5] * 4]])
     assert assign_slots(row[:, :2], cached_prompt([[1, 1, 0, 0]]))[0].tolist() == [[2, 3]]
     with pytest.raises(ValueError, match="row 0, but all 4 region slots"):
@@ -77,6 +80,7 @@ def test_keys_of_a_layer_that_holds_all_tokens():
     layers[-1].keys = None
     assert _keys_of(SimpleNamespace(layers=layers)) is layers[1].keys
     assert _keys_of(SimpleNamespace(layers=layers[2:])) is layers[2].keys
+    assert _keys_of(SimpleNamespace(layers=[layers[0], layers[2]])) is layers[0].keys
     assert _keys_of(SimpleNamespace(layers=layers[3:])) is None
     assert _keys_of(SimpleNamespace(layers=[SimpleNamespace()])) is None
     assert cached_rows(SimpleNamespace(layers=layers)) == 3
@@ -116,3 +120,18 @@ def test_what_is_remembered_of_a_cache(model):
     assert recall_prompt(cache).attention_mask.tolist() == [[True, False], [True, True]]
     forget_prompt(cache)
     assert recall_prompt(cache) is None
+
+
+def test_what_generation_did_to_a_cache_is_remembered(model):
+    """Two sequences of each row, one token longer than the prompt."""
+    cache = model(input_ids=NEW[[0, 0, 1, 1]]).past_key_values
+    prompt = cached_prompt([[1, 0], [1, 1]])
+    prompt.attention_mask = torch.tensor([[True, False, True], [True, True, True]])
+    remember_generated(cache, prompt)
+    found = recall_prompt(cache)
+    assert found.attention_mask.tolist() == [[True, False, True, True]] * 2 + [[True] * 4] * 2
+    assert found.region_mask.tolist() == [[True, False]] * 2 + [[True, True]] * 2
+    assert found.image_index.tolist() == [0, 0, 1, 1] and len(prompt.has_image) == 2
+    for nothing in (None, DynamicCache(config=model.config.get_text_config())):
+        remember_generated(nothing, prompt)
+        assert recall_prompt(nothing) is None
