@@ -86,7 +86,7 @@ def test_a_corrected_command_does_not_keep_the_rows_of_the_wrong_one(run, tmp_pa
     ):
         code, out, err = run(*SHAPES, tmp_path / "out", "--task", "rec", *more)
         assert (code, out, len(err.splitlines())) == (2, "", 1)
-        assert err.startswith(f"groma data: error: {path} was made of other rows than these; what differs: {name}")
+        assert err.startswith(f"groma data: error: {path} was made from other rows than these; what differs: {name}")
         assert "Pass `--overwrite` to replace it, or another folder." in err
         assert path.read_bytes() == first
     assert run(*SHAPES, tmp_path / "out", "--task", "chat", "--overwrite")[0] == 0

@@ -54,7 +54,7 @@ def test_files_of_another_dataset_are_an_error(tmp_path):
         write_chat(range(10), convert_number, output_dir=tmp_path, num_shards=3)
     for records in (range(12), range(1, 11)):
         with pytest.raises(
-            FileExistsError, match="train-00000-of-00002.parquet was made of other rows.*differs: records. Pass"
+            FileExistsError, match="train-00000-of-00002.parquet was made from other rows.*differs: records. Pass"
         ):
             write_chat(records, convert_number, output_dir=tmp_path, num_shards=2)
     report = tmp_path / "train-00001-of-00002.report.json"
@@ -110,7 +110,7 @@ def test_what_rows_depend_on_must_be_the_same(tmp_path, monkeypatch, part):
     for changed in ({"seed": 1}, {"seed": None}, {"name": "b"}, {"list": tmp_path / "other.txt"}, {"more": 1},
                     {"lists": [lists, lists]}, {"folder": tmp_path / "other"}):  # fmt: skip
         with pytest.raises(
-            FileExistsError, match=f"train-0000.-of-00002.parquet was made of .*differs: {next(iter(changed))}. Pass"
+            FileExistsError, match=f"train-0000.-of-00002.parquet was made from .*differs: {next(iter(changed))}. Pass"
         ):
             write(**changed)
     with pytest.raises(FileExistsError, match="differs: schema"):

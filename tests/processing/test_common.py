@@ -117,7 +117,7 @@ def test_an_option_that_changes_rows_must_be_the_same(tmp_path, source, capsys):
         assert coco.main([*arguments, *more]) == 2
         error = capsys.readouterr().err.splitlines()[-1]
         assert error.startswith(
-            f"error: {output / 'train-00000-of-00001.parquet'} was made of other rows than these; what"
+            f"error: {output / 'train-00000-of-00001.parquet'} was made from other rows than these; what"
         )
         assert ("records" if more[0] == "--limit" else more[0]) in error
     # These change no row.

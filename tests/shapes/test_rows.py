@@ -141,7 +141,7 @@ def test_a_finished_folder_is_left_alone(tmp_path, capsys):
     write_shapes(options, 5, tmp_path)
     assert path.stat().st_mtime_ns == first
     for other, rows in ((ShapesOptions("detection", seed=6), 5), (options, 6)):
-        with pytest.raises(FileExistsError, match="was made of other rows.*differs: --(seed|rows).*--overwrite"):
+        with pytest.raises(FileExistsError, match="was made from other rows.*differs: --(seed|rows).*--overwrite"):
             write_shapes(other, rows, tmp_path)
     write_shapes(ShapesOptions("detection", seed=6), 5, tmp_path, overwrite=True)
     assert path.stat().st_mtime_ns != first

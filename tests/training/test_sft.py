@@ -197,7 +197,7 @@ def test_a_loss_that_is_no_number_stops(base, data, tmp_path):
             ImportError,
             r"`load_in_8bit` needs bitsandbytes: .*groma\[qlora\]",
         ),
-        ({"load_in_4bit": True}, ValueError, "`load_in_4bit` needs `use_peft`: weights of so few bits"),
+        ({"load_in_4bit": True}, ValueError, "`load_in_4bit` needs `use_peft`: weights with so few bits"),
         ({"model_name_or_path": None}, ValueError, "`model_name_or_path` is missing"),
         ({"max_length": 512}, ValueError, "`max_length` is 512, but .* Use `max_tokens`"),
         ({"loss_type": "dft"}, ValueError, "`loss_type` is 'dft', but the loss is the model's own"),

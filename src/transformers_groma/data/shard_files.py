@@ -201,7 +201,7 @@ def difference(path: Path, num_shards: int, made_of: Mapping[str, str]) -> str:
         return f"{path} was written by an earlier version, which did not note what it was made of. {remedy}"
     found = content["made_of"]
     names = [name for name in {**made_of, **found} if found.get(name) != made_of.get(name)]
-    return f"{path} was made of other rows than these; what differs: {', '.join(names)}. {remedy}"
+    return f"{path} was made from other rows than these; what differs: {', '.join(names)}. {remedy}"
 
 
 def overwrite_folder(output_dir: Path, split: str) -> Path:
