@@ -168,7 +168,7 @@ def test_bad_dicts(pipe, photos, change, message):
         ),
         (
             {"image": {"image": 1, "boxes": [BOX]}, "boxes": [BOX]},
-            "The input has `boxes`, and `boxes` was given for all",
+            "The input has `boxes`, and `boxes` was also given for all",
         ),
         ({"image": iter([1]), "question": ["Hi"]}, "takes one `question` and one set of `boxes`"),
         ({"image": iter([1]), "boxes": [[BOX]]}, "takes one `question` and one set of `boxes`"),
