@@ -152,6 +152,14 @@ def test_a_batch_that_is_too_large_keeps_earlier_answers(tmp_path):
     assert sorted(read_predictions(tmp_path)) == [0, 1]
 
 
+def test_answers_of_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="`output_dir` .*missing is not a folder"):
+        read_predictions(tmp_path / "missing")
+    assert read_predictions(tmp_path) == {}
+    # A run makes its folder when it has its first answer.
+    assert len(answer_dataset(Echo(), rec_dataset(2), tmp_path / "missing", progress=False)) == 2
+
+
 def test_a_broken_image_names_its_row(tmp_path):
     broken = dataset([rec_row(0), rec_row(1, image={"bytes": b"no image", "path": None})])
     with pytest.raises(ValueError, match="image of row 1 cannot be read"):

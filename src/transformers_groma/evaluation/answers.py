@@ -76,7 +76,7 @@ def answer_dataset(
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     output_dir = Path(output_dir)
     state = process_state()
-    done = read_predictions(output_dir)
+    done = predictions_so_far(output_dir)
     if any(not 0 <= index < len(dataset) for index in done):
         raise ValueError(f"{output_dir} has answers to rows that the dataset lacks. Pass another folder.")
     state.wait_for_everyone()  # no process writes before all have read, so all agree on what is left
@@ -91,7 +91,7 @@ def answer_dataset(
     if state.is_main_process:
         _merge(output_dir)
     state.wait_for_everyone()
-    predictions = read_predictions(output_dir)
+    predictions = predictions_so_far(output_dir)
     return [predictions[index] for index in range(len(dataset))]
 
 
@@ -100,6 +100,24 @@ def read_predictions(output_dir: str | os.PathLike) -> dict[int, Prediction]:
 
     Args:
         output_dir (`str` or `Path`): folder of a run, finished or not.
+
+    Returns:
+        `dict[int, Prediction]`: answers by the number of their row.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: a file has a line that is not an answer.
+    """
+    if not Path(output_dir).is_dir():
+        raise FileNotFoundError(f"`output_dir` {output_dir} is not a folder. Pass the one that a run wrote.")
+    return predictions_so_far(output_dir)
+
+
+def predictions_so_far(output_dir: str | os.PathLike) -> dict[int, Prediction]:
+    """What [`read_predictions`] reads, for a run that has perhaps not made its folder yet.
+
+    Args:
+        output_dir (`str` or `Path`): folder of the run, there or not.
 
     Returns:
         `dict[int, Prediction]`: answers by the number of their row.
@@ -195,7 +213,7 @@ def _read_rows(dataset: Dataset, indices: Sequence[int]) -> list[dict[str, Any]]
 def _merge(output_dir: Path) -> None:
     """Merge all files into one, in the order of the rows. An up-to-date file is not rewritten."""
     # If this is interrupted before the parts are gone, their answers are read twice and the first of each counts.
-    predictions = read_predictions(output_dir)
+    predictions = predictions_so_far(output_dir)
     parts = list(output_dir.glob(PARTS_PATTERN))
     if parts or list(predictions) != sorted(predictions):
         in_order = sorted(predictions.values(), key=lambda prediction: prediction.index)
@@ -204,4 +222,11 @@ def _merge(output_dir: Path) -> None:
         part.unlink()
 
 
-__all__ = ["PREDICTIONS_NAME", "answer_dataset", "prediction_files", "process_state", "read_predictions"]
+__all__ = [
+    "PREDICTIONS_NAME",
+    "answer_dataset",
+    "prediction_files",
+    "predictions_so_far",
+    "process_state",
+    "read_predictions",
+]

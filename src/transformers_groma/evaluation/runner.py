@@ -20,7 +20,7 @@ from ..data.columns import FEATURES, check_columns
 from ..models.groma.modeling_groma import GromaForConditionalGeneration
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 from ..models.groma.processing_groma import GromaProcessor
-from .answers import answer_dataset, prediction_files, process_state, read_predictions
+from .answers import answer_dataset, prediction_files, predictions_so_far, process_state, read_predictions
 from .benchmark import Benchmark, BenchmarkRows, Respondent, row_name
 from .fingerprints import dataset_fingerprint, model_sha256
 from .predictions import Prediction
@@ -140,7 +140,7 @@ def evaluate(
         if earlier is None and state.is_main_process:
             started = Results(benchmark.name, {}, settings, asked=0, seconds=0.0, complete=False)
             write_report(output_dir, benchmark, started)
-        known = len(read_predictions(output_dir))
+        known = len(predictions_so_far(output_dir))
         start = time.perf_counter()
         predictions = answer_dataset(
             respondent, rows.asked, output_dir, batch_size=batch_size, progress=progress, description=benchmark.name
