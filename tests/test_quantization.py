@@ -7,7 +7,7 @@ from transformers import AutoModel, AutoModelForImageTextToText, BitsAndBytesCon
 
 from transformers_groma import GromaForConditionalGeneration, GromaForRegionProposal, GromaModel
 
-from .tiny import tiny_detector, tiny_inputs, tiny_model
+from .tiny import LANGUAGE_MODEL, linear_layers, tiny_detector, tiny_inputs, tiny_model
 from .training.rows import (
     command_line,
     losses,
@@ -19,18 +19,6 @@ from .training.rows import (
 
 # bitsandbytes wants rows of at least 64 numbers.
 TEXT = {"hidden_size": 64, "intermediate_size": 128}
-LANGUAGE_MODEL = {
-    f"model.language_model.layers.{layer}.{name}"
-    for layer in (0, 1)
-    for name in (
-        *(f"self_attn.{letter}_proj" for letter in "qkvo"),
-        *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
-    )
-}
-
-
-def linear_layers(model: nn.Module) -> set[str]:
-    return {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Very small random models for tests that need any model."""
 
 import torch
+from torch import nn
 
 from transformers_groma import (
     GromaConfig,
@@ -50,6 +51,16 @@ TEXT = {
     "eos_token_id": 2,
 }
 MAX_REGIONS = 6
+
+# The linear layers of the language model of `tiny_model`.
+LANGUAGE_MODEL = {
+    f"model.language_model.layers.{layer}.{name}"
+    for layer in (0, 1)
+    for name in (
+        *(f"self_attn.{letter}_proj" for letter in "qkvo"),
+        *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+    )
+}
 
 
 def tiny_config(**overrides) -> GromaConfig:
@@ -127,3 +138,8 @@ def tiny_inputs(config: GromaConfig, batch_size: int = 2, seed: int = 0) -> dict
         "attention_mask": torch.ones_like(ids),
         "pixel_values": torch.randn(batch_size, 3, size, size),
     }
+
+
+def linear_layers(model: nn.Module) -> set[str]:
+    """Names of the linear layers."""
+    return {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}

@@ -23,8 +23,8 @@ def check_output_folder(
     """Check that a folder can be replaced without losing unrelated files.
 
     A new or an empty folder always can. One that holds files is replaced only if that is wanted, and never if it is
-    the current folder, the home folder, a source, or has one of them inside; nor if it is a part of a source. What a
-    run that was killed had set aside is put back before.
+    the current folder, the home folder, a source, or has one of them inside; nor if it is a part of a source. Files
+    that an interrupted run had set aside are restored first.
 
     Args:
         output_dir (`str` or `Path`): folder to write.
@@ -58,7 +58,7 @@ def complete_folder(
     """Fill a temporary folder that replaces `output_dir` when the block succeeds, and is removed otherwise.
 
     What `output_dir` held is set aside, then the new files take its place, then the old ones are deleted: a failure
-    restores them, and so does the next run where this one was killed in between. On Linux old and new swap places in
+    restores them, and after an interruption in between the next run does. On Linux old and new swap places in
     one step. An empty folder, a mount point and what a link leads to stay themselves and get the files.
 
     Args:

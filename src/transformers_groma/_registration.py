@@ -3,7 +3,7 @@
 After `import transformers_groma`, `AutoModel.from_pretrained` has to know Groma. `AutoModel.register` takes classes,
 and loading their modules loads torch. Other ways were weighed (2 CPU cores, transformers 5.24):
 
-- Register at once: importing the package would take 2.3 s and load torch, even for `groma --help`. Now it takes 1 ms.
+- Register at once: importing the package would take 2.3 s and load torch, even for `groma --help`. Now it takes 15 ms.
 - Register names, as transformers does for its own models: `MODEL_MAPPING_NAMES` is in a module that loads torch too,
   and its names are only looked up in `transformers.models`.
 - Be a plug-in that transformers loads: it has no entry point for one.

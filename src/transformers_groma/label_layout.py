@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-Box = tuple[float, float, float, float]
+Box = tuple[float, float, float, float]  # xyxy, pixels
 Size = tuple[int, int]
 
 # The largest share of a region that a label may hide: large regions may be written on, small ones may not.
@@ -50,7 +50,7 @@ def place_labels(
 
     Returns:
         `list[PlacedLabel | None]`: a place for each label, `None` where there is none. Labels do not overlap each
-        other or those of `taken`, and hide at most a tenth of any box or region.
+        other or those of `taken`, and hide at most a tenth of any box or region, give or take a row of pixels.
 
     Example:
     >>> place_labels([(20, 40, 60, 80)], [[(30, 10)]], (100, 100))

@@ -71,7 +71,7 @@ def write_dataset(
     """Convert records and write them as `{split}-{k:05d}-of-{n:05d}.parquet`, each with a `.report.json` beside it.
 
     A shard is written under another name and renamed when it is whole; one without a row is not kept. Finished shards
-    are left alone, so that a job that was killed resumes when it is started again. They must be made of the same
+    are left alone, so that an interrupted job resumes when it is started again. They must be made of the same
     `options`, `records` and files. Of files that `convert` reads with `read_image_bytes` (or notes with
     `provenance.note_input`), size and time are compared, and the content where these differ. Records that were left
     out are tried again, and their shard is written again if one of them has rows now. The files do not depend on the

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .judge import Judge
 
 Row = Mapping[str, Any]
-Box = Sequence[float]
+Box = Sequence[float]  # xyxy, absolute pixels of the upright image
 # Draws answers, the rows that they answer and their metrics into a PNG file.
 Plot = Callable[[Sequence[Prediction], Sequence[Row], Mapping[str, float], Path], Any]
 

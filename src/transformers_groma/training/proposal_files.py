@@ -181,7 +181,7 @@ def is_finished(source: Path, target: Path) -> bool:
             "program. Remove it, or pass another folder as `output_dir`."
         )
     if notes["copy"] != footer_digest(target):
-        return False  # cut off, or the job was killed between writing the notes and the copy
+        return False  # truncated, or interrupted between writing the notes and the copy
     if notes["source_sha256"] != _file_sha256(source):
         raise ValueError(
             f"{target} is a copy of other rows than those of {source}, from another dataset. Pass another folder "

@@ -9,24 +9,9 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from transformers_groma import GromaForConditionalGeneration, GromaForRegionProposal
-from transformers_groma.models.groma.modeling_groma_base import (
-    VISUAL_PARTS,
-)
+from transformers_groma.models.groma.modeling_groma_base import VISUAL_PARTS
 
-from ...tiny import tiny_detector, tiny_model
-
-LANGUAGE_MODEL = {
-    f"model.language_model.layers.{layer}.{name}"
-    for layer in (0, 1)
-    for name in (
-        *(f"self_attn.{letter}_proj" for letter in "qkvo"),
-        *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
-    )
-}
-
-
-def linear_layers(model: nn.Module) -> set[str]:
-    return {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+from ...tiny import LANGUAGE_MODEL, linear_layers, tiny_detector, tiny_model
 
 
 def not_converted(model, users=None) -> list[str]:

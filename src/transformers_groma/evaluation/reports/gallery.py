@@ -23,7 +23,7 @@ from ...caption_strip import Run, with_caption
 from ...image_inputs import to_rgb
 from ...visualization import PALETTE, dashes, draw_boxes
 
-Box = Sequence[float]
+Box = Sequence[float]  # xyxy, absolute pixels of the upright image
 Color = tuple[int, int, int]
 
 # Orange and light blue of the palette: far apart in hue and, as the targets are dashed, also without colours.
