@@ -347,3 +347,13 @@ def test_labels_of_the_boxes_of_the_user(labels):
 def test_odd_boxes_of_the_user_stay_inside_the_image(box):
     drawn = draw_grounded_text(grey(320, 240), ground_text("", torch.tensor([box]), user_region_ids=[0]))
     assert drawn.size == (320, 240) and colored(drawn, WHITE)
+
+
+@pytest.mark.parametrize("draw", [draw_boxes, draw_proposals])
+def test_masks_of_drawn_regions_are_tinted_in_place_of_their_boxes(draw):
+    masks = np.zeros((2, 240, 320), dtype=bool)
+    masks[1, 90:110, 200:260] = True
+    regions = Regions([[20, 60, 100, 140], [180, 60, 300, 140]], masks=masks)
+    drawn = draw(grey(320, 240), regions)
+    assert drawn.getpixel((60, 100)) == drawn.getpixel((290, 75)) == GROUND
+    assert drawn.getpixel((230, 100)) != GROUND

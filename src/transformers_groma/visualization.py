@@ -57,7 +57,8 @@ def draw_boxes(
 
     Args:
         image (`PIL.Image.Image`): any mode; it is not changed.
-        boxes (`Regions`, or array-like of shape `(n, 4)`): `xyxy` boxes in absolute pixels of the upright image.
+        boxes (`Regions`, or array-like of shape `(n, 4)`): `xyxy` boxes in absolute pixels of the upright image. Masks
+            of regions are tinted in place of their boxes.
         labels (`Sequence[str]`, *optional*): one label per box; an empty one is not drawn. Default: `boxes.labels`.
         colors (`Sequence` of `(r, g, b)`, *optional*): one colour per box; by default `PALETTE` in turn.
 
@@ -74,6 +75,7 @@ def draw_boxes(
     >>> draw_boxes(Image.new("RGB", (320, 240)), [[20, 40, 120, 200]], labels=["a dog"]).size
     (320, 240)
     """
+    masks = boxes.masks if isinstance(boxes, Regions) else None
     if isinstance(boxes, Regions):
         boxes, labels = boxes.xyxy, boxes.labels if labels is None else labels
     boxes = _checked_boxes(boxes)
@@ -85,7 +87,12 @@ def draw_boxes(
     if wrong := [color for color in colors or () if not is_color(color)]:
         raise ValueError(f"`colors` must be (r, g, b) of whole numbers from 0 to 255, got {wrong[0]!r}.")
     marks = [
-        Mark(box, palette_color(index) if colors is None else colors[index], "" if labels is None else labels[index])
+        Mark(
+            box,
+            palette_color(index) if colors is None else colors[index],
+            "" if labels is None else labels[index],
+            None if masks is None else masks[index],
+        )
         for index, box in enumerate(boxes)
     ]
     canvas = RegionCanvas(image)
@@ -105,8 +112,8 @@ def draw_proposals(
 
     Args:
         image (`PIL.Image.Image`): any mode; it is not changed.
-        boxes (`Regions`, or array-like of shape `(R, 4)`): regions with their numbers and scores, or `xyxy` boxes in
-            absolute pixels of the upright image, numbered by row.
+        boxes (`Regions`, or array-like of shape `(R, 4)`): regions with their numbers, scores and masks, or `xyxy`
+            boxes in absolute pixels of the upright image, numbered by row.
         scores (array-like of shape `(R,)`, *optional*): written behind the number, in percent.
         mask (array-like of shape `(R,)`, bool, *optional*): which rows are regions; all without it.
 
@@ -124,6 +131,7 @@ def draw_proposals(
     (320, 240)
     """
     numbers: Sequence[int] = range(len(boxes))
+    masks = boxes.masks if isinstance(boxes, Regions) else None
     if isinstance(boxes, Regions):
         boxes, scores, numbers = boxes.xyxy, boxes.scores if scores is None else scores, boxes.ids
     boxes = _as_tensor(boxes)
@@ -135,7 +143,8 @@ def draw_proposals(
     marks = []
     for box, index in zip(_checked_boxes(boxes[indices]), indices, strict=True):
         score = "" if scores is None else f" {float(scores[index]):.0%}"
-        marks.append(Mark(box, palette_color(numbers[index]), _number(numbers[index]) + score))
+        pixels = None if masks is None else masks[index]
+        marks.append(Mark(box, palette_color(numbers[index]), _number(numbers[index]) + score, pixels))
     canvas = RegionCanvas(image)
     canvas.tint(marks, 0.5)
     canvas.outline(marks, max(2, canvas.line_width * 2 // 3))
