@@ -59,6 +59,7 @@ def machine(cpu: bool) -> dict[str, Any]:
 
     facts = {
         "date": datetime.date.today().isoformat(),
+        "commit": commit(),
         "device": "cpu" if cpu or not torch.cuda.is_available() else torch.cuda.get_device_name(),
         "processor": processor_name(),
         "python": platform.python_version(),
@@ -71,6 +72,19 @@ def machine(cpu: bool) -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             facts[package] = None
     return facts
+
+
+def commit() -> str | None:
+    """Which commit is measured: `GROMA_COMMIT` where the sources travelled without git, else what git says."""
+    if given := os.environ.get("GROMA_COMMIT"):
+        return given
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=REPOSITORY, capture_output=True, text=True
+        )
+    except OSError:
+        return None
+    return found.stdout.strip() or None
 
 
 def processor_name() -> str:

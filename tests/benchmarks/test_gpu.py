@@ -129,13 +129,45 @@ def test_the_document_says_what_was_measured(driver):
         assert "Nothing was measured yet" in section and "|" not in section
 
 
-def test_the_table_of_the_document(driver):
-    step = {"name": "full_model", "seconds": 1.0}
-    step["results"] = [{"name": "perceive compiled, batch 8", "compiled over eager": 1.625}]
-    report = {"machine": {"device": "H100", "date": "2026-11-27"}, "small": False, "steps": [step]}
-    table = importlib.import_module("report").speed_table(report)
-    assert table.startswith("H100, 2026-11-27:")
-    assert "| perceive compiled, batch 8: compiled over eager | 1.62 | 1.5 |" in table
+@pytest.fixture
+def report_module(driver):
+    return importlib.import_module("report")
+
+
+def make_report(date: str, *steps: dict, device: str = "H100", small: bool = False) -> dict:
+    filled = [{"outcome": "passed", "seconds": 1.0, "purpose": "a test", "results": [], **step} for step in steps]
+    return {"machine": {"device": device, "date": date, "commit": f"of {date}"}, "small": small, "steps": filled}
+
+
+def test_the_table_of_the_document(report_module):
+    results = [
+        {"name": "perceive compiled, batch 8", "ms": 100.25, "compiled over eager": 1.625},
+        {"name": "perceive compiled, batch 1", "ms": 30.0, "compiled over eager": 1.4996},
+    ]
+    suite = {"name": "suite", "outcome": "failed", "reason": "tests failed"}
+    suite["results"] = [{"name": "test_a", "outcome": "failed"}, {"name": "test_b", "outcome": "passed"}]
+    table = report_module.speed_table(make_report("2026-11-27", {"name": "compiled", "results": results}, suite))
+    assert "**compiled**, passed: a test. H100, 2026-11-27, commit of 2026-11-27." in table
+    assert "| perceive compiled, batch 8 | 100 | 1.62 | met |" in table
+    assert "| perceive compiled, batch 1 | 30 | 1.5 | compiled over eager missed |" in table
+    assert "**suite**, failed (tests failed)" in table and "Failed: `test_a`." in table and "test_b" not in table
+
+
+def test_of_several_runs_each_step_is_its_newest(report_module):
+    first = make_report("day 1", {"name": "build", "seconds": 1.0}, {"name": "suite", "outcome": "failed"})
+    second = make_report("day 2", {"name": "suite"}, {"name": "build", "outcome": "skipped", "reason": "no time left"})
+    merged = report_module.merge_reports([first, second])
+    found = {step["name"]: (step["outcome"], step["run"]["date"], step["run"]["commit"]) for step in merged["steps"]}
+    assert found == {"build": ("passed", "day 1", "of day 1"), "suite": ("passed", "day 2", "of day 2")}
+    assert (
+        report_module.merge_reports([merged, make_report("day 3", {"name": "extra"})])["steps"][:2] == merged["steps"]
+    )
+
+
+@pytest.mark.parametrize("trial", [{"device": "cpu"}, {"small": True}])
+def test_trials_are_not_merged(report_module, trial):
+    with pytest.raises(ValueError, match="measures nothing"):
+        report_module.merge_reports([make_report("day 1"), make_report("day 2", **trial)])
 
 
 def test_every_step_runs_on_a_cpu(tmp_path):
