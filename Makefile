@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+# What a plain `pip install` brings, enough for the demo; and on top of it all that the tests need.
+PLAIN := $(VENV)/.installed-plain
 STAMP := $(VENV)/.installed
 # Tests never reach for a hub; a missing file is an error at once instead of a time-out.
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
@@ -10,7 +12,7 @@ TEST_ENV := $(OFFLINE) OMP_NUM_THREADS=1
 
 .PHONY: demo test test-slow test-newest quality format bench setup kernels train-tiny evaluate-tiny clean
 
-demo: $(STAMP)  ## questions about a scene, answers compared with the truth; writes demo_output/
+demo: $(PLAIN)  ## questions about a scene, answers compared with the truth; writes demo_output/
 	$(OFFLINE) $(BIN)/groma demo --output demo_output
 
 test: $(STAMP)  ## all tests but the slow ones
@@ -25,8 +27,8 @@ NEWEST := .venv-newest
 test-newest:  ## all tests but the slow ones, and the wheel, with the newest versions that the bounds admit
 	test -d $(NEWEST) || $(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
-	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable ".[train,data,eval,dev]"
-	$(NEWEST)/bin/python -m pip list | grep -E "^(torch|transformers|tokenizers|huggingface_hub|trl|peft|datasets) "
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable ".[train,data,eval,app,serve,docs,dev]"
+	$(NEWEST)/bin/python -m pip list | grep -E "^(torch|transformers|tokenizers|huggingface_hub|trl|peft|datasets|gradio|fastapi|pillow) "
 	$(TEST_ENV) $(NEWEST)/bin/python -m pytest -n 2 -m "not slow" tests
 	$(TEST_ENV) GROMA_TEST_NEWEST=1 $(NEWEST)/bin/python -m pytest -m slow tests/test_wheel.py
 
@@ -65,12 +67,17 @@ evaluate-tiny: kernels  ## all benchmarks on scenes that groma-tiny never saw; w
 	$(OFFLINE) $(BIN)/python -m scripts.groma_tiny.llava_bench --output output/groma-tiny --card hub_configs/groma-tiny
 	$(OFFLINE) $(BIN)/python -m scripts.groma_tiny.card
 
-setup: $(STAMP)
+setup: $(STAMP)  ## all that tests, documentation and packages need, in .venv
 
-$(STAMP): pyproject.toml constraints.txt
+# pip reads its own settings, for example PIP_EXTRA_INDEX_URL.
+$(PLAIN): pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,data,eval,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $(PLAIN)
+
+$(STAMP): $(PLAIN)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,data,eval,app,serve,docs,dev]"
 	touch $(STAMP)
 
 clean:
