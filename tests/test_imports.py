@@ -24,8 +24,15 @@ ROOMS = {
     "evaluation": ("root", "models", "family", "pipeline", "data", "shapes", "endpoints"),
     "training": ("root", "models", "family", "pipeline", "data", "evaluation"),
     "integrations": ("root", "models", "family", "pipeline", "data", "evaluation"),
-    "cli": ("root", "models", "family", "pipeline", "data", "shapes", "endpoints", "evaluation", "training"),
+    "serving": ("root", "models", "family", "pipeline"),
+    "apps": ("root", "models", "family", "pipeline", "shapes", "serving"),
+    "cli": (
+        *("root", "models", "family", "pipeline", "data", "shapes", "endpoints", "evaluation", "training"),
+        *("serving", "apps"),
+    ),
 }
+# Modules beside the pure ones at the root that know models: the pipeline and what it is made of.
+PIPELINE_MODULES = ("pipeline.py", "perceived_images.py", "streaming.py")
 # These say where things are to be found, so they name modules of every room.
 DIRECTORIES = ("__init__.py", "_registration.py", "export_remote_code.py")
 # Public names of modules that moved, for users alone: each is one import from the new place.
@@ -39,7 +46,7 @@ def room(path: Path) -> str:
     """The room of a module of the package."""
     parts = path.relative_to(PACKAGE).parts
     if len(parts) == 1:
-        return "pipeline" if parts[0] == "pipeline.py" else "root"
+        return "pipeline" if parts[0] in PIPELINE_MODULES else "root"
     if parts[0] == "models" and len(parts) > 2:
         return "family"
     return parts[0]

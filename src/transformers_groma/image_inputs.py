@@ -1,6 +1,7 @@
 """Images as callers pass them (PIL, array, tensor, path, URL, base64) to upright 8-bit images with a size."""
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,24 @@ _PIL_MODES_16_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _MIN_IMAGE_SIDE = 2
 
 
-def read_upright(image: Any, name: str = "The image") -> ImageInput:
+@dataclass(frozen=True)
+class ImageSize:
+    """Stands for an image that the model has seen before: a prompt about it needs its size, not its pixels.
+
+    Args:
+        height (`int`), width (`int`): of the upright image, in pixels.
+    """
+
+    height: int
+    width: int
+
+
+def read_upright(image: Any, name: str = "The image") -> ImageInput | ImageSize:
     """Read an image in any form and turn it upright.
 
     Args:
-        image: a PIL image, array or tensor, or a path, http(s) URL or base64 text. It is not changed.
+        image: a PIL image, array or tensor, or a path, http(s) URL or base64 text. It is not changed. An `ImageSize`
+            comes back as it is.
         name (`str`): how an error names the image.
 
     Returns:
@@ -43,6 +57,8 @@ def read_upright(image: Any, name: str = "The image") -> ImageInput:
     Traceback (most recent call last):
     ValueError: The image is not an image: 42. Pass a PIL image, an array, a tensor, a path, a URL or base64 text.
     """
+    if isinstance(image, ImageSize):
+        return image
     source = image = os.fspath(image) if isinstance(image, os.PathLike) else image
     try:
         if isinstance(source, str):
@@ -69,12 +85,12 @@ def read_upright(image: Any, name: str = "The image") -> ImageInput:
 
 
 def image_size(
-    image: ImageInput, name: str = "The image", channels: str | ChannelDimension | None = None
+    image: ImageInput | ImageSize, name: str = "The image", channels: str | ChannelDimension | None = None
 ) -> tuple[int, int]:
     """The height and width of an image that [`read_upright`] read.
 
     Args:
-        image (`PIL.Image.Image`, `np.ndarray` or `Tensor`): what [`read_upright`] returned.
+        image (`PIL.Image.Image`, `np.ndarray`, `Tensor` or `ImageSize`): what [`read_upright`] returned.
         name (`str`): how an error names the image.
         channels (`str`, *optional*): where an array has its channels, `"channels_first"` or `"channels_last"`; by
             default the axis with 1, 3 or 4 entries tells.
@@ -89,7 +105,9 @@ def image_size(
     >>> image_size(Image.new("RGB", (640, 480)))
     (480, 640)
     """
-    if isinstance(image, Image.Image):
+    if isinstance(image, ImageSize):
+        height, width = image.height, image.width
+    elif isinstance(image, Image.Image):
         width, height = image.size
     else:
         try:
@@ -230,4 +248,4 @@ def shortened(value: Any) -> str:
     return text if len(text) <= 100 else text[:100] + "…"
 
 
-__all__ = ["image_size", "read_upright", "shortened", "to_rgb", "to_upright_8_bit"]
+__all__ = ["ImageSize", "image_size", "read_upright", "shortened", "to_rgb", "to_upright_8_bit"]

@@ -1,8 +1,10 @@
 """What Groma's models return."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from transformers.modeling_outputs import (
@@ -57,6 +59,51 @@ class GromaImageFeatures(BaseModelOutputWithPooling):
     proposal_boxes: Tensor | None = None
     proposal_scores: Tensor | None = None
     prompt_length: int | None = None
+
+    def split(self) -> "list[GromaImageFeatures]":
+        """The features of each image by itself, without user boxes: what later prompts about it need.
+
+        Returns:
+            `list[GromaImageFeatures]`: one for each image, copies, so that none keeps the batch in memory. Hidden
+            states, attentions and the tokens of referred regions are left out.
+
+        Raises:
+            ValueError: features that were computed for user boxes or ground-truth boxes.
+        """
+        if self.refer_slots is not None or self.ground_slots is not None:
+            raise ValueError(
+                "These features were computed for `refer_boxes` or `ground_boxes`, so they serve one prompt only. "
+                "Call `get_image_features(pixel_values)` without boxes, and `encode_regions` for each prompt."
+            )
+        return [
+            GromaImageFeatures(
+                pooler_output=[tokens.clone()],
+                region_feature_maps=[maps[index : index + 1].clone() for maps in self.region_feature_maps],
+                **{name: getattr(self, name)[index : index + 1].clone() for name in _ROWS_OF_IMAGES},
+            )
+            for index, tokens in enumerate(self.pooler_output)
+        ]
+
+    @staticmethod
+    def stack(features: "Sequence[GromaImageFeatures]") -> "GromaImageFeatures":
+        """The features of several images as one batch, the inverse of [`split`].
+
+        Args:
+            features (`Sequence[GromaImageFeatures]`): at least one, of [`split`].
+
+        Returns:
+            `GromaImageFeatures`: for `mm_encoder_outputs={"image": …}` or `encode_regions`.
+        """
+        maps = zip(*(entry.region_feature_maps for entry in features), strict=True)
+        return GromaImageFeatures(
+            pooler_output=[tokens for entry in features for tokens in entry.pooler_output],
+            region_feature_maps=[torch.cat(level) for level in maps],
+            **{name: torch.cat([getattr(entry, name) for entry in features]) for name in _ROWS_OF_IMAGES},
+        )
+
+
+# What features hold of each image, one row each.
+_ROWS_OF_IMAGES = ("region_boxes", "region_scores", "region_mask", "proposal_boxes", "proposal_scores")
 
 
 @dataclass

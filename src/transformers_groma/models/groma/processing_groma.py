@@ -38,7 +38,7 @@ from transformers.processing_utils import MultiModalData, ProcessingKwargs, Unpa
 
 from ...boxes import BoxFormat
 from ...control_tokens import break_control_tokens, control_tokens, has_breaks, piecewise_offsets, without_breaks
-from ...image_inputs import image_size
+from ...image_inputs import ImageSize, image_size
 from ...markup import (
     GROUND_BOX_TOKEN,
     GROUNDING_TOKEN,
@@ -145,6 +145,8 @@ class GromaProcessor(GromaAnswers, GromaConversations):
         Args:
             images: one image, a list with one image (or `None`) per sample, or a nested list like `[[image], []]`. An
                 image is a PIL image, array, tensor, path, URL or base64 text. PIL images and files are turned upright.
+                For images that the model has seen already, each an `ImageSize`: the result has no `pixel_values`, and
+                `generate` takes `mm_encoder_outputs` instead.
             text (`str` or `list[str]`, *optional*): one text per sample. For a sample with an image, a text without
                 `<image>` is a question, which is put into the chat template; a text with `<image>` is a finished
                 prompt. Without text the model is asked to describe each box (`DEFAULT_REGION_PROMPT`) or, where
@@ -222,7 +224,11 @@ class GromaProcessor(GromaAnswers, GromaConversations):
 
         # The library expands the marks (`get_text_with_replacements`), encodes the texts and prepares the images.
         present = [index for index, image in enumerate(images_of_samples) if image is not None]
-        outputs = super().__call__(images=[images_of_samples[i] for i in present] or None, text=texts, **kwargs)
+        images = [images_of_samples[i] for i in present]
+        if any(isinstance(image, ImageSize) for image in images):
+            outputs = self._encode_without_pixels(images, texts, kwargs)
+        else:
+            outputs = super().__call__(images=images or None, text=texts, **kwargs)
         if has_breaks(texts) and merged_kwargs["text_kwargs"].get("return_offsets_mapping"):
             outputs["offset_mapping"] = self._offsets_of_broken_texts(texts, outputs["attention_mask"])
         for name, boxes_of_samples in (("refer_boxes", refer_boxes), ("ground_boxes", answer_boxes)):
@@ -231,6 +237,22 @@ class GromaProcessor(GromaAnswers, GromaConversations):
                 tensor_type = merged_kwargs["text_kwargs"].get("return_tensors")
                 outputs.update(BatchFeature({name: rows}, tensor_type=tensor_type))
         return GromaBatchFeature(outputs.data, skip_tensor_conversion=outputs.skip_tensor_conversion)
+
+    def _encode_without_pixels(
+        self, images: Sequence[Any], texts: list[str], kwargs: Mapping[str, Any]
+    ) -> BatchFeature:
+        """What the library makes of texts about images, without `pixel_values`: the model has seen them all."""
+        if not all(isinstance(image, ImageSize) for image in images):
+            raise ValueError(
+                "`images` mixes images and `ImageSize`s. Pass all of the images, or encode them all before and pass "
+                "their sizes."
+            )
+        options = dict(self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)["text_kwargs"])
+        for name in ("return_mm_token_type_ids", "return_text_replacement_offsets"):
+            if options.pop(name, False):
+                raise ValueError(f"`{name}` needs images with pixels, but `images` are `ImageSize`s.")
+        expanded, _ = self.get_text_with_replacements(texts, [self.replace_image_token({}, 0)] * len(images))
+        return BatchFeature(self.tokenizer(expanded, **options).data)
 
     def count_tokens(self, text: str | None = None, num_boxes: int = 0, parse_tokens: bool | None = None) -> int:
         """How many tokens the prompt of a question about an image takes; no image is needed.

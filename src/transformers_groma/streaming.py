@@ -1,0 +1,78 @@
+"""Answers while they are written: each step of `generate`, ends of single rows, and the text so far."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria
+from transformers.generation.streamers import BaseStreamer
+
+# What a tokenizer writes for bytes that are not yet a whole character.
+_UNFINISHED = "\ufffd"
+
+
+class StepStreamer(BaseStreamer):
+    """A streamer for `generate` that works for batches, which the library's text streamers don't.
+
+    Args:
+        on_step (`Callable`): called with the new ids `(B,)`, int64, on the CPU, after each step, in the thread that
+            runs `generate`. Rows that have ended get padding. With assisted decoding, which has one row, several ids
+            of it may come at once.
+    """
+
+    def __init__(self, on_step: Callable[[Tensor], None]) -> None:
+        self.on_step = on_step
+        self._is_prompt = True
+
+    def put(self, value: Tensor) -> None:
+        """Take new ids from `generate`; the first are the prompt's."""
+        if self._is_prompt:
+            self._is_prompt = False
+            return
+        self.on_step(value.reshape(-1))
+
+    def end(self) -> None:
+        """Take the end of the answers from `generate`."""
+
+
+class RowStopping(StoppingCriteria):
+    """Ends each row of a batch at its own length, and rows that nobody waits for.
+
+    Args:
+        prompt_length (`int`): of the padded prompts.
+        max_new_tokens (`Sequence[int]`): of each row.
+        is_cancelled (`Callable[[int], bool]`): whether a row is not wanted any more; called once a step and row.
+    """
+
+    def __init__(
+        self,
+        prompt_length: int,
+        max_new_tokens: Sequence[int],
+        is_cancelled: Callable[[int], bool] = lambda row: False,
+    ) -> None:
+        self.prompt_length = prompt_length
+        self.max_new_tokens = torch.tensor(list(max_new_tokens))
+        self.is_cancelled = is_cancelled
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs) -> Tensor:
+        """Which rows `(B,)`, bool, have ended."""
+        new_tokens = input_ids.shape[1] - self.prompt_length
+        cancelled = torch.tensor([self.is_cancelled(row) for row in range(len(input_ids))])
+        return ((self.max_new_tokens <= new_tokens) | cancelled).to(input_ids.device)
+
+
+def partial_text(tokenizer: Any, ids: Sequence[int] | Tensor) -> str:
+    """The markup of an answer so far, without a character of which only some bytes have come.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): of the model.
+        ids (`Sequence[int]` or `Tensor` of shape `(n,)`): what the model has written; special tokens are left out.
+
+    Returns:
+        `str`: for `ground_text`.
+    """
+    return tokenizer.decode(ids, skip_special_tokens=True).rstrip(_UNFINISHED)
+
+
+__all__ = ["RowStopping", "StepStreamer", "partial_text"]

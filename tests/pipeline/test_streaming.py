@@ -1,0 +1,62 @@
+"""Streaming in batches: each step's ids, rows that end by themselves, unfinished characters."""
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from tests.tiny import tiny_inputs, tiny_model
+from transformers_groma.streaming import RowStopping, StepStreamer, partial_text
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def inputs(model):
+    return tiny_inputs(model.config, batch_size=3)
+
+
+def test_the_streamer_sees_what_generate_returns(model, inputs):
+    steps = []
+    ids = model.generate(**inputs, max_new_tokens=5, min_new_tokens=5, streamer=StepStreamer(steps.append))
+    assert torch.equal(torch.stack(steps, dim=1), ids[:, inputs["input_ids"].shape[1] :])
+    assert steps[0].shape == (3,)
+
+
+def test_each_row_ends_at_its_own_length(model, inputs):
+    length = inputs["input_ids"].shape[1]
+    free = model.generate(**inputs, max_new_tokens=6, min_new_tokens=6)[:, length:]
+    stopping = RowStopping(length, [6, 1, 3])
+    ids = model.generate(**inputs, max_new_tokens=9, stopping_criteria=[stopping], pad_token_id=0)[:, length:]
+    assert ids.shape[1] <= 6
+    for row, count in enumerate([6, 1, 3]):
+        assert torch.equal(ids[row, :count], free[row, :count])
+        assert (ids[row, count:] == 0).all()
+
+
+def test_cancelled_rows_end_at_the_next_step(model, inputs):
+    length = inputs["input_ids"].shape[1]
+    seen = []
+    cancelled = set()
+
+    def on_step(ids):
+        seen.append(ids)
+        if len(seen) == 2:
+            cancelled.update({0, 1, 2})
+
+    stopping = RowStopping(length, [50] * 3, cancelled.__contains__)
+    model.generate(
+        **inputs, max_new_tokens=50, min_new_tokens=50, stopping_criteria=[stopping], streamer=StepStreamer(on_step)
+    )
+    assert len(seen) <= 3
+
+
+def test_half_a_character_waits():
+    tokenizer = AutoTokenizer.from_pretrained("hub_configs/groma-tiny")
+    ids = tokenizer("🦊", add_special_tokens=False)["input_ids"]
+    texts = [partial_text(tokenizer, ids[:count]) for count in range(len(ids) + 1)]
+    assert all("\ufffd" not in text for text in texts)
+    assert texts[-1].strip() == "🦊"
+    assert partial_text(tokenizer, torch.tensor(ids)) == texts[-1]
