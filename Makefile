@@ -2,18 +2,28 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-# What a plain `pip install` brings, enough for the demo; and on top of it all that the tests need.
+# Stamps of what is installed: the package alone, enough for the demo; one extra on top of it; all that the tests need.
 PLAIN := $(VENV)/.installed-plain
+EXTRA := $(VENV)/.installed-
 STAMP := $(VENV)/.installed
+EXTRAS := train data eval app serve docs dev
+comma := ,
+ALL := $(subst $() $(),$(comma),$(EXTRAS))
 # Tests never reach for a hub; a missing file is an error at once instead of a time-out.
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
 # One thread for each of the two test processes: torch's threads would wait for each other.
 TEST_ENV := $(OFFLINE) OMP_NUM_THREADS=1
 
-.PHONY: demo test test-slow test-newest quality format bench setup kernels train-tiny evaluate-tiny clean
+.PHONY: demo app serve test test-slow test-wheel test-newest quality format docs dist bench setup kernels train-tiny evaluate-tiny clean
 
 demo: $(PLAIN)  ## questions about a scene, answers compared with the truth; writes demo_output/
 	$(OFFLINE) $(BIN)/groma demo --output demo_output
+
+app: $(EXTRA)app  ## a page in the browser: drop an image, draw boxes, ask
+	$(OFFLINE) $(BIN)/groma app
+
+serve: $(EXTRA)serve  ## the OpenAI chat API on this machine
+	$(OFFLINE) $(BIN)/groma serve
 
 test: $(STAMP)  ## all tests but the slow ones
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m "not slow" tests
@@ -21,13 +31,19 @@ test: $(STAMP)  ## all tests but the slow ones
 test-slow: $(STAMP)  ## the slow tests
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m slow tests
 
+# Another Python than that of .venv: make test-wheel WHEEL_PYTHON=python3.13
+WHEEL_PYTHON ?=
+
+test-wheel: $(EXTRA)dev  ## the wheel with each extra, in clean environments
+	$(TEST_ENV) GROMA_TEST_PYTHON=$(WHEEL_PYTHON) $(BIN)/python -m pytest -m slow tests/test_wheel.py
+
 # The newest releases that pyproject.toml admits, in an environment of its own that is brought up to date at each call.
 NEWEST := .venv-newest
 
 test-newest:  ## all tests but the slow ones, and the wheel, with the newest versions that the bounds admit
 	test -d $(NEWEST) || $(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
-	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable ".[train,data,eval,app,serve,docs,dev]"
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable ".[$(ALL)]"
 	$(NEWEST)/bin/python -m pip list | grep -E "^(torch|transformers|tokenizers|huggingface_hub|trl|peft|datasets|gradio|fastapi|pillow) "
 	$(TEST_ENV) $(NEWEST)/bin/python -m pytest -n 2 -m "not slow" tests
 	$(TEST_ENV) GROMA_TEST_NEWEST=1 $(NEWEST)/bin/python -m pytest -m slow tests/test_wheel.py
@@ -39,6 +55,13 @@ quality: $(STAMP)  ## lint and format check
 format: $(STAMP)  ## fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(EXTRA)docs  ## the documentation as a site in site/; a dead link is an error
+	$(OFFLINE) $(BIN)/python -m scripts.build_docs
+
+dist: $(EXTRA)dev  ## sdist and wheel in dist/, the wheel made from the sdist
+	rm -rf dist
+	$(BIN)/python -m build
 
 bench: $(STAMP)  ## benchmarks: ratios against a named baseline in the same run
 	$(OFFLINE) $(BIN)/python benchmarks/bench_inference.py
@@ -76,9 +99,14 @@ $(PLAIN): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	touch $(PLAIN)
 
-$(STAMP): $(PLAIN)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,data,eval,app,serve,docs,dev]"
-	touch $(STAMP)
+# One extra, for a command that needs it.
+$(EXTRA)%: $(PLAIN)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$*]"
+	touch $@
 
-clean:
-	rm -rf $(VENV) $(NEWEST) demo_output .pytest_cache .ruff_cache
+$(STAMP): $(PLAIN)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$(ALL)]"
+	touch $(STAMP) $(addprefix $(EXTRA),$(EXTRAS))
+
+clean:  ## remove the environments and what the targets above have written, but no trained model
+	rm -rf $(VENV) $(NEWEST) demo_output dist site .cache .pytest_cache .ruff_cache
