@@ -1,0 +1,80 @@
+"""What the engine returns and raises: answers, its status, and why a request gets none."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..grounding import GroundedText
+
+
+@dataclass(frozen=True, eq=False)
+class EngineAnswer:
+    """An answer, or what there is of it so far.
+
+    Args:
+        grounded (`GroundedText`): the text and its phrases, with boxes `xyxy` in absolute pixels of the upright image.
+            Phrases of a partial answer stay as they are, but for more regions.
+        finish_reason (`str`, *optional*): `"stop"`, the model ended its answer, or `"length"`, it reached
+            `max_new_tokens`; `None` for a partial answer.
+        prompt_tokens (`int`): tokens of the prompt, the image's included.
+        completion_tokens (`int`): tokens that the model wrote, its end token included.
+        is_final (`bool`): whether the answer is complete.
+    """
+
+    grounded: GroundedText
+    finish_reason: Literal["stop", "length"] | None
+    prompt_tokens: int
+    completion_tokens: int
+    is_final: bool
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """What an engine is doing and has done since its start.
+
+    Args:
+        waiting (`int`): requests that wait, those whose prompts are being prepared included.
+        running (`int`): requests in the batch that the model works on.
+        is_closing (`bool`): whether it takes no more requests.
+        is_alive (`bool`): whether its thread runs.
+        batches (`int`), batched_requests (`int`): batches so far, and the requests in them.
+        answered (`int`), failed (`int`), invalid (`int`), cancelled (`int`): how requests ended: with a result, with
+            an error of the model or of the closing engine, with a `ValueError`, or given up by whoever asked.
+        refused (`int`): requests that found the queue full.
+        cached_images (`int`): perceived images that are kept.
+        cache_hits (`int`), cache_misses (`int`): images that had been looked at before, and those that had not.
+        prompt_tokens (`int`), generated_tokens (`int`): tokens read and written.
+        busy_seconds (`float`): time that the model worked.
+    """
+
+    waiting: int
+    running: int
+    is_closing: bool
+    is_alive: bool
+    batches: int
+    batched_requests: int
+    answered: int
+    failed: int
+    invalid: int
+    cancelled: int
+    refused: int
+    cached_images: int
+    cache_hits: int
+    cache_misses: int
+    prompt_tokens: int
+    generated_tokens: int
+    busy_seconds: float
+
+
+class QueueFullError(RuntimeError):
+    """Too many requests wait already; ask again later."""
+
+
+class EngineClosedError(RuntimeError):
+    """The engine is closing or closed and takes no more requests."""
+
+
+class ModelFailedError(RuntimeError):
+    """The model failed on the batch that a request was in."""
+
+
+__all__ = ["EngineAnswer", "EngineClosedError", "EngineStatus", "ModelFailedError", "QueueFullError"]

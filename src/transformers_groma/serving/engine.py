@@ -1,0 +1,377 @@
+"""The engine: answers many people's questions about images with one model, in batches, from any event loop."""
+
+import asyncio
+import copy
+import logging
+import queue
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from os import PathLike
+from typing import Any
+
+from ..regions import Regions
+from .answers import EngineAnswer, EngineClosedError, EngineStatus, ModelFailedError, QueueFullError
+from .batch_runner import BatchRunner
+from .conversations import prepare_prompt, upright_image
+from .request import Request
+from .row_answers import partial_answer
+from .sampling import Sampling
+from .waiting import WaitingRequests
+
+logger = logging.getLogger(__name__)
+
+_GREEDY = Sampling()
+# Threads that decode and check images, render prompts and decode partial answers, so that no event loop does.
+_PREPARING_THREADS = 2
+# A partial answer is decoded as a whole. Between two of them passes at least this time, and so many times the time
+# that decoding took, so that decoding takes a small share of the time however long the answer.
+_PARTIAL_SECONDS = 0.03
+_PARTIAL_COSTS = 20
+
+
+class Engine:
+    """Answers questions about images, several at a time.
+
+    Requests may come from any event loop, also from several. One thread runs the model, on batches of what waits; an
+    answer does not depend on who shares its batch, but for the last digits of floating-point numbers, which differ
+    between batch sizes and can turn a choice between two almost equally likely tokens. Perceived images are kept, so
+    that following questions about one cost no second look.
+
+    Args:
+        model (`GromaForConditionalGeneration`): on its device; put into evaluation mode. From now on it is the
+            engine's.
+        processor (`GromaProcessor`): of the model; copied.
+        max_batch_size (`int`): requests that the model works on together.
+        max_wait_ms (`float`): how long the first request of a batch waits for others where several came together
+            lately; see [`WaitingRequests`].
+        max_waiting (`int`): requests that may wait; the next one gets a `QueueFullError`.
+        cached_images (`int`): perceived images that are kept, those used last. A full-size Groma needs about 16 MB for
+            each.
+
+    Raises:
+        ValueError: a setting that is out of range.
+
+    Example:
+    >>> import asyncio
+    >>> from PIL import Image
+    >>> async def ask():
+    ...     async with Engine.from_pretrained("hub_configs/groma-tiny", device="cpu") as engine:
+    ...         image = {"type": "image", "image": Image.new("RGB", (320, 240), "white")}
+    ...         question = {"type": "text", "text": "What is there?"}
+    ...         messages = [{"role": "user", "content": [image, question]}]
+    ...         answers = await asyncio.gather(*[engine.answer(messages, Sampling(max_new_tokens=4))] * 1)
+    ...         return answers[0].completion_tokens
+    >>> asyncio.run(ask())
+    4
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        max_batch_size: int = 8,
+        max_wait_ms: float = 20.0,
+        max_waiting: int = 64,
+        cached_images: int = 32,
+    ) -> None:
+        for name, value, least in (
+            ("max_batch_size", max_batch_size, 1),
+            ("max_wait_ms", max_wait_ms, 0),
+            ("max_waiting", max_waiting, 1),
+            ("cached_images", cached_images, 0),
+        ):
+            is_number = isinstance(value, (int, float) if name == "max_wait_ms" else int)
+            if not is_number or isinstance(value, bool) or not least <= value < float("inf"):
+                raise ValueError(f"`{name}` must be a number from {least}, got {value!r}.")
+        self.model = model.eval()
+        self.processor = processor
+        self._runner = BatchRunner(self.model, copy.deepcopy(processor), cached_images)
+        self._waiting: WaitingRequests[Request] = WaitingRequests(
+            max_batch_size, max_wait_ms / 1000, max_waiting, self._runner.can_join
+        )
+        # A tokenizer serves one thread at a time.
+        self._processors: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(_PREPARING_THREADS):
+            self._processors.put(copy.deepcopy(processor))
+        self._threads = ThreadPoolExecutor(_PREPARING_THREADS, thread_name_prefix="groma-prepare")
+        self._counting = threading.Lock()
+        self._counts = dict.fromkeys(("answered", "failed", "invalid", "cancelled"), 0)
+        self._batches = self._batched_requests = 0
+        self._busy_seconds = 0.0
+        self._worker = threading.Thread(target=self._work, name="groma-engine", daemon=True)
+        self._worker.start()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | PathLike[str],
+        *,
+        device: Any = None,
+        dtype: Any = None,
+        **settings: Any,
+    ) -> "Engine":
+        """Load a model and its processor into a new engine.
+
+        Args:
+            model (`str` or path): folder or Hub name of a Groma.
+            device (`str` or `torch.device`, *optional*): the best one available by default.
+            dtype (`str` or `torch.dtype`, *optional*): as the weights are saved by default.
+            **settings: as for `Engine`.
+
+        Returns:
+            `Engine`
+
+        Raises:
+            ValueError: another kind of model, or a setting that is out of range.
+            OSError: no such folder or model.
+        """
+        import torch
+        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+        config = AutoConfig.from_pretrained(model)
+        if config.model_type != "groma":
+            raise ValueError(f"`model` {str(model)!r} is of type {config.model_type!r}. Pass a model of type 'groma'.")
+        if device is None:
+            device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        processor = AutoProcessor.from_pretrained(model)
+        loaded = AutoModelForImageTextToText.from_pretrained(model, dtype="auto" if dtype is None else dtype)
+        return cls(loaded.to(device), processor, **settings)
+
+    async def answer(self, messages: Sequence[Mapping[str, Any]], sampling: Sampling = _GREEDY) -> EngineAnswer:
+        """Answer a question. A task that is cancelled frees its place in the batch.
+
+        Args:
+            messages (`list`): the conversation, see [`prepare_prompt`]; boxes of region parts are `xyxy` in absolute
+                pixels of the upright image.
+            sampling (`Sampling`): how the answer is generated.
+
+        Returns:
+            `EngineAnswer`: boxes `xyxy` in absolute pixels of the upright image.
+
+        Raises:
+            ValueError: messages that are not a conversation, a bad image or box, or a prompt that is too long; before
+                the request shares a batch.
+            QueueFullError: too many requests wait.
+            EngineClosedError: the engine is closing, or closed before the answer was complete.
+            ModelFailedError: the model failed, out of memory for instance.
+        """
+        request = self._admit(sampling)
+        try:
+            await self._in_thread(self._queue_question, request, messages)
+            await request.wait_for_end()
+            return request.outcome()
+        finally:
+            request.cancel()
+
+    async def stream(
+        self, messages: Sequence[Mapping[str, Any]], sampling: Sampling = _GREEDY
+    ) -> AsyncIterator[EngineAnswer]:
+        """Answer a question while the answer is written.
+
+        The model never waits for whoever reads: slow readers get fewer partial answers. Closing the iterator, or
+        cancelling the task that reads it, frees the place in the batch.
+
+        Args:
+            messages, sampling: as for [`answer`].
+
+        Yields:
+            `EngineAnswer`: partial answers (`is_final` is false), each longer than the one before, then the answer as
+            [`answer`] returns it.
+
+        Raises:
+            As [`answer`], with the first step of the iterator or later.
+        """
+        request = self._admit(sampling)
+        try:
+            await self._in_thread(self._queue_question, request, messages)
+            markup, num_seen = "", 0
+            while await request.wait_for_step(num_seen):
+                start = time.perf_counter()
+                partial = await self._in_thread(self._partial, request)
+                if partial is None:
+                    break
+                seconds, num_seen = time.perf_counter() - start, partial.completion_tokens
+                if partial.grounded.markup != markup:
+                    markup = partial.grounded.markup
+                    yield partial
+                await request.wait_for_end(max(_PARTIAL_SECONDS, _PARTIAL_COSTS * seconds))
+            await request.wait_for_end()
+            yield request.outcome()
+        finally:
+            request.cancel()
+
+    async def propose(self, image: Any) -> Regions:
+        """All regions that the model finds in an image, best first; questions about the image then need no look.
+
+        Args:
+            image (`PIL.Image.Image`): any mode; turned upright.
+
+        Returns:
+            `Regions`: boxes `xyxy` in absolute pixels of the upright image, with scores.
+
+        Raises:
+            ValueError: it is not an image, or too small or too large.
+            QueueFullError, EngineClosedError, ModelFailedError: as [`answer`].
+        """
+        request = self._admit(None)
+        try:
+            await self._in_thread(self._queue_image, request, image)
+            await request.wait_for_end()
+            return request.outcome()
+        finally:
+            request.cancel()
+
+    def snapshot(self) -> EngineStatus:
+        """What the engine is doing, and has done since its start."""
+        waiting, running, refused, is_closing = self._waiting.counts()
+        with self._counting:
+            counts = dict(self._counts)
+        runner = self._runner
+        return EngineStatus(
+            waiting=waiting,
+            running=running,
+            is_closing=is_closing,
+            is_alive=self._worker.is_alive(),
+            batches=self._batches,
+            batched_requests=self._batched_requests,
+            refused=refused,
+            cached_images=len(runner.images),
+            cache_hits=runner.cache_hits,
+            cache_misses=runner.cache_misses,
+            prompt_tokens=runner.prompt_tokens,
+            generated_tokens=runner.generated_tokens,
+            busy_seconds=self._busy_seconds,
+            **counts,
+        )
+
+    async def aclose(self, timeout: float | None = None) -> None:
+        """Refuse new requests, finish what runs and waits, and end the engine's threads; a second time does nothing.
+
+        Args:
+            timeout (`float`, *optional*): seconds, after which what is not finished gets an `EngineClosedError`. A
+                step of the model that has begun is waited for in any case.
+        """
+        # Not in the loop's own threads, which may all be taken.
+        closer = ThreadPoolExecutor(1, thread_name_prefix="groma-close")
+        try:
+            await asyncio.get_running_loop().run_in_executor(closer, self.close, timeout)
+        finally:
+            closer.shutdown(wait=False)
+
+    def close(self, timeout: float | None = None) -> None:
+        """As [`aclose`], for code outside of event loops: it blocks."""
+        self._waiting.close()
+        if not self._waiting.wait_until_empty(timeout):
+            for request in self._waiting.in_flight():
+                request.fail(EngineClosedError(f"The engine was closed before the answer was complete ({timeout} s)."))
+        self._worker.join()
+        self._threads.shutdown()
+
+    async def __aenter__(self) -> "Engine":
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()
+
+    def _admit(self, sampling: Sampling | None) -> Request:
+        request = Request(sampling, self._on_end)
+        self._waiting.admit(request)
+        return request
+
+    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            future = self._threads.submit(self._with_processor, function, *arguments)
+        except RuntimeError as error:
+            raise EngineClosedError("The engine is closed. Ask another one.") from error
+        return await asyncio.wrap_future(future)
+
+    def _with_processor(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function with a processor that no other thread uses meanwhile."""
+        processor = self._processors.get()
+        try:
+            return function(processor, *arguments)
+        finally:
+            self._processors.put(processor)
+
+    def _queue_question(self, processor: Any, request: Request, messages: Any) -> None:
+        try:
+            limit = self._runner.limit
+            prompt = prepare_prompt(processor, messages, request.sampling.max_new_tokens, limit)
+        except ValueError as error:
+            request.fail(error)
+            return
+        request.ask(prompt.image, prompt)
+        self._waiting.put(request)
+
+    def _queue_image(self, processor: Any, request: Request, image: Any) -> None:
+        try:
+            image = upright_image(image)
+        except ValueError as error:
+            request.fail(error)
+            return
+        known = self._runner.known_regions(image)
+        if known is not None:
+            request.succeed(known)
+            return
+        request.ask(image, None)
+        self._waiting.put(request)
+
+    def _partial(self, processor: Any, request: Request) -> EngineAnswer | None:
+        """The answer so far; `None` if it has ended meanwhile."""
+        regions, ids = request.regions, list(request.ids)
+        if regions is None:
+            return None
+        return partial_answer(processor.tokenizer, ids, regions, request.prompt_tokens)
+
+    def _work(self) -> None:
+        """The model's thread: batches until the engine closes. Nothing that a batch does ends it."""
+        while batch := self._waiting.take():
+            start = time.perf_counter()
+            self._batches += 1
+            self._batched_requests += len(batch)
+            try:
+                self._runner.run(batch)
+            except Exception as error:
+                logger.exception("A batch of %d requests failed.", len(batch))
+                reason = _sentence(error, len(batch))
+            else:
+                reason = "The model ended without an answer to this request. Ask again."
+            for request in batch:
+                # Each its own error, without what the model's frames hold in memory.
+                request.fail(ModelFailedError(reason))
+            self._busy_seconds += time.perf_counter() - start
+            batch = request = None
+
+    def _on_end(self, request: Request) -> None:
+        self._waiting.release(request)
+        kind = "answered"
+        if request.error is not None:
+            kind = "invalid" if isinstance(request.error, ValueError) else "failed"
+        elif request.result is None:
+            kind = "cancelled"
+        with self._counting:
+            self._counts[kind] += 1
+
+
+def _sentence(error: Exception, batch_size: int) -> str:
+    """Why a batch failed, and what to do."""
+    lines = str(error).strip().splitlines()
+    cause = f"{type(error).__name__}{': ' + lines[0][:200] if lines else ''}"
+    remedy = "Ask again"
+    if "memory" in str(error).lower() or isinstance(error, MemoryError):
+        remedy = "Ask again later, with a shorter answer, or start the engine with a smaller `max_batch_size`"
+    return f"The model failed on a batch of {batch_size} requests ({cause}). {remedy}."
+
+
+__all__ = [
+    "Engine",
+    "EngineAnswer",
+    "EngineClosedError",
+    "EngineStatus",
+    "ModelFailedError",
+    "QueueFullError",
+    "Sampling",
+]

@@ -1,0 +1,130 @@
+"""One request between the event loop that asked and the thread that answers."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from .conversations import Prompt, UprightImage
+from .row_answers import RowRegions
+from .sampling import Sampling
+
+
+class Request:
+    """A request: what is asked, what there is of the answer, and how it ended.
+
+    The event loop that makes it waits for it; the model's thread adds ids and ends it, without ever waiting for the
+    loop. Whoever is slow reads the newest state when they come back, and nothing piles up.
+
+    Args:
+        sampling (`Sampling`, *optional*): for an answer; `None` for the proposals of an image.
+        on_end (`Callable`): called once with the request, in any thread, when it ends.
+
+    Attributes:
+        image (`UprightImage`, *optional*), prompt (`Prompt`, *optional*): what is asked, until the request ends.
+        ids (`list[int]`): what the model has written.
+        regions (`RowRegions`, *optional*): regions that the answer can name, known before its first id.
+        is_ended (`bool`): whether it has a result or an error, or was given up.
+        result (`Any`), error (`Exception`): one of them for a request that was not given up.
+    """
+
+    def __init__(self, sampling: Sampling | None, on_end: Callable[["Request"], None]) -> None:
+        self.sampling = sampling
+        self.image: UprightImage | None = None
+        self.prompt: Prompt | None = None  # `None` too for the proposals of an image
+        self.prompt_tokens = 0
+        self.ids: list[int] = []
+        self.regions: RowRegions | None = None
+        self.is_ended = False
+        self.result: Any = None
+        self.error: Exception | None = None
+        self._on_end = on_end
+        self._lock = threading.Lock()
+        self._loop = asyncio.get_running_loop()
+        self._step, self._end_event = asyncio.Event(), asyncio.Event()
+        self._is_step_wanted = False
+
+    def ask(self, image: UprightImage | None, prompt: Prompt | None) -> None:
+        """Set what is asked: a prompt, perhaps about an image, or the proposals of an image alone."""
+        with self._lock:
+            if not self.is_ended:
+                self.image, self.prompt = image, prompt
+                self.prompt_tokens = 0 if prompt is None else len(prompt.input_ids)
+
+    # The model's thread.
+
+    def add(self, token_id: int) -> None:
+        """Add an id that the model wrote."""
+        self.ids.append(token_id)
+        if self._is_step_wanted:
+            self._is_step_wanted = False
+            self._wake(self._step)
+
+    def succeed(self, result: Any) -> None:
+        """End with a result."""
+        self._end(result, None)
+
+    def fail(self, error: Exception) -> None:
+        """End with an error, which is raised where the request is awaited. It must be this request's own."""
+        self._end(None, error)
+
+    # Whoever asked.
+
+    def cancel(self) -> None:
+        """Give the request up; nothing if it has ended. Its row ends with the model's next step."""
+        self._end(None, None)
+
+    async def wait_for_step(self, num_seen: int) -> bool:
+        """Wait until there are more than `num_seen` ids; `False` if the request ended."""
+        while not self.is_ended and len(self.ids) <= num_seen:
+            self._step.clear()
+            # First the wish, then another look: the model's thread does it the other way round.
+            self._is_step_wanted = True
+            if not self.is_ended and len(self.ids) <= num_seen:
+                await self._step.wait()
+        return not self.is_ended
+
+    async def wait_for_end(self, timeout: float | None = None) -> None:
+        """Wait until the request ends or the time is up."""
+        if not self.is_ended:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._end_event.wait(), timeout)
+
+    def outcome(self) -> Any:
+        """The result of a request that ended.
+
+        Raises:
+            Exception: its error.
+        """
+        if self.error is not None:
+            # The traceback leads back to here, so the request lets go of the error.
+            error, self.error = self.error, None
+            try:
+                raise error
+            finally:
+                del error
+        return self.result
+
+    def _end(self, result: Any, error: Exception | None) -> None:
+        with self._lock:
+            if self.is_ended:
+                return
+            self.result, self.error, self.is_ended = result, error, True
+            self.image = self.prompt = self.regions = None
+        self._on_end(self)
+        self._wake(self._step, self._end_event)
+
+    def _wake(self, *events: asyncio.Event) -> None:
+        try:
+            self._loop.call_soon_threadsafe(_set_all, events)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            self.cancel()
+
+
+def _set_all(events: tuple[asyncio.Event, ...]) -> None:
+    for event in events:
+        event.set()
+
+
+__all__ = ["Request"]
