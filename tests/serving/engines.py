@@ -1,4 +1,4 @@
-"""For tests of the engine: very small models, questions, and a gate that holds a batch while the test does something."""
+"""For tests of the engine: very small models, questions, and a gate that holds batches until the test opens it."""
 
 import threading
 from contextlib import contextmanager
