@@ -1,0 +1,194 @@
+"""What an answer view shows of a turn: its phrases and user boxes by number and colour, and their places."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..colors import Color, palette_color
+from ..grounding import GroundedText
+from ..label_layout import Box
+from ..regions import Regions
+
+# A description that names fifty places is not listened to.
+MAX_DESCRIBED_PLACES = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A place in the image: a box, or a mask within it.
+
+    Args:
+        key (`str`): unique within the view.
+        box (`tuple` of 4 `float`): `xyxy` in absolute pixels of the upright image.
+        mask (`np.ndarray` of shape `(H, W)`, bool, *optional*): its pixels.
+        names (`list[Named]`): what names it: phrases, and at most one box of the user. At least one.
+    """
+
+    key: str
+    box: Box
+    mask: np.ndarray | None
+    names: list["Named"] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class Named:
+    """What names places: a phrase of the answer (said once or several times), or a box of the user.
+
+    Args:
+        key (`str`): unique within the view.
+        sign (`str`): a short sign for it, shown in the image and in the text: `"1"`, `"2"`, … for phrases.
+        label (`str`): its words.
+        color (`(r, g, b)`, *optional*): of a phrase; `None` for a box of the user.
+        places (`list[Place]`): at least one.
+    """
+
+    key: str
+    sign: str
+    label: str
+    color: Color | None
+    places: list[Place] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class TurnPlaces:
+    """All that a turn names.
+
+    Args:
+        phrases (`list[Named]`): one for each phrase of the answer, in the order of the text. A phrase that is repeated
+            with the same regions is one `Named`.
+        user_boxes (`list[Named]`): one for each mention of a box in the question, in order. A box that is mentioned
+            twice is one `Named`.
+        places (`list[Place]`): each once, the largest first, so that the small ones lie on top.
+    """
+
+    phrases: list[Named]
+    user_boxes: list[Named]
+    places: list[Place]
+
+    @property
+    def names(self) -> list[Named]:
+        """The user's boxes and the phrases, each once, in the order of the text."""
+        return list(dict.fromkeys([*self.user_boxes, *self.phrases]))
+
+
+def box_area(place: Place) -> float:
+    """The area of a place's box.
+
+    Args:
+        place (`Place`): any.
+
+    Returns:
+        `float`: in square pixels.
+
+    Example:
+    >>> box_area(Place("0:p0", (30, 212, 32, 215), None))
+    6
+    """
+    x1, y1, x2, y2 = place.box
+    return (x2 - x1) * (y2 - y1)
+
+
+def turn_places(prefix: str, answer: GroundedText | None, user_boxes: Regions) -> TurnPlaces:
+    """Find out what a turn names, and give each a number and a colour.
+
+    Places whose boxes agree to the pixel are one place, with several names.
+
+    Args:
+        prefix (`str`): starts all keys.
+        answer (`GroundedText`, *optional*): what is there of the answer.
+        user_boxes (`Regions`): the boxes of the question.
+
+    Returns:
+        `TurnPlaces`: phrases in the colours of the palette, by their order in the text.
+
+    Example:
+    >>> import torch
+    >>> from transformers_groma.grounding import ground_text
+    >>> answer = ground_text("<p>a dog</p> <roi><r0></roi> runs.", torch.tensor([[20.0, 40, 120, 200]]))
+    >>> turn_places("0", answer, Regions([])).phrases[0].sign
+    '1'
+    """
+    places: dict[Any, Place] = {}
+
+    def name_places(named: Named, regions: Regions) -> Named:
+        for region in regions:
+            # Boxes of two regions may agree; those of masks do without the masks being the same.
+            pixels = tuple(map(round, region.box.tolist()))
+            identity = pixels if region.mask is None else (pixels, region.id)
+            if identity not in places:
+                places[identity] = Place(f"{prefix}:p{len(places)}", tuple(region.box.tolist()), region.mask)
+            place = places[identity]
+            if named not in place.names:
+                place.names.append(named)
+                named.places.append(place)
+        return named
+
+    mentions = [tuple(map(round, box)) for box in user_boxes.xyxy.tolist()]
+    signs = dict(zip(dict.fromkeys(mentions), user_box_names(len(set(mentions))), strict=True))
+    named_boxes = {
+        box: Named(f"{prefix}:b{number}", sign, sign, None) for number, (box, sign) in enumerate(signs.items())
+    }
+    own = [name_places(named_boxes[box], region) for box, region in zip(mentions, user_boxes, strict=True)]
+    phrases: dict[tuple[str, tuple[int, ...]], Named] = {}
+    for phrase in answer.phrases if answer is not None else ():
+        key = (phrase.text, phrase.region_ids)
+        if key not in phrases:
+            number = len(phrases)
+            label = phrase.text or " ".join(f"r{region_id}" for region_id in phrase.region_ids)
+            named = Named(f"{prefix}:n{number}", str(number + 1), label, palette_color(number))
+            phrases[key] = name_places(named, phrase.regions)
+    said = [] if answer is None else [phrases[phrase.text, phrase.region_ids] for phrase in answer.phrases]
+    return TurnPlaces(said, own, sorted(places.values(), key=lambda place: -box_area(place)))
+
+
+def user_box_names(count: int) -> list[str]:
+    """What the boxes of a question are called.
+
+    Args:
+        count (`int`): how many there are.
+
+    Returns:
+        `list[str]`: a name for each.
+
+    Example:
+    >>> user_box_names(1), user_box_names(2)
+    (['your box'], ['your box 1', 'your box 2'])
+    """
+    return ["your box"] if count == 1 else [f"your box {number + 1}" for number in range(count)]
+
+
+def spoken_places(places: Sequence[Place]) -> str:
+    """Where places are, in words, for people who do not see the image.
+
+    Args:
+        places (`Sequence[Place]`): at least one.
+
+    Returns:
+        `str`: edges and sizes in pixels; of more than six places only the first.
+
+    Example:
+    >>> spoken_places([Place("0:p0", (30, 212, 372, 585), None)])
+    'region at left 30, top 212, width 342, height 373'
+    """
+    spoken = []
+    for place in places[:MAX_DESCRIBED_PLACES]:
+        x1, y1, x2, y2 = place.box
+        spoken.append(f"left {x1:.0f}, top {y1:.0f}, width {x2 - x1:.0f}, height {y2 - y1:.0f}")
+    if len(places) > MAX_DESCRIBED_PLACES:
+        spoken.append(f"and {len(places) - MAX_DESCRIBED_PLACES} more")
+    start = "region at " if len(places) == 1 else f"{len(places)} regions: "
+    return start + "; ".join(spoken)
+
+
+__all__ = [
+    "MAX_DESCRIBED_PLACES",
+    "Named",
+    "Place",
+    "TurnPlaces",
+    "box_area",
+    "spoken_places",
+    "turn_places",
+    "user_box_names",
+]

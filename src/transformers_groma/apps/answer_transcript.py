@@ -1,0 +1,146 @@
+"""The text of an answer view: questions and answers whose phrases are buttons, with descriptions of their places."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from ..grounding import GroundedText
+from ..markup import GROUNDING_TOKEN, PHRASE_END, PHRASE_START, REGION_MARK
+from ..regions import Regions
+from .answer_places import Named, TurnPlaces, spoken_places
+from .answer_stage import color_style
+
+# No line ends between the last word of a phrase and its number.
+_JOINER = "\u2060"
+
+Question = str | Sequence[Mapping[str, Any]]
+
+
+def question_boxes(question: Question, answer: GroundedText | None) -> Regions:
+    """The boxes that a question points at.
+
+    Args:
+        question (`str` or `Sequence[Mapping]`): the content of a user's message.
+        answer (`GroundedText`, *optional*): what is there of the answer.
+
+    Returns:
+        `Regions`: `xyxy` in absolute pixels of the upright image, one for each mention.
+
+    Raises:
+        ValueError: a region part without a box of four numbers.
+
+    Example:
+    >>> parts = [{"type": "text", "text": "What is "}, {"type": "region", "box": [30, 212, 372, 585]}]
+    >>> question_boxes(parts, None).xyxy.tolist()
+    [[30.0, 212.0, 372.0, 585.0]]
+    """
+    parts = [] if isinstance(question, str) else [part for part in question if part.get("type") == "region"]
+    if wrong := [part for part in parts if part.get("box") is None]:
+        raise ValueError(f"A region part of `question` needs a `box` of four pixel coordinates, got {dict(wrong[0])}.")
+    answered = () if answer is None else answer.user_region_ids
+    if isinstance(question, str) or len(answered) == len(parts):
+        return Regions([]) if answer is None else answer.regions.with_ids(answered)
+    return Regions([part["box"] for part in parts])
+
+
+def question_html(question: Question, places: TurnPlaces, view_id: str) -> str:
+    """A question, with a button for each box that it points at.
+
+    Args:
+        question (`str` or `Sequence[Mapping]`): the content of a user's message: text, `text` parts, `region` parts,
+            and `phrase` parts, which are quoted. In a string `<region>` stands for the next box, and `[grounding]`,
+            `<p>` and `</p>` are left out; in parts only a leading `[grounding]` is.
+        places (`TurnPlaces`): of the turn.
+        view_id (`str`): starts ids.
+
+    Returns:
+        `str`: HTML.
+
+    Raises:
+        ValueError: a part of another type.
+    """
+    pieces: list[str | Named] = []
+    boxes = iter(places.user_boxes)
+    if isinstance(question, str):
+        for mark in (GROUNDING_TOKEN, PHRASE_START, PHRASE_END):
+            question = question.replace(mark, "")
+        first, *rest = question.strip().split(REGION_MARK)
+        pieces.append(first)
+        for text in rest:
+            pieces += [next(boxes, REGION_MARK), text]
+    else:
+        is_start = True
+        for part in question:
+            if part.get("type") == "text":
+                text = part["text"]
+                pieces.append(text.lstrip().removeprefix(GROUNDING_TOKEN).lstrip() if is_start else text)
+            elif part.get("type") == "phrase":
+                pieces.append(f"“{part['text']}”")
+            elif part.get("type") == "region":
+                pieces.append(next(boxes, REGION_MARK))
+            elif part.get("type") != "image":
+                raise ValueError(
+                    f"`question` has a part of type {part.get('type')!r}; known are text, region, phrase and image."
+                )
+            is_start = is_start and part.get("type") == "image"
+    return "".join(
+        escape(piece) if isinstance(piece, str) else _button(piece, piece.label, view_id) for piece in pieces
+    )
+
+
+def answer_html(answer: GroundedText, places: TurnPlaces, view_id: str) -> str:
+    """An answer, with a button for each phrase that has places.
+
+    Args:
+        answer (`GroundedText`): the answer, or what is there of it.
+        places (`TurnPlaces`): of the turn.
+        view_id (`str`): starts ids.
+
+    Returns:
+        `str`: HTML. A phrase without words reads as the numbers of its regions.
+    """
+    pieces = []
+    position = 0
+    for phrase, named in zip(answer.phrases, places.phrases, strict=True):
+        start, end = phrase.span
+        before, words = answer.text[position:start], answer.text[start:end]
+        gap = " " if not words and answer.text[:start] and not answer.text[start - 1].isspace() else ""
+        after = " " if not words and answer.text[end : end + 1].isalnum() else ""
+        pieces.append(f"{escape(before)}{gap}{_button(named, words or named.label, view_id)}{after}")
+        position = end
+    return "".join(pieces) + escape(answer.text[position:])
+
+
+def descriptions_html(places: TurnPlaces, view_id: str) -> str:
+    """Descriptions of all that is named, which buttons refer to.
+
+    Args:
+        places (`TurnPlaces`): of the turn.
+        view_id (`str`): starts ids.
+
+    Returns:
+        `str`: HTML that is not shown.
+    """
+    spoken = "".join(
+        f'<span id="{_description_id(named, view_id)}">{spoken_places(named.places)}</span>' for named in places.names
+    )
+    return f"<div hidden>{spoken}</div>" if spoken else ""
+
+
+def _button(named: Named, words: str, view_id: str) -> str:
+    """A span and not a `<button>`, which would not wrap like text."""
+    common = (
+        f'role="button" tabindex="0" aria-pressed="false" aria-describedby="{_description_id(named, view_id)}" '
+        f'data-groma-name="{named.key}"'
+    )
+    if named.color is None:
+        return f'<span class="groma-name is-user" {common}>{escape(words)}</span>'
+    sign = f'<span class="groma-sign" aria-hidden="true">{_JOINER}{escape(named.sign)}</span>'
+    return f'<span class="groma-name" {common} style="{color_style(named.color)}">{escape(words)}{sign}</span>'
+
+
+def _description_id(named: Named, view_id: str) -> str:
+    return f"{view_id}-{named.key.replace(':', '-')}"
+
+
+__all__ = ["Question", "answer_html", "descriptions_html", "question_boxes", "question_html"]
