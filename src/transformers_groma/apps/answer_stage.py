@@ -76,10 +76,11 @@ def stage(
     )
 
 
-def controls(regions: Regions) -> str:
+def controls(view_id: str, regions: Regions) -> str:
     """The switch for all regions, and the slider for the score that they must have.
 
     Args:
+        view_id (`str`): starts all ids of elements.
         regions (`Regions`): all regions of the image, at least one.
 
     Returns:
@@ -88,10 +89,12 @@ def controls(regions: Regions) -> str:
     percents = [int(100 * score) for score in regions.scores.clamp(0, 1).tolist()]
     low, high = min(percents), max(percents)
     count = f"{len(regions)} of {len(regions)} regions"
+    # The label ends before the number: a label belongs to the first output or input in it.
     slider = (
-        '<label class="groma-slider"><span class="groma-slider-name">Score at least '
-        f'<output data-groma-output="score">{low}%</output></span>'
-        f'<input type="range" data-groma-control="score" min="{low}" max="{high}" step="1" value="{low}"></label>'
+        '<div class="groma-slider"><span class="groma-slider-name">'
+        f'<label for="{view_id}-score">Score at least</label> '
+        f'<output data-groma-output="score" for="{view_id}-score">{low}%</output></span><input type="range" '
+        f'id="{view_id}-score" data-groma-control="score" min="{low}" max="{high}" step="1" value="{low}"></div>'
     )
     return (
         '<div class="groma-controls"><label class="groma-switch">'

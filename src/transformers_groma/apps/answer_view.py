@@ -91,8 +91,7 @@ def answer_view(
         classes = "groma-turn is-current" if number == len(turns) - 1 else "groma-turn"
         articles.append(
             f'<li class="{classes}" data-groma-turn="{number}">'
-            f'<div class="groma-question" dir="auto" role="group" aria-label="Question">'
-            f"{question_html(turn.question, named, view_id)}</div>"
+            f"{_question_block(question_html(turn.question, named, view_id))}"
             f"{_answer_block(turn, answer)}"
             f'{_notice(turn.notice)}<button type="button" class="groma-show" data-groma-control="turn">'
             f"Show on the image</button>{descriptions_html(named, view_id)}</li>"
@@ -106,7 +105,7 @@ def answer_view(
         figure = (
             f'<div class="groma-figure" style="--w:{size.width};--h:{size.height}">'
             f"{stage(view_id, image_url, size, places, regions, alt)}"
-            f"{'' if regions is None else controls(regions)}</div>"
+            f"{'' if regions is None else controls(view_id, regions)}</div>"
         )
     text = (
         f'<ol class="groma-turns">{"".join(articles)}</ol>' if turns else f'<p class="groma-empty">{escape(empty)}</p>'
@@ -143,6 +142,12 @@ def view_script() -> str:
         `str`: JavaScript.
     """
     return files(__package__).joinpath("static", "answer_view.js").read_text(encoding="utf-8")
+
+
+def _question_block(question: str) -> str:
+    if not question:
+        return ""
+    return f'<div class="groma-question" dir="auto" role="group" aria-label="Question">{question}</div>'
 
 
 def _answer_block(turn: Turn, answer: str) -> str:

@@ -178,7 +178,8 @@
       if (!answer) continue;
       const isPartial = answer.classList.contains("is-partial");
       const text = spokenText(answer);
-      const sentences = text.match(/^[^]*[.!?。！？…](?=\s|$)|^[^]*[。！？\n]/);
+      // A full stop at the end may turn out to be the point of a number.
+      const sentences = text.match(/^[^]*(?:[.!?…](?=\s)|[。！？\n])/);
       const end = isPartial ? (sentences ? sentences[0].length : 0) : text.length;
       const start = heard.get(number) ?? 0;
       if (end > start) {

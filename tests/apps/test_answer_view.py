@@ -1,0 +1,467 @@
+"""The answer view as HTML: what is named where, escaping, colours that can be read, and the page in one file."""
+
+import base64
+import hashlib
+import io
+import re
+import time
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from transformers_groma.apps.answer_page import answer_page, image_data_url
+from transformers_groma.apps.answer_places import spoken_places, turn_places, user_box_names
+from transformers_groma.apps.answer_view import Turn, answer_view, view_head, view_script, view_style
+from transformers_groma.apps.mask_outline import mask_outline
+from transformers_groma.colors import PALETTE, text_color
+from transformers_groma.grounding import GroundedPhrase, GroundedText, ground_text
+from transformers_groma.image_inputs import ImageSize
+from transformers_groma.regions import Regions
+
+BOXES = torch.tensor([[10.0, 20, 110, 220], [150, 40, 300, 200], [0, 0, 320, 240], [12, 30, 60, 80]])
+SIZE = ImageSize(240, 320)
+HOSTILE = '</svg></span><script>alert(1)</script> " \' onload="alert(2)" & <img src=x onerror=alert(3)> ${x} {{y}}'
+VOID = {"img", "input", "meta"}
+
+
+class Parsed(HTMLParser):
+    """HTML as elements `(tag, attributes, text inside)`; every element must be closed in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str], list[str]]] = []
+        self.open: list[tuple[str, dict[str, str], list[str]]] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        names = [name for name, _ in attributes]
+        assert len(names) == len(set(names))
+        element = (tag, dict(attributes), [])
+        self.elements.append(element)
+        if tag not in VOID:
+            self.open.append(element)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes), []))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data):
+        for _, _, texts in self.open:
+            texts.append(data)
+
+    def of_class(self, name: str) -> list[tuple[dict[str, str], str]]:
+        return [
+            (attributes, "".join(texts))
+            for _, attributes, texts in self.elements
+            if name in (attributes.get("class") or "").split()
+        ]
+
+
+def view(*turns: Turn, **options) -> Parsed:
+    return Parsed(answer_view("groma", turns, image_url="/image.png", size=SIZE, **options))
+
+
+def sign_removed(text: str, sign: str) -> str:
+    return text.removesuffix("\u2060" + sign)
+
+
+# What is named, and where
+
+
+def test_phrases_are_numbered_and_coloured_in_the_order_of_the_text():
+    answer = ground_text("<p>a cat</p> <roi><r0></roi> and <p>a dog</p> <roi><r1></roi>.", BOXES)
+    places = turn_places("0", answer, Regions([]))
+    assert [(named.sign, named.label, named.color) for named in places.phrases] == [
+        ("1", "a cat", PALETTE[0]),
+        ("2", "a dog", PALETTE[1]),
+    ]
+    assert [place.box for named in places.phrases for place in named.places] == [
+        (10, 20, 110, 220),
+        (150, 40, 300, 200),
+    ]
+
+
+def test_a_phrase_said_twice_is_one_name_and_the_same_words_elsewhere_are_another():
+    markup = "<p>a cat</p> <roi><r0></roi>, <p>a cat</p> <roi><r1></roi>, <p>a cat</p> <roi><r0></roi>"
+    first, second, third = turn_places("0", ground_text(markup, BOXES), Regions([])).phrases
+    assert first is third and first is not second
+
+
+def test_places_are_one_where_boxes_agree_to_the_pixel():
+    boxes = torch.cat([BOXES, BOXES[:1] + 0.2, BOXES[:1] + 1])
+    answer = ground_text("<p>a</p> <roi><r0></roi> <p>b</p> <roi><r4></roi> <p>c</p> <roi><r5></roi>", boxes)
+    places = turn_places("0", answer, Regions([])).places
+    assert sorted([named.label for named in place.names] for place in places) == [["a", "b"], ["c"]]
+
+
+def test_small_places_come_last_so_that_they_lie_on_top():
+    answer = ground_text("<p>a</p> <roi><r3></roi> <p>b</p> <roi><r2></roi> <p>c</p> <roi><r0></roi>", BOXES)
+    places = turn_places("0", answer, Regions([])).places
+    assert [place.names[0].label for place in places] == ["b", "c", "a"]
+
+
+def test_regions_with_masks_share_no_place_though_their_boxes_agree():
+    masks = np.zeros((2, 240, 320), bool)
+    masks[0, 20:220, 10:60] = masks[1, 20:220, 60:110] = True
+    regions = Regions(BOXES[[0, 0]], masks=masks)
+    phrases = [
+        GroundedPhrase(text, span, regions[[i]]) for i, (text, span) in enumerate([("a", (0, 1)), ("b", (2, 3))])
+    ]
+    answer = GroundedText("a b", phrases, regions, (), "")
+    assert len(turn_places("0", answer, Regions([])).places) == 2
+    parsed = view(Turn("", answer))
+    lines = [attributes["d"] for attributes, _ in parsed.of_class("groma-line")]
+    assert sorted(lines) == ["M10 20H60V220H10Z", "M60 20H110V220H60Z"]
+
+
+def test_a_box_that_the_user_mentions_twice_has_one_name():
+    parts = [{"type": "region", "box": box} for box in ([1, 2, 30, 40], [5, 5, 9, 9], [1, 2, 30, 40])]
+    parsed = view(Turn(parts))
+    assert [text for _, text in parsed.of_class("groma-name")] == ["your box 1", "your box 2", "your box 1"]
+    assert len(parsed.of_class("groma-place")) == 2
+    assert user_box_names(0) == []
+
+
+def test_many_places_are_described_by_the_first_ones():
+    boxes = [[10 * i, 0, 10 * i + 5, 5] for i in range(9)]
+    answer = ground_text(
+        "<p>dots</p> <roi>" + "".join(f"<r{i}>" for i in range(9)) + "</roi>", torch.tensor(boxes) * 1.0
+    )
+    spoken = spoken_places(turn_places("0", answer, Regions([])).phrases[0].places)
+    assert spoken.startswith("9 regions: left 0, top 0, width 5, height 5; left 10,") and spoken.endswith(
+        "; and 3 more"
+    )
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_outline_covers_exactly_the_pixels_of_its_mask(seed):
+    generator = np.random.default_rng(seed)
+    mask = generator.random((9, 7)) < (0.2 + 0.1 * seed)
+    # A pixel is inside if the loops' vertical lines to its left are odd in number.
+    crossings = np.zeros((9, 8), int)
+    for loop in mask_outline(mask).split("Z")[:-1]:
+        points = [tuple(map(int, re.match(r"M(\d+) (\d+)", loop).groups()))]
+        for kind, value in re.findall(r"([HV])(\d+)", loop):
+            x, y = points[-1]
+            points.append((int(value), y) if kind == "H" else (x, int(value)))
+        for (x, y1), (x2, y2) in zip(points, points[1:] + points[:1]):
+            assert x == x2 or y1 == y2
+            if x == x2:
+                crossings[min(y1, y2) : max(y1, y2), x] += 1
+    assert ((crossings.cumsum(axis=1)[:, :7] % 2 == 1) == mask).all()
+
+
+def test_an_empty_mask_has_no_outline():
+    assert mask_outline(np.zeros((4, 4), bool)) == ""
+
+
+# The text
+
+
+def test_the_words_of_an_answer_are_all_there_with_a_button_for_each_phrase():
+    answer = ground_text("So <p>a cat</p> <roi><r0></roi> sees <p>a dog</p> <roi><r1></roi>.\nTwice.", BOXES)
+    parsed = view(Turn("What?", answer))
+    (attributes, text), *_ = parsed.of_class("groma-answer")
+    assert text.replace("\u20601", "").replace("\u20602", "") == answer.text
+    for name, _ in parsed.of_class("groma-name"):
+        assert (name["role"], name["tabindex"], name["aria-pressed"]) == ("button", "0", "false")
+    assert (attributes["dir"], attributes["role"], attributes["aria-label"]) == ("auto", "group", "Answer")
+
+
+def test_every_button_is_described_by_an_element_with_its_place():
+    parts = [{"type": "text", "text": "What is "}, {"type": "region", "box": [30, 212, 72, 235]}]
+    answer = ground_text("<p>a cat</p> <roi><r0></roi>", BOXES)
+    parsed = view(Turn(parts, answer))
+    described = {attributes["id"]: "".join(texts) for _, attributes, texts in parsed.elements if "id" in attributes}
+    spoken = [described[attributes["aria-describedby"]] for attributes, _ in parsed.of_class("groma-name")]
+    assert spoken == [
+        "region at left 30, top 212, width 42, height 23",
+        "region at left 10, top 20, width 100, height 200",
+    ]
+
+
+def test_phrases_without_words_read_as_the_numbers_of_their_regions():
+    parsed = view(Turn("Where?", ground_text("<roi><r0><r1></roi>", BOXES)))
+    assert [sign_removed(text, "1") for _, text in parsed.of_class("groma-name")] == ["r0 r1"]
+    parsed = view(Turn("Where?", ground_text("Here<roi><r3></roi>too", BOXES)))
+    assert parsed.of_class("groma-answer")[0][1].replace("\u20601", "") == "Here r3 too"
+
+
+def test_region_marks_of_a_string_are_the_boxes_of_the_user_and_no_more():
+    answer = ground_text("Yes.", BOXES, user_region_ids=[3, 0])
+    parsed = view(Turn("[grounding]Is <region> in <region> or <region>?", answer))
+    assert parsed.of_class("groma-question")[0][1] == "Is your box 1 in your box 2 or <region>?"
+    assert [attributes["data-groma-names"] for attributes, _ in parsed.of_class("groma-place")] == ["0:b1", "0:b0"]
+
+
+def test_parts_of_a_question_are_shown_as_they_were_asked():
+    parts = [
+        {"type": "image", "image": None},
+        {"type": "text", "text": "[grounding] Is "},
+        {"type": "region", "box": [1, 2, 30, 40]},
+        {"type": "text", "text": " <region> [grounding] or "},
+        {"type": "phrase", "text": "the red cup", "boxes": []},
+    ]
+    assert view(Turn(parts)).of_class("groma-question")[0][1] == "Is your box <region> [grounding] or “the red cup”"
+
+
+def test_boxes_of_parts_are_shown_before_the_answer_comes_and_as_the_answer_has_them_after():
+    parts = [{"type": "region", "box": [1, 2, 30, 40]}]
+    before = view(Turn(parts, is_partial=True))
+    after = view(Turn(parts, ground_text("A cat.", BOXES, user_region_ids=[3])))
+    assert [parsed.of_class("groma-halo")[0][0]["width"] for parsed in (before, after)] == ["29", "48"]
+    # An answer that knows of no boxes, as one without an image.
+    assert view(Turn(parts, ground_text("A cat.", BOXES))).of_class("groma-halo")[0][0]["width"] == "29"
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"type": "region"}, r"A region part of `question` needs a `box` of four pixel coordinates, got \{'type'"),
+        ({"type": "region", "box": [1, 2, 3]}, r"shape \(number of regions, 4\)"),
+        ({"type": "region", "box": [30, 2, 3, 4]}, "x1 <= x2"),
+        ({"type": "video"}, "`question` has a part of type 'video'; known are text, region, phrase and image"),
+    ],
+)
+def test_parts_that_are_not_understood_are_named(part, message):
+    with pytest.raises(ValueError, match=message):
+        view(Turn([part]))
+
+
+def test_a_box_that_the_user_and_a_phrase_mean_is_one_place_with_both_lines():
+    answer = ground_text("<p>a cat</p> <roi><r0></roi>", BOXES, user_region_ids=[0])
+    parsed = view(Turn("What is <region>?", answer))
+    assert [attributes["data-groma-names"] for attributes, _ in parsed.of_class("groma-place")] == ["0:b0 0:n0"]
+    assert [attributes["class"] for attributes, _ in parsed.of_class("groma-line")] == [
+        "groma-line",
+        "groma-line is-user",
+    ]
+
+
+def test_a_place_of_several_phrases_has_their_colours_in_turn():
+    answer = ground_text("<p>a cat</p> <roi><r0></roi> <p>an animal</p> <roi><r0></roi>", BOXES)
+    styles = [attributes["style"] for attributes, _ in view(Turn("", answer)).of_class("groma-line")]
+    assert styles == [
+        "--c:#e69f00;stroke-dasharray:9 9;stroke-dashoffset:0",
+        "--c:#56b4e9;stroke-dasharray:9 9;stroke-dashoffset:-9",
+    ]
+
+
+def test_a_phrase_of_many_places_has_one_tag_at_the_largest():
+    boxes = torch.tensor([[10.0 * i, 0, 10 * i + 5 + i, 5] for i in range(5)])
+
+    def tags(count):
+        markup = "<p>dots</p> <roi>" + "".join(f"<r{i}>" for i in range(count)) + "</roi>"
+        return [text for _, text in view(Turn("", ground_text(markup, boxes))).of_class("groma-chip") if text]
+
+    assert tags(4) == ["1dots"] * 4
+    assert tags(5) == ["1dots (5)"]
+
+
+@pytest.mark.parametrize("turn", [Turn("Why?", None, True), Turn("Why?", ground_text("", BOXES), True)])
+def test_before_the_first_word_the_view_says_that_it_looks(turn):
+    ((attributes, text),) = view(turn).of_class("groma-answer")
+    assert (text, attributes["aria-busy"]) == ("Looking at the image…", "true")
+
+
+def test_a_partial_answer_is_busy_and_a_finished_one_is_not():
+    answer = ground_text("A cat", BOXES)
+    ((partial, _),) = view(Turn("", answer, True)).of_class("groma-answer")
+    ((final, _),) = view(Turn("", answer)).of_class("groma-answer")
+    assert partial["aria-busy"] == "true" and "aria-busy" not in final
+
+
+def test_an_empty_answer_a_notice_and_no_turns_are_said():
+    assert view(Turn("", ground_text("", BOXES))).of_class("groma-answer")[0][1] == "No words in this answer."
+    parsed = view(Turn("", None, notice="The queue is full <b>."))
+    assert parsed.of_class("groma-answer") == []
+    assert parsed.of_class("groma-notice")[0][1] == "The queue is full <b>."
+    assert view(empty="Ask & see.").of_class("groma-empty")[0][1] == "Ask & see."
+
+
+def test_the_last_turn_is_shown_first():
+    answer = ground_text("<p>a cat</p> <roi><r0></roi>", BOXES)
+    parsed = view(Turn("One?", answer), Turn("Two?", answer))
+    for name in ("groma-turn", "groma-place"):
+        shown = {
+            attributes["data-groma-turn"]: "is-current" in attributes["class"]
+            for attributes, _ in parsed.of_class(name)
+        }
+        assert shown == {"0": False, "1": True}
+
+
+# The image and all regions
+
+
+def test_without_an_image_the_text_stands_alone():
+    parsed = Parsed(answer_view("groma", [Turn("Hello?", ground_text("Hi.", torch.zeros(0, 4)))]))
+    assert parsed.of_class("groma-stage") == [] and parsed.of_class("groma-controls") == []
+    assert parsed.of_class("groma-answer")[0][1] == "Hi."
+
+
+def test_an_image_needs_its_size_and_a_view_a_name_that_can_be_an_id():
+    with pytest.raises(ValueError, match="`size` is missing"):
+        answer_view("groma", [], image_url="/image.png")
+    for wrong in ("", "1", "a b", 'a"', "ä", "a\n"):
+        with pytest.raises(ValueError, match="`view_id` must be a letter, then letters, digits, - and _"):
+            answer_view(wrong, [])
+
+
+def test_all_regions_are_those_of_the_last_finished_answer_without_the_users():
+    first = ground_text("A cat.", BOXES[:3], torch.tensor([0.9, 0.25, 0.5]), user_region_ids=[0])
+    parsed = view(Turn("<region>?", first), Turn("And?", ground_text("A", BOXES), is_partial=True))
+    regions = [attributes for tag, attributes, _ in parsed.elements if "data-groma-region" in attributes]
+    assert [(region["data-groma-region"], region["data-groma-score"]) for region in regions] == [
+        ("2", "50"),
+        ("1", "25"),
+    ]
+    ((_, count),) = parsed.of_class("groma-count")
+    assert count == "2 of 2 regions"
+    slider = next(attributes for _, attributes, _ in parsed.elements if attributes.get("type") == "range")
+    assert (slider["min"], slider["max"], slider["value"]) == ("25", "50", "25")
+
+
+def test_no_switch_without_regions_and_no_slider_for_equal_scores():
+    assert view(Turn("", ground_text("A", BOXES[:0]))).of_class("groma-controls") == []
+    assert view(Turn("", ground_text("A", BOXES)), regions=Regions([])).of_class("groma-controls") == []
+    parsed = view(regions=Regions(BOXES, scores=[0.5] * 4))
+    assert len(parsed.of_class("groma-controls")) == 1 and parsed.of_class("groma-slider") == []
+
+
+def test_only_small_images_are_enlarged_pixel_by_pixel():
+    def classes(width):
+        html = answer_view("groma", [], image_url="/image.png", size=ImageSize(100, width))
+        return Parsed(html).of_class("groma-image")[0][0]["class"]
+
+    assert classes(159) == "groma-image is-tiny" and classes(160) == "groma-image"
+
+
+def test_a_streamed_answer_with_a_hundred_regions_is_written_fast_and_small():
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(100, 2, generator=generator) * 200
+    boxes = torch.cat([corners, corners + 5 + 30 * torch.rand(100, 2, generator=generator)], dim=1)
+    answer = ground_text(" ".join(f"<p>thing {i}</p> <roi><r{i}></roi>" for i in range(100)), boxes)
+    first = answer_view("groma", [Turn("All?", answer)], image_url="/i.png", size=SIZE)
+    start = time.perf_counter()
+    assert answer_view("groma", [Turn("All?", answer)], image_url="/i.png", size=SIZE) == first
+    assert time.perf_counter() - start < 0.5
+    assert len(first) < 200_000
+
+
+# Text of people and models
+
+
+@pytest.mark.parametrize("is_parts", [False, True])
+def test_hostile_text_stays_text(is_parts):
+    phrase = GroundedPhrase(HOSTILE, (3, 3 + len(HOSTILE)), Regions(BOXES[:1]))
+    answer = GroundedText(f"So {HOSTILE}.", [phrase], Regions(BOXES, labels=[HOSTILE] * 4), (), HOSTILE)
+    question = [{"type": "text", "text": HOSTILE}, {"type": "phrase", "text": HOSTILE}] if is_parts else HOSTILE
+    html = answer_view(
+        "groma", [Turn(question, answer, notice=HOSTILE)], image_url='/a"b<c>.png', size=SIZE, alt=HOSTILE
+    )
+    parsed = Parsed(html)
+    tags = {tag for tag, _, _ in parsed.elements}
+    assert "script" not in tags and sum(tag == "img" for tag, _, _ in parsed.elements) == 1
+    assert not [name for _, attributes, _ in parsed.elements for name in attributes if name.startswith("on")]
+    image = next(attributes for tag, attributes, _ in parsed.elements if tag == "img")
+    assert (image["src"], image["alt"]) == ('/a"b<c>.png', HOSTILE)
+    expected = f"{HOSTILE}“{HOSTILE}”" if is_parts else HOSTILE
+    assert parsed.of_class("groma-question")[0][1] == expected
+    assert parsed.of_class("groma-answer")[0][1].replace("\u20601", "") == answer.text
+    assert parsed.of_class("groma-notice")[0][1] == HOSTILE
+    assert parsed.of_class("groma-words")[0][1] == HOSTILE[:79] + "…"
+
+
+def test_the_script_runs_no_text_and_asks_nothing_of_the_outside():
+    for text in (view_style(), view_script()):
+        for forbidden in ("http", "//cdn", "url(", "@import", "eval", "Function(", "innerHTML", "fetch(", "</"):
+            assert forbidden not in text
+    assert view_head().count("<script>") == view_head().count("</script>") == view_head().count("</style>") == 1
+
+
+def test_the_style_sheet_styles_nothing_but_views():
+    text = re.sub(r"/\*.*?\*/", "", view_style(), flags=re.S)
+    selectors = [selector for selector in re.findall(r"([^{}]+)\{", text) if not selector.strip().startswith("@")]
+    for selector in selectors:
+        for one in re.split(r",(?![^(]*\))", selector):
+            assert re.match(r"\s*(\.(dark |groma-page )?\.?groma-|50%)", one) or ".groma-view" in one, one
+
+
+# Colours
+
+
+def contrast(one, other) -> float:
+    """The contrast ratio of WCAG 2."""
+
+    def luminance(color):
+        parts = [value / 255 for value in color]
+        red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    dark, light = sorted([luminance(one), luminance(other)])
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_all_text_can_be_read_in_light_and_dark(scheme):
+    tokens = {
+        name: tuple(bytes.fromhex(pair.split(", ")[scheme].strip("# ")))
+        for name, pair in re.findall(r"--groma-(\w+): light-dark\(([^)]+)\)", view_style())
+    }
+    share = int(re.search(r"--groma-tint: (\d+)%", view_style())[1]) / 100
+    surface, soft = tokens["surface"], tokens["soft"]
+    pairs = [(tokens[text], back) for text in ("text", "quiet") for back in (surface, soft)]
+    pairs += [(tokens["accent"], surface), (tokens["surface"], tokens["text"])]
+    for color in PALETTE:
+        tint = tuple(share * c + (1 - share) * s for c, s in zip(color, surface))
+        pairs += [(tokens["text"], tint), (text_color(color), color)]
+    assert len(pairs) == 20
+    assert [pair for pair in pairs if contrast(*pair) < 4.5] == []
+
+
+# The page in one file
+
+
+def test_a_page_allows_its_own_script_and_nothing_else():
+    answer = ground_text("<p>a cat</p> <roi><r0></roi>", BOXES)
+    page = answer_page(Image.new("RGB", (320, 240)), answer, question="What?", title="<Cats>")
+    parsed = Parsed(page.removeprefix("<!doctype html>"))
+    (script,) = ["".join(texts) for tag, _, texts in parsed.elements if tag == "script"]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = next(attributes["content"] for _, attributes, _ in parsed.elements if "http-equiv" in attributes)
+    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert "<title>&lt;Cats&gt;</title>" in page
+    assert "http:" not in page and "https:" not in page
+
+
+def test_a_page_shows_the_upright_image_in_its_own_pixels():
+    image = Image.new("RGB", (320, 240), "red")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    image.info["exif"] = exif.tobytes()
+    page = answer_page(image, ground_text("Red.", torch.zeros(0, 4)))
+    assert 'viewBox="0 0 240 320"' in page
+
+
+def test_large_images_are_scaled_down_in_a_page_but_their_boxes_are_not():
+    noise = Image.effect_noise((64, 32), 80).convert("RGB")
+    image = noise.resize((2304, 1152), Image.Resampling.BICUBIC)
+    answer = ground_text("<p>noise</p> <roi><r0></roi>", torch.tensor([[0.0, 0, 2300, 1100]]))
+    page = answer_page(image, answer)
+    assert 'viewBox="0 0 2304 1152"' in page and 'width="2300" height="1100"' in page
+    assert image.size == (2304, 1152)
+    kind, _, data = image_data_url(image).partition(";base64,")
+    assert kind == "data:image/jpeg"
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (2048, 1024)
+
+
+def test_a_page_without_a_question_shows_none():
+    page = answer_page(Image.new("RGB", (320, 240)), ground_text("A cat.", BOXES))
+    assert Parsed(page.removeprefix("<!doctype html>")).of_class("groma-question") == []
