@@ -2,6 +2,8 @@
 
 import copy
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -35,11 +37,34 @@ def generate(model, inputs, **kwargs) -> torch.Tensor:
     return ids[:, inputs["input_ids"].shape[1] :].cpu()
 
 
+@contextmanager
+def tf32(convolutions: bool, products: bool) -> Iterator[None]:
+    """Whether a GPU computes float32 convolutions and matrix products in TF32; torch's defaults are yes and no."""
+    backends = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [backend.allow_tf32 for backend in backends]
+    for backend, allowed in zip(backends, (convolutions, products), strict=True):
+        backend.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
+
+
+@pytest.fixture
+def true_float32() -> Iterator[None]:
+    """What is compared with numbers of a CPU."""
+    with tf32(convolutions=False, products=False):
+        yield
+
+
+@pytest.mark.usefixtures("true_float32")
 @pytest.mark.parametrize("run", ["plain", "refer"])
 def test_words_are_those_of_the_original(golden_model, golden_dir, run):
     check_greedy_generation(golden_model, golden_dir, run, atol=2e-3)
 
 
+@pytest.mark.usefixtures("true_float32")
 def test_proposals_equal_those_of_the_cpu(golden_model, golden_dir):
     pixels = golden_pixels(golden_dir)
     found = golden_model.propose_regions(pixels.to(DEVICE))
@@ -47,6 +72,29 @@ def test_proposals_equal_those_of_the_cpu(golden_model, golden_dir):
     assert torch.equal(found.mask.cpu(), expected.mask) and expected.mask.any()
     assert_close(found.boxes.cpu(), expected.boxes, atol=1e-4, rtol=0)
     assert_close(found.scores.cpu(), expected.scores, atol=1e-4, rtol=0)
+
+
+@on_gpu
+def test_only_tf32_differs_from_the_cpu(golden_model, golden_dir):
+    """Prints, for docs/loading.md, how far image features and boxes are from the CPU's."""
+    pixels = golden_pixels(golden_dir)
+
+    def perceive(model, pixels) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.inference_mode():
+            return model.model.vision_tower(pixels).last_hidden_state.cpu(), model.propose_regions(pixels).boxes.cpu()
+
+    features, boxes = perceive(copy.deepcopy(golden_model).cpu(), pixels)
+    differences = {}
+    for name, switches in {"none": (False, False), "convolutions": (True, False), "both": (True, True)}.items():
+        with tf32(*switches):
+            found, found_boxes = perceive(golden_model, pixels.to(DEVICE))
+        differences[name] = (found - features).abs().max().item()
+        moved = (
+            torch.cdist(found_boxes, boxes, p=torch.inf).min(-1).values.max().item()
+        )  # to the nearest: in any order
+        print(f"TF32 in {name}: features differ by up to {differences[name]:.2g}, boxes by up to {moved:.2g}")
+    print(f"largest feature: {features.abs().max():.3g}")
+    assert differences["none"] < min(1e-3, differences["both"])
 
 
 def test_a_batch_equals_single_calls(model, inputs):

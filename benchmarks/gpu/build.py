@@ -1,5 +1,6 @@
 """Builds both kernels for the GPU, loads them with the kernels library and compares a call with torch."""
 
+import concurrent.futures
 import importlib.util
 import sys
 import time
@@ -60,17 +61,23 @@ def compare_once(name: str, kernel: ModuleType, device: str) -> float:
 
 def main() -> None:
     results, device, _ = step_arguments(__doc__)
-    failures = [name for name in ("ms-deform-attn", "roi-align") if not build_and_try(name, device, results)]
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # the compilers run side by side
+        built = {name: pool.submit(build_timed, name, device) for name in ("ms-deform-attn", "roi-align")}
+    failures = [name for name, build in built.items() if not try_build(name, build, device, results)]
     if failures:
         raise SystemExit(f"failed: {', '.join(failures)}")
 
 
-def build_and_try(name: str, device: str, results: Results) -> bool:
-    """Build and try one kernel; whether it works. A failure is printed, so that the other kernel is tried too."""
+def build_timed(name: str, device: str) -> tuple[Path, float]:
+    """The folder of a build and the seconds it took."""
+    start = time.perf_counter()
+    return build_kernel(name, device), time.perf_counter() - start
+
+
+def try_build(name: str, build: concurrent.futures.Future, device: str, results: Results) -> bool:
+    """Whether a kernel was built and works. A failure is printed, so that the other kernel is tried too."""
     try:
-        start = time.perf_counter()
-        folder = build_kernel(name, device)
-        seconds = time.perf_counter() - start
+        folder, seconds = build.result()
         difference = compare_once(name, load_kernel(name, device), device)
     except Exception as error:
         print(f"{name}: {type(error).__name__}: {error}")

@@ -1,8 +1,7 @@
 """Times a full-size Groma-7B with random bfloat16 weights.
 
-Perceive (pixels to region tokens) with and without the kernels, eager and compiled; prefill and seconds a token for
-batches of 1, 8 and 32; one training step of stage 1 and one of stage 3 with LoRA. Memory is the peak of each, weights
-included.
+Perceive (pixels to region tokens) with and without the kernels; prefill and seconds a token at batch 1, 8 and 32;
+one training step of stage 1 and one of stage 3 with LoRA. Memory is the peak of each, weights included.
 """
 
 import gc
@@ -27,9 +26,13 @@ SECONDS = {True: 0.02, False: 1.0}
 TOKENS = {True: 4, False: 32}
 
 
-def build_model(device: str, small: bool) -> GromaForConditionalGeneration:
+def build_model(device: str, small: bool, **language_model: int) -> GromaForConditionalGeneration:
     """A model of random weights in the dtypes of a released one: the detector in float32, the others in bfloat16."""
-    config = tiny_config() if small else GromaConfig(box_score_threshold=0.0, nms_threshold=1.0)
+    if small:
+        config = tiny_config()
+    else:
+        text = {"model_type": "llama", **language_model}
+        config = GromaConfig(box_score_threshold=0.0, nms_threshold=1.0, text_config=text)
     with torch.device(device):
         model = GromaForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
     model.model.vision_tower.float()
@@ -70,26 +73,6 @@ def perceive(model: GromaForConditionalGeneration) -> Callable[[torch.Tensor], o
     return lambda pixels: model.get_image_features(pixels, return_dict=True)
 
 
-def measure_compiled_perceive(
-    model: GromaForConditionalGeneration, results: Results, device: str, small: bool
-) -> None:
-    # At tiny size only the way there is tried: compiling for real takes longer than all the rest.
-    compiled = torch.compile(perceive(model), backend="eager" if small else "inductor")
-    with torch.inference_mode():
-        for batch in [1] if small else [8, 1]:
-            inputs = [pixels_of(model, batch, device) for _ in range(3)]
-            eager = median_ms(perceive(model), inputs, device, SECONDS[small])
-            start = time.perf_counter()
-            compiled(inputs[0])
-            synchronize(device)
-            first = time.perf_counter() - start
-            fast = median_ms(compiled, inputs, device, SECONDS[small])
-            results.add(
-                f"perceive compiled, batch {batch}",
-                **{"ms": fast, "eager ms": eager, "compiled over eager": eager / fast, "first call s": first},
-            )
-
-
 def prompt(
     model: GromaForConditionalGeneration, batch: int, device: str, question: int = 3
 ) -> dict[str, torch.Tensor]:
@@ -121,26 +104,6 @@ def measure_generation(model: GromaForConditionalGeneration, results: Results, d
             **{"first token s": first, "s per token": (whole - first) / tokens},
             **{"tokens/s": batch * tokens / (whole - first), "peak GB": memory},
         )
-
-
-def measure_compiled_decoding(
-    model: GromaForConditionalGeneration, results: Results, device: str, small: bool
-) -> None:
-    """With a static cache, for which the library compiles the decoding step on a GPU, against a dynamic one."""
-    inputs, tokens = prompt(model, 1, device), TOKENS[small]
-
-    def decoding(**kwargs) -> float:
-        return seconds_of(model, inputs, 1 + tokens, device, **kwargs) - seconds_of(model, inputs, 1, device, **kwargs)
-
-    eager = decoding()
-    start = time.perf_counter()
-    decoding(cache_implementation="static")
-    first = time.perf_counter() - start
-    compiled = decoding(cache_implementation="static")
-    results.add(
-        "decoding with a static cache, batch 1",
-        **{"s per token": compiled / tokens, "compiled over eager": eager / compiled, "first call s": first},
-    )
 
 
 def training_step(
@@ -189,32 +152,35 @@ def measure_stage_3(model: GromaForConditionalGeneration, results: Results, devi
     model.eval()
 
 
-def main() -> None:
-    results, device, small = step_arguments(__doc__)
-    torch.manual_seed(0)
-    build_kernels(device)
-    model = build_model(device, small)
-    results.add("model", **{"parameters B": sum(p.numel() for p in model.parameters()) / 1e9})
+def run_parts(parts: dict[str, Callable[[], None]], device: str) -> None:
+    """Measure one part after the other; what one cannot do says nothing of the others."""
     failed = []
-    # Compiling comes last: it may take what is left of the time.
-    for name, measure in (
-        ("perceive", lambda: measure_perceive(model, results, device, small)),
-        ("generation", lambda: measure_generation(model, results, device, small)),
-        ("stage 1", lambda: measure_stage_1(results, device, small)),
-        ("stage 3", lambda: measure_stage_3(model, results, device)),
-        ("compiled perceive", lambda: measure_compiled_perceive(model, results, device, small)),
-        ("compiled decoding", lambda: measure_compiled_decoding(model, results, device, small)),
-    ):
+    for name, measure in parts.items():
         try:
             measure()
-        except Exception as error:  # what one part cannot do says nothing of the others
-            print(f"{name}: {type(error).__name__}: {error}")
+        except Exception as error:
+            print(f"{name}: {type(error).__name__}: {error}", flush=True)
             failed.append(name)
         gc.collect()
         if device == "cuda":
             torch.cuda.empty_cache()
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+def main() -> None:
+    results, device, small = step_arguments(__doc__)
+    torch.manual_seed(0)
+    build_kernels(device)
+    model = build_model(device, small)
+    results.add("model", **{"parameters B": sum(p.numel() for p in model.parameters()) / 1e9})
+    parts = {
+        "perceive": lambda: measure_perceive(model, results, device, small),
+        "generation": lambda: measure_generation(model, results, device, small),
+        "stage 1": lambda: measure_stage_1(results, device, small),
+        "stage 3": lambda: measure_stage_3(model, results, device),
+    }
+    run_parts(parts, device)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Times both operators, forward and backward, against references and the card's memory bandwidth.
 
-`of the copy rate` is the achieved bandwidth over that of a copy on the same card: bytes that must move (each input
-read once, each output written once) / measured time. Inputs rotate through more memory than the card's cache holds.
+`ms` are what a caller of eager torch waits for, between two events; at small sizes most of it is Python. `device ms`
+is the GPU's own time, from a CUDA graph. `of the copy rate` is the achieved bandwidth over that of a copy on the same
+card: bytes that must move (each input read once, each output written once) / device time. Inputs rotate through more
+memory than the card's cache holds.
 
 In half precision, only maps and values have it; boxes and locations are float32, as in the model. Plain torch has no
 operator that mixes the two: the reference computes in float32, as the package does without a kernel.
@@ -14,7 +16,7 @@ from typing import Any
 
 import torch
 from build import benchmark_module, load_kernel
-from step import Results, copy_rate, median_ms, step_arguments
+from step import Results, copy_rate, device_ms, median_ms, step_arguments
 from torch import Tensor
 
 # Rotating inputs fill at least this much memory: more than twice the 50 to 60 MB of second-level cache of a Hopper
@@ -26,16 +28,34 @@ def nbytes(*tensors: Tensor) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def deformable_cases(small: bool) -> dict[str, tuple[list[tuple[int, int]], int, int]]:
-    """Maps, queries and images by name: two cases of bench_kernels.py, then the detector's encoder at batch 8."""
+def deformable_cases(small: bool) -> dict[str, tuple[list[tuple[int, int]], int, bool]]:
+    """Maps, images and whether points are near, by name: two cases of bench_kernels.py, then the encoder at batch 8.
+
+    Every pixel is a query. Points are all over the maps, which no cache likes, or within four pixels of their query's
+    place, as a trained model's are.
+    """
+    four_levels = [(64, 64), (32, 32), (16, 16), (8, 8)]
     if small:
-        return {"16 queries": ([(4, 4)], 16, 1)}
+        return {"16 queries": ([(4, 4)], 1, False), "16 queries, near points": ([(4, 4)], 1, True)}
     return {
-        "1024 queries, 1 level": ([(32, 32)], 1024, 1),
-        "5440 queries, 4 levels": ([(64, 64), (32, 32), (16, 16), (8, 8)], 5440, 1),
-        "full size, 8 images": ([(32, 32)], 1024, 8),
-        "full size, 4 levels, 8 images": ([(64, 64), (32, 32), (16, 16), (8, 8)], 5440, 8),
+        "1024 queries, 1 level": ([(32, 32)], 1, False),
+        "5440 queries, 4 levels": (four_levels, 1, False),
+        "full size, 8 images": ([(32, 32)], 8, False),
+        "full size, 8 images, near points": ([(32, 32)], 8, True),
+        "full size, 4 levels, 8 images": (four_levels, 8, False),
+        "full size, 4 levels, 8 images, near points": (four_levels, 8, True),
     }
+
+
+def near_points(shapes: list[tuple[int, int]], locations: Tensor) -> Tensor:
+    """Locations between 0 and 1 as places within four pixels of their query, on each level."""
+    device = locations.device
+    grids = [
+        torch.cartesian_prod(*((torch.arange(n, device=device) + 0.5) / n for n in shape)).flip(-1) for shape in shapes
+    ]
+    own_places = torch.cat(grids)[None, :, None, None, None]
+    sizes = torch.tensor(shapes, device=device).flip(-1)[:, None]  # width, height of each level
+    return own_places + (locations - 0.5) * 8 / sizes
 
 
 def roi_cases(small: bool) -> dict[str, tuple[int, int, bool]]:
@@ -76,6 +96,14 @@ def measure(
 
         return run
 
+    def time_alone(function: Callable[[Any], object]) -> float | None:
+        try:
+            with torch.no_grad():
+                return device_ms(function, inputs, device, seconds)
+        except Exception as error:  # the times of eager calls stay
+            print(f"{name}, in a CUDA graph: {type(error).__name__}: {str(error)[:200]}")
+            return None
+
     for kind, moved in (("forward", forward_bytes), ("forward+backward", forward_bytes + backward_bytes)):
         times: dict[str, float | None] = {}
         for candidate, function in candidates.items():
@@ -91,10 +119,12 @@ def measure(
                     raise
                 times[candidate] = None
         ours = times.pop("ours")
-        rate = moved / (ours / 1e3)
+        alone = time_alone(candidates["ours"] if kind == "forward" else with_backward(candidates["ours"]))
+        rate = moved / (alone / 1e3) if alone else None
         results.add(
             f"{name}, {kind}",
-            **{"ours ms": ours, "bytes MB": moved / 1e6, "GB/s": rate / 1e9, "of the copy rate": rate / copy},
+            **{"ours ms": ours, "ours device ms": alone, "bytes MB": moved / 1e6},
+            **{"GB/s": rate and rate / 1e9, "of the copy rate": rate and rate / copy},
             **{f"{reference} ms": time for reference, time in times.items()},
             **{f"over {reference}": time / ours for reference, time in times.items() if time is not None},
         )
@@ -125,8 +155,11 @@ def torchvision_roi_align() -> Callable | None:
 def measure_deformable(kernel: ModuleType, results: Results, device: str, copy: float, small: bool) -> None:
     module = benchmark_module("ms-deform-attn")
     hub = hub_deformable_attention(device)
-    for (name, (shapes, queries, images)), dtype in cases(deformable_cases(small)):
+    for (name, (shapes, images, near)), dtype in cases(deformable_cases(small)):
+        queries = sum(height * width for height, width in shapes)
         value, spatial_shapes, starts, locations, weights = module.make_inputs(shapes, queries, device, batch=images)
+        if near:
+            locations = near_points(shapes, locations)
         first = (value.to(dtype), spatial_shapes, starts, locations, weights)
 
         def make(first=first) -> tuple:
@@ -152,7 +185,7 @@ def measure_deformable(kernel: ModuleType, results: Results, device: str, copy: 
         # The backward reads the output's gradient and the inputs again and writes a gradient of each.
         measure(
             f"deformable attention, {name}, {str(dtype)[6:]}", results, device, copy, candidates, inputs,
-            lambda item: list(item[:3]), traffic + nbytes(out), nbytes(out) + 2 * traffic, 0.02 if small else 0.3,
+            lambda item: list(item[:3]), traffic + nbytes(out), nbytes(out) + 2 * traffic, 0.02 if small else 0.15,
         )  # fmt: skip
 
 
@@ -194,7 +227,7 @@ def measure_roi_align(kernel: ModuleType, results: Results, device: str, copy: f
         # Boxes are all over the image, so nearly every pixel of every map is read.
         measure(
             f"ROIAlign, {name}, {str(dtype)[6:]}", results, device, copy, candidates, inputs,
-            lambda item: item[0], nbytes(*maps, rois, *outs), nbytes(*outs, rois, *maps), 0.02 if small else 0.3,
+            lambda item: item[0], nbytes(*maps, rois, *outs), nbytes(*outs, rois, *maps), 0.02 if small else 0.15,
         )  # fmt: skip
 
 
@@ -209,6 +242,12 @@ def main() -> None:
     results, device, small = step_arguments(__doc__)
     copy = copy_rate(device, 2**20 if small else 2**30)
     results.add("copy within the device", **{"GB/s": copy / 1e9})
+    ones = [torch.ones(1, device=device) for _ in range(20)]
+    times = {
+        "ms": median_ms(Tensor.zero_, ones, device, 0.02),
+        "device ms": device_ms(Tensor.zero_, ones, device, 0.02),
+    }
+    results.add("the smallest launch, zeroing one number", **times)
     failed = []
     for name, function in (("ms-deform-attn", measure_deformable), ("roi-align", measure_roi_align)):
         try:

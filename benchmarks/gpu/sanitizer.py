@@ -20,8 +20,9 @@ if name == "ms-deform-attn":
     kernel.ms_deform_attn(value, shapes, starts, locations, weights).sum().backward()
 else:
     maps, rois = module.make_inputs("cuda")
-    maps = [x[:, :8, :9, :11].contiguous().requires_grad_() for x in maps]
-    sum(x.sum() for x in kernel.roi_align(maps, rois[:5], module.SCALES, 7, 2, True)).backward()
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        parts = [x[:, :40, :9, :11].contiguous(memory_format=memory_format).requires_grad_() for x in maps]
+        sum(x.sum() for x in kernel.roi_align(parts, rois[:5], module.SCALES, 7, 2, True)).backward()
 torch.cuda.synchronize()
 """
 

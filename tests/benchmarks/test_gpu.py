@@ -178,7 +178,7 @@ def test_every_step_runs_on_a_cpu(tmp_path):
     process = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHON": sys.executable})
     report = json.loads((tmp_path / "gpu.json").read_text())
     outcomes = {step["name"]: step["outcome"] for step in report["steps"]}
-    names = ["build", "operators", "full_model", "suite", "kernel_tests", "sanitizer"]
+    names = ["build", "operators", "full_model", "compiled", "suite", "kernel_tests", "sanitizer"]
     assert outcomes == {**dict.fromkeys(names, "passed"), "sanitizer": "skipped"}, process.stdout
     assert process.returncode == 0
     assert json.loads(process.stdout.strip().split("\n")[-1])["ratios"] == {}

@@ -1,8 +1,10 @@
 // Multi-scale deformable attention on CUDA.
 //
-// An item is one (batch, query, head). A few neighbouring threads share it, each with a pack of its channels, so that a
-// pixel is read in one piece and nothing is stored between sampling and summing up.
+// An item is one (batch, head, query). A few neighbouring threads share it, each with a pack of its channels, so that a
+// pixel is read in one piece and nothing is stored between sampling and summing up. Where the pixels of a point are is
+// found out by one of these threads for all of them.
 
+#include <algorithm>
 #include <tuple>
 
 #include "cuda/cuda_common.h"
@@ -14,31 +16,30 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 struct Sizes {
-  int64_t batch, pixels, queries;
-  int heads, channels, levels, points;
+  int batch, pixels, queries, heads, channels, levels, points;
   int64_t value_stride[3];  // of batch, pixel, head; channels are adjacent
 };
 
 // The four pixels around one sampling point.
 template <typename A>
 struct Corners {
-  int64_t pixel[4];  // -1: outside
+  int pixel[4];  // -1: outside
   A weight[4];
   A x, y;  // where the point lies within the square of pixels
 };
 
 template <typename A>
-__device__ __forceinline__ Corners<A> find_corners(const A* location, int64_t height, int64_t width, int64_t start) {
+__device__ __forceinline__ Corners<A> find_corners(const A* location, int height, int width, int start) {
   Corners<A> corners;
   const A x = location[0] * A(width) - A(0.5), y = location[1] * A(height) - A(0.5);
   const bool near = x > A(-1) && y > A(-1) && x < A(width) && y < A(height);  // false for NaN
   const A left = near ? floor(x) : A(0), top = near ? floor(y) : A(0);
-  const int64_t column = int64_t(left), row = int64_t(top);
+  const int column = int(left), row = int(top);
   corners.x = near ? x - left : A(0);
   corners.y = near ? y - top : A(0);
 #pragma unroll
   for (int c = 0; c < 4; ++c) {
-    const int64_t r = row + c / 2, k = column + c % 2;
+    const int r = row + c / 2, k = column + c % 2;
     const bool inside = near && r >= 0 && r < height && k >= 0 && k < width;
     corners.pixel[c] = inside ? start + r * width + k : -1;
     corners.weight[c] = (c / 2 ? corners.y : 1 - corners.y) * (c % 2 ? corners.x : 1 - corners.x);
@@ -47,90 +48,153 @@ __device__ __forceinline__ Corners<A> find_corners(const A* location, int64_t he
 }
 
 // A level that does not fit into value is left out: nothing outside the tensor is ever read.
-__device__ __forceinline__ bool read_level(const int64_t* shapes, const int64_t* starts, int level, int64_t pixels,
-                                           int64_t& height, int64_t& width, int64_t& start) {
-  height = shapes[2 * level];
-  width = shapes[2 * level + 1];
-  start = starts[level];
-  return height > 0 && width > 0 && start >= 0 && height <= pixels && width <= pixels &&
-         start + height * width <= pixels;
+__device__ __forceinline__ bool read_level(const int64_t* shapes, const int64_t* starts, int level, int pixels,
+                                           int& height, int& width, int& start) {
+  const int64_t rows = shapes[2 * level], columns = shapes[2 * level + 1], first = starts[level];
+  if (!(rows > 0 && columns > 0 && first >= 0 && rows <= pixels && columns <= pixels && first <= pixels &&
+        first + rows * columns <= pixels)) {
+    return false;
+  }
+  height = int(rows);
+  width = int(columns);
+  start = int(first);
+  return true;
 }
 
-// exp(logit - largest) / sum is the softmax.
+// The largest or the sum over the `group` neighbouring threads of an item; every thread of the warp takes part.
 template <typename A>
-__device__ __forceinline__ void softmax_parts(const A* logits, int n, A& largest, A& inverse_sum) {
-  largest = logits[0];
-  for (int i = 1; i < n; ++i) largest = logits[i] > largest ? logits[i] : largest;
-  A sum = 0;
-  for (int i = 0; i < n; ++i) sum += exp(logits[i] - largest);
-  inverse_sum = A(1) / sum;
+__device__ __forceinline__ A largest_of_group(A x, int group) {
+  for (int step = group / 2; step > 0; step /= 2) {
+    const A other = __shfl_xor_sync(0xffffffffu, x, step);
+    x = other > x ? other : x;
+  }
+  return x;
 }
 
+template <typename A>
+__device__ __forceinline__ A sum_of_group(A x, int group) {
+  for (int step = group / 2; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
+  return x;
+}
+
+// exp(logit - largest) / sum is the softmax. By all threads of a group.
+template <typename A>
+__device__ __forceinline__ void softmax_parts(const A* logits, int n, int lane, int group, A& largest,
+                                              A& inverse_sum) {
+  largest = -A(INFINITY);
+  for (int i = lane; i < n; i += group) largest = logits[i] > largest ? logits[i] : largest;
+  largest = largest_of_group(largest, group);
+  A sum = 0;
+  for (int i = lane; i < n; i += group) sum += exp(logits[i] - largest);
+  inverse_sum = A(1) / sum_of_group(sum, group);
+}
+
+// What the threads of an item must know of one sampling point.
+template <typename A>
+struct alignas(16) Sample {
+  int pixel[4];  // -1: outside
+  A weight[4];   // attention included
+};
+
+// G threads (a power of two, at most a warp) share an item, and all threads of a warp go through the same loops. A block
+// works on the items from its `first` to its `end`, neighbours of the same head, which read the same pixels: blocks that
+// are likely to share a multiprocessor and its cache get neighbouring parts.
 template <typename T, int N>
-__global__ void forward_kernel(Sizes s, bool softmax, const T* __restrict__ value, const int64_t* __restrict__ shapes,
-                               const int64_t* __restrict__ starts, const Accumulator<T>* __restrict__ locations,
-                               const Accumulator<T>* __restrict__ attention, T* __restrict__ out) {
+__global__ void __launch_bounds__(kThreads, 4)
+    forward_kernel(Sizes s, bool softmax, int group, int items, int items_per_block, int multiprocessors,
+                   const T* __restrict__ value, const int64_t* __restrict__ shapes, const int64_t* __restrict__ starts,
+                   const Accumulator<T>* __restrict__ locations, const Accumulator<T>* __restrict__ attention,
+                   T* __restrict__ out) {
   using A = Accumulator<T>;
-  const int packs = s.channels / N, per_head = s.levels * s.points;
-  const int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, item = thread / packs;
-  if (item >= s.batch * s.queries * s.heads) return;
-  const int channel = int(thread % packs) * N;
-  const int64_t batch = item / (s.queries * s.heads);
-  const int head = int(item % s.heads);
-  const T* source = value + batch * s.value_stride[0] + head * s.value_stride[2] + channel;
-  const A* weights = attention + item * per_head;
-  const A* places = locations + item * per_head * 2;
-  A largest = 0, inverse_sum = 1;
-  if (softmax) softmax_parts(weights, per_head, largest, inverse_sum);
-  A sum[N] = {};
-  for (int level = 0; level < s.levels; ++level) {
-    int64_t height, width, start;
-    if (!read_level(shapes, starts, level, s.pixels, height, width, start)) continue;
-    for (int k = level * s.points; k < (level + 1) * s.points; ++k) {
-      const Corners<A> corners = find_corners(places + 2 * k, height, width, start);
-      const A weight = softmax ? exp(weights[k] - largest) * inverse_sum : weights[k];
+  __shared__ Sample<A> samples[kThreads];  // one a thread, written and read by its group alone
+  const int per_head = s.levels * s.points, lane = int(threadIdx.x) % group;
+  const Sample<A>* of_item = samples + threadIdx.x - lane;
+  const int rounds = int(gridDim.x) / multiprocessors, neighbour = int(blockIdx.x) / multiprocessors;
+  const bool ordered = neighbour < rounds;  // the last blocks, if the grid is no multiple, stay where they are
+  const int64_t part = ordered ? int64_t(blockIdx.x % multiprocessors) * rounds + neighbour : blockIdx.x;
+  const int64_t end = min((part + 1) * items_per_block, int64_t(items));
+  const int stride = int(s.value_stride[1] * int64_t(sizeof(T)));  // it fits: see make_inputs
+  for (int64_t first = part * items_per_block; first < end; first += kThreads / group) {
+    const bool active = first + threadIdx.x / group < end;
+    const int item = active ? int(first) + int(threadIdx.x) / group : int(end) - 1;
+    const int plane = item / s.queries, query = item - plane * s.queries;
+    const int batch = plane / s.heads, head = plane - batch * s.heads;
+    const int64_t row = (int64_t(batch) * s.queries + query) * s.heads + head;  // of locations, attention and output
+    const T* source = value + batch * s.value_stride[0] + head * s.value_stride[2];
+    const A* weights = attention + row * per_head;
+    const A* places = locations + row * per_head * 2;
+    A largest = 0, inverse_sum = 1;
+    if (softmax) softmax_parts(weights, per_head, lane, group, largest, inverse_sum);
+    for (int begin = 0; begin < s.channels; begin += group * N) {
+      const int channel = begin + lane * N;
+      const bool writes = channel < s.channels;
+      const char* pixels = reinterpret_cast<const char*>(source + (writes ? channel : 0));
+      A sum[N] = {};
+      for (int point = 0; point < per_head; point += group) {
+        if (point + lane < per_head) {
+          const int k = point + lane;
+          int height = 0, width = 0, start = 0;
+          const bool fits = read_level(shapes, starts, k / s.points, s.pixels, height, width, start);
+          const Corners<A> corners = find_corners(places + 2 * k, height, width, start);
+          const A weight = softmax ? exp(weights[k] - largest) * inverse_sum : weights[k];
+          Sample<A> sample;
 #pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        if (corners.pixel[c] < 0) continue;
-        const Pack<T, N> pixel =
-            *reinterpret_cast<const Pack<T, N>*>(source + corners.pixel[c] * s.value_stride[1]);
+          for (int c = 0; c < 4; ++c) {
+            sample.pixel[c] = fits ? corners.pixel[c] : -1;
+            sample.weight[c] = weight * corners.weight[c];
+          }
+          samples[threadIdx.x] = sample;
+        }
+        __syncwarp();
+        const int n = min(group, per_head - point);
+#pragma unroll 2
+        for (int j = 0; j < n; ++j) {
+          const Sample<A> sample = of_item[j];
 #pragma unroll
-        for (int i = 0; i < N; ++i) sum[i] += weight * corners.weight[c] * to_acc(pixel.at[i]);
+          for (int c = 0; c < 4; ++c) {
+            if (sample.pixel[c] < 0) continue;
+            const Pack<T, N> pixel = *reinterpret_cast<const Pack<T, N>*>(pixels + int64_t(sample.pixel[c]) * stride);
+#pragma unroll
+            for (int i = 0; i < N; ++i) sum[i] += sample.weight[c] * to_acc(pixel.at[i]);
+          }
+        }
+        __syncwarp();
+      }
+      if (active && writes) {
+        Pack<T, N> result;
+#pragma unroll
+        for (int i = 0; i < N; ++i) result.at[i] = from_acc<T>(sum[i]);
+        *reinterpret_cast<Pack<T, N>*>(out + row * s.channels + channel) = result;
       }
     }
   }
-  Pack<T, N> result;
-#pragma unroll
-  for (int i = 0; i < N; ++i) result.at[i] = from_acc<T>(sum[i]);
-  *reinterpret_cast<Pack<T, N>*>(out + item * s.channels + channel) = result;
 }
 
 // G threads (a power of two, at most a warp) share an item. All threads of a warp go through the same loops, so that
 // they can add up over the G; threads behind the last item only take part in that.
 template <typename T, int N>
-__global__ void backward_kernel(Sizes s, bool softmax, int group, const T* __restrict__ gradient,
-                                const T* __restrict__ value, const int64_t* __restrict__ shapes,
-                                const int64_t* __restrict__ starts, const Accumulator<T>* __restrict__ locations,
-                                const Accumulator<T>* __restrict__ attention, Accumulator<T>* __restrict__ value_gradient,
-                                Accumulator<T>* __restrict__ location_gradient,
-                                Accumulator<T>* __restrict__ attention_gradient) {
+__global__ void __launch_bounds__(kThreads, 3)
+    backward_kernel(Sizes s, bool softmax, int group, const T* __restrict__ gradient, const T* __restrict__ value,
+                    const int64_t* __restrict__ shapes, const int64_t* __restrict__ starts,
+                    const Accumulator<T>* __restrict__ locations, const Accumulator<T>* __restrict__ attention,
+                    Accumulator<T>* __restrict__ value_gradient, Accumulator<T>* __restrict__ location_gradient,
+                    Accumulator<T>* __restrict__ attention_gradient) {
   using A = Accumulator<T>;
   const int per_head = s.levels * s.points;
-  const int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, items = s.batch * s.queries * s.heads;
-  const bool active = thread / group < items;
-  const int64_t item = active ? thread / group : items - 1;
-  const int lane = int(thread % group);
-  const int64_t batch = item / (s.queries * s.heads);
-  const int head = int(item % s.heads);
+  const int64_t items = int64_t(s.batch) * s.queries * s.heads;
+  const int64_t mine = int64_t(blockIdx.x) * (kThreads / group) + int(threadIdx.x) / group;
+  const bool active = mine < items;
+  const int item = int(active ? mine : items - 1), lane = int(threadIdx.x) % group;
+  const int head = item % s.heads, batch = item / s.heads / s.queries;
   const T* source = value + batch * s.value_stride[0] + head * s.value_stride[2];
-  A* target = value_gradient + (batch * s.pixels * s.heads + head) * s.channels;
-  const T* out = gradient + item * s.channels;
-  const A* weights = attention + item * per_head;
-  const A* places = locations + item * per_head * 2;
+  A* target = value_gradient + (int64_t(batch) * s.pixels * s.heads + head) * s.channels;
+  const T* out = gradient + int64_t(item) * s.channels;
+  const A* weights = attention + int64_t(item) * per_head;
+  const A* places = locations + int64_t(item) * per_head * 2;
   A largest = 0, inverse_sum = 1, mean = 0;
-  if (softmax) softmax_parts(weights, per_head, largest, inverse_sum);
+  if (softmax) softmax_parts(weights, per_head, lane, group, largest, inverse_sum);
   for (int level = 0; level < s.levels; ++level) {
-    int64_t height, width, start;
+    int height = 0, width = 0, start = 0;
     const bool fits = read_level(shapes, starts, level, s.pixels, height, width, start);
     for (int k = level * s.points; k < (level + 1) * s.points; ++k) {
       const A weight = softmax ? exp(weights[k] - largest) * inverse_sum : weights[k];
@@ -151,7 +215,7 @@ __global__ void backward_kernel(Sizes s, bool softmax, int group, const T* __res
               dot[c] += to_acc(g.at[i]) * to_acc(pixel.at[i]);
               part[i] = weight * corners.weight[c] * to_acc(g.at[i]);
             }
-            add_atomically(target + corners.pixel[c] * s.heads * s.channels + channel, part);
+            add_atomically(target + int64_t(corners.pixel[c]) * (s.heads * s.channels) + channel, part);
           }
         }
 #pragma unroll
@@ -159,22 +223,21 @@ __global__ void backward_kernel(Sizes s, bool softmax, int group, const T* __res
         along_x = ((1 - corners.y) * (dot[1] - dot[0]) + corners.y * (dot[3] - dot[2])) * A(width) * weight;
         along_y = ((1 - corners.x) * (dot[2] - dot[0]) + corners.x * (dot[3] - dot[1])) * A(height) * weight;
       }
-      for (int step = group / 2; step > 0; step /= 2) {
-        of_attention += __shfl_xor_sync(0xffffffffu, of_attention, step);
-        along_x += __shfl_xor_sync(0xffffffffu, along_x, step);
-        along_y += __shfl_xor_sync(0xffffffffu, along_y, step);
-      }
+      of_attention = sum_of_group(of_attention, group);
+      along_x = sum_of_group(along_x, group);
+      along_y = sum_of_group(along_y, group);
       mean += weight * of_attention;
       if (active && lane == k % group) {
-        attention_gradient[item * per_head + k] = of_attention;
-        location_gradient[(item * per_head + k) * 2] = along_x;
-        location_gradient[(item * per_head + k) * 2 + 1] = along_y;
+        const int64_t place = int64_t(item) * per_head + k;
+        attention_gradient[place] = of_attention;
+        location_gradient[place * 2] = along_x;
+        location_gradient[place * 2 + 1] = along_y;
       }
     }
   }
   if (softmax && active) {  // each thread goes on with what it wrote itself
     for (int k = lane; k < per_head; k += group) {
-      A* result = attention_gradient + item * per_head + k;
+      A* result = attention_gradient + int64_t(item) * per_head + k;
       *result = exp(weights[k] - largest) * inverse_sum * (*result - mean);
     }
   }
@@ -208,7 +271,7 @@ Inputs make_inputs(const Tensor& value, const Tensor& shapes, const Tensor& star
   }
   STD_TORCH_CHECK(shapes.size(0) == locations.size(3) && starts.size(0) == locations.size(3),
                   "ms_deform_attn: spatial_shapes or level_start_index do not have one entry a level");
-  const bool adjacent = value.size(3) <= 1 || value.stride(3) == 1;
+  const bool adjacent = (value.size(3) <= 1 || value.stride(3) == 1) && value.stride(1) < (1 << 27);
   const ScalarType accumulator = value.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   const auto prepared = [&](const Tensor& x) { return torch::stable::contiguous(torch::stable::to(x, accumulator)); };
   Inputs in = {adjacent ? value : torch::stable::contiguous(value),
@@ -218,7 +281,14 @@ Inputs make_inputs(const Tensor& value, const Tensor& shapes, const Tensor& star
                prepared(attention),
                {},
                accumulator};
-  in.sizes = {value.size(0),          value.size(1),          locations.size(1),      int(value.size(2)),
+  // Items, pixels and channels are counted in 32 bits.
+  int64_t items = 1, row = 1;
+  for (const int64_t size : {value.size(0), locations.size(1), value.size(2)}) items *= std::max<int64_t>(size, 1);
+  for (const int64_t size : {value.size(2), value.size(3)}) row *= std::max<int64_t>(size, 1);
+  STD_TORCH_CHECK(items < (1 << 30) && value.size(1) < (1 << 30) && row < (1 << 30) &&
+                      locations.size(3) * locations.size(4) < (1 << 30),
+                  "ms_deform_attn: more than 2^30 queries of all heads and images, pixels, channels or points");
+  in.sizes = {int(value.size(0)),     int(value.size(1)),     int(locations.size(1)), int(value.size(2)),
               int(value.size(3)),     int(locations.size(3)), int(locations.size(4)),
               {in.value.stride(0), in.value.stride(1), in.value.stride(2)}};
   return in;
@@ -232,15 +302,29 @@ bool can_pack(const Inputs& in) {
          s.value_stride[2] % N == 0 && is_aligned(in.value.data_ptr(), sizeof(T) * N);
 }
 
+// How many threads share an item: enough for its channels, a power of two, at most a warp.
+inline int group_size(int channels, int pack) {
+  int group = 1;
+  while (group < 32 && group * pack < channels) group *= 2;
+  return group;
+}
+
 template <typename T, int N>
 void launch_forward(const Inputs& in, bool softmax, Tensor& out) {
   using A = Accumulator<T>;
   const Sizes& s = in.sizes;
-  const int64_t threads = s.batch * s.queries * s.heads * (s.channels / N);
-  forward_kernel<T, N><<<unsigned((threads + kThreads - 1) / kThreads), kThreads, 0, current_stream(in.value)>>>(
-      s, softmax, static_cast<const T*>(in.value.data_ptr()), static_cast<const int64_t*>(in.shapes.data_ptr()),
-      static_cast<const int64_t*>(in.starts.data_ptr()), static_cast<const A*>(in.locations.data_ptr()),
-      static_cast<const A*>(in.attention.data_ptr()), static_cast<T*>(out.data_ptr()));
+  const int group = group_size(s.channels, N), items = s.batch * s.queries * s.heads, at_once = kThreads / group;
+  int multiprocessors = 1, resident = 1;  // as many blocks as run at the same time, each with its share of the items
+  cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, int(in.value.get_device_index()));
+  cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, forward_kernel<T, N>, kThreads, 0);
+  const int rounds = (items + at_once - 1) / at_once, most = std::max(multiprocessors * resident, 1);
+  const int items_per_block = (rounds + most - 1) / most * at_once;
+  const int blocks = (items + items_per_block - 1) / items_per_block;
+  forward_kernel<T, N><<<blocks, kThreads, 0, current_stream(in.value)>>>(
+      s, softmax, group, items, items_per_block, multiprocessors, static_cast<const T*>(in.value.data_ptr()),
+      static_cast<const int64_t*>(in.shapes.data_ptr()), static_cast<const int64_t*>(in.starts.data_ptr()),
+      static_cast<const A*>(in.locations.data_ptr()), static_cast<const A*>(in.attention.data_ptr()),
+      static_cast<T*>(out.data_ptr()));
   check_launch("ms_deform_attn");
 }
 
@@ -249,10 +333,8 @@ void launch_backward(const Inputs& in, bool softmax, const Tensor& gradient, Ten
                      Tensor& location_gradient, Tensor& attention_gradient) {
   using A = Accumulator<T>;
   const Sizes& s = in.sizes;
-  int group = 1;
-  while (group < 32 && group * N < s.channels) group *= 2;
-  const int64_t threads = s.batch * s.queries * s.heads * group;
-  backward_kernel<T, N><<<unsigned((threads + kThreads - 1) / kThreads), kThreads, 0, current_stream(in.value)>>>(
+  const int group = group_size(s.channels, N), items = s.batch * s.queries * s.heads, at_once = kThreads / group;
+  backward_kernel<T, N><<<(items + at_once - 1) / at_once, kThreads, 0, current_stream(in.value)>>>(
       s, softmax, group, static_cast<const T*>(gradient.data_ptr()), static_cast<const T*>(in.value.data_ptr()),
       static_cast<const int64_t*>(in.shapes.data_ptr()), static_cast<const int64_t*>(in.starts.data_ptr()),
       static_cast<const A*>(in.locations.data_ptr()), static_cast<const A*>(in.attention.data_ptr()),
@@ -292,13 +374,16 @@ std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward_cuda(const Tensor& gr
                   "ms_deform_attn: the gradient must look like the output");
   // Many queries add to the same pixel: in the accumulator's type, rounded once at the end.
   Tensor value_gradient = torch::stable::new_zeros(value, value.sizes(), in.accumulator);
-  Tensor location_gradient = torch::stable::new_zeros(in.locations, in.locations.sizes());
-  Tensor attention_gradient = torch::stable::new_zeros(in.attention, in.attention.sizes());
-  if (gradient.numel() > 0 && attention.numel() > 0) {
+  const bool any = gradient.numel() > 0 && attention.numel() > 0;  // the kernel writes each of the other gradients
+  const auto prepared = [&](const Tensor& x) {
+    return any ? torch::stable::new_empty(x, x.sizes()) : torch::stable::new_zeros(x, x.sizes());
+  };
+  Tensor location_gradient = prepared(in.locations), attention_gradient = prepared(in.attention);
+  if (any) {
     dispatch(value.scalar_type(), "ms_deform_attn", [&](auto* null) {
       using T = std::remove_pointer_t<decltype(null)>;
-      constexpr int N = 16 / sizeof(T);
-      const bool packed = can_pack<T, N>(in) && is_aligned(gradient.data_ptr(), 16);
+      constexpr int N = kAtomicPack<T>;
+      const bool packed = can_pack<T, N>(in) && is_aligned(gradient.data_ptr(), sizeof(T) * N);
       const auto launch = packed ? launch_backward<T, N> : launch_backward<T, 1>;
       launch(in, softmax, gradient, value_gradient, location_gradient, attention_gradient);
     });

@@ -45,6 +45,11 @@ struct alignas(sizeof(T) * N) Pack {
   T at[N];
 };
 
+// How many elements a thread adds up atomically: 16 bytes in the accumulator's type, so that the additions of
+// neighbouring threads are adjacent in memory in half precision too.
+template <typename T>
+constexpr int kAtomicPack = 16 / sizeof(Accumulator<T>);
+
 // p[0:N] += value[0:N], by many threads at once.
 template <typename A, int N>
 __device__ __forceinline__ void add_atomically(A* p, const A (&value)[N]) {

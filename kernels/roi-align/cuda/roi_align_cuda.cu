@@ -1,12 +1,11 @@
 // ROIAlign on CUDA.
 //
-// A block works on one roi and a part of its channels or bins. It first writes down, in shared memory, the map rows and
-// the map columns that each bin reads, each once, with their weights; the samples themselves are never visited again.
+// A block works on one roi and a part of its channels.
 
-#include <limits>
 #include <vector>
 
 #include "cuda/cuda_common.h"
+#include "cuda/roi_taps.h"
 #include "torch_binding.h"
 
 namespace {
@@ -15,223 +14,66 @@ using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-struct Map {
-  int64_t batch, channels;
-  int height, width;
-  int64_t stride_batch, stride_channel, stride_row, stride_column;
-  double scale;
-};
+constexpr int kChannelsPerBlock = 64;  // of planes
 
-struct Problem {
-  int64_t n_rois;
-  int rows, columns, sampling_ratio;
-  bool aligned;
-};
-
-// A sample just outside the map counts as zero, one on its edge does not: no fused multiply-add in the coordinates, or
-// samples would move over the edge that the usual implementations leave inside.
-__device__ __forceinline__ float add(float a, float b) { return __fadd_rn(a, b); }
-__device__ __forceinline__ double add(double a, double b) { return __dadd_rn(a, b); }
-__device__ __forceinline__ float multiply(float a, float b) { return __fmul_rn(a, b); }
-__device__ __forceinline__ double multiply(double a, double b) { return __dmul_rn(a, b); }
-__device__ __forceinline__ float divide(float a, float b) { return __fdiv_rn(a, b); }
-__device__ __forceinline__ double divide(double a, double b) { return __ddiv_rn(a, b); }
-
-template <typename A>
-struct Axis {
-  A start, bin_size, weight;
-  int bins, grid, size;  // `grid` samples a bin, on a map of `size` rows or columns
-};
-
-// The taps of one axis in shared memory: bin i has entries begin[i] .. begin[i] + count[i].
-template <typename A>
-struct Taps {
-  int *begin, *count, *index;
-  A* weight;
-};
-
-template <typename A>
-__device__ __forceinline__ bool sample(const Axis<A>& axis, int bin, int k, int& low, A& part) {
-  A at = add(add(axis.start, multiply(A(bin), axis.bin_size)),
-             divide(multiply(add(A(k), A(0.5)), axis.bin_size), A(axis.grid)));
-  if (!(at >= A(-1) && at <= A(axis.size))) return false;  // NaN too
-  at = at > A(0) ? at : A(0);
-  low = int(at);
-  part = at - A(low);
-  if (low >= axis.size - 1) {
-    low = axis.size - 1;
-    part = 0;
-  }
-  return true;
-}
-
-template <typename A>
-__device__ void add_tap(const Taps<A>& taps, int begin, int& count, int index, A weight) {
-  // Samples run along the axis: what was met before is among the last few.
-  for (int k = count - 1; k >= 0 && k >= count - 4; --k) {
-    if (taps.index[begin + k] == index) {
-      taps.weight[begin + k] += weight;
-      return;
+// A thread is one bin, its neighbour the next: writes are in order, reads nearly. It goes through channels, from one
+// plane to the next. `body(element of the output, plane, rows, columns)` for bins of few taps, else
+// `general(element, plane, row, column)`.
+template <typename A, typename Body, typename General>
+__device__ __forceinline__ void for_planes(const Problem& p, const Map& map, const RoiTaps<A>& taps, int channels_per_block,
+                                           const Body& body, const General& general) {
+  const int bins = p.rows * p.columns, width = min(bins, int(blockDim.x)), slots = int(blockDim.x) / width;
+  const int slot = int(threadIdx.x) / width;
+  const int64_t first = int64_t(blockIdx.y) * channels_per_block;
+  const int64_t last = min(first + channels_per_block, map.channels);
+  const int64_t batch = (taps.batch > 0 ? taps.batch : 0) * map.stride_batch;
+  if (slot >= slots) return;
+  for (int bin = int(threadIdx.x) - slot * width; bin < bins; bin += width) {
+    const int row = bin / p.columns, column = bin - row * p.columns;
+    const bool few = taps.rows.count[row] <= kFew && taps.columns.count[column] <= kFew;
+    const FewTaps<A> rows = few_taps(taps.rows, row, map.stride_row);
+    const FewTaps<A> columns = few_taps(taps.columns, column, map.stride_column);
+    for (int64_t channel = first + slot; channel < last; channel += slots) {
+      const int64_t element = (int64_t(blockIdx.x) * map.channels + channel) * bins + bin;
+      const int64_t plane = batch + channel * map.stride_channel;
+      few ? body(element, plane, rows, columns) : general(element, plane, row, column);
     }
   }
-  taps.index[begin + count] = index;
-  taps.weight[begin + count] = weight;
-  ++count;
 }
 
-// By all threads of the block; synchronises.
-template <typename A>
-__device__ void find_taps(const Axis<A>& axis, bool adaptive, const Taps<A>& taps) {
-  // Room for each bin: two taps a sample, or, where samples are at most a pixel apart, the pixels from first to last.
-  for (int bin = threadIdx.x; bin < axis.bins; bin += blockDim.x) {
-    int room = 2 * axis.grid;
-    if (adaptive) {
-      int lowest = axis.size, highest = -1, low;
-      A part;
-      for (int k = 0; k < axis.grid; ++k) {
-        if (!sample(axis, bin, k, low, part)) continue;
-        lowest = low < lowest ? low : lowest;
-        highest = low + (part > 0) > highest ? low + (part > 0) : highest;
-      }
-      room = highest >= lowest ? highest - lowest + 1 : 0;
-    }
-    taps.count[bin] = room;
-  }
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    int begin = 0;
-    for (int bin = 0; bin < axis.bins; ++bin) {
-      taps.begin[bin] = begin;
-      begin += taps.count[bin];
-    }
-  }
-  __syncthreads();
-  for (int bin = threadIdx.x; bin < axis.bins; bin += blockDim.x) {
-    int count = 0, low;
-    A part;
-    for (int k = 0; k < axis.grid; ++k) {
-      if (!sample(axis, bin, k, low, part)) continue;
-      add_tap(taps, taps.begin[bin], count, low, (1 - part) * axis.weight);
-      if (part > 0) add_tap(taps, taps.begin[bin], count, low + 1, part * axis.weight);
-    }
-    taps.count[bin] = count;
-  }
-  __syncthreads();
-}
-
-template <typename A>
-struct RoiTaps {
-  Taps<A> rows, columns;  // the mean over samples is in the weights of the rows
-  int64_t batch;          // -1: out of range, the roi reads nothing
-};
-
-// The most taps that an axis can have; adaptive samples are at most a pixel apart, and bins share their end pixels.
-__host__ __device__ inline int64_t most_taps(int64_t bins, int64_t size, int64_t sampling_ratio) {
-  return sampling_ratio > 0 ? 2 * sampling_ratio * bins : size + 3 * bins;
-}
-
-inline int64_t shared_bytes(const Problem& p, const Map& map, size_t weight_size) {
-  const int64_t taps = most_taps(p.rows, map.height, p.sampling_ratio) + most_taps(p.columns, map.width, p.sampling_ratio);
-  return taps * int64_t(weight_size + sizeof(int)) + 2 * (p.rows + p.columns) * int64_t(sizeof(int));
-}
-
-template <typename A>
-__device__ RoiTaps<A> find_roi_taps(const Problem& p, const Map& map, const A* rois, int64_t roi) {
-  extern __shared__ double shared[];  // double: aligned for either type
-  const int64_t row_taps = most_taps(p.rows, map.height, p.sampling_ratio);
-  const int64_t column_taps = most_taps(p.columns, map.width, p.sampling_ratio);
-  RoiTaps<A> taps;
-  taps.rows.weight = reinterpret_cast<A*>(shared);
-  taps.columns.weight = taps.rows.weight + row_taps;
-  taps.rows.index = reinterpret_cast<int*>(taps.columns.weight + column_taps);
-  taps.columns.index = taps.rows.index + row_taps;
-  taps.rows.begin = taps.columns.index + column_taps;
-  taps.rows.count = taps.rows.begin + p.rows;
-  taps.columns.begin = taps.rows.count + p.rows;
-  taps.columns.count = taps.columns.begin + p.columns;
-
-  const A* box = rois + 5 * roi;
-  const A scale = A(map.scale), offset = p.aligned ? A(0.5) : A(0);
-  const A x1 = add(multiply(box[1], scale), -offset), y1 = add(multiply(box[2], scale), -offset);
-  A width = add(add(multiply(box[3], scale), -offset), -x1), height = add(add(multiply(box[4], scale), -offset), -y1);
-  if (!p.aligned) {  // the older convention: no roi is smaller than a pixel
-    width = width > A(1) ? width : A(1);
-    height = height > A(1) ? height : A(1);
-  }
-  const bool adaptive = p.sampling_ratio <= 0;
-  const bool valid = box[0] >= A(0) && box[0] < A(map.batch);
-  taps.batch = valid ? int64_t(box[0]) : -1;
-  const auto samples = [&](A size, int bins) {
-    if (!valid) return 0;
-    if (!adaptive) return p.sampling_ratio;
-    const A grid = ceil(divide(size, A(bins)));
-    return grid > A(0) ? (grid < A(8192) ? int(grid) : 8192) : 0;
-  };
-  const int grid_rows = samples(height, p.rows), grid_columns = samples(width, p.columns);
-  const int64_t count = int64_t(grid_rows) * grid_columns;
-  const A mean = A(1) / A(count > 1 ? count : 1);
-  find_taps(Axis<A>{y1, divide(height, A(p.rows)), mean, p.rows, grid_rows, map.height}, adaptive, taps.rows);
-  find_taps(Axis<A>{x1, divide(width, A(p.columns)), A(1), p.columns, grid_columns, map.width}, adaptive, taps.columns);
-  return taps;
-}
-
-// A thread is one bin of one channel, its neighbour the next bin: writes are in order, reads nearly.
 template <typename T>
 __global__ void forward_planes(Problem p, Map map, const T* __restrict__ data, const Accumulator<T>* __restrict__ rois,
                                int channels_per_block, T* __restrict__ out) {
   using A = Accumulator<T>;
   const RoiTaps<A> taps = find_roi_taps(p, map, rois, blockIdx.x);
-  const int bins = p.rows * p.columns;
-  const int64_t first = int64_t(blockIdx.y) * channels_per_block;
-  const int64_t channels = min(int64_t(channels_per_block), map.channels - first);
-  const T* image = data + (taps.batch > 0 ? taps.batch : 0) * map.stride_batch + first * map.stride_channel;
-  T* result = out + (int64_t(blockIdx.x) * map.channels + first) * bins;
-  for (int64_t e = threadIdx.x; e < channels * bins; e += blockDim.x) {
-    const int64_t channel = e / bins;
-    const int row = int(e % bins) / p.columns, column = int(e % bins) % p.columns;
-    const T* plane = image + channel * map.stride_channel;
+  const auto few = [&](int64_t element, int64_t plane, const FewTaps<A>& rows, const FewTaps<A>& columns) {
+    A sum = 0;
+#pragma unroll
+    for (int r = 0; r < kFew; ++r) {
+      if (r >= rows.n) continue;
+      const T* line = data + plane + rows.offset[r];
+      A part = 0;
+#pragma unroll
+      for (int c = 0; c < kFew; ++c) {
+        if (c < columns.n) part += columns.weight[c] * to_acc(line[columns.offset[c]]);
+      }
+      sum += rows.weight[r] * part;
+    }
+    out[element] = from_acc<T>(sum);
+  };
+  const auto general = [&](int64_t element, int64_t plane, int row, int column) {
     A sum = 0;
     for (int r = taps.rows.begin[row]; r < taps.rows.begin[row] + taps.rows.count[row]; ++r) {
-      const T* line = plane + taps.rows.index[r] * map.stride_row;
+      const T* line = data + plane + taps.rows.index[r] * map.stride_row;
       A part = 0;
       for (int c = taps.columns.begin[column]; c < taps.columns.begin[column] + taps.columns.count[column]; ++c) {
         part += taps.columns.weight[c] * to_acc(line[taps.columns.index[c] * map.stride_column]);
       }
       sum += taps.rows.weight[r] * part;
     }
-    result[e] = from_acc<T>(sum);
-  }
-}
-
-// Channels-last: a thread is a pack of N channels of one bin.
-template <typename T, int N>
-__global__ void forward_pixels(Problem p, Map map, const T* __restrict__ data, const Accumulator<T>* __restrict__ rois,
-                               int bins_per_block, T* __restrict__ out) {
-  using A = Accumulator<T>;
-  const RoiTaps<A> taps = find_roi_taps(p, map, rois, blockIdx.x);
-  const int bins = p.rows * p.columns, first = blockIdx.y * bins_per_block;
-  const int64_t packs = map.channels / N, mine = min(bins_per_block, bins - first);
-  const T* image = data + (taps.batch > 0 ? taps.batch : 0) * map.stride_batch;
-  T* result = out + (int64_t(blockIdx.x) * bins + first) * map.channels;
-  for (int64_t e = threadIdx.x; e < mine * packs; e += blockDim.x) {
-    const int bin = first + int(e / packs), row = bin / p.columns, column = bin % p.columns;
-    const T* channel = image + e % packs * N;
-    A sum[N] = {};
-    for (int r = taps.rows.begin[row]; r < taps.rows.begin[row] + taps.rows.count[row]; ++r) {
-      const T* line = channel + taps.rows.index[r] * map.stride_row;
-      for (int c = taps.columns.begin[column]; c < taps.columns.begin[column] + taps.columns.count[column]; ++c) {
-        const Pack<T, N> pixel =
-            *reinterpret_cast<const Pack<T, N>*>(line + taps.columns.index[c] * map.stride_column);
-        const A weight = taps.rows.weight[r] * taps.columns.weight[c];
-#pragma unroll
-        for (int i = 0; i < N; ++i) sum[i] += weight * to_acc(pixel.at[i]);
-      }
-    }
-    Pack<T, N> packed;
-#pragma unroll
-    for (int i = 0; i < N; ++i) packed.at[i] = from_acc<T>(sum[i]);
-    *reinterpret_cast<Pack<T, N>*>(result + e * N) = packed;
-  }
+    out[element] = from_acc<T>(sum);
+  };
+  for_planes<A>(p, map, taps, channels_per_block, few, general);
 }
 
 template <typename T>
@@ -240,49 +82,150 @@ __global__ void backward_planes(Problem p, Map map, const T* __restrict__ out_gr
                                 Accumulator<T>* __restrict__ gradient) {
   using A = Accumulator<T>;
   const RoiTaps<A> taps = find_roi_taps(p, map, rois, blockIdx.x);
-  const int bins = p.rows * p.columns;
-  const int64_t first = int64_t(blockIdx.y) * channels_per_block;
-  const int64_t channels = min(int64_t(channels_per_block), map.channels - first);
-  A* image = gradient + (taps.batch > 0 ? taps.batch : 0) * map.stride_batch + first * map.stride_channel;
-  const T* source = out_gradient + (int64_t(blockIdx.x) * map.channels + first) * bins;
-  for (int64_t e = threadIdx.x; e < channels * bins; e += blockDim.x) {
-    const int64_t channel = e / bins;
-    const int row = int(e % bins) / p.columns, column = int(e % bins) % p.columns;
-    A* plane = image + channel * map.stride_channel;
-    const A value = to_acc(source[e]);
+  const auto few = [&](int64_t element, int64_t plane, const FewTaps<A>& rows, const FewTaps<A>& columns) {
+    const A value = to_acc(out_gradient[element]);
+#pragma unroll
+    for (int r = 0; r < kFew; ++r) {
+      if (r >= rows.n) continue;
+      A* line = gradient + plane + rows.offset[r];
+#pragma unroll
+      for (int c = 0; c < kFew; ++c) {
+        if (c < columns.n) atomicAdd(line + columns.offset[c], value * rows.weight[r] * columns.weight[c]);
+      }
+    }
+  };
+  const auto general = [&](int64_t element, int64_t plane, int row, int column) {
+    const A value = to_acc(out_gradient[element]);
     for (int r = taps.rows.begin[row]; r < taps.rows.begin[row] + taps.rows.count[row]; ++r) {
-      A* line = plane + taps.rows.index[r] * map.stride_row;
+      A* line = gradient + plane + taps.rows.index[r] * map.stride_row;
       for (int c = taps.columns.begin[column]; c < taps.columns.begin[column] + taps.columns.count[column]; ++c) {
         atomicAdd(line + taps.columns.index[c] * map.stride_column, value * taps.rows.weight[r] * taps.columns.weight[c]);
       }
     }
+  };
+  for_planes<A>(p, map, taps, channels_per_block, few, general);
+}
+
+// Channels-last: a block works on kPacks packs of neighbouring channels of all bins of a roi, so that map rows that
+// several rows of bins read are in its cache. kPacks neighbouring threads go through a row of bins from left to right.
+constexpr int kPacks = 16;
+
+// How many blocks should share a multiprocessor: the compiler keeps to the registers that this leaves a thread.
+template <typename T>
+constexpr int kResident = std::is_same_v<T, float> ? 3 : 2;
+
+// A column of the map, summed over the map rows that a row of bins reads.
+template <typename A, int N>
+struct Column {
+  int index;  // -1: none
+  A sum[N];
+};
+
+template <typename T, int N>
+__global__ void __launch_bounds__(kThreads, kResident<T>)
+    forward_pixels(Problem p, Map map, const T* __restrict__ data, const Accumulator<T>* __restrict__ rois,
+                   T* __restrict__ out) {
+  using A = Accumulator<T>;
+  const RoiTaps<A> taps = find_roi_taps(p, map, rois, blockIdx.x);
+  const int64_t channel = (int64_t(blockIdx.y) * kPacks + threadIdx.x % kPacks) * N;
+  if (channel >= map.channels) return;
+  const T* image = data + (taps.batch > 0 ? taps.batch : 0) * map.stride_batch + channel;
+  for (int row = int(threadIdx.x) / kPacks; row < p.rows; row += int(blockDim.x) / kPacks) {
+    const int first_row = taps.rows.begin[row], n_rows = taps.rows.count[row];
+    const FewTaps<A> rows = few_taps(taps.rows, row, map.stride_row);
+    const auto sum_column = [&](int index) {
+      Column<A, N> column = {index, {}};
+      const T* top = image + index * map.stride_column;
+      Pack<T, N> pixels[kFew];  // all are on their way before the first is used
+#pragma unroll
+      for (int r = 0; r < kFew; ++r) {
+        if (r < n_rows) pixels[r] = *reinterpret_cast<const Pack<T, N>*>(top + rows.offset[r]);
+      }
+#pragma unroll
+      for (int r = 0; r < kFew; ++r) {
+        if (r >= n_rows) continue;
+#pragma unroll
+        for (int i = 0; i < N; ++i) column.sum[i] += rows.weight[r] * to_acc(pixels[r].at[i]);
+      }
+      for (int r = first_row + kFew; r < first_row + n_rows; ++r) {
+        const Pack<T, N> pixel = *reinterpret_cast<const Pack<T, N>*>(top + taps.rows.index[r] * map.stride_row);
+#pragma unroll
+        for (int i = 0; i < N; ++i) column.sum[i] += taps.rows.weight[r] * to_acc(pixel.at[i]);
+      }
+      return column;
+    };
+    T* result = out + ((int64_t(blockIdx.x) * p.rows + row) * p.columns) * map.channels + channel;
+    Column<A, N> older = {-1, {}}, newer = {-1, {}};  // the last two: the next bin begins with them if bins are small
+    for (int bin = 0; bin < p.columns; ++bin, result += map.channels) {
+      A sum[N] = {};
+      for (int c = taps.columns.begin[bin]; c < taps.columns.begin[bin] + taps.columns.count[bin]; ++c) {
+        const int index = taps.columns.index[c];
+        const A weight = taps.columns.weight[c];
+        if (index == older.index) {
+#pragma unroll
+          for (int i = 0; i < N; ++i) sum[i] += weight * older.sum[i];
+          continue;
+        }
+        if (index != newer.index) {
+          older = newer;
+          newer = sum_column(index);
+        }
+#pragma unroll
+        for (int i = 0; i < N; ++i) sum[i] += weight * newer.sum[i];
+      }
+      Pack<T, N> packed;
+#pragma unroll
+      for (int i = 0; i < N; ++i) packed.at[i] = from_acc<T>(sum[i]);
+      *reinterpret_cast<Pack<T, N>*>(result) = packed;
+    }
   }
 }
 
+// The same way back: what the bins of a row give to a column of the map is summed up before it is added to the map.
 template <typename T, int N>
-__global__ void backward_pixels(Problem p, Map map, const T* __restrict__ out_gradient,
-                                const Accumulator<T>* __restrict__ rois, int bins_per_block,
-                                Accumulator<T>* __restrict__ gradient) {
+__global__ void __launch_bounds__(kThreads, 3)
+    backward_pixels(Problem p, Map map, const T* __restrict__ out_gradient, const Accumulator<T>* __restrict__ rois,
+                    Accumulator<T>* __restrict__ gradient) {
   using A = Accumulator<T>;
   const RoiTaps<A> taps = find_roi_taps(p, map, rois, blockIdx.x);
-  const int bins = p.rows * p.columns, first = blockIdx.y * bins_per_block;
-  const int64_t packs = map.channels / N, mine = min(bins_per_block, bins - first);
-  A* image = gradient + (taps.batch > 0 ? taps.batch : 0) * map.stride_batch;
-  const T* source = out_gradient + (int64_t(blockIdx.x) * bins + first) * map.channels;
-  for (int64_t e = threadIdx.x; e < mine * packs; e += blockDim.x) {
-    const int bin = first + int(e / packs), row = bin / p.columns, column = bin % p.columns;
-    A* channel = image + e % packs * N;
-    const Pack<T, N> value = *reinterpret_cast<const Pack<T, N>*>(source + e * N);
-    for (int r = taps.rows.begin[row]; r < taps.rows.begin[row] + taps.rows.count[row]; ++r) {
-      A* line = channel + taps.rows.index[r] * map.stride_row;
-      for (int c = taps.columns.begin[column]; c < taps.columns.begin[column] + taps.columns.count[column]; ++c) {
-        const A weight = taps.rows.weight[r] * taps.columns.weight[c];
+  const int64_t channel = (int64_t(blockIdx.y) * kPacks + threadIdx.x % kPacks) * N;
+  if (channel >= map.channels) return;
+  A* image = gradient + (taps.batch > 0 ? taps.batch : 0) * map.stride_batch + channel;
+  for (int row = int(threadIdx.x) / kPacks; row < p.rows; row += int(blockDim.x) / kPacks) {
+    const int first_row = taps.rows.begin[row], n_rows = taps.rows.count[row];
+    const auto add_column = [&](const Column<A, N>& column) {
+      if (column.index < 0) return;
+      A* top = image + column.index * map.stride_column;
+      for (int r = first_row; r < first_row + n_rows; ++r) {
         A part[N];
 #pragma unroll
-        for (int i = 0; i < N; ++i) part[i] = weight * to_acc(value.at[i]);
-        add_atomically(line + taps.columns.index[c] * map.stride_column, part);
+        for (int i = 0; i < N; ++i) part[i] = taps.rows.weight[r] * column.sum[i];
+        add_atomically(top + taps.rows.index[r] * map.stride_row, part);
+      }
+    };
+    const T* source = out_gradient + ((int64_t(blockIdx.x) * p.rows + row) * p.columns) * map.channels + channel;
+    Column<A, N> older = {-1, {}}, newer = {-1, {}};
+    for (int bin = 0; bin < p.columns; ++bin, source += map.channels) {
+      const Pack<T, N> value = *reinterpret_cast<const Pack<T, N>*>(source);
+      for (int c = taps.columns.begin[bin]; c < taps.columns.begin[bin] + taps.columns.count[bin]; ++c) {
+        const int index = taps.columns.index[c];
+        const A weight = taps.columns.weight[c];
+        if (index == older.index) {
+#pragma unroll
+          for (int i = 0; i < N; ++i) older.sum[i] += weight * to_acc(value.at[i]);
+          continue;
+        }
+        if (index != newer.index) {
+          add_column(older);
+          older = newer;
+          newer = {index, {}};
+        }
+#pragma unroll
+        for (int i = 0; i < N; ++i) newer.sum[i] += weight * to_acc(value.at[i]);
       }
     }
+    add_column(older);
+    add_column(newer);
   }
 }
 
@@ -302,10 +245,16 @@ Map make_map(const Tensor& tensor, double scale) {
           tensor.stride(1), tensor.stride(2), tensor.stride(3),    scale};
 }
 
-// The grid of blocks: a roi each, then parts of `part` of its n channels or bins, few enough for CUDA's limit.
+// The grid of blocks: a roi each, then parts of `part` of its n channels, few enough for CUDA's limit.
 dim3 make_grid(int64_t rois, int64_t n, int64_t& part) {
   part = std::max(part, (n + 65534) / 65535);
   return dim3(unsigned(rois), unsigned((n + part - 1) / part));
+}
+
+dim3 grid_of_pixels(const Problem& p, const Map& map, int pack) {
+  const int64_t at_once = int64_t(kPacks) * pack, parts = (map.channels + at_once - 1) / at_once;
+  STD_TORCH_CHECK(parts < 65536, "roi_align: too many channels");
+  return dim3(unsigned(p.n_rois), unsigned(parts));
 }
 
 size_t check_shared(const Problem& p, const Map& map, size_t weight_size) {
@@ -358,14 +307,14 @@ std::vector<Tensor> roi_align_forward_cuda(const std::vector<Tensor> maps, const
       const A* boxes = static_cast<const A*>(rois.data_ptr());
       T* out = static_cast<T*>(outs.back().data_ptr());
       const cudaStream_t stream = current_stream(rois);
-      int64_t part = channels_last ? 28 : 64;
-      const dim3 grid = make_grid(p.n_rois, channels_last ? rows * columns : map.channels, part);
+      int64_t part = kChannelsPerBlock;
       if (!channels_last) {
+        const dim3 grid = make_grid(p.n_rois, map.channels, part);
         forward_planes<T><<<grid, kThreads, shared, stream>>>(p, map, data, boxes, int(part), out);
       } else if (can_pack<T, N>(map, data)) {
-        forward_pixels<T, N><<<grid, kThreads, shared, stream>>>(p, map, data, boxes, int(part), out);
+        forward_pixels<T, N><<<grid_of_pixels(p, map, N), kThreads, shared, stream>>>(p, map, data, boxes, out);
       } else {
-        forward_pixels<T, 1><<<grid, kThreads, shared, stream>>>(p, map, data, boxes, int(part), out);
+        forward_pixels<T, 1><<<grid_of_pixels(p, map, 1), kThreads, shared, stream>>>(p, map, data, boxes, out);
       }
       check_launch("roi_align");
     });
@@ -404,20 +353,20 @@ std::vector<Tensor> roi_align_backward_cuda(const std::vector<Tensor> gradients,
       dispatch(type, "roi_align", [&](auto* null) {
         using T = std::remove_pointer_t<decltype(null)>;
         using A = Accumulator<T>;
-        constexpr int N = 16 / sizeof(T);
+        constexpr int N = kAtomicPack<T>;
         const size_t shared = check_shared(p, map, sizeof(A));
         const T* source = static_cast<const T*>(out_gradient.data_ptr());
         const A* boxes = static_cast<const A*>(rois.data_ptr());
         A* target = static_cast<A*>(gradient.data_ptr());
         const cudaStream_t stream = current_stream(rois);
-        int64_t part = last ? 28 : 64;
-        const dim3 grid = make_grid(p.n_rois, last ? int64_t(p.rows) * p.columns : map.channels, part);
+        int64_t part = kChannelsPerBlock;
         if (!last) {
+          const dim3 grid = make_grid(p.n_rois, map.channels, part);
           backward_planes<T><<<grid, kThreads, shared, stream>>>(p, map, source, boxes, int(part), target);
-        } else if (map.channels % N == 0 && is_aligned(source, 16)) {
-          backward_pixels<T, N><<<grid, kThreads, shared, stream>>>(p, map, source, boxes, int(part), target);
+        } else if (map.channels % N == 0 && is_aligned(source, sizeof(T) * N)) {
+          backward_pixels<T, N><<<grid_of_pixels(p, map, N), kThreads, shared, stream>>>(p, map, source, boxes, target);
         } else {
-          backward_pixels<T, 1><<<grid, kThreads, shared, stream>>>(p, map, source, boxes, int(part), target);
+          backward_pixels<T, 1><<<grid_of_pixels(p, map, 1), kThreads, shared, stream>>>(p, map, source, boxes, target);
         }
         check_launch("roi_align");
       });
