@@ -93,6 +93,12 @@ def test_pages_with_their_own_tests(page, test):
     assert page in (Path(__file__).parent / test).read_text(encoding="utf-8")
 
 
+def test_ratios_of_kernels_are_those_that_were_measured():
+    ratios = re.findall(r"\d+\.\d+x", (DOCS / "kernels.md").read_text(encoding="utf-8"))
+    measured = (REPOSITORY / "kernels" / "README.md").read_text(encoding="utf-8")
+    assert len(ratios) == 3 and all(f"| {ratio} |" in measured for ratio in ratios)
+
+
 def test_only_what_needs_more_than_this_machine_is_not_run():
     """The reason of every block that is not run is a sentence, and they are few."""
     for page in PAGES:
