@@ -1,67 +1,22 @@
-"""The answer view as HTML: what is named where, escaping, colours that can be read, and the page in one file."""
+"""The answer view as HTML: its text, its image and all regions, escaping, and colours that can be read."""
 
-import base64
-import hashlib
-import io
 import re
 import time
-from html.parser import HTMLParser
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from transformers_groma.apps.answer_page import answer_page, image_data_url
-from transformers_groma.apps.answer_places import spoken_places, turn_places, user_box_names
 from transformers_groma.apps.answer_view import Turn, answer_view, view_head, view_script, view_style
-from transformers_groma.apps.mask_outline import mask_outline
 from transformers_groma.colors import PALETTE, text_color
 from transformers_groma.grounding import GroundedPhrase, GroundedText, ground_text
 from transformers_groma.image_inputs import ImageSize
 from transformers_groma.regions import Regions
 
+from .parsed_html import Parsed
+
 BOXES = torch.tensor([[10.0, 20, 110, 220], [150, 40, 300, 200], [0, 0, 320, 240], [12, 30, 60, 80]])
 SIZE = ImageSize(240, 320)
 HOSTILE = '</svg></span><script>alert(1)</script> " \' onload="alert(2)" & <img src=x onerror=alert(3)> ${x} {{y}}'
-VOID = {"img", "input", "meta"}
-
-
-class Parsed(HTMLParser):
-    """HTML as elements `(tag, attributes, text inside)`; every element must be closed in order."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str], list[str]]] = []
-        self.open: list[tuple[str, dict[str, str], list[str]]] = []
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        names = [name for name, _ in attributes]
-        assert len(names) == len(set(names))
-        element = (tag, dict(attributes), [])
-        self.elements.append(element)
-        if tag not in VOID:
-            self.open.append(element)
-
-    def handle_startendtag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes), []))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop()[0] == tag
-
-    def handle_data(self, data):
-        for _, _, texts in self.open:
-            texts.append(data)
-
-    def of_class(self, name: str) -> list[tuple[dict[str, str], str]]:
-        return [
-            (attributes, "".join(texts))
-            for _, attributes, texts in self.elements
-            if name in (attributes.get("class") or "").split()
-        ]
 
 
 def view(*turns: Turn, **options) -> Parsed:
@@ -70,96 +25,6 @@ def view(*turns: Turn, **options) -> Parsed:
 
 def sign_removed(text: str, sign: str) -> str:
     return text.removesuffix("\u2060" + sign)
-
-
-# What is named, and where
-
-
-def test_phrases_are_numbered_and_coloured_in_the_order_of_the_text():
-    answer = ground_text("<p>a cat</p> <roi><r0></roi> and <p>a dog</p> <roi><r1></roi>.", BOXES)
-    places = turn_places("0", answer, Regions([]))
-    assert [(named.sign, named.label, named.color) for named in places.phrases] == [
-        ("1", "a cat", PALETTE[0]),
-        ("2", "a dog", PALETTE[1]),
-    ]
-    assert [place.box for named in places.phrases for place in named.places] == [
-        (10, 20, 110, 220),
-        (150, 40, 300, 200),
-    ]
-
-
-def test_a_phrase_said_twice_is_one_name_and_the_same_words_elsewhere_are_another():
-    markup = "<p>a cat</p> <roi><r0></roi>, <p>a cat</p> <roi><r1></roi>, <p>a cat</p> <roi><r0></roi>"
-    first, second, third = turn_places("0", ground_text(markup, BOXES), Regions([])).phrases
-    assert first is third and first is not second
-
-
-def test_places_are_one_where_boxes_agree_to_the_pixel():
-    boxes = torch.cat([BOXES, BOXES[:1] + 0.2, BOXES[:1] + 1])
-    answer = ground_text("<p>a</p> <roi><r0></roi> <p>b</p> <roi><r4></roi> <p>c</p> <roi><r5></roi>", boxes)
-    places = turn_places("0", answer, Regions([])).places
-    assert sorted([named.label for named in place.names] for place in places) == [["a", "b"], ["c"]]
-
-
-def test_small_places_come_last_so_that_they_lie_on_top():
-    answer = ground_text("<p>a</p> <roi><r3></roi> <p>b</p> <roi><r2></roi> <p>c</p> <roi><r0></roi>", BOXES)
-    places = turn_places("0", answer, Regions([])).places
-    assert [place.names[0].label for place in places] == ["b", "c", "a"]
-
-
-def test_regions_with_masks_share_no_place_though_their_boxes_agree():
-    masks = np.zeros((2, 240, 320), bool)
-    masks[0, 20:220, 10:60] = masks[1, 20:220, 60:110] = True
-    regions = Regions(BOXES[[0, 0]], masks=masks)
-    phrases = [
-        GroundedPhrase(text, span, regions[[i]]) for i, (text, span) in enumerate([("a", (0, 1)), ("b", (2, 3))])
-    ]
-    answer = GroundedText("a b", phrases, regions, (), "")
-    assert len(turn_places("0", answer, Regions([])).places) == 2
-    parsed = view(Turn("", answer))
-    lines = [attributes["d"] for attributes, _ in parsed.of_class("groma-line")]
-    assert sorted(lines) == ["M10 20H60V220H10Z", "M60 20H110V220H60Z"]
-
-
-def test_a_box_that_the_user_mentions_twice_has_one_name():
-    parts = [{"type": "region", "box": box} for box in ([1, 2, 30, 40], [5, 5, 9, 9], [1, 2, 30, 40])]
-    parsed = view(Turn(parts))
-    assert [text for _, text in parsed.of_class("groma-name")] == ["your box 1", "your box 2", "your box 1"]
-    assert len(parsed.of_class("groma-place")) == 2
-    assert user_box_names(0) == []
-
-
-def test_many_places_are_described_by_the_first_ones():
-    boxes = [[10 * i, 0, 10 * i + 5, 5] for i in range(9)]
-    answer = ground_text(
-        "<p>dots</p> <roi>" + "".join(f"<r{i}>" for i in range(9)) + "</roi>", torch.tensor(boxes) * 1.0
-    )
-    spoken = spoken_places(turn_places("0", answer, Regions([])).phrases[0].places)
-    assert spoken.startswith("9 regions: left 0, top 0, width 5, height 5; left 10,") and spoken.endswith(
-        "; and 3 more"
-    )
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_an_outline_covers_exactly_the_pixels_of_its_mask(seed):
-    generator = np.random.default_rng(seed)
-    mask = generator.random((9, 7)) < (0.2 + 0.1 * seed)
-    # A pixel is inside if the loops' vertical lines to its left are odd in number.
-    crossings = np.zeros((9, 8), int)
-    for loop in mask_outline(mask).split("Z")[:-1]:
-        points = [tuple(map(int, re.match(r"M(\d+) (\d+)", loop).groups()))]
-        for kind, value in re.findall(r"([HV])(\d+)", loop):
-            x, y = points[-1]
-            points.append((int(value), y) if kind == "H" else (x, int(value)))
-        for (x, y1), (x2, y2) in zip(points, points[1:] + points[:1]):
-            assert x == x2 or y1 == y2
-            if x == x2:
-                crossings[min(y1, y2) : max(y1, y2), x] += 1
-    assert ((crossings.cumsum(axis=1)[:, :7] % 2 == 1) == mask).all()
-
-
-def test_an_empty_mask_has_no_outline():
-    assert mask_outline(np.zeros((4, 4), bool)) == ""
 
 
 # The text
@@ -249,8 +114,8 @@ def test_a_place_of_several_phrases_has_their_colours_in_turn():
     answer = ground_text("<p>a cat</p> <roi><r0></roi> <p>an animal</p> <roi><r0></roi>", BOXES)
     styles = [attributes["style"] for attributes, _ in view(Turn("", answer)).of_class("groma-line")]
     assert styles == [
-        "--c:#e69f00;stroke-dasharray:9 9;stroke-dashoffset:0",
-        "--c:#56b4e9;stroke-dasharray:9 9;stroke-dashoffset:-9",
+        "--c:#e69f00;--dashes:9 9;--offset:0",
+        "--c:#56b4e9;--dashes:9 9;--offset:-9",
     ]
 
 
@@ -424,44 +289,3 @@ def test_all_text_can_be_read_in_light_and_dark(scheme):
         pairs += [(tokens["text"], tint), (text_color(color), color)]
     assert len(pairs) == 20
     assert [pair for pair in pairs if contrast(*pair) < 4.5] == []
-
-
-# The page in one file
-
-
-def test_a_page_allows_its_own_script_and_nothing_else():
-    answer = ground_text("<p>a cat</p> <roi><r0></roi>", BOXES)
-    page = answer_page(Image.new("RGB", (320, 240)), answer, question="What?", title="<Cats>")
-    parsed = Parsed(page.removeprefix("<!doctype html>"))
-    (script,) = ["".join(texts) for tag, _, texts in parsed.elements if tag == "script"]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = next(attributes["content"] for _, attributes, _ in parsed.elements if "http-equiv" in attributes)
-    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    assert "<title>&lt;Cats&gt;</title>" in page
-    assert "http:" not in page and "https:" not in page
-
-
-def test_a_page_shows_the_upright_image_in_its_own_pixels():
-    image = Image.new("RGB", (320, 240), "red")
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
-    image.info["exif"] = exif.tobytes()
-    page = answer_page(image, ground_text("Red.", torch.zeros(0, 4)))
-    assert 'viewBox="0 0 240 320"' in page
-
-
-def test_large_images_are_scaled_down_in_a_page_but_their_boxes_are_not():
-    noise = Image.effect_noise((64, 32), 80).convert("RGB")
-    image = noise.resize((2304, 1152), Image.Resampling.BICUBIC)
-    answer = ground_text("<p>noise</p> <roi><r0></roi>", torch.tensor([[0.0, 0, 2300, 1100]]))
-    page = answer_page(image, answer)
-    assert 'viewBox="0 0 2304 1152"' in page and 'width="2300" height="1100"' in page
-    assert image.size == (2304, 1152)
-    kind, _, data = image_data_url(image).partition(";base64,")
-    assert kind == "data:image/jpeg"
-    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (2048, 1024)
-
-
-def test_a_page_without_a_question_shows_none():
-    page = answer_page(Image.new("RGB", (320, 240)), ground_text("A cat.", BOXES))
-    assert Parsed(page.removeprefix("<!doctype html>")).of_class("groma-question") == []

@@ -58,10 +58,8 @@ def lit(page) -> dict[str, list[str]]:
     )
 
 
-def key_of(page, index: int) -> str:
-    """The place of the n-th phrase, which has one."""
-    name = names(page).nth(index).get_attribute("data-groma-name")
-    return page.locator(f'g.groma-place[data-groma-names~="{name}"]').get_attribute("data-groma-place")
+def key_of_box(page, x: int) -> str:
+    return page.locator(f"g.groma-place:has(rect[x='{x}'])").get_attribute("data-groma-place")
 
 
 def point(page, x: float, y: float):
@@ -97,12 +95,12 @@ def test_pointing_at_a_phrase_lights_its_places_and_dims_the_others(open_page):
     names(page).nth(2).hover()
     assert lit(page) == {"names": ["Both animals"], "places": sorted([cat, dog])}
     assert page.locator(".groma-words:visible").all_text_contents() == ["Both animals", "Both animals"]
+    # The colour of the lit phrase alone, without the gaps for the other one.
+    lines = page.locator(f'g[data-groma-place="{cat}"] .groma-line:visible')
+    assert lines.evaluate_all("(all) => all.map((e) => getComputedStyle(e).strokeDasharray)") == ["none"]
     page.mouse.move(5, 5)
     assert lit(page) == {"names": [], "places": []}
-
-
-def key_of_box(page, x: int) -> str:
-    return page.locator(f"g.groma-place:has(rect[x='{x}'])").get_attribute("data-groma-place")
+    assert lines.evaluate_all("(all) => all.map((e) => getComputedStyle(e).strokeDasharray)") == ["9px, 9px"] * 2
 
 
 def test_pointing_at_a_place_lights_all_phrases_that_name_it(open_page):
@@ -265,6 +263,31 @@ def test_screen_readers_hear_each_sentence_once(open_page):
     assert heard[3] == heard[4] == ["A cat sits.", "It is 3.5 years old! 好。"]
     assert heard[5] == ["A cat sits.", "It is 3.5 years old! 好。", "And more"]
     assert page.locator(".groma-announcer").get_attribute("aria-live") == "polite"
+
+
+def test_a_question_that_is_asked_again_is_announced_again_and_keeps_nothing_lit(open_page):
+    url = photo()
+    page = open_page(page_of(html(Turn("One?", answer()), url=url)))
+    names(page).nth(0).click()
+    replace(page, html(Turn("Two?", answer()), url=url))
+    page.mouse.move(5, 5)
+    assert lit(page)["names"] == []
+    whole = "A cat looks at a dog. Both animals sit."
+    assert page.locator(".groma-announcer p").all_text_contents() == [whole]
+    replace(page, html(Turn("Two?", None, True), url=url))
+    replace(page, html(Turn("Two?", answer()), url=url))
+    assert page.locator(".groma-announcer p").all_text_contents() == [whole, whole]
+
+
+def test_the_slider_of_another_image_starts_within_its_scores(open_page):
+    page = open_page(page_of(html(Turn("What?", answer()), regions=answer().regions)))
+    page.get_by_label("All regions").check()
+    page.get_by_label("Score at least").fill("90")
+    low = answer(scores=SCORES / 2).regions
+    replace(page, html(Turn("What?", answer()), regions=low, url=photo((320, 240))))
+    assert page.get_by_label("All regions").is_checked()
+    assert page.locator(".groma-count").text_content() == "1 of 5 regions"
+    assert page.get_by_label("Score at least").input_value() == "45"
 
 
 def test_answers_that_are_there_from_the_start_are_not_announced(open_page):

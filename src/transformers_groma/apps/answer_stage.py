@@ -86,7 +86,8 @@ def controls(view_id: str, regions: Regions) -> str:
     Returns:
         `str`: HTML.
     """
-    percents = [int(100 * score) for score in regions.scores.clamp(0, 1).tolist()]
+    # Rounded as in the outlines, so that the slider's ends are those of the scores.
+    percents = [int(round(100 * score, 2)) for score in regions.scores.clamp(0, 1).tolist()]
     low, high = min(percents), max(percents)
     count = f"{len(regions)} of {len(regions)} regions"
     # The label ends before the number: a label belongs to the first output or input in it.
@@ -122,13 +123,17 @@ def color_style(color: Color) -> str:
 
 def _outlines(place: Place) -> str:
     """A dark line, the colour of each phrase in turn along it, and white dashes where the user pointed."""
-    colors = [named.color for named in place.names if named.color is not None]
+    phrases = [named for named in place.names if named.color is not None]
     parts = [_shape(place, "groma-halo")]
-    for number, color in enumerate(colors):
-        dashes = f";stroke-dasharray:{DASH} {DASH * (len(colors) - 1)};stroke-dashoffset:{-DASH * number}"
-        parts.append(_shape(place, "groma-line", f' style="--c:{_hex(color)}{dashes if len(colors) > 1 else ""}"'))
-    if any(named.color is None for named in place.names):
-        parts.append(_shape(place, "groma-line is-user"))
+    for number, named in enumerate(phrases):
+        dashes = f";--dashes:{DASH} {DASH * (len(phrases) - 1)};--offset:{-DASH * number}" if len(phrases) > 1 else ""
+        style = f' data-groma-name="{named.key}" style="--c:{_hex(named.color)}{dashes}"'
+        parts.append(_shape(place, "groma-line", style))
+    parts += [
+        _shape(place, "groma-line is-user", f' data-groma-name="{named.key}"')
+        for named in place.names
+        if named.color is None
+    ]
     return "".join(parts)
 
 

@@ -90,11 +90,9 @@ def answer_view(
         answer = "" if turn.answer is None else answer_html(turn.answer, named, view_id)
         classes = "groma-turn is-current" if number == len(turns) - 1 else "groma-turn"
         articles.append(
-            f'<li class="{classes}" data-groma-turn="{number}">'
+            f'<div class="{classes}" role="listitem" data-groma-turn="{number}">'
             f"{_question_block(question_html(turn.question, named, view_id))}"
-            f"{_answer_block(turn, answer)}"
-            f'{_notice(turn.notice)}<button type="button" class="groma-show" data-groma-control="turn">'
-            f"Show on the image</button>{descriptions_html(named, view_id)}</li>"
+            f"{_answer_block(turn, answer)}{_notice(turn.notice)}{descriptions_html(named, view_id)}</div>"
         )
     figure = ""
     if image_url is not None:
@@ -108,7 +106,9 @@ def answer_view(
             f"{'' if regions is None else controls(view_id, regions)}</div>"
         )
     text = (
-        f'<ol class="groma-turns">{"".join(articles)}</ol>' if turns else f'<p class="groma-empty">{escape(empty)}</p>'
+        f'<div class="groma-turns" role="list">{"".join(articles)}</div>'
+        if turns
+        else f'<p class="groma-empty">{escape(empty)}</p>'
     )
     layout = "groma-layout" if figure else "groma-layout is-text"
     many = " has-turns" if len(turns) > 1 else ""
@@ -145,9 +145,14 @@ def view_script() -> str:
 
 
 def _question_block(question: str) -> str:
+    """The question, and a button that shows the places of its turn in the image."""
     if not question:
         return ""
-    return f'<div class="groma-question" dir="auto" role="group" aria-label="Question">{question}</div>'
+    return (
+        '<div class="groma-ask" dir="auto">'
+        f'<div class="groma-question" role="group" aria-label="Question">{question}</div>'
+        '<button type="button" class="groma-show" aria-label="Show on the image">Show</button></div>'
+    )
 
 
 def _answer_block(turn: Turn, answer: str) -> str:

@@ -16,10 +16,11 @@
         hovered: null, focused: null, pinned: null, // lit: the first of these that is there
         turn: null, // the turn whose places are shown; null: the last one
         turns: 0,
+        start: null, // the image and the first question: another one starts another conversation
         hasProposals: false,
         minScore: null, // null: the slider was not touched
         probed: null, // the number of the region under the pointer
-        heard: new Map(), // how much of each turn's answer was announced
+        heard: new Map(), // what of each turn's answer was announced
       });
     }
     return states.get(view.id);
@@ -71,10 +72,13 @@
   function show(view) {
     const state = stateOf(view);
     const turns = view.querySelectorAll(".groma-turn");
-    if (turns.length !== state.turns) {
+    const image = view.querySelector(".groma-image")?.getAttribute("src");
+    const start = `${image} ${view.querySelector(".groma-question")?.textContent}`;
+    if (turns.length !== state.turns || start !== state.start) {
       // A new question, or a new conversation: follow it, and let go of what belonged to the old one.
-      if (turns.length < state.turns) state.heard.clear();
-      Object.assign(state, { turns: turns.length, turn: null, hovered: null, focused: null, pinned: null });
+      if (turns.length < state.turns || start !== state.start) state.heard.clear();
+      const released = { turn: null, hovered: null, focused: null, pinned: null, probed: null };
+      Object.assign(state, released, { turns: turns.length, start });
     }
     for (const name of ["hovered", "focused", "pinned"]) {
       if (!exists(view, state[name])) state[name] = null;
@@ -110,7 +114,8 @@
     toggle(view, "has-proposals", state.hasProposals);
     const regions = [...view.querySelectorAll("[data-groma-region]")];
     const slider = view.querySelector('[data-groma-control="score"]');
-    const minScore = state.minScore ?? (slider ? Number(slider.min) : 0);
+    // Another image has other scores.
+    const minScore = slider ? Math.min(Math.max(state.minScore ?? 0, slider.min), slider.max) : 0;
     let count = 0;
     let probed = null;
     for (const region of regions) {
@@ -181,18 +186,19 @@
       // A full stop at the end may turn out to be the point of a number.
       const sentences = text.match(/^[^]*(?:[.!?…](?=\s)|[。！？\n])/);
       const end = isPartial ? (sentences ? sentences[0].length : 0) : text.length;
-      const start = heard.get(number) ?? 0;
-      if (end > start) {
-        heard.set(number, end);
-        if (isSilent) continue;
-        const line = document.createElement("p");
-        line.textContent = text.slice(start, end).trim();
-        const log = announcer();
-        log.append(line);
-        while (log.childElementCount > 20) log.firstElementChild.remove();
-      } else if (end < start && !isPartial) {
-        heard.set(number, end); // the question was asked again
+      let before = heard.get(number) ?? "";
+      if (!text.startsWith(before)) before = ""; // the question was asked again
+      if (end <= before.length) {
+        heard.set(number, before);
+        continue;
       }
+      heard.set(number, text.slice(0, end));
+      if (isSilent) continue;
+      const line = document.createElement("p");
+      line.textContent = text.slice(before.length, end).trim();
+      const log = announcer();
+      log.append(line);
+      while (log.childElementCount > 20) log.firstElementChild.remove();
     }
   }
 

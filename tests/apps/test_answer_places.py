@@ -1,0 +1,110 @@
+"""What a turn names and where, and outlines of masks."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from transformers_groma.apps.answer_places import spoken_places, turn_places, user_box_names
+from transformers_groma.apps.answer_view import Turn, answer_view
+from transformers_groma.apps.mask_outline import mask_outline
+from transformers_groma.colors import PALETTE
+from transformers_groma.grounding import GroundedPhrase, GroundedText, ground_text
+from transformers_groma.image_inputs import ImageSize
+from transformers_groma.regions import Regions
+
+from .parsed_html import Parsed
+
+BOXES = torch.tensor([[10.0, 20, 110, 220], [150, 40, 300, 200], [0, 0, 320, 240], [12, 30, 60, 80]])
+
+
+def view(turn: Turn) -> Parsed:
+    return Parsed(answer_view("groma", [turn], image_url="/image.png", size=ImageSize(240, 320)))
+
+
+def test_phrases_are_numbered_and_coloured_in_the_order_of_the_text():
+    answer = ground_text("<p>a cat</p> <roi><r0></roi> and <p>a dog</p> <roi><r1></roi>.", BOXES)
+    places = turn_places("0", answer, Regions([]))
+    assert [(named.sign, named.label, named.color) for named in places.phrases] == [
+        ("1", "a cat", PALETTE[0]),
+        ("2", "a dog", PALETTE[1]),
+    ]
+    assert [place.box for named in places.phrases for place in named.places] == [
+        (10, 20, 110, 220),
+        (150, 40, 300, 200),
+    ]
+
+
+def test_a_phrase_said_twice_is_one_name_and_the_same_words_elsewhere_are_another():
+    markup = "<p>a cat</p> <roi><r0></roi>, <p>a cat</p> <roi><r1></roi>, <p>a cat</p> <roi><r0></roi>"
+    first, second, third = turn_places("0", ground_text(markup, BOXES), Regions([])).phrases
+    assert first is third and first is not second
+
+
+def test_places_are_one_where_boxes_agree_to_the_pixel():
+    boxes = torch.cat([BOXES, BOXES[:1] + 0.2, BOXES[:1] + 1])
+    answer = ground_text("<p>a</p> <roi><r0></roi> <p>b</p> <roi><r4></roi> <p>c</p> <roi><r5></roi>", boxes)
+    places = turn_places("0", answer, Regions([])).places
+    assert sorted([named.label for named in place.names] for place in places) == [["a", "b"], ["c"]]
+
+
+def test_small_places_come_last_so_that_they_lie_on_top():
+    answer = ground_text("<p>a</p> <roi><r3></roi> <p>b</p> <roi><r2></roi> <p>c</p> <roi><r0></roi>", BOXES)
+    places = turn_places("0", answer, Regions([])).places
+    assert [place.names[0].label for place in places] == ["b", "c", "a"]
+
+
+def test_regions_with_masks_share_no_place_though_their_boxes_agree():
+    masks = np.zeros((2, 240, 320), bool)
+    masks[0, 20:220, 10:60] = masks[1, 20:220, 60:110] = True
+    regions = Regions(BOXES[[0, 0]], masks=masks)
+    phrases = [
+        GroundedPhrase(text, span, regions[[i]]) for i, (text, span) in enumerate([("a", (0, 1)), ("b", (2, 3))])
+    ]
+    answer = GroundedText("a b", phrases, regions, (), "")
+    assert len(turn_places("0", answer, Regions([])).places) == 2
+    parsed = view(Turn("", answer))
+    lines = [attributes["d"] for attributes, _ in parsed.of_class("groma-line")]
+    assert sorted(lines) == ["M10 20H60V220H10Z", "M60 20H110V220H60Z"]
+
+
+def test_a_box_that_the_user_mentions_twice_has_one_name():
+    parts = [{"type": "region", "box": box} for box in ([1, 2, 30, 40], [5, 5, 9, 9], [1, 2, 30, 40])]
+    parsed = view(Turn(parts))
+    assert [text for _, text in parsed.of_class("groma-name")] == ["your box 1", "your box 2", "your box 1"]
+    assert len(parsed.of_class("groma-place")) == 2
+    assert user_box_names(0) == []
+
+
+def test_many_places_are_described_by_the_first_ones():
+    boxes = [[10 * i, 0, 10 * i + 5, 5] for i in range(9)]
+    answer = ground_text(
+        "<p>dots</p> <roi>" + "".join(f"<r{i}>" for i in range(9)) + "</roi>", torch.tensor(boxes) * 1.0
+    )
+    spoken = spoken_places(turn_places("0", answer, Regions([])).phrases[0].places)
+    assert spoken.startswith("9 regions: left 0, top 0, width 5, height 5; left 10,") and spoken.endswith(
+        "; and 3 more"
+    )
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_outline_covers_exactly_the_pixels_of_its_mask(seed):
+    generator = np.random.default_rng(seed)
+    mask = generator.random((9, 7)) < (0.2 + 0.1 * seed)
+    # A pixel is inside if the loops' vertical lines to its left are odd in number.
+    crossings = np.zeros((9, 8), int)
+    for loop in mask_outline(mask).split("Z")[:-1]:
+        points = [tuple(map(int, re.match(r"M(\d+) (\d+)", loop).groups()))]
+        for kind, value in re.findall(r"([HV])(\d+)", loop):
+            x, y = points[-1]
+            points.append((int(value), y) if kind == "H" else (x, int(value)))
+        for (x, y1), (x2, y2) in zip(points, points[1:] + points[:1]):
+            assert x == x2 or y1 == y2
+            if x == x2:
+                crossings[min(y1, y2) : max(y1, y2), x] += 1
+    assert ((crossings.cumsum(axis=1)[:, :7] % 2 == 1) == mask).all()
+
+
+def test_an_empty_mask_has_no_outline():
+    assert mask_outline(np.zeros((4, 4), bool)) == ""
