@@ -1,4 +1,4 @@
-"""The command line `groma`: chat, propose, convert, data, train, evaluate, demo.
+"""The command line `groma`: chat, propose, convert, data, train, evaluate, serve, demo.
 
 Results go to stdout, notes and errors to stderr. A mistake of the user ends with one line and exit code 2. Torch and
 transformers are imported by the commands that need them, so that `groma --help` answers at once.
@@ -18,6 +18,7 @@ from .demo import add_demo
 from .evaluate import add_evaluate
 from .output import note
 from .propose import add_propose
+from .serve import add_serve
 from .train import add_train
 
 
@@ -86,5 +87,6 @@ def build_parser() -> argparse.ArgumentParser:
     add_data(commands)
     add_train(commands)
     add_evaluate(commands)
+    add_serve(commands)
     add_demo(commands)
     return parser

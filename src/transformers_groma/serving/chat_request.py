@@ -1,0 +1,333 @@
+"""What a chat request may say: its fields, their limits, and a sentence for each one that is wrong."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import from_json
+
+from ..image_inputs import shortened
+from .api_errors import bad_request
+from .settings import ServerSettings
+
+# Fields of OpenAI's API that would change the answer if they were obeyed, with the values that change nothing.
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "audio": (),
+    "frequency_penalty": (0,),
+    "function_call": ("none",),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "n": (1,),
+    "prediction": (),
+    "presence_penalty": (0,),
+    "reasoning_effort": (),
+    "response_format": ({"type": "text"},),
+    "stop": ([],),
+    "store": (False,),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "verbosity": (),
+    "web_search_options": (),
+}
+# Fields that change nothing in an answer, whatever they hold.
+HARMLESS = (
+    "metadata",
+    "parallel_tool_calls",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "service_tier",
+    "user",
+)
+_PART_TYPES = "text, image_url, region or phrase"
+# What a message of an answer holds besides its text; clients send it back as history.
+_ANSWER_FIELDS = ("annotations", "grounding", "refusal")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class TextPart(_Strict):
+    """Text; control tokens in it are plain text, but for `[grounding]` at the head of a question."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImageUrl(_Strict):
+    """Where an image is: in a data URL, or behind an http(s) URL."""
+
+    url: str = Field(min_length=1)
+    # The model sees every image in one resolution.
+    detail: Literal["auto", "low", "high"] = "auto"
+
+
+class ImagePart(_Strict):
+    """The image of the conversation."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+class RegionPart(_Strict):
+    """A region that the user points at, `xyxy` in absolute pixels of the upright image."""
+
+    type: Literal["region"]
+    box: list[float] = Field(min_length=4, max_length=4)
+
+
+class PhrasePart(_Strict):
+    """A phrase to locate."""
+
+    type: Literal["phrase"]
+    text: str = Field(min_length=1)
+
+
+UserPart = Annotated[TextPart | ImagePart | RegionPart | PhrasePart, Field(discriminator="type")]
+OnlyText = Annotated[TextPart, Field()]
+
+
+class _Message(_Strict):
+    @field_validator("content", mode="before", check_fields=False)
+    @classmethod
+    def _as_parts(cls, content: Any) -> Any:
+        return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+class SystemMessage(_Message):
+    """What the model is told before the conversation."""
+
+    role: Literal["system", "developer"]
+    content: list[OnlyText] = Field(min_length=1)
+
+
+class UserMessage(_Message):
+    """What a user says, points at and shows."""
+
+    role: Literal["user"]
+    content: list[UserPart] = Field(min_length=1)
+
+
+class AssistantMessage(_Message):
+    """An earlier answer: plain text."""
+
+    role: Literal["assistant"]
+    content: list[OnlyText] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_answer_fields(cls, message: Any) -> Any:
+        return {name: value for name, value in message.items() if name not in _ANSWER_FIELDS}
+
+
+Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
+
+
+class StreamOptions(_Strict):
+    """Options of a streamed answer."""
+
+    include_usage: bool = False
+    # Padding against listeners; nothing in the answer depends on it.
+    include_obfuscation: bool = False
+
+
+class ChatRequest(_Strict):
+    """A request for one answer."""
+
+    model: str = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1)
+    grounding: bool = False
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float = Field(0.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+
+
+def read_chat_request(body: bytes, settings: ServerSettings) -> ChatRequest:
+    """Read the body of a chat request.
+
+    Args:
+        body (`bytes`): JSON.
+        settings (`ServerSettings`): limits.
+
+    Returns:
+        `ChatRequest`: valid in itself; images are not read yet.
+
+    Raises:
+        ApiError: the request cannot be answered as it was meant; the sentence names the field.
+
+    Example:
+    >>> body = b'{"model": "m", "messages": [{"role": "user", "content": "Hi"}], "n": 2}'
+    >>> read_chat_request(body, ServerSettings("m"))
+    Traceback (most recent call last):
+    transformers_groma.serving.api_errors.ApiError: `n` is 2, which this server cannot do: leave it out, or send 1.
+    """
+    try:
+        given = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise bad_request(f"The body is not JSON: {error}.", code="invalid_json") from error
+    if not isinstance(given, dict):
+        raise bad_request(f"The body must be a JSON object, got {shortened(given)}.", code="invalid_json")
+    given = without_nulls(given)
+    _refuse_unsupported(given)
+    known = {name: value for name, value in given.items() if name not in (*UNSUPPORTED, *HARMLESS)}
+    try:
+        request = ChatRequest.model_validate(known)
+    except ValidationError as error:
+        # The first one only: others often follow from it.
+        message, param = _sentence(dict(error.errors(include_url=False)[0]), known)
+        raise bad_request(message, param) from error
+    _check_lengths(request, settings)
+    _check_conversation(request, settings)
+    return request
+
+
+def without_nulls(value: Any) -> Any:
+    """Objects without the fields that are null, which mean the same as fields that are not there.
+
+    Example:
+    >>> without_nulls({"stop": None, "messages": [{"name": None}]})
+    {'messages': [{}]}
+    """
+    if isinstance(value, dict):
+        return {name: without_nulls(entry) for name, entry in value.items() if entry is not None}
+    return [without_nulls(entry) for entry in value] if isinstance(value, list) else value
+
+
+def _refuse_unsupported(given: Mapping[str, Any]) -> None:
+    for name, neutral in UNSUPPORTED.items():
+        # `==` alone would take True for 1.
+        if name in given and not any(given[name] == value and type(given[name]) in _kinds(value) for value in neutral):
+            remedy = f", or send {neutral[0]!r}" if neutral and neutral[0] not in ([], {}) else ""
+            raise bad_request(
+                f"`{name}` is {shortened(given[name])}, which this server cannot do: leave it out{remedy}.",
+                name,
+                "unsupported_parameter",
+            )
+
+
+def _kinds(value: Any) -> tuple[type, ...]:
+    return (int, float) if type(value) is int else (type(value),)
+
+
+def _sentence(error: dict[str, Any], given: Any) -> tuple[str, str]:
+    """What is wrong with a field, and its path."""
+    path, kind = _path(error["loc"], given), error["type"]
+    if kind == "missing":
+        path = f"{path}.{error['loc'][-1]}" if path else str(error["loc"][-1])
+        return f"`{path}` is missing.", path
+    if kind == "extra_forbidden":
+        return f"`{path}` is not a field that this server knows. Leave it out.", path
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        field = error["ctx"]["discriminator"].strip("'")
+        remedy = f"use {_PART_TYPES}" if field == "type" else "use system, user or assistant"
+        if kind == "union_tag_not_found":
+            return f"`{path}` has no `{field}`: {remedy}.", path
+        return (
+            f"`{path}` has the {field} {shortened(error['ctx']['tag'])}, which this server cannot read: {remedy}.",
+            path,
+        )
+    if path.startswith("messages[") and error["loc"][-1] == "type":
+        return f"`{path}` is {shortened(error['input'])}; system and assistant messages are text only.", path
+    return f"`{path}`: {error['msg']}, got {shortened(error['input'])}.", path
+
+
+def _path(location: tuple[int | str, ...], given: Any) -> str:
+    """The place of an error as a caller writes it; pydantic also names the kinds of parts that it went through."""
+    path = ""
+    was_kind = False
+    for number, step in enumerate(location):
+        is_kind = isinstance(given, dict) and step in (given.get("type"), given.get("role"))
+        was_kind = is_kind and not was_kind and number < len(location) - 1
+        if was_kind:
+            continue
+        if isinstance(step, int) and isinstance(given, list) and step < len(given):
+            path, given = f"{path}[{step}]", given[step]
+        elif isinstance(given, dict) and step in given:
+            path, given = f"{path}.{step}" if path else str(step), given[step]
+    return path
+
+
+def _check_lengths(request: ChatRequest, settings: ServerSettings) -> None:
+    if request.stream_options is not None and not request.stream:
+        raise bad_request("`stream_options` needs `stream`: true.", "stream_options")
+    if request.max_tokens is not None and request.max_completion_tokens not in (None, request.max_tokens):
+        raise bad_request(
+            f"`max_tokens` is {request.max_tokens} and `max_completion_tokens` is {request.max_completion_tokens}: "
+            "these are two names of one limit, send one of them.",
+            "max_tokens",
+        )
+    for name in ("max_tokens", "max_completion_tokens"):
+        value = getattr(request, name)
+        if value is not None and value > settings.max_new_tokens:
+            raise bad_request(
+                f"`{name}` is {value}, but this server writes at most {settings.max_new_tokens} tokens. Send a "
+                "smaller number, or start the server with a larger --max-new-tokens.",
+                name,
+            )
+    if len(request.messages) > settings.max_messages:
+        raise bad_request(
+            f"`messages` has {len(request.messages)} messages, but this server reads at most "
+            f"{settings.max_messages}. Leave out the oldest ones.",
+            "messages",
+        )
+    parts = [part for message in request.messages for part in message.content]
+    characters = sum(len(part.text) for part in parts if isinstance(part, (TextPart, PhrasePart)))
+    for what, count, limit in (
+        ("parts", len(parts), settings.max_parts),
+        ("regions", sum(isinstance(part, RegionPart) for part in parts), settings.max_regions),
+        ("characters of text", characters, settings.max_characters),
+    ):
+        if count > limit:
+            raise bad_request(
+                f"`messages` has {count} {what} in all, but this server reads at most {limit}. Send fewer.", "messages"
+            )
+
+
+def _check_conversation(request: ChatRequest, settings: ServerSettings) -> None:
+    """What the model needs of a conversation besides its form."""
+    if request.model != settings.model_name:
+        error = bad_request(
+            f"`model` is {shortened(request.model)}, but this server has {settings.model_name!r} only.", "model"
+        )
+        error.status, error.code = 404, "model_not_found"
+        raise error
+    for index, message in enumerate(request.messages):
+        if isinstance(message, SystemMessage) and index > 0:
+            raise bad_request(
+                f"`messages[{index}].role` is {message.role!r}, which comes first in a conversation.",
+                f"messages[{index}].role",
+            )
+    last = len(request.messages) - 1
+    question = request.messages[last]
+    if not isinstance(question, UserMessage):
+        raise bad_request(
+            f"`messages[{last}]` is the last message, but not of the user: end with the question.", f"messages[{last}]"
+        )
+    texts = [part.text for part in question.content if isinstance(part, (TextPart, PhrasePart))]
+    if not "".join(texts).strip() and not any(isinstance(part, RegionPart) for part in question.content):
+        raise bad_request(f"`messages[{last}].content` asks nothing: add a text part.", f"messages[{last}].content")
+    paths = [
+        (f"messages[{index}].content[{number}]", part)
+        for index, message in enumerate(request.messages)
+        for number, part in enumerate(message.content)
+    ]
+    images = [path for path, part in paths if isinstance(part, ImagePart)]
+    if len(images) > 1:
+        raise bad_request(
+            f"`{images[1]}` is a second image, but a conversation has one. Ask about the other one separately.",
+            images[1],
+        )
+    pointing = [path for path, part in paths if isinstance(part, (RegionPart, PhrasePart))]
+    if pointing and not images:
+        raise bad_request(f"`{pointing[0]}` belongs to an image, but there is no image_url part.", pointing[0])
+
+
+__all__ = ["HARMLESS", "UNSUPPORTED", "ChatRequest", "read_chat_request", "without_nulls"]

@@ -1,0 +1,73 @@
+"""An engine without a model: it answers what it is told to, as slowly as it is told to."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from transformers_groma.serving.answers import EngineAnswer, EngineClosedError, EngineStatus
+from transformers_groma.serving.sampling import Sampling
+
+from transformers_groma.grounding import ground_text
+
+MARKUP = "There is <p>a red cup</p> <roi><r0></roi> on <p>a table</p> <roi><r1><r2></roi>."
+TEXT = "There is a red cup on a table."
+BOXES = torch.tensor([[10.0, 20.0, 30.0, 40.0], [0.0, 0.0, 64.0, 48.0], [1.0, 2.0, 3.0, 4.0]])
+
+
+class FakeEngine:
+    """Answers with `pieces` of markup, a step each.
+
+    Args:
+        pieces: of the markup.
+        delay: seconds before each step.
+        error: raised in the place of the first answer.
+        error_after: steps after which it is raised instead.
+    """
+
+    def __init__(
+        self,
+        pieces: tuple[str, ...] = (MARKUP,),
+        delay: float = 0.0,
+        error: Exception | None = None,
+        error_after: int = 0,
+    ) -> None:
+        self.pieces, self.delay, self.error, self.error_after = pieces, delay, error, error_after
+        self.asked: list[tuple[list[dict[str, Any]], Sampling]] = []
+        self.running = self.cancelled = self.finished = 0
+        self.is_closed = False
+        self.status = EngineStatus(**{field.name: 0 for field in fields(EngineStatus)})
+
+    async def answer(self, messages: list[dict[str, Any]], sampling: Sampling) -> EngineAnswer:
+        async for answer in self.stream(messages, sampling):
+            pass
+        return answer
+
+    async def stream(self, messages: list[dict[str, Any]], sampling: Sampling) -> AsyncIterator[EngineAnswer]:
+        self.asked.append((messages, sampling))
+        self.running += 1
+        try:
+            markup, is_final = "", False
+            for step, piece in enumerate(self.pieces):
+                for _ in range(max(1, round(self.delay / 0.01))):
+                    await asyncio.sleep(min(self.delay, 0.01))
+                    if self.is_closed:
+                        raise EngineClosedError("closed")
+                if self.error is not None and step >= self.error_after:
+                    raise self.error
+                markup += piece
+                is_final = step == len(self.pieces) - 1
+                self.finished += is_final
+                yield EngineAnswer(ground_text(markup, BOXES), "stop", 12, step + 1, is_final)
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cancelled += not is_final
+            raise
+        finally:
+            self.running -= 1
+
+    def snapshot(self) -> EngineStatus:
+        return replace(self.status, is_alive=not self.is_closed, running=self.running)
+
+    async def aclose(self, timeout: float | None = None) -> None:
+        self.is_closed = True
