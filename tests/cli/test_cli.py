@@ -31,6 +31,7 @@ def test_help_needs_no_torch():
         ["data", "folder"],
         ["train"],
         ["evaluate"],
+        ["serve"],
         ["demo"],
     ],
 )

@@ -6,10 +6,10 @@ from dataclasses import fields, replace
 from typing import Any
 
 import torch
-from transformers_groma.serving.answers import EngineAnswer, EngineClosedError, EngineStatus
-from transformers_groma.serving.sampling import Sampling
 
 from transformers_groma.grounding import ground_text
+from transformers_groma.serving.answers import EngineAnswer, EngineClosedError, EngineStatus
+from transformers_groma.serving.sampling import Sampling
 
 MARKUP = "There is <p>a red cup</p> <roi><r0></roi> on <p>a table</p> <roi><r1><r2></roi>."
 TEXT = "There is a red cup on a table."
@@ -40,9 +40,7 @@ class FakeEngine:
         self.status = EngineStatus(**{field.name: 0 for field in fields(EngineStatus)})
 
     async def answer(self, messages: list[dict[str, Any]], sampling: Sampling) -> EngineAnswer:
-        async for answer in self.stream(messages, sampling):
-            pass
-        return answer
+        return [answer async for answer in self.stream(messages, sampling)][-1]
 
     async def stream(self, messages: list[dict[str, Any]], sampling: Sampling) -> AsyncIterator[EngineAnswer]:
         self.asked.append((messages, sampling))

@@ -1,16 +1,17 @@
 """A host of images on loopback that misbehaves as told."""
 
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class ImageHost:
     """Answers each path with what `paths` say: a function of the request's handler."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.paths: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}
         self.requests: list[tuple[str, dict[str, str]]] = []
         outer = self
@@ -18,15 +19,15 @@ class ImageHost:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer.requests.append((self.path, {key.lower(): value for key, value in self.headers.items()}))
-                try:
+                with suppress(BrokenPipeError, ConnectionResetError):
                     outer.paths[self.path](self)
-                except (BrokenPipeError, ConnectionResetError):
-                    pass
 
             def log_message(self, *arguments: object) -> None:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if tls is not None:
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
         self.port = self.server.server_port
 
     @contextmanager

@@ -172,8 +172,8 @@ def test_wrong_messages_are_named(message, param):
 def test_unknown_parts_are_told_what_there_is():
     error = refusal(body(user({"type": "video_url"})))
     assert error.message == (
-        "`messages[0].content[0]` has the type 'video_url', which this server cannot read: use text, image_url, region "
-        "or phrase."
+        "`messages[0].content[0]` has the type 'video_url', which this server cannot read: use text, image_url, "
+        "region or phrase."
     )
 
 

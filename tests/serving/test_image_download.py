@@ -3,6 +3,9 @@
 import asyncio
 import base64
 import gzip
+import shutil
+import ssl
+import subprocess
 import time
 from functools import partial
 
@@ -45,13 +48,13 @@ def is_allowed(address: str) -> bool:
     return address == "127.0.0.1" or is_public_address(address)
 
 
-def download(host, path, name="images.example", find=resolve, url=None, **settings):
+def download(host, path, name="images.example", find=resolve, url=None, tls=None, **settings):
     """Download from the host; also returns the bytes that were counted."""
     counted = []
 
     async def run():
         options = {"image_url_ports": (host.port,), "allow_image_urls": True, **settings}
-        downloader = ImageDownloader(ServerSettings("toy", **options), find, is_allowed)
+        downloader = ImageDownloader(ServerSettings("toy", **options), find, is_allowed, tls)
         try:
             return await downloader.download(url or f"http://{name}:{host.port}{path}", counted.append)
         finally:
@@ -187,6 +190,38 @@ def test_resolving_takes_from_the_same_time(host):
     assert time.monotonic() - start < 3
 
 
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A certificate for images.example, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    files = ["-keyout", folder / "key.pem", "-out", folder / "cert.pem"]
+    names = ["-subj", "/CN=images.example", "-addext", "subjectAltName=DNS:images.example"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *files, *names]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def test_certificates_are_those_of_the_name_and_not_of_the_address(certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    asked = []
+    context.sni_callback = lambda connection, name, _: asked.append(name)
+    trusting = ssl.create_default_context(cafile=certificate[0])
+    with ImageHost(context).running() as secure:
+        secure.paths["/cat"] = content(PNG)
+
+        def fetch(name, tls):
+            return download(secure, "", url=f"https://{name}:{secure.port}/cat", tls=tls)[0]
+
+        assert fetch("images.example", trusting) == PNG
+        assert asked == ["images.example"]
+        for name, tls in (("other.example", trusting), ("images.example", None)):
+            with pytest.raises(DownloadError, match="cannot be fetched"):
+                fetch(name, tls)
+
+
 def test_a_host_that_nobody_knows(host):
     with pytest.raises(DownloadError, match="its host is not known"):
         asyncio.run(resolve_host("no-such-host.invalid", 80))
@@ -229,11 +264,10 @@ def test_the_server_fetches_where_it_may(host):
 def test_a_server_that_fetches_from_itself_answers_on(host):
     """What made `transformers serve` hang for good."""
     options = {"make_downloader": lambda settings: ImageDownloader(settings, resolve, lambda address: True)}
-    ports = (host.port,)
+    ports = tuple(range(1, 65536))
     with serving(FakeEngine(), options=options, allow_image_urls=True, image_url_ports=ports) as running:
         host.paths["/to-itself"] = redirect(f"{running.url}/v1/models")
-        running.engine  # noqa: B018
         body = question()
         body["messages"][0]["content"][0]["image_url"]["url"] = f"http://images.example:{host.port}/to-itself"
         response = httpx.post(f"{running.url}/v1/chat/completions", json=body)
-        assert response.status_code == 400 and "names the port" in response.json()["error"]["message"]
+        assert response.status_code == 400 and "not an image file" in response.json()["error"]["message"]

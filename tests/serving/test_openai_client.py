@@ -3,6 +3,7 @@
 import openai
 import pytest
 from huggingface_hub.utils import httpx
+
 from transformers_groma.serving.answers import EngineClosedError, ModelFailedError, QueueFullError
 
 from .fake_engine import TEXT, FakeEngine

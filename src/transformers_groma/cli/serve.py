@@ -40,6 +40,8 @@ def add_serve(commands: "argparse._SubParsersAction") -> None:
         help="file with the API keys that are let in, one a line; the environment variable GROMA_API_KEY may hold "
         "another. Without any, everyone is let in",
     )
+    # Else it would be read as the beginning of --api-key-file, and the error would show the key.
+    address.add_argument("--api-key", type=_no_key_on_the_command_line, help=argparse.SUPPRESS)
     address.add_argument(
         "--cors-origin",
         metavar="ORIGIN",
@@ -163,14 +165,14 @@ def run_serve(arguments: argparse.Namespace) -> None:
         keys = read_api_keys(arguments.api_key_file, os.environ)
     # Before the model is loaded, which takes its time.
     with _bound(arguments, bind_socket) as bound:
-        model = checked_model(arguments.model, ("groma",))
-        settings = _settings(arguments, arguments.served_name or _name_of(model), keys, ServerSettings)
         host, port = bound.getsockname()[:2]
         if not keys and not ip_address(host).is_loopback:
             note(
                 f"--host {arguments.host} lets other machines in, and there is no API key: everyone who reaches port "
                 f"{port} may ask. Pass --api-key-file, or set GROMA_API_KEY."
             )
+        model = checked_model(arguments.model, ("groma",))
+        settings = _settings(arguments, arguments.served_name or _name_of(model), keys, ServerSettings)
         device = checked_device(arguments.device)
         with errors_of(f"--model {model!r}"):
             engine = Engine.from_pretrained(
@@ -255,6 +257,12 @@ def port_number(text: str) -> int:
     if not (text.isdecimal() and int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"{text!r} must be a port from 1 to 65535, or 0 for a free one")
     return int(text)
+
+
+def _no_key_on_the_command_line(text: str) -> str:
+    raise argparse.ArgumentTypeError(
+        "everyone on this machine can read a command line. Pass --api-key-file, or set GROMA_API_KEY"
+    )
 
 
 def origin(text: str) -> str:

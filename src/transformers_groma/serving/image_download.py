@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 
 from huggingface_hub.utils import httpx
@@ -31,6 +32,7 @@ class ImageDownloader:
         settings (`ServerSettings`): ports, limits and time.
         resolve (`Callable`): finds the addresses of a host and port.
         is_allowed (`Callable`): tells which addresses may be connected to.
+        tls (`ssl.SSLContext`, *optional*): whom to trust; the usual authorities by default.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class ImageDownloader:
         settings: ServerSettings,
         resolve: Resolver | None = None,
         is_allowed: Callable[[str], bool] = is_public_address,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._settings = settings
         self._resolve = resolve or resolve_host
@@ -46,7 +49,11 @@ class ImageDownloader:
         # No proxy of the environment: it would resolve the host itself. No connection is kept, as the next host with
         # the same address would get it without a check of its certificate.
         self._client = httpx.AsyncClient(
-            trust_env=False, follow_redirects=False, limits=httpx.Limits(max_keepalive_connections=0), timeout=None
+            verify=True if tls is None else tls,
+            trust_env=False,
+            follow_redirects=False,
+            limits=httpx.Limits(max_keepalive_connections=0),
+            timeout=None,
         )
 
     async def download(self, url: str, hold: Callable[[int], None]) -> bytes:

@@ -21,6 +21,7 @@ _COUNTERS = (
     ("groma_batched_requests", "batched_requests", "Requests in these batches; divided by them, the mean batch size"),
     ("groma_requests_answered", "answered", "Requests of the engine that got an answer"),
     ("groma_requests_failed", "failed", "Requests of the engine that ended with an error of the model"),
+    ("groma_requests_invalid", "invalid", "Requests of the engine that cannot be answered as they are"),
     ("groma_requests_cancelled", "cancelled", "Requests of the engine whose client left"),
     ("groma_requests_refused", "refused", "Requests that found the queue full"),
     ("groma_image_cache_hits", "cache_hits", "Images that had been looked at before"),

@@ -97,7 +97,8 @@ def create_app(
             raise ApiError(404, message, param="model", code="model_not_found")
         return model
 
-    @app.api_route("/health", methods=["GET", "HEAD"])
+    @app.head("/health", include_in_schema=False)
+    @app.get("/health")
     async def health() -> JSONResponse:
         """Say whether the server takes requests."""
         status = engine.snapshot()

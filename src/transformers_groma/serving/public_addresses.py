@@ -15,8 +15,8 @@ _DISGUISES = [
         "2002::/16",
     )
 ]
-# Old site-local addresses, those of protocols and clouds (192.0.0.192 is Oracle's), and Azure's service for its machines:
-# not all versions of Python know that these are not global.
+# Old site-local addresses, those of protocols and clouds (192.0.0.192 is Oracle's), and Azure's service for its
+# machines: not all versions of Python know that these are not global.
 _INTERNAL = [ip_network(network) for network in ("fec0::/10", "192.0.0.0/24", "168.63.129.16/32")]
 
 
