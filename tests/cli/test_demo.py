@@ -24,6 +24,8 @@ def files_of(folder: Path) -> set[str]:
 
 SCENE_NAMES = ["region", "neighbor", "expression", "group", "description"]
 SCENE_FILES = {f"scene_{name}" for name in (*SCENE_NAMES, "proposals")}
+# The scene itself has no answer beside it.
+WRITTEN = {"scene.png", *(f"{name}.{kind}" for name in SCENE_FILES for kind in ("json", "png"))}
 PHOTO_FILES = {"answer", "description", "proposals"}
 
 
@@ -48,7 +50,7 @@ def test_demo_shows_nothing_false(run, tmp_path):
     assert "5 of 5 answers are right" in out and "The scene was picked for that" in out
     assert "knows coloured shapes and nothing else" in out
     assert "photo" not in out.lower() and "cat" not in out.lower().split()
-    assert files_of(tmp_path / "demo") == {f"{name}.{kind}" for name in SCENE_FILES for kind in ("json", "png")}
+    assert files_of(tmp_path / "demo") == WRITTEN
     for name in SCENE_NAMES:
         assert str(tmp_path / "demo" / f"scene_{name}.png") in out
         answer = json.loads((tmp_path / "demo" / f"scene_{name}.json").read_text(encoding="utf-8"))
@@ -58,6 +60,9 @@ def test_demo_shows_nothing_false(run, tmp_path):
         for index, box in enumerate(answer["question_boxes_xyxy"]):
             assert box in scene.boxes_xyxy
             assert answer["regions"][index]["box_xyxy"] == box
+    with Image.open(tmp_path / "demo" / "scene.png") as image:
+        assert image.tobytes() == scene.draw().tobytes()
+    assert str(tmp_path / "demo" / "scene.png") in out
     with Image.open(tmp_path / "demo" / "scene_region.png") as image:
         assert image.width == demo.DEMO_SCENE_SIZE and image.height > demo.DEMO_SCENE_SIZE
 
@@ -126,7 +131,7 @@ def test_demo_compares_with_the_truth(run, tmp_path, monkeypatch):
     # Nothing is known about another model but that its words may differ.
     assert "org/other may be right in words of its own" in out
     assert "trained" not in out and "picked" not in out and "nothing else" not in out
-    assert files_of(tmp_path) == {f"{name}.{kind}" for name in SCENE_FILES for kind in ("json", "png")}
+    assert files_of(tmp_path) == WRITTEN
 
 
 def test_demo_of_another_image_and_model(run, monkeypatch, tmp_path, tiny_dir):
@@ -136,7 +141,7 @@ def test_demo_of_another_image_and_model(run, monkeypatch, tmp_path, tiny_dir):
     assert "learned" not in out and "picked" not in out and "not checked" in out
     assert json.loads((tmp_path / "answer.json").read_text())["question_boxes_xyxy"] == [[200, 150.25, 600, 450.75]]
     assert "comparison" not in json.loads((tmp_path / "answer.json").read_text())
-    assert files_of(tmp_path) == {f"{name}.{kind}" for name in SCENE_FILES | PHOTO_FILES for kind in ("json", "png")}
+    assert files_of(tmp_path) == WRITTEN | {f"{name}.{kind}" for name in PHOTO_FILES for kind in ("json", "png")}
 
 
 @pytest.mark.parametrize("more", [[], ["--model", TINY], ["--model", f"{TINY}/../groma-tiny/"]])

@@ -16,7 +16,7 @@ from .arguments import (
     natural,
 )
 from .models import ask, is_embedded, load_pipeline, open_upright
-from .output import answer_lines, numbers, printable, write_answer, write_proposals
+from .output import answer_lines, numbers, printable, write_answer, write_png, write_proposals
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -107,7 +107,9 @@ def _demo_scene(pipe: "ImageGroundingPipeline", model: str, folder: Path, number
             f"The questions and the expected words are those of groma-tiny; {model} may be right in words of its own "
             "and\nstill count as wrong here."
         )
-    names = []
+    # The scene alone, for questions of one's own: `groma chat demo_output/scene.png …`, or in the app.
+    write_png(folder / "scene.png", image)
+    names = ["scene"]
     comparisons = []
     for name, exchange in scene_questions(scene).items():
         boxes = [scene.boxes_xyxy[index] for index in exchange.pointed]
