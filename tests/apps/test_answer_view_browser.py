@@ -226,6 +226,21 @@ def test_pointing_at_a_region_shows_its_number_and_score(open_page):
     assert page.locator(".groma-probe:visible").count() == 0
 
 
+def test_regions_within_places_are_reached_and_reported_in_pixels(open_page):
+    page = open_page(page_of(html(Turn("What?", answer("<p>A dog</p> <roi><r1></roi>")))))
+    page.evaluate("() => document.addEventListener('groma:region', (e) => { window.region = e.detail; })")
+    point(page, 440, 200)
+    assert lit(page)["names"] == ["A dog"]
+    page.get_by_label("All regions").check()
+    point(page, 340, 200)
+    assert lit(page)["names"] == ["A dog"] and page.locator(".groma-probe:visible").count() == 0
+    point(page, 440, 200)
+    assert lit(page)["names"] == [] and page.locator(".groma-probe").text_content() == "r3 · 55%"
+    page.mouse.down()
+    page.mouse.up()
+    assert page.evaluate("window.region") == {"viewId": "groma", "id": 3, "box": [400, 160, 480, 240]}
+
+
 def test_what_is_lit_and_chosen_survives_every_part_of_an_answer(open_page):
     parts = ["<p>A cat</p> <roi><r0></roi>", "<p>A cat</p> <roi><r0></roi> looks at <p>a dog</p> <roi><r1></roi>", TWO]
     url = photo()

@@ -31,9 +31,30 @@
   const turnOf = (key) => Number(key.split(":")[0]);
   const keyOf = (element) => element.dataset.gromaName ?? element.dataset.gromaPlace;
 
-  // In a tag with the signs of several phrases, each sign is its own target; elsewhere in the tag, the place is.
   function targetAt(node) {
     return node instanceof Element && viewOf(node) ? node.closest(TARGET) : null;
+  }
+
+  // What a pointer is at, as { key } of a name or place or as { region }. In the image this is the smallest outline
+  // around the pointer, be it of a place or of a region, whichever is drawn above the other.
+  function pointedAt(event) {
+    const overlay = event.target instanceof Element && viewOf(event.target) && event.target.closest(".groma-overlay");
+    if (!overlay) {
+      const target = targetAt(event.target);
+      return target ? { key: keyOf(target) } : {};
+    }
+    let smallest = null;
+    let smallestArea = Infinity;
+    for (const element of document.elementsFromPoint(event.clientX, event.clientY)) {
+      const outline = overlay.contains(element) ? element.closest(".groma-place, [data-groma-region]") : null;
+      const box = outline?.getBBox();
+      if (box && box.width * box.height < smallestArea) {
+        smallest = outline;
+        smallestArea = box.width * box.height;
+      }
+    }
+    if (smallest === null) return {};
+    return smallest.dataset.gromaRegion ? { region: smallest } : { key: keyOf(smallest) };
   }
 
   // Each write first looks whether it changes anything: writes that change nothing would call the observer for ever.
@@ -210,41 +231,48 @@
   }
 
   // Pointing with a mouse or pen. A finger does not hover: it taps, see below.
-  document.addEventListener("pointerover", (event) => {
+  function point(event) {
     if (event.pointerType === "touch") return;
-    const target = targetAt(event.target);
-    const region = event.target instanceof Element ? event.target.closest("[data-groma-region]") : null;
+    const { key, region } = pointedAt(event);
     for (const view of views()) {
       const isHere = view.contains(event.target);
-      change(view, {
-        hovered: isHere && target ? keyOf(target) : null,
-        probed: isHere && region ? region.dataset.gromaRegion : null,
-      });
+      const probed = isHere && region ? region.dataset.gromaRegion : null;
+      change(view, { hovered: isHere && key !== undefined ? key : null, probed });
     }
+  }
+  document.addEventListener("pointerover", point);
+  // Outlines lie within each other: what is smallest changes although the pointer leaves nothing.
+  document.addEventListener("pointermove", (event) => {
+    if (event.target instanceof Element && event.target.closest(".groma-overlay")) point(event);
   });
   document.documentElement.addEventListener("pointerleave", () => {
     for (const view of views()) change(view, { hovered: null, probed: null });
   });
 
-  // Clicks and taps pin what they hit, until the next one.
+  // Clicks and taps pin what they hit, until the next one. A region that is hit is reported, for whoever asks about it.
   document.addEventListener("click", (event) => {
     const element = event.target instanceof Element ? event.target : null;
-    const target = targetAt(element);
-    const region = element?.closest("[data-groma-region]");
+    const { key, region } = pointedAt(event);
     for (const view of views()) {
       const isHere = view.contains(element);
       if (isHere && element.closest(".groma-controls")) continue;
       const state = stateOf(view);
-      const key = isHere && target ? keyOf(target) : null;
-      const changes = { pinned: key !== null && key === state.pinned ? null : key };
-      if (key !== null || isHere || state.pinned !== null) changes.focused = null;
+      const isHit = isHere && key !== undefined;
+      const changes = { pinned: isHit && key !== state.pinned ? key : null, focused: null };
       const turn = isHere ? element.closest(".groma-turn") : null;
       if (turn) changes.turn = Number(turn.dataset.gromaTurn);
-      if (isHere && region) changes.probed = state.probed === region.dataset.gromaRegion ? null : region.dataset.gromaRegion;
+      if (isHere && region) changes.probed = region.dataset.gromaRegion;
       else if (event.pointerType === "touch") changes.probed = null;
       change(view, changes);
+      if (isHere && region) report(view, region);
     }
   });
+
+  function report(view, region) {
+    const { x, y, width, height } = region.getBBox();
+    const detail = { viewId: view.id, id: Number(region.dataset.gromaRegion), box: [x, y, x + width, y + height] };
+    document.dispatchEvent(new CustomEvent("groma:region", { detail }));
+  }
 
   document.addEventListener("focusin", (event) => {
     const target = targetAt(event.target);
