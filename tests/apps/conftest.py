@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
-    """Headless Chromium, one for all tests; skips without it. `GROMA_CHROMIUM` names another executable."""
+    """Headless Chromium, one for a module; skips without it. `GROMA_CHROMIUM` names another executable.
+
+    Not one for all tests: while it is there, an event loop runs in this thread, and `asyncio.run` fails.
+    """
     playwright = pytest.importorskip("playwright.sync_api", reason="needs a browser: pip install playwright")
     executable = os.environ.get("GROMA_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if executable is None:
