@@ -32,7 +32,8 @@ class EngineStatus:
     """What an engine is doing and has done since its start.
 
     Args:
-        waiting (`int`): requests that wait, those whose prompts are being prepared included.
+        waiting (`int`): requests that wait.
+        preparing (`int`): those of them whose images and prompts are still being prepared.
         running (`int`): requests in the batch that the model works on.
         is_closing (`bool`): whether it takes no more requests.
         is_alive (`bool`): whether its thread runs.
@@ -47,6 +48,7 @@ class EngineStatus:
     """
 
     waiting: int
+    preparing: int
     running: int
     is_closing: bool
     is_alive: bool

@@ -3,10 +3,9 @@
 import asyncio
 import copy
 import logging
-import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 from typing import Any
@@ -15,6 +14,7 @@ from ..regions import Regions
 from .answers import EngineAnswer, EngineClosedError, EngineStatus, ModelFailedError, QueueFullError
 from .batch_runner import BatchRunner
 from .conversations import prepare_prompt, upright_image
+from .processor_threads import ProcessorThreads
 from .request import Request
 from .row_answers import partial_answer
 from .sampling import Sampling
@@ -23,7 +23,8 @@ from .waiting import WaitingRequests
 logger = logging.getLogger(__name__)
 
 _GREEDY = Sampling()
-# Threads that decode and check images, render prompts and decode partial answers, so that no event loop does.
+# Threads that check images and render prompts. Partial answers have their own thread, so that no large image stops
+# the text of others.
 _PREPARING_THREADS = 2
 # A partial answer is decoded as a whole. Between two of them passes at least this time, and so many times the time
 # that decoding took, so that decoding takes a small share of the time however long the answer.
@@ -92,11 +93,8 @@ class Engine:
         self._waiting: WaitingRequests[Request] = WaitingRequests(
             max_batch_size, max_wait_ms / 1000, max_waiting, self._runner.can_join
         )
-        # A tokenizer serves one thread at a time.
-        self._processors: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for _ in range(_PREPARING_THREADS):
-            self._processors.put(copy.deepcopy(processor))
-        self._threads = ThreadPoolExecutor(_PREPARING_THREADS, thread_name_prefix="groma-prepare")
+        self._preparing = ProcessorThreads(processor, _PREPARING_THREADS, "groma-prepare")
+        self._decoding = ProcessorThreads(processor, 1, "groma-decode")
         self._counting = threading.Lock()
         self._counts = dict.fromkeys(("answered", "failed", "invalid", "cancelled"), 0)
         self._batches = self._batched_requests = 0
@@ -158,9 +156,9 @@ class Engine:
             EngineClosedError: the engine is closing, or closed before the answer was complete.
             ModelFailedError: the model failed, out of memory for instance.
         """
-        request = self._admit(sampling)
+        request = self._admit(self._question(sampling))
         try:
-            await self._in_thread(self._queue_question, request, messages)
+            await self._preparing.run(self._queue_question, request, messages)
             await request.wait_for_end()
             return request.outcome()
         finally:
@@ -184,13 +182,16 @@ class Engine:
         Raises:
             As [`answer`], with the first step of the iterator or later.
         """
-        request = self._admit(sampling)
+        request = self._admit(self._question(sampling))
         try:
-            await self._in_thread(self._queue_question, request, messages)
+            await self._preparing.run(self._queue_question, request, messages)
             markup, num_seen = "", 0
             while await request.wait_for_step(num_seen):
                 start = time.perf_counter()
-                partial = await self._in_thread(self._partial, request)
+                try:
+                    partial = await self._decoding.run(_partial, request)
+                except EngineClosedError:
+                    break  # the last answers were complete before
                 if partial is None:
                     break
                 seconds, num_seen = time.perf_counter() - start, partial.completion_tokens
@@ -216,9 +217,9 @@ class Engine:
             ValueError: it is not an image, or too small or too large.
             QueueFullError, EngineClosedError, ModelFailedError: as [`answer`].
         """
-        request = self._admit(None)
+        request = self._admit(Request(None, self._on_end))
         try:
-            await self._in_thread(self._queue_image, request, image)
+            await self._preparing.run(self._queue_image, request, image)
             await request.wait_for_end()
             return request.outcome()
         finally:
@@ -226,18 +227,15 @@ class Engine:
 
     def snapshot(self) -> EngineStatus:
         """What the engine is doing, and has done since its start."""
-        waiting, running, refused, is_closing = self._waiting.counts()
         with self._counting:
             counts = dict(self._counts)
         runner = self._runner
         return EngineStatus(
-            waiting=waiting,
-            running=running,
-            is_closing=is_closing,
+            **self._waiting.counts(),
+            is_closing=self._waiting.is_closing,
             is_alive=self._worker.is_alive(),
             batches=self._batches,
             batched_requests=self._batched_requests,
-            refused=refused,
             cached_images=len(runner.images),
             cache_hits=runner.cache_hits,
             cache_misses=runner.cache_misses,
@@ -256,19 +254,32 @@ class Engine:
         """
         # Not in the loop's own threads, which may all be taken.
         closer = ThreadPoolExecutor(1, thread_name_prefix="groma-close")
-        try:
-            await asyncio.get_running_loop().run_in_executor(closer, self.close, timeout)
-        finally:
-            closer.shutdown(wait=False)
+        closing = closer.submit(self._close, timeout)
+        closer.shutdown(wait=False)
+        await asyncio.wrap_future(closing)
+        closer.shutdown()
 
     def close(self, timeout: float | None = None) -> None:
-        """As [`aclose`], for code outside of event loops: it blocks."""
+        """As [`aclose`], for code outside of event loops: it blocks.
+
+        Raises:
+            RuntimeError: called in an event loop, which it would stop.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self._close(timeout)
+        else:
+            raise RuntimeError("`close` would stop the event loop that it is called in. Use `await engine.aclose()`.")
+
+    def _close(self, timeout: float | None) -> None:
         self._waiting.close()
         if not self._waiting.wait_until_empty(timeout):
             for request in self._waiting.in_flight():
                 request.fail(EngineClosedError(f"The engine was closed before the answer was complete ({timeout} s)."))
         self._worker.join()
-        self._threads.shutdown()
+        self._preparing.shutdown()
+        self._decoding.shutdown()
 
     async def __aenter__(self) -> "Engine":
         return self
@@ -276,25 +287,14 @@ class Engine:
     async def __aexit__(self, *error: object) -> None:
         await self.aclose()
 
-    def _admit(self, sampling: Sampling | None) -> Request:
-        request = Request(sampling, self._on_end)
+    def _question(self, sampling: Sampling) -> Request:
+        if not isinstance(sampling, Sampling):
+            raise ValueError(f"`sampling` must be a `Sampling`, got {sampling!r}.")
+        return Request(sampling, self._on_end)
+
+    def _admit(self, request: Request) -> Request:
         self._waiting.admit(request)
         return request
-
-    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            future = self._threads.submit(self._with_processor, function, *arguments)
-        except RuntimeError as error:
-            raise EngineClosedError("The engine is closed. Ask another one.") from error
-        return await asyncio.wrap_future(future)
-
-    def _with_processor(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function with a processor that no other thread uses meanwhile."""
-        processor = self._processors.get()
-        try:
-            return function(processor, *arguments)
-        finally:
-            self._processors.put(processor)
 
     def _queue_question(self, processor: Any, request: Request, messages: Any) -> None:
         try:
@@ -319,13 +319,6 @@ class Engine:
         request.ask(image, None)
         self._waiting.put(request)
 
-    def _partial(self, processor: Any, request: Request) -> EngineAnswer | None:
-        """The answer so far; `None` if it has ended meanwhile."""
-        regions, ids = request.regions, list(request.ids)
-        if regions is None:
-            return None
-        return partial_answer(processor.tokenizer, ids, regions, request.prompt_tokens)
-
     def _work(self) -> None:
         """The model's thread: batches until the engine closes. Nothing that a batch does ends it."""
         while batch := self._waiting.take():
@@ -334,7 +327,7 @@ class Engine:
             self._batched_requests += len(batch)
             try:
                 self._runner.run(batch)
-            except Exception as error:
+            except BaseException as error:
                 logger.exception("A batch of %d requests failed.", len(batch))
                 reason = _sentence(error, len(batch))
             else:
@@ -356,7 +349,13 @@ class Engine:
             self._counts[kind] += 1
 
 
-def _sentence(error: Exception, batch_size: int) -> str:
+def _partial(processor: Any, request: Request) -> EngineAnswer | None:
+    """The answer so far; `None` if it has ended meanwhile."""
+    regions, ids = request.regions, list(request.ids)
+    return None if regions is None else partial_answer(processor.tokenizer, ids, regions, request.prompt_tokens)
+
+
+def _sentence(error: BaseException, batch_size: int) -> str:
     """Why a batch failed, and what to do."""
     lines = str(error).strip().splitlines()
     cause = f"{type(error).__name__}{': ' + lines[0][:200] if lines else ''}"

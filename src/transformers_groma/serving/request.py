@@ -56,6 +56,8 @@ class Request:
 
     def add(self, token_id: int) -> None:
         """Add an id that the model wrote."""
+        if self._loop.is_closed():  # nobody waits any more
+            self.cancel()
         self.ids.append(token_id)
         if self._is_step_wanted:
             self._is_step_wanted = False
@@ -118,7 +120,7 @@ class Request:
     def _wake(self, *events: asyncio.Event) -> None:
         try:
             self._loop.call_soon_threadsafe(_set_all, events)
-        except RuntimeError:  # the loop is closed: nobody waits any more
+        except RuntimeError:  # the loop is closed
             self.cancel()
 
 

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -46,7 +45,7 @@ class WaitingRequests(Generic[Request]):
         self.can_join = can_join
         self._changed = threading.Condition()
         self._preparing: set[Request] = set()
-        self._queue: deque[tuple[float, Request]] = deque()  # when each came, oldest first
+        self._queue: dict[Request, float] = {}  # when each came, oldest first
         self._running: set[Request] = set()
         self._together, self._together_at = 0, 0.0  # how many were in flight at once lately, and when
         self._is_closing = False
@@ -76,7 +75,7 @@ class WaitingRequests(Generic[Request]):
             if request not in self._preparing:
                 return False
             self._preparing.remove(request)
-            self._queue.append((time.monotonic(), request))
+            self._queue[request] = time.monotonic()
             self._changed.notify_all()
             return True
 
@@ -95,10 +94,11 @@ class WaitingRequests(Generic[Request]):
                     seconds = None
                 self._changed.wait(seconds)
             batch: list[Request] = []
-            for entry in list(self._queue):
-                if len(batch) < self.max_batch_size and (not batch or self.can_join(batch, entry[1])):
-                    batch.append(entry[1])
-                    self._queue.remove(entry)
+            for request in self._queue:
+                if len(batch) < self.max_batch_size and (not batch or self.can_join(batch, request)):
+                    batch.append(request)
+            for request in batch:
+                del self._queue[request]
             self._running.update(batch)
             self._changed.notify_all()
             return batch
@@ -109,9 +109,7 @@ class WaitingRequests(Generic[Request]):
             self._note_together()
             self._preparing.discard(request)
             self._running.discard(request)
-            entry = next((entry for entry in self._queue if entry[1] is request), None)
-            if entry is not None:
-                self._queue.remove(entry)
+            self._queue.pop(request, None)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -128,19 +126,29 @@ class WaitingRequests(Generic[Request]):
     def in_flight(self) -> list[Request]:
         """All requests that wait or run."""
         with self._changed:
-            return [*self._preparing, *(request for _, request in self._queue), *self._running]
+            return [*self._preparing, *self._queue, *self._running]
 
-    def counts(self) -> tuple[int, int, int, bool]:
-        """How many wait, how many run, how many found the queue full so far, and whether the queue is closing."""
+    def counts(self) -> dict[str, int]:
+        """How many requests are `waiting`, how many of these are `preparing`, how many are `running`, and how many
+        were `refused` so far."""
         with self._changed:
-            waiting = len(self._preparing) + len(self._queue)
-            return waiting, len(self._running), self._refused, self._is_closing
+            return {
+                "waiting": len(self._preparing) + len(self._queue),
+                "preparing": len(self._preparing),
+                "running": len(self._running),
+                "refused": self._refused,
+            }
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether no more requests are admitted."""
+        return self._is_closing
 
     def _seconds_until_due(self, now: float) -> float:
         """How long the oldest request should still wait for others."""
         if self._is_closing or len(self._queue) >= min(self.max_batch_size, self._expected(now)):
             return 0.0
-        return self._queue[0][0] + self.max_wait_seconds - now
+        return next(iter(self._queue.values())) + self.max_wait_seconds - now
 
     def _expected(self, now: float) -> int:
         """How many requests are likely to come together."""

@@ -1,0 +1,133 @@
+"""Perceived images: one look for each, one call for all new ones of a batch, a bounded number kept."""
+
+import asyncio
+
+import pytest
+import torch
+
+from transformers_groma.serving import batch_runner
+
+from .engines import ask, noise, run, tokens, until_waiting
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """How many images the model looked at in each call."""
+    calls = []
+    perceive = batch_runner.perceive
+
+    def counted(model, processor, images):
+        if images:
+            calls.append(len(images))
+        return perceive(model, processor, images)
+
+    monkeypatch.setattr(batch_runner, "perceive", counted)
+    return calls
+
+
+async def together(engine, gate, *conversations):
+    """Answers of one batch."""
+    blocker = asyncio.create_task(engine.answer(ask("Wait"), tokens(1)))
+    await gate.is_reached()
+    tasks = [asyncio.create_task(engine.answer(messages, tokens(3))) for messages in conversations]
+    await until_waiting(engine, len(tasks))
+    gate.open()
+    await blocker
+    return await asyncio.gather(*tasks)
+
+
+def test_a_batch_looks_at_its_new_images_at_once_and_at_each_once(make_engine, make_gate, looks):
+    engine = make_engine()
+    same = [noise(0), noise(0).convert("RGBA")]  # two objects that look the same
+    conversations = [ask("What?", image) for image in (*same, noise(1), noise(2))]
+    answers = run(together(engine, make_gate(engine), *conversations, ask("And?")))
+    assert looks == [3]
+    assert answers[0].grounded.to_dict() == answers[1].grounded.to_dict()
+    status = engine.snapshot()
+    assert (status.cached_images, status.cache_misses, status.cache_hits) == (3, 3, 1)
+
+
+def test_following_turns_and_other_conversations_cost_no_look(make_engine, looks):
+    engine, image = make_engine(), noise(0)
+
+    async def converse():
+        first = ask("What is there?", image)
+        answer = await engine.answer(first, tokens(3))
+        history = [*first, {"role": "assistant", "content": answer.grounded.markup}]
+        region = {"type": "region", "box": [5, 5, 30, 30]}
+        later = {"role": "user", "content": [{"type": "text", "text": "And "}, region, {"type": "text", "text": "?"}]}
+        second = await engine.answer([*history, later], tokens(3))
+        other = await engine.answer(ask("What is this? ", image, [1, 1, 9, 9]), tokens(3))
+        return answer, second, other
+
+    first, second, other = run(converse())
+    assert looks == [1]
+    assert first.grounded.user_region_ids == ()
+    assert second.grounded.regions.xyxy[0].tolist() == pytest.approx([5, 5, 30, 30], abs=1e-3)
+    assert other.grounded.regions.xyxy[0].tolist() == pytest.approx([1, 1, 9, 9], abs=1e-3)
+
+
+def test_the_image_used_longest_ago_is_forgotten(make_engine, looks):
+    engine = make_engine(cached_images=2)
+
+    async def ask_about(*seeds):
+        for seed in seeds:
+            await engine.answer(ask("What?", noise(seed)), tokens(1))
+
+    run(ask_about(0, 1, 0, 2, 0, 1))
+    assert looks == [1] * 4  # 0, 1, 2, and 1 again
+    assert engine.snapshot().cached_images == 2
+
+
+def test_no_image_need_be_kept(make_engine, make_gate, looks):
+    engine = make_engine(cached_images=0)
+    run(together(engine, make_gate(engine), ask("What?", noise(0)), ask("And?", noise(0))))
+    run(engine.answer(ask("What?", noise(0)), tokens(1)))
+    assert looks == [1, 1]
+    assert engine.snapshot().cached_images == 0
+
+
+def test_proposals_are_those_of_the_model_and_serve_following_questions(make_engine, tiny_parts, looks):
+    engine, image = make_engine(), noise(3, (90, 70))
+    model, processor = tiny_parts
+
+    async def propose_and_ask():
+        regions = await engine.propose(image)
+        answer = await engine.answer(ask("What?", image), tokens(1))
+        return regions, answer, await engine.propose(image)
+
+    regions, answer, again = run(propose_and_ask())
+    pixel_values = processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
+    expected = processor.post_process_region_proposals(
+        model.propose_regions(pixel_values), target_sizes=[(image.height, image.width)]
+    )[0]
+    assert len(regions) > 1
+    for found in (regions, again, answer.grounded.regions):
+        assert found.ids == expected.ids
+        torch.testing.assert_close(found.xyxy, expected.xyxy, atol=0.01, rtol=0)
+        torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=0)
+    assert looks == [1]
+    status = engine.snapshot()
+    assert (status.batches, status.answered, status.cache_hits) == (2, 3, 2)
+
+
+def test_known_proposals_come_while_the_model_works(make_engine, make_gate):
+    engine = make_engine()
+
+    async def propose():
+        regions = await engine.propose(noise(0))
+        gate = make_gate(engine)
+        busy = asyncio.create_task(engine.answer(ask("What?"), tokens(1)))
+        await gate.is_reached()
+        assert (await engine.propose(noise(0))).ids == regions.ids
+        assert not busy.done()
+        gate.open()
+        await busy
+
+    run(propose())
+
+
+@pytest.mark.parametrize("image", ["photo.jpg", None, noise(size=(1, 9))])
+def test_what_is_not_an_image_has_no_proposals(make_engine, image):
+    with pytest.raises(ValueError, match="is not a PIL image|too small"):
+        run(make_engine().propose(image))
