@@ -10,6 +10,7 @@ from ._registration import register_with_transformers
 
 if TYPE_CHECKING:
     from .boxes import box_cxcywh_to_xyxy, box_iou, box_to_xyxy, box_xyxy_to_cxcywh, box_xyxy_to_xywh, nms
+    from .grounded_chat import ChatTurn, GroundedChat
     from .grounding import GroundedPhrase, GroundedText, parse_grounded_text
     from .models.configuration_region_encoder import GromaRegionEncoderConfig
     from .models.groma.configuration_groma import (
@@ -50,6 +51,7 @@ _EXPORTS = {
     ),
     "models.configuration_region_encoder": ("GromaRegionEncoderConfig",),
     "models.groma.convert_groma_checkpoint": ("convert_legacy_checkpoint",),
+    "grounded_chat": ("ChatTurn", "GroundedChat"),
     "grounding": ("GroundedPhrase", "GroundedText", "parse_grounded_text"),
     "models.groma.image_processing_groma": ("GromaImageProcessor",),
     "models.groma.image_processing_pil_groma": ("GromaImageProcessorPil",),

@@ -140,12 +140,30 @@ class GroundedPhrase:
     Args:
         text (`str`): the phrase; empty where the answer names regions without one.
         span (`tuple[int, int]`): its place in the answer's plain text.
-        regions (`Regions`): its regions in the order of the answer, at least one.
+        regions (`Regions`): its regions in the order of the answer. At least one in an answer; none where `locate`
+            found nothing, and then the phrase is false in a condition.
     """
 
     text: str
     span: tuple[int, int]
     regions: Regions
+
+    def __bool__(self) -> bool:
+        """Whether it has a region."""
+        return len(self.regions) > 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The phrase as plain lists and numbers, ready for JSON.
+
+        Returns:
+            `dict`: keys `text`, `span`, `boxes_xyxy` (pixels with two decimals) and `region_ids`.
+        """
+        return {
+            "text": self.text,
+            "span": list(self.span),
+            "boxes_xyxy": [[round(value, 2) for value in box] for box in self.boxes.tolist()],
+            "region_ids": list(self.region_ids),
+        }
 
     @property
     def boxes(self) -> Tensor:
@@ -215,15 +233,7 @@ class GroundedText:
         """
         return {
             "text": self.text,
-            "phrases": [
-                {
-                    "text": phrase.text,
-                    "span": list(phrase.span),
-                    "boxes_xyxy": [[round(value, 2) for value in box] for box in phrase.boxes.tolist()],
-                    "region_ids": list(phrase.region_ids),
-                }
-                for phrase in self.phrases
-            ],
+            "phrases": [phrase.to_dict() for phrase in self.phrases],
             **self.regions.to_dict(),
             "unknown_region_ids": list(self.unknown_region_ids),
         }

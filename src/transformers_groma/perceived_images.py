@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from .image_inputs import ImageSize, image_size, to_rgb
+from .models.processing_inputs import pad_left
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,17 +139,20 @@ def prompt_inputs(
         _with_size(messages, image, index)
         for index, (messages, image) in enumerate(zip(conversations, perceived, strict=True))
     ]
-    inputs = processor.apply_chat_template(
+    encoded = processor.apply_chat_template(
         conversations,
         tokenize=True,
         return_dict=True,
-        return_tensors="pt",
         add_generation_prompt=True,
-        processor_kwargs={"padding": True, "padding_side": "left", **processor_kwargs},
-    ).to(model.device)
+        processor_kwargs=processor_kwargs,
+    )
+    inputs: dict[str, Any] = pad_left(encoded["input_ids"], processor.tokenizer.pad_token_id)
+    if "refer_boxes" in encoded:
+        inputs["refer_boxes"] = torch.stack([torch.as_tensor(boxes) for boxes in encoded["refer_boxes"]])
+    inputs = {name: value.to(model.device) for name, value in inputs.items()}
     if features := [image.features for image in perceived if image is not None]:
         inputs["mm_encoder_outputs"] = {"image": type(features[0]).stack(features)}
-    return dict(inputs)
+    return inputs
 
 
 def _with_size(

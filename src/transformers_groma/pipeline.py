@@ -1,5 +1,6 @@
 """`pipeline("image-grounding")`: an image, a question and boxes in, grounded text out."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -8,14 +9,15 @@ import numpy as np
 import torch
 from transformers import AutoModelForImageTextToText, GenerationConfig
 from transformers.image_utils import ImageInput
-from transformers.pipelines.base import Pipeline, PipelineRegistry
+from transformers.pipelines.base import PipelineRegistry
 
 from .boxes import BoxFormat
 from .grounding import GroundedText
-from .image_inputs import image_size, read_upright
+from .image_inputs import image_size, read_upright, shortened
 from .models.groma.modeling_groma_outputs import GromaGenerateDecoderOnlyOutput
 from .models.groma.processing_groma import default_question
-from .models.processing_inputs import check_prompt_length
+from .models.processing_inputs import check_prompt_length, pad_left
+from .verbs import GroundingVerbs
 
 IMAGE_GROUNDING_TASK = "image-grounding"
 # What a dict may say about a sample. `text` is another name for `question`, as chats and datasets call it.
@@ -31,8 +33,11 @@ class _Sample(NamedTuple):
     boxes: Any
 
 
-class ImageGroundingPipeline(Pipeline):
+class ImageGroundingPipeline(GroundingVerbs):
     """Answers questions about images with text whose phrases are tied to boxes.
+
+    Its verbs (`caption`, `describe`, `locate`, `locate_all`, `ask`, `chat`) need no knowledge of prompts. The pipeline
+    itself takes whole samples, also from generators and datasets, and questions with marks.
 
     Example:
 
@@ -43,6 +48,8 @@ class ImageGroundingPipeline(Pipeline):
 
     >>> pipe = pipeline("image-grounding", model="hub_configs/groma-tiny")
     >>> image = Image.new("RGB", (320, 240), "white")
+    >>> pipe.locate(image, "the red star", max_new_tokens=8).text
+    'the red star'
     >>> answer = pipe(image, "What is <region>?", boxes=[[20, 30, 200, 180]], max_new_tokens=8)
     >>> [round(value) for value in answer.regions[0].box.tolist()]  # the user's box is the first region
     [20, 30, 200, 180]
@@ -57,6 +64,41 @@ class ImageGroundingPipeline(Pipeline):
     _load_tokenizer = False
     _pipeline_calls_generate = True
     _default_generation_config = GenerationConfig(max_new_tokens=256)
+
+    @classmethod
+    def from_pretrained(cls, model: str | os.PathLike, **kwargs: Any) -> "ImageGroundingPipeline":
+        """Load a model and its processor: the same as `pipeline("image-grounding", model=…)`.
+
+        Args:
+            model (`str` or path): Hub name or folder of a model.
+            **kwargs: as for `transformers.pipeline`: `revision`, `device`, `device_map`, `dtype`, `token`,
+                `trust_remote_code`, `model_kwargs`, …; also what calls take (`max_new_tokens`, `box_format`, …), for
+                all of them.
+
+        Returns:
+            `ImageGroundingPipeline`.
+
+        Raises:
+            ValueError: not a name or folder.
+            OSError: no model is there.
+
+        Example:
+
+        ```python
+        >>> from transformers_groma import ImageGroundingPipeline
+        >>> ImageGroundingPipeline.from_pretrained("hub_configs/groma-tiny", device="cpu").task
+        'image-grounding'
+
+        ```"""
+        if not isinstance(model, (str, os.PathLike)) or not os.fspath(model):
+            raise ValueError(
+                f"`model` must be the Hub name or the folder of a model, got {shortened(model)}. A model that is "
+                'loaded already goes to `pipeline("image-grounding", model=model, processor=processor)`.'
+            )
+        # Here and not above: that module imports this one, to register the task.
+        from transformers import pipeline
+
+        return pipeline(IMAGE_GROUNDING_TASK, model=os.fspath(model), pipeline_class=cls, **kwargs)
 
     def __call__(
         self,
@@ -200,18 +242,15 @@ class ImageGroundingPipeline(Pipeline):
             default_question(0 if boxes is None else len(boxes)) if text is None else text
             for text, boxes in zip(inputs["text"], inputs["boxes"], strict=True)
         ]
-        model_inputs = self.processor(
-            images=images,
-            text=texts,
-            boxes=inputs["boxes"],
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
-            parse_tokens=parse_tokens,
-            **box_parameters,
+        encoded = self.processor(
+            images=images, text=texts, boxes=inputs["boxes"], parse_tokens=parse_tokens, **box_parameters
         )
-        sizes = [image_size(image) for image in images]
-        return {**model_inputs, "target_sizes": sizes}
+        model_inputs: dict[str, Any] = pad_left(encoded["input_ids"], self.processor.tokenizer.pad_token_id)
+        for name in ("pixel_values", "refer_boxes"):
+            if name in encoded:
+                model_inputs[name] = torch.stack([torch.as_tensor(row) for row in encoded[name]])
+        model_inputs["target_sizes"] = [image_size(image) for image in images]
+        return model_inputs
 
     def _forward(self, model_inputs: dict[str, Any], generate_kwargs: dict[str, Any] | None = None) -> dict[str, Any]:
         sizes = model_inputs.pop("target_sizes")

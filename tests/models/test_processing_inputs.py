@@ -15,6 +15,7 @@ from transformers_groma.models.processing_inputs import (
     count_marks,
     group_images,
     pad_boxes,
+    pad_left,
     plain_part,
     prepare_boxes,
     refuse_other_media,
@@ -193,3 +194,12 @@ def test_boxes_are_moved_and_never_cast():
     assert inputs["pixel_values"].dtype == torch.bfloat16 and inputs["refer_boxes"].dtype == torch.float32
     assert torch.equal(inputs["refer_boxes"], torch.full((1, 1, 4), 0.3)) and inputs["ground_boxes"] == [[0.1]]
     assert inputs.to("meta")["refer_boxes"].device.type == "meta"
+
+
+@pytest.mark.parametrize("pad_token_id", [None, 0, 7])
+def test_prompts_are_padded_on_the_left(pad_token_id):
+    padded = pad_left([[5, 6, 7], [8], np.array([9, 9])], pad_token_id)
+    fill = pad_token_id or 0
+    assert padded["input_ids"].tolist() == [[5, 6, 7], [fill, fill, 8], [fill, 9, 9]]
+    assert padded["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1], [0, 1, 1]]
+    assert padded["input_ids"].dtype == padded["attention_mask"].dtype == torch.int64

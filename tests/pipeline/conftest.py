@@ -1,4 +1,4 @@
-"""A pipeline of a very small model, and photos of three sizes."""
+"""Pipelines of a very small model and of groma-tiny, photos of three sizes, and scenes with their truth."""
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from transformers import (
 )
 
 from transformers_groma import ImageGroundingPipeline
+from transformers_groma.shapes.scenes import Scene, make_scene
 
 from ..tiny_checkpoint import save_tiny_checkpoint
 
@@ -32,3 +33,45 @@ def photos() -> list[Image.Image]:
     random = np.random.default_rng(0)
     sizes = [(240, 320), (480, 200), (100, 100)]
     return [Image.fromarray(random.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in sizes]
+
+
+@pytest.fixture(scope="session")
+def groma() -> ImageGroundingPipeline:
+    return ImageGroundingPipeline.from_pretrained("hub_configs/groma-tiny", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def scenes() -> list[Scene]:
+    """Scenes that groma-tiny was not trained on, of different sizes."""
+    return [make_scene(0, "test", 3, 448), make_scene(0, "test", 5, 320)]
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """Counts, for a pipeline, the images that its model looks at."""
+
+    def count(pipe: ImageGroundingPipeline) -> list[int]:
+        seen, forward = [], pipe.model.model.vision_tower.forward
+
+        def counted(pixel_values, *args, **kwargs):
+            seen.extend([1] * len(pixel_values))
+            return forward(pixel_values, *args, **kwargs)
+
+        monkeypatch.setattr(pipe.model.model.vision_tower, "forward", counted)
+        return seen
+
+    return count
+
+
+@pytest.fixture
+def never_asked(monkeypatch):
+    """Fails if a pipeline's model does any work."""
+
+    def forbid(pipe: ImageGroundingPipeline) -> None:
+        def work(*args, **kwargs):
+            pytest.fail("the model ran")
+
+        monkeypatch.setattr(pipe.model, "generate", work)
+        monkeypatch.setattr(pipe.model.model.vision_tower, "forward", work)
+
+    return forbid

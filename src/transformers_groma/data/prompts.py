@@ -1,14 +1,14 @@
 """The questions that training and evaluation ask, in all wordings.
 
-Template 0 of a task is the standard one: evaluation asks it, and it is the one to reproduce numbers with. Training
-rows draw one of all templates by a hash of the record, so that rows do not depend on their order or on who writes
-them.
+Template 0 of a task is the standard one of `questions.py`: evaluation asks it, and it is the one to reproduce numbers
+with. Training rows draw one of all templates by a hash of the record, so that rows do not depend on their order or on
+who writes them.
 """
 
 import hashlib
-import re
 from typing import Any, Literal, get_args
 
+from ..questions import STANDARD_QUESTIONS, fill_question
 from .columns import phrase_part, region_part, text_part
 
 Task = Literal["rec", "grounding", "region_caption", "grounded_caption"]
@@ -16,7 +16,7 @@ Task = Literal["rec", "grounding", "region_caption", "grounded_caption"]
 # `{phrase}` is a phrase without boxes (`<p>…</p>`), `{region}` a box that the user points at.
 PROMPTS: dict[Task, tuple[str, ...]] = {
     "rec": (
-        "Locate {phrase} in this image.",
+        STANDARD_QUESTIONS["rec"],
         "Where is {phrase}?",
         "Find {phrase} in the picture.",
         "Please point out {phrase}.",
@@ -26,7 +26,7 @@ PROMPTS: dict[Task, tuple[str, ...]] = {
         "I am looking for {phrase}. Where is it?",
     ),
     "grounding": (
-        "Locate all {phrase} in this image.",
+        STANDARD_QUESTIONS["grounding"],
         "Find every {phrase} in the picture.",
         "Where can you see {phrase} here? Name all regions.",
         "Please point out each {phrase}.",
@@ -36,7 +36,7 @@ PROMPTS: dict[Task, tuple[str, ...]] = {
         "Show me each {phrase} that you can find.",
     ),
     "region_caption": (
-        "Please give a short description of {region}.",
+        STANDARD_QUESTIONS["region_caption"],
         "What is in {region}?",
         "Describe {region} briefly.",
         "What can you see at {region}?",
@@ -46,7 +46,7 @@ PROMPTS: dict[Task, tuple[str, ...]] = {
         "Give a caption for {region}.",
     ),
     "grounded_caption": (
-        "[grounding]Please describe the image briefly.",
+        STANDARD_QUESTIONS["grounded_caption"],
         "[grounding]Give a short caption of this image and point at what you name.",
         "[grounding]What does the image show, in one sentence?",
         "[grounding]Sum up the picture in a sentence.",
@@ -56,8 +56,6 @@ PROMPTS: dict[Task, tuple[str, ...]] = {
     ),
 }
 TASKS: tuple[Task, ...] = get_args(Task)
-
-_SLOT = re.compile(r"\{(phrase|region)\}")
 
 
 def prompt_template(task: Task, record: str = "", seed: int | None = None) -> str:
@@ -113,21 +111,11 @@ def question_parts(
     >>> question_parts("region_caption", region=0)[1]
     {'type': 'region', 'text': '', 'boxes': [0]}
     """
-    template = prompt_template(task, record, seed)
-    values = {
+    slots = {
         "phrase": None if phrase is None else phrase_part(phrase),
         "region": None if region is None else region_part(region),
     }
-    parts = []
-    # Splitting at a pattern with a group gives texts at even and slot names at odd places.
-    for index, piece in enumerate(_SLOT.split(template)):
-        if index % 2 == 0:
-            parts += [text_part(piece)] if piece else []
-        elif values[piece] is None:
-            raise ValueError(f"A question of task {task!r} needs `{piece}`; its template is {template!r}.")
-        else:
-            parts.append(values[piece])
-    return parts
+    return fill_question(prompt_template(task, record, seed), text_part, slots)
 
 
 __all__ = ["PROMPTS", "TASKS", "Task", "prompt_template", "question_parts"]

@@ -1,7 +1,7 @@
 """Checks and normalizes what callers pass to the processor: texts, images, boxes."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,30 @@ def check_prompt_length(num_tokens: int, max_new_tokens: int, limit: int) -> Non
             f"The prompt has {num_tokens} tokens and the answer up to {max_new_tokens} (`max_new_tokens`), but the "
             f"model reads {limit} in all (`max_position_embeddings`). {remedy}"
         )
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad_token_id: int | None) -> dict[str, torch.Tensor]:
+    """Token ids of several prompts as a batch, padded on the left, so that all end where their answers begin.
+
+    A tokenizer that pads keeps that setting, and another thread that encodes without padding undoes it in between: of
+    two pipelines' calls at the same time one would fail. So prompts are encoded without padding, and padded here.
+
+    Args:
+        rows (`Sequence[Sequence[int]]`): `B` lists of ids.
+        pad_token_id (`int`, *optional*): of the tokenizer; 0 where it has none.
+
+    Returns:
+        `dict`: `input_ids` and `attention_mask` `(B, L)`, int64.
+
+    Example:
+    >>> pad_left([[5, 6, 7], [8]], pad_token_id=0)["input_ids"].tolist()
+    [[5, 6, 7], [0, 0, 8]]
+    """
+    length = max(map(len, rows))
+    return {
+        "input_ids": torch.tensor([[pad_token_id or 0] * (length - len(row)) + list(row) for row in rows]),
+        "attention_mask": torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows]),
+    }
 
 
 def refuse_other_media(given: Mapping[str, Any], what: str) -> None:

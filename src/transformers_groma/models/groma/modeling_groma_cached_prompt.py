@@ -11,11 +11,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from ...exact_boxes import SAME_BOX_TOLERANCE
 from .modeling_groma_regions import is_box
-
-# Boxes that differ less are the same region: a five-hundredth of a pixel on an image of 2,000, which is what the way
-# to pixels and back costs in float32.
-SAME_BOX_TOLERANCE = 1e-6
 
 
 @dataclass

@@ -12,6 +12,7 @@ from .modeling_groma_assistant import DraftingAssistant
 from .modeling_groma_cache import cache_kwargs, cache_of, given_cache
 from .modeling_groma_cached_prompt import (
     CachedPrompt,
+    assign_slots,
     cached_length,
     forget_prompt,
     recall_prompt,
@@ -22,6 +23,7 @@ from .modeling_groma_outputs import (
     GromaGenerateBeamDecoderOnlyOutput,
     GromaGenerateDecoderOnlyOutput,
     GromaImageFeatures,
+    GromaRegionProposals,
 )
 from .modeling_groma_positions import check_positions
 from .modeling_groma_prompt import PreparedPrompt
@@ -138,6 +140,30 @@ class GromaGenerationMixin(GenerationMixin):
             return _with_regions(output, features.region_boxes, features.region_scores, features.region_mask)
         regions = prompt.output_fields
         return _with_regions(output, regions["region_boxes"], regions["region_scores"], regions["region_mask"])
+
+    def cached_regions(self, past_key_values: Cache, refer_boxes: Tensor | None = None) -> GromaRegionProposals:
+        """The regions of conversations in a cache, with those that their next turn points at. Nothing is encoded.
+
+        Args:
+            past_key_values (`Cache`): that `generate` filled; not changed.
+            refer_boxes (`Tensor` of shape `(B, K, 4)`, *optional*): boxes of the next turn, normalized `cxcywh`, rows
+                of zeros pad; one row for each row of the cache.
+
+        Returns:
+            `GromaRegionProposals`: what `generate` will return with that turn.
+
+        Raises:
+            ValueError: a cache that no image was read into, or more new regions than free slots.
+        """
+        cached = recall_prompt(past_key_values)
+        if cached is None:
+            raise ValueError(
+                "`past_key_values` holds no image: it is empty, or the model has read no image into it. Pass the "
+                "cache of an output of `generate`."
+            )
+        if refer_boxes is not None:
+            _, cached = assign_slots(refer_boxes, cached)
+        return GromaRegionProposals(cached.region_boxes, cached.region_scores, cached.region_mask)
 
     def _look(
         self,

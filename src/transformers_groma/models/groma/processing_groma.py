@@ -49,6 +49,7 @@ from ...markup import (
     REGION_START,
     proxy_token,
 )
+from ...questions import STANDARD_QUESTIONS
 from ..processing_inputs import (
     GromaBatchFeature,
     as_texts,
@@ -66,8 +67,8 @@ from .processing_groma_chat import GromaConversations
 from .tokenization_groma import groma_tokens
 
 # Questions that are asked when there is an image but no text: with boxes and without.
-DEFAULT_REGION_PROMPT = "Please give a short description of {regions}."
-DEFAULT_IMAGE_PROMPT = GROUNDING_TOKEN + "Please describe the image in detail."
+DEFAULT_REGION_PROMPT = STANDARD_QUESTIONS["region_caption"].replace("{region}", "{regions}")
+DEFAULT_IMAGE_PROMPT = STANDARD_QUESTIONS["grounded_description"]
 
 
 class GromaProcessor(GromaAnswers, GromaConversations):
@@ -100,6 +101,9 @@ class GromaProcessor(GromaAnswers, GromaConversations):
     >>> inputs["refer_boxes"].tolist()
     [[[0.25, 0.25, 0.5, 0.5]]]
     """
+
+    # The wording of each kind of question that the model answers, for the verbs of the pipeline.
+    standard_questions = STANDARD_QUESTIONS
 
     def __init__(
         self,

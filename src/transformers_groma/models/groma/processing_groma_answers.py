@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ...boxes import boxes_in_pixels
-from ...exact_boxes import exact_boxes
+from ...exact_boxes import SAME_BOX_TOLERANCE, exact_boxes
 from ...grounding import GroundedText, ground_text
 from ...regions import Regions, regions_of_slots
 
@@ -93,11 +93,9 @@ class GromaAnswers:
         if ((sequences == self.image_token_id).sum(dim=-1) >= self.num_image_tokens).any():
             raise ValueError("`output.sequences` hold the prompt. Pass the inputs of `generate` as `inputs`.")
 
-        # The model gives the k-th box of the user slot k, so the first `user_boxes[image]` regions are the user's own.
-        # Rows of zeros are padding: a box has an area.
-        user_boxes = [0] * len(boxes)
+        refer_boxes = torch.zeros(len(boxes), 0, 4)
         if inputs is not None and inputs.get("refer_boxes") is not None and len(boxes) > 0:
-            user_boxes = torch.as_tensor(inputs["refer_boxes"]).any(dim=-1).sum(dim=-1).tolist()
+            refer_boxes = exact_boxes(torch.as_tensor(inputs["refer_boxes"]), "inputs.refer_boxes").cpu()
         # Rows of `boxes` are the samples with an image: has_image [True, False, True] gives image_index [0, 0, 1].
         image_index = np.cumsum(has_image) - 1
         answers = []
@@ -110,8 +108,9 @@ class GromaAnswers:
             image = int(image_index[sample])
             size = (1, 1) if target_sizes is None else (int(side) for side in target_sizes[image])
             regions = boxes_in_pixels(boxes[image], *size)
-            mask = output.region_mask[image]
-            answers.append(ground_text(markup, regions, output.region_scores[image], mask, range(user_boxes[image])))
+            mask = output.region_mask[image].cpu()
+            user_slots = _slots_of_boxes(refer_boxes[image], boxes[image], mask)
+            answers.append(ground_text(markup, regions, output.region_scores[image], mask, user_slots))
         return answers
 
     def post_process_region_proposals(
@@ -138,6 +137,18 @@ class GromaAnswers:
         ```
         """
         return regions_of_slots(proposals.boxes, proposals.scores, proposals.mask, target_sizes)
+
+
+def _slots_of_boxes(refer_boxes: torch.Tensor, region_boxes: torch.Tensor, mask: torch.Tensor) -> list[int]:
+    """The slots of the boxes `(K, 4)` that a user pointed at; rows of zeros are padding, as a box has an area.
+
+    In a new prompt the k-th box has slot k. In a later turn it has the slot of the same region, if there is one, or
+    else the next free one, so it is looked for.
+    """
+    refer_boxes = refer_boxes[refer_boxes.any(dim=-1)]
+    distance = (refer_boxes[:, None] - region_boxes).abs().amax(dim=-1)
+    is_same = (distance <= SAME_BOX_TOLERANCE) & mask
+    return [index if row[index] or not row.any() else int(row.int().argmax()) for index, row in enumerate(is_same)]
 
 
 def _without_prompts(sequences: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:

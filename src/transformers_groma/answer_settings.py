@@ -1,0 +1,168 @@
+"""How a verb answers: the settings of its generation and of its boxes, checked before the model runs."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from transformers import GenerationConfig, GenerationMixin
+
+from .boxes import BoxFormat
+
+
+class AnswerSettings(TypedDict, total=False):
+    """Keyword arguments of every verb.
+
+    Attributes:
+        max_new_tokens (`int`): longest answer; 256 by default.
+        generate_kwargs (`dict`): everything else that `model.generate` takes, such as `do_sample`.
+    """
+
+    max_new_tokens: int
+    generate_kwargs: Mapping[str, Any]
+
+
+class ListSettings(AnswerSettings, total=False):
+    """Keyword arguments of a verb that also takes lists.
+
+    Attributes:
+        batch_size (`int`): how many questions of a list go through the model together; that of the pipeline, or 1.
+    """
+
+    batch_size: int
+
+
+class BoxSettings(AnswerSettings, total=False):
+    """Keyword arguments of a verb that takes boxes.
+
+    Attributes:
+        box_format (`str`): `"xyxy"` (default), `"xywh"` or `"cxcywh"`, of boxes that are given as numbers; `Regions`
+            are always `xyxy` in absolute pixels.
+        normalized (`bool`): whether boxes that are given as numbers are fractions of the image size.
+    """
+
+    box_format: BoxFormat
+    normalized: bool
+
+
+class BoxListSettings(ListSettings, BoxSettings, total=False):
+    """Keyword arguments of a verb that takes boxes, and lists."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Settings of generation, for one model.
+
+    Args:
+        kwargs (`dict`): for `model.generate`.
+        defaults (`GenerationConfig`): of the model, for what `kwargs` do not say.
+    """
+
+    kwargs: Mapping[str, Any]
+    defaults: GenerationConfig
+
+    def setting(self, name: str) -> Any:
+        """A setting as `generate` will use it; `None` if nothing says it."""
+        configs = (self.kwargs.get("generation_config"), self.defaults)
+        values = [self.kwargs.get(name), *(getattr(config, name, None) for config in configs)]
+        return next((value for value in values if value is not None), None)
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The longest answer; 0 where a `max_length` bounds prompt and answer together."""
+        return self.setting("max_new_tokens") or 0
+
+    def check_one_answer(self, what: str) -> None:
+        """Refuse settings with which there is not one answer that only grows.
+
+        Args:
+            what (`str`): what needs that, for the error.
+
+        Raises:
+            ValueError: beams, several returned sequences, or assisted decoding.
+        """
+        for name in ("num_return_sequences", "num_beams"):
+            if (self.setting(name) or 1) > 1:
+                raise ValueError(
+                    f"{what} gives one answer, token by token, but `{name}` is {self.setting(name)}. Leave it out."
+                )
+        for name in ("assistant_model", "prompt_lookup_num_tokens"):
+            if self.setting(name) is not None:
+                raise ValueError(f"{what} does not work with assisted decoding. Leave `{name}` out.")
+
+
+def check_names(verb: str, settings: Mapping[str, Any], known: type, arguments: str) -> None:
+    """Refuse keyword arguments that a verb does not take.
+
+    Args:
+        verb (`str`): its name.
+        settings (`Mapping`): keyword arguments.
+        known (`type`): the `TypedDict` of those that it takes.
+        arguments (`str`): its other arguments, for the error.
+
+    Raises:
+        TypeError: an unknown one.
+    """
+    names = list(known.__annotations__)
+    if unknown := [name for name in settings if name not in names]:
+        raise TypeError(
+            f"`{verb}` does not take {', '.join(f'`{name}`' for name in unknown)}. It takes {arguments}, "
+            f"{', '.join(f'`{name}`' for name in names)}."
+        )
+
+
+def check_flags(**flags: Any) -> None:
+    """Refuse a flag, by its name, that is not `True` or `False`: "no" would count as yes."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"`{name}` must be True or False, got {value!r}.")
+
+
+def check_values(settings: Mapping[str, Any]) -> None:
+    """Refuse values of settings that would fail deep inside, or be ignored.
+
+    Args:
+        settings (`Mapping`): keyword arguments of a verb; `None` is not given.
+
+    Raises:
+        ValueError: the first wrong one.
+    """
+    for name in ("max_new_tokens", "batch_size"):
+        value = settings.get(name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+    given = settings.get("generate_kwargs")
+    if given is None:
+        return
+    if not isinstance(given, Mapping):
+        raise ValueError(f"`generate_kwargs` must be a dict, as in {{'do_sample': True}}, got {given!r}.")
+    for name in given:
+        if name not in _generation_names():
+            raise ValueError(
+                f"`generate_kwargs` has {name!r}, which is not a setting of generation, or one that the verb sets "
+                "itself. Pass settings such as 'do_sample' or 'temperature'; `stream=True` streams the answer."
+            )
+
+
+def _generation_names() -> set[str]:
+    """Everything that `generate` takes but for what a verb passes itself."""
+    parameters = set(inspect.signature(GenerationMixin.generate).parameters)
+    parameters -= {"self", "inputs", "kwargs", "streamer"}
+    fields = {name for name in vars(GenerationConfig()) if not name.startswith("_")}
+    # `stop_strings` need the tokenizer, which `generate` takes without naming it.
+    return (parameters | fields | {"tokenizer", "assistant_tokenizer"}) - {
+        "return_dict_in_generate",
+        "transformers_version",
+    }
+
+
+__all__ = [
+    "AnswerSettings",
+    "BoxListSettings",
+    "BoxSettings",
+    "Generation",
+    "ListSettings",
+    "check_flags",
+    "check_names",
+    "check_values",
+]

@@ -1,0 +1,327 @@
+"""What the verbs of a pipeline are given: images, regions, phrases and questions, checked and paired."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .boxes import BoxFormat
+from .image_inputs import ImageSize, image_size, read_upright, shortened
+from .markup import GROUNDING_TOKEN, REGION_MARK
+from .region_inputs import is_one_region, is_region_set, region_box, region_boxes
+
+
+@dataclass(frozen=True, eq=False)
+class ReadImage:
+    """An image that was read and checked.
+
+    Args:
+        pixels: upright, as `read_upright` returns it.
+        size (`ImageSize`): of the upright image.
+    """
+
+    pixels: Any
+    size: ImageSize
+
+
+@dataclass(frozen=True, eq=False)
+class ImageQuestion:
+    """A question about an image.
+
+    Args:
+        image (`ReadImage`): the image.
+        parts (`list[dict]`): the parts of the user's message but for the image, see the processor's
+            `apply_chat_template`; boxes are `xyxy` in absolute pixels of the upright image.
+    """
+
+    image: ReadImage
+    parts: list[dict[str, Any]]
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The question as a conversation, the size of the image in place of its pixels."""
+        return [{"role": "user", "content": [{"type": "image", "image": self.image.size}, *self.parts]}]
+
+
+@dataclass(frozen=True)
+class RegionFormat:
+    """How boxes are given.
+
+    Args:
+        box_format (`str`): `"xyxy"`, `"xywh"` or `"cxcywh"`.
+        normalized (`bool`): whether boxes are fractions of the image size instead of pixels.
+    """
+
+    box_format: BoxFormat = "xyxy"
+    normalized: bool = False
+
+
+def read_images(image: Any) -> tuple[Any, bool]:
+    """Read one image or a list.
+
+    Args:
+        image: one image in any form, or a list of these.
+
+    Returns:
+        The `ReadImage`, or a list of them, and whether it is a list. An object that is several times in the list is
+        read once.
+
+    Raises:
+        ValueError: `None`, a stream of images, or an image that cannot be read.
+    """
+    if not isinstance(image, (list, tuple)):
+        if _is_stream(image):
+            raise ValueError(
+                f"`image` is a {type(image).__name__}. Pass one image or a list of images; for a stream of many, call "
+                "the pipeline itself with dicts of `image`, `question` and `boxes`."
+            )
+        return _read_image(image, "`image`"), False
+    read: dict[int, ReadImage] = {}
+    for index, entry in enumerate(image):
+        if id(entry) not in read:
+            read[id(entry)] = _read_image(entry, f"`image[{index}]`")
+    return [read[id(entry)] for entry in image], True
+
+
+def _read_image(image: Any, name: str) -> ReadImage:
+    if image is None:
+        raise ValueError(f"{name} is None. Pass an image: a PIL image, an array, a tensor, a path or a URL.")
+    if isinstance(image, Mapping):
+        raise ValueError(f"{name} is a dict. Pass the image itself; the pipeline itself takes dicts.")
+    pixels = read_upright(image, name)
+    return ReadImage(pixels, ImageSize(*image_size(pixels, name)))
+
+
+def _is_stream(image: Any) -> bool:
+    if isinstance(image, (str, bytes, os.PathLike, Mapping, np.ndarray, torch.Tensor, Image.Image)):
+        return False
+    return hasattr(image, "__iter__") or (hasattr(image, "__len__") and hasattr(image, "__getitem__"))
+
+
+class Given(NamedTuple):
+    """A value that a caller gave, and how an error names it, such as `phrase[2]`."""
+
+    value: Any
+    name: str
+
+
+def paired(**values: tuple[Any, bool]) -> tuple[list[dict[str, Given]], bool]:
+    """Pair values: those that are lists entry by entry, and the others with each entry.
+
+    Args:
+        **values (`tuple[Any, bool]`): by the name of each argument, its value and whether it is a list of many.
+
+    Returns:
+        The entries, each a value for every argument, and whether there was a list at all.
+
+    Raises:
+        ValueError: lists of different lengths.
+
+    Example:
+    >>> entries, are_many = paired(image=("a.jpg", False), phrase=(["the cup", "the dog"], True))
+    >>> entries[1]["image"].value, entries[1]["phrase"]
+    ('a.jpg', Given(value='the dog', name='phrase[1]'))
+    """
+    lengths = {name: len(value) for name, (value, is_many) in values.items() if is_many}
+    for name, length in lengths.items():
+        first = next(iter(lengths))
+        if length != lengths[first]:
+            raise ValueError(
+                f"`{name}` has {length} entries, but `{first}` has {lengths[first]}. Pass one for each, or a single "
+                "one for all."
+            )
+    entries = [
+        {
+            name: Given(value[index], f"{name}[{index}]") if is_many else Given(value, name)
+            for name, (value, is_many) in values.items()
+        }
+        for index in range(next(iter(lengths.values()), 1))
+    ]
+    return entries, bool(lengths)
+
+
+def text_part(text: str) -> dict[str, Any]:
+    """A message part of plain text."""
+    return {"type": "text", "text": text}
+
+
+def phrase_part(phrase: Any, name: str) -> dict[str, Any]:
+    """The message part of a phrase to locate; control tokens in it are plain text.
+
+    Args:
+        phrase (`str`): as the caller wrote it.
+        name (`str`): how an error names the argument.
+
+    Returns:
+        `dict`: the part.
+
+    Raises:
+        ValueError: not a text, or an empty one.
+    """
+    if not isinstance(phrase, str) or not phrase.strip():
+        what = "is empty" if isinstance(phrase, str) else "is not a text"
+        raise ValueError(f"`{name}` {what}: {shortened(phrase)}. Write what to locate, as in 'the red cup'.")
+    return {"type": "phrase", "text": phrase.strip(), "boxes": []}
+
+
+def marked_question(given: Given, num_boxes: int, grounded: bool, boxes_name: str) -> str:
+    """A question with a `<region>` mark for each box.
+
+    A question that has no mark gets them at its end, "What is this? <region>": the model reads the regions there, and
+    what it learned to do with "What is <region>?" works the same.
+
+    Args:
+        given (`Given`): the question as the caller wrote it.
+        num_boxes (`int`): boxes that it comes with.
+        grounded (`bool`): whether the answer should be tied to regions: puts `[grounding]` at the head.
+        boxes_name (`str`): how an error names the boxes.
+
+    Returns:
+        `str`: the question.
+
+    Raises:
+        ValueError: not a text, an empty one, or another number of marks than boxes.
+
+    Example:
+    >>> marked_question(Given("Which is larger?", "question"), 2, True, "boxes")
+    '[grounding]Which is larger? <region>, <region>'
+    """
+    question, name = given
+    if not isinstance(question, str) or not question.strip():
+        what = "is empty" if isinstance(question, str) else "is not a text"
+        raise ValueError(f"`{name}` {what}: {shortened(question)}. Write a question, as in 'What is this?'.")
+    question = question.strip()
+    if not question.removeprefix(GROUNDING_TOKEN).strip():
+        raise ValueError(f"`{name}` {question!r} asks nothing. Write a question after {GROUNDING_TOKEN}.")
+    marks = question.count(REGION_MARK)
+    if marks == 0 and num_boxes > 0:
+        question += " " + ", ".join([REGION_MARK] * num_boxes)
+    elif marks != num_boxes:
+        raise ValueError(
+            f"`{name}` {shortened(question)} has {marks} {REGION_MARK} marks, but `{boxes_name}` has {num_boxes} "
+            f"boxes. Write one {REGION_MARK} for each box, in the order of the boxes, or none at all."
+        )
+    if grounded and not question.startswith(GROUNDING_TOKEN):
+        question = GROUNDING_TOKEN + question
+    return question
+
+
+def question_parts(question: str, boxes: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+    """The message parts of a question that has a `<region>` mark for each box.
+
+    Args:
+        question (`str`): of [`marked_question`].
+        boxes (`Sequence[Sequence[float]]`): `xyxy` in absolute pixels.
+
+    Returns:
+        `list[dict]`: the parts.
+
+    Example:
+    >>> [part["type"] for part in question_parts("What is <region>?", [[0, 0, 9, 9]])]
+    ['text', 'region', 'text']
+    """
+    first, *others = question.split(REGION_MARK)
+    parts = [text_part(first)] if first else []
+    for box, text in zip(boxes, others, strict=True):
+        parts.append({"type": "region", "box": list(box)})
+        parts += [text_part(text)] if text else []
+    return parts
+
+
+def questions_with_phrases(
+    image: Any, phrase: Any, name: str, fill: Callable[[dict[str, Any]], list[dict[str, Any]]]
+) -> tuple[list[ImageQuestion], list[str], bool]:
+    """The questions of a verb that takes images and phrases.
+
+    Args:
+        image: one image or a list.
+        phrase (`str` or `list[str]`): one phrase or a list.
+        name (`str`): what the verb calls its phrase.
+        fill (`Callable`): the parts of the question about the part of a phrase.
+
+    Returns:
+        The questions, their phrases, and whether there is a list of them.
+
+    Raises:
+        ValueError: bad images or phrases, or lists of different lengths.
+    """
+    entries, are_many = paired(image=read_images(image), **{name: (phrase, isinstance(phrase, (list, tuple)))})
+    parts = [phrase_part(*entry[name]) for entry in entries]
+    questions = [ImageQuestion(entry["image"].value, fill(part)) for entry, part in zip(entries, parts, strict=True)]
+    return questions, [part["text"] for part in parts], are_many
+
+
+def questions_with_regions(
+    image: Any, region: Any, form: RegionFormat, fill: Callable[[dict[str, Any]], list[dict[str, Any]]]
+) -> tuple[list[ImageQuestion], bool]:
+    """The questions of a verb that takes images and regions, and whether there is a list of them.
+
+    Args:
+        image: one image or a list.
+        region: what [`region_box`] takes, or a list of these.
+        form (`RegionFormat`): how boxes are given.
+        fill (`Callable`): the parts of the question about the part of a region.
+
+    Raises:
+        ValueError: bad images or regions, or lists of different lengths.
+    """
+    entries, are_many = paired(image=read_images(image), region=(region, not is_one_region(region)))
+    questions = []
+    for entry in entries:
+        asked = entry["image"].value
+        box = region_box(entry["region"].value, asked.size, form.box_format, form.normalized, entry["region"].name)
+        questions.append(ImageQuestion(asked, fill({"type": "region", "box": box})))
+    return questions, are_many
+
+
+def questions_with_boxes(
+    image: Any, question: Any, boxes: Any, grounded: bool, form: RegionFormat
+) -> tuple[list[ImageQuestion], bool]:
+    """The questions of a verb that takes images, questions and sets of boxes, and whether there is a list of them.
+
+    Args:
+        image: one image or a list.
+        question (`str` or `list[str]`): one question or a list.
+        boxes: what [`region_boxes`] takes, or a list of these.
+        grounded (`bool`): whether the answers should be tied to regions.
+        form (`RegionFormat`): how boxes are given.
+
+    Raises:
+        ValueError: bad images, questions or boxes, or lists of different lengths.
+    """
+    images, are_many_images = read_images(image)
+    are_many_questions = isinstance(question, (list, tuple))
+    # In a list for many images or questions each `Regions` is a set; for one question each is a region of its set.
+    is_one_question = not are_many_images and not are_many_questions
+    is_one_set = is_region_set(boxes) or (is_one_question and all(map(is_one_region, boxes)))
+    entries, are_many = paired(
+        image=(images, are_many_images), question=(question, are_many_questions), boxes=(boxes, not is_one_set)
+    )
+    questions = []
+    for entry in entries:
+        asked = entry["image"].value
+        found = region_boxes(entry["boxes"].value, asked.size, form.box_format, form.normalized, entry["boxes"].name)
+        text = marked_question(entry["question"], len(found), grounded, entry["boxes"].name)
+        questions.append(ImageQuestion(asked, question_parts(text, found)))
+    return questions, are_many
+
+
+__all__ = [
+    "Given",
+    "ImageQuestion",
+    "ReadImage",
+    "RegionFormat",
+    "marked_question",
+    "paired",
+    "phrase_part",
+    "question_parts",
+    "questions_with_boxes",
+    "questions_with_phrases",
+    "questions_with_regions",
+    "read_images",
+    "text_part",
+]
