@@ -73,12 +73,14 @@ def google_style(docstring: str) -> str:
         2
     """
     section, lines = "", []
+    is_doctest = ">>> " in docstring
     for line in docstring.splitlines():
         if found := _SECTION.match(line):
             section = found[1]
             lines.append("Examples:" if section == "Example" else line)
         elif section == "Example":
-            if not line.startswith("```"):
+            # The reader makes a block of a doctest itself; other code keeps its fence.
+            if not (is_doctest and line.startswith("```")):
                 lines.append(f"    {line}" if line else "")
         elif section in _TYPED:
             line = _ITEM.sub(lambda item: f"{item[1]}{item[2]} ({plain_type(item[3])}):", line)

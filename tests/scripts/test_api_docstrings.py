@@ -26,5 +26,10 @@ def test_types_examples_and_names():
     assert [text for _, text in found["examples"]] == [">>> 1 + 1\n2", ">>> 3\n3"]
 
 
+def test_code_that_is_not_a_doctest_keeps_its_fence():
+    [(kind, text)] = sections("Do it.\n\nExample:\n```python\nx = 1\n\ny = 2\n```")["examples"]
+    assert kind.value == "text" and text == "```python\nx = 1\n\ny = 2\n```"
+
+
 def test_a_docstring_of_words_stays():
     assert google_style("One line.\n\nMore: words.") == "One line.\n\nMore: words."
