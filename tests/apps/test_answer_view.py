@@ -89,10 +89,12 @@ def test_boxes_of_parts_are_shown_before_the_answer_comes_and_as_the_answer_has_
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ({"type": "region"}, r"A region part of `question` needs a `box` of four pixel coordinates, got \{'type'"),
+        ({"type": "region"}, r"A region part of `question` needs `box`, got \{'type': 'region'\}"),
+        ({"type": "text", "text": None}, r"A text part of `question` needs `text`, got \{'text': None"),
+        ("What?", r"has a part that is not understood, 'What\?': its `type` must be text, region, phrase or image"),
         ({"type": "region", "box": [1, 2, 3]}, r"shape \(number of regions, 4\)"),
         ({"type": "region", "box": [30, 2, 3, 4]}, "x1 <= x2"),
-        ({"type": "video"}, "`question` has a part of type 'video'; known are text, region, phrase and image"),
+        ({"type": "video"}, "a part that is not understood, {'type': 'video'}"),
     ],
 )
 def test_parts_that_are_not_understood_are_named(part, message):

@@ -46,7 +46,7 @@ def answer_page(
     >>> from transformers_groma.grounding import ground_text
     >>> answer = ground_text("<p>a dog</p> <roi><r0></roi> runs.", torch.tensor([[20.0, 40, 120, 200]]))
     >>> page = answer_page(Image.new("RGB", (320, 240)), answer, question="What is it?")
-    >>> page.startswith("<!doctype html>"), "http" in page
+    >>> page.startswith("<!doctype html>"), "://" in page
     (True, False)
     """
     shown = upright(image).convert("RGB")

@@ -1,5 +1,6 @@
 """The text of an answer view: questions and answers whose phrases are buttons, with descriptions of their places."""
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -14,6 +15,8 @@ from .answer_stage import color_style
 _JOINER = "\u2060"
 
 Question = str | Sequence[Mapping[str, Any]]
+# The parts of a question, and what each of them must have.
+_PARTS = {"text": "text", "phrase": "text", "region": "box", "image": "type"}
 
 
 def question_boxes(question: Question, answer: GroundedText | None) -> Regions:
@@ -27,20 +30,20 @@ def question_boxes(question: Question, answer: GroundedText | None) -> Regions:
         `Regions`: `xyxy` in absolute pixels of the upright image, one for each mention.
 
     Raises:
-        ValueError: a region part without a box of four numbers.
+        ValueError: a part that is not understood, or a region part without a box of four numbers.
 
     Example:
     >>> parts = [{"type": "text", "text": "What is "}, {"type": "region", "box": [30, 212, 372, 585]}]
     >>> question_boxes(parts, None).xyxy.tolist()
     [[30.0, 212.0, 372.0, 585.0]]
     """
-    parts = [] if isinstance(question, str) else [part for part in question if part.get("type") == "region"]
-    if wrong := [part for part in parts if part.get("box") is None]:
-        raise ValueError(f"A region part of `question` needs a `box` of four pixel coordinates, got {dict(wrong[0])}.")
-    answered = () if answer is None else answer.user_region_ids
-    if isinstance(question, str) or len(answered) == len(parts):
-        return Regions([]) if answer is None else answer.regions.with_ids(answered)
-    return Regions([part["box"] for part in parts])
+    answered = Regions([]) if answer is None else answer.regions.with_ids(answer.user_region_ids)
+    if isinstance(question, str):
+        return answered
+    _check_parts(question)
+    asked = [part["box"] for part in question if part["type"] == "region"]
+    # The answer's boxes are those of its regions to the last digit. An answer without an image has none.
+    return answered if len(answered) == len(asked) else Regions(asked)
 
 
 def question_html(question: Question, places: TurnPlaces, view_id: str) -> str:
@@ -55,9 +58,6 @@ def question_html(question: Question, places: TurnPlaces, view_id: str) -> str:
 
     Returns:
         `str`: HTML.
-
-    Raises:
-        ValueError: a part of another type.
     """
     pieces: list[str | Named] = []
     boxes = iter(places.user_boxes)
@@ -71,18 +71,14 @@ def question_html(question: Question, places: TurnPlaces, view_id: str) -> str:
     else:
         is_start = True
         for part in question:
-            if part.get("type") == "text":
+            if part["type"] == "text":
                 text = part["text"]
                 pieces.append(text.lstrip().removeprefix(GROUNDING_TOKEN).lstrip() if is_start else text)
-            elif part.get("type") == "phrase":
+            elif part["type"] == "phrase":
                 pieces.append(f"“{part['text']}”")
-            elif part.get("type") == "region":
+            elif part["type"] == "region":
                 pieces.append(next(boxes, REGION_MARK))
-            elif part.get("type") != "image":
-                raise ValueError(
-                    f"`question` has a part of type {part.get('type')!r}; known are text, region, phrase and image."
-                )
-            is_start = is_start and part.get("type") == "image"
+            is_start = is_start and part["type"] == "image"
     return "".join(
         escape(piece) if isinstance(piece, str) else _button(piece, piece.label, view_id) for piece in pieces
     )
@@ -125,6 +121,19 @@ def descriptions_html(places: TurnPlaces, view_id: str) -> str:
         f'<span id="{_description_id(named, view_id)}">{spoken_places(named.places)}</span>' for named in places.names
     )
     return f"<div hidden>{spoken}</div>" if spoken else ""
+
+
+def _check_parts(question: Sequence[Any]) -> None:
+    for part in question:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind not in _PARTS:
+            raise ValueError(
+                f"`question` has a part that is not understood, {reprlib.repr(part)}: "
+                "its `type` must be text, region, phrase or image."
+            )
+        needed = _PARTS[kind]
+        if needed not in part or (needed == "text" and not isinstance(part["text"], str)):
+            raise ValueError(f"A {kind} part of `question` needs `{needed}`, got {reprlib.repr(part)}.")
 
 
 def _button(named: Named, words: str, view_id: str) -> str:

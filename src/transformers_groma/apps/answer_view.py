@@ -106,7 +106,7 @@ def answer_view(
             f"{'' if regions is None else controls(view_id, regions)}</div>"
         )
     text = (
-        f'<div class="groma-turns" role="list">{"".join(articles)}</div>'
+        f'<div class="groma-turns" role="list" aria-label="Conversation">{"".join(articles)}</div>'
         if turns
         else f'<p class="groma-empty">{escape(empty)}</p>'
     )
