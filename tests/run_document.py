@@ -21,6 +21,8 @@ from typing import NamedTuple
 from transformers_groma import cli
 
 _BLOCK = re.compile(r"^(?:<!-- not run: (?P<reason>.+?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
+# What a command reads from the lines below it, up to a word.
+_HERE_DOCUMENT = re.compile(r" *<<(\w+)\n.*?^\1$", flags=re.M | re.S)
 # A command whose value a document says behind it: `answer.text  # A black star.`
 _PROMISE = re.compile(r"  # (.+)$")
 
@@ -55,7 +57,8 @@ def blocks(document: Path) -> list[tuple[str, str]]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The commands of a shell block as words; lines that end with a backslash go on."""
+    """The commands of a shell block as words; lines that end with a backslash go on, texts for standard input don't."""
+    text = _HERE_DOCUMENT.sub("\n", text)
     lines = text.replace("\\\n", " ").splitlines()
     return [shlex.split(line, comments=True) for line in lines if line.strip() and not line.startswith("#")]
 

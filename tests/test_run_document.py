@@ -2,7 +2,7 @@
 
 import pytest
 
-from .run_document import read_blocks, run_python
+from .run_document import commands, read_blocks, run_python
 
 
 def test_blocks_with_reasons_and_output(tmp_path):
@@ -34,6 +34,11 @@ def test_promises_that_are_kept(text):
 def test_promises_that_are_broken(text):
     with pytest.raises(AssertionError, match="page"):
         run_python(text, "page", {})
+
+
+def test_commands_without_what_they_read():
+    text = 'groma chat a.png \\\n  --json  # comment\ncurl -d @- URL <<END\n{"a": [1]}\nEND\nmake docs\n'
+    assert commands(text) == [["groma", "chat", "a.png", "--json"], ["curl", "-d", "@-", "URL"], ["make", "docs"]]
 
 
 def test_output_is_that_of_the_whole_block():
