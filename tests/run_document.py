@@ -57,7 +57,7 @@ def blocks(document: Path) -> list[tuple[str, str]]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The commands of a shell block as words, without the texts that they read; a backslash at its end continues a line."""
+    """The commands of a shell block as words, without the texts that they read; a backslash continues a line."""
     text = _HERE_DOCUMENT.sub("\n", text)
     lines = text.replace("\\\n", " ").splitlines()
     return [shlex.split(line, comments=True) for line in lines if line.strip() and not line.startswith("#")]
