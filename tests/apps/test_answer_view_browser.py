@@ -111,6 +111,17 @@ def test_pointing_at_a_place_lights_all_phrases_that_name_it(open_page):
     assert lit(page) == {"names": [], "places": []}
 
 
+def test_each_sign_of_a_tag_lights_its_own_phrase(open_page):
+    page = open_page(page_of(html(Turn("What?", answer()))))
+    tag = page.locator(f'.groma-tag[data-groma-place="{key_of_box(page, 40)}"] .groma-chip')
+    assert [chip.inner_text() for chip in tag.all()] == ["1", "3"]
+    tag.nth(1).hover()
+    assert lit(page)["names"] == ["Both animals"]
+    tag.nth(0).click()
+    page.mouse.move(5, 5)
+    assert lit(page)["names"] == ["A cat"]
+
+
 def test_of_nested_places_the_smallest_under_the_pointer_lights(open_page):
     nested = answer("<p>an eye</p> <roi><r3></roi> of <p>a dog</p> <roi><r1></roi>")
     page = open_page(page_of(html(Turn("What?", nested))))
@@ -164,7 +175,8 @@ def test_keys_reach_every_phrase_in_the_order_of_the_text(open_page):
 
 @pytest.mark.parametrize("key", ["Enter", "Space"])
 def test_enter_and_space_pin_and_escape_clears(open_page, key):
-    page = open_page(page_of(html(Turn("What?", answer()))))
+    page = open_page(page_of(html(Turn("What?", answer(TWO + " And so on." * 2000)))))
+    assert page.evaluate("document.documentElement.scrollHeight") > 2000  # Space would scroll
     names(page).nth(0).focus()
     page.keyboard.press("Tab")
     page.keyboard.press(key)
@@ -289,7 +301,9 @@ def test_a_question_that_is_asked_again_is_announced_again_and_keeps_nothing_lit
     assert lit(page)["names"] == []
     whole = "A cat looks at a dog. Both animals sit."
     assert page.locator(".groma-announcer p").all_text_contents() == [whole]
+    names(page).nth(0).click()
     replace(page, html(Turn("Two?", None, True), url=url))
+    assert page.locator(".is-lighting").count() == 0
     replace(page, html(Turn("Two?", answer()), url=url))
     assert page.locator(".groma-announcer p").all_text_contents() == [whole, whole]
 
@@ -395,6 +409,13 @@ def test_on_a_phone_the_image_stays_in_sight_and_on_a_desk_it_stands_beside_the_
     stage = page.locator(".groma-stage").bounding_box()
     assert page.evaluate("window.scrollY") > 500 and 0 <= stage["y"] < 40
     assert names(page).nth(0).bounding_box()["y"] > stage["y"] + stage["height"]
+    # A phrase that gets the focus while it is under the image comes out.
+    page.keyboard.press("Tab")
+    page.evaluate("window.scrollBy(0, document.querySelector('span.groma-name').getBoundingClientRect().top - 30)")
+    names(page).nth(1).focus()
+    page.keyboard.press("Shift+Tab")
+    stage = page.locator(".groma-stage").bounding_box()
+    assert names(page).nth(0).bounding_box()["y"] >= stage["y"] + stage["height"]
     page = open_page(page_of(html(Turn("What?", answer()))), width=1280)
     stage, text = page.locator(".groma-stage").bounding_box(), page.locator(".groma-turns").bounding_box()
     assert text["x"] > stage["x"] + stage["width"] and abs(text["y"] - stage["y"]) < 2

@@ -276,7 +276,7 @@
 
   document.addEventListener("focusin", (event) => {
     const target = targetAt(event.target);
-    if (target && target.matches(":focus-visible")) change(viewOf(target), { focused: keyOf(target) });
+    if (target) change(viewOf(target), { focused: keyOf(target) });
   });
   document.addEventListener("focusout", (event) => {
     if (targetAt(event.target)) change(viewOf(event.target), { focused: null });
