@@ -165,6 +165,16 @@ class GroundedPhrase:
             "region_ids": list(self.region_ids),
         }
 
+    def as_answer(self) -> "GroundedText":
+        """The phrase as an answer by itself, to draw it or write it as one."""
+        phrase = GroundedPhrase(self.text, (0, len(self.text)), self.regions)
+        markup = render_grounded_phrase(self.text, self.region_ids)
+        return GroundedText(self.text, [phrase] if phrase else [], self.regions, (), markup)
+
+    def draw(self, image: "Image.Image") -> "Image.Image":
+        """Draw its regions; see [`GroundedText.draw`]."""
+        return self.as_answer().draw(image)
+
     @property
     def boxes(self) -> Tensor:
         """The `xyxy` boxes of its regions in absolute pixels of the upright image, `(n, 4)`, float32."""

@@ -23,6 +23,10 @@ def test_help_needs_no_torch():
     "command",
     [
         [],
+        ["caption"],
+        ["describe"],
+        ["locate"],
+        ["ask"],
         ["chat"],
         ["propose"],
         ["convert"],

@@ -1,4 +1,4 @@
-"""The command line `groma`: chat, propose, convert, data, train, evaluate, serve, demo.
+"""The command line `groma`: each command has a module of its name.
 
 Results go to stdout, notes and errors to stderr. A mistake of the user ends with one line and exit code 2. Torch and
 transformers are imported by the commands that need them, so that `groma --help` answers at once.
@@ -11,11 +11,15 @@ from collections.abc import Sequence
 
 from .._output_errors import OutputError, writing
 from .arguments import CommandError, CommandParser, OneLineParser, VersionAction, one_line
+from .ask import add_ask
+from .caption import add_caption
 from .chat import add_chat
 from .convert import add_convert
 from .data import add_data
 from .demo import add_demo
+from .describe import add_describe
 from .evaluate import add_evaluate
+from .locate import add_locate
 from .output import note
 from .propose import add_propose
 from .serve import add_serve
@@ -81,6 +85,10 @@ def build_parser() -> argparse.ArgumentParser:
         title="commands", dest="command", required=True, metavar="COMMAND", parser_class=CommandParser
     )
 
+    add_caption(commands)
+    add_describe(commands)
+    add_locate(commands)
+    add_ask(commands)
     add_chat(commands)
     add_propose(commands)
     add_convert(commands)

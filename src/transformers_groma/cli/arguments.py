@@ -94,6 +94,70 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_image_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the image."""
+    parser.add_argument("image", metavar="IMAGE", help="path or http(s) URL of an image")
+
+
+def add_boxes_argument(parser: argparse.ArgumentParser, text: str, required: bool = False) -> None:
+    """Add `--box`, which may come several times.
+
+    Args:
+        parser (`argparse.ArgumentParser`): of a command.
+        text (`str`): what the boxes are for.
+        required (`bool`): whether there must be one.
+    """
+    parser.add_argument(
+        "--box",
+        dest="boxes",
+        metavar="X1,Y1,X2,Y2",
+        type=box_xyxy,
+        action="append",
+        default=[],
+        required=required,
+        help=text,
+    )
+
+
+def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say how answers are generated; see [`generate_kwargs`]."""
+    parser.add_argument(
+        "--max-new-tokens",
+        metavar="N",
+        type=positive(int),
+        default=256,
+        help="maximum answer length (default: %(default)s)",
+    )
+    parser.add_argument("--sample", action="store_true", help="sample tokens instead of taking the most likely ones")
+    parser.add_argument(
+        "--temperature", metavar="T", type=positive(float), help="sampling temperature; implies --sample"
+    )
+    parser.add_argument(
+        "--top-p", metavar="P", type=positive(float, 1.0), help="probability mass to sample from; implies --sample"
+    )
+    parser.add_argument("--seed", metavar="N", type=int, help="seed that makes sampling repeatable")
+
+
+def generate_kwargs(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `model.generate` takes of the arguments of [`add_generation_arguments`], but for the seed."""
+    kwargs: dict[str, Any] = {"max_new_tokens": arguments.max_new_tokens}
+    if arguments.sample or arguments.temperature is not None or arguments.top_p is not None:
+        sampling = {"do_sample": True, "temperature": arguments.temperature, "top_p": arguments.top_p}
+        kwargs |= {name: value for name, value in sampling.items() if value is not None}
+    return kwargs
+
+
+def add_stream_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--stream`."""
+    parser.add_argument("--stream", action="store_true", help="print the answer while it is written")
+
+
+def check_stream(arguments: argparse.Namespace) -> None:
+    """Refuse a stream where it would be lost."""
+    if arguments.stream and arguments.json:
+        raise CommandError("--stream prints text as it comes, but --json prints only JSON: leave one of them out.")
+
+
 def add_output_arguments(parser: argparse.ArgumentParser, files: str) -> None:
     """Add the arguments that say where the answer goes."""
     parser.add_argument("--json", action="store_true", help="print only JSON")

@@ -1,4 +1,4 @@
-"""`groma chat`: asks a question about an image and its boxes."""
+"""`groma chat`: asks one question about an image and its boxes, or talks about it (`--interactive`)."""
 
 import argparse
 import json
@@ -6,15 +6,31 @@ import json
 from ..markup import REGION_MARK
 from .arguments import (
     CommandError,
+    add_boxes_argument,
     add_command,
+    add_generation_arguments,
+    add_image_argument,
     add_model_arguments,
     add_output_arguments,
-    box_xyxy,
+    add_stream_argument,
+    check_stream,
     checked_folder,
-    positive,
+    generate_kwargs,
 )
-from .models import ask, check_boxes, load_pipeline, open_upright
+from .chat_session import run_session
+from .models import ask, check_boxes, load_pipeline, open_upright, seed_sampling
 from .output import answer_lines, note, printable, write_answer
+
+_INTERACTIVE = """\
+with --interactive:
+  Each line of the standard input is a question. A line such as
+    box: 30,212,372,585
+  points at a region: corners in pixels of the upright image. The next question is about it, or about all of them, if
+  several such lines come before it; "box: none" forgets them. "quit" or the end of the input (Ctrl-D) ends the chat,
+  Ctrl-C stops an answer. The model looks at the image once and remembers what was said.
+
+  printf 'box: 30,212,372,585\\nWhat is this?\\nWhat is behind it?\\n' | groma chat photo.jpg -i --model groma-7b
+"""
 
 
 def add_chat(commands: "argparse._SubParsersAction") -> None:
@@ -23,28 +39,30 @@ def add_chat(commands: "argparse._SubParsersAction") -> None:
         commands,
         "chat",
         run_chat,
-        "ask a question about an image and its boxes",
+        "ask a question about an image and its boxes, or talk about the image",
         'groma chat photo.jpg "What is <region>?" --box 30,212,372,585 --model groma-7b --output answer\n'
-        '         groma chat photo.jpg "[grounding] Describe the image in detail." --model groma-7b --json',
+        '         groma chat photo.jpg "[grounding] Describe the image in detail." --model groma-7b --json\n'
+        f"         groma chat photo.jpg --interactive --model groma-7b\n\n{_INTERACTIVE}",
     )
-    chat.add_argument("image", metavar="IMAGE", help="path or http(s) URL of an image")
+    add_image_argument(chat)
     chat.add_argument(
         "question",
         metavar="QUESTION",
         nargs="?",
         help=f"question, with a {REGION_MARK} mark for each box; [grounding] at the start asks for a grounded answer, "
         "other control tokens are plain text. Without a question the model describes the boxes or, without boxes, "
-        "the image",
+        "the image. With --interactive the first question, which needs no marks",
+    )
+    add_boxes_argument(
+        chat,
+        f"a region that the question points at: corners in pixels of the upright image; the k-th box is the k-th "
+        f"{REGION_MARK}",
     )
     chat.add_argument(
-        "--box",
-        dest="boxes",
-        metavar="X1,Y1,X2,Y2",
-        type=box_xyxy,
-        action="append",
-        default=[],
-        help=f"a region that the question points at: corners in pixels of the upright image; the k-th box is the k-th "
-        f"{REGION_MARK}",
+        "--interactive",
+        "-i",
+        action="store_true",
+        help="talk about the image: one question a line, from the terminal or the standard input; see below",
     )
     chat.add_argument(
         "--parse-tokens",
@@ -53,26 +71,20 @@ def add_chat(commands: "argparse._SubParsersAction") -> None:
         "plain text",
     )
     add_model_arguments(chat)
-    add_output_arguments(chat, "answer.json and answer.png")
-    chat.add_argument(
-        "--max-new-tokens",
-        metavar="N",
-        type=positive(int),
-        default=256,
-        help="maximum answer length (default: %(default)s)",
-    )
-    chat.add_argument("--sample", action="store_true", help="sample tokens instead of taking the most likely ones")
-    chat.add_argument(
-        "--temperature", metavar="T", type=positive(float), help="sampling temperature; implies --sample"
-    )
-    chat.add_argument(
-        "--top-p", metavar="P", type=positive(float, 1.0), help="probability mass to sample from; implies --sample"
-    )
-    chat.add_argument("--seed", metavar="N", type=int, help="seed that makes sampling repeatable")
+    add_output_arguments(chat, "answer.json and answer.png (with --interactive answer_1.json, …)")
+    add_stream_argument(chat)
+    add_generation_arguments(chat)
 
 
 def run_chat(arguments: argparse.Namespace) -> None:
-    """`groma chat`: one question, one answer."""
+    """`groma chat`: one question, one answer; or many, one after the other."""
+    check_stream(arguments)
+    if arguments.interactive:
+        if arguments.parse_tokens:
+            raise CommandError("--parse-tokens is for one QUESTION; with --interactive questions are plain text.")
+        return run_session(arguments)
+    if arguments.stream:
+        raise CommandError("--stream goes with --interactive; for one question use `groma ask` with --stream.")
     folder = checked_folder(arguments.output)
     question = arguments.question
     if question is not None:
@@ -87,21 +99,14 @@ def run_chat(arguments: argparse.Namespace) -> None:
             )
     image = open_upright(arguments.image)
     check_boxes(arguments.boxes, image)
-    generate_kwargs = {"max_new_tokens": arguments.max_new_tokens}
-    if arguments.sample or arguments.temperature is not None or arguments.top_p is not None:
-        sampling = {"do_sample": True, "temperature": arguments.temperature, "top_p": arguments.top_p}
-        generate_kwargs |= {name: value for name, value in sampling.items() if value is not None}
 
     pipe = load_pipeline(arguments.model, arguments.device, arguments.dtype)
     if question is None:
         from ..models.groma.processing_groma import default_question
 
         question = default_question(len(arguments.boxes))
-    if arguments.seed is not None:
-        import torch
-
-        torch.manual_seed(arguments.seed)
-    answer = ask(pipe, image, question, arguments.boxes, generate_kwargs, arguments.parse_tokens)
+    seed_sampling(arguments.seed)
+    answer = ask(pipe, image, question, arguments.boxes, generate_kwargs(arguments), arguments.parse_tokens)
     if arguments.json:
         print(json.dumps(answer.to_dict()))
     else:

@@ -86,6 +86,14 @@ def ask(
         )
 
 
+def seed_sampling(seed: int | None) -> None:
+    """Make sampling repeatable, if a seed is given."""
+    if seed is not None:
+        import torch
+
+        torch.manual_seed(seed)
+
+
 def propose_regions(model: str | None, image: "Image.Image", device: str | None, dtype: str) -> "Regions":
     """Find the regions of an image. A whole Groma is loaded without its language model."""
     model = checked_model(model, ("groma", "groma_region_proposal"))

@@ -3,7 +3,7 @@
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +19,42 @@ if TYPE_CHECKING:
 
 def answer_lines(answer: "GroundedText") -> str:
     """An answer as a terminal shows it: its text, and the boxes of each phrase."""
-    lines = [answer.text]
+    return "\n".join([answer.text, *_region_lines(answer)])
+
+
+def _region_lines(answer: "GroundedText") -> list[str]:
+    lines = []
     for phrase in answer.phrases:
         for region_id, box in zip(phrase.region_ids, phrase.boxes.tolist()):
             lines.append(f"  r{region_id:<3} {numbers(box):<24} {phrase.text}".rstrip())
     if answer.unknown_region_ids:
         lines.append(f"  (regions that do not exist: {', '.join(f'r{index}' for index in answer.unknown_region_ids)})")
-    return "\n".join(lines)
+    return lines
+
+
+def print_answer(answer: "GroundedText", as_json: bool) -> None:
+    """Print an answer, for people or as one line of JSON."""
+    print(json.dumps(answer.to_dict()) if as_json else printable(answer_lines(answer)), flush=True)
+
+
+def print_stream(partials: "Iterator[GroundedText]") -> "GroundedText":
+    """Print an answer while it is written, then its boxes.
+
+    Args:
+        partials (`Iterator[GroundedText]`): the answer so far, each time there is more of it.
+
+    Returns:
+        `GroundedText`: the last one.
+    """
+    shown = ""
+    for answer in partials:
+        text = printable(answer.text)
+        # Text that was shown stays, but for the rare answer whose spaces turn out to be others.
+        new = text[len(shown) :] if text.startswith(shown) else f"\n{text}"
+        print(new, end="", flush=True)
+        shown = text
+    print(printable("\n".join(["", *_region_lines(answer)])), flush=True)
+    return answer
 
 
 def numbers(values: Sequence[float]) -> str:
@@ -55,6 +84,28 @@ def write_answer(
 ) -> None:
     """Write an answer as JSON and, with its question, as an image: both or neither."""
     _write_pair(folder, name, {**answer.to_dict(), **(notes or {})}, answer.draw(image, question=question))
+
+
+def write_answers(
+    folder: Path | None,
+    answers: "Sequence[GroundedText]",
+    image: "Image.Image",
+    questions: Sequence[str | None] | None = None,
+) -> None:
+    """Write the answers of a command, `answer` or, if there are several, `answer_1`, `answer_2`, …; notes which files.
+
+    Args:
+        folder (`Path`, *optional*): where to; without it nothing is written.
+        answers (`Sequence[GroundedText]`): the answers.
+        image (`PIL.Image.Image`): that they are about.
+        questions (`Sequence[str]`, *optional*): what was asked, to be drawn above each.
+    """
+    if folder is None:
+        return
+    for index, answer in enumerate(answers):
+        name = "answer" if len(answers) == 1 else f"answer_{index + 1}"
+        write_answer(folder, name, answer, image, question=None if questions is None else questions[index])
+        note(f"wrote {folder / name}.json and {folder / name}.png")
 
 
 def write_proposals(folder: Path, regions: "Regions", image: "Image.Image", name: str = "proposals") -> None:

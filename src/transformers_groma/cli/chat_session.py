@@ -1,0 +1,138 @@
+"""The conversation of `groma chat --interactive`: one question a line, from a terminal or a pipe."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .arguments import CommandError, box_xyxy, checked_folder, errors_of, generate_kwargs
+from .models import check_boxes, load_pipeline, open_upright, seed_sampling
+from .output import note, print_answer, print_stream, write_answer
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..grounded_chat import GroundedChat
+    from ..grounding import GroundedText
+
+BOX_LINE = "box:"
+NO_BOX = "none"
+QUIT = ("quit", "exit")
+
+
+def run_session(arguments: argparse.Namespace) -> None:
+    """Answer the lines of the standard input.
+
+    A mistake in a line ends the command where the lines come from a pipe; at a terminal it is noted, and the next line
+    may be a better one.
+    """
+    if arguments.question is not None and not arguments.question.strip():
+        raise CommandError("QUESTION is empty: write one, or leave it out and write questions on the standard input.")
+    folder = checked_folder(arguments.output)
+    image = open_upright(arguments.image)
+    boxes = [list(box) for box in arguments.boxes]
+    check_boxes(boxes, image)
+    pipe = load_pipeline(arguments.model, arguments.device, arguments.dtype)
+    seed_sampling(arguments.seed)
+    with errors_of("IMAGE"):
+        chat = pipe.chat(image)
+    is_terminal = sys.stdin.isatty()
+    if is_terminal:
+        note('Ask about the image; "box: 30,212,372,585" points at a region; Ctrl-D or "quit" ends the chat.')
+    for name, line in _lines(arguments.question, is_terminal):
+        text = line.strip()
+        if text.lower() in QUIT:
+            break
+        try:
+            if text.lower().startswith(BOX_LINE):
+                boxes = _with_box(boxes, text[len(BOX_LINE) :].strip(), image, name)
+            elif text:
+                answer = _ask(chat, text, boxes, arguments, name, is_terminal)
+                boxes = []
+                _write(folder, chat, answer, image)
+        except CommandError as error:
+            if not is_terminal:
+                raise
+            note(str(error))
+    if boxes and not is_terminal:
+        raise CommandError(f"the standard input ends with {len(boxes)} boxes and no question about them: write one.")
+    if not chat.turns and not is_terminal:
+        raise CommandError("the standard input has no question: write one a line, or give QUESTION.")
+
+
+def _lines(question: str | None, is_terminal: bool) -> Iterator[tuple[str, str]]:
+    """Each line, and how an error names it."""
+    if question is not None:
+        yield "QUESTION", question
+    if is_terminal:
+        with suppress(ImportError):  # not on every system; with it `input` edits lines and remembers them
+            import readline  # noqa: F401
+        while True:
+            try:
+                line = _prompted_line()
+            except EOFError:
+                note("")
+                return
+            yield "this line", line
+    with errors_of("the standard input"):  # bytes that are not text
+        for number, line in enumerate(sys.stdin, start=1):
+            yield f"line {number} of the standard input", line
+
+
+def _prompted_line() -> str:
+    if sys.stdout.isatty():
+        return input("> ")
+    # What goes to a file is the answers alone.
+    print("> ", end="", file=sys.stderr, flush=True)
+    if not (line := sys.stdin.readline()):
+        raise EOFError
+    return line
+
+
+def _with_box(boxes: list[list[float]], text: str, image: "Image.Image", name: str) -> list[list[float]]:
+    """The boxes that the next question is about, with another one."""
+    if text.lower() == NO_BOX:
+        return []
+    try:
+        box = list(box_xyxy(text))
+    except argparse.ArgumentTypeError as error:
+        raise CommandError(f"{name}: {error}, or box: {NO_BOX}") from error
+    from ..image_inputs import ImageSize
+    from ..region_inputs import region_box
+
+    with errors_of(name):
+        return [*boxes, region_box(box, ImageSize(image.height, image.width), name="box")]
+
+
+def _ask(
+    chat: "GroundedChat",
+    question: str,
+    boxes: list[list[float]],
+    arguments: argparse.Namespace,
+    name: str,
+    is_terminal: bool,
+) -> "GroundedText":
+    stream = arguments.stream or (sys.stdout.isatty() and not arguments.json)
+    num_turns = len(chat.turns)
+    with errors_of(name):
+        answer = chat.ask(question, boxes, stream=stream, generate_kwargs=generate_kwargs(arguments))
+    if not stream:
+        print_answer(answer, arguments.json)
+        return answer
+    try:
+        with closing(answer):
+            return print_stream(answer)
+    except KeyboardInterrupt:
+        if not is_terminal or len(chat.turns) == num_turns:
+            raise
+        note("\n(stopped)")
+        return chat.turns[-1].answer
+
+
+def _write(folder: Path | None, chat: "GroundedChat", answer: "GroundedText", image: "Image.Image") -> None:
+    if folder is not None:
+        name = f"answer_{len(chat.turns)}"
+        write_answer(folder, name, answer, image, question=chat.turns[-1].question)
+        note(f"wrote {folder / name}.json and {folder / name}.png")
