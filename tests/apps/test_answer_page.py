@@ -7,7 +7,8 @@ import io
 import torch
 from PIL import Image
 
-from transformers_groma.apps.answer_page import answer_page, image_data_url
+from transformers_groma.apps.answer_page import answer_page, conversation_page, image_data_url
+from transformers_groma.apps.answer_view import Turn
 from transformers_groma.grounding import ground_text
 
 from .parsed_html import Parsed
@@ -51,3 +52,14 @@ def test_large_images_are_scaled_down_in_a_page_but_their_boxes_are_not():
 def test_a_page_without_a_question_shows_none():
     page = answer_page(Image.new("RGB", (320, 240)), ground_text("A cat.", BOXES))
     assert Parsed(page.removeprefix("<!doctype html>")).of_class("groma-question") == []
+
+
+def test_a_conversation_is_a_page_with_all_turns():
+    answer = ground_text("<p>a cat</p> <roi><r0></roi>", BOXES)
+    turns = [Turn("One?", answer), Turn("Two <region>?", ground_text("No.", BOXES, user_region_ids=[1]))]
+    parsed = Parsed(conversation_page(Image.new("RGB", (320, 240)), turns).removeprefix("<!doctype html>"))
+    assert [text for _, text in parsed.of_class("groma-question")] == ["One?", "Two your box?"]
+    assert [sorted(attributes["class"].split()) for attributes, _ in parsed.of_class("groma-place")] == [
+        ["groma-place"],
+        ["groma-place", "is-current"],
+    ]

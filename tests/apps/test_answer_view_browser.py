@@ -122,6 +122,14 @@ def test_each_sign_of_a_tag_lights_its_own_phrase(open_page):
     assert lit(page)["names"] == ["A cat"]
 
 
+def test_a_pointer_that_leaves_the_page_takes_its_light_along(open_page):
+    page = open_page(page_of(html(Turn("What?", answer("<p>all</p> <roi><r2></roi>")))))
+    point(page, 100, 100)
+    assert lit(page)["names"] == ["all"]
+    page.evaluate("() => document.documentElement.dispatchEvent(new PointerEvent('pointerleave'))")
+    assert lit(page)["names"] == []
+
+
 def test_of_nested_places_the_smallest_under_the_pointer_lights(open_page):
     nested = answer("<p>an eye</p> <roi><r3></roi> of <p>a dog</p> <roi><r1></roi>")
     page = open_page(page_of(html(Turn("What?", nested))))

@@ -1,8 +1,9 @@
-"""A grounded answer as one HTML file, with the image inside, for browsers without a server."""
+"""A grounded answer or conversation as one HTML file, with the image inside, for browsers without a server."""
 
 import base64
 import hashlib
 import io
+from collections.abc import Sequence
 from html import escape
 
 from PIL import Image
@@ -49,10 +50,35 @@ def answer_page(
     >>> page.startswith("<!doctype html>"), "://" in page
     (True, False)
     """
+    return conversation_page(image, [Turn(question or "", answer)], title=title)
+
+
+def conversation_page(image: Image.Image, turns: Sequence[Turn], *, title: str = "Conversation") -> str:
+    """Write a conversation about an image as a page that needs nothing else.
+
+    Args:
+        image (`PIL.Image.Image`): the image that the conversation is about, see [`answer_page`].
+        turns (`Sequence[Turn]`): questions and answers, oldest first; boxes are `xyxy` in absolute pixels of the
+            upright image.
+        title (`str`): of the page.
+
+    Returns:
+        `str`: HTML, see [`answer_page`].
+
+    Example:
+    >>> import torch
+    >>> from PIL import Image
+    >>> from transformers_groma.apps.answer_page import conversation_page
+    >>> from transformers_groma.grounding import ground_text
+    >>> boxes = torch.tensor([[20.0, 40, 120, 200]])
+    >>> turns = [Turn("What is it?", ground_text("<p>A dog</p> <roi><r0></roi>.", boxes))]
+    >>> turns.append(Turn("What does it do?", ground_text("It runs.", boxes)))
+    >>> conversation_page(Image.new("RGB", (320, 240)), turns).count('class="groma-question"')
+    2
+    """
     shown = upright(image).convert("RGB")
     size = ImageSize(shown.height, shown.width)
-    turn = Turn(question or "", answer)
-    view = answer_view("answer", [turn], image_url=image_data_url(shown), size=size)
+    view = answer_view("answer", turns, image_url=image_data_url(shown), size=size)
     script = view_script()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
@@ -87,4 +113,4 @@ def image_data_url(image: Image.Image) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-__all__ = ["answer_page", "image_data_url"]
+__all__ = ["answer_page", "conversation_page", "image_data_url"]
