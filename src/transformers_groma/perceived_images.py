@@ -51,6 +51,21 @@ def perceive(model: Any, processor: Any, images: Sequence[Any]) -> list[Perceive
         return []
     sizes = [ImageSize(*image_size(image)) for image in images]
     pixel_values = processor.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
+    return perceive_pixels(model, pixel_values, sizes)
+
+
+@torch.inference_mode()
+def perceive_pixels(model: Any, pixel_values: torch.Tensor, sizes: Sequence[ImageSize]) -> list[PerceivedImage]:
+    """As [`perceive`], of images that the image processor prepared before, in another thread for instance.
+
+    Args:
+        model (`PreTrainedModel`): as for [`perceive`].
+        pixel_values (`Tensor` of shape `(B, 3, height, width)`): from the image processor, on any device.
+        sizes (`Sequence[ImageSize]`): of the B upright images.
+
+    Returns:
+        `list[PerceivedImage]`: in the order of the images.
+    """
     features = model.get_image_features(pixel_values.to(model.device), return_dict=True)
     return [PerceivedImage(size, one) for size, one in zip(sizes, features.split(), strict=True)]
 
@@ -180,4 +195,4 @@ def _with_size(
     return result
 
 
-__all__ = ["PerceivedImage", "PerceivedImages", "image_key", "perceive", "prompt_inputs"]
+__all__ = ["PerceivedImage", "PerceivedImages", "image_key", "perceive", "perceive_pixels", "prompt_inputs"]

@@ -70,6 +70,16 @@ def test_answers_are_those_of_generate_one_by_one_and_in_one_batch(make_engine, 
         assert one.prompt_tokens == of_batch.prompt_tokens
 
 
+def test_tensors_of_answers_are_the_callers(make_engine):
+    async def ask_and_propose(engine):
+        answer = await engine.answer(ask("What?", noise(), [1, 2, 30, 30]), tokens(2))
+        return answer.grounded.regions, await engine.propose(noise())
+
+    for regions in run(ask_and_propose(make_engine())):
+        regions.xyxy.mul_(2)
+        regions.scores.mul_(2)
+
+
 def test_each_row_ends_at_its_own_length(make_engine, make_gate):
     async def ask_three(engine):
         gate = make_gate(engine)
@@ -216,6 +226,11 @@ def test_from_pretrained_loads_an_engine(tiny_folder):
             return await engine.answer(ask("What?", noise()), tokens(2))
 
     assert run(load_and_ask()).completion_tokens <= 2
+
+
+def test_from_pretrained_refuses_other_models():
+    with pytest.raises(ValueError, match=r"is of type 'groma_region_proposal'\. Pass a model of type 'groma'\."):
+        Engine.from_pretrained("hub_configs/groma-det-pretrain")
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,13 @@ from .engines import ask, noise, run, tokens, until_waiting
 def looks(monkeypatch):
     """How many images the model looked at in each call."""
     calls = []
-    perceive = batch_runner.perceive
+    perceive_pixels = batch_runner.perceive_pixels
 
-    def counted(model, processor, images):
-        if images:
-            calls.append(len(images))
-        return perceive(model, processor, images)
+    def counted(model, pixel_values, sizes):
+        calls.append(len(pixel_values))
+        return perceive_pixels(model, pixel_values, sizes)
 
-    monkeypatch.setattr(batch_runner, "perceive", counted)
+    monkeypatch.setattr(batch_runner, "perceive_pixels", counted)
     return calls
 
 
@@ -77,6 +76,26 @@ def test_the_image_used_longest_ago_is_forgotten(make_engine, looks):
     run(ask_about(0, 1, 0, 2, 0, 1))
     assert looks == [1] * 4  # 0, 1, 2, and 1 again
     assert engine.snapshot().cached_images == 2
+
+
+def test_an_image_that_is_forgotten_while_its_question_waits_is_looked_at_again(make_engine, make_gate, looks):
+    engine = make_engine(cached_images=1, max_batch_size=1)
+    expected = run(engine.answer(ask("What?", noise(0)), tokens(3)))
+
+    async def forget():
+        gate = make_gate(engine)
+        blocker = asyncio.create_task(engine.answer(ask("Wait"), tokens(1)))
+        await gate.is_reached()
+        other = asyncio.create_task(engine.answer(ask("What?", noise(1)), tokens(1)))
+        await until_waiting(engine, 1)
+        waiting = asyncio.create_task(engine.answer(ask("What?", noise(0)), tokens(3)))
+        await until_waiting(engine, 2)
+        gate.open()
+        await asyncio.gather(blocker, other)
+        return await waiting
+
+    assert run(forget()).grounded.markup == expected.grounded.markup
+    assert looks == [1, 1, 1]
 
 
 def test_no_image_need_be_kept(make_engine, make_gate, looks):

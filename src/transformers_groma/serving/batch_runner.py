@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
-from ..perceived_images import PerceivedImage, PerceivedImages, perceive
+from ..perceived_images import PerceivedImage, PerceivedImages, perceive_pixels
 from ..regions import Regions, regions_of_slots
 from ..streaming import RowStopping, StepStreamer
 from .conversations import Prompt, UprightImage
@@ -56,7 +56,8 @@ class BatchRunner:
         self._count_images(hits=1)
         return _proposals(perceived)
 
-    @torch.inference_mode()
+    # Not `inference_mode`: callers could not change tensors of their answers.
+    @torch.no_grad()
     def run(self, requests: Iterable[Request]) -> None:
         """Answer requests; each ends as soon as it has its answer."""
         # A request that is given up lets go of its prompt at any time: what is asked is read once.
@@ -85,10 +86,14 @@ class BatchRunner:
             else:
                 seen[image.key] = known
         self._count_images(hits=len(images) - len(new), misses=len(new))
-        looked = perceive(self.model, self.processor, [image.pixels for image in new.values()])
-        for key, image in zip(new, looked, strict=True):
-            seen[key] = image
-            self.images.put(key, image)
+        if new:
+            # Most have their pixel values already; one that was forgotten since the request came has not.
+            ready = [image.with_pixel_values(self.processor) for image in new.values()]
+            pixel_values = torch.stack([image.pixel_values for image in ready])
+            looked = perceive_pixels(self.model, pixel_values, [image.size for image in ready])
+            for key, image in zip(new, looked, strict=True):
+                seen[key] = image
+                self.images.put(key, image)
         return seen
 
     def _generate(self, rows: Sequence[tuple[Request, Prompt]], perceived: dict[str, PerceivedImage]) -> None:

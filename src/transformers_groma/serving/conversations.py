@@ -1,7 +1,7 @@
 """Checks the messages of a request and prepares its prompt, before it shares a batch with others."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
@@ -45,11 +45,20 @@ class UprightImage:
         pixels (`PIL.Image.Image`): upright, RGB.
         size (`ImageSize`): its size.
         key (`str`): its [`image_key`].
+        pixel_values (`Tensor` of shape `(3, height, width)`, *optional*): what the model takes of it.
     """
 
     pixels: Image.Image
     size: ImageSize
     key: str
+    pixel_values: Tensor | None = None
+
+    def with_pixel_values(self, processor: Any) -> "UprightImage":
+        """The image with its `pixel_values`, made where they are missing."""
+        if self.pixel_values is not None:
+            return self
+        pixel_values = processor.image_processor(images=[self.pixels], return_tensors="pt")["pixel_values"][0]
+        return replace(self, pixel_values=pixel_values)
 
 
 def upright_image(image: Any, name: str = "The image") -> UprightImage:

@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
 from ..regions import Regions
 from .answers import EngineAnswer, EngineClosedError, EngineStatus, ModelFailedError, QueueFullError
 from .batch_runner import BatchRunner
-from .conversations import prepare_prompt, upright_image
+from .conversations import UprightImage, prepare_prompt, upright_image
 from .processor_threads import ProcessorThreads
 from .request import Request
 from .row_answers import partial_answer
@@ -303,6 +304,7 @@ class Engine:
         except ValueError as error:
             request.fail(error)
             return
+        prompt = replace(prompt, image=self._with_pixel_values(processor, prompt.image))
         request.ask(prompt.image, prompt)
         self._waiting.put(request)
 
@@ -316,8 +318,14 @@ class Engine:
         if known is not None:
             request.succeed(known)
             return
-        request.ask(image, None)
+        request.ask(self._with_pixel_values(processor, image), None)
         self._waiting.put(request)
+
+    def _with_pixel_values(self, processor: Any, image: UprightImage | None) -> UprightImage | None:
+        """An image as the model takes it, unless the model knows it: resizing a photo takes as long as some steps."""
+        if image is None or self._runner.images.get(image.key) is not None:
+            return image
+        return image.with_pixel_values(processor)
 
     def _work(self) -> None:
         """The model's thread: batches until the engine closes. Nothing that a batch does ends it."""
