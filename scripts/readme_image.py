@@ -35,7 +35,8 @@ def readme_image() -> Image.Image:
     code = first_example((REPOSITORY / "README.md").read_text(encoding="utf-8"))
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "hub_configs").symlink_to(REPOSITORY / "hub_configs")
+        for name in ("hub_configs", "docs"):
+            (Path(folder) / name).symlink_to(REPOSITORY / name)
         os.chdir(folder)
         try:
             exec(compile(code, "README.md", "exec"), {})

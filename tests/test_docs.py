@@ -2,8 +2,11 @@
 
 import doctest
 import importlib
+import json
 import pkgutil
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,8 @@ from transformers_groma.boxes import box_iou
 from transformers_groma.shapes.scenes import make_scene
 from transformers_groma.shapes.wording import words
 
-from .run_document import blocks, commands
+from .run_document import blocks, commands, read_blocks, run_python
+from .test_docs_training import parse_stage
 
 REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"
@@ -38,22 +42,22 @@ def checkout(monkeypatch, tmp_path):
     return tmp_path
 
 
-def test_python_of_the_readme(checkout, capsys):
-    """The Python blocks, run one after the other as a reader would; what the first prints is what the README shows."""
-    text = README.read_text(encoding="utf-8")
-    python = [block for language, block in blocks(README) if language == "python"]
-    assert len(python) == 5
+def test_python_of_the_readme(checkout):
+    """The Python blocks, run one after the other as a reader would; what the first prints is what the README shows.
+
+    What stands behind an expression as a comment is its value.
+    """
     namespace: dict = {}
-    for number, block in enumerate(python):
-        capsys.readouterr()
-        exec(compile(block, "README.md", "exec"), namespace)
-        if number == 0:
-            shown = re.search(r"\n\n```\n(.*?)^```", text.partition(block)[2], flags=re.MULTILINE | re.DOTALL)[1]
-            assert capsys.readouterr().out == shown
-        if number == 1:
-            assert f"answer.text  # {namespace['answer'].text}\n" in block
-            assert namespace["answer"].user_region_ids == (0,)
-            assert namespace["answer"].regions[0].box.round().tolist() == [278, 338, 345, 405]
+    printed = ""
+    python = [block for block in read_blocks(README) if block.language == "python" or block.shows_output]
+    for block in python:
+        if block.shows_output:
+            assert printed == block.text
+        else:
+            printed = run_python(block.text, f"README.md:{block.line}", namespace)
+    assert [block.shows_output for block in python] == [False, True, False, False, False]
+    assert sum(block.text.count("  # ") for block in python[2:3]) >= 6
+    assert (checkout / "answer.png").is_file()
     assert [len(answer.user_region_ids) for answer in namespace["answers"]] == [1, 2]
     regions = namespace["regions"]
     assert regions.xyxy.shape == (len(regions), 4) and regions.scores.shape == (len(regions),)
@@ -94,20 +98,68 @@ def test_links_to_files_lead_somewhere(path):
 
 
 def test_commands_of_the_readme(checkout, capsys):
-    """Those that need nothing but the repository."""
+    """Those that need nothing but the repository, in order; what they say is what the README says before."""
     seen = []
     for language, text in blocks(README):
         for command in commands(text) if language == "bash" else ():
-            is_short = (
-                command[:2] in (["groma", "chat"], ["groma", "propose"], ["groma", "data"]) or "--help" in command
-            )
-            if is_short and not any(word.startswith(("photo", "groma-7b")) for word in command):
+            if command[0] != "groma" or command[1] in ("app", "serve"):
+                continue
+            if not any(word.startswith(("photo", "groma-7b", "original")) for word in command):
                 assert cli.main(command[1:]) == 0, capsys.readouterr().err
                 seen.append(command[1])
-    assert seen == ["chat", "propose", "data", "train", "evaluate"]
-    assert "A small black star." in capsys.readouterr().out
-    for path in ("answer/answer.png", "regions/proposals.png", "data/shapes/train-00000-of-00001.parquet"):
+    assert seen == ["demo", "describe", "locate", "ask"]
+    output = capsys.readouterr().out
+    assert "A small striped black star." in output and "A small black star." in output
+    for path in ("demo_output/scene_description.png", "answer/answer.png", "answer/answer.json"):
         assert (checkout / path).is_file()
+
+
+def test_commands_that_the_readme_does_not_run_exist(monkeypatch):
+    """Its other commands are read by their programs: make's targets exist, options of `groma` are known."""
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    checked = set()
+    for language, text in blocks(README):
+        for command in commands(text) if language == "bash" else ():
+            checked.add(command[0])
+            if command[0] == "make":
+                assert f"\n{command[1]}:" in makefile
+            elif command[:2] == ["groma", "train"]:
+                parse_stage(command[2], command[3:], monkeypatch)
+            elif command[0] == "groma":
+                cli.build_parser().parse_args(command[1:])
+            elif command[0] == "pip":
+                assert command == ["pip", "install", "transformers-groma[app,serve]"]
+    assert checked == {"make", "pip", "groma", "hf"}
+
+
+def test_the_server_answers_the_readme(checkout, monkeypatch):
+    """Its call of curl, word for word but for the port, is answered as it says."""
+    pytest.importorskip("fastapi", reason='the server needs pip install "transformers-groma[serve]"')
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    from transformers_groma.serving.engine import Engine
+
+    from .serving import running_server
+
+    (script,) = [text for language, text in blocks(README) if language == "sh"]
+    (checkout / "demo_output").mkdir()
+    shutil.copyfile(REPOSITORY / "docs" / "images" / "scene.png", checkout / "demo_output" / "scene.png")
+    monkeypatch.setattr(running_server, "MODEL", "groma-tiny")
+    engine = Engine.from_pretrained(REPOSITORY / "hub_configs" / "groma-tiny")
+    try:
+        with running_server.serving(engine) as server:
+            assert script.count("http://localhost:8000") == 1
+            script = script.replace("http://localhost:8000", server.url)
+            result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    finally:
+        engine.close(0)
+    message = json.loads(result.stdout)["choices"][0]["message"]
+    assert f"`{message['content']}`" in README.read_text(encoding="utf-8")
+    (phrase,) = message["grounding"]["phrases"]
+    shown = re.search(r'"boxes_xyxy": (\[\[.*?\]\])', README.read_text(encoding="utf-8"))
+    torch.testing.assert_close(
+        torch.tensor(phrase["boxes_xyxy"]), torch.tensor(json.loads(shown[1])), atol=0.5, rtol=0
+    )
 
 
 def test_the_readme_goes_from_the_download_to_an_answer(tmp_path, monkeypatch, golden_dir):

@@ -330,6 +330,10 @@ def test_extra_serve(environment, tmp_path):
     assert answer["choices"][0]["message"]["content"] == "A small black star."
 
 
+def test_extra_qlora(environment, tmp_path):
+    run(environment("qlora") / "python", "-c", "import bitsandbytes", cwd=tmp_path)
+
+
 def test_extra_docs(environment, tmp_path):
     run(environment("docs") / "zensical", "--version", cwd=tmp_path)
     run(environment("docs") / "python", "-c", "import mkdocstrings_handlers.python", cwd=tmp_path)
