@@ -45,6 +45,45 @@ struct alignas(sizeof(T) * N) Pack {
   T at[N];
 };
 
+// The bits of a pack in whole words: compilers move and clear these at once, and halves one by one.
+template <int Bytes>
+struct Words;
+template <>
+struct Words<16> { using type = uint4; };
+template <>
+struct Words<8> { using type = uint2; };
+template <>
+struct Words<4> { using type = unsigned; };
+template <>
+struct Words<2> { using type = unsigned short; };
+template <typename T, int N>
+using PackWords = typename Words<sizeof(T) * N>::type;
+
+// The elements of a pack in the accumulator's type.
+template <typename T, int N>
+__device__ __forceinline__ void unpack(const PackWords<T, N>& words, Accumulator<T> (&values)[N]) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16> && N % 2 == 0) {
+    const unsigned* pairs = reinterpret_cast<const unsigned*>(&words);
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) {
+      values[2 * i] = __uint_as_float(pairs[i] << 16);
+      values[2 * i + 1] = __uint_as_float(pairs[i] & 0xffff0000u);
+    }
+  } else if constexpr (std::is_same_v<T, __half> && N % 2 == 0) {
+    const __half2* pairs = reinterpret_cast<const __half2*>(&words);
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) {
+      const float2 pair = __half22float2(pairs[i]);
+      values[2 * i] = pair.x;
+      values[2 * i + 1] = pair.y;
+    }
+  } else {
+    const T* elements = reinterpret_cast<const T*>(&words);
+#pragma unroll
+    for (int i = 0; i < N; ++i) values[i] = to_acc(elements[i]);
+  }
+}
+
 // How many elements a thread adds up atomically: 16 bytes in the accumulator's type, so that the additions of
 // neighbouring threads are adjacent in memory in half precision too.
 template <typename T>

@@ -20,31 +20,26 @@ struct Sizes {
   int64_t value_stride[3];  // of batch, pixel, head; channels are adjacent
 };
 
-// The four pixels around one sampling point.
+// The four pixels around one sampling point: first, right of it, below it, below and right.
 template <typename A>
 struct Corners {
-  int pixel[4];  // -1: outside
-  A weight[4];
-  A x, y;  // where the point lies within the square of pixels
+  int first, inside;  // the pixel up and left, below 0 too; bit c: pixel c is within the map
+  A x, y;             // where the point lies within the square of pixels
 };
 
 template <typename A>
 __device__ __forceinline__ Corners<A> find_corners(const A* location, int height, int width, int start) {
-  Corners<A> corners;
   const A x = location[0] * A(width) - A(0.5), y = location[1] * A(height) - A(0.5);
   const bool near = x > A(-1) && y > A(-1) && x < A(width) && y < A(height);  // false for NaN
   const A left = near ? floor(x) : A(0), top = near ? floor(y) : A(0);
   const int column = int(left), row = int(top);
-  corners.x = near ? x - left : A(0);
-  corners.y = near ? y - top : A(0);
+  int inside = 0;
 #pragma unroll
   for (int c = 0; c < 4; ++c) {
     const int r = row + c / 2, k = column + c % 2;
-    const bool inside = near && r >= 0 && r < height && k >= 0 && k < width;
-    corners.pixel[c] = inside ? start + r * width + k : -1;
-    corners.weight[c] = (c / 2 ? corners.y : 1 - corners.y) * (c % 2 ? corners.x : 1 - corners.x);
+    inside |= int(near && r >= 0 && r < height && k >= 0 && k < width) << c;
   }
-  return corners;
+  return {start + row * width + column, inside, near ? x - left : A(0), near ? y - top : A(0)};
 }
 
 // A level that does not fit into value is left out: nothing outside the tensor is ever read.
@@ -89,12 +84,23 @@ __device__ __forceinline__ void softmax_parts(const A* logits, int n, int lane, 
   inverse_sum = A(1) / sum_of_group(sum, group);
 }
 
-// What the threads of an item must know of one sampling point.
+// What the threads of an item must know of one sampling point: the pixel up and left of it, how far it lies right of that
+// one, and the weights of the upper and the lower two pixels, attention included. Small: all threads read it.
 template <typename A>
 struct alignas(16) Sample {
-  int pixel[4];  // -1: outside
-  A weight[4];   // attention included
+  A upper, lower, x;
+  int pixel;  // below 0 too
 };
+
+// Beside it, in one number: the width of the level and which of the four pixels are to be read.
+constexpr int kFlags = 4;
+
+// Where the level of a sampling point lies.
+struct alignas(16) Level {
+  int height, width, start, fits;
+};
+
+constexpr int kPointsInTable = 64;
 
 // G threads (a power of two, at most a warp) share an item, and all threads of a warp go through the same loops. A block
 // works on the items from its `first` to its `end`, neighbours of the same head, which read the same pixels: blocks that
@@ -107,8 +113,16 @@ __global__ void __launch_bounds__(kThreads, 4)
                    T* __restrict__ out) {
   using A = Accumulator<T>;
   __shared__ Sample<A> samples[kThreads];  // one a thread, written and read by its group alone
-  const int per_head = s.levels * s.points, lane = int(threadIdx.x) % group;
-  const Sample<A>* of_item = samples + threadIdx.x - lane;
+  __shared__ int widths[kThreads];
+  __shared__ Level levels[kPointsInTable];
+  const int per_head = s.levels * s.points, lane = int(threadIdx.x) % group, leader = int(threadIdx.x) - lane;
+  const auto level_of_point = [&](int k) {
+    Level level = {};
+    level.fits = read_level(shapes, starts, k / s.points, s.pixels, level.height, level.width, level.start);
+    return level;
+  };
+  for (int k = threadIdx.x; k < min(per_head, kPointsInTable); k += kThreads) levels[k] = level_of_point(k);
+  __syncthreads();
   const int rounds = int(gridDim.x) / multiprocessors, neighbour = int(blockIdx.x) / multiprocessors;
   const bool ordered = neighbour < rounds;  // the last blocks, if the grid is no multiple, stay where they are
   const int64_t part = ordered ? int64_t(blockIdx.x % multiprocessors) * rounds + neighbour : blockIdx.x;
@@ -133,29 +147,31 @@ __global__ void __launch_bounds__(kThreads, 4)
       for (int point = 0; point < per_head; point += group) {
         if (point + lane < per_head) {
           const int k = point + lane;
-          int height = 0, width = 0, start = 0;
-          const bool fits = read_level(shapes, starts, k / s.points, s.pixels, height, width, start);
-          const Corners<A> corners = find_corners(places + 2 * k, height, width, start);
+          const Level level = k < kPointsInTable ? levels[k] : level_of_point(k);
+          const Corners<A> corners = find_corners(places + 2 * k, level.height, level.width, level.start);
           const A weight = softmax ? exp(weights[k] - largest) * inverse_sum : weights[k];
-          Sample<A> sample;
-#pragma unroll
-          for (int c = 0; c < 4; ++c) {
-            sample.pixel[c] = fits ? corners.pixel[c] : -1;
-            sample.weight[c] = weight * corners.weight[c];
-          }
-          samples[threadIdx.x] = sample;
+          samples[threadIdx.x] = {weight * (1 - corners.y), weight * corners.y, corners.x, corners.first};
+          widths[threadIdx.x] = (level.width << kFlags) | (level.fits ? corners.inside : 0);
         }
         __syncwarp();
         const int n = min(group, per_head - point);
 #pragma unroll 2
-        for (int j = 0; j < n; ++j) {
-          const Sample<A> sample = of_item[j];
+        for (int j = leader; j < leader + n; ++j) {
+          const Sample<A> sample = samples[j];
+          const int flags = widths[j], below = sample.pixel + (flags >> kFlags);
+          PackWords<T, N> corners[4] = {};  // all are on their way before the first is used; outside is zero
 #pragma unroll
           for (int c = 0; c < 4; ++c) {
-            if (sample.pixel[c] < 0) continue;
-            const Pack<T, N> pixel = *reinterpret_cast<const Pack<T, N>*>(pixels + int64_t(sample.pixel[c]) * stride);
+            const int64_t offset = int64_t((c / 2 ? below : sample.pixel) + c % 2) * stride;
+            if (flags & (1 << c)) corners[c] = *reinterpret_cast<const PackWords<T, N>*>(pixels + offset);
+          }
 #pragma unroll
-            for (int i = 0; i < N; ++i) sum[i] += sample.weight[c] * to_acc(pixel.at[i]);
+          for (int c = 0; c < 4; ++c) {
+            const A weight = (c / 2 ? sample.lower : sample.upper) * (c % 2 ? sample.x : 1 - sample.x);
+            A pixel[N];
+            unpack<T, N>(corners[c], pixel);
+#pragma unroll
+            for (int i = 0; i < N; ++i) sum[i] += weight * pixel[i];
           }
         }
         __syncwarp();
@@ -201,25 +217,31 @@ __global__ void __launch_bounds__(kThreads, 3)
       A of_attention = 0, along_x = 0, along_y = 0;
       if (fits && active) {
         const Corners<A> corners = find_corners(places + 2 * k, height, width, start);
-        A dot[4] = {};
+        int pixels[4];
+        A corner_weights[4], dot[4] = {};
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+          pixels[c] = corners.inside & (1 << c) ? corners.first + c / 2 * width + c % 2 : -1;
+          corner_weights[c] = (c / 2 ? corners.y : 1 - corners.y) * (c % 2 ? corners.x : 1 - corners.x);
+        }
         for (int channel = lane * N; channel < s.channels; channel += group * N) {
           const Pack<T, N> g = *reinterpret_cast<const Pack<T, N>*>(out + channel);
 #pragma unroll
           for (int c = 0; c < 4; ++c) {
-            if (corners.pixel[c] < 0) continue;
+            if (pixels[c] < 0) continue;
             const Pack<T, N> pixel =
-                *reinterpret_cast<const Pack<T, N>*>(source + corners.pixel[c] * s.value_stride[1] + channel);
+                *reinterpret_cast<const Pack<T, N>*>(source + pixels[c] * s.value_stride[1] + channel);
             A part[N];
 #pragma unroll
             for (int i = 0; i < N; ++i) {
               dot[c] += to_acc(g.at[i]) * to_acc(pixel.at[i]);
-              part[i] = weight * corners.weight[c] * to_acc(g.at[i]);
+              part[i] = weight * corner_weights[c] * to_acc(g.at[i]);
             }
-            add_atomically(target + int64_t(corners.pixel[c]) * (s.heads * s.channels) + channel, part);
+            add_atomically(target + int64_t(pixels[c]) * (s.heads * s.channels) + channel, part);
           }
         }
 #pragma unroll
-        for (int c = 0; c < 4; ++c) of_attention += corners.weight[c] * dot[c];
+        for (int c = 0; c < 4; ++c) of_attention += corner_weights[c] * dot[c];
         along_x = ((1 - corners.y) * (dot[1] - dot[0]) + corners.y * (dot[3] - dot[2])) * A(width) * weight;
         along_y = ((1 - corners.x) * (dot[2] - dot[0]) + corners.x * (dot[3] - dot[1])) * A(height) * weight;
       }
@@ -285,9 +307,9 @@ Inputs make_inputs(const Tensor& value, const Tensor& shapes, const Tensor& star
   int64_t items = 1, row = 1;
   for (const int64_t size : {value.size(0), locations.size(1), value.size(2)}) items *= std::max<int64_t>(size, 1);
   for (const int64_t size : {value.size(2), value.size(3)}) row *= std::max<int64_t>(size, 1);
-  STD_TORCH_CHECK(items < (1 << 30) && value.size(1) < (1 << 30) && row < (1 << 30) &&
+  STD_TORCH_CHECK(items < (1 << 30) && value.size(1) < (1 << (30 - kFlags)) && row < (1 << 30) &&
                       locations.size(3) * locations.size(4) < (1 << 30),
-                  "ms_deform_attn: more than 2^30 queries of all heads and images, pixels, channels or points");
+                  "ms_deform_attn: 2^30 queries of all heads and images, channels or points or more, or 2^26 pixels");
   in.sizes = {int(value.size(0)),     int(value.size(1)),     int(locations.size(1)), int(value.size(2)),
               int(value.size(3)),     int(locations.size(3)), int(locations.size(4)),
               {in.value.stride(0), in.value.stride(1), in.value.stride(2)}};

@@ -112,7 +112,7 @@ constexpr int kPacks = 16;
 
 // How many blocks should share a multiprocessor: the compiler keeps to the registers that this leaves a thread.
 template <typename T>
-constexpr int kResident = std::is_same_v<T, float> ? 3 : 2;
+constexpr int kResident = std::is_same_v<T, double> ? 2 : 3;
 
 // A column of the map, summed over the map rows that a row of bins reads.
 template <typename A, int N>
@@ -136,21 +136,21 @@ __global__ void __launch_bounds__(kThreads, kResident<T>)
     const auto sum_column = [&](int index) {
       Column<A, N> column = {index, {}};
       const T* top = image + index * map.stride_column;
-      Pack<T, N> pixels[kFew];  // all are on their way before the first is used
+      PackWords<T, N> pixels[kFew] = {};  // all are on their way before the first is used; none is zero, as its weight
 #pragma unroll
       for (int r = 0; r < kFew; ++r) {
-        if (r < n_rows) pixels[r] = *reinterpret_cast<const Pack<T, N>*>(top + rows.offset[r]);
+        if (r < n_rows) pixels[r] = *reinterpret_cast<const PackWords<T, N>*>(top + rows.offset[r]);
       }
+      const auto add = [&](const PackWords<T, N>& words, A weight) {
+        A pixel[N];
+        unpack<T, N>(words, pixel);
 #pragma unroll
-      for (int r = 0; r < kFew; ++r) {
-        if (r >= n_rows) continue;
+        for (int i = 0; i < N; ++i) column.sum[i] += weight * pixel[i];
+      };
 #pragma unroll
-        for (int i = 0; i < N; ++i) column.sum[i] += rows.weight[r] * to_acc(pixels[r].at[i]);
-      }
+      for (int r = 0; r < kFew; ++r) add(pixels[r], rows.weight[r]);
       for (int r = first_row + kFew; r < first_row + n_rows; ++r) {
-        const Pack<T, N> pixel = *reinterpret_cast<const Pack<T, N>*>(top + taps.rows.index[r] * map.stride_row);
-#pragma unroll
-        for (int i = 0; i < N; ++i) column.sum[i] += taps.rows.weight[r] * to_acc(pixel.at[i]);
+        add(*reinterpret_cast<const PackWords<T, N>*>(top + taps.rows.index[r] * map.stride_row), taps.rows.weight[r]);
       }
       return column;
     };
