@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from .._output_errors import OutputError, writing
+from .app import add_app
 from .arguments import CommandError, CommandParser, OneLineParser, VersionAction, one_line
 from .ask import add_ask
 from .caption import add_caption
@@ -95,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_data(commands)
     add_train(commands)
     add_evaluate(commands)
+    add_app(commands)
     add_serve(commands)
     add_demo(commands)
     return parser

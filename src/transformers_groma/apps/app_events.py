@@ -1,0 +1,229 @@
+"""What the app does when someone chooses an image, asks, stops or saves, without any part of the page.
+
+Everything happens for one session; sessions share the engine and nothing else.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..serving.engine import Engine, EngineAnswer, EngineClosedError, ModelFailedError, QueueFullError, Sampling
+from .app_examples import EXAMPLES, Example
+from .app_questions import Content, Request, question_contents
+from .app_session import Exchange, Session, answer_json, messages
+from .app_settings import AppSettings
+from .uploads import new_path, open_upload
+
+# Seconds between two updates of the page while an answer is being written.
+UPDATE_SECONDS = 0.08
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What the page should show.
+
+    Args:
+        session (`Session`): whose image and conversation.
+        status (`str`, *optional*): a sentence about what went wrong, empty for none; `None` leaves the last one.
+        is_new (`bool`): whether another image was chosen, or none: what was drawn and typed belongs to the old one.
+        asked (`Exchange`, *optional*): a question whose answer has begun: its text and regions need not stay.
+    """
+
+    session: Session
+    status: str | None = None
+    is_new: bool = False
+    asked: Exchange | None = None
+
+
+class AppEvents:
+    """The events of the app.
+
+    Args:
+        engine (`Engine`): answers the questions.
+        settings (`AppSettings`): the limits.
+        folder (`Path`): of files that the app may serve.
+    """
+
+    def __init__(self, engine: Engine, settings: AppSettings, folder: Path) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.folder = folder
+
+    async def open_image(self, session: Session, path: str | Path) -> Screen:
+        """Start a conversation about an uploaded file."""
+        try:
+            image = await asyncio.to_thread(open_upload, path, self.settings, self.folder)
+        except ValueError as error:
+            Path(path).unlink(missing_ok=True)
+            return Screen(session, str(error))
+        session.reset(image)
+        return Screen(session, "", is_new=True)
+
+    async def start_example(self, session: Session, number: Any) -> AsyncIterator[Screen]:
+        """Start a conversation about the scene of an example, and ask its question."""
+        if not isinstance(number, int) or not 0 <= number < len(EXAMPLES):
+            yield Screen(session, "There is no such example: choose one of those on the page.")
+            return
+        path = await asyncio.to_thread(_draw, EXAMPLES[number], self.folder)
+        yield await self.open_image(session, path)
+        async with aclosing(self._answers(session, [EXAMPLES[number].content], remembers=False)) as screens:
+            async for screen in screens:
+                yield screen
+
+    async def propose(self, session: Session) -> Screen:
+        """Find all regions of the image, for the switch beside it."""
+        image = session.image
+        if image is None:
+            return Screen(session)
+        try:
+            proposals = await self.engine.propose(await asyncio.to_thread(image.read))
+        except (ValueError, RuntimeError) as error:
+            return Screen(session, f"All regions cannot be shown now. {_sentence(error)}")
+        if session.image is image:  # and not another one meanwhile
+            session.proposals = proposals
+        return Screen(session)
+
+    async def ask(self, session: Session, request: Request) -> AsyncIterator[Screen]:
+        """Answer a question, word by word."""
+        if session.image is None:
+            yield Screen(session, "Choose an image first.")
+            return
+        try:
+            contents = question_contents(request, session.image.size, self.settings.max_question_length)
+        except ValueError as error:
+            yield Screen(session, str(error))
+            return
+        async with aclosing(self._answers(session, contents, request.remembers)) as screens:
+            async for screen in screens:
+                yield screen
+
+    async def stop(self, session: Session) -> None:
+        """End the answer that is being written; what is there of it stays."""
+        if session.stop is not None:
+            session.stop.set()
+
+    async def close_image(self, session: Session) -> Screen:
+        """Forget the image and the conversation."""
+        session.reset()
+        return Screen(session, "", is_new=True)
+
+    async def save(self, session: Session, kind: str) -> Path | None:
+        """Write the last answer for a download, drawn ("png") or as JSON ("json"); `None` if there is none."""
+        exchange, image = session.last_answered, session.image
+        if exchange is None or image is None:
+            return None
+        path = new_path(self.folder, f"{Path(image.name).stem}-answer.{kind}")
+        session.files.append(path)
+        if kind == "json":
+            path.write_text(answer_json(exchange, image, self.settings.model_name), encoding="utf-8")
+        else:
+            drawn = await asyncio.to_thread(_draw_answer, exchange, image)
+            await asyncio.to_thread(drawn.save, path)
+        return path
+
+    async def _answers(self, session: Session, contents: list[Content], remembers: bool) -> AsyncIterator[Screen]:
+        """Ask one question after the other, until all are answered, one fails or the user stops them."""
+        if session.stop is not None:
+            yield Screen(session, "An answer is still being written: wait for its end, or stop it.")
+            return
+        stop = session.stop = asyncio.Event()
+        status = ""
+        exchange = None
+        try:
+            image = await asyncio.to_thread(session.image.read)
+            for content in contents:
+                earlier = list(session.exchanges) if remembers else []
+                exchange = Exchange(content)
+                session.exchanges.append(exchange)
+                yield Screen(session, "")
+                sampling = Sampling(max_new_tokens=self.settings.max_new_tokens)
+                answers = _until(stop, self.engine.stream(messages(image, earlier, content), sampling))
+                async with aclosing(answers):
+                    async for screen in self._shown(session, exchange, answers):
+                        yield screen
+                if stop.is_set():
+                    break
+        except (ValueError, RuntimeError) as error:
+            status = _sentence(error)
+        finally:
+            # Also when the browser has gone, which closes this generator.
+            session.stop = None
+            if exchange is not None:
+                _finish(session, exchange, status)
+        yield Screen(session, status)
+
+    async def _shown(
+        self, session: Session, exchange: Exchange, answers: AsyncIterator[EngineAnswer]
+    ) -> AsyncIterator[Screen]:
+        """Keep each part of an answer, and show it if the last update is long enough ago."""
+        last = 0.0
+        async for answer in answers:
+            is_first = exchange.answer is None
+            exchange.answer, exchange.is_partial = answer.grounded, not answer.is_final
+            if answer.is_final and answer.finish_reason == "length":
+                exchange.notice = f"The answer was cut off after {answer.completion_tokens} tokens."
+            if is_first or answer.is_final or time.monotonic() - last >= UPDATE_SECONDS:
+                last = time.monotonic()
+                yield Screen(session, asked=exchange if is_first else None)
+
+
+async def _until(stop: asyncio.Event, answers: AsyncIterator[EngineAnswer]) -> AsyncIterator[EngineAnswer]:
+    """The answers until `stop` is set; then the engine is told to let go of the question."""
+    stopping = asyncio.ensure_future(stop.wait())
+    async with aclosing(answers):
+        try:
+            while not stop.is_set():
+                step = asyncio.ensure_future(anext(answers))
+                try:
+                    await asyncio.wait({step, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    if not step.done():
+                        step.cancel()
+                        with suppress(asyncio.CancelledError, StopAsyncIteration):
+                            await step
+                if step.cancelled():
+                    return
+                try:
+                    answer = step.result()
+                except StopAsyncIteration:
+                    return
+                yield answer
+        finally:
+            stopping.cancel()
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong, for the user of the page: the engine speaks to whoever runs it."""
+    match error:
+        case QueueFullError():
+            return "Too many people are asking right now: wait a moment, then ask again."
+        case EngineClosedError():
+            return "The app is shutting down: ask again later."
+        case ModelFailedError():
+            return "The model failed on this question. Whoever runs this app finds the reason in its log."
+    return str(error)
+
+
+def _finish(session: Session, exchange: Exchange, status: str) -> None:
+    """What stays of a question that has ended in one way or the other."""
+    if exchange.answer is None:
+        session.exchanges = [kept for kept in session.exchanges if kept is not exchange]
+    elif exchange.is_partial:
+        exchange.is_partial, exchange.notice = False, status or "Stopped."
+
+
+def _draw(example: Example, folder: Path) -> Path:
+    path = new_path(folder, f"scene-{example.number}.png")
+    example.scene.draw().save(path)
+    return path
+
+
+def _draw_answer(exchange: Exchange, image: Any) -> Any:
+    return exchange.answer.draw(image.read(), question=exchange.text)
+
+
+__all__ = ["AppEvents", "Screen"]

@@ -1,0 +1,96 @@
+"""The fixed parts of the app's page: its head, the cards of the examples, its style and its scripts."""
+
+from functools import cache
+from html import escape
+from importlib.resources import files
+
+from .app_examples import EXAMPLES
+from .app_settings import AppSettings
+
+EMPTY = "Ask about the image, or draw a box on it and ask about that place."
+SHAPES_NOTE = "knows drawn scenes of coloured shapes, and nothing else"
+
+
+def page_head(settings: AppSettings) -> str:
+    """The title of the page, the model and its limits.
+
+    Args:
+        settings (`AppSettings`): of the app.
+
+    Returns:
+        `str`: HTML.
+    """
+    limits = f" {SHAPES_NOTE}" if settings.knows_shapes_only else ""
+    return (
+        '<div class="page-head"><h1>Groma</h1><p>A language model that points.</p>'
+        f'<p class="page-model"><strong>{escape(settings.model_name)}</strong>{limits}</p></div>'
+    )
+
+
+def start_note(settings: AppSettings) -> str:
+    """What to do on the empty page, and what may be sent.
+
+    Args:
+        settings (`AppSettings`): of the app.
+
+    Returns:
+        `str`: HTML.
+    """
+    kind = "an image of coloured shapes" if settings.knows_shapes_only else "a photo"
+    return (
+        f'<p class="start-note">Choose {kind}, draw a box where you mean, and ask: the answer points at what it '
+        f"names. <small>Up to {settings.max_upload_mb} MB and {settings.max_pixels / 1e6:g} megapixels. Nobody else "
+        "sees your image.</small></p>"
+        f'<p class="status" role="alert" data-max-mb="{settings.max_upload_mb}"></p>'
+    )
+
+
+@cache
+def examples_html() -> str:
+    """The cards of the examples, each a button with the number of its example.
+
+    Returns:
+        `str`: HTML.
+    """
+    cards = "".join(
+        f'<li><button type="button" class="example" data-example="{number}"><img src="{example.thumbnail()}" alt="" '
+        f"width=320 height=320><span>{escape(example.title)}</span></button></li>"
+        for number, example in enumerate(EXAMPLES)
+    )
+    return f'<h2 class="examples-title">Or try one of these</h2><ul class="examples">{cards}</ul>'
+
+
+# A click on a card becomes the event "choose" with the number of its example.
+EXAMPLES_SCRIPT = """
+element.addEventListener("click", (event) => {
+  const card = event.target.closest("[data-example]");
+  if (card) trigger("choose", { number: Number(card.dataset.example) });
+});
+"""
+
+
+def status_html(message: str) -> str:
+    """A sentence about what went wrong, read out by screen readers; nothing for no message.
+
+    Args:
+        message (`str`): plain text.
+
+    Returns:
+        `str`: HTML.
+    """
+    return f'<p class="status" role="alert">{escape(message)}</p>' if message else ""
+
+
+def asset(name: str) -> str:
+    """The text of a file in `static/`.
+
+    Args:
+        name (`str`): of the file.
+
+    Returns:
+        `str`: its content.
+    """
+    return files(__package__).joinpath("static", name).read_text(encoding="utf-8")
+
+
+__all__ = ["EMPTY", "EXAMPLES_SCRIPT", "asset", "examples_html", "page_head", "start_note", "status_html"]

@@ -1,0 +1,148 @@
+"""The questions of the app: a free one about drawn regions, and those of its buttons."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..image_inputs import ImageSize
+from ..markup import GROUNDING_TOKEN, REGION_MARK
+from ..questions import STANDARD_QUESTIONS, fill_question
+from .drawn_regions import drawn_regions
+
+Verb = Literal["ask", "find", "describe_image", "describe_regions"]
+Content = list[dict[str, Any]]
+TAKES_TEXT: tuple[Verb, ...] = ("ask", "find")
+
+# A drawn region in a question: `[1]` is the first one. `<region>`, as the command line writes it, is the next one.
+_MARK = re.compile(r"\[([1-9][0-9]{0,3})\]|" + re.escape(REGION_MARK))
+_ALL = re.compile(r"all\s+(?:the\s+)?(?=\S)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for.
+
+    Args:
+        verb (`str`): "ask" a free question, "find" what the text names, "describe_image" or "describe_regions".
+        text (`str`): what was typed.
+        drawings: what was drawn, as the browser sends it, see [`drawn_regions`].
+        points (`bool`): whether the answer to a free question should point at what it names.
+        remembers (`bool`): whether earlier questions and answers are part of the conversation.
+    """
+
+    verb: Verb
+    text: str = ""
+    drawings: Any = None
+    points: bool = False
+    remembers: bool = True
+
+
+def question_contents(request: Request, size: ImageSize, max_length: int) -> list[Content]:
+    """The questions of a request, as contents of user messages without the image.
+
+    Args:
+        request (`Request`): what is asked for.
+        size (`ImageSize`): of the upright image.
+        max_length (`int`): most characters of the text.
+
+    Returns:
+        `list`: one content, or for "describe_regions" one for each region. Boxes are `xyxy` in absolute pixels of the
+        upright image.
+
+    Raises:
+        ValueError: nothing was typed or drawn where something is needed, the text is too long, or it mentions a region
+            that is not drawn. The message is a sentence for the user.
+
+    Example:
+    >>> question_contents(Request("find", "all chairs"), ImageSize(480, 640), 1000)[0][1]
+    {'type': 'phrase', 'text': 'chairs', 'boxes': []}
+    """
+    text = request.text.strip()
+    if len(text) > max_length:
+        raise ValueError(
+            f"The question has {len(text)} characters, and {max_length} are taken: make it shorter, or ask in steps."
+        )
+    if request.verb == "describe_image":
+        return [_standard("grounded_description")]
+    if request.verb == "find":
+        if not text:
+            raise ValueError("Write what to find, such as “the red cup” or “all chairs”, then press Find again.")
+        phrase, is_all = _ALL.subn("", text, count=1) if _ALL.match(text) else (text, 0)
+        return [_standard("grounding" if is_all else "rec", phrase={"type": "phrase", "text": phrase, "boxes": []})]
+    regions = drawn_regions(request.drawings, size)
+    if request.verb == "describe_regions":
+        if not regions:
+            raise ValueError("Draw a box on the image first: that is the region to be described.")
+        return [_standard("region_caption", region=region) for region in regions]
+    parts = question_parts(text, regions)
+    return [_joined([*_text(GROUNDING_TOKEN if request.points else ""), *parts])]
+
+
+def question_parts(question: str, regions: Sequence[dict[str, Any]]) -> Content:
+    """The message parts of a question in which regions are written `[1]`, `[2]`, …
+
+    Args:
+        question (`str`): as typed. `<region>` reads as the next region in the order of drawing, as on the command
+            line.
+        regions (`Sequence[dict]`): region parts of [`drawn_regions`].
+
+    Returns:
+        `list[dict]`: message parts. A question that mentions no region has all of them at its end, as
+        `ImageGroundingPipeline.ask` puts them; one that mentions some has only these.
+
+    Raises:
+        ValueError: the question is empty, or mentions a region that is not drawn.
+
+    Example:
+    >>> region = {"type": "region", "box": [10.0, 20.0, 110.0, 220.0]}
+    >>> question_parts("What is left of [1]?", [region])[1:]
+    [{'type': 'region', 'box': [10.0, 20.0, 110.0, 220.0]}, {'type': 'text', 'text': '?'}]
+    >>> question_parts("What is this?", [region])[0]
+    {'type': 'text', 'text': 'What is this? '}
+    """
+    question = question.strip()
+    if not question:
+        raise ValueError("The question is empty: write one, or choose one of the buttons.")
+    parts: Content = []
+    position = next_region = 0
+    for mark in _MARK.finditer(question):
+        if mark[1] is None:
+            next_region += 1
+        number = next_region if mark[1] is None else int(mark[1])
+        if number > len(regions):
+            raise ValueError(_not_drawn(mark[0], number, len(regions)))
+        parts += [*_text(question[position : mark.start()]), regions[number - 1]]
+        position = mark.end()
+    parts += _text(question[position:])
+    if position == 0:
+        for number, region in enumerate(regions):
+            parts += [*_text(" " if number == 0 else ", "), region]
+    return _joined(parts)
+
+
+def _joined(parts: Content) -> Content:
+    """The same parts, texts that follow each other as one."""
+    joined: Content = []
+    for part in parts:
+        if joined and part["type"] == joined[-1]["type"] == "text":
+            joined[-1] = {"type": "text", "text": joined[-1]["text"] + part["text"]}
+        else:
+            joined.append(part)
+    return joined
+
+
+def _not_drawn(mark: str, number: int, count: int) -> str:
+    drawn = {0: "no region is", 1: "only one region is"}.get(count, f"only {count} regions are")
+    return f"The question says {mark}, but {drawn} drawn: draw region {number} on the image, or leave the mark out."
+
+
+def _text(text: str) -> Content:
+    return [{"type": "text", "text": text}] if text else []
+
+
+def _standard(kind: str, **slots: Any) -> Content:
+    return fill_question(STANDARD_QUESTIONS[kind], lambda text: {"type": "text", "text": text}, slots)
+
+
+__all__ = ["TAKES_TEXT", "Content", "Request", "Verb", "question_contents", "question_parts"]

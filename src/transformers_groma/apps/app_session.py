@@ -1,0 +1,123 @@
+"""What the app keeps of one user: the image, what was asked about it, and the answers."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..grounding import GroundedText
+from ..markup import REGION_MARK
+from ..regions import Regions
+from .uploads import UploadedImage, delete
+
+
+@dataclass
+class Exchange:
+    """One question and its answer.
+
+    Args:
+        content (`list[dict]`): message parts of the question, without the image; boxes are `xyxy` in absolute pixels
+            of the upright image.
+        answer (`GroundedText`, *optional*): as far as it has come.
+        is_partial (`bool`): whether more of it is to come.
+        notice (`str`, *optional*): a sentence about what went wrong or was cut short.
+    """
+
+    content: list[dict[str, Any]]
+    answer: GroundedText | None = None
+    is_partial: bool = True
+    notice: str | None = None
+
+    @property
+    def boxes(self) -> list[list[float]]:
+        """The boxes of the question, `xyxy` in absolute pixels of the upright image."""
+        return [part["box"] for part in self.content if part["type"] == "region"]
+
+    @property
+    def text(self) -> str:
+        """The question as the command line writes it, with `<region>` for each of its boxes."""
+        return "".join(REGION_MARK if part["type"] == "region" else part["text"] for part in self.content)
+
+
+@dataclass
+class Session:
+    """The image of one user and the conversation about it.
+
+    Args:
+        image (`UploadedImage`, *optional*): the image; `None` before one is chosen.
+        exchanges (`list[Exchange]`): the conversation so far.
+        proposals (`Regions`, *optional*): all regions that the model proposes for the image, once they are known.
+        stop (`asyncio.Event`, *optional*): ends the answer that is being written; `None` while there is none.
+        files (`list[Path]`): that were made for downloads.
+    """
+
+    image: UploadedImage | None = None
+    exchanges: list[Exchange] = field(default_factory=list)
+    proposals: Regions | None = None
+    stop: asyncio.Event | None = None
+    files: list[Path] = field(default_factory=list)
+
+    def reset(self, image: UploadedImage | None = None) -> None:
+        """Forget the conversation, delete the files of the image, and start anew with another one or none."""
+        if self.stop is not None:
+            self.stop.set()
+        for path in [*self.files, *(self.image.files if self.image is not None else ())]:
+            delete(path)
+        self.image, self.exchanges, self.proposals, self.files = image, [], None, []
+
+    @property
+    def last_answered(self) -> Exchange | None:
+        """The last question that has an answer, also a part of one."""
+        return next((exchange for exchange in reversed(self.exchanges) if exchange.answer is not None), None)
+
+
+def messages(image: Any, earlier: Sequence[Exchange], content: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A conversation as the engine takes it; the image goes with the first question.
+
+    Args:
+        image (`PIL.Image.Image`): the upright image.
+        earlier (`Sequence[Exchange]`): exchanges to be remembered; those without an answer are left out.
+        content (`Sequence[dict]`): message parts of the new question.
+
+    Returns:
+        `list[dict]`: messages. Earlier answers are plain text: their region numbers mean nothing in a new prompt.
+
+    Example:
+    >>> [message["role"] for message in messages(None, [], [{"type": "text", "text": "What is this?"}])]
+    ['user']
+    """
+    result: list[dict[str, Any]] = []
+    for exchange in earlier:
+        if exchange.answer is not None:
+            result.append({"role": "user", "content": list(exchange.content)})
+            result.append({"role": "assistant", "content": [{"type": "text", "text": exchange.answer.text}]})
+    result.append({"role": "user", "content": list(content)})
+    result[0]["content"].insert(0, {"type": "image", "image": image})
+    return result
+
+
+def answer_json(exchange: Exchange, image: UploadedImage, model_name: str) -> str:
+    """An answer as JSON, with its question and the size of the image.
+
+    Args:
+        exchange (`Exchange`): with an answer.
+        image (`UploadedImage`): what it is about.
+        model_name (`str`): which model answered.
+
+    Returns:
+        `str`: `GroundedText.to_dict` with `model`, `image`, `question` and `question_boxes_xyxy`; boxes are `xyxy` in
+        absolute pixels of the upright image.
+    """
+    content = {
+        "model": model_name,
+        "image": {"name": image.name, "width": image.size.width, "height": image.size.height},
+        "question": exchange.text,
+        "question_boxes_xyxy": exchange.boxes,
+        **exchange.answer.to_dict(),
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+__all__ = ["Exchange", "Session", "answer_json", "messages"]
