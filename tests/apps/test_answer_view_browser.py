@@ -352,6 +352,10 @@ def test_each_turn_shows_its_own_places(open_page):
     assert button.count() == 1
     button.press("Enter")
     assert shown() == ["1"]
+    names(page).nth(0).focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Escape")
+    assert shown() == ["0"]
     page.locator(".groma-question").nth(0).click()
     replace(page, html(Turn("One?", cat), Turn("Two?", dog), Turn("Three?", None, True), url=url))
     assert page.locator(".groma-turn.is-current .groma-question").text_content() == "Three?"
