@@ -161,6 +161,11 @@ def read_answers(pipe: Pipeline, prompt: Prompt, output: Any) -> list[GroundedTe
     return [answers[start : start + each] for start in range(0, len(answers), each)]
 
 
+def read_answer(pipe: Pipeline, prompt: Prompt, output: Any) -> GroundedText:
+    """The one answer to a prompt of one conversation."""
+    return read_answers(pipe, prompt, output)[0]
+
+
 def stream_question(pipe: Pipeline, question: ImageQuestion, generation: Generation) -> Iterator[GroundedText]:
     """Answer a question step by step.
 
@@ -176,11 +181,14 @@ def stream_question(pipe: Pipeline, question: ImageQuestion, generation: Generat
         perceived = perceive(pipe.model, pipe.processor, [question.image.pixels])
         prompt = prompt_about(pipe, [question.messages], perceived)
     # `close` of this generator closes that one, too.
-    yield from stream_answer(pipe, prompt, generation)
+    yield from stream_answer(pipe, prompt, generation, read_answer)
 
 
 def stream_answer(
-    pipe: Pipeline, prompt: Prompt, generation: Generation, on_end: Callable[[Any], None] = lambda output: None
+    pipe: Pipeline,
+    prompt: Prompt,
+    generation: Generation,
+    read: Callable[[Pipeline, Prompt, Any], GroundedText],
 ) -> Iterator[GroundedText]:
     """Answer a prompt of one conversation step by step.
 
@@ -190,7 +198,8 @@ def stream_answer(
         pipe (`Pipeline`): has the model and its processor.
         prompt (`Prompt`): what is asked.
         generation (`Generation`): settings.
-        on_end (`Callable`): called with the output of `generate`; where the reader left early it is cut short.
+        read (`Callable`): reads the answer from the output of `generate`. Called once, also where the reader left
+            early and the answer is cut short.
 
     Yields:
         `GroundedText`: the answer so far, whenever there is more of it; the last one is the whole answer.
@@ -199,6 +208,7 @@ def stream_answer(
     is_left = threading.Event()
     results: list[Any] = []
     errors: list[BaseException] = []
+    answer = None
 
     def put(step: Tensor | None) -> None:
         while not is_left.is_set():
@@ -240,10 +250,10 @@ def stream_answer(
             except Empty:
                 thread.join(_PATIENCE)
         if results:
-            on_end(results[0])
+            answer = read(pipe, prompt, results[0])
     if errors:
         raise errors[0]
-    yield read_answers(pipe, prompt, results[0])[0]
+    yield answer
 
 
 def _partial_answer(pipe: Pipeline, prompt: Prompt, ids: Sequence[int]) -> GroundedText:
@@ -265,6 +275,7 @@ __all__ = [
     "longest_prompt",
     "prompt_about",
     "prompt_length",
+    "read_answer",
     "read_answers",
     "stream_answer",
     "stream_question",

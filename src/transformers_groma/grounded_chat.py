@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from transformers.pipelines.base import Pipeline
 
 from .answer_settings import BoxSettings, Generation, check_flags
-from .answering import Prompt, generate, longest_prompt, prompt_about, prompt_length, read_answers, stream_answer
+from .answering import Prompt, generate, longest_prompt, prompt_about, prompt_length, read_answer, stream_answer
 from .grounding import GroundedText
 from .image_inputs import ImageSize
 from .perceived_images import PerceivedImage
@@ -155,7 +155,7 @@ class GroundedChat:
             prompt = self._prompt(text, boxes, generation)
             self._cache = None
             yield from stream_answer(
-                self._pipe, prompt, generation, lambda output: self._end(text, boxes, prompt, output)
+                self._pipe, prompt, generation, lambda _, asked, output: self._end(text, boxes, asked, output)
             )
 
     @contextmanager
@@ -173,7 +173,7 @@ class GroundedChat:
 
     def _end(self, text: str, boxes: list[list[float]], prompt: Prompt, output: Any) -> GroundedText:
         """Keep an answer, and what the model has read."""
-        answer = read_answers(self._pipe, prompt, output)[0]
+        answer = read_answer(self._pipe, prompt, output)
         self._cache, self._sequences = prompt.inputs["past_key_values"], output.sequences
         self._turns.append(ChatTurn(text, torch.tensor(boxes).reshape(-1, 4), answer))
         return answer

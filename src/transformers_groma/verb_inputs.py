@@ -131,7 +131,7 @@ def paired(**values: tuple[Any, bool]) -> tuple[list[dict[str, Given]], bool]:
         first = next(iter(lengths))
         if length != lengths[first]:
             raise ValueError(
-                f"`{name}` has {length} entries, but `{first}` has {lengths[first]}. Pass one for each, or a single "
+                f"`{name}` has length {length}, but `{first}` has {lengths[first]}. Pass one for each, or a single "
                 "one for all."
             )
     entries = [
@@ -202,8 +202,9 @@ def marked_question(given: Given, num_boxes: int, grounded: bool, boxes_name: st
         question += " " + ", ".join([REGION_MARK] * num_boxes)
     elif marks != num_boxes:
         raise ValueError(
-            f"`{name}` {shortened(question)} has {marks} {REGION_MARK} marks, but `{boxes_name}` has {num_boxes} "
-            f"boxes. Write one {REGION_MARK} for each box, in the order of the boxes, or none at all."
+            f"`{name}` {shortened(question)} has {marks} {REGION_MARK} {'mark' if marks == 1 else 'marks'}, but "
+            f"`{boxes_name}` has {num_boxes} {'box' if num_boxes == 1 else 'boxes'}. Write one {REGION_MARK} for each "
+            "box, in the order of the boxes, or none at all."
         )
     if grounded and not question.startswith(GROUNDING_TOKEN):
         question = GROUNDING_TOKEN + question

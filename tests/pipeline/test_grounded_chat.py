@@ -190,7 +190,7 @@ def test_more_regions_than_the_model_takes(pipe, photos):
         (lambda chat: chat.ask(""), "`question` is empty"),
         (lambda chat: chat.ask(None), "`question` is not a text: None"),
         (lambda chat: chat.ask(["a", "b"]), "`question` is not a text"),
-        (lambda chat: chat.ask("Is <region>?"), "1 <region> marks, but `boxes` has 0"),
+        (lambda chat: chat.ask("Is <region>?"), "1 <region> mark, but `boxes` has 0 boxes"),
         (lambda chat: chat.ask("What?", boxes=BOX), "`boxes` must be a list of boxes"),
         (lambda chat: chat.ask("What?", boxes=[[0, 0, 9000, 9]]), r"`boxes\[0\]` = .* outside"),
         (lambda chat: chat.ask("What?", boxes=[[1, 2]]), "looks like a point"),
@@ -267,6 +267,7 @@ def test_a_streamed_turn_is_the_same_turn(free_slots, pipe, photos, chat):
         *partials, answer = other.ask(question, boxes=boxes, stream=True)
         assert answer.to_dict() == expected.to_dict()
         assert answer.user_region_ids == expected.user_region_ids
+        assert other.turns[-1].answer is answer
         for partial in partials:
             assert partial.regions.to_dict() == answer.regions.to_dict()
             assert partial.user_region_ids == answer.user_region_ids

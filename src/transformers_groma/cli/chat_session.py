@@ -57,7 +57,7 @@ def run_session(arguments: argparse.Namespace) -> None:
                 raise
             note(str(error))
     if boxes and not is_terminal:
-        raise CommandError(f"the standard input ends with {len(boxes)} boxes and no question about them: write one.")
+        raise CommandError("the standard input ends with a box and no question about it: write one.")
     if not chat.turns and not is_terminal:
         raise CommandError("the standard input has no question: write one a line, or give QUESTION.")
 
