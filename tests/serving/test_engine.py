@@ -228,6 +228,20 @@ def test_from_pretrained_loads_an_engine(tiny_folder):
     assert run(load_and_ask()).completion_tokens <= 2
 
 
+def test_from_pretrained_loads_an_adapter(tiny_folder, tiny_parts, tmp_path):
+    peft = pytest.importorskip("peft")
+    model = AutoModelForImageTextToText.from_pretrained(tiny_folder)
+    model.add_adapter(peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    model.save_pretrained(tmp_path)
+    tiny_parts[1].save_pretrained(tmp_path)
+
+    async def load_and_ask(folder):
+        async with Engine.from_pretrained(folder, device="cpu") as engine:
+            return (await engine.answer(ask("What?", noise()), tokens(12))).grounded.markup
+
+    assert run(load_and_ask(tmp_path)) != run(load_and_ask(tiny_folder))
+
+
 def test_from_pretrained_refuses_other_models():
     with pytest.raises(ValueError, match=r"is of type 'groma_region_proposal'\. Pass a model of type 'groma'\."):
         Engine.from_pretrained("hub_configs/groma-det-pretrain")

@@ -11,6 +11,7 @@ from dataclasses import replace
 from os import PathLike
 from typing import Any
 
+from ..model_files import base_of_adapter
 from ..regions import Regions
 from .answers import EngineAnswer, EngineClosedError, EngineStatus, ModelFailedError, QueueFullError
 from .batch_runner import BatchRunner
@@ -57,16 +58,19 @@ class Engine:
 
     Example:
     >>> import asyncio
-    >>> from PIL import Image
-    >>> async def ask():
+    >>> from transformers_groma.shapes.scenes import make_scene
+    >>> async def ask(*questions):
+    ...     image = {"type": "image", "image": make_scene(seed=0, split="test", index=1).draw()}
+    ...     conversations = [
+    ...         [{"role": "user", "content": [image, {"type": "text", "text": question}]}] for question in questions
+    ...     ]
     ...     async with Engine.from_pretrained("hub_configs/groma-tiny", device="cpu") as engine:
-    ...         image = {"type": "image", "image": Image.new("RGB", (320, 240), "white")}
-    ...         question = {"type": "text", "text": "What is there?"}
-    ...         messages = [{"role": "user", "content": [image, question]}]
-    ...         answers = await asyncio.gather(*[engine.answer(messages, Sampling(max_new_tokens=4))] * 1)
-    ...         return answers[0].completion_tokens
-    >>> asyncio.run(ask())
-    4
+    ...         return await asyncio.gather(*map(engine.answer, conversations))
+    >>> answers = asyncio.run(ask("How many circles are there?", "[grounding] Please describe the image in detail."))
+    >>> [answer.finish_reason for answer in answers]
+    ['stop', 'stop']
+    >>> len(answers[1].grounded.phrases) > 1
+    True
     """
 
     def __init__(
@@ -115,7 +119,7 @@ class Engine:
         """Load a model and its processor into a new engine.
 
         Args:
-            model (`str` or path): folder or Hub name of a Groma.
+            model (`str` or path): folder or Hub name of a Groma, or the folder of an adapter.
             device (`str` or `torch.device`, *optional*): the best one available by default.
             dtype (`str` or `torch.dtype`, *optional*): as the weights are saved by default.
             **settings: as for `Engine`.
@@ -130,7 +134,8 @@ class Engine:
         import torch
         from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-        config = AutoConfig.from_pretrained(model)
+        base = base_of_adapter(model)
+        config = AutoConfig.from_pretrained(model if base is None else base)
         if config.model_type != "groma":
             raise ValueError(f"`model` {str(model)!r} is of type {config.model_type!r}. Pass a model of type 'groma'.")
         if device is None:
