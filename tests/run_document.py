@@ -22,7 +22,7 @@ from transformers_groma import cli
 
 _BLOCK = re.compile(r"^(?:<!-- not run: (?P<reason>.+?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 # What a command reads from the lines below it, up to a word.
-_HERE_DOCUMENT = re.compile(r" *<<(\w+)\n.*?^\1$", flags=re.M | re.S)
+_HERE_DOCUMENT = re.compile(r" *<< ?(\w+)\n.*?^\1$", flags=re.M | re.S)
 # A command whose value a document says behind it: `answer.text  # A black star.`
 _PROMISE = re.compile(r"  # (.+)$")
 
