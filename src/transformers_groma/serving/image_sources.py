@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import anyio.to_thread
+from anyio import CapacityLimiter, to_thread
 from PIL import Image
 
 from ..image_inputs import image_size, to_rgb
@@ -17,8 +17,6 @@ from .image_download import DownloadError, ImageDownloader
 from .settings import ServerSettings
 
 _DATA_URL = re.compile(r"data:image/[\w.+-]+(?:;[\w-]+=[^;,]*)*;base64,", re.IGNORECASE)
-# Images that are decoded at the same time, each in a thread.
-DECODING_THREADS = 4
 
 
 class ImageSources:
@@ -28,15 +26,20 @@ class ImageSources:
         settings (`ServerSettings`): limits, and whether images are fetched.
         downloader (`ImageDownloader`, *optional*): fetches them; only where URLs are allowed.
         on_download (`Callable`): called after each download with `"ok"` or `"error"`.
+        threads (`CapacityLimiter`): how many images are decoded at the same time, each in a thread.
     """
 
     def __init__(
-        self, settings: ServerSettings, downloader: ImageDownloader | None, on_download: Callable[[str], None]
+        self,
+        settings: ServerSettings,
+        downloader: ImageDownloader | None,
+        on_download: Callable[[str], None],
+        threads: CapacityLimiter,
     ) -> None:
         self._settings = settings
         self._downloader = downloader
         self._on_download = on_download
-        self._threads = anyio.CapacityLimiter(DECODING_THREADS)
+        self._threads = threads
 
     async def read(self, url: str, param: str, share: MemoryShare) -> Image.Image:
         """Read one image.
@@ -100,7 +103,7 @@ class ImageSources:
         )
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
-        return await anyio.to_thread.run_sync(work, limiter=self._threads)
+        return await to_thread.run_sync(work, limiter=self._threads)
 
 
 def data_url_content(url: str, param: str) -> bytes:

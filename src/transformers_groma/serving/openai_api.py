@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -34,6 +34,9 @@ from .settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
+# Threads that read bodies and decode images, so that the event loop does not. More of them would only take turns, and
+# each keeps memory of its own.
+_THREADS = 4
 _FAILED = "The server failed. Its log says more."
 
 
@@ -64,7 +67,9 @@ def create_app(
     lifecycle = lifecycle or Lifecycle()
     metrics = ServerMetrics(engine.snapshot)
     downloader = make_downloader(settings) if settings.allow_image_urls else None
-    chats = _Chats(engine, settings, ImageSources(settings, downloader, metrics.download), metrics)
+    threads = CapacityLimiter(_THREADS)
+    sources = ImageSources(settings, downloader, metrics.download, threads)
+    chats = _Chats(engine, settings, sources, metrics, threads)
     created = int(time.time())
     model = {"id": settings.model_name, "object": "model", "created": created, "owned_by": "transformers-groma"}
 
@@ -143,12 +148,18 @@ class _Chats:
     """Answers chat requests."""
 
     def __init__(
-        self, engine: Engine, settings: ServerSettings, sources: ImageSources, metrics: ServerMetrics
+        self,
+        engine: Engine,
+        settings: ServerSettings,
+        sources: ImageSources,
+        metrics: ServerMetrics,
+        threads: CapacityLimiter,
     ) -> None:
         self._engine = engine
         self._settings = settings
         self._sources = sources
         self._metrics = metrics
+        self._threads = threads
         self._memory = HeldMemory(settings.max_held_bytes)
         self._clients = ClientLimit(settings.max_requests_per_client)
 
@@ -172,7 +183,7 @@ class _Chats:
         with self._clients.request(address), self._memory.share() as share:
             body = await read_body(request, self._settings, share)
             # In a thread, as a body of many megabytes takes its time.
-            chat = await to_thread.run_sync(read_chat_request, body, self._settings)
+            chat = await to_thread.run_sync(read_chat_request, body, self._settings, limiter=self._threads)
             messages, image = await while_connected(engine_messages(chat, self._sources, share), request.receive)
             # While it waits for its turn, a request holds the pixels of its image, and no longer the text of its body.
             share.give_back(len(body))
