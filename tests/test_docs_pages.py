@@ -21,6 +21,7 @@ OWN_TESTS = {
     "finetune.md": "test_docs_finetune.py",
     "loading.md": "test_docs_loading.py",
     "own-language-model.md": "test_own_language_model.py",
+    "serve.md": "test_docs_serve.py",
     "several-turns.md": "test_docs_turns.py",
     "training.md": "test_docs_training.py",
 }
