@@ -125,7 +125,7 @@ def test_each_extra_that_a_message_names_exists(project):
         )
         for name in names.split(",")
     }
-    assert {"train", "data", "eval"} <= named
+    assert {"app", "serve", "train", "data", "eval"} <= named
     assert named <= extras
 
 

@@ -116,7 +116,7 @@ def running(*command: str | Path, cwd: Path) -> Iterator[str]:
     process = subprocess.Popen(
         words, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=clean_variables()
     )
-    alarm = threading.Timer(180, process.kill)
+    alarm = threading.Timer(300, process.kill)
     alarm.start()
     lines: list[str] = []
     try:
