@@ -1,80 +1,14 @@
-"""The answer view in a real browser: pointing, tapping, keys, the switch and the slider, sizes and streaming."""
+"""The answer view in a real browser: pointing, tapping, keys, all regions, streaming and turns."""
 
-import json
+import io
 import re
 
 import pytest
-import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from transformers_groma.apps.answer_page import answer_page, image_data_url
-from transformers_groma.apps.answer_view import Turn, answer_view, view_script, view_style
-from transformers_groma.grounding import ground_text
-from transformers_groma.image_inputs import ImageSize
+from transformers_groma.apps.answer_view import Turn, view_script
 
-BOXES = torch.tensor(
-    [[40.0, 60, 240, 360], [320, 80, 600, 400], [0, 0, 640, 480], [400, 160, 480, 240], [10, 400, 60, 460]]
-)
-SCORES = torch.tensor([0.9, 0.8, 0.3, 0.55, 0.1])
-SIZE = ImageSize(480, 640)
-TWO = (
-    "<p>A cat</p> <roi><r0></roi> looks at <p>a dog</p> <roi><r1></roi>. <p>Both animals</p> <roi><r0><r1></roi> sit."
-)
-
-
-def photo(size=(640, 480)) -> str:
-    image = Image.new("RGB", size, (90, 140, 90))
-    ImageDraw.Draw(image).ellipse((size[0] / 2, size[1] / 6, size[0] * 0.93, size[1] * 0.83), fill=(230, 230, 235))
-    return image_data_url(image)
-
-
-def answer(markup: str = TWO, users=(), scores=SCORES):
-    return ground_text(markup, BOXES, scores, user_region_ids=users)
-
-
-def html(*turns: Turn, url: str | None = None, size: ImageSize = SIZE, **options) -> str:
-    return answer_view("groma", turns, image_url=url or photo((size.width, size.height)), size=size, **options)
-
-
-def page_of(view: str, dark_class: str = "groma-page") -> str:
-    head = '<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    style = f"<style>body {{ margin: 12px; }} {view_style()}</style>"
-    return (
-        f'{head}<html class="{dark_class}">{style}<div id="mount">{view}</div><script>{view_script()}</script></html>'
-    )
-
-
-def names(page):
-    return page.locator("span.groma-name")
-
-
-def lit(page) -> dict[str, list[str]]:
-    """What is lit: phrases by their words, places by their keys."""
-    return page.evaluate(
-        """() => ({
-          names: [...document.querySelectorAll("span.groma-name.is-lit")].map((e) => e.firstChild.data),
-          places: [...document.querySelectorAll("g.groma-place.is-lit")].map((e) => e.dataset.gromaPlace).sort(),
-        })"""
-    )
-
-
-def key_of_box(page, x: int) -> str:
-    return page.locator(f"g.groma-place:has(rect[x='{x}'])").get_attribute("data-groma-place")
-
-
-def point(page, x: float, y: float):
-    """The mouse over a pixel of the image."""
-    box = page.locator(".groma-stage").bounding_box()
-    page.mouse.move(box["x"] + x * box["width"] / 640, box["y"] + y * box["height"] / 480)
-
-
-def replace(page, view: str):
-    """What a server does with each part of a streamed answer, in the roughest way: all of the HTML is new."""
-    page.evaluate("(view) => { document.getElementById('mount').innerHTML = view; }", view)
-
-
-def opacity(page, selector: str) -> float:
-    return float(page.locator(selector).first.evaluate("(e) => getComputedStyle(e).opacity"))
+from .answer_pages import SCORES, TWO, answer, html, key_of_box, lit, names, opacity, page_of, photo, point, replace
 
 
 def test_pointing_at_a_phrase_lights_its_places_and_dims_the_others(open_page):
@@ -137,6 +71,34 @@ def test_of_nested_places_the_smallest_under_the_pointer_lights(open_page):
     assert lit(page)["names"] == ["an eye"]
     point(page, 340, 200)
     assert lit(page)["names"] == ["a dog"]
+
+
+def test_the_image_is_dark_outside_of_what_is_lit(open_page):
+    page = open_page(
+        page_of(html(Turn("What?", answer("<p>a dog</p> <roi><r1></roi> <p>an eye</p> <roi><r3></roi>"))))
+    )
+    page.emulate_media(reduced_motion="reduce")
+    stage = page.locator(".groma-stage").bounding_box()
+
+    def brightness(x: float, y: float) -> int:
+        place = {"x": stage["x"] + x * stage["width"] / 640, "y": stage["y"] + y * stage["height"] / 480}
+        shot = page.screenshot(clip={**place, "width": 1, "height": 1})
+        return Image.open(io.BytesIO(shot)).convert("L").getpixel((0, 0))
+
+    outside, inside = brightness(200, 240), brightness(440, 200)
+    names(page).nth(0).hover()
+    # Also within the smaller place, which is not lit itself.
+    assert brightness(440, 200) == inside and brightness(200, 240) < 0.7 * outside
+    names(page).nth(1).hover()
+    assert brightness(440, 200) == inside and brightness(540, 240) < 0.7 * inside
+
+
+def test_a_script_that_a_page_runs_twice_listens_once(open_page):
+    page = open_page(page_of(html(Turn("What?", answer()))))
+    page.add_script_tag(content=view_script())
+    names(page).nth(0).click()
+    page.mouse.move(5, 5)
+    assert lit(page)["names"] == ["A cat"]
 
 
 def test_a_click_pins_until_the_next_one(open_page):
@@ -243,6 +205,18 @@ def test_pointing_at_a_region_shows_its_number_and_score(open_page):
     point(page, 440, 200)
     assert page.locator(".groma-probe").text_content() == "r3 · 55%" and page.locator(".groma-probe").is_visible()
     page.mouse.move(5, 5)
+    assert page.locator(".groma-probe:visible").count() == 0
+
+
+def test_the_number_of_a_region_at_the_upper_edge_is_shown_inside(open_page):
+    page = open_page(page_of(html(Turn("What?", answer("Nothing.")))), width=390, height=844, touch=True)
+    page.get_by_label("All regions").check()
+    stage = page.locator(".groma-stage").bounding_box()
+    page.touchscreen.tap(stage["x"] + stage["width"] * 0.45, stage["y"] + stage["height"] * 0.05)
+    probe = page.locator(".groma-probe .groma-tag").bounding_box()
+    assert page.locator(".groma-probe").text_content() == "r2 · 30%"
+    assert stage["y"] <= probe["y"] < stage["y"] + 5
+    page.locator(".groma-question").tap()
     assert page.locator(".groma-probe:visible").count() == 0
 
 
@@ -359,117 +333,3 @@ def test_each_turn_shows_its_own_places(open_page):
     page.locator(".groma-question").nth(0).click()
     replace(page, html(Turn("One?", cat), Turn("Two?", dog), Turn("Three?", None, True), url=url))
     assert page.locator(".groma-turn.is-current .groma-question").text_content() == "Three?"
-
-
-@pytest.mark.parametrize("dark", [False, True])
-def test_dark_follows_the_page(open_page, dark):
-    page = open_page(page_of(html(Turn("What?", answer()))), dark=dark)
-    # A page of our own follows the system; within an app its class alone decides.
-    for page_class, is_dark in {"groma-page": dark, "dark": True, "": False}.items():
-        page.evaluate("(name) => { document.documentElement.className = name; }", page_class)
-        background = page.locator(".groma-view").evaluate("(e) => getComputedStyle(e).backgroundColor")
-        assert background == ("rgb(24, 24, 27)" if is_dark else "rgb(255, 255, 255)"), page_class
-
-
-LONG = "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft" * 3
-HARD = {
-    "long words": f"<p>{LONG}</p> <roi><r0></roi> and {LONG}",
-    "right to left": "<p>قطة صغيرة</p> <roi><r0></roi> تنظر إلى <p>كلب</p> <roi><r1></roi>.",
-    "chinese": "<p>一只小猫</p> <roi><r0></roi>和<p>一只狗</p> <roi><r1></roi>坐在一起。" * 20,
-    "no words": "<roi><r0><r1><r2></roi>",
-    "empty": "",
-    "one box": "<p>a</p> <roi><r0></roi> <p>b</p> <roi><r0></roi> <p>c</p> <roi><r0></roi> <p>d</p> <roi><r0></roi>",
-}
-
-
-def test_nothing_is_wider_than_the_page(open_page):
-    page = open_page(page_of(""), height=844)
-    for name, markup in HARD.items():
-        turns = [Turn(f"{LONG} <region>?", answer(markup, users=[3])), Turn("And?", answer(markup))]
-        for size in (SIZE, ImageSize(3000, 200), ImageSize(60, 2400), ImageSize(16, 16)):
-            replace(page, html(*turns, size=size, url=photo((8, 8))))
-            for width in (320, 390, 768, 1280):
-                page.set_viewport_size({"width": width, "height": 844})
-                assert page.evaluate("document.documentElement.scrollWidth") <= width, (name, size)
-                stage = page.locator(".groma-stage").bounding_box()
-                # Within a pixel: the image keeps its shape and fits the screen.
-                assert abs(stage["width"] * size.height / size.width - stage["height"]) < 1
-                assert stage["height"] < 844
-
-
-@pytest.mark.parametrize("width", [390, 1280])
-def test_tags_and_words_stay_inside_the_image(open_page, width):
-    boxes = torch.tensor(
-        [[0.0, 0, 20, 12], [600, 0, 640, 30], [630, 470, 640, 480], [0, 460, 12, 480], [300, 0, 640, 480]]
-    )
-    markup = " ".join(f"<p>a thing with quite a long description {i}</p> <roi><r{i}></roi>" for i in range(5))
-    page = open_page(page_of(html(Turn("What?", ground_text(markup, boxes)))), width=width, reduced_motion="reduce")
-    stage = page.locator(".groma-stage").bounding_box()
-    for index in range(5):
-        names(page).nth(index).hover()
-        assert lit(page)["names"] == [f"a thing with quite a long description {index}"]
-        tag = page.locator(".groma-tag.is-lit").bounding_box()
-        assert tag["width"] > 100
-        assert tag["x"] >= stage["x"] - 1 and tag["x"] + tag["width"] <= stage["x"] + stage["width"] + 1
-        assert tag["y"] >= stage["y"] - 1 and tag["y"] + tag["height"] <= stage["y"] + stage["height"] + 1
-
-
-def test_on_a_phone_the_image_stays_in_sight_and_on_a_desk_it_stands_beside_the_text(open_page):
-    long = Turn("What?", answer("Word. " * 800 + TWO))
-    page = open_page(page_of(html(long)), width=390, height=844)
-    names(page).nth(0).scroll_into_view_if_needed()
-    stage = page.locator(".groma-stage").bounding_box()
-    assert page.evaluate("window.scrollY") > 500 and 0 <= stage["y"] < 40
-    assert names(page).nth(0).bounding_box()["y"] > stage["y"] + stage["height"]
-    # A phrase that gets the focus while it is under the image comes out.
-    page.keyboard.press("Tab")
-    page.evaluate("window.scrollBy(0, document.querySelector('span.groma-name').getBoundingClientRect().top - 30)")
-    names(page).nth(1).focus()
-    page.keyboard.press("Shift+Tab")
-    stage = page.locator(".groma-stage").bounding_box()
-    assert names(page).nth(0).bounding_box()["y"] >= stage["y"] + stage["height"]
-    page = open_page(page_of(html(Turn("What?", answer()))), width=1280)
-    stage, text = page.locator(".groma-stage").bounding_box(), page.locator(".groma-turns").bounding_box()
-    assert text["x"] > stage["x"] + stage["width"] and abs(text["y"] - stage["y"]) < 2
-
-
-def test_motion_is_reduced_where_it_is_unwelcome(open_page):
-    view = page_of(html(Turn("What?", answer("A"), True)))
-    animations = [
-        open_page(view, reduced_motion=motion)
-        .locator(".groma-caret")
-        .evaluate("(e) => getComputedStyle(e).animationName")
-        for motion in ("no-preference", "reduce")
-    ]
-    assert animations == ["groma-pulse", "none"]
-
-
-def test_hostile_text_is_shown_and_runs_nowhere(open_page):
-    hostile = "</svg></div><script>window.ran = 1</script><img src=x onerror='window.ran = 2'> \"' {{x}} ${y}"
-    turn = Turn(hostile, answer(f"<p>{hostile}</p> <roi><r0></roi> {hostile}"), notice=hostile)
-    page = open_page(page_of(html(turn, alt=hostile)))
-    names(page).nth(0).hover()
-    assert page.evaluate("window.ran") is None
-    assert page.locator(".groma-words:visible").text_content() == hostile[:79] + "…"
-    assert page.locator(".groma-question").text_content() == hostile
-    assert page.locator(".groma-view img").count() == 1
-
-
-def test_two_views_in_a_page_have_states_of_their_own(open_page):
-    url = photo()
-    both = "".join(answer_view(name, [Turn("What?", answer())], image_url=url, size=SIZE) for name in ("one", "two"))
-    page = open_page(page_of(both))
-    page.locator("#one span.groma-name").nth(0).hover()
-    assert page.locator("#one .is-lit").count() > 0 and page.locator("#two .is-lit").count() == 0
-    page.locator("#two span.groma-name").nth(0).hover()
-    assert page.locator("#two .is-lit").count() > 0 and page.locator("#one .is-lit").count() == 0
-    ids = page.evaluate("() => [...document.querySelectorAll('[id]')].map((e) => e.id)")
-    assert len(ids) == len(set(ids)), json.dumps(ids)
-
-
-def test_a_page_in_one_file_works_under_its_own_policy(open_page):
-    image = Image.new("RGB", (640, 480), (90, 140, 90))
-    page = open_page(answer_page(image, answer(users=[3]), question="Who is with <region>?"))
-    names(page).nth(1).hover()
-    assert lit(page)["names"] == ["A cat"]
-    assert page.locator("img.groma-image").evaluate("(e) => e.naturalWidth") == 640
