@@ -1,13 +1,15 @@
 """Images as callers pass them: read, upright, 8 bits, and named in errors."""
 
+import dataclasses
 import io
+import pickle
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from transformers_groma.image_inputs import image_size, read_upright, shortened, to_rgb, to_upright_8_bit
+from transformers_groma.image_inputs import ImageSize, image_size, read_upright, shortened, to_rgb, to_upright_8_bit
 
 IMAGE = Image.new("RGB", (40, 20))
 
@@ -19,6 +21,17 @@ def test_sizes_of_images():
         assert image_size(np.zeros((20, 40, channels))) == (20, 40)
     assert image_size(np.zeros((3, 20, 3)), channels="channels_last") == (3, 20)
     assert image_size(np.zeros((3, 20, 3)), channels="channels_first") == (20, 3)
+
+
+def test_a_size_stands_for_an_image():
+    size = ImageSize(height=20, width=40)
+    assert read_upright(size) is size and image_size(size) == (20, 40)
+    assert size == ImageSize(20, 40) != ImageSize(40, 20) and size != (20, 40)
+    assert len({size, ImageSize(20, 40)}) == 1 and pickle.loads(pickle.dumps(size)) == size
+    with pytest.raises(AttributeError):
+        size.height = 9
+    # transformers 5.24 turns dataclasses and whatever dumps itself in messages into dicts.
+    assert not dataclasses.is_dataclass(size) and not hasattr(size, "model_dump")
 
 
 def test_the_smallest_image():

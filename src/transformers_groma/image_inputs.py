@@ -1,7 +1,6 @@
 """Images as callers pass them (PIL, array, tensor, path, URL, base64) to upright 8-bit images with a size."""
 
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,16 +21,41 @@ _PIL_MODES_16_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _MIN_IMAGE_SIDE = 2
 
 
-@dataclass(frozen=True)
 class ImageSize:
     """Stands for an image that the model has seen before: a prompt about it needs its size, not its pixels.
 
+    Sizes are equal if both sides are, and do not change.
+
     Args:
         height (`int`), width (`int`): of the upright image, in pixels.
+
+    Example:
+    >>> ImageSize(height=240, width=320)
+    ImageSize(height=240, width=320)
     """
 
-    height: int
-    width: int
+    # Not a dataclass: of these, transformers makes dicts where they are in messages.
+    def __init__(self, height: int, width: int) -> None:
+        self._sides = (height, width)
+
+    @property
+    def height(self) -> int:
+        """Height of the upright image in pixels."""
+        return self._sides[0]
+
+    @property
+    def width(self) -> int:
+        """Width of the upright image in pixels."""
+        return self._sides[1]
+
+    def __repr__(self) -> str:
+        return f"ImageSize(height={self.height}, width={self.width})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ImageSize) and self._sides == other._sides
+
+    def __hash__(self) -> int:
+        return hash(self._sides)
 
 
 def read_upright(image: Any, name: str = "The image") -> ImageInput | ImageSize:
