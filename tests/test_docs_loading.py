@@ -37,4 +37,4 @@ def test_the_document_runs(monkeypatch, tmp_path, with_bitsandbytes):
         elif "except ValueError" in code:
             assert printed.getvalue().startswith("`refer_boxes` is torch.bfloat16")
         ran += 1
-    assert ran == 7
+    assert ran == 8

@@ -97,13 +97,12 @@ def measure(
         return run
 
     def time_alone(function: Callable[[Any], object]) -> float | None:
-        for _ in range(2):  # the first capture of a process was seen to fail, and not the next
-            try:
-                with torch.no_grad():
-                    return device_ms(function, inputs, device, seconds)
-            except Exception as error:  # the times of eager calls stay
-                print(f"{name}, in a CUDA graph: {type(error).__name__}: {str(error)[:200]}")
-        return None
+        try:
+            with torch.no_grad():
+                return device_ms(function, inputs, device, seconds)
+        except Exception as error:  # the times of eager calls stay
+            print(f"{name}, in a CUDA graph: {type(error).__name__}: {str(error)[:200]}")
+            return None
 
     for kind, moved in (("forward", forward_bytes), ("forward+backward", forward_bytes + backward_bytes)):
         times: dict[str, float | None] = {}

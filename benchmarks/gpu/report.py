@@ -37,7 +37,10 @@ def merge_reports(reports: list[dict[str, Any]]) -> dict[str, Any]:
         for step in report["steps"]:
             if step["name"] in steps and step.get("reason") == "no time left":
                 continue
-            steps[step["name"]] = {**step, "run": run_of(report, step)}
+            kept = {
+                key: value for key, value in step.items() if key != "last_lines"
+            }  # logs name the machine's folders
+            steps[step["name"]] = {**kept, "run": run_of(report, step)}
     return {"machine": reports[-1]["machine"], "small": False, "steps": list(steps.values())}
 
 
