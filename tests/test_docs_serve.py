@@ -12,8 +12,6 @@ from tests.run_document import blocks
 from tests.serving.served_process import served
 from transformers_groma.cli import build_parser
 
-pytest.importorskip("fastapi", reason='the server needs pip install "transformers-groma[serve]"')
-
 REPOSITORY = Path(__file__).parents[1]
 DOCUMENT = REPOSITORY / "docs" / "serve.md"
 ADDRESS = "http://127.0.0.1:8000"

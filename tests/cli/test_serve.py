@@ -15,8 +15,6 @@ from transformers_groma.shapes.world import Phrase
 from ..serving.running_server import data_url
 from ..serving.served_process import served
 
-pytest.importorskip("fastapi", reason='the server needs pip install "transformers-groma[serve]"')
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):

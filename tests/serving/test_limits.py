@@ -266,6 +266,8 @@ def test_requests_of_one_address_at_the_same_time():
         response = post(running, as_bytes(question()))
         assert response.status_code == 429 and code_of(response) == "too_many_requests"
         assert response.headers["retry-after"] == "1"
+        # A proxy on this machine says for whom it asks.
+        assert post(running, as_bytes(question()), **{"X-Forwarded-For": "203.0.113.7"}).status_code == 200
         for thread in threads:
             thread.join()
         assert results == [200, 200]

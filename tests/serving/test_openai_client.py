@@ -6,6 +6,7 @@ from huggingface_hub.utils import httpx
 
 from transformers_groma.serving.answers import EngineClosedError, ModelFailedError, QueueFullError
 
+from . import running_server
 from .fake_engine import TEXT, FakeEngine
 from .running_server import MODEL, data_url, question, serving
 
@@ -196,6 +197,14 @@ def test_models(server):
     with pytest.raises(openai.NotFoundError) as raised:
         openai_client.chat.completions.create(**question() | {"model": "gpt-5"})
     assert raised.value.code == "model_not_found" and "'toy'" in raised.value.message
+
+
+def test_a_model_of_the_hub_has_a_slash_in_its_name(monkeypatch):
+    monkeypatch.setattr(running_server, "MODEL", "org/toy")
+    with serving(FakeEngine()) as running, client(running) as openai_client:
+        assert openai_client.models.retrieve("org/toy").id == "org/toy"
+        completion = openai_client.chat.completions.create(**question())
+    assert completion.model == "org/toy"
 
 
 def test_a_path_or_method_that_there_is_not(server):

@@ -88,7 +88,6 @@ class PhrasePart(_Strict):
 
 
 UserPart = Annotated[TextPart | ImagePart | RegionPart | PhrasePart, Field(discriminator="type")]
-OnlyText = Annotated[TextPart, Field()]
 
 
 class _Message(_Strict):
@@ -102,7 +101,7 @@ class SystemMessage(_Message):
     """What the model is told before the conversation."""
 
     role: Literal["system", "developer"]
-    content: list[OnlyText] = Field(min_length=1)
+    content: list[TextPart] = Field(min_length=1)
 
 
 class UserMessage(_Message):
@@ -116,7 +115,7 @@ class AssistantMessage(_Message):
     """An earlier answer: plain text."""
 
     role: Literal["assistant"]
-    content: list[OnlyText] = Field(min_length=1)
+    content: list[TextPart] = Field(min_length=1)
 
     @model_validator(mode="before")
     @classmethod
