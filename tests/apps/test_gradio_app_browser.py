@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -426,3 +427,49 @@ def test_more_questions_than_may_wait(start, engine, photo):
         wait_for_answers(page, 1)
     pages[2].get_by_role("button", name="Ask", exact=True).click()
     wait_for_answers(pages[2], 1)
+
+
+@pytest.mark.slow
+def test_images_are_deleted_after_the_tab_was_closed(open_page, photo, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_IS_E2E_TEST", "1")  # Gradio keeps a session for a second and not for an hour
+    folder = tmp_path / "app"
+
+    def kept() -> list[str]:  # Gradio leaves an empty file for each upload
+        return [path.name for path in folder.rglob("*") if path.is_file() and path.stat().st_size > 0]
+
+    with running_app(FakeEngine(), SETTINGS, folder) as url:
+        page = open_page(url)
+        page.locator("#groma-file input").wait_for(state="attached")
+        choose(page, photo)
+        ask(page, "What is this?")
+        wait_for_answers(page, 1)
+        assert sorted(kept()) == ["image.webp", "photo.png"]
+        page.context.close()
+        deadline = time.monotonic() + 20
+        while kept() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert kept() == []
+
+
+@pytest.mark.slow
+def test_the_end_of_a_long_conversation_stays_in_sight(start, engine, photo):
+    page = start(height=700)
+    choose(page, photo)
+    for count in range(1, 9):
+        ask(page, "What is this, and what is left of it, and what is right of it?")
+        wait_for_answers(page, count)
+    last = page.locator(".groma-turn").last.bounding_box()
+    composer = page.locator("#groma-composer").bounding_box()
+    figure = page.locator(".groma-stage").bounding_box()
+    assert last["y"] >= 0 and last["y"] + last["height"] <= composer["y"] + 1
+    assert composer["y"] + composer["height"] <= 700
+    assert figure["y"] >= 0 and figure["y"] + figure["height"] <= composer["y"]
+    # Who reads an earlier answer is left there.
+    engine.seconds = 0.1
+    ask(page, "And now?")
+    page.locator(".is-partial").wait_for()
+    page.mouse.wheel(0, -600)
+    page.wait_for_timeout(300)
+    before = page.evaluate("scrollY")
+    wait_for_answers(page, 9)
+    assert page.evaluate("scrollY") == before
