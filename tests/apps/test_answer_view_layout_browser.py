@@ -126,3 +126,28 @@ def test_a_page_in_one_file_works_under_its_own_policy(open_page):
     names(page).nth(1).hover()
     assert lit(page)["names"] == ["A cat"]
     assert page.locator("img.groma-image").evaluate("(e) => e.naturalWidth") == 640
+
+
+def test_styles_that_an_app_has_for_all_its_text_and_fields_do_not_reach_in(open_page):
+    plain = page_of(html(Turn("What?", answer())))
+    app = plain.replace(
+        "<style>",
+        "<style>.prose * { color: rgb(1, 2, 3); font-family: monospace; } "
+        "[type=checkbox] { appearance: none; background: rgb(4, 5, 6); } ",
+        1,
+    ).replace('id="mount"', 'id="mount" class="prose"')
+    styles = []
+    for source in (plain, app):
+        page = open_page(source)
+        names(page).nth(0).hover()
+        styles.append(
+            page.evaluate(
+                """() => [...document.querySelectorAll(".groma-view *")].map((e) => {
+                  const style = getComputedStyle(e);
+                  const hasField = e.type === "checkbox";
+                  return [e.className.baseVal ?? e.className, style.color, style.fontFamily,
+                    hasField ? style.appearance + style.backgroundColor : ""].join("|");
+                })"""
+            )
+        )
+    assert [pair for pair in zip(*styles, strict=True) if pair[0] != pair[1]] == []
