@@ -77,6 +77,16 @@ def text(words: str) -> dict:
 # ------------------------------------------------------------------------------------------------------- questions
 
 
+def test_half_a_character_is_read_as_one_that_is_missing(any_processor):
+    """JSON can spell lone surrogates, which no tokenizer reads."""
+    for half in ("\ud800", "\udfff", "\udc80"):
+        assert ids_of(any_processor, f"a{half}b").tolist() == ids_of(any_processor, "a\ufffdb").tolist()
+        chat = ids_of_chat(any_processor, ("user", [text(f"a{half}b")]))["input_ids"]
+        assert chat.tolist() == ids_of_chat(any_processor, ("user", [text("a\ufffdb")]))["input_ids"].tolist()
+    # Pairs are characters.
+    assert break_control_tokens(["a\U0001f600"], (), any_processor.tokenizer) == ["a\U0001f600"]
+
+
 @pytest.mark.parametrize("typed", TYPED)
 def test_every_token_is_text(any_processor, typed):
     """All tokens of the vocabulary, in every place: the ids hold those of the template alone, and all words."""

@@ -102,6 +102,7 @@ def test_long_values_are_cut_in_messages():
     assert shortened("x" * 98) == repr("x" * 98)  # 100 characters with its quotes
     assert shortened("x" * 99) == repr("x" * 99)[:100] + "…"
     assert shortened(ValueError("no")) == "no"
+    assert "\n" not in shortened(np.ones((90, 90))) and shortened("a\nb") == r"'a\nb'"
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,7 @@ def test_sets_for_each_of_many():
         ([5, 5, 5, 9], "`region` = .* has no area"),
         ([0.1, 0.1, 0.5, 0.5], "`normalized=True` for fractions"),
         ([0, 0, float("nan"), 9], "`region` must be finite"),
+        ([0, 0, 10**400, 9], "`region` must be finite"),
         (Regions([[0, 0, 900, 10]]), "`region` = .* is outside"),
     ],
 )

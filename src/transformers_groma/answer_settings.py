@@ -7,7 +7,8 @@ from typing import Any, TypedDict
 
 from transformers import GenerationConfig, GenerationMixin
 
-from .boxes import BoxFormat
+from .boxes import BOX_FORMATS, BoxFormat
+from .image_inputs import shortened
 
 
 class AnswerSettings(TypedDict, total=False):
@@ -115,7 +116,7 @@ def check_flags(**flags: Any) -> None:
     """Refuse a flag, by its name, that is not `True` or `False`: "no" would count as yes."""
     for name, value in flags.items():
         if not isinstance(value, bool):
-            raise ValueError(f"`{name}` must be True or False, got {value!r}.")
+            raise ValueError(f"`{name}` must be True or False, got {shortened(value)}.")
 
 
 def check_values(settings: Mapping[str, Any]) -> None:
@@ -130,12 +131,19 @@ def check_values(settings: Mapping[str, Any]) -> None:
     for name in ("max_new_tokens", "batch_size"):
         value = settings.get(name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+            raise ValueError(f"`{name}` must be a positive integer, got {shortened(value)}.")
+    if settings.get("normalized") is not None:
+        check_flags(normalized=settings["normalized"])
+    box_format = settings.get("box_format")
+    if box_format is not None and (not isinstance(box_format, str) or box_format not in BOX_FORMATS):
+        raise ValueError(
+            f"`box_format` must be one of {', '.join(map(repr, BOX_FORMATS))}, got {shortened(box_format)}."
+        )
     given = settings.get("generate_kwargs")
     if given is None:
         return
     if not isinstance(given, Mapping):
-        raise ValueError(f"`generate_kwargs` must be a dict, as in {{'do_sample': True}}, got {given!r}.")
+        raise ValueError(f"`generate_kwargs` must be a dict, as in {{'do_sample': True}}, got {shortened(given)}.")
     for name in given:
         if name not in _generation_names():
             raise ValueError(

@@ -29,7 +29,9 @@ ROLE_MARKS = (
     *("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"),
     *("### Human:", "### Assistant:", "### User:", "### Instruction:", "### Response:", "### System:"),
 )
-_NOT_BREAKS = str.maketrans(dict.fromkeys((_MARKED_START, BREAK), "\ufffd"))
+# What no tokenizer reads: halves of characters (lone surrogates), which JSON can spell.
+_HALVES = map(chr, range(0xD800, 0xE000))
+_UNREADABLE = str.maketrans(dict.fromkeys((_MARKED_START, BREAK, *_HALVES), "\ufffd"))
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> tuple[str, ...]:
@@ -68,7 +70,7 @@ def break_control_tokens(
 
     Returns:
         `list[str]`: the same texts with breaks; equal to `texts` where there are no control tokens. Breaks that a user
-        typed become U+FFFD.
+        typed, and what is not a character (a lone surrogate), become U+FFFD.
 
     Example:
     >>> from transformers import LlamaTokenizer
@@ -77,7 +79,7 @@ def break_control_tokens(
     >>> first.endswith("<" + BREAK), second
     (True, '/s> mean?')
     """
-    texts = [text.translate(_NOT_BREAKS) for text in texts]
+    texts = [text.translate(_UNREADABLE) for text in texts]
     joined = "".join(texts)
     # Tokens that stay are cut out before the search, so that nothing joins over them and nothing cuts them. With
     # `<region>` kept, "</s> <region> </s>" is searched as "</s> " and " </s>".

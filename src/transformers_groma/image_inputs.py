@@ -1,6 +1,7 @@
 """Images as callers pass them (PIL, array, tensor, path, URL, base64) to upright 8-bit images with a size."""
 
 import os
+import re
 from typing import Any
 
 import numpy as np
@@ -267,8 +268,9 @@ def _check_range(values: np.ndarray, largest: int, what: str) -> None:
 
 
 def shortened(value: Any) -> str:
-    """A value for an error message: its first 100 characters."""
+    """A value for an error message: its first 100 characters, in one line."""
     text = str(value) if isinstance(value, Exception) else repr(value)
+    text = re.sub(r"\s*\n\s*", " ", text)
     return text if len(text) <= 100 else text[:100] + "…"
 
 

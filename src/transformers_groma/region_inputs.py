@@ -102,7 +102,11 @@ def region_box(
         )
     if len(values) != 4:
         raise ValueError(f"`{name}` has {len(values)} numbers: {_shown(region)}. {_REMEDY}.")
-    return _pixels([[float(value) for value in values]], size, box_format, normalized, name)
+    try:
+        numbers = [[float(value) for value in values]]
+    except OverflowError as error:
+        raise ValueError(f"`{name}` must be finite numbers, got {shortened(region)}.") from error
+    return _pixels(numbers, size, box_format, normalized, name)
 
 
 def region_boxes(
@@ -139,7 +143,7 @@ def _shown(region: Any) -> str:
     """A region for an error message, in one line."""
     if isinstance(region, (np.ndarray, torch.Tensor)) and region.ndim > 1:
         return f"an array of shape {tuple(region.shape)}"
-    return " ".join(shortened(region).split())
+    return shortened(region)
 
 
 def _pixels(box: Any, size: ImageSize, box_format: BoxFormat, normalized: bool, name: str) -> list[float]:

@@ -162,10 +162,22 @@ def phrase_part(phrase: Any, name: str) -> dict[str, Any]:
     Raises:
         ValueError: not a text, or an empty one.
     """
-    if not isinstance(phrase, str) or not phrase.strip():
-        what = "is empty" if isinstance(phrase, str) else "is not a text"
-        raise ValueError(f"`{name}` {what}: {shortened(phrase)}. Write what to locate, as in 'the red cup'.")
-    return {"type": "phrase", "text": phrase.strip(), "boxes": []}
+    phrase = _checked_text(phrase, name, "Write what to locate, as in 'the red cup'.")
+    return {"type": "phrase", "text": phrase, "boxes": []}
+
+
+def _checked_text(text: Any, name: str, advice: str) -> str:
+    """A text without the spaces around it."""
+    if not isinstance(text, str) or not text.strip():
+        what = "is empty" if isinstance(text, str) else "is not a text"
+        raise ValueError(f"`{name}` {what}: {shortened(text)}. {advice}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"`{name}` holds half a character (a lone surrogate): {text!a}. Pass text that was decoded as UTF-8."
+        ) from error
+    return text.strip()
 
 
 def marked_question(given: Given, num_boxes: int, grounded: bool, boxes_name: str) -> str:
@@ -190,11 +202,8 @@ def marked_question(given: Given, num_boxes: int, grounded: bool, boxes_name: st
     >>> marked_question(Given("Which is larger?", "question"), 2, True, "boxes")
     '[grounding]Which is larger? <region>, <region>'
     """
-    question, name = given
-    if not isinstance(question, str) or not question.strip():
-        what = "is empty" if isinstance(question, str) else "is not a text"
-        raise ValueError(f"`{name}` {what}: {shortened(question)}. Write a question, as in 'What is this?'.")
-    question = question.strip()
+    name = given.name
+    question = _checked_text(given.value, name, "Write a question, as in 'What is this?'.")
     if not question.removeprefix(GROUNDING_TOKEN).strip():
         raise ValueError(f"`{name}` {question!r} asks nothing. Write a question after {GROUNDING_TOKEN}.")
     marks = question.count(REGION_MARK)

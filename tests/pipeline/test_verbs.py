@@ -346,6 +346,12 @@ def test_from_pretrained_is_the_pipeline(tiny_dir, pipe, photos):
         (lambda pipe, image: pipe.locate(image, " \n"), "`phrase` is empty"),
         (lambda pipe, image: pipe.locate(image, None), "`phrase` is not a text: None"),
         (lambda pipe, image: pipe.locate(image, ["it", 7]), r"`phrase\[1\]` is not a text: 7"),
+        (lambda pipe, image: pipe.locate(image, np.ones((90, 90))), "`phrase` is not a text: array"),
+        (
+            lambda pipe, image: pipe.locate(image, "the \ud800cup"),
+            r"`phrase` holds half a character .*'the \\ud800cup'",
+        ),
+        (lambda pipe, image: pipe.ask(image, "\udcff"), "`question` holds half a character"),
         (lambda pipe, image: pipe.locate_all(image, ""), "`category` is empty"),
         (lambda pipe, image: pipe.ask(image, ""), "`question` is empty"),
         (lambda pipe, image: pipe.ask(image, None), "`question` is not a text: None"),
@@ -366,6 +372,9 @@ def test_from_pretrained_is_the_pipeline(tiny_dir, pipe, photos):
         (lambda pipe, image: pipe.describe(image, np.ones((240, 320), bool)), "`region` looks like a mask"),
         (lambda pipe, image: pipe.describe(image, [0.1, 0.1, 0.5, 0.5]), "normalized=True"),
         (lambda pipe, image: pipe.describe(image, BOX, box_format="yolo"), "`box_format` must be one of"),
+        (lambda pipe, image: pipe.ask(image, "Hi", box_format=np.ones((9, 9))), "`box_format` must be one of"),
+        (lambda pipe, image: pipe.ask(image, "Hi", normalized="no"), "`normalized` must be True or False, got 'no'"),
+        (lambda pipe, image: pipe.ask(image, "Hi", max_new_tokens=np.ones((90, 90))), "`max_new_tokens` must be"),
         (lambda pipe, image: pipe.describe([image, image], [BOX] * 3), "`region` has length 3, but `image` has 2"),
         (lambda pipe, image: pipe.locate([image] * 2, ["it"] * 3), "`phrase` has length 3, but `image` has 2"),
         (
