@@ -13,6 +13,7 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 # How the engine's numbers are named: name of the metric, of the number, and what it means.
 _GAUGES = (
     ("groma_requests_waiting", "waiting", "Requests that wait for a batch"),
+    ("groma_requests_preparing", "preparing", "Those of them whose prompts are still being prepared"),
     ("groma_requests_running", "running", "Requests in the batch that the model works on"),
     ("groma_cached_images", "cached_images", "Perceived images that are kept"),
 )

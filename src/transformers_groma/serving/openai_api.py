@@ -3,7 +3,7 @@
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from .. import __version__
 from .access import ClientLimit
-from .answers import EngineClosedError, ModelFailedError, QueueFullError
+from .answers import EngineAnswer, EngineClosedError, ModelFailedError, QueueFullError
 from .api_errors import ApiError, bad_request, busy
 from .chat_answers import AnswerChunks, completion
 from .chat_messages import engine_messages, sampling_of
@@ -190,28 +190,26 @@ class _Chats:
             head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": chat.model}
             sampling, is_stream, options = sampling_of(chat, self._settings), chat.stream, chat.stream_options
             del body, chat
+            if not is_stream:
+                answering = _of_engine(self._engine.answer(messages, sampling))
+                answer = await while_connected(answering, request.receive)
+                yield JSONResponse(completion(head, answer, image))
+                return
+            chunks = AnswerChunks(head, image, include_usage=options is not None and options.include_usage)
+            stream = self._engine.stream(messages, sampling)
             try:
-                if not is_stream:
-                    answer = await while_connected(self._engine.answer(messages, sampling), request.receive)
-                    yield JSONResponse(completion(head, answer, image))
-                    return
-                chunks = AnswerChunks(head, image, include_usage=options is not None and options.include_usage)
-                stream = self._engine.stream(messages, sampling)
-                try:
-                    answer = await while_connected(anext(stream), request.receive)
-                    self._metrics.first_token(time.perf_counter() - request.state.groma_start)
-                    yield event(chunks.first())
-                    while not answer.is_final:
-                        if (chunk := chunks.partial(answer)) is not None:
-                            yield event(chunk)
-                        answer = await anext(stream)
-                    for chunk in chunks.last(answer):
+                answer = await while_connected(_of_engine(anext(stream)), request.receive)
+                self._metrics.first_token(time.perf_counter() - request.state.groma_start)
+                yield event(chunks.first())
+                while not answer.is_final:
+                    if (chunk := chunks.partial(answer)) is not None:
                         yield event(chunk)
-                    yield END
-                finally:
-                    await stream.aclose()
-            except (ValueError, QueueFullError, EngineClosedError, ModelFailedError) as error:
-                raise _engine_error(error) from error
+                    answer = await _of_engine(anext(stream))
+                for chunk in chunks.last(answer):
+                    yield event(chunk)
+                yield END
+            finally:
+                await stream.aclose()
 
 
 async def _with_first(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
@@ -229,6 +227,14 @@ async def _with_first(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncG
         await rest.aclose()
 
 
+async def _of_engine(work: Awaitable[EngineAnswer]) -> EngineAnswer:
+    """Wait for the engine; what it raises becomes an error of the API."""
+    try:
+        return await work
+    except (ValueError, QueueFullError, EngineClosedError, ModelFailedError) as error:
+        raise _engine_error(error) from error
+
+
 def _engine_error(error: Exception) -> ApiError:
     """What a client is told about an error of the engine."""
     match error:
@@ -238,7 +244,9 @@ def _engine_error(error: Exception) -> ApiError:
             return busy("The server is shutting down. Ask again in a moment.", "shutting_down")
         case ModelFailedError():
             return ApiError(500, "The model failed on this request. The server's log says more.", code="model_failed")
-    return bad_request(str(error), "messages", "invalid_messages")
+    # The processor's sentences name its own argument.
+    message = str(error).replace("`max_new_tokens`", "`max_tokens`")
+    return bad_request(message, "messages", "invalid_messages")
 
 
 def _routing_error(request: Request, error: HTTPException) -> ApiError:
