@@ -104,8 +104,8 @@ def bin_folder(environment) -> Path:
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """What README's examples name, and nothing else of the checkout."""
-    (tmp_path / "hub_configs").symlink_to(REPOSITORY / "hub_configs")
-    (tmp_path / "tests").symlink_to(REPOSITORY / "tests")
+    for name in ("docs", "hub_configs", "tests"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
     return tmp_path
 
 
