@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from transformers_groma.apps.answer_view import Turn, view_script
+from transformers_groma.regions import Regions
 
 from .answer_pages import SCORES, TWO, answer, html, key_of_box, lit, names, opacity, page_of, photo, point, replace
 
@@ -209,13 +210,15 @@ def test_pointing_at_a_region_shows_its_number_and_score(open_page):
 
 
 def test_the_number_of_a_region_at_the_upper_edge_is_shown_inside(open_page):
-    page = open_page(page_of(html(Turn("What?", answer("Nothing.")))), width=390, height=844, touch=True)
+    view = html(Turn("What?", answer("Nothing.")), regions=Regions([[100, 30, 300, 200]], [0.3], ids=[7]))
+    page = open_page(page_of(view), width=390, height=844, touch=True)
     page.get_by_label("All regions").check()
     stage = page.locator(".groma-stage").bounding_box()
-    page.touchscreen.tap(stage["x"] + stage["width"] * 0.45, stage["y"] + stage["height"] * 0.05)
+    page.touchscreen.tap(stage["x"] + stage["width"] * 0.25, stage["y"] + stage["height"] * 0.3)
     probe = page.locator(".groma-probe .groma-tag").bounding_box()
-    assert page.locator(".groma-probe").text_content() == "r2 · 30%"
-    assert stage["y"] <= probe["y"] < stage["y"] + 5
+    assert page.locator(".groma-probe").text_content() == "r7 · 30%"
+    upper_edge = stage["y"] + stage["height"] * 30 / 480
+    assert upper_edge <= probe["y"] < upper_edge + 3
     page.locator(".groma-question").tap()
     assert page.locator(".groma-probe:visible").count() == 0
 

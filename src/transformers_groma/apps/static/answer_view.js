@@ -245,6 +245,7 @@
   document.addEventListener("pointermove", (event) => {
     if (event.target instanceof Element && event.target.closest(".groma-overlay")) point(event);
   });
+  // A finger leaves with the end of each tap, before the click.
   document.documentElement.addEventListener("pointerleave", () => {
     for (const view of views()) change(view, { hovered: null, probed: null });
   });
@@ -262,7 +263,6 @@
       const turn = isHere ? element.closest(".groma-turn") : null;
       if (turn) changes.turn = Number(turn.dataset.gromaTurn);
       if (isHere && region) changes.probed = region.dataset.gromaRegion;
-      else if (event.pointerType === "touch") changes.probed = null;
       change(view, changes);
       if (isHere && region) report(view, region);
     }
