@@ -319,3 +319,27 @@ def test_answers_cannot_be_changed_and_compare_by_identity(kind):
     # Boxes are tensors, which have no one answer to "equal?".
     assert value == value and value != dataclasses.replace(value)
     assert len({value, value}) == 1
+
+
+def test_a_phrase_by_itself():
+    boxes = torch.tensor([[0.0, 0, 9, 9], [10, 20, 30, 40]])
+    answer = ground_text("There is <p>a dog</p> <roi><r1></roi>.", boxes)
+    (phrase,) = answer.phrases
+    assert phrase and phrase.to_dict() == answer.to_dict()["phrases"][0]
+    alone = phrase.as_answer()
+    assert (alone.text, alone.phrases[0].span, alone.user_region_ids) == ("a dog", (0, 5), ())
+    assert alone.phrases[0].region_ids == alone.regions.ids == (1,)
+    assert parse_grounded_text(alone.markup).phrases[0].region_ids == (1,)
+    image = Image.new("RGB", (300, 250), "white")
+    drawn = phrase.draw(image)
+    assert drawn.size[0] == 300 and drawn.tobytes() == alone.draw(image).tobytes()
+    assert drawn.crop((0, 0, 300, 250)).tobytes() != image.tobytes()
+
+
+def test_a_phrase_that_was_not_found():
+    phrase = GroundedPhrase("the cup", (0, 7), Regions([]))
+    assert not phrase and phrase.boxes.shape == (0, 4)
+    alone = phrase.as_answer()
+    assert (alone.text, alone.phrases, len(alone.regions), alone.markup) == ("the cup", [], 0, "<p>the cup</p>")
+    image = Image.new("RGB", (300, 250), "white")
+    assert phrase.draw(image).crop((0, 0, 300, 250)).tobytes() == image.tobytes()

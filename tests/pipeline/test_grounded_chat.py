@@ -32,7 +32,8 @@ def prompts(pipe, monkeypatch) -> list[dict]:
     calls, generate = [], pipe.model.generate
 
     def record(**inputs):
-        calls.append({**inputs, "cached": inputs["past_key_values"].get_seq_length()})
+        cache = inputs.get("past_key_values")
+        calls.append({**inputs, "cached": 0 if cache is None else cache.get_seq_length()})
         return generate(**inputs)
 
     monkeypatch.setattr(pipe.model, "generate", record)
@@ -255,6 +256,25 @@ def test_a_template_that_rewrites_earlier_turns(pipe, photos, prompts, monkeypat
     chat.ask("And?")
     assert [call["cached"] for call in prompts] == [0, 0]
     assert len(prompts[1]["input_ids"][0]) > len(prompts[0]["input_ids"][0])
+
+
+CHATML = """\
+{% for message in messages %}<|im_start|>{{ message.role }}
+{{ message.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+def test_chats_in_the_template_of_another_language_model(free_slots, pipe, photos, looks, prompts, monkeypatch):
+    monkeypatch.setattr(pipe.processor, "chat_template", CHATML)
+    seen = looks(pipe)
+    chat = pipe.chat(photos[0])
+    for question, boxes in (("What is this?", [BOX]), ("And this?", [OTHER]), ("Hm?", None)):
+        chat.ask(question, boxes=boxes)
+    assert len(seen) == 1 and [call["cached"] > 0 for call in prompts] == [False, True, True]
+    text = pipe.processor.tokenizer.decode(prompts[-1]["input_ids"][0])
+    assert text.count("<|im_start|>user") == 3 and text.count("<|im_end|>") == 5
+    assert pipe.locate(photos[0], "it").text == "it" and pipe.describe(photos[0], BOX).user_region_ids == (0,)
 
 
 # ----------------------------------------------------------------------------------------------------------- streaming

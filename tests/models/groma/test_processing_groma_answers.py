@@ -60,6 +60,23 @@ class TestPostProcess:
         for answer in processor.post_process_grounded_generation(output, without):
             assert answer.user_region_ids == ()
 
+    def test_regions_of_the_user_in_a_later_turn(self, processor, image, make_output):
+        """There the boxes of the turn have the slots of the same regions, or free ones, and not the first ones."""
+        turn = processor(
+            images=image, text="Is <region> on <region>?", boxes=[BOX, [1, 1, 90, 90]], return_tensors="pt"
+        )
+        output = make_output(turn["input_ids"], ["Yes."], 1)
+        output.region_boxes[0, 3], output.region_boxes[0, 2] = output.region_boxes[0, 0], turn["refer_boxes"][0, 1]
+        output.region_boxes[0, 0] = torch.tensor([0.5, 0.5, 0.1, 0.1])
+        output.region_mask = torch.tensor([[True, True, True, True, False]])
+        (answer,) = processor.post_process_grounded_generation(output, turn, target_sizes=[(480, 640)])
+        assert answer.user_region_ids == (3, 2)
+        # A slot that is not used does not count.
+        output.region_boxes[0, 4] = output.region_boxes[0, 3]
+        output.region_boxes[0, 3] = torch.tensor([0.4, 0.5, 0.1, 0.1])
+        (answer,) = processor.post_process_grounded_generation(output, turn, target_sizes=[(480, 640)])
+        assert answer.user_region_ids[0] == 0
+
     def test_regions_of_the_user_beside_samples_without_image(self, processor, image, make_output):
         inputs = processor(
             images=[None, image],
