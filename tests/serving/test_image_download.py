@@ -161,6 +161,67 @@ def test_a_proxy_of_the_environment_is_not_used(host, monkeypatch):
     assert download(host, "/cat")[0] == PNG
 
 
+def test_cookies_do_not_go_from_one_image_to_the_next(host):
+    host.paths["/cookie"] = content(PNG, Set_Cookie="user=ann; Path=/")
+    host.paths["/back"] = redirect("/cookie")
+    host.requests.clear()
+
+    async def twice():
+        settings = ServerSettings("toy", image_url_ports=(host.port,), allow_image_urls=True)
+        downloader = ImageDownloader(settings, resolve, is_allowed)
+        for path in ("/cookie", "/cookie"):
+            await downloader.download(f"http://images.example:{host.port}{path}", lambda count: None)
+        assert len(downloader._client.cookies.jar) == 0
+        await downloader.aclose()
+
+    asyncio.run(twice())
+    assert len(host.requests) == 2 and all("cookie" not in headers for _, headers in host.requests)
+
+
+def test_the_next_address_is_tried_where_one_does_not_answer(host):
+    """As of a host with an IPv6 address, in a network without IPv6."""
+
+    async def several(name: str, port: int) -> list[str]:
+        return ["127.0.0.2", "127.0.0.1"]
+
+    async def run():
+        settings = ServerSettings("toy", image_url_ports=(host.port,), allow_image_urls=True)
+        downloader = ImageDownloader(settings, several, lambda address: True)
+        return await downloader.download(f"http://images.example:{host.port}/cat", lambda count: None)
+
+    host.paths["/cat"] = content(PNG)
+    assert asyncio.run(run()) == PNG
+
+
+@pytest.mark.parametrize("address", ["2606:4700::1111", "::1"])
+def test_addresses_of_version_6(monkeypatch, address):
+    """They stand in brackets, in the address that is asked as well as in the name of the host."""
+    asked = []
+
+    async def run(url):
+        async def find(name: str, port: int) -> list[str]:
+            asked.append(name)
+            return [address]
+
+        downloader = ImageDownloader(ServerSettings("toy", allow_image_urls=True), find, lambda address: True)
+
+        async def send(request, stream):
+            asked.append((str(request.url), request.headers["host"]))
+            return httpx.Response(200, content=PNG, request=request)
+
+        monkeypatch.setattr(downloader._client, "send", send)
+        await downloader._connect(httpx.URL(url))
+
+    asyncio.run(run("http://images.example/cat"))
+    asyncio.run(run(f"http://[{address}]/cat"))
+    assert asked == [
+        "images.example",
+        (f"http://[{address}]/cat", "images.example"),
+        address,
+        (f"http://[{address}]/cat", f"[{address}]"),
+    ]
+
+
 def test_compressed_content_is_refused(host):
     """A bomb never unfolds."""
     host.paths["/bomb"] = content(gzip.compress(bytes(10_000_000)), Content_Encoding="gzip")

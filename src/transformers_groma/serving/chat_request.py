@@ -168,6 +168,7 @@ def read_chat_request(body: bytes, settings: ServerSettings) -> ChatRequest:
     Traceback (most recent call last):
     transformers_groma.serving.api_errors.ApiError: `n` is 2, which this server cannot do: leave it out, or send 1.
     """
+    _check_marks(body, settings)
     try:
         given = from_json(body, allow_inf_nan=False)
     except ValueError as error:
@@ -175,6 +176,7 @@ def read_chat_request(body: bytes, settings: ServerSettings) -> ChatRequest:
     if not isinstance(given, dict):
         raise bad_request(f"The body must be a JSON object, got {shortened(given)}.", code="invalid_json")
     given = without_nulls(given)
+    _check_counts(given.get("messages"), settings)
     _refuse_unsupported(given)
     known = {name: value for name, value in given.items() if name not in (*UNSUPPORTED, *HARMLESS)}
     try:
@@ -198,6 +200,36 @@ def without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: without_nulls(entry) for name, entry in value.items() if entry is not None}
     return [without_nulls(entry) for entry in value] if isinstance(value, list) else value
+
+
+def _check_marks(body: bytes, settings: ServerSettings) -> None:
+    """Refuse JSON of very many small values, which takes many times its length in memory."""
+    marks = sum(body.count(mark) for mark in (b",", b"[", b"{"))
+    # All the text of a conversation could be commas; the text of an image in base64 has none.
+    most = settings.max_characters + 100 * settings.max_parts
+    if marks > most:
+        raise bad_request(
+            f"The body has {marks} commas and brackets, but this server reads at most {most}. Send less."
+        )
+
+
+def _check_counts(messages: Any, settings: ServerSettings) -> None:
+    """Refuse too many messages and parts before each is looked at."""
+    if not isinstance(messages, list):
+        return
+    if len(messages) > settings.max_messages:
+        raise bad_request(
+            f"`messages` has {len(messages)} messages, but this server reads at most {settings.max_messages}. Leave "
+            "out the oldest ones.",
+            "messages",
+        )
+    contents = [message.get("content") for message in messages if isinstance(message, dict)]
+    parts = sum(len(content) if isinstance(content, list) else 1 for content in contents)
+    if parts > settings.max_parts:
+        raise bad_request(
+            f"`messages` has {parts} parts in all, but this server reads at most {settings.max_parts}. Send fewer.",
+            "messages",
+        )
 
 
 def _refuse_unsupported(given: Mapping[str, Any]) -> None:
@@ -271,16 +303,9 @@ def _check_lengths(request: ChatRequest, settings: ServerSettings) -> None:
                 "smaller number, or start the server with a larger --max-new-tokens.",
                 name,
             )
-    if len(request.messages) > settings.max_messages:
-        raise bad_request(
-            f"`messages` has {len(request.messages)} messages, but this server reads at most "
-            f"{settings.max_messages}. Leave out the oldest ones.",
-            "messages",
-        )
     parts = [part for message in request.messages for part in message.content]
     characters = sum(len(part.text) for part in parts if isinstance(part, (TextPart, PhrasePart)))
     for what, count, limit in (
-        ("parts", len(parts), settings.max_parts),
         ("regions", sum(isinstance(part, RegionPart) for part in parts), settings.max_regions),
         ("characters of text", characters, settings.max_characters),
     ):

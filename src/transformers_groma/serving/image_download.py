@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 from huggingface_hub.utils import httpx
 
@@ -14,6 +15,8 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # Downloads at the same time; others wait, within their time.
 MAX_DOWNLOADS = 8
+# Seconds for an address to be reached, where there is another one.
+_NEXT_ADDRESS_AFTER = 2.0
 
 Resolver = Callable[[str, int], Awaitable[list[str]]]
 
@@ -53,6 +56,8 @@ class ImageDownloader:
             trust_env=False,
             follow_redirects=False,
             limits=httpx.Limits(max_keepalive_connections=0),
+            # No cookies: they would go from one user's image to the next.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             timeout=None,
         )
 
@@ -85,8 +90,7 @@ class ImageDownloader:
         """Download a URL or what it redirects to."""
         url = httpx.URL(text)
         for _ in range(self._settings.max_redirects + 1):
-            target = await self._request(url)
-            response = await self._client.send(target, stream=True)
+            response = await self._connect(url)
             try:
                 if response.status_code in _REDIRECTS and "location" in response.headers:
                     url = url.join(response.headers["location"])
@@ -96,8 +100,30 @@ class ImageDownloader:
                 await response.aclose()
         raise DownloadError(f"it redirects more than {self._settings.max_redirects} times")
 
-    async def _request(self, url: httpx.URL) -> httpx.Request:
-        """The request to a URL, addressed to one of its checked addresses."""
+    async def _connect(self, url: httpx.URL) -> httpx.Response:
+        """Ask the first address of a URL that answers; all were checked."""
+        addresses = await self._addresses(url)
+        for number, address in enumerate(addresses):
+            is_last = number == len(addresses) - 1
+            extensions = {"sni_hostname": url.host, "timeout": {"connect": None if is_last else _NEXT_ADDRESS_AFTER}}
+            headers = {
+                "Host": url.netloc.decode("ascii"),
+                "Accept": "image/*",
+                # Compressed content could grow without limit.
+                "Accept-Encoding": "identity",
+                "User-Agent": "transformers-groma",
+            }
+            target = url.copy_with(host=address, fragment=None)
+            try:
+                request = httpx.Request("GET", target, headers=headers, extensions=extensions)
+                return await self._client.send(request, stream=True)
+            except (httpx.ConnectError, httpx.ConnectTimeout):
+                if is_last:
+                    raise
+        raise DownloadError("its host has no address")
+
+    async def _addresses(self, url: httpx.URL) -> list[str]:
+        """The addresses of a URL that may be fetched, all of them public."""
         if url.scheme not in _DEFAULT_PORTS or not url.host:
             raise DownloadError("it is not an http or https URL with a host, or redirects to one that is not")
         if url.userinfo:
@@ -106,23 +132,10 @@ class ImageDownloader:
         if port not in self._settings.image_url_ports:
             ports = " and ".join(map(str, self._settings.image_url_ports))
             raise DownloadError(f"it names the port {port}; images are fetched from {ports} only")
-        host = url.raw_host.decode("ascii")
-        addresses = await self._resolve(host.strip("[]"), port)
-        if not addresses:
-            raise DownloadError("its host has no address")
+        addresses = await self._resolve(url.raw_host.decode("ascii"), port)
         if not all(map(self._is_allowed, addresses)):
             raise DownloadError("its host has an address that is not public")
-        headers = {
-            "Host": host if url.port is None else f"{host}:{port}",
-            "Accept": "image/*",
-            # Compressed content could grow without limit.
-            "Accept-Encoding": "identity",
-            "User-Agent": "transformers-groma",
-        }
-        checked = url.copy_with(host=addresses[0], port=port, fragment=None)
-        return self._client.build_request(
-            "GET", checked, headers=headers, extensions={"sni_hostname": host.strip("[]")}
-        )
+        return addresses
 
     async def _content(self, response: httpx.Response, hold: Callable[[int], None]) -> bytes:
         """The body of a response, within the limit."""
