@@ -195,6 +195,15 @@ def test_a_client_that_does_not_read_is_cut_off():
         assert post(running, as_bytes(question())).status_code == 200
 
 
+def test_an_answer_that_is_complete_and_not_read_is_cut_off():
+    """The server is done with it, but its end still waits in memory."""
+    engine = FakeEngine(("word " * 2_000_000,))
+    with serving(engine, write_timeout=0.5) as running, running.connect() as connection:
+        connection.sendall(raw_request(as_bytes(question())))
+        wait_until(lambda: engine.finished == 1)
+        wait_until(lambda: not running.server.server_state.connections, 4)
+
+
 def test_a_client_that_reads_slowly_gets_everything():
     engine = FakeEngine(("word " * 100,) * 100, delay=0.001)
     with serving(engine, write_timeout=0.5) as running, running.connect() as connection:

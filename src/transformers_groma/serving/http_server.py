@@ -141,12 +141,14 @@ def _limited_protocol(settings: ServerSettings) -> type[H11Protocol]:
                 self.stall_timer.cancel()
 
         def on_response_complete(self) -> None:
+            cycle = self.cycle
             super().on_response_complete()
             if self.transport.get_write_buffer_size() > 0:
-                self.loop.call_later(settings.write_timeout, self._abort_unread)
+                self.loop.call_later(settings.write_timeout, self._abort_unread, cycle)
 
-        def _abort_unread(self) -> None:
-            if self.transport.get_write_buffer_size() > 0:
+        def _abort_unread(self, cycle: Any) -> None:
+            """Cut off a client that has not read its answer, unless it has asked again since."""
+            if self.cycle is cycle and self.transport.get_write_buffer_size() > 0:
                 self.transport.abort()
 
         def connection_lost(self, exc: Exception | None) -> None:
