@@ -22,6 +22,7 @@ OWN_TESTS = {
     "loading.md": "test_docs_loading.py",
     "own-language-model.md": "test_own_language_model.py",
     "serve.md": "test_docs_serve.py",
+    "roi-geometry.md": "benchmarks/test_roi_geometry.py",
     "several-turns.md": "test_docs_turns.py",
     "training.md": "test_docs_training.py",
 }
