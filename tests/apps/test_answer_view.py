@@ -132,6 +132,20 @@ def test_a_phrase_of_many_places_has_one_tag_at_the_largest():
     assert tags(5) == ["1dots (5)"]
 
 
+@pytest.mark.parametrize(
+    ("box", "side", "y"),
+    [
+        ([100, 60, 140, 90], "is-above", "25"),  # on its upper edge, in percent of the height
+        ([100, 0, 140, 24], "is-below", "10"),  # no room above: under its lower edge
+        ([0, 0, 320, 240], "is-below", "0"),  # large: within it
+    ],
+)
+def test_tags_stand_above_their_places_where_there_is_room(box, side, y):
+    answer = ground_text("<p>a cat</p> <roi><r0></roi>", torch.tensor([box], dtype=torch.float32))
+    (attributes, _), _ = view(Turn("", answer)).of_class("groma-rail")
+    assert side in attributes["class"].split() and attributes["style"].endswith(f"--y:{y}%")
+
+
 @pytest.mark.parametrize("turn", [Turn("Why?", None, True), Turn("Why?", ground_text("", BOXES), True)])
 def test_before_the_first_word_the_view_says_that_it_looks(turn):
     ((attributes, text),) = view(turn).of_class("groma-answer")

@@ -68,7 +68,7 @@ def test_tags_and_words_stay_inside_the_image(open_page, width):
 
 
 def test_on_a_phone_the_image_stays_in_sight_and_on_a_desk_it_stands_beside_the_text(open_page):
-    long = Turn("What?", answer("Word. " * 800 + TWO))
+    long = Turn("What?", answer("Word. " * 800 + TWO + " Word." * 800))
     page = open_page(page_of(html(long)), width=390, height=844)
     names(page).nth(0).scroll_into_view_if_needed()
     stage = page.locator(".groma-stage").bounding_box()
