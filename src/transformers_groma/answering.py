@@ -1,5 +1,6 @@
 """Answers questions about images: each image is looked at once, answers come in batches or step by step."""
 
+import atexit
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,17 @@ _LONGEST_CHARACTER = 4
 _UNFINISHED = "\ufffd"
 # How long, in seconds, the model's thread waits before it looks again whether anybody still reads.
 _PATIENCE = 0.05
+# The streams that are not at their end: how each is told to stop, and its thread.
+_STREAMS: set[tuple[threading.Event, threading.Thread]] = set()
+
+
+@atexit.register
+def _stop_streams() -> None:
+    """Stop streams that were never read to their end: Python ends badly while a thread is inside of torch."""
+    for is_left, _ in list(_STREAMS):
+        is_left.set()
+    for _, thread in list(_STREAMS):
+        thread.join()
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,6 +242,8 @@ def stream_answer(
         put(None)
 
     thread = threading.Thread(target=work, name="groma-stream", daemon=True)
+    stream = is_left, thread
+    _STREAMS.add(stream)
     thread.start()
     ids: list[int] = []
     shown = None
@@ -249,6 +263,7 @@ def stream_answer(
                 steps.get_nowait()
             except Empty:
                 thread.join(_PATIENCE)
+        _STREAMS.discard(stream)
         if results:
             answer = read(pipe, prompt, results[0])
     if errors:

@@ -1,5 +1,7 @@
 """Streamed answers: they grow, the last one is whole, and leaving the loop stops the model."""
 
+import subprocess
+import sys
 import threading
 import time
 from itertools import pairwise
@@ -84,6 +86,19 @@ def test_a_slow_reader_does_not_let_the_model_run_ahead(groma, scenes, steps):
     assert len(seen) < 8
     rest = list(stream)
     assert rest[-1].to_dict() == groma.caption(scenes[0].draw()).to_dict()
+
+
+def test_a_program_may_end_in_the_middle_of_a_stream():
+    code = """
+from PIL import Image
+from transformers_groma import ImageGroundingPipeline
+groma = ImageGroundingPipeline.from_pretrained("hub_configs/groma-tiny", device="cpu")
+stream = groma.caption(Image.new("RGB", (64, 64)), stream=True, generate_kwargs={"min_new_tokens": 200})
+next(stream)
+print("seen", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "seen\n"), done.stderr
 
 
 def test_nothing_happens_before_the_loop(pipe, photos, never_asked):

@@ -316,6 +316,17 @@ def test_what_was_given_to_the_pipeline_holds(pipe, photos, looks):
     assert sizes == [3, 3, 2, 1]
 
 
+def test_kinds_of_images(pipe, photos, tmp_path):
+    photos[0].save(tmp_path / "photo.png")
+    array = np.asarray(photos[0])
+    channels_first = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    question = "Please give a short description of <region>."
+    for image in (tmp_path / "photo.png", str(tmp_path / "photo.png"), array, channels_first, channels_first / 255):
+        expected = pipe(image, boxes=[BOX])
+        assert same(pipe.describe(image, BOX), expected)
+        assert same(pipe.chat(image).ask(question, boxes=[BOX]), expected)
+
+
 def test_from_pretrained_is_the_pipeline(tiny_dir, pipe, photos):
     groma = ImageGroundingPipeline.from_pretrained(tiny_dir, device="cpu", dtype=torch.float32, max_new_tokens=5)
     assert type(groma) is ImageGroundingPipeline
