@@ -1,11 +1,13 @@
 """`groma serve`: mistakes, the way it starts and stops, and an answer of the small model through HTTP."""
 
+import re
 import signal
 import socket
 import sys
 
 import openai
 import pytest
+from huggingface_hub.utils import httpx
 
 from transformers_groma.shapes.demo import scene_questions
 from transformers_groma.shapes.scenes import make_scene
@@ -18,7 +20,7 @@ from ..serving.served_process import served
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with served(tmp_path_factory.mktemp("server")) as running:
+    with served(tmp_path_factory.mktemp("server"), "--log-requests") as running:
         yield running
 
 
@@ -63,6 +65,16 @@ def test_it_answers_right_about_a_region_and_a_description(server):
             ask({"type": "text", "text": "a " * 1600}, max_tokens=512)
         with pytest.raises(openai.BadRequestError, match="Shorten the question"):
             ask({"type": "text", "text": "word " * 3000}, max_tokens=1)
+
+
+def test_the_log_has_a_line_for_each_request(server):
+    httpx.get(f"{server.url}/health?secret=1", headers={"Authorization": "Bearer sk-secret"})
+    httpx.get(f"{server.url}/a%0Ab")
+    *_, health, other = server.stderr().splitlines()
+    when = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
+    assert re.fullmatch(rf"{when} 127\.0\.0\.1 GET /health 200 0\.\d{{3}} s", health)
+    assert re.fullmatch(rf"{when} 127\.0\.0\.1 GET /a\\nb 404 0\.\d{{3}} s", other)
+    assert "secret" not in server.stderr()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

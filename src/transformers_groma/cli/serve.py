@@ -1,6 +1,7 @@
 """`groma serve`: answers requests over HTTP, like OpenAI's API, with regions and grounding."""
 
 import argparse
+import logging
 import os
 import socket
 from ipaddress import ip_address
@@ -51,6 +52,7 @@ def add_serve(commands: "argparse._SubParsersAction") -> None:
         default=[],
         help="origin whose web pages may ask, as in https://example.org; * for all. May be repeated",
     )
+    serve.add_argument("--log-requests", action="store_true", help="write a line for each request to stderr")
     batches = serve.add_argument_group("batches")
     batches.add_argument(
         "--max-batch-size",
@@ -147,6 +149,7 @@ def run_serve(arguments: argparse.Namespace) -> None:
     """`groma serve`: serve until Ctrl-C or SIGTERM."""
     try:
         from ..serving.access import read_api_keys
+        from ..serving.gate import request_log
         from ..serving.http_server import HttpServer, bind_socket
         from ..serving.openai_api import create_app
         from ..serving.settings import ServerSettings
@@ -184,6 +187,8 @@ def run_serve(arguments: argparse.Namespace) -> None:
                 max_waiting=arguments.max_waiting,
                 cached_images=arguments.cached_images,
             )
+        if arguments.log_requests:
+            _log_to_stderr(request_log)
         lifecycle = Lifecycle()
         app = create_app(engine, settings, lifecycle)
         server = HttpServer(app, engine, settings, lifecycle, arguments.shutdown_timeout)
@@ -220,6 +225,15 @@ def _bound(arguments: argparse.Namespace, bind_socket) -> socket.socket:
             f"--host {arguments.host} --port {arguments.port} cannot be used ({error.strerror}): pass another port, "
             "or --port 0 for a free one."
         ) from error
+
+
+def _log_to_stderr(logger: logging.Logger) -> None:
+    """Write each line of a log to stderr, with the time."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 def _settings(

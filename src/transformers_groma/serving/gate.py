@@ -1,5 +1,6 @@
 """What every request passes on its way in: metrics, the end of serving, and API keys."""
 
+import logging
 import time
 
 from starlette.datastructures import Headers
@@ -10,6 +11,9 @@ from .api_errors import ApiError, busy
 from .lifecycle import Lifecycle
 from .metrics import ServerMetrics
 from .settings import ServerSettings
+
+# A line for each request, for whoever gives it a handler.
+request_log = logging.getLogger(f"{__name__}.requests")
 
 # Answered also while the server stops, and not counted as work to finish.
 _ABOUT_THE_SERVER = ("/health", "/metrics")
@@ -61,7 +65,12 @@ class Gate:
             raise
         finally:
             self._lifecycle.running -= is_work
-            self._metrics.request(endpoint_of(scope["path"]), status, time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            self._metrics.request(endpoint_of(scope["path"]), status, seconds)
+            # Without the query, and no line breaks of strangers in the log.
+            address = scope["client"][0] if scope.get("client") else "-"
+            path = repr(scope["path"][:200])[1:-1]
+            request_log.info("%s %s %s %d %.3f s", address, scope["method"], path, status, seconds)
 
     def _check(self, scope: Scope) -> None:
         if scope["path"] == "/health":
@@ -85,4 +94,4 @@ def endpoint_of(path: str) -> str:
     return "/v1/models/{id}" if path.startswith("/v1/models/") else "other"
 
 
-__all__ = ["CLIENT_LEFT", "Gate", "endpoint_of"]
+__all__ = ["CLIENT_LEFT", "Gate", "endpoint_of", "request_log"]
