@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from transformers_groma.cli import chat_session
 from transformers_groma.shapes.scenes import make_scene
 from transformers_groma.shapes.wording import sentence, with_article, words
 
@@ -197,7 +196,7 @@ def test_answers_alone_go_to_a_file(run, monkeypatch, scene_png):
 
 
 def test_old_spellings_do_not_read_the_standard_input(run, monkeypatch, tiny_dir):
-    monkeypatch.setattr(chat_session, "run_session", lambda arguments: pytest.fail("it talked"))
+    monkeypatch.setattr("transformers_groma.cli.chat.run_session", lambda arguments: pytest.fail("it talked"))
     monkeypatch.setattr(sys, "stdin", None)
     for arguments in ((), ("Hi",), ("What is <region>?", "--box", BOX), ("--box", BOX)):
         assert run("chat", PHOTO, *arguments, "--model", tiny_dir, *SHORT)[0] == 0

@@ -6,11 +6,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
-from transformers_groma import Regions
+from transformers_groma import GroundedText, Regions
 from transformers_groma._output_errors import OutputError
-from transformers_groma.cli.output import note, printable, write_answer, write_proposals
+from transformers_groma.cli.output import (
+    note,
+    print_answer,
+    print_stream,
+    printable,
+    write_answer,
+    write_answers,
+    write_proposals,
+)
+from transformers_groma.grounding import ground_text
 
 
 def test_output_never_drives_the_terminal():
@@ -90,3 +100,31 @@ def test_an_image_that_cannot_be_drawn_leaves_no_json(tmp_path, monkeypatch):
 def test_notes_give_no_orders_to_a_terminal(capsys):
     note("a \x1b[2Jb\x07\nc\r\u202e")
     assert capsys.readouterr().err == "a \ufffd[2Jb\ufffd\nc\ufffd\ufffd\n"
+
+
+def answers(*markups: str) -> list[GroundedText]:
+    return [ground_text(markup, torch.tensor([[0.0, 0, 9, 9], [10, 20, 30, 40]])) for markup in markups]
+
+
+def test_a_stream_prints_what_is_new_and_then_the_boxes(capsys):
+    partials = answers("A", "A \x1b[31mdog", "A \x1b[31mdog <p>here</p> <roi><r1></roi>")
+    assert print_stream(iter(partials)) is partials[-1]
+    streamed = capsys.readouterr().out
+    print_answer(partials[-1], as_json=False)
+    assert streamed == capsys.readouterr().out and "\x1b" not in streamed and "10    20    30    40  here" in streamed
+
+
+def test_text_that_turns_out_to_be_another_is_printed_again(capsys):
+    print_stream(iter(answers("one two", "one. two")))
+    assert capsys.readouterr().out == "one two\none. two\n"
+
+
+def test_answers_have_numbers_if_there_are_several(tmp_path, capsys):
+    image = Image.new("RGB", (64, 48))
+    write_answers(None, answers("a"), image)
+    (tmp_path / "one").mkdir()
+    write_answers(tmp_path / "one", answers("a"), image)
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["answer.json", "answer.png"]
+    write_answers(tmp_path, answers("a", "b"), image, ["What?", None])
+    assert json.loads((tmp_path / "answer_2.json").read_text(encoding="utf-8"))["text"] == "b"
+    assert "answer_1.json" in capsys.readouterr().err
