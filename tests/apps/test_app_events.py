@@ -178,6 +178,16 @@ class TestQuestions:
         assert [part["type"] for part in second["content"]] == ["text"]
         assert len(session.exchanges[0].content) == 3  # the image is not put into what is kept
 
+    def test_the_regions_of_a_turn_are_those_of_its_question(self, events, session):
+        other = {"kind": "box", "box": [60.0, 20.0, 90.0, 60.0]}
+        ask(events, session, Request("ask", "What is [1]?", [BOX]), Request("ask", "And [1]?", [other]))
+        ask(events, session, Request("ask", "Why?"))
+        pointed = [
+            exchange.answer.regions.with_ids(exchange.answer.user_region_ids).xyxy.tolist()
+            for exchange in session.exchanges
+        ]
+        assert pointed == [[BOX["box"]], [other["box"]], []]
+
     def test_without_memory_each_question_stands_alone(self, events, session, engine):
         ask(events, session, Request("describe_image"), Request("ask", "And?", remembers=False))
         assert [message["role"] for message in engine.asked[1]] == ["user"]

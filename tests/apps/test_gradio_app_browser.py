@@ -259,6 +259,7 @@ def swipe(page, frame, start, end) -> None:
             x, y = (a + share * (b - a) for a, b in zip(start, end, strict=True))
             points = [{"x": frame["x"] + scale * x, "y": frame["y"] + scale * y}]
         devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    page.wait_for_timeout(400)  # a tap right after it would be the second of a double tap
 
 
 def test_all_regions_and_their_score(start, photo):
@@ -399,8 +400,10 @@ def test_nothing_is_for_other_programs(app):
 
 
 @pytest.mark.slow
-def test_labels_and_alternative_texts(start, photo):
-    page = start()
+def test_labels_and_alternative_texts(app, open_page, photo):
+    page = open_page(app[0], dark=True)  # the colours of the system, without a parameter of the URL
+    page.locator("#groma-file input").wait_for(state="attached")
+    assert page.evaluate("document.body.classList.contains('dark')")
     assert page.get_by_role("heading", level=1).inner_text() == "Groma"
     choose(page, photo)
     assert page.locator(".groma-stage img").get_attribute("alt") == "Your image photo.png, 400 by 300 pixels"

@@ -14,7 +14,7 @@ from typing import Any
 from ..serving.engine import Engine, EngineAnswer, EngineClosedError, ModelFailedError, QueueFullError, Sampling
 from .app_examples import EXAMPLES, Example
 from .app_questions import Content, Request, question_contents
-from .app_session import Exchange, Session, answer_json, messages
+from .app_session import Exchange, Session, about_its_question, answer_json, messages
 from .app_settings import AppSettings
 from .uploads import new_path, open_upload
 
@@ -163,7 +163,8 @@ class AppEvents:
         last = 0.0
         async for answer in answers:
             is_first = exchange.answer is None
-            exchange.answer, exchange.is_partial = answer.grounded, not answer.is_final
+            exchange.answer = about_its_question(answer.grounded, len(exchange.boxes))
+            exchange.is_partial = not answer.is_final
             if answer.is_final and answer.finish_reason == "length":
                 exchange.notice = f"The answer was cut off after {answer.completion_tokens} tokens."
             if is_first or answer.is_final or time.monotonic() - last >= UPDATE_SECONDS:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,27 @@ def messages(image: Any, earlier: Sequence[Exchange], content: Sequence[dict[str
     return result
 
 
+def about_its_question(answer: GroundedText, num_boxes: int) -> GroundedText:
+    """An answer whose user regions are those of its own question, without those of earlier ones.
+
+    Args:
+        answer (`GroundedText`): of the engine, with the user's regions of the whole conversation, in order.
+        num_boxes (`int`): how many boxes the last question has.
+
+    Returns:
+        `GroundedText`: all the same but `user_region_ids`.
+
+    Example:
+    >>> import torch
+    >>> from transformers_groma.grounding import ground_text
+    >>> answer = ground_text("A star.", torch.zeros(3, 4), user_region_ids=[0, 1])
+    >>> about_its_question(answer, 1).user_region_ids, about_its_question(answer, 0).user_region_ids
+    ((1,), ())
+    """
+    ids = answer.user_region_ids
+    return replace(answer, user_region_ids=ids[len(ids) - num_boxes :])
+
+
 def answer_json(exchange: Exchange, image: UploadedImage, model_name: str) -> str:
     """An answer as JSON, with its question and the size of the image.
 
@@ -120,4 +141,4 @@ def answer_json(exchange: Exchange, image: UploadedImage, model_name: str) -> st
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-__all__ = ["Exchange", "Session", "answer_json", "messages"]
+__all__ = ["Exchange", "Session", "about_its_question", "answer_json", "messages"]

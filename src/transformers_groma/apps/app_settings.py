@@ -33,7 +33,7 @@ class AppSettings:
 
     model_name: str
     knows_shapes_only: bool = False
-    max_pixels: int = 50_000_000
+    max_pixels: int = 25_000_000
     max_upload_mb: int = 20
     max_users: int = 8
     max_waiting: int = 32

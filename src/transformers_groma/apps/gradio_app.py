@@ -21,6 +21,7 @@ VIEW_ID = "groma-answer"
 CLEANING = (3600, 24 * 3600)
 SESSIONS = 1000
 MAX_EVENTS = 2000
+MAX_DECODED = 4
 # Nothing of the app is for other programs; `groma serve` is.
 _PRIVATE = {"api_visibility": "private"}
 _CLICK_DOWNLOAD = """() => setTimeout(() => {
@@ -169,7 +170,8 @@ def _wire_images(events: AppEvents, page: Page, file: gr.File, examples: gr.HTML
 
     busy = {"show_progress": "minimal", "show_progress_on": page.start_status, **_PRIVATE}
     quiet = {"show_progress": "hidden", **_PRIVATE}
-    opened = file.upload(open_image, [page.session, file], [*page, file], **busy)
+    # Decoding takes memory: three bytes for each pixel.
+    opened = file.upload(open_image, [page.session, file], [*page, file], concurrency_limit=MAX_DECODED, **busy)
     opened.then(propose, page.session, list(page), **quiet)
     started = examples.choose(start_example, page.session, list(page), **busy)
     started.then(propose, page.session, list(page), **quiet)

@@ -45,7 +45,7 @@ def add_app(commands: "argparse._SubParsersAction") -> None:
         "--max-pixels",
         metavar="N",
         type=positive(int),
-        default=50_000_000,
+        default=25_000_000,
         help="largest image, width times height (default: %(default)s)",
     )
     limits.add_argument(
