@@ -78,9 +78,9 @@ def add_serve(commands: "argparse._SubParsersAction") -> None:
     batches.add_argument(
         "--cached-images",
         metavar="N",
-        type=positive(int),
+        type=natural,
         default=32,
-        help="images that are kept as the model saw them, for following turns (default: %(default)s)",
+        help="images that are kept as the model saw them, for following turns; 0 keeps none (default: %(default)s)",
     )
     limits = serve.add_argument_group("limits")
     limits.add_argument(
