@@ -171,7 +171,10 @@ class BatchRunner:
 
 
 def _greedy(config: GenerationConfig) -> GenerationConfig:
-    """A model's generation settings, but always the token with the largest score: sampling is `RowSampling`'s."""
+    """A model's generation settings for batches of any requests: one row for each, which ends by itself.
+
+    The token with the largest score is taken, always: sampling is `RowSampling`'s.
+    """
     config = copy.deepcopy(config)
     config.update(
         do_sample=False,
@@ -181,6 +184,9 @@ def _greedy(config: GenerationConfig) -> GenerationConfig:
         num_beams=1,
         num_return_sequences=1,
         max_length=None,
+        max_time=None,
+        stop_strings=None,
+        prompt_lookup_num_tokens=None,
         use_cache=True,
         return_dict_in_generate=False,
     )

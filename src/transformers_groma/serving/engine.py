@@ -306,24 +306,25 @@ class Engine:
         try:
             limit = self._runner.limit
             prompt = prepare_prompt(processor, messages, request.sampling.max_new_tokens, limit)
+            image = self._with_pixel_values(processor, prompt.image)
         except ValueError as error:
             request.fail(error)
             return
-        prompt = replace(prompt, image=self._with_pixel_values(processor, prompt.image))
-        request.ask(prompt.image, prompt)
+        request.ask(image, replace(prompt, image=image))
         self._waiting.put(request)
 
     def _queue_image(self, processor: Any, request: Request, image: Any) -> None:
         try:
             image = upright_image(image)
+            known = self._runner.known_regions(image)
+            if known is not None:
+                request.succeed(known)
+                return
+            image = self._with_pixel_values(processor, image)
         except ValueError as error:
             request.fail(error)
             return
-        known = self._runner.known_regions(image)
-        if known is not None:
-            request.succeed(known)
-            return
-        request.ask(self._with_pixel_values(processor, image), None)
+        request.ask(image, None)
         self._waiting.put(request)
 
     def _with_pixel_values(self, processor: Any, image: UprightImage | None) -> UprightImage | None:
@@ -351,13 +352,12 @@ class Engine:
             self._busy_seconds += time.perf_counter() - start
             batch = request = None
 
-    def _on_end(self, request: Request) -> None:
+    def _on_end(self, request: Request, result: Any, error: Exception | None) -> None:
         self._waiting.release(request)
-        kind = "answered"
-        if request.error is not None:
-            kind = "invalid" if isinstance(request.error, ValueError) else "failed"
-        elif request.result is None:
-            kind = "cancelled"
+        if error is not None:
+            kind = "invalid" if isinstance(error, ValueError) else "failed"
+        else:
+            kind = "cancelled" if result is None else "answered"
         with self._counting:
             self._counts[kind] += 1
 

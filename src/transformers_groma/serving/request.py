@@ -19,7 +19,7 @@ class Request:
 
     Args:
         sampling (`Sampling`, *optional*): for an answer; `None` for the proposals of an image.
-        on_end (`Callable`): called once with the request, in any thread, when it ends.
+        on_end (`Callable`): called once, in any thread, when it ends: with the request, its result and its error.
 
     Attributes:
         image (`UprightImage`, *optional*), prompt (`Prompt`, *optional*): what is asked, until the request ends.
@@ -29,7 +29,7 @@ class Request:
         result (`Any`), error (`Exception`): one of them for a request that was not given up.
     """
 
-    def __init__(self, sampling: Sampling | None, on_end: Callable[["Request"], None]) -> None:
+    def __init__(self, sampling: Sampling | None, on_end: Callable[["Request", Any, Exception | None], None]) -> None:
         self.sampling = sampling
         self.image: UprightImage | None = None
         self.prompt: Prompt | None = None  # `None` too for the proposals of an image
@@ -114,7 +114,7 @@ class Request:
                 return
             self.result, self.error, self.is_ended = result, error, True
             self.image = self.prompt = self.regions = None
-        self._on_end(self)
+        self._on_end(self, result, error)
         self._wake(self._step, self._end_event)
 
     def _wake(self, *events: asyncio.Event) -> None:
