@@ -8,7 +8,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers_groma.serving.engine import Engine, Sampling
 from transformers_groma.shapes.scenes import make_scene
 
-from .engines import ask, noise, run, tokens, until_waiting
+from .engines import ask, noise, run, tokens, until, until_waiting
 
 SHORT = tokens(6)
 
@@ -168,8 +168,9 @@ def test_a_slow_reader_holds_nobody_up_and_gets_the_newest(make_engine, slow_ste
     async def read(engine):
         reader = engine.stream(ask("What?", noise()), tokens(60))
         first = await anext(reader)
-        other = await engine.answer(ask("And?"), tokens(3))  # in a later batch: the first is through
+        other = await engine.answer(ask("And?"), tokens(3))
         assert other.completion_tokens == 3
+        await until(lambda: engine.snapshot().running == 0)
         rest = [answer async for answer in reader]
         return first, rest
 

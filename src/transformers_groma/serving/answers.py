@@ -37,7 +37,8 @@ class EngineStatus:
         running (`int`): requests in the batch that the model works on.
         is_closing (`bool`): whether it takes no more requests.
         is_alive (`bool`): whether its thread runs.
-        batches (`int`), batched_requests (`int`): batches so far, and the requests in them.
+        batches (`int`), batched_requests (`int`): how often prompts were read, and how many: those that begin a batch,
+            and those that join one together.
         answered (`int`), failed (`int`), invalid (`int`), cancelled (`int`): how requests ended: with a result, with
             an error of the model or of the closing engine, with a `ValueError`, or given up by whoever asked.
         refused (`int`): requests that found the queue full.

@@ -1,35 +1,44 @@
-"""Runs the model on a batch of requests: perceives their images once, and ends each row at its own length."""
+"""Runs the model on a batch of requests: each row ends at its own length, and others join while the rest goes on."""
 
 import copy
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteria
 
+from ..models.groma.modeling_groma_cache import cache_kwargs, cache_of
+from ..models.groma.modeling_groma_cached_prompt import forget_prompt, recall_prompt
 from ..perceived_images import PerceivedImage, PerceivedImages, perceive_pixels
 from ..regions import Regions, regions_of_slots
-from ..streaming import RowStopping, StepStreamer
 from .conversations import Prompt, UprightImage
 from .request import Request
 from .row_answers import final_answer, row_regions, without_regions
+from .running_rows import RunningRows
 from .sampling import RowSampling
 
 
 class BatchRunner:
     """What the model's thread does with a batch.
 
+    Answers differ in length, and a batch that runs until its longest has ended computes mostly rows that have ended.
+    So a batch pauses after a step when half of its rows have ended, or when some wait that fit in: the ended leave,
+    the prompts of the others are read together, and all go on from their caches, see [`RunningRows`]. (With a language
+    model that keeps no plain cache of keys and values, a batch runs to its end.)
+
     Args:
         model (`GromaForConditionalGeneration`): in evaluation mode.
         processor (`GromaProcessor`): of the model; for this thread alone.
+        max_batch_size (`int`): rows that run together.
         cached_images (`int`): perceived images that are kept, those used last.
     """
 
-    def __init__(self, model: Any, processor: Any, cached_images: int) -> None:
+    def __init__(self, model: Any, processor: Any, max_batch_size: int, cached_images: int) -> None:
         self.model = model
+        self.max_batch_size = max_batch_size
         self.processor = processor
         self.images = PerceivedImages(cached_images)
         self.limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -45,8 +54,8 @@ class BatchRunner:
         if self.limit is None:
             return True
         rows = [row for row in (*batch, request) if row.sampling is not None]
-        longest = max((row.prompt_tokens for row in rows), default=0)
-        return longest + max((row.sampling.max_new_tokens for row in rows), default=0) <= self.limit
+        longest = max((row.prompt_tokens + len(row.ids) for row in rows), default=0)
+        return longest + max((_tokens_left(row) for row in rows), default=0) <= self.limit
 
     def known_regions(self, image: UprightImage) -> Regions | None:
         """All proposals of an image that was perceived before, in any thread."""
@@ -58,8 +67,37 @@ class BatchRunner:
 
     # Not `inference_mode`: callers could not change tensors of their answers.
     @torch.no_grad()
-    def run(self, requests: Iterable[Request]) -> None:
-        """Answer requests; each ends as soon as it has its answer."""
+    def run(
+        self,
+        requests: Sequence[Request],
+        num_waiting: Callable[[], int] = lambda: 0,
+        take_more: Callable[[list[Request]], list[Request]] = lambda running: [],
+    ) -> None:
+        """Answer requests, and those that come meanwhile; each ends as soon as it has its answer.
+
+        Args:
+            requests (`Sequence[Request]`): the first ones.
+            num_waiting (`Callable`): how many others wait.
+            take_more (`Callable`): takes those of them that fit beside the running ones, the oldest first.
+        """
+        rows = self._begin(requests)
+        # Once nobody could join although somebody waited, those that run end first: the oldest must not wait forever.
+        may_join = rows is not None and rows.can_change
+        while rows is not None:
+            self._continue(rows, num_waiting if may_join else lambda: 0)
+            alive = [row for row, request in enumerate(rows.requests) if not request.is_ended]
+            if not alive:
+                return
+            rows.keep(alive)
+            if may_join and num_waiting() > 0:
+                others = take_more(rows.requests)
+                may_join = len(others) > 0
+                begun = self._begin(others) if others else None
+                if begun is not None:
+                    rows.join(begun)
+
+    def _begin(self, requests: Iterable[Request]) -> RunningRows | None:
+        """Answer what needs no language model, and write the first token of all others; `None` if none is left."""
         # A request that is given up lets go of its prompt at any time: what is asked is read once.
         asked = [(request, request.prompt, request.image) for request in requests]
         asked = [entry for entry in asked if not entry[0].is_ended]
@@ -70,8 +108,51 @@ class BatchRunner:
                 rows.append((request, prompt))
             elif prompt is None:
                 request.succeed(_proposals(perceived[image.key]))
-        if rows:
-            self._generate(rows, perceived)
+        if not rows:
+            return None
+        requests = [request for request, _ in rows]
+        self.prompt_tokens += sum(request.prompt_tokens for request in requests)
+        inputs = self._inputs(rows, perceived)
+        output = self._generate(requests, 1, lambda: False, **inputs)
+        cache = cache_of(output)
+        # The prompt that is kept with the cache knows which region slots are off. From now on there is nothing left
+        # of images: what the rows read is in the cache, and they go on as text.
+        prompt = recall_prompt(cache)
+        mask = inputs["attention_mask"] if prompt is None else prompt.attention_mask.long()
+        forget_prompt(cache)
+        begun = RunningRows(requests, output.sequences, _with_column_of_ones(mask, 1), cache)
+        alive = [row for row, request in enumerate(requests) if not request.is_ended]
+        if not alive:
+            return None
+        if begun.can_change:
+            begun.keep(alive)
+        return begun
+
+    def _continue(self, rows: RunningRows, num_waiting: Callable[[], int]) -> None:
+        """Go on with rows until all have ended, or until it is worth while to let some leave or others join."""
+        size = len(rows.requests)
+        enough = max(1, self.max_batch_size // 4)
+
+        def should_pause() -> bool:
+            alive = sum(not request.is_ended for request in rows.requests)
+            if alive == 0 or not rows.can_change:
+                return False
+            # Each pause costs about two steps.
+            waiting = num_waiting()
+            return 2 * alive <= size or (waiting > 0 and self.max_batch_size - alive >= min(waiting, enough))
+
+        output = self._generate(
+            rows.requests,
+            max(_tokens_left(request) for request in rows.requests),
+            should_pause,
+            input_ids=rows.input_ids,
+            attention_mask=rows.attention_mask,
+            **cache_kwargs(rows.cache),
+        )
+        written = output.sequences.shape[1] - rows.input_ids.shape[1]
+        rows.input_ids = output.sequences
+        rows.attention_mask = _with_column_of_ones(rows.attention_mask, written)
+        rows.cache = cache_of(output)
 
     def _look(self, images: Sequence[UprightImage]) -> dict[str, PerceivedImage]:
         """Images by their keys; those that are new are perceived in one call."""
@@ -96,29 +177,19 @@ class BatchRunner:
                 self.images.put(key, image)
         return seen
 
-    def _generate(self, rows: Sequence[tuple[Request, Prompt]], perceived: dict[str, PerceivedImage]) -> None:
-        """Write the answers of a batch."""
-        requests = [request for request, _ in rows]
-        inputs = self._inputs(rows, perceived)
-
-        def on_step(token_ids: Tensor) -> None:
-            for request, token_id in zip(requests, token_ids.tolist(), strict=True):
-                if not request.is_ended:
-                    self._add(request, token_id)
-
-        settings = [request.sampling for request in requests]
-        limits = [sampling.max_new_tokens for sampling in settings]
-        self.prompt_tokens += sum(request.prompt_tokens for request in requests)
-        settings_of_batch = copy.deepcopy(self._generation_config)
-        settings_of_batch.max_new_tokens = max(limits)
-        self.model.generate(
+    def _generate(
+        self, requests: Sequence[Request], max_new_tokens: int, should_pause: Callable[[], bool], **inputs: Any
+    ) -> Any:
+        """Write up to so many tokens of each answer, and stop all rows where `should_pause` says so after a step."""
+        config = copy.deepcopy(self._generation_config)
+        config.max_new_tokens = max_new_tokens
+        return self.model.generate(
             **inputs,
-            generation_config=settings_of_batch,
-            streamer=StepStreamer(on_step),
-            logits_processor=[RowSampling(settings)],
-            stopping_criteria=[
-                RowStopping(inputs["input_ids"].shape[1], limits, lambda row: requests[row].is_ended),
+            generation_config=config,
+            logits_processor=[
+                RowSampling([request.sampling for request in requests], [request.random for request in requests])
             ],
+            stopping_criteria=[_Steps(requests, self._add, should_pause)],
         )
 
     def _inputs(self, rows: Sequence[tuple[Request, Prompt]], perceived: dict[str, PerceivedImage]) -> dict[str, Any]:
@@ -170,6 +241,37 @@ class BatchRunner:
             self.cache_misses += misses
 
 
+class _Steps(StoppingCriteria):
+    """Hands on the new token of each row after a step; stops rows that have ended, and all rows for a pause.
+
+    A streamer would get the tokens only after it was decided which rows go on.
+    """
+
+    def __init__(
+        self, requests: Sequence[Request], add: Callable[[Request, int], None], should_pause: Callable[[], bool]
+    ) -> None:
+        self.requests, self.add, self.should_pause = requests, add, should_pause
+        self._is_over = False
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        # Where the library decides a step late (on mps), it makes one step more and takes it back.
+        if not self._is_over:
+            for request, token_id in zip(self.requests, input_ids[:, -1].tolist(), strict=True):
+                if not request.is_ended:
+                    self.add(request, token_id)
+            self._is_over = self.should_pause() or all(request.is_ended for request in self.requests)
+        return torch.tensor([self._is_over or request.is_ended for request in self.requests], device=input_ids.device)
+
+
+def _tokens_left(request: Request) -> int:
+    """How many tokens a request may still get."""
+    return request.sampling.max_new_tokens - len(request.ids)
+
+
+def _with_column_of_ones(mask: Tensor, columns: int) -> Tensor:
+    return torch.cat([mask, mask.new_ones(len(mask), columns)], dim=1)
+
+
 def _greedy(config: GenerationConfig) -> GenerationConfig:
     """A model's generation settings for batches of any requests: one row for each, which ends by itself.
 
@@ -188,7 +290,8 @@ def _greedy(config: GenerationConfig) -> GenerationConfig:
         stop_strings=None,
         prompt_lookup_num_tokens=None,
         use_cache=True,
-        return_dict_in_generate=False,
+        cache_implementation=None,  # one of fixed length could not go on
+        return_dict_in_generate=True,
     )
     return config
 

@@ -46,7 +46,7 @@ class Engine:
         model (`GromaForConditionalGeneration`): on its device; put into evaluation mode. From now on it is the
             engine's.
         processor (`GromaProcessor`): of the model; copied.
-        max_batch_size (`int`): requests that the model works on together.
+        max_batch_size (`int`): requests that the model works on together; others join as soon as some have ended.
         max_wait_ms (`float`): how long the first request of a batch waits for others where several came together
             lately; see [`WaitingRequests`].
         max_waiting (`int`): requests that may wait; the next one gets a `QueueFullError`.
@@ -94,7 +94,7 @@ class Engine:
                 raise ValueError(f"`{name}` must be a number from {least}, got {value!r}.")
         self.model = model.eval()
         self.processor = processor
-        self._runner = BatchRunner(self.model, copy.deepcopy(processor), cached_images)
+        self._runner = BatchRunner(self.model, copy.deepcopy(processor), max_batch_size, cached_images)
         self._waiting: WaitingRequests[Request] = WaitingRequests(
             max_batch_size, max_wait_ms / 1000, max_waiting, self._runner.can_join
         )
@@ -337,10 +337,16 @@ class Engine:
         """The model's thread: batches until the engine closes. Nothing that a batch does ends it."""
         while batch := self._waiting.take():
             start = time.perf_counter()
-            self._batches += 1
-            self._batched_requests += len(batch)
+            self._count_batch(batch)
+
+            def take_more(running: list[Request], batch: list[Request] = batch) -> list[Request]:
+                more = self._waiting.take_more(running)
+                batch[:] = [*running, *more]  # all that an error would hit, and no more
+                self._count_batch(more)
+                return more
+
             try:
-                self._runner.run(batch)
+                self._runner.run(batch, self._waiting.num_ready, take_more)
             except BaseException as error:
                 logger.exception("A batch of %d requests failed.", len(batch))
                 reason = _sentence(error, len(batch))
@@ -350,7 +356,11 @@ class Engine:
                 # Each its own error, without what the model's frames hold in memory.
                 request.fail(ModelFailedError(reason))
             self._busy_seconds += time.perf_counter() - start
-            batch = request = None
+            batch = request = take_more = None
+
+    def _count_batch(self, batch: list[Request]) -> None:
+        self._batches += bool(batch)
+        self._batched_requests += len(batch)
 
     def _on_end(self, request: Request, result: Any, error: Exception | None) -> None:
         self._waiting.release(request)

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from torch import Generator
+
 from .conversations import Prompt, UprightImage
 from .row_answers import RowRegions
-from .sampling import Sampling
+from .sampling import Sampling, row_generator
 
 
 class Request:
@@ -25,6 +27,7 @@ class Request:
         image (`UprightImage`, *optional*), prompt (`Prompt`, *optional*): what is asked, until the request ends.
         ids (`list[int]`): what the model has written.
         regions (`RowRegions`, *optional*): regions that the answer can name, known before its first id.
+        random (`torch.Generator`, *optional*): random numbers of its row; none for a greedy one.
         is_ended (`bool`): whether it has a result or an error, or was given up.
         result (`Any`), error (`Exception`): one of them for a request that was not given up.
     """
@@ -36,6 +39,7 @@ class Request:
         self.prompt_tokens = 0
         self.ids: list[int] = []
         self.regions: RowRegions | None = None
+        self.random: Generator | None = None if sampling is None else row_generator(sampling)
         self.is_ended = False
         self.result: Any = None
         self.error: Exception | None = None

@@ -67,11 +67,13 @@ class RowSampling(LogitsProcessor):
 
     Args:
         rows (`Sequence[Sampling]`): settings of each row.
+        generators (`Sequence[torch.Generator]`, *optional*): of each row, see [`row_generator`], for rows that go on
+            in another batch; new ones by default.
     """
 
-    def __init__(self, rows: Sequence[Sampling]) -> None:
+    def __init__(self, rows: Sequence[Sampling], generators: Sequence[torch.Generator | None] | None = None) -> None:
         self.rows = list(rows)
-        self._generators = [_generator(sampling) for sampling in rows]
+        self._generators = [row_generator(sampling) for sampling in rows] if generators is None else generators
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores `(B, vocab_size)` whose largest is the next token of each row."""
@@ -104,7 +106,8 @@ def scaled_logits(logits: Tensor, temperature: float, top_p: float) -> Tensor:
     return scaled
 
 
-def _generator(sampling: Sampling) -> torch.Generator | None:
+def row_generator(sampling: Sampling) -> torch.Generator | None:
+    """The random numbers of a row; none for a greedy one."""
     if sampling.is_greedy:
         return None
     generator = torch.Generator()
@@ -123,4 +126,4 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-__all__ = ["RowSampling", "Sampling", "scaled_logits"]
+__all__ = ["RowSampling", "Sampling", "row_generator", "scaled_logits"]

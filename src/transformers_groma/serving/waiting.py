@@ -19,10 +19,11 @@ class WaitingRequests(Generic[Request]):
     A request is admitted (it counts as waiting while its prompt is prepared), put into the queue, taken with others as
     a batch, and released. The oldest go first, whatever their settings.
 
-    When a batch starts: at once if it is full or the model was busy for longer than `max_wait_seconds` since the
-    oldest request came, and at once for a user who is alone. Only where several requests were in flight together
-    within the last second does the first of a batch wait for as many, at most `max_wait_seconds`: without that, the
-    first of eight users who ask in turn would get a batch of its own each time, and the other seven the next.
+    A batch that runs takes more as its rows end, see [`take_more`]. When a new one starts: at once if full, or if the
+    model was busy for longer than `max_wait_seconds` since the oldest request came, and at once for a user who is
+    alone. Only where several requests were in flight together within the last second does the first of a batch wait
+    for as many, at most `max_wait_seconds`: without that, the first of eight users who ask in turn would get a batch
+    of its own each time.
 
     Args:
         max_batch_size (`int`): requests in a batch.
@@ -102,6 +103,23 @@ class WaitingRequests(Generic[Request]):
             self._running.update(batch)
             self._changed.notify_all()
             return batch
+
+    def take_more(self, running: Sequence[Request]) -> list[Request]:
+        """Take the oldest that fit beside running ones, without waiting; the first that does not fit ends it."""
+        with self._changed:
+            more: list[Request] = []
+            for request in self._queue:
+                if len(running) + len(more) >= self.max_batch_size or not self.can_join([*running, *more], request):
+                    break
+                more.append(request)
+            for request in more:
+                del self._queue[request]
+            self._running.update(more)
+            return more
+
+    def num_ready(self) -> int:
+        """How many requests are ready to be taken."""
+        return len(self._queue)
 
     def release(self, request: Request) -> None:
         """Forget a request that was answered, failed or was given up; releasing it again does nothing."""
