@@ -1,5 +1,6 @@
 """How a verb answers: the settings of its generation and of its boxes, checked before the model runs."""
 
+import copy
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -72,6 +73,20 @@ class Generation:
     def max_new_tokens(self) -> int:
         """The longest answer; 0 where a `max_length` bounds prompt and answer together."""
         return self.setting("max_new_tokens") or 0
+
+    def check(self) -> None:
+        """Refuse settings that do not fit each other, as `generate` would once the images have been looked at.
+
+        Raises:
+            ValueError: in the words of the library.
+        """
+        config = copy.deepcopy(self.kwargs.get("generation_config") or self.defaults)
+        fields = {name: value for name, value in self.kwargs.items() if name in vars(config)}
+        try:
+            config.update(**fields)
+        except (ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"`generate_kwargs` are not settings that fit each other: {reason}") from error
 
     def check_one_answer(self, what: str) -> None:
         """Refuse settings with which there is not one answer that only grows.

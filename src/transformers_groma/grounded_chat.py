@@ -137,6 +137,7 @@ class GroundedChat:
         generation, form = self._read_settings(settings)
         check_flags(grounded=grounded, stream=stream)
         generation.check_one_answer("A chat")
+        generation.check()
         _check_cache_settings(generation)
         given = region_boxes(boxes, self.image_size, form.box_format, form.normalized)
         text = marked_question(Given(question, "question"), len(given), grounded, "boxes")

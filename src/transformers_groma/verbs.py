@@ -323,6 +323,7 @@ class GroundingVerbs(Pipeline):
                     "out."
                 )
             generation.check_one_answer("`stream=True`")
+        generation.check()
         check_length(self, questions, generation)
         if stream:
             return stream_question(self, questions[0], generation)

@@ -406,6 +406,7 @@ def test_from_pretrained_is_the_pipeline(tiny_dir, pipe, photos):
             lambda pipe, image: pipe.caption(image, max_new_tokens=2, generate_kwargs={"max_new_tokens": 3}),
             "given twice",
         ),
+        (lambda pipe, image: pipe.caption(image, generate_kwargs={"num_return_sequences": 2}), "num_return_sequences"),
         (lambda pipe, image: pipe.caption(image, max_new_tokens=2000), r"reads 1024 in all"),
         (lambda pipe, image: pipe.ask(image, "word " * 1500), r"reads 1024 in all .*Shorten the question"),
         (lambda pipe, image: pipe.caption(image, brief="yes"), "`brief` must be True or False, got 'yes'"),
