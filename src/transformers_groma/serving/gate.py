@@ -67,10 +67,9 @@ class Gate:
             self._lifecycle.running -= is_work
             seconds = time.perf_counter() - start
             self._metrics.request(endpoint_of(scope["path"]), status, seconds)
-            # Without the query, and no line breaks of strangers in the log.
-            address = scope["client"][0] if scope.get("client") else "-"
-            path = repr(scope["path"][:200])[1:-1]
-            request_log.info("%s %s %s %d %.3f s", address, scope["method"], path, status, seconds)
+            # Without the query. A proxy's client may call itself anything.
+            address, path = _printable(scope["client"][0] if scope.get("client") else "-"), _printable(scope["path"])
+            request_log.info("%s %s %s %d %.3f s", address, _printable(scope["method"]), path, status, seconds)
 
     def _check(self, scope: Scope) -> None:
         if scope["path"] == "/health":
@@ -80,6 +79,11 @@ class Gate:
             error = busy("The server is shutting down. Ask again in a moment.", "shutting_down")
             error.headers["Connection"] = "close"
             raise error
+
+
+def _printable(text: str) -> str:
+    """A stranger's text for a line of a log: no line breaks, and nothing that a terminal would obey."""
+    return repr(text[:200])[1:-1]
 
 
 def endpoint_of(path: str) -> str:

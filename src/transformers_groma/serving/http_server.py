@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import sys
 import time
 from types import FrameType
 from typing import Any
@@ -96,8 +97,10 @@ def bind_socket(host: str, port: int) -> socket.socket:
     )[0]
     bound = socket.socket(family, kind, protocol)
     try:
-        # A server that stopped a moment ago leaves its port behind for a minute.
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # A server that stopped a moment ago leaves its port behind for a minute. On Windows the option means that two
+        # may have one port.
+        if sys.platform != "win32":
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except OSError:
         bound.close()
