@@ -233,14 +233,15 @@ def test_on_a_phone_with_a_finger(start, engine, photo):
     page = start(width=390, height=844, touch=True, dark=True)
     assert not scrolls_sideways(page)
     choose(page, photo)
-    frame = page.locator(".groma-stage").bounding_box()
     tool = page.get_by_role("button", name="Draw a box")
+    touch_action = "getComputedStyle(document.querySelector('.groma-stage')).touchAction"
     assert tool.get_attribute("aria-pressed") == "false"  # a finger on the image scrolls at first
-    swipe(page, frame, (40, 30), (120, 120))
+    assert page.evaluate(touch_action) == "auto"
+    swipe(page, (40, 30), (120, 120))
     assert chips(page) == []
     tool.tap()
-    frame = page.locator(".groma-stage").bounding_box()
-    swipe(page, frame, (40, 30), (120, 120))
+    assert page.evaluate(touch_action) == "none"
+    swipe(page, (40, 30), (120, 120))
     assert chips(page) == ["[1] 40, 30, 120, 120 ×"]
     page.get_by_role("button", name="Describe the region").tap()
     wait_for_answers(page, 1)
@@ -250,16 +251,23 @@ def test_on_a_phone_with_a_finger(start, engine, photo):
     assert page.evaluate("document.body.classList.contains('dark')")
 
 
-def swipe(page, frame, start, end) -> None:
-    devtools = page.context.new_cdp_session(page)
-    scale = frame["width"] / WIDTH
-    for kind, share in (("touchStart", 0), ("touchMove", 0.5), ("touchMove", 1), ("touchEnd", None)):
-        points = []
-        if share is not None:
-            x, y = (a + share * (b - a) for a, b in zip(start, end, strict=True))
-            points = [{"x": frame["x"] + scale * x, "y": frame["y"] + scale * y}]
-        devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-    page.wait_for_timeout(400)  # a tap right after it would be the second of a double tap
+def swipe(page, start, end) -> None:
+    """What a browser reports of a finger on the image, in pixels of the image."""
+    page.evaluate(
+        """([width, start, end]) => {
+          const stage = document.querySelector(".groma-stage");
+          const frame = stage.getBoundingClientRect();
+          const scale = frame.width / width;
+          const middle = start.map((value, side) => (value + end[side]) / 2);
+          const steps = [["pointerdown", start], ["pointermove", middle], ["pointermove", end], ["pointerup", end]];
+          for (const [type, [x, y]] of steps) {
+            const [clientX, clientY] = [frame.x + scale * x, frame.y + scale * y];
+            const how = { bubbles: true, cancelable: true, isPrimary: true, pointerId: 7, pointerType: "touch" };
+            stage.dispatchEvent(new PointerEvent(type, { ...how, clientX, clientY }));
+          }
+        }""",
+        [WIDTH, start, end],
+    )
 
 
 def test_all_regions_and_their_score(start, photo):
