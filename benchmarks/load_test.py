@@ -18,6 +18,7 @@ The last line is JSON.
 import argparse
 import asyncio
 import json
+import math
 import random
 import statistics
 import tempfile
@@ -176,7 +177,7 @@ async def throughput(users: Users, questions: Sequence[Sequence[Question]], seco
         "requests": len(flat),
         "per_second": round(len(flat) / elapsed, 2),
         "p50_seconds": round(statistics.median(flat), 3),
-        "p95_seconds": round(flat[int(0.95 * (len(flat) - 1))], 3),
+        "p95_seconds": round(flat[math.ceil(0.95 * len(flat)) - 1], 3),
         "mean_batch": round(requests / max(batches, 1), 2),
         "outcomes": dict(users.statuses),
     }
