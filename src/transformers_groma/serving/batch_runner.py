@@ -20,6 +20,10 @@ from .row_answers import final_answer, row_regions, without_regions
 from .running_rows import RunningRows
 from .sampling import RowSampling
 
+# Where more wait than fit in, a batch pauses for them when half of its places are free: a pause costs some steps, and
+# prompts that are read together cost less than one by one. Measured with 32 users of groma-tiny.
+_JOINING_SHARE = 2
+
 
 class BatchRunner:
     """What the model's thread does with a batch.
@@ -131,13 +135,12 @@ class BatchRunner:
     def _continue(self, rows: RunningRows, num_waiting: Callable[[], int]) -> None:
         """Go on with rows until all have ended, or until it is worth while to let some leave or others join."""
         size = len(rows.requests)
-        enough = max(1, self.max_batch_size // 4)
+        enough = max(1, self.max_batch_size // _JOINING_SHARE)
 
         def should_pause() -> bool:
             alive = sum(not request.is_ended for request in rows.requests)
             if alive == 0 or not rows.can_change:
                 return False
-            # Each pause costs about two steps.
             waiting = num_waiting()
             return 2 * alive <= size or (waiting > 0 and self.max_batch_size - alive >= min(waiting, enough))
 
