@@ -178,7 +178,7 @@ async def throughput(users: Users, questions: Sequence[Sequence[Question]], seco
         "per_second": round(len(flat) / elapsed, 2),
         "p50_seconds": round(statistics.median(flat), 3),
         "p95_seconds": round(flat[math.ceil(0.95 * len(flat)) - 1], 3),
-        "mean_batch": round(requests / max(batches, 1), 2),
+        "prompts_at_once": round(requests / max(batches, 1), 2),
         "outcomes": dict(users.statuses),
     }
 
@@ -291,7 +291,7 @@ def main() -> None:
     print(f"one by one: {alone['per_second']} requests/s")
     print(
         f"{together['users']} users: {together['per_second']} requests/s, {result['ratio']} times as many; "
-        f"p50 {together['p50_seconds']} s, p95 {together['p95_seconds']} s, mean batch {together['mean_batch']}"
+        f"p50 {together['p50_seconds']} s, p95 {together['p95_seconds']} s, {together['prompts_at_once']} prompts"
     )
     print(f"outcomes: {together['outcomes']}; memory of the server after each part: {result['mb']} MB")
     print(json.dumps(result))

@@ -18,8 +18,12 @@ _GAUGES = (
     ("groma_cached_images", "cached_images", "Perceived images that are kept"),
 )
 _COUNTERS = (
-    ("groma_batches", "batches", "Batches of the model"),
-    ("groma_batched_requests", "batched_requests", "Requests in these batches; divided by them, the mean batch size"),
+    ("groma_batches", "batches", "How often prompts were read: those that begin a batch, or that join one together"),
+    (
+        "groma_batched_requests",
+        "batched_requests",
+        "Requests whose prompts were read; divided by groma_batches, how many at a time",
+    ),
     ("groma_requests_answered", "answered", "Requests of the engine that got an answer"),
     ("groma_requests_failed", "failed", "Requests of the engine that ended with an error of the model"),
     ("groma_requests_invalid", "invalid", "Requests of the engine that cannot be answered as they are"),
