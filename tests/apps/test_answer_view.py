@@ -52,11 +52,39 @@ def test_every_button_is_described_by_an_element_with_its_place():
     ]
 
 
-def test_phrases_without_words_read_as_the_numbers_of_their_regions():
+def test_phrases_without_words_say_how_many_regions_they_have():
     parsed = view(Turn("Where?", ground_text("<roi><r0><r1></roi>", BOXES)))
-    assert [sign_removed(text, "1") for _, text in parsed.of_class("groma-name")] == ["r0 r1"]
+    assert [sign_removed(text, "1") for _, text in parsed.of_class("groma-name")] == ["2 regions"]
     parsed = view(Turn("Where?", ground_text("Here<roi><r3></roi>too", BOXES)))
-    assert parsed.of_class("groma-answer")[0][1].replace("\u20601", "") == "Here r3 too"
+    assert parsed.of_class("groma-answer")[0][1].replace("\u20601", "") == "Here 1 region too"
+
+
+LOCATE = [{"type": "text", "text": "Locate all "}, {"type": "phrase", "text": "red cups", "boxes": []}]
+
+
+@pytest.mark.parametrize("question", [LOCATE, "Locate all <p>red cups</p> in this image."])
+@pytest.mark.parametrize("is_partial", [False, True])
+def test_phrases_without_words_read_as_the_one_phrase_that_was_searched(question, is_partial):
+    parsed = view(Turn(question, ground_text("<roi><r0><r1></roi>", BOXES), is_partial=is_partial))
+    assert [sign_removed(text, "1") for _, text in parsed.of_class("groma-name")] == ["red cups"]
+    assert {text for _, text in parsed.of_class("groma-words")} == {"red cups"}
+    parsed = view(Turn(question, ground_text("<p>cups</p> <roi><r0></roi>", BOXES), is_partial=is_partial))
+    assert [sign_removed(text, "1") for _, text in parsed.of_class("groma-name")] == ["cups"]
+
+
+def test_of_two_phrases_that_were_searched_neither_stands_for_the_answer():
+    parsed = view(Turn([*LOCATE, *LOCATE], ground_text("<roi><r0></roi>", BOXES)))
+    assert [sign_removed(text, "1") for _, text in parsed.of_class("groma-name")] == ["1 region"]
+
+
+@pytest.mark.parametrize(
+    ("markup", "words"), [("", "6 regions"), ("<p>6 dogs</p> ", "6 dogs"), ("<p>dogs</p> ", "dogs (6)")]
+)
+def test_the_number_of_many_places_is_said_once(markup, words):
+    boxes = torch.tensor([[10.0 * i, 0, 10 * i + 5, 5] for i in range(6)])
+    regions = "".join(f"<r{i}>" for i in range(6))
+    parsed = view(Turn("Where?", ground_text(f"{markup}<roi>{regions}</roi>", boxes)))
+    assert {text for _, text in parsed.of_class("groma-words")} == {words}
 
 
 def test_region_marks_of_a_string_are_the_boxes_of_the_user_and_no_more():

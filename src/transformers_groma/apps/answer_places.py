@@ -39,7 +39,7 @@ class Named:
     Args:
         key (`str`): unique within the view.
         sign (`str`): a short sign for it, shown in the image and in the text: `"1"`, `"2"`, … for phrases.
-        label (`str`): its words.
+        label (`str`): its words; of a phrase without words, what was searched or how many regions it has.
         color (`(r, g, b)`, *optional*): of a phrase; `None` for a box of the user.
         places (`list[Place]`): at least one.
     """
@@ -90,7 +90,9 @@ def box_area(place: Place) -> float:
     return (x2 - x1) * (y2 - y1)
 
 
-def turn_places(prefix: str, answer: GroundedText | None, user_boxes: Regions) -> TurnPlaces:
+def turn_places(
+    prefix: str, answer: GroundedText | None, user_boxes: Regions, searched: str | None = None
+) -> TurnPlaces:
     """Find out what a turn names, and give each a number and a colour.
 
     Places whose boxes agree to the pixel are one place, with several names.
@@ -99,6 +101,7 @@ def turn_places(prefix: str, answer: GroundedText | None, user_boxes: Regions) -
         prefix (`str`): starts all keys.
         answer (`GroundedText`, *optional*): what is there of the answer.
         user_boxes (`Regions`): the boxes of the question.
+        searched (`str`, *optional*): the phrase that the question asks to locate. Answers that only point go by it.
 
     Returns:
         `TurnPlaces`: phrases in the colours of the palette, by their order in the text.
@@ -136,11 +139,15 @@ def turn_places(prefix: str, answer: GroundedText | None, user_boxes: Regions) -
         key = (phrase.text, phrase.region_ids)
         if key not in phrases:
             number = len(phrases)
-            label = phrase.text or " ".join(f"r{region_id}" for region_id in phrase.region_ids)
+            label = phrase.text or searched or _counted_regions(len(phrase.region_ids))
             named = Named(f"{prefix}:n{number}", str(number + 1), label, palette_color(number))
             phrases[key] = name_places(named, phrase.regions)
     said = [] if answer is None else [phrases[phrase.text, phrase.region_ids] for phrase in answer.phrases]
     return TurnPlaces(said, own, sorted(places.values(), key=lambda place: -box_area(place)))
+
+
+def _counted_regions(count: int) -> str:
+    return "1 region" if count == 1 else f"{count} regions"
 
 
 def user_box_names(count: int) -> list[str]:

@@ -160,7 +160,10 @@ def _chip(named: Named) -> str:
     if named.color is None:
         return f'<span class="groma-chip is-user" data-groma-name="{named.key}">{escape(named.sign)}</span>'
     label = named.label if len(named.label) <= MAX_LABEL_LENGTH else named.label[: MAX_LABEL_LENGTH - 1] + "…"
-    count = f" ({len(named.places)})" if len(named.places) > MAX_TAGS_OF_A_PHRASE else ""
+    number = str(len(named.places))
+    # "7 regions" and "7 dogs" say how many already.
+    is_counted = len(named.places) > MAX_TAGS_OF_A_PHRASE and label.split(maxsplit=1)[0] != number
+    count = f" ({number})" if is_counted else ""
     return (
         f'<span class="groma-chip" data-groma-name="{named.key}" style="{color_style(named.color)}">'
         f'{escape(named.sign)}<span class="groma-words" dir="auto">{escape(label)}{count}</span></span>'

@@ -1,5 +1,6 @@
 """The text of an answer view: questions and answers whose phrases are buttons, with descriptions of their places."""
 
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -13,6 +14,7 @@ from .answer_stage import color_style
 
 # No line ends between the last word of a phrase and its number.
 _JOINER = "\u2060"
+_PHRASE = re.compile(f"{PHRASE_START}(.*?){PHRASE_END}", re.DOTALL)
 
 Question = str | Sequence[Mapping[str, Any]]
 # The parts of a question, and what each of them must have.
@@ -44,6 +46,26 @@ def question_boxes(question: Question, answer: GroundedText | None) -> Regions:
     asked = [part["box"] for part in question if part["type"] == "region"]
     # The answer's boxes are those of its regions to the last digit. An answer without an image has none.
     return answered if len(answered) == len(asked) else Regions(asked)
+
+
+def searched_phrase(question: Question) -> str | None:
+    """The phrase that a question asks to locate.
+
+    Args:
+        question (`str` or `Sequence[Mapping]`): the content of a user's message; in a string `<p>…</p>` is a phrase.
+
+    Returns:
+        `str`: the phrase; `None` if there is none, or more than one.
+
+    Example:
+    >>> searched_phrase("Locate <p>the red cup</p> in this image.")
+    'the red cup'
+    """
+    if isinstance(question, str):
+        phrases = _PHRASE.findall(question)
+    else:
+        phrases = [part["text"] for part in question if part["type"] == "phrase"]
+    return phrases[0].strip() or None if len(phrases) == 1 else None
 
 
 def question_html(question: Question, places: TurnPlaces, view_id: str) -> str:
@@ -93,7 +115,7 @@ def answer_html(answer: GroundedText, places: TurnPlaces, view_id: str) -> str:
         view_id (`str`): starts ids.
 
     Returns:
-        `str`: HTML. A phrase without words reads as the numbers of its regions.
+        `str`: HTML. A phrase without words reads as its label: what was searched, or "2 regions".
     """
     pieces = []
     position = 0
@@ -152,4 +174,4 @@ def _description_id(named: Named, view_id: str) -> str:
     return f"{view_id}-{named.key.replace(':', '-')}"
 
 
-__all__ = ["Question", "answer_html", "descriptions_html", "question_boxes", "question_html"]
+__all__ = ["Question", "answer_html", "descriptions_html", "question_boxes", "question_html", "searched_phrase"]

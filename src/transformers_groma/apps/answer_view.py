@@ -12,7 +12,14 @@ from ..image_inputs import ImageSize
 from ..regions import Regions
 from .answer_places import turn_places
 from .answer_stage import controls, stage
-from .answer_transcript import Question, answer_html, descriptions_html, question_boxes, question_html
+from .answer_transcript import (
+    Question,
+    answer_html,
+    descriptions_html,
+    question_boxes,
+    question_html,
+    searched_phrase,
+)
 
 _VIEW_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
@@ -82,7 +89,9 @@ def answer_view(
     if image_url is not None and size is None:
         raise ValueError("`size` is missing: places are outlined in the pixels of the image.")
     places = [
-        turn_places(str(number), turn.answer, question_boxes(turn.question, turn.answer))
+        turn_places(
+            str(number), turn.answer, question_boxes(turn.question, turn.answer), searched_phrase(turn.question)
+        )
         for number, turn in enumerate(turns)
     ]
     articles = []
