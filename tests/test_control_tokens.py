@@ -126,7 +126,7 @@ def test_region_marks_stay_marks(any_processor):
     assert found[-4:] == ["<roi>", "<refer_box>", "</roi>", "<image>"] and found.count("<refer_box>") == 1
     with pytest.raises(ValueError, match=r"2 <region> marks, but `boxes` has 1.*Got '</s><region><region>'"):
         any_processor(images=IMAGE, text="</s><region><region>", boxes=[BOX])
-    with pytest.raises(ValueError, match="1 <region> marks, but `boxes` has 0"):
+    with pytest.raises(ValueError, match="1 <region> mark, but `boxes` has 0"):
         any_processor(images=IMAGE, text="<region>", parse_tokens=False)
 
 

@@ -79,7 +79,7 @@ def test_sets_for_each_of_many():
         (MASK.astype(np.uint8), "`region` looks like a mask"),
         ({"size": [100, 200], "counts": "abc"}, "`region` looks like a mask"),
         (Regions([BOX], masks=MASK[None]), "`region` has a mask, which the model does not read. Pass its box"),
-        (TWO, r"`region` has 2 regions, but it is to be one. Select one .* `list\(regions\)`"),
+        (TWO, r"`region` has 2 regions, but must be a single one. Select it .* `list\(regions\)`"),
         (Regions([]), "`region` has 0 regions"),
         ([0, 0, 900, 10], r"`region` = \[0.0, 0.0, 900.0, 10.0\] is outside of the 200x100"),
         ([9, 9, 1, 1], r"`region` = .* is inverted"),

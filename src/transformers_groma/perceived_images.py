@@ -189,8 +189,9 @@ def _with_size(
         result.append({**message, "content": content})
     if found != (image is not None):
         raise ValueError(
-            f"Conversation {index} has {found} image parts and {'an' if image is not None else 'no'} image. Write one "
-            "image part where there is an image, and none otherwise."
+            f"Conversation {index} has {found} image {'part' if found == 1 else 'parts'} and "
+            f"{'an' if image is not None else 'no'} image. Write one image part where there is an image, and none "
+            "otherwise."
         )
     return result
 

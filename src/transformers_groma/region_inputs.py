@@ -80,7 +80,7 @@ def region_box(
     if isinstance(region, Regions):
         if len(region) != 1:
             raise ValueError(
-                f"`{name}` has {len(region)} regions, but it is to be one. Select one by its position, as in "
+                f"`{name}` has {len(region)} regions, but must be a single one. Select it by its position, as in "
                 "`regions[0]`, or pass `list(regions)` for one after the other."
             )
         if region.masks is not None:
@@ -101,7 +101,8 @@ def region_box(
             "[x1, y1, x2, y2] in pixels."
         )
     if len(values) != 4:
-        raise ValueError(f"`{name}` has {len(values)} numbers: {_shown(region)}. {_REMEDY}.")
+        numbers = "number" if len(values) == 1 else "numbers"
+        raise ValueError(f"`{name}` has {len(values)} {numbers}: {_shown(region)}. {_REMEDY}.")
     try:
         numbers = [[float(value) for value in values]]
     except OverflowError as error:

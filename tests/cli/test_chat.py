@@ -131,7 +131,7 @@ def test_chat_uses_the_embedded_model(run, monkeypatch, tiny_dir):
         (["http://127.0.0.1:9/x.jpg", "Hi"], ["IMAGE", "127.0.0.1", "': it cannot be read"]),
         ([PHOTO, " "], ["QUESTION", "empty", "leave it out"]),
         ([PHOTO, "Hi", "--box", BOX], ["QUESTION", "0 <region> marks for 1 --box", "write one <region>"]),
-        ([PHOTO, "<region>"], ["1 <region> marks for 0 --box"]),
+        ([PHOTO, "<region>"], ["1 <region> mark for 0 --box"]),
         ([PHOTO, "--box", "1,2,3"], ["--box", "'1,2,3'", "x1,y1,x2,y2"]),
         ([PHOTO, "--box", "a,2,3,4"], ["--box", "'a,2,3,4'", "x1,y1,x2,y2"]),
         ([PHOTO, "--box", "0,0,9000,100"], ["--box", "9000", "outside of the 800x601"]),

@@ -254,7 +254,7 @@ def test_rows_to_evaluate_end_with_a_question_and_have_targets_in_the_image():
     # Here a row without an image has no boxes either.
     text = {"image": None, "boxes_xyxy": [], "messages": [{"role": "user", "content": [text_part("?")]}]}
     check_row(conversation(**text, target_boxes_xyxy=[]), "evaluation")
-    with pytest.raises(RowError, match="`target_boxes_xyxy` has 1 boxes, but there is no image"):
+    with pytest.raises(RowError, match="`target_boxes_xyxy` has 1 box, but there is no image"):
         check_row(conversation(**text, target_boxes_xyxy=[[0, 0, 1, 1]]), "evaluation")
 
 

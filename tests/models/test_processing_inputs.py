@@ -28,10 +28,12 @@ BOX = [0.0, 0.0, 20.0, 10.0]
 def test_marks_are_counted_and_compared():
     assert count_marks("<region>", "a <region><region> b <region") == 2
     check_marks("boxes", "<region>", "a <region> b", 1, 0)
-    for text, count in (("a", 1), ("<region>", 0), ("<region> <region>", 1)):
-        with pytest.raises(
-            ValueError, match=f"`text` of sample 3 has .* <region> marks, but `boxes` has {count} boxes"
-        ):
+    for text, count, said in (
+        ("a", 1, "0 <region> marks, but `boxes` has 1 box for it"),
+        ("<region>", 0, "1 <region> mark, but `boxes` has 0 boxes for it"),
+        ("<region> <region>", 3, "2 <region> marks, but `boxes` has 3 boxes for it"),
+    ):
+        with pytest.raises(ValueError, match=f"`text` of sample 3 has {said}"):
             check_marks("boxes", "<region>", text, count, 3)
 
 

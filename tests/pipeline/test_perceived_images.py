@@ -103,7 +103,7 @@ def test_rows_without_an_image(model, processor, conversations, perceived):
 
 
 def test_image_parts_and_images_must_agree(model, processor, conversations, perceived):
-    with pytest.raises(ValueError, match="Conversation 0 has 1 image parts and no image"):
+    with pytest.raises(ValueError, match="Conversation 0 has 1 image part and no image"):
         prompt_inputs(model, processor, [conversations[0]], [None])
     with pytest.raises(ValueError, match="Conversation 1 has 0 image parts and an image"):
         prompt_inputs(

@@ -145,7 +145,7 @@ def test_images_of_a_generator_share_a_question(pipe, photos):
         ({"boxes": BOX}, r"\[\[x1, y1, x2, y2\]\]"),
         ({"boxes": [[0, 0, 9000, 10]], "question": "<region>"}, "outside"),
         ({"question": ["Hi", "Ho"]}, "`question` has 2 entries for one image"),
-        ({"question": "<region>"}, "1 <region> marks"),
+        ({"question": "<region>"}, "1 <region> mark, "),
     ],
 )
 def test_bad_dicts(pipe, photos, change, message):
@@ -216,7 +216,7 @@ def test_batch_size_of_the_pipeline(pipe, photos):
         ({"question": ["a", "b"]}, "`question` has 2 entries for 3 images"),
         ({"boxes": [[BOX], None]}, "`boxes` has 2 entries for 3 images"),
         ({"boxes": [[0, 0, 9000, 10]]}, "outside"),
-        ({"question": "<region>"}, "1 <region> marks"),
+        ({"question": "<region>"}, "1 <region> mark, "),
         ({"question": " "}, "empty"),
         ({"boxes": BOX}, r"\[\[x1, y1, x2, y2\]\]"),
         ({"boxes": "here"}, r"\[\[x1, y1, x2, y2\]\]"),

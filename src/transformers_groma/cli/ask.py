@@ -53,8 +53,9 @@ def run_ask(arguments: argparse.Namespace) -> None:
         raise CommandError("QUESTION is empty: write one, or use `groma caption` to have the image described.")
     marks, boxes = arguments.question.count(REGION_MARK), [list(box) for box in arguments.boxes]
     if marks not in (0, len(boxes)):
+        noun = "mark" if marks == 1 else "marks"
         raise CommandError(
-            f"QUESTION {arguments.question!r} has {marks} {REGION_MARK} marks for {len(boxes)} --box: write one "
+            f"QUESTION {arguments.question!r} has {marks} {REGION_MARK} {noun} for {len(boxes)} --box: write one "
             f"{REGION_MARK} for each --box, or none at all."
         )
     folder = checked_folder(arguments.output)

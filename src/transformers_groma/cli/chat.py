@@ -92,8 +92,9 @@ def run_chat(arguments: argparse.Namespace) -> None:
             raise CommandError("QUESTION is empty: write one, or leave it out for the default question.")
         marks = question.count(REGION_MARK)
         if marks != len(arguments.boxes):
+            noun = "mark" if marks == 1 else "marks"
             raise CommandError(
-                f"QUESTION {question!r} has {marks} {REGION_MARK} marks for {len(arguments.boxes)} --box: write one "
+                f"QUESTION {question!r} has {marks} {REGION_MARK} {noun} for {len(arguments.boxes)} --box: write one "
                 f'{REGION_MARK} for each --box, as in "What is {REGION_MARK}?" --box 30,212,372,585, or leave '
                 "QUESTION out for the default one."
             )

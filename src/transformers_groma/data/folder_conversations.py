@@ -102,7 +102,7 @@ def _parse_marks(text: str, role: str, num_boxes: int, where: str) -> list[Part]
             if number >= num_boxes:
                 raise SkipRecord(
                     "a message names a box that does not exist; boxes count from 0",
-                    f"`{where}` names <region {number}>, but the image has {num_boxes} boxes",
+                    f"`{where}` names <region {number}>, but the image has {num_boxes} {'box' if num_boxes == 1 else 'boxes'}",
                 )
         return numbers
 

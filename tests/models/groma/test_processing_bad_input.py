@@ -48,14 +48,14 @@ CASES = {
         r"`boxes\[1\]\[0\]`.*inverted",
     ),
     # marks
-    "fewer marks than boxes": ({"boxes": [BOX, BOX]}, r"1 <region> marks, but `boxes` has 2.*Write one <region>"),
+    "fewer marks than boxes": ({"boxes": [BOX, BOX]}, r"1 <region> mark, but `boxes` has 2.*Write one <region>"),
     "more marks than boxes": ({"text": "<region> or <region>?", "boxes": [BOX]}, r"2 <region> marks.*`boxes` has 1"),
     "boxes but no mark": ({"text": "What is it?", "boxes": [BOX]}, r"0 <region> marks.*as in \"What is <region>\?\""),
-    "mark but no boxes": ({"boxes": None}, r"1 <region> marks, but `boxes` has 0"),
-    "mark in a text without image": ({"images": None, "boxes": None}, r"1 <region> marks, but `boxes` has 0"),
+    "mark but no boxes": ({"boxes": None}, r"1 <region> mark, but `boxes` has 0"),
+    "mark in a text without image": ({"images": None, "boxes": None}, r"1 <region> mark, but `boxes` has 0"),
     "ground box mark without box": (
         {"text": "<image> <ground_box>", "boxes": None},
-        r"1 <ground_box> marks.*`ground_boxes`",
+        r"1 <ground_box> mark.*`ground_boxes`",
     ),
     "ground boxes without mark": (
         {"ground_boxes": [BOX], "boxes": [BOX]},
