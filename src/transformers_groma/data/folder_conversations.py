@@ -100,9 +100,10 @@ def _parse_marks(text: str, role: str, num_boxes: int, where: str) -> list[Part]
         numbers = [int(number) for number in _REGION.findall(marks)]
         for number in numbers:
             if number >= num_boxes:
+                boxes = "box" if num_boxes == 1 else "boxes"
                 raise SkipRecord(
                     "a message names a box that does not exist; boxes count from 0",
-                    f"`{where}` names <region {number}>, but the image has {num_boxes} {'box' if num_boxes == 1 else 'boxes'}",
+                    f"`{where}` names <region {number}>, but the image has {num_boxes} {boxes}",
                 )
         return numbers
 

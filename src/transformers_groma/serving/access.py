@@ -112,8 +112,8 @@ class ClientLimit:
         if self._limit is not None and self._running[address] >= self._limit:
             raise ApiError(
                 429,
-                f"This address already has as many requests running as it may have at once ({self._running[address]}). "
-                "Wait for an answer.",
+                "This address already has as many requests running as it may have at once "
+                f"({self._running[address]}). Wait for an answer.",
                 code="too_many_requests",
                 headers={"Retry-After": str(RETRY_AFTER), "Connection": "close"},
             )

@@ -385,7 +385,8 @@ def _sentence(error: BaseException, batch_size: int) -> str:
     remedy = "Ask again"
     if "memory" in str(error).lower() or isinstance(error, MemoryError):
         remedy = "Ask again later, with a shorter answer, or start the engine with a smaller `max_batch_size`"
-    return f"The model failed on a batch of {batch_size} {'request' if batch_size == 1 else 'requests'} ({cause}). {remedy}."
+    requests = "request" if batch_size == 1 else "requests"
+    return f"The model failed on a batch of {batch_size} {requests} ({cause}). {remedy}."
 
 
 __all__ = [
