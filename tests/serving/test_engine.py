@@ -47,6 +47,22 @@ def assert_same(answer, expected):
     assert answer.regions.scores.tolist() == pytest.approx(expected.regions.scores.tolist(), abs=1e-4)
 
 
+def test_an_answer_fits_behind_a_long_prompt_where_nobody_chose_its_length(make_engine):
+    long = ask("a " * 700)
+
+    async def answers(engine):
+        length = (await engine.answer(long, tokens(1))).prompt_tokens
+        room = engine.model.config.get_text_config().max_position_embeddings - length
+        with pytest.raises(ValueError, match=f"up to {room + 1} .* Shorten the question or lower"):
+            await engine.answer(long, tokens(room + 1))
+        shortened = await engine.answer(long, Sampling(max_new_tokens=room + 1, shorten_to_fit=True))
+        return room, shortened, await engine.answer(ask("Hi"), Sampling(max_new_tokens=3, shorten_to_fit=True))
+
+    room, shortened, short = run(answers(make_engine()))
+    assert shortened.completion_tokens == room and shortened.finish_reason == "length"
+    assert short.completion_tokens == 3
+
+
 def test_answers_are_those_of_generate_one_by_one_and_in_one_batch(make_engine, make_gate, tiny_parts):
     async def both(engine):
         single = [await engine.answer(messages, SHORT) for messages in questions()]

@@ -140,7 +140,7 @@ class AppEvents:
                 exchange = Exchange(content)
                 session.exchanges.append(exchange)
                 yield Screen(session, "")
-                sampling = Sampling(max_new_tokens=self.settings.max_new_tokens)
+                sampling = Sampling(max_new_tokens=self.settings.max_new_tokens, shorten_to_fit=True)
                 answers = _until(stop, self.engine.stream(messages(image, earlier, content), sampling))
                 async with aclosing(answers):
                     async for screen in self._shown(session, exchange, answers):

@@ -88,8 +88,10 @@ def asks_for_grounding(message: UserMessage) -> bool:
 
 def sampling_of(request: ChatRequest, settings: ServerSettings) -> Sampling:
     """How to write the answer to a request."""
+    wanted = request.max_completion_tokens or request.max_tokens
     return Sampling(
-        max_new_tokens=request.max_completion_tokens or request.max_tokens or settings.max_new_tokens,
+        max_new_tokens=wanted or settings.max_new_tokens,
+        shorten_to_fit=wanted is None,
         temperature=request.temperature,
         top_p=request.top_p,
         seed=request.seed,

@@ -304,8 +304,12 @@ class Engine:
 
     def _queue_question(self, processor: Any, request: Request, messages: Any) -> None:
         try:
-            limit = self._runner.limit
-            prompt = prepare_prompt(processor, messages, request.sampling.max_new_tokens, limit)
+            limit, sampling = self._runner.limit, request.sampling
+            least = 1 if sampling.shorten_to_fit else sampling.max_new_tokens
+            prompt = prepare_prompt(processor, messages, least, limit)
+            if limit is not None:
+                room = limit - len(prompt.input_ids)
+                request.sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
             image = self._with_pixel_values(processor, prompt.image)
         except ValueError as error:
             request.fail(error)

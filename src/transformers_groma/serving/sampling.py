@@ -26,6 +26,8 @@ class Sampling:
             makes it flatter.
         top_p (`float`): samples only from the most likely tokens that have this probability together; 1 from all.
         seed (`int`, *optional*): makes sampling repeatable. Without it each answer is another one.
+        shorten_to_fit (`bool`): whether a prompt that leaves the model less room gets a shorter answer, for those who
+            did not choose `max_new_tokens`. Otherwise that is an error.
 
     Raises:
         ValueError: a value out of range.
@@ -39,6 +41,7 @@ class Sampling:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
+    shorten_to_fit: bool = False
 
     def __post_init__(self) -> None:
         if not _is_int(self.max_new_tokens) or self.max_new_tokens < 1:
