@@ -68,7 +68,7 @@ def test_the_python_code(server, capsys):
     assert shown[2].startswith("The image shows a small striped red star") and "6 phrases\n" in shown[2]
     assert int(shown[2].split()[-1]) > 200
     assert namespace["answer"].choices[0].message.content
-    assert shown[4] == "400 n `n` is 2, which this server cannot do: leave it out, or send 1.\n"
+    assert shown[4] == "400 n `n` is 2, which this server does not support: leave it out, or send 1.\n"
 
 
 def test_the_table_of_limits():

@@ -58,8 +58,8 @@ class GroundingVerbs(Pipeline):
 
         Args:
             image (PIL image, array, tensor, path or URL, or a list of these): the image.
-            brief (`bool`): whether to ask for a short caption, as benchmarks of captions do, instead of all that is
-                to be seen.
+            brief (`bool`): whether to ask for a short caption, as caption benchmarks do, instead of a detailed
+                description.
             stream (`bool`): whether to return an iterator over the description so far, for one image; the last one is
                 whole. Leaving the loop stops the model.
             **settings: `max_new_tokens` (256 by default), `generate_kwargs` (everything else that `model.generate`
@@ -138,7 +138,7 @@ class GroundingVerbs(Pipeline):
     def locate(
         self, image: ImageInput | Sequence[ImageInput], phrase: str | Sequence[str], **settings: Unpack[ListSettings]
     ) -> GroundedPhrase | list[GroundedPhrase]:
-        """Find what a phrase means, such as "the red cup".
+        """Find what a phrase refers to, such as "the red cup".
 
         Args:
             image (PIL image, array, tensor, path or URL, or a list of these): the image.
@@ -345,7 +345,7 @@ class GroundingVerbs(Pipeline):
         questions = self._standard_questions(verb)
         if kind not in questions:
             raise ValueError(
-                f"`{verb}` is nothing that a {type(self.model).__name__} learned: its questions are "
+                f"`{verb}` asks what a {type(self.model).__name__} has not learned: its questions are "
                 f"{', '.join(map(repr, questions))}. Use `ask`, or load another model."
             )
         return partial(fill_question, questions[kind], text_part)

@@ -188,7 +188,7 @@ def test_a_partial_answer_is_busy_and_a_finished_one_is_not():
 
 
 def test_an_empty_answer_a_notice_and_no_turns_are_said():
-    assert view(Turn("", ground_text("", BOXES))).of_class("groma-answer")[0][1] == "No words in this answer."
+    assert view(Turn("", ground_text("", BOXES))).of_class("groma-answer")[0][1] == "The answer is empty."
     parsed = view(Turn("", None, notice="The queue is full <b>."))
     assert parsed.of_class("groma-answer") == []
     assert parsed.of_class("groma-notice")[0][1] == "The queue is full <b>."

@@ -187,11 +187,11 @@ def test_all_regions_are_switched_and_filtered_in_the_browser(open_page):
     assert regions.count() == 5 and page.locator(".groma-proposals rect:visible").count() == 0
     page.get_by_label("All regions").check()
     assert page.locator(".groma-proposals rect:visible").count() == 5
-    slider = page.get_by_label("Score at least")
+    slider = page.get_by_label("Minimum score")
     slider.fill("31")
     assert page.locator(".groma-count").text_content() == "3 of 5 regions"
     assert page.locator(".groma-proposals rect:visible").count() == 3
-    assert "Score at least 31%" in page.locator(".groma-slider").text_content()
+    assert "Minimum score 31%" in page.locator(".groma-slider").text_content()
     slider.press("End")
     assert page.locator(".groma-count").text_content() == "1 of 5 regions"
     page.get_by_label("All regions").uncheck()
@@ -246,12 +246,12 @@ def test_what_is_lit_and_chosen_survives_every_part_of_an_answer(open_page):
     names(page).nth(0).click()
     page.mouse.move(5, 5)
     page.get_by_label("All regions").check()
-    page.get_by_label("Score at least").fill("50")
+    page.get_by_label("Minimum score").fill("50")
     for view in views[1:]:
         replace(page, view)
         assert lit(page)["names"] == ["A cat"]
         assert page.get_by_label("All regions").is_checked()
-        assert page.get_by_label("Score at least").input_value() == "50"
+        assert page.get_by_label("Minimum score").input_value() == "50"
         assert page.locator(".groma-count").text_content() == "3 of 5 regions"
         assert page.locator(".groma-proposals rect:visible").count() == 3
     assert names(page).count() == 3
@@ -296,12 +296,12 @@ def test_a_question_that_is_asked_again_is_announced_again_and_keeps_nothing_lit
 def test_the_slider_of_another_image_starts_within_its_scores(open_page):
     page = open_page(page_of(html(Turn("What?", answer()), regions=answer().regions)))
     page.get_by_label("All regions").check()
-    page.get_by_label("Score at least").fill("90")
+    page.get_by_label("Minimum score").fill("90")
     low = answer(scores=SCORES / 2).regions
     replace(page, html(Turn("What?", answer()), regions=low, url=photo((320, 240))))
     assert page.get_by_label("All regions").is_checked()
     assert page.locator(".groma-count").text_content() == "1 of 5 regions"
-    assert page.get_by_label("Score at least").input_value() == "45"
+    assert page.get_by_label("Minimum score").input_value() == "45"
 
 
 def test_answers_that_are_there_from_the_start_are_not_announced(open_page):

@@ -111,7 +111,7 @@ class TestImages:
         path = upload(Image.fromarray(noise))
         path.write_bytes(path.read_bytes() + bytes(1_000_001))
         screen = asyncio.run(events.open_image(Session(), path))
-        assert "more than the 1 MB that are taken" in screen.status
+        assert "more than the 1 MB allowed" in screen.status
 
     @pytest.mark.parametrize("content", [b"", b"not an image", b"<svg xmlns='http://www.w3.org/2000/svg'/>"])
     def test_files_that_are_not_images(self, events, tmp_path, content):
@@ -149,7 +149,7 @@ class TestImages:
         assert len(session.proposals) == len(PROPOSALS)
         engine.error = QueueFullError("64 requests wait (`max_waiting`).")
         screen = asyncio.run(events.propose(session))
-        assert screen.status.startswith("All regions cannot be shown now. Too many people are asking right now")
+        assert screen.status.startswith("The regions cannot be shown right now. Too many people are asking right now")
 
 
 class TestQuestions:

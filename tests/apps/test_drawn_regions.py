@@ -93,7 +93,7 @@ def test_a_question_that_mentions_some_regions_has_only_these():
         ("What is [4]?", 2, "only 2 regions are drawn: draw region 4"),
         ("<region> <region>", 1, "only one region is drawn"),
         ("  ", 1, "The question is empty"),
-        ("x" * 41, 0, "has 41 characters, and 40 are taken"),
+        ("x" * 41, 0, "has 41 characters, more than the 40 allowed"),
     ],
 )
 def test_questions_that_cannot_be_asked(words, count, message):

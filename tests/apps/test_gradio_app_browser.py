@@ -312,7 +312,7 @@ def test_files_that_are_refused(start, tmp_path):
     make_photo(tmp_path / "large.png", size=(WIDTH, HEIGHT + 1))
     for name, words in (
         ("notes.txt", "notes.txt is not an image"),
-        ("heavy.png", "heavy.png has 1.5 MB, more than the 1 MB that are taken"),
+        ("heavy.png", "heavy.png has 1.5 MB, more than the 1 MB allowed"),
         ("broken.png", "broken.png cannot be read as an image"),
         ("large.png", "large.png has 400x301 pixels"),
     ):

@@ -91,7 +91,7 @@ def test_an_output_that_cannot_be_written_ends_with_one_line(run, monkeypatch):
 def test_without_arguments_the_help_is_printed(run):
     assert run() == run("--help")
     code, out, err = run()
-    assert (code, err) == (0, "") and "groma chat photo.jpg" in out and "demo" in out
+    assert (code, err) == (0, "") and "groma ask photo.jpg" in out and "demo" in out
 
 
 def test_ctrl_c_leaves_one_line(run, monkeypatch, tmp_path):

@@ -126,7 +126,7 @@ def test_a_model_says_what_it_cannot_do(pipe, photos, never_asked, monkeypatch):
     processor = type(pipe.processor)
     monkeypatch.setattr(processor, "standard_questions", {"region_caption": "Describe {region}."})
     with pytest.raises(
-        ValueError, match="`locate_all` is nothing that a GromaFor.* its questions are 'region_caption'"
+        ValueError, match="`locate_all` asks what a GromaFor.* has not learned: its questions are 'region_caption'"
     ):
         pipe.locate_all(photos[0], "cups")
     monkeypatch.delattr(processor, "standard_questions")

@@ -122,7 +122,10 @@ def test_headers_that_do_not_come(server):
 def test_headers_that_stop_in_a_second_request(server):
     with server.connect() as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert connection.recv(10_000).startswith(b"HTTP/1.1 200 ")
+        first = connection.recv(10_000)
+        while not first.endswith(b"}"):  # the body may come by itself
+            first += connection.recv(10_000)
+        assert first.startswith(b"HTTP/1.1 200 ")
         connection.sendall(b"GET /health HT")
         start = time.monotonic()
         assert read_all(connection) == b""
@@ -219,7 +222,7 @@ def test_memory_that_requests_hold():
     memory = HeldMemory(100)
     with memory.share() as first:
         first.add(100)
-        with pytest.raises(Exception, match="as many images and bodies in memory"), memory.share() as second:
+        with pytest.raises(Exception, match="memory for images and bodies is in use"), memory.share() as second:
             second.add(1)
         first.give_back(40)
         with memory.share() as third:

@@ -93,7 +93,7 @@ def controls(view_id: str, regions: Regions) -> str:
     # The label ends before the number: a label belongs to the first output or input in it.
     slider = (
         '<div class="groma-slider"><span class="groma-slider-name">'
-        f'<label for="{view_id}-score">Score at least</label> '
+        f'<label for="{view_id}-score">Minimum score</label> '
         f'<output data-groma-output="score" for="{view_id}-score">{low}%</output></span><input type="range" '
         f'id="{view_id}-score" data-groma-control="score" min="{low}" max="{high}" step="1" value="{low}"></div>'
     )

@@ -172,7 +172,7 @@ def _answer_block(turn: Turn, answer: str) -> str:
         waiting = '<span class="groma-waiting">Looking at the image…</span>'
         return f'<div class="groma-answer is-partial" aria-busy="true">{waiting}</div>'
     if not answer:
-        return '<div class="groma-answer"><span class="groma-waiting">No words in this answer.</span></div>'
+        return '<div class="groma-answer"><span class="groma-waiting">The answer is empty.</span></div>'
     state = ' class="groma-answer is-partial" aria-busy="true"' if turn.is_partial else ' class="groma-answer"'
     caret = '<span class="groma-caret" aria-hidden="true"></span>' if turn.is_partial else ""
     return f'<div{state} dir="auto" role="group" aria-label="Answer">{answer}{caret}</div>'

@@ -82,7 +82,7 @@ class AppEvents:
         try:
             proposals = await self.engine.propose(await asyncio.to_thread(image.read))
         except (ValueError, RuntimeError) as error:
-            return Screen(session, f"All regions cannot be shown now. {_sentence(error)}")
+            return Screen(session, f"The regions cannot be shown right now. {_sentence(error)}")
         if session.image is image:  # and not another one meanwhile
             session.proposals = proposals
         return Screen(session)
@@ -205,7 +205,7 @@ def _sentence(error: Exception) -> str:
         case EngineClosedError():
             return "The app is shutting down: ask again later."
         case ModelFailedError():
-            return "The model failed on this question. Whoever runs this app finds the reason in its log."
+            return "The model failed on this question. The app's log has the reason."
     return str(error)
 
 

@@ -7,7 +7,7 @@ from importlib.resources import files
 from .app_examples import EXAMPLES
 from .app_settings import AppSettings
 
-EMPTY = "Ask about the image, or draw a box on it and ask about that place."
+EMPTY = "Ask about the image, or draw a box on it and ask about what is in it."
 SHAPES_NOTE = "knows drawn scenes of coloured shapes, and nothing else"
 
 
@@ -38,9 +38,9 @@ def start_note(settings: AppSettings) -> str:
     """
     kind = "an image of coloured shapes" if settings.knows_shapes_only else "a photo"
     return (
-        f'<p class="start-note">Choose {kind}, draw a box where you mean, and ask: the answer points at what it '
-        f"names. <small>Up to {settings.max_upload_mb} MB and {settings.max_pixels / 1e6:g} megapixels. Nobody else "
-        "sees your image.</small></p>"
+        f'<p class="start-note">Choose {kind}, draw a box around what you mean, and ask: the answer points at what it '
+        f"names. <small>Up to {settings.max_upload_mb} MB and {settings.max_pixels / 1e6:g} megapixels. Other "
+        "users cannot see your image.</small></p>"
         f'<p class="status" role="alert" data-max-mb="{settings.max_upload_mb}"></p>'
     )
 

@@ -61,7 +61,8 @@ def question_contents(request: Request, size: ImageSize, max_length: int) -> lis
     text = request.text.strip()
     if len(text) > max_length:
         raise ValueError(
-            f"The question has {len(text)} characters, and {max_length} are taken: make it shorter, or ask in steps."
+            f"The question has {len(text)} characters, more than the {max_length} allowed: make it shorter, or ask in "
+            "steps."
         )
     if request.verb == "describe_image":
         return [_standard("grounded_description")]
@@ -73,7 +74,7 @@ def question_contents(request: Request, size: ImageSize, max_length: int) -> lis
     regions = drawn_regions(request.drawings, size)
     if request.verb == "describe_regions":
         if not regions:
-            raise ValueError("Draw a box on the image first: that is the region to be described.")
+            raise ValueError("Draw a box on the image first, around what should be described.")
         return [_standard("region_caption", region=region) for region in regions]
     parts = question_parts(text, regions)
     return [_joined([*_text(GROUNDING_TOKEN if request.points else ""), *parts])]

@@ -103,7 +103,7 @@ def build_app(engine: Engine, settings: AppSettings) -> gr.Blocks:
                 with gr.Row(elem_id="groma-verbs"):
                     describe_image = gr.Button("Describe the image", size="sm")
                     describe_regions = gr.Button("Describe the region", size="sm")
-                    points = gr.Checkbox(not settings.knows_shapes_only, label="Point at what it names")
+                    points = gr.Checkbox(not settings.knows_shapes_only, label="Point at regions")
                     remembers = gr.Checkbox(not settings.knows_shapes_only, label="Remember earlier questions")
                     save_image = gr.Button("Save image", size="sm", interactive=False, elem_id="groma-save-image")
                     save_json = gr.Button("Save JSON", size="sm", interactive=False)

@@ -66,8 +66,8 @@ def open_upload(path: str | Path, settings: AppSettings, folder: Path) -> Upload
     megabytes = path.stat().st_size / 1e6
     if megabytes > settings.max_upload_mb:
         raise ValueError(
-            f"{path.name} has {megabytes:.1f} MB, more than the {settings.max_upload_mb} MB that are taken: choose a "
-            "smaller file."
+            f"{path.name} has {megabytes:.1f} MB, more than the {settings.max_upload_mb} MB allowed: choose a smaller "
+            "file."
         )
     too_large = None
     try:
@@ -83,8 +83,8 @@ def open_upload(path: str | Path, settings: AppSettings, folder: Path) -> Upload
         raise ValueError(f"{path.name} cannot be read as an image: choose a JPEG, PNG or WebP file.") from error
     if too_large is not None:
         raise ValueError(
-            f"{path.name} has {too_large}, more than the {settings.max_pixels / 1e6:g} megapixels that are taken: "
-            "make it smaller."
+            f"{path.name} has {too_large}, more than the {settings.max_pixels / 1e6:g} megapixels allowed: make it "
+            "smaller."
         )
     size = ImageSize(*image_size(image, name=path.name))
     shown = new_path(folder, "image.webp")

@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="groma",
         description="Groma, a language model that points: ask about an image, get text tied to regions.",
-        epilog='example: groma chat photo.jpg "What is <region>?" --box 30,212,372,585 --model groma-7b --output '
+        epilog='example: groma ask photo.jpg "What is <region>?" --box 30,212,372,585 --model groma-7b --output '
         "answer",
     )
     parser.add_argument("--version", action=VersionAction)

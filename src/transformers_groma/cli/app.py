@@ -67,7 +67,7 @@ def add_app(commands: "argparse._SubParsersAction") -> None:
         metavar="N",
         type=positive(int),
         default=32,
-        help="questions that may wait; who comes later is told to try again (default: %(default)s)",
+        help="questions that may wait; further ones are told to try again (default: %(default)s)",
     )
 
 

@@ -149,7 +149,7 @@ def generate_kwargs(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def add_stream_argument(parser: argparse.ArgumentParser) -> None:
     """Add `--stream`."""
-    parser.add_argument("--stream", action="store_true", help="print the answer while it is written")
+    parser.add_argument("--stream", action="store_true", help="print the answer as it is written")
 
 
 def check_stream(arguments: argparse.Namespace) -> None:

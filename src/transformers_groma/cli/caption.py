@@ -29,7 +29,7 @@ def add_caption(commands: "argparse._SubParsersAction") -> None:
         "         groma caption photo.jpg --model groma-7b --brief --json",
     )
     add_image_argument(caption)
-    caption.add_argument("--brief", action="store_true", help="a short caption instead of all that is to be seen")
+    caption.add_argument("--brief", action="store_true", help="a short caption instead of a detailed description")
     add_model_arguments(caption)
     add_output_arguments(caption, "answer.json and answer.png")
     add_stream_argument(caption)

@@ -62,7 +62,7 @@ def add_chat(commands: "argparse._SubParsersAction") -> None:
         "--interactive",
         "-i",
         action="store_true",
-        help="talk about the image: one question a line, from the terminal or the standard input; see below",
+        help="talk about the image: one question a line, typed or from a pipe; see below",
     )
     chat.add_argument(
         "--parse-tokens",

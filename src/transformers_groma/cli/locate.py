@@ -1,4 +1,4 @@
-"""`groma locate`: finds what phrases mean in an image."""
+"""`groma locate`: finds what phrases refer to in an image."""
 
 import argparse
 
@@ -23,7 +23,7 @@ def add_locate(commands: "argparse._SubParsersAction") -> None:
         commands,
         "locate",
         run_locate,
-        "find what phrases mean in an image",
+        "find what phrases refer to in an image",
         'groma locate photo.jpg "the red cup" --model groma-7b --output answer\n'
         '         groma locate photo.jpg "chairs" "tables" --all --model groma-7b --json',
     )

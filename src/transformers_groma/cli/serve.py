@@ -38,8 +38,8 @@ def add_serve(commands: "argparse._SubParsersAction") -> None:
         "--api-key-file",
         metavar="FILE",
         type=Path,
-        help="file with the API keys that are let in, one a line; the environment variable GROMA_API_KEY may hold "
-        "another. Without any, everyone is let in",
+        help="file of API keys, one on each line; the environment variable GROMA_API_KEY may hold another. Without "
+        "any key, everyone is let in",
     )
     # Else it would be read as the beginning of --api-key-file, and the error would show the key.
     address.add_argument("--api-key", type=_no_key_on_the_command_line, help=argparse.SUPPRESS)
@@ -80,7 +80,7 @@ def add_serve(commands: "argparse._SubParsersAction") -> None:
         metavar="N",
         type=natural,
         default=32,
-        help="images that are kept as the model saw them, for following turns; 0 keeps none (default: %(default)s)",
+        help="images that are not looked at again for further questions; 0 keeps none (default: %(default)s)",
     )
     limits = serve.add_argument_group("limits")
     limits.add_argument(
@@ -88,7 +88,7 @@ def add_serve(commands: "argparse._SubParsersAction") -> None:
         metavar="N",
         type=positive(int),
         default=512,
-        help="longest answer, also of requests that name no length (default: %(default)s)",
+        help="longest answer in tokens, also for requests that set no limit (default: %(default)s)",
     )
     limits.add_argument(
         "--max-body-mb",

@@ -163,10 +163,10 @@ def read_chat_request(body: bytes, settings: ServerSettings) -> ChatRequest:
         ApiError: the request cannot be answered as it was meant; the sentence names the field.
 
     Example:
-    >>> body = b'{"model": "m", "messages": [{"role": "user", "content": "Hi"}], "n": 2}'
+    >>> body = b'{"model": "m", "messages": [{"role": "user", "content": "Hi"}], "audio": {}}'
     >>> read_chat_request(body, ServerSettings("m"))
     Traceback (most recent call last):
-    transformers_groma.serving.api_errors.ApiError: `n` is 2, which this server cannot do: leave it out, or send 1.
+    transformers_groma.serving.api_errors.ApiError: `audio` is {}, which this server does not support: leave it out.
     """
     _check_marks(body, settings)
     try:
@@ -238,7 +238,7 @@ def _refuse_unsupported(given: Mapping[str, Any]) -> None:
         if name in given and not any(given[name] == value and type(given[name]) in _kinds(value) for value in neutral):
             remedy = f", or send {neutral[0]!r}" if neutral and neutral[0] not in ([], {}) else ""
             raise bad_request(
-                f"`{name}` is {shortened(given[name])}, which this server cannot do: leave it out{remedy}.",
+                f"`{name}` is {shortened(given[name])}, which this server does not support: leave it out{remedy}.",
                 name,
                 "unsupported_parameter",
             )
@@ -326,14 +326,14 @@ def _check_conversation(request: ChatRequest, settings: ServerSettings) -> None:
     for index, message in enumerate(request.messages):
         if isinstance(message, SystemMessage) and index > 0:
             raise bad_request(
-                f"`messages[{index}].role` is {message.role!r}, which comes first in a conversation.",
+                f"`messages[{index}].role` is {message.role!r}, which may only come first in a conversation.",
                 f"messages[{index}].role",
             )
     last = len(request.messages) - 1
     question = request.messages[last]
     if not isinstance(question, UserMessage):
         raise bad_request(
-            f"`messages[{last}]` is the last message, but not of the user: end with the question.", f"messages[{last}]"
+            f"`messages[{last}]` is the last message, but not the user's: end with a question.", f"messages[{last}]"
         )
     texts = [part.text for part in question.content if isinstance(part, (TextPart, PhrasePart))]
     if not "".join(texts).strip() and not any(isinstance(part, RegionPart) for part in question.content):

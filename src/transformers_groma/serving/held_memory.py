@@ -51,7 +51,7 @@ class MemoryShare:
         """
         if self._memory.held + count > self._memory.limit:
             raise busy(
-                "The server has as many images and bodies in memory as it may. Ask again in a moment.",
+                "The server's memory for images and bodies is in use. Ask again in a moment.",
                 "out_of_memory",
             )
         self._memory.held += count

@@ -141,7 +141,7 @@ def decoded_upright(image: Image.Image) -> Image.Image:
     """Decode an image whose header was read, turned upright, as RGB."""
     # Phones put previews and depths into their photos (MPO).
     if image.format != "MPO" and getattr(image, "is_animated", False):
-        raise ValueError("it has several frames. Send the one that is meant")
+        raise ValueError("it has several frames. Send one of them")
     load_image(image)
     upright = to_rgb(image)
     image_size(upright, "it")

@@ -34,7 +34,7 @@ class ProcessorThreads:
         try:
             future = self._threads.submit(self._call, function, *arguments)
         except RuntimeError as error:
-            raise EngineClosedError("The engine is closed. Ask another one.") from error
+            raise EngineClosedError("The engine is closed. Create a new one.") from error
         return await asyncio.wrap_future(future)
 
     def shutdown(self) -> None:

@@ -61,7 +61,7 @@ class WaitingRequests(Generic[Request]):
         """
         with self._changed:
             if self._is_closing:
-                raise EngineClosedError("The engine is closing and takes no more requests. Ask another one.")
+                raise EngineClosedError("The engine is closing and takes no more requests. Create a new one.")
             if len(self._preparing) + len(self._queue) >= self.max_waiting:
                 self._refused += 1
                 raise QueueFullError(

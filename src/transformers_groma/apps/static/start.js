@@ -11,7 +11,7 @@ function problemOf(files) {
   if (file && file.type !== "" && !file.type.startsWith("image/"))
     return `${file.name} is not an image: choose a JPEG, PNG or WebP file.`;
   if (megabytes > limit)
-    return `${file.name} has ${megabytes.toFixed(1)} MB, more than the ${limit} MB that are taken: choose a smaller file.`;
+    return `${file.name} has ${megabytes.toFixed(1)} MB, more than the ${limit} MB allowed: choose a smaller file.`;
   return "";
 }
 
