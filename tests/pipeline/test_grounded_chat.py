@@ -182,6 +182,13 @@ def test_more_regions_than_the_model_takes(pipe, photos):
     assert chat.ask("And that one?", boxes=boxes[:1]).user_region_ids == (0,)
 
 
+def test_the_same_region_more_often_than_there_are_slots(pipe, photos):
+    chat = pipe.chat(photos[0])
+    chat.ask("What?", boxes=[BOX])
+    count = pipe.model.config.max_regions + 1
+    assert chat.ask("What?", boxes=[BOX] * count).user_region_ids == (0,) * count
+
+
 # ------------------------------------------------------------------------------------------------- mistakes and errors
 
 

@@ -77,6 +77,15 @@ class TestPostProcess:
         (answer,) = processor.post_process_grounded_generation(output, turn, target_sizes=[(480, 640)])
         assert answer.user_region_ids[0] == 0
 
+    def test_one_region_more_often_than_there_are_slots(self, processor, image, make_output):
+        turn = processor(images=image, text="Is <region>?", boxes=[BOX], return_tensors="pt")
+        output = make_output(turn["input_ids"], ["Yes."], 1)
+        boxes = turn["refer_boxes"].repeat(1, output.region_boxes.shape[1] + 1, 1)
+        output.region_boxes[0, 1], output.region_boxes[0, 0] = boxes[0, 0], torch.tensor([0.5, 0.5, 0.1, 0.1])
+        output.region_mask[0, 1] = True
+        (answer,) = processor.post_process_grounded_generation(output, {**turn, "refer_boxes": boxes}, [(480, 640)])
+        assert answer.user_region_ids == (1,) * boxes.shape[1]
+
     def test_regions_of_the_user_beside_samples_without_image(self, processor, image, make_output):
         inputs = processor(
             images=[None, image],

@@ -148,7 +148,11 @@ def _slots_of_boxes(refer_boxes: torch.Tensor, region_boxes: torch.Tensor, mask:
     refer_boxes = refer_boxes[refer_boxes.any(dim=-1)]
     distance = (refer_boxes[:, None] - region_boxes).abs().amax(dim=-1)
     is_same = (distance <= SAME_BOX_TOLERANCE) & mask
-    return [index if row[index] or not row.any() else int(row.int().argmax()) for index, row in enumerate(is_same)]
+    # The same box may come several times in a later turn, and so more boxes than there are slots.
+    return [
+        index if row[index : index + 1].any() or not row.any() else int(row.int().argmax())
+        for index, row in enumerate(is_same)
+    ]
 
 
 def _without_prompts(sequences: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
