@@ -104,6 +104,13 @@ def test_chat_sampling_with_a_seed_is_repeatable(chat):
     assert first == second != other
 
 
+def test_chat_refuses_what_is_no_seed(chat):
+    assert chat("Hello", "--sample", "--seed", str(2**64 - 1))[0] == 0
+    for seed in (str(2**64), str(-(2**63) - 1), "many"):
+        code, out, err = chat("Hello", "--sample", f"--seed={seed}")
+        assert (code, out) == (2, "") and "--seed" in err and "integer of at most 64 bits" in err
+
+
 def test_chat_boxes_follow_the_upright_image(run, tmp_path, tiny_dir):
     with Image.open(PHOTO) as photo:
         turned = photo.transpose(Image.Transpose.ROTATE_90)

@@ -69,6 +69,17 @@ def test_questions_in_a_pipe(talk):
     assert talk(lines) == (0, f"{truth(0)}\n{truth(4)}\n", "")
 
 
+def test_box_lines_as_people_and_editors_write_them(talk):
+    lines = f"\ufeffBox : {box_of(0)}\nWhat is this?\nbox :{box_of(4)}\r\nWhat is this?\n"
+    assert talk(lines) == (0, f"{truth(0)}\n{truth(4)}\n", "")
+
+
+def test_a_closed_standard_input(run, monkeypatch, scene_png):
+    monkeypatch.setattr(sys, "stdin", None)
+    code, out, err = run("chat", scene_png, "-i", "--model", TINY)
+    assert (code, out) == (2, "") and "the standard input is closed" in err
+
+
 def test_the_first_question_may_be_an_argument(talk):
     code, out, err = talk("", "What is this?", "--box", box_of(1))
     assert (code, out, err) == (0, f"{truth(1)}\n", "")

@@ -12,6 +12,7 @@ from typing import Any
 from .._output_errors import OutputError
 
 DTYPES = ("float32", "bfloat16", "float16")
+_LARGEST_SEED = 2**64 - 1
 
 
 class CommandError(Exception):
@@ -135,7 +136,7 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top-p", metavar="P", type=positive(float, 1.0), help="probability mass to sample from; implies --sample"
     )
-    parser.add_argument("--seed", metavar="N", type=int, help="seed that makes sampling repeatable")
+    parser.add_argument("--seed", metavar="N", type=seed, help="seed that makes sampling repeatable")
 
 
 def generate_kwargs(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -187,6 +188,17 @@ def natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} must be a non-negative integer: 0, 1, 2, …")
     return int(text)
+
+
+def seed(text: str) -> int:
+    """A number that torch takes as a seed."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = _LARGEST_SEED + 1
+    if not -_LARGEST_SEED // 2 <= value <= _LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} must be an integer of at most 64 bits, such as 7")
+    return value
 
 
 def share(text: str) -> float:

@@ -1,6 +1,7 @@
 """The conversation of `groma chat --interactive`: one question a line, from a terminal or a pipe."""
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from ..grounded_chat import GroundedChat
     from ..grounding import GroundedText
 
-BOX_LINE = "box:"
+# A line that begins so has a box, with any spaces that people type.
+BOX_LINE = re.compile(r"box\s*:\s*", re.IGNORECASE)
+# What some editors and shells put before the first line of a text.
+_BYTE_ORDER_MARK = "\ufeff"
 NO_BOX = "none"
 QUIT = ("quit", "exit")
 
@@ -30,6 +34,8 @@ def run_session(arguments: argparse.Namespace) -> None:
     """
     if arguments.question is not None and not arguments.question.strip():
         raise CommandError("QUESTION is empty: write one, or leave it out and write questions on the standard input.")
+    if sys.stdin is None:
+        raise CommandError("the standard input is closed: write questions on it, or use `groma ask` for one QUESTION.")
     folder = checked_folder(arguments.output)
     image = open_upright(arguments.image)
     boxes = [list(box) for box in arguments.boxes]
@@ -46,8 +52,8 @@ def run_session(arguments: argparse.Namespace) -> None:
         if text.lower() in QUIT:
             break
         try:
-            if text.lower().startswith(BOX_LINE):
-                boxes = _with_box(boxes, text[len(BOX_LINE) :].strip(), image, name)
+            if match := BOX_LINE.match(text):
+                boxes = _with_box(boxes, text[match.end() :], image, name)
             elif text:
                 answer = _ask(chat, text, boxes, arguments, name, is_terminal)
                 boxes = []
@@ -78,6 +84,7 @@ def _lines(question: str | None, is_terminal: bool) -> Iterator[tuple[str, str]]
             yield "this line", line
     with errors_of("the standard input"):  # bytes that are not text
         for number, line in enumerate(sys.stdin, start=1):
+            line = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
             yield f"line {number} of the standard input", line
 
 
