@@ -11,6 +11,12 @@ from transformers import GenerationConfig, GenerationMixin
 from .boxes import BOX_FORMATS, BoxFormat
 from .image_inputs import shortened
 
+# The library takes anything for these, and then fails deep inside or leaves them out.
+_WHOLE_NUMBERS = {"max_new_tokens": 1, "min_new_tokens": 0, "num_beams": 1, "num_return_sequences": 1, "top_k": 0}
+_FLAGS = ("do_sample", "use_cache")
+_SHARES = ("top_p", "min_p")
+_LISTS = ("stopping_criteria", "logits_processor")
+
 
 class AnswerSettings(TypedDict, total=False):
     """Keyword arguments of every verb.
@@ -71,15 +77,17 @@ class Generation:
 
     @property
     def max_new_tokens(self) -> int:
-        """The longest answer; 0 where a `max_length` bounds prompt and answer together."""
+        """The longest answer; 0 where the `max_length` of a `generation_config` bounds prompt and answer together."""
         return self.setting("max_new_tokens") or 0
 
     def check(self) -> None:
-        """Refuse settings that do not fit each other, as `generate` would once the images have been looked at.
+        """Refuse wrong settings, as `generate` would once the images have been looked at, and those it would ignore.
 
         Raises:
-            ValueError: in the words of the library.
+            ValueError: a value that its setting does not take; settings that do not fit each other, in the words of
+                the library.
         """
+        self._check_values()
         config = copy.deepcopy(self.kwargs.get("generation_config") or self.defaults)
         fields = {name: value for name, value in self.kwargs.items() if name in vars(config)}
         try:
@@ -88,6 +96,27 @@ class Generation:
             reason = " ".join(str(error).split())
             raise ValueError(f"`generate_kwargs` are not settings that fit each other: {reason}") from error
 
+    def _check_values(self) -> None:
+        for name, least in _WHOLE_NUMBERS.items():
+            value = self.setting(name)
+            if value is not None and not _is_whole_number(value, least):
+                raise ValueError(
+                    f"`{name}` must be a {'positive' if least else 'non-negative'} integer, got {shortened(value)}."
+                )
+        check_flags(**{name: value for name in _FLAGS if (value := self.setting(name)) is not None})
+        if not self.setting("do_sample"):
+            return
+        for name in _SHARES:
+            value = self.setting(name)
+            if value is not None and not (_is_number(value) and 0 <= value <= 1):
+                raise ValueError(f"`{name}` must be a number from 0 to 1, got {shortened(value)}.")
+        temperature = self.setting("temperature")
+        if temperature is not None and not (_is_number(temperature) and temperature > 0):
+            raise ValueError(
+                f"`temperature` must be a positive number, got {shortened(temperature)}. For the most likely answer "
+                "leave it and `do_sample` out."
+            )
+
     def check_one_answer(self, what: str) -> None:
         """Refuse settings with which there is not one answer that only grows.
 
@@ -95,8 +124,10 @@ class Generation:
             what (`str`): what needs that, for the error.
 
         Raises:
-            ValueError: beams, several returned sequences, or assisted decoding.
+            ValueError: beams, several returned sequences, or assisted decoding; a value that its setting does not
+                take.
         """
+        self._check_values()
         for name in ("num_return_sequences", "num_beams"):
             if (self.setting(name) or 1) > 1:
                 raise ValueError(
@@ -145,7 +176,7 @@ def check_values(settings: Mapping[str, Any]) -> None:
     """
     for name in ("max_new_tokens", "batch_size"):
         value = settings.get(name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        if value is not None and not _is_whole_number(value, 1):
             raise ValueError(f"`{name}` must be a positive integer, got {shortened(value)}.")
     if settings.get("normalized") is not None:
         check_flags(normalized=settings["normalized"])
@@ -165,6 +196,25 @@ def check_values(settings: Mapping[str, Any]) -> None:
                 f"`generate_kwargs` has {name!r}, which is not a setting of generation, or one that the verb sets "
                 "itself. Pass settings such as 'do_sample' or 'temperature'; `stream=True` streams the answer."
             )
+    if given.get("max_length") is not None:
+        raise ValueError(
+            "`generate_kwargs` has 'max_length', which counts the question and its image, too, and is ignored beside "
+            "`max_new_tokens`. Pass `max_new_tokens`."
+        )
+    for name in _LISTS:
+        if given.get(name) is not None and not isinstance(given[name], (list, tuple)):
+            raise ValueError(f"`{name}` must be a list, got {shortened(given[name])}.")
+    config = given.get("generation_config")
+    if config is not None and not isinstance(config, GenerationConfig):
+        raise ValueError(f"`generation_config` must be a `GenerationConfig`, got {shortened(config)}.")
+
+
+def _is_whole_number(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _generation_names() -> set[str]:

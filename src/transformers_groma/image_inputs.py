@@ -134,6 +134,8 @@ def image_size(
         height, width = image.height, image.width
     elif isinstance(image, Image.Image):
         width, height = image.size
+    elif image.ndim > 4 or (image.ndim == 4 and len(image) != 1):  # one image in a batch of its own is clear
+        raise ValueError(f"{name} is a batch of shape {tuple(image.shape)}. Pass a list of images, `list(batch)`.")
     else:
         try:
             channels = channels or infer_channel_dimension_format(image, num_channels=(1, 3, 4))

@@ -74,6 +74,8 @@ def read_images(image: Any) -> tuple[Any, bool]:
         ValueError: `None`, a stream of images, or an image that cannot be read.
     """
     if not isinstance(image, (list, tuple)):
+        if hasattr(image, "read"):
+            raise ValueError("`image` is an open file. Pass its path, or `PIL.Image.open(file)`.")
         if _is_stream(image):
             raise ValueError(
                 f"`image` is a {type(image).__name__}. Pass one image or a list of images; for a stream of many, call "
@@ -92,6 +94,8 @@ def _read_image(image: Any, name: str) -> ReadImage:
         raise ValueError(f"{name} is None. Pass an image: a PIL image, an array, a tensor, a path or a URL.")
     if isinstance(image, Mapping):
         raise ValueError(f"{name} is a dict. Pass the image itself; the pipeline itself takes dicts.")
+    if isinstance(image, ImageSize):
+        raise ValueError(f"{name} is a size without pixels. Pass an image: a PIL image, an array, a path or a URL.")
     pixels = read_upright(image, name)
     return ReadImage(pixels, ImageSize(*image_size(pixels, name)))
 

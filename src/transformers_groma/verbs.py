@@ -251,7 +251,6 @@ class GroundingVerbs(Pipeline):
             "ask", settings, BoxListSettings, "`image`, `question`, `boxes`, `grounded`, `stream`"
         )
         check_flags(grounded=grounded, stream=stream)
-        self._standard_questions("ask")
         questions, are_many = questions_with_boxes(image, question, boxes, grounded, form)
         return self._answer(questions, are_many, stream, generation, batch_size)
 
@@ -333,7 +332,7 @@ class GroundingVerbs(Pipeline):
     def _standard_questions(self, verb: str) -> Mapping[str, str]:
         """The questions that the model learned, by kind."""
         questions = getattr(self.processor, "standard_questions", None)
-        if questions is None:
+        if questions is None or not self.model.can_generate():
             raise ValueError(
                 f"`{verb}` needs a model that answers with regions, such as Groma, but this is a "
                 f"{type(self.model).__name__}. Load another model."
@@ -354,14 +353,16 @@ class GroundingVerbs(Pipeline):
         self, verb: str, settings: Mapping[str, Any], known: type, arguments: str
     ) -> tuple[Generation, int, RegionFormat]:
         """Check keyword arguments and fill in the pipeline's own."""
+        self._standard_questions(verb)
         check_names(verb, settings, known, arguments)
         check_values(settings)
         given = {name: value for name, value in settings.items() if value is not None}
         batch_size = given.pop("batch_size", self._batch_size)
-        check_values({"batch_size": batch_size})
         preprocess, forward, _ = self._sanitize_parameters(**given)
         preprocess = {**self._preprocess_params, **preprocess}
         forward = {**self._forward_params, **forward}
+        # Also what the pipeline was made with, which nobody has looked at.
+        check_values({**preprocess, **forward, "batch_size": batch_size})
         kwargs = self._prepare_generate_kwargs(
             dict(forward.get("generate_kwargs") or {}), return_dict_in_generate=True
         )

@@ -21,7 +21,7 @@ def test_a_setting_is_that_of_the_call_then_its_config_then_the_model():
 def test_the_longest_answer():
     assert generation({"max_new_tokens": 7}).max_new_tokens == 7
     assert generation({}, max_new_tokens=9).max_new_tokens == 9
-    assert generation({"max_length": 100}).max_new_tokens == 0
+    assert generation({"generation_config": GenerationConfig(max_length=100)}).max_new_tokens == 0
 
 
 def test_settings_of_several_answers():
@@ -45,6 +45,15 @@ def test_settings_that_do_not_fit_each_other():
     given = GenerationConfig(num_beams=2)
     generation({"generation_config": given, "num_return_sequences": 2}).check()
     assert given.num_return_sequences != 2  # not changed
+
+
+def test_values_at_the_limits():
+    sampling = {"do_sample": True, "temperature": 1e-3, "top_p": 1, "min_p": 0.0, "top_k": 0}
+    for kwargs in (sampling, {"temperature": 0.0}, {"max_new_tokens": 1, "min_new_tokens": 0, "num_beams": 1}):
+        generation(kwargs).check()
+    for name, value in (("top_p", 1.01), ("min_p", -0.1), ("temperature", 0), ("temperature", "hot"), ("top_k", 2.0)):
+        with pytest.raises(ValueError, match=f"^`{name}` must be .*, got {value!r}"):
+            generation({"do_sample": True, name: value}).check()
 
 
 def test_names_of_settings():

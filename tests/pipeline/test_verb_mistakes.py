@@ -1,8 +1,15 @@
 """What the verbs of the pipeline refuse: one sentence that names the argument, before the model runs."""
 
+import io
+
 import numpy as np
 import pytest
+import torch
 
+from transformers_groma import ImageGroundingPipeline
+from transformers_groma.image_inputs import ImageSize
+
+from ..tiny import tiny_detector
 from .samples import BOX
 
 
@@ -15,6 +22,14 @@ from .samples import BOX
         (lambda pipe, image: pipe.caption("no-such.jpg"), "`image` cannot be read"),
         (lambda pipe, image: pipe.caption(iter([image])), "`image` is a list_iterator. .* stream of many"),
         (lambda pipe, image: pipe.caption({"image": image}), "`image` is a dict"),
+        (lambda pipe, image: pipe.caption(io.BytesIO(b"x")), "`image` is an open file. Pass its path"),
+        (lambda pipe, image: pipe.caption(ImageSize(9, 9)), "`image` is a size without pixels"),
+        (lambda pipe, image: pipe.caption([ImageSize(9, 9)]), r"`image\[0\]` is a size without pixels"),
+        (
+            lambda pipe, image: pipe.caption(torch.zeros(2, 3, 50, 40)),
+            r"`image` is a batch of shape \(2, 3, 50, 40\). Pass a list of images, `list\(batch\)`",
+        ),
+        (lambda pipe, image: pipe.chat(np.zeros((1, 1, 50, 40, 3))), r"`image` is a batch of shape \(1, 1, 50, 40, 3"),
         (lambda pipe, image: pipe.locate(image, ""), "`phrase` is empty: ''. Write what to locate"),
         (lambda pipe, image: pipe.locate(image, " \n"), "`phrase` is empty"),
         (lambda pipe, image: pipe.locate(image, None), "`phrase` is not a text: None"),
@@ -118,6 +133,60 @@ def test_unknown_arguments_are_named(pipe, photos, never_asked, call, words):
     never_asked(pipe)
     with pytest.raises(TypeError, match=words):
         call(pipe, photos[0])
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"max_new_tokens": 2.5}, "`max_new_tokens` must be a positive integer, got 2.5"),
+        ({"max_new_tokens": True}, "`max_new_tokens` must be a positive integer, got True"),
+        ({"max_new_tokens": "9"}, "`max_new_tokens` must be a positive integer, got '9'"),
+        ({"max_length": 5}, "'max_length', .* is ignored beside `max_new_tokens`"),
+        ({"num_beams": "2"}, "`num_beams` must be a positive integer, got '2'"),
+        ({"num_beams": 0}, "`num_beams` must be a positive integer, got 0"),
+        ({"num_return_sequences": -1}, "`num_return_sequences` must be a positive integer, got -1"),
+        ({"do_sample": "no"}, "`do_sample` must be True or False, got 'no'"),
+        ({"do_sample": True, "top_p": 3.0}, "`top_p` must be a number from 0 to 1, got 3.0"),
+        ({"do_sample": True, "top_k": -4}, "`top_k` must be a non-negative integer, got -4"),
+        ({"do_sample": True, "temperature": 0.0}, "`temperature` must be a positive number, got 0.0"),
+        ({"stopping_criteria": 5}, "`stopping_criteria` must be a list, got 5"),
+        ({"generation_config": {"max_new_tokens": 3}}, "`generation_config` must be a `GenerationConfig`, got {"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_values_of_generation_are_checked_before_the_model_runs(pipe, photos, never_asked, given, words, stream):
+    chat = pipe.chat(photos[0])
+    never_asked(pipe)
+    for ask in (lambda **kwargs: pipe.caption(photos[0], **kwargs), lambda **kwargs: chat.ask("Hi", **kwargs)):
+        with pytest.raises(ValueError, match=words):
+            ask(stream=stream, generate_kwargs=given)
+
+
+def test_what_the_pipeline_was_made_with_is_checked_too(pipe, photos, never_asked):
+    def made(**settings):
+        return ImageGroundingPipeline(pipe.model, processor=pipe.processor, task="image-grounding", **settings)
+
+    never_asked(pipe)
+    for settings, words in (
+        ({"normalized": "no"}, "`normalized` must be True or False, got 'no'"),
+        ({"box_format": "yolo"}, "`box_format` must be one of"),
+        ({"max_new_tokens": "9"}, "`max_new_tokens` must be a positive integer"),
+        ({"do_sample": "no"}, "`do_sample` must be True or False"),
+        ({"generate_kwargs": {"foo": 1}}, "`generate_kwargs` has 'foo'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            made(**settings).ask(photos[0], "Hi")
+
+
+def test_a_detector_answers_nothing(pipe, photos):
+    detector = ImageGroundingPipeline(tiny_detector(), processor=pipe.processor, task="image-grounding")
+    for call in (
+        lambda: detector.caption(photos[0]),
+        lambda: detector.ask(photos[0], "Hi"),
+        lambda: detector.chat(photos[0]),
+    ):
+        with pytest.raises(ValueError, match="needs a model that answers with regions, .* GromaForRegionProposal"):
+            call()
 
 
 def test_a_model_says_what_it_cannot_do(pipe, photos, never_asked, monkeypatch):
