@@ -7,7 +7,7 @@ import pytest
 from transformers_groma import GromaForRegionProposal, GromaImageProcessor, cli
 
 from ..tiny_checkpoint import save_tiny_checkpoint
-from .samples import PHOTO, SHORT
+from .samples import PHOTO, SCENE, SHORT
 
 
 @pytest.fixture
@@ -20,6 +20,14 @@ def run(capsys):
         return code, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture(scope="module")
+def scene_png(tmp_path_factory) -> Path:
+    """The scene as a file, for questions that groma-tiny answers correctly."""
+    path = tmp_path_factory.mktemp("scene") / "scene.png"
+    SCENE.draw().save(path)
+    return path
 
 
 @pytest.fixture(scope="module")

@@ -7,27 +7,7 @@ import sys
 
 import pytest
 
-from transformers_groma.shapes.scenes import make_scene
-from transformers_groma.shapes.wording import sentence, with_article, words
-
-from .samples import BOX, PHOTO, SHORT, TINY
-
-SCENE = make_scene(0, "test", 3, 448)
-
-
-@pytest.fixture(scope="module")
-def scene_png(tmp_path_factory):
-    path = tmp_path_factory.mktemp("scene") / "scene.png"
-    SCENE.draw().save(path)
-    return path
-
-
-def box_of(index: int) -> str:
-    return ",".join(map(str, SCENE.boxes_xyxy[index]))
-
-
-def truth(index: int) -> str:
-    return sentence(with_article(words(SCENE.objects[index].attributes)))
+from .samples import BOX, PHOTO, SHORT, TINY, box_of, truth
 
 
 @pytest.fixture

@@ -8,27 +8,9 @@ from PIL import Image
 
 from transformers_groma.boxes import box_iou
 from transformers_groma.grounding import ground_text
-from transformers_groma.shapes.scenes import make_scene
-from transformers_groma.shapes.wording import sentence, with_article, words
+from transformers_groma.shapes.wording import sentence
 
-from .samples import BOX, PHOTO, SHORT, TINY
-
-SCENE = make_scene(0, "test", 3, 448)
-
-
-@pytest.fixture(scope="module")
-def scene_png(tmp_path_factory):
-    path = tmp_path_factory.mktemp("scene") / "scene.png"
-    SCENE.draw().save(path)
-    return path
-
-
-def box_of(index: int) -> str:
-    return ",".join(map(str, SCENE.boxes_xyxy[index]))
-
-
-def truth(index: int) -> str:
-    return sentence(with_article(words(SCENE.objects[index].attributes)))
+from .samples import BOX, PHOTO, SCENE, SHORT, TINY, box_of, truth
 
 
 def iou(box: list[float], index: int) -> float:

@@ -8,10 +8,17 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from .arguments import CommandError, add_command, add_model_arguments, errors_of, positive
-from .models import checked_device, checked_model, is_embedded
+from .arguments import (
+    CommandError,
+    add_command,
+    add_model_arguments,
+    errors_of,
+    errors_of_address,
+    port_number,
+    positive,
+)
+from .models import checked_device, checked_model, is_embedded, model_name
 from .output import note
 
 
@@ -30,7 +37,7 @@ def add_app(commands: "argparse._SubParsersAction") -> None:
     )
     app.add_argument(
         "--port",
-        type=_port,
+        type=port_number,
         default=7860,
         help="port to listen on; 0 takes a free one (default: %(default)s)",
     )
@@ -95,7 +102,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
     with errors_of("--max-pixels"):
         settings = AppSettings(
-            model_name=_name_of(model),
+            model_name=model_name(model),
             knows_shapes_only=is_embedded(arguments.model),
             max_pixels=arguments.max_pixels,
             max_upload_mb=arguments.max_upload_mb,
@@ -138,21 +145,12 @@ def _wait_for_the_end() -> None:
 
 def _free_port(host: str, port: int) -> int:
     """The port to listen on, a free one for 0."""
-    try:
+    with errors_of_address(host, port):
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         with socket.socket(family, socket.SOCK_STREAM) as trial:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind((host, port))
             return trial.getsockname()[1]
-    except socket.gaierror as error:
-        raise CommandError(
-            f"--host {host!r} is not known ({error.strerror}): pass an address of this machine, such as 127.0.0.1."
-        ) from error
-    except OSError as error:
-        raise CommandError(
-            f"--host {host} --port {port} cannot be used ({error.strerror}): pass another port, or --port 0 for a "
-            "free one."
-        ) from error
 
 
 @contextmanager
@@ -168,15 +166,3 @@ def _environment(**values: str) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def _name_of(model: str) -> str:
-    """How the page names a model: the name of its folder, or its name on the Hub."""
-    return Path(model).resolve().name if Path(model).is_dir() else model
-
-
-def _port(text: str) -> int:
-    """A port, or 0."""
-    if not (text.isdecimal() and int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a port from 1 to 65535, or 0 for a free one")
-    return int(text)

@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -183,6 +184,13 @@ def box_xyxy(text: str) -> tuple[float, ...]:
     return box
 
 
+def port_number(text: str) -> int:
+    """A port, or 0."""
+    if not (text.isdecimal() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a port from 1 to 65535, or 0 for a free one")
+    return int(text)
+
+
 def natural(text: str) -> int:
     """A non-negative integer."""
     if not text.isdecimal():
@@ -244,6 +252,22 @@ def checked_folder(folder: Path | None) -> Path | None:
         if not os.access(folder, os.W_OK):
             raise CommandError(f"--output {str(folder)!r} cannot be written to: pass another folder.")
     return folder
+
+
+@contextmanager
+def errors_of_address(host: str, port: int) -> Iterator[None]:
+    """Turn errors of a socket that takes an address into one line that names `--host` or `--port`."""
+    try:
+        yield
+    except socket.gaierror as error:
+        raise CommandError(
+            f"--host {host!r} is not known ({error.strerror}): pass an address of this machine, such as 127.0.0.1."
+        ) from error
+    except OSError as error:
+        raise CommandError(
+            f"--host {host} --port {port} cannot be used ({error.strerror}): pass another port, or --port 0 for a "
+            "free one."
+        ) from error
 
 
 @contextmanager

@@ -50,6 +50,11 @@ def is_embedded(model: str | None) -> bool:
     return model is None or (Path(model).is_dir() and Path(model).resolve() == embedded_model().resolve())
 
 
+def model_name(model: str) -> str:
+    """How people and requests name a model: the name of its folder, or its name on the Hub."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
+
+
 def load_pipeline(model: str | None, device: str | None, dtype: str) -> "ImageGroundingPipeline":
     """Check a model and load it as a pipeline."""
     model = checked_model(model, ("groma",))

@@ -3,14 +3,22 @@
 import argparse
 import logging
 import os
-import socket
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from .arguments import CommandError, add_command, add_model_arguments, errors_of, natural, positive
-from .models import checked_device, checked_model
+from .arguments import (
+    CommandError,
+    add_command,
+    add_model_arguments,
+    errors_of,
+    errors_of_address,
+    natural,
+    port_number,
+    positive,
+)
+from .models import checked_device, checked_model, model_name
 from .output import note
 
 if TYPE_CHECKING:
@@ -167,7 +175,9 @@ def run_serve(arguments: argparse.Namespace) -> None:
     with errors_of("--api-key-file and GROMA_API_KEY"):
         keys = read_api_keys(arguments.api_key_file, os.environ)
     # Before the model is loaded, which takes its time.
-    with _bound(arguments, bind_socket) as bound:
+    with errors_of_address(arguments.host, arguments.port):
+        bound = bind_socket(arguments.host, arguments.port)
+    with bound:
         host, port = bound.getsockname()[:2]
         if not keys and not ip_address(host).is_loopback:
             note(
@@ -175,7 +185,7 @@ def run_serve(arguments: argparse.Namespace) -> None:
                 f"{port} may ask. Pass --api-key-file, or set GROMA_API_KEY."
             )
         model = checked_model(arguments.model, ("groma",))
-        settings = _settings(arguments, arguments.served_name or _name_of(model), keys, ServerSettings)
+        settings = _settings(arguments, arguments.served_name or model_name(model), keys, ServerSettings)
         device = checked_device(arguments.device)
         with errors_of(f"--model {model!r}"):
             engine = Engine.from_pretrained(
@@ -211,22 +221,6 @@ def run_serve(arguments: argparse.Namespace) -> None:
 SERVE_PACKAGES = ("fastapi", "starlette", "pydantic", "pydantic_core", "uvicorn", "h11", "prometheus_client")
 
 
-def _bound(arguments: argparse.Namespace, bind_socket) -> socket.socket:
-    """The socket to listen on."""
-    try:
-        return bind_socket(arguments.host, arguments.port)
-    except socket.gaierror as error:
-        raise CommandError(
-            f"--host {arguments.host!r} is not known ({error.strerror}): pass an address of this machine, such as "
-            "127.0.0.1."
-        ) from error
-    except OSError as error:
-        raise CommandError(
-            f"--host {arguments.host} --port {arguments.port} cannot be used ({error.strerror}): pass another port, "
-            "or --port 0 for a free one."
-        ) from error
-
-
 def _log_to_stderr(logger: logging.Logger) -> None:
     """Write each line of a log to stderr, with the time."""
     handler = logging.StreamHandler()
@@ -257,20 +251,8 @@ def _settings(
         )
 
 
-def _name_of(model: str) -> str:
-    """How requests name a model: the name of its folder, or its name on the Hub."""
-    return Path(model).resolve().name if Path(model).is_dir() else model
-
-
 def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def port_number(text: str) -> int:
-    """A port, or 0."""
-    if not (text.isdecimal() and int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a port from 1 to 65535, or 0 for a free one")
-    return int(text)
 
 
 def _no_key_on_the_command_line(text: str) -> str:
