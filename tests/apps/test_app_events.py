@@ -144,6 +144,29 @@ class TestImages:
         assert "no longer kept on the server" in ask(events, session, Request("describe_image"))[-1].status
         assert session.exchanges == [] and session.stop is None
 
+    def test_equal_files_of_two_users_are_two_files(self, events, session, upload, tmp_path):
+        """Gradio gives them one path."""
+        first, second = Session(), Session()
+        path = upload(Image.new("RGB", (120, 100), "red"))
+        content = path.read_bytes()
+        for user in (first, second, second):
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+            assert asyncio.run(events.open_image(user, path)).status == ""
+        assert not path.exists() and not path.parent.exists()
+        asyncio.run(events.close_image(first))
+        assert ask(events, second, Request("describe_image"))[-1].status == ""
+        asyncio.run(events.close_image(second))
+        assert files(tmp_path / "served") == ["image.webp", "photo.png"]  # those of the third session
+
+    def test_an_upload_that_was_deleted_before_it_is_opened(self, events, upload, tmp_path):
+        path = upload(Image.new("RGB", (120, 100), "red"))
+        path.unlink()
+        session = Session()
+        screen = asyncio.run(events.open_image(session, path))
+        assert screen.status == "photo.png is no longer on the server: choose it again."
+        assert session.image is None and files(tmp_path / "served") == []
+
     def test_all_regions(self, events, session, engine):
         asyncio.run(events.propose(session))
         assert len(session.proposals) == len(PROPOSALS)

@@ -231,6 +231,37 @@ def test_a_batch_that_fails_takes_nobody_else_with_it(make_engine, make_gate, mo
     assert (status.failed, status.answered, status.is_alive) == (2, 2, True)
 
 
+def test_nobody_waits_for_a_thread_that_has_failed(tiny_parts, make_gate, monkeypatch, caplog):
+    """A mistake in the engine itself, outside of what the model does for a batch."""
+
+    def fail(batch):
+        raise SystemError("a mistake")
+
+    async def ask_all():
+        engine = Engine(*tiny_parts, max_batch_size=1)
+        gate = make_gate(engine)
+        first = start(engine, ask("Wait"), sampling=tokens(1))
+        await gate.is_reached()
+        tasks = [*first, *start(engine, ask("What?", noise()), sampling=tokens(1))]
+        reader = asyncio.create_task(_read(engine.stream(ask("Then?"), tokens(2))))
+        await until_waiting(engine, 2)
+        monkeypatch.setattr(engine, "_count_batch", fail)
+        gate.open()
+        outcomes = [await outcome(task) for task in (*tasks, reader)]
+        with pytest.raises(EngineClosedError):
+            await engine.answer(ask("More?"))
+        await until(lambda: not engine.snapshot().is_alive)
+        status = engine.snapshot()
+        await engine.aclose()
+        return outcomes, status
+
+    with caplog.at_level(logging.CRITICAL, "transformers_groma"):
+        outcomes, status = run(ask_all())
+    assert outcomes[0].completion_tokens == 1
+    assert [str(error) for error in outcomes[1:]] == ["The thread of the engine has failed. Make a new engine."] * 2
+    assert status.waiting == status.running == 0
+
+
 def test_closing_finishes_what_runs_and_waits_and_refuses_more(tiny_parts, make_gate):
     async def close():
         engine = Engine(*tiny_parts, max_batch_size=1)

@@ -295,6 +295,7 @@ def test_a_host_that_does_not_answer(host):
 
     message = refusal(host, "", find=closed, url="http://images.example:9/x", image_url_ports=(9,))
     assert message == "it cannot be fetched (ConnectError)"
+    assert refusal(host, "", url="http://0177.0.0.1/x") == "it is not a URL, or redirects to something that is not"
 
 
 def test_the_server_fetches_where_it_may(host):

@@ -214,6 +214,11 @@ def test_a_path_or_method_that_there_is_not(server):
     response = httpx.get(f"{server.url}/v1/chat/completions")
     assert response.status_code == 405 and "POST" in response.json()["error"]["message"]
     assert httpx.get(f"{server.url}/docs").status_code == 404
+    # No redirect: it would lead to whatever host the client names.
+    response = httpx.get(f"{server.url}/health/", headers={"Host": "evil.example"})
+    assert response.status_code == 404 and "location" not in response.headers
+    response = httpx.request("A" * 3000, f"{server.url}/health")
+    assert response.status_code == 405 and len(response.text) < 300
 
 
 def test_asynchronous_clients_share_the_server():

@@ -58,7 +58,6 @@ class AppEvents:
         try:
             image = await asyncio.to_thread(open_upload, path, self.settings, self.folder)
         except ValueError as error:
-            Path(path).unlink(missing_ok=True)
             return Screen(session, str(error))
         session.reset(image)
         return Screen(session, "", is_new=True)

@@ -1,5 +1,6 @@
 """Images that people upload to the app: checked against its limits, turned upright, and deleted afterwards."""
 
+import os
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ class UploadedImage:
     """An image that one user has chosen. Files, not pixels: many users may have one open.
 
     Args:
-        path (`Path`): the file as it was uploaded.
+        path (`Path`): the file as it was uploaded, in a folder of its own.
         shown (`Path`): a copy for the browser, upright and at most `SHOWN_SIDE` pixels wide and high.
         size (`ImageSize`): of the upright image.
         name (`str`): of the file, without its folder.
@@ -46,14 +47,16 @@ class UploadedImage:
 
 
 def open_upload(path: str | Path, settings: AppSettings, folder: Path) -> UploadedImage:
-    """Check an uploaded file, and write the copy that the browser shows.
+    """Take an uploaded file, check it, and write the copy that the browser shows.
 
-    Browsers show neither TIFF nor HEIF nor 16 bits, and the copy has no metadata such as places.
+    The file is moved into a folder of its own: Gradio gives equal files of equal names one path, and whoever gives up
+    their image deletes it for nobody else. Browsers show neither TIFF nor HEIF nor 16 bits, and the copy has no
+    metadata such as places.
 
     Args:
-        path (`str` or `Path`): the uploaded file.
+        path (`str` or `Path`): the uploaded file; it is not there afterwards.
         settings (`AppSettings`): the limits.
-        folder (`Path`): of files that the app may serve. The copy gets a folder with a random name in it.
+        folder (`Path`): of files that the app may serve. File and copy each get a folder with a random name in it.
 
     Returns:
         `UploadedImage`: with the size of the upright image.
@@ -62,7 +65,27 @@ def open_upload(path: str | Path, settings: AppSettings, folder: Path) -> Upload
         ValueError: it is not an image that can be read, is larger than allowed, or too small to show anything. The
             message is a sentence for the user.
     """
-    path = Path(path)
+    path = _taken(Path(path), folder)
+    try:
+        return _opened(path, settings, folder)
+    except ValueError:
+        delete(path)
+        raise
+
+
+def _taken(path: Path, folder: Path) -> Path:
+    """The new path of a file that is moved to where nobody else has it."""
+    taken = new_path(folder, path.name)
+    try:
+        os.replace(path, taken)
+    except FileNotFoundError as error:
+        delete(taken)
+        raise ValueError(f"{path.name} is no longer on the server: choose it again.") from error
+    delete(path)  # its folder, if it is empty now
+    return taken
+
+
+def _opened(path: Path, settings: AppSettings, folder: Path) -> UploadedImage:
     megabytes = path.stat().st_size / 1e6
     if megabytes > settings.max_upload_mb:
         raise ValueError(

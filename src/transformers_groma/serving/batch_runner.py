@@ -1,6 +1,7 @@
 """Runs the model on a batch of requests: each row ends at its own length, and others join while the rest goes on."""
 
 import copy
+import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, StoppingCriteria
+from transformers import StoppingCriteria
 
 from ..models.groma.modeling_groma_cache import cache_kwargs, cache_of
 from ..models.groma.modeling_groma_cached_prompt import forget_prompt, recall_prompt
@@ -17,8 +18,11 @@ from ..regions import Regions, regions_of_slots
 from .conversations import Prompt, UprightImage
 from .request import Request
 from .row_answers import final_answer, row_regions, without_regions
+from .row_processors import RowProcessors, batch_settings, row_processors, settings_not_obeyed
 from .running_rows import RunningRows
 from .sampling import RowSampling
+
+logger = logging.getLogger(__name__)
 
 # Where more wait than fit in, a batch pauses for them when half of its places are free: a pause costs some steps, and
 # prompts that are read together cost less than one by one. Measured with 32 users of groma-tiny.
@@ -49,7 +53,14 @@ class BatchRunner:
         self.prompt_tokens = self.generated_tokens = 0
         self.cache_hits = self.cache_misses = 0
         self._counting = threading.Lock()
-        self._generation_config = _greedy(model.generation_config)
+        self._own_settings = copy.deepcopy(model.generation_config)
+        self._generation_config = batch_settings(self._own_settings)
+        if ignored := settings_not_obeyed(self._own_settings):
+            logger.warning(
+                "The model's generation_config has %s, which the engine does not obey: each answer is one row, ended "
+                "by an end token or its `max_new_tokens`.",
+                ", ".join(f"{name}={value!r}" for name, value in ignored.items()),
+            )
         ends = self._generation_config.eos_token_id
         self._ends = set(ends if isinstance(ends, list) else [ends])
 
@@ -115,6 +126,9 @@ class BatchRunner:
         if not rows:
             return None
         requests = [request for request, _ in rows]
+        for request, prompt in rows:
+            longest = request.sampling.max_new_tokens
+            request.use(row_processors(self.model, self._own_settings, prompt.input_ids, longest))
         self.prompt_tokens += sum(request.prompt_tokens for request in requests)
         inputs = self._inputs(rows, perceived)
         output = self._generate(requests, 1, lambda: False, **inputs)
@@ -186,14 +200,18 @@ class BatchRunner:
         """Write up to so many tokens of each answer, and stop all rows where `should_pause` says so after a step."""
         config = copy.deepcopy(self._generation_config)
         config.max_new_tokens = max_new_tokens
-        return self.model.generate(
-            **inputs,
-            generation_config=config,
-            logits_processor=[
-                RowSampling([request.sampling for request in requests], [request.random for request in requests])
-            ],
-            stopping_criteria=[_Steps(requests, self._add, should_pause)],
-        )
+        sampling = RowSampling([request.sampling for request in requests], [request.random for request in requests])
+        # `generate` takes from the model what a call does not set.
+        before, self.model.generation_config = self.model.generation_config, self._generation_config
+        try:
+            return self.model.generate(
+                **inputs,
+                generation_config=config,
+                logits_processor=[RowProcessors(requests), sampling],
+                stopping_criteria=[_Steps(requests, self._add, should_pause)],
+            )
+        finally:
+            self.model.generation_config = before
 
     def _inputs(self, rows: Sequence[tuple[Request, Prompt]], perceived: dict[str, PerceivedImage]) -> dict[str, Any]:
         """What `generate` takes, and the regions of each request."""
@@ -273,30 +291,6 @@ def _tokens_left(request: Request) -> int:
 
 def _with_column_of_ones(mask: Tensor, columns: int) -> Tensor:
     return torch.cat([mask, mask.new_ones(len(mask), columns)], dim=1)
-
-
-def _greedy(config: GenerationConfig) -> GenerationConfig:
-    """A model's generation settings for batches of any requests: one row for each, which ends by itself.
-
-    The token with the largest score is taken, always: sampling is `RowSampling`'s.
-    """
-    config = copy.deepcopy(config)
-    config.update(
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        num_beams=1,
-        num_return_sequences=1,
-        max_length=None,
-        max_time=None,
-        stop_strings=None,
-        prompt_lookup_num_tokens=None,
-        use_cache=True,
-        cache_implementation=None,  # one of fixed length could not go on
-        return_dict_in_generate=True,
-    )
-    return config
 
 
 def _proposals(perceived: PerceivedImage) -> Regions:

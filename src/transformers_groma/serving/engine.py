@@ -338,7 +338,18 @@ class Engine:
         return image.with_pixel_values(processor)
 
     def _work(self) -> None:
-        """The model's thread: batches until the engine closes. Nothing that a batch does ends it."""
+        """The model's thread. Should it end before the engine closes, nobody waits forever."""
+        try:
+            self._work_on_batches()
+        except BaseException:
+            logger.exception("The thread of the engine has failed.")
+        finally:
+            self._waiting.close()
+            for request in self._waiting.in_flight():
+                request.fail(EngineClosedError("The thread of the engine has failed. Make a new engine."))
+
+    def _work_on_batches(self) -> None:
+        """Batches until the engine closes. Nothing that a batch does ends this."""
         while batch := self._waiting.take():
             start = time.perf_counter()
             self._count_batch(batch)

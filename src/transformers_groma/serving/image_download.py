@@ -79,7 +79,9 @@ class ImageDownloader:
                 return await self._follow(url, hold)
         except TimeoutError as error:
             raise DownloadError(f"its download takes more than {self._settings.image_url_timeout:g} s") from error
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        except httpx.InvalidURL as error:
+            raise DownloadError("it is not a URL, or redirects to something that is not") from error
+        except (httpx.HTTPError, OSError) as error:
             raise DownloadError(f"it cannot be fetched ({type(error).__name__})") from error
 
     async def aclose(self) -> None:

@@ -79,7 +79,14 @@ def create_app(
         if downloader is not None:
             await downloader.aclose()
 
-    app = FastAPI(title="Groma", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Groma",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # a redirect would name the host that the client named
+    )
 
     # The body is read by hand, within limits; its schema is for readers of /openapi.json.
     schema = {"content": {"application/json": {"schema": ChatRequest.model_json_schema()}}, "required": True}
@@ -251,7 +258,7 @@ def _engine_error(error: Exception) -> ApiError:
 
 def _routing_error(request: Request, error: HTTPException) -> ApiError:
     """A path or method that there is not."""
-    where = f"{request.method} {request.url.path[:100]}"
+    where = f"{request.method[:20]} {request.url.path[:100]}"
     messages = {
         404: f"There is no {where} here. Ask POST /v1/chat/completions or GET /v1/models.",
         405: f"{where} is not answered; the path takes {(error.headers or {}).get('Allow', 'another method')}.",

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from torch import Generator
+from transformers import LogitsProcessorList
 
 from .conversations import Prompt, UprightImage
 from .row_answers import RowRegions
@@ -28,6 +29,7 @@ class Request:
         ids (`list[int]`): what the model has written.
         regions (`RowRegions`, *optional*): regions that the answer can name, known before its first id.
         random (`torch.Generator`, *optional*): random numbers of its row; none for a greedy one.
+        processors (`LogitsProcessorList`, *optional*): what the model's settings do to the scores of its row.
         is_ended (`bool`): whether it has a result or an error, or was given up.
         result (`Any`), error (`Exception`): one of them for a request that was not given up.
     """
@@ -40,6 +42,7 @@ class Request:
         self.ids: list[int] = []
         self.regions: RowRegions | None = None
         self.random: Generator | None = None if sampling is None else row_generator(sampling)
+        self.processors: LogitsProcessorList | None = None
         self.is_ended = False
         self.result: Any = None
         self.error: Exception | None = None
@@ -57,6 +60,12 @@ class Request:
                 self.prompt_tokens = 0 if prompt is None else len(prompt.input_ids)
 
     # The model's thread.
+
+    def use(self, processors: LogitsProcessorList) -> None:
+        """Set what the model's settings do to the scores of its row."""
+        with self._lock:
+            if not self.is_ended:
+                self.processors = processors
 
     def add(self, token_id: int) -> None:
         """Add an id that the model wrote."""
@@ -117,7 +126,7 @@ class Request:
             if self.is_ended:
                 return
             self.result, self.error, self.is_ended = result, error, True
-            self.image = self.prompt = self.regions = None
+            self.image = self.prompt = self.regions = self.processors = None
         self._on_end(self, result, error)
         self._wake(self._step, self._end_event)
 
