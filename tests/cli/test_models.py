@@ -133,3 +133,11 @@ def test_adapters_without_their_model(run, tmp_path, content, words):
     code, out, err = run("chat", SCENE, "--model", tmp_path)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert all(word in err for word in words) and str(tmp_path) in err
+
+
+def test_a_model_that_is_neither_here_nor_on_the_hub(run, monkeypatch, tmp_path):
+    """Who is in another folder than their model learns that, and not only what the Hub said."""
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("caption", SCENE, "--model", "groma-7b")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "--model 'groma-7b' is not a folder here, and as a name on the Hub: " in err

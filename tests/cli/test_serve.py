@@ -14,7 +14,7 @@ from transformers_groma.shapes.scenes import make_scene
 from transformers_groma.shapes.wording import words
 from transformers_groma.shapes.world import Phrase
 
-from ..serving.running_server import data_url
+from ..serving.running_server import data_url, raw_request, wait_until
 from ..serving.served_process import served
 
 
@@ -84,7 +84,22 @@ def test_a_signal_ends_it_without_an_error(number, tmp_path):
         assert running.process.wait(20) == 0
         assert running.stderr().splitlines() == [
             "using the tiny model groma-tiny, which only knows drawn scenes of coloured shapes; for photos pass a "
-            "--model"
+            "--model",
+            "groma serve: stopped",
+        ]
+
+
+def test_after_a_signal_it_says_what_it_waits_for(tmp_path):
+    with served(tmp_path, "--shutdown-timeout", "12.5") as running:
+        with socket.create_connection(("127.0.0.1", running.port)) as client:
+            client.sendall(raw_request(b"{", length=10))  # the rest never comes
+            assert httpx.get(f"{running.url}/health").status_code == 200  # the server has read what came before
+            running.process.send_signal(signal.SIGINT)
+            wait_until(lambda: "finishing" in running.stderr())
+        assert running.process.wait(20) == 0
+        assert running.stderr().splitlines()[1:] == [
+            "groma serve: finishing 1 request, for 12.5 s at most (Ctrl-C again stops at once)",
+            "groma serve: stopped",
         ]
 
 

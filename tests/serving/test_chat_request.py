@@ -169,6 +169,21 @@ def test_wrong_messages_are_named(message, param):
     assert error.status == 400 and error.param == param and f"`{param}`" in error.message
 
 
+@pytest.mark.parametrize(("box", "shown"), [([1, 2, 3], "[1, 2, 3]"), ([5, 5], "[5, 5]"), ("1,2,3,4", "'1,2,3,4'")])
+def test_what_is_not_a_box_is_told_what_one_is(box, shown):
+    error = refusal(body(user(IMAGE, {"type": "region", "box": box})))
+    assert error.message == (
+        f"`messages[0].content[1].box` is {shown}: send [x1, y1, x2, y2] in pixels of the upright image."
+    )
+
+
+def test_what_is_empty_is_said_to_be_empty():
+    assert refusal(body() | {"messages": []}).message == "`messages` is empty."
+    assert (
+        refusal(body(user(IMAGE, {"type": "phrase", "text": ""}))).message == "`messages[0].content[1].text` is empty."
+    )
+
+
 def test_unknown_parts_are_told_what_there_is():
     error = refusal(body(user({"type": "video_url"})))
     assert error.message == (

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from huggingface_hub.utils import httpx
 
+from transformers_groma.serving import http_server
 from transformers_groma.serving.gate import endpoint_of
 from transformers_groma.serving.http_server import bind_socket
 
@@ -91,6 +92,23 @@ def test_idle_connections_do_not_hold_the_end_up():
         running.stop()
         running.thread.join(8)
         assert not running.thread.is_alive() and time.monotonic() - start < 7
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["half a body", "an answer that is not read"])
+def test_clients_that_do_not_move_are_cut_off_at_the_end(reads, monkeypatch, caplog):
+    """Without a traceback, which is what uvicorn makes of them."""
+    monkeypatch.setattr(http_server, "_LAST_WRITES", 0.2)
+    with serving(FakeEngine(("word " * 200_000,) * 20), shutdown_timeout=0.2) as running, running.connect() as client:
+        body = as_bytes(question(stream=True))
+        client.sendall(raw_request(body[:-1] if reads else body, length=len(body)))
+        wait_until(lambda: running.lifecycle.running == 1)
+        if not reads:
+            client.recv(1)
+        start = time.monotonic()
+        running.stop()
+        running.thread.join(8)
+        assert not running.thread.is_alive() and time.monotonic() - start < 2
+    assert running.lifecycle.running == 0 and [record for record in caplog.records if record.exc_info] == []
 
 
 def test_health_says_that_the_engine_is_dead():

@@ -135,11 +135,12 @@ def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
         raise CommandError(
             f"--model {model!r} is not a folder: pass a model's folder, or a Hub name such as org/groma-7b."
         )
-    with errors_of(f"--model {model!r}"):
+    where = f"--model {model!r}" if is_folder else f"--model {model!r} is not a folder here, and as a name on the Hub"
+    with errors_of(where):
         base = base_of_adapter(model)
     if base is not None:
         return _checked_adapter(model, base, model_types)
-    with errors_of(f"--model {model!r}"):
+    with errors_of(where):
         config, _ = PreTrainedConfig.get_config_dict(model)
     if not config:
         raise CommandError(f"--model {model!r} has no config.json: pass the folder or the Hub name of a model.")

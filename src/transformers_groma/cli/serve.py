@@ -201,7 +201,14 @@ def run_serve(arguments: argparse.Namespace) -> None:
             _log_to_stderr(request_log)
         lifecycle = Lifecycle()
         app = create_app(engine, settings, lifecycle)
-        server = HttpServer(app, engine, settings, lifecycle, arguments.shutdown_timeout)
+        server = HttpServer(
+            app,
+            engine,
+            settings,
+            lifecycle,
+            arguments.shutdown_timeout,
+            lambda running: note(_finishing(running, arguments.shutdown_timeout)),
+        )
 
         async def serve() -> None:
             serving = asyncio.create_task(server.serve(sockets=[bound]))
@@ -215,6 +222,7 @@ def run_serve(arguments: argparse.Namespace) -> None:
                 await engine.aclose(0)
 
         asyncio.run(serve())
+        note("groma serve: stopped")
 
 
 # What the extra `serve` brings, as it is imported.
@@ -249,6 +257,12 @@ def _settings(
             allow_image_urls=arguments.allow_image_urls,
             cors_origins=tuple(arguments.cors_origins),
         )
+
+
+def _finishing(running: int, seconds: float) -> str:
+    """What is waited for after the first Ctrl-C."""
+    requests = "1 request" if running == 1 else f"{running} requests"
+    return f"groma serve: finishing {requests}, for {seconds:g} s at most (Ctrl-C again stops at once)"
 
 
 def _url(host: str, port: int) -> str:

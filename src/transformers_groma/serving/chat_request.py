@@ -267,6 +267,10 @@ def _sentence(error: dict[str, Any], given: Any) -> tuple[str, str]:
         )
     if path.startswith("messages[") and error["loc"][-1] == "type":
         return f"`{path}` is {shortened(error['input'])}; system and assistant messages are text only.", path
+    if path.endswith(".box"):
+        return f"`{path}` is {shortened(error['input'])}: send [x1, y1, x2, y2] in pixels of the upright image.", path
+    if kind in ("too_short", "string_too_short") and not error["input"]:
+        return f"`{path}` is empty.", path
     return f"`{path}`: {error['msg']}, got {shortened(error['input'])}.", path
 
 

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import sys
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -31,10 +32,18 @@ class HttpServer(uvicorn.Server):
         settings (`ServerSettings`): time limits.
         lifecycle (`Lifecycle`): tells the app that serving ends.
         shutdown_timeout (`float`): seconds for what runs to finish; then it is cancelled.
+        on_finishing (`Callable[[int], None]`, *optional*): called with the number of requests that are waited for,
+            at the first signal, if there are any.
     """
 
     def __init__(
-        self, app: FastAPI, engine: Engine, settings: ServerSettings, lifecycle: Lifecycle, shutdown_timeout: float
+        self,
+        app: FastAPI,
+        engine: Engine,
+        settings: ServerSettings,
+        lifecycle: Lifecycle,
+        shutdown_timeout: float,
+        on_finishing: Callable[[int], None] | None = None,
     ) -> None:
         config = uvicorn.Config(
             app,
@@ -50,6 +59,7 @@ class HttpServer(uvicorn.Server):
         self._engine = engine
         self._lifecycle = lifecycle
         self._shutdown_timeout = shutdown_timeout
+        self._on_finishing = on_finishing
         self._finishing: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -69,9 +79,22 @@ class HttpServer(uvicorn.Server):
 
     async def _finish(self) -> None:
         """Wait for running requests, as long as they may take; then cancel them."""
+        if self._lifecycle.running and self._on_finishing is not None:
+            self._on_finishing(self._lifecycle.running)
         await self._until_idle(self._shutdown_timeout)
         await self._engine.aclose(0)
         await self._until_idle(_LAST_WRITES)
+        self._cut_off()
+        await self._until_idle(_LAST_WRITES)
+
+    def _cut_off(self) -> None:
+        """Close what is left: clients that have not sent their whole question, or do not read their answer.
+
+        Uvicorn would cancel their requests, which ends in a traceback for each and a status 500.
+        """
+        for connection in list(self.server_state.connections):
+            if connection.cycle is not None and not connection.cycle.response_complete:
+                connection.transport.abort()
 
     async def _until_idle(self, seconds: float) -> None:
         end = time.monotonic() + seconds
