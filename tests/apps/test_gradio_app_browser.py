@@ -8,14 +8,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
+from tests.apps.app_pages import (
+    HEIGHT,
+    WIDTH,
+    answers,
+    ask,
+    chips,
+    choose,
+    drag,
+    make_photo,
+    question,
+    scrolls_sideways,
+    wait_for_answers,
+)
 from tests.apps.app_server import SCORES, FakeEngine, running_app
 from transformers_groma.apps.app_settings import AppSettings
 
 pytest.importorskip("gradio", reason='needs gradio: pip install "transformers-groma[app]"')
 
-WIDTH, HEIGHT = 400, 300
 SETTINGS = AppSettings("fake", max_pixels=WIDTH * HEIGHT, max_upload_mb=1, max_question_length=60)
 
 
@@ -49,56 +61,6 @@ def start(app, engine, open_page):
 @pytest.fixture
 def photo(tmp_path) -> Path:
     return make_photo(tmp_path / "photo.png")
-
-
-def make_photo(path: Path, color: str = "#506070", size: tuple[int, int] = (WIDTH, HEIGHT), **options) -> Path:
-    image = Image.new("RGB", size, color)
-    ImageDraw.Draw(image).ellipse((0, 0, size[0] // 3, size[1] // 3), fill="white")
-    image.save(path, **options)
-    return path
-
-
-def choose(page, path: Path) -> None:
-    page.set_input_files("#groma-file input[type=file]", path)
-    page.locator(".groma-stage img").wait_for()
-
-
-def drag(page, box) -> None:
-    """Draw a box with the mouse, in pixels of the image."""
-    frame = page.locator(".groma-stage").bounding_box()
-    scale = frame["width"] / WIDTH
-    points = [(frame["x"] + scale * x, frame["y"] + scale * y) for x, y in (box[:2], box[2:])]
-    page.mouse.move(*points[0])
-    page.mouse.down()
-    page.mouse.move(*points[1], steps=4)
-    page.mouse.up()
-
-
-def question(page):
-    return page.get_by_role("textbox", name="Question", exact=True)
-
-
-def ask(page, words: str) -> None:
-    question(page).fill(words)
-    page.get_by_role("button", name="Ask", exact=True).click()
-
-
-def answers(page):
-    return page.locator(".groma-answer:not(.is-partial)")
-
-
-def wait_for_answers(page, count: int) -> None:
-    page.wait_for_function(
-        "count => document.querySelectorAll('.groma-answer:not(.is-partial)').length === count", arg=count
-    )
-
-
-def chips(page) -> list[str]:
-    return [" ".join(text.split()) for text in page.locator(".drawing-regions li").all_inner_texts()]
-
-
-def scrolls_sideways(page) -> bool:
-    return page.evaluate("document.documentElement.scrollWidth > innerWidth")
 
 
 def test_upload_draw_ask_see_and_ask_on(start, engine, photo):
