@@ -118,7 +118,7 @@ class Generation:
             )
 
     def check_one_answer(self, what: str) -> None:
-        """Refuse settings with which there is not one answer that only grows.
+        """Refuse settings that do not give a single answer, token by token.
 
         Args:
             what (`str`): what needs that, for the error.

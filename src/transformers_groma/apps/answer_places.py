@@ -11,7 +11,7 @@ from ..grounding import GroundedText
 from ..label_layout import Box
 from ..regions import Regions
 
-# A description that names fifty places is not listened to.
+# Nobody listens to a description of fifty places.
 MAX_DESCRIBED_PLACES = 6
 
 
@@ -99,7 +99,7 @@ def turn_places(
 
     Args:
         prefix (`str`): starts all keys.
-        answer (`GroundedText`, *optional*): what is there of the answer.
+        answer (`GroundedText`, *optional*): the answer so far.
         user_boxes (`Regions`): the boxes of the question.
         searched (`str`, *optional*): the phrase that the question asks to locate. Answers that only point go by it.
 

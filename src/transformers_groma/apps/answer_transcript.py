@@ -26,7 +26,7 @@ def question_boxes(question: Question, answer: GroundedText | None) -> Regions:
 
     Args:
         question (`str` or `Sequence[Mapping]`): the content of a user's message.
-        answer (`GroundedText`, *optional*): what is there of the answer.
+        answer (`GroundedText`, *optional*): the answer so far.
 
     Returns:
         `Regions`: `xyxy` in absolute pixels of the upright image, one for each mention.
@@ -110,7 +110,7 @@ def answer_html(answer: GroundedText, places: TurnPlaces, view_id: str) -> str:
     """An answer, with a button for each phrase that has places.
 
     Args:
-        answer (`GroundedText`): the answer, or what is there of it.
+        answer (`GroundedText`): the answer so far.
         places (`TurnPlaces`): of the turn.
         view_id (`str`): starts ids.
 

@@ -26,13 +26,13 @@ _VIEW_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 @dataclass(frozen=True, eq=False)
 class Turn:
-    """A question and what is there of its answer.
+    """A question and its answer so far.
 
     Args:
         question (`str` or `Sequence[Mapping]`): the content of the user's message, as in chat messages. In a string
             `<region>` stands for the next box that the user pointed at. Boxes are `xyxy` in absolute pixels of the
             upright image.
-        answer (`GroundedText`, *optional*): the answer so far; `None` before its first word.
+        answer (`GroundedText`, *optional*): `None` before its first word.
         is_partial (`bool`): whether more will come.
         notice (`str`, *optional*): what else to say, such as an error or that the answer was cut short.
     """

@@ -101,7 +101,7 @@ class AppEvents:
                 yield screen
 
     async def stop(self, session: Session) -> None:
-        """End the answer that is being written; what is there of it stays."""
+        """End the answer that is being written; its text so far stays."""
         if session.stop is not None:
             session.stop.set()
 
@@ -209,7 +209,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _finish(session: Session, exchange: Exchange, status: str) -> None:
-    """What stays of a question that has ended in one way or the other."""
+    """Keep or drop a question that has ended, however it ended."""
     if exchange.answer is None:
         session.exchanges = [kept for kept in session.exchanges if kept is not exchange]
     elif exchange.is_partial:

@@ -17,12 +17,12 @@ from .app_session import Session
 from .app_settings import AppSettings
 
 VIEW_ID = "groma-answer"
-# Seconds between two looks for files that no user has any more, and how old these are.
+# Seconds between two searches for files of users who left, and the age at which these are deleted.
 CLEANING = (3600, 24 * 3600)
 SESSIONS = 1000
 MAX_EVENTS = 2000
 MAX_DECODED = 4
-# Nothing of the app is for other programs; `groma serve` is.
+# The app has no API for other programs: that is `groma serve`.
 _PRIVATE = {"api_visibility": "private"}
 _CLICK_DOWNLOAD = """() => setTimeout(() => {
   const target = document.querySelector("#groma-download");
@@ -189,7 +189,7 @@ def _wire_questions(events: AppEvents, page: Page, points: gr.Checkbox, remember
         return answered
 
     async def stop(session: Session) -> None:
-        await events.stop(session)  # the answer that ends shows what is there of it
+        await events.stop(session)  # the answer that ends shows its text so far
 
     inputs = [page.session, page.question, page.drawing, points, remembers]
     shown = {

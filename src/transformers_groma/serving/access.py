@@ -64,7 +64,7 @@ def check_api_key(authorization: str | None, keys: Sequence[str]) -> None:
 
     Args:
         authorization (`str`, *optional*): the header of the request.
-        keys (`Sequence[str]`): the keys that are let in; without any, every request is.
+        keys (`Sequence[str]`): the accepted keys; without any, every request is let in.
 
     Raises:
         ApiError: no key, or a wrong one (401).

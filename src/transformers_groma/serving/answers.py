@@ -8,7 +8,7 @@ from ..grounding import GroundedText
 
 @dataclass(frozen=True, eq=False)
 class EngineAnswer:
-    """An answer, or what there is of it so far.
+    """An answer, complete or so far.
 
     Args:
         grounded (`GroundedText`): the text and its phrases, with boxes `xyxy` in absolute pixels of the upright image.

@@ -69,10 +69,10 @@ class ImageDownloader:
             hold (`Callable`): called with the number of bytes that came, before they are kept.
 
         Returns:
-            `bytes`: what is there, not yet decoded.
+            `bytes`: the content, not yet decoded.
 
         Raises:
-            DownloadError: the URL is refused, or nothing came within the limits.
+            DownloadError: the URL is refused, or it did not arrive within the limits.
         """
         try:
             async with asyncio.timeout(self._settings.image_url_timeout), self._slots:

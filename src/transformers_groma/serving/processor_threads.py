@@ -1,4 +1,4 @@
-"""Threads that work with a processor each, awaited from any event loop."""
+"""Threads that each work with a processor of their own, awaited from any event loop."""
 
 import asyncio
 import copy

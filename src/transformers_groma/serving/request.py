@@ -15,7 +15,7 @@ from .sampling import Sampling, row_generator
 
 
 class Request:
-    """A request: what is asked, what there is of the answer, and how it ended.
+    """A request: what is asked, the answer so far, and how it ended.
 
     The event loop that makes it waits for it; the model's thread adds ids and ends it, without ever waiting for the
     loop. Whoever is slow reads the newest state when they come back, and nothing piles up.

@@ -12,12 +12,12 @@ class ServerSettings:
 
     Args:
         model_name (`str`): what `/v1/models` lists and requests name.
-        api_keys (`tuple[str, ...]`): the bearer tokens that are let in; without any, everyone is.
+        api_keys (`tuple[str, ...]`): the accepted bearer tokens; without any, everyone is let in.
         max_body_bytes (`int`): of one request.
         max_held_bytes (`int`): bodies and decoded images of all requests together.
         max_pixels (`int`): width times height of an image.
         max_messages, max_parts, max_regions, max_characters (`int`): of one conversation.
-        max_new_tokens (`int`): the longest answer, also of requests that name no length.
+        max_new_tokens (`int`): the longest answer in tokens, also for requests that set no limit.
         max_requests_per_client (`int`, *optional*): at the same time, from one address.
         read_timeout (`float`): seconds for a request to arrive, headers or body.
         write_timeout (`float`): seconds for a client to take what is waiting for it.
