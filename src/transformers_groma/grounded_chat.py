@@ -235,8 +235,9 @@ class GroundedChat:
         count = num_new + sum(len(turn.boxes) for turn in self._turns)
         if most is not None and count > most:
             raise ValueError(
-                f"The chat is full: with this question it points at {count} regions, but the model takes {most}. "
-                "Begin another chat for the new ones."
+                f"The chat is full: with this question it points at {count} regions, but the model takes {most} where "
+                "it reads a conversation anew; a region that is pointed at again counts again. Begin another chat for "
+                "the new ones."
             )
 
 

@@ -153,6 +153,25 @@ def test_a_mistake_at_a_terminal_is_noted_and_the_chat_goes_on(type_lines):
     assert "this line: '1,2' is not a box" in err and "2 <region> marks" in err
 
 
+def test_ctrl_c_stops_an_answer_that_is_not_shown_step_by_step(type_lines, monkeypatch):
+    from transformers_groma import answering
+
+    original, steps = answering._partial_answer, []
+
+    def interrupted(*arguments):
+        steps.append(1)
+        if len(steps) == 6:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(answering, "_partial_answer", interrupted)
+    lines = ("[grounding]Please describe the image in detail.", f"box: {box_of(0)}", "What is this?")
+    code, out, err = type_lines(*lines, arguments=("--json",))
+    assert code == 0 and "(stopped)" in err
+    stopped, answer = map(json.loads, out.splitlines())
+    assert 0 < len(stopped["text"]) < 40 and answer["text"] == truth(0)
+
+
 def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(type_lines, monkeypatch):
     from transformers_groma.cli import output
 

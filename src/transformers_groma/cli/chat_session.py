@@ -121,7 +121,8 @@ def _ask(
     name: str,
     is_terminal: bool,
 ) -> "GroundedText":
-    stream = arguments.stream or (sys.stdout.isatty() and not arguments.json)
+    is_shown = arguments.stream or (sys.stdout.isatty() and not arguments.json)
+    stream = is_shown or is_terminal  # where Ctrl-C is to stop an answer, it comes step by step in any case
     num_turns = len(chat.turns)
     with errors_of(name):
         answer = chat.ask(question, boxes, stream=stream, generate_kwargs=generate_kwargs(arguments))
@@ -130,12 +131,19 @@ def _ask(
         return answer
     try:
         with closing(answer):
-            return print_stream(answer)
+            if is_shown:
+                return print_stream(answer)
+            *_, whole = answer
+            print_answer(whole, arguments.json)
+            return whole
     except KeyboardInterrupt:
         if not is_terminal or len(chat.turns) == num_turns:
             raise
         note("\n(stopped)")
-        return chat.turns[-1].answer
+        written = chat.turns[-1].answer
+        if not is_shown:
+            print_answer(written, arguments.json)
+        return written
 
 
 def _write(folder: Path | None, chat: "GroundedChat", answer: "GroundedText", image: "Image.Image") -> None:
