@@ -132,7 +132,10 @@ def build(root: Path) -> int:
             print(_COLOR.sub("", done.stdout).partition("Traceback")[0])
             return done.returncode
         faults = site_faults(root / "site")
-    print("\n".join(faults) if faults else f"The documentation is in {root / 'site' / 'index.html'}.")
+    site = root / "site"
+    # Browsers do not let a page that was opened as a file load the index of the search.
+    built = f"The documentation is in {site / 'index.html'}; for its search: python -m http.server --directory {site}"
+    print("\n".join(faults) if faults else built)
     return 1 if faults else 0
 
 

@@ -44,6 +44,7 @@ def site(tmp_path_factory):
     folder = copy_of_the_docs(tmp_path_factory.mktemp("site"))
     code, output = build(folder)
     assert code == 0, output
+    assert output.endswith(f"for its search: python -m http.server --directory {folder / 'site'}\n")
     return folder / "site"
 
 
