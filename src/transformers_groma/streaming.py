@@ -63,7 +63,11 @@ class RowStopping(StoppingCriteria):
 
 
 def partial_text(tokenizer: Any, ids: Sequence[int] | Tensor) -> str:
-    """The markup of an answer so far, without a character of which only some bytes have come.
+    """The markup of an answer so far, of which more ids change nothing.
+
+    Held back is a character of which only some bytes have come, and with tokenizers that have a token for each byte
+    (Llama's) all bytes in a row at the end: a line break is one of them, and an unfinished character after it would
+    make it unreadable too.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): of the model.
@@ -72,6 +76,11 @@ def partial_text(tokenizer: Any, ids: Sequence[int] | Tensor) -> str:
     Returns:
         `str`: for `ground_text`.
     """
+    ids = [int(token_id) for token_id in ids]
+    # No byte makes a character together with this one.
+    never = tokenizer.convert_tokens_to_ids("<0xFF>")
+    if never is not None and tokenizer.decode([never], skip_special_tokens=True) == _UNFINISHED:
+        ids.append(never)
     return tokenizer.decode(ids, skip_special_tokens=True).rstrip(_UNFINISHED)
 
 

@@ -1,10 +1,14 @@
 """Streaming in batches: each step's ids, rows that end by themselves, unfinished characters."""
 
+from itertools import pairwise
+
+import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer
 
 from tests.tiny import tiny_inputs, tiny_model
+from transformers_groma.models.groma.tokenization_groma import load_legacy_tokenizer
 from transformers_groma.streaming import RowStopping, StepStreamer, partial_text
 
 
@@ -60,3 +64,20 @@ def test_half_a_character_waits():
     assert all("\ufffd" not in text for text in texts)
     assert texts[-1].strip() == "🦊"
     assert partial_text(tokenizer, torch.tensor(ids)) == texts[-1]
+
+
+def test_text_of_bytes_only_grows(golden_dir):
+    """Llama's tokenizer has a token for each byte, and one that fits nowhere makes all those beside it unreadable."""
+    tokenizer = load_legacy_tokenizer(golden_dir / "legacy_checkpoint")
+    line_break, first_byte = tokenizer.convert_tokens_to_ids(["<0x0A>", "<0xF0>"])
+    word = tokenizer.convert_tokens_to_ids("?")
+    assert partial_text(tokenizer, [word, line_break]) == "?"  # held back: look at the end of the same answer
+    assert tokenizer.decode([word, line_break, first_byte]) == "?\ufffd\ufffd"
+    assert partial_text(tokenizer, [word, line_break, word]) == "?\n?"
+
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        ids = random.integers(3, 270, random.integers(2, 12)).tolist()
+        texts = [partial_text(tokenizer, ids[:count]) for count in range(len(ids) + 1)]
+        texts.append(tokenizer.decode(ids, skip_special_tokens=True))
+        assert all(later.startswith(text) for text, later in pairwise(texts)), ids
