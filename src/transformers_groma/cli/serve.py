@@ -88,7 +88,7 @@ def add_serve(commands: "argparse._SubParsersAction") -> None:
         metavar="N",
         type=natural,
         default=32,
-        help="images that are not looked at again for further questions; 0 keeps none (default: %(default)s)",
+        help="images to remember, so that further questions need no second look; 0 for none (default: %(default)s)",
     )
     limits = serve.add_argument_group("limits")
     limits.add_argument(
