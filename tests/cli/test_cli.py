@@ -19,6 +19,16 @@ def test_help_needs_no_torch():
     assert "example: groma chat" in done.stdout
 
 
+def test_a_closed_standard_output_is_refused_before_any_work(monkeypatch, capsys):
+    from transformers_groma.cli import main
+
+    monkeypatch.setattr(sys, "stdout", None)
+    code = main(["caption", "no-such-photo.jpg"])
+    monkeypatch.undo()
+    assert code == 2
+    assert capsys.readouterr().err.startswith("groma caption: error: the standard output is closed: send it to a file")
+
+
 @pytest.mark.parametrize(
     "command",
     [

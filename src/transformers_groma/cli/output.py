@@ -65,7 +65,7 @@ def numbers(values: Sequence[float]) -> str:
 def printable(text: str) -> str:
     """The text without control characters and without what the terminal cannot show, as a model may write anything."""
     text = "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
-    encoding = sys.stdout.encoding or "utf-8"
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # a closed output has none
     return text.encode(encoding, "replace").decode(encoding)
 
 
