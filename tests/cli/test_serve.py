@@ -103,6 +103,21 @@ def test_after_a_signal_it_says_what_it_waits_for(tmp_path):
         ]
 
 
+def test_a_second_signal_ends_it_without_a_traceback(tmp_path):
+    with served(tmp_path, "--shutdown-timeout", "60") as running:
+        with socket.create_connection(("127.0.0.1", running.port)) as client:
+            client.sendall(raw_request(b"{", length=10))
+            assert httpx.get(f"{running.url}/health").status_code == 200
+            running.process.send_signal(signal.SIGINT)
+            wait_until(lambda: "finishing" in running.stderr())
+            running.process.send_signal(signal.SIGINT)
+            assert running.process.wait(20) == 0
+        assert running.stderr().splitlines()[1:] == [
+            "groma serve: finishing 1 request, for 60 s at most (Ctrl-C again stops at once)",
+            "groma serve: stopped",
+        ]
+
+
 def test_a_port_in_use(run):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -18,6 +18,8 @@ from .settings import ServerSettings
 
 # Seconds for answers that are complete to reach their clients, at the end of serving.
 _LAST_WRITES = 5
+# The same after a second signal.
+_FORCED_WRITES = 0.5
 
 
 class HttpServer(uvicorn.Server):
@@ -76,6 +78,18 @@ class HttpServer(uvicorn.Server):
         if self._lifecycle.draining and self._finishing is None:
             self._finishing = asyncio.create_task(self._finish())
         return self._finishing is not None and self._finishing.done()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close sockets and connections; after a second signal, end what runs first."""
+        if self.force_exit:
+            await self._engine.aclose(0)
+            await self._until_idle(_FORCED_WRITES)
+            self._cut_off()
+            await self._until_idle(_FORCED_WRITES)
+        await super().shutdown(sockets)
+        if self.force_exit:
+            # Uvicorn leaves it out, and logs a traceback when it is cancelled.
+            await self.lifespan.shutdown()
 
     async def _finish(self) -> None:
         """Wait for running requests, as long as they may take; then cancel them."""
