@@ -19,13 +19,10 @@ from .grounding import GroundedText
 from .image_inputs import ImageSize
 from .models.processing_inputs import check_prompt_length
 from .perceived_images import PerceivedImage, perceive, prompt_inputs
-from .streaming import RowStopping, StepStreamer
+from .streaming import RowStopping, StepStreamer, readable_ids
 from .verb_inputs import ImageQuestion
 
 _REGION_FIELDS = ("region_boxes", "region_scores", "region_mask")
-# A character has at most four bytes, and a token holds at least one of them.
-_LONGEST_CHARACTER = 4
-_UNFINISHED = "\ufffd"
 # How long, in seconds, the model's thread waits before it looks again whether anybody still reads.
 _PATIENCE = 0.05
 # The streams that are not at their end: how each is told to stop, and its thread.
@@ -273,11 +270,8 @@ def stream_answer(
 
 def _partial_answer(pipe: Pipeline, prompt: Prompt, ids: Sequence[int]) -> GroundedText:
     """The answer so far, without a character of which only some bytes have come."""
-    tokenizer = pipe.processor.tokenizer
-    end = len(ids)
-    while end > len(ids) - _LONGEST_CHARACTER and end > 0 and tokenizer.decode(ids[:end]).endswith(_UNFINISHED):
-        end -= 1
-    output = SimpleNamespace(sequences=torch.tensor([ids[:end]], dtype=torch.long), **prompt.regions)
+    ids = readable_ids(pipe.processor.tokenizer, ids)
+    output = SimpleNamespace(sequences=torch.tensor([ids], dtype=torch.long), **prompt.regions)
     asked = {name: value for name, value in prompt.asked.items() if name != "input_ids"}
     return pipe.processor.post_process_grounded_generation(output, asked, prompt.target_sizes)[0]
 

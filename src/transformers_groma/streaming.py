@@ -84,4 +84,13 @@ def partial_text(tokenizer: Any, ids: Sequence[int] | Tensor) -> str:
     return tokenizer.decode(ids, skip_special_tokens=True).rstrip(_UNFINISHED)
 
 
-__all__ = ["RowStopping", "StepStreamer", "partial_text"]
+def readable_ids(tokenizer: Any, ids: Sequence[int]) -> Sequence[int]:
+    """The ids of an answer so far, without those at the end that [`partial_text`] holds back."""
+    text = partial_text(tokenizer, ids)
+    end = len(ids)
+    while end > 0 and not text.startswith(tokenizer.decode(ids[:end], skip_special_tokens=True)):
+        end -= 1
+    return ids[:end]
+
+
+__all__ = ["RowStopping", "StepStreamer", "partial_text", "readable_ids"]

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from tests.tiny import tiny_inputs, tiny_model
 from transformers_groma.models.groma.tokenization_groma import load_legacy_tokenizer
-from transformers_groma.streaming import RowStopping, StepStreamer, partial_text
+from transformers_groma.streaming import RowStopping, StepStreamer, partial_text, readable_ids
 
 
 @pytest.fixture(scope="module")
@@ -79,5 +79,7 @@ def test_text_of_bytes_only_grows(golden_dir):
     for _ in range(300):
         ids = random.integers(3, 270, random.integers(2, 12)).tolist()
         texts = [partial_text(tokenizer, ids[:count]) for count in range(len(ids) + 1)]
+        kept = [readable_ids(tokenizer, ids[:count]) for count in range(len(ids) + 1)]
+        assert [tokenizer.decode(part, skip_special_tokens=True).rstrip("\ufffd") for part in kept] == texts
         texts.append(tokenizer.decode(ids, skip_special_tokens=True))
         assert all(later.startswith(text) for text, later in pairwise(texts)), ids
