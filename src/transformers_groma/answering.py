@@ -1,7 +1,6 @@
 """Answers questions about images: each image is looked at once, answers come in batches or step by step."""
 
 import atexit
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from .grounding import GroundedText
 from .image_inputs import ImageSize
 from .models.processing_inputs import check_prompt_length
 from .perceived_images import PerceivedImage, perceive, prompt_inputs
-from .streaming import RowStopping, StepStreamer, readable_ids
+from .streaming import StepStreamer, StopWhen, readable_ids
 from .verb_inputs import ImageQuestion
 
 _REGION_FIELDS = ("region_boxes", "region_scores", "region_mask")
@@ -227,7 +226,7 @@ def stream_answer(
                 continue
 
     def work() -> None:
-        stopping = RowStopping(0, [sys.maxsize], lambda row: is_left.is_set())
+        stopping = StopWhen(is_left.is_set)
         try:
             # Devices are chosen thread by thread.
             with pipe.device_placement():

@@ -1,4 +1,4 @@
-"""Answers while they are written: each step of `generate`, ends of single rows, and the text so far."""
+"""Answers while they are written: each step of `generate`, an end before its time, and the text so far."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,30 +36,19 @@ class StepStreamer(BaseStreamer):
         """Take the end of the answers from `generate`."""
 
 
-class RowStopping(StoppingCriteria):
-    """Ends each row of a batch at its own length, and rows that nobody waits for.
+class StopWhen(StoppingCriteria):
+    """Ends all rows of `generate` at the next step once a condition holds; the answers so far are kept.
 
     Args:
-        prompt_length (`int`): of the padded prompts.
-        max_new_tokens (`Sequence[int]`): of each row.
-        is_cancelled (`Callable[[int], bool]`): whether a row is not wanted any more; called once a step and row.
+        condition (`Callable[[], bool]`): called once a step, in the thread that runs `generate`.
     """
 
-    def __init__(
-        self,
-        prompt_length: int,
-        max_new_tokens: Sequence[int],
-        is_cancelled: Callable[[int], bool] = lambda row: False,
-    ) -> None:
-        self.prompt_length = prompt_length
-        self.max_new_tokens = torch.tensor(list(max_new_tokens))
-        self.is_cancelled = is_cancelled
+    def __init__(self, condition: Callable[[], bool]) -> None:
+        self.condition = condition
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs) -> Tensor:
-        """Which rows `(B,)`, bool, have ended."""
-        new_tokens = input_ids.shape[1] - self.prompt_length
-        cancelled = torch.tensor([self.is_cancelled(row) for row in range(len(input_ids))])
-        return ((self.max_new_tokens <= new_tokens) | cancelled).to(input_ids.device)
+        """Which rows `(B,)`, bool, have ended: all or none."""
+        return torch.full((len(input_ids),), self.condition(), device=input_ids.device)
 
 
 def partial_text(tokenizer: Any, ids: Sequence[int] | Tensor) -> str:
@@ -93,4 +82,4 @@ def readable_ids(tokenizer: Any, ids: Sequence[int]) -> Sequence[int]:
     return ids[:end]
 
 
-__all__ = ["RowStopping", "StepStreamer", "partial_text", "readable_ids"]
+__all__ = ["StepStreamer", "StopWhen", "partial_text", "readable_ids"]

@@ -1,4 +1,4 @@
-"""Streaming in batches: each step's ids, rows that end by themselves, unfinished characters."""
+"""Streaming in batches: each step's ids, an end before its time, unfinished characters."""
 
 from itertools import pairwise
 
@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from tests.tiny import tiny_inputs, tiny_model
 from transformers_groma.models.groma.tokenization_groma import load_legacy_tokenizer
-from transformers_groma.streaming import RowStopping, StepStreamer, partial_text, readable_ids
+from transformers_groma.streaming import StepStreamer, StopWhen, partial_text, readable_ids
 
 
 @pytest.fixture(scope="module")
@@ -29,32 +29,20 @@ def test_the_streamer_sees_what_generate_returns(model, inputs):
     assert steps[0].shape == (3,)
 
 
-def test_each_row_ends_at_its_own_length(model, inputs):
+def test_all_rows_end_at_the_step_after_the_condition(model, inputs):
     length = inputs["input_ids"].shape[1]
     free = model.generate(**inputs, max_new_tokens=6, min_new_tokens=6)[:, length:]
-    stopping = RowStopping(length, [6, 1, 3])
-    ids = model.generate(**inputs, max_new_tokens=9, stopping_criteria=[stopping], pad_token_id=0)[:, length:]
-    assert ids.shape[1] <= 6
-    for row, count in enumerate([6, 1, 3]):
-        assert torch.equal(ids[row, :count], free[row, :count])
-        assert (ids[row, count:] == 0).all()
-
-
-def test_cancelled_rows_end_at_the_next_step(model, inputs):
-    length = inputs["input_ids"].shape[1]
     seen = []
-    cancelled = set()
-
-    def on_step(ids):
-        seen.append(ids)
-        if len(seen) == 2:
-            cancelled.update({0, 1, 2})
-
-    stopping = RowStopping(length, [50] * 3, cancelled.__contains__)
-    model.generate(
-        **inputs, max_new_tokens=50, min_new_tokens=50, stopping_criteria=[stopping], streamer=StepStreamer(on_step)
-    )
-    assert len(seen) <= 3
+    stopping = StopWhen(lambda: len(seen) >= 2)
+    ids = model.generate(
+        **inputs,
+        max_new_tokens=50,
+        min_new_tokens=50,
+        stopping_criteria=[stopping],
+        streamer=StepStreamer(seen.append),
+    )[:, length:]
+    assert 2 <= ids.shape[1] <= 3
+    assert torch.equal(ids, free[:, : ids.shape[1]])
 
 
 def test_half_a_character_waits():
