@@ -14,8 +14,8 @@ with `max_batch_size=1`:
 
 The two take turns, so that a slow moment of the machine hits both, and the fastest turn of each counts. On a machine
 with other work, the seconds of CPU for each answer tell more; their ratio is printed too (it is smaller than the first
-where batches use more threads). All answers
-are compared: a batch must not change them. And the latency of a user who is alone, who should not pay for batching.
+where batches use more threads). All answers are compared: a batch must not change them. And the latency of a user who
+is alone, who should not pay for batching.
 """
 
 import argparse
@@ -31,6 +31,7 @@ import torch
 from transformers_groma import GromaForConditionalGeneration, GromaProcessor
 from transformers_groma.grounding import GroundedText
 from transformers_groma.serving.engine import Engine
+from transformers_groma.serving.waiting import RECENT_SECONDS
 from transformers_groma.shapes.demo import scene_questions
 from transformers_groma.shapes.scenes import make_scene
 from transformers_groma.shapes.world import Phrase, Region
@@ -110,7 +111,8 @@ async def take_turns(
 
 
 async def lone_latency(engine: Engine, questions: list[list[dict[str, Any]]], repeats: int) -> float:
-    """Median seconds of a short answer to somebody who is alone."""
+    """Median seconds of a short answer to somebody who is alone, once the engine has forgotten the crowd."""
+    await asyncio.sleep(1.1 * RECENT_SECONDS)
     return statistics.median(
         [latency for _ in range(4 * repeats) for latency in (await answer_all(engine, [questions[:1]])).latencies]
     )

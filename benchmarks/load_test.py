@@ -1,15 +1,16 @@
 """Load test: many users on loopback against one `groma serve`, and clients that behave badly.
 
-    python -m benchmarks.load_test [--users 32] [--seconds 60] [--rounds 3] [--max-batch-size 8]
+    python -m benchmarks.load_test [--users 32] [--seconds 60] [--rounds 3] [--max-batch-size 16]
 
 Every user has two scenes of shapes, of an own size, and asks in turn what is in the one and where a shape of the other
-is; the true boxes and phrases are known. All scenes together are more than the server keeps, so that each request is
-looked at anew. The scenes are those that the model answers right alone (a description: at least four shapes in full),
-so that a wrong answer under load is an answer to somebody else, or a broken one.
+is; the true boxes and phrases are known. The scenes are those that the model answers right alone (a description: at
+least four shapes in full), so that a wrong answer under load is an answer to somebody else, or a broken one.
 
-- "one_by_one": requests per second of one user, who waits for each answer, before and after; the baseline, of the
-  same process.
-- "together": requests per second of all users at once, and how long they wait.
+- "one_by_one": requests per second of one user, who waits for each answer and asks about the scenes of all, before
+  and after; the baseline, of the same process.
+- "together": requests per second of all users at once, and how long they wait; "ratio": how many times as many.
+- "new_images": the same three, for a quarter of the time, with a server that keeps so few images that each request is
+  looked at anew; otherwise it has seen them all before, as in a conversation.
 - "rough": rounds of clients that read slowly, send half a body, leave midway, and 400 that come at once, while one
   user goes on asking; after each round the memory of the server.
 
@@ -42,7 +43,6 @@ from transformers_groma.shapes.wording import with_article, words
 from transformers_groma.shapes.world import Phrase
 
 CHAT = "/v1/chat/completions"
-CACHED_IMAGES = 16
 # Of the tests of slow clients; of the server too, so that they end.
 PATIENCE = 4
 # Beyond this a user has been forgotten.
@@ -246,23 +246,23 @@ def memory_mb(server: ServedProcess) -> float:
     return round(next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024, 1)
 
 
-async def measure(server: ServedProcess, options: argparse.Namespace) -> dict[str, Any]:
-    """All that is measured."""
+async def measure(server: ServedProcess, options: argparse.Namespace, seconds: float, rounds: int) -> dict[str, Any]:
+    """What one server does: throughput, then clients that behave badly."""
     users = Users(server)
     try:
         questions = await right_questions(users, 2 * options.users)
-        # One of each kind; all together in the order in which they come here, so that the server remembers no scene.
+        # One of each kind. One user alone asks all of them in turn.
         own = [questions[2 * user : 2 * user + 2] for user in range(options.users)]
         # Before and after, because other work on the machine comes and goes.
-        before = await throughput(users, [questions], options.seconds / 8)
-        together = await throughput(users, own, options.seconds)
-        after = await throughput(users, [questions], options.seconds / 8)
-        rounds = [memory_mb(server)]
+        before = await throughput(users, [questions], seconds / 8)
+        together = await throughput(users, own, seconds)
+        after = await throughput(users, [questions], seconds / 8)
+        memory = [memory_mb(server)]
         result: dict[str, Any] = {"one_by_one": [before, after], "together": together}
         alone = sum(one["requests"] for one in (before, after)) / sum(one["seconds"] for one in (before, after))
         result["ratio"] = round(together["per_second"] / alone, 2)
-        result["rough"] = [await rough_round(server, users, questions, options.crowd) for _ in range(options.rounds)]
-        result["mb"] = [*rounds, *(one["mb"] for one in result["rough"])]
+        result["rough"] = [await rough_round(server, users, questions, options.crowd) for _ in range(rounds)]
+        result["mb"] = [*memory, *(one["mb"] for one in result["rough"])]
         return result
     finally:
         await users.aclose()
@@ -275,15 +275,22 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0, help="of all users; one alone has an eighth, twice")
     parser.add_argument("--rounds", type=int, default=3, help="of clients that behave badly")
     parser.add_argument("--crowd", type=int, default=400, help="users who come at once in each round")
-    parser.add_argument("--max-batch-size", type=int, default=8)
+    parser.add_argument("--max-batch-size", type=int, default=16)
     return parser.parse_args(arguments)
 
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Start a server, and measure."""
-    limits = ("--read-timeout", PATIENCE, "--write-timeout", PATIENCE, "--cached-images", CACHED_IMAGES)
-    with served(folder, "--max-batch-size", options.max_batch_size, *limits) as server:
-        return asyncio.run(measure(server, options))
+    """Start a server that keeps all images, then one that keeps few, and measure both."""
+
+    def measured(cached_images: int, seconds: float, rounds: int) -> dict[str, Any]:
+        limits = ("--read-timeout", PATIENCE, "--write-timeout", PATIENCE, "--cached-images", cached_images)
+        with served(folder, "--max-batch-size", options.max_batch_size, *limits) as server:
+            return asyncio.run(measure(server, options, seconds, rounds))
+
+    result = measured(2 * options.users, options.seconds, options.rounds)
+    # Scenes are asked about in turn: of the last quarter none comes again before it is forgotten.
+    few = measured(max(options.users // 2, 1), options.seconds / 4, 0)
+    return {**result, "new_images": {name: few[name] for name in ("one_by_one", "together", "ratio")}}
 
 
 def main() -> None:
@@ -297,6 +304,7 @@ def main() -> None:
         f"{together['users']} users: {together['per_second']} requests/s, {result['ratio']} times as many; "
         f"p50 {together['p50_seconds']} s, p95 {together['p95_seconds']} s, {together['prompts_at_once']} prompts"
     )
+    print(f"images that are looked at anew: {result['new_images']['ratio']} times as many")
     print(f"outcomes: {together['outcomes']}; memory of the server after each part: {result['mb']} MB")
     print(json.dumps(result))
 

@@ -11,8 +11,9 @@ def check(result, capsys) -> None:
     """No error, no answer to somebody else, and a server that is as before."""
     with capsys.disabled():
         print(f"\n{result}")
-    for part in (*result["one_by_one"], result["together"]):
-        assert set(part["outcomes"]) == {"right"}
+    for measured in (result, result["new_images"]):
+        for part in (*measured["one_by_one"], measured["together"]):
+            assert set(part["outcomes"]) == {"right"}
     for round in result["rough"]:
         # Whoever finds the queue full is told so, and when to come again.
         assert set(round["steady"]) <= {"right", "503"} and set(round["crowd"]) <= {"right", "503"}
@@ -33,7 +34,7 @@ def test_32_users_for_a_minute_and_400_at_once(tmp_path, capsys):
     result = run(parse([]), tmp_path)
     check(result, capsys)
     assert result["together"]["users"] == 32 and result["together"]["seconds"] >= 60
-    assert result["ratio"] >= 2.5
+    assert result["ratio"] >= 2.5 and result["new_images"]["ratio"] >= 1.5
     assert sum(result["rough"][0]["crowd"].values()) == 400
     _, first, *_, last = result["mb"]
     assert last < 1.15 * first
