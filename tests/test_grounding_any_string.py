@@ -193,7 +193,12 @@ def test_what_tags_leave_behind(markup, text):
 def test_time_is_linear(unit):
     times = []
     for length in (25_000, 50_000, 100_000):
-        start = time.process_time()
-        parse_grounded_text(unit * (length // len(unit)))
-        times.append(time.process_time() - start)
+        text = unit * (length // len(unit))
+        times.append(min(_seconds(text) for _ in range(3)))  # other work on the machine comes and goes
     assert times[-1] < 1.0, times
+
+
+def _seconds(text):
+    start = time.process_time()
+    parse_grounded_text(text)
+    return time.process_time() - start

@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.integrations.peft import MIN_PEFT_VERSION
+from transformers.utils.peft_utils import check_peft_version
 
 from transformers_groma.serving.engine import Engine, Sampling
 from transformers_groma.shapes.scenes import make_scene
@@ -247,6 +249,10 @@ def test_from_pretrained_loads_an_engine(tiny_folder):
 
 def test_from_pretrained_loads_an_adapter(tiny_folder, tiny_parts, tmp_path):
     peft = pytest.importorskip("peft")
+    try:
+        check_peft_version(MIN_PEFT_VERSION)
+    except ValueError as error:  # transformers 5.24 asks for a PEFT that is not out yet
+        pytest.skip(f"model.add_adapter: {error}")
     model = AutoModelForImageTextToText.from_pretrained(tiny_folder)
     model.add_adapter(peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
     model.save_pretrained(tmp_path)
