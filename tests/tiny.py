@@ -143,3 +143,15 @@ def tiny_inputs(config: GromaConfig, batch_size: int = 2, seed: int = 0) -> dict
 def linear_layers(model: nn.Module) -> set[str]:
     """Names of the linear layers."""
     return {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+
+
+def skip_if_peft_is_too_old() -> None:
+    """transformers' own methods for adapters ask for a version of PEFT; 5.24 for one that may not be out yet."""
+    import pytest
+    from transformers.integrations.peft import MIN_PEFT_VERSION
+    from transformers.utils.peft_utils import check_peft_version
+
+    try:
+        check_peft_version(MIN_PEFT_VERSION)
+    except ValueError as error:
+        pytest.skip(f"model.add_adapter: {error}")

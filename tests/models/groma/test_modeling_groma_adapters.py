@@ -6,10 +6,8 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.testing import assert_close
-from transformers.integrations.peft import MIN_PEFT_VERSION
-from transformers.utils.peft_utils import check_peft_version
 
-from tests.tiny import tiny_detector, tiny_inputs, tiny_model
+from tests.tiny import skip_if_peft_is_too_old, tiny_detector, tiny_inputs, tiny_model
 from transformers_groma.models.groma.modeling_groma_adapters import DETECTOR_PARTS, pattern_of_parts
 
 PARTS = ("vision_tower", "region_proposer", "region_encoder", "multi_modal_projector", "language_model", "lm_head")
@@ -32,14 +30,6 @@ def with_add_adapter(model, config):
     skip_if_peft_is_too_old()
     model.add_adapter(config)
     return model
-
-
-def skip_if_peft_is_too_old():
-    """transformers' own methods for adapters ask for a version of PEFT; 5.24 for one that may not be out yet."""
-    try:
-        check_peft_version(MIN_PEFT_VERSION)
-    except ValueError as error:
-        pytest.skip(f"model.add_adapter: {error}")
 
 
 WAYS = pytest.mark.parametrize("adapt", [as_peft_model, with_add_adapter])
