@@ -89,9 +89,8 @@ def test_only_tf32_differs_from_the_cpu(golden_model, golden_dir):
         with tf32(*switches):
             found, found_boxes = perceive(golden_model, pixels.to(DEVICE))
         differences[name] = (found - features).abs().max().item()
-        moved = (
-            torch.cdist(found_boxes, boxes, p=torch.inf).min(-1).values.max().item()
-        )  # to the nearest: in any order
+        # Each box to the nearest one: their order may differ.
+        moved = torch.cdist(found_boxes, boxes, p=torch.inf).min(-1).values.max().item()
         print(f"TF32 in {name}: features differ by up to {differences[name]:.2g}, boxes by up to {moved:.2g}")
     print(f"largest feature: {features.abs().max():.3g}")
     assert differences["none"] < min(1e-3, differences["both"])

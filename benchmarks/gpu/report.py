@@ -37,9 +37,8 @@ def merge_reports(reports: list[dict[str, Any]]) -> dict[str, Any]:
         for step in report["steps"]:
             if step["name"] in steps and step.get("reason") == "no time left":
                 continue
-            kept = {
-                key: value for key, value in step.items() if key != "last_lines"
-            }  # logs name the machine's folders
+            # Without the last lines of its log, which name the machine's folders.
+            kept = {key: value for key, value in step.items() if key != "last_lines"}
             steps[step["name"]] = {**kept, "run": run_of(report, step)}
     return {"machine": reports[-1]["machine"], "small": False, "steps": list(steps.values())}
 

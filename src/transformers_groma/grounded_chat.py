@@ -142,14 +142,16 @@ class GroundedChat:
         given = region_boxes(boxes, self.image_size, form.box_format, form.normalized)
         text = marked_question(Given(question, "question"), len(given), grounded, "boxes")
         with self._turn():
-            # Errors come now, also where the answer is streamed and the question is asked when the loop begins.
+            if stream:
+                # The question is asked when the loop begins, but a full chat says so now.
+                if self._next_prompt(text, given, generation) is None:
+                    self._messages_anew(text, given, generation)
+                return self._stream(text, given, generation)
             prompt = self._prompt(text, given, generation)
-            if not stream:
-                self._cache = None  # until the model is done: an error leaves a part of the turn in it
-                with self._pipe.device_placement():
-                    output = generate(self._pipe, prompt, generation)
-                return self._end(text, given, prompt, output)
-        return self._stream(text, given, generation)
+            self._cache = None  # until the model is done: an error leaves a part of the turn in it
+            with self._pipe.device_placement():
+                output = generate(self._pipe, prompt, generation)
+            return self._end(text, given, prompt, output)
 
     def _stream(self, text: str, boxes: list[list[float]], generation: Generation) -> Iterator[GroundedText]:
         with self._turn():
@@ -181,11 +183,47 @@ class GroundedChat:
 
     def _prompt(self, text: str, boxes: list[list[float]], generation: Generation) -> Prompt:
         """The prompt that asks a question: the next turn of what the model has read, or all turns anew."""
-        if self._cache is not None:
-            prompt = self._next_prompt(text, boxes)
-            if prompt is not None and self._fits(prompt.asked["input_ids"].shape[1], generation):
-                return prompt
-        self._check_regions(len(boxes))
+        prompt = self._next_prompt(text, boxes, generation)
+        if prompt is not None:
+            return prompt
+        messages = self._messages_anew(text, boxes, generation)
+        with self._pipe.device_placement():
+            prompt = prompt_about(self._pipe, [messages], [self._perceived])
+        cache = DynamicCache(config=self._pipe.model.config.get_text_config())
+        return replace(prompt, inputs={**prompt.inputs, "past_key_values": cache})
+
+    def _next_prompt(self, text: str, boxes: list[list[float]], generation: Generation) -> Prompt | None:
+        """The next turn of what the model has read; `None` if it cannot be one, or does not fit with its answer."""
+        if self._cache is None:
+            return None
+        sizes = [(self.image_size.height, self.image_size.width)]
+        try:
+            turn = self._pipe.processor.next_turn(self._sequences, text, [boxes] if boxes else None, sizes)
+            regions = self._pipe.model.cached_regions(self._cache, turn.get("refer_boxes"))
+        except ValueError:
+            # No region slot is free, or the chat template writes earlier turns differently when one is added: then
+            # the conversation can be read anew. Nothing is hidden: what is wrong with the question itself is refused
+            # there, too. (A class of its own would not be the same class in a model's remote code.)
+            return None
+        if not self._fits(turn["input_ids"].shape[1], generation):
+            return None
+        return Prompt(
+            inputs={**turn, "past_key_values": self._cache},
+            asked=dict(turn),
+            regions={"region_boxes": regions.boxes, "region_scores": regions.scores, "region_mask": regions.mask},
+            sizes=[self.image_size],
+        )
+
+    def _messages_anew(self, text: str, boxes: list[list[float]], generation: Generation) -> list[dict[str, Any]]:
+        """The conversation with a question, to be read from its beginning; refused if it does not fit."""
+        most = getattr(self._pipe.model.config, "max_regions", None)
+        count = len(boxes) + sum(len(turn.boxes) for turn in self._turns)
+        if most is not None and count > most:
+            raise ValueError(
+                f"The chat is full: with this question it points at {count} regions, but the model takes {most} where "
+                "it reads a conversation anew; a region that is pointed at again counts again. Begin another chat for "
+                "the new ones."
+            )
         messages = self._messages(question_parts(text, boxes))
         length = prompt_length(self._pipe, messages)
         if not self._fits(length, generation):
@@ -194,26 +232,7 @@ class GroundedChat:
                 f"{generation.max_new_tokens} (`max_new_tokens`), but the model reads {longest_prompt(self._pipe)} in "
                 "all. Lower `max_new_tokens`, shorten the question, or begin another chat."
             )
-        with self._pipe.device_placement():
-            prompt = prompt_about(self._pipe, [messages], [self._perceived])
-        cache = DynamicCache(config=self._pipe.model.config.get_text_config())
-        return replace(prompt, inputs={**prompt.inputs, "past_key_values": cache})
-
-    def _next_prompt(self, text: str, boxes: list[list[float]]) -> Prompt | None:
-        """The next turn of what the model has read; `None` if it cannot be one."""
-        sizes = [(self.image_size.height, self.image_size.width)]
-        try:
-            turn = self._pipe.processor.next_turn(self._sequences, text, [boxes] if boxes else None, sizes)
-            regions = self._pipe.model.cached_regions(self._cache, turn.get("refer_boxes"))
-        except ValueError:
-            # No region slot is free, or the chat template writes earlier turns differently when one is added.
-            return None
-        return Prompt(
-            inputs={**turn, "past_key_values": self._cache},
-            asked=dict(turn),
-            regions={"region_boxes": regions.boxes, "region_scores": regions.scores, "region_mask": regions.mask},
-            sizes=[self.image_size],
-        )
+        return messages
 
     def _messages(self, parts: Sequence[Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
         """The conversation so far and a question. Earlier answers are plain text: their slots mean nothing anew."""
@@ -229,16 +248,6 @@ class GroundedChat:
     def _fits(self, num_tokens: int, generation: Generation) -> bool:
         limit = longest_prompt(self._pipe)
         return limit is None or num_tokens + generation.max_new_tokens <= limit
-
-    def _check_regions(self, num_new: int) -> None:
-        most = getattr(self._pipe.model.config, "max_regions", None)
-        count = num_new + sum(len(turn.boxes) for turn in self._turns)
-        if most is not None and count > most:
-            raise ValueError(
-                f"The chat is full: with this question it points at {count} regions, but the model takes {most} where "
-                "it reads a conversation anew; a region that is pointed at again counts again. Begin another chat for "
-                "the new ones."
-            )
 
 
 def _check_cache_settings(generation: Generation) -> None:

@@ -131,7 +131,6 @@ def prompt_inputs(
     processor: Any,
     conversations: Sequence[Sequence[Mapping[str, Any]]],
     perceived: Sequence[PerceivedImage | None],
-    **processor_kwargs: Any,
 ) -> dict[str, Any]:
     """What `generate` takes for conversations about images that were perceived before.
 
@@ -141,7 +140,6 @@ def prompt_inputs(
             are `xyxy` in absolute pixels of the upright image. The last message is the user's. What an image part
             holds as its image is not looked at.
         perceived (`Sequence[PerceivedImage | None]`): the image of each conversation, `None` for one without.
-        **processor_kwargs: for the processor, such as `box_format`.
 
     Returns:
         `dict`: `input_ids` and `attention_mask` `(B, L)`, padded on the left, and for images `mm_encoder_outputs` and
@@ -154,13 +152,7 @@ def prompt_inputs(
         _with_size(messages, image, index)
         for index, (messages, image) in enumerate(zip(conversations, perceived, strict=True))
     ]
-    encoded = processor.apply_chat_template(
-        conversations,
-        tokenize=True,
-        return_dict=True,
-        add_generation_prompt=True,
-        processor_kwargs=processor_kwargs,
-    )
+    encoded = processor.apply_chat_template(conversations, tokenize=True, return_dict=True, add_generation_prompt=True)
     inputs: dict[str, Any] = pad_left(encoded["input_ids"], processor.tokenizer.pad_token_id)
     if "refer_boxes" in encoded:
         inputs["refer_boxes"] = torch.stack([torch.as_tensor(boxes) for boxes in encoded["refer_boxes"]])

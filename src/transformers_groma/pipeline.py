@@ -11,6 +11,7 @@ from transformers import AutoModelForImageTextToText, GenerationConfig
 from transformers.image_utils import ImageInput
 from transformers.pipelines.base import PipelineRegistry
 
+from .answering import longest_prompt
 from .boxes import BoxFormat
 from .grounding import GroundedText
 from .image_inputs import image_size, read_upright, shortened
@@ -213,7 +214,7 @@ class ImageGroundingPipeline(GroundingVerbs):
         self, questions: Sequence[str | None], boxes: Sequence[Any], parameters: Mapping[str, Any]
     ) -> None:
         """Refuse questions that exceed the model's length with their answer, before any is answered."""
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        limit = longest_prompt(self)
         if limit is None:
             return
         parameters = {name: value for name, value in parameters.items() if name != "num_workers"}

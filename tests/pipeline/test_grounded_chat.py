@@ -251,25 +251,24 @@ def test_after_an_error_of_the_model_the_chat_goes_on(pipe, chat, looks, prompts
     assert len(chat.turns) == 2
 
 
-def test_a_template_that_rewrites_earlier_turns(pipe, photos, prompts, monkeypatch):
-    """The cache cannot be continued, so each turn reads the whole conversation."""
-
-    def refuse(*args, **kwargs):
-        raise ValueError("The chat template changes earlier turns")
-
-    monkeypatch.setattr(type(pipe.processor), "next_turn", refuse)
-    chat = pipe.chat(photos[0])
-    chat.ask("What is this?", boxes=[BOX])
-    chat.ask("And?")
-    assert [call["cached"] for call in prompts] == [0, 0]
-    assert len(prompts[1]["input_ids"][0]) > len(prompts[0]["input_ids"][0])
-
-
 CHATML = """\
 {% for message in messages %}<|im_start|>{{ message.role }}
 {{ message.content }}<|im_end|>
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
+
+
+def test_a_template_that_rewrites_earlier_turns(pipe, photos, looks, prompts, monkeypatch):
+    """The cache cannot be continued, so each turn reads the whole conversation; the image is not looked at again."""
+    monkeypatch.setattr(pipe.processor, "chat_template", "{{ messages | length }} messages:\n" + CHATML)
+    seen = looks(pipe)
+    chat = pipe.chat(photos[0])
+    chat.ask("What is this?", boxes=[BOX])
+    answer = chat.ask("And this?", boxes=[OTHER])
+    assert len(seen) == 1 and [call["cached"] for call in prompts] == [0, 0]
+    text = pipe.processor.tokenizer.decode(prompts[1]["input_ids"][0])
+    assert text.count("<|im_start|>user") == 2 and "What is this?" in text
+    assert answer.user_region_ids == (0, 1)
 
 
 def test_chats_in_the_template_of_another_language_model(free_slots, pipe, photos, looks, prompts, monkeypatch):
@@ -320,6 +319,18 @@ def test_a_question_that_is_never_read_is_not_asked(chat, prompts):
     list(stream)  # only now, after the other one
     assert [turn.question for turn in chat.turns] == ["Ho", "Hi"]
     assert prompts[1]["cached"] > 0
+
+
+def test_regions_of_a_streamed_question_are_encoded_once(pipe, chat, monkeypatch):
+    """Before the loop the question is only checked."""
+    calls, encode = [], pipe.model.encode_regions
+    monkeypatch.setattr(pipe.model, "encode_regions", lambda *args: calls.append(1) or encode(*args))
+    stream = chat.ask("What is this?", boxes=[BOX], stream=True)
+    assert not calls
+    with pytest.raises(ValueError, match="The chat is full"):
+        chat.ask("word " * 1024, stream=True)
+    list(stream)
+    assert len(calls) == 1 and len(chat.turns) == 1
 
 
 def test_one_question_at_a_time(chat):

@@ -13,6 +13,7 @@ from transformers import StoppingCriteria
 
 from ..models.groma.modeling_groma_cache import cache_kwargs, cache_of
 from ..models.groma.modeling_groma_cached_prompt import forget_prompt, recall_prompt
+from ..models.processing_inputs import pad_left
 from ..perceived_images import PerceivedImage, PerceivedImages, perceive_pixels
 from ..regions import Regions, regions_of_slots
 from .conversations import Prompt, UprightImage
@@ -216,17 +217,8 @@ class BatchRunner:
     def _inputs(self, rows: Sequence[tuple[Request, Prompt]], perceived: dict[str, PerceivedImage]) -> dict[str, Any]:
         """What `generate` takes, and the regions of each request."""
         prompts = [prompt for _, prompt in rows]
-        pad_token_id = self._generation_config.pad_token_id
-        input_ids = pad_sequence(
-            [prompt.input_ids for prompt in prompts],
-            batch_first=True,
-            padding_value=0 if pad_token_id is None else pad_token_id,
-            padding_side="left",
-        )
-        lengths = torch.tensor([len(prompt.input_ids) for prompt in prompts])
-        is_on = torch.arange(input_ids.shape[1]) >= input_ids.shape[1] - lengths[:, None]
-        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": is_on.long()}
-        inputs = {name: value.to(self.model.device) for name, value in inputs.items()}
+        padded = pad_left([prompt.input_ids.tolist() for prompt in prompts], self._generation_config.pad_token_id)
+        inputs: dict[str, Any] = {name: value.to(self.model.device) for name, value in padded.items()}
         about = [prompt for prompt in prompts if prompt.image is not None]
         if about:
             features = [perceived[prompt.image.key].features for prompt in about]

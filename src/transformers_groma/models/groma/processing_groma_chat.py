@@ -26,6 +26,7 @@ from ..processing_inputs import (
     as_texts,
     check_marks,
     pad_boxes,
+    pad_left,
     plain_part,
     prepare_boxes,
     refuse_other_media,
@@ -302,13 +303,10 @@ class GromaConversations(ProcessorMixin):
         #     [prompt of A][answer of A     ][pad][turn of A]
         #     [prompt of B][answer of B][pad][longer turn of B]
         # The mask is 0 on both kinds of padding.
-        length = max(map(len, turns))
-        padding = self.tokenizer.pad_token_id or 0
-        new_ids = torch.tensor([[padding] * (length - len(turn)) + turn for turn in turns])
-        new_mask = torch.tensor([[0] * (length - len(turn)) + [1] * len(turn) for turn in turns])
+        new = pad_left(turns, self.tokenizer.pad_token_id)
         data = {
-            "input_ids": torch.cat([sequences, new_ids.to(sequences)], dim=1),
-            "attention_mask": torch.cat([torch.stack(masks), new_mask.to(sequences)], dim=1),
+            "input_ids": torch.cat([sequences, new["input_ids"].to(sequences)], dim=1),
+            "attention_mask": torch.cat([torch.stack(masks), new["attention_mask"].to(sequences)], dim=1),
         }
         if any(len(boxes_of_sample) > 0 for boxes_of_sample in refer_boxes):
             rows = pad_boxes([rows for rows, image in zip(refer_boxes, has_image) if image])
