@@ -93,6 +93,7 @@ def test_a_question_that_mentions_some_regions_has_only_these():
         ("What is [4]?", 2, "only 2 regions are drawn: draw region 4"),
         ("<region> <region>", 1, "only one region is drawn"),
         ("  ", 1, "The question is empty"),
+        ("[grounding]", 0, "asks nothing"),
         ("x" * 41, 0, "has 41 characters, more than the 40 allowed"),
     ],
 )
@@ -108,6 +109,7 @@ def test_other_brackets_and_tokens_are_plain_text(words):
 
 def test_pointing_puts_the_mark_at_the_head():
     assert contents(words="What is this?", points=True) == [[text("[grounding]What is this?")]]
+    assert contents(words="[grounding]What is this?", points=True) == [[text("[grounding]What is this?")]]
     parts = contents(words="[1] is what?", drawings=drawn(FIRST), points=True)
     assert parts == [[text("[grounding]"), region(FIRST), text(" is what?")]]
 

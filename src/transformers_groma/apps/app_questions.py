@@ -1,13 +1,15 @@
 """The questions of the app: a free one about drawn regions, and those of its buttons."""
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..image_inputs import ImageSize
-from ..markup import GROUNDING_TOKEN, REGION_MARK
+from ..markup import REGION_MARK
 from ..questions import STANDARD_QUESTIONS, fill_question
+from ..verb_inputs import Given, marked_question, question_parts, text_part
 from .drawn_regions import drawn_regions
 
 Verb = Literal["ask", "find", "describe_image", "describe_regions"]
@@ -76,17 +78,17 @@ def question_contents(request: Request, size: ImageSize, max_length: int) -> lis
         if not regions:
             raise ValueError("Draw a box on the image first, around what should be described.")
         return [_standard("region_caption", region=region) for region in regions]
-    parts = question_parts(text, regions)
-    return [_joined([*_text(GROUNDING_TOKEN if request.points else ""), *parts])]
+    return [drawn_question_parts(text, regions, request.points)]
 
 
-def question_parts(question: str, regions: Sequence[dict[str, Any]]) -> Content:
+def drawn_question_parts(question: str, regions: Sequence[dict[str, Any]], points: bool = False) -> Content:
     """The message parts of a question in which regions are written `[1]`, `[2]`, …
 
     Args:
         question (`str`): as typed. `<region>` reads as the next region in the order of drawing, as on the command
             line.
         regions (`Sequence[dict]`): region parts of [`drawn_regions`].
+        points (`bool`): whether the answer should point at what it names.
 
     Returns:
         `list[dict]`: message parts. A question that mentions no region has all of them at its end, as
@@ -97,40 +99,27 @@ def question_parts(question: str, regions: Sequence[dict[str, Any]]) -> Content:
 
     Example:
     >>> region = {"type": "region", "box": [10.0, 20.0, 110.0, 220.0]}
-    >>> question_parts("What is left of [1]?", [region])[1:]
+    >>> drawn_question_parts("What is left of [1]?", [region])[1:]
     [{'type': 'region', 'box': [10.0, 20.0, 110.0, 220.0]}, {'type': 'text', 'text': '?'}]
-    >>> question_parts("What is this?", [region])[0]
-    {'type': 'text', 'text': 'What is this? '}
+    >>> drawn_question_parts("What is this?", [region], points=True)[0]
+    {'type': 'text', 'text': '[grounding]What is this? '}
     """
-    question = question.strip()
-    if not question:
+    if not question.strip():
         raise ValueError("The question is empty: write one, or choose one of the buttons.")
-    parts: Content = []
-    position = next_region = 0
-    for mark in _MARK.finditer(question):
-        if mark[1] is None:
-            next_region += 1
-        number = next_region if mark[1] is None else int(mark[1])
+    mentioned: list[int] = []
+    next_number = itertools.count(1)
+
+    def read(mark: re.Match[str]) -> str:
+        number = next(next_number) if mark[1] is None else int(mark[1])
         if number > len(regions):
             raise ValueError(_not_drawn(mark[0], number, len(regions)))
-        parts += [*_text(question[position : mark.start()]), regions[number - 1]]
-        position = mark.end()
-    parts += _text(question[position:])
-    if position == 0:
-        for number, region in enumerate(regions):
-            parts += [*_text(" " if number == 0 else ", "), region]
-    return _joined(parts)
+        mentioned.append(number)
+        return REGION_MARK
 
-
-def _joined(parts: Content) -> Content:
-    """The same parts, texts that follow each other as one."""
-    joined: Content = []
-    for part in parts:
-        if joined and part["type"] == joined[-1]["type"] == "text":
-            joined[-1] = {"type": "text", "text": joined[-1]["text"] + part["text"]}
-        else:
-            joined.append(part)
-    return joined
+    # With `[2]` and `[1]` read as `<region>`, and the boxes in that order, it is a question as `ask` takes it.
+    text = _MARK.sub(read, question)
+    boxes = [regions[number - 1]["box"] for number in mentioned] or [region["box"] for region in regions]
+    return question_parts(marked_question(Given(text, "question"), len(boxes), points, "regions"), boxes)
 
 
 def _not_drawn(mark: str, number: int, count: int) -> str:
@@ -138,12 +127,8 @@ def _not_drawn(mark: str, number: int, count: int) -> str:
     return f"The question says {mark}, but {drawn} drawn: draw region {number} on the image, or leave the mark out."
 
 
-def _text(text: str) -> Content:
-    return [{"type": "text", "text": text}] if text else []
-
-
 def _standard(kind: str, **slots: Any) -> Content:
-    return fill_question(STANDARD_QUESTIONS[kind], lambda text: {"type": "text", "text": text}, slots)
+    return fill_question(STANDARD_QUESTIONS[kind], text_part, slots)
 
 
-__all__ = ["TAKES_TEXT", "Content", "Request", "Verb", "question_contents", "question_parts"]
+__all__ = ["TAKES_TEXT", "Content", "Request", "Verb", "drawn_question_parts", "question_contents"]
