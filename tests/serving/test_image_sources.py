@@ -1,18 +1,24 @@
 """Images of requests: data URLs within limits, and nothing of the server's own."""
 
+import asyncio
 import base64
 import io
 
 import pytest
+from anyio import CapacityLimiter
 from huggingface_hub.utils import httpx
 from PIL import Image
 
+from transformers_groma.images import open_image_header
+from transformers_groma.serving.held_memory import HeldMemory
+from transformers_groma.serving.image_sources import ImageSources, decoded_upright
 from transformers_groma.serving.settings import ServerSettings
 
 from .fake_engine import FakeEngine
 from .running_server import MODEL, data_url, question, serving
 
 PIXELS = 64 * 48
+PNG = base64.b64decode(data_url().partition(",")[2])  # of as many pixels
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +97,39 @@ def test_files_of_the_server_are_not_read(server, tmp_path):
     Image.new("RGB", (8, 8)).save(path)
     for url in (str(path), path.as_uri(), f"data:image/png;base64,{path}"):
         refusal(ask(server, url))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_nothing_of_the_file_stays_in_memory(kind, orientation):
+    """Neither its bytes nor its texts: many images wait for their turn."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    image = Image.effect_noise((40, 20), 50).convert("RGB")
+    image.save(file, kind, exif=exif)
+    upright = decoded_upright(open_image_header(io.BytesIO(file.getvalue())))
+    assert type(upright) is Image.Image and upright.info == {}
+    assert upright.mode == "RGB" and upright.size == ((40, 20) if orientation == 1 else (20, 40))
+    if kind in ("PNG", "TIFF"):
+        expected = image if orientation == 1 else image.transpose(Image.Transpose.ROTATE_270)
+        assert upright.tobytes() == expected.tobytes()
+
+
+def test_what_was_downloaded_is_held_until_it_is_decoded():
+    class Downloader:
+        async def download(self, url, hold):
+            hold(len(PNG))
+            held.append(share.held)
+            return PNG
+
+    memory, held = HeldMemory(10**6), []
+    sources = ImageSources(ServerSettings(MODEL), Downloader(), held.append, CapacityLimiter(1))
+    with memory.share() as share:
+        share.add(1000)  # its body
+        asyncio.run(sources.read("https://example.org/cat.png", "url", share))
+        assert held == [1000 + len(PNG), "ok"] and share.held == 1000 + 4 * PIXELS
+    assert memory.held == 0
 
 
 def test_a_truncated_image(server):

@@ -55,7 +55,9 @@ class ImageSources:
         Raises:
             ApiError: it is refused or cannot be read (400), or there is too much in memory (503).
         """
+        held = share.held
         content = await self._content(url, param, share)
+        downloaded = share.held - held  # a data URL is part of the body, which is counted already
         try:
             image = await self._in_thread(lambda: open_image_header(io.BytesIO(content)))
             width, height = image.size
@@ -65,7 +67,9 @@ class ImageSources:
                     "this server reads. Make the image smaller"
                 )
             share.add(4 * width * height)
-            return await self._in_thread(lambda: decoded_upright(image))
+            upright = await self._in_thread(lambda: decoded_upright(image))
+            share.give_back(downloaded)
+            return upright
         except ApiError:
             raise
         # Pillow lets through what its parsers meet.
@@ -138,13 +142,17 @@ def data_url_content(url: str, param: str) -> bytes:
 
 
 def decoded_upright(image: Image.Image) -> Image.Image:
-    """Decode an image whose header was read, turned upright, as RGB."""
+    """Decode an image whose header was read, turned upright, as RGB. The result holds nothing but its pixels."""
     # Phones put previews and depths into their photos (MPO).
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise ValueError("it has several frames. Send one of them")
     load_image(image)
     upright = to_rgb(image)
     image_size(upright, "it")
+    # PNG, TIFF and WebP keep their file, which nobody counts while the request waits for its turn.
+    if upright is image:
+        upright = image.copy()
+    upright.info.clear()
     return upright
 
 
