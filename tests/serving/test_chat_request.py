@@ -86,6 +86,19 @@ def test_values_that_only_look_neutral_are_refused(name, value):
     assert refusal(body(**{name: value})).param == name
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("store", True, "leave it out, or send false."),
+        ("response_format", "x", 'leave it out, or send {"type": "text"}.'),
+        ("n", 2, "leave it out, or send 1."),
+        ("stop", ".", "leave it out."),
+    ],
+)
+def test_the_remedy_is_what_one_can_send(name, value, remedy):
+    assert refusal(body(**{name: value})).message.endswith(f"which this server does not support: {remedy}")
+
+
 def test_numbers_may_be_written_either_way():
     assert read(body(presence_penalty=0.0)) == read(body())
 

@@ -1,5 +1,6 @@
 """What a chat request may say: its fields, their limits, and a sentence for each one that is wrong."""
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -236,7 +237,7 @@ def _refuse_unsupported(given: Mapping[str, Any]) -> None:
     for name, neutral in UNSUPPORTED.items():
         # `==` alone would take True for 1.
         if name in given and not any(given[name] == value and type(given[name]) in _kinds(value) for value in neutral):
-            remedy = f", or send {neutral[0]!r}" if neutral and neutral[0] not in ([], {}) else ""
+            remedy = f", or send {json.dumps(neutral[0])}" if neutral and neutral[0] not in ([], {}) else ""
             raise bad_request(
                 f"`{name}` is {shortened(given[name])}, which this server does not support: leave it out{remedy}.",
                 name,
