@@ -1,6 +1,6 @@
 """Load test: many users on loopback against one `groma serve`, and clients that behave badly.
 
-    python -m benchmarks.load_test [--users 32] [--seconds 60] [--rounds 3] [--max-batch-size 16]
+    python -m benchmarks.load_test [--users 32] [--seconds 60] [--rounds 3] [--crowd 400] [--max-batch-size 16]
 
 Every user has two scenes of shapes, of an own size, and asks in turn what is in the one and where a shape of the other
 is; the true boxes and phrases are known. The scenes are those that the model answers right alone (a description: at
@@ -21,7 +21,6 @@ import argparse
 import asyncio
 import json
 import math
-import random
 import statistics
 import tempfile
 import time
@@ -43,9 +42,9 @@ from transformers_groma.shapes.wording import with_article, words
 from transformers_groma.shapes.world import Phrase
 
 CHAT = "/v1/chat/completions"
-# Of the tests of slow clients; of the server too, so that they end.
+# Seconds that the server waits for slow clients; those here stay a little longer.
 PATIENCE = 4
-# Beyond this a user has been forgotten.
+# Seconds after which a user must have been forgotten.
 LONGEST_WAIT = 180.0
 
 
@@ -195,7 +194,10 @@ async def rough_round(
     others = [
         *(_slow_reader(server, questions[number % len(questions)], end) for number in range(16)),
         *(_half_sender(server, questions[number % len(questions)]) for number in range(64)),
-        *(_leaver(server, questions[number % len(questions)], 0.03 * number) for number in range(32)),
+        *(
+            _leaver(server, questions[number % len(questions)], 0.03 * number, stream=number % 2 == 1)
+            for number in range(32)
+        ),
     ]
     await asyncio.gather(*others, *(many.ask(questions[number % len(questions)]) for number in range(crowd)))
     await asking
@@ -231,9 +233,9 @@ async def _half_sender(server: ServedProcess, question: Question) -> None:
     writer.close()
 
 
-async def _leaver(server: ServedProcess, question: Question, seconds: float) -> None:
-    """Asks, and leaves without an answer; every other one asks for a stream."""
-    body = json.loads(question.body) | {"stream": random.random() < 0.5}
+async def _leaver(server: ServedProcess, question: Question, seconds: float, stream: bool) -> None:
+    """Asks for an answer or a stream, and leaves after some seconds without reading it."""
+    body = json.loads(question.body) | {"stream": stream}
     _, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(raw_request(json.dumps(body).encode()))
     await asyncio.sleep(seconds)
@@ -302,7 +304,8 @@ def main() -> None:
     print(f"one by one: {' and '.join(str(one['per_second']) for one in result['one_by_one'])} requests/s")
     print(
         f"{together['users']} users: {together['per_second']} requests/s, {result['ratio']} times as many; "
-        f"p50 {together['p50_seconds']} s, p95 {together['p95_seconds']} s, {together['prompts_at_once']} prompts"
+        f"p50 {together['p50_seconds']} s, p95 {together['p95_seconds']} s, "
+        f"{together['prompts_at_once']} prompts at once"
     )
     print(f"images that are looked at anew: {result['new_images']['ratio']} times as many")
     print(f"outcomes: {together['outcomes']}; memory of the server after each part: {result['mb']} MB")

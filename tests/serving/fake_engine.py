@@ -13,6 +13,7 @@ from transformers_groma.serving.sampling import Sampling
 
 MARKUP = "There is <p>a red cup</p> <roi><r0></roi> on <p>a table</p> <roi><r1><r2></roi>."
 TEXT = "There is a red cup on a table."
+# Of the regions that it names, `xyxy` in pixels.
 BOXES = torch.tensor([[10.0, 20.0, 30.0, 40.0], [0.0, 0.0, 64.0, 48.0], [1.0, 2.0, 3.0, 4.0]])
 
 

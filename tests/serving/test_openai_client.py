@@ -83,7 +83,7 @@ def test_an_answer_and_its_grounding(server):
     assert message["content"][1]["image"].size == (64, 48)
     assert message["content"][2:] == [
         {"type": "region", "box": [10, 20, 30, 40]},
-        {"type": "phrase", "text": "a cup", "boxes": []},
+        {"type": "phrase", "text": "a cup"},
         {"type": "text", "text": "What is there?"},
     ]
     assert sampling.max_new_tokens == 7 and sampling.temperature == 0

@@ -26,7 +26,7 @@ from .sampling import RowSampling
 logger = logging.getLogger(__name__)
 
 # Where more wait than fit in, a batch pauses for them when half of its places are free: a pause costs some steps, and
-# prompts that are read together cost less than one by one. Measured with 32 users of groma-tiny.
+# prompts that are read together cost less than one by one. Measured with benchmarks/load_test.py.
 _JOINING_SHARE = 2
 
 
@@ -86,8 +86,8 @@ class BatchRunner:
     def run(
         self,
         requests: Sequence[Request],
-        num_waiting: Callable[[], int] = lambda: 0,
-        take_more: Callable[[list[Request]], list[Request]] = lambda running: [],
+        num_waiting: Callable[[], int],
+        take_more: Callable[[list[Request]], list[Request]],
     ) -> None:
         """Answer requests, and those that come meanwhile; each ends as soon as it has its answer.
 
@@ -139,7 +139,7 @@ class BatchRunner:
         prompt = recall_prompt(cache)
         mask = inputs["attention_mask"] if prompt is None else prompt.attention_mask.long()
         forget_prompt(cache)
-        begun = RunningRows(requests, output.sequences, _with_column_of_ones(mask, 1), cache)
+        begun = RunningRows(requests, output.sequences, _with_columns_of_ones(mask, 1), cache)
         alive = [row for row, request in enumerate(requests) if not request.is_ended]
         if not alive:
             return None
@@ -169,7 +169,7 @@ class BatchRunner:
         )
         written = output.sequences.shape[1] - rows.input_ids.shape[1]
         rows.input_ids = output.sequences
-        rows.attention_mask = _with_column_of_ones(rows.attention_mask, written)
+        rows.attention_mask = _with_columns_of_ones(rows.attention_mask, written)
         rows.cache = cache_of(output)
 
     def _look(self, images: Sequence[UprightImage]) -> dict[str, PerceivedImage]:
@@ -281,7 +281,7 @@ def _tokens_left(request: Request) -> int:
     return request.sampling.max_new_tokens - len(request.ids)
 
 
-def _with_column_of_ones(mask: Tensor, columns: int) -> Tensor:
+def _with_columns_of_ones(mask: Tensor, columns: int) -> Tensor:
     return torch.cat([mask, mask.new_ones(len(mask), columns)], dim=1)
 
 

@@ -41,8 +41,6 @@ async def engine_messages(
                 param = f"messages[{index}].content[{number}].image_url.url"
                 image = await sources.read(part.image_url.url, param, share)
                 parts.append({"type": "image", "image": image})
-            elif part.type == "phrase":
-                parts.append({"type": "phrase", "text": part.text, "boxes": []})
             else:
                 parts.append(part.model_dump())
                 if part.type == "region":

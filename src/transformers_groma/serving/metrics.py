@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from .answers import EngineStatus
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+# The format of `ServerMetrics.text`, which all versions of Prometheus read.
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 # How the engine's numbers are named: name of the metric, of the number, and what it means.
 _GAUGES = (
