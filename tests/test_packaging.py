@@ -55,7 +55,7 @@ def requirements(lines: Iterable[str], extras: Iterable[str] = ("",)) -> Iterato
 
 
 def test_the_version_stands_in_one_place(project):
-    assert project["project"]["dynamic"] == ["version"]
+    assert "version" in project["project"]["dynamic"] and "version" not in project["project"]
     path = REPOSITORY / project["tool"]["hatch"]["version"]["path"]
     assert Path(transformers_groma.__file__).samefile(path) or path.name == "__init__.py"
     statements = re.findall(r'^__version__ = "(.+)"$', path.read_text(encoding="utf-8"), flags=re.MULTILINE)
@@ -245,6 +245,24 @@ def test_the_workflow_covers_tests_docs_dist_and_each_python(project):
     named = [line.rpartition(" ")[2] for line in project["project"]["classifiers"] if "Python :: 3." in line]
     assert pythons == named
     assert project["project"]["requires-python"] == f">={pythons[0]}"
+
+
+def test_the_readme_on_pypi_has_whole_addresses(project):
+    """PyPI shows it without the checkout: links lead to files on GitHub, and the image comes from there."""
+    (fragment,) = project["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["fragments"]
+    readme = (REPOSITORY / fragment["path"]).read_text(encoding="utf-8")
+    text = readme
+    for rule in project["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(rule["pattern"], rule["replacement"], text)
+    address = re.compile(r"(!?)\[[^]]*\]\(([^)\s]+)\)")
+    before, after = address.findall(readme), address.findall(text)
+    files = f"{project['project']['urls']['Repository']}/blob/main/"
+    images = files.replace("github.com", "raw.githubusercontent.com").replace("/blob/", "/")
+    assert any(mark for mark, _ in before) and len(before) > 10
+    for (mark, path), (_, whole) in zip(before, after, strict=True):
+        assert whole == (path if path.startswith("https://") else (images if mark else files) + path)
+    # Nothing but addresses changes.
+    assert address.sub("", text) == address.sub("", readme)
 
 
 def test_the_sdist_names_what_the_checkout_has(project):

@@ -169,6 +169,16 @@ def test_the_wheel_has_what_the_package_needs_and_no_more(wheel):
     assert wheel.stat().st_size < 10_000_000
 
 
+def test_pypi_shows_the_readme_with_whole_addresses(wheel):
+    """tests/test_packaging.py looks at each; this is that the wheel has them."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        metadata = archive.read(name).decode()
+    assert "\nDescription-Content-Type: text/markdown\n" in metadata and "\n# transformers-groma\n" in metadata
+    addresses = re.findall(r"\]\(([^)\s]+)\)", metadata)
+    assert len(addresses) > 10 and [each for each in addresses if not each.startswith("https://")] == []
+
+
 def test_the_sdist_is_the_checkout(dist):
     (path,) = dist.glob("*.tar.gz")
     with tarfile.open(path) as archive:
