@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import from_json
 
 from ..image_inputs import shortened
-from .api_errors import bad_request
+from .api_errors import ApiError, bad_request
 from .settings import ServerSettings
 
 # Fields of OpenAI's API that would change the answer if they were obeyed, with the values that change nothing.
@@ -323,11 +323,8 @@ def _check_lengths(request: ChatRequest, settings: ServerSettings) -> None:
 def _check_conversation(request: ChatRequest, settings: ServerSettings) -> None:
     """What the model needs of a conversation besides its form."""
     if request.model != settings.model_name:
-        error = bad_request(
-            f"`model` is {shortened(request.model)}, but this server has {settings.model_name!r} only.", "model"
-        )
-        error.status, error.code = 404, "model_not_found"
-        raise error
+        message = f"`model` is {shortened(request.model)}, but this server has {settings.model_name!r} only."
+        raise ApiError(404, message, param="model", code="model_not_found")
     for index, message in enumerate(request.messages):
         if isinstance(message, SystemMessage) and index > 0:
             raise bad_request(

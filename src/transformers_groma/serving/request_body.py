@@ -1,7 +1,6 @@
 """Reads the body of a request within limits of size and time."""
 
 import asyncio
-import math
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -56,21 +55,20 @@ async def read_body(request: Request, settings: ServerSettings, share: MemorySha
     is_too_large = announced.isdecimal() and int(announced) > settings.max_body_bytes
     if is_too_large and request.headers.get("expect", "").lower() == "100-continue":
         raise too_large
-    body = bytearray()
-    deadline = math.inf
+    body, chunks = bytearray(), request.stream()
     try:
         async with asyncio.timeout(settings.read_timeout) as limit:
-            async for chunk in request.stream():
-                if not is_too_large and len(body) + len(chunk) > settings.max_body_bytes:
-                    is_too_large = True
+            async for chunk in chunks:
+                is_too_large = is_too_large or len(body) + len(chunk) > settings.max_body_bytes
                 if is_too_large:
-                    if deadline == math.inf:
-                        body.clear()
-                        deadline = asyncio.get_running_loop().time() + _PATIENCE
-                        limit.reschedule(min(deadline, limit.when()))
-                else:
-                    share.add(len(chunk))
-                    body += chunk
+                    break
+                share.add(len(chunk))
+                body += chunk
+            if is_too_large:
+                body.clear()
+                limit.reschedule(min(asyncio.get_running_loop().time() + _PATIENCE, limit.when()))
+                async for _ in chunks:
+                    pass
     except TimeoutError as error:
         if is_too_large:
             raise too_large from error
