@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ._words import counted
 from .image_inputs import ImageSize, image_size, to_rgb
 from .models.processing_inputs import pad_left
 
@@ -93,7 +94,8 @@ class PerceivedImages:
     """The perceived images that were used last, by their [`image_key`]. Threads may share it.
 
     Args:
-        capacity (`int`): how many are kept; 0 keeps none. A full-size Groma needs about 16 MB for each.
+        capacity (`int`): how many are kept; 0 keeps none. A full-size Groma needs some 16 MB for each: three feature
+            maps of 1024 x 32 x 32 in float32 and 356 tokens of 4096 in half precision.
 
     Raises:
         ValueError: a negative capacity.
@@ -181,7 +183,7 @@ def _with_size(
         result.append({**message, "content": content})
     if found != (image is not None):
         raise ValueError(
-            f"Conversation {index} has {found} image {'part' if found == 1 else 'parts'} and "
+            f"Conversation {index} has {counted(found, 'image part')} and "
             f"{'an' if image is not None else 'no'} image. Write one image part where there is an image, and none "
             "otherwise."
         )

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ._words import counted
 from .boxes import BoxFormat, prepare_user_boxes
 from .image_inputs import ImageSize, shortened
 from .regions import Regions
@@ -101,8 +102,7 @@ def region_box(
             "[x1, y1, x2, y2] in pixels."
         )
     if len(values) != 4:
-        numbers = "number" if len(values) == 1 else "numbers"
-        raise ValueError(f"`{name}` has {len(values)} {numbers}: {_shown(region)}. {_REMEDY}.")
+        raise ValueError(f"`{name}` has {counted(len(values), 'number')}: {_shown(region)}. {_REMEDY}.")
     try:
         numbers = [[float(value) for value in values]]
     except OverflowError as error:

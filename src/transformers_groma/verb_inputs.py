@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ._words import counted
 from .boxes import BoxFormat
 from .image_inputs import ImageSize, image_size, read_upright, shortened
 from .markup import GROUNDING_TOKEN, REGION_MARK
@@ -215,8 +216,8 @@ def marked_question(given: Given, num_boxes: int, grounded: bool, boxes_name: st
         question += " " + ", ".join([REGION_MARK] * num_boxes)
     elif marks != num_boxes:
         raise ValueError(
-            f"`{name}` {shortened(question)} has {marks} {REGION_MARK} {'mark' if marks == 1 else 'marks'}, but "
-            f"`{boxes_name}` has {num_boxes} {'box' if num_boxes == 1 else 'boxes'}. Write one {REGION_MARK} for each "
+            f"`{name}` {shortened(question)} has {counted(marks, f'{REGION_MARK} mark')}, but "
+            f"`{boxes_name}` has {counted(num_boxes, 'box', 'boxes')}. Write one {REGION_MARK} for each "
             "box, in the order of the boxes, or none at all."
         )
     if grounded and not question.startswith(GROUNDING_TOKEN):

@@ -207,7 +207,7 @@ def answer(*parts, question=QUESTION, role="assistant") -> dict:
         ({"messages": [{"role": "system", "content": [image_part()]}]}, "end with an assistant"),
         (answer(text_part("a"), question=[text_part("?")]), "show 0 images, but the row has 1"),
         (answer(text_part("a"), question=[image_part(), image_part()]), "show 2 images"),
-        ({"image": None, "boxes_xyxy": [[0, 0, 1, 1]]}, "there is no image"),
+        ({"image": None, "boxes_xyxy": [[0, 0, 1, 1]]}, "the row has no image"),
     ],
 )
 def test_bad_conversations_are_named(changes, message):
@@ -254,7 +254,7 @@ def test_rows_to_evaluate_end_with_a_question_and_have_targets_in_the_image():
     # Here a row without an image has no boxes either.
     text = {"image": None, "boxes_xyxy": [], "messages": [{"role": "user", "content": [text_part("?")]}]}
     check_row(conversation(**text, target_boxes_xyxy=[]), "evaluation")
-    with pytest.raises(RowError, match="`target_boxes_xyxy` has 1 box, but there is no image"):
+    with pytest.raises(RowError, match="`target_boxes_xyxy` has 1 box, but the row has no image"):
         check_row(conversation(**text, target_boxes_xyxy=[[0, 0, 1, 1]]), "evaluation")
 
 

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 
 from .arguments import (
     CommandError,
+    add_address_arguments,
     add_command,
+    add_max_pixels,
     add_model_arguments,
     errors_of,
     errors_of_address,
-    port_number,
     positive,
 )
 from .models import checked_device, checked_model, is_embedded, model_name
@@ -32,15 +33,7 @@ def add_app(commands: "argparse._SubParsersAction") -> None:
         "groma app\n         groma app --model groma-7b --host 0.0.0.0 --port 80 --no-browser",
     )
     add_model_arguments(app)
-    app.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets others in (default: %(default)s)"
-    )
-    app.add_argument(
-        "--port",
-        type=port_number,
-        default=7860,
-        help="port to listen on; 0 takes a free one (default: %(default)s)",
-    )
+    add_address_arguments(app, 7860)
     app.add_argument("--no-browser", action="store_true", help="do not open the browser")
     app.add_argument(
         "--share",
@@ -48,13 +41,7 @@ def add_app(commands: "argparse._SubParsersAction") -> None:
         help="also make a public link for 7 days, which goes through a server of Gradio; everyone who has it may ask",
     )
     limits = app.add_argument_group("limits")
-    limits.add_argument(
-        "--max-pixels",
-        metavar="N",
-        type=positive(int),
-        default=25_000_000,
-        help="largest image, width times height (default: %(default)s)",
-    )
+    add_max_pixels(limits)
     limits.add_argument(
         "--max-upload-mb",
         metavar="MB",

@@ -96,9 +96,28 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_image_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the image."""
-    parser.add_argument("image", metavar="IMAGE", help="path or http(s) URL of an image")
+def add_address_arguments(parser: "argparse._ActionsContainer", port: int) -> None:
+    """Add the address to listen on; `port` is the default."""
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets others in (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--port",
+        type=port_number,
+        default=port,
+        help="port to listen on; 0 takes a free one (default: %(default)s)",
+    )
+
+
+def add_max_pixels(parser: "argparse._ActionsContainer") -> None:
+    """Add the limit of images that other people send."""
+    parser.add_argument(
+        "--max-pixels",
+        metavar="N",
+        type=positive(int),
+        default=25_000_000,
+        help="largest image, width times height (default: %(default)s)",
+    )
 
 
 def add_boxes_argument(parser: argparse.ArgumentParser, text: str, required: bool = False) -> None:
@@ -147,17 +166,6 @@ def generate_kwargs(arguments: argparse.Namespace) -> dict[str, Any]:
         sampling = {"do_sample": True, "temperature": arguments.temperature, "top_p": arguments.top_p}
         kwargs |= {name: value for name, value in sampling.items() if value is not None}
     return kwargs
-
-
-def add_stream_argument(parser: argparse.ArgumentParser) -> None:
-    """Add `--stream`."""
-    parser.add_argument("--stream", action="store_true", help="print the answer as it is written")
-
-
-def check_stream(arguments: argparse.Namespace) -> None:
-    """Refuse a stream where it would be lost."""
-    if arguments.stream and arguments.json:
-        raise CommandError("--stream prints text as it comes, but --json prints only JSON: leave one of them out.")
 
 
 def add_output_arguments(parser: argparse.ArgumentParser, files: str) -> None:

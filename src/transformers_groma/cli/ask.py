@@ -2,23 +2,10 @@
 
 import argparse
 
+from .._words import counted
 from ..markup import REGION_MARK
-from .arguments import (
-    CommandError,
-    add_boxes_argument,
-    add_command,
-    add_generation_arguments,
-    add_image_argument,
-    add_model_arguments,
-    add_output_arguments,
-    add_stream_argument,
-    check_stream,
-    checked_folder,
-    errors_of,
-    generate_kwargs,
-)
-from .models import check_boxes, load_pipeline, open_upright, seed_sampling
-from .output import print_answer, print_stream, write_answers
+from .arguments import CommandError, add_command, errors_of, generate_kwargs
+from .verb_commands import add_answer_arguments, add_image_argument, open_all, show_answers
 
 
 def add_ask(commands: "argparse._SubParsersAction") -> None:
@@ -38,42 +25,32 @@ def add_ask(commands: "argparse._SubParsersAction") -> None:
         help=f"question, plain text. With a {REGION_MARK} mark for each --box the marks say where the boxes are "
         "meant; without any mark the boxes are named at its end",
     )
-    add_boxes_argument(ask, "a region that the question points at: corners in pixels of the upright image")
     ask.add_argument("--grounded", action="store_true", help="ask for an answer whose phrases are tied to boxes")
-    add_model_arguments(ask)
-    add_output_arguments(ask, "answer.json and answer.png")
-    add_stream_argument(ask)
-    add_generation_arguments(ask)
+    add_answer_arguments(
+        ask,
+        "answer.json and answer.png",
+        "a region that the question points at: corners in pixels of the upright image",
+    )
 
 
 def run_ask(arguments: argparse.Namespace) -> None:
     """`groma ask`: one question, one answer."""
-    check_stream(arguments)
     if not arguments.question.strip():
         raise CommandError("QUESTION is empty: write one, or use `groma caption` to have the image described.")
-    marks, boxes = arguments.question.count(REGION_MARK), [list(box) for box in arguments.boxes]
-    if marks not in (0, len(boxes)):
-        noun = "mark" if marks == 1 else "marks"
+    marks = arguments.question.count(REGION_MARK)
+    if marks not in (0, len(arguments.boxes)):
         raise CommandError(
-            f"QUESTION {arguments.question!r} has {marks} {REGION_MARK} {noun} for {len(boxes)} --box: write one "
-            f"{REGION_MARK} for each --box, or none at all."
+            f"QUESTION {arguments.question!r} has {counted(marks, f'{REGION_MARK} mark')} for {len(arguments.boxes)} "
+            f"--box: write one {REGION_MARK} for each --box, or none at all."
         )
-    folder = checked_folder(arguments.output)
-    image = open_upright(arguments.image)
-    check_boxes(boxes, image)
-    pipe = load_pipeline(arguments.model, arguments.device, arguments.dtype)
-    seed_sampling(arguments.seed)
+    opened = open_all(arguments)
     with errors_of("QUESTION and --box"):
-        answer = pipe.ask(
-            image,
+        answer = opened.pipe.ask(
+            opened.image,
             arguments.question,
-            boxes,
+            opened.boxes,
             grounded=arguments.grounded,
             stream=arguments.stream,
             generate_kwargs=generate_kwargs(arguments),
         )
-    if arguments.stream:
-        answer = print_stream(answer)
-    else:
-        print_answer(answer, arguments.json)
-    write_answers(folder, [answer], image, [arguments.question])
+    show_answers(arguments, opened, answer if arguments.stream else [answer], [arguments.question])

@@ -1,25 +1,17 @@
 """`groma chat`: asks one question about an image and its boxes, or talks about it (`--interactive`)."""
 
 import argparse
-import json
 
+from .._words import counted
 from ..markup import REGION_MARK
 from .arguments import (
     CommandError,
-    add_boxes_argument,
     add_command,
-    add_generation_arguments,
-    add_image_argument,
-    add_model_arguments,
-    add_output_arguments,
-    add_stream_argument,
-    check_stream,
-    checked_folder,
     generate_kwargs,
 )
 from .chat_session import run_session
-from .models import ask, check_boxes, load_pipeline, open_upright, seed_sampling
-from .output import answer_lines, note, printable, write_answer
+from .models import ask
+from .verb_commands import add_answer_arguments, add_image_argument, open_all, show_answers
 
 _INTERACTIVE = """\
 with --interactive:
@@ -53,11 +45,6 @@ def add_chat(commands: "argparse._SubParsersAction") -> None:
         "other control tokens are plain text. Without a question the model describes the boxes or, without boxes, "
         "the image. With --interactive the first question, which needs no marks",
     )
-    add_boxes_argument(
-        chat,
-        f"a region that the question points at: corners in pixels of the upright image; the k-th box is the k-th "
-        f"{REGION_MARK}",
-    )
     chat.add_argument(
         "--interactive",
         "-i",
@@ -70,48 +57,37 @@ def add_chat(commands: "argparse._SubParsersAction") -> None:
         help="read control tokens in QUESTION (<p>, <image>, </s>, ...) as tokens of the model; without it they are "
         "plain text",
     )
-    add_model_arguments(chat)
-    add_output_arguments(chat, "answer.json and answer.png (with --interactive answer_1.json, …)")
-    add_stream_argument(chat)
-    add_generation_arguments(chat)
+    add_answer_arguments(
+        chat,
+        "answer.json and answer.png (with --interactive answer_1.json, …)",
+        f"a region that the question points at: corners in pixels of the upright image; the k-th box is the k-th "
+        f"{REGION_MARK}",
+    )
 
 
 def run_chat(arguments: argparse.Namespace) -> None:
     """`groma chat`: one question, one answer; or many, one after the other."""
-    check_stream(arguments)
     if arguments.interactive:
         if arguments.parse_tokens:
             raise CommandError("--parse-tokens is for one QUESTION; with --interactive questions are plain text.")
         return run_session(arguments)
     if arguments.stream:
         raise CommandError("--stream goes with --interactive; for one question use `groma ask` with --stream.")
-    folder = checked_folder(arguments.output)
     question = arguments.question
     if question is not None:
         if not question.strip():
             raise CommandError("QUESTION is empty: write one, or leave it out for the default question.")
         marks = question.count(REGION_MARK)
         if marks != len(arguments.boxes):
-            noun = "mark" if marks == 1 else "marks"
             raise CommandError(
-                f"QUESTION {question!r} has {marks} {REGION_MARK} {noun} for {len(arguments.boxes)} --box: write one "
-                f'{REGION_MARK} for each --box, as in "What is {REGION_MARK}?" --box 30,212,372,585, or leave '
-                "QUESTION out for the default one."
+                f"QUESTION {question!r} has {counted(marks, f'{REGION_MARK} mark')} for {len(arguments.boxes)} --box: "
+                f'write one {REGION_MARK} for each --box, as in "What is {REGION_MARK}?" --box 30,212,372,585, or '
+                "leave QUESTION out for the default one."
             )
-    image = open_upright(arguments.image)
-    check_boxes(arguments.boxes, image)
-
-    pipe = load_pipeline(arguments.model, arguments.device, arguments.dtype)
+    opened = open_all(arguments)
     if question is None:
         from ..models.groma.processing_groma import default_question
 
         question = default_question(len(arguments.boxes))
-    seed_sampling(arguments.seed)
-    answer = ask(pipe, image, question, arguments.boxes, generate_kwargs(arguments), arguments.parse_tokens)
-    if arguments.json:
-        print(json.dumps(answer.to_dict()))
-    else:
-        print(printable(answer_lines(answer)))
-    if folder is not None:
-        write_answer(folder, "answer", answer, image, question=question)
-        note(f"wrote {folder / 'answer.json'} and {folder / 'answer.png'}")
+    answer = ask(opened.pipe, opened.image, question, opened.boxes, generate_kwargs(arguments), arguments.parse_tokens)
+    show_answers(arguments, opened, [answer], [question])

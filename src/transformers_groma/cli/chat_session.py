@@ -8,9 +8,9 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import CommandError, box_xyxy, checked_folder, errors_of, generate_kwargs
-from .models import check_boxes, load_pipeline, open_upright, seed_sampling
+from .arguments import CommandError, box_xyxy, errors_of, generate_kwargs
 from .output import note, print_answer, print_stream, write_answer
+from .verb_commands import open_all
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,12 +36,7 @@ def run_session(arguments: argparse.Namespace) -> None:
         raise CommandError("QUESTION is empty: write one, or leave it out and write questions on the standard input.")
     if sys.stdin is None:
         raise CommandError("the standard input is closed: write questions on it, or use `groma ask` for one QUESTION.")
-    folder = checked_folder(arguments.output)
-    image = open_upright(arguments.image)
-    boxes = [list(box) for box in arguments.boxes]
-    check_boxes(boxes, image)
-    pipe = load_pipeline(arguments.model, arguments.device, arguments.dtype)
-    seed_sampling(arguments.seed)
+    pipe, image, boxes, folder = open_all(arguments)
     with errors_of("IMAGE"):
         chat = pipe.chat(image)
     is_terminal = sys.stdin.isatty()

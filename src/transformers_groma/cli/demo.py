@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._words import counted
 from ..markup import REGION_MARK
 from .arguments import (
     CommandError,
@@ -126,8 +127,10 @@ def _demo_scene(pipe: "ImageGroundingPipeline", model: str, folder: Path, number
         comparisons.append(comparison)
     # The last question points at nothing: all regions are the model's own.
     found = count_found(scene, [region.box.tolist() for region in answer.regions])
-    regions = f"{len(answer.regions)} region{'' if len(answer.regions) == 1 else 's'}"
-    print(f"\n{regions} found, and {found} of {len(scene.objects)} shapes have one (IoU of at least 0.5)")
+    print(
+        f"\n{counted(len(answer.regions), 'region')} found, and {found} of {len(scene.objects)} shapes have one (IoU "
+        "of at least 0.5)"
+    )
     write_proposals(folder, answer.regions, image, "scene_proposals")
     right = sum(comparison.right == comparison.total for comparison in comparisons)
     print(f"{right} of {len(comparisons)} answers are right, compared with what the scene was drawn from.")

@@ -59,13 +59,11 @@ def load_pipeline(model: str | None, device: str | None, dtype: str) -> "ImageGr
     """Check a model and load it as a pipeline."""
     model = checked_model(model, ("groma",))
     device = checked_device(device)
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
+    from ..loading import load_model
     from ..pipeline import ImageGroundingPipeline
 
     with errors_of(f"--model {model!r}"):
-        processor = AutoProcessor.from_pretrained(model)
-        loaded = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype)
+        loaded, processor = load_model(model, device, dtype)
     return ImageGroundingPipeline(model=loaded, processor=processor, device=device, task="image-grounding")
 
 
@@ -182,8 +180,10 @@ def checked_device(device: str | None) -> "torch.device":
     """The device, tested with a tensor; by default the best one available."""
     import torch
 
+    from ..loading import best_device
+
     if device is None:
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        return best_device()
     try:
         torch.zeros(1, device=device)
     # Torch has no single error for this: a wrong name, no driver and a build without the backend all differ.

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from .._words import counted
 from .arguments import (
     CommandError,
+    add_address_arguments,
     add_command,
+    add_max_pixels,
     add_model_arguments,
     errors_of,
     errors_of_address,
     natural,
-    port_number,
     positive,
 )
 from .models import checked_device, checked_model, model_name
@@ -38,10 +40,7 @@ def add_serve(commands: "argparse._SubParsersAction") -> None:
     add_model_arguments(serve)
     serve.add_argument("--served-name", metavar="NAME", help="name of the model in requests (default: as --model)")
     address = serve.add_argument_group("address and access")
-    address.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    address.add_argument(
-        "--port", type=port_number, default=8000, help="port to listen on; 0 takes a free one (default: %(default)s)"
-    )
+    add_address_arguments(address, 8000)
     address.add_argument(
         "--api-key-file",
         metavar="FILE",
@@ -105,13 +104,7 @@ def add_serve(commands: "argparse._SubParsersAction") -> None:
         default=20,
         help="largest request, and largest image behind a URL (default: %(default)s)",
     )
-    limits.add_argument(
-        "--max-pixels",
-        metavar="N",
-        type=positive(int),
-        default=25_000_000,
-        help="largest image, width times height (default: %(default)s)",
-    )
+    add_max_pixels(limits)
     limits.add_argument(
         "--max-held-mb",
         metavar="MB",
@@ -261,8 +254,9 @@ def _settings(
 
 def _finishing(running: int, seconds: float) -> str:
     """What is waited for after the first Ctrl-C."""
-    requests = "1 request" if running == 1 else f"{running} requests"
-    return f"groma serve: finishing {requests}, for {seconds:g} s at most (Ctrl-C again stops at once)"
+    return (
+        f"groma serve: finishing {counted(running, 'request')}, for {seconds:g} s at most (Ctrl-C again stops at once)"
+    )
 
 
 def _url(host: str, port: int) -> str:

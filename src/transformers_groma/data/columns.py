@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from datasets import Features, Image, List, Value
 
+from .._words import counted
 from ..images import open_image_header, upright_size
 
 # Boxes may stick out of the image by this many pixels: annotations of photos are rounded.
@@ -248,7 +249,7 @@ def _size_of_image(image: Any) -> tuple[int, int] | None:
 
 def _check_boxes(name: str, boxes: Sequence[Sequence[float]], size: tuple[int, int] | None) -> None:
     if len(boxes) > 0 and size is None:
-        raise RowError(f"`{name}` has {len(boxes)} {'box' if len(boxes) == 1 else 'boxes'}, but there is no image")
+        raise RowError(f"`{name}` has {counted(len(boxes), 'box', 'boxes')}, but the row has no image")
     for index, box in enumerate(boxes):
         if len(box) != 4 or not all(math.isfinite(value) for value in box):
             raise RowError(f"`{name}[{index}]` must be four finite numbers [x1, y1, x2, y2], got {list(box)}")

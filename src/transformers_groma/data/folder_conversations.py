@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .._words import counted
 from ..markup import GROUNDING_TOKEN
 from .columns import phrase_part, region_part, text_part
 from .folder_metadata import FolderImage
@@ -100,10 +101,9 @@ def _parse_marks(text: str, role: str, num_boxes: int, where: str) -> list[Part]
         numbers = [int(number) for number in _REGION.findall(marks)]
         for number in numbers:
             if number >= num_boxes:
-                boxes = "box" if num_boxes == 1 else "boxes"
                 raise SkipRecord(
                     "a message names a box that does not exist; boxes count from 0",
-                    f"`{where}` names <region {number}>, but the image has {num_boxes} {boxes}",
+                    f"`{where}` names <region {number}>, but the image has {counted(num_boxes, 'box', 'boxes')}",
                 )
         return numbers
 

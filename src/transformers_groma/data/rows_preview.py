@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image as PilImage
 from pyarrow.parquet import ParquetFile
 
+from .._words import counted
 from ..image_inputs import to_rgb
 from ..images import open_image_header
 from ..visualization import PALETTE, draw_boxes
@@ -79,8 +80,8 @@ def _tile(row: Mapping[str, Any]) -> PilImage.Image:
     scaled = [[value * scale for value in box] for box in (*boxes, *targets)]
     if scaled:
         image = draw_boxes(image, scaled, labels, colors)
-    counts = [f"{len(boxes)} {'box' if len(boxes) == 1 else 'boxes'}"] if boxes or not targets else []
-    counts += [f"{len(targets)} {'target' if len(targets) == 1 else 'targets'}"] if targets else []
+    counts = [counted(len(boxes), "box", "boxes")] if boxes or not targets else []
+    counts += [counted(len(targets), "target")] if targets else []
     texts = [f"{row['image_id']}  ({', '.join([row['source'], *counts])})", *note]
     marks = {"user": "? ", "assistant": "   "}
     for message in row.get("messages") or []:

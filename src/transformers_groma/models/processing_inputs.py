@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from transformers import BatchFeature
 
+from .._words import counted
 from ..boxes import BoxFormat, box_xyxy_to_cxcywh, normalize_boxes, prepare_user_boxes
 from ..control_tokens import without_breaks
 from ..exact_boxes import BOX_INPUTS
@@ -31,9 +32,9 @@ def check_marks(name: str, mark: str, text: str, num_boxes: int, index: int) -> 
     """Refuse a text with more or fewer marks than boxes (`num_boxes` of the argument `name`)."""
     count = count_marks(mark, text)
     if count != num_boxes:
-        marks, boxes = "mark" if count == 1 else "marks", "box" if num_boxes == 1 else "boxes"
         raise ValueError(
-            f"`text` of sample {index} has {count} {mark} {marks}, but `{name}` has {num_boxes} {boxes} for it. Write "
+            f"`text` of sample {index} has {counted(count, f'{mark} mark')}, but `{name}` has "
+            f"{counted(num_boxes, 'box', 'boxes')} for it. Write "
             f'one {mark} for each box, in the order of the boxes, as in "What is {mark}?". Got '
             f"{without_breaks(text)[:200]!r}."
         )

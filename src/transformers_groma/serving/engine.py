@@ -11,6 +11,9 @@ from dataclasses import replace
 from os import PathLike
 from typing import Any
 
+from transformers import AutoConfig
+
+from ..loading import load_model
 from ..model_files import base_of_adapter
 from ..regions import Regions
 from .answers import EngineAnswer, EngineClosedError, EngineStatus, ModelFailedError, QueueFullError
@@ -131,18 +134,11 @@ class Engine:
             ValueError: another kind of model, or a setting that is out of range.
             OSError: no such folder or model.
         """
-        import torch
-        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
-
         base = base_of_adapter(model)
         config = AutoConfig.from_pretrained(model if base is None else base)
         if config.model_type != "groma":
             raise ValueError(f"`model` {str(model)!r} is of type {config.model_type!r}. Pass a model of type 'groma'.")
-        if device is None:
-            device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-        processor = AutoProcessor.from_pretrained(model)
-        loaded = AutoModelForImageTextToText.from_pretrained(model, dtype="auto" if dtype is None else dtype)
-        return cls(loaded.to(device), processor, **settings)
+        return cls(*load_model(model, device, dtype), **settings)
 
     async def answer(self, messages: Sequence[Mapping[str, Any]], sampling: Sampling = _GREEDY) -> EngineAnswer:
         """Answer a question. A task that is cancelled frees its place in the batch.

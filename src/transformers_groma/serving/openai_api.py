@@ -105,7 +105,7 @@ def create_app(
     async def one_model(model_id: str) -> dict[str, Any]:
         """Describe the model."""
         if model_id != settings.model_name:
-            message = f"There is no model {model_id!r} here, only {settings.model_name!r}."
+            message = f"The model {model_id!r} does not exist here: this server has {settings.model_name!r}."
             raise ApiError(404, message, param="model", code="model_not_found")
         return model
 

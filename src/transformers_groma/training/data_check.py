@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from .._words import counted
 from ..data.columns import check_row
 from ..data.mixtures import MixturePart
 from ..models.groma.modeling_groma_positions import IGNORED_LABEL
@@ -50,7 +51,7 @@ class _Report:
             yield f"{path}: row {fault.rows[0]} {fault.example}"
             if more := fault.rows[1:]:
                 shown = ", ".join(map(str, more[:MAX_LISTED_ROWS])) + (", …" if len(more) > MAX_LISTED_ROWS else "")
-                yield f"  the same in {len(more)} more {'row' if len(more) == 1 else 'rows'}: {shown}"
+                yield f"  the same in {counted(len(more), 'more row')}: {shown}"
 
 
 def check_training_rows(

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 
 from ..._files import write_file
 from ..._folders import complete_folder
+from ..._words import counted
 from ...boxes import box_iou
 from ...caption_strip import Run, with_caption
 from ...image_inputs import to_rgb
@@ -163,7 +164,7 @@ def write_gallery(
     page = PAGE.format(
         title=_html(title),
         note=f"<p>{_html(note)}</p>" if note else "",
-        count=f"{len(cards)} case{'' if len(cards) == 1 else 's'}",
+        count=counted(len(cards), "case"),
         verdicts="\n".join(
             f"<li>{_badge(verdict)} {number}</li>"
             for verdict in SIGNS
@@ -319,8 +320,7 @@ def _card(number: int, case: GalleryCase, image: Image.Image) -> str:
         score=_number(case.score),
         percent=round(100 * share),
         texts="".join(f"<dt>{name}</dt><dd>{_html(text)}</dd>" for name, text in _texts(case)),
-        summary=f"{_counted(len(predicted), 'box', 'boxes')} in the answer, "
-        f"{_counted(len(targets), 'target', 'targets')}",
+        summary=f"{counted(len(predicted), 'box', 'boxes')} in the answer, {counted(len(targets), 'target')}",
         boxes=_html("\n".join(lines)),
     )
 
@@ -357,10 +357,6 @@ def _number(value: float) -> str:
 
 def _coordinates(box: Box) -> str:
     return " ".join(f"{value:8.1f}" for value in box)
-
-
-def _counted(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"
 
 
 def _css(color: Color) -> str:
