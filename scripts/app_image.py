@@ -19,7 +19,7 @@ from transformers_groma.serving.engine import Engine
 REPOSITORY = Path(__file__).parents[1]
 IMAGE = REPOSITORY / "docs" / "images" / "app.png"
 SIZE = {"width": 1280, "height": 860}
-# The star at the lower left of the first example, as shares of the image.
+# Around the star at the lower left of the first example: `xyxy` as shares of the image.
 BOX = (0.025, 0.71, 0.135, 0.825)
 
 

@@ -194,8 +194,8 @@ def draw_grounded_text(
     phrase_marks, colors = _phrase_marks(grounded)
     own_ids = tuple(grounded.user_region_ids) if user_boxes else ()
     own_marks = _marks(grounded.regions.with_ids(own_ids), WHITE)
-    for number, mark in enumerate(own_marks):
-        mark.label, mark.is_dashed = _name_of_user_box(number, len(own_ids)), True
+    for mark, name in zip(own_marks, user_box_names(len(own_ids)), strict=True):
+        mark.label, mark.is_dashed = name, True
     named = {region_id for phrase in grounded.phrases for region_id in phrase.regions.ids}
     other_ids = [region_id for region_id in grounded.regions.ids if regions and region_id not in named.union(own_ids)]
     other_marks = _marks(grounded.regions.with_ids(other_ids), GREY)
@@ -259,8 +259,20 @@ def _number(region_id: int) -> str:
     return f"r{region_id}"
 
 
-def _name_of_user_box(number: int, count: int) -> str:
-    return "your box" if count == 1 else f"your box {number + 1}"
+def user_box_names(count: int) -> list[str]:
+    """What the boxes that the user pointed at are called, in images and in texts.
+
+    Args:
+        count (`int`): how many there are.
+
+    Returns:
+        `list[str]`: a name for each.
+
+    Example:
+    >>> user_box_names(1), user_box_names(2)
+    (['your box'], ['your box 1', 'your box 2'])
+    """
+    return ["your box"] if count == 1 else [f"your box {number + 1}" for number in range(count)]
 
 
 def _question_runs(question: str, num_user_boxes: int) -> list[Run]:
@@ -269,9 +281,10 @@ def _question_runs(question: str, num_user_boxes: int) -> list[Run]:
         question = question.replace(mark, "")
     first, *rest = " ".join(question.split()).split(REGION_MARK)
     runs = [Run(first, color=QUIET)]
+    names = user_box_names(num_user_boxes)
     for number, text in enumerate(rest):
         is_known = number < num_user_boxes
-        name = _name_of_user_box(number, num_user_boxes) if is_known else REGION_MARK
+        name = names[number] if is_known else REGION_MARK
         runs += [Run(name, BLACK if is_known else None, QUIET, is_dashed=is_known), Run(text, color=QUIET)]
     return _first_of(MAX_QUESTION_LENGTH, [run for run in runs if run.text])
 
@@ -326,4 +339,12 @@ def _as_tensor(boxes: Tensor | Sequence[Sequence[float]]) -> Tensor:
         raise ValueError(f"boxes must be numbers, 4 for each box, got {reprlib.repr(boxes)}.") from error
 
 
-__all__ = ["PALETTE", "dashes", "draw_boxes", "draw_grounded_text", "draw_proposals"]
+__all__ = [
+    "MAX_LABELS_OF_A_PHRASE",
+    "PALETTE",
+    "dashes",
+    "draw_boxes",
+    "draw_grounded_text",
+    "draw_proposals",
+    "user_box_names",
+]

@@ -21,7 +21,7 @@ def choose(page, path: Path) -> None:
 
 
 def drag(page, box) -> None:
-    """Draw a box with the mouse, in pixels of the image."""
+    """Draw a box with the mouse, `xyxy` in pixels of the image."""
     frame = page.locator(".groma-stage").bounding_box()
     scale = frame["width"] / WIDTH
     points = [(frame["x"] + scale * x, frame["y"] + scale * y) for x, y in (box[:2], box[2:])]

@@ -15,7 +15,7 @@ from transformers_groma.grounding import ground_text
 from transformers_groma.regions import Regions
 from transformers_groma.serving.answers import EngineAnswer, QueueFullError
 
-# Proposals as shares of the image's sides, and their scores.
+# Proposals, `xyxy` as shares of the image's sides, and their scores.
 PROPOSALS = ((0.1, 0.1, 0.3, 0.4), (0.5, 0.2, 0.9, 0.8), (0.55, 0.25, 0.7, 0.5))
 SCORES = (0.9, 0.6, 0.2)
 MARKUP = "<p>A red cup</p> <roi><r0></roi> stands left of <p>a blue bowl</p> <roi><r1></roi>."

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_groma.apps.answer_places import spoken_places, turn_places, user_box_names
+from transformers_groma.apps.answer_places import spoken_places, turn_places
 from transformers_groma.apps.answer_view import Turn, answer_view
 from transformers_groma.apps.mask_outline import mask_outline
 from transformers_groma.colors import PALETTE
@@ -74,7 +74,6 @@ def test_a_box_that_the_user_mentions_twice_has_one_name():
     parsed = view(Turn(parts))
     assert [text for _, text in parsed.of_class("groma-name")] == ["your box 1", "your box 2", "your box 1"]
     assert len(parsed.of_class("groma-place")) == 2
-    assert user_box_names(0) == []
 
 
 def test_many_places_are_described_by_the_first_ones():

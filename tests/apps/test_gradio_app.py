@@ -9,9 +9,10 @@ import pytest
 
 from tests.apps.app_server import FakeEngine
 from transformers_groma.apps.app_examples import EXAMPLES
-from transformers_groma.apps.app_page import asset, page_head, start_note, status_html
+from transformers_groma.apps.app_page import page_head, start_note, status_html
 from transformers_groma.apps.app_session import messages
 from transformers_groma.apps.app_settings import AppSettings
+from transformers_groma.apps.assets import asset
 from transformers_groma.serving.engine import Engine, Sampling
 from transformers_groma.shapes.demo import compare
 

@@ -265,6 +265,18 @@ def test_downloads(start, photo):
     assert Image.open(found.value.path()).width >= WIDTH
 
 
+def test_an_image_that_was_deleted_meanwhile_is_not_saved_and_says_so(start, photo):
+    page = start()
+    choose(page, photo)
+    ask(page, "What is this?")
+    wait_for_answers(page, 1)
+    shown = Path(page.locator(".groma-stage img").get_attribute("src").partition("file=")[2])
+    for uploaded in shown.parents[1].rglob("photo.png"):
+        uploaded.unlink()
+    page.get_by_role("button", name="Save image").click()
+    page.get_by_text("The image is no longer kept on the server: choose it again.").wait_for()
+
+
 def test_files_that_are_refused(start, tmp_path):
     page = start()
     noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)

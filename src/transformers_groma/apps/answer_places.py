@@ -8,8 +8,9 @@ import numpy as np
 
 from ..colors import Color, palette_color
 from ..grounding import GroundedText
-from ..label_layout import Box
+from ..label_layout import Box, rectangle_area
 from ..regions import Regions
+from ..visualization import user_box_names
 
 # Nobody listens to a description of fifty places.
 MAX_DESCRIBED_PLACES = 6
@@ -73,23 +74,6 @@ class TurnPlaces:
         return list(dict.fromkeys([*self.user_boxes, *self.phrases]))
 
 
-def box_area(place: Place) -> float:
-    """The area of a place's box.
-
-    Args:
-        place (`Place`): any.
-
-    Returns:
-        `float`: in square pixels.
-
-    Example:
-    >>> box_area(Place("0:p0", (30, 212, 32, 215), None))
-    6
-    """
-    x1, y1, x2, y2 = place.box
-    return (x2 - x1) * (y2 - y1)
-
-
 def turn_places(
     prefix: str, answer: GroundedText | None, user_boxes: Regions, searched: str | None = None
 ) -> TurnPlaces:
@@ -135,6 +119,7 @@ def turn_places(
     }
     own = [name_places(named_boxes[box], region) for box, region in zip(mentions, user_boxes, strict=True)]
     phrases: dict[tuple[str, tuple[int, ...]], Named] = {}
+    said = []
     for phrase in answer.phrases if answer is not None else ():
         key = (phrase.text, phrase.region_ids)
         if key not in phrases:
@@ -142,28 +127,12 @@ def turn_places(
             label = phrase.text or searched or _counted_regions(len(phrase.region_ids))
             named = Named(f"{prefix}:n{number}", str(number + 1), label, palette_color(number))
             phrases[key] = name_places(named, phrase.regions)
-    said = [] if answer is None else [phrases[phrase.text, phrase.region_ids] for phrase in answer.phrases]
-    return TurnPlaces(said, own, sorted(places.values(), key=lambda place: -box_area(place)))
+        said.append(phrases[key])
+    return TurnPlaces(said, own, sorted(places.values(), key=lambda place: -rectangle_area(place.box)))
 
 
 def _counted_regions(count: int) -> str:
     return "1 region" if count == 1 else f"{count} regions"
-
-
-def user_box_names(count: int) -> list[str]:
-    """What the boxes of a question are called.
-
-    Args:
-        count (`int`): how many there are.
-
-    Returns:
-        `list[str]`: a name for each.
-
-    Example:
-    >>> user_box_names(1), user_box_names(2)
-    (['your box'], ['your box 1', 'your box 2'])
-    """
-    return ["your box"] if count == 1 else [f"your box {number + 1}" for number in range(count)]
 
 
 def spoken_places(places: Sequence[Place]) -> str:
@@ -194,8 +163,6 @@ __all__ = [
     "Named",
     "Place",
     "TurnPlaces",
-    "box_area",
     "spoken_places",
     "turn_places",
-    "user_box_names",
 ]

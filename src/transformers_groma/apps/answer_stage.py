@@ -7,13 +7,12 @@ from typing import NamedTuple
 
 from ..colors import Color, text_color
 from ..image_inputs import ImageSize
-from ..label_layout import Box, place_labels
+from ..label_layout import Box, place_labels, rectangle_area
 from ..regions import Regions
-from .answer_places import Named, Place, TurnPlaces, box_area
+from ..visualization import MAX_LABELS_OF_A_PHRASE
+from .answer_places import Named, Place, TurnPlaces
 from .mask_outline import mask_outline
 
-# A phrase of more places has one tag, at its largest place: thirty tags hide the people.
-MAX_TAGS_OF_A_PHRASE = 4
 # Of labels in the image, in characters.
 MAX_LABEL_LENGTH = 80
 # Tags find their places for an image of this width on the screen, in CSS pixels; on others they still touch their box.
@@ -147,7 +146,7 @@ def _proposals(regions: Regions) -> str:
     """Thin outlines with numbers and scores, the largest first."""
     rows = sorted(
         zip(regions.xyxy.tolist(), regions.scores.tolist(), regions.ids, strict=True),
-        key=lambda row: (row[0][0] - row[0][2]) * (row[0][3] - row[0][1]),
+        key=lambda row: -rectangle_area(row[0]),
     )
     return "".join(
         f'<rect {_rectangle(box)} data-groma-score="{_decimal(100 * score)}" data-groma-region="{region_id}"/>'
@@ -162,7 +161,7 @@ def _chip(named: Named) -> str:
     label = named.label if len(named.label) <= MAX_LABEL_LENGTH else named.label[: MAX_LABEL_LENGTH - 1] + "…"
     number = str(len(named.places))
     # "7 regions" and "7 dogs" say how many already.
-    is_counted = len(named.places) > MAX_TAGS_OF_A_PHRASE and label.split(maxsplit=1)[0] != number
+    is_counted = len(named.places) > MAX_LABELS_OF_A_PHRASE and label.split(maxsplit=1)[0] != number
     count = f" ({number})" if is_counted else ""
     return (
         f'<span class="groma-chip" data-groma-name="{named.key}" style="{color_style(named.color)}">'
@@ -187,11 +186,10 @@ def _tags(places: Sequence[Place], size: ImageSize) -> list[_Tag]:
     """The tags of places: at its box for each, unless a phrase has too many."""
     tagged = {}
     for place in places:
-        # The first of equally large places; they come in order of their size.
         names = [
             named
             for named in place.names
-            if len(named.places) <= MAX_TAGS_OF_A_PHRASE or place is max(named.places, key=box_area)
+            if len(named.places) <= MAX_LABELS_OF_A_PHRASE or place is _largest(named.places)
         ]
         if names:
             tagged[place] = names
@@ -210,6 +208,11 @@ def _tags(places: Sequence[Place], size: ImageSize) -> list[_Tag]:
         x, y = _decimal(100 * max(0, left) / nominal[0]), _decimal(100 * edge / nominal[1])
         tags.append(_Tag(place, names, "is-above" if is_above else "is-below", x, y))
     return tags
+
+
+def _largest(places: Sequence[Place]) -> Place:
+    """The first of the largest places."""
+    return max(places, key=lambda place: rectangle_area(place.box))
 
 
 @lru_cache(maxsize=256)

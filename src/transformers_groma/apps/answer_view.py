@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from html import escape
-from importlib.resources import files
 
 from ..grounding import GroundedText
 from ..image_inputs import ImageSize
@@ -20,6 +19,7 @@ from .answer_transcript import (
     question_html,
     searched_phrase,
 )
+from .assets import asset
 
 _VIEW_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
@@ -141,7 +141,7 @@ def view_style() -> str:
     Returns:
         `str`: CSS; all of its selectors start at `.groma-view`.
     """
-    return files(__package__).joinpath("static", "answer_view.css").read_text(encoding="utf-8")
+    return asset("answer_view.css")
 
 
 def view_script() -> str:
@@ -150,7 +150,7 @@ def view_script() -> str:
     Returns:
         `str`: JavaScript.
     """
-    return files(__package__).joinpath("static", "answer_view.js").read_text(encoding="utf-8")
+    return asset("answer_view.js")
 
 
 def _question_block(question: str) -> str:

@@ -2,7 +2,6 @@
 
 from functools import cache
 from html import escape
-from importlib.resources import files
 
 from .app_examples import EXAMPLES
 from .app_settings import AppSettings
@@ -81,16 +80,4 @@ def status_html(message: str) -> str:
     return f'<p class="status" role="alert">{escape(message)}</p>' if message else ""
 
 
-def asset(name: str) -> str:
-    """The text of a file in `static/`.
-
-    Args:
-        name (`str`): of the file.
-
-    Returns:
-        `str`: its content.
-    """
-    return files(__package__).joinpath("static", name).read_text(encoding="utf-8")
-
-
-__all__ = ["EMPTY", "EXAMPLES_SCRIPT", "asset", "examples_html", "page_head", "start_note", "status_html"]
+__all__ = ["EMPTY", "EXAMPLES_SCRIPT", "examples_html", "page_head", "start_note", "status_html"]

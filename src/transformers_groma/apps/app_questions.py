@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ..image_inputs import ImageSize
 from ..markup import REGION_MARK
 from ..questions import STANDARD_QUESTIONS, fill_question
-from ..verb_inputs import Given, marked_question, question_parts, text_part
+from ..verb_inputs import Given, marked_question, phrase_part, question_parts, text_part
 from .drawn_regions import drawn_regions
 
 Verb = Literal["ask", "find", "describe_image", "describe_regions"]
@@ -71,8 +71,9 @@ def question_contents(request: Request, size: ImageSize, max_length: int) -> lis
     if request.verb == "find":
         if not text:
             raise ValueError("Write what to find, such as “the red cup” or “all chairs”, then press Find again.")
-        phrase, is_all = _ALL.subn("", text, count=1) if _ALL.match(text) else (text, 0)
-        return [_standard("grounding" if is_all else "rec", phrase={"type": "phrase", "text": phrase, "boxes": []})]
+        every = _ALL.match(text)
+        phrase = phrase_part(text[every.end() :] if every else text, "phrase")
+        return [_standard("grounding" if every else "rec", phrase=phrase)]
     regions = drawn_regions(request.drawings, size)
     if request.verb == "describe_regions":
         if not regions:

@@ -11,10 +11,11 @@ from gradio.utils import get_upload_folder
 from ..serving.engine import Engine
 from .answer_view import Turn, answer_view, view_head
 from .app_events import AppEvents, Screen
-from .app_page import EMPTY, EXAMPLES_SCRIPT, asset, examples_html, page_head, start_note, status_html
+from .app_page import EMPTY, EXAMPLES_SCRIPT, examples_html, page_head, start_note, status_html
 from .app_questions import TAKES_TEXT, Request, Verb
 from .app_session import Session
 from .app_settings import AppSettings
+from .assets import asset
 
 VIEW_ID = "groma-answer"
 # Seconds between two searches for files of users who left, and the age at which these are deleted.
@@ -72,7 +73,6 @@ def build_app(engine: Engine, settings: AppSettings) -> gr.Blocks:
                 examples_html() if settings.knows_shapes_only else "",
                 js_on_load=EXAMPLES_SCRIPT,
                 apply_default_css=False,
-                elem_id="groma-examples",
             )
         with gr.Column(visible=False, elem_id="groma-work") as work:
             view = gr.HTML(js_on_load=asset("view.js"), apply_default_css=False, elem_id="groma-view")
@@ -82,7 +82,6 @@ def build_app(engine: Engine, settings: AppSettings) -> gr.Blocks:
                     html_template=asset("drawing.html"),
                     js_on_load=asset("drawing.js"),
                     apply_default_css=False,
-                    elem_id="groma-drawing",
                 )
                 with gr.Row(elem_id="groma-ask"):
                     question = gr.Textbox(
@@ -209,7 +208,10 @@ def _wire_download(events: AppEvents, page: Page, button: gr.Button, download: g
     """Saving: the file is made when it is asked for, then the hidden button that downloads it is pressed."""
 
     async def save(session: Session) -> Any:
-        path = await events.save(session, kind)
+        try:
+            path = await events.save(session, kind)
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from error
         return gr.skip() if path is None else str(path)
 
     made = button.click(save, page.session, download, show_progress="hidden", **_PRIVATE)

@@ -106,6 +106,7 @@
     }
     const key = state.hovered ?? state.focused ?? state.pinned;
     const { names, places } = lit(view, key);
+    const pinned = lit(view, state.pinned).names;
     const shownTurn = String(key !== null ? turnOf(key) : state.turn ?? turns.length - 1);
     const chosenTurn = String(state.turn ?? turns.length - 1);
 
@@ -117,17 +118,13 @@
     for (const element of view.querySelectorAll("[data-groma-name]")) {
       toggle(element, "is-lit", names.has(element.dataset.gromaName));
       if (element.hasAttribute("aria-pressed")) {
-        setAttribute(element, "aria-pressed", String(state.pinned !== null && pinsName(view, state, element)));
+        setAttribute(element, "aria-pressed", String(pinned.has(element.dataset.gromaName)));
       }
     }
     for (const element of view.querySelectorAll("[data-groma-place]")) {
       toggle(element, "is-lit", places.has(element.dataset.gromaPlace));
     }
     filter(view, state);
-  }
-
-  function pinsName(view, state, element) {
-    return lit(view, state.pinned).names.has(element.dataset.gromaName);
   }
 
   // All regions: which have the score, how many these are, and what the one under the pointer is.

@@ -24,8 +24,7 @@ let hasDragged = false;
 
 // Only one drawing listens to the document, the one that appeared last.
 window.gromaDrawing?.abort();
-const lifetime = (window.gromaDrawing = new AbortController());
-const signal = lifetime.signal;
+const { signal } = (window.gromaDrawing = new AbortController());
 
 const stage = () => document.querySelector("#groma-view .groma-stage");
 
@@ -133,7 +132,6 @@ function render() {
       const item = document.createElement("li");
       const mention = document.createElement("button");
       mention.type = "button";
-      mention.className = "drawing-mention";
       mention.textContent = `[${number + 1}]`;
       mention.title = "Mention it in the question";
       mention.setAttribute("aria-label", `Mention region ${number + 1}, ${written(box)}, in the question`);
@@ -157,7 +155,7 @@ function render() {
 
 // Writes `[1]` where the cursor of the question is.
 function mentionRegion(number) {
-  const question = document.querySelector("#groma-question textarea, #groma-question input");
+  const question = document.querySelector("#groma-question textarea");
   if (!question) return;
   const { selectionStart: start, selectionEnd: end, value } = question;
   const mark = `${start > 0 && !/\s$/.test(value.slice(0, start)) ? " " : ""}[${number + 1}]`;
@@ -347,13 +345,12 @@ watch("value", () => {
 });
 
 // The layer comes back when the answer view is written anew, and numbers keep their size when the image changes its own.
-const view = () => document.getElementById("groma-view");
 const lost = new MutationObserver(() => {
   if (stage() && layer.parentNode !== stage()) render();
 });
 const resized = new ResizeObserver(renderLayer);
 function observe() {
-  const target = view();
+  const target = document.getElementById("groma-view");
   if (!target) return setTimeout(observe, 100);
   lost.observe(target, { childList: true, subtree: true });
   resized.observe(target);

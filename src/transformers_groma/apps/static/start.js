@@ -16,8 +16,8 @@ function problemOf(files) {
 }
 
 window.gromaStart?.abort();
-const lifetime = (window.gromaStart = new AbortController());
-const early = { signal: lifetime.signal, capture: true };
+const { signal } = (window.gromaStart = new AbortController());
+const early = { signal, capture: true };
 const field = () => document.querySelector('#groma-file input[type="file"]');
 
 function check(event, files) {
