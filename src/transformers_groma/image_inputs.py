@@ -160,7 +160,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image (`PIL.Image.Image`): any mode. It is not changed.
 
     Returns:
-        `PIL.Image.Image`: a new image, mode `RGB`.
+        `PIL.Image.Image`: mode `RGB`; the image itself where nothing had to change.
 
     Raises:
         ValueError: values that are not finite or outside of their scale, see [`to_upright_8_bit`].

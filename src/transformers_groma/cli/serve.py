@@ -153,7 +153,6 @@ def run_serve(arguments: argparse.Namespace) -> None:
         from ..serving.gate import request_log
         from ..serving.http_server import HttpServer, bind_socket
         from ..serving.openai_api import create_app
-        from ..serving.settings import ServerSettings
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] not in SERVE_PACKAGES:
             raise
@@ -178,7 +177,7 @@ def run_serve(arguments: argparse.Namespace) -> None:
                 f"{port} may ask. Pass --api-key-file, or set GROMA_API_KEY."
             )
         model = checked_model(arguments.model, ("groma",))
-        settings = _settings(arguments, arguments.served_name or model_name(model), keys, ServerSettings)
+        settings = _settings(arguments, arguments.served_name or model_name(model), keys)
         device = checked_device(arguments.device)
         with errors_of(f"--model {model!r}"):
             engine = Engine.from_pretrained(
@@ -231,17 +230,16 @@ def _log_to_stderr(logger: logging.Logger) -> None:
     logger.propagate = False
 
 
-def _settings(
-    arguments: argparse.Namespace, name: str, keys: tuple[str, ...], make: "type[ServerSettings]"
-) -> "ServerSettings":
+def _settings(arguments: argparse.Namespace, name: str, keys: tuple[str, ...]) -> "ServerSettings":
     """The settings of the server."""
-    mebibyte = 1024 * 1024
+    from ..serving.settings import MEBIBYTE, ServerSettings
+
     with errors_of("--max-held-mb, --max-body-mb and --max-pixels"):
-        return make(
+        return ServerSettings(
             name,
             api_keys=keys,
-            max_body_bytes=round(arguments.max_body_mb * mebibyte),
-            max_held_bytes=round(arguments.max_held_mb * mebibyte),
+            max_body_bytes=round(arguments.max_body_mb * MEBIBYTE),
+            max_held_bytes=round(arguments.max_held_mb * MEBIBYTE),
             max_pixels=arguments.max_pixels,
             max_new_tokens=arguments.max_new_tokens,
             max_requests_per_client=arguments.max_per_client,
