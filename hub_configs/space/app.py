@@ -4,13 +4,12 @@ import os
 
 from transformers_groma.apps.app_settings import AppSettings
 from transformers_groma.apps.gradio_app import build_app, launch_options
-from transformers_groma.cli.models import embedded_model, is_embedded
+from transformers_groma.cli.models import embedded_model, is_embedded, model_name
 from transformers_groma.serving.engine import Engine
 
 # Without a name the Space shows groma-tiny, which comes with the package and only knows coloured shapes.
 model = os.environ.get("GROMA_MODEL") or str(embedded_model())
-knows_shapes_only = is_embedded(model)
-settings = AppSettings("groma-tiny" if knows_shapes_only else model, knows_shapes_only=knows_shapes_only)
+settings = AppSettings(model_name(model), knows_shapes_only=is_embedded(model))
 engine = Engine.from_pretrained(model, **settings.engine_options())
 demo = build_app(engine, settings)
 

@@ -2,13 +2,18 @@
 
 import importlib.abc
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import pytest
+
+from transformers_groma.apps.app_settings import AppSettings
+from transformers_groma.cli import build_parser
 
 
 class Missing(importlib.abc.MetaPathFinder):
@@ -59,6 +64,16 @@ def test_a_port_that_is_taken(run):
         code, _, errors = run("app", "--no-browser", "--port", port)
     assert code == 2
     assert f"--port {port} cannot be used" in errors and "--port 0" in errors
+
+
+def test_limits_without_options_are_those_of_the_settings_and_of_the_page_about_the_app():
+    arguments, settings = build_parser().parse_args(["app"]), AppSettings("model")
+    document = (Path(__file__).parents[2] / "docs" / "app.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `--(max-[\w-]+)` \|.*\| (\d+) \|$", document, re.MULTILINE)
+    assert len(rows) == 4
+    for option, default in rows:
+        name = option.replace("-", "_")
+        assert getattr(arguments, name) == getattr(settings, name) == int(default), option
 
 
 @pytest.mark.slow

@@ -158,7 +158,7 @@ def _wire_images(events: AppEvents, page: Page, file: gr.File, examples: gr.HTML
         return [*_shown(screen), None]
 
     async def start_example(session: Session, event: gr.EventData) -> AsyncIterator[list[Any]]:
-        async for screen in events.start_example(session, event._data.get("number")):
+        async for screen in events.start_example(session, getattr(event, "number", None)):
             yield _shown(screen)
 
     async def propose(session: Session) -> list[Any]:
