@@ -5,6 +5,7 @@ import json
 import random
 import re
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -18,6 +19,7 @@ from transformers_groma.grounding import (
     render_grounded_phrase,
 )
 from transformers_groma.markup import proxy_token
+from transformers_groma.masks import mask_to_rle
 from transformers_groma.regions import Regions
 
 
@@ -343,3 +345,31 @@ def test_a_phrase_that_was_not_found():
     assert (alone.text, alone.phrases, len(alone.regions), alone.markup) == ("the cup", [], 0, "<p>the cup</p>")
     image = Image.new("RGB", (300, 250), "white")
     assert phrase.draw(image).crop((0, 0, 300, 250)).tobytes() == image.tobytes()
+
+
+def test_masks_of_an_answer():
+    boxes = torch.tensor([[0.0, 0, 4, 4], [1, 1, 3, 3], [0, 2, 4, 4]])
+    answer = ground_text("<p>a dog</p> <roi><r1></roi> by <p>it</p> <roi><r1></roi>.", boxes, user_region_ids=(2, 0))
+    assert answer.masks == {} and answer.user_regions.masks is None and answer.user_regions.ids == (2, 0)
+    masks = {number: np.arange(24).reshape(4, 6) % (number + 2) == 0 for number in (0, 1, 2)}
+    whole = answer.with_masks(masks)
+    for phrase in whole.phrases:
+        assert np.array_equal(phrase.regions.mask, masks[1])
+    assert np.array_equal(whole.user_regions.masks, [masks[2], masks[0]])
+    # The others keep none, and the first answer is as before.
+    assert whole.regions.masks is None and answer.phrases[0].regions.masks is None
+    some = answer.with_masks({1: masks[1]})
+    assert some.user_regions.masks is None
+    written = json.loads(json.dumps(some.to_dict()))["regions"]
+    assert [region.get("mask") for region in written] == [None, mask_to_rle(masks[1]), None]
+    alone = whole.phrases[0].as_answer()
+    assert alone.to_dict()["regions"][0]["mask"] == mask_to_rle(masks[1])
+
+
+def test_masks_that_do_not_fit_an_answer():
+    answer = ground_text("<p>a dog</p> <roi><r1></roi>.", torch.tensor([[0.0, 0, 4, 4], [1, 1, 3, 3]]))
+    mask = np.zeros((4, 6), bool)
+    with pytest.raises(ValueError, match=r"`masks` has \[7\], which are not regions; there are 2"):
+        answer.with_masks({1: mask, 7: mask})
+    with pytest.raises(ValueError, match=r"`masks` lacks regions that phrases name: \[1\]"):
+        answer.with_masks({0: mask})

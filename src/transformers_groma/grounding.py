@@ -1,136 +1,22 @@
-"""Grounded text: the markup that ties an answer's phrases to image regions, and its parsing.
+"""Grounded text: an answer whose phrases are tied to regions of an image; `grounded_markup.py` reads the markup.
 
-    <p>a dog</p> <roi><r4></roi> on <p>the grass</p> <roi><r7><r9></roi>.
-
-`<p>…</p>` marks a phrase, `<roi>…</roi>` after it names its regions by their proxy tokens `<r0>`, `<r1>`, …
 Spans are `(start, end)` offsets in characters; boxes are `xyxy` in absolute pixels of the upright image.
 """
 
-import re
-import unicodedata
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .markup import PHRASE_END, PHRASE_START, REGION_END, REGION_START, proxy_token
+from .grounded_markup import ParsedPhrase, ParsedText, parse_grounded_text, render_grounded_phrase
+from .masks import mask_to_rle
 from .regions import Regions
 
 if TYPE_CHECKING:
     from PIL import Image
-
-# A proxy token is written in one way only: decimal digits, no sign, no leading zeros. 18 digits fit into an int64.
-_TAG = re.compile(r"</?p>|</?roi>|<r(0|[1-9][0-9]{0,17})>")
-# Punctuation that belongs to the word before it, and brackets that belong to the word after them.
-_CLOSING = re.compile(r"[.,;:!?)\]}…。，、；：！？）】」』]|['’]s\b")
-_OPENING = "([{（【「『"
-# What two pieces of text could become together once a tag between them is taken out: a tag, or another token.
-_MARKUP = re.compile(r"</?\w{1,24}>|<\|[^<>\s|]{1,24}\|>|\[(?:grounding|PAD)\]")
-_LONGEST_MARKUP = 32
-_LINE_BREAK = re.compile(r"[\r\n](?:\s*[\r\n])?")
-
-
-def render_grounded_phrase(text: str, region_ids: Sequence[int]) -> str:
-    """Write the markup of one phrase and its regions.
-
-    Args:
-        text (`str`): the phrase; empty for an answer that only names regions.
-        region_ids (`Sequence[int]`): numbers of its regions; empty for a phrase that is not grounded.
-
-    Returns:
-        `str`: the markup.
-
-    Raises:
-        ValueError: if a region number is negative.
-
-    Example:
-    >>> from transformers_groma.grounding import render_grounded_phrase
-    >>> render_grounded_phrase("two dogs", [4, 7])
-    '<p>two dogs</p> <roi><r4><r7></roi>'
-    >>> render_grounded_phrase("", [4])
-    '<roi><r4></roi>'
-    """
-    parts = []
-    if text:
-        parts.append(f"{PHRASE_START}{text}{PHRASE_END}")
-    if len(region_ids) > 0:
-        parts.append(f"{REGION_START}{''.join(map(proxy_token, region_ids))}{REGION_END}")
-    return " ".join(parts)
-
-
-@dataclass(frozen=True)
-class ParsedPhrase:
-    """A phrase and the numbers of its regions.
-
-    Args:
-        text (`str`): the phrase; empty where regions were named without one.
-        span (`tuple[int, int]`): its place in the plain text, so that `parsed.text[span[0] : span[1]] == text`.
-        region_ids (`tuple[int, ...]`): numbers of its regions, at least one, in the order of the text, each once.
-    """
-
-    text: str
-    span: tuple[int, int]
-    region_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class ParsedText:
-    """Plain text and the phrases in it that are tied to regions.
-
-    Args:
-        text (`str`): the text without markup.
-        phrases (`tuple[ParsedPhrase, ...]`): in the order of the text; their spans do not overlap.
-        unknown_region_ids (`tuple[int, ...]`): numbers in the markup that are not regions, each once.
-    """
-
-    text: str
-    phrases: tuple[ParsedPhrase, ...]
-    unknown_region_ids: tuple[int, ...]
-
-
-def parse_grounded_text(markup: str, valid_region_ids: Collection[int] | int | None = None) -> ParsedText:
-    """Read the markup of an answer. Accepts every string and takes linear time.
-
-    - Regions belong to the phrase right before them (several groups too); without one they make an empty phrase.
-    - Regions, in `<roi>` or bare, end a phrase that is still open. Otherwise a phrase inside a phrase is part of it.
-    - A phrase without a (valid) region is plain text. Stray tags vanish; text between `<roi>` and `</roi>` stays.
-    - What is not exactly a tag (`<r007>`, `<r-1>`, `<ro`) stays in the text, like any other text.
-    - Nothing looks ahead: a phrase that was found in a part of an answer can only get more regions from the rest.
-    - Whitespace next to tags is tidied up: at most one space or line break, none before `.` or `)`, none at the ends.
-    - Taking out tags never makes new ones in the text: `<<p>p>` becomes `< p>`.
-
-    Args:
-        markup (`str`): the text that the model wrote, without the tokenizer's special tokens. Spaces that the
-            tokenizer puts around tags when it decodes do no harm.
-        valid_region_ids (`Collection[int]` or `int`, *optional*): numbers of the regions that exist, or `n` for
-            `0..n-1`. Without it every number counts as a region.
-
-    Returns:
-        `ParsedText`: plain text, phrases with spans and region numbers, unknown region numbers.
-
-    Example:
-    >>> from transformers_groma.grounding import parse_grounded_text
-    >>> parsed = parse_grounded_text("<p>a dog</p> <roi><r4></roi> on <p>the grass</p> <roi><r7><r57></roi>.", 40)
-    >>> parsed.text
-    'a dog on the grass.'
-    >>> parsed.phrases[1]
-    ParsedPhrase(text='the grass', span=(9, 18), region_ids=(7,))
-    >>> parsed.unknown_region_ids
-    (57,)
-    """
-    parser = _Parser(valid_region_ids)
-    position = 0
-    for tag in _TAG.finditer(markup):
-        parser.add_text(markup[position : tag.start()])
-        if tag[1] is None:
-            parser.add_tag(tag[0])
-        else:
-            parser.add_region(int(tag[1]))
-        position = tag.end()
-    parser.add_text(markup[position:])
-    return parser.result()
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +55,8 @@ class GroundedPhrase:
         """The phrase as an answer by itself, to draw it or write it as one."""
         phrase = GroundedPhrase(self.text, (0, len(self.text)), self.regions)
         markup = render_grounded_phrase(self.text, self.region_ids)
-        return GroundedText(self.text, [phrase] if phrase else [], self.regions, (), markup)
+        masks = {} if self.regions.masks is None else dict(zip(self.region_ids, self.regions.masks, strict=True))
+        return GroundedText(self.text, [phrase] if phrase else [], self.regions, (), markup, masks=masks)
 
     def draw(self, image: "Image.Image") -> "Image.Image":
         """Draw its regions; see [`GroundedText.draw`]."""
@@ -198,6 +85,9 @@ class GroundedText:
         markup (`str`): the text as the model wrote it.
         user_region_ids (`tuple[int, ...]`): numbers of the regions that the user pointed at, in the order of the
             user's boxes.
+        masks (`Mapping[int, np.ndarray]`): masks by the number of their region, each bool `(H, W)` of the upright
+            image; see [`GroundedText.with_masks`]. Those of the regions that phrases name and of the user's, where
+            masks were asked for.
     """
 
     text: str
@@ -206,9 +96,44 @@ class GroundedText:
     unknown_region_ids: tuple[int, ...]
     markup: str
     user_region_ids: tuple[int, ...] = ()
+    masks: Mapping[int, np.ndarray] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.text
+
+    @property
+    def user_regions(self) -> Regions:
+        """The regions that the user pointed at, in the order of the user's boxes; with masks if all have one."""
+        return _with_masks(self.regions.with_ids(self.user_region_ids), self.masks)
+
+    def with_masks(self, masks: Mapping[int, np.ndarray]) -> "GroundedText":
+        """The same answer with masks of its regions.
+
+        Args:
+            masks (`Mapping[int, np.ndarray]`): by the number of a region, bool `(H, W)` of the upright image. At least
+                those of all regions that phrases name.
+
+        Returns:
+            `GroundedText`: the regions of its phrases have their masks.
+
+        Raises:
+            ValueError: a number that is not one of a region, or a phrase's region without a mask.
+
+        Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> from transformers_groma.grounding import ground_text
+        >>> answer = ground_text("<p>a dog</p> <roi><r0></roi>.", torch.tensor([[0.0, 0, 2, 2]]))
+        >>> answer.with_masks({0: np.ones((4, 6), bool)}).phrases[0].regions.mask.shape
+        (4, 6)
+        """
+        if unknown := [number for number in masks if number not in self.regions.ids]:
+            raise ValueError(f"`masks` has {unknown}, which are not regions; there are {len(self.regions)}.")
+        named = dict.fromkeys(number for phrase in self.phrases for number in phrase.region_ids)
+        if missing := [number for number in named if number not in masks]:
+            raise ValueError(f"`masks` lacks regions that phrases name: {missing}. Pass a mask for each.")
+        phrases = [replace(phrase, regions=_with_masks(phrase.regions, masks)) for phrase in self.phrases]
+        return replace(self, phrases=phrases, masks=dict(masks))
 
     def draw(
         self,
@@ -239,12 +164,16 @@ class GroundedText:
 
         Returns:
             `dict`: keys `text`, `phrases`, `regions` and `unknown_region_ids`; boxes are `xyxy` pixels with two
-            decimals.
+            decimals. A region that has a mask has it as `mask`, COCO's RLE; phrases name their regions by number.
         """
+        content = self.regions.to_dict()
+        for region in content["regions"]:
+            if region["id"] in self.masks:
+                region["mask"] = mask_to_rle(self.masks[region["id"]])
         return {
             "text": self.text,
             "phrases": [phrase.to_dict() for phrase in self.phrases],
-            **self.regions.to_dict(),
+            **content,
             "unknown_region_ids": list(self.unknown_region_ids),
         }
 
@@ -302,138 +231,20 @@ def ground_text(
     return GroundedText(parsed.text, phrases, regions, parsed.unknown_region_ids, markup, tuple(user_region_ids))
 
 
-@dataclass
-class _PhraseDraft:
-    """A phrase while it is read: the span of its text, and its regions so far."""
-
-    start: int
-    end: int
-    region_ids: dict[int, None] = field(default_factory=dict)  # an ordered set
-
-
-class _Parser:
-    """What is known of an answer once it is read up to some tag. Fed with text and tags in turn."""
-
-    def __init__(self, valid_region_ids: Collection[int] | int | None) -> None:
-        if isinstance(valid_region_ids, int):
-            self.valid_region_ids: Collection[int] | None = range(valid_region_ids)
-        else:
-            self.valid_region_ids = None if valid_region_ids is None else frozenset(valid_region_ids)
-        self.text = _PlainText()
-        self.depth = 0  # how many `<p>` are open: a phrase inside a phrase is part of it
-        self.start: int | None = None  # where the text of the open phrase starts, once it has some
-        self.in_regions = False  # between `<roi>` and `</roi>`, where bare proxy tokens start no group of their own
-        self.phrase = _PhraseDraft(0, 0)  # the phrase that regions would belong to
-        self.grounded: list[_PhraseDraft] = []
-        self.unknown_region_ids: dict[int, None] = {}
-
-    def add_text(self, text: str) -> None:
-        start = self.text.append(text)
-        if self.depth > 0 and self.start is None:
-            self.start = start
-
-    def add_tag(self, tag: str) -> None:
-        if tag == PHRASE_START:
-            self.in_regions = False
-            self.depth += 1
-        elif tag == PHRASE_END:
-            if self.depth == 1:
-                self._end_phrase()
-            self.depth = max(self.depth - 1, 0)
-        elif tag == REGION_START:
-            self._start_regions()
-            self.in_regions = True
-        else:
-            self.in_regions = False
-        self.text.after_regions = tag == REGION_END
-
-    def add_region(self, region_id: int) -> None:
-        if not self.in_regions:
-            self._start_regions()
-        self.text.after_regions = True
-        if self.valid_region_ids is not None and region_id not in self.valid_region_ids:
-            self.unknown_region_ids[region_id] = None
-            return
-        if not self.phrase.region_ids:
-            self.grounded.append(self.phrase)
-        self.phrase.region_ids[region_id] = None
-
-    def _end_phrase(self) -> None:
-        end = self.text.length
-        self.phrase = _PhraseDraft(end if self.start is None else self.start, end)
-        self.start = None
-
-    def _start_regions(self) -> None:
-        if self.depth > 0:
-            self._end_phrase()
-            self.depth = 0
-        elif self.phrase.end < self.text.length:  # other text has come since: these regions have no phrase
-            self.phrase = _PhraseDraft(self.text.length, self.text.length)
-
-    def result(self) -> ParsedText:
-        text = self.text.joined()
-        return ParsedText(
-            text=text,
-            phrases=tuple(
-                ParsedPhrase(text[phrase.start : phrase.end], (phrase.start, phrase.end), tuple(phrase.region_ids))
-                for phrase in self.grounded
-            ),
-            unknown_region_ids=tuple(self.unknown_region_ids),
-        )
+def _with_masks(regions: Regions, masks: Mapping[int, np.ndarray]) -> Regions:
+    """Regions with their masks by number, if each has one."""
+    if len(regions) == 0 or not all(number in masks for number in regions.ids):
+        return regions
+    pixels = np.stack([masks[number] for number in regions.ids])
+    return Regions(regions.xyxy, regions.scores, regions.ids, pixels, regions.labels)
 
 
-class _PlainText:
-    """Text without its tags. Whitespace next to tags waits until the text after it is known."""
-
-    def __init__(self) -> None:
-        self.pieces: list[str] = []  # each is whitespace as a whole, or neither starts nor ends with it
-        self.length = 0
-        self.gaps: list[str] = []  # whitespace around the tags since the last text
-        self.after_regions = False  # whether the last tag ended or named regions
-
-    def append(self, text: str) -> int | None:
-        """Add the text between two tags. Returns where its first character that is not whitespace is in the result."""
-        core = text.strip()
-        if not core:
-            self.gaps.append(text)
-            return None
-        lead = text[: len(text) - len(text.lstrip())]
-        gap = self._gap(lead, core) or self._gap_against_markup(core)
-        start = self.length + len(gap)
-        self.pieces += [gap, core]
-        self.length = start + len(core)
-        self.gaps = [text[len(lead) + len(core) :]]
-        return start
-
-    def _gap_against_markup(self, core: str) -> str:
-        """A space where the end of the text so far and `core` would make a tag or token together."""
-        # As many of the last pieces as a token may be long: `<`, `r`, `1` and `>` may come one by one.
-        tail = ""
-        for piece in reversed(self.pieces):
-            tail = piece + tail
-            if len(tail) >= _LONGEST_MARKUP:
-                break
-        tail, head = tail[-_LONGEST_MARKUP:], core[:_LONGEST_MARKUP]
-        crossing = any(found.start() < len(tail) < found.end() for found in _MARKUP.finditer(tail + head))
-        return " " if crossing else ""
-
-    def _gap(self, lead: str, core: str) -> str:
-        """What is left of the whitespace between the text so far and `core`."""
-        if not self.pieces or not (lead or any(self.gaps)):
-            return ""
-        # A line break wins over spaces; of the spaces around it only the indentation of `core` means something.
-        if line_break := _LINE_BREAK.search(lead):
-            return lead[line_break.start() :]
-        for gap in self.gaps:
-            if line_break := _LINE_BREAK.search(gap):
-                return line_break[0]
-        if self.pieces[-1][-1] in _OPENING or _CLOSING.match(core):
-            return ""
-        # The space before regions goes with them before a closing quote, as in `a dog <roi><r4></roi>"`, and stays
-        # before an opening bracket, as in `a dog <roi><r4></roi>(left)`.
-        if self.after_regions and not lead and unicodedata.category(core[0]) in ("Pc", "Pd", "Pe", "Pf", "Po"):
-            return ""
-        return " "
-
-    def joined(self) -> str:
-        return "".join(self.pieces)
+__all__ = [
+    "GroundedPhrase",
+    "GroundedText",
+    "ParsedPhrase",
+    "ParsedText",
+    "ground_text",
+    "parse_grounded_text",
+    "render_grounded_phrase",
+]
