@@ -17,8 +17,9 @@ Args:
     references (list): the true box [x1, y1, x2, y2] of each, in the same units.
 
 Returns:
-    dict: acc@0.5; mean_iou of the first box, 0 where there is none; missing, the share of answers without a box;
-        any_acc@0.5, the share with any box right; best_of_n_iou, the mean IoU of the best box. All in 0..1.
+    dict: acc@0.5, acc@0.75, acc@0.8, acc@0.9; mean_iou of the first box, 0 where there is none; missing, the share of
+        answers without a box; any_acc@0.5, the share with any box right; best_of_n_iou, the mean IoU of the best box.
+        All in 0..1.
 
 Example:
     >>> import evaluate

@@ -19,6 +19,9 @@ def test_metrics_by_hand():
     assert metrics == pytest.approx(
         {
             "acc@0.5": 1 / 4,
+            "acc@0.75": 1 / 4,
+            "acc@0.8": 1 / 4,
+            "acc@0.9": 0,
             "mean_iou": (0.875 + 0.5) / 4,
             "missing": 1 / 4,
             "any_acc@0.5": 2 / 4,

@@ -14,6 +14,21 @@ REALDATA = Path(__file__).parents[4] / "shared" / "realdata"
 TARGET = [0.0, 0.0, 10.0, 10.0]
 
 
+def accuracies(value: float) -> dict[str, float]:
+    """The accuracy at every threshold, where it is the same."""
+    return {f"acc@{threshold}": value for threshold in (0.5, 0.75, 0.8, 0.9)}
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.75, 0.8, 0.9])
+def test_an_iou_must_be_above_the_threshold(threshold):
+    for height, right in ((100 * threshold, 0), (100 * threshold + 0.01, 1)):
+        scores = rec_accuracy([[[0.0, 0.0, 100.0, height]]], [[0.0, 0.0, 100.0, 100.0]])
+        assert scores[f"acc@{threshold}"] == right
+        assert [name for name, value in scores.items() if name.startswith("acc@") and value] == [
+            f"acc@{lower}" for lower in (0.5, 0.75, 0.8, 0.9) if lower < threshold or (right and lower == threshold)
+        ]
+
+
 @pytest.mark.parametrize(("height", "right"), [(5.0, 0), (5.001, 1), (10.0, 1), (4.0, 0)])
 def test_an_iou_of_exactly_one_half_is_wrong(height, right):
     scores = rec_accuracy([[[0.0, 0.0, 10.0, height]]], [TARGET])
@@ -23,7 +38,7 @@ def test_an_iou_of_exactly_one_half_is_wrong(height, right):
 
 def test_the_first_box_counts():
     scores = rec_accuracy([[[50, 50, 60, 60], TARGET], [TARGET, [50, 50, 60, 60]]], [TARGET, TARGET])
-    assert scores == {"acc@0.5": 0.5, "mean_iou": 0.5, "missing": 0.0, "any_acc@0.5": 1.0, "best_of_n_iou": 1.0}
+    assert scores == accuracies(0.5) | {"mean_iou": 0.5, "missing": 0.0, "any_acc@0.5": 1.0, "best_of_n_iou": 1.0}
 
 
 def test_answers_without_boxes_are_wrong():
@@ -31,7 +46,7 @@ def test_answers_without_boxes_are_wrong():
     assert scores["missing"] == pytest.approx(2 / 3)
     assert scores["acc@0.5"] == scores["mean_iou"] == scores["best_of_n_iou"] == pytest.approx(1 / 3)
     nothing = rec_accuracy([[], []], [TARGET] * 2)
-    assert nothing == {"acc@0.5": 0.0, "mean_iou": 0.0, "missing": 1.0, "any_acc@0.5": 0.0, "best_of_n_iou": 0.0}
+    assert nothing == accuracies(0.0) | {"mean_iou": 0.0, "missing": 1.0, "any_acc@0.5": 0.0, "best_of_n_iou": 0.0}
 
 
 def test_a_model_may_answer_with_anything_but_numbers_must_be_numbers():
@@ -103,4 +118,9 @@ def test_first_box_ious_are_those_of_the_first_boxes():
     answers = [[half, TARGET], [], [nowhere, TARGET], [TARGET]]
     assert first_box_ious(answers, [TARGET] * 4).tolist() == [0.5, 0, 0, 1]
     scores = rec_accuracy(answers, [TARGET] * 4)
-    assert scores == {"acc@0.5": 0.25, "mean_iou": 0.375, "missing": 0.25, "any_acc@0.5": 0.75, "best_of_n_iou": 0.75}
+    assert scores == accuracies(0.25) | {
+        "mean_iou": 0.375,
+        "missing": 0.25,
+        "any_acc@0.5": 0.75,
+        "best_of_n_iou": 0.75,
+    }

@@ -24,7 +24,7 @@ from ..benchmark import (
     row_name,
     rows_without_image,
 )
-from ..metrics.rec_accuracy import first_box_ious, rec_accuracy
+from ..metrics.rec_accuracy import THRESHOLDS, first_box_ious, rec_accuracy
 from ..predictions import Prediction
 from ..reports.plots import plot_iou_histogram
 from ..respondents import ChatRespondent
@@ -37,6 +37,7 @@ METRICS = (
         "acc@0.5",
         "share of answers whose first box has an IoU above 0.5 with the target; no box counts as wrong (the paper's)",
     ),
+    *(Metric(f"acc@{threshold}", f"the same above {threshold}") for threshold in THRESHOLDS[1:]),
     Metric("mean_iou", "mean IoU of the first box, 0 where there is none"),
     Metric("missing", "share of answers without a box"),
     Metric("any_acc@0.5", "share of answers with any box above 0.5 (for analysis)"),

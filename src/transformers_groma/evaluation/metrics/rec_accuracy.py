@@ -10,6 +10,9 @@ import numpy as np
 from ...box_arrays import IOU_THRESHOLD, ious
 from .box_lists import check_rows, first_of_each, flat_boxes, flat_targets, row_of_each
 
+# 0.5 is the paper's; others report the rest beside it.
+THRESHOLDS = (IOU_THRESHOLD, 0.75, 0.8, 0.9)
+
 
 def first_box_ious(
     predictions: Sequence[Sequence[Sequence[float]]], references: Sequence[Sequence[float]]
@@ -39,8 +42,8 @@ def rec_accuracy(
     """Score the boxes of answers against one true box each.
 
     The paper's metric is `acc@0.5`: the first box counts, its IoU must be above 0.5 (not equal), and an answer without
-    a box is wrong. The last two metrics say what a better choice among the boxes of an answer could gain; they are for
-    analysis.
+    a box is wrong. `acc@0.75`, `acc@0.8` and `acc@0.9` are the same above a higher IoU. The last two metrics say what
+    a better choice among the boxes of an answer could gain; they are for analysis.
 
     Args:
         predictions (`Sequence`, one entry an answer): boxes of shape `(n, 4)` in the order of the answer, `xyxy`; `n`
@@ -48,9 +51,9 @@ def rec_accuracy(
         references (`Sequence` of boxes): the true `xyxy` box of each.
 
     Returns:
-        `dict[str, float]`: `acc@0.5`; `mean_iou` of the first box, 0 where there is none; `missing`, the share of
-        answers without a box; `any_acc@0.5`, the share with any box right; `best_of_n_iou`, the mean IoU of the best
-        box. All in 0..1.
+        `dict[str, float]`: `acc@0.5`, `acc@0.75`, `acc@0.8`, `acc@0.9`; `mean_iou` of the first box, 0 where there is
+        none; `missing`, the share of answers without a box; `any_acc@0.5`, the share with any box right;
+        `best_of_n_iou`, the mean IoU of the best box. All in 0..1.
 
     Raises:
         ValueError: nothing to score, not one reference for each answer, or something that is not a box.
@@ -58,12 +61,12 @@ def rec_accuracy(
     Example:
     >>> answers = [[[0, 0, 10, 9]], [[0, 0, 10, 5], [0, 0, 10, 10]], []]
     >>> scores = rec_accuracy(answers, [[0, 0, 10, 10]] * 3)
-    >>> {name: round(value, 3) for name, value in scores.items()}
-    {'acc@0.5': 0.333, 'mean_iou': 0.467, 'missing': 0.333, 'any_acc@0.5': 0.667, 'best_of_n_iou': 0.633}
+    >>> [round(scores[name], 3) for name in ("acc@0.5", "acc@0.9", "mean_iou", "any_acc@0.5")]
+    [0.333, 0.0, 0.467, 0.667]
     """
     first, best, missing = _first_and_best(predictions, references)
     return {
-        "acc@0.5": float((first > IOU_THRESHOLD).mean()),
+        **{f"acc@{threshold}": float((first > threshold).mean()) for threshold in THRESHOLDS},
         "mean_iou": float(first.mean()),
         "missing": float(missing.mean()),
         "any_acc@0.5": float((best > IOU_THRESHOLD).mean()),
@@ -88,4 +91,4 @@ def _first_and_best(
     return first, best, ~answered
 
 
-__all__ = ["first_box_ious", "rec_accuracy"]
+__all__ = ["THRESHOLDS", "first_box_ious", "rec_accuracy"]
