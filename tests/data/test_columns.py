@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from datasets import Dataset, Features, Value, load_dataset
 from datasets import Image as DatasetImage
@@ -25,6 +26,7 @@ from transformers_groma.data.columns import (
     region_part,
     text_part,
 )
+from transformers_groma.masks import mask_to_rle
 from transformers_groma.models.groma.loss_groma_proposer import OBJECTNESS_SOURCES
 
 
@@ -141,6 +143,76 @@ def test_crowd_regions_are_optional():
     check_columns(features, "detection")
     with pytest.raises(ValueError, match="Column 'crowd_boxes_xyxy' of a detection dataset must be"):
         check_columns(Features({**features, "crowd_boxes_xyxy": Value("string")}), "detection")
+
+
+def rle_of_box(x1: int, y1: int, x2: int, y2: int, width: int = 40, height: int = 20) -> dict:
+    mask = np.zeros((height, width), dtype=bool)
+    mask[y1:y2, x1:x2] = True
+    return mask_to_rle(mask)
+
+
+def test_masks_are_optional_in_all_schemas(tmp_path):
+    masks = [rle_of_box(0, 0, 10, 10), None]
+    questions = conversation(messages=conversation()["messages"][:1], references=[], category="")
+    questions |= {"target_boxes_xyxy": [[5, 5, 40, 20]], "target_masks": [rle_of_box(5, 5, 40, 20)], "masks": masks}
+    crowded = {"crowd_boxes_xyxy": [[5, 5, 40, 20]], "crowd_masks": [rle_of_box(5, 5, 40, 20)]}
+    for schema, row in (
+        ("detection", detection(boxes_xyxy=conversation()["boxes_xyxy"], masks=masks)),
+        ("detection", detection(masks=[None], **crowded)),
+        ("conversation", conversation(masks=masks)),
+        ("evaluation", questions),
+    ):
+        check_row(row, schema)
+        check_row(row | {name: None for name in row if name.endswith("masks")}, schema)  # as mixtures have them
+        features = features_of(row, schema)
+        assert list(features)[-1].endswith("masks") and set(features) == set(row)
+        Dataset.from_list([row, row], features=features).to_parquet(tmp_path / "rows.parquet")
+        loaded = Dataset.from_parquet(str(tmp_path / "rows.parquet"), cache_dir=str(tmp_path))
+        assert check_dataset(loaded, schema) == 2 and loaded.features == features
+        assert [loaded[1][name] for name in row if name.endswith("masks")] == [
+            row[name] for name in row if name.endswith("masks")
+        ]
+        wrong = Features({**features, list(features)[-1]: Value("string")})
+        with pytest.raises(ValueError, match=f"masks' of an? {schema} dataset must be"):
+            check_columns(wrong, schema)
+
+
+@pytest.mark.parametrize(
+    ("name", "masks", "message"),
+    [
+        ("masks", [], r"`masks` has 0 masks, but `boxes_xyxy` has 1 box: give one a box, and null for a box without"),
+        ("masks", [None, None], r"`masks` has 2 masks, but `boxes_xyxy` has 1 box"),
+        ("crowd_masks", [None], r"`crowd_masks` has 1 mask, but `crowd_boxes_xyxy` has 0 boxes"),
+        ("masks", [rle_of_box(0, 0, 0, 0)], r"`masks\[0\]`: mask is empty: a box without a mask has null"),
+        ("masks", [rle_of_box(1, 2, 3, 4, 20, 40)], r"another size than the upright image: mask 20x40, image 40x20"),
+        ("masks", [rle_of_box(11, 2, 13, 4)], r"does not fit its box: .*mask \[11, 2, 13, 4\], box \[1.0, 2"),
+        ("masks", [{"size": [20, 40], "counts": "0"}], r"`masks\[0\]`: mask is damaged: .* cover 0 pixels"),
+    ],
+)
+def test_bad_masks_are_named(name, masks, message):
+    rows = [detection(**{name: None}), detection(**{name: masks})]
+    dataset = Dataset.from_list(rows, features=features_of(rows[1], "detection"))
+    with pytest.raises(RowError, match=rf"Row 1 \(image_id '7'\): .*{message}"):
+        check_dataset(dataset, "detection")
+
+
+def test_masks_to_find_go_with_the_boxes_to_find():
+    row = conversation(messages=conversation()["messages"][:1], references=[], category="")
+    row |= {"target_boxes_xyxy": [[0, 0, 4, 4]]}
+    check_row(row | {"target_masks": [rle_of_box(0, 0, 4, 4)]}, "evaluation")
+    with pytest.raises(RowError, match=r"`target_masks` has 2 masks, but `target_boxes_xyxy` has 1 box"):
+        check_row(row | {"target_masks": [None, None]}, "evaluation")
+    with pytest.raises(RowError, match=r"`target_masks\[0\]`: mask does not fit its box"):
+        check_row(row | {"target_masks": [rle_of_box(20, 0, 24, 4)]}, "evaluation")
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_masks_are_of_the_upright_image(orientation):
+    row = detection(image=png(20, 40, orientation), boxes_xyxy=[[0, 0, 10, 10]])
+    width, height = (20, 40) if orientation == 1 else (40, 20)
+    check_row(row | {"masks": [rle_of_box(0, 0, 10, 10, width, height)]}, "detection")
+    with pytest.raises(RowError, match=f"another size than the upright image: .*, image {width}x{height}"):
+        check_row(row | {"masks": [rle_of_box(0, 0, 10, 10, height, width)]}, "detection")
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,21 @@ def test_crowds_of_detection_rows_are_kept(tmp_path):
     assert "crowd_boxes_xyxy" not in load_mixture([str(tmp_path / "plain")], "detection").features
 
 
+@pytest.mark.parametrize("with_masks_first", [True, False])
+def test_masks_are_kept_beside_datasets_without_them(tmp_path, with_masks_first):
+    one = {"image": PilImage.new("RGB", (3, 2)), "image_id": "1", "boxes_xyxy": [[0, 0, 1, 2]], "source": "coco"}
+    masks = [{"size": [2, 3], "counts": "024"}]
+    for name, row in (("plain", one), ("masked", one | {"masks": masks})):
+        (tmp_path / name).mkdir()
+        dataset = Dataset.from_list([row], features=features_of(row, "detection"))
+        dataset.to_parquet(tmp_path / name / "train.parquet")
+    names = ["masked", "plain"] if with_masks_first else ["plain", "masked"]
+    mixture = load_mixture([str(tmp_path / name) for name in names], "detection")
+    assert mixture["masks"] == ([masks, None] if with_masks_first else [None, masks])
+    assert check_dataset(mixture, "detection") == 2
+    assert "masks" not in load_mixture([str(tmp_path / "plain")], "detection").features
+
+
 def test_precomputed_proposals_on_all_or_none(data):
     proposals = {"proposal_boxes": List(List(Value("float32"), length=4)), "proposal_scores": List(Value("float32"))}
     row = {**rows("p", 1)[0], "proposal_boxes": [[0.5, 0.5, 1, 1]], "proposal_scores": [0.5]}

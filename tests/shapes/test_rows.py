@@ -8,6 +8,7 @@ from datasets import load_dataset
 from PIL import Image
 
 from transformers_groma.data.columns import check_dataset
+from transformers_groma.masks import rle_to_mask
 from transformers_groma.shapes.preview import contact_sheet
 from transformers_groma.shapes.rows import TASKS, ShapesOptions, iter_rows, shapes_dataset, write_shapes
 from transformers_groma.shapes.scenes import make_scene
@@ -87,9 +88,34 @@ def test_detection_rows_are_the_scene():
     for index, row in enumerate(rows):
         scene = make_scene(9, "validation", index, image_size=160)
         assert row["boxes_xyxy"] == scene.boxes_xyxy
+        for mask, item in zip(row["masks"], scene.objects, strict=True):
+            np.testing.assert_array_equal(rle_to_mask(mask), item.mask)
         with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
             assert (image.format, image.size) == ("JPEG", (160, 160))
             assert np.abs(np.asarray(image).astype(float) - np.asarray(scene.draw())).mean() < 3
+
+
+def tight_box(mask: np.ndarray) -> list[int]:
+    rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+    return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+
+
+@pytest.mark.parametrize("evaluation", [False, True])
+@pytest.mark.parametrize("task", WITH_QUESTIONS)
+def test_masks_belong_to_their_boxes(task, evaluation):
+    """One a box, in the order of the boxes, also of the boxes to find: the visible pixels of the same object."""
+    options = ShapesOptions(task, seed=4, split="test", evaluation=evaluation)
+    pairs = 0
+    for index in range(6):
+        row = options.row(index)
+        of_scene = {item.box_xyxy: item.mask for item in options.conversation(index)[0].objects}
+        for masks, boxes in (("masks", "boxes_xyxy"), ("target_masks", "target_boxes_xyxy")):
+            assert (masks in row) == (boxes in row)
+            for mask, box in zip(row.get(masks, []), row.get(boxes, []), strict=True):
+                assert tight_box(rle_to_mask(mask)) == box
+                np.testing.assert_array_equal(rle_to_mask(mask), of_scene[tuple(box)])
+                pairs += 1
+    assert pairs > 0
 
 
 @pytest.mark.parametrize("task", ["chat", "rec"])
@@ -132,6 +158,7 @@ def test_files_hold_the_same_rows(tmp_path, capsys):
     order = [0, 2, 4, 1, 3]
     assert [row["messages"] for row in loaded] == [expected[index]["messages"] for index in order]
     assert loaded[0]["image"].tobytes() == expected[0]["image"].tobytes()
+    assert loaded[1]["masks"] == expected[2]["masks"] and loaded.features == expected.features
 
 
 def test_a_finished_folder_is_left_alone(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Dataset columns: what `processing/` writes and training and evaluation read, and a check of every row.
 
-Boxes are `xyxy` in absolute pixels of the upright image, `0 <= x1 < x2 <= width` and `0 <= y1 < y2 <= height`.
+Boxes are `xyxy` in absolute pixels of the upright image, `0 <= x1 < x2 <= width` and `0 <= y1 < y2 <= height`. Masks
+are optional: one a box, COCO RLE of the upright image as `masks.mask_to_rle` writes it, null for a box without one.
 """
 
 import io
@@ -12,6 +13,7 @@ from datasets import Features, Image, List, Value
 
 from .._words import counted
 from ..images import open_image_header, upright_size
+from .annotated_masks import mask_fault
 
 # Boxes may stick out of the image by this many pixels: annotations of photos are rounded.
 BOX_SLACK = 1.0
@@ -19,6 +21,7 @@ BOX_SLACK = 1.0
 PART_TYPES = TEXT, IMAGE, REGION, PHRASE = ("text", "image", "region", "phrase")
 
 BOXES = List(List(Value("float32"), length=4))
+MASKS = List({"size": List(Value("int32")), "counts": Value("string")})
 MESSAGES = List(
     {
         "role": Value("string"),
@@ -60,10 +63,12 @@ FEATURES: dict[str, Features] = {
 # Columns that rows of a schema may also have. Crowd regions are boxes around many objects that were not counted:
 # detections in them are neither right nor wrong, and nothing learns them.
 OPTIONAL_FEATURES: dict[str, Features] = {
-    "detection": Features({"crowd_boxes_xyxy": BOXES}),
-    "conversation": Features({}),
-    "evaluation": Features({}),
+    "detection": Features({"crowd_boxes_xyxy": BOXES, "masks": MASKS, "crowd_masks": MASKS}),
+    "conversation": Features({"masks": MASKS}),
+    "evaluation": Features({"masks": MASKS, "target_masks": MASKS}),
 }
+# Which boxes the masks of a column belong to.
+BOXES_OF_MASKS = {"masks": "boxes_xyxy", "crowd_masks": "crowd_boxes_xyxy", "target_masks": "target_boxes_xyxy"}
 
 
 class RowError(ValueError):
@@ -194,10 +199,15 @@ def check_row(row: Mapping[str, Any], schema: Schema) -> None:
         _check_boxes("crowd_boxes_xyxy", row.get("crowd_boxes_xyxy") or [], size)
         if row["source"] not in DETECTION_SOURCES:
             raise RowError(f"`source` must be one of {DETECTION_SOURCES}, got {row['source']!r}")
-        return
-    _check_messages(row["messages"], len(row["boxes_xyxy"]), size is not None, ends_with_answer=schema != "evaluation")
-    if schema == "evaluation":
-        _check_boxes("target_boxes_xyxy", row["target_boxes_xyxy"], size)
+    else:
+        is_evaluation = schema == "evaluation"
+        _check_messages(row["messages"], len(row["boxes_xyxy"]), size is not None, ends_with_answer=not is_evaluation)
+        if is_evaluation:
+            _check_boxes("target_boxes_xyxy", row["target_boxes_xyxy"], size)
+    for name, of_boxes in BOXES_OF_MASKS.items():
+        if name in OPTIONAL_FEATURES[schema] and row.get(name) is not None:
+            boxes = row.get(of_boxes)
+            _check_masks(name, row[name], of_boxes, [] if boxes is None else boxes, size)
 
 
 def check_dataset(dataset: Iterable[Mapping[str, Any]], schema: Schema) -> int:
@@ -261,6 +271,24 @@ def _check_boxes(name: str, boxes: Sequence[Sequence[float]], size: tuple[int, i
             raise RowError(f"`{name}[{index}]` {list(box)} is outside the image of {width}x{height} pixels")
 
 
+def _check_masks(
+    name: str,
+    masks: Sequence[Mapping[str, Any] | None],
+    of_boxes: str,
+    boxes: Sequence[Sequence[float]],
+    size: tuple[int, int] | None,
+) -> None:
+    """Check the masks of boxes that are right."""
+    if len(masks) != len(boxes):
+        raise RowError(
+            f"`{name}` has {counted(len(masks), 'mask')}, but `{of_boxes}` has {counted(len(boxes), 'box', 'boxes')}: "
+            "give one a box, and null for a box without a mask"
+        )
+    for index, (mask, box) in enumerate(zip(masks, boxes, strict=True)):
+        if mask is not None and (fault := mask_fault(mask, box, *size)):
+            raise RowError(f"`{name}[{index}]`: {fault}")
+
+
 def _check_text(value: Any) -> None:
     """Check that texts hold no lone surrogates: JSON can spell them, but UTF-8 files cannot hold them."""
     if isinstance(value, str):
@@ -270,7 +298,7 @@ def _check_text(value: Any) -> None:
             raise RowError("a text holds half a character (a lone surrogate)") from None
     elif isinstance(value, Mapping):
         for name, inner in value.items():
-            if "boxes" not in name:
+            if "boxes" not in name and "masks" not in name:
                 _check_text(inner)
     elif isinstance(value, (list, tuple)):
         for inner in value:
@@ -311,6 +339,7 @@ def _check_messages(
 
 
 __all__ = [
+    "BOXES_OF_MASKS",
     "CONVERSATION_FEATURES",
     "DETECTION_FEATURES",
     "DETECTION_SOURCES",

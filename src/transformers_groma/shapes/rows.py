@@ -1,4 +1,4 @@
-"""Dataset rows of synthetic scenes: boxes to detect, conversations, questions to evaluate."""
+"""Dataset rows of synthetic scenes: boxes and masks to detect, conversations, questions to evaluate."""
 
 import hashlib
 import io
@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from ..data.columns import DETECTION_SOURCES, FEATURES, Schema, image_part, phrase_part, region_part, text_part
+from ..data.columns import DETECTION_SOURCES, Schema, features_of, image_part, phrase_part, region_part, text_part
 from ..data.provenance import named_as_options
 from ..data.shards import WriteReport, write_dataset
+from ..masks import mask_to_rle
 from .questions import MIXTURE, converse
 from .scenes import MIN_IMAGE_SIZE, SPLITS, Scene, make_scene
 from .world import Content, Exchange, Phrase, Region, world_of
@@ -29,6 +30,8 @@ TASKS = ("detection", *CONVERSATION_TASKS)
 # A scene has up to 12 objects, and its longest answer names 6.
 MIN_REGIONS = 16
 JPEG_QUALITY = 95
+# Raise it where the same options become other rows. 2: masks.
+ROWS_VERSION = 2
 # Where a scene gives no question of the task, the scene with this much higher a number is tried.
 NEXT_SCENE = 2**32
 
@@ -103,7 +106,8 @@ class ShapesOptions:
             index (`int`): its number, from 0.
 
         Returns:
-            `dict`: the columns of the schema; the image as `{"bytes": …, "path": None}` (JPEG).
+            `dict`: the columns of the schema, and the exact masks of what is visible of the objects; the image as
+            `{"bytes": …, "path": None}` (JPEG).
         """
         if self.task == "detection":
             return self._detection_row(index)
@@ -117,6 +121,7 @@ class ShapesOptions:
             "boxes_xyxy": scene.boxes_xyxy,
             # Both objectness heads learn.
             "source": DETECTION_SOURCES[index % len(DETECTION_SOURCES)],
+            "masks": [mask_to_rle(item.mask) for item in scene.objects],
         }
 
     def conversation(self, index: int) -> tuple[Scene, list[Exchange]]:
@@ -166,11 +171,13 @@ class ShapesOptions:
             "boxes_xyxy": boxes.used,
             "messages": messages,
             "source": f"shapes-{self.task}",
+            "masks": [mask_to_rle(scene.objects[item].mask) for item in boxes.numbers],
         }
         if self.evaluation:
             exchange = exchanges[0]
             row["references"] = [exchange.reference] if exchange.reference else []
             row["target_boxes_xyxy"] = [scene.boxes_xyxy[target] for target in exchange.targets]
+            row["target_masks"] = [mask_to_rle(scene.objects[target].mask) for target in exchange.targets]
             row["category"] = exchange.category
         return row
 
@@ -215,7 +222,7 @@ def shapes_dataset(task: str, rows: int, seed: int, **options: Any) -> Dataset:
         task (`str`), rows (`int`), seed (`int`), **options: see [`iter_rows`].
 
     Returns:
-        `datasets.Dataset`: detection, conversation or evaluation columns.
+        `datasets.Dataset`: detection, conversation or evaluation columns, with masks.
 
     Raises:
         ValueError: an argument is out of range.
@@ -225,8 +232,8 @@ def shapes_dataset(task: str, rows: int, seed: int, **options: Any) -> Dataset:
     >>> len(dataset), dataset[0]["image"].size
     (2, (224, 224))
     """
-    features = FEATURES[ShapesOptions(task, seed, **options).schema]
-    return Dataset.from_list(list(iter_rows(task, rows, seed, **options)), features=features)
+    made = list(iter_rows(task, rows, seed, **options))
+    return Dataset.from_list(made, features=features_of(made[0], ShapesOptions(task, seed, **options).schema))
 
 
 def write_shapes(
@@ -261,7 +268,7 @@ def write_shapes(
         split=options.split,
         num_shards=num_shards,
         overwrite=overwrite,
-        options=named_as_options({**asdict(options), "rows": rows}),
+        options={**named_as_options({**asdict(options), "rows": rows}), "version of shapes": ROWS_VERSION},
     )
 
 

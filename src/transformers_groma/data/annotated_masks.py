@@ -1,0 +1,84 @@
+"""Checks one annotated mask: its RLE beside the image and its box, or what is wrong with it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..masks import rle_to_mask
+from .left_out import LeftOut
+
+# How far an edge of the box around a mask may be from that of the annotated box: pixels, or a share of the box's side,
+# whichever is more. Annotators' polygons have spurs thinner than a pixel, and people draw boxes loosely. (Real COCO
+# and LVIS annotations stay within 7 pixels and a tenth of the side. Those of LVIS that do not are masks of an image
+# that was turned, and are nowhere near their box.)
+BOX_SLACK_PIXELS, BOX_SLACK_SHARE = 2.0, 0.25
+
+NOT_RLE = "mask is not COCO RLE: a dict with `size`, [height, width], and `counts`, a text"
+DAMAGED = "mask is damaged"
+OTHER_SIZE = "mask has another size than the upright image"
+EMPTY = "mask is empty: a box without a mask has null"
+NOT_OF_BOX = "mask does not fit its box: they are of different objects, or of differently turned images"
+
+
+def mask_fault(rle: Any, box: Sequence[float], width: int, height: int) -> LeftOut | None:
+    """What is wrong with a mask, if anything is.
+
+    Args:
+        rle: the mask as `masks.mask_to_rle` writes it, unchecked.
+        box (4 numbers): its box, `xyxy` in pixels of the upright image.
+        width, height (`int`): size of the upright image.
+
+    Returns:
+        `LeftOut`, *optional*: `None` if it is right; else the reason, and what is special about this mask.
+
+    Example:
+    >>> rle = {"size": [2, 3], "counts": "231"}  # its pixels are in the second and third column
+    >>> mask_fault(rle, [1, 0, 3, 2], width=3, height=2) is None
+    True
+    >>> mask_fault(rle, [1, 0, 3, 2], width=2, height=3).reason
+    'mask has another size than the upright image'
+    """
+    if not isinstance(rle, Mapping) or not isinstance(rle.get("counts"), str) or "size" not in rle:
+        return LeftOut(NOT_RLE, repr(rle)[:100])
+    size = rle["size"]
+    if not isinstance(size, (list, tuple, np.ndarray)) or len(size) != 2:
+        return LeftOut(NOT_RLE, repr(rle)[:100])
+    # Before it is decoded: a wrong size may be enormous.
+    if list(size) != [height, width]:
+        return LeftOut(OTHER_SIZE, f"mask {size[1]}x{size[0]}, image {width}x{height} (width x height)")
+    try:
+        mask = rle_to_mask(rle)
+    except ValueError as error:
+        return LeftOut(DAMAGED, str(error))
+    if not mask.any():
+        return LeftOut(EMPTY)
+    columns, rows = mask.any(axis=0).nonzero()[0], mask.any(axis=1).nonzero()[0]
+    around = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+    if not fits_box(around, box):
+        return LeftOut(NOT_OF_BOX, f"box around the mask {[int(value) for value in around]}, box {list(box)}")
+    return None
+
+
+def fits_box(around: Sequence[float], box: Sequence[float]) -> bool:
+    """Whether the box around a mask is about the box that is given for the same object.
+
+    Args:
+        around (4 numbers): the box around the mask, `xyxy` in pixels.
+        box (4 numbers): the annotated box, `xyxy` in pixels.
+
+    Returns:
+        `bool`: no edge is off by more than 2 pixels or a quarter of the box's side along it.
+
+    Example:
+    >>> fits_box([12, 10, 48, 50], [10, 10, 50, 50]), fits_box([10, 25, 50, 50], [10, 10, 50, 50])
+    (True, False)
+    """
+    x1, y1, x2, y2 = box
+    slack = [max(BOX_SLACK_PIXELS, BOX_SLACK_SHARE * side) for side in (x2 - x1, y2 - y1)]
+    return all(
+        abs(edge - given) <= slack[axis % 2] for axis, (edge, given) in enumerate(zip(around, box, strict=True))
+    )
+
+
+__all__ = ["fits_box", "mask_fault"]
