@@ -50,6 +50,14 @@ TEXT = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+# For `tiny_config(mask_decoder_config=MASK_DECODER)` and the others: a mask decoder, which released models lack.
+MASK_DECODER = {
+    "hidden_size": 32,
+    "num_attention_heads": 2,
+    "mlp_dim": 32,
+    "iou_head_hidden_dim": 16,
+    "mask_input_channels": 8,
+}
 MAX_REGIONS = 6
 
 # The linear layers of the language model of `tiny_model`.
@@ -81,11 +89,12 @@ def tiny_config(**overrides) -> GromaConfig:
     return GromaConfig(**parts, **settings)
 
 
-def tiny_detector_config(**proposer) -> GromaRegionProposalConfig:
+def tiny_detector_config(mask_decoder_config: dict | None = None, **proposer) -> GromaRegionProposalConfig:
     """The detector of `tiny_config`."""
     return GromaRegionProposalConfig(
         vision_config=dict(VISION),
         proposer_config={**PROPOSER, **proposer},
+        mask_decoder_config=mask_decoder_config,
         max_regions=MAX_REGIONS,
         box_score_threshold=0.0,
     )
@@ -99,10 +108,10 @@ def tiny_model(seed: int = 0, **overrides) -> GromaForConditionalGeneration:
     return model
 
 
-def tiny_detector(seed: int = 0, **proposer) -> GromaForRegionProposal:
+def tiny_detector(seed: int = 0, mask_decoder_config: dict | None = None, **proposer) -> GromaForRegionProposal:
     """A random detector in evaluation mode whose proposals are spread over the image."""
     torch.manual_seed(seed)
-    detector = GromaForRegionProposal(tiny_detector_config(**proposer)).eval()
+    detector = GromaForRegionProposal(tiny_detector_config(mask_decoder_config, **proposer)).eval()
     spread_proposals(detector.region_proposer)
     return detector
 

@@ -15,7 +15,7 @@ from transformers_groma.models.groma.modeling_groma_base import (
     part_dtypes,
 )
 
-from ...tiny import tiny_detector_config, tiny_inputs, tiny_model
+from ...tiny import MASK_DECODER, tiny_detector_config, tiny_inputs, tiny_model
 
 FLOAT32_PARTS = ("vision_tower", "region_proposer")
 
@@ -114,7 +114,7 @@ def test_a_model_that_was_cast_as_a_whole(folder, cls, tmp_path, dtype):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("part", PARTS)
 def test_one_part_in_another_dtype(tmp_path, dtype, part):
-    tiny_model().save_pretrained(tmp_path)
+    tiny_model(mask_decoder_config=MASK_DECODER).save_pretrained(tmp_path)
     model = GromaForConditionalGeneration.from_pretrained(tmp_path, dtype=dtype)
     others = {torch.float32: torch.bfloat16, torch.bfloat16: torch.float32}
     module = model.lm_head if part == "lm_head" else model.get_submodule(f"model.{part}")

@@ -8,6 +8,7 @@ from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
 from ...markup import GROMA_MARKUP_TOKENS
+from ..configuration_mask_decoder import MaskDecoderConfig
 from ..configuration_region_encoder import GromaRegionEncoderConfig
 from .language_models_groma import check_language_config
 
@@ -90,6 +91,39 @@ class GromaProposerConfig(PreTrainedConfig):
             raise ValueError(f"`d_model` must be a multiple of 4 for the sine position code, got {self.d_model}.")
 
 
+@strict
+class GromaMaskDecoderConfig(MaskDecoderConfig):
+    r"""
+    Configuration of Groma's mask decoder: a neck that makes its image embedding, at 1/8 of the image, of the vision
+    encoder's maps and of the pixels, and a promptable mask decoder.
+
+    Args:
+        vision_feature_layers (`list[int]`, *optional*, defaults to `[-4, -3, -2, -1]`): hidden states of the vision
+            encoder that the neck reads.
+        **kwargs: those of `MaskDecoderConfig`. The maps that sharpen outlines are made of the pixels.
+
+    Example:
+
+    ```python
+    >>> from transformers_groma import GromaConfig
+    >>> from transformers_groma.models.groma.configuration_groma import GromaMaskDecoderConfig
+
+    >>> config = GromaConfig(mask_decoder_config=GromaMaskDecoderConfig(hidden_size=64, num_attention_heads=4))
+    >>> config.mask_decoder_config.vision_feature_layers
+    [-4, -3, -2, -1]
+    ```"""
+
+    model_type = "groma_mask_decoder"
+
+    vision_feature_layers: list[int] | tuple[int, ...] = (-4, -3, -2, -1)
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self.vision_feature_layers = list(self.vision_feature_layers)
+        if not self.vision_feature_layers:
+            raise ValueError("`vision_feature_layers` must name at least one layer.")
+
+
 VISION_CONFIG_SPEC = SubConfigSpec(
     config_class=AutoConfig,
     model_type="dinov2",
@@ -104,11 +138,29 @@ VISION_CONFIG_SPEC = SubConfigSpec(
 
 
 # What a whole Groma and its detector alone have in common.
-_DETECTOR_SETTINGS = ("vision_config", "proposer_config", "max_regions", "nms_threshold", "box_score_threshold")
+_DETECTOR_SETTINGS = (
+    "vision_config",
+    "proposer_config",
+    "mask_decoder_config",
+    "max_regions",
+    "nms_threshold",
+    "box_score_threshold",
+)
+_MASK_DECODER_SPEC = SubConfigSpec(config_class=GromaMaskDecoderConfig, optional=True)
+
+
+class _OptionalMaskDecoder(PreTrainedConfig):
+    """A configuration whose file does not name a mask decoder that is not there, as released ones do not."""
+
+    def to_dict(self) -> dict[str, Any]:
+        values = super().to_dict()
+        if values.get("mask_decoder_config") is None:
+            values.pop("mask_decoder_config", None)
+        return values
 
 
 @strict
-class GromaRegionProposalConfig(PreTrainedConfig):
+class GromaRegionProposalConfig(_OptionalMaskDecoder):
     r"""
     Configuration of the detector alone, the model of training stage 1. `GromaConfig` has the same two parts.
 
@@ -116,6 +168,7 @@ class GromaRegionProposalConfig(PreTrainedConfig):
         vision_config (`dict` or `PreTrainedConfig`, *optional*): any vision encoder of `AutoModel` with a square patch
             grid; DINOv2-L at 448 pixels by default.
         proposer_config (`dict` or `GromaProposerConfig`, *optional*): the region proposer.
+        mask_decoder_config (`dict` or `GromaMaskDecoderConfig`, *optional*): the mask decoder; none by default.
         max_regions, nms_threshold, box_score_threshold: see `GromaConfig`.
 
     Example:
@@ -131,10 +184,12 @@ class GromaRegionProposalConfig(PreTrainedConfig):
     sub_configs_defaults = {
         "vision_config": VISION_CONFIG_SPEC,
         "proposer_config": SubConfigSpec(config_class=GromaProposerConfig),
+        "mask_decoder_config": _MASK_DECODER_SPEC,
     }
 
     vision_config: dict | PreTrainedConfig | None = None
     proposer_config: dict | PreTrainedConfig | None = None
+    mask_decoder_config: dict | PreTrainedConfig | None = None
     max_regions: int = 100
     nms_threshold: float = 0.6
     box_score_threshold: float | int = 0.15
@@ -156,7 +211,7 @@ class GromaRegionProposalConfig(PreTrainedConfig):
 
 
 @strict
-class GromaConfig(PreTrainedConfig):
+class GromaConfig(_OptionalMaskDecoder):
     r"""
     Configuration of a Groma model (Ma et al., "Groma: Localized Visual Tokenization for Grounding Multimodal Large
     Language Models", ECCV 2024). The defaults are those of Groma-7B, with the right region geometry.
@@ -168,6 +223,8 @@ class GromaConfig(PreTrainedConfig):
         region_encoder_config (`dict` or `GromaRegionEncoderConfig`, *optional*): the region encoder.
         text_config (`dict` or `PreTrainedConfig`, *optional*): any language model of `AutoModelForCausalLM`
             that works by attention; Llama by default. Its `vocab_size` counts the added tokens.
+        mask_decoder_config (`dict` or `GromaMaskDecoderConfig`, *optional*): the mask decoder. None by default, as in
+            the released weights: the model points with boxes alone then.
         image_token_id (`int`, *optional*): the placeholder of every visual feature: image patches, region slots and
             referred regions.
         refer_box_token_id, ground_box_token_id (`int`, *optional*): ids of `<refer_box>` and `<ground_box>`, which the
@@ -205,12 +262,14 @@ class GromaConfig(PreTrainedConfig):
                 "max_position_embeddings": 4096,
             },
         ),
+        "mask_decoder_config": _MASK_DECODER_SPEC,
     }
 
     vision_config: dict | PreTrainedConfig | None = None
     proposer_config: dict | PreTrainedConfig | None = None
     region_encoder_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
+    mask_decoder_config: dict | PreTrainedConfig | None = None
     image_token_id: int | None = None
     refer_box_token_id: int | None = None
     ground_box_token_id: int | None = None
@@ -260,4 +319,10 @@ class GromaConfig(PreTrainedConfig):
         return (self.vision_grid_size // 2) ** 2
 
 
-__all__ = ["GromaConfig", "GromaProposerConfig", "GromaRegionEncoderConfig", "GromaRegionProposalConfig"]
+__all__ = [
+    "GromaConfig",
+    "GromaMaskDecoderConfig",
+    "GromaProposerConfig",
+    "GromaRegionEncoderConfig",
+    "GromaRegionProposalConfig",
+]

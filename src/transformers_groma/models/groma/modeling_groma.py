@@ -4,6 +4,8 @@ How images become tokens is in `modeling_groma_perception.py`, how prompts are p
 and `generate` in `modeling_groma_generation.py`.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
@@ -13,6 +15,7 @@ from transformers.utils import TransformersKwargs, torch_compilable_check
 from transformers.utils.generic import can_return_tuple
 
 from ...exact_boxes import exact_boxes
+from ..modeling_mask_decoder import MaskEmbedding
 from ..modeling_region_encoder import GromaRegionEncoder
 from .configuration_groma import GromaConfig
 from .modeling_groma_base import GromaPreTrainedModel, build_vision_tower
@@ -21,6 +24,7 @@ from .modeling_groma_cached_prompt import cached_length, recall_prompt, remember
 from .modeling_groma_checks import check_image_is_new, check_no_image, check_sources, check_visual_tokens
 from .modeling_groma_generation import GromaGenerationMixin
 from .modeling_groma_language import LanguageModelHead
+from .modeling_groma_masks import GromaMaskDecoder, GromaMasks, ResolvedRegions
 from .modeling_groma_outputs import (
     GromaCausalLMOutputWithPast,
     GromaDetection,
@@ -37,9 +41,10 @@ from .modeling_groma_positions import (
 )
 from .modeling_groma_prompt import GromaPromptMixin, PreparedPrompt, prompt_as_it_is, resolve_row_boxes
 from .modeling_groma_proposer import GromaRegionProposer
+from .modeling_groma_segmentation import GromaSegmentationMixin
 
 
-class GromaModel(GromaPerceptionMixin, GromaPromptMixin, GromaPreTrainedModel):
+class GromaModel(GromaPerceptionMixin, GromaSegmentationMixin, GromaPromptMixin, GromaPreTrainedModel):
     """Vision encoder, region proposer, region encoder and language model, without a language modeling head."""
 
     def __init__(self, config: GromaConfig):
@@ -56,6 +61,11 @@ class GromaModel(GromaPerceptionMixin, GromaPromptMixin, GromaPreTrainedModel):
             config.vision_config.image_size,
         )
         self.multi_modal_projector = GromaMultiModalProjector(config, embedding_size)
+        self.mask_decoder = None
+        if config.mask_decoder_config is not None:
+            self.mask_decoder = GromaMaskDecoder(
+                config.mask_decoder_config, vision_hidden_size, config.vision_config.image_size, embedding_size
+            )
         self.language_model = self.language_model_head.build_base_model()
         self.post_init()
 
@@ -293,6 +303,18 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GromaGenerationMixin):
     def encode_regions(self, features: GromaImageFeatures, refer_boxes: Tensor | None = None) -> GromaImageFeatures:
         """See `GromaModel.encode_regions`."""
         return self.model.encode_regions(features, refer_boxes)
+
+    def mask_embedding(self, features: GromaImageFeatures) -> MaskEmbedding:
+        """See `GromaModel.mask_embedding`."""
+        return self.model.mask_embedding(features)
+
+    def segment(self, features: GromaImageFeatures, **prompts: Any) -> GromaMasks:
+        """See `GromaModel.segment`."""
+        return self.model.segment(features, **prompts)
+
+    def resolve_points(self, features: GromaImageFeatures, refer_boxes: Tensor, **points: Any) -> ResolvedRegions:
+        """See `GromaModel.resolve_points`."""
+        return self.model.resolve_points(features, refer_boxes, **points)
 
     def detect(
         self, pixel_values: Tensor, *, differentiable: bool = False, **kwargs: Unpack[TransformersKwargs]

@@ -23,6 +23,7 @@ from transformers.utils.output_capturing import (
 from ..modeling_ops import COMPUTING_DTYPES, computing_dtype
 from .configuration_groma import GromaConfig
 from .modeling_groma_adapters import GromaAdapterMixin
+from .modeling_groma_masks import GromaMaskDecoder, init_groma_mask_decoder_weights
 from .modeling_groma_outputs import GromaDetection
 from .modeling_groma_proposer import GromaRegionProposer, GromaRegionProposerOutput, init_proposer_weights
 from .modeling_groma_regions import RegionSelection, select_regions
@@ -31,7 +32,7 @@ from .released_weights_groma import check_weights
 logger = logging.get_logger(__name__)
 
 # The parts beside the language model and its head.
-VISUAL_PARTS = ("vision_tower", "region_proposer", "region_encoder", "multi_modal_projector")
+VISUAL_PARTS = ("vision_tower", "region_proposer", "region_encoder", "multi_modal_projector", "mask_decoder")
 PARTS = (*VISUAL_PARTS, "language_model", "lm_head")
 
 
@@ -85,9 +86,9 @@ def build_vision_tower(config: PreTrainedConfig) -> PreTrainedModel:
 class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
     """Base class of all Groma models: from images to regions, initial weights, loading and saving.
 
-    `from_pretrained(…, dtype=torch.bfloat16)` (or float16) leaves the vision encoder and the region proposer in
-    float32, and autocast is off for them when regions are chosen. Choosing is discrete: with rounded numbers the model
-    would point at other places. `model.to(torch.bfloat16)` converts everything, for speed.
+    `from_pretrained(…, dtype=torch.bfloat16)` (or float16) leaves the vision encoder, the region proposer and the mask
+    decoder in float32, and autocast is off for them when regions are chosen. Choosing is discrete: with rounded
+    numbers the model would point at other places. `model.to(torch.bfloat16)` converts everything, for speed.
 
     `save_pretrained` writes the dtype of the language model into `config.json` as `dtype`. Parts that loading in that
     dtype would convert to another one than they have follow as `part_dtypes`. So `dtype="auto"` loads every part in
@@ -97,7 +98,7 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
     """
 
     _dtype_to_save: torch.dtype | None = None
-    _keep_in_fp32_modules_strict = ["vision_tower", "region_proposer"]
+    _keep_in_fp32_modules_strict = ["vision_tower", "region_proposer", "mask_decoder"]
     config: GromaConfig
     config_class = GromaConfig
     base_model_prefix = "model"
@@ -117,6 +118,8 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
         # as exact boxes need them, which flash attention does not take.
         attention = "eager" if config._attn_implementation == "eager" else "sdpa"
         config.proposer_config._attn_implementation = attention
+        if config.mask_decoder_config is not None:
+            config.mask_decoder_config._attn_implementation = attention
 
     def post_init(self) -> None:
         super().post_init()
@@ -207,6 +210,8 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, GromaRegionProposer):
             init_proposer_weights(module)
+        elif isinstance(module, GromaMaskDecoder):
+            init_groma_mask_decoder_weights(module)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
         """Save as `PreTrainedModel.save_pretrained` does, in a form from which a trainer can resume.

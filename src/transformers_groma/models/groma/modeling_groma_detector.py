@@ -14,11 +14,13 @@ from .modeling_groma_base import (
     requested_hidden_states,
     requested_output,
 )
-from .modeling_groma_outputs import GromaRegionProposalOutput, GromaRegionProposals
+from .modeling_groma_masks import GromaMaskDecoder
+from .modeling_groma_outputs import GromaImageFeatures, GromaRegionProposalOutput, GromaRegionProposals
 from .modeling_groma_proposer import GromaRegionProposer
+from .modeling_groma_segmentation import GromaSegmentationMixin
 
 
-class GromaForRegionProposal(GromaPreTrainedModel):
+class GromaForRegionProposal(GromaSegmentationMixin, GromaPreTrainedModel):
     """The detector alone: vision encoder and region proposer, the model of training stage 1 (paper section 3.4).
 
     Its weights load into `GromaForConditionalGeneration` under the same names.
@@ -51,6 +53,7 @@ class GromaForRegionProposal(GromaPreTrainedModel):
     # A checkpoint of the whole model has more than the detector.
     _keys_to_ignore_on_load_unexpected = [
         r"region_encoder\.",
+        r"mask_decoder\.region_projection",
         r"multi_modal_projector\.",
         r"language_model\.",
         "lm_head",
@@ -60,6 +63,11 @@ class GromaForRegionProposal(GromaPreTrainedModel):
         super().__init__(config)
         self.vision_tower = build_vision_tower(config.vision_config)
         self.region_proposer = GromaRegionProposer(config.proposer_config, config.vision_config.hidden_size)
+        self.mask_decoder = None
+        if config.mask_decoder_config is not None:
+            self.mask_decoder = GromaMaskDecoder(
+                config.mask_decoder_config, config.vision_config.hidden_size, config.vision_config.image_size
+            )
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -114,6 +122,31 @@ class GromaForRegionProposal(GromaPreTrainedModel):
         """
         selection = self.select_regions(self.detect(pixel_values).proposals)
         return GromaRegionProposals(boxes=selection.boxes, scores=selection.scores, mask=selection.mask)
+
+    @torch.no_grad()
+    def get_image_features(self, pixel_values: Tensor) -> GromaImageFeatures:
+        """The regions of images with what their masks are decoded from, for `segment` and `resolve_points`.
+
+        Args:
+            pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): images from the image processor.
+
+        Returns:
+            `GromaImageFeatures`: without the tokens that only a language model reads.
+
+        Raises:
+            ValueError: wrong image size.
+        """
+        vision, proposals = self.detect(pixel_values)
+        selection = self.select_regions(proposals)
+        return GromaImageFeatures(
+            last_hidden_state=vision.last_hidden_state,
+            region_boxes=selection.boxes,
+            region_scores=selection.scores,
+            region_mask=selection.mask,
+            proposal_boxes=proposals.pred_boxes,
+            proposal_scores=proposals.scores,
+            **self._mask_inputs(vision, pixel_values),
+        )
 
 
 __all__ = ["GromaForRegionProposal"]

@@ -47,6 +47,9 @@ class GromaImageFeatures(BaseModelOutputWithPooling):
             encoded from.
         proposal_boxes (`Tensor` of shape `(B, Q, 4)`), proposal_scores (`Tensor` of shape `(B, Q)`): what the regions
             were chosen from.
+        mask_feature_maps (`list[Tensor]`, each of shape `(B, vision_hidden_size, grid, grid)`, *optional*),
+            pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`, *optional*): what masks are decoded from,
+            in a model with a mask decoder.
         prompt_length (`int`, *optional*): only the first so many tokens are looked at for placeholders.
     """
 
@@ -58,6 +61,8 @@ class GromaImageFeatures(BaseModelOutputWithPooling):
     region_feature_maps: list[Tensor] | None = None
     proposal_boxes: Tensor | None = None
     proposal_scores: Tensor | None = None
+    mask_feature_maps: list[Tensor] | None = None
+    pixel_values: Tensor | None = None
     prompt_length: int | None = None
 
     def split(self) -> "list[GromaImageFeatures]":
@@ -78,8 +83,16 @@ class GromaImageFeatures(BaseModelOutputWithPooling):
         return [
             GromaImageFeatures(
                 pooler_output=[tokens.clone()],
-                region_feature_maps=[maps[index : index + 1].clone() for maps in self.region_feature_maps],
-                **{name: getattr(self, name)[index : index + 1].clone() for name in _ROWS_OF_IMAGES},
+                **{
+                    name: [level[index : index + 1].clone() for level in maps]
+                    for name in _MAPS_OF_IMAGES
+                    if (maps := getattr(self, name)) is not None
+                },
+                **{
+                    name: rows[index : index + 1].clone()
+                    for name in _ROWS_OF_IMAGES
+                    if (rows := getattr(self, name)) is not None
+                },
             )
             for index, tokens in enumerate(self.pooler_output)
         ]
@@ -94,16 +107,22 @@ class GromaImageFeatures(BaseModelOutputWithPooling):
         Returns:
             `GromaImageFeatures`: for `mm_encoder_outputs={"image": …}` or `encode_regions`.
         """
-        maps = zip(*(entry.region_feature_maps for entry in features), strict=True)
+        first = features[0]
+        maps = {name for name in _MAPS_OF_IMAGES if getattr(first, name) is not None}
+        rows = {name for name in _ROWS_OF_IMAGES if getattr(first, name) is not None}
         return GromaImageFeatures(
             pooler_output=[tokens for entry in features for tokens in entry.pooler_output],
-            region_feature_maps=[torch.cat(level) for level in maps],
-            **{name: torch.cat([getattr(entry, name) for entry in features]) for name in _ROWS_OF_IMAGES},
+            **{
+                name: [torch.cat(level) for level in zip(*(getattr(entry, name) for entry in features), strict=True)]
+                for name in maps
+            },
+            **{name: torch.cat([getattr(entry, name) for entry in features]) for name in rows},
         )
 
 
-# What features hold of each image, one row each.
-_ROWS_OF_IMAGES = ("region_boxes", "region_scores", "region_mask", "proposal_boxes", "proposal_scores")
+# What features hold of each image: one row each, and maps. Those for masks are not in every model.
+_ROWS_OF_IMAGES = ("region_boxes", "region_scores", "region_mask", "proposal_boxes", "proposal_scores", "pixel_values")
+_MAPS_OF_IMAGES = ("region_feature_maps", "mask_feature_maps")
 
 
 @dataclass

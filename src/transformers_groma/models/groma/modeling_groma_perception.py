@@ -244,6 +244,7 @@ class GromaPerceptionMixin:
             region_feature_maps=[feature_map.detach() for feature_map in feature_maps],
             proposal_boxes=proposals.pred_boxes.detach(),
             proposal_scores=proposals.scores.detach(),
+            **self._mask_inputs(vision, pixel_values),
         )
         return features, tokens
 
