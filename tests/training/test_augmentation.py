@@ -1,12 +1,13 @@
-"""Crops, flips and boxes of stage 1."""
+"""Crops and flips of images, boxes and masks."""
 
 import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from transformers_groma import GromaImageProcessorPil
+from transformers_groma.masks import mask_to_rle
 from transformers_groma.training.augmentation import (
     augment,
     draw_crop,
@@ -198,3 +199,143 @@ def test_a_box_needs_a_side_inside_of_the_crop_along_both_axes():
     mapped, kept = map_boxes(boxes, (10, 10, 20, 20), 100)
     assert kept.tolist() == [1, 5]
     np.testing.assert_allclose(mapped, [[0, 0, 5, 5], [95, 95, 100, 100]])
+
+
+# -------------------------------------------------------------------------------------------------------------- masks
+
+
+def shapes_on_black(width: int, height: int) -> list[np.ndarray]:
+    """Masks that rectangles cannot stand for: a ring, a star of two triangles, and two parts."""
+    masks = []
+    for draw_on in range(3):
+        canvas = Image.new("L", (width, height))
+        draw = ImageDraw.Draw(canvas)
+        x, y, r = width * (2 * draw_on + 1) / 6, height / 2, min(width / 7, height / 3)
+        if draw_on == 0:
+            draw.ellipse([x - r, y - r, x + r, y + r], fill=255)
+            draw.ellipse([x - r / 2, y - r / 2, x + r / 2, y + r / 2], fill=0)
+        elif draw_on == 1:
+            draw.polygon([(x, y - r), (x - r, y + r / 2), (x + r, y + r / 2)], fill=255)
+            draw.polygon([(x, y + r), (x - r, y - r / 2), (x + r, y - r / 2)], fill=255)
+        else:
+            draw.rectangle([x - r, y - r, x - r / 2, y], fill=255)
+            draw.rectangle([x + r / 3, y + r / 4, x + r, y + r], fill=255)
+        masks.append(np.asarray(canvas) > 0)
+    return masks
+
+
+def box_of(mask: np.ndarray) -> list[int]:
+    rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+    return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+
+
+@pytest.mark.parametrize("augmentation", ["recipe", "flip", "none"])
+@pytest.mark.parametrize("size", [(640, 480), (301, 907), (224, 224), (90, 60)])
+def test_masks_are_what_is_drawn_after_augmenting(augmentation, size):
+    """Each mask is the image in which it alone is white, augmented in the same way: cell by cell."""
+    masks = shapes_on_black(*size)
+    boxes, rles = np.array([box_of(mask) for mask in masks]), [mask_to_rle(mask) for mask in masks]
+    seen = []
+    for epoch in range(8):
+        for index, mask in enumerate(masks):
+            image = Image.fromarray(mask.astype(np.uint8) * 255)
+            generator = row_generator(1, epoch, 0)
+            box = Image.Resampling.BOX
+            square = augment(image, boxes, 224, augmentation, generator, resample=box, masks=rles)
+            assert len(square.masks) == len(square.kept) == len(square.boxes)
+            for kept, found in zip(square.kept, square.masks, strict=True):
+                assert found.shape == (224, 224) and found.dtype == np.float32
+                if kept == index:
+                    drawn = np.asarray(square.image)[:, :, 0] / 255  # rounded after each of two passes
+                    np.testing.assert_allclose(found, drawn, atol=1.01 / 255)
+                    assert (found > 0).any()
+            seen.append((square.flipped, square.crop))
+    assert len(set(seen)) == {"recipe": 8, "flip": 2, "none": 1}[augmentation]
+    if augmentation != "recipe":
+        assert {crop for _, crop in seen} == {(0.0, 0.0, float(size[0]), float(size[1]))}
+
+
+@pytest.mark.parametrize("augmentation", ["recipe", "flip", "none"])
+def test_boxes_stay_tight_around_masks(augmentation):
+    mask = np.zeros((480, 640), dtype=bool)
+    mask[100:300, 200:420] = True
+    for epoch in range(20):
+        generator = row_generator(2, epoch, 0)
+        square = augment(
+            Image.new("RGB", (640, 480)), [box_of(mask)], 224, augmentation, generator, masks=[mask_to_rle(mask)]
+        )
+        np.testing.assert_allclose(square.boxes[0], box_of(square.masks[0] > 0.5), atol=1)
+
+
+def test_masks_change_nothing_else():
+    """The same draws, crops and boxes as without masks, also beside boxes that have none."""
+    masks = shapes_on_black(640, 480)
+    boxes = np.array([box_of(mask) for mask in masks])
+    image = Image.new("RGB", (640, 480))
+    for epoch in range(10):
+        plain = augment(image, boxes, 224, "recipe", row_generator(3, epoch, 0))
+        for rles in ([mask_to_rle(mask) for mask in masks], [None, mask_to_rle(masks[1]), None], [None] * 3):
+            square = augment(image, boxes, 224, "recipe", row_generator(3, epoch, 0), masks=rles)
+            if len(square.kept) == len(plain.kept):
+                np.testing.assert_array_equal(square.boxes, plain.boxes)
+                assert (square.crop, square.flipped) == (plain.crop, plain.flipped)
+            assert [mask is None for mask in square.masks] == [rles[index] is None for index in square.kept]
+        assert plain.masks is None
+
+
+def test_masks_have_their_own_size():
+    mask = shapes_on_black(448, 448)[0]
+    square = augment(
+        Image.new("RGB", (448, 448)), [box_of(mask)], 224, "none", Draws(), masks=[mask_to_rle(mask)], mask_size=56
+    )
+    expected = mask.reshape(56, 8, 56, 8).mean(axis=(1, 3))  # 8 x 8 pixels a cell
+    np.testing.assert_allclose(square.masks[0], expected, atol=1e-6)
+
+
+def test_a_box_is_dropped_with_its_mask():
+    """The top left corner of 2000 x 500 is taken: 560 x 500. The box reaches into it, its mask does not."""
+    image = Image.new("RGB", (2000, 500))
+    mask = np.zeros((500, 2000), dtype=bool)
+    mask[10:200, 570:900] = True
+    mask[0, 100] = False
+    boxes = [[500, 10, 900, 200], [10, 10, 100, 100]]
+    rles = [mask_to_rle(mask), None]
+    assert augment(image, boxes, 448, "recipe", Draws()).kept.tolist() == [0, 1]
+    square = augment(image, boxes, 448, "recipe", Draws(), masks=rles)
+    assert square.kept.tolist() == [1] and square.masks == [None]
+    # With nothing else in the crop others are drawn, and at last the whole image is taken.
+    draws = Draws()
+    square = augment(image, boxes[:1], 448, "recipe", draws, masks=rles[:1])
+    assert len(draws.ranges) == 10 * 4 and square.kept.tolist() == [0] and square.crop == (0, 0, 2000, 500)
+
+
+@pytest.mark.parametrize(("columns", "stays"), [(2, False), (3, True)])
+def test_slivers_of_masks_are_dropped_as_slivers_of_boxes_are(columns, stays):
+    """Of the crop of 560 x 500 pixels at the top left, 2 pixels of 448 are 2.5 across."""
+    mask = np.zeros((500, 2000), dtype=bool)
+    mask[10:200, 560 - columns : 700] = True
+    boxes, rles = [[560 - columns, 10, 700, 200], [10, 10, 100, 100]], [mask_to_rle(mask), None]
+    square = augment(Image.new("RGB", (2000, 500)), boxes, 448, "recipe", Draws(), masks=rles)
+    assert square.kept.tolist() == ([0, 1] if stays else [1])
+    boxes[0][0] = 400  # the box is wide enough
+    square = augment(Image.new("RGB", (2000, 500)), boxes, 448, "recipe", Draws(), masks=rles)
+    assert square.kept.tolist() == ([0, 1] if stays else [1])
+
+
+@pytest.mark.parametrize("augmentation", ["flip", "none"])
+def test_whole_images_keep_the_smallest_mask(augmentation):
+    mask = np.zeros((400, 400), dtype=bool)
+    boxes = [[10, 10, 11, 11]]
+    assert augment(Image.new("L", (400, 400)), boxes, 40, augmentation, Draws(), masks=[mask_to_rle(mask)]).masks == []
+    mask[10, 10] = True
+    square = augment(Image.new("L", (400, 400)), boxes, 40, augmentation, Draws(), masks=[mask_to_rle(mask)])
+    assert square.kept.tolist() == [0] and square.masks[0].sum() == pytest.approx(0.01)
+
+
+def test_wrong_masks_are_named():
+    image, boxes = Image.new("RGB", (40, 20)), [[1, 1, 9, 9], [2, 2, 9, 9]]
+    with pytest.raises(ValueError, match="one mask a box, and None for a box without a mask; got 1 masks and 2 boxes"):
+        augment(image, boxes, 56, "none", Draws(), masks=[None])
+    wrong = mask_to_rle(np.ones((40, 20), dtype=bool))
+    with pytest.raises(ValueError, match=r"`masks\[1\]` is a mask of 20x40 pixels, and the upright image has 40x20"):
+        augment(image, boxes, 56, "none", Draws(), masks=[None, wrong])

@@ -1,19 +1,23 @@
-"""Random crops and flips for stage 1, which turn an image into the model's square input.
+"""Random crops and flips, which turn an image with its boxes and masks into the model's square input.
 
 Sizes in pixels are those of the original's model of 448 pixels, and scale with the size of the model. Callers pass the
 random generator; `row_generator` seeds it with the run's seed, the epoch and the row, so that neither the number of
 workers nor an interruption changes what a row looks like.
 """
 
-from typing import Literal, NamedTuple, get_args
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
 from transformers.image_utils import PILImageResampling
 
 from ..image_inputs import to_rgb
+from ..masks import rle_to_mask
 
 Augmentation = Literal["recipe", "flip", "none"]
+Crop = tuple[float, float, float, float]
 AUGMENTATIONS: tuple[str, ...] = get_args(Augmentation)
 
 # The recipe of the original, in pixels of a model of RECIPE_SIZE.
@@ -36,11 +40,19 @@ class SquareImage(NamedTuple):
         image (`PIL.Image.Image`): RGB, `image_size` x `image_size` pixels.
         boxes (`np.ndarray` of shape `(n, 4)`, float64): `xyxy` in its pixels, inside the image.
         kept (`np.ndarray` of shape `(n,)`, int64): which of the given boxes they are.
+        crop (`tuple` of 4 `float`): `xyxy` in pixels of the given image, the part of it that the square shows.
+        flipped (`bool`): whether left and right are swapped.
+        masks (`list`, *optional*): one a box, `(mask_size, mask_size)`, float32: the share of each cell that the mask
+            covers (it is the mask where that is above 0.5); `None` for a box without a mask. `None` if no masks were
+            given.
     """
 
     image: Image.Image
     boxes: np.ndarray
     kept: np.ndarray
+    crop: Crop
+    flipped: bool
+    masks: list[np.ndarray | None] | None = None
 
 
 def row_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -69,8 +81,10 @@ def augment(
     generator: np.random.Generator,
     source: str = "coco",
     resample: PILImageResampling = PILImageResampling.BICUBIC,
+    masks: Sequence[Mapping[str, Any] | None] | None = None,
+    mask_size: int | None = None,
 ) -> SquareImage:
-    """Resize an image and its boxes to the model's input size, with or without random augmentation.
+    """Resize an image, its boxes and their masks to the model's input size, with or without random augmentation.
 
     - `"recipe"` (paper section 3.4 and the original code): scale the shorter side to 400, 500 or 600 pixels, crop 448
       to 896 pixels of each side (all of a shorter one), resize the crop to the square, flip half of the images. Boxes
@@ -78,6 +92,9 @@ def augment(
       outside 14² to 400² pixels.
     - `"flip"`: resize the whole image, flip half of the images.
     - `"none"`: resize the whole image.
+
+    A box with a mask is also dropped if no pixel of the mask is in the crop or, by `"recipe"`, if what is there has a
+    side under 2 pixels. The boxes that stay are the same as without masks.
 
     Args:
         image (`PIL.Image.Image`): any size and mode.
@@ -87,12 +104,15 @@ def augment(
         generator (`np.random.Generator`): see `row_generator`.
         source (`str`): `"coco"` or `"sa1b"`; decides which boxes are dropped.
         resample (`PILImageResampling`): filter of the resize.
+        masks (`Sequence`, *optional*): one a box, as rows have them: COCO RLE of the upright image, or `None`.
+        mask_size (`int`, *optional*): side of the masks that are returned; `image_size` by default.
 
     Returns:
-        `SquareImage`: the square and the boxes that are left.
+        `SquareImage`: the square, and the boxes and masks that are left.
 
     Raises:
-        ValueError: an unknown augmentation.
+        ValueError: an unknown augmentation, another number of masks than of boxes, or a mask that is damaged or has
+            another size than the image.
 
     Example:
     >>> image, boxes = Image.new("RGB", (640, 480)), np.array([[0, 0, 320, 480]])
@@ -104,6 +124,7 @@ def augment(
         raise ValueError(f"`augmentation` must be one of {', '.join(AUGMENTATIONS)}, got {augmentation!r}.")
     image = to_rgb(image)
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    arrays = _MaskArrays(masks, len(boxes), image)
     whole = (0.0, 0.0, float(image.width), float(image.height))
     crop = whole
     square, kept = map_boxes(boxes, crop, image_size)
@@ -112,19 +133,112 @@ def augment(
         for crop in crops:
             square, kept = map_boxes(boxes, crop, image_size)
             learnable = learnable_boxes(square, image_size, source)
+            learnable &= arrays.in_crop(kept, crop, MIN_BOX_SIDE / RECIPE_SIZE)
             square, kept = square[learnable], kept[learnable]
             if len(kept) > 0:
                 break
+    else:
+        has_mask = arrays.in_crop(kept, crop)
+        square, kept = square[has_mask], kept[has_mask]
     # One resize from the original pixels, where the original code has two: the same image, sharper and cheaper.
     if crop != whole or image.size != (image_size, image_size):
         image = image.resize((image_size, image_size), resample=resample, box=crop)
-    if augmentation != "none" and generator.random() < FLIP_PROBABILITY:
+    flipped = augmentation != "none" and bool(generator.random() < FLIP_PROBABILITY)
+    if flipped:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         square = np.stack([image_size - square[:, 2], square[:, 1], image_size - square[:, 0], square[:, 3]], axis=-1)
-    return SquareImage(image, square, kept)
+    cut = None if masks is None else arrays.cut(kept, crop, flipped, mask_size or image_size)
+    return SquareImage(image, square, kept, crop, flipped, cut)
 
 
-def draw_crop(width: int, height: int, generator: np.random.Generator) -> tuple[float, float, float, float]:
+class _MaskArrays:
+    """The masks of an image's boxes, decoded one by one when they are needed: there may be a hundred large ones."""
+
+    def __init__(self, masks: Sequence[Mapping[str, Any] | None] | None, num_boxes: int, image: Image.Image) -> None:
+        if masks is not None and len(masks) != num_boxes:
+            raise ValueError(
+                f"`masks` must have one mask a box, and None for a box without a mask; got {len(masks)} masks and "
+                f"{num_boxes} boxes."
+            )
+        self.masks = masks if masks is not None else [None] * num_boxes
+        self.size = image.size
+
+    def array(self, index: int) -> np.ndarray | None:
+        """The mask of a box, bool `(H, W)`."""
+        rle = self.masks[index]
+        if rle is None:
+            return None
+        mask = rle_to_mask(rle)
+        if mask.shape != self.size[::-1]:
+            raise ValueError(
+                f"`masks[{index}]` is a mask of {mask.shape[1]}x{mask.shape[0]} pixels, and the upright image has "
+                f"{self.size[0]}x{self.size[1]} (width x height)."
+            )
+        return mask
+
+    def in_crop(self, indices: np.ndarray, crop: Crop, least: float = 0.0) -> np.ndarray:
+        """Whether boxes have no mask, or enough of it in a crop: `least` is a share of the crop's sides."""
+        shares = (visible_share(mask, crop) if (mask := self.array(index)) is not None else None for index in indices)
+        return np.array([share is None or (min(share) > 0 and min(share) >= least) for share in shares], dtype=bool)
+
+    def cut(self, indices: np.ndarray, crop: Crop, flipped: bool, size: int) -> list[np.ndarray | None]:
+        masks = (self.array(index) for index in indices)
+        return [None if mask is None else cut_mask(mask, crop, flipped, size) for mask in masks]
+
+
+def visible_share(mask: np.ndarray, crop: Crop) -> tuple[float, float]:
+    """How wide and how high the part of a mask is that a crop shows.
+
+    Args:
+        mask (`np.ndarray` of shape `(H, W)`, bool): of the whole image.
+        crop (`tuple` of 4): `xyxy` in pixels of the image.
+
+    Returns:
+        `tuple[float, float]`: shares of the crop's width and height; zeros if it shows nothing of the mask.
+
+    Example:
+    >>> mask = np.zeros((10, 20), dtype=bool)
+    >>> mask[2:6, 5:15] = True
+    >>> visible_share(mask, (10.0, 0.0, 20.0, 8.0))
+    (0.5, 0.5)
+    """
+    x1, y1, x2, y2 = crop
+    left, top = math.floor(x1), math.floor(y1)
+    part = mask[top : math.ceil(y2), left : math.ceil(x2)]
+    columns, rows = part.any(axis=0).nonzero()[0], part.any(axis=1).nonzero()[0]
+    if not len(columns):
+        return 0.0, 0.0
+    # Its edges, where the crop cuts through a pixel those of the crop.
+    width = min(left + columns[-1] + 1, x2) - max(left + columns[0], x1)
+    height = min(top + rows[-1] + 1, y2) - max(top + rows[0], y1)
+    return float(width / (x2 - x1)), float(height / (y2 - y1))
+
+
+def cut_mask(mask: np.ndarray, crop: Crop, flipped: bool, size: int) -> np.ndarray:
+    """Show a mask as a square shows its image.
+
+    Args:
+        mask (`np.ndarray` of shape `(H, W)`, bool): of the whole image.
+        crop (`tuple` of 4): `xyxy` in pixels of the image, the part that the square shows.
+        flipped (`bool`): whether the square shows it mirrored.
+        size (`int`): side of the result, in cells.
+
+    Returns:
+        `np.ndarray` of shape `(size, size)`, float32: the share of each cell that the mask covers.
+
+    Example:
+    >>> mask = np.zeros((4, 4), dtype=bool)
+    >>> mask[:, :1] = True
+    >>> cut_mask(mask, (0.0, 0.0, 2.0, 4.0), True, 2).tolist()
+    [[0.0, 1.0], [0.0, 1.0]]
+    """
+    # As floats: grey levels would be rounded twice.
+    pixels = Image.fromarray(mask.astype(np.float32))
+    shares = np.asarray(pixels.resize((size, size), Image.Resampling.BOX, box=crop))
+    return shares[:, ::-1].copy() if flipped else shares.copy()
+
+
+def draw_crop(width: int, height: int, generator: np.random.Generator) -> Crop:
     """Draw a random crop of the recipe, in pixels of the image. It does not depend on the model's input size.
 
     Args:
@@ -151,9 +265,7 @@ def draw_crop(width: int, height: int, generator: np.random.Generator) -> tuple[
     return (*starts, *ends)
 
 
-def map_boxes(
-    boxes: np.ndarray, crop: tuple[float, float, float, float], image_size: int
-) -> tuple[np.ndarray, np.ndarray]:
+def map_boxes(boxes: np.ndarray, crop: Crop, image_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Move boxes from an image into a square that shows a crop of it.
 
     Args:
@@ -206,8 +318,10 @@ __all__ = [
     "Augmentation",
     "SquareImage",
     "augment",
+    "cut_mask",
     "draw_crop",
     "learnable_boxes",
     "map_boxes",
     "row_generator",
+    "visible_share",
 ]
