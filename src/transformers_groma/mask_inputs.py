@@ -1,0 +1,130 @@
+"""Masks as callers pass them, arrays or COCO's RLE, to bool arrays of the size of the upright image."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .image_inputs import ImageSize
+from .masks import rle_to_mask
+from .point_inputs import entries_of, shown
+
+_REMEDY = "Pass a bool array of shape (height, width), or COCO's RLE, {'size': [height, width], 'counts': …}"
+
+
+def read_mask(mask: Any, size: ImageSize, name: str = "mask") -> np.ndarray:
+    """Check a mask and bring it to the size of the image.
+
+    Args:
+        mask (array-like of shape `(h, w)`, bool, or `Mapping`): True where the region is; or COCO's RLE, see
+            [`rle_to_mask`]. Of the upright image, or of a copy of it in another size with the same aspect.
+        size (`ImageSize`): of the upright image.
+        name (`str`): how an error names the argument.
+
+    Returns:
+        `np.ndarray` of shape `(height, width)`, bool; at least one pixel is True.
+
+    Raises:
+        ValueError: not a mask, not of bools, an aspect that is not that of the image, a damaged RLE, or no pixel at
+            all.
+
+    Example:
+    >>> import numpy as np
+    >>> from transformers_groma.image_inputs import ImageSize
+    >>> from transformers_groma.mask_inputs import read_mask
+    >>> read_mask(np.array([[True, False]]), ImageSize(height=2, width=4)).astype(int).tolist()
+    [[1, 1, 0, 0], [1, 1, 0, 0]]
+    """
+    if isinstance(mask, Mapping):
+        sides = entries_of(mask.get("size")) or []
+        if len(sides) == 2 and all(isinstance(side, int) and 0 < side < 2**31 for side in sides):
+            _check_aspect(sides, size, name)  # before an array of its size is made
+        try:
+            pixels = rle_to_mask(mask)
+        except ValueError as error:
+            raise ValueError(f"`{name}` is not COCO's RLE: {error}") from error
+    else:
+        pixels = _bool_array(mask, name)
+    _check_aspect(pixels.shape, size, name)
+    if not pixels.any():
+        raise ValueError(f"`{name}` is empty: none of its pixels is True. Pass a mask with the pixels of the region.")
+    if pixels.shape == (size.height, size.width):
+        return pixels
+    resized = np.array(Image.fromarray(pixels).resize((size.width, size.height)))
+    if not resized.any():
+        raise ValueError(
+            f"`{name}` has no pixel left after it was resized to the {size.width}x{size.height} (width x height) "
+            "image. Pass a box or a point."
+        )
+    return resized
+
+
+def is_mask_array(value: Any) -> bool:
+    """Whether an array or a tensor can only be a mask, or several: of bools, or of two dimensions and not 4 wide.
+
+    Args:
+        value: as a caller passed it.
+
+    Example:
+    >>> is_mask_array(np.zeros((5, 7), bool)), is_mask_array(np.zeros((2, 4)))
+    (True, False)
+    """
+    if not isinstance(value, (np.ndarray, torch.Tensor)):
+        return False
+    return value.dtype in (np.bool_, torch.bool) or (value.ndim == 2 and value.shape[1] != 4)
+
+
+def fits_aspect(mask: tuple[int, int], image: tuple[int, int]) -> bool:
+    """Whether a mask can be that of a resized copy of an image, or of what the image is a resized copy of.
+
+    The sides of a copy are the image's times one factor, rounded to the nearest whole number, down or up.
+
+    Args:
+        mask, image (`tuple[int, int]`): height and width in pixels.
+
+    Example:
+    >>> fits_aspect((200, 267), (600, 800)), fits_aspect((200, 300), (600, 800))
+    (True, False)
+    """
+    return _is_copy(mask, image) or _is_copy(image, mask)
+
+
+def _is_copy(copy: tuple[int, int], of: tuple[int, int]) -> bool:
+    """Whether one factor leads from the sides of an image to those of a copy, if both are rounded in the same way."""
+    for below in (0.5, 0.0, 1.0):  # to the nearest, down, up
+        least = max((side - below) / whole for side, whole in zip(copy, of, strict=True))
+        most = min((side - below + 1) / whole for side, whole in zip(copy, of, strict=True))
+        if least < most:
+            return True
+    return False
+
+
+def _bool_array(mask: Any, name: str) -> np.ndarray:
+    try:
+        pixels = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, bfloat16, tensors on `meta`
+        raise ValueError(f"`{name}` is not a mask: {shown(mask)}. {_REMEDY}.") from error
+    if pixels.ndim != 2 or pixels.dtype.kind not in "biuf":
+        raise ValueError(f"`{name}` is not a mask: {shown(mask)}. {_REMEDY}.")
+    if pixels.dtype != bool:
+        raise ValueError(
+            f"`{name}` is an array of {pixels.dtype}, but a mask is one of bools. Numbers become bools by `mask > 0`."
+        )
+    return pixels
+
+
+def _check_aspect(sides: Sequence[int], size: ImageSize, name: str) -> None:
+    """Refuse a mask of these sides, height and width, that cannot be of the image."""
+    height, width = sides
+    if min(height, width) <= 0:
+        raise ValueError(f"`{name}` has no pixel: its size is {height}x{width} (height x width). {_REMEDY}.")
+    if not fits_aspect((height, width), (size.height, size.width)):
+        raise ValueError(
+            f"`{name}` is of {width}x{height} (width x height) pixels, but the upright image of {size.width}x"
+            f"{size.height}. A mask is resized only if it has the image's aspect. Pass one of the whole upright image."
+        )
+
+
+__all__ = ["fits_aspect", "is_mask_array", "read_mask"]
