@@ -54,7 +54,9 @@ def saved_config(folder: Path) -> dict:
 def assert_files_hold(folder: Path, model: torch.nn.Module) -> None:
     """The files have the weights' bytes and a header, not more, and the weights' dtypes."""
     files = list(folder.glob("*.safetensors"))
-    weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    saved = model.state_dict()
+    fixed = [buffer for name, buffer in model.named_buffers() if name in saved]
+    weights = sum(weight.numel() * weight.element_size() for weight in (*model.parameters(), *fixed))
     headers = sum(int.from_bytes(path.read_bytes()[:8], "little") + 8 for path in files)
     assert sum(path.stat().st_size for path in files) == weights + headers
     shortest = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
