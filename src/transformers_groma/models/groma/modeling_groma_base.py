@@ -292,10 +292,10 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
 
         ```"""
         if differentiable:
-            vision = self._encode_patches(pixel_values, **kwargs)
+            vision = self.encode_patches(pixel_values, **kwargs)
             return GromaDetection(vision, self.region_proposer(self.proposer_feature_map(vision.hidden_states)))
         with no_autocast(pixel_values):
-            vision = self._encode_patches(pixel_values, **kwargs)
+            vision = self.encode_patches(pixel_values, **kwargs)
         # Devices of a device map may differ, and autocast is a setting of a device.
         with torch.no_grad(), no_autocast(vision.hidden_states[-1]):
             proposals = self.region_proposer(self.proposer_feature_map(vision.hidden_states))
@@ -347,8 +347,19 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
         layers = hidden_states[-self.config.proposer_config.num_vision_layers :]
         return self.feature_map(torch.stack(layers).mean(dim=0))
 
-    def _encode_patches(self, pixel_values: Tensor, **kwargs) -> BaseModelOutputWithPooling:
-        """Run the vision encoder with all hidden states. The image size is checked first."""
+    def encode_patches(self, pixel_values: Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """Run the vision encoder with all hidden states.
+
+        Args:
+            pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): images from the processor.
+            **kwargs: passed on to the vision encoder, such as `output_attentions`.
+
+        Returns:
+            `BaseModelOutputWithPooling`: `hidden_states` `(B, tokens, vision_hidden_size)` of all layers.
+
+        Raises:
+            ValueError: images of another size, or pixels that are not floats.
+        """
         size = self.config.vision_config.image_size
         if pixel_values.ndim != 4 or tuple(pixel_values.shape[-2:]) != (size, size):
             raise ValueError(

@@ -138,7 +138,7 @@ class GromaMaskDecoder(nn.Module):
         self.neck = GromaMaskNeck(config, vision_hidden_size)
         self.decoder = PromptedMaskDecoder(config, image_size // EMBEDDING_STRIDE)
         # Every prompt has a vector for its region token, so that prompts with and without one look alike.
-        self.no_region_embed = nn.Embedding(1, config.hidden_size)
+        self.no_region_embed = nn.Parameter(torch.randn(1, config.hidden_size))
         self.region_projection = None
         if region_hidden_size is not None:
             self.region_projection = nn.Linear(region_hidden_size, config.hidden_size)
@@ -171,7 +171,7 @@ class GromaMaskDecoder(nn.Module):
         Raises:
             ValueError: see [`PromptedMaskDecoder`]; tokens for a decoder that reads none.
         """
-        vectors = self.no_region_embed.weight.expand(len(prompts.image_index), -1)
+        vectors = self.no_region_embed.expand(len(prompts.image_index), -1)
         if region_tokens is not None:
             if self.region_projection is None:
                 raise ValueError("`region_tokens` are not read by the mask decoder of a detector.")
@@ -185,6 +185,7 @@ def init_groma_mask_decoder_weights(decoder: GromaMaskDecoder) -> None:
 
     All of it hangs on the decoder: for code outside of transformers the library skips modules without own parameters.
     """
+    init.normal_(decoder.no_region_embed)
     for module in decoder.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
             init.kaiming_uniform_(module.weight, a=5**0.5)

@@ -221,7 +221,7 @@ class GromaPerceptionMixin:
             vision, proposals = self.detect(pixel_values, **kwargs)
         else:
             with no_autocast(pixel_values):
-                vision = self._encode_patches(pixel_values, **kwargs)
+                vision = self.encode_patches(pixel_values, **kwargs)
         # In training the slots are shuffled, so that a proxy token learns nothing from its number.
         selection = self.select_regions(proposals, refer_boxes, ground_boxes, permute=self.training)
         image_tokens = self.multi_modal_projector(

@@ -4,22 +4,32 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from ...boxes import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
 from ...exact_boxes import boxes_to_bits
 from ..modeling_mask_decoder import NEGATIVE, PADDING, POSITIVE, MaskEmbedding, MaskPredictions, MaskPrompts
 from .modeling_groma_base import no_autocast
 from .modeling_groma_checks import boxes_of_images
 from .modeling_groma_masks import GromaMasks, ResolvedRegions
 from .modeling_groma_outputs import GromaImageFeatures
+from .modeling_groma_pointing import BEST, boxes_of_masks, mask_ranks, proposal_of_points
 from .modeling_groma_proposer import GromaRegionProposerOutput
 from .modeling_groma_regions import is_box
-
-# `refer_ambiguity`: the best mask by its estimated quality, or one by its size.
-BEST, PART, OBJECT, GROUP = -1, 0, 1, 2
 
 
 class GromaSegmentationMixin:
     """Decodes masks, only of what is asked for, from features of images that were looked at before."""
+
+    def mask_feature_maps(self, hidden_states: tuple[Tensor, ...]) -> list[Tensor]:
+        """The maps that the mask decoder's neck reads, of the vision encoder's hidden states.
+
+        Args:
+            hidden_states (`tuple[Tensor]`, each of shape `(B, tokens, vision_hidden_size)`): of all layers.
+
+        Returns:
+            `list[Tensor]`, each of shape `(B, vision_hidden_size, grid, grid)`: the layers that
+            `mask_decoder_config.vision_feature_layers` names.
+        """
+        layers = self.config.mask_decoder_config.vision_feature_layers
+        return [self.feature_map(hidden_states[layer]) for layer in layers]
 
     @torch.no_grad()
     def mask_embedding(self, features: GromaImageFeatures) -> MaskEmbedding:
@@ -235,7 +245,7 @@ class GromaSegmentationMixin:
                 continue
             kept = labels.masked_fill(~rows[..., None], PADDING)
             masks = self.segment(features, points=points, point_labels=kept, multimask=multimask, embedding=embedding)
-            rank = _ranks(masks.logits[rows], masks.quality[rows], ambiguity[rows].to(masks.logits.device))
+            rank = mask_ranks(masks.logits[rows], masks.quality[rows], ambiguity[rows].to(masks.logits.device))
             logits = masks.logits[rows]
             chosen[rows] = logits[torch.arange(len(logits), device=logits.device), rank]
         return chosen
@@ -254,7 +264,7 @@ class GromaSegmentationMixin:
                     f"The model found no region in image {image} that a point could mean. Pass a box instead."
                 )
             found.append(
-                _proposal_of_points(candidates, points[image, row], labels[image, row], int(ambiguity[image, row]))
+                proposal_of_points(candidates, points[image, row], labels[image, row], int(ambiguity[image, row]))
             )
         return torch.stack(found)
 
@@ -323,68 +333,8 @@ class GromaSegmentationMixin:
         """What features keep for the mask decoder; nothing in a model without one."""
         if self.mask_decoder is None:
             return {}
-        layers = self.config.mask_decoder_config.vision_feature_layers
-        maps = [self.feature_map(vision.hidden_states[layer]).detach() for layer in layers]
+        maps = [feature_map.detach() for feature_map in self.mask_feature_maps(vision.hidden_states)]
         return {"mask_feature_maps": maps, "pixel_values": pixel_values.detach()}
-
-
-def boxes_of_masks(logits: Tensor, image_size: int) -> Tensor:
-    """The boxes around masks.
-
-    Args:
-        logits (`Tensor` of shape `(N, h, w)`): above 0 where the region is.
-        image_size (`int`): side of the square to which the masks are enlarged first.
-
-    Returns:
-        `Tensor` of shape `(N, 4)`: normalized `cxcywh`; zeros for an empty mask.
-
-    Example:
-    >>> logits = torch.full((1, 4, 4), -1.0)
-    >>> logits[0, 1:3, 2] = 1.0
-    >>> boxes_of_masks(logits, image_size=4)
-    tensor([[0.6250, 0.5000, 0.2500, 0.5000]])
-    """
-    masks = torch.nn.functional.interpolate(
-        logits[:, None].float(), size=(image_size, image_size), mode="bilinear", align_corners=False
-    )[:, 0].gt(0)
-    corners = []
-    for occupied in (masks.any(dim=1), masks.any(dim=2)):  # columns, rows
-        first = occupied.int().argmax(dim=1)
-        last = image_size - occupied.flip(1).int().argmax(dim=1)
-        corners.append((first, last))
-    (x1, x2), (y1, y2) = corners
-    boxes = torch.stack([x1, y1, x2, y2], dim=-1).float() / image_size
-    return box_xyxy_to_cxcywh(boxes) * masks.flatten(1).any(dim=1)[:, None]
-
-
-def _ranks(logits: Tensor, quality: Tensor, ambiguity: Tensor) -> Tensor:
-    """Which of the masks `(N, M, h, w)` of each region is meant: `(N,)`."""
-    by_size = (logits > 0).flatten(2).sum(dim=-1).argsort(dim=1, stable=True)
-    count = logits.shape[1]
-    # Part, object, group: the first, the middle and the last by size, however many there are.
-    position = torch.tensor([0, (count - 1) // 2 if count != 2 else 1, count - 1], device=logits.device)
-    of_size = by_size.gather(1, position[ambiguity.clamp(min=0)][:, None])[:, 0]
-    return torch.where(ambiguity == BEST, quality.argmax(dim=1), of_size)
-
-
-def _proposal_of_points(boxes: Tensor, points: Tensor, labels: Tensor, ambiguity: int) -> Tensor:
-    """Of proposals `(n, 4)`, normalized `cxcywh`, the one that points mean: see `resolve_points`."""
-    corners, points, labels = box_cxcywh_to_xyxy(boxes), points.to(boxes), labels.to(boxes.device)
-    positive, negative = points[labels == POSITIVE], points[labels == NEGATIVE]
-
-    def distances(to: Tensor) -> Tensor:
-        outside = torch.maximum(corners[:, None, :2] - to, to - corners[:, None, 2:]).clamp(min=0)
-        return outside.norm(dim=-1)  # (n, points): 0 inside
-
-    missed = distances(positive).sum(dim=1)
-    held = (distances(negative) == 0).sum(dim=1) if len(negative) else torch.zeros_like(missed, dtype=torch.long)
-    # Those that hold all points on the region and none of the others, if there are any; else as near to it as can be.
-    best = missed == missed.min()
-    best &= held == held[best].min()
-    candidates = boxes[best]
-    order = (candidates[:, 2] * candidates[:, 3]).argsort(stable=True)
-    place = {BEST: 0, PART: 0, OBJECT: (len(order) - 1) // 2, GROUP: len(order) - 1}[ambiguity]
-    return candidates[order[place]]
 
 
 def _checked_points(
@@ -441,4 +391,4 @@ def _in_rows(predictions: MaskPredictions, used: Tensor) -> GromaMasks:
     return GromaMasks(logits=all_logits, quality=all_quality, mask=used)
 
 
-__all__ = ["BEST", "GROUP", "OBJECT", "PART", "GromaSegmentationMixin", "boxes_of_masks"]
+__all__ = ["GromaSegmentationMixin"]

@@ -1,0 +1,102 @@
+"""What points mean: the box around a mask, one of several masks, or the proposal around a click."""
+
+import torch
+from torch import Tensor
+
+from ...boxes import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
+from ..modeling_mask_decoder import NEGATIVE, POSITIVE
+
+# Of several masks the best by its estimated quality, or one by its size.
+BEST, PART, OBJECT, GROUP = -1, 0, 1, 2
+
+
+def boxes_of_masks(logits: Tensor, image_size: int) -> Tensor:
+    """The boxes around masks.
+
+    Args:
+        logits (`Tensor` of shape `(N, h, w)`): above 0 where the region is.
+        image_size (`int`): side of the square to which the masks are enlarged first.
+
+    Returns:
+        `Tensor` of shape `(N, 4)`: normalized `cxcywh`; zeros for an empty mask.
+
+    Example:
+    >>> logits = torch.full((1, 4, 4), -1.0)
+    >>> logits[0, 1:3, 2] = 1.0
+    >>> boxes_of_masks(logits, image_size=4)
+    tensor([[0.6250, 0.5000, 0.2500, 0.5000]])
+    """
+    masks = torch.nn.functional.interpolate(
+        logits[:, None].float(), size=(image_size, image_size), mode="bilinear", align_corners=False
+    )[:, 0].gt(0)
+    corners = []
+    for occupied in (masks.any(dim=1), masks.any(dim=2)):  # columns, rows
+        first = occupied.int().argmax(dim=1)
+        last = image_size - occupied.flip(1).int().argmax(dim=1)
+        corners.append((first, last))
+    (x1, x2), (y1, y2) = corners
+    boxes = torch.stack([x1, y1, x2, y2], dim=-1).float() / image_size
+    return box_xyxy_to_cxcywh(boxes) * masks.flatten(1).any(dim=1)[:, None]
+
+
+def mask_ranks(logits: Tensor, quality: Tensor, ambiguity: Tensor) -> Tensor:
+    """Choose the mask of each region that its points mean.
+
+    Args:
+        logits (`Tensor` of shape `(N, M, h, w)`): several masks of each region.
+        quality (`Tensor` of shape `(N, M)`): the estimated IoU of each.
+        ambiguity (`Tensor` of shape `(N,)`, int64): `BEST`, `PART`, `OBJECT` or `GROUP`.
+
+    Returns:
+        `Tensor` of shape `(N,)`, int64: the index of the mask.
+
+    Example:
+    >>> logits = torch.tensor([-1.0, 1.0]).view(1, 2, 1, 1)
+    >>> mask_ranks(logits, torch.tensor([[0.8, 0.7]]), torch.tensor([GROUP]))
+    tensor([1])
+    """
+    by_size = (logits > 0).flatten(2).sum(dim=-1).argsort(dim=1, stable=True)
+    count = logits.shape[1]
+    # Part, object, group: the first, the middle and the last by size, however many there are.
+    position = torch.tensor([0, (count - 1) // 2 if count != 2 else 1, count - 1], device=logits.device)
+    of_size = by_size.gather(1, position[ambiguity.clamp(min=0)][:, None])[:, 0]
+    return torch.where(ambiguity == BEST, quality.argmax(dim=1), of_size)
+
+
+def proposal_of_points(boxes: Tensor, points: Tensor, labels: Tensor, ambiguity: int) -> Tensor:
+    """Choose the proposal that points mean: the smallest that holds them, or else the nearest.
+
+    Args:
+        boxes (`Tensor` of shape `(n, 4)`): proposals, normalized `cxcywh`, at least one.
+        points (`Tensor` of shape `(P, 2)`): normalized `(x, y)`.
+        labels (`Tensor` of shape `(P,)`, int64): 1 for points on the region, 0 for points that are not, -1 for padding.
+        ambiguity (`int`): `BEST` or `PART` for the smallest of several that hold the points, `OBJECT` for the middle
+            one, `GROUP` for the largest.
+
+    Returns:
+        `Tensor` of shape `(4,)`: normalized `cxcywh`.
+
+    Example:
+    >>> boxes = torch.tensor([[0.5, 0.5, 0.8, 0.8], [0.3, 0.3, 0.2, 0.2]])
+    >>> proposal_of_points(boxes, torch.tensor([[0.3, 0.3]]), torch.tensor([1]), BEST)
+    tensor([0.3000, 0.3000, 0.2000, 0.2000])
+    """
+    corners, points, labels = box_cxcywh_to_xyxy(boxes), points.to(boxes), labels.to(boxes.device)
+    positive, negative = points[labels == POSITIVE], points[labels == NEGATIVE]
+
+    def distances(to: Tensor) -> Tensor:
+        outside = torch.maximum(corners[:, None, :2] - to, to - corners[:, None, 2:]).clamp(min=0)
+        return outside.norm(dim=-1)  # (n, points): 0 inside
+
+    missed = distances(positive).sum(dim=1)
+    held = (distances(negative) == 0).sum(dim=1) if len(negative) else torch.zeros_like(missed, dtype=torch.long)
+    # Those that hold all points on the region and none of the others, if there are any; else as near to it as can be.
+    best = missed == missed.min()
+    best &= held == held[best].min()
+    candidates = boxes[best]
+    order = (candidates[:, 2] * candidates[:, 3]).argsort(stable=True)
+    place = {BEST: 0, PART: 0, OBJECT: (len(order) - 1) // 2, GROUP: len(order) - 1}[ambiguity]
+    return candidates[order[place]]
+
+
+__all__ = ["BEST", "GROUP", "OBJECT", "PART", "boxes_of_masks", "mask_ranks", "proposal_of_points"]
