@@ -69,7 +69,8 @@ def proposal_of_points(boxes: Tensor, points: Tensor, labels: Tensor, ambiguity:
     Args:
         boxes (`Tensor` of shape `(n, 4)`): proposals, normalized `cxcywh`, at least one.
         points (`Tensor` of shape `(P, 2)`): normalized `(x, y)`.
-        labels (`Tensor` of shape `(P,)`, int64): 1 for points on the region, 0 for points that are not, -1 for padding.
+        labels (`Tensor` of shape `(P,)`, int64): 1 for points on the region, 0 for points that are not, -1 for
+            padding.
         ambiguity (`int`): `BEST` or `PART` for the smallest of several that hold the points, `OBJECT` for the middle
             one, `GROUP` for the largest.
 
