@@ -2,148 +2,211 @@
 
 A mask is a bool array of shape `(H, W)` of the upright image. Its RLE is `{"size": [H, W], "counts": str}`, letter for
 letter what pycocotools writes, except that `counts` is text where pycocotools has bytes, so that it fits into JSON.
+`rle.py` and `polygons.py` have the encoding and the polygons; all their functions are names of this module too.
 """
 
-import operator
-import reprlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
-from .images import check_image_pixels
+from .mask_checks import checked_mask, checked_masks, checked_size
+from .polygons import polygons_to_mask, polygons_to_rle
+from .rle import mask_spans, mask_to_rle, rle_area, rle_iou, rle_to_box, rle_to_mask, spans_iou
 
-# Each letter of `counts` holds 5 bits of a number and a bit that says whether more letters follow, and is moved to
-# where ASCII can be printed.
-_BITS, _MORE, _FIRST_LETTER = 5, 0b100000, ord("0")
-_SIGN = 0b10000
-_MAX_BITS = 64
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Finite, and far from zero: what stands for an infinite logit when neighbours are mixed.
+_CERTAIN = 1e4
 
 
-def mask_to_rle(mask: Any) -> dict[str, Any]:
-    """Encode a mask as COCO's run-length encoding.
+def masks_to_boxes(masks: Any) -> np.ndarray:
+    """The boxes around masks.
 
     Args:
-        mask (array-like of shape `(H, W)`, bool): True where the region is.
+        masks (array-like of shape `(n, H, W)`, bool): masks of the upright image.
 
     Returns:
-        `dict`: `{"size": [H, W], "counts": str}`, ready for JSON.
+        `np.ndarray` of shape `(n, 4)`, float32: `xyxy` in absolute pixels, along the outer edges of the masks' pixels,
+        so that one pixel has a box of width 1; zeros for an empty mask.
 
     Raises:
-        ValueError: if `mask` is not a bool array with two dimensions.
+        ValueError: if `masks` is not a bool array with three dimensions.
 
     Example:
     >>> import numpy as np
-    >>> from transformers_groma.masks import mask_to_rle
-    >>> mask_to_rle(np.array([[False, True, True], [False, True, False]]))
-    {'size': [2, 3], 'counts': '231'}
+    >>> from transformers_groma.masks import masks_to_boxes
+    >>> masks_to_boxes(np.array([[[False, True, True], [False, True, False]]])).tolist()
+    [[1.0, 0.0, 3.0, 2.0]]
     """
-    try:
-        mask = np.asarray(mask)
-    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, bfloat16, tensors on another device
-        raise ValueError(f"`mask` must be a bool array of shape (height, width): {error}.") from error
-    if mask.dtype != bool or mask.ndim != 2:
-        raise ValueError(
-            f"`mask` must be a bool array of shape (height, width), got {mask.dtype} of shape {mask.shape}. A mask of "
-            "numbers becomes one by `mask > 0`."
-        )
-    # COCO goes down the columns. Runs are between the places where the value changes.
-    pixels = mask.ravel(order="F")
-    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
-    runs = np.diff(changes, prepend=0, append=pixels.size).tolist()
-    if pixels.size and pixels[0]:
-        runs = [0, *runs]  # the first run is always background
-    return {"size": list(mask.shape), "counts": _write_counts(runs)}
+    masks = checked_masks(masks)
+    boxes = np.zeros((len(masks), 4), np.float32)
+    for box, mask in zip(boxes, masks, strict=True):
+        columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+        if len(rows):
+            box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    return boxes
 
 
-def rle_to_mask(rle: Mapping[str, Any]) -> np.ndarray:
-    """Decode COCO's run-length encoding.
+def mask_areas(masks: Any) -> np.ndarray:
+    """The numbers of pixels of masks.
 
     Args:
-        rle (`Mapping`): `size` `[H, W]` and `counts`: text or bytes, or the numbers themselves, as COCO has them for
-            crowds.
+        masks (array-like of shape `(n, H, W)`, bool): masks of the upright image.
 
     Returns:
-        `np.ndarray` of shape `(H, W)`, bool: True where the region is.
+        `np.ndarray` of shape `(n,)`, int64: their areas in pixels.
 
     Raises:
-        ValueError: if a key is missing, `size` is not that of an image that is read (see `images.py`), or `counts` is
-            damaged or does not fill the image.
+        ValueError: if `masks` is not a bool array with three dimensions.
 
     Example:
-    >>> from transformers_groma.masks import rle_to_mask
-    >>> rle_to_mask({"size": [2, 3], "counts": "231"}).tolist()
-    [[False, True, True], [False, True, False]]
+    >>> import numpy as np
+    >>> from transformers_groma.masks import mask_areas
+    >>> mask_areas(np.array([[[False, True, True], [False, True, False]]])).tolist()
+    [3]
     """
-    if not isinstance(rle, Mapping):
+    return np.array([np.count_nonzero(mask) for mask in checked_masks(masks)], np.int64)
+
+
+def mask_iou(masks_a: Any, masks_b: Any, is_crowd: Any = None) -> np.ndarray:
+    """Intersection over union of masks with masks; identical to pycocotools' `iou` of their RLE.
+
+    Args:
+        masks_a (array-like of shape `(n, H, W)`, bool): masks of an image.
+        masks_b (array-like of shape `(m, H, W)`, bool): masks of the same image.
+        is_crowd (array-like of shape `(m,)`, bool, *optional*): which of `masks_b` are crowds. The union with a crowd
+            counts only the pixels of the other mask, since it may be any part of the crowd.
+
+    Returns:
+        `np.ndarray` of shape `(n, m)`, float64: 0..1; 0 where two masks share no pixel.
+
+    Raises:
+        ValueError: if the masks are not bool arrays with three dimensions, of one size, or there is not one
+            `is_crowd` for each of `masks_b`.
+
+    Example:
+    >>> import numpy as np
+    >>> from transformers_groma.masks import mask_iou
+    >>> mask_iou(np.array([[[True, True, False]]]), np.array([[[True, True, True]], [[False, False, True]]])).tolist()
+    [[0.6666666666666666, 0.0]]
+    """
+    masks_a, masks_b = checked_masks(masks_a, "masks_a"), checked_masks(masks_b, "masks_b")
+    if len(masks_a) and len(masks_b) and masks_a.shape[1:] != masks_b.shape[1:]:
         raise ValueError(
-            f"`rle` must be a dict with the keys 'size' and 'counts', got {reprlib.repr(rle)}. Polygons are not read."
+            f"`masks_a` and `masks_b` must be masks of one image, got (height, width) {masks_a.shape[1:]} and "
+            f"{masks_b.shape[1:]}. `resize_mask` brings one to the size of the other."
         )
-    if missing := [key for key in ("size", "counts") if key not in rle]:
-        raise ValueError(f"`rle` must have the keys 'size' and 'counts', but lacks {missing[0]!r}.")
-    size = _whole_numbers("size", rle["size"])
-    if len(size) != 2 or min(size) < 0:
-        raise ValueError(f"`rle` is damaged: its `size` must be [height, width], got {reprlib.repr(size)}.")
-    height, width = size
-    counts = rle["counts"]
-    if isinstance(counts, (bytes, bytearray)):
-        counts = counts.decode("ascii", "replace")
-    runs = _read_counts(counts) if isinstance(counts, str) else _whole_numbers("counts", counts)
-    if min(runs, default=0) < 0:
-        raise ValueError(f"`rle` is damaged: its `counts` have a run of {min(runs)} pixels.")
-    if sum(runs) != height * width:
-        raise ValueError(
-            f"`rle` is damaged: its runs cover {sum(runs)} pixels, and an image of {width}x{height} (width x height) "
-            f"has {height * width}."
-        )
-    check_image_pixels(width, height)
-    is_region = np.arange(len(runs)) % 2 == 1  # background and region take turns
-    return np.repeat(is_region, runs).reshape(width, height).T
+    spans_a, spans_b = ([mask_spans(mask) for mask in masks] for masks in (masks_a, masks_b))
+    return spans_iou(spans_a, spans_b, max(masks_a.shape[1], 1), is_crowd)
 
 
-def _whole_numbers(name: str, values: Any) -> list[int]:
-    try:
-        return [operator.index(value) for value in values]
-    except TypeError as error:
-        raise ValueError(f"`rle` is damaged: its `{name}` must be integers, got {reprlib.repr(values)}.") from error
+def resize_mask(mask: Any, height: int, width: int) -> np.ndarray:
+    """Bring a mask to the size of another version of its image.
+
+    A pixel of the result belongs to the region if at least half of what it shows does, so that edges stay where they
+    are. A part thinner than half a pixel of the smaller image may vanish.
+
+    Args:
+        mask (array-like of shape `(H, W)`, bool): at least one pixel.
+        height (`int`): the new height in pixels.
+        width (`int`): the new width.
+
+    Returns:
+        `np.ndarray` of shape `(height, width)`, bool: a new array.
+
+    Raises:
+        ValueError: if `mask` is not a bool array with two dimensions, or a size is not that of an image.
+
+    Example:
+    >>> import numpy as np
+    >>> from transformers_groma.masks import resize_mask
+    >>> resize_mask(np.array([[False, True]]), height=2, width=4).tolist()
+    [[False, False, True, True], [False, False, True, True]]
+    """
+    mask = checked_mask(mask)
+    if mask.size == 0:
+        raise ValueError(f"`mask` has no pixels that could be resized, its shape is {mask.shape}.")
+    height, width = checked_size(height, width)
+    if mask.shape == (height, width):
+        return mask.copy()
+    pixels = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.asarray(pixels.resize((width, height), Image.Resampling.BILINEAR)) > 127
 
 
-def _write_counts(runs: Sequence[int]) -> str:
-    """Encode runs as text. From the fourth on, each is stored as its difference to the run two before it."""
-    letters = []
-    for index, run in enumerate(runs):
-        value = run - runs[index - 2] if index > 2 else run
-        more = True
-        while more:
-            letter = value & (_MORE - 1)
-            value >>= _BITS
-            # Nothing is left but copies of the sign, which the last letter's highest bit says.
-            more = value != (-1 if letter & _SIGN else 0)
-            letters.append(chr(_FIRST_LETTER + (letter | _MORE if more else letter)))
-    return "".join(letters)
+def masks_of_logits(logits: "Tensor", height: int, width: int) -> np.ndarray:
+    """The masks of a mask decoder's logits, from the model's square image to the upright image.
+
+    The logits are enlarged bilinearly (`align_corners=False`, as `torch.nn.functional.interpolate` does) and a pixel
+    belongs to the region where they are above 0. Only the part around what is above 0 is enlarged.
+
+    Args:
+        logits (`Tensor` of shape `(n, h, w)`): in square model space, on any device, of any floating dtype.
+        height (`int`): height of the upright image in pixels.
+        width (`int`): its width.
+
+    Returns:
+        `np.ndarray` of shape `(n, height, width)`, bool: a mask for each.
+
+    Raises:
+        ValueError: if `logits` is not a floating tensor with three dimensions, if one is NaN, or if a size is not that
+            of an image.
+
+    Example:
+    >>> import torch
+    >>> from transformers_groma.masks import masks_of_logits
+    >>> masks_of_logits(torch.tensor([[[-1.0, 3.0]]]), height=1, width=4).tolist()
+    [[[False, False, True, True]]]
+    """
+    # Here and not above: whoever reads the masks of a dataset needs no torch.
+    import torch
+
+    height, width = checked_size(height, width)
+    if not isinstance(logits, torch.Tensor) or not logits.is_floating_point() or logits.ndim != 3:
+        what = f"{logits.dtype} of shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits)
+        raise ValueError(f"`logits` must be a floating tensor of shape (n, h, w), got {what}.")
+    if 0 in logits.shape[1:]:
+        raise ValueError(f"`logits` have no pixels, their shape is {tuple(logits.shape)}.")
+    values = logits.detach().to("cpu", torch.float32).numpy()
+    if np.isnan(values).any():
+        raise ValueError("`logits` must be numbers, but some are NaN: the model's weights or its input are damaged.")
+    values = np.nan_to_num(values, posinf=_CERTAIN, neginf=-_CERTAIN)
+    upper, lower, row_shares = _neighbours(values.shape[1], height)
+    left, right, column_shares = _neighbours(values.shape[2], width)
+    masks = np.zeros((len(values), height, width), bool)
+    for mask, value, box in zip(masks, values, masks_to_boxes(values > 0).astype(int), strict=True):
+        # A pixel is above 0 only if one of the four that it lies between is.
+        rows = slice(*np.searchsorted(upper, (box[1] - 1, box[3])))
+        columns = slice(*np.searchsorted(left, (box[0] - 1, box[2])))
+        lines = _mixed(value[upper[rows]], value[lower[rows]], row_shares[rows, None])
+        mask[rows, columns] = _mixed(lines[:, left[columns]], lines[:, right[columns]], column_shares[columns]) > 0
+    return masks
 
 
-def _read_counts(text: str) -> list[int]:
-    """The runs that `_write_counts` wrote."""
-    runs: list[int] = []
-    value, shift = 0, 0
-    for character in text:
-        letter = ord(character) - _FIRST_LETTER
-        if not 0 <= letter < 2 * _MORE:
-            raise ValueError(f"`rle` is damaged: its `counts` contain {character!r}.")
-        if shift > _MAX_BITS:
-            raise ValueError("`rle` is damaged: its `counts` have a number of more than 64 bits.")
-        value |= (letter & (_MORE - 1)) << shift
-        shift += _BITS
-        if letter & _MORE:
-            continue
-        if letter & _SIGN:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        value, shift = 0, 0
-    if shift:
-        raise ValueError("`rle` is damaged: its `counts` end in the middle of a number.")
-    return runs
+def _neighbours(count: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each of `size` new pixels the two of `count` old ones that it lies between, and the share of the second."""
+    places = np.clip((np.arange(size) + 0.5) * (count / size) - 0.5, 0, None)
+    first = np.minimum(places.astype(np.int64), count - 1)
+    return first, np.minimum(first + 1, count - 1), (places - first).astype(np.float32)
 
 
-__all__ = ["mask_to_rle", "rle_to_mask"]
+def _mixed(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Values between two, by the share of the second."""
+    return first * (1 - share) + second * share
+
+
+__all__ = [
+    "mask_areas",
+    "mask_iou",
+    "mask_to_rle",
+    "masks_of_logits",
+    "masks_to_boxes",
+    "polygons_to_mask",
+    "polygons_to_rle",
+    "resize_mask",
+    "rle_area",
+    "rle_iou",
+    "rle_to_box",
+    "rle_to_mask",
+]
