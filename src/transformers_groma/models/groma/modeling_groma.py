@@ -33,6 +33,7 @@ from .modeling_groma_outputs import (
     GromaRegionProposals,
 )
 from .modeling_groma_perception import GromaMultiModalProjector, GromaPerceptionMixin, TurnRegions, VisualTokens
+from .modeling_groma_pointing import given_points
 from .modeling_groma_positions import (
     check_positions,
     is_mask_of_tokens,
@@ -90,6 +91,9 @@ class GromaModel(GromaPerceptionMixin, GromaSegmentationMixin, GromaPromptMixin,
         proposal_scores: Tensor | None = None,
         mm_encoder_outputs: dict[str, GromaImageFeatures] | None = None,
         cache: Cache | None = None,
+        refer_points: Tensor | None = None,
+        refer_point_labels: Tensor | None = None,
+        refer_ambiguity: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | GromaModelOutputWithPast:
         r"""
@@ -111,6 +115,8 @@ class GromaModel(GromaPerceptionMixin, GromaSegmentationMixin, GromaPromptMixin,
                 what the region proposer found before (normalized `cxcywh`, rows of zeros with score 0 pad); it is not
                 run then.
             mm_encoder_outputs (`dict`): `{"image": get_image_features(…)}` instead of `pixel_values`.
+            refer_points, refer_point_labels, refer_ambiguity: points on the regions of `refer_boxes` that are not
+                given by boxes; see `get_image_features`.
 
         Returns:
             `GromaModelOutputWithPast`.
@@ -130,13 +136,16 @@ class GromaModel(GromaPerceptionMixin, GromaSegmentationMixin, GromaPromptMixin,
             features, pixel_values, refer_boxes, cached, ground_boxes=ground_boxes, proposal_boxes=proposal_boxes
         )
         check_image_is_new(features, pixel_values, cached)
+        points = given_points(refer_points, refer_point_labels, refer_ambiguity, refer_boxes, cached is not None)
 
         # 1. What is to be seen: in pixels, in features for other boxes, or in the boxes of a later turn.
         tokens = turn_regions = None
         if pixel_values is not None:
-            features, tokens = self._perceive(pixel_values, refer_boxes, ground_boxes, proposal_boxes, proposal_scores)
+            features, tokens = self._perceive(
+                pixel_values, refer_boxes, ground_boxes, proposal_boxes, proposal_scores, points
+            )
         elif features is not None and refer_boxes is not None:
-            features = self.encode_regions(features, refer_boxes)
+            features = self.encode_regions(features, refer_boxes, *(points or ()))
         elif cached is not None and refer_boxes is not None:
             turn_regions, cached = self.encode_turn_regions(refer_boxes, cached)
 
@@ -293,16 +302,18 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GromaGenerationMixin):
         ground_boxes: Tensor | None = None,
         proposal_boxes: Tensor | None = None,
         proposal_scores: Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> tuple | GromaImageFeatures:
         """See `GromaModel.get_image_features`."""
         return self.model.get_image_features(
             pixel_values, refer_boxes, ground_boxes, proposal_boxes, proposal_scores, **kwargs
         )
 
-    def encode_regions(self, features: GromaImageFeatures, refer_boxes: Tensor | None = None) -> GromaImageFeatures:
+    def encode_regions(
+        self, features: GromaImageFeatures, refer_boxes: Tensor | None = None, **points: Any
+    ) -> GromaImageFeatures:
         """See `GromaModel.encode_regions`."""
-        return self.model.encode_regions(features, refer_boxes)
+        return self.model.encode_regions(features, refer_boxes, **points)
 
     def mask_embedding(self, features: GromaImageFeatures) -> MaskEmbedding:
         """See `GromaModel.mask_embedding`."""

@@ -25,8 +25,10 @@ from .modeling_groma_outputs import (
     GromaImageFeatures,
     GromaRegionProposals,
 )
+from .modeling_groma_pointing import POINT_INPUTS, ReferPoints, given_points
 from .modeling_groma_positions import check_positions
 from .modeling_groma_prompt import PreparedPrompt
+from .modeling_groma_regions import is_box
 
 
 class GromaGenerationMixin(GenerationMixin):
@@ -46,6 +48,9 @@ class GromaGenerationMixin(GenerationMixin):
         ground_boxes: Tensor | None = None,
         proposal_boxes: Tensor | None = None,
         proposal_scores: Tensor | None = None,
+        refer_points: Tensor | None = None,
+        refer_point_labels: Tensor | None = None,
+        refer_ambiguity: Tensor | None = None,
         **kwargs,
     ) -> Tensor | GromaGenerateDecoderOnlyOutput | GromaGenerateBeamDecoderOnlyOutput:
         """Like `GenerationMixin.generate`, for prompts with images; these are encoded once, before the loop.
@@ -58,6 +63,8 @@ class GromaGenerationMixin(GenerationMixin):
             refer_boxes (`Tensor` of shape `(B_images, K, 4)`, *optional*): user boxes, normalized `cxcywh`,
                 zero-padded. With a cache that holds the image: only those of the new tokens.
             ground_boxes, proposal_boxes, proposal_scores: see `GromaModel.get_image_features`.
+            refer_points, refer_point_labels, refer_ambiguity: points on the regions of `refer_boxes` that are not
+                given by boxes; see `GromaModel.get_image_features`.
             **kwargs: everything that `GenerationMixin.generate` takes; `mm_encoder_outputs={"image": features}` with
                 what `get_image_features` returned instead of `pixel_values`.
 
@@ -81,6 +88,7 @@ class GromaGenerationMixin(GenerationMixin):
             "proposal_scores": proposal_scores,
         }
         check_sources(features, pixel_values, refer_boxes, cached, **other_boxes)
+        points = given_points(refer_points, refer_point_labels, refer_ambiguity, refer_boxes, cached is not None)
         has_images = pixel_values is not None or features is not None or cached is not None
         self._check_mode(kwargs, cached_length(cache) > 0, has_images)
         if not has_images:
@@ -95,7 +103,7 @@ class GromaGenerationMixin(GenerationMixin):
         if prompt_ids is None and inputs_embeds is None:
             raise ValueError("`generate` about an image needs a prompt: pass `input_ids` from the processor.")
 
-        features = self._look(features, pixel_values, refer_boxes, other_boxes)
+        features = self._look(features, pixel_values, refer_boxes, other_boxes, points)
         if cached is None:
             prompt, visual_tokens = self._begin_generation(
                 prompt_ids, inputs_embeds, attention_mask, features, cached_length(cache), kwargs
@@ -121,7 +129,8 @@ class GromaGenerationMixin(GenerationMixin):
         if visual_tokens is not None:
             kwargs["mm_encoder_outputs"] = {"image": visual_tokens}
         if (assistant := kwargs.get("assistant_model")) is not None:
-            kwargs["assistant_model"] = self._assistant(assistant, pixel_values, refer_boxes, features)
+            boxes = refer_boxes if points is None else _boxes_in_slots(features, refer_boxes)
+            kwargs["assistant_model"] = self._assistant(assistant, pixel_values, boxes, features)
 
         # In the loop the cache has no prompt: `forward` would take each step for a later turn, but masks are final,
         # and a model may say any token. After the loop, also after an error, it has its prompt again.
@@ -171,17 +180,19 @@ class GromaGenerationMixin(GenerationMixin):
         pixel_values: Tensor | None,
         refer_boxes: Tensor | None,
         other_boxes: dict[str, Tensor | None],
+        points: ReferPoints | None,
     ) -> GromaImageFeatures | None:
         """The image features, computed from pixels or given by the caller."""
+        point_inputs = {} if points is None else dict(zip(POINT_INPUTS, points, strict=True))
         if pixel_values is not None:
-            return self.get_image_features(pixel_values, refer_boxes, **other_boxes, return_dict=True)
+            return self.get_image_features(pixel_values, refer_boxes, **other_boxes, **point_inputs, return_dict=True)
         if features is not None and features.region_mask is None:
             raise ValueError(
                 "`mm_encoder_outputs` lack the regions of the images. Pass the whole result of `get_image_features`, "
                 "or `pixel_values`."
             )
         if features is not None and refer_boxes is not None:
-            return self.encode_regions(features, refer_boxes)
+            return self.encode_regions(features, refer_boxes, **point_inputs)
         return features
 
     def _begin_generation(
@@ -357,6 +368,13 @@ class GromaGenerationMixin(GenerationMixin):
             raise ValueError(
                 "`cache_implementation='paged'` reads token ids only, without images. Leave it out, or use 'static'."
             )
+
+
+def _boxes_in_slots(features: GromaImageFeatures, refer_boxes: Tensor) -> Tensor:
+    """The boxes of the regions that a user points at `(B, K, 4)`, also of those that were given by points."""
+    used = is_box(refer_boxes).to(features.region_boxes.device)
+    boxes = features.region_boxes.gather(1, features.refer_slots[..., None].expand(-1, -1, 4))
+    return boxes * used[..., None]
 
 
 def _with_regions(

@@ -17,6 +17,7 @@ from .modeling_groma_base import no_autocast, requested_hidden_states, requested
 from .modeling_groma_cached_prompt import CachedPrompt, assign_slots
 from .modeling_groma_checks import boxes_of_images, check_visual_tokens, given_proposals
 from .modeling_groma_outputs import GromaImageFeatures, GromaRegionProposals
+from .modeling_groma_pointing import ReferPoints, given_points
 from .modeling_groma_proposer import GromaRegionProposerOutput
 from .modeling_groma_regions import RegionSelection, is_box
 
@@ -107,6 +108,9 @@ class GromaPerceptionMixin:
         ground_boxes: Tensor | None = None,
         proposal_boxes: Tensor | None = None,
         proposal_scores: Tensor | None = None,
+        refer_points: Tensor | None = None,
+        refer_point_labels: Tensor | None = None,
+        refer_ambiguity: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | GromaImageFeatures:
         """Image tokens, regions and region tokens of a batch of images, for `mm_encoder_outputs={"image": …}`.
@@ -118,6 +122,9 @@ class GromaPerceptionMixin:
             ground_boxes (`Tensor` of shape `(B, G, 4)`, *optional*): ground-truth boxes (training), likewise.
             proposal_boxes (`Tensor` of shape `(B, Q, 4)`), proposal_scores (`Tensor` of shape `(B, Q)`), *optional*:
                 what the region proposer found before; it is not run then.
+            refer_points (`Tensor` of shape `(B, K, P, 2)`), refer_point_labels (`Tensor` of shape `(B, K, P)`),
+                refer_ambiguity (`Tensor` of shape `(B, K)`), *optional*: points on the regions of `refer_boxes` that
+                are not given by boxes; see [`resolve_points`].
 
         Returns:
             `GromaImageFeatures`.
@@ -131,19 +138,28 @@ class GromaPerceptionMixin:
             ground_boxes,
             proposal_boxes,
             proposal_scores,
+            given_points(refer_points, refer_point_labels, refer_ambiguity, refer_boxes, False),
             output_attentions=requested_output(kwargs, self.config, "output_attentions"),
         )
         features.pooler_output = tokens.rows()
         features.hidden_states = requested_hidden_states(features.hidden_states, kwargs, self.config)
         return features
 
-    def encode_regions(self, features: GromaImageFeatures, refer_boxes: Tensor | None = None) -> GromaImageFeatures:
+    def encode_regions(
+        self,
+        features: GromaImageFeatures,
+        refer_boxes: Tensor | None = None,
+        refer_points: Tensor | None = None,
+        refer_point_labels: Tensor | None = None,
+        refer_ambiguity: Tensor | None = None,
+    ) -> GromaImageFeatures:
         """Features for another prompt about the same images, with other user boxes. No image is encoded again.
 
         Args:
             features (`GromaImageFeatures`): of [`get_image_features`]; not changed.
             refer_boxes (`Tensor` of shape `(B, K, 4)`, *optional*): boxes the user points at, normalized `cxcywh`,
                 rows of zeros pad; they take the first slots.
+            refer_points, refer_point_labels, refer_ambiguity: see [`get_image_features`].
 
         Returns:
             `GromaImageFeatures`: what `get_image_features(pixel_values, refer_boxes)` returns.
@@ -158,6 +174,9 @@ class GromaPerceptionMixin:
             )
         check_visual_tokens(features)
         refer_boxes = boxes_of_images("refer_boxes", refer_boxes, len(features.region_mask))
+        points = given_points(refer_points, refer_point_labels, refer_ambiguity, refer_boxes, False)
+        if points is not None:
+            refer_boxes = self.resolve_points(features, refer_boxes, *points).boxes
         proposals = GromaRegionProposerOutput(pred_boxes=features.proposal_boxes, scores=features.proposal_scores)
         selection = self.select_regions(proposals, refer_boxes, permute=self.training)
         image_tokens = torch.stack([tokens[: self.config.num_image_tokens] for tokens in features.pooler_output])
@@ -210,6 +229,7 @@ class GromaPerceptionMixin:
         ground_boxes: Tensor | None,
         proposal_boxes: Tensor | None = None,
         proposal_scores: Tensor | None = None,
+        refer_points: ReferPoints | None = None,
         **kwargs,
     ) -> tuple[GromaImageFeatures, VisualTokens]:
         """The features without `pooler_output`, and the padded visual tokens for it."""
@@ -222,6 +242,13 @@ class GromaPerceptionMixin:
         else:
             with no_autocast(pixel_values):
                 vision = self.encode_patches(pixel_values, **kwargs)
+        seen = {
+            "proposal_boxes": proposals.pred_boxes.detach(),
+            "proposal_scores": proposals.scores.detach(),
+            **self._mask_inputs(vision, pixel_values),
+        }
+        if refer_points is not None:
+            refer_boxes = self.resolve_points(GromaImageFeatures(**seen), refer_boxes, *refer_points).boxes
         # In training the slots are shuffled, so that a proxy token learns nothing from its number.
         selection = self.select_regions(proposals, refer_boxes, ground_boxes, permute=self.training)
         image_tokens = self.multi_modal_projector(
@@ -242,9 +269,7 @@ class GromaPerceptionMixin:
             ground_slots=None if ground_boxes is None else selection.ground_slots,
             # What outlives the step must not keep its graph alive.
             region_feature_maps=[feature_map.detach() for feature_map in feature_maps],
-            proposal_boxes=proposals.pred_boxes.detach(),
-            proposal_scores=proposals.scores.detach(),
-            **self._mask_inputs(vision, pixel_values),
+            **seen,
         )
         return features, tokens
 

@@ -1,5 +1,7 @@
 """What points mean: the box around a mask, one of several masks, or the proposal around a click."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -8,6 +10,59 @@ from ..modeling_mask_decoder import NEGATIVE, POSITIVE
 
 # Of several masks the best by its estimated quality, or one by its size.
 BEST, PART, OBJECT, GROUP = -1, 0, 1, 2
+
+
+# How the model's methods take points.
+POINT_INPUTS = ("refer_points", "refer_point_labels", "refer_ambiguity")
+
+
+class ReferPoints(NamedTuple):
+    """The points that a user points at regions with, beside `refer_boxes`; see `GromaModel.resolve_points`.
+
+    Attributes:
+        points (`Tensor` of shape `(B, K, P, 2)`): normalized `(x, y)`.
+        labels (`Tensor` of shape `(B, K, P)`, int64): 1 on the region, 0 not on it, -1 for padding.
+        ambiguity (`Tensor` of shape `(B, K)`, int64, *optional*): which of several masks is meant.
+    """
+
+    points: Tensor
+    labels: Tensor | None = None
+    ambiguity: Tensor | None = None
+
+
+def given_points(
+    points: Tensor | None,
+    labels: Tensor | None,
+    ambiguity: Tensor | None,
+    refer_boxes: Tensor | None,
+    has_prompt_in_cache: bool,
+) -> ReferPoints | None:
+    """The points that come to the model as `refer_points`, `refer_point_labels` and `refer_ambiguity`.
+
+    Args:
+        points, labels, ambiguity (`Tensor`, *optional*): see [`ReferPoints`].
+        refer_boxes (`Tensor`, *optional*): the boxes that come with them.
+        has_prompt_in_cache (`bool`): whether they are of a later turn.
+
+    Returns:
+        `ReferPoints`, *optional*.
+
+    Raises:
+        ValueError: labels or a choice without points, points without rows in `refer_boxes`, or points of a later turn.
+    """
+    if points is None:
+        for name, value in (("refer_point_labels", labels), ("refer_ambiguity", ambiguity)):
+            if value is not None:
+                raise ValueError(f"`{name}` come without `refer_points`: pass both.")
+        return None
+    if refer_boxes is None:
+        raise ValueError("`refer_points` need `refer_boxes`, which count the regions. The processor makes both.")
+    if has_prompt_in_cache:
+        raise ValueError(
+            "`refer_points` of a later turn need the features of the image, which a cache does not hold: pass the "
+            "boxes that `model.resolve_points(features, …)` returns as `refer_boxes`, without `refer_points`."
+        )
+    return ReferPoints(points, labels, ambiguity)
 
 
 def boxes_of_masks(logits: Tensor, image_size: int) -> Tensor:
@@ -58,7 +113,7 @@ def mask_ranks(logits: Tensor, quality: Tensor, ambiguity: Tensor) -> Tensor:
     by_size = (logits > 0).flatten(2).sum(dim=-1).argsort(dim=1, stable=True)
     count = logits.shape[1]
     # Part, object, group: the first, the middle and the last by size, however many there are.
-    position = torch.tensor([0, (count - 1) // 2 if count != 2 else 1, count - 1], device=logits.device)
+    position = torch.tensor([0, count // 2, count - 1], device=logits.device)
     of_size = by_size.gather(1, position[ambiguity.clamp(min=0)][:, None])[:, 0]
     return torch.where(ambiguity == BEST, quality.argmax(dim=1), of_size)
 
@@ -100,4 +155,15 @@ def proposal_of_points(boxes: Tensor, points: Tensor, labels: Tensor, ambiguity:
     return candidates[order[place]]
 
 
-__all__ = ["BEST", "GROUP", "OBJECT", "PART", "boxes_of_masks", "mask_ranks", "proposal_of_points"]
+__all__ = [
+    "BEST",
+    "GROUP",
+    "OBJECT",
+    "PART",
+    "POINT_INPUTS",
+    "ReferPoints",
+    "boxes_of_masks",
+    "given_points",
+    "mask_ranks",
+    "proposal_of_points",
+]

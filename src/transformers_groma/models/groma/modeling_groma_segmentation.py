@@ -10,7 +10,7 @@ from .modeling_groma_base import no_autocast
 from .modeling_groma_checks import boxes_of_images
 from .modeling_groma_masks import GromaMasks, ResolvedRegions
 from .modeling_groma_outputs import GromaImageFeatures
-from .modeling_groma_pointing import BEST, boxes_of_masks, mask_ranks, proposal_of_points
+from .modeling_groma_pointing import BEST, GROUP, boxes_of_masks, mask_ranks, proposal_of_points
 from .modeling_groma_proposer import GromaRegionProposerOutput
 from .modeling_groma_regions import is_box
 
@@ -183,7 +183,7 @@ class GromaSegmentationMixin:
             ValueError: shapes that do not fit, a region whose points are all negative, `refer_ambiguity` for a decoder
                 with one mask a region, or an image without any region.
         """
-        boxes = boxes_of_images("refer_boxes", refer_boxes, len(features.region_mask)).clone()
+        boxes = boxes_of_images("refer_boxes", refer_boxes, len(features.proposal_boxes)).clone()
         if refer_points is None:
             return ResolvedRegions(boxes, None, torch.zeros(boxes.shape[:2], dtype=torch.bool, device=boxes.device))
         points, labels = _checked_points(
@@ -201,6 +201,11 @@ class GromaSegmentationMixin:
         if ambiguity.shape != boxes.shape[:2]:
             raise ValueError(
                 f"`refer_ambiguity` must have shape {tuple(boxes.shape[:2])}, got {tuple(ambiguity.shape)}."
+            )
+        if ((ambiguity < BEST) | (ambiguity > GROUP)).any():
+            raise ValueError(
+                "`refer_ambiguity` must be -1, 0, 1 or 2 (best, part, object, group), got "
+                f"{ambiguity.unique().tolist()}."
             )
         ambiguity = ambiguity.to(boxes.device)
         if self.mask_decoder is None:
