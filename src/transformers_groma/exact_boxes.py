@@ -3,8 +3,12 @@
 import torch
 from torch import Tensor
 
-# Inputs of the models that are boxes, or scores that decide about boxes. The last two are in the detector's labels.
-BOX_INPUTS = ("refer_boxes", "ground_boxes", "proposal_boxes", "proposal_scores", "boxes", "crowd_boxes")
+# Inputs of the models that are boxes or points, or scores that decide about boxes. The last two are in the detector's
+# labels.
+BOX_INPUTS = (
+    *("refer_boxes", "refer_points", "ground_boxes", "proposal_boxes", "proposal_scores"),
+    *("boxes", "crowd_boxes"),
+)
 # Boxes that differ less are the same region: a five-hundredth of a pixel on an image of 2,000, which is what the way
 # to pixels and back costs in float32.
 SAME_BOX_TOLERANCE = 1e-6

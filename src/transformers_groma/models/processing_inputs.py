@@ -16,6 +16,8 @@ from ..image_inputs import read_upright, shortened
 
 # What transformers puts before a token that a user typed and that `sanitize_control_tokens=True` makes plain text.
 _TYPED_BY_USER = "\U000f0000"
+# Keys of message parts whose arrays become lists for templates. Masks stay arrays: no template looks at them.
+_NUMBERS_OF_PARTS = ("box", "boxes", "point", "points", "scribble", "labels")
 
 
 def mark_pattern(mark: str) -> str:
@@ -29,13 +31,14 @@ def count_marks(mark: str, text: str) -> int:
 
 
 def check_marks(name: str, mark: str, text: str, num_boxes: int, index: int) -> None:
-    """Refuse a text with more or fewer marks than boxes (`num_boxes` of the argument `name`)."""
+    """Refuse a text with more or fewer marks than boxes or regions (`num_boxes` of the argument `name`)."""
     count = count_marks(mark, text)
+    one, many = ("region", "regions") if name == "regions" else ("box", "boxes")
     if count != num_boxes:
         raise ValueError(
             f"`text` of sample {index} has {counted(count, f'{mark} mark')}, but `{name}` has "
-            f"{counted(num_boxes, 'box', 'boxes')} for it. Write "
-            f'one {mark} for each box, in the order of the boxes, as in "What is {mark}?". Got '
+            f"{counted(num_boxes, one, many)} for it. Write "
+            f'one {mark} for each {one}, in the order of the {many}, as in "What is {mark}?". Got '
             f"{without_breaks(text)[:200]!r}."
         )
 
@@ -93,16 +96,19 @@ def refuse_other_media(given: Mapping[str, Any], what: str) -> None:
 
 
 def plain_part(part: Any) -> Any:
-    """A message part without keys that are None (as datasets fill them in), boxes as lists."""
+    """A message part without keys that are None (as datasets fill them in), boxes and points as lists."""
     if not isinstance(part, Mapping):
         return part
     part = {key: value for key, value in part.items() if value is not None}
-    return {key: _plain_numbers(value) if key in ("box", "boxes") else value for key, value in part.items()}
+    return {key: _plain_numbers(value) if key in _NUMBERS_OF_PARTS else value for key, value in part.items()}
 
 
 def _plain_numbers(values: Any) -> Any:
     if isinstance(values, (np.ndarray, np.generic, torch.Tensor)):
-        return values.tolist()
+        try:
+            return values.tolist()
+        except RuntimeError:  # tensors on `meta`, which are refused where they are read
+            return values
     if isinstance(values, (list, tuple)):
         return [_plain_numbers(value) for value in values]
     return values
@@ -266,7 +272,7 @@ def _group_boxes(name: str, boxes: Any, num_samples: int) -> list[list[Any]]:
 
 
 class GromaBatchFeature(BatchFeature):
-    """What the processor returns: a `BatchFeature` whose `to` leaves boxes in float32, whatever dtype the pixels get.
+    """What the processor returns: a `BatchFeature` whose `to` leaves boxes and points in float32, whatever else casts.
 
     bfloat16 keeps 8 significant bits, so a box in it would move by a pixel or two.
 
@@ -278,7 +284,7 @@ class GromaBatchFeature(BatchFeature):
     """
 
     def to(self, *args, **kwargs) -> "GromaBatchFeature":
-        """Move and cast as `BatchFeature.to` does; boxes and scores of proposals are moved only."""
+        """Move and cast as `BatchFeature.to` does; boxes, points and scores of proposals are moved only."""
         exact = {name: value for name, value in self.data.items() if name in BOX_INPUTS}
         super().to(*args, **kwargs)
         for name, value in exact.items():

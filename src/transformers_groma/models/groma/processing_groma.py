@@ -12,7 +12,7 @@ With 2 image tokens and 3 region slots (a Groma-7B has 256 and 100) the language
 
 - `<image>` marks the image. It becomes the image tokens and the region slots. A slot is a proxy token (`<r0>`,
   `<r1>`, …) and a place for the feature of the region that the model puts into the slot.
-- `<region>` marks a region that the user points at, the k-th mark for the k-th box of the sample. It becomes
+- `<region>` marks a region that the user points at, the k-th mark for the k-th region of the sample. It becomes
   `<roi><refer_box></roi><image>`; the model replaces `<refer_box>` by the proxy token of that box's slot, and repeats
   the feature of the region behind it.
 - `<ground_box>` marks a region in a training answer, the k-th mark for the k-th ground-truth box. The model
@@ -61,6 +61,7 @@ from ..processing_inputs import (
     prepare_boxes,
     refuse_other_media,
 )
+from ..processing_regions import referred_regions
 from .chat_template_groma import GROMA_CHAT_TEMPLATE
 from .processing_groma_answers import GromaAnswers
 from .processing_groma_chat import GromaConversations
@@ -142,6 +143,7 @@ class GromaProcessor(GromaAnswers, GromaConversations):
         normalized: bool | None = None,
         ground_boxes: Sequence[Any] | np.ndarray | torch.Tensor | None = None,
         parse_tokens: bool | None = None,
+        regions: Sequence[Any] | np.ndarray | torch.Tensor | None = None,
         **kwargs: Unpack[ProcessingKwargs],
     ) -> BatchFeature:
         """Prepare one sample or a batch.
@@ -158,8 +160,8 @@ class GromaProcessor(GromaAnswers, GromaConversations):
             boxes (array-like of shape `(n, 4)`, or a list of these or `None`, one per sample, *optional*): regions
                 that the user points at, in the order of the `<region>` marks in the text. Absolute pixels of the
                 upright image as given, before any resizing.
-            box_format (`str`, *optional*): `"xyxy"` (default), `"xywh"` or `"cxcywh"`, of `boxes` and `ground_boxes`.
-            normalized (`bool`, *optional*): whether boxes are fractions of the image size instead of pixels.
+            box_format (`str`, *optional*): `"xyxy"` (default), `"xywh"` or `"cxcywh"`, of all boxes.
+            normalized (`bool`, *optional*): whether boxes and points are fractions of the image size, not pixels.
             ground_boxes (as `boxes`, *optional*): for training, regions of the answers, in the order of
                 `<ground_box>`.
             parse_tokens (`bool`, *optional*): whether control tokens in the texts (`<image>`, `<p>`, `<r5>`, `</s>`,
@@ -167,13 +169,20 @@ class GromaProcessor(GromaAnswers, GromaConversations):
                 question (a text without `<image>` for a sample with an image) is plain text and everything else is a
                 prompt; with `False` every text is a question. Marks in a question are always `<region>`, one for each
                 box, `[grounding]` at its head and, with `ground_boxes`, `<ground_box>`.
+            regions (a list, or a list of these or `None`, one per sample, *optional*): in place of `boxes`, regions in
+                any form that [`read_region`] takes: boxes, masks, `Regions`, and dicts such as `{"point": [x, y]}`,
+                `{"points": …, "labels": …}`, `{"scribble": …}` and `{"mask": …}`. Of a mask the model gets the box
+                around it.
             **kwargs: as for every processor: `return_tensors`, `padding`, …
 
         Returns:
             `BatchFeature`: `input_ids` and `attention_mask` `(B, L)`, and, where there are images, `pixel_values`
             `(B_img, 3, height, width)`. If there are boxes, `refer_boxes` and `ground_boxes` `(B_img, K, 4)` float32,
-            normalized `cxcywh`, filled up with rows of zeros; its `to` does not cast them. Rows of the last three are
-            the samples that have an image, in order.
+            normalized `cxcywh`, filled up with rows of zeros. If a region has points, also `refer_points`
+            `(B_img, K, P, 2)` float32, normalized `(x, y)`, `refer_point_labels` `(B_img, K, P)`, 1 on the region, 0
+            not on it and -1 where there is none, and `refer_ambiguity` `(B_img, K)`, the place in `AMBIGUITIES` or -1;
+            its row of `refer_boxes` is the pixel of its first point on it. Rows of all but the first two are the
+            samples that have an image, in order. `to` does not cast boxes and points.
 
         Raises:
             ValueError: if the arguments are wrong or do not fit each other; the message says what to do.
@@ -193,25 +202,25 @@ class GromaProcessor(GromaAnswers, GromaConversations):
             for index, image in enumerate(images_of_samples)
         ]
         format_and_sizes = (sizes, box_format or "xyxy", bool(normalized))
-        refer_boxes = prepare_boxes("boxes", boxes, *format_and_sizes)
+        referred = referred_regions(boxes, regions, *format_and_sizes)
         answer_boxes = prepare_boxes("ground_boxes", ground_boxes, *format_and_sizes)
-        for index, count in enumerate(len(a) + len(b) for a, b in zip(refer_boxes, answer_boxes)):
+        for index, count in enumerate(len(a) + len(b) for a, b in zip(referred.boxes, answer_boxes)):
             if count > self.max_regions:
                 raise ValueError(
-                    f"Sample {index} has {count} `boxes` (and `ground_boxes`), but `max_regions` is "
+                    f"Sample {index} has {count} `{referred.name}` (and `ground_boxes`), but `max_regions` is "
                     f"{self.max_regions}. Split them over several samples."
                 )
 
         # The prompts: questions in the chat template, what users typed as plain text.
         if texts is None:
-            texts = [default_question(len(boxes_of_sample)) for boxes_of_sample in refer_boxes]
+            texts = [default_question(len(boxes_of_sample)) for boxes_of_sample in referred.boxes]
         elif parse_tokens is None:
             texts = [
                 self._plain_question(text, marks) if self._is_question(text, image) else text
                 for text, image in zip(texts, images_of_samples)
             ]
         for name, mark, boxes_of_samples in (
-            ("boxes", REGION_MARK, refer_boxes),
+            (referred.name, REGION_MARK, referred.boxes),
             ("ground_boxes", GROUND_BOX_TOKEN, answer_boxes),
         ):
             for index, boxes_of_sample in enumerate(boxes_of_samples):
@@ -235,11 +244,10 @@ class GromaProcessor(GromaAnswers, GromaConversations):
             outputs = super().__call__(images=images or None, text=texts, **kwargs)
         if has_breaks(texts) and merged_kwargs["text_kwargs"].get("return_offsets_mapping"):
             outputs["offset_mapping"] = self._offsets_of_broken_texts(texts, outputs["attention_mask"])
-        for name, boxes_of_samples in (("refer_boxes", refer_boxes), ("ground_boxes", answer_boxes)):
-            if any(len(boxes_of_sample) > 0 for boxes_of_sample in boxes_of_samples):
-                rows = pad_boxes([boxes_of_samples[i] for i in present])
-                tensor_type = merged_kwargs["text_kwargs"].get("return_tensors")
-                outputs.update(BatchFeature({name: rows}, tensor_type=tensor_type))
+        rows = referred.inputs()
+        if any(len(boxes_of_sample) > 0 for boxes_of_sample in answer_boxes):
+            rows["ground_boxes"] = pad_boxes([answer_boxes[i] for i in present])
+        outputs.update(BatchFeature(rows, tensor_type=merged_kwargs["text_kwargs"].get("return_tensors")))
         return GromaBatchFeature(outputs.data, skip_tensor_conversion=outputs.skip_tensor_conversion)
 
     def _encode_without_pixels(

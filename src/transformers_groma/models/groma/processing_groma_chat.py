@@ -21,16 +21,9 @@ from ...markup import (
     REGION_START,
     proxy_token,
 )
-from ..processing_inputs import (
-    GromaBatchFeature,
-    as_texts,
-    check_marks,
-    pad_boxes,
-    pad_left,
-    plain_part,
-    prepare_boxes,
-    refuse_other_media,
-)
+from ...region_inputs import REGION_KEYS
+from ..processing_inputs import GromaBatchFeature, as_texts, check_marks, pad_left, plain_part, refuse_other_media
+from ..processing_regions import referred_regions
 from .chat_template_groma import PIECES_TEMPLATE, is_template_error, marks_answers, split_answers, with_parts
 
 
@@ -56,17 +49,19 @@ class GromaConversations(ProcessorMixin):
         Message parts, besides `{"type": "text", "text": …}` and `{"type": "image", "image": …}` (one per
         conversation):
 
-        - `{"type": "region", "box": [x1, y1, x2, y2]}`: a region that the user points at;
+        - `{"type": "region", "box": [x1, y1, x2, y2]}`: a region that the user points at. In place of `box` it may
+          have `point`, `points` (with `labels`), `scribble` or `mask`, and beside points `ambiguity`, as the dicts
+          that [`read_region`] takes;
         - `{"type": "phrase", "text": "two dogs", "boxes": [[…], […]]}`: text tied to boxes, for training. The text may
           be empty, and so may the boxes (a phrase to locate).
 
-        Boxes are `xyxy` in absolute pixels of the upright image, unless `processor_kwargs` has `box_format` or
-        `normalized`.
+        Boxes are `xyxy`, and boxes and points are absolute pixels of the upright image, unless `processor_kwargs` has
+        `box_format` or `normalized`.
 
         Control tokens that are typed in a conversation (`<image>`, `<r5>`, `</s>`, …) are plain text for the model.
         What stays a mark: `[grounding]` at the head of a user's message, `<region>` and `<ground_box>` where
-        `processor_kwargs` has their boxes, and in messages of the assistant the markup of its answers (`<p>`, `<roi>`,
-        `<r5>`), so that an answer can be part of the history.
+        `processor_kwargs` has their `boxes` or `regions`, and in messages of the assistant the markup of its answers
+        (`<p>`, `<roi>`, `<r5>`), so that an answer can be part of the history.
 
         Args:
             conversation (`list`): one conversation (a list of messages) or a batch of them.
@@ -127,7 +122,8 @@ class GromaConversations(ProcessorMixin):
         the turn.
         """
         tokens = control_tokens(self.tokenizer, chat_template)
-        marks = {REGION_MARK} if processor_kwargs.get("boxes") is not None else set()
+        has_regions = any(processor_kwargs.get(name) is not None for name in ("boxes", "regions"))
+        marks = {REGION_MARK} if has_regions else set()
         marks |= {GROUND_BOX_TOKEN} if processor_kwargs.get("ground_boxes") is not None else set()
         proxies = {proxy_token(index) for index in range(self.max_regions)}
         answer_marks = {*marks, *proxies, PHRASE_START, PHRASE_END, REGION_START, REGION_END}
@@ -203,27 +199,31 @@ class GromaConversations(ProcessorMixin):
         audio_loading_params: dict[str, Any],
         load_audio_from_video: bool = False,
     ):
-        """Also collect the boxes of region and phrase parts, in the order of their marks in the rendered text."""
+        """Also collect the regions and boxes of region and phrase parts, in the order of their marks in the text."""
         images, videos, audio, additional_inputs = super()._multimodal_inputs_from_conversations(
             conversations, audio_loading_params, load_audio_from_video
         )
-        boxes: list[list] = [[] for _ in conversations]
+        regions: list[list] = [[] for _ in conversations]
         ground_boxes: list[list] = [[] for _ in conversations]
         for index, messages in enumerate(conversations):
             for message in messages:
                 content = message.get("content") or []
                 for part in [] if isinstance(content, str) else content:
                     if part["type"] == "region":
-                        if "box" not in part:
+                        if not any(key in part for key in REGION_KEYS):
                             raise ValueError(
-                                f"A region part needs a `box`: {{'type': 'region', 'box': […]}}, got {part}."
+                                f"A region part needs a `box`, {{'type': 'region', 'box': […]}}, or another of "
+                                f"{', '.join(REGION_KEYS[1:])}, got {part}."
                             )
-                        boxes[index].append(part["box"])
+                        regions[index].append(part)
                     elif part["type"] == "phrase":
                         ground_boxes[index].extend(part.get("boxes", []))
-        # Only when there are some: boxes can also come in `processor_kwargs`, for `<region>` marks in text parts.
-        if any(boxes):
-            additional_inputs["boxes"] = boxes
+        # Only when there are some: they can also come in `processor_kwargs`, for `<region>` marks in text parts.
+        if all(set(part) == {"type", "box"} for parts in regions for part in parts):
+            if any(regions):
+                additional_inputs["boxes"] = [[part["box"] for part in parts] for parts in regions]
+        else:
+            additional_inputs["regions"] = regions
         if any(ground_boxes):
             additional_inputs["ground_boxes"] = ground_boxes
         return images, videos, audio, additional_inputs
@@ -237,6 +237,7 @@ class GromaConversations(ProcessorMixin):
         box_format: BoxFormat | None = None,
         normalized: bool | None = None,
         parse_tokens: bool = False,
+        regions: Sequence[Any] | np.ndarray | torch.Tensor | None = None,
     ) -> BatchFeature:
         """Continue conversations with another question.
 
@@ -250,13 +251,15 @@ class GromaConversations(ProcessorMixin):
             boxes (array-like of shape `(n, 4)`, or a list of these or `None`, one per sample, *optional*): regions of
                 this turn, in the order of its `<region>` marks; those of earlier turns are not repeated.
             target_sizes (`Sequence[tuple[int, int]]`, *optional*): (height, width) in pixels of the upright image of
-                each sample that has one. Needed with `boxes`.
+                each sample that has one. Needed with `boxes` and `regions`.
             box_format (`str`, *optional*), normalized (`bool`, *optional*): as in `__call__`.
             parse_tokens (`bool`): whether control tokens in the text are tokens, as in `__call__`.
+            regions (as in `__call__`, *optional*): in place of `boxes`, regions of this turn in any form. A model with
+                a cache takes boxes alone: where `regions` have points, `model.resolve_points` makes boxes of them.
 
         Returns:
             `BatchFeature`: `input_ids` and `attention_mask` `(B, L + new)` of the whole conversations and, with boxes,
-            `refer_boxes` `(B_img, K, 4)` of this turn only.
+            `refer_boxes` `(B_img, K, 4)` of this turn only, and what `__call__` has for points.
 
         Raises:
             ValueError: if the arguments are wrong or do not fit each other; the message says what to do.
@@ -278,8 +281,11 @@ class GromaConversations(ProcessorMixin):
                 f"`text` has {len(questions)} questions for {len(sequences)} `sequences`. Pass one for each."
             )
         has_image = ((sequences == self.image_token_id).sum(dim=-1) >= self.num_image_tokens).tolist()
-        if boxes is not None and target_sizes is None:
-            raise ValueError("`boxes` need `target_sizes`, the (height, width) of each image: they are pixels of it.")
+        for name, value in (("boxes", boxes), ("regions", regions)):
+            if value is not None and target_sizes is None:
+                raise ValueError(
+                    f"`{name}` need `target_sizes`, the (height, width) of each image: they are pixels of it."
+                )
         if target_sizes is not None and len(target_sizes) != sum(has_image):
             raise ValueError(
                 f"`target_sizes` must have one (height, width) for each image: got {len(target_sizes)} for "
@@ -287,11 +293,11 @@ class GromaConversations(ProcessorMixin):
             )
         sizes = iter(target_sizes or [(1, 1)] * sum(has_image))
         sizes = [tuple(int(side) for side in next(sizes)) if image else None for image in has_image]
-        refer_boxes = prepare_boxes("boxes", boxes, sizes, box_format or "xyxy", bool(normalized))
+        referred = referred_regions(boxes, regions, sizes, box_format or "xyxy", bool(normalized))
         if not parse_tokens:
             questions = [self._plain_question(question, {REGION_MARK}) for question in questions]
         for index, question in enumerate(questions):
-            check_marks("boxes", REGION_MARK, question, len(refer_boxes[index]), index)
+            check_marks(referred.name, REGION_MARK, question, len(referred.boxes[index]), index)
 
         masks = [self._mask_of_conversation(ids) for ids in sequences]
         positions = torch.arange(1, sequences.shape[1] + 1, device=sequences.device)
@@ -308,9 +314,8 @@ class GromaConversations(ProcessorMixin):
             "input_ids": torch.cat([sequences, new["input_ids"].to(sequences)], dim=1),
             "attention_mask": torch.cat([torch.stack(masks), new["attention_mask"].to(sequences)], dim=1),
         }
-        if any(len(boxes_of_sample) > 0 for boxes_of_sample in refer_boxes):
-            rows = pad_boxes([rows for rows, image in zip(refer_boxes, has_image) if image])
-            data["refer_boxes"] = torch.as_tensor(np.stack(rows), device=sequences.device)
+        for name, rows in referred.inputs().items():
+            data[name] = torch.as_tensor(np.stack(rows), device=sequences.device)
         return GromaBatchFeature(data)
 
     def _mask_of_conversation(self, ids: torch.Tensor) -> torch.Tensor:
