@@ -2,7 +2,8 @@
 
 A mask is a bool array of shape `(H, W)` of the upright image. Its RLE is `{"size": [H, W], "counts": str}`, letter for
 letter what pycocotools writes, except that `counts` is text where pycocotools has bytes, so that it fits into JSON.
-`rle.py` and `polygons.py` have the encoding and the polygons; all their functions are names of this module too.
+`rle.py`, `polygons.py` and `mask_outlines.py` have the encoding, polygons to masks and masks to polygons; their
+functions are names of this module too.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from .mask_checks import checked_mask, checked_masks, checked_size
+from .mask_outlines import mask_outlines, mask_to_polygons
 from .polygons import polygons_to_mask, polygons_to_rle
 from .rle import mask_spans, mask_to_rle, rle_area, rle_iou, rle_to_box, rle_to_mask, spans_iou
 
@@ -199,6 +201,8 @@ def _mixed(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarr
 __all__ = [
     "mask_areas",
     "mask_iou",
+    "mask_outlines",
+    "mask_to_polygons",
     "mask_to_rle",
     "masks_of_logits",
     "masks_to_boxes",

@@ -8,7 +8,7 @@ import torch
 
 from transformers_groma.apps.answer_places import spoken_places, turn_places
 from transformers_groma.apps.answer_view import Turn, answer_view
-from transformers_groma.apps.mask_outline import mask_outline
+from transformers_groma.apps.outline_path import outline_path
 from transformers_groma.colors import PALETTE
 from transformers_groma.grounding import GroundedPhrase, GroundedText, ground_text
 from transformers_groma.image_inputs import ImageSize
@@ -93,7 +93,7 @@ def test_an_outline_covers_exactly_the_pixels_of_its_mask(seed):
     mask = generator.random((9, 7)) < (0.2 + 0.1 * seed)
     # A pixel is inside if the loops' vertical lines to its left are odd in number.
     crossings = np.zeros((9, 8), int)
-    for loop in mask_outline(mask).split("Z")[:-1]:
+    for loop in outline_path(mask).split("Z")[:-1]:
         points = [tuple(map(int, re.match(r"M(\d+) (\d+)", loop).groups()))]
         for kind, value in re.findall(r"([HV])(\d+)", loop):
             x, y = points[-1]
@@ -106,4 +106,4 @@ def test_an_outline_covers_exactly_the_pixels_of_its_mask(seed):
 
 
 def test_an_empty_mask_has_no_outline():
-    assert mask_outline(np.zeros((4, 4), bool)) == ""
+    assert outline_path(np.zeros((4, 4), bool)) == ""

@@ -11,7 +11,7 @@ from ..label_layout import Box, place_labels, rectangle_area
 from ..regions import Regions
 from ..visualization import MAX_LABELS_OF_A_PHRASE
 from .answer_places import Named, Place, TurnPlaces
-from .mask_outline import mask_outline
+from .outline_path import outline_path
 
 # Of labels in the image, in characters.
 MAX_LABEL_LENGTH = 80
@@ -138,7 +138,7 @@ def _outlines(place: Place) -> str:
 
 def _shape(place: Place, classes: str, attributes: str = "") -> str:
     if place.mask is not None:
-        return f'<path class="{classes}"{attributes} d="{mask_outline(place.mask)}"/>'
+        return f'<path class="{classes}"{attributes} d="{outline_path(place.mask)}"/>'
     return f'<rect class="{classes}"{attributes} {_rectangle(place.box)}/>'
 
 
