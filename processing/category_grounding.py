@@ -1,4 +1,4 @@
-"""COCO or LVIS instances to conversations: finding all objects of a category.
+"""COCO or LVIS instances to conversations with masks: finding all objects of a category.
 
 Images and annotations: https://cocodataset.org/#download and https://www.lvisdataset.org/dataset (LVIS v1 has
 images of train2017 and val2017: `--images` is the folder that holds both).
@@ -8,12 +8,13 @@ python -m processing.category_grounding --images coco/train2017 \\
 python -m processing.category_grounding --images coco --annotations lvis/lvis_v1_train.json \\
     --source lvis --output data/lvis_grounding --shards 32
 
-One row per image and category, its boxes from left to right. Skipped are categories that LVIS calls not exhaustively
-annotated in an image, and those with more boxes than the model has regions.
+One row per image and category, its boxes from left to right, each with its mask if there is one that fits it. Skipped
+are categories that LVIS calls not exhaustively annotated in an image, and those with more boxes than the model has
+regions.
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from processing.boxes import usable_boxes
 from processing.coco_format import CocoFile, CocoImage, check_image, image_name, load_coco_files, one_entry_per_image
 from processing.common import UNKNOWN_CATEGORY, run_script, script_parser
 from processing.ids import Id, id_of
+from processing.masks import Mask, masks_of
 from processing.rows import (
     Box,
     add_conversation_options,
@@ -50,7 +52,7 @@ class CategoryObjects:
         image (`dict`): entry of the image.
         category (`str`): the category as words; empty where the image has none that can be asked for.
         category_id: its id; of several categories with the same name, the first.
-        bboxes (`list`): `xywh` in pixels, unchecked.
+        annotations (`list` of `dict`): as in the file; `bbox` is `xywh` in pixels, unchecked.
         left_out (`tuple` of `LeftOut`): annotations that are left out.
         fault (`LeftOut`, *optional*): why the image cannot be used.
         exhaustive (`bool`): whether all objects of the category are annotated.
@@ -59,7 +61,7 @@ class CategoryObjects:
     image: dict[str, Any]
     category: str
     category_id: Any
-    bboxes: list[Any]
+    annotations: list[dict[str, Any]]
     left_out: tuple[LeftOut, ...] = ()
     fault: LeftOut | None = None
     exhaustive: bool = True
@@ -84,7 +86,7 @@ def load_category_objects(annotations: Sequence[Path]) -> list[CategoryObjects]:
         ValueError: a file without categories.
     """
     records = []
-    for path, content in zip(annotations, load_coco_files(annotations), strict=True):
+    for path, content in zip(annotations, load_coco_files(annotations, masks=True), strict=True):
         if not content.categories and any(entry.annotations for entry in content.images):
             raise ValueError(f"{path} has annotations, but no `categories`, so there is nothing to ask for.")
         names = _names(content, path)
@@ -115,13 +117,13 @@ def _objects_of_image(entry: CocoImage, content: CocoFile, names: Mapping[Id, st
     """The objects of one image by category; the first record has what is left out."""
     if entry.fault is not None:
         return [CategoryObjects(entry.image, "", None, [], fault=entry.fault)]
-    bboxes: dict[str, list[Any]] = {}
+    annotations: dict[str, list[dict[str, Any]]] = {}
     identities: dict[str, list[Id]] = {}
     left_out = list(entry.left_out)
     for annotation in entry.annotations:
         identity = id_of(annotation.get("category_id"))
         if identity in names:
-            bboxes.setdefault(names[identity], []).append(annotation.get("bbox"))
+            annotations.setdefault(names[identity], []).append(annotation)
             identities.setdefault(names[identity], []).append(identity)
         else:
             left_out.append(_category_fault(annotation, identity, content))
@@ -129,9 +131,9 @@ def _objects_of_image(entry: CocoImage, content: CocoFile, names: Mapping[Id, st
     unfinished = {id_of(identity) for identity in unfinished} if isinstance(unfinished, list) else set()
     records = [
         CategoryObjects(
-            entry.image, name, identities[name][0], boxes, exhaustive=unfinished.isdisjoint(identities[name])
+            entry.image, name, identities[name][0], of_name, exhaustive=unfinished.isdisjoint(identities[name])
         )
-        for name, boxes in bboxes.items()
+        for name, of_name in annotations.items()
     ]
     if left_out and not records:
         records.append(CategoryObjects(entry.image, "", None, []))
@@ -150,16 +152,18 @@ def _category_fault(annotation: Mapping[str, Any], identity: Id | None, content:
     return LeftOut(UNKNOWN_CATEGORY, detail)
 
 
-def from_left(boxes: Iterable[Box]) -> list[Box]:
-    """Sort boxes by their horizontal centre.
+def from_left(boxes: Sequence[Box], masks: Sequence[Mask | None]) -> tuple[list[Box], list[Mask | None]]:
+    """Sort boxes by their horizontal centre, and their masks with them.
 
     Args:
-        boxes (iterable of 4 numbers): `xyxy`.
+        boxes (`Sequence` of 4 numbers): `xyxy`.
+        masks (`Sequence`): one a box.
 
     Returns:
-        `list`: the same, from left to right.
+        `tuple`: the same, from left to right.
     """
-    return sorted(boxes, key=lambda box: (box[0] + box[2], box))
+    order = sorted(range(len(boxes)), key=lambda index: (boxes[index][0] + boxes[index][2], boxes[index]))
+    return [boxes[index] for index in order], [masks[index] for index in order]
 
 
 def convert(
@@ -175,13 +179,13 @@ def convert(
         boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the image.
 
     Yields:
-        `dict`: a conversation row, boxes `xyxy` in pixels. `LeftOut`: why an annotation is not in it.
+        `dict`: a conversation row, boxes `xyxy` in pixels. `LeftOut`: why an annotation or its mask is not in it.
 
     Raises:
         SkipRecord: no image, another size than annotated, no boxes, too many, or perhaps not all.
     """
     image = objects.image
-    boxes, left_out = usable_objects(objects)
+    boxes, kept, left_out = usable_objects(objects)
     yield from left_out
     if not objects.exhaustive:
         raise SkipRecord("category not exhaustively annotated")
@@ -191,28 +195,31 @@ def convert(
         raise SkipRecord("more boxes than a model has regions", f"{len(boxes)}, at most {MAX_BOXES}")
     size = check_image(image)
     image_file = read_annotated_image(images, *coco_image_names(image), size=size, boxes_of=boxes_of)
-    boxes = from_left(image_file.upright(boxes))
+    masks, masks_left_out = masks_of(kept, boxes, size)
+    yield from masks_left_out
+    boxes, masks = from_left(image_file.upright(boxes), image_file.upright_masks(masks))
     image_id = str(id_of(image["id"]))
     record = f"{image_id}/{objects.category}"
     question = question_parts("grounding", phrase=plain_text(objects.category), record=record, seed=seed)
     answer = [phrase_part("", list(range(len(boxes))))]
-    yield conversation_row(image_file, image_id, boxes, [(question, answer)], source)
+    yield conversation_row(image_file, image_id, boxes, [(question, answer)], source, masks)
 
 
-def usable_objects(objects: CategoryObjects) -> tuple[list[Box], list[LeftOut]]:
+def usable_objects(objects: CategoryObjects) -> tuple[list[Box], list[dict[str, Any]], list[LeftOut]]:
     """The boxes of a category that can be used.
 
     Args:
         objects (`CategoryObjects`): boxes `xywh` in pixels.
 
     Returns:
-        `tuple`: boxes `xyxy` in pixels, clipped to the image; and what is left out.
+        `tuple`: boxes `xyxy` in pixels, clipped to the image; their annotations; and what is left out.
 
     Raises:
         SkipRecord: the image cannot be used.
     """
-    boxes, _, left_out = usable_boxes(objects.bboxes, *check_image(objects.image, objects.fault))
-    return boxes, [*objects.left_out, *left_out]
+    bboxes = [annotation.get("bbox") for annotation in objects.annotations]
+    boxes, kept, left_out = usable_boxes(bboxes, *check_image(objects.image, objects.fault))
+    return boxes, [objects.annotations[index] for index in kept], [*objects.left_out, *left_out]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -226,6 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         partial(convert, images=args.images, source=args.source, seed=prompt_seed(args), boxes_of=args.boxes_of),
         schema="conversation",
         record_name=lambda objects: objects.name,
+        masks=True,
     )
 
 

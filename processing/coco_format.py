@@ -1,22 +1,19 @@
-"""Reads COCO-style annotation files: each annotation with its image and an upright `xyxy` box."""
+"""Reads COCO-style annotation files: each image with its annotations."""
 
 import os
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from processing.boxes import upright_boxes, usable_boxes
 from processing.ids import Id, id_of, other_form, record_fault
+from processing.masks import compact_segmentation
 from transformers_groma._text import RepeatedKey, parse_json, read_text
 from transformers_groma.data.annotated_boxes import pixel_count
-from transformers_groma.data.image_files import BoxesOf, image_candidates, inside, read_image_bytes
-from transformers_groma.data.left_out import LeftOut, SkipRecord
-
-# Masks are most of a file, and are not needed.
-_UNUSED_KEYS = ("segmentation",)
+from transformers_groma.data.image_files import image_candidates, inside
+from transformers_groma.data.left_out import LeftOut
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +22,8 @@ class CocoImage:
 
     Args:
         image (`dict`): `id`, `file_name`, `width`, `height` and what else the file has.
-        annotations (`list` of `dict`): in the order of the file; `bbox` is `xywh` in pixels, unchecked. Crowds are
-            left out, and so are the masks.
+        annotations (`list` of `dict`): in the order of the file; `bbox` is `xywh` in pixels and `segmentation`
+            polygons or RLE, unchecked. Crowds are left out.
         crowds (`list` of `dict`): annotations of crowd regions.
         left_out (`list` of `LeftOut`): annotations of the image that cannot be read.
         fault (`LeftOut`, *optional*): why the image cannot be used.
@@ -92,11 +89,12 @@ def check_image(image: dict[str, Any], fault: LeftOut | None = None) -> tuple[in
     return pixel_count(image.get("width"), "width"), pixel_count(image.get("height"), "height")
 
 
-def load_coco_json(path: str | os.PathLike) -> CocoFile:
+def load_coco_json(path: str | os.PathLike, masks: bool = False) -> CocoFile:
     """Read a COCO-style file: each image with its annotations. An id that two records share ties neither of them.
 
     Args:
         path (`str` or `Path`): a JSON file with `images`, `annotations` and perhaps `categories`.
+        masks (`bool`): whether its segmentations are needed, which are most of the file.
 
     Returns:
         `CocoFile`: images with their annotations. Annotations of no image are left out and counted on stderr.
@@ -104,7 +102,10 @@ def load_coco_json(path: str | os.PathLike) -> CocoFile:
     Raises:
         ValueError: not JSON, or not COCO-style.
     """
-    content = read_json(path, drop=_UNUSED_KEYS)
+    if masks:
+        content = read_json(path, convert={"segmentation": compact_segmentation})
+    else:
+        content = read_json(path, drop=("segmentation",))
     images, annotations, categories = _lists_of(content, path)
     entries, by_id = _read_images(images)
     lost: Counter[str] = Counter()
@@ -124,13 +125,14 @@ def load_coco_json(path: str | os.PathLike) -> CocoFile:
     return CocoFile(entries, *_read_categories(categories, path))
 
 
-def load_coco_files(paths: Iterable[str | os.PathLike]) -> list[CocoFile]:
+def load_coco_files(paths: Iterable[str | os.PathLike], masks: bool = False) -> list[CocoFile]:
     """Read several COCO-style files.
 
     An id counts within its own file. Where images of two files share one, a warning on stderr says so.
 
     Args:
         paths (iterable of `str` or `Path`): the files.
+        masks (`bool`): whether their segmentations are needed.
 
     Returns:
         `list[CocoFile]`: in their order.
@@ -138,7 +140,7 @@ def load_coco_files(paths: Iterable[str | os.PathLike]) -> list[CocoFile]:
     Raises:
         ValueError: see `load_coco_json`.
     """
-    files = [load_coco_json(path) for path in paths]
+    files = [load_coco_json(path, masks) for path in paths]
     names: dict[Any, str] = {}
     shared: dict[Any, str] = {}
     for entry in (entry for file in files for entry in file.images if entry.fault is None):
@@ -336,48 +338,15 @@ def find_image(folder: Path, file_name: str) -> Path:
     return candidates[0]
 
 
-def detection_rows(
-    entry: CocoImage, images: Path, source: str = "coco", boxes_of: BoxesOf | None = None, keep_empty: bool = False
-) -> Iterator[dict[str, Any] | LeftOut]:
-    """The detection row of one image; categories are dropped.
-
-    Args:
-        entry (`CocoImage`): `bbox` of its annotations is `xywh` in pixels.
-        images (`Path`): the folder that the image is in or below.
-        source (`str`): `"coco"` or `"sa1b"`, which objectness head learns from the row.
-        boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the image.
-        keep_empty (`bool`): make a row also of an image without boxes.
-
-    Yields:
-        `LeftOut`: why an annotation has no box in the row.
-        `dict`: the row; boxes `xyxy` in pixels of the upright image, clipped to it.
-
-    Raises:
-        SkipRecord: no box, no image, or one of another size than annotated.
-    """
-    width, height = entry.check()
-    boxes, _, left_out = usable_boxes([box.get("bbox") for box in entry.annotations], width, height)
-    crowds, _, crowds_left_out = usable_boxes([box.get("bbox") for box in entry.crowds], width, height)
-    yield from (*entry.left_out, *left_out, *crowds_left_out)
-    if not boxes and not keep_empty:
-        raise SkipRecord("no boxes")
-    path = find_image(images, entry.image.get("file_name"))
-    content = read_image_bytes(path)
-    yield {
-        "image": {"bytes": content, "path": path.name},
-        "image_id": entry.image_id,
-        "boxes_xyxy": upright_boxes(boxes, content, (width, height), boxes_of),
-        "source": source,
-        "crowd_boxes_xyxy": upright_boxes(crowds, content, (width, height), boxes_of),
-    }
-
-
-def read_json(path: str | os.PathLike, drop: Collection[str] = ()) -> Any:
+def read_json(
+    path: str | os.PathLike, drop: Collection[str] = (), convert: Mapping[str, Callable[[Any], Any]] | None = None
+) -> Any:
     """Read a JSON file: in UTF-8 or as its byte order mark says, perhaps compressed by gzip.
 
     Args:
         path (`str` or `Path`): the file.
         drop (`Collection[str]`): keys of objects that are not needed.
+        convert (`Mapping`, *optional*): by key, what makes its value smaller.
 
     Returns:
         Its content. An object with a key twice is a `RepeatedKey`.
@@ -387,6 +356,6 @@ def read_json(path: str | os.PathLike, drop: Collection[str] = ()) -> Any:
     """
     text = read_text(path)
     try:
-        return parse_json(text, drop)
+        return parse_json(text, drop, convert)
     except ValueError as error:
         raise ValueError(f"{path} is not a JSON file ({error}).") from error

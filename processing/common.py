@@ -106,6 +106,7 @@ def run_script(
     schema: Schema,
     record_name: Callable[[Record], str] = str,
     rows_version: int = 1,
+    masks: bool = False,
 ) -> int:
     """Load records, convert them and write shards, as the options say.
 
@@ -117,6 +118,8 @@ def run_script(
         record_name (`Callable`): names a record in the report.
         rows_version (`int`): of the script. Raise it where the same records become other rows, so that files of the
             version before are not taken for finished.
+        masks (`bool`): whether rows have masks, so that files of before the script wrote them are not taken for
+            finished either.
 
     With `--preview N`, the first rows of the files are drawn on a contact sheet, also where the files were there
     before.
@@ -139,7 +142,7 @@ def run_script(
             num_workers=args.workers,
             overwrite=args.overwrite,
             record_name=record_name,
-            options=_row_options(args, convert, rows_version),
+            options=_row_options(args, convert, rows_version) | ({"masks": masks} if masks else {}),
         )
     except (OSError, ValueError, ImportError) as error:
         is_of_file = isinstance(error, OSError) and error.filename is not None

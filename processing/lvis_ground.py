@@ -6,9 +6,10 @@ train2017 and val2017 (`--images` is the folder that holds both). v0.5 fits as w
 python -m processing.lvis_ground --images coco --annotations lvis/lvis_v1_val.json --split val \\
     --output data/lvis_ground
 
-One row per image and category: its boxes in `target_boxes_xyxy`, its name in `category`. Which images are taken
-follows from `--seed` and the ids in the file. The paper's own draw is not known; with its released list as
-`--annotations`, pass a large `--images-per-category` to keep all of it.
+One row per image and category: its boxes in `target_boxes_xyxy`, their masks in `target_masks` (null for a box
+that none fits), its name in `category`. Which images are taken follows from `--seed` and the ids in the file. The
+paper's own draw is not known; with its released list as `--annotations`, pass a large `--images-per-category` to keep
+all of it.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from processing.category_grounding import CategoryObjects, from_left, load_categ
 from processing.coco_format import check_image
 from processing.common import positive_int, run_script, script_parser
 from processing.ids import id_of
+from processing.masks import masks_of
 from processing.rows import (
     add_conversation_options,
     coco_image_names,
@@ -79,23 +81,27 @@ def convert(
         boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the image.
 
     Yields:
-        `dict`: an evaluation row, boxes `xyxy` in pixels. `LeftOut`: why an annotation is not in it.
+        `dict`: an evaluation row, boxes `xyxy` in pixels. `LeftOut`: why an annotation or its mask is not in it.
 
     Raises:
         SkipRecord: no image, another size than annotated, or no boxes.
     """
     image = objects.image
-    boxes, left_out = usable_objects(objects)
+    boxes, kept, left_out = usable_objects(objects)
     yield from left_out
     if not boxes:
         raise SkipRecord("no boxes")
     size = check_image(image)
     image_file = read_annotated_image(images, *coco_image_names(image), size=size, boxes_of=boxes_of)
-    targets = from_left(image_file.upright(boxes))
+    masks, masks_left_out = masks_of(kept, boxes, size)
+    yield from masks_left_out
+    targets, masks = from_left(image_file.upright(boxes), image_file.upright_masks(masks))
     image_id = str(id_of(image["id"]))
     record = f"{image_id}/{objects.category}"
     question = question_parts("grounding", phrase=plain_text(objects.category), record=record, seed=seed)
-    yield evaluation_row(image_file, image_id, question, source, targets=targets, category=objects.category)
+    yield evaluation_row(
+        image_file, image_id, question, source, targets=targets, category=objects.category, target_masks=masks
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -118,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         partial(convert, images=args.images, source=args.source, seed=args.prompt_seed, boxes_of=args.boxes_of),
         schema="evaluation",
         record_name=lambda objects: objects.name,
+        masks=True,
     )
 
 

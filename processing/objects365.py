@@ -17,7 +17,7 @@ from processing import coco
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script with `argv`, by default the arguments of the command line."""
-    return coco.main(argv, description=__doc__)
+    return coco.main(argv, description=__doc__, masks=False)
 
 
 if __name__ == "__main__":

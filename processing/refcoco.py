@@ -1,4 +1,4 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg to conversation or evaluation rows: locate an expression or describe a box.
+"""RefCOCO, RefCOCO+ and RefCOCOg to conversation or evaluation rows: locate an expression or describe a region.
 
 Images: `train2014.zip` from https://cocodataset.org/#download. Expressions in one of two layouts:
 
@@ -14,8 +14,10 @@ python -m processing.refcoco --task rec --images coco/train2014 \\
 python -m processing.refcoco --task region-caption --images coco/train2014 --split val \\
     --annotations 'refcocog/refs(umd).p' refcocog/instances.json --output data/refcocog_caption --evaluation
 
-To train: one row per expression. To evaluate `rec`: one row per expression, the box to find in `target_boxes_xyxy`. To
-evaluate `region-caption`: one row per box, all its expressions in `references`.
+To train: one row per expression. To evaluate `rec`: one row per expression, the box to find in `target_boxes_xyxy` and
+its mask in `target_masks`. To evaluate `region-caption`: one row per box, all its expressions in `references`.
+
+Masks are in the original layout (`instances.json`). MDETR's files have none, and their rows null.
 """
 
 import pickle
@@ -36,6 +38,7 @@ from processing.regions import (
     caption_turns,
     load_coco_regions,
     region_box,
+    region_mask,
     same_boxes_joined,
 )
 from processing.rows import (
@@ -104,14 +107,15 @@ def load_refer(refs: Path, instances: Path, split: str) -> list[Region]:
     known = sorted({name for name in splits if isinstance(name, str)})
     if split not in known:
         raise ValueError(f"{refs} has no refs of the split {split!r}. Pass `--split` as one of {', '.join(known)}.")
-    boxes = load_coco_json(instances).images
+    boxes = load_coco_json(instances, masks=True).images
     # A faulty entry is known by its id only where no other one is right.
     images = {id_of(entry.image.get("id")): entry for entry in boxes if entry.fault is not None}
     images |= {id_of(entry.image.get("id")): entry for entry in boxes if entry.fault is None}
     annotations: dict[Id | None, list[_Annotation]] = {}
     for entry in boxes:
         for annotation in entry.annotations:
-            annotations.setdefault(id_of(annotation.get("id")), []).append(_Annotation(entry, annotation.get("bbox")))
+            found = _Annotation(entry, annotation.get("bbox"), segmentation=annotation.get("segmentation"))
+            annotations.setdefault(id_of(annotation.get("id")), []).append(found)
         for annotation in entry.crowds:
             annotations.setdefault(id_of(annotation.get("id")), []).append(_Annotation(entry, None, CROWD))
     regions = []
@@ -125,11 +129,12 @@ def load_refer(refs: Path, instances: Path, split: str) -> list[Region]:
 
 @dataclass(frozen=True, slots=True)
 class _Annotation:
-    """A box that refs may name, and its image."""
+    """A box that refs may name, its mask, and its image."""
 
     entry: CocoImage
     bbox: Any
     fault: LeftOut | None = None
+    segmentation: Any = None
 
 
 def _regions_of_ref(
@@ -157,12 +162,12 @@ def _regions_of_ref(
     else:
         fault = found[0].fault
     image = {"id": ref.get("image_id")} if entry is None else entry.image
-    bbox = found[0].bbox if fault is None else None
+    bbox, segmentation = (found[0].bbox, found[0].segmentation) if fault is None else (None, None)
     sentences = ref.get("sentences")
     if not isinstance(sentences, (list, tuple)) or not sentences:
         return [Region(image, None, (), fault or LeftOut("ref without sentences", detail))]
     texts = [sentence.get("sent") if isinstance(sentence, dict) else None for sentence in sentences]
-    return [Region(image, bbox, (text,), fault) for text in texts]
+    return [Region(image, bbox, (text,), fault, segmentation) for text in texts]
 
 
 def load_records(annotations: Sequence[Path], split: str, joined: bool) -> list[Region]:
@@ -187,7 +192,7 @@ def load_records(annotations: Sequence[Path], split: str, joined: bool) -> list[
             )
         regions = load_refer(*annotations, split)
     else:
-        regions = load_coco_regions(annotations)
+        regions = load_coco_regions(annotations, masks=True)
     return same_boxes_joined(regions) if joined else regions
 
 
@@ -199,7 +204,7 @@ def convert(
     source: str,
     seed: int | None,
     boxes_of: BoxesOf | None = None,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, Any] | LeftOut]:
     """The row of one region.
 
     Args:
@@ -212,7 +217,7 @@ def convert(
         boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the image.
 
     Yields:
-        `dict`: a conversation or evaluation row, boxes `xyxy` in pixels.
+        `dict`: a conversation or evaluation row, boxes `xyxy` in pixels. `LeftOut`: why its box has no mask.
 
     Raises:
         SkipRecord: no image, another size than annotated, no box, or an empty expression.
@@ -223,19 +228,22 @@ def convert(
     names, size = coco_image_names(region.image), check_image(region.image)
     image_file = read_annotated_image(images, *names, size=size, boxes_of=boxes_of)
     record = f"{image_id}/{box}/{expressions[0]}"
-    (box,) = image_file.upright([box])
+    masks, masks_left_out = region_mask(region, box)
+    yield from masks_left_out
+    (box,), masks = image_file.upright([box]), image_file.upright_masks(masks)
     if task == "rec":
         phrase = plain_text(expressions[0].rstrip("."))
         question = question_parts("rec", phrase=phrase, record=record, seed=seed)
         if evaluation:
-            yield evaluation_row(image_file, image_id, question, source, targets=[box])
+            yield evaluation_row(image_file, image_id, question, source, targets=[box], target_masks=masks)
         else:
-            yield conversation_row(image_file, image_id, [box], [(question, [phrase_part("", [0])])], source)
+            answer = [phrase_part("", [0])]
+            yield conversation_row(image_file, image_id, [box], [(question, answer)], source, masks)
     elif evaluation:
         question = caption_question(0, record, seed)
-        yield evaluation_row(image_file, image_id, question, source, boxes=[box], references=expressions)
+        yield evaluation_row(image_file, image_id, question, source, boxes=[box], references=expressions, masks=masks)
     else:
-        yield conversation_row(image_file, image_id, [box], caption_turns(expressions, record, seed), source)
+        yield conversation_row(image_file, image_id, [box], caption_turns(expressions, record, seed), source, masks)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -258,6 +266,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ),
         schema="evaluation" if args.evaluation else "conversation",
         record_name=lambda region: region.name,
+        masks=True,
     )
 
 

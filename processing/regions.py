@@ -1,12 +1,13 @@
 """Regions with expressions, as in RefCOCO and Visual Genome: read from COCO-style JSON, made into questions."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from processing.boxes import usable_boxes
 from processing.coco_format import check_image, image_name, load_coco_files
+from processing.masks import Mask, usable_masks
 from processing.rows import Box, Part, Turn, plain_text
 from transformers_groma.data.columns import text_part
 from transformers_groma.data.left_out import LeftOut
@@ -25,12 +26,14 @@ class Region:
         bbox (4 numbers): `xywh` in pixels, unchecked.
         expressions (`tuple` of `str`): one or more, unchecked.
         fault (`LeftOut`, *optional*): why the region cannot be used.
+        segmentation: its mask, polygons or RLE, unchecked; `None` if there is none.
     """
 
     image: dict[str, Any]
     bbox: Any
     expressions: tuple[Any, ...]
     fault: LeftOut | None = None
+    segmentation: Any = None
 
     @property
     def name(self) -> str:
@@ -38,23 +41,25 @@ class Region:
         return f"{image_name(self.image)}: {' / '.join(map(str, self.expressions))}"
 
 
-def load_coco_regions(annotations: Iterable[Path]) -> list[Region]:
+def load_coco_regions(annotations: Iterable[Path], masks: bool = False) -> list[Region]:
     """Read regions of COCO-style files, one for each expression.
 
     Args:
         annotations (`Iterable[Path]`): files whose annotations have a `caption`, or whose images have one that is
             about their annotation (MDETR's layout: an image entry for each expression).
+        masks (`bool`): whether their segmentations are needed.
 
     Returns:
         `list[Region]`: in the order of the files; the caption of an annotation goes before that of its image.
     """
     regions = []
-    for file in load_coco_files(annotations):
+    for file in load_coco_files(annotations, masks):
         for entry in file.images:
             own = (entry.image.get("caption"),)
             for annotation in entry.annotations:
                 caption = annotation.get("caption", own[0])
-                regions.append(Region(entry.image, annotation.get("bbox"), (caption,), entry.fault))
+                segmentation = annotation.get("segmentation")
+                regions.append(Region(entry.image, annotation.get("bbox"), (caption,), entry.fault, segmentation))
             # Each of these would have been a region, too: the report counts them.
             regions += [Region(entry.image, None, own, fault) for fault in entry.left_out]
             regions += [Region(entry.image, None, own, CROWD) for _ in entry.crowds]
@@ -80,7 +85,7 @@ def same_boxes_joined(regions: Iterable[Region]) -> list[Region]:
             continue
         known = joined.get(key, region)
         expressions = tuple(dict.fromkeys(known.expressions + region.expressions))
-        joined[key] = Region(known.image, known.bbox, expressions)
+        joined[key] = replace(known, expressions=expressions)
     return list(joined.values())
 
 
@@ -101,6 +106,20 @@ def region_box(region: Region) -> Box:
     if not boxes:
         raise left_out[0].of_record()
     return boxes[0]
+
+
+def region_mask(region: Region, box: Box) -> tuple[list[Mask | None], list[LeftOut]]:
+    """The mask of a region, checked.
+
+    Args:
+        region (`Region`): with its segmentation.
+        box (`list`): its box, see `region_box`.
+
+    Returns:
+        `tuple`: a list of its COCO RLE, or of `None` if it has none that can be used; and why not.
+    """
+    size = check_image(region.image, region.fault)
+    return usable_masks([region.segmentation], [box], *size, [repr(region.name)])
 
 
 def caption_question(index: int, record: str, seed: int | None) -> list[Part]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from processing.coco_format import find_image
+from processing.masks import Mask, upright_masks
 from transformers_groma._text import read_text, split_lines
 from transformers_groma.data.columns import image_part, phrase_part, text_part
 from transformers_groma.data.image_files import (
@@ -60,6 +61,17 @@ class ImageFile:
         if self.orientation == 1:
             return [list(box) for box in boxes]
         return turned_boxes(boxes, self.orientation, *stored_size(self.content))
+
+    def upright_masks(self, masks: Sequence[Mask | None]) -> list[Mask | None]:
+        """Turn masks as they were annotated into masks of the upright image.
+
+        Args:
+            masks (`Sequence`): COCO RLE, or `None`.
+
+        Returns:
+            `list`: the same of the upright image.
+        """
+        return upright_masks(masks, self.orientation)
 
 
 def add_conversation_options(parser: ArgumentParser, source: str, evaluation: bool = True) -> None:
@@ -305,7 +317,12 @@ def grounded_parts(
 
 
 def conversation_row(
-    image_file: ImageFile | None, image_id: str, boxes: Sequence[Box], turns: Sequence[Turn], source: str
+    image_file: ImageFile | None,
+    image_id: str,
+    boxes: Sequence[Box],
+    turns: Sequence[Turn],
+    source: str,
+    masks: Sequence[Mask | None] | None = None,
 ) -> dict[str, Any]:
     """A conversation row, to train on.
 
@@ -315,9 +332,10 @@ def conversation_row(
         boxes (`Sequence` of 4 numbers): `xyxy` in pixels.
         turns (`Sequence` of `(question, answer)`): their parts.
         source (`str`): name of the dataset.
+        masks (`Sequence`, *optional*): COCO RLE of the upright image or `None`, one a box.
 
     Returns:
-        `dict`: with the conversation columns.
+        `dict`: with the conversation columns, and `masks` if there are.
     """
     messages = []
     for question, answer in turns:
@@ -325,13 +343,14 @@ def conversation_row(
         messages.append({"role": "assistant", "content": list(answer)})
     if image_file is not None and messages:
         messages[0]["content"].insert(0, image_part())
-    return {
+    row = {
         "image": None if image_file is None else {"bytes": image_file.content, "path": image_file.name},
         "image_id": image_id,
         "boxes_xyxy": list(boxes),
         "messages": messages,
         "source": source,
     }
+    return row if masks is None else row | {"masks": list(masks)}
 
 
 def evaluation_row(
@@ -344,6 +363,8 @@ def evaluation_row(
     references: Sequence[str] = (),
     targets: Sequence[Box] = (),
     category: str = "",
+    masks: Sequence[Mask | None] | None = None,
+    target_masks: Sequence[Mask | None] | None = None,
 ) -> dict[str, Any]:
     """An evaluation row: a question, and what its answer is compared with.
 
@@ -356,11 +377,15 @@ def evaluation_row(
         references (`Sequence[str]`): captions to compare the answer with.
         targets (`Sequence` of 4 numbers): `xyxy` in pixels, boxes to compare the answer with.
         category (`str`): what kind of object is asked for.
+        masks, target_masks (`Sequence`, *optional*): COCO RLE of the upright image or `None`, one for each of `boxes`
+            and of `targets`.
 
     Returns:
-        `dict`: with the evaluation columns.
+        `dict`: with the evaluation columns, and those of masks if there are.
     """
-    row = conversation_row(image_file, image_id, boxes, [(list(question), [])], source)
+    row = conversation_row(image_file, image_id, boxes, [(list(question), [])], source, masks)
+    if target_masks is not None:
+        row["target_masks"] = list(target_masks)
     return row | {
         "messages": row["messages"][:1],
         "references": list(references),

@@ -1,4 +1,4 @@
-"""SA-1B to detection rows for the second objectness head (`source` is "sa1b"). Masks are dropped.
+"""SA-1B to detection rows with masks for the second objectness head (`source` is "sa1b").
 
 Get the archives `sa_000000.tar` ... from https://ai.meta.com/datasets/segment-anything-downloads and unpack them, into
 one folder or one each. Beside every image `sa_1.jpg` is its annotation `sa_1.json`.
@@ -17,8 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from processing.coco_format import CocoImage, detection_rows, read_json
+from processing.coco_format import CocoImage, read_json
 from processing.common import run_script, script_parser
+from processing.detection import detection_rows
 from processing.ids import id_of, record_fault
 from transformers_groma.data.columns import DETECTION_FEATURES
 from transformers_groma.data.image_files import BoxesOf
@@ -55,7 +56,7 @@ def convert(record: str, boxes_of: BoxesOf | None = None) -> Iterator[dict[str, 
         SkipRecord: not such a file, no box, no image, or one of another size than annotated.
     """
     try:
-        content = read_json(record, drop=("segmentation",))
+        content = read_json(record)
         note_input(record, Path(record).read_bytes())
     except ValueError as error:
         raise SkipRecord("not a JSON file", str(error).removeprefix(record)) from None
@@ -73,16 +74,20 @@ def convert(record: str, boxes_of: BoxesOf | None = None) -> Iterator[dict[str, 
         left_out=[fault for fault in faults if fault is not None],
         fault=LeftOut("`image` without an `image_id`") if id_of(image.get("image_id")) is None else None,
     )
-    for row in detection_rows(entry, Path(record).parent, source="sa1b", boxes_of=boxes_of):
+    for row in detection_rows(entry, Path(record).parent, source="sa1b", boxes_of=boxes_of, masks=True):
         # Nothing is a crowd there.
-        yield row if isinstance(row, LeftOut) else {name: row[name] for name in DETECTION_FEATURES}
+        yield row if isinstance(row, LeftOut) else {name: row[name] for name in (*DETECTION_FEATURES, "masks")}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script with `argv`, by default the arguments of the command line."""
     args = script_parser(__doc__, annotations=False).parse_args(argv)
     return run_script(
-        args, lambda: load_records(args.images), partial(convert, boxes_of=args.boxes_of), schema="detection"
+        args,
+        lambda: load_records(args.images),
+        partial(convert, boxes_of=args.boxes_of),
+        schema="detection",
+        masks=True,
     )
 
 

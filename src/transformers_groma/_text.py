@@ -9,7 +9,7 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +121,15 @@ def split_lines(text: str) -> list[str]:
     return [line.removesuffix("\r") for line in text.split("\n")]
 
 
-def parse_json(text: str, drop: Collection[str] = ()) -> Any:
+def parse_json(
+    text: str, drop: Collection[str] = (), convert: Mapping[str, Callable[[Any], Any]] | None = None
+) -> Any:
     """Parse a JSON text; an object that has a key twice becomes a `RepeatedKey`.
 
     Args:
         text (`str`): the text.
         drop (`Collection[str]`): unneeded keys, dropped while parsing, so that they never fill the memory.
+        convert (`Mapping`, *optional*): by key, what makes its value smaller while parsing.
 
     Returns:
         Its content.
@@ -146,8 +149,12 @@ def parse_json(text: str, drop: Collection[str] = ()) -> Any:
             content = RepeatedKey(content, next(key for key, _ in pairs if key in seen or seen.add(key)))
         for key in drop:
             content.pop(key, None)
+        for key in converters:
+            if key in content:
+                content[key] = converters[key](content[key])
         return content
 
+    converters = convert or {}
     try:
         return json.loads(text, object_pairs_hook=as_object)
     except RecursionError:

@@ -58,14 +58,14 @@ def test_small_boxes_have_two_pixels():
         ({"size": [HEIGHT, WIDTH], "counts": b"231"}, "mask is not COCO RLE"),
         ({"size": 4, "counts": "231"}, "mask is not COCO RLE"),
         ({"size": [1, 2, 3], "counts": "231"}, "mask is not COCO RLE"),
-        ({"size": [WIDTH, HEIGHT], "counts": "231"}, "another size than the upright image: mask 40x60, image 60x40"),
-        ({"size": [10**9, 10**9], "counts": "231"}, "another size than the upright image"),
+        ({"size": [WIDTH, HEIGHT], "counts": "231"}, "another size than its image: mask 40x60, image 60x40"),
+        ({"size": [10**9, 10**9], "counts": "231"}, "another size than its image"),
         ({"size": [HEIGHT, WIDTH], "counts": "231"}, "mask is damaged: .*cover 6 pixels"),
         ({"size": [HEIGHT, WIDTH], "counts": "x"}, "mask is damaged"),
         (rle_of_box(0, 0, 0, 0), "^mask is empty: a box without a mask has null$"),
         (
             rle_of_box(10, 20, 30, 40),
-            r"does not fit its box: .*mask \[10, 20, 30, 40\], box \[10, 10",
+            r"does not fit its box: .*mask \[10.0, 20.0, 30.0, 40.0\], box \[10",
         ),
     ],
 )

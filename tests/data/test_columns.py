@@ -184,8 +184,8 @@ def test_masks_are_optional_in_all_schemas(tmp_path):
         ("masks", [None, None], r"`masks` has 2 masks, but `boxes_xyxy` has 1 box"),
         ("crowd_masks", [None], r"`crowd_masks` has 1 mask, but `crowd_boxes_xyxy` has 0 boxes"),
         ("masks", [rle_of_box(0, 0, 0, 0)], r"`masks\[0\]`: mask is empty: a box without a mask has null"),
-        ("masks", [rle_of_box(1, 2, 3, 4, 20, 40)], r"another size than the upright image: mask 20x40, image 40x20"),
-        ("masks", [rle_of_box(11, 2, 13, 4)], r"does not fit its box: .*mask \[11, 2, 13, 4\], box \[1.0, 2"),
+        ("masks", [rle_of_box(1, 2, 3, 4, 20, 40)], r"another size than its image: mask 20x40, image 40x20"),
+        ("masks", [rle_of_box(11, 2, 13, 4)], r"does not fit its box: .*mask \[11.0, 2.0, 13.0, 4.0\], box \[1.0, 2"),
         ("masks", [{"size": [20, 40], "counts": "0"}], r"`masks\[0\]`: mask is damaged: .* cover 0 pixels"),
     ],
 )
@@ -211,7 +211,7 @@ def test_masks_are_of_the_upright_image(orientation):
     row = detection(image=png(20, 40, orientation), boxes_xyxy=[[0, 0, 10, 10]])
     width, height = (20, 40) if orientation == 1 else (40, 20)
     check_row(row | {"masks": [rle_of_box(0, 0, 10, 10, width, height)]}, "detection")
-    with pytest.raises(RowError, match=f"another size than the upright image: .*, image {width}x{height}"):
+    with pytest.raises(RowError, match=f"another size than its image: .*, image {width}x{height}"):
         check_row(row | {"masks": [rle_of_box(0, 0, 10, 10, height, width)]}, "detection")
 
 

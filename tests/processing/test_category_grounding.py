@@ -97,13 +97,16 @@ def test_real_coco_annotations(tmp_path):
 def test_real_lvis_annotations(tmp_path):
     annotations = real_sample("lvis") / "lvis_val_100.json"
     records = category_grounding.load_category_objects([annotations])
-    assert sum(len(record.bboxes) for record in records) == 977
+    assert sum(len(record.annotations) for record in records) == 977
     assert not any("_" in record.category or record.category != record.category.lower() for record in records)
     assert "handbag" in {record.category for record in records}
-    crowded = max(records, key=lambda record: len(record.bboxes))
-    boxes = category_grounding.from_left(category_grounding.usable_objects(crowded)[0])
+    crowded = max(records, key=lambda record: len(record.annotations))
+    boxes, kept, _ = category_grounding.usable_objects(crowded)
+    boxes, numbers = category_grounding.from_left(boxes, list(range(len(boxes))))
+    assert [crowded.annotations[number]["bbox"][0] for number in numbers] == pytest.approx([box[0] for box in boxes])
+    assert kept == crowded.annotations
     centres = [x1 + x2 for x1, _, x2, _ in boxes]
-    assert centres == sorted(centres) and len(boxes) == len(crowded.bboxes)
+    assert centres == sorted(centres) and len(boxes) == len(crowded.annotations)
 
 
 @pytest.mark.parametrize("name", ["category_grounding", "lvis_ground"])

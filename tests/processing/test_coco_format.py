@@ -6,6 +6,7 @@ import re
 import pytest
 
 from processing.coco_format import find_image, load_coco_json
+from transformers_groma.masks import rle_to_box
 
 from . import wild
 from .samples import real_sample, write_jpeg, write_json
@@ -202,13 +203,15 @@ def test_scripts_without_categories_need_none(images, name):
 @pytest.mark.parametrize("crowd", [1, True, 1.0, "1", "true"])
 def test_crowds_have_a_column_of_their_own(images, crowd):
     def change(content: dict) -> None:
-        mask = {"size": [HEIGHT, WIDTH], "counts": [0, WIDTH * HEIGHT]}
-        more = {"id": 30, "iscrowd": crowd, "bbox": [1, 1, 30, 20], "segmentation": mask}
+        mask = {"size": [HEIGHT, WIDTH], "counts": [HEIGHT, 30 * HEIGHT, (WIDTH - 31) * HEIGHT]}
+        more = {"id": 30, "iscrowd": crowd, "bbox": [1, 1, 30, 29], "segmentation": mask}
         content["annotations"].append({**content["annotations"][0], **more})
 
     outcome = changed(images, "coco", change)
     assert outcome.boxes == [[CORNERS]] * 2 and outcome.reasons == {}
-    assert [row["crowd_boxes_xyxy"] for row in outcome.rows] == [[[1, 1, 31, 21]], []]
+    assert [row["crowd_boxes_xyxy"] for row in outcome.rows] == [[[1, 1, 31, 30]], []]
+    assert rle_to_box(outcome.rows[0]["crowd_masks"][0]).tolist() == [1, 0, 31, HEIGHT]
+    assert [row["masks"] for row in outcome.rows] == [[None], [None]] and outcome.rows[1]["crowd_masks"] == []
 
 
 @pytest.mark.parametrize("crowd", [0, False, None, 0.0, "0", "false", ""])

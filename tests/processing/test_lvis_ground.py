@@ -15,7 +15,7 @@ from .samples import read_report, read_rows, real_sample, write_jpeg, write_json
 def records(categories: dict[int, int]) -> list[CategoryObjects]:
     """So many images of each category."""
     return [
-        CategoryObjects({"id": image}, f"category {category}", category, [[0, 0, 1, 1]])
+        CategoryObjects({"id": image}, f"category {category}", category, [{"bbox": [0, 0, 1, 1]}])
         for category, count in categories.items()
         for image in range(count)
     ]
@@ -102,4 +102,4 @@ def test_real_annotations(tmp_path):
     rows = read_rows(tmp_path / "rows", "evaluation", split="validation")
     expected = [record for record in every if record.image["id"] == 266409]
     assert len(rows) == len(expected) and set(rows["image_id"]) == {"266409"}
-    assert sum(map(len, rows["target_boxes_xyxy"])) == sum(len(record.bboxes) for record in expected)
+    assert sum(map(len, rows["target_boxes_xyxy"])) == sum(len(record.annotations) for record in expected)

@@ -3,14 +3,22 @@
 import json
 import shutil
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from processing import sa1b
+from transformers_groma.masks import mask_to_rle, rle_area, rle_to_box
 
 from .samples import read_report, read_rows, real_sample, write_jpeg, write_json
 from .wild import BOX, CORNERS, HEIGHT, WIDTH, white_box, write_image
+
+
+def rle_of_box(x: float, y: float, width: float, height: float) -> dict:
+    mask = np.zeros((50, 60), dtype=bool)
+    mask[int(y) : int(y + height), int(x) : int(x + width)] = True
+    return mask_to_rle(mask)
 
 
 def test_annotation_files_beside_images_in_any_folder(tmp_path, capsys):
@@ -20,9 +28,9 @@ def test_annotation_files_beside_images_in_any_folder(tmp_path, capsys):
     ]:
         write_jpeg(tmp_path / folder / f"sa_{number}.jpg", 60, 50)
         image = {"image_id": number, "width": 60, "height": 50, "file_name": f"sa_{number}.jpg"}
-        mask = {"size": [50, 60], "counts": "T1"}
         annotations = [
-            {"id": 3, "bbox": bbox, "area": 9, "segmentation": mask, "crop_box": [0, 0, 60, 50]} for bbox in boxes
+            {"id": 3, "bbox": bbox, "area": 9, "segmentation": rle_of_box(*bbox), "crop_box": [0, 0, 60, 50]}
+            for bbox in boxes
         ]
         write_json(tmp_path / folder / f"sa_{number}.json", {"image": image, "annotations": annotations})
     write_json(tmp_path / "sa_000001" / "sa_3.json", {"image": {"image_id": 3}})
@@ -35,6 +43,8 @@ def test_annotation_files_beside_images_in_any_folder(tmp_path, capsys):
     assert rows["image_id"] == ["2", "1"]
     assert rows["boxes_xyxy"] == [[[1.0, 2.0, 31.0, 42.0]], [[0.0, 0.0, 9.0, 9.0]]]
     assert rows["source"] == ["sa1b", "sa1b"]
+    assert rows["masks"] == [[rle_of_box(1, 2, 30, 40)], [rle_of_box(0, 0, 9, 9)]]
+    assert "crowd_masks" not in rows.features
     report = read_report(output)
     assert report["records"] == 4 and sum(report["skipped"].values()) == 2
     assert report["skipped"] == {"`annotations` is not a list": 1, "not a JSON file": 1}
@@ -57,6 +67,10 @@ def test_real_annotations(tmp_path):
     assert rows["image_id"] == ["1", "560"]
     assert rows["boxes_xyxy"] == [[[866.0, 946.0, 998.0, 1145.0]], [[1167.0, 157.0, 1274.0, 286.0]]]
     assert read_report(output)["skipped"] == {"missing image": 1}
+    for path, (mask,), (box,) in zip(("sa_1", "sa_560"), rows["masks"], rows["boxes_xyxy"], strict=True):
+        annotation = json.loads((tmp_path / f"{path}_excerpt.json").read_text())["annotations"][0]
+        assert mask == annotation["segmentation"] and rle_area(mask) == annotation["area"]
+        np.testing.assert_allclose(rle_to_box(mask), box, atol=1)
 
 
 def test_sa1b_files(tmp_path, capsys):

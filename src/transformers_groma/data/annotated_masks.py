@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from ..masks import rle_to_mask
+from ..images import SWAPPED_AXES
+from ..masks import mask_to_rle, rle_to_box, rle_to_mask
 from .left_out import LeftOut
 
 # How far an edge of the box around a mask may be from that of the annotated box: pixels, or a share of the box's side,
@@ -16,7 +17,7 @@ BOX_SLACK_PIXELS, BOX_SLACK_SHARE = 2.0, 0.25
 
 NOT_RLE = "mask is not COCO RLE: a dict with `size`, [height, width], and `counts`, a text"
 DAMAGED = "mask is damaged"
-OTHER_SIZE = "mask has another size than the upright image"
+OTHER_SIZE = "mask has another size than its image"
 EMPTY = "mask is empty: a box without a mask has null"
 NOT_OF_BOX = "mask does not fit its box: they are of different objects, or of differently turned images"
 
@@ -26,8 +27,8 @@ def mask_fault(rle: Any, box: Sequence[float], width: int, height: int) -> LeftO
 
     Args:
         rle: the mask as `masks.mask_to_rle` writes it, unchecked.
-        box (4 numbers): its box, `xyxy` in pixels of the upright image.
-        width, height (`int`): size of the upright image.
+        box (4 numbers): its box, `xyxy` in pixels of the same image.
+        width, height (`int`): size of the image.
 
     Returns:
         `LeftOut`, *optional*: `None` if it is right; else the reason, and what is special about this mask.
@@ -37,7 +38,7 @@ def mask_fault(rle: Any, box: Sequence[float], width: int, height: int) -> LeftO
     >>> mask_fault(rle, [1, 0, 3, 2], width=3, height=2) is None
     True
     >>> mask_fault(rle, [1, 0, 3, 2], width=2, height=3).reason
-    'mask has another size than the upright image'
+    'mask has another size than its image'
     """
     if not isinstance(rle, Mapping) or not isinstance(rle.get("counts"), str) or "size" not in rle:
         return LeftOut(NOT_RLE, repr(rle)[:100])
@@ -48,16 +49,37 @@ def mask_fault(rle: Any, box: Sequence[float], width: int, height: int) -> LeftO
     if list(size) != [height, width]:
         return LeftOut(OTHER_SIZE, f"mask {size[1]}x{size[0]}, image {width}x{height} (width x height)")
     try:
-        mask = rle_to_mask(rle)
+        around = rle_to_box(rle).tolist()
     except ValueError as error:
         return LeftOut(DAMAGED, str(error))
-    if not mask.any():
+    if around[0] == around[2]:
         return LeftOut(EMPTY)
-    columns, rows = mask.any(axis=0).nonzero()[0], mask.any(axis=1).nonzero()[0]
-    around = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
     if not fits_box(around, box):
-        return LeftOut(NOT_OF_BOX, f"box around the mask {[int(value) for value in around]}, box {list(box)}")
+        return LeftOut(NOT_OF_BOX, f"box around the mask {around}, box {list(box)}")
     return None
+
+
+def turned_mask(rle: Mapping[str, Any], orientation: int) -> dict[str, Any]:
+    """Turn a mask of a stored image into one of the upright image.
+
+    Args:
+        rle (`Mapping`): COCO RLE of the stored image.
+        orientation (`int`): EXIF orientation, 1 to 8.
+
+    Returns:
+        `dict`: COCO RLE of the upright image.
+
+    Example:
+    >>> turned_mask({"size": [2, 3], "counts": "024"}, orientation=6)  # the left column becomes the top row
+    {'size': [3, 2], 'counts': '01200'}
+    """
+    mask = rle_to_mask(rle)
+    # As `image_files.turned_boxes` turns boxes.
+    if orientation in (2, 3, 7, 8):
+        mask = mask[:, ::-1]
+    if orientation in (3, 4, 6, 7):
+        mask = mask[::-1]
+    return mask_to_rle(mask.T if orientation in SWAPPED_AXES else mask)
 
 
 def fits_box(around: Sequence[float], box: Sequence[float]) -> bool:
@@ -81,4 +103,4 @@ def fits_box(around: Sequence[float], box: Sequence[float]) -> bool:
     )
 
 
-__all__ = ["fits_box", "mask_fault"]
+__all__ = ["DAMAGED", "OTHER_SIZE", "fits_box", "mask_fault", "turned_mask"]
