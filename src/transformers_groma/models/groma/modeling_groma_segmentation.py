@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from ...exact_boxes import boxes_to_bits
+from ...exact_boxes import boxes_to_bits, exact_boxes
 from ..modeling_mask_decoder import NEGATIVE, PADDING, POSITIVE, MaskEmbedding, MaskPredictions, MaskPrompts
 from .modeling_groma_base import no_autocast
 from .modeling_groma_checks import boxes_of_images
@@ -355,12 +355,12 @@ def _checked_points(
         if labels is not None:
             raise ValueError(f"`{labels_name}` come without `{name}`: pass both.")
         return None, None
-    if points.ndim != 4 or len(points) != num_images or points.shape[-1] != 2 or not points.is_floating_point():
+    if points.ndim != 4 or len(points) != num_images or points.shape[-1] != 2:
         raise ValueError(
             f"`{name}` must have shape (number of images, regions, points, 2) with a row for each of the {num_images} "
-            f"images, got {points.dtype} of shape {tuple(points.shape)}."
+            f"images, got {tuple(points.shape)}."
         )
-    points = points.to(device).float()
+    points = exact_boxes(points, name).to(device)
     if labels is None:
         labels = torch.full(points.shape[:-1], POSITIVE, device=device)
     if labels.shape != points.shape[:-1] or labels.is_floating_point():
