@@ -23,6 +23,13 @@ def test_masks_in_all_forms(mask):
     np.testing.assert_array_equal(found, MASK)
 
 
+def test_the_mask_is_a_copy():
+    for mask in (MASK.copy(), torch.tensor(MASK)):
+        found = read_mask(mask, SIZE)
+        mask[:] = False
+        assert found.any()
+
+
 def test_rle_of_numbers():
     runs = [20 * 100 + 30, *[50] * 79, 140 * 100 + 20]
     np.testing.assert_array_equal(read_mask({"size": [100, 200], "counts": runs}, SIZE), MASK)
@@ -85,7 +92,8 @@ def test_other_aspects_do_not_fit(mask, image):
         (np.full((100, 200), "a"), "`mask` is not a mask"),
         (MASK.astype(np.uint8), "`mask` is an array of uint8, but a mask is one of bools. .* `mask > 0`"),
         (MASK.astype(np.float32), "`mask` is an array of float32"),
-        ([[10, 10, 90, 10, 90, 90]], "`mask` is an array of int64"),
+        ([[10, 10, 90, 10, 90, 90]], r"`mask` is not a mask: .* Polygons become a mask by `polygons_to_mask`\."),
+        ([[10, 10, 90, 10], [10, 10]], "Polygons become a mask by"),
         (np.zeros((100, 200), bool), "`mask` is empty: none of its pixels is True"),
         (mask_to_rle(np.zeros((100, 200), bool)), "`mask` is empty"),
         (np.zeros((0, 4), bool), "`mask` has no pixel: its size is 0x4"),

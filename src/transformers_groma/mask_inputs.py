@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from .image_inputs import ImageSize
-from .masks import rle_to_mask
+from .masks import resize_mask, rle_to_mask
 from .point_inputs import entries_of, shown
 
 _REMEDY = "Pass a bool array of shape (height, width), or COCO's RLE, {'size': [height, width], 'counts': …}"
@@ -52,7 +51,7 @@ def read_mask(mask: Any, size: ImageSize, name: str = "mask") -> np.ndarray:
         raise ValueError(f"`{name}` is empty: none of its pixels is True. Pass a mask with the pixels of the region.")
     if pixels.shape == (size.height, size.width):
         return pixels
-    resized = np.array(Image.fromarray(pixels).resize((size.width, size.height)))
+    resized = resize_mask(pixels, size.height, size.width)
     if not resized.any():
         raise ValueError(
             f"`{name}` has no pixel left after it was resized to the {size.width}x{size.height} (width x height) "
@@ -102,16 +101,18 @@ def _is_copy(copy: tuple[int, int], of: tuple[int, int]) -> bool:
 
 
 def _bool_array(mask: Any, name: str) -> np.ndarray:
+    """A copy of a mask as an array; a caller may go on drawing in its own."""
+    remedy = f"{_REMEDY}. Polygons become a mask by `polygons_to_mask`" if isinstance(mask, (list, tuple)) else _REMEDY
     try:
-        pixels = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
+        pixels = np.array(mask.detach().cpu() if isinstance(mask, torch.Tensor) else mask)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, bfloat16, tensors on `meta`
-        raise ValueError(f"`{name}` is not a mask: {shown(mask)}. {_REMEDY}.") from error
-    if pixels.ndim != 2 or pixels.dtype.kind not in "biuf":
-        raise ValueError(f"`{name}` is not a mask: {shown(mask)}. {_REMEDY}.")
-    if pixels.dtype != bool:
+        raise ValueError(f"`{name}` is not a mask: {shown(mask)}. {remedy}.") from error
+    if pixels.ndim == 2 and pixels.dtype.kind in "iuf" and not isinstance(mask, (list, tuple)):
         raise ValueError(
             f"`{name}` is an array of {pixels.dtype}, but a mask is one of bools. Numbers become bools by `mask > 0`."
         )
+    if pixels.ndim != 2 or pixels.dtype != bool:
+        raise ValueError(f"`{name}` is not a mask: {shown(mask)}. {remedy}.")
     return pixels
 
 

@@ -11,6 +11,7 @@ from ._words import counted
 from .boxes import BoxFormat, prepare_user_boxes
 from .image_inputs import ImageSize
 from .mask_inputs import is_mask_array, read_mask
+from .masks import masks_to_boxes
 from .point_inputs import (
     MAX_POINTS,
     Point,
@@ -341,8 +342,7 @@ def _read_dict(
 
 def _mask_prompt(mask: Any, size: ImageSize, name: str) -> RegionPrompt:
     pixels = read_mask(mask, size, name)
-    rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
-    return RegionPrompt([float(edge) for edge in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)], mask=pixels)
+    return RegionPrompt(masks_to_boxes(pixels[None])[0].tolist(), mask=pixels)
 
 
 def _check_single(regions: Regions, name: str) -> None:

@@ -2,10 +2,15 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from transformers.generation import GenerateDecoderOnlyOutput
 
+from transformers_groma.masks import masks_of_logits
+from transformers_groma.models.groma.modeling_groma_masks import GromaMasks
+
+from ...tiny import MASK_DECODER, tiny_detector
 from .chats import BOX, BOX_NORMALIZED
 
 
@@ -186,3 +191,51 @@ def test_proposals_that_are_not_finite_are_left_out(bad, processor):
     torch.testing.assert_close(found.xyxy, torch.tensor([[40.0, 40, 60, 60], [10, 10, 30, 30]]))
     torch.testing.assert_close(found.scores, torch.tensor([0.9, 0.7]))
     assert found.ids == (0, 2), "numbers of the slots, as in the proxy tokens"
+
+
+class TestMasks:
+    @staticmethod
+    def masks(**change):
+        """Two images with two rows each, one of them padding; two masks for each region, the second is better."""
+        logits = torch.full((2, 2, 2, 4, 4), -1.0)
+        logits[:, :, 0] = 5.0
+        logits[0, 0, 1, :2, :2] = 1.0
+        logits[0, 1, 1, 3, 3] = 1.0
+        quality = torch.tensor([[[0.2, 0.9], [0.3, 0.7]], [[0.9, 0.1], [0.1, 0.9]]])
+        mask = torch.tensor([[True, True], [False, True]])
+        return GromaMasks(**{"logits": logits, "quality": quality, "mask": mask, **change})
+
+    def test_the_best_mask_of_each_region_in_the_upright_image(self, processor):
+        first, second = processor.post_process_masks(self.masks(), target_sizes=[(8, 16), torch.tensor([4, 4])])
+        assert first.masks.shape == (2, 8, 16) and first.masks.dtype == bool
+        assert first.xyxy.tolist() == [[0, 0, 8, 4], [12, 6, 16, 8]]
+        square = np.pad(np.ones((4, 8), bool), ((0, 4), (0, 8)))
+        square[3, 7] = False  # the corner is rounded by the enlargement
+        np.testing.assert_array_equal(first[0].mask, square)
+        torch.testing.assert_close(first.scores, torch.tensor([0.9, 0.7]))
+        assert (first.ids, second.ids) == ((0, 1), (1,)), "numbers of the rows; padding is left out"
+        assert second.masks.shape == (1, 4, 4) and not second.masks.any()
+        assert second.xyxy.tolist() == [[0, 0, 0, 0]]
+
+    def test_no_regions(self, processor):
+        found = processor.post_process_masks(self.masks(mask=torch.zeros(2, 2, dtype=torch.bool)), [(8, 16), (4, 4)])
+        assert [len(regions) for regions in found] == [0, 0]
+        assert found[0].masks.shape == (0, 8, 16)
+
+    def test_half_precision(self, processor):
+        masks = self.masks()
+        masks = self.masks(logits=masks.logits.bfloat16(), quality=masks.quality.bfloat16())
+        assert processor.post_process_masks(masks, [(8, 16), (4, 4)])[0].xyxy[0].tolist() == [0, 0, 8, 4]
+
+    def test_wrong_number_of_target_sizes(self, processor):
+        with pytest.raises(ValueError, match="one \\(height, width\\) for each image: got 1 for 2"):
+            processor.post_process_masks(self.masks(), target_sizes=[(8, 16)])
+
+    def test_what_a_model_decodes(self, processor):
+        model = tiny_detector(mask_decoder_config=MASK_DECODER)
+        size = model.config.vision_config.image_size
+        features = model.get_image_features(torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)))
+        masks = model.segment(features, boxes=torch.tensor([[[0.5, 0.5, 0.2, 0.4], [0.0] * 4, [0.3, 0.3, 0.2, 0.2]]]))
+        (found,) = processor.post_process_masks(masks, [(60, 90)])
+        assert found.ids == (0, 2) and found.masks.shape == (2, 60, 90)
+        np.testing.assert_array_equal(found.masks, masks_of_logits(masks.logits[0, [0, 2], 0], 60, 90))

@@ -1,4 +1,4 @@
-"""Reads what Groma generated: phrases tied to boxes, and regions in pixels.
+"""Reads what Groma generated and decoded: phrases tied to boxes, regions and masks in pixels.
 
 The model writes ids such as those of
 
@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from ...boxes import boxes_in_pixels
 from ...exact_boxes import SAME_BOX_TOLERANCE, exact_boxes
 from ...grounding import GroundedText, ground_text
+from ...masks import masks_of_logits, masks_to_boxes
 from ...regions import Regions, regions_of_slots
 
 
@@ -137,6 +138,45 @@ class GromaAnswers:
         ```
         """
         return regions_of_slots(proposals.boxes, proposals.scores, proposals.mask, target_sizes)
+
+    def post_process_masks(self, masks: Any, target_sizes: Sequence[tuple[int, int]]) -> list[Regions]:
+        """The masks that `model.segment` decoded, in the upright images.
+
+        Args:
+            masks (`GromaMasks`): for B images, in the square that the model sees. Of several masks of a region the
+                best by its estimated quality is taken.
+            target_sizes (`Sequence[tuple[int, int]]`): (height, width) in pixels of each upright image.
+
+        Returns:
+            `list[Regions]`: those of each image, with `masks` `(n, height, width)` and the boxes around them, zeros
+            for an empty mask. Their scores are the estimated qualities, their numbers those of the rows that `segment`
+            was given; rows of padding are left out.
+
+        Raises:
+            ValueError: if `target_sizes` has not one entry for each image.
+
+        Example:
+        ```python
+        features = model.get_image_features(inputs["pixel_values"])
+        masks = model.segment(features, boxes=inputs["refer_boxes"])
+        region = processor.post_process_masks(masks, target_sizes=[(height, width)])[0][0]
+        print(region.mask.sum(), region.box)
+        ```
+        """
+        if len(target_sizes) != len(masks.logits):
+            raise ValueError(
+                f"`target_sizes` must have one (height, width) for each image: got {len(target_sizes)} for "
+                f"{len(masks.logits)}."
+            )
+        found = []
+        for logits, quality, used, (height, width) in zip(
+            masks.logits, masks.quality, masks.mask, target_sizes, strict=True
+        ):
+            rows = used.nonzero().flatten()
+            best = quality[rows].float().argmax(dim=1)
+            pixels = masks_of_logits(logits[rows, best], int(height), int(width))
+            found.append(Regions(masks_to_boxes(pixels), quality[rows, best].float(), rows, pixels))
+        return found
 
 
 def _slots_of_boxes(refer_boxes: torch.Tensor, region_boxes: torch.Tensor, mask: torch.Tensor) -> list[int]:
