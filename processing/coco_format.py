@@ -106,6 +106,22 @@ def load_coco_json(path: str | os.PathLike, masks: bool = False) -> CocoFile:
         content = read_json(path, convert={"segmentation": compact_segmentation})
     else:
         content = read_json(path, drop=("segmentation",))
+    return coco_file_of(content, path)
+
+
+def coco_file_of(content: Any, path: str | os.PathLike) -> CocoFile:
+    """What COCO-style content holds, see `load_coco_json`.
+
+    Args:
+        content: an object with lists `images`, `annotations` and perhaps `categories`, unchecked.
+        path (`str` or `Path`): the file that it is from, for messages.
+
+    Returns:
+        `CocoFile`: images with their annotations.
+
+    Raises:
+        ValueError: not COCO-style.
+    """
     images, annotations, categories = _lists_of(content, path)
     entries, by_id = _read_images(images)
     lost: Counter[str] = Counter()
