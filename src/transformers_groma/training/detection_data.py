@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -98,9 +99,8 @@ class DetectionCollator:
             `(n, 4)`, normalized `cxcywh`; `source`; `size`, `(height, width)` of the original image; and `crowd_boxes`
             like `boxes` where the item has them.
         """
-        pixels = torch.from_numpy(np.stack([item["pixels"] for item in items])).permute(0, 3, 1, 2)
         return {
-            "pixel_values": (pixels * self.factor).sub_(self.offset).contiguous(),
+            "pixel_values": self.normalize([item["pixels"] for item in items]),
             "labels": [
                 {
                     "boxes": item["boxes"],
@@ -111,6 +111,18 @@ class DetectionCollator:
                 for item in items
             ],
         }
+
+    def normalize(self, squares: Sequence[np.ndarray]) -> Tensor:
+        """Normalize the pixels of square images.
+
+        Args:
+            squares (`Sequence[np.ndarray]`, each of shape `(image_size, image_size, 3)`, uint8): RGB.
+
+        Returns:
+            `Tensor` of shape `(B, 3, image_size, image_size)`, float32.
+        """
+        pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
+        return (pixels * self.factor).sub_(self.offset).contiguous()
 
 
 def row_sources(dataset: Dataset) -> np.ndarray:

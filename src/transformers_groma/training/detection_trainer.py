@@ -9,14 +9,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
-from transformers import (
-    EvalPrediction,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import EvalPrediction, TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..boxes import box_cxcywh_to_xyxy, scale_boxes
@@ -26,8 +19,7 @@ from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 from .augmentation import AUGMENTATIONS
 from .callbacks import check_loss
 from .detection_data import DetectionCollator, DetectionDataset, row_sources
-from .samplers import EpochSourceBatchSampler
-from .trainer import StageTrainerMixin
+from .seeded_rows import SeededRowsTrainer, check_one_image_size, data_seed
 
 # These layers choose where deformable attention samples. They learn more slowly, as in Deformable DETR.
 OFFSET_LAYERS = ("sampling_offsets", "reference_points")
@@ -113,19 +105,7 @@ def parameter_groups(
     ]
 
 
-class _SetEpoch(TrainerCallback):
-    """Tells the batch sampler which epoch begins: `Trainer` does not reach it after a resume on several processes."""
-
-    def __init__(self) -> None:
-        self.sampler: EpochSourceBatchSampler | None = None
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.sampler.set_epoch(int(state.epoch or 0))
-
-
-class GromaDetectionTrainer(StageTrainerMixin, Trainer):
+class GromaDetectionTrainer(SeededRowsTrainer):
     """`Trainer` for stage 1: one source a batch, three learning rates, the loss by its parts, COCO metrics.
 
     The loss of a batch is the sum over its boxes divided by their number, for each process and accumulation step by
@@ -156,31 +136,22 @@ class GromaDetectionTrainer(StageTrainerMixin, Trainer):
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         **kwargs: Any,
     ):
-        if args.n_gpu > 1:
-            raise ValueError(
-                f"One process sees {args.n_gpu} GPUs, and boxes cannot be split between them. Start one process per "
-                "GPU (`accelerate launch` or `torchrun`), or show it a single one (`CUDA_VISIBLE_DEVICES=0`)."
-            )
-        size, wanted = image_processor.size, model.config.vision_config.image_size
-        if (size.get("height"), size.get("width")) != (wanted, wanted):
-            raise ValueError(f"The image processor makes {dict(size)}, but the model takes {wanted}x{wanted} pixels.")
+        check_one_image_size(args, image_processor, model.config.vision_config.image_size)
         self.image_processor = image_processor
-        self.data_seed = args.seed if args.data_seed is None else args.data_seed
+        sources = None
         if train_dataset is not None:
-            self.sources = row_sources(train_dataset)
-            train_dataset = DetectionDataset(train_dataset, image_processor, args.augmentation, self.data_seed)
+            sources = row_sources(train_dataset)
+            train_dataset = DetectionDataset(train_dataset, image_processor, args.augmentation, data_seed(args))
         if isinstance(eval_dataset, dict):
             eval_dataset = {name: _evaluation_dataset(part, image_processor) for name, part in eval_dataset.items()}
         elif eval_dataset is not None:
             eval_dataset = _evaluation_dataset(eval_dataset, image_processor)
         if args.freeze_vision_tower:
             model.vision_tower.requires_grad_(False)
-        self._set_epoch = _SetEpoch()
-        self._loss_parts: dict[str, Tensor] = {}
-        self._num_losses = 0
         super().__init__(
             model=model,
             args=args,
+            sources=sources,
             data_collator=DetectionCollator(image_processor),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -188,30 +159,6 @@ class GromaDetectionTrainer(StageTrainerMixin, Trainer):
             compute_metrics=_compute_metrics,
             **kwargs,
         )
-        self.add_callback(self._set_epoch)
-
-    def get_train_dataloader(self) -> DataLoader:
-        if self.train_dataset is None:
-            raise ValueError("Training needs a `train_dataset`.")
-        sampler = EpochSourceBatchSampler(
-            self.sources,
-            self._train_batch_size,
-            self.args.world_size,
-            self.data_seed,
-            self.args.dataloader_drop_last,
-        )
-        self._set_epoch.sampler = sampler
-        loader = DataLoader(
-            self.train_dataset,
-            batch_sampler=sampler,
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            persistent_workers=self.args.dataloader_persistent_workers,
-            multiprocessing_context=self.args.dataloader_multiprocessing_context,
-            prefetch_factor=self.args.dataloader_prefetch_factor,
-        )
-        return self.accelerator.prepare(loader)
 
     def get_eval_dataloader(self, eval_dataset: Dataset | str | None = None) -> DataLoader:
         if isinstance(eval_dataset, Dataset):
@@ -240,20 +187,9 @@ class GromaDetectionTrainer(StageTrainerMixin, Trainer):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training:
             check_loss(loss, inputs, self.args.output_dir, self.state.global_step, self.args.process_index)
-            for name in LOGGED_LOSSES:
-                part = outputs.loss_dict[name].detach()
-                self._loss_parts[name] = self._loss_parts.get(name, 0) + part
-            self._num_losses += 1
+            # The unweighted parts of the last layer's loss.
+            self.collect({name: outputs.loss_dict[name] for name in LOGGED_LOSSES})
         return (loss, outputs) if return_outputs else loss
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """`Trainer.log` with the unweighted parts of the last layer's loss, averaged since the last call."""
-        if "loss" in logs and self._num_losses > 0:
-            parts = torch.stack([self._loss_parts[name] for name in LOGGED_LOSSES]) / self._num_losses
-            parts = self.accelerator.gather(parts[None]).mean(dim=0)  # (processes, parts) -> (parts,)
-            logs.update(zip(LOGGED_LOSSES, parts.tolist(), strict=True))
-            self._loss_parts, self._num_losses = {}, 0
-        super().log(logs, start_time)
 
     def prediction_step(
         self,
