@@ -3,9 +3,10 @@
 import argparse
 import math
 import os
+import re
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from .._output_errors import OutputError
 
 DTYPES = ("float32", "bfloat16", "float16")
 _LARGEST_SEED = 2**64 - 1
+# Options that are followed by points, as many as come.
+POINT_OPTIONS = ("--point", "--not-point", "--scribble")
+_POINT = re.compile(r"[-+.\deE]+,[-+.\deE]+")
 
 
 class CommandError(Exception):
@@ -38,6 +42,7 @@ class CommandParser(OneLineParser):
     def parse_known_args(self, args=None, namespace=None):
         if self.is_intermixing:
             return super().parse_known_args(args, namespace)
+        args = joined_points(sys.argv[1:] if args is None else args)
         self.is_intermixing = True
         try:
             namespace, unknown = self.parse_known_intermixed_args(args, namespace)
@@ -289,6 +294,35 @@ def errors_of(argument: str) -> Iterator[None]:
         raise CommandError(str(error)) from error
     except (ValueError, OSError) as error:
         raise CommandError(f"{argument}: {error}") from error
+
+
+def joined_points(words: Sequence[str]) -> list[str]:
+    """Make one word of an option and the points behind it.
+
+    argparse would end a list of points only at the next option, and take what comes behind it, such as an image, for
+    one of them. A point on the left of the image, "-3,5", would be an option.
+
+    Args:
+        words (`Sequence[str]`): of the command line.
+
+    Returns:
+        `list[str]`: the words.
+
+    Example:
+    >>> joined_points(["--scribble", "10,20", "30,20", "photo.jpg", "--point=5,6", "7,8"])
+    ['--scribble=10,20 30,20', 'photo.jpg', '--point=5,6 7,8']
+    """
+    joined: list[str] = []
+    takes_points = False
+    for index, word in enumerate(words):
+        if word == "--":
+            return [*joined, *words[index:]]
+        if takes_points and _POINT.fullmatch(word):
+            joined[-1] += f"{' ' if '=' in joined[-1] else '='}{word}"
+            continue
+        takes_points = word.split("=")[0] in POINT_OPTIONS
+        joined.append(word)
+    return joined
 
 
 def one_line(text: object) -> str:

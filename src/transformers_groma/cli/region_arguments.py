@@ -1,0 +1,148 @@
+"""Regions on the command line: boxes, points, scribbles and mask files, in the order in which they come."""
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import Any
+
+from .arguments import CommandError, box_xyxy
+
+AMBIGUITY_CHOICES = ("part", "object", "group")
+_POINT_REMEDY = "write x,y in pixels, as in 90,300"
+
+
+def add_region_arguments(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add the options that point at regions: `regions` has them as [`read_region`] takes them.
+
+    Args:
+        parser (`argparse.ArgumentParser`): a `CommandParser`, which keeps the points behind an option together.
+        text (`str`): what the regions are for, without a full stop.
+    """
+    group = parser.add_argument_group(
+        "regions",
+        f"{text}. Each option is a region, in the order in which they come. Pixels are of the upright image.",
+    )
+
+    def add(option: str, metavar: str, kind: Callable[[str], Any], action: type[argparse.Action], about: str) -> None:
+        group.add_argument(option, dest="regions", default=[], metavar=metavar, type=kind, action=action, help=about)
+
+    add("--box", "X1,Y1,X2,Y2", box_region, _AddRegion, "its corners")
+    points = "a point on it, or several of one region: --point 90,300 120,310"
+    add("--point", "X,Y", points_region, _AddRegion, points)
+    others = "a point that is not on the region of the --point before, or several"
+    add("--not-point", "X,Y", points_xy, _AddNegativePoints, others)
+    line = "the points of a line drawn over it: --scribble 90,300 120,310 150,290"
+    add("--scribble", "X,Y", scribble_region, _AddRegion, line)
+    mask = "an image file of its pixels: black, and another colour where the region is"
+    add("--mask", "FILE", mask_region, _AddRegion, mask)
+    group.add_argument(
+        "--ambiguity",
+        dest="regions",
+        default=[],
+        choices=AMBIGUITY_CHOICES,
+        action=_SetAmbiguity,
+        help="what the --point or --scribble before means, where it may mean several things (default: what the model "
+        "is most sure of)",
+    )
+
+
+def check_region_given(arguments: argparse.Namespace) -> None:
+    """Refuse a command line without a region.
+
+    Args:
+        arguments (`argparse.Namespace`): of a command with [`add_region_arguments`].
+
+    Raises:
+        CommandError: there is none.
+    """
+    if not arguments.regions:
+        raise CommandError(
+            "no region was given: pass --box x1,y1,x2,y2, --point x,y, --scribble x,y x,y or --mask file.png."
+        )
+
+
+def points_xy(text: str) -> list[list[float]]:
+    """Points, `x,y` in absolute pixels, with spaces between them."""
+    points = []
+    for word in text.split() or [text]:
+        try:
+            point = [float(number) for number in word.split(",")]
+        except ValueError:
+            point = []
+        if len(point) != 2:
+            raise argparse.ArgumentTypeError(f"{word!r} is not a point: {_POINT_REMEDY}")
+        if not all(map(math.isfinite, point)):
+            raise argparse.ArgumentTypeError(f"{word!r} are not finite numbers: {_POINT_REMEDY}")
+        points.append(point)
+    return points
+
+
+def box_region(text: str) -> list[float]:
+    """A region given by its box, `xyxy` in absolute pixels."""
+    return list(box_xyxy(text))
+
+
+def points_region(text: str) -> dict[str, Any]:
+    """A region given by points on it."""
+    points = points_xy(text)
+    return {"points": points, "labels": [1] * len(points)}
+
+
+def scribble_region(text: str) -> dict[str, Any]:
+    """A region given by a scribble."""
+    return {"scribble": points_xy(text)}
+
+
+def mask_region(text: str) -> dict[str, Any]:
+    """A region given by its mask, an image file."""
+    from ..mask_files import read_mask_file
+
+    try:
+        return {"mask": read_mask_file(text, text)}
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+class _RegionAction(argparse.Action):
+    """Works on the regions so far."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        setattr(namespace, self.dest, self.changed(getattr(namespace, self.dest), values))
+
+    def changed(self, regions: list[Any], value: Any) -> list[Any]:
+        """The regions with what the option says; the list is not changed."""
+        raise NotImplementedError
+
+
+class _AddRegion(_RegionAction):
+    def changed(self, regions: list[Any], value: Any) -> list[Any]:
+        return [*regions, value]
+
+
+class _AddNegativePoints(_RegionAction):
+    def changed(self, regions: list[Any], value: list[list[float]]) -> list[Any]:
+        last = regions[-1] if regions else None
+        if not isinstance(last, dict) or "points" not in last:
+            raise argparse.ArgumentError(self, "it belongs to the region of a --point: write it behind that one")
+        points, labels = [*last["points"], *value], [*last["labels"], *[0] * len(value)]
+        return [*regions[:-1], {**last, "points": points, "labels": labels}]
+
+
+class _SetAmbiguity(_RegionAction):
+    def changed(self, regions: list[Any], value: str) -> list[Any]:
+        last = regions[-1] if regions else None
+        if not isinstance(last, dict) or "mask" in last:
+            raise argparse.ArgumentError(self, "it belongs to a --point or a --scribble: write it behind that one")
+        return [*regions[:-1], {**last, "ambiguity": value}]
+
+
+__all__ = [
+    "AMBIGUITY_CHOICES",
+    "add_region_arguments",
+    "box_region",
+    "check_region_given",
+    "mask_region",
+    "points_region",
+    "points_xy",
+    "scribble_region",
+]
