@@ -1,4 +1,4 @@
-"""Tints, outlines, dashes and labels on an image."""
+"""Tints, outlines and labels of regions on an image."""
 
 import math
 
@@ -10,7 +10,8 @@ from transformers_groma import region_drawing
 from transformers_groma.colors import BLACK, PALETTE, WHITE
 from transformers_groma.fonts import Typeset, line_metrics
 from transformers_groma.label_layout import PlacedLabel, connecting_line
-from transformers_groma.region_drawing import BOX_TINT, MASK_TINT, Mark, RegionCanvas, dashes, shortened
+from transformers_groma.masks import masks_to_boxes
+from transformers_groma.region_drawing import BOX_TINT, MASK_TINT, Mark, RegionCanvas, shortened
 
 from .drawings import GROUND, changed, colored, grey, random_boxes, tinted
 
@@ -82,6 +83,39 @@ def test_corners_are_rounded_to_pixels(box, expected):
     assert canvas.image.getpixel((70, 65)) == GROUND
 
 
+def test_masks_are_outlined_and_not_their_boxes():
+    mask = np.zeros((240, 320), bool)
+    mask[60:160, 80:200] = True
+    mask[90:120, 120:150] = False
+    box = (20.0, 30.0, 300.0, 220.0)
+    for is_dashed in (False, True):
+        canvas = RegionCanvas(grey(320, 240))
+        canvas.outline([Mark(box, RED, mask=mask, is_dashed=is_dashed)], 4)
+        x1, y1, x2, y2 = changed(grey(320, 240), canvas.image)
+        grown = 4 if is_dashed else 1  # dashes lie across the edge of the mask
+        assert (
+            80 - grown <= x1 <= 80 and 60 - grown <= y1 <= 60 and 200 <= x2 <= 200 + grown and 160 <= y2 <= 160 + grown
+        )
+        assert colored(canvas.image.crop((110, 80, 160, 130)), RED), "around the hole too"
+        assert canvas.image.getpixel((100, 100)) == canvas.image.getpixel((135, 105)) == GROUND
+        assert canvas.regions == [(80.0, 60.0, 200.0, 160.0)], "labels go by the mask"
+    with pytest.raises(ValueError, match=r"A mask must have the shape .* \(240, 320\), got \(320, 240\)"):
+        canvas.outline([Mark(box, RED, mask=mask.T)], 4)
+
+
+def test_a_region_with_an_empty_mask_is_not_lost():
+    box = (50.0, 60.0, 250.0, 200.0)
+    for is_dashed in (False, True):
+        masked, plain = RegionCanvas(grey(320, 240)), RegionCanvas(grey(320, 240))
+        mark = Mark(box, RED, "a dog", np.zeros((240, 320), bool), is_dashed=is_dashed)
+        masked.tint([mark])
+        masked.outline([mark], 2)
+        masked.label([mark])
+        plain.outline([Mark(box, RED, is_dashed=is_dashed)], 2)
+        plain.label([Mark(box, RED, "a dog", is_dashed=is_dashed)])
+        assert changed(plain.image, masked.image) is None
+
+
 @pytest.mark.parametrize(("line_width", "edge"), [(2, 1), (7, 1), (8, 2), (12, 3)])
 @pytest.mark.parametrize("is_dashed", [False, True])
 def test_lines_have_a_dark_edge_that_grows_with_them(line_width, edge, is_dashed):
@@ -127,25 +161,6 @@ def test_outlines_are_kept_off_by_labels():
 # ------------------------------------------------------------------------------------------------------------- dashes
 
 
-@pytest.mark.parametrize("box", [(0, 0, 100, 40), (7, 3, 8, 90), (5, 5, 5, 5)])
-def test_dashes_close_the_corners_and_leave_gaps(box):
-    x1, y1, x2, y2 = box
-    found = list(dashes(box, 10))
-    for corner in ((x1, y1), (x2, y1), (x1, y2), (x2, y2)):
-        assert sum(dash[:2] == corner or dash[2:] == corner for dash in found) >= 2  # one of either side
-    for left, top, right, bottom in found:
-        assert x1 <= left <= right <= x2 and y1 <= top <= bottom <= y2
-        assert (left == right and left in (x1, x2)) or (top == bottom and top in (y1, y2))
-    upper = sorted((left, right) for left, top, right, bottom in found if top == bottom == y1)
-    length = sum(right - left for left, right in upper)
-    assert length == pytest.approx((x2 - x1) / 2)  # as much dash as gap
-
-
-@pytest.mark.parametrize(("side", "count"), [(5, 2), (29, 2), (31, 3), (49, 3), (51, 4)])
-def test_there_are_as_many_dashes_as_come_closest_to_their_length(side, count):
-    assert len([dash for dash in dashes((0, 0, side, 40), 10) if dash[1] == dash[3] == 0]) == count
-
-
 def test_dashes_have_the_width_of_other_outlines():
     canvas = RegionCanvas(grey(700, 700))
     canvas.outline([Mark((20.0, 60.0, 600.0, 640.0), WHITE, is_dashed=True)], 5)
@@ -189,6 +204,24 @@ def test_a_tiny_object_stays_in_sight():
     canvas.label([mark])
     [(_, _, _, y2)] = canvas.labels
     assert y2 == 96 and canvas.image.getpixel((100, 98)) == RED and canvas.image.getpixel((104, 98)) == GROUND
+
+
+def test_a_line_leads_from_a_label_to_a_mask_that_is_not_beside_it():
+    """The corners of the box around a mask, where labels stand, may be far from its pixels."""
+    rows, columns = np.mgrid[:240, :320]
+    disc = (rows - 120) ** 2 + (columns - 160) ** 2 < 80**2
+    for mask, has_line in ((disc, True), (np.pad(np.ones((160, 160), bool), 80)[40:-40], False)):
+        canvas = RegionCanvas(grey(320, 240))
+        canvas.label([Mark((0.0, 0.0, 320.0, 240.0), RED, "a disc", mask)])
+        [(x1, y1, x2, y2)] = canvas.labels
+        assert (x1, y2) == tuple(masks_to_boxes(mask[None])[0, :2]), "above the mask, on the left"
+        left, top, right, bottom = changed(grey(320, 240), canvas.image)
+        assert (left, top) == (x1, y1)
+        if has_line:
+            assert bottom > y2 + 5 and disc[bottom - 2, :].any()
+            assert (np.asarray(canvas.image)[disc] == RED).all(axis=-1).sum() < 10, "up to its edge"
+        else:
+            assert (right, bottom) == (x2, y2)
 
 
 def test_a_label_of_a_dashed_box_shows_on_white():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from transformers_groma.colors import GREY, PALETTE, WHITE
+from transformers_groma.colors import BLACK, GREY, PALETTE, WHITE
 from transformers_groma.grounding import GroundedPhrase, GroundedText, ground_text, render_grounded_phrase
 from transformers_groma.region_drawing import BOX_TINT, MASK_TINT, RegionCanvas
 from transformers_groma.regions import Regions
@@ -283,7 +283,7 @@ def test_a_phrase_of_many_regions_is_written_once(labels):
     ]
 
 
-def test_a_mask_is_tinted_in_place_of_its_box():
+def test_a_mask_is_tinted_and_outlined_in_place_of_its_box():
     masks = np.zeros((2, 240, 320), dtype=bool)
     masks[0, 70:90, 30:60] = True
     regions = Regions([[20, 60, 100, 140], [180, 60, 300, 140]], masks=masks)
@@ -291,9 +291,10 @@ def test_a_mask_is_tinted_in_place_of_its_box():
     drawn = answer.draw(grey(320, 240))
     np.testing.assert_allclose(drawn.getpixel((40, 80)), tinted(PALETTE[0], MASK_TINT), atol=1)
     assert drawn.getpixel((80, 120)) == GROUND
-    assert drawn.getpixel((30, 70)) != GROUND and drawn.getpixel((59, 89)) != GROUND
-    assert drawn.getpixel((29, 70)) == drawn.getpixel((60, 89)) == drawn.getpixel((40, 90)) == GROUND
-    assert drawn.getpixel((21, 100)) == PALETTE[0]  # its box is outlined
+    assert drawn.getpixel((30, 75)) == drawn.getpixel((59, 89)) == drawn.getpixel((40, 89)) == PALETTE[0]
+    assert drawn.getpixel((29, 75)) == drawn.getpixel((60, 89)) == drawn.getpixel((40, 90)) == BLACK
+    assert drawn.getpixel((28, 75)) == drawn.getpixel((61, 89)) == drawn.getpixel((40, 91)) == GROUND
+    assert drawn.getpixel((21, 100)) == GROUND
     with pytest.raises(ValueError, match="A mask must have the shape"):
         answer.draw(grey(100, 100))
 
@@ -350,7 +351,7 @@ def test_odd_boxes_of_the_user_stay_inside_the_image(box):
 
 
 @pytest.mark.parametrize("draw", [draw_boxes, draw_proposals])
-def test_masks_of_drawn_regions_are_tinted_in_place_of_their_boxes(draw):
+def test_masks_of_drawn_regions_are_drawn_in_place_of_their_boxes(draw):
     masks = np.zeros((2, 240, 320), dtype=bool)
     masks[1, 90:110, 200:260] = True
     regions = Regions([[20, 60, 100, 140], [180, 60, 300, 140]], masks=masks)

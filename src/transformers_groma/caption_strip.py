@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from .colors import BLACK, WHITE, Color, pale
 from .fonts import Typeset, letter_size, line_metrics, readable
 from .label_layout import Box
-from .region_drawing import dashes
+from .outline_drawing import dashes
 
 # Under narrow images the strip is wider than the image, so that its lines hold more than a word or two.
 MIN_STRIP_EMS = 22

@@ -1,7 +1,7 @@
-"""Draws regions on an image: tints, outlines, dashes, and labels beside them."""
+"""Draws regions on an image: tints, outlines of boxes or masks, and labels beside them."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,8 @@ from .colors import BLACK, Color, text_color
 from .fonts import MIN_LETTER_SIZE, Typeset, letter_size, line_metrics, readable
 from .image_inputs import to_rgb
 from .label_layout import Box, connecting_line, place_labels, rectangle_area, touch
+from .masks import masks_to_boxes
+from .outline_drawing import draw_box_dashes, draw_box_outline, draw_mask_dashes, draw_mask_outline, nearest_line
 
 # The share of colour in a tinted pixel: a hint in a box, so that objects keep their own colours, more in a mask.
 BOX_TINT, MASK_TINT = 0.15, 0.4
@@ -30,8 +32,9 @@ class Mark:
         box (`tuple` of 4 `float`): `xyxy` in pixels of the upright image; it may stick out.
         color (`(r, g, b)`): of outline, tint and label.
         label (`str`): may be empty.
-        mask (`np.ndarray` of shape `(H, W)`, bool, *optional*): the region's pixels; they are tinted and not the box.
-        inset (`int`): how many outlines of the same box are drawn around this one.
+        mask (`np.ndarray` of shape `(H, W)`, bool, *optional*): the region's pixels; they are tinted and outlined in
+            place of the box. Where there are none, the box is outlined.
+        inset (`int`): how many outlines of the same region are drawn around this one.
         is_dashed (`bool`): whether its outline is dashed; the image shows between the dashes.
     """
 
@@ -73,39 +76,34 @@ class RegionCanvas:
         shares = Image.new("L", self.image.size)
         for mark in self._largest_first(marks):
             share = round(255 * strength * (BOX_TINT if mark.mask is None else MASK_TINT))
+            x1, y1, x2, y2 = (round(value) for value in self._extent(mark))
             if mark.mask is None:
-                x1, y1, x2, y2 = (round(value) for value in self._clipped(mark.box))
                 colors.paste(mark.color, (x1, y1, x2, y2))
                 shares.paste(share, (x1, y1, x2, y2))
             else:
-                if mark.mask.shape != (self.image.height, self.image.width):
-                    raise ValueError(
-                        f"A mask must have the shape (height, width) of the upright image, {self.image.size[::-1]}, "
-                        f"got {mark.mask.shape}."
-                    )
                 # Only where the mask is: most are a small part of a large image.
-                rows, columns = mark.mask.any(axis=1).nonzero()[0], mark.mask.any(axis=0).nonzero()[0]
-                if len(rows) == 0:
-                    continue
-                top, left = int(rows[0]), int(columns[0])
-                mask = Image.fromarray(mark.mask[top : rows[-1] + 1, left : columns[-1] + 1])
-                colors.paste(mark.color, (left, top), mask)
-                shares.paste(share, (left, top), mask)
+                mask = Image.fromarray(mark.mask[y1:y2, x1:x2])
+                colors.paste(mark.color, (x1, y1), mask)
+                shares.paste(share, (x1, y1), mask)
         self.image.paste(colors, mask=shares)
 
     def outline(self, marks: Sequence[Mark], line_width: int) -> None:
-        """Draw the boxes of marks, large ones first. A dark outer edge keeps them visible on bright images."""
-        draw = ImageDraw.Draw(self.image)
+        """Draw the outlines of marks, large ones first. A dark outer edge keeps them visible on bright images."""
         for mark in self._largest_first(marks):
-            box = self._clipped(mark.box)
+            box = self._extent(mark)
             self.regions.append(self._with_surroundings(box))
-            if mark.is_dashed:
-                _draw_dashes(draw, box, mark.color, line_width)
+            if mark.mask is None or not mark.mask.any():
+                if mark.is_dashed:
+                    draw_box_dashes(self.image, box, mark.color, line_width)
+                else:
+                    draw_box_outline(self.image, box, mark.color, line_width, mark.inset)
+            elif mark.is_dashed:
+                draw_mask_dashes(self.image, mark.mask, mark.color, line_width)
             else:
-                _draw_outline(draw, box, mark.color, line_width, mark.inset)
+                draw_mask_outline(self.image, mark.mask, mark.color, line_width, mark.inset)
 
     def label(self, marks: Sequence[Mark], scale: float = 1.0) -> None:
-        """Write the labels of marks beside their boxes, without hiding outlined objects.
+        """Write the labels of marks beside them, without hiding outlined objects.
 
         A label that does not fit is cut short; one that still does not fit is left out.
         """
@@ -115,7 +113,7 @@ class RegionCanvas:
         ascent, descent = line_metrics(size)
         padding = max(1, round(size / 5))
         height = ascent + descent + max(1, padding // 2)
-        boxes = [self._clipped(mark.box) for mark in marks]
+        boxes = [self._extent(mark) for mark in marks]
         texts = [self._label_texts(mark.label, box, size, padding) for mark, box in zip(marks, boxes, strict=True)]
         sizes = [[(math.ceil(text.length()) + 2 * padding, height) for text in choices] for choices in texts]
         spaces = [self._with_surroundings(box) for box in boxes]
@@ -123,8 +121,13 @@ class RegionCanvas:
         draw = ImageDraw.Draw(self.image)
         # Lines first, so that none crosses a label.
         for mark, box, label in zip(marks, boxes, placed, strict=True):
-            if label is not None and not touch(label.box, box):
-                ends = connecting_line(label.box, box)
+            if label is None:
+                continue
+            # The corners of the box around a mask may be far from the mask.
+            has_mask = mark.mask is not None and mark.mask.any()
+            target = nearest_line(mark.mask, label.box) if has_mask else box
+            if not touch(label.box, target, 2.0 * self.line_width if has_mask else 2.0):
+                ends = connecting_line(label.box, target)
                 draw.line(ends, fill=BLACK, width=self.line_width + 2)
                 draw.line(ends, fill=mark.color, width=self.line_width)
         for mark, choices, label in zip(marks, texts, placed, strict=True):
@@ -151,61 +154,25 @@ class RegionCanvas:
 
     def _largest_first(self, marks: Sequence[Mark]) -> list[Mark]:
         """As they are drawn, so that no box hides a smaller one; what sticks out of the image does not count."""
-        return sorted(marks, key=lambda mark: -rectangle_area(self._clipped(mark.box)))
+        return sorted(marks, key=lambda mark: -rectangle_area(self._extent(mark)))
+
+    def _extent(self, mark: Mark) -> Box:
+        """The box around what is drawn of a mark: its mask, or the part of its box inside the image."""
+        if mark.mask is None:
+            return self._clipped(mark.box)
+        if mark.mask.shape != (self.image.height, self.image.width):
+            raise ValueError(
+                f"A mask must have the shape (height, width) of the upright image, {self.image.size[::-1]}, got "
+                f"{mark.mask.shape}."
+            )
+        x1, y1, x2, y2 = masks_to_boxes(mark.mask[None])[0].tolist()
+        return (x1, y1, x2, y2) if x1 < x2 else self._clipped(mark.box)
 
     def _clipped(self, box: Box) -> Box:
         """The part of a box inside the image, at least a pixel, so that no box is lost."""
         width, height = self.image.size
         x1, y1 = min(max(box[0], 0.0), width - 1.0), min(max(box[1], 0.0), height - 1.0)
         return x1, y1, min(max(box[2], x1 + 1), float(width)), min(max(box[3], y1 + 1), float(height))
-
-
-def dashes(box: Box, length: float) -> Iterator[Box]:
-    """The dashes of a dashed box. Every side begins and ends with half a dash, so that corners are closed.
-
-    Args:
-        box (`tuple` of 4 numbers): `xyxy`.
-        length (`float`): about how long a dash and a gap are, in the unit of the box.
-
-    Yields:
-        `tuple` of 4 numbers: the ends of a dash, `xyxy`; it has no width.
-
-    Example:
-    >>> list(dashes((0, 0, 4, 9), 2))[:3]
-    [(0, 0, 1.0, 0), (0, 9, 1.0, 9), (3.0, 0, 4, 0)]
-    """
-    x1, y1, x2, y2 = box
-    for start, end, is_vertical, others in ((x1, x2, False, (y1, y2)), (y1, y2, True, (x1, x2))):
-        periods = max(1, round((end - start) / (2 * length)))
-        period = (end - start) / periods
-        for number in range(periods + 1):
-            middle = start + number * period
-            low, high = max(start, middle - period / 4), min(end, middle + period / 4)
-            for other in others:
-                yield (other, low, other, high) if is_vertical else (low, other, high, other)
-
-
-def _draw_outline(draw: ImageDraw.ImageDraw, box: Box, color: Color, line_width: int, inset: int) -> None:
-    x1, y1, x2, y2 = box
-    # Thin objects get thin lines, so that they remain visible.
-    width = max(1, min(line_width, round(min(x2 - x1, y2 - y1) / 5)))
-    inset = min(inset * width, max(0, round(min(x2 - x1, y2 - y1) / 2) - width))
-    # Pillow counts the last pixel in: a box from 0 to 10 ends with pixel 9.
-    left, top = round(x1) + inset, round(y1) + inset
-    right, bottom = max(left, round(x2) - 1 - inset), max(top, round(y2) - 1 - inset)
-    edge = max(1, width // 4)
-    draw.rectangle((left - edge, top - edge, right + edge, bottom + edge), outline=BLACK, width=edge)
-    draw.rectangle((left, top, right, bottom), outline=color, width=width)
-
-
-def _draw_dashes(draw: ImageDraw.ImageDraw, box: Box, color: Color, line_width: int) -> None:
-    x1, y1, x2, y2 = box
-    half, edge = line_width / 2, max(1, line_width // 4)
-    middle = (x1 + half, y1 + half, max(x1 + half, x2 - half), max(y1 + half, y2 - half))
-    for dash in dashes(middle, 4 * line_width):
-        for grown, fill in ((half + edge, BLACK), (half, color)):
-            corners = (dash[0] - grown, dash[1] - grown, dash[2] + grown - 1, dash[3] + grown - 1)
-            draw.rectangle([round(value) for value in corners], fill=fill)
 
 
 def shortened(text: str, size: float, width: float) -> str:
@@ -232,4 +199,4 @@ def shortened(text: str, size: float, width: float) -> str:
     return ""
 
 
-__all__ = ["Mark", "RegionCanvas", "dashes", "shortened"]
+__all__ = ["Mark", "RegionCanvas", "shortened"]

@@ -21,7 +21,8 @@ from .colors import BLACK, GREY, PALETTE, WHITE, Color, is_color, palette_color
 from .fonts import readable
 from .label_layout import Box, rectangle_area
 from .markup import GROUNDING_TOKEN, PHRASE_END, PHRASE_START, REGION_MARK
-from .region_drawing import Mark, RegionCanvas, dashes
+from .outline_drawing import dashes
+from .region_drawing import Mark, RegionCanvas
 from .regions import Regions
 
 # Of the question; a long prompt would leave the answer no line of the caption.
@@ -44,7 +45,7 @@ class Grounded(Protocol):
     text: str
     phrases: Sequence[Phrase]
     regions: Regions
-    user_region_ids: Sequence[int]
+    user_regions: Regions
 
 
 def draw_boxes(
@@ -58,7 +59,7 @@ def draw_boxes(
     Args:
         image (`PIL.Image.Image`): any mode; it is not changed.
         boxes (`Regions`, or array-like of shape `(n, 4)`): `xyxy` boxes in absolute pixels of the upright image. Masks
-            of regions are tinted in place of their boxes.
+            of regions are tinted and outlined in place of their boxes.
         labels (`Sequence[str]`, *optional*): one label per box; an empty one is not drawn. Default: `boxes.labels`.
         colors (`Sequence` of `(r, g, b)`, *optional*): one colour per box; by default `PALETTE` in turn.
 
@@ -163,7 +164,7 @@ def draw_grounded_text(
     """Draw the regions of an answer's phrases, one colour per phrase, with question and answer under the image.
 
     The boxes that the user pointed at are dashed, black and white and not tinted, with the label "your box" (several
-    are numbered, from 1).
+    are numbered, from 1). Regions that have masks are drawn as masks, in place of their boxes.
 
     Args:
         image (`PIL.Image.Image`): any mode; it is not changed.
@@ -192,12 +193,12 @@ def draw_grounded_text(
     (400, 240)
     """
     phrase_marks, colors = _phrase_marks(grounded)
-    own_ids = tuple(grounded.user_region_ids) if user_boxes else ()
-    own_marks = _marks(grounded.regions.with_ids(own_ids), WHITE)
-    for mark, name in zip(own_marks, user_box_names(len(own_ids)), strict=True):
+    own = grounded.user_regions if user_boxes else grounded.regions[:0]
+    own_marks = _marks(own, WHITE)
+    for mark, name in zip(own_marks, user_box_names(len(own)), strict=True):
         mark.label, mark.is_dashed = name, True
     named = {region_id for phrase in grounded.phrases for region_id in phrase.regions.ids}
-    other_ids = [region_id for region_id in grounded.regions.ids if regions and region_id not in named.union(own_ids)]
+    other_ids = [region_id for region_id in grounded.regions.ids if regions and region_id not in named.union(own.ids)]
     other_marks = _marks(grounded.regions.with_ids(other_ids), GREY)
     canvas = RegionCanvas(image)
     canvas.tint(phrase_marks)
@@ -209,7 +210,7 @@ def draw_grounded_text(
     canvas.label(other_marks, scale=0.75)
     if not caption:
         return canvas.image
-    runs = _question_runs(question or "", len(grounded.user_region_ids))
+    runs = _question_runs(question or "", len(grounded.user_regions))
     answer = _answer_runs(grounded, colors)
     if runs and answer:
         runs.append(Run("\n"))
