@@ -366,6 +366,22 @@ def test_masks_of_an_answer():
     assert alone.to_dict()["regions"][0]["mask"] == mask_to_rle(masks[1])
 
 
+def test_masks_of_a_phrase():
+    boxes = torch.tensor([[0.0, 0, 4, 4], [1, 1, 3, 3]])
+    answer = ground_text("<p>two dogs</p> <roi><r1><r0></roi>.", boxes)
+    [phrase] = answer.phrases
+    assert phrase.masks is None and "masks" not in phrase.to_dict()
+    masks = {number: np.arange(24).reshape(4, 6) % (number + 2) == 0 for number in (0, 1)}
+    whole = answer.with_masks(masks)
+    [phrase] = whole.phrases
+    assert np.array_equal(phrase.masks, [masks[1], masks[0]]), "in the order of its boxes"
+    written = json.loads(json.dumps(phrase.to_dict()))
+    assert written["masks"] == [mask_to_rle(masks[1]), mask_to_rle(masks[0])] and written["region_ids"] == [1, 0]
+    # In an answer each mask is written once, with its region.
+    assert "masks" not in whole.to_dict()["phrases"][0]
+    assert [region["mask"] for region in whole.to_dict()["regions"]] == [mask_to_rle(masks[0]), mask_to_rle(masks[1])]
+
+
 def test_masks_that_do_not_fit_an_answer():
     answer = ground_text("<p>a dog</p> <roi><r1></roi>.", torch.tensor([[0.0, 0, 4, 4], [1, 1, 3, 3]]))
     mask = np.zeros((4, 6), bool)

@@ -194,6 +194,24 @@ def test_selecting_keeps_what_belongs_together(regions, masks, index, expected):
     np.testing.assert_array_equal(found.masks, masks[expected])
 
 
+def test_regions_of_masks_have_the_boxes_around_them(masks):
+    for given in (masks[:2], list(masks[:2]), torch.from_numpy(masks[:2])):
+        found = Regions.from_masks(given, SCORES[:2], [4, 7], LABELS[:2])
+        assert found.xyxy.tolist() == [[11, 20, 30, 40], [0, 0, 3, 1]] and found.ids == (4, 7)
+        assert found.labels == tuple(LABELS[:2]) and found.scores.tolist() == pytest.approx(SCORES[:2])
+        np.testing.assert_array_equal(found.masks, masks[:2])
+    for none in ([], np.zeros((0, 4, 6), bool)):
+        assert len(Regions.from_masks(none)) == 0
+    with pytest.raises(ValueError, match="`masks` must have pixels for a box around them, but mask 2 is empty"):
+        Regions.from_masks(masks)
+    with pytest.raises(ValueError, match="`masks` must be a bool array of shape .*float64"):
+        Regions.from_masks(masks * 1.0)
+    with pytest.raises(ValueError, match=r"`masks` .* One mask becomes several by `mask\[None\]`"):
+        Regions.from_masks(masks[0])
+    with pytest.raises(ValueError, match=r"`scores` must have shape \(2,\)"):
+        Regions.from_masks(masks[:2], [1.0])
+
+
 @pytest.mark.parametrize("index", [3, -4, [0, 3], [True, False], np.zeros(0, bool), True, [[0]], "0", None, 0.5])
 def test_there_must_be_a_region_at_a_position(regions, index):
     with pytest.raises(IndexError):

@@ -42,8 +42,16 @@ class GroundedPhrase:
         """The phrase as plain lists and numbers, ready for JSON.
 
         Returns:
-            `dict`: keys `text`, `span`, `boxes_xyxy` (pixels with two decimals) and `region_ids`.
+            `dict`: keys `text`, `span`, `boxes_xyxy` (pixels with two decimals), `region_ids` and, if its regions have
+            masks, `masks` (COCO's RLE).
         """
+        content = self._named()
+        if self.masks is not None:
+            content["masks"] = [mask_to_rle(mask) for mask in self.masks]
+        return content
+
+    def _named(self) -> dict[str, Any]:
+        """The phrase in an answer, where regions are written once, with their masks."""
         return {
             "text": self.text,
             "span": list(self.span),
@@ -66,6 +74,11 @@ class GroundedPhrase:
     def boxes(self) -> Tensor:
         """The `xyxy` boxes of its regions in absolute pixels of the upright image, `(n, 4)`, float32."""
         return self.regions.xyxy
+
+    @property
+    def masks(self) -> np.ndarray | None:
+        """The masks of its regions in the upright image, bool `(n, H, W)`, in the order of `boxes`, if any."""
+        return self.regions.masks
 
     @property
     def region_ids(self) -> tuple[int, ...]:
@@ -172,7 +185,7 @@ class GroundedText:
                 region["mask"] = mask_to_rle(self.masks[region["id"]])
         return {
             "text": self.text,
-            "phrases": [phrase.to_dict() for phrase in self.phrases],
+            "phrases": [phrase._named() for phrase in self.phrases],
             **content,
             "unknown_region_ids": list(self.unknown_region_ids),
         }

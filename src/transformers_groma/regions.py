@@ -14,7 +14,8 @@ from torch import Tensor
 
 from .boxes import box_area, box_xyxy_to_xywh, finite_slots, unpack_region_boxes
 from .exact_boxes import exact_boxes
-from .masks import mask_to_rle
+from .mask_checks import checked_masks
+from .masks import mask_areas, mask_to_rle, masks_to_boxes
 
 # What the constructor turns into a tensor or an array.
 ArrayLike = Tensor | np.ndarray | Sequence[Any]
@@ -95,6 +96,41 @@ class Regions:
         if texts is not None and not _is_list_of(str, texts, count):
             raise ValueError(f"`labels` must be {count} texts, one for each box, got {reprlib.repr(labels)}.")
         self._set(boxes, confidences, tuple(numbers), pixels, None if texts is None else tuple(texts))
+
+    @classmethod
+    def from_masks(
+        cls,
+        masks: ArrayLike,
+        scores: ArrayLike | None = None,
+        ids: ArrayLike | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> "Regions":
+        """Regions of masks, with the boxes around them.
+
+        Args:
+            masks (array-like of shape `(n, H, W)`, bool): their pixels in the upright image, at least one of each.
+            scores, ids, labels: as for the constructor.
+
+        Returns:
+            `Regions`: their boxes go along the outer edges of the masks' pixels.
+
+        Raises:
+            ValueError: if a mask is empty, so that there is no box around it, or as for the constructor.
+
+        Example:
+        >>> import numpy as np
+        >>> from transformers_groma.regions import Regions
+        >>> Regions.from_masks(np.array([[[False, True, True], [False, True, False]]])).box.tolist()
+        [1.0, 0.0, 3.0, 2.0]
+        """
+        pixels = checked_masks(_as_array("masks", masks))
+        boxes = masks_to_boxes(pixels)
+        if len(empty := np.flatnonzero(boxes[:, 2] == 0)):
+            raise ValueError(
+                f"`masks` must have pixels for a box around them, but mask {empty[0]} is empty. Leave it out, or pass "
+                "boxes and masks to `Regions`."
+            )
+        return cls(boxes, scores, ids, pixels, labels)
 
     def _set(self, *values: Any) -> "Regions":
         for field, value in zip(fields(self), values, strict=True):
@@ -260,7 +296,7 @@ class Regions:
         if not _is_list_of(int, categories, len(self)):
             raise ValueError(f"`category_id` must be integers, got {reprlib.repr(category_id)}.")
         image_id = _as_array("image_id", image_id).tolist()
-        areas = box_area(self.xyxy) if self.masks is None else self.masks.sum(axis=(1, 2))
+        areas = box_area(self.xyxy) if self.masks is None else mask_areas(self.masks)
         entries: list[dict[str, Any]] = [
             {
                 "image_id": image_id,
