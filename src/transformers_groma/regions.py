@@ -123,7 +123,7 @@ class Regions:
         >>> Regions.from_masks(np.array([[[False, True, True], [False, True, False]]])).box.tolist()
         [1.0, 0.0, 3.0, 2.0]
         """
-        pixels = checked_masks(_as_array("masks", masks))
+        pixels = checked_masks(_as_array("masks", masks) if isinstance(masks, Tensor) else masks)
         boxes = masks_to_boxes(pixels)
         if len(empty := np.flatnonzero(boxes[:, 2] == 0)):
             raise ValueError(
