@@ -12,14 +12,21 @@ from pathlib import Path
 from threading import Thread
 
 import evaluate
+import numpy as np
 import pytest
 import yaml
 
+from transformers_groma.evaluation import text_encoders
 from transformers_groma.evaluation.metrics.as_many_recall import any_recall, as_many_recall, merged_boxes_recall
 from transformers_groma.evaluation.metrics.cider_meteor import cider
+from transformers_groma.evaluation.metrics.click_segmentation import click_segmentation_scores
+from transformers_groma.evaluation.metrics.grounded_masks import grounded_mask_scores
 from transformers_groma.evaluation.metrics.lvis_average_precision import lvis_ground_eval
+from transformers_groma.evaluation.metrics.mask_average_precision import class_agnostic_mask_metrics
 from transformers_groma.evaluation.metrics.phrase_precision_recall import grounded_phrase_scores
 from transformers_groma.evaluation.metrics.rec_accuracy import rec_accuracy
+from transformers_groma.evaluation.metrics.referring_segmentation import referring_segmentation_scores
+from transformers_groma.masks import mask_to_rle
 
 REPOSITORY = Path(__file__).parents[2]
 METRICS = sorted(path.name for path in (REPOSITORY / "metrics").iterdir() if path.is_dir())
@@ -102,6 +109,62 @@ def test_grounded_phrase_accuracy():
     metrics = load("grounded_phrase_accuracy").compute(predictions=as_columns[0], references=as_columns[1])
     assert metrics == grounded_phrase_scores(said, true)
     assert (metrics["precision@0.5"], metrics["recall@0.5"]) == (0.5, pytest.approx(1 / 3))
+
+
+MASKS = [np.eye(6, 8, offset, dtype=bool) | np.eye(6, 8, dtype=bool) for offset in range(4)]
+RLES = [mask_to_rle(mask) for mask in MASKS]
+
+
+def test_referring_segmentation():
+    answers, targets = [RLES[:2], [], RLES[3:]], [RLES[1:2], RLES[:1], []]
+    metrics = load("referring_segmentation").compute(predictions=answers, references=targets)
+    assert metrics == referring_segmentation_scores(answers, targets)
+    assert metrics["missing"] == pytest.approx(1 / 3) and metrics["giou"] == pytest.approx(1 / 3)
+
+
+def test_grounded_masks(monkeypatch):
+    said = [[("the cup", RLES[1]), ("a dog", None)], [("a cat", RLES[2])]]
+    true = [[("a cup", RLES[1])], [("a dog", RLES[2]), ("two cups", RLES[3])]]
+    columns = [[[{"text": text, "mask": mask} for text, mask in row] for row in rows] for rows in (said, true)]
+    metrics = load("grounded_masks").compute(predictions=columns[0], references=columns[1])
+    assert metrics == grounded_mask_scores(said, true)
+    assert metrics["mask_recall"] == pytest.approx(1 / 3)
+
+    class Yes:
+        def __init__(self, name):
+            assert name == "org/encoder"
+
+        def __call__(self, first, second):
+            return np.ones(len(first))
+
+    monkeypatch.setattr(text_encoders, "TextEncoder", Yes)
+    metrics = load("grounded_masks").compute(predictions=columns[0], references=columns[1], text_encoder="org/encoder")
+    assert metrics["mask_recall"] == pytest.approx(2 / 3)
+
+
+def test_mask_average_precision():
+    metric = load("mask_average_precision")
+    found, true, scores = [RLES[:3], []], [RLES[2:], RLES[:1]], [[0.1, 0.5, 0.9], []]
+    expected = class_agnostic_mask_metrics(list(zip(found, scores, strict=True)), true)
+    assert metric.compute(predictions=found, references=true, scores=scores) == expected
+    ranked = metric.compute(predictions=found, references=true)
+    assert ranked == class_agnostic_mask_metrics([(found[0], [1.0] * 3), ([], [])], true)
+    crowds = [RLES[:2], []]
+    expected = class_agnostic_mask_metrics(list(zip(found, scores, strict=True)), true, crowds=crowds)
+    assert metric.compute(predictions=found, references=true, scores=scores, crowds=crowds) == expected
+    with pytest.raises(ValueError, match="`scores` must have one entry for each of the 2 `predictions`, got 1"):
+        metric.compute(predictions=found, references=true, scores=scores[:1])
+
+
+def test_click_segmentation():
+    metric = load("click_segmentation")
+    found, true = [[RLES[0], RLES[1]], [RLES[2], RLES[2]]], [RLES[1], RLES[2]]
+    expected = click_segmentation_scores({1: [RLES[0], RLES[2]], 5: [RLES[1], RLES[2]]}, true)
+    assert metric.compute(predictions=found, references=true, clicks=[1, 5]) == expected
+    with pytest.raises(
+        ValueError, match=r"`predictions\[0\]` must have one mask for each of `clicks` \[1, 3, 5\], got 2"
+    ):
+        metric.compute(predictions=found, references=true)
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -6,7 +6,7 @@ pixels. No model is needed.
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
@@ -82,16 +82,20 @@ def coco_metrics(
     image_ids: Sequence[int],
     use_categories: bool = False,
     max_detections: Sequence[int] = MAX_DETECTIONS,
+    iou_type: Literal["bbox", "segm"] = "bbox",
 ) -> dict[str, float]:
     """The metrics of `class_agnostic_detection_metrics` from annotations in COCO's own form, with classes if wanted.
 
     Args:
-        targets (`Sequence[Mapping]`): `image_id`, `category_id`, `bbox` (`xywh` in pixels), `area`, `iscrowd`.
-        predictions (`Sequence[Mapping]`): `image_id`, `category_id`, `bbox` (`xywh` in pixels), `score`.
+        targets (`Sequence[Mapping]`): `image_id`, `category_id`, `bbox` (`xywh` in pixels), `area`, `iscrowd`; for
+            masks `segmentation` (RLE) in place of `bbox`.
+        predictions (`Sequence[Mapping]`): `image_id`, `category_id`, `bbox` (`xywh` in pixels), `score`; for masks
+            `segmentation` and `area` in place of `bbox`.
         image_ids (`Sequence[int]`): all images, also those without boxes.
         use_categories (`bool`): compare boxes of one category only, and average over categories (COCO's usual
             metrics).
         max_detections (`Sequence[int]`): see `class_agnostic_detection_metrics`.
+        iou_type (`str`): `"bbox"` compares boxes, `"segm"` masks.
 
     Returns:
         `dict[str, float]`: see `class_agnostic_detection_metrics`.
@@ -107,8 +111,16 @@ def coco_metrics(
     if list(max_detections) != sorted(set(max_detections)) or not all(count > 0 for count in max_detections):
         raise ValueError(f"`max_detections` must be rising positive numbers, got {list(max_detections)}.")
     categories = sorted({entry["category_id"] for entry in (*targets, *predictions)}) or [1]
-    images = [{"id": int(image)} for image in image_ids]
-    with_areas = [{"area": entry["bbox"][2] * entry["bbox"][3], **entry} for entry in predictions]
+    # Masks have the size of their image, which nobody asks for where there are none.
+    sizes = {
+        entry["image_id"]: entry["segmentation"]["size"] for entry in (*targets, *predictions) if iou_type == "segm"
+    }
+    images = [
+        {"id": int(image), "height": height, "width": width}
+        for image, (height, width) in ((image, sizes.get(image, (0, 0))) for image in image_ids)
+    ]
+    if iou_type == "bbox":
+        predictions = [{"area": entry["bbox"][2] * entry["bbox"][3], **entry} for entry in predictions]
     truth, answers = (
         COCO(
             {
@@ -117,9 +129,9 @@ def coco_metrics(
                 "categories": [{"id": category} for category in categories],
             }
         )
-        for entries in (targets, with_areas)
+        for entries in (targets, predictions)
     )
-    evaluation = COCOeval_faster(truth, answers, iouType="bbox", print_function=logger.debug)
+    evaluation = COCOeval_faster(truth, answers, iouType=iou_type, print_function=logger.debug)
     evaluation.params.maxDets = list(max_detections)
     evaluation.params.useCats = int(use_categories)
     evaluation.evaluate()

@@ -10,9 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 from ...box_arrays import IOU_THRESHOLD
 from .box_lists import check_rows, flat_boxes, flat_targets, row_of_each
-from .ptb_tokenizer import ptb_tokenize
-
-ARTICLES = frozenset({"a", "an", "the"})
+from .phrase_words import phrase_words
 
 # A phrase and its boxes `(n, 4)`.
 Phrase = tuple[str, Sequence[Sequence[float]]]
@@ -56,7 +54,7 @@ def grounded_phrase_scores(
         if len(boxes) == 0 or len(true_boxes) == 0:
             continue
         same_region = _region_ious(boxes, counts, true_boxes, true_counts) >= IOU_THRESHOLD
-        words, true_words = _words(answer), _words(truth)
+        words, true_words = (phrase_words([text for text, _ in phrases]) for phrases in (answer, truth))
         same_words = np.array([[some == others for others in true_words] for some in words])
         found += _pairs(same_region)
         found_in_words += _pairs(same_region & same_words)
@@ -80,11 +78,6 @@ def _region_ious(boxes1: np.ndarray, counts1: np.ndarray, boxes2: np.ndarray, co
     intersections = (covered1 * areas) @ covered2.T
     unions = (covered1 @ areas)[:, None] + covered2 @ areas - intersections
     return np.divide(intersections, unions, out=np.zeros_like(unions), where=unions > 0)
-
-
-def _words(phrases: Sequence[Phrase]) -> list[list[str]]:
-    texts = ptb_tokenize([text for text, _ in phrases])
-    return [[word for word in text.split() if word not in ARTICLES] for text in texts]
 
 
 def _pairs(agree: np.ndarray) -> int:
