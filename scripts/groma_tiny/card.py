@@ -39,6 +39,7 @@ STEPS = {
     "detection": "stage 1, detection",
     "alignment": "stage 2, alignment",
     "sft": "stage 3, instruction",
+    "masks": "mask decoder",
 }
 
 
@@ -49,7 +50,8 @@ def tiny_card(
 
     Args:
         model (`GromaForConditionalGeneration`): the model of the folder.
-        minutes (`Mapping[str, int]`): how long each step of its training took.
+        minutes (`Mapping[str, int]`): how long each step of its training took; steps that it did not have are
+            left out.
         results (`Sequence[EvalResult]`): metrics of `groma evaluate`; none right after a training.
 
     Returns:
@@ -64,7 +66,7 @@ def tiny_card(
             TEMPLATE,
             config=model.config,
             parameters=model.num_parameters(),
-            steps=[(STEPS[step], minutes[step]) for step in STEPS],
+            steps=[(STEPS[step], minutes[step]) for step in STEPS if step in minutes],
             metrics=[(meaning, values[dataset, metric]) for dataset, metric, meaning in HEADLINES if values],
             rows=results[0].dataset_args["rows"] if results else None,
         )

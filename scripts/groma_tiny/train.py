@@ -3,8 +3,9 @@
     python -m scripts.groma_tiny.train [--work output/groma-tiny] [--output hub_configs/groma-tiny]
 
 The steps: synthetic scenes, an untrained base, the language model alone, the vision encoder alone, then the three
-stages of Groma by their own commands and the recipes in `hub_configs/recipes/tiny/`, and the folder to ship, with
-weights in bfloat16. `make evaluate-tiny` measures the model afterwards and puts its metrics into the card.
+stages of Groma and its mask decoder by their own commands and the recipes in `hub_configs/recipes/tiny/`, and the
+folder to ship, with weights in bfloat16. `make evaluate-tiny` measures the model afterwards and puts its metrics into
+the card.
 
 Finished steps are skipped, and an interrupted one resumes from its last checkpoint: run the command again.
 """
@@ -12,7 +13,6 @@ Finished steps are skipped, and an interrupted one resumes from its last checkpo
 import argparse
 import json
 import logging
-import shutil
 import subprocess
 import sys
 import time
@@ -20,14 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from transformers_groma import GromaForConditionalGeneration
 from transformers_groma._files import write_file
 from transformers_groma.shapes.rows import ShapesOptions, write_shapes
 
 from .build import build_groma_tiny
 from .card import HUB_CONFIGS, MINUTES, MODEL, STEPS, tiny_card
+from .package import package
 from .pretrain_language_model import pretrain_language_model
 from .pretrain_vision_encoder import pretrain_vision_encoder
 
@@ -46,14 +45,26 @@ DATA = {
     "grounded-caption": (6000, 200, 4),
     "chat": (12000, 256, 10),
 }
+# The mask decoder learns from other scenes, drawn at two sizes: photos have more pixels than the model's 224.
+MASK_SIZES = (448, 224)
+MASK_ROWS, MASK_WATCHED = 4000, 60
+MASK_SEED = 1
 
 
 def make_data(folder: Path) -> None:
-    """Write all synthetic scenes; no scene is in two splits."""
+    """Write the synthetic scenes of the three stages; no scene is in two splits."""
     for task, (rows, watched, questions) in DATA.items():
         for split, count in (("train", rows), ("validation", watched)):
             options = ShapesOptions(task, seed=SEED, split=split, questions=questions)
             write_shapes(options, count, folder / task, num_shards=1)
+
+
+def make_mask_data(folder: Path) -> None:
+    """Write the synthetic scenes from which the mask decoder learns."""
+    for size in MASK_SIZES:
+        for split, count in (("train", MASK_ROWS), ("validation", MASK_WATCHED)):
+            options = ShapesOptions("detection", seed=MASK_SEED, split=split, image_size=size)
+            write_shapes(options, count, folder / f"masks-{size}", num_shards=1)
 
 
 def run_stage(stage: str, model: Path, output: Path, *arguments: str) -> None:
@@ -70,20 +81,6 @@ def run_stage(stage: str, model: Path, output: Path, *arguments: str) -> None:
     subprocess.run(command, check=True)
 
 
-def package(base: Path, model_folder: Path, seconds: dict[str, float], output: Path) -> None:
-    """Write the folder to ship: weights in bfloat16 to keep git small, a config that asks for float32, and a card."""
-    # Loading keeps the vision parts in float32 whatever dtype it is asked for.
-    model = GromaForConditionalGeneration.from_pretrained(model_folder, dtype=torch.float32).to(torch.bfloat16)
-    model.save_pretrained(output)
-    # These files come from the base: saved again, the config would note bfloat16, and the processor its old folder.
-    for path in base.iterdir():
-        if path.suffix != ".safetensors":
-            shutil.copyfile(path, output / path.name)
-    minutes = {step: round(seconds[step] / 60) for step in STEPS}
-    write_file(MINUTES, (json.dumps(minutes, indent=2) + "\n").encode())
-    write_file(output / "README.md", tiny_card(model, minutes).encode())
-
-
 def train(work: Path, output: Path) -> None:
     """Run all steps that are not finished.
 
@@ -93,7 +90,7 @@ def train(work: Path, output: Path) -> None:
         output (`Path`): folder to ship.
     """
     base, language, vision = work / "base", work / "language", work / "vision"
-    detection, alignment, sft = work / "detection", work / "alignment", work / "sft"
+    detection, alignment, sft, masks = (work / stage for stage in ("detection", "alignment", "sft", "masks"))
     done_path = work / "finished.json"
     done: dict[str, float] = json.loads(done_path.read_text()) if done_path.exists() else {}
     steps: dict[str, Callable[[], Any]] = {
@@ -104,6 +101,8 @@ def train(work: Path, output: Path) -> None:
         "detection": lambda: run_stage("detection", vision, detection),
         "alignment": lambda: run_stage("alignment", language, alignment, "--detector", str(detection)),
         "sft": lambda: run_stage("sft", alignment, sft),
+        "mask data": lambda: make_mask_data(work / "data"),
+        "masks": lambda: run_stage("masks", sft, masks),
     }
     for name, step in steps.items():
         if name in done:
@@ -114,7 +113,11 @@ def train(work: Path, output: Path) -> None:
         done[name] = time.monotonic() - start
         write_file(done_path, json.dumps(done, indent=2).encode())
         logger.info(f"{name}: finished in {done[name] / 60:.1f} minutes")
-    package(base, sft, done, output)
+    package(base, masks, output)
+    minutes = {step: round(done[step] / 60) for step in STEPS}
+    write_file(MINUTES, (json.dumps(minutes, indent=2) + "\n").encode())
+    card = tiny_card(GromaForConditionalGeneration.from_pretrained(output), minutes)
+    write_file(output / "README.md", card.encode())
 
 
 if __name__ == "__main__":

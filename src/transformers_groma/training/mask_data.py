@@ -57,7 +57,7 @@ class PromptPlan(NamedTuple):
 
     target_size: int
     prompts_per_image: int = 6
-    token_share: float = 0.5
+    token_share: float = 0.7
     refinement_rounds: int = 1
     refinement_share: float = 0.25
 

@@ -27,6 +27,7 @@ class MaskLearner(nn.Module):
         model (`GromaForConditionalGeneration` or `GromaForRegionProposal`): with a mask decoder; changed in place: all
             its other weights are frozen.
         bce_weight, dice_weight, quality_weight (`float`): weights of the losses.
+        best_share (`float`): of several masks for a click, how much the best one learns, see `best_of_several`.
 
     Attributes:
         model: the whole model, which is not a part of this module.
@@ -41,9 +42,11 @@ class MaskLearner(nn.Module):
         bce_weight: float = 10.0,
         dice_weight: float = 1.0,
         quality_weight: float = 1.0,
+        best_share: float = 0.9,
     ):
         super().__init__()
         self.bce_weight, self.dice_weight, self.quality_weight = bce_weight, dice_weight, quality_weight
+        self.best_share = best_share
         # Past `nn.Module`, which would take it for a part.
         self.__dict__["model"] = model
         self.__dict__["vision"] = getattr(model, "model", model)
@@ -147,7 +150,7 @@ class MaskLearner(nn.Module):
         logits, quality = self.mask_decoder(embedding, prompts.inputs, tokens, has_token, multimask)
         losses = mask_losses(_enlarged(logits, prompts.targets), quality, prompts.targets)
         of_masks = self.bce_weight * losses.bce + self.dice_weight * losses.dice
-        of_masks = best_of_several(of_masks) if multimask else of_masks[:, 0]
+        of_masks = best_of_several(of_masks, self.best_share) if multimask else of_masks[:, 0]
         loss = of_masks + self.quality_weight * losses.quality.mean(dim=1)
         rows, best = torch.arange(len(quality), device=quality.device), quality.argmax(dim=1)
         parts = {"loss_bce": losses.bce, "loss_dice": losses.dice, "loss_quality": losses.quality, "iou": losses.iou}

@@ -9,8 +9,6 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 # A pixel of an averaged target belongs to the object if at least half of it does. Of an object too small for that, the
 # pixels that it covers most are its own.
 COVERED = 0.5
-# Where several masks were predicted, all learn a little, so that none is left behind.
-MEAN_SHARE = 0.05
 
 
 class MaskLosses(NamedTuple):
@@ -95,22 +93,24 @@ def mask_ious(masks: Tensor, targets: Tensor) -> Tensor:
     return both / (masks | targets).sum(dim=-1).clamp(min=1)
 
 
-def best_of_several(mask_loss: Tensor) -> Tensor:
-    """The loss of prompts with several masks: that of the best, and a small share of the mean.
+def best_of_several(mask_loss: Tensor, best_share: float) -> Tensor:
+    """The loss of prompts with several masks: partly that of the best, partly the mean.
 
-    A click may mean a part, an object or a group, and the true mask is one of them: the others are not wrong.
+    A click may mean a part, an object or a group, and the true mask is one of them: the others are not wrong. But a
+    mask that only learns where it is the best is bad wherever its estimated quality makes it be taken by mistake.
 
     Args:
         mask_loss (`Tensor` of shape `(N, M)`): the loss of each mask.
+        best_share (`float`): the share of the best, from 0 to 1.
 
     Returns:
         `Tensor` of shape `(N,)`.
 
     Example:
-    >>> round(best_of_several(torch.tensor([[0.2, 0.6, 1.0]])).item(), 3)
-    0.23
+    >>> round(best_of_several(torch.tensor([[0.2, 0.6, 1.0]]), best_share=0.75).item(), 3)
+    0.3
     """
-    return mask_loss.amin(dim=1) + MEAN_SHARE * mask_loss.mean(dim=1)
+    return best_share * mask_loss.amin(dim=1) + (1 - best_share) * mask_loss.mean(dim=1)
 
 
 __all__ = ["MaskLosses", "best_of_several", "covered_pixels", "mask_ious", "mask_losses"]

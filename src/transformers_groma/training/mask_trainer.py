@@ -51,6 +51,8 @@ class MaskTrainingArguments(TrainingArguments):
         refinement_share (`float`): share of the prompts that go on from each round to the next.
         bce_weight, dice_weight, quality_weight (`float`): weights of cross entropy, of DICE, and of the error of the
             estimated quality.
+        best_share (`float`): of several masks for a click, how much the best one learns, from 0 to 1; the rest is
+            shared by all. Less where clicks are seldom ambiguous.
         augmentation (`str`): `"recipe"` (crops and flips), `"flip"` or `"none"`; see `training/augmentation.py`.
 
     Raises:
@@ -63,7 +65,7 @@ class MaskTrainingArguments(TrainingArguments):
     warmup_steps: float = field(default=250, metadata={"help": "Steps over which the learning rate rises."})
     prompts_per_image: int = field(default=16, metadata={"help": "Prompts for each image: half boxes, half clicks."})
     token_share: float = field(
-        default=0.5, metadata={"help": "Share of the images whose boxes come with their region tokens."}
+        default=0.7, metadata={"help": "Share of the images whose boxes come with their region tokens."}
     )
     refinement_rounds: int = field(
         default=3, metadata={"help": "How often a mask may be corrected by a click where it is wrong."}
@@ -74,6 +76,9 @@ class MaskTrainingArguments(TrainingArguments):
     bce_weight: float = field(default=10.0, metadata={"help": "Weight of the cross entropy of pixels."})
     dice_weight: float = field(default=1.0, metadata={"help": "Weight of the DICE loss."})
     quality_weight: float = field(default=1.0, metadata={"help": "Weight of the error of the estimated quality."})
+    best_share: float = field(
+        default=0.9, metadata={"help": "Of several masks for a click, how much the best one learns, from 0 to 1."}
+    )
     augmentation: str = field(default="recipe", metadata={"help": "Image augmentation: recipe, flip or none."})
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Keep false: the dataset reads the columns itself."}
@@ -86,7 +91,7 @@ class MaskTrainingArguments(TrainingArguments):
             raise ValueError(f"`prompts_per_image` must be at least 1, got {self.prompts_per_image}.")
         if self.refinement_rounds < 0:
             raise ValueError(f"`refinement_rounds` must be at least 0, got {self.refinement_rounds}.")
-        for name in ("token_share", "refinement_share"):
+        for name in ("token_share", "refinement_share", "best_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` is a share, from 0 to 1, got {getattr(self, name):g}.")
         for name in ("bce_weight", "dice_weight", "quality_weight"):
@@ -140,7 +145,8 @@ class GromaMaskTrainer(SeededRowsTrainer):
         self.whole_model = model
         self.model_kind = "detector" if isinstance(model, GromaForRegionProposal) else "chat"
         self.image_processor = image_processor
-        learner = MaskLearner(model, args.bce_weight, args.dice_weight, args.quality_weight)
+        weights = (args.bce_weight, args.dice_weight, args.quality_weight)
+        learner = MaskLearner(model, *weights, best_share=args.best_share)
         learn_in_float32(learner.mask_decoder)
         self.plan = PromptPlan(
             target_size=TARGET_SCALE * learner.mask_decoder.decoder.mask_size,

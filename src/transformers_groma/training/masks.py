@@ -231,7 +231,9 @@ def card_details(arguments: MaskArguments, trainer: GromaMaskTrainer, train: Dat
         `dict`: see `write_model_card`. Of local folders only the last name is kept.
     """
     args = trainer.args
-    names = ("augmentation", "prompts_per_image", "token_share", "refinement_rounds", "refinement_share")
+    names = (
+        *("augmentation", "prompts_per_image", "token_share", "refinement_rounds", "refinement_share", "best_share"),
+    )
     recipe = {name.replace("_", " "): getattr(args, name) for name in names}
     recipe["weights of BCE, DICE and quality"] = f"{args.bce_weight:g}, {args.dice_weight:g}, {args.quality_weight:g}"
     recipe["weights of the mask decoder"] = sum(weight.numel() for weight in trainer.model.mask_decoder.parameters())
