@@ -1,11 +1,15 @@
 """Clicks, scribbles and masks in the processor: questions, conversations and later turns."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.testing import assert_close
 
-from transformers_groma import GromaProcessor
+from transformers_groma import GromaForConditionalGeneration, GromaProcessor
+from transformers_groma.boxes import box_iou
 from transformers_groma.exact_boxes import BOX_INPUTS
 from transformers_groma.image_inputs import ImageSize
 from transformers_groma.masks import mask_to_rle
@@ -13,6 +17,7 @@ from transformers_groma.regions import Regions
 
 from .chats import BOX, BOX_NORMALIZED, question, text
 
+REPOSITORY = Path(__file__).parents[3]
 # Of the image of 640x480.
 CLICK = {"point": [320, 120]}
 PIXEL = [320.5 / 640, 120.5 / 480, 1 / 640, 1 / 480]
@@ -139,6 +144,22 @@ def processor_text(count):
 def test_wrong_regions_are_named(arguments, words, processor, image):
     with pytest.raises(ValueError, match=words):
         processor(**{"images": image, "text": "What is <region>?", "regions": [CLICK], **arguments})
+
+
+def test_a_click_asks_about_the_object_under_it(tiny_dir):
+    """From the click to the answer: what is right of the striped star of the documentation's scene."""
+    scene = Image.open(REPOSITORY / "docs" / "images" / "scene.png")
+    processor = GromaProcessor.from_pretrained(tiny_dir)
+    model = GromaForConditionalGeneration.from_pretrained(tiny_dir).eval()
+    answers = []
+    for regions in ([[278, 338, 345, 405]], [{"point": [312, 372]}], [{"scribble": [[300, 372], [326, 374]]}]):
+        inputs = processor(scene, "What is right of <region>?", regions=regions, return_tensors="pt")
+        output = model.generate(**inputs, max_new_tokens=16, return_dict_in_generate=True)
+        answer = processor.post_process_grounded_generation(output, inputs, [(448, 448)])[0]
+        answers.append((answer.text, answer.user_region_ids))
+        box = torch.tensor([[278.0, 338, 345, 405]])
+        assert box_iou(answer.regions.with_ids(answer.user_region_ids).xyxy, box).item() > 0.8
+    assert answers == [("A small black star.", (0,))] * 3
 
 
 def prepared(processor, parts, **kwargs):
