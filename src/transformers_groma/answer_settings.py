@@ -24,10 +24,13 @@ class AnswerSettings(TypedDict, total=False):
     Attributes:
         max_new_tokens (`int`): longest answer; 256 by default.
         generate_kwargs (`dict`): everything else that `model.generate` takes, such as `do_sample`.
+        masks (`bool`): whether the regions that phrases name, and those of the question, should have masks. It needs a
+            model with a mask decoder.
     """
 
     max_new_tokens: int
     generate_kwargs: Mapping[str, Any]
+    masks: bool
 
 
 class ListSettings(AnswerSettings, total=False):
@@ -41,12 +44,12 @@ class ListSettings(AnswerSettings, total=False):
 
 
 class BoxSettings(AnswerSettings, total=False):
-    """Keyword arguments of a verb that takes boxes.
+    """Keyword arguments of a verb that takes regions.
 
     Attributes:
         box_format (`str`): `"xyxy"` (default), `"xywh"` or `"cxcywh"`, of boxes that are given as numbers; `Regions`
             are always `xyxy` in absolute pixels.
-        normalized (`bool`): whether boxes that are given as numbers are fractions of the image size.
+        normalized (`bool`): whether boxes and points that are given as numbers are fractions of the image size.
     """
 
     box_format: BoxFormat
@@ -54,7 +57,36 @@ class BoxSettings(AnswerSettings, total=False):
 
 
 class BoxListSettings(ListSettings, BoxSettings, total=False):
-    """Keyword arguments of a verb that takes boxes, and lists."""
+    """Keyword arguments of a verb that takes regions, and lists."""
+
+
+class SegmentSettings(TypedDict, total=False):
+    """Keyword arguments of `segment`.
+
+    Attributes:
+        max_new_tokens (`int`), generate_kwargs (`dict`): of phrases, which the language model locates.
+        box_format (`str`), normalized (`bool`): of regions.
+        batch_size (`int`): how many entries of a list go through the model together.
+    """
+
+    max_new_tokens: int
+    generate_kwargs: Mapping[str, Any]
+    box_format: BoxFormat
+    normalized: bool
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class RegionFormat:
+    """How boxes and points are given.
+
+    Args:
+        box_format (`str`): `"xyxy"`, `"xywh"` or `"cxcywh"`.
+        normalized (`bool`): whether they are fractions of the image size instead of pixels.
+    """
+
+    box_format: BoxFormat = "xyxy"
+    normalized: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,6 +170,23 @@ class Generation:
                 raise ValueError(f"{what} does not work with assisted decoding. Leave `{name}` out.")
 
 
+@dataclass(frozen=True)
+class VerbSettings:
+    """The checked keyword arguments of a verb, with the pipeline's own where the call says nothing.
+
+    Args:
+        generation (`Generation`): how answers are generated.
+        batch_size (`int`): how many questions go through the model together.
+        form (`RegionFormat`): how boxes and points are given.
+        masks (`bool`): whether answers get masks.
+    """
+
+    generation: Generation
+    batch_size: int
+    form: RegionFormat
+    masks: bool
+
+
 def check_names(verb: str, settings: Mapping[str, Any], known: type, arguments: str) -> None:
     """Refuse keyword arguments that a verb does not take.
 
@@ -178,8 +227,7 @@ def check_values(settings: Mapping[str, Any]) -> None:
         value = settings.get(name)
         if value is not None and not _is_whole_number(value, 1):
             raise ValueError(f"`{name}` must be a positive integer, got {shortened(value)}.")
-    if settings.get("normalized") is not None:
-        check_flags(normalized=settings["normalized"])
+    check_flags(**{name: settings[name] for name in ("normalized", "masks") if settings.get(name) is not None})
     box_format = settings.get("box_format")
     if box_format is not None and (not isinstance(box_format, str) or box_format not in BOX_FORMATS):
         raise ValueError(
@@ -235,6 +283,9 @@ __all__ = [
     "BoxSettings",
     "Generation",
     "ListSettings",
+    "RegionFormat",
+    "SegmentSettings",
+    "VerbSettings",
     "check_flags",
     "check_names",
     "check_values",

@@ -8,16 +8,19 @@ from queue import Empty, Full, Queue
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import StoppingCriteriaList
 from transformers.pipelines.base import Pipeline
 
-from .answer_settings import Generation
+from .answer_masks import add_masks, masks_of_user
+from .answer_settings import Generation, VerbSettings
 from .grounding import GroundedText
 from .image_inputs import ImageSize
 from .models.processing_inputs import check_prompt_length
 from .perceived_images import PerceivedImage, perceive, prompt_inputs
+from .pointed_regions import find_regions
 from .streaming import StepStreamer, StopWhen, readable_ids
 from .verb_inputs import ImageQuestion
 
@@ -46,12 +49,17 @@ class Prompt:
         asked (`Mapping[str, Tensor]`): `input_ids` and, with boxes, `refer_boxes`, to read the answers with.
         regions (`Mapping[str, Tensor]`): `region_boxes`, `region_scores` and `region_mask` of its images.
         sizes (`Sequence[ImageSize]`): of its images.
+        features (`ModelOutput`): what the model has seen of the images, to decode masks from.
+        user_masks (`Sequence`): for each image the masks of the regions that the user points at, bool `(H, W)`, `None`
+            where they are unknown.
     """
 
     inputs: Mapping[str, Any]
     asked: Mapping[str, Tensor]
     regions: Mapping[str, Tensor]
     sizes: Sequence[ImageSize]
+    features: Any
+    user_masks: Sequence[Sequence[np.ndarray | None]]
 
     @property
     def target_sizes(self) -> list[tuple[int, int]]:
@@ -59,16 +67,43 @@ class Prompt:
         return [(size.height, size.width) for size in self.sizes]
 
 
+def prompt_of_questions(
+    pipe: Pipeline, questions: Sequence[ImageQuestion], perceived: Sequence[PerceivedImage]
+) -> Prompt:
+    """The prompt of questions about images, one each; regions are found and encoded, but no image is.
+
+    Args:
+        pipe (`Pipeline`): has the model and its processor.
+        questions (`Sequence[ImageQuestion]`): the questions.
+        perceived (`Sequence[PerceivedImage]`): the image of each.
+    """
+    regions = find_regions(
+        pipe.model,
+        [image.features for image in perceived],
+        [image.size for image in perceived],
+        [question.regions for question in questions],
+    )
+    conversations = [
+        question.messages_with([region.box for region in found])
+        for question, found in zip(questions, regions, strict=True)
+    ]
+    return prompt_about(pipe, conversations, perceived, [[region.mask for region in found] for found in regions])
+
+
 @torch.no_grad()
 def prompt_about(
-    pipe: Pipeline, conversations: Sequence[Sequence[Mapping[str, Any]]], perceived: Sequence[PerceivedImage]
+    pipe: Pipeline,
+    conversations: Sequence[Sequence[Mapping[str, Any]]],
+    perceived: Sequence[PerceivedImage],
+    user_masks: Sequence[Sequence[np.ndarray | None]],
 ) -> Prompt:
     """The prompt of conversations about images, one each; regions are encoded, but no image is.
 
     Args:
         pipe (`Pipeline`): has the model and its processor.
-        conversations (`Sequence`): the messages of each.
+        conversations (`Sequence`): the messages of each; regions are given by their boxes.
         perceived (`Sequence[PerceivedImage]`): the image of each.
+        user_masks (`Sequence`): see [`Prompt`].
     """
     inputs = prompt_inputs(pipe.model, pipe.processor, conversations, perceived)
     asked = {name: inputs[name] for name in ("input_ids", "refer_boxes") if name in inputs}
@@ -77,7 +112,7 @@ def prompt_about(
         features = pipe.model.encode_regions(features, refer_boxes)
         inputs["mm_encoder_outputs"] = {"image": features}
     regions = {name: getattr(features, name) for name in _REGION_FIELDS}
-    return Prompt(inputs, asked, regions, [image.size for image in perceived])
+    return Prompt(inputs, asked, regions, [image.size for image in perceived], features, user_masks)
 
 
 def check_length(pipe: Pipeline, questions: Sequence[ImageQuestion], generation: Generation) -> None:
@@ -112,20 +147,37 @@ def longest_prompt(pipe: Pipeline) -> int | None:
 
 
 def answer_questions(
-    pipe: Pipeline, questions: Sequence[ImageQuestion], generation: Generation, batch_size: int
+    pipe: Pipeline, questions: Sequence[ImageQuestion], settings: VerbSettings
 ) -> list[GroundedText] | list[list[GroundedText]]:
     """Answer questions, in batches. An image that several questions in a row are about is looked at once.
 
     Args:
         pipe (`Pipeline`): has the model and its processor.
         questions (`Sequence[ImageQuestion]`): the questions.
-        generation (`Generation`): settings.
-        batch_size (`int`): how many go through the model together.
+        settings (`VerbSettings`): how they are answered, and how many go through the model together.
 
     Returns:
         `list[GroundedText]`: the answer to each; with `num_return_sequences` above 1 a list for each.
     """
     answers = []
+    for batch, perceived in look_in_batches(pipe, questions, settings.batch_size):
+        with pipe.device_placement():
+            prompt = prompt_of_questions(pipe, batch, perceived)
+            output = generate(pipe, prompt, settings.generation)
+            answers += read_answers(pipe, prompt, output, settings.masks)
+    return answers
+
+
+def look_in_batches(
+    pipe: Pipeline, questions: Sequence[ImageQuestion], batch_size: int
+) -> Iterator[tuple[Sequence[ImageQuestion], list[PerceivedImage]]]:
+    """Questions in batches, with what the model sees of their images: each image is looked at once in a row of them.
+
+    Args:
+        pipe (`Pipeline`): has the model and its processor.
+        questions (`Sequence[ImageQuestion]`): the questions.
+        batch_size (`int`): how many go together.
+    """
     seen: dict[int, PerceivedImage] = {}  # of this batch and the one before, by the identity of what was read
     for start in range(0, len(questions), batch_size):
         batch = questions[start : start + batch_size]
@@ -134,12 +186,7 @@ def answer_questions(
             new = [key for key in images if key not in seen]
             found = perceive(pipe.model, pipe.processor, [images[key].pixels for key in new])
             seen = {key: seen[key] for key in images if key in seen} | dict(zip(new, found, strict=True))
-            prompt = prompt_about(
-                pipe, [question.messages for question in batch], [seen[id(question.image)] for question in batch]
-            )
-            output = generate(pipe, prompt, generation)
-        answers += read_answers(pipe, prompt, output)
-    return answers
+        yield batch, [seen[id(question.image)] for question in batch]
 
 
 def generate(pipe: Pipeline, prompt: Prompt, generation: Generation, **kwargs: Any) -> Any:
@@ -160,43 +207,53 @@ def generate(pipe: Pipeline, prompt: Prompt, generation: Generation, **kwargs: A
     return pipe.model.generate(**prompt.inputs, **settings, **kwargs)
 
 
-def read_answers(pipe: Pipeline, prompt: Prompt, output: Any) -> list[GroundedText] | list[list[GroundedText]]:
-    """The answers to a prompt; a list for each conversation where several sequences were returned."""
+def read_answers(
+    pipe: Pipeline, prompt: Prompt, output: Any, masks: bool = False
+) -> list[GroundedText] | list[list[GroundedText]]:
+    """The answers to a prompt; a list for each conversation where several sequences were returned.
+
+    Args:
+        pipe (`Pipeline`): has the model and its processor.
+        prompt (`Prompt`): what was asked.
+        output (`ModelOutput`): of `generate`.
+        masks (`bool`): whether they get masks.
+    """
     answers = pipe.processor.post_process_grounded_generation(output, prompt.asked, prompt.target_sizes)
     each = len(answers) // len(prompt.sizes)
+    if masks:
+        own = [masks_of_user(answer, prompt.user_masks[index // each]) for index, answer in enumerate(answers)]
+        answers = add_masks(pipe.model, prompt.features, answers, prompt.sizes, own)
     if each == 1:
         return answers
     return [answers[start : start + each] for start in range(0, len(answers), each)]
 
 
-def read_answer(pipe: Pipeline, prompt: Prompt, output: Any) -> GroundedText:
-    """The one answer to a prompt of one conversation."""
-    return read_answers(pipe, prompt, output)[0]
-
-
-def stream_question(pipe: Pipeline, question: ImageQuestion, generation: Generation) -> Iterator[GroundedText]:
+def stream_question(pipe: Pipeline, question: ImageQuestion, settings: VerbSettings) -> Iterator[GroundedText]:
     """Answer a question step by step.
 
     Args:
         pipe (`Pipeline`): has the model and its processor.
         question (`ImageQuestion`): the question.
-        generation (`Generation`): settings.
+        settings (`VerbSettings`): how it is answered.
 
     Yields:
-        `GroundedText`: the answer so far, whenever there is more of it; the last one is the whole answer.
+        `GroundedText`: the answer so far, whenever there is more of it; the last one is the whole answer, with masks
+        if these were asked for.
     """
     with pipe.device_placement():
         perceived = perceive(pipe.model, pipe.processor, [question.image.pixels])
-        prompt = prompt_about(pipe, [question.messages], perceived)
+        prompt = prompt_of_questions(pipe, [question], perceived)
+
+    def read(output: Any) -> GroundedText:
+        (answer,) = read_answers(pipe, prompt, output, settings.masks)
+        return answer
+
     # `close` of this generator closes that one, too.
-    yield from stream_answer(pipe, prompt, generation, read_answer)
+    yield from stream_answer(pipe, prompt, settings.generation, read)
 
 
 def stream_answer(
-    pipe: Pipeline,
-    prompt: Prompt,
-    generation: Generation,
-    read: Callable[[Pipeline, Prompt, Any], GroundedText],
+    pipe: Pipeline, prompt: Prompt, generation: Generation, read: Callable[[Any], GroundedText]
 ) -> Iterator[GroundedText]:
     """Answer a prompt of one conversation step by step.
 
@@ -261,7 +318,8 @@ def stream_answer(
                 thread.join(_PATIENCE)
         _STREAMS.discard(stream)
         if results:
-            answer = read(pipe, prompt, results[0])
+            with pipe.device_placement():
+                answer = read(results[0])
     if errors:
         raise errors[0]
     yield answer
@@ -280,10 +338,11 @@ __all__ = [
     "answer_questions",
     "check_length",
     "generate",
+    "look_in_batches",
     "longest_prompt",
     "prompt_about",
     "prompt_length",
-    "read_answer",
+    "prompt_of_questions",
     "read_answers",
     "stream_answer",
     "stream_question",

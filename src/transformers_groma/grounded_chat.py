@@ -2,25 +2,28 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.pipelines.base import Pipeline
 
-from .answer_settings import BoxSettings, Generation, check_flags
-from .answering import Prompt, generate, longest_prompt, prompt_about, prompt_length, read_answer, stream_answer
+from .answer_masks import add_masks, masks_of_user
+from .answer_settings import BoxSettings, Generation, VerbSettings, check_flags
+from .answering import Prompt, generate, longest_prompt, prompt_about, prompt_length, read_answers, stream_answer
 from .grounding import GroundedText
 from .image_inputs import ImageSize
 from .perceived_images import PerceivedImage
-from .region_inputs import region_boxes
-from .verb_inputs import Given, RegionFormat, marked_question, question_parts
+from .pointed_regions import PointedRegion, find_regions
+from .region_inputs import read_regions
+from .verb_inputs import Given, marked_question, one_of, question_parts
 
 # Reads the keyword arguments of a question, with the pipeline's defaults.
-SettingsReader = Callable[[Mapping[str, Any]], tuple[Generation, RegionFormat]]
+SettingsReader = Callable[[Mapping[str, Any]], VerbSettings]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +31,9 @@ class ChatTurn:
     """A question of a chat, and its answer.
 
     Args:
-        question (`str`): as the model read it, with a `<region>` mark for each box.
+        question (`str`): as the model read it, with a `<region>` mark for each region.
         boxes (`Tensor` of shape `(n, 4)`): the regions that it pointed at, `xyxy` in absolute pixels of the upright
-            image.
+            image; of a mask, a click or a scribble the box around its pixels.
         answer (`GroundedText`): the answer; cut short where a streamed answer was not read to its end.
     """
 
@@ -42,9 +45,9 @@ class ChatTurn:
 class GroundedChat:
     """A conversation about one image; made by `ImageGroundingPipeline.chat`.
 
-    The model looks at the image once, and what it has read stays in its cache: a turn costs its own tokens. Boxes may
-    come with every turn. Where a new one finds no region slot free, or a turn was interrupted by an error, the model
-    reads the conversation so far again, its earlier answers as plain text; it does not look at the image again.
+    The model looks at the image once, and what it has read stays in its cache: a turn costs its own tokens. Regions
+    may come with every turn. Where a new one finds no region slot free, or a turn was interrupted by an error, the
+    model reads the conversation so far again, its earlier answers as plain text; it does not look at the image again.
 
     A chat answers one question at a time. Several chats do not disturb each other, nor other verbs of the pipeline.
 
@@ -72,6 +75,9 @@ class GroundedChat:
         # What the model has read: `None` where it has to read the conversation anew.
         self._cache: DynamicCache | None = None
         self._sequences: Tensor | None = None
+        # Masks that users gave or clicked: of all turns in their order, and by their numbers in the cache.
+        self._user_masks: list[np.ndarray | None] = []
+        self._known_masks: dict[int, np.ndarray] = {}
         self._is_answering = threading.Lock()
 
     @property
@@ -99,6 +105,7 @@ class GroundedChat:
         question: str,
         boxes: Any = None,
         *,
+        regions: Any = None,
         grounded: bool = False,
         stream: bool = False,
         **settings: Unpack[BoxSettings],
@@ -107,24 +114,27 @@ class GroundedChat:
 
         Args:
             question (`str`): plain text; control tokens in it are text, too, but `[grounding]` at its head and
-                `<region>`. Without a `<region>` mark the boxes are named at its end.
-            boxes (array-like of shape `(n, 4)`, `Regions`, or a list of boxes and `Regions` of one, *optional*):
-                regions that this question points at, `xyxy` in absolute pixels of the upright image. Those of earlier
-                questions are not repeated.
+                `<region>`. Without a `<region>` mark the regions are named at its end.
+            boxes (array-like of shape `(n, 4)`, `Regions`, or a list of regions, *optional*): regions that this
+                question points at, `xyxy` in absolute pixels of the upright image. Those of earlier questions are not
+                repeated.
+            regions (*optional*): the same by the name that fits clicks, scribbles and masks, in all forms that
+                [`GroundingVerbs`] names. Not both.
             grounded (`bool`): whether the phrases of the answer should be tied to regions, as `[grounding]` asks.
             stream (`bool`): whether to return an iterator over the answer so far; the last one is the whole answer.
                 The question is asked when the loop begins. Leaving it stops the model, and the turn keeps what was
                 written by then.
-            **settings: `max_new_tokens`, `generate_kwargs`, `box_format` and `normalized`, as for the pipeline.
+            **settings: `max_new_tokens`, `generate_kwargs`, `masks`, `box_format` and `normalized`, as for the
+                pipeline. With `stream` the last answer has the masks.
 
         Returns:
             `GroundedText`, or an iterator over several. `regions` of the answer are those of the whole chat,
-            `user_region_ids` those of this question.
+            `user_regions` those of this question.
 
         Raises:
             TypeError: an unknown setting.
-            ValueError: a bad question or box, settings that do not give one answer, or a chat that is full: its tokens
-                or its regions would be more than the model reads. The chat remains as it was.
+            ValueError: a bad question or region, settings that do not give one answer, or a chat that is full: its
+                tokens or its regions would be more than the model reads. The chat remains as it was.
             RuntimeError: another question of this chat is being answered.
 
         Example:
@@ -134,32 +144,41 @@ class GroundedChat:
             print(partial.text)
         ```
         """
-        generation, form = self._read_settings(settings)
+        checked = self._read_settings(settings)
+        generation, form = checked.generation, checked.form
         check_flags(grounded=grounded, stream=stream)
         generation.check_one_answer("A chat")
         generation.check()
         _check_cache_settings(generation)
-        given = region_boxes(boxes, self.image_size, form.box_format, form.normalized)
-        text = marked_question(Given(question, "question"), len(given), grounded, "boxes")
+        given, name = one_of(boxes, regions)
+        prompts = read_regions(given, self.image_size, form.box_format, form.normalized, name)
+        text = marked_question(Given(question, "question"), len(prompts), grounded, name)
         with self._turn():
+            with self._pipe.device_placement():
+                (found,) = find_regions(self._pipe.model, [self._perceived.features], [self.image_size], [prompts])
             if stream:
                 # The question is asked when the loop begins, but a full chat says so now.
-                if self._next_prompt(text, given, generation) is None:
-                    self._messages_anew(text, given, generation)
-                return self._stream(text, given, generation)
-            prompt = self._prompt(text, given, generation)
+                if self._next_prompt(text, found, generation) is None:
+                    self._messages_anew(text, found, generation)
+                return self._stream(text, found, checked)
+            prompt = self._prompt(text, found, generation)
             self._cache = None  # until the model is done: an error leaves a part of the turn in it
             with self._pipe.device_placement():
                 output = generate(self._pipe, prompt, generation)
-            return self._end(text, given, prompt, output)
+                return self._end(text, found, prompt, output, checked.masks)
 
-    def _stream(self, text: str, boxes: list[list[float]], generation: Generation) -> Iterator[GroundedText]:
+    def _stream(self, text: str, found: list[PointedRegion], settings: VerbSettings) -> Iterator[GroundedText]:
         with self._turn():
-            prompt = self._prompt(text, boxes, generation)
+            prompt = self._prompt(text, found, settings.generation)
             self._cache = None
-            yield from stream_answer(
-                self._pipe, prompt, generation, lambda _, asked, output: self._end(text, boxes, asked, output)
-            )
+
+            def read(output: Any) -> GroundedText:
+                return self._end(text, found, prompt, output, settings.masks)
+
+            # Closed here where this generator is, and not only when it is collected.
+            with closing(stream_answer(self._pipe, prompt, settings.generation, read)) as answers:
+                for answer in answers:
+                    yield _of_question(answer, len(found))
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -174,29 +193,41 @@ class GroundedChat:
         finally:
             self._is_answering.release()
 
-    def _end(self, text: str, boxes: list[list[float]], prompt: Prompt, output: Any) -> GroundedText:
+    def _end(self, text: str, found: list[PointedRegion], prompt: Prompt, output: Any, masks: bool) -> GroundedText:
         """Keep an answer, and what the model has read."""
-        answer = read_answer(self._pipe, prompt, output)
-        self._cache, self._sequences = prompt.inputs["past_key_values"], output.sequences
-        self._turns.append(ChatTurn(text, torch.tensor(boxes).reshape(-1, 4), answer))
+        (answer,) = read_answers(self._pipe, prompt, output)
+        known = {**self._known_masks, **masks_of_user(answer, prompt.user_masks[0])}
+        answer = _of_question(answer, len(found))
+        if masks:
+            (answer,) = add_masks(
+                *(self._pipe.model, prompt.features, [answer], [self.image_size], [known]),
+                region_boxes=prompt.regions["region_boxes"],
+            )
+        self._cache, self._sequences, self._known_masks = prompt.inputs["past_key_values"], output.sequences, known
+        self._user_masks += [region.mask for region in found]
+        boxes = torch.tensor([region.box for region in found]).reshape(-1, 4)
+        self._turns.append(ChatTurn(text, boxes, answer))
         return answer
 
-    def _prompt(self, text: str, boxes: list[list[float]], generation: Generation) -> Prompt:
+    def _prompt(self, text: str, found: list[PointedRegion], generation: Generation) -> Prompt:
         """The prompt that asks a question: the next turn of what the model has read, or all turns anew."""
-        prompt = self._next_prompt(text, boxes, generation)
+        prompt = self._next_prompt(text, found, generation)
         if prompt is not None:
             return prompt
-        messages = self._messages_anew(text, boxes, generation)
+        messages = self._messages_anew(text, found, generation)
+        user_masks = [*self._user_masks, *(region.mask for region in found)]
         with self._pipe.device_placement():
-            prompt = prompt_about(self._pipe, [messages], [self._perceived])
+            prompt = prompt_about(self._pipe, [messages], [self._perceived], [user_masks])
+        self._known_masks = {}  # regions get new numbers
         cache = DynamicCache(config=self._pipe.model.config.get_text_config())
         return replace(prompt, inputs={**prompt.inputs, "past_key_values": cache})
 
-    def _next_prompt(self, text: str, boxes: list[list[float]], generation: Generation) -> Prompt | None:
+    def _next_prompt(self, text: str, found: list[PointedRegion], generation: Generation) -> Prompt | None:
         """The next turn of what the model has read; `None` if it cannot be one, or does not fit with its answer."""
         if self._cache is None:
             return None
         sizes = [(self.image_size.height, self.image_size.width)]
+        boxes = [region.box for region in found]
         try:
             turn = self._pipe.processor.next_turn(self._sequences, text, [boxes] if boxes else None, sizes)
             regions = self._pipe.model.cached_regions(self._cache, turn.get("refer_boxes"))
@@ -212,19 +243,21 @@ class GroundedChat:
             asked=dict(turn),
             regions={"region_boxes": regions.boxes, "region_scores": regions.scores, "region_mask": regions.mask},
             sizes=[self.image_size],
+            features=self._perceived.features,
+            user_masks=[[region.mask for region in found]],
         )
 
-    def _messages_anew(self, text: str, boxes: list[list[float]], generation: Generation) -> list[dict[str, Any]]:
+    def _messages_anew(self, text: str, found: list[PointedRegion], generation: Generation) -> list[dict[str, Any]]:
         """The conversation with a question, to be read from its beginning; refused if it does not fit."""
         most = getattr(self._pipe.model.config, "max_regions", None)
-        count = len(boxes) + sum(len(turn.boxes) for turn in self._turns)
+        count = len(found) + sum(len(turn.boxes) for turn in self._turns)
         if most is not None and count > most:
             raise ValueError(
                 f"The chat is full: with this question it points at {count} regions, but the model takes {most} where "
                 "it reads a conversation anew; a region that is pointed at again counts again. Begin another chat for "
                 "the new ones."
             )
-        messages = self._messages(question_parts(text, boxes))
+        messages = self._messages(question_parts(text, [region.box for region in found]))
         length = prompt_length(self._pipe, messages)
         if not self._fits(length, generation):
             raise ValueError(
@@ -248,6 +281,12 @@ class GroundedChat:
     def _fits(self, num_tokens: int, generation: Generation) -> bool:
         limit = longest_prompt(self._pipe)
         return limit is None or num_tokens + generation.max_new_tokens <= limit
+
+
+def _of_question(answer: GroundedText, num_regions: int) -> GroundedText:
+    """An answer whose user regions are those of its question: the last ones, where all turns were read anew."""
+    earlier = len(answer.user_region_ids) - num_regions
+    return replace(answer, user_region_ids=answer.user_region_ids[earlier:]) if earlier else answer
 
 
 def _check_cache_settings(generation: Generation) -> None:

@@ -117,7 +117,21 @@ class GroundedText:
     @property
     def user_regions(self) -> Regions:
         """The regions that the user pointed at, in the order of the user's boxes; with masks if all have one."""
-        return _with_masks(self.regions.with_ids(self.user_region_ids), self.masks)
+        return self.regions_with_ids(self.user_region_ids)
+
+    def regions_with_ids(self, ids: Sequence[int]) -> Regions:
+        """Some of its regions; with masks if all of these have one.
+
+        Args:
+            ids (`Sequence[int]`): their numbers.
+
+        Returns:
+            `Regions`: in the order of the numbers.
+
+        Raises:
+            ValueError: no region has one of the numbers.
+        """
+        return _with_masks(self.regions.with_ids(ids), self.masks)
 
     def with_masks(self, masks: Mapping[int, np.ndarray]) -> "GroundedText":
         """The same answer with masks of its regions.

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from ._words import counted
-from .boxes import BoxFormat
+from .answer_settings import RegionFormat
 from .image_inputs import ImageSize, image_size, read_upright, shortened
 from .markup import GROUNDING_TOKEN, REGION_MARK
-from .region_inputs import is_one_region, is_region_set, region_box, region_boxes
+from .region_inputs import RegionPrompt, is_one_region, is_region_set, read_region, read_regions
+from .regions import Regions
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,29 +37,25 @@ class ImageQuestion:
     Args:
         image (`ReadImage`): the image.
         parts (`list[dict]`): the parts of the user's message but for the image, see the processor's
-            `apply_chat_template`; boxes are `xyxy` in absolute pixels of the upright image.
+            `apply_chat_template`; a region part for each of `regions`, in their order.
+        regions (`Sequence[RegionPrompt]`): the regions that the question points at, in absolute pixels of the upright
+            image.
     """
 
     image: ReadImage
     parts: list[dict[str, Any]]
+    regions: Sequence[RegionPrompt] = ()
 
     @property
     def messages(self) -> list[dict[str, Any]]:
         """The question as a conversation, the size of the image in place of its pixels."""
         return [{"role": "user", "content": [{"type": "image", "image": self.image.size}, *self.parts]}]
 
-
-@dataclass(frozen=True)
-class RegionFormat:
-    """How boxes are given.
-
-    Args:
-        box_format (`str`): `"xyxy"`, `"xywh"` or `"cxcywh"`.
-        normalized (`bool`): whether boxes are fractions of the image size instead of pixels.
-    """
-
-    box_format: BoxFormat = "xyxy"
-    normalized: bool = False
+    def messages_with(self, boxes: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+        """The conversation with a box for each region, `xyxy` in absolute pixels: clicks have found theirs."""
+        found = iter(boxes)
+        parts = [box_part(next(found)) if part["type"] == "region" else part for part in self.parts]
+        return replace(self, parts=parts).messages
 
 
 def read_images(image: Any) -> tuple[Any, bool]:
@@ -154,6 +151,11 @@ def text_part(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
+def box_part(box: Sequence[float]) -> dict[str, Any]:
+    """A message part of a region that is given by its box, `xyxy` in absolute pixels."""
+    return {"type": "region", "box": list(box)}
+
+
 def phrase_part(phrase: Any, name: str) -> dict[str, Any]:
     """The message part of a phrase to locate; control tokens in it are plain text.
 
@@ -185,23 +187,23 @@ def _checked_text(text: Any, name: str, advice: str) -> str:
     return text.strip()
 
 
-def marked_question(given: Given, num_boxes: int, grounded: bool, boxes_name: str) -> str:
-    """A question with a `<region>` mark for each box.
+def marked_question(given: Given, num_regions: int, grounded: bool, regions_name: str) -> str:
+    """A question with a `<region>` mark for each region.
 
     A question that has no mark gets them at its end, "What is this? <region>": the model reads the regions there, and
     what it learned to do with "What is <region>?" works the same.
 
     Args:
         given (`Given`): the question as the caller wrote it.
-        num_boxes (`int`): boxes that it comes with.
+        num_regions (`int`): regions that it comes with.
         grounded (`bool`): whether the answer should be tied to regions: puts `[grounding]` at the head.
-        boxes_name (`str`): how an error names the boxes.
+        regions_name (`str`): how an error names the regions.
 
     Returns:
         `str`: the question.
 
     Raises:
-        ValueError: not a text, an empty one, or another number of marks than boxes.
+        ValueError: not a text, an empty one, or another number of marks than regions.
 
     Example:
     >>> marked_question(Given("Which is larger?", "question"), 2, True, "boxes")
@@ -212,25 +214,25 @@ def marked_question(given: Given, num_boxes: int, grounded: bool, boxes_name: st
     if not question.removeprefix(GROUNDING_TOKEN).strip():
         raise ValueError(f"`{name}` {question!r} asks nothing. Write a question after {GROUNDING_TOKEN}.")
     marks = question.count(REGION_MARK)
-    if marks == 0 and num_boxes > 0:
-        question += " " + ", ".join([REGION_MARK] * num_boxes)
-    elif marks != num_boxes:
+    if marks == 0 and num_regions > 0:
+        question += " " + ", ".join([REGION_MARK] * num_regions)
+    elif marks != num_regions:
         raise ValueError(
             f"`{name}` {shortened(question)} has {counted(marks, f'{REGION_MARK} mark')}, but "
-            f"`{boxes_name}` has {counted(num_boxes, 'box', 'boxes')}. Write one {REGION_MARK} for each "
-            "box, in the order of the boxes, or none at all."
+            f"`{regions_name}` has {counted(num_regions, 'region')}. Write one {REGION_MARK} for each region, in "
+            "their order, or none at all."
         )
     if grounded and not question.startswith(GROUNDING_TOKEN):
         question = GROUNDING_TOKEN + question
     return question
 
 
-def question_parts(question: str, boxes: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
-    """The message parts of a question that has a `<region>` mark for each box.
+def question_parts(question: str, regions: Sequence[Sequence[float] | Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The message parts of a question that has a `<region>` mark for each region.
 
     Args:
         question (`str`): of [`marked_question`].
-        boxes (`Sequence[Sequence[float]]`): `xyxy` in absolute pixels.
+        regions (`Sequence`): for each mark a box, `xyxy` in absolute pixels, or a message part of a region.
 
     Returns:
         `list[dict]`: the parts.
@@ -241,8 +243,8 @@ def question_parts(question: str, boxes: Sequence[Sequence[float]]) -> list[dict
     """
     first, *others = question.split(REGION_MARK)
     parts = [text_part(first)] if first else []
-    for box, text in zip(boxes, others, strict=True):
-        parts.append({"type": "region", "box": list(box)})
+    for region, text in zip(regions, others, strict=True):
+        parts.append(dict(region) if isinstance(region, Mapping) else box_part(region))
         parts += [text_part(text)] if text else []
     return parts
 
@@ -277,8 +279,8 @@ def questions_with_regions(
 
     Args:
         image: one image or a list.
-        region: what [`region_box`] takes, or a list of these.
-        form (`RegionFormat`): how boxes are given.
+        region: what [`read_region`] takes, or a list of these.
+        form (`RegionFormat`): how boxes and points are given.
         fill (`Callable`): the parts of the question about the part of a region.
 
     Raises:
@@ -288,55 +290,96 @@ def questions_with_regions(
     questions = []
     for entry in entries:
         asked = entry["image"].value
-        box = region_box(entry["region"].value, asked.size, form.box_format, form.normalized, entry["region"].name)
-        questions.append(ImageQuestion(asked, fill({"type": "region", "box": box})))
+        given, name = entry["region"]
+        found = read_region(given, asked.size, form.box_format, form.normalized, name)
+        questions.append(ImageQuestion(asked, fill(found.part()), [found]))
     return questions, are_many
 
 
-def questions_with_boxes(
-    image: Any, question: Any, boxes: Any, grounded: bool, form: RegionFormat
+def questions_with_sets(
+    image: Any, question: Any, regions: Any, grounded: bool, form: RegionFormat, name: str
 ) -> tuple[list[ImageQuestion], bool]:
-    """The questions of a verb that takes images, questions and sets of boxes, and whether there is a list of them.
+    """The questions of a verb that takes images, questions and sets of regions, and whether there is a list of them.
 
     Args:
         image: one image or a list.
         question (`str` or `list[str]`): one question or a list.
-        boxes: what [`region_boxes`] takes, or a list of these.
+        regions: what [`read_regions`] takes, or a list of these.
         grounded (`bool`): whether the answers should be tied to regions.
-        form (`RegionFormat`): how boxes are given.
+        form (`RegionFormat`): how boxes and points are given.
+        name (`str`): what the verb calls its regions.
 
     Raises:
-        ValueError: bad images, questions or boxes, or lists of different lengths.
+        ValueError: bad images, questions or regions, or lists of different lengths.
     """
     images, are_many_images = read_images(image)
     are_many_questions = isinstance(question, (list, tuple))
     # In a list for many images or questions each `Regions` is a set; for one question each is a region of its set.
     is_one_question = not are_many_images and not are_many_questions
-    is_one_set = is_region_set(boxes) or (is_one_question and all(map(is_one_region, boxes)))
+    is_one_set = is_region_set(regions) or (is_one_question and all(map(is_one_region, regions)))
     entries, are_many = paired(
-        image=(images, are_many_images), question=(question, are_many_questions), boxes=(boxes, not is_one_set)
+        image=(images, are_many_images), question=(question, are_many_questions), **{name: (regions, not is_one_set)}
     )
     questions = []
     for entry in entries:
-        asked = entry["image"].value
-        found = region_boxes(entry["boxes"].value, asked.size, form.box_format, form.normalized, entry["boxes"].name)
-        text = marked_question(entry["question"], len(found), grounded, entry["boxes"].name)
-        questions.append(ImageQuestion(asked, question_parts(text, found)))
+        asked, (given, label) = entry["image"].value, entry[name]
+        found = read_regions(given, asked.size, form.box_format, form.normalized, label)
+        text = marked_question(entry["question"], len(found), grounded, label)
+        questions.append(ImageQuestion(asked, question_parts(text, [prompt.part() for prompt in found]), found))
     return questions, are_many
+
+
+def images_with_regions(image: Any, target: Any, form: RegionFormat, name: str) -> tuple[list[ImageQuestion], bool]:
+    """The images and regions of a verb that asks nothing about them, and whether there is a list of them.
+
+    Args:
+        image: one image or a list.
+        target: what [`read_region`] or [`read_regions`] takes, or a list of these.
+        form (`RegionFormat`): how boxes and points are given.
+        name (`str`): what the verb calls its regions.
+
+    Raises:
+        ValueError: bad images or regions, or lists of different lengths.
+    """
+    images, are_many_images = read_images(image)
+    is_one_set = is_region_set(target) or (not are_many_images and all(map(is_one_region, target)))
+    entries, are_many = paired(image=(images, are_many_images), **{name: (target, not is_one_set)})
+    questions = []
+    for entry in entries:
+        asked, (given, label) = entry["image"].value, entry[name]
+        # `Regions` are a set, whatever their number.
+        is_single = is_one_region(given) and not isinstance(given, Regions)
+        settings = (asked.size, form.box_format, form.normalized, label)
+        found = [read_region(given, *settings)] if is_single else read_regions(given, *settings)
+        questions.append(ImageQuestion(asked, [], found))
+    return questions, are_many
+
+
+def one_of(boxes: Any, regions: Any) -> tuple[Any, str]:
+    """The regions of a question, given as `boxes` or as `regions`, and by which name.
+
+    Raises:
+        ValueError: both.
+    """
+    if boxes is not None and regions is not None:
+        raise ValueError("`boxes` and `regions` were both given. Pass all regions in `regions`: it takes boxes, too.")
+    return (boxes, "boxes") if regions is None else (regions, "regions")
 
 
 __all__ = [
     "Given",
     "ImageQuestion",
     "ReadImage",
-    "RegionFormat",
+    "box_part",
+    "images_with_regions",
     "marked_question",
+    "one_of",
     "paired",
     "phrase_part",
     "question_parts",
-    "questions_with_boxes",
     "questions_with_phrases",
     "questions_with_regions",
+    "questions_with_sets",
     "read_images",
     "text_part",
 ]

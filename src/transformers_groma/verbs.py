@@ -1,39 +1,46 @@
-"""The verbs of a pipeline: caption, describe, locate, ask and chat, without the marks of a prompt."""
+"""The verbs of a pipeline: caption, describe, locate, segment, ask and chat, without the marks of a prompt."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
 from transformers.image_utils import ImageInput
-from transformers.pipelines.base import Pipeline
 
+from .answer_masks import check_mask_decoder
 from .answer_settings import (
     BoxListSettings,
     BoxSettings,
-    Generation,
     ListSettings,
+    SegmentSettings,
+    VerbSettings,
     check_flags,
     check_names,
-    check_values,
 )
-from .answering import answer_questions, check_length, stream_question
 from .grounded_chat import GroundedChat
 from .grounding import GroundedPhrase, GroundedText
 from .perceived_images import perceive
-from .questions import fill_question
+from .regions import Regions
+from .segmenting import (
+    check_one_region_each,
+    check_settings_of_phrase,
+    check_settings_of_regions,
+    is_phrase,
+    segment_regions,
+    segments_of_phrase,
+)
 from .verb_inputs import (
     ImageQuestion,
-    RegionFormat,
+    images_with_regions,
+    one_of,
     paired,
-    questions_with_boxes,
     questions_with_phrases,
     questions_with_regions,
+    questions_with_sets,
     read_images,
-    text_part,
 )
+from .verb_steps import VerbSteps
 
 
-class GroundingVerbs(Pipeline):
+class GroundingVerbs(VerbSteps):
     """What [`ImageGroundingPipeline`] does for people who do not want to write prompts.
 
     Every verb takes one image or a list of images, and one or a list of what is asked about each: lists are paired
@@ -41,9 +48,15 @@ class GroundingVerbs(Pipeline):
     A list is read whole before the first answer; for thousands of images call the pipeline itself with a generator.
 
     Images are what the pipeline takes, but for dicts. A region is a box `[x1, y1, x2, y2]`, `xyxy` in absolute pixels
-    of the upright image (`box_format` and `normalized` say otherwise), or `Regions` of one region, such as one of an
-    answer. Control tokens (`<p>`, `<r5>`, `</s>`, …) in phrases and questions are plain text. Bad input is refused
-    before the model runs.
+    of the upright image (`box_format` and `normalized` say otherwise), a bool mask `(H, W)` of the upright image,
+    `Regions` of one region, such as one of an answer, or a dict: `{"box": …}`, `{"mask": array or COCO's RLE}`,
+    `{"point": [x, y]}`, `{"points": [[x, y], …], "labels": [1, 0, …]}` (1 on the region, 0 not on it) or
+    `{"scribble": [[x, y], …]}`, with points and scribbles in absolute pixels, too, and optionally `"ambiguity":
+    "part"`, `"object"` or `"group"`. Points and scribbles become a mask, and its box is the region; a model without a
+    mask decoder takes the smallest of its proposals around them.
+
+    With `masks=True` the regions that an answer names, and those of the question, have masks. Control tokens (`<p>`,
+    `<r5>`, `</s>`, …) in phrases and questions are plain text. Bad input is refused before the model runs.
     """
 
     def caption(
@@ -63,7 +76,7 @@ class GroundingVerbs(Pipeline):
             stream (`bool`): whether to return an iterator over the description so far, for one image; the last one is
                 whole. Leaving the loop stops the model.
             **settings: `max_new_tokens` (256 by default), `generate_kwargs` (everything else that `model.generate`
-                takes) and, for lists, `batch_size`.
+                takes), `masks` (whether the regions that phrases name should have masks) and, for lists, `batch_size`.
 
         Returns:
             `GroundedText`, a list of these for a list, or an iterator over several. With `num_return_sequences` above
@@ -71,7 +84,7 @@ class GroundingVerbs(Pipeline):
 
         Raises:
             TypeError: an unknown setting.
-            ValueError: bad images or settings.
+            ValueError: bad images or settings, or `masks=True` with a model that has no mask decoder.
 
         Example:
 
@@ -84,12 +97,12 @@ class GroundingVerbs(Pipeline):
         'The image shows a'
 
         ```"""
-        generation, batch_size, _ = self._settings("caption", settings, ListSettings, "`image`, `brief`, `stream`")
+        checked = self._settings("caption", settings, ListSettings, "`image`, `brief`, `stream`")
         check_flags(brief=brief, stream=stream)
         fill = self._standard_question("caption", "grounded_caption" if brief else "grounded_description")
         entries, are_many = paired(image=read_images(image))
         questions = [ImageQuestion(entry["image"].value, fill({})) for entry in entries]
-        return self._answer(questions, are_many, stream, generation, batch_size)
+        return self._answer(questions, are_many, stream, checked)
 
     def describe(
         self,
@@ -103,8 +116,8 @@ class GroundingVerbs(Pipeline):
 
         Args:
             image (PIL image, array, tensor, path or URL, or a list of these): the image.
-            region (array-like of shape `(4,)`, `Regions` of one region, or a list of these): the region, a box `xyxy`
-                in absolute pixels of the upright image. A list for one image asks about each.
+            region (a box, a mask, `Regions` of one region, a dict with a `point`, `points`, a `scribble`, …, or a list
+                of these): the region; see the class for its forms. A list for one image asks about each.
             stream (`bool`): as in `caption`.
             **settings: as in `caption`; also `box_format` and `normalized`.
 
@@ -113,7 +126,7 @@ class GroundingVerbs(Pipeline):
 
         Raises:
             TypeError: an unknown setting.
-            ValueError: bad images, regions or settings; masks and points, which the model does not read.
+            ValueError: bad images, regions or settings.
 
         Example:
 
@@ -127,13 +140,11 @@ class GroundingVerbs(Pipeline):
         A small striped red star.
 
         ```"""
-        generation, batch_size, form = self._settings(
-            "describe", settings, BoxListSettings, "`image`, `region`, `stream`"
-        )
+        checked = self._settings("describe", settings, BoxListSettings, "`image`, `region`, `stream`")
         check_flags(stream=stream)
         fill = self._standard_question("describe", "region_caption")
-        questions, are_many = questions_with_regions(image, region, form, lambda part: fill({"region": part}))
-        return self._answer(questions, are_many, stream, generation, batch_size)
+        questions, are_many = questions_with_regions(image, region, checked.form, lambda part: fill({"region": part}))
+        return self._answer(questions, are_many, stream, checked)
 
     def locate(
         self, image: ImageInput | Sequence[ImageInput], phrase: str | Sequence[str], **settings: Unpack[ListSettings]
@@ -146,9 +157,10 @@ class GroundingVerbs(Pipeline):
             **settings: as in `caption`.
 
         Returns:
-            `GroundedPhrase`: the phrase and the regions that the model named first, mostly one; a list of these for a
-            list. Where the model names no region, there is none: `boxes` has shape `(0, 4)` and the phrase is false,
-            as in `if cup := groma.locate(image, "the red cup")`. A model may also name a region for what is not there.
+            `GroundedPhrase`: the phrase and the regions that the model named first, mostly one, with masks if these
+            were asked for; a list of these for a list. Where the model names no region, there is none: `boxes` has
+            shape `(0, 4)` and the phrase is false, as in `if cup := groma.locate(image, "the red cup")`. A model may
+            also name a region for what is not there.
 
         Raises:
             TypeError: an unknown setting.
@@ -202,12 +214,63 @@ class GroundingVerbs(Pipeline):
         ```"""
         return self._locate("locate_all", "grounding", "category", image, category, settings)
 
+    def segment(
+        self,
+        image: ImageInput | Sequence[ImageInput],
+        target: Any,
+        *,
+        multimask: bool = False,
+        **settings: Unpack[SegmentSettings],
+    ) -> Regions | list[Regions]:
+        """Find the pixels of what a phrase refers to, or of regions.
+
+        Args:
+            image (PIL image, array, tensor, path or URL, or a list of these): the image.
+            target (`str`, a region, a set of regions, or a list of these): what to segment. A phrase, such as "the
+                red cup", is located first; a list of phrases for one image finds each. Regions, see the class for
+                their forms, are segmented without the language model. A mask that is given stays as it is.
+            multimask (`bool`): for a region that may mean a part, an object or a group, such as that of a single
+                click: all masks that it may mean, best first.
+            **settings: for a phrase as in `caption`; for regions `box_format`, `normalized` and `batch_size`.
+
+        Returns:
+            `Regions` with masks and the boxes around these; a list of them for a list. Those of a phrase are what the
+            model named first, perhaps nothing; their `labels` are the phrase, their `scores` those of the proposals.
+            Of regions there is one for each, its score the estimated IoU of its mask, or 1 for a mask that was given.
+
+        Raises:
+            TypeError: an unknown setting.
+            ValueError: bad images, phrases, regions or settings, or a model without a mask decoder.
+
+        Example:
+        ```python
+        (cup,) = groma.segment(image, "the red cup")
+        clicked = groma.segment(image, {"point": [90, 300]})
+        print(clicked.mask.sum(), "pixels")
+        ```
+        """
+        check_flags(multimask=multimask)
+        check_names("segment", settings, SegmentSettings, "`image`, `target`, `multimask`")
+        check_mask_decoder(self.model, "`segment`")
+        if is_phrase(target):
+            check_settings_of_phrase(settings, multimask)
+            found = self._locate("segment", "rec", "target", image, target, {**settings, "masks": True})
+            return segments_of_phrase(found)
+        check_settings_of_regions(self.model, settings, multimask)
+        checked = self._settings("segment", settings, SegmentSettings, "`image`, `target`, `multimask`")
+        entries, are_many = images_with_regions(image, target, checked.form, "target")
+        if multimask:
+            check_one_region_each(entries)
+        segments = segment_regions(self, entries, checked.batch_size, multimask)
+        return segments if are_many else segments[0]
+
     def ask(
         self,
         image: ImageInput | Sequence[ImageInput],
         question: str | Sequence[str],
         boxes: Any = None,
         *,
+        regions: Any = None,
         grounded: bool = False,
         stream: bool = False,
         **settings: Unpack[BoxListSettings],
@@ -216,22 +279,23 @@ class GroundingVerbs(Pipeline):
 
         Args:
             image (PIL image, array, tensor, path or URL, or a list of these): the image.
-            question (`str` or `list[str]`): plain text. With a `<region>` mark for each box the marks say where the
-                boxes are meant; without any mark the boxes are named at its end. A list for one image asks each.
-            boxes (array-like of shape `(n, 4)`, `Regions`, a list of boxes and `Regions` of one, or a list of all
-                these, one for each, *optional*): regions that the question points at, `xyxy` in absolute pixels of the
-                upright image.
+            question (`str` or `list[str]`): plain text. With a `<region>` mark for each region the marks say where
+                they are meant; without any mark they are named at its end. A list for one image asks each.
+            boxes (array-like of shape `(n, 4)`, `Regions`, a list of regions, or a list of all these, one for each,
+                *optional*): regions that the question points at, `xyxy` in absolute pixels of the upright image.
+            regions (*optional*): the same by the name that fits clicks, scribbles and masks; see the class for their
+                forms. Not both.
             grounded (`bool`): whether the phrases of the answer should be tied to regions, as `[grounding]` asks.
             stream (`bool`): as in `caption`.
             **settings: as in `caption`; also `box_format` and `normalized`.
 
         Returns:
-            As `caption`. `user_region_ids` of an answer has the numbers of the boxes, in their order.
+            As `caption`. `user_regions` of an answer are those of the question, in their order.
 
         Raises:
             TypeError: an unknown setting.
-            ValueError: bad images, questions, boxes or settings; as many boxes as `<region>` marks, where there are
-                any.
+            ValueError: bad images, questions, regions or settings; as many regions as `<region>` marks, where there
+                are any.
 
         Example:
 
@@ -247,12 +311,12 @@ class GroundingVerbs(Pipeline):
         Red.
 
         ```"""
-        generation, batch_size, form = self._settings(
-            "ask", settings, BoxListSettings, "`image`, `question`, `boxes`, `grounded`, `stream`"
-        )
+        arguments = "`image`, `question`, `boxes`, `regions`, `grounded`, `stream`"
+        checked = self._settings("ask", settings, BoxListSettings, arguments)
         check_flags(grounded=grounded, stream=stream)
-        questions, are_many = questions_with_boxes(image, question, boxes, grounded, form)
-        return self._answer(questions, are_many, stream, generation, batch_size)
+        given, name = one_of(boxes, regions)
+        questions, are_many = questions_with_sets(image, question, given, grounded, checked.form, name)
+        return self._answer(questions, are_many, stream, checked)
 
     def chat(self, image: ImageInput) -> GroundedChat:
         """Begin a conversation about an image. The model looks at it now, and never again.
@@ -288,10 +352,9 @@ class GroundingVerbs(Pipeline):
         if are_many:
             raise ValueError(f"`image` is a list of {len(read)}, but a chat is about one image. Begin one for each.")
 
-        def settings_of_question(settings: Mapping[str, Any]) -> tuple[Generation, RegionFormat]:
-            arguments = "`question`, `boxes`, `grounded`, `stream`"
-            generation, _, form = self._settings("ask", settings, BoxSettings, arguments)
-            return generation, form
+        def settings_of_question(settings: Mapping[str, Any]) -> VerbSettings:
+            arguments = "`question`, `boxes`, `regions`, `grounded`, `stream`"
+            return self._settings("ask", settings, BoxSettings, arguments)
 
         with self.device_placement():
             (perceived,) = perceive(self.model, self.processor, [read.pixels])
@@ -300,10 +363,10 @@ class GroundingVerbs(Pipeline):
     def _locate(
         self, verb: str, kind: str, name: str, image: Any, phrase: Any, settings: Mapping[str, Any]
     ) -> GroundedPhrase | list[GroundedPhrase]:
-        generation, batch_size, _ = self._settings(verb, settings, ListSettings, f"`image`, `{name}`")
+        checked = self._settings(verb, settings, ListSettings, f"`image`, `{name}`")
         fill = self._standard_question(verb, kind)
         questions, phrases, are_many = questions_with_phrases(image, phrase, name, lambda part: fill({"phrase": part}))
-        answers = self._answer(questions, True, False, generation, batch_size)
+        answers = self._answer(questions, True, False, checked)
         found = [
             [located(text, each, kind == "grounding") for each in answer]
             if isinstance(answer, list)
@@ -311,63 +374,6 @@ class GroundingVerbs(Pipeline):
             for text, answer in zip(phrases, answers, strict=True)
         ]
         return found if are_many else found[0]
-
-    def _answer(
-        self, questions: list[ImageQuestion], are_many: bool, stream: bool, generation: Generation, batch_size: int
-    ) -> GroundedText | list[GroundedText] | Iterator[GroundedText]:
-        if stream:
-            if are_many:
-                raise ValueError(
-                    "`stream=True` streams one answer, but a list was given. Loop over the list, or leave `stream` "
-                    "out."
-                )
-            generation.check_one_answer("`stream=True`")
-        generation.check()
-        check_length(self, questions, generation)
-        if stream:
-            return stream_question(self, questions[0], generation)
-        answers = answer_questions(self, questions, generation, batch_size)
-        return answers if are_many else answers[0]
-
-    def _standard_questions(self, verb: str) -> Mapping[str, str]:
-        """The questions that the model learned, by kind."""
-        questions = getattr(self.processor, "standard_questions", None)
-        if questions is None or not self.model.can_generate():
-            raise ValueError(
-                f"`{verb}` needs a model that answers with regions, such as Groma, but this is a "
-                f"{type(self.model).__name__}. Load another model."
-            )
-        return questions
-
-    def _standard_question(self, verb: str, kind: str) -> Callable[[Mapping[str, Any]], list[dict[str, Any]]]:
-        """What makes the parts of a question of a kind from what fills its slots."""
-        questions = self._standard_questions(verb)
-        if kind not in questions:
-            raise ValueError(
-                f"`{verb}` asks what a {type(self.model).__name__} has not learned: its questions are "
-                f"{', '.join(map(repr, questions))}. Use `ask`, or load another model."
-            )
-        return partial(fill_question, questions[kind], text_part)
-
-    def _settings(
-        self, verb: str, settings: Mapping[str, Any], known: type, arguments: str
-    ) -> tuple[Generation, int, RegionFormat]:
-        """Check keyword arguments and fill in the pipeline's own."""
-        self._standard_questions(verb)
-        check_names(verb, settings, known, arguments)
-        check_values(settings)
-        given = {name: value for name, value in settings.items() if value is not None}
-        batch_size = given.pop("batch_size", self._batch_size)
-        preprocess, forward, _ = self._sanitize_parameters(**given)
-        preprocess = {**self._preprocess_params, **preprocess}
-        forward = {**self._forward_params, **forward}
-        # Also what the pipeline was made with, which nobody has looked at.
-        check_values({**preprocess, **forward, "batch_size": batch_size})
-        kwargs = self._prepare_generate_kwargs(
-            dict(forward.get("generate_kwargs") or {}), return_dict_in_generate=True
-        )
-        form = RegionFormat(preprocess.get("box_format", "xyxy"), preprocess.get("normalized", False))
-        return Generation(kwargs, self.model.generation_config), batch_size or 1, form
 
 
 def located(phrase: str, answer: GroundedText, all_of_them: bool) -> GroundedPhrase:
@@ -384,7 +390,7 @@ def located(phrase: str, answer: GroundedText, all_of_them: bool) -> GroundedPhr
     """
     phrases = answer.phrases if all_of_them else answer.phrases[:1]
     ids = dict.fromkeys(region_id for found in phrases for region_id in found.region_ids)
-    return GroundedPhrase(phrase, (0, len(phrase)), answer.regions.with_ids(ids))
+    return GroundedPhrase(phrase, (0, len(phrase)), answer.regions_with_ids(list(ids)))
 
 
 __all__ = ["GroundingVerbs", "located"]

@@ -13,6 +13,7 @@ from transformers_groma import ImageGroundingPipeline
 from transformers_groma.shapes.scenes import Scene, make_scene
 
 from ..tiny_checkpoint import save_tiny_checkpoint
+from .samples import with_mask_decoder
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,35 @@ def photos() -> list[Image.Image]:
 @pytest.fixture(scope="session")
 def groma() -> ImageGroundingPipeline:
     return ImageGroundingPipeline.from_pretrained("hub_configs/groma-tiny", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def masking_pipe(tiny_dir) -> ImageGroundingPipeline:
+    """The very small model with a mask decoder."""
+    return with_mask_decoder(tiny_dir)
+
+
+@pytest.fixture(scope="session")
+def masking_groma() -> ImageGroundingPipeline:
+    """groma-tiny with a very small random mask decoder: it names the right regions, and their masks are noise."""
+    return with_mask_decoder("hub_configs/groma-tiny")
+
+
+@pytest.fixture
+def segments(monkeypatch):
+    """Records, for a pipeline, the arguments of each call that decodes masks."""
+
+    def record(pipe: ImageGroundingPipeline) -> list[dict]:
+        calls, segment = [], pipe.model.segment
+
+        def recorded(features, **prompts):
+            calls.append(prompts)
+            return segment(features, **prompts)
+
+        monkeypatch.setattr(pipe.model, "segment", recorded)
+        return calls
+
+    return record
 
 
 @pytest.fixture(scope="session")

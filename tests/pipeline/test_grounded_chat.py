@@ -198,8 +198,8 @@ def test_the_same_region_more_often_than_there_are_slots(pipe, photos):
         (lambda chat: chat.ask(""), "`question` is empty"),
         (lambda chat: chat.ask(None), "`question` is not a text: None"),
         (lambda chat: chat.ask(["a", "b"]), "`question` is not a text"),
-        (lambda chat: chat.ask("Is <region>?"), "1 <region> mark, but `boxes` has 0 boxes"),
-        (lambda chat: chat.ask("What?", boxes=BOX), "`boxes` must be a list of boxes"),
+        (lambda chat: chat.ask("Is <region>?"), "1 <region> mark, but `boxes` has 0 regions"),
+        (lambda chat: chat.ask("What?", boxes=BOX), "`boxes` must be a list of regions"),
         (lambda chat: chat.ask("What?", boxes=[[0, 0, 9000, 9]]), r"`boxes\[0\]` = .* outside"),
         (lambda chat: chat.ask("What?", boxes=[[1, 2]]), "looks like a point"),
         (lambda chat: chat.ask("Hi", generate_kwargs={"num_beams": 2}), "A chat gives one answer.*`num_beams` is 2"),
@@ -268,7 +268,9 @@ def test_a_template_that_rewrites_earlier_turns(pipe, photos, looks, prompts, mo
     assert len(seen) == 1 and [call["cached"] for call in prompts] == [0, 0]
     text = pipe.processor.tokenizer.decode(prompts[1]["input_ids"][0])
     assert text.count("<|im_start|>user") == 2 and "What is this?" in text
-    assert answer.user_region_ids == (0, 1)
+    # The boxes of both questions have the first slots; the answer is about that of its own question.
+    assert answer.user_region_ids == (1,)
+    torch.testing.assert_close(answer.user_regions.xyxy, torch.tensor([OTHER]))
 
 
 def test_chats_in_the_template_of_another_language_model(free_slots, pipe, photos, looks, prompts, monkeypatch):

@@ -9,7 +9,8 @@ from transformers import (
 )
 
 from transformers_groma import GroundedText
-from transformers_groma.pipeline import _is_batch_of_boxes, _is_stream
+from transformers_groma.pipeline_samples import is_stream
+from transformers_groma.region_inputs import is_region_set
 
 from .samples import BOX, same
 
@@ -46,14 +47,14 @@ class Rows:
     ],
 )
 def test_one_set_of_boxes_and_one_for_each_image_are_told_apart(boxes, is_batch):
-    assert _is_batch_of_boxes(boxes) is is_batch
+    assert is_region_set(boxes) is not is_batch
 
 
 def test_images_that_are_not_many(photos):
     for one in (photos[0], np.zeros((3, 9, 9)), torch.zeros(3, 9, 9), "a.png", {"image": 1}, [1], (1,)):
-        assert not _is_stream(one)
+        assert not is_stream(one)
     for many in (iter([1]), Rows([1]), {1}, range(2)):
-        assert _is_stream(many)
+        assert is_stream(many)
 
 
 def test_images_without_boxes_among_others(pipe, photos):

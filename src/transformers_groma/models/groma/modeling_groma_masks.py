@@ -47,11 +47,13 @@ class ResolvedRegions(NamedTuple):
         logits (`Tensor` of shape `(B, K, h, w)`, *optional*): masks of the regions that are given by points, above 0
             where the region is; zeros for the others. `None` without a mask decoder.
         is_decoded (`Tensor` of shape `(B, K)`, bool): which regions are given by points.
+        quality (`Tensor` of shape `(B, K)`, *optional*): the estimated IoU of each of the masks, with `logits`.
     """
 
     boxes: Tensor
     logits: Tensor | None
     is_decoded: Tensor
+    quality: Tensor | None = None
 
 
 class GromaMaskNeck(nn.Module):

@@ -212,7 +212,7 @@ class GromaSegmentationMixin:
             found = self._proposals_around(features, points, labels, ambiguity, pointed)
             boxes[pointed] = found.to(boxes)
             return ResolvedRegions(boxes, None, pointed)
-        logits = self._masks_of_points(features, points, labels, ambiguity, pointed, embedding)
+        logits, quality = self._masks_of_points(features, points, labels, ambiguity, pointed, embedding)
         found = boxes_of_masks(logits[pointed], self.config.vision_config.image_size).to(boxes)
         empty = ~is_box(found)
         if empty.any():
@@ -220,7 +220,7 @@ class GromaSegmentationMixin:
             rest[pointed] = empty
             found[empty] = self._proposals_around(features, points, labels, ambiguity, rest).to(found)
         boxes[pointed] = found
-        return ResolvedRegions(boxes, logits, pointed)
+        return ResolvedRegions(boxes, logits, pointed, quality)
 
     def _masks_of_points(
         self,
@@ -230,8 +230,8 @@ class GromaSegmentationMixin:
         ambiguity: Tensor,
         pointed: Tensor,
         embedding: MaskEmbedding | None,
-    ) -> Tensor:
-        """One mask for each region that has points: `(B, K, h, w)`, zeros for the others."""
+    ) -> tuple[Tensor, Tensor]:
+        """A mask for each region that has points, `(B, K, h, w)`, and its quality, `(B, K)`; zeros for the others."""
         outputs = self.config.mask_decoder_config.num_multimask_outputs
         if not outputs and (ambiguity[pointed] != BEST).any():
             raise ValueError(
@@ -245,15 +245,17 @@ class GromaSegmentationMixin:
         several = (single | (pointed & (ambiguity != BEST))) if outputs else torch.zeros_like(pointed)
         size = 4 * embedding.image.shape[-1]
         chosen = embedding.image.new_zeros(*pointed.shape, size, size)
+        quality = embedding.image.new_zeros(pointed.shape)
         for rows, multimask in ((several, True), (pointed & ~several, False)):
             if not rows.any():
                 continue
             kept = labels.masked_fill(~rows[..., None], PADDING)
             masks = self.segment(features, points=points, point_labels=kept, multimask=multimask, embedding=embedding)
             rank = mask_ranks(masks.logits[rows], masks.quality[rows], ambiguity[rows].to(masks.logits.device))
-            logits = masks.logits[rows]
-            chosen[rows] = logits[torch.arange(len(logits), device=logits.device), rank]
-        return chosen
+            every = torch.arange(len(rank), device=rank.device)
+            chosen[rows] = masks.logits[rows][every, rank]
+            quality[rows] = masks.quality[rows][every, rank]
+        return chosen, quality
 
     def _proposals_around(
         self, features: GromaImageFeatures, points: Tensor, labels: Tensor, ambiguity: Tensor, pointed: Tensor

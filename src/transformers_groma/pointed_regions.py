@@ -1,0 +1,163 @@
+"""Regions that a question points at, found by the model: a click or a scribble becomes a box and a mask."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .boxes import box_xyxy_to_cxcywh, boxes_in_pixels, normalize_boxes
+from .image_inputs import ImageSize
+from .masks import masks_of_logits
+from .region_inputs import AMBIGUITIES, RegionPrompt
+
+# In the tensors of `resolve_points`: padding of points, and the best of several masks.
+_NO_POINT, _BEST = -1, -1
+
+
+class PointedRegion(NamedTuple):
+    """A region that a question points at.
+
+    Args:
+        box (`list[float]`): `xyxy` in absolute pixels of the upright image.
+        mask (`np.ndarray` of shape `(height, width)`, bool, *optional*): its pixels, where they are known: the mask
+            that was given, or that of a click or a scribble.
+        quality (`float`): the estimated IoU of a decoded mask; 1 for what was given.
+    """
+
+    box: list[float]
+    mask: np.ndarray | None = None
+    quality: float = 1.0
+
+
+@torch.no_grad()
+def find_regions(
+    model: Any, features: Sequence[Any], sizes: Sequence[ImageSize], prompts: Sequence[Sequence[RegionPrompt]]
+) -> list[list[PointedRegion]]:
+    """Find the regions of clicks and scribbles from what the model has seen of the images. Others stay as given.
+
+    Args:
+        model (`PreTrainedModel`): with a mask decoder its masks are the regions, and their boxes are around them;
+            without one a region is the smallest proposal around the points, or else the nearest.
+        features (`Sequence[ModelOutput]`): what the model has seen of each image, of `perceive`.
+        sizes (`Sequence[ImageSize]`): of the upright images.
+        prompts (`Sequence[Sequence[RegionPrompt]]`): the regions of each image.
+
+    Returns:
+        `list[list[PointedRegion]]`: a region for each prompt.
+
+    Raises:
+        ValueError: an `ambiguity` that the model's mask decoder cannot choose by, or an image in which the model found
+            no region.
+
+    Example:
+    ```python
+    (image,) = perceive(model, processor, [photo])
+    click = read_region({"point": [90, 300]}, image.size)
+    [[region]] = find_regions(model, [image.features], [image.size], [[click]])
+    print(region.box)
+    ```
+    """
+    found = [
+        [PointedRegion(readable_box(prompt.box, size), prompt.mask) for prompt in of_image]
+        for of_image, size in zip(prompts, sizes, strict=True)
+    ]
+    clicks = [[place for place, prompt in enumerate(of_image) if prompt.points] for of_image in prompts]
+    asked = [image for image, places in enumerate(clicks) if places]
+    if not asked:
+        return found
+    _check_ambiguity(model, [prompt for of_image in prompts for prompt in of_image])
+    stacked = type(features[0]).stack([features[image] for image in asked])
+    clicked = [[prompts[image][place] for place in clicks[image]] for image in asked]
+    resolved = model.resolve_points(stacked, **point_tensors(clicked, [sizes[image] for image in asked]))
+    for row, image in enumerate(asked):
+        size, count = sizes[image], len(clicks[image])
+        boxes = boxes_in_pixels(resolved.boxes[row, :count].float().cpu(), size.height, size.width).tolist()
+        masks, quality = [None] * count, [1.0] * count
+        if resolved.logits is not None:
+            # Where the decoder found nothing, the box is a proposal's.
+            decoded = masks_of_logits(resolved.logits[row, :count], size.height, size.width)
+            masks = [mask if mask.any() else None for mask in decoded]
+            quality = resolved.quality[row, :count].tolist()
+        for place, box, *rest in zip(clicks[image], boxes, masks, quality, strict=True):
+            found[image][place] = PointedRegion(readable_box(box, size), *rest)
+    return found
+
+
+def _check_ambiguity(model: Any, prompts: Sequence[RegionPrompt]) -> None:
+    config = getattr(model.config, "mask_decoder_config", None)
+    for prompt in prompts:
+        if prompt.ambiguity is not None and config is not None and not config.num_multimask_outputs:
+            raise ValueError(
+                f"`ambiguity` {prompt.ambiguity!r} chooses one of several masks, but the mask decoder of this model "
+                "makes one (`num_multimask_outputs` is 0). Leave it out."
+            )
+
+
+def point_tensors(prompts: Sequence[Sequence[RegionPrompt]], sizes: Sequence[ImageSize]) -> dict[str, Tensor]:
+    """Clicks as a model's `resolve_points` takes them.
+
+    Args:
+        prompts (`Sequence[Sequence[RegionPrompt]]`): regions of B images, all with points; K of an image at most.
+        sizes (`Sequence[ImageSize]`): of the upright images.
+
+    Returns:
+        `dict[str, Tensor]`: `refer_points` `(B, K, P, 2)`, fractions of the image, `refer_point_labels` `(B, K, P)`,
+        -1 for padding, `refer_ambiguity` `(B, K)`, and `refer_boxes` `(B, K, 4)`, zeros for padding.
+    """
+    rows, most = max(map(len, prompts)), max(len(prompt.points) for of_image in prompts for prompt in of_image)
+    points = torch.zeros(len(prompts), rows, most, 2)
+    labels = torch.full((len(prompts), rows, most), _NO_POINT)
+    ambiguity = torch.full((len(prompts), rows), _BEST)
+    boxes = torch.zeros(len(prompts), rows, 4)
+    for image, (of_image, size) in enumerate(zip(prompts, sizes, strict=True)):
+        extent = torch.tensor([size.width, size.height])
+        for row, prompt in enumerate(of_image):
+            count = len(prompt.points)
+            points[image, row, :count] = torch.tensor(prompt.points) / extent
+            labels[image, row, :count] = torch.tensor(prompt.labels)
+            boxes[image, row] = 0.5  # is not read, but says that there is a region
+            if prompt.ambiguity is not None:
+                ambiguity[image, row] = AMBIGUITIES.index(prompt.ambiguity)
+    return {
+        "refer_boxes": boxes,
+        "refer_points": points,
+        "refer_point_labels": labels,
+        "refer_ambiguity": ambiguity,
+    }
+
+
+def refer_boxes_of(found: Sequence[Sequence[PointedRegion]], sizes: Sequence[ImageSize]) -> Tensor:
+    """The regions of B images as a model takes them.
+
+    Args:
+        found (`Sequence[Sequence[PointedRegion]]`): the regions of each image, at most K.
+        sizes (`Sequence[ImageSize]`): of the upright images.
+
+    Returns:
+        `Tensor` of shape `(B, K, 4)`: normalized `cxcywh`, rows of zeros pad.
+    """
+    boxes = torch.zeros(len(found), max(map(len, found)), 4)
+    for row, of_image, size in zip(boxes, found, sizes, strict=True):
+        pixels = torch.tensor([region.box for region in of_image]).reshape(-1, 4)
+        row[: len(of_image)] = normalize_boxes(box_xyxy_to_cxcywh(pixels), size.height, size.width)
+    return boxes
+
+
+def readable_box(box: Sequence[float], size: ImageSize) -> list[float]:
+    """A box, `xyxy` in absolute pixels, as a prompt can hold it: one within the first pixel would read as fractions.
+
+    Args:
+        box (`Sequence[float]`): of a checked region.
+        size (`ImageSize`): of the upright image.
+
+    Returns:
+        `list[float]`: the box, or one of two pixels at the image's corner.
+    """
+    if max(box) > 1:
+        return list(box)
+    return [0.0, 0.0, float(min(2, size.width)), float(min(2, size.height))]
+
+
+__all__ = ["PointedRegion", "find_regions", "point_tensors", "readable_box", "refer_boxes_of"]
