@@ -13,6 +13,7 @@ from PIL import Image
 from ._words import counted
 from .image_inputs import ImageSize, image_size, to_rgb
 from .models.processing_inputs import pad_left
+from .models.processing_regions import REFER_INPUTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,13 +140,13 @@ def prompt_inputs(
     Args:
         model (`PreTrainedModel`), processor (`ProcessorMixin`): as for [`perceive`].
         conversations (`Sequence`): messages of each, see the processor's `apply_chat_template`; boxes of region parts
-            are `xyxy` in absolute pixels of the upright image. The last message is the user's. What an image part
-            holds as its image is not looked at.
+            are `xyxy`, and all coordinates are absolute pixels of the upright image. The last message is the user's.
+            What an image part holds as its image is not looked at.
         perceived (`Sequence[PerceivedImage | None]`): the image of each conversation, `None` for one without.
 
     Returns:
-        `dict`: `input_ids` and `attention_mask` `(B, L)`, padded on the left, and for images `mm_encoder_outputs` and
-        `refer_boxes`, all on the model's device.
+        `dict`: `input_ids` and `attention_mask` `(B, L)`, padded on the left, and for images `mm_encoder_outputs`,
+        `refer_boxes` and what the processor has for points, all on the model's device.
 
     Raises:
         ValueError: conversations and images do not fit each other, or a conversation is not one.
@@ -156,8 +157,9 @@ def prompt_inputs(
     ]
     encoded = processor.apply_chat_template(conversations, tokenize=True, return_dict=True, add_generation_prompt=True)
     inputs: dict[str, Any] = pad_left(encoded["input_ids"], processor.tokenizer.pad_token_id)
-    if "refer_boxes" in encoded:
-        inputs["refer_boxes"] = torch.stack([torch.as_tensor(boxes) for boxes in encoded["refer_boxes"]])
+    for name in REFER_INPUTS:
+        if name in encoded:
+            inputs[name] = torch.stack([torch.as_tensor(rows) for rows in encoded[name]])
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
     if features := [image.features for image in perceived if image is not None]:
         inputs["mm_encoder_outputs"] = {"image": type(features[0]).stack(features)}

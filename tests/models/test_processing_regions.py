@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from transformers_groma.models.groma.modeling_groma_pointing import POINT_INPUTS
 from transformers_groma.models.modeling_mask_decoder import PADDING
 from transformers_groma.models.processing_inputs import prepare_boxes
 from transformers_groma.models.processing_regions import (
     NO_CHOICE,
     NO_POINT,
+    REFER_INPUTS,
     boxes_of_regions,
     point_inputs,
     prepare_regions,
@@ -28,6 +30,12 @@ TWO = Regions([BOX, [0, 0, 10, 10]])
 def prepared(regions, sizes=(SIZE,), **form):
     form = {"box_format": "xyxy", "normalized": False, **form}
     return prepare_regions("regions", regions, list(sizes), **form)
+
+
+def test_names_are_those_of_the_model():
+    assert ("refer_boxes", *POINT_INPUTS) == REFER_INPUTS
+    inputs = referred_regions(None, [CLICK], [SIZE], "xyxy", False).inputs()
+    assert tuple(inputs) == REFER_INPUTS
 
 
 def test_padding_is_what_the_mask_decoder_takes_for_padding():

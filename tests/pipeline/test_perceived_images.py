@@ -5,7 +5,9 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from transformers_groma.boxes import box_iou
 from transformers_groma.image_inputs import ImageSize
+from transformers_groma.models.processing_regions import REFER_INPUTS
 from transformers_groma.perceived_images import PerceivedImages, image_key, perceive, prompt_inputs
 from transformers_groma.shapes.scenes import make_scene
 
@@ -82,6 +84,24 @@ def test_prompts_and_answers_equal_those_from_pixels(model, processor, conversat
     wanted = answers(model, processor, expected, sizes)
     assert [answer.to_dict() for answer in found] == [answer.to_dict() for answer in wanted]
     assert found[1].phrases
+
+
+def test_clicks_go_to_the_model_as_from_pixels(model, processor, scenes, images, perceived):
+    x1, y1, x2, y2 = scenes[0].boxes_xyxy[0]
+    click = {"type": "region", "points": [[(x1 + x2) / 2, (y1 + y2) / 2], [1, 1]], "labels": [1, 0]}
+    conversations = [
+        ask(images[0], text("What is "), click, text("?")),
+        ask(images[1], text("What is "), {"type": "region", "box": list(scenes[1].boxes_xyxy[0])}, text("?")),
+    ]
+    expected = from_pixels(processor, conversations)
+    inputs = prompt_inputs(model, processor, conversations, perceived)
+    for name in REFER_INPUTS:
+        assert torch.equal(inputs[name], expected[name]), name
+    sizes = [(448, 448), (320, 320)]
+    found = answers(model, processor, inputs, sizes)
+    assert [a.to_dict() for a in found] == [a.to_dict() for a in answers(model, processor, expected, sizes)]
+    (box,) = found[0].regions.with_ids(found[0].user_region_ids).xyxy
+    assert box_iou(box[None], torch.tensor([[x1, y1, x2, y2]], dtype=box.dtype)).item() > 0.5
 
 
 def test_no_image_is_looked_at_again(model, processor, conversations, perceived, monkeypatch):

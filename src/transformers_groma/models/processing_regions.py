@@ -15,6 +15,8 @@ from .processing_inputs import pad_boxes, prepare_boxes
 
 # What stands in `refer_point_labels` where a region has fewer points, and in `refer_ambiguity` for no choice.
 NO_POINT, NO_CHOICE = -1, -1
+# Inputs of the models that say where regions are: boxes, and what comes beside them where a region has points.
+REFER_INPUTS = ("refer_boxes", "refer_points", "refer_point_labels", "refer_ambiguity")
 
 
 class ReferredRegions(NamedTuple):
@@ -197,6 +199,7 @@ def _group_regions(name: str, regions: Any, num_samples: int) -> list[Any]:
 __all__ = [
     "NO_CHOICE",
     "NO_POINT",
+    "REFER_INPUTS",
     "ReferredRegions",
     "boxes_of_regions",
     "point_inputs",

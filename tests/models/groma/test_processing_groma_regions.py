@@ -212,6 +212,33 @@ class TestParts:
         inputs = prepared(processor, parts, processor_kwargs={"regions": [CLICK]})
         assert_same(inputs, processor(image, "What is <region>?", regions=[CLICK], return_tensors="pt"))
 
+    @pytest.mark.parametrize(
+        ("name", "part"),
+        [
+            ("boxes", {"type": "region", "box": BOX}),
+            ("boxes", {"type": "region", **CLICK}),
+            ("regions", {"type": "region", "box": BOX}),
+            ("ground_boxes", {"type": "phrase", "text": "it", "boxes": [BOX]}),
+        ],
+    )
+    def test_regions_in_two_places_are_refused(self, name, part, processor, image):
+        parts = [{"type": "image", "image": image}, part, text(" and <region>")]
+        with pytest.raises(
+            ValueError, match=f"`processor_kwargs` has `{name}`, but the conversation has {part['type']} "
+        ):
+            prepared(processor, parts, processor_kwargs={name: [BOX]})
+
+    def test_a_phrase_to_locate_has_no_boxes_of_its_own(self, processor, image):
+        parts = [{"type": "image", "image": image}, {"type": "phrase", "text": "it", "boxes": []}]
+        answer = {"role": "assistant", "content": "<p>it</p><roi><ground_box></roi>"}
+        inputs = processor.apply_chat_template(
+            [*question(*parts), answer],
+            tokenize=True,
+            return_dict=True,
+            processor_kwargs={"ground_boxes": [BOX]},
+        )
+        assert len(inputs["ground_boxes"]) == 1
+
     def test_a_rendered_text_has_a_mark_for_each_region(self, processor, image):
         parts = [text("What is "), {"type": "region", **CLICK}, text(" in "), {"type": "region", "mask": MASK}]
         assert "What is <region> in <region>" in processor.apply_chat_template(question(*parts))

@@ -95,6 +95,7 @@ class GromaConversations(ProcessorMixin):
                 )
             parse_tokens = not sanitize_control_tokens
         if kwargs.get("tokenize"):
+            self._refuse_two_places(conversation, processor_kwargs)
             if not parse_tokens:
                 conversation, kwargs = self._plain_conversation(conversation, processor_kwargs, template, kwargs)
             # What the template wrote is a whole prompt.
@@ -227,6 +228,19 @@ class GromaConversations(ProcessorMixin):
         if any(ground_boxes):
             additional_inputs["ground_boxes"] = ground_boxes
         return images, videos, audio, additional_inputs
+
+    def _refuse_two_places(self, conversation: Any, processor_kwargs: Mapping[str, Any]) -> None:
+        """Refuse regions that come in parts and in `processor_kwargs`: nothing says which mark is of which."""
+        conversations, _ = self._normalize_conversations(conversation)
+        contents = [message.get("content") for messages in conversations for message in messages]
+        parts = [part for content in contents if isinstance(content, list) for part in content]
+        kinds = {part.get("type") for part in parts if isinstance(part, Mapping) and part.get("boxes") != []}
+        for name, kind in (("boxes", "region"), ("regions", "region"), ("ground_boxes", "phrase")):
+            if processor_kwargs.get(name) is not None and kind in kinds:
+                raise ValueError(
+                    f"`processor_kwargs` has `{name}`, but the conversation has {kind} parts, too. Write all of them "
+                    "as parts, or none."
+                )
 
     def next_turn(
         self,
