@@ -10,10 +10,8 @@ from torch import Tensor
 from .boxes import box_xyxy_to_cxcywh, boxes_in_pixels, normalize_boxes
 from .image_inputs import ImageSize
 from .masks import masks_of_logits
-from .region_inputs import AMBIGUITIES, RegionPrompt
-
-# In the tensors of `resolve_points`: padding of points, and the best of several masks.
-_NO_POINT, _BEST = -1, -1
+from .models.processing_regions import NO_POINT, point_inputs
+from .region_inputs import RegionPrompt
 
 
 class PointedRegion(NamedTuple):
@@ -103,29 +101,14 @@ def point_tensors(prompts: Sequence[Sequence[RegionPrompt]], sizes: Sequence[Ima
         sizes (`Sequence[ImageSize]`): of the upright images.
 
     Returns:
-        `dict[str, Tensor]`: `refer_points` `(B, K, P, 2)`, fractions of the image, `refer_point_labels` `(B, K, P)`,
-        -1 for padding, `refer_ambiguity` `(B, K)`, and `refer_boxes` `(B, K, 4)`, zeros for padding.
+        `dict[str, Tensor]`: what the processor has for points, see [`point_inputs`], and `refer_boxes` `(B, K, 4)`,
+        zeros for padding.
     """
-    rows, most = max(map(len, prompts)), max(len(prompt.points) for of_image in prompts for prompt in of_image)
-    points = torch.zeros(len(prompts), rows, most, 2)
-    labels = torch.full((len(prompts), rows, most), _NO_POINT)
-    ambiguity = torch.full((len(prompts), rows), _BEST)
-    boxes = torch.zeros(len(prompts), rows, 4)
-    for image, (of_image, size) in enumerate(zip(prompts, sizes, strict=True)):
-        extent = torch.tensor([size.width, size.height])
-        for row, prompt in enumerate(of_image):
-            count = len(prompt.points)
-            points[image, row, :count] = torch.tensor(prompt.points) / extent
-            labels[image, row, :count] = torch.tensor(prompt.labels)
-            boxes[image, row] = 0.5  # is not read, but says that there is a region
-            if prompt.ambiguity is not None:
-                ambiguity[image, row] = AMBIGUITIES.index(prompt.ambiguity)
-    return {
-        "refer_boxes": boxes,
-        "refer_points": points,
-        "refer_point_labels": labels,
-        "refer_ambiguity": ambiguity,
-    }
+    rows = point_inputs(prompts, [(size.height, size.width) for size in sizes])
+    tensors = {name: torch.from_numpy(np.stack(values)) for name, values in rows.items()}
+    # Boxes are not read there, but say that there is a region.
+    has_points = (tensors["refer_point_labels"] != NO_POINT).any(dim=-1)
+    return {"refer_boxes": has_points[..., None].expand(-1, -1, 4) * 0.5, **tensors}
 
 
 def refer_boxes_of(found: Sequence[Sequence[PointedRegion]], sizes: Sequence[ImageSize]) -> Tensor:

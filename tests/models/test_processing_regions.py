@@ -18,6 +18,8 @@ from transformers_groma.models.processing_regions import (
 )
 from transformers_groma.regions import Regions
 
+from ..test_region_inputs import JUNK
+
 SIZE = (100, 200)
 BOX = [20.0, 30.0, 60.0, 80.0]
 CLICK = {"point": [50, 25]}
@@ -96,6 +98,16 @@ def test_the_regions_of_a_batch():
 def test_regions_that_do_not_fit_are_named(regions, sizes, words):
     with pytest.raises(ValueError, match=words):
         prepared(regions, sizes)
+
+
+@pytest.mark.parametrize("sizes", [[SIZE], [SIZE, SIZE], [SIZE, None]])
+def test_junk_is_refused_in_words_of_ours(sizes):
+    for value in JUNK:
+        for regions in (value, [value], [value] * 2, [[value]], [[value], None], {"point": value}, [{"box": value}]):
+            try:
+                prepared(regions, sizes)
+            except ValueError as error:
+                assert "`regions" in str(error) and "\n" not in str(error), (regions, error)
 
 
 def test_boxes_are_those_that_boxes_become():
