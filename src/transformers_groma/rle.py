@@ -159,14 +159,22 @@ def mask_spans(mask: np.ndarray) -> np.ndarray:
     height, width = mask.shape
     if mask.size == 0:
         return np.zeros((0, 2), np.int64)
-    # Where a pixel differs from the one before it: above it, or at the bottom of the column to its left. Comparing
-    # rows leaves the array as it lies in memory; turning it would take several times as long.
-    changes = np.empty((height, width), bool)
-    np.not_equal(mask[1:], mask[:-1], out=changes[1:])
-    np.not_equal(mask[0, 1:], mask[-1, :-1], out=changes[0, 1:])
-    changes[0, 0] = mask[0, 0]  # what is before the first pixel is background
-    rows, columns = np.divmod(np.flatnonzero(changes), width)
-    bounds = np.sort(columns * height + rows)
+    # Where a pixel differs from the one before it; before the first one is background.
+    changes = np.empty(mask.size, bool)
+    changes[0] = mask[0, 0]
+    if mask.flags.f_contiguous:  # column by column in memory, as `rle_to_mask` gives it
+        pixels = mask.ravel(order="F")
+        np.not_equal(pixels[1:], pixels[:-1], out=changes[1:])
+        bounds = np.flatnonzero(changes)
+    else:
+        # Others are left as they lie in memory: turning them would take several times as long. The pixel before one
+        # is above it, or at the bottom of the column to its left.
+        mask = np.ascontiguousarray(mask)
+        grid = changes.reshape(height, width)
+        np.not_equal(mask[1:], mask[:-1], out=grid[1:])
+        np.not_equal(mask[0, 1:], mask[-1, :-1], out=grid[0, 1:])
+        rows, columns = np.divmod(np.flatnonzero(changes), width)
+        bounds = np.sort(columns * height + rows)
     if mask[-1, -1]:
         bounds = np.append(bounds, mask.size)
     return bounds.reshape(-1, 2)
