@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -94,6 +95,33 @@ def test_rows_in_words_alone(model, processor):
 def test_the_same_model_gives_the_same_answers(model, processor, mixed):
     first, second = (answers(model, processor, mixed, 2) for _ in range(2))
     assert [answer.markup for answer in first] == [answer.markup for answer in second]
+
+
+def test_answers_with_masks_say_the_same(processor):
+    """The regions that answers name have masks of their images, whatever else is in the batch."""
+    model = training_model(masks=True)
+    rows = rows_of(question(0), question(1, messages=3), question(3), question(4), question(5))
+    plain = answers(model, processor, rows, 2)
+    alone, together = (
+        list(answer_rows(model, processor, rows, batch_size=size, max_new_tokens=8, masks=True, progress=False))
+        for size in (1, 5)
+    )
+    named = 0
+    for without, one, other, row in zip(plain, alone, together, rows, strict=True):
+        assert same(without, one) and same(one, other) and not without.masks
+        for phrase, twin in zip(one.phrases, other.phrases, strict=True):
+            width, height = row["image"].size
+            assert phrase.regions.masks.shape == (len(phrase.regions), height, width)
+            assert np.mean(phrase.regions.masks != twin.regions.masks) < 0.01
+            named += len(phrase.regions)
+    assert named > 0
+
+
+def test_masks_need_a_decoder_and_images(model, processor, mixed):
+    with pytest.raises(ValueError, match="mask decoder"):
+        list(answer_rows(model, processor, mixed.select([0]), max_new_tokens=8, masks=True, progress=False))
+    with pytest.raises(ValueError, match="a question is without an image"):
+        list(answer_rows(training_model(masks=True), processor, mixed, masks=True, progress=False))
 
 
 @pytest.mark.parametrize("batch_size", [0, -1])

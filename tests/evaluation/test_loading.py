@@ -15,10 +15,23 @@ from .samples import rec_dataset
 
 
 def test_benchmarks_have_the_names_of_the_command():
-    assert list(BENCHMARKS) == ["rec", "lvis-ground", "region-caption", "grounded-caption", "detection", "llava-bench"]
+    assert list(BENCHMARKS) == [
+        *("rec", "lvis-ground", "region-caption", "grounded-caption", "detection"),
+        *("referring-segmentation", "grounded-conversation", "interactive-segmentation", "llava-bench"),
+    ]
     assert all(load_benchmark(name).name == name for name in BENCHMARKS)
     with pytest.raises(ValueError, match="There is no benchmark 'coco'. Use one of rec, lvis-ground"):
         load_benchmark("coco")
+
+
+def test_protocols():
+    release = load_benchmark("referring-segmentation", "glamm-release")
+    assert release.protocol == "glamm-release" and release.name == "referring-segmentation"
+    assert load_benchmark("referring-segmentation").protocol is None
+    with pytest.raises(ValueError, match="rec has no protocol 'glamm-release'. There is 'glamm-release' of referring"):
+        load_benchmark("rec", "glamm-release")
+    with pytest.raises(ValueError, match="There is no benchmark 'coco'"):
+        load_benchmark("coco", "glamm-release")
 
 
 def test_a_dataset_has_one_split(tmp_path):

@@ -1,13 +1,16 @@
 """Respondents: the questions asked, and answers that do not depend on batching."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from transformers_groma.evaluation import proposals
 from transformers_groma.evaluation.answers import answer_dataset
 from transformers_groma.evaluation.benchmark import Asking
 from transformers_groma.evaluation.proposals import detect
 from transformers_groma.evaluation.respondents import ChatRespondent, ProposalRespondent
+from transformers_groma.masks import masks_of_logits, rle_to_mask
 
 from ..training.rows import training_model, training_processor
 from .samples import caption_row, dataset, rec_row
@@ -57,6 +60,52 @@ def test_a_seed_needs_templates(model):
     with pytest.raises(ValueError, match="`prompt_seed` has no effect here"):
         ChatRespondent(*model, Asking(max_new_tokens=4, prompt_seed=0))
     assert ChatRespondent(*model, Asking(max_new_tokens=4)).question(caption_row()) == "What is in <region>?"
+
+
+def test_regions_have_masks_where_rows_have_some():
+    """In the order of the regions, in pixels of images of any shape, and in every batch the same."""
+    model, processor = training_model(masks=True), training_processor()
+    sizes = {0: (72, 96), 1: (72, 48), 2: (56, 56)}
+    rows = [
+        {
+            "index": index,
+            "image_id": str(index),
+            "image": Image.effect_noise(size, 90).convert("RGB"),
+            "masks": None if index == 1 else [],
+        }
+        for index, size in sizes.items()
+    ]
+    respondent = ProposalRespondent(model, processor, masks=True)
+    found = respondent.answer(respondent.prepare(rows))
+    assert found[1].masks is None
+    for index in (0, 2):
+        regions = found[index].phrases[0][1]
+        masks, queries = found[index].masks
+        assert queries is None and len(masks) == len(regions) > 1
+        assert all(rle["size"] == list(sizes[index][::-1]) for rle in masks)
+        # Those that `segment` makes of the boxes' slots.
+        features = model.get_image_features(respondent.prepare([rows[index]]).pixel_values)
+        logits = model.segment(features, slots=torch.arange(len(regions))[None]).logits[0, :, 0]
+        expected = masks_of_logits(logits, *sizes[index][::-1])
+        shares = [np.mean(rle_to_mask(rle) != mask) for rle, mask in zip(masks, expected, strict=True)]
+        assert max(shares) < 0.01
+        [alone] = respondent.answer(respondent.prepare([rows[index]]))
+        pairs = zip(alone.masks[0], masks, strict=True)
+        assert max(np.mean(rle_to_mask(one) != rle_to_mask(other)) for one, other in pairs) < 0.01
+    without = ProposalRespondent(model, processor)
+    assert without.answer(without.prepare(rows))[0].masks is None
+
+
+def test_many_regions_are_decoded_in_parts(monkeypatch):
+    model, processor = training_model(masks=True), training_processor()
+    row = {"index": 0, "image_id": "0", "image": Image.effect_noise((64, 64), 90).convert("RGB"), "masks": []}
+    respondent = ProposalRespondent(model, processor, masks=True)
+    [at_once] = respondent.answer(respondent.prepare([row]))
+    monkeypatch.setattr(proposals, "SLOTS_AT_ONCE", 2)
+    [in_parts] = respondent.answer(respondent.prepare([row]))
+    assert len(at_once.masks[0]) > 2
+    for one, other in zip(at_once.masks[0], in_parts.masks[0], strict=True):
+        assert np.mean(rle_to_mask(one) != rle_to_mask(other)) < 0.01
 
 
 @pytest.mark.parametrize("part", ["processor", "image_processor"])

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -68,6 +69,29 @@ def test_every_image_is_encoded_once_and_answers_are_those_of_single_rows(model,
     for answer, single in zip(together, alone, strict=True):
         boxes = [torch.stack([region.box for region in one.regions]) for one in (answer, single)]
         torch.testing.assert_close(*boxes, atol=1e-2, rtol=0)
+
+
+def test_masks_of_shared_images_are_those_of_single_rows(processor, monkeypatch):
+    model = training_model(masks=True)
+    rows = rows_of_images()
+    alone = [answer_questions(model, processor, prepare_questions(processor, [row]), 8, True)[0] for row in rows]
+    seen = []
+    look = model.get_image_features
+    monkeypatch.setattr(
+        model,
+        "get_image_features",
+        lambda pixels, *args, **kw: (seen.append(len(pixels)), look(pixels, *args, **kw))[1],
+    )
+    questions = prepare_questions(processor, rows)
+    together = answer_questions(model, processor, questions, 8, masks=True)
+    assert seen == [3] and questions.images == [0, 1, 0, 0, 4, 1]
+    assert [answer.markup for answer in together] == [answer.markup for answer in alone]
+    named = [(one, other) for one, other in zip(together, alone, strict=True) if one.masks]
+    assert named
+    for one, other in named:
+        assert list(one.masks) == list(other.masks)
+        for number, mask in one.masks.items():
+            assert mask.shape == (64, 64) and np.mean(mask != other.masks[number]) < 0.01
 
 
 def test_the_output_is_that_of_generate(model, processor):

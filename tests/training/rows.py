@@ -24,7 +24,7 @@ from transformers_groma.training.arguments import parse_arguments
 from transformers_groma.training.conversation_stage import ConversationArguments
 from transformers_groma.training.trainer import GromaSFTTrainer, GromaTrainer
 
-from ..tiny import MAX_REGIONS, VISION, tiny_model
+from ..tiny import MASK_DECODER, MAX_REGIONS, VISION, tiny_model
 
 COLORS = ("red", "green", "blue", "white")
 VOCAB_SIZE = 420  # before Groma's own tokens
@@ -60,8 +60,10 @@ def training_tokenizer() -> PreTrainedTokenizerFast:
     return wrapped
 
 
-def training_model(seed: int = 0, tied: bool = False, **text_config: Any) -> GromaForConditionalGeneration:
-    """The model of `tests.tiny` with the ids of `training_tokenizer`."""
+def training_model(
+    seed: int = 0, tied: bool = False, masks: bool = False, **text_config: Any
+) -> GromaForConditionalGeneration:
+    """The model of `tests.tiny` with the ids of `training_tokenizer`, and a mask decoder with `masks`."""
     tokenizer = training_tokenizer()
     marks = {"image": "<image>", "refer_box": "<refer_box>", "ground_box": "<ground_box>", "first_proxy": "<r0>"}
     return tiny_model(
@@ -75,6 +77,7 @@ def training_model(seed: int = 0, tied: bool = False, **text_config: Any) -> Gro
             "tie_word_embeddings": tied,
             **text_config,
         },
+        **({"mask_decoder_config": MASK_DECODER} if masks else {}),
         **{f"{name}_token_id": tokenizer.convert_tokens_to_ids(mark) for name, mark in marks.items()},
     )
 
@@ -90,9 +93,9 @@ def training_processor() -> GromaProcessor:
     )
 
 
-def save_training_model(folder: Path, seed: int = 0, tied: bool = False) -> Path:
+def save_training_model(folder: Path, seed: int = 0, tied: bool = False, masks: bool = False) -> Path:
     """Both as a folder, to name in `model_name_or_path`."""
-    training_model(seed, tied).save_pretrained(folder)
+    training_model(seed, tied, masks).save_pretrained(folder)
     training_processor().save_pretrained(folder)
     return folder
 

@@ -24,9 +24,14 @@ if TYPE_CHECKING:
     from ..evaluation.loading import NamedRows
 
 # The names in `evaluation.loading.BENCHMARKS`, repeated so that `--help` need not import it.
-BENCHMARKS = ("rec", "lvis-ground", "region-caption", "grounded-caption", "detection", "llava-bench")
+BENCHMARKS = (
+    *("rec", "lvis-ground", "region-caption", "grounded-caption", "detection"),
+    *("referring-segmentation", "grounded-conversation", "interactive-segmentation", "llava-bench"),
+)
 # The one whose options `--help` shows as a separate group.
 JUDGED = "llava-bench"
+# The one that asks how alike phrases are.
+COMPARING_PHRASES = "grounded-conversation"
 
 
 def add_evaluate(commands: "argparse._SubParsersAction") -> None:
@@ -83,6 +88,17 @@ def add_evaluate(commands: "argparse._SubParsersAction") -> None:
     parser.add_argument(
         "--gallery", metavar="N", type=positive(int), default=0, help="draw the N worst answers to gallery.html"
     )
+    parser.add_argument(
+        "--protocol",
+        metavar="NAME",
+        help="another protocol than the usual one: glamm-release for referring-segmentation",
+    )
+    parser.add_argument(
+        "--text-encoder",
+        metavar="MODEL",
+        help="folder or Hub name of an encoder that says how alike phrases are, for grounded-conversation; GLaMM's "
+        "evaluation uses bert-base-uncased (default: the F1 of their words)",
+    )
     parser.add_argument("--card", metavar="MODEL_DIR", type=Path, help="write the metrics into the model card there")
     judge = parser.add_argument_group(JUDGED, "Without a judge there are answers but no metrics.")
     judge.add_argument("--images", metavar="DIR", type=Path, help="the photos of COCO val2014")
@@ -119,20 +135,26 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         raise CommandError(f"--card {str(arguments.card)!r} is not a folder: pass a model's folder.")
     try:
         from ..evaluation.answers import process_state
-        from ..evaluation.loading import load_benchmark, load_model
+        from ..evaluation.loading import load_benchmark, load_config, load_model
         from ..evaluation.reports.card import add_results_to_card
         from ..evaluation.reports.report import REPORT_NAME, RESULTS_NAME
-        from ..evaluation.runner import evaluate
+        from ..evaluation.runner import check_decodes_masks, evaluate
     except ImportError as error:
         raise CommandError(
             f'{error}. Install what evaluation needs: pip install "transformers-groma[eval]".'
         ) from error
 
-    benchmark = load_benchmark(arguments.benchmark)
+    with errors_of("--protocol"):
+        benchmark = load_benchmark(arguments.benchmark, arguments.protocol)
+    if arguments.text_encoder is not None and benchmark.with_similarity is None:
+        raise CommandError(f"--text-encoder belongs to {COMPARING_PHRASES}: leave it out for {benchmark.name}.")
     for option, used_by in (("images", benchmark.read_published), ("judge", benchmark.review)):
         if getattr(arguments, option) is not None and used_by is None:
             raise CommandError(f"--{option} belongs to {JUDGED}: leave it out for {benchmark.name}.")
     model = checked_model(arguments.model, benchmark.model_types)
+    if benchmark.needs_masks:
+        with errors_of(f"--model {model!r}"):
+            check_decodes_masks(load_config(model), benchmark)
     rows = _rows(arguments, benchmark)
     dataset = rows.dataset
     notes = {}
@@ -142,11 +164,18 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     judge, judge_errors = _judge(arguments)
     device = None if arguments.device is None else checked_device(arguments.device)
     state = process_state(device)
+    where = state.device if device is None else device
+    if arguments.text_encoder is not None:
+        from ..evaluation.text_encoders import TextEncoder
+
+        with errors_of(f"--text-encoder {arguments.text_encoder!r}"):
+            encoder = TextEncoder(arguments.text_encoder, where)
+        benchmark = benchmark.with_similarity(encoder, encoder.name)
     with errors_of(f"--model {model!r}"):
         loaded, processor = load_model(
             model,
             arguments.dtype,
-            state.device if device is None else device,
+            where,
             box_score_threshold=arguments.box_score_threshold,
             nms_threshold=arguments.nms_threshold,
         )

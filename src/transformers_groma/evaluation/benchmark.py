@@ -11,7 +11,8 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.columns import Schema
 from ..data.prompts import Task
-from .predictions import Prediction
+from .metrics.grounded_masks import Similarity
+from .predictions import Prediction, Rle
 
 # At run time only a judge needs the client of endpoints.
 if TYPE_CHECKING:
@@ -106,11 +107,13 @@ class Asking(NamedTuple):
             own words.
         max_new_tokens (`int`, *optional*): longest answer; `None` where the model answers without words.
         prompt_seed (`int`, *optional*): draws the wording of questions; see `questions.question_of`.
+        masks (`bool`): whether the masks of the regions that an answer names are decoded.
     """
 
     task: Task | None = None
     max_new_tokens: int | None = None
     prompt_seed: int | None = None
+    masks: bool = False
 
 
 class BenchmarkRows(NamedTuple):
@@ -136,6 +139,32 @@ def answer_and_target_boxes(prediction: Prediction, row: Row) -> tuple[list[list
         `tuple[list, list]`: boxes `xyxy` in pixels of the upright image.
     """
     return prediction.boxes_xyxy, row.get("target_boxes_xyxy") or []
+
+
+def no_masks(prediction: Prediction, row: Row) -> tuple[list[Rle], list[Rle]]:
+    """No masks to draw, neither of the answer nor of the row.
+
+    Args:
+        prediction (`Prediction`): the answer.
+        row (`Mapping`): the row, without its image.
+
+    Returns:
+        `tuple[list, list]`: two empty lists.
+    """
+    return [], []
+
+
+def answer_and_target_masks(prediction: Prediction, row: Row) -> tuple[list[Rle], list[Rle]]:
+    """The masks of an answer, and the target masks.
+
+    Args:
+        prediction (`Prediction`): the answer, with masks.
+        row (`Mapping`): the row, without its image.
+
+    Returns:
+        `tuple[list, list]`: masks of the upright image, as COCO's RLE.
+    """
+    return prediction.all_masks, row["target_masks"]
 
 
 RIGHT, PARTLY_RIGHT, WRONG, NOT_JUDGED = "right", "partly right", "wrong", ""
@@ -175,6 +204,12 @@ class Benchmark:
         metrics (`tuple[Metric, ...]`): what `score` returns, in the order of reports.
         published (`tuple[PublishedMetric, ...]`): what the paper reports for Groma-7B.
         asking (`Asking`): how its questions are asked, unless a run says otherwise.
+        protocol (`str`, *optional*): name of its protocol, where it is not the usual one of the benchmark; answers of
+            different protocols do not compare.
+        settings (`Mapping[str, Any]`): what its metrics depend on beside rows and answers, for `results.json`.
+        with_similarity (`Callable[[Similarity, str], Benchmark]`, *optional*): where scoring asks how alike phrases
+            are: makes the same benchmark with another function for that, of this name.
+        needs_masks (`bool`): whether it compares masks, so that a model without a mask decoder is refused.
         model_types (`tuple[str, ...]`): `model_type` of the models that it can measure.
         more_columns (`tuple[str, ...]`): columns that it reads beside those of its schema, where they are there.
         published_files (`tuple[str, ...]`): file names of the dataset as its authors published it, if that has another
@@ -187,6 +222,8 @@ class Benchmark:
         plots (`Mapping[str, Plot]`): file names, each with the function that draws it.
         drawn_boxes (`Callable[[Prediction, Mapping], tuple[list, list]]`): the boxes of an answer and those that are
             right, `xyxy` in pixels, for the gallery.
+        drawn_masks (`Callable[[Prediction, Mapping], tuple[list, list]]`): the masks of an answer and those that are
+            right, as RLE, for the gallery.
         verdict (`Callable[[float, Prediction, Mapping], str]`): whether an answer with its score from `score_rows` is
             "right", "partly right" or "wrong"; empty if unknown.
         target_name (`str`): what the gallery calls the right boxes of `drawn_boxes`.
@@ -202,6 +239,10 @@ class Benchmark:
     metrics: tuple[Metric, ...]
     published: tuple[PublishedMetric, ...] = ()
     asking: Asking = field(default_factory=Asking)
+    protocol: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    with_similarity: "Callable[[Similarity, str], Benchmark] | None" = None
+    needs_masks: bool = False
     model_types: tuple[str, ...] = ("groma",)
     more_columns: tuple[str, ...] = ()
     published_files: tuple[str, ...] = ()
@@ -209,6 +250,7 @@ class Benchmark:
     review: "Callable[[Sequence[Prediction], Sequence[Row], Path, Judge | None], list[Row]] | None" = None
     plots: Mapping[str, Plot] = field(default_factory=dict)
     drawn_boxes: Callable[[Prediction, Row], tuple[list[list[float]], list[list[float]]]] = answer_and_target_boxes
+    drawn_masks: Callable[[Prediction, Row], tuple[list[Rle], list[Rle]]] = no_masks
     verdict: Callable[[float, Prediction, Row], str] = verdict_of_score
     target_name: str = "Expected box"
 
@@ -254,6 +296,8 @@ __all__ = [
     "PublishedMetric",
     "Respondent",
     "answer_and_target_boxes",
+    "answer_and_target_masks",
+    "no_masks",
     "row_name",
     "rows_without_image",
     "verdict_of_score",

@@ -8,10 +8,12 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import BatchFeature
 
+from ..answer_masks import add_masks
 from ..data.conversations import to_messages
 from ..grounding import GroundedText
-from ..image_inputs import image_size
+from ..image_inputs import ImageSize, image_size
 from ..models.groma.modeling_groma import GromaForConditionalGeneration
+from ..models.groma.modeling_groma_outputs import GromaImageFeatures
 from ..models.groma.processing_groma import GromaProcessor
 from .shared_images import generate_with_shared_images, images_of_rows
 
@@ -37,6 +39,7 @@ def answer_rows(
     *,
     batch_size: int = 16,
     max_new_tokens: int = 128,
+    masks: bool = False,
     progress: bool = True,
 ) -> Iterator[GroundedText]:
     """Answer the questions of rows by greedy decoding: the same model gives the same answers.
@@ -47,6 +50,7 @@ def answer_rows(
         dataset (`Dataset`): evaluation columns.
         batch_size (`int`): rows at a time. It does not change the answers.
         max_new_tokens (`int`): longest answer.
+        masks (`bool`): whether the regions that answers name get their masks.
         progress (`bool`): whether to show a progress bar.
 
     Yields:
@@ -69,7 +73,7 @@ def answer_rows(
     starts = range(0, len(dataset), batch_size)
     for start in tqdm(starts, desc="answers", unit="batch", disable=not progress):
         rows = [dataset[index] for index in range(start, min(start + batch_size, len(dataset)))]
-        yield from answer_questions(model, processor, prepare_questions(processor, rows), max_new_tokens)
+        yield from answer_questions(model, processor, prepare_questions(processor, rows), max_new_tokens, masks)
 
 
 def prepare_questions(processor: GromaProcessor, rows: Sequence[Mapping[str, Any]]) -> PreparedQuestions:
@@ -104,6 +108,7 @@ def answer_questions(
     processor: GromaProcessor,
     questions: PreparedQuestions,
     max_new_tokens: int,
+    masks: bool = False,
 ) -> list[GroundedText]:
     """Answer a batch of questions by greedy decoding.
 
@@ -112,17 +117,58 @@ def answer_questions(
         processor (`GromaProcessor`): its processor.
         questions (`PreparedQuestions`): a batch from [`prepare_questions`].
         max_new_tokens (`int`): longest answer.
+        masks (`bool`): whether the regions that answers name get their masks, from what the model has seen for the
+            answers; each question then is about an image.
 
     Returns:
         `list[GroundedText]`: one a question; boxes `xyxy` in absolute pixels of the upright image.
+
+    Raises:
+        ValueError: `masks` of a model without a mask decoder.
     """
     inputs = questions.inputs.to(model.device)
     greedily = {"max_new_tokens": max_new_tokens, "do_sample": False, "use_cache": True}
-    if questions.images is None:
-        output = model.generate(**inputs, **greedily, return_dict_in_generate=True)
+    features = _features(model, inputs, questions) if masks else None
+    if questions.images is not None:
+        output = generate_with_shared_images(model, inputs, questions.images, features, **greedily)
     else:
-        output = generate_with_shared_images(model, inputs, questions.images, **greedily)
-    return processor.post_process_grounded_generation(output, inputs=inputs, target_sizes=questions.sizes or None)
+        prompt = inputs
+        if features is not None:
+            prompt = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+            prompt["mm_encoder_outputs"] = {"image": features}
+        output = model.generate(**prompt, **greedily, return_dict_in_generate=True)
+    answers = processor.post_process_grounded_generation(output, inputs=inputs, target_sizes=questions.sizes or None)
+    return answers if features is None else _with_masks(model, features, answers, questions)
+
+
+def _features(
+    model: GromaForConditionalGeneration, inputs: BatchFeature, questions: PreparedQuestions
+) -> GromaImageFeatures:
+    """What the model sees of the distinct images of a batch, in the order of their first rows."""
+    if len(questions.sizes) != len(inputs["input_ids"]):
+        raise ValueError("`masks` are those of regions of images, but a question is without an image.")
+    pixel_values = inputs["pixel_values"]
+    if questions.images is not None:
+        pixel_values = pixel_values[sorted(set(questions.images))]
+    return model.get_image_features(pixel_values, inputs.get("refer_boxes"), return_dict=True)
+
+
+def _with_masks(
+    model: GromaForConditionalGeneration,
+    features: GromaImageFeatures,
+    answers: Sequence[GroundedText],
+    questions: PreparedQuestions,
+) -> list[GroundedText]:
+    """The answers with masks. Those about one image get them together: what they share is computed once."""
+    sizes = [ImageSize(*size) for size in questions.sizes]
+    if questions.images is None:
+        return add_masks(model, features, answers, sizes)
+    masked: dict[int, GroundedText] = {}
+    for first, of_image in zip(sorted(set(questions.images)), features.split(), strict=True):
+        rows = [row for row, image in enumerate(questions.images) if image == first]
+        found = add_masks(model, of_image, [answers[row] for row in rows], [sizes[first]])
+        masked.update(zip(rows, found, strict=True))
+    return [masked[row] for row in range(len(answers))]
 
 
 __all__ = ["PreparedQuestions", "answer_questions", "answer_rows", "prepare_questions"]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 from datasets import Dataset
-from transformers import AutoConfig, AutoImageProcessor
+from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.mixtures import load_rows, parse_dataset_spec
@@ -15,7 +15,17 @@ from ..models.groma.modeling_groma import GromaForConditionalGeneration
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 from ..models.groma.processing_groma import GromaProcessor
 from .benchmark import Benchmark
-from .benchmarks import detection, grounded_caption, llava_bench, lvis_ground, rec, region_caption
+from .benchmarks import (
+    detection,
+    grounded_caption,
+    grounded_conversation,
+    interactive_segmentation,
+    llava_bench,
+    lvis_ground,
+    rec,
+    referring_segmentation,
+    region_caption,
+)
 
 DEFAULT_SPLIT = "test"
 BENCHMARKS = {
@@ -24,7 +34,14 @@ BENCHMARKS = {
     "region-caption": region_caption.BENCHMARK,
     "grounded-caption": grounded_caption.BENCHMARK,
     "detection": detection.BENCHMARK,
+    "referring-segmentation": referring_segmentation.BENCHMARK,
+    "grounded-conversation": grounded_conversation.BENCHMARK,
+    "interactive-segmentation": interactive_segmentation.BENCHMARK,
     "llava-bench": llava_bench.BENCHMARK,
+}
+# Benchmarks with another protocol than their usual one, by name and protocol.
+PROTOCOLS = {
+    (benchmark.name, benchmark.protocol): benchmark for benchmark in (referring_segmentation.RELEASE_BENCHMARK,)
 }
 
 
@@ -42,18 +59,20 @@ class NamedRows(NamedTuple):
     split: str
 
 
-def load_benchmark(name: str) -> Benchmark:
+def load_benchmark(name: str, protocol: str | None = None) -> Benchmark:
     """Look up a benchmark by name.
 
     Args:
-        name (`str`): `"rec"`, `"lvis-ground"`, `"region-caption"`, `"grounded-caption"`, `"detection"` or
-            `"llava-bench"`.
+        name (`str`): `"rec"`, `"lvis-ground"`, `"region-caption"`, `"grounded-caption"`, `"detection"`,
+            `"referring-segmentation"`, `"grounded-conversation"`, `"interactive-segmentation"` or `"llava-bench"`.
+        protocol (`str`, *optional*): another protocol than its usual one: `"glamm-release"` for
+            `"referring-segmentation"`.
 
     Returns:
         `Benchmark`
 
     Raises:
-        ValueError: there is no such benchmark.
+        ValueError: there is no such benchmark, or it has no such protocol.
 
     Example:
     >>> load_benchmark("rec").title
@@ -61,7 +80,12 @@ def load_benchmark(name: str) -> Benchmark:
     """
     if name not in BENCHMARKS:
         raise ValueError(f"There is no benchmark {name!r}. Use one of {', '.join(BENCHMARKS)}.")
-    return BENCHMARKS[name]
+    if protocol is None:
+        return BENCHMARKS[name]
+    if (name, protocol) not in PROTOCOLS:
+        known = [f"{other!r} of {of_benchmark}" for of_benchmark, other in PROTOCOLS]
+        raise ValueError(f"{name} has no protocol {protocol!r}. There is {', '.join(known)}; leave it out otherwise.")
+    return PROTOCOLS[name, protocol]
 
 
 def load_benchmark_rows(spec: str | os.PathLike, split: str | None = None) -> NamedRows:
@@ -119,6 +143,18 @@ def load_published_rows(
     return NamedRows(benchmark.read_published(files, Path(images)), str(folder), "")
 
 
+def load_config(name: str | os.PathLike) -> PreTrainedConfig:
+    """Load the configuration of a model, of an adapter that of its base model.
+
+    Args:
+        name (`str` or `Path`): folder or Hub name of a Groma or of a detector.
+
+    Returns:
+        `PreTrainedConfig`
+    """
+    return AutoConfig.from_pretrained(base_of_adapter(name) or name)
+
+
 def load_model(
     name: str | os.PathLike,
     dtype: str | torch.dtype = "auto",
@@ -143,7 +179,7 @@ def load_model(
     >>> model.config.nms_threshold
     0.5
     """
-    config = AutoConfig.from_pretrained(base_of_adapter(name) or name)
+    config = load_config(name)
     if box_score_threshold is not None:
         config.box_score_threshold = box_score_threshold
     if nms_threshold is not None:
@@ -155,4 +191,13 @@ def load_model(
     return model.to(device).eval(), AutoImageProcessor.from_pretrained(name)
 
 
-__all__ = ["BENCHMARKS", "NamedRows", "load_benchmark", "load_benchmark_rows", "load_model", "load_published_rows"]
+__all__ = [
+    "BENCHMARKS",
+    "PROTOCOLS",
+    "NamedRows",
+    "load_benchmark",
+    "load_benchmark_rows",
+    "load_config",
+    "load_model",
+    "load_published_rows",
+]

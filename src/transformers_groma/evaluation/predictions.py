@@ -10,7 +10,11 @@ from typing import Any
 import numpy as np
 
 from ..grounding import GroundedText
+from ..masks import mask_to_rle
 from ..regions import Regions
+
+# COCO's RLE: `{"size": [H, W], "counts": str}`. Decoded masks of a whole benchmark would not fit into memory.
+Rle = Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +28,11 @@ class Prediction:
         phrases (`list[tuple[str, Regions]]`): each phrase of the answer and its regions, in the order of the text; the
             phrase is empty where the answer only points.
         markup (`str`): the answer as the model wrote it.
+        masks (`list[list[Rle] | None]`, *optional*): for each phrase the mask of each of its regions, in the upright
+            image; `None` where none were decoded.
+
+    Raises:
+        ValueError: not as many masks as regions.
     """
 
     index: int
@@ -31,6 +40,17 @@ class Prediction:
     text: str
     phrases: list[tuple[str, Regions]]
     markup: str
+    masks: list[list[Rle] | None] | None = None
+
+    def __post_init__(self) -> None:
+        for (text, regions), masks in zip(self.phrases, self._masks(), strict=True):
+            if masks is not None and len(masks) != len(regions):
+                raise ValueError(
+                    f"`masks` need one mask for each of the {len(regions)} regions of {text!r}, got {len(masks)}."
+                )
+
+    def _masks(self) -> list[list[Rle] | None]:
+        return [None] * len(self.phrases) if self.masks is None else self.masks
 
     @property
     def boxes_xyxy(self) -> list[list[float]]:
@@ -52,6 +72,28 @@ class Prediction:
         """How sure the model is of each of `boxes_xyxy`, 0..1."""
         return list(self._scores_by_box().values())
 
+    @property
+    def all_masks(self) -> list[Rle]:
+        """The masks of all its regions, in the order of the answer.
+
+        Raises:
+            ValueError: the model decoded no masks.
+        """
+        return [mask for masks in self.masks_of_phrases() for mask in masks]
+
+    def masks_of_phrases(self) -> list[list[Rle]]:
+        """For each phrase the masks of its regions.
+
+        Returns:
+            `list[list[Rle]]`: as many as there are phrases.
+
+        Raises:
+            ValueError: the model decoded no masks.
+        """
+        if None in (masks := self._masks()):
+            raise ValueError(f"Prediction {self.index} has no masks: it is of a model or a benchmark without them.")
+        return masks
+
     def _scores_by_box(self) -> dict[tuple[float, ...], float]:
         scores: dict[tuple[float, ...], float] = {}
         for _, regions in self.phrases:
@@ -68,21 +110,28 @@ class Prediction:
 
         Args:
             index (`int`), image_id (`str`): those of the row.
-            answer (`GroundedText`): boxes `xyxy` in absolute pixels.
+            answer (`GroundedText`): boxes `xyxy` in absolute pixels. Phrases have the masks of their regions.
 
         Returns:
             `Prediction`: its boxes with all digits of float32, so that scores do not depend on whether it was kept in
                 a file.
         """
-        phrases = [(phrase.text, phrase.regions) for phrase in answer.phrases]
-        return cls(index, image_id, answer.text, phrases, answer.markup)
+        phrases = [(phrase.text, Regions(phrase.regions.xyxy, phrase.regions.scores)) for phrase in answer.phrases]
+        masks = [
+            None if found is None else [mask_to_rle(mask) for mask in found]
+            for found in (phrase.regions.masks for phrase in answer.phrases)
+        ]
+        return cls(index, image_id, answer.text, phrases, answer.markup, masks)
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain values, ready for JSON."""
-        phrases = [
+        phrases: list[dict[str, Any]] = [
             {"text": text, "boxes_xyxy": regions.xyxy.tolist(), "scores": regions.scores.tolist()}
             for text, regions in self.phrases
         ]
+        for phrase, masks in zip(phrases, self._masks(), strict=True):
+            if masks is not None:
+                phrase["masks"] = [dict(mask) for mask in masks]
         return {
             "index": self.index,
             "image_id": self.image_id,
@@ -119,7 +168,8 @@ class Prediction:
             )
             for phrase in values["phrases"]
         ]
-        return cls(values["index"], values["image_id"], values["text"], phrases, values["markup"])
+        masks = [phrase.get("masks") for phrase in values["phrases"]]
+        return cls(values["index"], values["image_id"], values["text"], phrases, values["markup"], masks)
 
 
 __all__ = ["Prediction"]

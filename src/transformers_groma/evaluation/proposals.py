@@ -17,15 +17,19 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ..boxes import boxes_in_pixels, finite_slots
 from ..data.columns import check_columns
 from ..image_inputs import to_upright_8_bit
+from ..masks import mask_to_rle, masks_of_logits
 from ..models.groma.modeling_groma import GromaForConditionalGeneration
 from ..models.groma.modeling_groma_base import GromaPreTrainedModel
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 from ..models.groma.modeling_groma_proposer import GromaRegionProposerOutput
 from ..regions import Regions
 from .metrics.average_precision import class_agnostic_detection_metrics
+from .predictions import Rle
 
 # Fills rows of packed boxes that are not used; `Trainer` pads with the same number when it joins batches.
 PADDING = -100.0
+# Masks decoded in one call: a batch of images with a hundred regions each would need gigabytes.
+SLOTS_AT_ONCE = 16
 # Which score ranks the queries. The paper's Table 6 ranks by the head that learned from COCO-style boxes alone.
 QueryScore = Literal["fused", "coco", "sa1b"]
 
@@ -97,6 +101,43 @@ def unpack_detections(packed: Tensor | np.ndarray) -> list[Regions]:
     [0.75]
     """
     return [Regions(rows[:, :4], rows[:, 4]) for rows in (image[image[:, 4] >= 0] for image in packed)]
+
+
+@torch.no_grad()
+def region_masks(
+    model: GromaForRegionProposal | GromaForConditionalGeneration,
+    pixel_values: Tensor,
+    regions: Tensor,
+    target_sizes: Tensor,
+) -> list[list[Rle]]:
+    """Decode the masks of the regions of a batch of images.
+
+    Args:
+        model (`GromaForRegionProposal` or `GromaForConditionalGeneration`): with a mask decoder, in evaluation mode.
+        pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): the images.
+        regions (`Tensor` of shape `(B, max_regions, 5)`): from [`pack_detections`].
+        target_sizes (`Tensor` of shape `(B, 2)`): `(height, width)` of the upright images.
+
+    Returns:
+        `list[list[Rle]]`: for each image the masks of its regions in the upright image, in the order of
+        [`unpack_detections`].
+
+    Raises:
+        ValueError: a model without a mask decoder.
+    """
+    features = model.get_image_features(pixel_values.to(model.device))
+    embedding = model.mask_embedding(features)
+    numbers = torch.arange(regions.shape[1], device=regions.device)
+    slots = numbers.where(regions[..., 4] >= 0, numbers.new_tensor(-1))
+    masks: list[list[Rle]] = [[] for _ in pixel_values]
+    for some in slots.split(SLOTS_AT_ONCE, dim=1):
+        if not (some >= 0).any():
+            continue
+        found = model.segment(features, slots=some, embedding=embedding)
+        for image, (height, width) in enumerate(target_sizes.tolist()):
+            logits = found.logits[image, found.mask[image], 0]
+            masks[image] += [mask_to_rle(mask) for mask in masks_of_logits(logits, height, width)]
+    return masks
 
 
 def region_metrics(
@@ -186,6 +227,7 @@ __all__ = [
     "detect",
     "evaluate_proposals",
     "pack_detections",
+    "region_masks",
     "region_metrics",
     "unpack_detections",
 ]

@@ -17,7 +17,7 @@ from ..regions import Regions
 from .benchmark import Asking, Row
 from .generation import PreparedQuestions, answer_questions, prepare_questions
 from .predictions import Prediction
-from .proposals import QueryScore, detect
+from .proposals import QueryScore, pack_detections, region_masks, unpack_detections
 from .questions import question_of, question_text
 
 # What a proposal respondent calls its two kinds of boxes.
@@ -40,7 +40,7 @@ class ChatRespondent:
     Args:
         model (`GromaForConditionalGeneration`): put into evaluation mode.
         processor (`GromaProcessor`): its processor.
-        asking (`Asking`): how questions are asked, and the longest answer.
+        asking (`Asking`): how questions are asked, the longest answer, and whether its regions get their masks.
 
     Raises:
         ValueError: a `prompt_seed` for questions without templates to draw from.
@@ -68,7 +68,9 @@ class ChatRespondent:
 
     def answer(self, prepared: _Chat) -> list[Prediction]:
         """Answer a batch of questions; see [`Respondent`]."""
-        answers = answer_questions(self.model, self.processor, prepared.questions, self.asking.max_new_tokens)
+        answers = answer_questions(
+            self.model, self.processor, prepared.questions, self.asking.max_new_tokens, self.asking.masks
+        )
         return [
             Prediction.of(index, image_id, answer)
             for index, image_id, answer in zip(prepared.indices, prepared.image_ids, answers, strict=True)
@@ -85,12 +87,14 @@ class _Images(NamedTuple):
         indices (`list[int]`), image_ids (`list[str]`): numbers and images of the rows.
         pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): what the model sees.
         sizes (`Tensor` of shape `(B, 2)`): `(height, width)` of the upright images.
+        masked (`list[int]`): positions of the rows that have masks to compare with.
     """
 
     indices: list[int]
     image_ids: list[str]
     pixel_values: Tensor
     sizes: Tensor
+    masked: list[int]
 
 
 class ProposalRespondent:
@@ -99,14 +103,16 @@ class ProposalRespondent:
     Args:
         model (`GromaForRegionProposal` or `GromaForConditionalGeneration`): put into evaluation mode.
         processor (`GromaProcessor` or image processor): its processor.
+        masks (`bool`): whether regions, not queries, get their masks, where the row has some to compare with.
     """
 
     def __init__(
         self,
         model: GromaForRegionProposal | GromaForConditionalGeneration,
         processor: GromaProcessor | BaseImageProcessor,
+        masks: bool = False,
     ) -> None:
-        self.model = model.eval()
+        self.model, self.masks = model.eval(), masks
         self.image_processor = processor.image_processor if isinstance(processor, GromaProcessor) else processor
 
     def question(self, row: Row) -> str:
@@ -121,8 +127,10 @@ class ProposalRespondent:
             [row["image_id"] for row in rows],
             self.image_processor(images=images, return_tensors="pt")["pixel_values"],
             torch.tensor([(image.height, image.width) for image in images]),
+            [position for position, row in enumerate(rows) if row.get("masks") is not None],
         )
 
+    @torch.no_grad()
     def answer(self, prepared: _Images) -> list[Prediction]:
         """Find the regions and queries of a batch of images; see [`Respondent`].
 
@@ -131,12 +139,21 @@ class ProposalRespondent:
 
         Returns:
             `list[Prediction]`: one a row, each with two phrases: `"regions"` (after score threshold and NMS, best
-                first) and `"queries"`.
+                first), with masks if wanted, and `"queries"`.
         """
-        detected = detect(self.model, prepared.pixel_values, prepared.sizes, QUERY_SCORE)
+        proposals = self.model.detect(prepared.pixel_values.to(self.model.device)).proposals
+        packed = pack_detections(self.model, proposals, prepared.sizes, QUERY_SCORE)
+        regions, queries = map(unpack_detections, packed)
+        masks = [None] * len(regions)
+        if self.masks and (rows := prepared.masked):
+            found = region_masks(self.model, prepared.pixel_values[rows], packed[0][rows], prepared.sizes[rows])
+            for row, of_regions in zip(rows, found, strict=True):
+                masks[row] = [of_regions, None]  # Queries get none: there are hundreds of them.
         return [
-            Prediction(index, image_id, "", [(REGIONS, _shortened(regions)), (QUERIES, _shortened(queries))], "")
-            for index, image_id, regions, queries in zip(prepared.indices, prepared.image_ids, *detected, strict=True)
+            Prediction(index, image_id, "", [(REGIONS, _shortened(best)), (QUERIES, _shortened(every))], "", of_image)
+            for index, image_id, best, every, of_image in zip(
+                prepared.indices, prepared.image_ids, regions, queries, masks, strict=True
+            )
         ]
 
 

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, Image
+from transformers import PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .._locks import one_writer
 from ..data.columns import FEATURES, check_columns
+from ..masks import rle_to_mask
 from ..models.groma.modeling_groma import GromaForConditionalGeneration
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 from ..models.groma.processing_groma import GromaProcessor
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 # Settings that change answers: a run only resumes in a folder where all of them are the same.
 IDENTITY = (
     "benchmark",
+    "protocol",
     "model_sha256",
     "dataset_fingerprint",
     "rows",
@@ -74,7 +77,7 @@ def evaluate(
             `gallery.html`.
         batch_size (`int`): rows at a time.
         prompt_seed (`int`, *optional*): draws the wording of questions, see `questions.question_of`; without it rows
-            keep their own.
+            keep their own, unless the protocol of the benchmark says otherwise.
         max_new_tokens (`int`, *optional*): longest answer; the benchmark's own by default.
         gallery (`int`): how many of the worst answers to draw.
         judge (`Judge`, *optional*): the judge model, for a benchmark that has its answers reviewed. Without one, such
@@ -88,8 +91,8 @@ def evaluate(
         `Results`: what `results.json` holds.
 
     Raises:
-        ValueError: wrong columns or rows, a judge that the benchmark has no use for, the folder holds a run of other
-            settings, or see [`answer_dataset`].
+        ValueError: wrong columns or rows, a model without a mask decoder where masks are compared, a judge that the
+            benchmark has no use for, the folder holds a run of other settings, or see [`answer_dataset`].
         OutputError: the folder cannot be written, or another run is writing it.
 
     Example:
@@ -105,6 +108,8 @@ def evaluate(
     """
     if judge is not None and benchmark.review is None:
         raise ValueError(f"{benchmark.name} is scored without a judge model. Leave `judge` out.")
+    if benchmark.needs_masks:
+        check_decodes_masks(model.config, benchmark)
     # Reviews of different judges do not compare, so results say whose they are.
     notes = {**({} if judge is None else {"judge": judge.endpoint.model}), **(notes or {})}
     output_dir = Path(output_dir)
@@ -112,17 +117,17 @@ def evaluate(
     rows = benchmark.prepare(dataset)
     if len(rows.asked) == 0:
         raise ValueError("`dataset` has no rows to evaluate on.")
-    if max_new_tokens is None:
-        max_new_tokens = benchmark.asking.max_new_tokens
-    asking = benchmark.asking._replace(prompt_seed=prompt_seed, max_new_tokens=max_new_tokens)
+    given = {"prompt_seed": prompt_seed, "max_new_tokens": max_new_tokens}
+    asking = benchmark.asking._replace(**{name: value for name, value in given.items() if value is not None})
     respondent = benchmark.respondent(model, processor, asking)
-    if prompt_seed is not None:
+    if asking.prompt_seed is not None:
         # A question whose wording cannot be drawn is an error, and it comes before any row is asked.
         for row in rows.rows:
             respondent.question(row)
     state = process_state()
     settings = {
         "benchmark": benchmark.name,
+        "protocol": benchmark.protocol,
         "model": model_name,
         "dataset": dataset_name,
         "split": split,
@@ -132,6 +137,7 @@ def evaluate(
         "prompt_seed": asking.prompt_seed,
         "max_new_tokens": asking.max_new_tokens,
         "processes": state.num_processes,
+        **benchmark.settings,
         **notes,
     }
     with one_writer(output_dir, "evaluate") if state.is_main_process else nullcontext():
@@ -149,7 +155,7 @@ def evaluate(
         if state.is_main_process:
             if asked == 0 and earlier is not None and earlier.complete:
                 # A finished run, scored again: keep where and when its rows were answered.
-                settings = {**earlier.settings, **notes}
+                settings = {**earlier.settings, **benchmark.settings, **notes}
                 seconds, asked = earlier.seconds, earlier.asked
             if benchmark.review is not None:
                 rows = rows._replace(rows=benchmark.review(predictions, rows.rows, output_dir, judge))
@@ -162,6 +168,23 @@ def evaluate(
             write_report(output_dir, benchmark, results, list(benchmark.plots))
         state.wait_for_everyone()
         return read_results(output_dir)
+
+
+def check_decodes_masks(config: PreTrainedConfig, benchmark: Benchmark) -> None:
+    """Refuse a model that decodes no masks, for a benchmark that compares masks.
+
+    Args:
+        config (`PreTrainedConfig`): of the model; its weights need not be loaded.
+        benchmark (`Benchmark`): one with `needs_masks`.
+
+    Raises:
+        ValueError: it has no mask decoder.
+    """
+    if config.mask_decoder_config is None:
+        raise ValueError(
+            f"{benchmark.name} compares masks, and the model has no mask decoder: it points with boxes alone. "
+            "`groma train masks` adds one."
+        )
 
 
 def check_folder(output_dir: str | os.PathLike, settings: Mapping[str, Any]) -> Results | None:
@@ -252,6 +275,8 @@ def draw_worst(
     for index in worst_first(scores, count):
         row, prediction = rows.asked[index], predictions[index]
         predicted, targets = benchmark.drawn_boxes(prediction, rows.rows[index])
+        masks = benchmark.drawn_masks(prediction, rows.rows[index])
+        predicted_masks, target_masks = ([rle_to_mask(mask) for mask in of_kind] for of_kind in masks)
         cases.append(
             GalleryCase(
                 image=row["image"],
@@ -264,6 +289,8 @@ def draw_worst(
                 verdict=benchmark.verdict(scores[index], prediction, rows.rows[index]),
                 expected=rows.rows[index].get("references") or (),
                 target_name=benchmark.target_name,
+                predicted_masks=predicted_masks,
+                target_masks=target_masks,
             )
         )
     return write_gallery(output_dir, cases, title=f"{benchmark.title}: worst answers")
@@ -287,4 +314,12 @@ def _with_columns(dataset: Dataset, benchmark: Benchmark) -> Dataset:
     )
 
 
-__all__ = ["IDENTITY", "check_folder", "draw_worst", "evaluate", "read_predictions", "run_settings"]
+__all__ = [
+    "IDENTITY",
+    "check_folder",
+    "check_decodes_masks",
+    "draw_worst",
+    "evaluate",
+    "read_predictions",
+    "run_settings",
+]

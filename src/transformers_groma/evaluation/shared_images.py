@@ -45,7 +45,11 @@ def images_of_rows(image_ids: Sequence[str], inputs: Mapping[str, Tensor], image
 
 
 def generate_with_shared_images(
-    model: GromaForConditionalGeneration, inputs: Mapping[str, Tensor], images: Sequence[int], **kwargs: Any
+    model: GromaForConditionalGeneration,
+    inputs: Mapping[str, Tensor],
+    images: Sequence[int],
+    features: GromaImageFeatures | None = None,
+    **kwargs: Any,
 ) -> GenerateDecoderOnlyOutput:
     """Like `model.generate`, but each image, and the common start of the prompts about it, is encoded once.
 
@@ -57,6 +61,8 @@ def generate_with_shared_images(
         inputs (`Mapping[str, Tensor]`): `input_ids` and `attention_mask` `(B, L)`, padded on the left, and
             `pixel_values` `(B, 3, height, width)`, on the model's device.
         images (`Sequence[int]`): for each row, the first row with its image; from [`images_of_rows`].
+        features (`GromaImageFeatures`, *optional*): of the distinct images, in the order of their first rows, if they
+            were encoded before.
         **kwargs: further arguments of `generate`, such as `max_new_tokens`; one sequence a row.
 
     Returns:
@@ -70,7 +76,8 @@ def generate_with_shared_images(
     length = int(end[0] - padding[0])
     prefix = ids[:1, padding[0] : end[0]]
 
-    features = model.get_image_features(inputs["pixel_values"][distinct], return_dict=True)
+    if features is None:
+        features = model.get_image_features(inputs["pixel_values"][distinct], return_dict=True)
     cache = DynamicCache(config=model.config.get_text_config())
     model.model(
         input_ids=prefix.expand(len(distinct), -1),

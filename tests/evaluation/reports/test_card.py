@@ -126,6 +126,35 @@ def test_newer_metrics_replace_older_ones(model_dir, run):
     assert (model_dir / "README.md").read_bytes() == content
 
 
+def test_protocols_do_not_replace_each_other(model_dir, run):
+    name, metrics = "referring-segmentation", {"ciou": 0.5, "giou": 0.6}
+    release = {"protocol": "glamm-release", "prompt_seed": 0}
+    usual, other = run("a", name, metrics, protocol=None), run("b", name, {"ciou": 0.4, "giou": 0.3}, **release)
+    paths = add_results_to_card(model_dir, [usual, other])
+    assert [path.name for path in paths[1:]] == [
+        "referring-segmentation-org-refcoco-val.yaml",
+        "referring-segmentation-glamm-release-org-refcoco-val.yaml",
+    ]
+    tasks = [yaml.safe_load(path.read_text())[0]["dataset"]["task_id"] for path in paths[1:]]
+    assert tasks == ["referring-segmentation_val", "referring-segmentation-glamm-release_val"]
+    add_results_to_card(model_dir, run("c", name, {"ciou": 0.41}, **release))
+    found = [
+        (result.dataset_config, (result.dataset_args or {}).get("protocol"), result.metric_type, result.metric_value)
+        for result in ModelCard.load(model_dir / "README.md").data.eval_results
+    ]
+    assert found == [
+        (None, None, "ciou", 0.5),
+        (None, None, "giou", 0.6),
+        ("glamm-release", "glamm-release", "ciou", 0.41),
+    ]
+
+
+def test_metrics_name_the_encoder_of_phrases(model_dir, run):
+    add_results_to_card(model_dir, run("a", "grounded-conversation", {"mask_recall": 0.4}, text_similarity="token-F1"))
+    [result] = ModelCard.load(model_dir / "README.md").data.eval_results
+    assert result.dataset_args == {"rows": 100, "text_similarity": "token-F1"}
+
+
 def test_metrics_of_others_stay(model_dir, run):
     other = """model-index:
 - name: another name

@@ -178,6 +178,33 @@ def test_a_turned_photo_is_drawn_upright():
     assert draw_case(case(image=image)).size == (480, 600)
 
 
+def test_masks_are_tinted_and_outlined(tmp_path):
+    """Those of the answer are tinted and those of targets outlined; boxes have no tint of their own."""
+    answer, target = np.zeros((2, 480, 600), bool)
+    answer[210:290, 310:390], target[120:330, 120:230] = True, True
+    masked = case(predicted_masks=[answer], target_masks=[target])
+    image = draw_case(masked)
+    tint = tuple(round(0.55 * 128 + 0.45 * value) for value in PREDICTED_COLOR)
+    assert colors_at(image, 350, 250) == {tint}
+    assert colors_at(image, 175, 225) == {(128, 128, 128)}  # inside of the target
+    assert TARGET_COLOR in colors_at(image, 121, 225) and TARGET_COLOR in colors_at(image, 175, 329)
+    assert colors_at(image, 305, 205, 2) == {(128, 128, 128)}  # in the box of the answer, beside its mask
+    assert PREDICTED_COLOR in colors_at(image, 300, 250)
+    page = Page(write_gallery(tmp_path, [masked, case()]).read_text(encoding="utf-8"))
+    assert "its masks tinted" in page.text and not page.open
+    without = Page(write_gallery(tmp_path, [case()]).read_text(encoding="utf-8"))
+    assert "masks" not in without.text and "number, best IoU with a target" in without.text
+
+
+def test_masks_grow_with_a_small_image():
+    mask = np.zeros((60, 80), bool)
+    mask[20:40, 20:40] = True
+    small = Image.new("RGB", (80, 60), (128, 128, 128))
+    image = draw_case(case(image=small, predicted_boxes_xyxy=[], target_boxes_xyxy=[], predicted_masks=[mask]))
+    assert image.size == (480, 360)
+    assert colors_at(image, 180, 180) != {(128, 128, 128)} == colors_at(image, 300, 180)
+
+
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
 def test_any_mode_of_image(mode, tmp_path):
     """A white image is white, though that is another number in each mode, and boxes have their colours."""

@@ -3,6 +3,9 @@
 Regions are what the language model gets to choose from, after score threshold and NMS. Queries are all that the
 proposer has to offer, ranked by the head that learned from COCO-style boxes, as in the paper's Table 6. Rows have the
 detection columns: those of `processing/coco.py`, or of `groma data shapes --task detection`.
+
+Where rows have `masks` and the model decodes masks, those of the regions are scored, too: as COCO scores masks, and
+beside the boxes of the same regions, filled.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +18,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ...boxes import box_iou
+from ...masks import mask_to_rle
 from ...regions import Regions
 from ..benchmark import (
     Asking,
@@ -26,8 +30,10 @@ from ..benchmark import (
     Row,
     rows_without_image,
 )
-from ..metrics.average_precision import class_agnostic_detection_metrics
-from ..predictions import Prediction
+from ..metrics.average_precision import MAX_DETECTIONS, class_agnostic_detection_metrics
+from ..metrics.mask_average_precision import class_agnostic_mask_metrics
+from ..metrics.matched_masks import filled_box, matched_mask_scores
+from ..predictions import Prediction, Rle
 from ..reports.plots import plot_recall_at_n, plot_recall_by_size
 from ..respondents import QUERIES, REGIONS, ProposalRespondent
 
@@ -48,8 +54,21 @@ _MEANINGS = {
     "ar_large": "of large targets",
     **{f"ar@{count}": f"recall, mean over IoU 0.50:0.95, best {count} boxes" for count in RECALL_CURVE},
 }
+_MASK_MEANINGS = {
+    **{name: meaning.replace("boxes", "masks") for name, meaning in _MEANINGS.items() if not name.startswith("ar@")},
+    **{f"ar@{count}": f"recall, mean over IoU 0.50:0.95, best {count} masks" for count in MAX_DETECTIONS},
+    "iou": "mean IoU of the mask of each target whose box is found (IoU of at least 0.5) with that of its region",
+    "iou_small": "of small targets (up to 32² pixels of the mask)",
+    "iou_medium": "of medium targets",
+    "iou_large": "of large targets (from 96² pixels)",
+    "filled_box_iou": "the same as mask_iou if each region covered its whole box",
+    "found": "share of targets whose box is found",
+}
+MASK_PREFIX = "mask_"
 METRICS = (
     *(Metric(name, f"regions: {meaning}") for name, meaning in _MEANINGS.items()),
+    *(Metric(f"{MASK_PREFIX}{name}", f"masks of regions: {meaning}") for name, meaning in _MASK_MEANINGS.items()),
+    Metric("mask_images", "share of images whose targets all have masks; only these count for the metrics of masks"),
     *(Metric(f"queries_{name}", f"all queries: {meaning}") for name, meaning in _MEANINGS.items()),
     Metric("regions_per_image", "how many regions the language model gets", is_share=False),
 )
@@ -80,11 +99,14 @@ def score_detection(predictions: Sequence[Prediction], rows: Sequence[Row]) -> d
 
     Args:
         predictions (`Sequence[Prediction]`): answers of a `ProposalRespondent`.
-        rows (`Sequence[Mapping]`): detection rows, one for each answer: `boxes_xyxy`, perhaps `crowd_boxes_xyxy`.
+        rows (`Sequence[Mapping]`): detection rows, one for each answer: `boxes_xyxy`, perhaps `crowd_boxes_xyxy`,
+            `masks` and `crowd_masks`.
 
     Returns:
         `dict[str, float]`: those of [`class_agnostic_detection_metrics`] for the regions and, with the prefix
-        `queries_`, for the queries, with `ar@N` for more numbers of boxes; and `regions_per_image`.
+        `queries_`, for the queries, with `ar@N` for more numbers of boxes; and `regions_per_image`. Where rows and
+        answers have masks also those of [`class_agnostic_mask_metrics`] and [`matched_mask_scores`], with the prefix
+        `mask_`.
     """
     targets = [np.asarray(row["boxes_xyxy"], np.float64).reshape(-1, 4) for row in rows]
     crowds = [row.get("crowd_boxes_xyxy") or [] for row in rows]
@@ -97,7 +119,47 @@ def score_detection(predictions: Sequence[Prediction], rows: Sequence[Row]) -> d
         curve = class_agnostic_detection_metrics(found, targets, RECALL_CURVE, crowds)
         of_kind |= {name: value for name, value in curve.items() if name.startswith("ar@")}
         metrics |= {f"{prefix}{name}": value for name, value in of_kind.items()}
-    return metrics
+    return metrics | _mask_metrics(predictions, rows)
+
+
+def _mask_metrics(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
+    """Metrics of the masks of regions, over the images whose targets all have masks; none without such images."""
+    pairs = [
+        (prediction, row)
+        for prediction, row in zip(predictions, rows, strict=True)
+        if row.get("masks") is not None and None not in row["masks"] and _region_masks(prediction) is not None
+    ]
+    if not any(row["masks"] for _, row in pairs):
+        return {}
+    boxes = [(_regions(prediction, REGIONS).xyxy.numpy(), _region_masks(prediction)) for prediction, _ in pairs]
+    found = [
+        (masks, _regions(prediction, REGIONS).scores.numpy())
+        for (prediction, _), (_, masks) in zip(pairs, boxes, strict=True)
+    ]
+    targets = [row["masks"] for _, row in pairs]
+    scores = class_agnostic_mask_metrics(found, targets, crowds=[_crowd_masks(row) for _, row in pairs])
+    scores |= matched_mask_scores(boxes, [(row["boxes_xyxy"], row["masks"]) for _, row in pairs])
+    metrics = {f"{MASK_PREFIX}{name}": value for name, value in scores.items()}
+    return metrics | {"mask_images": len(pairs) / len(rows)}
+
+
+def _region_masks(prediction: Prediction) -> Sequence[Rle] | None:
+    """The masks of the regions of an answer, where the model decoded them."""
+    kinds = [text for text, _ in prediction.phrases]
+    return None if prediction.masks is None else prediction.masks[kinds.index(REGIONS)]
+
+
+def _crowd_masks(row: Row) -> list[Rle]:
+    """The masks of the crowd regions of a row; a filled box for a crowd without one."""
+    boxes = row.get("crowd_boxes_xyxy") or []
+    masks = row.get("crowd_masks") or [None] * len(boxes)
+    if not boxes or not row["masks"]:
+        return []
+    height, width = row["masks"][0]["size"]
+    return [
+        mask_to_rle(filled_box(box, height, width)) if mask is None else mask
+        for box, mask in zip(boxes, masks, strict=True)
+    ]
 
 
 def score_detection_rows(predictions: Sequence[Prediction], rows: Sequence[Row]) -> list[float]:
@@ -169,7 +231,7 @@ def propose(model: PreTrainedModel, processor: ProcessorMixin | BaseImageProcess
     Returns:
         `ProposalRespondent`
     """
-    return ProposalRespondent(model, processor)
+    return ProposalRespondent(model, processor, masks=model.config.mask_decoder_config is not None)
 
 
 def _regions(prediction: Prediction, kind: str) -> Regions:
@@ -178,6 +240,22 @@ def _regions(prediction: Prediction, kind: str) -> Regions:
     if found is None:
         raise ValueError(f"Prediction {prediction.index} has no {kind!r}: it is not of the benchmark detection.")
     return found
+
+
+def region_and_true_masks(prediction: Prediction, row: Row) -> tuple[list[Rle], list[Rle]]:
+    """The masks of the regions and those of the row, where both have any.
+
+    Args:
+        prediction (`Prediction`): regions and queries.
+        row (`Mapping`): detection columns.
+
+    Returns:
+        `tuple[list, list]`: masks of the upright image, as COCO's RLE; both lists are empty where one has none.
+    """
+    found, targets = _region_masks(prediction), row.get("masks")
+    if found is None or targets is None:
+        return [], []
+    return list(found), [mask for mask in targets if mask is not None]
 
 
 def region_and_true_boxes(prediction: Prediction, row: Row) -> tuple[list[list[float]], list[list[float]]]:
@@ -206,6 +284,8 @@ BENCHMARK = Benchmark(
     model_types=("groma", "groma_region_proposal"),
     plots={"recall_at_n.png": plot_counts, "recall_by_size.png": plot_sizes},
     drawn_boxes=region_and_true_boxes,
+    drawn_masks=region_and_true_masks,
+    more_columns=("crowd_boxes_xyxy", "masks", "crowd_masks"),
 )
 
 __all__ = [
@@ -215,6 +295,7 @@ __all__ = [
     "plot_sizes",
     "propose",
     "region_and_true_boxes",
+    "region_and_true_masks",
     "score_detection",
     "score_detection_rows",
 ]

@@ -12,11 +12,11 @@ from typing import Any
 
 from datasets import Dataset
 
-from ...data.columns import PHRASE
 from ..benchmark import Asking, Benchmark, BenchmarkRows, Box, Metric, Row, row_name, rows_without_image
 from ..metrics.phrase_precision_recall import grounded_phrase_scores
 from ..predictions import Prediction
 from ..respondents import ChatRespondent
+from .captions import caption_of, check_one_question, join_captions
 from .region_caption import CAPTION_METRICS, score_captions
 
 MAX_NEW_TOKENS = 256
@@ -55,17 +55,7 @@ def grounded_caption_rows(dataset: Dataset) -> BenchmarkRows:
     """
     rows = rows_without_image(dataset)
     truths = [_truth(index, row) for index, row in enumerate(rows)]
-    first: dict[tuple[str, str], int] = {}
-    joined: dict[int, dict[str, Any]] = {}
-    for index, truth in enumerate(truths):
-        # Images without a name are all taken for different ones.
-        number = first.setdefault((truth["source"], truth["image_id"] or f"row {index}"), index)
-        if number == index:
-            joined[index] = truth
-        else:
-            for name in ("references", "target_boxes_xyxy", "target_phrases"):
-                joined[number][name] = joined[number][name] + truth[name]
-    return BenchmarkRows(dataset.select(list(joined)), list(joined.values()))
+    return join_captions(dataset, truths, ("references", "target_boxes_xyxy", "target_phrases"))
 
 
 def score_grounded_captions(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
@@ -127,23 +117,14 @@ def _phrases(prediction: Prediction) -> Phrases:
 
 def _truth(index: int, row: Mapping[str, Any]) -> dict[str, Any]:
     """A row with the truth for its answer."""
-    roles = [message["role"] for message in row["messages"]]
-    if roles.count("user") != 1:
-        raise ValueError(
-            f"{row_name(index, row)} has {roles.count('user')} questions; a caption is one answer to one question. "
-            "Make rows with one question each."
-        )
     if "references" in row:
+        check_one_question(index, row)
         references, boxes = row["references"], row["target_boxes_xyxy"]
         phrases: Phrases = [(None, [box]) for box in boxes]
     else:
-        content = row["messages"][-1]["content"] if roles[-1] == "assistant" else []
-        references = [text] if (text := "".join(part["text"] for part in content).strip()) else []
-        phrases = [
-            (part["text"], [row["boxes_xyxy"][box] for box in part["boxes"]])
-            for part in content
-            if part["type"] == PHRASE and part["boxes"]
-        ]
+        caption = caption_of(index, row)
+        references = [caption.text] if caption.text else []
+        phrases = [(text, [row["boxes_xyxy"][box] for box in boxes]) for text, boxes in caption.phrases]
         boxes = [box for _, of_phrase in phrases for box in of_phrase]
     if not references or not boxes:
         lacking = "`references`" if not references else "boxes"

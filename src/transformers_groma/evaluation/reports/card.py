@@ -51,6 +51,9 @@ TASKS = {
     "region-caption": _Task("region-captioning", "Region captioning", "cider"),
     "grounded-caption": _Task("grounded-captioning", "Grounded captioning", "f1@0.5"),
     "detection": _Task("object-detection", "Region proposals without classes", "queries_ap"),
+    "referring-segmentation": _Task("image-segmentation", "Referring segmentation", "ciou"),
+    "grounded-conversation": _Task("grounded-conversation", "Grounded conversation generation", "mask_recall"),
+    "interactive-segmentation": _Task("mask-generation", "Interactive segmentation", "miou@1"),
     "llava-bench": _Task("visual-question-answering", "LLaVA-Bench, scored by a judge", "relative_score"),
 }
 
@@ -60,8 +63,8 @@ def add_results_to_card(
 ) -> list[Path]:
     """Write the metrics of runs into the card of a model.
 
-    They replace earlier metrics of the same benchmark, dataset and split. Everything else in the card stays: other
-    metrics, other metadata, the text. A folder without a card gets one.
+    They replace earlier metrics of the same benchmark, protocol, dataset and split. Everything else in the card stays:
+    other metrics, other metadata, the text. A folder without a card gets one.
 
     Args:
         model_dir (`str` or `Path`): folder of the model.
@@ -153,14 +156,16 @@ def _eval_results(run: Results) -> list[EvalResult]:
     dataset, split = run.settings["dataset"], run.settings.get("split")
     # The last name of a path alone: the rest stays private.
     dataset = dataset if _is_on_hub(dataset) else Path(dataset).name
-    # Scores of different judges cannot be compared.
-    dataset_args = {name: run.settings[name] for name in ("rows", "judge") if name in run.settings}
+    # Scores of different judges, protocols and encoders of phrases cannot be compared.
+    named = ("rows", "judge", "protocol", "text_similarity")
+    dataset_args = {name: run.settings[name] for name in named if run.settings.get(name) is not None}
     return [
         EvalResult(
             task_type=task.task_type,
             task_name=task.task_name,
             dataset_type=dataset,
             dataset_name=f"{dataset} ({split})" if split else dataset,
+            dataset_config=run.settings.get("protocol"),
             dataset_split=split or None,
             dataset_args=dataset_args,
             metric_type=name,
@@ -175,7 +180,7 @@ def _eval_results(run: Results) -> list[EvalResult]:
 
 
 def _identity(result: EvalResult) -> tuple[str | None, ...]:
-    """Benchmark, dataset and split: a newer result replaces those with the same."""
+    """Benchmark, dataset, protocol and split: a newer result replaces those with the same."""
     return result.task_type, result.dataset_type, result.dataset_config, result.dataset_split
 
 
@@ -186,9 +191,12 @@ def _hub_eval_results(run: Results) -> list[tuple[str, str]]:
     dataset, split = run.settings["dataset"], run.settings.get("split")
     if not _is_on_hub(dataset) or not math.isfinite(value) or value < 0:
         return []
+    protocol = run.settings.get("protocol")
+    # Answers of another protocol belong to a task of their own.
+    benchmark = run.benchmark if protocol is None else f"{run.benchmark}-{protocol}"
     entry = EvalResultEntry(
         dataset_id=dataset,
-        task_id=f"{run.benchmark}_{split}" if split else run.benchmark,
+        task_id=f"{benchmark}_{split}" if split else benchmark,
         value=round(value, DIGITS),
         source_url=SOURCE_URL,
         source_name=SOURCE_NAME,
@@ -196,7 +204,7 @@ def _hub_eval_results(run: Results) -> list[tuple[str, str]]:
     )
     entries = eval_result_entries_to_yaml([entry])
     parse_eval_result_entries(entries)
-    name = "-".join(_NOT_IN_FILE_NAMES.sub("-", word) for word in (run.benchmark, dataset, split) if word)
+    name = "-".join(_NOT_IN_FILE_NAMES.sub("-", word) for word in (benchmark, dataset, split) if word)
     return [(f"{name}.yaml", yaml_dump(entries))]
 
 

@@ -1,7 +1,7 @@
 """A gallery of answers: one HTML page that works offline, with an image of each case.
 
 Boxes are `xyxy` in absolute pixels of the upright image. Boxes of the answer are solid and numbered in the order of
-the answer, targets are dashed.
+the answer, targets are dashed. Masks of the answer are tinted, those of targets outlined.
 """
 
 import base64
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
@@ -22,7 +23,9 @@ from ..._words import counted
 from ...boxes import box_iou
 from ...caption_strip import Run, with_caption
 from ...image_inputs import to_rgb
+from ...region_drawing import Mark, RegionCanvas
 from ...visualization import PALETTE, dashes, draw_boxes
+from .gallery_masks import draw_masks
 
 Box = Sequence[float]  # xyxy, absolute pixels of the upright image
 Color = tuple[int, int, int]
@@ -59,6 +62,8 @@ class GalleryCase:
         verdict (`str`): "right", "partly right" or "wrong"; empty if it is unknown.
         expected (`Sequence[str]`): texts that the answer is compared with, if it is.
         target_name (`str`): name of a target in the texts.
+        predicted_masks, target_masks (`Sequence` of bool arrays `(H, W)`): masks of the upright image, if there are
+            any.
     """
 
     image: Image.Image
@@ -71,6 +76,13 @@ class GalleryCase:
     verdict: str = ""
     expected: Sequence[str] = ()
     target_name: str = EXPECTED_BOX
+    predicted_masks: Sequence[np.ndarray] = ()
+    target_masks: Sequence[np.ndarray] = ()
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether there are masks to draw."""
+        return len(self.predicted_masks) + len(self.target_masks) > 0
 
 
 def worst_first(scores: Sequence[float], count: int) -> list[int]:
@@ -99,6 +111,8 @@ def worst_first(scores: Sequence[float], count: int) -> list[int]:
 def draw_case(case: GalleryCase) -> Image.Image:
     """Draw a case: targets dashed, boxes of the answer solid, with their number and their best IoU with a target.
 
+    Where there are masks, those of the answer are tinted and those of targets outlined, and labels are numbers alone.
+
     Args:
         case (`GalleryCase`): the case to draw.
 
@@ -121,8 +135,12 @@ def draw_case(case: GalleryCase) -> Image.Image:
     image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
     targets = _checked_boxes(case.target_boxes_xyxy, "target_boxes_xyxy")
     predicted = _checked_boxes(case.predicted_boxes_xyxy, "predicted_boxes_xyxy")
+    if case.has_masks:
+        image = draw_masks(image, case.predicted_masks, case.target_masks, PREDICTED_COLOR, TARGET_COLOR)
     # Under the answer's boxes and wider: a target shows even where both coincide, and crosses no label.
     _draw_dashed(image, (targets * scale).tolist())
+    if case.has_masks:
+        return _with_outlines(image, (predicted * scale).tolist())
     labels = _labels(predicted, targets)
     return draw_boxes(image, predicted * scale, labels=labels, colors=[PREDICTED_COLOR] * len(predicted))
 
@@ -164,6 +182,7 @@ def write_gallery(
     page = PAGE.format(
         title=_html(title),
         note=f"<p>{_html(note)}</p>" if note else "",
+        legend=MASK_LEGEND if any(case.has_masks for case in cases) else LEGEND,
         count=counted(len(cards), "case"),
         verdicts="\n".join(
             f"<li>{_badge(verdict)} {number}</li>"
@@ -194,8 +213,7 @@ PAGE = """\
 <h1>{title}</h1>
 {note}
 <ul>
-<li><span class="predicted"></span>box of the answer: number, best IoU with a target</li>
-<li><span class="target"></span>target</li>
+{legend}
 <li>{count}</li>
 {verdicts}
 </ul>
@@ -206,6 +224,13 @@ PAGE = """\
 </body>
 </html>
 """
+
+LEGEND = """\
+<li><span class="predicted"></span>box of the answer: number, best IoU with a target</li>
+<li><span class="target"></span>target</li>"""
+MASK_LEGEND = """\
+<li><span class="predicted tinted"></span>answer: its masks tinted, its boxes outlined</li>
+<li><span class="target outlined"></span>target: its masks outlined, its boxes dashed</li>"""
 
 CARD = """\
 <article id="case-{number}" class="{verdict_class}">
@@ -236,6 +261,8 @@ li { display: flex; align-items: center; gap: .5rem; }
 li span { flex: none; width: 2rem; height: 1rem; }
 .predicted { border: 3px solid PREDICTED; }
 .target { border: 3px dashed TARGET; }
+.tinted { background: color-mix(in srgb, PREDICTED 45%, transparent); }
+.outlined { border-style: solid; }
 main { display: grid; gap: 1.25rem; align-items: start; }
 main { grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); }
 article { background: var(--card); border: 1px solid var(--line); border-radius: 8px; overflow: hidden; }
@@ -292,6 +319,15 @@ def _draw_dashed(image: Image.Image, boxes: Sequence[Box]) -> None:
             for grown, color in ((width / 2, (0, 0, 0)), (width / 2 - 1.5, TARGET_COLOR)):
                 corners = (left - grown, top - grown, right + grown, bottom + grown)
                 draw.rectangle([round(value) for value in corners], fill=color)
+
+
+def _with_outlines(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
+    """The image with numbered outlines of the answer's boxes. No box is tinted, as its mask is."""
+    marks = [Mark(tuple(box), PREDICTED_COLOR, str(number)) for number, box in enumerate(boxes, start=1)]
+    canvas = RegionCanvas(image)
+    canvas.outline(marks, canvas.line_width)
+    canvas.label(marks)
+    return canvas.image
 
 
 def _with_texts(image: Image.Image, case: GalleryCase) -> Image.Image:

@@ -29,6 +29,8 @@ SHOWN_SETTINGS = (
     "split",
     "rows",
     "limit",
+    "protocol",
+    "text_similarity",
     "prompt_seed",
     "max_new_tokens",
     "box_score_threshold",
