@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from transformers_groma import GromaForRegionProposal, GromaImageProcessor, cli
 from transformers_groma.cli import evaluate as command
 from transformers_groma.data.columns import text_part
+from transformers_groma.evaluation import text_encoders
 from transformers_groma.evaluation.benchmarks.llava_bench_files import LLAVA_BENCH_FEATURES
 from transformers_groma.evaluation.loading import BENCHMARKS, load_benchmark, load_benchmark_rows, load_model
 from transformers_groma.evaluation.metrics import cider_meteor as caption_metrics
@@ -29,6 +30,9 @@ SHAPES = {
     "region-caption": ("region-caption", True),
     "grounded-caption": ("grounded-caption", False),
     "detection": ("detection", False),
+    "referring-segmentation": ("rec", True),
+    "grounded-conversation": ("grounded-caption", False),
+    "interactive-segmentation": ("detection", False),
 }
 ROWS = 3
 
@@ -50,7 +54,7 @@ def run(capsys):
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory) -> Path:
-    return save_training_model(tmp_path_factory.mktemp("model"))
+    return save_training_model(tmp_path_factory.mktemp("model"), masks=True)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +93,45 @@ def test_every_benchmark(evaluate, tmp_path, monkeypatch, name):
     printed = {line.split()[0]: float(line.split()[1]) for line in out.splitlines()}
     assert printed == pytest.approx(results["metrics"], abs=1e-4)
     assert str(tmp_path / "out" / "results.json") in err
+
+
+def test_a_protocol_and_its_name_in_the_card(evaluate, tmp_path):
+    (tmp_path / "card").mkdir()
+    code, out, err = evaluate("referring-segmentation", "--protocol", "glamm-release", "--card", tmp_path / "card")
+    assert code == 0, err
+    assert [line.split()[0] for line in out.splitlines()] == ["ciou", "giou"]
+    assert "protocol | glamm-release" in (tmp_path / "out" / "results.md").read_text()
+    results = ModelCard.load(tmp_path / "card" / "README.md").data.eval_results
+    assert {result.dataset_config for result in results} == {"glamm-release"}
+
+
+def test_an_encoder_of_phrases(evaluate, tmp_path, monkeypatch):
+    class Yes:
+        name = "org/encoder"
+
+        def __init__(self, name, device):
+            assert (name, str(device)) == ("org/encoder", "cpu")
+
+        def __call__(self, first, second):
+            return [1.0] * len(first)
+
+    monkeypatch.setattr(text_encoders, "TextEncoder", Yes)
+    monkeypatch.setenv("PATH", str(tmp_path))  # no Java
+    code, _, err = evaluate("grounded-conversation", "--text-encoder", "org/encoder")
+    assert code == 0, err
+    settings = json.loads((tmp_path / "out" / "results.json").read_text())["settings"]
+    assert settings["text_similarity"] == "org/encoder"
+
+
+@pytest.mark.parametrize("name", ["referring-segmentation", "grounded-conversation", "interactive-segmentation"])
+def test_masks_need_a_model_that_decodes_them(run, tmp_path, name):
+    """One sentence, before the dataset is read."""
+    model = save_training_model(tmp_path / "model")
+    arguments = ("--model", model, "--dataset", "no/such/folder", "--output", tmp_path / "out", "--device", "cpu")
+    code, out, err = run("evaluate", name, *arguments)
+    assert (code, out) == (2, "") and len(err.splitlines()) == 1
+    assert f"--model '{model}': {name} compares masks, and the model has no mask decoder" in err
+    assert "`groma train masks` adds one" in err and not (tmp_path / "out" / "results.json").exists()
 
 
 def test_options_reach_the_run(evaluate, tmp_path, model_dir):
@@ -169,6 +212,9 @@ def test_a_detector_alone_can_be_measured(run, shapes, model_dir, tmp_path):
         ("rec", ("--split", "val"), ["--dataset", "val-*.parquet", "splits found: test"]),
         ("rec", ("--card", "no/such/folder"), ["--card", "not a folder"]),
         ("rec", ("--judge", "gpt"), ["--judge belongs to llava-bench"]),
+        ("rec", ("--protocol", "glamm-release"), ["--protocol", "rec has no protocol", "referring-segmentation"]),
+        ("rec", ("--text-encoder", "bert"), ["--text-encoder belongs to grounded-conversation", "rec"]),
+        ("grounded-conversation", ("--text-encoder", "no/such/one"), ["--text-encoder 'no/such/one'"]),
         ("detection", ("--images", "photos"), ["--images belongs to llava-bench", "detection"]),
         ("llava-bench", (), ["llava-bench", "'question_id'"]),
         ("llava-bench", ("--images", "photos"), ["qa90_gpt4_answer.jsonl", "missing"]),

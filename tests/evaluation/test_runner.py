@@ -12,6 +12,7 @@ from transformers_groma._output_errors import OutputError
 from transformers_groma.evaluation import respondents
 from transformers_groma.evaluation.answers import read_predictions
 from transformers_groma.evaluation.benchmarks import rec
+from transformers_groma.evaluation.loading import load_benchmark
 from transformers_groma.evaluation.reports.report import read_results
 from transformers_groma.evaluation.runner import evaluate
 
@@ -82,6 +83,14 @@ def test_a_folder_of_another_run_says_what_differs(model, tmp_path):
     assert read_results(tmp_path).complete
     # Batches may have another size: they do not change answers.
     assert evaluate(rec.BENCHMARK, *model, rows, tmp_path, progress=False, batch_size=1).complete
+
+
+@pytest.mark.parametrize("name", ["referring-segmentation", "grounded-conversation", "interactive-segmentation"])
+def test_masks_need_a_model_that_decodes_them(model, tmp_path, name):
+    """Refused before anything is looked at: these rows fit no benchmark of masks."""
+    with pytest.raises(ValueError, match=f"^{name} compares masks, and the model has no mask decoder.*train masks"):
+        evaluate(load_benchmark(name), *model, rec_dataset(1), tmp_path, progress=False)
+    assert files_in(tmp_path) == []
 
 
 def test_two_runs_cannot_share_a_folder(model, tmp_path, monkeypatch):
