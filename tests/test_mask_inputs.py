@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from transformers_groma import mask_inputs
 from transformers_groma.image_inputs import ImageSize
@@ -83,6 +84,7 @@ def test_other_aspects_do_not_fit(mask, image):
         ("here", "`mask` is not a mask: 'here'"),
         (7, "`mask` is not a mask: 7"),
         (object(), "`mask` is not a mask"),
+        (Image.fromarray(MASK), r"`mask` is an image. Read its mask by `.*mask_of_image\(image\)`"),
         ([], "`mask` is not a mask"),
         ([[True], [True, False]], "`mask` is not a mask"),
         (np.ones((1, 100, 200), bool), r"`mask` is not a mask: an array of shape \(1, 100, 200\)"),

@@ -123,6 +123,17 @@ def test_a_single_box_is_not_a_set(boxes):
         region_boxes(boxes, SIZE)
 
 
+def test_an_unknown_format_is_named_where_no_box_is_read():
+    for region in ({"point": [30, 40]}, DISC, ONE, BOX):
+        with pytest.raises(ValueError, match="`box_format` must be one of 'xyxy'.* got 'yolo'"):
+            read_region(region, SIZE, box_format="yolo")
+
+
+def test_as_many_points_as_are_read():
+    assert len(read_region({"points": [[30, 40]] * 64}, SIZE).points) == 64
+    assert len(read_region({"scribble": [[30, 40], [50, 60]] * 5000}, SIZE).points) == 8
+
+
 def test_an_unknown_format_is_named():
     with pytest.raises(ValueError, match="`box_format` must be one of 'xyxy'.* got 'yolo'"):
         region_box(BOX, SIZE, box_format="yolo")
@@ -255,7 +266,8 @@ def test_a_prompt_is_read_once_more_as_it_is(region):
         ({"points": [30, 40]}, r"`region\['points'\]` must be a list of points"),
         ({"points": []}, r"`region\['points'\]` is empty"),
         ({"points": [[30, 40], [30, 400]]}, r"`region\['points'\]\[1\]` = \[30, 400\] is outside"),
-        ({"points": [[30, 40]] * 65}, r"`region\['points'\]` has 65 points, but a region takes 64"),
+        ({"points": [[30, 40]] * 65}, r"`region\['points'\]` has 65 points, but 64 are read"),
+        ({"scribble": [[30, 40]] * 10_001}, r"`region\['scribble'\]` has 10001 points, but 10000 are read"),
         ({"points": [[30, 40]], "labels": [1, 0]}, r"`region\['labels'\]` has 2 entries for 1 point"),
         ({"points": [[30, 40]], "labels": [2]}, r"`region\['labels'\]\[0\]` must be 1"),
         ({"points": [[30, 40]], "labels": [0]}, r"`region\['labels'\]` has no 1"),
@@ -353,7 +365,7 @@ def test_junk_ends_in_one_sentence_that_names_the_argument():
     generator = np.random.default_rng(0)
     keys = [*REGION_KEYS, "labels", "ambiguity", "type", "other"]
     dicts = [{key: value} for key in keys for value in JUNK]
-    for _ in range(3000):
+    for _ in range(1000):
         chosen = generator.permutation(keys)[: generator.integers(1, 4)]
         dicts.append({str(key): JUNK[generator.integers(len(JUNK))] for key in chosen})
     labelled = [{"points": POINTS["points"], "labels": value, "ambiguity": other} for value in JUNK for other in JUNK]

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from .image_inputs import ImageSize
 from .masks import resize_mask, rle_to_mask
@@ -103,6 +104,10 @@ def _is_copy(copy: tuple[int, int], of: tuple[int, int]) -> bool:
 def _bool_array(mask: Any, name: str) -> np.ndarray:
     """A copy of a mask as an array; a caller may go on drawing in its own."""
     remedy = f"{_REMEDY}. Polygons become a mask by `polygons_to_mask`" if isinstance(mask, (list, tuple)) else _REMEDY
+    if isinstance(mask, Image.Image):
+        raise ValueError(
+            f"`{name}` is an image: `mask_of_image(image)` of `transformers_groma.mask_files` reads its mask."
+        )
     try:
         pixels = np.array(mask.detach().cpu() if isinstance(mask, torch.Tensor) else mask)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, bfloat16, tensors on `meta`

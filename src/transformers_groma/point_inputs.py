@@ -16,9 +16,13 @@ Point = tuple[float, float]
 MAX_SCRIBBLE_POINTS = 8
 # Points of one region. They cost memory for every region of a batch, and a longer list is not a list of clicks.
 MAX_POINTS = 64
+# Vertices of a scribble: minutes of drawing.
+MAX_VERTICES = 10_000
 
 
-def read_points(points: Any, size: ImageSize, normalized: bool = False, name: str = "points") -> list[Point]:
+def read_points(
+    points: Any, size: ImageSize, normalized: bool = False, name: str = "points", most: int = MAX_POINTS
+) -> list[Point]:
     """Check points and bring them to pixels.
 
     Args:
@@ -27,13 +31,14 @@ def read_points(points: Any, size: ImageSize, normalized: bool = False, name: st
         size (`ImageSize`): of the upright image.
         normalized (`bool`): whether they are fractions of the image size instead of pixels.
         name (`str`): how an error names the argument.
+        most (`int`): how many there may be.
 
     Returns:
         `list[tuple[float, float]]`: `(x, y)` of each in absolute pixels, at least one.
 
     Raises:
-        ValueError: not points, no point at all, a number that is not finite, a point outside of the image, or
-            fractions where pixels are due.
+        ValueError: not points, no point at all, more than `most`, a number that is not finite, a point outside of the
+            image, or fractions where pixels are due.
 
     Example:
     >>> read_points([[0.5, 0.25], [1, 1]], ImageSize(height=100, width=200), normalized=True)
@@ -45,6 +50,8 @@ def read_points(points: Any, size: ImageSize, normalized: bool = False, name: st
         raise ValueError(f"`{name}` must be a list of points, [[x, y], …], got {shown(points)}.{remedy}")
     if not rows:
         raise ValueError(f"`{name}` is empty. Pass at least one point, [[x, y]] in pixels.")
+    if len(rows) > most:
+        raise ValueError(f"`{name}` has {len(rows)} points, but {most} are read. Pass fewer, far from each other.")
     return _in_pixels([(row, f"{name}[{index}]") for index, row in enumerate(rows)], size, normalized)
 
 
@@ -243,6 +250,7 @@ def _in_pixels(named: list[tuple[Any, str]], size: ImageSize, normalized: bool) 
 __all__ = [
     "MAX_POINTS",
     "MAX_SCRIBBLE_POINTS",
+    "MAX_VERTICES",
     "Point",
     "as_number",
     "box_around",

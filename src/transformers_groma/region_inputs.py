@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from ._words import counted
-from .boxes import BoxFormat, prepare_user_boxes
+from .boxes import BOX_FORMATS, BoxFormat, prepare_user_boxes
 from .image_inputs import ImageSize
 from .mask_inputs import is_mask_array, read_mask
 from .masks import masks_to_boxes
 from .point_inputs import (
-    MAX_POINTS,
+    MAX_VERTICES,
     Point,
     as_number,
     box_around,
@@ -164,6 +164,8 @@ def read_region(
     ValueError: `region['point']` = [900, 300] is outside of the 800x601 (width x height) image. Points are pixels of
         it, before any resizing.
     """
+    if box_format not in BOX_FORMATS:  # also where no box is read
+        raise ValueError(f"`box_format` must be one of {_listed(BOX_FORMATS)}, got {shown(box_format)}.")
     if isinstance(region, Regions):
         _check_single(region, name)
         if region.masks is not None:
@@ -323,15 +325,10 @@ def _read_dict(
         return RegionPrompt(_pixels([numbers], size, box_format, normalized, where))
     if kind == "point":
         points = [read_point(given["point"], size, normalized, where)]
+    elif kind == "points":
+        points = read_points(given["points"], size, normalized, where)
     else:
-        points = read_points(given[kind], size, normalized, where)
-    if kind == "scribble":
-        points = scribble_points(points)
-    if len(points) > MAX_POINTS:
-        raise ValueError(
-            f"`{where}` has {len(points)} points, but a region takes {MAX_POINTS}. Pass fewer, or a line drawn over "
-            "the region as a 'scribble'."
-        )
+        points = scribble_points(read_points(given["scribble"], size, normalized, where, MAX_VERTICES))
     labels = read_labels(given.get("labels"), len(points), f"{name}['labels']")
     ambiguity = given.get("ambiguity")
     if ambiguity is not None and not (isinstance(ambiguity, str) and ambiguity in AMBIGUITIES):

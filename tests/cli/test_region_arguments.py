@@ -102,6 +102,7 @@ def test_no_regions(parser):
         (["--point="], "argument --point: '' is not a point"),
         (["--point", "nan,3"], "argument --point: 'nan,3' are not finite numbers"),
         (["--scribble", "1,2", "3,1e999"], "argument --scribble: '3,1e999' are not finite numbers"),
+        (["--point", "0.3,0.5"], "argument --point: '0.3,0.5' looks like fractions of the image: write x,y in pixels"),
         (["--point"], "argument --point: expected one argument"),
         (["--not-point", "1,2"], "argument --not-point: it belongs to the region of a --point"),
         (["--box", "1,2,3,4", "--not-point", "1,2"], "argument --not-point: it belongs to the region of a --point"),

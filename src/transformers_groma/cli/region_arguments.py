@@ -74,6 +74,9 @@ def points_xy(text: str) -> list[list[float]]:
         if not all(map(math.isfinite, point)):
             raise argparse.ArgumentTypeError(f"{word!r} are not finite numbers: {_POINT_REMEDY}")
         points.append(point)
+    values = [value for point in points for value in point]
+    if all(0 <= value <= 1 for value in values) and not all(value in (0, 1) for value in values):
+        raise argparse.ArgumentTypeError(f"{text!r} looks like fractions of the image: {_POINT_REMEDY}")
     return points
 
 
