@@ -16,7 +16,7 @@ from .arguments import (
     checked_folder,
     natural,
 )
-from .models import ask, is_embedded, load_pipeline, open_upright
+from .models import is_embedded, load_pipeline, open_upright
 from .output import answer_lines, numbers, printable, write_answer, write_png, write_proposals
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..grounding import GroundedText
     from ..pipeline import ImageGroundingPipeline
     from ..shapes.demo import Comparison
+    from ..shapes.scenes import Scene
 
 DEMO_QUESTION = f"What is {REGION_MARK}?"
 DEMO_DESCRIPTION = "[grounding]Please describe the image in detail."
@@ -94,7 +95,7 @@ def run_demo(arguments: argparse.Namespace) -> None:
 
 def _demo_scene(pipe: "ImageGroundingPipeline", model: str, folder: Path, number: int, is_tiny: bool) -> list[str]:
     """Ask about a scene and compare the answers with the truth. Returns the names of the images written."""
-    from ..shapes.demo import compare, count_found, question_text, scene_questions
+    from ..shapes.demo import click_question, compare, count_found, question_text, scene_questions
     from ..shapes.scenes import make_scene
 
     # Splits share no scene: none of "test" was trained on, whatever the seed was.
@@ -112,8 +113,14 @@ def _demo_scene(pipe: "ImageGroundingPipeline", model: str, folder: Path, number
     write_png(folder / "scene.png", image)
     names = ["scene"]
     comparisons = []
-    for name, exchange in scene_questions(scene).items():
-        boxes = [scene.boxes_xyxy[index] for index in exchange.pointed]
+    questions = [
+        (name, exchange, [scene.boxes_xyxy[index] for index in exchange.pointed])
+        for name, exchange in scene_questions(scene).items()
+    ]
+    if has_masks(pipe):
+        exchange, (x, y) = click_question(scene)
+        questions.insert(1, ("click", exchange, [{"point": [x, y]}]))
+    for name, exchange, regions in questions:
         names.append(f"scene_{name}")
         answer, comparison = _demo_ask(
             pipe,
@@ -121,8 +128,9 @@ def _demo_scene(pipe: "ImageGroundingPipeline", model: str, folder: Path, number
             folder / names[-1],
             image,
             question_text(exchange),
-            boxes,
+            regions,
             partial(compare, exchange, scene),
+            scene,
         )
         comparisons.append(comparison)
     # The last question points at nothing: all regions are the model's own.
@@ -145,23 +153,59 @@ def _demo_ask(
     path: Path,
     image: "Image.Image",
     question: str,
-    boxes: Sequence[Sequence[float]],
+    regions: Sequence[Any],
     compare: "Callable[[GroundedText], Comparison] | None" = None,
+    scene: "Scene | None" = None,
 ) -> "tuple[GroundedText, Comparison | None]":
     """Ask, print the question, the answer and how it compares with the truth, and write the files."""
     # The demo writes its questions itself, some with `<p>…</p>` around what is to be located.
-    answer = ask(pipe, image, question, boxes, {"max_new_tokens": DEMO_MAX_NEW_TOKENS}, parse_tokens=True)
-    print("\n".join(["", f"> {question}", *(f"  {'box':<4} {numbers(box)}" for box in boxes)]))
+    answer = pipe(
+        image,
+        question,
+        regions=list(regions),
+        masks=has_masks(pipe),
+        generate_kwargs={"max_new_tokens": DEMO_MAX_NEW_TOKENS},
+        parse_tokens=True,
+    )
+    print("\n".join(["", f"> {question}", *map(_pointed_at, regions)]))
     # An answer that only points has no words.
     print(printable(answer_lines(answer)).lstrip("\n"))
     notes: dict[str, Any] = {
         "model": model,
         "question": question,
-        "question_boxes_xyxy": [list(box) for box in boxes],
+        "question_boxes_xyxy": [list(region) for region in regions if not isinstance(region, dict)],
     }
+    if clicks := [region["point"] for region in regions if isinstance(region, dict)]:
+        notes["question_clicks_xy"] = clicks
     comparison = None if compare is None else compare(answer)
     if comparison is not None:
-        print(f"  = {comparison.text}")
+        print(f"  = {comparison.text}{_masks_compared(scene, answer, notes)}")
         notes["comparison"] = asdict(comparison)
     write_answer(path.parent, path.name, answer, image, notes, question)
     return answer, comparison
+
+
+def has_masks(pipe: "ImageGroundingPipeline") -> bool:
+    """Whether the model decodes masks."""
+    return pipe.model.config.mask_decoder_config is not None
+
+
+def _pointed_at(region: Any) -> str:
+    """A region of a question, as a line."""
+    if isinstance(region, dict):
+        return f"  click {numbers(region['point'])}"
+    return f"  {'box':<4} {numbers(region)}"
+
+
+def _masks_compared(scene: "Scene | None", answer: "GroundedText", notes: dict[str, Any]) -> str:
+    """How the masks of an answer fit the scene, as the end of a line; the numbers go into the notes, too."""
+    from ..shapes.demo import mask_ious
+
+    if scene is None or not answer.masks:
+        return ""
+    named = {region.id: region for phrase in answer.phrases for region in phrase.regions}
+    named |= {region.id: region for region in answer.user_regions}
+    ious = {number: round(iou, 3) for number, region in named.items() for iou in mask_ious(scene, region)}
+    notes["mask_ious"] = ious
+    mean = sum(ious.values()) / len(ious)
+    return f"; {counted(len(ious), 'mask')}, IoU {mean:.2f} with the true {'one' if len(ious) == 1 else 'ones'}"

@@ -13,7 +13,10 @@ import torch
 from ..box_arrays import IOU_THRESHOLD
 from ..boxes import box_iou
 from ..grounding import GroundedText, render_grounded_phrase
+from ..interior_points import interior_point
 from ..markup import REGION_MARK
+from ..masks import mask_iou
+from ..regions import Regions
 from .expressions import RELATIONS
 from .questions import ask_neighbor, describe_image, describe_region, locate_all, locate_one
 from .scenes import Scene
@@ -85,6 +88,48 @@ def _evident_neighbor(scene: Scene, rng: np.random.Generator) -> Exchange | None
         if (sign > 0 and target[axis] >= start[axis + 2]) or (sign < 0 and target[axis + 2] <= start[axis]):
             return exchange
     return None
+
+
+def click_question(scene: Scene) -> tuple[Exchange, tuple[float, float]]:
+    """A question about the object that a click means.
+
+    Args:
+        scene (`Scene`): what is asked about.
+
+    Returns:
+        `tuple`: the question, as "What is <region>?", whose `pointed` is the object, and the click, `(x, y)` in
+        absolute pixels, well inside of it. They are always the same for a scene.
+
+    Example:
+    >>> from transformers_groma.shapes.scenes import make_scene
+    >>> exchange, (x, y) = click_question(make_scene(seed=0, split="test", index=0))
+    >>> bool(make_scene(seed=0, split="test", index=0).objects[exchange.pointed[0]].mask[int(y), int(x)])
+    True
+    """
+    world = World([item.attributes for item in scene.objects])
+    exchange = describe_region(world, np.random.default_rng([scene.seed, scene.index, 2]), template=1)
+    return exchange, interior_point(scene.objects[exchange.pointed[0]].mask)
+
+
+def mask_ious(scene: Scene, regions: Regions) -> list[float]:
+    """How well masks fit the objects of a scene.
+
+    Args:
+        scene (`Scene`): in the size of the image.
+        regions (`Regions`): with masks.
+
+    Returns:
+        `list[float]`: for each region the IoU of its mask with that of the object that it fits best.
+
+    Example:
+    >>> from transformers_groma.regions import Regions
+    >>> from transformers_groma.shapes.scenes import make_scene
+    >>> scene = make_scene(seed=0, split="test", index=0)
+    >>> mask_ious(scene, Regions(scene.boxes_xyxy[:1], masks=[scene.objects[0].mask]))
+    [1.0]
+    """
+    truth = np.stack([item.mask for item in scene.objects])
+    return mask_iou(regions.masks, truth).max(axis=1).tolist() if len(regions) else []
 
 
 def question_text(exchange: Exchange) -> str:
@@ -234,4 +279,12 @@ def _truth(scene: Scene, index: int) -> dict[str, Any]:
     }
 
 
-__all__ = ["Comparison", "compare", "count_found", "question_text", "scene_questions"]
+__all__ = [
+    "Comparison",
+    "click_question",
+    "compare",
+    "count_found",
+    "mask_ious",
+    "question_text",
+    "scene_questions",
+]
