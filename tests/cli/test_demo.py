@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -93,9 +94,10 @@ def test_demo_compares_with_the_truth(run, tmp_path, monkeypatch):
     texts = [wording.with_article(wording.words(item.attributes)) for item in scene.objects]
     asked = []
 
-    def answer(pipe, image, question, boxes, generate_kwargs, parse_tokens):
+    def answer(image, question, regions, masks, generate_kwargs, parse_tokens):
         assert parse_tokens  # what is to be located stands between `<p>` and `</p>`
-        asked.append((question, [list(box) for box in boxes]))
+        assert not masks
+        asked.append((question, [list(box) for box in regions]))
         markup = {
             "What is <region>?": questions["region"].reference,
             question_text(questions["group"]): f"<roi><r{questions['group'].targets[0]}><r1></roi>",
@@ -103,8 +105,9 @@ def test_demo_compares_with_the_truth(run, tmp_path, monkeypatch):
         }.get(question, f"A scene: <p>{texts[0]}</p> <roi><r0></roi> and <p>{texts[1]}</p> <roi><r0></roi>.")
         return ground_text(markup, torch.tensor(scene.boxes_xyxy))
 
-    monkeypatch.setattr(demo, "load_pipeline", lambda *_: None)
-    monkeypatch.setattr(demo, "ask", answer)
+    pipe = MagicMock(side_effect=answer)
+    pipe.model.config.mask_decoder_config = None
+    monkeypatch.setattr(demo, "load_pipeline", lambda *_: pipe)
     code, out, err = run("demo", "--scene", "3", "--model", "org/other", "--output", tmp_path)
     assert (code, err) == (0, "")
     assert asked == [

@@ -3,11 +3,20 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from transformers_groma.grounding import ground_text
-from transformers_groma.shapes.demo import compare, count_found, question_text, scene_questions
+from transformers_groma.regions import Regions
+from transformers_groma.shapes.demo import (
+    click_question,
+    compare,
+    count_found,
+    mask_ious,
+    question_text,
+    scene_questions,
+)
 from transformers_groma.shapes.scenes import make_scene
 from transformers_groma.shapes.wording import with_article, words
 from transformers_groma.shapes.world import Exchange
@@ -167,3 +176,22 @@ def test_no_extra_is_needed():
     code = "import sys; sys.modules['datasets'] = None; import transformers_groma.shapes.demo"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_a_click_is_on_its_object(index):
+    scene = make_scene(0, "test", index, 224)
+    exchange, (x, y) = click_question(scene)
+    assert question_text(exchange) == "What is <region>?"
+    assert [number for number, item in enumerate(scene.objects) if item.mask[int(y), int(x)]] == list(exchange.pointed)
+
+
+def test_masks_are_compared_with_the_object_that_they_fit():
+    scene = make_scene(0, "test", 3, 224)
+    truth = [item.mask for item in scene.objects]
+    half = truth[1].copy()
+    half[:, : int(np.median(np.nonzero(half)[1]))] = False
+    regions = Regions([scene.boxes_xyxy[0]] * 3, masks=np.stack([truth[0], half, ~truth[0] & False]))
+    whole, part, none = mask_ious(scene, regions)
+    assert whole == 1.0 and 0.3 < part < 0.7 and none == 0.0
+    assert mask_ious(scene, regions[[]]) == []
