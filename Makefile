@@ -79,14 +79,20 @@ train-tiny: kernels  ## train hub_configs/groma-tiny from nothing, in output/gro
 
 # Benchmark and the synthetic scenes that it asks about.
 TINY_TESTS := rec:rec lvis-ground:grounding region-caption:region-caption grounded-caption:grounded-caption detection:detection
+TINY_MASK_TESTS := referring-segmentation:rec grounded-conversation:conversation interactive-segmentation:detection
 
 evaluate-tiny: kernels  ## all benchmarks on scenes that groma-tiny never saw; writes the metrics into its card
-	set -e; for pair in $(TINY_TESTS); do \
-	  benchmark=$${pair%%:*}; task=$${pair##*:}; \
-	  evaluation=$$(test $$task = detection || echo --evaluation); \
-	  $(OFFLINE) $(BIN)/groma data shapes --task $$task --rows 500 --seed 1000 --split test $$evaluation \
-	    --output output/groma-tiny/test/shapes-$$task; \
-	  $(OFFLINE) $(BIN)/groma evaluate $$benchmark --model hub_configs/groma-tiny --dataset output/groma-tiny/test/shapes-$$task \
+	set -e; masks=$$(! grep -q mask_decoder_config hub_configs/groma-tiny/config.json || echo $(TINY_MASK_TESTS)); \
+	for pair in $(TINY_TESTS) $$masks; do \
+	  benchmark=$${pair%%:*}; scenes=$${pair##*:}; \
+	  case $$scenes in \
+	    conversation) options="--task grounded-caption --questions 1";; \
+	    detection) options="--task detection";; \
+	    *) options="--task $$scenes --evaluation";; \
+	  esac; \
+	  $(OFFLINE) $(BIN)/groma data shapes $$options --rows 500 --seed 1000 --split test \
+	    --output output/groma-tiny/test/shapes-$$scenes; \
+	  $(OFFLINE) $(BIN)/groma evaluate $$benchmark --model hub_configs/groma-tiny --dataset output/groma-tiny/test/shapes-$$scenes \
 	    --output output/groma-tiny/metrics/$$benchmark --card hub_configs/groma-tiny --gallery 24; \
 	done
 	$(OFFLINE) $(BIN)/python -m scripts.groma_tiny.llava_bench --output output/groma-tiny --card hub_configs/groma-tiny

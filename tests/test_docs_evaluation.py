@@ -36,6 +36,9 @@ SECTIONS = {
     "region-caption": "Region captions",
     "grounded-caption": "Grounded captions",
     "detection": "Region proposals",
+    "referring-segmentation": "Referring segmentation",
+    "grounded-conversation": "Grounded conversations (GCG)",
+    "interactive-segmentation": "Interactive segmentation",
     "llava-bench": "LLaVA-Bench (COCO)",
 }
 
@@ -95,7 +98,7 @@ def test_commands_parse(shell_commands, monkeypatch):
         else:
             assert words[0] == "make"
     assert {f"evaluate {name}" for name in cli.evaluate.BENCHMARKS} <= set(seen)
-    assert seen.count("processing.refcoco") == 10 and seen.count("evaluate rec") == 12
+    assert seen.count("processing.refcoco") == 11 and seen.count("evaluate rec") == 12
 
 
 def test_targets_of_make_exist(shell_commands):
