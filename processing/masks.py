@@ -5,17 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from processing.boxes import Box
-from transformers_groma._text import RepeatedKey
-from transformers_groma.data.annotated_masks import DAMAGED, OTHER_SIZE, mask_fault, turned_mask
+from transformers_groma.data.annotated_masks import mask_fault, read_segmentation, turned_mask
 from transformers_groma.data.left_out import LeftOut
-from transformers_groma.masks import mask_to_rle, polygons_to_rle, rle_to_mask
 
 Mask = dict[str, Any]
-
-NOT_A_SEGMENTATION = "mask is neither a list of polygons nor COCO RLE"
-NOT_A_POLYGON = "polygon of a mask is not a list of coordinates"
-FEW_POINTS = "polygon of a mask has fewer than three points"
-ODD = "polygon of a mask has an x without a y"
 
 
 def compact_segmentation(segmentation: Any) -> Any:
@@ -62,7 +55,7 @@ def usable_masks(
     masks: list[Mask | None] = []
     left_out: list[LeftOut] = []
     for segmentation, box, name in zip(segmentations, boxes, names, strict=True):
-        rle, faults = _read(segmentation, width, height)
+        rle, faults = read_segmentation(segmentation, width, height)
         if rle is not None and (fault := mask_fault(rle, box, width, height)) is not None:
             rle, faults = None, [*faults, fault]
         masks.append(rle)
@@ -102,47 +95,3 @@ def upright_masks(masks: Sequence[Mask | None], orientation: int) -> list[Mask |
     if orientation == 1:
         return list(masks)
     return [None if mask is None else turned_mask(mask, orientation) for mask in masks]
-
-
-def _read(segmentation: Any, width: int, height: int) -> tuple[Mask | None, list[LeftOut]]:
-    """The RLE of a segmentation, and what is wrong with it or with parts of it."""
-    if segmentation is None or (isinstance(segmentation, list) and not segmentation):
-        return None, []
-    if isinstance(segmentation, RepeatedKey):
-        return None, [LeftOut(DAMAGED, f"it has the key {segmentation.key!r} twice")]
-    if isinstance(segmentation, Mapping):
-        return _read_rle(segmentation, width, height)
-    if not isinstance(segmentation, list):
-        return None, [LeftOut(NOT_A_SEGMENTATION, repr(segmentation)[:100])]
-    polygons, faults = [], []
-    for polygon in segmentation:
-        if not isinstance(polygon, (list, array)):
-            faults.append(LeftOut(NOT_A_POLYGON, repr(polygon)[:100]))
-            continue
-        # Points may be lists of their own.
-        count = 2 * len(polygon) if polygon and isinstance(polygon[0], list) else len(polygon)
-        if count % 2:
-            faults.append(LeftOut(ODD, f"{count} numbers"))
-        elif count < 6:
-            faults.append(LeftOut(FEW_POINTS))
-        else:
-            polygons.append(polygon)
-    if not polygons:
-        return None, faults
-    try:
-        return polygons_to_rle(polygons, height, width), faults
-    except ValueError as error:
-        return None, [*faults, LeftOut(NOT_A_POLYGON, str(error))]
-
-
-def _read_rle(rle: Mapping[str, Any], width: int, height: int) -> tuple[Mask | None, list[LeftOut]]:
-    """RLE with `counts` as text; numbers, which COCO has for crowds, are encoded."""
-    if not isinstance(rle.get("counts"), list):
-        return {name: rle.get(name) for name in ("size", "counts")}, []  # checked beside its box
-    # Before it is decoded: a wrong size may be enormous.
-    if rle.get("size") != [height, width]:
-        return None, [LeftOut(OTHER_SIZE, f"{rle.get('size')!r}, image {[height, width]} ([height, width])"[:100])]
-    try:
-        return mask_to_rle(rle_to_mask(rle)), []
-    except ValueError as error:
-        return None, [LeftOut(DAMAGED, str(error))]

@@ -45,7 +45,9 @@ def add_data(commands: "argparse._SubParsersAction") -> None:
             help=FOLDER_HELP,
             description=f"{FOLDER_HELP[0].upper()}{FOLDER_HELP[1:]}, in the layout of Hugging Face's imagefolder with "
             "a text for each box, one line per image:\n\n"
-            '{"file_name": "a.jpg", "objects": {"bbox": [[30, 212, 342, 373]], "text": ["a cat"]}}',
+            '{"file_name": "a.jpg", "objects": {"bbox": [[30, 212, 342, 373]], "text": ["a cat"]}}\n\n'
+            "Masks are optional: PNG files named in objects.mask or beside the images (a.mask-0.png), COCO RLE or "
+            "polygons. docs/finetune.md has all forms.",
             epilog="example: groma data folder photos/train --output data/photos --preview 8\n"
             "         groma data folder photos/validation --output data/photos --split validation",
             formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,12 +1,14 @@
-"""Checks one annotated mask: its RLE beside the image and its box, or what is wrong with it."""
+"""Reads one annotated mask, polygons or RLE, and checks it beside its image and its box."""
 
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from .._text import RepeatedKey
 from ..images import SWAPPED_AXES
-from ..masks import mask_to_rle, rle_to_box, rle_to_mask
+from ..masks import mask_to_rle, polygons_to_rle, rle_to_box, rle_to_mask
 from .left_out import LeftOut
 
 # How far an edge of the box around a mask may be from that of the annotated box: pixels, or a share of the box's side,
@@ -21,13 +23,18 @@ OTHER_SIZE = "mask has another size than its image"
 EMPTY = "mask is empty: a box without a mask has null"
 NOT_OF_BOX = "mask does not fit its box: they are of different objects, or of differently turned images"
 
+NOT_A_SEGMENTATION = "mask is neither a list of polygons nor COCO RLE"
+NOT_A_POLYGON = "polygon of a mask is not a list of coordinates"
+FEW_POINTS = "polygon of a mask has fewer than three points"
+ODD = "polygon of a mask has an x without a y"
 
-def mask_fault(rle: Any, box: Sequence[float], width: int, height: int) -> LeftOut | None:
+
+def mask_fault(rle: Any, box: Sequence[float] | None, width: int, height: int) -> LeftOut | None:
     """What is wrong with a mask, if anything is.
 
     Args:
         rle: the mask as `masks.mask_to_rle` writes it, unchecked.
-        box (4 numbers): its box, `xyxy` in pixels of the same image.
+        box (4 numbers, *optional*): its box, `xyxy` in pixels of the same image, if it has one of its own.
         width, height (`int`): size of the image.
 
     Returns:
@@ -54,7 +61,7 @@ def mask_fault(rle: Any, box: Sequence[float], width: int, height: int) -> LeftO
         return LeftOut(DAMAGED, str(error))
     if around[0] == around[2]:
         return LeftOut(EMPTY)
-    if not fits_box(around, box):
+    if box is not None and not fits_box(around, box):
         return LeftOut(NOT_OF_BOX, f"box around the mask {around}, box {list(box)}")
     return None
 
@@ -103,4 +110,61 @@ def fits_box(around: Sequence[float], box: Sequence[float]) -> bool:
     )
 
 
-__all__ = ["DAMAGED", "OTHER_SIZE", "fits_box", "mask_fault", "turned_mask"]
+def read_segmentation(segmentation: Any, width: int, height: int) -> tuple[dict[str, Any] | None, list[LeftOut]]:
+    """Read a COCO segmentation: polygons, or RLE whose `counts` are text or numbers.
+
+    Args:
+        segmentation: polygons `[x1, y1, x2, y2, …]` in pixels, RLE, or nothing (`None` or an empty list), unchecked.
+        width, height (`int`): size of its image.
+
+    Returns:
+        `tuple`: the mask as rows have it, unless `mask_fault` finds something; `None` if there is none or it cannot be
+        read. And what is wrong with it, or with polygons of it that are left out.
+
+    Example:
+    >>> read_segmentation([[1, 1, 3, 1, 3, 3, 1, 3], [0, 0, 1, 1]], 4, 4)
+    ({'size': [4, 4], 'counts': '52203'}, [LeftOut(reason='polygon of a mask has fewer than three points', detail='')])
+    """
+    if segmentation is None or (isinstance(segmentation, list) and not segmentation):
+        return None, []
+    if isinstance(segmentation, RepeatedKey):
+        return None, [LeftOut(DAMAGED, f"it has the key {segmentation.key!r} twice")]
+    if isinstance(segmentation, Mapping):
+        return _read_rle(segmentation, width, height)
+    if not isinstance(segmentation, list):
+        return None, [LeftOut(NOT_A_SEGMENTATION, repr(segmentation)[:100])]
+    polygons, faults = [], []
+    for polygon in segmentation:
+        if not isinstance(polygon, (list, array)):
+            faults.append(LeftOut(NOT_A_POLYGON, repr(polygon)[:100]))
+            continue
+        # Points may be lists of their own.
+        count = 2 * len(polygon) if polygon and isinstance(polygon[0], list) else len(polygon)
+        if count % 2:
+            faults.append(LeftOut(ODD, f"{count} numbers"))
+        elif count < 6:
+            faults.append(LeftOut(FEW_POINTS))
+        else:
+            polygons.append(polygon)
+    if not polygons:
+        return None, faults
+    try:
+        return polygons_to_rle(polygons, height, width), faults
+    except ValueError as error:
+        return None, [*faults, LeftOut(NOT_A_POLYGON, str(error))]
+
+
+def _read_rle(rle: Mapping[str, Any], width: int, height: int) -> tuple[dict[str, Any] | None, list[LeftOut]]:
+    """RLE with `counts` as text; numbers, which COCO has for crowds, are encoded."""
+    if not isinstance(rle.get("counts"), list):
+        return {name: rle.get(name) for name in ("size", "counts")}, []  # checked beside its box
+    # Before it is decoded: a wrong size may be enormous.
+    if rle.get("size") != [height, width]:
+        return None, [LeftOut(OTHER_SIZE, f"{rle.get('size')!r}, image {[height, width]} ([height, width])"[:100])]
+    try:
+        return mask_to_rle(rle_to_mask(rle)), []
+    except ValueError as error:
+        return None, [LeftOut(DAMAGED, str(error))]
+
+
+__all__ = ["DAMAGED", "OTHER_SIZE", "fits_box", "mask_fault", "read_segmentation", "turned_mask"]

@@ -1,4 +1,4 @@
-"""Reads an image of an image folder with its boxes and texts; only what is wrong is left out."""
+"""Reads an image of an image folder with its boxes, masks and texts; only what is wrong is left out."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 
 from .._text import RepeatedKey
 from ..markup import GROMA_MARKUP_TOKENS
+from ..masks import rle_to_box
 from .annotated_boxes import OUTSIDE, pixel_count, read_box
+from .annotated_masks import mask_fault, turned_mask
+from .folder_masks import files_beside, names_masks, read_mask
 from .folder_metadata import FolderImage
 from .folder_options import FolderOptions
 from .image_files import (
@@ -28,17 +31,19 @@ MARKUP = re.compile("|".join([*map(re.escape, GROMA_MARKUP_TOKENS), r"<r\d+>", r
 
 
 class FolderObject(NamedTuple):
-    """A box of an image and its text.
+    """A box of an image, its text and its mask.
 
     Attributes:
         box (`list` of 4 `float`, *optional*): `xyxy` in pixels of the upright image; `None` if it is wrong.
         text (`str`, *optional*): what is said about it.
         again (`bool`): whether an earlier line has the same box with the same text.
+        mask (`dict`, *optional*): COCO RLE of the upright image.
     """
 
     box: list[float] | None
     text: str | None
     again: bool = False
+    mask: dict[str, Any] | None = None
 
 
 class ReadImage(NamedTuple):
@@ -63,7 +68,7 @@ class ReadImage(NamedTuple):
 
 
 def read_folder_image(record: FolderImage, folder: Path, options: FolderOptions) -> ReadImage:
-    """Read an image and check its boxes and texts.
+    """Read an image and check its boxes, masks and texts.
 
     Args:
         record (`FolderImage`): its lines of `metadata.jsonl`.
@@ -81,7 +86,7 @@ def read_folder_image(record: FolderImage, folder: Path, options: FolderOptions)
         raise record.fault.of_record()
     path = image_path(folder, record.file_name)
     content = read_image_bytes(path)
-    lines: list[list[tuple[Any, Any]]] = []
+    lines: list[list[_RawObject]] = []
     faults: list[LeftOut] = []
     for line in record.lines:
         try:
@@ -92,44 +97,78 @@ def read_folder_image(record: FolderImage, folder: Path, options: FolderOptions)
     if len(faults) == len(record.lines):
         raise faults[0].of_record()
     left_out = [*record.left_out, *faults]
-    given = [box for line in lines for box, _ in line]
+    if not names_masks(record):
+        lines = _with_files_beside(lines, record.file_name, folder, left_out)
+    given = [raw.box for line in lines for raw in line]
     orientation = _orientation(content, _annotated_size(record), given, options)
     size = stored_size(content) if orientation != 1 else upright_size(content)
     objects: list[list[FolderObject]] = []
     known: set[tuple[Any, ...]] = set()  # boxes and texts of the lines before
     for line in lines:
         objects.append(
-            [_read_object(index, *pair, size, orientation, options, left_out) for index, pair in enumerate(line)]
+            [_read_object(index, raw, folder, size, orientation, options, left_out) for index, raw in enumerate(line)]
         )
         for index, one in enumerate(objects[-1]):
             if one.box is not None and (*one.box, one.text) in known:
                 left_out.append(LeftOut("a box is on several lines with the same text", f"{one.box}: {one.text!r}"))
-                objects[-1][index] = FolderObject(one.box, None, again=True)
+                objects[-1][index] = FolderObject(one.box, None, again=True, mask=one.mask)
         known.update((*one.box, one.text) for one in objects[-1] if one.box is not None)
     return ReadImage(content, {"bytes": content, "path": path.name}, objects, left_out)
 
 
+class _RawObject(NamedTuple):
+    """What a line says about a box, unchecked."""
+
+    box: Any
+    text: Any
+    mask: Any
+
+
+def _with_files_beside(
+    lines: list[list[_RawObject]], file_name: str, folder: Path, left_out: list[LeftOut]
+) -> list[list[_RawObject]]:
+    """The objects with the mask files beside their image, which count the boxes of all its lines."""
+    count = sum(map(len, lines))
+    files = files_beside(file_name, folder, count + 1)
+    if count in files:
+        left_out.append(LeftOut("a mask file is of a box that does not exist; boxes count from 0", files[count]))
+    numbers = iter(range(count))
+    return [[raw._replace(mask=files.get(next(numbers))) for raw in line] for line in lines]
+
+
 def _read_object(
     index: int,
-    given: Any,
-    text: Any,
+    raw: _RawObject,
+    folder: Path,
     size: tuple[int, int],
     orientation: int,
     options: FolderOptions,
     left_out: list[LeftOut],
 ) -> FolderObject:
-    """A box and its text; what is wrong with them is added to `left_out`."""
-    box, wrong = read_box(given, *size, options.box_format, options.normalized)
-    if box is None:
-        detail = f"`objects.bbox[{index}]` = {given!r}"[:MAX_DETAIL]
-        left_out.append(LeftOut(wrong, f"{detail} of an image of {size[0]}x{size[1]} pixels"))
-    elif orientation != 1:
-        [box] = turned_boxes([box], orientation, *size)
+    """A box, its mask and its text; what is wrong with them is added to `left_out`."""
+    box = None
+    has_own_box = raw.box is not None or raw.mask is None  # otherwise it is the one around the mask
+    if has_own_box:
+        box, wrong = read_box(raw.box, *size, options.box_format, options.normalized)
+        if box is None:
+            detail = f"`objects.bbox[{index}]` = {raw.box!r}"[:MAX_DETAIL]
+            left_out.append(LeftOut(wrong, f"{detail} of an image of {size[0]}x{size[1]} pixels"))
+    mask, faults = read_mask(raw.mask, folder, *size)
+    if mask is not None and (fault := mask_fault(mask, box, *size)) is not None:
+        mask = None
+        faults.append(fault)
+    left_out += [LeftOut(one.reason, f"`objects.mask[{index}]` {one.detail}".strip()[:MAX_DETAIL]) for one in faults]
+    if mask is not None and not has_own_box:
+        box = rle_to_box(mask).tolist()
+    mask = None if box is None else mask
+    if orientation != 1:
+        box = None if box is None else turned_boxes([box], orientation, *size)[0]
+        mask = None if mask is None else turned_mask(mask, orientation)
     try:
-        return FolderObject(box, plain_text(text, f"objects.text[{index}]"))
+        return FolderObject(box, plain_text(raw.text, f"objects.text[{index}]"), mask=mask)
     except SkipRecord as error:
         left_out.append(reason_of(error))
-        return FolderObject(box, None)
+        return FolderObject(box, None, mask=mask)
 
 
 def _annotated_size(record: FolderImage) -> tuple[int, int] | None:
@@ -162,24 +201,29 @@ def _orientation(content: bytes, size: tuple[int, int] | None, boxes: Sequence[A
     return orientation_of_boxes(content, size, boxes_of)
 
 
-def _raw_objects(line: Mapping[str, Any], options: FolderOptions) -> list[tuple[Any, Any]]:
-    """Boxes of a line and the text of each, unchecked."""
+def _raw_objects(line: Mapping[str, Any], options: FolderOptions) -> list[_RawObject]:
+    """Boxes of a line, the text and the mask of each, unchecked."""
     objects = {} if line.get("objects") is None else line["objects"]
     wrong = SkipRecord('`objects` must be {"bbox": [[x, y, w, h], …], "text": ["…", …]}')
-    if not isinstance(objects, Mapping) or (objects and "bbox" not in objects):
+    if not isinstance(objects, Mapping) or (objects and not {"bbox", "mask"} & set(objects)):
         raise wrong
     if isinstance(objects, RepeatedKey):
         raise SkipRecord("`objects` has a key twice, so its value is ambiguous", repr(objects.key))
-    boxes = [] if objects.get("bbox") is None else objects["bbox"]
+    boxes, masks = objects.get("bbox"), objects.get("mask")
+    if boxes is None:
+        boxes = [None] * len(masks) if isinstance(masks, list) else []
     if not isinstance(boxes, list):
         raise wrong
+    if masks is not None and (not isinstance(masks, list) or len(masks) != len(boxes)):
+        raise SkipRecord("`objects.mask` must be a list with one mask for each of `objects.bbox`, null for none")
     texts = objects.get("text")
     if texts is None and boxes and options.task != "detection" and not line.get("messages"):
         raise SkipRecord("`objects` has no `text`: give one for each box, null for a box that nothing is asked about")
     texts = [None] * len(boxes) if texts is None else texts
     if not isinstance(texts, list) or len(texts) != len(boxes):
         raise SkipRecord("`objects.text` must be a list with one text for each of `objects.bbox`, null for none")
-    return list(zip(boxes, texts, strict=True))
+    masks = [None] * len(boxes) if masks is None else masks
+    return [_RawObject(*of_object) for of_object in zip(boxes, texts, masks, strict=True)]
 
 
 def plain_text(text: Any, name: str) -> str | None:

@@ -5,8 +5,9 @@ The layout is Hugging Face's `imagefolder` of object detection with a text for e
     {"file_name": "a.jpg", "objects": {"bbox": [[30, 212, 342, 373], [380, 90, 200, 460]], "text": ["a cat", "a dog"]}}
 
 Boxes are `xywh` in pixels of the upright image unless options say otherwise. A text may be null, and the task
-"detection" needs none. An image may have several lines, as tables of boxes do: they count as one. A line may bring a
-conversation of its own, in which `<region k>` is its box number k, counted from 0:
+"detection" needs none. Objects may have masks, see `folder_masks.py`. An image may have several lines, as tables of
+boxes do: they count as one. A line may bring a conversation of its own, in which `<region k>` is its box number k,
+counted from 0:
 
     "messages": [{"role": "user", "content": "What does <region 0> look at?"},
                  {"role": "assistant", "content": "It looks at <p>the dog</p> <region 1>."}]
@@ -25,12 +26,15 @@ from datasets import Dataset
 from PIL import Image as PilImage
 
 from ..visualization import draw_boxes
-from .columns import FEATURES, PHRASE, check_row, image_part
+from .columns import PHRASE, check_row, features_of, image_part
+from .drawn_masks import drawn_regions
 from .folder_conversations import Message, Part, own_conversations
+from .folder_masks import has_masks
 from .folder_metadata import EXAMPLE, FolderImage, read_metadata
-from .folder_objects import read_folder_image
+from .folder_objects import FolderObject, read_folder_image
 from .folder_options import QUESTION_TASKS, TASKS, FolderOptions
 from .folder_questions import Turn, caption_turns, locating_turns, packed
+from .image_files import upright_size
 from .left_out import DATA_ERRORS, LeftOut, SkipRecord
 from .provenance import named_as_options
 from .shards import WriteReport, write_dataset
@@ -46,7 +50,8 @@ def image_folder_dataset(folder: str | os.PathLike, options: FolderOptions | Non
         options (`FolderOptions`, *optional*): which rows; conversations of all kinds by default.
 
     Returns:
-        `datasets.Dataset`: detection, conversation or evaluation columns; boxes `xyxy` in absolute pixels.
+        `datasets.Dataset`: detection, conversation or evaluation columns, with masks if an object has one; boxes
+            `xyxy` in absolute pixels.
 
     Raises:
         ValueError: a line or an image is wrong, and the message names it; or there is nothing to ask.
@@ -65,9 +70,11 @@ def image_folder_dataset(folder: str | os.PathLike, options: FolderOptions | Non
     """
     options = options or FolderOptions()
     rows = []
-    for record in read_metadata(folder):
+    records = read_metadata(folder)
+    masks = has_masks(records, Path(folder))
+    for record in records:
         try:
-            for row in convert(record, Path(folder), options):
+            for row in convert(record, Path(folder), options, masks):
                 if isinstance(row, LeftOut):
                     raise row.of_record()
                 check_row(row, options.schema)
@@ -76,7 +83,7 @@ def image_folder_dataset(folder: str | os.PathLike, options: FolderOptions | Non
             raise ValueError(f"{Path(folder) / record.file_name}: {error}") from error
     if not rows:
         raise ValueError(f"{folder} has nothing to ask for the task {options.task!r}. Its boxes need texts: {EXAMPLE}")
-    return Dataset.from_list(rows, features=FEATURES[options.schema])
+    return Dataset.from_list(rows, features=features_of(rows[0], options.schema))
 
 
 def write_image_folder(
@@ -109,23 +116,24 @@ def write_image_folder(
     """
     options = options or FolderOptions()
     records = read_metadata(folder)
+    masks = has_masks(records, Path(folder))
     return write_dataset(
         records,
-        partial(convert, folder=Path(folder), options=options),
+        partial(convert, folder=Path(folder), options=options, masks=masks),
         schema=options.schema,
         output_dir=output_dir,
         split=split,
         num_shards=num_shards,
         overwrite=overwrite,
         record_name=lambda record: record.file_name,
-        options={**named_as_options(asdict(options)), "images": Path(folder)},
+        options={**named_as_options(asdict(options)), "images": Path(folder), **({"masks": True} if masks else {})},
     )
 
 
 def draw_image_folder(
     folder: str | os.PathLike, options: FolderOptions, count: int
 ) -> Iterator[tuple[str, PilImage.Image]]:
-    """Draw the first images with their boxes, each box with its number and text, to see whether the boxes fit.
+    """Draw the first images with their boxes, each box with its number, text and mask, to see whether they fit.
 
     Args:
         folder (`str` or `Path`): images and `metadata.jsonl`.
@@ -142,26 +150,30 @@ def draw_image_folder(
                 read = read_folder_image(record, Path(folder), options)
             except (SkipRecord, *DATA_ERRORS):
                 continue
-            named = [(one.box, f"{index} {one.text or ''}".strip()) for index, one in enumerate(read.objects)]
-            shown = [(box, label) for box, label in named if box]
-            boxes, labels = [box for box, _ in shown], [label for _, label in shown]
-            yield record.file_name, draw_boxes(PilImage.open(io.BytesIO(read.content)), boxes, labels)
+            shown = [(index, one) for index, one in enumerate(read.objects) if one.box]
+            labels = [f"{index} {one.text or ''}".strip() for index, one in shown]
+            boxes, masks = [one.box for _, one in shown], [one.mask for _, one in shown]
+            regions = drawn_regions(boxes, masks, *upright_size(read.content))
+            yield record.file_name, draw_boxes(PilImage.open(io.BytesIO(read.content)), regions, labels)
 
     return islice(drawn(), count)
 
 
-def convert(record: FolderImage, folder: Path, options: FolderOptions) -> Iterator[dict[str, Any] | LeftOut]:
+def convert(
+    record: FolderImage, folder: Path, options: FolderOptions, masks: bool = False
+) -> Iterator[dict[str, Any] | LeftOut]:
     """The rows of one image.
 
     Args:
         record (`FolderImage`): its lines of `metadata.jsonl`.
         folder (`Path`): where the image is.
         options (`FolderOptions`): which rows.
+        masks (`bool`): whether rows have the columns of masks.
 
     Yields:
         `dict`: detection, conversation or evaluation rows; boxes `xyxy` in absolute pixels. Questions of one kind
         share rows, as many as `options.questions` allows. None where there is nothing to ask.
-        `LeftOut`: a line, a box, a text or a conversation that is wrong.
+        `LeftOut`: a line, a box, a mask, a text or a conversation that is wrong.
 
     Raises:
         SkipRecord: the image is missing or broken, all of its lines are wrong, or it is unclear whether its boxes are
@@ -172,13 +184,13 @@ def convert(record: FolderImage, folder: Path, options: FolderOptions) -> Iterat
     conversations = own_conversations(record, read) if options.task == "conversation" else []
     yield from read.left_out
     # Boxes that are left out keep their numbers (as `None`), so that conversations point at the right ones.
-    boxes = [one.box for one in objects]
-    right = [one.box for one in objects if one.box is not None and not one.again]
-    if boxes and not right and not conversations:
+    right = [one for one in objects if one.box is not None and not one.again]
+    if objects and not right and not conversations:
         raise SkipRecord("all boxes are wrong")
     if options.task == "detection":
         # Class-agnostic boxes of everyday things: the head of COCO learns them.
-        yield {"image": image, "image_id": name, "boxes_xyxy": right, "source": "coco"}
+        row = {"image": image, "image_id": name, "boxes_xyxy": [one.box for one in right], "source": "coco"}
+        yield row | ({"masks": [one.mask for one in right]} if masks else {})
         return
     seed = None if options.evaluation else options.seed
     turns = {
@@ -188,15 +200,15 @@ def convert(record: FolderImage, folder: Path, options: FolderOptions) -> Iterat
     if options.task in QUESTION_TASKS:
         turns = {options.task: turns[options.task]}
     if options.evaluation:
-        yield from (_evaluation_row(image, name, boxes, turn) for turn in turns[options.task])
+        yield from (_evaluation_row(image, name, objects, masks, turn) for turn in turns[options.task])
         return
     # Descriptions and locations of the same things never share a row: its end could be copied from its beginning.
     packs = [pack for kind in turns.values() for pack in packed(kind, options)]
-    yield from (_conversation_row(image, name, boxes, messages) for messages in [*packs, *conversations])
+    yield from (_conversation_row(image, name, objects, masks, messages) for messages in [*packs, *conversations])
 
 
 def _conversation_row(
-    image: dict[str, Any], name: str, boxes: Sequence[list[float] | None], messages: Sequence[Message]
+    image: dict[str, Any], name: str, objects: Sequence[FolderObject], masks: bool, messages: Sequence[Message]
 ) -> dict[str, Any]:
     """Make a row with the boxes that its messages name, in that order; the first question shows the image."""
     numbers: dict[int, int] = {}  # the number that a box of the image has in the row
@@ -209,26 +221,28 @@ def _conversation_row(
         if message["role"] == "user":
             message["content"].insert(0, image_part())
             break
-    return {
+    row = {
         "image": image,
         "image_id": name,
-        "boxes_xyxy": [boxes[index] for index in numbers],
+        "boxes_xyxy": [objects[index].box for index in numbers],
         "messages": shown,
         "source": SOURCE,
     }
+    return row | ({"masks": [objects[index].mask for index in numbers]} if masks else {})
 
 
 def _evaluation_row(
-    image: dict[str, Any], name: str, boxes: Sequence[list[float] | None], turn: Turn
+    image: dict[str, Any], name: str, objects: Sequence[FolderObject], masks: bool, turn: Turn
 ) -> dict[str, Any]:
     """Make a row with a question; the answer becomes the truth, boxes or words."""
     question, answer = turn
-    targets = [boxes[index] for part in answer for index in part["boxes"]]
-    return _conversation_row(image, name, boxes, [{"role": "user", "content": question}]) | {
+    targets = [objects[index] for part in answer for index in part["boxes"]]
+    row = _conversation_row(image, name, objects, masks, [{"role": "user", "content": question}]) | {
         "references": [] if targets else ["".join(part["text"] for part in answer)],
-        "target_boxes_xyxy": targets,
+        "target_boxes_xyxy": [one.box for one in targets],
         "category": next((part["text"] for part in question if part["type"] == PHRASE), ""),
     }
+    return row | ({"target_masks": [one.mask for one in targets]} if masks else {})
 
 
 __all__ = [

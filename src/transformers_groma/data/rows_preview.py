@@ -1,4 +1,4 @@
-"""A contact sheet of dataset rows: images with their boxes, and the conversation under each."""
+"""A contact sheet of dataset rows: images with their boxes and masks, and the conversation under each."""
 
 import io
 import os
@@ -14,6 +14,7 @@ from ..image_inputs import to_rgb
 from ..images import open_image_header
 from ..visualization import PALETTE, draw_boxes
 from .contact_sheet import TILE, captioned_tile, contact_sheet
+from .drawn_masks import drawn_regions
 
 MIN_HEIGHT = 60  # of the blank image of a row without one, in pixels
 TARGET_COLOR = PALETTE[2]
@@ -21,6 +22,8 @@ TARGET_COLOR = PALETTE[2]
 
 def preview_rows(rows: Iterable[Mapping[str, Any]], count: int) -> PilImage.Image:
     """Draw the first rows: images with numbered boxes, and under each its texts, which name boxes by their number.
+
+    Masks are tinted in place of their boxes.
 
     Args:
         rows (iterable of `Mapping`): with the columns of detection, conversation or evaluation; an image is decoded
@@ -79,7 +82,8 @@ def _tile(row: Mapping[str, Any]) -> PilImage.Image:
     colors = [PALETTE[index % len(PALETTE)] for index in range(len(boxes))] + [TARGET_COLOR] * len(targets)
     scaled = [[value * scale for value in box] for box in (*boxes, *targets)]
     if scaled:
-        image = draw_boxes(image, scaled, labels, colors)
+        masks = [*_masks(row, "masks", len(boxes)), *_masks(row, "target_masks", len(targets))]
+        image = draw_boxes(image, drawn_regions(scaled, masks, *size), labels, colors)
     counts = [counted(len(boxes), "box", "boxes")] if boxes or not targets else []
     counts += [counted(len(targets), "target")] if targets else []
     texts = [f"{row['image_id']}  ({', '.join([row['source'], *counts])})", *note]
@@ -89,6 +93,12 @@ def _tile(row: Mapping[str, Any]) -> PilImage.Image:
         texts.append(mark + "".join(map(_plain, message["content"])))
     texts += [f" = {reference}" for reference in row.get("references") or []]
     return captioned_tile(image, texts)
+
+
+def _masks(row: Mapping[str, Any], name: str, count: int) -> list[Mapping[str, Any] | None]:
+    """The masks of a column, one a box; rows need not have the column."""
+    masks = row.get(name)
+    return [None] * count if masks is None else list(masks)
 
 
 def _decoded(image: Any) -> tuple[PilImage.Image, list[str]]:
