@@ -64,9 +64,10 @@ def draw_mask_outline(image: Image.Image, mask: np.ndarray, color: Color, line_w
     edge = max(1, width // _EDGE)
     region = np.pad(mask[y1:y2, x1:x2], edge)
     for _ in range(inset):
-        # Where a mask has no room for one more line, the innermost stays.
         smaller = _eroded(region, width)
-        region = smaller if smaller.any() else region
+        if not smaller.any():  # no room for one more line
+            break
+        region = smaller
     halo = ~_eroded(np.pad(~region, edge, constant_values=True), edge)[edge:-edge, edge:-edge] & ~region
     line = region & ~_eroded(region, width)
     for pixels, fill in ((halo, BLACK), (line, color)):

@@ -45,6 +45,11 @@ class Mark:
     inset: int = 0
     is_dashed: bool = False
 
+    @property
+    def has_pixels(self) -> bool:
+        """Whether it has a mask that is not empty."""
+        return self.mask is not None and bool(self.mask.any())
+
 
 class RegionCanvas:
     """A copy of an image, upright and RGB, to draw regions on.
@@ -92,15 +97,14 @@ class RegionCanvas:
         for mark in self._largest_first(marks):
             box = self._extent(mark)
             self.regions.append(self._with_surroundings(box))
-            if mark.mask is None or not mark.mask.any():
-                if mark.is_dashed:
-                    draw_box_dashes(self.image, box, mark.color, line_width)
-                else:
-                    draw_box_outline(self.image, box, mark.color, line_width, mark.inset)
-            elif mark.is_dashed:
+            if mark.has_pixels and mark.is_dashed:
                 draw_mask_dashes(self.image, mark.mask, mark.color, line_width)
-            else:
+            elif mark.has_pixels:
                 draw_mask_outline(self.image, mark.mask, mark.color, line_width, mark.inset)
+            elif mark.is_dashed:
+                draw_box_dashes(self.image, box, mark.color, line_width)
+            else:
+                draw_box_outline(self.image, box, mark.color, line_width, mark.inset)
 
     def label(self, marks: Sequence[Mark], scale: float = 1.0) -> None:
         """Write the labels of marks beside them, without hiding outlined objects.
@@ -124,9 +128,8 @@ class RegionCanvas:
             if label is None:
                 continue
             # The corners of the box around a mask may be far from the mask.
-            has_mask = mark.mask is not None and mark.mask.any()
-            target = nearest_line(mark.mask, label.box) if has_mask else box
-            if not touch(label.box, target, 2.0 * self.line_width if has_mask else 2.0):
+            target = nearest_line(mark.mask, label.box) if mark.has_pixels else box
+            if not touch(label.box, target, slack=2.0 * self.line_width if mark.has_pixels else 2.0):
                 ends = connecting_line(label.box, target)
                 draw.line(ends, fill=BLACK, width=self.line_width + 2)
                 draw.line(ends, fill=mark.color, width=self.line_width)
@@ -165,8 +168,7 @@ class RegionCanvas:
                 f"A mask must have the shape (height, width) of the upright image, {self.image.size[::-1]}, got "
                 f"{mark.mask.shape}."
             )
-        x1, y1, x2, y2 = masks_to_boxes(mark.mask[None])[0].tolist()
-        return (x1, y1, x2, y2) if x1 < x2 else self._clipped(mark.box)
+        return tuple(masks_to_boxes(mark.mask[None])[0].tolist()) if mark.has_pixels else self._clipped(mark.box)
 
     def _clipped(self, box: Box) -> Box:
         """The part of a box inside the image, at least a pixel, so that no box is lost."""
