@@ -1,10 +1,14 @@
 """Run-length encoding of masks: identical to COCO's tools, and back; areas, boxes and IoU without decoding."""
 
+import json
+
 import numpy as np
 import pytest
 from faster_coco_eval import mask as coco
 
 from transformers_groma.masks import mask_to_rle, rle_area, rle_iou, rle_to_box, rle_to_mask
+
+from .processing.samples import real_sample
 
 
 def masks():
@@ -159,3 +163,29 @@ def test_iou_of_what_does_not_belong_together():
     for is_crowd in ([True], [0, 2], [0.0, 1.0], "no", [[0, 1]]):
         with pytest.raises(ValueError, match="`is_crowd` must be 2 bools"):
             rle_iou([small], [small, small], is_crowd)
+
+
+def test_results_and_crowds_of_coco():
+    folder = real_sample("cocoapi")
+    results = json.loads((folder / "instances_val2014_fakesegm100_results.json").read_text())
+    encoded = [result["segmentation"] for result in results]
+    read = [{**rle, "counts": rle["counts"].encode()} for rle in encoded]
+    x, y, widths, heights = coco.toBbox(read).T
+    np.testing.assert_array_equal([rle_to_box(rle) for rle in encoded], np.stack([x, y, x + widths, y + heights], 1))
+    assert [rle_area(rle) for rle in encoded] == coco.area(read).tolist()
+    for rle in encoded:
+        assert mask_to_rle(rle_to_mask(rle)) == rle
+    truth = json.loads((folder / "instances_val2014_100.json").read_text())
+    crowds = [found for found in truth["annotations"] if found["iscrowd"]]
+    assert len(crowds) == 9
+    for crowd in crowds:
+        rle = crowd["segmentation"]  # its counts are numbers
+        mask = mask_to_rle(rle_to_mask(rle))
+        assert mask["counts"].encode() == coco.frPyObjects(rle, *rle["size"])["counts"]
+        of_image = [result["segmentation"] for result in results if result["image_id"] == crowd["image_id"]]
+        expected = coco.iou(
+            [{**other, "counts": other["counts"].encode()} for other in of_image],
+            [{**mask, "counts": mask["counts"].encode()}],
+            [1],
+        )
+        np.testing.assert_array_equal(rle_iou(of_image, [rle], [True]), expected)
