@@ -106,7 +106,7 @@ def _bool_array(mask: Any, name: str) -> np.ndarray:
     remedy = f"{_REMEDY}. Polygons become a mask by `polygons_to_mask`" if isinstance(mask, (list, tuple)) else _REMEDY
     if isinstance(mask, Image.Image):
         raise ValueError(
-            f"`{name}` is an image: `mask_of_image(image)` of `transformers_groma.mask_files` reads its mask."
+            f"`{name}` is an image. Read its mask by `transformers_groma.mask_files.mask_of_image(image)`."
         )
     try:
         pixels = np.array(mask.detach().cpu() if isinstance(mask, torch.Tensor) else mask)
