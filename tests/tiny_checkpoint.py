@@ -8,8 +8,8 @@ from transformers_groma.models.groma.tokenization_groma import load_legacy_token
 from .tiny import VISION, tiny_model
 
 
-def save_tiny_checkpoint(folder: Path, golden_dir: Path) -> Path:
-    """Write the model and its processor, with the toy tokenizer of the golden data."""
+def save_tiny_checkpoint(folder: Path, golden_dir: Path, **settings) -> Path:
+    """Write the model and its processor, with the toy tokenizer of the golden data; `settings` are of its config."""
     tokenizer = load_legacy_tokenizer(golden_dir / "legacy_checkpoint")
     text_config = {
         "vocab_size": len(tokenizer),
@@ -18,7 +18,7 @@ def save_tiny_checkpoint(folder: Path, golden_dir: Path) -> Path:
     }
     marks = {"image": "<image>", "refer_box": "<refer_box>", "ground_box": "<ground_box>", "first_proxy": "<r0>"}
     ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(mark) for name, mark in marks.items()}
-    model = tiny_model(text_config=text_config, **ids)
+    model = tiny_model(text_config=text_config, **ids, **settings)
     model.save_pretrained(folder)
     size = {"height": VISION["image_size"], "width": VISION["image_size"]}
     GromaProcessor(

@@ -6,6 +6,7 @@ import pytest
 
 from transformers_groma import GromaForRegionProposal, GromaImageProcessor, cli
 
+from ..tiny import MASK_DECODER
 from ..tiny_checkpoint import save_tiny_checkpoint
 from .samples import PHOTO, SCENE, SHORT
 
@@ -50,3 +51,10 @@ def detector_dir(tiny_dir, tmp_path_factory) -> Path:
     GromaForRegionProposal.from_pretrained(tiny_dir).save_pretrained(folder)
     GromaImageProcessor.from_pretrained(tiny_dir).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def masking_dir(golden_dir, tmp_path_factory) -> Path:
+    """The tiny model with a mask decoder."""
+    folder = tmp_path_factory.mktemp("masking")
+    return save_tiny_checkpoint(folder, golden_dir, mask_decoder_config=MASK_DECODER)

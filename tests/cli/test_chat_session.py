@@ -111,7 +111,7 @@ def test_streaming_prints_the_same(talk):
         ("\n \nquit\n", [], ["standard input has no question"]),
         ("Hi\nbox: 1,2\n", [], ["line 2 of the standard input", "'1,2' is not a box", "or box: none"]),
         ("box: 0,0,9000,10\n", [], ["line 1 of the standard input: `box` = ", "outside of the 448x448"]),
-        ("box: 0,0,99,10\n", [], ["ends with a box and no question"]),
+        ("box: 0,0,99,10\n", [], ["ends with a region and no question"]),
         ("Is <region>?\n", [], ["line 1 of the standard input", "1 <region> mark,"]),
         ("word " * 5000, [], ["line 1 of the standard input", "The chat is full"]),
         ("Hi\n", [" "], ["QUESTION is empty"]),

@@ -23,6 +23,7 @@ from .evaluate import add_evaluate
 from .locate import add_locate
 from .output import note
 from .propose import add_propose
+from .segment import add_segment
 from .serve import add_serve
 from .train import add_train
 
@@ -92,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_caption(commands)
     add_describe(commands)
     add_locate(commands)
+    add_segment(commands)
     add_ask(commands)
     add_chat(commands)
     add_propose(commands)

@@ -14,6 +14,8 @@ from typing import Any
 from .._output_errors import OutputError
 
 DTYPES = ("float32", "bfloat16", "float16")
+# How long an answer may be where nothing says so.
+MAX_NEW_TOKENS = 256
 _LARGEST_SEED = 2**64 - 1
 # Options that are followed by points, as many as come.
 POINT_OPTIONS = ("--point", "--not-point", "--scribble")
@@ -125,33 +127,13 @@ def add_max_pixels(parser: "argparse._ActionsContainer") -> None:
     )
 
 
-def add_boxes_argument(parser: argparse.ArgumentParser, text: str, required: bool = False) -> None:
-    """Add `--box`, which may come several times.
-
-    Args:
-        parser (`argparse.ArgumentParser`): of a command.
-        text (`str`): what the boxes are for.
-        required (`bool`): whether there must be one.
-    """
-    parser.add_argument(
-        "--box",
-        dest="boxes",
-        metavar="X1,Y1,X2,Y2",
-        type=box_xyxy,
-        action="append",
-        default=[],
-        required=required,
-        help=text,
-    )
-
-
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that say how answers are generated; see [`generate_kwargs`]."""
     parser.add_argument(
         "--max-new-tokens",
         metavar="N",
         type=positive(int),
-        default=256,
+        default=MAX_NEW_TOKENS,
         help="maximum answer length (default: %(default)s)",
     )
     parser.add_argument("--sample", action="store_true", help="sample tokens instead of taking the most likely ones")

@@ -14,7 +14,7 @@ def add_caption(commands: "argparse._SubParsersAction") -> None:
         run_caption,
         "describe an image, the phrases tied to boxes",
         "groma caption photo.jpg --model groma-7b --output answer\n"
-        "         groma caption photo.jpg --model groma-7b --brief --json",
+        "         groma caption photo.jpg --model groma-7b --brief --masks --json",
     )
     add_image_argument(caption)
     caption.add_argument("--brief", action="store_true", help="a short caption instead of a detailed description")
@@ -26,6 +26,10 @@ def run_caption(arguments: argparse.Namespace) -> None:
     opened = open_all(arguments)
     with errors_of("IMAGE and --max-new-tokens"):
         answer = opened.pipe.caption(
-            opened.image, brief=arguments.brief, stream=arguments.stream, generate_kwargs=generate_kwargs(arguments)
+            opened.image,
+            brief=arguments.brief,
+            stream=arguments.stream,
+            masks=arguments.masks,
+            generate_kwargs=generate_kwargs(arguments),
         )
     show_answers(arguments, opened, answer if arguments.stream else [answer])

@@ -1,4 +1,4 @@
-"""`groma chat`: asks one question about an image and its boxes, or talks about it (`--interactive`)."""
+"""`groma chat`: asks one question about an image and its regions, or talks about it (`--interactive`)."""
 
 import argparse
 
@@ -15,11 +15,15 @@ from .verb_commands import add_answer_arguments, add_image_argument, open_all, s
 
 _INTERACTIVE = """\
 with --interactive:
-  Each line of the standard input is a question. A line such as
+  Each line of the standard input is a question. A line such as one of
     box: 30,212,372,585
-  points at a region: corners in pixels of the upright image. The next question is about it, or about all of them, if
-  several such lines come before it; "box: none" forgets them. "quit" or the end of the input (Ctrl-D) ends the chat,
-  Ctrl-C stops an answer. The model looks at the image once and remembers what was said.
+    point: 90,300                 several points of one region: point: 90,300 120,310
+    not-point: 400,20             not on the region of the point before
+    scribble: 90,300 120,310 150,290
+    mask: region.png
+  points at a region, in pixels of the upright image. The next question is about it, or about all of them, if several
+  such lines come before it; "box: none" forgets them. "quit" or the end of the input (Ctrl-D) ends the chat, Ctrl-C
+  stops an answer. The model looks at the image once and remembers what was said.
 
   printf 'box: 30,212,372,585\\nWhat is this?\\nWhat is behind it?\\n' | groma chat photo.jpg -i --model groma-7b
 """
@@ -31,7 +35,7 @@ def add_chat(commands: "argparse._SubParsersAction") -> None:
         commands,
         "chat",
         run_chat,
-        "ask a question about an image and its boxes, or talk about the image",
+        "ask a question about an image and its regions, or talk about the image",
         'groma chat photo.jpg "What is <region>?" --box 30,212,372,585 --model groma-7b --output answer\n'
         '         groma chat photo.jpg "[grounding] Describe the image in detail." --model groma-7b --json\n'
         f"         groma chat photo.jpg --interactive --model groma-7b\n\n{_INTERACTIVE}",
@@ -41,9 +45,9 @@ def add_chat(commands: "argparse._SubParsersAction") -> None:
         "question",
         metavar="QUESTION",
         nargs="?",
-        help=f"question, with a {REGION_MARK} mark for each box; [grounding] at the start asks for a grounded answer, "
-        "other control tokens are plain text. Without a question the model describes the boxes or, without boxes, "
-        "the image. With --interactive the first question, which needs no marks",
+        help=f"question, with a {REGION_MARK} mark for each region; [grounding] at the start asks for a grounded "
+        "answer, other control tokens are plain text. Without a question the model describes the regions or, without "
+        "any, the image. With --interactive the first question, which needs no marks",
     )
     chat.add_argument(
         "--interactive",
@@ -60,8 +64,7 @@ def add_chat(commands: "argparse._SubParsersAction") -> None:
     add_answer_arguments(
         chat,
         "answer.json and answer.png (with --interactive answer_1.json, …)",
-        f"a region that the question points at: corners in pixels of the upright image; the k-th box is the k-th "
-        f"{REGION_MARK}",
+        f"What the question points at: the k-th region is the k-th {REGION_MARK}",
     )
 
 
@@ -78,16 +81,21 @@ def run_chat(arguments: argparse.Namespace) -> None:
         if not question.strip():
             raise CommandError("QUESTION is empty: write one, or leave it out for the default question.")
         marks = question.count(REGION_MARK)
-        if marks != len(arguments.boxes):
+        if marks != len(arguments.regions):
             raise CommandError(
-                f"QUESTION {question!r} has {counted(marks, f'{REGION_MARK} mark')} for {len(arguments.boxes)} --box: "
-                f'write one {REGION_MARK} for each --box, as in "What is {REGION_MARK}?" --box 30,212,372,585, or '
-                "leave QUESTION out for the default one."
+                f"QUESTION {question!r} has {counted(marks, f'{REGION_MARK} mark')} for "
+                f"{counted(len(arguments.regions), 'region')}: write one {REGION_MARK} for each --box, --point, "
+                f'--scribble or --mask, as in "What is {REGION_MARK}?" --box 30,212,372,585, or leave QUESTION out '
+                "for the default one."
             )
     opened = open_all(arguments)
     if question is None:
         from ..models.groma.processing_groma import default_question
 
-        question = default_question(len(arguments.boxes))
-    answer = ask(opened.pipe, opened.image, question, opened.boxes, generate_kwargs(arguments), arguments.parse_tokens)
+        question = default_question(len(arguments.regions))
+    answer = ask(
+        *(opened.pipe, opened.image, question, opened.regions, generate_kwargs(arguments)),
+        parse_tokens=arguments.parse_tokens,
+        masks=arguments.masks,
+    )
     show_answers(arguments, opened, [answer], [question])

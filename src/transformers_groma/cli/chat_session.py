@@ -6,10 +6,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .arguments import CommandError, box_xyxy, errors_of, generate_kwargs
+from .arguments import CommandError, errors_of, generate_kwargs
+from .models import check_region
 from .output import note, print_answer, print_stream, write_answer
+from .region_arguments import (
+    box_region,
+    mask_region,
+    points_region,
+    points_xy,
+    scribble_region,
+    with_negative_points,
+)
 from .verb_commands import open_all
 
 if TYPE_CHECKING:
@@ -18,11 +27,14 @@ if TYPE_CHECKING:
     from ..grounded_chat import GroundedChat
     from ..grounding import GroundedText
 
-# A line that begins so has a box, with any spaces that people type.
-BOX_LINE = re.compile(r"box\s*:\s*", re.IGNORECASE)
+# What a line that points at a region begins with, and what reads the rest.
+_REGION_READERS = {"box": box_region, "point": points_region, "scribble": scribble_region, "mask": mask_region}
+_NOT_POINT = "not-point"
+# Such a line, with any spaces that people type.
+REGION_LINE = re.compile(rf"({'|'.join([*_REGION_READERS, _NOT_POINT])})\s*:\s*", re.IGNORECASE)
 # What some editors and shells put before the first line of a text.
 _BYTE_ORDER_MARK = "\ufeff"
-NO_BOX = "none"
+NO_REGION = "none"
 QUIT = ("quit", "exit")
 
 
@@ -36,29 +48,32 @@ def run_session(arguments: argparse.Namespace) -> None:
         raise CommandError("QUESTION is empty: write one, or leave it out and write questions on the standard input.")
     if sys.stdin is None:
         raise CommandError("the standard input is closed: write questions on it, or use `groma ask` for one QUESTION.")
-    pipe, image, boxes, folder = open_all(arguments)
+    pipe, image, regions, folder = open_all(arguments)
     with errors_of("IMAGE"):
         chat = pipe.chat(image)
     is_terminal = sys.stdin.isatty()
     if is_terminal:
-        note('Ask about the image; "box: 30,212,372,585" points at a region; Ctrl-D or "quit" ends the chat.')
+        note(
+            'Ask about the image; "box: 30,212,372,585" or "point: 90,300" points at a region; Ctrl-D or "quit" ends '
+            "the chat."
+        )
     for name, line in _lines(arguments.question, is_terminal):
         text = line.strip()
         if text.lower() in QUIT:
             break
         try:
-            if match := BOX_LINE.match(text):
-                boxes = _with_box(boxes, text[match.end() :], image, name)
+            if match := REGION_LINE.match(text):
+                regions = _with_region(regions, match[1].lower(), text[match.end() :], image, name)
             elif text:
-                answer = _ask(chat, text, boxes, arguments, name, is_terminal)
-                boxes = []
+                answer = _ask(chat, text, regions, arguments, name, is_terminal)
+                regions = []
                 _write(folder, chat, answer, image)
         except CommandError as error:
             if not is_terminal:
                 raise
             note(str(error))
-    if boxes and not is_terminal:
-        raise CommandError("the standard input ends with a box and no question about it: write one.")
+    if regions and not is_terminal:
+        raise CommandError("the standard input ends with a region and no question about it: write one.")
     if not chat.turns and not is_terminal:
         raise CommandError("the standard input has no question: write one a line, or give QUESTION.")
 
@@ -93,25 +108,25 @@ def _prompted_line() -> str:
     return line
 
 
-def _with_box(boxes: list[list[float]], text: str, image: "Image.Image", name: str) -> list[list[float]]:
-    """The boxes that the next question is about, with another one."""
-    if text.lower() == NO_BOX:
+def _with_region(regions: list[Any], kind: str, text: str, image: "Image.Image", name: str) -> list[Any]:
+    """The regions that the next question is about, with what another line says."""
+    if text.lower() == NO_REGION:
         return []
     try:
-        box = list(box_xyxy(text))
+        if kind == _NOT_POINT:
+            regions = with_negative_points(regions, points_xy(text), "point line")
+        else:
+            regions = [*regions, _REGION_READERS[kind](text)]
     except argparse.ArgumentTypeError as error:
-        raise CommandError(f"{name}: {error}, or box: {NO_BOX}") from error
-    from ..image_inputs import ImageSize
-    from ..region_inputs import region_box
-
-    with errors_of(name):
-        return [*boxes, region_box(box, ImageSize(image.height, image.width), name="box")]
+        raise CommandError(f"{name}: {error}, or {kind}: {NO_REGION}") from error
+    check_region(regions[-1], image, kind, name)
+    return regions
 
 
 def _ask(
     chat: "GroundedChat",
     question: str,
-    boxes: list[list[float]],
+    regions: list[Any],
     arguments: argparse.Namespace,
     name: str,
     is_terminal: bool,
@@ -120,7 +135,13 @@ def _ask(
     stream = is_shown or is_terminal  # where Ctrl-C is to stop an answer, it comes step by step in any case
     num_turns = len(chat.turns)
     with errors_of(name):
-        answer = chat.ask(question, boxes, stream=stream, generate_kwargs=generate_kwargs(arguments))
+        answer = chat.ask(
+            question,
+            regions=regions,
+            stream=stream,
+            masks=arguments.masks,
+            generate_kwargs=generate_kwargs(arguments),
+        )
     if not stream:
         print_answer(answer, arguments.json)
         return answer

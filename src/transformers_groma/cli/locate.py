@@ -36,7 +36,9 @@ def run_locate(arguments: argparse.Namespace) -> None:
     opened = open_all(arguments)
     find = opened.pipe.locate_all if arguments.all else opened.pipe.locate
     with errors_of("PHRASE and --max-new-tokens"):
-        phrases = find(opened.image, arguments.phrases, generate_kwargs=generate_kwargs(arguments))
+        phrases = find(
+            opened.image, arguments.phrases, masks=arguments.masks, generate_kwargs=generate_kwargs(arguments)
+        )
     for phrase in phrases:
         if not phrase:
             note(f"not found: {phrase.text}")

@@ -1,4 +1,4 @@
-"""Models, devices, images and boxes that commands are given, checked before anything slow happens."""
+"""Models, devices, images and regions that commands are given, checked before anything slow happens."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..model_files import base_of_adapter
 from .arguments import CommandError, errors_of
 from .output import note
+from .region_arguments import option_of
 
 if TYPE_CHECKING:
     import torch
@@ -71,21 +72,23 @@ def ask(
     pipe: "ImageGroundingPipeline",
     image: "Image.Image",
     question: str | None,
-    boxes: Sequence[Sequence[float]],
+    regions: Sequence[Any],
     generate_kwargs: dict[str, Any],
     parse_tokens: bool = False,
+    masks: bool = False,
 ) -> "GroundedText":
-    """Ask about an image; boxes `xyxy` in absolute pixels.
+    """Ask about an image and its regions, boxes `xyxy` in absolute pixels or as `add_region_arguments` reads them.
 
     Control tokens in the question are plain text unless `parse_tokens` is set.
     """
-    with errors_of("QUESTION and --box"):
+    with errors_of("QUESTION and its regions"):
         return pipe(
             image,
             question,
-            boxes=[list(box) for box in boxes],
+            regions=list(regions),
             generate_kwargs=generate_kwargs,
             parse_tokens=parse_tokens,
+            masks=masks,
         )
 
 
@@ -97,21 +100,46 @@ def seed_sampling(seed: int | None) -> None:
         torch.manual_seed(seed)
 
 
-def propose_regions(model: str | None, image: "Image.Image", device: str | None, dtype: str) -> "Regions":
-    """Find the regions of an image. A whole Groma is loaded without its language model."""
+def propose_regions(
+    model: str | None, image: "Image.Image", device: str | None, dtype: str, masks: bool = False
+) -> "Regions":
+    """Find the regions of an image, with their masks if asked for. A whole Groma is loaded without its language model.
+
+    Their boxes are those of the proposals, with masks too.
+    """
     model = checked_model(model, ("groma", "groma_region_proposal"))
     device = checked_device(device)
+    import torch
     from transformers import AutoImageProcessor
 
+    from ..masks import masks_of_logits
     from ..models.groma.modeling_groma_detector import GromaForRegionProposal
-    from ..regions import regions_of_slots
+    from ..regions import Regions, regions_of_slots
 
     with errors_of(f"--model {model!r}"):
         detector = GromaForRegionProposal.from_pretrained(model, dtype=dtype).to(device)
         image_processor = AutoImageProcessor.from_pretrained(model)
+    if masks:
+        check_masks(detector, "--masks")
     pixel_values = image_processor(image, return_tensors="pt")["pixel_values"].to(device)
-    proposals = detector.propose_regions(pixel_values)
-    return regions_of_slots(proposals.boxes, proposals.scores, proposals.mask, [(image.height, image.width)])[0]
+    features = detector.get_image_features(pixel_values)
+    slots = (features.region_boxes, features.region_scores, features.region_mask)
+    (regions,) = regions_of_slots(*slots, [(image.height, image.width)])
+    if not masks or not len(regions):
+        return regions
+    decoded = detector.segment(features, slots=torch.tensor([regions.ids], device=device))
+    pixels = masks_of_logits(decoded.logits[0, :, 0], image.height, image.width)
+    return Regions(regions.xyxy, regions.scores, regions.ids, pixels)
+
+
+def check_masks(model: Any, what: str) -> None:
+    """Refuse a model without a mask decoder; `what` needs one."""
+    from ..answer_masks import check_mask_decoder
+
+    try:
+        check_mask_decoder(model, what)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
 
 
 def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
@@ -206,9 +234,17 @@ def open_upright(source: str) -> "Image.Image":
     return image
 
 
-def check_boxes(boxes: Sequence[Sequence[float]], image: "Image.Image") -> None:
-    """Check boxes, `xyxy` in absolute pixels, before a model is loaded."""
-    from ..boxes import prepare_user_boxes
+def check_regions(regions: Sequence[Any], image: "Image.Image") -> None:
+    """Check regions of the command line, as `add_region_arguments` reads them, before a model is loaded."""
+    for region in regions:
+        option = option_of(region)
+        check_region(region, image, option, option)
 
-    with errors_of("--box"):
-        prepare_user_boxes([list(box) for box in boxes], image.height, image.width, name="--box")
+
+def check_region(region: Any, image: "Image.Image", name: str, argument: str) -> None:
+    """Check a region of an image; an error calls it `name`, and starts with the argument that it came by."""
+    from ..image_inputs import ImageSize
+    from ..region_inputs import read_region
+
+    with errors_of(argument):
+        read_region(region, ImageSize(image.height, image.width), name=name)

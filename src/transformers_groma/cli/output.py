@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._files import write_file, write_files
 from .._output_errors import naming
+from .._words import counted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -18,15 +19,16 @@ if TYPE_CHECKING:
 
 
 def answer_lines(answer: "GroundedText") -> str:
-    """An answer as a terminal shows it: its text, and the boxes of each phrase."""
+    """An answer as a terminal shows it: its text, and the boxes of each phrase, with the pixels of masks."""
     return "\n".join([answer.text, *_region_lines(answer)])
 
 
 def _region_lines(answer: "GroundedText") -> list[str]:
     lines = []
     for phrase in answer.phrases:
-        for region_id, box in zip(phrase.region_ids, phrase.boxes.tolist()):
-            lines.append(f"  r{region_id:<3} {numbers(box):<24} {phrase.text}".rstrip())
+        for region in phrase.regions:
+            pixels = "" if region.mask is None else f"  {region.mask.sum()} pixels"
+            lines.append(f"  r{region.id:<3} {numbers(region.box.tolist()):<24} {phrase.text}{pixels}".rstrip())
     if answer.unknown_region_ids:
         lines.append(f"  (regions that do not exist: {', '.join(f'r{index}' for index in answer.unknown_region_ids)})")
     return lines
@@ -35,6 +37,22 @@ def _region_lines(answer: "GroundedText") -> list[str]:
 def print_answer(answer: "GroundedText", as_json: bool) -> None:
     """Print an answer, for people or as one line of JSON."""
     print(json.dumps(answer.to_dict()) if as_json else printable(answer_lines(answer)), flush=True)
+
+
+def print_regions(regions: "Regions", as_json: bool) -> None:
+    """Print regions, for people as a table or as one line of JSON."""
+    if as_json:
+        print(json.dumps(regions.to_dict()), flush=True)
+        return
+    columns = "name, score, x1, y1, x2, y2" + ("" if regions.masks is None else ", pixels of the mask")
+    print(f"{counted(len(regions), 'region')}: {columns}")
+    for region in regions:
+        pixels = "" if region.mask is None else f"  {region.mask.sum():>9}"
+        label = "" if region.label is None else f"  {region.label}"
+        print(
+            printable(f"{'r' + str(region.id):>4}  {region.score:.2f}  {numbers(region.box.tolist())}{pixels}{label}")
+        )
+    sys.stdout.flush()
 
 
 def print_stream(partials: "Iterator[GroundedText]") -> "GroundedText":
@@ -115,16 +133,39 @@ def write_proposals(folder: Path, regions: "Regions", image: "Image.Image", name
     _write_pair(folder, name, regions.to_dict(), draw_proposals(image, regions))
 
 
+def write_segments(folder: Path, name: str, regions: "Regions", image: "Image.Image") -> None:
+    """Write regions with masks as JSON, the image that shows them, and each mask as an image: all or nothing."""
+    import numpy as np
+    from PIL import Image
+
+    from ..visualization import draw_boxes
+
+    labels = regions.labels or [f"r{region.id} {region.score:.0%}" for region in regions]
+    drawn = draw_boxes(image, regions, labels=labels)
+    masks = {
+        folder / f"{name}_mask_{number}.png": Image.fromarray(mask.astype(np.uint8) * 255)
+        for number, mask in enumerate(regions.masks, start=1)
+    }
+    _write_pair(folder, name, regions.to_dict(), drawn, masks)
+
+
 def write_png(path: Path, image: "Image.Image") -> None:
     """Write an image atomically."""
     write_file(path, _png(path, image))
 
 
-def _write_pair(folder: Path, name: str, content: dict[str, Any], image: "Image.Image") -> None:
-    """Write `NAME.json` and `NAME.png`, both or neither. The JSON is written last: if it exists, so does the image."""
+def _write_pair(
+    folder: Path,
+    name: str,
+    content: dict[str, Any],
+    image: "Image.Image",
+    others: "dict[Path, Image.Image] | None" = None,
+) -> None:
+    """Write `NAME.json`, `NAME.png` and other images, all or none. The JSON is last: if it exists, they all do."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    path = folder / f"{name}.png"
-    write_files({path: _png(path, image), path.with_name(f"{name}.json"): text.encode()})
+    images = {folder / f"{name}.png": image, **(others or {})}
+    files = {path: _png(path, drawn) for path, drawn in images.items()}
+    write_files({**files, folder / f"{name}.json": text.encode()})
 
 
 def _png(path: Path, image: "Image.Image") -> bytes:

@@ -9,6 +9,7 @@ from .arguments import CommandError, box_xyxy
 
 AMBIGUITY_CHOICES = ("part", "object", "group")
 _POINT_REMEDY = "write x,y in pixels, as in 90,300"
+_OPTION_OF_KEY = {"points": "--point", "scribble": "--scribble", "mask": "--mask"}
 
 
 def add_region_arguments(parser: argparse.ArgumentParser, text: str) -> None:
@@ -44,6 +45,35 @@ def add_region_arguments(parser: argparse.ArgumentParser, text: str) -> None:
         help="what the --point or --scribble before means, where it may mean several things (default: what the model "
         "is most sure of)",
     )
+
+
+def option_of(region: Any) -> str:
+    """The option that a region came by, for errors: `--box`, `--point`, `--scribble` or `--mask`.
+
+    Args:
+        region: as [`add_region_arguments`] reads it.
+    """
+    if not isinstance(region, dict):
+        return "--box"
+    return next(option for key, option in _OPTION_OF_KEY.items() if key in region)
+
+
+def with_negative_points(regions: list[Any], points: list[list[float]], before: str) -> list[Any]:
+    """Regions whose last one, which is given by points, has points that are not on it; the list is not changed.
+
+    Args:
+        regions (`list`): as [`add_region_arguments`] reads them.
+        points (`list[list[float]]`): `[x, y]` each, in absolute pixels.
+        before (`str`): what gives a region by points, for the error.
+
+    Raises:
+        argparse.ArgumentTypeError: the last region is not given by points, or there is none.
+    """
+    last = regions[-1] if regions else None
+    if not isinstance(last, dict) or "points" not in last:
+        raise argparse.ArgumentTypeError(f"it belongs to the region of a {before}: write it behind that one")
+    points, labels = [*last["points"], *points], [*last["labels"], *[0] * len(points)]
+    return [*regions[:-1], {**last, "points": points, "labels": labels}]
 
 
 def check_region_given(arguments: argparse.Namespace) -> None:
@@ -124,11 +154,10 @@ class _AddRegion(_RegionAction):
 
 class _AddNegativePoints(_RegionAction):
     def changed(self, regions: list[Any], value: list[list[float]]) -> list[Any]:
-        last = regions[-1] if regions else None
-        if not isinstance(last, dict) or "points" not in last:
-            raise argparse.ArgumentError(self, "it belongs to the region of a --point: write it behind that one")
-        points, labels = [*last["points"], *value], [*last["labels"], *[0] * len(value)]
-        return [*regions[:-1], {**last, "points": points, "labels": labels}]
+        try:
+            return with_negative_points(regions, value, "--point")
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from error
 
 
 class _SetAmbiguity(_RegionAction):
@@ -145,7 +174,9 @@ __all__ = [
     "box_region",
     "check_region_given",
     "mask_region",
+    "option_of",
     "points_region",
     "points_xy",
     "scribble_region",
+    "with_negative_points",
 ]

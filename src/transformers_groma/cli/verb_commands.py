@@ -3,18 +3,18 @@
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .arguments import (
     CommandError,
-    add_boxes_argument,
     add_generation_arguments,
     add_model_arguments,
     add_output_arguments,
     checked_folder,
 )
-from .models import check_boxes, load_pipeline, open_upright, seed_sampling
+from .models import check_masks, check_regions, load_pipeline, open_upright, seed_sampling
 from .output import print_answer, print_stream, write_answers
+from .region_arguments import add_region_arguments
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,13 +29,13 @@ class Opened(NamedTuple):
     Args:
         pipe (`ImageGroundingPipeline`): the model.
         image (`PIL.Image.Image`): upright.
-        boxes (`list[list[float]]`): regions that the question points at, `xyxy` in absolute pixels of the image.
+        regions (`list`): regions that the question points at, as `read_regions` takes them, in absolute pixels.
         folder (`Path`, *optional*): of the files to write; it exists.
     """
 
     pipe: "ImageGroundingPipeline"
     image: "Image.Image"
-    boxes: list[list[float]]
+    regions: list[Any]
     folder: Path | None
 
 
@@ -47,24 +47,28 @@ def add_image_argument(parser: argparse.ArgumentParser) -> None:
 def add_answer_arguments(
     parser: argparse.ArgumentParser,
     files: str,
-    boxes: str | None = None,
-    needs_boxes: bool = False,
+    regions: str | None = None,
     can_stream: bool = True,
+    has_masks: bool = True,
 ) -> None:
-    """Add the boxes, the model, how it answers, and where the answers go.
+    """Add the regions, the model, how it answers, and where the answers go.
 
     Args:
         parser (`argparse.ArgumentParser`): of the command.
         files (`str`): what `--output` writes.
-        boxes (`str`, *optional*): what the boxes are for; without it there is no `--box`.
-        needs_boxes (`bool`): whether there must be a box.
+        regions (`str`, *optional*): what the regions are for; without it there are no options for them.
         can_stream (`bool`): whether there is `--stream`.
+        has_masks (`bool`): whether there is `--masks`.
     """
-    if boxes is None:
-        parser.set_defaults(boxes=[])
+    if regions is None:
+        parser.set_defaults(regions=[])
     else:
-        add_boxes_argument(parser, boxes, needs_boxes)
+        add_region_arguments(parser, regions)
     add_model_arguments(parser)
+    if has_masks:
+        add_masks_argument(parser, "the regions that the answer names, and those of the question, have masks")
+    else:
+        parser.set_defaults(masks=False)
     add_output_arguments(parser, files)
     if can_stream:
         parser.add_argument("--stream", action="store_true", help="print the answer as it is written")
@@ -73,17 +77,38 @@ def add_answer_arguments(
     add_generation_arguments(parser)
 
 
-def open_all(arguments: argparse.Namespace) -> Opened:
-    """Check what was given, the quick things first, and load the model."""
+def add_masks_argument(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add `--masks`.
+
+    Args:
+        parser (`argparse.ArgumentParser`): of a command.
+        text (`str`): what has masks then.
+    """
+    parser.add_argument(
+        "--masks",
+        action="store_true",
+        help=f"{text}: in the JSON as COCO's RLE, and in the drawn image; needs a model with a mask decoder",
+    )
+
+
+def open_all(arguments: argparse.Namespace, needs_masks: str | None = None) -> Opened:
+    """Check what was given, the quick things first, and load the model.
+
+    Args:
+        arguments (`argparse.Namespace`): of the command.
+        needs_masks (`str`, *optional*): what needs a mask decoder, for the error, whatever `--masks` says.
+    """
+    needs_masks = needs_masks or ("--masks" if arguments.masks else None)
     if arguments.stream and arguments.json:
         raise CommandError("--stream prints text as it comes, but --json prints only JSON: leave one of them out.")
     folder = checked_folder(arguments.output)
     image = open_upright(arguments.image)
-    boxes = [list(box) for box in arguments.boxes]
-    check_boxes(boxes, image)
+    check_regions(arguments.regions, image)
     pipe = load_pipeline(arguments.model, arguments.device, arguments.dtype)
+    if needs_masks:
+        check_masks(pipe.model, needs_masks)
     seed_sampling(arguments.seed)
-    return Opened(pipe, image, boxes, folder)
+    return Opened(pipe, image, arguments.regions, folder)
 
 
 def show_answers(
