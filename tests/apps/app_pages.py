@@ -20,15 +20,40 @@ def choose(page, path: Path) -> None:
     page.locator(".groma-stage img").wait_for()
 
 
-def drag(page, box) -> None:
-    """Draw a box with the mouse, `xyxy` in pixels of the image."""
+def on_screen(page, points) -> list[tuple[float, float]]:
+    """Where points in pixels of the image are in the window."""
     frame = page.locator(".groma-stage").bounding_box()
     scale = frame["width"] / WIDTH
-    points = [(frame["x"] + scale * x, frame["y"] + scale * y) for x, y in (box[:2], box[2:])]
+    return [(frame["x"] + scale * x, frame["y"] + scale * y) for x, y in points]
+
+
+def drag(page, box) -> None:
+    """Draw a box with the mouse, `xyxy` in pixels of the image."""
+    points = on_screen(page, (box[:2], box[2:]))
     page.mouse.move(*points[0])
     page.mouse.down()
     page.mouse.move(*points[1], steps=4)
     page.mouse.up()
+
+
+def scribble(page, line) -> None:
+    """Draw a line with the mouse, in pixels of the image."""
+    points = on_screen(page, line)
+    page.mouse.move(*points[0])
+    page.mouse.down()
+    for point in points[1:]:
+        page.mouse.move(*point, steps=2)
+    page.mouse.up()
+
+
+def click(page, point, *keys: str) -> None:
+    """Click at a point in pixels of the image, while keys are held."""
+    [place] = on_screen(page, [point])
+    for key in keys:
+        page.keyboard.down(key)
+    page.mouse.click(*place)
+    for key in keys:
+        page.keyboard.up(key)
 
 
 def question(page):

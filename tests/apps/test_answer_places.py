@@ -65,8 +65,33 @@ def test_regions_with_masks_share_no_place_though_their_boxes_agree():
     answer = GroundedText("a b", phrases, regions, (), "")
     assert len(turn_places("0", answer, Regions([])).places) == 2
     parsed = view(Turn("", answer))
-    lines = [attributes["d"] for attributes, _ in parsed.of_class("groma-line")]
-    assert sorted(lines) == ["M10 20H60V220H10Z", "M60 20H110V220H60Z"]
+    lines = [attributes for attributes, _ in parsed.of_class("groma-line")]
+    assert sorted(line["d"] for line in lines if "d" in line) == ["M10 20H60V220H10Z", "M60 20H110V220H60Z"]
+    assert [line["width"] for line in lines if "d" not in line] == ["100", "100"]  # where masks are switched off
+    assert len(parsed.of_class("is-mask")) == len(parsed.of_class("is-box")) == 4  # shapes and holes
+
+
+def test_outlines_that_are_given_take_the_place_of_masks():
+    answer = ground_text("<p>a</p> <roi><r0></roi> <p>b</p> <roi><r1></roi>", BOXES)
+    parsed = view(Turn("", answer, outlines={0: "M10 20H60V220H10Z"}))
+    lines = [attributes for attributes, _ in parsed.of_class("groma-line")]
+    assert [line["d"] for line in lines if "d" in line] == ["M10 20H60V220H10Z"]
+    assert len([line for line in lines if "d" not in line]) == 2
+
+
+def test_masks_can_be_switched_off_where_there_are_some():
+    answer = ground_text("<p>a</p> <roi><r0></roi>", BOXES[:1])
+    for outlines, count in ((None, 0), ({}, 0), ({0: "M10 20H60V220H10Z"}, 1)):
+        parsed = view(Turn("", answer, outlines=outlines))
+        switches = [element for element in parsed.elements if element[1].get("data-groma-control") == "masks"]
+        assert len(switches) == count and all("checked" in attributes for _, attributes, _ in switches)
+
+
+def test_a_mask_with_several_phrases_has_a_share_of_the_tint_of_each():
+    answer = ground_text("<p>a</p> <roi><r0></roi> <p>b</p> <roi><r0></roi>", BOXES)
+    parsed = view(Turn("", answer, outlines={0: "M10 20H60V220H10Z"}))
+    styles = [attributes["style"] for attributes, _ in parsed.of_class("groma-line") if "d" in attributes]
+    assert len(styles) == 2 and all("--share:0.5" in style for style in styles)
 
 
 def test_a_box_that_the_user_mentions_twice_has_one_name():
@@ -105,5 +130,19 @@ def test_an_outline_covers_exactly_the_pixels_of_its_mask(seed):
     assert ((crossings.cumsum(axis=1)[:, :7] % 2 == 1) == mask).all()
 
 
+@pytest.mark.parametrize(("longest_side", "outline"), [(8, "M2 1H8V4H2Z"), (4, "M2 0H8V4H2Z"), (1, "M0 0H8V5H0Z")])
+def test_of_a_large_mask_squares_of_pixels_are_outlined(longest_side, outline):
+    mask = np.zeros((5, 8), bool)
+    mask[1:4, 2:8] = True
+    assert outline_path(mask, longest_side) == outline  # never out of the image
+
+
+def test_a_mask_smaller_than_a_square_keeps_an_outline():
+    mask = np.zeros((40, 80), bool)
+    mask[9, 71] = True
+    assert outline_path(mask, 8) == "M70 0H80V10H70Z"
+
+
 def test_an_empty_mask_has_no_outline():
+    assert outline_path(np.zeros((40, 4), bool), 4) == ""
     assert outline_path(np.zeros((4, 4), bool)) == ""

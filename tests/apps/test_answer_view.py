@@ -117,7 +117,7 @@ def test_boxes_of_parts_are_shown_before_the_answer_comes_and_as_the_answer_has_
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ({"type": "region"}, r"A region part of `question` needs `box`, got \{'type': 'region'\}"),
+        ({"type": "region"}, r"A region part of `question` needs `box` or `point` or .*, got \{'type': 'region'\}"),
         ({"type": "text", "text": None}, r"A text part of `question` needs `text`, got \{'text': None"),
         ("What?", r"has a part that is not understood, 'What\?': its `type` must be text, region, phrase or image"),
         ({"type": "region", "box": [1, 2, 3]}, r"shape \(number of regions, 4\)"),

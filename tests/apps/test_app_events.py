@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from contextlib import aclosing
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from transformers_groma.apps.app_session import Session, messages
 from transformers_groma.apps.app_settings import SHOWN_SIDE, AppSettings
 from transformers_groma.image_inputs import ImageSize
 from transformers_groma.images import MAX_IMAGE_PIXELS
+from transformers_groma.masks import rle_to_mask
 from transformers_groma.serving.answers import EngineClosedError, ModelFailedError, QueueFullError
 
 BOX = {"kind": "box", "box": [10.0, 20.0, 50.0, 60.0]}
+POINTS = {"kind": "points", "points": [[40, 50], [90, 20]], "labels": [1, 0]}
 
 
 @pytest.fixture
@@ -180,9 +183,11 @@ class TestQuestions:
         events_of_answer = ask(events, session, Request("ask", "What is [1]?", [BOX]))
         [exchange] = session.exchanges
         assert exchange.answer.text == f"A red cup stands left of a blue bowl. Seen: {color_of(session.image.read())}."
-        assert exchange.boxes == [BOX["box"]] and not exchange.is_partial and exchange.notice is None
-        assert [screen.asked for screen in events_of_answer].count(exchange) == 1
-        assert events_of_answer[0].asked is None  # before the first word, text and regions stay where they are
+        assert [part["box"] for part in exchange.regions] == [BOX["box"]]
+        assert not exchange.is_partial and exchange.notice is None
+        assert [screen.has_begun for screen in events_of_answer].count(True) == 1
+        assert all(screen.asked == (exchange,) for screen in events_of_answer[1:])  # the browser may miss some
+        assert events_of_answer[0].asked == ()  # before the first word, text and regions stay where they are
         [[message]] = engine.asked
         assert [part["type"] for part in message["content"]] == ["image", "text", "region", "text"]
         assert session.stop is None
@@ -234,7 +239,7 @@ class TestQuestions:
         engine.error = error
         screens = ask(events, session, Request("ask", "What?"))
         assert screens[-1].status.startswith(words)
-        assert all(screen.asked is None for screen in screens)
+        assert all(screen.asked == () for screen in screens)
         assert session.exchanges == [] and session.stop is None
 
     @pytest.mark.parametrize("request_", [Request("ask"), Request("find"), Request("ask", "[1]?")])
@@ -327,6 +332,84 @@ class TestStopping:
 
         asyncio.run(close())
         assert session.image is None and session.exchanges == [] and engine.closed.is_set()
+
+
+class TestMasks:
+    @pytest.fixture
+    def engine(self) -> FakeEngine:
+        return FakeEngine(has_masks=True)
+
+    def test_points_and_scribbles_are_shown_before_anything_is_asked(self, events, session, engine):
+        scribble = {"kind": "scribble", "points": [[20, 30], [60, 70]]}
+        wanted = [{"key": "a", "region": POINTS}, {"key": "b", "region": scribble}]
+        screen = asyncio.run(events.preview(session, wanted))
+        assert screen.status == "" and session.exchanges == []
+        assert [preview["key"] for preview in screen.previews] == ["a", "b"]
+        assert [preview["outline"][0] for preview in screen.previews] == ["M", "M"]
+        assert screen.previews[0]["box"] == [
+            20.0,
+            30.0,
+            61.0,
+            71.0,
+        ]  # as the engine says
+        assert engine.resolved == [
+            [
+                {"type": "region", "points": POINTS["points"], "labels": [1, 0]},
+                {"type": "region", "scribble": scribble["points"]},
+            ]
+        ]
+
+    def test_without_a_mask_decoder_the_box_is_shown(self, events, session, engine):
+        engine.has_masks = False
+        screen = asyncio.run(events.preview(session, [{"key": "a", "region": POINTS}]))
+        assert screen.previews == [{"key": "a", "outline": None, "box": [20.0, 30.0, 61.0, 71.0]}]
+
+    @pytest.mark.parametrize(
+        ("wanted", "words"),
+        [
+            (None, "must send a list of regions"),
+            ([{"region": POINTS}], "must send a list of regions"),
+            ([{"key": "a"}], "Region 1 is not a box, points or a scribble: None"),
+            ([{"key": "a", "region": {**POINTS, "points": [[40, 50], [900, 50]]}}], "Region 1: .* is outside of the"),
+        ],
+    )
+    def test_previews_of_what_is_not_drawn(self, events, session, engine, wanted, words):
+        screen = asyncio.run(events.preview(session, wanted))
+        assert re.search(words, screen.status) and screen.previews == [] and engine.resolved == []
+
+    def test_previews_that_cannot_be_shown_right_now(self, events, session, engine):
+        engine.error = QueueFullError("64 requests wait (`max_waiting`).")
+        screen = asyncio.run(events.preview(session, [{"key": "a", "region": POINTS}]))
+        assert screen.status.startswith("What you pointed at cannot be shown right now. Too many people")
+        assert asyncio.run(events.preview(Session(), [{"key": "a", "region": POINTS}])).previews == []
+
+    def test_a_finished_answer_has_masks_of_what_it_names_and_of_what_was_drawn(self, events, session):
+        async def outlines_of_screens() -> list[dict[int, str]]:
+            request = Request("ask", "What is [1]?", [POINTS])
+            return [dict(session.exchanges[0].outlines) async for _ in events.ask(session, request)]
+
+        seen = asyncio.run(outlines_of_screens())
+        [exchange] = session.exchanges
+        assert seen[:2] == [{}, {}] and seen[-1] == exchange.outlines  # none before the end
+        assert sorted(exchange.masks) == sorted(exchange.outlines) == [0, 1, len(PROPOSALS)]
+        assert exchange.answer.masks == {}  # pixels are not kept
+        assert all(outline.startswith("M") for outline in exchange.outlines.values())
+
+    def test_json_has_the_masks_and_what_was_drawn(self, events, session):
+        ask(events, session, Request("ask", "What is [1]?", [POINTS]))
+        saved = json.loads(asyncio.run(events.save(session, "json")).read_text())
+        assert saved["question_regions"] == [POINTS]
+        assert saved["question_boxes_xyxy"] == [[20.0, 30.0, 61.0, 71.0]]
+        masked = {region["id"]: region["mask"] for region in saved["regions"] if "mask" in region}
+        assert sorted(masked) == [0, 1, len(PROPOSALS)]
+        assert masked[0]["size"] == [100, 120] and rle_to_mask(masked[0]).any()
+
+    def test_the_saved_image_has_tints(self, events, session):
+        ask(events, session, Request("ask", "What is [1]?", [POINTS]))
+        with_masks = Image.open(asyncio.run(events.save(session, "png"))).convert("RGB")
+        session.exchanges[0].masks = {}
+        without = Image.open(asyncio.run(events.save(session, "png"))).convert("RGB")
+        assert with_masks.getpixel((24, 25)) != without.getpixel((24, 25))  # in the middle of the first region
 
 
 class TestSaving:

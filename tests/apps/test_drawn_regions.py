@@ -5,8 +5,9 @@ import math
 import pytest
 
 from transformers_groma.apps.app_questions import Request, question_contents
-from transformers_groma.apps.drawn_regions import MAX_DRAWINGS, drawn_regions
+from transformers_groma.apps.drawn_regions import MAX_DRAWINGS, drawing_of, drawn_regions
 from transformers_groma.image_inputs import ImageSize
+from transformers_groma.point_inputs import MAX_POINTS
 
 SIZE = ImageSize(height=100, width=200)
 FIRST, SECOND = [10.0, 20.0, 50.0, 60.0], [0.0, 0.0, 200.0, 100.0]
@@ -14,6 +15,10 @@ FIRST, SECOND = [10.0, 20.0, 50.0, 60.0], [0.0, 0.0, 200.0, 100.0]
 
 def drawn(*boxes) -> list[dict]:
     return [{"kind": "box", "box": list(box)} for box in boxes]
+
+
+def points(points, labels) -> dict:
+    return {"kind": "points", "points": points, "labels": labels}
 
 
 def region(box) -> dict:
@@ -42,8 +47,17 @@ def test_a_box_may_stick_out_by_a_pixel_and_is_clipped():
     [
         ("box", "must be a list"),
         ({"asked": []}, "must be a list"),
-        ([FIRST], "Region 1 is not a box"),
-        ([{"kind": "click", "point": [1, 2]}], "Region 1 is not a box"),
+        ([FIRST], "Region 1 is not a box, points or a scribble"),
+        ([{"kind": "click", "point": [1, 2]}], "Region 1 is not a box, points or a scribble"),
+        ([{"kind": ["box"]}], "Region 1 is not a box, points or a scribble"),
+        ([{"kind": "points", "points": [[1, 2]]}], "Region 1 has no labels"),
+        ([{"kind": "scribble"}], "Region 1 has no points"),
+        ([points([[1, 2], [201, 2]], [1, 1])], "Region 1: .*outside of the 200x100"),
+        ([points([[1, 2]], [0])], "Region 1: .*has no 1"),
+        ([points([[1, 2]], [1, 0])], "Region 1: .*has 2 entries for 1 point"),
+        ([points([], [])], "Region 1: .*is empty"),
+        ([points([[math.inf, 2]], [1])], "Region 1: .*finite"),
+        ([points([[5, 5]] * (MAX_POINTS + 1), [1] * (MAX_POINTS + 1))], f"Region 1: .*has {MAX_POINTS + 1} points"),
         (drawn(FIRST, [1, 2, 3]), "Region 2 must be x1, y1, x2, y2"),
         (drawn(["1", "2", "3", "4"]), "Region 1 must be x1, y1, x2, y2"),
         (drawn([True, 2, 30, 40]), "Region 1 must be x1, y1, x2, y2"),
@@ -57,6 +71,23 @@ def test_a_box_may_stick_out_by_a_pixel_and_is_clipped():
 def test_what_is_not_a_list_of_boxes_is_refused(drawings, words):
     with pytest.raises(ValueError, match=words):
         drawn_regions(drawings, SIZE)
+
+
+def test_points_and_scribbles_become_regions_as_they_were_drawn():
+    drawings = [points([[10, 20], [30.5, 40]], [1, 0]), {"kind": "scribble", "points": [[0, 0], [200, 100]]}]
+    parts = drawn_regions(drawings, SIZE)
+    assert parts == [
+        {"type": "region", "points": [[10, 20], [30.5, 40]], "labels": [1, 0]},
+        {"type": "region", "scribble": [[0, 0], [200, 100]]},
+    ]
+    assert [drawing_of(part) for part in parts] == drawings
+    assert drawing_of(region(FIRST)) == drawn(FIRST)[0]
+
+
+def test_points_are_mentioned_as_boxes_are():
+    drawings = [*drawn(FIRST), points([[10, 20]], [1])]
+    parts = contents(words="Is [2] left of [1]?", drawings=drawings)[0]
+    assert parts[1] == {"type": "region", "points": [[10, 20]], "labels": [1]} and parts[3] == region(FIRST)
 
 
 def test_as_many_boxes_as_allowed():

@@ -1,19 +1,20 @@
 """What an answer view shows of a turn: its phrases and user boxes by number and colour, and their places."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from ..colors import Color, palette_color
 from ..grounding import GroundedText
 from ..label_layout import Box, rectangle_area
 from ..regions import Regions
 from ..visualization import user_box_names
+from .outline_path import outline_path
 
 # Nobody listens to a description of fifty places.
 MAX_DESCRIBED_PLACES = 6
+# Of outlines, in squares: images are shown about as wide.
+OUTLINE_SIDE = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,13 +24,13 @@ class Place:
     Args:
         key (`str`): unique within the view.
         box (`tuple` of 4 `float`): `xyxy` in absolute pixels of the upright image.
-        mask (`np.ndarray` of shape `(H, W)`, bool, *optional*): its pixels.
+        outline (`str`, *optional*): of its mask, an SVG path in these pixels with the fill rule `evenodd`.
         names (`list[Named]`): what names it: phrases, and at most one box of the user. At least one.
     """
 
     key: str
     box: Box
-    mask: np.ndarray | None
+    outline: str | None
     names: list["Named"] = field(default_factory=list)
 
 
@@ -59,33 +60,39 @@ class TurnPlaces:
     Args:
         phrases (`list[Named]`): one for each phrase of the answer, in the order of the text. A phrase that is repeated
             with the same regions is one `Named`.
-        user_boxes (`list[Named]`): one for each mention of a box in the question, in order. A box that is mentioned
+        user_regions (`list[Named]`): one for each mention of a region in the question, in order. One that is mentioned
             twice is one `Named`.
         places (`list[Place]`): each once, the largest first, so that the small ones lie on top.
     """
 
     phrases: list[Named]
-    user_boxes: list[Named]
+    user_regions: list[Named]
     places: list[Place]
 
     @property
     def names(self) -> list[Named]:
         """The user's boxes and the phrases, each once, in the order of the text."""
-        return list(dict.fromkeys([*self.user_boxes, *self.phrases]))
+        return list(dict.fromkeys([*self.user_regions, *self.phrases]))
 
 
 def turn_places(
-    prefix: str, answer: GroundedText | None, user_boxes: Regions, searched: str | None = None
+    prefix: str,
+    answer: GroundedText | None,
+    user_regions: Regions,
+    searched: str | None = None,
+    outlines: Mapping[int, str] | None = None,
 ) -> TurnPlaces:
     """Find out what a turn names, and give each a number and a colour.
 
-    Places whose boxes agree to the pixel are one place, with several names.
+    Places whose boxes agree to the pixel, and whose masks do, are one place with several names.
 
     Args:
         prefix (`str`): starts all keys.
         answer (`GroundedText`, *optional*): the answer so far.
-        user_boxes (`Regions`): the boxes of the question.
+        user_regions (`Regions`): the regions of the question.
         searched (`str`, *optional*): the phrase that the question asks to locate. Answers that only point go by it.
+        outlines (`Mapping[int, str]`, *optional*): outlines of masks by the ids of regions; by default those of the
+            masks that the regions have.
 
     Returns:
         `TurnPlaces`: phrases in the colours of the palette, by their order in the text.
@@ -101,23 +108,26 @@ def turn_places(
 
     def name_places(named: Named, regions: Regions) -> Named:
         for region in regions:
-            # Boxes of two regions may agree; those of masks do without the masks being the same.
-            pixels = tuple(map(round, region.box.tolist()))
-            identity = pixels if region.mask is None else (pixels, region.id)
+            # The boxes around two masks may agree without the masks being the same.
+            if outlines is not None:
+                outline = outlines.get(region.id)
+            else:
+                outline = None if region.mask is None else outline_path(region.mask, OUTLINE_SIDE)
+            identity = (*map(round, region.box.tolist()), outline)
             if identity not in places:
-                places[identity] = Place(f"{prefix}:p{len(places)}", tuple(region.box.tolist()), region.mask)
+                places[identity] = Place(f"{prefix}:p{len(places)}", tuple(region.box.tolist()), outline)
             place = places[identity]
             if named not in place.names:
                 place.names.append(named)
                 named.places.append(place)
         return named
 
-    mentions = [tuple(map(round, box)) for box in user_boxes.xyxy.tolist()]
+    mentions = [tuple(map(round, box)) for box in user_regions.xyxy.tolist()]
     signs = dict(zip(dict.fromkeys(mentions), user_box_names(len(set(mentions))), strict=True))
     named_boxes = {
         box: Named(f"{prefix}:b{number}", sign, sign, None) for number, (box, sign) in enumerate(signs.items())
     }
-    own = [name_places(named_boxes[box], region) for box, region in zip(mentions, user_boxes, strict=True)]
+    own = [name_places(named_boxes[box], region) for box, region in zip(mentions, user_regions, strict=True)]
     phrases: dict[tuple[str, tuple[int, ...]], Named] = {}
     said = []
     for phrase in answer.phrases if answer is not None else ():
@@ -160,6 +170,7 @@ def spoken_places(places: Sequence[Place]) -> str:
 
 __all__ = [
     "MAX_DESCRIBED_PLACES",
+    "OUTLINE_SIDE",
     "Named",
     "Place",
     "TurnPlaces",

@@ -11,7 +11,6 @@ from ..label_layout import Box, place_labels, rectangle_area
 from ..regions import Regions
 from ..visualization import MAX_LABELS_OF_A_PHRASE
 from .answer_places import Named, Place, TurnPlaces
-from .outline_path import outline_path
 
 # Of labels in the image, in characters.
 MAX_LABEL_LENGTH = 80
@@ -50,7 +49,10 @@ def stage(
                 f'<g class="groma-place{current}"{state} data-groma-place="{place.key}" data-groma-names="'
                 f'{" ".join(named.key for named in place.names)}">{_outlines(place)}</g>'
             )
-            holes.append(_shape(place, "groma-hole", f' data-groma-place="{place.key}"'))
+            holes += [
+                _shape(place, is_mask, f"groma-hole {as_class}", f' data-groma-place="{place.key}"')
+                for is_mask, as_class in _ways(place)
+            ]
         for tag in _tags(turn.places, size):
             chips = "".join(_chip(named) for named in tag.names)
             tags.append(
@@ -75,16 +77,28 @@ def stage(
     )
 
 
-def controls(view_id: str, regions: Regions) -> str:
-    """The switch for all regions, and the slider for the score that they must have.
+def controls(view_id: str, regions: Regions | None, has_masks: bool) -> str:
+    """The switches for masks and for all regions, and the slider for the score that these must have.
 
     Args:
         view_id (`str`): starts all ids of elements.
-        regions (`Regions`): all regions of the image, at least one.
+        regions (`Regions`, *optional*): all regions of the image, at least one.
+        has_masks (`bool`): whether places have masks.
 
     Returns:
-        `str`: HTML.
+        `str`: HTML; empty if there is nothing to switch.
     """
+    switches = f"{_MASKS_SWITCH if has_masks else ''}{'' if regions is None else _all_regions(view_id, regions)}"
+    return f'<div class="groma-controls">{switches}</div>' if switches else ""
+
+
+_MASKS_SWITCH = (
+    '<label class="groma-switch"><input type="checkbox" data-groma-control="masks" checked> <span>Masks</span></label>'
+)
+
+
+def _all_regions(view_id: str, regions: Regions) -> str:
+    """The switch for all regions, and the slider."""
     # Rounded as in the outlines, so that the slider's ends are those of the scores.
     percents = [int(round(100 * score, 2)) for score in regions.scores.clamp(0, 1).tolist()]
     low, high = min(percents), max(percents)
@@ -97,10 +111,9 @@ def controls(view_id: str, regions: Regions) -> str:
         f'id="{view_id}-score" data-groma-control="score" min="{low}" max="{high}" step="1" value="{low}"></div>'
     )
     return (
-        '<div class="groma-controls"><label class="groma-switch">'
-        '<input type="checkbox" data-groma-control="all"> <span>All regions</span></label>'
+        '<label class="groma-switch"><input type="checkbox" data-groma-control="all"> <span>All regions</span></label>'
         f'<div class="groma-filter">{slider if high > low else ""}'
-        f'<output class="groma-count" data-groma-output="count" aria-live="polite">{count}</output></div></div>'
+        f'<output class="groma-count" data-groma-output="count" aria-live="polite">{count}</output></div>'
     )
 
 
@@ -120,25 +133,43 @@ def color_style(color: Color) -> str:
     return f"--c:{_hex(color)};--t:{_hex(text_color(color))}"
 
 
+def _ways(place: Place) -> list[tuple[bool, str]]:
+    """How a place is drawn: whether as its mask, and the class of elements that are for this way alone.
+
+    With a mask it is drawn both ways, and the reader chooses.
+    """
+    return [(False, "")] if place.outline is None else [(True, "is-mask"), (False, "is-box")]
+
+
 def _outlines(place: Place) -> str:
     """A dark line, the colour of each phrase in turn along it, and white dashes where the user pointed."""
+    parts = []
+    for is_mask, as_class in _ways(place):
+        lines = _lines(place, is_mask)
+        parts.append(f'<g class="{as_class}">{lines}</g>' if as_class else lines)
+    return "".join(parts)
+
+
+def _lines(place: Place, is_mask: bool) -> str:
     phrases = [named for named in place.names if named.color is not None]
-    parts = [_shape(place, "groma-halo")]
+    parts = [_shape(place, is_mask, "groma-halo")]
     for number, named in enumerate(phrases):
         dashes = f";--dashes:{DASH} {DASH * (len(phrases) - 1)};--offset:{-DASH * number}" if len(phrases) > 1 else ""
-        style = f' data-groma-name="{named.key}" style="--c:{_hex(named.color)}{dashes}"'
-        parts.append(_shape(place, "groma-line", style))
+        share = f";--share:{_decimal(1 / len(phrases))}" if is_mask and len(phrases) > 1 else ""
+        style = f' data-groma-name="{named.key}" style="--c:{_hex(named.color)}{dashes}{share}"'
+        parts.append(_shape(place, is_mask, "groma-line", style))
     parts += [
-        _shape(place, "groma-line is-user", f' data-groma-name="{named.key}"')
+        _shape(place, is_mask, "groma-line is-user", f' data-groma-name="{named.key}"')
         for named in place.names
         if named.color is None
     ]
     return "".join(parts)
 
 
-def _shape(place: Place, classes: str, attributes: str = "") -> str:
-    if place.mask is not None:
-        return f'<path class="{classes}"{attributes} d="{outline_path(place.mask)}"/>'
+def _shape(place: Place, is_mask: bool, classes: str, attributes: str = "") -> str:
+    classes = classes.rstrip()
+    if is_mask:
+        return f'<path class="{classes}"{attributes} d="{place.outline}"/>'
     return f'<rect class="{classes}"{attributes} {_rectangle(place.box)}/>'
 
 

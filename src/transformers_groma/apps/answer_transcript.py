@@ -6,8 +6,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+import numpy as np
+
 from ..grounding import GroundedText
 from ..markup import GROUNDING_TOKEN, PHRASE_END, PHRASE_START, REGION_MARK
+from ..masks import rle_to_mask
+from ..region_inputs import REGION_KEYS
 from ..regions import Regions
 from .answer_places import Named, TurnPlaces, spoken_places
 from .answer_stage import color_style
@@ -17,33 +21,34 @@ _JOINER = "\u2060"
 _PHRASE = re.compile(f"{PHRASE_START}(.*?){PHRASE_END}", re.DOTALL)
 
 Question = str | Sequence[Mapping[str, Any]]
-# The parts of a question, and what each of them must have.
-_PARTS = {"text": "text", "phrase": "text", "region": "box", "image": "type"}
+# The parts of a question, and what each of them must have one of.
+_PARTS = {"text": ("text",), "phrase": ("text",), "region": REGION_KEYS, "image": ("type",)}
 
 
-def question_boxes(question: Question, answer: GroundedText | None) -> Regions:
-    """The boxes that a question points at.
+def question_regions(question: Question, answer: GroundedText | None) -> Regions:
+    """The regions that a question points at.
 
     Args:
         question (`str` or `Sequence[Mapping]`): the content of a user's message.
         answer (`GroundedText`, *optional*): the answer so far.
 
     Returns:
-        `Regions`: `xyxy` in absolute pixels of the upright image, one for each mention.
+        `Regions`: `xyxy` in absolute pixels of the upright image, one for each mention. For points and scribbles that
+        are the boxes that the model took for them, and before the answer begins the boxes around them.
 
     Raises:
-        ValueError: a part that is not understood, or a region part without a box of four numbers.
+        ValueError: a part that is not understood, or a region part without a place.
 
     Example:
     >>> parts = [{"type": "text", "text": "What is "}, {"type": "region", "box": [30, 212, 372, 585]}]
-    >>> question_boxes(parts, None).xyxy.tolist()
+    >>> question_regions(parts, None).xyxy.tolist()
     [[30.0, 212.0, 372.0, 585.0]]
     """
-    answered = Regions([]) if answer is None else answer.regions.with_ids(answer.user_region_ids)
+    answered = Regions([]) if answer is None else answer.user_regions
     if isinstance(question, str):
         return answered
     _check_parts(question)
-    asked = [part["box"] for part in question if part["type"] == "region"]
+    asked = [_box_of(part) for part in question if part["type"] == "region"]
     # The answer's boxes are those of its regions to the last digit. An answer without an image has none.
     return answered if len(answered) == len(asked) else Regions(asked)
 
@@ -69,11 +74,11 @@ def searched_phrase(question: Question) -> str | None:
 
 
 def question_html(question: Question, places: TurnPlaces, view_id: str) -> str:
-    """A question, with a button for each box that it points at.
+    """A question, with a button for each region that it points at.
 
     Args:
         question (`str` or `Sequence[Mapping]`): the content of a user's message: text, `text` parts, `region` parts,
-            and `phrase` parts, which are quoted. In a string `<region>` stands for the next box, and `[grounding]`,
+            and `phrase` parts, which are quoted. In a string `<region>` stands for the next region, and `[grounding]`,
             `<p>` and `</p>` are left out; in parts only a leading `[grounding]` is.
         places (`TurnPlaces`): of the turn.
         view_id (`str`): starts ids.
@@ -82,14 +87,14 @@ def question_html(question: Question, places: TurnPlaces, view_id: str) -> str:
         `str`: HTML.
     """
     pieces: list[str | Named] = []
-    boxes = iter(places.user_boxes)
+    regions = iter(places.user_regions)
     if isinstance(question, str):
         for mark in (GROUNDING_TOKEN, PHRASE_START, PHRASE_END):
             question = question.replace(mark, "")
         first, *rest = question.strip().split(REGION_MARK)
         pieces.append(first)
         for text in rest:
-            pieces += [next(boxes, REGION_MARK), text]
+            pieces += [next(regions, REGION_MARK), text]
     else:
         is_start = True
         for part in question:
@@ -99,7 +104,7 @@ def question_html(question: Question, places: TurnPlaces, view_id: str) -> str:
             elif part["type"] == "phrase":
                 pieces.append(f"“{part['text']}”")
             elif part["type"] == "region":
-                pieces.append(next(boxes, REGION_MARK))
+                pieces.append(next(regions, REGION_MARK))
             is_start = is_start and part["type"] == "image"
     return "".join(
         escape(piece) if isinstance(piece, str) else _button(piece, piece.label, view_id) for piece in pieces
@@ -154,8 +159,21 @@ def _check_parts(question: Sequence[Any]) -> None:
                 "its `type` must be text, region, phrase or image."
             )
         needed = _PARTS[kind]
-        if needed not in part or (needed == "text" and not isinstance(part["text"], str)):
-            raise ValueError(f"A {kind} part of `question` needs `{needed}`, got {reprlib.repr(part)}.")
+        if not any(key in part for key in needed) or ("text" in needed and not isinstance(part["text"], str)):
+            keys = " or ".join(f"`{key}`" for key in needed)
+            raise ValueError(f"A {kind} part of `question` needs {keys}, got {reprlib.repr(part)}.")
+
+
+def _box_of(part: Mapping[str, Any]) -> Any:
+    """The box around the place of a region part, `xyxy`."""
+    if "box" in part:
+        return part["box"]
+    if "mask" in part:
+        mask = rle_to_mask(part["mask"]) if isinstance(part["mask"], Mapping) else np.asarray(part["mask"])
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+    points = np.array([part["point"]] if "point" in part else part.get("points", part.get("scribble")), float)
+    return [*points.min(axis=0), *(points.max(axis=0) + 1)]
 
 
 def _button(named: Named, words: str, view_id: str) -> str:
@@ -174,4 +192,4 @@ def _description_id(named: Named, view_id: str) -> str:
     return f"{view_id}-{named.key.replace(':', '-')}"
 
 
-__all__ = ["Question", "answer_html", "descriptions_html", "question_boxes", "question_html", "searched_phrase"]
+__all__ = ["Question", "answer_html", "descriptions_html", "question_html", "question_regions", "searched_phrase"]

@@ -1,7 +1,7 @@
 """The view of grounded answers: an image with outlined places, and text whose phrases light them up, as HTML."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from html import escape
@@ -15,8 +15,8 @@ from .answer_transcript import (
     Question,
     answer_html,
     descriptions_html,
-    question_boxes,
     question_html,
+    question_regions,
     searched_phrase,
 )
 from .assets import asset
@@ -35,12 +35,15 @@ class Turn:
         answer (`GroundedText`, *optional*): `None` before its first word.
         is_partial (`bool`): whether more will come.
         notice (`str`, *optional*): what else to say, such as an error or that the answer was cut short.
+        outlines (`Mapping[int, str]`, *optional*): outlines of masks by the ids of regions, see [`outline_path`]; by
+            default those of the masks that the answer has.
     """
 
     question: Question
     answer: GroundedText | None = None
     is_partial: bool = False
     notice: str | None = None
+    outlines: Mapping[int, str] | None = None
 
 
 def answer_view(
@@ -90,7 +93,11 @@ def answer_view(
         raise ValueError("`size` is missing: places are outlined in the pixels of the image.")
     places = [
         turn_places(
-            str(number), turn.answer, question_boxes(turn.question, turn.answer), searched_phrase(turn.question)
+            str(number),
+            turn.answer,
+            question_regions(turn.question, turn.answer),
+            searched_phrase(turn.question),
+            turn.outlines,
         )
         for number, turn in enumerate(turns)
     ]
@@ -108,11 +115,12 @@ def answer_view(
         regions = _default_regions(turns) if regions is None else regions
         if regions is not None and len(regions) == 0:
             regions = None
+        has_masks = any(place.outline is not None for turn in places for place in turn.places)
         alt = f"The image, {size.width} by {size.height} pixels." if alt is None else alt
         figure = (
             f'<div class="groma-figure" style="--w:{size.width};--h:{size.height}">'
             f"{stage(view_id, image_url, size, places, regions, alt)}"
-            f"{'' if regions is None else controls(view_id, regions)}</div>"
+            f"{controls(view_id, regions, has_masks)}</div>"
         )
     text = (
         f'<div class="groma-turns" role="list" aria-label="Conversation">{"".join(articles)}</div>'

@@ -5,17 +5,23 @@ Everything happens for one session; sessions share the engine and nothing else.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..image_inputs import shortened
+from ..masks import rle_to_mask
+from ..serving.answers import RLE
 from ..serving.engine import Engine, EngineAnswer, EngineClosedError, ModelFailedError, QueueFullError, Sampling
+from .answer_places import OUTLINE_SIDE
 from .app_examples import EXAMPLES, Example
 from .app_questions import Content, Request, question_contents
 from .app_session import Exchange, Session, about_its_question, answer_json, messages
 from .app_settings import AppSettings
+from .drawn_regions import drawn_regions
+from .outline_path import outline_path
 from .uploads import new_path, open_upload
 
 # Seconds between two updates of the page while an answer is being written.
@@ -30,13 +36,18 @@ class Screen:
         session (`Session`): whose image and conversation.
         status (`str`, *optional*): a sentence about what went wrong, empty for none; `None` leaves the last one.
         is_new (`bool`): whether another image was chosen, or none: what was drawn and typed belongs to the old one.
-        asked (`Exchange`, *optional*): a question whose answer has begun: its text and regions need not stay.
+        asked (`tuple[Exchange, ...]`): questions whose answers have begun: their regions need not stay. Said until the end:
+            of screens that come at once, a browser may miss all but the last.
+        has_begun (`bool`): whether this is the first part of an answer: what was typed need not stay.
+        previews (`list[dict]`): what the model takes for regions that were drawn, see [`AppEvents.preview`].
     """
 
     session: Session
     status: str | None = None
     is_new: bool = False
-    asked: Exchange | None = None
+    asked: tuple[Exchange, ...] = ()
+    has_begun: bool = False
+    previews: list[dict[str, Any]] = field(default_factory=list)
 
 
 class AppEvents:
@@ -86,6 +97,36 @@ class AppEvents:
             session.proposals = proposals
         return Screen(session)
 
+    async def preview(self, session: Session, wanted: Any) -> Screen:
+        """Show what the model takes for points and scribbles, before anything is asked: their masks, or boxes.
+
+        Args:
+            session (`Session`): of the user.
+            wanted: a list of `{"key": …, "region": …}` with drawings, as the browser sends it; anything may come.
+
+        Returns:
+            `Screen`: with `previews`, for each the `key`, its `outline` as an SVG path (`None` for a model without a
+            mask decoder) and its `box`, `xyxy` in absolute pixels of the upright image.
+        """
+        image = session.image
+        if image is None:
+            return Screen(session)
+        try:
+            keys, drawings = _keys_and_drawings(wanted)
+            regions = drawn_regions(drawings, image.size)
+            found = await self.engine.resolve(await asyncio.to_thread(image.read), regions)
+            outlines = await asyncio.to_thread(lambda: [_outline(region.mask) for region in found])
+        except (ValueError, RuntimeError) as error:
+            return Screen(session, f"What you pointed at cannot be shown right now. {_sentence(error)}")
+        return Screen(
+            session,
+            "",
+            previews=[
+                {"key": key, "outline": outline, "box": list(region.box)}
+                for key, outline, region in zip(keys, outlines, found, strict=True)
+            ],
+        )
+
     async def ask(self, session: Session, request: Request) -> AsyncIterator[Screen]:
         """Answer a question, word by word."""
         if session.image is None:
@@ -132,17 +173,19 @@ class AppEvents:
         stop = session.stop = asyncio.Event()
         status = ""
         exchange = None
+        begun: list[Exchange] = []
         try:
             image = await asyncio.to_thread(session.image.read)
             for content in contents:
                 earlier = list(session.exchanges) if remembers else []
                 exchange = Exchange(content)
                 session.exchanges.append(exchange)
-                yield Screen(session, "")
+                yield Screen(session, "", asked=tuple(begun))
                 sampling = Sampling(max_new_tokens=self.settings.max_new_tokens, shorten_to_fit=True)
-                answers = _until(stop, self.engine.stream(messages(image, earlier, content), sampling))
+                asked = messages(image, earlier, content)
+                answers = _until(stop, self.engine.stream(asked, sampling, masks=self.engine.has_masks))
                 async with aclosing(answers):
-                    async for screen in self._shown(session, exchange, answers):
+                    async for screen in self._shown(session, exchange, answers, begun):
                         yield screen
                 if stop.is_set():
                     break
@@ -153,22 +196,26 @@ class AppEvents:
             session.stop = None
             if exchange is not None:
                 _finish(session, exchange, status)
-        yield Screen(session, status)
+        yield Screen(session, status, asked=tuple(begun))
 
     async def _shown(
-        self, session: Session, exchange: Exchange, answers: AsyncIterator[EngineAnswer]
+        self, session: Session, exchange: Exchange, answers: AsyncIterator[EngineAnswer], begun: list[Exchange]
     ) -> AsyncIterator[Screen]:
         """Keep each part of an answer, and show it if the last update is long enough ago."""
         last = 0.0
         async for answer in answers:
             is_first = exchange.answer is None
-            exchange.answer = about_its_question(answer.grounded, len(exchange.boxes))
+            outlines = await asyncio.to_thread(_outlines, answer.masks) if answer.masks else {}
+            exchange.answer = about_its_question(answer.grounded, len(exchange.regions))
+            exchange.masks, exchange.outlines = answer.masks, outlines
             exchange.is_partial = not answer.is_final
             if answer.is_final and answer.finish_reason == "length":
                 exchange.notice = f"The answer was cut off after {answer.completion_tokens} tokens."
             if is_first or answer.is_final or time.monotonic() - last >= UPDATE_SECONDS:
                 last = time.monotonic()
-                yield Screen(session, asked=exchange if is_first else None)
+                if is_first:
+                    begun.append(exchange)
+                yield Screen(session, asked=tuple(begun), has_begun=is_first)
 
 
 async def _until(stop: asyncio.Event, answers: AsyncIterator[EngineAnswer]) -> AsyncIterator[EngineAnswer]:
@@ -223,7 +270,28 @@ def _draw(example: Example, folder: Path) -> Path:
 
 
 def _draw_answer(exchange: Exchange, image: Any) -> Any:
-    return exchange.answer.draw(image.read(), question=exchange.text)
+    answer = exchange.answer
+    if exchange.masks:
+        answer = answer.with_masks({number: rle_to_mask(rle) for number, rle in exchange.masks.items()})
+    return answer.draw(image.read(), question=exchange.text)
+
+
+def _keys_and_drawings(wanted: Any) -> tuple[list[str], list[Any]]:
+    """What the browser wants previews of."""
+    if not isinstance(wanted, list) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("key"), str) for entry in wanted
+    ):
+        raise ValueError(f"The page must send a list of regions with their keys, got {shortened(wanted)}. Reload it.")
+    return [entry["key"] for entry in wanted], [entry.get("region") for entry in wanted]
+
+
+def _outlines(masks: Mapping[int, RLE]) -> dict[int, str]:
+    """Outlines of masks, for the page."""
+    return {number: _outline(rle) for number, rle in masks.items()}
+
+
+def _outline(rle: RLE | None) -> str | None:
+    return None if rle is None else outline_path(rle_to_mask(rle), OUTLINE_SIDE)
 
 
 __all__ = ["AppEvents", "Screen"]

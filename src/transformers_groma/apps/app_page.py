@@ -6,7 +6,7 @@ from html import escape
 from .app_examples import EXAMPLES
 from .app_settings import AppSettings
 
-EMPTY = "Ask about the image, or draw a box on it and ask about what is in it."
+EMPTY = "Ask about the image, or point at something in it with a box, a click or a scribble and ask about that."
 SHAPES_NOTE = "knows drawn scenes of coloured shapes, and nothing else"
 
 
@@ -37,8 +37,8 @@ def start_note(settings: AppSettings) -> str:
     """
     kind = "an image of coloured shapes" if settings.knows_shapes_only else "a photo"
     return (
-        f'<p class="start-note">Choose {kind}, draw a box around what you mean, and ask: the answer points at what it '
-        f"names. <small>Up to {settings.max_upload_mb} MB and {settings.max_pixels / 1e6:g} megapixels. Other "
+        f'<p class="start-note">Choose {kind}, draw a box around what you mean or click on it, and ask: the answer '
+        f"points at what it names. <small>Up to {settings.max_upload_mb} MB and {settings.max_pixels / 1e6:g} megapixels. Other "
         "users cannot see your image.</small></p>"
         f'<p class="status" role="alert" data-max-mb="{settings.max_upload_mb}"></p>'
     )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ..image_inputs import ImageSize
 from ..markup import REGION_MARK
 from ..questions import STANDARD_QUESTIONS, fill_question
-from ..verb_inputs import Given, marked_question, phrase_part, question_parts, text_part
+from ..verb_inputs import Given, marked_question, phrase_part, text_part
 from .drawn_regions import drawn_regions
 
 Verb = Literal["ask", "find", "describe_image", "describe_regions"]
@@ -49,8 +49,8 @@ def question_contents(request: Request, size: ImageSize, max_length: int) -> lis
         max_length (`int`): most characters of the text.
 
     Returns:
-        `list`: one content, or for "describe_regions" one for each region. Boxes are `xyxy` in absolute pixels of the
-        upright image.
+        `list`: one content, or for "describe_regions" one for each region. Boxes are `xyxy`, points `xy`, in absolute
+        pixels of the upright image.
 
     Raises:
         ValueError: nothing was typed or drawn where something is needed, the text is too long, or it mentions a region
@@ -77,7 +77,7 @@ def question_contents(request: Request, size: ImageSize, max_length: int) -> lis
     regions = drawn_regions(request.drawings, size)
     if request.verb == "describe_regions":
         if not regions:
-            raise ValueError("Draw a box on the image first, around what should be described.")
+            raise ValueError("Draw a box on the image first, around what should be described, or click on it.")
         return [_standard("region_caption", region=region) for region in regions]
     return [drawn_question_parts(text, regions, request.points)]
 
@@ -117,10 +117,14 @@ def drawn_question_parts(question: str, regions: Sequence[dict[str, Any]], point
         mentioned.append(number)
         return REGION_MARK
 
-    # With `[2]` and `[1]` read as `<region>`, and the boxes in that order, it is a question as `ask` takes it.
+    # With `[2]` and `[1]` read as `<region>`, and the regions in that order, it is a question as `ask` takes it.
     text = _MARK.sub(read, question)
-    boxes = [regions[number - 1]["box"] for number in mentioned] or [region["box"] for region in regions]
-    return question_parts(marked_question(Given(text, "question"), len(boxes), points, "regions"), boxes)
+    asked = [regions[number - 1] for number in mentioned] or list(regions)
+    first, *others = marked_question(Given(text, "question"), len(asked), points, "regions").split(REGION_MARK)
+    parts = [text_part(first)] if first else []
+    for region, after in zip(asked, others, strict=True):
+        parts += [region, text_part(after)] if after else [region]
+    return parts
 
 
 def _not_drawn(mark: str, number: int, count: int) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 from ..grounding import GroundedText
 from ..markup import REGION_MARK
 from ..regions import Regions
+from ..serving.answers import RLE
+from .drawn_regions import drawing_of
 from .uploads import UploadedImage, delete
 
 
@@ -18,26 +20,31 @@ class Exchange:
     """One question and its answer.
 
     Args:
-        content (`list[dict]`): message parts of the question, without the image; boxes are `xyxy` in absolute pixels
-            of the upright image.
+        content (`list[dict]`): message parts of the question, without the image; boxes are `xyxy`, points `xy`, in
+            absolute pixels of the upright image.
         answer (`GroundedText`, *optional*): as far as it has come.
         is_partial (`bool`): whether more of it is to come.
         notice (`str`, *optional*): a sentence about what went wrong or was cut short.
+        masks (`Mapping[int, RLE]`): masks of regions of the answer by their ids, of the upright image. Not arrays of
+            pixels: a conversation about a photo would hold gigabytes.
+        outlines (`Mapping[int, str]`): the same for the page, as SVG paths.
     """
 
     content: list[dict[str, Any]]
     answer: GroundedText | None = None
     is_partial: bool = True
     notice: str | None = None
+    masks: Mapping[int, RLE] = field(default_factory=dict)
+    outlines: Mapping[int, str] = field(default_factory=dict)
 
     @property
-    def boxes(self) -> list[list[float]]:
-        """The boxes of the question, `xyxy` in absolute pixels of the upright image."""
-        return [part["box"] for part in self.content if part["type"] == "region"]
+    def regions(self) -> list[dict[str, Any]]:
+        """The region parts of the question."""
+        return [part for part in self.content if part["type"] == "region"]
 
     @property
     def text(self) -> str:
-        """The question as the command line writes it, with `<region>` for each of its boxes."""
+        """The question as the command line writes it, with `<region>` for each of its regions."""
         return "".join(REGION_MARK if part["type"] == "region" else part["text"] for part in self.content)
 
 
@@ -98,12 +105,12 @@ def messages(image: Any, earlier: Sequence[Exchange], content: Sequence[dict[str
     return result
 
 
-def about_its_question(answer: GroundedText, num_boxes: int) -> GroundedText:
+def about_its_question(answer: GroundedText, num_regions: int) -> GroundedText:
     """An answer whose user regions are those of its own question, without those of earlier ones.
 
     Args:
         answer (`GroundedText`): of the engine, with the user's regions of the whole conversation, in order.
-        num_boxes (`int`): how many boxes the last question has.
+        num_regions (`int`): how many regions the last question points at.
 
     Returns:
         `GroundedText`: all the same but `user_region_ids`.
@@ -116,7 +123,7 @@ def about_its_question(answer: GroundedText, num_boxes: int) -> GroundedText:
     ((1,), ())
     """
     ids = answer.user_region_ids
-    return replace(answer, user_region_ids=ids[len(ids) - num_boxes :])
+    return replace(answer, user_region_ids=ids[len(ids) - num_regions :])
 
 
 def answer_json(exchange: Exchange, image: UploadedImage, model_name: str) -> str:
@@ -128,16 +135,22 @@ def answer_json(exchange: Exchange, image: UploadedImage, model_name: str) -> st
         model_name (`str`): which model answered.
 
     Returns:
-        `str`: `GroundedText.to_dict` with `model`, `image`, `question` and `question_boxes_xyxy`; boxes are `xyxy` in
-        absolute pixels of the upright image.
+        `str`: `GroundedText.to_dict` with `model`, `image`, `question`, `question_regions` as they were drawn, and
+        `question_boxes_xyxy`, the boxes that they stand for: `xyxy` in absolute pixels of the upright image. Regions
+        that have a mask have it as `mask`, COCO's RLE.
     """
+    asked = exchange.answer.regions.with_ids(exchange.answer.user_region_ids)
     content = {
         "model": model_name,
         "image": {"name": image.name, "width": image.size.width, "height": image.size.height},
         "question": exchange.text,
-        "question_boxes_xyxy": exchange.boxes,
+        "question_regions": [drawing_of(part) for part in exchange.regions],
+        "question_boxes_xyxy": [[round(value, 2) for value in box] for box in asked.xyxy.tolist()],
         **exchange.answer.to_dict(),
     }
+    for region in content["regions"]:
+        if region["id"] in exchange.masks:
+            region["mask"] = exchange.masks[region["id"]]
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 

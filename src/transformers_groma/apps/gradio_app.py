@@ -16,6 +16,7 @@ from .app_questions import TAKES_TEXT, Request, Verb
 from .app_session import Session
 from .app_settings import AppSettings
 from .assets import asset
+from .drawn_regions import drawing_of
 
 VIEW_ID = "groma-answer"
 # Seconds between two searches for files of users who left, and the age at which these are deleted.
@@ -80,13 +81,13 @@ def build_app(engine: Engine, settings: AppSettings) -> gr.Blocks:
                 drawing = gr.HTML(
                     [],
                     html_template=asset("drawing.html"),
-                    js_on_load=asset("drawing.js"),
+                    js_on_load=asset("drawing_shapes.js") + asset("drawing.js"),
                     apply_default_css=False,
                 )
                 with gr.Row(elem_id="groma-ask"):
                     question = gr.Textbox(
                         label="Question",
-                        placeholder="Ask about the image, or about [1], the first box",
+                        placeholder="Ask about the image, or about [1], the first region",
                         show_label=False,
                         lines=1,
                         max_lines=5,
@@ -191,6 +192,12 @@ def _wire_questions(events: AppEvents, page: Page, points: gr.Checkbox, remember
         await events.stop(session)  # the answer that ends shows its text so far
 
     inputs = [page.session, page.question, page.drawing, points, remembers]
+
+    async def preview(session: Session, event: gr.EventData) -> list[Any]:
+        screen = await events.preview(session, getattr(event, "regions", None))
+        drawing = {"previews": screen.previews} if screen.previews else gr.skip()
+        return [drawing, gr.skip() if screen.status is None else status_html(screen.status)]
+
     shown = {
         "outputs": list(page),
         "show_progress": "minimal",
@@ -201,6 +208,14 @@ def _wire_questions(events: AppEvents, page: Page, points: gr.Checkbox, remember
     page.find.click(answer("find"), inputs, **shown)
     page.describe_image.click(answer("describe_image"), inputs, **shown)
     page.describe_regions.click(answer("describe_regions"), inputs, **shown)
+    page.drawing.preview(
+        preview,
+        page.session,
+        [page.drawing, page.work_status],
+        trigger_mode="always_last",
+        show_progress="hidden",
+        **_PRIVATE,
+    )
     page.stop.click(stop, page.session, queue=False, show_progress="hidden", **_PRIVATE)
 
 
@@ -222,12 +237,12 @@ def _shown(screen: Screen, keeps_text: bool = False) -> list[Any]:
     """The values of the page's components for a screen. The buttons that need no text leave it as it is."""
     session = screen.session
     has_image, is_busy = session.image is not None, session.stop is not None
-    clears_text = screen.is_new or (screen.asked is not None and not keeps_text)
+    clears_text = screen.is_new or (screen.has_begun and not keeps_text)
     drawing = gr.skip()
     if screen.is_new:
         drawing = []
-    elif screen.asked is not None and screen.asked.boxes:
-        drawing = {"asked": screen.asked.boxes}  # what was drawn meanwhile stays
+    elif regions := [part for exchange in screen.asked for part in exchange.regions]:
+        drawing = {"asked": [drawing_of(part) for part in regions]}  # what was drawn meanwhile stays
     status = gr.skip() if screen.status is None else status_html(screen.status)
     can_ask = gr.update(interactive=not is_busy)
     can_save = gr.update(interactive=session.last_answered is not None and not is_busy)
@@ -254,7 +269,8 @@ def _shown(screen: Screen, keeps_text: bool = False) -> list[Any]:
 def _view(session: Session) -> str:
     """The image and the conversation about it."""
     turns = [
-        Turn(exchange.content, exchange.answer, exchange.is_partial, exchange.notice) for exchange in session.exchanges
+        Turn(exchange.content, exchange.answer, exchange.is_partial, exchange.notice, exchange.outlines)
+        for exchange in session.exchanges
     ]
     image = session.image
     return answer_view(

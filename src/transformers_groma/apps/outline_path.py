@@ -5,21 +5,36 @@ import numpy as np
 from ..masks import mask_outlines
 
 
-def outline_path(mask: np.ndarray) -> str:
+def outline_path(mask: np.ndarray, longest_side: int | None = None) -> str:
     """The outline of a mask as an SVG path.
 
     Args:
         mask (`np.ndarray` of shape `(H, W)`, bool): any number of parts, with or without holes.
+        longest_side (`int`, *optional*): no side has more steps. The path of a photo's mask would be as long as a
+            book: of a larger mask, squares of pixels are taken as one, inside if half of their pixels are.
 
     Returns:
         `str`: the `d` attribute of an SVG path in pixels, closed loops of horizontal and vertical lines. With the
-        fill rule `evenodd` the path covers exactly the pixels of the mask. Empty for an empty mask.
+        fill rule `evenodd` the path covers exactly the pixels (or squares) of the mask. Empty for an empty mask.
 
     Example:
     >>> outline_path(np.array([[False, True, True], [False, True, True]]))
     'M1 0H3V2H1Z'
     """
-    return "".join(_loop(outline.tolist()) for outline in mask_outlines(mask))
+    height, width = mask.shape
+    step = 1 if longest_side is None else max(1, -(-max(height, width) // longest_side))
+    outlines = mask_outlines(mask if step == 1 else _squares(mask, step))
+    return "".join(_loop((step * outline).clip(max=(width, height)).tolist()) for outline in outlines)
+
+
+def _squares(mask: np.ndarray, step: int) -> np.ndarray:
+    """A mask of squares of pixels: those of which at least half is in the mask; all that it touches if none is."""
+    height, width = (-(-side // step) for side in mask.shape)
+    padded = np.zeros((step * height, step * width), bool)
+    padded[: mask.shape[0], : mask.shape[1]] = mask
+    shares = padded.reshape(height, step, width, step).mean(axis=(1, 3))
+    squares = shares >= 0.5
+    return squares if squares.any() else shares > 0
 
 
 def _loop(corners: list[list[int]]) -> str:

@@ -1,9 +1,13 @@
 """What the engine returns and raises: answers, its status, and why a request gets none."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from ..grounding import GroundedText
+
+# A mask in COCO's run-length encoding, see `masks.py`.
+RLE = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +22,9 @@ class EngineAnswer:
         prompt_tokens (`int`): tokens of the prompt, the image's included.
         completion_tokens (`int`): tokens that the model wrote, its end token included.
         is_final (`bool`): whether the answer is complete.
+        masks (`Mapping[int, RLE]`): of a complete answer, where masks were asked for, the masks of the regions that
+            its phrases name and of the user's, by their numbers; of the upright image. `grounded.with_masks` takes
+            them, each decoded by `rle_to_mask`.
     """
 
     grounded: GroundedText
@@ -25,6 +32,23 @@ class EngineAnswer:
     prompt_tokens: int
     completion_tokens: int
     is_final: bool
+    masks: Mapping[int, RLE] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class PointedRegion:
+    """What the model takes for a region that a user points at.
+
+    Args:
+        box (`tuple` of 4 `float`): `xyxy` in absolute pixels of the upright image.
+        mask (`RLE`, *optional*): of the upright image; `None` for a model without a mask decoder.
+        score (`float`, *optional*): the IoU that the mask decoder expects of its mask; `None` for a mask that was
+            given, and without one.
+    """
+
+    box: tuple[float, float, float, float]
+    mask: RLE | None
+    score: float | None
 
 
 @dataclass(frozen=True)
@@ -80,4 +104,12 @@ class ModelFailedError(RuntimeError):
     """The model failed on the batch that a request was in."""
 
 
-__all__ = ["EngineAnswer", "EngineClosedError", "EngineStatus", "ModelFailedError", "QueueFullError"]
+__all__ = [
+    "RLE",
+    "EngineAnswer",
+    "EngineClosedError",
+    "EngineStatus",
+    "ModelFailedError",
+    "PointedRegion",
+    "QueueFullError",
+]

@@ -18,6 +18,7 @@
         turns: 0,
         start: null, // the image and the first question: another one starts another conversation
         hasProposals: false,
+        hasMasks: true, // places that have masks are shown as masks
         minScore: null, // null: the slider was not touched
         probed: null, // the number of the region under the pointer
         heard: new Map(), // what of each turn's answer was announced
@@ -111,6 +112,9 @@
     const chosenTurn = String(state.turn ?? turns.length - 1);
 
     toggle(view, "is-lighting", key !== null);
+    toggle(view, "shows-boxes", !state.hasMasks);
+    const masks = view.querySelector('[data-groma-control="masks"]');
+    if (masks && masks.checked !== state.hasMasks) masks.checked = state.hasMasks;
     for (const element of view.querySelectorAll("[data-groma-turn]")) {
       const turn = element.classList.contains("groma-turn") ? chosenTurn : shownTurn;
       toggle(element, "is-current", element.dataset.gromaTurn === turn);
@@ -299,6 +303,7 @@
   document.addEventListener("input", (event) => {
     const control = event.target.dataset?.gromaControl;
     if (!control || !viewOf(event.target)) return;
+    if (control === "masks") change(viewOf(event.target), { hasMasks: event.target.checked });
     if (control === "all") change(viewOf(event.target), { hasProposals: event.target.checked });
     if (control === "score") change(viewOf(event.target), { minScore: Number(event.target.value) });
   });

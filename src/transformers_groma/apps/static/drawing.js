@@ -1,32 +1,37 @@
-// Draws boxes on the image of the answer view, and keeps them as the value of this component:
-// [{kind: "box", box: [x1, y1, x2, y2]}, …] in pixels of the upright image, in the order in which they were drawn.
+// Draws regions on the image of the answer view, and keeps them as the value of this component, in the order in which
+// they were drawn; drawing_shapes.js says how they look as data.
 //
-// Gradio runs this each time the component appears, with `element`, `props` and `watch`. The answer view is another
-// component, whose HTML is replaced with each word of an answer: the layer with the boxes is put back when it is lost,
-// and pointers are listened to on the document.
+// Gradio runs this each time the component appears, with `element`, `props`, `trigger` and `watch`. The answer view is
+// another component, whose HTML is replaced with each word of an answer: the layer with the regions is put back when it
+// is lost, and pointers are listened to on the document.
 
-const SVG = "http://www.w3.org/2000/svg";
-const CLICK = 4; // a pointer that moved less, in CSS pixels, has clicked
+const CLICK = 4; // a mouse that moved less, in CSS pixels, has clicked
+const TAP = 14; // the same for a finger
 const EDGE = 7; // how near an edge or corner is taken hold of, in CSS pixels
+const DOT = 10; // the same for a point
 const STEP = 0.02; // of an arrow key, as a share of the image's side; with Alt it is one pixel
 
 const part = (name) => element.querySelector(`.drawing-${name}`);
-const tool = part("tool"), list = part("regions"), form = part("form"), field = part("field");
-const layer = document.createElementNS(SVG, "svg");
-layer.setAttribute("class", "drawing-layer");
-layer.setAttribute("role", "group");
-layer.setAttribute("aria-label", "Boxes that you drew");
+const list = part("regions"), form = part("form"), field = part("field"), modes = part("modes");
+const tools = [...element.querySelectorAll(".drawing-tool")];
+const layer = node("svg", { class: "drawing-layer", role: "group", "aria-label": "Regions that you drew" });
 
 let regions = Array.isArray(props.value) ? props.value : [];
-let action = null; // what the pointer is doing: {kind, start, box, held, x, y}; "maybe" until it has moved
+let tool = "box"; // also while it is off
+let isOn = false;
+let mode = "new"; // what a click means: "new", "more" or "not"
+let current = -1; // the region that "more" and "not" are about
+let action = null; // what the pointer is doing: {kind, start, region, held, x, y, slop}; "maybe" until it has moved
 let focused = -1;
-let hasDragged = false;
+let isHandled = false; // the click that follows is none for the answer view
+const previews = new Map(); // what the model takes for points and scribbles, by image and region
 
 // Only one drawing listens to the document, the one that appeared last.
 window.gromaDrawing?.abort();
 const { signal } = (window.gromaDrawing = new AbortController());
 
 const stage = () => document.querySelector("#groma-view .groma-stage");
+const previewKey = (region) => `${stage()?.querySelector("img")?.getAttribute("src")} ${keyOf(region)}`;
 
 function imageSize() {
   const image = stage()?.querySelector("img");
@@ -44,71 +49,76 @@ function pointOf(event) {
   const [width, height] = imageSize();
   const x = ((event.clientX - frame.left) / frame.width) * width;
   const y = ((event.clientY - frame.top) / frame.height) * height;
-  return [Math.min(Math.max(x, 0), width), Math.min(Math.max(y, 0), height)];
+  return [clamp(x, 0, width), clamp(y, 0, height)];
 }
-
-const rounded = (box) => box.map((value) => Math.round(value * 10) / 10);
-const ordered = ([x1, y1, x2, y2]) => [Math.min(x1, x2), Math.min(y1, y2), Math.max(x1, x2), Math.max(y1, y2)];
-const written = (box) => box.map((value) => Math.round(value)).join(", ");
 
 function say(text, isError = false) {
   part("error").textContent = isError ? text : "";
   part("news").textContent = isError ? "" : text;
 }
 
-// Keeps the regions as the value, which Python reads with the next question.
+// Keeps the regions as the value, which Python reads with the next question, and asks what the model takes for those
+// that are no boxes.
 function publish() {
-  props.value = regions.map(({ kind, box }) => ({ kind, box: rounded(box) }));
+  props.value = regions.map(plain);
+  const unknown = regions.filter((region) => region.kind !== "box" && !previews.has(previewKey(region)));
+  if (unknown.length === 0) return;
+  trigger("preview", { regions: unknown.map((region) => ({ key: previewKey(region), region: plain(region) })) });
 }
 
-function add(box) {
-  regions = [...regions, { kind: "box", box }];
+function add(region) {
+  regions = [...regions, region];
+  if (region.kind === "points") current = regions.length - 1;
   publish();
   render();
-  say(`Region ${regions.length} added: ${written(box)}.`);
+  say(`Region ${regions.length} added: ${spoken(region)}.`);
 }
 
 function remove(number) {
   regions = regions.filter((_, index) => index !== number);
   focused = Math.min(number, regions.length - 1);
+  if (current === number) current = regions.findLastIndex(({ kind }) => kind === "points");
+  else if (current > number) current -= 1;
   publish();
   render();
   say(`Region ${number + 1} removed; ${regions.length} left.`);
 }
 
-function change(number, box) {
-  regions = regions.map((region, index) => (index === number ? { ...region, box } : region));
+function change(number, region) {
+  regions = regions.map((other, index) => (index === number ? region : other));
+}
+
+function changed(number) {
   publish();
   render();
+  say(`Region ${number + 1}: ${spoken(regions[number])}.`);
 }
 
-function node(name, attributes, ...children) {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.append(...children);
-  return made;
+// A click: a region of its own, more of the current one, or what is not part of it.
+function addPoint(point, means) {
+  if (means === "new") return add({ kind: "points", points: [point], labels: [1] });
+  const region = regions[current];
+  if (region?.kind !== "points") return say("Click on what you mean first, then on what is not part of it.", true);
+  const labels = [...region.labels, means === "more" ? 1 : 0];
+  change(current, { ...region, points: [...region.points, point], labels });
+  changed(current);
 }
 
-function boxNode(box, number) {
-  const [x1, y1, x2, y2] = box;
-  const [width, height] = imageSize();
+function takeBackPoint(number) {
+  const { kind, points, labels } = regions[number];
+  change(number, { kind, points: points.slice(0, -1), labels: labels.slice(0, -1) });
+  changed(number);
+}
+
+function regionNode(region, number) {
   const unit = scale();
-  const place = { x: x1, y: y1, width: Math.max(x2 - x1, 0), height: Math.max(y2 - y1, 0) };
-  // The number stands in the upper left corner, but never outside of the image.
-  const left = Math.min(Math.max(x1, 0), width - 22 * unit), top = Math.min(Math.max(y1, 0), height - 20 * unit);
-  const badge = node(
-    "g",
-    { class: "drawing-badge", transform: `translate(${left} ${top}) scale(${unit})` },
-    node("rect", { width: 20 + 8 * (String(number + 1).length - 1), height: 20, rx: 5 }),
-    node("text", { x: 10 + 4 * (String(number + 1).length - 1), y: 14.5 }, String(number + 1)),
-  );
-  const help = "Arrow keys move it, Shift and arrow keys resize it, Delete removes it.";
+  const keys = { box: "move it, Shift and arrow keys resize it", points: "move its last point", scribble: "move it" };
+  const help = `Arrow keys ${keys[region.kind]}, Delete removes it.`;
   return node(
     "g",
-    { class: "drawing-box", tabindex: 0, role: "button", "aria-label": `Region ${number + 1}: ${written(box)}. ${help}` },
-    node("rect", { class: "drawing-halo", ...place }),
-    node("rect", { class: "drawing-line", ...place }),
-    badge,
+    { class: "drawing-region", tabindex: 0, role: "button", "aria-label": `Region ${number + 1}: ${spoken(region)}. ${help}` },
+    ...lines(region, previews.get(previewKey(region)), unit),
+    badge(region, number, unit, imageSize()),
   );
 }
 
@@ -118,39 +128,69 @@ function renderLayer() {
   if (layer.parentNode !== frame) frame.append(layer);
   const [width, height] = imageSize();
   layer.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  const nodes = regions.map(({ box }, number) => boxNode(box, number));
-  if (action?.kind === "draw") nodes.push(boxNode(ordered(action.box), regions.length));
+  const nodes = regions.map(regionNode);
+  if (action?.kind === "draw") nodes.push(regionNode(action.region, regions.length));
   const hadFocus = layer.contains(document.activeElement);
   layer.replaceChildren(...nodes);
   if (hadFocus && nodes[focused]) nodes[focused].focus();
 }
 
+function button(text, label, onClick, name = "") {
+  const made = document.createElement("button");
+  made.type = "button";
+  made.className = name;
+  made.textContent = text;
+  made.title = label;
+  made.setAttribute("aria-label", label);
+  made.addEventListener("click", onClick);
+  return made;
+}
+
+function listItem(region, number) {
+  const item = document.createElement("li");
+  const place = document.createElement("span");
+  place.textContent = words(region);
+  const mention = `Mention region ${number + 1}, ${spoken(region)}, in the question`;
+  item.append(button(`[${number + 1}]`, mention, () => mentionRegion(number)), place);
+  if (region.kind === "points" && region.points.length > 1) {
+    const back = () => {
+      takeBackPoint(number);
+      list.children[number].querySelector(".drawing-back, .drawing-remove").focus();
+    };
+    item.append(button("↶", `Take back the last point of region ${number + 1}`, back, "drawing-back"));
+  }
+  const away = () => {
+    remove(number);
+    (list.querySelectorAll(".drawing-remove")[focused] || tools[0]).focus();
+  };
+  item.append(button("×", `Remove region ${number + 1}`, away, "drawing-remove"));
+  return item;
+}
+
 function render() {
   renderLayer();
-  list.replaceChildren(
-    ...regions.map(({ box }, number) => {
-      const item = document.createElement("li");
-      const mention = document.createElement("button");
-      mention.type = "button";
-      mention.textContent = `[${number + 1}]`;
-      mention.title = "Mention it in the question";
-      mention.setAttribute("aria-label", `Mention region ${number + 1}, ${written(box)}, in the question`);
-      mention.addEventListener("click", () => mentionRegion(number));
-      const place = document.createElement("span");
-      place.textContent = written(box);
-      const away = document.createElement("button");
-      away.type = "button";
-      away.className = "drawing-remove";
-      away.textContent = "×";
-      away.setAttribute("aria-label", `Remove region ${number + 1}`);
-      away.addEventListener("click", () => {
-        remove(number);
-        (list.querySelectorAll(".drawing-remove")[focused] || tool).focus();
-      });
-      item.append(mention, place, away);
-      return item;
-    }),
-  );
+  list.replaceChildren(...regions.map(listItem));
+  renderTools();
+}
+
+function renderTools() {
+  for (const button of tools) button.setAttribute("aria-pressed", String(isOn && button.dataset.tool === tool));
+  // On the body, as the HTML of the answer view is replaced with each word.
+  document.body.classList.toggle("is-drawing", isOn && tool !== "points");
+  document.body.classList.toggle("is-clicking", isOn && tool === "points");
+  if (regions[current]?.kind !== "points") current = -1;
+  if (current < 0) mode = "new";
+  modes.hidden = !isOn || tool !== "points" || current < 0;
+  for (const button of modes.children) {
+    button.setAttribute("aria-pressed", String(button.dataset.mode === mode));
+    if (button.dataset.mode === "more") button.textContent = `More of [${current + 1}]`;
+    if (button.dataset.mode === "not") button.textContent = `Not part of [${current + 1}]`;
+  }
+  const { label, placeholder, add, help } = FORMS[tool];
+  part("label").textContent = label;
+  part("help").textContent = help;
+  field.placeholder = placeholder;
+  form.querySelector("button").textContent = add;
 }
 
 // Writes `[1]` where the cursor of the question is.
@@ -164,19 +204,17 @@ function mentionRegion(number) {
   question.focus();
 }
 
-const isDrawing = () => tool.getAttribute("aria-pressed") === "true";
-
-// On the body, as the HTML of the answer view is replaced with each word.
-function setDrawing(isOn) {
-  tool.setAttribute("aria-pressed", String(isOn));
-  document.body.classList.toggle("is-drawing", isOn);
-}
-
-// What is under a point: a corner or an edge of a region, the one on top first.
+// What is under a point: a corner or an edge of a box, or a point that was clicked; the one on top first.
 function hold(point) {
   const near = EDGE * scale();
   for (let number = regions.length - 1; number >= 0; number -= 1) {
-    const [x1, y1, x2, y2] = regions[number].box;
+    const { kind, box, points } = regions[number];
+    if (kind === "points" && tool === "points") {
+      const index = points.findIndex(([x, y]) => Math.hypot(x - point[0], y - point[1]) < DOT * scale());
+      if (index >= 0) return { kind: "point", number, index };
+    }
+    if (kind !== "box" || tool !== "box") continue;
+    const [x1, y1, x2, y2] = box;
     const inside = point[0] > x1 - near && point[0] < x2 + near && point[1] > y1 - near && point[1] < y2 + near;
     if (!inside) continue;
     const sides = [point[0] - x1, point[1] - y1, point[0] - x2, point[1] - y2].map((away) => Math.abs(away) < near);
@@ -189,27 +227,21 @@ function hold(point) {
 
 function showHold(event) {
   const frame = stage();
-  if (!frame?.contains(event.target) || !isDrawing()) return;
+  if (!frame?.contains(event.target) || !isOn) return;
   const held = hold(pointOf(event));
   const slant = held?.sides && (held.sides[0] && held.sides[1]) === (held.sides[2] && held.sides[3]) ? "nesw" : "nwse";
-  frame.style.cursor = held ? { move: "move", resize: `${slant}-resize` }[held.kind] : "";
-}
-
-function moved(box, dx, dy) {
-  const [width, height] = imageSize();
-  const x = Math.min(Math.max(dx, -box[0]), width - box[2]), y = Math.min(Math.max(dy, -box[1]), height - box[3]);
-  return [box[0] + x, box[1] + y, box[2] + x, box[3] + y];
+  frame.style.cursor = held ? { move: "move", point: "move", resize: `${slant}-resize` }[held.kind] : "";
 }
 
 document.addEventListener(
   "pointerdown",
   (event) => {
     const isHere = stage()?.contains(event.target) && event.isPrimary && event.button === 0;
-    if (!isHere || !isDrawing()) return;
+    if (!isHere || !isOn) return;
     const start = pointOf(event);
     const held = hold(start);
-    const box = held ? regions[held.number].box : [...start, ...start];
-    action = { kind: "maybe", start, box, held, x: event.clientX, y: event.clientY };
+    const slop = event.pointerType === "touch" && tool === "points" ? TAP : CLICK;
+    action = { kind: "maybe", start, held, region: held && regions[held.number], x: event.clientX, y: event.clientY, slop };
     // No text is selected, and no image dragged away. The focus stays where it is.
     event.preventDefault();
   },
@@ -221,20 +253,25 @@ document.addEventListener(
   (event) => {
     if (!event.isPrimary || !stage()) return;
     if (!action) return showHold(event);
-    const isFar = Math.hypot(event.clientX - action.x, event.clientY - action.y) >= CLICK;
-    if (action.kind === "maybe" && isFar) action.kind = action.held?.kind ?? "draw";
-    if (action.kind === "maybe") return;
+    const isFar = Math.hypot(event.clientX - action.x, event.clientY - action.y) >= action.slop;
+    if (action.kind === "maybe" && isFar) action.kind = action.held?.kind ?? (tool === "points" ? "nothing" : "draw");
+    if (action.kind === "maybe" || action.kind === "nothing") return;
     const point = pointOf(event);
-    if (action.kind === "draw") {
-      action.box = [...action.start, ...point];
-      renderLayer();
-    } else if (action.kind === "move") {
-      const box = moved(action.box, point[0] - action.start[0], point[1] - action.start[1]);
-      change(action.held.number, box);
-    } else {
-      const box = action.box.map((value, side) => (action.held.sides[side] ? point[side % 2] : value));
-      change(action.held.number, ordered(box));
+    const { kind, start, held, region } = action;
+    if (kind === "draw") {
+      if (tool === "box") action.region = { kind: "box", box: ordered([...start, ...point]) };
+      else action.region = { kind: "scribble", points: [...(region?.points ?? [start]), point] };
+      return renderLayer();
     }
+    if (kind === "move") change(held.number, moved(region, point[0] - start[0], point[1] - start[1], imageSize()));
+    if (kind === "resize") {
+      const box = region.box.map((value, side) => (held.sides[side] ? point[side % 2] : value));
+      change(held.number, { ...region, box: ordered(box) });
+    }
+    if (kind === "point") {
+      change(held.number, { ...region, points: region.points.map((other, index) => (index === held.index ? point : other)) });
+    }
+    renderLayer();
   },
   { signal },
 );
@@ -243,13 +280,22 @@ document.addEventListener(
   "pointerup",
   (event) => {
     if (!action || !event.isPrimary) return;
-    const done = action;
+    const { kind, start, held, region } = action;
     action = null;
-    hasDragged = done.kind !== "maybe";
-    if (done.kind === "draw") {
-      const box = ordered(done.box), least = 2 * scale();
-      if (box[2] - box[0] > least && box[3] - box[1] > least) add(box);
+    isHandled = kind !== "maybe" || tool === "points";
+    if (kind === "draw") {
+      const [x1, y1, x2, y2] = boundsOf(region), least = 2 * scale();
+      const isLarge = region.kind === "box" ? x2 - x1 > least && y2 - y1 > least : x2 - x1 > least || y2 - y1 > least;
+      if (isLarge) add(region.points ? { ...region, points: thinned(region.points) } : region);
       else renderLayer();
+    } else if (kind === "maybe") {
+      if (tool !== "points") return;
+      if (held) current = held.number;
+      else return addPoint(start, event.altKey ? "not" : event.shiftKey ? "more" : mode);
+      renderTools();
+    } else if (held) {
+      if (kind === "point") current = held.number;
+      changed(held.number);
     }
   },
   { signal },
@@ -259,10 +305,10 @@ document.addEventListener(
 document.addEventListener(
   "groma:region",
   (event) => {
-    const { box } = event.detail;
-    const number = regions.findIndex((region) => written(region.box) === written(box));
+    const region = { kind: "box", box: event.detail.box };
+    const number = regions.findIndex((other) => other.box && words(other) === words(region));
     if (number >= 0) remove(number);
-    else add(box);
+    else add(region);
   },
   { signal },
 );
@@ -276,27 +322,32 @@ document.addEventListener(
   { signal },
 );
 
-// The click at the end of a drag is none for the answer view.
+// The click of a tool is none for the answer view.
 window.addEventListener(
   "click",
   (event) => {
-    if (hasDragged && stage()?.contains(event.target)) event.stopImmediatePropagation();
-    hasDragged = false;
+    if (isHandled && stage()?.contains(event.target)) event.stopImmediatePropagation();
+    isHandled = false;
   },
   { signal, capture: true },
 );
 
 layer.addEventListener("focusin", (event) => {
-  focused = [...layer.children].indexOf(event.target.closest(".drawing-box"));
+  focused = [...layer.children].indexOf(event.target.closest(".drawing-region"));
+  if (regions[focused]?.kind === "points" && focused !== current) {
+    current = focused;
+    renderTools();
+  }
 });
 
 layer.addEventListener("keydown", (event) => {
   const number = focused;
-  if (!regions[number]) return;
+  const region = regions[number];
+  if (!region) return;
   if (event.key === "Delete" || event.key === "Backspace") {
     event.preventDefault();
     remove(number);
-    (layer.children[focused] || tool).focus();
+    (layer.children[focused] || tools[0]).focus();
     return;
   }
   const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
@@ -304,41 +355,57 @@ layer.addEventListener("keydown", (event) => {
   event.preventDefault();
   const [width, height] = imageSize();
   const dx = way[0] * (event.altKey ? 1 : width * STEP), dy = way[1] * (event.altKey ? 1 : height * STEP);
-  const [x1, y1, x2, y2] = regions[number].box;
-  const box = event.shiftKey
-    ? [x1, y1, Math.min(Math.max(x2 + dx, x1 + 2), width), Math.min(Math.max(y2 + dy, y1 + 2), height)]
-    : moved([x1, y1, x2, y2], dx, dy);
-  change(number, box);
-  say(`Region ${number + 1}: ${written(box)}.`);
+  if (region.kind === "points") {
+    const last = moved({ points: region.points.slice(-1) }, dx, dy, [width, height]).points;
+    change(number, { ...region, points: [...region.points.slice(0, -1), ...last] });
+  } else if (region.box && event.shiftKey) {
+    const [x1, y1, x2, y2] = region.box;
+    change(number, { ...region, box: [x1, y1, clamp(x2 + dx, x1 + 2, width), clamp(y2 + dy, y1 + 2, height)] });
+  } else {
+    change(number, moved(region, dx, dy, [width, height]));
+  }
+  changed(number);
 });
 
-tool.addEventListener("click", () => setDrawing(!isDrawing()));
+for (const button of tools) {
+  button.addEventListener("click", () => {
+    isOn = !isOn || tool !== button.dataset.tool;
+    tool = button.dataset.tool;
+    renderTools();
+  });
+}
+
+for (const button of modes.children) {
+  button.addEventListener("click", () => {
+    mode = button.dataset.mode;
+    renderTools();
+  });
+}
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  const [width, height] = imageSize();
-  if (!width) return say("Choose an image first.", true);
+  const size = imageSize();
+  if (!size[0]) return say("Choose an image first.", true);
   const text = field.value.trim();
-  let box = [width / 4, height / 4, (3 * width) / 4, (3 * height) / 4];
-  if (text !== "") {
-    box = text.split(/[\s,;]+/).filter(Boolean).map(Number);
-    if (box.length !== 4 || !box.every(Number.isFinite))
-      return say(`“${text}” is not a box: write x1, y1, x2, y2 in pixels, as in 30, 40, 200, 180.`, true);
-    if (box[2] <= box[0] || box[3] <= box[1])
-      return say(`“${text}” is empty or inverted: x2 must be more than x1, and y2 more than y1.`, true);
-    if (box[0] < 0 || box[1] < 0 || box[2] > width || box[3] > height)
-      return say(`“${text}” leaves the image, which is ${width} pixels wide and ${height} high.`, true);
-  }
+  const { problem, point, box, points } = readTyped(tool, text, size);
+  if (problem) return say(problem, true);
   field.value = "";
-  add(box);
-  if (text === "") layer.lastElementChild?.focus();
+  if (point) addPoint(point, mode);
+  else add(box ? { kind: "box", box } : { kind: "scribble", points: thinned(points) });
+  if (text === "") layer.children[point ? current : regions.length - 1]?.focus();
 });
 
-// Python clears the regions with a new image, and takes away those that were asked about.
+// Python clears the regions with a new image, takes away those that were asked about, and says what the model takes for
+// points and scribbles.
 watch("value", () => {
-  const asked = props.value?.asked;
-  const isAsked = ({ box }) => asked.some((other) => other.every((value, side) => Math.abs(value - box[side]) < 1));
-  regions = asked ? regions.filter((region) => !isAsked(region)) : props.value || [];
+  const { asked, previews: known } = props.value ?? {};
+  for (const { key, outline, box } of known ?? []) previews.set(key, { outline, box });
+  if (known) {
+    props.value = regions.map(plain);
+    return renderLayer();
+  }
+  if (!asked && JSON.stringify(props.value) === JSON.stringify(regions.map(plain))) return; // what was just published
+  regions = asked ? regions.filter((region) => !asked.some((other) => isSame(region, other))) : props.value || [];
   if (asked) publish();
   say("");
   render();
@@ -361,6 +428,6 @@ signal.addEventListener("abort", () => {
   layer.remove();
 });
 
-setDrawing(matchMedia("(pointer: fine)").matches);
+isOn = matchMedia("(pointer: fine)").matches;
 observe();
 render();
