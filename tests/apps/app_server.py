@@ -17,7 +17,7 @@ from transformers_groma.image_inputs import ImageSize
 from transformers_groma.masks import mask_to_rle
 from transformers_groma.region_inputs import read_region
 from transformers_groma.regions import Regions
-from transformers_groma.serving.answers import EngineAnswer, PointedRegion, QueueFullError
+from transformers_groma.serving.answers import EngineAnswer, EngineRegion, QueueFullError
 
 # Proposals, `xyxy` as shares of the image's sides, and their scores.
 PROPOSALS = ((0.1, 0.1, 0.3, 0.4), (0.5, 0.2, 0.9, 0.8), (0.55, 0.25, 0.7, 0.5))
@@ -76,13 +76,13 @@ class FakeEngine:
         finally:
             self.running -= 1
 
-    async def resolve(self, image: Image.Image, regions) -> list[PointedRegion]:
+    async def resolve(self, image: Image.Image, regions) -> list[EngineRegion]:
         self.resolved.append(regions)
         if self.error is not None:
             raise self.error
         boxes = [around(region, image) for region in regions]
         masks = [mask_to_rle(ellipse(box, image)) if self.has_masks else None for box in boxes]
-        return [PointedRegion(tuple(box), mask, None) for box, mask in zip(boxes, masks, strict=True)]
+        return [EngineRegion(tuple(box), mask, None) for box, mask in zip(boxes, masks, strict=True)]
 
     async def propose(self, image: Image.Image) -> Regions:
         if self.error is not None:

@@ -36,8 +36,8 @@ class Screen:
         session (`Session`): whose image and conversation.
         status (`str`, *optional*): a sentence about what went wrong, empty for none; `None` leaves the last one.
         is_new (`bool`): whether another image was chosen, or none: what was drawn and typed belongs to the old one.
-        asked (`tuple[Exchange, ...]`): questions whose answers have begun: their regions need not stay. Said until the end:
-            of screens that come at once, a browser may miss all but the last.
+        asked (`tuple[Exchange, ...]`): questions whose answers have begun: their regions need not stay. Said until the
+            end: of screens that come at once, a browser may miss all but the last.
         has_begun (`bool`): whether this is the first part of an answer: what was typed need not stay.
         previews (`list[dict]`): what the model takes for regions that were drawn, see [`AppEvents.preview`].
     """

@@ -38,8 +38,8 @@ def start_note(settings: AppSettings) -> str:
     kind = "an image of coloured shapes" if settings.knows_shapes_only else "a photo"
     return (
         f'<p class="start-note">Choose {kind}, draw a box around what you mean or click on it, and ask: the answer '
-        f"points at what it names. <small>Up to {settings.max_upload_mb} MB and {settings.max_pixels / 1e6:g} megapixels. Other "
-        "users cannot see your image.</small></p>"
+        f"points at what it names. <small>Up to {settings.max_upload_mb} MB and {settings.max_pixels / 1e6:g} "
+        "megapixels. Other users cannot see your image.</small></p>"
         f'<p class="status" role="alert" data-max-mb="{settings.max_upload_mb}"></p>'
     )
 

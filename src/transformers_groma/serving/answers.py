@@ -1,10 +1,11 @@
 """What the engine returns and raises: answers, its status, and why a request gets none."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..grounding import GroundedText
+from ..masks import rle_area, rle_to_box
 
 # A mask in COCO's run-length encoding, see `masks.py`.
 RLE = dict[str, Any]
@@ -36,7 +37,7 @@ class EngineAnswer:
 
 
 @dataclass(frozen=True, eq=False)
-class PointedRegion:
+class EngineRegion:
     """What the model takes for a region that a user points at.
 
     Args:
@@ -49,6 +50,18 @@ class PointedRegion:
     box: tuple[float, float, float, float]
     mask: RLE | None
     score: float | None
+
+
+def engine_region(box: Sequence[float], mask: RLE | None, score: float | None) -> EngineRegion:
+    """A region whose box is the one around its mask, if it has one with pixels.
+
+    Example:
+    >>> engine_region([0.0, 0.0, 3.0, 2.0], {"size": [2, 3], "counts": "231"}, 0.5).box
+    (1.0, 0.0, 3.0, 2.0)
+    """
+    if mask is not None and rle_area(mask) > 0:
+        box = rle_to_box(mask).tolist()
+    return EngineRegion(tuple(box), mask, score)
 
 
 @dataclass(frozen=True)
@@ -108,8 +121,9 @@ __all__ = [
     "RLE",
     "EngineAnswer",
     "EngineClosedError",
+    "EngineRegion",
     "EngineStatus",
     "ModelFailedError",
-    "PointedRegion",
     "QueueFullError",
+    "engine_region",
 ]

@@ -4,21 +4,26 @@ import copy
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import StoppingCriteria
 
+from ..answer_masks import shown_regions
+from ..boxes import boxes_in_pixels
+from ..exact_boxes import exact_boxes
 from ..models.groma.modeling_groma_cache import cache_kwargs, cache_of
 from ..models.groma.modeling_groma_cached_prompt import forget_prompt, recall_prompt
 from ..models.processing_inputs import pad_left
 from ..perceived_images import PerceivedImage, PerceivedImages, perceive_pixels
 from ..regions import Regions, regions_of_slots
 from .conversations import Prompt, UprightImage
+from .pointing import Pointing, ResolvedPointing, resolve_pointing
 from .request import Request
 from .row_answers import final_answer, row_regions, without_regions
+from .row_masks import DecodedMasks, MaskSource
 from .row_processors import RowProcessors, batch_settings, row_processors, settings_not_obeyed
 from .running_rows import RunningRows
 from .sampling import RowSampling
@@ -115,23 +120,30 @@ class BatchRunner:
     def _begin(self, requests: Iterable[Request]) -> RunningRows | None:
         """Answer what needs no language model, and write the first token of all others; `None` if none is left."""
         # A request that is given up lets go of its prompt at any time: what is asked is read once.
-        asked = [(request, request.prompt, request.image) for request in requests]
-        asked = [entry for entry in asked if not entry[0].is_ended]
-        perceived = self._look([image for _, _, image in asked if image is not None])
-        rows: list[tuple[Request, Prompt]] = []
-        for request, prompt, image in asked:
-            if prompt is not None and not request.is_ended:
-                rows.append((request, prompt))
-            elif prompt is None:
-                request.succeed(_proposals(perceived[image.key]))
+        entries = [(request, request.asked, request.image) for request in requests]
+        entries = [entry for entry in entries if not entry[0].is_ended]
+        perceived = self._look([image for _, _, image in entries if image is not None])
+        rows: list[_Row] = []
+        for request, asked, image in entries:
+            seen = None if image is None else perceived[image.key]
+            try:
+                if isinstance(asked, Prompt):
+                    rows.append(_Row(request, asked, seen, self._resolved(asked.pointing, seen)))
+                elif isinstance(asked, Pointing):
+                    self._point(request, asked, seen)
+                else:
+                    request.succeed(_proposals(seen))
+            except ValueError as error:  # what it points at cannot be found; the others go on
+                request.fail(error)
+        rows = [row for row in rows if not row.request.is_ended]
         if not rows:
             return None
-        requests = [request for request, _ in rows]
-        for request, prompt in rows:
-            longest = request.sampling.max_new_tokens
-            request.use(row_processors(self.model, self._own_settings, prompt.input_ids, longest))
+        requests = [row.request for row in rows]
+        for row in rows:
+            longest = row.request.sampling.max_new_tokens
+            row.request.use(row_processors(self.model, self._own_settings, row.prompt.input_ids, longest))
         self.prompt_tokens += sum(request.prompt_tokens for request in requests)
-        inputs = self._inputs(rows, perceived)
+        inputs = self._inputs(rows)
         output = self._generate(requests, 1, lambda: False, **inputs)
         cache = cache_of(output)
         # The prompt that is kept with the cache knows which region slots are off. From now on there is nothing left
@@ -214,27 +226,39 @@ class BatchRunner:
         finally:
             self.model.generation_config = before
 
-    def _inputs(self, rows: Sequence[tuple[Request, Prompt]], perceived: dict[str, PerceivedImage]) -> dict[str, Any]:
+    def _resolved(self, pointing: Pointing, seen: PerceivedImage | None) -> ResolvedPointing:
+        """What a pointing stands for in its image; without an image there is none."""
+        if seen is None:
+            return ResolvedPointing(pointing.boxes)
+        return resolve_pointing(self.model, seen.features, pointing)
+
+    def _point(self, request: Request, pointing: Pointing, seen: PerceivedImage) -> None:
+        """Answer what regions stand for: their boxes, with the masks of points and those that are wanted."""
+        resolved = self._resolved(pointing, seen)
+        source = _mask_source(seen, resolved.boxes, resolved, pointing)
+        there = (*source.decoded.logits, *source.decoded.known)
+        request.masks = source.decode(self.model, range(len(pointing)) if request.wants_masks else there)
+        request.succeed(boxes_in_pixels(resolved.boxes, seen.size.height, seen.size.width).tolist())
+
+    def _inputs(self, rows: Sequence["_Row"]) -> dict[str, Any]:
         """What `generate` takes, and the regions of each request."""
-        prompts = [prompt for _, prompt in rows]
-        padded = pad_left([prompt.input_ids.tolist() for prompt in prompts], self._generation_config.pad_token_id)
+        padded = pad_left([row.prompt.input_ids.tolist() for row in rows], self._generation_config.pad_token_id)
         inputs: dict[str, Any] = {name: value.to(self.model.device) for name, value in padded.items()}
-        about = [prompt for prompt in prompts if prompt.image is not None]
+        about = [row for row in rows if row.seen is not None]
         if about:
-            features = [perceived[prompt.image.key].features for prompt in about]
-            features = type(features[0]).stack(features)
-            if any(len(prompt.refer_boxes) for prompt in about):
-                boxes = pad_sequence([prompt.refer_boxes for prompt in about], batch_first=True)
+            features = type(about[0].seen.features).stack([row.seen.features for row in about])
+            if any(len(row.resolved.boxes) for row in about):
+                boxes = pad_sequence([row.resolved.boxes for row in about], batch_first=True)
                 features = self.model.encode_regions(features, boxes.to(self.model.device))
             inputs["mm_encoder_outputs"] = {"image": features}
-        row_of_image = 0
-        for request, prompt in rows:
-            if prompt.image is None:
-                request.regions = without_regions()
-                continue
-            size = (prompt.image.size.height, prompt.image.size.width)
-            request.regions = row_regions(features, row_of_image, size, len(prompt.refer_boxes))
-            row_of_image += 1
+        for row in rows:
+            row.request.regions = without_regions()
+        for index, row in enumerate(about):
+            size = (row.seen.size.height, row.seen.size.width)
+            row.request.regions = row_regions(features, index, size, len(row.resolved.boxes))
+            if row.request.wants_masks:
+                boxes = exact_boxes(features.region_boxes[index], "region_boxes").detach().cpu()
+                row.request.mask_source = _mask_source(row.seen, boxes, row.resolved, row.prompt.pointing)
         return inputs
 
     def _add(self, request: Request, token_id: int) -> None:
@@ -246,12 +270,25 @@ class BatchRunner:
         if regions is not None and (is_stop or len(request.ids) >= request.sampling.max_new_tokens):
             reason = "stop" if is_stop else "length"
             tokenizer = self.processor.tokenizer
-            request.succeed(final_answer(tokenizer, request.ids, regions, reason, request.prompt_tokens))
+            answer = final_answer(tokenizer, request.ids, regions, reason, request.prompt_tokens)
+            source = request.mask_source
+            if source is not None:
+                request.masks = source.decode(self.model, shown_regions(answer.grounded))
+            request.succeed(answer)
 
     def _count_images(self, hits: int = 0, misses: int = 0) -> None:
         with self._counting:
             self.cache_hits += hits
             self.cache_misses += misses
+
+
+class _Row(NamedTuple):
+    """A question that gets a row of the batch."""
+
+    request: Request
+    prompt: Prompt
+    seen: PerceivedImage | None
+    resolved: ResolvedPointing
 
 
 class _Steps(StoppingCriteria):
@@ -274,6 +311,11 @@ class _Steps(StoppingCriteria):
                     self.add(request, token_id)
             self._is_over = self.should_pause() or all(request.is_ended for request in self.requests)
         return torch.tensor([self._is_over or request.is_ended for request in self.requests], device=input_ids.device)
+
+
+def _mask_source(seen: PerceivedImage, boxes: Tensor, resolved: ResolvedPointing, pointing: Pointing) -> MaskSource:
+    decoded = DecodedMasks(seen.size, resolved.logits, resolved.quality, pointing.masks)
+    return MaskSource(seen.features, seen.size, boxes, decoded)
 
 
 def _tokens_left(request: Request) -> int:

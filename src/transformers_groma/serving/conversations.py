@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -11,13 +12,15 @@ from ..grounding import parse_grounded_text
 from ..image_inputs import ImageSize, image_size, read_upright, shortened, to_rgb
 from ..models.processing_inputs import check_prompt_length
 from ..perceived_images import image_key
+from ..region_inputs import REGION_KEYS
+from .pointing import Pointing, read_pointing
 
 # The keys of each part that a message may have. No other reaches the template or the library, which would open paths
 # and addresses.
 _KEYS_OF_PARTS = {
     "text": ("text",),
     "image": ("image",),
-    "region": ("box",),
+    "region": (*REGION_KEYS, "labels", "ambiguity"),
     "phrase": ("text", "boxes"),
 }
 
@@ -28,12 +31,12 @@ class Prompt:
 
     Args:
         input_ids (`Tensor` of shape `(L,)`): ids, without padding.
-        refer_boxes (`Tensor` of shape `(K, 4)`): boxes that the user points at, normalized `cxcywh`.
+        pointing (`Pointing`): the regions that the user points at.
         image (`UprightImage`, *optional*): what it is about.
     """
 
     input_ids: Tensor
-    refer_boxes: Tensor
+    pointing: Pointing
     image: "UprightImage | None"
 
 
@@ -88,9 +91,9 @@ def prepare_prompt(processor: Any, messages: Any, max_new_tokens: int, limit: in
     Args:
         processor (`GromaProcessor`): of the model; used by one thread at a time.
         messages (`list`): a conversation whose last message is the user's. Content is text, or a list of parts `text`,
-            `image` (a PIL image, one in a conversation), `region` (`box`: `xyxy` in absolute pixels of the upright
-            image) and `phrase` (a phrase to locate). Control tokens that are typed in it are plain text, but for
-            `[grounding]` at the head of a user's message.
+            `image` (a PIL image, one in a conversation), `region` (`box`, `point`, `points`, `scribble` or `mask`, see
+            `read_region`, in absolute pixels of the upright image) and `phrase` (a phrase to locate). Control tokens
+            that are typed in it are plain text, but for `[grounding]` at the head of a user's message.
         max_new_tokens (`int`): tokens of an answer that must fit behind it.
         limit (`int`, *optional*): tokens that the model reads, with its answer.
 
@@ -98,12 +101,13 @@ def prepare_prompt(processor: Any, messages: Any, max_new_tokens: int, limit: in
         `Prompt`
 
     Raises:
-        ValueError: the messages are not a conversation, an image or a box is bad, or the prompt is too long.
+        ValueError: the messages are not a conversation, an image or a region is bad, or the prompt is too long.
     """
     checked, images = _checked_messages(messages)
     image = upright_image(images[0]) if images else None
+    pointing = Pointing(torch.zeros(0, 4)) if image is None else read_pointing(_regions(checked), image.size)
     inputs = processor.apply_chat_template(
-        [_with_size(message, image) for message in checked],
+        [_for_template(message, image) for message in checked],
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
@@ -112,8 +116,7 @@ def prepare_prompt(processor: Any, messages: Any, max_new_tokens: int, limit: in
     input_ids = inputs["input_ids"][0]
     if limit is not None:
         check_prompt_length(len(input_ids), max_new_tokens, limit)
-    boxes = inputs.get("refer_boxes")
-    return Prompt(input_ids, input_ids.new_zeros(0, 4).float() if boxes is None else boxes[0], image)
+    return Prompt(input_ids, pointing, image)
 
 
 def _checked_messages(messages: Any) -> tuple[list[dict[str, Any]], list[Any]]:
@@ -179,7 +182,7 @@ def _checked_parts(content: Any, name: str) -> list[dict[str, Any]]:
                 f"`{place}` has {', '.join(map(repr, unknown))}, but a part of type {kind!r} has "
                 f"{' and '.join(map(repr, keys))}. Leave the others out."
             )
-        if keys[0] not in given:
+        if kind != "region" and keys[0] not in given:
             raise ValueError(f"`{place}`, a part of type {kind!r}, lacks {keys[0]!r}, got {shortened(part)}.")
         if "text" in given and not isinstance(given["text"], str):
             raise ValueError(f"`{place}['text']` must be text, got {shortened(given['text'])}.")
@@ -197,9 +200,25 @@ def _plain_answer(text: str) -> str:
     return parse_grounded_text(text).text
 
 
-def _with_size(message: Mapping[str, Any], image: UprightImage | None) -> dict[str, Any]:
-    """A message with the size of its image in place of the pixels."""
-    parts = [{**part, "image": image.size} if part["type"] == "image" else part for part in message["content"]]
+def _regions(messages: Sequence[Mapping[str, Any]]) -> list[tuple[dict[str, Any], str]]:
+    """The regions of all messages, each with its name."""
+    return [
+        ({key: value for key, value in part.items() if key != "type"}, f"messages[{index}]['content'][{number}]")
+        for index, message in enumerate(messages)
+        for number, part in enumerate(message["content"])
+        if part["type"] == "region"
+    ]
+
+
+def _for_template(message: Mapping[str, Any], image: UprightImage | None) -> dict[str, Any]:
+    """A message with the size of its image in place of the pixels, and any box in place of a region, which is read."""
+    parts = []
+    for part in message["content"]:
+        if part["type"] == "image":
+            part = {**part, "image": image.size}
+        elif part["type"] == "region":
+            part = {"type": "region", "box": [0, 0, image.size.width, image.size.height]}
+        parts.append(part)
     return {**message, "content": parts}
 
 

@@ -2,10 +2,9 @@
 
 import asyncio
 import copy
-import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from os import PathLike
@@ -13,19 +12,28 @@ from typing import Any
 
 from transformers import AutoConfig
 
+from ..answer_masks import check_mask_decoder, has_mask_decoder
 from ..loading import load_model
 from ..model_files import base_of_adapter
 from ..regions import Regions
-from .answers import EngineAnswer, EngineClosedError, EngineStatus, ModelFailedError, QueueFullError
+from .answers import (
+    RLE,
+    EngineAnswer,
+    EngineClosedError,
+    EngineRegion,
+    EngineStatus,
+    ModelFailedError,
+    QueueFullError,
+    engine_region,
+)
 from .batch_runner import BatchRunner
-from .conversations import UprightImage, prepare_prompt, upright_image
+from .model_thread import ModelThread
+from .preparing import RequestPreparer
 from .processor_threads import ProcessorThreads
 from .request import Request
 from .row_answers import partial_answer
 from .sampling import Sampling
 from .waiting import WaitingRequests
-
-logger = logging.getLogger(__name__)
 
 _GREEDY = Sampling()
 # Threads that check images and render prompts. Partial answers have their own thread, so that no large image stops
@@ -105,10 +113,8 @@ class Engine:
         self._decoding = ProcessorThreads(processor, 1, "groma-decode")
         self._counting = threading.Lock()
         self._counts = dict.fromkeys(("answered", "failed", "invalid", "cancelled"), 0)
-        self._batches = self._batched_requests = 0
-        self._busy_seconds = 0.0
-        self._worker = threading.Thread(target=self._work, name="groma-engine", daemon=True)
-        self._worker.start()
+        self._prepare_for = RequestPreparer(self._runner)
+        self._model_thread = ModelThread(self._waiting, self._runner)
 
     @classmethod
     def from_pretrained(
@@ -140,34 +146,43 @@ class Engine:
             raise ValueError(f"`model` {str(model)!r} is of type {config.model_type!r}. Pass a model of type 'groma'.")
         return cls(*load_model(model, device, dtype), **settings)
 
-    async def answer(self, messages: Sequence[Mapping[str, Any]], sampling: Sampling = _GREEDY) -> EngineAnswer:
+    @property
+    def has_masks(self) -> bool:
+        """Whether the model has a mask decoder."""
+        return has_mask_decoder(self.model)
+
+    async def answer(
+        self, messages: Sequence[Mapping[str, Any]], sampling: Sampling = _GREEDY, masks: bool = False
+    ) -> EngineAnswer:
         """Answer a question. A task that is cancelled frees its place in the batch.
 
         Args:
-            messages (`list`): the conversation, see [`prepare_prompt`]; boxes of region parts are `xyxy` in absolute
-                pixels of the upright image.
+            messages (`list`): the conversation, see [`prepare_prompt`]; boxes of region parts are `xyxy`, points `xy`,
+                in absolute pixels of the upright image.
             sampling (`Sampling`): how the answer is generated.
+            masks (`bool`): whether the regions that the answer names, and the user's, get masks.
 
         Returns:
             `EngineAnswer`: boxes `xyxy` in absolute pixels of the upright image.
 
         Raises:
-            ValueError: messages that are not a conversation, a bad image or box, or a prompt that is too long; before
-                the request shares a batch.
+            ValueError: messages that are not a conversation, a bad image or region, a prompt that is too long, or
+                masks of a model without a mask decoder.
             QueueFullError: too many requests wait.
             EngineClosedError: the engine is closing, or closed before the answer was complete.
             ModelFailedError: the model failed, out of memory for instance.
         """
-        request = self._admit(self._question(sampling))
+        request = self._admit(self._question(sampling, masks))
         try:
-            await self._preparing.run(self._queue_question, request, messages)
+            await self._prepare(self._prepare_for.question, request, messages)
             await request.wait_for_end()
-            return request.outcome()
+            answer, rles, _ = await self._with_masks(request)
+            return replace(answer, masks=rles)
         finally:
             request.cancel()
 
     async def stream(
-        self, messages: Sequence[Mapping[str, Any]], sampling: Sampling = _GREEDY
+        self, messages: Sequence[Mapping[str, Any]], sampling: Sampling = _GREEDY, masks: bool = False
     ) -> AsyncIterator[EngineAnswer]:
         """Answer a question while the answer is written.
 
@@ -175,7 +190,7 @@ class Engine:
         cancelling the task that reads it, frees the place in the batch.
 
         Args:
-            messages, sampling: as for [`answer`].
+            messages, sampling, masks: as for [`answer`]. Only the last answer has masks.
 
         Yields:
             `EngineAnswer`: partial answers (`is_final` is false), each longer than the one before, then the answer as
@@ -184,9 +199,9 @@ class Engine:
         Raises:
             As [`answer`], with the first step of the iterator or later.
         """
-        request = self._admit(self._question(sampling))
+        request = self._admit(self._question(sampling, masks))
         try:
-            await self._preparing.run(self._queue_question, request, messages)
+            await self._prepare(self._prepare_for.question, request, messages)
             markup, num_seen = "", 0
             while await request.wait_for_step(num_seen):
                 start = time.perf_counter()
@@ -202,7 +217,51 @@ class Engine:
                     yield partial
                 await request.wait_for_end(max(_PARTIAL_SECONDS, _PARTIAL_COSTS * seconds))
             await request.wait_for_end()
-            yield request.outcome()
+            answer, rles, _ = await self._with_masks(request)
+            yield replace(answer, masks=rles)
+        finally:
+            request.cancel()
+
+    async def segment(self, image: Any, regions: Sequence[Any]) -> list[EngineRegion]:
+        """The masks of regions of an image; it is looked at once, as for questions.
+
+        Args:
+            image (`PIL.Image.Image`): any mode; turned upright.
+            regions (`Sequence`): each a box, points, a scribble or a mask, see `read_region`, in absolute pixels of
+                the upright image. Region parts of messages may come, too.
+
+        Returns:
+            `list[EngineRegion]`: for each region its mask and the box around it. A given mask stays as it is.
+
+        Raises:
+            ValueError: a bad image or region, or a model without a mask decoder.
+            QueueFullError, EngineClosedError, ModelFailedError: as [`answer`].
+        """
+        check_mask_decoder(self.model, "`segment`")
+        return await self._point(image, regions, wants_masks=True)
+
+    async def resolve(self, image: Any, regions: Sequence[Any]) -> list[EngineRegion]:
+        """What a question would be about that points at these regions; see [`segment`], which gives every mask.
+
+        Args:
+            image, regions: as for [`segment`].
+
+        Returns:
+            `list[EngineRegion]`: for points and scribbles their mask and its box; without a mask decoder the smallest
+            proposal that holds them. Boxes stay as they are.
+
+        Raises:
+            As [`answer`]; also for an image in which the model found no region that a point could mean.
+        """
+        return await self._point(image, regions, wants_masks=False)
+
+    async def _point(self, image: Any, regions: Sequence[Any], wants_masks: bool) -> list[EngineRegion]:
+        request = self._admit(Request(None, self._on_end, wants_masks))
+        try:
+            await self._prepare(self._prepare_for.regions, request, image, regions)
+            await request.wait_for_end()
+            boxes, rles, quality = await self._with_masks(request)
+            return [engine_region(box, rles.get(place), quality.get(place)) for place, box in enumerate(boxes)]
         finally:
             request.cancel()
 
@@ -221,7 +280,7 @@ class Engine:
         """
         request = self._admit(Request(None, self._on_end))
         try:
-            await self._preparing.run(self._queue_image, request, image)
+            await self._prepare(self._prepare_for.proposals, request, image)
             await request.wait_for_end()
             return request.outcome()
         finally:
@@ -231,19 +290,19 @@ class Engine:
         """What the engine is doing, and has done since its start."""
         with self._counting:
             counts = dict(self._counts)
-        runner = self._runner
+        runner, thread = self._runner, self._model_thread
         return EngineStatus(
             **self._waiting.counts(),
             is_closing=self._waiting.is_closing,
-            is_alive=self._worker.is_alive(),
-            batches=self._batches,
-            batched_requests=self._batched_requests,
+            is_alive=thread.is_alive,
+            batches=thread.batches,
+            batched_requests=thread.batched_requests,
             cached_images=len(runner.images),
             cache_hits=runner.cache_hits,
             cache_misses=runner.cache_misses,
             prompt_tokens=runner.prompt_tokens,
             generated_tokens=runner.generated_tokens,
-            busy_seconds=self._busy_seconds,
+            busy_seconds=thread.busy_seconds,
             **counts,
         )
 
@@ -279,7 +338,7 @@ class Engine:
         if not self._waiting.wait_until_empty(timeout):
             for request in self._waiting.in_flight():
                 request.fail(EngineClosedError(f"The engine was closed before the answer was complete ({timeout} s)."))
-        self._worker.join()
+        self._model_thread.join()
         self._preparing.shutdown()
         self._decoding.shutdown()
 
@@ -289,89 +348,35 @@ class Engine:
     async def __aexit__(self, *error: object) -> None:
         await self.aclose()
 
-    def _question(self, sampling: Sampling) -> Request:
+    def _question(self, sampling: Sampling, masks: bool) -> Request:
+        if masks:
+            check_mask_decoder(self.model, "`masks=True`")
         if not isinstance(sampling, Sampling):
             raise ValueError(f"`sampling` must be a `Sampling`, got {sampling!r}.")
-        return Request(sampling, self._on_end)
+        return Request(sampling, self._on_end, masks)
 
     def _admit(self, request: Request) -> Request:
         self._waiting.admit(request)
         return request
 
-    def _queue_question(self, processor: Any, request: Request, messages: Any) -> None:
+    async def _prepare(self, prepare: Callable[..., bool], request: Request, *asked: Any) -> None:
+        """Check what is asked, and put the request into the queue if the model is to see it."""
+
+        def prepare_and_queue(processor: Any) -> None:
+            if prepare(processor, request, *asked):
+                self._waiting.put(request)
+
+        await self._preparing.run(prepare_and_queue)
+
+    async def _with_masks(self, request: Request) -> tuple[Any, dict[int, RLE], Mapping[int, float]]:
+        """The result of a request that ended, with the masks of its regions and their quality."""
+        result, masks = request.outcome(), request.masks
+        if masks is None:
+            return result, {}, {}
         try:
-            limit, sampling = self._runner.limit, request.sampling
-            least = 1 if sampling.shorten_to_fit else sampling.max_new_tokens
-            prompt = prepare_prompt(processor, messages, least, limit)
-            if limit is not None:
-                room = limit - len(prompt.input_ids)
-                request.sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
-            image = self._with_pixel_values(processor, prompt.image)
-        except ValueError as error:
-            request.fail(error)
-            return
-        request.ask(image, replace(prompt, image=image))
-        self._waiting.put(request)
-
-    def _queue_image(self, processor: Any, request: Request, image: Any) -> None:
-        try:
-            image = upright_image(image)
-            known = self._runner.known_regions(image)
-            if known is not None:
-                request.succeed(known)
-                return
-            image = self._with_pixel_values(processor, image)
-        except ValueError as error:
-            request.fail(error)
-            return
-        request.ask(image, None)
-        self._waiting.put(request)
-
-    def _with_pixel_values(self, processor: Any, image: UprightImage | None) -> UprightImage | None:
-        """An image as the model takes it, unless the model knows it: resizing a photo takes as long as some steps."""
-        if image is None or self._runner.images.get(image.key) is not None:
-            return image
-        return image.with_pixel_values(processor)
-
-    def _work(self) -> None:
-        """The model's thread. Should it end before the engine closes, nobody waits forever."""
-        try:
-            self._work_on_batches()
-        except BaseException:
-            logger.exception("The thread of the engine has failed.")
-        finally:
-            self._waiting.close()
-            for request in self._waiting.in_flight():
-                request.fail(EngineClosedError("The thread of the engine has failed. Make a new engine."))
-
-    def _work_on_batches(self) -> None:
-        """Batches until the engine closes. Nothing that a batch does ends this."""
-        while batch := self._waiting.take():
-            start = time.perf_counter()
-            self._count_batch(batch)
-
-            def take_more(running: list[Request], batch: list[Request] = batch) -> list[Request]:
-                more = self._waiting.take_more(running)
-                batch[:] = [*running, *more]  # all that an error would hit, and no more
-                self._count_batch(more)
-                return more
-
-            try:
-                self._runner.run(batch, self._waiting.num_ready, take_more)
-            except BaseException as error:
-                logger.exception("A batch of %d requests failed.", len(batch))
-                reason = _sentence(error, len(batch))
-            else:
-                reason = "The model ended without an answer to this request. Ask again."
-            for request in batch:
-                # Each its own error, without what the model's frames hold in memory.
-                request.fail(ModelFailedError(reason))
-            self._busy_seconds += time.perf_counter() - start
-            batch = request = take_more = None
-
-    def _count_batch(self, batch: list[Request]) -> None:
-        self._batches += bool(batch)
-        self._batched_requests += len(batch)
+            return result, await self._preparing.run(lambda processor: masks.rles()), masks.quality
+        except EngineClosedError:  # meanwhile; the answer was complete before
+            return result, await asyncio.to_thread(masks.rles), masks.quality
 
     def _on_end(self, request: Request, result: Any, error: Exception | None) -> None:
         self._waiting.release(request)
@@ -389,21 +394,11 @@ def _partial(processor: Any, request: Request) -> EngineAnswer | None:
     return None if regions is None else partial_answer(processor.tokenizer, ids, regions, request.prompt_tokens)
 
 
-def _sentence(error: BaseException, batch_size: int) -> str:
-    """Why a batch failed, and what to do."""
-    lines = str(error).strip().splitlines()
-    cause = f"{type(error).__name__}{': ' + lines[0][:200] if lines else ''}"
-    remedy = "Ask again"
-    if "memory" in str(error).lower() or isinstance(error, MemoryError):
-        remedy = "Ask again later, with a shorter answer, or start the engine with a smaller `max_batch_size`"
-    requests = "request" if batch_size == 1 else "requests"
-    return f"The model failed on a batch of {batch_size} {requests} ({cause}). {remedy}."
-
-
 __all__ = [
     "Engine",
     "EngineAnswer",
     "EngineClosedError",
+    "EngineRegion",
     "EngineStatus",
     "ModelFailedError",
     "QueueFullError",

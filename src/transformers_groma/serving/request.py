@@ -10,7 +10,9 @@ from torch import Generator
 from transformers import LogitsProcessorList
 
 from .conversations import Prompt, UprightImage
+from .pointing import Pointing
 from .row_answers import RowRegions
+from .row_masks import DecodedMasks, MaskSource
 from .sampling import Sampling, row_generator
 
 
@@ -21,26 +23,38 @@ class Request:
     loop. Whoever is slow reads the newest state when they come back, and nothing piles up.
 
     Args:
-        sampling (`Sampling`, *optional*): for an answer; `None` for the proposals of an image.
+        sampling (`Sampling`, *optional*): for an answer; `None` for regions of an image.
         on_end (`Callable`): called once, in any thread, when it ends: with the request, its result and its error.
+        wants_masks (`bool`): whether masks of its regions are decoded.
 
     Attributes:
-        image (`UprightImage`, *optional*), prompt (`Prompt`, *optional*): what is asked, until the request ends.
+        image (`UprightImage`, *optional*), asked (`Prompt` or `Pointing`, *optional*): what is asked, until the
+            request ends: a prompt, regions to be found, or, without either, the proposals of the image.
         ids (`list[int]`): what the model has written.
         regions (`RowRegions`, *optional*): regions that the answer can name, known before its first id.
+        mask_source (`MaskSource`, *optional*): what masks of these regions are decoded from.
+        masks (`DecodedMasks`, *optional*): the masks, when it has ended.
         random (`torch.Generator`, *optional*): random numbers of its row; none for a greedy one.
         processors (`LogitsProcessorList`, *optional*): what the model's settings do to the scores of its row.
         is_ended (`bool`): whether it has a result or an error, or was given up.
         result (`Any`), error (`Exception`): one of them for a request that was not given up.
     """
 
-    def __init__(self, sampling: Sampling | None, on_end: Callable[["Request", Any, Exception | None], None]) -> None:
+    def __init__(
+        self,
+        sampling: Sampling | None,
+        on_end: Callable[["Request", Any, Exception | None], None],
+        wants_masks: bool = False,
+    ) -> None:
         self.sampling = sampling
+        self.wants_masks = wants_masks
         self.image: UprightImage | None = None
-        self.prompt: Prompt | None = None  # `None` too for the proposals of an image
+        self.asked: Prompt | Pointing | None = None  # `None` too for the proposals of an image
         self.prompt_tokens = 0
         self.ids: list[int] = []
         self.regions: RowRegions | None = None
+        self.mask_source: MaskSource | None = None
+        self.masks: DecodedMasks | None = None
         self.random: Generator | None = None if sampling is None else row_generator(sampling)
         self.processors: LogitsProcessorList | None = None
         self.is_ended = False
@@ -52,12 +66,12 @@ class Request:
         self._step, self._end_event = asyncio.Event(), asyncio.Event()
         self._is_step_wanted = False
 
-    def ask(self, image: UprightImage | None, prompt: Prompt | None) -> None:
-        """Set what is asked: a prompt, perhaps about an image, or the proposals of an image alone."""
+    def ask(self, image: UprightImage | None, asked: Prompt | Pointing | None) -> None:
+        """Set what is asked: a prompt, perhaps about an image, regions to be found in it, or its proposals."""
         with self._lock:
             if not self.is_ended:
-                self.image, self.prompt = image, prompt
-                self.prompt_tokens = 0 if prompt is None else len(prompt.input_ids)
+                self.image, self.asked = image, asked
+                self.prompt_tokens = len(asked.input_ids) if isinstance(asked, Prompt) else 0
 
     # The model's thread.
 
@@ -126,7 +140,7 @@ class Request:
             if self.is_ended:
                 return
             self.result, self.error, self.is_ended = result, error, True
-            self.image = self.prompt = self.regions = self.processors = None
+            self.image = self.asked = self.regions = self.processors = self.mask_source = None
         self._on_end(self, result, error)
         self._wake(self._step, self._end_event)
 

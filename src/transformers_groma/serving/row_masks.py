@@ -1,0 +1,77 @@
+"""Masks of one request's regions: decoded by the model's thread, made into RLE of the upright image by another."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..image_inputs import ImageSize
+from ..masks import mask_to_rle, masks_of_logits
+from .answers import RLE
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedMasks:
+    """Masks as they left the model: enlarging those of a photo takes as long as some of the model's steps.
+
+    Args:
+        size (`ImageSize`): of the upright image.
+        logits (`Mapping[int, Tensor]`): `(h, w)` each in square model space, above 0 where the region is, by number.
+        quality (`Mapping[int, float]`): the estimated IoU of each.
+        known (`Mapping[int, RLE]`): masks that were given.
+    """
+
+    size: ImageSize
+    logits: Mapping[int, Tensor] = field(default_factory=dict)
+    quality: Mapping[int, float] = field(default_factory=dict)
+    known: Mapping[int, RLE] = field(default_factory=dict)
+
+    def rles(self) -> dict[int, RLE]:
+        """All masks by number, of the upright image. One at a time, as arrays of a large photo take much memory."""
+        made = {
+            number: mask_to_rle(masks_of_logits(logits[None], self.size.height, self.size.width)[0])
+            for number, logits in self.logits.items()
+        }
+        return {**made, **self.known}
+
+
+@dataclass(frozen=True, eq=False)
+class MaskSource:
+    """What masks of the regions of one image are decoded from; no second look at the image.
+
+    Args:
+        features (`GromaImageFeatures`): what the model saw of the image, for itself.
+        size (`ImageSize`): of the upright image.
+        boxes (`Tensor` of shape `(R, 4)`): of the regions by their numbers, normalized `cxcywh`.
+        decoded (`DecodedMasks`): masks that are there already: of points, and those that were given.
+    """
+
+    features: Any
+    size: ImageSize
+    boxes: Tensor
+    decoded: DecodedMasks
+
+    @torch.no_grad()
+    def decode(self, model: Any, numbers: Sequence[int]) -> DecodedMasks:
+        """The masks of some regions, in one call of the decoder.
+
+        Args:
+            model (`GromaForConditionalGeneration`): with a mask decoder.
+            numbers (`Sequence[int]`): of the regions.
+        """
+        there = self.decoded
+        known = {number: there.known[number] for number in numbers if number in there.known}
+        logits = {number: there.logits[number] for number in numbers if number in there.logits}
+        quality = {number: there.quality[number] for number in logits}
+        missing = [number for number in dict.fromkeys(numbers) if number not in known and number not in logits]
+        if missing:
+            masks = model.segment(self.features, boxes=self.boxes[missing][None].to(model.device))
+            found, scores = masks.logits[0, :, 0].float().cpu(), masks.quality[0, :, 0].float().cpu()
+            for row, number in enumerate(missing):
+                logits[number], quality[number] = found[row], float(scores[row])
+        return DecodedMasks(self.size, logits, quality, known)
+
+
+__all__ = ["DecodedMasks", "MaskSource"]
