@@ -1,8 +1,10 @@
 """Messages of requests: what they may hold, what the model reads of them, and what is refused."""
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from transformers_groma.masks import mask_to_rle
 from transformers_groma.serving.conversations import prepare_prompt, upright_image
 
 from .engines import ask, noise
@@ -20,14 +22,14 @@ def test_the_prompt_has_the_size_of_the_image_and_the_boxes_as_fractions(process
     image = noise(size=(100, 200))
     text, prompt = words(processor, ask("What is ", image, [20, 10, 60, 50]))
     assert "<roi><refer_box></roi><image>" in text
-    assert prompt.refer_boxes.tolist() == [pytest.approx([0.2, 0.3, 0.2, 0.4])]
+    assert prompt.pointing.boxes.tolist() == [pytest.approx([0.2, 0.3, 0.2, 0.4])]
     assert (prompt.image.size.height, prompt.image.size.width) == (100, 200)
     assert prompt.image.key == upright_image(image.convert("RGBA")).key
 
 
 def test_a_conversation_without_an_image(processor):
     text, prompt = words(processor, ask("Is it?"))
-    assert prompt.image is None and len(prompt.refer_boxes) == 0 and "Is it?" in text
+    assert prompt.image is None and len(prompt.pointing.boxes) == 0 and "Is it?" in text
 
 
 def test_an_image_is_turned_upright(processor):
@@ -57,6 +59,34 @@ def test_an_earlier_answer_keeps_its_words_and_loses_its_markup(processor):
     assert ids[0] == ids[1]
 
 
+def test_regions_in_every_form(processor):
+    mask = np.zeros((100, 200), bool)
+    mask[10:50, 20:60] = True
+    small = mask[::2, ::2]
+    regions = (
+        {"point": [50, 25]},
+        {"box": [20, 10, 60, 50]},
+        {"points": [[100, 50], [0, 100]], "labels": [1, 0], "ambiguity": "group"},
+        {"scribble": [[0, 0], [20, 0]]},
+        {"mask": mask},
+        {"mask": mask_to_rle(small), "ambiguity": None},
+    )
+    parts = [{"type": "region", **region} for region in regions]
+    prompt_text, prompt = words(processor, user(image_part(noise(size=(100, 200))), text("What?"), *parts))
+    assert prompt_text.count("<refer_box>") == len(prompt.pointing) == 6
+    boxes = prompt.pointing.boxes
+    assert boxes[0].tolist() == pytest.approx([0.2525, 0.255, 0.005, 0.01])  # a pixel
+    for row in (1, 4, 5):
+        assert boxes[row].tolist() == pytest.approx([0.2, 0.3, 0.2, 0.4])
+    points = prompt.pointing.points
+    assert points["refer_points"].shape == (6, 8, 2) and points["refer_points"][0, 0].tolist() == [0.25, 0.25]
+    assert points["refer_point_labels"][:3, :2].tolist() == [[1, -1], [-1, -1], [1, 0]]
+    assert (points["refer_point_labels"][3] == 1).all()
+    assert points["refer_ambiguity"].tolist() == [-1, -1, 2, -1, -1, -1]
+    # Masks are kept small while the request waits, in the size of the image.
+    assert prompt.pointing.masks == {4: mask_to_rle(mask), 5: mask_to_rle(mask)}
+
+
 def test_what_callers_pass_is_not_changed(processor):
     messages = ask("What is <p> ", noise(), [1, 2, 30, 30])
     copy = [{**message, "content": [dict(part) for part in message["content"]]} for message in messages]
@@ -74,6 +104,10 @@ def text(words):
 
 def image_part(image=None):
     return {"type": "image", "image": image or noise()}
+
+
+def point(region):
+    return user(image_part(), text("What is "), {"type": "region", **region})
 
 
 @pytest.mark.parametrize(
@@ -107,9 +141,23 @@ def image_part(image=None):
         (user(image_part(), image_part(), text("a")), "`messages` have 2 images"),
         ([*user(image_part(), text("a")), *user(image_part(), text("a"))], "`messages` have 2 images"),
         (user(text("a"), {"type": "region", "box": [1, 2, 3, 4]}), "point at a region, but have no image"),
-        (ask("a", noise(), [1, 2, 3]), "`boxes` must have shape \\(number of boxes, 4\\)"),
-        (ask("a", noise(), "box"), "`boxes` must be numbers"),
-        (ask("a", noise(), [10, 2, 5, 9]), "`boxes\\[0\\]`"),
+        (ask("a", noise(), [1, 2, 3]), r"`messages\[0\]\['content'\]\[2\]\['box'\]` must be a box, four numbers"),
+        (ask("a", noise(), "box"), r"\['box'\]` must be a box, four numbers such as .*, got 'box'"),
+        (ask("a", noise(), [10, 2, 5, 9]), r"`messages\[0\]\['content'\]\[2\]\['box'\]` = .* is inverted"),
+        (
+            point({"point": [70, 2]}),
+            r"`messages\[0\]\['content'\]\[2\]\['point'\]` = \[70, 2\] is outside of the 60x40",
+        ),
+        (point({"box": [1, 2, 3, 4], "point": [1, 2]}), r"`messages\[0\]\['content'\]\[2\]` has 'box' and 'point'"),
+        (point({}), r"`messages\[0\]\['content'\]\[2\]` has none of 'box', 'point'"),
+        (point({"points": [[1, 2]], "labels": [0]}), "has no 1: points beside a region do not say where it is"),
+        (point({"labels": [1], "point": [4, 5]}), "has 'labels' for a 'point'"),
+        (point({"point": [4, 5], "ambiguity": "all"}), "must be one of 'part', 'object', 'group'"),
+        (point({"scribble": []}), r"\['scribble'\]` is empty"),
+        (point({"mask": mask_to_rle(np.zeros((40, 60), bool))}), r"\['mask'\]` is empty"),
+        (point({"mask": mask_to_rle(np.ones((40, 50), bool))}), "is of 50x40 .* but the upright image of 60x40"),
+        (point({"mask": {"size": [40, 60], "counts": "x"}}), "is not COCO's RLE"),
+        (point({"point": [4, 5], "name": "it"}), "has 'name', but a part of type 'region' has 'box' and"),
         (ask("a", noise(), [1, 2, 3000, 9]), "is outside of the 60x40"),
         (user(image_part(), {"type": "phrase", "text": "a dog", "boxes": [[1, 2, 3, 4]]}), "a phrase to locate"),
         (user(image_part(), {"type": "phrase", "text": " "}), "a phrase to locate"),
