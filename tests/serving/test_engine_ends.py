@@ -245,7 +245,7 @@ def test_nobody_waits_for_a_thread_that_has_failed(tiny_parts, make_gate, monkey
         tasks = [*first, *start(engine, ask("What?", noise()), sampling=tokens(1))]
         reader = asyncio.create_task(_read(engine.stream(ask("Then?"), tokens(2))))
         await until_waiting(engine, 2)
-        monkeypatch.setattr(engine, "_count_batch", fail)
+        monkeypatch.setattr(engine._model_thread, "_count_batch", fail)
         gate.open()
         outcomes = [await outcome(task) for task in (*tasks, reader)]
         with pytest.raises(EngineClosedError):
