@@ -69,6 +69,8 @@ with torch.no_grad():
     hidden = base(**inputs).last_hidden_state
 output = model.generate(**inputs, max_new_tokens=8, return_dict_in_generate=True)
 answer = processor.post_process_grounded_generation(output, inputs=inputs, target_sizes=[(240, 320)])[0]
+click = processor(images=image, text="What is <region>?", regions=[{"point": [110.0, 105.0]}], return_tensors="pt")
+answer_to_click = model.generate(**click, max_new_tokens=8)
 
 detector_model = AutoModelForObjectDetection.from_pretrained(detector, **trust)
 pixel_values = AutoImageProcessor.from_pretrained(detector, **trust)(image, return_tensors="pt")["pixel_values"]
@@ -89,6 +91,7 @@ torch.save({
     "modules": [type(thing).__module__ for thing in (config, processor, image_processor, model, base, detector_model)],
     "classes": [type(config.proposer_config).__name__, type(config.vision_config).__name__],
     "inputs": dict(inputs), "chat": dict(chat), "logits": logits, "hidden": hidden, "sequences": output.sequences,
+    "click": dict(click), "answer_to_click": answer_to_click,
     "answer": answer.to_dict(), "image": answer.draw(image).size,
     "tokens": AutoTokenizer.from_pretrained(whole, **trust)("What is <region>?")["input_ids"],
     "proposals": model.propose_regions(inputs["pixel_values"]).boxes,
@@ -148,6 +151,10 @@ def test_loads_where_the_package_is_not_installed(converted_golden, remote_dir, 
     answer = processor.post_process_grounded_generation(output, inputs=inputs, target_sizes=[(240, 320)])[0]
     assert remote["answer"] == answer.to_dict()
     assert remote["image"] == answer.draw(image).size
+    click = processor(images=image, text=TEXT, regions=[{"point": [110.0, 105.0]}], return_tensors="pt")
+    assert remote["click"].keys() == click.keys()
+    assert all(torch.equal(remote["click"][name], value) for name, value in click.items())
+    assert torch.equal(remote["answer_to_click"], model.generate(**click, max_new_tokens=8))
     proposals = model.propose_regions(inputs["pixel_values"]).boxes
     torch.testing.assert_close(remote["proposals"], proposals, rtol=0, atol=1e-5)
 
