@@ -14,18 +14,19 @@ from transformers.utils import logging
 
 from .._words import counted
 from ..boxes import box_xyxy_to_cxcywh
+from ..interior_points import interior_point
 from ..masks import rle_to_mask
 from ..models.modeling_mask_decoder import PADDING, POSITIVE
 from .augmentation import Augmentation, Crop, SquareImage, augment, cut_mask, row_generator
 from .detection_data import DetectionCollator
 from .mask_prompts import (
     AMBIGUOUS_CLICKS,
+    MAX_INTERIOR_SIDE,
     MAX_POINTS,
     NOISED_IMAGES,
     SEVERAL_POINTS,
     Clicks,
     draw_clicks,
-    interior_point,
     noise_box,
 )
 
@@ -183,10 +184,7 @@ class MaskEvaluationDataset(MaskDataset):
         square = self._square(row, row_generator(self.seed, 0, key))
         objects = self._objects(row, square, range(len(square.boxes)))
         boxes = [self._box_prompt(thing, thing.box, self.plan.token_share > 0) for thing in objects]
-        clicks = [
-            _click_prompt(thing, Clicks(np.array([interior_point(thing.mask)]), np.array([POSITIVE])), True, square)
-            for thing in objects
-        ]
+        clicks = [_click_prompt(thing, _interior_click(thing.mask), True, square) for thing in objects]
         return {
             "pixels": np.asarray(square.image),
             **_stack([*boxes, *clicks], self.plan),
@@ -295,6 +293,11 @@ def points_in_square(points: np.ndarray, square: SquareImage) -> np.ndarray:
     x1, y1, x2, y2 = square.crop
     placed = (points - np.array([x1, y1])) / np.array([x2 - x1, y2 - y1])
     return np.abs([1.0, 0.0] - placed) if square.flipped else placed
+
+
+def _interior_click(mask: np.ndarray) -> Clicks:
+    """One click, at the most interior point of an object."""
+    return Clicks(np.array([interior_point(mask, MAX_INTERIOR_SIDE)]), np.array([POSITIVE]))
 
 
 def _click_prompt(thing: _Object, clicks: Clicks, is_ambiguous: bool, square: SquareImage) -> dict[str, Any]:

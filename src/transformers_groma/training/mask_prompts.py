@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from ..interior_points import interior_point
 from ..models.modeling_mask_decoder import NEGATIVE, PADDING, POSITIVE
 
 # In this share of the images boxes are noised: no edge moves by more than the share of the box's side.
@@ -92,36 +92,10 @@ def draw_clicks(mask: np.ndarray, num_points: int, generator: np.random.Generato
             labels.append(NEGATIVE)
         else:
             is_interior = number == 0 and generator.random() < INTERIOR_CLICKS
-            points.append(interior_point(mask) if is_interior else _point_in(on, (x1, y1, x2, y2), generator))
+            inside = is_interior and interior_point(mask, MAX_INTERIOR_SIDE)
+            points.append(inside or _point_in(on, (x1, y1, x2, y2), generator))
             labels.append(POSITIVE)
     return Clicks(np.array(points), np.array(labels))
-
-
-def interior_point(mask: np.ndarray) -> tuple[float, float]:
-    """The point of an object that is farthest from its outline, where people click.
-
-    Args:
-        mask (`np.ndarray` of shape `(H, W)`, bool): the object; not empty.
-
-    Returns:
-        `tuple[float, float]`: `(x, y)`, the centre of a pixel of the mask. On large masks it is found to within a few
-        pixels.
-
-    Example:
-    >>> mask = np.zeros((9, 9), dtype=bool)
-    >>> mask[1:6, 2:7] = True
-    >>> interior_point(mask)
-    (4.5, 3.5)
-    """
-    x1, y1, x2, y2 = mask_window(mask)
-    window = mask[y1:y2, x1:x2]
-    step = -(-max(window.shape) // MAX_INTERIOR_SIDE)
-    sparse = window[::step, ::step]
-    if not sparse.any():  # thinner than a step
-        step, sparse = 1, window
-    distances = distance_transform_edt(np.pad(sparse, 1))[1:-1, 1:-1]
-    y, x = np.unravel_index(distances.argmax(), distances.shape)
-    return float(x1 + x * step + 0.5), float(y1 + y * step + 0.5)
 
 
 def mask_window(mask: np.ndarray) -> tuple[int, int, int, int]:
@@ -224,7 +198,6 @@ __all__ = [
     "append_points",
     "draw_clicks",
     "error_clicks",
-    "interior_point",
     "mask_window",
     "noise_box",
 ]

@@ -11,9 +11,9 @@ from PIL import Image
 from transformers_groma import GromaForRegionProposal
 from transformers_groma.data.columns import features_of
 from transformers_groma.evaluation.benchmarks import interactive_segmentation as benchmark
-from transformers_groma.evaluation.metrics.clicks import most_interior_point
 from transformers_groma.evaluation.predictions import Prediction
 from transformers_groma.evaluation.runner import evaluate, read_predictions
+from transformers_groma.interior_points import interior_point
 from transformers_groma.masks import mask_to_rle, masks_of_logits, rle_to_mask
 from transformers_groma.regions import Regions
 from transformers_groma.shapes.rows import shapes_dataset
@@ -109,7 +109,7 @@ def test_clicks_follow_the_errors():
     after = [[rle_to_mask(rle) for rle in masks] for masks in answer.masks_of_phrases()]
     covered = [(masks[0] & wide).sum() for masks in after]
     assert covered[0] < covered[1] < covered[2]
-    x, y = most_interior_point(wide)
+    x, y = interior_point(wide)
     assert after[0][0][int(y), int(x)] and after[0][0].sum() < wide.sum() / 3
     # Every object has its own clicks: all of the wide one's are on it, of the small one's some are not.
     labels = model.calls[-1]["labels"]

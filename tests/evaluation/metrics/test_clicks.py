@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from transformers_groma.evaluation.metrics.clicks import most_interior_point, next_click
+from transformers_groma.evaluation.metrics.clicks import next_click
+from transformers_groma.interior_points import interior_point
 
 from .masks import blobs, filled
 
@@ -20,8 +21,8 @@ EMPTY = np.zeros((12, 16), bool)
         ((9, 0, 16, 5), (12.5, 2.5)),  # what is beyond the image is not in the mask
     ],
 )
-def test_the_most_interior_point(box, point):
-    x, y = most_interior_point(filled(*box))
+def test_the_interior_point(box, point):
+    x, y = interior_point(filled(*box))
     assert abs(x - point[0]) <= 1 and abs(y - point[1]) <= 1
     if all((high - low) % 2 for low, high in ((box[0], box[2]), (box[1], box[3]))):
         assert (x, y) == point
@@ -31,7 +32,7 @@ def test_a_ring_is_not_clicked_in_its_hole():
     y, x = np.mgrid[:41, :41]
     radius = np.hypot(x - 20, y - 20)
     ring = (radius < 18) & (radius > 10)
-    px, py = most_interior_point(ring)
+    px, py = interior_point(ring)
     assert ring[int(py), int(px)] and 12 < np.hypot(px - 20.5, py - 20.5) < 16
 
 
@@ -39,9 +40,9 @@ def test_points_are_in_the_mask_and_no_pixel_is_deeper():
     for mask in blobs(1, 20):
         if not mask.any():
             with pytest.raises(ValueError, match="`mask` is empty"):
-                most_interior_point(mask)
+                interior_point(mask)
             continue
-        x, y = most_interior_point(mask)
+        x, y = interior_point(mask)
         outside = np.argwhere(~np.pad(mask, 1)) - 1  # by rows and columns; beyond the image, too
         depth = {(r, c): np.hypot(*(outside - (r, c)).T).min() for r, c in np.argwhere(mask).tolist()}
         assert depth[int(y), int(x)] == pytest.approx(max(depth.values()))

@@ -6,44 +6,11 @@ Points are `(x, y)` in absolute pixels of the upright image, at the centres of p
 import numpy as np
 from scipy import ndimage
 
+from ...interior_points import interior_point
 from .mask_lists import check_same_size
 
 # Labels of points, as the model has them.
 ON_OBJECT, NOT_ON_OBJECT = 1, 0
-
-
-def most_interior_point(mask: np.ndarray) -> tuple[float, float]:
-    """The point of a mask that is farthest from all that is not in it; outside of the image nothing is.
-
-    Args:
-        mask (`np.ndarray` of shape `(H, W)`, bool): with at least one pixel.
-
-    Returns:
-        `tuple[float, float]`: `(x, y)` in pixels, the centre of a pixel of the mask. Of equally interior ones, as
-        along a bar, the one next to the mask's centre of mass.
-
-    Raises:
-        ValueError: the mask is empty.
-
-    Example:
-    >>> import numpy as np
-    >>> from transformers_groma.evaluation.metrics.clicks import most_interior_point
-    >>> mask = np.zeros((9, 9), bool)
-    >>> mask[2:7, 1:6] = True
-    >>> most_interior_point(mask)
-    (3.5, 4.5)
-    """
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not rows.size:
-        raise ValueError("`mask` is empty: it has no point to click on.")
-    # Only the box around the mask matters; a border of background stands for all outside of it.
-    top, left = rows[0], columns[0]
-    inside = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1)
-    distances = ndimage.distance_transform_edt(inside)
-    candidates = np.argwhere(distances == distances.max())
-    centre = np.argwhere(inside).mean(axis=0)
-    y, x = candidates[((candidates - centre) ** 2).sum(axis=1).argmin()]
-    return float(left + x - 1 + 0.5), float(top + y - 1 + 0.5)
 
 
 def next_click(target: np.ndarray, predicted: np.ndarray) -> tuple[tuple[float, float], int] | None:
@@ -55,7 +22,7 @@ def next_click(target: np.ndarray, predicted: np.ndarray) -> tuple[tuple[float, 
             then is at the most interior point of the largest part of the target.
 
     Returns:
-        `tuple`: the point `(x, y)` in pixels, the [`most_interior_point`] of that region, and its label: 1 where the
+        `tuple`: the point `(x, y)` in pixels, the `interior_point` of that region, and its label: 1 where the
         mask misses the object, 0 where it covers something else. `None` where nothing is wrong.
 
     Raises:
@@ -83,7 +50,7 @@ def next_click(target: np.ndarray, predicted: np.ndarray) -> tuple[tuple[float, 
     if best is None:
         return None
     region, label = best
-    return most_interior_point(region), label
+    return interior_point(region), label
 
 
-__all__ = ["NOT_ON_OBJECT", "ON_OBJECT", "most_interior_point", "next_click"]
+__all__ = ["NOT_ON_OBJECT", "ON_OBJECT", "next_click"]
