@@ -1,6 +1,7 @@
 """Crops and flips of images, boxes and masks."""
 
 import io
+import math
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from transformers_groma.training.augmentation import (
     learnable_boxes,
     map_boxes,
     row_generator,
+    visible_share,
 )
 
 
@@ -242,8 +244,8 @@ def test_masks_are_what_is_drawn_after_augmenting(augmentation, size):
             generator = row_generator(1, epoch, 0)
             box = Image.Resampling.BOX
             square = augment(image, boxes, 224, augmentation, generator, resample=box, masks=rles)
-            assert len(square.masks) == len(square.kept) == len(square.boxes)
-            for kept, found in zip(square.kept, square.masks, strict=True):
+            assert square.rles == [rles[kept] for kept in square.kept] and len(square.kept) == len(square.boxes)
+            for kept, found in zip(square.kept, map(square.mask, range(len(square.kept))), strict=True):
                 assert found.shape == (224, 224) and found.dtype == np.float32
                 if kept == index:
                     drawn = np.asarray(square.image)[:, :, 0] / 255  # rounded after each of two passes
@@ -264,7 +266,7 @@ def test_boxes_stay_tight_around_masks(augmentation):
         square = augment(
             Image.new("RGB", (640, 480)), [box_of(mask)], 224, augmentation, generator, masks=[mask_to_rle(mask)]
         )
-        np.testing.assert_allclose(square.boxes[0], box_of(square.masks[0] > 0.5), atol=1)
+        np.testing.assert_allclose(square.boxes[0], box_of(square.mask(0) > 0.5), atol=1)
 
 
 def test_masks_change_nothing_else():
@@ -279,17 +281,16 @@ def test_masks_change_nothing_else():
             if len(square.kept) == len(plain.kept):
                 np.testing.assert_array_equal(square.boxes, plain.boxes)
                 assert (square.crop, square.flipped) == (plain.crop, plain.flipped)
-            assert [mask is None for mask in square.masks] == [rles[index] is None for index in square.kept]
-        assert plain.masks is None
+            found = [square.mask(number) for number in range(len(square.kept))]
+            assert [mask is None for mask in found] == [rles[index] is None for index in square.kept]
+        assert plain.rles is None and plain.mask(0) is None
 
 
 def test_masks_have_their_own_size():
     mask = shapes_on_black(448, 448)[0]
-    square = augment(
-        Image.new("RGB", (448, 448)), [box_of(mask)], 224, "none", Draws(), masks=[mask_to_rle(mask)], mask_size=56
-    )
+    square = augment(Image.new("RGB", (448, 448)), [box_of(mask)], 224, "none", Draws(), masks=[mask_to_rle(mask)])
     expected = mask.reshape(56, 8, 56, 8).mean(axis=(1, 3))  # 8 x 8 pixels a cell
-    np.testing.assert_allclose(square.masks[0], expected, atol=1e-6)
+    np.testing.assert_allclose(square.mask(0, 56), expected, atol=1e-6)
 
 
 def test_a_box_is_dropped_with_its_mask():
@@ -302,7 +303,7 @@ def test_a_box_is_dropped_with_its_mask():
     rles = [mask_to_rle(mask), None]
     assert augment(image, boxes, 448, "recipe", Draws()).kept.tolist() == [0, 1]
     square = augment(image, boxes, 448, "recipe", Draws(), masks=rles)
-    assert square.kept.tolist() == [1] and square.masks == [None]
+    assert square.kept.tolist() == [1] and square.rles == [None]
     # With nothing else in the crop others are drawn, and at last the whole image is taken.
     draws = Draws()
     square = augment(image, boxes[:1], 448, "recipe", draws, masks=rles[:1])
@@ -326,10 +327,10 @@ def test_slivers_of_masks_are_dropped_as_slivers_of_boxes_are(columns, stays):
 def test_whole_images_keep_the_smallest_mask(augmentation):
     mask = np.zeros((400, 400), dtype=bool)
     boxes = [[10, 10, 11, 11]]
-    assert augment(Image.new("L", (400, 400)), boxes, 40, augmentation, Draws(), masks=[mask_to_rle(mask)]).masks == []
+    assert augment(Image.new("L", (400, 400)), boxes, 40, augmentation, Draws(), masks=[mask_to_rle(mask)]).rles == []
     mask[10, 10] = True
     square = augment(Image.new("L", (400, 400)), boxes, 40, augmentation, Draws(), masks=[mask_to_rle(mask)])
-    assert square.kept.tolist() == [0] and square.masks[0].sum() == pytest.approx(0.01)
+    assert square.kept.tolist() == [0] and square.mask(0).sum() == pytest.approx(0.01)
 
 
 def test_wrong_masks_are_named():
@@ -339,3 +340,23 @@ def test_wrong_masks_are_named():
     wrong = mask_to_rle(np.ones((40, 20), dtype=bool))
     with pytest.raises(ValueError, match=r"`masks\[1\]` is a mask of 20x40 pixels, and the upright image has 40x20"):
         augment(image, boxes, 56, "none", Draws(), masks=[None, wrong])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_a_crop_shows_of_a_mask_without_decoding_it(seed):
+    """Noise, columns that are full, and nothing: as the pixels say."""
+    rng = np.random.default_rng(seed)
+    for _ in range(40):
+        height, width = rng.integers(1, 12, 2)
+        mask = rng.random((height, width)) < rng.choice([0.0, 0.05, 0.3, 0.9, 1.0])
+        mask[:, rng.random(width) < 0.3] = rng.random() < 0.5
+        x1, y1 = rng.uniform(0, [width, height]) * rng.integers(0, 2, 2)
+        x2, y2 = rng.uniform([x1, y1], [width, height])
+        x2, y2 = (x2, y2) if rng.random() < 0.5 else (float(width), float(height))
+        left, top = int(x1), int(y1)
+        part = mask[top : math.ceil(y2), left : math.ceil(x2)]
+        expected = (0.0, 0.0)
+        if part.any():
+            box = np.add(box_of(part), [left, top, left, top]).clip([x1, y1, x1, y1], [x2, y2, x2, y2])
+            expected = ((box[2] - box[0]) / (x2 - x1), (box[3] - box[1]) / (y2 - y1))
+        assert visible_share(mask_to_rle(mask), (x1, y1, x2, y2)) == pytest.approx(expected)

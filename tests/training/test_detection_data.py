@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from PIL import Image
 
+from transformers_groma import GromaImageProcessorPil
 from transformers_groma.boxes import box_cxcywh_to_xyxy
 from transformers_groma.data.columns import features_of
+from transformers_groma.masks import mask_to_rle
 from transformers_groma.training.detection_data import DetectionCollator, DetectionDataset, row_sources
 
 from .detectors import SIDE, detection_rows, image_processor
@@ -77,3 +80,25 @@ def test_sources_name_the_heads():
     rows = [{**detection_rows(1)[0], "source": source} for source in ("coco", "vg", "lvis")]
     with pytest.raises(ValueError, match="names the head that learns: coco or sa1b; found 'lvis', 'vg'"):
         row_sources(Dataset.from_list(rows, features=detection_rows(1).features))
+
+
+def test_boxes_whose_object_a_crop_does_not_show_are_not_learned():
+    """An L: its box reaches into crops of the upper right, its pixels do not."""
+    mask = np.zeros((600, 600), dtype=bool)
+    mask[:, :20] = mask[580:, :] = True
+    row = {
+        "image": Image.new("RGB", (600, 600)),
+        "image_id": "1",
+        "boxes_xyxy": [[0, 0, 600, 600], [500, 90, 540, 130]],
+    }
+    row |= {"source": "coco", "masks": [mask_to_rle(mask), None]}
+    rows = Dataset.from_list([row], features=features_of(row, "detection"))
+    plain, masked = (
+        DetectionDataset(dataset, GromaImageProcessorPil(size={"height": 56, "width": 56}), "recipe")
+        for dataset in (rows.remove_columns("masks"), rows)
+    )
+    counts = [(len(plain[epoch, 0]["boxes"]), len(masked[epoch, 0]["boxes"])) for epoch in range(30)]
+    assert {with_masks for _, with_masks in counts} == {1, 2}
+    assert any(without > with_masks for without, with_masks in counts)
+    whole = DetectionDataset(rows, GromaImageProcessorPil(size={"height": 56, "width": 56}), "none")
+    assert len(whole[0]["boxes"]) == 2

@@ -15,6 +15,7 @@ from transformers.image_utils import PILImageResampling
 
 from ..image_inputs import to_rgb
 from ..masks import rle_to_mask
+from ..rle import rle_spans
 
 Augmentation = Literal["recipe", "flip", "none"]
 Crop = tuple[float, float, float, float]
@@ -42,9 +43,7 @@ class SquareImage(NamedTuple):
         kept (`np.ndarray` of shape `(n,)`, int64): which of the given boxes they are.
         crop (`tuple` of 4 `float`): `xyxy` in pixels of the given image, the part of it that the square shows.
         flipped (`bool`): whether left and right are swapped.
-        masks (`list`, *optional*): one a box, `(mask_size, mask_size)`, float32: the share of each cell that the mask
-            covers (it is the mask where that is above 0.5); `None` for a box without a mask. `None` if no masks were
-            given.
+        rles (`list`, *optional*): the masks of its boxes as they were given, of the whole image; see `mask`.
     """
 
     image: Image.Image
@@ -52,7 +51,21 @@ class SquareImage(NamedTuple):
     kept: np.ndarray
     crop: Crop
     flipped: bool
-    masks: list[np.ndarray | None] | None = None
+    rles: list[Mapping[str, Any] | None] | None = None
+
+    def mask(self, number: int, size: int | None = None) -> np.ndarray | None:
+        """The mask of a box as the square shows it.
+
+        Args:
+            number (`int`): which of `boxes`.
+            size (`int`, *optional*): side of the result, in cells; that of the square by default.
+
+        Returns:
+            `np.ndarray` of shape `(size, size)`, float32: the share of each cell that the mask covers; above 0.5 it is
+            the mask. `None` for a box without one.
+        """
+        rle = None if self.rles is None else self.rles[number]
+        return None if rle is None else cut_mask(rle_to_mask(rle), self.crop, self.flipped, size or self.image.width)
 
 
 def row_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -82,7 +95,6 @@ def augment(
     source: str = "coco",
     resample: PILImageResampling = PILImageResampling.BICUBIC,
     masks: Sequence[Mapping[str, Any] | None] | None = None,
-    mask_size: int | None = None,
 ) -> SquareImage:
     """Resize an image, its boxes and their masks to the model's input size, with or without random augmentation.
 
@@ -105,7 +117,6 @@ def augment(
         source (`str`): `"coco"` or `"sa1b"`; decides which boxes are dropped.
         resample (`PILImageResampling`): filter of the resize.
         masks (`Sequence`, *optional*): one a box, as rows have them: COCO RLE of the upright image, or `None`.
-        mask_size (`int`, *optional*): side of the masks that are returned; `image_size` by default.
 
     Returns:
         `SquareImage`: the square, and the boxes and masks that are left.
@@ -124,7 +135,7 @@ def augment(
         raise ValueError(f"`augmentation` must be one of {', '.join(AUGMENTATIONS)}, got {augmentation!r}.")
     image = to_rgb(image)
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-    arrays = _MaskArrays(masks, len(boxes), image)
+    rles = _checked_masks(masks, len(boxes), image)
     whole = (0.0, 0.0, float(image.width), float(image.height))
     crop = whole
     square, kept = map_boxes(boxes, crop, image_size)
@@ -133,13 +144,13 @@ def augment(
         for crop in crops:
             square, kept = map_boxes(boxes, crop, image_size)
             learnable = learnable_boxes(square, image_size, source)
-            learnable &= arrays.in_crop(kept, crop, MIN_BOX_SIDE / RECIPE_SIZE)
+            learnable &= _shown([rles[index] for index in kept], crop, MIN_BOX_SIDE / RECIPE_SIZE)
             square, kept = square[learnable], kept[learnable]
             if len(kept) > 0:
                 break
     else:
-        has_mask = arrays.in_crop(kept, crop)
-        square, kept = square[has_mask], kept[has_mask]
+        shown = _shown([rles[index] for index in kept], crop)
+        square, kept = square[shown], kept[shown]
     # One resize from the original pixels, where the original code has two: the same image, sharper and cheaper.
     if crop != whole or image.size != (image_size, image_size):
         image = image.resize((image_size, image_size), resample=resample, box=crop)
@@ -147,70 +158,76 @@ def augment(
     if flipped:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         square = np.stack([image_size - square[:, 2], square[:, 1], image_size - square[:, 0], square[:, 3]], axis=-1)
-    cut = None if masks is None else arrays.cut(kept, crop, flipped, mask_size or image_size)
-    return SquareImage(image, square, kept, crop, flipped, cut)
+    return SquareImage(image, square, kept, crop, flipped, None if masks is None else [rles[index] for index in kept])
 
 
-class _MaskArrays:
-    """The masks of an image's boxes, decoded one by one when they are needed: there may be a hundred large ones."""
-
-    def __init__(self, masks: Sequence[Mapping[str, Any] | None] | None, num_boxes: int, image: Image.Image) -> None:
-        if masks is not None and len(masks) != num_boxes:
+def _checked_masks(
+    masks: Sequence[Mapping[str, Any] | None] | None, num_boxes: int, image: Image.Image
+) -> Sequence[Mapping[str, Any] | None]:
+    """One mask a box; none is decoded here, for there may be a hundred large ones."""
+    if masks is None:
+        return [None] * num_boxes
+    if len(masks) != num_boxes:
+        raise ValueError(
+            f"`masks` must have one mask a box, and None for a box without a mask; got {len(masks)} masks and "
+            f"{num_boxes} boxes."
+        )
+    for index, rle in enumerate(masks):
+        if rle is not None and list(rle["size"]) != [image.height, image.width]:
             raise ValueError(
-                f"`masks` must have one mask a box, and None for a box without a mask; got {len(masks)} masks and "
-                f"{num_boxes} boxes."
+                f"`masks[{index}]` is a mask of {rle['size'][1]}x{rle['size'][0]} pixels, and the upright image has "
+                f"{image.width}x{image.height} (width x height)."
             )
-        self.masks = masks if masks is not None else [None] * num_boxes
-        self.size = image.size
-
-    def array(self, index: int) -> np.ndarray | None:
-        """The mask of a box, bool `(H, W)`."""
-        rle = self.masks[index]
-        if rle is None:
-            return None
-        mask = rle_to_mask(rle)
-        if mask.shape != self.size[::-1]:
-            raise ValueError(
-                f"`masks[{index}]` is a mask of {mask.shape[1]}x{mask.shape[0]} pixels, and the upright image has "
-                f"{self.size[0]}x{self.size[1]} (width x height)."
-            )
-        return mask
-
-    def in_crop(self, indices: np.ndarray, crop: Crop, least: float = 0.0) -> np.ndarray:
-        """Whether boxes have no mask, or enough of it in a crop: `least` is a share of the crop's sides."""
-        shares = (visible_share(mask, crop) if (mask := self.array(index)) is not None else None for index in indices)
-        return np.array([share is None or (min(share) > 0 and min(share) >= least) for share in shares], dtype=bool)
-
-    def cut(self, indices: np.ndarray, crop: Crop, flipped: bool, size: int) -> list[np.ndarray | None]:
-        masks = (self.array(index) for index in indices)
-        return [None if mask is None else cut_mask(mask, crop, flipped, size) for mask in masks]
+    return masks
 
 
-def visible_share(mask: np.ndarray, crop: Crop) -> tuple[float, float]:
+def _shown(rles: Sequence[Mapping[str, Any] | None], crop: Crop, least: float = 0.0) -> np.ndarray:
+    """Which boxes have no mask, or enough of it in a crop: `least` is a share of the crop's sides."""
+    shares = [None if rle is None else visible_share(rle, crop) for rle in rles]
+    return np.array([share is None or (min(share) > 0 and min(share) >= least) for share in shares], dtype=bool)
+
+
+def visible_share(rle: Mapping[str, Any], crop: Crop) -> tuple[float, float]:
     """How wide and how high the part of a mask is that a crop shows.
 
     Args:
-        mask (`np.ndarray` of shape `(H, W)`, bool): of the whole image.
-        crop (`tuple` of 4): `xyxy` in pixels of the image.
+        rle (`Mapping`): COCO RLE of the whole image.
+        crop (`tuple` of 4): `xyxy` in pixels of the image, inside it.
 
     Returns:
         `tuple[float, float]`: shares of the crop's width and height; zeros if it shows nothing of the mask.
 
     Example:
+    >>> from transformers_groma.masks import mask_to_rle
     >>> mask = np.zeros((10, 20), dtype=bool)
     >>> mask[2:6, 5:15] = True
-    >>> visible_share(mask, (10.0, 0.0, 20.0, 8.0))
+    >>> visible_share(mask_to_rle(mask), (10.0, 0.0, 20.0, 8.0))
     (0.5, 0.5)
     """
+    spans, height, _ = rle_spans(rle)
     x1, y1, x2, y2 = crop
-    left, top = math.floor(x1), math.floor(y1)
-    part = mask[top : math.ceil(y2), left : math.ceil(x2)]
-    columns, rows = part.any(axis=0).nonzero()[0], part.any(axis=1).nonzero()[0]
-    if not len(columns):
+    # Spans go down the columns: those outside the crop are left out before any is looked at.
+    starts = np.maximum(spans[:, 0], math.floor(x1) * height)
+    ends = np.minimum(spans[:, 1], math.ceil(x2) * height)
+    starts, ends = starts[starts < ends], ends[starts < ends]
+    first, top = np.divmod(starts, height)
+    last, bottom = np.divmod(ends - 1, height)
+    bottom += 1
+    # A span over several columns is the end of the first, the beginning of the last, and all of those in between.
+    one, full = first == last, last - first > 1
+    pieces = [
+        (first[one], last[one], top[one], bottom[one]),
+        (first[~one], first[~one], top[~one], np.full_like(top[~one], height)),
+        (last[~one], last[~one], np.zeros_like(top[~one]), bottom[~one]),
+        (first[full] + 1, last[full] - 1, np.zeros_like(top[full]), np.full_like(top[full], height)),
+    ]
+    left, right, top, bottom = (np.concatenate(values) for values in zip(*pieces, strict=True))
+    shown = (top < math.ceil(y2)) & (bottom > math.floor(y1))
+    if not shown.any():
         return 0.0, 0.0
-    # Its edges, where the crop cuts through a pixel those of the crop.
-    width = min(left + columns[-1] + 1, x2) - max(left + columns[0], x1)
-    height = min(top + rows[-1] + 1, y2) - max(top + rows[0], y1)
+    # Where the crop cuts through pixels, its edges are those of the mask.
+    width = min(right[shown].max() + 1, x2) - max(left[shown].min(), x1)
+    height = min(bottom[shown].max(), y2) - max(top[shown].min(), y1)
     return float(width / (x2 - x1)), float(height / (y2 - y1))
 
 

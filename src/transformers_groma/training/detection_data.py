@@ -18,6 +18,8 @@ from .augmentation import Augmentation, augment, row_generator
 class DetectionDataset(TorchDataset):
     """Turns rows of the detection columns into square images with boxes.
 
+    With masks, a box is left out if a crop shows it, but nothing of its object.
+
     An item is looked up by `(epoch, row)`, from which its augmentation is seeded, or by the row alone (epoch 0).
 
     Args:
@@ -56,6 +58,7 @@ class DetectionDataset(TorchDataset):
             row_generator(self.seed, epoch, index),
             row["source"],
             self.resample,
+            None if self.augmentation == "none" else row.get("masks"),
         )
         boxes = torch.from_numpy(square.boxes / self.image_size).float()
         # Pixels stay uint8 here: a worker hands on a quarter of the bytes, and the collator normalizes a whole batch.
