@@ -32,6 +32,16 @@ HEADLINES = (
     ("shapes-grounded-caption", "region_f1@0.5", "grounded captions: F1 of the boxes at IoU 0.5"),
     ("shapes-llava-bench", "relative_score", "open questions: words right, of 100"),
 )
+# Of a model that decodes masks, where they were measured.
+MASK_HEADLINES = (
+    ("shapes-detection", "mask_iou", "masks: mean IoU of those of found objects"),
+    ("shapes-detection", "mask_filled_box_iou", "masks: the same for filled boxes"),
+    ("shapes-detection", "mask_iou_small", "masks: mean IoU of found objects below 32² pixels"),
+    ("shapes-rec", "ciou", "referring segmentation: cIoU"),
+    ("shapes-conversation", "ap@0.5", "grounded conversations: AP of the masks at IoU 0.5"),
+    ("shapes-detection", "miou@1", "one click: mean IoU of the masks"),
+    ("shapes-detection", "hit@1", "one click: share of masks with an IoU above 0.5"),
+)
 STEPS = {
     "data": "scenes",
     "language": "language model alone",
@@ -61,13 +71,19 @@ def tiny_card(
         KeyError: some results, but not all that the table shows.
     """
     values = {(result.dataset_type, result.metric_type): result.metric_value for result in results}
+    metrics = [(meaning, values[dataset, metric]) for dataset, metric, meaning in HEADLINES if values]
+    metrics += [
+        (meaning, values[dataset, metric])
+        for dataset, metric, meaning in MASK_HEADLINES
+        if (dataset, metric) in values
+    ]
     card = ModelCard(
         fill_card(
             TEMPLATE,
             config=model.config,
             parameters=model.num_parameters(),
             steps=[(STEPS[step], minutes[step]) for step in STEPS if step in minutes],
-            metrics=[(meaning, values[dataset, metric]) for dataset, metric, meaning in HEADLINES if values],
+            metrics=metrics,
             rows=results[0].dataset_args["rows"] if results else None,
         )
     )

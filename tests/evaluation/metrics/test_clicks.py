@@ -74,6 +74,18 @@ def test_only_the_largest_connected_part_counts():
     assert next_click(diagonal, filled(10, 0, 13, 2))[1] == 1
 
 
+def test_a_click_moves_with_the_object():
+    """Only the box around what is wrong is looked at, wherever it is in the image."""
+    for target, predicted in zip(blobs(7, 10), blobs(8, 10), strict=True):
+        alone = next_click(target, predicted)
+        shifted = next_click(*(np.pad(mask, ((30, 5), (11, 40))) for mask in (target, predicted)))
+        if alone is None:
+            assert shifted is None
+        else:
+            (x, y), label = alone
+            assert shifted == ((x + 11, y + 30), label)
+
+
 def test_a_right_mask_needs_no_click():
     assert next_click(filled(0, 0, 9, 9), filled(0, 0, 9, 9)) is None
     assert next_click(EMPTY, EMPTY) is None

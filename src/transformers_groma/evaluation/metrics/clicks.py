@@ -37,6 +37,14 @@ def next_click(target: np.ndarray, predicted: np.ndarray) -> tuple[tuple[float, 
     ((4.5, 4.5), 0)
     """
     check_same_size("predicted", predicted, "target", target)
+    # Outside of the box around both nothing is wrong, and most objects are small.
+    either = target | predicted
+    rows, columns = np.flatnonzero(either.any(axis=1)), np.flatnonzero(either.any(axis=0))
+    if not rows.size:
+        return None
+    top, left = int(rows[0]), int(columns[0])
+    box = slice(top, rows[-1] + 1), slice(left, columns[-1] + 1)
+    target, predicted = target[box], predicted[box]
     best, size = None, 0
     # Missed pixels first: of two errors of one size, the object is completed before others are taken off.
     for error, label in ((target & ~predicted, ON_OBJECT), (predicted & ~target, NOT_ON_OBJECT)):
@@ -50,7 +58,8 @@ def next_click(target: np.ndarray, predicted: np.ndarray) -> tuple[tuple[float, 
     if best is None:
         return None
     region, label = best
-    return interior_point(region), label
+    x, y = interior_point(region)
+    return (left + x, top + y), label
 
 
 __all__ = ["NOT_ON_OBJECT", "ON_OBJECT", "next_click"]
