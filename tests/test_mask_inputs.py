@@ -108,7 +108,7 @@ def test_other_aspects_do_not_fit(mask, image):
         ({"size": [-100, -200], "counts": [20]}, "`mask` is not COCO's RLE"),
         ({"size": ["a", "b"], "counts": [20]}, "`mask` is not COCO's RLE"),
         ({"size": [10**400, 10**400], "counts": [20]}, "`mask` is not COCO's RLE"),
-        ({"size": [10**6, 2 * 10**6], "counts": [0, 2 * 10**12]}, "`mask` is not COCO's RLE: .* more than the"),
+        ({"size": [10**6, 2 * 10**6], "counts": [0, 2 * 10**12]}, "`mask` is of 2000000x1000000 .* more than 16"),
         ({"size": [200, 100], "counts": [0, 20000]}, "`mask` is of 100x200"),
     ],
 )
@@ -123,8 +123,16 @@ def test_the_size_of_rle_is_checked_before_it_is_decoded(monkeypatch):
         read_mask({"size": [9000, 9000], "counts": [0, 81_000_000]}, SIZE)
 
 
+def test_masks_of_much_larger_images_are_refused(monkeypatch):
+    small = ImageSize(height=10, width=20)
+    assert read_mask({"size": [160, 320], "counts": [0, 160 * 320]}, small).all()
+    monkeypatch.setattr(mask_inputs, "rle_to_mask", lambda rle: pytest.fail("decoded"))
+    with pytest.raises(ValueError, match="`mask` is of 322x161 .* more than 16 times the sides of the image of 20x10"):
+        read_mask({"size": [161, 322], "counts": [0, 161 * 322]}, small)
+
+
 def test_a_region_that_is_lost_by_resizing_is_named():
-    mask = np.zeros((1000, 2000), bool)
+    mask = np.zeros((160, 320), bool)
     mask[0, 0] = True
     with pytest.raises(ValueError, match="`mask` has no pixel left after it was resized to the 20x10"):
         read_mask(mask, ImageSize(height=10, width=20))

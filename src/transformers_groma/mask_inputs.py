@@ -11,6 +11,9 @@ from .image_inputs import ImageSize
 from .masks import resize_mask, rle_to_mask
 from .point_inputs import entries_of, shown
 
+# How many times as long as the image's the sides of a mask may be: a few bytes of RLE can claim any size.
+MAX_ENLARGEMENT = 16
+
 _REMEDY = "Pass a bool array of shape (height, width), or COCO's RLE, {'size': [height, width], 'counts': …}"
 
 
@@ -19,7 +22,8 @@ def read_mask(mask: Any, size: ImageSize, name: str = "mask") -> np.ndarray:
 
     Args:
         mask (array-like of shape `(h, w)`, bool, or `Mapping`): True where the region is; or COCO's RLE, see
-            [`rle_to_mask`]. Of the upright image, or of a copy of it in another size with the same aspect.
+            [`rle_to_mask`]. Of the upright image, or of a copy of it in another size with the same aspect, with sides
+            up to `MAX_ENLARGEMENT` times as long.
         size (`ImageSize`): of the upright image.
         name (`str`): how an error names the argument.
 
@@ -131,6 +135,11 @@ def _check_aspect(sides: Sequence[int], size: ImageSize, name: str) -> None:
             f"`{name}` is of {width}x{height} (width x height) pixels, but the upright image of {size.width}x"
             f"{size.height}. A mask is resized only if it has the image's aspect. Pass one of the whole upright image."
         )
+    if width > MAX_ENLARGEMENT * size.width or height > MAX_ENLARGEMENT * size.height:
+        raise ValueError(
+            f"`{name}` is of {width}x{height} (width x height) pixels, more than {MAX_ENLARGEMENT} times the sides of "
+            f"the image of {size.width}x{size.height}. Pass one of the image's size."
+        )
 
 
-__all__ = ["fits_aspect", "is_mask_array", "read_mask"]
+__all__ = ["MAX_ENLARGEMENT", "fits_aspect", "is_mask_array", "read_mask"]
