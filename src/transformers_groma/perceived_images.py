@@ -96,7 +96,8 @@ class PerceivedImages:
 
     Args:
         capacity (`int`): how many are kept; 0 keeps none. A full-size Groma needs some 16 MB for each: three feature
-            maps of 1024 x 32 x 32 in float32 and 356 tokens of 4096 in half precision.
+            maps of 1024 x 32 x 32 in float32 and 356 tokens of 4096 in half precision. With a mask decoder it needs
+            some 22 MB: one map more, and the pixels.
 
     Raises:
         ValueError: a negative capacity.

@@ -196,3 +196,21 @@ def test_the_store_drops_what_was_not_used_for_longest(perceived):
     assert nothing.get("a") is None and len(nothing) == 0
     with pytest.raises(ValueError, match="`capacity` must not be negative, got -1"):
         PerceivedImages(-1)
+
+
+def test_maps_of_regions_and_masks_are_kept_once(masking_pipe, images):
+    """The mask decoder reads the region encoder's three maps and one more."""
+    size = masking_pipe.processor.image_processor.size["height"]
+    whole = masking_pipe.model.get_image_features(torch.randn(2, 3, size, size), return_dict=True)
+    features = whole.split()
+    for one in (*features, type(whole).stack(features)):
+        kept = {id(maps) for maps in (*one.region_feature_maps, *one.mask_feature_maps)}
+        assert len(one.region_feature_maps) == 3 and len(one.mask_feature_maps) == len(kept) == 4
+    again = type(whole).stack(features)
+    for name in ("region_feature_maps", "mask_feature_maps"):
+        for before, after in zip(getattr(whole, name), getattr(again, name), strict=True):
+            assert torch.equal(before, after)
+    assert torch.equal(again.pixel_values, whole.pixel_values)
+    slots = torch.tensor([[0, 1], [2, -1]])
+    expected, masks = (masking_pipe.model.segment(seen, slots=slots) for seen in (whole, again))
+    torch.testing.assert_close(masks.logits, expected.logits)

@@ -62,7 +62,7 @@ class Engine:
             lately; see [`WaitingRequests`].
         max_waiting (`int`): requests that may wait; the next one gets a `QueueFullError`.
         cached_images (`int`): perceived images that are kept, those used last. A full-size Groma needs about 16 MB for
-            each.
+            each, about 22 MB with a mask decoder.
 
     Raises:
         ValueError: a setting that is out of range.

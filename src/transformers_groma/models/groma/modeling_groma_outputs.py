@@ -83,11 +83,7 @@ class GromaImageFeatures(BaseModelOutputWithPooling):
         return [
             GromaImageFeatures(
                 pooler_output=[tokens.clone()],
-                **{
-                    name: [level[index : index + 1].clone() for level in maps]
-                    for name in _MAPS_OF_IMAGES
-                    if (maps := getattr(self, name)) is not None
-                },
+                **self._copied_maps(index),
                 **{
                     name: rows[index : index + 1].clone()
                     for name in _ROWS_OF_IMAGES
@@ -96,6 +92,22 @@ class GromaImageFeatures(BaseModelOutputWithPooling):
             )
             for index, tokens in enumerate(self.pooler_output)
         ]
+
+    def _copied_maps(self, index: int) -> dict[str, list[Tensor]]:
+        """Copies of an image's maps. What regions and masks are decoded from is mostly the same: one copy for both."""
+        copies: dict[tuple, Tensor] = {}
+
+        def copy(level: Tensor) -> Tensor:
+            place = (level.data_ptr(), level.shape, level.stride())
+            if place not in copies:
+                copies[place] = level[index : index + 1].clone()
+            return copies[place]
+
+        return {
+            name: [copy(level) for level in maps]
+            for name in _MAPS_OF_IMAGES
+            if (maps := getattr(self, name)) is not None
+        }
 
     @staticmethod
     def stack(features: "Sequence[GromaImageFeatures]") -> "GromaImageFeatures":
@@ -110,10 +122,18 @@ class GromaImageFeatures(BaseModelOutputWithPooling):
         first = features[0]
         maps = {name for name in _MAPS_OF_IMAGES if getattr(first, name) is not None}
         rows = {name for name in _ROWS_OF_IMAGES if getattr(first, name) is not None}
+        stacked: dict[tuple[int, ...], Tensor] = {}
+
+        def together(level: tuple[Tensor, ...]) -> Tensor:
+            key = tuple(map(id, level))
+            if key not in stacked:
+                stacked[key] = torch.cat(level)
+            return stacked[key]
+
         return GromaImageFeatures(
             pooler_output=[tokens for entry in features for tokens in entry.pooler_output],
             **{
-                name: [torch.cat(level) for level in zip(*(getattr(entry, name) for entry in features), strict=True)]
+                name: [together(level) for level in zip(*(getattr(entry, name) for entry in features), strict=True)]
                 for name in maps
             },
             **{name: torch.cat([getattr(entry, name) for entry in features]) for name in rows},
