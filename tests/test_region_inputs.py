@@ -13,8 +13,6 @@ from transformers_groma.region_inputs import (
     is_region_set,
     read_region,
     read_regions,
-    region_box,
-    region_boxes,
 )
 from transformers_groma.regions import Regions
 
@@ -25,10 +23,14 @@ TWO = Regions([BOX, [0, 0, 10, 10]])
 MASK = np.zeros((100, 200), bool)
 
 
+def boxes_of(regions, **form) -> list[list[float]]:
+    return [prompt.box for prompt in read_regions(regions, SIZE, **form)]
+
+
 @pytest.mark.parametrize("region", [BOX, tuple(BOX), np.array(BOX), torch.tensor(BOX), list(np.array(BOX)), ONE])
 def test_one_region_in_all_forms(region):
     assert is_one_region(region)
-    assert region_box(region, SIZE) == BOX
+    assert read_region(region, SIZE).box == BOX
 
 
 @pytest.mark.parametrize(
@@ -40,8 +42,8 @@ def test_one_region_in_all_forms(region):
     ],
 )
 def test_formats(box, form):
-    assert region_box(box, SIZE, **form) == pytest.approx(BOX)
-    assert region_boxes([box, ONE], SIZE, **form) == [pytest.approx(BOX), BOX]  # `Regions` are always pixels
+    assert read_region(box, SIZE, **form).box == pytest.approx(BOX)
+    assert boxes_of([box, ONE], **form) == [pytest.approx(BOX), BOX]  # `Regions` are always pixels
 
 
 @pytest.mark.parametrize(
@@ -56,14 +58,14 @@ def test_several_regions(regions):
     "regions", [[BOX, ONE], [np.array(BOX), torch.tensor(BOX)], np.array([BOX, BOX]), torch.tensor([BOX, BOX])]
 )
 def test_sets(regions):
-    assert region_boxes(regions, SIZE) == [BOX, BOX]
+    assert boxes_of(regions) == [BOX, BOX]
     assert is_region_set(regions) or regions == [BOX, ONE]
 
 
 def test_sets_that_are_regions_or_empty():
-    assert region_boxes(TWO, SIZE) == [BOX, [0, 0, 10, 10]]
+    assert boxes_of(TWO) == [BOX, [0, 0, 10, 10]]
     for none in (None, [], np.zeros((0, 4)), Regions([])):
-        assert region_boxes(none, SIZE) == []
+        assert boxes_of(none) == []
         assert is_region_set(none)
 
 
@@ -75,20 +77,13 @@ def test_sets_for_each_of_many():
 @pytest.mark.parametrize(
     ("region", "words"),
     [
-        (None, "`region` is None. Pass a box"),
         ("here", "`region` is not a region: 'here'. Pass a box"),
         ([True] * 4, "`region` is not a region"),
         (7, "`region` is not a region: 7"),
         (object(), "`region` is not a region"),
-        ([20, 30], r"`region` looks like a point \(\[20, 30\]\), which the model does not read. Pass a box around it"),
         ((5.0, 6.0), "looks like a point"),
-        ([1, 2, 3], "`region` has 3 numbers"),
-        ([], "`region` has 0 numbers"),
-        (MASK, "`region` looks like a mask"),
-        (torch.tensor(MASK), "`region` looks like a mask"),
-        (MASK.astype(np.uint8), "`region` looks like a mask"),
-        ({"size": [100, 200], "counts": "abc"}, "`region` looks like a mask"),
-        (Regions([BOX], masks=MASK[None]), "`region` has a mask, which the model does not read. Pass its box"),
+        ([], r"`region` is not a region: \[\]"),
+        (torch.tensor(MASK), "`region` is empty"),
         (TWO, r"`region` has 2 regions, but must be a single one. Select it .* `list\(regions\)`"),
         (Regions([]), "`region` has 0 regions"),
         ([0, 0, 900, 10], r"`region` = \[0.0, 0.0, 900.0, 10.0\] is outside of the 200x100"),
@@ -102,25 +97,19 @@ def test_sets_for_each_of_many():
 )
 def test_what_is_not_a_region_is_named(region, words):
     with pytest.raises(ValueError, match=words):
-        region_box(region, SIZE)
+        read_region(region, SIZE)
 
 
 def test_entries_of_a_set_are_named_by_their_place():
     for wrong, words in [
         ([BOX, [0, 0, 900, 10]], r"`boxes\[1\]` = \[0.0"),
-        ([BOX, None], r"`boxes\[1\]` is None"),
+        ([BOX, None], r"`boxes\[1\]` is not a region: None"),
         ([[1, 2], [3, 4]], r"`boxes\[0\]` looks like a point"),
         ([TWO], r"`boxes\[0\]` has 2 regions"),
         ([[BOX]], r"`boxes\[0\]` is not a region"),
     ]:
         with pytest.raises(ValueError, match=words):
-            region_boxes(wrong, SIZE)
-
-
-@pytest.mark.parametrize("boxes", [BOX, np.array(BOX), "here", 7, MASK, torch.zeros(2, 3, 4), {"box": BOX}])
-def test_a_single_box_is_not_a_set(boxes):
-    with pytest.raises(ValueError, match=r"`boxes` must be a list of boxes, \[\[x1, y1, x2, y2\]\]"):
-        region_boxes(boxes, SIZE)
+            read_regions(wrong, SIZE, name="boxes")
 
 
 def test_an_unknown_format_is_named_where_no_box_is_read():
@@ -132,11 +121,6 @@ def test_an_unknown_format_is_named_where_no_box_is_read():
 def test_as_many_points_as_are_read():
     assert len(read_region({"points": [[30, 40]] * 64}, SIZE).points) == 64
     assert len(read_region({"scribble": [[30, 40], [50, 60]] * 5000}, SIZE).points) == 8
-
-
-def test_an_unknown_format_is_named():
-    with pytest.raises(ValueError, match="`box_format` must be one of 'xyxy'.* got 'yolo'"):
-        region_box(BOX, SIZE, box_format="yolo")
 
 
 POINTS = {"points": [[30, 40], [50, 60], [150, 10]], "labels": [1, 1, 0]}
@@ -301,7 +285,8 @@ def test_sets_of_all_forms():
 
 
 @pytest.mark.parametrize(
-    "regions", [BOX, np.array(BOX), "here", 7, DISC, {"point": [30, 40]}, torch.zeros(2, 3, 4), DISC[None, None]]
+    "regions",
+    [BOX, np.array(BOX), "here", 7, DISC, {"point": [30, 40]}, {"box": BOX}, torch.zeros(2, 3, 4), DISC[None, None]],
 )
 def test_a_single_region_is_not_a_set(regions):
     with pytest.raises(ValueError, match="`regions` must be a list of regions, got .* A single one is a list of one"):

@@ -7,7 +7,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from ._words import counted
 from .boxes import BOX_FORMATS, BoxFormat, prepare_user_boxes
 from .image_inputs import ImageSize
 from .mask_inputs import is_mask_array, read_mask
@@ -32,7 +31,6 @@ AMBIGUITIES: tuple[str, ...] = ("part", "object", "group")
 # What a dict says where a region is with. It has exactly one of these keys.
 REGION_KEYS = ("box", "point", "points", "scribble", "mask")
 
-_REMEDY = "Pass a box, [x1, y1, x2, y2] in pixels, or one of `Regions`"
 _FORMS = (
     "Pass a box, [x1, y1, x2, y2] in pixels, a bool mask, one of `Regions`, or a dict such as {'point': [x, y]}, "
     "{'points': …, 'labels': …}, {'scribble': …}, {'mask': …} or {'box': …}"
@@ -214,82 +212,6 @@ def read_regions(
     ]
 
 
-def region_box(
-    region: Any, size: ImageSize, box_format: BoxFormat = "xyxy", normalized: bool = False, name: str = "region"
-) -> list[float]:
-    """Check one region and return its box.
-
-    Args:
-        region (array-like of shape `(4,)`, or `Regions` of one region): a box in `box_format`; `Regions` are always
-            `xyxy` in absolute pixels.
-        size (`ImageSize`): of the upright image.
-        box_format (`str`): `"xyxy"`, `"xywh"` or `"cxcywh"`.
-        normalized (`bool`): whether the box is given as fractions of the image size instead of pixels.
-        name (`str`): how an error names the argument.
-
-    Returns:
-        `list[float]`: `xyxy` in absolute pixels, inside the image.
-
-    Raises:
-        ValueError: it is not a box, or outside of the image; masks and points, which models do not read yet.
-
-    Example:
-    >>> region_box([30, 212, 342, 373], ImageSize(601, 800), box_format="xywh")
-    [30.0, 212.0, 372.0, 585.0]
-    """
-    if isinstance(region, Regions):
-        _check_single(region, name)
-        if region.masks is not None:
-            raise ValueError(f"`{name}` has a mask, which the model does not read. Pass its box: `region.box`.")
-        return _pixels(region.xyxy, size, "xyxy", False, name)
-    if region is None:
-        raise ValueError(f"`{name}` is None. {_REMEDY}.")
-    if isinstance(region, Mapping) or is_mask_array(region):
-        raise ValueError(
-            f"`{name}` looks like a mask ({shown(region)}), which the model does not read. Pass the box around it."
-        )
-    entries = entries_of(region)
-    values = [None] if entries is None else [as_number(entry) for entry in entries]
-    if None in values:
-        raise ValueError(f"`{name}` is not a region: {shown(region)}. {_REMEDY}.")
-    if len(values) == 2:
-        raise ValueError(
-            f"`{name}` looks like a point ({shown(region)}), which the model does not read. Pass a box around it, "
-            "[x1, y1, x2, y2] in pixels."
-        )
-    if len(values) != 4:
-        raise ValueError(f"`{name}` has {counted(len(values), 'number')}: {shown(region)}. {_REMEDY}.")
-    return _pixels([values], size, box_format, normalized, name)
-
-
-def region_boxes(
-    regions: Any, size: ImageSize, box_format: BoxFormat = "xyxy", normalized: bool = False, name: str = "boxes"
-) -> list[list[float]]:
-    """Check a set of regions and return their boxes.
-
-    Args:
-        regions (array-like of shape `(n, 4)`, `Regions`, or a list of what `region_box` takes, *optional*): the set.
-        size, box_format, normalized, name: as for [`region_box`].
-
-    Returns:
-        `list[list[float]]`: `xyxy` in absolute pixels, inside the image; empty for `None`.
-
-    Raises:
-        ValueError: as [`region_box`]; also for a single box, which is a list of one.
-
-    Example:
-    >>> region_boxes([[30, 212, 372, 585], Regions([[0, 0, 90, 80]])], ImageSize(601, 800))
-    [[30.0, 212.0, 372.0, 585.0], [0.0, 0.0, 90.0, 80.0]]
-    """
-    if regions is None:
-        return []
-    if not _is_set(regions) or is_mask_array(regions):
-        raise ValueError(
-            f"`{name}` must be a list of boxes, [[x1, y1, x2, y2]] in pixels, or `Regions`, got {shown(regions)}."
-        )
-    return [region_box(entry, size, box_format, normalized, f"{name}[{index}]") for index, entry in enumerate(regions)]
-
-
 def _read_dict(
     region: Mapping[Any, Any], size: ImageSize, box_format: BoxFormat, normalized: bool, name: str
 ) -> RegionPrompt:
@@ -389,6 +311,4 @@ __all__ = [
     "is_region_set",
     "read_region",
     "read_regions",
-    "region_box",
-    "region_boxes",
 ]
