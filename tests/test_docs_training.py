@@ -21,9 +21,8 @@ from .run_document import blocks, commands
 REPOSITORY = Path(__file__).parents[1]
 TRAINING = REPOSITORY / "docs" / "training.md"
 DOCUMENTS = [TRAINING, REPOSITORY / "docs" / "finetune.md"]
-RECIPES = {
-    stage: REPOSITORY / "hub_configs" / "recipes" / f"{stage}.yaml" for stage in ("detection", "alignment", "sft")
-}
+PAPER_STAGES = ("detection", "alignment", "sft")
+RECIPES = {stage: REPOSITORY / "hub_configs" / "recipes" / f"{stage}.yaml" for stage in (*PAPER_STAGES, "masks")}
 PROCESSES = 8
 
 
@@ -139,7 +138,7 @@ def test_commands_parse(monkeypatch):
         else:
             assert words[:2] == ["python", "-m"] and words[2].startswith("processing.")
             parse_processing(words, monkeypatch)
-    assert seen.count("accelerate launch") == 4 and "groma convert" in seen and "groma train" in seen
+    assert seen.count("accelerate launch") == 5 and "groma convert" in seen and "groma train" in seen
 
 
 @pytest.mark.slow
@@ -150,9 +149,7 @@ def test_what_can_be_tried_at_once(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     first = next(text for language, text in blocks(TRAINING) if language == "bash")
     lines = commands(first)
-    assert [words[1:3] for words in lines if words[1] == "train"] == [
-        ["train", stage] for stage in ("detection", "alignment", "sft")
-    ]
+    assert [words[1:3] for words in lines if words[1] == "train"] == [["train", stage] for stage in RECIPES]
     for words in lines:
         assert words[0] == "groma" and "--use_cpu" not in words
         assert cli.main(words[1:]) == 0, words
@@ -177,8 +174,8 @@ def test_every_dataset_of_the_recipes_has_a_command(monkeypatch):
 def test_batches_are_those_of_the_paper():
     text = " ".join(TRAINING.read_text(encoding="utf-8").split())
     batches = [
-        PROCESSES * yaml.safe_load(path.read_text(encoding="utf-8"))["per_device_train_batch_size"]
-        for path in RECIPES.values()
+        PROCESSES * yaml.safe_load(RECIPES[stage].read_text(encoding="utf-8"))["per_device_train_batch_size"]
+        for stage in PAPER_STAGES
     ]
     assert batches == [64, 128, 128] and f"({', '.join(map(str, batches))}) with {PROCESSES}" in text
     [several] = [words for words in shell_commands(TRAINING) if "--num_machines" in words]

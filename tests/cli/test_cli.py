@@ -112,7 +112,7 @@ def test_ctrl_c_leaves_one_line(run, monkeypatch, tmp_path):
     assert run("propose", "a.jpg") == (130, "", "groma propose: interrupted\n")
 
 
-@pytest.mark.parametrize("stage", ["sft", "alignment", "detection", "precompute-regions"])
+@pytest.mark.parametrize("stage", ["sft", "alignment", "detection", "masks", "precompute-regions"])
 def test_mistakes_in_the_arguments_of_a_stage_are_one_line(run, stage):
     needed = ["--model_name_or_path", "x", "--dataset_dir", "x", "--output_dir", "x"]
     code, out, err = run("train", stage, *(needed if stage == "precompute-regions" else needed[4:]), "--bogus", "3")

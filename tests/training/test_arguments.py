@@ -9,10 +9,13 @@ from transformers import TrainingArguments
 from trl import ModelConfig, SFTConfig
 
 from transformers_groma.data.mixtures import parse_dataset_spec
+from transformers_groma.models.groma.configuration_groma import GromaMaskDecoderConfig
 from transformers_groma.training.alignment import ALIGNMENT_PARTS, AlignmentArguments
 from transformers_groma.training.arguments import DatasetArguments, load_datasets, loading, parse_arguments
 from transformers_groma.training.conversation_stage import ConversationArguments, choose_parts
 from transformers_groma.training.detection import DetectionArguments, DetectionTrainingArguments
+from transformers_groma.training.mask_trainer import MaskTrainingArguments
+from transformers_groma.training.masks import MaskArguments
 from transformers_groma.training.sft import SFT_PARTS
 
 from .rows import write_conversations
@@ -22,6 +25,7 @@ DATACLASSES = {
     "detection": (DetectionArguments, DetectionTrainingArguments),
     "alignment": (AlignmentArguments, TrainingArguments),
     "sft": (ConversationArguments, SFTConfig, ModelConfig),
+    "masks": (MaskArguments, MaskTrainingArguments),
     "language": (ConversationArguments, SFTConfig, ModelConfig),
 }
 
@@ -218,6 +222,19 @@ def test_recipes_of_the_paper(stage):
     if stage != "detection":
         assert script_args.max_tokens == 2048
         assert training_args.get_warmup_steps(1000) == 30
+
+
+def test_recipe_of_the_mask_decoder():
+    """It has no model in the paper; settings that a YAML file nests arrive as they are."""
+    path = RECIPES / "masks.yaml"
+    script_args, training_args = parse_recipe(path)
+    assert f"Batch of 64: 8 processes with {training_args.per_device_train_batch_size} " in path.read_text()
+    assert GromaMaskDecoderConfig(**script_args.mask_decoder_config).hidden_size == 256
+    script_args = parse_recipe(path, "--mask_decoder_config", '{"hidden_size": 64}')[0]
+    assert script_args.mask_decoder_config == {"hidden_size": 64}
+    for bad in ("{hidden_size: 64", "64", "[64]"):
+        with pytest.raises(ValueError, match="`mask_decoder_config`"):
+            MaskArguments(mask_decoder_config=bad)
 
 
 def test_trained_parts_of_the_paper():

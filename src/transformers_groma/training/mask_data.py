@@ -5,14 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.utils import logging
 
-from .._words import counted
 from ..boxes import box_xyxy_to_cxcywh
 from ..interior_points import interior_point
 from ..masks import rle_to_mask
@@ -30,10 +27,6 @@ from .mask_prompts import (
     noise_box,
 )
 
-logger = logging.get_logger(__name__)
-
-NO_MASKS = "The dataset has no masks, from which a mask decoder learns"
-WRITE_MASKS = "Write it again by a `processing` script whose source has segmentations, or by `groma data`."
 # True masks are this much finer than a model's: enlarged as they are in use, its masks learn where outlines are
 # between their pixels. (Of logits that were fitted to the true masks of scenes drawn at 448, those compared at the
 # model's own 112 pixels got an IoU of 0.986, at 224 0.991.)
@@ -42,7 +35,6 @@ TARGET_SCALE = 2
 NO_CLICK = -1.0
 # The inputs of a `MaskLearner` that have a row for each prompt.
 PROMPT_ROWS = ("boxes", "points", "point_labels", "has_token", "is_ambiguous", "targets", "error_draws")
-ROWS_AT_ONCE = 1000
 
 
 class PromptPlan(NamedTuple):
@@ -68,7 +60,7 @@ class _Object(NamedTuple):
 
     number: int  # of its box in the row
     box: np.ndarray
-    mask: np.ndarray  # (H, W) of the original image, only what the square shows
+    mask: np.ndarray  # bool, of the original image, but only the pixels that the square shows
     target: np.ndarray  # (target_size, target_size), float32: the covered share of each pixel
 
 
@@ -130,14 +122,16 @@ class MaskDataset(TorchDataset):
     ) -> list[_Object]:
         """The objects that the square shows and that have a mask, in an order of its boxes; the first of them."""
         objects = []
+        x1, y1, x2, y2 = whole_pixels(square.crop)
         for number in order:
             if len(objects) == limit:
                 break
             rle = row["masks"][square.kept[number]]
-            mask = None if rle is None else visible_part(rle_to_mask(rle), square.crop)
-            if mask is not None and mask.any():
+            mask = None if rle is None else rle_to_mask(rle)
+            if mask is not None and mask[y1:y2, x1:x2].any():
                 target = cut_mask(mask, square.crop, square.flipped, self.plan.target_size)
-                objects.append(_Object(int(square.kept[number]), square.boxes[number], mask, target))
+                shown = mask[y1:y2, x1:x2]
+                objects.append(_Object(int(square.kept[number]), square.boxes[number], shown, target))
         return objects
 
     def _draw_prompts(
@@ -228,56 +222,21 @@ class MaskCollator:
         return batch
 
 
-def rows_with_masks(dataset: Dataset) -> Dataset:
-    """The rows of a dataset that have a mask; the others teach a mask decoder nothing.
+def whole_pixels(crop: Crop) -> tuple[int, int, int, int]:
+    """The pixels that are wholly in a crop of an image.
 
     Args:
-        dataset (`Dataset`): rows with `boxes_xyxy` and `masks`.
+        crop (`tuple` of 4): `xyxy` in pixels of the image.
 
     Returns:
-        `Dataset`: those with at least one mask. How many were left out is logged.
-
-    Raises:
-        ValueError: no row has a mask.
-    """
-    if "masks" not in dataset.features:
-        raise ValueError(f"{NO_MASKS}: the column `masks` is missing. {WRITE_MASKS}")
-    found, start = [], 0
-    for table in dataset.select_columns("masks").with_format("arrow").iter(batch_size=ROWS_AT_ONCE):
-        masks = table["masks"].combine_chunks()
-        counts = pc.struct_field(pc.list_flatten(masks), "counts")
-        rows = pc.list_parent_indices(masks).filter(counts.is_valid())
-        found.append(np.unique(rows.to_numpy()) + start)
-        start += len(masks)
-    kept = np.concatenate(found) if found else np.zeros(0, dtype=int)
-    if len(kept) == 0:
-        raise ValueError(f"{NO_MASKS}: none of its {counted(len(dataset), 'row')} has one. {WRITE_MASKS}")
-    if len(kept) < len(dataset):
-        logger.warning(f"{len(dataset) - len(kept)} of {len(dataset)} rows have no mask and are left out.")
-    return dataset.select(kept)
-
-
-def visible_part(mask: np.ndarray, crop: Crop) -> np.ndarray:
-    """What a crop of the image shows of a mask.
-
-    Args:
-        mask (`np.ndarray` of shape `(H, W)`, bool): of the whole image.
-        crop (`tuple` of 4): `xyxy` in its pixels.
-
-    Returns:
-        `np.ndarray` of shape `(H, W)`, bool: without pixels that are not wholly in the crop.
+        `tuple[int, int, int, int]`: `xyxy`; `mask[y1:y2, x1:x2]` are the pixels.
 
     Example:
-    >>> visible_part(np.ones((2, 3), dtype=bool), (0.5, 0.0, 3.0, 2.0)).tolist()
-    [[False, True, True], [False, True, True]]
+    >>> whole_pixels((0.5, 0.0, 3.0, 2.25))
+    (1, 0, 3, 2)
     """
-    x1, y1 = (math.ceil(edge) for edge in crop[:2])
-    x2, y2 = (math.floor(edge) for edge in crop[2:])
-    if (x1, y1, x2, y2) == (0, 0, mask.shape[1], mask.shape[0]):
-        return mask
-    shown = np.zeros_like(mask)
-    shown[y1:y2, x1:x2] = mask[y1:y2, x1:x2]
-    return shown
+    x1, y1, x2, y2 = crop
+    return math.ceil(x1), math.ceil(y1), math.floor(x2), math.floor(y2)
 
 
 def points_in_square(points: np.ndarray, square: SquareImage) -> np.ndarray:
@@ -301,7 +260,7 @@ def _interior_click(mask: np.ndarray) -> Clicks:
 
 
 def _click_prompt(thing: _Object, clicks: Clicks, is_ambiguous: bool, square: SquareImage) -> dict[str, Any]:
-    points = points_in_square(clicks.points, square)
+    points = points_in_square(clicks.points + whole_pixels(square.crop)[:2], square)
     return {"target": thing.target, "points": points, "labels": clicks.labels, "is_ambiguous": is_ambiguous}
 
 
@@ -340,6 +299,5 @@ __all__ = [
     "MaskEvaluationDataset",
     "PromptPlan",
     "points_in_square",
-    "rows_with_masks",
-    "visible_part",
+    "whole_pixels",
 ]

@@ -99,9 +99,10 @@ class MaskLearner(nn.Module):
         # A batch without any prompt still has a gradient, of zeros, for the other processes.
         total = first.loss.sum() + 0.0 * embedding.image.sum()
         total = total + self._corrected(embedding, prompts, first.logits, error_draws)
+        count = max(1, len(targets))
         return {
-            "loss": total / max(1, len(targets)),
-            **{name: value.detach().mean() for name, value in first.parts.items()},
+            "loss": total / count,
+            **{name: value.detach().sum() / count for name, value in first.parts.items()},
             "logits": first.logits.detach(),
         }
 

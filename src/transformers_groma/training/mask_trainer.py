@@ -27,8 +27,8 @@ from .mask_data import (
     MaskDataset,
     MaskEvaluationDataset,
     PromptPlan,
-    rows_with_masks,
 )
+from .mask_datasets import rows_with_masks
 from .mask_evaluation import MEASURES, mask_metrics, measure_image
 from .mask_learner import MaskLearner
 from .seeded_rows import SeededRowsTrainer, check_one_image_size, data_seed
@@ -114,7 +114,8 @@ class GromaMaskTrainer(SeededRowsTrainer):
         model (`GromaForConditionalGeneration` or `GromaForRegionProposal`): with a mask decoder.
         args (`MaskTrainingArguments`): the recipe.
         processor (`ProcessorMixin` or `BaseImageProcessor`): the model's; saved with it.
-        train_dataset (`Dataset`, *optional*): rows with the detection columns and `masks`.
+        train_dataset (`Dataset`, *optional*): rows with `mask_datasets.COLUMNS`; those without
+            masks are left out.
         eval_dataset (`Dataset` or `dict[str, Dataset]`, *optional*): the same for evaluation, one or several by name.
         **kwargs: passed on to `Trainer`.
 

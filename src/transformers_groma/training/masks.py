@@ -6,7 +6,8 @@ Options after the YAML file override its values. On several processes or machine
 
     accelerate launch -m transformers_groma.training.masks --config …
 
-The rows have the detection columns and `masks`. What is saved is the whole model, all other weights as they were.
+The rows have the detection or the conversation columns, with `masks`. What is saved is the whole model, all other
+weights as they were.
 """
 
 import json
@@ -23,20 +24,24 @@ from transformers.utils import logging
 
 from .._words import counted
 from ..data.columns import check_row
-from ..data.mixtures import MixturePart, load_parts
+from ..data.mixtures import MixturePart
+from ..models.configuration_mask_decoder import MaskDecoderConfig
 from ..models.groma.configuration_groma import GromaConfig, GromaMaskDecoderConfig, GromaRegionProposalConfig
 from ..models.groma.modeling_groma import GromaForConditionalGeneration
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
-from .arguments import DatasetArguments, load_datasets, loading, parse_arguments, refuse_hub_token
+from .arguments import DatasetArguments, loading, parse_arguments, refuse_hub_token
 from .augmentation import Augmentation
 from .data_check import check_training_rows
 from .mask_data import MaskCollator, MaskDataset
+from .mask_datasets import load_mask_datasets, load_mask_parts, schema_of
 from .mask_trainer import GromaMaskTrainer, MaskTrainingArguments
 from .model_card import data_details
 from .outputs import alone_in_its_output, last_checkpoint
 
 logger = logging.get_logger(__name__)
 
+# The settings of its own that distinguish trainings.
+RECIPE = ("augmentation", "prompts_per_image", "token_share", "refinement_rounds", "refinement_share", "best_share")
 MODELS = {
     GromaConfig.model_type: GromaForConditionalGeneration,
     GromaRegionProposalConfig.model_type: GromaForRegionProposal,
@@ -100,7 +105,7 @@ def train(script_args: MaskArguments, training_args: MaskTrainingArguments) -> G
     ################
     # Dataset
     ################
-    train_dataset, eval_dataset = load_datasets(script_args, "detection")
+    train_dataset, eval_dataset = load_mask_datasets(script_args)
 
     ################
     # Training
@@ -157,10 +162,7 @@ def load_model(
         if config.mask_decoder_config is not None:
             _check_settings(config.mask_decoder_config, arguments.mask_decoder_config or {})
             return MODELS[config.model_type].from_pretrained(name, dtype="auto"), processor
-    try:
-        config.mask_decoder_config = GromaMaskDecoderConfig(**(arguments.mask_decoder_config or {}))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`mask_decoder_config`: {error}") from error
+    config.mask_decoder_config = _fresh_settings(arguments.mask_decoder_config or {})
     set_seed(seed)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it would list all weights of the decoder as missing
@@ -179,6 +181,17 @@ def load_model(
         )
     logger.warning(f"{name} has no mask decoder: a fresh one is trained, from seed {seed}.")
     return model, processor
+
+
+def _fresh_settings(given: Mapping[str, Any]) -> GromaMaskDecoderConfig:
+    """The settings of a fresh decoder; names that it has not are refused, where the library would keep them."""
+    known = {**MaskDecoderConfig.__annotations__, **GromaMaskDecoderConfig.__annotations__}
+    if unknown := [name for name in given if name not in known]:
+        raise ValueError(f"`mask_decoder_config` has no setting {unknown[0]!r}. It has {', '.join(sorted(known))}.")
+    try:
+        return GromaMaskDecoderConfig(**given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`mask_decoder_config`: {error}") from error
 
 
 def _check_settings(config: GromaMaskDecoderConfig, given: Mapping[str, Any]) -> None:
@@ -207,15 +220,15 @@ def check_mask_data(arguments: MaskArguments, trainer: GromaMaskTrainer) -> None
     collator = MaskCollator(trainer.image_processor)
 
     def check(augmentation: Augmentation, part: MixturePart, index: int, row: Mapping[str, Any]) -> None:
-        check_row(row, "detection")
+        check_row(row, schema_of(part.dataset))
         if any(rle is not None for rle in row.get("masks") or ()):  # the others are left out
             dataset = MaskDataset(part.dataset, trainer.image_processor, trainer.plan, augmentation, trainer.data_seed)
             collator([dataset[index]])
 
-    parts = load_parts(arguments.train_datasets, "detection", arguments.mixture_seed)
+    parts = load_mask_parts(arguments.train_datasets, arguments.mixture_seed)
     check_training_rows(parts, partial(check, trainer.args.augmentation))
     if arguments.eval_datasets:
-        parts = load_parts(arguments.eval_datasets, "detection", arguments.mixture_seed, "validation")
+        parts = load_mask_parts(arguments.eval_datasets, arguments.mixture_seed, "validation")
         check_training_rows(parts, partial(check, "none"), arguments.max_eval_rows)
 
 
@@ -231,10 +244,7 @@ def card_details(arguments: MaskArguments, trainer: GromaMaskTrainer, train: Dat
         `dict`: see `write_model_card`. Of local folders only the last name is kept.
     """
     args = trainer.args
-    names = (
-        *("augmentation", "prompts_per_image", "token_share", "refinement_rounds", "refinement_share", "best_share"),
-    )
-    recipe = {name.replace("_", " "): getattr(args, name) for name in names}
+    recipe = {name.replace("_", " "): getattr(args, name) for name in RECIPE}
     recipe["weights of BCE, DICE and quality"] = f"{args.bce_weight:g}, {args.dice_weight:g}, {args.quality_weight:g}"
     recipe["weights of the mask decoder"] = sum(weight.numel() for weight in trainer.model.mask_decoder.parameters())
     return {
