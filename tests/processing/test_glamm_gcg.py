@@ -1,0 +1,139 @@
+"""GLaMM's grounded conversations in their three layouts."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from processing import glamm_gcg
+from processing.glamm_gcg import find_phrase
+from transformers_groma.evaluation.benchmarks.grounded_conversation import grounded_conversation_rows
+from transformers_groma.masks import mask_to_rle, polygons_to_mask, rle_to_box
+
+from .samples import read_report, read_rows, write_jpeg, write_json
+
+WIDTH, HEIGHT = 40, 30
+DOG, CAT, OTHER_CAT = [2, 2, 12, 2, 2, 14], [20, 5, 30, 5, 30, 20, 20, 20], [32, 5, 38, 5, 38, 12]
+RLES = {name: mask_to_rle(polygons_to_mask([shape], HEIGHT, WIDTH)) for name, shape in (("dog", DOG), ("cat", CAT))}
+RLES["other"] = mask_to_rle(polygons_to_mask([OTHER_CAT], HEIGHT, WIDTH))
+CAPTION = "a dog looks at two cats."
+
+
+def of_grandf(**changes) -> list:
+    groundings = {
+        "two cats": {"token_positives": [15, 23], "rle_masks": [RLES["cat"], RLES["other"]]},
+        "a dog": {"token_positives": [0, 5], "rle_masks": [RLES["dog"]]},
+    }
+    return [{"file_name": "a.jpg", "caption": f'"{CAPTION}"', "groundings": groundings, **changes}]
+
+
+def of_refcocog() -> list:
+    refs = [{"sentence": "A Dog", "segmentation": [DOG]}, {"sentence": "two cats", "segmentation": [CAT]}]
+    return [{"17": {"img_file_name": "a.jpg", "caption": CAPTION, "refs": refs}}]
+
+
+def of_benchmark() -> tuple[dict, dict]:
+    images = [{"id": "a", "width": WIDTH, "height": HEIGHT}]
+    captions = [{"id": 1, "image_id": "a", "caption": CAPTION, "labels": ["a dog", "two cats"]}]
+    masks = [
+        {"id": number, "image_id": "a", "category_id": 1, "segmentation": RLES[name]}
+        for number, name in enumerate(("dog", "cat"))
+    ]
+    return {"images": images, "annotations": captions}, {"images": images, "annotations": masks}
+
+
+def run(folder, *contents: object, more: tuple[str, ...] = ()) -> int:
+    if not (folder / "images" / "a.jpg").exists():
+        write_jpeg(folder / "images" / "a.jpg", WIDTH, HEIGHT)
+    paths = [write_json(folder / f"{number}.json", content) for number, content in enumerate(contents)]
+    options = ["--images", str(folder / "images"), "--output", str(folder / "rows"), "--overwrite"]
+    return glamm_gcg.main([*options, "--annotations", *map(str, paths), *more])
+
+
+@pytest.mark.parametrize("layout", [of_grandf, of_refcocog, of_benchmark])
+def test_captions_are_rows_of_the_benchmark(tmp_path, layout):
+    content = layout()
+    assert run(tmp_path, *(content if isinstance(content, tuple) else (content,)), more=("--standard-question",)) == 0
+    rows = read_rows(tmp_path / "rows", "conversation")
+    question, answer = rows[0]["messages"]
+    assert question["content"][1]["text"] == "[grounding]Please describe the image briefly."
+    said = [(part["text"], len(part["boxes"])) for part in answer["content"]]
+    assert said == [("A dog", 1), (" looks at ", 0), ("two cats", 2 if layout is of_grandf else 1), (".", 0)]
+    expected = [RLES["dog"], RLES["cat"], *([RLES["other"]] if layout is of_grandf else [])]
+    assert rows[0]["masks"] == expected and rows[0]["image_id"] == "a"
+    assert rows[0]["boxes_xyxy"] == [rle_to_box(rle).tolist() for rle in expected]
+    (row,) = grounded_conversation_rows(rows).rows
+    assert [text for text, _ in row["target_phrases"][0]] == ["A dog", "two cats"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"caption": "a bird."}, "no phrase with a mask"),
+        ({"caption": None}, "no text"),
+        ({"file_name": "b.jpg"}, "missing image"),
+        ({"file_name": None}, "image without a file name"),
+        ({"groundings": {}}, "no phrase with a mask"),
+        ({"groundings": [1]}, "caption of another layout"),
+        (
+            {"groundings": {"a dog": {"rle_masks": [{"size": [9, 9], "counts": "1"}]}}},
+            "image has another size than annotated",
+        ),
+        ({"groundings": {"a dog": {"rle_masks": "T1"}}}, "no phrase with a mask"),
+    ],
+)
+def test_captions_that_cannot_be_used(tmp_path, changes, reason):
+    assert run(tmp_path, of_grandf(**changes)) == 1
+    (report,) = (tmp_path / "rows").glob(".*.report.json")
+    assert json.loads(report.read_text())["skipped"] == {reason: 1}
+
+
+def test_wrong_phrases_and_masks_are_left_out_alone(tmp_path):
+    groundings = of_grandf()[0]["groundings"]
+    groundings |= {
+        "a bird": {"token_positives": [0, 5], "rle_masks": [RLES["dog"]]},
+        "looks": {"token_positives": [6, 11], "rle_masks": [{"size": [HEIGHT, WIDTH], "counts": "x"}]},
+    }
+    assert run(tmp_path, of_grandf(groundings=groundings)) == 0
+    assert len(read_rows(tmp_path / "rows", "conversation")[0]["masks"]) == 3
+    assert read_report(tmp_path / "rows")["parts"] == {"a phrase is not in its caption": 1, "mask is damaged": 1}
+
+
+def test_masks_with_the_same_box(tmp_path):
+    box = mask_to_rle(polygons_to_mask([[20, 5, 30, 5, 30, 20, 20, 20]], HEIGHT, WIDTH))
+    corners = polygons_to_mask([[20, 5, 30, 5, 30, 20, 20, 20]], HEIGHT, WIDTH)
+    corners[10:12, 24:26] = False
+    groundings = {"a dog": {"rle_masks": [box]}, "two cats": {"rle_masks": [mask_to_rle(corners), box]}}
+    assert run(tmp_path, of_grandf(groundings=groundings)) == 0
+    assert read_rows(tmp_path / "rows", "conversation")[0]["masks"] == [box]
+    ((reason, count),) = read_report(tmp_path / "rows")["parts"].items()
+    assert count == 1 and reason.startswith("two masks of an image have the same box")
+
+
+def test_truth_of_the_benchmark_must_agree(tmp_path, capsys):
+    captions, masks = of_benchmark()
+    assert run(tmp_path, captions) == 2
+    assert "pass `--annotations CAPTIONS.json MASKS.json`" in capsys.readouterr().err
+    assert run(tmp_path, captions, masks | {"annotations": masks["annotations"][:1]}) == 1
+    assert "caption has not one mask for each label" in capsys.readouterr().err
+    captions["annotations"].append({"id": 2, "image_id": "a"})
+    assert run(tmp_path, captions, masks) == 1
+    assert "image has not one caption: whose are its masks?" in capsys.readouterr().err
+
+
+def test_masks_turn_with_the_image(tmp_path):
+    write_jpeg(tmp_path / "images" / "a.jpg", WIDTH, HEIGHT, orientation=6)
+    assert run(tmp_path, of_grandf(), more=("--boxes-of", "stored")) == 0
+    (row,) = read_rows(tmp_path / "rows", "conversation")
+    turned = np.rot90(polygons_to_mask([DOG], HEIGHT, WIDTH), -1)
+    assert row["masks"][0] == mask_to_rle(turned) and isinstance(row["image"], Image.Image)
+    assert rle_to_box(row["masks"][0]).tolist() == row["boxes_xyxy"][0]
+
+
+def test_where_a_phrase_is():
+    assert find_phrase("A dog and a dog.", "a dog", [10, 15], 0) == (10, 15)
+    assert find_phrase("A dog and a dog.", "a dog", [1, 6], 0) == (0, 5), "what the file says is wrong"
+    assert find_phrase("A dog and a dog.", "a dog", None, 12) == (0, 5)
+    assert find_phrase("İ, a dog.", "a dog", None, 0) == (3, 8)
+    assert find_phrase("A dog.", "", None, 0) is None
