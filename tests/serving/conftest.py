@@ -1,9 +1,12 @@
 """Fixtures of the engine's tests."""
 
 import pytest
+import torch
 
+from transformers_groma import GromaForConditionalGeneration
 from transformers_groma.serving.engine import Engine
 
+from ..tiny import MASK_DECODER, spread_proposals
 from ..tiny_checkpoint import save_tiny_checkpoint
 from .engines import PATIENCE, Gate, Steps, load
 
@@ -18,6 +21,20 @@ def tiny_folder(golden_dir, tmp_path_factory):
 def tiny_parts(tiny_folder):
     """The very small model and its processor. Don't change them."""
     return load(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def masked_parts(tiny_parts):
+    """The very small model with a mask decoder that makes one mask or three, and its processor."""
+    model, processor = tiny_parts
+    torch.manual_seed(0)
+    config = model.config.to_dict()
+    config["mask_decoder_config"] = {**MASK_DECODER, "num_multimask_outputs": 3}
+    masked = GromaForConditionalGeneration(type(model.config)(**config)).eval()
+    masked.load_state_dict(model.state_dict(), strict=False)
+    spread_proposals(masked.model.region_proposer)
+    masked.generation_config = model.generation_config
+    return masked, processor
 
 
 @pytest.fixture

@@ -41,6 +41,12 @@ def ask(text: str, image: Image.Image | None = None, *boxes: list[float]) -> lis
     return [{"role": "user", "content": [*parts, {"type": "text", "text": text}, *regions]}]
 
 
+def conversation(*regions: dict, image: Image.Image | None = None, words: str = "[grounding]What is ") -> list[dict]:
+    """A conversation of one question about an image, with regions in any form behind the text."""
+    parts = [{"type": "image", "image": image or noise()}, {"type": "text", "text": words}]
+    return [{"role": "user", "content": [*parts, *({"type": "region", **region} for region in regions)]}]
+
+
 def run(coroutine):
     """`asyncio.run` with a limit."""
 

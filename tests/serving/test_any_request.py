@@ -73,7 +73,12 @@ def mutated(value, generator: random.Random):
 
 def valid_body():
     body = question(
-        {"type": "region", "box": [1, 2, 30, 40]}, {"type": "phrase", "text": "a cup"}, stream=False, max_tokens=5
+        {"type": "region", "box": [1, 2, 30, 40]},
+        {"type": "region", "points": [[1, 2], [30, 40]], "labels": [1, 0], "ambiguity": "part"},
+        {"type": "region", "mask": {"size": [48, 64], "counts": "0`P1"}},
+        {"type": "phrase", "text": "a cup"},
+        stream=False,
+        max_tokens=5,
     )
     body["messages"][:0] = [
         {"role": "system", "content": "Be short."},

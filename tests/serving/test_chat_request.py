@@ -4,14 +4,25 @@ import json
 
 import pytest
 
+from transformers_groma.point_inputs import MAX_POINTS
 from transformers_groma.serving.api_errors import ApiError
 from transformers_groma.serving.chat_request import HARMLESS, UNSUPPORTED, read_chat_request
+from transformers_groma.serving.request_json import MAX_VERTICES
 from transformers_groma.serving.settings import ServerSettings
 
-SETTINGS = ServerSettings("toy", max_messages=4, max_parts=7, max_regions=2, max_characters=30, max_new_tokens=10)
+SETTINGS = ServerSettings(
+    "toy",
+    max_messages=4,
+    max_parts=7,
+    max_regions=2,
+    max_characters=30,
+    max_mask_characters=8,
+    max_new_tokens=10,
+)
 TEXT = {"type": "text", "text": "What?"}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 REGION = {"type": "region", "box": [1, 2, 3.5, 4]}
+MASK = {"type": "region", "mask": {"size": [4, 4], "counts": "12345678"}}
 
 
 def user(*parts):
@@ -53,8 +64,10 @@ def test_a_request_with_everything():
             top_p=1,
             seed=-(2**63),
             grounding=True,
+            masks=True,
         )
     )
+    assert request.masks
     assert request.messages[3].content[1].box == [1, 2, 3.5, 4]
     assert request.messages[0].content[0].text == "Be short."
 
@@ -124,6 +137,7 @@ def test_numbers_may_be_written_either_way():
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage"),
         ({"grounding": "yes"}, "grounding"),
+        ({"masks": 1}, "masks"),
         ({"grouding": True}, "grouding"),
         ({"boxes": [[1, 2, 3, 4]]}, "boxes"),
         ({"model": 5}, "model"),
@@ -154,11 +168,21 @@ def test_wrong_fields_are_named(fields, param):
             user({"type": "image_url", "image_url": {"url": "x", "detail": "no"}}),
             "messages[0].content[0].image_url.detail",
         ),
-        (user(IMAGE, {"type": "region"}), "messages[0].content[1].box"),
+        (user(IMAGE, {"type": "region"}), "messages[0].content[1]"),
+        (user(IMAGE, {"type": "region", "box": [1, 2, 3, 4], "point": [1, 2]}), "messages[0].content[1]"),
+        (user(IMAGE, {"type": "region", "point": [1, 2, 3]}), "messages[0].content[1].point"),
+        (user(IMAGE, {"type": "region", "points": []}), "messages[0].content[1].points"),
+        (user(IMAGE, {"type": "region", "points": [[1]]}), "messages[0].content[1].points[0]"),
+        (user(IMAGE, {"type": "region", "point": [1, 2], "labels": [1]}), "messages[0].content[1].labels"),
+        (user(IMAGE, {"type": "region", "points": [[1, 2]], "labels": [True]}), "messages[0].content[1].labels[0]"),
+        (user(IMAGE, {"type": "region", "mask": "x"}), "messages[0].content[1].mask"),
+        (user(IMAGE, {"type": "region", "mask": {"size": [1, 2]}}), "messages[0].content[1].mask.counts"),
+        (user(IMAGE, {"type": "region", "mask": {"size": [1], "counts": "x"}}), "messages[0].content[1].mask.size"),
+        (user(IMAGE, {"type": "region", "point": [1, 2], "ambiguity": "all"}), "messages[0].content[1].ambiguity"),
         (user(IMAGE, {"type": "region", "box": [1, 2, 3]}), "messages[0].content[1].box"),
         (user(IMAGE, {"type": "region", "box": [1, 2, 3, 4, 5]}), "messages[0].content[1].box"),
         (user(IMAGE, {"type": "region", "box": [1, 2, 3, "4"]}), "messages[0].content[1].box[3]"),
-        (user(IMAGE, {"type": "region", "bbox": [1, 2, 3, 4]}), "messages[0].content[1].box"),
+        (user(IMAGE, {"type": "region", "bbox": [1, 2, 3, 4]}), "messages[0].content[1].bbox"),
         (user(IMAGE, {"type": "phrase", "text": ""}), "messages[0].content[1].text"),
         (user(IMAGE, {"type": "phrase", "text": "x", "boxes": []}), "messages[0].content[1].boxes"),
         (user(IMAGE, IMAGE, TEXT), "messages[0].content[1]"),
@@ -190,6 +214,35 @@ def test_what_is_not_a_box_is_told_what_one_is(box, shown):
     )
 
 
+@pytest.mark.parametrize(
+    ("region", "message"),
+    [
+        (
+            {},
+            "`messages[0].content[1]` has nothing that says where it is: send one of box, point, points, scribble, mask"
+            ".",
+        ),
+        ({"box": [1, 2, 3, 4], "mask": MASK["mask"]}, "`messages[0].content[1]` has box and mask: send one of box, "),
+        ({"point": 5}, "`messages[0].content[1].point` is 5: send [x, y] in pixels of the upright image."),
+        ({"mask": [1]}, '`messages[0].content[1].mask` is [1]: send COCO\'s RLE, {"size": [height, width], '),
+        ({"box": [1, 2, 3, 4], "labels": [1]}, "`messages[0].content[1].labels` say which of several points are on a"),
+    ],
+)
+def test_regions_in_a_wrong_form(region, message):
+    assert refusal(body(user(IMAGE, {"type": "region", **region}, TEXT))).message.startswith(message)
+
+
+@pytest.mark.parametrize(("name", "most"), [("points", MAX_POINTS), ("scribble", MAX_VERTICES)])
+def test_as_many_points_as_are_read_and_one_more(name, most):
+    def content(count):
+        return json.dumps(body(user(IMAGE, {"type": "region", name: [[1, 2]] * count}, TEXT))).encode()
+
+    request = read_chat_request(content(most), ServerSettings("toy"))
+    assert len(getattr(request.messages[0].content[1], name)) == most
+    with pytest.raises(ApiError, match=f"`messages.0..content.1..{name}` is .*: send .*, at most {most}."):
+        read_chat_request(content(most + 1), ServerSettings("toy"))
+
+
 def test_what_is_empty_is_said_to_be_empty():
     assert refusal(body() | {"messages": []}).message == "`messages` is empty."
     assert (
@@ -211,11 +264,14 @@ def test_unknown_parts_are_told_what_there_is():
         ([IMAGE, REGION, REGION, TEXT], "regions"),
         ([IMAGE, *[TEXT] * 4, {"type": "text", "text": "0123456789"}], "characters"),
         ([IMAGE, *[{"type": "text", "text": "a"}] * 6], "parts"),
+        ([IMAGE, MASK, TEXT], "characters of masks"),
     ],
 )
 def test_limits_of_a_conversation(parts, limit):
     """As many as are read, and one more."""
-    more = {"regions": REGION, "characters": {"type": "text", "text": "a"}, "parts": TEXT}[limit]
+    longer = {"type": "region", "mask": {"size": [4, 4], "counts": [1]}}
+    one = {"type": "text", "text": "a"}
+    more = {"regions": REGION, "characters": one, "parts": TEXT, "characters of masks": longer}[limit]
     read(body(user(*parts)))
     error = refusal(body(user(*parts, more)))
     assert limit in error.message and error.param == "messages"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import MASK_DECODER, spread_proposals
+from tests.tiny import MASK_DECODER
 from transformers_groma import GromaForConditionalGeneration
 from transformers_groma.answer_masks import add_masks, shown_regions
 from transformers_groma.image_inputs import ImageSize
@@ -15,7 +15,7 @@ from transformers_groma.perceived_images import perceive
 from transformers_groma.serving.engine import Engine, ModelFailedError
 from transformers_groma.serving.row_masks import DecodedMasks, MaskSource
 
-from .engines import PATIENCE, noise, run, tokens
+from .engines import PATIENCE, conversation, noise, run, tokens
 
 SIZE = ImageSize(height=40, width=60)
 MASK = np.zeros((40, 60), bool)
@@ -29,34 +29,11 @@ REGIONS = (
 )
 
 
-@pytest.fixture(scope="module")
-def masked_parts(tiny_parts):
-    """The very small model with a mask decoder that makes one mask or three, and its processor."""
-    model, processor = tiny_parts
-    torch.manual_seed(0)
-    config = model.config.to_dict()
-    config["mask_decoder_config"] = {**MASK_DECODER, "num_multimask_outputs": 3}
-    masked = GromaForConditionalGeneration(type(model.config)(**config)).eval()
-    masked.load_state_dict(model.state_dict(), strict=False)
-    spread_proposals(masked.model.region_proposer)
-    masked.generation_config = model.generation_config
-    return masked, processor
-
-
 @pytest.fixture
 def engine(masked_parts):
     engine = Engine(*masked_parts)
     yield engine
     engine.close(PATIENCE)
-
-
-def conversation(*regions, image=None, words="[grounding]What is "):
-    parts = [{"type": "region", **region} for region in regions]
-    return [{"role": "user", "content": [{"type": "image", "image": image or noise()}, text(words), *parts]}]
-
-
-def text(words):
-    return {"type": "text", "text": words}
 
 
 def test_answers_have_masks_of_what_they_name_and_of_the_users_regions(engine, masked_parts):

@@ -1,13 +1,15 @@
 """The `openai` client against the server, unchanged: answers, streams, errors."""
 
+import numpy as np
 import openai
 import pytest
 from huggingface_hub.utils import httpx
 
+from transformers_groma.masks import mask_to_rle
 from transformers_groma.serving.answers import EngineClosedError, ModelFailedError, QueueFullError
 
 from . import running_server
-from .fake_engine import TEXT, FakeEngine
+from .fake_engine import MASKS, TEXT, FakeEngine
 from .running_server import MODEL, data_url, question, serving
 
 GROUNDING = {
@@ -28,6 +30,7 @@ GROUNDING = {
             "region_ids": [1, 2],
         },
     ],
+    "user_regions": [],
     "unknown_region_ids": [],
 }
 PIECES = (
@@ -66,7 +69,8 @@ def test_an_answer_and_its_grounding(server):
     )
     (choice,) = completion.choices
     assert choice.message.content == TEXT and choice.message.role == "assistant" and choice.finish_reason == "stop"
-    assert choice.message.grounding == GROUNDING
+    own = [{"box_xyxy": [10.0, 20.0, 30.0, 40.0], "region_id": 0}]
+    assert choice.message.grounding == {**GROUNDING, "user_regions": own}
     for phrase in GROUNDING["phrases"]:
         assert choice.message.content[slice(*phrase["span"])] == phrase["text"]
     assert (
@@ -87,6 +91,72 @@ def test_an_answer_and_its_grounding(server):
         {"type": "text", "text": "What is there?"},
     ]
     assert sampling.max_new_tokens == 7 and sampling.temperature == 0
+
+
+REGIONS = (
+    {"type": "region", "point": [10, 20]},
+    {"type": "region", "points": [[10, 20], [30, 5]], "labels": [1, 0], "ambiguity": "part"},
+    {"type": "region", "scribble": [[10, 20], [30, 40], [20, 10]]},
+    {"type": "region", "mask": mask_to_rle(np.ones((48, 64), bool))},
+)
+
+
+@pytest.fixture(scope="module")
+def mask_server():
+    with serving(FakeEngine(PIECES, has_masks=True)) as running:
+        yield running
+
+
+def test_regions_in_every_form_reach_the_engine(mask_server):
+    client(mask_server).chat.completions.create(**question(*REGIONS))
+    content = mask_server.engine.asked[-1][0][0]["content"]
+    assert content[1:-1] == list(REGIONS)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_masks_of_what_the_answer_names_and_of_the_users_regions(mask_server, stream):
+    asked = client(mask_server).chat.completions.create(
+        **question(REGIONS[0]), extra_body={"masks": True}, stream=stream
+    )
+    if stream:
+        deltas = [chunk.choices[0].delta for chunk in asked]
+        earlier = [delta.grounding for delta in deltas[:-1] if getattr(delta, "grounding", None)]
+        assert earlier and all("masks" not in phrase for grounding in earlier for phrase in grounding["phrases"])
+        grounding = deltas[-1].grounding  # the last event has all of it
+    else:
+        grounding = asked.choices[0].message.grounding
+    assert [phrase["masks"] for phrase in grounding["phrases"]] == [[MASKS[0]], [MASKS[1], MASKS[2]]]
+    assert grounding["user_regions"] == [{"box_xyxy": [10.0, 20.0, 30.0, 40.0], "region_id": 0, "mask": MASKS[0]}]
+
+
+def test_masks_of_a_model_without_a_mask_decoder(server):
+    with pytest.raises(openai.BadRequestError) as raised:
+        client(server).chat.completions.create(**question(), extra_body={"masks": True})
+    assert raised.value.param == "masks" and raised.value.code == "masks_not_supported"
+    assert raised.value.body["message"] == (
+        "`masks` is true, but this server's model has no mask decoder and points with boxes only: leave it out."
+    )
+    # Clicks need none: they stand for a proposal.
+    assert client(server).chat.completions.create(**question(REGIONS[0])).choices[0].message.content == TEXT
+
+
+@pytest.mark.parametrize(
+    ("region", "message"),
+    [
+        ({"point": [65, 3]}, "`messages[0].content[1].point` = [65.0, 3.0] is outside of the 64x48"),
+        ({"points": [[5, 5]], "labels": [0]}, "`messages[0].content[1].labels` has no 1"),
+        ({"points": [[5, 5]], "labels": [1, 1]}, "`messages[0].content[1].labels` has 2 entries for 1 point"),
+        ({"mask": mask_to_rle(np.zeros((48, 64), bool))}, "`messages[0].content[1].mask` is empty"),
+        ({"mask": mask_to_rle(np.ones((64, 48), bool))}, "`messages[0].content[1].mask` is of 48x64"),
+        ({"mask": {"size": [48, 64], "counts": "!"}}, "`messages[0].content[1].mask` is not COCO's RLE"),
+        ({"mask": {"size": [4800, 6400], "counts": "x"}}, "`messages[0].content[1].mask.size` is [4800, 6400], more"),
+    ],
+)
+def test_regions_that_are_not_of_the_image(server, region, message):
+    with pytest.raises(openai.BadRequestError) as raised:
+        client(server).chat.completions.create(**question({"type": "region", **region}))
+    assert raised.value.body["message"].startswith(message) and raised.value.code == "invalid_region"
+    assert raised.value.param.startswith("messages[0].content[1]")
 
 
 def test_an_answer_can_be_part_of_the_next_question(server):

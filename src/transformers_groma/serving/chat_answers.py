@@ -1,43 +1,65 @@
 """Answers of the engine as OpenAI's API sends them: a completion, or chunks of one, with what phrases point at."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from PIL import Image
 
 from ..grounding import GroundedText
-from .answers import EngineAnswer
+from .answers import RLE, EngineAnswer
 
 # The end of a text that may turn out to be a tag of the markup (`<roi>`, `<r7>`, `</p>`, …), which is not text.
 _UNFINISHED_TAG = re.compile(r"<[^<>]{0,16}$")
 
 
-def grounding_of(answer: GroundedText, image: Image.Image | None) -> dict[str, Any]:
+def grounding_of(
+    answer: GroundedText, image: Image.Image | None, masks: Mapping[int, RLE] | None = None
+) -> dict[str, Any]:
     """What the phrases of an answer point at.
 
     Args:
         answer (`GroundedText`): an answer.
         image (`PIL.Image.Image`, *optional*): the upright image that it is about.
+        masks (`Mapping[int, RLE]`, *optional*): masks by the numbers of regions, where they were asked for.
 
     Returns:
         `dict`: `image` with its `width` and `height` (`None` without one), `phrases` with their `text`, `span` in the
-        answer's text, `boxes_xyxy` in absolute pixels of the upright image, `scores` and `region_ids`, and
-        `unknown_region_ids`, numbers that the model wrote and that are not regions.
+        answer's text, `boxes_xyxy` in absolute pixels of the upright image, `scores` and `region_ids`,
+        `user_regions`, the regions that the conversation points at, in order, with `box_xyxy` and `region_id`, and
+        `unknown_region_ids`, numbers that the model wrote and that are not regions. With masks phrases have `masks`,
+        COCO's RLE for each of their boxes, and the user's regions `mask`.
     """
+    phrases: list[dict[str, Any]] = [
+        {
+            "text": phrase.text,
+            "span": list(phrase.span),
+            "boxes_xyxy": [_rounded(box) for box in phrase.boxes.tolist()],
+            "scores": [round(score, 4) for score in phrase.regions.scores.tolist()],
+            "region_ids": list(phrase.region_ids),
+        }
+        for phrase in answer.phrases
+    ]
+    own = answer.user_regions
+    user_regions: list[dict[str, Any]] = [
+        {"box_xyxy": _rounded(box), "region_id": number}
+        for box, number in zip(own.xyxy.tolist(), own.ids, strict=True)
+    ]
+    if masks is not None:
+        for phrase in phrases:
+            phrase["masks"] = [masks[number] for number in phrase["region_ids"]]
+        for region in user_regions:
+            region["mask"] = masks[region["region_id"]]
     return {
         "image": None if image is None else {"width": image.width, "height": image.height},
-        "phrases": [
-            {
-                "text": phrase.text,
-                "span": list(phrase.span),
-                "boxes_xyxy": [[round(value, 2) for value in box] for box in phrase.boxes.tolist()],
-                "scores": [round(score, 4) for score in phrase.regions.scores.tolist()],
-                "region_ids": list(phrase.region_ids),
-            }
-            for phrase in answer.phrases
-        ],
+        "phrases": phrases,
+        "user_regions": user_regions,
         "unknown_region_ids": list(answer.unknown_region_ids),
     }
+
+
+def _rounded(box: list[float]) -> list[float]:
+    return [round(value, 2) for value in box]
 
 
 def usage_of(answer: EngineAnswer) -> dict[str, int]:
@@ -49,13 +71,16 @@ def usage_of(answer: EngineAnswer) -> dict[str, int]:
     }
 
 
-def completion(head: dict[str, Any], answer: EngineAnswer, image: Image.Image | None) -> dict[str, Any]:
+def completion(
+    head: dict[str, Any], answer: EngineAnswer, image: Image.Image | None, has_masks: bool = False
+) -> dict[str, Any]:
     """A whole answer.
 
     Args:
         head (`dict`): `id`, `created` and `model`.
         answer (`EngineAnswer`): the final answer.
         image (`PIL.Image.Image`, *optional*): the upright image that it is about.
+        has_masks (`bool`): whether masks were asked for.
 
     Returns:
         `dict`: a `chat.completion`.
@@ -64,7 +89,7 @@ def completion(head: dict[str, Any], answer: EngineAnswer, image: Image.Image | 
         "role": "assistant",
         "content": answer.grounded.text,
         "refusal": None,
-        "grounding": grounding_of(answer.grounded, image),
+        "grounding": grounding_of(answer.grounded, image, answer.masks if has_masks else None),
     }
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}
     return {**head, "object": "chat.completion", "choices": [choice], "usage": usage_of(answer)}
@@ -77,9 +102,13 @@ class AnswerChunks:
         head (`dict`): `id`, `created` and `model`, the same in all chunks.
         image (`PIL.Image.Image`, *optional*): the upright image that the answer is about.
         include_usage (`bool`): whether a chunk with the tokens comes last, and the others say that it will.
+        has_masks (`bool`): whether masks were asked for; they come with the whole grounding at the end.
     """
 
-    def __init__(self, head: dict[str, Any], image: Image.Image | None, include_usage: bool) -> None:
+    def __init__(
+        self, head: dict[str, Any], image: Image.Image | None, include_usage: bool, has_masks: bool = False
+    ) -> None:
+        self._has_masks = has_masks
         self._head = head
         self._image = image
         self._include_usage = include_usage
@@ -99,7 +128,8 @@ class AnswerChunks:
     def last(self, answer: EngineAnswer) -> list[dict[str, Any]]:
         """The chunks of the finished answer: the rest of the text, the whole grounding, and the usage if wanted."""
         rest = self._growth(answer.grounded, answer.grounded.text)
-        final = self._chunk({"grounding": grounding_of(answer.grounded, self._image)}, answer.finish_reason)
+        grounding = grounding_of(answer.grounded, self._image, answer.masks if self._has_masks else None)
+        final = self._chunk({"grounding": grounding}, answer.finish_reason)
         chunks = [chunk for chunk in (rest, final) if chunk is not None]
         if self._include_usage:
             chunks.append({**self._chunk({}), "choices": [], "usage": usage_of(answer)})

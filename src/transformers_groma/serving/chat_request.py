@@ -4,11 +4,12 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import from_json
+from pydantic import Field, field_validator, model_validator
 
 from ..image_inputs import shortened
 from .api_errors import ApiError, bad_request
+from .region_request import RegionForm, check_form, mask_characters
+from .request_json import Strict, read_object, validated
 from .settings import ServerSettings
 
 # Fields of OpenAI's API that would change the answer if they were obeyed, with the values that change nothing.
@@ -43,23 +44,18 @@ HARMLESS = (
     "service_tier",
     "user",
 )
-_PART_TYPES = "text, image_url, region or phrase"
 # What a message of an answer holds besides its text; clients send it back as history.
 _ANSWER_FIELDS = ("annotations", "grounding", "refusal")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class TextPart(_Strict):
+class TextPart(Strict):
     """Text; control tokens in it are plain text, but for `[grounding]` at the head of a question."""
 
     type: Literal["text"]
     text: str
 
 
-class ImageUrl(_Strict):
+class ImageUrl(Strict):
     """Where an image is: in a data URL, or behind an http(s) URL."""
 
     url: str = Field(min_length=1)
@@ -67,21 +63,20 @@ class ImageUrl(_Strict):
     detail: Literal["auto", "low", "high"] = "auto"
 
 
-class ImagePart(_Strict):
+class ImagePart(Strict):
     """The image of the conversation."""
 
     type: Literal["image_url"]
     image_url: ImageUrl
 
 
-class RegionPart(_Strict):
-    """A region that the user points at, `xyxy` in absolute pixels of the upright image."""
+class RegionPart(RegionForm):
+    """A region that the user points at."""
 
     type: Literal["region"]
-    box: list[float] = Field(min_length=4, max_length=4)
 
 
-class PhrasePart(_Strict):
+class PhrasePart(Strict):
     """A phrase to locate."""
 
     type: Literal["phrase"]
@@ -91,7 +86,7 @@ class PhrasePart(_Strict):
 UserPart = Annotated[TextPart | ImagePart | RegionPart | PhrasePart, Field(discriminator="type")]
 
 
-class _Message(_Strict):
+class _Message(Strict):
     @field_validator("content", mode="before", check_fields=False)
     @classmethod
     def _as_parts(cls, content: Any) -> Any:
@@ -127,7 +122,7 @@ class AssistantMessage(_Message):
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
 
 
-class StreamOptions(_Strict):
+class StreamOptions(Strict):
     """Options of a streamed answer."""
 
     include_usage: bool = False
@@ -135,12 +130,13 @@ class StreamOptions(_Strict):
     include_obfuscation: bool = False
 
 
-class ChatRequest(_Strict):
+class ChatRequest(Strict):
     """A request for one answer."""
 
     model: str = Field(min_length=1)
     messages: list[Message] = Field(min_length=1)
     grounding: bool = False
+    masks: bool = False
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1)
@@ -169,49 +165,14 @@ def read_chat_request(body: bytes, settings: ServerSettings) -> ChatRequest:
     Traceback (most recent call last):
     transformers_groma.serving.api_errors.ApiError: `audio` is {}, which this server does not support: leave it out.
     """
-    _check_marks(body, settings)
-    try:
-        given = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise bad_request(f"The body is not JSON: {error}.", code="invalid_json") from error
-    if not isinstance(given, dict):
-        raise bad_request(f"The body must be a JSON object, got {shortened(given)}.", code="invalid_json")
-    given = without_nulls(given)
+    given = read_object(body, settings)
     _check_counts(given.get("messages"), settings)
     _refuse_unsupported(given)
     known = {name: value for name, value in given.items() if name not in (*UNSUPPORTED, *HARMLESS)}
-    try:
-        request = ChatRequest.model_validate(known)
-    except ValidationError as error:
-        # The first one only: others often follow from it.
-        message, param = _sentence(dict(error.errors(include_url=False)[0]), known)
-        raise bad_request(message, param) from error
+    request = validated(ChatRequest, known)
     _check_lengths(request, settings)
     _check_conversation(request, settings)
     return request
-
-
-def without_nulls(value: Any) -> Any:
-    """Objects without the fields that are null, which mean the same as fields that are not there.
-
-    Example:
-    >>> without_nulls({"stop": None, "messages": [{"name": None}]})
-    {'messages': [{}]}
-    """
-    if isinstance(value, dict):
-        return {name: without_nulls(entry) for name, entry in value.items() if entry is not None}
-    return [without_nulls(entry) for entry in value] if isinstance(value, list) else value
-
-
-def _check_marks(body: bytes, settings: ServerSettings) -> None:
-    """Refuse JSON of very many small values, which takes many times its length in memory."""
-    marks = sum(body.count(mark) for mark in (b",", b"[", b"{"))
-    # All the text of a conversation could be commas; the text of an image in base64 has none.
-    most = settings.max_characters + 100 * settings.max_parts
-    if marks > most:
-        raise bad_request(
-            f"The body has {marks} commas and brackets, but this server reads at most {most}. Send less."
-        )
 
 
 def _check_counts(messages: Any, settings: ServerSettings) -> None:
@@ -249,48 +210,6 @@ def _kinds(value: Any) -> tuple[type, ...]:
     return (int, float) if type(value) is int else (type(value),)
 
 
-def _sentence(error: dict[str, Any], given: Any) -> tuple[str, str]:
-    """What is wrong with a field, and its path."""
-    path, kind = _path(error["loc"], given), error["type"]
-    if kind == "missing":
-        path = f"{path}.{error['loc'][-1]}" if path else str(error["loc"][-1])
-        return f"`{path}` is missing.", path
-    if kind == "extra_forbidden":
-        return f"`{path}` is not a field that this server knows. Leave it out.", path
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        field = error["ctx"]["discriminator"].strip("'")
-        remedy = f"use {_PART_TYPES}" if field == "type" else "use system, user or assistant"
-        if kind == "union_tag_not_found":
-            return f"`{path}` has no `{field}`: {remedy}.", path
-        return (
-            f"`{path}` has the {field} {shortened(error['ctx']['tag'])}, which this server cannot read: {remedy}.",
-            path,
-        )
-    if path.startswith("messages[") and error["loc"][-1] == "type":
-        return f"`{path}` is {shortened(error['input'])}; system and assistant messages are text only.", path
-    if path.endswith(".box"):
-        return f"`{path}` is {shortened(error['input'])}: send [x1, y1, x2, y2] in pixels of the upright image.", path
-    if kind in ("too_short", "string_too_short") and not error["input"]:
-        return f"`{path}` is empty.", path
-    return f"`{path}`: {error['msg']}, got {shortened(error['input'])}.", path
-
-
-def _path(location: tuple[int | str, ...], given: Any) -> str:
-    """The place of an error as a caller writes it; pydantic also names the kinds of parts that it went through."""
-    path = ""
-    was_kind = False
-    for number, step in enumerate(location):
-        is_kind = isinstance(given, dict) and step in (given.get("type"), given.get("role"))
-        was_kind = is_kind and not was_kind and number < len(location) - 1
-        if was_kind:
-            continue
-        if isinstance(step, int) and isinstance(given, list) and step < len(given):
-            path, given = f"{path}[{step}]", given[step]
-        elif isinstance(given, dict) and step in given:
-            path, given = f"{path}.{step}" if path else str(step), given[step]
-    return path
-
-
 def _check_lengths(request: ChatRequest, settings: ServerSettings) -> None:
     if request.stream_options is not None and not request.stream:
         raise bad_request("`stream_options` needs `stream`: true.", "stream_options")
@@ -310,9 +229,11 @@ def _check_lengths(request: ChatRequest, settings: ServerSettings) -> None:
             )
     parts = [part for message in request.messages for part in message.content]
     characters = sum(len(part.text) for part in parts if isinstance(part, (TextPart, PhrasePart)))
+    regions = [part for part in parts if isinstance(part, RegionPart)]
     for what, count, limit in (
-        ("regions", sum(isinstance(part, RegionPart) for part in parts), settings.max_regions),
+        ("regions", len(regions), settings.max_regions),
         ("characters of text", characters, settings.max_characters),
+        ("characters of masks", mask_characters(regions), settings.max_mask_characters),
     ):
         if count > limit:
             raise bad_request(
@@ -345,6 +266,9 @@ def _check_conversation(request: ChatRequest, settings: ServerSettings) -> None:
         for index, message in enumerate(request.messages)
         for number, part in enumerate(message.content)
     ]
+    for path, part in paths:
+        if isinstance(part, RegionPart):
+            check_form(part, path)
     images = [path for path, part in paths if isinstance(part, ImagePart)]
     if len(images) > 1:
         raise bad_request(
@@ -356,4 +280,4 @@ def _check_conversation(request: ChatRequest, settings: ServerSettings) -> None:
         raise bad_request(f"`{pointing[0]}` belongs to an image, but there is no image_url part.", pointing[0])
 
 
-__all__ = ["HARMLESS", "UNSUPPORTED", "ChatRequest", "read_chat_request", "without_nulls"]
+__all__ = ["HARMLESS", "UNSUPPORTED", "ChatRequest", "ImageUrl", "read_chat_request"]

@@ -17,7 +17,7 @@ request_log = logging.getLogger(f"{__name__}.requests")
 
 # Answered also while the server stops, and not counted as work to finish.
 _ABOUT_THE_SERVER = ("/health", "/metrics")
-_ENDPOINTS = ("/v1/chat/completions", "/v1/models", *_ABOUT_THE_SERVER)
+_ENDPOINTS = ("/v1/chat/completions", "/v1/segment", "/v1/models", *_ABOUT_THE_SERVER)
 # As nginx logs it; it is never sent.
 CLIENT_LEFT = 499
 

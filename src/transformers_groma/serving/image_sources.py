@@ -59,7 +59,7 @@ class ImageSources:
         content = await self._content(url, param, share)
         downloaded = share.held - held  # a data URL is part of the body, which is counted already
         try:
-            image = await self._in_thread(lambda: open_image_header(io.BytesIO(content)))
+            image = await self.in_thread(lambda: open_image_header(io.BytesIO(content)))
             width, height = image.size
             if width * height > self._settings.max_pixels:
                 raise ImageTooLargeError(
@@ -67,7 +67,7 @@ class ImageSources:
                     "this server reads. Make the image smaller"
                 )
             share.add(4 * width * height)
-            upright = await self._in_thread(lambda: decoded_upright(image))
+            upright = await self.in_thread(lambda: decoded_upright(image))
             share.give_back(downloaded)
             return upright
         except ApiError:
@@ -81,7 +81,7 @@ class ImageSources:
     async def _content(self, url: str, param: str, share: MemoryShare) -> bytes:
         """The bytes of an image, not yet decoded."""
         if url[:5].lower() == "data:":
-            return await self._in_thread(lambda: data_url_content(url, param))
+            return await self.in_thread(lambda: data_url_content(url, param))
         if url[:8].lower().startswith(("http://", "https://")):
             if self._downloader is None:
                 raise bad_request(
@@ -106,7 +106,8 @@ class ImageSources:
             "invalid_image_url",
         )
 
-    async def _in_thread(self, work: Callable[[], Any]) -> Any:
+    async def in_thread(self, work: Callable[[], Any]) -> Any:
+        """Do what takes its time in one of the threads that decode images."""
         return await to_thread.run_sync(work, limiter=self._threads)
 
 

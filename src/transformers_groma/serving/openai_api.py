@@ -3,25 +3,26 @@
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
 from .. import __version__
 from .access import ClientLimit
-from .answers import EngineAnswer, EngineClosedError, ModelFailedError, QueueFullError
-from .api_errors import ApiError, bad_request, busy
+from .api_errors import ApiError
 from .chat_answers import AnswerChunks, completion
 from .chat_messages import engine_messages, sampling_of
 from .chat_request import ChatRequest, read_chat_request
 from .client_presence import while_connected
 from .engine import Engine
+from .engine_errors import check_masks, of_engine
 from .event_stream import END, EventStream, event
 from .gate import CLIENT_LEFT, Gate
 from .held_memory import HeldMemory
@@ -30,6 +31,8 @@ from .image_sources import ImageSources
 from .lifecycle import Lifecycle
 from .metrics import CONTENT_TYPE, ServerMetrics
 from .request_body import ClientLeftError, read_body
+from .segment_request import SegmentRequest
+from .segments import Segments
 from .settings import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -56,7 +59,7 @@ def create_app(
         make_downloader (`Callable`): makes what fetches images, where `settings` allow it.
 
     Returns:
-        `FastAPI`: with `/v1/chat/completions`, `/v1/models`, `/health` and `/metrics`.
+        `FastAPI`: with `/v1/chat/completions`, `/v1/segment`, `/v1/models`, `/health` and `/metrics`.
 
     Example:
 
@@ -69,7 +72,9 @@ def create_app(
     downloader = make_downloader(settings) if settings.allow_image_urls else None
     threads = CapacityLimiter(_THREADS)
     sources = ImageSources(settings, downloader, metrics.download, threads)
-    chats = _Chats(engine, settings, sources, metrics, threads)
+    memory, clients = HeldMemory(settings.max_held_bytes), ClientLimit(settings.max_requests_per_client)
+    chats = _Chats(engine, settings, sources, metrics, threads, memory, clients)
+    segments = Segments(engine, settings, sources, threads, memory, clients)
     created = int(time.time())
     model = {"id": settings.model_name, "object": "model", "created": created, "owned_by": "transformers-groma"}
 
@@ -88,13 +93,15 @@ def create_app(
         redirect_slashes=False,  # a redirect would name the host that the client named
     )
 
-    # The body is read by hand, within limits; its schema is for readers of /openapi.json.
-    schema = {"content": {"application/json": {"schema": ChatRequest.model_json_schema()}}, "required": True}
-
-    @app.post("/v1/chat/completions", openapi_extra={"requestBody": schema})
+    @app.post("/v1/chat/completions", openapi_extra=_body_of(ChatRequest))
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation."""
         return await chats.respond(request)
+
+    @app.post("/v1/segment", openapi_extra=_body_of(SegmentRequest))
+    async def segment(request: Request) -> Response:
+        """Answer with masks of regions, or of what a phrase refers to."""
+        return await segments.respond(request)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -161,14 +168,16 @@ class _Chats:
         sources: ImageSources,
         metrics: ServerMetrics,
         threads: CapacityLimiter,
+        memory: HeldMemory,
+        clients: ClientLimit,
     ) -> None:
         self._engine = engine
         self._settings = settings
         self._sources = sources
         self._metrics = metrics
         self._threads = threads
-        self._memory = HeldMemory(settings.max_held_bytes)
-        self._clients = ClientLimit(settings.max_requests_per_client)
+        self._memory = memory
+        self._clients = clients
 
     async def respond(self, request: Request) -> Response:
         """The response to a request."""
@@ -191,32 +200,43 @@ class _Chats:
             body = await read_body(request, self._settings, share)
             # In a thread, as a body of many megabytes takes its time.
             chat = await to_thread.run_sync(read_chat_request, body, self._settings, limiter=self._threads)
-            messages, image = await while_connected(engine_messages(chat, self._sources, share), request.receive)
+            if chat.masks:
+                check_masks(self._engine, "`masks` is true", "masks", "leave it out")
+            reading = engine_messages(chat, self._sources, share, self._settings)
+            messages, image = await while_connected(reading, request.receive)
             # While it waits for its turn, a request holds the pixels of its image, and no longer the text of its body.
             share.give_back(len(body))
             head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": chat.model}
             sampling, is_stream, options = sampling_of(chat, self._settings), chat.stream, chat.stream_options
+            masks = chat.masks
             del body, chat
             if not is_stream:
-                answering = _of_engine(self._engine.answer(messages, sampling))
+                answering = of_engine(self._engine.answer(messages, sampling, masks))
                 answer = await while_connected(answering, request.receive)
-                yield JSONResponse(completion(head, answer, image))
+                yield JSONResponse(completion(head, answer, image, masks))
                 return
-            chunks = AnswerChunks(head, image, include_usage=options is not None and options.include_usage)
-            stream = self._engine.stream(messages, sampling)
+            include_usage = options is not None and options.include_usage
+            chunks = AnswerChunks(head, image, include_usage, masks)
+            stream = self._engine.stream(messages, sampling, masks)
             try:
-                answer = await while_connected(_of_engine(anext(stream)), request.receive)
+                answer = await while_connected(of_engine(anext(stream)), request.receive)
                 self._metrics.first_token(time.perf_counter() - request.state.groma_start)
                 yield event(chunks.first())
                 while not answer.is_final:
                     if (chunk := chunks.partial(answer)) is not None:
                         yield event(chunk)
-                    answer = await _of_engine(anext(stream))
+                    answer = await of_engine(anext(stream))
                 for chunk in chunks.last(answer):
                     yield event(chunk)
                 yield END
             finally:
                 await stream.aclose()
+
+
+def _body_of(model: type[BaseModel]) -> dict[str, Any]:
+    """The schema of a request's body, for readers of /openapi.json: the body is read by hand, within limits."""
+    schema = {"content": {"application/json": {"schema": model.model_json_schema()}}, "required": True}
+    return {"requestBody": schema}
 
 
 async def _with_first(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
@@ -234,33 +254,11 @@ async def _with_first(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncG
         await rest.aclose()
 
 
-async def _of_engine(work: Awaitable[EngineAnswer]) -> EngineAnswer:
-    """Wait for the engine; what it raises becomes an error of the API."""
-    try:
-        return await work
-    except (ValueError, QueueFullError, EngineClosedError, ModelFailedError) as error:
-        raise _engine_error(error) from error
-
-
-def _engine_error(error: Exception) -> ApiError:
-    """What a client is told about an error of the engine."""
-    match error:
-        case QueueFullError():
-            return busy("Too many requests wait already. Ask again in a moment.", "queue_full")
-        case EngineClosedError():
-            return busy("The server is shutting down. Ask again in a moment.", "shutting_down")
-        case ModelFailedError():
-            return ApiError(500, "The model failed on this request. The server's log says more.", code="model_failed")
-    # The processor's sentences name its own argument.
-    message = str(error).replace("`max_new_tokens`", "`max_tokens`")
-    return bad_request(message, "messages", "invalid_messages")
-
-
 def _routing_error(request: Request, error: HTTPException) -> ApiError:
     """A path or method that there is not."""
     where = f"{request.method[:20]} {request.url.path[:100]}"
     messages = {
-        404: f"There is no {where} here. Ask POST /v1/chat/completions or GET /v1/models.",
+        404: f"There is no {where} here. Ask POST /v1/chat/completions, POST /v1/segment or GET /v1/models.",
         405: f"{where} is not answered; the path takes {(error.headers or {}).get('Allow', 'another method')}.",
     }
     message = messages.get(error.status_code, str(error.detail))

@@ -17,6 +17,7 @@ class ServerSettings:
         max_held_bytes (`int`): bodies and decoded images of all requests together.
         max_pixels (`int`): width times height of an image.
         max_messages, max_parts, max_regions, max_characters (`int`): of one conversation.
+        max_mask_characters (`int`): of the masks of one request, in COCO's run-length encoding.
         max_new_tokens (`int`): the longest answer in tokens, also for requests that set no limit.
         max_requests_per_client (`int`, *optional*): at the same time, from one address.
         read_timeout (`float`): seconds for a request to arrive, headers or body.
@@ -45,6 +46,7 @@ class ServerSettings:
     max_parts: int = 200
     max_regions: int = 32
     max_characters: int = 50_000
+    max_mask_characters: int = 1_000_000
     max_new_tokens: int = 512
     max_requests_per_client: int | None = None
     read_timeout: float = 30.0

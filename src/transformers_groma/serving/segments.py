@@ -1,0 +1,128 @@
+"""Answers requests for masks: of regions that are pointed at, or of what a phrase refers to."""
+
+import secrets
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import Request
+from PIL import Image
+from starlette.responses import JSONResponse, Response
+
+from ..questions import STANDARD_QUESTIONS, fill_question
+from ..verb_inputs import phrase_part, text_part
+from .access import ClientLimit
+from .answers import EngineRegion
+from .client_presence import while_connected
+from .engine import Engine
+from .engine_errors import check_masks, of_engine
+from .held_memory import HeldMemory, MemoryShare
+from .image_sources import ImageSources
+from .region_request import check_region
+from .request_body import read_body
+from .sampling import Sampling
+from .segment_request import SegmentRequest, read_segment_request
+from .settings import ServerSettings
+
+
+class Segments:
+    """Answers `/v1/segment`.
+
+    Args:
+        engine (`Engine`): has the model.
+        settings (`ServerSettings`): name and limits.
+        sources (`ImageSources`): reads images.
+        threads (`CapacityLimiter`): where bodies are read.
+        memory (`HeldMemory`), clients (`ClientLimit`): what all requests of the server share.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: ServerSettings,
+        sources: ImageSources,
+        threads: CapacityLimiter,
+        memory: HeldMemory,
+        clients: ClientLimit,
+    ) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._sources = sources
+        self._threads = threads
+        self._memory = memory
+        self._clients = clients
+
+    async def respond(self, request: Request) -> Response:
+        """The response to a request.
+
+        Raises:
+            ApiError: the request is wrong, the model has no mask decoder, or there is too much at once.
+        """
+        address = request.client.host if request.client else ""
+        with self._clients.request(address), self._memory.share() as share:
+            body = await read_body(request, self._settings, share)
+            asked = await to_thread.run_sync(read_segment_request, body, self._settings, limiter=self._threads)
+            check_masks(self._engine, "/v1/segment answers with masks", None, "ask /v1/chat/completions for boxes")
+            image = await while_connected(self._image(asked, share), request.receive)
+            share.give_back(len(body))
+            del body
+            content = await while_connected(self._segment(asked, image), request.receive)
+        return JSONResponse(content)
+
+    async def _image(self, asked: SegmentRequest, share: MemoryShare) -> Image.Image:
+        """The image of a request, and a look at whether its regions are of it."""
+        image = await self._sources.read(asked.image_url.url, "image_url.url", share)
+        for number, region in enumerate(asked.regions or ()):
+            check = partial(check_region, f"regions[{number}]", region, image, self._settings)
+            await self._sources.in_thread(check)
+        return image
+
+    async def _segment(self, asked: SegmentRequest, image: Image.Image) -> dict[str, Any]:
+        head = {
+            "id": f"seg-{secrets.token_hex(12)}",
+            "object": "segmentation",
+            "created": int(time.time()),
+            "model": asked.model,
+            "image": {"width": image.width, "height": image.height},
+        }
+        if asked.regions is not None:
+            regions: list[Any] = [region.region() for region in asked.regions]
+            found = await of_engine(self._engine.segment(image, regions), "regions", "invalid_region")
+            return {**head, "regions": regions_json(found)}
+        kind = "grounding" if asked.all else "rec"
+        question = fill_question(STANDARD_QUESTIONS[kind], text_part, {"phrase": phrase_part(asked.phrase, "phrase")})
+        messages = [{"role": "user", "content": [{"type": "image", "image": image}, *question]}]
+        sampling = Sampling(max_new_tokens=self._settings.max_new_tokens, shorten_to_fit=True)
+        answer = await of_engine(self._engine.answer(messages, sampling), "phrase", "invalid_phrase")
+        boxes = {region.id: region.box.tolist() for phrase in answer.grounded.phrases for region in phrase.regions}
+        found = await of_engine(self._engine.segment(image, list(boxes.values())), "phrase", "invalid_phrase")
+        return {**head, "phrase": asked.phrase, "regions": regions_json(found)}
+
+
+def regions_json(regions: Sequence[EngineRegion]) -> list[dict[str, Any]]:
+    """Regions with their masks, as responses have them.
+
+    Args:
+        regions (`Sequence[EngineRegion]`): of the engine.
+
+    Returns:
+        `list[dict]`: for each its `box_xyxy` in absolute pixels of the upright image, its `mask` in COCO's run-length
+        encoding, and the IoU that the model expects of it as `score`, null for a mask that was given.
+
+    Example:
+    >>> regions_json([EngineRegion((0.0, 0.0, 2.0, 1.0), {"size": [1, 3], "counts": "021"}, 0.87654)])
+    [{'box_xyxy': [0.0, 0.0, 2.0, 1.0], 'mask': {'size': [1, 3], 'counts': '021'}, 'score': 0.8765}]
+    """
+    return [
+        {
+            "box_xyxy": [round(value, 2) for value in region.box],
+            "mask": region.mask,
+            "score": None if region.score is None else round(region.score, 4),
+        }
+        for region in regions
+    ]
+
+
+__all__ = ["Segments", "regions_json"]
