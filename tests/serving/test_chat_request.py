@@ -217,11 +217,7 @@ def test_what_is_not_a_box_is_told_what_one_is(box, shown):
 @pytest.mark.parametrize(
     ("region", "message"),
     [
-        (
-            {},
-            "`messages[0].content[1]` has nothing that says where it is: send one of box, point, points, scribble, mask"
-            ".",
-        ),
+        ({}, "`messages[0].content[1]` has nothing that says where it is: send one of box, point, points, scribble, "),
         ({"box": [1, 2, 3, 4], "mask": MASK["mask"]}, "`messages[0].content[1]` has box and mask: send one of box, "),
         ({"point": 5}, "`messages[0].content[1].point` is 5: send [x, y] in pixels of the upright image."),
         ({"mask": [1]}, '`messages[0].content[1].mask` is [1]: send COCO\'s RLE, {"size": [height, width], '),
