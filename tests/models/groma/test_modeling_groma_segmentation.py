@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from transformers_groma import GromaConfig, GromaForConditionalGeneration, GromaForRegionProposal
 from transformers_groma.models.groma.configuration_groma import GromaMaskDecoderConfig
@@ -16,6 +18,7 @@ from transformers_groma.models.groma.modeling_groma_pointing import (
     boxes_of_masks,
     mask_ranks,
     proposal_of_points,
+    without_specks,
 )
 
 from ...tiny import MASK_DECODER, tiny_detector, tiny_inputs, tiny_model
@@ -256,3 +259,23 @@ def test_user_boxes_do_not_change_what_a_click_means(model):
     click = {"refer_points": torch.rand(1, 1, 1, 2)}
     given = [model.resolve_points(seen, BOXES[:1, :1], **click).boxes for seen in (plain, pointed)]
     assert torch.equal(*given)
+
+
+def test_specks_are_taken_out_of_masks():
+    """Two pieces of 100 and 60 pixels, a diagonal that touches at corners, a speck; scipy finds the same pieces."""
+    torch.manual_seed(0)
+    logits = torch.full((3, 24, 24), -1.0)
+    logits[0, 2:12, 2:12] = 3.0
+    logits[0, 14:20, 2:12] = 1.0
+    logits[0, 22, 22] = 5.0
+    logits[1, range(20), range(20)] = 1.0
+    cleaned = without_specks(logits)
+    assert cleaned[0, 22, 22] == -5.0
+    changed = cleaned != logits
+    assert changed.sum() == 1
+    noise = torch.randn(4, 30, 30) - 0.3
+    for mask, kept in zip(noise > 0, without_specks(noise, share=0.2) > 0, strict=True):
+        pieces, _ = ndimage.label(mask.numpy(), np.ones((3, 3)))
+        sizes = np.bincount(pieces.ravel())
+        sizes[0] = 0
+        assert np.array_equal(kept.numpy(), np.isin(pieces, np.flatnonzero(sizes >= 0.2 * sizes.max())))

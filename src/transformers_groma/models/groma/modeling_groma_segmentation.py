@@ -10,7 +10,7 @@ from .modeling_groma_base import no_autocast
 from .modeling_groma_checks import boxes_of_images
 from .modeling_groma_masks import GromaMasks, ResolvedRegions
 from .modeling_groma_outputs import GromaImageFeatures
-from .modeling_groma_pointing import BEST, GROUP, boxes_of_masks, mask_ranks, proposal_of_points
+from .modeling_groma_pointing import BEST, GROUP, boxes_of_masks, mask_ranks, proposal_of_points, without_specks
 from .modeling_groma_proposer import GromaRegionProposerOutput
 from .modeling_groma_regions import is_box
 
@@ -253,7 +253,7 @@ class GromaSegmentationMixin:
             masks = self.segment(features, points=points, point_labels=kept, multimask=multimask, embedding=embedding)
             rank = mask_ranks(masks.logits[rows], masks.quality[rows], ambiguity[rows].to(masks.logits.device))
             every = torch.arange(len(rank), device=rank.device)
-            chosen[rows] = masks.logits[rows][every, rank]
+            chosen[rows] = without_specks(masks.logits[rows][every, rank])
             quality[rows] = masks.quality[rows][every, rank]
         return chosen, quality
 
