@@ -289,11 +289,15 @@ class ImageGroundingPipeline(GroundingVerbs):
             fields = {name: output[name] for name in _OUTPUT_FIELDS}
             return {**fields, "inputs": asked, "target_sizes": [(size.height, size.width) for size in sizes]}
         # Clicks find their regions before the answer, masks are decoded after it: from one look at the images.
-        features = self.model.get_image_features(model_inputs.pop("pixel_values"), return_dict=True)
-        found = find_regions(self.model, features.split() if has_clicks else [], sizes, regions)
-        if model_inputs.pop("refer_boxes", None) is not None:
+        pixel_values, refer_boxes = model_inputs.pop("pixel_values"), model_inputs.pop("refer_boxes", None)
+        if has_clicks:
+            features = self.model.get_image_features(pixel_values, return_dict=True)
+            found = find_regions(self.model, features.split(), sizes, regions)
             asked["refer_boxes"] = refer_boxes_of(found, sizes).to(self.model.device)
             features = self.model.encode_regions(features, asked["refer_boxes"])
+        else:
+            features = self.model.get_image_features(pixel_values, refer_boxes, return_dict=True)
+            found = find_regions(self.model, [], sizes, regions)
         prompt = Prompt(
             inputs={**model_inputs, "mm_encoder_outputs": {"image": features}},
             asked=asked,

@@ -38,7 +38,8 @@ def find_regions(
     Args:
         model (`PreTrainedModel`): with a mask decoder its masks are the regions, and their boxes are around them;
             without one a region is the smallest proposal around the points, or else the nearest.
-        features (`Sequence[ModelOutput]`): what the model has seen of each image, of `perceive`.
+        features (`Sequence[ModelOutput]`): what the model has seen of each image, of `perceive`. Not read where no
+            prompt has points.
         sizes (`Sequence[ImageSize]`): of the upright images.
         prompts (`Sequence[Sequence[RegionPrompt]]`): the regions of each image.
 
@@ -68,7 +69,8 @@ def find_regions(
     _check_ambiguity(model, [prompt for of_image in prompts for prompt in of_image])
     stacked = type(features[0]).stack([features[image] for image in asked])
     clicked = [[prompts[image][place] for place in clicks[image]] for image in asked]
-    resolved = model.resolve_points(stacked, **point_tensors(clicked, [sizes[image] for image in asked]))
+    points = point_tensors(clicked, [sizes[image] for image in asked])
+    resolved = model.resolve_points(stacked, **{name: values.to(model.device) for name, values in points.items()})
     for row, image in enumerate(asked):
         size, count = sizes[image], len(clicks[image])
         boxes = boxes_in_pixels(resolved.boxes[row, :count].float().cpu(), size.height, size.width).tolist()

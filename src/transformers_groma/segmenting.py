@@ -99,7 +99,7 @@ def check_one_region_each(entries: Sequence[ImageQuestion]) -> None:
     """Refuse what several masks of one region cannot be made for.
 
     Raises:
-        ValueError: several regions for one image, none, or a mask.
+        ValueError: several regions for one image, none, a mask, or a click whose `ambiguity` picks one mask.
     """
     for entry in entries:
         if len(entry.regions) != 1:
@@ -109,6 +109,11 @@ def check_one_region_each(entries: Sequence[ImageQuestion]) -> None:
             )
         if entry.regions[0].mask is not None:
             raise ValueError("`multimask=True` is for a click, a scribble or a box, but `target` is a mask.")
+        if entry.regions[0].ambiguity is not None:
+            raise ValueError(
+                f"`multimask=True` gives all masks, but `ambiguity` {entry.regions[0].ambiguity!r} picks one. Leave "
+                "out one of the two."
+            )
 
 
 def segments_of_phrase(found: GroundedPhrase | list) -> Regions | list:
@@ -188,7 +193,7 @@ def _as_regions(found: Sequence[PointedRegion], size: ImageSize) -> Regions:
     return segmented(regions, masks, [region.quality for region in found])
 
 
-def _stacked(perceived: Sequence[PerceivedImage]):
+def _stacked(perceived: Sequence[PerceivedImage]) -> Any:
     features = [image.features for image in perceived]
     return type(features[0]).stack(features)
 

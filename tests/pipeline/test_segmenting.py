@@ -123,6 +123,7 @@ def test_phrases_and_regions_are_told_apart():
         (BOX, {"multimask": "yes"}, "`multimask` must be True or False"),
         ([BOX, BOX], {"multimask": True}, "`target` has 2 regions for an image. Pass one"),
         ([], {"multimask": True}, "`target` has 0 regions for an image"),
+        ({**CLICK, "ambiguity": "part"}, {"multimask": True}, "gives all masks, but `ambiguity` 'part' picks one"),
         (np.ones((240, 320), bool), {"multimask": True}, "a click, a scribble or a box, but `target` is a mask"),
     ],
 )
