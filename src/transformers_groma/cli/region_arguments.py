@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,9 @@ def add_region_arguments(parser: argparse.ArgumentParser, text: str) -> None:
     """
     group = parser.add_argument_group(
         "regions",
-        f"{text}. Each option is a region, in the order in which they come. Pixels are of the upright image.",
+        textwrap.fill(
+            f"{text}. Each option is a region, in the order in which they come. Pixels are of the upright image.", 78
+        ),
     )
 
     def add(option: str, metavar: str, kind: Callable[[str], Any], action: type[argparse.Action], about: str) -> None:
