@@ -209,6 +209,10 @@ def test_files_follow_the_masks(tmp_path, capsys):
         write_image_folder(folder, rows, FolderOptions("detection"))
     write_image_folder(folder, rows, FolderOptions("detection"), overwrite=True)
     write_image_folder(folder, rows, FolderOptions("detection"))
+    save(folder / "a.mask-1.png", MASKS[1])
+    with pytest.raises(FileExistsError, match="what differs: masks"):
+        write_image_folder(folder, rows, FolderOptions("detection"))
+    write_image_folder(folder, rows, FolderOptions("detection"), overwrite=True)
     mask = MASKS[0].copy()
     mask[5, 5] = False
     save(folder / "a.mask-0.png", mask)

@@ -38,9 +38,17 @@ def has_masks(records: Sequence[FolderImage], folder: Path) -> bool:
     Returns:
         `bool`
     """
-    return any(names_masks(record) for record in records) or any(
-        files_beside(record.file_name, folder, _count_boxes(record)) for record in records if record.fault is None
-    )
+    return any(map(names_masks, records)) or bool(all_files_beside(records, folder))
+
+
+def all_files_beside(records: Sequence[FolderImage], folder: Path) -> list[str]:
+    """The mask files beside all images whose lines name no masks, see `files_beside`."""
+    return [
+        name
+        for record in records
+        if record.fault is None and not names_masks(record)
+        for name in files_beside(record.file_name, folder, _count_boxes(record) + 1).values()
+    ]
 
 
 def names_masks(record: FolderImage) -> bool:
@@ -133,4 +141,4 @@ def _object_of(given: Mapping[str, Any], folder: Path, size: tuple[int, int]) ->
     return values > 0
 
 
-__all__ = ["files_beside", "has_masks", "names_masks", "read_mask"]
+__all__ = ["all_files_beside", "files_beside", "has_masks", "names_masks", "read_mask"]

@@ -29,7 +29,7 @@ from ..visualization import draw_boxes
 from .columns import PHRASE, check_row, features_of, image_part
 from .drawn_masks import drawn_regions
 from .folder_conversations import Message, Part, own_conversations
-from .folder_masks import has_masks
+from .folder_masks import all_files_beside, has_masks
 from .folder_metadata import EXAMPLE, FolderImage, read_metadata
 from .folder_objects import FolderObject, read_folder_image
 from .folder_options import QUESTION_TASKS, TASKS, FolderOptions
@@ -117,6 +117,8 @@ def write_image_folder(
     options = options or FolderOptions()
     records = read_metadata(folder)
     masks = has_masks(records, Path(folder))
+    # Files are noted when they are read; those that turn up later are known by their names alone.
+    files = {"masks": all_files_beside(records, Path(folder))} if masks else {}
     return write_dataset(
         records,
         partial(convert, folder=Path(folder), options=options, masks=masks),
@@ -126,7 +128,7 @@ def write_image_folder(
         num_shards=num_shards,
         overwrite=overwrite,
         record_name=lambda record: record.file_name,
-        options={**named_as_options(asdict(options)), "images": Path(folder), **({"masks": True} if masks else {})},
+        options={**named_as_options(asdict(options)), "images": Path(folder), **files},
     )
 
 
