@@ -97,6 +97,26 @@ def test_objects_take_turns():
         assert max(counts.values()) - min(counts.values()) <= 1
 
 
+def test_small_objects_can_be_drawn_more_often():
+    rows = mask_rows(40)
+    plan = PLAN._replace(prompts_per_image=1)
+
+    def mean_share(bias: float) -> float:
+        """Of rows with several objects, the area of what is drawn beside the mean area."""
+        dataset = MaskDataset(rows, image_processor(), plan._replace(small_object_bias=bias))
+        shares = []
+        for row, masks in enumerate(rows["masks"]):
+            if len(masks) > 1:
+                mean = np.mean([rle_to_mask(mask).mean() for mask in masks])
+                shares += [dataset[epoch, row]["targets"].mean() / mean for epoch in range(10)]
+        return np.mean(shares)
+
+    assert mean_share(0.0) == pytest.approx(1.0, abs=0.05)
+    assert mean_share(1.0) < mean_share(0.5) - 0.02 < 0.96
+    objects = items(plan=PLAN._replace(small_object_bias=1.0))
+    assert all(len(item["targets"]) == PLAN.prompts_per_image for item in objects)
+
+
 def test_a_row_is_the_same_in_the_same_epoch_only():
     dataset = MaskDataset(mask_rows(4), image_processor(), PLAN, "recipe", seed=3)
     first, again, later = dataset[2, 1], dataset[2, 1], dataset[3, 1]

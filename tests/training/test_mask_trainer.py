@@ -197,7 +197,7 @@ def test_bad_trainers(tmp_path):
         ("augmentation", "none of these", "`augmentation` must be one of"),
         ("prompts_per_image", 0, "`prompts_per_image` must be at least 1"),
         ("refinement_rounds", -1, "`refinement_rounds` must be at least 0"),
-        ("token_share", 1.5, "`token_share` is a share"),
+        ("token_share", 1.5, "`token_share` must be from 0 to 1"),
         ("quality_weight", -1.0, "`quality_weight` must be at least 0"),
     ):
         with pytest.raises(ValueError, match=message):

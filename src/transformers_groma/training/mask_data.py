@@ -46,6 +46,8 @@ class PromptPlan(NamedTuple):
         token_share (`float`): share of the images whose boxes come with their region tokens; 0 for a detector.
         refinement_rounds (`int`): how often a mask may be corrected by a click where it is wrong.
         refinement_share (`float`): share of the prompts that go on from each round to the next.
+        small_object_bias (`float`): objects are drawn with a probability of their box's area to the power of minus
+            this; at 0 all are alike, and take turns.
     """
 
     target_size: int
@@ -53,6 +55,7 @@ class PromptPlan(NamedTuple):
     token_share: float = 0.7
     refinement_rounds: int = 1
     refinement_share: float = 0.25
+    small_object_bias: float = 0.0
 
 
 class _Object(NamedTuple):
@@ -101,8 +104,9 @@ class MaskDataset(TorchDataset):
         row = self.dataset[index]
         generator = row_generator(self.seed, epoch, index)
         square = self._square(row, generator)
-        order = generator.permutation(len(square.boxes))
-        objects = self._objects(row, square, order, self.plan.prompts_per_image)
+        # Of random times at which objects come, early ones are likelier for small objects.
+        times = generator.exponential(size=len(square.boxes)) / self._weights(square.boxes)
+        objects = self._objects(row, square, times.argsort(), self.plan.prompts_per_image)
         prompts = self._draw_prompts(objects, square, generator)
         return {"pixels": np.asarray(square.image), **_stack(prompts, self.plan)}
 
@@ -146,8 +150,12 @@ class MaskDataset(TorchDataset):
         num_points = int(generator.integers(2, MAX_POINTS + 1))
         # Half boxes, half clicks.
         is_box = generator.permutation(np.arange(plan.prompts_per_image) % 2 == 0)
-        for number in range(plan.prompts_per_image):
-            thing = objects[number % len(objects)]
+        turns = np.arange(plan.prompts_per_image) % len(objects)
+        if plan.small_object_bias > 0:
+            weights = self._weights(np.stack([thing.box for thing in objects]))
+            turns = generator.choice(len(objects), plan.prompts_per_image, p=weights / weights.sum())
+        for number, turn in enumerate(turns):
+            thing = objects[turn]
             if is_box[number]:
                 box = noise_box(thing.box, generator) if is_noised else thing.box
                 prompt = self._box_prompt(thing, box, has_token)
@@ -160,6 +168,10 @@ class MaskDataset(TorchDataset):
             draws = generator.random(plan.refinement_rounds)
             prompts.append({**prompt, "error_draws": np.where(goes_on, draws, NO_CLICK)})
         return prompts
+
+    def _weights(self, boxes: np.ndarray) -> np.ndarray:
+        """How likely objects are drawn, by their boxes in pixels of the square."""
+        return (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) ** -self.plan.small_object_bias
 
     def _box_prompt(self, thing: _Object, box: np.ndarray, has_token: bool) -> dict[str, Any]:
         return {"target": thing.target, "box": box.clip(0, self.image_size) / self.image_size, "has_token": has_token}

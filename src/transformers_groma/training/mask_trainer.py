@@ -49,6 +49,8 @@ class MaskTrainingArguments(TrainingArguments):
         token_share (`float`): share of the images whose boxes come with their region tokens; a detector has none.
         refinement_rounds (`int`): how often a mask may be corrected by a click where it is wrong.
         refinement_share (`float`): share of the prompts that go on from each round to the next.
+        small_object_bias (`float`): objects are drawn with a probability of their box's area to the power of minus
+            this, at most 1; at 0 all are alike.
         bce_weight, dice_weight, quality_weight (`float`): weights of cross entropy, of DICE, and of the error of the
             estimated quality.
         best_share (`float`): of several masks for a click, how much the best one learns, from 0 to 1; the rest is
@@ -73,6 +75,10 @@ class MaskTrainingArguments(TrainingArguments):
     refinement_share: float = field(
         default=0.5, metadata={"help": "Share of the prompts that go on from each round to the next."}
     )
+    small_object_bias: float = field(
+        default=0.0,
+        metadata={"help": "Draw objects with a probability of their area to the power of minus this, 0..1."},
+    )
     bce_weight: float = field(default=10.0, metadata={"help": "Weight of the cross entropy of pixels."})
     dice_weight: float = field(default=1.0, metadata={"help": "Weight of the DICE loss."})
     quality_weight: float = field(default=1.0, metadata={"help": "Weight of the error of the estimated quality."})
@@ -91,9 +97,9 @@ class MaskTrainingArguments(TrainingArguments):
             raise ValueError(f"`prompts_per_image` must be at least 1, got {self.prompts_per_image}.")
         if self.refinement_rounds < 0:
             raise ValueError(f"`refinement_rounds` must be at least 0, got {self.refinement_rounds}.")
-        for name in ("token_share", "refinement_share", "best_share"):
+        for name in ("token_share", "refinement_share", "best_share", "small_object_bias"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` is a share, from 0 to 1, got {getattr(self, name):g}.")
+                raise ValueError(f"`{name}` must be from 0 to 1, got {getattr(self, name):g}.")
         for name in ("bce_weight", "dice_weight", "quality_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name):g}.")
@@ -155,6 +161,7 @@ class GromaMaskTrainer(SeededRowsTrainer):
             token_share=0.0 if learner.region_encoder is None else args.token_share,
             refinement_rounds=args.refinement_rounds,
             refinement_share=args.refinement_share,
+            small_object_bias=args.small_object_bias,
         )
         sources = None
         if train_dataset is not None:

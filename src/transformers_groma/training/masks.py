@@ -41,7 +41,10 @@ from .outputs import alone_in_its_output, last_checkpoint
 logger = logging.get_logger(__name__)
 
 # The settings of its own that distinguish trainings.
-RECIPE = ("augmentation", "prompts_per_image", "token_share", "refinement_rounds", "refinement_share", "best_share")
+RECIPE = (
+    *("augmentation", "prompts_per_image", "token_share", "refinement_rounds", "refinement_share"),
+    *("small_object_bias", "best_share"),
+)
 MODELS = {
     GromaConfig.model_type: GromaForConditionalGeneration,
     GromaRegionProposalConfig.model_type: GromaForRegionProposal,
