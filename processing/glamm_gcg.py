@@ -53,6 +53,7 @@ class GroundedCaption:
         caption (`str`): the text, unchecked.
         phrases (`tuple`): of each its words, where it is in the caption, if that is known (`[start, end]`), and its
             segmentations, unchecked.
+        in_order (`bool`): whether phrases are in the order of the caption.
         fault (`LeftOut`, *optional*): why it cannot be used.
     """
 
@@ -60,6 +61,7 @@ class GroundedCaption:
     file_name: Any
     caption: Any = None
     phrases: tuple[tuple[Any, Any, tuple[Any, ...]], ...] = ()
+    in_order: bool = False
     fault: LeftOut | None = None
 
     @property
@@ -144,7 +146,9 @@ def _captions_of_benchmark(captions: Path, masks: Path) -> list[GroundedCaption]
             records.append(GroundedCaption(image_id, name, fault=fault))
             continue
         phrases = [(label, None, (mask,)) for label, mask in zip(labels[0], found, strict=True)]
-        records.append(GroundedCaption(image_id, name, entry.annotations[0].get("caption"), tuple(phrases)))
+        records.append(
+            GroundedCaption(image_id, name, entry.annotations[0].get("caption"), tuple(phrases), in_order=True)
+        )
     return records
 
 
@@ -155,7 +159,7 @@ def find_phrase(text: str, phrase: str, positions: Any, start: int) -> tuple[int
         text (`str`): the caption.
         phrase (`str`): the words.
         positions (`[start, end]`, *optional*): where the file says that it is; unchecked.
-        start (`int`): where the phrase before ends. The next occurrence after it is taken, or else the first one.
+        start (`int`): the next occurrence from there on is taken, or else the first one.
 
     Returns:
         `tuple[int, int]`, *optional*: offsets in characters; `None` if it is not there.
@@ -210,7 +214,7 @@ def convert(
         if span is None:
             yield LeftOut(NOT_IN_CAPTION, repr(words)[:100])
             continue
-        position = span[1]
+        position = span[1] if record.in_order else 0
         boxes = []
         for segmentation in segmentations:
             mask, faults = read_segmentation(segmentation, *size)

@@ -139,6 +139,7 @@ def test_files_beside_images_in_folders(tmp_path):
         ({"png": "both.png", "value": 0}, "`value` of a mask must be a whole number of at least 1: .*0"),
         ({"png": "both.png", "value": "1"}, "`value` of a mask must be a whole number of at least 1: .*'1'"),
         ({"png": 3}, "PNG file of a mask: "),
+        ({"png": "both.png", "values": 1}, "a mask in a PNG file has other keys than `png` and `value`: .* values"),
         ({"value": 3}, "mask is not COCO RLE"),
         (7, "mask is neither a list of polygons nor COCO RLE"),
         ([[1, 2, 3]], "polygon of a mask has an x without a y"),
@@ -184,6 +185,23 @@ def test_an_object_without_box_and_without_mask_is_left_out_once(tmp_path):
 def test_masks_are_one_a_box(tmp_path, masks):
     with pytest.raises(ValueError, match=r"`objects.mask` must be a list with one mask for each of `objects.bbox`"):
         image_folder_dataset(folder_of(tmp_path, masks), FolderOptions("detection"))
+
+
+def test_masks_have_one_name(tmp_path):
+    objects = {"bbox": BOXES, "text": ["a", "b"], "masks": RLES}
+    folder = write_folder(tmp_path, {"file_name": "a.jpg", "objects": objects}, size=(WIDTH, HEIGHT))
+    with pytest.raises(ValueError, match=r"`objects.masks` is not read: one mask for each box is in `objects.mask`"):
+        image_folder_dataset(folder, FolderOptions("detection"))
+
+
+def test_a_file_beside_two_images(tmp_path):
+    lines = [{"file_name": name, "objects": {"bbox": BOXES}} for name in ("a.jpg", "a.png", "b.jpg")]
+    folder = write_folder(tmp_path, *lines, size=(WIDTH, HEIGHT))
+    save(folder / "a.mask-1.png", MASKS[1])
+    with pytest.raises(
+        ValueError, match=r"a.mask-1.png is beside two images, a.jpg and a.png: name the masks of both"
+    ):
+        write_image_folder(folder, tmp_path / "rows", FolderOptions("detection"))
 
 
 @pytest.mark.parametrize("orientation", [2, 6, 8])

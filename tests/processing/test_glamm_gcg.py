@@ -137,3 +137,18 @@ def test_where_a_phrase_is():
     assert find_phrase("A dog and a dog.", "a dog", None, 12) == (0, 5)
     assert find_phrase("İ, a dog.", "a dog", None, 0) == (3, 8)
     assert find_phrase("A dog.", "", None, 0) is None
+
+
+def test_repeated_words_of_a_caption(tmp_path):
+    """The benchmark's labels are in the order of the caption; RefCOCOg's expressions are not, and the first counts."""
+    captions, masks = of_benchmark()
+    captions["annotations"][0] |= {"caption": "a dog and a dog.", "labels": ["a dog", "a dog"]}
+    assert run(tmp_path, captions, masks) == 0
+    parts = read_rows(tmp_path / "rows", "conversation")[0]["messages"][1]["content"]
+    assert [(part["text"], part["boxes"]) for part in parts if part["boxes"]] == [("A dog", [0]), ("a dog", [1])]
+    content = of_refcocog()
+    content[0]["17"] |= {"caption": "a dog and a dog."}
+    content[0]["17"]["refs"][1]["sentence"] = "a dog"
+    assert run(tmp_path, content) == 0
+    parts = read_rows(tmp_path / "rows", "conversation")[0]["messages"][1]["content"]
+    assert [(part["text"], part["boxes"]) for part in parts if part["boxes"]] == [("A dog", [0, 1])]

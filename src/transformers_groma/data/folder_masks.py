@@ -37,18 +37,29 @@ def has_masks(records: Sequence[FolderImage], folder: Path) -> bool:
 
     Returns:
         `bool`
+
+    Raises:
+        ValueError: see `all_files_beside`.
     """
     return any(map(names_masks, records)) or bool(all_files_beside(records, folder))
 
 
 def all_files_beside(records: Sequence[FolderImage], folder: Path) -> list[str]:
-    """The mask files beside all images whose lines name no masks, see `files_beside`."""
-    return [
-        name
-        for record in records
-        if record.fault is None and not names_masks(record)
-        for name in files_beside(record.file_name, folder, _count_boxes(record) + 1).values()
-    ]
+    """The mask files beside all images whose lines name no masks, see `files_beside`.
+
+    Raises:
+        ValueError: a file is beside two images, such as `a.jpg` and `a.png`.
+    """
+    owners: dict[str, str] = {}
+    for record in records:
+        if record.fault is None and not names_masks(record):
+            for name in files_beside(record.file_name, folder, _count_boxes(record) + 1).values():
+                if owners.setdefault(name, record.file_name) != record.file_name:
+                    raise ValueError(
+                        f"{folder / name} is beside two images, {owners[name]} and {record.file_name}: name the masks "
+                        "of both in `objects.mask`."
+                    )
+    return list(owners)
 
 
 def names_masks(record: FolderImage) -> bool:
@@ -112,6 +123,8 @@ def read_mask(given: Any, folder: Path, width: int, height: int) -> tuple[dict[s
 
 def _object_of(given: Mapping[str, Any], folder: Path, size: tuple[int, int]) -> np.ndarray:
     """The pixels of an object in a PNG file."""
+    if others := sorted(set(given) - {"png", "value"}):
+        raise SkipRecord("a mask in a PNG file has other keys than `png` and `value`", ", ".join(others))
     try:
         content = read_image_bytes(image_path(folder, given["png"]))
     except SkipRecord as error:

@@ -205,10 +205,12 @@ def _raw_objects(line: Mapping[str, Any], options: FolderOptions) -> list[_RawOb
     """Boxes of a line, the text and the mask of each, unchecked."""
     objects = {} if line.get("objects") is None else line["objects"]
     wrong = SkipRecord('`objects` must be {"bbox": [[x, y, w, h], …], "text": ["…", …]}')
-    if not isinstance(objects, Mapping) or (objects and not {"bbox", "mask"} & set(objects)):
+    if not isinstance(objects, Mapping) or (objects and not {"bbox", "mask", "masks"} & set(objects)):
         raise wrong
     if isinstance(objects, RepeatedKey):
         raise SkipRecord("`objects` has a key twice, so its value is ambiguous", repr(objects.key))
+    if "masks" in objects:
+        raise SkipRecord("`objects.masks` is not read: one mask for each box is in `objects.mask`")
     boxes, masks = objects.get("bbox"), objects.get("mask")
     if boxes is None:
         boxes = [None] * len(masks) if isinstance(masks, list) else []
