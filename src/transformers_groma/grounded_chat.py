@@ -119,7 +119,7 @@ class GroundedChat:
                 question points at, `xyxy` in absolute pixels of the upright image. Those of earlier questions are not
                 repeated.
             regions (*optional*): the same by the name that fits clicks, scribbles and masks, in all forms that
-                [`GroundingVerbs`] names. Not both.
+                [`read_region`] takes. Not both.
             grounded (`bool`): whether the phrases of the answer should be tied to regions, as `[grounding]` asks.
             stream (`bool`): whether to return an iterator over the answer so far; the last one is the whole answer.
                 The question is asked when the loop begins. Leaving it stops the model, and the turn keeps what was

@@ -117,7 +117,7 @@ class GroundingVerbs(VerbSteps):
         Args:
             image (PIL image, array, tensor, path or URL, or a list of these): the image.
             region (a box, a mask, `Regions` of one region, a dict with a `point`, `points`, a `scribble`, …, or a list
-                of these): the region; see the class for its forms. A list for one image asks about each.
+                of these): the region, in all forms that [`read_region`] takes. A list for one image asks about each.
             stream (`bool`): as in `caption`.
             **settings: as in `caption`; also `box_format` and `normalized`.
 
@@ -227,8 +227,8 @@ class GroundingVerbs(VerbSteps):
         Args:
             image (PIL image, array, tensor, path or URL, or a list of these): the image.
             target (`str`, a region, a set of regions, or a list of these): what to segment. A phrase, such as "the
-                red cup", is located first; a list of phrases for one image finds each. Regions, see the class for
-                their forms, are segmented without the language model. A mask that is given stays as it is.
+                red cup", is located first; a list of phrases for one image finds each. Regions, in all forms that
+                [`read_region`] takes, are segmented without the language model. A mask that is given stays as it is.
             multimask (`bool`): for a region that may mean a part, an object or a group, such as that of a single
                 click: all masks that it may mean, best first.
             **settings: for a phrase as in `caption`; for regions `box_format`, `normalized` and `batch_size`.
@@ -283,8 +283,8 @@ class GroundingVerbs(VerbSteps):
                 they are meant; without any mark they are named at its end. A list for one image asks each.
             boxes (array-like of shape `(n, 4)`, `Regions`, a list of regions, or a list of all these, one for each,
                 *optional*): regions that the question points at, `xyxy` in absolute pixels of the upright image.
-            regions (*optional*): the same by the name that fits clicks, scribbles and masks; see the class for their
-                forms. Not both.
+            regions (*optional*): the same by the name that fits clicks, scribbles and masks, in all forms that
+                [`read_region`] takes. Not both.
             grounded (`bool`): whether the phrases of the answer should be tied to regions, as `[grounding]` asks.
             stream (`bool`): as in `caption`.
             **settings: as in `caption`; also `box_format` and `normalized`.
