@@ -10,7 +10,10 @@ import pytest
 
 from tests.run_document import blocks
 from tests.serving.served_process import served
+from tests.tiny import MASK_DECODER
 from transformers_groma.cli import build_parser
+from transformers_groma.masks import rle_to_mask
+from transformers_groma.point_inputs import MAX_POINTS
 
 REPOSITORY = Path(__file__).parents[1]
 DOCUMENT = REPOSITORY / "docs" / "serve.md"
@@ -18,9 +21,26 @@ ADDRESS = "http://127.0.0.1:8000"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with served(tmp_path_factory.mktemp("server")) as running:
+def server(tmp_path_factory, tiny_dir):
+    folder = tmp_path_factory.mktemp("server")
+    with served(folder, *model_with_masks(tiny_dir, folder)) as running:
         yield running
+
+
+def model_with_masks(tiny_dir: Path, folder: Path) -> list[str]:
+    """Options that serve groma-tiny; with random masks where it has no mask decoder."""
+    from transformers import AutoProcessor
+
+    from transformers_groma import GromaConfig, GromaForConditionalGeneration
+
+    config = json.loads((tiny_dir / "config.json").read_text())
+    if config.get("mask_decoder_config") is not None:
+        return []
+    target = folder / "groma-tiny"
+    config = GromaConfig.from_dict({**config, "mask_decoder_config": MASK_DECODER})
+    GromaForConditionalGeneration.from_pretrained(tiny_dir, config=config).save_pretrained(target)
+    AutoProcessor.from_pretrained(tiny_dir).save_pretrained(target)
+    return ["--model", str(target)]
 
 
 def test_its_first_line_is_the_one_that_it_names(server):
@@ -58,7 +78,7 @@ def test_the_commands(server, tmp_path):
 
 def test_the_python_code(server, capsys):
     python = [text.replace(ADDRESS, server.url) for language, text in blocks(DOCUMENT) if language == "python"]
-    assert len(python) == 5
+    assert len(python) == 7
     namespace: dict = {}
     shown = []
     for text in python:
@@ -66,10 +86,12 @@ def test_the_python_code(server, capsys):
         shown.append(capsys.readouterr().out)
     assert shown[0] == "A small striped black star.\n"
     assert shown[1].count("\n") == 6 and shown[1].startswith("a small striped red star [[14.44, 323.42, ")
-    assert shown[2].startswith("The image shows a small striped red star") and "6 phrases\n" in shown[2]
-    assert int(shown[2].split()[-1]) > 200
+    assert re.fullmatch(r"\[.*\] \(448, 448\)\n", shown[2])
+    assert namespace["usage"].total_tokens > 200
     assert namespace["answer"].choices[0].message.content
-    assert shown[4] == "400 n `n` is 2, which this server does not support: leave it out, or send 1.\n"
+    assert re.fullmatch(r"(\[.*\] 0\.\d+ \[448, 448\]\n){2}", shown[5])
+    assert rle_to_mask(namespace["found"]["mask"]).shape == (448, 448)
+    assert shown[6] == "400 n `n` is 2, which this server does not support: leave it out, or send 1.\n"
 
 
 def test_the_table_of_limits():
@@ -86,6 +108,9 @@ def test_the_table_of_limits():
 
 def test_the_table_of_fields():
     from transformers_groma.serving.chat_request import HARMLESS, UNSUPPORTED, ChatRequest
+    from transformers_groma.serving.region_request import RegionForm
+    from transformers_groma.serving.request_json import MAX_VERTICES
+    from transformers_groma.serving.segment_request import SegmentRequest
     from transformers_groma.serving.settings import ServerSettings
 
     rows = re.findall(r"^\| (`.*?) \| (.*?) \|$", DOCUMENT.read_text(encoding="utf-8"), flags=re.MULTILINE)
@@ -93,6 +118,10 @@ def test_the_table_of_fields():
     assert {name for name, text in named.items() if text.startswith("refused")} == set(UNSUPPORTED)
     assert {name for name, text in named.items() if text.startswith("accepted")} == {*HARMLESS, "image_url.detail"}
     assert set(ChatRequest.model_fields) <= set(named)
+    assert set(SegmentRequest.model_fields) <= set(named)
     settings = ServerSettings("x")
     limits = (settings.max_messages, settings.max_parts, settings.max_regions, f"{settings.max_characters:_}")
-    assert ", ".join(map(str, limits)).replace("_", " ") in DOCUMENT.read_text(encoding="utf-8")
+    points = (MAX_POINTS, MAX_VERTICES, f"{settings.max_mask_characters:_}")
+    for row in (limits, points):
+        assert ", ".join(map(str, row)).replace("_", " ") in DOCUMENT.read_text(encoding="utf-8")
+    assert set(RegionForm.model_fields) <= set(re.findall(r'"(\w+)":', DOCUMENT.read_text(encoding="utf-8")))

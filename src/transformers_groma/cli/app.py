@@ -29,7 +29,7 @@ def add_app(commands: "argparse._SubParsersAction") -> None:
         commands,
         "app",
         run_app,
-        "open a page in the browser: choose an image, draw boxes on it, ask",
+        "open a page in the browser: choose an image, point at something in it, ask",
         "groma app\n         groma app --model groma-7b --host 0.0.0.0 --port 80 --no-browser",
     )
     add_model_arguments(app)
