@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .models.configuration_region_encoder import GromaRegionEncoderConfig
     from .models.groma.configuration_groma import (
         GromaConfig,
+        GromaMaskDecoderConfig,
         GromaProposerConfig,
         GromaRegionProposalConfig,
     )
@@ -46,6 +47,7 @@ _EXPORTS = {
     ),
     "models.groma.configuration_groma": (
         "GromaConfig",
+        "GromaMaskDecoderConfig",
         "GromaProposerConfig",
         "GromaRegionProposalConfig",
     ),

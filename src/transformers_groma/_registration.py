@@ -22,9 +22,20 @@ from types import ModuleType
 
 def _register_configs(module: ModuleType) -> None:
     from .models.configuration_region_encoder import GromaRegionEncoderConfig
-    from .models.groma.configuration_groma import GromaConfig, GromaProposerConfig, GromaRegionProposalConfig
+    from .models.groma.configuration_groma import (
+        GromaConfig,
+        GromaMaskDecoderConfig,
+        GromaProposerConfig,
+        GromaRegionProposalConfig,
+    )
 
-    for config_class in (GromaConfig, GromaProposerConfig, GromaRegionEncoderConfig, GromaRegionProposalConfig):
+    for config_class in (
+        GromaConfig,
+        GromaMaskDecoderConfig,
+        GromaProposerConfig,
+        GromaRegionEncoderConfig,
+        GromaRegionProposalConfig,
+    ):
         module.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
 
 

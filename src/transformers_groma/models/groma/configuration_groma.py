@@ -105,8 +105,7 @@ class GromaMaskDecoderConfig(MaskDecoderConfig):
     Example:
 
     ```python
-    >>> from transformers_groma import GromaConfig
-    >>> from transformers_groma.models.groma.configuration_groma import GromaMaskDecoderConfig
+    >>> from transformers_groma import GromaConfig, GromaMaskDecoderConfig
 
     >>> config = GromaConfig(mask_decoder_config=GromaMaskDecoderConfig(hidden_size=64, num_attention_heads=4))
     >>> config.mask_decoder_config.vision_feature_layers
