@@ -113,7 +113,7 @@ def test_options_that_are_named_exist(monkeypatch):
     parsers = [cli.build_parser()]
     # Of scripts the parser is made when they run: they are asked for it.
     script_parser = importlib.import_module("processing.common").script_parser
-    for name in ("coco", "refcoco", "visual_genome", "flickr30k", "lvis_ground"):
+    for name in ("coco", "refcoco", "visual_genome", "flickr30k", "lvis_ground", "glamm_gcg"):
         module = importlib.import_module(f"processing.{name}")
 
         def keep(*args, **kwargs):

@@ -17,6 +17,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
+from ...answer_masks import has_mask_decoder
 from ...boxes import box_iou
 from ...masks import mask_to_rle
 from ...regions import Regions
@@ -231,7 +232,7 @@ def propose(model: PreTrainedModel, processor: ProcessorMixin | BaseImageProcess
     Returns:
         `ProposalRespondent`
     """
-    return ProposalRespondent(model, processor, masks=model.config.mask_decoder_config is not None)
+    return ProposalRespondent(model, processor, masks=has_mask_decoder(model))
 
 
 def _regions(prediction: Prediction, kind: str) -> Regions:
