@@ -24,7 +24,8 @@ from .pointed_regions import find_regions
 from .streaming import StepStreamer, StopWhen, readable_ids
 from .verb_inputs import ImageQuestion
 
-_REGION_FIELDS = ("region_boxes", "region_scores", "region_mask")
+# What features and outputs of `generate` say about the regions of images.
+REGION_FIELDS = ("region_boxes", "region_scores", "region_mask")
 # How long, in seconds, the model's thread waits before it looks again whether anybody still reads.
 _PATIENCE = 0.05
 # The streams that are not at their end: how each is told to stop, and its thread.
@@ -111,7 +112,7 @@ def prompt_about(
     if (refer_boxes := inputs.pop("refer_boxes", None)) is not None:
         features = pipe.model.encode_regions(features, refer_boxes)
         inputs["mm_encoder_outputs"] = {"image": features}
-    regions = {name: getattr(features, name) for name in _REGION_FIELDS}
+    regions = {name: getattr(features, name) for name in REGION_FIELDS}
     return Prompt(inputs, asked, regions, [image.size for image in perceived], features, user_masks)
 
 
@@ -334,6 +335,7 @@ def _partial_answer(pipe: Pipeline, prompt: Prompt, ids: Sequence[int]) -> Groun
 
 
 __all__ = [
+    "REGION_FIELDS",
     "Prompt",
     "answer_questions",
     "check_length",

@@ -11,7 +11,7 @@ from transformers.pipelines.base import PipelineRegistry
 
 from .answer_masks import check_mask_decoder
 from .answer_settings import check_flags
-from .answering import Prompt, longest_prompt, read_answers
+from .answering import REGION_FIELDS, Prompt, longest_prompt, read_answers
 from .boxes import BoxFormat
 from .grounding import GroundedText
 from .image_inputs import ImageSize, image_size, read_upright, shortened
@@ -25,7 +25,7 @@ from .verb_inputs import one_of
 from .verbs import GroundingVerbs
 
 IMAGE_GROUNDING_TASK = "image-grounding"
-_OUTPUT_FIELDS = ("sequences", "region_boxes", "region_scores", "region_mask")
+_OUTPUT_FIELDS = ("sequences", *REGION_FIELDS)
 
 
 class ImageGroundingPipeline(GroundingVerbs):
@@ -301,7 +301,7 @@ class ImageGroundingPipeline(GroundingVerbs):
         prompt = Prompt(
             inputs={**model_inputs, "mm_encoder_outputs": {"image": features}},
             asked=asked,
-            regions={},
+            regions={name: features[name] for name in REGION_FIELDS},
             sizes=sizes,
             features=features,
             user_masks=[[region.mask for region in of_image] for of_image in found],

@@ -118,9 +118,9 @@ def test_regions_in_every_form(masking_pipe, photos, looks, region):
 
 
 def test_regions_of_many_forms_in_batches(masking_pipe, photos):
-    regions = [[CLICK, BOX], [], [SCRIBBLE, {"mask": np.ones((100, 100), bool)}, CLICK | {"point": [9, 9]}]]
-    scribble = {"scribble": [[5, 5], [50, 60]]}
-    regions[2][0] = scribble
+    half = np.zeros((100, 100), bool)
+    half[:, :50] = True
+    regions = [[CLICK, BOX], [], [{"scribble": [[5, 5], [50, 60]]}, {"mask": half}, {"point": [9, 9]}]]
     asked = masking_pipe.ask(photos, "What?", regions=regions, batch_size=3, masks=True)
     piped = masking_pipe(
         photos,
@@ -136,6 +136,11 @@ def test_regions_of_many_forms_in_batches(masking_pipe, photos):
         assert np.allclose(other.user_regions.xyxy, alone.user_regions.xyxy, atol=1e-2)
         for number, mask in alone.masks.items():
             assert (answer.masks[number] == mask).mean() > 0.999 and (other.masks[number] == mask).mean() > 0.999
+    # Each region is where it was pointed at.
+    for answers in (asked, piped):
+        assert answers[0].user_regions[1].box.tolist() == BOX
+        assert answers[2].user_regions[1].box.tolist() == [0, 0, 50, 100]
+        assert np.array_equal(answers[2].user_regions[1].mask, half)
 
 
 def test_a_generator_and_dicts_take_regions_in_every_form(masking_pipe, photos):
