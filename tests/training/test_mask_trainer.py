@@ -52,6 +52,19 @@ def test_the_parts_of_the_loss_are_logged(tmp_path):
     assert 0 < entry["loss_quality"] < 1
 
 
+def test_mixed_precision_learns_as_well(tmp_path):
+    """The frozen parts compute in float32, as they do in use, and so do the losses."""
+    model = whole_groma()
+    dtypes = []
+    model.model.vision_tower.register_forward_hook(lambda *call: dtypes.append(call[-1].last_hidden_state.dtype))
+    trainer = make_trainer(tmp_path, model=model, max_steps=40, bf16=True)
+    trainer.train()
+    history = losses(trainer)
+    assert np.mean(history[-4:]) < 0.7 * np.mean(history[:4])
+    assert set(dtypes) == {torch.float32}
+    assert {weight.dtype for weight in trainer.model.mask_decoder.parameters()} == {torch.float32}
+
+
 def test_frozen_parts_stay_in_evaluation_mode(tmp_path):
     model = whole_groma()
     modes = []
