@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
@@ -43,6 +44,11 @@ def read(path: Path):
     content = json.loads(path.read_text(encoding="utf-8"))
     content.pop("transformers_version", None)
     return content
+
+
+def is_of_masks(name: str) -> bool:
+    """Whether a weight is one of the mask decoder's."""
+    return "mask_decoder" in name.split(".")
 
 
 def assert_same_files(built: Path, committed: Path):
@@ -133,18 +139,24 @@ class TestTiny:
         committed_folder = HUB_CONFIGS / "groma-tiny"
         committed_names = {path.name for path in committed_folder.iterdir()}
         assert committed_names == {path.name for path in built_tiny.iterdir()} | {"README.md"}
-        for name in committed_names - {"README.md", "model.safetensors"}:
+        for name in committed_names - {"README.md", "model.safetensors", "config.json"}:
             assert read(built_tiny / name) == read(committed_folder / name), f"{name} is stale: make train-tiny"
+        # The mask decoder comes with its training, by the settings of its recipe.
+        config = read(committed_folder / "config.json")
+        masks = config.pop("mask_decoder_config", {})
+        assert read(built_tiny / "config.json") == config, "config.json is stale: make train-tiny"
+        recipe = yaml.safe_load((HUB_CONFIGS / "recipes" / "tiny" / "masks.yaml").read_text(encoding="utf-8"))
+        assert {name: recipe["mask_decoder_config"].get(name, value) for name, value in masks.items()} == masks
         # Names of layers in files differ between a model that was made and one that was loaded; both load.
         built, committed = (
             GromaForConditionalGeneration.from_pretrained(folder).state_dict()
             for folder in (built_tiny, committed_folder)
         )
         assert {name: tensor.shape for name, tensor in built.items()} == {
-            name: tensor.shape for name, tensor in committed.items()
+            name: tensor.shape for name, tensor in committed.items() if not is_of_masks(name)
         }
-        stored = load_file(committed_folder / "model.safetensors").values()
-        assert {tensor.dtype for tensor in stored} == {torch.bfloat16}
+        for name, tensor in load_file(committed_folder / "model.safetensors").items():
+            assert tensor.dtype == (torch.float32 if is_of_masks(name) else torch.bfloat16), name
 
     def test_card_is_what_the_script_writes(self, tmp_path):
         """From the template, the minutes of the training and the metrics in the metadata, which the table repeats."""

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from transformers_groma.interior_points import interior_point
 from transformers_groma.masks import rle_to_mask
 from transformers_groma.training.augmentation import cut_mask
 from transformers_groma.training.mask_data import (
@@ -15,7 +16,6 @@ from transformers_groma.training.mask_data import (
     points_in_square,
     whole_pixels,
 )
-from transformers_groma.training.mask_prompts import interior_point
 
 from .mask_rows import SIDE, image_processor, mask_rows
 

@@ -3,15 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import distance_transform_edt
 
+from transformers_groma.interior_points import interior_point
 from transformers_groma.training.mask_prompts import (
     BOX_NOISE,
-    MAX_INTERIOR_SIDE,
     append_points,
     draw_clicks,
     error_clicks,
-    interior_point,
     mask_window,
     noise_box,
 )
@@ -73,28 +71,6 @@ def test_a_single_pixel_can_be_clicked():
     clicks = draw_clicks(mask, 8, np.random.default_rng(1))
     for (x, y), label in zip(clicks.points, clicks.labels, strict=True):
         assert bool(mask[int(y), int(x)]) == bool(label)
-
-
-def test_the_interior_point_is_far_from_the_outline():
-    mask = ring()
-    x, y = interior_point(mask)
-    distances = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    assert distances[int(y), int(x)] == distances.max()
-    # The border of the image is an outline: not the corner of a mask that fills it.
-    assert interior_point(np.ones((9, 9), dtype=bool)) == (4.5, 4.5)
-
-
-def test_the_interior_point_of_a_large_mask_is_nearly_that():
-    mask = ring(900, 400, 500, 300, 100)
-    assert max(mask.shape) > 2 * MAX_INTERIOR_SIDE
-    x, y = interior_point(mask)
-    distances = distance_transform_edt(mask)
-    assert distances[int(y), int(x)] > 0.95 * distances.max()
-    # Lines that are thinner than the steps in which it is looked for.
-    line = np.zeros((900, 900), dtype=bool)
-    line[1:899, 451] = True
-    x, y = interior_point(line)
-    assert line[int(y), int(x)]
 
 
 def test_mask_window():

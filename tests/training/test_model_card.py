@@ -13,8 +13,8 @@ from transformers_groma import GromaForRegionProposal
 from transformers_groma.training.conversation_stage import ConversationArguments, card_details
 from transformers_groma.training.model_card import write_model_card
 
-from ..tiny import tiny_detector_config
-from .rows import conversations, training_arguments, training_processor
+from ..tiny import MASK_DECODER, tiny_detector, tiny_detector_config
+from .rows import conversations, training_arguments, training_model, training_processor
 
 HISTORY = [
     {"step": 1, "loss": 6.0, "grad_norm": 1.0},
@@ -134,6 +134,33 @@ def test_the_card_of_a_detector_shows_how_to_propose_regions(tmp_path, monkeypat
     assert boxes.shape[1] == 4 and 0 < len(boxes) <= 6
     sides = namespace["regions"][:, 2:] * torch.tensor([90.0, 60.0])
     torch.testing.assert_close(boxes[:, 2:] - boxes[:, :2], sides, atol=1e-4, rtol=1e-4)
+
+
+def test_the_card_of_a_detector_with_masks_shows_how_to_get_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_detector(mask_decoder_config=MASK_DECODER).save_pretrained("out")
+    training_processor().image_processor.save_pretrained("out")
+    Image.new("RGB", (90, 60), "white").save("photo.jpg")
+    write_model_card(tmp_path, finished_trainer(tmp_path / "out", {"has_masks": True}), "detector")
+    namespace: dict = {}
+    exec(use((tmp_path / "README.md").read_text()), namespace)
+    assert namespace["masks"].logits.shape == (1, 5, 1, 28, 28)
+
+
+def test_the_card_of_a_groma_with_masks_shows_how_to_get_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = training_model(masks=True)
+    model.save_pretrained("out")
+    training_processor().save_pretrained("out")
+    Image.new("RGB", (90, 60), "white").save("photo.jpg")
+    write_model_card(tmp_path, finished_trainer(tmp_path / "out", {"has_masks": True}))
+    text = (tmp_path / "README.md").read_text()
+    assert "Its mask decoder draws" in text
+    namespace: dict = {}
+    exec(use(text), namespace)
+    assert isinstance(namespace["masks"], list)
+    write_model_card(tmp_path, finished_trainer(tmp_path / "out", {}))
+    assert "mask" not in (tmp_path / "README.md").read_text()
 
 
 def test_a_trainer_that_tells_nothing(tmp_path):

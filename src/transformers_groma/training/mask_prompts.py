@@ -91,9 +91,10 @@ def draw_clicks(mask: np.ndarray, num_points: int, generator: np.random.Generato
             points.append(_point_in(off, wide, generator))
             labels.append(NEGATIVE)
         else:
-            is_interior = number == 0 and generator.random() < INTERIOR_CLICKS
-            inside = is_interior and interior_point(mask, MAX_INTERIOR_SIDE)
-            points.append(inside or _point_in(on, (x1, y1, x2, y2), generator))
+            if number == 0 and generator.random() < INTERIOR_CLICKS:
+                points.append(interior_point(mask, MAX_INTERIOR_SIDE))
+            else:
+                points.append(_point_in(on, (x1, y1, x2, y2), generator))
             labels.append(POSITIVE)
     return Clicks(np.array(points), np.array(labels))
 

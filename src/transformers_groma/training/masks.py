@@ -254,6 +254,7 @@ def card_details(arguments: MaskArguments, trainer: GromaMaskTrainer, train: Dat
         "base_model": arguments.model_name_or_path,
         **data_details(arguments.train_datasets, train),
         "trained_parts": ["mask_decoder"],
+        "has_masks": True,
         "recipe": recipe,
     }
 

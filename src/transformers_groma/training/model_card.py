@@ -78,7 +78,8 @@ def write_model_card(folder: Path, trainer: Any, kind: ModelKind = "chat") -> No
         folder (`Path`): output folder of the training.
         trainer (`Trainer`): during or after its training. Its `card_details` (`dict`, may be empty) say what it
             cannot know: `base_model` (`str`), `datasets` (names with numbers of rows), `hub_datasets` (`list[str]`),
-            `trained_parts` (`list[str]`) and `recipe` (more rows of its table).
+            `trained_parts` (`list[str]`), `recipe` (more rows of its table) and `has_masks` (`bool`: whether the model
+            has a mask decoder to show).
         kind (`str`): `"chat"` for a whole Groma, `"detector"` for a detector; the card shows how to use it.
     """
     details, arguments, state = trainer.card_details, trainer.args, trainer.state
@@ -102,6 +103,7 @@ def write_model_card(folder: Path, trainer: Any, kind: ModelKind = "chat") -> No
         hub_datasets=details.get("hub_datasets"),
         recipe=recipe,
         metrics=_last_metrics(state.log_history),
+        has_masks=details.get("has_masks", False),
     )
     write_file(folder / "README.md", card.encode())
 
