@@ -100,10 +100,20 @@ def test_regions_that_do_not_fit_are_named(regions, sizes, words):
         prepared(regions, sizes)
 
 
-@pytest.mark.parametrize("sizes", [[SIZE], [SIZE, SIZE], [SIZE, None]])
+@pytest.mark.parametrize("sizes", [[SIZE], [SIZE, SIZE], [SIZE, None], [None], [None, None]])
 def test_junk_is_refused_in_words_of_ours(sizes):
     for value in JUNK:
-        for regions in (value, [value], [value] * 2, [[value]], [[value], None], {"point": value}, [{"box": value}]):
+        for regions in (
+            value,
+            [value],
+            [value] * 2,
+            [[value]],
+            [[value], None],
+            [None, value],
+            [[], value],
+            {"point": value},
+            [{"box": value}],
+        ):
             try:
                 prepared(regions, sizes)
             except ValueError as error:

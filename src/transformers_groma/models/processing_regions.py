@@ -11,6 +11,7 @@ from ..boxes import BoxFormat, box_xyxy_to_cxcywh, normalize_boxes
 from ..image_inputs import ImageSize, shortened
 from ..point_inputs import box_around
 from ..region_inputs import AMBIGUITIES, RegionPrompt, is_one_region, is_region_set, read_regions
+from ..regions import Regions
 from .processing_inputs import pad_boxes, prepare_boxes
 
 # What stands in `refer_point_labels` where a region has fewer points, and in `refer_ambiguity` for no choice.
@@ -105,7 +106,7 @@ def prepare_regions(
     for index, (group, size) in enumerate(zip(_group_regions(name, regions, len(sizes)), sizes, strict=True)):
         label = name if len(sizes) == 1 else f"{name}[{index}]"
         if size is None:
-            if group is not None and len(group) > 0:
+            if not _is_empty(group):
                 raise ValueError(f"`{label}` was given, but sample {index} has no image. Pass its image in `images`.")
             prepared.append([])
             continue
@@ -194,6 +195,13 @@ def _group_regions(name: str, regions: Any, num_samples: int) -> list[Any]:
             f"of regions per sample, None or [] for a sample without regions. Got {shortened(regions)}."
         )
     return groups
+
+
+def _is_empty(group: Any) -> bool:
+    """Whether these are no regions at all; anything may be passed."""
+    if isinstance(group, (np.ndarray, torch.Tensor)):
+        return group.ndim > 0 and len(group) == 0
+    return group is None or (isinstance(group, (list, tuple, Regions)) and len(group) == 0)
 
 
 __all__ = [
