@@ -180,3 +180,21 @@ def test_training_step(inputs):
     outputs.loss.backward()
     assert outputs.loss.isfinite()
     assert model.model.language_model.embed_tokens.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["referring-segmentation", "interactive-segmentation", "detection"])
+def test_benchmarks_of_masks(name, tmp_path):
+    """Features, prompts and masks of before are on the device, clicks and masks of the upright image are not."""
+    for package in ("datasets", "faster_coco_eval", "matplotlib", "pycocoevalcap", "trl"):
+        pytest.importorskip(package)
+    from tests.training.rows import training_model, training_processor
+    from transformers_groma.evaluation.loading import load_benchmark
+    from transformers_groma.evaluation.runner import evaluate
+    from transformers_groma.shapes.rows import shapes_dataset
+
+    task = "rec" if name == "referring-segmentation" else "detection"
+    rows = shapes_dataset(task, 2, 0, split="test", image_size=112, evaluation=task == "rec")
+    model = training_model(masks=True).to(DEVICE)
+    results = evaluate(load_benchmark(name), model, training_processor(), rows, tmp_path, progress=False)
+    assert results.settings["device"] == DEVICE and results.complete
+    assert {"ciou", "miou@5", "mask_ap"} & set(results.metrics)

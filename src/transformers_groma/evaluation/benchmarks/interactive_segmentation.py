@@ -28,8 +28,8 @@ from ..predictions import Prediction, Rle
 
 # After so many clicks masks are scored.
 CLICK_COUNTS = (1, 3, 5)
-# Objects whose masks are decoded in one call.
-OBJECTS_AT_ONCE = 32
+# Objects of each image whose masks are decoded in one call: a batch of images with many would need gigabytes.
+OBJECTS_AT_ONCE = 16
 # Label of a point that is not there.
 NO_POINT = -1
 
