@@ -2,6 +2,7 @@
 
 import argparse
 
+from .._words import counted
 from .arguments import MAX_NEW_TOKENS, CommandError, add_command, errors_of, generate_kwargs
 from .output import note, print_regions, write_segments
 from .region_arguments import check_region_given
@@ -67,7 +68,8 @@ def run_segment(arguments: argparse.Namespace) -> None:
         if opened.folder is not None:
             name = "segments" if len(found) == 1 else f"segments_{index + 1}"
             write_segments(opened.folder, name, regions, opened.image)
-            note(f"wrote {opened.folder / name}.json, {opened.folder / name}.png and {len(regions)} masks")
+            masks = counted(len(regions), "mask")
+            note(f"wrote {opened.folder / name}.json, {opened.folder / name}.png and {masks}")
 
 
 def _check_no_generation(arguments: argparse.Namespace) -> None:
