@@ -40,6 +40,7 @@ def test_metrics_are_those_of_the_detector(tmp_path):
     assert {name: results.metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
     # The model decodes no masks.
     assert set(results.metrics) == {metric.name for metric in proposals.METRICS if "mask" not in metric.name}
+    assert "mask" not in (tmp_path / "results.md").read_text()
     assert {"recall_at_n.png", "recall_by_size.png", "gallery.html"} <= set(files_in(tmp_path))
     kept = read_predictions(tmp_path)[0]
     assert [text for text, _ in kept.phrases] == ["regions", "queries"]
@@ -137,6 +138,7 @@ def test_masks_of_scenes_are_drawn(tmp_path):
     results = evaluate(proposals.BENCHMARK, model, processor, rows, tmp_path, progress=False, gallery=1)
     assert set(results.metrics) == {metric.name for metric in proposals.METRICS}
     assert "its masks tinted" in (tmp_path / "gallery.html").read_text()
+    assert "| mask_filled_box_iou |" in (tmp_path / "results.md").read_text()
     without = evaluate(
         proposals.BENCHMARK, model, processor, rows.remove_columns("masks"), tmp_path / "2", progress=False, gallery=1
     )

@@ -68,8 +68,15 @@ _MASK_MEANINGS = {
 MASK_PREFIX = "mask_"
 METRICS = (
     *(Metric(name, f"regions: {meaning}") for name, meaning in _MEANINGS.items()),
-    *(Metric(f"{MASK_PREFIX}{name}", f"masks of regions: {meaning}") for name, meaning in _MASK_MEANINGS.items()),
-    Metric("mask_images", "share of images whose targets all have masks; only these count for the metrics of masks"),
+    *(
+        Metric(f"{MASK_PREFIX}{name}", f"masks of regions: {meaning}", is_optional=True)
+        for name, meaning in _MASK_MEANINGS.items()
+    ),
+    Metric(
+        "mask_images",
+        "share of images whose targets all have masks; only these count for the metrics of masks",
+        is_optional=True,
+    ),
     *(Metric(f"queries_{name}", f"all queries: {meaning}") for name, meaning in _MEANINGS.items()),
     Metric("regions_per_image", "how many regions the language model gets", is_share=False),
 )

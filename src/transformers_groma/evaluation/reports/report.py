@@ -124,6 +124,8 @@ def markdown_report(
     columns = ["metric", "this run", *(["Groma-7B (paper)"] if paper else []), "meaning"]
     lines += [_line(columns), _line(["---", *["---:"] * (len(columns) - 2), "---"])]
     for metric in benchmark.metrics:
+        if metric.is_optional and metric.name not in results.metrics:
+            continue
         cells = [metric.name if metric.is_share else f"{metric.name}*"]
         cells.append(_shown(metric, results.metrics.get(metric.name), absent="not computed"))
         if paper:
