@@ -212,6 +212,8 @@ def test_bad_trainers(tmp_path):
         ("refinement_rounds", -1, "`refinement_rounds` must be at least 0"),
         ("token_share", 1.5, "`token_share` must be from 0 to 1"),
         ("quality_weight", -1.0, "`quality_weight` must be at least 0"),
+        ("label_smoothing_factor", 0.1, "masks have no labels"),
+        ("activation_checkpointing", True, "does nothing for a mask decoder"),
     ):
         with pytest.raises(ValueError, match=message):
             training_arguments(tmp_path, **{name: value})

@@ -102,6 +102,24 @@ def test_script_gives_a_detector_a_mask_decoder(tmp_path):
     assert "AutoModelForObjectDetection" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_missing_weights_are_not_trained_from_random_ones(tmp_path):
+    image_processor().save_pretrained(tmp_path)
+    arguments = masks.MaskArguments(model_name_or_path=str(tmp_path))
+    detector = mask_detector()
+    whole = detector.state_dict()
+    part = "mask_decoder.neck.projection.weight"
+    detector.save_pretrained(tmp_path, state_dict={name: value for name, value in whole.items() if name != part})
+    with pytest.raises(ValueError, match=f"lacks 1 weight, such as {part}. Name a complete model"):
+        masks.load_model(arguments, 0)
+    detector.config.mask_decoder_config = None
+    kept = {name: value for name, value in whole.items() if "mask_decoder" not in name}
+    lost = next(name for name in kept if name.startswith("region_proposer."))
+    kept.pop(lost)
+    detector.save_pretrained(tmp_path, state_dict=kept)
+    with pytest.raises(ValueError, match=f"lacks .*such as {lost}"):
+        masks.load_model(arguments, 0)
+
+
 def test_a_fresh_decoder_follows_from_the_seed(tmp_path):
     tiny_detector().save_pretrained(tmp_path)
     image_processor().save_pretrained(tmp_path)

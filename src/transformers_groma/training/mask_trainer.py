@@ -105,6 +105,13 @@ class MaskTrainingArguments(TrainingArguments):
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name):g}.")
         if self.bce_weight == self.dice_weight == 0:
             raise ValueError("`bce_weight` and `dice_weight` are both 0, so masks would learn nothing.")
+        if self.label_smoothing_factor != 0:
+            raise ValueError(f"`label_smoothing_factor` is {self.label_smoothing_factor:g}, but masks have no labels.")
+        if self.activation_checkpointing or self.gradient_checkpointing:
+            raise ValueError(
+                "`activation_checkpointing` does nothing for a mask decoder. Where memory is short, lower "
+                "`per_device_train_batch_size` or `prompts_per_image`."
+            )
         if self.ddp_find_unused_parameters is None:
             # Region tokens, masks as prompts and several masks are not in every batch.
             self.ddp_find_unused_parameters = True

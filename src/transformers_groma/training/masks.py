@@ -159,16 +159,16 @@ def load_model(
         config = AutoConfig.from_pretrained(name)
         if config.model_type not in MODELS:
             raise ValueError(f"It is a {config.model_type!r} model; a complete Groma or a detector is needed.")
-        processor = (
-            AutoProcessor if config.model_type == GromaConfig.model_type else AutoImageProcessor
-        ).from_pretrained(name)
-        if config.mask_decoder_config is not None:
-            _check_settings(config.mask_decoder_config, arguments.mask_decoder_config or {})
-            return MODELS[config.model_type].from_pretrained(name, dtype="auto"), processor
-    config.mask_decoder_config = _fresh_settings(arguments.mask_decoder_config or {})
+        kind = AutoProcessor if config.model_type == GromaConfig.model_type else AutoImageProcessor
+        processor = kind.from_pretrained(name)
+    is_fresh = config.mask_decoder_config is None
+    if is_fresh:
+        config.mask_decoder_config = _fresh_settings(arguments.mask_decoder_config or {})
+    else:
+        _check_settings(config.mask_decoder_config, arguments.mask_decoder_config or {})
     set_seed(seed)
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it would list all weights of the decoder as missing
+    logging.set_verbosity_error()  # it would list all weights of a fresh decoder as missing; see below
     try:
         with loading("model_name_or_path", name):
             model, info = MODELS[config.model_type].from_pretrained(
@@ -176,14 +176,27 @@ def load_model(
             )
     finally:
         logging.set_verbosity(verbosity)
-    missing = sorted(weight for weight in info["missing_keys"] if "mask_decoder" not in weight.split("."))
+    _check_weights(name, info, is_fresh)
+    if is_fresh:
+        logger.warning(f"{name} has no mask decoder: a fresh one is trained, from seed {seed}.")
+    return model, processor
+
+
+def _check_weights(name: str, info: Mapping[str, Any], is_fresh: bool) -> None:
+    """Check that all weights were in the files but those of a fresh decoder: what is missing would be random."""
+    missing = sorted(
+        weight for weight in info["missing_keys"] if not (is_fresh and "mask_decoder" in weight.split("."))
+    )
     if missing:
         raise ValueError(
             f"--model_name_or_path {name!r} lacks {counted(len(missing), 'weight')}, such as {missing[0]}. Name a "
-            "complete model."
+            "complete model; to train a fresh mask decoder, one whose config.json has no `mask_decoder_config`."
         )
-    logger.warning(f"{name} has no mask decoder: a fresh one is trained, from seed {seed}.")
-    return model, processor
+    if unexpected := sorted(info["unexpected_keys"]):
+        logger.warning(
+            f"{name} has {counted(len(unexpected), 'weight')} that the model does not know, such as {unexpected[0]}: "
+            "they are not in what is saved."
+        )
 
 
 def _fresh_settings(given: Mapping[str, Any]) -> GromaMaskDecoderConfig:
