@@ -12,6 +12,7 @@ from .answering import look_in_batches
 from .grounding import GroundedPhrase
 from .image_inputs import ImageSize, shortened
 from .masks import masks_of_logits, masks_to_boxes
+from .models.groma.modeling_groma_pointing import without_specks
 from .perceived_images import PerceivedImage
 from .pointed_regions import PointedRegion, find_regions, point_tensors, refer_boxes_of
 from .region_inputs import RegionPrompt
@@ -181,7 +182,9 @@ def _candidates(
             pointed = {"boxes": refer_boxes_of([[PointedRegion(prompt.box)]], [size])}
         decoded = pipe.model.segment(image.features, **pointed, multimask=True)
         order = decoded.quality[0, 0].argsort(descending=True)
-        masks = masks_of_logits(decoded.logits[0, 0, order], size.height, size.width)
+        logits = decoded.logits[0, 0, order]
+        # As where one of them is chosen for a click.
+        masks = masks_of_logits(without_specks(logits) if prompt.points else logits, size.height, size.width)
         regions = Regions([prompt.box] * len(masks))
         result.append(segmented(regions, masks, decoded.quality[0, 0, order].tolist()))
     return result

@@ -6,6 +6,7 @@ import torch
 
 from transformers_groma import Regions
 from transformers_groma.masks import masks_to_boxes
+from transformers_groma.perceived_images import perceive
 from transformers_groma.segmenting import is_phrase, segmented
 
 from .samples import BOX, with_mask_decoder
@@ -63,9 +64,14 @@ def test_all_masks_that_a_click_may_have(masking_pipe, photos):
     assert len(several) == 3 and several.scores.tolist() == sorted(several.scores.tolist(), reverse=True)
     best = masking_pipe.segment(photos[0], CLICK)
     assert same(several[:1], best)
-    by_size = sorted(several, key=lambda region: region.mask.sum())
-    for which, region in zip(("part", "object", "group"), by_size, strict=True):
-        assert same(masking_pipe.segment(photos[0], {**CLICK, "ambiguity": which}), region)
+    # By size in the model's square, where they are ranked.
+    (image,) = perceive(masking_pipe.model, masking_pipe.processor, photos[:1])
+    points = torch.tensor([[[[50 / 320, 60 / 240]]]])
+    decoded = masking_pipe.model.segment(image.features, points=points, multimask=True)
+    best_first = decoded.quality[0, 0].argsort(descending=True)
+    by_size = (decoded.logits[0, 0, best_first] > 0).sum(dim=(1, 2)).argsort().tolist()
+    for which, place in zip(("part", "object", "group"), by_size, strict=True):
+        assert same(masking_pipe.segment(photos[0], {**CLICK, "ambiguity": which}), several[[place]])
     lists = masking_pipe.segment(photos[:2], [[CLICK], [[0, 0, 90, 80]]], multimask=True)
     assert [len(each) for each in lists] == [3, 3] and same(lists[0], several)
 
