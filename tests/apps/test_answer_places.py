@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from transformers_groma.apps.answer_places import spoken_places, turn_places
+from transformers_groma.apps.answer_transcript import question_regions
 from transformers_groma.apps.answer_view import Turn, answer_view
 from transformers_groma.apps.outline_path import outline_path
 from transformers_groma.colors import PALETTE
 from transformers_groma.grounding import GroundedPhrase, GroundedText, ground_text
 from transformers_groma.image_inputs import ImageSize
+from transformers_groma.masks import mask_to_rle
 from transformers_groma.regions import Regions
 
 from .parsed_html import Parsed
@@ -99,6 +101,25 @@ def test_a_box_that_the_user_mentions_twice_has_one_name():
     parsed = view(Turn(parts))
     assert [text for _, text in parsed.of_class("groma-name")] == ["your box 1", "your box 2", "your box 1"]
     assert len(parsed.of_class("groma-place")) == 2
+
+
+def test_what_was_clicked_is_not_called_a_box():
+    for part, name in (({"box": [1, 2, 30, 40]}, "your box"), ({"point": [9, 9]}, "your region")):
+        parsed = view(Turn([{"type": "region", **part}]))
+        assert [text for _, text in parsed.of_class("groma-name")] == [name]
+    mask = np.zeros((240, 320), bool)
+    mask[20:30, 10:60] = True
+    regions = [{"scribble": [[5, 6], [60, 80]]}, {"mask": mask}, {"mask": mask_to_rle(mask)}, {"points": [[7, 8]]}]
+    places = [turn_places("0", None, question_regions([{"type": "region", **region}], None)) for region in regions]
+    boxes = [named.box for named in (turn.places[0] for turn in places)]
+    assert boxes == [(5, 6, 61, 81), (10, 20, 60, 30), (10, 20, 60, 30), (7, 8, 8, 9)]
+
+
+def test_outlines_of_a_caller_are_text():
+    answer = ground_text("<p>a</p> <roi><r0></roi>", BOXES)
+    assert '"><script' not in answer_view(
+        "groma", [Turn("", answer, outlines={0: '"><script>'})], image_url="/image.png", size=ImageSize(240, 320)
+    )
 
 
 def test_many_places_are_described_by_the_first_ones():

@@ -123,6 +123,7 @@ def test_several_clicks_make_one_region(start, engine):
     assert near(region["points"], [[80, 60], [120, 60], [200, 150], [90, 90]])
 
 
+@pytest.mark.slow
 def test_not_this_needs_something_to_be_part_of(start):
     page = start()
     tool(page, "Click").click()
@@ -150,6 +151,7 @@ def test_a_scribble(start, engine):
     assert chips(page) == []
 
 
+@pytest.mark.slow
 def test_of_many_regions_only_those_that_were_asked_about_go(start, engine):
     """Right after the image was chosen, with an answer that comes at once."""
     page = start()
@@ -166,6 +168,17 @@ def test_of_many_regions_only_those_that_were_asked_about_go(start, engine):
     assert question(page).input_value() == ""
 
 
+@pytest.mark.slow
+def test_a_point_in_the_first_pixel_is_not_taken_for_fractions(start, engine):
+    page = start()
+    tool(page, "Click").click()
+    page.get_by_label("Point in pixels").fill("0.6, 0.6")
+    page.get_by_role("button", name="Add point").click()
+    page.locator(".drawing-mask").wait_for()
+    assert engine.resolved[-1][0]["points"] == [[1.1, 1.1]]
+
+
+@pytest.mark.slow
 def test_a_long_scribble_is_drawn_with_fewer_points(start, engine):
     page = start()
     tool(page, "Scribble").click()
@@ -250,11 +263,12 @@ def test_on_a_phone_with_a_finger(start, engine):
 
 
 def test_answers_show_masks_until_they_are_switched_off(start, engine):
-    engine.seconds = 0.02
+    engine.seconds = 0.2
     page = start()
     ask(page, "What is this?")
     page.locator(".is-partial .groma-name").first.wait_for()
     assert page.get_by_label("Masks").count() == 0  # they come with the end
+    engine.seconds = 0
     wait_for_answers(page, 1)
     assert page.get_by_label("Masks").is_checked()
     masks, boxes = page.locator("path.groma-line:visible"), page.locator("rect.groma-line:visible")
@@ -274,6 +288,7 @@ def test_answers_show_masks_until_they_are_switched_off(start, engine):
     assert (masks.count(), boxes.count()) == (2, 0)
 
 
+@pytest.mark.slow
 def test_a_mask_is_pointed_at_where_it_has_pixels(start):
     page = start()
     ask(page, "What is this?")
@@ -298,6 +313,7 @@ def test_without_a_mask_decoder_a_click_shows_the_box_that_it_stands_for(start, 
     assert page.get_by_label("Masks").count() == 0
 
 
+@pytest.mark.slow
 def test_a_mask_that_cannot_be_shown_is_said_and_the_click_stays(start, engine):
     page = start()
     engine.error = RuntimeError("64 requests wait: try again later.")

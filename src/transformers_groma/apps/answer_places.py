@@ -81,6 +81,7 @@ def turn_places(
     user_regions: Regions,
     searched: str | None = None,
     outlines: Mapping[int, str] | None = None,
+    are_boxes: bool = True,
 ) -> TurnPlaces:
     """Find out what a turn names, and give each a number and a colour.
 
@@ -93,6 +94,7 @@ def turn_places(
         searched (`str`, *optional*): the phrase that the question asks to locate. Answers that only point go by it.
         outlines (`Mapping[int, str]`, *optional*): outlines of masks by the ids of regions; by default those of the
             masks that the regions have.
+        are_boxes (`bool`): whether all regions of the question are boxes, and are called so.
 
     Returns:
         `TurnPlaces`: phrases in the colours of the palette, by their order in the text.
@@ -123,7 +125,10 @@ def turn_places(
         return named
 
     mentions = [tuple(map(round, box)) for box in user_regions.xyxy.tolist()]
-    signs = dict(zip(dict.fromkeys(mentions), user_box_names(len(set(mentions))), strict=True))
+    names = user_box_names(len(set(mentions)))
+    if not are_boxes:
+        names = [name.replace("box", "region") for name in names]
+    signs = dict(zip(dict.fromkeys(mentions), names, strict=True))
     named_boxes = {
         box: Named(f"{prefix}:b{number}", sign, sign, None) for number, (box, sign) in enumerate(signs.items())
     }

@@ -169,7 +169,7 @@ def _lines(place: Place, is_mask: bool) -> str:
 def _shape(place: Place, is_mask: bool, classes: str, attributes: str = "") -> str:
     classes = classes.rstrip()
     if is_mask:
-        return f'<path class="{classes}"{attributes} d="{place.outline}"/>'
+        return f'<path class="{classes}"{attributes} d="{escape(place.outline)}"/>'
     return f'<rect class="{classes}"{attributes} {_rectangle(place.box)}/>'
 
 

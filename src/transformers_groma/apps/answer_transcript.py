@@ -53,6 +53,21 @@ def question_regions(question: Question, answer: GroundedText | None) -> Regions
     return answered if len(answered) == len(asked) else Regions(asked)
 
 
+def has_boxes_alone(question: Question) -> bool:
+    """Whether all regions that a question points at are boxes, and none is a click, a scribble or a mask.
+
+    Args:
+        question (`str` or `Sequence[Mapping]`): the content of a user's message; in a string they are boxes.
+
+    Example:
+    >>> has_boxes_alone([{"type": "region", "point": [30, 212]}])
+    False
+    """
+    if isinstance(question, str):
+        return True
+    return all("box" in part for part in question if part["type"] == "region")
+
+
 def searched_phrase(question: Question) -> str | None:
     """The phrase that a question asks to locate.
 
@@ -192,4 +207,12 @@ def _description_id(named: Named, view_id: str) -> str:
     return f"{view_id}-{named.key.replace(':', '-')}"
 
 
-__all__ = ["Question", "answer_html", "descriptions_html", "question_html", "question_regions", "searched_phrase"]
+__all__ = [
+    "Question",
+    "answer_html",
+    "descriptions_html",
+    "has_boxes_alone",
+    "question_html",
+    "question_regions",
+    "searched_phrase",
+]

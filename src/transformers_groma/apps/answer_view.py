@@ -15,6 +15,7 @@ from .answer_transcript import (
     Question,
     answer_html,
     descriptions_html,
+    has_boxes_alone,
     question_html,
     question_regions,
     searched_phrase,
@@ -98,6 +99,7 @@ def answer_view(
             question_regions(turn.question, turn.answer),
             searched_phrase(turn.question),
             turn.outlines,
+            has_boxes_alone(turn.question),
         )
         for number, turn in enumerate(turns)
     ]

@@ -32,10 +32,11 @@ const rounded = (value) => Math.round(value * 10) / 10;
 const whole = (values) => values.map((value) => Math.round(value)).join(", ");
 const ordered = ([x1, y1, x2, y2]) => [Math.min(x1, x2), Math.min(y1, y2), Math.max(x1, x2), Math.max(y1, y2)];
 
-// A region as Python reads it.
+// A region as Python reads it. Points in the first pixel alone would be taken for fractions of the image.
 function plain({ kind, box, points, labels }) {
   if (kind === "box") return { kind, box: box.map(rounded) };
-  const shape = { kind, points: points.map((point) => point.map(rounded)) };
+  const least = points.every((point) => Math.max(...point) <= 1) ? 1.1 : 0;
+  const shape = { kind, points: points.map((point) => point.map((value) => rounded(Math.max(value, least)))) };
   return labels ? { ...shape, labels } : shape;
 }
 
