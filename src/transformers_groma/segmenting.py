@@ -36,12 +36,12 @@ def segment_regions(
         `list[Regions]`: for each entry its regions, or the candidates for its region, best first. They have masks;
         `scores` are the estimated IoU of these, 1 for masks that were given.
     """
-    segmented = []
+    segment = _candidates if multimask else _segment
+    found: list[Regions] = []
     for batch, perceived in look_in_batches(pipe, questions, batch_size):
         with pipe.device_placement():
-            segment = _candidates if multimask else _segment
-            segmented += segment(pipe, perceived, [question.regions for question in batch])
-    return segmented
+            found += segment(pipe, perceived, [question.regions for question in batch])
+    return found
 
 
 def is_phrase(target: Any) -> bool:
