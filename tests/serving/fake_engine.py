@@ -5,9 +5,11 @@ from collections.abc import AsyncIterator
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from transformers_groma.grounding import ground_text
+from transformers_groma.masks import mask_to_rle
 from transformers_groma.serving.answers import EngineAnswer, EngineClosedError, EngineRegion, EngineStatus
 from transformers_groma.serving.sampling import Sampling
 
@@ -16,7 +18,7 @@ TEXT = "There is a red cup on a table."
 # Of the regions that it names, `xyxy` in pixels.
 BOXES = torch.tensor([[10.0, 20.0, 30.0, 40.0], [0.0, 0.0, 64.0, 48.0], [1.0, 2.0, 3.0, 4.0]])
 # Of each of its regions: a mask that says which one it is of.
-MASKS = {number: {"size": [48, 64], "counts": f"mask {number}"} for number in range(3)}
+MASKS = {number: mask_to_rle(np.eye(48, 64, number, bool)) for number in range(3)}
 
 
 class FakeEngine:
@@ -78,7 +80,8 @@ class FakeEngine:
                 self.finished += is_final
                 own = sum(part["type"] == "region" for message in messages for part in message["content"])
                 grounded = ground_text(markup, BOXES, user_region_ids=range(min(own, 3)))
-                yield EngineAnswer(grounded, "stop", 12, step + 1, is_final, MASKS if is_final and masks else {})
+                found = (MASKS, dict.fromkeys(MASKS, 0.5)) if is_final and masks else ({}, {})
+                yield EngineAnswer(grounded, "stop", 12, step + 1, is_final, *found)
         except (asyncio.CancelledError, GeneratorExit):
             self.cancelled += not is_final
             raise

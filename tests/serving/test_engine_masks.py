@@ -1,6 +1,7 @@
 """Masks of the engine: of answers and of regions that are pointed at, also of models without a mask decoder."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,6 +44,7 @@ def test_answers_have_masks_of_what_they_name_and_of_the_users_regions(engine, m
     assert list(answer.masks) and sorted(answer.masks) == sorted(numbers) and set(range(5)) <= set(numbers)
     assert all(rle["size"] == [40, 60] for rle in answer.masks.values())
     assert answer.masks[4] == mask_to_rle(MASK)  # the user's own stays
+    assert answer.mask_scores.keys() == answer.masks.keys() - {4}
     # As the pipeline decodes them, up to the pixels where numbers differ in their last digits.
     with torch.no_grad():
         [seen] = perceive(model, processor, [noise()])
@@ -231,6 +233,18 @@ def test_a_decoder_that_fails_is_an_error_of_the_model(masked_parts, engine, mon
         run(engine.answer(conversation(REGIONS[0]), tokens(4), masks=True))
     monkeypatch.undo()
     assert run(engine.answer(conversation(REGIONS[0]), tokens(4), masks=True)).masks
+
+
+def test_masks_that_are_not_numbers_are_an_error_of_the_model(masked_parts, engine, monkeypatch):
+    decode = MaskSource.decode
+
+    def damaged(self, model, numbers):
+        masks = decode(self, model, numbers)
+        return replace(masks, logits={number: logits * torch.nan for number, logits in masks.logits.items()})
+
+    monkeypatch.setattr(MaskSource, "decode", damaged)
+    with pytest.raises(ModelFailedError, match="masks cannot be read: .* NaN"):
+        run(engine.answer(conversation(REGIONS[0]), tokens(4), masks=True))
 
 
 def test_masks_of_an_answer_that_is_complete_outlive_the_engine(masked_parts, monkeypatch):

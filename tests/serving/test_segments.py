@@ -15,7 +15,7 @@ from transformers_groma.serving.api_errors import ApiError
 from transformers_groma.serving.segment_request import read_segment_request
 from transformers_groma.serving.settings import ServerSettings
 
-from .fake_engine import BOXES, MASKS, FakeEngine
+from .fake_engine import MASKS, FakeEngine
 from .running_server import MODEL, data_url, serving
 
 IMAGE = {"image_url": {"url": data_url()}}
@@ -67,8 +67,9 @@ def test_masks_of_a_phrase(server, every, question):
         {"type": "phrase", "text": "the red cup", "boxes": []},
     ]
     assert sampling.shorten_to_fit and sampling.temperature == 0
-    assert server.engine.segmented[-1] == BOXES.tolist()  # each region that the answer names, once
-    assert len(content["regions"]) == 3
+    assert content["regions"] == [  # each region that the answer names, once, with the box around its mask
+        {"box_xyxy": rle_to_box(MASKS[number]).tolist(), "mask": MASKS[number], "score": 0.5} for number in range(3)
+    ]
 
 
 def test_a_phrase_that_is_not_found(server):

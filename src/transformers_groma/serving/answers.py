@@ -26,6 +26,8 @@ class EngineAnswer:
         masks (`Mapping[int, RLE]`): of a complete answer, where masks were asked for, the masks of the regions that
             its phrases name and of the user's, by their numbers; of the upright image. `grounded.with_masks` takes
             them, each decoded by `rle_to_mask`.
+        mask_scores (`Mapping[int, float]`): the IoU that the mask decoder expects of each of them, but for masks that
+            were given.
     """
 
     grounded: GroundedText
@@ -34,6 +36,7 @@ class EngineAnswer:
     completion_tokens: int
     is_final: bool
     masks: Mapping[int, RLE] = field(default_factory=dict)
+    mask_scores: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -176,8 +176,8 @@ class Engine:
         try:
             await self._prepare(self._prepare_for.question, request, messages)
             await request.wait_for_end()
-            answer, rles, _ = await self._with_masks(request)
-            return replace(answer, masks=rles)
+            answer, rles, quality = await self._with_masks(request)
+            return replace(answer, masks=rles, mask_scores=quality)
         finally:
             request.cancel()
 
@@ -217,8 +217,8 @@ class Engine:
                     yield partial
                 await request.wait_for_end(max(_PARTIAL_SECONDS, _PARTIAL_COSTS * seconds))
             await request.wait_for_end()
-            answer, rles, _ = await self._with_masks(request)
-            yield replace(answer, masks=rles)
+            answer, rles, quality = await self._with_masks(request)
+            yield replace(answer, masks=rles, mask_scores=quality)
         finally:
             request.cancel()
 
@@ -377,6 +377,8 @@ class Engine:
             return result, await self._preparing.run(lambda processor: masks.rles()), masks.quality
         except EngineClosedError:  # meanwhile; the answer was complete before
             return result, await asyncio.to_thread(masks.rles), masks.quality
+        except ValueError as error:  # numbers that are none
+            raise ModelFailedError(f"The model's masks cannot be read: {error}") from error
 
     def _on_end(self, request: Request, result: Any, error: Exception | None) -> None:
         self._waiting.release(request)

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from ..questions import STANDARD_QUESTIONS, fill_question
 from ..verb_inputs import phrase_part, text_part
 from .access import ClientLimit
-from .answers import EngineRegion
+from .answers import EngineRegion, engine_region
 from .client_presence import while_connected
 from .engine import Engine
 from .engine_errors import check_masks, of_engine
@@ -95,9 +95,9 @@ class Segments:
         question = fill_question(STANDARD_QUESTIONS[kind], text_part, {"phrase": phrase_part(asked.phrase, "phrase")})
         messages = [{"role": "user", "content": [{"type": "image", "image": image}, *question]}]
         sampling = Sampling(max_new_tokens=self._settings.max_new_tokens, shorten_to_fit=True)
-        answer = await of_engine(self._engine.answer(messages, sampling), "phrase", "invalid_phrase")
+        answer = await of_engine(self._engine.answer(messages, sampling, masks=True), "phrase", "invalid_phrase")
         boxes = {region.id: region.box.tolist() for phrase in answer.grounded.phrases for region in phrase.regions}
-        found = await of_engine(self._engine.segment(image, list(boxes.values())), "phrase", "invalid_phrase")
+        found = [engine_region(box, answer.masks[number], answer.mask_scores[number]) for number, box in boxes.items()]
         return {**head, "phrase": asked.phrase, "regions": regions_json(found)}
 
 
