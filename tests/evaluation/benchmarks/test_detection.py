@@ -132,6 +132,19 @@ def test_masks_in_crowds_are_neither_right_nor_wrong():
         assert metrics["mask_ap"] == pytest.approx(ap, abs=0.01)
 
 
+def test_an_image_may_have_crowds_alone():
+    """Of the four images, two have a crowd and nothing else, and one has neither."""
+    target = row() | {"masks": [rle(8, 8, 40, 40)], "crowd_boxes_xyxy": [], "crowd_masks": []}
+    crowd = [40.0, 0.0, 64.0, 16.0]
+    inside = masked([[42.0, 2.0, 50.0, 10.0]], [rle(42, 2, 50, 10)])
+    for masks in ([None], None, [rle(40, 0, 64, 16)]):
+        alone = row([]) | {"masks": [], "crowd_boxes_xyxy": [crowd], "crowd_masks": masks}
+        answers = [inside, masked([BOX], [rle(8, 8, 40, 40)]), masked([], []), masked([], [])]
+        neither = alone | {"crowd_boxes_xyxy": [], "crowd_masks": []}
+        metrics = proposals.score_detection(answers, [alone, target, alone, neither])
+        assert metrics["mask_ap"] == metrics["ap"] == pytest.approx(1), masks
+
+
 def test_masks_of_scenes_are_drawn(tmp_path):
     model, processor = training_model(masks=True), training_processor()
     rows = shapes_dataset("detection", 3, 0, split="test", image_size=112)

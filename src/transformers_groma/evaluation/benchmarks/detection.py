@@ -145,7 +145,8 @@ def _mask_metrics(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dic
         for (prediction, _), (_, masks) in zip(pairs, boxes, strict=True)
     ]
     targets = [row["masks"] for _, row in pairs]
-    scores = class_agnostic_mask_metrics(found, targets, crowds=[_crowd_masks(row) for _, row in pairs])
+    crowds = [_crowd_masks(row, masks) for (_, row), (_, masks) in zip(pairs, boxes, strict=True)]
+    scores = class_agnostic_mask_metrics(found, targets, crowds=crowds)
     scores |= matched_mask_scores(boxes, [(row["boxes_xyxy"], row["masks"]) for _, row in pairs])
     metrics = {f"{MASK_PREFIX}{name}": value for name, value in scores.items()}
     return metrics | {"mask_images": len(pairs) / len(rows)}
@@ -157,13 +158,14 @@ def _region_masks(prediction: Prediction) -> Sequence[Rle] | None:
     return None if prediction.masks is None else prediction.masks[kinds.index(REGIONS)]
 
 
-def _crowd_masks(row: Row) -> list[Rle]:
+def _crowd_masks(row: Row, region_masks: Sequence[Rle]) -> list[Rle]:
     """The masks of the crowd regions of a row; a filled box for a crowd without one."""
     boxes = row.get("crowd_boxes_xyxy") or []
     masks = row.get("crowd_masks") or [None] * len(boxes)
-    if not boxes or not row["masks"]:
+    # An image may have crowds alone. Its size is that of any of its masks; without a region nothing is in a crowd.
+    if not (of_image := [mask for mask in (*row["masks"], *masks, *region_masks) if mask is not None]):
         return []
-    height, width = row["masks"][0]["size"]
+    height, width = of_image[0]["size"]
     return [
         mask_to_rle(filled_box(box, height, width)) if mask is None else mask
         for box, mask in zip(boxes, masks, strict=True)
