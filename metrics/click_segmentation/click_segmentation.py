@@ -54,6 +54,8 @@ class ClickSegmentation(evaluate.Metric):
         )
 
     def _compute(self, predictions: list, references: list, clicks: tuple[int, ...] = (1, 3, 5)) -> dict[str, float]:
+        if len(set(clicks)) != len(clicks):
+            raise ValueError(f"`clicks` must be different numbers, got {list(clicks)}.")
         for index, masks in enumerate(predictions):
             if len(masks) != len(clicks):
                 raise ValueError(

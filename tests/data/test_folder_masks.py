@@ -218,6 +218,44 @@ def test_masks_turn_with_their_boxes(tmp_path, orientation):
     np.testing.assert_array_equal(rle_to_mask(row["masks"][0]) | rle_to_mask(row["masks"][1]), shown)
 
 
+@pytest.mark.parametrize("boxes_of", ["stored", "upright"])
+@pytest.mark.parametrize("form", ["rle", "png", "both", "no box"])
+def test_masks_say_which_image_they_were_drawn_on(tmp_path, boxes_of, form):
+    """The boxes fit into the upright image as well as into the stored one, and the line has no size."""
+    shape = (HEIGHT, WIDTH) if boxes_of == "stored" else (WIDTH, HEIGHT)
+    masks = np.zeros((2, *shape), bool)
+    masks[0, 4:20, 4:24], masks[1, 10:30, 20:35] = True, True
+    given = [mask_to_rle(masks[0]), "two.png"] if form == "both" else [mask_to_rle(mask) for mask in masks]
+    boxes = None if form == "no box" else [[4, 4, 20, 16], [20, 10, 15, 20]]
+    folder = folder_of(tmp_path, ["one.png", "two.png"] if form == "png" else given, boxes)
+    for name, mask in zip(("one.png", "two.png"), masks, strict=True):
+        save(folder / name, mask)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "a.jpg", exif=exif)
+    (row,) = image_folder_dataset(folder, FolderOptions("detection"))
+    expected = [np.rot90(mask, -1) if boxes_of == "stored" else mask for mask in masks]
+    for box, rle, mask in zip(row["boxes_xyxy"], row["masks"], expected, strict=True):
+        np.testing.assert_array_equal(rle_to_mask(rle), mask)
+        assert box == rle_to_box(rle).tolist()
+
+
+def test_masks_of_both_images_say_nothing(tmp_path):
+    folder = folder_of(tmp_path, [RLES[0], mask_to_rle(MASKS[1].T)], None)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "a.jpg", exif=exif)
+    with pytest.raises(ValueError, match="it is unclear whether its boxes are those of the upright or of the stored"):
+        image_folder_dataset(folder, FolderOptions("detection"))
+
+
+def test_no_polygons_and_no_box_are_told(tmp_path):
+    """An empty list of polygons is no mask, so there is no box around it either."""
+    folder = folder_of(tmp_path, [[], RLES[1]], [None, BOXES[1]])
+    report = write_image_folder(folder, tmp_path / "rows", FolderOptions("detection"))
+    assert [told[:48] for _, told in report.examples] == ["box is not four finite numbers: `objects.bbox[0]"]
+
+
 def test_files_follow_the_masks(tmp_path, capsys):
     """A dataset of before its masks, and one whose mask file has changed, are not taken for finished."""
     folder, rows = folder_of(tmp_path / "images"), tmp_path / "rows"

@@ -123,8 +123,8 @@ def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
         "--boxes-of",
         choices=BOXES_OF,
         help="which image the boxes were drawn on, if EXIF data rotate or mirror it: the upright one that a viewer "
-        "shows, or the stored one; by default the line's width and height or the boxes decide, and undecided images "
-        "are left out",
+        "shows, or the stored one; by default the line's width and height, the boxes or the masks decide, and "
+        "undecided images are left out",
     )
     parser.add_argument(
         "--max-regions",

@@ -100,6 +100,33 @@ def files_beside(file_name: str, folder: Path, count: int) -> dict[int, str]:
     return {index: name for index, name in names.items() if os.path.isfile(folder / name)}
 
 
+def mask_size(given: Any, folder: Path) -> tuple[int, int] | None:
+    """The size of the image that a mask was drawn on, if the mask says so.
+
+    Args:
+        given: as for `read_mask`; unchecked.
+        folder (`Path`): the image folder.
+
+    Returns:
+        `tuple[int, int]`, *optional*: width and height in pixels; `None` for polygons and for what cannot be read.
+
+    Example:
+    >>> mask_size({"size": [2, 3], "counts": "231"}, Path("photos"))
+    (3, 2)
+    """
+    if isinstance(given, Mapping) and "png" not in given:
+        size = given.get("size")
+        return (size[1], size[0]) if isinstance(size, list) and len(size) == 2 else None
+    path = given.get("png") if isinstance(given, Mapping) else given
+    if not isinstance(path, str):
+        return None
+    try:
+        with Image.open(io.BytesIO(read_image_bytes(image_path(folder, path)))) as image:
+            return image.size
+    except SkipRecord:
+        return None  # `read_mask` says why
+
+
 def read_mask(given: Any, folder: Path, width: int, height: int) -> tuple[dict[str, Any] | None, list[LeftOut]]:
     """Read the mask of a box.
 
@@ -154,4 +181,4 @@ def _object_of(given: Mapping[str, Any], folder: Path, size: tuple[int, int]) ->
     return values > 0
 
 
-__all__ = ["all_files_beside", "files_beside", "has_masks", "names_masks", "read_mask"]
+__all__ = ["all_files_beside", "files_beside", "has_masks", "mask_size", "names_masks", "read_mask"]

@@ -10,7 +10,7 @@ from ..markup import GROMA_MARKUP_TOKENS
 from ..masks import rle_to_box
 from .annotated_boxes import OUTSIDE, pixel_count, read_box
 from .annotated_masks import mask_fault, turned_mask
-from .folder_masks import files_beside, names_masks, read_mask
+from .folder_masks import files_beside, mask_size, names_masks, read_mask
 from .folder_metadata import FolderImage
 from .folder_options import FolderOptions
 from .image_files import (
@@ -99,8 +99,8 @@ def read_folder_image(record: FolderImage, folder: Path, options: FolderOptions)
     left_out = [*record.left_out, *faults]
     if not names_masks(record):
         lines = _with_files_beside(lines, record.file_name, folder, left_out)
-    given = [raw.box for line in lines for raw in line]
-    orientation = _orientation(content, _annotated_size(record), given, options)
+    given = [raw for line in lines for raw in line]
+    orientation = _orientation(content, _annotated_size(record), given, folder, options)
     size = stored_size(content) if orientation != 1 else upright_size(content)
     objects: list[list[FolderObject]] = []
     known: set[tuple[Any, ...]] = set()  # boxes and texts of the lines before
@@ -147,7 +147,7 @@ def _read_object(
 ) -> FolderObject:
     """A box, its mask and its text; what is wrong with them is added to `left_out`."""
     box = None
-    has_own_box = raw.box is not None or raw.mask is None  # otherwise it is the one around the mask
+    has_own_box = raw.box is not None or raw.mask in (None, [])  # otherwise it is the one around the mask
     if has_own_box:
         box, wrong = read_box(raw.box, *size, options.box_format, options.normalized)
         if box is None:
@@ -183,19 +183,23 @@ def _annotated_size(record: FolderImage) -> tuple[int, int] | None:
     return sizes.pop() if sizes else None
 
 
-def _orientation(content: bytes, size: tuple[int, int] | None, boxes: Sequence[Any], options: FolderOptions) -> int:
-    """How boxes must be turned, see `orientation_of_boxes`."""
+def _orientation(
+    content: bytes, size: tuple[int, int] | None, objects: Sequence[_RawObject], folder: Path, options: FolderOptions
+) -> int:
+    """How boxes and masks must be turned, see `orientation_of_boxes`."""
     boxes_of = options.boxes_of
-    if not boxes and boxes_of is None and size in (None, upright_size(content), stored_size(content)):
+    if not objects and boxes_of is None and size in (None, upright_size(content), stored_size(content)):
         return 1  # there is nothing to turn
     # It is unclear whether the boxes were drawn on the upright or the stored image. If they all fit inside one of
-    # the two but not inside the other, it is that one.
+    # the two but not inside the other, or their masks have the size of one, it is that one.
     if size is None and boxes_of is None and exif_orientation(content) != 1:
         frames = {"upright": upright_size(content), "stored": stored_size(content)}
+        of_masks = {mask_size(raw.mask, folder) for raw in objects} - {None}
         fits = [
             name
             for name, frame in frames.items()
-            if all(read_box(box, *frame, options.box_format, options.normalized)[1] != OUTSIDE for box in boxes)
+            if of_masks <= {frame}
+            and all(read_box(raw.box, *frame, options.box_format, options.normalized)[1] != OUTSIDE for raw in objects)
         ]
         boxes_of = fits[0] if len(fits) == 1 else None
     return orientation_of_boxes(content, size, boxes_of)

@@ -60,7 +60,10 @@ def test_metrics_by_hand():
 def test_expressions_for_several_objects_and_for_none():
     both = row(0, target_masks=[rle(8, 8, 24, 40), rle(24, 8, 40, 40)], target_boxes_xyxy=[BOX, BOX])
     nothing = row(1, target_masks=[], target_boxes_xyxy=[])
-    assert len(benchmark.referring_segmentation_rows(rows_of(both, nothing)).rows) == 2
+    # A row without targets may have null for their masks.
+    for masks in ([], None):
+        prepared = benchmark.referring_segmentation_rows(rows_of(both, nothing | {"target_masks": masks})).rows
+        assert [len(row["target_masks"]) for row in prepared] == [2, 0]
     assert benchmark.score_referring_segmentation([answer(0, SQUARE), answer(1)], [both, nothing])["giou"] == 1
     assert benchmark.score_referring_segmentation_rows([answer(1, SQUARE)], [nothing]) == [0]
 

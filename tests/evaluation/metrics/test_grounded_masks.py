@@ -153,6 +153,8 @@ def test_ious_of_real_masks_are_those_of_pycocotools():
         ([[]], [[("a dog", None)]], r"`targets\[0\]\[0\]` has no mask"),
         ([[("a dog", LEFT.T)]], [[DOG]], r"`targets\[0\]\[0\]` has 16x12 .* `the first mask of the row` 12x16"),
         ([[("a dog", 5)]], [[DOG]], r"`predicted\[0\]\[0\]` must be a mask"),
+        ([[(None, LEFT)]], [[DOG]], r"`predicted\[0\]\[0\]` must be a phrase, \(text, mask\), got \(None, array"),
+        ([[DOG]], [[DOG, LEFT]], r"`targets\[0\]\[1\]` must be a phrase, \(text, mask\), got array"),
     ],
 )
 def test_bad_input(predicted, targets, message):

@@ -159,9 +159,9 @@ def _rows_with_masks(dataset: Dataset) -> list[dict[str, Any]]:
         )
     rows = rows_without_image(dataset)
     for index, row in enumerate(rows):
-        # A mixture has null where a source has no masks at all.
-        masks = row["target_masks"]
-        if masks is None or len(masks) != len(row["target_boxes_xyxy"]) or None in masks:
+        # A mixture has null where a source has no masks at all, and so may a row without targets.
+        masks = row["target_masks"] = row["target_masks"] or []
+        if len(masks) != len(row["target_boxes_xyxy"]) or None in masks:
             raise ValueError(
                 f"{row_name(index, row)} has a target without a mask in `target_masks`. Leave such rows out: an "
                 "answer cannot be compared with it."

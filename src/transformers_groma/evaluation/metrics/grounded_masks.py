@@ -4,6 +4,7 @@ Masks are bool arrays `(H, W)` or COCO's RLE, see `mask_lists.py`. The similarit
 lists of texts; see `phrase_words.token_f1`, and `text_encoders.py` for those of models.
 """
 
+import reprlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -50,8 +51,8 @@ def grounded_mask_scores(
           n-th mask for the n-th phrase, so a phrase without a mask gives its words to the next mask.
 
     Raises:
-        ValueError: nothing to score, not one entry of `targets` for each answer, a true phrase without a mask,
-            something that is not a mask, or masks of different sizes in a row.
+        ValueError: nothing to score, not one entry of `targets` for each answer, something that is not a phrase, a
+            true phrase without a mask, something that is not a mask, or masks of different sizes in a row.
 
     Example:
     >>> import numpy as np
@@ -69,6 +70,7 @@ def grounded_mask_scores(
     by_release: list[tuple[int, str, str]] = []
     for row, (answer, truth) in enumerate(zip(predicted, targets, strict=True)):
         names = f"predicted[{row}]", f"targets[{row}]"
+        _check_phrases(names, answer, truth)
         masked = [(text, mask) for text, mask in answer if mask is not None]
         for number, (_, mask) in enumerate(truth):
             if mask is None:
@@ -154,6 +156,17 @@ def greedy_pairs(ious: np.ndarray) -> list[tuple[int, int]]:
         pairs.append((row, column))
         left[row], left[:, column] = 0, 0
     return pairs
+
+
+def _check_phrases(names: tuple[str, str], *lists: Sequence[MaskedPhrase]) -> None:
+    """Raise ValueError at the first thing that is not a text with its mask. Masks are checked where they are read."""
+    for name, phrases in zip(names, lists, strict=True):
+        for number, phrase in enumerate(phrases):
+            if not isinstance(phrase, (tuple, list)) or len(phrase) != 2 or not isinstance(phrase[0], str):
+                raise ValueError(
+                    f"`{name}[{number}]` must be a phrase, (text, mask), got {reprlib.repr(phrase)}. A phrase without "
+                    "words has the text ''."
+                )
 
 
 def _alike(pairs: Sequence[Sequence[str]], similarity: Similarity) -> np.ndarray:
