@@ -106,7 +106,7 @@ def test_runs_have_their_own_letters():
 
 def test_a_dashed_run_has_dashes_under_it_and_no_background():
     strip = strip_of(
-        Run("What is ", color=QUIET), Run("your box", BLACK, QUIET, is_dashed=True), Run("?", color=QUIET)
+        Run("What is ", color=QUIET), Run("your region", BLACK, QUIET, is_dashed=True), Run("?", color=QUIET)
     )
     x1, y1, x2, y2 = colored(strip, BLACK)
     row = [strip.getpixel((x, y2 - 1)) == BLACK for x in range(x1, x2)]

@@ -226,7 +226,7 @@ def test_a_line_leads_from_a_label_to_a_mask_that_is_not_beside_it():
 
 def test_a_label_of_a_dashed_box_shows_on_white():
     canvas = RegionCanvas(Image.new("RGB", (320, 240), WHITE))
-    canvas.label([Mark((100.0, 100.0, 200.0, 200.0), WHITE, "your box", is_dashed=True)])
+    canvas.label([Mark((100.0, 100.0, 200.0, 200.0), WHITE, "your region", is_dashed=True)])
     assert colored(canvas.image, BLACK) == canvas.labels[0]
 
 

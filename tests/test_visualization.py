@@ -299,15 +299,15 @@ def test_a_mask_is_tinted_and_outlined_in_place_of_its_box():
         answer.draw(grey(100, 100))
 
 
-# --------------------------------------------------------------------------------------------------- boxes of the user
+# ------------------------------------------------------------------------------------------------- regions of the user
 
 
-def test_boxes_of_the_user_are_dashed_and_not_tinted():
+def test_regions_of_the_user_are_dashed_and_not_tinted():
     boxes = torch.tensor([[20.0, 60, 100, 140], [180, 60, 300, 140], [180, 160, 300, 230]])
     answer = ground_text("<p>a dog</p> <roi><r1></roi>", boxes, user_region_ids=[0])
     drawn = draw_grounded_text(grey(320, 240), answer, caption=False)
-    # Along the user's box dashes and the image alternate; the box of the phrase is an unbroken line; the third is not
-    # drawn.
+    # Along the user's region dashes and the image alternate; the box of the phrase is an unbroken line; the third is
+    # not drawn.
     assert pixels_along(drawn, 21, 70, 130) >= {WHITE, GROUND}
     assert PALETTE[0] not in pixels_along(drawn, 21, 70, 130)
     assert pixels_along(drawn, 181, 70, 130) == {PALETTE[0]}
@@ -323,21 +323,21 @@ def test_boxes_of_the_user_are_dashed_and_not_tinted():
         assert pixels_along(plain, 181, 70, 130) == {PALETTE[0]}
 
 
-def test_a_phrase_about_the_box_of_the_user_shows_between_its_dashes():
+def test_a_phrase_about_the_region_of_the_user_shows_between_its_dashes():
     answer = ground_text("<p>a dog</p> <roi><r0></roi>", torch.tensor([[20.0, 60, 200, 200]]), user_region_ids=[0])
     drawn = draw_grounded_text(grey(320, 240), answer, caption=False)
     assert pixels_along(drawn, 20, 80, 180) >= {WHITE, PALETTE[0]}
 
 
-def test_labels_of_the_boxes_of_the_user(labels):
+def test_labels_of_the_regions_of_the_user(labels):
     boxes = torch.tensor([[20.0, 60, 100, 140], [180, 60, 300, 140], [180, 160, 300, 230]])
     draw_grounded_text(grey(320, 240), ground_text("", boxes, user_region_ids=[1]))
     draw_grounded_text(grey(320, 240), ground_text("<r2>", boxes, user_region_ids=[0, 2]), regions=True)
     draw_grounded_text(grey(320, 240), ground_text("", boxes, user_region_ids=[0]), regions=True, user_boxes=False)
     assert [texts for texts, _ in labels] == [
-        ["your box"],
+        ["your region"],
         [],
-        ["r2", "your box 1", "your box 2"],
+        ["r2", "your region 1", "your region 2"],
         ["r1"],
         [],
         ["r0", "r1", "r2"],

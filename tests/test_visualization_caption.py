@@ -78,8 +78,8 @@ def test_the_question_names_the_boxes_of_the_user(captions):
     def words(text: str) -> Run:
         return Run(text, color=QUIET)
 
-    assert runs("What is <region>?", 1) == [words("What is "), box("your box"), words("?")]
-    assert runs("<region> and <region>", 2) == [box("your box 1"), words(" and "), box("your box 2")]
+    assert runs("What is <region>?", 1) == [words("What is "), box("your region"), words("?")]
+    assert runs("<region> and <region>", 2) == [box("your region 1"), words(" and "), box("your region 2")]
     assert runs("Where is <p>it</p> in <region>?", 1)[0] == words("Where is it in ")
     # Marks of no box are shown as they are.
     assert runs("What is <region>?", 0) == [words("What is "), words("<region>"), words("?")]

@@ -97,7 +97,7 @@ class GroundedText:
         unknown_region_ids (`tuple[int, ...]`): numbers that the model wrote and that are not regions.
         markup (`str`): the text as the model wrote it.
         user_region_ids (`tuple[int, ...]`): numbers of the regions that the user pointed at, in the order of the
-            user's boxes.
+            question.
         masks (`Mapping[int, np.ndarray]`): masks by the number of their region, each bool `(H, W)` of the upright
             image; see [`GroundedText.with_masks`]. Those of the regions that phrases name and of the user's, where
             masks were asked for.
@@ -116,7 +116,7 @@ class GroundedText:
 
     @property
     def user_regions(self) -> Regions:
-        """The regions that the user pointed at, in the order of the user's boxes; with masks if all have one."""
+        """The regions that the user pointed at, in the order of the question; with masks if all have one."""
         return self.regions_with_ids(self.user_region_ids)
 
     def regions_with_ids(self, ids: Sequence[int]) -> Regions:
@@ -176,7 +176,7 @@ class GroundedText:
             image (`PIL.Image.Image`): the image that the answer is about; it is not changed.
             question (`str`, *optional*): what was asked, to be shown above the answer.
             regions (`bool`): whether to outline all other regions too, thinly.
-            user_boxes (`bool`): whether to outline the boxes that the user pointed at, dashed.
+            user_boxes (`bool`): whether to outline the regions that the user pointed at, dashed.
 
         Returns:
             `PIL.Image.Image`: a new RGB image, see `draw_grounded_text`.
@@ -220,7 +220,7 @@ def ground_text(
             number of the region.
         region_scores (`Tensor` of shape `(R,)`, *optional*): scores of the regions, 0..1; all 1 without it.
         region_mask (`Tensor` of shape `(R,)`, bool, *optional*): which rows are regions; all without it.
-        user_region_ids (`Sequence[int]`): rows that the user pointed at, in the order of the user's boxes.
+        user_region_ids (`Sequence[int]`): rows that the user pointed at, in the order of the question.
 
     Returns:
         `GroundedText`: plain text, phrases with their regions, and all regions. A row whose box or score is not

@@ -163,8 +163,8 @@ def draw_grounded_text(
 ) -> Image.Image:
     """Draw the regions of an answer's phrases, one colour per phrase, with question and answer under the image.
 
-    The boxes that the user pointed at are dashed, black and white and not tinted, with the label "your box" (several
-    are numbered, from 1). Regions that have masks are drawn as masks, in place of their boxes.
+    The regions that the user pointed at are dashed, black and white and not tinted, with the label "your region"
+    (several are numbered, from 1). Regions that have masks are drawn as masks, in place of their boxes.
 
     Args:
         image (`PIL.Image.Image`): any mode; it is not changed.
@@ -172,9 +172,9 @@ def draw_grounded_text(
         regions (`bool`): whether to outline the other regions too, thinly and with their numbers.
         caption (`bool`): whether to add a strip with the texts, the phrases of the answer marked in their colours. It
             ends with "…" after 40 lines or 8000 characters, the question after 800 characters.
-        user_boxes (`bool`): whether to outline the boxes that the user pointed at.
-        question (`str`, *optional*): what was asked, shown above the answer. `<region>` reads "your box" there, and
-            `[grounding]`, `<p>` and `</p>` are left out.
+        user_boxes (`bool`): whether to outline the regions that the user pointed at.
+        question (`str`, *optional*): what was asked, shown above the answer. `<region>` reads "your region" there,
+            and `[grounding]`, `<p>` and `</p>` are left out.
 
     Returns:
         `PIL.Image.Image`: a new RGB image; the upright image is at its top left. Without caption or text it has the
@@ -195,7 +195,7 @@ def draw_grounded_text(
     phrase_marks, colors = _phrase_marks(grounded)
     own = grounded.user_regions if user_boxes else grounded.regions[:0]
     own_marks = _marks(own, WHITE)
-    for mark, name in zip(own_marks, user_box_names(len(own)), strict=True):
+    for mark, name in zip(own_marks, user_region_names(len(own)), strict=True):
         mark.label, mark.is_dashed = name, True
     named = {region_id for phrase in grounded.phrases for region_id in phrase.regions.ids}
     other_ids = [region_id for region_id in grounded.regions.ids if regions and region_id not in named.union(own.ids)]
@@ -204,7 +204,7 @@ def draw_grounded_text(
     canvas.tint(phrase_marks)
     canvas.outline(other_marks, max(1, canvas.line_width // 3))
     canvas.outline(phrase_marks, canvas.line_width)
-    # Above the phrases: where an answer is about the user's box, its colour shows between the dashes.
+    # Above the phrases: where an answer is about the user's region, its colour shows between the dashes.
     canvas.outline(own_marks, canvas.line_width)
     canvas.label([*phrase_marks, *own_marks])
     canvas.label(other_marks, scale=0.75)
@@ -260,8 +260,8 @@ def _number(region_id: int) -> str:
     return f"r{region_id}"
 
 
-def user_box_names(count: int) -> list[str]:
-    """What the boxes that the user pointed at are called, in images and in texts.
+def user_region_names(count: int) -> list[str]:
+    """What the regions that the user pointed at are called, in images and in texts.
 
     Args:
         count (`int`): how many there are.
@@ -270,21 +270,21 @@ def user_box_names(count: int) -> list[str]:
         `list[str]`: a name for each.
 
     Example:
-    >>> user_box_names(1), user_box_names(2)
-    (['your box'], ['your box 1', 'your box 2'])
+    >>> user_region_names(1), user_region_names(2)
+    (['your region'], ['your region 1', 'your region 2'])
     """
-    return ["your box"] if count == 1 else [f"your box {number + 1}" for number in range(count)]
+    return ["your region"] if count == 1 else [f"your region {number + 1}" for number in range(count)]
 
 
-def _question_runs(question: str, num_user_boxes: int) -> list[Run]:
-    """The question without control tokens; `<region>` reads as the label of the box in the image."""
+def _question_runs(question: str, num_user_regions: int) -> list[Run]:
+    """The question without control tokens; `<region>` reads as the label of the region in the image."""
     for mark in (GROUNDING_TOKEN, PHRASE_START, PHRASE_END):
         question = question.replace(mark, "")
     first, *rest = " ".join(question.split()).split(REGION_MARK)
     runs = [Run(first, color=QUIET)]
-    names = user_box_names(num_user_boxes)
+    names = user_region_names(num_user_regions)
     for number, text in enumerate(rest):
-        is_known = number < num_user_boxes
+        is_known = number < num_user_regions
         name = names[number] if is_known else REGION_MARK
         runs += [Run(name, BLACK if is_known else None, QUIET, is_dashed=is_known), Run(text, color=QUIET)]
     return _first_of(MAX_QUESTION_LENGTH, [run for run in runs if run.text])
@@ -347,5 +347,5 @@ __all__ = [
     "draw_boxes",
     "draw_grounded_text",
     "draw_proposals",
-    "user_box_names",
+    "user_region_names",
 ]

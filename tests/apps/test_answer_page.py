@@ -58,7 +58,7 @@ def test_a_conversation_is_a_page_with_all_turns():
     answer = ground_text("<p>a cat</p> <roi><r0></roi>", BOXES)
     turns = [Turn("One?", answer), Turn("Two <region>?", ground_text("No.", BOXES, user_region_ids=[1]))]
     parsed = Parsed(conversation_page(Image.new("RGB", (320, 240)), turns).removeprefix("<!doctype html>"))
-    assert [text for _, text in parsed.of_class("groma-question")] == ["One?", "Two your box?"]
+    assert [text for _, text in parsed.of_class("groma-question")] == ["One?", "Two your region?"]
     assert [sorted(attributes["class"].split()) for attributes, _ in parsed.of_class("groma-place")] == [
         ["groma-place"],
         ["groma-place", "is-current"],

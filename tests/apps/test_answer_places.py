@@ -99,14 +99,14 @@ def test_a_mask_with_several_phrases_has_a_share_of_the_tint_of_each():
 def test_a_box_that_the_user_mentions_twice_has_one_name():
     parts = [{"type": "region", "box": box} for box in ([1, 2, 30, 40], [5, 5, 9, 9], [1, 2, 30, 40])]
     parsed = view(Turn(parts))
-    assert [text for _, text in parsed.of_class("groma-name")] == ["your box 1", "your box 2", "your box 1"]
+    assert [text for _, text in parsed.of_class("groma-name")] == ["your region 1", "your region 2", "your region 1"]
     assert len(parsed.of_class("groma-place")) == 2
 
 
-def test_what_was_clicked_is_not_called_a_box():
-    for part, name in (({"box": [1, 2, 30, 40]}, "your box"), ({"point": [9, 9]}, "your region")):
+def test_what_the_user_points_at_is_a_region_in_every_form():
+    for part in ({"box": [1, 2, 30, 40]}, {"point": [9, 9]}):
         parsed = view(Turn([{"type": "region", **part}]))
-        assert [text for _, text in parsed.of_class("groma-name")] == [name]
+        assert [text for _, text in parsed.of_class("groma-name")] == ["your region"]
     mask = np.zeros((240, 320), bool)
     mask[20:30, 10:60] = True
     regions = [{"scribble": [[5, 6], [60, 80]]}, {"mask": mask}, {"mask": mask_to_rle(mask)}, {"points": [[7, 8]]}]

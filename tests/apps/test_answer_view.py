@@ -90,7 +90,7 @@ def test_the_number_of_many_places_is_said_once(markup, words):
 def test_region_marks_of_a_string_are_the_boxes_of_the_user_and_no_more():
     answer = ground_text("Yes.", BOXES, user_region_ids=[3, 0])
     parsed = view(Turn("[grounding]Is <region> in <region> or <region>?", answer))
-    assert parsed.of_class("groma-question")[0][1] == "Is your box 1 in your box 2 or <region>?"
+    assert parsed.of_class("groma-question")[0][1] == "Is your region 1 in your region 2 or <region>?"
     assert [attributes["data-groma-names"] for attributes, _ in parsed.of_class("groma-place")] == ["0:b1", "0:b0"]
 
 
@@ -102,7 +102,7 @@ def test_parts_of_a_question_are_shown_as_they_were_asked():
         {"type": "text", "text": " <region> [grounding] or "},
         {"type": "phrase", "text": "the red cup", "boxes": []},
     ]
-    assert view(Turn(parts)).of_class("groma-question")[0][1] == "Is your box <region> [grounding] or “the red cup”"
+    assert view(Turn(parts)).of_class("groma-question")[0][1] == "Is your region <region> [grounding] or “the red cup”"
 
 
 def test_boxes_of_parts_are_shown_before_the_answer_comes_and_as_the_answer_has_them_after():

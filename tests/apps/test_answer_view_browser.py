@@ -138,7 +138,7 @@ def test_keys_reach_every_phrase_in_the_order_of_the_text(open_page):
     for _ in range(5):
         page.keyboard.press("Tab")
         seen.append(page.evaluate("document.activeElement.firstChild?.data ?? document.activeElement.type"))
-    assert seen == ["checkbox", "your box", "A cat", "a dog", "Both animals"]
+    assert seen == ["checkbox", "your region", "A cat", "a dog", "Both animals"]
     assert lit(page)["names"] == ["Both animals"]
     page.keyboard.press("Shift+Tab")
     assert lit(page)["names"] == ["a dog"]

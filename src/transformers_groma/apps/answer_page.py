@@ -34,7 +34,7 @@ def answer_page(
             has at most 2048 pixels.
         answer (`GroundedText`): the answer, with boxes in absolute pixels (`xyxy`) of the upright image.
         question (`str` or `Sequence[Mapping]`, *optional*): what was asked; in a string `<region>` stands for the next
-            box that the user pointed at.
+            region that the user pointed at.
         title (`str`): of the page.
 
     Returns:

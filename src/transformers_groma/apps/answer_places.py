@@ -1,4 +1,4 @@
-"""What an answer view shows of a turn: its phrases and user boxes by number and colour, and their places."""
+"""What an answer view shows of a turn: its phrases and user regions by number and colour, and their places."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from ..colors import Color, palette_color
 from ..grounding import GroundedText
 from ..label_layout import Box, rectangle_area
 from ..regions import Regions
-from ..visualization import user_box_names
+from ..visualization import user_region_names
 from .outline_path import outline_path
 
 # Nobody listens to a description of fifty places.
@@ -25,7 +25,7 @@ class Place:
         key (`str`): unique within the view.
         box (`tuple` of 4 `float`): `xyxy` in absolute pixels of the upright image.
         outline (`str`, *optional*): of its mask, an SVG path in these pixels with the fill rule `evenodd`.
-        names (`list[Named]`): what names it: phrases, and at most one box of the user. At least one.
+        names (`list[Named]`): what names it: phrases, and at most one region of the user. At least one.
     """
 
     key: str
@@ -36,13 +36,13 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Named:
-    """What names places: a phrase of the answer (said once or several times), or a box of the user.
+    """What names places: a phrase of the answer (said once or several times), or a region of the user.
 
     Args:
         key (`str`): unique within the view.
         sign (`str`): a short sign for it, shown in the image and in the text: `"1"`, `"2"`, … for phrases.
         label (`str`): its words; of a phrase without words, what was searched or how many regions it has.
-        color (`(r, g, b)`, *optional*): of a phrase; `None` for a box of the user.
+        color (`(r, g, b)`, *optional*): of a phrase; `None` for a region of the user.
         places (`list[Place]`): at least one.
     """
 
@@ -71,7 +71,7 @@ class TurnPlaces:
 
     @property
     def names(self) -> list[Named]:
-        """The user's boxes and the phrases, each once, in the order of the text."""
+        """The user's regions and the phrases, each once, in the order of the text."""
         return list(dict.fromkeys([*self.user_regions, *self.phrases]))
 
 
@@ -81,7 +81,6 @@ def turn_places(
     user_regions: Regions,
     searched: str | None = None,
     outlines: Mapping[int, str] | None = None,
-    are_boxes: bool = True,
 ) -> TurnPlaces:
     """Find out what a turn names, and give each a number and a colour.
 
@@ -94,7 +93,6 @@ def turn_places(
         searched (`str`, *optional*): the phrase that the question asks to locate. Answers that only point go by it.
         outlines (`Mapping[int, str]`, *optional*): outlines of masks by the ids of regions; by default those of the
             masks that the regions have.
-        are_boxes (`bool`): whether all regions of the question are boxes, and are called so.
 
     Returns:
         `TurnPlaces`: phrases in the colours of the palette, by their order in the text.
@@ -125,14 +123,12 @@ def turn_places(
         return named
 
     mentions = [tuple(map(round, box)) for box in user_regions.xyxy.tolist()]
-    names = user_box_names(len(set(mentions)))
-    if not are_boxes:
-        names = [name.replace("box", "region") for name in names]
+    names = user_region_names(len(set(mentions)))
     signs = dict(zip(dict.fromkeys(mentions), names, strict=True))
-    named_boxes = {
+    named_regions = {
         box: Named(f"{prefix}:b{number}", sign, sign, None) for number, (box, sign) in enumerate(signs.items())
     }
-    own = [name_places(named_boxes[box], region) for box, region in zip(mentions, user_regions, strict=True)]
+    own = [name_places(named_regions[box], region) for box, region in zip(mentions, user_regions, strict=True)]
     phrases: dict[tuple[str, tuple[int, ...]], Named] = {}
     said = []
     for phrase in answer.phrases if answer is not None else ():

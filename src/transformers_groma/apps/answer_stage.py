@@ -186,7 +186,7 @@ def _proposals(regions: Regions) -> str:
 
 
 def _chip(named: Named) -> str:
-    """The sign of a phrase or user box; the words of a phrase are shown while it is lit."""
+    """The sign of a phrase or of a user region; the words of a phrase are shown while it is lit."""
     if named.color is None:
         return f'<span class="groma-chip is-user" data-groma-name="{named.key}">{escape(named.sign)}</span>'
     label = named.label if len(named.label) <= MAX_LABEL_LENGTH else named.label[: MAX_LABEL_LENGTH - 1] + "…"

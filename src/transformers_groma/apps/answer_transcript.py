@@ -10,7 +10,7 @@ import numpy as np
 
 from ..grounding import GroundedText
 from ..markup import GROUNDING_TOKEN, PHRASE_END, PHRASE_START, REGION_MARK
-from ..masks import rle_to_mask
+from ..masks import masks_to_boxes, rle_to_box
 from ..region_inputs import REGION_KEYS
 from ..regions import Regions
 from .answer_places import Named, TurnPlaces, spoken_places
@@ -51,21 +51,6 @@ def question_regions(question: Question, answer: GroundedText | None) -> Regions
     asked = [_box_of(part) for part in question if part["type"] == "region"]
     # The answer's boxes are those of its regions to the last digit. An answer without an image has none.
     return answered if len(answered) == len(asked) else Regions(asked)
-
-
-def has_boxes_alone(question: Question) -> bool:
-    """Whether all regions that a question points at are boxes, and none is a click, a scribble or a mask.
-
-    Args:
-        question (`str` or `Sequence[Mapping]`): the content of a user's message; in a string they are boxes.
-
-    Example:
-    >>> has_boxes_alone([{"type": "region", "point": [30, 212]}])
-    False
-    """
-    if isinstance(question, str):
-        return True
-    return all("box" in part for part in question if part["type"] == "region")
 
 
 def searched_phrase(question: Question) -> str | None:
@@ -184,9 +169,8 @@ def _box_of(part: Mapping[str, Any]) -> Any:
     if "box" in part:
         return part["box"]
     if "mask" in part:
-        mask = rle_to_mask(part["mask"]) if isinstance(part["mask"], Mapping) else np.asarray(part["mask"])
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+        mask = part["mask"]
+        return rle_to_box(mask) if isinstance(mask, Mapping) else masks_to_boxes(np.asarray(mask)[None])[0]
     points = np.array([part["point"]] if "point" in part else part.get("points", part.get("scribble")), float)
     return [*points.min(axis=0), *(points.max(axis=0) + 1)]
 
@@ -211,7 +195,6 @@ __all__ = [
     "Question",
     "answer_html",
     "descriptions_html",
-    "has_boxes_alone",
     "question_html",
     "question_regions",
     "searched_phrase",

@@ -15,7 +15,6 @@ from .answer_transcript import (
     Question,
     answer_html,
     descriptions_html,
-    has_boxes_alone,
     question_html,
     question_regions,
     searched_phrase,
@@ -31,7 +30,7 @@ class Turn:
 
     Args:
         question (`str` or `Sequence[Mapping]`): the content of the user's message, as in chat messages. In a string
-            `<region>` stands for the next box that the user pointed at. Boxes are `xyxy` in absolute pixels of the
+            `<region>` stands for the next region that the user pointed at. Boxes are `xyxy` in absolute pixels of the
             upright image.
         answer (`GroundedText`, *optional*): `None` before its first word.
         is_partial (`bool`): whether more will come.
@@ -99,7 +98,6 @@ def answer_view(
             question_regions(turn.question, turn.answer),
             searched_phrase(turn.question),
             turn.outlines,
-            has_boxes_alone(turn.question),
         )
         for number, turn in enumerate(turns)
     ]
