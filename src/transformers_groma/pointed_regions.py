@@ -10,7 +10,8 @@ from torch import Tensor
 from .boxes import box_xyxy_to_cxcywh, boxes_in_pixels, normalize_boxes
 from .image_inputs import ImageSize
 from .masks import masks_of_logits
-from .models.processing_regions import NO_POINT, point_inputs
+from .models.processing_regions import point_inputs
+from .point_labels import NO_POINT
 from .region_inputs import RegionPrompt
 
 

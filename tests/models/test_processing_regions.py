@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_groma.models.groma.modeling_groma_pointing import POINT_INPUTS
-from transformers_groma.models.modeling_mask_decoder import PADDING
+from transformers_groma.models.groma.modeling_groma_pointing import BEST, POINT_INPUTS
 from transformers_groma.models.processing_inputs import prepare_boxes
 from transformers_groma.models.processing_regions import (
     NO_CHOICE,
-    NO_POINT,
     REFER_INPUTS,
     boxes_of_regions,
     point_inputs,
@@ -40,8 +38,8 @@ def test_names_are_those_of_the_model():
     assert tuple(inputs) == REFER_INPUTS
 
 
-def test_padding_is_what_the_mask_decoder_takes_for_padding():
-    assert NO_POINT == PADDING == NO_CHOICE
+def test_no_choice_is_the_best_mask_of_the_model():
+    assert NO_CHOICE == BEST
 
 
 @pytest.mark.parametrize(

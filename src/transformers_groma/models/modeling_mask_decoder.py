@@ -17,6 +17,7 @@ from transformers.models.sam2.configuration_sam2 import Sam2MaskDecoderConfig
 from transformers.models.sam2.modeling_sam2 import Sam2MaskDecoder
 
 from ..boxes import box_cxcywh_to_xyxy
+from ..point_labels import NO_POINT
 from .configuration_mask_decoder import MaskDecoderConfig
 
 # Pixels of the prompt encoder for each position of the embedding. Prompts come in fractions of the image, so any
@@ -26,7 +27,6 @@ _PATCH_SIZE = 16
 _HALF_PIXEL = 0.5
 # Every prompt has its own copy of the image embedding: so many at a time are decoded without gradients.
 _PROMPTS_AT_ONCE = 16
-POSITIVE, NEGATIVE, PADDING = 1, 0, -1
 
 
 class MaskEmbedding(NamedTuple):
@@ -175,7 +175,7 @@ class PromptedMaskDecoder(nn.Module):
         count = len(prompts.image_index)
         num_points = torch.zeros(count, dtype=torch.long)
         if prompts.points is not None:
-            num_points = (prompts.point_labels != PADDING).sum(dim=1).cpu()
+            num_points = (prompts.point_labels != NO_POINT).sum(dim=1).cpu()
         has_box = torch.zeros(count, dtype=torch.bool)
         if prompts.boxes is not None:
             has_box = (prompts.boxes != 0).any(dim=1).cpu()
@@ -284,9 +284,6 @@ def _build_mask_decoder(config: MaskDecoderConfig) -> SamMaskDecoder | Sam2MaskD
 
 
 __all__ = [
-    "NEGATIVE",
-    "PADDING",
-    "POSITIVE",
     "MaskEmbedding",
     "MaskPredictions",
     "MaskPrompts",

@@ -10,12 +10,13 @@ from .._words import counted
 from ..boxes import BoxFormat, box_xyxy_to_cxcywh, normalize_boxes
 from ..image_inputs import ImageSize, shortened
 from ..point_inputs import box_around
+from ..point_labels import NO_POINT
 from ..region_inputs import AMBIGUITIES, RegionPrompt, is_one_region, is_region_set, read_regions
 from ..regions import Regions
 from .processing_inputs import pad_boxes, prepare_boxes
 
-# What stands in `refer_point_labels` where a region has fewer points, and in `refer_ambiguity` for no choice.
-NO_POINT, NO_CHOICE = -1, -1
+# What stands in `refer_ambiguity` where the caller left the choice to the model.
+NO_CHOICE = -1
 # Inputs of the models that say where regions are: boxes, and what comes beside them where a region has points.
 REFER_INPUTS = ("refer_boxes", "refer_points", "refer_point_labels", "refer_ambiguity")
 
@@ -206,7 +207,6 @@ def _is_empty(group: Any) -> bool:
 
 __all__ = [
     "NO_CHOICE",
-    "NO_POINT",
     "REFER_INPUTS",
     "ReferredRegions",
     "boxes_of_regions",

@@ -13,15 +13,15 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ..boxes import box_xyxy_to_cxcywh
 from ..interior_points import interior_point
 from ..masks import rle_to_mask
-from ..models.modeling_mask_decoder import PADDING, POSITIVE
+from ..point_labels import NO_POINT, ON_REGION
 from .augmentation import Augmentation, Crop, SquareImage, augment, cut_mask, row_generator
 from .detection_data import DetectionCollator
 from .mask_prompts import (
     AMBIGUOUS_CLICKS,
+    MAX_CLICKS,
     MAX_INTERIOR_SIDE,
-    MAX_POINTS,
     NOISED_IMAGES,
-    SEVERAL_POINTS,
+    SEVERAL_CLICKS,
     Clicks,
     draw_clicks,
     noise_box,
@@ -147,7 +147,7 @@ class MaskDataset(TorchDataset):
         is_noised = generator.random() < NOISED_IMAGES
         has_token = generator.random() < plan.token_share
         # Clicks of an image have equally many points, if several: prompts that are alike are decoded together.
-        num_points = int(generator.integers(2, MAX_POINTS + 1))
+        num_points = int(generator.integers(2, MAX_CLICKS + 1))
         # Half boxes, half clicks.
         is_box = generator.permutation(np.arange(plan.prompts_per_image) % 2 == 0)
         turns = np.arange(plan.prompts_per_image) % len(objects)
@@ -160,7 +160,7 @@ class MaskDataset(TorchDataset):
                 box = noise_box(thing.box, generator) if is_noised else thing.box
                 prompt = self._box_prompt(thing, box, has_token)
             else:
-                count = num_points if generator.random() < SEVERAL_POINTS else 1
+                count = num_points if generator.random() < SEVERAL_CLICKS else 1
                 is_ambiguous = count == 1 and generator.random() < AMBIGUOUS_CLICKS
                 prompt = _click_prompt(thing, draw_clicks(thing.mask, count, generator), is_ambiguous, square)
             # A prompt goes on to the next round, or stays out of all that follow.
@@ -226,7 +226,7 @@ class MaskCollator:
             **{name: torch.from_numpy(np.concatenate([item[name] for item in items])) for name in PROMPT_ROWS},
         }
         # As few points as the prompt with the most of them has; padding comes last.
-        width = int((batch["point_labels"] != PADDING).any(dim=0).sum())
+        width = int((batch["point_labels"] != NO_POINT).any(dim=0).sum())
         batch["points"], batch["point_labels"] = batch["points"][:, :width], batch["point_labels"][:, :width]
         for name in ("true_masks", "true_boxes"):
             if name in items[0]:
@@ -268,7 +268,7 @@ def points_in_square(points: np.ndarray, square: SquareImage) -> np.ndarray:
 
 def _interior_click(mask: np.ndarray) -> Clicks:
     """One click, at the most interior point of an object."""
-    return Clicks(np.array([interior_point(mask, MAX_INTERIOR_SIDE)]), np.array([POSITIVE]))
+    return Clicks(np.array([interior_point(mask, MAX_INTERIOR_SIDE)]), np.array([ON_REGION]))
 
 
 def _click_prompt(thing: _Object, clicks: Clicks, is_ambiguous: bool, square: SquareImage) -> dict[str, Any]:
@@ -281,8 +281,8 @@ def _stack(prompts: Sequence[Mapping[str, Any]], plan: PromptPlan) -> dict[str, 
     count = len(prompts)
     arrays = {
         "boxes": np.zeros((count, 4), np.float32),
-        "points": np.zeros((count, MAX_POINTS, 2), np.float32),
-        "point_labels": np.full((count, MAX_POINTS), PADDING, np.int64),
+        "points": np.zeros((count, MAX_CLICKS, 2), np.float32),
+        "point_labels": np.full((count, MAX_CLICKS), NO_POINT, np.int64),
         "has_token": np.zeros(count, bool),
         "is_ambiguous": np.zeros(count, bool),
         "targets": np.zeros((count, plan.target_size, plan.target_size), np.float32),

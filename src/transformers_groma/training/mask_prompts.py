@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 
 from ..interior_points import interior_point
-from ..models.modeling_mask_decoder import NEGATIVE, PADDING, POSITIVE
+from ..point_inputs import MAX_SCRIBBLE_POINTS
+from ..point_labels import NO_POINT, NOT_ON_REGION, ON_REGION
 
 # In this share of the images boxes are noised: no edge moves by more than the share of the box's side.
 NOISED_IMAGES = 0.7
 BOX_NOISE = 0.12
 # People click near the middle of an object, or anywhere on it.
 INTERIOR_CLICKS = 0.3
-# Most clicks are single ones, the hardest. The others have up to so many points, some of them off the object.
-SEVERAL_POINTS = 0.3
-MAX_POINTS = 8
+# Most clicks are single ones, the hardest. The others have up to as many points as stand for a scribble, some of them
+# off the object.
+SEVERAL_CLICKS = 0.3
+MAX_CLICKS = MAX_SCRIBBLE_POINTS
 NEGATIVE_POINTS = 0.3
 # A single click may mean a part, an object or a group: most get several masks, if the decoder makes them.
 AMBIGUOUS_CLICKS = 0.75
@@ -89,13 +91,13 @@ def draw_clicks(mask: np.ndarray, num_points: int, generator: np.random.Generato
             off = np.flatnonzero(~mask[wide[1] : wide[3], wide[0] : wide[2]])
         if is_negative and len(off):
             points.append(_point_in(off, wide, generator))
-            labels.append(NEGATIVE)
+            labels.append(NOT_ON_REGION)
         else:
             if number == 0 and generator.random() < INTERIOR_CLICKS:
                 points.append(interior_point(mask, MAX_INTERIOR_SIDE))
             else:
                 points.append(_point_in(on, (x1, y1, x2, y2), generator))
-            labels.append(POSITIVE)
+            labels.append(ON_REGION)
     return Clicks(np.array(points), np.array(labels))
 
 
@@ -165,9 +167,9 @@ def append_points(points: Tensor, labels: Tensor, new_points: Tensor, new_labels
     ([[[0.0, 0.0], [0.5, 0.25], [0.0, 0.0]]], [[1, 0, -1]])
     """
     rows = torch.arange(len(points), device=points.device)
-    place = (labels != PADDING).sum(dim=1)
+    place = (labels != NO_POINT).sum(dim=1)
     points = torch.nn.functional.pad(points, (0, 0, 0, 1))
-    labels = torch.nn.functional.pad(labels, (0, 1), value=PADDING)
+    labels = torch.nn.functional.pad(labels, (0, 1), value=NO_POINT)
     points[rows, place] = new_points.to(points)
     labels[rows, place] = new_labels.to(labels)
     return points, labels
@@ -192,9 +194,9 @@ __all__ = [
     "AMBIGUOUS_CLICKS",
     "BOX_NOISE",
     "INTERIOR_CLICKS",
-    "MAX_POINTS",
+    "MAX_CLICKS",
     "NOISED_IMAGES",
-    "SEVERAL_POINTS",
+    "SEVERAL_CLICKS",
     "Clicks",
     "append_points",
     "draw_clicks",

@@ -19,6 +19,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ...image_inputs import to_upright_8_bit
 from ...masks import mask_to_rle, masks_of_logits, masks_to_boxes, rle_to_mask
 from ...models.groma.processing_groma import GromaProcessor
+from ...point_labels import NO_POINT
 from ...regions import Regions
 from ..benchmark import Asking, Benchmark, BenchmarkRows, Metric, Row, row_name, rows_without_image
 from ..metrics.click_segmentation import click_segmentation_scores
@@ -30,8 +31,6 @@ from ..predictions import Prediction, Rle
 CLICK_COUNTS = (1, 3, 5)
 # Objects of each image whose masks are decoded in one call: a batch of images with many would need gigabytes.
 OBJECTS_AT_ONCE = 16
-# Label of a point that is not there.
-NO_POINT = -1
 
 METRICS = tuple(
     metric

@@ -7,10 +7,8 @@ import numpy as np
 from scipy import ndimage
 
 from ...interior_points import interior_point
+from ...point_labels import NOT_ON_REGION, ON_REGION
 from .mask_lists import check_same_size
-
-# Labels of points, as the model has them.
-ON_OBJECT, NOT_ON_OBJECT = 1, 0
 
 
 def next_click(target: np.ndarray, predicted: np.ndarray) -> tuple[tuple[float, float], int] | None:
@@ -47,7 +45,7 @@ def next_click(target: np.ndarray, predicted: np.ndarray) -> tuple[tuple[float, 
     target, predicted = target[box], predicted[box]
     best, size = None, 0
     # Missed pixels first: of two errors of one size, the object is completed before others are taken off.
-    for error, label in ((target & ~predicted, ON_OBJECT), (predicted & ~target, NOT_ON_OBJECT)):
+    for error, label in ((target & ~predicted, ON_REGION), (predicted & ~target, NOT_ON_REGION)):
         # Pixels that touch at a corner belong together.
         parts, _ = ndimage.label(error, np.ones((3, 3), bool))
         sizes = np.bincount(parts.ravel())
@@ -62,4 +60,4 @@ def next_click(target: np.ndarray, predicted: np.ndarray) -> tuple[tuple[float, 
     return (left + x, top + y), label
 
 
-__all__ = ["NOT_ON_OBJECT", "ON_OBJECT", "next_click"]
+__all__ = ["next_click"]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...boxes import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
-from ..modeling_mask_decoder import NEGATIVE, POSITIVE
+from ...point_labels import NOT_ON_REGION, ON_REGION
 
 # Of several masks the best by its estimated quality, or one by its size.
 BEST, PART, OBJECT, GROUP = -1, 0, 1, 2
@@ -174,7 +174,7 @@ def proposal_of_points(boxes: Tensor, points: Tensor, labels: Tensor, ambiguity:
     tensor([0.3000, 0.3000, 0.2000, 0.2000])
     """
     corners, points, labels = box_cxcywh_to_xyxy(boxes), points.to(boxes), labels.to(boxes.device)
-    positive, negative = points[labels == POSITIVE], points[labels == NEGATIVE]
+    positive, negative = points[labels == ON_REGION], points[labels == NOT_ON_REGION]
 
     def distances(to: Tensor) -> Tensor:
         outside = torch.maximum(corners[:, None, :2] - to, to - corners[:, None, 2:]).clamp(min=0)

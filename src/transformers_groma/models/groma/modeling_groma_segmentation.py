@@ -5,7 +5,8 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ...exact_boxes import boxes_to_bits, exact_boxes
-from ..modeling_mask_decoder import NEGATIVE, PADDING, POSITIVE, MaskEmbedding, MaskPredictions, MaskPrompts
+from ...point_labels import NO_POINT, NOT_ON_REGION, ON_REGION
+from ..modeling_mask_decoder import MaskEmbedding, MaskPredictions, MaskPrompts
 from .modeling_groma_base import no_autocast
 from .modeling_groma_checks import boxes_of_images
 from .modeling_groma_masks import GromaMasks, ResolvedRegions
@@ -127,7 +128,7 @@ class GromaSegmentationMixin:
                 f"`boxes` {tuple(boxes.shape)} and `points` {tuple(points.shape)} must have equally many rows."
             )
         has_box = torch.zeros(shape, dtype=torch.bool, device=device) if boxes is None else is_box(boxes)
-        has_points = torch.zeros_like(has_box) if points is None else (point_labels != PADDING).any(dim=-1)
+        has_points = torch.zeros_like(has_box) if points is None else (point_labels != NO_POINT).any(dim=-1)
         used = has_box | has_points
         image_index, _ = used.nonzero(as_tuple=True)
         prompts = MaskPrompts(
@@ -194,8 +195,8 @@ class GromaSegmentationMixin:
                 f"`refer_points` {tuple(points.shape)} and `refer_boxes` {tuple(boxes.shape)} must have equally many "
                 "rows: a region with points has a box there, which is not read."
             )
-        pointed = (labels != PADDING).any(dim=-1)
-        if (pointed & ~(labels == POSITIVE).any(dim=-1)).any():
+        pointed = (labels != NO_POINT).any(dim=-1)
+        if (pointed & ~(labels == ON_REGION).any(dim=-1)).any():
             raise ValueError("Each region of `refer_points` needs at least one point with label 1, which is on it.")
         ambiguity = torch.full(boxes.shape[:2], BEST) if refer_ambiguity is None else refer_ambiguity
         if ambiguity.shape != boxes.shape[:2]:
@@ -241,7 +242,7 @@ class GromaSegmentationMixin:
         if embedding is None:
             embedding = self.mask_embedding(features)
         # One click may mean several things; more points say which.
-        single = pointed & ((labels != PADDING).sum(dim=-1) == 1)
+        single = pointed & ((labels != NO_POINT).sum(dim=-1) == 1)
         several = (single | (pointed & (ambiguity != BEST))) if outputs else torch.zeros_like(pointed)
         size = 4 * embedding.image.shape[-1]
         chosen = embedding.image.new_zeros(*pointed.shape, size, size)
@@ -249,7 +250,7 @@ class GromaSegmentationMixin:
         for rows, multimask in ((several, True), (pointed & ~several, False)):
             if not rows.any():
                 continue
-            kept = labels.masked_fill(~rows[..., None], PADDING)
+            kept = labels.masked_fill(~rows[..., None], NO_POINT)
             masks = self.segment(features, points=points, point_labels=kept, multimask=multimask, embedding=embedding)
             rank = mask_ranks(masks.logits[rows], masks.quality[rows], ambiguity[rows].to(masks.logits.device))
             every = torch.arange(len(rank), device=rank.device)
@@ -364,18 +365,18 @@ def _checked_points(
         )
     points = exact_boxes(points, name).to(device)
     if labels is None:
-        labels = torch.full(points.shape[:-1], POSITIVE, device=device)
+        labels = torch.full(points.shape[:-1], ON_REGION, device=device)
     if labels.shape != points.shape[:-1] or labels.is_floating_point():
         raise ValueError(
             f"`{labels_name}` must be integers of shape {tuple(points.shape[:-1])}, one for each point, got "
             f"{labels.dtype} of shape {tuple(labels.shape)}."
         )
     labels = labels.to(device)
-    if not ((labels == POSITIVE) | (labels == NEGATIVE) | (labels == PADDING)).all():
+    if not ((labels == ON_REGION) | (labels == NOT_ON_REGION) | (labels == NO_POINT)).all():
         raise ValueError(
             f"`{labels_name}` must be 1, 0, or -1 for padding, got {sorted(set(labels.unique().tolist()))}."
         )
-    real = labels != PADDING
+    real = labels != NO_POINT
     if (real[..., 1:] & ~real[..., :-1]).any():
         raise ValueError(f"Padding, label -1, must come last in each row of `{labels_name}`.")
     if not ((points[real] >= 0) & (points[real] <= 1)).all():
