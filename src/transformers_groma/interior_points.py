@@ -3,6 +3,8 @@
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
+from .mask_windows import mask_window
+
 
 def interior_point(mask: np.ndarray, max_side: int | None = None) -> tuple[float, float]:
     """Find the point of a mask that is farthest from all that is not in it; outside of the image nothing is.
@@ -27,12 +29,11 @@ def interior_point(mask: np.ndarray, max_side: int | None = None) -> tuple[float
     >>> interior_point(mask)
     (3.5, 4.5)
     """
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not rows.size:
+    left, top, right, bottom = mask_window(mask)
+    if right == 0:
         raise ValueError("`mask` is empty: it has no point to click on.")
     # Only the box around the mask matters; a border of background stands for all outside of it.
-    top, left = int(rows[0]), int(columns[0])
-    window = mask[top : rows[-1] + 1, left : columns[-1] + 1]
+    window = mask[top:bottom, left:right]
     step = 1 if max_side is None else -(-max(window.shape) // max_side)
     if not window[::step, ::step].any():  # thinner than a step
         step = 1

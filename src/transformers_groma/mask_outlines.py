@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .mask_checks import checked_mask
+from .mask_windows import mask_window
 
 # Where a line goes, in clockwise order as one sees it, so that a turn to the right is one more.
 _RIGHT, _DOWN, _LEFT, _UP = range(4)
@@ -96,13 +97,12 @@ class _Lines(NamedTuple):
 
 
 def _lines(mask: np.ndarray) -> _Lines:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if len(rows) == 0:
+    left, top, right, bottom = mask_window(mask)
+    if right == 0:
         none = np.zeros((0, 2), np.int64)
         return _Lines(none, none, none[:, 0], none[:, 0])
-    top, left = rows[0], columns[0]
     # Only where the mask is: most are a small part of a large image.
-    pixels = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1).view(np.int8)
+    pixels = np.pad(mask[top:bottom, left:right], 1).view(np.int8)
     y, x1, x2, enters = _runs(np.diff(pixels, axis=0))
     # The mask is below the upper edges, which go right, and above the lower ones, which go left.
     horizontal = np.stack([np.where(enters, x1, x2), y, np.where(enters, x2, x1), y], axis=1)

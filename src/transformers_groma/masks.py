@@ -13,6 +13,7 @@ from PIL import Image
 
 from .mask_checks import checked_mask, checked_masks, checked_size
 from .mask_outlines import mask_outlines, mask_to_polygons
+from .mask_windows import mask_window
 from .polygons import polygons_to_mask, polygons_to_rle
 from .rle import mask_spans, mask_to_rle, rle_area, rle_iou, rle_to_box, rle_to_mask, spans_iou
 
@@ -45,9 +46,7 @@ def masks_to_boxes(masks: Any) -> np.ndarray:
     masks = checked_masks(masks)
     boxes = np.zeros((len(masks), 4), np.float32)
     for box, mask in zip(boxes, masks, strict=True):
-        columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-        if len(rows):
-            box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+        box[:] = mask_window(mask)
     return boxes
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from transformers_groma.mask_windows import mask_window
 from transformers_groma.shapes.drawing import COLORS, SHAPES, TEXTURES, rasterize
 from transformers_groma.shapes.scenes import (
     SIDES,
@@ -19,7 +20,6 @@ from transformers_groma.shapes.scenes import (
     Scene,
     make_scene,
     split_of,
-    tight_box,
 )
 
 NUM_SCENES = 45
@@ -82,7 +82,7 @@ def test_masks_match_an_analytic_shape():
         mask = np.zeros((100, 100), dtype=bool)
         mask[layer.window] = layer.mask
         assert (mask != circle).sum() <= 0.03 * circle.sum()
-        differences.append(np.subtract(tight_box(mask), tight_box(circle)))
+        differences.append(np.subtract(mask_window(mask), mask_window(circle)))
     assert np.abs(differences).max() <= 1
     assert np.abs(np.mean(differences, axis=0)).max() <= 0.3, "no side is favoured"
 
@@ -92,7 +92,7 @@ def test_masks_match_an_analytic_shape():
 def test_side_is_that_of_the_drawn_box(shape, angle):
     for side in (24.0, 71.0):
         layer = rasterize(shape, center=(60.0, 60.0), side=side, angle=angle)
-        x1, y1, x2, y2 = tight_box(layer.mask)
+        x1, y1, x2, y2 = mask_window(layer.mask)
         assert max(x2 - x1, y2 - y1) == pytest.approx(side, abs=2.1)
         assert (x1 + x2) / 2 + layer.left == pytest.approx(60, abs=1.1)
         assert (y1 + y2) / 2 + layer.top == pytest.approx(60, abs=1.1)

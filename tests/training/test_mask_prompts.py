@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from transformers_groma.interior_points import interior_point
+from transformers_groma.mask_windows import mask_window
 from transformers_groma.training.mask_prompts import (
     BOX_NOISE,
     append_points,
     draw_clicks,
     error_clicks,
-    mask_window,
     noise_box,
 )
 
@@ -71,12 +71,6 @@ def test_a_single_pixel_can_be_clicked():
     clicks = draw_clicks(mask, 8, np.random.default_rng(1))
     for (x, y), label in zip(clicks.points, clicks.labels, strict=True):
         assert bool(mask[int(y), int(x)]) == bool(label)
-
-
-def test_mask_window():
-    mask = np.zeros((10, 12), dtype=bool)
-    mask[2, 3] = mask[7, 11] = True
-    assert mask_window(mask) == (3, 2, 12, 8)
 
 
 def test_error_clicks_are_where_masks_are_wrong():

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..mask_windows import mask_window
 from .drawing import BACKGROUNDS, COLORS, SHAPES, TEXTURES, Color, Layer, draw_background, paint, rasterize, to_image
 
 SPLITS = ("train", "validation", "test")
@@ -183,7 +184,7 @@ def make_scene(seed: int, split: str, index: int, image_size: int = 224) -> Scen
         masks = _visible_masks(layers, image_size)
         objects = tuple(
             SceneObject(attributes, geometry, _jittered(attributes.color, rng), 45 * int(rng.integers(4)), mask, box)
-            for (attributes, geometry), mask, box in zip(proposals, masks, map(tight_box, masks), strict=True)
+            for (attributes, geometry), mask, box in zip(proposals, masks, map(mask_window, masks), strict=True)
         )
         return Scene(
             seed=seed,
@@ -217,27 +218,6 @@ def split_of(objects: list[tuple[Attributes, Geometry]]) -> str:
     content = repr(sorted((tuple(attributes), tuple(geometry)) for attributes, geometry in objects))
     bucket = int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], "big") % 10
     return {8: "validation", 9: "test"}.get(bucket, "train")
-
-
-def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """The smallest box around the true pixels of a mask.
-
-    Args:
-        mask (`np.ndarray` of shape `(H, W)`, bool): at least one pixel is true.
-
-    Returns:
-        `tuple[int, int, int, int]`: `xyxy` in absolute pixels, `x2` and `y2` exclusive.
-
-    Example:
-    >>> import numpy as np
-    >>> from transformers_groma.shapes.scenes import tight_box
-    >>> mask = np.zeros((8, 8), dtype=bool)
-    >>> mask[2:5, 1:7] = True
-    >>> tight_box(mask)
-    (1, 2, 7, 5)
-    """
-    columns, rows = mask.any(axis=0).nonzero()[0], mask.any(axis=1).nonzero()[0]
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def _check_arguments(seed: Any, split: Any, index: Any, image_size: Any) -> None:
@@ -337,7 +317,7 @@ def _is_recognisable(proposals: list[tuple[Attributes, Geometry]], layers: list[
     for (attributes, _), layer, mask in zip(proposals, layers, _visible_masks(layers, CHECKED_SIZE), strict=True):
         if mask.sum() < MIN_VISIBLE[attributes.size] * layer.mask.sum():
             return False
-        x1, y1, x2, y2 = box = tight_box(mask)
+        x1, y1, x2, y2 = box = mask_window(mask)
         if max(x2 - x1, y2 - y1) * GRID < MIN_VISIBLE_SIDE[attributes.size] * CHECKED_SIZE:
             return False
         boxes.append(box)
@@ -361,4 +341,4 @@ def _background_color(is_dark: bool, rng: np.random.Generator) -> Color:
     return tuple(level + shift for shift in rng.integers(-9, 10, 3).tolist())
 
 
-__all__ = ["Attributes", "Geometry", "Scene", "SceneObject", "make_scene", "split_of", "tight_box"]
+__all__ = ["Attributes", "Geometry", "Scene", "SceneObject", "make_scene", "split_of"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..interior_points import interior_point
+from ..mask_windows import mask_window
 from ..point_inputs import MAX_SCRIBBLE_POINTS
 from ..point_labels import NO_POINT, NOT_ON_REGION, ON_REGION
 
@@ -101,23 +102,6 @@ def draw_clicks(mask: np.ndarray, num_points: int, generator: np.random.Generato
     return Clicks(np.array(points), np.array(labels))
 
 
-def mask_window(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """The smallest box around a mask.
-
-    Args:
-        mask (`np.ndarray` of shape `(H, W)`, bool): not empty.
-
-    Returns:
-        `tuple[int, int, int, int]`: `xyxy` in whole pixels; `mask[y1:y2, x1:x2]` holds all of it.
-
-    Example:
-    >>> mask_window(np.array([[False, False, True], [False, False, True]]))
-    (2, 0, 3, 2)
-    """
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
 def error_clicks(logits: Tensor, targets: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
     """Click where masks are wrong: on what they miss, or on what they have too much.
 
@@ -201,6 +185,5 @@ __all__ = [
     "append_points",
     "draw_clicks",
     "error_clicks",
-    "mask_window",
     "noise_box",
 ]

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 from ...interior_points import interior_point
+from ...mask_windows import mask_window
 from ...point_labels import NOT_ON_REGION, ON_REGION
 from .mask_lists import check_same_size
 
@@ -36,13 +37,10 @@ def next_click(target: np.ndarray, predicted: np.ndarray) -> tuple[tuple[float, 
     """
     check_same_size("predicted", predicted, "target", target)
     # Outside of the box around both nothing is wrong, and most objects are small.
-    either = target | predicted
-    rows, columns = np.flatnonzero(either.any(axis=1)), np.flatnonzero(either.any(axis=0))
-    if not rows.size:
+    left, top, right, bottom = mask_window(target | predicted)
+    if right == 0:
         return None
-    top, left = int(rows[0]), int(columns[0])
-    box = slice(top, rows[-1] + 1), slice(left, columns[-1] + 1)
-    target, predicted = target[box], predicted[box]
+    target, predicted = target[top:bottom, left:right], predicted[top:bottom, left:right]
     best, size = None, 0
     # Missed pixels first: of two errors of one size, the object is completed before others are taken off.
     for error, label in ((target & ~predicted, ON_REGION), (predicted & ~target, NOT_ON_REGION)):
