@@ -11,17 +11,18 @@ from torch import nn
 from transformers import AutoModel, AutoModelForImageTextToText
 
 from transformers_groma import GromaForConditionalGeneration, GromaForRegionProposal
+from transformers_groma.models.groma.modeling_groma_outputs import GromaImageFeatures
 from transformers_groma.models.modeling_region_encoder import GromaRegionEncoder
 
-from .tiny import prompt_ids, tiny_config, tiny_detector, tiny_detector_config, tiny_inputs, tiny_model
+from .tiny import MASK_DECODER, prompt_ids, tiny_config, tiny_detector, tiny_detector_config, tiny_inputs, tiny_model
 
 CPU = torch.device("cpu")
 
 
 def build(kind: str) -> nn.Module:
     if kind == "detector":
-        return tiny_detector()
-    model = tiny_model()
+        return tiny_detector(mask_decoder_config=MASK_DECODER)
+    model = tiny_model(mask_decoder_config=MASK_DECODER)
     return model if kind == "whole" else model.model
 
 
@@ -40,13 +41,27 @@ def results(model: nn.Module, kind: str) -> list[torch.Tensor]:
     inputs = inputs_of(kind)
     output, proposals = model(**inputs), model.propose_regions(inputs["pixel_values"])
     if kind == "detector":
-        return [output.pred_boxes, output.logits, proposals.boxes, proposals.scores]
+        masks = results_of_decoder(model, model.get_image_features(inputs["pixel_values"]))
+        return [output.pred_boxes, output.logits, proposals.boxes, proposals.scores, *masks]
     features = model.get_image_features(inputs["pixel_values"], inputs["refer_boxes"], return_dict=True)
     given = [output[0], output.region_boxes, proposals.boxes, features.region_boxes, *features.pooler_output]
+    given += results_of_decoder(model, features)
     if kind == "whole":
         answer = model.generate(**inputs, max_new_tokens=2, do_sample=False, return_dict_in_generate=True)
         given += [answer.sequences, answer.region_boxes]
     return given
+
+
+def results_of_decoder(model: nn.Module, features: GromaImageFeatures) -> list[torch.Tensor]:
+    """Masks of slots, of boxes and of clicks, and a click's mask corrected."""
+    boxes, points = inputs_of("whole")["refer_boxes"], torch.tensor([[[[0.3, 0.3]]], [[[0.5, 0.6]]]])
+    clicked = model.resolve_points(features, boxes, points)
+    masks = [
+        model.segment(features, slots=torch.tensor([[0, 1], [2, -1]])),
+        model.segment(features, boxes=boxes, masks=clicked.logits),
+        model.segment(features, points=points, multimask=True),
+    ]
+    return [clicked.boxes, clicked.logits, *(value for given in masks for value in (given.logits, given.quality))]
 
 
 def assert_equal_results(model: nn.Module, kind: str, expected: list[torch.Tensor]) -> None:
@@ -162,7 +177,9 @@ def test_loading_with_a_device_map(built, folders, tmp_path, kind, name):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("part", ["vision_tower", "region_proposer", "region_encoder", "language_model"])
+@pytest.mark.parametrize(
+    "part", ["vision_tower", "region_proposer", "region_encoder", "mask_decoder", "language_model"]
+)
 def test_half_precision_offloaded(folders, tmp_path, dtype, part):
     """The same dtypes as without offloading, and a model that can be saved."""
     expected = GromaForConditionalGeneration.from_pretrained(folders["whole"], dtype=dtype)
@@ -186,7 +203,7 @@ def test_half_precision_offloaded(folders, tmp_path, dtype, part):
 )
 def test_tied_weights(tmp_path, device_map):
     """A head that shares the embedding's weights is on their device."""
-    tied = tiny_model(text_config={"tie_word_embeddings": True})
+    tied = tiny_model(text_config={"tie_word_embeddings": True}, mask_decoder_config=MASK_DECODER)
     tied.save_pretrained(tmp_path / "model")
     for name in list(device_map):
         device_map = {**device_map_with(tied, name, "disk"), **device_map}
@@ -210,7 +227,7 @@ def test_load_checkpoint_and_dispatch(built, tmp_path):
     torch.save(model.state_dict(), tmp_path / "weights.bin")
     device_map = device_map_with(model, "model.region_encoder", "disk")
     model = load_checkpoint_and_dispatch(
-        GromaForConditionalGeneration(tiny_config()).eval(),
+        GromaForConditionalGeneration(tiny_config(mask_decoder_config=MASK_DECODER)).eval(),
         str(tmp_path / "weights.bin"),
         device_map=device_map,
         offload_folder=tmp_path / "offload",

@@ -1,6 +1,7 @@
 """The promptable mask decoder that model families share: transformers' SAM parts behind one small class."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
@@ -158,10 +159,11 @@ class PromptedMaskDecoder(nn.Module):
         logits = embedding.image.new_empty(count, outputs, self.mask_size, self.mask_size)
         quality = embedding.image.new_empty(count, outputs)
         pieces, order = [], []
-        for rows, num_points, has_box in self._groups(prompts):
-            part = self._decode(embedding, prompts.rows(rows), num_points, has_box, multimask)
-            pieces.append(part)
-            order.append(rows)
+        with _loaded_tables(self):
+            for rows, num_points, has_box in self._groups(prompts):
+                part = self._decode(embedding, prompts.rows(rows), num_points, has_box, multimask)
+                pieces.append(part)
+                order.append(rows)
         if not pieces:
             return MaskPredictions(logits, quality)
         inverse = torch.cat(order).argsort().to(logits.device)
@@ -224,7 +226,8 @@ class PromptedMaskDecoder(nn.Module):
             sparse = encoder.not_a_point_embed.weight.expand(len(prompts.image_index), 1, 1, -1)
         dense = dense[:1].expand(len(prompts.image_index), -1, -1, -1)
         if prompts.masks is not None:
-            given = encoder.mask_embed(prompts.masks[:, None])
+            # Masks are often float32, as losses and resizing want them, whatever the model computes in.
+            given = encoder.mask_embed(prompts.masks[:, None].to(encoder.mask_embed.conv1.weight.dtype))
             has_mask = prompts.has_mask
             dense = given if has_mask is None else torch.where(has_mask[:, None, None, None], given, dense)
         return sparse, dense
@@ -241,6 +244,20 @@ class PromptedMaskDecoder(nn.Module):
 def init_mask_decoder_weights(decoder: PromptedMaskDecoder) -> None:
     """Draw the code of positions: the wavelength that SAM has, whatever the width of the vision encoder."""
     init.normal_(decoder.prompt_encoder.shared_embedding.positional_embedding, std=1.0)
+
+
+def _loaded_tables(module: nn.Module) -> ExitStack:
+    """A context in which tables of vectors have their weights, also where they are offloaded.
+
+    SAM's parts read these weights without a call of their modules, at which accelerate's hooks would load them.
+    """
+    stack = ExitStack()
+    for table in module.modules():
+        hook = getattr(table, "_hf_hook", None)
+        if hook is not None and isinstance(table, (nn.Embedding, SamPositionalEmbedding)):
+            hook.pre_forward(table)
+            stack.callback(hook.post_forward, table, None)
+    return stack
 
 
 def _prompt_encoder_config(config: MaskDecoderConfig, embedding_size: int) -> SamConfig:

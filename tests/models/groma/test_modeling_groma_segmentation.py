@@ -96,6 +96,28 @@ def test_a_mask_of_before_is_corrected(model, features):
     assert model.segment(features, points=points, masks=larger).logits.shape == first.logits.shape
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [28, 20])
+def test_masks_of_any_dtype_are_corrected(dtype, size):
+    model = tiny_model(mask_decoder_config=MASK_DECODER).to(dtype)
+    features = model.get_image_features(tiny_inputs(model.config)["pixel_values"])
+    masks = torch.randn(2, 3, size, size)
+    corrected = model.segment(features, boxes=BOXES, masks=masks)
+    assert corrected.logits.dtype == dtype
+    assert torch.equal(corrected.logits, model.segment(features, boxes=BOXES, masks=masks.double()).logits)
+
+
+def test_the_embedding_of_other_images(model, features):
+    one = model.mask_embedding(features.split()[0])
+    points = torch.full((2, 1, 1, 2), 0.4)
+    for call in (
+        lambda: model.segment(features, points=points, embedding=one),
+        lambda: model.resolve_points(features, BOXES[:, :1], points, embedding=one),
+    ):
+        with pytest.raises(ValueError, match="`embedding` is of 1 images and `features` of 2"):
+            call()
+
+
 def test_several_masks_for_a_click(model, features):
     masks = model.segment(features, points=torch.rand(2, 2, 1, 2), multimask=True)
     assert masks.logits.shape == (2, 2, 3, 28, 28)
@@ -108,6 +130,25 @@ def test_a_detector_has_masks_too():
     proposals = detector.propose_regions(pixels)
     assert torch.equal(features.region_boxes, proposals.boxes)
     assert detector.segment(features, slots=torch.tensor([[0], [1]])).logits.shape == (2, 1, 1, 28, 28)
+
+
+def test_features_of_a_detector_are_split_and_stacked():
+    detector = tiny_detector(mask_decoder_config=MASK_DECODER)
+    features = detector.get_image_features(torch.randn(2, 3, 56, 56))
+    stacked = GromaImageFeatures.stack(features.split()[::-1])
+    torch.testing.assert_close(
+        detector.segment(stacked, boxes=BOXES.flip(0)).logits.flip(0), detector.segment(features, boxes=BOXES).logits
+    )
+
+
+@pytest.mark.parametrize(
+    ("regions", "message"),
+    [({"boxes": BOXES}, "`region_feature_maps`"), ({"slots": torch.tensor([[0], [1]])}, "`pooler_output`")],
+)
+def test_features_of_a_detector_lack_what_a_whole_model_reads(model, regions, message):
+    features = tiny_detector(mask_decoder_config=MASK_DECODER).get_image_features(torch.randn(2, 3, 56, 56))
+    with pytest.raises(ValueError, match=message):
+        model.segment(features, **regions)
 
 
 def test_a_detector_out_of_a_whole_model_keeps_its_decoder(model, features, tmp_path):
@@ -190,6 +231,7 @@ def test_an_image_that_does_not_fit_the_embedding():
         ({"points": torch.rand(2, 1, 1, 2) + 1.5}, "fractions of the image"),
         ({"boxes": BOXES, "masks": torch.zeros(2, 3, 28, 28, dtype=torch.bool)}, "must be logits"),
         ({"boxes": BOXES, "masks": torch.zeros(2, 2, 28, 28)}, "one for each region"),
+        ({"boxes": BOXES, "masks": torch.full((2, 3, 28, 28), float("-inf"))}, "must be finite"),
     ],
 )
 def test_bad_prompts(model, features, prompts, message):

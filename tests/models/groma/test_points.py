@@ -47,6 +47,7 @@ def test_every_way_in_resolves_points_alike(model):
     pixels = inputs["pixel_values"]
     wanted = model.get_image_features(pixels, boxes)
     features = model.get_image_features(pixels)
+    assert torch.equal(model.resolve_points(features, BOXES, CLICK, LABELS).boxes, boxes)
     for given in (model.get_image_features(pixels, BOXES, **points), model.encode_regions(features, BOXES, **points)):
         assert torch.equal(given.region_boxes, wanted.region_boxes)
         torch.testing.assert_close(given.pooler_output[0], wanted.pooler_output[0], atol=1e-5, rtol=1e-5)
@@ -59,6 +60,16 @@ def test_an_assistant_sees_the_same_regions(model):
     inputs = click_inputs(model)
     alone = model.generate(**inputs, max_new_tokens=4, do_sample=False)
     assert torch.equal(model.generate(**inputs, max_new_tokens=4, do_sample=False, assistant_model=model), alone)
+
+
+def test_the_box_of_a_region_with_points_may_be_anything(model):
+    """Also zeros, which are padding elsewhere: an assistant sees the region, too."""
+    settings = {"max_new_tokens": 4, "do_sample": False, "assistant_model": model, "return_dict_in_generate": True}
+    wanted = model.generate(**click_inputs(model), **settings)
+    empty = BOXES * torch.tensor([[[0.0], [1.0]]])
+    given = model.generate(**click_inputs(model, refer_boxes=empty), **settings)
+    assert torch.equal(given.sequences, wanted.sequences)
+    assert torch.equal(given.region_boxes, wanted.region_boxes)
 
 
 def test_points_of_a_later_turn_are_refused(model):
@@ -88,10 +99,26 @@ def test_points_of_a_later_turn_are_refused(model):
         ({"refer_point_labels": LABELS + 4}, "must be 1, 0, or -1"),
         ({"refer_point_labels": LABELS.flip(-1)}, "must come last"),
         ({"refer_point_labels": LABELS.clamp(max=0)}, "at least one point with label 1"),
-        ({"refer_ambiguity": torch.zeros(1, 5, dtype=torch.long)}, "`refer_ambiguity` must have shape"),
+        ({"refer_ambiguity": torch.zeros(1, 5, dtype=torch.long)}, "`refer_ambiguity` must be integers of shape"),
+        ({"refer_ambiguity": torch.zeros(1, 2)}, "`refer_ambiguity` must be integers of shape .1, 2."),
         ({"refer_ambiguity": torch.tensor([[7, -1]])}, "-1, 0, 1 or 2"),
     ],
 )
 def test_bad_points(model, changes, message):
     with pytest.raises(ValueError, match=message):
         model.generate(**click_inputs(model, **changes), max_new_tokens=1)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((None,), "`refer_boxes` are missing"),
+        ((None, CLICK, LABELS), "`refer_points` need `refer_boxes`"),
+        ((BOXES, None, LABELS), "`refer_point_labels` come without"),
+        ((BOXES, None, None, torch.zeros(1, 2, dtype=torch.long)), "`refer_ambiguity` come without"),
+    ],
+)
+def test_what_resolving_points_needs(model, given, message):
+    features = model.get_image_features(click_inputs(model)["pixel_values"])
+    with pytest.raises(ValueError, match=message):
+        model.resolve_points(features, *given)

@@ -309,11 +309,9 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GromaGenerationMixin):
             pixel_values, refer_boxes, ground_boxes, proposal_boxes, proposal_scores, **kwargs
         )
 
-    def encode_regions(
-        self, features: GromaImageFeatures, refer_boxes: Tensor | None = None, **points: Any
-    ) -> GromaImageFeatures:
+    def encode_regions(self, features: GromaImageFeatures, *args: Any, **kwargs: Any) -> GromaImageFeatures:
         """See `GromaModel.encode_regions`."""
-        return self.model.encode_regions(features, refer_boxes, **points)
+        return self.model.encode_regions(features, *args, **kwargs)
 
     def mask_embedding(self, features: GromaImageFeatures) -> MaskEmbedding:
         """See `GromaModel.mask_embedding`."""
@@ -323,9 +321,9 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GromaGenerationMixin):
         """See `GromaModel.segment`."""
         return self.model.segment(features, **prompts)
 
-    def resolve_points(self, features: GromaImageFeatures, refer_boxes: Tensor, **points: Any) -> ResolvedRegions:
+    def resolve_points(self, features: GromaImageFeatures, *args: Any, **kwargs: Any) -> ResolvedRegions:
         """See `GromaModel.resolve_points`."""
-        return self.model.resolve_points(features, refer_boxes, **points)
+        return self.model.resolve_points(features, *args, **kwargs)
 
     def detect(
         self, pixel_values: Tensor, *, differentiable: bool = False, **kwargs: Unpack[TransformersKwargs]

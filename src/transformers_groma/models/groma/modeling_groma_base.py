@@ -104,7 +104,12 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
     base_model_prefix = "model"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
-    _no_split_modules = ["DeformableDetrEncoderLayer", "DeformableDetrDecoderLayer", "GromaRegionEncoder"]
+    _no_split_modules = [
+        "DeformableDetrEncoderLayer",
+        "DeformableDetrDecoderLayer",
+        "GromaRegionEncoder",
+        "GromaMaskDecoder",
+    ]
     _skip_keys_device_placement = ["past_key_values"]
     _supports_flash_attn = True
     _supports_sdpa = True

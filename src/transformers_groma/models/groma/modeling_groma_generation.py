@@ -8,6 +8,7 @@ from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, Generat
 from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
 
+from ..modeling_mask_decoder import POSITIVE
 from .modeling_groma_assistant import DraftingAssistant
 from .modeling_groma_cache import cache_kwargs, cache_of, given_cache
 from .modeling_groma_cached_prompt import (
@@ -129,7 +130,7 @@ class GromaGenerationMixin(GenerationMixin):
         if visual_tokens is not None:
             kwargs["mm_encoder_outputs"] = {"image": visual_tokens}
         if (assistant := kwargs.get("assistant_model")) is not None:
-            boxes = refer_boxes if points is None else _boxes_in_slots(features, refer_boxes)
+            boxes = refer_boxes if points is None else _boxes_in_slots(features, refer_boxes, points)
             kwargs["assistant_model"] = self._assistant(assistant, pixel_values, boxes, features)
 
         # In the loop the cache has no prompt: `forward` would take each step for a later turn, but masks are final,
@@ -370,9 +371,12 @@ class GromaGenerationMixin(GenerationMixin):
             )
 
 
-def _boxes_in_slots(features: GromaImageFeatures, refer_boxes: Tensor) -> Tensor:
+def _boxes_in_slots(features: GromaImageFeatures, refer_boxes: Tensor, points: ReferPoints) -> Tensor:
     """The boxes of the regions that a user points at `(B, K, 4)`, also of those that were given by points."""
     used = is_box(refer_boxes).to(features.region_boxes.device)
+    # The box of a region with points may be anything, also zeros.
+    pointed = torch.ones_like(used) if points.labels is None else (points.labels == POSITIVE).any(dim=-1)
+    used = used | pointed.to(used.device)
     boxes = features.region_boxes.gather(1, features.refer_slots[..., None].expand(-1, -1, 4))
     return boxes * used[..., None]
 

@@ -82,7 +82,7 @@ class GromaImageFeatures(BaseModelOutputWithPooling):
             )
         return [
             GromaImageFeatures(
-                pooler_output=[tokens.clone()],
+                pooler_output=None if self.pooler_output is None else [self.pooler_output[index].clone()],
                 **self._copied_maps(index),
                 **{
                     name: rows[index : index + 1].clone()
@@ -90,7 +90,7 @@ class GromaImageFeatures(BaseModelOutputWithPooling):
                     if (rows := getattr(self, name)) is not None
                 },
             )
-            for index, tokens in enumerate(self.pooler_output)
+            for index in range(len(self.region_boxes))
         ]
 
     def _copied_maps(self, index: int) -> dict[str, list[Tensor]]:
@@ -130,8 +130,10 @@ class GromaImageFeatures(BaseModelOutputWithPooling):
                 stacked[key] = torch.cat(level)
             return stacked[key]
 
+        # A detector's features have no tokens.
+        has_tokens = first.pooler_output is not None
         return GromaImageFeatures(
-            pooler_output=[tokens for entry in features for tokens in entry.pooler_output],
+            pooler_output=[tokens for entry in features for tokens in entry.pooler_output] if has_tokens else None,
             **{
                 name: [together(level) for level in zip(*(getattr(entry, name) for entry in features), strict=True)]
                 for name in maps

@@ -8,10 +8,18 @@ from ...exact_boxes import boxes_to_bits, exact_boxes
 from ...point_labels import NO_POINT, NOT_ON_REGION, ON_REGION
 from ..modeling_mask_decoder import MaskEmbedding, MaskPredictions, MaskPrompts
 from .modeling_groma_base import no_autocast
-from .modeling_groma_checks import boxes_of_images
+from .modeling_groma_checks import boxes_of_images, check_visual_tokens
 from .modeling_groma_masks import GromaMasks, ResolvedRegions
 from .modeling_groma_outputs import GromaImageFeatures
-from .modeling_groma_pointing import BEST, GROUP, boxes_of_masks, mask_ranks, proposal_of_points, without_specks
+from .modeling_groma_pointing import (
+    BEST,
+    GROUP,
+    boxes_of_masks,
+    given_points,
+    mask_ranks,
+    proposal_of_points,
+    without_specks,
+)
 from .modeling_groma_proposer import GromaRegionProposerOutput
 from .modeling_groma_regions import is_box
 
@@ -136,10 +144,9 @@ class GromaSegmentationMixin:
             boxes=None if boxes is None else boxes[used],
             points=None if points is None else points[used],
             point_labels=None if points is None else point_labels[used],
-            masks=None if masks is None else self._mask_prompts(masks, shape)[used],
+            masks=None if masks is None else self._mask_prompts(masks.to(device), shape)[used],
         )
-        if embedding is None:
-            embedding = self.mask_embedding(features)
+        embedding = self._embedding_of(features, embedding)
         with no_autocast(embedding.image):
             predictions = self.mask_decoder(
                 embedding,
@@ -184,8 +191,11 @@ class GromaSegmentationMixin:
             ValueError: shapes that do not fit, a region whose points are all negative, `refer_ambiguity` for a decoder
                 with one mask a region, or an image without any region.
         """
+        points = given_points(refer_points, refer_point_labels, refer_ambiguity, refer_boxes, False)
+        if refer_boxes is None:
+            raise ValueError("`refer_boxes` are missing: they count the regions. The processor makes them.")
         boxes = boxes_of_images("refer_boxes", refer_boxes, len(features.proposal_boxes)).clone()
-        if refer_points is None:
+        if points is None:
             return ResolvedRegions(boxes, None, torch.zeros(boxes.shape[:2], dtype=torch.bool, device=boxes.device))
         points, labels = _checked_points(
             refer_points, refer_point_labels, len(boxes), boxes.device, "refer_points", "refer_point_labels"
@@ -199,16 +209,17 @@ class GromaSegmentationMixin:
         if (pointed & ~(labels == ON_REGION).any(dim=-1)).any():
             raise ValueError("Each region of `refer_points` needs at least one point with label 1, which is on it.")
         ambiguity = torch.full(boxes.shape[:2], BEST) if refer_ambiguity is None else refer_ambiguity
-        if ambiguity.shape != boxes.shape[:2]:
+        if ambiguity.shape != boxes.shape[:2] or ambiguity.dtype == torch.bool or ambiguity.is_floating_point():
             raise ValueError(
-                f"`refer_ambiguity` must have shape {tuple(boxes.shape[:2])}, got {tuple(ambiguity.shape)}."
+                f"`refer_ambiguity` must be integers of shape {tuple(boxes.shape[:2])}, one for each region, got "
+                f"{ambiguity.dtype} of shape {tuple(ambiguity.shape)}."
             )
         if ((ambiguity < BEST) | (ambiguity > GROUP)).any():
             raise ValueError(
                 "`refer_ambiguity` must be -1, 0, 1 or 2 (best, part, object, group), got "
                 f"{ambiguity.unique().tolist()}."
             )
-        ambiguity = ambiguity.to(boxes.device)
+        ambiguity = ambiguity.to(boxes.device, torch.long)
         if self.mask_decoder is None:
             found = self._proposals_around(features, points, labels, ambiguity, pointed)
             boxes[pointed] = found.to(boxes)
@@ -239,8 +250,7 @@ class GromaSegmentationMixin:
                 "`refer_ambiguity` picks one of several masks, and this model's mask decoder makes one "
                 "(`num_multimask_outputs` is 0). Leave it out."
             )
-        if embedding is None:
-            embedding = self.mask_embedding(features)
+        embedding = self._embedding_of(features, embedding)
         # One click may mean several things; more points say which.
         single = pointed & ((labels != NO_POINT).sum(dim=-1) == 1)
         several = (single | (pointed & (ambiguity != BEST))) if outputs else torch.zeros_like(pointed)
@@ -295,7 +305,8 @@ class GromaSegmentationMixin:
         index = slots.clamp(min=0)
         boxes = features.region_boxes.to(slots.device).gather(1, index[..., None].expand(-1, -1, 4))
         tokens = None
-        if features.pooler_output is not None:
+        if getattr(self, "region_encoder", None) is not None:
+            check_visual_tokens(features)
             first = self.config.num_image_tokens
             rows = [row[first : first + limit].to(slots.device) for row in features.pooler_output]
             tokens = torch.stack([row[at] for row, at in zip(rows, index, strict=True)])
@@ -306,6 +317,11 @@ class GromaSegmentationMixin:
         encoder = getattr(self, "region_encoder", None)
         if boxes is None or encoder is None or not is_box(boxes).any():
             return None
+        if features.region_feature_maps is None:
+            raise ValueError(
+                "`boxes` need features with `region_feature_maps`: masks are decoded from a region's token, too. Pass "
+                "the whole result of this model's `get_image_features`; a detector's features serve the detector."
+            )
         # The region encoder takes the used boxes of each row first.
         used = is_box(boxes)
         order = (~used).long().argsort(dim=1, stable=True)
@@ -320,10 +336,25 @@ class GromaSegmentationMixin:
                 f"`masks` must be logits of shape ({shape[0]}, {shape[1]}, h, w), one for each region, got "
                 f"{masks.dtype} of shape {tuple(masks.shape)}."
             )
+        if not masks.isfinite().all():
+            raise ValueError(
+                "`masks` must be finite logits, got NaN or infinity. Of a mask of 0 and 1 make `20 * mask - 10`."
+            )
         size = self.mask_decoder.decoder.mask_size
         if masks.shape[-2:] == (size, size):
             return masks
         return torch.nn.functional.interpolate(masks.float(), size=(size, size), mode="bilinear", align_corners=False)
+
+    def _embedding_of(self, features: GromaImageFeatures, embedding: MaskEmbedding | None) -> MaskEmbedding:
+        """The embedding that was given, checked to have as many images as the features, or that of the features."""
+        if embedding is None:
+            return self.mask_embedding(features)
+        if len(embedding.image) != len(features.pixel_values):
+            raise ValueError(
+                f"`embedding` is of {len(embedding.image)} images and `features` of {len(features.pixel_values)}. "
+                "Pass `model.mask_embedding(features)`, or leave it out."
+            )
+        return embedding
 
     def _check_mask_decoder(self, features: GromaImageFeatures) -> None:
         if self.mask_decoder is None:
