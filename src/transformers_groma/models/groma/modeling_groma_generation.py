@@ -8,7 +8,7 @@ from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, Generat
 from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
 
-from ..modeling_mask_decoder import POSITIVE
+from ...point_labels import ON_REGION
 from .modeling_groma_assistant import DraftingAssistant
 from .modeling_groma_cache import cache_kwargs, cache_of, given_cache
 from .modeling_groma_cached_prompt import (
@@ -375,7 +375,7 @@ def _boxes_in_slots(features: GromaImageFeatures, refer_boxes: Tensor, points: R
     """The boxes of the regions that a user points at `(B, K, 4)`, also of those that were given by points."""
     used = is_box(refer_boxes).to(features.region_boxes.device)
     # The box of a region with points may be anything, also zeros.
-    pointed = torch.ones_like(used) if points.labels is None else (points.labels == POSITIVE).any(dim=-1)
+    pointed = torch.ones_like(used) if points.labels is None else (points.labels == ON_REGION).any(dim=-1)
     used = used | pointed.to(used.device)
     boxes = features.region_boxes.gather(1, features.refer_slots[..., None].expand(-1, -1, 4))
     return boxes * used[..., None]
