@@ -15,7 +15,7 @@ from .mask_checks import checked_mask, checked_masks, checked_size
 from .mask_outlines import mask_outlines, mask_to_polygons
 from .mask_windows import mask_window
 from .polygons import polygons_to_mask, polygons_to_rle
-from .rle import mask_spans, mask_to_rle, rle_area, rle_iou, rle_to_box, rle_to_mask, spans_iou
+from .rle import RLE, mask_spans, mask_to_rle, rle_area, rle_iou, rle_to_box, rle_to_mask, spans_iou
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -198,6 +198,7 @@ def _mixed(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarr
 
 
 __all__ = [
+    "RLE",
     "mask_areas",
     "mask_iou",
     "mask_outlines",

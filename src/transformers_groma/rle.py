@@ -15,6 +15,9 @@ import numpy as np
 from .images import check_image_pixels
 from .mask_checks import checked_crowds, checked_mask
 
+# `{"size": [H, W], "counts": str}`: a mask as files, columns and responses have it.
+RLE = Mapping[str, Any]
+
 # Each letter of `counts` holds 5 bits of a number and a bit that says whether more letters follow, and is moved to
 # where ASCII can be printed.
 _BITS, _MORE, _FIRST_LETTER = 5, 0b100000, ord("0")
@@ -346,6 +349,7 @@ def _read_counts(text: bytes) -> np.ndarray:
 
 
 __all__ = [
+    "RLE",
     "mask_spans",
     "mask_to_rle",
     "rle_area",

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..image_inputs import shortened
-from ..masks import rle_to_mask
-from ..serving.answers import RLE
+from ..masks import RLE, rle_to_mask
 from ..serving.engine import Engine, EngineAnswer, EngineClosedError, ModelFailedError, QueueFullError, Sampling
 from .answer_places import OUTLINE_SIDE
 from .app_examples import EXAMPLES, Example

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..grounding import GroundedText
 from ..markup import REGION_MARK
+from ..masks import RLE
 from ..regions import Regions
-from ..serving.answers import RLE
 from .drawn_regions import drawing_of
 from .uploads import UploadedImage, delete
 

@@ -11,8 +11,9 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.columns import Schema
 from ..data.prompts import Task
+from ..masks import RLE
 from .metrics.grounded_masks import Similarity
-from .predictions import Prediction, Rle
+from .predictions import Prediction
 
 # At run time only a judge needs the client of endpoints.
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def answer_and_target_boxes(prediction: Prediction, row: Row) -> tuple[list[list
     return prediction.boxes_xyxy, row.get("target_boxes_xyxy") or []
 
 
-def no_masks(prediction: Prediction, row: Row) -> tuple[list[Rle], list[Rle]]:
+def no_masks(prediction: Prediction, row: Row) -> tuple[list[RLE], list[RLE]]:
     """No masks to draw, neither of the answer nor of the row.
 
     Args:
@@ -157,7 +158,7 @@ def no_masks(prediction: Prediction, row: Row) -> tuple[list[Rle], list[Rle]]:
     return [], []
 
 
-def answer_and_target_masks(prediction: Prediction, row: Row) -> tuple[list[Rle], list[Rle]]:
+def answer_and_target_masks(prediction: Prediction, row: Row) -> tuple[list[RLE], list[RLE]]:
     """The masks of an answer, and the target masks.
 
     Args:
@@ -253,7 +254,7 @@ class Benchmark:
     review: "Callable[[Sequence[Prediction], Sequence[Row], Path, Judge | None], list[Row]] | None" = None
     plots: Mapping[str, Plot] = field(default_factory=dict)
     drawn_boxes: Callable[[Prediction, Row], tuple[list[list[float]], list[list[float]]]] = answer_and_target_boxes
-    drawn_masks: Callable[[Prediction, Row], tuple[list[Rle], list[Rle]]] = no_masks
+    drawn_masks: Callable[[Prediction, Row], tuple[list[RLE], list[RLE]]] = no_masks
     verdict: Callable[[float, Prediction, Row], str] = verdict_of_score
     target_name: str = "Expected box"
 

@@ -10,11 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..grounding import GroundedText
-from ..masks import mask_to_rle
+from ..masks import RLE, mask_to_rle
 from ..regions import Regions
-
-# COCO's RLE: `{"size": [H, W], "counts": str}`. Decoded masks of a whole benchmark would not fit into memory.
-Rle = Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +25,8 @@ class Prediction:
         phrases (`list[tuple[str, Regions]]`): each phrase of the answer and its regions, in the order of the text; the
             phrase is empty where the answer only points.
         markup (`str`): the answer as the model wrote it.
-        masks (`list[list[Rle] | None]`, *optional*): for each phrase the mask of each of its regions, in the upright
-            image; `None` where none were decoded.
+        masks (`list[list[RLE] | None]`, *optional*): for each phrase the mask of each of its regions, in the upright
+            image; `None` where none were decoded. Not arrays: those of a whole benchmark would not fit into memory.
 
     Raises:
         ValueError: not as many masks as regions.
@@ -40,7 +37,7 @@ class Prediction:
     text: str
     phrases: list[tuple[str, Regions]]
     markup: str
-    masks: list[list[Rle] | None] | None = None
+    masks: list[list[RLE] | None] | None = None
 
     def __post_init__(self) -> None:
         for (text, regions), masks in zip(self.phrases, self._masks(), strict=True):
@@ -49,7 +46,7 @@ class Prediction:
                     f"`masks` need one mask for each of the {len(regions)} regions of {text!r}, got {len(masks)}."
                 )
 
-    def _masks(self) -> list[list[Rle] | None]:
+    def _masks(self) -> list[list[RLE] | None]:
         return [None] * len(self.phrases) if self.masks is None else self.masks
 
     @property
@@ -73,7 +70,7 @@ class Prediction:
         return list(self._scores_by_box().values())
 
     @property
-    def all_masks(self) -> list[Rle]:
+    def all_masks(self) -> list[RLE]:
         """The masks of all its regions, in the order of the answer.
 
         Raises:
@@ -81,11 +78,11 @@ class Prediction:
         """
         return [mask for masks in self.masks_of_phrases() for mask in masks]
 
-    def masks_of_phrases(self) -> list[list[Rle]]:
+    def masks_of_phrases(self) -> list[list[RLE]]:
         """For each phrase the masks of its regions.
 
         Returns:
-            `list[list[Rle]]`: as many as there are phrases.
+            `list[list[RLE]]`: as many as there are phrases.
 
         Raises:
             ValueError: the model decoded no masks.

@@ -17,14 +17,13 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ..boxes import boxes_in_pixels, finite_slots
 from ..data.columns import check_columns
 from ..image_inputs import to_upright_8_bit
-from ..masks import mask_to_rle, masks_of_logits
+from ..masks import RLE, mask_to_rle, masks_of_logits
 from ..models.groma.modeling_groma import GromaForConditionalGeneration
 from ..models.groma.modeling_groma_base import GromaPreTrainedModel
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 from ..models.groma.modeling_groma_proposer import GromaRegionProposerOutput
 from ..regions import Regions
 from .metrics.average_precision import class_agnostic_detection_metrics
-from .predictions import Rle
 
 # Fills rows of packed boxes that are not used; `Trainer` pads with the same number when it joins batches.
 PADDING = -100.0
@@ -109,7 +108,7 @@ def region_masks(
     pixel_values: Tensor,
     regions: Tensor,
     target_sizes: Tensor,
-) -> list[list[Rle]]:
+) -> list[list[RLE]]:
     """Decode the masks of the regions of a batch of images.
 
     Args:
@@ -119,7 +118,7 @@ def region_masks(
         target_sizes (`Tensor` of shape `(B, 2)`): `(height, width)` of the upright images.
 
     Returns:
-        `list[list[Rle]]`: for each image the masks of its regions in the upright image, in the order of
+        `list[list[RLE]]`: for each image the masks of its regions in the upright image, in the order of
         [`unpack_detections`].
 
     Raises:
@@ -129,7 +128,7 @@ def region_masks(
     embedding = model.mask_embedding(features)
     numbers = torch.arange(regions.shape[1], device=regions.device)
     slots = numbers.where(regions[..., 4] >= 0, numbers.new_tensor(-1))
-    masks: list[list[Rle]] = [[] for _ in pixel_values]
+    masks: list[list[RLE]] = [[] for _ in pixel_values]
     for some in slots.split(SLOTS_AT_ONCE, dim=1):
         if not (some >= 0).any():
             continue

@@ -2,13 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from ..grounding import GroundedText
-from ..masks import rle_area, rle_to_box
-
-# A mask in COCO's run-length encoding, see `masks.py`.
-RLE = dict[str, Any]
+from ..masks import RLE, rle_area, rle_to_box
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +118,6 @@ class ModelFailedError(RuntimeError):
 
 
 __all__ = [
-    "RLE",
     "EngineAnswer",
     "EngineClosedError",
     "EngineRegion",

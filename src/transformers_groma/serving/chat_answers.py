@@ -7,7 +7,8 @@ from typing import Any
 from PIL import Image
 
 from ..grounding import GroundedText
-from .answers import RLE, EngineAnswer
+from ..masks import RLE
+from .answers import EngineAnswer
 
 # The end of a text that may turn out to be a tag of the markup (`<roi>`, `<r7>`, `</p>`, …), which is not text.
 _UNFINISHED_TAG = re.compile(r"<[^<>]{0,16}$")

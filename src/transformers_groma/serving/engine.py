@@ -14,10 +14,10 @@ from transformers import AutoConfig
 
 from ..answer_masks import check_mask_decoder, has_mask_decoder
 from ..loading import load_model
+from ..masks import RLE
 from ..model_files import base_of_adapter
 from ..regions import Regions
 from .answers import (
-    RLE,
     EngineAnswer,
     EngineClosedError,
     EngineRegion,

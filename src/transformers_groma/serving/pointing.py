@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from ..image_inputs import ImageSize
-from ..masks import mask_to_rle
+from ..masks import RLE, mask_to_rle
 from ..models.processing_regions import NO_CHOICE, boxes_of_regions, point_inputs
 from ..region_inputs import RegionPrompt, read_region
-from .answers import RLE
 
 
 @dataclass(frozen=True, eq=False)

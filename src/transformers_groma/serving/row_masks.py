@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ..image_inputs import ImageSize
-from ..masks import mask_to_rle, masks_of_logits
-from .answers import RLE
+from ..masks import RLE, mask_to_rle, masks_of_logits
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ...answer_masks import has_mask_decoder
 from ...boxes import box_iou
-from ...masks import mask_to_rle
+from ...masks import RLE, mask_to_rle
 from ...regions import Regions
 from ..benchmark import (
     Asking,
@@ -34,7 +34,7 @@ from ..benchmark import (
 from ..metrics.average_precision import MAX_DETECTIONS, class_agnostic_detection_metrics
 from ..metrics.mask_average_precision import class_agnostic_mask_metrics
 from ..metrics.matched_masks import filled_box, matched_mask_scores
-from ..predictions import Prediction, Rle
+from ..predictions import Prediction
 from ..reports.plots import plot_recall_at_n, plot_recall_by_size
 from ..respondents import QUERIES, REGIONS, ProposalRespondent
 
@@ -152,13 +152,13 @@ def _mask_metrics(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dic
     return metrics | {"mask_images": len(pairs) / len(rows)}
 
 
-def _region_masks(prediction: Prediction) -> Sequence[Rle] | None:
+def _region_masks(prediction: Prediction) -> Sequence[RLE] | None:
     """The masks of the regions of an answer, where the model decoded them."""
     kinds = [text for text, _ in prediction.phrases]
     return None if prediction.masks is None else prediction.masks[kinds.index(REGIONS)]
 
 
-def _crowd_masks(row: Row, region_masks: Sequence[Rle]) -> list[Rle]:
+def _crowd_masks(row: Row, region_masks: Sequence[RLE]) -> list[RLE]:
     """The masks of the crowd regions of a row; a filled box for a crowd without one."""
     boxes = row.get("crowd_boxes_xyxy") or []
     masks = row.get("crowd_masks") or [None] * len(boxes)
@@ -252,7 +252,7 @@ def _regions(prediction: Prediction, kind: str) -> Regions:
     return found
 
 
-def region_and_true_masks(prediction: Prediction, row: Row) -> tuple[list[Rle], list[Rle]]:
+def region_and_true_masks(prediction: Prediction, row: Row) -> tuple[list[RLE], list[RLE]]:
     """The masks of the regions and those of the row, where both have any.
 
     Args:

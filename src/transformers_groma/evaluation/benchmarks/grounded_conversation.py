@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from ...masks import mask_to_rle
+from ...masks import RLE, mask_to_rle
 from ..benchmark import (
     Asking,
     Benchmark,
@@ -37,7 +37,7 @@ from ..metrics.grounded_masks import MaskedPhrase, Similarity, grounded_mask_sco
 from ..metrics.mask_average_precision import class_agnostic_mask_metrics
 from ..metrics.mask_lists import united
 from ..metrics.phrase_words import token_f1
-from ..predictions import Prediction, Rle
+from ..predictions import Prediction
 from ..respondents import ChatRespondent
 from .captions import caption_of, join_captions
 
@@ -145,7 +145,7 @@ def masked_phrases(prediction: Prediction) -> list[MaskedPhrase]:
         prediction (`Prediction`): the answer, with masks.
 
     Returns:
-        `list[tuple[str, Rle | None]]`: `None` for a phrase without regions.
+        `list[tuple[str, RLE | None]]`: `None` for a phrase without regions.
 
     Raises:
         ValueError: the answer has no masks.
@@ -184,7 +184,7 @@ def benchmark_with(similarity: Similarity, name: str) -> Benchmark:
     )
 
 
-def _as_one(name: str, masks: Sequence[Rle]) -> Rle | None:
+def _as_one(name: str, masks: Sequence[RLE]) -> RLE | None:
     if len(masks) < 2:
         return masks[0] if masks else None
     return mask_to_rle(united(name, masks))

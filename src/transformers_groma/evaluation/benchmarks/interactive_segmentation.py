@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ...image_inputs import to_upright_8_bit
-from ...masks import mask_to_rle, masks_of_logits, masks_to_boxes, rle_to_mask
+from ...masks import RLE, mask_to_rle, masks_of_logits, masks_to_boxes, rle_to_mask
 from ...models.groma.processing_groma import GromaProcessor
 from ...point_labels import NO_POINT
 from ...regions import Regions
@@ -25,7 +25,7 @@ from ..benchmark import Asking, Benchmark, BenchmarkRows, Metric, Row, row_name,
 from ..metrics.click_segmentation import click_segmentation_scores
 from ..metrics.clicks import next_click
 from ..metrics.referring_segmentation import ious_of_overlaps, mask_overlaps
-from ..predictions import Prediction, Rle
+from ..predictions import Prediction
 
 # After so many clicks masks are scored.
 CLICK_COUNTS = (1, 3, 5)
@@ -64,14 +64,14 @@ def interactive_rows(dataset: Dataset) -> BenchmarkRows:
     return BenchmarkRows(dataset.select(clicked), [rows[index] for index in clicked])
 
 
-def object_masks(row: Row) -> list[Rle]:
+def object_masks(row: Row) -> list[RLE]:
     """The masks of a row's objects, without those that have none.
 
     Args:
         row (`Mapping`): detection columns.
 
     Returns:
-        `list[Rle]`: in the order of the row.
+        `list[RLE]`: in the order of the row.
     """
     return [mask for mask in row["masks"] or [] if mask is not None]
 
@@ -241,7 +241,7 @@ def drawn_click_boxes(prediction: Prediction, row: Row) -> tuple[list[list[float
     return dict(prediction.phrases)[clicks_name(CLICK_COUNTS[0])].xyxy.tolist(), []
 
 
-def drawn_click_masks(prediction: Prediction, row: Row) -> tuple[list[Rle], list[Rle]]:
+def drawn_click_masks(prediction: Prediction, row: Row) -> tuple[list[RLE], list[RLE]]:
     """The masks after one click, and the true ones.
 
     Args:
@@ -264,7 +264,7 @@ def _prediction(index: int, image_id: str, masks: dict[int, list[np.ndarray]]) -
     return Prediction(index, image_id, "", phrases, "", rles)
 
 
-def _masks_after(prediction: Prediction, count: int) -> list[Rle]:
+def _masks_after(prediction: Prediction, count: int) -> list[RLE]:
     names = [text for text, _ in prediction.phrases]
     if clicks_name(count) not in names:
         raise ValueError(f"Prediction {prediction.index} is not of the benchmark interactive-segmentation.")
