@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ..image_inputs import ImageSize
 from ..markup import REGION_MARK
 from ..questions import STANDARD_QUESTIONS, fill_question
-from ..verb_inputs import Given, marked_question, phrase_part, text_part
+from ..verb_inputs import Given, marked_question, phrase_part, question_parts, text_part
 from .drawn_regions import drawn_regions
 
 Verb = Literal["ask", "find", "describe_image", "describe_regions"]
@@ -120,11 +120,7 @@ def drawn_question_parts(question: str, regions: Sequence[dict[str, Any]], point
     # With `[2]` and `[1]` read as `<region>`, and the regions in that order, it is a question as `ask` takes it.
     text = _MARK.sub(read, question)
     asked = [regions[number - 1] for number in mentioned] or list(regions)
-    first, *others = marked_question(Given(text, "question"), len(asked), points, "regions").split(REGION_MARK)
-    parts = [text_part(first)] if first else []
-    for region, after in zip(asked, others, strict=True):
-        parts += [region, text_part(after)] if after else [region]
-    return parts
+    return question_parts(marked_question(Given(text, "question"), len(asked), points, "regions"), asked)
 
 
 def _not_drawn(mark: str, number: int, count: int) -> str:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ..evaluation.metrics.matched_masks import filled_box
+from ..evaluation.metrics.object_sizes import SIZES
 from ..masks import mask_iou, masks_of_logits, rle_to_mask
 
-# The limits of COCO's small and medium objects, areas in pixels of the original image.
-SMALL, MEDIUM = 32.0**2, 96.0**2
 # What is measured of each object.
 MEASURES = ("iou_box", "iou_click", "right_object", "iou_filled_box", "area")
 # A metric of no objects.
@@ -38,7 +38,10 @@ def measure_image(
     by_box, by_click = (np.asarray(mask_iou(part, truth)) for part in (predicted[:count], predicted[count:]))
     own = by_click.diagonal()
     right = (own > 0) & (own >= by_click.max(axis=1))
-    filled = [_filled_box_iou(mask, box) for mask, box in zip(truth, true_boxes, strict=True)]
+    filled = [
+        mask_iou(filled_box(box, height, width)[None], mask[None])[0, 0]
+        for mask, box in zip(truth, true_boxes, strict=True)
+    ]
     area = truth.reshape(count, -1).sum(axis=1)
     return np.stack([by_box.diagonal(), own, right, filled, area], axis=1).astype(np.float32)
 
@@ -61,7 +64,7 @@ def mask_metrics(measures: np.ndarray) -> dict[str, float]:
     """
     columns = dict(zip(MEASURES, np.asarray(measures, dtype=np.float64).T, strict=True))
     area = columns.pop("area")
-    sizes = {"small": area < SMALL, "medium": (area >= SMALL) & (area < MEDIUM), "large": area >= MEDIUM}
+    sizes = {name: (area >= least) & (area < limit) for name, (least, limit) in SIZES.items()}
     metrics = {name: _mean(values) for name, values in columns.items()}
     for name in ("iou_box", "iou_click"):
         metrics |= {f"{name}_{size}": _mean(columns[name][chosen]) for size, chosen in sizes.items()}
@@ -70,15 +73,6 @@ def mask_metrics(measures: np.ndarray) -> dict[str, float]:
 
 def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else NONE
-
-
-def _filled_box_iou(mask: np.ndarray, box: Sequence[float]) -> float:
-    """The IoU of a mask with all pixels whose centres are in its box."""
-    height, width = mask.shape
-    x1, y1, x2, y2 = (round(edge) for edge in box)
-    filled = np.zeros_like(mask)
-    filled[max(0, y1) : min(height, y2), max(0, x1) : min(width, x2)] = True
-    return float((mask & filled).sum() / max(1, (mask | filled).sum()))
 
 
 __all__ = ["MEASURES", "mask_metrics", "measure_image"]

@@ -25,11 +25,10 @@ from .box_lists import (
     row_of_each,
     select_boxes,
 )
+from .object_sizes import SIZES
 
 # As pycocotools computes them: 0.6000000000000001 is one of them, and an IoU of exactly 0.6 is below it.
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-# In square pixels. A size on a border belongs to both sides, as in COCO.
-SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}
 # Questions with equally many targets are matched together, as long as they have no more IoUs than this.
 MAX_IOUS = 4_000_000
 
@@ -234,7 +233,7 @@ def _best_boxes(questions: _Questions, limits: int | np.ndarray | None) -> _Ques
 
 
 def _by_size(areas: np.ndarray) -> list[np.ndarray]:
-    """Which are of any size, small, medium and large; each `(n,)`."""
+    """Which are of any size, small, medium and large; each `(n,)`. An area on a border has both sizes, as in COCO."""
     return [np.ones(len(areas), bool)] + [(areas >= low) & (areas <= high) for low, high in SIZES.values()]
 
 

@@ -1,4 +1,4 @@
-"""How well the masks of found regions cover what they are of, whichever regions are found.
+"""How well the masks of found regions cover their objects, whichever regions are found.
 
 Boxes are `xyxy` in absolute pixels of the upright image; masks are bool arrays `(H, W)` or COCO's RLE, see
 `mask_lists.py`. No model is needed.
@@ -12,13 +12,11 @@ import numpy as np
 from ...box_arrays import IOU_THRESHOLD, ious
 from .box_lists import check_rows
 from .mask_lists import Mask, check_list, check_same_size, decoded
-
-# COCO's limits of small and large objects, in pixels of the mask.
-SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}
+from .object_sizes import SIZES
 
 
 class MatchedMasks(NamedTuple):
-    """What became of the targets of one image.
+    """How well the targets of one image are covered.
 
     Attributes:
         ious (`np.ndarray` of shape `(m,)`): IoU of each target's mask with that of the region which has most in common
