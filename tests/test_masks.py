@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -151,6 +152,15 @@ def test_masks_of_logits_of_other_kinds():
         np.testing.assert_array_equal(masks_of_logits(other, 16, 24), found)
     assert masks_of_logits(logits[:0], 16, 24).shape == (0, 16, 24)
     assert masks_of_logits(torch.ones(1, 1, 1), 3, 5).all()
+
+
+def test_masks_of_a_photo_need_little_memory_beside_themselves():
+    logits = torch.full((1, 28, 28), 1.0)
+    tracemalloc.start()
+    assert masks_of_logits(logits, 2000, 3000).all()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * 2000 * 3000  # and not four bytes for each pixel, several times
 
 
 @pytest.mark.parametrize(

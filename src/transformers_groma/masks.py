@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Finite, and far from zero: what stands for an infinite logit when neighbours are mixed.
 _CERTAIN = 1e4
+# Rows of a mask that are enlarged at a time.
+_ROWS = 64
 
 
 def masks_to_boxes(masks: Any) -> np.ndarray:
@@ -180,8 +182,11 @@ def masks_of_logits(logits: "Tensor", height: int, width: int) -> np.ndarray:
         # A pixel is above 0 only if one of the four that it lies between is.
         rows = slice(*np.searchsorted(upper, (box[1] - 1, box[3])))
         columns = slice(*np.searchsorted(left, (box[0] - 1, box[2])))
-        lines = _mixed(value[upper[rows]], value[lower[rows]], row_shares[rows, None])
-        mask[rows, columns] = _mixed(lines[:, left[columns]], lines[:, right[columns]], column_shares[columns]) > 0
+        # Some rows at a time, as numbers of all pixels of a photo would take a hundred times the memory of its logits.
+        for start in range(rows.start, rows.stop, _ROWS):
+            some = slice(start, min(start + _ROWS, rows.stop))
+            lines = _mixed(value[upper[some]], value[lower[some]], row_shares[some, None])
+            mask[some, columns] = _mixed(lines[:, left[columns]], lines[:, right[columns]], column_shares[columns]) > 0
     return masks
 
 

@@ -1,6 +1,7 @@
 """Masks of the engine: of answers and of regions that are pointed at, also of models without a mask decoder."""
 
 import asyncio
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -14,9 +15,10 @@ from transformers_groma.image_inputs import ImageSize
 from transformers_groma.masks import mask_to_rle, masks_of_logits, rle_area, rle_to_box, rle_to_mask
 from transformers_groma.perceived_images import perceive
 from transformers_groma.serving.engine import Engine, ModelFailedError
+from transformers_groma.serving.mask_threads import MaskThreads
 from transformers_groma.serving.row_masks import DecodedMasks, MaskSource
 
-from .engines import PATIENCE, conversation, noise, run, tokens
+from .engines import PATIENCE, conversation, noise, run, tokens, until
 
 SIZE = ImageSize(height=40, width=60)
 MASK = np.zeros((40, 60), bool)
@@ -248,22 +250,76 @@ def test_masks_that_are_not_numbers_are_an_error_of_the_model(masked_parts, engi
 
 
 def test_masks_of_an_answer_that_is_complete_outlive_the_engine(masked_parts, monkeypatch):
-    """The engine closes between the last token and the end of the masks."""
+    """The engine closes after the first of several masks."""
     engine = Engine(*masked_parts)
+    ended = threading.Event()
+    shutdown = MaskThreads.shutdown
+
+    def shut_down(threads):
+        threads._threads.shutdown(wait=False)
+        ended.set()
+        shutdown(threads)
 
     async def ask():
         closing = []
-        rles = DecodedMasks.rles
+        rle = DecodedMasks.rle
 
-        def close_first(masks):
+        def close_first(masks, number):
             if not closing:
                 closing.append(asyncio.run_coroutine_threadsafe(engine.aclose(PATIENCE), loop))
-            return rles(masks)
+                assert ended.wait(PATIENCE)
+            return rle(masks, number)
 
         loop = asyncio.get_running_loop()
-        monkeypatch.setattr(DecodedMasks, "rles", close_first)
-        answer = await engine.answer(conversation(REGIONS[0]), tokens(4), masks=True)
+        monkeypatch.setattr(DecodedMasks, "rle", close_first)
+        monkeypatch.setattr(MaskThreads, "shutdown", shut_down)
+        answer = await engine.answer(conversation(*REGIONS), tokens(4), masks=True)
         await asyncio.wrap_future(closing[0])
         return answer
 
-    assert run(ask()).masks
+    assert run(ask()).masks.keys() >= set(range(5))
+
+
+@pytest.fixture
+def slow_masks(monkeypatch):
+    """Masks that are not made until they may be: when that is, and the numbers of those that were begun."""
+    may_go, begun = threading.Event(), []
+    rle = DecodedMasks.rle
+
+    def wait(masks, number):
+        begun.append(number)
+        assert may_go.wait(PATIENCE)
+        return rle(masks, number)
+
+    monkeypatch.setattr(DecodedMasks, "rle", wait)
+    yield may_go, begun
+    may_go.set()
+
+
+def test_no_question_waits_for_the_masks_of_others(engine, slow_masks):
+    may_go, begun = slow_masks
+
+    async def ask():
+        segmenting = [asyncio.ensure_future(engine.segment(noise(), REGIONS)) for _ in range(4)]
+        await until(lambda: len(begun) == 2)
+        assert (await engine.answer(conversation(REGIONS[0]), tokens(4))).is_final
+        assert not any(task.done() for task in segmenting)
+        may_go.set()
+        return await asyncio.gather(*segmenting)
+
+    assert [len(found) for found in run(ask())] == [5] * 4
+
+
+def test_who_leaves_gets_no_further_mask_made(engine, slow_masks):
+    may_go, begun = slow_masks
+
+    async def leave():
+        segmenting = asyncio.ensure_future(engine.segment(noise(), REGIONS))
+        await until(lambda: begun)
+        segmenting.cancel()
+        await asyncio.wait([segmenting])
+        may_go.set()
+        await engine.segment(noise(), REGIONS[:1])
+
+    run(leave())
+    assert len(begun) == 2

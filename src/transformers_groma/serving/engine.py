@@ -27,6 +27,7 @@ from .answers import (
     engine_region,
 )
 from .batch_runner import BatchRunner
+from .mask_threads import MaskThreads
 from .model_thread import ModelThread
 from .preparing import RequestPreparer
 from .processor_threads import ProcessorThreads
@@ -36,9 +37,10 @@ from .sampling import Sampling
 from .waiting import WaitingRequests
 
 _GREEDY = Sampling()
-# Threads that check images and render prompts. Partial answers have their own thread, so that no large image stops
-# the text of others.
+# Threads that check images and render prompts. Partial answers and masks have their own, so that no large image stops
+# the text of others, and no large mask their questions.
 _PREPARING_THREADS = 2
+_MASK_THREADS = 2
 # A partial answer is decoded as a whole. Between two of them passes at least this time, and so many times the time
 # that decoding took, so that decoding takes a small share of the time however long the answer.
 _PARTIAL_SECONDS = 0.03
@@ -111,6 +113,7 @@ class Engine:
         )
         self._preparing = ProcessorThreads(processor, _PREPARING_THREADS, "groma-prepare")
         self._decoding = ProcessorThreads(processor, 1, "groma-decode")
+        self._masking = MaskThreads(_MASK_THREADS)
         self._counting = threading.Lock()
         self._counts = dict.fromkeys(("answered", "failed", "invalid", "cancelled"), 0)
         self._prepare_for = RequestPreparer(self._runner)
@@ -341,6 +344,7 @@ class Engine:
         self._model_thread.join()
         self._preparing.shutdown()
         self._decoding.shutdown()
+        self._masking.shutdown()
 
     async def __aenter__(self) -> "Engine":
         return self
@@ -374,9 +378,7 @@ class Engine:
         if masks is None:
             return result, {}, {}
         try:
-            return result, await self._preparing.run(lambda processor: masks.rles()), masks.quality
-        except EngineClosedError:  # meanwhile; the answer was complete before
-            return result, await asyncio.to_thread(masks.rles), masks.quality
+            return result, await self._masking.rles(masks), masks.quality
         except ValueError as error:  # numbers that are none
             raise ModelFailedError(f"The model's masks cannot be read: {error}") from error
 

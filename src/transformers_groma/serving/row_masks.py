@@ -27,13 +27,20 @@ class DecodedMasks:
     quality: Mapping[int, float] = field(default_factory=dict)
     known: Mapping[int, RLE] = field(default_factory=dict)
 
-    def rles(self) -> dict[int, RLE]:
-        """All masks by number, of the upright image. One at a time, as arrays of a large photo take much memory."""
-        made = {
-            number: mask_to_rle(masks_of_logits(logits[None], self.size.height, self.size.width)[0])
-            for number, logits in self.logits.items()
-        }
-        return {**made, **self.known}
+    def numbers(self) -> list[int]:
+        """The regions that have a mask."""
+        return [*self.logits, *self.known]
+
+    def rle(self, number: int) -> RLE:
+        """The mask of a region, of the upright image. One by one, as arrays of a large photo take much memory.
+
+        Raises:
+            ValueError: the model's numbers are not numbers.
+        """
+        if number in self.known:
+            return self.known[number]
+        logits = self.logits[number][None]
+        return mask_to_rle(masks_of_logits(logits, self.size.height, self.size.width)[0])
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,7 @@
 """Regions given by points: as model inputs, with and without a mask decoder."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -54,6 +56,24 @@ def test_every_way_in_resolves_points_alike(model):
     inputs.pop("pixel_values")
     given = model.generate(**inputs, mm_encoder_outputs={"image": features}, **settings)
     assert torch.equal(given.region_boxes, wanted.region_boxes)
+
+
+def test_a_value_that_vanishes_between_its_neighbours_is_no_mask(monkeypatch):
+    """At the image's size nothing of it is left: the box is a proposal's, and no mask is said to be its."""
+    model = tiny_model(mask_decoder_config=MASK_DECODER)
+    features = model.get_image_features(click_inputs(model)["pixel_values"])
+    segment = type(model.model).segment
+
+    def one_value(self, *args, **kwargs):
+        masks = segment(self, *args, **kwargs)
+        logits = torch.full_like(masks.logits, -1.0)
+        logits[..., 3, 5] = 0.1
+        return replace(masks, logits=logits)
+
+    monkeypatch.setattr(type(model.model), "segment", one_value)
+    regions = model.resolve_points(features, BOXES, refer_points=CLICK, refer_point_labels=LABELS)
+    assert (regions.boxes[0, 0] - features.proposal_boxes[0]).abs().sum(dim=-1).min() < 1e-6
+    assert not (regions.logits > 0).any()
 
 
 def test_an_assistant_sees_the_same_regions(model):

@@ -45,7 +45,8 @@ class ResolvedRegions(NamedTuple):
     Attributes:
         boxes (`Tensor` of shape `(B, K, 4)`): normalized `cxcywh`, rows of zeros pad.
         logits (`Tensor` of shape `(B, K, h, w)`, *optional*): masks of the regions that are given by points, above 0
-            where the region is; zeros for the others. `None` without a mask decoder.
+            where the region is; zeros for the others, and where the decoder found nothing, so that the box is a
+            proposal's. `None` without a mask decoder.
         is_decoded (`Tensor` of shape `(B, K)`, bool): which regions are given by points.
         quality (`Tensor` of shape `(B, K)`, *optional*): the estimated IoU of each of the masks, with `logits`.
     """

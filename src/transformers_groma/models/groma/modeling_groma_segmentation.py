@@ -231,6 +231,8 @@ class GromaSegmentationMixin:
             rest = torch.zeros_like(pointed)
             rest[pointed] = empty
             found[empty] = self._proposals_around(features, points, labels, ambiguity, rest).to(found)
+            # A value or two above 0 that vanish between their neighbours are not the mask of a proposal's box.
+            logits[rest] = 0
         boxes[pointed] = found
         return ResolvedRegions(boxes, logits, pointed, quality)
 
