@@ -221,6 +221,14 @@ def test_what_is_not_a_box_is_told_what_one_is(box, shown):
         ({"box": [1, 2, 3, 4], "mask": MASK["mask"]}, "`messages[0].content[1]` has box and mask: send one of box, "),
         ({"point": 5}, "`messages[0].content[1].point` is 5: send [x, y] in pixels of the upright image."),
         ({"mask": [1]}, '`messages[0].content[1].mask` is [1]: send COCO\'s RLE, {"size": [height, width], '),
+        (
+            {"mask": {"size": [4, 3], "counts": [0, 1.5]}},
+            "`messages[0].content[1].mask.counts` is [0, 1.5]: send COCO's text, or the lengths of its runs",
+        ),
+        (
+            {"mask": {"size": [4], "counts": "12"}},
+            "`messages[0].content[1].mask.size` is [4]: send [height, width], whole numbers of pixels.",
+        ),
         ({"box": [1, 2, 3, 4], "labels": [1]}, "`messages[0].content[1].labels` say which of several points are on a"),
     ],
 )

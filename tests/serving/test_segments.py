@@ -94,6 +94,18 @@ def test_a_phrase_that_is_not_found(server):
         ({"regions": [{"point": "x"}]}, "regions[0].point", "`regions[0].point` is 'x': send [x, y] in pixels"),
         ({"regions": [POINT, {"point": [65, 3]}]}, "regions[1]", "`regions[1].point` = [65.0, 3.0] is outside of the"),
         ({"regions": [{"box": [5, 5, 2, 9]}]}, "regions[0].box", "`regions[0].box` is [5.0, 5.0, 2.0, 9.0], which is"),
+        (
+            {"regions": [POINT, {"box": [5, 5, 9, 9], "ambiguity": "part"}]},
+            "regions[1]",
+            "`regions[1]` has 'ambiguity', but a 'box' is clear.",
+        ),
+        (
+            {"regions": [{"point": [0.5, 0.5]}]},
+            "regions[0]",
+            "`regions[0].point` = [0.5, 0.5] lies within the first pixel of the 64x48 (width x height) image. Pass "
+            "pixels.",
+        ),
+        ({"regions": [None]}, "regions[0]", "`regions[0]` is None: send an object, {…}."),
         ({"regions": [POINT], "model": "other"}, "model", "`model` is 'other'"),
         (
             {"regions": [POINT], "image_url": {"url": "x.png"}},
@@ -108,6 +120,13 @@ def test_what_is_refused(server, fields, param, message):
     status, content = post(server, body() | fields)
     assert status == (404 if param == "model" else 400)
     assert content["error"]["message"].startswith(message) and content["error"]["param"] == param
+
+
+def test_a_mask_is_brought_to_the_size_of_the_image_once(server):
+    small, same = np.zeros((24, 32), bool), np.zeros((48, 64), bool)
+    small[3:9, 5:20] = same[6:18, 10:40] = True
+    assert post(server, body(regions=[{"mask": mask_to_rle(small)}, {"mask": mask_to_rle(same)}]))[0] == 200
+    assert server.engine.segmented[-1] == [{"mask": mask_to_rle(same)}] * 2
 
 
 def test_masks_are_limited():

@@ -9,7 +9,7 @@ from ..markup import GROUNDING_TOKEN
 from .chat_request import ChatRequest, ImagePart, RegionPart, UserMessage
 from .held_memory import MemoryShare
 from .image_sources import ImageSources
-from .region_request import check_region
+from .region_request import region_of_image
 from .sampling import Sampling
 from .settings import ServerSettings
 
@@ -33,7 +33,7 @@ async def engine_messages(
         ApiError: the image cannot be read, or a region is not one of it.
     """
     image = None
-    regions: dict[str, RegionPart] = {}
+    regions: dict[str, tuple[RegionPart, dict[str, Any]]] = {}
     messages: list[dict[str, Any]] = []
     for index, message in enumerate(request.messages):
         parts: list[dict[str, Any]] = []
@@ -45,14 +45,14 @@ async def engine_messages(
             else:
                 parts.append(part.model_dump(exclude_none=True))
                 if isinstance(part, RegionPart):
-                    regions[f"messages[{index}].content[{number}]"] = part
+                    regions[f"messages[{index}].content[{number}]"] = part, parts[-1]
         role = "system" if message.role == "developer" else message.role
         messages.append({"role": role, "content": parts})
     if request.grounding and not asks_for_grounding(request.messages[-1]):
         messages[-1]["content"].insert(0, {"type": "text", "text": GROUNDING_TOKEN})
-    for path, region in regions.items():
+    for path, (region, given) in regions.items():
         if image is not None:
-            await sources.in_thread(partial(check_region, path, region, image, settings))
+            given.update(await sources.in_thread(partial(region_of_image, path, region, image, settings)))
     return messages, image
 
 

@@ -9,12 +9,14 @@ from pydantic import Field
 
 from ..boxes import prepare_user_boxes
 from ..image_inputs import ImageSize
+from ..masks import mask_to_rle
 from ..point_inputs import MAX_POINTS
 from ..region_inputs import REGION_KEYS, read_region
 from .api_errors import bad_request
 from .request_json import MAX_VERTICES, Strict
 from .settings import ServerSettings
 
+_NORMALIZED = ", or `normalized=True` for fractions of the image"
 _Point = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
@@ -36,10 +38,6 @@ class RegionForm(Strict):
     scribble: list[_Point] | None = Field(None, min_length=1, max_length=MAX_VERTICES)
     mask: MaskRle | None = None
     ambiguity: Literal["part", "object", "group"] | None = None
-
-    def region(self) -> dict[str, Any]:
-        """The region as `read_region` takes it."""
-        return self.model_dump(exclude={"type"}, exclude_none=True)
 
 
 def check_form(region: RegionForm, path: str) -> None:
@@ -70,8 +68,8 @@ def mask_characters(regions: Iterable[RegionForm]) -> int:
     return sum(len(region.mask.counts) for region in regions if region.mask is not None)
 
 
-def check_region(path: str, region: RegionForm, image: Image.Image, settings: ServerSettings) -> None:
-    """Refuse a region that is not one of an image. Takes its time for a mask.
+def region_of_image(path: str, region: RegionForm, image: Image.Image, settings: ServerSettings) -> dict[str, Any]:
+    """A region that is known to be one of an image, as the engine takes it. Takes its time for a mask.
 
     Args:
         path (`str`): how an error names it.
@@ -79,12 +77,15 @@ def check_region(path: str, region: RegionForm, image: Image.Image, settings: Se
         image (`PIL.Image.Image`): the image, upright.
         settings (`ServerSettings`): how many pixels a mask may have.
 
+    Returns:
+        `dict`: see `read_region`; a mask of another size is brought to the image's, so that nobody does so once more.
+
     Raises:
         ApiError: it is outside of the image, empty, of another size, damaged, or too large (400).
     """
+    given = region.model_dump(exclude_none=True)
     if region.box is not None:
         check_box(f"{path}.box", region.box, image)
-        return
     if region.mask is not None:
         height, width = region.mask.size
         if height * width > settings.max_pixels:
@@ -95,11 +96,14 @@ def check_region(path: str, region: RegionForm, image: Image.Image, settings: Se
                 "invalid_region",
             )
     try:
-        read_region(region.region(), ImageSize(image.height, image.width), name=path)
+        prompt = read_region(given, ImageSize(image.height, image.width), name=path)
     except ValueError as error:
-        # It names fields as Python does.
-        message = re.sub(r"\['(\w+)'\]", r".\1", str(error))
+        # It names fields as Python does, and an argument that requests do not have.
+        message = re.sub(r"\['(\w+)'\]", r".\1", str(error)).replace(_NORMALIZED, "")
         raise bad_request(message, path, "invalid_region") from error
+    if prompt.mask is not None and region.mask.size != [image.height, image.width]:
+        given["mask"] = mask_to_rle(prompt.mask)
+    return given
 
 
 def check_box(param: str, box: list[float], image: Image.Image) -> None:
@@ -125,4 +129,4 @@ def check_box(param: str, box: list[float], image: Image.Image) -> None:
         ) from error
 
 
-__all__ = ["MaskRle", "RegionForm", "check_box", "check_form", "check_region", "mask_characters"]
+__all__ = ["MaskRle", "RegionForm", "check_box", "check_form", "mask_characters", "region_of_image"]

@@ -23,8 +23,10 @@ _REGION_FIELDS = {
     "scribble": f"[[x, y], …] in pixels of the upright image, at most {MAX_VERTICES}",
     "labels": "a 1 or a 0 for each of the points",
     "mask": 'COCO\'s RLE, {"size": [height, width], "counts": "…"}',
+    "mask.size": "[height, width], whole numbers of pixels",
+    "mask.counts": "COCO's text, or the lengths of its runs, whole numbers",
 }
-_REGION_FIELD = re.compile(r"\.(box|point|points|scribble|labels|mask)$")
+_REGION_FIELD = re.compile(r"\.(box|point|points|scribble|labels|mask|mask\.size|mask\.counts)$")
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -122,6 +124,8 @@ def _sentence(error: dict[str, Any], given: Any) -> tuple[str, str]:
         return f"`{path}` is {shortened(error['input'])}: send {_REGION_FIELDS[field[1]]}.", path
     if kind in ("too_short", "string_too_short") and not error["input"]:
         return f"`{path}` is empty.", path
+    if kind in ("model_type", "model_attributes_type", "dict_type"):  # it would name a class of Python
+        return f"`{path}` is {shortened(error['input'])}: send an object, {{…}}.", path
     return f"`{path}`: {error['msg']}, got {shortened(error['input'])}.", path
 
 

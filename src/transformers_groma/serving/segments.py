@@ -20,7 +20,7 @@ from .engine import Engine
 from .engine_errors import check_masks, of_engine
 from .held_memory import HeldMemory, MemoryShare
 from .image_sources import ImageSources
-from .region_request import check_region
+from .region_request import region_of_image
 from .request_body import read_body
 from .sampling import Sampling
 from .segment_request import SegmentRequest, read_segment_request
@@ -65,21 +65,24 @@ class Segments:
             body = await read_body(request, self._settings, share)
             asked = await to_thread.run_sync(read_segment_request, body, self._settings, limiter=self._threads)
             check_masks(self._engine, "/v1/segment answers with masks", None, "ask /v1/chat/completions for boxes")
-            image = await while_connected(self._image(asked, share), request.receive)
+            image, regions = await while_connected(self._image(asked, share), request.receive)
             share.give_back(len(body))
             del body
-            content = await while_connected(self._segment(asked, image), request.receive)
+            content = await while_connected(self._segment(asked, image, regions), request.receive)
         return JSONResponse(content)
 
-    async def _image(self, asked: SegmentRequest, share: MemoryShare) -> Image.Image:
-        """The image of a request, and a look at whether its regions are of it."""
+    async def _image(self, asked: SegmentRequest, share: MemoryShare) -> tuple[Image.Image, list[dict[str, Any]]]:
+        """The image of a request, and its regions, which are of it."""
         image = await self._sources.read(asked.image_url.url, "image_url.url", share)
+        regions = []
         for number, region in enumerate(asked.regions or ()):
-            check = partial(check_region, f"regions[{number}]", region, image, self._settings)
-            await self._sources.in_thread(check)
-        return image
+            read = partial(region_of_image, f"regions[{number}]", region, image, self._settings)
+            regions.append(await self._sources.in_thread(read))
+        return image, regions
 
-    async def _segment(self, asked: SegmentRequest, image: Image.Image) -> dict[str, Any]:
+    async def _segment(
+        self, asked: SegmentRequest, image: Image.Image, regions: list[dict[str, Any]]
+    ) -> dict[str, Any]:
         head = {
             "id": f"seg-{secrets.token_hex(12)}",
             "object": "segmentation",
@@ -88,7 +91,6 @@ class Segments:
             "image": {"width": image.width, "height": image.height},
         }
         if asked.regions is not None:
-            regions: list[Any] = [region.region() for region in asked.regions]
             found = await of_engine(self._engine.segment(image, regions), "regions", "invalid_region")
             return {**head, "regions": regions_json(found)}
         kind = "grounding" if asked.all else "rec"
