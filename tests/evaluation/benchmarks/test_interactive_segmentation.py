@@ -1,5 +1,6 @@
 """Interactive segmentation as a benchmark: clicks reach the model where they belong, and masks are scored."""
 
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -167,6 +168,21 @@ def test_many_objects_are_clicked_in_parts(monkeypatch):
     model = Painter()
     [in_parts] = clicked(model, asked(*objects))
     assert at_once == in_parts and {len(call["labels"][0]) for call in model.calls} == {1, 2} and model.looks == 1
+
+
+def test_memory_grows_with_the_objects_clicked_on_at_once(monkeypatch):
+    """A photo of 12 million pixels with a hundred objects would take gigabytes if all its masks were decoded."""
+    monkeypatch.setattr(benchmark, "OBJECTS_AT_ONCE", 2)
+    size = (1000, 800)
+    objects = [filled(8 * number, 0, 8 * number + 8, 10, *size[::-1]) for number in range(40)]
+    answering, row = respondent(Painter()), asked(*objects, size=size)
+    tracemalloc.start()
+    try:
+        [answer] = answering.answer(answering.prepare([row]))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(answer.masks[0]) == 40 and peak < 12 * objects[0].nbytes
 
 
 def test_metrics_by_hand():

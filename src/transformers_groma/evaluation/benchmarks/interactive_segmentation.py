@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ...image_inputs import to_upright_8_bit
-from ...masks import RLE, mask_to_rle, masks_of_logits, masks_to_boxes, rle_to_mask
+from ...masks import RLE, mask_to_rle, masks_of_logits, rle_area, rle_to_box, rle_to_mask
 from ...models.groma.processing_groma import GromaProcessor
 from ...point_labels import NO_POINT
 from ...regions import Regions
@@ -77,12 +77,12 @@ def object_masks(row: Row) -> list[RLE]:
 
 
 class _Objects(NamedTuple):
-    """A batch of images with the objects to click on."""
+    """A batch of images with the masks of the objects to click on, which stay RLE: there may be a hundred."""
 
     indices: list[int]
     image_ids: list[str]
     pixel_values: Tensor
-    targets: list[list[np.ndarray]]
+    targets: list[list[RLE]]
 
 
 class ClickRespondent:
@@ -106,12 +106,12 @@ class ClickRespondent:
         return ""
 
     def prepare(self, rows: Sequence[Row]) -> _Objects:
-        """Turn images into pixels for the model, and decode the masks to click on; see [`Respondent`]."""
+        """Turn images into pixels for the model, and check the masks to click on; see [`Respondent`]."""
         images = [to_upright_8_bit(row["image"]) for row in rows]
-        targets = [[rle_to_mask(mask) for mask in object_masks(row)] for row in rows]
+        targets = [object_masks(row) for row in rows]
         for row, image, masks in zip(rows, images, targets, strict=True):
             for mask in masks:
-                if mask.shape != (image.height, image.width) or not mask.any():
+                if list(mask["size"]) != [image.height, image.width] or rle_area(mask) == 0:
                     raise ValueError(
                         f"{row_name(row['index'], row)} has a mask in `masks` that is empty or has another size than "
                         "the upright image. Make the rows again."
@@ -136,10 +136,11 @@ class ClickRespondent:
         """
         features = self.model.get_image_features(prepared.pixel_values.to(self.model.device))
         embedding = self.model.mask_embedding(features)
-        masks: list[dict[int, list[np.ndarray]]] = [{count: [] for count in CLICK_COUNTS} for _ in prepared.targets]
+        masks: list[dict[int, list[RLE]]] = [{count: [] for count in CLICK_COUNTS} for _ in prepared.targets]
         longest = max(map(len, prepared.targets))
         for start in range(0, longest, OBJECTS_AT_ONCE):
-            objects = [targets[start : start + OBJECTS_AT_ONCE] for targets in prepared.targets]
+            some = [targets[start : start + OBJECTS_AT_ONCE] for targets in prepared.targets]
+            objects = [[rle_to_mask(target) for target in targets] for targets in some]
             for image, found in enumerate(self._click(features, embedding, objects)):
                 for count in CLICK_COUNTS:
                     masks[image][count] += found[count]
@@ -150,12 +151,12 @@ class ClickRespondent:
 
     def _click(
         self, features: Any, embedding: Any, objects: Sequence[Sequence[np.ndarray]]
-    ) -> list[dict[int, list[np.ndarray]]]:
+    ) -> list[dict[int, list[RLE]]]:
         """For each image the masks of its objects after each number of clicks."""
         shape = len(objects), max(map(len, objects)), CLICK_COUNTS[-1]
         points, labels = torch.zeros(*shape, 2), torch.full(shape, NO_POINT)
         found = [[np.zeros_like(target) for target in targets] for targets in objects]
-        kept: list[dict[int, list[np.ndarray]]] = [{} for _ in objects]
+        kept: list[dict[int, list[RLE]]] = [{} for _ in objects]
         logits = None
         for count in range(1, CLICK_COUNTS[-1] + 1):
             clicked: list[list[int]] = [[] for _ in objects]
@@ -176,7 +177,7 @@ class ClickRespondent:
                     for number, mask in zip(numbers, masks, strict=True):
                         found[image][number] = mask
                 if count in CLICK_COUNTS:
-                    kept[image][count] = list(found[image])
+                    kept[image][count] = [mask_to_rle(mask) for mask in found[image]]
         return kept
 
     def _decode(self, features: Any, embedding: Any, points: Tensor, labels: Tensor, before: Tensor | None) -> Tensor:
@@ -254,14 +255,9 @@ def drawn_click_masks(prediction: Prediction, row: Row) -> tuple[list[RLE], list
     return _masks_after(prediction, CLICK_COUNTS[0]), object_masks(row)
 
 
-def _prediction(index: int, image_id: str, masks: dict[int, list[np.ndarray]]) -> Prediction:
-    phrases, rles = [], []
-    for count in CLICK_COUNTS:
-        found = masks[count]
-        boxes = masks_to_boxes(np.stack(found)) if found else np.zeros((0, 4), np.float32)
-        phrases.append((clicks_name(count), Regions(boxes)))
-        rles.append([mask_to_rle(mask) for mask in found])
-    return Prediction(index, image_id, "", phrases, "", rles)
+def _prediction(index: int, image_id: str, masks: dict[int, list[RLE]]) -> Prediction:
+    phrases = [(clicks_name(count), Regions([rle_to_box(mask) for mask in masks[count]])) for count in CLICK_COUNTS]
+    return Prediction(index, image_id, "", phrases, "", [masks[count] for count in CLICK_COUNTS])
 
 
 def _masks_after(prediction: Prediction, count: int) -> list[RLE]:
