@@ -18,7 +18,6 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from .._locks import one_writer
 from ..data.columns import FEATURES, check_columns
-from ..masks import rle_to_mask
 from ..models.groma.modeling_groma import GromaForConditionalGeneration
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 from ..models.groma.processing_groma import GromaProcessor
@@ -275,8 +274,7 @@ def draw_worst(
     for index in worst_first(scores, count):
         row, prediction = rows.asked[index], predictions[index]
         predicted, targets = benchmark.drawn_boxes(prediction, rows.rows[index])
-        masks = benchmark.drawn_masks(prediction, rows.rows[index])
-        predicted_masks, target_masks = ([rle_to_mask(mask) for mask in of_kind] for of_kind in masks)
+        predicted_masks, target_masks = benchmark.drawn_masks(prediction, rows.rows[index])
         cases.append(
             GalleryCase(
                 image=row["image"],

@@ -22,6 +22,7 @@ from transformers_groma.evaluation.reports.gallery import (
     worst_first,
     write_gallery,
 )
+from transformers_groma.masks import mask_to_rle
 
 # Elements without an end tag.
 VOID = {"meta", "img"}
@@ -182,7 +183,7 @@ def test_masks_are_tinted_and_outlined(tmp_path):
     """Those of the answer are tinted and those of targets outlined; boxes have no tint of their own."""
     answer, target = np.zeros((2, 480, 600), bool)
     answer[210:290, 310:390], target[120:330, 120:230] = True, True
-    masked = case(predicted_masks=[answer], target_masks=[target])
+    masked = case(predicted_masks=[mask_to_rle(answer)], target_masks=[mask_to_rle(target)])
     image = draw_case(masked)
     tint = tuple(round(0.55 * 128 + 0.45 * value) for value in PREDICTED_COLOR)
     assert colors_at(image, 350, 250) == {tint}
@@ -200,7 +201,8 @@ def test_masks_grow_with_a_small_image():
     mask = np.zeros((60, 80), bool)
     mask[20:40, 20:40] = True
     small = Image.new("RGB", (80, 60), (128, 128, 128))
-    image = draw_case(case(image=small, predicted_boxes_xyxy=[], target_boxes_xyxy=[], predicted_masks=[mask]))
+    masks = [mask_to_rle(mask)]
+    image = draw_case(case(image=small, predicted_boxes_xyxy=[], target_boxes_xyxy=[], predicted_masks=masks))
     assert image.size == (480, 360)
     assert colors_at(image, 180, 180) != {(128, 128, 128)} == colors_at(image, 300, 180)
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
@@ -23,8 +22,10 @@ from ..._words import counted
 from ...boxes import box_iou
 from ...caption_strip import Run, with_caption
 from ...image_inputs import to_rgb
+from ...masks import rle_to_mask
 from ...region_drawing import Mark, RegionCanvas
 from ...visualization import PALETTE, dashes, draw_boxes
+from ..predictions import Rle
 from .gallery_masks import draw_masks
 
 Box = Sequence[float]  # xyxy, absolute pixels of the upright image
@@ -62,8 +63,8 @@ class GalleryCase:
         verdict (`str`): "right", "partly right" or "wrong"; empty if it is unknown.
         expected (`Sequence[str]`): texts that the answer is compared with, if it is.
         target_name (`str`): name of a target in the texts.
-        predicted_masks, target_masks (`Sequence` of bool arrays `(H, W)`): masks of the upright image, if there are
-            any.
+        predicted_masks, target_masks (`Sequence` of RLE): masks of the upright image, if there are any. Those of all
+            cases would not fit into memory as arrays.
     """
 
     image: Image.Image
@@ -76,8 +77,8 @@ class GalleryCase:
     verdict: str = ""
     expected: Sequence[str] = ()
     target_name: str = EXPECTED_BOX
-    predicted_masks: Sequence[np.ndarray] = ()
-    target_masks: Sequence[np.ndarray] = ()
+    predicted_masks: Sequence[Rle] = ()
+    target_masks: Sequence[Rle] = ()
 
     @property
     def has_masks(self) -> bool:
@@ -136,7 +137,8 @@ def draw_case(case: GalleryCase) -> Image.Image:
     targets = _checked_boxes(case.target_boxes_xyxy, "target_boxes_xyxy")
     predicted = _checked_boxes(case.predicted_boxes_xyxy, "predicted_boxes_xyxy")
     if case.has_masks:
-        image = draw_masks(image, case.predicted_masks, case.target_masks, PREDICTED_COLOR, TARGET_COLOR)
+        masks = (map(rle_to_mask, masks) for masks in (case.predicted_masks, case.target_masks))
+        image = draw_masks(image, *masks, PREDICTED_COLOR, TARGET_COLOR)
     # Under the answer's boxes and wider: a target shows even where both coincide, and crosses no label.
     _draw_dashed(image, (targets * scale).tolist())
     if case.has_masks:

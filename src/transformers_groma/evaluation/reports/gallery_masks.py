@@ -1,6 +1,6 @@
 """Draws the masks of a gallery's case: those of the answer tinted, the true ones outlined."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image
@@ -16,8 +16,8 @@ OUTLINE = 1 / 160
 
 def draw_masks(
     image: Image.Image,
-    predicted: Sequence[np.ndarray],
-    targets: Sequence[np.ndarray],
+    predicted: Iterable[np.ndarray],
+    targets: Iterable[np.ndarray],
     predicted_color: Color,
     target_color: Color,
 ) -> Image.Image:
@@ -25,9 +25,9 @@ def draw_masks(
 
     Args:
         image (`PIL.Image.Image`): upright, RGB, of any size.
-        predicted (`Sequence` of bool arrays `(H, W)`): masks of the answer, of one image; enlarged or shrunk to this
+        predicted (iterable of bool arrays `(H, W)`): masks of the answer, of one image; enlarged or shrunk to this
             one's size.
-        targets (`Sequence` of bool arrays `(H, W)`): true masks.
+        targets (iterable of bool arrays `(H, W)`): true masks.
         predicted_color (`(r, g, b)`): tint of the answer.
         target_color (`(r, g, b)`): outlines of the true masks, with a dark edge on both sides.
 
