@@ -22,10 +22,9 @@ from ..._words import counted
 from ...boxes import box_iou
 from ...caption_strip import Run, with_caption
 from ...image_inputs import to_rgb
-from ...masks import rle_to_mask
+from ...masks import RLE, rle_to_mask
 from ...region_drawing import Mark, RegionCanvas
 from ...visualization import PALETTE, dashes, draw_boxes
-from ..predictions import Rle
 from .gallery_masks import draw_masks
 
 Box = Sequence[float]  # xyxy, absolute pixels of the upright image
@@ -77,8 +76,8 @@ class GalleryCase:
     verdict: str = ""
     expected: Sequence[str] = ()
     target_name: str = EXPECTED_BOX
-    predicted_masks: Sequence[Rle] = ()
-    target_masks: Sequence[Rle] = ()
+    predicted_masks: Sequence[RLE] = ()
+    target_masks: Sequence[RLE] = ()
 
     @property
     def has_masks(self) -> bool:
