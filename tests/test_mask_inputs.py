@@ -72,7 +72,7 @@ def test_every_rounding_of_a_resized_copy_fits():
 def test_other_aspects_do_not_fit(mask, image):
     assert not fits_aspect(mask, image)
     with pytest.raises(
-        ValueError, match=r"`mask` is of .* \(width x height\) pixels, but the upright image of .* aspect"
+        ValueError, match=r"`mask` has .* \(width x height\) pixels, but the upright image has .* aspect"
     ):
         read_mask(np.ones(mask, bool), ImageSize(*image))
 
@@ -108,8 +108,8 @@ def test_other_aspects_do_not_fit(mask, image):
         ({"size": [-100, -200], "counts": [20]}, "`mask` is not COCO's RLE"),
         ({"size": ["a", "b"], "counts": [20]}, "`mask` is not COCO's RLE"),
         ({"size": [10**400, 10**400], "counts": [20]}, "`mask` is not COCO's RLE"),
-        ({"size": [10**6, 2 * 10**6], "counts": [0, 2 * 10**12]}, "`mask` is of 2000000x1000000 .* more than 16"),
-        ({"size": [200, 100], "counts": [0, 20000]}, "`mask` is of 100x200"),
+        ({"size": [10**6, 2 * 10**6], "counts": [0, 2 * 10**12]}, "`mask` has 2000000x1000000 .* more than 16"),
+        ({"size": [200, 100], "counts": [0, 20000]}, "`mask` has 100x200"),
     ],
 )
 def test_what_is_not_a_mask_is_named(mask, words):
@@ -127,7 +127,7 @@ def test_masks_of_much_larger_images_are_refused(monkeypatch):
     small = ImageSize(height=10, width=20)
     assert read_mask({"size": [160, 320], "counts": [0, 160 * 320]}, small).all()
     monkeypatch.setattr(mask_inputs, "rle_to_mask", lambda rle: pytest.fail("decoded"))
-    with pytest.raises(ValueError, match="`mask` is of 322x161 .* more than 16 times the sides of the image of 20x10"):
+    with pytest.raises(ValueError, match="`mask` has 322x161 .* more than 16 times the sides of the image of 20x10"):
         read_mask({"size": [161, 322], "counts": [0, 161 * 322]}, small)
 
 

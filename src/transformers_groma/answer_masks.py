@@ -48,7 +48,7 @@ def add_masks(
 ) -> list[GroundedText]:
     """Add masks to answers: of the regions that their phrases name, and of those that the user pointed at.
 
-    All are decoded in one call, and no others.
+    They are decoded in one call; other regions are not decoded.
 
     Args:
         model (`PreTrainedModel`): with a mask decoder.
@@ -59,7 +59,7 @@ def add_masks(
         own_masks (`Sequence[Mapping[int, np.ndarray]]`, *optional*): for each answer masks that are known, such as the
             user's own, by the number of their region. They stay as they are.
         region_boxes (`Tensor` of shape `(B, R, 4)`, *optional*): the boxes of the regions by their numbers, normalized
-            `cxcywh`, where a later turn has others than `features`.
+            `cxcywh`, if a later turn has other regions than `features`.
 
     Returns:
         `list[GroundedText]`: the answers with masks of the upright image; see [`GroundedText.with_masks`].
@@ -77,8 +77,8 @@ def add_masks(
     """
     check_mask_decoder(model, "`masks=True`")
     known = [{}] * len(answers) if own_masks is None else own_masks
+    # The answers to one image follow each other, and share their masks.
     each = max(len(answers) // max(len(sizes), 1), 1)
-    # Answers about one image share their masks.
     wanted: list[dict[int, None]] = [{} for _ in sizes]
     for index, (answer, own) in enumerate(zip(answers, known, strict=True)):
         wanted[index // each].update(dict.fromkeys(number for number in shown_regions(answer) if number not in own))

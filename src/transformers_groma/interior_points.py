@@ -7,11 +7,11 @@ from .mask_windows import mask_window
 
 
 def interior_point(mask: np.ndarray, max_side: int | None = None) -> tuple[float, float]:
-    """Find the point of a mask that is farthest from all that is not in it; outside of the image nothing is.
+    """Find the point of a mask that is farthest from its edge; the border of the image is an edge, too.
 
     Args:
         mask (`np.ndarray` of shape `(H, W)`, bool): with at least one pixel.
-        max_side (`int`, *optional*): for speed, look at so many rows and columns of the mask only. The point is then
+        max_side (`int`, *optional*): for speed, sample the mask to at most so many rows and columns. The point is then
             the most interior one to within a few pixels.
 
     Returns:

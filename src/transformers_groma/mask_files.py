@@ -68,7 +68,7 @@ def mask_of_image(image: Image.Image, name: str = "mask") -> np.ndarray:
             "value > 127 and 255)` makes soft edges hard."
         )
     if len(levels) == 2 and levels[0] != 0:
-        raise ValueError(f"`{name}` has two colours of which none is black. Paint black what is not of the region.")
+        raise ValueError(f"`{name}` has two colours, and neither is black. Paint everything outside the region black.")
     return values != 0
 
 

@@ -1,4 +1,4 @@
-"""Masks as callers pass them, arrays or COCO's RLE, to bool arrays of the size of the upright image."""
+"""Masks as callers pass them (arrays, COCO's RLE) to bool arrays of the size of the upright image."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from .image_inputs import ImageSize
 from .masks import resize_mask, rle_to_mask
 from .point_inputs import entries_of, shown
 
-# How many times as long as the image's the sides of a mask may be: a few bytes of RLE can claim any size.
+# A mask's sides may be so many times as long as the image's: a few bytes of RLE can claim any size.
 MAX_ENLARGEMENT = 16
 
 _REMEDY = "Pass a bool array of shape (height, width), or COCO's RLE, {'size': [height, width], 'counts': …}"
@@ -126,18 +126,18 @@ def _bool_array(mask: Any, name: str) -> np.ndarray:
 
 
 def _check_aspect(sides: Sequence[int], size: ImageSize, name: str) -> None:
-    """Refuse a mask of these sides, height and width, that cannot be of the image."""
+    """Refuse a mask whose sides, height and width, do not fit the image."""
     height, width = sides
     if min(height, width) <= 0:
         raise ValueError(f"`{name}` has no pixel: its size is {height}x{width} (height x width). {_REMEDY}.")
     if not fits_aspect((height, width), (size.height, size.width)):
         raise ValueError(
-            f"`{name}` is of {width}x{height} (width x height) pixels, but the upright image of {size.width}x"
+            f"`{name}` has {width}x{height} (width x height) pixels, but the upright image has {size.width}x"
             f"{size.height}. A mask is resized only if it has the image's aspect. Pass one of the whole upright image."
         )
     if width > MAX_ENLARGEMENT * size.width or height > MAX_ENLARGEMENT * size.height:
         raise ValueError(
-            f"`{name}` is of {width}x{height} (width x height) pixels, more than {MAX_ENLARGEMENT} times the sides of "
+            f"`{name}` has {width}x{height} (width x height) pixels, more than {MAX_ENLARGEMENT} times the sides of "
             f"the image of {size.width}x{size.height}. Pass one of the image's size."
         )
 

@@ -1,6 +1,7 @@
 """Outlines of masks along the edges of their pixels: closed loops, and polygons as COCO has them.
 
-Coordinates are absolute pixels of the upright image; pixel `(column, row)` is the square from there to one further.
+Coordinates are absolute pixels of the upright image; pixel `(column, row)` is the square from `(column, row)` to
+`(column + 1, row + 1)`.
 """
 
 from typing import Any, NamedTuple
@@ -10,14 +11,14 @@ import numpy as np
 from .mask_checks import checked_mask
 from .mask_windows import mask_window
 
-# Where a line goes, in clockwise order as one sees it, so that a turn to the right is one more.
+# Directions of lines, clockwise on the screen: a turn to the right adds one.
 _RIGHT, _DOWN, _LEFT, _UP = range(4)
 
 
 def mask_outlines(mask: Any) -> list[np.ndarray]:
     """The outlines of a mask: of its parts, and of the holes in them.
 
-    Parts that touch at a corner only have outlines of their own, holes that do share one.
+    Parts that touch only at a corner have outlines of their own; holes that touch at a corner share one.
 
     Args:
         mask (array-like of shape `(H, W)`, bool): any number of parts, with or without holes.

@@ -3,7 +3,7 @@
 A mask is a bool array of shape `(H, W)` of the upright image. Its RLE is `{"size": [H, W], "counts": str}`, letter for
 letter what pycocotools writes, except that `counts` is text where pycocotools has bytes, so that it fits into JSON.
 `rle.py`, `polygons.py` and `mask_outlines.py` have the encoding, polygons to masks and masks to polygons; their
-functions are names of this module too.
+functions can be imported from here, too.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from .rle import RLE, mask_spans, mask_to_rle, rle_area, rle_iou, rle_to_box, rl
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Finite, and far from zero: what stands for an infinite logit when neighbours are mixed.
+# Stands for an infinite logit, which would make NaN when neighbours are mixed.
 _CERTAIN = 1e4
 # Rows of a mask that are enlarged at a time.
 _ROWS = 64
@@ -162,7 +162,7 @@ def masks_of_logits(logits: "Tensor", height: int, width: int) -> np.ndarray:
     >>> masks_of_logits(torch.tensor([[[-1.0, 3.0]]]), height=1, width=4).tolist()
     [[[False, False, True, True]]]
     """
-    # Here and not above: whoever reads the masks of a dataset needs no torch.
+    # Imported here, so that reading the masks of a dataset needs no torch.
     import torch
 
     height, width = checked_size(height, width)
@@ -198,7 +198,7 @@ def _neighbours(count: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def _mixed(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Values between two, by the share of the second."""
+    """Interpolate linearly between two arrays; `share` is the weight of the second."""
     return first * (1 - share) + second * share
 
 

@@ -9,9 +9,9 @@ from .colors import BLACK, Color
 from .label_layout import Box
 from .masks import mask_outlines, masks_to_boxes
 
-# Of a line that is so thick that its dark edge would not be seen otherwise, the edge is this part.
+# The dark edge of a line is this fraction of its width, so that it shows on thick lines, too.
 _EDGE = 4
-# Dashes are this many times as long as they are thick.
+# Dashes are so many times as long as they are thick.
 _DASH = 4
 
 
@@ -38,7 +38,7 @@ def draw_box_outline(image: Image.Image, box: Box, color: Color, line_width: int
 
 
 def draw_box_dashes(image: Image.Image, box: Box, color: Color, line_width: int) -> None:
-    """Draw the dashed outline of a box; the image shows between the dashes. Arguments as of `draw_box_outline`."""
+    """Draw the dashed outline of a box; the image shows between the dashes. Arguments: see `draw_box_outline`."""
     draw = ImageDraw.Draw(image)
     x1, y1, x2, y2 = box
     half, edge = line_width / 2, max(1, line_width // _EDGE)
@@ -75,7 +75,7 @@ def draw_mask_outline(image: Image.Image, mask: np.ndarray, color: Color, line_w
 
 
 def draw_mask_dashes(image: Image.Image, mask: np.ndarray, color: Color, line_width: int) -> None:
-    """Draw the dashed outline of a mask, half of it inside; the image shows between. As `draw_mask_outline`."""
+    """Draw the dashed outline of a mask, half of it inside; the image shows between. See `draw_mask_outline`."""
     draw = ImageDraw.Draw(image)
     edge = max(1, line_width // _EDGE)
     for outline in mask_outlines(mask):
@@ -112,7 +112,7 @@ def dashes(box: Box, length: float) -> Iterator[Box]:
 
 
 def nearest_line(mask: np.ndarray, box: Box) -> Box:
-    """What a line from a box to a mask leads to.
+    """Find where a line from a label's box to a mask should end.
 
     Args:
         mask (`np.ndarray` of shape `(H, W)`, bool): not empty.

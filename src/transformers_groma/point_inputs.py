@@ -12,11 +12,11 @@ from .image_inputs import ImageSize, shortened
 
 Point = tuple[float, float]
 
-# Points that stand for a scribble. The mask decoder is trained on up to so many.
+# How many points stand for a scribble, at most. The mask decoder is trained on up to as many.
 MAX_SCRIBBLE_POINTS = 8
-# Points of one region. They cost memory for every region of a batch, and a longer list is not a list of clicks.
+# Points of one region, at most. They cost memory for every region of a batch, and nobody clicks more often.
 MAX_POINTS = 64
-# Vertices of a scribble: minutes of drawing.
+# Vertices of a scribble, at most: minutes of drawing.
 MAX_VERTICES = 10_000
 
 
@@ -27,7 +27,7 @@ def read_points(
 
     Args:
         points (array-like of shape `(n, 2)`): `[x, y]` each. The image reaches from 0 to its width and to its height:
-            its edges belong to it, a point on them is of the pixel beside them.
+            its edges belong to it, and a point on one belongs to the pixel beside it.
         size (`ImageSize`): of the upright image.
         normalized (`bool`): whether they are fractions of the image size instead of pixels.
         name (`str`): how an error names the argument.
@@ -37,8 +37,8 @@ def read_points(
         `list[tuple[float, float]]`: `(x, y)` of each in absolute pixels, at least one.
 
     Raises:
-        ValueError: not points, no point at all, more than `most`, a number that is not finite, a point outside of the
-            image, or fractions where pixels are due.
+        ValueError: not points, no point at all, more than `most`, a number that is not finite, a point outside the
+            image, or fractions in place of pixels.
 
     Example:
     >>> read_points([[0.5, 0.25], [1, 1]], ImageSize(height=100, width=200), normalized=True)
@@ -51,7 +51,9 @@ def read_points(
     if not rows:
         raise ValueError(f"`{name}` is empty. Pass at least one point, [[x, y]] in pixels.")
     if len(rows) > most:
-        raise ValueError(f"`{name}` has {len(rows)} points, but {most} are read. Pass fewer, far from each other.")
+        raise ValueError(
+            f"`{name}` has {len(rows)} points, but at most {most} are read. Pass fewer, spread over the region."
+        )
     return _in_pixels([(row, f"{name}[{index}]") for index, row in enumerate(rows)], size, normalized)
 
 
@@ -66,7 +68,7 @@ def read_point(point: Any, size: ImageSize, normalized: bool = False, name: str 
         `tuple[float, float]`: `(x, y)` in absolute pixels.
 
     Raises:
-        ValueError: as [`read_points`].
+        ValueError: see [`read_points`].
 
     Example:
     >>> read_point([20, 30], ImageSize(height=100, width=200))
@@ -157,7 +159,7 @@ def box_around(points: Iterable[Point], size: ImageSize) -> list[float]:
     [20.0, 0.0, 200.0, 31.0]
     """
     xs, ys = zip(*points, strict=True)
-    # A point on the right or lower edge is of the last pixel.
+    # A point on the right or lower edge belongs to the last pixel.
     columns = [min(math.floor(x), size.width - 1) for x in xs]
     rows = [min(math.floor(y), size.height - 1) for y in ys]
     return [float(min(columns)), float(min(rows)), float(max(columns) + 1), float(max(rows) + 1)]
@@ -181,7 +183,7 @@ def as_number(value: Any, bools: bool = False) -> float | None:
     """A number as a float; `None` for everything else.
 
     Args:
-        value: as a caller passed it: a Python or NumPy number, or an array or tensor of none dimensions.
+        value: as a caller passed it: a Python or NumPy number, or an array or tensor without dimensions.
         bools (`bool`): whether True and False are numbers.
 
     Example:
@@ -235,7 +237,7 @@ def _in_pixels(named: list[tuple[Any, str]], size: ImageSize, normalized: bool) 
         points.append((x + 0.0, y + 0.0))  # -0.0 becomes 0.0
     if max(max(point) for point in points) <= 1:
         if normalized:
-            # The first pixel's corners, which are not taken for fractions where these points are read once more.
+            # To the corners of the first pixel, which do not look like fractions when these points are read again.
             return [(float(round(x)), float(round(y))) for x, y in points]
         # Nobody clicks between the corners of the first pixel: whoever passes such points means fractions.
         if any(value not in (0, 1) for point in points for value in point):

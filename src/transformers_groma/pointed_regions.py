@@ -34,18 +34,18 @@ class PointedRegion(NamedTuple):
 def find_regions(
     model: Any, features: Sequence[Any], sizes: Sequence[ImageSize], prompts: Sequence[Sequence[RegionPrompt]]
 ) -> list[list[PointedRegion]]:
-    """Find the regions of clicks and scribbles from what the model has seen of the images. Others stay as given.
+    """Find the regions of clicks and scribbles in images that the model has seen. Boxes and masks stay as given.
 
     Args:
         model (`PreTrainedModel`): with a mask decoder its masks are the regions, and their boxes are around them;
             without one a region is the smallest proposal around the points, or else the nearest.
-        features (`Sequence[ModelOutput]`): what the model has seen of each image, of `perceive`. Not read where no
+        features (`Sequence[ModelOutput]`): what the model has seen of each image, from `perceive`. Not read if no
             prompt has points.
         sizes (`Sequence[ImageSize]`): of the upright images.
-        prompts (`Sequence[Sequence[RegionPrompt]]`): the regions of each image.
+        prompts (`Sequence[Sequence[RegionPrompt]]`): for each image what was pointed at.
 
     Returns:
-        `list[list[PointedRegion]]`: a region for each prompt.
+        `list[list[PointedRegion]]`: for each image a region for each of its prompts.
 
     Raises:
         ValueError: an `ambiguity` that the model's mask decoder cannot choose by, or an image in which the model found
@@ -97,7 +97,7 @@ def _check_ambiguity(model: Any, prompts: Sequence[RegionPrompt]) -> None:
 
 
 def point_tensors(prompts: Sequence[Sequence[RegionPrompt]], sizes: Sequence[ImageSize]) -> dict[str, Tensor]:
-    """Clicks as a model's `resolve_points` takes them.
+    """The arguments of a model's `resolve_points` for clicks.
 
     Args:
         prompts (`Sequence[Sequence[RegionPrompt]]`): regions of B images, all with points; K of an image at most.
@@ -109,20 +109,20 @@ def point_tensors(prompts: Sequence[Sequence[RegionPrompt]], sizes: Sequence[Ima
     """
     rows = point_inputs(prompts, [(size.height, size.width) for size in sizes])
     tensors = {name: torch.from_numpy(np.stack(values)) for name, values in rows.items()}
-    # Boxes are not read there, but say that there is a region.
+    # The boxes of regions with points are not read; any box but zeros says that the row is a region.
     has_points = (tensors["refer_point_labels"] != NO_POINT).any(dim=-1)
     return {"refer_boxes": has_points[..., None].expand(-1, -1, 4) * 0.5, **tensors}
 
 
 def refer_boxes_of(found: Sequence[Sequence[PointedRegion]], sizes: Sequence[ImageSize]) -> Tensor:
-    """The regions of B images as a model takes them.
+    """The `refer_boxes` of a model for the regions of B images.
 
     Args:
         found (`Sequence[Sequence[PointedRegion]]`): the regions of each image, at most K.
         sizes (`Sequence[ImageSize]`): of the upright images.
 
     Returns:
-        `Tensor` of shape `(B, K, 4)`: normalized `cxcywh`, rows of zeros pad.
+        `Tensor` of shape `(B, K, 4)`: normalized `cxcywh`; rows of zeros are padding.
     """
     boxes = torch.zeros(len(found), max(map(len, found)), 4)
     for row, of_image, size in zip(boxes, found, sizes, strict=True):

@@ -48,7 +48,7 @@ def polygons_to_mask(polygons: Sequence[Any], height: int, width: int) -> np.nda
 
 
 def polygons_to_rle(polygons: Sequence[Any], height: int, width: int) -> dict[str, Any]:
-    """Draw polygons into an RLE, without the mask between them: for the annotations of whole datasets.
+    """Draw polygons straight into an RLE, without making a mask: for the annotations of whole datasets.
 
     Args:
         polygons (`Sequence`): as for `polygons_to_mask`.
@@ -59,7 +59,7 @@ def polygons_to_rle(polygons: Sequence[Any], height: int, width: int) -> dict[st
         `dict`: `{"size": [height, width], "counts": str}`, what `mask_to_rle` makes of `polygons_to_mask`.
 
     Raises:
-        ValueError: as of `polygons_to_mask`.
+        ValueError: see `polygons_to_mask`.
 
     Example:
     >>> from transformers_groma.masks import polygons_to_rle
@@ -127,7 +127,7 @@ def _spans_of_one(points: np.ndarray, height: int, width: int) -> np.ndarray:
     columns = np.arange(len(edges)) - np.repeat(np.cumsum(counts) - counts, counts) + first[edges]
 
     (x1, y1), (x2, y2), is_flat = starts[edges].T, ends[edges].T, is_flat[edges]
-    after = _FIFTHS * columns + _MIDDLE + 1  # the first fifth of a pixel behind the middle
+    after = _FIFTHS * columns + _MIDDLE + 1  # the first fifth of a pixel right of the middle
     with np.errstate(divide="ignore", invalid="ignore"):
         slopes = np.where(is_flat, (y2 - y1) / (x2 - x1), (x2 - x1) / (y2 - y1))
     # The smaller y of the two steps on both sides of the middle.
@@ -163,7 +163,7 @@ def _first_steps(x1: np.ndarray, slopes: np.ndarray, after: np.ndarray, is_flat:
 
 
 def _union(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """The spans of all pixels that are in one of the parts at least."""
+    """The spans of all pixels that are in at least one of the parts."""
     if len(parts) == 1:
         return parts[0]
     spans = np.concatenate([np.zeros((0, 2), np.int64), *parts])

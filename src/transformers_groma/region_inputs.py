@@ -28,7 +28,7 @@ from .regions import Regions
 # Which of the regions that a click may mean: a part of an object, the object, or the group that it belongs to.
 Ambiguity = Literal["part", "object", "group"]
 AMBIGUITIES: tuple[str, ...] = ("part", "object", "group")
-# What a dict says where a region is with. It has exactly one of these keys.
+# The keys with which a dict says where a region is. It has exactly one of them.
 REGION_KEYS = ("box", "point", "points", "scribble", "mask")
 
 _FORMS = (
@@ -139,7 +139,7 @@ def read_region(
 
             With points or a scribble it may have `ambiguity`: `"part"`, `"object"` or `"group"`. Keys with None count
             as absent, and a message part (`"type": "region"`) is such a dict, too.
-        size (`ImageSize`): of the upright image. Points lie inside of it, edges included (0 <= x <= width). A mask of
+        size (`ImageSize`): of the upright image. Points lie inside it, edges included (0 <= x <= width). A mask of
             another size is resized if its aspect is that of the image.
         box_format (`str`): `"xyxy"`, `"xywh"` or `"cxcywh"`, for boxes.
         normalized (`bool`): whether boxes and points are given as fractions of the image size instead of pixels.
@@ -198,7 +198,7 @@ def read_regions(
         `list[RegionPrompt]`: in absolute pixels; empty for `None`.
 
     Raises:
-        ValueError: as [`read_region`]; also for a single region, which is a list of one.
+        ValueError: see [`read_region`]; also a single region that is not in a list.
 
     Example:
     >>> [prompt.box for prompt in read_regions([[30, 212, 372, 585], {"point": [90, 300]}], ImageSize(601, 800))]
@@ -273,7 +273,7 @@ def _check_single(regions: Regions, name: str) -> None:
 
 
 def _is_set(regions: Any) -> bool:
-    """Whether this is a list of regions, one array of several, `Regions` or nothing."""
+    """Whether this is a list of regions, one array of several, `Regions` or nothing at all."""
     if regions is None or isinstance(regions, Regions):
         return True
     if isinstance(regions, (np.ndarray, torch.Tensor)):

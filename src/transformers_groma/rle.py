@@ -81,7 +81,7 @@ def rle_area(rle: Mapping[str, Any]) -> int:
         `int`: the area in pixels.
 
     Raises:
-        ValueError: as of `rle_to_mask`.
+        ValueError: see `rle_to_mask`.
 
     Example:
     >>> from transformers_groma.masks import rle_area
@@ -103,7 +103,7 @@ def rle_to_box(rle: Mapping[str, Any]) -> np.ndarray:
         `xywh`.)
 
     Raises:
-        ValueError: as of `rle_to_mask`.
+        ValueError: see `rle_to_mask`.
 
     Example:
     >>> from transformers_groma.masks import rle_to_box
@@ -129,7 +129,7 @@ def rle_iou(
         `np.ndarray` of shape `(n, m)`, float64: 0..1; 0 where two masks share no pixel.
 
     Raises:
-        ValueError: as of `rle_to_mask`, if the sizes differ, or if there is not one `is_crowd` for each of `rles_b`.
+        ValueError: see `rle_to_mask`, if the sizes differ, or if there is not one `is_crowd` for each of `rles_b`.
 
     Example:
     >>> from transformers_groma.masks import rle_iou
@@ -170,8 +170,8 @@ def mask_spans(mask: np.ndarray) -> np.ndarray:
         np.not_equal(pixels[1:], pixels[:-1], out=changes[1:])
         bounds = np.flatnonzero(changes)
     else:
-        # Others are left as they lie in memory: turning them would take several times as long. The pixel before one
-        # is above it, or at the bottom of the column to its left.
+        # Row by row in memory: transposing first would take several times as long. In columns, the pixel before one is
+        # the one above it, or the bottom of the column to its left.
         mask = np.ascontiguousarray(mask)
         grid = changes.reshape(height, width)
         np.not_equal(mask[1:], mask[:-1], out=grid[1:])
@@ -204,7 +204,7 @@ def rle_spans(rle: Mapping[str, Any]) -> tuple[np.ndarray, int, int]:
     if len(runs) % 2:
         runs = runs[:-1]  # background at the end
     bounds = np.cumsum(runs)
-    # Runs of nothing, which not every program avoids: their two bounds are one place, where nothing changes.
+    # Empty runs, which some programs write: their two bounds are equal, and nothing changes there.
     if (runs[1:] == 0).any():
         bounds, times = np.unique(bounds, return_counts=True)
         bounds = bounds[times % 2 == 1]
@@ -227,7 +227,7 @@ def spans_to_boxes(spans: Sequence[np.ndarray], height: int) -> np.ndarray:
             continue
         first_columns, first_rows = np.divmod(bounds[:, 0], height)
         last_columns, last_rows = np.divmod(bounds[:, 1] - 1, height)
-        # What goes on in the next column fills the end of one and the beginning of the other.
+        # A span that continues in the next column covers the bottom of one column and the top of the other.
         if (last_columns > first_columns).any():
             top, bottom = 0, height
         else:
@@ -251,7 +251,8 @@ def spans_iou(
         near = np.flatnonzero(overlap)
         if len(near) == 0:
             continue
-        # How many pixels of b come before a position grows by one inside a span and stays outside of them.
+        # How many pixels of b come before a position: this grows by one a pixel inside a span, and stays the same
+        # between spans.
         lengths = np.diff(spans)[:, 0]
         ends = np.cumsum(lengths)
         before = np.stack([ends - lengths, ends], axis=1)

@@ -70,7 +70,7 @@ def check_settings_of_phrase(settings: Mapping[str, Any], multimask: bool) -> No
     """Refuse settings that a phrase would ignore.
 
     Raises:
-        ValueError: the first of them.
+        ValueError: such a setting; the first one is named.
     """
     given = {**settings, "multimask": multimask or None}
     for name in ("box_format", "normalized", "multimask"):
@@ -82,7 +82,7 @@ def check_settings_of_regions(model: Any, settings: Mapping[str, Any], multimask
     """Refuse settings that regions would ignore, or that the mask decoder does not have.
 
     Raises:
-        ValueError: the first of them.
+        ValueError: such a setting; the first one is named.
     """
     for name in ("max_new_tokens", "generate_kwargs"):
         if settings.get(name) is not None:
@@ -97,7 +97,7 @@ def check_settings_of_regions(model: Any, settings: Mapping[str, Any], multimask
 
 
 def check_one_region_each(entries: Sequence[ImageQuestion]) -> None:
-    """Refuse what several masks of one region cannot be made for.
+    """Refuse all but one region for each image, and a region that has a single mask.
 
     Raises:
         ValueError: several regions for one image, none, a mask, or a click whose `ambiguity` picks one mask.
@@ -118,7 +118,7 @@ def check_one_region_each(entries: Sequence[ImageQuestion]) -> None:
 
 
 def segments_of_phrase(found: GroundedPhrase | list) -> Regions | list:
-    """What was found for a phrase, as regions with masks and the boxes around them; in lists as they come.
+    """Turn what was found for a phrase into regions with masks and the boxes around them; lists stay lists.
 
     Args:
         found (`GroundedPhrase`, or lists of these): of `locate` with masks.
@@ -183,7 +183,7 @@ def _candidates(
         decoded = pipe.model.segment(image.features, **pointed, multimask=True)
         order = decoded.quality[0, 0].argsort(descending=True)
         logits = decoded.logits[0, 0, order]
-        # As where one of them is chosen for a click.
+        # Without specks, as the one mask that is chosen for a click.
         masks = masks_of_logits(without_specks(logits) if prompt.points else logits, size.height, size.width)
         regions = Regions([prompt.box] * len(masks))
         result.append(segmented(regions, masks, decoded.quality[0, 0, order].tolist()))

@@ -59,7 +59,7 @@ from .samples import BOX
         (lambda pipe, image: pipe.describe(image, [BOX, [1, 2]]), r"`region\[1\]` looks like a point"),
         (lambda pipe, image: pipe.describe(image, np.ones((240, 320))), "`region` is an array of float64, but a mask"),
         (lambda pipe, image: pipe.describe(image, np.zeros((240, 320), bool)), "`region` is empty"),
-        (lambda pipe, image: pipe.describe(image, np.ones((240, 240), bool)), "`region` is of 240x240 .* aspect"),
+        (lambda pipe, image: pipe.describe(image, np.ones((240, 240), bool)), "`region` has 240x240 .* aspect"),
         (lambda pipe, image: pipe.describe(image, {"point": [900, 3]}), r"`region\['point'\]` = .* outside"),
         (
             lambda pipe, image: pipe.ask(image, "Hi", regions=[{"points": [[9, 9]], "labels": [0]}]),

@@ -155,7 +155,7 @@ def point(region):
         (point({"point": [4, 5], "ambiguity": "all"}), "must be one of 'part', 'object', 'group'"),
         (point({"scribble": []}), r"\['scribble'\]` is empty"),
         (point({"mask": mask_to_rle(np.zeros((40, 60), bool))}), r"\['mask'\]` is empty"),
-        (point({"mask": mask_to_rle(np.ones((40, 50), bool))}), "is of 50x40 .* but the upright image of 60x40"),
+        (point({"mask": mask_to_rle(np.ones((40, 50), bool))}), "has 50x40 .* but the upright image has 60x40"),
         (point({"mask": {"size": [40, 60], "counts": "x"}}), "is not COCO's RLE"),
         (point({"point": [4, 5], "name": "it"}), "has 'name', but a part of type 'region' has 'box' and"),
         (ask("a", noise(), [1, 2, 3000, 9]), "is outside of the 60x40"),

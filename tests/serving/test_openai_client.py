@@ -147,7 +147,7 @@ def test_masks_of_a_model_without_a_mask_decoder(server):
         ({"points": [[5, 5]], "labels": [0]}, "`messages[0].content[1].labels` has no 1"),
         ({"points": [[5, 5]], "labels": [1, 1]}, "`messages[0].content[1].labels` has 2 entries for 1 point"),
         ({"mask": mask_to_rle(np.zeros((48, 64), bool))}, "`messages[0].content[1].mask` is empty"),
-        ({"mask": mask_to_rle(np.ones((64, 48), bool))}, "`messages[0].content[1].mask` is of 48x64"),
+        ({"mask": mask_to_rle(np.ones((64, 48), bool))}, "`messages[0].content[1].mask` has 48x64"),
         ({"mask": {"size": [48, 64], "counts": "!"}}, "`messages[0].content[1].mask` is not COCO's RLE"),
         ({"mask": {"size": [4800, 6400], "counts": "x"}}, "`messages[0].content[1].mask.size` is [4800, 6400], more"),
     ],

@@ -26,7 +26,7 @@ from .configuration_mask_decoder import MaskDecoderConfig
 _PATCH_SIZE = 16
 # The prompt encoder takes pixel indices and adds half a pixel itself.
 _HALF_PIXEL = 0.5
-# Every prompt has its own copy of the image embedding: so many at a time are decoded without gradients.
+# Every prompt has its own copy of the image embedding: without gradients so many are decoded at a time.
 _PROMPTS_AT_ONCE = 16
 
 
@@ -42,7 +42,7 @@ class MaskEmbedding(NamedTuple):
     skips: tuple[Tensor, Tensor] | None = None
 
     def of_images(self, index: Tensor) -> "MaskEmbedding":
-        """The embeddings of some images, also of one several times."""
+        """The embeddings of some images, in the order of `index`; an image may come several times."""
         index = index.to(self.image.device)
         skips = None if self.skips is None else tuple(skip[index] for skip in self.skips)
         return MaskEmbedding(self.image[index], skips)
@@ -57,7 +57,7 @@ class MaskPrompts(NamedTuple):
         points (`Tensor` of shape `(N, P, 2)`, *optional*): normalized `(x, y)`.
         point_labels (`Tensor` of shape `(N, P)`, int64, *optional*): 1 for points on the object, 0 for points that are
             not, -1 for padding, which comes last.
-        masks (`Tensor` of shape `(N, 4G, 4G)`, *optional*): logits of a mask of before.
+        masks (`Tensor` of shape `(N, 4G, 4G)`, *optional*): logits of an earlier mask, to be corrected.
         has_mask (`Tensor` of shape `(N,)`, bool, *optional*): which prompts have such a mask; all by default.
         vectors (`Tensor` of shape `(N, V, C)`, *optional*): ready prompt vectors, in every prompt.
     """
@@ -122,7 +122,7 @@ class PromptedMaskDecoder(nn.Module):
         self.config = config
         self.embedding_size = embedding_size
         self.prompt_encoder = SamPromptEncoder(_prompt_encoder_config(config, embedding_size))
-        # A random code of positions, fixed: it is no weight that learns.
+        # The random code of positions is fixed: a buffer and not a weight that learns.
         code: SamPositionalEmbedding = self.prompt_encoder.shared_embedding
         values = code.positional_embedding.detach()
         del code.positional_embedding
@@ -146,10 +146,13 @@ class PromptedMaskDecoder(nn.Module):
             `MaskPredictions`: `logits` `(N, M, 4G, 4G)` and `quality` `(N, M)`; M is 1, or `num_multimask_outputs`.
 
         Raises:
-            ValueError: a prompt that has nothing, maps that do not fit, or several masks of a decoder that has none.
+            ValueError: a prompt that has nothing, skip maps that do not fit the configuration, or `multimask` for a
+                decoder that makes one mask.
         """
         if multimask and not self.config.num_multimask_outputs:
-            raise ValueError("`multimask` needs a mask decoder with `num_multimask_outputs`, which this one has not.")
+            raise ValueError(
+                "`multimask` needs a mask decoder with `num_multimask_outputs` above 0, but that of this one is 0."
+            )
         if (embedding.skips is not None) != self.config.use_skip_maps:
             raise ValueError(
                 f"`embedding` comes {'with' if embedding.skips is not None else 'without'} skip maps, but "

@@ -63,7 +63,7 @@ def referred_regions(
         `ReferredRegions`: for each sample.
 
     Raises:
-        ValueError: both, or what is not one of them.
+        ValueError: both are given, or something that is not a region.
 
     Example:
     >>> referred_regions([[0, 0, 20, 10]], None, [(10, 20)], "xyxy", False).boxes[0].tolist()
@@ -199,7 +199,7 @@ def _group_regions(name: str, regions: Any, num_samples: int) -> list[Any]:
 
 
 def _is_empty(group: Any) -> bool:
-    """Whether these are no regions at all; anything may be passed."""
+    """Whether there is nothing in it; anything may be passed."""
     if isinstance(group, (np.ndarray, torch.Tensor)):
         return group.ndim > 0 and len(group) == 0
     return group is None or (isinstance(group, (list, tuple, Regions)) and len(group) == 0)

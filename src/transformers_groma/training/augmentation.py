@@ -164,7 +164,7 @@ def augment(
 def _checked_masks(
     masks: Sequence[Mapping[str, Any] | None] | None, num_boxes: int, image: Image.Image
 ) -> Sequence[Mapping[str, Any] | None]:
-    """One mask a box; none is decoded here, for there may be a hundred large ones."""
+    """One mask for each box. None is decoded here: there may be a hundred large ones."""
     if masks is None:
         return [None] * num_boxes
     if len(masks) != num_boxes:

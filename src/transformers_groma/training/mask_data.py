@@ -31,7 +31,7 @@ from .mask_prompts import (
 # between their pixels. (Of logits that were fitted to the true masks of scenes drawn at 448, those compared at the
 # model's own 112 pixels got an IoU of 0.986, at 224 0.991.)
 TARGET_SCALE = 2
-# The draw of a round without a click: the prompt stays out of it.
+# Stands in `error_draws` for a round that the prompt takes no part in.
 NO_CLICK = -1.0
 # The inputs of a `MaskLearner` that have a row for each prompt.
 PROMPT_ROWS = ("boxes", "points", "point_labels", "has_token", "is_ambiguous", "targets", "error_draws")
@@ -45,7 +45,7 @@ class PromptPlan(NamedTuple):
         prompts_per_image (`int`): how many prompts an image gets; its objects take turns.
         token_share (`float`): share of the images whose boxes come with their region tokens; 0 for a detector.
         refinement_rounds (`int`): how often a mask may be corrected by a click where it is wrong.
-        refinement_share (`float`): share of the prompts that go on from each round to the next.
+        refinement_share (`float`): share of the prompts that continue from each round to the next.
         small_object_bias (`float`): objects are drawn with a probability of their box's area to the power of minus
             this; at 0 all are alike, and take turns.
     """
@@ -71,7 +71,7 @@ class MaskDataset(TorchDataset):
     """Turns rows with masks into square images with prompts and true masks.
 
     An item is looked up by `(epoch, row)`, from which all its random numbers are seeded, or by the row alone (epoch
-    0). Objects that have no mask, or are outside of the crop, get no prompt.
+    0). Objects that have no mask, or are outside the crop, get no prompt.
 
     Args:
         dataset (`Dataset`): rows with boxes and `masks`, see `rows_with_masks`.
@@ -104,7 +104,7 @@ class MaskDataset(TorchDataset):
         row = self.dataset[index]
         generator = row_generator(self.seed, epoch, index)
         square = self._square(row, generator)
-        # Of random times at which objects come, early ones are likelier for small objects.
+        # A random order without repetition, weighted: each object gets a random time, earlier for larger weights.
         times = generator.exponential(size=len(square.boxes)) / self._weights(square.boxes)
         objects = self._objects(row, square, times.argsort(), self.plan.prompts_per_image)
         prompts = self._draw_prompts(objects, square, generator)
@@ -124,7 +124,7 @@ class MaskDataset(TorchDataset):
     def _objects(
         self, row: Mapping[str, Any], square: SquareImage, order: Sequence[int], limit: int | None = None
     ) -> list[_Object]:
-        """The objects that the square shows and that have a mask, in an order of its boxes; the first of them."""
+        """Objects with a mask of which the square shows something, in the given order of boxes; at most `limit`."""
         objects = []
         x1, y1, x2, y2 = whole_pixels(square.crop)
         for number in order:
@@ -163,10 +163,10 @@ class MaskDataset(TorchDataset):
                 count = num_points if generator.random() < SEVERAL_CLICKS else 1
                 is_ambiguous = count == 1 and generator.random() < AMBIGUOUS_CLICKS
                 prompt = _click_prompt(thing, draw_clicks(thing.mask, count, generator), is_ambiguous, square)
-            # A prompt goes on to the next round, or stays out of all that follow.
-            goes_on = np.cumprod(generator.random(plan.refinement_rounds) < plan.refinement_share) > 0
+            # In each round a prompt continues, or drops out of this and all later rounds.
+            continues = np.cumprod(generator.random(plan.refinement_rounds) < plan.refinement_share) > 0
             draws = generator.random(plan.refinement_rounds)
-            prompts.append({**prompt, "error_draws": np.where(goes_on, draws, NO_CLICK)})
+            prompts.append({**prompt, "error_draws": np.where(continues, draws, NO_CLICK)})
         return prompts
 
     def _weights(self, boxes: np.ndarray) -> np.ndarray:
@@ -235,7 +235,7 @@ class MaskCollator:
 
 
 def whole_pixels(crop: Crop) -> tuple[int, int, int, int]:
-    """The pixels that are wholly in a crop of an image.
+    """The pixels that lie wholly inside a crop of an image.
 
     Args:
         crop (`tuple` of 4): `xyxy` in pixels of the image.

@@ -75,7 +75,7 @@ def load_mask_parts(specs: Sequence[str], seed: int = 0, default_split: str = "t
 
 
 def schema_of(dataset: Dataset) -> Schema:
-    """Which rows a dataset has.
+    """The schema of a dataset's rows.
 
     Args:
         dataset (`Dataset`): with the detection or the conversation columns.

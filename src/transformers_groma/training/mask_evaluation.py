@@ -1,4 +1,4 @@
-"""How good masks are, during training: IoU by box and by click, by size of the object, beside a filled box."""
+"""Metrics of masks during training: IoU by box and by click, by size of the object, beside a filled box."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,8 +27,8 @@ def measure_image(
         true_boxes (`Sequence`): their boxes, `xyxy` in pixels of the original image.
 
     Returns:
-        `np.ndarray` of shape `(n, 5)`, float32: `MEASURES` of each object. Right is a click whose mask overlaps no
-        other object more.
+        `np.ndarray` of shape `(n, 5)`, float32: `MEASURES` of each object. A click is right if its mask overlaps
+        no other object more.
     """
     if not true_masks:
         return np.zeros((0, len(MEASURES)), np.float32)

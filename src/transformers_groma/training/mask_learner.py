@@ -1,4 +1,4 @@
-"""What is trained of the mask decoder: frozen features in, the loss of masks out."""
+"""The trained part of a mask decoder's training: frozen features in, the loss of masks out."""
 
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ MAX_PROMPT_LOGIT = 32.0
 
 
 class MaskLearner(nn.Module):
-    """The parts of a model that masks are learned with: a trainer moves, wraps and trains this module.
+    """The parts of a model that train its mask decoder; the trainer moves, wraps and trains this module.
 
     The mask decoder learns; vision encoder and region encoder are frozen. The language model and the region proposer
     are not among the parts: they never run, and stay wherever they are.
@@ -47,7 +47,7 @@ class MaskLearner(nn.Module):
         super().__init__()
         self.bce_weight, self.dice_weight, self.quality_weight = bce_weight, dice_weight, quality_weight
         self.best_share = best_share
-        # Past `nn.Module`, which would take it for a part.
+        # Set without `nn.Module`, which would register it as a part.
         self.__dict__["model"] = model
         self.__dict__["vision"] = getattr(model, "model", model)
         model.requires_grad_(False)
@@ -133,7 +133,7 @@ class MaskLearner(nn.Module):
             return maps, tokens
 
     def _decode(self, embedding: MaskEmbedding, prompts: "_Prompts", is_ambiguous: Tensor | None = None) -> "_Decoded":
-        """Decode prompts in one pass each, those that are ambiguous to several masks."""
+        """Decode each prompt once; ambiguous ones get several masks."""
         if is_ambiguous is None or not is_ambiguous.any():
             return self._decode_alike(embedding, prompts, multimask=False)
         rows = [chosen.nonzero()[:, 0] for chosen in (~is_ambiguous, is_ambiguous)]
@@ -163,11 +163,11 @@ class MaskLearner(nn.Module):
         """The loss of masks that were corrected by clicks, round by round."""
         total = 0.0
         for number in range(error_draws.shape[1]):
-            goes_on = (error_draws[:, number] >= 0).nonzero()[:, 0]
-            if len(goes_on) == 0:
+            continues = (error_draws[:, number] >= 0).nonzero()[:, 0]
+            if len(continues) == 0:
                 break
-            prompts, error_draws = prompts.rows(goes_on), error_draws[goes_on]
-            logits = logits[goes_on].detach()
+            prompts, error_draws = prompts.rows(continues), error_draws[continues]
+            logits = logits[continues].detach()
             clicks = error_clicks(
                 _enlarged(logits[:, None], prompts.targets)[:, 0],
                 covered_pixels(prompts.targets),

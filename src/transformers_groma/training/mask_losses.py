@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-# A pixel of an averaged target belongs to the object if at least half of it does. Of an object too small for that, the
-# pixels that it covers most are its own.
+# A pixel belongs to the object that covers at least half of it. An object too small for that keeps the pixels that it
+# covers most.
 COVERED = 0.5
 
 
@@ -31,7 +31,7 @@ def mask_losses(logits: Tensor, quality: Tensor, targets: Tensor) -> MaskLosses:
     """Compare masks with the true ones, pixel by pixel, each for itself.
 
     The library's losses of masks (`mask2former`, `maskformer`) give one number for all masks. Here each has its own,
-    because of several masks for one prompt the best one learns.
+    because among several masks for one prompt the best one learns most.
 
     Args:
         logits (`Tensor` of shape `(N, M, h, w)`): predicted masks, above 0 where the region is.
@@ -77,7 +77,7 @@ def covered_pixels(targets: Tensor) -> Tensor:
 
 
 def mask_ious(masks: Tensor, targets: Tensor) -> Tensor:
-    """The IoU of masks with the true ones, by pairs.
+    """The IoU of each mask with its true one.
 
     Args:
         masks (`Tensor` of shape `(..., pixels)`, bool), targets (the same, or a shape that broadcasts): the masks.

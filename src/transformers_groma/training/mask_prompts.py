@@ -14,7 +14,7 @@ from ..mask_windows import mask_window
 from ..point_inputs import MAX_SCRIBBLE_POINTS
 from ..point_labels import NO_POINT, NOT_ON_REGION, ON_REGION
 
-# In this share of the images boxes are noised: no edge moves by more than the share of the box's side.
+# In this share of the images boxes are noised: each edge moves by at most BOX_NOISE of the box's side.
 NOISED_IMAGES = 0.7
 BOX_NOISE = 0.12
 # People click near the middle of an object, or anywhere on it.
@@ -28,7 +28,7 @@ NEGATIVE_POINTS = 0.3
 AMBIGUOUS_CLICKS = 0.75
 # Points off the object are drawn from its box, enlarged by this share of its sides.
 NEGATIVE_MARGIN = 0.25
-# The most interior point is looked for on a mask with sides of at most so many pixels.
+# The most interior point is searched on a mask sampled to sides of at most so many pixels.
 MAX_INTERIOR_SIDE = 160
 
 
@@ -103,7 +103,7 @@ def draw_clicks(mask: np.ndarray, num_points: int, generator: np.random.Generato
 
 
 def error_clicks(logits: Tensor, targets: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-    """Click where masks are wrong: on what they miss, or on what they have too much.
+    """Click where masks are wrong: on pixels that they miss, or on pixels that they should not cover.
 
     Args:
         logits (`Tensor` of shape `(N, h, w)`): predicted masks, above 0 where the region is.

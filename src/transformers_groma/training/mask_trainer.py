@@ -48,7 +48,7 @@ class MaskTrainingArguments(TrainingArguments):
         prompts_per_image (`int`): prompts for each image of a batch, half of them boxes, half clicks.
         token_share (`float`): share of the images whose boxes come with their region tokens; a detector has none.
         refinement_rounds (`int`): how often a mask may be corrected by a click where it is wrong.
-        refinement_share (`float`): share of the prompts that go on from each round to the next.
+        refinement_share (`float`): share of the prompts that continue from each round to the next.
         small_object_bias (`float`): objects are drawn with a probability of their box's area to the power of minus
             this, at most 1; at 0 all are alike.
         bce_weight, dice_weight, quality_weight (`float`): weights of cross entropy, of DICE, and of the error of the
@@ -73,7 +73,7 @@ class MaskTrainingArguments(TrainingArguments):
         default=3, metadata={"help": "How often a mask may be corrected by a click where it is wrong."}
     )
     refinement_share: float = field(
-        default=0.5, metadata={"help": "Share of the prompts that go on from each round to the next."}
+        default=0.5, metadata={"help": "Share of the prompts that continue from each round to the next."}
     )
     small_object_bias: float = field(
         default=0.0,
@@ -243,7 +243,7 @@ class GromaMaskTrainer(SeededRowsTrainer):
         return loss.detach(), measures, measures[..., -1]
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        # What is saved is the whole model, not the parts that were trained with.
+        # The whole model is saved, not only the parts that took part in training.
         learner, self.model = self.model, self.whole_model
         try:
             super()._save(output_dir)

@@ -200,7 +200,7 @@ def _check_weights(name: str, info: Mapping[str, Any], is_fresh: bool) -> None:
 
 
 def _fresh_settings(given: Mapping[str, Any]) -> GromaMaskDecoderConfig:
-    """The settings of a fresh decoder; names that it has not are refused, where the library would keep them."""
+    """The settings of a fresh decoder. Unknown names are refused, which the library would keep silently."""
     known = {**MaskDecoderConfig.__annotations__, **GromaMaskDecoderConfig.__annotations__}
     if unknown := [name for name in given if name not in known]:
         raise ValueError(f"`mask_decoder_config` has no setting {unknown[0]!r}. It has {', '.join(sorted(known))}.")

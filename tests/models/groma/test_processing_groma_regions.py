@@ -253,7 +253,7 @@ class TestParts:
             ({**CLICK, "label": 1}, r"`regions\[0\]` has the unknown key 'label'"),
             ({"point": [320, 481]}, r"`regions\[0\]\['point'\]` = \[320, 481\] is outside"),
             ({"point": torch.zeros(2, device="meta")}, r"`regions\[0\]\['point'\]` must be a point"),
-            ({"mask": MASK[:, :100]}, r"`regions\[0\]\['mask'\]` is of 100x480"),
+            ({"mask": MASK[:, :100]}, r"`regions\[0\]\['mask'\]` has 100x480"),
         ],
     )
     def test_wrong_parts_are_named(self, part, words, processor, image):

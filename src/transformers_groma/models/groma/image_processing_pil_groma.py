@@ -75,7 +75,7 @@ class GromaDetectionPostProcessing:
             `(n, 4)`, `xyxy` inside the image. A query whose score or box is not finite is not a detection.
 
         Raises:
-            ValueError: if `target_sizes` has not one entry for each image.
+            ValueError: if `target_sizes` does not have one entry for each image.
 
         Example:
         >>> from types import SimpleNamespace

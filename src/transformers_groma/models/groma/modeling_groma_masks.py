@@ -92,7 +92,7 @@ class GromaMaskNeck(nn.Module):
 
         Args:
             feature_maps (`list[Tensor]`, each of shape `(B, vision_hidden_size, grid, grid)`): of the vision encoder.
-            pixel_values (`Tensor` of shape `(B, 3, S, S)`): the images that they are of.
+            pixel_values (`Tensor` of shape `(B, 3, S, S)`): the same images.
 
         Returns:
             `MaskEmbedding`: `image` `(B, C, S / 8, S / 8)` and, as configured, its skip maps.
@@ -147,7 +147,7 @@ class GromaMaskDecoder(nn.Module):
             self.region_projection = nn.Linear(region_hidden_size, config.hidden_size)
 
     def embed(self, feature_maps: list[Tensor], pixel_values: Tensor) -> MaskEmbedding:
-        """See [`GromaMaskNeck`]."""
+        """Make the embedding of images; see [`GromaMaskNeck`]."""
         return self.neck(feature_maps, pixel_values)
 
     def forward(

@@ -1,4 +1,4 @@
-"""What points mean: the box around a mask, one of several masks, or the proposal around a click."""
+"""Resolves points: boxes around masks, which of several masks is meant, or which proposal holds a click."""
 
 from typing import NamedTuple
 
@@ -8,11 +8,10 @@ from torch import Tensor
 from ...boxes import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
 from ...point_labels import NOT_ON_REGION, ON_REGION
 
-# Of several masks the best by its estimated quality, or one by its size.
+# Which of several masks is meant: the best by its estimated quality, or one by its size.
 BEST, PART, OBJECT, GROUP = -1, 0, 1, 2
 
-
-# How the model's methods take points.
+# The arguments of the model's methods that are points.
 POINT_INPUTS = ("refer_points", "refer_point_labels", "refer_ambiguity")
 
 
@@ -37,15 +36,15 @@ def given_points(
     refer_boxes: Tensor | None,
     has_prompt_in_cache: bool,
 ) -> ReferPoints | None:
-    """The points that come to the model as `refer_points`, `refer_point_labels` and `refer_ambiguity`.
+    """Check `refer_points`, `refer_point_labels` and `refer_ambiguity` and put them together.
 
     Args:
         points, labels, ambiguity (`Tensor`, *optional*): see [`ReferPoints`].
         refer_boxes (`Tensor`, *optional*): the boxes that come with them.
-        has_prompt_in_cache (`bool`): whether they are of a later turn.
+        has_prompt_in_cache (`bool`): whether they belong to a later turn.
 
     Returns:
-        `ReferPoints`, *optional*.
+        `ReferPoints`, *optional*: `None` without points.
 
     Raises:
         ValueError: labels or a choice without points, points without rows in `refer_boxes`, or points of a later turn.
@@ -71,14 +70,14 @@ SPECK = 0.1
 
 
 def without_specks(logits: Tensor, share: float = SPECK) -> Tensor:
-    """Take small pieces out of masks.
+    """Remove small pieces from masks.
 
     Args:
         logits (`Tensor` of shape `(N, h, w)`): above 0 where the region is; not changed.
-        share (`float`): pieces with fewer pixels than this share of the mask's largest piece go.
+        share (`float`): pieces with fewer pixels than this share of the mask's largest piece are removed.
 
     Returns:
-        `Tensor` of shape `(N, h, w)`: below 0 where pieces were taken out.
+        `Tensor` of shape `(N, h, w)`: below 0 where pieces were removed.
 
     Example:
     >>> logits = torch.tensor([[[2.0, 2.0, -1.0, 2.0], [2.0, 2.0, -1.0, -1.0]]])
@@ -182,7 +181,7 @@ def proposal_of_points(boxes: Tensor, points: Tensor, labels: Tensor, ambiguity:
 
     missed = distances(positive).sum(dim=1)
     held = (distances(negative) == 0).sum(dim=1) if len(negative) else torch.zeros_like(missed, dtype=torch.long)
-    # Those that hold all points on the region and none of the others, if there are any; else as near to it as can be.
+    # Those that hold all points on the region and none of the others, if there are any; else those that come nearest.
     best = missed == missed.min()
     best &= held == held[best].min()
     candidates = boxes[best]

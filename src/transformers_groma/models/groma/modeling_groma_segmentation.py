@@ -1,4 +1,4 @@
-"""Masks of regions, and regions of clicks, from image features that are there already."""
+"""Decodes masks of regions and resolves clicks to regions, from image features computed before."""
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class GromaSegmentationMixin:
     """Decodes masks, only of what is asked for, from features of images that were looked at before."""
 
     def mask_feature_maps(self, hidden_states: tuple[Tensor, ...]) -> list[Tensor]:
-        """The maps that the mask decoder's neck reads, of the vision encoder's hidden states.
+        """The maps that the mask decoder's neck reads, from the vision encoder's hidden states.
 
         Args:
             hidden_states (`tuple[Tensor]`, each of shape `(B, tokens, vision_hidden_size)`): of all layers.
@@ -82,9 +82,9 @@ class GromaSegmentationMixin:
             points (`Tensor` of shape `(B, K, P, 2)`, *optional*): normalized `(x, y)`.
             point_labels (`Tensor` of shape `(B, K, P)`, int64, *optional*): 1 for points on the region, 0 for points
                 that are not, -1 for padding, which comes last. All points are on it by default.
-            masks (`Tensor` of shape `(B, K, h, w)`, *optional*): logits of masks of before, to be corrected.
+            masks (`Tensor` of shape `(B, K, h, w)`, *optional*): logits of earlier masks, to be corrected.
             multimask (`bool`): several masks for each region, for a click that may mean a part, an object or a group.
-            embedding (`MaskEmbedding`, *optional*): of [`mask_embedding`], if it is there already.
+            embedding (`MaskEmbedding`, *optional*): from [`mask_embedding`], if it was computed before.
 
         Returns:
             `GromaMasks`: `logits` `(B, K, M, h, w)` in the square that the model sees, where
@@ -175,14 +175,14 @@ class GromaSegmentationMixin:
 
         Args:
             features (`GromaImageFeatures`): of `get_image_features` or `encode_regions`, B images.
-            refer_boxes (`Tensor` of shape `(B, K, 4)`): normalized `cxcywh`, rows of zeros pad. A region with points
-                has any box.
+            refer_boxes (`Tensor` of shape `(B, K, 4)`): normalized `cxcywh`, rows of zeros are padding. A region with
+                points needs a box here, which is not read.
             refer_points (`Tensor` of shape `(B, K, P, 2)`, *optional*): normalized `(x, y)`.
             refer_point_labels (`Tensor` of shape `(B, K, P)`, int64, *optional*): 1 for points on the region, 0 for
                 points that are not, -1 for padding; only -1 for a region that is given by its box.
             refer_ambiguity (`Tensor` of shape `(B, K)`, int64, *optional*): 0, 1 or 2 for the smallest, the middle or
                 the largest of the masks (a part, an object, a group), -1 for the best.
-            embedding (`MaskEmbedding`, *optional*): of [`mask_embedding`], if it is there already.
+            embedding (`MaskEmbedding`, *optional*): from [`mask_embedding`], if it was computed before.
 
         Returns:
             `ResolvedRegions`: boxes `(B, K, 4)`, and masks of the regions with points.
@@ -301,7 +301,7 @@ class GromaSegmentationMixin:
         known = (slots < limit) & mask.gather(1, slots.clamp(0, limit - 1))
         if (used & ~known).any():
             raise ValueError(
-                f"`slots` name region {int(slots[used & ~known][0])}, which the image has not: it has "
+                f"`slots` name region {int(slots[used & ~known][0])}, which the image does not have: it has "
                 f"{mask.sum(dim=1).tolist()} regions, counted from 0."
             )
         index = slots.clamp(min=0)
@@ -332,7 +332,7 @@ class GromaSegmentationMixin:
         return tokens.gather(1, order.argsort(dim=1)[..., None].expand(-1, -1, tokens.shape[-1]))
 
     def _mask_prompts(self, masks: Tensor, shape: torch.Size) -> Tensor:
-        """Masks of before in the size that the decoder reads."""
+        """Earlier masks in the size that the decoder reads."""
         if masks.ndim != 4 or masks.shape[:2] != shape or not masks.is_floating_point():
             raise ValueError(
                 f"`masks` must be logits of shape ({shape[0]}, {shape[1]}, h, w), one for each region, got "
@@ -421,7 +421,7 @@ def _checked_points(
 
 
 def _in_rows(predictions: MaskPredictions, used: Tensor) -> GromaMasks:
-    """Masks `(N, M, h, w)` in the rows that they are of: `(B, K, M, h, w)`."""
+    """Put masks `(N, M, h, w)` into the rows of their regions: `(B, K, M, h, w)`."""
     logits, quality = predictions
     used = used.to(logits.device)
     # Padding has no mask: logits far below 0.

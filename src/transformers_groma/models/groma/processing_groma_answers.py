@@ -128,7 +128,7 @@ class GromaAnswers:
             `list[Regions]`: those of each image, best first; their numbers are those of the slots.
 
         Raises:
-            ValueError: if `target_sizes` has not one entry for each image.
+            ValueError: if `target_sizes` does not have one entry for each image.
 
         Example:
         ```python
@@ -153,7 +153,7 @@ class GromaAnswers:
             was given; rows of padding are left out.
 
         Raises:
-            ValueError: if `target_sizes` has not one entry for each image.
+            ValueError: if `target_sizes` does not have one entry for each image.
 
         Example:
         ```python
