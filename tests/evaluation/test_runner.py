@@ -5,6 +5,7 @@ import os
 
 import pytest
 from accelerate import PartialState
+from datasets import Dataset, Image
 
 from transformers_groma._jsonl import JsonlLog
 from transformers_groma._locks import one_writer
@@ -15,6 +16,7 @@ from transformers_groma.evaluation.benchmarks import rec
 from transformers_groma.evaluation.loading import load_benchmark
 from transformers_groma.evaluation.reports.report import read_results
 from transformers_groma.evaluation.runner import evaluate
+from transformers_groma.shapes.rows import shapes_dataset
 
 from ..training.rows import training_model, training_processor
 from .samples import BOX, caption_row, dataset, files_in, rec_dataset, rec_row
@@ -90,6 +92,30 @@ def test_masks_need_a_model_that_decodes_them(model, tmp_path, name):
     """Refused before anything is looked at: these rows fit no benchmark of masks."""
     with pytest.raises(ValueError, match=f"^{name} compares masks, and the model has no mask decoder.*train masks"):
         evaluate(load_benchmark(name), *model, rec_dataset(1), tmp_path, progress=False)
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "column"),
+    [
+        ("referring-segmentation", "rec", "target_masks"),
+        ("grounded-conversation", "grounded-caption", "masks"),
+        ("interactive-segmentation", "detection", "masks"),
+        ("detection", "detection", "masks"),
+    ],
+)
+def test_masks_of_another_image_are_found_before_anything_is_asked(tmp_path, name, task, column):
+    evaluation = {"evaluation": True} if task == "rec" else {}
+    rows = shapes_dataset(task, 2, 0, split="test", image_size=112, **evaluation)
+    given = rows.cast_column("image", Image(decode=False)).to_list()
+    given[1][column][0]["size"] = [56, 224]
+    wrong = Dataset.from_list(given, features=rows.features)
+    with pytest.raises(
+        ValueError, match=rf"Row 1 .*`{column}\[0\]`: mask has another size than its image: mask 224x56"
+    ):
+        evaluate(
+            load_benchmark(name), training_model(masks=True), training_processor(), wrong, tmp_path, progress=False
+        )
     assert files_in(tmp_path) == []
 
 

@@ -340,6 +340,11 @@ def test_wrong_masks_are_named():
     wrong = mask_to_rle(np.ones((40, 20), dtype=bool))
     with pytest.raises(ValueError, match=r"`masks\[1\]` is a mask of 20x40 pixels, and the upright image has 40x20"):
         augment(image, boxes, 56, "none", Draws(), masks=[None, wrong])
+    for junk in (5, {"counts": "1"}, {"size": None, "counts": "1"}, {"size": 3, "counts": "1"}, [[1, 1, 2, 2, 3, 3]]):
+        with pytest.raises(
+            ValueError, match=r"`masks\[1\]` must be COCO RLE, a dict with 'size' and 'counts', or None"
+        ):
+            augment(image, boxes, 56, "none", Draws(), masks=[None, junk])
 
 
 @pytest.mark.parametrize("seed", range(8))

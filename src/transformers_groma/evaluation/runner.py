@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .._locks import one_writer
-from ..data.columns import FEATURES, check_columns
+from ..data.columns import BOXES_OF_MASKS, FEATURES, check_columns, check_dataset
 from ..models.groma.modeling_groma import GromaForConditionalGeneration
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 from ..models.groma.processing_groma import GromaProcessor
@@ -90,8 +90,9 @@ def evaluate(
         `Results`: what `results.json` holds.
 
     Raises:
-        ValueError: wrong columns or rows, a model without a mask decoder where masks are compared, a judge that the
-            benchmark has no use for, the folder holds a run of other settings, or see [`answer_dataset`].
+        ValueError: wrong columns or rows, such as masks that do not fit their image or box, a model without a mask
+            decoder where masks are compared, a judge that the benchmark has no use for, the folder holds a run of
+            other settings, or see [`answer_dataset`].
         OutputError: the folder cannot be written, or another run is writing it.
 
     Example:
@@ -304,7 +305,11 @@ def _with_columns(dataset: Dataset, benchmark: Benchmark) -> Dataset:
             errors.append(str(error))
         else:
             more = [name for name in benchmark.more_columns if name in dataset.features]
-            return dataset.select_columns([*FEATURES[schema], *more]).cast_column("image", Image())
+            dataset = dataset.select_columns([*FEATURES[schema], *more]).cast_column("image", Image())
+            # Masks of another image are found now, and not after hours of answers.
+            if BOXES_OF_MASKS.keys() & set(more):
+                check_dataset(dataset, schema)
+            return dataset
     remedy = " `groma data` and the scripts of processing/ make evaluation rows with `--evaluation`."
     raise ValueError(
         f"The rows do not fit `groma evaluate {benchmark.name}`. {' '.join(errors)}"

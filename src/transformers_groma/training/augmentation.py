@@ -6,6 +6,7 @@ workers nor an interruption changes what a row looks like.
 """
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -173,9 +174,17 @@ def _checked_masks(
             f"{num_boxes} boxes."
         )
     for index, rle in enumerate(masks):
-        if rle is not None and list(rle["size"]) != [image.height, image.width]:
+        if rle is None:
+            continue
+        size = rle.get("size") if isinstance(rle, Mapping) else None
+        if not isinstance(size, (list, tuple, np.ndarray)) or len(size) != 2:
             raise ValueError(
-                f"`masks[{index}]` is a mask of {rle['size'][1]}x{rle['size'][0]} pixels, and the upright image has "
+                f"`masks[{index}]` must be COCO RLE, a dict with 'size' and 'counts', or None; got "
+                f"{reprlib.repr(rle)}."
+            )
+        if list(size) != [image.height, image.width]:
+            raise ValueError(
+                f"`masks[{index}]` is a mask of {size[1]}x{size[0]} pixels, and the upright image has "
                 f"{image.width}x{image.height} (width x height)."
             )
     return masks
