@@ -118,7 +118,7 @@ def run_script(
         record_name (`Callable`): names a record in the report.
         rows_version (`int`): of the script. Raise it where the same records become other rows, so that files of the
             version before are not taken for finished.
-        masks (`bool`): whether rows have masks, so that files of before the script wrote them are not taken for
+        masks (`bool`): whether rows have masks; files that the script wrote before it had masks do not count as
             finished either.
 
     With `--preview N`, the first rows of the files are drawn on a contact sheet, also where the files were there

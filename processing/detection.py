@@ -33,7 +33,7 @@ def detection_rows(
         source (`str`): `"coco"` or `"sa1b"`, which objectness head learns from the row.
         boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the image.
         keep_empty (`bool`): make a row also of an image without boxes.
-        masks (`bool`): make columns of the segmentations; null for a box without one that can be used.
+        masks (`bool`): whether to write the columns of masks; null for a box without a usable one.
 
     Yields:
         `LeftOut`: why an annotation has no box in the row, or a box no mask.

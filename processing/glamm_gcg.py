@@ -51,7 +51,7 @@ class GroundedCaption:
     Args:
         image_id (`str`), file_name (`str`): of its image.
         caption (`str`): the text, unchecked.
-        phrases (`tuple`): of each its words, where it is in the caption, if that is known (`[start, end]`), and its
+        phrases (`tuple`): for each its words, its place in the caption (`[start, end]`) if it is known, and its
             segmentations, unchecked.
         in_order (`bool`): whether phrases are in the order of the caption.
         fault (`LeftOut`, *optional*): why it cannot be used.
@@ -139,9 +139,11 @@ def _captions_of_benchmark(captions: Path, masks: Path) -> list[GroundedCaption]
         labels = [_as_tuple(annotation.get("labels")) for annotation in entry.annotations]
         fault = entry.fault
         if fault is None and len(labels) != 1:
-            fault = LeftOut("image has not one caption: whose are its masks?", f"{len(labels)} captions")
+            fault = LeftOut("image has no caption or several, so its masks have no owner", f"{len(labels)} captions")
         elif fault is None and len(labels[0]) != len(found):
-            fault = LeftOut("caption has not one mask for each label", f"{len(labels[0])} labels, {len(found)} masks")
+            fault = LeftOut(
+                "caption does not have one mask for each label", f"{len(labels[0])} labels, {len(found)} masks"
+            )
         if fault is not None:
             records.append(GroundedCaption(image_id, name, fault=fault))
             continue

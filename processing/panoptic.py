@@ -50,7 +50,7 @@ from transformers_groma.masks import mask_to_rle, rle_to_box
 
 TASKS = ("detection", "grounding")
 KINDS = ("all", "things", "stuff")
-# What COCO appends to the names of merged categories; of a kind and its material ("wall-brick") people say the
+# What COCO appends to the names of merged categories. Of a kind and its material ("wall-brick") people say the
 # material first.
 _APPENDED = ("merged", "other", "stuff")
 

@@ -109,7 +109,7 @@ def test_the_table_of_limits():
 def test_the_table_of_fields():
     from transformers_groma.serving.chat_request import HARMLESS, UNSUPPORTED, ChatRequest
     from transformers_groma.serving.region_request import RegionForm
-    from transformers_groma.serving.request_json import MAX_VERTICES
+    from transformers_groma.serving.request_json import MAX_REQUEST_VERTICES
     from transformers_groma.serving.segment_request import SegmentRequest
     from transformers_groma.serving.settings import ServerSettings
 
@@ -121,7 +121,7 @@ def test_the_table_of_fields():
     assert set(SegmentRequest.model_fields) <= set(named)
     settings = ServerSettings("x")
     limits = (settings.max_messages, settings.max_parts, settings.max_regions, f"{settings.max_characters:_}")
-    points = (MAX_POINTS, MAX_VERTICES, f"{settings.max_mask_characters:_}")
+    points = (MAX_POINTS, MAX_REQUEST_VERTICES, f"{settings.max_mask_characters:_}")
     for row in (limits, points):
         assert ", ".join(map(str, row)).replace("_", " ") in DOCUMENT.read_text(encoding="utf-8")
     assert set(RegionForm.model_fields) <= set(re.findall(r'"(\w+)":', DOCUMENT.read_text(encoding="utf-8")))

@@ -50,7 +50,7 @@ class Prompt:
         asked (`Mapping[str, Tensor]`): `input_ids` and, with boxes, `refer_boxes`, to read the answers with.
         regions (`Mapping[str, Tensor]`): `region_boxes`, `region_scores` and `region_mask` of its images.
         sizes (`Sequence[ImageSize]`): of its images.
-        features (`ModelOutput`): what the model has seen of the images, to decode masks from.
+        features (`ModelOutput`): what the model has seen of the images; masks are decoded from it.
         user_masks (`Sequence`): for each image the masks of the regions that the user points at, bool `(H, W)`, `None`
             where they are unknown.
     """
@@ -172,7 +172,7 @@ def answer_questions(
 def look_in_batches(
     pipe: Pipeline, questions: Sequence[ImageQuestion], batch_size: int
 ) -> Iterator[tuple[Sequence[ImageQuestion], list[PerceivedImage]]]:
-    """Questions in batches, with what the model sees of their images: each image is looked at once in a row of them.
+    """Go through questions in batches and look at their images; an image of several in a row is looked at once.
 
     Args:
         pipe (`Pipeline`): has the model and its processor.

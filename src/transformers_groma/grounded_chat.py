@@ -118,7 +118,7 @@ class GroundedChat:
             boxes (array-like of shape `(n, 4)`, `Regions`, or a list of regions, *optional*): regions that this
                 question points at, `xyxy` in absolute pixels of the upright image. Those of earlier questions are not
                 repeated.
-            regions (*optional*): the same by the name that fits clicks, scribbles and masks, in all forms that
+            regions (*optional*): the same under a name that also fits clicks, scribbles and masks, in all forms that
                 [`read_region`] takes. Not both.
             grounded (`bool`): whether the phrases of the answer should be tied to regions, as `[grounding]` asks.
             stream (`bool`): whether to return an iterator over the answer so far; the last one is the whole answer.

@@ -118,7 +118,7 @@ class ImageGroundingPipeline(GroundingVerbs):
                 processor's default: describe the regions or, without any, the image.
             boxes (array-like of shape `(n, 4)`, or a list of these or `None`, one for each image, *optional*): regions
                 that the question points at; one set serves all images. `xyxy` in absolute pixels of the upright image.
-            regions (*optional*): the same by the name that fits clicks, scribbles and masks, in all forms that
+            regions (*optional*): the same under a name that also fits clicks, scribbles and masks, in all forms that
                 [`read_region`] takes. Not both.
             batch_size (`int`, *optional*): how many images of many go through the model together; 1 by default.
             masks (`bool`, *optional*): whether the regions that phrases name, and those of the question, should have

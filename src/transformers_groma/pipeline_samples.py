@@ -1,4 +1,4 @@
-"""Samples of the image-grounding pipeline: images, dicts, lists, generators and datasets, each with its question."""
+"""What callers pass to the image-grounding pipeline (images, dicts, lists, generators, datasets) as samples."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -50,7 +50,7 @@ def samples_of_list(inputs: Sequence[Any], question: Any, regions: Any, name: st
         name (`str`): the argument that `regions` came by, for errors.
 
     Raises:
-        ValueError: images and dicts mixed, or other numbers of questions or sets than of images.
+        ValueError: images and dicts mixed, or not as many questions or sets as images.
     """
     dicts = [isinstance(entry, Mapping) for entry in inputs]
     if any(dicts):

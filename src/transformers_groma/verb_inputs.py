@@ -356,10 +356,10 @@ def images_with_regions(image: Any, target: Any, form: RegionFormat, name: str) 
 
 
 def one_of(boxes: Any, regions: Any) -> tuple[Any, str]:
-    """The regions of a question, given as `boxes` or as `regions`, and by which name.
+    """The regions of a question, given as `boxes` or as `regions`, and the name of the argument.
 
     Raises:
-        ValueError: both.
+        ValueError: both were given.
     """
     if boxes is not None and regions is not None:
         raise ValueError("`boxes` and `regions` were both given. Pass all regions in `regions`: it takes boxes, too.")

@@ -280,10 +280,10 @@ class GroundingVerbs(VerbSteps):
         Args:
             image (PIL image, array, tensor, path or URL, or a list of these): the image.
             question (`str` or `list[str]`): plain text. With a `<region>` mark for each region the marks say where
-                they are meant; without any mark they are named at its end. A list for one image asks each.
+                they belong; without any mark they are named at its end. A list for one image asks each.
             boxes (array-like of shape `(n, 4)`, `Regions`, a list of regions, or a list of all these, one for each,
                 *optional*): regions that the question points at, `xyxy` in absolute pixels of the upright image.
-            regions (*optional*): the same by the name that fits clicks, scribbles and masks, in all forms that
+            regions (*optional*): the same under a name that also fits clicks, scribbles and masks, in all forms that
                 [`read_region`] takes. Not both.
             grounded (`bool`): whether the phrases of the answer should be tied to regions, as `[grounding]` asks.
             stream (`bool`): as in `caption`.

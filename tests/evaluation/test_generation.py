@@ -120,7 +120,7 @@ def test_answers_with_masks_say_the_same(processor):
 def test_masks_need_a_decoder_and_images(model, processor, mixed):
     with pytest.raises(ValueError, match="mask decoder"):
         list(answer_rows(model, processor, mixed.select([0]), max_new_tokens=8, masks=True, progress=False))
-    with pytest.raises(ValueError, match="a question is without an image"):
+    with pytest.raises(ValueError, match="needs an image for each question"):
         list(answer_rows(training_model(masks=True), processor, mixed, masks=True, progress=False))
 
 

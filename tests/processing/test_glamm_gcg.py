@@ -116,10 +116,10 @@ def test_truth_of_the_benchmark_must_agree(tmp_path, capsys):
     assert run(tmp_path, captions) == 2
     assert "pass `--annotations CAPTIONS.json MASKS.json`" in capsys.readouterr().err
     assert run(tmp_path, captions, masks | {"annotations": masks["annotations"][:1]}) == 1
-    assert "caption has not one mask for each label" in capsys.readouterr().err
+    assert "caption does not have one mask for each label" in capsys.readouterr().err
     captions["annotations"].append({"id": 2, "image_id": "a"})
     assert run(tmp_path, captions, masks) == 1
-    assert "image has not one caption: whose are its masks?" in capsys.readouterr().err
+    assert "image has no caption or several, so its masks have no owner" in capsys.readouterr().err
 
 
 def test_masks_turn_with_the_image(tmp_path):

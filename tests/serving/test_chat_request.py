@@ -7,7 +7,7 @@ import pytest
 from transformers_groma.point_inputs import MAX_POINTS
 from transformers_groma.serving.api_errors import ApiError
 from transformers_groma.serving.chat_request import HARMLESS, UNSUPPORTED, read_chat_request
-from transformers_groma.serving.request_json import MAX_VERTICES
+from transformers_groma.serving.request_json import MAX_REQUEST_VERTICES
 from transformers_groma.serving.settings import ServerSettings
 
 SETTINGS = ServerSettings(
@@ -236,7 +236,7 @@ def test_regions_in_a_wrong_form(region, message):
     assert refusal(body(user(IMAGE, {"type": "region", **region}, TEXT))).message.startswith(message)
 
 
-@pytest.mark.parametrize(("name", "most"), [("points", MAX_POINTS), ("scribble", MAX_VERTICES)])
+@pytest.mark.parametrize(("name", "most"), [("points", MAX_POINTS), ("scribble", MAX_REQUEST_VERTICES)])
 def test_as_many_points_as_are_read_and_one_more(name, most):
     def content(count):
         return json.dumps(body(user(IMAGE, {"type": "region", name: [[1, 2]] * count}, TEXT))).encode()

@@ -13,7 +13,7 @@ from .outline_path import outline_path
 
 # Nobody listens to a description of fifty places.
 MAX_DESCRIBED_PLACES = 6
-# Of outlines, in squares: images are shown about as wide.
+# The resolution of outlines: images are shown about as wide, in CSS pixels.
 OUTLINE_SIDE = 1000
 
 

@@ -33,8 +33,8 @@ def question_regions(question: Question, answer: GroundedText | None) -> Regions
         answer (`GroundedText`, *optional*): the answer so far.
 
     Returns:
-        `Regions`: `xyxy` in absolute pixels of the upright image, one for each mention. For points and scribbles that
-        are the boxes that the model took for them, and before the answer begins the boxes around them.
+        `Regions`: `xyxy` in absolute pixels of the upright image, one for each mention. For points and scribbles
+        these are the boxes that the model found, and before the answer begins the boxes around them.
 
     Raises:
         ValueError: a part that is not understood, or a region part without a place.

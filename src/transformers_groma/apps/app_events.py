@@ -38,7 +38,7 @@ class Screen:
         asked (`tuple[Exchange, ...]`): questions whose answers have begun: their regions need not stay. Said until the
             end: of screens that come at once, a browser may miss all but the last.
         has_begun (`bool`): whether this is the first part of an answer: what was typed need not stay.
-        previews (`list[dict]`): what the model takes for regions that were drawn, see [`AppEvents.preview`].
+        previews (`list[dict]`): the regions that the model finds for what was drawn, see [`AppEvents.preview`].
     """
 
     session: Session
@@ -97,7 +97,7 @@ class AppEvents:
         return Screen(session)
 
     async def preview(self, session: Session, wanted: Any) -> Screen:
-        """Show what the model takes for points and scribbles, before anything is asked: their masks, or boxes.
+        """Show the regions that points and scribbles stand for, before anything is asked: their masks, or boxes.
 
         Args:
             session (`Session`): of the user.

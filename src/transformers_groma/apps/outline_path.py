@@ -10,8 +10,8 @@ def outline_path(mask: np.ndarray, longest_side: int | None = None) -> str:
 
     Args:
         mask (`np.ndarray` of shape `(H, W)`, bool): any number of parts, with or without holes.
-        longest_side (`int`, *optional*): no side has more steps. The path of a photo's mask would be as long as a
-            book: of a larger mask, squares of pixels are taken as one, inside if half of their pixels are.
+        longest_side (`int`, *optional*): the resolution: the path of a photo's mask would be as long as a book.
+            Squares of pixels of a larger mask count as one, which is inside if half of its pixels are.
 
     Returns:
         `str`: the `d` attribute of an SVG path in pixels, closed loops of horizontal and vertical lines. With the
@@ -28,7 +28,7 @@ def outline_path(mask: np.ndarray, longest_side: int | None = None) -> str:
 
 
 def _squares(mask: np.ndarray, step: int) -> np.ndarray:
-    """A mask of squares of pixels: those of which at least half is in the mask; all that it touches if none is."""
+    """Which squares of pixels are at least half in the mask; if there are none, all that it touches."""
     height, width = (-(-side // step) for side in mask.shape)
     padded = np.zeros((step * height, step * width), bool)
     padded[: mask.shape[0], : mask.shape[1]] = mask

@@ -14,7 +14,7 @@ from typing import Any
 from .._output_errors import OutputError
 
 DTYPES = ("float32", "bfloat16", "float16")
-# How long an answer may be where nothing says so.
+# The longest answer by default, in tokens.
 MAX_NEW_TOKENS = 256
 _LARGEST_SEED = 2**64 - 1
 # Options that are followed by points, as many as come.
@@ -279,10 +279,10 @@ def errors_of(argument: str) -> Iterator[None]:
 
 
 def joined_points(words: Sequence[str]) -> list[str]:
-    """Make one word of an option and the points behind it.
+    """Join an option and the points after it into one word.
 
-    argparse would end a list of points only at the next option, and take what comes behind it, such as an image, for
-    one of them. A point on the left of the image, "-3,5", would be an option.
+    argparse ends a list of points only at the next option, so an image after it would become one of them. And a point
+    left of the image, "-3,5", would become an option.
 
     Args:
         words (`Sequence[str]`): of the command line.

@@ -242,7 +242,7 @@ def check_regions(regions: Sequence[Any], image: "Image.Image") -> None:
 
 
 def check_region(region: Any, image: "Image.Image", name: str, argument: str) -> None:
-    """Check a region of an image; an error calls it `name`, and starts with the argument that it came by."""
+    """Check a region of an image; an error calls it `name`, and starts with the `argument` that it was given by."""
     from ..image_inputs import ImageSize
     from ..region_inputs import read_region
 

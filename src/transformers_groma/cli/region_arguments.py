@@ -62,7 +62,7 @@ def option_of(region: Any) -> str:
 
 
 def with_negative_points(regions: list[Any], points: list[list[float]], before: str) -> list[Any]:
-    """Regions whose last one, which is given by points, has points that are not on it; the list is not changed.
+    """Add points that are not on it to the last region, which must be given by points; the list is not changed.
 
     Args:
         regions (`list`): as [`add_region_arguments`] reads them.
@@ -74,7 +74,7 @@ def with_negative_points(regions: list[Any], points: list[list[float]], before: 
     """
     last = regions[-1] if regions else None
     if not isinstance(last, dict) or "points" not in last:
-        raise argparse.ArgumentTypeError(f"it belongs to the region of a {before}: write it behind that one")
+        raise argparse.ArgumentTypeError(f"it belongs to the region of a {before}: write it after that one")
     points, labels = [*last["points"], *points], [*last["labels"], *[0] * len(points)]
     return [*regions[:-1], {**last, "points": points, "labels": labels}]
 
@@ -105,7 +105,7 @@ def points_xy(text: str) -> list[list[float]]:
         if len(point) != 2:
             raise argparse.ArgumentTypeError(f"{word!r} is not a point: {_POINT_REMEDY}")
         if not all(map(math.isfinite, point)):
-            raise argparse.ArgumentTypeError(f"{word!r} are not finite numbers: {_POINT_REMEDY}")
+            raise argparse.ArgumentTypeError(f"{word!r} is not a point of finite numbers: {_POINT_REMEDY}")
         points.append(point)
     values = [value for point in points for value in point]
     if all(0 <= value <= 1 for value in values) and not all(value in (0, 1) for value in values):
@@ -140,7 +140,7 @@ def mask_region(text: str) -> dict[str, Any]:
 
 
 class _RegionAction(argparse.Action):
-    """Works on the regions so far."""
+    """Changes the list of regions that the options before have made."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         setattr(namespace, self.dest, self.changed(getattr(namespace, self.dest), values))
@@ -167,7 +167,7 @@ class _SetAmbiguity(_RegionAction):
     def changed(self, regions: list[Any], value: str) -> list[Any]:
         last = regions[-1] if regions else None
         if not isinstance(last, dict) or "mask" in last:
-            raise argparse.ArgumentError(self, "it belongs to a --point or a --scribble: write it behind that one")
+            raise argparse.ArgumentError(self, "it belongs to a --point or a --scribble: write it after that one")
         return [*regions[:-1], {**last, "ambiguity": value}]
 
 

@@ -278,7 +278,7 @@ def _check_masks(
     boxes: Sequence[Sequence[float]],
     size: tuple[int, int] | None,
 ) -> None:
-    """Check the masks of boxes that are right."""
+    """Check masks; their boxes were checked before."""
     if len(masks) != len(boxes):
         raise RowError(
             f"`{name}` has {counted(len(masks), 'mask')}, but `{of_boxes}` has {counted(len(boxes), 'box', 'boxes')}: "

@@ -9,21 +9,21 @@ from ..masks import resize_mask, rle_to_mask
 from ..regions import Regions
 
 
-def drawn_regions(
+def regions_to_draw(
     boxes: Sequence[Sequence[float]], masks: Sequence[Mapping[str, Any] | None], width: int, height: int
 ) -> Regions | Sequence[Sequence[float]]:
-    """What `draw_boxes` draws: masks where there are any, else boxes.
+    """Boxes and masks of a row in the form that `draw_boxes` takes: `Regions` with masks, or boxes if there are none.
 
     Args:
         boxes (`Sequence` of 4 numbers): `xyxy` in pixels of the image that is drawn on.
-        masks (`Sequence`): one a box, COCO RLE of the image in any size, or `None`.
+        masks (`Sequence`): one a box, COCO RLE of the image at any size, or `None`.
         width, height (`int`): size of the image that is drawn on.
 
     Returns:
         `Regions`, or the boxes if none has a mask. A box without a mask among others is filled.
 
     Example:
-    >>> regions = drawn_regions([[1, 1, 3, 2]], [{"size": [2, 3], "counts": "231"}], width=6, height=4)
+    >>> regions = regions_to_draw([[1, 1, 3, 2]], [{"size": [2, 3], "counts": "231"}], width=6, height=4)
     >>> regions.masks.shape, int(regions.masks.sum())
     ((1, 4, 6), 12)
     """
@@ -39,4 +39,4 @@ def drawn_regions(
     return Regions(boxes, masks=arrays)
 
 
-__all__ = ["drawn_regions"]
+__all__ = ["regions_to_draw"]

@@ -27,7 +27,7 @@ from PIL import Image as PilImage
 
 from ..visualization import draw_boxes
 from .columns import PHRASE, check_row, features_of, image_part
-from .drawn_masks import drawn_regions
+from .drawn_masks import regions_to_draw
 from .folder_conversations import Message, Part, own_conversations
 from .folder_masks import all_files_beside, has_masks
 from .folder_metadata import EXAMPLE, FolderImage, read_metadata
@@ -155,7 +155,7 @@ def draw_image_folder(
             shown = [(index, one) for index, one in enumerate(read.objects) if one.box]
             labels = [f"{index} {one.text or ''}".strip() for index, one in shown]
             boxes, masks = [one.box for _, one in shown], [one.mask for _, one in shown]
-            regions = drawn_regions(boxes, masks, *upright_size(read.content))
+            regions = regions_to_draw(boxes, masks, *upright_size(read.content))
             yield record.file_name, draw_boxes(PilImage.open(io.BytesIO(read.content)), regions, labels)
 
     return islice(drawn(), count)

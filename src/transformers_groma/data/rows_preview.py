@@ -14,7 +14,7 @@ from ..image_inputs import to_rgb
 from ..images import open_image_header
 from ..visualization import PALETTE, draw_boxes
 from .contact_sheet import TILE, captioned_tile, contact_sheet
-from .drawn_masks import drawn_regions
+from .drawn_masks import regions_to_draw
 
 MIN_HEIGHT = 60  # of the blank image of a row without one, in pixels
 TARGET_COLOR = PALETTE[2]
@@ -83,7 +83,7 @@ def _tile(row: Mapping[str, Any]) -> PilImage.Image:
     scaled = [[value * scale for value in box] for box in (*boxes, *targets)]
     if scaled:
         masks = [*_masks(row, "masks", len(boxes)), *_masks(row, "target_masks", len(targets))]
-        image = draw_boxes(image, drawn_regions(scaled, masks, *size), labels, colors)
+        image = draw_boxes(image, regions_to_draw(scaled, masks, *size), labels, colors)
     counts = [counted(len(boxes), "box", "boxes")] if boxes or not targets else []
     counts += [counted(len(targets), "target")] if targets else []
     texts = [f"{row['image_id']}  ({', '.join([row['source'], *counts])})", *note]

@@ -33,8 +33,8 @@ class Metric:
         name (`str`): its key in `results.json`.
         meaning (`str`): what it is, for the report.
         is_share (`bool`): whether reports print it times 100, as papers do.
-        is_optional (`bool`): whether reports leave it out where it was not computed, as metrics of masks of a model
-            that has none.
+        is_optional (`bool`): whether reports leave it out where it was not computed, such as metrics of masks for a
+            model that decodes none.
     """
 
     name: str

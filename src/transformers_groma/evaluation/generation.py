@@ -146,7 +146,7 @@ def _features(
 ) -> GromaImageFeatures:
     """What the model sees of the distinct images of a batch, in the order of their first rows."""
     if len(questions.sizes) != len(inputs["input_ids"]):
-        raise ValueError("`masks` are those of regions of images, but a question is without an image.")
+        raise ValueError("`masks=True` needs an image for each question, but one has none. Ask it without masks.")
     pixel_values = inputs["pixel_values"]
     if questions.images is not None:
         pixel_values = pixel_values[sorted(set(questions.images))]
@@ -159,7 +159,7 @@ def _with_masks(
     answers: Sequence[GroundedText],
     questions: PreparedQuestions,
 ) -> list[GroundedText]:
-    """The answers with masks. Those about one image get them together: what they share is computed once."""
+    """The answers with masks. Answers to one image get them together: what they share is computed once."""
     sizes = [ImageSize(*size) for size in questions.sizes]
     if questions.images is None:
         return add_masks(model, features, answers, sizes)

@@ -88,7 +88,9 @@ class Prediction:
             ValueError: the model decoded no masks.
         """
         if None in (masks := self._masks()):
-            raise ValueError(f"Prediction {self.index} has no masks: it is of a model or a benchmark without them.")
+            raise ValueError(
+                f"Prediction {self.index} has no masks: it comes from a model or a benchmark without them."
+            )
         return masks
 
     def _scores_by_box(self) -> dict[tuple[float, ...], float]:

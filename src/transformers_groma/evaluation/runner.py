@@ -171,7 +171,7 @@ def evaluate(
 
 
 def check_decodes_masks(config: PreTrainedConfig, benchmark: Benchmark) -> None:
-    """Refuse a model that decodes no masks, for a benchmark that compares masks.
+    """Refuse a model without a mask decoder for a benchmark that compares masks.
 
     Args:
         config (`PreTrainedConfig`): of the model; its weights need not be loaded.

@@ -34,12 +34,12 @@ class TextEncoder:
         self._tokenizer = AutoTokenizer.from_pretrained(name)
         self._model = AutoModel.from_pretrained(name, dtype=torch.float32).to(device).eval()
         if self._tokenizer.pad_token is None:
-            raise ValueError(f"{self.name} has no padding token, as models that write text have none. {REMEDY}")
+            raise ValueError(f"{self.name} has no padding token, as is usual for models that write text. {REMEDY}")
         self._embeddings: dict[str, np.ndarray] = {}
         try:
             self._encode(["a phrase"])
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-            # Found now, and not after hours of answers.
+            # Tried now, and not after hours of answers.
             raise ValueError(
                 f"{self.name} does not encode text by itself ({type(error).__name__}). {REMEDY}"
             ) from error
@@ -65,7 +65,7 @@ class TextEncoder:
 
     @torch.no_grad()
     def _encode(self, phrases: Sequence[str]) -> None:
-        """Keep the embeddings of phrases, of length 1, that are not kept yet."""
+        """Encode the phrases that are not known yet, and keep their embeddings, of length 1."""
         # Of one length together: less padding.
         new = sorted(set(phrases) - set(self._embeddings), key=lambda phrase: (len(phrase), phrase))
         for start in range(0, len(new), BATCH_SIZE):

@@ -38,7 +38,7 @@ class EngineAnswer:
 
 @dataclass(frozen=True, eq=False)
 class EngineRegion:
-    """What the model takes for a region that a user points at.
+    """A region that a user points at, as the model understands it.
 
     Args:
         box (`tuple` of 4 `float`): `xyxy` in absolute pixels of the upright image.
@@ -53,7 +53,7 @@ class EngineRegion:
 
 
 def engine_region(box: Sequence[float], mask: RLE | None, score: float | None) -> EngineRegion:
-    """A region whose box is the one around its mask, if it has one with pixels.
+    """Make a region; its box is the one around its mask, unless it has none or an empty one.
 
     Example:
     >>> engine_region([0.0, 0.0, 3.0, 2.0], {"size": [2, 3], "counts": "231"}, 0.5).box

@@ -244,7 +244,7 @@ class Engine:
         return await self._point(image, regions, wants_masks=True)
 
     async def resolve(self, image: Any, regions: Sequence[Any]) -> list[EngineRegion]:
-        """What a question would be about that points at these regions; see [`segment`], which gives every mask.
+        """Find the regions that a question would be about if it pointed at these; [`segment`] gives all of them masks.
 
         Args:
             image, regions: as for [`segment`].
@@ -379,7 +379,7 @@ class Engine:
             return result, {}, {}
         try:
             return result, await self._masking.rles(masks), masks.quality
-        except ValueError as error:  # numbers that are none
+        except ValueError as error:  # NaN in the logits
             raise ModelFailedError(f"The model's masks cannot be read: {error}") from error
 
     def _on_end(self, request: Request, result: Any, error: Exception | None) -> None:

@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 
 async def of_engine(work: Awaitable[Result], param: str = "messages", code: str = "invalid_messages") -> Result:
-    """Wait for the engine; what it raises becomes an error of the API.
+    """Wait for work of the engine, and turn what it raises into errors of the API.
 
     Args:
         work (`Awaitable`): of the engine.

@@ -36,7 +36,7 @@ class Pointing:
 
 @dataclass(frozen=True, eq=False)
 class ResolvedPointing:
-    """What the model takes for the regions of a [`Pointing`].
+    """The regions of a [`Pointing`], found in the image by the model.
 
     Args:
         boxes (`Tensor` of shape `(K, 4)`): normalized `cxcywh`.
@@ -123,4 +123,4 @@ def resolve_pointing(model: Any, features: Any, pointing: Pointing) -> ResolvedP
     )
 
 
-__all__ = ["ResolvedPointing", "Pointing", "resolve_pointing", "read_pointing"]
+__all__ = ["Pointing", "ResolvedPointing", "read_pointing", "resolve_pointing"]

@@ -13,7 +13,7 @@ from ..masks import mask_to_rle
 from ..point_inputs import MAX_POINTS
 from ..region_inputs import REGION_KEYS, read_region
 from .api_errors import bad_request
-from .request_json import MAX_VERTICES, Strict
+from .request_json import MAX_REQUEST_VERTICES, Strict
 from .settings import ServerSettings
 
 _NORMALIZED = ", or `normalized=True` for fractions of the image"
@@ -35,13 +35,13 @@ class RegionForm(Strict):
     point: _Point | None = None
     points: list[_Point] | None = Field(None, min_length=1, max_length=MAX_POINTS)
     labels: list[int] | None = Field(None, max_length=MAX_POINTS)
-    scribble: list[_Point] | None = Field(None, min_length=1, max_length=MAX_VERTICES)
+    scribble: list[_Point] | None = Field(None, min_length=1, max_length=MAX_REQUEST_VERTICES)
     mask: MaskRle | None = None
     ambiguity: Literal["part", "object", "group"] | None = None
 
 
 def check_form(region: RegionForm, path: str) -> None:
-    """Refuse a region that is said in no way or in several.
+    """Refuse a region that says in no way, or in several, where it is.
 
     Args:
         region (`RegionForm`): of a request.

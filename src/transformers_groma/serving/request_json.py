@@ -11,8 +11,8 @@ from ..point_inputs import MAX_POINTS
 from .api_errors import bad_request
 from .settings import ServerSettings
 
-# Points of a line that is drawn, which has some hundreds.
-MAX_VERTICES = 1000
+# Vertices of a scribble in a request, at most. A drawn line has some hundreds.
+MAX_REQUEST_VERTICES = 1000
 
 _PART_TYPES = "text, image_url, region or phrase"
 # What the fields of regions hold, where they hold something else.
@@ -20,7 +20,7 @@ _REGION_FIELDS = {
     "box": "[x1, y1, x2, y2] in pixels of the upright image",
     "point": "[x, y] in pixels of the upright image",
     "points": f"[[x, y], …] in pixels of the upright image, at most {MAX_POINTS}",
-    "scribble": f"[[x, y], …] in pixels of the upright image, at most {MAX_VERTICES}",
+    "scribble": f"[[x, y], …] in pixels of the upright image, at most {MAX_REQUEST_VERTICES}",
     "labels": "a 1 or a 0 for each of the points",
     "mask": 'COCO\'s RLE, {"size": [height, width], "counts": "…"}',
     "mask.size": "[height, width], whole numbers of pixels",
@@ -145,4 +145,4 @@ def _path(location: tuple[int | str, ...], given: Any) -> str:
     return path
 
 
-__all__ = ["MAX_VERTICES", "Strict", "read_object", "validated", "without_nulls"]
+__all__ = ["MAX_REQUEST_VERTICES", "Strict", "read_object", "validated", "without_nulls"]

@@ -45,13 +45,13 @@ class DecodedMasks:
 
 @dataclass(frozen=True, eq=False)
 class MaskSource:
-    """What masks of the regions of one image are decoded from; no second look at the image.
+    """Decodes masks of the regions of one image, without a second look at the image.
 
     Args:
         features (`GromaImageFeatures`): what the model saw of the image, for itself.
         size (`ImageSize`): of the upright image.
         boxes (`Tensor` of shape `(R, 4)`): of the regions by their numbers, normalized `cxcywh`.
-        decoded (`DecodedMasks`): masks that are there already: of points, and those that were given.
+        decoded (`DecodedMasks`): masks that are known already: those of points, and those that were given.
     """
 
     features: Any

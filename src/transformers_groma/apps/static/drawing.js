@@ -24,7 +24,7 @@ let current = -1; // the region that "more" and "not" are about
 let action = null; // what the pointer is doing: {kind, start, region, held, x, y, slop}; "maybe" until it has moved
 let focused = -1;
 let isHandled = false; // the click that follows is none for the answer view
-const previews = new Map(); // what the model takes for points and scribbles, by image and region
+const previews = new Map(); // the regions that the model finds for points and scribbles, by image and region
 
 // Only one drawing listens to the document, the one that appeared last.
 window.gromaDrawing?.abort();
@@ -395,7 +395,7 @@ form.addEventListener("submit", (event) => {
   if (text === "") layer.children[point ? current : regions.length - 1]?.focus();
 });
 
-// Python clears the regions with a new image, takes away those that were asked about, and says what the model takes for
+// Python clears the regions with a new image, takes away those that were asked about, and says what the model finds for
 // points and scribbles.
 watch("value", () => {
   const { asked, previews: known } = props.value ?? {};

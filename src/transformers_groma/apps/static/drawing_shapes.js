@@ -151,7 +151,7 @@ function badge(region, number, unit, [width, height]) {
   );
 }
 
-// The lines of a region. `preview` is what the model takes for it: {outline, box}, the outline null for a box alone.
+// The lines of a region. `preview` is what the model finds for it: {outline, box}, the outline null for a box alone.
 function lines(region, preview, unit) {
   const { kind, box, points, labels } = region;
   if (kind === "box") return [rectangle("drawing-halo", box), rectangle("drawing-line", box)];

@@ -33,7 +33,7 @@ def caption_of(index: int, row: Mapping[str, Any]) -> Caption:
         `Caption`
 
     Raises:
-        ValueError: the row has not one question.
+        ValueError: the row has no question, or several.
 
     Example:
     >>> from transformers_groma.data.columns import phrase_part, text_part
@@ -83,7 +83,7 @@ def join_captions(dataset: Dataset, truths: Sequence[dict[str, Any]], names: Seq
     first: dict[tuple[str, str], int] = {}
     joined: dict[int, dict[str, Any]] = {}
     for index, truth in enumerate(truths):
-        # Images without a name are all taken for different ones.
+        # Images without a name all count as different.
         number = first.setdefault((truth["source"], truth["image_id"] or f"row {index}"), index)
         if number == index:
             joined[index] = dict(truth)

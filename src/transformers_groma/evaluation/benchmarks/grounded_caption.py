@@ -51,7 +51,7 @@ def grounded_caption_rows(dataset: Dataset) -> BenchmarkRows:
         columns).
 
     Raises:
-        ValueError: a row has no image or not one question, or its answer no text or no box.
+        ValueError: a row without an image, with no question or several, or whose answer has no text or no box.
     """
     rows = rows_without_image(dataset)
     truths = [_truth(index, row) for index, row in enumerate(rows)]

@@ -47,7 +47,7 @@ TOKEN_F1 = "token-F1"
 RELEASE_PREFIX = "glamm_release_"
 
 METRICS = (
-    Metric("meteor", "METEOR 1.5 of the captions, of its Java program"),
+    Metric("meteor", "METEOR 1.5 of the captions, computed by its Java program"),
     Metric("cider", "CIDEr of coco-caption (CIDEr-D, PTB tokenizer); 1 is 100 in papers"),
     Metric("ap@0.5", "average precision of the phrases' masks at IoU 0.5, without classes, by the regions' scores"),
     Metric(
@@ -55,8 +55,10 @@ METRICS = (
     ),
     Metric("target_miou", "mean over the true masks of the IoU with their pair, 0 without one"),
     Metric("mask_recall", "share of true phrases found: IoU and similarity of the phrases of a pair at least 0.5"),
-    Metric(f"{RELEASE_PREFIX}ap@0.5", "ap@0.5 as GLaMM's script has it: every mask with a score of 1"),
-    Metric(f"{RELEASE_PREFIX}mask_recall", "mask_recall as GLaMM's script has it: an image ends at its first failure"),
+    Metric(f"{RELEASE_PREFIX}ap@0.5", "ap@0.5 as GLaMM's script computes it: every mask has a score of 1"),
+    Metric(
+        f"{RELEASE_PREFIX}mask_recall", "mask_recall as GLaMM's script computes it: an image ends at its first failure"
+    ),
     Metric("phrases_per_answer", "phrases with masks in an answer", is_share=False),
 )
 
@@ -72,8 +74,8 @@ def grounded_conversation_rows(dataset: Dataset) -> BenchmarkRows:
         `target_phrases` (for each caption a list of phrases, each a text and its mask).
 
     Raises:
-        ValueError: no column `masks`; a row has not one question; or its answer no text, no phrase that points at
-            boxes, or a phrase without a mask.
+        ValueError: no column `masks`; a row with no question or several; or an answer without text, without a phrase
+            that points at boxes, or with a phrase that has no mask.
     """
     if "masks" not in dataset.features:
         raise ValueError(

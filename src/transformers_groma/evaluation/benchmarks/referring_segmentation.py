@@ -1,9 +1,9 @@
-"""Referring segmentation: the pixels of what an expression means.
+"""Referring segmentation: the pixels of what an expression refers to.
 
 The model is asked as in `rec.py`: one expression a row, in the standard question, and a generated answer. The masks of
 all regions that the answer names count as one mask, as do those of the targets. Rows are those of `rec.py` with the
 column `target_masks`: of `processing/refcoco.py --task rec --evaluation`, or of `groma data shapes --task rec
---evaluation`. A row without any target is an expression that means nothing in its image.
+--evaluation`. A row without any target is an expression that refers to nothing in its image.
 
 `--protocol glamm-release` follows the script that GLaMM was released with, as far as a model that points at regions
 can: at most three expressions of an image, drawn at random, in wordings that are drawn at random; cIoU and gIoU alone,
@@ -40,11 +40,11 @@ from ..metrics.referring_segmentation import (
 from ..predictions import Prediction
 from ..respondents import ChatRespondent
 
-# `<roi>`, a region or several, `</roi>`. An expression may mean more than one object.
+# `<roi>`, a region or several, `</roi>`. An expression may refer to more than one object.
 MAX_NEW_TOKENS = 16
-# The overlap from which on the gallery calls a mask right.
+# From this IoU on the gallery calls a mask right.
 RIGHT_IOU = 0.5
-# Of the protocol of GLaMM's script.
+# The protocol of GLaMM's script.
 GLAMM_RELEASE = "glamm-release"
 EXPRESSIONS_PER_IMAGE = 3
 RELEASE_SEED = 0
@@ -89,7 +89,7 @@ def glamm_release_rows(dataset: Dataset) -> BenchmarkRows:
     rows = _rows_with_masks(dataset)
     of_image: dict[tuple[str, str], list[int]] = {}
     for index, row in enumerate(rows):
-        # Images without a name are all taken for different ones.
+        # Images without a name all count as different.
         of_image.setdefault((row["source"], row["image_id"] or f"row {index}"), []).append(index)
     drawn = []
     for (source, image_id), indices in of_image.items():

@@ -111,7 +111,7 @@ def coco_metrics(
     if list(max_detections) != sorted(set(max_detections)) or not all(count > 0 for count in max_detections):
         raise ValueError(f"`max_detections` must be rising positive numbers, got {list(max_detections)}.")
     categories = sorted({entry["category_id"] for entry in (*targets, *predictions)}) or [1]
-    # Masks have the size of their image, which nobody asks for where there are none.
+    # The size of an image is that of its masks; images without masks need none.
     sizes = {
         entry["image_id"]: entry["segmentation"]["size"] for entry in (*targets, *predictions) if iou_type == "segm"
     }

@@ -1,4 +1,4 @@
-"""Clicks as a careful user places them: where a mask is missed or wrong the most. For measuring interactive models.
+"""Simulated clicks of a careful user, to measure interactive models: in the largest region that is still wrong.
 
 Points are `(x, y)` in absolute pixels of the upright image, at the centres of pixels.
 """
@@ -42,7 +42,7 @@ def next_click(target: np.ndarray, predicted: np.ndarray) -> tuple[tuple[float, 
         return None
     target, predicted = target[top:bottom, left:right], predicted[top:bottom, left:right]
     best, size = None, 0
-    # Missed pixels first: of two errors of one size, the object is completed before others are taken off.
+    # Missed pixels first: of two equal errors, the object is completed before other pixels are removed.
     for error, label in ((target & ~predicted, ON_REGION), (predicted & ~target, NOT_ON_REGION)):
         # Pixels that touch at a corner belong together.
         parts, _ = ndimage.label(error, np.ones((3, 3), bool))

@@ -14,9 +14,9 @@ from .box_lists import check_rows
 from .mask_lists import Mask, check_list, check_same_size, decoded
 from .phrase_words import token_f1
 
-# From here on two phrases say the same, as in GLaMM's evaluation.
+# From this similarity on two phrases say the same, as in GLaMM's evaluation.
 SIMILARITY_THRESHOLD = 0.5
-# A phrase and its mask; none where the answer does not point at anything.
+# A phrase and its mask; `None` where the answer does not point at anything.
 MaskedPhrase = tuple[str, Mask | None]
 # The phrases of pairs, firsts and seconds, to how alike those of each pair are, up to 1.
 Similarity = Callable[[Sequence[str], Sequence[str]], np.ndarray]

@@ -34,8 +34,8 @@ def class_agnostic_mask_metrics(
     Returns:
         `dict[str, float]`: `ap` (mean over IoU 0.50:0.95), `ap@0.5`, `ap@0.75`, `ap_small`, `ap_medium`, `ap_large`;
         `ar@N` for each of `max_detections`, `ar_small`, `ar_medium`, `ar_large` (mean over IoU 0.50:0.95);
-        `recall@0.5`, `recall@0.75`. All in 0..1; -1, as in COCO, if there is no target (of that size). Small is a mask
-        below 32² pixels, large one above 96².
+        `recall@0.5`, `recall@0.75`. All in 0..1; -1, as in COCO, if there is no target (of that size). A mask is small
+        below 32² pixels and large above 96².
 
     Raises:
         ValueError: not as many predictions as targets or crowds, no images, not one score for each mask, something

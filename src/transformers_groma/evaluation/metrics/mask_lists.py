@@ -56,7 +56,7 @@ def united(name: str, masks: Sequence[Mask]) -> np.ndarray | None:
         masks (`Sequence` of masks): of one size.
 
     Returns:
-        `np.ndarray` of shape `(H, W)`, bool; `None` without any mask, whose size nobody knows.
+        `np.ndarray` of shape `(H, W)`, bool; `None` without any mask, as the size is unknown.
 
     Raises:
         ValueError: not a list of masks, or masks of different sizes.

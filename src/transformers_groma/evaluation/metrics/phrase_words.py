@@ -1,4 +1,4 @@
-"""The words of phrases that say what they mean, and how many of them two phrases share."""
+"""The words of phrases without articles and punctuation, and the F1 of the words that two phrases share."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -10,7 +10,7 @@ import numpy as np
 from .box_lists import check_rows
 from .mask_lists import Mask, check_same_size, united
 
-# Of `p@…`, the shares of answers with a high IoU.
+# IoUs of `p@…`, the shares of answers with at least this IoU.
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -21,8 +21,8 @@ def mask_overlaps(
 
     Args:
         predictions (`Sequence`, one entry an answer): its masks, which count as one; none is an empty mask.
-        references (`Sequence`, one entry an answer): the true masks, which count as one. None where the expression
-            means nothing in the image.
+        references (`Sequence`, one entry an answer): the true masks, which count as one. Empty where the expression
+            refers to nothing in the image.
 
     Returns:
         `tuple` of two `np.ndarray` of shape `(rows,)`, int64: intersections and unions.
@@ -66,14 +66,14 @@ def ious_of_overlaps(intersections: np.ndarray, unions: np.ndarray) -> np.ndarra
 def referring_segmentation_scores(
     predictions: Sequence[Sequence[Mask]], references: Sequence[Sequence[Mask]]
 ) -> dict[str, float]:
-    """Score the masks of answers against those that expressions mean.
+    """Score the masks of answers against those that expressions refer to.
 
     All masks of an answer count as one mask, as do those of a target. An answer without a mask is an empty one. Where
-    an expression means nothing in the image, an empty answer has an IoU of 1, as in gRefCOCO.
+    an expression refers to nothing in the image, an empty answer has an IoU of 1, as in gRefCOCO.
 
     Args:
         predictions (`Sequence`, one entry an answer): its masks.
-        references (`Sequence`, one entry an answer): the true masks; none where the expression means nothing.
+        references (`Sequence`, one entry an answer): the true masks; empty where the expression refers to nothing.
 
     Returns:
         `dict[str, float]`: `ciou`, the sum of all intersections over the sum of all unions, to which large objects

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 Color = tuple[int, int, int]
 
-# How much of the colour of the answer covers its pixels.
+# The share of the answer's colour in its pixels.
 TINT = 0.45
 # Width of outlines, as a share of the image's side.
 OUTLINE = 1 / 160
@@ -25,8 +25,7 @@ def draw_masks(
 
     Args:
         image (`PIL.Image.Image`): upright, RGB, of any size.
-        predicted (iterable of bool arrays `(H, W)`): masks of the answer, of one image; enlarged or shrunk to this
-            one's size.
+        predicted (iterable of bool arrays `(H, W)`): masks of the answer, resized to the size of `image`.
         targets (iterable of bool arrays `(H, W)`): true masks.
         predicted_color (`(r, g, b)`): tint of the answer.
         target_color (`(r, g, b)`): outlines of the true masks, with a dark edge on both sides.
