@@ -211,7 +211,7 @@ def _regions(messages: Sequence[Mapping[str, Any]]) -> list[tuple[dict[str, Any]
 
 
 def _for_template(message: Mapping[str, Any], image: UprightImage | None) -> dict[str, Any]:
-    """A message with the size of its image in place of the pixels, and any box for each region, which is read already."""
+    """A message with the size of its image for the pixels, and any box for each region; both were read before."""
     parts = []
     for part in message["content"]:
         if part["type"] == "image":
