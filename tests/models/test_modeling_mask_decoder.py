@@ -163,11 +163,27 @@ def test_all_weights_but_those_of_unused_outputs_learn():
         ({"hidden_size": 40, "num_attention_heads": 3}, "`num_attention_heads`"),
         ({"mask_input_channels": 6}, "`mask_input_channels`"),
         ({"num_multimask_outputs": -1}, "`num_multimask_outputs`"),
+        ({"hidden_size": 0}, "`hidden_size` of a mask decoder must be at least 1"),
+        ({"num_attention_heads": 0}, "`num_attention_heads` of a mask decoder must be at least 1"),
+        ({"attention_downsample_rate": 0}, "`attention_downsample_rate` of a mask decoder must be at least 1"),
+        ({"mlp_dim": 0}, "`mlp_dim`"),
+        ({"mask_input_channels": 0}, "`mask_input_channels`"),
     ],
 )
 def test_sizes_that_do_not_fit(settings, message):
     with pytest.raises(ValueError, match=message):
         MaskDecoderConfig(**{**SETTINGS, **settings})
+
+
+@pytest.mark.parametrize("skips", [True, False])
+def test_the_activation_counts(skips):
+    """Also with skip maps: the library's own layers of SAM 2 have a fixed one."""
+    relu, gelu = build(use_skip_maps=skips), build(use_skip_maps=skips, hidden_act="gelu")
+    gelu.load_state_dict(relu.state_dict())
+    maps = embedding(skips=skips)
+    assert not torch.allclose(relu(maps, prompts()).logits, gelu(maps, prompts()).logits)
+    with pytest.raises(KeyError, match="softish"):
+        build(use_skip_maps=skips, hidden_act="softish")
 
 
 def test_one_mask_a_prompt():

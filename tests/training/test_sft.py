@@ -16,6 +16,7 @@ from transformers_groma.training.collators import ConversationCollator
 from transformers_groma.training.sft import SFT_PARTS, GromaSFTConfig, language_model_quantization, lora_config
 from transformers_groma.training.trainer import GromaSFTTrainer
 
+from ..tiny import MASK_DECODER, tiny_model
 from .rows import (
     command_line,
     conversations,
@@ -227,9 +228,10 @@ def test_lora_config():
 
 
 @pytest.mark.parametrize("parts", [SFT_PARTS, ["language_model"]])
-def test_lora_on_all_linear_layers_is_lora_in_the_language_model(parts):
+@pytest.mark.parametrize("build", [training_model, lambda: tiny_model(mask_decoder_config=MASK_DECODER)])
+def test_lora_on_all_linear_layers_is_lora_in_the_language_model(parts, build):
     config = lora_config(ModelConfig(use_peft=True, lora_target_modules=["all-linear"]), parts)
-    adapted = get_peft_model(training_model(), config)
+    adapted = get_peft_model(build(), config)
     places = {name.split(".lora_")[0] for name, _ in adapted.named_parameters() if ".lora_" in name}
     assert any(name.endswith(".down_proj") for name in places)
     assert all(".language_model." in name for name in places)
@@ -262,6 +264,7 @@ def test_only_the_language_model_is_quantized(monkeypatch):
         "model.region_proposer",
         "model.region_encoder",
         "model.multi_modal_projector",
+        "model.mask_decoder",
         "lm_head",
     }
     assert language_model_quantization(ModelConfig(use_peft=True)) is None

@@ -56,6 +56,18 @@ class MaskDecoderConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        for name in (
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "attention_downsample_rate",
+            "mlp_dim",
+            "iou_head_depth",
+            "iou_head_hidden_dim",
+            "mask_input_channels",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` of a mask decoder must be at least 1, got {getattr(self, name)}.")
         if self.hidden_size % 8 != 0:
             raise ValueError(f"`hidden_size` of a mask decoder must be a multiple of 8, got {self.hidden_size}.")
         narrow = self.num_attention_heads * self.attention_downsample_rate

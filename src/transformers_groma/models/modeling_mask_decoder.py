@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
+from transformers.activations import ACT2FN
 from transformers.models.sam.configuration_sam import (
     SamConfig,
     SamMaskDecoderConfig,
@@ -296,6 +297,9 @@ def _build_mask_decoder(config: MaskDecoderConfig) -> SamMaskDecoder | Sam2MaskD
     decoder_config = Sam2MaskDecoderConfig(**settings, dynamic_multimask_via_stability=False)
     decoder_config._attn_implementation = attention
     decoder = Sam2MaskDecoder(decoder_config)
+    # SAM 2's layers have a fixed activation, whatever their configuration says.
+    for layer in decoder.transformer.layers:
+        layer.mlp.activation = ACT2FN[config.hidden_act]
     # The skip maps come in the widths that these would make.
     del decoder.conv_s0, decoder.conv_s1
     # In a video it says whether the object is there at all. In an image what is pointed at is there.

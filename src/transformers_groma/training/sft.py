@@ -18,6 +18,7 @@ from transformers.utils import is_bitsandbytes_available
 from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
 from ..models.groma.modeling_groma_adapters import pattern_of_parts
+from ..models.groma.modeling_groma_base import VISUAL_PARTS
 from .arguments import parse_arguments, refuse_hub_token
 from .collators import ConversationCollator
 from .conversation_stage import (
@@ -168,9 +169,7 @@ def lora_config(model_args: ModelConfig, parts: Sequence[str]) -> PeftConfig | N
     if model_args.lora_modules_to_save is None:
         config.modules_to_save = [PARTS[part].rpartition(".")[2] for part in parts if part != "language_model"]
     # Even targets such as "all-linear" leave the other parts alone: those learn in full or not at all.
-    config.exclude_modules = pattern_of_parts(
-        *(place.rpartition(".")[2] for part, place in PARTS.items() if part != "language_model")
-    )
+    config.exclude_modules = pattern_of_parts(*VISUAL_PARTS)
     return config
 
 
@@ -195,8 +194,7 @@ def language_model_quantization(model_args: ModelConfig) -> BitsAndBytesConfig |
     if not is_bitsandbytes_available():
         raise ImportError(f'`{argument}` needs bitsandbytes: pip install "transformers-groma[qlora]".')
     config = get_quantization_config(model_args)
-    others = [name for part, name in PARTS.items() if part != "language_model"]
-    config.llm_int8_skip_modules = [*others, "lm_head"]
+    config.llm_int8_skip_modules = [*(f"model.{part}" for part in VISUAL_PARTS), "lm_head"]
     return config
 
 

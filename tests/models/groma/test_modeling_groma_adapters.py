@@ -7,10 +7,18 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.testing import assert_close
 
-from tests.tiny import skip_if_peft_is_too_old, tiny_detector, tiny_inputs, tiny_model
-from transformers_groma.models.groma.modeling_groma_adapters import DETECTOR_PARTS, pattern_of_parts
+from tests.tiny import MASK_DECODER, skip_if_peft_is_too_old, tiny_detector, tiny_inputs, tiny_model
+from transformers_groma.models.groma.modeling_groma_adapters import PARTS_WITHOUT_TEXT, pattern_of_parts
 
-PARTS = ("vision_tower", "region_proposer", "region_encoder", "multi_modal_projector", "language_model", "lm_head")
+PARTS = (
+    "vision_tower",
+    "region_proposer",
+    "mask_decoder",
+    "region_encoder",
+    "multi_modal_projector",
+    "language_model",
+    "lm_head",
+)
 
 
 def adapted_parts(model, adapter: str = "default") -> set[str]:
@@ -44,11 +52,12 @@ WAYS = pytest.mark.parametrize("adapt", [as_peft_model, with_add_adapter])
         (r".*\.(q_proj|fc1|output_projection)", {"region_encoder", "language_model"}),
     ],
 )
-def test_the_detector_is_left_alone(adapt, target_modules, parts):
-    model = tiny_model()
+@pytest.mark.parametrize("mask_decoder_config", [None, MASK_DECODER], ids=["boxes only", "mask decoder"])
+def test_parts_that_do_not_learn_from_text_are_left_alone(adapt, target_modules, parts, mask_decoder_config):
+    model = tiny_model(mask_decoder_config=mask_decoder_config)
     inputs = tiny_inputs(model.config)
     expected, before = model.propose_regions(inputs["pixel_values"]), model(**inputs).logits
-    names = {name for name, _ in model.named_parameters() if set(name.split(".")) & set(DETECTOR_PARTS)}
+    names = {name for name, _ in model.named_parameters() if set(name.split(".")) & set(PARTS_WITHOUT_TEXT)}
     adapted = adapt(model, lora(target_modules=target_modules)).eval()
     assert adapted_parts(adapted) == parts
     found = {name.removeprefix("base_model.model.") for name, _ in adapted.named_parameters()}
@@ -91,9 +100,16 @@ def test_who_says_what_to_exclude_decides(adapt):
 @WAYS
 def test_an_adapter_of_the_detector_alone_stays(adapt):
     regex = r".*(vision_tower|region_proposer).*\.(query|q_proj)"
-    assert adapted_parts(adapt(tiny_model(), lora(target_modules=regex))) == set(DETECTOR_PARTS)
+    assert adapted_parts(adapt(tiny_model(), lora(target_modules=regex))) == {"vision_tower", "region_proposer"}
     detector = tiny_detector().train()
-    assert adapted_parts(adapt(detector, lora())) == set(DETECTOR_PARTS)
+    assert adapted_parts(adapt(detector, lora())) == {"vision_tower", "region_proposer"}
+
+
+def test_an_adapter_of_the_mask_decoder_alone_stays():
+    """For who trains it with masks."""
+    model = tiny_model(mask_decoder_config=MASK_DECODER)
+    adapted = get_peft_model(model, lora(target_modules=r".*mask_decoder.*\.(q_proj|region_projection)"))
+    assert adapted_parts(adapted) == {"mask_decoder"}
 
 
 def test_two_adapters():
@@ -127,8 +143,11 @@ def test_it_is_said_that_the_detector_was_left_out(caplog, monkeypatch):
     get_peft_model(tiny_model(), lora(target_modules=r".*language_model.*\.q_proj"))
     assert "stays out of" not in caplog.text
     model = get_peft_model(tiny_model(), lora())
-    assert "Adapter 'default' stays out of vision_tower and region_proposer" in caplog.text
-    assert model.peft_config["default"].exclude_modules == pattern_of_parts(*DETECTOR_PARTS)
+    assert "Adapter 'default' stays out of vision_tower, region_proposer, which text" in caplog.text
+    caplog.clear()
+    get_peft_model(tiny_model(mask_decoder_config=MASK_DECODER), lora(target_modules=["q_proj"]))
+    assert "stays out of vision_tower, region_proposer, mask_decoder, which text" in caplog.text
+    assert model.peft_config["default"].exclude_modules == pattern_of_parts(*PARTS_WITHOUT_TEXT)
 
 
 def test_pattern_of_parts():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from transformers import AutoModel
 
 from transformers_groma import GromaConfig, GromaForConditionalGeneration, GromaForRegionProposal
 from transformers_groma.models.groma.configuration_groma import GromaMaskDecoderConfig
@@ -188,6 +189,23 @@ def test_saved_and_loaded(model, features, tmp_path):
     assert loaded.config.mask_decoder_config.hidden_size == MASK_DECODER["hidden_size"]
     same = loaded.segment(features, points=torch.full((2, 1, 1, 2), 0.4))
     assert torch.equal(same.logits, model.segment(features, points=torch.full((2, 1, 1, 2), 0.4)).logits)
+
+
+@pytest.mark.parametrize("auto_class", [GromaForConditionalGeneration, GromaForRegionProposal, AutoModel])
+def test_settings_of_a_fresh_decoder_come_as_those_of_other_parts(auto_class, tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    model = auto_class.from_pretrained(tmp_path, mask_decoder_config=MASK_DECODER)
+    assert model.config.mask_decoder_config.mlp_dim == MASK_DECODER["mlp_dim"]
+    features = model.get_image_features(torch.randn(2, 3, 56, 56))
+    assert model.segment(features, boxes=BOXES).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("layer", [5, -6])
+def test_layers_that_the_vision_encoder_has_not(layer):
+    settings = {**MASK_DECODER, "vision_feature_layers": [-1, layer]}
+    with pytest.raises(ValueError, match="`vision_feature_layers` of `mask_decoder_config` are .*0 to 4"):
+        tiny_detector(mask_decoder_config=settings)
+    tiny_detector(mask_decoder_config={**settings, "vision_feature_layers": [4, -5]})
 
 
 def test_a_fresh_decoder_on_trained_weights(tmp_path):

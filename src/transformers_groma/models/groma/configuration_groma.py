@@ -157,6 +157,14 @@ class _OptionalMaskDecoder(PreTrainedConfig):
             values.pop("mask_decoder_config", None)
         return values
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As the library's; `mask_decoder_config` beside a file that has none may be a dict, as other parts' may."""
+        given = kwargs.get("mask_decoder_config")
+        if isinstance(given, dict) and config_dict.get("mask_decoder_config") is None:
+            kwargs["mask_decoder_config"] = GromaMaskDecoderConfig(**given)
+        return super().from_dict(config_dict, **kwargs)
+
 
 @strict
 class GromaRegionProposalConfig(_OptionalMaskDecoder):

@@ -1,8 +1,8 @@
-"""Keeps `peft` adapters out of the detector, which learns in stage 1 and not with text.
+"""Keeps `peft` adapters out of the detector and the mask decoder, which do not learn from text.
 
 `target_modules="all-linear"` means all linear layers of a model, and `["q_proj", "v_proj"]` matches layers of the
-region proposer, too. peft does not ask the model which of its layers are meant, but it sets `model.peft_config` when
-the adapters are in place.
+region proposer and of the mask decoder, too. peft does not ask the model which of its layers are meant, but it sets
+`model.peft_config` when the adapters are in place.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,8 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-DETECTOR_PARTS = ("vision_tower", "region_proposer")
+# Those of the detector learn in stage 1, and the mask decoder from masks.
+PARTS_WITHOUT_TEXT = ("vision_tower", "region_proposer", "mask_decoder")
 
 
 def pattern_of_parts(*parts: str) -> str:
@@ -33,10 +34,10 @@ def pattern_of_parts(*parts: str) -> str:
 
 
 class GromaAdapterMixin:
-    """Removes adapters from the detector, whether `peft.get_peft_model`, `add_adapter` or a trainer added them.
+    """Removes adapters from parts that do not learn from text, whoever added them: peft, `add_adapter` or a trainer.
 
-    A configuration that has `exclude_modules` (even `[]`) is left alone, and so is one whose adapters are in the
-    detector and nowhere else.
+    A configuration that has `exclude_modules` (even `[]`) is left alone, and so is one whose adapters are in these
+    parts and nowhere else.
     """
 
     @property
@@ -48,15 +49,15 @@ class GromaAdapterMixin:
     @peft_config.setter
     def peft_config(self, configs: dict[str, Any]) -> None:
         self.__dict__["_peft_config"] = configs
-        keep_adapters_out_of_detector(self, configs)
+        keep_adapters_where_text_is_learnt(self, configs)
 
     @peft_config.deleter
     def peft_config(self) -> None:
         del self.__dict__["_peft_config"]
 
 
-def keep_adapters_out_of_detector(model: nn.Module, configs: Mapping[str, Any]) -> None:
-    """Replace the detector's adapters with the plain layers that they wrap.
+def keep_adapters_where_text_is_learnt(model: nn.Module, configs: Mapping[str, Any]) -> None:
+    """Replace the adapters of parts that do not learn from text with the plain layers that they wrap.
 
     Args:
         model (`nn.Module`): with adapters of `peft`. Changed.
@@ -68,7 +69,7 @@ def keep_adapters_out_of_detector(model: nn.Module, configs: Mapping[str, Any]) 
         if getattr(config, "exclude_modules", ()) is not None or config.inference_mode:
             continue
         adapted = {name: module for name, module in model.named_modules() if adapter in _adapters_of(module)}
-        inside = {name: module for name, module in adapted.items() if set(name.split(".")) & set(DETECTOR_PARTS)}
+        inside = {name: module for name, module in adapted.items() if set(name.split(".")) & set(PARTS_WITHOUT_TEXT)}
         if not inside or len(inside) == len(adapted):
             continue
         for name, module in inside.items():
@@ -77,9 +78,10 @@ def keep_adapters_out_of_detector(model: nn.Module, configs: Mapping[str, Any]) 
             else:
                 parent, _, child = name.rpartition(".")
                 setattr(model.get_submodule(parent), child, module.get_base_layer())
-        config.exclude_modules = pattern_of_parts(*DETECTOR_PARTS)
+        config.exclude_modules = pattern_of_parts(*PARTS_WITHOUT_TEXT)
+        parts = [part for part in PARTS_WITHOUT_TEXT if any(part in name.split(".") for name in inside)]
         logger.warning_once(
-            f"Adapter {adapter!r} stays out of {' and '.join(DETECTOR_PARTS)}, which learn in stage 1. To adapt them, "
+            f"Adapter {adapter!r} stays out of {', '.join(parts)}, which text does not train. To adapt such parts, "
             "too, pass `exclude_modules=[]` in its configuration."
         )
 
@@ -91,4 +93,4 @@ def _adapters_of(module: nn.Module) -> set[str]:
     return {name for layers in module.adapter_layer_names for name in getattr(module, layers, {})}
 
 
-__all__ = ["DETECTOR_PARTS", "GromaAdapterMixin", "keep_adapters_out_of_detector", "pattern_of_parts"]
+__all__ = ["PARTS_WITHOUT_TEXT", "GromaAdapterMixin", "keep_adapters_where_text_is_learnt", "pattern_of_parts"]

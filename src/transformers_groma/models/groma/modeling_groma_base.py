@@ -125,6 +125,7 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
         config.proposer_config._attn_implementation = attention
         if config.mask_decoder_config is not None:
             config.mask_decoder_config._attn_implementation = attention
+            _check_mask_feature_layers(config)
 
     def post_init(self) -> None:
         super().post_init()
@@ -380,6 +381,17 @@ class GromaPreTrainedModel(GromaAdapterMixin, PreTrainedModel):
         return self.vision_tower(pixel_values.to(dtype), output_hidden_states=True, return_dict=True, **kwargs)
 
 
+def _check_mask_feature_layers(config: PreTrainedConfig) -> None:
+    """Check that the vision encoder has the hidden states that the mask decoder reads."""
+    count = getattr(config.vision_config, "num_hidden_layers", None)
+    layers = config.mask_decoder_config.vision_feature_layers
+    if count is not None and not all(-count - 1 <= layer <= count for layer in layers):
+        raise ValueError(
+            f"`vision_feature_layers` of `mask_decoder_config` are {layers}, but the vision encoder has the hidden "
+            f"states 0 to {count} (or -{count + 1} to -1)."
+        )
+
+
 def no_autocast(tensor: Tensor) -> torch.autocast:
     """A context in which autocast is off on the device of a tensor."""
     return torch.autocast(device_type=tensor.device.type, enabled=False)
@@ -406,4 +418,11 @@ def requested_hidden_states(
     return tuple(state if index in kept else None for index, state in enumerate(hidden_states)) if kept else None
 
 
-__all__ = ["GromaPreTrainedModel", "build_vision_tower", "no_autocast", "requested_hidden_states", "requested_output"]
+__all__ = [
+    "VISUAL_PARTS",
+    "GromaPreTrainedModel",
+    "build_vision_tower",
+    "no_autocast",
+    "requested_hidden_states",
+    "requested_output",
+]
