@@ -14,6 +14,7 @@ from tests.apps.app_pages import (
     click,
     drag,
     make_photo,
+    on_screen,
     question,
     scribble,
     scrolls_sideways,
@@ -166,6 +167,55 @@ def test_of_many_regions_only_those_that_were_asked_about_go(start, engine):
     page.wait_for_function("document.querySelectorAll('.drawing-regions li').length === 1")
     assert chips(page) == ["[1] 220, 60, 330, 150 ×"]
     assert question(page).input_value() == ""
+
+
+def gone(page, count: int) -> None:
+    page.wait_for_function(f"document.querySelectorAll('.drawing-regions li').length === {count}")
+
+
+@pytest.mark.slow
+def test_what_is_under_way_with_a_region_goes_on_with_it_when_others_go(start, engine):
+    """Those that were asked about go with the first word, also while another one is dragged."""
+    page = start()
+    for box in ((20, 20, 80, 80), (120, 100, 180, 160), (240, 100, 300, 160)):
+        drag(page, box)
+    question(page).fill("What is [1]?")
+    top, below = on_screen(page, [(150, 100), (150, 120)])
+    page.mouse.move(*top)
+    page.mouse.down()
+    page.keyboard.press("Enter")
+    gone(page, 2)
+    page.mouse.move(*below, steps=4)
+    page.mouse.up()
+    assert chips(page) == ["[1] 120, 120, 180, 180 ×", "[2] 240, 100, 300, 160 ×"]
+    wait_for_answers(page, 1)
+    # The region that goes may be the one that is dragged.
+    question(page).fill("What is [1]?")
+    page.mouse.move(*on_screen(page, [(150, 120)])[0])
+    page.mouse.down()
+    page.keyboard.press("Enter")
+    gone(page, 1)
+    page.mouse.move(*on_screen(page, [(150, 200)])[0], steps=4)
+    page.mouse.up()
+    assert chips(page) == ["[1] 240, 100, 300, 160 ×"]
+
+
+@pytest.mark.slow
+def test_more_of_it_stays_about_the_same_region_when_others_go(start, engine):
+    page = start()
+    tool(page, "Click").click()
+    for point in ((80, 60), (200, 60), (320, 60)):
+        click(page, point)
+    click(page, (200, 60))
+    assert tool(page, "More of [2]").is_visible()
+    ask(page, "What is [1]?")
+    gone(page, 2)
+    click(page, (210, 90), "Shift")
+    assert chips(page) == ["[1] 2 points ↶ ×", "[2] at 320, 60 ×"]
+    tool(page, "More of [1]").click()
+    page.get_by_role("button", name="Remove region 2").click()
+    click(page, (220, 120))
+    assert chips(page) == ["[1] 3 points ↶ ×"]
 
 
 @pytest.mark.slow

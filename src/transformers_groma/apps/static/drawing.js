@@ -74,11 +74,22 @@ function add(region) {
   say(`Region ${regions.length} added: ${spoken(region)}.`);
 }
 
+// Takes others as the regions; what is under way with one of those that stay goes on with this one, at its new place.
+function replaceRegions(others) {
+  const [held, chosen, lit] = [action?.held?.number, current, focused].map((number) => regions[number]);
+  regions = others;
+  current = regions.indexOf(chosen);
+  focused = regions.indexOf(lit);
+  if (!action?.held) return;
+  action.held.number = regions.indexOf(held);
+  if (action.held.number < 0) action = null;
+}
+
 function remove(number) {
-  regions = regions.filter((_, index) => index !== number);
+  const isCurrent = current === number;
+  replaceRegions(regions.filter((_, index) => index !== number));
   focused = Math.min(number, regions.length - 1);
-  if (current === number) current = regions.findLastIndex(({ kind }) => kind === "points");
-  else if (current > number) current -= 1;
+  if (isCurrent) current = regions.findLastIndex(({ kind }) => kind === "points");
   publish();
   render();
   say(`Region ${number + 1} removed; ${regions.length} left.`);
@@ -405,7 +416,7 @@ watch("value", () => {
     return renderLayer();
   }
   if (!asked && JSON.stringify(props.value) === JSON.stringify(regions.map(plain))) return; // what was just published
-  regions = asked ? regions.filter((region) => !asked.some((other) => isSame(region, other))) : props.value || [];
+  replaceRegions(asked ? regions.filter((region) => !asked.some((other) => isSame(region, other))) : props.value || []);
   if (asked) publish();
   say("");
   render();
