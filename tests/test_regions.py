@@ -148,7 +148,11 @@ def test_later_changes_of_tensors_and_masks_are_not_seen(masks):
         ({"masks": []}, r"`masks` must be a bool array of shape \(3, height, width\)"),
         ({"ids": [1, 2, 2.5]}, "`ids`"),
         ({"ids": [True, False, True]}, "`ids`"),
-        ({"masks": np.zeros((3, 4, 4))}, r"`masks` must be a bool array of shape \(3, height, width\).*float64"),
+        ({"masks": np.zeros((3, 4, 4))}, r"`masks` must be a bool array of shape \(3, height, width\).*float64.*> 0`"),
+        (
+            {"masks": [{"size": [4, 4], "counts": "@"}] * 3},
+            r"`masks` must be a bool array .*\(3,\). RLE .*`rle_to_mask`",
+        ),
         ({"masks": np.zeros((2, 4, 4), bool)}, r"`masks`.*\(2, 4, 4\)"),
         ({"masks": np.zeros((4, 4), bool)}, r"`masks`.*\(4, 4\)"),
         ({"labels": ["a"]}, r"`labels` must be 3 texts.*\['a'\]"),

@@ -88,9 +88,11 @@ class Regions:
         if pixels is not None and pixels.shape == (count,) == (0,):  # an empty list
             pixels = np.zeros((0, 0, 0), bool)
         if pixels is not None and (pixels.dtype != bool or pixels.ndim != 3 or len(pixels) != count):
+            remedies = {"O": " RLE becomes a mask by `rle_to_mask`.", "b": ""}
+            remedy = remedies.get(pixels.dtype.kind, " A mask of numbers becomes one by `mask > 0`.")
             raise ValueError(
                 f"`masks` must be a bool array of shape ({count}, height, width), one for each box, got "
-                f"{pixels.dtype} of shape {pixels.shape}."
+                f"{pixels.dtype} of shape {pixels.shape}.{remedy}"
             )
         texts = list(labels) if isinstance(labels, (list, tuple, np.ndarray)) else labels
         if texts is not None and not _is_list_of(str, texts, count):
