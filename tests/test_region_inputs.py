@@ -1,8 +1,11 @@
 """Regions as callers point at them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from transformers_groma.image_inputs import ImageSize
 from transformers_groma.masks import mask_to_rle
@@ -223,7 +226,14 @@ def test_a_prompt_is_read_once_more_as_it_is(region):
         (np.ones((40, 40), bool), "`region` has 40x40 .* the upright image has 200x100"),
         (mask_to_rle(DISC), r"`region` is COCO's RLE of a mask: write \{'mask': rle\}"),
         (TWO, "`region` has 2 regions"),
-        (Regions([BOX], masks=np.zeros((1, 100, 200), bool)), r"`region\.mask` is empty"),
+        (
+            Regions([BOX], masks=np.zeros((1, 100, 200), bool)),
+            r"`region\.mask` is empty.* Pass the box alone, `\.box`",
+        ),
+        (Image.new("1", (200, 100), 1), r"`region` is an image\. Read its mask by `.*mask_of_image"),
+        ({"mask": Image.new("1", (200, 100), 1)}, r"`region\['mask'\]` is an image\. Read its mask by"),
+        ({"mask": "mask.png"}, r"`region\['mask'\]` is not a mask: 'mask\.png'.*read_mask_file\(path\)"),
+        ({"mask": Path("mask.png")}, r"`region\['mask'\]` is not a mask: .*mask\.png.*read_mask_file"),
         (Regions([BOX], masks=np.ones((1, 40, 40), bool)), r"`region\.mask` has 40x40"),
         ({}, "`region` has none of 'box', 'point', 'points', 'scribble', 'mask'. Say in one way where the region is"),
         ({"box": None}, "`region` has none of"),

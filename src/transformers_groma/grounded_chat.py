@@ -15,10 +15,11 @@ from transformers.pipelines.base import Pipeline
 from .answer_masks import add_masks, masks_of_user
 from .answer_settings import BoxSettings, Generation, VerbSettings, check_flags
 from .answering import Prompt, generate, longest_prompt, prompt_about, prompt_length, read_answers, stream_answer
+from .exact_boxes import SAME_BOX_TOLERANCE
 from .grounding import GroundedText
 from .image_inputs import ImageSize
 from .perceived_images import PerceivedImage
-from .pointed_regions import PointedRegion, find_regions
+from .pointed_regions import PointedRegion, find_regions, refer_boxes_of
 from .region_inputs import read_regions
 from .verb_inputs import Given, marked_question, one_of, question_parts
 
@@ -46,8 +47,9 @@ class GroundedChat:
     """A conversation about one image; made by `ImageGroundingPipeline.chat`.
 
     The model looks at the image once, and what it has read stays in its cache: a turn costs its own tokens. Regions
-    may come with every turn. Where a new one finds no region slot free, or a turn was interrupted by an error, the
-    model reads the conversation so far again, its earlier answers as plain text; it does not look at the image again.
+    may come with every turn. Where a new one finds no region slot free, where two of a question have the same box and
+    different masks, or where a turn was interrupted by an error, the model reads the conversation so far again, its
+    earlier answers as plain text; it does not look at the image again.
 
     A chat answers one question at a time. Several chats do not disturb each other, nor other verbs of the pipeline.
 
@@ -224,7 +226,7 @@ class GroundedChat:
 
     def _next_prompt(self, text: str, found: list[PointedRegion], generation: Generation) -> Prompt | None:
         """The next turn of what the model has read; `None` if it cannot be one, or does not fit with its answer."""
-        if self._cache is None:
+        if self._cache is None or _hide_masks(found, self.image_size):
             return None
         sizes = [(self.image_size.height, self.image_size.width)]
         boxes = [region.box for region in found]
@@ -287,6 +289,20 @@ def _of_question(answer: GroundedText, num_regions: int) -> GroundedText:
     """An answer whose user regions are those of its question: the last ones, where all turns were read anew."""
     earlier = len(answer.user_region_ids) - num_regions
     return replace(answer, user_region_ids=answer.user_region_ids[earlier:]) if earlier else answer
+
+
+def _hide_masks(found: Sequence[PointedRegion], size: ImageSize) -> bool:
+    """Whether regions of one question have the same box and different masks.
+
+    A later turn has one number for both, and so one mask; where the conversation is read anew, each has its own.
+    """
+    boxes = refer_boxes_of([found], [size])[0]
+    is_same = (boxes[:, None] - boxes).abs().amax(dim=-1) <= SAME_BOX_TOLERANCE
+    for first, second in is_same.triu(diagonal=1).nonzero().tolist():
+        masks = found[first].mask, found[second].mask
+        if any(mask is not None for mask in masks) and not np.array_equal(*masks):
+            return True
+    return False
 
 
 def _check_cache_settings(generation: Generation) -> None:

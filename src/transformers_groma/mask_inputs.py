@@ -1,5 +1,6 @@
 """Masks as callers pass them (arrays, COCO's RLE) to bool arrays of the size of the upright image."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -112,6 +113,8 @@ def _bool_array(mask: Any, name: str) -> np.ndarray:
         raise ValueError(
             f"`{name}` is an image. Read its mask by `transformers_groma.mask_files.mask_of_image(image)`."
         )
+    if isinstance(mask, (str, os.PathLike)):
+        remedy = f"{_REMEDY}. That of a file is read by `transformers_groma.mask_files.read_mask_file(path)`"
     try:
         pixels = np.array(mask.detach().cpu() if isinstance(mask, torch.Tensor) else mask)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, bfloat16, tensors on `meta`

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 
 from .boxes import BOX_FORMATS, BoxFormat, prepare_user_boxes
 from .image_inputs import ImageSize
@@ -167,11 +168,13 @@ def read_region(
     if isinstance(region, Regions):
         _check_single(region, name)
         if region.masks is not None:
+            if not region.mask.any():  # such as a mask decoder makes where it finds nothing
+                raise ValueError(f"`{name}.mask` is empty: none of its pixels is True. Pass the box alone, `.box`.")
             return _mask_prompt(region.mask, size, f"{name}.mask")
         return RegionPrompt(_pixels(region.xyxy, size, "xyxy", False, name))
     if isinstance(region, Mapping):
         return _read_dict(region, size, box_format, normalized, name)
-    if is_mask_array(region):
+    if is_mask_array(region) or isinstance(region, Image.Image):
         return _mask_prompt(region, size, name)
     numbers = [as_number(entry) for entry in entries_of(region) or ()]
     if len(numbers) == 2 and None not in numbers:

@@ -159,15 +159,26 @@ def test_interactive_clicks(run, monkeypatch, scene_png, masking_dir, disc_png):
     assert code == 0 and sum("mask" in region for region in first["regions"]) >= 1
     assert first["regions"][0]["box_xyxy"] == [311.0, 211.0, 490.0, 390.0]
     assert sum("mask" in region for region in second["regions"]) >= 1
+    expected = {}
+    for which in ("part", "group"):
+        words = ("What?", "--point", POINT, "--ambiguity", which)
+        expected[which] = json.loads(run("ask", PHOTO, *words, "--masks", "--json", "--model", masking_dir, *SHORT)[1])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(f"point: {POINT}\nambiguity: {which.upper()}\nWhat?\n"))
+        out = run("chat", PHOTO, "-i", "--masks", "--json", "--model", masking_dir, *SHORT)[1]
+        assert json.loads(out)["regions"][0]["mask"] == expected[which]["regions"][0]["mask"]
+    assert expected["part"]["regions"][0]["mask"] != expected["group"]["regions"][0]["mask"]
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
         ("point: 9", ["line 1 of the standard input: '9' is not a point", "or point: none"]),
-        ("point: 9,9000", ["line 1 of the standard input: `point['points'][0]` = [9.0, 9000.0] is outside"]),
+        ("point: 9,9000", ["line 1 of the standard input: `point` = [9.0, 9000.0] is outside"]),
         ("not-point: 9,9", ["line 1", "belongs to the region of a point line", "or not-point: none"]),
-        ("mask: no-such.png", ["line 1", "no-such.png", "or mask: none"]),
+        ("mask: no-such.png", ["line 1", "no-such.png", "base64 text), or mask: none"]),
+        ("ambiguity: part", ["line 1", "belongs to a point or scribble line", "or ambiguity: none"]),
+        ("box: 9,9,20,20\nAmbiguity: part", ["line 2", "belongs to a point or scribble line"]),
+        ("point: 9,9\nambiguity: whole", ["line 2", "'whole' is none of part, object, group"]),
         ("scribble: 9;9", ["line 1", "'9;9' is not a point"]),
     ],
 )
@@ -182,7 +193,10 @@ def test_mistakes_of_region_lines(run, monkeypatch, scene_png, line, words):
     ("arguments", "parts"),
     [
         (["describe", PHOTO], ["no region was given", "--point", "--mask"]),
-        (["describe", PHOTO, "--point", "9,9000"], ["--point: `--point", "outside of the 800x601"]),
+        (
+            ["describe", PHOTO, "--point", "9,9000"],
+            ["--point: `--point` = [9.0, 9000.0] is", "outside of the 800x601"],
+        ),
         (["describe", PHOTO, "--scribble", "9,9", "9,9000"], ["--scribble: `--scribble", "outside of the 800x601"]),
         (["describe", PHOTO, "--mask", PHOTO], ["--mask", "cat_and_dog.jpg"]),
         (["ask", PHOTO, "What?", "--mask", "no-such.png"], ["--mask", "no-such.png"]),

@@ -245,6 +245,29 @@ def test_a_chat_that_is_read_anew_keeps_the_masks_of_clicks(masking_pipe, photos
     torch.testing.assert_close(chat.turns[0].boxes, torch.tensor([[81.0, 61, 160, 140]]))
 
 
+@pytest.mark.parametrize("other", ["mask", "box"])
+def test_regions_of_a_later_turn_with_the_same_box_keep_their_masks(free_slots, masking_pipe, photos, looks, other):
+    """A slot is known by its box, but a question may point at a ring and at what is in it."""
+    seen = looks(masking_pipe)
+    whole = disc(240, 320)
+    ring = whole.copy()
+    ring[90:110, 110:130] = False
+    box = [81.0, 61, 160, 140]
+    asked = {"mask": [ring, whole], "box": [ring, box]}[other]
+    chat = masking_pipe.chat(photos[0])
+    chat.ask("What is this?", regions=[BOX])
+    answer = chat.ask("Compare", regions=asked, masks=True)
+    first, second = answer.user_regions
+    assert first.id != second.id and first.box.tolist() == pytest.approx(box, abs=1e-3)
+    assert np.array_equal(first.mask, ring) and not np.array_equal(second.mask, ring)
+    assert other == "box" or np.array_equal(second.mask, whole)
+    *_, streamed = chat.ask("Compare", regions=asked, masks=True, stream=True)
+    assert streamed.user_regions.masks.tolist() == answer.user_regions.masks.tolist()
+    # The same region twice is one region.
+    twice = chat.ask("And?", regions=[ring, ring.copy()], masks=True)
+    assert len(set(twice.user_region_ids)) == 1 and len(seen) == 1
+
+
 def test_a_streamed_turn_has_masks_at_its_end(free_slots, masking_pipe, photos):
     chat, other = masking_pipe.chat(photos[0]), masking_pipe.chat(photos[0])
     for regions in ([CLICK], [BOX, CLICK], None):

@@ -19,6 +19,7 @@ with --interactive:
     box: 30,212,372,585
     point: 90,300                 several points of one region: point: 90,300 120,310
     not-point: 400,20             not on the region of the point before
+    ambiguity: part               or object or group: what the point or scribble before means
     scribble: 90,300 120,310 150,290
     mask: region.png
   points at a region, in pixels of the upright image. The next question is about it, or about all of them, if several

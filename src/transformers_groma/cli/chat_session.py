@@ -12,11 +12,13 @@ from .arguments import CommandError, errors_of, generate_kwargs
 from .models import check_region
 from .output import note, print_answer, print_stream, write_answer
 from .region_arguments import (
+    ambiguity_word,
     box_region,
     mask_region,
     points_region,
     points_xy,
     scribble_region,
+    with_ambiguity,
     with_negative_points,
 )
 from .verb_commands import open_all
@@ -29,9 +31,10 @@ if TYPE_CHECKING:
 
 # What a line that points at a region begins with, and what reads the rest.
 _REGION_READERS = {"box": box_region, "point": points_region, "scribble": scribble_region, "mask": mask_region}
-_NOT_POINT = "not-point"
+# What else is said about such a region.
+_NOT_POINT, _AMBIGUITY = "not-point", "ambiguity"
 # Such a line, with any spaces that people type.
-REGION_LINE = re.compile(rf"({'|'.join([*_REGION_READERS, _NOT_POINT])})\s*:\s*", re.IGNORECASE)
+REGION_LINE = re.compile(rf"({'|'.join([*_REGION_READERS, _NOT_POINT, _AMBIGUITY])})\s*:\s*", re.IGNORECASE)
 # What some editors and shells put before the first line of a text.
 _BYTE_ORDER_MARK = "\ufeff"
 NO_REGION = "none"
@@ -115,10 +118,13 @@ def _with_region(regions: list[Any], kind: str, text: str, image: "Image.Image",
     try:
         if kind == _NOT_POINT:
             regions = with_negative_points(regions, points_xy(text), "point line")
+        elif kind == _AMBIGUITY:
+            regions = with_ambiguity(regions, ambiguity_word(text), "a point or scribble line")
         else:
             regions = [*regions, _REGION_READERS[kind](text)]
     except argparse.ArgumentTypeError as error:
-        raise CommandError(f"{name}: {error}, or {kind}: {NO_REGION}") from error
+        # Some are whole sentences.
+        raise CommandError(f"{name}: {str(error).removesuffix('.')}, or {kind}: {NO_REGION}") from error
     check_region(regions[-1], image, kind, name)
     return regions
 

@@ -1,5 +1,6 @@
 """Models, devices, images and regions that commands are given, checked before anything slow happens."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -247,4 +248,8 @@ def check_region(region: Any, image: "Image.Image", name: str, argument: str) ->
     from ..region_inputs import read_region
 
     with errors_of(argument):
-        read_region(region, ImageSize(image.height, image.width), name=name)
+        try:
+            read_region(region, ImageSize(image.height, image.width), name=name)
+        except ValueError as error:
+            # Whoever wrote `--point 9,3` knows nothing of `--point['points'][0]`.
+            raise ValueError(re.sub(rf"`{re.escape(name)}(\['\w+'\]|\[\d+\])+`", f"`{name}`", str(error))) from error

@@ -79,6 +79,23 @@ def with_negative_points(regions: list[Any], points: list[list[float]], before: 
     return [*regions[:-1], {**last, "points": points, "labels": labels}]
 
 
+def with_ambiguity(regions: list[Any], ambiguity: str, before: str) -> list[Any]:
+    """Regions whose last one, which is given by points or a scribble, says what these mean; the list is not changed.
+
+    Args:
+        regions (`list`): as [`add_region_arguments`] reads them.
+        ambiguity (`str`): one of `AMBIGUITY_CHOICES`.
+        before (`str`): what gives a region by points or a scribble, for the error.
+
+    Raises:
+        argparse.ArgumentTypeError: the last region is given in another way, or there is none.
+    """
+    last = regions[-1] if regions else None
+    if not isinstance(last, dict) or "mask" in last:
+        raise argparse.ArgumentTypeError(f"it belongs to {before}: write it after that one")
+    return [*regions[:-1], {**last, "ambiguity": ambiguity}]
+
+
 def check_region_given(arguments: argparse.Namespace) -> None:
     """Refuse a command line without a region.
 
@@ -92,6 +109,14 @@ def check_region_given(arguments: argparse.Namespace) -> None:
         raise CommandError(
             "no region was given: pass --box x1,y1,x2,y2, --point x,y, --scribble x,y x,y or --mask file.png."
         )
+
+
+def ambiguity_word(text: str) -> str:
+    """What points or a scribble mean, one of `AMBIGUITY_CHOICES`."""
+    word = text.strip().lower()
+    if word not in AMBIGUITY_CHOICES:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(AMBIGUITY_CHOICES)}: write one of them")
+    return word
 
 
 def points_xy(text: str) -> list[list[float]]:
@@ -165,15 +190,16 @@ class _AddNegativePoints(_RegionAction):
 
 class _SetAmbiguity(_RegionAction):
     def changed(self, regions: list[Any], value: str) -> list[Any]:
-        last = regions[-1] if regions else None
-        if not isinstance(last, dict) or "mask" in last:
-            raise argparse.ArgumentError(self, "it belongs to a --point or a --scribble: write it after that one")
-        return [*regions[:-1], {**last, "ambiguity": value}]
+        try:
+            return with_ambiguity(regions, value, "a --point or a --scribble")
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from error
 
 
 __all__ = [
     "AMBIGUITY_CHOICES",
     "add_region_arguments",
+    "ambiguity_word",
     "box_region",
     "check_region_given",
     "mask_region",
@@ -181,5 +207,6 @@ __all__ = [
     "points_region",
     "points_xy",
     "scribble_region",
+    "with_ambiguity",
     "with_negative_points",
 ]
