@@ -1,4 +1,4 @@
-"""Checks of masks, image sizes and crowd flags that callers pass to functions for masks."""
+"""Checks the arguments of functions for masks: masks, image sizes and crowd flags."""
 
 import operator
 import reprlib

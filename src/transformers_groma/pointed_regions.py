@@ -1,4 +1,4 @@
-"""Regions that a question points at, found by the model: a click or a scribble becomes a box and a mask."""
+"""Resolves clicks and scribbles to regions, with the model: each becomes a box and, with a mask decoder, a mask."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

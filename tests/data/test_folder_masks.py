@@ -8,7 +8,7 @@ from datasets import load_dataset
 from PIL import Image
 
 from transformers_groma.data.columns import check_dataset
-from transformers_groma.data.folder_masks import files_beside, has_masks, read_mask
+from transformers_groma.data.folder_masks import files_beside, has_masks, read_folder_mask
 from transformers_groma.data.folder_metadata import read_metadata
 from transformers_groma.data.image_folder import (
     FolderOptions,
@@ -300,5 +300,5 @@ def test_drawings_show_masks(tmp_path):
 
 
 def test_masks_are_read_as_lines_have_them(tmp_path):
-    assert read_mask(None, tmp_path, WIDTH, HEIGHT) == (None, [])
-    assert read_mask(json.loads(json.dumps(RLES[0])), tmp_path, WIDTH, HEIGHT) == (RLES[0], [])
+    assert read_folder_mask(None, tmp_path, WIDTH, HEIGHT) == (None, [])
+    assert read_folder_mask(json.loads(json.dumps(RLES[0])), tmp_path, WIDTH, HEIGHT) == (RLES[0], [])

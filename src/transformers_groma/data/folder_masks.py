@@ -127,7 +127,7 @@ def mask_size(given: Any, folder: Path) -> tuple[int, int] | None:
         return None  # `read_mask` says why
 
 
-def read_mask(given: Any, folder: Path, width: int, height: int) -> tuple[dict[str, Any] | None, list[LeftOut]]:
+def read_folder_mask(given: Any, folder: Path, width: int, height: int) -> tuple[dict[str, Any] | None, list[LeftOut]]:
     """Read the mask of a box.
 
     Args:
@@ -181,4 +181,4 @@ def _object_of(given: Mapping[str, Any], folder: Path, size: tuple[int, int]) ->
     return values > 0
 
 
-__all__ = ["all_files_beside", "files_beside", "has_masks", "mask_size", "names_masks", "read_mask"]
+__all__ = ["all_files_beside", "files_beside", "has_masks", "mask_size", "names_masks", "read_folder_mask"]

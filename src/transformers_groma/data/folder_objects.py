@@ -10,7 +10,7 @@ from ..markup import GROMA_MARKUP_TOKENS
 from ..masks import rle_to_box
 from .annotated_boxes import OUTSIDE, pixel_count, read_box
 from .annotated_masks import mask_fault, turned_mask
-from .folder_masks import files_beside, mask_size, names_masks, read_mask
+from .folder_masks import files_beside, mask_size, names_masks, read_folder_mask
 from .folder_metadata import FolderImage
 from .folder_options import FolderOptions
 from .image_files import (
@@ -153,7 +153,7 @@ def _read_object(
         if box is None:
             detail = f"`objects.bbox[{index}]` = {raw.box!r}"[:MAX_DETAIL]
             left_out.append(LeftOut(wrong, f"{detail} of an image of {size[0]}x{size[1]} pixels"))
-    mask, faults = read_mask(raw.mask, folder, *size)
+    mask, faults = read_folder_mask(raw.mask, folder, *size)
     if mask is not None and (fault := mask_fault(mask, box, *size)) is not None:
         mask = None
         faults.append(fault)

@@ -203,7 +203,7 @@ def _plain_answer(text: str) -> str:
 def _regions(messages: Sequence[Mapping[str, Any]]) -> list[tuple[dict[str, Any], str]]:
     """The regions of all messages, each with its name."""
     return [
-        ({key: value for key, value in part.items() if key != "type"}, f"messages[{index}]['content'][{number}]")
+        (part, f"messages[{index}]['content'][{number}]")
         for index, message in enumerate(messages)
         for number, part in enumerate(message["content"])
         if part["type"] == "region"

@@ -61,9 +61,8 @@ class RequestPreparer:
             image = upright_image(image)
             if not isinstance(regions, Sequence) or isinstance(regions, (str, bytes)):
                 raise ValueError(f"`regions` must be a list of regions, got {shortened(regions)}.")
-            pointing = read_pointing(
-                [(_without_type(region), f"regions[{index}]") for index, region in enumerate(regions)], image.size
-            )
+            named = [(region, f"regions[{index}]") for index, region in enumerate(regions)]
+            pointing = read_pointing(named, image.size)
             if not len(pointing):
                 request.succeed([])
                 return False
@@ -79,13 +78,6 @@ class RequestPreparer:
         if image is None or self._runner.images.get(image.key) is not None:
             return image
         return image.with_pixel_values(processor)
-
-
-def _without_type(region: Any) -> Any:
-    """A region part of a message is a region, too."""
-    if not isinstance(region, dict) or region.get("type") != "region":
-        return region
-    return {key: value for key, value in region.items() if key != "type"}
 
 
 __all__ = ["RequestPreparer"]

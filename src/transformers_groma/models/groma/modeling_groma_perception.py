@@ -123,8 +123,8 @@ class GromaPerceptionMixin:
             proposal_boxes (`Tensor` of shape `(B, Q, 4)`), proposal_scores (`Tensor` of shape `(B, Q)`), *optional*:
                 what the region proposer found before; it is not run then.
             refer_points (`Tensor` of shape `(B, K, P, 2)`), refer_point_labels (`Tensor` of shape `(B, K, P)`),
-                refer_ambiguity (`Tensor` of shape `(B, K)`), *optional*: points on the regions of `refer_boxes` that
-                are not given by boxes; see [`resolve_points`].
+                refer_ambiguity (`Tensor` of shape `(B, K)`), *optional*: points of those regions of
+                `refer_boxes` that are not given by boxes; see [`resolve_points`].
 
         Returns:
             `GromaImageFeatures`.
