@@ -297,4 +297,4 @@ def test_weights_in_git_stay_small():
     # Golden cases are inputs and outputs, not weights.
     weights = [path for path in files if path.is_file() and not path.name.startswith("case_")]
     assert HUB_CONFIGS / "groma-tiny" / "model.safetensors" in weights
-    assert sum(path.stat().st_size for path in weights) < 12e6
+    assert sum(path.stat().st_size for path in weights) < 14e6

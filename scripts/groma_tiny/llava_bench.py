@@ -168,7 +168,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     dataset.mkdir(parents=True, exist_ok=True)
     rows = list(tqdm(bench_rows(arguments.rows), total=arguments.rows, desc="questions", unit="row"))
     path = dataset / "test-00000-of-00001.parquet"
-    Dataset.from_list(rows, features=LLAVA_BENCH_FEATURES).to_parquet(path.with_suffix(".partial"))
+    # Masks of the scenes are not among the columns of this benchmark.
+    columns = [{name: row[name] for name in LLAVA_BENCH_FEATURES} for row in rows]
+    Dataset.from_list(columns, features=LLAVA_BENCH_FEATURES).to_parquet(path.with_suffix(".partial"))
     path.with_suffix(".partial").replace(path)
     with running_judge() as address:
         command = ["evaluate", "llava-bench", "--model", arguments.model, "--dataset", dataset, "--gallery", 24]

@@ -24,10 +24,15 @@ def files_of(folder: Path) -> set[str]:
 
 
 SCENE_NAMES = ["region", "neighbor", "expression", "group", "description"]
-SCENE_FILES = {f"scene_{name}" for name in (*SCENE_NAMES, "proposals")}
-# The scene itself has no answer beside it.
-WRITTEN = {"scene.png", *(f"{name}.{kind}" for name in SCENE_FILES for kind in ("json", "png"))}
+# Of a model that decodes masks.
+NAMES_WITH_CLICK = ["region", "click", "neighbor", "expression", "group", "description"]
 PHOTO_FILES = {"answer", "description", "proposals"}
+
+
+def files_written(names: list[str]) -> set[str]:
+    """The files of the demo's questions. The scene itself has no answer beside it."""
+    stems = (f"scene_{name}" for name in (*names, "proposals"))
+    return {"scene.png", *(f"{stem}.{kind}" for stem in stems for kind in ("json", "png"))}
 
 
 def verdicts_of(out: str) -> list[str]:
@@ -43,16 +48,22 @@ def test_demo_shows_nothing_false(run, tmp_path):
     ]
     scene = make_scene(demo.DEMO_SEED, "test", demo.DEMO_SCENE, demo.DEMO_SCENE_SIZE)
     shapes = len(scene.objects)
-    verdicts = verdicts_of(out)
-    assert verdicts[:2] == ["= correct word for word", "= correct word for word, and the box is right"]
-    assert verdicts[2].startswith("= right: IoU 0.") and verdicts[3] == "= right: 2 of 2 found"
-    assert verdicts[4] == f"= {shapes} of {shapes} phrases right, words and box"
+    verdicts, masks = zip(*(verdict.split("; ") for verdict in verdicts_of(out)), strict=True)
+    assert verdicts[:2] == ("= correct word for word",) * 2
+    assert verdicts[2] == "= correct word for word, and the box is right"
+    assert verdicts[3].startswith("= right: IoU 0.") and verdicts[4] == "= right: 2 of 2 found"
+    assert verdicts[5] == f"= {shapes} of {shapes} phrases right, words and box"
+    # The user's regions have masks, too.
+    assert [text.split(", IoU")[0] for text in masks] == [
+        *("1 mask", "1 mask", "2 masks", "1 mask", "2 masks", f"{shapes} masks")
+    ]
+    assert all(float(text.split()[-5]) > 0.85 for text in masks)
     assert f"{shapes} regions found, and {shapes} of {shapes} shapes have one" in out
-    assert "5 of 5 answers are right" in out and "The scene was picked for that" in out
+    assert "6 of 6 answers are right" in out and "The scene was picked for that" in out
     assert "knows coloured shapes and nothing else" in out
     assert "photo" not in out.lower() and "cat" not in out.lower().split()
-    assert files_of(tmp_path / "demo") == WRITTEN
-    for name in SCENE_NAMES:
+    assert files_of(tmp_path / "demo") == files_written(NAMES_WITH_CLICK)
+    for name in NAMES_WITH_CLICK:
         assert str(tmp_path / "demo" / f"scene_{name}.png") in out
         answer = json.loads((tmp_path / "demo" / f"scene_{name}.json").read_text(encoding="utf-8"))
         comparison = answer["comparison"]
@@ -61,6 +72,8 @@ def test_demo_shows_nothing_false(run, tmp_path):
         for index, box in enumerate(answer["question_boxes_xyxy"]):
             assert box in scene.boxes_xyxy
             assert answer["regions"][index]["box_xyxy"] == box
+        assert ("question_clicks_xy" in answer) == (name == "click")
+        assert all(iou > 0.8 for iou in answer["mask_ious"].values())
     with Image.open(tmp_path / "demo" / "scene.png") as image:
         assert image.tobytes() == scene.draw().tobytes()
     assert str(tmp_path / "demo" / "scene.png") in out
@@ -71,7 +84,7 @@ def test_demo_shows_nothing_false(run, tmp_path):
 @pytest.mark.parametrize("dtype", ["bfloat16"])
 def test_the_scene_comes_out_right_in_less_precise_arithmetic_too(run, tmp_path, dtype):
     code, out, _ = run("demo", "--dtype", dtype, "--output", tmp_path)
-    assert code == 0 and "5 of 5 answers are right" in out
+    assert code == 0 and "6 of 6 answers are right" in out
 
 
 def test_demo_of_a_scene_with_mistakes_says_so(run, tmp_path):
@@ -134,7 +147,7 @@ def test_demo_compares_with_the_truth(run, tmp_path, monkeypatch):
     # Nothing is known about another model but that its words may differ.
     assert "org/other may be right in words of its own" in out
     assert "trained" not in out and "picked" not in out and "nothing else" not in out
-    assert files_of(tmp_path) == WRITTEN
+    assert files_of(tmp_path) == files_written(SCENE_NAMES)
 
 
 def test_demo_of_another_image_and_model(run, monkeypatch, tmp_path, tiny_dir):
@@ -144,7 +157,9 @@ def test_demo_of_another_image_and_model(run, monkeypatch, tmp_path, tiny_dir):
     assert "learned" not in out and "picked" not in out and "not checked" in out
     assert json.loads((tmp_path / "answer.json").read_text())["question_boxes_xyxy"] == [[200, 150.25, 600, 450.75]]
     assert "comparison" not in json.loads((tmp_path / "answer.json").read_text())
-    assert files_of(tmp_path) == WRITTEN | {f"{name}.{kind}" for name in PHOTO_FILES for kind in ("json", "png")}
+    assert files_of(tmp_path) == files_written(SCENE_NAMES) | {
+        f"{name}.{kind}" for name in PHOTO_FILES for kind in ("json", "png")
+    }
 
 
 @pytest.mark.parametrize("more", [[], ["--model", TINY], ["--model", f"{TINY}/../groma-tiny/"]])
