@@ -57,7 +57,8 @@ def test_annotations_without_a_mask(segmentation):
     [
         ("T1", "mask is neither a list of polygons nor COCO RLE: annotation 7: 'T1'"),
         (3, "mask is neither a list of polygons nor COCO RLE: annotation 7: 3"),
-        ([3, 4], "polygon of a mask is not a list of coordinates: annotation 7: 3"),
+        ([4, 6, 24, 6, 24, 15.5], "mask is a polygon that is not in a list: .*: annotation 7: .4, 6, 24, 6, 24, 15.5"),
+        ([3, [4]], "polygon of a mask is not a list of coordinates: annotation 7: 3"),
         ([[4, 6, 24, "6", 24, 15]], "polygon of a mask is not a list of coordinates: annotation 7: "),
         ([[4, 6, 24, None, 24, 15]], "polygon of a mask is not a list of coordinates: annotation 7: "),
         ([[4, 6, 24, float("nan"), 24, 15]], "polygon of a mask is not a list of coordinates: annotation 7: "),
@@ -84,7 +85,7 @@ def test_what_is_wrong_is_left_out_with_its_reason(segmentation, reason):
         assert mask is None
         with pytest.raises(ValueError, match=f"^{reason}"):
             raise ValueError(told)
-        assert len(more) == (segmentation == [3, 4])
+        assert len(more) == (segmentation == [3, [4]])
 
 
 def test_other_polygons_of_a_mask_are_kept():

@@ -24,6 +24,7 @@ EMPTY = "mask is empty: a box without a mask has null"
 NOT_OF_BOX = "mask does not fit its box: they are of different objects, or of differently turned images"
 
 NOT_A_SEGMENTATION = "mask is neither a list of polygons nor COCO RLE"
+NOT_IN_A_LIST = "mask is a polygon that is not in a list: [[x1, y1, x2, y2, …]] is a list of one"
 NOT_A_POLYGON = "polygon of a mask is not a list of coordinates"
 FEW_POINTS = "polygon of a mask has fewer than three points"
 ODD = "polygon of a mask has an x without a y"
@@ -133,6 +134,8 @@ def read_segmentation(segmentation: Any, width: int, height: int) -> tuple[dict[
         return _read_rle(segmentation, width, height)
     if not isinstance(segmentation, list):
         return None, [LeftOut(NOT_A_SEGMENTATION, repr(segmentation)[:100])]
+    if all(isinstance(value, (int, float)) for value in segmentation):
+        return None, [LeftOut(NOT_IN_A_LIST, repr(segmentation)[:100])]
     polygons, faults = [], []
     for polygon in segmentation:
         if not isinstance(polygon, (list, array)):
