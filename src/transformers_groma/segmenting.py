@@ -125,8 +125,6 @@ def segments_of_phrase(found: GroundedPhrase | list) -> Regions | list:
     """
     if isinstance(found, list):
         return [segments_of_phrase(each) for each in found]
-    if not found:
-        return Regions([], masks=[], labels=[])
     labels = [found.text] * len(found.regions)
     regions = Regions(found.regions.xyxy, found.regions.scores, found.regions.ids, labels=labels)
     return segmented(regions, found.regions.masks, found.regions.scores)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
+import numpy as np
 from transformers.image_utils import ImageInput
 
 from .answer_masks import check_mask_decoder
@@ -17,6 +18,7 @@ from .answer_settings import (
 )
 from .grounded_chat import GroundedChat
 from .grounding import GroundedPhrase, GroundedText
+from .image_inputs import ImageSize
 from .perceived_images import perceive
 from .regions import Regions
 from .segmenting import (
@@ -367,16 +369,22 @@ class GroundingVerbs(VerbSteps):
         fill = self._standard_question(verb, kind)
         questions, phrases, are_many = questions_with_phrases(image, phrase, name, lambda part: fill({"phrase": part}))
         answers = self._answer(questions, True, False, checked)
+
+        def find(text: str, answer: GroundedText, size: ImageSize) -> GroundedPhrase:
+            return located(text, answer, kind == "grounding", size if checked.masks else None)
+
         found = [
-            [located(text, each, kind == "grounding") for each in answer]
+            [find(text, each, question.image.size) for each in answer]
             if isinstance(answer, list)
-            else located(text, answer, kind == "grounding")
-            for text, answer in zip(phrases, answers, strict=True)
+            else find(text, answer, question.image.size)
+            for text, answer, question in zip(phrases, answers, questions, strict=True)
         ]
         return found if are_many else found[0]
 
 
-def located(phrase: str, answer: GroundedText, all_of_them: bool) -> GroundedPhrase:
+def located(
+    phrase: str, answer: GroundedText, all_of_them: bool, mask_size: ImageSize | None = None
+) -> GroundedPhrase:
     """What an answer says about where a phrase is.
 
     Args:
@@ -384,13 +392,17 @@ def located(phrase: str, answer: GroundedText, all_of_them: bool) -> GroundedPhr
         answer (`GroundedText`): of the model.
         all_of_them (`bool`): whether all regions of the answer count, or those of its first phrase: a model may go on
             about other things ("the cup, on the table").
+        mask_size (`ImageSize`, *optional*): of the upright image, where the answer has masks.
 
     Returns:
-        `GroundedPhrase`: without regions, where the answer has none.
+        `GroundedPhrase`: without regions, where the answer has none; no masks are `(0, H, W)`, too.
     """
     phrases = answer.phrases if all_of_them else answer.phrases[:1]
     ids = dict.fromkeys(region_id for found in phrases for region_id in found.region_ids)
-    return GroundedPhrase(phrase, (0, len(phrase)), answer.regions_with_ids(list(ids)))
+    regions = answer.regions_with_ids(list(ids))
+    if mask_size is not None and not len(regions):
+        regions = Regions([], masks=np.zeros((0, mask_size.height, mask_size.width), bool))
+    return GroundedPhrase(phrase, (0, len(phrase)), regions)
 
 
 __all__ = ["GroundingVerbs", "located"]

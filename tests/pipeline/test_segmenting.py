@@ -90,7 +90,12 @@ def test_a_phrase_is_located_first(masking_groma, scenes, looks, segments):
 
 def test_what_is_not_found_is_empty(masking_pipe, photos):
     nothing = masking_pipe.segment(photos[0], "the cup", max_new_tokens=2)
-    assert len(nothing) == 0 and nothing.masks.shape[0] == 0 and nothing.labels == ()
+    assert len(nothing) == 0 and nothing.masks.shape == (0, 240, 320) and nothing.labels == ()
+    # As where there are masks, so that the union of no masks is one of the image, too.
+    for verb in (masking_pipe.locate, masking_pipe.locate_all):
+        single, (first,) = (verb(photos[0], phrase, masks=True, max_new_tokens=2) for phrase in ("the cup", ["cups"]))
+        assert not single and single.masks.shape == first.masks.shape == (0, 240, 320)
+        assert verb(photos[0], "the cup", max_new_tokens=2).masks is None
 
 
 def test_an_empty_mask_leaves_the_box():
