@@ -27,7 +27,7 @@ class MaskDecoderConfig(PreTrainedConfig):
             0 for none.
         mask_input_channels (`int`, *optional*, defaults to 16): width of the layers that read a mask as a prompt.
         use_skip_maps (`bool`, *optional*, defaults to `True`): whether finer maps of the image, at 2 and 4 times the
-            embedding's resolution, join where masks are enlarged (SAM 2), which sharpens their outlines.
+            embedding's resolution, are added where masks are enlarged (SAM 2), which sharpens their outlines.
 
     Example:
 

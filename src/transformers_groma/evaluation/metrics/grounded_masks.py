@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ...box_arrays import IOU_THRESHOLD
+from ...masks import mask_iou
 from .box_lists import check_rows
 from .mask_lists import Mask, check_list, check_same_size, decoded
 from .phrase_words import token_f1
@@ -127,12 +128,9 @@ def pair_ious(names: tuple[str, str], first: Sequence[Mask], second: Sequence[Ma
         for number, mask in enumerate(masks):
             pixels.append(decoded(f"{name}[{number}]", mask))
             check_same_size(f"{name}[{number}]", pixels[-1], "the first mask of the row", pixels[0])
-    ious = np.zeros((len(first), len(second)))
-    for one, mask in enumerate(pixels[: len(first)]):
-        for other, true in enumerate(pixels[len(first) :]):
-            union = np.count_nonzero(mask | true)
-            ious[one, other] = np.count_nonzero(mask & true) / union if union else 0.0
-    return ious
+    if not len(first) or not len(second):
+        return np.zeros((len(first), len(second)))
+    return mask_iou(np.stack(pixels[: len(first)]), np.stack(pixels[len(first) :]))
 
 
 def greedy_pairs(ious: np.ndarray) -> list[tuple[int, int]]:

@@ -94,13 +94,13 @@ class GromaProposerConfig(PreTrainedConfig):
 @strict
 class GromaMaskDecoderConfig(MaskDecoderConfig):
     r"""
-    Configuration of Groma's mask decoder: a neck that makes its image embedding, at 1/8 of the image, of the vision
-    encoder's maps and of the pixels, and a promptable mask decoder.
+    Configuration of Groma's mask decoder: a neck that makes its image embedding, at 1/8 of the image, from the
+    vision encoder's maps and the pixels, and a promptable mask decoder.
 
     Args:
         vision_feature_layers (`list[int]`, *optional*, defaults to `[-4, -3, -2, -1]`): hidden states of the vision
             encoder that the neck reads.
-        **kwargs: those of `MaskDecoderConfig`. The maps that sharpen outlines are made of the pixels.
+        **kwargs: those of `MaskDecoderConfig`. The skip maps, which sharpen outlines, are made from the pixels.
 
     Example:
 
@@ -149,7 +149,7 @@ _MASK_DECODER_SPEC = SubConfigSpec(config_class=GromaMaskDecoderConfig, optional
 
 
 class _OptionalMaskDecoder(PreTrainedConfig):
-    """A configuration whose file does not name a mask decoder that is not there, as released ones do not."""
+    """A configuration whose file mentions a mask decoder only if there is one, as files of released models do not."""
 
     def to_dict(self) -> dict[str, Any]:
         values = super().to_dict()
