@@ -11,7 +11,7 @@ def interior_point(mask: np.ndarray, max_side: int | None = None) -> tuple[float
 
     Args:
         mask (`np.ndarray` of shape `(H, W)`, bool): with at least one pixel.
-        max_side (`int`, *optional*): for speed, sample the mask to at most so many rows and columns. The point is then
+        max_side (`int`, *optional*): for speed, sample the mask to at most this many rows and columns. The point is then
             the most interior one to within a few pixels.
 
     Returns:

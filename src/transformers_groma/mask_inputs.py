@@ -12,7 +12,7 @@ from .image_inputs import ImageSize
 from .masks import resize_mask, rle_to_mask
 from .point_inputs import entries_of, shown
 
-# A mask's sides may be so many times as long as the image's: a few bytes of RLE can claim any size.
+# A mask's sides may be this many times as long as the image's: a few bytes of RLE can claim any size.
 MAX_ENLARGEMENT = 16
 
 _REMEDY = "Pass a bool array of shape (height, width), or COCO's RLE, {'size': [height, width], 'counts': …}"
@@ -107,7 +107,7 @@ def _is_copy(copy: tuple[int, int], of: tuple[int, int]) -> bool:
 
 
 def _bool_array(mask: Any, name: str) -> np.ndarray:
-    """A copy of a mask as an array; a caller may go on drawing in its own."""
+    """A copy of a mask as an array, as a caller may keep drawing in its own."""
     remedy = f"{_REMEDY}. Polygons become a mask by `polygons_to_mask`" if isinstance(mask, (list, tuple)) else _REMEDY
     if isinstance(mask, Image.Image):
         raise ValueError(

@@ -114,7 +114,7 @@ def _lines(mask: np.ndarray) -> _Lines:
     points = np.concatenate([horizontal, vertical]) + np.array([left, top, left, top])
     starts, ends = points[:, :2], points[:, 2:]
 
-    # Each line goes on with one that turns right, or left if there is none. There are both only where two parts
+    # Each line continues with one that turns right, or left if there is none. There are both only where two parts
     # touch at a corner; turning right stays with the part.
     stride = mask.shape[1] + 1
     starting = (starts[:, 1] * stride + starts[:, 0]) * 4 + directions

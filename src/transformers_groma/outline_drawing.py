@@ -11,7 +11,7 @@ from .masks import mask_outlines, masks_to_boxes
 
 # The dark edge of a line is this fraction of its width, so that it shows on thick lines, too.
 _EDGE = 4
-# Dashes are so many times as long as they are thick.
+# Dashes are this many times as long as they are thick.
 _DASH = 4
 
 
@@ -145,7 +145,7 @@ def _fitting(line_width: int, width: float, height: float) -> int:
 
 
 def _eroded(mask: np.ndarray, steps: int) -> np.ndarray:
-    """A mask without the pixels within so many steps of its edge; outside of the array nothing belongs to it.
+    """A mask without the pixels within this many steps of its edge; outside the array nothing belongs to it.
 
     Steps take away what touches the background by an edge and, in turn, what touches it by an edge or a corner: this
     comes close to a distance that is the same in all directions.

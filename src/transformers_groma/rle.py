@@ -239,7 +239,7 @@ def spans_to_boxes(spans: Sequence[np.ndarray], height: int) -> np.ndarray:
 def spans_iou(
     spans_a: Sequence[np.ndarray], spans_b: Sequence[np.ndarray], height: int, is_crowd: Any = None
 ) -> np.ndarray:
-    """Intersection over union of masks of one size, from their spans; arguments and result as of `rle_iou`."""
+    """Intersection over union of masks of one size, from their spans; arguments and result: see `rle_iou`."""
     crowds = checked_crowds(is_crowd, len(spans_b))
     areas_a = np.array([np.diff(spans).sum() for spans in spans_a], np.int64)
     areas_b = np.array([np.diff(spans).sum() for spans in spans_b], np.int64)

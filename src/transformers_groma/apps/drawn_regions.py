@@ -13,7 +13,7 @@ from ..image_inputs import ImageSize, shortened
 from ..region_inputs import read_region
 
 MAX_DRAWINGS = 30
-# Of a drawing, what it must have, and of the part of a message that it becomes, what that has.
+# By kind: the keys that a drawing must have, and those of the message part that it becomes.
 _KEYS = {
     "box": {"box": "box"},
     "points": {"points": "points", "labels": "labels"},

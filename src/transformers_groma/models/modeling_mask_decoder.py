@@ -27,7 +27,7 @@ from .configuration_mask_decoder import MaskDecoderConfig
 _PATCH_SIZE = 16
 # The prompt encoder takes pixel indices and adds half a pixel itself.
 _HALF_PIXEL = 0.5
-# Every prompt has its own copy of the image embedding: without gradients so many are decoded at a time.
+# Every prompt has its own copy of the image embedding: without gradients this many are decoded at a time.
 _PROMPTS_AT_ONCE = 16
 
 

@@ -133,7 +133,7 @@ class BatchRunner:
                     self._point(request, asked, seen)
                 else:
                     request.succeed(_proposals(seen))
-            except ValueError as error:  # what it points at cannot be found; the others go on
+            except ValueError as error:  # what it points at cannot be found; the others continue
                 request.fail(error)
         rows = [row for row in rows if not row.request.is_ended]
         if not rows:
@@ -227,7 +227,7 @@ class BatchRunner:
             self.model.generation_config = before
 
     def _resolved(self, pointing: Pointing, seen: PerceivedImage | None) -> ResolvedPointing:
-        """What a pointing stands for in its image; without an image there is none."""
+        """The regions that a request points at, found in its image; there are none without an image."""
         if seen is None:
             return ResolvedPointing(pointing.boxes)
         return resolve_pointing(self.model, seen.features, pointing)

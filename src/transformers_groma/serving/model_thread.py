@@ -41,7 +41,7 @@ class ModelThread:
         self._thread.join()
 
     def _work(self) -> None:
-        """Should the thread end before the engine closes, nobody waits forever."""
+        """Run batches; if the thread ends before the engine closes, the requests fail instead of waiting forever."""
         try:
             self._work_on_batches()
         except BaseException:

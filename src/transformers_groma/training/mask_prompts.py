@@ -28,7 +28,7 @@ NEGATIVE_POINTS = 0.3
 AMBIGUOUS_CLICKS = 0.75
 # Points off the object are drawn from its box, enlarged by this share of its sides.
 NEGATIVE_MARGIN = 0.25
-# The most interior point is searched on a mask sampled to sides of at most so many pixels.
+# The most interior point is searched on a mask sampled to sides of at most this many pixels.
 MAX_INTERIOR_SIDE = 160
 
 

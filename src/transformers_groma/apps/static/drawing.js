@@ -23,7 +23,7 @@ let mode = "new"; // what a click means: "new", "more" or "not"
 let current = -1; // the region that "more" and "not" are about
 let action = null; // what the pointer is doing: {kind, start, region, held, x, y, slop}; "maybe" until it has moved
 let focused = -1;
-let isHandled = false; // the click that follows is none for the answer view
+let isHandled = false; // whether the click that follows is not for the answer view
 const previews = new Map(); // the regions that the model finds for points and scribbles, by image and region
 
 // Only one drawing listens to the document, the one that appeared last.
@@ -333,7 +333,7 @@ document.addEventListener(
   { signal },
 );
 
-// The click of a tool is none for the answer view.
+// A click of a tool is not for the answer view.
 window.addEventListener(
   "click",
   (event) => {

@@ -80,7 +80,7 @@ function isSame(one, other) {
   return first.length === second.length && first.every(isNear);
 }
 
-// At most so many points of a long line, its ends among them.
+// At most MOST_SCRIBBLED points of a long line, its ends among them.
 function thinned(points) {
   if (points.length <= MOST_SCRIBBLED) return points;
   const step = (points.length - 1) / (MOST_SCRIBBLED - 1);

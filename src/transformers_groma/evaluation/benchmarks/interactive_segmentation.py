@@ -27,7 +27,7 @@ from ..metrics.clicks import next_click
 from ..metrics.referring_segmentation import ious_of_overlaps, mask_overlaps
 from ..predictions import Prediction
 
-# After so many clicks masks are scored.
+# Masks are scored after this many clicks.
 CLICK_COUNTS = (1, 3, 5)
 # Objects of each image whose masks are decoded in one call: a batch of images with many would need gigabytes.
 OBJECTS_AT_ONCE = 16
@@ -191,7 +191,7 @@ class ClickRespondent:
 
 
 def clicks_name(count: int) -> str:
-    """The phrase that an answer has for the masks after so many clicks."""
+    """The phrase that an answer has for the masks after this many clicks."""
     return f"{count} {'click' if count == 1 else 'clicks'}"
 
 

@@ -20,7 +20,7 @@ def mask_overlaps(
     """Intersection and union of each answer with its target, in pixels.
 
     Args:
-        predictions (`Sequence`, one entry an answer): its masks, which count as one; none is an empty mask.
+        predictions (`Sequence`, one entry an answer): its masks, which count as one; an empty list is an empty mask.
         references (`Sequence`, one entry an answer): the true masks, which count as one. Empty where the expression
             refers to nothing in the image.
 

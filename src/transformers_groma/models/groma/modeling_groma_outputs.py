@@ -94,7 +94,7 @@ class GromaImageFeatures(BaseModelOutputWithPooling):
         ]
 
     def _copied_maps(self, index: int) -> dict[str, list[Tensor]]:
-        """Copies of an image's maps. Those for regions and those for masks are mostly the same: one copy serves both."""
+        """Copies of an image's maps. Those for regions and masks are mostly the same: one copy serves both."""
         copies: dict[tuple, Tensor] = {}
 
         def copy(level: Tensor) -> Tensor:

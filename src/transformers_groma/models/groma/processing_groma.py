@@ -171,7 +171,7 @@ class GromaProcessor(GromaAnswers, GromaConversations):
                 box, `[grounding]` at its head and, with `ground_boxes`, `<ground_box>`.
             regions (a list, or a list of these or `None`, one per sample, *optional*): in place of `boxes`, regions in
                 any form that [`read_region`] takes: boxes, masks, `Regions`, and dicts such as `{"point": [x, y]}`,
-                `{"points": …, "labels": …}`, `{"scribble": …}` and `{"mask": …}`. Of a mask the model gets the box
+                `{"points": …, "labels": …}`, `{"scribble": …}` and `{"mask": …}`. For a mask the model gets the box
                 around it.
             **kwargs: as for every processor: `return_tensors`, `padding`, …
 
