@@ -429,7 +429,7 @@ def nms(
         iou_threshold (`float`): a box is dropped if its IoU with a better box that was kept is > this.
         score_threshold (`float`): only boxes with a score > this take part; 0 lets all take part. A box that is not
             finite, or whose score is not, never does.
-        max_boxes (`int`, *optional*): keep at most so many of the best boxes.
+        max_boxes (`int`, *optional*): keep at most this many of the best boxes.
 
     Returns:
         `Tensor` of shape `(n,)`, int64: indices of the kept boxes, best first.

@@ -11,8 +11,8 @@ def interior_point(mask: np.ndarray, max_side: int | None = None) -> tuple[float
 
     Args:
         mask (`np.ndarray` of shape `(H, W)`, bool): with at least one pixel.
-        max_side (`int`, *optional*): for speed, sample the mask to at most this many rows and columns. The point is then
-            the most interior one to within a few pixels.
+        max_side (`int`, *optional*): for speed, sample the mask to at most this many rows and columns. The point is
+            then the most interior one to within a few pixels.
 
     Returns:
         `tuple[float, float]`: `(x, y)` in pixels, the centre of a pixel of the mask. Of equally interior ones, as

@@ -24,7 +24,7 @@ from .client import ChatClient, EndpointError, RateLimiter, RequestError, Stoppe
 from .endpoint import Endpoint
 from .replies import Reply
 
-# If so many questions in a row fail, each with its retries, the endpoint is down or misused, and the run ends.
+# If this many questions in a row fail, each with its retries, the endpoint is down or misused, and the run ends.
 MAX_FAILURES_IN_A_ROW = 10
 
 Messages = Sequence[Mapping[str, Any]]
@@ -178,7 +178,7 @@ def ask_all(
         files (`AskingFiles`): where costs and failures are noted.
         answered (`int`): questions answered in earlier runs, for the progress bar and the report.
         concurrency (`int`): requests at the same time.
-        requests_per_minute (`float`, *optional*): at most so many, retries included.
+        requests_per_minute (`float`, *optional*): at most this many, retries included.
         budget (`Budget`, *optional*): prices and the largest cost.
         unit (`str`): what a question is about, for the progress bar.
 

@@ -210,7 +210,7 @@ class BatchRunner:
     def _generate(
         self, requests: Sequence[Request], max_new_tokens: int, should_pause: Callable[[], bool], **inputs: Any
     ) -> Any:
-        """Write up to so many tokens of each answer, and stop all rows where `should_pause` says so after a step."""
+        """Write up to this many tokens of each answer, and stop all rows where `should_pause` says so after a step."""
         config = copy.deepcopy(self._generation_config)
         config.max_new_tokens = max_new_tokens
         sampling = RowSampling([request.sampling for request in requests], [request.random for request in requests])

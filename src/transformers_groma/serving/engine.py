@@ -41,7 +41,7 @@ _GREEDY = Sampling()
 # the text of others, and no large mask their questions.
 _PREPARING_THREADS = 2
 _MASK_THREADS = 2
-# A partial answer is decoded as a whole. Between two of them passes at least this time, and so many times the time
+# A partial answer is decoded as a whole. Between two of them passes at least this time, and this many times the time
 # that decoding took, so that decoding takes a small share of the time however long the answer.
 _PARTIAL_SECONDS = 0.03
 _PARTIAL_COSTS = 20

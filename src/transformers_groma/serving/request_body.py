@@ -8,7 +8,7 @@ from .api_errors import ApiError
 from .held_memory import MemoryShare
 from .settings import ServerSettings
 
-# A client that sends too much is listened to for so many seconds, without keeping what it sends, because many read the
+# A client that sends too much is listened to for this many seconds, without keeping what it sends, as many read the
 # answer only after they have sent everything.
 _PATIENCE = 5.0
 _CLOSE = {"Connection": "close"}

@@ -20,7 +20,7 @@ class RowRegions:
     Args:
         boxes (`Tensor` of shape `(R, 4)`): `xyxy` in absolute pixels of the upright image.
         scores (`Tensor` of shape `(R,)`), mask (`Tensor` of shape `(R,)`, bool): scores, and which slots are used.
-        num_user_boxes (`int`): the first so many are the user's.
+        num_user_boxes (`int`): the first this many are the user's.
     """
 
     boxes: Tensor

@@ -48,7 +48,7 @@ class ShapesOptions:
         evaluation (`bool`): evaluation columns: one question per row, in its standard wording, without its answer.
         image_size (`int`): side of the images in pixels, at least 112.
         max_regions (`int`): region slots of the model that learns from the rows, at least 16. A conversation about an
-            image points at no more than a third of so many boxes and names no more than the rest in its answers, so
+            image points at no more than a third of this many boxes and names no more than the rest in its answers, so
             that batches of any rows fit.
         position_share (`float`): how many of the "rec" questions tell objects apart by position, 0 to 1.
 

@@ -27,7 +27,7 @@ class DatasetArguments:
         mixture_seed (`int`): seed of the choice of rows where a ratio is below 1.
         check_data (`bool`): whether to put every row through all that training does with it before training starts,
             and stop with a list of the rows that fail.
-        max_eval_rows (`int`, *optional*): evaluate on at most so many rows of `eval_datasets`.
+        max_eval_rows (`int`, *optional*): evaluate on at most this many rows of `eval_datasets`.
     """
 
     train_datasets: list[str] = field(

@@ -30,7 +30,7 @@ MIN_BOX_SIDE = 2.0
 # SA-1B boxes every button as well as whole scenes: neither is a region to talk about.
 SA1B_BOX_AREAS = (14.0 * 14.0, 400.0 * 400.0)
 FLIP_PROBABILITY = 0.5
-# A crop without any box teaches little. After so many of them the whole image is taken. (The original takes another
+# A crop without any box teaches little. After this many of them the whole image is taken. (The original takes another
 # image.)
 CROP_ATTEMPTS = 10
 

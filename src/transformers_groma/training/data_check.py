@@ -65,7 +65,7 @@ def check_training_rows(
         parts (iterable of `MixturePart`): the rows.
         check (`Callable`): takes a part, the index of a row in it, and the row with its image decoded; raises if the
             row would stop training.
-        limit (`int`, *optional*): check at most so many rows, as many as training would use.
+        limit (`int`, *optional*): check at most this many rows, as many as training would use.
 
     Returns:
         `int`: number of rows, all of them without faults.

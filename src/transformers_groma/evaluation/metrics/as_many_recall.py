@@ -118,7 +118,7 @@ def any_recall(
 
     Args:
         predictions, scores, targets, areas, crowds: see `as_many_recall`.
-        max_boxes (`int`, *optional*): only so many of the best boxes of a question count; 1 is what others call R@1.
+        max_boxes (`int`, *optional*): only this many of the best boxes of a question count; 1 is what others call R@1.
 
     Returns:
         `dict[str, float]`: the keys of `as_many_recall`; shares of the questions that have a target (of that size).
@@ -166,7 +166,7 @@ def merged_boxes_recall(
         predictions, scores, targets, crowds: see `as_many_recall`.
         areas: see `as_many_recall`. A question with one target has the size of its area, one with several that of the
             box around them.
-        max_boxes (`int`, *optional*): only so many of the best boxes of a question count; 1 compares the best box
+        max_boxes (`int`, *optional*): only this many of the best boxes of a question count; 1 compares the best box
             alone.
 
     Returns:
@@ -221,7 +221,7 @@ def _arrange(
 
 
 def _best_boxes(questions: _Questions, limits: int | np.ndarray | None) -> _Questions:
-    """The same questions, with at most so many boxes each: one number for all, or one for each `(questions,)`."""
+    """The same questions, with at most this many boxes each: one number for all, or one for each `(questions,)`."""
     if limits is None:
         return questions
     if np.ndim(limits) == 0 and limits < 1:

@@ -50,7 +50,7 @@ class GromaImageFeatures(BaseModelOutputWithPooling):
         mask_feature_maps (`list[Tensor]`, each of shape `(B, vision_hidden_size, grid, grid)`, *optional*),
             pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`, *optional*): what masks are decoded from,
             in a model with a mask decoder.
-        prompt_length (`int`, *optional*): only the first so many tokens are looked at for placeholders.
+        prompt_length (`int`, *optional*): only the first this many tokens are looked at for placeholders.
     """
 
     region_boxes: Tensor | None = None
