@@ -165,6 +165,8 @@ def test_click_segmentation():
         ValueError, match=r"`predictions\[0\]` must have one mask for each of `clicks` \[1, 3, 5\], got 2"
     ):
         metric.compute(predictions=found, references=true)
+    with pytest.raises(ValueError, match=r"`clicks` must be different numbers, got \[3, 3\]"):
+        metric.compute(predictions=found, references=true, clicks=[3, 3])
 
 
 @pytest.mark.parametrize("name", METRICS)
