@@ -68,6 +68,7 @@ bench: $(STAMP)  ## benchmarks: ratios against a named baseline in the same run
 	$(OFFLINE) $(BIN)/python benchmarks/bench_kernels.py
 	$(OFFLINE) $(BIN)/python benchmarks/bench_serving.py
 	$(OFFLINE) $(BIN)/python benchmarks/bench_masks.py
+	$(OFFLINE) $(BIN)/python benchmarks/bench_mask_decoder.py
 
 # Without a compiler the model runs on torch alone, which is slower and rounds a little differently.
 kernels: $(STAMP)  ## compile deformable attention and ROIAlign for this machine; what is built already stays

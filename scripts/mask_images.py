@@ -35,8 +35,6 @@ def click_panels(groma: ImageGroundingPipeline, image: Image.Image) -> Image.Ima
         panels.append(draw_masks(image, groma.segment(image, region)))
         draw_pointed(panels[-1], region)
     panels.append(draw_masks(image, groma.segment(image, "the large red star")))
-    # The lower half of the scene is enough.
-    panels = [panel.crop((0, panel.height // 4, panel.width, panel.height)) for panel in panels]
     width, height = (side + GAP for side in panels[0].size)
     grid = Image.new("RGB", (2 * width - GAP, 2 * height - GAP), "white")
     for index, panel in enumerate(panels):
