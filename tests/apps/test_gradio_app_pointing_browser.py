@@ -22,6 +22,8 @@ from tests.apps.app_pages import (
 )
 from tests.apps.app_server import FakeEngine, running_app
 from transformers_groma.apps.app_settings import AppSettings
+from transformers_groma.apps.drawn_regions import MAX_DRAWINGS
+from transformers_groma.point_inputs import MAX_POINTS
 
 pytest.importorskip("gradio", reason='needs gradio: pip install "transformers-groma[app]"')
 
@@ -131,6 +133,28 @@ def test_not_this_needs_something_to_be_part_of(start):
     click(page, (80, 60), "Alt")
     assert "Click on what you mean first" in page.locator(".drawing-error").inner_text()
     assert chips(page) == []
+
+
+@pytest.mark.slow
+def test_no_more_is_drawn_than_a_question_takes(start, engine):
+    page = start()
+    tool(page, "Click").click()
+    error = page.locator(".drawing-error")
+    for number in range(MAX_POINTS + 1):
+        click(page, (20 + 22 * (number % 16), 20 + 40 * (number // 16)), *["Shift"] * (number > 0))
+    assert error.inner_text() == f"A region takes up to {MAX_POINTS} clicks."
+    assert chips(page) == [f"[1] {MAX_POINTS} points ↶ ×"]
+    for number in range(MAX_DRAWINGS):
+        page.locator(".drawing-field").fill(f"{10 * number}, 7")
+        page.keyboard.press("Enter")
+    assert error.inner_text().startswith(f"A question takes up to {MAX_DRAWINGS} regions: ask about these first")
+    assert len(chips(page)) == MAX_DRAWINGS == page.locator(".drawing-region").count()
+    tool(page, "Scribble").click()
+    scribble(page, [(40, 240), (160, 260)])
+    assert page.locator(".drawing-region").count() == MAX_DRAWINGS
+    ask(page, "What are they?")
+    wait_for_answers(page, 1)
+    assert len(asked_regions(engine)) == MAX_DRAWINGS and len(asked_regions(engine)[0]["points"]) == MAX_POINTS
 
 
 def test_a_scribble(start, engine):

@@ -67,6 +67,10 @@ function publish() {
 }
 
 function add(region) {
+  if (regions.length >= MOST_REGIONS) {
+    renderLayer();
+    return say(`A question takes up to ${MOST_REGIONS} regions: ask about these first, or remove some.`, true);
+  }
   regions = [...regions, region];
   if (region.kind === "points") current = regions.length - 1;
   publish();
@@ -110,6 +114,7 @@ function addPoint(point, means) {
   if (means === "new") return add({ kind: "points", points: [point], labels: [1] });
   const region = regions[current];
   if (region?.kind !== "points") return say("Click on what you mean first, then on what is not part of it.", true);
+  if (region.points.length >= MOST_POINTS) return say(`A region takes up to ${MOST_POINTS} clicks.`, true);
   const labels = [...region.labels, means === "more" ? 1 : 0];
   change(current, { ...region, points: [...region.points, point], labels });
   changed(current);

@@ -3,6 +3,8 @@
 // region) and {kind: "scribble", points: [[x, y], …]}.
 
 const SVG = "http://www.w3.org/2000/svg";
+const MOST_REGIONS = 30; // of a question; drawn_regions.py has the same
+const MOST_POINTS = 64; // of a region; point_inputs.py has the same
 const MOST_SCRIBBLED = 60; // points of a scribble: a longer one is drawn with fewer, evenly taken
 
 // What the field beside the tools takes, for each kind.
