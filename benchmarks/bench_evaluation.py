@@ -45,7 +45,7 @@ LVIS_ANSWERS, LVIS_CATEGORIES, LVIS_SECONDS = 20_000, 1203, 20.0
 
 
 def rows_of_shared_images(count: int, questions: int) -> Dataset:
-    """REC rows of synthetic scenes, up to so many questions about each."""
+    """REC rows of synthetic scenes, up to this many questions about each."""
     options = ShapesOptions("rec", seed=0, split="test", questions=questions)
     rows: list[dict[str, Any]] = []
     for scene in itertools.count():
@@ -104,7 +104,7 @@ def random_boxes(generator: np.random.Generator, count: int) -> list[list[float]
 
 
 def random_answers(count: int, boxes: int) -> list[Prediction]:
-    """Answers with up to so many boxes each."""
+    """Answers with up to this many boxes each."""
     generator = np.random.default_rng(0)
     answers = []
     for index in range(count):

@@ -46,7 +46,7 @@ def build_model() -> GromaForConditionalGeneration:
 
 
 def prompt_ids(config: GromaConfig, question: int = 24) -> torch.Tensor:
-    """A prompt about an image: image tokens, all region slots, and a question of so many tokens."""
+    """A prompt about an image: image tokens, all region slots, and a question of this many tokens."""
     slots = [
         token
         for slot in range(config.max_regions)

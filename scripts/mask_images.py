@@ -29,7 +29,7 @@ def caption_image(groma: ImageGroundingPipeline, image: Image.Image) -> Image.Im
 
 
 def click_panels(groma: ImageGroundingPipeline, image: Image.Image) -> Image.Image:
-    """Four panels: what a user draws, with the mask that comes of it; a mask of the user's at the end."""
+    """Four panels: what a user draws, each with the resulting mask; the last is a mask that the user gave."""
     panels = []
     for region in POINTED:
         panels.append(draw_masks(image, groma.segment(image, region)))

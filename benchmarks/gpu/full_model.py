@@ -82,7 +82,7 @@ def prompt(
 
 
 def seconds_of(model: GromaForConditionalGeneration, inputs: dict, new_tokens: int, device: str, **kwargs) -> float:
-    """Seconds of an answer of exactly so many tokens."""
+    """Seconds of an answer of exactly this many tokens."""
     synchronize(device)
     start = time.perf_counter()
     lengths = {"min_new_tokens": new_tokens, "max_new_tokens": new_tokens}

@@ -22,7 +22,7 @@ Args:
     areas (list, one entry per question, optional): area of each true box's object in square pixels; by default that of
         the box.
     crowds (list, one entry per question, optional): which true boxes are crowd regions; these are not targets.
-    max_boxes (int, optional; not of "as_many"): only so many of the best boxes of a question count.
+    max_boxes (int, optional; not of "as_many"): only this many of the best boxes of a question count.
 
 Returns:
     dict: ar (mean over IoU 0.50:0.95), ar@0.5, ar@0.75, ar_small, ar_medium, ar_large; in 0..1, or -1 where there is

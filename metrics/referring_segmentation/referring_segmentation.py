@@ -6,7 +6,7 @@ import evaluate
 from transformers_groma.evaluation.metrics.referring_segmentation import referring_segmentation_scores
 
 _DESCRIPTION = """
-Metrics of referring segmentation: an expression means something in an image, and the model answers with its pixels.
+Metrics of referring segmentation: an expression refers to something in an image; the model answers with its pixels.
 All masks of an answer count as one mask, as do those of a target. Where neither has a pixel, the IoU is 1.
 """
 
@@ -14,7 +14,7 @@ _KWARGS_DESCRIPTION = """
 Args:
     predictions (list, one entry an answer): its masks, COCO RLE {"size": [height, width], "counts": str}; an empty
         list where it has none.
-    references (list, one entry an answer): the true masks; an empty list where the expression means nothing.
+    references (list, one entry an answer): the true masks; an empty list where the expression refers to nothing.
 
 Returns:
     dict: ciou, the sum of all intersections over that of all unions; giou, the mean IoU; p@0.5, p@0.6, p@0.7, p@0.8,

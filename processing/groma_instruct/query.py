@@ -43,7 +43,7 @@ def query_images(
         output (`Path`): the work folder.
         endpoint (`Endpoint`): where to ask.
         concurrency (`int`): requests at the same time.
-        requests_per_minute (`float`, *optional*): at most so many, retries included.
+        requests_per_minute (`float`, *optional*): at most this many, retries included.
         budget (`Budget`, *optional*): prices, and what all runs of the folder together may cost.
 
     Returns:

@@ -115,7 +115,7 @@ def draw_proposals(
         image (`PIL.Image.Image`): any mode; it is not changed.
         boxes (`Regions`, or array-like of shape `(R, 4)`): regions with their numbers, scores and masks, or `xyxy`
             boxes in absolute pixels of the upright image, numbered by row.
-        scores (array-like of shape `(R,)`, *optional*): written behind the number, in percent.
+        scores (array-like of shape `(R,)`, *optional*): written after the number, in percent.
         mask (array-like of shape `(R,)`, bool, *optional*): which rows are regions; all without it.
 
     Returns:

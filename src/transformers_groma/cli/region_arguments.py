@@ -17,7 +17,7 @@ def add_region_arguments(parser: argparse.ArgumentParser, text: str) -> None:
     """Add the options that point at regions: `regions` has them as [`read_region`] takes them.
 
     Args:
-        parser (`argparse.ArgumentParser`): a `CommandParser`, which keeps the points behind an option together.
+        parser (`argparse.ArgumentParser`): a `CommandParser`, which keeps the points after an option together.
         text (`str`): what the regions are for, without a full stop.
     """
     group = parser.add_argument_group(

@@ -94,7 +94,7 @@ def prepare_prompt(processor: Any, messages: Any, max_new_tokens: int, limit: in
             `image` (a PIL image, one in a conversation), `region` (`box`, `point`, `points`, `scribble` or `mask`, see
             `read_region`, in absolute pixels of the upright image) and `phrase` (a phrase to locate). Control tokens
             that are typed in it are plain text, but for `[grounding]` at the head of a user's message.
-        max_new_tokens (`int`): tokens of an answer that must fit behind it.
+        max_new_tokens (`int`): tokens of an answer that must fit after it.
         limit (`int`, *optional*): tokens that the model reads, with its answer.
 
     Returns:

@@ -43,7 +43,7 @@ MIXTURE = {
 
 
 def locate_one(world: World, rng: np.random.Generator, template: int, position_share: float) -> Exchange | None:
-    """Ask for the one object that an expression means (referring expression comprehension)."""
+    """Ask for the one object that an expression refers to (referring expression comprehension)."""
     found = None
     if world.centers and rng.random() < position_share:
         makers = [outermost_object, related_object]

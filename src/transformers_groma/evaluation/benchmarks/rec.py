@@ -1,4 +1,4 @@
-"""Referring expression comprehension (REC): find the one object that an expression means.
+"""Referring expression comprehension (REC): find the one object that an expression refers to.
 
 The paper's protocol: answers of three tokens by greedy decoding; the first box of an answer is right if its IoU with
 the target is above 0.5, and an answer without a box is wrong. Rows are those of RefCOCO, RefCOCO+ and RefCOCOg from

@@ -24,8 +24,8 @@ def click_segmentation_scores(
 
     Returns:
         `dict[str, float]`: for each number `N` of clicks `miou@N`, the mean IoU over all objects, and `hit@N`, the
-        share of objects whose mask has an IoU above 0.5: that a click was taken for another object, or for a part,
-        shows there. All in 0..1.
+        share of objects whose mask has an IoU above 0.5, which is lower where clicks are mistaken for another object
+        or for a part. All in 0..1.
 
     Raises:
         ValueError: no objects, no numbers of clicks, not one mask for each object, something that is not a mask, or

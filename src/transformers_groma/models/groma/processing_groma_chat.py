@@ -315,7 +315,7 @@ class GromaConversations(ProcessorMixin):
 
         masks = [self._mask_of_conversation(ids) for ids in sequences]
         positions = torch.arange(1, sequences.shape[1] + 1, device=sequences.device)
-        ends = [int((mask * positions).max()) for mask in masks]  # behind the last id that is not padding
+        ends = [int((mask * positions).max()) for mask in masks]  # after the last id that is not padding
         turns = [
             self._turn_ids(question, ids[:end].tolist()) for ids, end, question in zip(sequences, ends, questions)
         ]
@@ -338,7 +338,7 @@ class GromaConversations(ProcessorMixin):
         is_padding = ids == (-1 if pad_token_id is None else pad_token_id)
         if pad_token_id != self.tokenizer.eos_token_id:
             return (~is_padding).long()
-        # One token ends answers and pads. The first one behind the last answer is its end and stays.
+        # One token ends answers and pads. The first one after the last answer is its end and stays.
         mask = torch.ones_like(ids)
         others = (~is_padding).nonzero()
         mask[int(others.max()) + 2 if len(others) else 1 :] = 0
