@@ -339,3 +339,19 @@ def test_specks_are_taken_out_of_masks():
         sizes = np.bincount(pieces.ravel())
         sizes[0] = 0
         assert np.array_equal(kept.numpy(), np.isin(pieces, np.flatnonzero(sizes >= 0.2 * sizes.max())))
+
+
+def test_a_piece_that_winds_through_the_mask_takes_few_turns(monkeypatch):
+    """Its ends are thousands of pixels apart."""
+    winding = torch.full((1, 112, 112), -1.0)
+    for row in range(0, 112, 4):
+        winding[0, row] = 1.0
+        winding[0, row : row + 4, -1 if row % 8 == 0 else 0] = 1.0
+    turns = []
+    pool = torch.nn.functional.max_pool2d
+    monkeypatch.setattr(
+        torch.nn.functional, "max_pool2d", lambda *args, **kwargs: turns.append(1) or pool(*args, **kwargs)
+    )
+    assert torch.equal(without_specks(winding, share=0.6), winding)
+    assert len(turns) < 25
+    assert without_specks(winding[:0]).shape == (0, 112, 112)

@@ -85,18 +85,22 @@ def without_specks(logits: Tensor, share: float = SPECK) -> Tensor:
     [2.0, 2.0, -1.0, -2.0]
     """
     masks = logits > 0
-    # Each pixel takes the largest number in its piece, one pixel further at each turn.
-    numbers = torch.arange(1, masks[0].numel() + 1, device=masks.device, dtype=torch.float32)
-    pieces = numbers.view(1, *masks.shape[1:]) * masks
+    flat, numbers = masks.flatten(1), torch.arange(1, masks.shape[1] * masks.shape[2] + 1)
+    # Pixels are numbered from 1, outside is 0. The pixels of a piece agree on the largest number among them: those that
+    # have the same one move together, so even a piece that winds through the image takes few turns.
+    pieces = numbers.to(masks.device) * flat
     while True:
-        grown = torch.nn.functional.max_pool2d(pieces[:, None], kernel_size=3, stride=1, padding=1)[:, 0] * masks
-        if torch.equal(grown, pieces):
+        around = pieces.view_as(masks).float()[:, None]  # exact up to masks of 4096 x 4096
+        seen = (
+            torch.nn.functional.max_pool2d(around, kernel_size=3, stride=1, padding=1)[:, 0].flatten(1).long() * flat
+        )
+        if torch.equal(seen, pieces):
             break
-        pieces = grown
-    index = pieces.long().flatten(1)
-    sizes = torch.zeros(len(index), masks[0].numel() + 1, device=index.device)
-    sizes.scatter_add_(1, index, masks.flatten(1).float())
-    kept = sizes.gather(1, index) >= share * sizes.amax(dim=1, keepdim=True)
+        largest = torch.nn.functional.pad(pieces, (1, 0)).scatter_reduce(1, pieces, seen, "amax")
+        pieces = largest.gather(1, pieces)
+    sizes = torch.zeros(len(pieces), len(numbers) + 1, device=masks.device)
+    sizes.scatter_add_(1, pieces, flat.float())
+    kept = sizes.gather(1, pieces) >= share * sizes.amax(dim=1, keepdim=True)
     return torch.where(masks & ~kept.view_as(masks), -logits, logits)
 
 
