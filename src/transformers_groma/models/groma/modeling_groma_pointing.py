@@ -86,8 +86,8 @@ def without_specks(logits: Tensor, share: float = SPECK) -> Tensor:
     """
     masks = logits > 0
     flat, numbers = masks.flatten(1), torch.arange(1, masks.shape[1] * masks.shape[2] + 1)
-    # Pixels are numbered from 1, outside is 0. The pixels of a piece agree on the largest number among them: those that
-    # have the same one move together, so even a piece that winds through the image takes few turns.
+    # Pixels are numbered from 1, outside is 0. The pixels of a piece agree on the largest number among them: those
+    # that have the same one move together, so even a piece that winds through the image takes few turns.
     pieces = numbers.to(masks.device) * flat
     while True:
         around = pieces.view_as(masks).float()[:, None]  # exact up to masks of 4096 x 4096
