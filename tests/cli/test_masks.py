@@ -108,6 +108,9 @@ def test_segment_regions(about_photo, tmp_path, disc_png):
     lines = table.splitlines()
     assert lines[0] == "2 regions: name, score, x1, y1, x2, y2, pixels of the mask"
     assert lines[2].split() == ["r1", "1.00", "311", "211", "490", "390", str(mask_of(disc).sum())]
+    # Nobody is to take masks of an earlier command for those of this one.
+    notes = about_photo("segment", *words[:2], "--output", tmp_path)[2]
+    assert notes.splitlines()[-1] == f"masks of an earlier command remain in {tmp_path}: segments_mask_2.png"
 
 
 def test_segment_all_that_a_click_may_mean(about_photo):
@@ -201,7 +204,7 @@ def test_mistakes_of_region_lines(run, monkeypatch, scene_png, line, words):
         (["describe", PHOTO, "--mask", PHOTO], ["--mask", "cat_and_dog.jpg"]),
         (["ask", PHOTO, "What?", "--mask", "no-such.png"], ["--mask", "no-such.png"]),
         (["caption", PHOTO, "--point", "9,9"], ["--point"]),
-        (["segment", PHOTO], ["no region was given"]),
+        (["segment", PHOTO], ["no PHRASE and no region was given", "--box"]),
         (["segment", PHOTO, "the cup", "--point", "9,9"], ["both PHRASE 'the cup' and a region were given"]),
         (["segment", PHOTO, " "], ["PHRASE ' ' is empty"]),
         (["segment", PHOTO, "the cup", "--multimask"], ["--multimask is for a region"]),

@@ -143,10 +143,31 @@ def write_segments(folder: Path, name: str, regions: "Regions", image: "Image.Im
     labels = regions.labels or [f"r{region.id} {region.score:.0%}" for region in regions]
     drawn = draw_boxes(image, regions, labels=labels)
     masks = {
-        folder / f"{name}_mask_{number}.png": Image.fromarray(mask.astype(np.uint8) * 255)
+        folder / _mask_file(name, number): Image.fromarray(mask.astype(np.uint8) * 255)
         for number, mask in enumerate(regions.masks, start=1)
     }
     _write_pair(folder, name, regions.to_dict(), drawn, masks)
+
+
+def earlier_masks(folder: Path, name: str, count: int) -> list[str]:
+    """The files of masks in a folder that [`write_segments`] wrote there before, where it has now written fewer.
+
+    Args:
+        folder (`Path`): the folder.
+        name (`str`): of the segments.
+        count (`int`): how many masks there are now.
+
+    Returns:
+        `list[str]`: their names, in the order of their numbers.
+    """
+    names = []
+    while (folder / (following := _mask_file(name, count + len(names) + 1))).exists():
+        names.append(following)
+    return names
+
+
+def _mask_file(name: str, number: int) -> str:
+    return f"{name}_mask_{number}.png"
 
 
 def write_png(path: Path, image: "Image.Image") -> None:

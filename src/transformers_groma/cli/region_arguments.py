@@ -96,18 +96,19 @@ def with_ambiguity(regions: list[Any], ambiguity: str, before: str) -> list[Any]
     return [*regions[:-1], {**last, "ambiguity": ambiguity}]
 
 
-def check_region_given(arguments: argparse.Namespace) -> None:
+def check_region_given(arguments: argparse.Namespace, what: str = "region") -> None:
     """Refuse a command line without a region.
 
     Args:
         arguments (`argparse.Namespace`): of a command with [`add_region_arguments`].
+        what (`str`): what is missing, for the error.
 
     Raises:
         CommandError: there is none.
     """
     if not arguments.regions:
         raise CommandError(
-            "no region was given: pass --box x1,y1,x2,y2, --point x,y, --scribble x,y x,y or --mask file.png."
+            f"no {what} was given: pass --box x1,y1,x2,y2, --point x,y, --scribble x,y x,y or --mask file.png."
         )
 
 

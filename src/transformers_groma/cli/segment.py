@@ -4,7 +4,7 @@ import argparse
 
 from .._words import counted
 from .arguments import MAX_NEW_TOKENS, CommandError, add_command, errors_of, generate_kwargs
-from .output import note, print_regions, write_segments
+from .output import earlier_masks, note, print_regions, write_segments
 from .region_arguments import check_region_given
 from .verb_commands import add_answer_arguments, add_image_argument, open_all
 
@@ -52,7 +52,7 @@ def run_segment(arguments: argparse.Namespace) -> None:
     if arguments.phrases and arguments.multimask:
         raise CommandError("--multimask is for a region that may mean several things, and not for PHRASE.")
     if not arguments.phrases:
-        check_region_given(arguments)
+        check_region_given(arguments, "PHRASE and no region")
         _check_no_generation(arguments)
     opened = open_all(arguments, needs_masks="groma segment")
     with errors_of("the regions" if arguments.regions else "PHRASE and --max-new-tokens"):
@@ -70,6 +70,8 @@ def run_segment(arguments: argparse.Namespace) -> None:
             write_segments(opened.folder, name, regions, opened.image)
             masks = counted(len(regions), "mask")
             note(f"wrote {opened.folder / name}.json, {opened.folder / name}.png and {masks}")
+            if earlier := earlier_masks(opened.folder, name, len(regions)):
+                note(f"masks of an earlier command remain in {opened.folder}: {', '.join(earlier)}")
 
 
 def _check_no_generation(arguments: argparse.Namespace) -> None:
