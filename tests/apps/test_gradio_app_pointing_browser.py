@@ -93,6 +93,15 @@ def test_a_click_shows_its_mask_at_once_and_is_a_region_of_the_question(start, e
     assert page.locator(".drawing-mask").count() == 0
 
 
+def test_fast_clicks_all_show_their_masks(start):
+    page = start()
+    tool(page, "Click").click()
+    for point in ((80, 60), (200, 60), (320, 60), (80, 200), (320, 200)):
+        click(page, point)
+        page.wait_for_timeout(90)
+    page.wait_for_function("document.querySelectorAll('.drawing-mask').length === 5")
+
+
 def test_several_clicks_make_one_region(start, engine):
     page = start()
     tool(page, "Click").click()

@@ -212,7 +212,7 @@ def _wire_questions(events: AppEvents, page: Page, points: gr.Checkbox, remember
         preview,
         page.session,
         [page.drawing, page.work_status],
-        trigger_mode="always_last",
+        trigger_mode="multiple",  # "always_last" may lose the last one
         show_progress="hidden",
         **_PRIVATE,
     )

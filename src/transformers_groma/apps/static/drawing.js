@@ -5,12 +5,6 @@
 // another component, whose HTML is replaced with each word of an answer: the layer with the regions is put back when it
 // is lost, and pointers are listened to on the document.
 
-const CLICK = 4; // a mouse that moved less, in CSS pixels, has clicked
-const TAP = 14; // the same for a finger
-const EDGE = 7; // how near an edge or corner is taken hold of, in CSS pixels
-const DOT = 10; // the same for a point
-const STEP = 0.02; // of an arrow key, as a share of the image's side; with Alt it is one pixel
-
 const part = (name) => element.querySelector(`.drawing-${name}`);
 const list = part("regions"), form = part("form"), field = part("field"), modes = part("modes");
 const tools = [...element.querySelectorAll(".drawing-tool")];
@@ -22,7 +16,7 @@ let isOn = false;
 let mode = "new"; // what a click means: "new", "more" or "not"
 let current = -1; // the region that "more" and "not" are about
 let action = null; // what the pointer is doing: {kind, start, region, held, x, y, slop}; "maybe" until it has moved
-let focused = -1;
+let focused = -1, asking = 0;
 let isHandled = false; // whether the click that follows is not for the answer view
 const previews = new Map(); // the regions that the model finds for points and scribbles, by image and region
 
@@ -61,9 +55,12 @@ function say(text, isError = false) {
 // that are no boxes.
 function publish() {
   props.value = regions.map(plain);
-  const unknown = regions.filter((region) => region.kind !== "box" && !previews.has(previewKey(region)));
-  if (unknown.length === 0) return;
-  trigger("preview", { regions: unknown.map((region) => ({ key: previewKey(region), region: plain(region) })) });
+  clearTimeout(asking);
+  asking = setTimeout(() => {
+    const unknown = regions.filter((region) => region.kind !== "box" && !previews.has(previewKey(region)));
+    const wanted = unknown.map((region) => ({ key: previewKey(region), region: plain(region) }));
+    if (wanted.length > 0) trigger("preview", { regions: wanted });
+  }, 80); // once for a key that is held down
 }
 
 function add(region) {
@@ -439,6 +436,7 @@ function observe() {
   resized.observe(target);
 }
 signal.addEventListener("abort", () => {
+  clearTimeout(asking);
   lost.disconnect();
   resized.disconnect();
   layer.remove();

@@ -2,6 +2,12 @@
 // {kind: "box", box: [x1, y1, x2, y2]}, {kind: "points", points: [[x, y], …], labels: [1, 0, …]} (0: not part of the
 // region) and {kind: "scribble", points: [[x, y], …]}.
 
+const CLICK = 4; // a mouse that moved less, in CSS pixels, has clicked
+const TAP = 14; // the same for a finger
+const EDGE = 7; // how near an edge or corner is taken hold of, in CSS pixels
+const DOT = 10; // the same for a point
+const STEP = 0.02; // of an arrow key, as a share of the image's side; with Alt it is one pixel
+
 const SVG = "http://www.w3.org/2000/svg";
 const MOST_REGIONS = 30; // of a question; drawn_regions.py has the same
 const MOST_POINTS = 64; // of a region; point_inputs.py has the same
