@@ -80,6 +80,7 @@ class FakeEngine:
         self.resolved.append(regions)
         if self.error is not None:
             raise self.error
+        await asyncio.sleep(self.seconds)
         boxes = [around(region, image) for region in regions]
         masks = [mask_to_rle(ellipse(box, image)) if self.has_masks else None for box in boxes]
         return [EngineRegion(tuple(box), mask, None) for box, mask in zip(boxes, masks, strict=True)]
