@@ -176,7 +176,7 @@ def main() -> None:
     result = {
         "benchmark": "masks",
         "baseline": arguments.baseline,
-        "ratios": {name: round(value, 3) for name, value in ratios.items()},
+        "ratios": {name: float(f"{value:.3g}") for name, value in ratios.items()},
         "seconds": {name: round(value, 6) for name, value in seconds.items()},
     }
     print(json.dumps(result))

@@ -71,8 +71,8 @@ def test_masks_of_one_colour():
         (BYTES.resize((60, 40), Image.Resampling.BILINEAR), r"`--mask` has \d+ colours, but a mask is black and one"),
         (Image.fromarray(MASK.astype(np.uint8) + np.eye(20, 30, dtype=np.uint8) * 4), "`--mask` has 4 colours"),
         (Image.fromarray(np.where(MASK, 255, 100).astype(np.uint8)), "two colours, and neither is black"),
-        (Image.fromarray(np.where(MASK[..., None], [255, 0, 0], [255, 255, 255]).astype(np.uint8)), "none is black"),
-        (palette((255, 255, 255), (128, 0, 0)), "none is black"),
+        (Image.fromarray(np.where(MASK[..., None], [255, 0, 0], [255] * 3).astype(np.uint8)), "neither is black"),
+        (palette((255, 255, 255), (128, 0, 0)), "neither is black"),
     ],
 )
 def test_what_is_not_a_mask_is_named(image, words):

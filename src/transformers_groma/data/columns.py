@@ -6,7 +6,7 @@ are optional: one a box, COCO RLE of the upright image as `masks.mask_to_rle` wr
 
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from datasets import Features, Image, List, Value
@@ -204,18 +204,44 @@ def check_row(row: Mapping[str, Any], schema: Schema) -> None:
         _check_messages(row["messages"], len(row["boxes_xyxy"]), size is not None, ends_with_answer=not is_evaluation)
         if is_evaluation:
             _check_boxes("target_boxes_xyxy", row["target_boxes_xyxy"], size)
+    check_masks(row, schema)
+
+
+def check_masks(row: Mapping[str, Any], schema: Schema) -> None:
+    """Check the masks of one row, and nothing else of it.
+
+    Args:
+        row (`Mapping`): as for [`check_row`]; its boxes are in order.
+        schema (`str`): `"detection"`, `"conversation"` or `"evaluation"`.
+
+    Raises:
+        RowError: what is wrong with the first mask that does not fit the image or its box.
+
+    Example:
+    >>> row = {"image": None, "image_id": "1", "boxes_xyxy": [], "masks": [None]}
+    >>> check_masks(row, "conversation")
+    Traceback (most recent call last):
+    transformers_groma.data.columns.RowError: `masks` has 1 mask, but `boxes_xyxy` has 0 boxes: give one a box, and
+        null for a box without a mask
+    """
+    size = _size_of_image(row["image"])
     for name, of_boxes in BOXES_OF_MASKS.items():
         if name in OPTIONAL_FEATURES[schema] and row.get(name) is not None:
             boxes = row.get(of_boxes)
             _check_masks(name, row[name], of_boxes, [] if boxes is None else boxes, size)
 
 
-def check_dataset(dataset: Iterable[Mapping[str, Any]], schema: Schema) -> int:
+def check_dataset(
+    dataset: Iterable[Mapping[str, Any]],
+    schema: Schema,
+    check: Callable[[Mapping[str, Any], Schema], None] = check_row,
+) -> int:
     """Check columns and rows of a dataset, up to the first bad row.
 
     Args:
         dataset (`datasets.Dataset` or `datasets.IterableDataset`): rows.
         schema (`str`): `"detection"`, `"conversation"` or `"evaluation"`.
+        check (`Callable`): what is checked of each row, [`check_row`] or [`check_masks`].
 
     Returns:
         `int`: number of rows.
@@ -236,7 +262,7 @@ def check_dataset(dataset: Iterable[Mapping[str, Any]], schema: Schema) -> int:
     count = 0
     for index, row in enumerate(dataset):
         try:
-            check_row(row, schema)
+            check(row, schema)
         except RowError as error:
             raise RowError(f"Row {index} (image_id {row['image_id']!r}): {error}.") from error
         count += 1
@@ -285,6 +311,8 @@ def _check_masks(
             "give one a box, and null for a box without a mask"
         )
     for index, (mask, box) in enumerate(zip(masks, boxes, strict=True)):
+        if mask is not None and size is None:
+            raise RowError(f"`{name}[{index}]` is a mask, but the row has no image")
         if mask is not None and (fault := mask_fault(mask, box, *size)):
             raise RowError(f"`{name}[{index}]`: {fault}")
 
@@ -354,6 +382,7 @@ __all__ = [
     "TEXT",
     "check_columns",
     "check_dataset",
+    "check_masks",
     "check_row",
     "features_of",
     "image_part",

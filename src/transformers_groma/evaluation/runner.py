@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .._locks import one_writer
-from ..data.columns import BOXES_OF_MASKS, FEATURES, check_columns, check_dataset
+from ..data.columns import BOXES_OF_MASKS, FEATURES, check_columns, check_dataset, check_masks
 from ..models.groma.modeling_groma import GromaForConditionalGeneration
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 from ..models.groma.processing_groma import GromaProcessor
@@ -308,7 +308,7 @@ def _with_columns(dataset: Dataset, benchmark: Benchmark) -> Dataset:
             dataset = dataset.select_columns([*FEATURES[schema], *more]).cast_column("image", Image())
             # Masks of another image are found now, and not after hours of answers.
             if BOXES_OF_MASKS.keys() & set(more):
-                check_dataset(dataset, schema)
+                check_dataset(dataset, schema, check_masks)
             return dataset
     remedy = " `groma data` and the scripts of processing/ make evaluation rows with `--evaluation`."
     raise ValueError(

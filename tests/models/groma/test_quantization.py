@@ -11,7 +11,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from transformers_groma import GromaForConditionalGeneration, GromaForRegionProposal
 from transformers_groma.models.groma.modeling_groma_base import VISUAL_PARTS
 
-from ...tiny import LANGUAGE_MODEL, linear_layers, tiny_detector, tiny_model
+from ...tiny import LANGUAGE_MODEL, MASK_DECODER, linear_layers, tiny_detector, tiny_model
 
 
 def not_converted(model, users=None) -> list[str]:
@@ -26,7 +26,7 @@ def converted(model, users=None) -> set[str]:
 
 @pytest.fixture(scope="module")
 def whole():
-    return tiny_model()
+    return tiny_model(mask_decoder_config=MASK_DECODER)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def whole_folder(whole, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def detector():
-    return tiny_detector()
+    return tiny_detector(mask_decoder_config=MASK_DECODER)
 
 
 class TestWhatIsConverted:
@@ -69,7 +69,7 @@ class TestWhatIsConverted:
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
     def test_the_list_changes_no_dtype(self, whole, dtype):
-        assert set(whole._get_dtype_plan(dtype)) == {"vision_tower", "region_proposer"}
+        assert set(whole._get_dtype_plan(dtype)) == {"vision_tower", "region_proposer", "mask_decoder"}
         assert set(whole._keep_in_fp32_modules) >= {f"model.{part}" for part in VISUAL_PARTS}
         assert whole._get_dtype_plan(torch.float32) == {}
 
