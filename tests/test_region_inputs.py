@@ -9,8 +9,8 @@ from PIL import Image
 
 from transformers_groma.image_inputs import ImageSize
 from transformers_groma.masks import mask_to_rle
+from transformers_groma.point_labels import AMBIGUITIES
 from transformers_groma.region_inputs import (
-    AMBIGUITIES,
     REGION_KEYS,
     is_one_region,
     is_region_set,

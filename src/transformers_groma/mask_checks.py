@@ -28,7 +28,7 @@ def checked_masks(masks: Any, name: str = "masks") -> np.ndarray:
     """Several masks as an array.
 
     Args:
-        masks (array-like of shape `(n, H, W)`, bool): True where a region is; an empty list is no masks.
+        masks (array-like of shape `(n, H, W)`, bool): True where a region is; an empty list stands for none.
         name (`str`): what the caller calls them.
 
     Returns:

@@ -67,7 +67,8 @@ def find_regions(
     asked = [image for image, places in enumerate(clicks) if places]
     if not asked:
         return found
-    _check_ambiguity(model, [prompt for of_image in prompts for prompt in of_image])
+    for prompt in (prompt for of_image in prompts for prompt in of_image):
+        check_ambiguity(model, prompt.ambiguity)
     stacked = type(features[0]).stack([features[image] for image in asked])
     clicked = [[prompts[image][place] for place in clicks[image]] for image in asked]
     points = point_tensors(clicked, [sizes[image] for image in asked])
@@ -86,14 +87,22 @@ def find_regions(
     return found
 
 
-def _check_ambiguity(model: Any, prompts: Sequence[RegionPrompt]) -> None:
+def check_ambiguity(model: Any, ambiguity: str | None) -> None:
+    """Refuse an `ambiguity` where the model's mask decoder makes one mask; without a decoder it chooses a proposal.
+
+    Args:
+        model (`PreTrainedModel`): any model.
+        ambiguity (`str`, *optional*): one of `AMBIGUITIES`.
+
+    Raises:
+        ValueError: there is nothing to choose from.
+    """
     config = getattr(model.config, "mask_decoder_config", None)
-    for prompt in prompts:
-        if prompt.ambiguity is not None and config is not None and not config.num_multimask_outputs:
-            raise ValueError(
-                f"`ambiguity` {prompt.ambiguity!r} chooses one of several masks, but the mask decoder of this model "
-                "makes one (`num_multimask_outputs` is 0). Leave it out."
-            )
+    if ambiguity is not None and config is not None and not config.num_multimask_outputs:
+        raise ValueError(
+            f"`ambiguity` {ambiguity!r} chooses one of several masks, but the mask decoder of this model makes one "
+            "(`num_multimask_outputs` is 0). Leave it out."
+        )
 
 
 def point_tensors(prompts: Sequence[Sequence[RegionPrompt]], sizes: Sequence[ImageSize]) -> dict[str, Tensor]:
@@ -146,4 +155,4 @@ def readable_box(box: Sequence[float], size: ImageSize) -> list[float]:
     return [0.0, 0.0, float(min(2, size.width)), float(min(2, size.height))]
 
 
-__all__ = ["PointedRegion", "find_regions", "point_tensors", "readable_box", "refer_boxes_of"]
+__all__ = ["PointedRegion", "check_ambiguity", "find_regions", "point_tensors", "readable_box", "refer_boxes_of"]

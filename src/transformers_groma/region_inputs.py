@@ -24,11 +24,11 @@ from .point_inputs import (
     scribble_points,
     shown,
 )
+from .point_labels import AMBIGUITIES
 from .regions import Regions
 
 # Which of the regions that a click may mean: a part of an object, the object, or the group that it belongs to.
 Ambiguity = Literal["part", "object", "group"]
-AMBIGUITIES: tuple[str, ...] = ("part", "object", "group")
 # The keys with which a dict says where a region is. It has exactly one of them.
 REGION_KEYS = ("box", "point", "points", "scribble", "mask")
 
@@ -306,7 +306,6 @@ def _is_set_of_many(entry: Any) -> bool:
 
 
 __all__ = [
-    "AMBIGUITIES",
     "Ambiguity",
     "REGION_KEYS",
     "RegionPrompt",

@@ -8,13 +8,12 @@ from PIL import Image
 
 from transformers_groma.cli.arguments import CommandError, CommandParser, joined_points
 from transformers_groma.cli.region_arguments import (
-    AMBIGUITY_CHOICES,
     add_region_arguments,
     check_region_given,
     points_xy,
 )
 from transformers_groma.image_inputs import ImageSize
-from transformers_groma.region_inputs import AMBIGUITIES, read_regions
+from transformers_groma.region_inputs import read_regions
 
 MASK = np.zeros((20, 30), bool)
 MASK[5:12, 10:28] = True
@@ -35,10 +34,6 @@ def mask_path(tmp_path):
     path = tmp_path / "mask.png"
     Image.fromarray(MASK).save(path)
     return str(path)
-
-
-def test_choices_are_those_of_regions():
-    assert AMBIGUITY_CHOICES == AMBIGUITIES
 
 
 def test_regions_come_in_their_order(parser, mask_path):

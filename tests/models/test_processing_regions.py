@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_groma.models.groma.modeling_groma_pointing import BEST, POINT_INPUTS
+from transformers_groma.models.groma.modeling_groma_pointing import POINT_INPUTS
 from transformers_groma.models.processing_inputs import prepare_boxes
 from transformers_groma.models.processing_regions import (
-    NO_CHOICE,
     REFER_INPUTS,
     boxes_of_regions,
     point_inputs,
@@ -36,10 +35,6 @@ def test_names_are_those_of_the_model():
     assert ("refer_boxes", *POINT_INPUTS) == REFER_INPUTS
     inputs = referred_regions(None, [CLICK], [SIZE], "xyxy", False).inputs()
     assert tuple(inputs) == REFER_INPUTS
-
-
-def test_no_choice_is_the_best_mask_of_the_model():
-    assert NO_CHOICE == BEST
 
 
 @pytest.mark.parametrize(

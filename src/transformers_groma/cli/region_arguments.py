@@ -4,11 +4,14 @@ import argparse
 import math
 import textwrap
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from ..point_labels import AMBIGUITIES
 from .arguments import CommandError, box_xyxy
 
-AMBIGUITY_CHOICES = ("part", "object", "group")
+# What an option makes of the regions before it and of its value.
+Changed = Callable[[list[Any], Any], list[Any]]
 _POINT_REMEDY = "write x,y in pixels, as in 90,300"
 _OPTION_OF_KEY = {"points": "--point", "scribble": "--scribble", "mask": "--mask"}
 
@@ -27,24 +30,27 @@ def add_region_arguments(parser: argparse.ArgumentParser, text: str) -> None:
         ),
     )
 
-    def add(option: str, metavar: str, kind: Callable[[str], Any], action: type[argparse.Action], about: str) -> None:
-        group.add_argument(option, dest="regions", default=[], metavar=metavar, type=kind, action=action, help=about)
+    def add(option: str, metavar: str, kind: Callable[[str], Any], changed: Changed, about: str) -> None:
+        group.add_argument(
+            option, dest="regions", default=[], metavar=metavar, type=kind, action=_Region, changed=changed, help=about
+        )
 
-    add("--box", "X1,Y1,X2,Y2", box_region, _AddRegion, "its corners")
+    add("--box", "X1,Y1,X2,Y2", box_region, _with_region, "its corners")
     points = "a point on it, or several of one region: --point 90,300 120,310"
-    add("--point", "X,Y", points_region, _AddRegion, points)
+    add("--point", "X,Y", points_region, _with_region, points)
     others = "a point that is not on the region of the --point before, or several"
-    add("--not-point", "X,Y", points_xy, _AddNegativePoints, others)
+    add("--not-point", "X,Y", points_xy, partial(with_negative_points, before="--point"), others)
     line = "the points of a line drawn over it: --scribble 90,300 120,310 150,290"
-    add("--scribble", "X,Y", scribble_region, _AddRegion, line)
+    add("--scribble", "X,Y", scribble_region, _with_region, line)
     mask = "an image file of its pixels: black, and another colour where the region is"
-    add("--mask", "FILE", mask_region, _AddRegion, mask)
+    add("--mask", "FILE", mask_region, _with_region, mask)
     group.add_argument(
         "--ambiguity",
         dest="regions",
         default=[],
-        choices=AMBIGUITY_CHOICES,
-        action=_SetAmbiguity,
+        choices=AMBIGUITIES,
+        action=_Region,
+        changed=partial(with_ambiguity, before="a --point or a --scribble"),
         help="what the --point or --scribble before means, where it may mean several things (default: what the model "
         "is most sure of)",
     )
@@ -84,7 +90,7 @@ def with_ambiguity(regions: list[Any], ambiguity: str, before: str) -> list[Any]
 
     Args:
         regions (`list`): as [`add_region_arguments`] reads them.
-        ambiguity (`str`): one of `AMBIGUITY_CHOICES`.
+        ambiguity (`str`): one of `AMBIGUITIES`.
         before (`str`): what gives a region by points or a scribble, for the error.
 
     Raises:
@@ -113,10 +119,10 @@ def check_region_given(arguments: argparse.Namespace, what: str = "region") -> N
 
 
 def ambiguity_word(text: str) -> str:
-    """What points or a scribble mean, one of `AMBIGUITY_CHOICES`."""
+    """What points or a scribble mean, one of `AMBIGUITIES`."""
     word = text.strip().lower()
-    if word not in AMBIGUITY_CHOICES:
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(AMBIGUITY_CHOICES)}: write one of them")
+    if word not in AMBIGUITIES:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(AMBIGUITIES)}: write one of them")
     return word
 
 
@@ -165,40 +171,27 @@ def mask_region(text: str) -> dict[str, Any]:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-class _RegionAction(argparse.Action):
+class _Region(argparse.Action):
     """Changes the list of regions that the options before have made."""
 
+    def __init__(self, *args: Any, changed: Changed, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.changed = changed
+
     def __call__(self, parser, namespace, values, option_string=None) -> None:
-        setattr(namespace, self.dest, self.changed(getattr(namespace, self.dest), values))
-
-    def changed(self, regions: list[Any], value: Any) -> list[Any]:
-        """The regions with what the option says; the list is not changed."""
-        raise NotImplementedError
-
-
-class _AddRegion(_RegionAction):
-    def changed(self, regions: list[Any], value: Any) -> list[Any]:
-        return [*regions, value]
-
-
-class _AddNegativePoints(_RegionAction):
-    def changed(self, regions: list[Any], value: list[list[float]]) -> list[Any]:
         try:
-            return with_negative_points(regions, value, "--point")
+            regions = self.changed(getattr(namespace, self.dest), values)
         except argparse.ArgumentTypeError as error:
             raise argparse.ArgumentError(self, str(error)) from error
+        setattr(namespace, self.dest, regions)
 
 
-class _SetAmbiguity(_RegionAction):
-    def changed(self, regions: list[Any], value: str) -> list[Any]:
-        try:
-            return with_ambiguity(regions, value, "a --point or a --scribble")
-        except argparse.ArgumentTypeError as error:
-            raise argparse.ArgumentError(self, str(error)) from error
+def _with_region(regions: list[Any], region: Any) -> list[Any]:
+    """One region more; the list is not changed."""
+    return [*regions, region]
 
 
 __all__ = [
-    "AMBIGUITY_CHOICES",
     "add_region_arguments",
     "ambiguity_word",
     "box_region",

@@ -10,13 +10,11 @@ from .._words import counted
 from ..boxes import BoxFormat, box_xyxy_to_cxcywh, normalize_boxes
 from ..image_inputs import ImageSize, shortened
 from ..point_inputs import box_around
-from ..point_labels import NO_POINT
-from ..region_inputs import AMBIGUITIES, RegionPrompt, is_one_region, is_region_set, read_regions
+from ..point_labels import AMBIGUITIES, BEST, NO_POINT
+from ..region_inputs import RegionPrompt, is_one_region, is_region_set, read_regions
 from ..regions import Regions
 from .processing_inputs import pad_boxes, prepare_boxes
 
-# What stands in `refer_ambiguity` where the caller left the choice to the model.
-NO_CHOICE = -1
 # Inputs of the models that say where regions are: boxes, and what comes beside them where a region has points.
 REFER_INPUTS = ("refer_boxes", "refer_points", "refer_point_labels", "refer_ambiguity")
 
@@ -166,7 +164,7 @@ def point_inputs(
     num_regions = max(map(len, regions))
     points = np.zeros((len(regions), num_regions, num_points, 2), np.float32)
     labels = np.full((len(regions), num_regions, num_points), NO_POINT, np.int64)
-    ambiguity = np.full((len(regions), num_regions), NO_CHOICE, np.int64)
+    ambiguity = np.full((len(regions), num_regions), BEST, np.int64)
     for sample, (of_sample, (height, width)) in enumerate(zip(regions, sizes, strict=True)):
         for row, region in enumerate(of_sample):
             count = len(region.points)
@@ -206,7 +204,6 @@ def _is_empty(group: Any) -> bool:
 
 
 __all__ = [
-    "NO_CHOICE",
     "REFER_INPUTS",
     "ReferredRegions",
     "boxes_of_regions",

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from ..image_inputs import ImageSize
 from ..masks import RLE, mask_to_rle
-from ..models.processing_regions import NO_CHOICE, boxes_of_regions, point_inputs
+from ..models.processing_regions import boxes_of_regions, point_inputs
+from ..point_labels import AMBIGUITIES, BEST
+from ..pointed_regions import check_ambiguity
 from ..region_inputs import RegionPrompt, read_region
 
 
@@ -102,13 +104,8 @@ def resolve_pointing(model: Any, features: Any, pointing: Pointing) -> ResolvedP
     """
     if not pointing.points:
         return ResolvedPointing(pointing.boxes)
-    decoder = model.config.mask_decoder_config
-    chosen = (pointing.points["refer_ambiguity"] != NO_CHOICE).any()
-    if chosen and decoder is not None and not decoder.num_multimask_outputs:
-        raise ValueError(
-            "`ambiguity` chooses one of several masks, but the mask decoder of this model makes one "
-            "(`num_multimask_outputs` is 0). Leave it out."
-        )
+    for place in pointing.points["refer_ambiguity"].tolist():
+        check_ambiguity(model, None if place == BEST else AMBIGUITIES[place])
     inputs = {"refer_boxes": pointing.boxes, **pointing.points}
     resolved = model.resolve_points(features, **{name: rows[None].to(model.device) for name, rows in inputs.items()})
     boxes = resolved.boxes[0].float().cpu()

@@ -12,15 +12,12 @@ from transformers_groma import GromaConfig, GromaForConditionalGeneration, Groma
 from transformers_groma.models.groma.configuration_groma import GromaMaskDecoderConfig
 from transformers_groma.models.groma.modeling_groma_outputs import GromaImageFeatures
 from transformers_groma.models.groma.modeling_groma_pointing import (
-    BEST,
-    GROUP,
-    OBJECT,
-    PART,
     boxes_of_masks,
     mask_ranks,
     proposal_of_points,
     without_specks,
 )
+from transformers_groma.point_labels import BEST, GROUP, OBJECT, PART
 
 from ...tiny import MASK_DECODER, tiny_detector, tiny_inputs, tiny_model
 

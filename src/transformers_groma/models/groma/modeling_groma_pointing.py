@@ -6,10 +6,7 @@ import torch
 from torch import Tensor
 
 from ...boxes import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
-from ...point_labels import NOT_ON_REGION, ON_REGION
-
-# Which of several masks is meant: the best by its estimated quality, or one by its size.
-BEST, PART, OBJECT, GROUP = -1, 0, 1, 2
+from ...point_labels import BEST, GROUP, NOT_ON_REGION, OBJECT, ON_REGION, PART
 
 # The arguments of the model's methods that are points.
 POINT_INPUTS = ("refer_points", "refer_point_labels", "refer_ambiguity")
@@ -195,10 +192,6 @@ def proposal_of_points(boxes: Tensor, points: Tensor, labels: Tensor, ambiguity:
 
 
 __all__ = [
-    "BEST",
-    "GROUP",
-    "OBJECT",
-    "PART",
     "POINT_INPUTS",
     "ReferPoints",
     "boxes_of_masks",
