@@ -23,8 +23,8 @@ from tests.golden import (
 )
 from transformers_groma import GromaForConditionalGeneration, GromaForRegionProposal
 from transformers_groma.boxes import nms
+from transformers_groma.models.convert_files import load_checkpoint
 from transformers_groma.models.groma.convert_config import convert_legacy_config
-from transformers_groma.models.groma.convert_files import load_checkpoint
 from transformers_groma.models.groma.convert_groma_checkpoint import convert_legacy_checkpoint
 from transformers_groma.models.groma.convert_names import rename_legacy_key
 from transformers_groma.models.groma.convert_weights import convert_legacy_state_dict

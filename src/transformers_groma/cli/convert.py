@@ -107,7 +107,7 @@ def run_convert(arguments: argparse.Namespace) -> None:
 
     from ..models.groma.convert_components import assemble_components
     from ..models.groma.convert_groma_checkpoint import convert_legacy_checkpoint
-    from ..models.groma.released_weights_groma import check_weights
+    from ..models.released_weights import check_weights
 
     # The library's own messages would precede our error, which says the same in one line.
     logging.disable_progress_bar()

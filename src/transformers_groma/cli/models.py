@@ -181,7 +181,7 @@ def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
             f"--model {model!r} holds a model of type {config.get('model_type')!r}: pass one of type "
             f"{' or '.join(map(repr, model_types))}."
         )
-    from ..models.groma.released_weights_groma import check_weights
+    from ..models.released_weights import check_weights
 
     with errors_of("--model"):
         check_weights(model)

@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForOb
 
 from tests.golden import golden_pixels
 from transformers_groma import GromaForRegionProposal, convert_legacy_checkpoint
+from transformers_groma.models.convert_files import load_checkpoint
 from transformers_groma.models.groma.convert_config import convert_legacy_config
-from transformers_groma.models.groma.convert_files import load_checkpoint
 from transformers_groma.models.groma.convert_names import rename_legacy_key
 from transformers_groma.models.groma.convert_position_table import bake_position_table
 from transformers_groma.models.groma.convert_weights import convert_legacy_state_dict

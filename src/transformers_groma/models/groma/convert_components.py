@@ -20,11 +20,12 @@ from transformers import (
 
 from ..._folders import complete_folder
 from ..configuration_region_encoder import GromaRegionEncoderConfig
+from ..convert_checks import check_integer, check_share, check_size, check_tensors
+from ..convert_files import check_component
 from ..modeling_region_encoder import GromaRegionEncoder
 from .chat_template_groma import GROMA_CHAT_TEMPLATE
 from .configuration_groma import GromaConfig, GromaRegionProposalConfig
-from .convert_checks import MOST_REGIONS, check_integer, check_share, check_size, check_tensors
-from .convert_files import check_component
+from .convert_config import MOST_REGIONS
 from .convert_position_table import LEGACY_IMAGE_SIZE, position_grid, resize_position_table
 from .image_processing_pil_groma import GromaImageProcessorPil
 from .modeling_groma import GromaForConditionalGeneration

@@ -1,20 +1,28 @@
 """Turns the configuration of a released Groma checkpoint into one of this package."""
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import Dinov2Config, LlamaConfig
 
 from ...markup import GROMA_MARKUP_TOKENS
+from ..convert_checks import check_integer, check_positive, check_share
+from ..convert_settings import (
+    check_count,
+    check_rows,
+    check_saved_layers,
+    config_errors,
+    saved_size,
+    settings_part,
+)
 from .configuration_groma import GromaConfig, GromaProposerConfig, GromaRegionEncoderConfig, GromaRegionProposalConfig
-from .convert_checks import LARGEST_SETTING, MOST_REGIONS, check_integer, check_layers, check_positive, check_share
 from .convert_position_table import LEGACY_IMAGE_SIZE
 
 LEGACY_ROI_STRIDES = (1.75, 3.5, 7.0)
+# Each region slot is a token of the vocabulary.
+MOST_REGIONS = 10_000
 
 
 def convert_legacy_config(config: dict, state_dict: dict[str, Tensor]) -> GromaConfig | GromaRegionProposalConfig:
@@ -40,25 +48,25 @@ def convert_legacy_config(config: dict, state_dict: dict[str, Tensor]) -> GromaC
     if "vision_config" in config:
         raise ValueError("config.json is in this package's format already: load the folder with `from_pretrained`.")
     is_detector = model_type == "ddetr"
-    perceiver = config if is_detector else _part(config, "perceiver_cfg")
+    perceiver = config if is_detector else settings_part(config, "perceiver_cfg")
     parts = {"vis_encoder_cfg": perceiver, "ddetr_cfg": perceiver, **({} if is_detector else {"llm_cfg": config})}
     if absent := [name for name, holder in parts.items() if name not in holder]:
         raise ValueError(f"config.json lacks {', '.join(absent)}: it is not what the original Groma saves.")
     prefix = "" if is_detector else "perceiver."
-    vision = _vision_settings(_part(perceiver, "vis_encoder_cfg"), state_dict, prefix)
-    proposer = _proposer_settings(_part(perceiver, "ddetr_cfg"), state_dict, f"{prefix}ddetr_transformer.")
+    vision = _vision_settings(settings_part(perceiver, "vis_encoder_cfg"), state_dict, prefix)
+    proposer = _proposer_settings(settings_part(perceiver, "ddetr_cfg"), state_dict, f"{prefix}ddetr_transformer.")
     with config_errors():
         if is_detector:
             return GromaRegionProposalConfig(
                 vision_config=vision, proposer_config=proposer, **_choice_of_regions(config)
             )
 
-    num_base_tokens = _size(state_dict, "llm.model.embed_tokens.weight", 0)
-    num_new_tokens = _size(state_dict, "new_input_embs.weight", 0)
-    language_model = _language_settings(_part(config, "llm_cfg"), state_dict, num_base_tokens, num_new_tokens)
-    _check_rows(config, "num_new_token", num_new_tokens)
+    num_base_tokens = saved_size(state_dict, "llm.model.embed_tokens.weight", 0)
+    num_new_tokens = saved_size(state_dict, "new_input_embs.weight", 0)
+    language_model = _language_settings(settings_part(config, "llm_cfg"), state_dict, num_base_tokens, num_new_tokens)
+    check_rows(config, "num_new_token", num_new_tokens)
     if config.get("vocab_size") != num_base_tokens:  # before tokens were added
-        _check_rows(config, "vocab_size", num_base_tokens + num_new_tokens)
+        check_rows(config, "vocab_size", num_base_tokens + num_new_tokens)
     # The added tokens follow the vocabulary of the language model: 14 of markup, then <r0>, <r1>, …
     first_added = {token: num_base_tokens + index for index, token in enumerate(GROMA_MARKUP_TOKENS)}
     region_encoder = GromaRegionEncoderConfig(
@@ -67,8 +75,8 @@ def convert_legacy_config(config: dict, state_dict: dict[str, Tensor]) -> GromaC
         ),
         roi_strides=list(LEGACY_ROI_STRIDES),
         roi_box_format="cxcywh",
-        position_hidden_size=_size(state_dict, "region_encoder.roi_align.pos_embedd.0.weight", 0),
-        region_hidden_size=_size(state_dict, "region_encoder.roi_align.flatten_linear.weight", 0),
+        position_hidden_size=saved_size(state_dict, "region_encoder.roi_align.pos_embedd.0.weight", 0),
+        region_hidden_size=saved_size(state_dict, "region_encoder.roi_align.flatten_linear.weight", 0),
     )
     num_vision_layers = vision.get("num_hidden_layers", Dinov2Config().num_hidden_layers)
     vision_feature_layer = check_integer(
@@ -91,10 +99,12 @@ def convert_legacy_config(config: dict, state_dict: dict[str, Tensor]) -> GromaC
 
 def _vision_settings(vision: dict[str, Any], state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
     """The settings of the vision encoder, a DINOv2."""
-    patch_size = _size(state_dict, f"{prefix}vis_encoder.embeddings.patch_embeddings.projection.weight", -1)
-    _check_count(vision, "vis_encoder_cfg", "num_attention_heads")
+    patch_size = saved_size(state_dict, f"{prefix}vis_encoder.embeddings.patch_embeddings.projection.weight", -1)
+    check_count(vision, "vis_encoder_cfg", "num_attention_heads")
     num_layers = vision.get("num_hidden_layers", Dinov2Config().num_hidden_layers)
-    _check_layers(state_dict, "vis_encoder_cfg.num_hidden_layers", num_layers, f"{prefix}vis_encoder.encoder.layer.")
+    check_saved_layers(
+        state_dict, "vis_encoder_cfg.num_hidden_layers", num_layers, f"{prefix}vis_encoder.encoder.layer."
+    )
     return {"model_type": "dinov2", **vision, "patch_size": patch_size, "image_size": LEGACY_IMAGE_SIZE}
 
 
@@ -102,13 +112,13 @@ def _proposer_settings(detector: dict[str, Any], state_dict: Mapping[str, Tensor
     """The settings of the region proposer, a Deformable DETR."""
     for side in ("encoder", "decoder"):
         number = detector.get(f"{side}_layers", getattr(GromaProposerConfig(), f"{side}_layers"))
-        _check_layers(state_dict, f"ddetr_cfg.{side}_layers", number, f"{prefix}{side}.layers.")
+        check_saved_layers(state_dict, f"ddetr_cfg.{side}_layers", number, f"{prefix}{side}.layers.")
     # `two_stage_num_proposals` is what the original's detector obeys.
-    num_queries = _size(state_dict, f"{prefix}query_position_embeddings.weight", 0)
-    num_levels = _size(state_dict, f"{prefix}level_embed", 0)
+    num_queries = saved_size(state_dict, f"{prefix}query_position_embeddings.weight", 0)
+    num_levels = saved_size(state_dict, f"{prefix}level_embed", 0)
     tables = {"num_queries": num_queries, "two_stage_num_proposals": num_queries, "num_feature_levels": num_levels}
     for name, number in tables.items():
-        _check_rows(detector, f"ddetr_cfg.{name}", number)
+        check_rows(detector, f"ddetr_cfg.{name}", number)
     for name in ("two_stage", "with_box_refine"):
         if detector.get(name, True) is not True:
             raise ValueError(
@@ -126,7 +136,7 @@ def _proposer_settings(detector: dict[str, Any], state_dict: Mapping[str, Tensor
         **{key: value for key, value in proposer.items() if key in known},
         "num_queries": num_queries,
         "num_feature_levels": num_levels,
-        "bbox_head_hidden_size": _size(state_dict, box_head, 0),
+        "bbox_head_hidden_size": saved_size(state_dict, box_head, 0),
         # Although it says `with_box_refine`, the original samples around the encoder's proposals in all layers.
         "refine_reference_points": False,
     }
@@ -137,9 +147,9 @@ def _language_settings(
 ) -> dict[str, Any]:
     """The settings of the language model, a Llama; its embedding table is joined with that of the added tokens."""
     num_layers = language_model.get("num_hidden_layers", LlamaConfig().num_hidden_layers)
-    _check_layers(state_dict, "llm_cfg.num_hidden_layers", num_layers, "llm.model.layers.")
-    _check_rows(language_model, "llm_cfg.vocab_size", num_base_tokens)
-    _check_count(language_model, "llm_cfg", "max_position_embeddings")
+    check_saved_layers(state_dict, "llm_cfg.num_hidden_layers", num_layers, "llm.model.layers.")
+    check_rows(language_model, "llm_cfg.vocab_size", num_base_tokens)
+    check_count(language_model, "llm_cfg", "max_position_embeddings")
     if "rope_theta" in language_model:
         check_positive("llm_cfg.rope_theta", language_model["rope_theta"])
     return {
@@ -149,30 +159,6 @@ def _language_settings(
         "pad_token_id": num_base_tokens + GROMA_MARKUP_TOKENS.index("[PAD]"),
         "use_cache": True,
     }
-
-
-def _size(state_dict: Mapping[str, Tensor], key: str, dim: int) -> int:
-    """A size that the original has in its code, not in its config.json: read from a tensor's shape."""
-    if key not in state_dict:
-        raise ValueError(f"The checkpoint lacks {key!r}, which determines a size.")
-    shape = tuple(state_dict[key].shape)
-    if 0 in shape:
-        raise ValueError(f"The tensor {key!r} of the checkpoint is empty: gather the weights before they are saved.")
-    if not -len(shape) <= dim < len(shape):
-        raise ValueError(f"The tensor {key!r} of the checkpoint has the shape {shape}, which determines no size.")
-    return shape[dim]
-
-
-def _part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A nested part of the original's config.json, model settings only."""
-    part = config.get(name, {})
-    if not isinstance(part, Mapping):
-        raise ValueError(
-            f"config.json has a {type(part).__name__} as `{name}`: it is not what the original Groma saves."
-        )
-    # Labels are counted up to a number that nothing bounds.
-    ignored = ("transformers_version", "num_labels", "id2label", "label2id")
-    return {key: value for key, value in part.items() if key not in ignored}
 
 
 def _choice_of_regions(config: Mapping[str, Any], num_proxies: int | None = None) -> dict[str, Any]:
@@ -187,47 +173,8 @@ def _choice_of_regions(config: Mapping[str, Any], num_proxies: int | None = None
     }
 
 
-def _check_layers(state_dict: Mapping[str, Tensor], name: str, value: Any, prefix: str) -> None:
-    saved = {key.removeprefix(prefix).partition(".")[0] for key in state_dict if key.startswith(prefix)}
-    check_layers(name, value, len(saved))
-
-
-def _check_count(part: Mapping[str, Any], part_name: str, name: str) -> None:
-    if name in part:
-        check_integer(f"{part_name}.{name}", part[name], 1, LARGEST_SETTING)
-
-
-def _check_rows(holder: Mapping[str, Any], name: str, number: int) -> None:
-    """Check that a setting (the last part of `name`), if present, is the number of rows of its table."""
-    value = holder.get(name.rpartition(".")[2], number)
-    if type(value) is not int or value != number:
-        raise ValueError(
-            f"config.json says `{name}` {value!r}, but its table has {number} rows: take both from one checkpoint."
-        )
-
-
-@contextmanager
-def config_errors() -> Iterator[None]:
-    """Turn the library's errors about settings of a wrong kind into a one-line ValueError."""
-    try:
-        yield
-    except (
-        StrictDataclassError,
-        ArithmeticError,
-        AttributeError,
-        KeyError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        text = " ".join(str(error).split())
-        raise ValueError(
-            text if isinstance(error, ValueError) else f"config.json describes no model: {text}"
-        ) from error
-
-
 __all__ = [
     "LEGACY_ROI_STRIDES",
-    "config_errors",
+    "MOST_REGIONS",
     "convert_legacy_config",
 ]

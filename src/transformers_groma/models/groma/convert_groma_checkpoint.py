@@ -2,25 +2,23 @@
 
 A released checkpoint is what the original code saved with transformers 4.32: a `GromaModel` (model_type "groma") or a
 stage-1 `CustomDDETRModel` (model_type "ddetr"), as safetensors or .bin, whole or in shards. Its files are read by
-`convert_files.py`, its settings become ours in `convert_config.py` and its tensors in `convert_weights.py`.
+`models/convert_files.py`, its settings become ours in `convert_config.py` and its tensors in `convert_weights.py`.
 """
 
 from pathlib import Path
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from sentencepiece import SentencePieceProcessor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from ..._folders import complete_folder
 from ...markup import GROMA_MARKUP_TOKENS
-from ...model_files import read_json
+from ..convert_checks import check_tensors, check_tokens
+from ..convert_files import check_added_tokens, check_tokenizer_files, load_checkpoint, read_settings
 from .chat_template_groma import GROMA_CHAT_TEMPLATE
 from .configuration_groma import GromaConfig, GromaRegionProposalConfig
-from .convert_checks import check_tensors, check_tokens
 from .convert_components import save_processor
 from .convert_config import convert_legacy_config
-from .convert_files import COPY_AGAIN, DAMAGED, check_no_pointer, load_checkpoint, read_settings
 from .convert_weights import convert_legacy_state_dict
 from .image_processing_pil_groma import GromaImageProcessorPil
 from .modeling_groma import GromaForConditionalGeneration
@@ -83,16 +81,7 @@ def convert_legacy_checkpoint(
 
 def _load_tokenizer(legacy_dir: Path, config: GromaConfig) -> PreTrainedTokenizerBase:
     """Load a checkpoint's tokenizer and check that it gives the ids that the model knows."""
-    model_file = legacy_dir / "tokenizer.model"
-    if not model_file.is_file():
-        raise FileNotFoundError(
-            f"{legacy_dir} has no tokenizer.model: copy it, and the other files of the tokenizer, from the checkpoint."
-        )
-    check_no_pointer(model_file)
-    try:
-        SentencePieceProcessor(model_file=str(model_file))
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"{model_file} is not a SentencePiece model: {DAMAGED}.") from error
+    check_tokenizer_files(legacy_dir)
     try:
         tokenizer = load_legacy_tokenizer(legacy_dir)
     except OSError:
@@ -106,15 +95,7 @@ def _load_tokenizer(legacy_dir: Path, config: GromaConfig) -> PreTrainedTokenize
     check_tokens(tokenizer, {tokenizer.eos_token: text_config.eos_token_id, **added}, text_config.vocab_size)
     # Apart: a wrong tokenizer may have one token for both ends.
     check_tokens(tokenizer, {tokenizer.bos_token: text_config.bos_token_id}, text_config.vocab_size)
-    added_file = legacy_dir / "added_tokens.json"
-    if added_file.is_file():
-        # The library counts added tokens up from the last piece, whatever ids the file gives them.
-        for token, index in read_json(added_file, COPY_AGAIN).items():
-            if added.get(token, index) != index:
-                raise ValueError(
-                    f"The model knows the token {token!r} by the id {added[token]}, but {added_file} says {index!r}: "
-                    "take the tokenizer's files from the folder of this checkpoint."
-                )
+    check_added_tokens(legacy_dir, added)
     return tokenizer
 
 

@@ -5,9 +5,9 @@ import re
 import torch
 from torch import Tensor
 
+from ..convert_checks import check_against_model, is_same_tensor
+from ..convert_settings import config_errors
 from .configuration_groma import GromaConfig, GromaRegionProposalConfig
-from .convert_checks import some
-from .convert_config import config_errors
 from .convert_names import ADDED_TOKEN_TABLES, rename_legacy_key
 from .convert_position_table import LEGACY_IMAGE_SIZE, bake_position_table, position_grid
 from .modeling_groma import GromaForConditionalGeneration
@@ -42,7 +42,7 @@ def convert_legacy_state_dict(
         converted[name] = bake_position_table(converted[name], grid)
     if not is_detector and config.text_config.tie_word_embeddings:
         embedding, head = (converted.get(name) for name in ADDED_TOKEN_TABLES.values())
-        if embedding is not None and head is not None and not _same_tensor(embedding, head):
+        if embedding is not None and head is not None and not is_same_tensor(embedding, head):
             raise ValueError(
                 "config.json says `tie_word_embeddings`, but the embedding and the head differ, and one of them would "
                 "be lost: set it to false in `llm_cfg`."
@@ -71,7 +71,7 @@ def _rename(
             name = name.removeprefix("model.")
         if key in ADDED_TOKEN_TABLES:
             added_rows[name] = tensor
-        elif name in converted and not _same_tensor(converted[name], tensor):
+        elif name in converted and not is_same_tensor(converted[name], tensor):
             raise ValueError(f"The checkpoint holds two different tensors for {name!r}, the second one as {key!r}.")
         else:
             converted[name] = tensor
@@ -98,21 +98,7 @@ def _check_against_model(
     is_detector = isinstance(config, GromaRegionProposalConfig)
     with config_errors(), torch.device("meta"):
         model = GromaForRegionProposal(config) if is_detector else GromaForConditionalGeneration(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    problems = []
-    missing = sorted(set(expected) - set(converted))
-    unknown = unknown + sorted(set(converted) - set(expected))
-    if missing:
-        problems.append(f"missing: {some(missing)}")
-    if unknown:
-        problems.append(f"unknown: {some(unknown)}")
-    wrong = [name for name, shape in expected.items() if name in converted and tuple(converted[name].shape) != shape]
-    if wrong:
-        name = wrong[0]
-        others = f" (and of {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        problems.append(f"wrong shape: {name} is {tuple(converted[name].shape)}, expected {expected[name]}{others}")
-    if problems:
-        raise ValueError("The checkpoint does not fit its config.json; " + "; ".join(problems))
+    check_against_model(converted, unknown, model)
 
 
 def _check_position_table(name: str, table: Tensor, grid: int) -> None:
@@ -125,12 +111,6 @@ def _check_position_table(name: str, table: Tensor, grid: int) -> None:
             f"The patches of {LEGACY_IMAGE_SIZE} pixels are a grid of {grid}x{grid}, but {name!r} is one of "
             f"{old_grid}x{old_grid}: take all weights from one checkpoint."
         )
-
-
-def _same_tensor(first: Tensor, second: Tensor) -> bool:
-    if first.is_meta or second.is_meta:
-        return first.shape == second.shape
-    return torch.equal(first, second)
 
 
 __all__ = [

@@ -21,13 +21,13 @@ from transformers.utils.output_capturing import (
 )
 
 from ..modeling_ops import COMPUTING_DTYPES, computing_dtype
+from ..released_weights import check_weights
 from .configuration_groma import GromaConfig
 from .modeling_groma_adapters import GromaAdapterMixin
 from .modeling_groma_masks import GromaMaskDecoder, init_groma_mask_decoder_weights
 from .modeling_groma_outputs import GromaDetection
 from .modeling_groma_proposer import GromaRegionProposer, GromaRegionProposerOutput, init_proposer_weights
 from .modeling_groma_regions import RegionSelection, select_regions
-from .released_weights_groma import check_weights
 
 logger = logging.get_logger(__name__)
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers_groma import (
     convert_legacy_checkpoint,
 )
-from transformers_groma.models.groma.convert_checks import (
+from transformers_groma.models.convert_checks import (
     check_integer,
     check_layers,
     check_share,
@@ -18,7 +18,7 @@ from transformers_groma.models.groma.convert_checks import (
     check_tokens,
 )
 
-from .damage import NORM, change_config, refuse, save_bin
+from .groma.damage import NORM, change_config, refuse, save_bin
 
 
 class TestTensors:

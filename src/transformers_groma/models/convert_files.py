@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 from tqdm import tqdm
 
-from ...model_files import read_json
+from ..model_files import read_json
 from .convert_checks import FLOAT_NAMES, LARGEST_SETTING, WEIGHT_DTYPES, check_tensors, some
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -218,8 +219,8 @@ def check_component(name: str, folder: str | Path) -> int | None:
         method = config["quantization_config"]
         method = method.get("quant_method") if isinstance(method, dict) else method
         raise ValueError(
-            f"`{name}` {folder} is quantized ({method}): pass the model in {FLOAT_NAMES}; quantize the Groma when you "
-            "load it."
+            f"`{name}` {folder} is quantized ({method}): pass the model in {FLOAT_NAMES}; quantize the "
+            "result when you load it."
         )
     files, _ = find_weights(folder)
     sizes: dict[str, int] = {}
@@ -243,6 +244,51 @@ def _check_layer_counts(path: Path, config: Mapping[str, Any], num_tensors: int)
             )
 
 
+def check_tokenizer_files(folder: Path) -> None:
+    """Check that a folder has a tokenizer of SentencePiece that can be read.
+
+    Args:
+        folder (`Path`): folder of a checkpoint.
+
+    Raises:
+        FileNotFoundError: it has no tokenizer.model.
+        ValueError: its tokenizer.model is damaged or something else.
+    """
+    model_file = folder / "tokenizer.model"
+    if not model_file.is_file():
+        raise FileNotFoundError(
+            f"{folder} has no tokenizer.model: copy it, and the other files of the tokenizer, from the checkpoint."
+        )
+    check_no_pointer(model_file)
+    try:
+        SentencePieceProcessor(model_file=str(model_file))
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{model_file} is not a SentencePiece model: {DAMAGED}.") from error
+
+
+def check_added_tokens(folder: Path, added: Mapping[str, int]) -> None:
+    """Check that the list of a checkpoint's added tokens, if it has one, gives them the ids that the model knows.
+
+    The library counts added tokens up from the last piece, whatever ids the file gives them.
+
+    Args:
+        folder (`Path`): folder of a checkpoint.
+        added (`Mapping[str, int]`): the added tokens and their ids.
+
+    Raises:
+        ValueError: `added_tokens.json` cannot be read, or gives one of them another id.
+    """
+    added_file = folder / "added_tokens.json"
+    if not added_file.is_file():
+        return
+    for token, index in read_json(added_file, COPY_AGAIN).items():
+        if added.get(token, index) != index:
+            raise ValueError(
+                f"The model knows the token {token!r} by the id {added[token]}, but {added_file} says {index!r}: "
+                "take the tokenizer's files from the folder of this checkpoint."
+            )
+
+
 def _line(error: BaseException) -> str:
     """The message of an error, in one short line."""
     text = " ".join(str(error).split()) or type(error).__name__
@@ -252,8 +298,10 @@ def _line(error: BaseException) -> str:
 __all__ = [
     "COPY_AGAIN",
     "DAMAGED",
+    "check_added_tokens",
     "check_component",
     "check_no_pointer",
+    "check_tokenizer_files",
     "find_weights",
     "load_checkpoint",
     "read_settings",

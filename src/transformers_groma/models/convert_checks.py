@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 FLOAT_NAMES = "float32, bfloat16 or float16"
-# Each region slot is a token of the vocabulary.
-MOST_REGIONS = 10_000
 # Far above every size of a model, far below what fills a memory with settings alone.
 LARGEST_SETTING = 2**31
 
@@ -106,6 +104,41 @@ def check_layers(name: str, value: Any, num_saved: int) -> None:
             f"config.json says `{name}` {value!r}, but the weights have {num_saved} layers: take both from one "
             "checkpoint."
         )
+
+
+def check_against_model(converted: Mapping[str, Tensor], unknown: Sequence[str], model: nn.Module) -> None:
+    """Check that tensors are exactly those of a model, by name and shape.
+
+    Args:
+        converted (`Mapping[str, Tensor]`): tensors by the model's names.
+        unknown (`Sequence[str]`): names of further tensors of the checkpoint, which have no name in the model.
+        model (`nn.Module`): the model; on the meta device it takes no memory.
+
+    Raises:
+        ValueError: tensors that are missing, unknown or of another shape.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    problems = []
+    missing = sorted(set(expected) - set(converted))
+    unknown = [*unknown, *sorted(set(converted) - set(expected))]
+    if missing:
+        problems.append(f"missing: {some(missing)}")
+    if unknown:
+        problems.append(f"unknown: {some(unknown)}")
+    wrong = [name for name, shape in expected.items() if name in converted and tuple(converted[name].shape) != shape]
+    if wrong:
+        name = wrong[0]
+        others = f" (and of {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        problems.append(f"wrong shape: {name} is {tuple(converted[name].shape)}, expected {expected[name]}{others}")
+    if problems:
+        raise ValueError("The checkpoint does not fit its config.json; " + "; ".join(problems))
+
+
+def is_same_tensor(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors have the same values; of tensors without values, whether they have the same shape."""
+    if first.is_meta or second.is_meta:
+        return first.shape == second.shape
+    return torch.equal(first, second)
 
 
 def check_share(name: str, value: Any) -> float:
@@ -205,8 +238,8 @@ def some(names: Sequence[str]) -> str:
 __all__ = [
     "FLOAT_NAMES",
     "LARGEST_SETTING",
-    "MOST_REGIONS",
     "WEIGHT_DTYPES",
+    "check_against_model",
     "check_integer",
     "check_layers",
     "check_positive",
@@ -214,5 +247,6 @@ __all__ = [
     "check_size",
     "check_tensors",
     "check_tokens",
+    "is_same_tensor",
     "some",
 ]

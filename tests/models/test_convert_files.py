@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers_groma import (
     convert_legacy_checkpoint,
 )
-from transformers_groma.models.groma.convert_files import (
+from transformers_groma.models.convert_files import (
     _line,
     check_component,
     find_weights,
@@ -19,7 +19,7 @@ from transformers_groma.models.groma.convert_files import (
     read_settings,
 )
 
-from .damage import NORM, refuse, save_bin
+from .groma.damage import NORM, refuse, save_bin
 
 
 class TestFiles:

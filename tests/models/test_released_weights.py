@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from transformers_groma import GromaForConditionalGeneration, GromaForRegionProposal
-from transformers_groma.models.groma.released_weights_groma import check_weights
+from transformers_groma.models.released_weights import check_weights
 
-from ...tiny import tiny_config
+from ..tiny import tiny_config
 
-SETTINGS = Path(__file__).parents[3] / "hub_configs"
+SETTINGS = Path(__file__).parents[2] / "hub_configs"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The toy checkpoint in the original format, for tests that convert or damage it."""
+"""The toy Groma checkpoint in the original format, for tests that convert or damage it."""
 
 import shutil
 from pathlib import Path
