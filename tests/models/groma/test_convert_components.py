@@ -29,7 +29,8 @@ from transformers_groma import (
     GromaRegionProposalConfig,
     assemble_components,
 )
-from transformers_groma.models.groma.convert_components import own_generation_config, region_encoder_config
+from transformers_groma.models.convert_parts import own_generation_config
+from transformers_groma.models.groma.convert_components import region_encoder_config
 from transformers_groma.models.groma.convert_position_table import position_grid, resize_position_table
 from transformers_groma.models.groma.tokenization_groma import GROMA_CHAT_TEMPLATE
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ..._folders import complete_folder
 from ...markup import GROMA_MARKUP_TOKENS
 from ..convert_checks import check_tensors, check_tokens
 from ..convert_files import check_added_tokens, check_tokenizer_files, load_checkpoint, read_settings
+from ..convert_parts import greedy_generation_config
 from .chat_template_groma import GROMA_CHAT_TEMPLATE
 from .configuration_groma import GromaConfig, GromaRegionProposalConfig
 from .convert_components import save_processor
@@ -73,7 +74,7 @@ def convert_legacy_checkpoint(
         if is_detector:
             GromaImageProcessorPil().save_pretrained(folder)
         else:
-            _save_generation_config(config, folder)
+            greedy_generation_config(config.text_config).save_pretrained(folder)
             save_processor(config, tokenizer, folder, GROMA_CHAT_TEMPLATE)
         save_torch_state_dict(state_dict, folder, max_shard_size=MAX_SHARD_SIZE)
     return Path(output_dir)
@@ -97,17 +98,6 @@ def _load_tokenizer(legacy_dir: Path, config: GromaConfig) -> PreTrainedTokenize
     check_tokens(tokenizer, {tokenizer.bos_token: text_config.bos_token_id}, text_config.vocab_size)
     check_added_tokens(legacy_dir, added)
     return tokenizer
-
-
-def _save_generation_config(config: GromaConfig, folder: Path) -> None:
-    text_config = config.text_config
-    # Greedy by default: an answer that points should be the same twice.
-    GenerationConfig(
-        bos_token_id=text_config.bos_token_id,
-        eos_token_id=text_config.eos_token_id,
-        pad_token_id=text_config.pad_token_id,
-        do_sample=False,
-    ).save_pretrained(folder)
 
 
 __all__ = [
