@@ -1,4 +1,4 @@
-"""The tokens of Groma's markup: phrase and region marks, placeholders, proxy tokens."""
+"""The tokens of the markup of both families: phrase and region marks, placeholders, proxy tokens."""
 
 # What Groma adds to the vocabulary of its language model, before the proxy tokens <r0>, <r1>, … The order is that of
 # the released checkpoints; <sep>, <img> and </img> are unused there.
@@ -19,12 +19,21 @@ GROMA_MARKUP_TOKENS: tuple[str, ...] = (
     "[grounding]",
 )
 
+# What GLaMM adds. The order is that of the released checkpoints, where the image has no token of its own and <point>
+# is unused.
+GLAMM_MARKUP_TOKENS: tuple[str, ...] = ("<im_start>", "<im_end>", "<bbox>", "<point>", "[SEG]", "<p>", "</p>")
+
 PAD_TOKEN = "[PAD]"
 IMAGE_TOKEN = "<image>"
 REGION_MARK = "<region>"
 REFER_BOX_TOKEN = "<refer_box>"
 GROUND_BOX_TOKEN = "<ground_box>"
 GROUNDING_TOKEN = "[grounding]"
+IMAGE_START = "<im_start>"
+IMAGE_END = "<im_end>"
+REGION_TOKEN = "<bbox>"
+UNUSED_TOKEN = "<point>"
+SEGMENT_TOKEN = "[SEG]"
 
 PHRASE_START = "<p>"
 PHRASE_END = "</p>"

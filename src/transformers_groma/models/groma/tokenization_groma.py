@@ -1,11 +1,9 @@
 """Adds Groma's tokens to a tokenizer, and converts the tokenizer of the released checkpoints."""
 
-import json
 import os
-import re
 
-from tokenizers import AddedToken, Tokenizer
-from transformers import LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from ...markup import (
@@ -18,6 +16,7 @@ from ...markup import (
     REGION_MARK,
     proxy_token,
 )
+from ..legacy_tokenizer import load_stripping_tokenizer
 from .chat_template_groma import GROMA_CHAT_TEMPLATE
 
 
@@ -103,31 +102,8 @@ def load_legacy_tokenizer(path: str | os.PathLike) -> PreTrainedTokenizerFast:
     Raises:
         OSError: if the files are not there.
     """
-    source = LlamaTokenizer.from_pretrained(path)
-    pipeline = json.loads(source.backend_tokenizer.to_str())
-    base_tokens = {source.bos_token, source.eos_token, source.unk_token}
-    for token in pipeline["added_tokens"]:
-        if token["content"] not in base_tokens:
-            token.update(lstrip=True, rstrip=True, normalized=False, special=token["content"] == PAD_TOKEN)
-    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-    if get_tokenizer_config(path).get("legacy") in (None, True):
-        prefix = {"type": "Prepend", "prepend": "▁"}
-        pipeline["pre_tokenizer"] = None
-    else:
-        # Only the text at the very start gets the prefix, also when the BOS token is written out before it. For that,
-        # the BOS token has to be looked for after this step.
-        after_bos = f"(?<=^{re.escape(source.bos_token)})(?=.)"
-        prefix = {"type": "Replace", "pattern": {"Regex": after_bos}, "content": "▁"}
-        for token in pipeline["added_tokens"]:
-            token["normalized"] |= token["content"] == source.bos_token
-    pipeline["normalizer"] = {"type": "Sequence", "normalizers": [prefix, spaces]}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(pipeline)),
-        **source.special_tokens_map,
-        padding_side="left",
-        model_max_length=source.model_max_length,
-        clean_up_tokenization_spaces=False,
-    )
+    legacy = get_tokenizer_config(path).get("legacy") in (None, True)
+    return load_stripping_tokenizer(path, starts_every_piece=legacy, special_tokens=[PAD_TOKEN])
 
 
 __all__ = [

@@ -1,0 +1,1 @@
+"""GLaMM: answers whose phrases are tied to masks."""
