@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from transformers_groma import GromaConfig, GromaForConditionalGeneration
-from transformers_groma.models.groma.modeling_groma_positions import IGNORED_LABEL
+from transformers_groma.models.modeling_positions import IGNORED_LABEL
 from transformers_groma.training.trainable import eval_frozen_parts, set_trainable_parts
 
 REPOSITORY = Path(__file__).parents[1]

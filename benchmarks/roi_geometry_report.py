@@ -22,7 +22,7 @@ from transformers_groma import GromaRegionEncoderConfig
 from transformers_groma._files import write_file
 from transformers_groma.boxes import box_xyxy_to_cxcywh
 from transformers_groma.evaluation.benchmarks.shapes import named_attributes
-from transformers_groma.models.modeling_region_encoder import MAP_SCALES, GromaRegionEncoder
+from transformers_groma.models.modeling_region_encoder import GromaRegionEncoder
 from transformers_groma.shapes.scenes import Scene, make_scene
 from transformers_groma.visualization import PALETTE
 
@@ -61,7 +61,7 @@ class Geometry:
 
     def strides(self, patch_size: int = PATCH_SIZE) -> list[float]:
         """`roi_strides` for a patch size, finest map first."""
-        return [self.stride_factor * patch_size / scale for scale in MAP_SCALES]
+        return [self.stride_factor * patch_size / scale for scale in (4, 2, 1)]
 
 
 GEOMETRIES = {

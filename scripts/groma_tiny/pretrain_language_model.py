@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers_groma import GromaForConditionalGeneration, GromaProcessor
 from transformers_groma.grounding import render_grounded_phrase
 from transformers_groma.markup import proxy_token
-from transformers_groma.models.groma.modeling_groma_positions import IGNORED_LABEL
+from transformers_groma.models.modeling_positions import IGNORED_LABEL
 from transformers_groma.shapes.questions import converse
 from transformers_groma.shapes.scenes import ATTRIBUTE_WORDS, Attributes
 from transformers_groma.shapes.wording import subsets, words

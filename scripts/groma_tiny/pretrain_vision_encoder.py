@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from transformers_groma import GromaForConditionalGeneration, GromaProcessor
-from transformers_groma.models.groma.modeling_groma_positions import IGNORED_LABEL
+from transformers_groma.models.modeling_positions import IGNORED_LABEL
 from transformers_groma.shapes.scenes import ATTRIBUTE_WORDS, Scene, make_scene
 
 from .pretraining import Pretraining, Schedule, base_and_output

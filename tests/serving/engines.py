@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from transformers_groma.models.groma.modeling_groma_cache import CACHE_NAME
+from transformers_groma.models.modeling_cache import CACHE_NAME
 from transformers_groma.serving.engine import Engine, Sampling
 
 # Longer than anything here takes, so that a test that hangs fails.

@@ -1,4 +1,4 @@
-"""The region encoder: pools each box from three fused feature maps into one region token (paper section 3.1)."""
+"""The region encoder: pools each box from three or four fused feature maps into one region token."""
 
 import torch
 from torch import Tensor, nn
@@ -8,8 +8,6 @@ from ..exact_boxes import exact_boxes
 from .configuration_region_encoder import GromaRegionEncoderConfig
 from .modeling_ops import GromaRoiAlign, computing_dtype
 
-# The finest, middle and coarsest map, as multiples of the vision encoder's patch grid.
-MAP_SCALES = (4, 2, 1)
 # oneDNN's float32 convolutions of 1024 channels were faster on planes (`benchmarks/bench_kernels.py` shows the maps'
 # share), those of 64 slower. Where in between it turns was not measured.
 WIDE_CONVOLUTION_CHANNELS = 256
@@ -45,7 +43,7 @@ class GromaFeatureFusion(nn.Module):
 
 
 class GromaRegionEncoder(nn.Module):
-    """Multi-scale ROIAlign region encoder.
+    """Multi-scale ROIAlign region encoder of GPT4RoI (Zhang et al., 2023), which Groma (section 3.1) and GLaMM have.
 
     Args:
         config (`GromaRegionEncoderConfig`): geometry and sizes; `roi_strides` must be set (`GromaConfig` does that).
@@ -81,7 +79,9 @@ class GromaRegionEncoder(nn.Module):
             )
         self.config = config
         self.image_size = image_size
-        width, num_maps = vision_hidden_size, len(MAP_SCALES)
+        width, num_maps = vision_hidden_size, len(config.vision_feature_layers)
+        # From the finest to the coarsest, as multiples of the vision encoder's patch grid: (4, 2, 1) for three maps.
+        self.map_scales = [2**level for level in reversed(range(num_maps))]
         self.input_convs = nn.ModuleList([nn.Conv2d(width + 2, width, kernel_size=1) for _ in range(num_maps)])
         self.fuse_layers = nn.ModuleList(
             [GromaFeatureFusion(width, config.group_norm_groups) for _ in range(config.num_fuse_layers)]
@@ -103,15 +103,26 @@ class GromaRegionEncoder(nn.Module):
         """Turn boxes into region tokens.
 
         Args:
-            feature_maps (`list[Tensor]`, 3 of shape `(B, vision_hidden_size, grid, grid)`): hidden states of the
-                vision encoder, for the finest, middle and coarsest map.
+            feature_maps (`list[Tensor]`, each of shape `(B, vision_hidden_size, grid, grid)`): hidden states of the
+                vision encoder, for the maps from the finest to the coarsest.
             boxes (`Tensor` of shape `(B, R, 4)`): normalized `cxcywh`, float32 or packed by `boxes_to_bits`.
             mask (`Tensor` of shape `(B, R)`, bool): which slots are used, always the first ones of a row.
 
         Returns:
             `Tensor` of shape `(B, R, output_size)`: region tokens; zeros in unused slots.
         """
-        maps = self.fuse_feature_maps(feature_maps)
+        return self.pool(self.fuse_feature_maps(feature_maps), boxes, mask)
+
+    def pool(self, maps: list[Tensor], boxes: Tensor, mask: Tensor) -> Tensor:
+        """Turn boxes into region tokens, from maps that are fused already.
+
+        Args:
+            maps (`list[Tensor]`): of `fuse_feature_maps`.
+            boxes (`Tensor` of shape `(B, R, 4)`), mask (`Tensor` of shape `(B, R)`, bool): see `forward`.
+
+        Returns:
+            `Tensor` of shape `(B, R, output_size)`: region tokens; zeros in unused slots.
+        """
         boxes = exact_boxes(boxes)
         # An unused slot would cost as much as a used one, so only as many slots as the fullest image uses are encoded,
         # and of these only the used ones. A traced graph needs static shapes and encodes them all.
@@ -121,7 +132,7 @@ class GromaRegionEncoder(nn.Module):
         boxes, mask = boxes[:, :num_encoded], mask[:, :num_encoded]
         crops = self.roi_align(
             maps,
-            self._boxes_for_roi_align(boxes) * self.image_size,
+            self._boxes_for_roi_align(boxes) * (self.config.roi_image_size or self.image_size),
             [1 / stride for stride in self.config.roi_strides],
             self.config.roi_output_size,
             self.config.roi_sampling_ratio,
@@ -138,16 +149,17 @@ class GromaRegionEncoder(nn.Module):
         return nn.functional.pad(regions, (0, 0, 0, num_slots - num_encoded))
 
     def fuse_feature_maps(self, feature_maps: list[Tensor]) -> list[Tensor]:
-        """Compute the three maps that ROIAlign reads.
+        """Compute the maps that ROIAlign reads.
 
         Args:
-            feature_maps (`list[Tensor]`, 3 of shape `(B, C, grid, grid)`): see `forward`.
+            feature_maps (`list[Tensor]`, each of shape `(B, C, grid, grid)`): see `forward`.
 
         Returns:
-            `list[Tensor]`: of shapes `(B, C, 4 * grid, 4 * grid)`, `(B, C, 2 * grid, 2 * grid)`, `(B, C, grid, grid)`.
+            `list[Tensor]`: of three maps of shapes `(B, C, 4 * grid, 4 * grid)`, `(B, C, 2 * grid, 2 * grid)` and
+            `(B, C, grid, grid)`; of four the first is `(B, C, 8 * grid, 8 * grid)`.
         """
         maps, dtype = [], computing_dtype(self, feature_maps[0].dtype)
-        for feature_map, scale, conv in zip(feature_maps, MAP_SCALES, self.input_convs, strict=True):
+        for feature_map, scale, conv in zip(feature_maps, self.map_scales, self.input_convs, strict=True):
             # The original enlarges a map and its two coordinate maps and then convolves. A 1x1 convolution works on
             # single pixels, so it commutes with bilinear resizing: here it comes first, while the maps are small.
             # (Coordinate maps may be resized too: with aligned corners they come out as those of the larger size.)
@@ -170,7 +182,7 @@ class GromaRegionEncoder(nn.Module):
         """Turn the crops of regions into region tokens.
 
         Args:
-            crops (`list[Tensor]`, 3 of shape `(T, C, P, P)`): what ROIAlign cut out of each map.
+            crops (`list[Tensor]`, each of shape `(T, C, P, P)`): what ROIAlign cut out of each map.
             boxes (`Tensor` of shape `(T, 4)`): the regions' boxes, normalized `cxcywh`.
 
         Returns:
@@ -178,6 +190,8 @@ class GromaRegionEncoder(nn.Module):
         """
         merged = sum(conv(crop) for conv, crop in zip(self.roi_convs, crops, strict=True)).relu()
         content = self.roi_projection(merged.flatten(1))
+        if self.config.box_embedding_format == "xyxy":
+            boxes = box_cxcywh_to_xyxy(boxes)
         position = self.box_embedding(boxes.to(content.dtype))
         return self.output_projection(content + position)
 

@@ -12,8 +12,8 @@ from torch.nn.utils.rnn import pad_sequence
 from ..data.columns import image_part, text_part
 from ..data.conversations import to_messages
 from ..data.mixtures import PROPOSAL_COLUMNS
-from ..models.groma.modeling_groma_positions import IGNORED_LABEL
 from ..models.groma.processing_groma import GromaProcessor
+from ..models.modeling_positions import IGNORED_LABEL
 
 # What `always_image` adds to a batch without images. Nothing of it is learned.
 BLANK_ROW: dict[str, Any] = {

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from .._words import counted
 from ..data.columns import check_row
 from ..data.mixtures import MixturePart
-from ..models.groma.modeling_groma_positions import IGNORED_LABEL
+from ..models.modeling_positions import IGNORED_LABEL
 from .collators import ConversationCollator, check_conversation
 
 MAX_LISTED_ROWS = 20

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from ..exact_boxes import boxes_to_bits, exact_boxes
 from ..models.groma.modeling_groma import GromaForConditionalGeneration
-from ..models.groma.modeling_groma_base import no_autocast
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 from ..models.modeling_mask_decoder import MaskEmbedding, MaskPrompts
+from ..models.modeling_parts import no_autocast
 from .mask_losses import best_of_several, covered_pixels, mask_losses
 from .mask_prompts import append_points, error_clicks
 

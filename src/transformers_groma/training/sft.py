@@ -17,8 +17,8 @@ from transformers import BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available
 from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
-from ..models.groma.modeling_groma_adapters import pattern_of_parts
 from ..models.groma.modeling_groma_base import VISUAL_PARTS
+from ..models.modeling_adapters import pattern_of_parts
 from .arguments import parse_arguments, refuse_hub_token
 from .collators import ConversationCollator
 from .conversation_stage import (

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from transformers_groma import GromaForRegionProposal, GromaModel
-from transformers_groma.models.groma.modeling_groma_base import (
+from transformers_groma.models.groma.modeling_groma_proposer import GromaRegionProposerOutput
+from transformers_groma.models.modeling_parts import (
     no_autocast,
     requested_hidden_states,
     requested_output,
 )
-from transformers_groma.models.groma.modeling_groma_proposer import GromaRegionProposerOutput
 
 from ...tiny import tiny_detector, tiny_detector_config, tiny_inputs, tiny_model
 

@@ -10,10 +10,8 @@ from safetensors import safe_open
 from transformers import AutoModel, AutoModelForImageTextToText, Trainer, TrainingArguments
 
 from transformers_groma import GromaForConditionalGeneration, GromaForRegionProposal, GromaModel
-from transformers_groma.models.groma.modeling_groma_base import (
-    PARTS,
-    part_dtypes,
-)
+from transformers_groma.models.groma.modeling_groma_base import PARTS
+from transformers_groma.models.modeling_parts import part_dtypes
 
 from ...tiny import MASK_DECODER, tiny_detector_config, tiny_inputs, tiny_model
 
@@ -195,13 +193,11 @@ def test_most_of_a_parts_weights_count():
         "region_encoder.bias": torch.zeros(3).half(),
         "something_else": torch.zeros(99).double(),
     }
-    assert part_dtypes(weights) == {
+    assert part_dtypes(weights, PARTS) == {
         "language_model": torch.bfloat16,
         "region_encoder": torch.float16,
         "model": torch.bfloat16,
     }
-    assert (
-        part_dtypes({"vision_tower.bias": torch.zeros(1), "region_proposer.bias": torch.zeros(2).half()})["model"]
-        == torch.float16
-    )
-    assert part_dtypes({}) == {}
+    weights = {"vision_tower.bias": torch.zeros(1), "region_proposer.bias": torch.zeros(2).half()}
+    assert part_dtypes(weights, PARTS)["model"] == torch.float16
+    assert part_dtypes({}, PARTS) == {}

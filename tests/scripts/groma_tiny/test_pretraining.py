@@ -12,7 +12,7 @@ from scripts.groma_tiny import pretrain_vision_encoder as vision
 from scripts.groma_tiny import pretraining
 from scripts.groma_tiny.pretraining import Pretraining, Schedule
 from transformers_groma import GromaForConditionalGeneration, GromaProcessor
-from transformers_groma.models.groma.modeling_groma_positions import IGNORED_LABEL
+from transformers_groma.models.modeling_positions import IGNORED_LABEL
 from transformers_groma.shapes.scenes import ATTRIBUTE_WORDS, make_scene
 from transformers_groma.shapes.wording import words
 

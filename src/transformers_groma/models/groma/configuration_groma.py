@@ -10,7 +10,7 @@ from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from ...markup import GROMA_MARKUP_TOKENS
 from ..configuration_mask_decoder import MaskDecoderConfig
 from ..configuration_region_encoder import GromaRegionEncoderConfig
-from .language_models_groma import check_language_config
+from ..language_models import check_language_config
 
 
 @strict
@@ -311,9 +311,12 @@ class GromaConfig(_OptionalMaskDecoder):
             )
         if not self.tie_word_embeddings and getattr(self.text_config, "tie_word_embeddings", False):
             self.tie_word_embeddings = True
-        if self.region_encoder_config.roi_strides is None:
-            patch_size = self.vision_config.patch_size
-            self.region_encoder_config.roi_strides = [patch_size / 4, patch_size / 2, float(patch_size)]
+        if len(self.region_encoder_config.vision_feature_layers) != 3:
+            raise ValueError(
+                "`vision_feature_layers` of Groma's `region_encoder_config` must name 3 layers, got "
+                f"{self.region_encoder_config.vision_feature_layers}."
+            )
+        self.region_encoder_config.set_strides(self.vision_config.patch_size)
 
     @property
     def vision_grid_size(self) -> int:

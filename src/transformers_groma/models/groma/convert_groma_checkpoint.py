@@ -16,6 +16,7 @@ from ...markup import GROMA_MARKUP_TOKENS
 from ..convert_checks import check_tensors, check_tokens
 from ..convert_files import check_added_tokens, check_tokenizer_files, load_checkpoint, read_settings
 from ..convert_parts import greedy_generation_config
+from ..modeling_parts import part_dtypes
 from .chat_template_groma import GROMA_CHAT_TEMPLATE
 from .configuration_groma import GromaConfig, GromaRegionProposalConfig
 from .convert_components import save_processor
@@ -23,7 +24,7 @@ from .convert_config import convert_legacy_config
 from .convert_weights import convert_legacy_state_dict
 from .image_processing_pil_groma import GromaImageProcessorPil
 from .modeling_groma import GromaForConditionalGeneration
-from .modeling_groma_base import part_dtypes
+from .modeling_groma_base import PARTS
 from .modeling_groma_detector import GromaForRegionProposal
 from .tokenization_groma import groma_tokens, load_legacy_tokenizer
 
@@ -69,7 +70,7 @@ def convert_legacy_checkpoint(
             check_tensors(state_dict, f"{legacy_dir} as {str(dtype).removeprefix('torch.')}")
         model_class = GromaForRegionProposal if is_detector else GromaForConditionalGeneration
         config.architectures = [model_class.__name__]
-        config.dtype = part_dtypes(state_dict)["model"]
+        config.dtype = part_dtypes(state_dict, PARTS)["model"]
         config.save_pretrained(folder)
         if is_detector:
             GromaImageProcessorPil().save_pretrained(folder)

@@ -9,21 +9,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
-from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
+from transformers.modeling_utils import slice_logits_to_keep
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, torch_compilable_check
 from transformers.utils.generic import can_return_tuple
 
 from ...exact_boxes import exact_boxes
+from ..modeling_cache import cache_kwargs, cache_of, given_cache
+from ..modeling_language import CausalHeadMixin, LanguageModelHead
 from ..modeling_mask_decoder import MaskEmbedding
+from ..modeling_parts import build_vision_tower
+from ..modeling_positions import (
+    check_positions,
+    is_mask_of_tokens,
+    shift_labels_over_gaps,
+    token_positions,
+)
 from ..modeling_region_encoder import GromaRegionEncoder
 from .configuration_groma import GromaConfig
-from .modeling_groma_base import GromaPreTrainedModel, build_vision_tower
-from .modeling_groma_cache import cache_kwargs, cache_of, given_cache
+from .modeling_groma_base import GromaPreTrainedModel
 from .modeling_groma_cached_prompt import cached_length, recall_prompt, remember_prompt
 from .modeling_groma_checks import check_image_is_new, check_no_image, check_sources, check_visual_tokens
 from .modeling_groma_generation import GromaGenerationMixin
-from .modeling_groma_language import LanguageModelHead
 from .modeling_groma_masks import GromaMaskDecoder, GromaMasks, ResolvedRegions
 from .modeling_groma_outputs import (
     GromaCausalLMOutputWithPast,
@@ -34,12 +41,6 @@ from .modeling_groma_outputs import (
 )
 from .modeling_groma_perception import GromaMultiModalProjector, GromaPerceptionMixin, TurnRegions, VisualTokens
 from .modeling_groma_pointing import given_points
-from .modeling_groma_positions import (
-    check_positions,
-    is_mask_of_tokens,
-    shift_labels_over_gaps,
-    token_positions,
-)
 from .modeling_groma_prompt import GromaPromptMixin, PreparedPrompt, prompt_as_it_is, resolve_row_boxes
 from .modeling_groma_proposer import GromaRegionProposer
 from .modeling_groma_segmentation import GromaSegmentationMixin
@@ -230,7 +231,7 @@ class GromaModel(GromaPerceptionMixin, GromaSegmentationMixin, GromaPromptMixin,
         return inputs_embeds.masked_scatter(placeholder_mask[..., None], tokens), tokens
 
 
-class GromaForConditionalGeneration(GromaPreTrainedModel, GromaGenerationMixin):
+class GromaForConditionalGeneration(CausalHeadMixin, GromaPreTrainedModel, GromaGenerationMixin):
     """Groma with a language modeling head: answers in text that points at regions with proxy tokens `<r0>`, `<r1>`, …
 
     Example:
@@ -256,44 +257,8 @@ class GromaForConditionalGeneration(GromaPreTrainedModel, GromaGenerationMixin):
     def __init__(self, config: GromaConfig):
         super().__init__(config)
         self.model = GromaModel(config)
-        head = self.model.language_model_head
-        for name, module in head.build_modules().items():
-            self.add_module(name, module)
-        self._tied_weights_keys = head.tied_weights
+        self.add_head()
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.model.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.get_submodule(self.model.language_model_head.output_embedding)
-
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        parent, _, name = self.model.language_model_head.output_embedding.rpartition(".")
-        setattr(self.get_submodule(parent), name, new_embeddings)
-
-    def load_language_model(self, language_model: PreTrainedModel) -> None:
-        """Copy the weights of a language model, its head included.
-
-        Args:
-            language_model (`PreTrainedModel`): a model of `AutoModelForCausalLM` with the configuration
-                `config.text_config`.
-
-        Raises:
-            ValueError: the names of its weights are not those of the language model here.
-        """
-        head = self.model.language_model_head
-        weights = {head.name_in_groma(name): weight for name, weight in language_model.state_dict().items()}
-        own = {name for name in self.state_dict() if not name.startswith("model.") or ".language_model." in name}
-        if own != set(weights):
-            raise ValueError(
-                f"{type(language_model).__name__} and `config.text_config` ({head.causal_class.__name__}) differ in "
-                f"their weights: {', '.join(sorted(own ^ set(weights))[:3])}."
-            )
-        self.load_state_dict(weights, strict=False)
 
     def get_image_features(
         self,

@@ -6,7 +6,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.modeling_utils import PreTrainedModel
 
-from .modeling_groma_cache import CACHE_NAME
+from ..modeling_cache import CACHE_NAME
 from .modeling_groma_outputs import GromaImageFeatures
 
 

@@ -6,14 +6,10 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
+from ..modeling_parts import build_vision_tower, requested_hidden_states, requested_output
 from .configuration_groma import GromaRegionProposalConfig
 from .loss_groma_proposer import region_proposal_loss
-from .modeling_groma_base import (
-    GromaPreTrainedModel,
-    build_vision_tower,
-    requested_hidden_states,
-    requested_output,
-)
+from .modeling_groma_base import GromaPreTrainedModel
 from .modeling_groma_masks import GromaMaskDecoder
 from .modeling_groma_outputs import GromaImageFeatures, GromaRegionProposalOutput, GromaRegionProposals
 from .modeling_groma_proposer import GromaRegionProposer

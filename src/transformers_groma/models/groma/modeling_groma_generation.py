@@ -9,8 +9,9 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
 
 from ...point_labels import ON_REGION
+from ..modeling_cache import cache_kwargs, cache_of, given_cache
+from ..modeling_positions import check_positions
 from .modeling_groma_assistant import DraftingAssistant
-from .modeling_groma_cache import cache_kwargs, cache_of, given_cache
 from .modeling_groma_cached_prompt import (
     CachedPrompt,
     assign_slots,
@@ -27,7 +28,6 @@ from .modeling_groma_outputs import (
     GromaRegionProposals,
 )
 from .modeling_groma_pointing import POINT_INPUTS, ReferPoints, given_points
-from .modeling_groma_positions import check_positions
 from .modeling_groma_prompt import PreparedPrompt
 from .modeling_groma_regions import is_box
 

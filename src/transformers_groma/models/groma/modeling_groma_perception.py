@@ -12,8 +12,8 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 
 from ...exact_boxes import boxes_to_bits
 from ..modeling_ops import computing_dtype
+from ..modeling_parts import no_autocast, requested_hidden_states, requested_output
 from .configuration_groma import GromaConfig
-from .modeling_groma_base import no_autocast, requested_hidden_states, requested_output
 from .modeling_groma_cached_prompt import CachedPrompt, assign_slots
 from .modeling_groma_checks import boxes_of_images, check_visual_tokens, given_proposals
 from .modeling_groma_outputs import GromaImageFeatures, GromaRegionProposals

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
+from ..modeling_positions import check_mask, continued_mask, is_mask_of_tokens
 from .configuration_groma import GromaConfig
 from .modeling_groma_cached_prompt import CachedPrompt, cached_length
 from .modeling_groma_checks import check_one_image_per_sample, check_placeholders, check_turn
 from .modeling_groma_outputs import GromaImageFeatures
 from .modeling_groma_perception import TurnRegions
-from .modeling_groma_positions import check_mask, continued_mask, is_mask_of_tokens
 from .modeling_groma_regions import resolve_box_tokens
 
 

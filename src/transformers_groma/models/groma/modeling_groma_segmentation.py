@@ -7,7 +7,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from ...exact_boxes import boxes_to_bits, exact_boxes
 from ...point_labels import BEST, GROUP, NO_POINT, NOT_ON_REGION, ON_REGION
 from ..modeling_mask_decoder import MaskEmbedding, MaskPredictions, MaskPrompts
-from .modeling_groma_base import no_autocast
+from ..modeling_parts import no_autocast
 from .modeling_groma_checks import boxes_of_images, check_visual_tokens
 from .modeling_groma_masks import GromaMasks, ResolvedRegions
 from .modeling_groma_outputs import GromaImageFeatures

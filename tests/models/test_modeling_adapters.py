@@ -8,7 +8,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch.testing import assert_close
 
 from tests.tiny import MASK_DECODER, skip_if_peft_is_too_old, tiny_detector, tiny_inputs, tiny_model
-from transformers_groma.models.groma.modeling_groma_adapters import PARTS_WITHOUT_TEXT, pattern_of_parts
+from transformers_groma.models.groma.modeling_groma_base import GromaPreTrainedModel
+from transformers_groma.models.modeling_adapters import pattern_of_parts
 
 PARTS = (
     "vision_tower",
@@ -57,7 +58,11 @@ def test_parts_that_do_not_learn_from_text_are_left_alone(adapt, target_modules,
     model = tiny_model(mask_decoder_config=mask_decoder_config)
     inputs = tiny_inputs(model.config)
     expected, before = model.propose_regions(inputs["pixel_values"]), model(**inputs).logits
-    names = {name for name, _ in model.named_parameters() if set(name.split(".")) & set(PARTS_WITHOUT_TEXT)}
+    names = {
+        name
+        for name, _ in model.named_parameters()
+        if set(name.split(".")) & set(GromaPreTrainedModel.parts_without_text)
+    }
     adapted = adapt(model, lora(target_modules=target_modules)).eval()
     assert adapted_parts(adapted) == parts
     found = {name.removeprefix("base_model.model.") for name, _ in adapted.named_parameters()}
@@ -135,7 +140,7 @@ def test_an_adapter_that_was_trained_in_the_detector_is_loaded_as_it_is(tmp_path
 def test_it_is_said_that_the_detector_was_left_out(caplog, monkeypatch):
     import logging
 
-    from transformers_groma.models.groma.modeling_groma_adapters import logger
+    from transformers_groma.models.modeling_adapters import logger
 
     logger.warning_once.__func__.cache_clear()
     monkeypatch.setattr(logging.getLogger("transformers_groma"), "propagate", True)
@@ -147,7 +152,7 @@ def test_it_is_said_that_the_detector_was_left_out(caplog, monkeypatch):
     caplog.clear()
     get_peft_model(tiny_model(mask_decoder_config=MASK_DECODER), lora(target_modules=["q_proj"]))
     assert "stays out of vision_tower, region_proposer, mask_decoder, which text" in caplog.text
-    assert model.peft_config["default"].exclude_modules == pattern_of_parts(*PARTS_WITHOUT_TEXT)
+    assert model.peft_config["default"].exclude_modules == pattern_of_parts(*GromaPreTrainedModel.parts_without_text)
 
 
 def test_pattern_of_parts():

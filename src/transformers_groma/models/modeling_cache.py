@@ -33,7 +33,7 @@ def cache_kwargs(cache: Cache | None) -> dict[str, Cache | None]:
     Example:
 
     ```python
-    >>> from transformers_groma.models.groma.modeling_groma_cache import CACHE_NAME, cache_kwargs
+    >>> from transformers_groma.models.modeling_cache import CACHE_NAME, cache_kwargs
     >>> cache_kwargs(None) == {CACHE_NAME: None}
     True
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from transformers_groma.models.groma.modeling_groma_positions import (
+from transformers_groma.models.modeling_positions import (
     check_mask,
     check_positions,
     continued_mask,

@@ -6,7 +6,7 @@ from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from tests.tiny import tiny_model
-from transformers_groma.models.groma.modeling_groma_cache import CACHE_NAME, cache_kwargs, cache_of, given_cache
+from transformers_groma.models.modeling_cache import CACHE_NAME, cache_kwargs, cache_of, given_cache
 
 PROMPT = torch.tensor([[1, 7, 8, 9]])
 

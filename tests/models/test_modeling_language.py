@@ -11,9 +11,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from tests.tiny import prompt_ids, tiny_config, tiny_inputs, tiny_model
 from transformers_groma import GromaForConditionalGeneration
-from transformers_groma.models.groma.language_models_groma import ENCODERS
-from transformers_groma.models.groma.modeling_groma_cache import cache_kwargs, cache_of
-from transformers_groma.models.groma.modeling_groma_language import LanguageModelHead
+from transformers_groma.models.language_models import ENCODERS
+from transformers_groma.models.modeling_cache import cache_kwargs, cache_of
+from transformers_groma.models.modeling_language import LanguageModelHead
 
 CLOSE = {"atol": 2e-4, "rtol": 1e-4}
 GREEDY = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "pad_token_id": 0}

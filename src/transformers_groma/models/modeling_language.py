@@ -15,8 +15,8 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
 
-from .language_models_groma import STATE_REASON, unfit_language_model
-from .modeling_groma_cache import CACHE_NAME
+from .language_models import STATE_REASON, unfit_language_model
+from .modeling_cache import CACHE_NAME
 
 # Model types whose base model takes no positions, because it counts them by the mask.
 POSITIONS_BY_MASK = {"bloom"}
@@ -62,14 +62,14 @@ class LanguageModelHead:
         self.names = {name: name for name in children}
         if output_path in children and "lm_head" not in children:
             self.names[output_path] = "lm_head"
-        self.output_embedding = self.name_in_groma(output_path)
+        self.output_embedding = self.name_in_model(output_path)
         tied = model._tied_weights_keys or {}
-        self.tied_weights = {self.name_in_groma(name): self.name_in_groma(source) for name, source in tied.items()}
+        self.tied_weights = {self.name_in_model(name): self.name_in_model(source) for name, source in tied.items()}
         self._heads = {name: getattr(model, name) for name in children}
         model._modules.clear()
         self._model = model
 
-    def name_in_groma(self, name: str) -> str:
+    def name_in_model(self, name: str) -> str:
         """The name in Groma of a weight that the class calls `name`."""
         first, dot, rest = name.partition(".")
         if first == self.base_name:
@@ -114,6 +114,50 @@ class LanguageModelHead:
         output = _FinishedOutput(last_hidden_state, router_logits)
         model = _CausalModel(self, groma, output)
         return self.causal_class.forward(model, inputs_embeds=last_hidden_state, return_dict=True, **kwargs)
+
+
+class CausalHeadMixin:
+    """The head of a model whose `model` holds a language model: embeddings, weights, modules of the head."""
+
+    def add_head(self) -> None:
+        """Add the head's modules, once, after `model`."""
+        head = self.model.language_model_head
+        for name, module in head.build_modules().items():
+            self.add_module(name, module)
+        self._tied_weights_keys = head.tied_weights
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.get_submodule(self.model.language_model_head.output_embedding)
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        parent, _, name = self.model.language_model_head.output_embedding.rpartition(".")
+        setattr(self.get_submodule(parent), name, new_embeddings)
+
+    def load_language_model(self, language_model: PreTrainedModel) -> None:
+        """Copy the weights of a language model, its head included.
+
+        Args:
+            language_model (`PreTrainedModel`): a model of `AutoModelForCausalLM` with the configuration
+                `config.text_config`.
+
+        Raises:
+            ValueError: the names of its weights are not those of the language model here.
+        """
+        head = self.model.language_model_head
+        weights = {head.name_in_model(name): weight for name, weight in language_model.state_dict().items()}
+        own = {name for name in self.state_dict() if not name.startswith("model.") or ".language_model." in name}
+        if own != set(weights):
+            raise ValueError(
+                f"{type(language_model).__name__} and `config.text_config` ({head.causal_class.__name__}) differ in "
+                f"their weights: {', '.join(sorted(own ^ set(weights))[:3])}."
+            )
+        self.load_state_dict(weights, strict=False)
 
 
 class _FinishedOutput:
@@ -193,4 +237,4 @@ def check_language_model(config: PreTrainedConfig, model: PreTrainedModel, base:
         raise unfit_language_model(config, f"{type(base).__name__} does not take `{'`, `'.join(missing)}`")
 
 
-__all__ = ["LanguageModelHead", "check_language_model"]
+__all__ = ["CausalHeadMixin", "LanguageModelHead", "check_language_model"]
