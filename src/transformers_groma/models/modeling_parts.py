@@ -20,6 +20,7 @@ from transformers.utils.output_capturing import (
 
 from .modeling_adapters import AdapterMixin
 from .modeling_ops import COMPUTING_DTYPES
+from .released_weights import check_weights
 
 logger = logging.get_logger(__name__)
 
@@ -144,10 +145,6 @@ class ModelOfParts(AdapterMixin, PreTrainedModel):
         return part_of(name, (*self.visual_parts, *TEXT_PARTS))
 
     @classmethod
-    def _check_folder(cls, path: str | os.PathLike | None) -> None:
-        """Check what `from_pretrained` was given, before it loads anything. A family may know more about it."""
-
-    @classmethod
     def from_pretrained(cls, *args, **kwargs) -> "ModelOfParts":
         """Load a model as `PreTrainedModel.from_pretrained` does. Only the language model may be quantized.
 
@@ -157,7 +154,7 @@ class ModelOfParts(AdapterMixin, PreTrainedModel):
         """
         path = args[0] if args else kwargs.get("pretrained_model_name_or_path")
         if not kwargs.get("subfolder") and kwargs.get("state_dict") is None:
-            cls._check_folder(path)
+            check_weights(path)
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if getattr(model, "is_quantized", False):

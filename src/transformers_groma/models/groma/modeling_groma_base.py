@@ -1,7 +1,5 @@
 """What all Groma models share: the step from images to regions, initial weights, dtypes, loading and saving."""
 
-import os
-
 import torch
 from torch import Tensor, nn
 from transformers.configuration_utils import PreTrainedConfig
@@ -11,7 +9,6 @@ from transformers.utils import TransformersKwargs
 
 from ..modeling_ops import computing_dtype
 from ..modeling_parts import TEXT_PARTS, ModelOfParts, no_autocast, patch_map
-from ..released_weights import check_weights
 from .configuration_groma import GromaConfig
 from .modeling_groma_masks import GromaMaskDecoder, init_groma_mask_decoder_weights
 from .modeling_groma_outputs import GromaDetection
@@ -62,10 +59,6 @@ class GromaPreTrainedModel(ModelOfParts):
         if config.mask_decoder_config is not None:
             config.mask_decoder_config._attn_implementation = attention
             _check_mask_feature_layers(config)
-
-    @classmethod
-    def _check_folder(cls, path: str | os.PathLike | None) -> None:
-        check_weights(path)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
