@@ -1,28 +1,49 @@
 """The standard wording of questions."""
 
+from dataclasses import FrozenInstanceError
+
 import pytest
 
-from transformers_groma.data.prompts import PROMPTS
-from transformers_groma.models.groma.processing_groma import DEFAULT_IMAGE_PROMPT, DEFAULT_REGION_PROMPT
-from transformers_groma.questions import STANDARD_QUESTIONS, fill_question
+from transformers_groma.questions import GLAMM_QUESTIONS, GROMA_QUESTIONS, QuestionWording, fill_question
+
+KINDS = ("rec", "grounding", "region_caption", "grounded_caption", "grounded_description")
 
 
-def test_they_are_what_benchmarks_ask():
-    assert {task: templates[0] for task, templates in PROMPTS.items()}.items() <= STANDARD_QUESTIONS.items()
-    assert STANDARD_QUESTIONS["rec"] == "Locate {phrase} in this image."
-    assert STANDARD_QUESTIONS["grounding"] == "Locate all {phrase} in this image."
-    assert STANDARD_QUESTIONS["region_caption"] == "Please give a short description of {region}."
-    assert STANDARD_QUESTIONS["grounded_caption"] == "[grounding]Please describe the image briefly."
+def test_groma_is_asked_as_it_was_trained():
+    assert GROMA_QUESTIONS.rec == "Locate {phrase} in this image."
+    assert GROMA_QUESTIONS.grounding == "Locate all {phrase} in this image."
+    assert GROMA_QUESTIONS.region_caption == "Please give a short description of {region}."
+    assert GROMA_QUESTIONS.grounded_caption == "[grounding]Please describe the image briefly."
+    assert GROMA_QUESTIONS.default(0) == "[grounding]Please describe the image in detail."
 
 
-def test_they_are_what_the_processor_asks_by_default():
-    assert DEFAULT_IMAGE_PROMPT == "[grounding]Please describe the image in detail."
-    assert DEFAULT_REGION_PROMPT == "Please give a short description of {regions}."
+def test_glamm_is_asked_as_the_original_asks():
+    assert GLAMM_QUESTIONS.default(1) == (
+        "Can you provide me with a detailed description of the region in the picture marked by <region>?"
+    )
+    # The processor turns `[grounding]` into the request for interleaved masks.
+    assert GLAMM_QUESTIONS.default(0) == "[grounding]Could you please give me a detailed description of the image?"
+    assert GLAMM_QUESTIONS.rec == "Please segment {phrase} in this image."
+
+
+@pytest.mark.parametrize("wording", [GROMA_QUESTIONS, GLAMM_QUESTIONS])
+def test_each_family_has_learned_every_kind(wording):
+    assert wording.kinds == KINDS
+    for kind in KINDS:
+        assert wording.parts(kind, str, {"phrase": "a cup", "region": "<region>"})
 
 
 def test_nobody_changes_them():
-    with pytest.raises(TypeError):
-        STANDARD_QUESTIONS["rec"] = "Where?"
+    with pytest.raises(FrozenInstanceError):
+        GROMA_QUESTIONS.rec = "Where?"
+
+
+def test_a_kind_that_was_not_learned_is_refused():
+    wording = QuestionWording(rec="Segment {phrase}.", region_caption="What is {region}?")
+    assert wording.kinds == ("rec", "region_caption")
+    for kind in ("grounding", "no kind"):
+        with pytest.raises(ValueError, match=f"{kind!r}, but 'rec', 'region_caption'. Ask a question in your own"):
+            wording.parts(kind, str, {"phrase": "cups"})
 
 
 def test_slots_become_parts():

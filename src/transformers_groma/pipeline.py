@@ -16,7 +16,6 @@ from .boxes import BoxFormat
 from .grounding import GroundedText
 from .image_inputs import ImageSize, image_size, read_upright, shortened
 from .models.groma.modeling_groma_outputs import GromaGenerateDecoderOnlyOutput
-from .models.groma.processing_groma import default_question
 from .models.processing_inputs import check_prompt_length, pad_left
 from .pipeline_samples import Sample, batches_of, is_stream, sample_of, samples_of_list, stream_entries
 from .pointed_regions import find_regions, readable_box, refer_boxes_of
@@ -265,7 +264,7 @@ class ImageGroundingPipeline(GroundingVerbs):
             for given, size, name in zip(inputs["regions"], sizes, inputs["names"], strict=True)
         ]
         texts = [
-            default_question(len(of_image)) if text is None else text
+            self.processor.question_wording.default(len(of_image)) if text is None else text
             for text, of_image in zip(inputs["text"], regions, strict=True)
         ]
         boxes = [[readable_box(prompt.box, size) for prompt in of_image] for of_image, size in zip(regions, sizes)]

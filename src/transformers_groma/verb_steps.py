@@ -10,7 +10,7 @@ from .answer_masks import check_mask_decoder
 from .answer_settings import Generation, RegionFormat, VerbSettings, check_names, check_values
 from .answering import answer_questions, check_length, stream_question
 from .grounding import GroundedText
-from .questions import fill_question
+from .questions import QuestionWording
 from .verb_inputs import ImageQuestion, text_part
 
 
@@ -34,29 +34,29 @@ class VerbSteps(Pipeline):
         answers = answer_questions(self, questions, settings)
         return answers if are_many else answers[0]
 
-    def _standard_questions(self, verb: str) -> Mapping[str, str]:
-        """The questions that the model learned, by kind."""
-        questions = getattr(self.processor, "standard_questions", None)
-        if questions is None or not self.model.can_generate():
+    def _wording(self, verb: str) -> QuestionWording:
+        """How the model is asked what it learned."""
+        wording = getattr(self.processor, "question_wording", None)
+        if wording is None or not self.model.can_generate():
             raise ValueError(
                 f"`{verb}` needs a model that answers with regions, such as Groma, but this is a "
                 f"{type(self.model).__name__}. Load another model."
             )
-        return questions
+        return wording
 
     def _standard_question(self, verb: str, kind: str) -> Callable[[Mapping[str, Any]], list[dict[str, Any]]]:
         """What makes the parts of a question of a kind from what fills its slots."""
-        questions = self._standard_questions(verb)
-        if kind not in questions:
+        wording = self._wording(verb)
+        if kind not in wording.kinds:
             raise ValueError(
                 f"`{verb}` asks what a {type(self.model).__name__} has not learned: its questions are "
-                f"{', '.join(map(repr, questions))}. Use `ask`, or load another model."
+                f"{', '.join(map(repr, wording.kinds))}. Use `ask`, or load another model."
             )
-        return partial(fill_question, questions[kind], text_part)
+        return partial(wording.parts, kind, text_part)
 
     def _settings(self, verb: str, settings: Mapping[str, Any], known: type, arguments: str) -> VerbSettings:
         """Check keyword arguments and fill in the pipeline's own."""
-        self._standard_questions(verb)
+        self._wording(verb)
         check_names(verb, settings, known, arguments)
         check_values(settings)
         given = {name: value for name, value in settings.items() if value is not None}

@@ -345,7 +345,7 @@ class GroundingVerbs(VerbSteps):
         A small striped red star.
 
         ```"""
-        self._standard_questions("chat")
+        self._wording("chat")
         if not hasattr(self.processor, "next_turn"):
             raise ValueError(
                 f"`chat` is not available: {type(self.processor).__name__} cannot continue conversations."

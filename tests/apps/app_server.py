@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from transformers_groma.grounding import ground_text
 from transformers_groma.image_inputs import ImageSize
 from transformers_groma.masks import mask_to_rle
+from transformers_groma.questions import GROMA_QUESTIONS
 from transformers_groma.region_inputs import read_region
 from transformers_groma.regions import Regions
 from transformers_groma.serving.answers import EngineAnswer, EngineRegion, QueueFullError
@@ -33,6 +34,8 @@ class FakeEngine:
         limit (`int`): questions that it answers at the same time; the next one is refused.
         has_masks (`bool`): whether it has masks: of each region the ellipse in its box.
     """
+
+    question_wording = GROMA_QUESTIONS
 
     def __init__(self, seconds: float = 0.0, limit: int = 100, has_masks: bool = False) -> None:
         self.seconds, self.limit, self.has_masks = seconds, limit, has_masks

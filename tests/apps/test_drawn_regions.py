@@ -8,6 +8,7 @@ from transformers_groma.apps.app_questions import Request, question_contents
 from transformers_groma.apps.drawn_regions import MAX_DRAWINGS, drawing_of, drawn_regions
 from transformers_groma.image_inputs import ImageSize
 from transformers_groma.point_inputs import MAX_POINTS
+from transformers_groma.questions import GROMA_QUESTIONS
 
 SIZE = ImageSize(height=100, width=200)
 FIRST, SECOND = [10.0, 20.0, 50.0, 60.0], [0.0, 0.0, 200.0, 100.0]
@@ -30,7 +31,7 @@ def text(words) -> dict:
 
 
 def contents(verb="ask", words="", drawings=None, **options):
-    return question_contents(Request(verb, words, drawings, **options), SIZE, max_length=40)
+    return question_contents(Request(verb, words, drawings, **options), SIZE, 40, GROMA_QUESTIONS)
 
 
 def test_boxes_become_regions_in_the_order_of_drawing():

@@ -9,7 +9,7 @@ import pytest
 from transformers_groma.data.columns import phrase_part, region_part, text_part
 from transformers_groma.data.prompts import PROMPTS, TASKS, prompt_template, question_parts
 from transformers_groma.markup import GROMA_MARKUP_TOKENS
-from transformers_groma.models.groma.processing_groma import DEFAULT_REGION_PROMPT
+from transformers_groma.questions import GROMA_QUESTIONS
 
 SLOTS = {"rec": "{phrase}", "grounding": "{phrase}", "region_caption": "{region}", "grounded_caption": ""}
 
@@ -25,8 +25,9 @@ def test_templates_have_the_slot_of_their_task_once(task):
         assert not any(token in template for token in GROMA_MARKUP_TOKENS if token != "[grounding]")
 
 
-def test_the_standard_region_question_is_that_of_the_processor():
-    assert PROMPTS["region_caption"][0] == DEFAULT_REGION_PROMPT.replace("{regions}", "{region}")
+def test_the_first_template_is_the_standard_wording():
+    for task in TASKS:
+        assert PROMPTS[task][0] == getattr(GROMA_QUESTIONS, task)
 
 
 def test_questions_are_drawn_by_record_and_seed():

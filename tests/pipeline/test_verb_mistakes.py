@@ -8,6 +8,7 @@ import torch
 
 from transformers_groma import ImageGroundingPipeline
 from transformers_groma.image_inputs import ImageSize
+from transformers_groma.questions import QuestionWording
 
 from ..tiny import tiny_detector
 from .samples import BOX
@@ -207,12 +208,12 @@ def test_a_model_says_what_it_cannot_do(pipe, photos, never_asked, monkeypatch):
     """A family that learned other questions, and one that none of the verbs is for."""
     never_asked(pipe)
     processor = type(pipe.processor)
-    monkeypatch.setattr(processor, "standard_questions", {"region_caption": "Describe {region}."})
+    monkeypatch.setattr(processor, "question_wording", QuestionWording(region_caption="Describe {region}."))
     with pytest.raises(
         ValueError, match="`locate_all` asks what a GromaFor.* has not learned: its questions are 'region_caption'"
     ):
         pipe.locate_all(photos[0], "cups")
-    monkeypatch.delattr(processor, "standard_questions")
+    monkeypatch.delattr(processor, "question_wording")
     for call in (
         lambda: pipe.caption(photos[0]),
         lambda: pipe.ask(photos[0], "Hi"),

@@ -8,6 +8,7 @@ from transformers import GenerationConfig, pipeline
 from transformers_groma import GroundedPhrase, GroundedText, ImageGroundingPipeline, Regions
 from transformers_groma.boxes import box_iou
 from transformers_groma.grounding import ground_text
+from transformers_groma.questions import QuestionWording
 from transformers_groma.shapes.demo import compare, scene_questions
 from transformers_groma.shapes.wording import sentence, with_article, words
 from transformers_groma.verbs import located
@@ -342,6 +343,6 @@ def test_from_pretrained_is_the_pipeline(tiny_dir, pipe, photos):
 
 
 def test_a_family_asks_in_its_own_words(pipe, photos, prompts, monkeypatch):
-    monkeypatch.setattr(type(pipe.processor), "standard_questions", {"rec": "Segment {phrase}."})
+    monkeypatch.setattr(type(pipe.processor), "question_wording", QuestionWording(rec="Segment {phrase}."))
     (prompt,), _ = prompts(lambda: pipe.locate(photos[0], "it"))
     assert plain(prompt) == "Segment<p>it</p>."

@@ -10,6 +10,7 @@ import torch
 
 from transformers_groma.grounding import ground_text
 from transformers_groma.masks import mask_to_rle
+from transformers_groma.questions import GROMA_QUESTIONS
 from transformers_groma.serving.answers import EngineAnswer, EngineClosedError, EngineRegion, EngineStatus
 from transformers_groma.serving.sampling import Sampling
 
@@ -31,6 +32,8 @@ class FakeEngine:
         error_after: steps after which it is raised instead.
         has_masks: whether it has masks, which are [`MASKS`].
     """
+
+    question_wording = GROMA_QUESTIONS
 
     def __init__(
         self,

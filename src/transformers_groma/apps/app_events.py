@@ -132,7 +132,8 @@ class AppEvents:
             yield Screen(session, "Choose an image first.")
             return
         try:
-            contents = question_contents(request, session.image.size, self.settings.max_question_length)
+            wording = self.engine.question_wording
+            contents = question_contents(request, session.image.size, self.settings.max_question_length, wording)
         except ValueError as error:
             yield Screen(session, str(error))
             return

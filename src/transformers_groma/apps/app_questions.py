@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ..image_inputs import ImageSize
 from ..markup import REGION_MARK
-from ..questions import STANDARD_QUESTIONS, fill_question
+from ..questions import QuestionWording
 from ..verb_inputs import Given, marked_question, phrase_part, question_parts, text_part
 from .drawn_regions import drawn_regions
 
@@ -40,13 +40,14 @@ class Request:
     remembers: bool = True
 
 
-def question_contents(request: Request, size: ImageSize, max_length: int) -> list[Content]:
+def question_contents(request: Request, size: ImageSize, max_length: int, wording: QuestionWording) -> list[Content]:
     """The questions of a request, as contents of user messages without the image.
 
     Args:
         request (`Request`): what is asked for.
         size (`ImageSize`): of the upright image.
         max_length (`int`): most characters of the text.
+        wording (`QuestionWording`): of the model.
 
     Returns:
         `list`: one content, or for "describe_regions" one for each region. Boxes are `xyxy`, points `xy`, in absolute
@@ -57,7 +58,8 @@ def question_contents(request: Request, size: ImageSize, max_length: int) -> lis
             that is not drawn. The message is a sentence for the user.
 
     Example:
-    >>> question_contents(Request("find", "all chairs"), ImageSize(480, 640), 1000)[0][1]
+    >>> from transformers_groma.questions import GROMA_QUESTIONS
+    >>> question_contents(Request("find", "all chairs"), ImageSize(480, 640), 1000, GROMA_QUESTIONS)[0][1]
     {'type': 'phrase', 'text': 'chairs', 'boxes': []}
     """
     text = request.text.strip()
@@ -67,18 +69,18 @@ def question_contents(request: Request, size: ImageSize, max_length: int) -> lis
             "steps."
         )
     if request.verb == "describe_image":
-        return [_standard("grounded_description")]
+        return [wording.parts("grounded_description", text_part, {})]
     if request.verb == "find":
         if not text:
             raise ValueError("Write what to find, such as “the red cup” or “all chairs”, then press Find again.")
         every = _ALL.match(text)
         phrase = phrase_part(text[every.end() :] if every else text, "phrase")
-        return [_standard("grounding" if every else "rec", phrase=phrase)]
+        return [wording.parts("grounding" if every else "rec", text_part, {"phrase": phrase})]
     regions = drawn_regions(request.drawings, size)
     if request.verb == "describe_regions":
         if not regions:
             raise ValueError("Draw a box on the image first, around what should be described, or click on it.")
-        return [_standard("region_caption", region=region) for region in regions]
+        return [wording.parts("region_caption", text_part, {"region": region}) for region in regions]
     return [drawn_question_parts(text, regions, request.points)]
 
 
@@ -126,10 +128,6 @@ def drawn_question_parts(question: str, regions: Sequence[dict[str, Any]], point
 def _not_drawn(mark: str, number: int, count: int) -> str:
     drawn = {0: "no region is", 1: "only one region is"}.get(count, f"only {count} regions are")
     return f"The question says {mark}, but {drawn} drawn: draw region {number} on the image, or leave the mark out."
-
-
-def _standard(kind: str, **slots: Any) -> Content:
-    return fill_question(STANDARD_QUESTIONS[kind], text_part, slots)
 
 
 __all__ = ["TAKES_TEXT", "Content", "Request", "Verb", "drawn_question_parts", "question_contents"]

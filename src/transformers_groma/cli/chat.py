@@ -91,9 +91,7 @@ def run_chat(arguments: argparse.Namespace) -> None:
             )
     opened = open_all(arguments)
     if question is None:
-        from ..models.groma.processing_groma import default_question
-
-        question = default_question(len(arguments.regions))
+        question = opened.pipe.processor.question_wording.default(len(arguments.regions))
     answer = ask(
         *(opened.pipe, opened.image, question, opened.regions, generate_kwargs(arguments)),
         parse_tokens=arguments.parse_tokens,

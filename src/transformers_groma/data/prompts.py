@@ -8,7 +8,7 @@ who writes them.
 import hashlib
 from typing import Any, Literal, get_args
 
-from ..questions import STANDARD_QUESTIONS, fill_question
+from ..questions import GROMA_QUESTIONS, fill_question
 from .columns import phrase_part, region_part, text_part
 
 Task = Literal["rec", "grounding", "region_caption", "grounded_caption"]
@@ -16,7 +16,7 @@ Task = Literal["rec", "grounding", "region_caption", "grounded_caption"]
 # `{phrase}` is a phrase without boxes (`<p>…</p>`), `{region}` a box that the user points at.
 PROMPTS: dict[Task, tuple[str, ...]] = {
     "rec": (
-        STANDARD_QUESTIONS["rec"],
+        GROMA_QUESTIONS.rec,
         "Where is {phrase}?",
         "Find {phrase} in the picture.",
         "Please point out {phrase}.",
@@ -26,7 +26,7 @@ PROMPTS: dict[Task, tuple[str, ...]] = {
         "I am looking for {phrase}. Where is it?",
     ),
     "grounding": (
-        STANDARD_QUESTIONS["grounding"],
+        GROMA_QUESTIONS.grounding,
         "Find every {phrase} in the picture.",
         "Where can you see {phrase} here? Name all regions.",
         "Please point out each {phrase}.",
@@ -36,7 +36,7 @@ PROMPTS: dict[Task, tuple[str, ...]] = {
         "Show me each {phrase} that you can find.",
     ),
     "region_caption": (
-        STANDARD_QUESTIONS["region_caption"],
+        GROMA_QUESTIONS.region_caption,
         "What is in {region}?",
         "Describe {region} briefly.",
         "What can you see at {region}?",
@@ -46,7 +46,7 @@ PROMPTS: dict[Task, tuple[str, ...]] = {
         "Give a caption for {region}.",
     ),
     "grounded_caption": (
-        STANDARD_QUESTIONS["grounded_caption"],
+        GROMA_QUESTIONS.grounded_caption,
         "[grounding]Give a short caption of this image and point at what you name.",
         "[grounding]What does the image show, in one sentence?",
         "[grounding]Sum up the picture in a sentence.",

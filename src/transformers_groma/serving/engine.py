@@ -16,6 +16,7 @@ from ..answer_masks import check_mask_decoder, has_mask_decoder
 from ..loading import load_model
 from ..masks import RLE
 from ..model_files import base_of_adapter
+from ..questions import QuestionWording
 from ..regions import Regions
 from .answers import (
     EngineAnswer,
@@ -153,6 +154,11 @@ class Engine:
     def has_masks(self) -> bool:
         """Whether the model has a mask decoder."""
         return has_mask_decoder(self.model)
+
+    @property
+    def question_wording(self) -> QuestionWording:
+        """How its model is asked what it learned."""
+        return self.processor.question_wording
 
     async def answer(
         self, messages: Sequence[Mapping[str, Any]], sampling: Sampling = _GREEDY, masks: bool = False

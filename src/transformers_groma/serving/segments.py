@@ -11,7 +11,6 @@ from fastapi import Request
 from PIL import Image
 from starlette.responses import JSONResponse, Response
 
-from ..questions import STANDARD_QUESTIONS, fill_question
 from ..verb_inputs import phrase_part, text_part
 from .access import ClientLimit
 from .answers import EngineRegion, engine_region
@@ -94,7 +93,8 @@ class Segments:
             found = await of_engine(self._engine.segment(image, regions), "regions", "invalid_region")
             return {**head, "regions": regions_json(found)}
         kind = "grounding" if asked.all else "rec"
-        question = fill_question(STANDARD_QUESTIONS[kind], text_part, {"phrase": phrase_part(asked.phrase, "phrase")})
+        wording = self._engine.question_wording
+        question = wording.parts(kind, text_part, {"phrase": phrase_part(asked.phrase, "phrase")})
         messages = [{"role": "user", "content": [{"type": "image", "image": image}, *question]}]
         sampling = Sampling(max_new_tokens=self._settings.max_new_tokens, shorten_to_fit=True)
         answer = await of_engine(self._engine.answer(messages, sampling, masks=True), "phrase", "invalid_phrase")

@@ -9,8 +9,8 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from transformers_groma import GromaImageProcessor, GromaProcessor
-from transformers_groma.models.groma.processing_groma import DEFAULT_IMAGE_PROMPT, DEFAULT_REGION_PROMPT
 from transformers_groma.models.groma.tokenization_groma import GROMA_CHAT_TEMPLATE
+from transformers_groma.questions import GROMA_QUESTIONS
 
 from .chats import BOX, BOX_NORMALIZED, INTRO, SYSTEM, question, text
 
@@ -110,10 +110,13 @@ class TestCall:
 
     def test_default_questions(self, processor, image):
         with_boxes = processor(images=image, boxes=[BOX, BOX])
-        expected = DEFAULT_REGION_PROMPT.format(regions="<region>, <region>")
+        expected = "Please give a short description of <region>, <region>."
         assert with_boxes["input_ids"] == processor(images=image, text=expected, boxes=[BOX, BOX])["input_ids"]
         without_boxes = processor(images=[image, image])
-        assert without_boxes["input_ids"] == [processor(images=image, text=DEFAULT_IMAGE_PROMPT)["input_ids"][0]] * 2
+        assert (
+            without_boxes["input_ids"]
+            == [processor(images=image, text=GROMA_QUESTIONS.grounded_description)["input_ids"][0]] * 2
+        )
 
     def test_text_only(self, processor):
         inputs = processor(text="Hello")

@@ -13,6 +13,7 @@ from transformers_groma.boxes import box_iou
 from transformers_groma.exact_boxes import BOX_INPUTS
 from transformers_groma.image_inputs import ImageSize
 from transformers_groma.masks import mask_to_rle
+from transformers_groma.questions import GROMA_QUESTIONS
 from transformers_groma.regions import Regions
 
 from .chats import BOX, BOX_NORMALIZED, question, text
@@ -120,9 +121,7 @@ def test_the_default_question_asks_for_each_region(processor, image):
 
 
 def processor_text(count):
-    from transformers_groma.models.groma.processing_groma import default_question
-
-    return default_question(count)
+    return GROMA_QUESTIONS.default(count)
 
 
 @pytest.mark.parametrize(

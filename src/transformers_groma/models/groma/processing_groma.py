@@ -49,7 +49,7 @@ from ...markup import (
     REGION_START,
     proxy_token,
 )
-from ...questions import STANDARD_QUESTIONS
+from ...questions import GROMA_QUESTIONS
 from ..processing_inputs import (
     GromaBatchFeature,
     as_texts,
@@ -66,10 +66,6 @@ from .chat_template_groma import GROMA_CHAT_TEMPLATE
 from .processing_groma_answers import GromaAnswers
 from .processing_groma_chat import GromaConversations
 from .tokenization_groma import groma_tokens
-
-# Questions that are asked when there is an image but no text: with boxes and without.
-DEFAULT_REGION_PROMPT = STANDARD_QUESTIONS["region_caption"].replace("{region}", "{regions}")
-DEFAULT_IMAGE_PROMPT = STANDARD_QUESTIONS["grounded_description"]
 
 
 class GromaProcessor(GromaAnswers, GromaConversations):
@@ -103,8 +99,7 @@ class GromaProcessor(GromaAnswers, GromaConversations):
     [[[0.25, 0.25, 0.5, 0.5]]]
     """
 
-    # The wording of each kind of question that the model answers, for the verbs of the pipeline.
-    standard_questions = STANDARD_QUESTIONS
+    question_wording = GROMA_QUESTIONS
 
     def __init__(
         self,
@@ -155,8 +150,8 @@ class GromaProcessor(GromaAnswers, GromaConversations):
                 `generate` takes `mm_encoder_outputs` instead.
             text (`str` or `list[str]`, *optional*): one text per sample. For a sample with an image, a text without
                 `<image>` is a question, which is put into the chat template; a text with `<image>` is a finished
-                prompt. Without text the model is asked to describe each box (`DEFAULT_REGION_PROMPT`) or, where
-                there are none, the image (`DEFAULT_IMAGE_PROMPT`).
+                prompt. Without text the model is asked to describe each region or, where there are none, the
+                image: `question_wording.default`.
             boxes (array-like of shape `(n, 4)`, or a list of these or `None`, one per sample, *optional*): regions
                 that the user points at, in the order of the `<region>` marks in the text. Absolute pixels of the
                 upright image as given, before any resizing.
@@ -213,7 +208,7 @@ class GromaProcessor(GromaAnswers, GromaConversations):
 
         # The prompts: questions in the chat template, what users typed as plain text.
         if texts is None:
-            texts = [default_question(len(boxes_of_sample)) for boxes_of_sample in referred.boxes]
+            texts = [self.question_wording.default(len(boxes_of_sample)) for boxes_of_sample in referred.boxes]
         elif parse_tokens is None:
             texts = [
                 self._plain_question(text, marks) if self._is_question(text, image) else text
@@ -288,7 +283,7 @@ class GromaProcessor(GromaAnswers, GromaConversations):
         """
         image = True  # any value: it is not looked at
         if text is None:
-            text = default_question(num_boxes)
+            text = self.question_wording.default(num_boxes)
         elif parse_tokens is False or (parse_tokens is None and self._is_question(text, image)):
             text = self._plain_question(text, {REGION_MARK})
         are_questions = [self._is_question(text, image)]
@@ -432,13 +427,6 @@ class GromaProcessor(GromaAnswers, GromaConversations):
         if bos_token is not None and self.tokenizer("")["input_ids"][:1] == [self.tokenizer.bos_token_id]:
             texts = [text if is_done else bos_token + text for text, is_done in zip(texts, complete)]
         return texts, True
-
-
-def default_question(num_boxes: int) -> str:
-    """The question about an image and `num_boxes` boxes if no text is given."""
-    if num_boxes == 0:
-        return DEFAULT_IMAGE_PROMPT
-    return DEFAULT_REGION_PROMPT.format(regions=", ".join([REGION_MARK] * num_boxes))
 
 
 __all__ = ["GromaProcessor"]
