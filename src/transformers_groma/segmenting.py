@@ -12,7 +12,7 @@ from .answering import look_in_batches
 from .grounding import GroundedPhrase
 from .image_inputs import ImageSize, shortened
 from .masks import masks_of_logits, masks_to_boxes
-from .models.groma.modeling_groma_pointing import without_specks
+from .models.modeling_pointing import without_specks
 from .perceived_images import PerceivedImage
 from .pointed_regions import PointedRegion, find_regions, point_tensors, refer_boxes_of
 from .region_inputs import RegionPrompt

@@ -238,7 +238,7 @@ def test_the_loss_over_images_is_the_family_s(monkeypatch):
     plain = groma(labels=labels, **inputs)
     assert_close(whole.logits, plain.logits)
     assert whole.loss > plain.loss
-    mask = cache_of(plain).groma_prompt.attention_mask
+    mask = cache_of(plain).grounded_prompt.attention_mask
     kept = [labels[row, mask[row]] for row in range(2)]
     losses = [
         torch.nn.functional.cross_entropy(plain.logits[row, mask[row]][:-1], kept[row][1:], reduction="none")

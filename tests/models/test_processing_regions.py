@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_groma.models.groma.modeling_groma_pointing import POINT_INPUTS
+from transformers_groma.models.modeling_pointing import POINT_INPUTS
 from transformers_groma.models.processing_inputs import prepare_boxes
 from transformers_groma.models.processing_regions import (
     REFER_INPUTS,

@@ -14,8 +14,8 @@ from transformers import StoppingCriteria
 from ..answer_masks import shown_regions
 from ..boxes import boxes_in_pixels
 from ..exact_boxes import exact_boxes
-from ..models.groma.modeling_groma_cached_prompt import forget_prompt, recall_prompt
 from ..models.modeling_cache import cache_kwargs, cache_of
+from ..models.modeling_cached_prompt import forget_prompt, recall_prompt
 from ..models.processing_inputs import pad_left
 from ..perceived_images import PerceivedImage, PerceivedImages, perceive_pixels
 from ..regions import Regions, regions_of_slots

@@ -9,7 +9,7 @@ from transformers import StaticCache
 
 from tests.tiny import tiny_model
 from transformers_groma import GromaForConditionalGeneration
-from transformers_groma.models.groma.modeling_groma_cached_prompt import recall_prompt
+from transformers_groma.models.modeling_cached_prompt import recall_prompt
 
 from .prompts import EXACT, NEW, NEW_BOX, extended, logits_of_whole, one, padded_inputs, turn_ids
 
@@ -81,7 +81,7 @@ class TestSteps:
         """Right ones are taken; those that count unused slots would be another answer than that of `generate`."""
         inputs = padded_inputs(model)
         output = model(**inputs)
-        mask = torch.cat([output.past_key_values.groma_prompt.attention_mask, torch.ones_like(NEW)], dim=1)
+        mask = torch.cat([output.past_key_values.grounded_prompt.attention_mask, torch.ones_like(NEW)], dim=1)
         positions = (mask.long().cumsum(dim=1) - 1)[:, -4:]
         given = {"attention_mask": extended(inputs, NEW)["attention_mask"]} if full else {}
         cache = copy.deepcopy(output.past_key_values)

@@ -357,11 +357,11 @@ def test_prompts_that_are_too_long_are_refused_before_any_work(monkeypatch):
             model.generate(**given, attention_mask=torch.ones(1, limit + 1), pixel_values=pixel_values)
     ids, mask = torch.ones(1, limit + 3, dtype=torch.long), torch.ones(1, limit + 3, dtype=torch.long)
     mask[:, :3] = 0  # padding
-    assert model._check_prompt_length(ids, mask) is None
+    assert model.check_prompt_length(ids, mask) is None
     mask[:, 2] = 1
     with pytest.raises(ValueError, match=f"has {limit + 1} tokens"):
-        model._check_prompt_length(ids, mask)
-    assert model._check_prompt_length(ids[:, :limit], None) is None and model._check_prompt_length(None, None) is None
+        model.check_prompt_length(ids, mask)
+    assert model.check_prompt_length(ids[:, :limit], None) is None and model.check_prompt_length(None, None) is None
 
 
 def test_a_later_turn_that_is_too_long_is_refused():
@@ -370,7 +370,7 @@ def test_a_later_turn_that_is_too_long_is_refused():
     limit = model.config.text_config.max_position_embeddings
     first = model.generate(**tiny_inputs(model.config, batch_size=1), max_new_tokens=1, return_dict_in_generate=True)
     cache = first.past_key_values
-    used = int(cache.groma_prompt.attention_mask.sum())
+    used = int(cache.grounded_prompt.attention_mask.sum())
     assert used < cache.get_seq_length()
     new = torch.full((1, limit - used + 1), 7)
     with pytest.raises(ValueError, match=f"has {limit + 1} tokens, but the language model reads {limit}"):

@@ -9,8 +9,8 @@ from transformers import DynamicCache, GenerationConfig, StaticCache
 
 from tests.tiny import MAX_REGIONS, prompt_ids, tiny_model
 from transformers_groma import GromaForConditionalGeneration
-from transformers_groma.models.groma.modeling_groma_cached_prompt import recall_prompt
 from transformers_groma.models.groma.modeling_groma_outputs import GromaImageFeatures
+from transformers_groma.models.modeling_cached_prompt import recall_prompt
 
 from .prompts import EXACT, NEW, NEW_BOX, extended, logits_of_whole, one, padded_inputs, turn_ids
 

@@ -11,9 +11,7 @@ from tests.tiny import (
     tiny_model,
 )
 from transformers_groma import GromaForConditionalGeneration
-from transformers_groma.models.groma.modeling_groma_cached_prompt import CachedPrompt, remember_generated
 from transformers_groma.models.groma.modeling_groma_checks import (
-    boxes_of_images,
     check_image_is_new,
     check_no_image,
     check_placeholders,
@@ -23,6 +21,8 @@ from transformers_groma.models.groma.modeling_groma_checks import (
     given_proposals,
 )
 from transformers_groma.models.groma.modeling_groma_outputs import GromaImageFeatures
+from transformers_groma.models.modeling_cached_prompt import CachedPrompt, remember_generated
+from transformers_groma.models.modeling_checks import boxes_of_images
 
 
 @pytest.fixture(scope="module")

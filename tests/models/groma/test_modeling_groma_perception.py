@@ -10,8 +10,8 @@ from tests.tiny import (
     tiny_inputs,
     tiny_model,
 )
-from transformers_groma.models.groma.modeling_groma_cached_prompt import CachedPrompt
 from transformers_groma.models.groma.modeling_groma_perception import VisualTokens
+from transformers_groma.models.modeling_cached_prompt import CachedPrompt
 
 
 class TestRegionEncoder:

@@ -6,16 +6,12 @@ import pytest
 import torch
 
 from tests.tiny import MAX_REGIONS, prompt_ids, tiny_config, tiny_model
-from transformers_groma.models.groma.modeling_groma_cached_prompt import CachedPrompt
-from transformers_groma.models.groma.modeling_groma_checks import check_one_image_per_sample
 from transformers_groma.models.groma.modeling_groma_outputs import GromaImageFeatures
 from transformers_groma.models.groma.modeling_groma_perception import TurnRegions
-from transformers_groma.models.groma.modeling_groma_prompt import (
-    fill_placeholders,
-    image_index_of_rows,
-    prompt_as_it_is,
-    resolve_row_boxes,
-)
+from transformers_groma.models.groma.modeling_groma_prompt import prompt_as_it_is, resolve_row_boxes
+from transformers_groma.models.modeling_cached_prompt import CachedPrompt
+from transformers_groma.models.modeling_checks import check_one_image_per_sample
+from transformers_groma.models.modeling_placeholders import fill_placeholders, image_index_of_rows
 
 
 def test_rows_take_images_in_order():

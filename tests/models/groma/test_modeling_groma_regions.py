@@ -6,11 +6,11 @@ import torch
 from transformers_groma.boxes import box_cxcywh_to_xyxy, box_iou
 from transformers_groma.models.groma.modeling_groma_regions import (
     fuse_scores,
-    is_box,
     match_to_slots,
     resolve_box_tokens,
     select_regions,
 )
+from transformers_groma.models.modeling_checks import is_box
 
 SETTINGS = {"max_regions": 20, "nms_threshold": 0.6, "score_threshold": 0.15}
 

@@ -11,12 +11,7 @@ from transformers import AutoModel
 from transformers_groma import GromaConfig, GromaForConditionalGeneration, GromaForRegionProposal
 from transformers_groma.models.groma.configuration_groma import GromaMaskDecoderConfig
 from transformers_groma.models.groma.modeling_groma_outputs import GromaImageFeatures
-from transformers_groma.models.groma.modeling_groma_pointing import (
-    boxes_of_masks,
-    mask_ranks,
-    proposal_of_points,
-    without_specks,
-)
+from transformers_groma.models.modeling_pointing import boxes_of_masks, mask_ranks, proposal_of_points, without_specks
 from transformers_groma.point_labels import BEST, GROUP, OBJECT, PART
 
 from ...tiny import MASK_DECODER, tiny_detector, tiny_inputs, tiny_model

@@ -8,7 +8,7 @@ import torch
 from transformers.generation import GenerateDecoderOnlyOutput
 
 from transformers_groma.masks import masks_of_logits
-from transformers_groma.models.groma.modeling_groma_masks import GromaMasks
+from transformers_groma.models.modeling_pointing import GromaMasks
 
 from ...tiny import MASK_DECODER, tiny_detector
 from .chats import BOX, BOX_NORMALIZED

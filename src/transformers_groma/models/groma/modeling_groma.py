@@ -16,9 +16,11 @@ from transformers.utils.generic import can_return_tuple
 
 from ...exact_boxes import exact_boxes
 from ..modeling_cache import cache_kwargs, cache_of, given_cache
+from ..modeling_cached_prompt import cached_length, recall_prompt, remember_prompt
 from ..modeling_language import CausalHeadMixin, LanguageModelHead
 from ..modeling_mask_decoder import MaskEmbedding
 from ..modeling_parts import build_vision_tower
+from ..modeling_pointing import GromaMasks, ResolvedRegions, given_points
 from ..modeling_positions import (
     check_positions,
     is_mask_of_tokens,
@@ -28,10 +30,9 @@ from ..modeling_positions import (
 from ..modeling_region_encoder import GromaRegionEncoder
 from .configuration_groma import GromaConfig
 from .modeling_groma_base import GromaPreTrainedModel
-from .modeling_groma_cached_prompt import cached_length, recall_prompt, remember_prompt
 from .modeling_groma_checks import check_image_is_new, check_no_image, check_sources, check_visual_tokens
 from .modeling_groma_generation import GromaGenerationMixin
-from .modeling_groma_masks import GromaMaskDecoder, GromaMasks, ResolvedRegions
+from .modeling_groma_masks import GromaMaskDecoder
 from .modeling_groma_outputs import (
     GromaCausalLMOutputWithPast,
     GromaDetection,
@@ -40,7 +41,6 @@ from .modeling_groma_outputs import (
     GromaRegionProposals,
 )
 from .modeling_groma_perception import GromaMultiModalProjector, GromaPerceptionMixin, TurnRegions, VisualTokens
-from .modeling_groma_pointing import given_points
 from .modeling_groma_prompt import GromaPromptMixin, PreparedPrompt, prompt_as_it_is, resolve_row_boxes
 from .modeling_groma_proposer import GromaRegionProposer
 from .modeling_groma_segmentation import GromaSegmentationMixin

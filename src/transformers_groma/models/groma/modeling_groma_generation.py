@@ -3,23 +3,18 @@
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
-from transformers.generation import GenerationMixin
 from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
 
 from ...point_labels import ON_REGION
+from ..modeling_assistant import DraftingAssistant
 from ..modeling_cache import cache_kwargs, cache_of, given_cache
+from ..modeling_cached_prompt import CachedPrompt, cached_length, forget_prompt, recall_prompt, remember_generated
+from ..modeling_checks import is_box
+from ..modeling_generation import ImageGenerationMixin
+from ..modeling_pointing import POINT_INPUTS, ReferPoints, given_points
 from ..modeling_positions import check_positions
-from .modeling_groma_assistant import DraftingAssistant
-from .modeling_groma_cached_prompt import (
-    CachedPrompt,
-    assign_slots,
-    cached_length,
-    forget_prompt,
-    recall_prompt,
-    remember_generated,
-)
 from .modeling_groma_checks import check_same_regions, check_sources, check_visual_tokens
 from .modeling_groma_outputs import (
     GromaGenerateBeamDecoderOnlyOutput,
@@ -27,13 +22,12 @@ from .modeling_groma_outputs import (
     GromaImageFeatures,
     GromaRegionProposals,
 )
-from .modeling_groma_pointing import POINT_INPUTS, ReferPoints, given_points
 from .modeling_groma_prompt import PreparedPrompt
-from .modeling_groma_regions import is_box
+from .modeling_groma_turns import assign_slots
 
 
-class GromaGenerationMixin(GenerationMixin):
-    """`GenerationMixin` for prompts with images.
+class GromaGenerationMixin(ImageGenerationMixin):
+    """`generate` for prompts with images and their regions.
 
     Before the loop the images are looked at and the prompt is made final. In the loop only visual tokens are left of
     the images, which the first step puts into the prompt: so beams expand little, and every mode of the library works.
@@ -77,7 +71,7 @@ class GromaGenerationMixin(GenerationMixin):
         Raises:
             ValueError: see `GromaModel.forward`; also for a prompt that is longer than the language model reads.
         """
-        self._check_prompt_length(inputs if inputs is not None else kwargs.get("input_ids"), attention_mask)
+        self.check_prompt_length(inputs if inputs is not None else kwargs.get("input_ids"), attention_mask)
         cache = given_cache(kwargs.pop("cache", None), kwargs.pop("past_key_values", None))
         if cache is not None:
             kwargs.update(cache_kwargs(cache))
@@ -91,7 +85,7 @@ class GromaGenerationMixin(GenerationMixin):
         check_sources(features, pixel_values, refer_boxes, cached, **other_boxes)
         points = given_points(refer_points, refer_point_labels, refer_ambiguity, refer_boxes, cached is not None)
         has_images = pixel_values is not None or features is not None or cached is not None
-        self._check_mode(kwargs, cached_length(cache) > 0, has_images)
+        self.check_mode(kwargs, cached_length(cache) > 0, has_images)
         if not has_images:
             if attention_mask is not None:
                 kwargs["attention_mask"] = attention_mask
@@ -114,12 +108,12 @@ class GromaGenerationMixin(GenerationMixin):
                 check_same_regions(features, cached)
                 refer_boxes = None  # they are among the regions of the cache
             prompt_rows = len(input_ids if inputs_embeds is None else inputs_embeds)
-            cached = self._expand_cache(cache, cached, prompt_rows, kwargs)
+            cached = self.expand_cache(cache, cached, prompt_rows, kwargs)
             prompt, visual_tokens = self._continue_generation(
                 prompt_ids, inputs_embeds, attention_mask, refer_boxes, cached, kwargs
             )
             # What was given may be the new tokens alone.
-            self._check_prompt_length(prompt.attention_mask, prompt.attention_mask)
+            self.check_prompt_length(prompt.attention_mask, prompt.attention_mask)
         check_positions(kwargs.pop("position_ids", None), prompt.attention_mask)
         kwargs["attention_mask"] = prompt.attention_mask
         if prompt.inputs_embeds is None:
@@ -207,7 +201,7 @@ class GromaGenerationMixin(GenerationMixin):
     ) -> tuple[PreparedPrompt, GromaImageFeatures | None]:
         """Prepare a new prompt about images, and its visual tokens except those that a cache already holds."""
         if attention_mask is None:
-            attention_mask = self._attention_mask_without_padding(input_ids, inputs_embeds, kwargs)
+            attention_mask = self.attention_mask_without_padding(input_ids, inputs_embeds, kwargs)
         placeholder_mask = self.model.get_placeholder_mask(input_ids, inputs_embeds)
         if not placeholder_mask[:, num_cached:].any():
             return self.model.prepare_prompt(input_ids, inputs_embeds, attention_mask, features), None
@@ -242,7 +236,7 @@ class GromaGenerationMixin(GenerationMixin):
                 f"{whole.shape[1]}: pass it with at least one new token."
             )
         if attention_mask is None:
-            attention_mask = self._attention_mask_without_padding(input_ids, inputs_embeds, kwargs)
+            attention_mask = self.attention_mask_without_padding(input_ids, inputs_embeds, kwargs)
         turn, visual_tokens = None, None
         if refer_boxes is not None:
             turn, cached = self.model.encode_turn_regions(refer_boxes, cached)
@@ -266,18 +260,6 @@ class GromaGenerationMixin(GenerationMixin):
         else:
             prompt = prompt._replace(inputs_embeds=torch.cat([inputs_embeds[:, :start], prompt.inputs_embeds], dim=1))
         return prompt, visual_tokens
-
-    def _expand_cache(self, cache: Cache, cached: CachedPrompt, rows: int, kwargs: dict) -> CachedPrompt:
-        """Repeat the rows of a cache for beams or returned sequences; returns its prompt, still sample by sample."""
-        settings = kwargs.get("generation_config") or self.generation_config
-        names = ("num_beams", "num_return_sequences")
-        copies = max(kwargs.get(name) or getattr(settings, name, None) or 1 for name in names)
-        if copies > 1 and len(cached.has_image) == rows:
-            cache.batch_repeat_interleave(copies)
-        elif copies > 1 and len(cached.has_image) == copies * rows:
-            # The caller has repeated the cache already: the prompt has one row where the cache has `copies`.
-            cached = cached.select_rows(torch.arange(rows) * copies)
-        return cached
 
     def _assistant(
         self,
@@ -309,66 +291,7 @@ class GromaGenerationMixin(GenerationMixin):
             proposal_scores=features.region_scores.to(assistant.device),
             return_dict=True,
         )
-        return DraftingAssistant(assistant, seen.pooler_output)
-
-    def _attention_mask_without_padding(
-        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, kwargs: dict
-    ) -> Tensor:
-        """The mask that the library would infer for a prompt without one: padding tokens are off."""
-        if input_ids is None:
-            return torch.ones(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
-        generation_config = kwargs.get("generation_config") or self.generation_config
-        pad_token_id = kwargs.get("pad_token_id", generation_config.pad_token_id)
-        eos_token_id = kwargs.get("eos_token_id", generation_config.eos_token_id)
-        ends = eos_token_id if isinstance(eos_token_id, (list, tuple)) else [eos_token_id]
-        # A padding token that also ends answers may be part of the prompt.
-        if pad_token_id is None or pad_token_id in ends:
-            return torch.ones_like(input_ids)
-        return (input_ids != pad_token_id).long()
-
-    def _check_prompt_length(self, input_ids: Tensor | None, attention_mask: Tensor | None) -> None:
-        """Refuse a prompt that exceeds the language model's positions. Only the shape of the ids counts."""
-        limit = getattr(self.config.get_text_config(), "max_position_embeddings", None)
-        if not limit or input_ids is None:
-            return
-        length = input_ids.shape[1]
-        if length > limit and attention_mask is not None and attention_mask.ndim == 2:
-            length = int(attention_mask.sum(dim=-1).max())  # padding takes no positions
-        if length > limit:
-            raise ValueError(
-                f"The prompt has {length} tokens, but the language model reads {limit} (`max_position_embeddings`), "
-                "its answer included. Shorten the text."
-            )
-
-    def _check_mode(self, kwargs: dict, has_cache: bool, has_images: bool) -> None:
-        """Refuse generation settings that would change the answer or fail deep inside the library."""
-        settings = kwargs.get("generation_config") or self.generation_config
-
-        def setting(name: str):
-            return getattr(settings, name, None) if kwargs.get(name) is None else kwargs[name]
-
-        if setting("assistant_early_exit") is not None:
-            raise ValueError(
-                "`assistant_early_exit` is for models whose own configuration counts their layers, which Groma's does "
-                "not. Pass `prompt_lookup_num_tokens` or an `assistant_model`."
-            )
-        is_assisted = setting("assistant_model") is not None or setting("prompt_lookup_num_tokens") is not None
-        if is_assisted and kwargs.get("inputs_embeds") is not None:
-            raise ValueError(
-                "Assisted decoding drafts from the ids of the prompt: pass `input_ids` instead of `inputs_embeds`, or "
-                "leave `assistant_model` and `prompt_lookup_num_tokens` out."
-            )
-        if has_cache and is_assisted:
-            raise ValueError(
-                "Assisted decoding reads a whole prompt into an empty cache. Pass the whole conversation without "
-                "`past_key_values`, or leave `assistant_model` and `prompt_lookup_num_tokens` out."
-            )
-        if has_cache and setting("use_cache") is False:
-            raise ValueError("`past_key_values` holds the prompt, but `use_cache` is false. Pass only one of the two.")
-        if has_images and setting("cache_implementation") == "paged":
-            raise ValueError(
-                "`cache_implementation='paged'` reads token ids only, without images. Leave it out, or use 'static'."
-            )
+        return DraftingAssistant(assistant, seen)
 
 
 def _boxes_in_slots(features: GromaImageFeatures, refer_boxes: Tensor, points: ReferPoints) -> Tensor:

@@ -1,12 +1,8 @@
 """Groma's mask decoder: a neck over the vision encoder's maps and the pixels, and prompts made of regions."""
 
-from dataclasses import dataclass
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
-from transformers.modeling_outputs import ModelOutput
 from transformers.models.sam.modeling_sam import SamLayerNorm
 
 from ..modeling_mask_decoder import (
@@ -22,39 +18,6 @@ from .configuration_groma import GromaMaskDecoderConfig
 # Pixels of the image for each position of the embedding. Masks are 4 times finer.
 EMBEDDING_STRIDE = 8
 _NORM_GROUPS = 8
-
-
-@dataclass
-class GromaMasks(ModelOutput):
-    """Masks of regions, in the square that the model sees.
-
-    Attributes:
-        logits (`Tensor` of shape `(B, K, M, h, w)`): above 0 where the region is; M masks for each of K regions.
-        quality (`Tensor` of shape `(B, K, M)`): the estimated IoU of each mask.
-        mask (`Tensor` of shape `(B, K)`, bool): which rows are regions and not padding.
-    """
-
-    logits: Tensor | None = None
-    quality: Tensor | None = None
-    mask: Tensor | None = None
-
-
-class ResolvedRegions(NamedTuple):
-    """Regions that a user points at, as boxes.
-
-    Attributes:
-        boxes (`Tensor` of shape `(B, K, 4)`): normalized `cxcywh`, rows of zeros pad.
-        logits (`Tensor` of shape `(B, K, h, w)`, *optional*): masks of the regions that are given by points, above 0
-            where the region is; zeros for the others, and where the decoder found nothing, so that the box is a
-            proposal's. `None` without a mask decoder.
-        is_decoded (`Tensor` of shape `(B, K)`, bool): which regions are given by points.
-        quality (`Tensor` of shape `(B, K)`, *optional*): the estimated IoU of each of the masks, with `logits`.
-    """
-
-    boxes: Tensor
-    logits: Tensor | None
-    is_decoded: Tensor
-    quality: Tensor | None = None
 
 
 class GromaMaskNeck(nn.Module):
@@ -212,7 +175,5 @@ def _strided_convolution(in_channels: int, out_channels: int) -> nn.Sequential:
 __all__ = [
     "GromaMaskDecoder",
     "GromaMaskNeck",
-    "GromaMasks",
-    "ResolvedRegions",
     "init_groma_mask_decoder_weights",
 ]

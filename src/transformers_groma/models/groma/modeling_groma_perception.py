@@ -11,15 +11,17 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from ...exact_boxes import boxes_to_bits
+from ..modeling_cached_prompt import CachedPrompt
+from ..modeling_checks import boxes_of_images, is_box
 from ..modeling_ops import computing_dtype
 from ..modeling_parts import no_autocast, requested_hidden_states, requested_output
+from ..modeling_pointing import ReferPoints, given_points
 from .configuration_groma import GromaConfig
-from .modeling_groma_cached_prompt import CachedPrompt, assign_slots
-from .modeling_groma_checks import boxes_of_images, check_visual_tokens, given_proposals
+from .modeling_groma_checks import check_visual_tokens, given_proposals
 from .modeling_groma_outputs import GromaImageFeatures, GromaRegionProposals
-from .modeling_groma_pointing import ReferPoints, given_points
 from .modeling_groma_proposer import GromaRegionProposerOutput
-from .modeling_groma_regions import RegionSelection, is_box
+from .modeling_groma_regions import RegionSelection
+from .modeling_groma_turns import assign_slots
 
 
 class GromaMultiModalProjector(nn.Module):

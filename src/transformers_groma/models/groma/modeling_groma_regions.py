@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...boxes import box_cxcywh_to_xyxy, box_iou, nms_mask
+from ..modeling_checks import is_box
 
 # Score that ground-truth boxes join the candidates with (original code): above the score threshold, below most
 # proposals.
@@ -75,22 +76,6 @@ def fuse_scores(logits_coco: Tensor, logits_sa1b: Tensor, coco_weight: float) ->
     0.5
     """
     return logits_coco.float().sigmoid() ** coco_weight * logits_sa1b.float().sigmoid() ** (1 - coco_weight)
-
-
-def is_box(boxes: Tensor) -> Tensor:
-    """Which rows of padded `cxcywh` boxes are boxes: width and height above 0. Padding rows are zeros.
-
-    Args:
-        boxes (`Tensor` of shape `(..., 4)`): `cxcywh` boxes.
-
-    Returns:
-        `Tensor` of shape `(...)`, bool. A row with a value that is not finite is not a box.
-
-    Example:
-    >>> is_box(torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.0, 0.0, 0.0, 0.0]])).tolist()
-    [True, False]
-    """
-    return (boxes[..., 2:] > 0).all(dim=-1) & boxes.isfinite().all(dim=-1)
 
 
 def select_regions(
@@ -387,7 +372,6 @@ __all__ = [
     "fill_slots",
     "fuse_scores",
     "gather_candidates",
-    "is_box",
     "keep_at_most",
     "kept_first",
     "match_to_slots",

@@ -6,20 +6,21 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ...exact_boxes import boxes_to_bits, exact_boxes
 from ...point_labels import BEST, GROUP, NO_POINT, NOT_ON_REGION, ON_REGION
+from ..modeling_checks import boxes_of_images, is_box
 from ..modeling_mask_decoder import MaskEmbedding, MaskPredictions, MaskPrompts
 from ..modeling_parts import no_autocast
-from .modeling_groma_checks import boxes_of_images, check_visual_tokens
-from .modeling_groma_masks import GromaMasks, ResolvedRegions
-from .modeling_groma_outputs import GromaImageFeatures
-from .modeling_groma_pointing import (
+from ..modeling_pointing import (
+    GromaMasks,
+    ResolvedRegions,
     boxes_of_masks,
     given_points,
     mask_ranks,
     proposal_of_points,
     without_specks,
 )
+from .modeling_groma_checks import check_visual_tokens
+from .modeling_groma_outputs import GromaImageFeatures
 from .modeling_groma_proposer import GromaRegionProposerOutput
-from .modeling_groma_regions import is_box
 
 
 class GromaSegmentationMixin:

@@ -9,11 +9,11 @@ from transformers import DynamicCache
 
 from tests.tiny import tiny_model
 from transformers_groma import GromaForConditionalGeneration
-from transformers_groma.models.groma.modeling_groma_cached_prompt import (
+from transformers_groma.models.groma.modeling_groma_turns import assign_slots
+from transformers_groma.models.modeling_cached_prompt import (
     CachedPrompt,
     _keys_of,
     _match_rows,
-    assign_slots,
     cached_length,
     cached_rows,
     forget_prompt,
@@ -22,7 +22,7 @@ from transformers_groma.models.groma.modeling_groma_cached_prompt import (
     remember_prompt,
 )
 
-from .prompts import NEW
+from .groma.prompts import NEW
 
 
 @pytest.fixture(scope="module")

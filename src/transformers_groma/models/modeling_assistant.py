@@ -4,37 +4,37 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
 
-from ..modeling_cache import CACHE_NAME
-from .modeling_groma_outputs import GromaImageFeatures
+from .modeling_cache import CACHE_NAME
 
 
 class DraftingAssistant:
     """Stands in for an assistant model in the library's assisted decoding about images.
 
     The library hands the assistant the visual tokens of the main model, which have another width, and which a
-    text-only model cannot read. Here a text-only assistant drafts without the image, and a Groma reads visual tokens
-    of its own, of the same regions. Either only drafts: the answer is always that of the main model.
+    text-only model cannot read. Here a text-only assistant drafts without the image, and one of the same family reads
+    visual tokens of its own, of the same regions. Either only drafts: the answer is always that of the main model.
 
     Args:
         model (`PreTrainedModel`): the assistant; attributes that are not here are its own.
-        tokens (`list[Tensor]`, *optional*): its visual tokens, `(n, hidden_size)` for each image; `None` for a
-            text-only model.
+        features (`ModelOutput`, *optional*): what it has seen of the images, with its visual tokens as
+            `pooler_output`, `(n, hidden_size)` for each image; `None` for a text-only model.
     """
 
-    def __init__(self, model: PreTrainedModel, tokens: list[Tensor] | None):
+    def __init__(self, model: PreTrainedModel, features: ModelOutput | None):
         self._model = model
-        self._tokens = tokens
+        self._features = features
 
     def __getattr__(self, name: str):
         return getattr(self._model, name)
 
     def generate(self, *args, mm_encoder_outputs: dict | None = None, **kwargs):
         """Draft some tokens. The library calls this repeatedly, with a longer prompt and the last cache."""
-        if self._tokens is not None and kwargs.get(CACHE_NAME) is None:
+        if self._features is not None and kwargs.get(CACHE_NAME) is None:
             kwargs[CACHE_NAME] = self._read_prompt(kwargs["input_ids"], kwargs.get("attention_mask"))
-        # Not a Groma's own `generate`: the main model has prepared the prompt, it is final.
+        # Not its own `generate`: the main model has prepared the prompt, it is final.
         return GenerationMixin.generate(self._model, *args, **kwargs)
 
     def _read_prompt(self, input_ids: Tensor, attention_mask: Tensor | None) -> Cache:
@@ -44,7 +44,7 @@ class DraftingAssistant:
         """
         ids = input_ids[:, :-1]
         # If the last token is a placeholder, its visual token is left, too.
-        tokens = torch.cat(self._tokens)[: int((ids == self._model.config.image_token_id).sum())]
+        tokens = torch.cat(list(self._features.pooler_output))[: int((ids == self._model.config.image_token_id).sum())]
         cache = DynamicCache(config=self._model.config.get_text_config(decoder=True))
         # Drafts that the main model rejects are cut off again: the cache keeps what it needs for that.
         cache.activate_past_recording()
@@ -52,7 +52,7 @@ class DraftingAssistant:
             input_ids=ids,
             # The library drops a mask without zeros.
             attention_mask=None if attention_mask is None else attention_mask[:, :-1],
-            mm_encoder_outputs={"image": GromaImageFeatures(pooler_output=[tokens])},
+            mm_encoder_outputs={"image": type(self._features)(pooler_output=[tokens])},
             cache=cache,
             use_cache=True,
         )

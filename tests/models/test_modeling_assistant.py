@@ -9,7 +9,7 @@ from transformers import LlamaForCausalLM
 from tests.tiny import MAX_REGIONS, prompt_ids, tiny_inputs, tiny_model
 from transformers_groma import GromaForConditionalGeneration
 
-from .prompts import GREEDY, new_tokens, one
+from .groma.prompts import GREEDY, new_tokens, one
 
 
 @pytest.fixture(scope="module")

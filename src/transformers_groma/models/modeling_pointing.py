@@ -1,15 +1,50 @@
 """Resolves points: boxes around masks, which of several masks is meant, or which proposal holds a click."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from transformers.modeling_outputs import ModelOutput
 
-from ...boxes import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
-from ...point_labels import BEST, GROUP, NOT_ON_REGION, OBJECT, ON_REGION, PART
+from ..boxes import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
+from ..point_labels import BEST, GROUP, NOT_ON_REGION, OBJECT, ON_REGION, PART
 
 # The arguments of the model's methods that are points.
 POINT_INPUTS = ("refer_points", "refer_point_labels", "refer_ambiguity")
+
+
+@dataclass
+class GromaMasks(ModelOutput):
+    """Masks of regions, in the square that the model sees.
+
+    Attributes:
+        logits (`Tensor` of shape `(B, K, M, h, w)`): above 0 where the region is; M masks for each of K regions.
+        quality (`Tensor` of shape `(B, K, M)`): the estimated IoU of each mask.
+        mask (`Tensor` of shape `(B, K)`, bool): which rows are regions and not padding.
+    """
+
+    logits: Tensor | None = None
+    quality: Tensor | None = None
+    mask: Tensor | None = None
+
+
+class ResolvedRegions(NamedTuple):
+    """Regions that a user points at, as boxes.
+
+    Attributes:
+        boxes (`Tensor` of shape `(B, K, 4)`): normalized `cxcywh`, rows of zeros pad.
+        logits (`Tensor` of shape `(B, K, h, w)`, *optional*): masks of the regions that are given by points, above 0
+            where the region is; zeros for the others, and where the decoder found nothing, so that the box is a
+            proposal's. `None` without a mask decoder.
+        is_decoded (`Tensor` of shape `(B, K)`, bool): which regions are given by points.
+        quality (`Tensor` of shape `(B, K)`, *optional*): the estimated IoU of each of the masks, with `logits`.
+    """
+
+    boxes: Tensor
+    logits: Tensor | None
+    is_decoded: Tensor
+    quality: Tensor | None = None
 
 
 class ReferPoints(NamedTuple):
@@ -193,7 +228,9 @@ def proposal_of_points(boxes: Tensor, points: Tensor, labels: Tensor, ambiguity:
 
 __all__ = [
     "POINT_INPUTS",
+    "GromaMasks",
     "ReferPoints",
+    "ResolvedRegions",
     "boxes_of_masks",
     "given_points",
     "mask_ranks",

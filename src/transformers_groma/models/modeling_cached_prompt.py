@@ -11,9 +11,6 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from ...exact_boxes import SAME_BOX_TOLERANCE
-from .modeling_groma_regions import is_box
-
 
 @dataclass
 class CachedPrompt:
@@ -26,6 +23,7 @@ class CachedPrompt:
         region_boxes (`Tensor` of shape `(B, max_regions, 4)`), region_scores, region_mask (`(B, max_regions)`): the
             slots of each row; see `GromaImageFeatures`.
         feature_maps (`list[Tensor]`, *optional*): of the images, what new regions are encoded from.
+        views (`list`, *optional*): of the images, what masks are decoded from, in a family that keeps it here.
         keys (`Tensor`, *optional*): the cache's keys of one layer when the prompt was stored, to notice what happens
             to its rows.
     """
@@ -37,6 +35,7 @@ class CachedPrompt:
     region_scores: Tensor
     region_mask: Tensor
     feature_maps: list[Tensor] | None = None
+    views: list | None = None
     keys: Tensor | None = None
 
     def select_rows(self, rows: Tensor) -> "CachedPrompt":
@@ -53,7 +52,7 @@ def remember_prompt(cache: Cache, prompt: CachedPrompt) -> None:
     """Store a prompt with the cache that holds it, unless the cache has no keys."""
     keys = _keys_of(cache)
     if keys is not None:
-        cache.groma_prompt = replace(prompt, keys=keys)
+        cache.grounded_prompt = replace(prompt, keys=keys)
 
 
 def recall_prompt(cache: Cache | None) -> CachedPrompt | None:
@@ -68,7 +67,7 @@ def recall_prompt(cache: Cache | None) -> CachedPrompt | None:
     Raises:
         ValueError: the cache was changed in a way that cannot be followed.
     """
-    prompt = getattr(cache, "groma_prompt", None)
+    prompt = getattr(cache, "grounded_prompt", None)
     if prompt is None:
         return None
     length = cached_length(cache)
@@ -98,8 +97,8 @@ def remember_generated(cache: Cache | None, prompt: CachedPrompt) -> None:
 
 def forget_prompt(cache: Cache | None) -> None:
     """Undo [`remember_prompt`]."""
-    if getattr(cache, "groma_prompt", None) is not None:
-        cache.groma_prompt = None
+    if getattr(cache, "grounded_prompt", None) is not None:
+        cache.grounded_prompt = None
 
 
 def cached_length(cache: Cache | None) -> int:
@@ -115,50 +114,6 @@ def cached_rows(cache: Cache) -> int:
     """How many rows a cache holds; 0 while it is empty."""
     keys = _keys_of(cache)
     return 0 if keys is None else len(keys)
-
-
-def assign_slots(boxes: Tensor, prompt: CachedPrompt) -> tuple[Tensor, CachedPrompt]:
-    """Give each box of a later turn a slot: that of the same region if it has one, else the next free one.
-
-    The slots stand at the start of the prompt, which the model has read already, so a new region cannot be added
-    there. But no region has the proxy token of a free slot: it becomes the name of the new region in this turn, and
-    answers can point at the region with it.
-
-    Args:
-        boxes (`Tensor` of shape `(B, K, 4)`): normalized `cxcywh`, rows of zeros pad.
-        prompt (`CachedPrompt`): of B rows; not changed.
-
-    Returns:
-        The slot of every box `(B, K)`, int64 (0 for padding), and the prompt with the new regions.
-
-    Raises:
-        ValueError: more new regions than free slots.
-    """
-    region_boxes, scores, mask = prompt.region_boxes.clone(), prompt.region_scores.clone(), prompt.region_mask.clone()
-    boxes = boxes.to(region_boxes)
-    valid = is_box(boxes)
-    rows = torch.arange(len(boxes), device=boxes.device)
-    slots = torch.zeros(boxes.shape[:2], dtype=torch.long, device=boxes.device)
-    # Box by box, all rows at once: a box may take a slot, or be the region that the box before it has added.
-    for column in range(boxes.shape[1]):
-        box = boxes[:, column]
-        same = ((region_boxes - box[:, None]).abs().amax(dim=-1) <= SAME_BOX_TOLERANCE) & mask
-        is_new = valid[:, column] & ~same.any(dim=1)
-        # Slots are used from the first one on, so the next free one is the number of used ones.
-        slot = torch.where(is_new, mask.sum(dim=1), same.int().argmax(dim=1))
-        if (slot >= mask.shape[1]).any():
-            row = int((slot >= mask.shape[1]).nonzero()[0])
-            raise ValueError(
-                f"`refer_boxes` has a new region for row {row}, but all {mask.shape[1]} region slots of its prompt "
-                "are in use (`config.max_regions`). Begin a new prompt with this box, which selects its regions "
-                "again; `model.encode_regions(features, refer_boxes)` avoids encoding the image again."
-            )
-        slots[:, column] = torch.where(valid[:, column], slot, 0)
-        new_rows, new_slots = rows[is_new], slot[is_new]
-        region_boxes[new_rows, new_slots] = box[is_new]
-        scores[new_rows, new_slots] = 1.0
-        mask[new_rows, new_slots] = True
-    return slots, replace(prompt, region_boxes=region_boxes, region_scores=scores, region_mask=mask)
 
 
 def _mask_of_length(attention_mask: Tensor, length: int) -> Tensor:
@@ -195,7 +150,6 @@ def _match_rows(keys: Tensor | None, old_keys: Tensor) -> Tensor:
 
 __all__ = [
     "CachedPrompt",
-    "assign_slots",
     "cached_length",
     "cached_rows",
     "forget_prompt",
