@@ -61,8 +61,8 @@ class ImageGenerationMixin(GenerationMixin):
 
         if setting("assistant_early_exit") is not None:
             raise ValueError(
-                "`assistant_early_exit` is for models whose own configuration counts their layers, which this one does "
-                "not. Pass `prompt_lookup_num_tokens` or an `assistant_model`."
+                "`assistant_early_exit` is for models whose own configuration counts their layers, which this one does"
+                " not. Pass `prompt_lookup_num_tokens` or an `assistant_model`."
             )
         is_assisted = setting("assistant_model") is not None or setting("prompt_lookup_num_tokens") is not None
         if is_assisted and kwargs.get("inputs_embeds") is not None:
