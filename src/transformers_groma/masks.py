@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Stands for an infinite logit, which would make NaN when neighbours are mixed.
-_CERTAIN = 1e4
+CERTAIN = 1e4
 # Rows of a mask that are enlarged at a time.
 _ROWS = 64
 
@@ -174,7 +174,7 @@ def masks_of_logits(logits: "Tensor", height: int, width: int) -> np.ndarray:
     values = logits.detach().to("cpu", torch.float32).numpy()
     if np.isnan(values).any():
         raise ValueError("`logits` must be numbers, but some are NaN: the model's weights or its input are damaged.")
-    values = np.nan_to_num(values, posinf=_CERTAIN, neginf=-_CERTAIN)
+    values = np.nan_to_num(values, posinf=CERTAIN, neginf=-CERTAIN)
     upper, lower, row_shares = _neighbours(values.shape[1], height)
     left, right, column_shares = _neighbours(values.shape[2], width)
     masks = np.zeros((len(values), height, width), bool)
@@ -203,6 +203,7 @@ def _mixed(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarr
 
 
 __all__ = [
+    "CERTAIN",
     "RLE",
     "mask_areas",
     "mask_iou",

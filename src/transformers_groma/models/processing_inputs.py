@@ -92,7 +92,7 @@ def refuse_other_media(given: Mapping[str, Any], what: str) -> None:
             continue
         if "video" in name or "audio" in name:
             remedy = "Pass a frame of it as an image." if "video" in name else "Write what is heard as text."
-            raise ValueError(f"Groma sees images only, but the {what} `{name}` was given. {remedy}")
+            raise ValueError(f"The model sees images only, but the {what} `{name}` was given. {remedy}")
 
 
 def plain_part(part: Any) -> Any:
@@ -205,8 +205,8 @@ def assign_images(images: Any, texts: list[str] | None, image_token: str) -> lis
     for index, group in enumerate(groups or []):
         if len(group) > 1:
             raise ValueError(
-                f"Sample {index} has {len(group)} `images`, but Groma takes one image per sample. Make one sample of "
-                "each image."
+                f"Sample {index} has {len(group)} `images`, but the model takes one image per sample. Make one sample "
+                "of each image."
             )
     if groups is None or any(count > 0 and count != len(group) for count, group in zip(marks, groups)):
         # These are the library's own words.

@@ -217,7 +217,7 @@ def test_tokenizer_without_the_tokens():
 @pytest.mark.parametrize("images", [None, IMAGE])
 def test_videos_and_sound_are_refused(name, images, processor):
     remedy = "Pass a frame" if "video" in name else "Write what is heard"
-    with pytest.raises(ValueError, match=f"Groma sees images only, but the argument `{name}` was given. {remedy}"):
+    with pytest.raises(ValueError, match=f"The model sees images only, but the argument `{name}` was given. {remedy}"):
         processor(images=images, text="What is this?", **{name: np.zeros((4, 9, 9, 3), np.uint8)})
     assert processor(images=images, text="What is this?", videos=None, audio=None)["input_ids"]
     assert processor(images=images, text="What is this?", videos=[], audio=())["input_ids"]
@@ -231,5 +231,5 @@ def test_videos_and_sound_in_conversations_are_refused(kind, tokenize, processor
         {"role": "user", "content": [{"type": "text", "text": "b"}, {"type": kind, kind: "clip.mp4"}]},
     ]
     for conversation in (messages, [messages[:1], messages]):
-        with pytest.raises(ValueError, match=f"Groma sees images only, but the message part `{kind}` was given"):
+        with pytest.raises(ValueError, match=f"The model sees images only, but the message part `{kind}` was given"):
             processor.apply_chat_template(conversation, tokenize=tokenize, return_dict=tokenize)

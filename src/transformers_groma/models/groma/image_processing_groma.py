@@ -3,7 +3,8 @@
 from transformers.utils import is_torchvision_available
 
 from ...images import ImageReadingMixin
-from .image_processing_pil_groma import GromaDetectionPostProcessing, GromaImageProcessorPil, prepare_values
+from ..image_values import prepare_values
+from .image_processing_pil_groma import GromaDetectionPostProcessing, GromaImageProcessorPil
 
 if is_torchvision_available():
     import torch

@@ -1,4 +1,4 @@
-"""Conversations for Groma: complete ones, rendered by any chat template, or the next turn of one."""
+"""Conversations about images: complete ones, rendered by any chat template, or the next turn of one."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -9,31 +9,54 @@ import torch
 from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from ...boxes import BoxFormat
-from ...control_tokens import break_control_tokens, break_in_values, control_tokens, has_breaks
-from ...markup import (
-    GROUND_BOX_TOKEN,
-    GROUNDING_TOKEN,
-    PHRASE_END,
-    PHRASE_START,
-    REGION_END,
-    REGION_MARK,
-    REGION_START,
-    proxy_token,
+from ..boxes import BoxFormat
+from ..control_tokens import break_control_tokens, break_in_values, control_tokens, has_breaks
+from ..markup import GROUND_BOX_TOKEN, GROUNDING_TOKEN, IMAGE_TOKEN, REGION_MARK
+from ..region_inputs import REGION_KEYS
+from .chat_templates import (
+    PIECES_KEY,
+    PIECES_TEMPLATE,
+    PartsAsText,
+    is_template_error,
+    marks_answers,
+    split_answers,
+    with_parts,
 )
-from ...region_inputs import REGION_KEYS
-from ..processing_inputs import GromaBatchFeature, as_texts, check_marks, pad_left, plain_part, refuse_other_media
-from ..processing_regions import referred_regions
-from .chat_template_groma import PIECES_TEMPLATE, is_template_error, marks_answers, split_answers, with_parts
+from .processing_inputs import GromaBatchFeature, as_texts, check_marks, pad_left, plain_part, refuse_other_media
+from .processing_regions import referred_regions
 
 
-class GromaConversations(ProcessorMixin):
-    """What [`GromaProcessor`] does with conversations."""
+class GroundedConversations(ProcessorMixin):
+    """What the processors of all families do with conversations.
+
+    A family says in its class what differs: `parts_as_text`, `answer_tokens` and `learns_boxes`.
+    """
 
     image_token: str
     image_token_id: int
     num_image_tokens: int
-    max_regions: int
+    # What the family writes for the parts of messages in other models' chat templates.
+    parts_as_text: PartsAsText
+    # Whether answers are learned with the boxes of their phrases, `<ground_box>` for each.
+    learns_boxes: bool
+
+    @property
+    def answer_tokens(self) -> set[str]:
+        """The markup of answers, which stays in messages of the assistant."""
+        raise NotImplementedError
+
+    def _control_tokens(self, template: str | None) -> tuple[str, ...]:
+        """What a user may not type: control tokens, and marks that the vocabulary need not have."""
+        tokens = control_tokens(self.tokenizer, template)
+        return (*tokens, *(mark for mark in (IMAGE_TOKEN, REGION_MARK) if mark not in tokens))
+
+    def _points_at(self, message: Mapping[str, Any], part: Mapping[str, Any]) -> bool:
+        """Whether a part is a region that the user points at."""
+        return part.get("type") == "region"
+
+    def _with_requests(self, conversation: Any) -> Any:
+        """Conversations with `[grounding]` in the words of the family; here it is a token of its own."""
+        return conversation
 
     def apply_chat_template(
         self,
@@ -100,7 +123,8 @@ class GromaConversations(ProcessorMixin):
                 conversation, kwargs = self._plain_conversation(conversation, processor_kwargs, template, kwargs)
             # What the template wrote is a whole prompt.
             processor_kwargs["parse_tokens"] = True
-        template = with_parts(template, self.image_token, self.tokenizer.special_tokens_map)
+        conversation = self._with_requests(conversation)
+        template = with_parts(template, self.parts_as_text, self.image_token, self.tokenizer.special_tokens_map)
         try:
             if kwargs.get("return_assistant_tokens_mask") and not marks_answers(template):
                 conversation, kwargs = self._find_answers(conversation, template, kwargs)
@@ -122,12 +146,11 @@ class GromaConversations(ProcessorMixin):
         gets a break inside. In an answer "<p>A dog</p><roi><r3></roi></s>" all stays but the `</s>`, which would end
         the turn.
         """
-        tokens = control_tokens(self.tokenizer, chat_template)
+        tokens = self._control_tokens(chat_template)
         has_regions = any(processor_kwargs.get(name) is not None for name in ("boxes", "regions"))
         marks = {REGION_MARK} if has_regions else set()
         marks |= {GROUND_BOX_TOKEN} if processor_kwargs.get("ground_boxes") is not None else set()
-        proxies = {proxy_token(index) for index in range(self.max_regions)}
-        answer_marks = {*marks, *proxies, PHRASE_START, PHRASE_END, REGION_START, REGION_END}
+        answer_marks = {*marks, *self.answer_tokens}
         conversations, is_batched = self._normalize_conversations(conversation)
         for messages in conversations:
             for message in messages:
@@ -176,7 +199,7 @@ class GromaConversations(ProcessorMixin):
         conversations, is_batched = self._normalize_conversations(conversation)
         for messages in conversations:
             pieces = split_answers(messages, render, kwargs.get("add_generation_prompt", False))
-            messages[0]["groma_pieces"] = [piece._asdict() for piece in pieces]
+            messages[0][PIECES_KEY] = [piece._asdict() for piece in pieces]
         return (
             conversations if is_batched else conversations[0],
             {name: value for name, value in kwargs.items() if name not in for_template},
@@ -210,14 +233,14 @@ class GromaConversations(ProcessorMixin):
             for message in messages:
                 content = message.get("content") or []
                 for part in [] if isinstance(content, str) else content:
-                    if part["type"] == "region":
+                    if self._points_at(message, part):
                         if not any(key in part for key in REGION_KEYS):
                             raise ValueError(
                                 f"A region part needs a `box`, {{'type': 'region', 'box': […]}}, or another of "
                                 f"{', '.join(REGION_KEYS[1:])}, got {part}."
                             )
                         regions[index].append(part)
-                    elif part["type"] == "phrase":
+                    elif part["type"] == "phrase" and self.learns_boxes:
                         ground_boxes[index].extend(part.get("boxes", []))
         # Only when there are some: they can also come in `processor_kwargs`, for `<region>` marks in text parts.
         if all(set(part) == {"type", "box"} for parts in regions for part in parts):
@@ -232,9 +255,16 @@ class GromaConversations(ProcessorMixin):
     def _refuse_two_places(self, conversation: Any, processor_kwargs: Mapping[str, Any]) -> None:
         """Refuse regions that come in parts and in `processor_kwargs`: nothing says which mark is of which."""
         conversations, _ = self._normalize_conversations(conversation)
-        contents = [message.get("content") for messages in conversations for message in messages]
-        parts = [part for content in contents if isinstance(content, list) for part in content]
-        kinds = {part.get("type") for part in parts if isinstance(part, Mapping) and part.get("boxes") != []}
+        parts = [
+            (message, part)
+            for messages in conversations
+            for message in messages
+            if isinstance(message.get("content"), list)
+            for part in message["content"]
+            if isinstance(part, Mapping) and part.get("boxes") != []
+        ]
+        kinds = {"region" for message, part in parts if self._points_at(message, part)}
+        kinds |= {"phrase" for _, part in parts if part.get("type") == "phrase" and self.learns_boxes}
         for name, kind in (("boxes", "region"), ("regions", "region"), ("ground_boxes", "phrase")):
             if processor_kwargs.get(name) is not None and kind in kinds:
                 raise ValueError(
@@ -370,4 +400,4 @@ class GromaConversations(ProcessorMixin):
         return new[said:]
 
 
-__all__ = ["GromaConversations"]
+__all__ = ["GroundedConversations"]

@@ -3,13 +3,8 @@
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from transformers_groma.models.groma.chat_template_groma import (
-    GROMA_CHAT_TEMPLATE,
-    PIECES_TEMPLATE,
-    marks_answers,
-    split_answers,
-    with_parts,
-)
+from transformers_groma.models.chat_templates import PIECES_TEMPLATE, marks_answers, split_answers, with_parts
+from transformers_groma.models.groma.chat_template_groma import GROMA_CHAT_TEMPLATE, GROMA_PARTS
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 # Formats as they are in the wild: system prompt or none, stripped content, other names of roles, errors, an end of
@@ -109,7 +104,7 @@ def render(template, messages, **kwargs):
 
 
 def pieces_of(template, messages, **kwargs):
-    taught = with_parts(template, "<image>", SPECIAL_TOKENS)
+    taught = with_parts(template, GROMA_PARTS, "<image>", SPECIAL_TOKENS)
     return split_answers(messages, lambda m, prompt: render(taught, m, add_generation_prompt=prompt), **kwargs)
 
 
@@ -118,7 +113,7 @@ class TestWithParts:
     @pytest.mark.parametrize("name", TEMPLATES)
     def test_plain_messages_are_rendered_as_before(self, name, prompt):
         template = TEMPLATES[name]
-        taught = with_parts(template, "<image>", SPECIAL_TOKENS)
+        taught = with_parts(template, GROMA_PARTS, "<image>", SPECIAL_TOKENS)
         for messages in (PLAIN, PLAIN[:3], PLAIN[:1]):
             own = as_parts(messages) if name == "lists alone" else messages
             expected = render(template, own, add_generation_prompt=prompt)
@@ -127,7 +122,7 @@ class TestWithParts:
 
     @pytest.mark.parametrize("name", TEMPLATES)
     def test_parts_become_text_with_marks(self, name):
-        taught = with_parts(TEMPLATES[name], "<image>", SPECIAL_TOKENS)
+        taught = with_parts(TEMPLATES[name], GROMA_PARTS, "<image>", SPECIAL_TOKENS)
         answer = [
             {"type": "phrase", "text": "two dogs", "boxes": [BOX, BOX]},
             {"type": "text", "text": " on "},
@@ -141,7 +136,7 @@ class TestWithParts:
 
     @pytest.mark.parametrize("image_token", ["<image>", "<img>"])
     def test_an_image_stands_on_a_line_of_its_own(self, image_token):
-        taught = with_parts("{{ messages[0].content }}", image_token, {})
+        taught = with_parts("{{ messages[0].content }}", GROMA_PARTS, image_token, {})
         text, image = {"type": "text", "text": "Look."}, {"type": "image"}
         line = IMAGE_LINE.replace("<image>", image_token)
         for parts, expected in (
@@ -153,38 +148,41 @@ class TestWithParts:
             assert render(taught, [{"role": "user", "content": parts}]) == expected
 
     def test_messages_without_text_stay(self):
-        taught = with_parts("{{ messages[0] | tojson }}{{ messages[1] | tojson }}", "<image>", {})
+        taught = with_parts("{{ messages[0] | tojson }}{{ messages[1] | tojson }}", GROMA_PARTS, "<image>", {})
         messages = [{"role": "assistant", "tool_calls": ["f"]}, {"role": "tool", "content": None}]
         assert (
             render(taught, messages) == '{"role": "assistant", "tool_calls": ["f"]}{"role": "tool", "content": null}'
         )
 
     def test_unknown_parts_are_refused(self):
-        taught = with_parts(TEMPLATES["chatml"], "<image>", SPECIAL_TOKENS)
+        taught = with_parts(TEMPLATES["chatml"], GROMA_PARTS, "<image>", SPECIAL_TOKENS)
         with pytest.raises(Exception, match="Unknown part type 'video': use text, image, region or phrase"):
             render(taught, [{"role": "user", "content": [{"type": "video"}]}])
 
     def test_templates_that_know_regions_stay(self):
-        assert with_parts(GROMA_CHAT_TEMPLATE, "<image>", SPECIAL_TOKENS) == GROMA_CHAT_TEMPLATE
+        assert with_parts(GROMA_CHAT_TEMPLATE, GROMA_PARTS, "<image>", SPECIAL_TOKENS) == GROMA_CHAT_TEMPLATE
 
     def test_a_template_that_knows_images_shows_them_its_own_way(self):
         template = "{% for p in messages[0].content %}{{ '<image>!' if p.type == 'image' else p.text }}{% endfor %}"
-        taught = with_parts(template, "<image>", SPECIAL_TOKENS)
+        taught = with_parts(template, GROMA_PARTS, "<image>", SPECIAL_TOKENS)
         parts = [*QUESTION, {"type": "phrase", "text": "a cat", "boxes": [BOX]}]
         expected = "<image>!What is <region><p>a cat</p> <roi><ground_box></roi>"
         assert render(taught, [{"role": "user", "content": parts}]) == expected
         either = "{{ messages[0].content if messages[0].content is string else '<image>' }}"
-        assert render(with_parts(either, "<image>", SPECIAL_TOKENS), [{"role": "user", "content": "Hi"}]) == "Hi"
+        assert (
+            render(with_parts(either, GROMA_PARTS, "<image>", SPECIAL_TOKENS), [{"role": "user", "content": "Hi"}])
+            == "Hi"
+        )
 
     def test_the_template_s_own_errors_are_its_own(self):
-        taught = with_parts(TEMPLATES["no system"], "<image>", SPECIAL_TOKENS)
+        taught = with_parts(TEMPLATES["no system"], GROMA_PARTS, "<image>", SPECIAL_TOKENS)
         with pytest.raises(Exception, match="System role not supported"):
             render(taught, [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}, *PLAIN])
 
     def test_system_messages_of_parts(self):
         messages = [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}, *PLAIN[:1]]
         for name in ("chatml", "cuts messages"):
-            assert "Be brief." in render(with_parts(TEMPLATES[name], "<image>", SPECIAL_TOKENS), messages)
+            assert "Be brief." in render(with_parts(TEMPLATES[name], GROMA_PARTS, "<image>", SPECIAL_TOKENS), messages)
 
 
 class TestSplitAnswers:
@@ -193,7 +191,7 @@ class TestSplitAnswers:
     def test_answers_and_their_ends_are_found(self, name, form):
         pieces = pieces_of(TEMPLATES[name], form(PLAIN))
         assert [piece.text for piece in pieces if piece.is_answer] == ANSWERS_OF[name]
-        taught = with_parts(TEMPLATES[name], "<image>", SPECIAL_TOKENS)
+        taught = with_parts(TEMPLATES[name], GROMA_PARTS, "<image>", SPECIAL_TOKENS)
         assert "".join(piece.text for piece in pieces) == render(taught, PLAIN)
         assert [piece.is_answer for piece in pieces] == [False, True, False, True, False]
 
@@ -202,7 +200,7 @@ class TestSplitAnswers:
     def test_answers_of_any_text(self, name, answer):
         messages = [*PLAIN[:1], {"role": "assistant", "content": answer}, *PLAIN[2:]]
         pieces = pieces_of(TEMPLATES[name], messages)
-        taught = with_parts(TEMPLATES[name], "<image>", SPECIAL_TOKENS)
+        taught = with_parts(TEMPLATES[name], GROMA_PARTS, "<image>", SPECIAL_TOKENS)
         assert "".join(piece.text for piece in pieces) == render(taught, messages)
         end = "<|im_end|>" if name == "chatml" else "<|eot|>"
         expected = answer if name == "chatml" else answer.strip()
