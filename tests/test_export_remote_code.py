@@ -16,14 +16,14 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module, get
 from transformers_groma import GromaForRegionProposal, GromaImageProcessor, boxes
 from transformers_groma import export_remote_code as export_remote_code_module
 from transformers_groma.export_remote_code import (
-    IMAGE_PROCESSOR_AUTO_MAP,
-    MODEL_AUTO_MAPS,
+    FAMILY_OF,
     export_remote_code,
     flatten,
     main,
     remote_code_files,
 )
 
+GROMA = FAMILY_OF["groma"]
 BOX = [[20.0, 30.0, 200.0, 180.0]]
 TEXT = "What is <region>?"
 
@@ -191,7 +191,7 @@ def test_the_package_wins_where_it_is_installed(remote_dir):
 
 def test_the_copy_has_the_model_and_the_code(converted_golden, remote_dir):
     names = {path.name for path in remote_dir.iterdir()}
-    code = set(remote_code_files())
+    code = set(remote_code_files(GROMA))
     assert names == {path.name for path in converted_golden.iterdir()} | code
     assert not code & {"__init__.py", "cli.py", "convert_groma_checkpoint.py", "pipeline.py"}
     assert not [name for name in code if name.startswith("convert_")]
@@ -241,7 +241,7 @@ def test_only_the_model_is_copied(tmp_path):
     (model / "README.md").write_text("# Card")
     (model / "tokens").symlink_to(model / ".env")
     copy = export_remote_code(model, tmp_path / "copy")
-    code = set(remote_code_files())
+    code = set(remote_code_files(GROMA))
     assert {path.name for path in copy.rglob("*")} == {"config.json", "model.safetensors", "README.md"} | code
     assert (copy / "README.md").read_text() == "# Card"
 
@@ -261,7 +261,7 @@ def test_entries_of_the_user_are_kept_by_name(tmp_path, monkeypatch):
     messages = messages_of(monkeypatch)
     copy = export_remote_code(model, tmp_path / "copy")
     auto_map = json.loads((copy / "config.json").read_text())["auto_map"]
-    assert auto_map == {**own, **MODEL_AUTO_MAPS["groma"]} and auto_map["AutoModel"] == "modeling_groma.GromaModel"
+    assert auto_map == {**own, **GROMA.models["groma"]} and auto_map["AutoModel"] == "modeling_groma.GromaModel"
     assert not (copy / "own.py").exists()
     assert len(messages) == 3
     assert any(
@@ -269,7 +269,7 @@ def test_entries_of_the_user_are_kept_by_name(tmp_path, monkeypatch):
     )
     assert any("'own.Base' of 'AutoModel' is replaced by 'modeling_groma.GromaModel'" in text for text in messages)
     processor = json.loads((copy / "processor_config.json").read_text())
-    assert processor["image_processor"]["auto_map"] == IMAGE_PROCESSOR_AUTO_MAP
+    assert processor["image_processor"]["auto_map"] == GROMA.image_processor
 
     messages.clear()
     export_remote_code(model)
@@ -326,7 +326,7 @@ def test_code_imports_only_what_every_installation_has(tmp_path):
         "torch",
         "transformers",
     }  # jinja2 comes with torch
-    for name, text in remote_code_files().items():
+    for name, text in remote_code_files(GROMA).items():
         (tmp_path / name).write_text(text)
         imports = set(dynamic_modules.get_imports(tmp_path / name))
         assert imports <= available | set(sys.stdlib_module_names), name

@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from transformers.utils import logging
@@ -25,34 +26,86 @@ logger = logging.get_logger(__name__)
 
 PACKAGE = Path(__file__).parent
 
-# Which class of which module every Auto class finds, by the model type of the folder.
-MODEL_AUTO_MAPS = {
-    "groma": {
-        "AutoConfig": "configuration_groma.GromaConfig",
-        "AutoModel": "modeling_groma.GromaModel",
-        "AutoModelForImageTextToText": "modeling_groma.GromaForConditionalGeneration",
-        "AutoModelForMultimodalLM": "modeling_groma.GromaForConditionalGeneration",
-    },
-    "groma_region_proposal": {
-        "AutoConfig": "configuration_groma.GromaRegionProposalConfig",
-        "AutoModel": "modeling_groma_detector.GromaForRegionProposal",
-        "AutoModelForObjectDetection": "modeling_groma_detector.GromaForRegionProposal",
-    },
-}
-PROCESSOR_AUTO_MAP = {"AutoProcessor": "processing_groma.GromaProcessor"}
-IMAGE_PROCESSOR_AUTO_MAP = {
-    "AutoImageProcessor": {
-        "pil": "image_processing_pil_groma.GromaImageProcessorPil",
-        "torchvision": "image_processing_groma.GromaImageProcessor",
-    }
-}
+
+@dataclass(frozen=True)
+class RemoteFamily:
+    """A model family whose code can be exported: which class of which of its modules every Auto class finds.
+
+    Attributes:
+        folder (`str`): its folder in `models/`.
+        models (`dict[str, dict[str, str]]`): entries of config.json by the model type.
+        processor, image_processor (`dict`): entries of processor_config.json and of its image processor.
+    """
+
+    folder: str
+    models: dict[str, dict[str, str]]
+    processor: dict[str, str]
+    image_processor: dict[str, dict[str, str]]
+
+    def entries(self) -> list[str]:
+        """The modules that the entries name."""
+        names = [name for auto_map in self.models.values() for name in auto_map.values()]
+        names += [
+            *self.processor.values(),
+            *(name for kinds in self.image_processor.values() for name in kinds.values()),
+        ]
+        return sorted({name.split(".")[0] for name in names})
 
 
-def remote_code_files() -> dict[str, str]:
+FAMILIES = (
+    RemoteFamily(
+        folder="groma",
+        models={
+            "groma": {
+                "AutoConfig": "configuration_groma.GromaConfig",
+                "AutoModel": "modeling_groma.GromaModel",
+                "AutoModelForImageTextToText": "modeling_groma.GromaForConditionalGeneration",
+                "AutoModelForMultimodalLM": "modeling_groma.GromaForConditionalGeneration",
+            },
+            "groma_region_proposal": {
+                "AutoConfig": "configuration_groma.GromaRegionProposalConfig",
+                "AutoModel": "modeling_groma_detector.GromaForRegionProposal",
+                "AutoModelForObjectDetection": "modeling_groma_detector.GromaForRegionProposal",
+            },
+        },
+        processor={"AutoProcessor": "processing_groma.GromaProcessor"},
+        image_processor={
+            "AutoImageProcessor": {
+                "pil": "image_processing_pil_groma.GromaImageProcessorPil",
+                "torchvision": "image_processing_groma.GromaImageProcessor",
+            }
+        },
+    ),
+    RemoteFamily(
+        folder="glamm",
+        models={
+            "glamm": {
+                "AutoConfig": "configuration_glamm.GlammConfig",
+                "AutoModel": "modeling_glamm.GlammModel",
+                "AutoModelForImageTextToText": "modeling_glamm.GlammForConditionalGeneration",
+                "AutoModelForMultimodalLM": "modeling_glamm.GlammForConditionalGeneration",
+            },
+        },
+        processor={"AutoProcessor": "processing_glamm.GlammProcessor"},
+        image_processor={
+            "AutoImageProcessor": {
+                "pil": "image_processing_pil_glamm.GlammImageProcessorPil",
+                "torchvision": "image_processing_glamm.GlammImageProcessor",
+            }
+        },
+    ),
+)
+FAMILY_OF = {model_type: family for family in FAMILIES for model_type in family.models}
+
+
+def remote_code_files(family: RemoteFamily) -> dict[str, str]:
     """The modules of this package that a folder with remote code needs, flat: the entry points and all they import.
 
     The package has folders, a folder on the Hub has none: each module gets its own name there, and `from ...boxes
     import` becomes `from .boxes import`.
+
+    Args:
+        family (`RemoteFamily`): the family of the folder's model.
 
     Returns:
         `dict[str, str]`: the text of each file by its name, in the order of the names.
@@ -61,14 +114,12 @@ def remote_code_files() -> dict[str, str]:
         ValueError: two modules share a name, or a module imports something that is not a module with that name.
 
     Example:
-    >>> from transformers_groma.export_remote_code import remote_code_files
-    >>> "modeling_groma.py" in remote_code_files()
+    >>> from transformers_groma.export_remote_code import FAMILY_OF, remote_code_files
+    >>> "modeling_groma.py" in remote_code_files(FAMILY_OF["groma"])
     True
     """
-    family = PACKAGE / "models" / "groma"
-    classes = [name for auto_map in MODEL_AUTO_MAPS.values() for name in auto_map.values()]
-    classes += [*PROCESSOR_AUTO_MAP.values(), *IMAGE_PROCESSOR_AUTO_MAP["AutoImageProcessor"].values()]
-    return flatten([family / f"{name.split('.')[0]}.py" for name in classes], PACKAGE)
+    folder = PACKAGE / "models" / family.folder
+    return flatten([folder / f"{name}.py" for name in family.entries()], PACKAGE)
 
 
 def flatten(entries: Iterable[Path], package: Path) -> dict[str, str]:
@@ -129,8 +180,8 @@ def export_remote_code(model_dir: str | os.PathLike, output_dir: str | os.PathLi
     a kept entry needs.
 
     Args:
-        model_dir (`str` or `Path`): folder of a Groma or of a stage-1 detector, as `save_pretrained` or `groma
-            convert` write it; with or without a processor.
+        model_dir (`str` or `Path`): folder of a Groma, of a stage-1 detector or of a GLaMM, as `save_pretrained` or
+            `groma convert` write it; with or without a processor.
         output_dir (`str` or `Path`, *optional*): new or empty folder for a copy, which appears only when it is
             complete. Without it the code is added to `model_dir`, code first, so that it loads at every moment.
 
@@ -139,8 +190,8 @@ def export_remote_code(model_dir: str | os.PathLike, output_dir: str | os.PathLi
 
     Raises:
         FileNotFoundError: `model_dir` has no config.json.
-        ValueError: its model is not a Groma, its files cannot be read, its weights are pickles, or a file of it is a
-            link that leads out of the folder.
+        ValueError: its model is of neither family, its files cannot be read, its weights are pickles, or a file of it
+            is a link that leads out of the folder.
         FileExistsError: `output_dir` holds files.
 
     Example:
@@ -156,16 +207,16 @@ def export_remote_code(model_dir: str | os.PathLike, output_dir: str | os.PathLi
     if not config_file.is_file():
         raise FileNotFoundError(f"`model_dir` {model_dir} has no config.json: pass the folder of a saved model.")
     model_type = read_json(checked_file(model_dir, config_file.name)).get("model_type")
-    if not isinstance(model_type, str) or model_type not in MODEL_AUTO_MAPS:
+    if not isinstance(model_type, str) or model_type not in FAMILY_OF:
         raise ValueError(
-            f"`model_dir` {model_dir} holds a model of type {model_type!r}, but only {' and '.join(MODEL_AUTO_MAPS)} "
+            f"`model_dir` {model_dir} holds a model of type {model_type!r}, but only {' and '.join(FAMILY_OF)} "
             "have code here. Convert a checkpoint of the original with `groma convert` first."
         )
     # All that can be wrong with the folder is found before anything is written.
     files = model_files(model_dir)
     contents = _contents_with_auto_map(model_dir, model_type)
     if output_dir is None or Path(output_dir).resolve() == model_dir.resolve():
-        _add_code(model_dir, contents)
+        _add_code(model_dir, FAMILY_OF[model_type], contents)
         return model_dir
     pickled = [name for name in PICKLED_WEIGHTS if (model_dir / name).exists()]
     if pickled and not {WEIGHTS_FILE, INDEX_FILE} & {path.name for path in files}:
@@ -176,12 +227,12 @@ def export_remote_code(model_dir: str | os.PathLike, output_dir: str | os.PathLi
     with complete_folder(output_dir, overwrite=False, sources=[model_dir]) as folder:
         for path in files:
             shutil.copyfile(path, folder / path.name)
-        _add_code(folder, contents)
+        _add_code(folder, FAMILY_OF[model_type], contents)
     return Path(output_dir)
 
 
-def _add_code(folder: Path, contents: dict[str, dict]) -> None:
-    for name, text in remote_code_files().items():
+def _add_code(folder: Path, family: RemoteFamily, contents: dict[str, dict]) -> None:
+    for name, text in remote_code_files(family).items():
         target, code = folder / name, text.encode()
         if target.is_file() and target.read_bytes() != code:
             logger.warning(f"{target} is replaced: the folder's own file differs from the code of this package.")
@@ -192,18 +243,18 @@ def _add_code(folder: Path, contents: dict[str, dict]) -> None:
 
 def _contents_with_auto_map(folder: Path, model_type: str) -> dict[str, dict]:
     """The configuration files of a folder with the entries for our classes, by their names."""
-    contents = {}
+    family, contents = FAMILY_OF[model_type], {}
     for name, auto_map in (
-        ("config.json", MODEL_AUTO_MAPS[model_type]),
-        ("processor_config.json", PROCESSOR_AUTO_MAP),
-        ("preprocessor_config.json", IMAGE_PROCESSOR_AUTO_MAP),
+        ("config.json", family.models[model_type]),
+        ("processor_config.json", family.processor),
+        ("preprocessor_config.json", family.image_processor),
     ):
         if not os.path.lexists(folder / name):
             continue
         content = read_json(checked_file(folder, name))
         _update_auto_map(content, auto_map, folder / name)
         if isinstance(content.get("image_processor"), dict):
-            _update_auto_map(content["image_processor"], IMAGE_PROCESSOR_AUTO_MAP, folder / name)
+            _update_auto_map(content["image_processor"], family.image_processor, folder / name)
         contents[name] = content
     return contents
 
@@ -231,7 +282,7 @@ def main(argv: list[str] | None = None) -> int:
         description="Add this package's code to a model folder, for `trust_remote_code=True`.",
         epilog="example: python -m transformers_groma.export_remote_code groma-7b groma-7b-remote",
     )
-    parser.add_argument("model_dir", metavar="MODEL_DIR", help="folder of a Groma model or a stage-1 detector")
+    parser.add_argument("model_dir", metavar="MODEL_DIR", help="folder of a Groma, a stage-1 detector or a GLaMM")
     parser.add_argument("output_dir", metavar="OUT_DIR", nargs="?", help="new folder; MODEL_DIR itself without it")
     arguments = parser.parse_args(argv)
     try:

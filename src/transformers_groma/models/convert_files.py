@@ -6,6 +6,7 @@ ValueError of one line that names the file, the tensor or the setting, and what 
 
 import math
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -101,13 +102,14 @@ def find_weights(directory: Path) -> tuple[list[Path], dict[str, str]]:
     )
 
 
-def load_checkpoint(directory: str | Path) -> dict[str, Tensor]:
+def load_checkpoint(directory: str | Path, ignored: re.Pattern | None = None) -> dict[str, Tensor]:
     """Read all tensors of a checkpoint folder: safetensors or .bin, whole or in shards.
 
     .bin files are mapped into memory, not copied.
 
     Args:
         directory (`str` or `Path`): folder of the checkpoint.
+        ignored (`re.Pattern`, *optional*): finds names of tensors that are not weights and are left out unchecked.
 
     Returns:
         `dict[str, Tensor]`: tensors by name, all of them floating point, finite and not empty.
@@ -120,9 +122,10 @@ def load_checkpoint(directory: str | Path) -> dict[str, Tensor]:
     state_dict: dict[str, Tensor] = {}
     source: dict[str, Path] = {}
     for path in tqdm(files, desc="read", unit="file", disable=len(files) < 2):
-        tensors = read_weights(path)
+        saved = read_weights(path)
+        tensors = {name: tensor for name, tensor in saved.items() if ignored is None or not ignored.search(name)}
         check_tensors(tensors, path)
-        if lost := [name for name, file in weight_map.items() if file == path.name and name not in tensors]:
+        if lost := [name for name, file in weight_map.items() if file == path.name and name not in saved]:
             raise ValueError(f"{path} lacks {some(lost)}, which its index says it holds: {DAMAGED}.")
         for name, tensor in tensors.items():
             if name in state_dict and not torch.equal(state_dict[name], tensor):

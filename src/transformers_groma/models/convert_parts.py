@@ -54,14 +54,14 @@ def check_model_size(model_class: type, config: PreTrainedConfig, num_saved: int
 
 
 def load_component(
-    model_class: type, source: str | Path, dtype: torch.dtype, may_miss: str | None = None, **kwargs: Any
+    model_class: type, source: str | Path, dtype: torch.dtype | str, may_miss: str | None = None, **kwargs: Any
 ) -> PreTrainedModel:
     """Load a pretrained model and check that all of its weights come from its files.
 
     Args:
         model_class (`type`): a model class, or an Auto class.
         source (`str` or `Path`): folder or Hub name.
-        dtype (`torch.dtype`): dtype of the loaded weights.
+        dtype (`torch.dtype` or `str`): dtype of the loaded weights; `"auto"` for that of the files.
         may_miss (`str`, *optional*): beginning of the names of weights that some checkpoints lack and nobody uses.
         **kwargs: for `from_pretrained`.
 
@@ -85,7 +85,8 @@ def load_component(
         raise ValueError(
             f"its files lack {len(missing)} weights that its config.json describes, such as {missing[0]!r}"
         )
-    check_tensors(dict(model.named_parameters()), f"{source} as {str(dtype).removeprefix('torch.')}")
+    changed = "" if dtype == "auto" else f" as {str(dtype).removeprefix('torch.')}"
+    check_tensors(dict(model.named_parameters()), f"{source}{changed}")
     return model
 
 

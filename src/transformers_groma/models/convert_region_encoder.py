@@ -1,10 +1,20 @@
-"""Sizes of a new region encoder: those that callers ask for, else in proportion to the vision encoder."""
+"""Names of the original region encoder's tensors, and sizes of a new one that fits its vision encoder."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from .configuration_region_encoder import GromaRegionEncoderConfig
 
+# Original names of the region encoder's tensors to ours. Both families have it from GPT4RoI.
+REGION_ENCODER_RENAMES = (
+    (r"^mlvl_fuse\.input_conv\.", "input_convs."),
+    (r"^mlvl_fuse\.fuse_convs\.(\d+)\.gn\.", r"fuse_layers.\1.norm."),
+    (r"^mlvl_fuse\.fuse_convs\.", "fuse_layers."),
+    (r"^roi_align\.pconvs\.", "roi_convs."),
+    (r"^roi_align\.pos_embedd\.", "box_embedding."),
+    (r"^roi_align\.updims\.", "output_projection."),
+    (r"^roi_align\.flatten_linear\.", "roi_projection."),
+)
 # The sizes of the region encoder that callers may choose.
 REGION_ENCODER_SIZES = (
     "vision_feature_layers",
@@ -91,6 +101,7 @@ def _size_name(name: str) -> str:
 
 
 __all__ = [
+    "REGION_ENCODER_RENAMES",
     "REGION_ENCODER_SIZES",
     "fit_region_encoder",
 ]

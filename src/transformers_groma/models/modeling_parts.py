@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -60,6 +60,35 @@ def part_dtypes(weights: Mapping[str, Tensor], parts: Sequence[str]) -> dict[str
     everything = dtypes.pop("all", None)
     main = dtypes.get("language_model", everything)
     return dtypes if main is None else {**dtypes, "model": main}
+
+
+def record_part_dtypes(
+    config: PreTrainedConfig, weights: Mapping[str, Tensor], parts: Sequence[str], kept_in_float32: Collection[str]
+) -> torch.dtype | None:
+    """Write the dtypes of a model's parts into its configuration, as `part_dtypes`, where loading would not give them.
+
+    Args:
+        config (`PreTrainedConfig`): the model's configuration; changed in place.
+        weights (`Mapping[str, Tensor]`): its weights by name.
+        parts (`Sequence[str]`): names of its parts, `"language_model"` among them.
+        kept_in_float32 (`Collection[str]`): parts that loading in half precision leaves in float32.
+
+    Returns:
+        `torch.dtype`, *optional*: that of the language model or, in a model without one, of most weights.
+    """
+    dtypes = part_dtypes(weights, parts)
+    main = dtypes.pop("model", None)
+    # What loading in `main` would give each part. Only parts that differ are worth a line in config.json.
+    expected = dict.fromkeys(dtypes, main)
+    if main in (torch.bfloat16, torch.float16):
+        expected.update(dict.fromkeys(set(kept_in_float32) & set(dtypes), torch.float32))
+    vars(config).pop("part_dtypes", None)
+    if dtypes != expected:
+        others = {part: dtype for part, dtype in dtypes.items() if dtype != expected[part]}
+        config.part_dtypes = {
+            part: str(dtype).removeprefix("torch.") for part, dtype in {"model": main, **others}.items()
+        }
+    return main
 
 
 def build_vision_tower(config: PreTrainedConfig) -> PreTrainedModel:
@@ -209,19 +238,9 @@ class ModelOfParts(AdapterMixin, PreTrainedModel):
         """
         if "state_dict" in kwargs or self._has_ambiguous_names():
             kwargs.setdefault("save_original_format", False)
-        dtypes = part_dtypes(
-            kwargs.get("state_dict") or dict(self.named_parameters()), (*self.visual_parts, *TEXT_PARTS)
-        )
-        main = dtypes.pop("model", None)
-        # What loading in `main` would give each part. Only parts that differ are worth a line in config.json.
-        expected = dict.fromkeys(dtypes, main)
-        if main in (torch.bfloat16, torch.float16):
-            expected.update(dict.fromkeys(self._keep_in_fp32_modules_strict & set(dtypes), torch.float32))
-        vars(self.config).pop("part_dtypes", None)
-        if dtypes != expected:
-            others = {part: dtype for part, dtype in dtypes.items() if dtype != expected[part]}
-            names = {part: str(dtype).removeprefix("torch.") for part, dtype in {"model": main, **others}.items()}
-            self.config.part_dtypes = names
+        weights = kwargs.get("state_dict") or dict(self.named_parameters())
+        parts = (*self.visual_parts, *TEXT_PARTS)
+        main = record_part_dtypes(self.config, weights, parts, self._keep_in_fp32_modules_strict)
         self._dtype_to_save = main
         try:
             super().save_pretrained(save_directory, *args, **kwargs)
@@ -273,6 +292,7 @@ __all__ = [
     "part_dtypes",
     "part_of",
     "patch_map",
+    "record_part_dtypes",
     "requested_hidden_states",
     "requested_output",
 ]

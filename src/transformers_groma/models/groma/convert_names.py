@@ -1,6 +1,7 @@
 """Maps a released checkpoint's tensor names to the names of this package."""
 
-import re
+from ..convert_region_encoder import REGION_ENCODER_RENAMES
+from ..convert_rename import rename_tensor
 
 # Original names, after the prefixes of the parts, to ours. The first pattern that matches is used.
 _VISION_RENAMES = (
@@ -16,21 +17,12 @@ _DETECTOR_RENAMES = (
     # The heads are saved under two names; both are one tensor.
     (r"^decoder\.(bbox_embed|class_embed_enc|class_embed_coco|class_embed_sa1b)\.", r"\1."),
 )
-_REGION_ENCODER_RENAMES = (
-    (r"^mlvl_fuse\.input_conv\.", "input_convs."),
-    (r"^mlvl_fuse\.fuse_convs\.(\d+)\.gn\.", r"fuse_layers.\1.norm."),
-    (r"^mlvl_fuse\.fuse_convs\.", "fuse_layers."),
-    (r"^roi_align\.pconvs\.", "roi_convs."),
-    (r"^roi_align\.pos_embedd\.", "box_embedding."),
-    (r"^roi_align\.updims\.", "output_projection."),
-    (r"^roi_align\.flatten_linear\.", "roi_projection."),
-)
 _PROJECTOR_RENAMES = ((r"^0\.", "linear_1."), (r"^2\.", "linear_2."))
 _PARTS = (
     ("perceiver.vis_encoder.", "model.vision_tower.", _VISION_RENAMES),
     ("perceiver.ddetr_transformer.", "model.region_proposer.", _DETECTOR_RENAMES),
     ("perceiver.input_proj.", "model.region_proposer.input_proj.", ()),
-    ("region_encoder.", "model.region_encoder.", _REGION_ENCODER_RENAMES),
+    ("region_encoder.", "model.region_encoder.", REGION_ENCODER_RENAMES),
     ("img_txt_bridge.", "model.multi_modal_projector.", _PROJECTOR_RENAMES),
     ("llm.model.", "model.language_model.", ()),
     ("llm.lm_head.", "lm_head.", ()),
@@ -61,15 +53,10 @@ def rename_legacy_key(key: str) -> str:
     """
     if key in ADDED_TOKEN_TABLES:
         return ADDED_TOKEN_TABLES[key]
-    for prefix, new_prefix, renames in _PARTS:
-        if key.startswith(prefix):
-            rest = key.removeprefix(prefix)
-            for pattern, replacement in renames:
-                rest, count = re.subn(pattern, replacement, rest)
-                if count:
-                    break
-            return new_prefix + rest
-    raise ValueError(f"{key!r} is not the name of a tensor of the original Groma.")
+    name = rename_tensor(key, _PARTS)
+    if name is None:
+        raise ValueError(f"{key!r} is not the name of a tensor of the original Groma.")
+    return name
 
 
 __all__ = [
