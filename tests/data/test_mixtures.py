@@ -12,6 +12,7 @@ from transformers_groma.data.mixtures import (
     load_mixture,
     load_rows,
     parse_dataset_spec,
+    parse_weighted_spec,
     split_of_file,
 )
 
@@ -229,3 +230,28 @@ def test_precomputed_proposals_on_all_or_none(data):
     assert load_mixture(["p.parquet"], "conversation")[0]["proposal_scores"] == [0.5]
     with pytest.raises(ValueError, match="precomputed regions and others have none.* precompute-regions"):
         load_mixture(["p.parquet", "c.parquet"], "conversation")
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("data/psg", ("data/psg", "train", 1.0)),
+        ("data/psg:9", ("data/psg", "train", 9.0)),
+        ("data/psg@val:0.5", ("data/psg", "val", 0.5)),
+        ("org/name@test", ("org/name", "test", 1.0)),
+    ],
+)
+def test_weighted_specs(spec, expected):
+    assert parse_weighted_spec(spec) == expected
+
+
+@pytest.mark.parametrize("spec", ["data/psg:0", "data/psg:-1", "data/psg:inf"])
+def test_weights_are_above_zero(spec):
+    with pytest.raises(ValueError, match=f"The weight of '{spec}' must be above 0"):
+        parse_weighted_spec(spec)
+
+
+@pytest.mark.parametrize("spec", ["", "data/psg:often", "data/psg:nan", "data/psg@:2"])
+def test_bad_weighted_specs(spec):
+    with pytest.raises(ValueError, match=f"'{spec}' is not a dataset: write PATH"):
+        parse_weighted_spec(spec)

@@ -1,6 +1,6 @@
 """Turns rows of the conversation columns into messages for the processor."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .columns import IMAGE, PHRASE, REGION, TEXT
@@ -45,4 +45,30 @@ def to_messages(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     return messages
 
 
-__all__ = ["to_messages"]
+def answer_segments(messages: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """What answers point at, in order: the boxes of each phrase that has some, and of each region.
+
+    A model that answers with masks writes one mark for each entry: the mask of a phrase is that of all its boxes.
+
+    Args:
+        messages (`Sequence[Mapping]`): the messages of a row, or some of them.
+
+    Returns:
+        `list[list[int]]`: indices into the row's `boxes_xyxy`.
+
+    Example:
+    >>> from transformers_groma.data.columns import phrase_part, text_part
+    >>> parts = [phrase_part("Two dogs", [0, 2]), text_part(" on "), phrase_part("the grass"), phrase_part("", [1])]
+    >>> answer_segments([{"role": "assistant", "content": parts}])
+    [[0, 2], [1]]
+    """
+    return [
+        list(part["boxes"])
+        for message in messages
+        if message["role"] == "assistant"
+        for part in message["content"]
+        if part["type"] in (PHRASE, REGION) and len(part["boxes"]) > 0
+    ]
+
+
+__all__ = ["answer_segments", "to_messages"]

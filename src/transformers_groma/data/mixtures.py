@@ -44,18 +44,63 @@ def parse_dataset_spec(spec: str, default_split: str = "train") -> DatasetSpec:
     >>> parse_dataset_spec("data/vg:0.2")
     DatasetSpec(path='data/vg', split='train', ratio=0.2)
     """
-    match = re.fullmatch(r"(?P<path>.+?)(@(?P<split>[^@:/\\]*))?(:(?P<ratio>[^@:/\\]*))?", spec)
-    split, ratio = (match["split"], match["ratio"]) if match is not None else ("", None)
+    path, split, number = _read_spec(spec, default_split, "0.2")
+    ratio = 1.0 if number is None else number
+    if not 0 < ratio <= 1:
+        raise ValueError(f"The ratio of {spec!r} must be above 0 and at most 1, got {ratio:g}.")
+    return DatasetSpec(path, split, ratio)
+
+
+class WeightedSpec(NamedTuple):
+    """One dataset of a mixture that is drawn by weight.
+
+    Attributes:
+        path (`str`): folder with Parquet files, one Parquet file, or name on the Hub.
+        split (`str`): which of its splits.
+        weight (`float`): how often its rows are drawn beside those of other datasets; above 0.
+    """
+
+    path: str
+    split: str
+    weight: float
+
+
+def parse_weighted_spec(spec: str, default_split: str = "train") -> WeightedSpec:
+    """Read `PATH[@SPLIT][:WEIGHT]`.
+
+    Args:
+        spec (`str`): for instance `data/psg`, `data/psg@validation`, `data/psg:9`.
+        default_split (`str`): the split where none is named.
+
+    Returns:
+        `WeightedSpec`: its weight is 1 where none is given.
+
+    Raises:
+        ValueError: no path, a split that is not a name, or a weight that is not above 0.
+
+    Example:
+    >>> parse_weighted_spec("data/psg:9")
+    WeightedSpec(path='data/psg', split='train', weight=9.0)
+    """
+    path, split, number = _read_spec(spec, default_split, "9")
+    weight = 1.0 if number is None else number
+    if not 0 < weight < math.inf:
+        raise ValueError(f"The weight of {spec!r} must be above 0, got {weight:g}. Leave out what is not to be drawn.")
+    return WeightedSpec(path, split, weight)
+
+
+def _read_spec(spec: str, default_split: str, example: str) -> tuple[str, str, float | None]:
+    """Path, split and number, if there is one, of `PATH[@SPLIT][:NUMBER]`."""
+    match = re.fullmatch(r"(?P<path>.+?)(@(?P<split>[^@:/\\]*))?(:(?P<number>[^@:/\\]*))?", spec)
+    split, text = (match["split"], match["number"]) if match is not None else ("", None)
     split = default_split if split is None else split
     try:
-        share = 1.0 if ratio is None else float(ratio)
+        number = None if text is None else float(text)
     except ValueError:
-        share = math.nan
-    if not re.fullmatch(r"[\w.\-]+", split) or math.isnan(share):
-        raise ValueError(f"{spec!r} is not a dataset: write PATH[@SPLIT][:RATIO], as in `data/vg@train:0.2`.")
-    if not 0 < share <= 1:
-        raise ValueError(f"The ratio of {spec!r} must be above 0 and at most 1, got {share:g}.")
-    return DatasetSpec(match["path"], split, share)
+        number = math.nan
+    if not re.fullmatch(r"[\w.\-]+", split) or (number is not None and math.isnan(number)):
+        raise ValueError(f"{spec!r} is not a dataset: write PATH[@SPLIT][:NUMBER], as in `data/vg@train:{example}`.")
+    return match["path"], split, number
 
 
 def load_rows(spec: DatasetSpec, features: Features | None = None) -> Dataset:
@@ -206,9 +251,11 @@ __all__ = [
     "PROPOSAL_COLUMNS",
     "DatasetSpec",
     "MixturePart",
+    "WeightedSpec",
     "load_mixture",
     "load_parts",
     "load_rows",
     "parse_dataset_spec",
+    "parse_weighted_spec",
     "split_of_file",
 ]

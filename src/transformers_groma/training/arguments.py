@@ -17,24 +17,22 @@ from ..data.mixtures import load_mixture
 
 
 @dataclass
-class DatasetArguments:
-    """The data that a stage trains on.
+class DataArguments:
+    """How any stage reads its data, and what it evaluates on.
 
     Args:
-        train_datasets (`list[str]`): `PATH[@SPLIT][:RATIO]` for each dataset of the mixture: a folder with Parquet
-            files, a Parquet file or a Hub name; its split; and the share of its rows to use.
-        eval_datasets (`list[str]`): the same for evaluation during training; the split is `validation` by default.
+        eval_datasets (`list[str]`): `PATH[@SPLIT][:RATIO]` for each dataset to evaluate on during training: a folder
+            with Parquet files, a Parquet file or a Hub name; its split, `validation` by default; and the share of its
+            rows to use.
         mixture_seed (`int`): seed of the choice of rows where a ratio is below 1.
         check_data (`bool`): whether to put every row through all that training does with it before training starts,
             and stop with a list of the rows that fail.
         max_eval_rows (`int`, *optional*): evaluate on at most this many rows of `eval_datasets`.
     """
 
-    train_datasets: list[str] = field(
-        default_factory=list, metadata={"help": "PATH[@SPLIT][:RATIO] for each dataset of the mixture."}
-    )
     eval_datasets: list[str] = field(
-        default_factory=list, metadata={"help": "The same for evaluation; split `validation` by default."}
+        default_factory=list,
+        metadata={"help": "PATH[@SPLIT][:RATIO] for each dataset to evaluate on; split `validation` by default."},
     )
     mixture_seed: int = field(default=0, metadata={"help": "Seed for choosing rows if a ratio is below 1."})
     check_data: bool = field(
@@ -45,8 +43,26 @@ class DatasetArguments:
 
     def __post_init__(self):
         # A YAML file may name a single one without brackets.
-        self.train_datasets = as_list(self.train_datasets)
         self.eval_datasets = as_list(self.eval_datasets)
+
+
+@dataclass
+class DatasetArguments(DataArguments):
+    """The data that a stage trains on.
+
+    Args:
+        train_datasets (`list[str]`): `PATH[@SPLIT][:RATIO]` for each dataset of the mixture: a folder with Parquet
+            files, a Parquet file or a Hub name; its split; and the share of its rows to use.
+        eval_datasets, mixture_seed, check_data, max_eval_rows: see [`DataArguments`].
+    """
+
+    train_datasets: list[str] = field(
+        default_factory=list, metadata={"help": "PATH[@SPLIT][:RATIO] for each dataset of the mixture."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.train_datasets = as_list(self.train_datasets)
 
 
 def as_list(values: str | Sequence[str] | None) -> list[str]:
@@ -94,13 +110,30 @@ def load_datasets(arguments: DatasetArguments, schema: Schema) -> tuple[Dataset,
     """
     with loading("train_datasets"):
         train = load_mixture(arguments.train_datasets, schema, arguments.mixture_seed)
+    return train, load_evaluation(arguments, schema)
+
+
+def load_evaluation(arguments: DataArguments, schema: Schema) -> Dataset | None:
+    """Load the datasets to evaluate on during training.
+
+    Args:
+        arguments (`DataArguments`): names them.
+        schema (`str`): the columns that they must have, `"detection"` or `"conversation"`.
+
+    Returns:
+        `Dataset`, *optional*: their rows, at most `max_eval_rows`; `None` if no dataset is named.
+
+    Raises:
+        FileNotFoundError: a dataset does not exist.
+        ValueError: wrong columns.
+    """
     if not arguments.eval_datasets:
-        return train, None
+        return None
     with loading("eval_datasets"):
         evaluation = load_mixture(arguments.eval_datasets, schema, arguments.mixture_seed, "validation")
     if arguments.max_eval_rows is not None:
         evaluation = evaluation.select(range(min(arguments.max_eval_rows, len(evaluation))))
-    return train, evaluation
+    return evaluation
 
 
 @contextmanager
@@ -186,4 +219,13 @@ def refuse_hub_token(args: TrainingArguments) -> None:
         )
 
 
-__all__ = ["DatasetArguments", "as_list", "load_datasets", "loading", "parse_arguments", "refuse_hub_token"]
+__all__ = [
+    "DataArguments",
+    "DatasetArguments",
+    "as_list",
+    "load_datasets",
+    "load_evaluation",
+    "loading",
+    "parse_arguments",
+    "refuse_hub_token",
+]

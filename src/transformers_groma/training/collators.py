@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import ProcessorMixin
 
 from ..data.columns import image_part, text_part
 from ..data.conversations import to_messages
@@ -29,33 +30,24 @@ BLANK_ROW: dict[str, Any] = {
 }
 
 
-class ConversationCollator:
+class ChatCollator:
     """Makes a batch of conversations, rendered by the chat template. Only answers are learned.
 
+    A family's collator says which rows it takes, and what a batch has beside the inputs of the processor.
+
     Args:
-        processor (`GromaProcessor`): the model's.
+        processor (`ProcessorMixin`): the model's.
         max_length (`int`, *optional*): conversations with more tokens lose their last turns, question and answer
             together.
         pad_to_multiple_of (`int`, *optional*): round up the length of batches, so that a compiled model meets few
             lengths.
         always_image (`bool`): add a blank image, of which nothing is learned, to a batch without images. Processes
             that share a model's weights (FSDP, DeepSpeed ZeRO 3) must all run the same layers.
-
-    Example:
-    >>> from transformers_groma import GromaProcessor
-    >>> from transformers_groma.data.columns import text_part
-    >>> collator = ConversationCollator(GromaProcessor.from_pretrained("hub_configs/groma-tiny"))
-    >>> messages = [
-    ...     {"role": "user", "content": [text_part("Hello")]}, {"role": "assistant", "content": [text_part("Hi")]}
-    ... ]
-    >>> batch = collator([{"image": None, "image_id": "0", "boxes_xyxy": [], "messages": messages, "source": "chat"}])
-    >>> sorted(batch)
-    ['attention_mask', 'input_ids', 'labels']
     """
 
     def __init__(
         self,
-        processor: GromaProcessor,
+        processor: ProcessorMixin,
         max_length: int | None = None,
         pad_to_multiple_of: int | None = None,
         always_image: bool = False,
@@ -65,28 +57,25 @@ class ConversationCollator:
         self.pad_to_multiple_of = pad_to_multiple_of
         self.always_image = always_image
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Make a batch.
 
         Args:
-            rows (`Sequence[Mapping]`): rows of the conversation columns, and precomputed proposals if they have any.
+            rows (`Sequence[Mapping]`): rows of the conversation columns.
 
         Returns:
-            `dict`: what the processor returns, `labels` `(B, L)` (-100 outside of answers) and, for rows with
-            precomputed regions, `proposal_boxes` `(B_images, Q, 4)` normalized `cxcywh` and `proposal_scores`
-            `(B_images, Q)`.
+            `dict`: what the processor returns, `labels` `(B, L)` (-100 outside of answers), and what `more_inputs`
+            adds.
 
         Raises:
-            ValueError: a row that has no answer, has more boxes than the model has region slots, or is refused by the
-                processor.
+            ValueError: a row that has no answer, or is refused by the model's family or the processor.
         """
         for row in rows:
-            check_conversation(row, self.processor.max_regions)
+            self.check(row)
         num_rows = len(rows)
-        has_proposals = PROPOSAL_COLUMNS[0] in rows[0]
         if self.always_image and all(row["image"] is None for row in rows):
             rows = [*rows, BLANK_ROW]
-        conversations = [to_messages(row) for row in rows]
+        conversations = [self.conversation(row) for row in rows]
         try:
             batch = self._prepare(conversations)
         except ValueError as error:
@@ -109,12 +98,22 @@ class ConversationCollator:
                 )
         answers[num_rows:] = False  # the blank row
         batch["labels"] = batch["input_ids"].masked_fill(~answers, IGNORED_LABEL)
-        with_image = [row for row in rows if row["image"] is not None]
-        if with_image and has_proposals:
-            for name, width in zip(PROPOSAL_COLUMNS, ((4,), ()), strict=True):
-                values = [torch.tensor(row[name], dtype=torch.float32).reshape(-1, *width) for row in with_image]
-                batch[name] = pad_sequence(values, batch_first=True)
-        return dict(batch)
+        num_messages = [len(conversation) for conversation in conversations]
+        return {**batch, **self.more_inputs(rows, num_messages, batch)}
+
+    def check(self, row: Mapping[str, Any]) -> None:
+        """Raise a `ValueError` for a row that cannot be learned."""
+        raise NotImplementedError
+
+    def conversation(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The messages of a row, for the chat template."""
+        return to_messages(row)
+
+    def more_inputs(
+        self, rows: Sequence[Mapping[str, Any]], num_messages: Sequence[int], batch: Mapping[str, Tensor]
+    ) -> dict[str, Any]:
+        """Inputs of the model that do not come from the processor; `num_messages` of each row are in the batch."""
+        return {}
 
     def _prepare(self, conversations: list[list[dict[str, Any]]]) -> dict[str, Tensor]:
         # As lists: the library looks for answers token by token, which is ten times slower in tensors.
@@ -144,6 +143,65 @@ class ConversationCollator:
         return shortened
 
 
+class ConversationCollator(ChatCollator):
+    """Makes a batch of conversations for Groma, rendered by the chat template. Only answers are learned.
+
+    A batch has what the processor returns, `labels` `(B, L)` (-100 outside of answers) and, for rows with precomputed
+    regions, `proposal_boxes` `(B_images, Q, 4)` normalized `cxcywh` and `proposal_scores` `(B_images, Q)`. A row must
+    not have more boxes than the model has region slots.
+
+    Args:
+        processor (`GromaProcessor`): the model's.
+        max_length, pad_to_multiple_of, always_image: see [`ChatCollator`].
+
+    Example:
+    >>> from transformers_groma import GromaProcessor
+    >>> from transformers_groma.data.columns import text_part
+    >>> collator = ConversationCollator(GromaProcessor.from_pretrained("hub_configs/groma-tiny"))
+    >>> messages = [
+    ...     {"role": "user", "content": [text_part("Hello")]}, {"role": "assistant", "content": [text_part("Hi")]}
+    ... ]
+    >>> batch = collator([{"image": None, "image_id": "0", "boxes_xyxy": [], "messages": messages, "source": "chat"}])
+    >>> sorted(batch)
+    ['attention_mask', 'input_ids', 'labels']
+    """
+
+    processor: GromaProcessor
+
+    def check(self, row: Mapping[str, Any]) -> None:
+        check_conversation(row, self.processor.max_regions)
+
+    def more_inputs(
+        self, rows: Sequence[Mapping[str, Any]], num_messages: Sequence[int], batch: Mapping[str, Tensor]
+    ) -> dict[str, Any]:
+        with_image = [row for row in rows if row["image"] is not None]
+        if not with_image or PROPOSAL_COLUMNS[0] not in rows[0]:
+            return {}
+        inputs = {}
+        for name, width in zip(PROPOSAL_COLUMNS, ((4,), ()), strict=True):
+            values = [torch.tensor(row[name], dtype=torch.float32).reshape(-1, *width) for row in with_image]
+            inputs[name] = pad_sequence(values, batch_first=True)
+        return inputs
+
+
+def check_has_answer(row: Mapping[str, Any]) -> str:
+    """Check that a row has an answer to learn.
+
+    Args:
+        row (`Mapping`): a row of the conversation columns; the image may be missing.
+
+    Returns:
+        `str`: what messages call the row.
+
+    Raises:
+        ValueError: no answer.
+    """
+    name = f"The conversation about image {row['image_id']!r} of source {row['source']!r}"
+    if not any(message["role"] == "assistant" for message in row["messages"]):
+        raise ValueError(f"{name} has no answer, so there is nothing to learn. Leave it out.")
+    return name
+
+
 def check_conversation(row: Mapping[str, Any], max_regions: int) -> None:
     """Check that a row has an answer to learn, and no more boxes than the model has slots.
 
@@ -163,9 +221,7 @@ def check_conversation(row: Mapping[str, Any], max_regions: int) -> None:
     ... }
     >>> check_conversation(row, max_regions=100)
     """
-    name = f"The conversation about image {row['image_id']!r} of source {row['source']!r}"
-    if not any(message["role"] == "assistant" for message in row["messages"]):
-        raise ValueError(f"{name} has no answer, so there is nothing to learn. Leave it out.")
+    name = check_has_answer(row)
     count = sum(len(part["boxes"]) for message in row["messages"] for part in message["content"])
     if count > max_regions:
         raise ValueError(
@@ -174,4 +230,4 @@ def check_conversation(row: Mapping[str, Any], max_regions: int) -> None:
         )
 
 
-__all__ = ["BLANK_ROW", "ConversationCollator", "check_conversation"]
+__all__ = ["BLANK_ROW", "ChatCollator", "ConversationCollator", "check_conversation", "check_has_answer"]

@@ -15,7 +15,7 @@ from .._words import counted
 from ..data.columns import check_row
 from ..data.mixtures import MixturePart
 from ..models.modeling_positions import IGNORED_LABEL
-from .collators import ConversationCollator, check_conversation
+from .collators import ChatCollator
 
 MAX_LISTED_ROWS = 20
 # What may differ between two rows with the same fault: numbers, quoted names, addresses.
@@ -105,23 +105,23 @@ class ConversationCheck:
     """Checks a row of the conversation columns, for `check_training_rows`.
 
     Args:
-        collator (`ConversationCollator`): the one that training uses.
+        collator (`ChatCollator`): the one that training uses.
         max_positions (`int`, *optional*): the longest text that the language model reads, in tokens.
 
     Attributes:
         num_shortened (`int`): rows so far that lose turns in training.
     """
 
-    def __init__(self, collator: ConversationCollator, max_positions: int | None) -> None:
+    def __init__(self, collator: ChatCollator, max_positions: int | None) -> None:
         self.collator = collator
         self.max_positions = max_positions
         self.num_shortened = 0
 
     def __call__(self, part: MixturePart, index: int, row: Mapping[str, Any]) -> None:
         check_row(row, "conversation")
-        check_conversation(row, self.collator.processor.max_regions)
+        self.collator.check(row)
         # The length before anything is cut; a conversation that is too long may lose turns, or be impossible to cut.
-        whole = ConversationCollator(self.collator.processor)([row])
+        whole = type(self.collator)(self.collator.processor)([row])
         length = whole["input_ids"].shape[1]
         if self.collator.max_length is not None and length > self.collator.max_length:
             with warnings.catch_warnings():
@@ -142,7 +142,11 @@ class ConversationCheck:
         if bool((whole["labels"] == IGNORED_LABEL).all()):
             raise ValueError("the answers have no words, so there is nothing to learn")
         for name, values in whole.items():
-            if values.is_floating_point() and not bool(torch.isfinite(values).all()):
+            if (
+                isinstance(values, torch.Tensor)
+                and values.is_floating_point()
+                and not bool(torch.isfinite(values).all())
+            ):
                 raise ValueError(f"`{name}` has values that are not finite")
 
     def say(self) -> None:

@@ -1,12 +1,13 @@
-"""What the trainers on detection rows share: batches of one source, rows with random numbers by epoch and number."""
+"""What trainers that draw their own batches share: a sampler by seed and epoch, and the logged parts of the loss."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -14,11 +15,21 @@ from .samplers import EpochSourceBatchSampler
 from .trainer import StageTrainerMixin
 
 
+class BatchSampler(Protocol):
+    """Yields what a dataset is asked for, batch by batch, in an order that depends on the epoch."""
+
+    def set_epoch(self, epoch: int) -> None: ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[list[Any]]: ...
+
+
 class _SetEpoch(TrainerCallback):
     """Tells the batch sampler which epoch begins: `Trainer` does not reach it after a resume on several processes."""
 
     def __init__(self) -> None:
-        self.sampler: EpochSourceBatchSampler | None = None
+        self.sampler: BatchSampler | None = None
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -26,43 +37,41 @@ class _SetEpoch(TrainerCallback):
         self.sampler.set_epoch(int(state.epoch or 0))
 
 
-class SeededRowsTrainer(StageTrainerMixin, Trainer):
-    """A trainer whose dataset is asked for `(epoch, row)`, from which it seeds all that is random about a row.
+class SeededBatchesMixin:
+    """For trainers that draw their batches themselves, and log the parts of their loss.
 
-    A resumed training therefore sees what the uninterrupted one does. The rows of a batch come from one source.
+    A resumed training sees what the uninterrupted one does: the order depends on seed and epoch alone.
 
     Args:
-        model (`nn.Module`): the model to train.
-        args (`TrainingArguments`): the recipe.
-        sources (`np.ndarray` of shape `(rows,)`, *optional*): the source of each row of `train_dataset`.
-        **kwargs: passed on to `Trainer`.
+        *args, **kwargs: passed on to the trainer.
 
     Attributes:
         data_seed (`int`): seed of the order of the rows, for datasets as well.
     """
 
-    def __init__(self, model: nn.Module, args: TrainingArguments, sources: np.ndarray | None = None, **kwargs: Any):
-        self.sources = sources
+    def __init__(self, model: nn.Module, args: TrainingArguments, **kwargs: Any):
         self.data_seed = data_seed(args)
         self._set_epoch = _SetEpoch()
-        self._parts: dict[str, Tensor] = {}
-        self._num_parts = 0
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, float] = {}
         super().__init__(model=model, args=args, **kwargs)
         self.add_callback(self._set_epoch)
+
+    def batch_sampler(self) -> BatchSampler:
+        """The sampler of the training; its `set_epoch` is called when an epoch begins."""
+        raise NotImplementedError
+
+    def rows_to_sample(self) -> TorchDataset:
+        """The dataset that is asked for what the sampler yields."""
+        return self.train_dataset
 
     def get_train_dataloader(self) -> DataLoader:
         if self.train_dataset is None:
             raise ValueError("Training needs a `train_dataset`.")
-        sampler = EpochSourceBatchSampler(
-            self.sources,
-            self._train_batch_size,
-            self.args.world_size,
-            self.data_seed,
-            self.args.dataloader_drop_last,
-        )
+        sampler = self.batch_sampler()
         self._set_epoch.sampler = sampler
         loader = DataLoader(
-            self.train_dataset,
+            self.rows_to_sample(),
             batch_sampler=sampler,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
@@ -73,20 +82,50 @@ class SeededRowsTrainer(StageTrainerMixin, Trainer):
         )
         return self.accelerator.prepare(loader)
 
-    def collect(self, parts: Mapping[str, Tensor]) -> None:
-        """Keep parts of a step's loss, scalars, for the next `log`."""
+    def collect(self, parts: Mapping[str, Tensor], counts: Mapping[str, float] | None = None) -> None:
+        """Keep parts of a step's loss, scalars, for the next `log`; `counts` say of how many steps each is, else 1.
+
+        The names are the same on all processes and in all calls.
+        """
         for name, part in parts.items():
-            self._parts[name] = self._parts.get(name, 0) + part.detach()
-        self._num_parts += 1
+            self._sums[name] = self._sums.get(name, 0) + part.detach()
+            self._counts[name] = self._counts.get(name, 0) + (1 if counts is None else counts[name])
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """`Trainer.log` with the parts of the loss, averaged over the steps since the last call."""
-        if "loss" in logs and self._num_parts > 0:
-            parts = torch.stack(list(self._parts.values())) / self._num_parts
-            parts = self.accelerator.gather(parts[None]).mean(dim=0)  # (processes, parts) -> (parts,)
-            logs.update(zip(self._parts, parts.tolist(), strict=True))
-            self._parts, self._num_parts = {}, 0
+        if "loss" in logs and self._sums:
+            sums = torch.stack(list(self._sums.values())).float()
+            counts = torch.tensor(list(self._counts.values()), device=sums.device)
+            sums, counts = self.accelerator.gather(torch.stack([sums, counts])[None]).sum(dim=0)
+            logs.update({name: s / c for name, s, c in zip(self._sums, sums.tolist(), counts.tolist()) if c > 0})
+            self._sums, self._counts = {}, {}
         super().log(logs, start_time)
+
+
+class SeededRowsTrainer(SeededBatchesMixin, StageTrainerMixin, Trainer):
+    """A trainer whose dataset is asked for `(epoch, row)`, from which it seeds all that is random about a row.
+
+    A resumed training therefore sees what the uninterrupted one does. The rows of a batch come from one source.
+
+    Args:
+        model (`nn.Module`): the model to train.
+        args (`TrainingArguments`): the recipe.
+        sources (`np.ndarray` of shape `(rows,)`, *optional*): the source of each row of `train_dataset`.
+        **kwargs: passed on to `Trainer`.
+    """
+
+    def __init__(self, model: nn.Module, args: TrainingArguments, sources: np.ndarray | None = None, **kwargs: Any):
+        self.sources = sources
+        super().__init__(model=model, args=args, **kwargs)
+
+    def batch_sampler(self) -> EpochSourceBatchSampler:
+        return EpochSourceBatchSampler(
+            self.sources,
+            self._train_batch_size,
+            self.args.world_size,
+            self.data_seed,
+            self.args.dataloader_drop_last,
+        )
 
 
 def data_seed(args: TrainingArguments) -> int:
@@ -128,4 +167,4 @@ def check_one_image_size(args: TrainingArguments, image_processor: BaseImageProc
         )
 
 
-__all__ = ["SeededRowsTrainer", "check_one_image_size", "data_seed"]
+__all__ = ["BatchSampler", "SeededBatchesMixin", "SeededRowsTrainer", "check_one_image_size", "data_seed"]

@@ -173,11 +173,14 @@ def lora_config(model_args: ModelConfig, parts: Sequence[str]) -> PeftConfig | N
     return config
 
 
-def language_model_quantization(model_args: ModelConfig) -> BitsAndBytesConfig | None:
+def language_model_quantization(
+    model_args: ModelConfig, visual_parts: Sequence[str] = VISUAL_PARTS
+) -> BitsAndBytesConfig | None:
     """4 or 8 bits for the language model alone; the vision parts are small, and some of them learn in full.
 
     Args:
         model_args (`ModelConfig`): `load_in_4bit`, `load_in_8bit` and their settings.
+        visual_parts (`Sequence[str]`): names of the other parts; Groma's by default.
 
     Returns:
         `BitsAndBytesConfig`, *optional*: `None` without either of them.
@@ -194,7 +197,7 @@ def language_model_quantization(model_args: ModelConfig) -> BitsAndBytesConfig |
     if not is_bitsandbytes_available():
         raise ImportError(f'`{argument}` needs bitsandbytes: pip install "transformers-groma[qlora]".')
     config = get_quantization_config(model_args)
-    config.llm_int8_skip_modules = [*(f"model.{part}" for part in VISUAL_PARTS), "lm_head"]
+    config.llm_int8_skip_modules = [*(f"model.{part}" for part in visual_parts), "lm_head"]
     return config
 
 

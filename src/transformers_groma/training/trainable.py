@@ -42,15 +42,30 @@ def set_trainable_parts(
     """
     check_parts(parts)
     train_all_rows(model)
-    model.requires_grad_(False)
-    for part in parts:
-        if part != NEW_TOKENS:
-            model.get_submodule(PARTS[part]).requires_grad_(True)
+    modules = [PARTS[part] for part in parts if part != NEW_TOKENS]
     if "language_model" in parts:
-        for name in model.model.language_model_head.names.values():
-            model.get_submodule(name).requires_grad_(True)
+        modules += model.model.language_model_head.names.values()
+    train_modules(model, modules)
     if NEW_TOKENS in parts:
         train_new_tokens(model, new_token_ids)
+
+
+def train_modules(model: nn.Module, modules: Sequence[str]) -> None:
+    """Freeze everything but the named modules.
+
+    Args:
+        model (`nn.Module`): changed in place.
+        modules (`Sequence[str]`): their paths in the model.
+
+    Example:
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    >>> train_modules(model, ["1"])
+    >>> [name for name, weight in model.named_parameters() if weight.requires_grad]
+    ['1.weight', '1.bias']
+    """
+    model.requires_grad_(False)
+    for name in modules:
+        model.get_submodule(name).requires_grad_(True)
 
 
 def check_parts(parts: Sequence[str]) -> None:
@@ -199,5 +214,6 @@ __all__ = [
     "eval_frozen_parts",
     "set_trainable_parts",
     "train_all_rows",
+    "train_modules",
     "train_new_tokens",
 ]
