@@ -9,7 +9,6 @@ from torch import Tensor
 
 from .grounding import GroundedText
 from .image_inputs import ImageSize
-from .masks import masks_of_logits
 
 # Masks by the number of their region, each bool `(H, W)` of the upright image.
 RegionMasks = Mapping[int, np.ndarray]
@@ -126,7 +125,7 @@ def _decode(
         # Rows of zeros are not prompts.
         masks = model.segment(features, boxes=region_boxes.gather(1, index) * (slots >= 0)[..., None].to(index.device))
     return [
-        dict(zip(of_image, masks_of_logits(logits[: len(of_image), 0], size.height, size.width), strict=True))
+        dict(zip(of_image, model.upright_masks(logits[: len(of_image), 0], size.height, size.width), strict=True))
         for of_image, logits, size in zip(numbers, masks.logits, sizes, strict=True)
     ]
 

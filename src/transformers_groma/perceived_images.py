@@ -52,23 +52,27 @@ def perceive(model: Any, processor: Any, images: Sequence[Any]) -> list[Perceive
     if not images:
         return []
     sizes = [ImageSize(*image_size(image)) for image in images]
-    pixel_values = processor.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
-    return perceive_pixels(model, pixel_values, sizes)
+    inputs = processor.image_processor(images=list(images), return_tensors="pt")
+    return perceive_inputs(model, dict(inputs), sizes)
 
 
 @torch.inference_mode()
-def perceive_pixels(model: Any, pixel_values: torch.Tensor, sizes: Sequence[ImageSize]) -> list[PerceivedImage]:
+def perceive_inputs(
+    model: Any, image_inputs: Mapping[str, torch.Tensor], sizes: Sequence[ImageSize]
+) -> list[PerceivedImage]:
     """As [`perceive`], of images that the image processor prepared before, in another thread for instance.
 
     Args:
         model (`PreTrainedModel`): as for [`perceive`].
-        pixel_values (`Tensor` of shape `(B, 3, height, width)`): from the image processor, on any device.
+        image_inputs (`Mapping[str, Tensor]`): everything that the image processor made of B images, a row for each, on
+            any device: `pixel_values` and, for a model that looks twice, the second view.
         sizes (`Sequence[ImageSize]`): of the B upright images.
 
     Returns:
         `list[PerceivedImage]`: in the order of the images.
     """
-    features = model.get_image_features(pixel_values.to(model.device), return_dict=True)
+    inputs = {name: rows.to(model.device) for name, rows in image_inputs.items()}
+    features = model.get_image_features(**inputs, return_dict=True)
     return [PerceivedImage(size, one) for size, one in zip(sizes, features.split(), strict=True)]
 
 
@@ -97,7 +101,8 @@ class PerceivedImages:
     Args:
         capacity (`int`): how many are kept; 0 keeps none. A full-size Groma needs some 16 MB for each: three feature
             maps of 1024 x 32 x 32 in float32 and 356 tokens of 4096 in half precision. With a mask decoder it needs
-            some 22 MB: one map more, and the pixels.
+            some 22 MB: one map more, and the pixels. A full-size GLaMM needs some 31 MB: four maps of 1024 x 24 x 24,
+            576 tokens, SAM's view of 3 x 1024 x 1024 and, once masks were decoded, its embedding of 256 x 64 x 64.
 
     Raises:
         ValueError: a negative capacity.
@@ -193,4 +198,4 @@ def _with_size(
     return result
 
 
-__all__ = ["PerceivedImage", "PerceivedImages", "image_key", "perceive", "perceive_pixels", "prompt_inputs"]
+__all__ = ["PerceivedImage", "PerceivedImages", "image_key", "perceive", "perceive_inputs", "prompt_inputs"]

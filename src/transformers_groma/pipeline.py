@@ -15,7 +15,6 @@ from .answering import REGION_FIELDS, Prompt, longest_prompt, read_answers
 from .boxes import BoxFormat
 from .grounding import GroundedText
 from .image_inputs import ImageSize, image_size, read_upright, shortened
-from .models.groma.modeling_groma_outputs import GromaGenerateDecoderOnlyOutput
 from .models.processing_inputs import check_prompt_length, pad_left
 from .pipeline_samples import Sample, batches_of, is_stream, sample_of, samples_of_list, stream_entries
 from .pointed_regions import find_regions, readable_box, refer_boxes_of
@@ -24,7 +23,8 @@ from .verb_inputs import one_of
 from .verbs import GroundingVerbs
 
 IMAGE_GROUNDING_TASK = "image-grounding"
-_OUTPUT_FIELDS = ("sequences", *REGION_FIELDS)
+# What the processor makes of a sample besides its image.
+_TEXT_INPUTS = ("input_ids", "attention_mask", "refer_boxes")
 
 
 class ImageGroundingPipeline(GroundingVerbs):
@@ -270,9 +270,9 @@ class ImageGroundingPipeline(GroundingVerbs):
         boxes = [[readable_box(prompt.box, size) for prompt in of_image] for of_image, size in zip(regions, sizes)]
         encoded = self.processor(images=images, text=texts, boxes=boxes, parse_tokens=parse_tokens)
         model_inputs: dict[str, Any] = pad_left(encoded["input_ids"], self.processor.tokenizer.pad_token_id)
-        for name in ("pixel_values", "refer_boxes"):
-            if name in encoded:
-                model_inputs[name] = torch.stack([torch.as_tensor(row) for row in encoded[name]])
+        for name, rows in encoded.items():
+            if name not in ("input_ids", "attention_mask"):
+                model_inputs[name] = torch.stack([torch.as_tensor(row) for row in rows])
         return {**model_inputs, "target_sizes": sizes, "regions": regions}
 
     def _forward(
@@ -284,21 +284,24 @@ class ImageGroundingPipeline(GroundingVerbs):
         asked = {name: model_inputs[name] for name in ("input_ids", "refer_boxes") if name in model_inputs}
         has_clicks = any(prompt.points for of_image in regions for prompt in of_image)
         if not masks and not has_clicks:
-            output = self.model.generate(**model_inputs, **generate_kwargs)
-            fields = {name: output[name] for name in _OUTPUT_FIELDS}
-            return {**fields, "inputs": asked, "target_sizes": [(size.height, size.width) for size in sizes]}
+            prompt = Prompt(model_inputs, asked, {}, sizes, None, [])
+            return {"answers": read_answers(self, prompt, self.model.generate(**model_inputs, **generate_kwargs))}
         # Clicks find their regions before the answer, masks are decoded after it: from one look at the images.
-        pixel_values, refer_boxes = model_inputs.pop("pixel_values"), model_inputs.pop("refer_boxes", None)
+        images = {name: rows for name, rows in model_inputs.items() if name not in _TEXT_INPUTS}
+        refer_boxes = model_inputs.get("refer_boxes")
         if has_clicks:
-            features = self.model.get_image_features(pixel_values, return_dict=True)
+            features = self.model.get_image_features(**images, return_dict=True)
             found = find_regions(self.model, features.split(), sizes, regions)
             asked["refer_boxes"] = refer_boxes_of(found, sizes).to(self.model.device)
             features = self.model.encode_regions(features, asked["refer_boxes"])
         else:
-            features = self.model.get_image_features(pixel_values, refer_boxes, return_dict=True)
+            features = self.model.get_image_features(**images, refer_boxes=refer_boxes, return_dict=True)
             found = find_regions(self.model, [], sizes, regions)
         prompt = Prompt(
-            inputs={**model_inputs, "mm_encoder_outputs": {"image": features}},
+            inputs={
+                **{name: model_inputs[name] for name in ("input_ids", "attention_mask")},
+                "mm_encoder_outputs": {"image": features},
+            },
             asked=asked,
             regions={name: features[name] for name in REGION_FIELDS},
             sizes=sizes,
@@ -309,19 +312,8 @@ class ImageGroundingPipeline(GroundingVerbs):
         return {"answers": read_answers(self, prompt, output, masks)}
 
     def postprocess(self, model_outputs: dict[str, Any]) -> list[GroundedText] | list[list[GroundedText]]:
-        """Read the answers of a batch, one per image."""
-        if "answers" in model_outputs:
-            return model_outputs["answers"]
-        sizes = model_outputs["target_sizes"]
-        answers = self.processor.post_process_grounded_generation(
-            GromaGenerateDecoderOnlyOutput(**{name: model_outputs[name] for name in _OUTPUT_FIELDS}),
-            inputs=model_outputs["inputs"],
-            target_sizes=sizes,
-        )
-        per_image = len(answers) // len(sizes)
-        if per_image == 1:
-            return answers
-        return [answers[start : start + per_image] for start in range(0, len(answers), per_image)]
+        """The answers of a batch, one per image."""
+        return model_outputs["answers"]
 
 
 def register_image_grounding_pipeline(registry: PipelineRegistry) -> None:

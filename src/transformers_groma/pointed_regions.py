@@ -9,7 +9,6 @@ from torch import Tensor
 
 from .boxes import box_xyxy_to_cxcywh, boxes_in_pixels, normalize_boxes
 from .image_inputs import ImageSize
-from .masks import masks_of_logits
 from .models.processing_regions import point_inputs
 from .point_labels import NO_POINT
 from .region_inputs import RegionPrompt
@@ -79,7 +78,7 @@ def find_regions(
         masks, quality = [None] * count, [1.0] * count
         if resolved.logits is not None:
             # Where the decoder found nothing, the box is a proposal's.
-            decoded = masks_of_logits(resolved.logits[row, :count], size.height, size.width)
+            decoded = model.upright_masks(resolved.logits[row, :count], size.height, size.width)
             masks = [mask if mask.any() else None for mask in decoded]
             quality = resolved.quality[row, :count].tolist()
         for place, box, *rest in zip(clicks[image], boxes, masks, quality, strict=True):

@@ -11,7 +11,7 @@ from transformers.pipelines.base import Pipeline
 from .answering import look_in_batches
 from .grounding import GroundedPhrase
 from .image_inputs import ImageSize, shortened
-from .masks import masks_of_logits, masks_to_boxes
+from .masks import masks_to_boxes
 from .models.modeling_pointing import without_specks
 from .perceived_images import PerceivedImage
 from .pointed_regions import PointedRegion, find_regions, point_tensors, refer_boxes_of
@@ -159,7 +159,7 @@ def _segment(
         asked = [[of_image[place] for place in places] for of_image, places in zip(found, unknown, strict=True)]
         decoded = pipe.model.segment(_stacked(perceived), boxes=refer_boxes_of(asked, sizes))
         for row, (of_image, places, size) in enumerate(zip(found, unknown, sizes, strict=True)):
-            masks = masks_of_logits(decoded.logits[row, : len(places), 0], size.height, size.width)
+            masks = pipe.model.upright_masks(decoded.logits[row, : len(places), 0], size.height, size.width)
             quality = decoded.quality[row, : len(places), 0].tolist()
             for place, mask, score in zip(places, masks, quality, strict=True):
                 of_image[place] = PointedRegion(of_image[place].box, mask, score)
@@ -182,7 +182,8 @@ def _candidates(
         order = decoded.quality[0, 0].argsort(descending=True)
         logits = decoded.logits[0, 0, order]
         # Without specks, as the one mask that is chosen for a click.
-        masks = masks_of_logits(without_specks(logits) if prompt.points else logits, size.height, size.width)
+        logits = without_specks(logits) if prompt.points else logits
+        masks = pipe.model.upright_masks(logits, size.height, size.width)
         regions = Regions([prompt.box] * len(masks))
         result.append(segmented(regions, masks, decoded.quality[0, 0, order].tolist()))
     return result

@@ -14,13 +14,13 @@ from .engines import ask, noise, run, tokens, until_waiting
 def looks(monkeypatch):
     """How many images the model looked at in each call."""
     calls = []
-    perceive_pixels = batch_runner.perceive_pixels
+    perceive_inputs = batch_runner.perceive_inputs
 
-    def counted(model, pixel_values, sizes):
-        calls.append(len(pixel_values))
-        return perceive_pixels(model, pixel_values, sizes)
+    def counted(model, inputs, sizes):
+        calls.append(len(inputs["pixel_values"]))
+        return perceive_inputs(model, inputs, sizes)
 
-    monkeypatch.setattr(batch_runner, "perceive_pixels", counted)
+    monkeypatch.setattr(batch_runner, "perceive_inputs", counted)
     return calls
 
 

@@ -17,7 +17,7 @@ from ..exact_boxes import exact_boxes
 from ..models.modeling_cache import cache_kwargs, cache_of
 from ..models.modeling_cached_prompt import forget_prompt, recall_prompt
 from ..models.processing_inputs import pad_left
-from ..perceived_images import PerceivedImage, PerceivedImages, perceive_pixels
+from ..perceived_images import PerceivedImage, PerceivedImages, perceive_inputs
 from ..regions import Regions, regions_of_slots
 from .conversations import Prompt, UprightImage
 from .pointing import Pointing, ResolvedPointing, resolve_pointing
@@ -198,10 +198,10 @@ class BatchRunner:
                 seen[image.key] = known
         self._count_images(hits=len(images) - len(new), misses=len(new))
         if new:
-            # Most have their pixel values already; one that was forgotten since the request came has not.
-            ready = [image.with_pixel_values(self.processor) for image in new.values()]
-            pixel_values = torch.stack([image.pixel_values for image in ready])
-            looked = perceive_pixels(self.model, pixel_values, [image.size for image in ready])
+            # Most have their inputs already; one that was forgotten since the request came has not.
+            ready = [image.with_inputs(self.processor) for image in new.values()]
+            inputs = {name: torch.stack([image.inputs[name] for image in ready]) for name in ready[0].inputs}
+            looked = perceive_inputs(self.model, inputs, [image.size for image in ready])
             for key, image in zip(new, looked, strict=True):
                 seen[key] = image
                 self.images.put(key, image)
@@ -235,7 +235,7 @@ class BatchRunner:
     def _point(self, request: Request, pointing: Pointing, seen: PerceivedImage) -> None:
         """Answer what regions stand for: their boxes, with the masks of points and those that are wanted."""
         resolved = self._resolved(pointing, seen)
-        source = _mask_source(seen, resolved.boxes, resolved, pointing)
+        source = self._mask_source(seen, resolved.boxes, resolved, pointing)
         there = (*source.decoded.logits, *source.decoded.known)
         request.masks = source.decode(self.model, range(len(pointing)) if request.wants_masks else there)
         request.succeed(boxes_in_pixels(resolved.boxes, seen.size.height, seen.size.width).tolist())
@@ -258,7 +258,7 @@ class BatchRunner:
             row.request.regions = row_regions(features, index, size, len(row.resolved.boxes))
             if row.request.wants_masks:
                 boxes = exact_boxes(features.region_boxes[index], "region_boxes").detach().cpu()
-                row.request.mask_source = _mask_source(row.seen, boxes, row.resolved, row.prompt.pointing)
+                row.request.mask_source = self._mask_source(row.seen, boxes, row.resolved, row.prompt.pointing)
         return inputs
 
     def _add(self, request: Request, token_id: int) -> None:
@@ -269,12 +269,18 @@ class BatchRunner:
         is_stop = token_id in self._ends
         if regions is not None and (is_stop or len(request.ids) >= request.sampling.max_new_tokens):
             reason = "stop" if is_stop else "length"
-            tokenizer = self.processor.tokenizer
-            answer = final_answer(tokenizer, request.ids, regions, reason, request.prompt_tokens)
+            answer = final_answer(self.processor, request.ids, regions, reason, request.prompt_tokens)
             source = request.mask_source
             if source is not None:
                 request.masks = source.decode(self.model, shown_regions(answer.grounded))
             request.succeed(answer)
+
+    def _mask_source(
+        self, seen: PerceivedImage, boxes: Tensor, resolved: ResolvedPointing, pointing: Pointing
+    ) -> MaskSource:
+        upright = self.model.upright_masks
+        decoded = DecodedMasks(seen.size, upright, resolved.logits, resolved.quality, pointing.masks)
+        return MaskSource(seen.features, boxes, decoded)
 
     def _count_images(self, hits: int = 0, misses: int = 0) -> None:
         with self._counting:
@@ -311,11 +317,6 @@ class _Steps(StoppingCriteria):
                     self.add(request, token_id)
             self._is_over = self.should_pause() or all(request.is_ended for request in self.requests)
         return torch.tensor([self._is_over or request.is_ended for request in self.requests], device=input_ids.device)
-
-
-def _mask_source(seen: PerceivedImage, boxes: Tensor, resolved: ResolvedPointing, pointing: Pointing) -> MaskSource:
-    decoded = DecodedMasks(seen.size, resolved.logits, resolved.quality, pointing.masks)
-    return MaskSource(seen.features, seen.size, boxes, decoded)
 
 
 def _tokens_left(request: Request) -> int:

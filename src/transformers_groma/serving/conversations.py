@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..grounding import parse_grounded_text
 from ..image_inputs import ImageSize, image_size, read_upright, shortened, to_rgb
 from ..models.processing_inputs import check_prompt_length
 from ..perceived_images import image_key
@@ -48,20 +47,21 @@ class UprightImage:
         pixels (`PIL.Image.Image`): upright, RGB.
         size (`ImageSize`): its size.
         key (`str`): its [`image_key`].
-        pixel_values (`Tensor` of shape `(3, height, width)`, *optional*): what the model takes of it.
+        inputs (`Mapping[str, Tensor]`, *optional*): what the model takes of it, see [`perceive_inputs`]; without the
+            dimension of a batch.
     """
 
     pixels: Image.Image
     size: ImageSize
     key: str
-    pixel_values: Tensor | None = None
+    inputs: Mapping[str, Tensor] | None = None
 
-    def with_pixel_values(self, processor: Any) -> "UprightImage":
-        """The image with its `pixel_values`, made where they are missing."""
-        if self.pixel_values is not None:
+    def with_inputs(self, processor: Any) -> "UprightImage":
+        """The image with its `inputs`, made where they are missing."""
+        if self.inputs is not None:
             return self
-        pixel_values = processor.image_processor(images=[self.pixels], return_tensors="pt")["pixel_values"][0]
-        return replace(self, pixel_values=pixel_values)
+        rows = processor.image_processor(images=[self.pixels], return_tensors="pt")
+        return replace(self, inputs={name: values[0] for name, values in rows.items()})
 
 
 def upright_image(image: Any, name: str = "The image") -> UprightImage:
@@ -89,7 +89,7 @@ def prepare_prompt(processor: Any, messages: Any, max_new_tokens: int, limit: in
     """Check messages and prepare their prompt.
 
     Args:
-        processor (`GromaProcessor`): of the model; used by one thread at a time.
+        processor (`ProcessorMixin`): of the model; used by one thread at a time.
         messages (`list`): a conversation whose last message is the user's. Content is text, or a list of parts `text`,
             `image` (a PIL image, one in a conversation), `region` (`box`, `point`, `points`, `scribble` or `mask`, see
             `read_region`, in absolute pixels of the upright image) and `phrase` (a phrase to locate). Control tokens
@@ -103,7 +103,7 @@ def prepare_prompt(processor: Any, messages: Any, max_new_tokens: int, limit: in
     Raises:
         ValueError: the messages are not a conversation, an image or a region is bad, or the prompt is too long.
     """
-    checked, images = _checked_messages(messages)
+    checked, images = _checked_messages(processor, messages)
     image = upright_image(images[0]) if images else None
     pointing = Pointing(torch.zeros(0, 4)) if image is None else read_pointing(_regions(checked), image.size)
     inputs = processor.apply_chat_template(
@@ -119,7 +119,7 @@ def prepare_prompt(processor: Any, messages: Any, max_new_tokens: int, limit: in
     return Prompt(input_ids, pointing, image)
 
 
-def _checked_messages(messages: Any) -> tuple[list[dict[str, Any]], list[Any]]:
+def _checked_messages(processor: Any, messages: Any) -> tuple[list[dict[str, Any]], list[Any]]:
     """The messages with nothing in them but what is known, and their images. No dictionary is the caller's."""
     if not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)) or not messages:
         raise ValueError(
@@ -142,7 +142,7 @@ def _checked_messages(messages: Any) -> tuple[list[dict[str, Any]], list[Any]]:
             raise ValueError(f"`{name}` is not a user's, so its parts must be text. Move other parts to the user's.")
         images += [part["image"] for part in parts if part["type"] == "image"]
         if role == "assistant":
-            parts = [{"type": "text", "text": _plain_answer("".join(part["text"] for part in parts))}]
+            parts = [{"type": "text", "text": _plain_answer(processor, "".join(part["text"] for part in parts))}]
         checked.append({"role": role, "content": parts})
     if len(images) > 1:
         raise ValueError(
@@ -195,9 +195,9 @@ def _checked_parts(content: Any, name: str) -> list[dict[str, Any]]:
     return parts
 
 
-def _plain_answer(text: str) -> str:
+def _plain_answer(processor: Any, text: str) -> str:
     """An earlier answer without markup: its region numbers mean nothing in another prompt."""
-    return parse_grounded_text(text).text
+    return processor.ground_answer(text, torch.zeros(0, 4)).text
 
 
 def _regions(messages: Sequence[Mapping[str, Any]]) -> list[tuple[dict[str, Any], str]]:

@@ -401,7 +401,7 @@ class Engine:
 def _partial(processor: Any, request: Request) -> EngineAnswer | None:
     """The answer so far; `None` if it has ended meanwhile."""
     regions, ids = request.regions, list(request.ids)
-    return None if regions is None else partial_answer(processor.tokenizer, ids, regions, request.prompt_tokens)
+    return None if regions is None else partial_answer(processor, ids, regions, request.prompt_tokens)
 
 
 __all__ = [

@@ -33,7 +33,7 @@ class RequestPreparer:
             if limit is not None:
                 room = limit - len(prompt.input_ids)
                 request.sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
-            image = self._with_pixel_values(processor, prompt.image)
+            image = self._with_inputs(processor, prompt.image)
         except ValueError as error:
             request.fail(error)
             return False
@@ -48,7 +48,7 @@ class RequestPreparer:
             if known is not None:
                 request.succeed(known)
                 return False
-            image = self._with_pixel_values(processor, image)
+            image = self._with_inputs(processor, image)
         except ValueError as error:
             request.fail(error)
             return False
@@ -66,18 +66,18 @@ class RequestPreparer:
             if not len(pointing):
                 request.succeed([])
                 return False
-            image = self._with_pixel_values(processor, image)
+            image = self._with_inputs(processor, image)
         except ValueError as error:
             request.fail(error)
             return False
         request.ask(image, pointing)
         return True
 
-    def _with_pixel_values(self, processor: Any, image: UprightImage | None) -> UprightImage | None:
+    def _with_inputs(self, processor: Any, image: UprightImage | None) -> UprightImage | None:
         """An image as the model takes it, unless the model knows it: resizing a photo takes as long as some steps."""
         if image is None or self._runner.images.get(image.key) is not None:
             return image
-        return image.with_pixel_values(processor)
+        return image.with_inputs(processor)
 
 
 __all__ = ["RequestPreparer"]

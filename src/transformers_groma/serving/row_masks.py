@@ -1,14 +1,15 @@
 """Masks of one request's regions: decoded by the model's thread, made into RLE of the upright image by another."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..image_inputs import ImageSize
-from ..masks import RLE, mask_to_rle, masks_of_logits
+from ..masks import RLE, mask_to_rle
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,12 +18,15 @@ class DecodedMasks:
 
     Args:
         size (`ImageSize`): of the upright image.
-        logits (`Mapping[int, Tensor]`): `(h, w)` each in square model space, above 0 where the region is, by number.
+        upright (`Callable`): the model's `upright_masks`, which needs no turn of the model.
+        logits (`Mapping[int, Tensor]`): `(h, w)` each as the model decodes them, above 0 where the region is, by
+            number.
         quality (`Mapping[int, float]`): the estimated IoU of each.
         known (`Mapping[int, RLE]`): masks that were given.
     """
 
     size: ImageSize
+    upright: Callable[[Tensor, int, int], np.ndarray]
     logits: Mapping[int, Tensor] = field(default_factory=dict)
     quality: Mapping[int, float] = field(default_factory=dict)
     known: Mapping[int, RLE] = field(default_factory=dict)
@@ -40,7 +44,7 @@ class DecodedMasks:
         if number in self.known:
             return self.known[number]
         logits = self.logits[number][None]
-        return mask_to_rle(masks_of_logits(logits, self.size.height, self.size.width)[0])
+        return mask_to_rle(self.upright(logits, self.size.height, self.size.width)[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,14 +52,12 @@ class MaskSource:
     """Decodes masks of the regions of one image, without a second look at the image.
 
     Args:
-        features (`GromaImageFeatures`): what the model saw of the image, for itself.
-        size (`ImageSize`): of the upright image.
+        features (`ModelOutput`): what the model saw of the image, for itself.
         boxes (`Tensor` of shape `(R, 4)`): of the regions by their numbers, normalized `cxcywh`.
         decoded (`DecodedMasks`): masks that are known already: those of points, and those that were given.
     """
 
     features: Any
-    size: ImageSize
     boxes: Tensor
     decoded: DecodedMasks
 
@@ -64,7 +66,7 @@ class MaskSource:
         """The masks of some regions, in one call of the decoder.
 
         Args:
-            model (`GromaForConditionalGeneration`): with a mask decoder.
+            model (`PreTrainedModel`): with a mask decoder.
             numbers (`Sequence[int]`): of the regions.
         """
         there = self.decoded
@@ -77,7 +79,7 @@ class MaskSource:
             found, scores = masks.logits[0, :, 0].float().cpu(), masks.quality[0, :, 0].float().cpu()
             for row, number in enumerate(missing):
                 logits[number], quality[number] = found[row], float(scores[row])
-        return DecodedMasks(self.size, logits, quality, known)
+        return replace(there, logits=logits, quality=quality, known=known)
 
 
 __all__ = ["DecodedMasks", "MaskSource"]

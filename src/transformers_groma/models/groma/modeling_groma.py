@@ -6,6 +6,7 @@ and `generate` in `modeling_groma_generation.py`.
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
@@ -289,6 +290,10 @@ class GromaForConditionalGeneration(CausalHeadMixin, GromaPreTrainedModel, Groma
     def resolve_points(self, features: GromaImageFeatures, *args: Any, **kwargs: Any) -> ResolvedRegions:
         """See `GromaModel.resolve_points`."""
         return self.model.resolve_points(features, *args, **kwargs)
+
+    def upright_masks(self, logits: Tensor, height: int, width: int) -> np.ndarray:
+        """See `GromaModel.upright_masks`."""
+        return self.model.upright_masks(logits, height, width)
 
     def detect(
         self, pixel_values: Tensor, *, differentiable: bool = False, **kwargs: Unpack[TransformersKwargs]

@@ -1,10 +1,12 @@
 """Decodes masks of regions and resolves clicks to regions, from image features computed before."""
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ...exact_boxes import boxes_to_bits, exact_boxes
+from ...masks import masks_of_logits
 from ...point_labels import BEST, GROUP, NO_POINT, NOT_ON_REGION, ON_REGION
 from ..modeling_checks import boxes_of_images, is_box
 from ..modeling_mask_decoder import MaskEmbedding, MaskPredictions, MaskPrompts
@@ -38,6 +40,21 @@ class GromaSegmentationMixin:
         """
         layers = self.config.mask_decoder_config.vision_feature_layers
         return [self.feature_map(hidden_states[layer]) for layer in layers]
+
+    def upright_masks(self, logits: Tensor, height: int, width: int) -> np.ndarray:
+        """The masks of decoded logits in the upright image.
+
+        Args:
+            logits (`Tensor` of shape `(n, h, w)`): of [`segment`] or [`resolve_points`], of one image.
+            height (`int`), width (`int`): of the upright image in pixels.
+
+        Returns:
+            `np.ndarray` of shape `(n, height, width)`, bool: see [`masks_of_logits`].
+
+        Raises:
+            ValueError: logits that are NaN.
+        """
+        return masks_of_logits(logits, height, width)
 
     @torch.no_grad()
     def mask_embedding(self, features: GromaImageFeatures) -> MaskEmbedding:

@@ -30,6 +30,9 @@ class GromaAnswers:
     image_token_id: int
     num_image_tokens: int
 
+    # Reads the markup of one answer, given the regions that it can name.
+    ground_answer = staticmethod(ground_text)
+
     def post_process_grounded_generation(
         self,
         output: Any,
