@@ -1,0 +1,1 @@
+"""How glamm-tiny is made: its grounding encoder, its language model, the training, and the folder to ship."""
