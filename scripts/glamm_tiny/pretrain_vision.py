@@ -21,7 +21,7 @@ from scripts.groma_tiny.card import MODEL as GROMA_TINY
 from scripts.groma_tiny.pretrain_vision_encoder import patch_targets
 from scripts.groma_tiny.pretraining import Pretraining, Schedule
 from transformers_groma import GromaForConditionalGeneration
-from transformers_groma.models.groma.modeling_groma_positions import IGNORED_LABEL
+from transformers_groma.models.modeling_positions import IGNORED_LABEL
 from transformers_groma.shapes.questions import MAX_CAPTION_PHRASES
 from transformers_groma.shapes.scenes import ATTRIBUTE_WORDS, Scene, make_scene
 from transformers_groma.shapes.world import world_of
@@ -93,15 +93,22 @@ class PatchSpeaker(nn.Module):
         self.place = nn.Linear(text_width, LEFT_OUT + 1)
         self.box = nn.Linear(text_width, 4)
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Projected patches `(B, patches, text_width)`."""
-        hidden = self.vision_tower(pixel_values, output_hidden_states=True).hidden_states[-1]
-        return self.multi_modal_projector(hidden[:, 1:])
+    def forward(self, scenes: list[Scene]) -> list[Tensor]:
+        """Patches of scenes in all hidden states, `(B, patches, width)` each."""
+        pixel_values = torch.stack([pixels_of(scene) for scene in scenes])
+        return [state[:, 1:] for state in self.vision_tower(pixel_values, output_hidden_states=True).hidden_states]
 
-    def loss(self, scenes: list[Scene]) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a batch of scenes, and the shares of objects' patches that are right."""
+    def loss(self, tokens: Tensor, scenes: list[Scene]) -> tuple[Tensor, dict[str, float]]:
+        """How well projected patches say what they show.
+
+        Args:
+            tokens (`Tensor` of shape `(B, patches, text_width)`): projected patches of scenes.
+            scenes (`list[Scene]`): the scenes.
+
+        Returns:
+            The loss, and metrics: the shares of objects' patches that are right, and the error of boxes.
+        """
         grid = IMAGE_SIZE // self.vision_tower.config.patch_size
-        tokens = self(torch.stack([pixels_of(scene) for scene in scenes]))
         targets = [patch_targets(scene, grid) for scene in scenes]
         labels = torch.stack([target.labels for target in targets])
         boxes = torch.stack([target.boxes for target in targets])
@@ -110,8 +117,9 @@ class PatchSpeaker(nn.Module):
         places = torch.where(is_own, places, torch.where(labels[..., 0] == 0, BACKGROUND, IGNORED_LABEL))
         metrics, losses = {}, []
         for index, (name, head) in enumerate(self.heads.items()):
-            losses.append(_cross_entropy(head(tokens), labels[..., index]))
-            metrics[name] = _share_right(head(tokens), labels[..., index])
+            logits = head(tokens)
+            losses.append(_cross_entropy(logits, labels[..., index]))
+            metrics[name] = _share_right(logits, labels[..., index])
         place_logits = self.place(tokens)
         losses.append(PLACE_WEIGHT * _cross_entropy(place_logits, places))
         metrics["place"] = _share_right(place_logits, places)
@@ -143,9 +151,8 @@ def pretrain_vision(output: str | Path, schedule: Schedule = SCHEDULE) -> None:
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         first = step * BATCH_SIZE
-        return speaker.loss(
-            [make_scene(SEED, "train", first + number, IMAGE_SIZE) for number in range(BATCH_SIZE)]
-        )
+        scenes = [make_scene(SEED, "train", first + number, IMAGE_SIZE) for number in range(BATCH_SIZE)]
+        return speaker.loss(speaker.multi_modal_projector(speaker(scenes)[-1]), scenes)
 
     training.run(loss_of, "vision encoder")
     save_file(speaker.state_dict(), output / WEIGHTS)

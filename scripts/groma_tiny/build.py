@@ -75,23 +75,38 @@ Red Green Blue Yellow Orange Purple Pink Brown Black White Gray
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer, which round-trips any text."""
+    """The tokenizer of groma-tiny: learned pieces, then Groma's tokens."""
+    tokenizer = build_text_tokenizer(SENTENCES, VOCAB_SIZE)
+    add_groma_tokens(tokenizer, max_regions=MAX_REGIONS)
+    return tokenizer
+
+
+def build_text_tokenizer(sentences: str, vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer, which round-trips any text, on sentences and on the words for shapes.
+
+    Args:
+        sentences (`str`): one a line.
+        vocab_size (`int`): number of pieces.
+
+    Returns:
+        `PreTrainedTokenizerFast`: the tokenizer.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         special_tokens=["<unk>", "<s>", "</s>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     # A piece includes the space before it, so words are given with one; words that start a phrase or a turn, without.
     words = [*(f" {word}" for word in f"{WORDS} {FIRST_WORDS}".split()), *FIRST_WORDS.split()]
-    tokenizer.train_from_iterator([*SENTENCES.strip().splitlines() * 3, *words * 3], trainer)
+    tokenizer.train_from_iterator([*sentences.strip().splitlines() * 3, *words * 3], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
     )
-    wrapped = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",
         eos_token="</s>",
@@ -100,8 +115,6 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         model_max_length=2048,
         clean_up_tokenization_spaces=False,
     )
-    add_groma_tokens(wrapped, max_regions=MAX_REGIONS)
-    return wrapped
 
 
 def build_config(tokenizer: PreTrainedTokenizerFast) -> GromaConfig:
