@@ -97,6 +97,12 @@ def _add_shapes_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of rec questions that distinguish objects by position (default: %(default)s)",
     )
     parser.add_argument(
+        "--wording",
+        choices=("groma", "glamm"),
+        default="groma",
+        help="whose words questions and answers have (default: %(default)s)",
+    )
+    parser.add_argument(
         "--preview", metavar="N", type=positive(int), help="also draw the first N rows to preview-TASK.png in DIR"
     )
 
@@ -179,6 +185,7 @@ def run_data_shapes(arguments: argparse.Namespace) -> None:
             image_size=arguments.image_size,
             max_regions=arguments.max_regions,
             position_share=arguments.position_share,
+            wording=arguments.wording,
         )
         report = write_shapes(options, arguments.rows, folder, arguments.shards, arguments.overwrite)
     for path in report.files:

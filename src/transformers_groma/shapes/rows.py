@@ -4,7 +4,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from ..data.columns import DETECTION_SOURCES, Schema, features_of, image_part, p
 from ..data.provenance import named_as_options
 from ..data.shards import WriteReport, write_dataset
 from ..masks import mask_to_rle
+from .glamm_wording import in_glamm_words
 from .questions import MIXTURE, converse
 from .scenes import MIN_IMAGE_SIZE, SPLITS, Scene, make_scene
 from .world import Content, Exchange, Phrase, Region, world_of
@@ -27,6 +28,7 @@ CONVERSATION_TASKS: dict[str, dict[str, float]] = {
     "chat": MIXTURE,
 }
 TASKS = ("detection", *CONVERSATION_TASKS)
+WORDINGS = ("groma", "glamm")
 # A scene has up to 12 objects, and its longest answer names 6.
 MIN_REGIONS = 16
 JPEG_QUALITY = 95
@@ -51,6 +53,8 @@ class ShapesOptions:
             image points at no more than a third of this many boxes and names no more than the rest in its answers, so
             that batches of any rows fit.
         position_share (`float`): how many of the "rec" questions tell objects apart by position, 0 to 1.
+        wording (`str`): whose words questions and answers have: "groma", or "glamm", whose answers have one mask for
+            all objects that a question means.
 
     Raises:
         ValueError: a value is out of range.
@@ -69,10 +73,13 @@ class ShapesOptions:
     image_size: int = 224
     max_regions: int = 30
     position_share: float = 0.15
+    wording: str = "groma"
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ValueError(f"`task` must be one of {', '.join(TASKS)}, got {self.task!r}.")
+        if self.wording not in WORDINGS:
+            raise ValueError(f"`wording` must be one of {', '.join(WORDINGS)}, got {self.wording!r}.")
         if self.split not in SPLITS:
             raise ValueError(f"`split` must be one of {', '.join(SPLITS)}, got {self.split!r}.")
         for name, least in (
@@ -153,8 +160,16 @@ class ShapesOptions:
                 max_named=self.max_regions - max_pointed,
             )
             if exchanges:
-                return scene, exchanges
+                return scene, self._worded(exchanges, rng)
             index += NEXT_SCENE
+
+    def _worded(self, exchanges: list[Exchange], rng: np.random.Generator) -> list[Exchange]:
+        if self.wording == "groma":
+            return exchanges
+        if self.evaluation:
+            # What answers are compared with stays as it is.
+            return [replace(exchange, question=in_glamm_words(exchange).question) for exchange in exchanges]
+        return [in_glamm_words(exchange, rng) for exchange in exchanges]
 
     def _conversation_row(self, index: int) -> dict[str, Any]:
         scene, exchanges = self.conversation(index)
@@ -198,8 +213,8 @@ def iter_rows(task: str, rows: int, seed: int, **options: Any) -> Iterator[dict[
         task (`str`): "detection", "rec", "grounding", "region-caption", "grounded-caption" or "chat".
         rows (`int`): how many.
         seed (`int`): a non-negative number.
-        **options: `split`, `questions`, `evaluation`, `image_size`, `max_regions`, `position_share` of
-            [`ShapesOptions`].
+        **options: `split`, `questions`, `evaluation`, `image_size`, `max_regions`, `position_share`,
+            `wording` of [`ShapesOptions`].
 
     Returns:
         `Iterator[dict]`: rows in the columns of `columns.py`, boxes `xyxy` in absolute pixels.
@@ -260,6 +275,10 @@ def write_shapes(
         FileExistsError: the folder holds other rows of this split.
     """
     _checked_rows(rows)
+    named = asdict(options)
+    # Folders from before there was a choice have Groma's words.
+    if options.wording == "groma":
+        del named["wording"]
     return write_dataset(
         range(rows),
         lambda index: [options.row(index)],
@@ -268,7 +287,7 @@ def write_shapes(
         split=options.split,
         num_shards=num_shards,
         overwrite=overwrite,
-        options={**named_as_options({**asdict(options), "rows": rows}), "version of shapes": ROWS_VERSION},
+        options={**named_as_options({**named, "rows": rows}), "version of shapes": ROWS_VERSION},
     )
 
 
@@ -313,4 +332,4 @@ def _checked_rows(rows: int) -> int:
     return rows
 
 
-__all__ = ["TASKS", "ShapesOptions", "iter_rows", "shapes_dataset", "write_shapes"]
+__all__ = ["TASKS", "WORDINGS", "ShapesOptions", "iter_rows", "shapes_dataset", "write_shapes"]
