@@ -22,8 +22,8 @@ from scripts.groma_tiny.card import MODEL as GROMA_TINY
 from scripts.groma_tiny.pretraining import Pretraining, Schedule
 from transformers_groma import GromaForConditionalGeneration, GromaProcessor, GromaRegionEncoderConfig
 from transformers_groma.boxes import box_cxcywh_to_xyxy, box_iou, box_xyxy_to_cxcywh
-from transformers_groma.models.modeling_positions import IGNORED_LABEL
 from transformers_groma.models.modeling_mask_decoder import MaskPrompts
+from transformers_groma.models.modeling_positions import IGNORED_LABEL
 from transformers_groma.models.modeling_region_encoder import GromaRegionEncoder
 from transformers_groma.shapes.scenes import Scene, make_scene
 from transformers_groma.shapes.world import world_of
@@ -177,7 +177,7 @@ class LanguageLearner(nn.Module):
 
     @torch.no_grad()
     def watch(self, count: int) -> dict[str, float]:
-        """On held-out scenes: IoU of the masks that the mask decoder makes of the vectors, and words that are right."""
+        """On held-out scenes: IoU of the masks that the decoder makes of the vectors, and words that are right."""
         self.eval()
         hits, total, words = [], {"both": 0.0, "either": 0.0}, []
         for number in range(count):

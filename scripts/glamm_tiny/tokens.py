@@ -22,7 +22,7 @@ Please respond with interleaved     segmentation masks for the corresponding par
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer of glamm-tiny. A space before a token of GLaMM's is part of it, so a phrase costs no more pieces."""
+    """The tokenizer of glamm-tiny. A space before a token of GLaMM's is part of it, which saves pieces."""
     tokenizer = build_text_tokenizer(SENTENCES + GLAMM_SENTENCES.lstrip(), VOCAB_SIZE)
     tokenizer.add_tokens([AddedToken(token, lstrip=True, normalized=False) for token in GLAMM_TOKENS])
     add_glamm_tokens(tokenizer)
