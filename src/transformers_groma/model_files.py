@@ -9,6 +9,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+# The types of the models that answer with regions.
+ANSWERING_MODELS = ("groma", "glamm")
+
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 # Weights that are pickles run code when they are loaded; their names are known so that errors can say so.
@@ -183,4 +186,12 @@ def base_of_adapter(folder: str | os.PathLike) -> str | None:
     return base
 
 
-__all__ = ["KNOWN_FILES", "base_of_adapter", "checked_file", "model_files", "read_json", "shard_names"]
+__all__ = [
+    "ANSWERING_MODELS",
+    "KNOWN_FILES",
+    "base_of_adapter",
+    "checked_file",
+    "model_files",
+    "read_json",
+    "shard_names",
+]

@@ -86,6 +86,28 @@ def find_regions(
     return found
 
 
+def has_region_proposer(model: Any) -> bool:
+    """Whether a model finds regions in an image by itself: `config.proposer_config` is not `None`."""
+    return getattr(model.config, "proposer_config", None) is not None
+
+
+def check_region_proposer(model: Any, what: str) -> None:
+    """Refuse a model without a region proposer.
+
+    Args:
+        model (`PreTrainedModel`): any model.
+        what (`str`): what needs proposals, for the error.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if not has_region_proposer(model):
+        raise ValueError(
+            f"{what} needs a model with a region proposer, but this {type(model).__name__} has none: segment what you "
+            "point at or name, or have the image described, whose phrases have masks."
+        )
+
+
 def check_ambiguity(model: Any, ambiguity: str | None) -> None:
     """Refuse an `ambiguity` where the model's mask decoder makes one mask; without a decoder it chooses a proposal.
 
@@ -154,4 +176,13 @@ def readable_box(box: Sequence[float], size: ImageSize) -> list[float]:
     return [0.0, 0.0, float(min(2, size.width)), float(min(2, size.height))]
 
 
-__all__ = ["PointedRegion", "check_ambiguity", "find_regions", "point_tensors", "readable_box", "refer_boxes_of"]
+__all__ = [
+    "PointedRegion",
+    "check_ambiguity",
+    "check_region_proposer",
+    "find_regions",
+    "has_region_proposer",
+    "point_tensors",
+    "readable_box",
+    "refer_boxes_of",
+]

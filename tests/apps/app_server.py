@@ -36,6 +36,7 @@ class FakeEngine:
     """
 
     question_wording = GROMA_QUESTIONS
+    has_proposals = True
 
     def __init__(self, seconds: float = 0.0, limit: int = 100, has_masks: bool = False) -> None:
         self.seconds, self.limit, self.has_masks = seconds, limit, has_masks

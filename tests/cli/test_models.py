@@ -27,6 +27,16 @@ def test_models_of_another_kind_are_refused(run, golden_dir, detector_dir, tiny_
     assert code == 2 and "--device 'abacus'" in err and len(err.splitlines()) == 1
 
 
+def test_a_checkpoint_of_the_original_glamm_is_to_be_converted(run, tmp_path):
+    """Its type says LLaVA, which would be loaded as one."""
+    config = {"model_type": "llava", "architectures": ["GLaMMForCausalLM"], "mm_hidden_size": 1024}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for command in ("chat", "propose"):
+        code, out, err = run(command, PHOTO, "--model", tmp_path)
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+        assert "original GLaMM" in err and f"groma convert {tmp_path} OUT_DIR" in err
+
+
 def test_embedded_model_is_looked_for_in_checkout_and_wheel(monkeypatch, tmp_path):
     package, checkout = tmp_path / "site-packages" / "transformers_groma", tmp_path / "checkout"
     monkeypatch.setattr(models, "__file__", str(package / "cli" / "models.py"))

@@ -23,6 +23,18 @@ def test_propose_finds_what_the_whole_model_offers(run, chat, tiny_dir, detector
     assert json.loads(run("propose", PHOTO, "--model", detector_dir, "--json")[1])["regions"] == regions
 
 
+def test_a_glamm_proposes_nothing_and_what_to_do_instead_is_said(run, tmp_path):
+    """Its settings are enough to know; an adapter of it is refused in the same words."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "glamm"}))
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path)}))
+    for model in (tmp_path, adapter):
+        code, out, err = run("propose", PHOTO, "--model", model)
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+        assert str(model) in err and "no region proposer" in err and "groma segment IMAGE --point" in err
+
+
 def test_propose_prints_a_table(run, tiny_dir):
     code, out, err = run("propose", PHOTO, "--model", tiny_dir)
     assert (code, err) == (0, "")

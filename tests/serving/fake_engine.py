@@ -34,6 +34,7 @@ class FakeEngine:
     """
 
     question_wording = GROMA_QUESTIONS
+    has_proposals = True
 
     def __init__(
         self,

@@ -267,7 +267,9 @@ def test_from_pretrained_loads_an_adapter(tiny_folder, tiny_parts, tmp_path):
 
 
 def test_from_pretrained_refuses_other_models():
-    with pytest.raises(ValueError, match=r"is of type 'groma_region_proposal'\. Pass a model of type 'groma'\."):
+    with pytest.raises(
+        ValueError, match=r"is of type 'groma_region_proposal'\. Pass a model of type 'groma' or 'glamm'\."
+    ):
         Engine.from_pretrained("hub_configs/groma-det-pretrain")
 
 

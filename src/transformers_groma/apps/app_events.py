@@ -13,6 +13,7 @@ from typing import Any
 
 from ..image_inputs import shortened
 from ..masks import RLE, rle_to_mask
+from ..regions import Regions
 from ..serving.engine import Engine, EngineAnswer, EngineClosedError, ModelFailedError, QueueFullError, Sampling
 from .answer_places import OUTLINE_SIDE
 from .app_examples import EXAMPLES, Example
@@ -70,6 +71,7 @@ class AppEvents:
         except ValueError as error:
             return Screen(session, str(error))
         session.reset(image)
+        session.proposes = self.engine.has_proposals
         return Screen(session, "", is_new=True)
 
     async def start_example(self, session: Session, number: Any) -> AsyncIterator[Screen]:
@@ -87,6 +89,9 @@ class AppEvents:
         """Find all regions of the image, for the switch beside it."""
         image = session.image
         if image is None:
+            return Screen(session)
+        if not session.proposes:  # the page says so, and what to do instead
+            session.proposals = Regions([])
             return Screen(session)
         try:
             proposals = await self.engine.propose(await asyncio.to_thread(image.read))

@@ -7,6 +7,7 @@ from .app_examples import EXAMPLES
 from .app_settings import AppSettings
 
 EMPTY = "Ask about the image, or point at something in it with a box, a click or a scribble and ask about that."
+NO_PROPOSALS = "This model proposes no regions by itself: write what to find and press Find, or point at it."
 SHAPES_NOTE = "knows drawn scenes of coloured shapes, and nothing else"
 
 
@@ -80,4 +81,4 @@ def status_html(message: str) -> str:
     return f'<p class="status" role="alert">{escape(message)}</p>' if message else ""
 
 
-__all__ = ["EMPTY", "EXAMPLES_SCRIPT", "examples_html", "page_head", "start_note", "status_html"]
+__all__ = ["EMPTY", "EXAMPLES_SCRIPT", "NO_PROPOSALS", "examples_html", "page_head", "start_note", "status_html"]

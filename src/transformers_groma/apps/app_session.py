@@ -56,6 +56,7 @@ class Session:
         image (`UploadedImage`, *optional*): the image; `None` before one is chosen.
         exchanges (`list[Exchange]`): the conversation so far.
         proposals (`Regions`, *optional*): all regions that the model proposes for the image, once they are known.
+        proposes (`bool`): whether the model proposes any by itself.
         stop (`asyncio.Event`, *optional*): ends the answer that is being written; `None` while there is none.
         files (`list[Path]`): that were made for downloads.
     """
@@ -63,6 +64,7 @@ class Session:
     image: UploadedImage | None = None
     exchanges: list[Exchange] = field(default_factory=list)
     proposals: Regions | None = None
+    proposes: bool = True
     stop: asyncio.Event | None = None
     files: list[Path] = field(default_factory=list)
 

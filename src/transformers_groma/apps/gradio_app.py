@@ -11,7 +11,7 @@ from gradio.utils import get_upload_folder
 from ..serving.engine import Engine
 from .answer_view import Turn, answer_view, view_head
 from .app_events import AppEvents, Screen
-from .app_page import EMPTY, EXAMPLES_SCRIPT, examples_html, page_head, start_note, status_html
+from .app_page import EMPTY, EXAMPLES_SCRIPT, NO_PROPOSALS, examples_html, page_head, start_note, status_html
 from .app_questions import TAKES_TEXT, Request, Verb
 from .app_session import Session
 from .app_settings import AppSettings
@@ -281,7 +281,7 @@ def _view(session: Session) -> str:
         size=image.size,
         regions=session.proposals,
         alt=f"Your image {image.name}, {image.size.width} by {image.size.height} pixels",
-        empty=EMPTY,
+        empty=EMPTY if session.proposes else f"{EMPTY} {NO_PROPOSALS}",
     )
 
 

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ..model_files import ANSWERING_MODELS
 from .arguments import (
     CommandError,
     add_address_arguments,
@@ -80,7 +81,7 @@ def run_app(arguments: argparse.Namespace) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     port = _free_port(arguments.host, arguments.port)  # before the model is loaded, which takes its time
-    model = checked_model(arguments.model, ("groma",))
+    model = checked_model(arguments.model, ANSWERING_MODELS)
     device = checked_device(arguments.device)
 
     from ..apps.app_settings import AppSettings

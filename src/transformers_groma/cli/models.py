@@ -1,11 +1,12 @@
 """Models, devices, images and regions that commands are given, checked before anything slow happens."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ..model_files import base_of_adapter
+from ..model_files import ANSWERING_MODELS, base_of_adapter
 from .arguments import CommandError, errors_of
 from .output import note
 from .region_arguments import option_of
@@ -59,7 +60,7 @@ def model_name(model: str) -> str:
 
 def load_pipeline(model: str | None, device: str | None, dtype: str) -> "ImageGroundingPipeline":
     """Check a model and load it as a pipeline."""
-    model = checked_model(model, ("groma",))
+    model = checked_model(model, ANSWERING_MODELS)
     device = checked_device(device)
     from ..loading import load_model
     from ..pipeline import ImageGroundingPipeline
@@ -108,7 +109,11 @@ def propose_regions(
 
     Their boxes are those of the proposals, with masks too.
     """
-    model = checked_model(model, ("groma", "groma_region_proposal"))
+    remedy = (
+        "it has no region proposer: point at what you mean (`groma segment IMAGE --point X,Y`), name it (`groma "
+        "segment IMAGE PHRASE`), or have the image described (`groma caption IMAGE`)"
+    )
+    model = checked_model(model, ("groma", "groma_region_proposal"), {"glamm": remedy})
     device = checked_device(device)
     import torch
     from transformers import AutoImageProcessor
@@ -143,8 +148,19 @@ def check_masks(model: Any, what: str) -> None:
         raise CommandError(str(error)) from error
 
 
-def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
-    """Check by its config.json that a folder or Hub name is a model of these types, and return it."""
+def checked_model(
+    model: str | None, model_types: tuple[str, ...], remedies: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """Check by its config.json that a folder or Hub name is a model of these types, and return it.
+
+    Args:
+        model (`str`, *optional*): of the command line; the tiny model of this package by default.
+        model_types (`tuple[str, ...]`): the types that the command takes.
+        remedies (`Mapping[str, str]`): by the type of another model, why it is not taken and what to do instead.
+
+    Raises:
+        CommandError: it is no model, or one of another type.
+    """
     if model is None:
         model = str(embedded_model())
         note(
@@ -166,7 +182,7 @@ def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
     with errors_of(where):
         base = base_of_adapter(model)
     if base is not None:
-        return _checked_adapter(model, base, model_types)
+        return _checked_adapter(model, base, model_types, remedies)
     with errors_of(where):
         config, _ = PreTrainedConfig.get_config_dict(model)
     if not config:
@@ -176,11 +192,15 @@ def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
             f"--model {model!r} is a checkpoint of the original Groma: convert it first, `groma convert {model} "
             "OUT_DIR`."
         )
-    if config.get("model_type") not in model_types:
+    if "GLaMMForCausalLM" in (config.get("architectures") or ()):
         raise CommandError(
-            f"--model {model!r} holds a model of type {config.get('model_type')!r}: pass one of type "
-            f"{' or '.join(map(repr, model_types))}."
+            f"--model {model!r} is a checkpoint of the original GLaMM: convert it first, `groma convert {model} "
+            "OUT_DIR`."
         )
+    model_type = config.get("model_type")
+    if model_type not in model_types:
+        remedy = remedies.get(model_type, f"pass one of type {' or '.join(map(repr, model_types))}")
+        raise CommandError(f"--model {model!r} holds a model of type {model_type!r}: {remedy}.")
     from ..models.released_weights import check_weights
 
     with errors_of("--model"):
@@ -188,10 +208,10 @@ def checked_model(model: str | None, model_types: tuple[str, ...]) -> str:
     return model
 
 
-def _checked_adapter(model: str, base: str, model_types: tuple[str, ...]) -> str:
+def _checked_adapter(model: str, base: str, model_types: tuple[str, ...], remedies: Mapping[str, str]) -> str:
     """What to load for an adapter: its folder, which names its base model; for regions alone the base model."""
     try:
-        base = checked_model(base, ("groma",))
+        base = checked_model(base, tuple(each for each in model_types if each != "groma_region_proposal"), remedies)
     except CommandError as error:
         raise CommandError(f"--model {model!r} is an adapter of {base!r}. {error}") from error
     if "groma_region_proposal" in model_types:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .._words import counted
+from ..model_files import ANSWERING_MODELS
 from .arguments import (
     CommandError,
     add_address_arguments,
@@ -176,7 +177,7 @@ def run_serve(arguments: argparse.Namespace) -> None:
                 f"--host {arguments.host} lets other machines in, and there is no API key: everyone who reaches port "
                 f"{port} may ask. Pass --api-key-file, or set GROMA_API_KEY."
             )
-        model = checked_model(arguments.model, ("groma",))
+        model = checked_model(arguments.model, ANSWERING_MODELS)
         settings = _settings(arguments, arguments.served_name or model_name(model), keys)
         device = checked_device(arguments.device)
         with errors_of(f"--model {model!r}"):

@@ -15,7 +15,8 @@ from transformers import AutoConfig
 from ..answer_masks import check_mask_decoder, has_mask_decoder
 from ..loading import load_model
 from ..masks import RLE
-from ..model_files import base_of_adapter
+from ..model_files import ANSWERING_MODELS, base_of_adapter
+from ..pointed_regions import check_region_proposer, has_region_proposer
 from ..questions import QuestionWording
 from ..regions import Regions
 from .answers import (
@@ -57,15 +58,15 @@ class Engine:
     that following questions about one cost no second look.
 
     Args:
-        model (`GromaForConditionalGeneration`): on its device; put into evaluation mode. From now on it is the
-            engine's.
-        processor (`GromaProcessor`): of the model; copied.
+        model (`PreTrainedModel`): one that answers with regions, as `GromaForConditionalGeneration`, on its device;
+            put into evaluation mode. From now on it is the engine's.
+        processor (`ProcessorMixin`): of the model; copied.
         max_batch_size (`int`): requests that the model works on together; others join as soon as some have ended.
         max_wait_ms (`float`): how long the first request of a batch waits for others where several came together
             lately; see [`WaitingRequests`].
         max_waiting (`int`): requests that may wait; the next one gets a `QueueFullError`.
-        cached_images (`int`): perceived images that are kept, those used last. A full-size Groma needs about 16 MB for
-            each, about 22 MB with a mask decoder.
+        cached_images (`int`): perceived images that are kept, those used last. For each a full-size Groma needs
+            about 16 MB, about 22 MB with a mask decoder, and a full-size GLaMM about 31 MB.
 
     Raises:
         ValueError: a setting that is out of range.
@@ -132,7 +133,7 @@ class Engine:
         """Load a model and its processor into a new engine.
 
         Args:
-            model (`str` or path): folder or Hub name of a Groma, or the folder of an adapter.
+            model (`str` or path): folder or Hub name of a model, or the folder of an adapter.
             device (`str` or `torch.device`, *optional*): the best one available by default.
             dtype (`str` or `torch.dtype`, *optional*): as the weights are saved by default.
             **settings: as for `Engine`.
@@ -146,14 +147,22 @@ class Engine:
         """
         base = base_of_adapter(model)
         config = AutoConfig.from_pretrained(model if base is None else base)
-        if config.model_type != "groma":
-            raise ValueError(f"`model` {str(model)!r} is of type {config.model_type!r}. Pass a model of type 'groma'.")
+        if config.model_type not in ANSWERING_MODELS:
+            raise ValueError(
+                f"`model` {str(model)!r} is of type {config.model_type!r}. Pass a model of type "
+                f"{' or '.join(map(repr, ANSWERING_MODELS))}."
+            )
         return cls(*load_model(model, device, dtype), **settings)
 
     @property
     def has_masks(self) -> bool:
         """Whether the model has a mask decoder."""
         return has_mask_decoder(self.model)
+
+    @property
+    def has_proposals(self) -> bool:
+        """Whether the model finds regions in an image by itself."""
+        return has_region_proposer(self.model)
 
     @property
     def question_wording(self) -> QuestionWording:
@@ -284,9 +293,10 @@ class Engine:
             `Regions`: boxes `xyxy` in absolute pixels of the upright image, with scores.
 
         Raises:
-            ValueError: it is not an image, or too small or too large.
+            ValueError: it is not an image, or too small or too large, or the model has no region proposer.
             QueueFullError, EngineClosedError, ModelFailedError: as [`answer`].
         """
+        check_region_proposer(self.model, "`propose`")
         request = self._admit(Request(None, self._on_end))
         try:
             await self._prepare(self._prepare_for.proposals, request, image)
