@@ -45,19 +45,21 @@ class Metric:
 
 @dataclass(frozen=True)
 class PublishedMetric:
-    """A metric of Groma-7B, as the paper reports it.
+    """A metric of a model, as its paper reports it.
 
     Args:
         dataset (`str`): name of the dataset in the column `source`.
         split (`str`): split of the dataset; empty where there is only one.
         metric (`str`): name of the metric.
         value (`float`): in the unit of `results.json`, not times 100.
+        model (`str`): the model that it is of, as reports name it.
     """
 
     dataset: str
     split: str
     metric: str
     value: float
+    model: str = "Groma-7B"
 
 
 Prepared = TypeVar("Prepared")
@@ -107,17 +109,21 @@ class Asking(NamedTuple):
     """How a benchmark asks its questions.
 
     Attributes:
-        task (`str`, *optional*): whose templates `prompt_seed` draws from; without it rows can only be asked in their
-            own words.
+        task (`str`, *optional*): what kind of question rows have: whose templates `prompt_seed` draws from, and whose
+            standard question is asked as the family of the model learns it; see `questions.question_of`. Without it
+            rows can only be asked in their own words.
         max_new_tokens (`int`, *optional*): longest answer; `None` where the model answers without words.
         prompt_seed (`int`, *optional*): draws the wording of questions; see `questions.question_of`.
         masks (`bool`): whether the masks of the regions that an answer names are decoded.
+        kind (`str`, *optional*): a kind of question of `QuestionWording`, asked in the model's standard wording
+            whatever the row's own question is.
     """
 
     task: Task | None = None
     max_new_tokens: int | None = None
     prompt_seed: int | None = None
     masks: bool = False
+    kind: str | None = None
 
 
 class BenchmarkRows(NamedTuple):
@@ -206,7 +212,7 @@ class Benchmark:
         score_rows (`Callable[[Sequence[Prediction], Sequence[Mapping]], list[float]]`): how good each answer is, 0..1,
             to find the worst.
         metrics (`tuple[Metric, ...]`): what `score` returns, in the order of reports.
-        published (`tuple[PublishedMetric, ...]`): what the paper reports for Groma-7B.
+        published (`tuple[PublishedMetric, ...]`): what papers report for their models by this protocol.
         asking (`Asking`): how its questions are asked, unless a run says otherwise.
         protocol (`str`, *optional*): name of its protocol, where it is not the usual one of the benchmark; answers of
             different protocols do not compare.

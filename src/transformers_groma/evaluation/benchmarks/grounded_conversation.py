@@ -9,6 +9,7 @@ METEOR and CIDEr are those of coco-caption; METEOR needs Java. Masks are scored 
 GLaMM's paper describes, with the scores of the model's regions for the AP. `glamm_release_ap@0.5` and
 `glamm_release_mask_recall` are what its released script computes: all masks have a score of 1, and an image ends at
 its first pair that fails, see [`grounded_mask_scores`]. A phrase that names no region is plain text, for both.
+`glamm_conversation.py` has these as protocols of their own, beside GLaMM's published metrics.
 
 GLaMM's script calls two phrases alike by the cosine of their embeddings by `bert-base-uncased`: `--text-encoder
 bert-base-uncased`. Without an encoder it is the F1 of their words. `results.json` says which, as `text_similarity`.

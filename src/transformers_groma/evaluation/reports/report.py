@@ -1,4 +1,4 @@
-"""Writes the metrics of a run: `results.json` for programs, and `results.md`, beside the paper's, for people."""
+"""Writes the metrics of a run: `results.json` for programs, `results.md` beside published ones for people."""
 
 import json
 import os
@@ -116,23 +116,24 @@ def markdown_report(
         has_gallery (`bool`): whether `gallery.html` is beside it.
 
     Returns:
-        `str`: a table of the metrics; beside them, and in a table of their own, those of the paper, if it has some for
+        `str`: a table of the metrics; beside them, and in tables of their own, those of papers, if one has some for
         this dataset and split and all rows were asked; the settings.
     """
-    paper = {entry.metric: entry.value for entry in _of_dataset(benchmark.published, results.settings)}
+    papers: dict[str, dict[str, float]] = {}
+    for entry in _of_dataset(benchmark.published, results.settings):
+        papers.setdefault(entry.model, {})[entry.metric] = entry.value
     lines = [f"# {benchmark.title}", "", SCALE_NOTE, ""]
-    columns = ["metric", "this run", *(["Groma-7B (paper)"] if paper else []), "meaning"]
+    columns = ["metric", "this run", *(f"{model} (paper)" for model in papers), "meaning"]
     lines += [_line(columns), _line(["---", *["---:"] * (len(columns) - 2), "---"])]
     for metric in benchmark.metrics:
         if metric.is_optional and metric.name not in results.metrics:
             continue
         cells = [metric.name if metric.is_share else f"{metric.name}*"]
         cells.append(_shown(metric, results.metrics.get(metric.name), absent="not computed"))
-        if paper:
-            cells.append(_shown(metric, paper.get(metric.name)))
+        cells += [_shown(metric, published.get(metric.name)) for published in papers.values()]
         lines.append(_line([*cells, metric.meaning]))
-    if paper:
-        lines += ["", "## Groma-7B in the paper", "", *_published_table(benchmark)]
+    for model in papers:
+        lines += ["", f"## {model} in the paper", "", *_published_table(benchmark, model)]
     if has_gallery:
         lines += ["", f"[{GALLERY_NAME}]({GALLERY_NAME}) shows the worst answers."]
     if plots:
@@ -170,7 +171,7 @@ def versions() -> dict[str, str]:
 
 
 def _of_dataset(published: Sequence[PublishedMetric], settings: Mapping[str, Any]) -> Iterator[PublishedMetric]:
-    """The paper's metrics for the dataset and split of a run; none for a run on part of the rows."""
+    """The published metrics for the dataset and split of a run; none for a run on part of the rows."""
     if settings.get("limit") is not None:
         return
     split = _split_name(settings.get("split"))
@@ -184,14 +185,15 @@ def _split_name(split: str | None) -> str | None:
     return "val" if split == "validation" else split
 
 
-def _published_table(benchmark: Benchmark) -> Iterator[str]:
-    """The paper's metrics: one row per dataset, one column per metric."""
+def _published_table(benchmark: Benchmark, model: str) -> Iterator[str]:
+    """The published metrics of a model: one row per dataset, one column per metric."""
     metrics = {metric.name: metric for metric in benchmark.metrics}
-    names = list(dict.fromkeys(entry.metric for entry in benchmark.published))
+    published = [entry for entry in benchmark.published if entry.model == model]
+    names = list(dict.fromkeys(entry.metric for entry in published))
     yield _line(["dataset", *names])
     yield _line(["---", *["---:"] * len(names)])
     datasets: dict[str, dict[str, float]] = {}
-    for entry in benchmark.published:
+    for entry in published:
         datasets.setdefault(f"{entry.dataset} {entry.split}".strip(), {})[entry.metric] = entry.value
     for dataset, values in datasets.items():
         yield _line([dataset, *(_shown(metrics[name], values.get(name)) for name in names)])
