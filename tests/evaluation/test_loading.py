@@ -1,10 +1,13 @@
 """Benchmarks, datasets and models by name."""
 
+import itertools
+
 import pytest
 import torch
 
 from transformers_groma.evaluation.loading import (
     BENCHMARKS,
+    PROTOCOLS,
     load_benchmark,
     load_benchmark_rows,
     load_model,
@@ -17,7 +20,8 @@ from .samples import rec_dataset
 def test_benchmarks_have_the_names_of_the_command():
     assert list(BENCHMARKS) == [
         *("rec", "lvis-ground", "region-caption", "grounded-caption", "detection"),
-        *("referring-segmentation", "grounded-conversation", "interactive-segmentation", "llava-bench"),
+        *("referring-segmentation", "grounded-conversation", "phrase-grounding", "interactive-segmentation"),
+        "llava-bench",
     ]
     assert all(load_benchmark(name).name == name for name in BENCHMARKS)
     with pytest.raises(ValueError, match="There is no benchmark 'coco'. Use one of rec, lvis-ground"):
@@ -25,11 +29,21 @@ def test_benchmarks_have_the_names_of_the_command():
 
 
 def test_protocols():
-    release = load_benchmark("referring-segmentation", "glamm-release")
-    assert release.protocol == "glamm-release" and release.name == "referring-segmentation"
-    assert load_benchmark("referring-segmentation").protocol is None
-    with pytest.raises(ValueError, match="rec has no protocol 'glamm-release'. There is 'glamm-release' of referring"):
+    assert list(PROTOCOLS) == [
+        *itertools.product(
+            ("grounded-conversation", "referring-segmentation", "region-caption"), ("glamm-release", "glamm-paper")
+        ),
+        ("phrase-grounding", "given-caption"),
+    ]
+    for (name, protocol), benchmark in PROTOCOLS.items():
+        found = load_benchmark(name, protocol)
+        assert found is benchmark and (found.name, found.protocol) == (name, protocol)
+        usual = load_benchmark(name)
+        assert usual.protocol is None and usual.title != found.title and usual.schemas == found.schemas
+    with pytest.raises(ValueError, match="rec has no protocol 'glamm-release'. There is 'glamm-release' of grounded"):
         load_benchmark("rec", "glamm-release")
+    with pytest.raises(ValueError, match="has no protocol 'coco'. It has 'glamm-release' and 'glamm-paper'; leave"):
+        load_benchmark("region-caption", "coco")
     with pytest.raises(ValueError, match="There is no benchmark 'coco'"):
         load_benchmark("coco", "glamm-release")
 

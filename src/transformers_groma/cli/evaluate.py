@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 # The names in `evaluation.loading.BENCHMARKS`, repeated so that `--help` need not import it.
 BENCHMARKS = (
     *("rec", "lvis-ground", "region-caption", "grounded-caption", "detection"),
-    *("referring-segmentation", "grounded-conversation", "interactive-segmentation", "llava-bench"),
+    *("referring-segmentation", "grounded-conversation", "phrase-grounding", "interactive-segmentation"),
+    "llava-bench",
 )
 # The one whose options `--help` shows as a separate group.
 JUDGED = "llava-bench"
@@ -91,7 +92,8 @@ def add_evaluate(commands: "argparse._SubParsersAction") -> None:
     parser.add_argument(
         "--protocol",
         metavar="NAME",
-        help="another protocol than the usual one: glamm-release for referring-segmentation",
+        help="another protocol than the usual one: glamm-release or glamm-paper for grounded-conversation, "
+        "referring-segmentation and region-caption, given-caption for phrase-grounding",
     )
     parser.add_argument(
         "--text-encoder",

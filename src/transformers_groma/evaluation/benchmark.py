@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 Box = Sequence[float]  # xyxy, absolute pixels of the upright image
+# The model types of benchmarks that any family answers.
+CHAT_MODELS = ("groma", "glamm")
 # Draws answers, the rows that they answer and their metrics into a PNG file.
 Plot = Callable[[Sequence[Prediction], Sequence[Row], Mapping[str, float], Path], Any]
 
@@ -109,9 +111,8 @@ class Asking(NamedTuple):
     """How a benchmark asks its questions.
 
     Attributes:
-        task (`str`, *optional*): what kind of question rows have: whose templates `prompt_seed` draws from, and whose
-            standard question is asked as the family of the model learns it; see `questions.question_of`. Without it
-            rows can only be asked in their own words.
+        task (`str`, *optional*): whose templates `prompt_seed` draws from; without it rows can only be asked in their
+            own words, or in the standard ones of the model.
         max_new_tokens (`int`, *optional*): longest answer; `None` where the model answers without words.
         prompt_seed (`int`, *optional*): draws the wording of questions; see `questions.question_of`.
         masks (`bool`): whether the masks of the regions that an answer names are decoded.
@@ -220,7 +221,8 @@ class Benchmark:
         with_similarity (`Callable[[Similarity, str], Benchmark]`, *optional*): where scoring asks how alike phrases
             are: makes the same benchmark with another function for that, of this name.
         needs_masks (`bool`): whether it compares masks, so that a model without a mask decoder is refused.
-        model_types (`tuple[str, ...]`): `model_type` of the models that it can measure.
+        model_types (`tuple[str, ...]`): `model_type` of the models that it can measure; a GLaMM has no boxes of its
+            own, and says with masks where things are.
         more_columns (`tuple[str, ...]`): columns that it reads beside those of its schema, where they are there.
         published_files (`tuple[str, ...]`): file names of the dataset as its authors published it, if that has another
             layout than ours.
@@ -295,6 +297,7 @@ def row_name(index: int, row: Row) -> str:
 
 
 __all__ = [
+    "CHAT_MODELS",
     "NOT_JUDGED",
     "PARTLY_RIGHT",
     "RIGHT",

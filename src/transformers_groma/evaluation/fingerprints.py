@@ -7,10 +7,8 @@ from typing import Any
 
 import torch
 from datasets import Dataset, Image
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
-
-from ..models.groma.processing_groma import GromaProcessor
 
 # Not part of the model, or settings that a run writes down by themselves.
 LEFT_OUT = (
@@ -23,14 +21,14 @@ LEFT_OUT = (
 )
 
 
-def model_sha256(model: PreTrainedModel, processor: GromaProcessor | BaseImageProcessor) -> str:
+def model_sha256(model: PreTrainedModel, processor: ProcessorMixin | BaseImageProcessor) -> str:
     """Fingerprint of all that decides answers: weights, configurations, chat template, tokenizer, image processing.
 
     Thresholds are left out, because a run writes them down by themselves.
 
     Args:
         model (`PreTrainedModel`): the model, on any device.
-        processor (`GromaProcessor` or image processor): the processor of the model.
+        processor (`ProcessorMixin` or image processor): the processor of the model.
 
     Returns:
         `str`: 64 hexadecimal digits.
@@ -39,7 +37,7 @@ def model_sha256(model: PreTrainedModel, processor: GromaProcessor | BaseImagePr
     for name in LEFT_OUT:
         config.pop(name, None)
     described: dict[str, Any] = {"config": config}
-    if isinstance(processor, GromaProcessor):
+    if isinstance(processor, ProcessorMixin):
         described["image_processor"] = processor.image_processor.to_dict()
         described["chat_template"] = processor.chat_template
         described["tokenizer"] = _described_tokenizer(processor.tokenizer)

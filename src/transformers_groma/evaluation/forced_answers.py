@@ -1,8 +1,8 @@
 """Masks of answers that a model is given, read at each `[SEG]` of a conversation whose text is known.
 
-A GLaMM writes a `[SEG]` where it points, and the state that predicts it says what the mask is. So an answer need not be
-generated to have masks: one pass over question and answer has the states of every `[SEG]` of the conversation, all at
-once. This is how the script of GLaMM measures referring segmentation.
+A GLaMM writes a `[SEG]` where it points, and the state that predicts it says what the mask is. So an answer need not
+be generated to have masks: one pass over question and answer has the states of every `[SEG]` of the conversation. This
+is how the script of GLaMM measures referring segmentation.
 """
 
 import copy
@@ -48,8 +48,8 @@ class _Conversations(NamedTuple):
     Attributes:
         rows (`Sequence[Mapping]`): the rows, without their images.
         numbers (`list[int]`): for each row the number of its conversation; rows of one image may share it.
-        inputs (`BatchFeature`): of the conversations, on the CPU, with the pixels of the distinct images alone.
-        images (`list[int]`): for each conversation the number of its image.
+        inputs (`BatchFeature`): of the conversations, on the CPU.
+        images (`list[int]`): for each conversation the first one about the same image.
         sizes (`list[ImageSize]`): of the upright images of the conversations.
     """
 
@@ -132,9 +132,7 @@ class ForcedCaptionRespondent:
 
     def prepare(self, rows: Sequence[Row]) -> _Conversations:
         """Put each caption behind the question; see [`Respondent`]."""
-        conversations = [
-            {**row, "messages": [*self._asked(row)["messages"], row["messages"][-1]]} for row in rows
-        ]
+        conversations = [{**row, "messages": [*self._asked(row)["messages"], row["messages"][-1]]} for row in rows]
         return self.reader.prepare(rows, [row["index"] for row in rows], conversations)
 
     def answer(self, prepared: _Conversations) -> list[Prediction]:
@@ -160,6 +158,7 @@ class ForcedAnswers:
         self.model = model.eval()
         # A tokenizer serves one thread at a time, and `prepare` runs in another thread.
         self._processor_ahead = copy.deepcopy(processor)
+        self._image_inputs = tuple(processor.image_processor.model_input_names)
 
     def prepare(
         self, rows: Sequence[Row], names: Sequence[Any], conversations: Sequence[Mapping[str, Any]]
@@ -185,12 +184,12 @@ class ForcedAnswers:
             return_tensors="pt",
             processor_kwargs={"padding": True},
         )
-        distinct = distinct_images([rows[first]["image_id"] for first in firsts], inputs)
+        views = [inputs[name] for name in self._image_inputs]
         return _Conversations(
             [{name: value for name, value in row.items() if name != "image"} for row in rows],
             [order.index(name) for name in names],
             inputs,
-            distinct,
+            distinct_images([rows[first]["image_id"] for first in firsts], views),
             [ImageSize(*image_size(image)) for image in images],
         )
 
@@ -205,7 +204,8 @@ class ForcedAnswers:
             `list[np.ndarray]`: for each row bool `(n, H, W)`, in the order of the text, in the upright image.
         """
         inputs = prepared.inputs.to(self.model.device)
-        features = features_of_rows(self.model, inputs, prepared.images)
+        views = {name: inputs[name] for name in self._image_inputs}
+        features = features_of_rows(self.model, views, prepared.images)
         # The body alone: nobody needs the logits of a thousand positions.
         output = self.model.model(
             input_ids=inputs["input_ids"],

@@ -6,22 +6,33 @@ from typing import NamedTuple
 
 import torch
 from datasets import Dataset
-from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.mixtures import load_rows, parse_dataset_spec
 from ..model_files import base_of_adapter
-from ..models.groma.modeling_groma import GromaForConditionalGeneration
+from ..models.groma.configuration_groma import GromaRegionProposalConfig
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
-from ..models.groma.processing_groma import GromaProcessor
 from .benchmark import Benchmark
 from .benchmarks import (
     detection,
+    glamm_conversation,
+    glamm_region_caption,
+    glamm_segmentation,
     grounded_caption,
     grounded_conversation,
     interactive_segmentation,
     llava_bench,
     lvis_ground,
+    phrase_grounding,
     rec,
     referring_segmentation,
     region_caption,
@@ -36,12 +47,22 @@ BENCHMARKS = {
     "detection": detection.BENCHMARK,
     "referring-segmentation": referring_segmentation.BENCHMARK,
     "grounded-conversation": grounded_conversation.BENCHMARK,
+    "phrase-grounding": phrase_grounding.BENCHMARK,
     "interactive-segmentation": interactive_segmentation.BENCHMARK,
     "llava-bench": llava_bench.BENCHMARK,
 }
 # Benchmarks with another protocol than their usual one, by name and protocol.
 PROTOCOLS = {
-    (benchmark.name, benchmark.protocol): benchmark for benchmark in (referring_segmentation.RELEASE_BENCHMARK,)
+    (benchmark.name, benchmark.protocol): benchmark
+    for benchmark in (
+        glamm_conversation.RELEASE_BENCHMARK,
+        glamm_conversation.PAPER_BENCHMARK,
+        glamm_segmentation.RELEASE_BENCHMARK,
+        glamm_segmentation.PAPER_BENCHMARK,
+        glamm_region_caption.RELEASE_BENCHMARK,
+        glamm_region_caption.PAPER_BENCHMARK,
+        phrase_grounding.GIVEN_CAPTION_BENCHMARK,
+    )
 }
 
 
@@ -63,10 +84,10 @@ def load_benchmark(name: str, protocol: str | None = None) -> Benchmark:
     """Look up a benchmark by name.
 
     Args:
-        name (`str`): `"rec"`, `"lvis-ground"`, `"region-caption"`, `"grounded-caption"`, `"detection"`,
-            `"referring-segmentation"`, `"grounded-conversation"`, `"interactive-segmentation"` or `"llava-bench"`.
-        protocol (`str`, *optional*): another protocol than its usual one: `"glamm-release"` for
-            `"referring-segmentation"`.
+        name (`str`): one of `BENCHMARKS`, such as `"rec"` or `"grounded-conversation"`.
+        protocol (`str`, *optional*): another protocol than its usual one: `"glamm-release"` or `"glamm-paper"` for
+            `"grounded-conversation"`, `"referring-segmentation"` and `"region-caption"`, `"given-caption"` for
+            `"phrase-grounding"`.
 
     Returns:
         `Benchmark`
@@ -83,8 +104,10 @@ def load_benchmark(name: str, protocol: str | None = None) -> Benchmark:
     if protocol is None:
         return BENCHMARKS[name]
     if (name, protocol) not in PROTOCOLS:
-        known = [f"{other!r} of {of_benchmark}" for of_benchmark, other in PROTOCOLS]
-        raise ValueError(f"{name} has no protocol {protocol!r}. There is {', '.join(known)}; leave it out otherwise.")
+        own = [other for of_benchmark, other in PROTOCOLS if of_benchmark == name]
+        others = [f"{other!r} of {of_benchmark}" for of_benchmark, other in PROTOCOLS]
+        there = f"It has {' and '.join(map(repr, own))}" if own else f"There is {', '.join(others)}"
+        raise ValueError(f"{name} has no protocol {protocol!r}. {there}; leave it out for the usual one.")
     return PROTOCOLS[name, protocol]
 
 
@@ -147,7 +170,7 @@ def load_config(name: str | os.PathLike) -> PreTrainedConfig:
     """Load the configuration of a model, of an adapter that of its base model.
 
     Args:
-        name (`str` or `Path`): folder or Hub name of a Groma or of a detector.
+        name (`str` or `Path`): folder or Hub name of a Groma, a GLaMM or a detector.
 
     Returns:
         `PreTrainedConfig`
@@ -162,11 +185,11 @@ def load_model(
     *,
     box_score_threshold: float | None = None,
     nms_threshold: float | None = None,
-) -> tuple[GromaForConditionalGeneration | GromaForRegionProposal, GromaProcessor | BaseImageProcessor]:
+) -> tuple[PreTrainedModel, ProcessorMixin | BaseImageProcessor]:
     """Load a model and its processor by name.
 
     Args:
-        name (`str` or `Path`): folder or Hub name of a Groma or of a detector.
+        name (`str` or `Path`): folder or Hub name of a Groma, a GLaMM or a detector.
         dtype (`str` or `torch.dtype`): dtype of the weights; `"auto"` keeps the one that they were saved in.
         device (`str` or `torch.device`): where the model runs.
         box_score_threshold, nms_threshold (`float`, *optional*): replace the model's own.
@@ -174,21 +197,28 @@ def load_model(
     Returns:
         `tuple`: the model in evaluation mode, and its processor; for a detector, its image processor.
 
+    Raises:
+        ValueError: a threshold for a model that proposes no regions.
+
     Example:
     >>> model, _ = load_model("hub_configs/groma-tiny", nms_threshold=0.5)
     >>> model.config.nms_threshold
     0.5
     """
     config = load_config(name)
-    if box_score_threshold is not None:
-        config.box_score_threshold = box_score_threshold
-    if nms_threshold is not None:
-        config.nms_threshold = nms_threshold
-    if config.model_type == "groma":
-        model = GromaForConditionalGeneration.from_pretrained(name, config=config, dtype=dtype)
-        return model.to(device).eval(), GromaProcessor.from_pretrained(name)
-    model = GromaForRegionProposal.from_pretrained(name, config=config, dtype=dtype)
-    return model.to(device).eval(), AutoImageProcessor.from_pretrained(name)
+    for option, value in (("box_score_threshold", box_score_threshold), ("nms_threshold", nms_threshold)):
+        if value is None:
+            continue
+        if not hasattr(config, option):
+            raise ValueError(
+                f"`{option}` is of models that propose regions, and this one is a {config.model_type}. Leave it out."
+            )
+        setattr(config, option, value)
+    if isinstance(config, GromaRegionProposalConfig):
+        model = GromaForRegionProposal.from_pretrained(name, config=config, dtype=dtype)
+        return model.to(device).eval(), AutoImageProcessor.from_pretrained(name)
+    model = AutoModelForImageTextToText.from_pretrained(name, config=config, dtype=dtype)
+    return model.to(device).eval(), AutoProcessor.from_pretrained(name)
 
 
 __all__ = [

@@ -1,6 +1,6 @@
 """The questions of rows, as a model reads them and in words for people."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..data.columns import IMAGE, PHRASE, REGION, phrase_part, region_part, text_part
@@ -20,14 +20,14 @@ def question_of(
     """A row as a question: without a final answer, and reworded if wanted.
 
     Without a seed and a kind a row keeps the question that it was written with. `processing/` and `groma data shapes
-    --evaluation` write the standard one of its task as Groma learns it; a model of another family is asked the standard
-    one of its own instead. With a kind every row is asked the model's standard question of this kind. With a seed the
-    wording is drawn from the templates of `data/prompts.py`, by what is asked about, so that it does not depend on the
-    order of rows.
+    --evaluation` write a standard one as Groma learns it; a model of another family is asked its own standard one of
+    that kind instead. With a kind every row is asked the model's standard question of this kind. With a seed the
+    wording is drawn from the templates of `data/prompts.py`, by what is asked about, so that it does not depend on
+    the order of rows.
 
     Args:
         row (`Mapping`): conversation or evaluation columns.
-        task (`str`, *optional*): of the rows: whose standard question is replaced, and whose templates are drawn from.
+        task (`str`, *optional*): whose templates are drawn from.
         prompt_seed (`int`, *optional*): each seed draws its own wording.
         wording (`QuestionWording`): of the model: its processor's `question_wording`.
         kind (`str`, *optional*): a kind of question of `wording`.
@@ -46,7 +46,7 @@ def question_of(
     >>> row = {"image_id": "7", "boxes_xyxy": [], "messages": [{"role": "user", "content": content}]}
     >>> question_text(question_of(row, "rec", prompt_seed=0))
     'Find the cup in the picture.'
-    >>> question_text(question_of(row, "rec", wording=QuestionWording(rec="Segment {phrase}.")))
+    >>> question_text(question_of(row, wording=QuestionWording(rec="Segment {phrase}.")))
     'Segment the cup.'
     """
     messages = list(row["messages"])
@@ -61,8 +61,8 @@ def question_of(
         parts = _drawn(row, task, prompt_seed, phrase, region, f"{row['image_id']}/{topic}", wording)
     elif kind is not None:
         parts = _standard(row, kind, phrase, region, wording)
-    elif task is not None and wording != GROMA_QUESTIONS and own == _groma_standard(task, phrase, region):
-        parts = _standard(row, task, phrase, region, wording)
+    elif wording != GROMA_QUESTIONS and (written := _groma_kind(own, phrase, region)) is not None:
+        parts = _standard(row, written, phrase, region, wording)
     else:
         parts = own
     images = [part for part in content if part["type"] == IMAGE]
@@ -96,22 +96,29 @@ def _drawn(
 def _standard(
     row: Mapping[str, Any], kind: str, phrase: str | None, region: int | None, wording: QuestionWording
 ) -> list[dict[str, Any]]:
-    slots = {
-        "phrase": None if phrase is None else phrase_part(phrase),
-        "region": None if region is None else region_part(region),
-    }
     try:
-        return wording.parts(kind, text_part, slots)
+        return wording.parts(kind, text_part, _slots(phrase, region))
     except ValueError as error:
         raise ValueError(f"The question about image {row['image_id']!r} cannot be asked. {error}") from None
 
 
-def _groma_standard(task: Task, phrase: str | None, region: int | None) -> list[dict[str, Any]] | None:
-    """Groma's standard question of a task, as rows are written with it; `None` where it lacks what it asks about."""
-    try:
-        return question_parts(task, phrase=phrase, region=region)
-    except ValueError:
-        return None
+def _groma_kind(parts: Sequence[Mapping[str, Any]], phrase: str | None, region: int | None) -> str | None:
+    """Which of Groma's standard questions these parts are; `None` if they are none of them."""
+    for kind in GROMA_QUESTIONS.kinds:
+        try:
+            standard = GROMA_QUESTIONS.parts(kind, text_part, _slots(phrase, region))
+        except ValueError:  # It asks about something that is not here.
+            continue
+        if standard == parts:
+            return kind
+    return None
+
+
+def _slots(phrase: str | None, region: int | None) -> dict[str, Any]:
+    return {
+        "phrase": None if phrase is None else phrase_part(phrase),
+        "region": None if region is None else region_part(region),
+    }
 
 
 def asked_phrase(index: int, row: Mapping[str, Any]) -> str:

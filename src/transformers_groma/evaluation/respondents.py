@@ -1,12 +1,13 @@
 """Models that answer the rows of a benchmark: in words with regions, or with regions that they propose."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..image_inputs import to_upright_8_bit
@@ -14,7 +15,7 @@ from ..models.groma.modeling_groma import GromaForConditionalGeneration
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 from ..models.groma.processing_groma import GromaProcessor
 from ..regions import Regions
-from .benchmark import Asking, Row
+from .benchmark import Asking, Respondent, Row
 from .generation import PreparedQuestions, answer_questions, prepare_questions
 from .predictions import Prediction
 from .proposals import QueryScore, pack_detections, region_masks, unpack_detections
@@ -34,19 +35,38 @@ class _Chat(NamedTuple):
     questions: PreparedQuestions
 
 
+def by_family(
+    **respondents: Callable[[PreTrainedModel, ProcessorMixin, Asking], Respondent],
+) -> Callable[[PreTrainedModel, ProcessorMixin, Asking], Respondent]:
+    """Make a `Benchmark.respondent` of one for each family of models.
+
+    Args:
+        **respondents: by `model_type`.
+
+    Returns:
+        `Callable`: makes the respondent of a model's family.
+    """
+
+    def respondent(model: PreTrainedModel, processor: ProcessorMixin, asking: Asking) -> Respondent:
+        return respondents[model.config.model_type](model, processor, asking)
+
+    return respondent
+
+
 class ChatRespondent:
     """Answers the questions of rows in text, by greedy decoding.
 
     Args:
-        model (`GromaForConditionalGeneration`): put into evaluation mode.
-        processor (`GromaProcessor`): its processor.
+        model (`GromaForConditionalGeneration` or `GlammForConditionalGeneration`): put into evaluation mode.
+        processor (`ProcessorMixin`): its processor. A row whose question is Groma's standard one is asked in that of
+            the processor's family.
         asking (`Asking`): how questions are asked, the longest answer, and whether its regions get their masks.
 
     Raises:
         ValueError: a `prompt_seed` for questions without templates to draw from.
     """
 
-    def __init__(self, model: GromaForConditionalGeneration, processor: GromaProcessor, asking: Asking) -> None:
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, asking: Asking) -> None:
         if asking.task is None and asking.prompt_seed is not None:
             raise ValueError("`prompt_seed` has no effect here: rows keep their own wording. Leave it out.")
         self.model, self.processor, self.asking = model.eval(), processor, asking
@@ -77,7 +97,13 @@ class ChatRespondent:
         ]
 
     def _asked(self, row: Row) -> Row:
-        return question_of(row, self.asking.task, self.asking.prompt_seed)
+        return question_of(
+            row,
+            self.asking.task,
+            self.asking.prompt_seed,
+            wording=self.processor.question_wording,
+            kind=self.asking.kind,
+        )
 
 
 class _Images(NamedTuple):
@@ -166,4 +192,4 @@ def _shortened(regions: Regions) -> Regions:
     return Regions(boxes, scores)
 
 
-__all__ = ["QUERIES", "REGIONS", "ChatRespondent", "ProposalRespondent"]
+__all__ = ["QUERIES", "REGIONS", "ChatRespondent", "ProposalRespondent", "by_family"]

@@ -13,14 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, Image
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .._locks import one_writer
 from ..data.columns import BOXES_OF_MASKS, FEATURES, check_columns, check_dataset, check_masks
-from ..models.groma.modeling_groma import GromaForConditionalGeneration
-from ..models.groma.modeling_groma_detector import GromaForRegionProposal
-from ..models.groma.processing_groma import GromaProcessor
 from .answers import answer_dataset, prediction_files, predictions_so_far, process_state, read_predictions
 from .benchmark import Benchmark, BenchmarkRows, Respondent, row_name
 from .fingerprints import dataset_fingerprint, model_sha256
@@ -48,8 +45,8 @@ IDENTITY = (
 
 def evaluate(
     benchmark: Benchmark,
-    model: GromaForConditionalGeneration | GromaForRegionProposal,
-    processor: GromaProcessor | BaseImageProcessor,
+    model: PreTrainedModel,
+    processor: ProcessorMixin | BaseImageProcessor,
     dataset: Dataset,
     output_dir: str | os.PathLike,
     *,
@@ -68,9 +65,9 @@ def evaluate(
 
     Args:
         benchmark (`Benchmark`): see `loading.load_benchmark`.
-        model (`GromaForConditionalGeneration` or `GromaForRegionProposal`): one of the benchmark's `model_types`, put
+        model (`PreTrainedModel`): one of the benchmark's `model_types`, put
             into evaluation mode. Its config has the thresholds.
-        processor (`GromaProcessor` or image processor): its processor.
+        processor (`ProcessorMixin` or image processor): its processor.
         dataset (`Dataset`): columns of one of the benchmark's `schemas`.
         output_dir (`str` or `Path`): output folder, for `predictions.jsonl`, `results.json`, `results.md`, plots and
             `gallery.html`.
@@ -108,6 +105,7 @@ def evaluate(
     """
     if judge is not None and benchmark.review is None:
         raise ValueError(f"{benchmark.name} is scored without a judge model. Leave `judge` out.")
+    check_model_type(model.config, benchmark)
     if benchmark.needs_masks:
         check_decodes_masks(model.config, benchmark)
     # Reviews of different judges do not compare, so results say whose they are.
@@ -120,10 +118,9 @@ def evaluate(
     given = {"prompt_seed": prompt_seed, "max_new_tokens": max_new_tokens}
     asking = benchmark.asking._replace(**{name: value for name, value in given.items() if value is not None})
     respondent = benchmark.respondent(model, processor, asking)
-    if asking.prompt_seed is not None:
-        # A question whose wording cannot be drawn is an error, and it comes before any row is asked.
-        for row in rows.rows:
-            respondent.question(row)
+    # A question that cannot be put into words is an error, and it comes before any row is asked.
+    for row in rows.rows:
+        respondent.question(row)
     state = process_state()
     settings = {
         "benchmark": benchmark.name,
@@ -168,6 +165,24 @@ def evaluate(
             write_report(output_dir, benchmark, results, list(benchmark.plots))
         state.wait_for_everyone()
         return read_results(output_dir)
+
+
+def check_model_type(config: PreTrainedConfig, benchmark: Benchmark) -> None:
+    """Refuse a model of a family that a benchmark or its protocol cannot measure.
+
+    Args:
+        config (`PreTrainedConfig`): of the model.
+        benchmark (`Benchmark`): the benchmark.
+
+    Raises:
+        ValueError: the model is of another type.
+    """
+    if config.model_type not in benchmark.model_types:
+        name = benchmark.name if benchmark.protocol is None else f"{benchmark.name} by {benchmark.protocol!r}"
+        raise ValueError(
+            f"{name} measures models of type {' or '.join(map(repr, benchmark.model_types))}, and this one is "
+            f"{config.model_type!r}. Use another model, protocol or benchmark."
+        )
 
 
 def check_decodes_masks(config: PreTrainedConfig, benchmark: Benchmark) -> None:
@@ -220,15 +235,15 @@ def check_folder(output_dir: str | os.PathLike, settings: Mapping[str, Any]) -> 
 
 
 def run_settings(
-    model: GromaForConditionalGeneration | GromaForRegionProposal,
-    processor: GromaProcessor | BaseImageProcessor,
+    model: PreTrainedModel,
+    processor: ProcessorMixin | BaseImageProcessor,
     dataset: Dataset,
 ) -> dict[str, Any]:
     """The settings that identify the model and the rows of a run.
 
     Args:
-        model (`GromaForConditionalGeneration` or `GromaForRegionProposal`): with the thresholds that it runs with.
-        processor (`GromaProcessor` or image processor): its processor.
+        model (`PreTrainedModel`): with the thresholds that it runs with.
+        processor (`ProcessorMixin` or image processor): its processor.
         dataset (`Dataset`): columns of its schema.
 
     Returns:
@@ -242,8 +257,9 @@ def run_settings(
         "sources": sorted(set(dataset["source"])),
         "dataset_fingerprint": dataset_fingerprint(dataset),
         "dtype": str(config.dtype or model.dtype).removeprefix("torch."),
-        "box_score_threshold": config.box_score_threshold,
-        "nms_threshold": config.nms_threshold,
+        # Of a model that proposes regions.
+        "box_score_threshold": getattr(config, "box_score_threshold", None),
+        "nms_threshold": getattr(config, "nms_threshold", None),
         "device": model.device.type,
         "versions": versions(),
     }
@@ -321,6 +337,7 @@ __all__ = [
     "IDENTITY",
     "check_folder",
     "check_decodes_masks",
+    "check_model_type",
     "draw_worst",
     "evaluate",
     "read_predictions",

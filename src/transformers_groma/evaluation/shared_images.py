@@ -9,11 +9,55 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.generation import GenerateDecoderOnlyOutput
+from transformers.utils import ModelOutput
 
 from ..models.groma.modeling_groma import GromaForConditionalGeneration
 from ..models.groma.modeling_groma_outputs import GromaImageFeatures
+
+
+def distinct_images(image_ids: Sequence[str], pixels: Sequence[Tensor]) -> list[int]:
+    """Find out which rows have the same image. Images of one name are compared, as two datasets may use the same name.
+
+    Args:
+        image_ids (`Sequence[str]`): name of each row's image.
+        pixels (`Sequence[Tensor]`): what the image processor made of the images, a row for each.
+
+    Returns:
+        `list[int]`: for each row, the first row with the same image.
+
+    Example:
+    >>> distinct_images(["a", "b", "a", "a"], [torch.tensor([1, 2, 1, 3])])
+    [0, 1, 0, 3]
+    """
+    firsts: list[int] = []
+    for row, name in enumerate(image_ids):
+        candidates = (first for first in dict.fromkeys(firsts) if image_ids[first] == name)
+        same = (first for first in candidates if all(torch.equal(view[first], view[row]) for view in pixels))
+        firsts.append(next(same, row))
+    return firsts
+
+
+def features_of_rows(model: PreTrainedModel, image_inputs: Mapping[str, Tensor], firsts: Sequence[int]) -> ModelOutput:
+    """What a model sees of the image of each row, while every image is encoded once.
+
+    Args:
+        model (`PreTrainedModel`): the model, in evaluation mode.
+        image_inputs (`Mapping[str, Tensor]`): the rows of the image processor, on the model's device.
+        firsts (`Sequence[int]`): for each row, the first row with the same image; from [`distinct_images`].
+
+    Returns:
+        `ModelOutput`: for `mm_encoder_outputs={"image": …}` or `encode_regions`.
+    """
+    distinct = sorted(set(firsts))
+    features = model.get_image_features(
+        **{name: view[distinct] for name, view in image_inputs.items()}, return_dict=True
+    )
+    if len(distinct) == len(firsts):
+        return features
+    of_images = features.split()
+    return type(features).stack([of_images[distinct.index(first)] for first in firsts])
 
 
 def images_of_rows(image_ids: Sequence[str], inputs: Mapping[str, Tensor], image_token_id: int) -> list[int] | None:
@@ -37,10 +81,7 @@ def images_of_rows(image_ids: Sequence[str], inputs: Mapping[str, Tensor], image
     prefixes = {tuple(ids[start:stop].tolist()) for ids, start, stop in zip(inputs["input_ids"], padding, end)}
     if len(prefixes) > 1:
         return None
-    pixels, firsts = inputs["pixel_values"], []
-    for row, name in enumerate(image_ids):
-        candidates = (first for first in dict.fromkeys(firsts) if image_ids[first] == name)
-        firsts.append(next((first for first in candidates if torch.equal(pixels[first], pixels[row])), row))
+    firsts = distinct_images(image_ids, [inputs["pixel_values"]])
     return None if firsts == list(range(rows)) else firsts
 
 
@@ -117,4 +158,4 @@ def _prefix_bounds(inputs: Mapping[str, Tensor], image_token_id: int) -> tuple[T
     return mask.argmax(dim=1), torch.where(ids == image_token_id, position, -1).amax(dim=1) + 1
 
 
-__all__ = ["generate_with_shared_images", "images_of_rows"]
+__all__ = ["distinct_images", "features_of_rows", "generate_with_shared_images", "images_of_rows"]

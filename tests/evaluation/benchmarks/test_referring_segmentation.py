@@ -1,4 +1,4 @@
-"""Referring segmentation as a benchmark: which rows it accepts, metrics of handmade answers, GLaMM's protocol."""
+"""Referring segmentation as a benchmark: which rows it accepts, metrics of handmade answers, masks end to end."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,9 @@ from datasets import Dataset
 
 from transformers_groma.data.columns import features_of
 from transformers_groma.evaluation.benchmark import Asking
+from transformers_groma.evaluation.benchmarks import glamm_segmentation
 from transformers_groma.evaluation.benchmarks import referring_segmentation as benchmark
 from transformers_groma.evaluation.predictions import Prediction
-from transformers_groma.evaluation.respondents import ChatRespondent
 from transformers_groma.evaluation.runner import evaluate, read_predictions
 from transformers_groma.masks import mask_to_rle
 from transformers_groma.regions import Regions
@@ -54,7 +54,6 @@ def test_metrics_by_hand():
     assert metrics["ciou"] == metrics["giou"] == 2.5 / 4
     assert metrics["p@0.5"] == 3 / 4 and metrics["p@0.6"] == 2 / 4 and metrics["missing"] == 1 / 4
     assert benchmark.score_referring_segmentation_rows(answers, [row(index) for index in range(4)]) == [1, 0.5, 0, 1]
-    assert benchmark.score_glamm_release(answers, [row()] * 4) == {"ciou": 2.5 / 4, "giou": 2.5 / 4}
 
 
 def test_expressions_for_several_objects_and_for_none():
@@ -70,7 +69,7 @@ def test_expressions_for_several_objects_and_for_none():
 
 @pytest.mark.parametrize("masks", [None, [None], []])
 def test_every_target_has_a_mask(masks):
-    for prepare in (benchmark.referring_segmentation_rows, benchmark.glamm_release_rows):
+    for prepare in (benchmark.referring_segmentation_rows, glamm_segmentation.glamm_release_rows):
         with pytest.raises(ValueError, match=r"Row 1 \(image_id '1'\) has a target without a mask in `target_masks`"):
             prepare(rows_of(row(0), row(1, target_masks=masks)))
         with pytest.raises(ValueError, match="no column `target_masks`: there is nothing to compare masks with"):
@@ -83,31 +82,8 @@ def test_answers_without_masks_are_an_error():
         benchmark.score_referring_segmentation([boxes_only], [row()])
 
 
-def test_the_release_draws_three_expressions_of_an_image():
-    counts = {"a": 7, "b": 2, "c": 3, "d": 4}
-    rows = [row(0, image_id=image) for image, count in counts.items() for _ in range(count)]
-    rows = [{**entry, "category": str(number)} for number, entry in enumerate(rows)]
-    drawn = benchmark.glamm_release_rows(rows_of(*rows))
-    images = [entry["image_id"] for entry in drawn.rows]
-    assert images == drawn.asked["image_id"][:] == ["a"] * 3 + ["b"] * 2 + ["c"] * 3 + ["d"] * 3
-    numbers = [int(entry["category"]) for entry in drawn.rows]
-    assert numbers == sorted(set(numbers)) and numbers[:3] != [0, 1, 2]
-    # Again the same, also where other images are missing or come in another order.
-    again = benchmark.glamm_release_rows(rows_of(*rows[9:], *rows[:9]))
-    assert {entry["category"] for entry in again.rows} == {entry["category"] for entry in drawn.rows}
-    # Images without a name are all different ones, as are those of another dataset.
-    nameless = [row(0, image_id="")] * 5 + [row(0, image_id="a", source="other")]
-    assert len(benchmark.glamm_release_rows(rows_of(*nameless)).rows) == 6
-
-
-def test_protocols():
+def test_how_it_asks():
     assert benchmark.BENCHMARK.asking == Asking("rec", max_new_tokens=16, masks=True)
-    release = benchmark.RELEASE_BENCHMARK
-    assert release.asking == Asking("rec", max_new_tokens=16, prompt_seed=0, masks=True)
-    assert [metric.name for metric in release.metrics] == ["ciou", "giou"]
-    model = training_model(), training_processor()
-    asked = {ChatRespondent(*model, release.asking).question(row(0, image_id=str(image))) for image in range(30)}
-    assert len(asked) > 3  # the wording is drawn
 
 
 @pytest.mark.parametrize(("score", "verdict"), [(0.49, "wrong"), (0.5, "right"), (1.0, "right")])
@@ -115,7 +91,9 @@ def test_verdicts(score, verdict):
     assert benchmark.BENCHMARK.verdict(score, None, {}) == verdict
 
 
-@pytest.mark.parametrize("chosen", [benchmark.BENCHMARK, benchmark.RELEASE_BENCHMARK])
+@pytest.mark.parametrize(
+    "chosen", [benchmark.BENCHMARK, glamm_segmentation.RELEASE_BENCHMARK, glamm_segmentation.PAPER_BENCHMARK]
+)
 def test_scenes_of_shapes_from_the_question_to_the_gallery(chosen, tmp_path):
     model, processor = training_model(masks=True), training_processor()
     rows = shapes_dataset("rec", 3, 0, split="test", evaluation=True, image_size=112)
@@ -138,4 +116,4 @@ def test_a_run_of_one_protocol_does_not_go_on_as_another(tmp_path):
     rows = shapes_dataset("rec", 2, 0, split="test", evaluation=True, image_size=112)
     evaluate(benchmark.BENCHMARK, model, processor, rows, tmp_path, progress=False)
     with pytest.raises(ValueError, match="`protocol` is None there and 'glamm-release' now"):
-        evaluate(benchmark.RELEASE_BENCHMARK, model, processor, rows, tmp_path, progress=False)
+        evaluate(glamm_segmentation.RELEASE_BENCHMARK, model, processor, rows, tmp_path, progress=False)

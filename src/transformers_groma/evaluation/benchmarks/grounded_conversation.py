@@ -24,6 +24,7 @@ from datasets import Dataset
 
 from ...masks import RLE, mask_to_rle
 from ..benchmark import (
+    CHAT_MODELS,
     Asking,
     Benchmark,
     BenchmarkRows,
@@ -176,6 +177,7 @@ def benchmark_with(similarity: Similarity, name: str) -> Benchmark:
         more_columns=("masks",),
         prepare=grounded_conversation_rows,
         respondent=ChatRespondent,
+        model_types=CHAT_MODELS,
         score=partial(score_grounded_conversations, similarity=similarity),
         score_rows=score_grounded_conversation_rows,
         metrics=METRICS,

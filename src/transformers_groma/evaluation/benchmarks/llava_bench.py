@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from datasets import Dataset
 
 from ..benchmark import (
+    CHAT_MODELS,
     NOT_JUDGED,
     Asking,
     Benchmark,
@@ -172,6 +173,7 @@ BENCHMARK = Benchmark(
     schemas=("evaluation",),
     prepare=llava_bench_rows,
     respondent=ChatRespondent,
+    model_types=CHAT_MODELS,
     score=score_llava_bench,
     score_rows=score_llava_bench_rows,
     metrics=METRICS,

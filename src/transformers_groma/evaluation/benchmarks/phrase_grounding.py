@@ -27,7 +27,17 @@ from transformers import PreTrainedModel, ProcessorMixin
 from ...answer_masks import has_mask_decoder
 from ...data.columns import MESSAGES, PHRASE, image_part, phrase_part
 from ...masks import RLE
-from ..benchmark import Asking, Benchmark, BenchmarkRows, Metric, Respondent, Row, row_name, rows_without_image
+from ..benchmark import (
+    CHAT_MODELS,
+    Asking,
+    Benchmark,
+    BenchmarkRows,
+    Metric,
+    Respondent,
+    Row,
+    row_name,
+    rows_without_image,
+)
 from ..forced_answers import ForcedCaptionRespondent
 from ..metrics.phrase_grounding import GroundedPlace, match_phrases, phrase_grounding_scores, place_ious
 from ..predictions import Prediction
@@ -64,9 +74,7 @@ def phrase_grounding_rows(dataset: Dataset) -> BenchmarkRows:
     rows = given_caption_rows(dataset).rows
     questions = [[{"role": "user", "content": _question(row["messages"][-1]["content"])}] for row in rows]
     asked = dataset.remove_columns("messages").add_column("messages", questions, feature=MESSAGES)
-    return BenchmarkRows(
-        asked, [{**row, "messages": question} for row, question in zip(rows, questions, strict=True)]
-    )
+    return BenchmarkRows(asked, [{**row, "messages": question} for row, question in zip(rows, questions, strict=True)])
 
 
 def given_caption_rows(dataset: Dataset) -> BenchmarkRows:
@@ -171,9 +179,8 @@ def _truth(index: int, row: dict[str, Any]) -> dict[str, Any]:
     places = []
     for _, numbers in caption.phrases:
         known = masks is not None and all(masks[number] is not None for number in numbers)
-        places.append(
-            GroundedPlace([boxes[number] for number in numbers], [masks[number] for number in numbers] if known else None)
-        )
+        of_phrase = [masks[number] for number in numbers] if known else None
+        places.append(GroundedPlace([boxes[number] for number in numbers], of_phrase))
     return {
         **row,
         "target_phrases": [text for text, _ in caption.phrases],
@@ -190,6 +197,7 @@ BENCHMARK = Benchmark(
     more_columns=("masks",),
     prepare=phrase_grounding_rows,
     respondent=chat_with_masks,
+    model_types=CHAT_MODELS,
     score=score_phrase_grounding,
     score_rows=score_phrase_grounding_rows,
     metrics=METRICS,

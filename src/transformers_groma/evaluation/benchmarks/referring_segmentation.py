@@ -14,6 +14,7 @@ from typing import Any
 from datasets import Dataset
 
 from ..benchmark import (
+    CHAT_MODELS,
     RIGHT,
     WRONG,
     Asking,
@@ -143,6 +144,7 @@ BENCHMARK = Benchmark(
     more_columns=("target_masks",),
     prepare=referring_segmentation_rows,
     respondent=ChatRespondent,
+    model_types=CHAT_MODELS,
     score=score_referring_segmentation,
     score_rows=score_referring_segmentation_rows,
     metrics=METRICS,

@@ -11,7 +11,17 @@ from collections.abc import Sequence
 
 from datasets import Dataset
 
-from ..benchmark import Asking, Benchmark, BenchmarkRows, Metric, PublishedMetric, Row, row_name, rows_without_image
+from ..benchmark import (
+    CHAT_MODELS,
+    Asking,
+    Benchmark,
+    BenchmarkRows,
+    Metric,
+    PublishedMetric,
+    Row,
+    row_name,
+    rows_without_image,
+)
 from ..metrics.cider_meteor import caption_scores
 from ..predictions import Prediction
 from ..respondents import ChatRespondent
@@ -131,6 +141,7 @@ BENCHMARK = Benchmark(
     schemas=("evaluation",),
     prepare=region_caption_rows,
     respondent=ChatRespondent,
+    model_types=CHAT_MODELS,
     score=score_region_captions,
     score_rows=score_region_caption_rows,
     metrics=CAPTION_METRICS,

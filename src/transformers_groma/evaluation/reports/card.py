@@ -53,6 +53,7 @@ TASKS = {
     "detection": _Task("object-detection", "Region proposals without classes", "queries_ap"),
     "referring-segmentation": _Task("image-segmentation", "Referring segmentation", "ciou"),
     "grounded-conversation": _Task("grounded-conversation", "Grounded conversation generation", "mask_recall"),
+    "phrase-grounding": _Task("phrase-grounding", "Phrase grounding", "recall@0.5"),
     "interactive-segmentation": _Task("mask-generation", "Interactive segmentation", "miou@1"),
     "llava-bench": _Task("visual-question-answering", "LLaVA-Bench, scored by a judge", "relative_score"),
 }
