@@ -4,7 +4,8 @@ import copy
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from contextlib import nullcontext
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,11 +23,12 @@ from ..regions import Regions, regions_of_slots
 from .conversations import Prompt, UprightImage
 from .pointing import Pointing, ResolvedPointing, resolve_pointing
 from .request import Request
-from .row_answers import final_answer, row_regions, without_regions
+from .row_answers import RowRegions, final_answer, row_regions, without_regions
 from .row_masks import DecodedMasks, MaskSource
 from .row_processors import RowProcessors, batch_settings, row_processors, settings_not_obeyed
 from .running_rows import RunningRows
 from .sampling import RowSampling
+from .step_states import StepStates
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +46,8 @@ class BatchRunner:
     model that keeps no plain cache of keys and values, a batch runs to its end.)
 
     Args:
-        model (`GromaForConditionalGeneration`): in evaluation mode.
-        processor (`GromaProcessor`): of the model; for this thread alone.
+        model (`PreTrainedModel`): in evaluation mode.
+        processor (`ProcessorMixin`): of the model; for this thread alone.
         max_batch_size (`int`): rows that run together.
         cached_images (`int`): perceived images that are kept, those used last.
     """
@@ -67,6 +69,8 @@ class BatchRunner:
                 "by an end token or its `max_new_tokens`.",
                 ", ".join(f"{name}={value!r}" for name, value in ignored.items()),
             )
+        # Of a family that writes a token for each mask; its masks are decoded here, as each row ends by itself.
+        self._segment_token: int | None = getattr(model.config, "seg_token_id", None)
         ends = self._generation_config.eos_token_id
         self._ends = set(ends if isinstance(ends, list) else [ends])
 
@@ -214,15 +218,19 @@ class BatchRunner:
         config = copy.deepcopy(self._generation_config)
         config.max_new_tokens = max_new_tokens
         sampling = RowSampling([request.sampling for request in requests], [request.random for request in requests])
+        states = None if self._segment_token is None else StepStates(self.model)
+        settings = {} if states is None else {"decode_masks": False}
         # `generate` takes from the model what a call does not set.
         before, self.model.generation_config = self.model.generation_config, self._generation_config
         try:
-            return self.model.generate(
-                **inputs,
-                generation_config=config,
-                logits_processor=[RowProcessors(requests), sampling],
-                stopping_criteria=[_Steps(requests, self._add, should_pause)],
-            )
+            with states or nullcontext():
+                return self.model.generate(
+                    **inputs,
+                    **settings,
+                    generation_config=config,
+                    logits_processor=[RowProcessors(requests), sampling],
+                    stopping_criteria=[_Steps(requests, states, self._add, should_pause)],
+                )
         finally:
             self.model.generation_config = before
 
@@ -256,24 +264,36 @@ class BatchRunner:
         for index, row in enumerate(about):
             size = (row.seen.size.height, row.seen.size.width)
             row.request.regions = row_regions(features, index, size, len(row.resolved.boxes))
-            if row.request.wants_masks:
+            if row.request.wants_masks or self._segment_token is not None:
                 boxes = exact_boxes(features.region_boxes[index], "region_boxes").detach().cpu()
                 row.request.mask_source = self._mask_source(row.seen, boxes, row.resolved, row.prompt.pointing)
         return inputs
 
-    def _add(self, request: Request, token_id: int) -> None:
-        """Add an id to an answer, and end the answer if it is the last."""
+    def _add(self, request: Request, token_id: int, state: Tensor | None) -> None:
+        """Add an id to an answer, and the state that predicted it; end the answer if it is the last."""
         regions = request.regions
         self.generated_tokens += 1
         request.add(token_id)
+        if token_id == self._segment_token:
+            request.segment_states.append(state.clone())  # the state of one row, and not of the whole step
         is_stop = token_id in self._ends
         if regions is not None and (is_stop or len(request.ids) >= request.sampling.max_new_tokens):
-            reason = "stop" if is_stop else "length"
-            answer = final_answer(self.processor, request.ids, regions, reason, request.prompt_tokens)
-            source = request.mask_source
-            if source is not None:
-                request.masks = source.decode(self.model, shown_regions(answer.grounded))
-            request.succeed(answer)
+            self._end(request, regions, "stop" if is_stop else "length")
+
+    def _end(self, request: Request, regions: RowRegions, reason: Literal["stop", "length"]) -> None:
+        """End an answer, with its masks: of its segment tokens, and where they were asked for of what it shows."""
+        source, states, masks, scores = request.mask_source, request.segment_states, None, None
+        if source is not None and self._segment_token is not None:
+            masks = source.decode_segments(self.model, states, len(regions.boxes))
+            scores = [masks.quality[number] for number in masks.segments]
+        answer = final_answer(self.processor, request.ids, regions, reason, request.prompt_tokens, scores)
+        if source is not None and request.wants_masks:
+            segments = () if masks is None else masks.segments
+            wanted = [number for number in shown_regions(answer.grounded) if number not in segments]
+            shown = source.decode(self.model, wanted)
+            masks = shown if masks is None else shown.joined(masks)
+        request.masks = masks
+        request.succeed(answer)
 
     def _mask_source(
         self, seen: PerceivedImage, boxes: Tensor, resolved: ResolvedPointing, pointing: Pointing
@@ -304,17 +324,22 @@ class _Steps(StoppingCriteria):
     """
 
     def __init__(
-        self, requests: Sequence[Request], add: Callable[[Request, int], None], should_pause: Callable[[], bool]
+        self,
+        requests: Sequence[Request],
+        states: StepStates | None,
+        add: Callable[[Request, int, Tensor | None], None],
+        should_pause: Callable[[], bool],
     ) -> None:
-        self.requests, self.add, self.should_pause = requests, add, should_pause
+        self.requests, self.states, self.add, self.should_pause = requests, states, add, should_pause
         self._is_over = False
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         # Where the library decides a step late (on mps), it makes one step more and takes it back.
         if not self._is_over:
-            for request, token_id in zip(self.requests, input_ids[:, -1].tolist(), strict=True):
+            last = [None] * len(self.requests) if self.states is None else self.states.last
+            for request, token_id, state in zip(self.requests, input_ids[:, -1].tolist(), last, strict=True):
                 if not request.is_ended:
-                    self.add(request, token_id)
+                    self.add(request, token_id, state)
             self._is_over = self.should_pause() or all(request.is_ended for request in self.requests)
         return torch.tensor([self._is_over or request.is_ended for request in self.requests], device=input_ids.device)
 

@@ -196,7 +196,7 @@ def _checked_parts(content: Any, name: str) -> list[dict[str, Any]]:
 
 
 def _plain_answer(processor: Any, text: str) -> str:
-    """An earlier answer without markup: its region numbers mean nothing in another prompt."""
+    """An earlier answer without markup: what it named means nothing in another prompt."""
     return processor.ground_answer(text, torch.zeros(0, 4)).text
 
 

@@ -14,7 +14,7 @@ from transformers import AutoConfig
 
 from ..answer_masks import check_mask_decoder, has_mask_decoder
 from ..loading import load_model
-from ..masks import RLE
+from ..masks import RLE, rle_to_box
 from ..model_files import ANSWERING_MODELS, base_of_adapter
 from ..pointed_regions import check_region_proposer, has_region_proposer
 from ..questions import QuestionWording
@@ -34,7 +34,7 @@ from .model_thread import ModelThread
 from .preparing import RequestPreparer
 from .processor_threads import ProcessorThreads
 from .request import Request
-from .row_answers import partial_answer
+from .row_answers import partial_answer, with_boxes
 from .sampling import Sampling
 from .waiting import WaitingRequests
 
@@ -194,8 +194,7 @@ class Engine:
         try:
             await self._prepare(self._prepare_for.question, request, messages)
             await request.wait_for_end()
-            answer, rles, quality = await self._with_masks(request)
-            return replace(answer, masks=rles, mask_scores=quality)
+            return await self._whole(request)
         finally:
             request.cancel()
 
@@ -235,8 +234,7 @@ class Engine:
                     yield partial
                 await request.wait_for_end(max(_PARTIAL_SECONDS, _PARTIAL_COSTS * seconds))
             await request.wait_for_end()
-            answer, rles, quality = await self._with_masks(request)
-            yield replace(answer, masks=rles, mask_scores=quality)
+            yield await self._whole(request)
         finally:
             request.cancel()
 
@@ -387,6 +385,13 @@ class Engine:
                 self._waiting.put(request)
 
         await self._preparing.run(prepare_and_queue)
+
+    async def _whole(self, request: Request) -> EngineAnswer:
+        """The answer of a request that ended, with its masks and the boxes that follow from them."""
+        answer, rles, quality = await self._with_masks(request)
+        segments = () if request.masks is None else request.masks.segments
+        boxes = {number: rle_to_box(rles[number]).tolist() for number in segments}
+        return replace(answer, grounded=with_boxes(answer.grounded, boxes), masks=rles, mask_scores=quality)
 
     async def _with_masks(self, request: Request) -> tuple[Any, dict[int, RLE], Mapping[int, float]]:
         """The result of a request that ended, with the masks of its regions and their quality."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from torch import Generator
+from torch import Generator, Tensor
 from transformers import LogitsProcessorList
 
 from .conversations import Prompt, UprightImage
@@ -32,7 +32,8 @@ class Request:
             request ends: a prompt, regions to be found, or, without either, the proposals of the image.
         ids (`list[int]`): what the model has written.
         regions (`RowRegions`, *optional*): regions that the answer can name, known before its first id.
-        mask_source (`MaskSource`, *optional*): what masks of these regions are decoded from.
+        mask_source (`MaskSource`, *optional*): what masks of these regions, and of segment tokens, are decoded from.
+        segment_states (`list[Tensor]`): the state that predicted each segment token of the answer, `(hidden_size,)`.
         masks (`DecodedMasks`, *optional*): the masks, when it has ended.
         random (`torch.Generator`, *optional*): random numbers of its row; none for a greedy one.
         processors (`LogitsProcessorList`, *optional*): what the model's settings do to the scores of its row.
@@ -54,6 +55,7 @@ class Request:
         self.ids: list[int] = []
         self.regions: RowRegions | None = None
         self.mask_source: MaskSource | None = None
+        self.segment_states: list[Tensor] = []
         self.masks: DecodedMasks | None = None
         self.random: Generator | None = None if sampling is None else row_generator(sampling)
         self.processors: LogitsProcessorList | None = None
@@ -141,6 +143,7 @@ class Request:
                 return
             self.result, self.error, self.is_ended = result, error, True
             self.image = self.asked = self.regions = self.processors = self.mask_source = None
+            self.segment_states = []
         self._on_end(self, result, error)
         self._wake(self._step, self._end_event)
 

@@ -1,17 +1,16 @@
 """From a row's ids and regions to its answer, partial or final."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..boxes import boxes_in_pixels
 from ..exact_boxes import exact_boxes
 from ..grounding import GroundedText
-from ..masks import RLE, rle_to_box
+from ..regions import Regions
 from ..streaming import partial_text
 from .answers import EngineAnswer
 
@@ -30,11 +29,10 @@ class RowRegions:
     scores: Tensor
     num_user_boxes: int
 
-    def ground(self, processor: Any, markup: str) -> GroundedText:
-        """Tie the phrases of an answer to these regions, as the family of the processor writes them."""
-        return processor.ground_answer(
-            markup, self.boxes, self.scores, user_region_ids=tuple(range(self.num_user_boxes))
-        )
+    def ground(self, processor: Any, markup: str, ids: Sequence[int], segments: Regions | None = None) -> GroundedText:
+        """Tie the phrases of an answer to these regions and its segments, as the family of the processor does."""
+        user_region_ids = range(self.num_user_boxes)
+        return processor.ground_answer(markup, self.boxes, self.scores, user_region_ids, segments, ids)
 
 
 def row_regions(features: Any, row: int, size: tuple[int, int], num_user_boxes: int) -> RowRegions:
@@ -64,44 +62,50 @@ def final_answer(
     regions: RowRegions,
     finish_reason: Literal["stop", "length"],
     prompt_tokens: int,
+    segment_scores: Sequence[float] | None = None,
 ) -> EngineAnswer:
     """A complete answer, as `post_process_grounded_generation` reads it.
 
-    Where the model writes segment tokens, their phrases are tied to regions by [`with_segments`].
+    Args:
+        processor (`ProcessorMixin`): of the model; used by one thread at a time.
+        ids (`Sequence[int]`): what the model wrote.
+        regions (`RowRegions`): the regions of the row.
+        finish_reason (`str`): why it ended.
+        prompt_tokens (`int`): tokens of its prompt.
+        segment_scores (`Sequence[float]`, *optional*): the estimated IoU of the mask of each of its segment tokens,
+            where these were decoded. Their boxes are zeros here; [`with_boxes`] sets them.
     """
     markup = processor.tokenizer.decode(ids, skip_special_tokens=True)
-    return EngineAnswer(regions.ground(processor, markup), finish_reason, prompt_tokens, len(ids), is_final=True)
+    segments = None
+    if segment_scores is not None:
+        segments = Regions(torch.zeros(len(segment_scores), 4), torch.tensor(segment_scores))
+    grounded = regions.ground(processor, markup, ids, segments)
+    return EngineAnswer(grounded, finish_reason, prompt_tokens, len(ids), is_final=True)
 
 
 def partial_answer(processor: Any, ids: Sequence[int], regions: RowRegions, prompt_tokens: int) -> EngineAnswer:
     """The answer so far, without a character of which only some bytes have come."""
     markup = partial_text(processor.tokenizer, ids)
-    return EngineAnswer(regions.ground(processor, markup), None, prompt_tokens, len(ids), is_final=False)
+    return EngineAnswer(regions.ground(processor, markup, ids), None, prompt_tokens, len(ids), is_final=False)
 
 
-def with_segments(
-    processor: Any, answer: GroundedText, masks: Mapping[int, RLE], scores: Mapping[int, float]
-) -> GroundedText:
-    """An answer whose segment tokens became masks: each is a region now, with the box around its mask.
+def with_boxes(answer: GroundedText, boxes: Mapping[int, Sequence[float]]) -> GroundedText:
+    """An answer whose regions have other boxes: those around masks, which come last.
 
     Args:
-        processor (`ProcessorMixin`): of the model.
-        answer (`GroundedText`): of [`final_answer`]; its regions are the user's.
-        masks (`Mapping[int, RLE]`): by the numbers of regions. Those that the answer does not have yet are those of
-            its segment tokens, in order.
-        scores (`Mapping[int, float]`): the estimated IoU of each of these.
+        answer (`GroundedText`): of [`final_answer`].
+        boxes (`Mapping[int, Sequence[float]]`): `xyxy` in absolute pixels of the upright image, by the numbers of
+            regions. Other regions keep theirs.
 
     Returns:
-        `GroundedText`: the same answer, where no mask is of a segment token.
+        `GroundedText`: the same text.
     """
-    own = answer.regions
-    numbers = sorted(number for number in masks if number not in own.ids)
-    if not numbers:
+    if not boxes:
         return answer
-    around = torch.from_numpy(np.stack([rle_to_box(masks[number]) for number in numbers]))
-    boxes = torch.cat([own.xyxy, around.to(own.xyxy)])
-    all_scores = torch.cat([own.scores, torch.tensor([scores[number] for number in numbers]).to(own.scores)])
-    return processor.ground_answer(answer.markup, boxes, all_scores, user_region_ids=answer.user_region_ids)
+    rows = [list(boxes.get(region.id, region.box.tolist())) for region in answer.regions]
+    regions = Regions(rows, answer.regions.scores, answer.regions.ids)
+    phrases = [replace(phrase, regions=regions.with_ids(phrase.region_ids)) for phrase in answer.phrases]
+    return replace(answer, regions=regions, phrases=phrases)
 
 
-__all__ = ["RowRegions", "final_answer", "partial_answer", "row_regions", "with_segments", "without_regions"]
+__all__ = ["RowRegions", "final_answer", "partial_answer", "row_regions", "with_boxes", "without_regions"]

@@ -23,6 +23,8 @@ class DecodedMasks:
             number.
         quality (`Mapping[int, float]`): the estimated IoU of each.
         known (`Mapping[int, RLE]`): masks that were given.
+        segments (`Sequence[int]`): the regions that are their masks, as the model wrote segment tokens for them: their
+            boxes are those around the masks.
     """
 
     size: ImageSize
@@ -30,6 +32,17 @@ class DecodedMasks:
     logits: Mapping[int, Tensor] = field(default_factory=dict)
     quality: Mapping[int, float] = field(default_factory=dict)
     known: Mapping[int, RLE] = field(default_factory=dict)
+    segments: Sequence[int] = ()
+
+    def joined(self, others: "DecodedMasks") -> "DecodedMasks":
+        """These masks and other ones of the same image."""
+        return replace(
+            self,
+            logits={**self.logits, **others.logits},
+            quality={**self.quality, **others.quality},
+            known={**self.known, **others.known},
+            segments=[*self.segments, *others.segments],
+        )
 
     def numbers(self) -> list[int]:
         """The regions that have a mask."""
@@ -80,6 +93,24 @@ class MaskSource:
             for row, number in enumerate(missing):
                 logits[number], quality[number] = found[row], float(scores[row])
         return replace(there, logits=logits, quality=quality, known=known)
+
+    @torch.no_grad()
+    def decode_segments(self, model: Any, states: Sequence[Tensor], first: int) -> DecodedMasks:
+        """The masks of an answer's segment tokens, in one call of the decoder.
+
+        Args:
+            model (`PreTrainedModel`): that writes segment tokens. Its grounding encoder looks at the image now, unless
+                it did for an earlier answer.
+            states (`Sequence[Tensor]`, each of shape `(hidden_size,)`): that predicted the tokens.
+            first (`int`): the number of the first one's region.
+        """
+        if not states:
+            return DecodedMasks(self.decoded.size, self.decoded.upright)
+        (decoded,) = model.decode_segments(self.features, [torch.stack(list(states))], [0])
+        numbers = range(first, first + len(states))
+        logits = dict(zip(numbers, decoded.logits.float().cpu(), strict=True))
+        quality = dict(zip(numbers, decoded.quality.float().nan_to_num(0).tolist(), strict=True))
+        return DecodedMasks(self.decoded.size, self.decoded.upright, logits, quality, segments=numbers)
 
 
 __all__ = ["DecodedMasks", "MaskSource"]
