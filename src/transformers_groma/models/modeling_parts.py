@@ -10,6 +10,7 @@ from transformers import AutoModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 from transformers.utils.output_capturing import (
@@ -19,7 +20,7 @@ from transformers.utils.output_capturing import (
 )
 
 from .modeling_adapters import AdapterMixin
-from .modeling_ops import COMPUTING_DTYPES
+from .modeling_ops import COMPUTING_DTYPES, computing_dtype
 from .released_weights import check_weights
 
 logger = logging.get_logger(__name__)
@@ -119,6 +120,29 @@ def patch_map(hidden_states: Tensor, vision_config: PreTrainedConfig) -> Tensor:
     grid = vision_config.image_size // vision_config.patch_size
     patches = hidden_states[:, hidden_states.shape[1] - grid * grid :]
     return patches.transpose(1, 2).unflatten(2, (grid, grid))
+
+
+def check_pixels(name: str, pixels: Tensor, size: int) -> None:
+    """Check images that come to the model.
+
+    Args:
+        name (`str`): how an error names them.
+        pixels (`Tensor`): must be floats of shape `(n, channels, size, size)`.
+        size (`int`): side in pixels.
+
+    Raises:
+        ValueError: another shape, or pixels that are not floats.
+    """
+    if pixels.ndim != 4 or tuple(pixels.shape[-2:]) != (size, size):
+        raise ValueError(
+            f"`{name}` must have shape (number of images, channels, {size}, {size}), got {tuple(pixels.shape)}. Let "
+            "the model's own processor prepare the images."
+        )
+    if not pixels.is_floating_point():
+        raise ValueError(
+            f"`{name}` must be floats, rescaled and normalized, got {pixels.dtype}. Let the model's own processor "
+            "prepare the images."
+        )
 
 
 class ModelOfParts(AdapterMixin, PreTrainedModel):
@@ -257,6 +281,27 @@ class ModelOfParts(AdapterMixin, PreTrainedModel):
         )
         return any(count > 1 for count in names.values())
 
+    def feature_map(self, hidden_states: Tensor) -> Tensor:
+        """Patch tokens as a map `(B, C, grid, grid)`; class and register tokens come first and are dropped."""
+        return patch_map(hidden_states, self.config.vision_config)
+
+    def encode_patches(self, pixel_values: Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """Run the vision encoder with all hidden states.
+
+        Args:
+            pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): images from the processor.
+            **kwargs: passed on to the vision encoder, such as `output_attentions`.
+
+        Returns:
+            `BaseModelOutputWithPooling`: `hidden_states` `(B, tokens, vision_hidden_size)` of all layers.
+
+        Raises:
+            ValueError: images of another size, or pixels that are not floats.
+        """
+        check_pixels("pixel_values", pixel_values, self.config.vision_config.image_size)
+        dtype = computing_dtype(self.vision_tower, pixel_values.dtype)
+        return self.vision_tower(pixel_values.to(dtype), output_hidden_states=True, return_dict=True, **kwargs)
+
 
 def no_autocast(tensor: Tensor) -> torch.autocast:
     """A context in which autocast is off on the device of a tensor."""
@@ -288,6 +333,7 @@ __all__ = [
     "TEXT_PARTS",
     "ModelOfParts",
     "build_vision_tower",
+    "check_pixels",
     "no_autocast",
     "part_dtypes",
     "part_of",

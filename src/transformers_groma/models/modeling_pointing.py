@@ -15,7 +15,7 @@ POINT_INPUTS = ("refer_points", "refer_point_labels", "refer_ambiguity")
 
 
 @dataclass
-class GromaMasks(ModelOutput):
+class RegionMasks(ModelOutput):
     """Masks of regions, in the square that the model sees.
 
     Attributes:
@@ -228,7 +228,7 @@ def proposal_of_points(boxes: Tensor, points: Tensor, labels: Tensor, ambiguity:
 
 __all__ = [
     "POINT_INPUTS",
-    "GromaMasks",
+    "RegionMasks",
     "ReferPoints",
     "ResolvedRegions",
     "boxes_of_masks",

@@ -8,7 +8,7 @@ import torch
 from transformers.generation import GenerateDecoderOnlyOutput
 
 from transformers_groma.masks import masks_of_logits
-from transformers_groma.models.modeling_pointing import GromaMasks
+from transformers_groma.models.modeling_pointing import RegionMasks
 
 from ...tiny import MASK_DECODER, tiny_detector
 from .chats import BOX, BOX_NORMALIZED
@@ -203,7 +203,7 @@ class TestMasks:
         logits[0, 1, 1, 3, 3] = 1.0
         quality = torch.tensor([[[0.2, 0.9], [0.3, 0.7]], [[0.9, 0.1], [0.1, 0.9]]])
         mask = torch.tensor([[True, True], [False, True]])
-        return GromaMasks(**{"logits": logits, "quality": quality, "mask": mask, **change})
+        return RegionMasks(**{"logits": logits, "quality": quality, "mask": mask, **change})
 
     def test_the_best_mask_of_each_region_in_the_upright_image(self, processor):
         first, second = processor.post_process_masks(self.masks(), target_sizes=[(8, 16), torch.tensor([4, 4])])

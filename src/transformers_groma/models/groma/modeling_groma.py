@@ -21,7 +21,7 @@ from ..modeling_cached_prompt import cached_length, recall_prompt, remember_prom
 from ..modeling_language import CausalHeadMixin, LanguageModelHead
 from ..modeling_mask_decoder import MaskEmbedding
 from ..modeling_parts import build_vision_tower
-from ..modeling_pointing import GromaMasks, ResolvedRegions, given_points
+from ..modeling_pointing import RegionMasks, ResolvedRegions, given_points
 from ..modeling_positions import (
     check_positions,
     is_mask_of_tokens,
@@ -283,7 +283,7 @@ class GromaForConditionalGeneration(CausalHeadMixin, GromaPreTrainedModel, Groma
         """See `GromaModel.mask_embedding`."""
         return self.model.mask_embedding(features)
 
-    def segment(self, features: GromaImageFeatures, **prompts: Any) -> GromaMasks:
+    def segment(self, features: GromaImageFeatures, **prompts: Any) -> RegionMasks:
         """See `GromaModel.segment`."""
         return self.model.segment(features, **prompts)
 

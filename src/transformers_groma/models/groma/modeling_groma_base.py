@@ -3,12 +3,10 @@
 import torch
 from torch import Tensor, nn
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
-from ..modeling_ops import computing_dtype
-from ..modeling_parts import TEXT_PARTS, ModelOfParts, no_autocast, patch_map
+from ..modeling_parts import TEXT_PARTS, ModelOfParts, no_autocast
 from .configuration_groma import GromaConfig
 from .modeling_groma_masks import GromaMaskDecoder, init_groma_mask_decoder_weights
 from .modeling_groma_outputs import GromaDetection
@@ -152,41 +150,10 @@ class GromaPreTrainedModel(ModelOfParts):
             permute=permute,
         )
 
-    def feature_map(self, hidden_states: Tensor) -> Tensor:
-        """Patch tokens as a map `(B, C, grid, grid)`; class and register tokens come first and are dropped."""
-        return patch_map(hidden_states, self.config.vision_config)
-
     def proposer_feature_map(self, hidden_states: tuple[Tensor, ...]) -> Tensor:
         """What the region proposer reads: the mean of the vision encoder's last layers, as a map."""
         layers = hidden_states[-self.config.proposer_config.num_vision_layers :]
         return self.feature_map(torch.stack(layers).mean(dim=0))
-
-    def encode_patches(self, pixel_values: Tensor, **kwargs) -> BaseModelOutputWithPooling:
-        """Run the vision encoder with all hidden states.
-
-        Args:
-            pixel_values (`Tensor` of shape `(B, 3, image_size, image_size)`): images from the processor.
-            **kwargs: passed on to the vision encoder, such as `output_attentions`.
-
-        Returns:
-            `BaseModelOutputWithPooling`: `hidden_states` `(B, tokens, vision_hidden_size)` of all layers.
-
-        Raises:
-            ValueError: images of another size, or pixels that are not floats.
-        """
-        size = self.config.vision_config.image_size
-        if pixel_values.ndim != 4 or tuple(pixel_values.shape[-2:]) != (size, size):
-            raise ValueError(
-                f"`pixel_values` must have shape (number of images, channels, {size}, {size}), got "
-                f"{tuple(pixel_values.shape)}. Let the model's own processor prepare the images."
-            )
-        if not pixel_values.is_floating_point():
-            raise ValueError(
-                f"`pixel_values` must be floats, rescaled and normalized, got {pixel_values.dtype}. Let the model's "
-                "own processor prepare the images."
-            )
-        dtype = computing_dtype(self.vision_tower, pixel_values.dtype)
-        return self.vision_tower(pixel_values.to(dtype), output_hidden_states=True, return_dict=True, **kwargs)
 
 
 def _check_mask_feature_layers(config: PreTrainedConfig) -> None:

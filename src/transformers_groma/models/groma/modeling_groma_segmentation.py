@@ -5,27 +5,23 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from ...exact_boxes import boxes_to_bits, exact_boxes
+from ...exact_boxes import boxes_to_bits
 from ...masks import masks_of_logits
-from ...point_labels import BEST, GROUP, NO_POINT, NOT_ON_REGION, ON_REGION
 from ..modeling_checks import boxes_of_images, is_box
-from ..modeling_mask_decoder import MaskEmbedding, MaskPredictions, MaskPrompts
+from ..modeling_mask_decoder import MaskEmbedding
 from ..modeling_parts import no_autocast
 from ..modeling_pointing import (
-    GromaMasks,
-    ResolvedRegions,
+    RegionMasks,
     boxes_of_masks,
-    given_points,
-    mask_ranks,
     proposal_of_points,
-    without_specks,
 )
+from ..modeling_segmentation import SegmentationMixin, masks_in_rows
 from .modeling_groma_checks import check_visual_tokens
 from .modeling_groma_outputs import GromaImageFeatures
 from .modeling_groma_proposer import GromaRegionProposerOutput
 
 
-class GromaSegmentationMixin:
+class GromaSegmentationMixin(SegmentationMixin):
     """Decodes masks, only of what is asked for, from features of images that were looked at before."""
 
     def mask_feature_maps(self, hidden_states: tuple[Tensor, ...]) -> list[Tensor]:
@@ -85,7 +81,7 @@ class GromaSegmentationMixin:
         masks: Tensor | None = None,
         multimask: bool = False,
         embedding: MaskEmbedding | None = None,
-    ) -> GromaMasks:
+    ) -> RegionMasks:
         """Decode the masks of regions. The images are not looked at again.
 
         Regions are given by their slots, by boxes or by points. Boxes and points may come together, and with masks.
@@ -103,7 +99,7 @@ class GromaSegmentationMixin:
             embedding (`MaskEmbedding`, *optional*): from [`mask_embedding`], if it was computed before.
 
         Returns:
-            `GromaMasks`: `logits` `(B, K, M, h, w)` in the square that the model sees, where
+            `RegionMasks`: `logits` `(B, K, M, h, w)` in the square that the model sees, where
             `processor.post_process_masks` makes masks of the upright image, `quality` `(B, K, M)` and `mask` `(B, K)`.
 
         Raises:
@@ -143,26 +139,8 @@ class GromaSegmentationMixin:
             boxes = boxes_of_images("boxes", boxes, count)
             boxes = None if boxes is None else boxes.to(device)
             tokens = self._tokens_of_boxes(features, boxes)
-        points, point_labels = _checked_points(points, point_labels, count, device)
-        if boxes is None and points is None:
-            raise ValueError("`segment` needs regions: pass `slots`, `boxes` or `points`.")
-        shape = (boxes if boxes is not None else points).shape[:2]
-        if boxes is not None and points is not None and boxes.shape[:2] != points.shape[:2]:
-            raise ValueError(
-                f"`boxes` {tuple(boxes.shape)} and `points` {tuple(points.shape)} must have equally many rows."
-            )
-        has_box = torch.zeros(shape, dtype=torch.bool, device=device) if boxes is None else is_box(boxes)
-        has_points = torch.zeros_like(has_box) if points is None else (point_labels != NO_POINT).any(dim=-1)
-        used = has_box | has_points
-        image_index, _ = used.nonzero(as_tuple=True)
-        prompts = MaskPrompts(
-            image_index=image_index,
-            boxes=None if boxes is None else boxes[used],
-            points=None if points is None else points[used],
-            point_labels=None if points is None else point_labels[used],
-            masks=None if masks is None else self._mask_prompts(masks.to(device), shape)[used],
-        )
-        embedding = self._embedding_of(features, embedding)
+        prompts, used, has_box = self.mask_prompts(count, device, boxes, points, point_labels, masks)
+        embedding = self.embedding_of(features, embedding)
         with no_autocast(embedding.image):
             predictions = self.mask_decoder(
                 embedding,
@@ -171,122 +149,22 @@ class GromaSegmentationMixin:
                 None if tokens is None else has_box[used],
                 multimask,
             )
-        return _in_rows(predictions, used)
+        return masks_in_rows(predictions, used)
 
-    @torch.no_grad()
-    def resolve_points(
-        self,
-        features: GromaImageFeatures,
-        refer_boxes: Tensor,
-        refer_points: Tensor | None = None,
-        refer_point_labels: Tensor | None = None,
-        refer_ambiguity: Tensor | None = None,
-        embedding: MaskEmbedding | None = None,
-    ) -> ResolvedRegions:
-        """Find the regions that a user points at with clicks or scribbles, as boxes.
+    @property
+    def mask_size(self) -> int:
+        """Side of the masks that the decoder makes."""
+        return self.mask_decoder.decoder.mask_size
 
-        With a mask decoder the points become a mask, and its box is the region. A single click may mean a part, an
-        object or a group: of several masks the best by its estimated quality is taken. Without a decoder it is the
-        smallest proposal that holds the points, or else the nearest.
+    def num_images_of(self, features: GromaImageFeatures) -> int:
+        """How many images features are of."""
+        return len(features.proposal_boxes)
 
-        Args:
-            features (`GromaImageFeatures`): of `get_image_features` or `encode_regions`, B images.
-            refer_boxes (`Tensor` of shape `(B, K, 4)`): normalized `cxcywh`, rows of zeros are padding. A region with
-                points needs a box here, which is not read.
-            refer_points (`Tensor` of shape `(B, K, P, 2)`, *optional*): normalized `(x, y)`.
-            refer_point_labels (`Tensor` of shape `(B, K, P)`, int64, *optional*): 1 for points on the region, 0 for
-                points that are not, -1 for padding; only -1 for a region that is given by its box.
-            refer_ambiguity (`Tensor` of shape `(B, K)`, int64, *optional*): 0, 1 or 2 for the smallest, the middle or
-                the largest of the masks (a part, an object, a group), -1 for the best.
-            embedding (`MaskEmbedding`, *optional*): from [`mask_embedding`], if it was computed before.
+    def mask_boxes(self, features: GromaImageFeatures, logits: Tensor, image_index: Tensor) -> Tensor:
+        """The boxes around masks `(N, h, w)`, normalized `cxcywh`: `(N, 4)`; zeros for an empty mask."""
+        return boxes_of_masks(logits, self.config.vision_config.image_size)
 
-        Returns:
-            `ResolvedRegions`: boxes `(B, K, 4)`, and masks of the regions with points.
-
-        Raises:
-            ValueError: shapes that do not fit, a region whose points are all negative, `refer_ambiguity` for a decoder
-                with one mask a region, or an image without any region.
-        """
-        points = given_points(refer_points, refer_point_labels, refer_ambiguity, refer_boxes, False)
-        if refer_boxes is None:
-            raise ValueError("`refer_boxes` are missing: they count the regions. The processor makes them.")
-        boxes = boxes_of_images("refer_boxes", refer_boxes, len(features.proposal_boxes)).clone()
-        if points is None:
-            return ResolvedRegions(boxes, None, torch.zeros(boxes.shape[:2], dtype=torch.bool, device=boxes.device))
-        points, labels = _checked_points(
-            refer_points, refer_point_labels, len(boxes), boxes.device, "refer_points", "refer_point_labels"
-        )
-        if points.shape[:2] != boxes.shape[:2]:
-            raise ValueError(
-                f"`refer_points` {tuple(points.shape)} and `refer_boxes` {tuple(boxes.shape)} must have equally many "
-                "rows: a region with points has a box there, which is not read."
-            )
-        pointed = (labels != NO_POINT).any(dim=-1)
-        if (pointed & ~(labels == ON_REGION).any(dim=-1)).any():
-            raise ValueError("Each region of `refer_points` needs at least one point with label 1, which is on it.")
-        ambiguity = torch.full(boxes.shape[:2], BEST) if refer_ambiguity is None else refer_ambiguity
-        if ambiguity.shape != boxes.shape[:2] or ambiguity.dtype == torch.bool or ambiguity.is_floating_point():
-            raise ValueError(
-                f"`refer_ambiguity` must be integers of shape {tuple(boxes.shape[:2])}, one for each region, got "
-                f"{ambiguity.dtype} of shape {tuple(ambiguity.shape)}."
-            )
-        if ((ambiguity < BEST) | (ambiguity > GROUP)).any():
-            raise ValueError(
-                "`refer_ambiguity` must be -1, 0, 1 or 2 (best, part, object, group), got "
-                f"{ambiguity.unique().tolist()}."
-            )
-        ambiguity = ambiguity.to(boxes.device, torch.long)
-        if self.mask_decoder is None:
-            found = self._proposals_around(features, points, labels, ambiguity, pointed)
-            boxes[pointed] = found.to(boxes)
-            return ResolvedRegions(boxes, None, pointed)
-        logits, quality = self._masks_of_points(features, points, labels, ambiguity, pointed, embedding)
-        found = boxes_of_masks(logits[pointed], self.config.vision_config.image_size).to(boxes)
-        empty = ~is_box(found)
-        if empty.any():
-            rest = torch.zeros_like(pointed)
-            rest[pointed] = empty
-            found[empty] = self._proposals_around(features, points, labels, ambiguity, rest).to(found)
-            # A value or two above 0 that vanish between their neighbours are not the mask of a proposal's box.
-            logits[rest] = 0
-        boxes[pointed] = found
-        return ResolvedRegions(boxes, logits, pointed, quality)
-
-    def _masks_of_points(
-        self,
-        features: GromaImageFeatures,
-        points: Tensor,
-        labels: Tensor,
-        ambiguity: Tensor,
-        pointed: Tensor,
-        embedding: MaskEmbedding | None,
-    ) -> tuple[Tensor, Tensor]:
-        """A mask for each region that has points, `(B, K, h, w)`, and its quality, `(B, K)`; zeros for the others."""
-        outputs = self.config.mask_decoder_config.num_multimask_outputs
-        if not outputs and (ambiguity[pointed] != BEST).any():
-            raise ValueError(
-                "`refer_ambiguity` picks one of several masks, and this model's mask decoder makes one "
-                "(`num_multimask_outputs` is 0). Leave it out."
-            )
-        embedding = self._embedding_of(features, embedding)
-        # One click may mean several things; more points say which.
-        single = pointed & ((labels != NO_POINT).sum(dim=-1) == 1)
-        several = (single | (pointed & (ambiguity != BEST))) if outputs else torch.zeros_like(pointed)
-        size = 4 * embedding.image.shape[-1]
-        chosen = embedding.image.new_zeros(*pointed.shape, size, size)
-        quality = embedding.image.new_zeros(pointed.shape)
-        for rows, multimask in ((several, True), (pointed & ~several, False)):
-            if not rows.any():
-                continue
-            kept = labels.masked_fill(~rows[..., None], NO_POINT)
-            masks = self.segment(features, points=points, point_labels=kept, multimask=multimask, embedding=embedding)
-            rank = mask_ranks(masks.logits[rows], masks.quality[rows], ambiguity[rows].to(masks.logits.device))
-            every = torch.arange(len(rank), device=rank.device)
-            chosen[rows] = without_specks(masks.logits[rows][every, rank])
-            quality[rows] = masks.quality[rows][every, rank]
-        return chosen, quality
-
-    def _proposals_around(
+    def boxes_without_masks(
         self, features: GromaImageFeatures, points: Tensor, labels: Tensor, ambiguity: Tensor, pointed: Tensor
     ) -> Tensor:
         """The proposal that each region's points mean, `(n, 4)`, normalized `cxcywh`."""
@@ -347,33 +225,6 @@ class GromaSegmentationMixin:
         tokens = encoder(features.region_feature_maps, boxes_to_bits(sorted_boxes), used.gather(1, order))
         return tokens.gather(1, order.argsort(dim=1)[..., None].expand(-1, -1, tokens.shape[-1]))
 
-    def _mask_prompts(self, masks: Tensor, shape: torch.Size) -> Tensor:
-        """Earlier masks in the size that the decoder reads."""
-        if masks.ndim != 4 or masks.shape[:2] != shape or not masks.is_floating_point():
-            raise ValueError(
-                f"`masks` must be logits of shape ({shape[0]}, {shape[1]}, h, w), one for each region, got "
-                f"{masks.dtype} of shape {tuple(masks.shape)}."
-            )
-        if not masks.isfinite().all():
-            raise ValueError(
-                "`masks` must be finite logits, got NaN or infinity. Of a mask of 0 and 1 make `20 * mask - 10`."
-            )
-        size = self.mask_decoder.decoder.mask_size
-        if masks.shape[-2:] == (size, size):
-            return masks
-        return torch.nn.functional.interpolate(masks.float(), size=(size, size), mode="bilinear", align_corners=False)
-
-    def _embedding_of(self, features: GromaImageFeatures, embedding: MaskEmbedding | None) -> MaskEmbedding:
-        """The embedding that was given, checked to have as many images as the features, or that of the features."""
-        if embedding is None:
-            return self.mask_embedding(features)
-        if len(embedding.image) != len(features.pixel_values):
-            raise ValueError(
-                f"`embedding` is of {len(embedding.image)} images and `features` of {len(features.pixel_values)}. "
-                "Pass `model.mask_embedding(features)`, or leave it out."
-            )
-        return embedding
-
     def _check_mask_decoder(self, features: GromaImageFeatures) -> None:
         if self.mask_decoder is None:
             raise ValueError(
@@ -392,60 +243,6 @@ class GromaSegmentationMixin:
             return {}
         maps = [feature_map.detach() for feature_map in self.mask_feature_maps(vision.hidden_states)]
         return {"mask_feature_maps": maps, "pixel_values": pixel_values.detach()}
-
-
-def _checked_points(
-    points: Tensor | None,
-    labels: Tensor | None,
-    num_images: int,
-    device: torch.device,
-    name: str = "points",
-    labels_name: str = "point_labels",
-) -> tuple[Tensor | None, Tensor | None]:
-    """Points `(B, K, P, 2)` and labels `(B, K, P)`, checked; all are positive without labels."""
-    if points is None:
-        if labels is not None:
-            raise ValueError(f"`{labels_name}` come without `{name}`: pass both.")
-        return None, None
-    if points.ndim != 4 or len(points) != num_images or points.shape[-1] != 2:
-        raise ValueError(
-            f"`{name}` must have shape (number of images, regions, points, 2) with a row for each of the {num_images} "
-            f"images, got {tuple(points.shape)}."
-        )
-    points = exact_boxes(points, name).to(device)
-    if labels is None:
-        labels = torch.full(points.shape[:-1], ON_REGION, device=device)
-    if labels.shape != points.shape[:-1] or labels.is_floating_point():
-        raise ValueError(
-            f"`{labels_name}` must be integers of shape {tuple(points.shape[:-1])}, one for each point, got "
-            f"{labels.dtype} of shape {tuple(labels.shape)}."
-        )
-    labels = labels.to(device)
-    if not ((labels == ON_REGION) | (labels == NOT_ON_REGION) | (labels == NO_POINT)).all():
-        raise ValueError(
-            f"`{labels_name}` must be 1, 0, or -1 for padding, got {sorted(set(labels.unique().tolist()))}."
-        )
-    real = labels != NO_POINT
-    if (real[..., 1:] & ~real[..., :-1]).any():
-        raise ValueError(f"Padding, label -1, must come last in each row of `{labels_name}`.")
-    if not ((points[real] >= 0) & (points[real] <= 1)).all():
-        raise ValueError(
-            f"`{name}` must be fractions of the image (0..1), got {points[real].min().item():g} to "
-            f"{points[real].max().item():g}. The processor makes them of points in pixels."
-        )
-    return points, labels
-
-
-def _in_rows(predictions: MaskPredictions, used: Tensor) -> GromaMasks:
-    """Put masks `(N, M, h, w)` into the rows of their regions: `(B, K, M, h, w)`."""
-    logits, quality = predictions
-    used = used.to(logits.device)
-    # Padding has no mask: logits far below 0.
-    all_logits = logits.new_full((*used.shape, *logits.shape[1:]), -1e4)
-    all_quality = quality.new_zeros(*used.shape, quality.shape[1])
-    all_logits[used] = logits
-    all_quality[used] = quality
-    return GromaMasks(logits=all_logits, quality=all_quality, mask=used)
 
 
 __all__ = ["GromaSegmentationMixin"]

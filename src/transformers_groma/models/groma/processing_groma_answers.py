@@ -168,7 +168,7 @@ class GromaAnswers:
         """The masks that `model.segment` decoded, in the upright images.
 
         Args:
-            masks (`GromaMasks`): for B images, in the square that the model sees. Of several masks of a region the
+            masks (`RegionMasks`): for B images, in the square that the model sees. Of several masks of a region the
                 best by its estimated quality is taken.
             target_sizes (`Sequence[tuple[int, int]]`): (height, width) in pixels of each upright image.
 

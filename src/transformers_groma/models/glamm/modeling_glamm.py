@@ -1,0 +1,401 @@
+"""GLaMM: a language model that reads image tokens and region tokens, and whose `[SEG]` tokens become masks.
+
+How images become tokens is in `modeling_glamm_perception.py`, how `[SEG]` tokens become masks in
+`modeling_glamm_grounding.py`, and `generate` in `modeling_glamm_generation.py`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel
+from transformers.cache_utils import Cache
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, torch_compilable_check
+from transformers.utils.generic import can_return_tuple
+
+from ..modeling_cache import cache_kwargs, cache_of, given_cache
+from ..modeling_cached_prompt import cached_length, recall_prompt, remember_prompt
+from ..modeling_language import CausalHeadMixin, LanguageModelHead
+from ..modeling_mask_decoder import MaskEmbedding, MaskPredictions, PromptedMaskDecoder
+from ..modeling_parts import build_vision_tower
+from ..modeling_pointing import RegionMasks, ResolvedRegions, given_points
+from ..modeling_positions import check_positions, is_mask_of_tokens, token_positions
+from ..modeling_region_encoder import GromaRegionEncoder
+from .configuration_glamm import GlammConfig
+from .loss_glamm import mask_losses
+from .modeling_glamm_base import GlammPreTrainedModel, TwoLayerProjection
+from .modeling_glamm_checks import check_sources
+from .modeling_glamm_generation import GlammGenerationMixin
+from .modeling_glamm_grounding import GlammGroundingMixin
+from .modeling_glamm_outputs import GlammCausalLMOutputWithPast, GlammImageFeatures, GlammModelOutputWithPast
+from .modeling_glamm_perception import GlammPerceptionMixin, TurnRegions
+from .modeling_glamm_prompt import GlammPromptMixin, PreparedPrompt, prompt_as_it_is
+
+
+class GlammModel(GlammPerceptionMixin, GlammGroundingMixin, GlammPromptMixin, GlammPreTrainedModel):
+    """Image encoder, region encoder, language model and mask decoder, without a language modeling head."""
+
+    def __init__(self, config: GlammConfig):
+        super().__init__(config)
+        vision, masks = config.vision_config, config.mask_decoder_config
+        self.language_model_head = LanguageModelHead(config.text_config)
+        width = self.language_model_head.embedding_size
+        self.vision_tower = build_vision_tower(vision)
+        self.multi_modal_projector = TwoLayerProjection(vision.hidden_size, width, width, config.projector_hidden_act)
+        self.region_encoder = GromaRegionEncoder(
+            config.region_encoder_config, vision.hidden_size, width, vision.image_size
+        )
+        self.grounding_encoder = AutoModel.from_config(config.grounding_config)
+        # States of the language model are as wide as its embeddings, but for models that project these.
+        state_width = config.text_config.hidden_size
+        self.prompt_projection = TwoLayerProjection(
+            state_width, state_width, masks.hidden_size, config.prompt_projection_hidden_act
+        )
+        self.mask_decoder = PromptedMaskDecoder(
+            masks, config.grounding_config.image_size // config.grounding_config.patch_size
+        )
+        self.language_model = self.language_model_head.build_base_model()
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        refer_boxes: Tensor | None = None,
+        grounding_pixel_values: Tensor | None = None,
+        grounding_sizes: Tensor | None = None,
+        mm_encoder_outputs: dict[str, GlammImageFeatures] | None = None,
+        cache: Cache | None = None,
+        refer_points: Tensor | None = None,
+        refer_point_labels: Tensor | None = None,
+        refer_ambiguity: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | GlammModelOutputWithPast:
+        r"""
+        Read a prompt with its images, or continue one that a cache holds.
+
+        Args:
+            input_ids (`Tensor` of shape `(B, length)`): prompt from the processor.
+            pixel_values (`Tensor` of shape `(B_images, 3, image_size, image_size)`): one image for each sample that
+                has placeholders.
+            attention_mask (`Tensor` of shape `(B, length)`): 0 for padding. With a cache: of all tokens, or only of
+                the new ones.
+            past_key_values (`Cache`): of a call before. The model remembers the images with it, so that steps need
+                only the new tokens, whose own `refer_boxes` may point at new regions.
+            refer_boxes (`Tensor` of shape `(B_images, K, 4)`): the user's regions, one for each `<bbox>` mark,
+                normalized `cxcywh` of the whole image, rows of zeros pad.
+            grounding_pixel_values (`Tensor` of shape `(B_images, 3, S, S)`), grounding_sizes (`Tensor` of shape
+                `(B_images, 2)`): the images as masks are decoded from them; see `get_image_features`.
+            mm_encoder_outputs (`dict`): `{"image": get_image_features(…)}` instead of the pixels.
+            refer_points, refer_point_labels, refer_ambiguity: points on the regions of `refer_boxes` that are not
+                given by boxes; see `resolve_points`.
+
+        Returns:
+            `GlammModelOutputWithPast`.
+
+        Raises:
+            ValueError: wrong image size, placeholders or marks that do not fit the images, boxes without images, or a
+                mask or positions that do not fit the prompt.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`.")
+        cache = given_cache(cache, past_key_values)
+        cached = recall_prompt(cache)
+        features = (mm_encoder_outputs or {}).get("image")
+        check_sources(features, pixel_values, refer_boxes, grounding_pixel_values, cached)
+        points = given_points(refer_points, refer_point_labels, refer_ambiguity, refer_boxes, cached is not None)
+
+        # 1. What is to be seen: in pixels, in features for other boxes, or in the boxes of a later turn.
+        turn_regions = None
+        if pixel_values is not None:
+            features = self.get_image_features(
+                pixel_values,
+                refer_boxes,
+                *(points or (None, None, None)),
+                grounding_pixel_values=grounding_pixel_values,
+                grounding_sizes=grounding_sizes,
+                return_dict=True,
+            )
+        elif features is not None and refer_boxes is not None:
+            features = self.encode_regions(features, refer_boxes, *(points or ()))
+        elif cached is not None and refer_boxes is not None:
+            turn_regions, cached = self.encode_turn_regions(refer_boxes, cached)
+
+        # 2. The prompt: with images, after a cached one, or as it is: in text, and in generation, which prepared it.
+        if features is not None and features.region_mask is not None:
+            prompt = self.prepare_prompt(input_ids, inputs_embeds, attention_mask, features, cached_length(cache))
+        elif cached is not None:
+            prompt = self.continue_prompt(input_ids, inputs_embeds, attention_mask, cached, turn_regions)
+        else:
+            prompt = prompt_as_it_is(input_ids, inputs_embeds, attention_mask, cache)
+
+        # 3. Visual tokens take the places of the placeholders, and positions leave padding out.
+        inputs_embeds, visual_tokens = self._embed(prompt, features, turn_regions)
+        attention_mask = prompt.attention_mask
+        if prompt.memory is not None:
+            check_positions(position_ids, attention_mask)
+        if position_ids is None and is_mask_of_tokens(attention_mask):
+            position_ids = token_positions(attention_mask)[:, -inputs_embeds.shape[1] :]
+        if self.language_model_head.takes_positions:
+            kwargs["position_ids"] = position_ids
+
+        # 4. The language model. What its cache lacks is stored with it: padding, and what was seen of the images.
+        outputs = self.language_model(
+            attention_mask=attention_mask, inputs_embeds=inputs_embeds, **cache_kwargs(cache), **kwargs
+        )
+        if prompt.memory is not None and cache_of(outputs) is not None:
+            remember_prompt(cache_of(outputs), prompt.memory)
+        return GlammModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=visual_tokens,
+            router_logits=getattr(outputs, "router_logits", None),
+            **cache_kwargs(cache_of(outputs)),
+            **prompt.output_fields,
+        )
+
+    def _embed(
+        self, prompt: PreparedPrompt, features: GlammImageFeatures | None, turn_regions: TurnRegions | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The embedded prompt, with visual tokens in place of placeholders, and the visual tokens of its images."""
+        inputs_embeds = prompt.inputs_embeds
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(prompt.input_ids)
+        if turn_regions is not None:
+            return prompt.fill_regions(inputs_embeds, turn_regions.tokens), None
+        if features is None:
+            if prompt.memory is None and prompt.input_ids is not None:
+                self._check_no_image(prompt.input_ids == self.config.image_token_id)
+            return inputs_embeds, None
+        if features.pooler_output is None:
+            raise ValueError(
+                "`mm_encoder_outputs` have no `pooler_output`: pass the whole result of `get_image_features`, or "
+                "`pixel_values`."
+            )
+        tokens = torch.cat(list(features.pooler_output))
+        if features.region_mask is not None:
+            return prompt.fill(inputs_embeds, self.visual_tokens(features)), tokens
+        return self._scatter(prompt, inputs_embeds, tokens, features.prompt_length), tokens
+
+    def _scatter(
+        self, prompt: PreparedPrompt, inputs_embeds: Tensor, tokens: Tensor, prompt_length: int | None
+    ) -> Tensor:
+        """Embeddings with visual tokens `(n, hidden_size)` in the places of a prompt that generation has prepared."""
+        mask = self.get_placeholder_mask(prompt.input_ids, inputs_embeds if prompt.input_ids is None else None)
+        if prompt_length is not None:
+            # A placeholder that the model itself generates, after the prompt, gets no visual token.
+            mask = mask & (torch.arange(mask.shape[1], device=mask.device) < prompt_length)
+        tokens = tokens.to(inputs_embeds.device, inputs_embeds.dtype)
+        torch_compilable_check(
+            mask.sum() == len(tokens),
+            lambda: (
+                f"`mm_encoder_outputs` hold {len(tokens)} visual tokens, but the prompt has {int(mask.sum())} "
+                f"placeholders (id {self.config.image_token_id})."
+            ),
+        )
+        return inputs_embeds.masked_scatter(mask[..., None], tokens)
+
+
+class GlammForConditionalGeneration(CausalHeadMixin, GlammPreTrainedModel, GlammGenerationMixin):
+    """GLaMM with a language modeling head: answers in text whose phrases are tied to masks by `[SEG]` tokens."""
+
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: GlammConfig):
+        super().__init__(config)
+        self.model = GlammModel(config)
+        self.add_head()
+        self.post_init()
+
+    def get_image_features(self, pixel_values: Tensor, *args: Any, **kwargs: Any) -> tuple | GlammImageFeatures:
+        """See `GlammModel.get_image_features`."""
+        return self.model.get_image_features(pixel_values, *args, **kwargs)
+
+    def encode_regions(self, features: GlammImageFeatures, *args: Any, **kwargs: Any) -> GlammImageFeatures:
+        """See `GlammModel.encode_regions`."""
+        return self.model.encode_regions(features, *args, **kwargs)
+
+    @torch.no_grad()
+    def mask_embedding(self, features: GlammImageFeatures) -> MaskEmbedding:
+        """See `GlammModel.mask_embedding`."""
+        return self.model.mask_embedding(features)
+
+    @torch.no_grad()
+    def decode_segments(
+        self,
+        features: GlammImageFeatures,
+        states: Sequence[Tensor],
+        image_index: Sequence[int] | Tensor | None = None,
+    ) -> list[MaskPredictions]:
+        """See `GlammModel.decode_segments`; without gradients."""
+        return self.model.decode_segments(features, states, image_index)
+
+    def segment(self, features: GlammImageFeatures, **prompts: Any) -> RegionMasks:
+        """See `GlammModel.segment`."""
+        return self.model.segment(features, **prompts)
+
+    def resolve_points(self, features: GlammImageFeatures, *args: Any, **kwargs: Any) -> ResolvedRegions:
+        """See `GlammModel.resolve_points`."""
+        return self.model.resolve_points(features, *args, **kwargs)
+
+    def upright_masks(self, logits: Tensor, height: int, width: int) -> np.ndarray:
+        """See `GlammModel.upright_masks`."""
+        return self.model.upright_masks(logits, height, width)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        refer_boxes: Tensor | None = None,
+        grounding_pixel_values: Tensor | None = None,
+        grounding_sizes: Tensor | None = None,
+        labels: Tensor | None = None,
+        mask_labels: Sequence[Tensor] | None = None,
+        logits_to_keep: int | Tensor = 0,
+        mm_encoder_outputs: dict[str, GlammImageFeatures] | None = None,
+        cache: Cache | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | GlammCausalLMOutputWithPast:
+        r"""
+        Next-token logits, and with `labels` and `mask_labels` the loss.
+
+        Args:
+            labels (`Tensor` of shape `(B, length)`): ids to predict, -100 where nothing is.
+            mask_labels (`Sequence[Tensor]`, each of shape `(n, height, width)`): for each row the true masks of its
+                `[SEG]` tokens, in order, 0 or 1, at the resolution of its image.
+            logits_to_keep (`int` or `Tensor`): compute only the last logits, or those at the given positions.
+            input_ids, pixel_values, attention_mask, refer_boxes, grounding_pixel_values, grounding_sizes,
+            mm_encoder_outputs: see `GlammModel.forward`.
+
+        Returns:
+            `GlammCausalLMOutputWithPast`: `loss` is the weighted sum of `ce_loss`, `bce_loss` and `dice_loss`
+            (paper section 3.3).
+
+        Raises:
+            ValueError: see `GlammModel.forward`; also where the numbers of masks and `[SEG]` tokens differ.
+        """
+        # A mixture of experts learns from its routers, too; the base model does not know what its head asks for.
+        if getattr(self.config.text_config, "output_router_logits", False):
+            kwargs.setdefault("output_router_logits", True)
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=given_cache(cache, past_key_values),
+            inputs_embeds=inputs_embeds,
+            refer_boxes=refer_boxes,
+            grounding_pixel_values=grounding_pixel_values,
+            grounding_sizes=grounding_sizes,
+            mm_encoder_outputs=mm_encoder_outputs,
+            return_dict=True,
+            **kwargs,
+        )
+        if labels is None and kwargs.get("shift_labels") is None and outputs.router_logits is not None:
+            # Without labels the routers' loss is unused, and in a step with a cache the library cannot compute it:
+            # the mask is longer than the step.
+            kwargs["output_router_logits"] = False
+        predicted = self.model.language_model_head.run(
+            self,
+            slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep),
+            outputs.router_logits,
+            attention_mask=attention_mask,
+            labels=labels,
+            **kwargs,
+        )
+        losses = {"loss": predicted.loss, "ce_loss": predicted.loss}
+        if mask_labels is not None:
+            losses = self._add_mask_losses(predicted.loss, input_ids, attention_mask, outputs, mask_labels)
+        return GlammCausalLMOutputWithPast(
+            **losses,
+            logits=predicted.logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            last_hidden_state=outputs.last_hidden_state,
+            image_hidden_states=outputs.image_hidden_states,
+            region_boxes=outputs.region_boxes,
+            region_scores=outputs.region_scores,
+            region_mask=outputs.region_mask,
+            **cache_kwargs(cache_of(outputs)),
+        )
+
+    def _add_mask_losses(
+        self,
+        ce_loss: Tensor | None,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        outputs: GlammModelOutputWithPast,
+        mask_labels: Sequence[Tensor],
+    ) -> dict[str, Any]:
+        """The loss with its parts, and the masks that were compared."""
+        if input_ids is None:
+            raise ValueError("`mask_labels` need `input_ids`: they belong to the `[SEG]` tokens in them.")
+        is_segment = segment_mask(input_ids, attention_mask, self.config.seg_token_id)
+        counts = is_segment.sum(dim=1).tolist()
+        if len(mask_labels) != len(counts) or any(
+            masks.ndim != 3 or len(masks) != count for masks, count in zip(mask_labels, counts, strict=True)
+        ):
+            raise ValueError(
+                f"`mask_labels` must have one mask (height, width) for each `[SEG]` of each row, {counts}, got shapes "
+                f"{[tuple(masks.shape) for masks in mask_labels]}."
+            )
+        # The state that predicts a token is that of the position before it.
+        rows, positions = is_segment.nonzero(as_tuple=True)
+        states = outputs.last_hidden_state[rows, positions - 1].split(counts)
+        config, zero = self.config, outputs.last_hidden_state.new_zeros((), dtype=torch.float32)
+        bce_loss = dice_loss = zero
+        segments = None
+        if any(counts):
+            index = outputs.image_index
+            predictions = self.model._decode_segments(outputs.grounding, states, index)
+            segments = [prediction.logits for prediction in predictions]
+            # Rows without a mask may have no image.
+            sizes = [
+                outputs.grounding[image].size if count else (1, 1)
+                for image, count in zip(index.tolist(), counts, strict=True)
+            ]
+            bce_loss, dice_loss = mask_losses(segments, sizes, mask_labels, config.grounding_image_size)
+        loss = config.bce_loss_weight * bce_loss + config.dice_loss_weight * dice_loss
+        if ce_loss is not None:
+            loss = config.ce_loss_weight * ce_loss + loss.to(ce_loss.device)
+        return {
+            "loss": loss,
+            "ce_loss": ce_loss,
+            "bce_loss": bce_loss,
+            "dice_loss": dice_loss,
+            "segment_logits": segments,
+        }
+
+
+def segment_mask(input_ids: Tensor, attention_mask: Tensor | None, seg_token_id: int) -> Tensor:
+    """Which tokens are a `[SEG]` that a state predicts: `(B, length)`, bool. The first of a row has none before it."""
+    found = input_ids == seg_token_id
+    if attention_mask is not None:
+        found = found & attention_mask[:, -input_ids.shape[1] :].bool()
+    found = found.clone()
+    found[:, 0] = False
+    return found
+
+
+__all__ = ["GlammForConditionalGeneration", "GlammModel", "GlammPreTrainedModel", "segment_mask"]

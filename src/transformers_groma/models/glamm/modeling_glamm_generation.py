@@ -1,0 +1,326 @@
+"""`generate` about images: they are encoded once, before the loop, and `[SEG]` tokens become masks after it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
+from transformers.modeling_outputs import ModelOutput
+from transformers.modeling_utils import PreTrainedModel
+
+from ..modeling_assistant import DraftingAssistant
+from ..modeling_cache import cache_kwargs, cache_of, given_cache
+from ..modeling_cached_prompt import CachedPrompt, cached_length, forget_prompt, recall_prompt, remember_generated
+from ..modeling_generation import ImageGenerationMixin
+from ..modeling_pointing import given_points
+from ..modeling_positions import check_positions
+from .modeling_glamm_checks import check_sources
+from .modeling_glamm_outputs import (
+    GlammGenerateBeamDecoderOnlyOutput,
+    GlammGenerateDecoderOnlyOutput,
+    GlammImageFeatures,
+    GroundingView,
+)
+from .modeling_glamm_prompt import PreparedPrompt
+from .modeling_glamm_states import GATHERED, GatheredStates
+
+
+class GlammGenerationMixin(ImageGenerationMixin):
+    """`generate` for prompts with images.
+
+    Before the loop the images are looked at. In the loop only visual tokens are left of them, which the first step
+    puts into the prompt: so beams expand little, and every mode of the library works. The states that predict `[SEG]`
+    are gathered on the way. After the loop they become masks, and only then the grounding encoder runs, for images
+    whose answers have one.
+    """
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        refer_boxes: Tensor | None = None,
+        grounding_pixel_values: Tensor | None = None,
+        grounding_sizes: Tensor | None = None,
+        refer_points: Tensor | None = None,
+        refer_point_labels: Tensor | None = None,
+        refer_ambiguity: Tensor | None = None,
+        decode_masks: bool = True,
+        **kwargs,
+    ) -> Tensor | GlammGenerateDecoderOnlyOutput | GlammGenerateBeamDecoderOnlyOutput:
+        """Like `GenerationMixin.generate`, for prompts with images; these are encoded once, before the loop.
+
+        Args:
+            inputs (`Tensor` of shape `(B, length)`, *optional*): prompt ids, also as `input_ids`. With
+                `past_key_values`: the whole conversation, or only the new tokens.
+            pixel_values (`Tensor` of shape `(B_images, 3, image_size, image_size)`, *optional*): images.
+            attention_mask (`Tensor` of shape `(B, length)`, *optional*): 0 for padding.
+            refer_boxes (`Tensor` of shape `(B_images, K, 4)`, *optional*): the user's regions, normalized `cxcywh` of
+                the whole image, zero-padded. With a cache that holds the image: only those of the new tokens.
+            grounding_pixel_values, grounding_sizes: the images as masks are decoded from them; see
+                `GlammModel.get_image_features`.
+            refer_points, refer_point_labels, refer_ambiguity: points on the regions of `refer_boxes` that are not
+                given by boxes; see `GlammModel.resolve_points`.
+            decode_masks (`bool`): whether the output should have masks, with `return_dict_in_generate=True` and where
+                there is something to decode them from. Otherwise `segment_states` are there for `decode_segments`.
+            **kwargs: everything that `GenerationMixin.generate` takes; `mm_encoder_outputs={"image": features}` with
+                what `get_image_features` returned instead of the pixels.
+
+        Returns:
+            Ids of shape `(B * num_return_sequences, length + new tokens)`, the prompt as given. With
+            `return_dict_in_generate=True` an output that also has the masks of the answers, which
+            `processor.post_process_grounded_generation` needs.
+
+        Raises:
+            ValueError: see `GlammModel.forward`; also for a prompt that is longer than the language model reads.
+        """
+        self.check_prompt_length(inputs if inputs is not None else kwargs.get("input_ids"), attention_mask)
+        cache = given_cache(kwargs.pop("cache", None), kwargs.pop("past_key_values", None))
+        if cache is not None:
+            kwargs.update(cache_kwargs(cache))
+        cached = recall_prompt(cache)
+        features = (kwargs.pop("mm_encoder_outputs", None) or {}).get("image")
+        check_sources(features, pixel_values, refer_boxes, grounding_pixel_values, cached)
+        points = given_points(refer_points, refer_point_labels, refer_ambiguity, refer_boxes, cached is not None)
+        has_images = pixel_values is not None or features is not None or cached is not None
+        self.check_mode(kwargs, cached_length(cache) > 0, has_images)
+        input_ids = inputs if inputs is not None else kwargs.pop("input_ids", None)
+        if not has_images:
+            if attention_mask is not None:
+                kwargs["attention_mask"] = attention_mask
+            prompt_length = 0 if input_ids is None else input_ids.shape[1]
+            return self._generate(input_ids, prompt_length, None, None, False, kwargs)
+
+        inputs_embeds = kwargs.pop("inputs_embeds", None)
+        # Ids beside embeddings only seed the output; the embeddings are the prompt.
+        prompt_ids = input_ids if inputs_embeds is None else None
+        if prompt_ids is None and inputs_embeds is None:
+            raise ValueError("`generate` about an image needs a prompt: pass `input_ids` from the processor.")
+        if pixel_values is not None:
+            features = self.get_image_features(
+                pixel_values,
+                refer_boxes,
+                *(points or (None, None, None)),
+                grounding_pixel_values=grounding_pixel_values,
+                grounding_sizes=grounding_sizes,
+                return_dict=True,
+            )
+        elif features is not None and features.region_mask is None:
+            raise ValueError(
+                "`mm_encoder_outputs` lack the regions of the images. Pass the whole result of `get_image_features`, "
+                "or `pixel_values`."
+            )
+        elif features is not None and refer_boxes is not None:
+            features = self.encode_regions(features, refer_boxes, *(points or ()))
+
+        if cached is None:
+            prompt, visual_tokens = self._begin(prompt_ids, inputs_embeds, attention_mask, features, cache, kwargs)
+        else:
+            cached = self.expand_cache(
+                cache, cached, len(input_ids if inputs_embeds is None else inputs_embeds), kwargs
+            )
+            prompt, visual_tokens = self._continue(
+                prompt_ids, inputs_embeds, attention_mask, refer_boxes, cached, kwargs
+            )
+            # What was given may be the new tokens alone.
+            self.check_prompt_length(prompt.attention_mask, prompt.attention_mask)
+        check_positions(kwargs.pop("position_ids", None), prompt.attention_mask)
+        kwargs["attention_mask"] = prompt.attention_mask
+        if prompt.inputs_embeds is None:
+            inputs = prompt.input_ids
+        else:
+            inputs, kwargs["inputs_embeds"] = input_ids, prompt.inputs_embeds
+        if visual_tokens is not None:
+            kwargs["mm_encoder_outputs"] = {"image": visual_tokens}
+        if (assistant := kwargs.get("assistant_model")) is not None:
+            kwargs["assistant_model"] = self._assistant(assistant, pixel_values, features)
+
+        # In the loop the cache has no prompt: `forward` would take each step for a later turn, but the mask is final,
+        # and a model may say any token. After the loop, also after an error, it has its prompt again.
+        forget_prompt(cache)
+        output = None
+        try:
+            output = self._generate(
+                inputs,
+                0 if inputs is None else inputs.shape[1],
+                prompt.output_fields["grounding"],
+                prompt.output_fields["image_index"],
+                decode_masks,
+                kwargs,
+            )
+        finally:
+            remember_generated(cache_of(output) or cache, prompt.memory)
+        if input_ids is not None and prompt.inputs_embeds is None:
+            # The prompt comes back as it was given, as from every `generate`.
+            sequences = output.sequences if isinstance(output, ModelOutput) else output
+            copies = len(sequences) // len(input_ids)
+            sequences[:, : input_ids.shape[1]] = input_ids.to(sequences.device).repeat_interleave(copies, dim=0)
+        if isinstance(output, ModelOutput):
+            for name in ("region_boxes", "region_scores", "region_mask"):
+                setattr(output, name, prompt.output_fields[name])
+        return output
+
+    def _generate(
+        self,
+        inputs: Tensor | None,
+        prompt_length: int,
+        views: Sequence[GroundingView] | None,
+        image_index: Tensor | None,
+        decode_masks: bool,
+        kwargs: dict[str, Any],
+    ) -> Tensor | ModelOutput:
+        """Run the library's loop; its output gets the states that predicted `[SEG]`, and the masks."""
+        settings = kwargs.get("generation_config") or self.generation_config
+        as_dict = kwargs.get("return_dict_in_generate")
+        if as_dict is None:
+            as_dict = settings.return_dict_in_generate
+        gathered = GatheredStates()
+        token = GATHERED.set(gathered if as_dict else None)
+        try:
+            output = super().generate(inputs, **kwargs)
+        finally:
+            GATHERED.reset(token)
+        if not isinstance(output, (GenerateDecoderOnlyOutput, GenerateBeamDecoderOnlyOutput)):
+            return output
+        is_segment = output.sequences[:, prompt_length:] == self.config.seg_token_id
+        states = gathered.of_tokens(is_segment, getattr(output, "beam_indices", None))
+        fields: dict[str, Any] = {"segment_states": states}
+        if decode_masks and views is not None:
+            copies = len(states) // len(image_index)
+            predictions = self.model._decode_segments(views, states, image_index.repeat_interleave(copies))
+            fields["segment_logits"] = [prediction.logits for prediction in predictions]
+            fields["segment_quality"] = [prediction.quality for prediction in predictions]
+        if isinstance(output, GenerateBeamDecoderOnlyOutput):
+            return GlammGenerateBeamDecoderOnlyOutput(**output, **fields)
+        return GlammGenerateDecoderOnlyOutput(**output, **fields)
+
+    def _update_model_kwargs_for_generation(
+        self,
+        outputs: ModelOutput,
+        model_kwargs: dict[str, Any],
+        is_encoder_decoder: bool = False,
+        num_new_tokens: int = 1,
+    ) -> dict[str, Any]:
+        # Every mode of the library calls this after each step.
+        if (gathered := GATHERED.get()) is not None:
+            gathered.add(outputs, num_new_tokens)
+        return super()._update_model_kwargs_for_generation(outputs, model_kwargs, is_encoder_decoder, num_new_tokens)
+
+    def _begin(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        attention_mask: Tensor | None,
+        features: GlammImageFeatures,
+        cache: Any,
+        kwargs: dict,
+    ) -> tuple[PreparedPrompt, GlammImageFeatures | None]:
+        """Prepare a new prompt about images, and its visual tokens except those that a cache already holds."""
+        if attention_mask is None:
+            attention_mask = self.attention_mask_without_padding(input_ids, inputs_embeds, kwargs)
+        prompt = self.model.prepare_prompt(input_ids, inputs_embeds, attention_mask, features)
+        if not (prompt.is_image | prompt.is_region)[:, cached_length(cache) :].any():
+            return prompt, None
+        # The loop knows one placeholder. Image tokens come before region tokens, as a conversation has them.
+        prompt = self._as_placeholders(prompt)
+        tokens = [row.detach() for row in features.pooler_output]
+        length = prompt.is_image.shape[1]
+        return prompt, GlammImageFeatures(pooler_output=self._in_order(prompt, tokens), prompt_length=length)
+
+    def _continue(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        attention_mask: Tensor | None,
+        refer_boxes: Tensor | None,
+        cached: CachedPrompt,
+        kwargs: dict,
+    ) -> tuple[PreparedPrompt, GlammImageFeatures | None]:
+        """Prepare a later turn of a cached prompt, and its regions' tokens. Ids cover all turns or this one."""
+        num_cached = cached.attention_mask.shape[1]
+        whole = input_ids if inputs_embeds is None else inputs_embeds
+        # Only a whole conversation has the placeholders of the image. Embeddings are always of the whole.
+        is_whole = inputs_embeds is not None or bool(
+            ((input_ids == self.config.image_token_id).sum(dim=1) >= self.config.num_image_tokens).any()
+        )
+        if is_whole and whole.shape[1] <= num_cached:
+            raise ValueError(
+                f"`past_key_values` holds {num_cached} tokens, and the conversation that continues it has "
+                f"{whole.shape[1]}: pass it with at least one new token."
+            )
+        if attention_mask is None:
+            attention_mask = self.attention_mask_without_padding(input_ids, inputs_embeds, kwargs)
+        turn, visual_tokens = None, None
+        if refer_boxes is not None:
+            turn, cached = self.model.encode_turn_regions(refer_boxes, cached)
+            rows = [row[:count] for row, count in zip(turn.tokens, turn.counts.tolist(), strict=True) if count]
+            visual_tokens = GlammImageFeatures(pooler_output=rows) if rows else None
+        # Only what is new is prepared. The library wants the whole again, and cuts off itself what the cache holds.
+        start = num_cached if is_whole else 0
+        prompt = self.model.continue_prompt(
+            None if input_ids is None else input_ids[:, start:],
+            None if inputs_embeds is None else inputs_embeds[:, start:],
+            attention_mask,
+            cached,
+            turn,
+        )
+        if visual_tokens is not None:
+            prompt = self._as_placeholders(prompt)
+        if input_ids is not None:
+            old_ids = input_ids[:, :start]
+            if visual_tokens is not None:
+                # The library counts placeholders in all ids. Those in the cache have their features.
+                old_ids = old_ids.masked_fill(old_ids == self.config.image_token_id, self.config.region_token_id)
+            prompt = prompt._replace(input_ids=torch.cat([old_ids, prompt.input_ids], dim=1))
+        else:
+            prompt = prompt._replace(inputs_embeds=torch.cat([inputs_embeds[:, :start], prompt.inputs_embeds], dim=1))
+        return prompt, visual_tokens
+
+    def _as_placeholders(self, prompt: PreparedPrompt) -> PreparedPrompt:
+        """The prompt with the placeholder of images in the places of regions, too."""
+        if prompt.input_ids is not None:
+            return prompt._replace(
+                input_ids=prompt.input_ids.masked_fill(prompt.is_region, self.config.image_token_id)
+            )
+        placeholder = torch.tensor(self.config.image_token_id, device=prompt.inputs_embeds.device)
+        embedding = self.get_input_embeddings()(placeholder)
+        embeds = torch.where(prompt.is_region[..., None], embedding, prompt.inputs_embeds)
+        return prompt._replace(inputs_embeds=embeds)
+
+    def _in_order(self, prompt: PreparedPrompt, tokens: list[Tensor]) -> list[Tensor]:
+        """The visual tokens of each image in the order of its row's placeholders: a region may be named first."""
+        ordered = []
+        for row in prompt.is_image.any(dim=1).nonzero().flatten().tolist():
+            own = tokens[int(prompt.image_index[row])]
+            is_region = prompt.is_region[row][prompt.is_image[row] | prompt.is_region[row]].to(own.device)
+            first = self.config.num_image_tokens
+            places = torch.where(is_region, first + is_region.cumsum(0) - 1, (~is_region).cumsum(0) - 1)
+            ordered.append(own[places])
+        return ordered
+
+    def _assistant(
+        self, assistant: PreTrainedModel, pixel_values: Tensor | None, features: GlammImageFeatures | None
+    ) -> DraftingAssistant:
+        """Wrap an assistant model so that it can be asked about the images."""
+        if assistant.config.model_type != self.config.model_type:
+            return DraftingAssistant(assistant, None)
+        if pixel_values is None or features is None:
+            raise ValueError(
+                "A GLaMM as `assistant_model` looks at the image itself: pass `pixel_values`, not features or a "
+                "cache, or use `prompt_lookup_num_tokens` or a text-only assistant."
+            )
+        for name in ("num_image_tokens", "image_token_id", "region_token_id"):
+            own, other = getattr(self.config, name), getattr(assistant.config, name)
+            if own != other:
+                raise ValueError(
+                    f"`assistant_model` cannot read this model's prompts: its config has `{name}` {other}, this "
+                    f"model's {own}."
+                )
+        boxes = features.region_boxes.to(assistant.device) if features.region_mask.any() else None
+        seen = assistant.get_image_features(pixel_values.to(assistant.device), boxes, return_dict=True)
+        return DraftingAssistant(assistant, seen)
+
+
+__all__ = ["GlammGenerationMixin"]

@@ -1,0 +1,53 @@
+"""Gathers, while an answer is generated, the states that predicted its tokens: masks need those of `[SEG]`."""
+
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import ModelOutput
+
+
+class GatheredStates:
+    """The states that predicted each new token, step by step, of every row of a generation."""
+
+    def __init__(self):
+        self._steps: list[Tensor] = []
+
+    def add(self, outputs: ModelOutput, num_new_tokens: int) -> None:
+        """Add the states of a step.
+
+        Args:
+            outputs (`ModelOutput`): of `forward`, with `last_hidden_state` and `logits`.
+            num_new_tokens (`int`): tokens that the step added to each row; several in assisted decoding.
+        """
+        # Generation asks for logits where tokens may be predicted only: after the last token and, in assisted
+        # decoding, after each drafted one. Of the drafts, the first few were right.
+        predicting = outputs.last_hidden_state[:, -outputs.logits.shape[1] :]
+        self._steps.append(predicting[:, :num_new_tokens].detach().clone())
+
+    def of_tokens(self, is_wanted: Tensor, beam_indices: Tensor | None = None) -> list[Tensor]:
+        """The states that predicted some of the new tokens.
+
+        Args:
+            is_wanted (`Tensor` of shape `(B, new)`, bool): which tokens.
+            beam_indices (`Tensor` of shape `(B, new)`, *optional*): after beam search, the row from which each token
+                was generated.
+
+        Returns:
+            `list[Tensor]`, each of shape `(n, hidden_size)`: for each row, in order.
+        """
+        if not self._steps:
+            return [torch.empty(0, 0) for _ in is_wanted]
+        states = torch.cat(self._steps, dim=1)
+        found = []
+        for row, wanted in enumerate(is_wanted.to(states.device)):
+            steps = wanted.nonzero().flatten()
+            rows = row if beam_indices is None else beam_indices[row].to(states.device)[steps]
+            found.append(states[rows, steps])
+        return found
+
+
+# Of the generation that runs in this thread, if it is about images.
+GATHERED: ContextVar[GatheredStates | None] = ContextVar("gathered_states", default=None)
+
+__all__ = ["GATHERED", "GatheredStates"]
