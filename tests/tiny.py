@@ -9,6 +9,8 @@ from transformers_groma import (
     GromaForRegionProposal,
     GromaRegionProposalConfig,
 )
+from transformers_groma.models.glamm.configuration_glamm import GlammConfig
+from transformers_groma.models.glamm.modeling_glamm import GlammForConditionalGeneration
 
 VISION = {
     "model_type": "dinov2",
@@ -164,3 +166,78 @@ def skip_if_peft_is_too_old() -> None:
         check_peft_version(MIN_PEFT_VERSION)
     except ValueError as error:
         pytest.skip(f"model.add_adapter: {error}")
+
+
+GLAMM_VISION = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 4,
+    "image_size": 56,
+    "patch_size": 14,
+}
+GROUNDING = {
+    "model_type": "sam_vision_model",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "mlp_dim": 32,
+    "global_attn_indexes": [1],
+    "window_size": 3,
+    "image_size": 64,
+    "patch_size": 8,
+    "output_channels": 32,
+    "num_pos_feats": 16,
+}
+GLAMM_MASK_DECODER = {**MASK_DECODER, "use_skip_maps": False, "layer_norm_eps": 1e-5}
+
+
+def tiny_glamm_config(**overrides) -> GlammConfig:
+    """A GLaMM of some 200,000 parameters: 56 pixels, 16 image tokens, masks from 64 pixels. Parts are merged."""
+    parts = {
+        "vision_config": GLAMM_VISION,
+        "text_config": TEXT,
+        "grounding_config": GROUNDING,
+        "region_encoder_config": {
+            **REGION_ENCODER,
+            "vision_feature_layers": [-11, -8, -5, -2],
+            "box_embedding_format": "xyxy",
+        },
+        "mask_decoder_config": GLAMM_MASK_DECODER,
+    }
+    for name, part in parts.items():
+        override = overrides.pop(name, {})
+        replaced = override.get("model_type", part.get("model_type")) != part.get("model_type")
+        parts[name] = override if replaced else {**part, **override}
+    return GlammConfig(**parts, **overrides)
+
+
+def tiny_glamm(seed: int = 0, **overrides) -> GlammForConditionalGeneration:
+    """A random GLaMM in evaluation mode."""
+    torch.manual_seed(seed)
+    return GlammForConditionalGeneration(tiny_glamm_config(**overrides)).eval()
+
+
+def glamm_prompt_ids(config: GlammConfig, num_regions: int = 0, question: tuple[int, ...] = (7, 8, 9)) -> list[int]:
+    """A prompt with an image and `num_regions` marks: bos, image, question, marks."""
+    return [1, *[config.image_token_id] * config.num_image_tokens, *question, *[config.region_token_id] * num_regions]
+
+
+def tiny_glamm_inputs(config: GlammConfig, batch_size: int = 2, num_regions: int = 0, seed: int = 0) -> dict:
+    """A batch of prompts of equal length with images of noise, wide ones and high ones."""
+    torch.manual_seed(seed)
+    size, side = config.vision_config.image_size, config.grounding_image_size
+    ids = torch.tensor([glamm_prompt_ids(config, num_regions)] * batch_size)
+    sizes = torch.tensor([(side // 2, side), (side, side * 3 // 4)] * batch_size)[:batch_size]
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": torch.randn(batch_size, 3, size, size),
+        "grounding_pixel_values": torch.randn(batch_size, 3, side, side),
+        "grounding_sizes": sizes,
+    }
+    if num_regions:
+        boxes = torch.rand(batch_size, num_regions, 4) * 0.3 + torch.tensor([0.35, 0.35, 0.1, 0.1])
+        inputs["refer_boxes"] = boxes
+    return inputs
