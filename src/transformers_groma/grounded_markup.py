@@ -1,8 +1,10 @@
 """The markup of grounded text: how a phrase and its regions are written, and how an answer is read.
 
     <p>a dog</p> <roi><r4></roi> on <p>the grass</p> <roi><r7><r9></roi>.
+    <p> a dog </p> [SEG] on <p> the grass </p> [SEG].
 
-`<p>…</p>` marks a phrase, `<roi>…</roi>` after it names its regions by their proxy tokens `<r0>`, `<r1>`, …
+`<p>…</p>` marks a phrase. Groma names its regions after it, `<roi>…</roi>` with their proxy tokens `<r0>`, `<r1>`, …
+GLaMM writes `[SEG]` after it for each region; the k-th `[SEG]` of an answer is its k-th region.
 Spans are `(start, end)` offsets in characters.
 """
 
@@ -11,15 +13,16 @@ import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from .markup import PHRASE_END, PHRASE_START, REGION_END, REGION_START, proxy_token
+from .markup import PHRASE_END, PHRASE_START, REGION_END, REGION_START, SEGMENT_TOKEN, proxy_token
 
 # A proxy token is written in one way only: decimal digits, no sign, no leading zeros. 18 digits fit into an int64.
 _TAG = re.compile(r"</?p>|</?roi>|<r(0|[1-9][0-9]{0,17})>")
+SEGMENT_TAG = re.compile(r"</?p>|\[SEG\]")
 # Punctuation that belongs to the word before it, and brackets that belong to the word after them.
 _CLOSING = re.compile(r"[.,;:!?)\]}…。，、；：！？）】」』]|['’]s\b")
 _OPENING = "([{（【「『"
 # What two pieces of text could become together once a tag between them is taken out: a tag, or another token.
-_MARKUP = re.compile(r"</?\w{1,24}>|<\|[^<>\s|]{1,24}\|>|\[(?:grounding|PAD)\]")
+_MARKUP = re.compile(r"</?\w{1,24}>|<\|[^<>\s|]{1,24}\|>|\[(?:grounding|PAD|SEG)\]")
 _LONGEST_MARKUP = 32
 _LINE_BREAK = re.compile(r"[\r\n](?:\s*[\r\n])?")
 
@@ -121,6 +124,48 @@ def parse_grounded_text(markup: str, valid_region_ids: Collection[int] | int | N
         else:
             parser.add_region(int(tag[1]))
         position = tag.end()
+    parser.add_text(markup[position:])
+    return parser.result()
+
+
+def parse_segmented_text(
+    markup: str, first_region_id: int = 0, tags: Sequence[tuple[int, int]] | None = None
+) -> ParsedText:
+    """Read the markup of an answer with `[SEG]`. Accepts every string and takes linear time.
+
+    The regions have the numbers `first_region_id`, `first_region_id + 1`, … in the order of their `[SEG]`. What they
+    belong to, and what becomes of the text, is as in [`parse_grounded_text`].
+
+    Args:
+        markup (`str`): the text that the model wrote, without the tokenizer's special tokens.
+        first_region_id (`int`): number of the region of the first `[SEG]`.
+        tags (`Sequence[tuple[int, int]]`, *optional*): spans of the tags that the model wrote as tokens, in order;
+            the same letters elsewhere are text. Without it all of them are tags.
+
+    Returns:
+        `ParsedText`: plain text, phrases with spans and region numbers; no number is unknown.
+
+    Example:
+    >>> from transformers_groma.grounded_markup import parse_segmented_text
+    >>> parsed = parse_segmented_text("<p> a dog </p> [SEG] and <p> two men </p> [SEG] [SEG].", first_region_id=1)
+    >>> parsed.text
+    'a dog and two men.'
+    >>> [(phrase.text, phrase.region_ids) for phrase in parsed.phrases]
+    [('a dog', (1,)), ('two men', (2, 3))]
+    """
+    if tags is None:
+        tags = [tag.span() for tag in SEGMENT_TAG.finditer(markup)]
+    parser = _Parser(None)
+    position = 0
+    region_id = first_region_id
+    for start, end in tags:
+        parser.add_text(markup[position:start])
+        if markup[start:end] == SEGMENT_TOKEN:
+            parser.add_region(region_id)
+            region_id += 1
+        else:
+            parser.add_tag(markup[start:end])
+        position = end
     parser.add_text(markup[position:])
     return parser.result()
 
@@ -262,4 +307,11 @@ class _PlainText:
         return "".join(self.pieces)
 
 
-__all__ = ["ParsedPhrase", "ParsedText", "parse_grounded_text", "render_grounded_phrase"]
+__all__ = [
+    "SEGMENT_TAG",
+    "ParsedPhrase",
+    "ParsedText",
+    "parse_grounded_text",
+    "parse_segmented_text",
+    "render_grounded_phrase",
+]

@@ -11,7 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .grounded_markup import ParsedPhrase, ParsedText, parse_grounded_text, render_grounded_phrase
+from .grounded_markup import (
+    ParsedPhrase,
+    ParsedText,
+    parse_grounded_text,
+    parse_segmented_text,
+    render_grounded_phrase,
+)
 from .masks import mask_to_rle
 from .regions import Regions
 
@@ -26,8 +32,8 @@ class GroundedPhrase:
     Args:
         text (`str`): the phrase; empty where the answer names regions without one.
         span (`tuple[int, int]`): its place in the answer's plain text.
-        regions (`Regions`): its regions in the order of the answer. At least one in an answer; none where `locate`
-            found nothing, and then the phrase is false in a condition.
+        regions (`Regions`): its regions in the order of the answer. None where `locate` found nothing, or where the
+            masks of an answer with `[SEG]` are not decoded yet; then the phrase is false in a condition.
     """
 
     text: str
@@ -258,6 +264,63 @@ def ground_text(
     return GroundedText(parsed.text, phrases, regions, parsed.unknown_region_ids, markup, tuple(user_region_ids))
 
 
+def ground_segmented_text(
+    markup: str,
+    segments: Regions | None,
+    user_regions: Regions,
+    user_region_ids: Sequence[int] = (),
+    tags: Sequence[tuple[int, int]] | None = None,
+) -> GroundedText:
+    """Read the markup of an answer with `[SEG]`, and give each phrase its regions.
+
+    Args:
+        markup (`str`): the text that the model wrote, without the tokenizer's special tokens.
+        segments (`Regions`, *optional*): the region of each `[SEG]` in order, with its mask. `None` while masks are
+            not decoded: phrases then have no regions.
+        user_regions (`Regions`): the regions that the user pointed at.
+        user_region_ids (`Sequence[int]`): positions in `user_regions`, in the order of the question.
+        tags (`Sequence[tuple[int, int]]`, *optional*): as for [`parse_segmented_text`].
+
+    Returns:
+        `GroundedText`: its regions are the user's, and after them one for each of `segments`. A phrase whose `[SEG]`
+        has no segment stays, without regions; the number is in `unknown_region_ids` if there are segments at all.
+
+    Example:
+    >>> import numpy as np
+    >>> from transformers_groma.grounding import ground_segmented_text
+    >>> from transformers_groma.regions import Regions
+    >>> segments = Regions.from_masks(np.ones((1, 4, 6), bool))
+    >>> answer = ground_segmented_text("<p> a dog </p> [SEG].", segments, Regions([]))
+    >>> answer.text, answer.phrases[0].boxes.tolist(), answer.phrases[0].masks.shape
+    ('a dog.', [[0.0, 0.0, 6.0, 4.0]], (1, 4, 6))
+    """
+    first, found = len(user_regions), [] if segments is None else list(range(len(segments)))
+    ids = list(range(first + len(found)))
+    boxes, scores = user_regions.xyxy.float(), user_regions.scores.float()
+    masks: dict[int, np.ndarray] = {}
+    if segments is not None:
+        boxes, scores = torch.cat([boxes, segments.xyxy.float()]), torch.cat([scores, segments.scores.float()])
+        masks = {first + row: segments.masks[row] for row in found} if segments.masks is not None else {}
+    regions = Regions(boxes, scores, ids)
+    parsed = parse_segmented_text(markup, first, tags)
+    phrases, unknown = [], []
+    for phrase in parsed.phrases:
+        known = [number for number in phrase.region_ids if number < len(ids)]
+        unknown += [number for number in phrase.region_ids if number >= len(ids)]
+        if phrase.text or known:
+            of_phrase = _with_masks(regions.with_ids(known), masks)
+            phrases.append(GroundedPhrase(phrase.text, phrase.span, of_phrase))
+    return GroundedText(
+        parsed.text,
+        phrases,
+        regions,
+        () if segments is None else tuple(unknown),
+        markup,
+        tuple(user_region_ids),
+        masks,
+    )
+
+
 def _with_masks(regions: Regions, masks: Mapping[int, np.ndarray]) -> Regions:
     """Regions with their masks by number, if each has one."""
     if len(regions) == 0 or not all(number in masks for number in regions.ids):
@@ -271,7 +334,9 @@ __all__ = [
     "GroundedText",
     "ParsedPhrase",
     "ParsedText",
+    "ground_segmented_text",
     "ground_text",
     "parse_grounded_text",
+    "parse_segmented_text",
     "render_grounded_phrase",
 ]

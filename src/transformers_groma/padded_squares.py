@@ -63,7 +63,7 @@ def masks_in_square(logits: "Tensor", height: int, width: int, side: int) -> np.
     Example:
     >>> import torch
     >>> masks_in_square(torch.tensor([[[-1.0, 3.0], [9.0, 9.0]]]), height=2, width=4, side=4).tolist()
-    [[[False, True, True, True], [True, True, True, True]]]
+    [[[False, False, True, True], [True, True, True, True]]]
     """
     # Imported here, so that reading the masks of a dataset needs no torch.
     import torch

@@ -12,15 +12,15 @@ of boxes find the sequences that they belong to.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from ...boxes import boxes_in_pixels
-from ...exact_boxes import SAME_BOX_TOLERANCE, exact_boxes
+from ...exact_boxes import exact_boxes
 from ...grounding import GroundedText, ground_text
-from ...masks import masks_of_logits, masks_to_boxes
+from ...masks import masks_of_logits
 from ...regions import Regions, regions_of_slots
+from ..processing_answers import boxes_of_user, match_answers, refuse_ids, regions_of_masks, slots_of_boxes
 
 
 class GromaAnswers:
@@ -88,54 +88,22 @@ class GromaAnswers:
         print(answer.text, answer.phrases[0].boxes)
         ```
         """
-        if isinstance(output, (torch.Tensor, np.ndarray, list)):
-            raise ValueError(
-                f"`output` is a {type(output).__name__} of ids and has no boxes. Call `model.generate(…, "
-                "return_dict_in_generate=True)` and pass its result."
-            )
-        sequences = output.sequences
+        refuse_ids(output)
         boxes = torch.zeros(0, 0, 4)
         if output.region_boxes is not None:
             boxes = exact_boxes(output.region_boxes, "output.region_boxes").detach().cpu()
-        if target_sizes is not None and len(target_sizes) != len(boxes):
-            raise ValueError(
-                f"`target_sizes` must have one (height, width) for each image: got {len(target_sizes)} for "
-                f"{len(boxes)}."
-            )
-        if inputs is not None and "input_ids" in inputs:
-            prompts = torch.as_tensor(inputs["input_ids"], device=sequences.device)
-            has_image = (prompts == self.image_token_id).any(dim=-1).tolist()
-        else:
-            prompts = None
-            has_image = [True] * len(boxes) or [False] * len(sequences)
-        if sum(has_image) != len(boxes) or len(sequences) % len(has_image) != 0:
-            raise ValueError(
-                f"`inputs` and `output` do not belong together: {len(sequences)} sequences and {len(boxes)} rows of "
-                f"`region_boxes` for {len(has_image)} samples, {sum(has_image)} of them with an image."
-            )
-        per_sample = len(sequences) // len(has_image)
-        if prompts is not None:
-            sequences = _without_prompts(sequences, prompts.repeat_interleave(per_sample, dim=0))
-        if ((sequences == self.image_token_id).sum(dim=-1) >= self.num_image_tokens).any():
-            raise ValueError("`output.sequences` hold the prompt. Pass the inputs of `generate` as `inputs`.")
-
-        refer_boxes = torch.zeros(len(boxes), 0, 4)
-        if inputs is not None and inputs.get("refer_boxes") is not None and len(boxes) > 0:
-            refer_boxes = exact_boxes(torch.as_tensor(inputs["refer_boxes"]), "inputs.refer_boxes").cpu()
-        # Rows of `boxes` are the samples with an image: has_image [True, False, True] gives image_index [0, 0, 1].
-        image_index = np.cumsum(has_image) - 1
+        asked = match_answers(self, output.sequences, inputs, target_sizes, len(boxes), "rows of `region_boxes`")
+        refer_boxes = boxes_of_user(inputs, len(boxes))
         answers = []
-        for row, ids in enumerate(sequences):
+        for ids, image in zip(asked.sequences, asked.image_index, strict=True):
             markup = self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
-            sample = row // per_sample
-            if not has_image[sample]:
+            if image is None:
                 answers.append(ground_text(markup, torch.zeros(0, 4)))
                 continue
-            image = int(image_index[sample])
             size = (1, 1) if target_sizes is None else (int(side) for side in target_sizes[image])
             regions = boxes_in_pixels(boxes[image], *size)
             mask = output.region_mask[image].cpu()
-            user_slots = _slots_of_boxes(refer_boxes[image], boxes[image], mask)
+            user_slots = slots_of_boxes(refer_boxes[image], boxes[image], mask)
             answers.append(ground_text(markup, regions, output.region_scores[image], mask, user_slots))
         return answers
 
@@ -188,42 +156,7 @@ class GromaAnswers:
         print(region.mask.sum(), region.box)
         ```
         """
-        if len(target_sizes) != len(masks.logits):
-            raise ValueError(
-                f"`target_sizes` must have one (height, width) for each image: got {len(target_sizes)} for "
-                f"{len(masks.logits)}."
-            )
-        found = []
-        for logits, quality, used, (height, width) in zip(
-            masks.logits, masks.quality, masks.mask, target_sizes, strict=True
-        ):
-            rows = used.nonzero().flatten()
-            best = quality[rows].float().argmax(dim=1)
-            pixels = masks_of_logits(logits[rows, best], int(height), int(width))
-            found.append(Regions(masks_to_boxes(pixels), quality[rows, best].float(), rows, pixels))
-        return found
-
-
-def _slots_of_boxes(refer_boxes: torch.Tensor, region_boxes: torch.Tensor, mask: torch.Tensor) -> list[int]:
-    """The slots of the boxes `(K, 4)` that a user pointed at; rows of zeros are padding, as a box has an area.
-
-    In a new prompt the k-th box has slot k. In a later turn it has the slot of the same region, if there is one, or
-    else the next free one, so it is looked for.
-    """
-    refer_boxes = refer_boxes[refer_boxes.any(dim=-1)]
-    distance = (refer_boxes[:, None] - region_boxes).abs().amax(dim=-1)
-    is_same = (distance <= SAME_BOX_TOLERANCE) & mask
-    # The same box may come several times in a later turn, and so more boxes than there are slots.
-    return [
-        index if row[index : index + 1].any() or not row.any() else int(row.int().argmax())
-        for index, row in enumerate(is_same)
-    ]
-
-
-def _without_prompts(sequences: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
-    """The generated part of `sequences` `(N, L)`, whether or not they start with `prompts` `(N, P)`."""
-    length = prompts.shape[1]
-    return sequences[:, length:] if torch.equal(sequences[:, :length], prompts) else sequences
+        return regions_of_masks(masks, target_sizes, masks_of_logits)
 
 
 __all__ = ["GromaAnswers"]
