@@ -242,6 +242,72 @@ def ground_text(
     >>> answer.text, answer.phrases[0].boxes.tolist()
     ('a dog.', [[10.0, 20.0, 30.0, 40.0]])
     """
+    regions = _regions_of_rows(region_boxes, region_scores, region_mask, user_region_ids)
+    parsed = parse_grounded_text(markup, regions.ids)
+    phrases = [
+        GroundedPhrase(phrase.text, phrase.span, regions.with_ids(phrase.region_ids)) for phrase in parsed.phrases
+    ]
+    return GroundedText(parsed.text, phrases, regions, parsed.unknown_region_ids, markup, tuple(user_region_ids))
+
+
+def ground_segmented_text(
+    markup: str,
+    region_boxes: Tensor,
+    region_scores: Tensor | None = None,
+    region_mask: Tensor | None = None,
+    user_region_ids: Sequence[int] = (),
+    *,
+    first_segment: int | None = None,
+    masks: Mapping[int, np.ndarray] | None = None,
+    tags: Sequence[tuple[int, int]] | None = None,
+) -> GroundedText:
+    """Read the markup of an answer with `[SEG]`, and look up its regions: one for each `[SEG]`, in order.
+
+    Args:
+        markup (`str`): the text that the model wrote, without the tokenizer's special tokens.
+        region_boxes (`Tensor` of shape `(R, 4)`): `xyxy` boxes in absolute pixels of the upright image: the regions
+            that the user pointed at, and after them those of the `[SEG]`, as far as they are known.
+        region_scores, region_mask, user_region_ids: as for [`ground_text`].
+        first_segment (`int`, *optional*): row of the first `[SEG]`; by default the one after the user's regions.
+        masks (`Mapping[int, np.ndarray]`, *optional*): masks by the number of their region, each bool `(H, W)` of the
+            upright image.
+        tags (`Sequence[tuple[int, int]]`, *optional*): as for [`parse_segmented_text`].
+
+    Returns:
+        `GroundedText`: plain text, phrases with their regions, and all regions. A phrase whose `[SEG]` has no row
+        stays, without regions: so it is in an answer whose masks are not decoded yet. Where some have rows, the
+        numbers of the others are in `unknown_region_ids`.
+
+    Raises:
+        ValueError: as [`ground_text`].
+
+    Example:
+    >>> import torch
+    >>> from transformers_groma.grounding import ground_segmented_text
+    >>> boxes = torch.tensor([[0.0, 0, 9, 9], [10, 20, 30, 40]])
+    >>> answer = ground_segmented_text("<p> a dog </p> [SEG].", boxes, user_region_ids=[0])
+    >>> answer.text, answer.phrases[0].region_ids, answer.phrases[0].boxes.tolist()
+    ('a dog.', (1,), [[10.0, 20.0, 30.0, 40.0]])
+    """
+    regions = _regions_of_rows(region_boxes, region_scores, region_mask, user_region_ids)
+    masks = masks or {}
+    first = max(user_region_ids, default=-1) + 1 if first_segment is None else first_segment
+    parsed = parse_segmented_text(markup, first, tags)
+    phrases, unknown = [], []
+    for phrase in parsed.phrases:
+        known = [number for number in phrase.region_ids if number in regions.ids]
+        unknown += [number for number in phrase.region_ids if number not in regions.ids]
+        if phrase.text or known:
+            phrases.append(GroundedPhrase(phrase.text, phrase.span, _with_masks(regions.with_ids(known), masks)))
+    if len(region_boxes) <= first:  # not decoded
+        unknown = []
+    return GroundedText(parsed.text, phrases, regions, tuple(unknown), markup, tuple(user_region_ids), masks)
+
+
+def _regions_of_rows(
+    region_boxes: Tensor, region_scores: Tensor | None, region_mask: Tensor | None, user_region_ids: Sequence[int]
+) -> Regions:
+    """The rows that are regions, with their numbers."""
     if region_boxes.ndim != 2 or region_boxes.shape[-1] != 4:
         raise ValueError(f"`region_boxes` must have shape (number of regions, 4), got {tuple(region_boxes.shape)}.")
     count = region_boxes.shape[0]
@@ -257,68 +323,7 @@ def ground_text(
     regions = Regions(boxes[ids], scores[ids], ids)
     if unknown := [region_id for region_id in user_region_ids if region_id not in ids]:
         raise ValueError(f"`user_region_ids` names {unknown}, which are not regions; there are {len(ids)}.")
-    parsed = parse_grounded_text(markup, ids)
-    phrases = [
-        GroundedPhrase(phrase.text, phrase.span, regions.with_ids(phrase.region_ids)) for phrase in parsed.phrases
-    ]
-    return GroundedText(parsed.text, phrases, regions, parsed.unknown_region_ids, markup, tuple(user_region_ids))
-
-
-def ground_segmented_text(
-    markup: str,
-    segments: Regions | None,
-    user_regions: Regions,
-    user_region_ids: Sequence[int] = (),
-    tags: Sequence[tuple[int, int]] | None = None,
-) -> GroundedText:
-    """Read the markup of an answer with `[SEG]`, and give each phrase its regions.
-
-    Args:
-        markup (`str`): the text that the model wrote, without the tokenizer's special tokens.
-        segments (`Regions`, *optional*): the region of each `[SEG]` in order, with its mask. `None` while masks are
-            not decoded: phrases then have no regions.
-        user_regions (`Regions`): the regions that the user pointed at.
-        user_region_ids (`Sequence[int]`): positions in `user_regions`, in the order of the question.
-        tags (`Sequence[tuple[int, int]]`, *optional*): as for [`parse_segmented_text`].
-
-    Returns:
-        `GroundedText`: its regions are the user's, and after them one for each of `segments`. A phrase whose `[SEG]`
-        has no segment stays, without regions; the number is in `unknown_region_ids` if there are segments at all.
-
-    Example:
-    >>> import numpy as np
-    >>> from transformers_groma.grounding import ground_segmented_text
-    >>> from transformers_groma.regions import Regions
-    >>> segments = Regions.from_masks(np.ones((1, 4, 6), bool))
-    >>> answer = ground_segmented_text("<p> a dog </p> [SEG].", segments, Regions([]))
-    >>> answer.text, answer.phrases[0].boxes.tolist(), answer.phrases[0].masks.shape
-    ('a dog.', [[0.0, 0.0, 6.0, 4.0]], (1, 4, 6))
-    """
-    first, found = len(user_regions), [] if segments is None else list(range(len(segments)))
-    ids = list(range(first + len(found)))
-    boxes, scores = user_regions.xyxy.float(), user_regions.scores.float()
-    masks: dict[int, np.ndarray] = {}
-    if segments is not None:
-        boxes, scores = torch.cat([boxes, segments.xyxy.float()]), torch.cat([scores, segments.scores.float()])
-        masks = {first + row: segments.masks[row] for row in found} if segments.masks is not None else {}
-    regions = Regions(boxes, scores, ids)
-    parsed = parse_segmented_text(markup, first, tags)
-    phrases, unknown = [], []
-    for phrase in parsed.phrases:
-        known = [number for number in phrase.region_ids if number < len(ids)]
-        unknown += [number for number in phrase.region_ids if number >= len(ids)]
-        if phrase.text or known:
-            of_phrase = _with_masks(regions.with_ids(known), masks)
-            phrases.append(GroundedPhrase(phrase.text, phrase.span, of_phrase))
-    return GroundedText(
-        parsed.text,
-        phrases,
-        regions,
-        () if segments is None else tuple(unknown),
-        markup,
-        tuple(user_region_ids),
-        masks,
-    )
+    return regions
 
 
 def _with_masks(regions: Regions, masks: Mapping[int, np.ndarray]) -> Regions:

@@ -25,6 +25,7 @@ class QuestionWording:
         grounded_description (`str`, *optional*): asks for a detailed description whose phrases are tied to regions.
 
     Example:
+    >>> from transformers_groma.questions import GROMA_QUESTIONS, QuestionWording
     >>> GROMA_QUESTIONS.default(2)
     'Please give a short description of <region>, <region>.'
     >>> QuestionWording(rec="Segment {phrase}.").kinds

@@ -154,7 +154,7 @@ class GroundingProcessor(GroundedConversations):
 
         Args:
             text (`str`, *optional*): the question; without it the default one.
-            num_boxes (`int`): boxes that the default question is about.
+            num_boxes (`int`): regions that the default question is about.
             parse_tokens (`bool`, *optional*): as in `__call__`.
 
         Returns:

@@ -167,7 +167,8 @@ class GlammImageProcessorPil(GlammViews, ImageReadingMixin, PilBackend):
         ImageTooLargeError: for an image with more than `MAX_IMAGE_PIXELS` pixels, see `images.py`.
 
     Example:
-    >>>     >>> views = GlammImageProcessorPil()(Image.new("RGB", (640, 480)), return_tensors="pt")
+    >>> from PIL import Image
+    >>> views = GlammImageProcessorPil()(Image.new("RGB", (640, 480)), return_tensors="pt")
     >>> tuple(views["pixel_values"].shape), tuple(views["grounding_pixel_values"].shape)
     ((1, 3, 336, 336), (1, 3, 1024, 1024))
     >>> views["grounding_sizes"].tolist()

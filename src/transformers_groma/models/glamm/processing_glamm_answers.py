@@ -33,6 +33,9 @@ class GlammAnswers:
     image_token_id: int
     num_image_tokens: int
 
+    # Reads the markup of one answer, given the user's regions and those of its `[SEG]`.
+    ground_answer = staticmethod(ground_segmented_text)
+
     def post_process_grounded_generation(
         self,
         output: Any,
@@ -85,14 +88,24 @@ class GlammAnswers:
             markup = self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
             tags = self._tags_of_tokens(ids, markup, skip_special_tokens)
             if image is None:
-                answers.append(ground_segmented_text(markup, None, Regions([]), tags=tags))
+                answers.append(ground_segmented_text(markup, torch.zeros(0, 4), tags=tags))
                 continue
             size = None if target_sizes is None else tuple(int(side) for side in target_sizes[image])
             user_regions, user_ids = self._regions_of_user(output, boxes[image], refer_boxes[image], image, size)
-            segments = None
+            segments = Regions([])
             if logits is not None:
                 segments = self._segments(logits[row], output.segment_quality[row], size)
-            answers.append(ground_segmented_text(markup, segments, user_regions, user_ids, tags))
+            first = len(user_regions)
+            answer = ground_segmented_text(
+                markup,
+                torch.cat([user_regions.xyxy.float(), segments.xyxy.float()]),
+                torch.cat([user_regions.scores.float(), segments.scores.float()]),
+                user_region_ids=user_ids,
+                first_segment=first,
+                masks=dict(enumerate(segments.masks, first)) if len(segments) else None,
+                tags=tags,
+            )
+            answers.append(answer)
         return answers
 
     def post_process_masks(self, masks: Any, target_sizes: Sequence[tuple[int, int]]) -> list[Regions]:
