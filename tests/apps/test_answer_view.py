@@ -187,6 +187,14 @@ def test_a_partial_answer_is_busy_and_a_finished_one_is_not():
     assert partial["aria-busy"] == "true" and "aria-busy" not in final
 
 
+def test_a_phrase_whose_mask_has_not_come_yet_is_text():
+    """As while a model writes that decodes its masks at the end."""
+    cat, dog = GroundedPhrase("a cat", (0, 5), Regions([])), GroundedPhrase("a dog", (10, 15), Regions(BOXES[:1]))
+    parsed = view(Turn("", GroundedText("a cat and a dog", [cat, dog], Regions(BOXES), (), ""), True))
+    assert [sign_removed(text, "1") for _, text in parsed.of_class("groma-name")] == ["a dog"]
+    assert parsed.of_class("groma-answer")[0][1].replace("\u20601", "") == "a cat and a dog"
+
+
 def test_an_empty_answer_a_notice_and_no_turns_are_said():
     assert view(Turn("", ground_text("", BOXES))).of_class("groma-answer")[0][1] == "The answer is empty."
     parsed = view(Turn("", None, notice="The queue is full <b>."))

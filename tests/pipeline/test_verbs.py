@@ -8,6 +8,7 @@ from transformers import GenerationConfig, pipeline
 from transformers_groma import GroundedPhrase, GroundedText, ImageGroundingPipeline, Regions
 from transformers_groma.boxes import box_iou
 from transformers_groma.grounding import ground_text
+from transformers_groma.image_inputs import ImageSize
 from transformers_groma.questions import QuestionWording
 from transformers_groma.shapes.demo import compare, scene_questions
 from transformers_groma.shapes.wording import sentence, with_article, words
@@ -210,6 +211,15 @@ def test_regions_that_an_answer_locates(markup, first, all_of_them):
             "boxes_xyxy": BOXES[list(ids)].tolist(),
             "region_ids": list(ids),
         }
+
+
+def test_a_mask_without_a_pixel_locates_nothing():
+    answer = ground_text("<p>the cup</p> <roi><r0><r1></roi>", torch.tensor([[0.0, 0, 0, 0], [1, 1, 3, 4]]))
+    answer = answer.with_masks({0: np.zeros((4, 6), bool), 1: np.ones((4, 6), bool)})
+    assert located("the cup", answer, False).region_ids == (1,)
+    empty = ground_text("<roi><r0></roi>", torch.zeros(1, 4)).with_masks({0: np.zeros((4, 6), bool)})
+    assert not located("the cup", empty, False, ImageSize(4, 6))
+    assert located("the cup", empty, False, ImageSize(4, 6)).masks.shape == (0, 4, 6)
 
 
 # ------------------------------------------------------------------------------------------------------------- lists

@@ -58,8 +58,9 @@ class TurnPlaces:
     """All that a turn names.
 
     Args:
-        phrases (`list[Named]`): one for each phrase of the answer, in the order of the text. A phrase that is repeated
-            with the same regions is one `Named`.
+        phrases (`list[Named]`): one for each phrase of the answer that has regions, in the order of the text. A phrase
+            that is repeated with the same regions is one `Named`. While an answer is written, phrases whose masks come
+            at its end have none yet.
         user_regions (`list[Named]`): one for each mention of a region in the question, in order. One that is mentioned
             twice is one `Named`.
         places (`list[Place]`): each once, the largest first, so that the small ones lie on top.
@@ -131,7 +132,7 @@ def turn_places(
     own = [name_places(named_regions[box], region) for box, region in zip(mentions, user_regions, strict=True)]
     phrases: dict[tuple[str, tuple[int, ...]], Named] = {}
     said = []
-    for phrase in answer.phrases if answer is not None else ():
+    for phrase in filter(None, () if answer is None else answer.phrases):
         key = (phrase.text, phrase.region_ids)
         if key not in phrases:
             number = len(phrases)

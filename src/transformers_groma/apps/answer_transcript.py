@@ -124,7 +124,7 @@ def answer_html(answer: GroundedText, places: TurnPlaces, view_id: str) -> str:
     """
     pieces = []
     position = 0
-    for phrase, named in zip(answer.phrases, places.phrases, strict=True):
+    for phrase, named in zip(filter(None, answer.phrases), places.phrases, strict=True):
         start, end = phrase.span
         before, words = answer.text[position:start], answer.text[start:end]
         gap = " " if not words and answer.text[:start] and not answer.text[start - 1].isspace() else ""
