@@ -20,11 +20,10 @@ from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerBase
 
 from scripts.groma_tiny.card import MODEL as GROMA_TINY
 from scripts.groma_tiny.pretraining import Pretraining, Schedule
-from transformers_groma import GromaForConditionalGeneration, GromaProcessor, GromaRegionEncoderConfig
+from transformers_groma import GromaForConditionalGeneration, GromaProcessor
 from transformers_groma.boxes import box_cxcywh_to_xyxy, box_iou, box_xyxy_to_cxcywh
 from transformers_groma.models.modeling_mask_decoder import MaskPrompts
 from transformers_groma.models.modeling_positions import IGNORED_LABEL
-from transformers_groma.models.modeling_region_encoder import GromaRegionEncoder
 from transformers_groma.shapes.scenes import Scene, make_scene
 from transformers_groma.shapes.world import world_of
 
@@ -39,6 +38,8 @@ SEED = 4
 WEIGHTS = "language.safetensors"
 SCHEDULE = Schedule(learning_rate=2e-3, steps=1800, warmup_steps=50, decay_steps=1200)
 BATCH_SIZE = 6
+# The vision encoder has learned before.
+VISION_SHARE = 0.15
 # At first nothing but look-ups; then every other row is a conversation.
 DRILL_STEPS, DRILL_SHARE = 250, 0.35
 VECTOR_WEIGHT, BOX_WEIGHT, PATCH_WEIGHT = 1.0, 4.0, 0.3
@@ -57,19 +58,6 @@ def text_config(tokenizer: PreTrainedTokenizerBase, groma_config: LlamaConfig) -
         pad_token_id=tokenizer.pad_token_id,
     )
     return LlamaConfig(**settings)
-
-
-def region_encoder_config() -> GromaRegionEncoderConfig:
-    """The region encoder's sizes: four maps, not fused, which would take most of the time of a training step."""
-    return GromaRegionEncoderConfig(
-        vision_feature_layers=[-4, -3, -2, -1],
-        num_fuse_layers=0,
-        group_norm_groups=8,
-        roi_output_size=5,
-        roi_strides=[1.75, 3.5, 7.0, 14.0],
-        position_hidden_size=64,
-        region_hidden_size=96,
-    )
 
 
 def language_model_from_groma(tokenizer: PreTrainedTokenizerBase) -> LlamaModel:
@@ -99,20 +87,18 @@ class LanguageLearner(nn.Module):
         super().__init__()
         self.tokenizer = build_tokenizer()
         groma = GromaForConditionalGeneration.from_pretrained(GROMA_TINY, dtype=torch.float32)
-        width, text_width = groma.config.vision_config.hidden_size, groma.config.text_config.hidden_size
-        speaker = PatchSpeaker(groma.model.vision_tower, text_width)
+        text_width = groma.config.text_config.hidden_size
+        speaker = PatchSpeaker(groma, text_width)
         speaker.load_state_dict(load_file(vision / VISION_WEIGHTS))
         judge = GroundingLearner()
         judge.load_state_dict(load_file(grounding / GROUNDING_WEIGHTS))
         # Not a part of this module: it does not learn.
         self.__dict__["judge"] = judge.eval().requires_grad_(False)
         self.speaker = speaker
-        self.region_encoder = GromaRegionEncoder(region_encoder_config(), width, text_width, IMAGE_SIZE)
         self.language_model = language_model_from_groma(self.tokenizer)
         self.prompt_projection = PromptProjection(text_width, judge.mask_decoder.config.hidden_size)
         self.box_head = nn.Linear(text_width, 4)
-        self.grid = IMAGE_SIZE // groma.config.vision_config.patch_size
-        self.rows = RowMaker(self.tokenizer, self.grid**2)
+        self.rows = RowMaker(self.tokenizer, speaker.grid**2)
 
     def states(self, scenes: list[Scene], rows: list[Row]) -> tuple[Tensor, Tensor, Tensor]:
         """States of the language model `(B, L, D)` after the final norm, labels `(B, L)`, and projected patches."""
@@ -131,11 +117,8 @@ class LanguageLearner(nn.Module):
                 for slot, index in enumerate(row.regions):
                     boxes[number, slot] = _box(scene, index)
                     used[number, slot] = True
-            maps = [
-                hidden[layer].transpose(1, 2).unflatten(2, (self.grid, self.grid))
-                for layer in self.region_encoder.config.vision_feature_layers
-            ]
-            embeddings = embeddings.masked_scatter(is_region[..., None], self.region_encoder(maps, boxes, used)[used])
+            regions = self.speaker.encode_regions(hidden, boxes, used)
+            embeddings = embeddings.masked_scatter(is_region[..., None], regions[used])
         # Rows are padded on the right, so causal attention alone hides the padding.
         return self.language_model(inputs_embeds=embeddings).last_hidden_state, labels, patches
 
@@ -232,7 +215,7 @@ def pretrain_language_model(vision: Path, grounding: Path, output: Path, schedul
     """
     torch.manual_seed(SEED)
     learner = LanguageLearner(vision, grounding).train()
-    training = Pretraining(learner, "layer", schedule, output)
+    training = Pretraining(learner, "layer", schedule, output, slower={"speaker.": VISION_SHARE})
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         if step % WATCH_STEPS == 0:

@@ -50,16 +50,31 @@ class Pretraining:
         layers (`str`): what the names of parameters inside layers contain.
         schedule (`Schedule`): the learning rate.
         folder (`Path`): output folder, with the checkpoint until the end.
+        slower (`Mapping[str, float]`, *optional*): by the start of their names, parameters that learn at this share of
+            the learning rate.
     """
 
-    def __init__(self, module: nn.Module, layers: str, schedule: Schedule, folder: Path):
-        matrices = [weight for name, weight in module.named_parameters() if weight.ndim == 2 and layers in name]
-        known = {id(weight) for weight in matrices}
-        others = [weight for weight in module.parameters() if id(weight) not in known]
+    def __init__(
+        self,
+        module: nn.Module,
+        layers: str,
+        schedule: Schedule,
+        folder: Path,
+        slower: Mapping[str, float] | None = None,
+    ):
+        # By whether Muon trains them and their share of the learning rate.
+        groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+        for name, weight in module.named_parameters():
+            share = next((share for start, share in (slower or {}).items() if name.startswith(start)), 1.0)
+            groups.setdefault((weight.ndim == 2 and layers in name, share), []).append(weight)
+        by_muon, by_adamw = (
+            [{"params": weights, "share": share} for (muon, share), weights in groups.items() if muon == wanted]
+            for wanted in (True, False)
+        )
         rate = schedule.learning_rate
         self.optimizers = [
-            torch.optim.Muon(matrices, lr=rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
+            torch.optim.Muon(by_muon, lr=rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(by_adamw, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
         ]
         self.module = module
         self.schedule = schedule
@@ -91,7 +106,7 @@ class Pretraining:
             torch.nn.utils.clip_grad_norm_(self.module.parameters(), MAX_GRAD_NORM)
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
-                    group["lr"] = self.schedule.rate(step)
+                    group["lr"] = self.schedule.rate(step) * group["share"]
                 optimizer.step()
                 optimizer.zero_grad()
             history.append({"loss": loss.item(), **metrics})

@@ -15,7 +15,6 @@ import json
 import logging
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,7 @@ from .card import HUB_CONFIGS, MINUTES, MODEL, STEPS, tiny_card
 from .package import package
 from .pretrain_language_model import pretrain_language_model
 from .pretrain_vision_encoder import pretrain_vision_encoder
-
-logger = logging.getLogger("train_groma_tiny")
+from .steps import run_steps
 
 RECIPES = HUB_CONFIGS / "recipes" / "tiny"
 # The recipes name these folders.
@@ -91,8 +89,6 @@ def train(work: Path, output: Path) -> None:
     """
     base, language, vision = work / "base", work / "language", work / "vision"
     detection, alignment, sft, masks = (work / stage for stage in ("detection", "alignment", "sft", "masks"))
-    done_path = work / "finished.json"
-    done: dict[str, float] = json.loads(done_path.read_text()) if done_path.exists() else {}
     steps: dict[str, Callable[[], Any]] = {
         "data": lambda: make_data(work / "data"),
         "base": lambda: build_groma_tiny(base),
@@ -104,15 +100,7 @@ def train(work: Path, output: Path) -> None:
         "mask data": lambda: make_mask_data(work / "data"),
         "masks": lambda: run_stage("masks", sft, masks),
     }
-    for name, step in steps.items():
-        if name in done:
-            logger.info(f"{name}: finished before, in {done[name] / 60:.1f} minutes")
-            continue
-        start = time.monotonic()
-        step()
-        done[name] = time.monotonic() - start
-        write_file(done_path, json.dumps(done, indent=2).encode())
-        logger.info(f"{name}: finished in {done[name] / 60:.1f} minutes")
+    done = run_steps(steps, work / "finished.json")
     package(base, masks, output)
     minutes = {step: round(done[step] / 60) for step in STEPS}
     write_file(MINUTES, (json.dumps(minutes, indent=2) + "\n").encode())
