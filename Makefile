@@ -14,7 +14,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=fa
 # One thread for each of the two test processes: torch's threads would wait for each other.
 TEST_ENV := $(OFFLINE) OMP_NUM_THREADS=1
 
-.PHONY: demo app serve test test-slow test-wheel test-newest quality format docs dist bench setup kernels train-tiny evaluate-tiny clean
+.PHONY: demo app serve test test-slow test-wheel test-newest quality format docs dist bench setup kernels train-tiny evaluate-tiny train-glamm-tiny evaluate-glamm-tiny clean
 
 demo: $(PLAIN)  ## questions about a scene, answers compared with the truth; writes demo_output/
 	$(OFFLINE) $(BIN)/groma demo --output demo_output
@@ -98,6 +98,27 @@ evaluate-tiny: kernels  ## all benchmarks on scenes that groma-tiny never saw; w
 	done
 	$(OFFLINE) $(BIN)/python -m scripts.groma_tiny.llava_bench --output output/groma-tiny --card hub_configs/groma-tiny
 	$(OFFLINE) $(BIN)/python -m scripts.groma_tiny.card
+
+train-glamm-tiny: kernels  ## train hub_configs/glamm-tiny, in output/glamm-tiny; resumes where it was stopped
+	$(OFFLINE) $(BIN)/python -m scripts.glamm_tiny.train
+
+# Benchmark and the synthetic scenes that it asks about.
+GLAMM_TINY_TESTS := grounded-conversation:conversation referring-segmentation:rec region-caption:region-caption
+
+evaluate-glamm-tiny: kernels  ## GLaMM's benchmarks on scenes that glamm-tiny never saw; writes the metrics into its card
+	set -e; for pair in $(GLAMM_TINY_TESTS); do \
+	  benchmark=$${pair%%:*}; scenes=$${pair##*:}; \
+	  case $$scenes in \
+	    conversation) options="--task grounded-caption --questions 1";; \
+	    *) options="--task $$scenes --evaluation";; \
+	  esac; \
+	  $(OFFLINE) $(BIN)/groma data shapes $$options --rows 500 --seed 1000 --split test \
+	    --output output/glamm-tiny/test/shapes-$$scenes; \
+	  $(OFFLINE) $(BIN)/groma evaluate $$benchmark --model hub_configs/glamm-tiny \
+	    --dataset output/glamm-tiny/test/shapes-$$scenes --output output/glamm-tiny/metrics/$$benchmark \
+	    --card hub_configs/glamm-tiny --gallery 24; \
+	done
+	$(OFFLINE) $(BIN)/python -m scripts.glamm_tiny.card
 
 setup: $(STAMP)  ## all that tests, documentation and packages need, in .venv
 

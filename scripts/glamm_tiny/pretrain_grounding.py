@@ -149,7 +149,7 @@ class Prompted(NamedTuple):
 
 
 def draw_prompts(scenes: Sequence[Scene], kind: str, chosen: list[list[int]], rng: np.random.Generator) -> Prompted:
-    """Draw prompts of a kind for chosen objects of scenes; without noise where `rng` has none to give (seed 0)."""
+    """Draw prompts of a kind for chosen objects of scenes, with noise in boxes and gaps in descriptions."""
     index, boxes, points, attributes, targets = [], [], [], [], []
     noise = {"box": 0.1, "description": DESCRIPTION_NOISE}.get(kind, 0.0)
     for number, (scene, objects) in enumerate(zip(scenes, chosen, strict=True)):
@@ -241,16 +241,17 @@ def _with_attention(config: SamVisionConfig) -> SamVisionConfig:
     return config
 
 
-def pretrain_grounding(output: str | Path) -> None:
+def pretrain_grounding(output: str | Path, schedule: Schedule = SCHEDULE) -> None:
     """Train a grounding encoder with its mask decoder and write the weights, `grounding.safetensors`.
 
     Args:
         output (`str` or `Path`): output folder, with the checkpoint until the end.
+        schedule (`Schedule`): learning rates.
     """
     output = Path(output)
     torch.manual_seed(SEED)
     learner = GroundingLearner()
-    training = Pretraining(learner, "layers", SCHEDULE, output)
+    training = Pretraining(learner, "layers", schedule, output)
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         if step % WATCH_STEPS == 0:

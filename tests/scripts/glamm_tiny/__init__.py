@@ -1,0 +1,1 @@
+"""How glamm-tiny is made."""
