@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
-from transformers_groma.models.glamm.configuration_glamm import GlammConfig
-from transformers_groma.models.glamm.modeling_glamm import GlammForConditionalGeneration
-from transformers_groma.models.glamm.processing_glamm import GlammProcessor
 
 from scripts.groma_tiny.card import MODEL as GROMA_TINY
 from transformers_groma import GromaConfig
+from transformers_groma.models.glamm.configuration_glamm import GlammConfig
 from transformers_groma.models.glamm.image_processing_pil_glamm import GlammImageProcessorPil
+from transformers_groma.models.glamm.modeling_glamm import GlammForConditionalGeneration
+from transformers_groma.models.glamm.processing_glamm import GlammProcessor
 
 from .pretrain_grounding import WEIGHTS as GROUNDING_WEIGHTS
 from .pretrain_grounding import grounding_config, mask_decoder_config
@@ -58,7 +58,7 @@ def pretrained_weights(grounding: Path, language: Path) -> dict[str, Tensor]:
         `dict[str, Tensor]`
     """
     places = {
-        "grounding_encoder.": ("model.grounding_encoder.", grounding / GROUNDING_WEIGHTS),
+        "grounding_encoder.": ("model.grounding_encoder.vision_encoder.", grounding / GROUNDING_WEIGHTS),
         "mask_decoder.": ("model.mask_decoder.", grounding / GROUNDING_WEIGHTS),
         "speaker.vision_tower.": ("model.vision_tower.", language / LANGUAGE_WEIGHTS),
         "speaker.multi_modal_projector.": ("model.multi_modal_projector.", language / LANGUAGE_WEIGHTS),
