@@ -214,9 +214,15 @@ def tiny_glamm_config(**overrides) -> GlammConfig:
 
 
 def tiny_glamm(seed: int = 0, **overrides) -> GlammForConditionalGeneration:
-    """A random GLaMM in evaluation mode."""
+    """A random GLaMM in evaluation mode whose masks differ: a fresh decoder's logits are all next to 0."""
     torch.manual_seed(seed)
-    return GlammForConditionalGeneration(tiny_glamm_config(**overrides)).eval()
+    model = GlammForConditionalGeneration(tiny_glamm_config(**overrides)).eval()
+    with torch.no_grad():
+        for part in (model.model.mask_decoder.mask_decoder, model.model.prompt_projection):
+            for weight in part.parameters():
+                if weight.ndim > 1:
+                    weight.normal_(std=0.25)
+    return model
 
 
 def glamm_prompt_ids(config: GlammConfig, num_regions: int = 0, question: tuple[int, ...] = (7, 8, 9)) -> list[int]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
@@ -12,6 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 from ..modeling_assistant import DraftingAssistant
 from ..modeling_cache import cache_kwargs, cache_of, given_cache
 from ..modeling_cached_prompt import CachedPrompt, cached_length, forget_prompt, recall_prompt, remember_generated
+from ..modeling_checks import boxes_of_images
 from ..modeling_generation import ImageGenerationMixin
 from ..modeling_pointing import given_points
 from ..modeling_positions import check_positions
@@ -20,8 +22,10 @@ from .modeling_glamm_outputs import (
     GlammGenerateBeamDecoderOnlyOutput,
     GlammGenerateDecoderOnlyOutput,
     GlammImageFeatures,
+    GlammRegions,
     GroundingView,
 )
+from .modeling_glamm_perception import boxes_of_rows, with_regions
 from .modeling_glamm_prompt import PreparedPrompt
 from .modeling_glamm_states import GATHERED, GatheredStates
 
@@ -162,6 +166,31 @@ class GlammGenerationMixin(ImageGenerationMixin):
                 setattr(output, name, prompt.output_fields[name])
         return output
 
+    def cached_regions(self, past_key_values: Cache, refer_boxes: Tensor | None = None) -> GlammRegions:
+        """The user's regions of conversations in a cache, with those of their next turn. Nothing is encoded.
+
+        Args:
+            past_key_values (`Cache`): that `generate` filled; not changed.
+            refer_boxes (`Tensor` of shape `(B, K, 4)`, *optional*): regions of the next turn, normalized `cxcywh`,
+                rows of zeros pad; one row for each row of the cache that has an image.
+
+        Returns:
+            `GlammRegions`: what `generate` will return with that turn.
+
+        Raises:
+            ValueError: a cache that no image was read into, or boxes that do not fit.
+        """
+        cached = recall_prompt(past_key_values)
+        if cached is None:
+            raise ValueError(
+                "`past_key_values` holds no image: it is empty, or the model has read no image into it. Pass the "
+                "cache of an output of `generate`."
+            )
+        if refer_boxes is not None:
+            refer_boxes = boxes_of_images("refer_boxes", refer_boxes, int(cached.has_image.sum()))
+            cached = with_regions(cached, boxes_of_rows(refer_boxes, cached))
+        return GlammRegions(cached.region_boxes, cached.region_scores, cached.region_mask)
+
     def _generate(
         self,
         inputs: Tensor | None,
@@ -176,7 +205,7 @@ class GlammGenerationMixin(ImageGenerationMixin):
         as_dict = kwargs.get("return_dict_in_generate")
         if as_dict is None:
             as_dict = settings.return_dict_in_generate
-        gathered = GatheredStates()
+        gathered = GatheredStates(self)
         token = GATHERED.set(gathered if as_dict else None)
         try:
             output = super().generate(inputs, **kwargs)
@@ -205,7 +234,7 @@ class GlammGenerationMixin(ImageGenerationMixin):
     ) -> dict[str, Any]:
         # Every mode of the library calls this after each step.
         if (gathered := GATHERED.get()) is not None:
-            gathered.add(outputs, num_new_tokens)
+            gathered.add(self, outputs, num_new_tokens)
         return super()._update_model_kwargs_for_generation(outputs, model_kwargs, is_encoder_decoder, num_new_tokens)
 
     def _begin(

@@ -10,6 +10,7 @@ from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
     BaseModelOutputWithPooling,
     CausalLMOutputWithPast,
+    ModelOutput,
 )
 
 
@@ -106,6 +107,21 @@ class GlammImageFeatures(BaseModelOutputWithPooling):
 
 
 @dataclass
+class GlammRegions(ModelOutput):
+    """The regions that a user has pointed at.
+
+    Attributes:
+        boxes (`Tensor` of shape `(B, K, 4)`): normalized `cxcywh` (0..1) of the whole image, rows of zeros pad.
+        scores (`Tensor` of shape `(B, K)`): 1 for each region.
+        mask (`Tensor` of shape `(B, K)`, bool): which rows are regions and not padding.
+    """
+
+    boxes: Tensor | None = None
+    scores: Tensor | None = None
+    mask: Tensor | None = None
+
+
+@dataclass
 class GlammModelOutputWithPast(BaseModelOutputWithPast):
     """Hidden states of the language model, and what its prompt says about the images.
 
@@ -190,5 +206,6 @@ __all__ = [
     "GlammGenerateDecoderOnlyOutput",
     "GlammImageFeatures",
     "GlammModelOutputWithPast",
+    "GlammRegions",
     "GroundingView",
 ]

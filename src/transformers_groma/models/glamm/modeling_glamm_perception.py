@@ -151,18 +151,10 @@ class GlammPerceptionMixin:
                 "`mm_encoder_outputs` of the first. Pass the whole result of `get_image_features`, or `pixel_values`, "
                 "there."
             )
-        # Rows without an image have no boxes: theirs are padding.
-        boxes = refer_boxes.new_zeros(len(cached.has_image), *refer_boxes.shape[1:])
-        boxes[cached.has_image.to(boxes.device)] = refer_boxes
+        boxes = boxes_of_rows(refer_boxes, cached)
         maps = [level[cached.image_index.to(level.device)] for level in cached.feature_maps]
         tokens = self._region_tokens(maps, boxes)
-        all_boxes = torch.cat([cached.region_boxes, boxes.to(cached.region_boxes)], dim=1)
-        # Regions come first in each row, padding last.
-        order = (~is_box(all_boxes)).long().argsort(dim=1, stable=True)
-        all_boxes = all_boxes.gather(1, order[..., None].expand_as(all_boxes))
-        mask = is_box(all_boxes)
-        cached = replace(cached, region_boxes=all_boxes, region_scores=mask.to(all_boxes), region_mask=mask)
-        return TurnRegions(tokens, is_box(boxes).sum(dim=1)), cached
+        return TurnRegions(tokens, is_box(boxes).sum(dim=1)), with_regions(cached, boxes)
 
     def visual_tokens(self, features: GlammImageFeatures) -> VisualTokens:
         """The visual tokens of features, by what they are of."""
@@ -235,4 +227,30 @@ class GlammPerceptionMixin:
         return [GroundingView(own, (height, width)) for own, (height, width) in zip(pixels, sizes.tolist())]
 
 
-__all__ = ["GlammPerceptionMixin", "TurnRegions", "VisualTokens"]
+def boxes_of_rows(refer_boxes: Tensor, cached: CachedPrompt) -> Tensor:
+    """Boxes `(B_images, K, 4)` of the rows that have an image, as boxes of all rows of a cache: `(B, K, 4)`."""
+    # Rows without an image have no boxes: theirs are padding.
+    boxes = refer_boxes.new_zeros(len(cached.has_image), *refer_boxes.shape[1:])
+    boxes[cached.has_image.to(boxes.device)] = refer_boxes
+    return boxes
+
+
+def with_regions(cached: CachedPrompt, boxes: Tensor) -> CachedPrompt:
+    """A cached prompt with more regions, `(B, K, 4)`, after its others.
+
+    Args:
+        cached (`CachedPrompt`): of B rows; not changed.
+        boxes (`Tensor` of shape `(B, K, 4)`): normalized `cxcywh`, rows of zeros pad.
+
+    Returns:
+        `CachedPrompt`.
+    """
+    boxes = torch.cat([cached.region_boxes, boxes.to(cached.region_boxes)], dim=1)
+    # Regions come first in each row, padding last.
+    order = (~is_box(boxes)).long().argsort(dim=1, stable=True)
+    boxes = boxes.gather(1, order[..., None].expand_as(boxes))
+    mask = is_box(boxes)
+    return replace(cached, region_boxes=boxes, region_scores=mask.to(boxes), region_mask=mask)
+
+
+__all__ = ["GlammPerceptionMixin", "TurnRegions", "VisualTokens", "boxes_of_rows", "with_regions"]

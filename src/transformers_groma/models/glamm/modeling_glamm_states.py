@@ -3,23 +3,31 @@
 from contextvars import ContextVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.modeling_outputs import ModelOutput
 
 
 class GatheredStates:
-    """The states that predicted each new token, step by step, of every row of a generation."""
+    """The states that predicted each new token, step by step, of every row of a generation.
 
-    def __init__(self):
+    Args:
+        model (`nn.Module`): which model's states they are. An assistant, which drafts tokens for it, generates too.
+    """
+
+    def __init__(self, model: nn.Module):
+        self._model = model
         self._steps: list[Tensor] = []
 
-    def add(self, outputs: ModelOutput, num_new_tokens: int) -> None:
+    def add(self, model: nn.Module, outputs: ModelOutput, num_new_tokens: int) -> None:
         """Add the states of a step.
 
         Args:
+            model (`nn.Module`): whose step it was.
             outputs (`ModelOutput`): of `forward`, with `last_hidden_state` and `logits`.
             num_new_tokens (`int`): tokens that the step added to each row; several in assisted decoding.
         """
+        if model is not self._model:
+            return
         # Generation asks for logits where tokens may be predicted only: after the last token and, in assisted
         # decoding, after each drafted one. Of the drafts, the first few were right.
         predicting = outputs.last_hidden_state[:, -outputs.logits.shape[1] :]
