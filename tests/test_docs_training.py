@@ -14,6 +14,7 @@ from trl import TrlParser
 
 from transformers_groma import cli
 from transformers_groma.cli.train import TRAINING_STAGES
+from transformers_groma.training.glamm_parts import DEFAULT_PARTS
 from transformers_groma.training.trainer import GromaLossMixin
 
 from .run_document import blocks, commands
@@ -23,6 +24,8 @@ TRAINING = REPOSITORY / "docs" / "training.md"
 DOCUMENTS = [TRAINING, REPOSITORY / "docs" / "finetune.md"]
 PAPER_STAGES = ("detection", "alignment", "sft")
 RECIPES = {stage: REPOSITORY / "hub_configs" / "recipes" / f"{stage}.yaml" for stage in (*PAPER_STAGES, "masks")}
+# The recipe that the document shows of each.
+SHOWN_RECIPES = {**RECIPES, "glamm": REPOSITORY / "hub_configs" / "recipes" / "glamm" / "gcg.yaml"}
 PROCESSES = 8
 
 
@@ -128,7 +131,7 @@ def test_commands_parse(monkeypatch):
             package, _, stage = launch.training_script.rpartition(".")
             assert package == "transformers_groma.training"
             arguments = launch.training_script_args
-            assert Path(arguments[arguments.index("--config") + 1]) == RECIPES[stage].relative_to(REPOSITORY)
+            assert Path(arguments[arguments.index("--config") + 1]) == SHOWN_RECIPES[stage].relative_to(REPOSITORY)
             parsed = parse_stage(stage, arguments, monkeypatch)
             assert parsed.model_name_or_path and parsed.output_dir
         elif words[:2] == ["groma", "train"]:
@@ -138,7 +141,7 @@ def test_commands_parse(monkeypatch):
         else:
             assert words[:2] == ["python", "-m"] and words[2].startswith("processing.")
             parse_processing(words, monkeypatch)
-    assert seen.count("accelerate launch") == 5 and "groma convert" in seen and "groma train" in seen
+    assert seen.count("accelerate launch") == 6 and "groma convert" in seen and "groma train" in seen
 
 
 @pytest.mark.slow
@@ -169,6 +172,24 @@ def test_every_dataset_of_the_recipes_has_a_command(monkeypatch):
         named = {(spec.partition(":")[0], "train") for spec in recipe["train_datasets"]}
         named |= {(spec.partition(":")[0], "validation") for spec in recipe.get("eval_datasets", ())}
         assert named <= made, sorted(named - made)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [("pretrain", 35000), ("gcg", 5000), ("refseg", 1750), ("region-caption", 2500), ("combined", 5000)],
+)
+def test_recipes_of_glamm(name, steps, monkeypatch):
+    """Every value is an option, and learning rate, batch and steps are the released ones."""
+    path = SHOWN_RECIPES["glamm"].with_name(f"{name}.yaml")
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    arguments = []
+    for option, value in recipe.items():
+        arguments += [f"--{option}", *map(str, value if isinstance(value, list) else [value])]
+    parsed = parse_stage("glamm", [*arguments, "--output_dir", "output"], monkeypatch)
+    assert (parsed.max_steps, parsed.learning_rate, parsed.adam_beta2) == (steps, 3e-4, 0.95)
+    assert PROCESSES * parsed.per_device_train_batch_size * parsed.gradient_accumulation_steps == 160
+    assert (parsed.use_peft, parsed.lora_r, parsed.lora_alpha, parsed.lora_dropout) == (True, 8, 16, 0.05)
+    assert parsed.trainable_parts == DEFAULT_PARTS and (parsed.max_questions, parsed.max_regions) == (3, 10)
 
 
 def test_batches_are_those_of_the_paper():

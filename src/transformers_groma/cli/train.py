@@ -5,7 +5,7 @@ import importlib
 
 from .arguments import CommandError, add_command
 
-TRAINING_STAGES = ("detection", "alignment", "sft", "masks", "precompute-regions")
+TRAINING_STAGES = ("detection", "alignment", "sft", "masks", "glamm", "precompute-regions")
 
 
 def add_train(commands: "argparse._SubParsersAction") -> None:
@@ -14,7 +14,7 @@ def add_train(commands: "argparse._SubParsersAction") -> None:
         commands,
         "train",
         run_train,
-        "train a stage: detection, alignment, sft, masks; precompute-regions speeds up alignment and sft",
+        "train a stage: detection, alignment, sft, masks; or a glamm; precompute-regions speeds up two stages",
         "groma train sft --config hub_configs/recipes/sft.yaml --model_name_or_path org/groma --output_dir "
         "output/sft\n"
         "         groma train sft --help",

@@ -11,7 +11,7 @@ from .._files import write_file
 from ..data.mixtures import parse_dataset_spec
 from ..model_cards import fill_card
 
-ModelKind = Literal["chat", "detector"]
+ModelKind = Literal["chat", "detector", "glamm"]
 TEMPLATE = Path(__file__).with_suffix(".md")
 
 # The settings that distinguish trainings; the others are bookkeeping.
@@ -80,7 +80,8 @@ def write_model_card(folder: Path, trainer: Any, kind: ModelKind = "chat") -> No
             cannot know: `base_model` (`str`), `datasets` (names with numbers of rows), `hub_datasets` (`list[str]`),
             `trained_parts` (`list[str]`), `recipe` (more rows of its table) and `has_masks` (`bool`: whether the model
             has a mask decoder to show).
-        kind (`str`): `"chat"` for a whole Groma, `"detector"` for a detector; the card shows how to use it.
+        kind (`str`): `"chat"` for a whole Groma, `"detector"` for a detector, `"glamm"` for a GLaMM; the card shows
+            how to use it.
     """
     details, arguments, state = trainer.card_details, trainer.args, trainer.state
     base_model = details.get("base_model")
