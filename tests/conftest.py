@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from transformers_groma import GromaImageProcessor, GromaProcessor
-from transformers_groma.models.groma.convert_groma_checkpoint import convert_legacy_checkpoint
+from transformers_groma.models.groma.convert_groma_checkpoint import convert_groma_checkpoint
 from transformers_groma.models.groma.tokenization_groma import load_legacy_tokenizer
 
 # Builds that lie in the checkout would change numbers in the last digits. Tests of the kernels build their own.
@@ -60,7 +60,7 @@ def shared_golden() -> Path:
 @pytest.fixture(scope="session")
 def converted_golden(golden_dir, tmp_path_factory) -> Path:
     """The toy checkpoint of the original, converted."""
-    return convert_legacy_checkpoint(golden_dir / "legacy_checkpoint", tmp_path_factory.mktemp("golden") / "model")
+    return convert_groma_checkpoint(golden_dir / "legacy_checkpoint", tmp_path_factory.mktemp("golden") / "model")
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import yaml
 
 from transformers_groma import cli
 
+from .models.glamm.legacy import write_legacy
 from .run_document import commands, read_blocks, run_block
 from .test_docs_training import parse_processing, parse_stage
 
@@ -40,6 +41,7 @@ def checkout(monkeypatch, tmp_path):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     fixtures = REPOSITORY / "tests" / "fixtures"
     (tmp_path / "original").symlink_to(fixtures / "golden" / "legacy_checkpoint")
+    write_legacy(fixtures / "golden_glamm", tmp_path / "original-glamm")
     (tmp_path / "photo.jpg").symlink_to(fixtures / "photos" / "cat_and_dog.jpg")
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -26,9 +26,11 @@ from transformers_groma.export_remote_code import (
 GROMA = FAMILY_OF["groma"]
 BOX = [[20.0, 30.0, 200.0, 180.0]]
 TEXT = "What is <region>?"
+# What every installation of transformers with torch has; jinja2 comes with torch.
+AVAILABLE = {"huggingface_hub", "jinja2", "numpy", "PIL", "tokenizers", "torch", "transformers"}
 
-# Runs where the package is not installed: the import system denies that it exists.
-REMOTE_SCRIPT = """
+# Begins scripts that run where the package is not installed: the import system denies that it exists.
+NOT_INSTALLED = """
 import sys
 from importlib.abc import MetaPathFinder
 
@@ -38,6 +40,10 @@ class NotInstalled(MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, NotInstalled())
+"""
+REMOTE_SCRIPT = (
+    NOT_INSTALLED
+    + """
 whole, detector, photo, results = sys.argv[1:]
 
 import torch
@@ -99,6 +105,7 @@ torch.save({
 }, results)
 assert "transformers_groma" not in sys.modules
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -317,19 +324,10 @@ def test_exporting_again_changes_nothing(remote_dir):
 
 
 def test_code_imports_only_what_every_installation_has(tmp_path):
-    available = {
-        "huggingface_hub",
-        "jinja2",
-        "numpy",
-        "PIL",
-        "tokenizers",
-        "torch",
-        "transformers",
-    }  # jinja2 comes with torch
     for name, text in remote_code_files(GROMA).items():
         (tmp_path / name).write_text(text)
         imports = set(dynamic_modules.get_imports(tmp_path / name))
-        assert imports <= available | set(sys.stdlib_module_names), name
+        assert imports <= AVAILABLE | set(sys.stdlib_module_names), name
 
 
 def test_command_line(converted_golden, tmp_path, capsys):

@@ -25,7 +25,7 @@ from transformers_groma import GromaForConditionalGeneration, GromaForRegionProp
 from transformers_groma.boxes import nms
 from transformers_groma.models.convert_files import load_checkpoint
 from transformers_groma.models.groma.convert_config import convert_legacy_config
-from transformers_groma.models.groma.convert_groma_checkpoint import convert_legacy_checkpoint
+from transformers_groma.models.groma.convert_groma_checkpoint import convert_groma_checkpoint
 from transformers_groma.models.groma.convert_names import rename_legacy_key
 from transformers_groma.models.groma.convert_weights import convert_legacy_state_dict
 from transformers_groma.models.groma.loss_groma_proposer import region_proposal_loss
@@ -91,7 +91,7 @@ class TestStages:
 
     def test_proposer_with_four_levels(self, shared_golden, tmp_path, pixels):
         notes, golden = load_case(shared_golden, "perceiver_l4")
-        folder = convert_legacy_checkpoint(shared_golden / "legacy_checkpoint_ddetr_l4", tmp_path / "detector")
+        folder = convert_groma_checkpoint(shared_golden / "legacy_checkpoint_ddetr_l4", tmp_path / "detector")
         detector = GromaForRegionProposal.from_pretrained(folder).eval()
         _, losses = load_case(shared_golden, "det_loss")
         labels = [{"boxes": losses["boxes_0"][:4], "source": "coco"}]

@@ -1,4 +1,4 @@
-"""`import transformers_groma` is cheap and registers Groma, whatever was imported before."""
+"""`import transformers_groma` is cheap and registers both families, whatever was imported before."""
 
 import subprocess
 import sys
@@ -21,6 +21,11 @@ print(AutoModelForMultimodalLM._model_mapping[config_class].__name__)
 print(AutoModelForObjectDetection._model_mapping[detector_config_class].__name__)
 print(PROCESSOR_MAPPING[config_class].__name__)
 print(IMAGE_PROCESSOR_MAPPING[config_class]["pil"].__name__)
+glamm_class = type(AutoConfig.for_model("glamm"))
+for mapping in (AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM):
+    print(mapping._model_mapping[glamm_class].__name__)
+print(PROCESSOR_MAPPING[glamm_class].__name__)
+print(IMAGE_PROCESSOR_MAPPING[glamm_class]["pil"].__name__)
 print("image-grounding" in PIPELINE_REGISTRY.get_supported_tasks())
 """
 EXPECTED = [
@@ -30,6 +35,11 @@ EXPECTED = [
     "GromaForRegionProposal",
     "GromaProcessor",
     "GromaImageProcessorPil",
+    "GlammModel",
+    "GlammForConditionalGeneration",
+    "GlammForConditionalGeneration",
+    "GlammProcessor",
+    "GlammImageProcessorPil",
     "True",
 ]
 
@@ -57,10 +67,11 @@ def test_importing_costs_no_torch():
         "import transformers_groma.models.groma.modeling_groma_proposer",
         "import transformers_groma.models.groma.processing_groma",
         "import transformers_groma.pipeline",
+        "import transformers_groma.models.glamm.modeling_glamm",
     ],
-    ids=["first", "last", "name", "part", "processor", "pipeline"],
+    ids=["first", "last", "name", "part", "processor", "pipeline", "glamm"],
 )
-def test_the_auto_classes_know_groma(first):
+def test_the_auto_classes_know_both_families(first):
     assert run(f"{first}\n{CHECK}") == EXPECTED
 
 

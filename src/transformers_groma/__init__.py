@@ -1,6 +1,6 @@
 """transformers-groma: a language model that points.
 
-Importing this package registers Groma with transformers' Auto classes.
+Importing this package registers Groma and GLaMM with transformers' Auto classes.
 """
 
 import importlib
@@ -10,17 +10,21 @@ from ._registration import register_with_transformers
 
 if TYPE_CHECKING:
     from .boxes import box_cxcywh_to_xyxy, box_iou, box_to_xyxy, box_xyxy_to_cxcywh, box_xyxy_to_xywh, nms
+    from .converting import assemble_components, convert_legacy_checkpoint
     from .grounded_chat import ChatTurn, GroundedChat
     from .grounding import GroundedPhrase, GroundedText, parse_grounded_text
     from .models.configuration_region_encoder import GromaRegionEncoderConfig
+    from .models.glamm.configuration_glamm import GlammConfig
+    from .models.glamm.image_processing_glamm import GlammImageProcessor
+    from .models.glamm.image_processing_pil_glamm import GlammImageProcessorPil
+    from .models.glamm.modeling_glamm import GlammForConditionalGeneration, GlammModel
+    from .models.glamm.processing_glamm import GlammProcessor
     from .models.groma.configuration_groma import (
         GromaConfig,
         GromaMaskDecoderConfig,
         GromaProposerConfig,
         GromaRegionProposalConfig,
     )
-    from .models.groma.convert_components import assemble_components
-    from .models.groma.convert_groma_checkpoint import convert_legacy_checkpoint
     from .models.groma.image_processing_groma import GromaImageProcessor
     from .models.groma.image_processing_pil_groma import GromaImageProcessorPil
     from .models.groma.modeling_groma import GromaForConditionalGeneration, GromaModel, GromaPreTrainedModel
@@ -36,7 +40,6 @@ __version__ = "0.1.0"
 # Where each public name lives. Nothing of it is imported before it is used: `import transformers_groma` costs no
 # torch.
 _EXPORTS = {
-    "models.groma.convert_components": ("assemble_components",),
     "boxes": (
         "box_cxcywh_to_xyxy",
         "box_iou",
@@ -45,6 +48,11 @@ _EXPORTS = {
         "box_xyxy_to_xywh",
         "nms",
     ),
+    "models.glamm.configuration_glamm": ("GlammConfig",),
+    "models.glamm.image_processing_glamm": ("GlammImageProcessor",),
+    "models.glamm.image_processing_pil_glamm": ("GlammImageProcessorPil",),
+    "models.glamm.modeling_glamm": ("GlammForConditionalGeneration", "GlammModel"),
+    "models.glamm.processing_glamm": ("GlammProcessor",),
     "models.groma.configuration_groma": (
         "GromaConfig",
         "GromaMaskDecoderConfig",
@@ -52,7 +60,7 @@ _EXPORTS = {
         "GromaRegionProposalConfig",
     ),
     "models.configuration_region_encoder": ("GromaRegionEncoderConfig",),
-    "models.groma.convert_groma_checkpoint": ("convert_legacy_checkpoint",),
+    "converting": ("assemble_components", "convert_legacy_checkpoint"),
     "grounded_chat": ("ChatTurn", "GroundedChat"),
     "grounding": ("GroundedPhrase", "GroundedText", "parse_grounded_text"),
     "models.groma.image_processing_groma": ("GromaImageProcessor",),

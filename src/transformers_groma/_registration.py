@@ -1,7 +1,7 @@
-"""Registers Groma with transformers' Auto classes and pipelines, as soon as transformers loads them.
+"""Registers both families with transformers' Auto classes and pipelines, as soon as transformers loads them.
 
-After `import transformers_groma`, `AutoModel.from_pretrained` has to know Groma. `AutoModel.register` takes classes,
-and loading their modules loads torch. Other ways were weighed (2 CPU cores, transformers 5.24):
+After `import transformers_groma`, `AutoModel.from_pretrained` has to know Groma and GLaMM. `AutoModel.register` takes
+classes, and loading their modules loads torch. Other ways were weighed (2 CPU cores, transformers 5.24):
 
 - Register at once: importing the package would take 2.3 s and load torch, even for `groma --help`. Now it takes 15 ms.
 - Register names, as transformers does for its own models: `MODEL_MAPPING_NAMES` is in a module that loads torch too,
@@ -9,7 +9,7 @@ and loading their modules loads torch. Other ways were weighed (2 CPU cores, tra
 - Be a plug-in that transformers loads: it has no entry point for one.
 
 So we wait for the five modules of transformers that hold the mappings. Python's way to learn of an import is a finder
-on `sys.meta_path`. This one lets the usual `PathFinder` find those five, and registers Groma's classes once such a
+on `sys.meta_path`. This one lets the usual `PathFinder` find those five, and registers our classes once such a
 module has been executed. Where one has been imported before this package, its classes are registered at once.
 """
 
@@ -21,7 +21,9 @@ from types import ModuleType
 
 
 def _register_configs(module: ModuleType) -> None:
+    from .models.configuration_mask_decoder import MaskDecoderConfig
     from .models.configuration_region_encoder import GromaRegionEncoderConfig
+    from .models.glamm.configuration_glamm import GlammConfig
     from .models.groma.configuration_groma import (
         GromaConfig,
         GromaMaskDecoderConfig,
@@ -30,23 +32,31 @@ def _register_configs(module: ModuleType) -> None:
     )
 
     for config_class in (
+        GlammConfig,
         GromaConfig,
         GromaMaskDecoderConfig,
         GromaProposerConfig,
         GromaRegionEncoderConfig,
         GromaRegionProposalConfig,
+        MaskDecoderConfig,
     ):
         module.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
 
 
 def _register_models(module: ModuleType) -> None:
+    from .models.glamm.configuration_glamm import GlammConfig
+    from .models.glamm.modeling_glamm import GlammForConditionalGeneration, GlammModel
     from .models.groma.configuration_groma import GromaConfig, GromaRegionProposalConfig
     from .models.groma.modeling_groma import GromaForConditionalGeneration, GromaModel
     from .models.groma.modeling_groma_detector import GromaForRegionProposal
 
-    module.AutoModel.register(GromaConfig, GromaModel, exist_ok=True)
-    module.AutoModelForImageTextToText.register(GromaConfig, GromaForConditionalGeneration, exist_ok=True)
-    module.AutoModelForMultimodalLM.register(GromaConfig, GromaForConditionalGeneration, exist_ok=True)
+    for config_class, base_class, model_class in (
+        (GromaConfig, GromaModel, GromaForConditionalGeneration),
+        (GlammConfig, GlammModel, GlammForConditionalGeneration),
+    ):
+        module.AutoModel.register(config_class, base_class, exist_ok=True)
+        module.AutoModelForImageTextToText.register(config_class, model_class, exist_ok=True)
+        module.AutoModelForMultimodalLM.register(config_class, model_class, exist_ok=True)
     module.AutoModel.register(GromaRegionProposalConfig, GromaForRegionProposal, exist_ok=True)
     module.AutoModelForObjectDetection.register(GromaRegionProposalConfig, GromaForRegionProposal, exist_ok=True)
     # `pipeline("object-detection")` looks for the class by its name here, and warns of every other class.
@@ -55,22 +65,30 @@ def _register_models(module: ModuleType) -> None:
 
 
 def _register_processors(module: ModuleType) -> None:
+    from .models.glamm.configuration_glamm import GlammConfig
+    from .models.glamm.processing_glamm import GlammProcessor
     from .models.groma.configuration_groma import GromaConfig
     from .models.groma.processing_groma import GromaProcessor
 
     module.AutoProcessor.register(GromaConfig, GromaProcessor, exist_ok=True)
+    module.AutoProcessor.register(GlammConfig, GlammProcessor, exist_ok=True)
 
 
 def _register_image_processors(module: ModuleType) -> None:
+    from .models.glamm.configuration_glamm import GlammConfig
+    from .models.glamm.image_processing_glamm import GlammImageProcessor
+    from .models.glamm.image_processing_pil_glamm import GlammImageProcessorPil
     from .models.groma.configuration_groma import GromaConfig, GromaRegionProposalConfig
     from .models.groma.image_processing_groma import GromaImageProcessor
     from .models.groma.image_processing_pil_groma import GromaImageProcessorPil
 
-    for config_class in (GromaConfig, GromaRegionProposalConfig):
+    for config_class, pil_class, torchvision_class in (
+        (GromaConfig, GromaImageProcessorPil, GromaImageProcessor),
+        (GromaRegionProposalConfig, GromaImageProcessorPil, GromaImageProcessor),
+        (GlammConfig, GlammImageProcessorPil, GlammImageProcessor),
+    ):
         module.AutoImageProcessor.register(
-            config_class,
-            image_processor_classes={"pil": GromaImageProcessorPil, "torchvision": GromaImageProcessor},
-            exist_ok=True,
+            config_class, image_processor_classes={"pil": pil_class, "torchvision": torchvision_class}, exist_ok=True
         )
 
 
@@ -134,7 +152,7 @@ class _RegisterAfterImport(MetaPathFinder):
 
 
 def register_with_transformers() -> None:
-    """Register Groma with AutoConfig, AutoModel…, AutoProcessor, AutoImageProcessor and pipelines; imports nothing."""
+    """Register with AutoConfig, AutoModel…, AutoProcessor, AutoImageProcessor and pipelines; imports nothing."""
     if any(isinstance(finder, _RegisterAfterImport) for finder in sys.meta_path):
         return
     finder = _RegisterAfterImport()

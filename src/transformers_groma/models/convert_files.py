@@ -102,6 +102,23 @@ def find_weights(directory: Path) -> tuple[list[Path], dict[str, str]]:
     )
 
 
+def tensor_names(directory: str | Path) -> list[str]:
+    """The names of all tensors of a checkpoint folder, without reading their values.
+
+    Args:
+        directory (`str` or `Path`): folder of the checkpoint.
+
+    Returns:
+        `list[str]`: the names.
+
+    Raises:
+        FileNotFoundError: if the folder holds no weights, or a shard that its index names is not there.
+        ValueError: an index or a file that is damaged.
+    """
+    files, weight_map = find_weights(Path(directory))
+    return list(weight_map) or [name for path in files for name in read_weights(path)]
+
+
 def load_checkpoint(directory: str | Path, ignored: re.Pattern | None = None) -> dict[str, Tensor]:
     """Read all tensors of a checkpoint folder: safetensors or .bin, whole or in shards.
 
@@ -309,4 +326,5 @@ __all__ = [
     "load_checkpoint",
     "read_settings",
     "read_weights",
+    "tensor_names",
 ]

@@ -7,6 +7,7 @@ _RELEASED = {
     "groma-7b": "FoundationVision/groma-7b-finetune",
     "groma-7b-pretrain": "FoundationVision/groma-7b-pretrain",
     "groma-det-pretrain": "FoundationVision/groma-det-pretrain",
+    "glamm-fullscope": "MBZUAI/GLaMM-FullScope",
 }
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".h5")
 

@@ -57,7 +57,7 @@ class _Perceiver(GromaForRegionProposal):
         self.post_init()
 
 
-def assemble_components(
+def assemble_groma_components(
     output_dir: str | Path,
     detector: str | Path | None = None,
     language_model: str | Path | None = None,
@@ -267,7 +267,7 @@ def save_processor(
 
 
 __all__ = [
-    "assemble_components",
+    "assemble_groma_components",
     "region_encoder_config",
     "save_processor",
 ]

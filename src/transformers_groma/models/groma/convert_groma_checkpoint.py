@@ -31,7 +31,7 @@ from .tokenization_groma import groma_tokens, load_legacy_tokenizer
 MAX_SHARD_SIZE = "5GB"
 
 
-def convert_legacy_checkpoint(
+def convert_groma_checkpoint(
     legacy_dir: str | Path, output_dir: str | Path, dtype: torch.dtype | None = None, overwrite: bool = False
 ) -> Path:
     """Convert a released Groma or stage-1 checkpoint into a folder for `from_pretrained`.
@@ -102,5 +102,5 @@ def _load_tokenizer(legacy_dir: Path, config: GromaConfig) -> PreTrainedTokenize
 
 
 __all__ = [
-    "convert_legacy_checkpoint",
+    "convert_groma_checkpoint",
 ]
