@@ -47,7 +47,7 @@ def add_masks(
 ) -> list[GroundedText]:
     """Add masks to answers: of the regions that their phrases name, and of those that the user pointed at.
 
-    They are decoded in one call; other regions are not decoded.
+    They are decoded in one call; other regions, and those that have a mask already, are not decoded.
 
     Args:
         model (`PreTrainedModel`): with a mask decoder.
@@ -75,7 +75,9 @@ def add_masks(
     ```
     """
     check_mask_decoder(model, "`masks=True`")
-    known = [{}] * len(answers) if own_masks is None else own_masks
+    given = [{}] * len(answers) if own_masks is None else own_masks
+    # Those of segment tokens came with the answer.
+    known = [{**answer.masks, **own} for answer, own in zip(answers, given, strict=True)]
     # The answers to one image follow each other, and share their masks.
     each = max(len(answers) // max(len(sizes), 1), 1)
     wanted: list[dict[int, None]] = [{} for _ in sizes]

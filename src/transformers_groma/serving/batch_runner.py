@@ -282,7 +282,7 @@ class BatchRunner:
 
     def _end(self, request: Request, regions: RowRegions, reason: Literal["stop", "length"]) -> None:
         """End an answer, with its masks: of its segment tokens, and where they were asked for of what it shows."""
-        source, states, masks, scores = request.mask_source, request.segment_states, None, None
+        source, states, masks, scores = request.mask_source, request.segment_states, None, ()
         if source is not None and self._segment_token is not None:
             masks = source.decode_segments(self.model, states, len(regions.boxes))
             scores = [masks.quality[number] for number in masks.segments]

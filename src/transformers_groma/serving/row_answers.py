@@ -29,10 +29,16 @@ class RowRegions:
     scores: Tensor
     num_user_boxes: int
 
-    def ground(self, processor: Any, markup: str, ids: Sequence[int], segments: Regions | None = None) -> GroundedText:
-        """Tie the phrases of an answer to these regions and its segments, as the family of the processor does."""
-        user_region_ids = range(self.num_user_boxes)
-        return processor.ground_answer(markup, self.boxes, self.scores, user_region_ids, segments, ids)
+    def ground(
+        self, processor: Any, markup: str, ids: Sequence[int], segment_scores: Sequence[float] = ()
+    ) -> GroundedText:
+        """Tie the phrases of an answer to these regions, as the family of the processor does.
+
+        Where it writes segment tokens, each of their scores makes one region more, whose box is zeros.
+        """
+        boxes = torch.cat([self.boxes, self.boxes.new_zeros(len(segment_scores), 4)])
+        scores = torch.cat([self.scores, self.scores.new_tensor(segment_scores)])
+        return processor.ground_answer(markup, boxes, scores, range(self.num_user_boxes), ids)
 
 
 def row_regions(features: Any, row: int, size: tuple[int, int], num_user_boxes: int) -> RowRegions:
@@ -62,7 +68,7 @@ def final_answer(
     regions: RowRegions,
     finish_reason: Literal["stop", "length"],
     prompt_tokens: int,
-    segment_scores: Sequence[float] | None = None,
+    segment_scores: Sequence[float] = (),
 ) -> EngineAnswer:
     """A complete answer, as `post_process_grounded_generation` reads it.
 
@@ -72,14 +78,11 @@ def final_answer(
         regions (`RowRegions`): the regions of the row.
         finish_reason (`str`): why it ended.
         prompt_tokens (`int`): tokens of its prompt.
-        segment_scores (`Sequence[float]`, *optional*): the estimated IoU of the mask of each of its segment tokens,
-            where these were decoded. Their boxes are zeros here; [`with_boxes`] sets them.
+        segment_scores (`Sequence[float]`): the estimated IoU of the mask of each of its segment tokens. Their boxes
+            are zeros here; [`with_boxes`] sets them.
     """
     markup = processor.tokenizer.decode(ids, skip_special_tokens=True)
-    segments = None
-    if segment_scores is not None:
-        segments = Regions(torch.zeros(len(segment_scores), 4), torch.tensor(segment_scores))
-    grounded = regions.ground(processor, markup, ids, segments)
+    grounded = regions.ground(processor, markup, ids, segment_scores)
     return EngineAnswer(grounded, finish_reason, prompt_tokens, len(ids), is_final=True)
 
 

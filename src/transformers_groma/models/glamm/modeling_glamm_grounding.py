@@ -120,6 +120,7 @@ class GlammGroundingMixin(SegmentationMixin):
         self,
         features: GlammImageFeatures,
         *,
+        slots: Tensor | None = None,
         boxes: Tensor | None = None,
         points: Tensor | None = None,
         point_labels: Tensor | None = None,
@@ -131,6 +132,8 @@ class GlammGroundingMixin(SegmentationMixin):
 
         Args:
             features (`GlammImageFeatures`): of `get_image_features` or `encode_regions`, B images.
+            slots (`Tensor` of shape `(B, K)`, int64, *optional*): rows of `features.region_boxes`, the user's regions,
+                in place of their boxes; -1 pads.
             boxes (`Tensor` of shape `(B, K, 4)`, *optional*): normalized `cxcywh` of the whole image; rows of zeros
                 pad, or have points.
             points (`Tensor` of shape `(B, K, P, 2)`, *optional*): normalized `(x, y)`.
@@ -149,6 +152,10 @@ class GlammGroundingMixin(SegmentationMixin):
         """
         embedding = self.embedding_of(features, embedding)
         device, count = embedding.image.device, self.num_images_of(features)
+        if slots is not None:
+            if boxes is not None or points is not None:
+                raise ValueError("Pass `slots`, or `boxes` and `points`, not both: a slot has its box.")
+            boxes = _boxes_of_slots(features, slots)
         boxes = boxes_of_images("boxes", boxes, count)
         prompts, used, _ = self.mask_prompts(
             count, device, None if boxes is None else boxes.to(device), points, point_labels, masks
@@ -202,6 +209,26 @@ class GlammGroundingMixin(SegmentationMixin):
         """Which share of the padded square each image takes, `(B, 2)`: of its width and its height."""
         sizes = [view.size for view in _views_of(features.grounding)]
         return torch.tensor(sizes, device=device).flip(1) / self.config.grounding_image_size
+
+
+def _boxes_of_slots(features: GlammImageFeatures, slots: Tensor) -> Tensor:
+    """The boxes of the user's regions by their numbers `(B, K)`, normalized `cxcywh`; zeros for padding."""
+    known = features.region_boxes
+    if slots.ndim != 2 or len(slots) != len(known) or slots.is_floating_point():
+        raise ValueError(
+            f"`slots` must be integers of shape ({len(known)}, K), a row for each image, got {slots.dtype} of shape "
+            f"{tuple(slots.shape)}."
+        )
+    slots = slots.to(known.device, torch.long)
+    if ((slots < -1) | (slots >= features.region_mask.sum(dim=1)[:, None])).any():
+        raise ValueError(
+            f"`slots` {slots.tolist()} name regions that are not there: the images have "
+            f"{features.region_mask.sum(dim=1).tolist()} regions of the user. -1 pads."
+        )
+    if not known.shape[1]:
+        return known.new_zeros(*slots.shape, 4)
+    boxes = known.gather(1, slots.clamp(min=0)[..., None].expand(-1, -1, 4))
+    return boxes * (slots >= 0)[..., None]
 
 
 def _views_of(views: Sequence[GroundingView] | None) -> Sequence[GroundingView]:

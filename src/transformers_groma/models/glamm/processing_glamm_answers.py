@@ -34,7 +34,31 @@ class GlammAnswers:
     num_image_tokens: int
 
     # Reads the markup of one answer, given the user's regions and those of its `[SEG]`.
-    ground_answer = staticmethod(ground_segmented_text)
+    def ground_answer(
+        self,
+        markup: str,
+        region_boxes: torch.Tensor,
+        region_scores: torch.Tensor | None = None,
+        user_region_ids: Sequence[int] = (),
+        ids: Sequence[int] | None = None,
+    ) -> GroundedText:
+        """Read the markup of one answer, also of one that is still being written.
+
+        Args:
+            markup (`str`): what the model wrote, without the tokenizer's special tokens.
+            region_boxes (`Tensor` of shape `(R, 4)`): `xyxy` boxes, in absolute pixels of the upright image, of the
+                regions that the user pointed at, and after them of the `[SEG]`, as far as they are known.
+            region_scores (`Tensor` of shape `(R,)`, *optional*): their scores; all 1 without it.
+            user_region_ids (`Sequence[int]`): which of them the user pointed at, in the order of the question.
+            ids (`Sequence[int]`, *optional*): the tokens of the markup. Without them all that reads like a tag is one.
+
+        Returns:
+            `GroundedText`: see [`ground_segmented_text`].
+        """
+        tags = None if ids is None else self._tags_of_tokens(ids, markup, True)
+        return ground_segmented_text(
+            markup, region_boxes, region_scores, user_region_ids=tuple(user_region_ids), tags=tags
+        )
 
     def post_process_grounded_generation(
         self,

@@ -36,7 +36,6 @@ class GromaAnswers:
         region_boxes: torch.Tensor,
         region_scores: torch.Tensor | None = None,
         user_region_ids: Sequence[int] = (),
-        segments: Regions | None = None,
         ids: Sequence[int] | None = None,
     ) -> GroundedText:
         """Read the markup of one answer, also of one that is still being written.
@@ -44,10 +43,9 @@ class GromaAnswers:
         Args:
             markup (`str`): what the model wrote, without the tokenizer's special tokens.
             region_boxes (`Tensor` of shape `(R, 4)`): `xyxy` boxes, in absolute pixels of the upright image, of the
-                regions that are known before the answer.
+                regions that it can name.
             region_scores (`Tensor` of shape `(R,)`, *optional*): their scores; all 1 without it.
             user_region_ids (`Sequence[int]`): which of them the user pointed at, in the order of the question.
-            segments (`Regions`, *optional*): of segment tokens, for families that write them; Groma writes none.
             ids (`Sequence[int]`, *optional*): the tokens of the markup. Groma's markup is read without them.
 
         Returns:
