@@ -1,6 +1,7 @@
 """Makes a model of random weights write what a test needs, in every mode of generation and in batches of any rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -48,16 +49,28 @@ class Scripted:
 
 def in_a_row(*tokens: int) -> dict[int, int]:
     """The order of tokens, each of them once."""
-    return dict(zip(tokens, tokens[1:], strict=False))
+    return dict(pairwise(tokens))
 
 
 def grounded_script(processor: Any, ends: bool = True) -> tuple[dict[int, int], int]:
-    """What a GLaMM writes in `<p> a </p> [SEG] i`, and its first token; without an end again and again."""
+    """What a model writes in `<p>a</p> … i`, a phrase tied to a region, and its first token.
+
+    Args:
+        processor: of a Groma, which names region 0, or of a GLaMM, which writes `[SEG]`.
+        ends: whether the answer ends then, or begins again and again.
+    """
     tokenizer = processor.tokenizer
-    phrase, end, segment = tokenizer.convert_tokens_to_ids(["<p>", "</p>", "[SEG]"])
-    words: Sequence[int] = [tokenizer.convert_tokens_to_ids(f"▁{letter}") for letter in ("a", "i")]
-    last = tokenizer.eos_token_id if ends else phrase
-    return in_a_row(phrase, words[0], end, segment, words[1]) | {words[1]: last}, phrase
+    pointing = ["[SEG]"] if "[SEG]" in tokenizer.get_vocab() else ["<roi>", "<r0>", "</roi>"]
+    tokens = tokenizer.convert_tokens_to_ids(["<p>", "▁a", "</p>", *pointing, "▁i"])
+    assert tokenizer.unk_token_id not in tokens
+    return in_a_row(*tokens, tokenizer.eos_token_id if ends else tokens[0]), tokens[0]
 
 
-__all__ = ["Scripted", "grounded_script", "in_a_row"]
+def plain_script(processor: Any) -> tuple[dict[int, int], int]:
+    """What a model writes in an answer that ends and names no region, and its first token."""
+    tokenizer = processor.tokenizer
+    tokens = tokenizer.convert_tokens_to_ids(["▁t", "an", "st"])
+    return in_a_row(*tokens, tokenizer.eos_token_id), tokens[0]
+
+
+__all__ = ["Scripted", "grounded_script", "in_a_row", "plain_script"]

@@ -12,7 +12,8 @@ from transformers import (
 from transformers_groma import ImageGroundingPipeline
 from transformers_groma.shapes.scenes import Scene, make_scene
 
-from ..tiny_checkpoint import save_tiny_checkpoint
+from ..scripted import Scripted
+from ..tiny_checkpoint import save_tiny_checkpoint, tiny_glamm_parts
 from .samples import with_mask_decoder
 
 
@@ -51,6 +52,47 @@ def masking_pipe(tiny_dir) -> ImageGroundingPipeline:
 def masking_groma() -> ImageGroundingPipeline:
     """groma-tiny with a very small random mask decoder: it names the right regions, and their masks are noise."""
     return with_mask_decoder("hub_configs/groma-tiny")
+
+
+@pytest.fixture(scope="module")
+def glamm() -> ImageGroundingPipeline:
+    """A very small random GLaMM."""
+    model, processor = tiny_glamm_parts()
+    return ImageGroundingPipeline(
+        model=model, processor=processor, device="cpu", task="image-grounding", max_new_tokens=5
+    )
+
+
+@pytest.fixture
+def write():
+    """Makes the model of a pipeline write a script, see `tests.scripted`, until the test ends or it gets another."""
+    scripts = {}
+
+    def written(pipe: ImageGroundingPipeline, script, **options) -> None:
+        if (earlier := scripts.pop(id(pipe), None)) is not None:
+            earlier.remove()
+        scripts[id(pipe)] = Scripted(pipe.model, *script, **options)
+
+    yield written
+    for script in scripts.values():
+        script.remove()
+
+
+@pytest.fixture
+def groundings(monkeypatch):
+    """Counts, for a pipeline of a GLaMM, the images that its grounding encoder looks at."""
+
+    def count(pipe: ImageGroundingPipeline) -> list[int]:
+        seen, forward = [], pipe.model.model.grounding_encoder.forward
+
+        def counted(pixel_values, *args, **kwargs):
+            seen.extend([1] * len(pixel_values))
+            return forward(pixel_values, *args, **kwargs)
+
+        monkeypatch.setattr(pipe.model.model.grounding_encoder, "forward", counted)
+        return seen
+
+    return count
 
 
 @pytest.fixture
