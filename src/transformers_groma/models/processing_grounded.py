@@ -81,7 +81,7 @@ class GroundingProcessor(GroundedConversations):
             texts = [self._plain_question(question, marks) for question in texts]
         elif texts is not None:
             texts = [self._with_image_mark(text) for text in texts]
-        images_of_samples = assign_images(images, texts, self.image_token)
+        images_of_samples = assign_images(images, texts, self.image_token, self.image_mark)
         sizes = [
             None if image is None else image_size(image, f"`images` of sample {index}", channels)
             for index, image in enumerate(images_of_samples)
@@ -172,8 +172,12 @@ class GroundingProcessor(GroundedConversations):
         image = True  # any value: it is not looked at
         if text is None:
             text = self.question_wording.default(num_boxes)
-        elif parse_tokens is False or (parse_tokens is None and self._is_question(text, image)):
+        elif parse_tokens is False:
             text = self._plain_question(text, {REGION_MARK})
+        else:
+            text = self._with_image_mark(text)
+            is_typed = parse_tokens is None and self._is_question(text, image)
+            text = self._plain_question(text, {REGION_MARK}) if is_typed else self._with_region_marks(text)
         are_questions = [self._is_question(text, image)]
         texts, is_complete = self._with_same_start(self._wrap_questions([text], are_questions), are_questions)
         replacements = [self.replace_image_token({}, 0)] * count_marks(self.image_token, texts[0])
@@ -232,6 +236,11 @@ class GroundingProcessor(GroundedConversations):
             offsets.append(replaced)
         return expanded, offsets
 
+    @property
+    def image_mark(self) -> str:
+        """How callers write the mark of an image in a prompt."""
+        return self.image_token
+
     def _with_image_mark(self, text: str) -> str:
         """A prompt written by hand, with the image's mark as this processor knows it."""
         return text
@@ -285,8 +294,8 @@ class GroundingProcessor(GroundedConversations):
         if self.chat_template is None:
             raise ValueError(
                 f"`text` {without_breaks(texts[plain[0]])!r} is a plain question, but the processor has no chat "
-                "template to put it into. Set `processor.chat_template` (to `GROMA_CHAT_TEMPLATE`, for instance) or "
-                f"write the whole prompt with an {self.image_token} in it."
+                "template to put it into. Set `processor.chat_template`, or write the whole prompt with an "
+                f"{self.image_mark} in it."
             )
         prompts = self.apply_chat_template(
             [

@@ -149,7 +149,7 @@ def group_images(images: Any) -> tuple[list[list[Any]], bool]:
     return [[image for image in group if image is not None] for group in groups], is_nested
 
 
-def assign_images(images: Any, texts: list[str] | None, image_token: str) -> list[Any]:
+def assign_images(images: Any, texts: list[str] | None, image_token: str, written_as: str | None = None) -> list[Any]:
     """Find out which image belongs to which text, and read it.
 
     - Finished prompts say it themselves, as for all processors of the library: where there are as many marks as
@@ -161,6 +161,7 @@ def assign_images(images: Any, texts: list[str] | None, image_token: str) -> lis
         images: as callers pass them, see [`group_images`].
         texts (`list[str]`, *optional*): the text of each sample; without it there is one for each image.
         image_token (`str`): the mark of an image.
+        written_as (`str`, *optional*): how callers write it, where that is something else, for errors.
 
     Returns:
         `list`: for each sample its image, upright, see [`read_upright`], or `None`.
@@ -174,9 +175,13 @@ def assign_images(images: Any, texts: list[str] | None, image_token: str) -> lis
     >>> [image and image.size for image in assign_images([cat], ["Hi", "<image> What?"], "<image>")]
     [None, (4, 2)]
     """
+    written_as = written_as or image_token
     if images is None:
         if texts is None:
             raise ValueError("Neither `images` nor `text` was given. Pass an image, a text or both.")
+        if total := sum(count_marks(image_token, text) for text in texts):
+            # These are the library's own words.
+            raise ValueError(f"Found {total} {written_as} tokens in the text but no images were passed.")
         return [None] * len(texts)
     groups, is_nested = group_images(images)
     flat = [image for group in groups for image in group]
@@ -211,8 +216,8 @@ def assign_images(images: Any, texts: list[str] | None, image_token: str) -> lis
     if groups is None or any(count > 0 and count != len(group) for count, group in zip(marks, groups)):
         # These are the library's own words.
         raise ValueError(
-            f"The total number of {image_token} tokens in the prompts should be the same as the number of images "
-            f"passed. Found total {sum(marks)} {image_token} tokens and {len(flat)} images."
+            f"The total number of {written_as} tokens in the prompts should be the same as the number of images "
+            f"passed. Found total {sum(marks)} {written_as} tokens and {len(flat)} images."
         )
     return [
         read_upright(group[0], f"`images` of sample {index}") if group else None for index, group in enumerate(groups)

@@ -167,6 +167,11 @@ class GlammProcessor(GlammAnswers, GroundingProcessor):
         """The markup of answers, which stays in messages of the assistant."""
         return {PHRASE_START, PHRASE_END, SEGMENT_TOKEN}
 
+    @property
+    def image_mark(self) -> str:
+        """How callers write the mark of an image in a prompt, whatever the placeholder is."""
+        return IMAGE_TOKEN
+
     def replace_image_token(self, image_inputs: Mapping[str, Any], image_idx: int, **kwargs) -> str:
         """The replacement of an `<image>` mark, the same for every image."""
         return f"{IMAGE_START}{self.image_token * self.num_image_tokens}{IMAGE_END}"

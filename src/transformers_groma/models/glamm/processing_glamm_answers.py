@@ -20,6 +20,7 @@ from ...exact_boxes import exact_boxes
 from ...grounded_markup import SEGMENT_TAG
 from ...grounding import GroundedText, ground_segmented_text
 from ...markup import PHRASE_END, PHRASE_START, SEGMENT_TOKEN
+from ...masks import masks_to_boxes
 from ...padded_squares import masks_in_square
 from ...regions import Regions
 from ..processing_answers import boxes_of_user, match_answers, refuse_ids, regions_of_masks, slots_of_boxes
@@ -195,7 +196,8 @@ class GlammAnswers:
             )
         # The decoder's estimate, which a fine-tuning need not have trained.
         scores = torch.zeros(len(logits)) if quality is None else quality.detach().float().cpu().nan_to_num(0)
-        return Regions.from_masks(self._upright_masks(logits, *size), scores=scores)
+        masks = self._upright_masks(logits, *size)
+        return Regions(masks_to_boxes(masks), scores, masks=masks)
 
     def _tags_of_tokens(
         self, ids: Sequence[int], markup: str, skip_special_tokens: bool
