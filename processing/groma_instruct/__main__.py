@@ -24,15 +24,14 @@ or files are wrong, 130 interrupted.
 
 import argparse
 import json
-import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from processing.common import add_preview_option, write_preview
+from processing.endpoint_options import add_endpoint_options, at_least, budget_of, endpoint_of
 from processing.groma_instruct import files
 from processing.groma_instruct.answers import current_answers
 from processing.groma_instruct.parse import parse_answers
@@ -80,18 +79,9 @@ def run_query(args: argparse.Namespace) -> int:
     """Ask for the answers that are missing."""
     # Only here: the other steps need no client.
     from processing.groma_instruct.query import query_images
-    from transformers_groma.endpoints.asking import Budget
     from transformers_groma.endpoints.client import EndpointError
-    from transformers_groma.endpoints.endpoint import Endpoint, read_api_key
 
-    endpoint = Endpoint(
-        model=args.model,
-        base_url=args.base_url,
-        api_key=read_api_key(args.api_key_env, args.base_url),
-        timeout=args.timeout,
-        max_retries=args.max_retries,
-        options=args.options,
-    )
+    endpoint = endpoint_of(args)
     try:
         report = query_images(
             _read_selection(args)[: args.limit],
@@ -100,7 +90,7 @@ def run_query(args: argparse.Namespace) -> int:
             endpoint,
             concurrency=args.concurrency,
             requests_per_minute=args.requests_per_minute,
-            budget=Budget(args.price_in, args.price_out, args.max_cost),
+            budget=budget_of(args),
         )
     except EndpointError as error:
         _say(f"error: {error}")
@@ -206,54 +196,13 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     query.add_argument("--model", required=True, help="name of a model that sees images")
-    query.add_argument("--base-url", type=_url, metavar="URL", help="an OpenAI-compatible server (default: OpenAI)")
     query.add_argument(
-        "--api-key-env", default="OPENAI_API_KEY", metavar="NAME", help="variable with the key (default: %(default)s)"
+        "--limit", type=at_least(1, int), metavar="N", help="ask about the first N selected images only"
     )
-    query.add_argument(
-        "--limit", type=_at_least(1, int), metavar="N", help="ask about the first N selected images only"
-    )
-    query.add_argument(
-        "--concurrency", type=_at_least(1, int), default=8, metavar="N", help="requests at a time (default: 8)"
-    )
-    query.add_argument(
-        "--requests-per-minute",
-        type=_at_least(0.001, float),
-        metavar="N",
-        help="at most, retries included (default: no limit)",
-    )
-    query.add_argument(
-        "--timeout", type=_at_least(0.001, float), default=120.0, metavar="SECONDS", help="of a request (default: 120)"
-    )
-    query.add_argument(
-        "--max-retries",
-        type=_at_least(0, int),
-        default=5,
-        metavar="N",
-        help="after status 429 or 5xx, a time-out or a lost connection, each after a longer wait (default: 5)",
-    )
-    query.add_argument(
-        "--options",
-        type=_json_object,
-        default={"max_completion_tokens": 4096},
-        metavar="JSON",
-        help='further fields of the request (default: {"max_completion_tokens": 4096})',
-    )
-    query.add_argument(
-        "--price-in", type=_at_least(0, float), default=0.0, metavar="X", help="of a million prompt tokens"
-    )
-    query.add_argument(
-        "--price-out", type=_at_least(0, float), default=0.0, metavar="X", help="of a million completion tokens"
-    )
-    query.add_argument(
-        "--max-cost",
-        type=_at_least(0.001, float),
-        metavar="X",
-        help="end before all runs together cost more; needs the prices",
-    )
+    add_endpoint_options(query, {"max_completion_tokens": 4096})
 
     parse.add_argument(
-        "--shards", type=_at_least(1, int), default=1, metavar="N", help="number of Parquet files (default: 1)"
+        "--shards", type=at_least(1, int), default=1, metavar="N", help="number of Parquet files (default: 1)"
     )
     add_preview_option(parse)
 
@@ -282,38 +231,6 @@ def _read_selection(args: argparse.Namespace) -> list[SelectedImage]:
 
 def _say(message: str) -> None:
     print(message, file=sys.stderr)
-
-
-def _at_least(low: float, kind: Callable[[str], float]) -> Callable[[str], float]:
-    """Reads a number of an option."""
-
-    def read(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value < math.inf:
-            what = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"must be {what} of at least {low}, got {text!r}")
-        return value
-
-    return read
-
-
-def _url(text: str) -> str:
-    if not text.startswith(("http://", "https://")):
-        raise argparse.ArgumentTypeError(f"must start with http:// or https://, got {text}")
-    return text
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"is not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"must be a JSON object, got {text}")
-    return value
 
 
 if __name__ == "__main__":

@@ -1,0 +1,100 @@
+"""Level 2, captions: one model writes a short caption. Run it once for each model, each under a name of its own.
+
+python -m processing.grand.captions photos data/grand --name blip --model Salesforce/blip-image-captioning-base
+python -m processing.grand.captions photos data/grand --name groma --task image-grounding --model org/groma
+
+A model of the task `image-grounding` also says where the phrases of its caption are, which saves `ground_phrases` the
+search for them.
+"""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from datasets import Features, List, Value
+
+from processing.grand import asking, models
+from processing.grand.asking import image_question
+from processing.grand.detect import BOX
+from processing.grand.job import Step, Worker, step_main
+from processing.grand.models import ENDPOINT, GROUNDING, add_model_options, clipped_box, in_batches, read_upright
+from processing.grand.work_folder import Row
+from transformers_groma.data.left_out import SkipRecord
+
+TASKS = ("image-text-to-text", ENDPOINT, GROUNDING)
+QUESTION = "Describe this image in one short sentence."
+
+FEATURES = Features({"caption": Value("string"), "phrases": List({"phrase": Value("string"), "boxes": List(BOX)})})
+
+
+def make_worker(args: Namespace) -> Worker:
+    """Loads the model."""
+    if args.task == GROUNDING:
+        return _grounded_captions(args)
+    ask = asking.make_asker(args, args.work / STEP.folder(args))
+
+    def work(rows: Sequence[Row]) -> Iterator[Row | SkipRecord]:
+        for answer in ask([image_question(args.images, row, args.question) for row in rows]):
+            if isinstance(answer, SkipRecord):
+                yield answer
+            else:
+                yield {"caption": " ".join(answer.split()), "phrases": []}
+
+    return work
+
+
+def _grounded_captions(args: Namespace) -> Worker:
+    pipeline: Any = models.load_pipeline(args)
+
+    def run(rows: Sequence[Row]) -> list[Row]:
+        images = [read_upright(args.images, row) for row in rows]
+        answers = pipeline.caption(images, brief=not args.detailed, batch_size=args.batch_size, **args.call)
+        return [_columns(row, answer) for row, answer in zip(rows, answers, strict=True)]
+
+    return lambda rows: in_batches(rows, args.batch_size, run)
+
+
+def _columns(row: Row, answer: Any) -> Row:
+    if not answer.text.strip():
+        raise SkipRecord("the model's answer is empty")
+    phrases = []
+    for phrase in answer.phrases:
+        boxes = [box for each in phrase.boxes.tolist() if (box := clipped_box(each, row)) is not None]
+        if phrase.text and boxes:
+            phrases.append({"phrase": phrase.text, "boxes": boxes})
+    return {"caption": answer.text.strip(), "phrases": phrases}
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Add the options of this step."""
+    add_model_options(parser, TASKS)
+    parser.add_argument(
+        "--question", default=QUESTION, metavar="TEXT", help="what the model is asked (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--detailed",
+        action="store_true",
+        help="with image-grounding, which has a question of its own: ask for a detailed description instead",
+    )
+
+
+STEP = Step(
+    name="captions",
+    level=2,
+    does="write a short caption; once for each model, with --name",
+    features=FEATURES,
+    make_worker=make_worker,
+    add_options=add_options,
+    needs=("images",),
+    named=True,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the step."""
+    return step_main(STEP, __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
