@@ -1,5 +1,6 @@
 """Every block of code in docs/ runs, or says why not and parses; those of other documents parse."""
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from processing.grand.__main__ import build_parser
+from processing.grand.job import step_parser
 from transformers_groma import cli
 
 from .models.glamm.legacy import write_legacy
@@ -20,6 +23,7 @@ PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
 OWN_TESTS = {
     "evaluation.md": "test_docs_evaluation.py",
     "finetune.md": "test_docs_finetune.py",
+    "grand.md": "processing/grand/test_docs.py",
     "loading.md": "test_docs_loading.py",
     "own-language-model.md": "test_own_language_model.py",
     "serve.md": "test_docs_serve.py",
@@ -83,6 +87,10 @@ def check_command(words: list[str], monkeypatch) -> None:
         parse_stage(words[2], words[3:], monkeypatch)
     elif words[0] == "groma":
         cli.build_parser().parse_args(words[1:])
+    elif words[:2] == ["python", "-m"] and words[2].startswith("processing.grand."):
+        step_parser(importlib.import_module(words[2]).STEP, None).parse_args(words[3:])
+    elif words[:3] == ["python", "-m", "processing.grand"]:
+        build_parser().parse_args(words[3:])
     elif words[:2] == ["python", "-m"] and words[2].startswith("processing."):
         parse_processing(words, monkeypatch)
     elif words[0] not in SHELL_WORDS:

@@ -117,7 +117,7 @@ def _arguments(options: Any, where: str) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run all steps that a configuration names; the exit status is that of the worst."""
-    args = _parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     try:
         steps = plan(_read_yaml(args.config), args.config)
         check_plan(steps, args)
@@ -170,7 +170,8 @@ def _read_yaml(path: Path) -> Any:
         raise ValueError(f"{path} is not YAML ({' '.join(str(error).split())}).") from None
 
 
-def _parser() -> ArgumentParser:
+def build_parser() -> ArgumentParser:
+    """The command line of the whole pipeline."""
     lines = []
     for name in STEPS:
         step = _module(name).STEP

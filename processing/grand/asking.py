@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from processing.endpoint_options import budget_of, endpoint_of
+from processing.grand import models
 from processing.grand.job import NoAnswer
-from processing.grand.models import ENDPOINT, GROUNDING, in_batches, load_pipeline, read_upright
+from processing.grand.models import ENDPOINT, GROUNDING, in_batches, read_upright
 from processing.grand.work_folder import Row
 from transformers_groma._jsonl import JsonlLog, read_jsonl
 from transformers_groma.data.left_out import DATA_ERRORS, SkipRecord
@@ -60,7 +61,7 @@ def make_asker(args: Namespace, folder: Path) -> Asker:
     """
     if args.task == ENDPOINT:
         return _EndpointAsker(args, folder)
-    pipeline = load_pipeline(args)
+    pipeline = models.load_pipeline(args)
     call = {"max_new_tokens": MAX_NEW_TOKENS, **args.call}
     run = partial(_ask_grounding if args.task == GROUNDING else _ask_pipeline, pipeline, args.batch_size, call)
     return lambda questions: [_not_empty(answer) for answer in in_batches(questions, args.batch_size, run)]

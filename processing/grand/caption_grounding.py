@@ -31,6 +31,14 @@ class GroundedPhrase(NamedTuple):
     ids: tuple[int, ...]
 
 
+class _Description(NamedTuple):
+    """A text about objects, their ids, and their labels."""
+
+    text: str
+    ids: tuple[int, ...]
+    labels: list[str]
+
+
 def grounded_caption(
     caption: str, objects: Sequence[Object], relations: Sequence[Mapping[str, Any]]
 ) -> list[GroundedPhrase]:
@@ -38,8 +46,11 @@ def grounded_caption(
 
     In this order, as GranD does: the first attribute of an object or the phrase of a relation, where the caption has
     it word by word; noun phrases that share at least .75 of their words with one of these; noun phrases whose noun is
-    a label of exactly one object, or of two of which the larger box holds the other (the larger one). A plural with
-    several objects of its label has them all, where GranD leaves it out.
+    a label of exactly one object, or of two of which the larger box holds the other (the larger one).
+
+    Two things are stricter or wider than in GranD. Words in common are not enough, the noun must be the same as well:
+    "colorful buildings" are not "a narrow street in front of colorful buildings". And a plural with several objects of
+    its label has them all, where GranD leaves it out.
 
     Args:
         caption (`str`): English sentences.
@@ -59,9 +70,7 @@ def grounded_caption(
     """
     descriptions = _descriptions(objects, relations)
     spans = noun_phrases(caption)
-    exact = [
-        GroundedPhrase(*span, ids) for description, ids in descriptions for span in occurrences(description, caption)
-    ]
+    exact = [GroundedPhrase(*span, ids) for text, ids, _ in descriptions for span in occurrences(text, caption)]
     alike = [
         GroundedPhrase(*span, ids) for span in spans if (ids := _most_similar(caption[slice(*span)], descriptions))
     ]
@@ -111,29 +120,33 @@ def missing_objects(
     return [item for item in checklist if not is_there(item)]
 
 
-def _descriptions(
-    objects: Sequence[Object], relations: Sequence[Mapping[str, Any]]
-) -> list[tuple[str, tuple[int, ...]]]:
+def _descriptions(objects: Sequence[Object], relations: Sequence[Mapping[str, Any]]) -> list[_Description]:
     """The texts that tell objects apart: the first attribute of each, and the phrases of relations."""
     # Of attributes the first alone, as in GranD: further ones are less certain.
     first = [(each["attributes"][0], (each["id"],)) for each in objects if each["attributes"]]
-    known = {each["id"] for each in objects}
-    named = [(each["phrase"], tuple(number for number in each["object_ids"] if number in known)) for each in relations]
+    labels = {each["id"]: each["labels"] for each in objects}
+    named = [
+        (each["phrase"], tuple(number for number in each["object_ids"] if number in labels)) for each in relations
+    ]
     found: dict[str, tuple[int, ...]] = {}
     for text, ids in [*first, *named]:
         if ids and content_words(text):
             found.setdefault(text, ids)
-    return list(found.items())
+    return [
+        _Description(text, ids, [label for number in ids for label in labels[number]]) for text, ids in found.items()
+    ]
 
 
-def _most_similar(phrase: str, descriptions: Sequence[tuple[str, tuple[int, ...]]]) -> tuple[int, ...]:
-    scores = [similarity(phrase, text) for text, _ in descriptions]
+def _most_similar(phrase: str, descriptions: Sequence[_Description]) -> tuple[int, ...]:
+    noun = head_noun(phrase)
+    about = [each for each in descriptions if noun == head_noun(each.text) or names_label(noun, each.labels)]
+    scores = [similarity(phrase, each.text) for each in about]
     best = max(scores, default=0.0)
     # A noun alone is in many descriptions, and says nothing about which of them is meant.
-    matches = {ids for (_, ids), score in zip(descriptions, scores, strict=True) if score == best}
+    matches = {each.ids for each, score in zip(about, scores, strict=True) if score == best}
     if best < SIMILARITY or (len(matches) > 1 and len(content_words(phrase)) == 1):
         return ()
-    return descriptions[scores.index(best)][1]
+    return about[scores.index(best)].ids
 
 
 def _with_label(phrase: str, objects: Sequence[Object]) -> tuple[int, ...]:

@@ -25,9 +25,21 @@ def test_the_phrase_of_a_relation_has_all_its_objects():
 
 
 def test_three_quarters_of_the_words_are_enough():
-    objects = [thing(0, "x", "old dark big coat")]
-    assert grounded("big dark old shirt", objects) == [("big dark old shirt", (0,))]
-    assert grounded("big dark shirt", objects) == []
+    objects = [thing(0, "x", "the old dark big shirt")]
+    assert grounded("big dark red shirt", objects) == [("big dark red shirt", (0,))]
+    assert grounded("dark red shirt", objects) == []
+
+
+def test_words_in_common_are_not_enough():
+    objects = [
+        thing(0, "street", "a narrow street in front of colorful buildings"),
+        thing(1, "person", "a man in red"),
+    ]
+    assert grounded("There are colorful buildings.", objects) == []
+    assert grounded("There is a narrow street and a red man.", objects) == [
+        ("a narrow street", (0,)),
+        ("a red man", (1,)),
+    ]
 
 
 def test_a_noun_is_tied_to_the_only_object_of_its_label():
