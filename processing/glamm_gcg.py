@@ -26,6 +26,7 @@ from processing.coco_format import load_coco_json, read_json
 from processing.common import run_script, script_parser
 from processing.ids import id_of
 from processing.masks import Mask
+from processing.phrases import NOT_IN_CAPTION, find_phrase
 from processing.rows import (
     add_conversation_options,
     conversation_row,
@@ -40,8 +41,6 @@ from transformers_groma.data.image_files import BoxesOf, stored_size
 from transformers_groma.data.left_out import LeftOut, SkipRecord
 from transformers_groma.data.prompts import question_parts
 from transformers_groma.masks import rle_to_box
-
-NOT_IN_CAPTION = "a phrase is not in its caption"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,36 +151,6 @@ def _captions_of_benchmark(captions: Path, masks: Path) -> list[GroundedCaption]
             GroundedCaption(image_id, name, entry.annotations[0].get("caption"), tuple(phrases), in_order=True)
         )
     return records
-
-
-def find_phrase(text: str, phrase: str, positions: Any, start: int) -> tuple[int, int] | None:
-    """Where a phrase is in its caption, whatever the case of its letters.
-
-    Args:
-        text (`str`): the caption.
-        phrase (`str`): the words.
-        positions (`[start, end]`, *optional*): where the file says that it is; unchecked.
-        start (`int`): the next occurrence from there on is taken, or else the first one.
-
-    Returns:
-        `tuple[int, int]`, *optional*: offsets in characters; `None` if it is not there.
-
-    Example:
-    >>> find_phrase("A dog and a dog.", "a dog", None, 5), find_phrase("A dog.", "a cat", [0, 5], 0)
-    ((10, 15), None)
-    """
-    if isinstance(positions, list) and len(positions) == 2 and all(isinstance(one, int) for one in positions):
-        first, last = positions
-        if 0 <= first < last and text[first:last].lower() == phrase.lower():
-            return first, last
-    lower = text.lower()
-    if len(lower) != len(text):  # letters that change their number in lower case
-        lower = text
-    else:
-        phrase = phrase.lower()
-    found = lower.find(phrase, start)
-    found = lower.find(phrase) if found < 0 else found
-    return None if found < 0 or not phrase else (found, found + len(phrase))
 
 
 def convert(

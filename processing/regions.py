@@ -11,7 +11,7 @@ from processing.masks import Mask, usable_masks
 from processing.rows import Box, Part, Turn, plain_text
 from transformers_groma.data.columns import text_part
 from transformers_groma.data.left_out import LeftOut
-from transformers_groma.data.prompts import question_parts
+from transformers_groma.data.prompts import Wording, glamm_question_parts, question_parts
 
 CROWD = LeftOut("the box is that of a crowd region")
 NO_BOX = LeftOut("an expression without a box")
@@ -122,24 +122,28 @@ def region_mask(region: Region, box: Box) -> tuple[list[Mask | None], list[LeftO
     return usable_masks([region.segmentation], [box], *size, [repr(region.name)])
 
 
-def caption_question(index: int, record: str, seed: int | None) -> list[Part]:
+def caption_question(index: int, record: str, seed: int | None, wording: Wording = "groma") -> list[Part]:
     """The question for a description of a box.
 
     Args:
         index (`int`): the box.
         record, seed: see `prompts.prompt_template`.
+        wording (`str`): whose question.
 
     Returns:
         `list[dict]`: message parts.
     """
+    if wording == "glamm":
+        return glamm_question_parts("region_caption", regions=[index], record=record, seed=seed)
     return question_parts("region_caption", region=index, record=record, seed=seed)
 
 
-def caption_answer(caption: str) -> list[Part]:
-    """A caption as the original Groma writes it: in lower case, the first letter a capital.
+def caption_answer(caption: str, wording: Wording = "groma") -> list[Part]:
+    """A caption as the original models write it.
 
     Args:
         caption (`str`): of a region.
+        wording (`str`): `"groma"` (in lower case, the first letter a capital) or `"glamm"` (as it is).
 
     Returns:
         `list[dict]`: message parts.
@@ -148,23 +152,25 @@ def caption_answer(caption: str) -> list[Part]:
         SkipRecord: it is empty or holds a token of the model.
 
     Example:
-    >>> caption_answer("man in Red shirt ")[0]["text"]
-    'Man in red shirt'
+    >>> caption_answer("man in Red shirt ")[0]["text"], caption_answer("man in Red shirt ", "glamm")[0]["text"]
+    ('Man in red shirt', 'man in Red shirt')
     """
-    return [text_part(plain_text(caption).capitalize())]
+    text = plain_text(caption)
+    return [text_part(text if wording == "glamm" else text.capitalize())]
 
 
-def caption_turns(captions: Sequence[str], record: str, seed: int | None) -> list[Turn]:
+def caption_turns(captions: Sequence[str], record: str, seed: int | None, wording: Wording = "groma") -> list[Turn]:
     """Questions about boxes 0, 1, ... and their captions.
 
     Args:
         captions (`Sequence[str]`): one for each box.
         record, seed: see `prompts.prompt_template`.
+        wording (`str`): whose questions and answers.
 
     Returns:
         `list`: of `(question, answer)`.
     """
     return [
-        (caption_question(index, f"{record}/{index}", seed), caption_answer(caption))
+        (caption_question(index, f"{record}/{index}", seed, wording), caption_answer(caption, wording))
         for index, caption in enumerate(captions)
     ]

@@ -2,7 +2,7 @@
 
 import re
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from transformers_groma.data.image_files import (
     upright_size,
 )
 from transformers_groma.data.left_out import SkipRecord
+from transformers_groma.data.prompts import WORDINGS
 from transformers_groma.markup import GROMA_MARKUP_TOKENS
 
 Part = dict[str, Any]
@@ -27,7 +28,9 @@ Box = list[float]
 # The parts of a question and those of its answer.
 Turn = tuple[list[Part], list[Part]]
 
-_MARKUP = re.compile("|".join([*map(re.escape, GROMA_MARKUP_TOKENS), r"<r\d+>", r"</?s>", "<unk>"]))
+# Tokens that GLaMM has and Groma has not.
+_GLAMM_TOKENS = ("[SEG]", "<bbox>", "<point>", "<im_start>", "<im_end>")
+_MARKUP = re.compile("|".join([*map(re.escape, GROMA_MARKUP_TOKENS + _GLAMM_TOKENS), r"<r\d+>", r"</?s>", "<unk>"]))
 # Spaces of tokenized captions that written text does not have: "a man 's arm , raised ( left ) ."
 _STRAY_SPACES = re.compile(r" +(?=[.,;:!?)%](?:\s|$)|'(?:s|re|ll|ve|d|m)\b|n't\b|\s)|(?<=\() +")
 
@@ -74,13 +77,16 @@ class ImageFile:
         return upright_masks(masks, self.orientation)
 
 
-def add_conversation_options(parser: ArgumentParser, source: str, evaluation: bool = True) -> None:
+def add_conversation_options(
+    parser: ArgumentParser, source: str, evaluation: bool = True, wording: bool = False
+) -> None:
     """Add the options that scripts with questions have.
 
     Args:
         parser (`ArgumentParser`): of a script.
         source (`str`): default of `--source`.
         evaluation (`bool`): whether the script can write evaluation rows.
+        wording (`bool`): whether it asks in the words of either family (`--wording`).
     """
     parser.add_argument("--source", default=source, metavar="NAME", help="the column `source` (default: %(default)s)")
     parser.add_argument(
@@ -89,6 +95,13 @@ def add_conversation_options(parser: ArgumentParser, source: str, evaluation: bo
         metavar="N",
         help="draws the question of each row (default: 0; evaluation rows: the standard question)",
     )
+    if wording:
+        parser.add_argument(
+            "--wording",
+            choices=WORDINGS,
+            default="groma",
+            help="whose questions and answers rows to train on have: those of Groma or of GLaMM (default: groma)",
+        )
     if evaluation:
         parser.add_argument(
             "--evaluation", action="store_true", help="write questions without answers, to evaluate on"
@@ -200,7 +213,7 @@ def category_name(name: str) -> str:
 
 
 def markup_in(text: str) -> str | None:
-    """Find a token of Groma or of its language model in a text, where it would be read as markup.
+    """Find a token of Groma, of GLaMM or of their language model in a text, where it would be read as markup.
 
     Args:
         text (`str`): of a caption or of a conversation.
@@ -286,34 +299,62 @@ def grounded_parts(
     >>> boxes
     [[1, 1, 4, 4], [0, 5, 9, 9]]
     """
-    # The boxes of each span, without the whitespace at its ends.
-    by_span: dict[tuple[int, int], list[Box]] = {}
-    for start, end, boxes in phrases:
+    parts, regions, _ = spans_to_parts(text, [(start, end, list(map(tuple, boxes))) for start, end, boxes in phrases])
+    return parts, [list(box) for box in regions]
+
+
+def spans_to_parts(
+    text: str, phrases: Sequence[tuple[int, int, Sequence[Hashable]]]
+) -> tuple[list[Part], list[Any], list[str]]:
+    """Message parts of a text whose phrases are tied to regions of any kind, see `grounded_parts`.
+
+    Args:
+        text (`str`): the text.
+        phrases (`Sequence` of `(start, end, regions)`): offsets in characters, and regions; equal ones are one.
+
+    Returns:
+        `tuple`: the parts, which spell the text; the regions that they name, in the order of the text; and the words
+        of the phrases that are plain text because they overlap a longer one.
+
+    Raises:
+        ValueError: a span that is not inside the text.
+
+    Example:
+    >>> parts, regions, overlapping = spans_to_parts("a dog on grass", [(0, 14, ["scene"]), (0, 5, ["dog"])])
+    >>> [(part["text"], part["boxes"]) for part in parts], regions, overlapping
+    ([('a dog on grass', [0])], ['scene'], ['a dog'])
+    """
+    # The regions of each span, without the whitespace at its ends.
+    by_span: dict[tuple[int, int], list[Hashable]] = {}
+    for start, end, regions in phrases:
         if not 0 <= start < end <= len(text):
             raise ValueError("a phrase is not inside its caption")
         words = text[start:end]
         start, end = start + len(words) - len(words.lstrip()), end - len(words) + len(words.rstrip())
-        if start < end and len(boxes) > 0:
-            by_span.setdefault((start, end), []).extend(map(list, boxes))
+        if start < end and len(regions) > 0:
+            by_span.setdefault((start, end), []).extend(regions)
 
     # Longest first, then by position: a span is taken if it overlaps none of those taken before.
     chosen: list[tuple[int, int]] = []
+    overlapping: list[str] = []
     for start, end in sorted(by_span, key=lambda span: (span[0] - span[1], span)):
         if all(end <= other_start or other_end <= start for other_start, other_end in chosen):
             chosen.append((start, end))
+        else:
+            overlapping.append(text[start:end])
 
     parts: list[Part] = []
-    numbers: dict[tuple[float, ...], int] = {}  # of the boxes, in the order of the text
+    numbers: dict[Hashable, int] = {}  # of the regions, in the order of the text
     position = 0
     for start, end in sorted(chosen):
         if position < start:
             parts.append(text_part(text[position:start]))
-        indices = [numbers.setdefault(tuple(box), len(numbers)) for box in by_span[start, end]]
+        indices = [numbers.setdefault(region, len(numbers)) for region in by_span[start, end]]
         parts.append(phrase_part(text[start:end], list(dict.fromkeys(indices))))
         position = end
     if position < len(text):
         parts.append(text_part(text[position:]))
-    return parts, [list(box) for box in numbers]
+    return parts, list(numbers), overlapping
 
 
 def conversation_row(

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from processing import glamm_gcg
-from processing.glamm_gcg import find_phrase
+from processing.phrases import find_phrase
 from transformers_groma.evaluation.benchmarks.grounded_conversation import grounded_conversation_rows
 from transformers_groma.masks import mask_to_rle, polygons_to_mask, rle_to_box
 

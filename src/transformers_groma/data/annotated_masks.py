@@ -115,7 +115,8 @@ def read_segmentation(segmentation: Any, width: int, height: int) -> tuple[dict[
     """Read a COCO segmentation: polygons, or RLE whose `counts` are text or numbers.
 
     Args:
-        segmentation: polygons `[x1, y1, x2, y2, …]` in pixels, RLE, or nothing (`None` or an empty list), unchecked.
+        segmentation: polygons `[x1, y1, x2, y2, …]` in pixels, RLE, a list of RLE (the parts of one object, as in
+            RefCLEF), or nothing (`None` or an empty list), unchecked.
         width, height (`int`): size of its image.
 
     Returns:
@@ -134,6 +135,8 @@ def read_segmentation(segmentation: Any, width: int, height: int) -> tuple[dict[
         return _read_rle(segmentation, width, height)
     if not isinstance(segmentation, list):
         return None, [LeftOut(NOT_A_SEGMENTATION, repr(segmentation)[:100])]
+    if all(isinstance(part, Mapping) for part in segmentation):
+        return _read_parts(segmentation, width, height)
     if all(isinstance(value, (int, float)) for value in segmentation):
         return None, [LeftOut(NOT_IN_A_LIST, repr(segmentation)[:100])]
     polygons, faults = [], []
@@ -155,6 +158,27 @@ def read_segmentation(segmentation: Any, width: int, height: int) -> tuple[dict[
         return polygons_to_rle(polygons, height, width), faults
     except ValueError as error:
         return None, [*faults, LeftOut(NOT_A_POLYGON, str(error))]
+
+
+def _read_parts(
+    parts: Sequence[Mapping[str, Any]], width: int, height: int
+) -> tuple[dict[str, Any] | None, list[LeftOut]]:
+    """One mask of all pixels that any of several RLE has; what is wrong with single ones."""
+    union: np.ndarray | None = None
+    faults: list[LeftOut] = []
+    for part in parts:
+        rle, found = (
+            (None, [LeftOut(DAMAGED, f"it has the key {part.key!r} twice")])
+            if isinstance(part, RepeatedKey)
+            else _read_rle(part, width, height)
+        )
+        if rle is not None and (fault := mask_fault(rle, None, width, height)) is not None:
+            rle, found = None, [*found, fault]
+        faults += found
+        if rle is not None:
+            mask = rle_to_mask(rle)
+            union = mask if union is None else union | mask
+    return (None if union is None else mask_to_rle(union)), faults
 
 
 def _read_rle(rle: Mapping[str, Any], width: int, height: int) -> tuple[dict[str, Any] | None, list[LeftOut]]:

@@ -1,0 +1,204 @@
+"""Rows about regions with masks: grounded captions, questions that ask for masks, and how many of them a row has."""
+
+import random
+from argparse import ArgumentParser
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from processing.common import positive_int
+from processing.masks import Mask
+from processing.rows import Box, ImageFile, Part, Turn, plain_text, spans_to_parts
+from transformers_groma.data.annotated_masks import mask_fault, read_segmentation
+from transformers_groma.data.left_out import LeftOut
+from transformers_groma.data.prompts import Wording, glamm_question_parts, location_parts, question_parts
+from transformers_groma.masks import rle_to_box
+
+Item = TypeVar("Item")
+
+# As many as GLaMM's training asks about an image at a time.
+QUESTIONS = 3
+OVERLAPPING = "a phrase overlaps a longer one, whose regions are kept"
+NO_MASK = "region without a mask"
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedRegion:
+    """A region of an image as it was annotated; equal ones are one region of a row.
+
+    Args:
+        box (`tuple` of 4 numbers): `xyxy` in pixels; the box around the mask, if there is one.
+        size (`tuple[int, int]`), counts (`str`): RLE of its mask, (height, width) and runs; `None` for a box alone.
+    """
+
+    box: tuple[float, ...]
+    size: tuple[int, int] | None = None
+    counts: str | None = None
+
+    @property
+    def mask(self) -> Mask | None:
+        """Its mask as rows have it."""
+        return None if self.counts is None else {"size": list(self.size), "counts": self.counts}
+
+
+def masked_region(
+    segmentation: Any, width: int, height: int, box: Sequence[float] | None = None
+) -> tuple[MaskedRegion | None, list[LeftOut]]:
+    """Read the mask of a region, and check it.
+
+    Args:
+        segmentation: polygons or RLE, unchecked; see `read_segmentation`.
+        width, height (`int`): size of the image in pixels, as annotated.
+        box (4 numbers, *optional*): its box, `xyxy` in pixels, where the annotation has one that the mask must fit.
+
+    Returns:
+        `tuple`: the region, `None` if it has no usable mask; and what is wrong with its mask, or with parts of it.
+
+    Example:
+    >>> region, faults = masked_region([[1, 1, 3, 1, 3, 3, 1, 3]], 4, 4)
+    >>> region.box, region.mask, faults
+    ((1.0, 1.0, 3.0, 3.0), {'size': [4, 4], 'counts': '52203'}, [])
+    """
+    rle, faults = read_segmentation(segmentation, width, height)
+    if rle is not None and (fault := mask_fault(rle, box, width, height)) is not None:
+        rle, faults = None, [*faults, fault]
+    if rle is None:
+        return None, faults
+    return region_of_mask(rle), faults
+
+
+def region_of_mask(mask: Mapping[str, Any]) -> MaskedRegion:
+    """The region of a mask that is known to be right.
+
+    Args:
+        mask (`Mapping`): COCO RLE with `counts` as text, at least one pixel.
+
+    Returns:
+        `MaskedRegion`: with the box around it.
+    """
+    return MaskedRegion(tuple(rle_to_box(mask).tolist()), tuple(mask["size"]), mask["counts"])
+
+
+def boxes_and_masks(regions: Iterable[MaskedRegion], image_file: ImageFile) -> tuple[list[Box], list[Mask | None]]:
+    """The columns of regions.
+
+    Args:
+        regions (iterable of `MaskedRegion`): of the image as it was annotated.
+        image_file (`ImageFile`): the image.
+
+    Returns:
+        `tuple`: boxes `xyxy` in pixels of the upright image, and COCO RLE of it, or `None`.
+    """
+    regions = list(regions)
+    return (
+        image_file.upright([list(region.box) for region in regions]),
+        image_file.upright_masks([region.mask for region in regions]),
+    )
+
+
+def masked_caption(
+    text: str, phrases: Sequence[tuple[int, int, Sequence[MaskedRegion]]]
+) -> tuple[list[Part], list[MaskedRegion], list[LeftOut]]:
+    """Message parts of a caption whose phrases are tied to regions, see `rows.grounded_parts`.
+
+    Args:
+        text (`str`): the caption.
+        phrases (`Sequence` of `(start, end, regions)`): offsets in characters. A phrase without regions is plain text.
+
+    Returns:
+        `tuple`: the parts; the regions that they name, in the order of the text; and the phrases that are plain text
+        because a longer one has their words.
+
+    Example:
+    >>> dog = MaskedRegion((0.0, 0.0, 2.0, 2.0))
+    >>> parts, regions, left_out = masked_caption("a dog", [(0, 5, [dog]), (2, 5, [dog])])
+    >>> [(part["text"], part["boxes"]) for part in parts], len(regions), [str(reason) for reason in left_out]
+    ([('a dog', [0])], 1, ["a phrase overlaps a longer one, whose regions are kept: 'dog'"])
+    """
+    parts, regions, overlapping = spans_to_parts(text, phrases)
+    return parts, regions, [LeftOut(OVERLAPPING, repr(words)[:100]) for words in overlapping]
+
+
+def add_question_options(parser: ArgumentParser, rows: int | None) -> None:
+    """Add the options of scripts that ask several questions about an image.
+
+    Args:
+        parser (`ArgumentParser`): of a script.
+        rows (`int`, *optional*): how many rows an image has by default; `None` for as many as it has questions for.
+    """
+    parser.add_argument(
+        "--questions",
+        type=positive_int,
+        default=QUESTIONS,
+        metavar="N",
+        help="the most questions of a row to train on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rows-per-image",
+        type=positive_int,
+        default=rows,
+        metavar="N",
+        help="the most rows of an image to train on; what they ask about is drawn by --prompt-seed "
+        f"(default: {'as many as it has questions for' if rows is None else rows})",
+    )
+
+
+def question_groups(
+    items: Sequence[Item], questions: int, rows: int | None, record: str, seed: int | None
+) -> list[list[Item]]:
+    """What each row of an image asks about.
+
+    Args:
+        items (`Sequence`): what may be asked about.
+        questions (`int`): the most of a row.
+        rows (`int`, *optional*): the most rows.
+        record (`str`): name of the image; the draw depends on it and on `seed` alone.
+        seed (`int`, *optional*): draws the order; `None` keeps it.
+
+    Returns:
+        `list[list]`: the items of each row, each item once.
+
+    Example:
+    >>> question_groups("abcde", 2, None, "image 1", None), len(question_groups("abcde", 2, 1, "image 1", 0))
+    ([['a', 'b'], ['c', 'd'], ['e']], 1)
+    """
+    order = list(items)
+    if seed is not None:
+        random.Random(f"{seed}/{record}").shuffle(order)
+    groups = [order[start : start + questions] for start in range(0, len(order), questions)]
+    return groups if rows is None else groups[:rows]
+
+
+def segmentation_turns(
+    asked: Sequence[tuple[str, Sequence[MaskedRegion]]],
+    record: str,
+    seed: int | None,
+    wording: Wording,
+    task: Literal["rec", "grounding"],
+) -> tuple[list[Turn], list[MaskedRegion]]:
+    """Questions that ask where something is, and answers that show it.
+
+    Args:
+        asked (`Sequence` of `(phrase, regions)`): what is asked for, and where it is. Without regions the answer says
+            that there is no such thing.
+        record, seed: see `prompts.prompt_template`.
+        wording (`str`): `"groma"` or `"glamm"`.
+        task (`str`): `"rec"` (the one thing that is meant) or `"grounding"` (all of a kind); GLaMM asks alike.
+
+    Returns:
+        `tuple`: the turns, and the regions that they name.
+
+    Raises:
+        SkipRecord: a phrase is empty or holds a token of the model.
+    """
+    numbers: dict[MaskedRegion, int] = {}
+    turns = []
+    for number, (phrase, regions) in enumerate(asked):
+        name, phrase = f"{record}/{number}", plain_text(phrase)
+        if wording == "glamm":
+            question = glamm_question_parts("segmentation", phrase=phrase, record=name, seed=seed)
+        else:
+            question = question_parts(task, phrase=phrase, record=name, seed=seed)
+        indices = [numbers.setdefault(region, len(numbers)) for region in dict.fromkeys(regions)]
+        turns.append((question, location_parts(indices, name, seed, wording)))
+    return turns, list(numbers)
