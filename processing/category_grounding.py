@@ -25,6 +25,7 @@ from processing.coco_format import CocoFile, CocoImage, check_image, image_name,
 from processing.common import UNKNOWN_CATEGORY, run_script, script_parser
 from processing.ids import Id, id_of
 from processing.masks import Mask, masks_of
+from processing.regions import grounding_turn
 from processing.rows import (
     Box,
     add_conversation_options,
@@ -35,10 +36,9 @@ from processing.rows import (
     prompt_seed,
     read_annotated_image,
 )
-from transformers_groma.data.columns import phrase_part
 from transformers_groma.data.image_files import BoxesOf
 from transformers_groma.data.left_out import LeftOut, SkipRecord
-from transformers_groma.data.prompts import question_parts
+from transformers_groma.data.prompts import Wording
 
 # As many as `GromaConfig.max_regions`.
 MAX_BOXES = 100
@@ -167,7 +167,12 @@ def from_left(boxes: Sequence[Box], masks: Sequence[Mask | None]) -> tuple[list[
 
 
 def convert(
-    objects: CategoryObjects, images: Path, source: str, seed: int | None, boxes_of: BoxesOf | None = None
+    objects: CategoryObjects,
+    images: Path,
+    source: str,
+    seed: int | None,
+    wording: Wording = "groma",
+    boxes_of: BoxesOf | None = None,
 ) -> Iterator[dict[str, Any] | LeftOut]:
     """The row of one category in an image.
 
@@ -176,6 +181,7 @@ def convert(
         images (`Path`): folder of the images.
         source (`str`): name of the dataset.
         seed (`int`): draws the question.
+        wording (`str`): whose question and answer.
         boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the image.
 
     Yields:
@@ -200,9 +206,8 @@ def convert(
     boxes, masks = from_left(image_file.upright(boxes), image_file.upright_masks(masks))
     image_id = str(id_of(image["id"]))
     record = f"{image_id}/{objects.category}"
-    question = question_parts("grounding", phrase=plain_text(objects.category), record=record, seed=seed)
-    answer = [phrase_part("", list(range(len(boxes))))]
-    yield conversation_row(image_file, image_id, boxes, [(question, answer)], source, masks)
+    turn = grounding_turn(plain_text(objects.category), len(boxes), record, seed, wording)
+    yield conversation_row(image_file, image_id, boxes, [turn], source, masks)
 
 
 def usable_objects(objects: CategoryObjects) -> tuple[list[Box], list[dict[str, Any]], list[LeftOut]]:
@@ -225,12 +230,19 @@ def usable_objects(objects: CategoryObjects) -> tuple[list[Box], list[dict[str, 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script with `argv`, by default the arguments of the command line."""
     parser = script_parser(__doc__)
-    add_conversation_options(parser, source="coco", evaluation=False)
+    add_conversation_options(parser, source="coco", evaluation=False, wording=True)
     args = parser.parse_args(argv)
     return run_script(
         args,
         lambda: load_category_objects(args.annotations),
-        partial(convert, images=args.images, source=args.source, seed=prompt_seed(args), boxes_of=args.boxes_of),
+        partial(
+            convert,
+            images=args.images,
+            source=args.source,
+            seed=prompt_seed(args),
+            wording=args.wording,
+            boxes_of=args.boxes_of,
+        ),
         schema="conversation",
         record_name=lambda objects: objects.name,
         masks=True,

@@ -1,160 +1,58 @@
 """GLaMM's grounded conversations (GCG) to conversations: captions whose phrases are tied to boxes with masks.
 
-Get the annotations from https://huggingface.co/datasets/MBZUAI/GranD-f, and the images of SA-1B and COCO that they
-name. Three layouts are read: GranD-f's and PSG's captions, RefCOCOg's, and the benchmark's own truth:
+Get the annotations from https://huggingface.co/datasets/MBZUAI/GranD-f, and the images of SA-1B, COCO and Flickr30k
+that they name. All layouts are read: GranD-f's and PSG's captions, RefCOCOg's, Flickr30k's, and the benchmark's truth:
 
-python -m processing.glamm_gcg --images coco/train2017 --annotations OpenPsgGCG_train.json --source psg_gcg \\
-    --output data/psg_gcg --shards 8
-python -m processing.glamm_gcg --images coco/train2014 --annotations RefCOCOg_GCG_train.json --source refcocog_gcg \\
-    --output data/refcocog_gcg --shards 8
+python -m processing.glamm_gcg --wording glamm --images GranDf_HA_images/train --source grandf \\
+    --annotations GranDf_HA_GCG_train.json --output data/grandf_gcg
+python -m processing.glamm_gcg --wording glamm --images coco/train2017 --source psg_gcg \\
+    --annotations OpenPsgGCG_train.json --output data/psg_gcg --shards 8
+python -m processing.glamm_gcg --wording glamm --images coco/train2014 --source refcocog_gcg \\
+    --annotations RefCOCOg_GCG_train.json --output data/refcocog_gcg --shards 8
+python -m processing.glamm_gcg --wording glamm --images flickr30k-images --source flickr_gcg \\
+    --annotations flickr_mergedGT_GCG_train.json --output data/flickr_gcg --shards 32
 python -m processing.glamm_gcg --images GranDf_HA_images/val_test --split val --standard-question \\
     --annotations val_gcg_coco_caption_gt.json val_gcg_coco_mask_gt.json --output data/gcg
 
 One row per caption; `groma evaluate grounded-conversation` takes them as they are. Each mask is a region of its own,
-and its box is the one around it. A phrase that is not in its caption is left out and counted, and so is a mask that
-cannot be read.
+and its box is the one around it; masks of one phrase stay apart. A phrase that is not in its caption is left out and
+counted; so are a mask that cannot be read and a phrase that overlaps a longer one.
 """
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from processing.coco_format import load_coco_json, read_json
 from processing.common import run_script, script_parser
-from processing.ids import id_of
-from processing.masks import Mask
+from processing.gcg_format import GroundedCaption, load_gcg
+from processing.masked_regions import MaskedRegion, boxes_and_masks, masked_caption, masked_region
 from processing.phrases import NOT_IN_CAPTION, find_phrase
 from processing.rows import (
     add_conversation_options,
     conversation_row,
-    grounded_parts,
     plain_text,
     prompt_seed,
     read_annotated_image,
+    without_stray_spaces,
 )
 from transformers_groma._text import capitalized
-from transformers_groma.data.annotated_masks import mask_fault, read_segmentation
 from transformers_groma.data.image_files import BoxesOf, stored_size
 from transformers_groma.data.left_out import LeftOut, SkipRecord
-from transformers_groma.data.prompts import question_parts
-from transformers_groma.masks import rle_to_box
+from transformers_groma.data.prompts import Wording, glamm_question_parts, question_parts
 
-
-@dataclass(frozen=True, slots=True)
-class GroundedCaption:
-    """A caption and what its phrases point at.
-
-    Args:
-        image_id (`str`), file_name (`str`): of its image.
-        caption (`str`): the text, unchecked.
-        phrases (`tuple`): for each its words, its place in the caption (`[start, end]`) if it is known, and its
-            segmentations, unchecked.
-        in_order (`bool`): whether phrases are in the order of the caption.
-        fault (`LeftOut`, *optional*): why it cannot be used.
-    """
-
-    image_id: str
-    file_name: Any
-    caption: Any = None
-    phrases: tuple[tuple[Any, Any, tuple[Any, ...]], ...] = ()
-    in_order: bool = False
-    fault: LeftOut | None = None
-
-    @property
-    def name(self) -> str:
-        """The name of the caption in a report."""
-        return f"{self.file_name}: {self.caption}"
-
-
-def load_records(annotations: Sequence[Path]) -> list[GroundedCaption]:
-    """Read the captions of one or more files.
-
-    Args:
-        annotations (`Sequence[Path]`): lists of captions; or the benchmark's captions, with its masks after it.
-
-    Returns:
-        `list[GroundedCaption]`: in the order of the files.
-
-    Raises:
-        ValueError: a file of another layout.
-    """
-    contents = [read_json(path) for path in annotations]
-    if isinstance(contents[0], dict):
-        if len(contents) != 2 or not isinstance(contents[1], dict):
-            raise ValueError(
-                f"{annotations[0]} has captions of the benchmark, whose masks are in another file: pass "
-                "`--annotations CAPTIONS.json MASKS.json`."
-            )
-        return _captions_of_benchmark(*annotations)
-    records = []
-    for path, content in zip(annotations, contents, strict=True):
-        if not isinstance(content, list):
-            raise ValueError(f"{path} is not a list of captions.")
-        records += [_caption(number, entry) for number, entry in enumerate(content)]
-    return records
-
-
-def _caption(number: int, entry: Any) -> GroundedCaption:
-    """A caption of GranD-f or PSG, or of RefCOCOg, whose entries are under their number."""
-    wrong = GroundedCaption("", f"caption {number}", fault=LeftOut("caption of another layout", repr(entry)[:100]))
-    if isinstance(entry, Mapping) and len(entry) == 1 and isinstance(next(iter(entry.values())), Mapping):
-        (entry,) = entry.values()
-    if not isinstance(entry, Mapping):
-        return wrong
-    groundings, refs = entry.get("groundings"), entry.get("refs")
-    if isinstance(groundings, Mapping) and all(isinstance(value, Mapping) for value in groundings.values()):
-        name = entry.get("file_name")
-        phrases = [
-            (phrase, value.get("token_positives"), _as_tuple(value.get("rle_masks")))
-            for phrase, value in groundings.items()
-        ]
-    elif isinstance(refs, list) and all(isinstance(ref, Mapping) for ref in refs):
-        name = entry.get("img_file_name")
-        phrases = [(ref.get("sentence"), None, (ref.get("segmentation"),)) for ref in refs]
-    else:
-        return wrong
-    return GroundedCaption(Path(str(name)).stem, name, entry.get("caption"), tuple(phrases))
-
-
-def _as_tuple(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, list) else (value,)
-
-
-def _captions_of_benchmark(captions: Path, masks: Path) -> list[GroundedCaption]:
-    """The benchmark's captions: the k-th of an image's labels has the k-th of its masks."""
-    of_image = {
-        entry.image_id: [annotation.get("segmentation") for annotation in entry.annotations]
-        for entry in load_coco_json(masks, masks=True).images
-    }
-    records = []
-    for entry in load_coco_json(captions).images:
-        image_id = entry.image_id
-        # Images are named by their id.
-        name = entry.image.get("file_name") or f"{image_id}.jpg"
-        found = of_image.get(image_id, [])
-        labels = [_as_tuple(annotation.get("labels")) for annotation in entry.annotations]
-        fault = entry.fault
-        if fault is None and len(labels) != 1:
-            fault = LeftOut("image has no caption or several, so its masks have no owner", f"{len(labels)} captions")
-        elif fault is None and len(labels[0]) != len(found):
-            fault = LeftOut(
-                "caption does not have one mask for each label", f"{len(labels[0])} labels, {len(found)} masks"
-            )
-        if fault is not None:
-            records.append(GroundedCaption(image_id, name, fault=fault))
-            continue
-        phrases = [(label, None, (mask,)) for label, mask in zip(labels[0], found, strict=True)]
-        records.append(
-            GroundedCaption(image_id, name, entry.annotations[0].get("caption"), tuple(phrases), in_order=True)
-        )
-    return records
+# What GLaMM's training leaves out of Flickr30k.
+MIN_WORDS, MIN_SIDE = 3, 32
 
 
 def convert(
-    record: GroundedCaption, images: Path, source: str, seed: int | None, boxes_of: BoxesOf | None = None
+    record: GroundedCaption,
+    images: Path,
+    source: str,
+    seed: int | None,
+    wording: Wording = "groma",
+    boxes_of: BoxesOf | None = None,
 ) -> Iterator[dict[str, Any] | LeftOut]:
     """The row of one caption.
 
@@ -163,6 +61,7 @@ def convert(
         images (`Path`): folder of the images.
         source (`str`): name of the dataset.
         seed (`int`, *optional*): draws the question.
+        wording (`str`): whose question.
         boxes_of (`str`, *optional*): which pixels the masks were drawn on, where EXIF data turn the image.
 
     Yields:
@@ -173,12 +72,15 @@ def convert(
     """
     if record.fault is not None:
         raise record.fault.of_record()
+    yield from record.left_out
     # Some captions are in quotes.
     text = plain_text(record.caption.strip().strip('"') if isinstance(record.caption, str) else None)
-    image_file = read_annotated_image(images, record.file_name, size=_size_of_masks(record), boxes_of=boxes_of)
+    annotated = record.annotated_size()
+    if record.is_tokenized:
+        _check_of_flickr(text, annotated)
+    image_file = read_annotated_image(images, record.file_name, size=annotated, boxes_of=boxes_of)
     size = (image_file.width, image_file.height) if image_file.orientation == 1 else stored_size(image_file.content)
-    phrases: list[tuple[int, int, list[list[float]]]] = []
-    masks: dict[tuple[float, ...], Mask] = {}
+    phrases: list[tuple[int, int, list[MaskedRegion]]] = []
     position = 0
     for words, positions, segmentations in record.phrases:
         span = find_phrase(text, words.strip(), positions, position) if isinstance(words, str) else None
@@ -186,43 +88,41 @@ def convert(
             yield LeftOut(NOT_IN_CAPTION, repr(words)[:100])
             continue
         position = span[1] if record.in_order else 0
-        boxes = []
+        regions = []
         for segmentation in segmentations:
-            mask, faults = read_segmentation(segmentation, *size)
-            if mask is not None and (fault := mask_fault(mask, None, *size)) is not None:
-                mask, faults = None, [*faults, fault]
+            region, faults = masked_region(segmentation, *size)
             yield from (LeftOut(fault.reason, f"{words!r} {fault.detail}".strip()) for fault in faults)
-            if mask is None:
-                continue
-            box = rle_to_box(mask).tolist()
-            if masks.setdefault(tuple(box), mask) != mask:
-                yield LeftOut("two masks of an image have the same box: the first one is taken", repr(words))
-            boxes.append(box)
-        phrases.append((*span, boxes))
-    parts, boxes = grounded_parts(capitalized(text), phrases)
-    if not boxes:
+            if region is not None:
+                regions.append(region)
+        phrases.append((*span, regions))
+    if record.is_tokenized:
+        text, spans = without_stray_spaces(text, [(start, end) for start, end, _ in phrases])
+        phrases = [(*span, regions) for span, (_, _, regions) in zip(spans, phrases, strict=True)]
+    parts, found, left_out = masked_caption(capitalized(text), phrases)
+    yield from left_out
+    if not found:
         raise SkipRecord("no phrase with a mask")
-    question = question_parts("grounded_caption", record=f"{record.image_id}/{text}", seed=seed)
-    upright = image_file.upright_masks([masks[tuple(box)] for box in boxes])
-    yield conversation_row(
-        image_file, record.image_id, image_file.upright(boxes), [(question, parts)], source, upright
-    )
+    name = f"{record.image_id}/{text}"
+    if wording == "glamm":
+        question = glamm_question_parts("grounded_caption", record=name, seed=seed)
+    else:
+        question = question_parts("grounded_caption", record=name, seed=seed)
+    boxes, masks = boxes_and_masks(found, image_file)
+    yield conversation_row(image_file, record.image_id, boxes, [(question, parts)], source, masks)
 
 
-def _size_of_masks(record: GroundedCaption) -> tuple[int, int] | None:
-    """Width and height of the image, if its masks are RLE, which say so."""
-    for _, _, segmentations in record.phrases:
-        for rle in segmentations:
-            size = rle.get("size") if isinstance(rle, Mapping) else None
-            if isinstance(size, list) and len(size) == 2 and all(isinstance(id_of(side), int) for side in size):
-                return id_of(size[1]), id_of(size[0])
-    return None
+def _check_of_flickr(text: str, size: tuple[int, int] | None) -> None:
+    """Refuse what GLaMM's training leaves out of Flickr30k: short captions, and tiny images."""
+    if len(text.split()) < MIN_WORDS:
+        raise SkipRecord("caption of fewer than three words", repr(text))
+    if size is not None and min(size) < MIN_SIDE:
+        raise SkipRecord("image with a side below 32 pixels", "{}x{}".format(*size))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script with `argv`, by default the arguments of the command line."""
     parser = script_parser(__doc__)
-    add_conversation_options(parser, source="gcg", evaluation=False)
+    add_conversation_options(parser, source="gcg", evaluation=False, wording=True)
     parser.add_argument(
         "--standard-question", action="store_true", help="ask all captions in the same words, to evaluate on them"
     )
@@ -230,10 +130,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     seed = None if args.standard_question else prompt_seed(args)
     return run_script(
         args,
-        lambda: load_records(args.annotations),
-        partial(convert, images=args.images, source=args.source, seed=seed, boxes_of=args.boxes_of),
+        lambda: load_gcg(args.annotations),
+        partial(
+            convert,
+            images=args.images,
+            source=args.source,
+            seed=seed,
+            wording=args.wording,
+            boxes_of=args.boxes_of,
+        ),
         schema="conversation",
         record_name=lambda record: record.name,
+        # 2: regions are told apart by their masks, and phrases are whole words.
+        rows_version=2,
         masks=True,
     )
 

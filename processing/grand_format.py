@@ -104,9 +104,7 @@ def read_grand_image(content: Any) -> GrandImage:
     if fault := record_fault(content, "annotation file"):
         raise fault.of_record()
     if len(content) != 1 or not isinstance(next(iter(content.values())), Mapping):
-        raise SkipRecord(
-            "not GranD's layout, an object with the image's name as its one key", repr(list(content))[:100]
-        )
+        raise SkipRecord("not GranD's layout: an object with the image's name as its one key", repr(content)[:100])
     ((file_name, image),) = content.items()
     if fault := record_fault(image, "annotation of the image"):
         raise fault.of_record()

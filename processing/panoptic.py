@@ -33,6 +33,7 @@ from processing.common import UNKNOWN_CATEGORY, run_script, script_parser
 from processing.detection import detection_rows
 from processing.ids import id_of
 from processing.masks import masks_of
+from processing.regions import grounding_turn
 from processing.rows import (
     add_conversation_options,
     category_name,
@@ -42,10 +43,9 @@ from processing.rows import (
     prompt_seed,
     read_annotated_image,
 )
-from transformers_groma.data.columns import phrase_part
 from transformers_groma.data.image_files import BoxesOf, read_image_bytes
 from transformers_groma.data.left_out import LeftOut, SkipRecord
-from transformers_groma.data.prompts import question_parts
+from transformers_groma.data.prompts import Wording
 from transformers_groma.masks import mask_to_rle, rle_to_box
 
 TASKS = ("detection", "grounding")
@@ -240,7 +240,13 @@ def convert_detection(
 
 
 def convert_grounding(
-    entry: CocoImage, images: Path, segments: Path, source: str, seed: int | None, boxes_of: BoxesOf | None = None
+    entry: CocoImage,
+    images: Path,
+    segments: Path,
+    source: str,
+    seed: int | None,
+    wording: Wording = "groma",
+    boxes_of: BoxesOf | None = None,
 ) -> Iterator[dict[str, Any] | LeftOut]:
     """The conversation rows of one image, one for each category.
 
@@ -249,6 +255,7 @@ def convert_grounding(
         images (`Path`), segments (`Path`): folders of the images and of the PNG files.
         source (`str`): name of the dataset.
         seed (`int`): draws the questions.
+        wording (`str`): whose questions and answers.
         boxes_of (`str`, *optional*): which pixels the segments were drawn on, where EXIF data turn the image.
 
     Yields:
@@ -272,9 +279,8 @@ def convert_grounding(
             continue
         boxes, masks = from_left(image_file.upright(boxes), image_file.upright_masks(masks))
         record = f"{entry.image_id}/{category}"
-        question = question_parts("grounding", phrase=plain_text(category), record=record, seed=seed)
-        answer = [phrase_part("", list(range(len(boxes))))]
-        yield conversation_row(image_file, entry.image_id, boxes, [(question, answer)], source, masks)
+        turn = grounding_turn(plain_text(category), len(boxes), record, seed, wording)
+        yield conversation_row(image_file, entry.image_id, boxes, [turn], source, masks)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -283,13 +289,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--segments", type=Path, required=True, metavar="DIR", help="folder of the PNG files")
     parser.add_argument("--task", choices=TASKS, required=True, help="what the rows teach")
     parser.add_argument("--only", choices=KINDS, default="all", help="which segments (default: %(default)s)")
-    add_conversation_options(parser, source="coco_panoptic", evaluation=False)
+    add_conversation_options(parser, source="coco_panoptic", evaluation=False, wording=True)
     args = parser.parse_args(argv)
     folders = {"images": args.images, "segments": args.segments, "boxes_of": args.boxes_of}
     if args.task == "detection":
         convert = partial(convert_detection, source="coco" if args.only == "things" else "sa1b", **folders)
     else:
-        convert = partial(convert_grounding, source=args.source, seed=prompt_seed(args), **folders)
+        convert = partial(
+            convert_grounding, source=args.source, seed=prompt_seed(args), wording=args.wording, **folders
+        )
     return run_script(
         args,
         lambda: load_records(args.annotations, args.split, args.only),

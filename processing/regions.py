@@ -11,7 +11,7 @@ from processing.masks import Mask, usable_masks
 from processing.rows import Box, Part, Turn, plain_text
 from transformers_groma.data.columns import text_part
 from transformers_groma.data.left_out import LeftOut
-from transformers_groma.data.prompts import Wording, glamm_question_parts, question_parts
+from transformers_groma.data.prompts import Wording, glamm_question_parts, location_parts, question_parts
 
 CROWD = LeftOut("the box is that of a crowd region")
 NO_BOX = LeftOut("an expression without a box")
@@ -120,6 +120,25 @@ def region_mask(region: Region, box: Box) -> tuple[list[Mask | None], list[LeftO
     """
     size = check_image(region.image, region.fault)
     return usable_masks([region.segmentation], [box], *size, [repr(region.name)])
+
+
+def grounding_turn(phrase: str, count: int, record: str, seed: int | None, wording: Wording = "groma") -> Turn:
+    """The question for everything of a kind, and an answer that points at it.
+
+    Args:
+        phrase (`str`): what is asked for.
+        count (`int`): how many boxes it has: 0, 1, ... of the row.
+        record, seed: see `prompts.prompt_template`.
+        wording (`str`): whose question and answer.
+
+    Returns:
+        `(question, answer)`: their message parts.
+    """
+    if wording == "glamm":
+        question = glamm_question_parts("segmentation", phrase=phrase, record=record, seed=seed)
+    else:
+        question = question_parts("grounding", phrase=phrase, record=record, seed=seed)
+    return question, location_parts(range(count), record, seed, wording)
 
 
 def caption_question(index: int, record: str, seed: int | None, wording: Wording = "groma") -> list[Part]:

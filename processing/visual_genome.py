@@ -6,7 +6,10 @@ and `VG_100K_2`), `region_descriptions.json` and `image_data.json`:
 python -m processing.visual_genome --images vg --annotations region_descriptions.json --image-data image_data.json \\
     --output data/vg --shards 64
 
-Without `--image-data` the files are COCO-style, with a `caption` for each annotation.
+Without `--image-data` the files are COCO-style, with a `caption` for each annotation, as those that GLaMM takes
+(`train.json`, and `test_caption.json` to evaluate):
+
+python -m processing.visual_genome --wording glamm --images vg --annotations train.json --output data/vg --shards 64
 
 `--rounds multi` (default) makes one conversation per image, about at most 10 regions that do not overlap much, in
 random order. `--rounds single` makes one row per region; as every row holds its image, that is 5 million images for
@@ -39,6 +42,7 @@ from processing.rows import (
 from transformers_groma.boxes import nms
 from transformers_groma.data.image_files import BoxesOf
 from transformers_groma.data.left_out import LeftOut, SkipRecord, reason_of
+from transformers_groma.data.prompts import Wording
 
 MAX_REGIONS = 10
 # Regions of one conversation overlap by this IoU at most.
@@ -236,6 +240,7 @@ def convert(
     evaluation: bool,
     source: str,
     seed: int | None,
+    wording: Wording = "groma",
     boxes_of: BoxesOf | None = None,
 ) -> Iterator[dict[str, Any] | LeftOut]:
     """The row of one image, or of one region.
@@ -247,6 +252,7 @@ def convert(
         evaluation (`bool`): whether it is a row to evaluate on.
         source (`str`): name of the dataset.
         seed (`int`, *optional*): draws questions and regions.
+        wording (`str`): whose questions and answers, to train on.
         boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the image.
 
     Yields:
@@ -279,7 +285,8 @@ def convert(
         question = caption_question(0, record, seed)
         yield evaluation_row(image_file, image_id, question, source, boxes=boxes, references=captions)
     else:
-        yield conversation_row(image_file, image_id, boxes, caption_turns(captions, record, seed), source)
+        turns = caption_turns(captions, record, seed, wording)
+        yield conversation_row(image_file, image_id, boxes, turns, source)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -290,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--rounds", choices=("multi", "single"), default="multi", help="regions of a row (default: %(default)s)"
     )
-    add_conversation_options(parser, source="visual_genome")
+    add_conversation_options(parser, source="visual_genome", wording=True)
     args = parser.parse_args(argv)
     single = args.evaluation or args.rounds == "single"
     return run_script(
@@ -303,6 +310,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             evaluation=args.evaluation,
             source=args.source,
             seed=prompt_seed(args),
+            wording=args.wording,
             boxes_of=args.boxes_of,
         ),
         schema="evaluation" if args.evaluation else "conversation",

@@ -7,9 +7,20 @@ from collections import Counter
 import pytest
 
 from transformers_groma.data.columns import phrase_part, region_part, text_part
-from transformers_groma.data.prompts import PROMPTS, TASKS, prompt_template, question_parts
+from transformers_groma.data.prompts import (
+    GLAMM_LOCATIONS,
+    GLAMM_PROMPTS,
+    NOTHING_THERE,
+    PROMPTS,
+    TASKS,
+    WORDINGS,
+    glamm_question_parts,
+    location_parts,
+    prompt_template,
+    question_parts,
+)
 from transformers_groma.markup import GROMA_MARKUP_TOKENS
-from transformers_groma.questions import GROMA_QUESTIONS
+from transformers_groma.questions import GLAMM_QUESTIONS, GROMA_QUESTIONS
 
 SLOTS = {"rec": "{phrase}", "grounding": "{phrase}", "region_caption": "{region}", "grounded_caption": ""}
 
@@ -65,3 +76,61 @@ def test_bad_arguments_are_named():
         prompt_template("caption")
     with pytest.raises(ValueError, match="needs `phrase`"):
         question_parts("grounding", region=1)
+
+
+GLAMM_SLOTS = {
+    "segmentation": "{phrase}",
+    "region_caption": "{region}",
+    "object_caption": "{region}",
+    "region_group_caption": "{region}",
+}
+
+
+@pytest.mark.parametrize("task", GLAMM_PROMPTS)
+def test_templates_of_glamm_have_the_slot_of_their_task_once(task):
+    assert len(set(GLAMM_PROMPTS[task])) == len(GLAMM_PROMPTS[task])
+    for template in GLAMM_PROMPTS[task]:
+        assert template.count("{") == (task in GLAMM_SLOTS) and GLAMM_SLOTS.get(task, "") in template
+        assert not any(token in template for token in (*GROMA_MARKUP_TOKENS, "[SEG]", "<bbox>"))
+
+
+def test_standard_questions_of_glamm_are_those_of_its_processor():
+    assert GLAMM_PROMPTS["segmentation"][0] == GLAMM_QUESTIONS.rec
+    assert GLAMM_PROMPTS["region_caption"][0] == GLAMM_QUESTIONS.region_caption
+
+
+def test_questions_of_glamm():
+    (part,) = glamm_question_parts("segmentation", phrase=" The {region} Cup ")
+    assert part == text_part("Please segment the {region} cup in this image.")
+    assert glamm_question_parts("region_group_caption", regions=[0, 1]) == [
+        text_part("Could you please give me a detailed description of these areas region1 "),
+        region_part(0),
+        text_part(",region2 "),
+        region_part(1),
+        text_part(",?"),
+    ]
+    drawn = {glamm_question_parts("caption", record=str(record), seed=0)[0]["text"] for record in range(300)}
+    assert drawn == set(GLAMM_PROMPTS["caption"])
+    for given, message in (
+        (("captions", {}), "`task` must be one of 'segmentation'"),
+        (("segmentation", {}), "needs `phrase`"),
+        (("region_caption", {}), "needs `regions`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            glamm_question_parts(given[0], **given[1])
+
+
+def test_answers_that_point():
+    assert location_parts([2]) == [phrase_part("", [2])]
+    answers = {
+        "".join(part["text"] or "{region}" for part in location_parts([0, 1], str(record), 0, "glamm"))
+        for record in range(100)
+    }
+    assert answers == set(GLAMM_LOCATIONS)
+    assert all(
+        [part["boxes"] for part in location_parts([0, 1], str(record), 0, "glamm") if part["boxes"]] == [[0, 1]]
+        for record in range(20)
+    ), "one phrase of all boxes"
+    for wording in WORDINGS:
+        told = {location_parts([], str(record), 0, wording)[0]["text"] for record in range(100)}
+        assert told == set(NOTHING_THERE)

@@ -1,4 +1,4 @@
-"""GLaMM's grounded conversations in their three layouts."""
+"""GLaMM's grounded conversations in their layouts."""
 
 import json
 
@@ -8,12 +8,13 @@ from PIL import Image
 
 from processing import glamm_gcg
 from processing.phrases import find_phrase
+from transformers_groma.data.prompts import GLAMM_PROMPTS
 from transformers_groma.evaluation.benchmarks.grounded_conversation import grounded_conversation_rows
 from transformers_groma.masks import mask_to_rle, polygons_to_mask, rle_to_box
 
 from .samples import read_report, read_rows, write_jpeg, write_json
 
-WIDTH, HEIGHT = 40, 30
+WIDTH, HEIGHT = 40, 34
 DOG, CAT, OTHER_CAT = [2, 2, 12, 2, 2, 14], [20, 5, 30, 5, 30, 20, 20, 20], [32, 5, 38, 5, 38, 12]
 RLES = {name: mask_to_rle(polygons_to_mask([shape], HEIGHT, WIDTH)) for name, shape in (("dog", DOG), ("cat", CAT))}
 RLES["other"] = mask_to_rle(polygons_to_mask([OTHER_CAT], HEIGHT, WIDTH))
@@ -106,9 +107,11 @@ def test_masks_with_the_same_box(tmp_path):
     corners[10:12, 24:26] = False
     groundings = {"a dog": {"rle_masks": [box]}, "two cats": {"rle_masks": [mask_to_rle(corners), box]}}
     assert run(tmp_path, of_grandf(groundings=groundings)) == 0
-    assert read_rows(tmp_path / "rows", "conversation")[0]["masks"] == [box]
-    ((reason, count),) = read_report(tmp_path / "rows")["parts"].items()
-    assert count == 1 and reason.startswith("two masks of an image have the same box")
+    (row,) = read_rows(tmp_path / "rows", "conversation")
+    assert row["masks"] == [box, mask_to_rle(corners)] and row["boxes_xyxy"] == [[20, 5, 30, 20]] * 2
+    parts = row["messages"][1]["content"]
+    assert [(part["text"], part["boxes"]) for part in parts if part["boxes"]] == [("A dog", [0]), ("two cats", [1, 0])]
+    assert read_report(tmp_path / "rows").get("parts", {}) == {}
 
 
 def test_truth_of_the_benchmark_must_agree(tmp_path, capsys):
@@ -152,3 +155,100 @@ def test_repeated_words_of_a_caption(tmp_path):
     assert run(tmp_path, content) == 0
     parts = read_rows(tmp_path / "rows", "conversation")[0]["messages"][1]["content"]
     assert [(part["text"], part["boxes"]) for part in parts if part["boxes"]] == [("A dog", [0, 1])]
+
+
+def of_flickr(**changes) -> dict:
+    """A caption of tokens; the second annotation is about two places in it, and one has no mask."""
+    image = {
+        "id": 0,
+        "original_img_id": 36979,
+        "file_name": "a.jpg",
+        "width": str(WIDTH),
+        "height": HEIGHT,
+        "caption": "a dog 's tail and two cats , cats .",
+        **changes,
+    }
+    annotations = [
+        {"tokens_positive": [[0, 8]], "sam_mask": RLES["dog"]},
+        {"tokens_positive": [[18, 26], [29, 33]], "sam_mask": RLES["cat"]},
+        {"tokens_positive": [[18, 26]], "sam_mask": RLES["other"]},
+        {"tokens_positive": [[0, 5]], "sam_mask": RLES["dog"]},
+        {"tokens_positive": [[0, 5]]},
+        {"tokens_positive": []},
+    ]
+    annotations = [
+        {"id": number, "image_id": 0, "bbox": [1, 1, 5, 5], "area": 25, **annotation}
+        for number, annotation in enumerate(annotations)
+    ]
+    return {"images": [image], "annotations": annotations, "categories": []}
+
+
+def test_captions_of_flickr(tmp_path):
+    assert run(tmp_path, of_flickr(), more=("--wording", "glamm")) == 0
+    (row,) = read_rows(tmp_path / "rows", "conversation")
+    question, answer = row["messages"]
+    said = [(part["text"], part["boxes"]) for part in answer["content"]]
+    assert said == [("A dog's", [0]), (" tail and ", []), ("two cats", [1, 2]), (", ", []), ("cats", [1]), (".", [])]
+    assert row["masks"] == [RLES["dog"], RLES["cat"], RLES["other"]] and row["image_id"] == "36979"
+    assert question["content"][1]["text"] in GLAMM_PROMPTS["grounded_caption"]
+    assert read_report(tmp_path / "rows")["parts"] == {
+        "annotation without a `sam_mask`": 1,
+        "`tokens_positive` of an annotation are not [start, end]": 1,
+        "a phrase overlaps a longer one, whose regions are kept": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"caption": "two cats"}, "caption of fewer than three words"),
+        ({"width": 31, "height": 25}, "image with a side below 32 pixels"),
+        ({"width": 80, "height": 60}, "image has another size than annotated"),
+        ({"width": None}, "image has no usable `width`"),
+        ({"caption": None}, "no text"),
+    ],
+)
+def test_captions_of_flickr_that_cannot_be_used(tmp_path, changes, reason):
+    assert run(tmp_path, of_flickr(**changes)) == 1
+    (report,) = (tmp_path / "rows").glob(".*.report.json")
+    assert json.loads(report.read_text())["skipped"] == {reason: 1}
+
+
+def test_a_phrase_twice_in_a_caption_is_ambiguous(tmp_path):
+    """JSON keeps the last of equal keys, and with it the wrong masks."""
+    text = json.dumps(of_grandf()).replace('"a dog": {', '"two cats": {"rle_masks": []}, "a dog": {')
+    write_jpeg(tmp_path / "images" / "a.jpg", WIDTH, HEIGHT)
+    (tmp_path / "0.json").write_text(text)
+    options = ["--images", str(tmp_path / "images"), "--annotations", str(tmp_path / "0.json")]
+    assert glamm_gcg.main([*options, "--output", str(tmp_path / "rows")]) == 0
+    (row,) = read_rows(tmp_path / "rows", "conversation")
+    assert row["masks"] == [RLES["dog"]]
+    assert read_report(tmp_path / "rows")["parts"] == {"a caption has a phrase twice, so its masks are ambiguous": 1}
+
+
+def test_overlapping_phrases_are_counted(tmp_path):
+    """The original cuts the earlier one short, or writes marks into marks."""
+    groundings = {
+        "a dog looks": {"token_positives": [0, 11], "rle_masks": [RLES["dog"]]},
+        "looks at two cats": {"token_positives": [6, 23], "rle_masks": [RLES["cat"]]},
+    }
+    assert run(tmp_path, of_grandf(groundings=groundings)) == 0
+    (row,) = read_rows(tmp_path / "rows", "conversation")
+    assert [part["text"] for part in row["messages"][1]["content"]] == ["A dog ", "looks at two cats", "."]
+    assert read_report(tmp_path / "rows")["parts"] == {"a phrase overlaps a longer one, whose regions are kept": 1}
+
+
+def test_masks_of_a_phrase_are_not_summed(tmp_path):
+    """Overlapping masks of one phrase stay two regions; summed they would be 2 where both are."""
+    part = mask_to_rle(polygons_to_mask([[22, 6, 28, 6, 28, 18, 22, 18]], HEIGHT, WIDTH))
+    assert run(tmp_path, of_grandf(groundings={"two cats": {"rle_masks": [RLES["cat"], part]}})) == 0
+    (row,) = read_rows(tmp_path / "rows", "conversation")
+    assert row["masks"] == [RLES["cat"], part]
+
+
+def test_phrases_are_whole_words():
+    assert find_phrase("A woman and a man.", "man", None, 0) == (14, 17)
+    assert find_phrase("A woman.", "man", None, 0) is None
+    assert find_phrase("A woman.", "man", [4, 7], 0) == (4, 7), "the file says so"
+    assert find_phrase("Two (red) cups.", "(red)", None, 0) == (4, 9)
+    assert find_phrase("Der Mann fährt Ski.", "fährt", None, 0) == (9, 14)

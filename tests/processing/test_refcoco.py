@@ -4,12 +4,15 @@ import datetime
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 from datasets import Dataset
 
 from processing import refcoco
 from transformers_groma.data.columns import check_dataset, image_part, phrase_part, region_part, text_part
-from transformers_groma.data.prompts import PROMPTS
+from transformers_groma.data.prompts import GLAMM_LOCATIONS as ANSWERS
+from transformers_groma.data.prompts import NOTHING_THERE, PROMPTS
+from transformers_groma.masks import mask_to_rle, polygons_to_mask, rle_area, rle_to_box
 
 from . import wild
 from .samples import read_report, read_rows, real_sample, write_jpeg, write_json
@@ -235,3 +238,130 @@ def test_refs_are_tied_at_both_ends(images, change, reason):
     outcome = wild.run(SCRIPTS["refer"], images, arguments)
     assert one_reason(outcome) == reason
     assert outcome.rows[0]["image_id"] == "2"
+
+
+DOG, CAT = [2, 3, 11, 3, 11, 21, 2, 21], [20, 5, 36, 5, 36, 25, 20, 25]
+
+
+def segmented_files(folder: Path, refs: list, name: str = "refs(unc).p") -> list[Path]:
+    """Refs, and annotations with masks in all forms: polygons, a crowd's numbers, a list of RLE, nothing."""
+    write_jpeg(folder / "images" / "COCO_train2014_000000000077.jpg", 40, 30)
+    image = {"id": 77, "file_name": "COCO_train2014_000000000077.jpg", "width": 40, "height": 30}
+    crowd = {"size": [30, 40], "counts": [30 * 20 + 5, 20, 30 * 20 - 25]}
+    parts = [mask_to_rle(polygons_to_mask([part], 30, 40)) for part in (CAT, [20, 5, 30, 5, 30, 25, 20, 25])]
+    annotations = [
+        {"id": 5, "bbox": [2, 3, 9, 18], "segmentation": [DOG]},
+        {"id": 6, "bbox": [20, 5, 16, 20], "segmentation": parts},
+        {"id": 7, "bbox": [20, 5, 1, 20], "segmentation": crowd, "iscrowd": 1},
+        {"id": 8, "bbox": [20, 5, 16, 20], "segmentation": []},
+        {"id": 9, "bbox": [2, 3, 9, 18], "segmentation": [CAT]},
+    ]
+    annotations = [{**annotation, "image_id": 77} for annotation in annotations]
+    path = folder / name
+    if path.suffix == ".p":
+        path.write_bytes(pickle.dumps(refs, protocol=2))
+    else:
+        write_json(path, refs)
+    return [path, write_json(folder / "instances.json", {"images": [image], "annotations": annotations})]
+
+
+SEGMENTATION = ("--task", "referring-segmentation", "--wording", "glamm")
+
+
+def test_questions_for_masks_share_rows(tmp_path):
+    refs = [ref(5, "train", "The Dog.", "big dog"), ref(6, "train", "a cat"), ref(7, "train", "the crowd")]
+    refs += [ref(8, "train", "a thing"), ref(9, "train", "a mask elsewhere"), ref(5, "val", "of val")]
+    assert run(tmp_path, *SEGMENTATION, annotations=segmented_files(tmp_path, refs)) == 0
+    rows = read_rows(tmp_path / "rows", "conversation")
+    assert [len(row["messages"]) for row in rows] == [6, 2]
+    masks = {}
+    for row in rows:
+        for question, answer in zip(row["messages"][::2], row["messages"][1::2], strict=True):
+            text = question["content"][-1]["text"]
+            (part,) = [part for part in answer["content"] if part["type"] == "phrase"]
+            phrase = next(name for name in ("the dog", "big dog", "a cat", "the crowd") if name in text)
+            masks[phrase] = [row["masks"][box] for box in part["boxes"]]
+            answered = "{region}".join(part["text"] for part in answer["content"] if part["type"] == "text")
+            assert any(template.replace("{region}", "") == answered.replace("{region}", "") for template in ANSWERS)
+    dog, cat = (mask_to_rle(polygons_to_mask([polygon], 30, 40)) for polygon in (DOG, CAT))
+    assert masks["the dog"] == masks["big dog"] == [dog] and masks["a cat"] == [cat], "the parts of a cat are one mask"
+    assert rle_area(masks["the crowd"][0]) == 20
+    assert read_report(tmp_path / "rows")["parts"] == {
+        "region without a mask": 1,
+        "mask does not fit its box: they are of different objects, or of differently turned images": 1,
+    }
+
+
+def test_several_targets_and_none(tmp_path):
+    """gRefCOCO: refs name lists of annotations, and -1 where there is nothing."""
+    refs = [
+        {**ref(5, "train", "both animals"), "ann_id": [5, 6]},
+        {**ref(5, "train", "a horse"), "ann_id": [-1], "no_target": True},
+        {**ref(5, "train", "contradiction"), "ann_id": [-1, 5]},
+        {**ref(5, "train", "unknown"), "ann_id": [5, 99]},
+        {**ref(5, "train", "nothing named"), "ann_id": []},
+    ]
+    files = segmented_files(tmp_path, refs, "grefs(unc).json")
+    assert run(tmp_path, *SEGMENTATION, annotations=files) == 0
+    (row,) = read_rows(tmp_path / "rows", "conversation")
+    answers = [message["content"] for message in row["messages"][1::2]]
+    both = next(answer for answer in answers if any(part["boxes"] for part in answer))
+    assert [part["boxes"] for part in both if part["type"] == "phrase"] == [[0, 1]] and len(row["masks"]) == 2
+    (none,) = next(answer for answer in answers if not any(part["boxes"] for part in answer))
+    assert none["text"] in NOTHING_THERE
+    assert read_report(tmp_path / "rows")["skipped"] == {
+        "a ref names annotations and says that there are none": 1,
+        "the annotation of a ref is not in the file of boxes": 2,
+    }
+    options = ("--task", "referring-segmentation", "--evaluation", "--split", "train", "--overwrite")
+    assert run(tmp_path, *options, annotations=files) == 0
+    rows = read_rows(tmp_path / "rows", "evaluation")
+    assert [len(row["target_masks"]) for row in rows] == [2, 0]
+    texts = [part["text"] for part in rows[1]["messages"][0]["content"]]
+    assert texts == ["", "Locate ", "a horse", " in this image."]
+    assert run(tmp_path, "--task", "rec", "--overwrite", annotations=files) == 1, "no expression has one box"
+
+
+def test_a_list_of_refs_needs_its_boxes(tmp_path, capsys):
+    files = segmented_files(tmp_path, [ref(5, "train", "a dog")], "grefs(unc).json")
+    assert run(tmp_path, *SEGMENTATION, annotations=files[:1]) == 2
+    assert "`--annotations REFS.json instances.json`" in capsys.readouterr().err
+
+
+def test_rows_of_an_image_can_be_limited(tmp_path):
+    refs = [ref(5, "train", *(f"dog {number}" for number in range(7)))]
+    files = segmented_files(tmp_path, refs)
+    assert run(tmp_path, *SEGMENTATION, "--questions", "2", "--rows-per-image", "3", annotations=files) == 0
+    rows = read_rows(tmp_path / "rows", "conversation")
+    assert [len(row["messages"]) for row in rows] == [4, 4, 4] and all(len(row["boxes_xyxy"]) == 1 for row in rows)
+
+
+def test_masks_of_expressions_turn_with_the_image(tmp_path):
+    files = segmented_files(tmp_path, [ref(5, "train", "a dog")])
+    write_jpeg(tmp_path / "images" / "COCO_train2014_000000000077.jpg", 40, 30, orientation=6)
+    assert run(tmp_path, *SEGMENTATION, annotations=files) == 0
+    (row,) = read_rows(tmp_path / "rows", "conversation")
+    turned = np.rot90(polygons_to_mask([DOG], 30, 40), -1)
+    assert row["masks"] == [mask_to_rle(turned)] and row["boxes_xyxy"] == [rle_to_box(row["masks"][0]).tolist()]
+
+
+def test_questions_in_the_words_of_glamm(tmp_path):
+    assert run(tmp_path, "--task", "rec", "--wording", "glamm") == 0
+    (question, answer) = read_rows(tmp_path / "rows", "conversation")[0]["messages"]
+    assert "dog in red" in question["content"][1]["text"] and len(question["content"]) == 2
+    assert answer["content"][-1]["text"] == "."
+    options = ("--task", "region-caption", "--wording", "glamm", "--overwrite")
+    assert run(tmp_path, *options) == 0
+    (question, answer) = read_rows(tmp_path / "rows", "conversation")[0]["messages"]
+    assert question["content"][1]["text"].endswith("region1 ") and question["content"][2] == region_part(0)
+    assert answer["content"] == [text_part("Dog in Red.")], "as it is"
+    assert run(tmp_path, *options, "--among-others") == 0
+    (question, _) = read_rows(tmp_path / "rows", "conversation")[0]["messages"]
+    assert question["content"][1]["text"].startswith("I will provide you with only one region")
+    assert question["content"][1]["text"].endswith("its basic attributes.region1 ")
+
+
+def test_one_object_among_others_is_a_question_of_glamm(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(tmp_path, "--task", "rec", "--among-others")
+    assert "--among-others needs --task region-caption and --wording glamm" in capsys.readouterr().err
