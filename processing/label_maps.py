@@ -2,11 +2,10 @@
 
 import io
 import os
-import sys
 from argparse import Namespace
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -49,6 +48,24 @@ class Classes:
 
     names: Mapping[int, str]
     ignored: Collection[int]
+
+
+@dataclass(frozen=True)
+class ClassFile:
+    """A file that says what numbers mean, read when it is first needed.
+
+    Args:
+        load (`Callable`): reads it.
+        path (`Path`): the file.
+    """
+
+    load: Callable[[Path], Classes]
+    path: Path
+
+    @cached_property
+    def classes(self) -> Classes:
+        """What it says."""
+        return self.load(self.path)
 
 
 def load_label_maps(labels: Path) -> list[str]:
@@ -108,7 +125,7 @@ def convert(
     record: str,
     images: Path,
     labels: Path,
-    classes: Classes,
+    classes: ClassFile,
     source: str,
     seed: int | None,
     wording: Wording,
@@ -122,7 +139,7 @@ def convert(
         record (`str`): path of its label map, relative to `labels`; the image has the same one relative to `images`,
             but for its suffix.
         images (`Path`), labels (`Path`): folders.
-        classes (`Classes`): what the numbers mean.
+        classes (`ClassFile`): what the numbers mean.
         source (`str`): name of the dataset.
         seed (`int`, *optional*): draws classes, questions and answers.
         wording (`str`): whose questions and answers.
@@ -136,7 +153,7 @@ def convert(
         SkipRecord: no label map, no image, another size than its label map, or no class in it.
     """
     numbers = read_labels(labels, record)
-    found, left_out = class_regions(numbers, classes)
+    found, left_out = class_regions(numbers, classes.classes)
     yield from left_out
     if not found:
         raise SkipRecord("label map without a class to ask for")
@@ -201,21 +218,16 @@ def run_label_maps(
     add_question_options(parser, rows=1)
     add_conversation_options(parser, source=source, evaluation=False, wording=True)
     args = parser.parse_args(argv)
-    try:
-        classes = load_classes(args.classes)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return run_script(
-        args,
-        lambda: load_label_maps(args.labels),
-        _convert_with(args, classes),
-        schema="conversation",
-        masks=True,
-    )
+    classes = ClassFile(load_classes, args.classes)
+
+    def load_records() -> list[str]:
+        _ = classes.classes  # a file that cannot be read ends here
+        return load_label_maps(args.labels)
+
+    return run_script(args, load_records, _convert_with(args, classes), schema="conversation", masks=True)
 
 
-def _convert_with(args: Namespace, classes: Classes) -> Callable[[str], Iterator[dict[str, Any] | LeftOut]]:
+def _convert_with(args: Namespace, classes: ClassFile) -> Callable[[str], Iterator[dict[str, Any] | LeftOut]]:
     """`convert` with the options of the command line."""
     return partial(
         convert,
