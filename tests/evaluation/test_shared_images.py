@@ -50,7 +50,7 @@ def test_every_image_is_encoded_once_and_answers_are_those_of_single_rows(model,
     monkeypatch.setattr(
         model,
         "get_image_features",
-        lambda pixels, *args, **kw: (seen.append(len(pixels)), look(pixels, *args, **kw))[1],
+        lambda **views: (seen.append(len(views["pixel_values"])), look(**views))[1],
     )
     monkeypatch.setattr(
         model.model.language_model,
@@ -80,7 +80,7 @@ def test_masks_of_shared_images_are_those_of_single_rows(processor, monkeypatch)
     monkeypatch.setattr(
         model,
         "get_image_features",
-        lambda pixels, *args, **kw: (seen.append(len(pixels)), look(pixels, *args, **kw))[1],
+        lambda **views: (seen.append(len(views["pixel_values"])), look(**views))[1],
     )
     questions = prepare_questions(processor, rows)
     together = answer_questions(model, processor, questions, 8, masks=True)
@@ -134,10 +134,10 @@ def test_images_of_one_name_are_compared(processor):
 def test_prompts_that_begin_differently_share_nothing(processor):
     """As a user's chat template may make them."""
     inputs = prepare_questions(processor, rows_of_images((1, 1))).inputs
-    assert images_of_rows(["1", "1"], inputs, processor.image_token_id) == [0, 0]
+    assert images_of_rows(["1", "1"], inputs, processor) == [0, 0]
     first_token = inputs["attention_mask"][0].argmax()
     inputs["input_ids"][0, first_token] = processor.tokenizer.unk_token_id
-    assert images_of_rows(["1", "1"], inputs, processor.image_token_id) is None
+    assert images_of_rows(["1", "1"], inputs, processor) is None
 
 
 def test_the_runner_asks_rows_of_an_image_together(tmp_path):

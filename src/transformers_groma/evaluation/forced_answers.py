@@ -22,7 +22,7 @@ from ..regions import Regions
 from .benchmark import Asking, Row
 from .predictions import Prediction
 from .questions import question_of, question_text
-from .shared_images import distinct_images, features_of_rows
+from .shared_images import distinct_images, features_of_images, features_of_rows, image_views
 
 # How the script asks for the mask of an expression, and how its answers say it: both are drawn for each turn.
 SEGMENTATION_QUESTIONS = tuple(
@@ -158,7 +158,7 @@ class ForcedAnswers:
         self.model = model.eval()
         # A tokenizer serves one thread at a time, and `prepare` runs in another thread.
         self._processor_ahead = copy.deepcopy(processor)
-        self._image_inputs = tuple(processor.image_processor.model_input_names)
+        self._views = image_views(processor)
 
     def prepare(
         self, rows: Sequence[Row], names: Sequence[Any], conversations: Sequence[Mapping[str, Any]]
@@ -184,7 +184,7 @@ class ForcedAnswers:
             return_tensors="pt",
             processor_kwargs={"padding": True},
         )
-        views = [inputs[name] for name in self._image_inputs]
+        views = [inputs[name] for name in self._views]
         return _Conversations(
             [{name: value for name, value in row.items() if name != "image"} for row in rows],
             [order.index(name) for name in names],
@@ -204,8 +204,8 @@ class ForcedAnswers:
             `list[np.ndarray]`: for each row bool `(n, H, W)`, in the order of the text, in the upright image.
         """
         inputs = prepared.inputs.to(self.model.device)
-        views = {name: inputs[name] for name in self._image_inputs}
-        features = features_of_rows(self.model, views, prepared.images)
+        views = {name: inputs[name] for name in self._views}
+        features = features_of_rows(features_of_images(self.model, views, prepared.images), prepared.images)
         # The body alone: nobody needs the logits of a thousand positions.
         output = self.model.model(
             input_ids=inputs["input_ids"],

@@ -6,16 +6,14 @@ from typing import Any, NamedTuple
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import BatchFeature
+from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
+from transformers.utils import ModelOutput
 
 from ..answer_masks import add_masks
 from ..data.conversations import to_messages
 from ..grounding import GroundedText
 from ..image_inputs import ImageSize, image_size
-from ..models.groma.modeling_groma import GromaForConditionalGeneration
-from ..models.groma.modeling_groma_outputs import GromaImageFeatures
-from ..models.groma.processing_groma import GromaProcessor
-from .shared_images import generate_with_shared_images, images_of_rows
+from .shared_images import features_of_images, generate_with_shared_images, image_views, images_of_rows
 
 
 class PreparedQuestions(NamedTuple):
@@ -25,16 +23,18 @@ class PreparedQuestions(NamedTuple):
         inputs (`BatchFeature`): what the model takes, on the CPU.
         sizes (`list` of `(height, width)`): sizes of the upright images in pixels; one for each row with an image.
         images (`list[int]`, *optional*): for each row, the first row with its image, if rows share images.
+        views (`tuple[str, ...]`): which inputs the image processor made of the images.
     """
 
     inputs: BatchFeature
     sizes: list[tuple[int, int]]
     images: list[int] | None
+    views: tuple[str, ...]
 
 
 def answer_rows(
-    model: GromaForConditionalGeneration,
-    processor: GromaProcessor,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
     dataset: Dataset,
     *,
     batch_size: int = 16,
@@ -45,12 +45,12 @@ def answer_rows(
     """Answer the questions of rows by greedy decoding: the same model gives the same answers.
 
     Args:
-        model (`GromaForConditionalGeneration`): the model, in evaluation mode.
-        processor (`GromaProcessor`): its processor.
+        model (`PreTrainedModel`): the model, in evaluation mode.
+        processor (`ProcessorMixin`): its processor.
         dataset (`Dataset`): evaluation columns.
         batch_size (`int`): rows at a time. It does not change the answers.
         max_new_tokens (`int`): longest answer.
-        masks (`bool`): whether the regions that answers name get their masks.
+        masks (`bool`): whether the regions that answers name get their masks. Those of a GLaMM always have them.
         progress (`bool`): whether to show a progress bar.
 
     Yields:
@@ -76,11 +76,11 @@ def answer_rows(
         yield from answer_questions(model, processor, prepare_questions(processor, rows), max_new_tokens, masks)
 
 
-def prepare_questions(processor: GromaProcessor, rows: Sequence[Mapping[str, Any]]) -> PreparedQuestions:
+def prepare_questions(processor: ProcessorMixin, rows: Sequence[Mapping[str, Any]]) -> PreparedQuestions:
     """Turn the questions of rows into model inputs. This needs no model, so it can run ahead of it.
 
     Args:
-        processor (`GromaProcessor`): its processor.
+        processor (`ProcessorMixin`): its processor.
         rows (`Sequence[Mapping]`): evaluation columns, with images decoded.
 
     Returns:
@@ -98,14 +98,15 @@ def prepare_questions(processor: GromaProcessor, rows: Sequence[Mapping[str, Any
     return PreparedQuestions(
         inputs,
         sizes=[image_size(image) for image in images],
-        images=images_of_rows([row["image_id"] for row in rows], inputs, processor.image_token_id),
+        images=images_of_rows([row["image_id"] for row in rows], inputs, processor),
+        views=image_views(processor),
     )
 
 
 @torch.no_grad()
 def answer_questions(
-    model: GromaForConditionalGeneration,
-    processor: GromaProcessor,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
     questions: PreparedQuestions,
     max_new_tokens: int,
     masks: bool = False,
@@ -113,8 +114,8 @@ def answer_questions(
     """Answer a batch of questions by greedy decoding.
 
     Args:
-        model (`GromaForConditionalGeneration`): the model, in evaluation mode.
-        processor (`GromaProcessor`): its processor.
+        model (`PreTrainedModel`): the model, in evaluation mode.
+        processor (`ProcessorMixin`): its processor.
         questions (`PreparedQuestions`): a batch from [`prepare_questions`].
         max_new_tokens (`int`): longest answer.
         masks (`bool`): whether the regions that answers name get their masks, from what the model has seen for the
@@ -128,9 +129,11 @@ def answer_questions(
     """
     inputs = questions.inputs.to(model.device)
     greedily = {"max_new_tokens": max_new_tokens, "do_sample": False, "use_cache": True}
-    features = _features(model, inputs, questions) if masks else None
+    # What a GLaMM writes has its masks already: they come from the states that wrote it.
+    adds_masks = masks and not writes_masks(model)
+    features = _features(model, inputs, questions) if adds_masks else None
     if questions.images is not None:
-        output = generate_with_shared_images(model, inputs, questions.images, features, **greedily)
+        output = generate_with_shared_images(model, inputs, questions.images, questions.views, features, **greedily)
     else:
         prompt = inputs
         if features is not None:
@@ -138,26 +141,33 @@ def answer_questions(
             prompt["mm_encoder_outputs"] = {"image": features}
         output = model.generate(**prompt, **greedily, return_dict_in_generate=True)
     answers = processor.post_process_grounded_generation(output, inputs=inputs, target_sizes=questions.sizes or None)
-    return answers if features is None else _with_masks(model, features, answers, questions)
+    return _with_masks(model, features, answers, questions) if adds_masks else answers
 
 
-def _features(
-    model: GromaForConditionalGeneration, inputs: BatchFeature, questions: PreparedQuestions
-) -> GromaImageFeatures:
+def writes_masks(model: PreTrainedModel) -> bool:
+    """Whether a model decodes the masks of an answer while it writes it, as a GLaMM does at each `[SEG]`.
+
+    Args:
+        model (`PreTrainedModel`): the model.
+
+    Returns:
+        `bool`: whether what `generate` returns holds the masks.
+    """
+    return model.config.model_type == "glamm"
+
+
+def _features(model: PreTrainedModel, inputs: BatchFeature, questions: PreparedQuestions) -> ModelOutput:
     """What the model sees of the distinct images of a batch, in the order of their first rows."""
     if len(questions.sizes) != len(inputs["input_ids"]):
         raise ValueError("`masks=True` needs an image for each question, but one has none. Ask it without masks.")
-    pixel_values = inputs["pixel_values"]
+    views = {name: inputs[name] for name in questions.views}
     if questions.images is not None:
-        pixel_values = pixel_values[sorted(set(questions.images))]
-    return model.get_image_features(pixel_values, inputs.get("refer_boxes"), return_dict=True)
+        return features_of_images(model, views, questions.images)
+    return model.get_image_features(**views, refer_boxes=inputs.get("refer_boxes"), return_dict=True)
 
 
 def _with_masks(
-    model: GromaForConditionalGeneration,
-    features: GromaImageFeatures,
-    answers: Sequence[GroundedText],
-    questions: PreparedQuestions,
+    model: PreTrainedModel, features: ModelOutput, answers: Sequence[GroundedText], questions: PreparedQuestions
 ) -> list[GroundedText]:
     """The answers with masks. Answers to one image get them together: what they share is computed once."""
     sizes = [ImageSize(*size) for size in questions.sizes]
@@ -171,4 +181,4 @@ def _with_masks(
     return [masked[row] for row in range(len(answers))]
 
 
-__all__ = ["PreparedQuestions", "answer_questions", "answer_rows", "prepare_questions"]
+__all__ = ["PreparedQuestions", "answer_questions", "answer_rows", "prepare_questions", "writes_masks"]

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
 from transformers.generation import GenerateDecoderOnlyOutput
 from transformers.utils import ModelOutput
 
-from ..models.groma.modeling_groma import GromaForConditionalGeneration
 from ..models.groma.modeling_groma_outputs import GromaImageFeatures
+from ..models.groma.processing_groma import GromaProcessor
 
 
 def distinct_images(image_ids: Sequence[str], pixels: Sequence[Tensor]) -> list[int]:
@@ -39,57 +39,83 @@ def distinct_images(image_ids: Sequence[str], pixels: Sequence[Tensor]) -> list[
     return firsts
 
 
-def features_of_rows(model: PreTrainedModel, image_inputs: Mapping[str, Tensor], firsts: Sequence[int]) -> ModelOutput:
-    """What a model sees of the image of each row, while every image is encoded once.
+def image_views(processor: ProcessorMixin) -> tuple[str, ...]:
+    """Which inputs of a model are made of images: a row for each, and all that `get_image_features` needs.
+
+    Args:
+        processor (`ProcessorMixin`): the processor of a model.
+
+    Returns:
+        `tuple[str, ...]`: their names.
+    """
+    return tuple(processor.image_processor.model_input_names)
+
+
+def features_of_images(model: PreTrainedModel, views: Mapping[str, Tensor], images: Sequence[int]) -> ModelOutput:
+    """What a model sees of the distinct images of rows.
 
     Args:
         model (`PreTrainedModel`): the model, in evaluation mode.
-        image_inputs (`Mapping[str, Tensor]`): the rows of the image processor, on the model's device.
-        firsts (`Sequence[int]`): for each row, the first row with the same image; from [`distinct_images`].
+        views (`Mapping[str, Tensor]`): what the image processor made of the rows' images, on the model's device.
+        images (`Sequence[int]`): for each row, the first row with its image.
+
+    Returns:
+        `ModelOutput`: of the distinct images, in the order of their first rows.
+    """
+    distinct = sorted(set(images))
+    return model.get_image_features(**{name: view[distinct] for name, view in views.items()}, return_dict=True)
+
+
+def features_of_rows(features: ModelOutput, images: Sequence[int]) -> ModelOutput:
+    """What a model sees of the image of each row; rows share what is computed of their image later.
+
+    Args:
+        features (`ModelOutput`): of the distinct images; from [`features_of_images`].
+        images (`Sequence[int]`): for each row, the first row with its image.
 
     Returns:
         `ModelOutput`: for `mm_encoder_outputs={"image": …}` or `encode_regions`.
     """
-    distinct = sorted(set(firsts))
-    features = model.get_image_features(
-        **{name: view[distinct] for name, view in image_inputs.items()}, return_dict=True
-    )
-    if len(distinct) == len(firsts):
-        return features
-    of_images = features.split()
-    return type(features).stack([of_images[distinct.index(first)] for first in firsts])
+    of_images, distinct = features.split(), sorted(set(images))
+    return type(features).stack([of_images[distinct.index(image)] for image in images])
 
 
-def images_of_rows(image_ids: Sequence[str], inputs: Mapping[str, Tensor], image_token_id: int) -> list[int] | None:
+def images_of_rows(
+    image_ids: Sequence[str], inputs: Mapping[str, Tensor], processor: ProcessorMixin
+) -> list[int] | None:
     """Find out which rows of a batch share an image.
 
     Args:
         image_ids (`Sequence[str]`): name of each row's image. Images of one name are compared, as two datasets may use
             the same name.
         inputs (`Mapping[str, Tensor]`): model inputs of the B rows, padded on the left.
-        image_token_id (`int`): id of the placeholders.
+        processor (`ProcessorMixin`): what made them.
 
     Returns:
         `list[int]`: for each row, the first row with the same image. `None` if there is nothing to share: all images
-        differ, a row has no image or boxes of its own, which take its region slots, or the prompts differ before their
-        questions.
+        differ, a row has no image or, for a Groma, boxes of its own, which take its region slots, or the prompts
+        differ before their questions.
     """
     rows = len(image_ids)
-    if len(set(image_ids)) == rows or "refer_boxes" in inputs or len(inputs.get("pixel_values", ())) != rows:
+    if len(set(image_ids)) == rows or len(inputs.get("pixel_values", ())) != rows:
         return None
-    padding, end = _prefix_bounds(inputs, image_token_id)
+    # The regions of a GLaMM's user come behind the image, where prompts may differ.
+    if "refer_boxes" in inputs and isinstance(processor, GromaProcessor):
+        return None
+    padding, end = _prefix_bounds(inputs, processor.image_token_id)
     prefixes = {tuple(ids[start:stop].tolist()) for ids, start, stop in zip(inputs["input_ids"], padding, end)}
     if len(prefixes) > 1:
         return None
-    firsts = distinct_images(image_ids, [inputs["pixel_values"]])
+    firsts = distinct_images(image_ids, [inputs[name] for name in image_views(processor)])
     return None if firsts == list(range(rows)) else firsts
 
 
 def generate_with_shared_images(
-    model: GromaForConditionalGeneration,
+    model: PreTrainedModel,
     inputs: Mapping[str, Tensor],
     images: Sequence[int],
-    features: GromaImageFeatures | None = None,
+    views: Sequence[str] = ("pixel_values",),
+    features: ModelOutput | None = None,
     **kwargs: Any,
 ) -> GenerateDecoderOnlyOutput:
     """Like `model.generate`, but each image, and the common start of the prompts about it, is encoded once.
@@ -98,12 +124,13 @@ def generate_with_shared_images(
     repeated for the rows about the image, and generation continues from it with their questions.
 
     Args:
-        model (`GromaForConditionalGeneration`): the model, in evaluation mode.
-        inputs (`Mapping[str, Tensor]`): `input_ids` and `attention_mask` `(B, L)`, padded on the left, and
-            `pixel_values` `(B, 3, height, width)`, on the model's device.
+        model (`PreTrainedModel`): a Groma or a GLaMM, in evaluation mode.
+        inputs (`Mapping[str, Tensor]`): `input_ids` and `attention_mask` `(B, L)`, padded on the left, the views of
+            the images and, for a GLaMM, perhaps `refer_boxes` of the rows, on the model's device.
         images (`Sequence[int]`): for each row, the first row with its image; from [`images_of_rows`].
-        features (`GromaImageFeatures`, *optional*): of the distinct images, in the order of their first rows, if they
-            were encoded before.
+        views (`Sequence[str]`): names of the inputs made of images; from [`image_views`].
+        features (`ModelOutput`, *optional*): of the distinct images, in the order of their first rows, if they were
+            encoded before.
         **kwargs: further arguments of `generate`, such as `max_new_tokens`; one sequence a row.
 
     Returns:
@@ -118,7 +145,7 @@ def generate_with_shared_images(
     prefix = ids[:1, padding[0] : end[0]]
 
     if features is None:
-        features = model.get_image_features(inputs["pixel_values"][distinct], return_dict=True)
+        features = features_of_images(model, {name: inputs[name] for name in views}, images)
     cache = DynamicCache(config=model.config.get_text_config())
     model.model(
         input_ids=prefix.expand(len(distinct), -1),
@@ -137,18 +164,25 @@ def generate_with_shared_images(
         torch.cat([prefix.expand(len(ids), -1), questions], dim=1),
         attention_mask=torch.cat([mask.new_ones(len(ids), length), ~is_padding], dim=1).to(mask.dtype),
         past_key_values=cache,
-        mm_encoder_outputs={
-            "image": GromaImageFeatures(
-                region_boxes=features.region_boxes[order],
-                region_scores=features.region_scores[order],
-                region_mask=features.region_mask[order],
-            )
-        },
+        **_about_images(features, order, inputs.get("refer_boxes")),
         return_dict_in_generate=True,
         **kwargs,
     )
     output.sequences[:, : ids.shape[1]] = ids  # with the padding where it was
     return output
+
+
+def _about_images(features: ModelOutput, order: Tensor, refer_boxes: Tensor | None) -> dict[str, Any]:
+    """What the continuation of a cached prompt is told about the image of each row."""
+    if isinstance(features, GromaImageFeatures):
+        rows = ("region_boxes", "region_scores", "region_mask")
+        return {
+            "mm_encoder_outputs": {
+                "image": GromaImageFeatures(**{name: getattr(features, name)[order] for name in rows})
+            }
+        }
+    # A GLaMM keeps what it has seen with its cache, and the user's regions come with the question.
+    return {} if refer_boxes is None else {"refer_boxes": refer_boxes}
 
 
 def _prefix_bounds(inputs: Mapping[str, Tensor], image_token_id: int) -> tuple[Tensor, Tensor]:
@@ -158,4 +192,11 @@ def _prefix_bounds(inputs: Mapping[str, Tensor], image_token_id: int) -> tuple[T
     return mask.argmax(dim=1), torch.where(ids == image_token_id, position, -1).amax(dim=1) + 1
 
 
-__all__ = ["distinct_images", "features_of_rows", "generate_with_shared_images", "images_of_rows"]
+__all__ = [
+    "distinct_images",
+    "features_of_images",
+    "features_of_rows",
+    "generate_with_shared_images",
+    "image_views",
+    "images_of_rows",
+]
