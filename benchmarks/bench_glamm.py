@@ -186,7 +186,7 @@ def masked_caption(model: Any, processor: Any, seen: list[PerceivedImage], row: 
     inputs = prompt_inputs(model, processor, [to_messages(asked)], seen)
     output = model.generate(**inputs, max_new_tokens=512, do_sample=False, return_dict_in_generate=True)
     sizes = [image.size for image in seen]
-    answers = processor.post_process_grounded_generation(output, inputs, [tuple(size) for size in sizes])
+    answers = processor.post_process_grounded_generation(output, inputs, [(size.height, size.width) for size in sizes])
     if not writes_masks(model):
         add_masks(model, inputs["mm_encoder_outputs"]["image"], answers, sizes)
     return output.sequences.shape[1] - inputs["input_ids"].shape[1]

@@ -83,7 +83,7 @@ class ForcedSegmentationRespondent:
         """Put the expressions of each image into one conversation; see [`Respondent`]."""
         # Images without a name have a conversation of their own each.
         names = [(row["source"], row["image_id"] or row["index"], tuple(row["expressions"])) for row in rows]
-        return self.reader.prepare(rows, names, [{**row, "messages": self._messages(row)} for row in rows])
+        return self.reader.prepare(rows, names, [self._conversation(row) for row in rows])
 
     def answer(self, prepared: _Conversations) -> list[Prediction]:
         """Read the mask of each row's own expression; see [`Respondent`]."""
@@ -101,15 +101,16 @@ class ForcedSegmentationRespondent:
             turns.append((question.format(expression.strip().lower()), answer))
         return turns
 
-    def _messages(self, row: Row) -> list[dict[str, Any]]:
+    def _conversation(self, row: Row) -> Row:
+        # What the region of an answer is does not matter: its text is [SEG], whatever it points at.
+        somewhere = [0, 0, *row["image"].size]
         messages = []
         for turn, (question, answer) in enumerate(self._turns(row)):
             before, after = answer.split("{}")
-            # What the region of an answer is does not matter: its text is [SEG], whatever it points at.
             said = [*([text_part(before)] if before else []), region_part(0), text_part(after)]
             asked = [text_part(question)] if turn else [image_part(), text_part(question)]
             messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
-        return messages
+        return {**row, "boxes_xyxy": [somewhere], "messages": messages}
 
 
 class ForcedCaptionRespondent:
@@ -206,6 +207,8 @@ class ForcedAnswers:
         inputs = prepared.inputs.to(self.model.device)
         views = {name: inputs[name] for name in self._views}
         features = features_of_rows(features_of_images(self.model, views, prepared.images), prepared.images)
+        if "refer_boxes" in inputs:
+            features = self.model.encode_regions(features, inputs["refer_boxes"])
         # The body alone: nobody needs the logits of a thousand positions.
         output = self.model.model(
             input_ids=inputs["input_ids"],
