@@ -5,7 +5,8 @@ parts of the captions containing groundings are regarded as phrases"; a model is
 of the phrases, "enclosed within <p> and </p> tokens". The paper shows images and reports no metric, and the authors
 released neither code nor weights of it. So the prompt and the metrics are ours:
 
-- the question is the caption, with its phrases marked, and nothing else; the answer is generated;
+- the question is the caption and nothing else, its phrases as the family's chat template writes phrases of questions;
+  the answer is generated;
 - a phrase of the caption is found in the answer by its words, see [`match_phrases`];
 - it is scored by its mask where the truth has masks, and by the box around it, as recall@1 of Flickr30k Entities is.
 
