@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from transformers import AutoConfig
 from trl import ModelConfig, SFTConfig
 
+from .._words import counted
 from ..data.columns import check_row
 from ..data.mixtures import MixturePart, load_parts
+from ..models.glamm.configuration_glamm import GlammConfig
 from ..models.glamm.modeling_glamm import GlammForConditionalGeneration
 from ..models.glamm.processing_glamm import GlammProcessor
 from .arguments import DataArguments, as_list, load_evaluation, loading, parse_arguments, refuse_hub_token
@@ -149,7 +152,7 @@ def train(script_args: GlammArguments, training_args: SFTConfig, model_args: Mod
     ################
     # Model & Processor
     ################
-    model, processor = load_model(script_args, model_args, training_args.device)
+    model, processor = load_model(model_args, training_args.device)
     peft_config = glamm_lora(model_args, script_args.trainable_parts, model)
     train_glamm_parts(model, [] if peft_config is not None else script_args.trainable_parts)
 
@@ -187,13 +190,10 @@ def train(script_args: GlammArguments, training_args: SFTConfig, model_args: Mod
     return trainer
 
 
-def load_model(
-    arguments: GlammArguments, model_args: ModelConfig, device: torch.device
-) -> tuple[GlammForConditionalGeneration, GlammProcessor]:
+def load_model(model_args: ModelConfig, device: torch.device) -> tuple[GlammForConditionalGeneration, GlammProcessor]:
     """Load the model and its processor.
 
     Args:
-        arguments (`GlammArguments`): the trainable parts.
         model_args (`ModelConfig`): names the model, its dtype and quantization.
         device (`torch.device`): where quantized weights go.
 
@@ -201,22 +201,31 @@ def load_model(
         `tuple[GlammForConditionalGeneration, GlammProcessor]`: nothing is frozen yet.
 
     Raises:
-        ValueError: no model is named.
+        ValueError: no model is named, or one of another kind or without all its weights.
     """
     path = model_args.model_name_or_path
     if not path:
         raise ValueError("`model_name_or_path` is missing: give the folder or the Hub name of a GLaMM model.")
     quantization_config = language_model_quantization(model_args, GlammForConditionalGeneration.visual_parts)
     with loading("model_name_or_path", path):
-        model = GlammForConditionalGeneration.from_pretrained(
+        config = AutoConfig.from_pretrained(path, revision=model_args.model_revision)
+        if config.model_type != GlammConfig.model_type:
+            raise ValueError(f"It is a {config.model_type!r} model; a GLaMM is needed.")
+        processor = GlammProcessor.from_pretrained(path, revision=model_args.model_revision)
+        model, info = GlammForConditionalGeneration.from_pretrained(
             path,
             dtype=model_args.dtype,
             revision=model_args.model_revision,
             attn_implementation=model_args.attn_implementation,
             quantization_config=quantization_config,
             device_map=None if quantization_config is None else {"": device},
+            output_loading_info=True,
         )
-        processor = GlammProcessor.from_pretrained(path, revision=model_args.model_revision)
+        # What is missing would be random.
+        if missing := sorted(info["missing_keys"]):
+            raise ValueError(
+                f"It lacks {counted(len(missing), 'weight')}, such as {missing[0]}. Name a complete model."
+            )
     return model, processor
 
 
