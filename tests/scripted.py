@@ -66,11 +66,11 @@ def grounded_script(processor: Any, ends: bool = True) -> tuple[dict[int, int], 
     return in_a_row(*tokens, tokenizer.eos_token_id if ends else tokens[0]), tokens[0]
 
 
-def plain_script(processor: Any) -> tuple[dict[int, int], int]:
-    """What a model writes in an answer that ends and names no region, and its first token."""
+def plain_script(processor: Any, ends: bool = True) -> tuple[dict[int, int], int]:
+    """What a model writes in an answer that names no region, and its first token; `ends` as in [`grounded_script`]."""
     tokenizer = processor.tokenizer
     tokens = tokenizer.convert_tokens_to_ids(["▁t", "an", "st"])
-    return in_a_row(*tokens, tokenizer.eos_token_id), tokens[0]
+    return in_a_row(*tokens, tokenizer.eos_token_id if ends else tokens[0]), tokens[0]
 
 
 __all__ = ["Scripted", "grounded_script", "in_a_row", "plain_script"]

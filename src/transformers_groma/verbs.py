@@ -399,12 +399,20 @@ def located(
     """
     phrases = answer.phrases if all_of_them else answer.phrases[:1]
     ids = dict.fromkeys(region_id for found in phrases for region_id in found.region_ids)
-    regions = answer.regions_with_ids(list(ids))
-    # A mask without a pixel finds nothing, and has no box around it.
-    regions = regions[(regions.xyxy[:, 2:] > regions.xyxy[:, :2]).all(dim=1)]
+    regions = with_extent(answer.regions_with_ids(list(ids)))
     if mask_size is not None and not len(regions):
         regions = Regions([], masks=np.zeros((0, mask_size.height, mask_size.width), bool))
     return GroundedPhrase(phrase, (0, len(phrase)), regions)
 
 
-__all__ = ["GroundingVerbs", "located"]
+def with_extent(regions: Regions) -> Regions:
+    """The regions whose box has an area: a mask without a pixel finds nothing, and has no box around it.
+
+    Example:
+    >>> with_extent(Regions([[0, 0, 0, 0], [10, 20, 30, 40]])).ids
+    (1,)
+    """
+    return regions[(regions.xyxy[:, 2:] > regions.xyxy[:, :2]).all(dim=1)]
+
+
+__all__ = ["GroundingVerbs", "located", "with_extent"]

@@ -7,19 +7,17 @@ import torch
 from torch import Tensor
 
 from ...boxes import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
+from ...padded_squares import masks_in_square
 from ..modeling_checks import boxes_of_images
 from ..modeling_mask_decoder import MaskEmbedding, MaskPredictions, MaskPrompts
 from ..modeling_ops import computing_dtype
 from ..modeling_parts import no_autocast
 from ..modeling_pointing import RegionMasks, boxes_of_masks
 from ..modeling_segmentation import SegmentationMixin, masks_in_rows
-from .loss_glamm import resize_padded
 from .modeling_glamm_outputs import GlammImageFeatures, GroundingView
 
 # Images that go through the grounding encoder together, by their pixels: one of 1024 x 1024, as in the original.
 _PIXELS_AT_ONCE = 1024**2
-# Masks that are enlarged together, by the pixels of the largest step.
-_MASK_PIXELS_AT_ONCE = 16 * 1024**2
 
 
 class GlammGroundingMixin(SegmentationMixin):
@@ -196,14 +194,12 @@ class GlammGroundingMixin(SegmentationMixin):
             height, width (`int`): of the upright image in pixels.
 
         Returns:
-            `np.ndarray` of shape `(n, height, width)`, bool.
+            `np.ndarray` of shape `(n, height, width)`, bool: see [`masks_in_square`].
+
+        Raises:
+            ValueError: logits that are NaN.
         """
-        side = self.config.grounding_image_size
-        scale = side / max(height, width)
-        size = (max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5)))
-        at_once = max(1, _MASK_PIXELS_AT_ONCE // max(side * side, height * width))
-        masks = [(resize_padded(part, side, size, height, width) > 0).cpu().numpy() for part in logits.split(at_once)]
-        return np.concatenate(masks) if masks else np.zeros((0, height, width), dtype=bool)
+        return masks_in_square(logits, height, width, self.config.grounding_image_size)
 
     def _content(self, features: GlammImageFeatures, device: torch.device) -> Tensor:
         """Which share of the padded square each image takes, `(B, 2)`: of its width and its height."""
