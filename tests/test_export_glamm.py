@@ -46,7 +46,7 @@ forced = {name: inputs[name] for name in inputs}
 forced["input_ids"] = torch.cat([inputs["input_ids"], segment, segment], dim=1)
 forced["attention_mask"] = torch.ones_like(forced["input_ids"])
 with torch.no_grad():
-    masks = model(**forced).mask_logits
+    trained = model(**forced, mask_labels=[torch.ones(2, 240, 320)])
 output = model.generate(**inputs, max_new_tokens=6, return_dict_in_generate=True)
 answer = processor.post_process_grounded_generation(output, inputs=inputs, target_sizes=[(240, 320)])[0]
 
@@ -63,7 +63,7 @@ assert all(torch.equal(inputs_again[name], value) for name, value in inputs.item
 torch.save({
     "modules": [type(thing).__module__ for thing in (config, processor, image_processor, model, base)],
     "inputs": dict(inputs), "logits": logits, "hidden": hidden, "sequences": output.sequences,
-    "masks": masks, "answer": answer.to_dict(),
+    "masks": trained.segment_logits, "dice": trained.dice_loss, "answer": answer.to_dict(),
 }, results)
 assert "transformers_groma" not in sys.modules
 """
@@ -107,9 +107,10 @@ def test_loads_where_the_package_is_not_installed(model_dir, remote_dir, tmp_pat
     with torch.no_grad():
         torch.testing.assert_close(remote["logits"], model(**inputs).logits, rtol=0, atol=1e-5)
         torch.testing.assert_close(remote["hidden"], model.model(**inputs).last_hidden_state, rtol=0, atol=1e-5)
-        masks = model(**forced).mask_logits
-    assert len(masks[0]) == 2
-    torch.testing.assert_close(remote["masks"], masks, rtol=0, atol=1e-5)
+        trained = model(**forced, mask_labels=[torch.ones(2, 240, 320)])
+    assert trained.segment_logits[0].shape == (2, 64, 64)
+    torch.testing.assert_close(remote["masks"], trained.segment_logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(remote["dice"], trained.dice_loss, rtol=0, atol=1e-5)
     output = model.generate(**inputs, max_new_tokens=6, return_dict_in_generate=True)
     assert torch.equal(remote["sequences"], output.sequences)
     answer = processor.post_process_grounded_generation(output, inputs=inputs, target_sizes=[(240, 320)])[0]

@@ -10,27 +10,47 @@ import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    CLIPVisionConfig,
+    GenerationConfig,
+)
 
 from scripts.build_released_configs import build_released_configs
 from scripts.groma_tiny.build import build_groma_tiny
 from scripts.groma_tiny.card import HEADLINES, STEPS, tiny_card, write_tiny_card
+from tests.models.glamm.legacy import released_settings, released_shapes
 from tests.tracked_files import tracked_files
-from transformers_groma import GromaConfig, GromaForConditionalGeneration, GromaForRegionProposal, GroundedText
+from transformers_groma import (
+    GlammForConditionalGeneration,
+    GromaConfig,
+    GromaForConditionalGeneration,
+    GromaForRegionProposal,
+    GroundedText,
+)
 from transformers_groma.evaluation.benchmarks.shapes import evaluate_shapes
+from transformers_groma.models.glamm.convert_config_glamm import convert_glamm_config
 from transformers_groma.models.groma.convert_config import convert_legacy_config
 from transformers_groma.models.groma.tokenization_groma import GROMA_CHAT_TEMPLATE, groma_tokens
 
 ROOT = Path(__file__).parents[1]
 HUB_CONFIGS = ROOT / "hub_configs"
 RELEASED = ("groma-7b", "groma-7b-pretrain", "groma-det-pretrain")
-ALL = (*RELEASED, "groma-tiny")
+GLAMM = "glamm-fullscope"
+ALL = (*RELEASED, "groma-tiny", GLAMM)
 
 # Unique parameters of the original's classes at the released size. Their position table is 37x37, ours is baked to
 # 32x32.
 ORIGINAL_PARAMETERS = 7_377_311_657
 BAKED_POSITIONS = (37 * 37 - 32 * 32) * 1024
 DETECTOR_PARAMETERS = 315_746_473  # its perceiver
+# Of the released GLaMM without its CLIP: the values in its list of tensors, less those that are no parameters (a table
+# of 64 numbers in each of 32 layers, and the fixed code of positions).
+GLAMM_PARAMETERS = 7_717_518_640 - 32 * 64 - 2 * 128
+GLAMM_REGION_ENCODER = 299_142_912
 
 
 def num_parameters(module: torch.nn.Module) -> int:
@@ -74,7 +94,7 @@ def tiny():
 class TestReleased:
     def test_folders_are_what_the_script_builds(self, tmp_path):
         build_released_configs(tmp_path)
-        for name in RELEASED:
+        for name in (*RELEASED, GLAMM):
             assert_same_files(tmp_path / name, HUB_CONFIGS / name)
 
     def test_configs_are_what_the_converter_writes(self, shared_golden):
@@ -94,6 +114,27 @@ class TestReleased:
             committed = AutoConfig.from_pretrained(HUB_CONFIGS / name)
             converted.architectures = committed.architectures
             assert converted.to_diff_dict() == committed.to_diff_dict()
+
+    def test_glamm_is_what_the_converter_writes(self):
+        golden = ROOT / "tests" / "fixtures" / "golden_glamm"
+        clip = CLIPVisionConfig(
+            hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336,
+            patch_size=14, projection_dim=768,
+        )  # fmt: skip
+        converted = convert_glamm_config(released_settings(golden), released_shapes(golden), clip)
+        committed = AutoConfig.from_pretrained(HUB_CONFIGS / GLAMM)
+        converted.architectures = committed.architectures
+        assert converted.to_diff_dict() == committed.to_diff_dict()
+        generation_config = GenerationConfig.from_pretrained(HUB_CONFIGS / GLAMM)
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            assert getattr(generation_config, key) == getattr(committed.text_config, key)
+        processor = read(HUB_CONFIGS / GLAMM / "processor_config.json")
+        assert (processor["num_image_tokens"], processor["image_token"]) == (committed.num_image_tokens, "<point>")
+        with torch.device("meta"):
+            model = GlammForConditionalGeneration(committed)
+        assert num_parameters(model.model.region_encoder) == GLAMM_REGION_ENCODER
+        clip_parameters = num_parameters(model.model.vision_tower)
+        assert num_parameters(model) - clip_parameters == GLAMM_PARAMETERS
 
     @pytest.mark.parametrize("name", ["groma-7b", "groma-7b-pretrain"])
     def test_parameter_count(self, name):
@@ -287,7 +328,7 @@ def test_auto_classes_load(name):
 def test_model_card(name):
     card = ModelCard.load(HUB_CONFIGS / name / "README.md")
     assert card.data.library_name == "transformers"
-    assert card.data.license and card.data.pipeline_tag and "groma" in card.data.tags
+    assert card.data.license and card.data.pipeline_tag and name.partition("-")[0] in card.data.tags
     assert "{" not in card.text.split("```bibtex")[0], "a placeholder was not filled in"
     assert "random weights, seed" in card.text if name == "groma-tiny" else "random weights" not in card.text
 

@@ -9,11 +9,23 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    Dinov2Config,
+    Dinov2Model,
+    LlamaConfig,
+    LlamaForCausalLM,
+    SamConfig,
+    SamModel,
+)
 
 from transformers_groma.models.groma.tokenization_groma import load_legacy_tokenizer
 
+from ..models.glamm.legacy import write_legacy
 from .samples import PHOTO
+
+GLAMM = Path(__file__).parents[1] / "fixtures" / "golden_glamm"
 
 
 def test_convert_legacy_checkpoint(run, golden_dir, tmp_path):
@@ -199,3 +211,45 @@ def test_convert_components_refuses_in_one_line(run, tmp_path, tiny_dir):
         code, out, err = run("convert", "--detector", tmp_path / "detector", "--language-model", "x", tmp_path / "out")
         assert (code, out, len(err.splitlines())) == (2, "", 1)
         assert "`detector`" in err and "norm.weight" in err
+
+
+def test_convert_a_glamm(run, tmp_path, monkeypatch):
+    """It is recognized although its model type says "llava"; its CLIP is what config.json names, or an option."""
+    legacy = write_legacy(GLAMM, tmp_path / "legacy")
+    code, out, err = run("convert", legacy, tmp_path / "first")
+    assert (code, out) == (0, f"{tmp_path / 'first'}\n"), err
+    assert json.loads((tmp_path / "first" / "config.json").read_text())["model_type"] == "glamm"
+    clip = (tmp_path / "clip_tiny").rename(tmp_path / "moved")
+    code, out, err = run("convert", legacy, tmp_path / "second")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "LEGACY_DIR" in err and "clip_tiny" in err and "`vision_encoder`" in err
+    code, _, err = run("convert", legacy, "--vision-encoder", clip, "--dtype", "bfloat16", tmp_path / "second")
+    assert code == 0, err
+    code, _, err = run("convert", legacy, "--vision-encoder", clip, "--overwrite", clip)
+    assert code == 2 and f"OUT_DIR {clip} is the source" in err
+    code, _, err = run("convert", legacy, "--language-model", clip, tmp_path / "third")
+    assert code == 2 and "LEGACY_DIR and OUT_DIR" in err
+
+
+def test_convert_components_of_a_glamm(run, golden_dir, tmp_path):
+    small = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
+    clip = CLIPVisionConfig(**small, intermediate_size=32, image_size=56, patch_size=14)
+    CLIPVisionModel(clip).save_pretrained(tmp_path / "clip")
+    sam = SamConfig(vision_config={**small, "mlp_dim": 32, "image_size": 64, "global_attn_indexes": [1]})
+    SamModel(sam).save_pretrained(tmp_path / "sam")
+    tokenizer = load_legacy_tokenizer(golden_dir / "legacy_checkpoint")
+    tokenizer.save_pretrained(tmp_path / "language")
+    text = LlamaConfig(**small, intermediate_size=64, vocab_size=len(tokenizer))
+    LlamaForCausalLM(text).save_pretrained(tmp_path / "language")
+    parts = ("--vision-encoder", tmp_path / "clip", "--grounding-encoder", tmp_path / "sam")
+    code, _, err = run(
+        "convert", *parts, "--language-model", tmp_path / "language", "--vision-feature-layers=0,1,2,3", tmp_path / "a"
+    )
+    assert code == 0, err
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert config["model_type"] == "glamm"
+    assert config["region_encoder_config"]["vision_feature_layers"] == [0, 1, 2, 3]
+    code, _, err = run("convert", *parts, tmp_path / "b")
+    assert (code, len(err.splitlines())) == (2, 1) and "--grounding-encoder, --language-model" in err
+    code, _, err = run("convert", *parts, "--language-model", tmp_path / "clip", tmp_path / "b")
+    assert (code, len(err.splitlines())) == (2, 1) and "`language_model`" in err and "'clip_vision_model'" in err

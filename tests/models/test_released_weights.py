@@ -18,6 +18,7 @@ SETTINGS = Path(__file__).parents[2] / "hub_configs"
         ("groma-7b", "FoundationVision/groma-7b-finetune"),
         ("groma-7b-pretrain", "FoundationVision/groma-7b-pretrain"),
         ("groma-det-pretrain", "FoundationVision/groma-det-pretrain"),
+        ("glamm-fullscope", "MBZUAI/GLaMM-FullScope"),
     ],
 )
 @pytest.mark.parametrize("ending", ["", "/", "/../{name}"])
