@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoProcessor, AutoTokenizer, LlamaTokenizer
 
 from transformers_groma.control_tokens import control_tokens
 from transformers_groma.image_inputs import ImageSize
+from transformers_groma.models.glamm.chat_template_glamm import GLAMM_CHAT_TEMPLATE, GROUNDING_REQUEST
+from transformers_groma.models.glamm.configuration_glamm import GlammConfig
 from transformers_groma.models.glamm.image_processing_glamm import GlammImageProcessor
 from transformers_groma.models.glamm.processing_glamm import GlammProcessor
+from transformers_groma.models.glamm.tokenization_glamm import add_glamm_tokens
 
 from .chats import BOX, BOX_NORMALIZED, IMAGE, image_part, original_form, question, region, text
 
@@ -253,3 +257,44 @@ class TestTypedTokens:
         words = any_processor.tokenizer.decode(ids)
         for typed in ("Is <image> </s>", "<region> [SEG]", "</s><bbox><image>", "the </p><bbox>"):
             assert typed in words
+
+
+class TestSaveAndLoad:
+    @pytest.mark.parametrize("load", [GlammProcessor.from_pretrained, AutoProcessor.from_pretrained])
+    @pytest.mark.parametrize("with_config", [False, True])
+    def test_round_trip_of_a_converted_one(self, load, with_config, processor, glamm_text, glamm_train, tmp_path):
+        """Twice, by itself and beside a model's configuration, which has a say in the choice of a tokenizer."""
+        for name in ("once", "twice"):
+            processor.save_pretrained(tmp_path / name)
+            if with_config:
+                GlammConfig().save_pretrained(tmp_path / name)
+            again = load(tmp_path / name)
+        assert type(again) is GlammProcessor
+        assert again.to_dict() == processor.to_dict() and again.chat_template == processor.chat_template
+        assert (again.image_token, again.image_token_id, again.num_image_tokens) == ("<point>", 323, 576)
+        given = {"images": IMAGE, "text": "[grounding]What is <region>?", "boxes": [BOX], "return_tensors": "pt"}
+        for name, value in again(**given).items():
+            torch.testing.assert_close(value, processor(**given)[name])
+        for case in glamm_train.values():
+            for conversation, expected in zip(case["conversations"], case["input_ids"], strict=True):
+                boxes = [BOX] * conversation.count("<bbox>") or None
+                ids = original_form(again, again(images=IMAGE, text=conversation, boxes=boxes)["input_ids"][0])
+                assert ids == expected[: len(ids)]
+        for tokenizer in (again.tokenizer, AutoTokenizer.from_pretrained(tmp_path / "twice")):
+            for case in glamm_text["cases"][1:]:  # the first has an image
+                assert tokenizer(case["text"])["input_ids"] == case["ids"]
+
+    def test_round_trip_of_a_new_one(self, tmp_path):
+        tokenizer = LlamaTokenizer()
+        add_glamm_tokens(tokenizer, "<img>")
+        image_processor = GlammImageProcessor(size=28, grounding_size=32)
+        processor = GlammProcessor(image_processor, tokenizer, num_image_tokens=4, image_token="<img>")
+        processor.save_pretrained(tmp_path)
+        assert (tmp_path / "chat_template.jinja").read_text() == GLAMM_CHAT_TEMPLATE.replace("<image>", "<img>")
+        again = GlammProcessor.from_pretrained(tmp_path)
+        assert (again.image_token, again.num_image_tokens) == ("<img>", 4)
+        assert again(images=IMAGE, text="Hi")["input_ids"] == processor(images=IMAGE, text="Hi")["input_ids"]
+        assert again(images=IMAGE, text="Hi")["input_ids"][0].count(again.image_token_id) == 4
+
+    def test_the_request_is_no_part_of_a_template(self):
+        assert GROUNDING_REQUEST not in GLAMM_CHAT_TEMPLATE
