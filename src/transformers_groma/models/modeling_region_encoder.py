@@ -11,6 +11,8 @@ from .modeling_ops import GromaRoiAlign, computing_dtype
 # oneDNN's float32 convolutions of 1024 channels were faster on planes (`benchmarks/bench_kernels.py` shows the maps'
 # share), those of 64 slower. Where in between it turns was not measured.
 WIDE_CONVOLUTION_CHANNELS = 256
+# Above this size of a map the group norm's rounding errors with channels last were 5 times those on planes.
+EXACT_NORM_PIXELS = 128 * 128
 
 
 class GromaFeatureFusion(nn.Module):
@@ -38,8 +40,16 @@ class GromaFeatureFusion(nn.Module):
             coarser = maps[min(index + 1, len(maps) - 1)][:, three_quarters:]
             finer = maps[max(index - 1, 0)][:, half:three_quarters]
             mixed = torch.cat([own[:, :half], resize_map(coarser, own), resize_map(finer, own)], dim=1)
-            fused.append(self.norm(self.conv(mixed)).relu())
+            fused.append(self._normalize(self.conv(mixed)).relu())
         return fused
+
+    def _normalize(self, fused: Tensor) -> Tensor:
+        """Normalize a map in its own layout. On a CPU torch sums large maps less exactly if channels come last."""
+        if fused.device.type != "cpu" or fused.shape[-2] * fused.shape[-1] <= EXACT_NORM_PIXELS:
+            return self.norm(fused)
+        is_last = fused.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if is_last else torch.contiguous_format
+        return self.norm(fused.contiguous()).contiguous(memory_format=layout)
 
 
 class GromaRegionEncoder(nn.Module):
