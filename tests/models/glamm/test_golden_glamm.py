@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.testing import assert_close
-from transformers_groma.models.glamm.convert_names_glamm import rename_glamm_key
 
 from transformers_groma import convert_legacy_checkpoint
 from transformers_groma.boxes import box_xyxy_to_cxcywh
+from transformers_groma.models.glamm.convert_names_glamm import rename_glamm_key
 from transformers_groma.models.glamm.modeling_glamm import GlammForConditionalGeneration
 from transformers_groma.models.modeling_mask_decoder import MaskEmbedding, MaskPrompts
 
