@@ -6,8 +6,8 @@ python -m processing.ade20k --wording glamm --images ADEChallengeData2016/images
     --labels ADEChallengeData2016/annotations/training --classes ADEChallengeData2016/objectInfo150.txt \\
     --output data/ade20k --shards 16
 
-One row per image, about at most `--questions` of its classes, drawn by `--prompt-seed`; `--rows-per-image` makes more.
-All pixels of a class are one region. Nothing is asked about pixels of number 0. Of a class with several names
+One row per image, about all of its classes: `groma train glamm` asks about some at a time, and `--questions` limits a
+row. All pixels of a class are one region. Nothing is asked about pixels of number 0. Of a class with several names
 ("building, edifice") the first is used.
 """
 

@@ -6,9 +6,9 @@ from https://cocodataset.org/#download:
 python -m processing.coco_stuff --wording glamm --images coco/train2017 --labels stuffthingmaps/train2017 \\
     --classes labels.txt --output data/coco_stuff --shards 64
 
-One row per image, about at most `--questions` of its classes, drawn by `--prompt-seed`; `--rows-per-image` makes more.
-All pixels of a class are one region. As in GLaMM's training nothing is asked about classes with a hyphen in their name
-("wall-brick"), nor about unlabeled pixels (255).
+One row per image, about all of its classes: `groma train glamm` asks about some at a time, and `--questions` limits a
+row. All pixels of a class are one region. As in GLaMM's training nothing is asked about classes with a hyphen in their
+name ("wall-brick"), nor about unlabeled pixels (255).
 """
 
 import sys

@@ -71,7 +71,7 @@ TASKS = (
     "context",
     "detection",
 )
-# Of a row, as in GLaMM's training.
+# Of a row: GLaMM's questions number them, and in its training from 1 to 10.
 MAX_REGIONS = 10
 
 NOT_IN_FILE = "a phrase names an object that is not in the file"
@@ -199,8 +199,8 @@ def convert(
     source: str,
     seed: int | None,
     wording: Wording = "groma",
-    questions: int = 3,
-    rows_per_image: int | None = 1,
+    questions: int | None = None,
+    rows_per_image: int | None = None,
     keep_boxes: bool = False,
     boxes_of: BoxesOf | None = None,
 ) -> Iterator[dict[str, Any] | LeftOut]:
@@ -213,7 +213,7 @@ def convert(
         source (`str`): name of the dataset.
         seed (`int`): draws questions and objects.
         wording (`str`): whose questions and answers.
-        questions (`int`), rows_per_image (`int`, *optional*): see `question_groups`; for `"referring-segmentation"`.
+        questions, rows_per_image (`int`, *optional*): see `question_groups`.
         keep_boxes (`bool`): whether objects without a mask are taken, too.
         boxes_of (`str`, *optional*): which pixels boxes and masks were drawn on, where EXIF data turn the image.
 
@@ -246,7 +246,7 @@ def convert(
     elif task == "referring-segmentation":
         yield from _segmentation_rows(image, image_file, regions, source, seed, wording, questions, rows_per_image)
     elif task == "region-caption":
-        yield from _region_row(image, image_file, regions, source, seed, wording)
+        yield from _region_rows(image, image_file, regions, source, seed, wording, questions, rows_per_image)
     else:
         found = [region for one in image.objects if (region := regions.of(one)) is not None]
         yield from regions.left_out
@@ -345,7 +345,7 @@ def _segmentation_rows(
     source: str,
     seed: int | None,
     wording: Wording,
-    questions: int,
+    questions: int | None,
     rows_per_image: int | None,
 ) -> Iterator[dict[str, Any] | LeftOut]:
     """Rows that ask for the masks of what attributes say."""
@@ -369,15 +369,17 @@ def _segmentation_rows(
         yield conversation_row(image_file, image_id, boxes, turns, source, masks)
 
 
-def _region_row(
+def _region_rows(
     image: GrandImage,
     image_file: ImageFile,
     regions: ObjectRegions,
     source: str,
     seed: int | None,
     wording: Wording,
+    questions: int | None,
+    rows_per_image: int | None,
 ) -> Iterator[dict[str, Any] | LeftOut]:
-    """The row that asks for descriptions of regions; one attribute of each."""
+    """Rows that ask for descriptions of regions; one attribute of each."""
     described: dict[MaskedRegion, str] = {}
     for one, attribute in _some(described_objects(image), "no object with an attribute"):
         try:
@@ -390,10 +392,11 @@ def _region_row(
     yield from regions.left_out
     image_id = Path(image.file_name).stem
     found = _some(list(described.items()), "no object with an attribute and a region")
-    (group,) = question_groups(found, MAX_REGIONS, 1, image_id, seed)
-    boxes, masks = boxes_and_masks([region for region, _ in group], image_file)
-    turns = caption_turns([text for _, text in group], image_id, seed, wording)
-    yield conversation_row(image_file, image_id, boxes, turns, source, masks)
+    count = min(questions or MAX_REGIONS, MAX_REGIONS)
+    for number, group in enumerate(question_groups(found, count, rows_per_image, image_id, seed)):
+        boxes, masks = boxes_and_masks([region for region, _ in group], image_file)
+        turns = caption_turns([text for _, text in group], f"{image_id}/{number}", seed, wording)
+        yield conversation_row(image_file, image_id, boxes, turns, source, masks)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -405,7 +408,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="take objects without a mask, too: their mask is null, and GLaMM cannot learn to draw them",
     )
-    add_question_options(parser, rows=1)
+    add_question_options(parser)
     add_conversation_options(parser, source="grand", evaluation=False, wording=True)
     args = parser.parse_args(argv)
     return run_script(

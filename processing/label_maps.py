@@ -129,7 +129,7 @@ def convert(
     source: str,
     seed: int | None,
     wording: Wording,
-    questions: int,
+    questions: int | None,
     rows_per_image: int | None,
     boxes_of: BoxesOf | None = None,
 ) -> Iterator[dict[str, Any] | LeftOut]:
@@ -143,7 +143,7 @@ def convert(
         source (`str`): name of the dataset.
         seed (`int`, *optional*): draws classes, questions and answers.
         wording (`str`): whose questions and answers.
-        questions (`int`), rows_per_image (`int`, *optional*): see `question_groups`.
+        questions, rows_per_image (`int`, *optional*): see `question_groups`.
         boxes_of (`str`, *optional*): which pixels labels were drawn on, where EXIF data turn the image.
 
     Yields:
@@ -215,7 +215,7 @@ def run_label_maps(
         "--labels", type=Path, required=True, metavar="DIR", help="folder of the label maps, PNG files"
     )
     parser.add_argument("--classes", type=Path, required=True, metavar="FILE", help=classes_help)
-    add_question_options(parser, rows=1)
+    add_question_options(parser)
     add_conversation_options(parser, source=source, evaluation=False, wording=True)
     args = parser.parse_args(argv)
     classes = ClassFile(load_classes, args.classes)

@@ -5,8 +5,8 @@ Get version 2.0 from https://www.mapillary.com/dataset/vistas:
 python -m processing.mapillary_vistas --wording glamm --images mapillary/training/images \\
     --labels mapillary/training/v2.0/labels --classes mapillary/config_v2.0.json --output data/mapillary --shards 64
 
-One row per image, about at most `--questions` of its classes, drawn by `--prompt-seed`; `--rows-per-image` makes more.
-All pixels of a class are one region. Nothing is asked about classes that the dataset does not evaluate, such as
+One row per image, about all of its classes: `groma train glamm` asks about some at a time, and `--questions` limits a
+row. All pixels of a class are one region. Nothing is asked about classes that the dataset does not evaluate, such as
 "unlabeled" and "ego vehicle".
 """
 

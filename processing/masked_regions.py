@@ -16,8 +16,6 @@ from transformers_groma.masks import rle_to_box
 
 Item = TypeVar("Item")
 
-# As many as GLaMM's training asks about an image at a time.
-QUESTIONS = 3
 OVERLAPPING = "a phrase overlaps a longer one, whose regions are kept"
 NO_MASK = "region without a mask"
 
@@ -119,38 +117,36 @@ def masked_caption(
     return parts, regions, [LeftOut(OVERLAPPING, repr(words)[:100]) for words in overlapping]
 
 
-def add_question_options(parser: ArgumentParser, rows: int | None) -> None:
+def add_question_options(parser: ArgumentParser) -> None:
     """Add the options of scripts that ask several questions about an image.
 
     Args:
         parser (`ArgumentParser`): of a script.
-        rows (`int`, *optional*): how many rows an image has by default; `None` for as many as it has questions for.
     """
     parser.add_argument(
         "--questions",
         type=positive_int,
-        default=QUESTIONS,
         metavar="N",
-        help="the most questions of a row to train on (default: %(default)s)",
+        help="the most questions of a row to train on (default: all about an image; `groma train glamm` draws some of "
+        "them every time)",
     )
     parser.add_argument(
         "--rows-per-image",
         type=positive_int,
-        default=rows,
         metavar="N",
-        help="the most rows of an image to train on; what they ask about is drawn by --prompt-seed "
-        f"(default: {'as many as it has questions for' if rows is None else rows})",
+        help="the most rows of an image to train on; what they ask about is drawn by --prompt-seed (default: as many "
+        "as all questions need)",
     )
 
 
 def question_groups(
-    items: Sequence[Item], questions: int, rows: int | None, record: str, seed: int | None
+    items: Sequence[Item], questions: int | None, rows: int | None, record: str, seed: int | None
 ) -> list[list[Item]]:
     """What each row of an image asks about.
 
     Args:
         items (`Sequence`): what may be asked about.
-        questions (`int`): the most of a row.
+        questions (`int`, *optional*): the most of a row; by default all are in one.
         rows (`int`, *optional*): the most rows.
         record (`str`): name of the image; the draw depends on it and on `seed` alone.
         seed (`int`, *optional*): draws the order; `None` keeps it.
@@ -165,7 +161,8 @@ def question_groups(
     order = list(items)
     if seed is not None:
         random.Random(f"{seed}/{record}").shuffle(order)
-    groups = [order[start : start + questions] for start in range(0, len(order), questions)]
+    count = questions or max(len(order), 1)
+    groups = [order[start : start + count] for start in range(0, len(order), count)]
     return groups if rows is None else groups[:rows]
 
 

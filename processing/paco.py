@@ -6,8 +6,8 @@ folder that holds `train2017` and `val2017`, or one of them):
 python -m processing.paco --wording glamm --images coco/train2017 \\
     --annotations paco_lvis_v1/paco_lvis_v1_train.json --output data/paco --shards 16
 
-One row per image, about at most `--questions` of its categories, drawn by `--prompt-seed`; `--rows-per-image` makes
-more. A part is called "trash can handle" or "the handle of the trash can". The answer has all objects of a category,
+One row per image, about all of its categories: `groma train glamm` asks about some at a time, and `--questions` limits
+a row. A part is called "trash can handle" or "the handle of the trash can". The answer has all objects of a category,
 each a region; categories that the file calls not exhaustively annotated in an image are left out.
 """
 

@@ -103,7 +103,7 @@ def convert(
     source: str,
     seed: int | None,
     wording: Wording,
-    questions: int,
+    questions: int | None,
     rows_per_image: int | None,
     boxes_of: BoxesOf | None = None,
 ) -> Iterator[dict[str, Any] | LeftOut]:
@@ -115,7 +115,7 @@ def convert(
         source (`str`): name of the dataset.
         seed (`int`, *optional*): draws categories, their names, questions and answers.
         wording (`str`): whose questions and answers.
-        questions (`int`), rows_per_image (`int`, *optional*): see `question_groups`.
+        questions, rows_per_image (`int`, *optional*): see `question_groups`.
         boxes_of (`str`, *optional*): which pixels masks were drawn on, where EXIF data turn the image.
 
     Yields:
@@ -185,7 +185,7 @@ def run_parts(description: str, source: str, argv: Sequence[str] | None = None) 
         `int`: exit status, see `run_script`.
     """
     parser = script_parser(description)
-    add_question_options(parser, rows=1)
+    add_question_options(parser)
     add_conversation_options(parser, source=source, evaluation=False, wording=True)
     args = parser.parse_args(argv)
     return run_script(

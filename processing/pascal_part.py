@@ -6,8 +6,8 @@ of VOC2010:
 python -m processing.pascal_part --wording glamm --images VOCdevkit/VOC2010/JPEGImages \\
     --annotations pascal_part/train.json --output data/pascal_part --shards 4
 
-One row per image, about at most `--questions` of its categories, drawn by `--prompt-seed`; `--rows-per-image` makes
-more. A part is called "dog head" or "the head of the dog". The answer has all of an image's, each a region.
+One row per image, about all of its categories: `groma train glamm` asks about some at a time, and `--questions` limits
+a row. A part is called "dog head" or "the head of the dog". The answer has all of an image's, each a region.
 """
 
 import sys

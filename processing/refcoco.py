@@ -18,7 +18,7 @@ python -m processing.refcoco --task region-caption --images coco/train2014 --spl
 python -m processing.refcoco --task referring-segmentation --wording glamm --images coco/train2014 \\
     --annotations 'refcoco/refs(unc).p' refcoco/instances.json --output data/refcoco_segmentation --shards 8
 
-To train: one row per expression; of `referring-segmentation`, rows of up to `--questions` about an image. To evaluate
+To train: one row per expression; of `referring-segmentation`, one per image, with all of its expressions. To evaluate
 `rec` or `referring-segmentation`: one row per expression, the box to find in `target_boxes_xyxy` and its mask in
 `target_masks`. To evaluate `region-caption`: one row per box, all its expressions in `references`.
 
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="with `--task region-caption --wording glamm`: ask for one object among others, as GLaMM's training does "
         "for RefCOCO and RefCOCO+",
     )
-    add_question_options(parser, rows=None)
+    add_question_options(parser)
     add_conversation_options(parser, source="refcoco", wording=True)
     args = parser.parse_args(argv)
     if args.among_others and (args.task, args.wording, args.evaluation) != ("region-caption", "glamm", False):

@@ -76,7 +76,7 @@ def convert_expressions(
     source: str,
     seed: int | None,
     wording: Wording,
-    questions: int,
+    questions: int | None,
     rows_per_image: int | None,
     boxes_of: BoxesOf | None = None,
 ) -> Iterator[dict[str, Any] | LeftOut]:
@@ -90,7 +90,7 @@ def convert_expressions(
         source (`str`): name of the dataset.
         seed (`int`, *optional*): draws questions and answers, and which of them share a row.
         wording (`str`): whose questions and answers; to evaluate, models are asked in their own.
-        questions (`int`), rows_per_image (`int`, *optional*): see `question_groups`.
+        questions, rows_per_image (`int`, *optional*): see `question_groups`.
         boxes_of (`str`, *optional*): which pixels masks were drawn on, where EXIF data turn the image.
 
     Yields:

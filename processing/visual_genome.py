@@ -9,12 +9,13 @@ python -m processing.visual_genome --images vg --annotations region_descriptions
 Without `--image-data` the files are COCO-style, with a `caption` for each annotation, as those that GLaMM takes
 (`train.json`, and `test_caption.json` to evaluate):
 
-python -m processing.visual_genome --wording glamm --images vg --annotations train.json --output data/vg --shards 64
+python -m processing.visual_genome --wording glamm --rounds all --images vg --annotations train.json \\
+    --output data/visual_genome_glamm --shards 64
 
 `--rounds multi` (default) makes one conversation per image, about at most 10 regions that do not overlap much, in
-random order. `--rounds single` makes one row per region; as every row holds its image, that is 5 million images for
-all of Visual Genome. `--evaluation` is one row per region. `--image-ids` takes a file with one id per line, as for
-test splits.
+random order. `--rounds all` makes as many of an image as its regions need, at most 10 in each. `--rounds single` makes
+one row per region; as every row holds its image, that is 5 million images for all of Visual Genome. `--evaluation` is
+one row per region. `--image-ids` takes a file with one id per line, as for test splits.
 """
 
 import random
@@ -29,6 +30,7 @@ import torch
 from processing.coco_format import check_image, image_name, read_json
 from processing.common import run_script, script_parser
 from processing.ids import Id, id_of, record_fault
+from processing.masked_regions import question_groups
 from processing.regions import Region, caption_question, caption_turns, load_coco_regions, region_box
 from processing.rows import (
     add_conversation_options,
@@ -241,9 +243,10 @@ def convert(
     source: str,
     seed: int | None,
     wording: Wording = "groma",
+    all_regions: bool = False,
     boxes_of: BoxesOf | None = None,
 ) -> Iterator[dict[str, Any] | LeftOut]:
-    """The row of one image, or of one region.
+    """The row of one image, or several, or that of one region.
 
     Args:
         regions (`Sequence[Region]`): of one image; one if `single` or `evaluation`.
@@ -253,6 +256,7 @@ def convert(
         source (`str`): name of the dataset.
         seed (`int`, *optional*): draws questions and regions.
         wording (`str`): whose questions and answers, to train on.
+        all_regions (`bool`): whether rows ask about all regions of an image, also where they overlap.
         boxes_of (`str`, *optional*): which pixels the boxes were drawn on, where EXIF data turn the image.
 
     Yields:
@@ -265,7 +269,7 @@ def convert(
     image = regions[0].image
     image_id = str(id_of(image.get("id")))
     if evaluation or single:
-        boxes, captions = [region_box(regions[0])], [plain_text(regions[0].expressions[0])]
+        conversations = [([region_box(regions[0])], [plain_text(regions[0].expressions[0])])]
     else:
         faults = {region.fault for region in regions}
         if len(faults) == 1 and None not in faults:
@@ -276,17 +280,23 @@ def convert(
         yield from left_out
         if not usable:
             raise SkipRecord("no region with a box and a description")
-        boxes, captions = choose_regions(usable, image_id, seed)
+        if not all_regions:
+            conversations = [choose_regions(usable, image_id, seed)]
+        else:
+            described = [(region_box(region), plain_text(region.expressions[0])) for region in usable]
+            groups = question_groups(described, MAX_REGIONS, None, image_id, seed)
+            conversations = [([box for box, _ in group], [text for _, text in group]) for group in groups]
     names = image_names(image["file_name"]) if isinstance(image.get("file_name"), str) else [None]
     image_file = read_annotated_image(images, *names, size=check_image(image), boxes_of=boxes_of)
-    record = f"{image_id}/{boxes[0]}/{captions[0]}"
-    boxes = image_file.upright(boxes)
-    if evaluation:
-        question = caption_question(0, record, seed)
-        yield evaluation_row(image_file, image_id, question, source, boxes=boxes, references=captions)
-    else:
-        turns = caption_turns(captions, record, seed, wording)
-        yield conversation_row(image_file, image_id, boxes, turns, source)
+    for boxes, captions in conversations:
+        record = f"{image_id}/{boxes[0]}/{captions[0]}"
+        boxes = image_file.upright(boxes)
+        if evaluation:
+            question = caption_question(0, record, seed)
+            yield evaluation_row(image_file, image_id, question, source, boxes=boxes, references=captions)
+        else:
+            turns = caption_turns(captions, record, seed, wording)
+            yield conversation_row(image_file, image_id, boxes, turns, source)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -295,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--image-data", type=Path, metavar="FILE", help="`image_data.json` of Visual Genome")
     parser.add_argument("--image-ids", type=Path, metavar="FILE", help="take these images only, one id per line")
     parser.add_argument(
-        "--rounds", choices=("multi", "single"), default="multi", help="regions of a row (default: %(default)s)"
+        "--rounds", choices=("multi", "all", "single"), default="multi", help="regions of a row (default: %(default)s)"
     )
     add_conversation_options(parser, source="visual_genome", wording=True)
     args = parser.parse_args(argv)
@@ -311,6 +321,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             source=args.source,
             seed=prompt_seed(args),
             wording=args.wording,
+            all_regions=args.rounds == "all",
             boxes_of=args.boxes_of,
         ),
         schema="evaluation" if args.evaluation else "conversation",

@@ -14,6 +14,8 @@ from trl import TrlParser
 
 from transformers_groma import cli
 from transformers_groma.cli.train import TRAINING_STAGES
+from transformers_groma.data.mixtures import parse_weighted_spec
+from transformers_groma.training.glamm_data import DATASET_TYPES
 from transformers_groma.training.glamm_parts import DEFAULT_PARTS
 from transformers_groma.training.trainer import GromaLossMixin
 
@@ -110,6 +112,7 @@ def test_options_that_are_named_exist(document, monkeypatch):
         "--image-data",
         "--wording",
         "--among-others",
+        "--rounds",
         "--labels",
         "--classes",
         "--shards",
@@ -176,6 +179,12 @@ def test_every_dataset_of_the_recipes_has_a_command(monkeypatch):
         named = {(spec.partition(":")[0], "train") for spec in recipe["train_datasets"]}
         named |= {(spec.partition(":")[0], "validation") for spec in recipe.get("eval_datasets", ())}
         assert named <= made, sorted(named - made)
+    for path in SHOWN_RECIPES["glamm"].parent.glob("*.yaml"):
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        typed = [spec for name in DATASET_TYPES for spec in recipe.get(f"{name}_datasets", ())]
+        named = {parse_weighted_spec(spec)[:2] for spec in typed}
+        named |= {parse_weighted_spec(spec, "validation")[:2] for spec in recipe.get("eval_datasets", ())}
+        assert typed and named <= made, sorted(named - made)
 
 
 @pytest.mark.parametrize(

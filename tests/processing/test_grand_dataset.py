@@ -130,7 +130,7 @@ def test_attributes_are_asked_for(tmp_path):
         assert [rows[0]["masks"][box] for box in part["boxes"]] == expected and part["text"] == ""
         assert answer["content"][-1]["text"] == "."
     assert read_report(tmp_path / "rows")["parts"] == {"region without a mask": 1}
-    assert len(rows_of(tmp_path, "referring-segmentation", "--questions", "1", "--rows-per-image", "5")) == 2
+    assert len(rows_of(tmp_path, "referring-segmentation", "--questions", "1")) == 2
 
 
 def test_regions_are_described_also_without_masks(tmp_path):

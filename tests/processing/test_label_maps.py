@@ -97,15 +97,17 @@ def test_classes_are_asked_for(tmp_path, script, numbers, expected, source):
 
 def test_at_most_some_classes_of_an_image(tmp_path):
     write_labels(tmp_path, labels(1, 2, 3, 4))
-    assert run(tmp_path, ade20k, "--questions", "2") == 0
+    assert run(tmp_path, ade20k, "--questions", "2", "--rows-per-image", "1") == 0
     rows = read_rows(tmp_path / "rows", "conversation")
     assert [len(row["messages"]) for row in rows] == [4]
-    assert run(tmp_path, ade20k, "--questions", "3", "--rows-per-image", "9", "--overwrite") == 0
+    assert run(tmp_path, ade20k, "--questions", "3", "--overwrite") == 0
     rows = read_rows(tmp_path / "rows", "conversation")
     assert [len(row["messages"]) for row in rows] == [6, 2] and len(masks_by_question(rows)) == 4
     first = [row["messages"] for row in rows]
-    assert run(tmp_path, ade20k, "--questions", "3", "--rows-per-image", "9", "--overwrite", "--prompt-seed", "1") == 0
+    assert run(tmp_path, ade20k, "--questions", "3", "--overwrite", "--prompt-seed", "1") == 0
     assert [row["messages"] for row in read_rows(tmp_path / "rows", "conversation")] != first
+    assert run(tmp_path, ade20k, "--overwrite") == 0
+    assert [len(row["messages"]) for row in read_rows(tmp_path / "rows", "conversation")] == [8], "all in one row"
 
 
 def test_the_words_of_groma(tmp_path):

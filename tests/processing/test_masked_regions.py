@@ -65,6 +65,7 @@ def test_groups_of_questions():
     assert sorted(item for group in groups for item in group) == items
     assert groups == question_groups(items, 3, None, "a", 0) != question_groups(items, 3, None, "b", 0)
     assert question_groups(items, 3, 2, "a", 0) == groups[:2] and question_groups([], 3, 2, "a", 0) == []
+    assert question_groups(items, None, None, "a", None) == [items] and question_groups([], None, None, "a", 0) == []
     drawn = Counter(question_groups(items, 1, 1, str(record), 0)[0][0] for record in range(500))
     assert set(drawn) == set(items), "any may be drawn"
 

@@ -101,7 +101,8 @@ def test_real_annotations(tmp_path):
     """Real masks of things and stuff: a COCO-style file with compressed RLE."""
     folder = real_sample("coco_panoptic_val2017")
     options = ["--images", str(folder / "input_images"), "--output", str(tmp_path / "rows")]
-    options += ["--annotations", str(folder / "panoptic_coco_detection_format.json"), "--questions", "4"]
+    options += ["--annotations", str(folder / "panoptic_coco_detection_format.json")]
+    options += ["--questions", "4", "--rows-per-image", "1"]
     assert paco.main([*options, "--wording", "glamm"]) == 0
     rows = read_rows(tmp_path / "rows", "conversation")
     assert [len(row["messages"]) for row in rows] == [8, 8]

@@ -271,7 +271,10 @@ SEGMENTATION = ("--task", "referring-segmentation", "--wording", "glamm")
 def test_questions_for_masks_share_rows(tmp_path):
     refs = [ref(5, "train", "The Dog.", "big dog"), ref(6, "train", "a cat"), ref(7, "train", "the crowd")]
     refs += [ref(8, "train", "a thing"), ref(9, "train", "a mask elsewhere"), ref(5, "val", "of val")]
-    assert run(tmp_path, *SEGMENTATION, annotations=segmented_files(tmp_path, refs)) == 0
+    files = segmented_files(tmp_path, refs)
+    assert run(tmp_path, *SEGMENTATION, annotations=files) == 0
+    assert [len(row["messages"]) for row in read_rows(tmp_path / "rows", "conversation")] == [8]
+    assert run(tmp_path, *SEGMENTATION, "--questions", "3", "--overwrite", annotations=files) == 0
     rows = read_rows(tmp_path / "rows", "conversation")
     assert [len(row["messages"]) for row in rows] == [6, 2]
     masks = {}

@@ -76,6 +76,39 @@ def test_many_rounds_are_about_regions_that_overlap_little(tmp_path):
     }
 
 
+def test_all_regions_of_an_image_in_the_words_of_glamm(tmp_path):
+    assert visual_genome.main([*vg_files(tmp_path), "--rounds", "all", "--wording", "glamm"]) == 0
+    rows = read_rows(tmp_path / "rows", "conversation")
+    assert [len(row["boxes_xyxy"]) for row in rows] == [10, 4]
+    told = {}
+    for row in rows:
+        for number, (question, answer) in enumerate(zip(row["messages"][::2], row["messages"][1::2], strict=True)):
+            words = [part["text"] for part in question["content"] if part["type"] == "text"]
+            assert words[0].endswith(f"region{number + 1} "), "each row counts from 1"
+            told[answer["content"][0]["text"]] = tuple(row["boxes_xyxy"][number])
+    assert len(told) == 14 and told["overlaps thing 0"] == (12, 10, 72, 60) and told["Thing 0"] == (10, 10, 70, 60)
+
+
+def test_captions_on_annotations_as_glamm_takes_them(tmp_path):
+    """`train.json` has many annotations an image, `test_caption.json` one, whose id is that of its image."""
+    write_jpeg(tmp_path / "images" / "7.jpg", 40, 30)
+    images = [{"id": 7, "file_name": "7.jpg", "width": 40, "height": 30}]
+    annotations = [
+        {"id": 7, "image_id": 7, "bbox": [1, 2, 9, 9], "area": 81, "iscrowd": 0, "category_id": 1, "caption": "a Dog "}
+    ]
+    path = write_json(tmp_path / "test_caption.json", {"images": images, "annotations": annotations})
+    options = ["--images", str(tmp_path / "images"), "--annotations", str(path), "--wording", "glamm"]
+    assert visual_genome.main([*options, "--output", str(tmp_path / "rows")]) == 0
+    (row,) = read_rows(tmp_path / "rows", "conversation")
+    assert row["messages"][1]["content"] == [text_part("a Dog")] and row["boxes_xyxy"] == [[1, 2, 10, 11]]
+    assert visual_genome.main([*options, "--evaluation", "--split", "test", "--output", str(tmp_path / "test")]) == 0
+    (row,) = read_rows(tmp_path / "test", "evaluation", split="test")
+    assert row["references"] == ["a Dog"] and row["image_id"] == "7"
+    assert row["messages"][0]["content"][1]["text"].startswith("Please give a short description"), (
+        "put otherwise later"
+    )
+
+
 def test_the_choice_depends_on_image_and_seed_only():
     image = {"id": 1, "width": 400, "height": 300}
     regions = [Region(image, [10 * number, 5, 8, 8], (f"thing {number}",)) for number in range(30)]
