@@ -49,3 +49,10 @@ def tiny_glamm_parts(**settings) -> tuple[GlammForConditionalGeneration, GlammPr
         image_processor, tokenizer, num_image_tokens=model.config.num_image_tokens, image_token=LEGACY_IMAGE_TOKEN
     )
     return model, processor
+
+
+def save_tiny_glamm(folder: Path, **settings) -> Path:
+    """Write the model and its processor of [`tiny_glamm_parts`]."""
+    for part in tiny_glamm_parts(**settings):
+        part.save_pretrained(folder)
+    return folder

@@ -18,7 +18,8 @@ from PIL import Image
 from transformers_groma.grounding import GroundedText, ground_text
 from transformers_groma.integrations.lmms_eval import cut_at_stops, format_answer, model_manifest, read_question
 
-from ..tiny_checkpoint import save_tiny_checkpoint
+from ..scripted import Scripted, grounded_script
+from ..tiny_checkpoint import save_tiny_checkpoint, save_tiny_glamm
 
 HAS_LMMS_EVAL = importlib.util.find_spec("lmms_eval") is not None
 LMMS_MODULES = ("lmms_eval", "lmms_eval.api", "lmms_eval.api.model")
@@ -201,6 +202,23 @@ def test_answer_with_a_box(model, monkeypatch):
     (text,) = model.generate_until([request_for(2, REFCOCO.format("the dog"))])
     box = json.loads(text)
     assert len(box) == 4 and 0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1
+
+
+def test_a_glamm_is_asked_to_segment_and_answers_with_the_box_around_the_mask(model_class, tmp_path):
+    model = model_class(str(save_tiny_glamm(tmp_path)), device="cpu", max_new_tokens=7, batch_size=2)
+    model.task_dict = documents()
+    Scripted(model._model, *grounded_script(model._processor))
+    requests = [request_for(number, REFCOCO.format("the dog")) for number in range(3)]
+    for text in model.generate_until(requests):
+        box = json.loads(text)
+        assert len(box) == 4 and 0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1
+    question = read_question(REFCOCO.format("the dog"), model._processor.question_wording)
+    assert "".join(part["text"] for part in question.parts) == "Please segment the dog in this image."
+
+
+def test_models_of_other_types_are_refused(model_class):
+    with pytest.raises(ValueError, match=r"is of type 'groma_region_proposal'. Pass a model of type 'groma' or 'glam"):
+        model_class("hub_configs/groma-det-pretrain", device="cpu")
 
 
 def test_what_groma_cannot_do(model):

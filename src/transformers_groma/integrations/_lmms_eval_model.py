@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from ..data.columns import image_part
 from ..data.conversations import to_messages
 from ..images import upright
-from ..models.groma.modeling_groma import GromaForConditionalGeneration
-from ..models.groma.processing_groma import GromaProcessor
+from ..model_files import ANSWERING_MODELS
 from .lmms_eval import INSTALL, TaskQuestion, cut_at_stops, format_answer, read_question
 
 try:
@@ -29,7 +29,7 @@ _SAMPLING = ("temperature", "top_p", "top_k")
 
 
 class GromaForLmmsEval(lmms):
-    """Groma as a model of lmms-eval, for tasks that generate text about one image or none.
+    """Groma or GLaMM as a model of lmms-eval, for tasks that generate text about one image or none.
 
     Args:
         pretrained (`str`): folder or name of the model on the Hub.
@@ -38,6 +38,9 @@ class GromaForLmmsEval(lmms):
         dtype (`str`): dtype of the weights; by default as they are saved.
         batch_size (`int`): requests at once.
         max_new_tokens (`int`): longest answer, if the task does not set it.
+
+    Raises:
+        ValueError: a model of another type.
     """
 
     is_simple = True
@@ -58,10 +61,15 @@ class GromaForLmmsEval(lmms):
         self.device = torch.device(device) if device else self.accelerator.device
         self.batch_size = int(batch_size)
         self._max_new_tokens = int(max_new_tokens)
-        self._processor = GromaProcessor.from_pretrained(pretrained, revision=revision or "main")
-        self._model = GromaForConditionalGeneration.from_pretrained(
-            pretrained, revision=revision or "main", dtype=dtype
-        )
+        where = {"pretrained_model_name_or_path": pretrained, "revision": revision or "main"}
+        model_type = AutoConfig.from_pretrained(**where).model_type
+        if model_type not in ANSWERING_MODELS:
+            raise ValueError(
+                f"`pretrained` {pretrained!r} is of type {model_type!r}. Pass a model of type "
+                f"{' or '.join(map(repr, ANSWERING_MODELS))}."
+            )
+        self._processor = AutoProcessor.from_pretrained(**where)
+        self._model = AutoModelForImageTextToText.from_pretrained(**where, dtype=dtype)
         self._model.to(self.device).eval()
 
     def generate_until(self, requests: Sequence["Instance"]) -> list[str]:
@@ -103,7 +111,7 @@ class GromaForLmmsEval(lmms):
         raise NotImplementedError("Groma in lmms-eval supports only generation tasks (`generate_until`).")
 
     def _answer(self, requests: Sequence["Instance"], settings: Mapping[str, Any]) -> list[str]:
-        questions = [read_question(request.args[0]) for request in requests]
+        questions = [read_question(request.args[0], self._processor.question_wording) for request in requests]
         images = [self._image(request) for request in requests]
         inputs = self._processor.apply_chat_template(
             [_messages(question, image) for question, image in zip(questions, images, strict=True)],

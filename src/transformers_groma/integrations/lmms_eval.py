@@ -1,4 +1,4 @@
-"""Groma in lmms-eval: converts its prompts to ours, and our boxes to the text that it reads.
+"""Groma and GLaMM in lmms-eval: converts its prompts to ours, and our boxes to the text that it reads.
 
 ```bash
 pip install "transformers-groma[lmms-eval]"
@@ -7,9 +7,10 @@ lmms-eval --model groma --model_args pretrained=PATH --tasks refcoco_bbox_rec_va
 
 lmms-eval (https://github.com/EvolvingLMMs-Lab/lmms-eval) has no boxes: its tasks ask for coordinates in words and read
 numbers from the answer. Groma points at regions, so such a question becomes Groma's own (`Locate <p>the red cup</p> in
-this image.`), and the box of the answer becomes numbers. That covers the questions of `refcoco_bbox_rec_*`,
-`refcoco+_bbox_rec_*`, `refcocog_bbox_rec_*`, `screenspot_rec_*`, `refcoco_grounding_*` and `groundingme`. All other
-questions are asked as they are and answered in plain text.
+this image.`), and the box of the answer becomes numbers. (GLaMM's is `Please segment the red cup in this image.`, and
+the box is the one around the mask.) That covers the questions of `refcoco_bbox_rec_*`, `refcoco+_bbox_rec_*`,
+`refcocog_bbox_rec_*`, `screenspot_rec_*`, `refcoco_grounding_*` and `groundingme`. All other questions are asked as
+they are and answered in plain text.
 
 lmms-eval counts an IoU of exactly 0.5 as a hit (>=); the paper and `groma evaluate rec` do not (>).
 """
@@ -21,9 +22,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..boxes import normalize_boxes
-from ..data.columns import text_part
-from ..data.prompts import question_parts
+from ..data.columns import phrase_part, text_part
 from ..grounding import GroundedText
+from ..questions import GROMA_QUESTIONS, QuestionWording
 
 if TYPE_CHECKING:
     from lmms_eval.models.registry_v2 import ModelManifest
@@ -68,11 +69,12 @@ class TaskQuestion:
     answer_format: AnswerFormat
 
 
-def read_question(context: str) -> TaskQuestion:
-    """Turn the text of a request into a question for Groma.
+def read_question(context: str, wording: QuestionWording = GROMA_QUESTIONS) -> TaskQuestion:
+    """Turn the text of a request into a question for the model.
 
     Args:
         context (`str`): the first of the request's arguments.
+        wording (`QuestionWording`): how the family of the model asks for what a phrase refers to.
 
     Returns:
         `TaskQuestion`: a REC question with the described thing as its phrase, where the task asks for boxes in words
@@ -93,7 +95,7 @@ def read_question(context: str) -> TaskQuestion:
         match = pattern.search(text)
         phrase = " ".join(match["phrase"].split()) if match else ""
         if phrase:
-            return TaskQuestion(question_parts("rec", phrase=phrase), answer_format)
+            return TaskQuestion(wording.parts("rec", text_part, {"phrase": phrase_part(phrase)}), answer_format)
     if _ASKS_FOR_BOXES.search(text):
         logger.warning(
             "A question of lmms-eval seems to ask for boxes in words that are not known here, so it is answered in "
@@ -138,7 +140,10 @@ def format_answer(answer: GroundedText, answer_format: AnswerFormat, width: int,
     """
     if answer_format == "text":
         return answer.text
-    boxes = {tuple(box.tolist()): box for phrase in answer.phrases for box in phrase.boxes}
+    # The box around a mask without a pixel has no area: nothing was found.
+    boxes = {
+        tuple(box.tolist()): box for phrase in answer.phrases for box in phrase.boxes if (box[2:] > box[:2]).all()
+    }
     if answer_format == "fractions":
         if not boxes:
             return answer.text
