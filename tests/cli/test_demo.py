@@ -46,7 +46,7 @@ def test_demo_shows_nothing_false(run, tmp_path):
     assert [line for line in err.splitlines() if "Warning" not in line] == [
         "using the tiny model groma-tiny, which only knows drawn scenes of coloured shapes; for photos pass a --model"
     ]
-    scene = make_scene(demo.DEMO_SEED, "test", demo.DEMO_SCENE, demo.DEMO_SCENE_SIZE)
+    scene = make_scene(demo.DEMO_SEED, "test", demo.DEMO_SCENES["groma"], demo.DEMO_SCENE_SIZE)
     shapes = len(scene.objects)
     verdicts, masks = zip(*(verdict.split("; ") for verdict in verdicts_of(out)), strict=True)
     assert verdicts[:2] == ("= correct word for word",) * 2
@@ -119,7 +119,7 @@ def test_demo_compares_with_the_truth(run, tmp_path, monkeypatch):
         return ground_text(markup, torch.tensor(scene.boxes_xyxy))
 
     pipe = MagicMock(side_effect=answer)
-    pipe.model.config.mask_decoder_config = None
+    pipe.model.config.mask_decoder_config, pipe.model.config.model_type = None, "groma"
     monkeypatch.setattr(demo, "load_pipeline", lambda *_: pipe)
     code, out, err = run("demo", "--scene", "3", "--model", "org/other", "--output", tmp_path)
     assert (code, err) == (0, "")

@@ -16,7 +16,7 @@ from .arguments import (
     checked_folder,
     natural,
 )
-from .models import is_embedded, load_pipeline, open_upright
+from .models import is_embedded, load_pipeline, open_upright, source_checkout
 from .output import answer_lines, numbers, printable, write_answer, write_png, write_proposals
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from ..shapes.scenes import Scene
 
 DEMO_QUESTION = f"What is {REGION_MARK}?"
-DEMO_DESCRIPTION = "[grounding]Please describe the image in detail."
 DEMO_SEED = 0
-DEMO_SCENE = 3  # groma-tiny answers every question about it right
+# The tiny models answer every question about these scenes right.
+DEMO_SCENES = {"groma": 3, "glamm": 3}
 DEMO_SCENE_SIZE = 448  # pixels; enough to read the labels in the images
 DEMO_MAX_NEW_TOKENS = 140  # a description of six shapes with their regions
 
@@ -50,9 +50,8 @@ def add_demo(commands: "argparse._SubParsersAction") -> None:
         "--scene",
         metavar="N",
         type=natural,
-        default=DEMO_SCENE,
-        help="number of the test scene: 0, 1, 2, …; groma-tiny answers everything correctly for some scenes and makes "
-        "mistakes in others (default: %(default)s)",
+        help="number of the test scene: 0, 1, 2, …; the tiny models answer everything correctly for some scenes and "
+        f"make mistakes in others (default: {DEMO_SCENES['groma']})",
     )
     demo.add_argument(
         "--image", metavar="IMAGE", help="also ask about this image (path or http(s) URL); needs a --model for photos"
@@ -66,48 +65,63 @@ def add_demo(commands: "argparse._SubParsersAction") -> None:
 def run_demo(arguments: argparse.Namespace) -> None:
     """`groma demo`: questions about a scene whose truth is known, then about the user's image."""
     folder = checked_folder(arguments.output)
-    is_tiny = is_embedded(arguments.model)
+    tiny = tiny_model(arguments.model)
     photo = None
     if arguments.image is not None:
-        if is_tiny:
+        if tiny is not None:
             raise CommandError(
-                f"--image {arguments.image!r} needs a --model that learned from photos: groma-tiny, the model of this "
+                f"--image {arguments.image!r} needs a --model that learned from photos: {tiny}, a model of this "
                 "package, only knows scenes of coloured shapes."
             )
         photo = open_upright(arguments.image)
     pipe = load_pipeline(arguments.model, arguments.device, arguments.dtype)
-    model = "groma-tiny" if is_tiny else arguments.model
+    model = tiny or arguments.model
 
-    names = _demo_scene(pipe, model, folder, arguments.scene, is_tiny)
+    names = _demo_scene(pipe, model, folder, arguments.scene, tiny is not None)
     if photo is not None:
         print(f"\nYour image, {arguments.image}: its truth is unknown, so these answers are not checked.")
         # The question points at the middle of the image.
         width, height = photo.size
         box = (width / 4, height / 4, width * 3 / 4, height * 3 / 4)
         _demo_ask(pipe, model, folder / "answer", photo, DEMO_QUESTION, [box])
-        description, _ = _demo_ask(pipe, model, folder / "description", photo, DEMO_DESCRIPTION, [])
-        write_proposals(folder, description.regions, photo)
-        names += ["answer", "description", "proposals"]
+        wording = pipe.processor.question_wording
+        description, _ = _demo_ask(pipe, model, folder / "description", photo, wording.grounded_description, [])
+        names += ["answer", "description"]
+        if proposes(pipe):
+            write_proposals(folder, description.regions, photo)
+            names.append("proposals")
     print("\nLook at the images; the JSON files beside them hold the same answers:")
     for name in names:
         print(f"  {folder / name}.png")
 
 
-def _demo_scene(pipe: "ImageGroundingPipeline", model: str, folder: Path, number: int, is_tiny: bool) -> list[str]:
+def _demo_scene(
+    pipe: "ImageGroundingPipeline", model: str, folder: Path, number: int | None, is_tiny: bool
+) -> list[str]:
     """Ask about a scene and compare the answers with the truth. Returns the names of the images written."""
-    from ..shapes.demo import click_question, compare, count_found, question_text, scene_questions
+    from ..shapes.demo import (
+        click_question,
+        compare,
+        count_found,
+        glamm_question_text,
+        question_text,
+        scene_questions,
+    )
     from ..shapes.scenes import make_scene
 
+    picked = DEMO_SCENES["groma" if proposes(pipe) else "glamm"]
+    number = picked if number is None else number
+    text_of = question_text if proposes(pipe) else glamm_question_text
     # Splits share no scene: none of "test" was trained on, whatever the seed was.
     scene = make_scene(DEMO_SEED, "test", number, DEMO_SCENE_SIZE)
     image = scene.draw()
     print(f"Test scene {number}: {len(scene.objects)} coloured shapes.")
     if is_tiny:
-        print("groma-tiny was trained on such scenes, but not on this one. It knows coloured shapes and nothing else.")
+        print(f"{model} was trained on such scenes, but not on this one. It knows coloured shapes and nothing else.")
     else:
         print(
-            f"The questions and the expected words are those of groma-tiny; {model} may be right in words of its own "
-            "and\nstill count as wrong here."
+            f"The questions and the expected words are those of the tiny models; {model} may be right in words of its "
+            "own and\nstill count as wrong here."
         )
     # The scene alone, for questions of one's own: `groma chat demo_output/scene.png …`, or in the app.
     write_png(folder / "scene.png", image)
@@ -121,30 +135,32 @@ def _demo_scene(pipe: "ImageGroundingPipeline", model: str, folder: Path, number
         exchange, (x, y) = click_question(scene)
         questions.insert(1, ("click", exchange, [{"point": [x, y]}]))
     for name, exchange, regions in questions:
+        together = exchange.targets if exchange.kind == "grounding" and not proposes(pipe) else ()
         names.append(f"scene_{name}")
         answer, comparison = _demo_ask(
             pipe,
             model,
             folder / names[-1],
             image,
-            question_text(exchange),
+            text_of(exchange),
             regions,
-            partial(compare, exchange, scene),
-            scene,
+            partial(_compared, partial(compare, exchange, scene, together=not proposes(pipe)), scene, together),
         )
         comparisons.append(comparison)
-    # The last question points at nothing: all regions are the model's own.
-    found = count_found(scene, [region.box.tolist() for region in answer.regions])
-    print(
-        f"\n{counted(len(answer.regions), 'region')} found, and {found} of {len(scene.objects)} shapes have one (IoU "
-        "of at least 0.5)"
-    )
-    write_proposals(folder, answer.regions, image, "scene_proposals")
+    if proposes(pipe):
+        # The last question points at nothing: all regions are the model's own.
+        found = count_found(scene, [region.box.tolist() for region in answer.regions])
+        print(
+            f"\n{counted(len(answer.regions), 'region')} found, and {found} of {len(scene.objects)} shapes have one "
+            "(IoU of at least 0.5)"
+        )
+        write_proposals(folder, answer.regions, image, "scene_proposals")
+        names.append("scene_proposals")
     right = sum(comparison.right == comparison.total for comparison in comparisons)
     print(f"{right} of {len(comparisons)} answers are right, compared with what the scene was drawn from.")
-    if is_tiny and number == DEMO_SCENE and right == len(comparisons):
-        print("The scene was picked for that: groma-tiny makes mistakes about others, too; --scene 7 shows some.")
-    return [*names, "scene_proposals"]
+    if is_tiny and number == picked and right == len(comparisons):
+        print(f"The scene was picked for that: {model} makes mistakes about others, too; --scene 7 shows some.")
+    return names
 
 
 def _demo_ask(
@@ -154,8 +170,7 @@ def _demo_ask(
     image: "Image.Image",
     question: str,
     regions: Sequence[Any],
-    compare: "Callable[[GroundedText], Comparison] | None" = None,
-    scene: "Scene | None" = None,
+    compare: "Callable[[GroundedText, dict[str, Any]], Comparison] | None" = None,
 ) -> "tuple[GroundedText, Comparison | None]":
     """Ask, print the question, the answer and how it compares with the truth, and write the files."""
     # The demo writes its questions itself, some with `<p>…</p>` around what is to be located.
@@ -177,10 +192,7 @@ def _demo_ask(
     }
     if clicks := [region["point"] for region in regions if isinstance(region, dict)]:
         notes["question_clicks_xy"] = clicks
-    comparison = None if compare is None else compare(answer)
-    if comparison is not None:
-        print(f"  = {comparison.text}{_masks_compared(scene, answer, notes)}")
-        notes["comparison"] = asdict(comparison)
+    comparison = None if compare is None else compare(answer, notes)
     write_answer(path.parent, path.name, answer, image, notes, question)
     return answer, comparison
 
@@ -190,6 +202,21 @@ def has_masks(pipe: "ImageGroundingPipeline") -> bool:
     return pipe.model.config.mask_decoder_config is not None
 
 
+def proposes(pipe: "ImageGroundingPipeline") -> bool:
+    """Whether the model finds regions by itself, as Groma does; GLaMM only has those that its answers name."""
+    return pipe.model.config.model_type == "groma"
+
+
+def tiny_model(model: str | None) -> str | None:
+    """The name of a model that only knows shapes, if this is one: groma-tiny, or glamm-tiny of the source checkout."""
+    if is_embedded(model):
+        return "groma-tiny"
+    checkout = source_checkout()
+    if checkout is not None and Path(model).resolve() == checkout / "hub_configs" / "glamm-tiny":
+        return "glamm-tiny"
+    return None
+
+
 def _pointed_at(region: Any) -> str:
     """A region of a question, as a line."""
     if isinstance(region, dict):
@@ -197,15 +224,29 @@ def _pointed_at(region: Any) -> str:
     return f"  {'box':<4} {numbers(region)}"
 
 
-def _masks_compared(scene: "Scene | None", answer: "GroundedText", notes: dict[str, Any]) -> str:
+def _compared(
+    compare: "Callable[[GroundedText], Comparison]",
+    scene: "Scene",
+    together: Sequence[int],
+    answer: "GroundedText",
+    notes: dict[str, Any],
+) -> "Comparison":
+    """Compare an answer with the truth, print how it compares, and note it."""
+    comparison = compare(answer)
+    print(f"  = {comparison.text}{_masks_compared(scene, answer, together, notes)}")
+    notes["comparison"] = asdict(comparison)
+    return comparison
+
+
+def _masks_compared(scene: "Scene", answer: "GroundedText", together: Sequence[int], notes: dict[str, Any]) -> str:
     """How the masks of an answer fit the scene, as the end of a line; the numbers go into the notes, too."""
     from ..shapes.demo import mask_ious
 
-    if scene is None or not answer.masks:
+    if not answer.masks:
         return ""
     named = {region.id: region for phrase in answer.phrases for region in phrase.regions}
     named |= {region.id: region for region in answer.user_regions}
-    ious = {number: round(iou, 3) for number, region in named.items() for iou in mask_ious(scene, region)}
+    ious = {number: round(iou, 3) for number, region in named.items() for iou in mask_ious(scene, region, together)}
     notes["mask_ious"] = ious
     mean = sum(ious.values()) / len(ious)
     return f"; {counted(len(ious), 'mask')}, IoU {mean:.2f} with the true {'one' if len(ious) == 1 else 'ones'}"

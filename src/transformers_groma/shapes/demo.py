@@ -18,6 +18,7 @@ from ..markup import REGION_MARK
 from ..masks import mask_iou
 from ..regions import Regions
 from .expressions import RELATIONS
+from .glamm_wording import in_glamm_words
 from .questions import ask_neighbor, describe_image, describe_region, locate_all, locate_one
 from .scenes import Scene
 from .wording import with_article, words
@@ -111,15 +112,17 @@ def click_question(scene: Scene) -> tuple[Exchange, tuple[float, float]]:
     return exchange, interior_point(scene.objects[exchange.pointed[0]].mask)
 
 
-def mask_ious(scene: Scene, regions: Regions) -> list[float]:
+def mask_ious(scene: Scene, regions: Regions, together: Sequence[int] = ()) -> list[float]:
     """How well masks fit the objects of a scene.
 
     Args:
         scene (`Scene`): in the size of the image.
         regions (`Regions`): with masks.
+        together (`Sequence[int]`, *optional*): objects that have one mask, that of them all.
 
     Returns:
-        `list[float]`: for each region the IoU of its mask with that of the object that it fits best.
+        `list[float]`: for each region the IoU of its mask with that of the object that it fits best, or with that of
+        the objects `together`.
 
     Example:
     >>> from transformers_groma.regions import Regions
@@ -129,11 +132,13 @@ def mask_ious(scene: Scene, regions: Regions) -> list[float]:
     [1.0]
     """
     truth = np.stack([item.mask for item in scene.objects])
+    if together:
+        truth = truth[list(together)].any(axis=0, keepdims=True)
     return mask_iou(regions.masks, truth).max(axis=1).tolist() if len(regions) else []
 
 
 def question_text(exchange: Exchange) -> str:
-    """A question as the processor reads it.
+    """A question as Groma's processor reads it.
 
     Args:
         exchange (`Exchange`): a question.
@@ -145,7 +150,27 @@ def question_text(exchange: Exchange) -> str:
     return "".join(rendered.get(type(part), str)(part) for part in exchange.question)
 
 
-def compare(exchange: Exchange, scene: Scene, answer: GroundedText) -> Comparison:
+def glamm_question_text(exchange: Exchange) -> str:
+    """A question as GLaMM's processor reads it, in GLaMM's words; see [`question_text`].
+
+    Args:
+        exchange (`Exchange`): a question.
+
+    Returns:
+        `str`: the question. What is to be located is plain text.
+
+    Example:
+    >>> from transformers_groma.shapes.scenes import make_scene
+    >>> from transformers_groma.shapes.demo import glamm_question_text, scene_questions
+    >>> questions = scene_questions(make_scene(seed=0, split="test", index=0))
+    >>> glamm_question_text(questions["expression"])[:15]
+    'Please segment '
+    """
+    rendered = {Region: lambda part: REGION_MARK, Phrase: lambda part: part.text}
+    return "".join(rendered.get(type(part), str)(part) for part in in_glamm_words(exchange).question)
+
+
+def compare(exchange: Exchange, scene: Scene, answer: GroundedText, together: bool = False) -> Comparison:
     """Compare an answer with the scene.
 
     A description must be correct word for word; a box is right with an IoU above 0.5; a group is right if each of its
@@ -157,6 +182,8 @@ def compare(exchange: Exchange, scene: Scene, answer: GroundedText) -> Compariso
         exchange (`Exchange`): the question, of [`scene_questions`].
         scene (`Scene`): its scene, in the size of the image that was asked about.
         answer (`GroundedText`): of a model.
+        together (`bool`): the model has one mask for a group, GLaMM's way. It is right at an IoU of at least 0.5 with
+            the union of their masks.
 
     Returns:
         `Comparison`: what is right.
@@ -179,6 +206,8 @@ def compare(exchange: Exchange, scene: Scene, answer: GroundedText) -> Compariso
             return _compare_words(exchange, scene, answer)
         case "rec":
             return _compare_box(exchange, scene, answer)
+        case "grounding" if together:
+            return _compare_union(exchange, scene, answer)
         case "grounding":
             return _compare_group(exchange, scene, answer)
         case "neighbor":
@@ -240,6 +269,17 @@ def _compare_group(exchange: Exchange, scene: Scene, answer: GroundedText) -> Co
     return Comparison(int(right), 1, f"{'right' if right else 'wrong'}: {text}", truth)
 
 
+def _compare_union(exchange: Exchange, scene: Scene, answer: GroundedText) -> Comparison:
+    truth = [_truth(scene, index) for index in exchange.targets]
+    regions = [phrase.regions for phrase in answer.phrases if len(phrase.regions)]
+    if not regions or regions[0].masks is None:
+        return Comparison(0, 1, "wrong: no mask", truth)
+    iou = mask_ious(scene, regions[0], exchange.targets)[0]
+    is_right = iou >= IOU_THRESHOLD
+    text = f"{'right' if is_right else 'wrong'}: IoU {iou:.2f} with the true mask of all {len(truth)}"
+    return Comparison(int(is_right), 1, text, truth)
+
+
 def _compare_neighbor(exchange: Exchange, scene: Scene, answer: GroundedText) -> Comparison:
     truth = [_truth(scene, index) for index in exchange.targets]
     if answer.text.strip() != exchange.reference:
@@ -284,6 +324,7 @@ __all__ = [
     "click_question",
     "compare",
     "count_found",
+    "glamm_question_text",
     "mask_ious",
     "question_text",
     "scene_questions",
