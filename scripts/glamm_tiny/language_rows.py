@@ -1,5 +1,6 @@
 """Conversations about scenes as token ids, for the language model before the whole model is trained."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -70,10 +71,14 @@ class RowMaker:
                 self._add_content(row, (" ", Phrase(f"{article}{found[0]}", (found[1],))), learn=False)
         return row
 
-    def conversation(self, world: World, rng: np.random.Generator) -> Row:
-        """Questions and answers about a scene, in GLaMM's words."""
+    def description(self, world: World, rng: np.random.Generator) -> Row:
+        """A description of a scene, whose phrases have a `[SEG]` each."""
+        return self.conversation(world, rng, {"grounded-caption": 1.0})
+
+    def conversation(self, world: World, rng: np.random.Generator, kinds: Mapping[str, float] = MIXTURE) -> Row:
+        """Questions and answers about a scene, in GLaMM's words; `kinds` says how often each kind comes."""
         row = self._introduce()
-        exchanges = converse(MIXTURE, world, rng, QUESTIONS, position_share=POSITION_SHARE)
+        exchanges = converse(kinds, world, rng, QUESTIONS, position_share=POSITION_SHARE)
         for number, exchange in enumerate(exchanges):
             exchange = in_glamm_words(exchange, rng)
             self._add(row, "USER: " if number else "")

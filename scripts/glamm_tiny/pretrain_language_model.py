@@ -36,16 +36,23 @@ from .tokens import build_tokenizer
 
 SEED = 4
 WEIGHTS = "language.safetensors"
-SCHEDULE = Schedule(learning_rate=2e-3, steps=1800, warmup_steps=50, decay_steps=1200)
+SCHEDULE = Schedule(learning_rate=1e-3, steps=3600, warmup_steps=50, decay_steps=2400)
 BATCH_SIZE = 6
 # The vision encoder has learned before.
-VISION_SHARE = 0.15
-# At first nothing but look-ups; then every other row is a conversation.
-DRILL_STEPS, DRILL_SHARE = 250, 0.35
+VISION_SHARE = 0.2
+# At first nothing but look-ups; then rows of each kind, those of a step alike.
+DRILL_STEPS = 400
+KINDS = {"drill": 0.3, "description": 0.4, "conversation": 0.3}
 VECTOR_WEIGHT, BOX_WEIGHT, PATCH_WEIGHT = 1.0, 4.0, 0.3
 WATCHED, WATCH_STEPS = 30, 150
-# Tokens of GLaMM that start as one of Groma's.
-ALIKE = {"[SEG]": "<roi>", "<bbox>": "<refer_box>", "<im_start>": "<roi>", "<im_end>": "</roi>"}
+# Tokens of GLaMM that start as one of Groma's. What predicts a `[SEG]` is often `</p>`; in Groma `<roi>` points.
+ALIKE = {
+    "</p>": "<roi>",
+    "[SEG]": "<ground_box>",
+    "<bbox>": "<refer_box>",
+    "<im_start>": "<roi>",
+    "<im_end>": "</roi>",
+}
 
 
 def text_config(tokenizer: PreTrainedTokenizerBase, groma_config: LlamaConfig) -> LlamaConfig:
@@ -223,8 +230,8 @@ def pretrain_language_model(vision: Path, grounding: Path, output: Path, schedul
         rng = np.random.default_rng([SEED, step])
         first = step * BATCH_SIZE
         scenes = [make_scene(SEED, "train", first + number, IMAGE_SIZE) for number in range(BATCH_SIZE)]
-        share = 1.0 if step < DRILL_STEPS else DRILL_SHARE
-        make = learner.rows.drill if rng.random() < share else learner.rows.conversation
+        kind = "drill" if step < DRILL_STEPS else rng.choice(list(KINDS), p=list(KINDS.values()))
+        make = getattr(learner.rows, kind)
         return learner.loss(scenes, [make(world_of(scene), rng) for scene in scenes])
 
     training.run(loss_of, "language model")

@@ -132,7 +132,7 @@ def test_places_are_those_of_the_description():
 # ------------------------------------------------------------------------------------------------------ language model
 
 
-@pytest.mark.parametrize("kind", ["drill", "conversation"])
+@pytest.mark.parametrize("kind", ["drill", "conversation", "description"])
 def test_segments_are_predicted_by_the_token_before(make_row, kind):
     for index in range(8):
         scene = make_scene(4, "train", index)
