@@ -15,7 +15,7 @@ from .modeling_glamm import GlammForConditionalGeneration
 
 # Buffers that old versions of transformers saved; newer ones compute them.
 COMPUTED_KEYS = re.compile(r"(\.rotary_emb\.inv_freq|\.embeddings\.position_ids)$")
-_LORA = re.compile(r"(^|\.)(lora_[A-Z]\w*|modules_to_save)\.")
+_LORA = re.compile(r"(^|\.)(lora_\w+|modules_to_save)\.")
 _VISION_TOWER = re.compile(r"^model\.vision_tower\.(vision_tower\.)?(vision_model\.)?")
 _EMBEDDING, _HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 
