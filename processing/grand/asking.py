@@ -19,6 +19,7 @@ from processing.grand import models
 from processing.grand.job import NoAnswer
 from processing.grand.models import ENDPOINT, GROUNDING, in_batches, read_upright
 from processing.grand.work_folder import Row
+from processing.rows import markup_in
 from transformers_groma._jsonl import JsonlLog, read_jsonl
 from transformers_groma.data.left_out import DATA_ERRORS, SkipRecord
 from transformers_groma.data.provenance import digest_of
@@ -64,7 +65,7 @@ def make_asker(args: Namespace, folder: Path) -> Asker:
     pipeline = models.load_pipeline(args)
     call = {"max_new_tokens": MAX_NEW_TOKENS, **args.call}
     run = partial(_ask_grounding if args.task == GROUNDING else _ask_pipeline, pipeline, args.batch_size, call)
-    return lambda questions: [_not_empty(answer) for answer in in_batches(questions, args.batch_size, run)]
+    return lambda questions: [_usable(answer) for answer in in_batches(questions, args.batch_size, run)]
 
 
 def _ask_grounding(pipeline: Any, size: int, call: dict[str, Any], questions: Sequence[Question]) -> list[str]:
@@ -76,9 +77,13 @@ def _ask_grounding(pipeline: Any, size: int, call: dict[str, Any], questions: Se
 
 def _ask_pipeline(pipeline: Any, size: int, call: dict[str, Any], questions: Sequence[Question]) -> list[str]:
     """Ask a pipeline of the task `image-text-to-text` or `text-generation`, greedily."""
-    call = {"do_sample": False, "batch_size": size, "return_full_text": False, **call}
-    holder = getattr(pipeline, "processor", None) or pipeline.tokenizer
-    if getattr(holder, "chat_template", None) is not None:
+    # Where each of them takes the settings of `generate`: in a dict, or among its own.
+    settings = {"do_sample": False}
+    greedily = {"generate_kwargs": settings} if pipeline.task == "image-text-to-text" else settings
+    call = {"batch_size": size, "return_full_text": False, **greedily, **call}
+    # Of the processor where there is one, as chat templates of models that see images are there.
+    has_chat = getattr(pipeline.processor or pipeline.tokenizer, "chat_template", None) is not None
+    if has_chat:
         answers = pipeline([_chat(question) for question in questions], **call)
     elif questions[0].image is None:
         answers = pipeline([question.text for question in questions], **call)
@@ -159,7 +164,7 @@ class _EndpointAsker:
             return SkipRecord(
                 "the answer was cut: allow more tokens with --options", f"finish reason {answer['finish_reason']}"
             )
-        return _not_empty(answer["text"])
+        return _usable(answer["text"])
 
     def _key(self, question: Question) -> str:
         return digest_of([self._args.model, self._args.options, question.text, question.image_digest])
@@ -200,9 +205,11 @@ def image_url(image: Image.Image) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _not_empty(answer: str | SkipRecord) -> str | SkipRecord:
+def _usable(answer: str | SkipRecord) -> str | SkipRecord:
     if isinstance(answer, SkipRecord):
         return answer
+    if token := markup_in(answer):
+        return SkipRecord("the model's answer holds a token of a model", token)
     return answer.strip() or SkipRecord("the model's answer is empty")
 
 

@@ -45,6 +45,7 @@ class StubPipeline:
 
     def __init__(self, stubs: StubModels, task: str) -> None:
         self._stubs, self._task = stubs, task
+        self.task = task
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
         self._stubs.before()

@@ -132,7 +132,7 @@ def test_pipelines_are_asked_in_batches(folders, stubs):
     assert rows(folders, "tags")["5"]["tags"] == ["star", "heart"]
     (task, options), *others = stubs.calls
     assert task == "image-text-to-text" and len(others) == 1
-    assert options["max_new_tokens"] == 9 and options["do_sample"] is False
+    assert options["max_new_tokens"] == 9 and options["generate_kwargs"] == {"do_sample": False}
 
 
 def graph_row(image_id: str, labels: list[str]) -> Row:
