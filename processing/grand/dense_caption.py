@@ -178,6 +178,7 @@ STEP = Step(
     make_worker=make_worker,
     add_options=add_options,
     needs=("images", "scene_graph"),
+    files=tuple(PROMPTS / name for name in ("caption.md", "checklist.md", "rewrite.md")),
 )
 
 

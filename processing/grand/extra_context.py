@@ -27,10 +27,11 @@ def make_worker(args: Namespace) -> Worker:
     prompt = (PROMPTS / "context.md").read_text(encoding="utf-8").strip()
 
     def work(rows: Sequence[Row]) -> Iterator[Row | SkipRecord]:
-        questions = [
-            Question(row["images"]["image_id"], prompt.format(scene_graph=row["scene_graph"]["text"])) for row in rows
-        ]
-        for answer in ask(questions):
+        told = [row for row in rows if row["scene_graph"]["text"]]
+        texts = [prompt.format(scene_graph=row["scene_graph"]["text"]) for row in told]
+        answers = iter(ask([Question(row["images"]["image_id"], text) for row, text in zip(told, texts, strict=True)]))
+        for row in rows:
+            answer = next(answers) if row["scene_graph"]["text"] else SkipRecord("the scene graph is empty")
             yield answer if isinstance(answer, SkipRecord) else {"context": " ".join(answer.split())}
 
     return work
@@ -49,6 +50,7 @@ STEP = Step(
     make_worker=make_worker,
     add_options=add_options,
     needs=("images", "scene_graph"),
+    files=(PROMPTS / "context.md",),
 )
 
 

@@ -11,14 +11,14 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from datasets import Features, Value
 
 from processing.common import positive_int
 from processing.grand.job import Step, Worker, step_main, step_parser
 from processing.grand.work_folder import Row, write_number_of_shards
-from transformers_groma.data.image_files import read_image_bytes, upright_size
+from transformers_groma.data.image_files import inside, read_image_bytes, upright_size
 from transformers_groma.data.left_out import SkipRecord
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -52,12 +52,13 @@ def _listing(folder: Path) -> dict[str, Row]:
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in SUFFIXES or not path.is_file():
             continue
-        name = path.relative_to(folder)
+        # Names may hold half a character (a lone surrogate), which no column can: such a name can't be opened again.
+        name = path.relative_to(folder).as_posix().encode(errors="backslashreplace").decode()
         state = path.stat()
-        row = {"file_name": name.as_posix(), "bytes": state.st_size, "time": state.st_mtime_ns}
-        known = found.setdefault(name.stem, {"file": row, "others": []})
+        row = {"file_name": name, "bytes": state.st_size, "time": state.st_mtime_ns}
+        known = found.setdefault(PurePosixPath(name).stem, {"file": row, "others": []})
         if known["file"] is not row:
-            known["others"].append(name.as_posix())
+            known["others"].append(name)
     return found
 
 
@@ -80,7 +81,7 @@ def _checked(folder: Path, row: Row) -> Row:
     name = row["file"]["file_name"]
     if row["others"]:
         raise SkipRecord("images with the same name but for folder and suffix", ", ".join([name, *row["others"]]))
-    content = read_image_bytes(folder / name)
+    content = read_image_bytes(inside(folder, folder / name))
     width, height = upright_size(content)
     digest = hashlib.blake2b(content, digest_size=8).hexdigest()
     return {"file_name": name, "width": width, "height": height, "digest": digest}

@@ -77,6 +77,7 @@ class Step:
         needs (`tuple[str, ...]`): steps whose rows it is made from; an image without them is left out.
         reads (`tuple[str, ...]`): steps whose rows it is made from too, where they have run.
         named (`bool`): whether it runs several times, under different names, such as once for each detector.
+        files (`tuple[Path, ...]`): files of the program that its rows depend on, such as prompts.
         version (`int`): raise it where the same sources become other rows.
         sources (`Callable[[Namespace], Mapping[str, Row]]`, *optional*): for the first step, what rows are made from,
             by image id.
@@ -92,6 +93,7 @@ class Step:
     needs: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     named: bool = False
+    files: tuple[Path, ...] = ()
     version: int = 1
     sources: Callable[[Namespace], Mapping[str, Row]] | None = None
     after: Callable[[Namespace], None] | None = None
@@ -214,7 +216,8 @@ def run_step(step: Step, args: Namespace) -> tuple[WriteReport, bool]:
 def settings_of(step: Step, args: Namespace) -> dict[str, str]:
     """A digest of each setting that the rows of a step depend on, by the name of its option."""
     options = {name: value for name, value in vars(args).items() if name not in JOB_OPTIONS}
-    return digests_of_options({"version of the step": step.version, **named_as_options(options)}, args.work)
+    of_program = {"version of the step": step.version, **{path.name: path for path in step.files}}
+    return digests_of_options({**of_program, **named_as_options(options)}, args.work)
 
 
 def merged_rows(step: Step, args: Namespace, shard: int, num_shards: int) -> dict[str, Row]:

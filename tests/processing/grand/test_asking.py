@@ -1,6 +1,7 @@
 """Questions to an endpoint and to pipelines: what is paid for once, what is left out, what ends the run."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -99,6 +100,36 @@ def test_an_answer_that_was_cut_is_no_answer(folders, server, capsys):
     server.replies[tags.QUESTION] = [completion("star, he", finish_reason="length")]
     assert tags.main([*folders, *endpoint(server)]) == 1
     assert "the answer was cut: allow more tokens with --options (6)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("<p>a star</p>", "holds a token of a model"),
+        ("", "is empty"),
+        (" ", "is empty"),
+    ],
+)
+def test_answers_that_are_no_text(folders, server, capsys, answer, reason):
+    server.replies[tags.QUESTION] = [completion(answer)]
+    assert tags.main([*folders, *endpoint(server)]) == 1
+    assert f"the model's answer {reason} (6)" in capsys.readouterr().err
+
+
+def test_half_a_character_does_not_stop_a_step(folders, server):
+    server.replies[tags.QUESTION] = [completion("star, half a \ud83d")]
+    assert tags.main([*folders, *endpoint(server)]) == 0
+    assert rows(folders, "tags")["0"]["tags"][0] == "star"
+
+
+def test_other_prompts_are_another_setting(graphs, server, capsys, monkeypatch, tmp_path):
+    assert dense_caption.main([*graphs, *endpoint(server)]) == 0
+    prompt = tmp_path / "caption.md"
+    prompt.write_text("{scene_graph}")
+    changed = replace(dense_caption.STEP, files=(prompt, *dense_caption.STEP.files[1:]))
+    monkeypatch.setattr(dense_caption, "STEP", changed)
+    assert dense_caption.main([*graphs, *endpoint(server)]) == 2
+    assert "what differs: caption.md" in capsys.readouterr().err
 
 
 def test_an_endpoint_that_refuses_everything_ends_the_step(folders, server, capsys):

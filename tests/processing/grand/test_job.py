@@ -1,6 +1,9 @@
 """Steps as jobs: what is resumed, made again, refused, left out."""
 
 import json
+import os
+import shutil
+from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
@@ -177,6 +180,21 @@ def test_a_bad_image_is_counted_and_comes_in_when_it_is_whole(folders, photos, s
     write_jpeg(photos / "bad.jpg", 30, 30)
     assert images.main([*folders, "--shards", "2"]) == 0
     assert "bad" in rows(folders, "images")
+
+
+def test_names_that_no_column_can_hold_and_links_that_lead_out(folders, photos, tmp_path):
+    write_jpeg(tmp_path / "elsewhere.jpg", 30, 30)
+    (photos / "link.jpg").symlink_to(tmp_path / "elsewhere.jpg")
+    try:
+        shutil.copy(photos / "0.jpg", photos / os.fsdecode(b"half-\xff.jpg"))
+    except OSError:
+        pytest.skip("the file system has no such names")
+    assert images.main([*folders, "--shards", "2"]) == 0
+    assert sorted(rows(folders, "images")) == list("012345")
+    reasons = Counter()
+    for each in report(folders, "images"):
+        reasons.update(each["skipped"])
+    assert reasons["missing image"] == 1 and sum("leads out" in reason for reason in reasons) == 1
 
 
 def test_images_that_share_a_name_are_left_out(folders, photos):
