@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from .modeling_positions import check_mask, is_mask_of_tokens
+
 
 @dataclass
 class CachedPrompt:
@@ -116,6 +118,30 @@ def cached_rows(cache: Cache) -> int:
     return 0 if keys is None else len(keys)
 
 
+def check_rows(cached: CachedPrompt, rows: int) -> None:
+    """Check that a prompt that continues a cached one has as many rows.
+
+    Raises:
+        ValueError: it has another number.
+    """
+    if rows != len(cached.has_image):
+        raise ValueError(
+            f"`past_key_values` holds {len(cached.has_image)} samples, the prompt that continues it has {rows}. "
+            "Repeat the prompt, or keep the samples that continue (after beam search one of each) with "
+            "`past_key_values.batch_select_indices`."
+        )
+
+
+def check_step_mask(attention_mask: Tensor | dict | None, cache: Cache | None, length: int) -> None:
+    """Check that the mask of a step covers what the cache holds and the `length` new tokens.
+
+    Raises:
+        ValueError: another shape.
+    """
+    if cache is not None and is_mask_of_tokens(attention_mask):
+        check_mask(attention_mask, len(attention_mask), cached_length(cache) + length)
+
+
 def _mask_of_length(attention_mask: Tensor, length: int) -> Tensor:
     """Cut or extend a mask to `(B, length)`; tokens that something else put into the cache count as on."""
     attention_mask = attention_mask[:, :length]
@@ -152,6 +178,8 @@ __all__ = [
     "CachedPrompt",
     "cached_length",
     "cached_rows",
+    "check_rows",
+    "check_step_mask",
     "forget_prompt",
     "recall_prompt",
     "remember_generated",

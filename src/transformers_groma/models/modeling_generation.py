@@ -1,15 +1,85 @@
 """What `generate` about images shares between families: checks of its arguments, masks, rows of a cache."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import ModelOutput
 
 from .modeling_cached_prompt import CachedPrompt
 
 
 class ImageGenerationMixin(GenerationMixin):
     """`GenerationMixin` for models whose prompts have images, which are looked at once, before the library's loop."""
+
+    # What features of images are in the family.
+    image_features_class: type[ModelOutput]
+
+    @property
+    def placeholders_of_image(self) -> int:
+        """How many placeholders the prompt of an image has at least."""
+        raise NotImplementedError
+
+    @property
+    def another_token_id(self) -> int:
+        """A token that takes no visual token."""
+        raise NotImplementedError
+
+    def with_placeholders(self, prompt: NamedTuple) -> NamedTuple:
+        """The prompt with the placeholder of images wherever a visual token goes."""
+        return prompt
+
+    def continue_generation(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        attention_mask: Tensor | None,
+        refer_boxes: Tensor | None,
+        cached: CachedPrompt,
+        kwargs: dict,
+    ) -> tuple[NamedTuple, ModelOutput | None]:
+        """Prepare a later turn of a cached prompt, and its boxes' visual tokens. Ids cover all turns or this one."""
+        num_cached = cached.attention_mask.shape[1]
+        whole = input_ids if inputs_embeds is None else inputs_embeds
+        # Only a whole conversation has the placeholders of the image. Embeddings are always of the whole.
+        most = self.placeholders_of_image
+        is_whole = inputs_embeds is not None or bool(
+            ((input_ids == self.config.image_token_id).sum(dim=1) >= most).any()
+        )
+        if is_whole and whole.shape[1] <= num_cached:
+            raise ValueError(
+                f"`past_key_values` holds {num_cached} tokens, and the conversation that continues it has "
+                f"{whole.shape[1]}: pass it with at least one new token."
+            )
+        if attention_mask is None:
+            attention_mask = self.attention_mask_without_padding(input_ids, inputs_embeds, kwargs)
+        turn, visual_tokens = None, None
+        if refer_boxes is not None:
+            turn, cached = self.model.encode_turn_regions(refer_boxes, cached)
+            rows = [row[:count] for row, count in zip(turn.tokens, turn.counts.tolist(), strict=True) if count]
+            visual_tokens = self.image_features_class(pooler_output=rows) if rows else None
+        # Only what is new is prepared. The library wants the whole again, and cuts off itself what the cache holds.
+        start = num_cached if is_whole else 0
+        prompt = self.model.continue_prompt(
+            None if input_ids is None else input_ids[:, start:],
+            None if inputs_embeds is None else inputs_embeds[:, start:],
+            attention_mask,
+            cached,
+            turn,
+        )
+        if visual_tokens is not None:
+            prompt = self.with_placeholders(prompt)
+        if input_ids is not None:
+            old_ids = input_ids[:, :start]
+            if visual_tokens is not None:
+                # The library counts placeholders in all ids. Those in the cache have their features.
+                old_ids = old_ids.masked_fill(old_ids == self.config.image_token_id, self.another_token_id)
+            prompt = prompt._replace(input_ids=torch.cat([old_ids, prompt.input_ids], dim=1))
+        else:
+            prompt = prompt._replace(inputs_embeds=torch.cat([inputs_embeds[:, :start], prompt.inputs_embeds], dim=1))
+        return prompt, visual_tokens
 
     def expand_cache(self, cache: Cache, cached: CachedPrompt, rows: int, kwargs: dict) -> CachedPrompt:
         """Repeat the rows of a cache for beams or returned sequences; returns its prompt, still sample by sample."""

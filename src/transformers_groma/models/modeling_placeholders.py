@@ -1,7 +1,35 @@
-"""Puts visual tokens into the places of a prompt's placeholders."""
+"""Finds the placeholders of a prompt, and puts visual tokens into their places."""
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+
+def known_ids(
+    input_ids: Tensor | None,
+    inputs_embeds: Tensor | None,
+    token_ids: Sequence[int],
+    embed: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """The ids of a prompt; of embeddings those of some tokens, which they are compared with.
+
+    Args:
+        input_ids (`Tensor` of shape `(B, length)`), inputs_embeds (`Tensor` of shape `(B, length, hidden_size)`): one
+            of the two.
+        token_ids (`Sequence[int]`): tokens to look for among embeddings.
+        embed (`Callable`): embeds ids.
+
+    Returns:
+        `Tensor` of shape `(B, length)`: -1 for embeddings of other tokens.
+    """
+    if input_ids is not None:
+        return input_ids
+    ids = torch.full(inputs_embeds.shape[:2], -1, device=inputs_embeds.device)
+    for token_id in token_ids:
+        embedding = embed(torch.tensor(token_id, device=inputs_embeds.device))
+        ids = ids.masked_fill((inputs_embeds == embedding).all(dim=-1), token_id)
+    return ids
 
 
 def image_index_of_rows(placeholder_mask: Tensor) -> Tensor:
@@ -34,4 +62,4 @@ def fill_placeholders(inputs_embeds: Tensor, placeholder_mask: Tensor, tokens: T
     return torch.where(placeholder_mask[..., None], tokens[flat_index], inputs_embeds)
 
 
-__all__ = ["fill_placeholders", "image_index_of_rows"]
+__all__ = ["fill_placeholders", "image_index_of_rows", "known_ids"]

@@ -12,7 +12,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from ..modeling_assistant import DraftingAssistant
 from ..modeling_cache import cache_kwargs, cache_of, given_cache
-from ..modeling_cached_prompt import CachedPrompt, cached_length, forget_prompt, recall_prompt, remember_generated
+from ..modeling_cached_prompt import cached_length, forget_prompt, recall_prompt, remember_generated
 from ..modeling_checks import boxes_of_images
 from ..modeling_generation import ImageGenerationMixin
 from ..modeling_pointing import given_points
@@ -38,6 +38,18 @@ class GlammGenerationMixin(ImageGenerationMixin):
     are gathered on the way. After the loop they become masks, and only then the grounding encoder runs, for images
     whose answers have one.
     """
+
+    image_features_class = GlammImageFeatures
+
+    @property
+    def placeholders_of_image(self) -> int:
+        """How many placeholders the prompt of an image has: its patches."""
+        return self.config.num_image_tokens
+
+    @property
+    def another_token_id(self) -> int:
+        """A token that takes no visual token once placeholders are in place: the mark of regions."""
+        return self.config.region_token_id
 
     @torch.no_grad()
     def generate(
@@ -125,7 +137,7 @@ class GlammGenerationMixin(ImageGenerationMixin):
             cached = self.expand_cache(
                 cache, cached, len(input_ids if inputs_embeds is None else inputs_embeds), kwargs
             )
-            prompt, visual_tokens = self._continue(
+            prompt, visual_tokens = self.continue_generation(
                 prompt_ids, inputs_embeds, attention_mask, refer_boxes, cached, kwargs
             )
             # What was given may be the new tokens alone.
@@ -253,61 +265,12 @@ class GlammGenerationMixin(ImageGenerationMixin):
         if not (prompt.is_image | prompt.is_region)[:, cached_length(cache) :].any():
             return prompt, None
         # The loop knows one placeholder. Image tokens come before region tokens, as a conversation has them.
-        prompt = self._as_placeholders(prompt)
+        prompt = self.with_placeholders(prompt)
         tokens = [row.detach() for row in features.pooler_output]
         length = prompt.is_image.shape[1]
         return prompt, GlammImageFeatures(pooler_output=self._in_order(prompt, tokens), prompt_length=length)
 
-    def _continue(
-        self,
-        input_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-        attention_mask: Tensor | None,
-        refer_boxes: Tensor | None,
-        cached: CachedPrompt,
-        kwargs: dict,
-    ) -> tuple[PreparedPrompt, GlammImageFeatures | None]:
-        """Prepare a later turn of a cached prompt, and its regions' tokens. Ids cover all turns or this one."""
-        num_cached = cached.attention_mask.shape[1]
-        whole = input_ids if inputs_embeds is None else inputs_embeds
-        # Only a whole conversation has the placeholders of the image. Embeddings are always of the whole.
-        is_whole = inputs_embeds is not None or bool(
-            ((input_ids == self.config.image_token_id).sum(dim=1) >= self.config.num_image_tokens).any()
-        )
-        if is_whole and whole.shape[1] <= num_cached:
-            raise ValueError(
-                f"`past_key_values` holds {num_cached} tokens, and the conversation that continues it has "
-                f"{whole.shape[1]}: pass it with at least one new token."
-            )
-        if attention_mask is None:
-            attention_mask = self.attention_mask_without_padding(input_ids, inputs_embeds, kwargs)
-        turn, visual_tokens = None, None
-        if refer_boxes is not None:
-            turn, cached = self.model.encode_turn_regions(refer_boxes, cached)
-            rows = [row[:count] for row, count in zip(turn.tokens, turn.counts.tolist(), strict=True) if count]
-            visual_tokens = GlammImageFeatures(pooler_output=rows) if rows else None
-        # Only what is new is prepared. The library wants the whole again, and cuts off itself what the cache holds.
-        start = num_cached if is_whole else 0
-        prompt = self.model.continue_prompt(
-            None if input_ids is None else input_ids[:, start:],
-            None if inputs_embeds is None else inputs_embeds[:, start:],
-            attention_mask,
-            cached,
-            turn,
-        )
-        if visual_tokens is not None:
-            prompt = self._as_placeholders(prompt)
-        if input_ids is not None:
-            old_ids = input_ids[:, :start]
-            if visual_tokens is not None:
-                # The library counts placeholders in all ids. Those in the cache have their features.
-                old_ids = old_ids.masked_fill(old_ids == self.config.image_token_id, self.config.region_token_id)
-            prompt = prompt._replace(input_ids=torch.cat([old_ids, prompt.input_ids], dim=1))
-        else:
-            prompt = prompt._replace(inputs_embeds=torch.cat([inputs_embeds[:, :start], prompt.inputs_embeds], dim=1))
-        return prompt, visual_tokens
-
-    def _as_placeholders(self, prompt: PreparedPrompt) -> PreparedPrompt:
+    def with_placeholders(self, prompt: PreparedPrompt) -> PreparedPrompt:
         """The prompt with the placeholder of images in the places of regions, too."""
         if prompt.input_ids is not None:
             return prompt._replace(

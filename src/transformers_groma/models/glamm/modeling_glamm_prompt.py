@@ -7,10 +7,10 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 from transformers.utils import torch_compilable_check
 
-from ..modeling_cached_prompt import CachedPrompt, cached_length
+from ..modeling_cached_prompt import CachedPrompt, check_rows, check_step_mask
 from ..modeling_checks import check_one_image_per_sample
-from ..modeling_placeholders import fill_placeholders, image_index_of_rows
-from ..modeling_positions import check_mask, continued_mask, is_mask_of_tokens
+from ..modeling_placeholders import fill_placeholders, image_index_of_rows, known_ids
+from ..modeling_positions import check_mask, continued_mask
 from .modeling_glamm_outputs import GlammImageFeatures
 from .modeling_glamm_perception import TurnRegions, VisualTokens
 
@@ -140,12 +140,7 @@ class GlammPromptMixin:
         """
         ids = self._known_ids(input_ids, inputs_embeds)
         rows, length = ids.shape
-        if rows != len(cached.has_image):
-            raise ValueError(
-                f"`past_key_values` holds {len(cached.has_image)} samples, the prompt that continues it has {rows}. "
-                "Repeat the prompt, or keep the samples that continue (after beam search one of each) with "
-                "`past_key_values.batch_select_indices`."
-            )
+        check_rows(cached, rows)
         attention_mask = continued_mask(attention_mask, cached.attention_mask.to(ids.device), length)
         is_image, is_region = ids == self.config.image_token_id, ids == self.config.region_token_id
         self._check_no_image(is_image)
@@ -216,13 +211,8 @@ class GlammPromptMixin:
 
     def _known_ids(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         """The ids of a prompt `(B, length)`; of embeddings only those of placeholders and marks, -1 elsewhere."""
-        if input_ids is not None:
-            return input_ids
-        ids = torch.full(inputs_embeds.shape[:2], -1, device=inputs_embeds.device)
-        for token_id in (self.config.image_token_id, self.config.region_token_id):
-            embedding = self.get_input_embeddings()(torch.tensor(token_id, device=inputs_embeds.device))
-            ids = ids.masked_fill((inputs_embeds == embedding).all(dim=-1), token_id)
-        return ids
+        tokens = (self.config.image_token_id, self.config.region_token_id)
+        return known_ids(input_ids, inputs_embeds, tokens, self.get_input_embeddings())
 
 
 def prompt_as_it_is(
@@ -246,9 +236,7 @@ def prompt_as_it_is(
     Raises:
         ValueError: a mask that does not fit.
     """
-    if cache is not None and is_mask_of_tokens(attention_mask):
-        length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
-        check_mask(attention_mask, len(attention_mask), cached_length(cache) + length)
+    check_step_mask(attention_mask, cache, (input_ids if inputs_embeds is None else inputs_embeds).shape[1])
     return PreparedPrompt(input_ids, inputs_embeds, attention_mask)
 
 

@@ -10,7 +10,7 @@ from transformers.modeling_utils import PreTrainedModel
 from ...point_labels import ON_REGION
 from ..modeling_assistant import DraftingAssistant
 from ..modeling_cache import cache_kwargs, cache_of, given_cache
-from ..modeling_cached_prompt import CachedPrompt, cached_length, forget_prompt, recall_prompt, remember_generated
+from ..modeling_cached_prompt import cached_length, forget_prompt, recall_prompt, remember_generated
 from ..modeling_checks import is_box
 from ..modeling_generation import ImageGenerationMixin
 from ..modeling_pointing import POINT_INPUTS, ReferPoints, given_points
@@ -32,6 +32,18 @@ class GromaGenerationMixin(ImageGenerationMixin):
     Before the loop the images are looked at and the prompt is made final. In the loop only visual tokens are left of
     the images, which the first step puts into the prompt: so beams expand little, and every mode of the library works.
     """
+
+    image_features_class = GromaImageFeatures
+
+    @property
+    def placeholders_of_image(self) -> int:
+        """How many placeholders the prompt of an image has at least: patches and slots."""
+        return self.config.num_image_tokens + self.config.max_regions
+
+    @property
+    def another_token_id(self) -> int:
+        """A token that takes no visual token: a proxy token."""
+        return self.config.first_proxy_token_id
 
     @torch.no_grad()
     def generate(
@@ -109,7 +121,7 @@ class GromaGenerationMixin(ImageGenerationMixin):
                 refer_boxes = None  # they are among the regions of the cache
             prompt_rows = len(input_ids if inputs_embeds is None else inputs_embeds)
             cached = self.expand_cache(cache, cached, prompt_rows, kwargs)
-            prompt, visual_tokens = self._continue_generation(
+            prompt, visual_tokens = self.continue_generation(
                 prompt_ids, inputs_embeds, attention_mask, refer_boxes, cached, kwargs
             )
             # What was given may be the new tokens alone.
@@ -212,54 +224,6 @@ class GromaGenerationMixin(ImageGenerationMixin):
         )
         visual_tokens = [tokens.detach() for tokens in features.pooler_output]
         return prompt, GromaImageFeatures(pooler_output=visual_tokens, prompt_length=placeholder_mask.shape[1])
-
-    def _continue_generation(
-        self,
-        input_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-        attention_mask: Tensor | None,
-        refer_boxes: Tensor | None,
-        cached: CachedPrompt,
-        kwargs: dict,
-    ) -> tuple[PreparedPrompt, GromaImageFeatures | None]:
-        """Prepare a later turn of a cached prompt, and its boxes' visual tokens. Ids cover all turns or this one."""
-        num_cached = cached.attention_mask.shape[1]
-        whole = input_ids if inputs_embeds is None else inputs_embeds
-        # Only a whole conversation has the placeholders of the image. Embeddings are always of the whole.
-        most = self.config.num_image_tokens + self.config.max_regions
-        is_whole = inputs_embeds is not None or bool(
-            ((input_ids == self.config.image_token_id).sum(dim=1) >= most).any()
-        )
-        if is_whole and whole.shape[1] <= num_cached:
-            raise ValueError(
-                f"`past_key_values` holds {num_cached} tokens, and the conversation that continues it has "
-                f"{whole.shape[1]}: pass it with at least one new token."
-            )
-        if attention_mask is None:
-            attention_mask = self.attention_mask_without_padding(input_ids, inputs_embeds, kwargs)
-        turn, visual_tokens = None, None
-        if refer_boxes is not None:
-            turn, cached = self.model.encode_turn_regions(refer_boxes, cached)
-            rows = [row[:count] for row, count in zip(turn.tokens, turn.counts.tolist(), strict=True) if count]
-            visual_tokens = GromaImageFeatures(pooler_output=rows) if rows else None
-        # Only what is new is prepared. The library wants the whole again, and cuts off itself what the cache holds.
-        start = num_cached if is_whole else 0
-        prompt = self.model.continue_prompt(
-            None if input_ids is None else input_ids[:, start:],
-            None if inputs_embeds is None else inputs_embeds[:, start:],
-            attention_mask,
-            cached,
-            turn,
-        )
-        if input_ids is not None:
-            old_ids = input_ids[:, :start]
-            if visual_tokens is not None:
-                # The library counts placeholders in all ids. Those in the cache have their features.
-                old_ids = old_ids.masked_fill(old_ids == self.config.image_token_id, self.config.first_proxy_token_id)
-            prompt = prompt._replace(input_ids=torch.cat([old_ids, prompt.input_ids], dim=1))
-        else:
-            prompt = prompt._replace(inputs_embeds=torch.cat([inputs_embeds[:, :start], prompt.inputs_embeds], dim=1))
-        return prompt, visual_tokens
 
     def _assistant(
         self,

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from ..modeling_cached_prompt import CachedPrompt, cached_length
+from ..modeling_cached_prompt import CachedPrompt, check_rows, check_step_mask
 from ..modeling_checks import check_one_image_per_sample
-from ..modeling_placeholders import fill_placeholders, image_index_of_rows
-from ..modeling_positions import check_mask, continued_mask, is_mask_of_tokens
+from ..modeling_placeholders import fill_placeholders, image_index_of_rows, known_ids
+from ..modeling_positions import check_mask, continued_mask
 from .configuration_groma import GromaConfig
 from .modeling_groma_checks import check_placeholders, check_turn
 from .modeling_groma_outputs import GromaImageFeatures
@@ -145,12 +145,7 @@ class GromaPromptMixin:
         """
         ids = self._known_ids(input_ids, inputs_embeds)
         rows, length = ids.shape
-        if rows != len(cached.has_image):
-            raise ValueError(
-                f"`past_key_values` holds {len(cached.has_image)} samples, the prompt that continues it has {rows}. "
-                "Repeat the prompt, or keep the samples that continue (after beam search one of each) with "
-                "`past_key_values.batch_select_indices`."
-            )
+        check_rows(cached, rows)
         attention_mask = continued_mask(attention_mask, cached.attention_mask.to(ids.device), length)
         placeholder_mask = ids == self.config.image_token_id
         slots = counts = None
@@ -202,14 +197,9 @@ class GromaPromptMixin:
 
     def _known_ids(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         """The ids of a prompt `(B, length)`; of embeddings only those of placeholders and box marks, -1 elsewhere."""
-        if input_ids is not None:
-            return input_ids
-        ids = torch.full(inputs_embeds.shape[:2], -1, device=inputs_embeds.device)
         config = self.config
-        for token_id in (config.image_token_id, config.refer_box_token_id, config.ground_box_token_id):
-            embedding = self.get_input_embeddings()(torch.tensor(token_id, device=inputs_embeds.device))
-            ids = ids.masked_fill((inputs_embeds == embedding).all(dim=-1), token_id)
-        return ids
+        tokens = (config.image_token_id, config.refer_box_token_id, config.ground_box_token_id)
+        return known_ids(input_ids, inputs_embeds, tokens, self.get_input_embeddings())
 
     def _with_proxies(
         self, input_ids: Tensor | None, inputs_embeds: Tensor | None, ids: Tensor, resolved: Tensor
@@ -242,9 +232,7 @@ def prompt_as_it_is(
     Raises:
         ValueError: a mask that does not fit.
     """
-    if cache is not None and is_mask_of_tokens(attention_mask):
-        length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
-        check_mask(attention_mask, len(attention_mask), cached_length(cache) + length)
+    check_step_mask(attention_mask, cache, (input_ids if inputs_embeds is None else inputs_embeds).shape[1])
     return PreparedPrompt(input_ids, inputs_embeds, attention_mask, None, None, output_fields={}, memory=None)
 
 
