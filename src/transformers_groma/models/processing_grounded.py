@@ -323,8 +323,21 @@ class GroundingProcessor(GroundedConversations):
         if not (has_breaks(texts) or any(complete)):
             return texts, False
         if bos_token is not None and self.tokenizer("")["input_ids"][:1] == [self.tokenizer.bos_token_id]:
-            texts = [text if is_done else bos_token + text for text, is_done in zip(texts, complete)]
+            texts = [text if is_done else self._with_bos(text) for text, is_done in zip(texts, complete)]
         return texts, True
+
+    def _with_bos(self, text: str) -> str:
+        """A text with its BOS token written out, so that it has the ids that it has by itself.
+
+        Some tokenizers put a space before a text, but not before what follows a BOS token.
+        """
+        bos_token = self.tokenizer.bos_token
+        if not has_breaks([text]):
+            expected = self.tokenizer(text, verbose=False)["input_ids"]
+            for written in (bos_token + text, f"{bos_token} {text}"):
+                if self.tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"] == expected:
+                    return written
+        return bos_token + text
 
 
 __all__ = ["AnswerBoxes", "GroundingProcessor"]

@@ -88,15 +88,16 @@ class TestCall:
             torch.testing.assert_close(inputs["refer_boxes"], torch.tensor([[[0.05, 0.25, 0.1, 0.5]]]))
 
     @pytest.mark.parametrize("side", ["left", "right"])
-    def test_batch_is_its_samples(self, processor, side):
+    def test_batch_is_its_samples(self, any_processor, side):
         images = [IMAGE, None, IMAGE.rotate(90, expand=True), IMAGE]
         texts = ["What is <region>?", "Hello", "Compare <region> and <region>.", "[grounding]Describe it."]
         boxes = [[BOX], None, [[0, 0, 48, 64], [240, 320, 480, 640]], []]
-        batch = processor(images=images, text=texts, boxes=boxes, padding=True, padding_side=side, return_tensors="pt")
+        arguments = {"padding": True, "padding_side": side, "return_tensors": "pt"}
+        batch = any_processor(images=images, text=texts, boxes=boxes, **arguments)
         assert batch["refer_boxes"].shape == (3, 2, 4)
         row = 0
         for index in range(4):
-            single = processor(images=images[index], text=texts[index], boxes=boxes[index], return_tensors="pt")
+            single = any_processor(images=images[index], text=texts[index], boxes=boxes[index], return_tensors="pt")
             mask = batch["attention_mask"][index].bool()
             assert batch["input_ids"][index][mask].tolist() == single["input_ids"][0].tolist()
             assert mask[-1 if side == "left" else 0]

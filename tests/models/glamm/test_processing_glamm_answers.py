@@ -212,6 +212,10 @@ class TestAnswers:
         [
             ({"masks": [squares(1)]}, "`output.segment_logits` must have the masks of each sequence: got 1 for 2"),
             ({"sizes": [SIZE]}, "`target_sizes` must have one .height, width. for each image: got 1 for 2"),
+            (
+                {"inputs": {"refer_boxes": torch.full((2, 1, 4), 0.5)}, "boxes": torch.zeros(2, 1, 4)},
+                "`inputs.refer_boxes` has 1 regions for image 0, but `output.region_mask` marks 0 in use",
+            ),
             ({"num_images": 3, "sizes": [SIZE] * 3}, "`inputs` and `output` do not belong together"),
         ],
     )

@@ -181,7 +181,12 @@ class GlammAnswers:
         asked = slots_of_boxes(refer_boxes, boxes, mask)
         rows = mask.nonzero().flatten().tolist()
         regions = Regions(boxes_in_pixels(boxes[rows], *(size or (1, 1))), output.region_scores[image].cpu()[rows])
-        return regions, [rows.index(slot) for slot in asked if slot in rows]
+        if any(slot not in rows for slot in asked):
+            raise ValueError(
+                f"`inputs` and `output` do not belong together: `inputs.refer_boxes` has {len(asked)} regions for "
+                f"image {image}, but `output.region_mask` marks {len(rows)} in use."
+            )
+        return regions, [rows.index(slot) for slot in asked]
 
     def _segments(
         self, logits: torch.Tensor | None, quality: torch.Tensor | None, size: tuple[int, int] | None
