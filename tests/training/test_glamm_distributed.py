@@ -4,6 +4,7 @@ All of it runs in one start of `torchrun`: `python -m torch.distributed.run … 
 tests.training.test_glamm_distributed FOLDER`.
 """
 
+import copy
 import json
 import os
 import subprocess
@@ -12,10 +13,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from datasets import Dataset
 from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.testing import assert_close
 
-from .glamm_rows import glamm_command_line, glamm_history, run_glamm, save_glamm, write_glamm_rows
+from transformers_groma.training.glamm_collator import GlammCollator, count_masks
+from transformers_groma.training.glamm_parts import DEFAULT_PARTS, train_glamm_parts
+from transformers_groma.training.glamm_trainer import mask_loss
+
+from .glamm_rows import (
+    ROW_FEATURES,
+    glamm_command_line,
+    glamm_history,
+    glamm_model,
+    glamm_processor,
+    glamm_row,
+    run_glamm,
+    save_glamm,
+    write_glamm_rows,
+)
+from .rows import conversation
 from .test_distributed import PROCESSES_TIMEOUT, REPOSITORY
 
 pytestmark = pytest.mark.slow
@@ -61,10 +81,58 @@ def interrupt_and_resume(folder: Path) -> dict[str, Any]:
     }
 
 
+def check_sharded() -> float:
+    """Losses, gradients and steps of weights that are sharded as in hub_configs/accelerate/fsdp2_glamm.yaml.
+
+    The second process has words alone: no image, no region, no mask. Returns the loss of both.
+    """
+    rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    rows = [glamm_row("region", 0), glamm_row("segmentation", 1), conversation(2, True), conversation(3, True)]
+    rows = [*Dataset.from_list([{**row, "masks": row.get("masks", [])} for row in rows], features=ROW_FEATURES)]
+    collator = GlammCollator(glamm_processor(), always_image=True)
+    whole_batch, batch = collator(rows), collator(rows[2 * rank : 2 * rank + 2])
+    count = (whole_batch["labels"][:, 1:] != -100).sum()
+    model = glamm_model()
+    train_glamm_parts(model, DEFAULT_PARTS)
+    whole = copy.deepcopy(model)
+    mesh = init_device_mesh("cpu", (world_size,))
+    for module in [*model.modules()]:
+        if type(module).__name__ in ("LlamaDecoderLayer", "CLIPEncoderLayer"):
+            fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    optimizers = [
+        torch.optim.SGD([weight for weight in each.parameters() if weight.requires_grad], lr=0.1)
+        for each in (model, whole)
+    ]
+    for _ in range(3):
+        expected = whole(**whole_batch, num_items_in_batch=count).loss
+        expected.backward()
+        # Gradients are averaged over processes, so each counts as many times as there are processes.
+        output = model(**batch, num_items_in_batch=count)
+        # All masks are in the batch of the first process; that of a blank row does not count.
+        assert count_masks(batch) == (3, 0)[rank] and len(output.segment_logits[-1]) == (3, 1)[rank]
+        loss = output.loss + (float(rank == 0) - 1) * mask_loss(output, model.config)
+        (loss * world_size).backward()
+        total = loss.detach().clone()
+        distributed.all_reduce(total)
+        assert_close(total, expected.detach(), atol=1e-5, rtol=1e-5)
+        gradients = dict(whole.named_parameters())
+        for name, weight in model.named_parameters():
+            if weight.grad is not None:
+                wanted = gradients[name].grad
+                wanted = torch.zeros_like(gradients[name]) if wanted is None else wanted
+                assert_close(weight.grad.full_tensor(), wanted, atol=1e-5, rtol=1e-3)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    return total.item()
+
+
 def main(folder: Path) -> None:
     """What each of the two processes does."""
     reports = train_variants(folder, 1, ddp_backend="gloo")
     reports["resume"] = interrupt_and_resume(folder)
+    reports["sharded"] = check_sharded()
     (folder / f"report-{distributed.get_rank()}.json").write_text(json.dumps(reports))
     distributed.destroy_process_group()
 
@@ -120,6 +188,12 @@ def test_resume_is_exact(two_processes):
     for report in two_processes:
         assert len(report["resume"]["whole"]) == 4
         assert report["resume"]["resumed"] == report["resume"]["whole"]
+
+
+def test_sharded_weights(two_processes):
+    """Compared in `check_sharded`; here only that both processes got so far."""
+    first, second = (report["sharded"] for report in two_processes)
+    assert first == second
 
 
 if __name__ == "__main__":

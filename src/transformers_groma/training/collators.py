@@ -41,8 +41,9 @@ class ChatCollator:
             together.
         pad_to_multiple_of (`int`, *optional*): round up the length of batches, so that a compiled model meets few
             lengths.
-        always_image (`bool`): add a blank image, of which nothing is learned, to a batch without images. Processes
-            that share a model's weights (FSDP, DeepSpeed ZeRO 3) must all run the same layers.
+        always_image (`bool`): add a blank row, of which nothing is learned, to a batch that would not run all parts
+            of the model: one without images, and what the family's collator says. Processes that share a model's
+            weights (FSDP, DeepSpeed) must all run the same layers.
     """
 
     def __init__(
@@ -73,9 +74,9 @@ class ChatCollator:
         for row in rows:
             self.check(row)
         num_rows = len(rows)
-        if self.always_image and all(row["image"] is None for row in rows):
-            rows = [*rows, BLANK_ROW]
-        conversations = [self.conversation(row) for row in rows]
+        if self.always_image:
+            rows = [*rows, *self.blank_rows(rows)]
+        conversations = [to_messages(row) for row in rows]
         try:
             batch = self._prepare(conversations)
         except ValueError as error:
@@ -105,9 +106,9 @@ class ChatCollator:
         """Raise a `ValueError` for a row that cannot be learned."""
         raise NotImplementedError
 
-    def conversation(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The messages of a row, for the chat template."""
-        return to_messages(row)
+    def blank_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """What `always_image` adds to rows: one blank row, or none."""
+        return [] if any(row["image"] is not None for row in rows) else [BLANK_ROW]
 
     def more_inputs(
         self, rows: Sequence[Mapping[str, Any]], num_messages: Sequence[int], batch: Mapping[str, Tensor]

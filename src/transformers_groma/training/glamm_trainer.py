@@ -13,7 +13,10 @@ from transformers import EvalPrediction, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..evaluation.metrics.referring_segmentation import ious_of_overlaps
+from ..models.glamm.configuration_glamm import GlammConfig
 from ..models.glamm.loss_glamm import resize_padded
+from ..models.modeling_positions import IGNORED_LABEL
+from .glamm_collator import count_masks, learned_rows
 from .glamm_data import ConversationRows, QuestionLimits
 from .mixture_sampler import MixtureBatchSampler, WeightedRows
 from .seeded_rows import SeededBatchesMixin
@@ -52,7 +55,7 @@ class GlammTrainer(SeededBatchesMixin, GromaSFTTrainer):
         self.mixture = mixture
         self.type_weights = type_weights
         self.limits = limits
-        self._masks_in_step: Tensor | None = None
+        self._masks_in_step = 0
         super().__init__(model=model, args=args, compute_metrics=_compute_metrics, **kwargs)
         if is_deepspeed_zero3_enabled():
             raise ValueError(
@@ -85,10 +88,10 @@ class GlammTrainer(SeededBatchesMixin, GromaSFTTrainer):
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor | int | None]:
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        count = sum(len(masks) for batch in batches for masks in batch.get("mask_labels", ()))
-        self._masks_in_step = torch.tensor(count, device=device)
+        self._masks_in_step = sum(map(count_masks, batches))
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
-            self._masks_in_step = self.accelerator.gather(self._masks_in_step).sum()
+            counts = self.accelerator.gather(torch.tensor(self._masks_in_step, device=device))
+            self._masks_in_step = int(counts.sum())
         return batches, num_items
 
     def compute_loss(
@@ -99,26 +102,27 @@ class GlammTrainer(SeededBatchesMixin, GromaSFTTrainer):
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        count, share, scale = count_masks(inputs), 1.0, 1
         if model.training and num_items_in_batch is not None:
-            loss = loss + self._share_masks(outputs, inputs)
+            share = count / max(self._masks_in_step, 1)
+            # As `Trainer` scales what is averaged over all processes, whose gradients are averaged again.
+            scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+            self._collect_parts(outputs, share)
+        elif count == 0:
+            share = 0.0
+        loss = loss + scale * (share - 1) * mask_loss(outputs, self.model.config)
         return (loss, outputs) if return_outputs else loss
 
-    def _share_masks(self, outputs: Any, inputs: Mapping[str, Any]) -> Tensor:
-        """What makes a mean over the masks of this batch one over all masks of the step; the parts are logged."""
-        config, zero = self.model.config, torch.zeros((), device=outputs.ce_loss.device)
-        count = sum(len(masks) for masks in inputs.get("mask_labels", ()))
-        bce, dice = (outputs.bce_loss, outputs.dice_loss) if count else (zero, zero)
-        share = count / self._masks_in_step.clamp(min=1)
+    def _collect_parts(self, outputs: Any, share: float) -> None:
+        """Log what this batch adds to the means over a step."""
+        zero = torch.zeros((), device=outputs.ce_loss.device)
+        bce, dice = (zero if part is None else part * share for part in (outputs.bce_loss, outputs.dice_loss))
         part = 1 / (self.current_gradient_accumulation_steps * self.args.world_size)
         part_with_masks = part if self._masks_in_step > 0 else 0.0
         self.collect(
-            {"ce_loss": outputs.ce_loss, "bce_loss": bce * share, "dice_loss": dice * share},
+            {"ce_loss": outputs.ce_loss, "bce_loss": bce, "dice_loss": dice},
             {"ce_loss": part, "bce_loss": part_with_masks, "dice_loss": part_with_masks},
         )
-        masks = config.bce_loss_weight * bce + config.dice_loss_weight * dice
-        # As `Trainer` scales what is averaged over all processes, whose gradients are averaged again.
-        scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-        return (share - 1) * masks * scale
 
     def prediction_step(
         self,
@@ -136,8 +140,8 @@ class GlammTrainer(SeededBatchesMixin, GromaSFTTrainer):
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
         if prediction_loss_only:
             return loss.detach(), None, None
-        rows = len(inputs["input_ids"])
-        words = (inputs["labels"][:, 1:] != -100).sum() / rows
+        rows = int(learned_rows(inputs).sum())
+        words = (inputs["labels"][:, 1:] != IGNORED_LABEL).sum() / rows
         ce = torch.stack([outputs.ce_loss.detach().float() * words, words.float()]).expand(rows, 2)
         overlaps = self._overlaps(outputs, inputs)
         return loss.detach(), (ce, overlaps), ce[:, 0]
@@ -149,7 +153,9 @@ class GlammTrainer(SeededBatchesMixin, GromaSFTTrainer):
         # Images are those of the rows that have one, in their order.
         images = (inputs["input_ids"] == config.image_token_id).any(dim=1).long().cumsum(dim=0) - 1
         measures = []
-        for row, target in enumerate(targets):
+        for row, (target, is_learned) in enumerate(zip(targets, learned_rows(inputs).tolist(), strict=True)):
+            if not is_learned:
+                continue
             if len(target) == 0:
                 measures.append(torch.zeros(0, 2))
                 continue
@@ -164,6 +170,24 @@ class GlammTrainer(SeededBatchesMixin, GromaSFTTrainer):
         return pad_sequence(measures, batch_first=True, padding_value=_PADDING)[:-1].to(self.args.device)
 
 
+def mask_loss(outputs: Any, config: GlammConfig) -> Tensor:
+    """The part of a loss that is about masks.
+
+    A batch of a step counts by its share of the step's masks, a blank row not at all: for a share `s` that is
+    `loss + (s - 1) * mask_loss(outputs, config)`.
+
+    Args:
+        outputs (`GlammCausalLMOutputWithPast`): of the model.
+        config (`GlammConfig`): has the weights of the losses.
+
+    Returns:
+        `Tensor` of shape `()`: 0 where the model was given no masks.
+    """
+    if outputs.bce_loss is None:
+        return torch.zeros((), device=outputs.loss.device)
+    return config.bce_loss_weight * outputs.bce_loss + config.dice_loss_weight * outputs.dice_loss
+
+
 def _compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     words, overlaps = prediction.predictions
     metrics = {"ce": float(words[:, 0].sum() / words[:, 1].sum())}
@@ -175,4 +199,4 @@ def _compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return {**metrics, "masks": float(len(unions))}
 
 
-__all__ = ["GlammTrainer"]
+__all__ = ["GlammTrainer", "mask_loss"]
