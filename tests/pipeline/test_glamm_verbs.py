@@ -7,6 +7,7 @@ from transformers import pipeline
 
 from transformers_groma import ImageGroundingPipeline
 from transformers_groma.markup import SEGMENT_TOKEN
+from transformers_groma.perceived_images import perceive
 
 from ..scripted import grounded_script, plain_script
 from ..tiny_checkpoint import tiny_glamm_parts
@@ -122,6 +123,18 @@ def test_images_whose_answers_have_no_mask_are_left_out_of_a_batch(glamm, write,
     answers = glamm.ask(photos, ["What!", "What?", "And!"], boxes=[[BOX], [], []], batch_size=3, max_new_tokens=5)
     assert [len(answer.phrases) for answer in answers] == [0, 1, 0] and len(seen) == 1
     assert answers[1].phrases[0].masks.shape == (1, 480, 200)
+
+
+def test_an_image_that_is_kept_keeps_no_other(glamm, photos):
+    """Images are looked at in batches, and kept one by one."""
+    images = perceive(glamm.model, glamm.processor, photos)
+    for image in images:
+        (view,) = image.features.grounding
+        assert view.pixel_values.untyped_storage().nbytes() == view.pixel_values.nbytes
+        for level in image.features.region_feature_maps:
+            assert level.untyped_storage().nbytes() == level.nbytes
+    together = type(images[0].features).stack([image.features for image in images])
+    assert all(view is image.features.grounding[0] for view, image in zip(together.grounding, images, strict=True))
 
 
 def test_a_token_that_is_spelled_letter_by_letter_has_no_mask(writer, photos):

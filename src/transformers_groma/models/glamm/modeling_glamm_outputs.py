@@ -28,6 +28,13 @@ class GroundingView:
     size: tuple[int, int]
     embedding: Tensor | None = None
 
+    def leave_batch(self) -> None:
+        """Copy what is a part of a batch's memory, so that keeping this image does not keep the others."""
+        for name in ("pixel_values", "embedding"):
+            values = getattr(self, name)
+            if values is not None and values.untyped_storage().nbytes() > values.nbytes:
+                setattr(self, name, values.clone())
+
 
 @dataclass
 class GlammImageFeatures(BaseModelOutputWithPooling):
@@ -70,6 +77,8 @@ class GlammImageFeatures(BaseModelOutputWithPooling):
                 "These features were computed for `refer_boxes`, so they serve one prompt only. Call "
                 "`get_image_features(pixel_values)` without boxes, and `encode_regions` for each prompt."
             )
+        for view in self.grounding or ():
+            view.leave_batch()
         return [
             GlammImageFeatures(
                 pooler_output=[self.pooler_output[index].clone()],
