@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from processing import grand_dataset
 from processing.grand import dense_caption, objects, relations
 from processing.grand.__main__ import STEPS, build_parser, check_plan, main, plan
 from processing.grand.agreement import AGREEMENT_IOU, NMS_IOU, SCORE_THRESHOLD
 from processing.grand.job import step_parser
 
-from ...run_document import read_blocks
+from ...run_document import commands, read_blocks
 
 REPOSITORY = Path(__file__).parents[3]
 PAGE = REPOSITORY / "docs" / "grand.md"
@@ -60,8 +61,9 @@ def test_the_example_annotates_what_is_there(tmp_path, monkeypatch):
     drawings = next(block.text for block in BLOCKS if block.language == "python")
     exec(compile(drawings, str(PAGE), "exec"), {"__name__": "page"})
     Path("grand.yaml").write_text(CONFIGS[0])
-    command = next(block.text for block in BLOCKS if "--config grand.yaml" in block.text and block.language == "bash")
-    assert main(command.split()[3:]) == 0
+    shell = [words for block in BLOCKS if block.language == "bash" for words in commands(block.text)]
+    annotate = next(words for words in shell if "--config" in words)
+    assert main(annotate[3:]) == 0
     for number in (0, 3):
         scene = make_scene(seed=0, split="test", index=number)
         (annotation,) = json.loads(Path(f"data/grand/annotations/{number}.json").read_text()).values()
@@ -72,3 +74,5 @@ def test_the_example_annotates_what_is_there(tmp_path, monkeypatch):
         assert sum("segmentation" in each for each in found) >= 0.5 * len(found)
         (caption,) = annotation["short_captions"]
         assert caption["details"] and annotation["relationships"]["grounding"]
+    make_rows = next(words for words in shell if words[2] == "processing.grand_dataset")
+    assert grand_dataset.main(make_rows[3:]) == 0

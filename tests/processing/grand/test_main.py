@@ -9,6 +9,7 @@ import pytest
 import yaml
 from PIL import Image, ImageOps
 
+from processing import grand_dataset
 from processing.grand.__main__ import STEPS, main, plan
 from transformers_groma.masks import rle_to_mask
 
@@ -118,7 +119,6 @@ def test_the_layout_is_that_of_the_released_files(two_photos, tmp_path, stubs, f
 
 
 def test_what_was_written_can_be_read(two_photos, tmp_path, stubs, filling):  # noqa: F811
-    grand_dataset = pytest.importorskip("processing.grand_dataset")
     with stub_writer() as server:
         assert run(two_photos, tmp_path, all_steps(server)) == 0
     folders = ["--images", str(two_photos), "--annotations", str(tmp_path / "work" / "annotations")]
