@@ -187,14 +187,11 @@ def checked_model(
         config, _ = PreTrainedConfig.get_config_dict(model)
     if not config:
         raise CommandError(f"--model {model!r} has no config.json: pass the folder or the Hub name of a model.")
-    if "llm_cfg" in config or "vis_encoder_cfg" in config:
+    from ..models.original_settings import original_family
+
+    if (family := original_family(config)) is not None:
         raise CommandError(
-            f"--model {model!r} is a checkpoint of the original Groma: convert it first, `groma convert {model} "
-            "OUT_DIR`."
-        )
-    if "GLaMMForCausalLM" in (config.get("architectures") or ()):
-        raise CommandError(
-            f"--model {model!r} is a checkpoint of the original GLaMM: convert it first, `groma convert {model} "
+            f"--model {model!r} is a checkpoint of the original {family}: convert it first, `groma convert {model} "
             "OUT_DIR`."
         )
     model_type = config.get("model_type")

@@ -1,5 +1,7 @@
 """Configuration of GLaMM."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
@@ -8,6 +10,7 @@ from ...markup import GLAMM_MARKUP_TOKENS, UNUSED_TOKEN
 from ..configuration_mask_decoder import MaskDecoderConfig
 from ..configuration_region_encoder import GromaRegionEncoderConfig
 from ..language_models import check_language_config
+from ..original_settings import refuse_original
 
 # Vision encoders whose output is one map, as SAM's mask decoder reads it.
 GROUNDING_ENCODERS = ("sam_vision_model", "sam_hq_vision_model")
@@ -132,6 +135,12 @@ class GlammConfig(PreTrainedConfig):
             self.tie_word_embeddings = True
         self.region_encoder_config.set_strides(self.vision_config.patch_size)
         self._check_grounding()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As the library's, but for settings of the original code, whose folder is to be converted first."""
+        refuse_original(config_dict)
+        return super().from_dict(config_dict, **kwargs)
 
     def _check_grounding(self) -> None:
         """Check that the mask decoder reads what the grounding encoder makes."""

@@ -15,7 +15,6 @@ from ..convert_settings import check_count, check_rows, check_saved_layers, conf
 from .configuration_glamm import GlammConfig
 from .tokenization_glamm import LEGACY_IMAGE_TOKEN
 
-ARCHITECTURE = "GLaMMForCausalLM"
 # The original multiplies boxes by this side, which GPT4RoI's images have, although its own images have 336 pixels.
 LEGACY_ROI_IMAGE_SIZE = 224
 # Its region encoder reads every third hidden state, beginning with the one that becomes the image tokens.
@@ -283,7 +282,6 @@ def _count(state_dict: Mapping[str, Tensor], pattern: str) -> int:
 
 
 __all__ = [
-    "ARCHITECTURE",
     "LEGACY_GRID_SIZE",
     "LEGACY_ROI_IMAGE_SIZE",
     "added_token_ids",

@@ -26,9 +26,10 @@ from ..convert_files import (
 )
 from ..convert_parts import check_model_size, greedy_generation_config, load_component, loading_component
 from ..modeling_parts import part_dtypes, record_part_dtypes
+from ..original_settings import GLAMM_ARCHITECTURE, original_family
 from .configuration_glamm import GlammConfig
 from .convert_card_glamm import write_card
-from .convert_config_glamm import ARCHITECTURE, added_token_ids, convert_glamm_config, vision_tower_name
+from .convert_config_glamm import added_token_ids, convert_glamm_config, vision_tower_name
 from .convert_processor_glamm import legacy_image_processor, save_processor
 from .convert_weights_glamm import COMPUTED_KEYS, convert_glamm_state_dict
 from .modeling_glamm import GlammForConditionalGeneration
@@ -79,7 +80,7 @@ def convert_glamm_checkpoint(
         if not is_glamm_folder(legacy_dir, legacy_config):
             raise ValueError(
                 f"config.json says `architectures` {legacy_config.get('architectures')!r}; the original GLaMM's is "
-                f"{ARCHITECTURE!r}."
+                f"{GLAMM_ARCHITECTURE!r}."
             )
         check_tokenizer_files(legacy_dir)
         clip = load_clip(vision_encoder, legacy_config)
@@ -111,8 +112,7 @@ def is_glamm_folder(legacy_dir: Path, config: Mapping[str, Any]) -> bool:
     Returns:
         `bool`: by its `architectures` or, where these do not say it, by the names of its tensors.
     """
-    architectures = config.get("architectures")
-    if isinstance(architectures, list) and ARCHITECTURE in architectures:
+    if original_family(config) == "GLaMM":
         return True
     return config.get("model_type") == "llava" and any(
         name.startswith("model.grounding_encoder.") for name in tensor_names(legacy_dir)

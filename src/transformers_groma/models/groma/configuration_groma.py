@@ -11,6 +11,7 @@ from ...markup import GROMA_MARKUP_TOKENS
 from ..configuration_mask_decoder import MaskDecoderConfig
 from ..configuration_region_encoder import GromaRegionEncoderConfig
 from ..language_models import check_language_config
+from ..original_settings import refuse_original
 
 
 @strict
@@ -160,6 +161,7 @@ class _OptionalMaskDecoder(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As the library's; `mask_decoder_config` beside a file that has none may be a dict, as other parts' may."""
+        refuse_original(config_dict)
         given = kwargs.get("mask_decoder_config")
         if isinstance(given, dict) and config_dict.get("mask_decoder_config") is None:
             kwargs["mask_decoder_config"] = GromaMaskDecoderConfig(**given)
@@ -212,6 +214,7 @@ class GromaRegionProposalConfig(_OptionalMaskDecoder):
         """The settings of a detector, or of the detector in a complete Groma, which has the same two parts."""
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if config_dict.get("model_type") == GromaConfig.model_type:
+            refuse_original(config_dict)
             config_dict = {name: config_dict[name] for name in (*_DETECTOR_SETTINGS, "dtype") if name in config_dict}
             config_dict["model_type"] = cls.model_type
         return config_dict, kwargs
