@@ -31,6 +31,7 @@ class LanguageModelHead:
     Attributes:
         base_class (`type[PreTrainedModel]`): class of the base model.
         embedding_size (`int`): width of the token embeddings, which visual tokens have, too.
+        state_size (`int`): width of the last hidden states, which the output embedding reads.
         takes_positions (`bool`): whether the base model takes `position_ids`.
         names (`dict[str, str]`): the modules of the head: name in the class, name in Groma. The output embedding is
             always `lm_head` where it is one layer.
@@ -56,6 +57,7 @@ class LanguageModelHead:
         self.causal_class = type(model)
         self.base_class, self.base_name = type(base), bases[0]
         self.embedding_size = base.get_input_embeddings().weight.shape[1]
+        self.state_size = model.get_output_embeddings().weight.shape[1]
         self.takes_positions = "position_ids" in inspect.signature(self.base_class.forward).parameters
         output_path = next(name for name, module in model.named_modules() if module is model.get_output_embeddings())
         children = [name for name, _ in model.named_children() if name != self.base_name]

@@ -50,8 +50,7 @@ class GlammModel(GlammPerceptionMixin, GlammGroundingMixin, GlammPromptMixin, Gl
             config.region_encoder_config, vision.hidden_size, width, vision.image_size
         )
         self.grounding_encoder = AutoModel.from_config(config.grounding_config)
-        # States of the language model are as wide as its embeddings, but for models that project these.
-        state_width = config.text_config.hidden_size
+        state_width = self.language_model_head.state_size
         self.prompt_projection = TwoLayerProjection(
             state_width, state_width, masks.hidden_size, config.prompt_projection_hidden_act
         )
