@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import CLIPImageProcessorPil, SamImageProcessorPil
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from transformers_groma.models.glamm.image_processing_pil_glamm import GlammImageProcessorPil, without_ends
@@ -57,6 +58,21 @@ class TestOriginal:
         image = Image.fromarray(golden[f"image_{name}"].numpy())
         found = views(image, grounding_size=1024)["grounding_pixel_values"][0]
         torch.testing.assert_close(found[:, ::16, ::16], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_both_views_are_those_of_the_library_s_own_processors(seed):
+    """CLIP's and SAM's, for images of any proportions; the original's pixels were theirs."""
+    generator = np.random.default_rng(seed)
+    height, width = generator.integers(3, 500, 2)
+    image = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    found = views(image, do_center_crop=True, size=56, grounding_size=128)
+    clip = CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size=56)(image, return_tensors="pt")
+    assert torch.equal(found["pixel_values"], clip["pixel_values"])
+    sam = SamImageProcessorPil(size={"longest_edge": 128}, pad_size={"height": 128, "width": 128})
+    sam = sam(image, return_tensors="pt")
+    assert torch.equal(found["grounding_pixel_values"], sam["pixel_values"])
+    assert found["grounding_sizes"].tolist() == sam["reshaped_input_sizes"].tolist()
 
 
 def test_a_new_model_sees_the_whole_image_squeezed():
