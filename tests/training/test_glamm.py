@@ -13,10 +13,11 @@ from torch.testing import assert_close
 from transformers import AutoModelForImageTextToText
 
 from transformers_groma import cli
-from transformers_groma.data.columns import text_part
+from transformers_groma.data.columns import CONVERSATION_FEATURES, text_part
 from transformers_groma.models.glamm.modeling_glamm import GlammForConditionalGeneration
-from transformers_groma.training import glamm
+from transformers_groma.training import glamm, glamm_trainer
 from transformers_groma.training.glamm_collator import GlammCollator
+from transformers_groma.training.glamm_data import joined, load_typed_parts
 from transformers_groma.training.glamm_trainer import GlammTrainer
 
 from .glamm_rows import (
@@ -273,6 +274,21 @@ def test_bad_arguments(base, data, tmp_path, changes, message, monkeypatch):
     changes = {name: value.format(data=data) if isinstance(value, str) else value for name, value in changes.items()}
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         glamm.main(glamm_command_line(base, data, tmp_path, **changes))
+
+
+def test_zero_3_is_refused(base, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(glamm_trainer, "is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(ValueError, match="DeepSpeed ZeRO 3 gathers.*Use ZeRO 2, or FSDP with hub_configs/accelerate"):
+        run_glamm(glamm_command_line(base, data, tmp_path))
+
+
+def test_precomputed_regions_are_left_out(tmp_path):
+    """A Groma's rows with regions of its detector serve a GLaMM as well."""
+    rows = glamm_rows("caption", 2).map(lambda _: {"proposal_boxes": [[0.5, 0.5, 1.0, 1.0]], "proposal_scores": [1.0]})
+    rows.to_parquet(tmp_path / "train.parquet")
+    parts, mixture = load_typed_parts({"caption": [f"{tmp_path}:2"], "region": []})
+    assert joined(parts).column_names == list(CONVERSATION_FEATURES)
+    assert mixture == [("caption", 0, 2, 2.0)]
 
 
 def test_another_model_is_refused(data, tmp_path):
