@@ -27,7 +27,7 @@ from typing import Any
 
 from processing.common import run_script, script_parser
 from processing.gcg_format import GroundedCaption, load_gcg
-from processing.masked_regions import MaskedRegion, boxes_and_masks, masked_caption, masked_region
+from processing.masked_regions import NO_MASK, MaskedRegion, boxes_and_masks, masked_caption, masked_region
 from processing.phrases import NOT_IN_CAPTION, find_phrase
 from processing.rows import (
     add_conversation_options,
@@ -88,12 +88,15 @@ def convert(
             yield LeftOut(NOT_IN_CAPTION, repr(words)[:100])
             continue
         position = span[1] if record.in_order else 0
-        regions = []
+        regions, is_told = [], False
         for segmentation in segmentations:
             region, faults = masked_region(segmentation, *size)
             yield from (LeftOut(fault.reason, f"{words!r} {fault.detail}".strip()) for fault in faults)
+            is_told |= bool(faults)
             if region is not None:
                 regions.append(region)
+        if not regions and not is_told:
+            yield LeftOut(NO_MASK, repr(words)[:100])
         phrases.append((*span, regions))
     if record.is_tokenized:
         text, spans = without_stray_spaces(text, [(start, end) for start, end, _ in phrases])

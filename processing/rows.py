@@ -21,16 +21,16 @@ from transformers_groma.data.image_files import (
 )
 from transformers_groma.data.left_out import SkipRecord
 from transformers_groma.data.prompts import WORDINGS
-from transformers_groma.markup import GROMA_MARKUP_TOKENS
+from transformers_groma.markup import GLAMM_MARKUP_TOKENS, GROMA_MARKUP_TOKENS
 
 Part = dict[str, Any]
 Box = list[float]
 # The parts of a question and those of its answer.
 Turn = tuple[list[Part], list[Part]]
 
-# Tokens that GLaMM has and Groma has not.
-_GLAMM_TOKENS = ("[SEG]", "<bbox>", "<point>", "<im_start>", "<im_end>")
-_MARKUP = re.compile("|".join([*map(re.escape, GROMA_MARKUP_TOKENS + _GLAMM_TOKENS), r"<r\d+>", r"</?s>", "<unk>"]))
+_MARKUP = re.compile(
+    "|".join([*map(re.escape, GROMA_MARKUP_TOKENS + GLAMM_MARKUP_TOKENS), r"<r\d+>", r"</?s>", "<unk>"])
+)
 # Spaces of tokenized captions that written text does not have: "a man 's arm , raised ( left ) ."
 _STRAY_SPACES = re.compile(r" +(?=[.,;:!?)%](?:\s|$)|'(?:s|re|ll|ve|d|m)\b|n't\b|\s)|(?<=\() +")
 

@@ -19,7 +19,7 @@ from transformers_groma.data.prompts import (
     prompt_template,
     question_parts,
 )
-from transformers_groma.markup import GROMA_MARKUP_TOKENS
+from transformers_groma.markup import GLAMM_MARKUP_TOKENS, GROMA_MARKUP_TOKENS
 from transformers_groma.questions import GLAMM_QUESTIONS, GROMA_QUESTIONS
 
 SLOTS = {"rec": "{phrase}", "grounding": "{phrase}", "region_caption": "{region}", "grounded_caption": ""}
@@ -91,7 +91,7 @@ def test_templates_of_glamm_have_the_slot_of_their_task_once(task):
     assert len(set(GLAMM_PROMPTS[task])) == len(GLAMM_PROMPTS[task])
     for template in GLAMM_PROMPTS[task]:
         assert template.count("{") == (task in GLAMM_SLOTS) and GLAMM_SLOTS.get(task, "") in template
-        assert not any(token in template for token in (*GROMA_MARKUP_TOKENS, "[SEG]", "<bbox>"))
+        assert not any(token in template for token in GROMA_MARKUP_TOKENS + GLAMM_MARKUP_TOKENS)
 
 
 def test_standard_questions_of_glamm_are_those_of_its_processor():

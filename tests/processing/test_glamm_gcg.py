@@ -226,6 +226,13 @@ def test_a_phrase_twice_in_a_caption_is_ambiguous(tmp_path):
     assert read_report(tmp_path / "rows")["parts"] == {"a caption has a phrase twice, so its masks are ambiguous": 1}
 
 
+@pytest.mark.parametrize("masks", [[], None, [None]])
+def test_a_phrase_without_a_mask_is_counted(tmp_path, masks):
+    groundings = of_grandf()[0]["groundings"] | {"looks": {"token_positives": [6, 11], "rle_masks": masks}}
+    assert run(tmp_path, of_grandf(groundings=groundings)) == 0
+    assert read_report(tmp_path / "rows")["parts"] == {"region without a mask": 1}
+
+
 def test_overlapping_phrases_are_counted(tmp_path):
     """The original cuts the earlier one short, or writes marks into marks."""
     groundings = {
