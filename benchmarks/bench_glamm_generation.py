@@ -4,8 +4,8 @@
                                                 [--repeats 5] [--small]
 
 Four generations of the same tokens for the same images, which were looked at before; every n-th token is a [SEG]. They
-take turns, so that a slow moment of the machine hits all, and the fastest rounds count. The ratios are seconds of one
-over seconds of another:
+take turns, and the fastest rounds count. Seconds are CPU time of all threads, which other programs on the machine
+change little. The ratios are seconds of one over seconds of another:
 
 - "states gathered": with the states of the [SEG] tokens in the output / without them. This is what masks cost in the
   loop, and may be 1.10 at most;
@@ -152,14 +152,14 @@ class Generations:
 
 
 def seconds_of(function: Callable[..., Any], *args: Any) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     function(*args)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 @torch.inference_mode()
 def compare(generations: Generations, repeats: int) -> dict[str, float]:
-    """Seconds of the fastest round of each generation, and of the decoder by itself."""
+    """CPU seconds of the fastest round of each generation, and of the decoder by itself."""
     kinds = {
         "language model alone": generations.language_model_alone,
         "without masks": generations.plain,
