@@ -1,7 +1,8 @@
 """Benchmark: groma-tiny with masks beside glamm-tiny, on the same scenes: quality, time, encoder passes, memory.
 
     python benchmarks/bench_glamm.py [--groma hub_configs/groma-tiny] [--glamm hub_configs/glamm-tiny] [--rows 500]
-                                     [--batch-size 16] [--single-rows 40] [--threads 2] [--seed 1]
+                                     [--batch-size 16] [--max-new-tokens 512] [--single-rows 40] [--threads 2]
+                                     [--seed 1]
 
 Both models answer the same rows of scenes that neither was trained on, each in its own wording, as `groma evaluate`
 asks them. Quality is that of the usual protocols: a grounded caption of the whole scene with masks, referring
@@ -99,7 +100,9 @@ def quality(model: Any, processor: Any, arguments: argparse.Namespace) -> dict[s
     ):
         dataset = scenes(task, arguments.rows, arguments.seed)
         with tempfile.TemporaryDirectory() as folder:
-            results = evaluate(benchmark, model, processor, dataset, folder, batch_size=arguments.batch_size)
+            limit = min(arguments.max_new_tokens, benchmark.asking.max_new_tokens)
+            options = {"batch_size": arguments.batch_size, "max_new_tokens": limit}
+            results = evaluate(benchmark, model, processor, dataset, folder, **options)
         found |= {name: results.metrics[metric] for metric, name in metrics.items()}
     return found
 
@@ -132,7 +135,8 @@ def times_and_passes(model: Any, processor: Any, arguments: argparse.Namespace) 
     """Milliseconds of an answer, and images encoded for it."""
     rows = scenes("grounded-caption", max(arguments.single_rows, arguments.batch_size) + 1, arguments.seed + 1)
     rows = [{"index": index, **rows[index]} for index in range(len(rows))]
-    respondent = ChatRespondent(model, processor, grounded_conversation.BENCHMARK.asking)
+    asking = grounded_conversation.BENCHMARK.asking._replace(max_new_tokens=arguments.max_new_tokens)
+    respondent = ChatRespondent(model, processor, asking)
 
     def answer(some: list[dict[str, Any]]) -> list[Any]:
         return respondent.answer(respondent.prepare(some))
@@ -150,9 +154,9 @@ def times_and_passes(model: Any, processor: Any, arguments: argparse.Namespace) 
     with counted(model) as plain:
         seen = perceive(model, processor, [rows[0]["image"]])
         plain_answer(model, processor, seen)
-    tokens = masked_caption(model, processor, seen, rows[0])
+    tokens = masked_caption(model, processor, seen, rows[0], arguments.max_new_tokens)
     with counted(model) as follow_up:
-        masked_caption(model, processor, seen, rows[0])
+        masked_caption(model, processor, seen, rows[0], arguments.max_new_tokens)
     plain_seconds = [
         seconds_of(lambda row=row: plain_answer(model, processor, perceive(model, processor, [row["image"]])))
         for row in rows[: arguments.single_rows]
@@ -180,11 +184,11 @@ def plain_answer(model: Any, processor: Any, seen: list[PerceivedImage]) -> None
 
 
 @torch.inference_mode()
-def masked_caption(model: Any, processor: Any, seen: list[PerceivedImage], row: dict[str, Any]) -> int:
+def masked_caption(model: Any, processor: Any, seen: list[PerceivedImage], row: dict[str, Any], longest: int) -> int:
     """Ask for a caption with masks about an image that was looked at before; the number of new tokens."""
     asked = question_of(row, wording=processor.question_wording)
     inputs = prompt_inputs(model, processor, [to_messages(asked)], seen)
-    output = model.generate(**inputs, max_new_tokens=512, do_sample=False, return_dict_in_generate=True)
+    output = model.generate(**inputs, max_new_tokens=longest, do_sample=False, return_dict_in_generate=True)
     sizes = [image.size for image in seen]
     answers = processor.post_process_grounded_generation(output, inputs, [(size.height, size.width) for size in sizes])
     if not writes_masks(model):
@@ -248,6 +252,7 @@ def main() -> None:
     parser.add_argument("--glamm", type=Path, default=MODELS / "glamm-tiny", help="folder of a GLaMM")
     parser.add_argument("--rows", type=int, default=500, help="scenes for each kind of question")
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--max-new-tokens", type=int, default=512, help="longest caption")
     parser.add_argument("--single-rows", type=int, default=40, help="captions that are timed one by one")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)

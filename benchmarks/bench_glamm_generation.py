@@ -240,7 +240,7 @@ def main() -> None:
         of_batch = compare(Generations(model, batch_size, arguments.new_tokens, arguments.every), arguments.repeats)
         found = ratios_of(of_batch)
         print(
-            f"batch of {batch_size}, seconds: {', '.join(f'{name} {value:.3f}' for name, value in of_batch.items())}"
+            f"batch of {batch_size}, CPU seconds: {', '.join(f'{name} {value:.3f}' for name, value in of_batch.items())}"
         )
         for name, value in found.items():
             limit = "" if name == "against the language model" else f" (at most {LIMIT:.2f})"
