@@ -239,9 +239,8 @@ def main() -> None:
     for batch_size in arguments.batch_sizes:
         of_batch = compare(Generations(model, batch_size, arguments.new_tokens, arguments.every), arguments.repeats)
         found = ratios_of(of_batch)
-        print(
-            f"batch of {batch_size}, CPU seconds: {', '.join(f'{name} {value:.3f}' for name, value in of_batch.items())}"
-        )
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in of_batch.items())
+        print(f"batch of {batch_size}, CPU seconds: {shown}")
         for name, value in found.items():
             limit = "" if name == "against the language model" else f" (at most {LIMIT:.2f})"
             print(f"  {name:28s} {value:5.2f}x{limit}")
