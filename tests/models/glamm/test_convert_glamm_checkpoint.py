@@ -238,6 +238,14 @@ class TestForms:
         change_config(legacy, **changes)
         assert_same(weights_of(convert(legacy)), expected)
 
+    def test_one_table_for_embedding_and_head(self, legacy):
+        change_config(legacy, tie_word_embeddings=True)
+        refuse(legacy, "`tie_word_embeddings`", "differ")
+        change_weights(legacy, lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"].clone()}))
+        model = AutoModelForImageTextToText.from_pretrained(convert(legacy))
+        assert model.lm_head.weight is model.get_input_embeddings().weight
+        assert torch.equal(model.lm_head.weight, weights_of(legacy)["lm_head.weight"])
+
 
 NORM = "model.norm.weight"
 LORA = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight"

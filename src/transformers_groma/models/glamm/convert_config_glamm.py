@@ -144,7 +144,6 @@ def _check_choices(config: Mapping[str, Any]) -> None:
     for names, value in (
         (("mm_vision_select_feature", "select_feature_type"), "patch"),
         (("mm_use_im_start_end", "mm_use_image_start_end"), True),
-        (("with_region",), True),
     ):
         for name in names:
             if config.get(name, value) != value:
