@@ -269,7 +269,7 @@ class TestQuestions:
 
         session = Session()
         screens = asyncio.run(start(session, 1))
-        assert screens[0].is_new and session.exchanges[0].content == EXAMPLES[1].content
+        assert screens[0].is_new and session.exchanges[0].content == EXAMPLES[1].content(FakeEngine.question_wording)
         for wrong in (len(EXAMPLES), -1, "0", None):
             assert "no such example" in asyncio.run(start(Session(), wrong))[0].status
 

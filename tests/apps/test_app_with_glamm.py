@@ -10,6 +10,7 @@ from PIL import Image
 from tests.scripted import Scripted, grounded_script
 from tests.tiny_checkpoint import save_tiny_glamm
 from transformers_groma.apps.app_events import AppEvents
+from transformers_groma.apps.app_examples import EXAMPLES
 from transformers_groma.apps.app_page import NO_PROPOSALS
 from transformers_groma.apps.app_questions import Request
 from transformers_groma.apps.app_session import Session
@@ -80,6 +81,20 @@ def test_answers_come_with_outlines(events, session, asked):
     assert len(own) == len(asked.drawings or []) and not exchange.is_partial
     assert 'class="groma-name"' in pages[-1] and 'data-groma-control="masks"' in pages[-1]
     assert all('class="groma-name"' not in page for page in pages[:-2])  # masks come at the end
+
+
+def test_examples_are_asked_in_glamms_words(events, session):
+    """Regions and phrases stay those of the scene."""
+    asked = [example.content(events.engine.question_wording) for example in EXAMPLES]
+    words = ["".join(part.get("text", "<region>") for part in content) for content in asked]
+    assert words[0] == events.engine.question_wording.default(0)
+    assert words[2] == f"Please segment {EXAMPLES[2].title.removeprefix('Find ').removeprefix('all ')} in this image."
+    assert words[3].startswith("Please segment the small red rectangle")
+
+    async def started():
+        return [screen async for screen in events.start_example(session, 3)]
+
+    assert asyncio.run(started())[-1].status == "" and session.exchanges[0].answer.phrases
 
 
 def test_conversations_go_on(events, session):

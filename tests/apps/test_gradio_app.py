@@ -13,6 +13,7 @@ from transformers_groma.apps.app_page import page_head, start_note, status_html
 from transformers_groma.apps.app_session import messages
 from transformers_groma.apps.app_settings import AppSettings
 from transformers_groma.apps.assets import asset
+from transformers_groma.questions import GROMA_QUESTIONS
 from transformers_groma.serving.engine import Engine, Sampling
 from transformers_groma.shapes.demo import compare
 
@@ -85,14 +86,14 @@ def test_examples_come_out_right(tiny_dir):
 
     async def answers():
         async with Engine.from_pretrained(tiny_dir, device="cpu") as engine:
-            asked = [messages(example.scene.draw(), [], example.content) for example in EXAMPLES]
+            asked = [messages(example.scene.draw(), [], example.content(GROMA_QUESTIONS)) for example in EXAMPLES]
             return await asyncio.gather(*[engine.answer(one, Sampling(max_new_tokens=140)) for one in asked])
 
     for example, answer in zip(EXAMPLES, asyncio.run(answers()), strict=True):
         comparison = compare(example.exchange, example.scene, answer.grounded)
         assert comparison.right == comparison.total, f"{example.title}: {comparison.text}"
     # What the cards say is what is asked.
-    asked = ["".join(part.get("text", "this") for part in example.content) for example in EXAMPLES]
+    asked = ["".join(part.get("text", "this") for part in example.content(GROMA_QUESTIONS)) for example in EXAMPLES]
     assert asked[0] == "[grounding]Please describe the image in detail."
     assert asked[1] == f"{EXAMPLES[1].title}"
     assert asked[2] == f"Locate {EXAMPLES[2].title.removeprefix('Find ')} in this image."

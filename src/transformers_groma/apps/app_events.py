@@ -81,7 +81,8 @@ class AppEvents:
             return
         path = await asyncio.to_thread(_draw, EXAMPLES[number], self.folder)
         yield await self.open_image(session, path)
-        async with aclosing(self._answers(session, [EXAMPLES[number].content], remembers=False)) as screens:
+        content = EXAMPLES[number].content(self.engine.question_wording)
+        async with aclosing(self._answers(session, [content], remembers=False)) as screens:
             async for screen in screens:
                 yield screen
 

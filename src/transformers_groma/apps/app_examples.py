@@ -1,4 +1,4 @@
-"""Examples of the app for groma-tiny: scenes of shapes, each with a question that it answers correctly."""
+"""Examples of the app for the tiny models: scenes of shapes, each with a question that groma-tiny answers right."""
 
 import base64
 import io
@@ -7,11 +7,13 @@ from typing import Any
 
 from PIL import Image
 
+from ..questions import GLAMM_QUESTIONS, QuestionWording
 from ..shapes.demo import scene_questions
+from ..shapes.glamm_wording import in_glamm_words
 from ..shapes.scenes import Scene, make_scene
 from ..shapes.world import Exchange, Phrase, Region
 
-# Scenes of the split "test", which groma-tiny was not trained on.
+# Scenes of the split "test", which the tiny models were not trained on.
 SCENE_SEED = 0
 SCENE_SIZE = 640
 THUMBNAIL_SIDE = 320
@@ -41,12 +43,12 @@ class Example:
         """The question and its true answer."""
         return scene_questions(self.scene)[self.kind]
 
-    @property
-    def content(self) -> list[dict[str, Any]]:
-        """The question as message parts; boxes are `xyxy` in absolute pixels of the scene."""
+    def content(self, wording: QuestionWording) -> list[dict[str, Any]]:
+        """The question as message parts, as the family of a model asks it; boxes are `xyxy` in absolute pixels."""
         boxes = self.scene.boxes_xyxy
+        exchange = in_glamm_words(self.exchange) if wording is GLAMM_QUESTIONS else self.exchange
         parts: list[dict[str, Any]] = []
-        for part in self.exchange.question:
+        for part in exchange.question:
             match part:
                 case Region(index):
                     parts.append({"type": "region", "box": boxes[index]})

@@ -14,8 +14,8 @@ class AppSettings:
 
     Args:
         model_name (`str`): as the page names it.
-        knows_shapes_only (`bool`): whether it is groma-tiny, which only knows drawn scenes of coloured shapes. The
-            page says so and has scenes as examples.
+        knows_shapes_only (`bool`): whether it is groma-tiny or glamm-tiny, which only know drawn scenes of coloured
+            shapes. The page says so and has scenes as examples.
         max_pixels (`int`): width times height of an image, at most `images.MAX_IMAGE_PIXELS`.
         max_upload_mb (`int`): size of an image file in megabytes.
         max_users (`int`): how many questions are answered at the same time.

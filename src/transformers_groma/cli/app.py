@@ -20,7 +20,7 @@ from .arguments import (
     errors_of_address,
     positive,
 )
-from .models import checked_device, checked_model, is_embedded, model_name
+from .models import checked_device, checked_model, model_name, tiny_model
 from .output import note
 
 
@@ -91,7 +91,7 @@ def _run(arguments: argparse.Namespace) -> None:
     with errors_of("--max-pixels"):
         settings = AppSettings(
             model_name=model_name(model),
-            knows_shapes_only=is_embedded(arguments.model),
+            knows_shapes_only=tiny_model(arguments.model) is not None,
             max_pixels=arguments.max_pixels,
             max_upload_mb=arguments.max_upload_mb,
             max_users=arguments.max_users,

@@ -16,7 +16,7 @@ from .arguments import (
     checked_folder,
     natural,
 )
-from .models import is_embedded, load_pipeline, open_upright, source_checkout
+from .models import load_pipeline, open_upright, tiny_model
 from .output import answer_lines, numbers, printable, write_answer, write_png, write_proposals
 
 if TYPE_CHECKING:
@@ -205,16 +205,6 @@ def has_masks(pipe: "ImageGroundingPipeline") -> bool:
 def proposes(pipe: "ImageGroundingPipeline") -> bool:
     """Whether the model finds regions by itself, as Groma does; GLaMM only has those that its answers name."""
     return pipe.model.config.model_type == "groma"
-
-
-def tiny_model(model: str | None) -> str | None:
-    """The name of a model that only knows shapes, if this is one: groma-tiny, or glamm-tiny of the source checkout."""
-    if is_embedded(model):
-        return "groma-tiny"
-    checkout = source_checkout()
-    if checkout is not None and Path(model).resolve() == checkout / "hub_configs" / "glamm-tiny":
-        return "glamm-tiny"
-    return None
 
 
 def _pointed_at(region: Any) -> str:

@@ -53,6 +53,16 @@ def is_embedded(model: str | None) -> bool:
     return model is None or (Path(model).is_dir() and Path(model).resolve() == embedded_model().resolve())
 
 
+def tiny_model(model: str | None) -> str | None:
+    """The name of a model that only knows shapes, if this is one: groma-tiny, or glamm-tiny of the source checkout."""
+    if is_embedded(model):
+        return "groma-tiny"
+    checkout = source_checkout()
+    if checkout is not None and Path(model).resolve() == checkout / "hub_configs" / "glamm-tiny":
+        return "glamm-tiny"
+    return None
+
+
 def model_name(model: str) -> str:
     """How people and requests name a model: the name of its folder, or its name on the Hub."""
     return Path(model).resolve().name if Path(model).is_dir() else model
