@@ -11,7 +11,9 @@ from scripts.glamm_tiny import pretrain_vision as vision
 from scripts.glamm_tiny.language_rows import RowMaker
 from scripts.glamm_tiny.tokens import build_tokenizer
 from scripts.groma_tiny import pretraining
+from scripts.groma_tiny.card import MODEL
 from scripts.groma_tiny.pretraining import Pretraining, Schedule
+from transformers_groma import GromaForConditionalGeneration, GromaProcessor
 from transformers_groma.models.modeling_positions import IGNORED_LABEL
 from transformers_groma.shapes.scenes import ATTRIBUTE_WORDS, make_scene
 from transformers_groma.shapes.world import world_of
@@ -172,13 +174,11 @@ def test_conversations_learn_answers_alone(make_row):
 
 
 def test_words_keep_the_vectors_of_groma_tiny():
-    from scripts.groma_tiny.card import MODEL
-    from transformers_groma import GromaForConditionalGeneration, GromaProcessor
-
     tokenizer = build_tokenizer()
     table = language.language_model_from_groma(tokenizer).embed_tokens.weight
     old = GromaForConditionalGeneration.from_pretrained(MODEL, dtype=torch.float32).get_input_embeddings().weight
     known = GromaProcessor.from_pretrained(MODEL).tokenizer.get_vocab()
-    for token in ("Ġred", "Ġhexagon", "<p>", "</s>"):
+    for token in ("Ġred", "Ġhexagon", "<p>", "ĠASSISTANT"):
         assert torch.equal(table[tokenizer.get_vocab()[token]], old[known[token]])
-    assert torch.equal(table[tokenizer.get_vocab()["[SEG]"]], old[known["<roi>"]])
+    for token, alike in language.ALIKE.items():
+        assert torch.equal(table[tokenizer.get_vocab()[token]], old[known[alike]])
