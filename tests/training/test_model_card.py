@@ -5,13 +5,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from datasets import Dataset
 from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import TrainerState
 
 from transformers_groma import GromaForRegionProposal
 from transformers_groma.training.conversation_stage import ConversationArguments, card_details
-from transformers_groma.training.model_card import write_model_card
+from transformers_groma.training.model_card import data_details, write_model_card
 
 from ..tiny import MASK_DECODER, tiny_detector, tiny_detector_config
 from .rows import conversations, training_arguments, training_model, training_processor
@@ -178,3 +179,12 @@ def test_output_in_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_model_card(tmp_path, finished_trainer(".", {}))
     assert f"# {tmp_path.name}\n" in (tmp_path / "README.md").read_text()
+
+
+def test_datasets_may_have_weights(data):
+    """`groma train glamm` draws by weights, which may be above 1; a local folder is named without its path."""
+    (data / "rec").mkdir()
+    rows = Dataset.from_dict({"source": ["a", "a", "b"]})
+    details = data_details([f"{data / 'rec'}:4", "org/gcg@train:0.5"], rows)
+    assert details["datasets"] == [("rec:4", ""), ("org/gcg@train:0.5", ""), ("source a", 2), ("source b", 1)]
+    assert details["hub_datasets"] == ["org/gcg"]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from datasets import Dataset
 
 from .._files import write_file
-from ..data.mixtures import parse_dataset_spec
+from ..data.mixtures import parse_weighted_spec
 from ..model_cards import fill_card
 
 ModelKind = Literal["chat", "detector", "glamm"]
@@ -39,7 +39,7 @@ def data_details(specs: Sequence[str], train: Dataset) -> dict[str, Any]:
     """What the card says about the data.
 
     Args:
-        specs (`Sequence[str]`): the datasets of the mixture, `PATH[@SPLIT][:RATIO]`.
+        specs (`Sequence[str]`): the datasets of the mixture, `PATH[@SPLIT][:RATIO]`, or with a weight in its place.
         train (`Dataset`): their rows, with the column `source`.
 
     Returns:
@@ -47,7 +47,7 @@ def data_details(specs: Sequence[str], train: Dataset) -> dict[str, Any]:
             kept) and `hub_datasets`.
     """
     sources = train.select_columns("source").to_pandas()["source"].value_counts().to_dict()
-    paths = [parse_dataset_spec(spec).path for spec in specs]
+    paths = [parse_weighted_spec(spec).path for spec in specs]
     shown = [public_name(path) + spec[len(path) :] for path, spec in zip(paths, specs, strict=True)]
     return {
         "datasets": [*((name, "") for name in shown), *((f"source {name}", rows) for name, rows in sources.items())],
