@@ -114,6 +114,22 @@ def test_the_adapter_loads_into_a_fresh_model(runs, base, load):
     assert not torch.equal(untrained.segment_logits[0], expected.segment_logits[0])
 
 
+def test_tied_embeddings_stay_tied_with_lora(data, tmp_path):
+    """PEFT would train a copy of the embeddings, and leave the head as it was."""
+    base = save_glamm(tmp_path / "model", tie_word_embeddings=True)
+    trainer = run_glamm(glamm_command_line(base, data, tmp_path / "out", max_steps=1, **LORA))
+    model = trainer.model.base_model.model
+    embedding, head = (each.modules_to_save["default"] for each in (model.get_input_embeddings(), model.lm_head))
+    assert embedding.weight is head.weight and embedding.weight.requires_grad
+    assert not torch.equal(embedding.weight, model.get_input_embeddings().original_module.weight)
+    batch = GlammCollator(glamm_processor())([*glamm_rows("segmentation", 2)])
+    merged = PeftModel.from_pretrained(GlammForConditionalGeneration.from_pretrained(base), tmp_path / "out")
+    merged = merged.merge_and_unload().eval()
+    assert merged.get_input_embeddings().weight is merged.get_output_embeddings().weight
+    with torch.no_grad():
+        assert_close(merged(**batch).logits, trainer.model.eval()(**batch).logits, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_resume_is_exact(runs, base, data, tmp_path, variant, workers):
@@ -266,6 +282,11 @@ def test_rows_that_point_at_nothing_teach_words(base, data, tmp_path):
         ),
         ({"model_name_or_path": None}, "`model_name_or_path` is missing"),
         ({"max_length": 512}, "`max_length` is 512, but .* Use `max_tokens`"),
+        (
+            {"train_sampling_strategy": "group_by_length"},
+            "`train_sampling_strategy` is 'group_by_length', but rows are",
+        ),
+        ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` is 0.1, but .* Set it to 0"),
         ({"load_in_8bit": True}, "`load_in_8bit` needs `use_peft`"),
     ],
 )

@@ -108,6 +108,8 @@ def glamm_lora(model_args: ModelConfig, parts: Sequence[str], model: nn.Module) 
         )
     if model_args.lora_target_modules is None:
         config.target_modules = LORA_TARGET_MODULES
+    # Word embeddings that are those of the head as well stay so: PEFT would train a copy for one of the two.
+    config.ensure_weight_tying = bool(model.config.tie_word_embeddings)
     if model_args.lora_modules_to_save is None:
         saved = [PARTS[part] for part in parts if part not in (LANGUAGE_MODEL, EMBEDDINGS)]
         config.modules_to_save = saved + (embedding_modules(model) if EMBEDDINGS in parts else [])

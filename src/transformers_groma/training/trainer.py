@@ -61,7 +61,7 @@ def prepare_arguments(args: TrainingArguments) -> None:
     if args.label_smoothing_factor != 0:
         raise ValueError(
             f"`label_smoothing_factor` is {args.label_smoothing_factor:g}, but it is computed outside of the model, "
-            "where `<ground_box>` in labels is not yet the token of its region. Set it to 0."
+            "which has its own loss (in labels, `<ground_box>` is not yet the token of its region). Set it to 0."
         )
     if isinstance(args, SFTConfig) and args.loss_type != "nll":
         raise ValueError(f"`loss_type` is {args.loss_type!r}, but the loss is the model's own. Set it to 'nll'.")
