@@ -271,6 +271,7 @@ class _ShardRun:
         self._rows, self._digests = rows, digests
         self._report = WriteReport(records=len(rows))
         self._is_complete = True
+        self._is_changed = False
 
     def run(self, worker: Worker, update: Callable[[int], Any]) -> tuple[WriteReport, bool]:
         todo: list[str] = []
@@ -294,10 +295,14 @@ class _ShardRun:
                     if time.monotonic() - saved > SAVE_SECONDS:
                         self._save()
                         saved = time.monotonic()
-        finally:
-            # After an error or an interrupt, too: what is done is done.
-            if todo or self._is_stale:
+        except BaseException:
+            # After an error or an interrupt, too: what is done is done. Where nothing is, the file stays as it was: a
+            # model that cannot be loaded must not cost rows that `--overwrite` would replace.
+            if self._is_changed:
                 self._save()
+            raise
+        if todo or self._is_stale:
+            self._save()
         self._report.rows, self._report.files = len(self._kept), [self.path]
         return self._report, self._is_complete
 
@@ -308,6 +313,7 @@ class _ShardRun:
         else:
             for part in outcome.pop(PARTS, ()):
                 self._report.leave_out(image_id, part)
+            self._is_changed = True
             self._kept[image_id] = {KEY: image_id, **outcome, MADE_FROM: self._digests[image_id]}
 
     def _save(self) -> None:

@@ -8,7 +8,7 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 
-from processing.grand import depth, detect, images, job, objects, tags
+from processing.grand import depth, detect, images, job, models, objects, tags
 
 from ..samples import write_jpeg
 
@@ -127,6 +127,18 @@ def test_overwrite_replaces_rows_of_other_settings(folders, stubs):
     assert run_detect(folders, "--overwrite", labels=["dog"]) == 0
     found = rows(folders, "detect.a")
     assert all([each["label"] for each in row["detections"]] == ["dog"] for row in found.values())
+
+
+def test_a_model_that_does_not_load_costs_no_rows(folders, stubs, monkeypatch):
+    run_detect(folders)
+    before = rows(folders, "detect.a")
+
+    def fail(args):
+        raise OSError("no such model")
+
+    monkeypatch.setattr(models, "load_pipeline", fail)
+    assert run_detect(folders, "--overwrite", labels=["dog"]) == 2
+    assert rows(folders, "detect.a") == before
 
 
 def test_rows_follow_what_they_are_made_from(folders, stubs):
