@@ -13,6 +13,7 @@ from ..answer_masks import add_masks
 from ..data.conversations import to_messages
 from ..grounding import GroundedText
 from ..image_inputs import ImageSize, image_size
+from .questions import question_of
 from .shared_images import features_of_images, generate_with_shared_images, image_views, images_of_rows
 
 
@@ -47,7 +48,8 @@ def answer_rows(
     Args:
         model (`PreTrainedModel`): the model, in evaluation mode.
         processor (`ProcessorMixin`): its processor.
-        dataset (`Dataset`): evaluation columns.
+        dataset (`Dataset`): evaluation columns, or conversations, whose last answer the model does not see. A standard
+            question is asked in the words of the model's family.
         batch_size (`int`): rows at a time. It does not change the answers.
         max_new_tokens (`int`): longest answer.
         masks (`bool`): whether the regions that answers name get their masks. Those of a GLaMM always have them.
@@ -72,7 +74,8 @@ def answer_rows(
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     starts = range(0, len(dataset), batch_size)
     for start in tqdm(starts, desc="answers", unit="batch", disable=not progress):
-        rows = [dataset[index] for index in range(start, min(start + batch_size, len(dataset)))]
+        stop = min(start + batch_size, len(dataset))
+        rows = [question_of(dataset[index], wording=processor.question_wording) for index in range(start, stop)]
         yield from answer_questions(model, processor, prepare_questions(processor, rows), max_new_tokens, masks)
 
 

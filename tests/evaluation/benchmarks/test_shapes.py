@@ -20,11 +20,13 @@ from transformers_groma.evaluation.benchmarks.shapes import (
 )
 from transformers_groma.evaluation.predictions import Prediction
 from transformers_groma.grounding import ground_text
+from transformers_groma.regions import Regions
 from transformers_groma.shapes.rows import shapes_dataset
 from transformers_groma.shapes.scenes import SceneObject, make_scene
 from transformers_groma.shapes.wording import with_article, words
 
 from ...training.rows import training_model, training_processor
+from ..glamm_samples import glamm_model, glamm_processor
 
 # Regions 0 to 3 of every answer. The last is the first once more, as if NMS had left it.
 A, B, C = [0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 30.0, 10.0], [40.0, 0.0, 50.0, 10.0]
@@ -202,3 +204,37 @@ def test_metrics_of_every_task(tiny_dir, monkeypatch):
 def test_unknown_task():
     with pytest.raises(ValueError, match="Unknown task 'counting'. Use some of detection, rec, grounding"):
         evaluate_shapes(training_model(), training_processor(), rows=1, tasks=["rec", "counting"], progress=False)
+
+
+@pytest.mark.parametrize("family", ["groma", "glamm"])
+def test_metrics_of_masks(family, monkeypatch):
+    """Both families answer the same scenes, each in its own words."""
+    models = {
+        "groma": lambda: (training_model(masks=True), training_processor()),
+        "glamm": lambda: (glamm_model(), glamm_processor()),
+    }
+    monkeypatch.setattr(shapes, "MAX_NEW_TOKENS", dict.fromkeys(shapes.MAX_NEW_TOKENS, 8))
+    tasks = ["referring-segmentation", "grounded-conversation", "region-caption"]
+    options = {"rows": 2, "tasks": tasks, "image_size": 112, "progress": False}
+    metrics = evaluate_shapes(*models[family](), **options)
+    assert list(metrics) == tasks
+    assert set(metrics["referring-segmentation"]) == {"ciou", "giou", "missing"}
+    names = {"ap@0.5", "miou", "target_miou", "mask_recall", "phrases_per_answer"}
+    assert set(metrics["grounded-conversation"]) == names
+    if family == "glamm":
+        assert metrics["referring-segmentation"]["missing"] == 0
+        with pytest.raises(ValueError, match="A glamm proposes no regions: leave 'detection' out"):
+            evaluate_shapes(*models[family](), **{**options, "tasks": ["detection"]})
+
+
+def test_masks_of_right_answers():
+    rows = shapes_dataset("grounded-caption", 2, 0, split="test", questions=1, image_size=112)
+    answers = []
+    for index, row in enumerate(rows):
+        phrases = [part for part in row["messages"][-1]["content"] if part["boxes"]]
+        regions = [Regions([row["boxes_xyxy"][box] for box in part["boxes"]]) for part in phrases]
+        masks = [[row["masks"][box] for box in part["boxes"]] for part in phrases]
+        texts = [part["text"] for part in phrases]
+        answers.append(Prediction(index, "", "A.", list(zip(texts, regions, strict=True)), "", masks))
+    scores = shapes.score_grounded_conversation_shapes(answers, rows)
+    assert {round(scores[name], 6) for name in ("ap@0.5", "miou", "target_miou", "mask_recall")} == {1.0}

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from transformers import PreTrainedModel, ProcessorMixin
 
 from ...box_arrays import IOU_THRESHOLD, ious
-from ...models.groma.modeling_groma import GromaForConditionalGeneration
-from ...models.groma.processing_groma import GromaProcessor
 from ...shapes.rows import shapes_dataset
 from ...shapes.scenes import ATTRIBUTE_WORDS, make_scene
 from ...shapes.wording import with_article, words
@@ -21,11 +20,18 @@ from ..metrics.phrase_precision_recall import grounded_phrase_scores
 from ..metrics.rec_accuracy import rec_accuracy
 from ..predictions import Prediction
 from ..proposals import evaluate_proposals
+from .grounded_conversation import grounded_conversation_rows, score_grounded_conversations
+from .referring_segmentation import referring_segmentation_rows, score_referring_segmentation
 
 # The kind of attribute that each word of a description names.
 KINDS = {word: kind for kind, known in ATTRIBUTE_WORDS.items() for word in known}
 # Longest answer of each task.
-MAX_NEW_TOKENS = {"rec": 8, "grounding": 24, "region-caption": 16, "grounded-caption": 140}
+MAX_NEW_TOKENS = {
+    **{"rec": 8, "grounding": 24, "region-caption": 16, "grounded-caption": 140},
+    **{"referring-segmentation": 16, "grounded-conversation": 200},
+}
+# Tasks whose answers are masks, and the scenes that they are about.
+SCENES_OF_MASKS = {"referring-segmentation": "rec", "grounded-conversation": "grounded-caption"}
 
 
 def score_rec(predictions: Sequence[Prediction], rows: Dataset) -> dict[str, float]:
@@ -126,6 +132,40 @@ def score_grounded_captions(predictions: Sequence[Prediction], rows: Dataset) ->
     return {"phrases_right": hits / max(count, 1), "phrases": count / len(rows)}
 
 
+def score_referring_segmentation_shapes(predictions: Sequence[Prediction], rows: Dataset) -> dict[str, float]:
+    """Score the masks of what expressions refer to.
+
+    Args:
+        predictions (`Sequence[Prediction]`): the answer to each row, with masks.
+        rows (`Dataset`): evaluation columns and `target_masks`.
+
+    Returns:
+        `dict`: `ciou`, `giou` and `missing`, as in referring segmentation.
+    """
+    scores = score_referring_segmentation(predictions, referring_segmentation_rows(rows).rows)
+    return {name: scores[name] for name in ("ciou", "giou", "missing")}
+
+
+def score_grounded_conversation_shapes(predictions: Sequence[Prediction], rows: Dataset) -> dict[str, float]:
+    """Score the masks and words of captions.
+
+    Args:
+        predictions (`Sequence[Prediction]`): the answer to each row, with masks.
+        rows (`Dataset`): conversation columns with one question, and `masks`.
+
+    Returns:
+        `dict`: `miou`, `target_miou`, `mask_recall` and `phrases_per_answer` of grounded conversations, and `ap@0.5`,
+        in which all masks have a score of 1, as GLaMM's script has it.
+    """
+    scores = score_grounded_conversations(predictions, grounded_conversation_rows(rows).rows)
+    names = ("miou", "target_miou", "mask_recall", "phrases_per_answer")
+    return {"ap@0.5": scores["glamm_release_ap@0.5"], **{name: scores[name] for name in names}}
+
+
+MASK_SCORES = {
+    "referring-segmentation": score_referring_segmentation_shapes,
+    "grounded-conversation": score_grounded_conversation_shapes,
+}
 SCORES = {
     "rec": score_rec,
     "grounding": score_grounding,
@@ -135,8 +175,8 @@ SCORES = {
 
 
 def answer_shapes(
-    model: GromaForConditionalGeneration,
-    processor: GromaProcessor,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
     dataset: Dataset,
     task: str,
     *,
@@ -146,10 +186,10 @@ def answer_shapes(
     """Ask a model the questions of a task.
 
     Args:
-        model (`GromaForConditionalGeneration`): the model, in evaluation mode.
-        processor (`GromaProcessor`): its processor.
+        model (`PreTrainedModel`): the model, in evaluation mode.
+        processor (`ProcessorMixin`): its processor.
         dataset (`Dataset`): evaluation columns.
-        task (`str`): a task of `SCORES`.
+        task (`str`): a task of `SCORES`, or one of `MASK_SCORES`, whose answers have masks.
         batch_size (`int`): rows at a time.
         progress (`bool`): whether to show a progress bar.
 
@@ -157,9 +197,8 @@ def answer_shapes(
         `list[Prediction]`: one a row, in order; boxes `xyxy` in absolute pixels.
     """
     max_new_tokens = MAX_NEW_TOKENS[task]
-    answers = answer_rows(
-        model, processor, dataset, batch_size=batch_size, max_new_tokens=max_new_tokens, progress=progress
-    )
+    options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "masks": task in MASK_SCORES}
+    answers = answer_rows(model, processor, dataset, **options, progress=progress)
     return [
         Prediction.of(index, image_id, answer)
         for index, (image_id, answer) in enumerate(zip(dataset["image_id"], answers, strict=True))
@@ -167,25 +206,28 @@ def answer_shapes(
 
 
 def evaluate_shapes(
-    model: GromaForConditionalGeneration,
-    processor: GromaProcessor,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
     *,
     rows: int = 500,
     seed: int = 1000,
     split: str = "test",
     tasks: Sequence[str] = ("detection", *SCORES),
+    image_size: int | None = None,
     batch_size: int = 16,
     progress: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Measure a model on fresh scenes.
 
     Args:
-        model (`GromaForConditionalGeneration`): the model, in evaluation mode.
-        processor (`GromaProcessor`): its processor.
+        model (`PreTrainedModel`): the model, in evaluation mode.
+        processor (`ProcessorMixin`): its processor.
         rows (`int`): how many scenes there are for each task.
         seed (`int`): seed of the scenes.
         split (`str`): split of the scenes; different splits share no scene.
-        tasks (`Sequence[str]`): some of "detection", "rec", "grounding", "region-caption", "grounded-caption".
+        tasks (`Sequence[str]`): some of "detection", "rec", "grounding", "region-caption", "grounded-caption", and of
+            models that decode masks "referring-segmentation", "grounded-conversation".
+        image_size (`int`, *optional*): side of the scenes in pixels; by default what the vision encoder sees.
         batch_size (`int`): rows at a time.
         progress (`bool`): whether to show progress bars.
 
@@ -193,20 +235,26 @@ def evaluate_shapes(
         `dict`: for each task its metrics.
 
     Raises:
-        ValueError: an unknown task.
+        ValueError: an unknown task, or "detection" with a model that proposes no regions.
     """
-    if unknown := [task for task in tasks if task != "detection" and task not in SCORES]:
-        raise ValueError(f"Unknown task {unknown[0]!r}. Use some of detection, {', '.join(SCORES)}.")
-    size = model.config.vision_config.image_size
+    scores = SCORES | MASK_SCORES
+    if unknown := [task for task in tasks if task != "detection" and task not in scores]:
+        raise ValueError(f"Unknown task {unknown[0]!r}. Use some of detection, {', '.join(scores)}.")
+    if "detection" in tasks and not hasattr(model.config, "proposer_config"):
+        raise ValueError(f"A {model.config.model_type} proposes no regions: leave 'detection' out of `tasks`.")
+    size = model.config.vision_config.image_size if image_size is None else image_size
     metrics: dict[str, dict[str, Any]] = {}
     for task in tasks:
-        evaluation = task != "detection"
-        dataset = shapes_dataset(task, rows, seed, split=split, evaluation=evaluation, image_size=size)
+        kind: dict[str, Any] = {"evaluation": task != "detection"}
+        if task == "grounded-conversation":
+            kind = {"questions": 1}
+        scenes = SCENES_OF_MASKS.get(task, task)
+        dataset = shapes_dataset(scenes, rows, seed, split=split, image_size=size, **kind)
         if task == "detection":
             metrics[task] = evaluate_proposals(
                 model, dataset, processor.image_processor, batch_size=batch_size, progress=progress
             )
             continue
         predictions = answer_shapes(model, processor, dataset, task, batch_size=batch_size, progress=progress)
-        metrics[task] = SCORES[task](predictions, dataset)
+        metrics[task] = scores[task](predictions, dataset)
     return metrics
