@@ -25,7 +25,7 @@ class AnswerSettings(TypedDict, total=False):
         max_new_tokens (`int`): longest answer; 256 by default.
         generate_kwargs (`dict`): everything else that `model.generate` takes, such as `do_sample`.
         masks (`bool`): whether the regions that phrases name, and those of the question, should have masks. It needs a
-            model with a mask decoder.
+            model with a mask decoder. Phrases of a GLaMM have them in any case.
     """
 
     max_new_tokens: int

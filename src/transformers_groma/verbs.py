@@ -57,8 +57,9 @@ class GroundingVerbs(VerbSteps):
     "part"`, `"object"` or `"group"`. Points and scribbles become a mask, and its box is the region; a model without a
     mask decoder takes the smallest of its proposals around them.
 
-    With `masks=True` the regions that an answer names, and those of the question, have masks. Control tokens (`<p>`,
-    `<r5>`, `</s>`, …) in phrases and questions are plain text. Bad input is refused before the model runs.
+    With `masks=True` the regions that an answer names, and those of the question, have masks; those that a GLaMM names
+    have them in any case. Control tokens (`<p>`, `<r5>`, `[SEG]`, `</s>`, …) in phrases and questions are plain text.
+    Bad input is refused before the model runs.
     """
 
     def caption(
@@ -197,6 +198,7 @@ class GroundingVerbs(VerbSteps):
 
         Returns:
             `GroundedPhrase`: the category and all regions that the model named, each once; a list of these for a list.
+            A GLaMM may answer with one mask of them all.
             Where the model names none, `boxes` has shape `(0, 4)`, as in `locate`.
 
         Raises:
@@ -237,8 +239,9 @@ class GroundingVerbs(VerbSteps):
 
         Returns:
             `Regions` with masks and the boxes around these; a list of them for a list. Those of a phrase are what the
-            model named first, perhaps nothing; their `labels` are the phrase, their `scores` those of the proposals.
-            Of regions there is one for each, its score the estimated IoU of its mask, or 1 for a mask that was given.
+            model named first, perhaps nothing; their `labels` are the phrase, their `scores` those of the proposals,
+            or of a GLaMM's masks the estimated IoU. Of regions there is one for each, its score the estimated IoU of
+            its mask, or 1 for a mask that was given.
 
         Raises:
             TypeError: an unknown setting.

@@ -178,7 +178,8 @@ class Engine:
             messages (`list`): the conversation, see [`prepare_prompt`]; boxes of region parts are `xyxy`, points `xy`,
                 in absolute pixels of the upright image.
             sampling (`Sampling`): how the answer is generated.
-            masks (`bool`): whether the regions that the answer names, and the user's, get masks.
+            masks (`bool`): whether the regions that the answer names, and the user's, get masks. Those that a GLaMM
+                names have them in any case.
 
         Returns:
             `EngineAnswer`: boxes `xyxy` in absolute pixels of the upright image.
