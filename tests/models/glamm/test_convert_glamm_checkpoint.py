@@ -153,6 +153,23 @@ class TestWhatIsWritten:
         assert model.lm_head.weight.dtype == dtype
         assert model.model.grounding_encoder.dtype == torch.float32
 
+    def test_parts_that_have_other_dtypes_than_usual_keep_them(self, legacy):
+        """A CLIP in half precision, and a projection of prompts in the language model's."""
+        clip = legacy.parent / "clip_tiny"
+        CLIPVisionModel.from_pretrained(clip).half().save_pretrained(clip)
+        change_weights(
+            legacy,
+            lambda w: w.update({name: w[name].bfloat16() for name in w if "grounding_encoder" not in name}),
+        )
+        out = convert(legacy)
+        assert json.loads((out / "config.json").read_text())["part_dtypes"] == {
+            "model": "bfloat16",
+            "vision_tower": "float16",
+            "prompt_projection": "bfloat16",
+        }
+        model = AutoModelForImageTextToText.from_pretrained(out)
+        assert_same(dict(model.state_dict()), weights_of(out))
+
 
 class TestForms:
     def test_shards_of_bin_files(self, legacy, expected):
