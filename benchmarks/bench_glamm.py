@@ -71,7 +71,7 @@ ROWS = (
     ("short answer without masks (ms)", "plain_ms", "{:.0f}"),
     ("images encoded for a caption with masks", "passes_masks", "{}"),
     ("images encoded for an answer without masks", "passes_plain", "{}"),
-    ("images encoded for a follow-up question", "passes_follow_up", "{}"),
+    ("images encoded for the next caption of an image", "passes_follow_up", "{}"),
     ("weights (MB)", "weights_mb", "{:.1f}"),
     ("kept of an image (MB)", "kept_mb", "{:.2f}"),
     ("memory of a batch of captions (MB)", "peak_mb", "{:.0f}"),
