@@ -14,7 +14,7 @@ from trl import TrlParser
 
 from transformers_groma import cli
 from transformers_groma.cli.train import TRAINING_STAGES
-from transformers_groma.data.mixtures import parse_dataset_spec, parse_weighted_spec
+from transformers_groma.data.mixtures import parse_weighted_spec
 from transformers_groma.training.glamm_data import DATASET_TYPES
 from transformers_groma.training.glamm_parts import DEFAULT_PARTS
 from transformers_groma.training.trainer import GromaLossMixin
@@ -208,21 +208,6 @@ def test_recipes_of_glamm(name, steps, monkeypatch):
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "hub_configs" / "accelerate").glob("*.yaml")), ids=str)
 def test_configurations_of_accelerate_load(path):
     assert load_config_from_file(str(path)).num_processes == PROCESSES
-
-
-def test_every_dataset_of_the_recipes_of_glamm_has_a_command(monkeypatch):
-    made = set()
-    for words in shell_commands(TRAINING):
-        if words[0] == "python":
-            args = parse_processing(words, monkeypatch)
-            made.add((str(args.output), args.split))
-    for path in SHOWN_RECIPES["glamm"].parent.glob("*.yaml"):
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-        named = {
-            parse_weighted_spec(spec)[:2] for kind in DATASET_TYPES for spec in recipe.get(f"{kind}_datasets", ())
-        }
-        named |= {parse_dataset_spec(spec, "validation")[:2] for spec in recipe.get("eval_datasets", ())}
-        assert len(named) > 1 and named <= made, sorted(named - made)
 
 
 def test_batches_are_those_of_the_paper():
