@@ -19,7 +19,17 @@ HEAD = (
 )
 OVERVIEW = f"The <im_start>{IMAGE_TOKEN}<im_end> provides an overview of the picture.\n"
 INTERLEAVED = " Please respond with interleaved     segmentation masks for the corresponding parts of the answer."
-MIXTURE = {"rec": 0.45, "region-caption": 0.35, "grounded-caption": 0.2}
+# How often each kind of question comes in a conversation.
+MIXTURE = {
+    "rec": 0.38,
+    "region-caption": 0.2,
+    "grounded-caption": 0.12,
+    "count": 0.08,
+    "exists": 0.08,
+    "color": 0.05,
+    "shape": 0.05,
+    "neighbor": 0.04,
+}
 QUESTIONS, DRILLS = 6, 12
 POSITION_SHARE = 0.2
 

@@ -36,14 +36,14 @@ from .tokens import build_tokenizer
 
 SEED = 4
 WEIGHTS = "language.safetensors"
-SCHEDULE = Schedule(learning_rate=1e-3, steps=3600, warmup_steps=50, decay_steps=2400)
-BATCH_SIZE = 6
+SCHEDULE = Schedule(learning_rate=1e-3, steps=3800, warmup_steps=50, decay_steps=3000)
+BATCH_SIZE = 8
 # The vision encoder has learned before.
-VISION_SHARE = 0.2
+VISION_SHARE = 0.3
 # At first nothing but look-ups; then rows of each kind, those of a step alike.
 DRILL_STEPS = 400
-KINDS = {"drill": 0.3, "description": 0.4, "conversation": 0.3}
-VECTOR_WEIGHT, BOX_WEIGHT, PATCH_WEIGHT = 1.0, 4.0, 0.3
+KINDS = {"drill": 0.25, "description": 0.5, "conversation": 0.25}
+VECTOR_WEIGHT, BOX_WEIGHT, PATCH_WEIGHT = 1.0, 4.0, 0.4
 WATCHED, WATCH_STEPS = 30, 150
 # Tokens of GLaMM that start as one of Groma's. What predicts a `[SEG]` is often `</p>`; in Groma `<roi>` points.
 ALIKE = {
