@@ -34,7 +34,7 @@ def find_phrase(text: str, phrase: str, positions: Any, start: int) -> tuple[int
         phrase = phrase.lower()
     if not phrase:
         return None
-    # Whole words: no letter or digit goes on where the phrase begins and ends with one.
+    # Whole words: the phrase does not begin or end inside of a longer word or number.
     before, after = r"(?<!\w)" if re.match(r"\w", phrase) else "", r"(?!\w)" if re.search(r"\w$", phrase) else ""
     pattern = re.compile(before + re.escape(phrase) + after)
     found = pattern.search(lower, start) or pattern.search(lower)

@@ -24,7 +24,8 @@ To train: one row per expression; of `referring-segmentation`, one per image, wi
 
 Masks are in the original layout (`instances.json`). MDETR's files have none, and their rows null. Expressions that
 refer to nothing are rows of `referring-segmentation` only: the answer says so, and to evaluate there are no targets.
-GLaMM describes regions of RefCOCO and RefCOCO+ in an own way: `--among-others` asks so.
+GLaMM's training asks about regions of RefCOCO and RefCOCO+ in other words than about those of RefCOCOg:
+`--among-others` does so.
 """
 
 import sys

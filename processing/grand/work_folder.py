@@ -90,14 +90,14 @@ def folders_of(work: Path, step: str) -> list[str]:
 
 
 def read_shard(path: Path) -> dict[str, Row]:
-    """The rows of a shard, by image id; none where there is no shard."""
+    """The rows of a shard, by image id; empty where the shard does not exist."""
     if not path.exists():
         return {}
     return {row[KEY]: row for row in pq.read_table(path).to_pylist()}
 
 
 def number_of_rows(path: Path) -> int:
-    """How many rows a shard has; none where there is no shard."""
+    """How many rows a shard has; 0 where it does not exist."""
     return pq.read_metadata(path).num_rows if path.exists() else 0
 
 
@@ -131,7 +131,7 @@ def write_shard(
         path (`Path`): file to write or to replace.
         rows (`Iterable[dict]`): `image_id`, `made_from` and the step's columns.
         features (`Features`): the step's columns.
-        report (`WriteReport`): what became of its images.
+        report (`WriteReport`): the outcome for its images.
         settings (`Mapping[str, str]`): digests of what the rows depend on besides other rows.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

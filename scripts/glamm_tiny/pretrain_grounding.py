@@ -48,7 +48,7 @@ BCE_WEIGHT, DICE_WEIGHT, QUALITY_WEIGHT = 10.0, 1.0, 0.5
 DESCRIPTION_NOISE, KNOWN_SHARE = 0.2, 0.7
 # Held-out scenes, and how often they are looked at.
 WATCHED, WATCH_STEPS, LAST_WATCHED = 40, 300, 300
-# SAM's colors.
+# SAM's colours.
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
@@ -82,7 +82,7 @@ def mask_decoder_config() -> MaskDecoderConfig:
 
 
 def pixels_of(scene: Scene) -> Tensor:
-    """The image of a scene `(3, S, S)`, with SAM's colors."""
+    """The image of a scene `(3, S, S)`, with SAM's colours."""
     pixels = torch.from_numpy(np.array(scene.draw(), dtype=np.float32))
     return ((pixels - torch.tensor(MEAN)) / torch.tensor(STD)).permute(2, 0, 1)
 

@@ -78,7 +78,7 @@ def _covered_shares(scene: Scene, grid: int) -> np.ndarray:
 
 
 def boxes_of(scenes: list[Scene]) -> tuple[Tensor, Tensor]:
-    """The boxes of all objects, `(B, K, 4)` normalized `cxcywh`, padded, and which are no padding `(B, K)`."""
+    """The boxes of all objects, `(B, K, 4)` normalized `cxcywh`, padded, and which rows are not padding `(B, K)`."""
     boxes = torch.zeros(len(scenes), max(len(scene.objects) for scene in scenes), 4)
     used = torch.zeros(boxes.shape[:2], dtype=torch.bool)
     for number, scene in enumerate(scenes):

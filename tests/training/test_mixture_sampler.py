@@ -16,7 +16,7 @@ SHARES = {"caption": 0.25, "region": 5.0, "segmentation": 0.75}
 
 
 def sampler(**changes) -> MixtureBatchSampler:
-    settings = {"datasets": DATASETS, "type_weights": SHARES, "rows_per_batch": 2, "batches_per_step": 2, **changes}
+    settings = {"datasets": DATASETS, "type_shares": SHARES, "rows_per_batch": 2, "batches_per_step": 2, **changes}
     return MixtureBatchSampler(**settings)
 
 
@@ -92,8 +92,8 @@ def test_fewer_rows_than_a_step():
         ({"datasets": []}, "There are no rows to draw from"),
         ({"datasets": [WeightedRows("caption", 0, 0, 1.0)]}, "There are no rows to draw from"),
         ({"datasets": [WeightedRows("caption", 0, 2, 0.0)]}, "The weight of a dataset must be above 0, got 0"),
-        ({"type_weights": {"caption": -1.0, "segmentation": 1.0}}, "The weight of a type must be above 0, got -1"),
-        ({"type_weights": {"caption": float("nan"), "segmentation": 1.0}}, "must be above 0, got nan"),
+        ({"type_shares": {"caption": -1.0, "segmentation": 1.0}}, "The share of a type must be above 0, got -1"),
+        ({"type_shares": {"caption": float("nan"), "segmentation": 1.0}}, "must be above 0, got nan"),
     ],
 )
 def test_what_is_refused(changes, message):

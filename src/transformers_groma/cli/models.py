@@ -169,7 +169,7 @@ def checked_model(
         remedies (`Mapping[str, str]`): by the type of another model, why it is not taken and what to do instead.
 
     Raises:
-        CommandError: it is no model, or one of another type.
+        CommandError: it is not a model, or one of another type.
     """
     if model is None:
         model = str(embedded_model())

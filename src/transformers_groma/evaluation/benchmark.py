@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 Box = Sequence[float]  # xyxy, absolute pixels of the upright image
-# The model types of benchmarks that any family answers.
-CHAT_MODELS = ("groma", "glamm")
 # Draws answers, the rows that they answer and their metrics into a PNG file.
 Plot = Callable[[Sequence[Prediction], Sequence[Row], Mapping[str, float], Path], Any]
 
@@ -297,7 +295,6 @@ def row_name(index: int, row: Row) -> str:
 
 
 __all__ = [
-    "CHAT_MODELS",
     "NOT_JUDGED",
     "PARTLY_RIGHT",
     "RIGHT",

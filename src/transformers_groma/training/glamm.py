@@ -1,11 +1,12 @@
 """GLaMM: a model that answers with masks learns from conversations, in full or with LoRA, on TRL's trainer.
 
-    groma train glamm --config hub_configs/recipes/glamm/gcg.yaml --output_dir output/gcg
-    groma train glamm --config hub_configs/recipes/glamm/gcg.yaml --use_peft false --output_dir output/gcg-full
+    groma train glamm --config hub_configs/recipes/glamm/gcg.yaml --model_name_or_path MODEL --output_dir output/gcg
 
-Options after the YAML file override its values. On several processes or machines:
+Options after the YAML file override its values; `--use_peft false` trains the language model in full. On several
+processes or machines:
 
-    accelerate launch --config_file hub_configs/accelerate/fsdp2.yaml -m transformers_groma.training.glamm --config …
+    accelerate launch --config_file hub_configs/accelerate/fsdp2_glamm.yaml -m transformers_groma.training.glamm \\
+        --config …
 """
 
 from collections.abc import Mapping, Sequence
@@ -171,7 +172,7 @@ def train(script_args: GlammArguments, training_args: SFTConfig, model_args: Mod
         model=model,
         args=training_args,
         mixture=mixture,
-        type_weights={name: getattr(script_args, f"{name}_share") for name in DATASET_TYPES},
+        type_shares={name: getattr(script_args, f"{name}_share") for name in DATASET_TYPES},
         limits=script_args.limits,
         data_collator=collator,
         train_dataset=train_dataset,

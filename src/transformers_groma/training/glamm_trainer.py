@@ -36,7 +36,7 @@ class GlammTrainer(SeededBatchesMixin, GromaSFTTrainer):
         model (`GlammForConditionalGeneration`): frozen where it should not learn.
         args (`TrainingArguments`): the recipe.
         mixture (`Sequence[WeightedRows]`): which rows of `train_dataset` are of which type, and their weights.
-        type_weights (`Mapping[str, float]`): how often each type is drawn.
+        type_shares (`Mapping[str, float]`): how often each type is drawn.
         limits (`QuestionLimits`): how much of a conversation is learned at a time.
         **kwargs: passed on to `SFTTrainer`.
     """
@@ -48,7 +48,7 @@ class GlammTrainer(SeededBatchesMixin, GromaSFTTrainer):
         model: nn.Module,
         args: TrainingArguments,
         mixture: Sequence[WeightedRows],
-        type_weights: Mapping[str, float],
+        type_shares: Mapping[str, float],
         limits: QuestionLimits,
         **kwargs: Any,
     ):
@@ -58,13 +58,13 @@ class GlammTrainer(SeededBatchesMixin, GromaSFTTrainer):
                 "types and datasets. Set it to 'random'."
             )
         self.mixture = mixture
-        self.type_weights = type_weights
+        self.type_shares = type_shares
         self.limits = limits
         self._masks_in_step = 0
         super().__init__(model=model, args=args, compute_metrics=_compute_metrics, **kwargs)
         if is_deepspeed_zero3_enabled():
             raise ValueError(
-                "DeepSpeed ZeRO 3 gathers the weights of a layer when it runs, and waits for ever where processes run "
+                "DeepSpeed ZeRO 3 gathers the weights of a layer when it runs, and waits forever where processes run "
                 "different layers: those for masks run only for rows that have some. Use ZeRO 2, or FSDP with "
                 "hub_configs/accelerate/fsdp2_glamm.yaml."
             )
@@ -72,7 +72,7 @@ class GlammTrainer(SeededBatchesMixin, GromaSFTTrainer):
     def batch_sampler(self) -> MixtureBatchSampler:
         return MixtureBatchSampler(
             self.mixture,
-            self.type_weights,
+            self.type_shares,
             self._train_batch_size,
             self.args.world_size * self.args.gradient_accumulation_steps,
             self.data_seed,

@@ -26,7 +26,7 @@ class WeightedRows(NamedTuple):
 
 
 class MixtureBatchSampler:
-    """Draws batches of rows by the weights of their types and datasets: a `batch_sampler` for a `DataLoader`.
+    """Draws batches of rows by the shares of types and the weights of datasets: a `batch_sampler` for a `DataLoader`.
 
     All batches of an optimizer's step, those of all processes and of gradient accumulation, have rows of one type.
     Rows of a dataset come in random order, each once before any comes again, whatever epochs there are. An epoch has
@@ -38,13 +38,14 @@ class MixtureBatchSampler:
 
     Args:
         datasets (`Sequence[WeightedRows]`): what is drawn from.
-        type_weights (`Mapping[str, float]`): how often each type is drawn; those of absent types do not count.
+        type_shares (`Mapping[str, float]`): how often each type is drawn; those of absent types do not count. Their
+            sum need not be 1.
         rows_per_batch (`int`): rows of one process in one batch.
         batches_per_step (`int`): number of processes times batches that are accumulated.
         seed (`int`): seed of the order.
 
     Raises:
-        ValueError: no rows, or a weight that is not above 0.
+        ValueError: no rows, or a share or weight that is not above 0.
 
     Example:
     >>> datasets = [WeightedRows("caption", 0, 6, 1.0), WeightedRows("segmentation", 6, 2, 1.0)]
@@ -57,7 +58,7 @@ class MixtureBatchSampler:
     def __init__(
         self,
         datasets: Sequence[WeightedRows],
-        type_weights: Mapping[str, float],
+        type_shares: Mapping[str, float],
         rows_per_batch: int,
         batches_per_step: int = 1,
         seed: int = 0,
@@ -71,7 +72,7 @@ class MixtureBatchSampler:
             raise ValueError("There are no rows to draw from: give datasets that have some.")
         self.datasets = list(datasets)
         self.types = list(dict.fromkeys(dataset.type for dataset in datasets))
-        self.type_shares = _shares([type_weights[name] for name in self.types], "The weight of a type")
+        self.type_shares = _shares([type_shares[name] for name in self.types], "The share of a type")
         self.rows_per_batch = rows_per_batch
         self.batches_per_step = batches_per_step
         self.seed = seed
@@ -95,7 +96,7 @@ class MixtureBatchSampler:
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch
         rows_per_step = self.rows_per_batch * self.batches_per_step
-        # Passes through a dataset go on from epoch to epoch: what earlier ones drew is counted again.
+        # Passes through a dataset continue from epoch to epoch: what earlier ones drew is counted again.
         drawn = np.zeros(len(self.datasets), dtype=np.int64)
         for earlier in range(epoch):
             drawn += np.bincount(self._drawn_datasets(earlier).ravel(), minlength=len(drawn))

@@ -12,7 +12,8 @@ from typing import Any
 
 from datasets import Dataset
 
-from ..benchmark import CHAT_MODELS, Asking, Benchmark, BenchmarkRows, Box, Metric, Row, row_name, rows_without_image
+from ...model_files import ANSWERING_MODELS
+from ..benchmark import Asking, Benchmark, BenchmarkRows, Box, Metric, Row, row_name, rows_without_image
 from ..metrics.phrase_precision_recall import grounded_phrase_scores
 from ..predictions import Prediction
 from ..respondents import ChatRespondent
@@ -138,7 +139,7 @@ BENCHMARK = Benchmark(
     schemas=("evaluation", "conversation"),
     prepare=grounded_caption_rows,
     respondent=ChatRespondent,
-    model_types=CHAT_MODELS,
+    model_types=ANSWERING_MODELS,
     score=score_grounded_captions,
     score_rows=score_grounded_caption_rows,
     metrics=METRICS,

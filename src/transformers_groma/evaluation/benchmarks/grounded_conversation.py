@@ -23,8 +23,8 @@ import numpy as np
 from datasets import Dataset
 
 from ...masks import RLE, mask_to_rle
+from ...model_files import ANSWERING_MODELS
 from ..benchmark import (
-    CHAT_MODELS,
     Asking,
     Benchmark,
     BenchmarkRows,
@@ -177,7 +177,7 @@ def benchmark_with(similarity: Similarity, name: str) -> Benchmark:
         more_columns=("masks",),
         prepare=grounded_conversation_rows,
         respondent=ChatRespondent,
-        model_types=CHAT_MODELS,
+        model_types=ANSWERING_MODELS,
         score=partial(score_grounded_conversations, similarity=similarity),
         score_rows=score_grounded_conversation_rows,
         metrics=METRICS,

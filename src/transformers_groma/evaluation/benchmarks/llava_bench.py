@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from datasets import Dataset
 
+from ...model_files import ANSWERING_MODELS
 from ..benchmark import (
-    CHAT_MODELS,
     NOT_JUDGED,
     Asking,
     Benchmark,
@@ -173,7 +173,7 @@ BENCHMARK = Benchmark(
     schemas=("evaluation",),
     prepare=llava_bench_rows,
     respondent=ChatRespondent,
-    model_types=CHAT_MODELS,
+    model_types=ANSWERING_MODELS,
     score=score_llava_bench,
     score_rows=score_llava_bench_rows,
     metrics=METRICS,

@@ -28,8 +28,8 @@ from transformers import PreTrainedModel, ProcessorMixin
 from ...answer_masks import has_mask_decoder
 from ...data.columns import MESSAGES, PHRASE, image_part, phrase_part
 from ...masks import RLE
+from ...model_files import ANSWERING_MODELS
 from ..benchmark import (
-    CHAT_MODELS,
     Asking,
     Benchmark,
     BenchmarkRows,
@@ -198,7 +198,7 @@ BENCHMARK = Benchmark(
     more_columns=("masks",),
     prepare=phrase_grounding_rows,
     respondent=chat_with_masks,
-    model_types=CHAT_MODELS,
+    model_types=ANSWERING_MODELS,
     score=score_phrase_grounding,
     score_rows=score_phrase_grounding_rows,
     metrics=METRICS,

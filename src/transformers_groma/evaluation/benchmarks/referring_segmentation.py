@@ -13,8 +13,8 @@ from typing import Any
 
 from datasets import Dataset
 
+from ...model_files import ANSWERING_MODELS
 from ..benchmark import (
-    CHAT_MODELS,
     RIGHT,
     WRONG,
     Asking,
@@ -144,7 +144,7 @@ BENCHMARK = Benchmark(
     more_columns=("target_masks",),
     prepare=referring_segmentation_rows,
     respondent=ChatRespondent,
-    model_types=CHAT_MODELS,
+    model_types=ANSWERING_MODELS,
     score=score_referring_segmentation,
     score_rows=score_referring_segmentation_rows,
     metrics=METRICS,

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from datasets import Dataset
 
+from ...model_files import ANSWERING_MODELS
 from ..benchmark import (
-    CHAT_MODELS,
     Asking,
     Benchmark,
     BenchmarkRows,
@@ -141,7 +141,7 @@ BENCHMARK = Benchmark(
     schemas=("evaluation",),
     prepare=region_caption_rows,
     respondent=ChatRespondent,
-    model_types=CHAT_MODELS,
+    model_types=ANSWERING_MODELS,
     score=score_region_captions,
     score_rows=score_region_caption_rows,
     metrics=CAPTION_METRICS,

@@ -28,7 +28,7 @@ class GatheredStates:
         """
         if model is not self._model:
             return
-        # Generation asks for logits where tokens may be predicted only: after the last token and, in assisted
+        # Generation asks for logits only where tokens may be predicted: after the last token and, in assisted
         # decoding, after each drafted one. Of the drafts, the first few were right.
         predicting = outputs.last_hidden_state[:, -outputs.logits.shape[1] :]
         self._steps.append(predicting[:, :num_new_tokens].detach().clone())

@@ -34,7 +34,6 @@ class GlammAnswers:
     image_token_id: int
     num_image_tokens: int
 
-    # Reads the markup of one answer, given the user's regions and those of its `[SEG]`.
     def ground_answer(
         self,
         markup: str,
