@@ -125,6 +125,7 @@ def check(model, inputs, output, images: list[int], count: int | None = 3) -> No
         ({"use_cache": False}, [0, 1]),
         ({"prefill_chunk_size": 7}, [0, 1]),
         ({"repetition_penalty": 1.3}, [0, 1]),
+        ({"logits_to_keep": 0}, [0, 1]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -142,6 +143,8 @@ def test_assisted_decoding(model, inputs):
         output = answer(model, own, **settings)
         assert torch.equal(output.sequences, plain.sequences)
         check(model, own, output, [0])
+    # A model may draft for itself: its drafts are not its answer.
+    check(model, own, answer(model, own, assistant_model=model), [0])
     drafting = LlamaForCausalLM(model.config.text_config).eval()
     check(model, own, answer(model, own, assistant_model=drafting), [0])
 
@@ -250,8 +253,16 @@ def test_text_alone_and_beside_images(model, inputs):
     length = own["input_ids"].shape[1]
     ids = torch.cat([torch.nn.functional.pad(text, (length - 4, 0)), own["input_ids"]])
     mask = torch.cat([torch.tensor([[0] * (length - 4) + [1] * 4]), own["attention_mask"]])
-    mixed = answer(model, {**own, "input_ids": ids, "attention_mask": mask}, steps=())
-    assert torch.equal(mixed.sequences[1, length:], answer(model, own, steps=()).sequences[0, length:])
+    mixed = answer(model, {**own, "input_ids": ids, "attention_mask": mask})
+    expected = answer(model, own)
+    assert torch.equal(mixed.sequences[1, length:], expected.sequences[0, length:])
+    assert [len(states) for states in mixed.segment_states] == [3, 3]
+    assert [len(masks) for masks in mixed.segment_logits] == [len(row) for row in mixed.segment_quality] == [0, 3]
+    assert_close(mixed.segment_logits[1], expected.segment_logits[0], **EXACT)
+    # Nor in a later turn, which starts with the last token of the answers: it is not in the cache yet.
+    turn = torch.cat([mixed.sequences[:, -1:], torch.tensor([[15, 16]] * 2)], dim=1)
+    later = answer(model, {"input_ids": turn, "past_key_values": mixed.past_key_values}, num_beams=2)
+    assert [len(masks) for masks in later.segment_logits] == [0, 3]
 
 
 class TestLaterTurns:

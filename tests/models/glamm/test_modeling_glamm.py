@@ -122,6 +122,54 @@ class TestLoss:
         with pytest.raises(ValueError, match=r"one mask \(height, width\) for each `\[SEG\]` of each row, \[2, 1\]"):
             model(**inputs)
 
+    @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.float64])
+    def test_masks_of_any_dtype(self, model, dtype):
+        inputs = taught_inputs(model.config)
+        expected = model(**inputs)
+        output = model(**{**inputs, "mask_labels": [masks.to(dtype) for masks in inputs["mask_labels"]]})
+        assert torch.equal(output.loss, expected.loss)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda m: m * 255, "row 1 has values from 0 to 255"),
+            (lambda m: m.float() * 2 - 1, "row 1 has values from -1 to 1"),
+            (lambda m: m / torch.zeros(()), "row 1 has values from nan to nan"),
+            (lambda m: m.numpy(), r"must be a tensor \(n, height, width\) for each row, got ndarray"),
+            (lambda m: m[..., :0], r"got shapes .*\(1, 47, 0\)"),
+        ],
+    )
+    def test_masks_that_are_not_masks(self, model, change, message):
+        inputs = taught_inputs(model.config)
+        inputs["mask_labels"][1] = change(inputs["mask_labels"][1])
+        with pytest.raises(ValueError, match=message):
+            model(**inputs)
+
+    def test_a_row_of_text_takes_no_mask_of_another_image(self, model):
+        inputs = taught_inputs(model.config)
+        expected = model(**row_of(inputs, 1))
+        own = row_of(inputs, 1)
+        text = torch.full_like(own["input_ids"], 11)
+        text[0, 3] = model.config.seg_token_id
+        own["input_ids"] = torch.cat([text, own["input_ids"]])
+        own["attention_mask"] = torch.ones_like(own["input_ids"])
+        own["labels"] = torch.cat([torch.full_like(own["labels"], -100), own["labels"]])
+        given = own["mask_labels"]
+        for first in (given[0], given[0][:0]):
+            own["mask_labels"] = [first, *given]
+            if len(first):
+                with pytest.raises(ValueError, match=r"\[0, 1\].* A row without an image has no masks"):
+                    model(**own)
+        output = model(**own)
+        assert_close(output.loss, expected.loss, **EXACT)
+        assert [len(masks) for masks in output.segment_logits] == [0, 1]
+        # Text alone has no image at all.
+        names = ("input_ids", "attention_mask", "labels")
+        alone = {name: own[name][:1] for name in names} | {"mask_labels": own["mask_labels"][:1]}
+        assert model(**alone).bce_loss == 0
+        with pytest.raises(ValueError, match="A row without an image has no masks"):
+            model(**{**alone, "mask_labels": given})
+
     def test_masks_without_the_images_for_them(self, model):
         inputs = taught_inputs(model.config)
         del inputs["grounding_pixel_values"], inputs["grounding_sizes"]
@@ -201,6 +249,16 @@ class TestSegment:
                 torch.full((2, 1, 1, 2), 0.5),
                 torch.ones(2, 1, 1, dtype=torch.long),
             )
+
+    def test_a_model_that_is_converted_after_it_looked(self, model, features):
+        states = [torch.randn(1, 32)] * 2
+        expected = model.decode_segments(features, states)
+        half = copy.deepcopy(model).to(torch.bfloat16)
+        for given, truth in zip(half.decode_segments(features, states), expected, strict=True):
+            assert given.logits.dtype == torch.bfloat16
+            assert_close(given.logits.float(), truth.logits, atol=0.2, rtol=0.1)
+        boxes = torch.tensor([[[0.5, 0.5, 0.4, 0.4]]] * 2)
+        assert half.segment(features, boxes=boxes).logits.dtype == torch.bfloat16
 
     def test_an_image_index_that_is_none(self, model, features):
         with pytest.raises(ValueError, match="`image_index` must name one of 2 images"):

@@ -28,10 +28,15 @@ from ..modeling_region_encoder import GromaRegionEncoder
 from .configuration_glamm import GlammConfig
 from .loss_glamm import mask_losses
 from .modeling_glamm_base import GlammPreTrainedModel, TwoLayerProjection
-from .modeling_glamm_checks import check_sources
+from .modeling_glamm_checks import check_mask_labels, check_sources
 from .modeling_glamm_generation import GlammGenerationMixin
 from .modeling_glamm_grounding import GlammGroundingMixin
-from .modeling_glamm_outputs import GlammCausalLMOutputWithPast, GlammImageFeatures, GlammModelOutputWithPast
+from .modeling_glamm_outputs import (
+    NO_IMAGE,
+    GlammCausalLMOutputWithPast,
+    GlammImageFeatures,
+    GlammModelOutputWithPast,
+)
 from .modeling_glamm_perception import GlammPerceptionMixin, TurnRegions
 from .modeling_glamm_prompt import GlammPromptMixin, PreparedPrompt, prompt_as_it_is
 
@@ -282,7 +287,7 @@ class GlammForConditionalGeneration(CausalHeadMixin, GlammPreTrainedModel, Glamm
         Args:
             labels (`Tensor` of shape `(B, length)`): ids to predict, -100 where nothing is.
             mask_labels (`Sequence[Tensor]`, each of shape `(n, height, width)`): for each row the true masks of its
-                `[SEG]` tokens, in order, 0 or 1, at the resolution of its image.
+                `[SEG]` tokens, in order, 0 or 1, at the resolution of its image. None for a row without an image.
             logits_to_keep (`int` or `Tensor`): compute only the last logits, or those at the given positions.
             input_ids, pixel_values, attention_mask, refer_boxes, grounding_pixel_values, grounding_sizes,
             mm_encoder_outputs: see `GlammModel.forward`.
@@ -351,14 +356,13 @@ class GlammForConditionalGeneration(CausalHeadMixin, GlammPreTrainedModel, Glamm
         if input_ids is None:
             raise ValueError("`mask_labels` need `input_ids`: they belong to the `[SEG]` tokens in them.")
         is_segment = segment_mask(input_ids, attention_mask, self.config.seg_token_id)
+        index = outputs.image_index
+        if index is None:
+            index = torch.full((len(input_ids),), NO_IMAGE, device=input_ids.device)
+        # Text alone may have a `[SEG]`, but no mask for it.
+        is_segment &= (index != NO_IMAGE).to(is_segment.device)[:, None]
         counts = is_segment.sum(dim=1).tolist()
-        if len(mask_labels) != len(counts) or any(
-            masks.ndim != 3 or len(masks) != count for masks, count in zip(mask_labels, counts, strict=True)
-        ):
-            raise ValueError(
-                f"`mask_labels` must have one mask (height, width) for each `[SEG]` of each row, {counts}, got shapes "
-                f"{[tuple(masks.shape) for masks in mask_labels]}."
-            )
+        check_mask_labels(mask_labels, counts)
         # The state that predicts a token is that of the position before it.
         rows, positions = is_segment.nonzero(as_tuple=True)
         states = outputs.last_hidden_state[rows, positions - 1].split(counts)
@@ -366,13 +370,12 @@ class GlammForConditionalGeneration(CausalHeadMixin, GlammPreTrainedModel, Glamm
         bce_loss = dice_loss = zero
         segments = None
         if any(counts):
-            index = outputs.image_index
+            index = index.clamp(min=0).tolist()
             predictions = self.model._decode_segments(outputs.grounding, states, index)
             segments = [prediction.logits for prediction in predictions]
             # Rows without a mask may have no image.
             sizes = [
-                outputs.grounding[image].size if count else (1, 1)
-                for image, count in zip(index.tolist(), counts, strict=True)
+                outputs.grounding[image].size if count else (1, 1) for image, count in zip(index, counts, strict=True)
             ]
             bce_loss, dice_loss = mask_losses(segments, sizes, mask_labels, config.grounding_image_size)
         loss = config.bce_loss_weight * bce_loss + config.dice_loss_weight * dice_loss

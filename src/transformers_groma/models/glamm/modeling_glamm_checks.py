@@ -1,4 +1,6 @@
-"""Checks of where images come from: pixels, features that were computed before, or a cache."""
+"""Checks of where images come from, pixels, features or a cache, and of the true masks."""
+
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -35,4 +37,37 @@ def check_sources(
         raise ValueError("`refer_boxes` are regions of an image: pass `pixel_values`, or features, as well.")
 
 
-__all__ = ["check_sources"]
+def check_mask_labels(mask_labels: Sequence[Tensor], counts: Sequence[int]) -> None:
+    """Check the true masks: as many as each row needs, and of 0 and 1.
+
+    Args:
+        mask_labels (`Sequence[Tensor]`, each of shape `(n, height, width)`): for each row.
+        counts (`Sequence[int]`): how many `[SEG]` each row has; 0 for a row without an image.
+
+    Raises:
+        ValueError: something else than tensors, other shapes, or values outside 0..1.
+    """
+    kinds = {type(masks).__name__ for masks in mask_labels if not isinstance(masks, Tensor)}
+    if kinds:
+        raise ValueError(
+            f"`mask_labels` must be a tensor (n, height, width) for each row, got {', '.join(sorted(kinds))}. "
+            "A row without masks has one of shape (0, height, width)."
+        )
+    if len(mask_labels) != len(counts) or any(
+        masks.ndim != 3 or len(masks) != count or (count and not masks.numel())
+        for masks, count in zip(mask_labels, counts, strict=True)
+    ):
+        raise ValueError(
+            f"`mask_labels` must have one mask (height, width) for each `[SEG]` of each row, {list(counts)}, got "
+            f"shapes {[tuple(masks.shape) for masks in mask_labels]}. A row without an image has no masks."
+        )
+    for row, masks in enumerate(mask_labels):
+        # NaN is neither above nor below.
+        if masks.numel() and not (masks.min() >= 0 and masks.max() <= 1):
+            raise ValueError(
+                f"`mask_labels` must be 0 or 1, row {row} has values from {masks.min().item():g} to "
+                f"{masks.max().item():g}. Of masks of 0 and 255, or of sums of several, make `masks > 0`."
+            )
+
+
+__all__ = ["check_mask_labels", "check_sources"]

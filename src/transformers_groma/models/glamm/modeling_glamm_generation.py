@@ -10,7 +10,6 @@ from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, Generat
 from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
 
-from ..modeling_assistant import DraftingAssistant
 from ..modeling_cache import cache_kwargs, cache_of, given_cache
 from ..modeling_cached_prompt import cached_length, forget_prompt, recall_prompt, remember_generated
 from ..modeling_checks import boxes_of_images
@@ -19,6 +18,7 @@ from ..modeling_pointing import given_points
 from ..modeling_positions import check_positions
 from .modeling_glamm_checks import check_sources
 from .modeling_glamm_outputs import (
+    NO_IMAGE,
     GlammGenerateBeamDecoderOnlyOutput,
     GlammGenerateDecoderOnlyOutput,
     GlammImageFeatures,
@@ -27,7 +27,7 @@ from .modeling_glamm_outputs import (
 )
 from .modeling_glamm_perception import boxes_of_rows, with_regions
 from .modeling_glamm_prompt import PreparedPrompt
-from .modeling_glamm_states import GATHERED, GatheredStates
+from .modeling_glamm_states import GATHERED, GatheredStates, GlammDraftingAssistant
 
 
 class GlammGenerationMixin(ImageGenerationMixin):
@@ -217,6 +217,8 @@ class GlammGenerationMixin(ImageGenerationMixin):
         as_dict = kwargs.get("return_dict_in_generate")
         if as_dict is None:
             as_dict = settings.return_dict_in_generate
+        # How many states a step has to predict tokens with is the library's to say.
+        kwargs.pop("logits_to_keep", None)
         gathered = GatheredStates(self)
         token = GATHERED.set(gathered if as_dict else None)
         try:
@@ -230,7 +232,10 @@ class GlammGenerationMixin(ImageGenerationMixin):
         fields: dict[str, Any] = {"segment_states": states}
         if decode_masks and views is not None:
             copies = len(states) // len(image_index)
-            predictions = self.model._decode_segments(views, states, image_index.repeat_interleave(copies))
+            index = [image for image in image_index.tolist() for _ in range(copies)]
+            # A row of text alone may say `[SEG]`, too, but there is no image for its mask.
+            shown = [row[:0] if image == NO_IMAGE else row for row, image in zip(states, index, strict=True)]
+            predictions = self.model._decode_segments(views, shown, [max(image, 0) for image in index])
             fields["segment_logits"] = [prediction.logits for prediction in predictions]
             fields["segment_quality"] = [prediction.quality for prediction in predictions]
         if isinstance(output, GenerateBeamDecoderOnlyOutput):
@@ -294,10 +299,10 @@ class GlammGenerationMixin(ImageGenerationMixin):
 
     def _assistant(
         self, assistant: PreTrainedModel, pixel_values: Tensor | None, features: GlammImageFeatures | None
-    ) -> DraftingAssistant:
+    ) -> GlammDraftingAssistant:
         """Wrap an assistant model so that it can be asked about the images."""
         if assistant.config.model_type != self.config.model_type:
-            return DraftingAssistant(assistant, None)
+            return GlammDraftingAssistant(assistant, None)
         if pixel_values is None or features is None:
             raise ValueError(
                 "A GLaMM as `assistant_model` looks at the image itself: pass `pixel_values`, not features or a "
@@ -312,7 +317,7 @@ class GlammGenerationMixin(ImageGenerationMixin):
                 )
         boxes = features.region_boxes.to(assistant.device) if features.region_mask.any() else None
         seen = assistant.get_image_features(pixel_values.to(assistant.device), boxes, return_dict=True)
-        return DraftingAssistant(assistant, seen)
+        return GlammDraftingAssistant(assistant, seen)
 
 
 __all__ = ["GlammGenerationMixin"]

@@ -61,7 +61,9 @@ class GlammGroundingMixin(SegmentationMixin):
                 maps = self.grounding_encoder(pixels, return_dict=True).last_hidden_state
             for view, embedding in zip(chunk, maps, strict=True):
                 view.embedding = embedding
-        return [view.embedding for view in views]
+        # The model may have been converted since.
+        dtype = computing_dtype(self.mask_decoder, torch.float32)
+        return [view.embedding.to(dtype) for view in views]
 
     def decode_segments(
         self,

@@ -13,6 +13,9 @@ from transformers.modeling_outputs import (
     ModelOutput,
 )
 
+# In `image_index`: a row of text alone.
+NO_IMAGE = -1
+
 
 @dataclass(eq=False)
 class GroundingView:
@@ -137,7 +140,7 @@ class GlammModelOutputWithPast(BaseModelOutputWithPast):
     Attributes:
         image_hidden_states (`Tensor` of shape `(n, hidden_size)`): visual tokens, image by image.
         region_boxes, region_scores, region_mask, grounding: see `GlammImageFeatures`.
-        image_index (`Tensor` of shape `(B,)`, int64): which image belongs to each row; 0 for rows without one.
+        image_index (`Tensor` of shape `(B,)`, int64): which image belongs to each row; -1 for rows without one.
         router_logits (`tuple[Tensor]`, *optional*): of a language model that is a mixture of experts.
     """
 
@@ -185,7 +188,7 @@ class GlammGenerateDecoderOnlyOutput(GenerateDecoderOnlyOutput):
         segment_states (`list[Tensor]`, each of shape `(n, hidden_size)`): the states that predicted the `[SEG]` tokens
             of each answer.
         segment_logits (`list[Tensor]`, each of shape `(n, h, w)`, *optional*): the mask of every `[SEG]` of each
-            answer, in the padded square, above 0 where the region is.
+            answer, in the padded square, above 0 where the region is. Rows without an image have none.
         segment_quality (`list[Tensor]`, each of shape `(n,)`, *optional*): the estimated IoU of each mask.
     """
 
@@ -210,6 +213,7 @@ class GlammGenerateBeamDecoderOnlyOutput(GenerateBeamDecoderOnlyOutput):
 
 
 __all__ = [
+    "NO_IMAGE",
     "GlammCausalLMOutputWithPast",
     "GlammGenerateBeamDecoderOnlyOutput",
     "GlammGenerateDecoderOnlyOutput",

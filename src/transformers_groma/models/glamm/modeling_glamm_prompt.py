@@ -11,7 +11,7 @@ from ..modeling_cached_prompt import CachedPrompt, check_rows, check_step_mask
 from ..modeling_checks import check_one_image_per_sample
 from ..modeling_placeholders import fill_placeholders, image_index_of_rows, known_ids
 from ..modeling_positions import check_mask, continued_mask
-from .modeling_glamm_outputs import GlammImageFeatures
+from .modeling_glamm_outputs import NO_IMAGE, GlammImageFeatures
 from .modeling_glamm_perception import TurnRegions, VisualTokens
 
 
@@ -88,7 +88,7 @@ class GlammPromptMixin:
         if attention_mask is None:
             attention_mask = torch.ones(rows, past_length + length, dtype=torch.long, device=ids.device)
         check_mask(attention_mask, rows, past_length + length)
-        index = image_index.to(features.region_boxes.device)
+        index, has_image = image_index.to(features.region_boxes.device), is_image.any(dim=1)
         return PreparedPrompt(
             input_ids,
             inputs_embeds,
@@ -101,11 +101,11 @@ class GlammPromptMixin:
                 "region_scores": features.region_scores,
                 "region_mask": features.region_mask,
                 "grounding": features.grounding,
-                "image_index": image_index,
+                "image_index": image_index.masked_fill(~has_image, NO_IMAGE),
             },
             memory=CachedPrompt(
                 attention_mask=attention_mask.bool(),
-                has_image=is_image.any(dim=1).to(index.device),
+                has_image=has_image.to(index.device),
                 image_index=index,
                 region_boxes=features.region_boxes[index],
                 region_scores=features.region_scores[index],
@@ -161,7 +161,7 @@ class GlammPromptMixin:
                 "region_scores": cached.region_scores[has_image],
                 "region_mask": cached.region_mask[has_image],
                 "grounding": cached.views,
-                "image_index": cached.image_index.to(ids.device),
+                "image_index": cached.image_index.masked_fill(~has_image, NO_IMAGE).to(ids.device),
             },
             memory=cached.with_mask(attention_mask),
         )

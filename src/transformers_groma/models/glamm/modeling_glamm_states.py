@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import ModelOutput
 
+from ..modeling_assistant import DraftingAssistant
+
 
 class GatheredStates:
     """The states that predicted each new token, step by step, of every row of a generation.
@@ -58,4 +60,16 @@ class GatheredStates:
 # Of the generation that runs in this thread, if it is about images.
 GATHERED: ContextVar[GatheredStates | None] = ContextVar("gathered_states", default=None)
 
-__all__ = ["GATHERED", "GatheredStates"]
+
+class GlammDraftingAssistant(DraftingAssistant):
+    """A `DraftingAssistant` whose states are not gathered: it may be the very model that it drafts for."""
+
+    def generate(self, *args, **kwargs):
+        token = GATHERED.set(None)
+        try:
+            return super().generate(*args, **kwargs)
+        finally:
+            GATHERED.reset(token)
+
+
+__all__ = ["GATHERED", "GatheredStates", "GlammDraftingAssistant"]
