@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from transformers_groma.data.columns import text_part
 from transformers_groma.evaluation.benchmark import Asking
 from transformers_groma.evaluation.benchmarks import glamm_segmentation, phrase_grounding
 from transformers_groma.evaluation.forced_answers import (
@@ -135,6 +136,15 @@ def test_a_caption_is_the_answer_to_the_standard_question(model):
     assert text.count("[SEG]") == text.count("<p>") == len(phrases)
     [answer] = respondent.answer(prepared)
     assert [text for text, _ in answer.phrases] == phrases and len(answer.all_masks) == len(phrases)
+
+
+def test_a_mark_in_the_words_of_a_caption_is_refused(model):
+    """It would get the mask of a phrase, and that phrase the mask of the next."""
+    [row] = shapes_dataset("grounded-caption", 1, 0, split="test", questions=1, image_size=112)
+    row = {**row, "index": 5}
+    row["messages"][-1]["content"].insert(0, text_part("[SEG] "))
+    with pytest.raises(ValueError, match=r"Row 5 .* has \d `\[SEG\]` in its conversation, but its answers point at"):
+        ForcedCaptionRespondent(*model, Asking()).prepare([row])
 
 
 def test_the_reader_needs_no_more_than_messages(model):

@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
+from .._words import counted
 from ..data.columns import image_part, region_part, text_part
-from ..data.conversations import to_messages
+from ..data.conversations import answer_segments, to_messages
 from ..image_inputs import ImageSize, image_size
+from ..markup import SEGMENT_TOKEN
 from ..masks import mask_to_rle, masks_to_boxes
 from ..regions import Regions
-from .benchmark import Asking, Row
+from .benchmark import Asking, Row, row_name
 from .predictions import Prediction
 from .questions import question_of, question_text
 from .shared_images import distinct_images, features_of_images, features_of_rows, image_views
@@ -174,6 +176,9 @@ class ForcedAnswers:
 
         Returns:
             `_Conversations`
+
+        Raises:
+            ValueError: a conversation has a `[SEG]` in its words, so that masks would belong to others.
         """
         order = list(dict.fromkeys(names))
         firsts = [names.index(name) for name in order]
@@ -185,6 +190,15 @@ class ForcedAnswers:
             return_tensors="pt",
             processor_kwargs={"padding": True},
         )
+        for first, ids in zip(firsts, inputs["input_ids"], strict=True):
+            count = int((ids == self.model.config.seg_token_id).sum())
+            wanted = len(answer_segments(conversations[first]["messages"]))
+            if count != wanted:
+                name = row_name(rows[first]["index"], rows[first])
+                raise ValueError(
+                    f"{name} has {count} `{SEGMENT_TOKEN}` in its conversation, but its answers point at "
+                    f"{counted(wanted, 'thing')}. Leave `{SEGMENT_TOKEN}` out of its texts."
+                )
         views = [inputs[name] for name in self._views]
         return _Conversations(
             [{name: value for name, value in row.items() if name != "image"} for row in rows],

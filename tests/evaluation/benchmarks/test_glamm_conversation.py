@@ -50,6 +50,24 @@ def test_another_similarity_stays_with_the_protocol(chosen):
     assert chosen.score([said(("a cup", [rle("dog")], 0.9))], rows)["mask_recall"] == 0
 
 
+@pytest.mark.parametrize(
+    ("encoder", "values"),
+    [
+        ("bert-base-uncased", [0.418, 0.408, 0.396, 0.380]),
+        ("google-bert/bert-base-uncased", [0.418, 0.408, 0.396, 0.380]),
+        ("all-MiniLM-L6-v2", []),
+        (usual.TOKEN_F1, []),
+    ],
+)
+def test_the_published_mask_recall_is_by_one_encoder(encoder, values):
+    """Metrics with different similarities do not compare; the paper's protocol has another recall in any case."""
+    release, paper = (
+        [entry.value for entry in chosen.with_similarity(None, encoder).published if entry.metric == "mask_recall"]
+        for chosen in PROTOCOLS
+    )
+    assert release == values and paper == []
+
+
 def test_every_row_is_asked_the_same():
     for chosen in PROTOCOLS:
         assert chosen.asking.kind == "grounded_description" and chosen.asking.max_new_tokens == 512

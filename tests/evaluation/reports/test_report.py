@@ -88,7 +88,8 @@ def test_the_paper_is_quoted_for_the_same_dataset_and_split_only(benchmark, sour
     ("name", "protocol", "source", "split", "metric", "values"),
     [
         ("grounded-conversation", "glamm-release", "gcg", "val", "miou", ["66.30", "65.80"]),
-        ("grounded-conversation", "glamm-release", "gcg", "test", "mask_recall", ["40.80", "38.00"]),
+        # The script compares phrases by an encoder, and without one they are compared by their words.
+        ("grounded-conversation", "glamm-release", "gcg", "test", "mask_recall", ["", ""]),
         # The script's mask recall is another one than the paper describes.
         ("grounded-conversation", "glamm-paper", "gcg", "test", "ap@0.5", ["29.20", "27.20"]),
         ("grounded-conversation", "glamm-paper", "gcg", "test", "mask_recall", ["", ""]),
