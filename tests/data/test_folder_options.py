@@ -16,6 +16,8 @@ from transformers_groma.data.image_folder import (
         ({"questions": 0}, "`questions` must be at least 1"),
         ({"max_regions": 1}, "`max_regions` must be at least 2"),
         ({"evaluation": True}, "`evaluation` needs a task with one kind"),
+        ({"wording": "llava"}, "`wording` must be one of groma, glamm, got 'llava'"),
+        ({"task": "rec", "evaluation": True, "wording": "glamm"}, "rows to evaluate have the standard question"),
     ],
 )
 def test_bad_options(options, message):

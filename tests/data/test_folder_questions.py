@@ -102,3 +102,26 @@ def test_capitals_that_are_longer_change_no_word(tmp_path):
     folder = lines_of(tmp_path / "photos", one("a.jpg", [110, 10, 40, 40], "ßig"))
     [row] = image_folder_dataset(folder, FolderOptions("region-caption"))
     assert row["messages"][1]["content"] == [text_part("ßig")]
+
+
+def test_questions_in_glamms_words(folder, tmp_path):
+    """A question about a region names it "region1", an answer that points has words around its one place."""
+    [row] = image_folder_dataset(folder, FolderOptions("region-caption", wording="glamm"))
+    said = ["".join(text for _, text, _ in question) for question, _ in turns(row)]
+    assert len(said) == 3 and all("region1 " in text and "region2" not in text for text in said)
+    assert [boxes for question, _ in turns(row) for kind, _, boxes in question if kind == "region"] == [
+        [CUP_RIGHT],
+        [CUP_LEFT],
+        [MUG],
+    ]
+    for task, phrase, boxes in (("rec", "red mug", [MUG]), ("grounding", "blue cup", [CUP_LEFT, CUP_RIGHT])):
+        [row] = image_folder_dataset(folder, FolderOptions(task, wording="glamm"))
+        [(question, answer)] = turns(row)
+        said = "".join(text for _, text, _ in question)
+        assert phrase in said and f"a {phrase}" not in said and "segment" in said
+        assert [part for part in answer if part[0] == "phrase"] == [("phrase", "", boxes)]
+        assert answer[-1][0] == "text", "words around it"
+    # Rows of one wording are not taken for those of the other.
+    write_image_folder(folder, tmp_path / "rows", FolderOptions("rec"))
+    with pytest.raises(FileExistsError, match="wording"):
+        write_image_folder(folder, tmp_path / "rows", FolderOptions("rec", wording="glamm"))

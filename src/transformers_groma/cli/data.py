@@ -144,6 +144,12 @@ def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", metavar="N", type=natural, default=0, help="seed of the wording of questions (default: 0)"
     )
     parser.add_argument(
+        "--wording",
+        choices=("groma", "glamm"),
+        default="groma",
+        help="whose words questions and answers have: the family that will learn from them (default: %(default)s)",
+    )
+    parser.add_argument(
         "--preview",
         metavar="N",
         type=positive(int),
@@ -213,6 +219,7 @@ def run_data_folder(arguments: argparse.Namespace) -> None:
             max_regions=arguments.max_regions,
             seed=arguments.seed,
             boxes_of=arguments.boxes_of,
+            wording=arguments.wording,
         )
         report = write_image_folder(
             arguments.images, output, options, arguments.split, arguments.shards, arguments.overwrite

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ..boxes import BOX_FORMATS, BoxFormat
 from .columns import Schema
 from .image_files import BOXES_OF, BoxesOf
+from .prompts import WORDINGS, Wording
 
 QUESTION_TASKS = ("region-caption", "rec", "grounding")
 # "conversation" is all kinds of questions, and the conversations that lines bring.
@@ -28,6 +29,8 @@ class FolderOptions:
         questions (`int`): most questions of a row.
         max_regions (`int`): region slots of the model that will learn from the rows, at least 2.
         seed (`int`): draws the wording of each question.
+        wording (`str`): the family that will learn from the rows, "groma" or "glamm", in whose words questions and
+            answers are. Conversations of `messages` stay as they are.
 
     Raises:
         ValueError: a value is out of range.
@@ -45,6 +48,7 @@ class FolderOptions:
     max_regions: int = 100
     seed: int = 0
     boxes_of: BoxesOf | None = None
+    wording: Wording = "groma"
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -53,6 +57,13 @@ class FolderOptions:
             raise ValueError(f"`box_format` must be one of {', '.join(BOX_FORMATS)}, got {self.box_format!r}.")
         if self.boxes_of is not None and self.boxes_of not in BOXES_OF:
             raise ValueError(f"`boxes_of` must be one of {', '.join(BOXES_OF)}, got {self.boxes_of!r}.")
+        if self.wording not in WORDINGS:
+            raise ValueError(f"`wording` must be one of {', '.join(WORDINGS)}, got {self.wording!r}.")
+        if self.evaluation and self.wording != "groma":
+            raise ValueError(
+                f"`wording` is {self.wording!r}, but rows to evaluate have the standard question, which "
+                "`groma evaluate` asks each model in its own words: leave `wording` out."
+            )
         if self.evaluation and self.task not in QUESTION_TASKS:
             raise ValueError(
                 f"`evaluation` needs a task with one kind of questions, {', '.join(QUESTION_TASKS)}; `task` is "

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .._text import capitalized
-from .columns import phrase_part, text_part
+from .columns import REGION, region_part, text_part
 from .folder_objects import FolderObject
 from .folder_options import FolderOptions
-from .prompts import question_parts
+from .prompts import Wording, glamm_question_parts, location_parts, question_parts
 
 # The parts of a question and those of its answer.
 Turn = tuple[list[dict[str, Any]], list[dict[str, Any]]]
@@ -16,13 +16,16 @@ Turn = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 _ARTICLE = re.compile(r"(an?|the)\s+(?=\S)", re.IGNORECASE)
 
 
-def caption_turns(objects: Sequence[FolderObject], name: str, seed: int | None) -> list[Turn]:
+def caption_turns(
+    objects: Sequence[FolderObject], name: str, seed: int | None, wording: Wording = "groma"
+) -> list[Turn]:
     """Questions for a description of a box, answered by its text.
 
     Args:
         objects (`Sequence[FolderObject]`): of one image.
         name (`str`): of the image; draws the wording together with the seed.
         seed (`int`, *optional*): the standard wording without one.
+        wording (`str`): the family whose words questions have.
 
     Returns:
         `list`: a question and its answer for each box with a text.
@@ -32,18 +35,24 @@ def caption_turns(objects: Sequence[FolderObject], name: str, seed: int | None) 
     >>> "".join(part["text"] or "<region>" for part in question), answer[0]["text"]
     ('Please give a short description of <region>.', 'A cat')
     """
+
+    def question(index: int) -> list[dict[str, Any]]:
+        record = f"{name}/{index}"
+        if wording == "glamm":
+            # Each question stands alone, so its region is the first, "region1", whatever its number in the image.
+            parts = glamm_question_parts("region_caption", regions=[0], record=record, seed=seed)
+            return [region_part(index) if part["type"] == REGION else part for part in parts]
+        return question_parts("region_caption", region=index, record=record, seed=seed)
+
     return [
-        (
-            question_parts("region_caption", region=index, record=f"{name}/{index}", seed=seed),
-            [text_part(capitalized(one.text))],
-        )
+        (question(index), [text_part(capitalized(one.text))])
         for index, one in enumerate(objects)
         if one.box is not None and one.text is not None
     ]
 
 
 def locating_turns(
-    objects: Sequence[FolderObject], name: str, seed: int | None, max_boxes: int
+    objects: Sequence[FolderObject], name: str, seed: int | None, max_boxes: int, wording: Wording = "groma"
 ) -> dict[str, list[Turn]]:
     """Questions for the boxes of a text, which one box has or several boxes share.
 
@@ -51,6 +60,7 @@ def locating_turns(
         objects (`Sequence[FolderObject]`): of one image.
         name (`str`), seed (`int`, *optional*): see [`caption_turns`].
         max_boxes (`int`): a text that more boxes share is not asked for.
+        wording (`str`): the family whose words questions and answers have.
 
     Returns:
         `dict`: questions and answers of the tasks "rec" and "grounding".
@@ -66,12 +76,17 @@ def locating_turns(
             continue  # one of the boxes is left out: the others are not all of them, and none is the only one
         phrase = objects[indices[0]].text.rstrip(".").rstrip()
         task = "rec" if len(indices) == 1 else "grounding"
+        if task == "grounding" or wording == "glamm":  # "Locate all cats", "Please identify and segment the cat"
+            phrase = _ARTICLE.sub("", phrase, count=1) if _ARTICLE.match(phrase) else phrase
         if task == "grounding":
-            phrase = _ARTICLE.sub("", phrase, count=1) if _ARTICLE.match(phrase) else phrase  # "Locate all cats"
             indices = sorted(indices, key=lambda index: objects[index].box[0] + objects[index].box[2])
         if len(indices) <= max_boxes:
-            question = question_parts(task, phrase=phrase, record=f"{name}/{phrase}", seed=seed)
-            turns[task].append((question, [phrase_part("", indices)]))
+            record = f"{name}/{phrase}"
+            if wording == "glamm":
+                question = glamm_question_parts("segmentation", phrase=phrase, record=record, seed=seed)
+            else:
+                question = question_parts(task, phrase=phrase, record=record, seed=seed)
+            turns[task].append((question, location_parts(indices, record, seed, wording)))
     return turns
 
 

@@ -119,6 +119,10 @@ def write_image_folder(
     masks = has_masks(records, Path(folder))
     # Files are noted when they are read; those that turn up later are known by their names alone.
     files = {"masks": all_files_beside(records, Path(folder))} if masks else {}
+    named = asdict(options)
+    # Folders from before there was a choice have Groma's words.
+    if options.wording == "groma":
+        del named["wording"]
     return write_dataset(
         records,
         partial(convert, folder=Path(folder), options=options, masks=masks),
@@ -128,7 +132,7 @@ def write_image_folder(
         num_shards=num_shards,
         overwrite=overwrite,
         record_name=lambda record: record.file_name,
-        options={**named_as_options(asdict(options)), "images": Path(folder), **files},
+        options={**named_as_options(named), "images": Path(folder), **files},
     )
 
 
@@ -196,8 +200,8 @@ def convert(
         return
     seed = None if options.evaluation else options.seed
     turns = {
-        "region-caption": caption_turns(objects, name, seed),
-        **locating_turns(objects, name, seed, options.max_boxes),
+        "region-caption": caption_turns(objects, name, seed, options.wording),
+        **locating_turns(objects, name, seed, options.max_boxes, options.wording),
     }
     if options.task in QUESTION_TASKS:
         turns = {options.task: turns[options.task]}

@@ -94,8 +94,9 @@ def evaluate(
 
     Example:
     >>> import tempfile
-    >>> from transformers_groma.shapes.rows import shapes_dataset
+    >>> from transformers_groma import GromaForConditionalGeneration, GromaProcessor
     >>> from transformers_groma.evaluation.benchmarks import rec
+    >>> from transformers_groma.shapes.rows import shapes_dataset
     >>> model = GromaForConditionalGeneration.from_pretrained("hub_configs/groma-tiny")
     >>> processor = GromaProcessor.from_pretrained("hub_configs/groma-tiny")
     >>> rows = shapes_dataset("rec", 2, seed=0, split="test", evaluation=True)
