@@ -11,6 +11,7 @@ from transformers_groma.models.processing_inputs import (
     as_texts,
     assign_images,
     check_marks,
+    check_phrase_part,
     check_prompt_length,
     count_marks,
     group_images,
@@ -205,3 +206,17 @@ def test_prompts_are_padded_on_the_left(pad_token_id):
     assert padded["input_ids"].tolist() == [[5, 6, 7], [fill, fill, 8], [fill, 9, 9]]
     assert padded["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1], [0, 1, 1]]
     assert padded["input_ids"].dtype == padded["attention_mask"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("rest", [{}, {"boxes": []}, {"boxes": [BOX]}, {"boxes": [BOX], "box": None, "points": []}])
+def test_phrases_say_where_they_are_by_boxes(rest):
+    check_phrase_part({"type": "phrase", "text": "a dog", **rest})
+
+
+@pytest.mark.parametrize(
+    "rest", [{"box": BOX}, {"regions": [{"box": BOX}]}, {"boxes": [BOX], "mask": np.ones((2, 2), bool)}]
+)
+def test_phrases_in_other_words_are_refused(rest):
+    (name,) = set(rest) - {"boxes"}
+    with pytest.raises(ValueError, match=f"phrase part has the unknown key '{name}'.*`boxes` says where"):
+        check_phrase_part({"type": "phrase", "text": "a dog", **rest})

@@ -22,7 +22,15 @@ from .chat_templates import (
     split_answers,
     with_parts,
 )
-from .processing_inputs import GromaBatchFeature, as_texts, check_marks, pad_left, plain_part, refuse_other_media
+from .processing_inputs import (
+    GromaBatchFeature,
+    as_texts,
+    check_marks,
+    check_phrase_part,
+    pad_left,
+    plain_part,
+    refuse_other_media,
+)
 from .processing_regions import referred_regions
 
 
@@ -215,6 +223,8 @@ class GroundedConversations(ProcessorMixin):
                     for part in message["content"]:
                         if isinstance(part, Mapping):
                             refuse_other_media({str(part.get("type")): part}, "message part")
+                            if part.get("type") == "phrase":
+                                check_phrase_part(part)
         return conversations, is_batched
 
     def _multimodal_inputs_from_conversations(

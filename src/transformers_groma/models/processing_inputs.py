@@ -95,6 +95,24 @@ def refuse_other_media(given: Mapping[str, Any], what: str) -> None:
             raise ValueError(f"The model sees images only, but the {what} `{name}` was given. {remedy}")
 
 
+def check_phrase_part(part: Mapping[str, Any]) -> None:
+    """Refuse a phrase that says where it is by anything but `boxes`: it would become plain text without a word.
+
+    Args:
+        part (`Mapping`): a message part of the type "phrase"; `None` and empty lists are nothing.
+
+    Raises:
+        ValueError: for other keys than `text` and `boxes`.
+    """
+    for name, value in part.items():
+        if name in ("type", "text", "boxes") or value is None or (isinstance(value, (list, tuple)) and not value):
+            continue
+        raise ValueError(
+            f"A phrase part has the unknown key {name!r}. Write {{'type': 'phrase', 'text': …, 'boxes': [[x1, y1, x2, "
+            f"y2]]}}, where `boxes` says where the phrase is, got {shortened(dict(part))}."
+        )
+
+
 def plain_part(part: Any) -> Any:
     """A message part without keys that are None (as datasets fill them in), boxes and points as lists."""
     if not isinstance(part, Mapping):

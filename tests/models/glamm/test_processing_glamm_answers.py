@@ -156,6 +156,12 @@ class TestAnswers:
         assert answer.to_dict()["phrases"][0]["boxes_xyxy"] == []
         answer.draw(Image.new("RGB", SIZE[::-1]))
 
+    def test_masks_without_an_estimate_have_score_zero(self, any_processor):
+        output = output_of(any_processor, "<p> a cat </p> [SEG]", masks=[squares(1)])
+        output.segment_quality = None
+        (answer,) = any_processor.post_process_grounded_generation(output, target_sizes=[SIZE])
+        assert answer.phrases[0].masks.any() and answer.phrases[0].regions.scores.tolist() == [0]
+
     def test_an_empty_mask_is_a_region_without_extent(self, any_processor):
         (answer,) = read(any_processor, "<p> a cat </p> [SEG]", masks=[squares(0)])
         assert answer.phrases[0].boxes.tolist() == [[0, 0, 0, 0]] and not answer.phrases[0].masks.any()

@@ -175,6 +175,7 @@ class TestRendering:
             ([{"role": "tool", "content": "x"}], "Unknown role 'tool'"),
             (question({"type": "file", "file": "x"}), "Unknown part type 'file'"),
             (question(image_part(), phrase("a dog", BOX)), "A phrase in a question has boxes.*use a region part"),
+            ([*question(image_part()), *answer({"type": "phrase", "text": "a dog", "box": BOX})], "unknown key 'box'"),
             ([*answer(text("Hi"), image_part())], "The image is shown with the first question, but no message is"),
         ],
     )

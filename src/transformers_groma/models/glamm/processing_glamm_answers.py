@@ -118,7 +118,8 @@ class GlammAnswers:
             user_regions, user_ids = self._regions_of_user(output, boxes[image], refer_boxes[image], image, size)
             segments = Regions([])
             if logits is not None:
-                segments = self._segments(logits[row], output.segment_quality[row], size)
+                quality = getattr(output, "segment_quality", None)
+                segments = self._segments(logits[row], None if quality is None else quality[row], size)
             first = len(user_regions)
             answer = ground_segmented_text(
                 markup,
