@@ -5,9 +5,10 @@ import re
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from tests.tiny import MASK_DECODER, skip_if_peft_is_too_old, tiny_detector, tiny_inputs, tiny_model
+from tests.tiny import MASK_DECODER, skip_if_peft_is_too_old, tiny_detector, tiny_glamm, tiny_inputs, tiny_model
 from transformers_groma.models.groma.modeling_groma_base import GromaPreTrainedModel
 from transformers_groma.models.modeling_adapters import pattern_of_parts
 
@@ -161,3 +162,21 @@ def test_pattern_of_parts():
         assert pattern.fullmatch(name)
     for name in ("aa", "x.ab", "b", "c", "b_cd.x", "xa.y"):
         assert not pattern.fullmatch(name)
+
+
+@WAYS
+def test_a_name_for_a_module_and_one_inside_it_is_refused_before_training(adapt, tmp_path):
+    model = tiny_glamm()
+    with pytest.raises(ValueError, match="`modules_to_save` 'mask_decoder' names a module and another") as error:
+        adapt(model, lora(modules_to_save=["lm_head", "mask_decoder"]))
+    # What the message names can be saved.
+    parts = re.findall(r"'(mask_decoder\.\w+)'", str(error.value))
+    assert parts == ["mask_decoder.mask_decoder", "mask_decoder.prompt_encoder"]
+    model = get_peft_model(tiny_glamm(), lora(modules_to_save=parts))
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    assert any("mask_decoder.mask_decoder.mask_tokens" in name for name in saved)
+    # In a Groma there is one further inside, which peft leaves to the outer one.
+    model = get_peft_model(tiny_model(mask_decoder_config=MASK_DECODER), lora(modules_to_save=["mask_decoder"]))
+    model.save_pretrained(tmp_path / "groma")
+    assert load_file(tmp_path / "groma" / "adapter_model.safetensors")

@@ -5,6 +5,7 @@ region proposer and of the mask decoder, too. peft does not ask the model which 
 `model.peft_config` when the adapters are in place.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,9 @@ from torch import nn
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
+
+# What `peft` puts into the path of a module that it copies for `modules_to_save`.
+_WRAPPERS = re.compile(r"\.(original_module|modules_to_save(\.\w+)?)(?=\.|$)")
 
 
 def pattern_of_parts(*parts: str) -> str:
@@ -50,12 +54,41 @@ class AdapterMixin:
 
     @peft_config.setter
     def peft_config(self, configs: dict[str, Any]) -> None:
+        check_modules_to_save(self, configs)
         self.__dict__["_peft_config"] = configs
         keep_adapters_where_text_is_learnt(self, configs)
 
     @peft_config.deleter
     def peft_config(self) -> None:
         del self.__dict__["_peft_config"]
+
+
+def check_modules_to_save(model: nn.Module, configs: Mapping[str, Any]) -> None:
+    """Refuse names in `modules_to_save` that mean a module and one directly inside it.
+
+    `peft` would train copies of both and fail when it saves them, after the training. One further inside is no
+    problem: `peft` copies the outer module alone.
+
+    Args:
+        model (`nn.Module`): before or after `peft` has wrapped these modules.
+        configs (`Mapping[str, PeftConfig]`): of each adapter.
+
+    Raises:
+        ValueError: such a name.
+    """
+    names = {_WRAPPERS.sub("", name) for name, _ in model.named_modules()}
+    for config in configs.values():
+        for wanted in getattr(config, "modules_to_save", None) or ():
+            meant = [name for name in names if name.endswith(wanted)]  # as `peft` looks for them
+            for outer in meant:
+                if any(name.rpartition(".")[0] == outer for name in meant):
+                    last, depth = outer.rpartition(".")[2], outer.count(".") + 1
+                    inside = [name for name in names if name.startswith(f"{outer}.") and name.count(".") == depth]
+                    parts = sorted(f"{last}{name.removeprefix(outer)}" for name in inside)
+                    raise ValueError(
+                        f"`modules_to_save` {wanted!r} names a module and another one inside it, which peft cannot "
+                        f"save. Name its parts instead: {', '.join(map(repr, parts))}."
+                    )
 
 
 def keep_adapters_where_text_is_learnt(model: AdapterMixin, configs: Mapping[str, Any]) -> None:
@@ -96,4 +129,4 @@ def _adapters_of(module: nn.Module) -> set[str]:
     return {name for layers in module.adapter_layer_names for name in getattr(module, layers, {})}
 
 
-__all__ = ["AdapterMixin", "keep_adapters_where_text_is_learnt", "pattern_of_parts"]
+__all__ = ["AdapterMixin", "check_modules_to_save", "keep_adapters_where_text_is_learnt", "pattern_of_parts"]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 from transformers import DynamicCache, LlamaForCausalLM, LogitsProcessor, StaticCache
+from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from tests.tiny import tiny_glamm, tiny_glamm_inputs
 from transformers_groma.models.glamm.modeling_glamm import GlammForConditionalGeneration
@@ -147,6 +148,20 @@ def test_assisted_decoding(model, inputs):
     check(model, own, answer(model, own, assistant_model=model), [0])
     drafting = LlamaForCausalLM(model.config.text_config).eval()
     check(model, own, answer(model, own, assistant_model=drafting), [0])
+
+
+def test_a_loop_of_the_caller(model, inputs):
+    def decode(model, input_ids, *, logits_processor, stopping_criteria, generation_config, **kwargs):
+        return model._sample(input_ids, logits_processor, stopping_criteria, generation_config, **kwargs)
+
+    check(model, inputs, answer(model, inputs, custom_generate=decode), [0, 1])
+
+    def invent(model, input_ids, **kwargs):
+        new = torch.full((len(input_ids), 2), model.config.seg_token_id)
+        return GenerateDecoderOnlyOutput(sequences=torch.cat([input_ids, new], dim=1))
+
+    with pytest.raises(ValueError, match="of 2 tokens those of 0 were seen: `custom_generate` must call"):
+        answer(model, inputs, custom_generate=invent)
 
 
 def test_a_batch_is_its_samples(model, inputs):

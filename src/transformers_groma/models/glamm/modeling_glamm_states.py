@@ -45,7 +45,17 @@ class GatheredStates:
 
         Returns:
             `list[Tensor]`, each of shape `(n, hidden_size)`: for each row, in order.
+
+        Raises:
+            ValueError: tokens whose steps were not seen.
         """
+        seen = sum(step.shape[1] for step in self._steps)
+        if is_wanted.any() and seen < is_wanted.shape[1]:
+            raise ValueError(
+                f"Masks need the state of each new token, but of {is_wanted.shape[1]} tokens those of {seen} were "
+                "seen: `custom_generate` must call `model._update_model_kwargs_for_generation` after each step, as "
+                "the library's own decoding does. Without it leave `return_dict_in_generate` out."
+            )
         if not self._steps:
             return [torch.empty(0, 0) for _ in is_wanted]
         states = torch.cat(self._steps, dim=1)
