@@ -153,6 +153,27 @@ def test_resume_is_exact(runs, base, data, tmp_path, variant, workers):
     assert same_weights(resumed.model, whole.model)
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("full", LORA, "it has all weights and no LoRA, and `use_peft` is true"),
+        ("lora", {}, "it has LoRA, and `use_peft` is false"),
+        ("lora", {**LORA, "lora_r": 8}, "its LoRA has the `r` 4, and this training has 8"),
+        ("lora", {**LORA, "lora_alpha": 32}, "its LoRA has the `lora_alpha` 16, and this training has 32"),
+        (
+            "lora",
+            {**LORA, "trainable_parts": ["language_model", "mask_decoder"]},
+            r"its LoRA has the `modules_to_save` \['lm_head', .*'model.region_encoder'\], and this training has \['m",
+        ),
+    ],
+)
+def test_a_checkpoint_with_another_lora_is_refused(runs, base, data, tmp_path, name, changes, message):
+    """Its weights would be left out, or count more or less than they did."""
+    checkpoint = Path(runs[name].args.output_dir) / "checkpoint-3"
+    with pytest.raises(ValueError, match=f"cannot go on from .*checkpoint-3: {message}.*another `output_dir`"):
+        run_glamm(glamm_command_line(base, data, tmp_path, **STEPS, **changes, resume_from_checkpoint=checkpoint))
+
+
 def test_losses_of_masks_are_logged_for_steps_that_have_some(runs):
     entries = glamm_history(runs["full"])
     with_masks = [entry for entry in entries if "bce_loss" in entry]

@@ -43,7 +43,7 @@ from .glamm_parts import DEFAULT_PARTS, check_glamm_parts, glamm_lora, train_gla
 from .glamm_trainer import GlammTrainer
 from .mask_targets import mask_targets
 from .model_card import data_details
-from .outputs import alone_in_its_output, last_checkpoint
+from .outputs import alone_in_its_output, checkpoint_to_resume
 from .sft import GromaSFTConfig, adapter_recipe, language_model_quantization, refuse_max_length
 
 _DATASETS_HELP = "PATH[@SPLIT][:WEIGHT] for each {} dataset; weights are among datasets of this type."
@@ -182,9 +182,7 @@ def train(script_args: GlammArguments, training_args: SFTConfig, model_args: Mod
     )
     recipe = adapter_recipe(peft_config, model_args)
     trainer.card_details = card_details(script_args, model_args, train_dataset, recipe)
-    trainer.train(
-        resume_from_checkpoint=last_checkpoint(training_args.output_dir, training_args.resume_from_checkpoint)
-    )
+    trainer.train(resume_from_checkpoint=checkpoint_to_resume(trainer))
 
     # Save and push to Hub
     trainer.save_and_push()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from torch.distributed.checkpoint import FileSystemReader
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.trainer import FSDP_MODEL_NAME, OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import logging
@@ -23,7 +23,11 @@ Trained = TypeVar("Trained")
 
 # Weights are in one of these, or in folders of FSDP or DeepSpeed.
 WEIGHTS = ("model.safetensors", "adapter_model.safetensors", "pytorch_model.bin", "adapter_model.bin")
+FULL_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 WEIGHTS_INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+ADAPTER_CONFIG = "adapter_config.json"
+# What weights of LoRA belong to, and how strong they are.
+ADAPTER_SETTINGS = ("r", "lora_alpha", "target_modules", "modules_to_save")
 # Files up to this size are checked byte by byte; larger ones would take long.
 SMALL = 64 * 2**20
 _NO_VALUES = "has no values in it"
@@ -93,6 +97,51 @@ def last_checkpoint(output_dir: str, resume: str | bool | None) -> str | None:
     return None
 
 
+def checkpoint_to_resume(trainer: Trainer) -> str | None:
+    """Find the checkpoint that a trainer resumes from, and check that its LoRA is that of the trainer's model.
+
+    `Trainer` would load weights by their names: those of another kind are left out, and those of an adapter get the
+    settings of this run.
+
+    Args:
+        trainer (`Trainer`): before training, its model with LoRA or without.
+
+    Returns:
+        `str`, *optional*: see [`last_checkpoint`].
+
+    Raises:
+        ValueError: see [`last_checkpoint`]; or the checkpoint is of a training with another LoRA.
+    """
+    folder = last_checkpoint(trainer.args.output_dir, trainer.args.resume_from_checkpoint)
+    if folder is not None and (fault := _fault_of_adapter(Path(folder), trainer.model)) is not None:
+        raise ValueError(
+            f"`resume_from_checkpoint` cannot go on from {folder}: {fault}. Train with the settings of the "
+            "checkpoint, or start from the beginning in another `output_dir`."
+        )
+    return folder
+
+
+def _fault_of_adapter(folder: Path, model: Any) -> str | None:
+    """What differs between the LoRA of a checkpoint and that of a model."""
+    adapters = getattr(model, "peft_config", None)
+    if not (folder / ADAPTER_CONFIG).exists():
+        has_weights = any((folder / name).exists() for name in (*FULL_WEIGHTS, *WEIGHTS_INDICES))
+        return "it has all weights and no LoRA, and `use_peft` is true" if adapters and has_weights else None
+    if not adapters:
+        return "it has LoRA, and `use_peft` is false"
+    saved, _ = _read_json(folder / ADAPTER_CONFIG)
+    for name in ADAPTER_SETTINGS:
+        there, here = (_comparable(value) for value in (saved.get(name), getattr(adapters["default"], name, None)))
+        if name in saved and there != here:
+            return f"its LoRA has the `{name}` {there}, and this training has {here}"
+    return None
+
+
+def _comparable(value: Any) -> Any:
+    """Names of modules are in any order."""
+    return sorted(value) if isinstance(value, (list, set, tuple)) else value
+
+
 def fault_of_checkpoint(folder: str | Path) -> str | None:
     """Say why a training cannot resume from a checkpoint: a file is missing, empty, cut or not what its name says.
 
@@ -124,7 +173,7 @@ def _faults(folder: Path) -> Iterator[str]:
         yield fault
     elif not isinstance(state.get("global_step"), int):
         yield f"{TRAINER_STATE_NAME} has no `global_step`"
-    for name in ("config.json", "adapter_config.json"):
+    for name in ("config.json", ADAPTER_CONFIG):
         if (folder / name).exists() and (fault := _read_json(folder / name)[1]) is not None:
             yield fault
     yield from _faults_of_weights(folder)
@@ -258,4 +307,4 @@ def _read_json(path: Path) -> tuple[dict[str, Any], str | None]:
     return (content, None) if isinstance(content, dict) else ({}, f"{path.name} is cut or damaged")
 
 
-__all__ = ["alone_in_its_output", "fault_of_checkpoint", "last_checkpoint"]
+__all__ = ["alone_in_its_output", "checkpoint_to_resume", "fault_of_checkpoint", "last_checkpoint"]

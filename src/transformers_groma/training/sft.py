@@ -29,7 +29,7 @@ from .conversation_stage import (
     load_conversations,
     load_model,
 )
-from .outputs import alone_in_its_output, last_checkpoint
+from .outputs import alone_in_its_output, checkpoint_to_resume
 from .trainable import NEW_TOKENS, PARTS
 from .trainer import GromaSFTTrainer
 
@@ -112,9 +112,7 @@ def train(script_args: ConversationArguments, training_args: SFTConfig, model_ar
     )
     recipe = adapter_recipe(peft_config, model_args)
     trainer.card_details = card_details(model_args.model_name_or_path, script_args, train_dataset, **recipe)
-    trainer.train(
-        resume_from_checkpoint=last_checkpoint(training_args.output_dir, training_args.resume_from_checkpoint)
-    )
+    trainer.train(resume_from_checkpoint=checkpoint_to_resume(trainer))
 
     # Save and push to Hub
     trainer.save_and_push()
