@@ -18,6 +18,7 @@ TEST_ENV := $(OFFLINE) OMP_NUM_THREADS=1
 
 demo: $(PLAIN)  ## questions about a scene, answers compared with the truth; writes demo_output/
 	$(OFFLINE) $(BIN)/groma demo --output demo_output
+	$(OFFLINE) $(BIN)/groma demo --model hub_configs/glamm-tiny --output demo_output/glamm
 
 app: $(EXTRA)app  ## a page in the browser: drop an image, draw boxes, ask
 	$(OFFLINE) $(BIN)/groma app

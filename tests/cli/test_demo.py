@@ -18,6 +18,8 @@ from transformers_groma.shapes.scenes import make_scene
 
 from .samples import PHOTO, TINY
 
+GLAMM_TINY = Path(TINY).parent / "glamm-tiny"
+
 
 def files_of(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
@@ -79,6 +81,33 @@ def test_demo_shows_nothing_false(run, tmp_path):
     assert str(tmp_path / "demo" / "scene.png") in out
     with Image.open(tmp_path / "demo" / "scene_region.png") as image:
         assert image.width == demo.DEMO_SCENE_SIZE and image.height > demo.DEMO_SCENE_SIZE
+
+
+def test_demo_of_a_glamm_asks_in_its_words(run, tmp_path):
+    """Its group has one mask, that of all objects; and it proposes nothing."""
+    code, out, _ = run("demo", "--model", GLAMM_TINY, "--output", tmp_path)
+    assert code == 0
+    asked = [line for line in out.splitlines() if line.startswith("> ")]
+    assert len(asked) == len(verdicts_of(out)) == len(NAMES_WITH_CLICK)
+    assert (
+        asked[0] == "> Can you provide me with a detailed description of the region in the picture marked by <region>?"
+    )
+    assert asked[3].startswith("> Please segment the ") and "<p>" not in out
+    assert "with the true mask of all " in verdicts_of(out)[4]
+    assert "glamm-tiny was trained on such scenes" in out and "groma-tiny" not in out
+    right = int(out.partition(" of 6 answers are right")[0].split()[-1])
+    assert right >= 3
+    assert "found, and" not in out
+    files = {name for name in files_written(NAMES_WITH_CLICK) if "proposals" not in name}
+    assert files_of(tmp_path) == files
+    answer = json.loads((tmp_path / "scene_group.json").read_text(encoding="utf-8"))
+    assert answer["model"] == "glamm-tiny" and len(answer["mask_ious"]) == 1
+
+
+def test_glamm_tiny_is_not_asked_about_a_photo(run, tmp_path):
+    code, out, err = run("demo", "--image", PHOTO, "--model", GLAMM_TINY, "--output", tmp_path)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "glamm-tiny" in err and "coloured shapes" in err
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16"])
