@@ -25,6 +25,7 @@ asked in GLaMM's words, as Groma has none for them.
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -185,11 +186,16 @@ def described_objects(image: GrandImage) -> list[tuple[GrandObject, str]]:
     """
     described = []
     for one in image.objects:
-        named = [text for text in one.attributes if any(label in text.lower() for label in one.labels)]
+        named = [text for text in one.attributes if any(_names(text, label) for label in one.labels)]
         if len(one.attributes) < 2 or not named:
             named = list(one.attributes[:1])
         described += [(one, text) for text in dict.fromkeys(named)]
     return described
+
+
+def _names(text: str, label: str) -> bool:
+    """Whether a text has a label, in the singular or the plural: "man" is not in "a woman"."""
+    return bool(label) and re.search(rf"(?<!\w){re.escape(label)}(?:e?s)?(?!\w)", text.lower()) is not None
 
 
 def convert(

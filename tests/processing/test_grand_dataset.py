@@ -275,3 +275,19 @@ def test_boxes_are_those_of_masks(tmp_path):
     loose = level_4(objects=[one(0, DOG, bbox=[1, 1, 22, 33])], floating_objects=[])
     (row,) = rows_of(tmp_path, "grounded-caption", content=loose)
     assert row["boxes_xyxy"] == [rle_to_box(rle(DOG)).tolist()]
+
+
+@pytest.mark.parametrize(
+    ("labels", "attributes", "chosen"),
+    [
+        (["man"], ["a woman in red", "a man in blue"], ["a man in blue"]),
+        (["dog"], ["a rug", "Two dogs on it", "a dog's ball"], ["Two dogs on it", "a dog's ball"]),
+        (["t-shirt (white)"], ["a chair", "a T-shirt (white)"], ["a T-shirt (white)"]),
+        ([""], ["a chair", "a rug"], ["a chair"]),
+    ],
+)
+def test_attributes_that_name_the_kind_of_their_object(labels, attributes, chosen):
+    """By whole words: "man" is not in "a woman"; an empty label is in nothing."""
+    one = {"id": 1, "bbox": [0, 0, 9, 9], "labels": labels, "attributes": attributes}
+    image = read_grand_image({"a.jpg": {"objects": [one]}})
+    assert [text for _, text in grand_dataset.described_objects(image)] == chosen
