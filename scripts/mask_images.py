@@ -1,4 +1,4 @@
-"""Makes the images of docs/masks.md with groma-tiny: a caption with masks, and what clicks and scribbles mean.
+"""Makes the images of docs/masks.md and docs/glamm.md: captions with masks by both tiny models, and what clicks mean.
 
 python -m scripts.mask_images
 """
@@ -12,7 +12,7 @@ from transformers_groma import ImageGroundingPipeline, Regions, draw_boxes
 
 REPOSITORY = Path(__file__).parents[1]
 IMAGES = REPOSITORY / "docs" / "images"
-CAPTION, CLICKS = IMAGES / "masks.png", IMAGES / "clicks.png"
+CAPTION, CLICKS, GLAMM = (IMAGES / name for name in ("masks.png", "clicks.png", "glamm.png"))
 # The points and lines of docs/masks.md, with a colour for what is on the object and one for what is not.
 POINTED = (
     {"point": [311, 371]},
@@ -61,15 +61,22 @@ def draw_pointed(panel: Image.Image, region: dict) -> None:
 
 
 def mask_images() -> dict[Path, Image.Image]:
-    """Both images, by the files that they are kept in.
+    """All images, by the files that they are kept in.
 
     Returns:
         `dict[Path, PIL.Image.Image]`: RGB.
     """
-    groma = ImageGroundingPipeline.from_pretrained(str(REPOSITORY / "hub_configs" / "groma-tiny"))
+    groma, glamm = (
+        ImageGroundingPipeline.from_pretrained(str(REPOSITORY / "hub_configs" / name))
+        for name in ("groma-tiny", "glamm-tiny")
+    )
     with Image.open(IMAGES / "scene.png") as scene:
         image = scene.convert("RGB")
-    return {CAPTION: caption_image(groma, image), CLICKS: click_panels(groma, image)}
+    return {
+        CAPTION: caption_image(groma, image),
+        CLICKS: click_panels(groma, image),
+        GLAMM: caption_image(glamm, image),
+    }
 
 
 if __name__ == "__main__":

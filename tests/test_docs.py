@@ -21,6 +21,7 @@ from transformers_groma.boxes import box_iou
 from transformers_groma.shapes.scenes import make_scene
 from transformers_groma.shapes.wording import words
 
+from .models.glamm.legacy import write_legacy
 from .run_document import blocks, commands, read_blocks, run_python
 
 REPOSITORY = Path(__file__).parents[1]
@@ -143,11 +144,27 @@ def test_the_server_answers_the_readme(checkout, monkeypatch):
     )
 
 
+def lines_from_the_download() -> list[list[list[str]]]:
+    """The commands of the README's blocks that begin with a download."""
+    scripts = [commands(text) for language, text in blocks(README) if language == "bash"]
+    return [lines for lines in scripts if lines[0][0] == "hf"]
+
+
+def test_the_readme_goes_from_the_download_of_a_glamm_to_masks(tmp_path, monkeypatch):
+    _, (download, convert, caption) = lines_from_the_download()
+    assert download == ["hf", "download", "MBZUAI/GLaMM-FullScope", "--local-dir", "original-glamm"]
+    monkeypatch.chdir(tmp_path)
+    write_legacy(REPOSITORY / "tests" / "fixtures" / "golden_glamm", tmp_path / "original-glamm")
+    (tmp_path / "photo.jpg").symlink_to(REPOSITORY / "tests" / "fixtures" / "photos" / "cat_and_dog.jpg")
+    assert convert[0] == caption[0] == "groma"
+    assert cli.main(convert[1:]) == 0
+    assert cli.main([*caption[1:], "--max-new-tokens", "4"]) == 0
+    assert (tmp_path / "answer" / "answer.png").is_file()
+
+
 def test_the_readme_goes_from_the_download_to_an_answer(tmp_path, monkeypatch, golden_dir):
     """The three lines for photos, with a small checkpoint of the original code in the place of the download."""
-    (download, convert, chat) = next(
-        lines for language, text in blocks(README) if language == "bash" and (lines := commands(text))[0][0] == "hf"
-    )
+    (download, convert, chat), _ = lines_from_the_download()
     assert download == ["hf", "download", "FoundationVision/groma-7b-finetune", "--local-dir", "original"]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "original").symlink_to(golden_dir / "legacy_checkpoint")
