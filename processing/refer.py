@@ -1,6 +1,7 @@
 """Reads datasets in the layout of `refer` (RefCOCO, gRefCOCO): refs with expressions, and a file of their boxes."""
 
 import pickle
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,8 @@ def is_refer(paths: Sequence[Path]) -> bool:
         ValueError: refs without the one file of their boxes after them.
     """
     pickles = [path for path in paths if path.suffix in PICKLES]
-    is_list = not pickles and read_text(paths[0]).lstrip()[:1] == "["
+    # A list of refs, which are objects; of any other list the reader of COCO-style files says what is wrong.
+    is_list = not pickles and re.match(r"\s*\[\s*\{", read_text(paths[0])) is not None
     if (pickles and pickles != [paths[0]]) or ((pickles or is_list) and len(paths) != 2):
         kind, name = ("list", "REFS.json") if is_list else ("pickle", "REFS.p")
         raise ValueError(

@@ -165,9 +165,15 @@ def installed(lines: list[str]) -> list[str]:
 
 
 def test_the_demo_installs_the_package_alone(make):
-    first = make("demo")
-    assert installed(first) == ["."] and first[-1] == "groma demo --output demo_output"
-    assert make("demo") == ["groma demo --output demo_output"]
+    first, demos = (
+        make("demo"),
+        [
+            "groma demo --output demo_output",
+            "groma demo --model hub_configs/glamm-tiny --output demo_output/glamm",
+        ],
+    )
+    assert installed(first) == ["."] and first[-2:] == demos
+    assert make("demo") == demos
 
 
 def test_tests_after_the_demo_add_the_extras(make):

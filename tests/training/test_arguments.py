@@ -8,12 +8,13 @@ import pytest
 from transformers import TrainingArguments
 from trl import ModelConfig, SFTConfig
 
-from transformers_groma.data.mixtures import parse_dataset_spec
+from transformers_groma.data.mixtures import parse_dataset_spec, parse_weighted_spec
 from transformers_groma.models.groma.configuration_groma import GromaMaskDecoderConfig
 from transformers_groma.training.alignment import ALIGNMENT_PARTS, AlignmentArguments
 from transformers_groma.training.arguments import DatasetArguments, load_datasets, loading, parse_arguments
 from transformers_groma.training.conversation_stage import ConversationArguments, choose_parts
 from transformers_groma.training.detection import DetectionArguments, DetectionTrainingArguments
+from transformers_groma.training.glamm import GlammArguments, GlammModelConfig, GromaSFTConfig
 from transformers_groma.training.mask_trainer import MaskTrainingArguments
 from transformers_groma.training.masks import MaskArguments
 from transformers_groma.training.sft import SFT_PARTS
@@ -162,7 +163,20 @@ def parse_recipe(path: Path, *overrides: str):
     return parse_arguments(DATACLASSES[path.stem], argv, path.stem, "")
 
 
-@pytest.mark.parametrize("name", sorted(str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*.yaml")))
+ALL_RECIPES = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", [name for name in ALL_RECIPES if name.startswith("glamm")])
+def test_recipes_of_glamm_are_understood(name):
+    """Each says what it learns from, by type, and no step is of a type without data."""
+    argv = ["--config", str(RECIPES / name), "--output_dir", "output", "--use_cpu", "--bf16", "false"]
+    script_args, training_args, _ = parse_arguments((GlammArguments, GromaSFTConfig, GlammModelConfig), argv, name, "")
+    datasets = [*script_args.caption_datasets, *script_args.region_datasets, *script_args.segmentation_datasets]
+    assert datasets and all(parse_weighted_spec(spec) for spec in datasets)
+    assert training_args.save_steps > 0 and training_args.max_steps > 0
+
+
+@pytest.mark.parametrize("name", [name for name in ALL_RECIPES if not name.startswith("glamm")])
 def test_recipes_are_understood(name):
     script_args, training_args = parse_recipe(RECIPES / name)[:2]
     for spec in [*script_args.train_datasets, *script_args.eval_datasets]:
