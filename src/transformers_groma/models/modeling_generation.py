@@ -153,4 +153,18 @@ class ImageGenerationMixin(GenerationMixin):
             )
 
 
-__all__ = ["ImageGenerationMixin"]
+def restore_prompt(output: Tensor | ModelOutput, input_ids: Tensor | None) -> None:
+    """Put a prompt back into generated sequences as it was given, as every `generate` returns it. Changes them.
+
+    Args:
+        output (`Tensor` or `ModelOutput`): of the library's loop: ids `(B * n, length + new)`, or with `sequences`.
+        input_ids (`Tensor` of shape `(B, length)`, *optional*): the prompt as it was given.
+    """
+    if input_ids is None:
+        return
+    sequences = output.sequences if isinstance(output, ModelOutput) else output
+    copies = len(sequences) // len(input_ids)
+    sequences[:, : input_ids.shape[1]] = input_ids.to(sequences.device).repeat_interleave(copies, dim=0)
+
+
+__all__ = ["ImageGenerationMixin", "restore_prompt"]

@@ -8,15 +8,22 @@ the class's `forward` with a base model that returns hidden states which were co
 import inspect
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
+from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import ModelOutput
-from transformers.modeling_utils import PreTrainedModel
+from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
+from transformers.utils import torch_compilable_check
 
 from .language_models import STATE_REASON, unfit_language_model
-from .modeling_cache import CACHE_NAME
+from .modeling_cache import CACHE_NAME, cache_kwargs, cache_of
+from .modeling_cached_prompt import CachedPrompt, remember_prompt
+from .modeling_mask_decoder import MaskEmbedding
+from .modeling_pointing import RegionMasks, ResolvedRegions
+from .modeling_positions import check_positions, is_mask_of_tokens, token_positions
 
 # Model types whose base model takes no positions, because it counts them by the mask.
 POSITIONS_BY_MASK = {"bloom"}
@@ -118,6 +125,86 @@ class LanguageModelHead:
         return self.causal_class.forward(model, inputs_embeds=last_hidden_state, return_dict=True, **kwargs)
 
 
+class LanguageModelMixin:
+    """The language model of a model that holds one as `language_model`, and reads prompts that are prepared."""
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def run_language_model(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | dict | None,
+        position_ids: Tensor | None,
+        cache: Cache | None,
+        memory: CachedPrompt | None,
+        kwargs: dict[str, Any],
+    ) -> ModelOutput:
+        """Run the language model, and store with its cache what the cache lacks of the prompt.
+
+        Args:
+            inputs_embeds (`Tensor` of shape `(B, length, hidden_size)`): the prompt, visual tokens in their places.
+            attention_mask (`Tensor` of shape `(B, cached + length)`, *optional*): 0 for tokens that are off; or what
+                generation made of it for a static cache.
+            position_ids (`Tensor`, *optional*): from the caller; by default tokens that are on are counted.
+            cache (`Cache`, *optional*): holds the tokens before these.
+            memory (`CachedPrompt`, *optional*): what to remember; `None` for text alone, and in generation.
+            kwargs (`dict`): more arguments of the language model.
+
+        Returns:
+            `ModelOutput` of the language model.
+
+        Raises:
+            ValueError: positions that do not count the tokens that are on.
+        """
+        if memory is not None:
+            check_positions(position_ids, attention_mask)
+        if position_ids is None and is_mask_of_tokens(attention_mask):
+            position_ids = token_positions(attention_mask)[:, -inputs_embeds.shape[1] :]
+        if self.language_model_head.takes_positions:
+            kwargs = {**kwargs, "position_ids": position_ids}
+        outputs = self.language_model(
+            attention_mask=attention_mask, inputs_embeds=inputs_embeds, **cache_kwargs(cache), **kwargs
+        )
+        if memory is not None and cache_of(outputs) is not None:
+            remember_prompt(cache_of(outputs), memory)
+        return outputs
+
+    def scatter_tokens(
+        self, inputs_embeds: Tensor, placeholder_mask: Tensor, tokens: Tensor, prompt_length: int | None
+    ) -> Tensor:
+        """Put visual tokens into a prompt that generation has prepared.
+
+        Args:
+            inputs_embeds (`Tensor` of shape `(B, length, hidden_size)`): the embedded prompt.
+            placeholder_mask (`Tensor` of shape `(B, length)`, bool): its placeholders.
+            tokens (`Tensor` of shape `(n, hidden_size)`): visual tokens, row by row.
+            prompt_length (`int`, *optional*): only the first this many tokens are looked at.
+
+        Returns:
+            `Tensor` of shape `(B, length, hidden_size)`.
+
+        Raises:
+            ValueError: the numbers of placeholders and of visual tokens differ.
+        """
+        if prompt_length is not None:
+            # A placeholder that the model itself generates, after the prompt, gets no visual token.
+            position = torch.arange(placeholder_mask.shape[1], device=placeholder_mask.device)
+            placeholder_mask = placeholder_mask & (position < prompt_length)
+        tokens = tokens.to(inputs_embeds.device, inputs_embeds.dtype)
+        torch_compilable_check(
+            placeholder_mask.sum() == len(tokens),
+            lambda: (
+                f"`mm_encoder_outputs` hold {len(tokens)} visual tokens, but the prompt has "
+                f"{int(placeholder_mask.sum())} placeholders (id {self.config.image_token_id})."
+            ),
+        )
+        return inputs_embeds.masked_scatter(placeholder_mask[..., None], tokens)
+
+
 class CausalHeadMixin:
     """The head of a model whose `model` holds a language model: embeddings, weights, modules of the head."""
 
@@ -140,6 +227,62 @@ class CausalHeadMixin:
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         parent, _, name = self.model.language_model_head.output_embedding.rpartition(".")
         setattr(self.get_submodule(parent), name, new_embeddings)
+
+    def encode_regions(self, features: ModelOutput, *args: Any, **kwargs: Any) -> ModelOutput:
+        """See `encode_regions` of `model`."""
+        return self.model.encode_regions(features, *args, **kwargs)
+
+    @torch.no_grad()
+    def mask_embedding(self, features: ModelOutput) -> MaskEmbedding:
+        """See `mask_embedding` of `model`; without gradients."""
+        return self.model.mask_embedding(features)
+
+    def segment(self, features: ModelOutput, **prompts: Any) -> RegionMasks:
+        """See `segment` of `model`."""
+        return self.model.segment(features, **prompts)
+
+    def resolve_points(self, features: ModelOutput, *args: Any, **kwargs: Any) -> ResolvedRegions:
+        """See `resolve_points` of `model`."""
+        return self.model.resolve_points(features, *args, **kwargs)
+
+    def upright_masks(self, logits: Tensor, height: int, width: int) -> np.ndarray:
+        """See `upright_masks` of `model`."""
+        return self.model.upright_masks(logits, height, width)
+
+    def ask_for_routers(self, kwargs: dict[str, Any]) -> None:
+        """Let a mixture of experts return its routers' logits: it learns from them, too. Changes `kwargs`."""
+        # The base model does not know what its head asks for.
+        if getattr(self.config.text_config, "output_router_logits", False):
+            kwargs.setdefault("output_router_logits", True)
+
+    def predict(
+        self,
+        outputs: ModelOutput,
+        logits_to_keep: int | Tensor,
+        attention_mask: Tensor | None,
+        labels: Tensor | None,
+        kwargs: dict[str, Any],
+    ) -> ModelOutput:
+        """Logits, and with labels the loss, of what the base model returned.
+
+        Args:
+            outputs (`ModelOutput`): of `model`.
+            logits_to_keep (`int` or `Tensor`): compute only the last logits, or those at the given positions.
+            attention_mask (`Tensor` of shape `(B, length)`, *optional*): 0 for tokens that are off.
+            labels (`Tensor` of shape `(B, length)`, *optional*): ids to predict, -100 where nothing is.
+            kwargs (`dict`): more arguments of the language model's class, such as `shift_labels`.
+
+        Returns:
+            `ModelOutput` with `logits` and `loss`.
+        """
+        if labels is None and kwargs.get("shift_labels") is None and outputs.router_logits is not None:
+            # Without labels the routers' loss is unused, and in a step with a cache the library cannot compute it:
+            # the mask is longer than the step.
+            kwargs = {**kwargs, "output_router_logits": False}
+        states = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
+        return self.model.language_model_head.run(
+            self, states, outputs.router_logits, attention_mask=attention_mask, labels=labels, **kwargs
+        )
 
     def load_language_model(self, language_model: PreTrainedModel) -> None:
         """Copy the weights of a language model, its head included.
@@ -239,4 +382,4 @@ def check_language_model(config: PreTrainedConfig, model: PreTrainedModel, base:
         raise unfit_language_model(config, f"{type(base).__name__} does not take `{'`, `'.join(missing)}`")
 
 
-__all__ = ["CausalHeadMixin", "LanguageModelHead", "check_language_model"]
+__all__ = ["CausalHeadMixin", "LanguageModelHead", "LanguageModelMixin", "check_language_model"]

@@ -161,6 +161,15 @@ class ModelOfParts(AdapterMixin, PreTrainedModel):
     """
 
     visual_parts: tuple[str, ...] = ()
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
     _dtype_to_save: torch.dtype | None = None
 
     def post_init(self) -> None:

@@ -34,7 +34,7 @@ class SegmentationMixin:
     def boxes_without_masks(
         self, features: ModelOutput, points: Tensor, labels: Tensor, ambiguity: Tensor, pointed: Tensor
     ) -> Tensor:
-        """The boxes of regions that points `(B, K, P, 2)` mean where there is no mask: `(n, 4)` for `pointed`."""
+        """Boxes `(n, 4)`, normalized `cxcywh`, of the `pointed` regions whose points `(B, K, P, 2)` gave no mask."""
         raise NotImplementedError
 
     @torch.no_grad()

@@ -7,23 +7,20 @@ How images become tokens is in `modeling_glamm_perception.py`, how `[SEG]` token
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModel
 from transformers.cache_utils import Cache
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, torch_compilable_check
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from ..modeling_cache import cache_kwargs, cache_of, given_cache
-from ..modeling_cached_prompt import cached_length, recall_prompt, remember_prompt
-from ..modeling_language import CausalHeadMixin, LanguageModelHead
-from ..modeling_mask_decoder import MaskEmbedding, MaskPredictions, PromptedMaskDecoder
+from ..modeling_cached_prompt import cached_length, recall_prompt
+from ..modeling_language import CausalHeadMixin, LanguageModelHead, LanguageModelMixin
+from ..modeling_mask_decoder import MaskPredictions, PromptedMaskDecoder
 from ..modeling_parts import build_vision_tower
-from ..modeling_pointing import RegionMasks, ResolvedRegions, given_points
-from ..modeling_positions import check_positions, is_mask_of_tokens, token_positions
+from ..modeling_pointing import given_points
 from ..modeling_region_encoder import GromaRegionEncoder
 from .configuration_glamm import GlammConfig
 from .loss_glamm import mask_losses
@@ -41,7 +38,9 @@ from .modeling_glamm_perception import GlammPerceptionMixin, TurnRegions
 from .modeling_glamm_prompt import GlammPromptMixin, PreparedPrompt, prompt_as_it_is
 
 
-class GlammModel(GlammPerceptionMixin, GlammGroundingMixin, GlammPromptMixin, GlammPreTrainedModel):
+class GlammModel(
+    LanguageModelMixin, GlammPerceptionMixin, GlammGroundingMixin, GlammPromptMixin, GlammPreTrainedModel
+):
     """Image encoder, region encoder, language model and mask decoder, without a language modeling head."""
 
     def __init__(self, config: GlammConfig):
@@ -64,12 +63,6 @@ class GlammModel(GlammPerceptionMixin, GlammGroundingMixin, GlammPromptMixin, Gl
         )
         self.language_model = self.language_model_head.build_base_model()
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.language_model.set_input_embeddings(value)
 
     @can_return_tuple
     def forward(
@@ -150,20 +143,11 @@ class GlammModel(GlammPerceptionMixin, GlammGroundingMixin, GlammPromptMixin, Gl
 
         # 3. Visual tokens take the places of the placeholders, and positions leave padding out.
         inputs_embeds, visual_tokens = self._embed(prompt, features, turn_regions)
-        attention_mask = prompt.attention_mask
-        if prompt.memory is not None:
-            check_positions(position_ids, attention_mask)
-        if position_ids is None and is_mask_of_tokens(attention_mask):
-            position_ids = token_positions(attention_mask)[:, -inputs_embeds.shape[1] :]
-        if self.language_model_head.takes_positions:
-            kwargs["position_ids"] = position_ids
 
         # 4. The language model. What its cache lacks is stored with it: padding, and what was seen of the images.
-        outputs = self.language_model(
-            attention_mask=attention_mask, inputs_embeds=inputs_embeds, **cache_kwargs(cache), **kwargs
+        outputs = self.run_language_model(
+            inputs_embeds, prompt.attention_mask, position_ids, cache, prompt.memory, kwargs
         )
-        if prompt.memory is not None and cache_of(outputs) is not None:
-            remember_prompt(cache_of(outputs), prompt.memory)
         return GlammModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
             hidden_states=outputs.hidden_states,
@@ -195,25 +179,8 @@ class GlammModel(GlammPerceptionMixin, GlammGroundingMixin, GlammPromptMixin, Gl
         tokens = torch.cat(list(features.pooler_output))
         if features.region_mask is not None:
             return prompt.fill(inputs_embeds, self.visual_tokens(features)), tokens
-        return self._scatter(prompt, inputs_embeds, tokens, features.prompt_length), tokens
-
-    def _scatter(
-        self, prompt: PreparedPrompt, inputs_embeds: Tensor, tokens: Tensor, prompt_length: int | None
-    ) -> Tensor:
-        """Embeddings with visual tokens `(n, hidden_size)` in the places of a prompt that generation has prepared."""
-        mask = self.get_placeholder_mask(prompt.input_ids, inputs_embeds if prompt.input_ids is None else None)
-        if prompt_length is not None:
-            # A placeholder that the model itself generates, after the prompt, gets no visual token.
-            mask = mask & (torch.arange(mask.shape[1], device=mask.device) < prompt_length)
-        tokens = tokens.to(inputs_embeds.device, inputs_embeds.dtype)
-        torch_compilable_check(
-            mask.sum() == len(tokens),
-            lambda: (
-                f"`mm_encoder_outputs` hold {len(tokens)} visual tokens, but the prompt has {int(mask.sum())} "
-                f"placeholders (id {self.config.image_token_id})."
-            ),
-        )
-        return inputs_embeds.masked_scatter(mask[..., None], tokens)
+        mask = self.get_placeholder_mask(prompt.input_ids, inputs_embeds)
+        return self.scatter_tokens(inputs_embeds, mask, tokens, features.prompt_length), tokens
 
 
 class GlammForConditionalGeneration(CausalHeadMixin, GlammPreTrainedModel, GlammGenerationMixin):
@@ -231,15 +198,6 @@ class GlammForConditionalGeneration(CausalHeadMixin, GlammPreTrainedModel, Glamm
         """See `GlammModel.get_image_features`."""
         return self.model.get_image_features(pixel_values, *args, **kwargs)
 
-    def encode_regions(self, features: GlammImageFeatures, *args: Any, **kwargs: Any) -> GlammImageFeatures:
-        """See `GlammModel.encode_regions`."""
-        return self.model.encode_regions(features, *args, **kwargs)
-
-    @torch.no_grad()
-    def mask_embedding(self, features: GlammImageFeatures) -> MaskEmbedding:
-        """See `GlammModel.mask_embedding`."""
-        return self.model.mask_embedding(features)
-
     @torch.no_grad()
     def decode_segments(
         self,
@@ -249,18 +207,6 @@ class GlammForConditionalGeneration(CausalHeadMixin, GlammPreTrainedModel, Glamm
     ) -> list[MaskPredictions]:
         """See `GlammModel.decode_segments`; without gradients."""
         return self.model.decode_segments(features, states, image_index)
-
-    def segment(self, features: GlammImageFeatures, **prompts: Any) -> RegionMasks:
-        """See `GlammModel.segment`."""
-        return self.model.segment(features, **prompts)
-
-    def resolve_points(self, features: GlammImageFeatures, *args: Any, **kwargs: Any) -> ResolvedRegions:
-        """See `GlammModel.resolve_points`."""
-        return self.model.resolve_points(features, *args, **kwargs)
-
-    def upright_masks(self, logits: Tensor, height: int, width: int) -> np.ndarray:
-        """See `GlammModel.upright_masks`."""
-        return self.model.upright_masks(logits, height, width)
 
     @can_return_tuple
     def forward(
@@ -299,9 +245,7 @@ class GlammForConditionalGeneration(CausalHeadMixin, GlammPreTrainedModel, Glamm
         Raises:
             ValueError: see `GlammModel.forward`; also where the numbers of masks and `[SEG]` tokens differ.
         """
-        # A mixture of experts learns from its routers, too; the base model does not know what its head asks for.
-        if getattr(self.config.text_config, "output_router_logits", False):
-            kwargs.setdefault("output_router_logits", True)
+        self.ask_for_routers(kwargs)
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -316,18 +260,7 @@ class GlammForConditionalGeneration(CausalHeadMixin, GlammPreTrainedModel, Glamm
             return_dict=True,
             **kwargs,
         )
-        if labels is None and kwargs.get("shift_labels") is None and outputs.router_logits is not None:
-            # Without labels the routers' loss is unused, and in a step with a cache the library cannot compute it:
-            # the mask is longer than the step.
-            kwargs["output_router_logits"] = False
-        predicted = self.model.language_model_head.run(
-            self,
-            slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep),
-            outputs.router_logits,
-            attention_mask=attention_mask,
-            labels=labels,
-            **kwargs,
-        )
+        predicted = self.predict(outputs, logits_to_keep, attention_mask, labels, kwargs)
         losses = {"loss": predicted.loss, "ce_loss": predicted.loss}
         if mask_labels is not None:
             losses = self._add_mask_losses(predicted.loss, input_ids, attention_mask, outputs, mask_labels)
@@ -371,7 +304,7 @@ class GlammForConditionalGeneration(CausalHeadMixin, GlammPreTrainedModel, Glamm
         segments = None
         if any(counts):
             index = index.clamp(min=0).tolist()
-            predictions = self.model._decode_segments(outputs.grounding, states, index)
+            predictions = self.model.decode_segments_of_views(outputs.grounding, states, index)
             segments = [prediction.logits for prediction in predictions]
             # Rows without a mask may have no image.
             sizes = [

@@ -54,16 +54,7 @@ class GlammPreTrainedModel(ModelOfParts):
     _keep_in_fp32_modules_strict = ["vision_tower", "grounding_encoder", "prompt_projection", "mask_decoder"]
     config: GlammConfig
     config_class = GlammConfig
-    base_model_prefix = "model"
-    input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
     _no_split_modules = ["GromaRegionEncoder", "PromptedMaskDecoder"]
-    _skip_keys_device_placement = ["past_key_values"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = True
 
     def __init__(self, config: PreTrainedConfig, *inputs, **kwargs):
         super().__init__(config, *inputs, **kwargs)

@@ -13,7 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 from ..modeling_cache import cache_kwargs, cache_of, given_cache
 from ..modeling_cached_prompt import cached_length, forget_prompt, recall_prompt, remember_generated
 from ..modeling_checks import boxes_of_images
-from ..modeling_generation import ImageGenerationMixin
+from ..modeling_generation import ImageGenerationMixin, restore_prompt
 from ..modeling_pointing import given_points
 from ..modeling_positions import check_positions
 from .modeling_glamm_checks import check_sources
@@ -168,11 +168,8 @@ class GlammGenerationMixin(ImageGenerationMixin):
             )
         finally:
             remember_generated(cache_of(output) or cache, prompt.memory)
-        if input_ids is not None and prompt.inputs_embeds is None:
-            # The prompt comes back as it was given, as from every `generate`.
-            sequences = output.sequences if isinstance(output, ModelOutput) else output
-            copies = len(sequences) // len(input_ids)
-            sequences[:, : input_ids.shape[1]] = input_ids.to(sequences.device).repeat_interleave(copies, dim=0)
+        if prompt.inputs_embeds is None:
+            restore_prompt(output, input_ids)
         if isinstance(output, ModelOutput):
             for name in ("region_boxes", "region_scores", "region_mask"):
                 setattr(output, name, prompt.output_fields[name])
@@ -233,9 +230,9 @@ class GlammGenerationMixin(ImageGenerationMixin):
         if decode_masks and views is not None:
             copies = len(states) // len(image_index)
             index = [image for image in image_index.tolist() for _ in range(copies)]
-            # A row of text alone may say `[SEG]`, too, but there is no image for its mask.
+            # A text-only row may contain `[SEG]` as well, but has no image to draw a mask on.
             shown = [row[:0] if image == NO_IMAGE else row for row, image in zip(states, index, strict=True)]
-            predictions = self.model._decode_segments(views, shown, [max(image, 0) for image in index])
+            predictions = self.model.decode_segments_of_views(views, shown, [max(image, 0) for image in index])
             fields["segment_logits"] = [prediction.logits for prediction in predictions]
             fields["segment_quality"] = [prediction.quality for prediction in predictions]
         if isinstance(output, GenerateBeamDecoderOnlyOutput):

@@ -86,9 +86,9 @@ class GlammGroundingMixin(SegmentationMixin):
         Raises:
             ValueError: features without the images that masks are decoded from, or an index that is not of an image.
         """
-        return self._decode_segments(features.grounding, states, image_index)
+        return self.decode_segments_of_views(features.grounding, states, image_index)
 
-    def _decode_segments(
+    def decode_segments_of_views(
         self,
         views: Sequence[GroundingView] | None,
         states: Sequence[Tensor],

@@ -6,27 +6,21 @@ and `generate` in `modeling_groma_generation.py`.
 
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.cache_utils import Cache
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, torch_compilable_check
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from ...exact_boxes import exact_boxes
 from ..modeling_cache import cache_kwargs, cache_of, given_cache
-from ..modeling_cached_prompt import cached_length, recall_prompt, remember_prompt
-from ..modeling_language import CausalHeadMixin, LanguageModelHead
-from ..modeling_mask_decoder import MaskEmbedding
+from ..modeling_cached_prompt import cached_length, recall_prompt
+from ..modeling_language import CausalHeadMixin, LanguageModelHead, LanguageModelMixin
 from ..modeling_parts import build_vision_tower
-from ..modeling_pointing import RegionMasks, ResolvedRegions, given_points
+from ..modeling_pointing import given_points
 from ..modeling_positions import (
-    check_positions,
-    is_mask_of_tokens,
     shift_labels_over_gaps,
-    token_positions,
 )
 from ..modeling_region_encoder import GromaRegionEncoder
 from .configuration_groma import GromaConfig
@@ -47,7 +41,9 @@ from .modeling_groma_proposer import GromaRegionProposer
 from .modeling_groma_segmentation import GromaSegmentationMixin
 
 
-class GromaModel(GromaPerceptionMixin, GromaSegmentationMixin, GromaPromptMixin, GromaPreTrainedModel):
+class GromaModel(
+    LanguageModelMixin, GromaPerceptionMixin, GromaSegmentationMixin, GromaPromptMixin, GromaPreTrainedModel
+):
     """Vision encoder, region proposer, region encoder and language model, without a language modeling head."""
 
     def __init__(self, config: GromaConfig):
@@ -71,12 +67,6 @@ class GromaModel(GromaPerceptionMixin, GromaSegmentationMixin, GromaPromptMixin,
             )
         self.language_model = self.language_model_head.build_base_model()
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.language_model.set_input_embeddings(value)
 
     @can_return_tuple
     def forward(
@@ -164,23 +154,11 @@ class GromaModel(GromaPerceptionMixin, GromaSegmentationMixin, GromaPromptMixin,
 
         # 3. Visual tokens take the places of the placeholders, and positions count the tokens that are on.
         inputs_embeds, image_hidden_states = self._embed(prompt, features, tokens, turn_regions)
-        attention_mask = prompt.attention_mask
-        if prompt.memory is not None:
-            check_positions(position_ids, attention_mask)
-        if position_ids is None and is_mask_of_tokens(attention_mask):
-            position_ids = token_positions(attention_mask)[:, -inputs_embeds.shape[1] :]
-        if self.language_model_head.takes_positions:
-            kwargs["position_ids"] = position_ids
 
         # 4. The language model. What its cache lacks is stored with it: tokens that are off, regions of the images.
-        outputs = self.language_model(
-            attention_mask=attention_mask,
-            inputs_embeds=inputs_embeds,
-            **cache_kwargs(cache),
-            **kwargs,
+        outputs = self.run_language_model(
+            inputs_embeds, prompt.attention_mask, position_ids, cache, prompt.memory, kwargs
         )
-        if prompt.memory is not None and cache_of(outputs) is not None:
-            remember_prompt(cache_of(outputs), prompt.memory)
         return GromaModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
             hidden_states=outputs.hidden_states,
@@ -207,29 +185,13 @@ class GromaModel(GromaPerceptionMixin, GromaSegmentationMixin, GromaPromptMixin,
         if turn_regions is not None:
             return prompt.fill(inputs_embeds, turn_regions.tokens), None
         if features is not None:
-            return self._scatter_features(inputs_embeds, self.get_placeholder_mask(input_ids, inputs_embeds), features)
+            check_visual_tokens(features)
+            tokens = torch.cat(list(features.pooler_output))
+            mask = self.get_placeholder_mask(input_ids, inputs_embeds)
+            return self.scatter_tokens(inputs_embeds, mask, tokens, features.prompt_length), tokens
         if prompt.memory is None and input_ids is not None:
             check_no_image(input_ids == self.config.image_token_id, self.config)
         return inputs_embeds, None
-
-    def _scatter_features(
-        self, inputs_embeds: Tensor, placeholder_mask: Tensor, features: GromaImageFeatures
-    ) -> tuple[Tensor, Tensor]:
-        """Embeddings with the visual tokens of features in their places, and these tokens `(n, hidden_size)`."""
-        check_visual_tokens(features)
-        tokens = torch.cat(list(features.pooler_output)).to(inputs_embeds.device, inputs_embeds.dtype)
-        if features.prompt_length is not None:
-            # A placeholder that the model itself generates, after the prompt, gets no visual token.
-            position = torch.arange(placeholder_mask.shape[1], device=placeholder_mask.device)
-            placeholder_mask = placeholder_mask & (position < features.prompt_length)
-        torch_compilable_check(
-            placeholder_mask.sum() == len(tokens),
-            lambda: (
-                f"`mm_encoder_outputs` hold {len(tokens)} visual tokens, but the prompt has "
-                f"{int(placeholder_mask.sum())} placeholders (id {self.config.image_token_id})."
-            ),
-        )
-        return inputs_embeds.masked_scatter(placeholder_mask[..., None], tokens), tokens
 
 
 class GromaForConditionalGeneration(CausalHeadMixin, GromaPreTrainedModel, GromaGenerationMixin):
@@ -274,26 +236,6 @@ class GromaForConditionalGeneration(CausalHeadMixin, GromaPreTrainedModel, Groma
         return self.model.get_image_features(
             pixel_values, refer_boxes, ground_boxes, proposal_boxes, proposal_scores, **kwargs
         )
-
-    def encode_regions(self, features: GromaImageFeatures, *args: Any, **kwargs: Any) -> GromaImageFeatures:
-        """See `GromaModel.encode_regions`."""
-        return self.model.encode_regions(features, *args, **kwargs)
-
-    def mask_embedding(self, features: GromaImageFeatures) -> MaskEmbedding:
-        """See `GromaModel.mask_embedding`."""
-        return self.model.mask_embedding(features)
-
-    def segment(self, features: GromaImageFeatures, **prompts: Any) -> RegionMasks:
-        """See `GromaModel.segment`."""
-        return self.model.segment(features, **prompts)
-
-    def resolve_points(self, features: GromaImageFeatures, *args: Any, **kwargs: Any) -> ResolvedRegions:
-        """See `GromaModel.resolve_points`."""
-        return self.model.resolve_points(features, *args, **kwargs)
-
-    def upright_masks(self, logits: Tensor, height: int, width: int) -> np.ndarray:
-        """See `GromaModel.upright_masks`."""
-        return self.model.upright_masks(logits, height, width)
 
     def detect(
         self, pixel_values: Tensor, *, differentiable: bool = False, **kwargs: Unpack[TransformersKwargs]
@@ -340,9 +282,7 @@ class GromaForConditionalGeneration(CausalHeadMixin, GromaPreTrainedModel, Groma
         Raises:
             ValueError: see `GromaModel.forward`.
         """
-        # A mixture of experts learns from its routers, too; the base model does not know what its head asks for.
-        if getattr(self.config.text_config, "output_router_logits", False):
-            kwargs.setdefault("output_router_logits", True)
+        self.ask_for_routers(kwargs)
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -363,18 +303,7 @@ class GromaForConditionalGeneration(CausalHeadMixin, GromaPreTrainedModel, Groma
             attention_mask = outputs.token_mask
         if shift_labels is not None:
             kwargs["shift_labels"] = shift_labels
-        if labels is None and shift_labels is None and outputs.router_logits is not None:
-            # Without labels the routers' loss is unused, and in a step with a cache the library cannot compute it:
-            # the mask is longer than the step.
-            kwargs["output_router_logits"] = False
-        predicted = self.model.language_model_head.run(
-            self,
-            slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep),
-            outputs.router_logits,
-            attention_mask=attention_mask,
-            labels=labels,
-            **kwargs,
-        )
+        predicted = self.predict(outputs, logits_to_keep, attention_mask, labels, kwargs)
         return GromaCausalLMOutputWithPast(
             loss=predicted.loss,
             logits=predicted.logits,

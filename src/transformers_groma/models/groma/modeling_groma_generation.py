@@ -12,7 +12,7 @@ from ..modeling_assistant import DraftingAssistant
 from ..modeling_cache import cache_kwargs, cache_of, given_cache
 from ..modeling_cached_prompt import cached_length, forget_prompt, recall_prompt, remember_generated
 from ..modeling_checks import is_box
-from ..modeling_generation import ImageGenerationMixin
+from ..modeling_generation import ImageGenerationMixin, restore_prompt
 from ..modeling_pointing import POINT_INPUTS, ReferPoints, given_points
 from ..modeling_positions import check_positions
 from .modeling_groma_checks import check_same_regions, check_sources, check_visual_tokens
@@ -147,11 +147,8 @@ class GromaGenerationMixin(ImageGenerationMixin):
             output = super().generate(inputs, **kwargs)
         finally:
             remember_generated(cache_of(output) or cache, prompt.memory)
-        if input_ids is not None and prompt.inputs_embeds is None:
-            # The prompt comes back as it was given, as from every `generate`.
-            sequences = output.sequences if isinstance(output, ModelOutput) else output
-            copies = len(sequences) // len(input_ids)
-            sequences[:, : input_ids.shape[1]] = input_ids.to(sequences.device).repeat_interleave(copies, dim=0)
+        if prompt.inputs_embeds is None:
+            restore_prompt(output, input_ids)
         if features is not None:
             return _with_regions(output, features.region_boxes, features.region_scores, features.region_mask)
         regions = prompt.output_fields
