@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from processing.boxes import usable_boxes
 from processing.common import positive_int
 from processing.masks import Mask
 from processing.rows import Box, ImageFile, Part, Turn, plain_text, spans_to_parts
@@ -63,6 +64,43 @@ def masked_region(
     if rle is None:
         return None, faults
     return region_of_mask(rle), faults
+
+
+def annotated_regions(
+    annotations: Sequence[Mapping[str, Any]], names: Sequence[str], size: tuple[int, int]
+) -> tuple[list[MaskedRegion], list[LeftOut]]:
+    """Read the regions of COCO-style annotations, which have a box and a mask that fits it.
+
+    Args:
+        annotations (`Sequence[Mapping]`): `bbox` (`xywh` in pixels of the image as annotated) and `segmentation`,
+            unchecked.
+        names (`Sequence[str]`): what the details of reasons call each of them.
+        size (`tuple[int, int]`): width and height of the image in pixels, as annotated.
+
+    Returns:
+        `tuple`: the regions of those that are right, in their order; and what is wrong with the others, or with parts
+        of masks.
+
+    Example:
+    >>> square = {"bbox": [1, 1, 2, 2], "segmentation": [[1, 1, 3, 1, 3, 3, 1, 3]]}
+    >>> regions, left_out = annotated_regions([square, {"bbox": [0, 0, 4, 4]}], ["square", "all"], (4, 4))
+    >>> [region.box for region in regions], [str(reason) for reason in left_out]
+    ([(1.0, 1.0, 3.0, 3.0)], ['region without a mask: all'])
+    """
+    regions: list[MaskedRegion] = []
+    left_out: list[LeftOut] = []
+    for annotation, name in zip(annotations, names, strict=True):
+        boxes, _, wrong = usable_boxes([annotation.get("bbox")], *size)
+        left_out += wrong
+        if not boxes:
+            continue
+        region, faults = masked_region(annotation.get("segmentation"), *size, boxes[0])
+        left_out += [LeftOut(fault.reason, f"{name} {fault.detail}".strip()) for fault in faults]
+        if region is not None:
+            regions.append(region)
+        elif not faults:
+            left_out.append(LeftOut(NO_MASK, name))
+    return regions, left_out
 
 
 def region_of_mask(mask: Mapping[str, Any]) -> MaskedRegion:

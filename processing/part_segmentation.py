@@ -8,17 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from processing.boxes import usable_boxes
 from processing.category_grounding import MAX_BOXES, CategoryObjects, load_category_objects
 from processing.coco_format import check_image, image_name
 from processing.common import run_script, script_parser
 from processing.ids import id_of
 from processing.masked_regions import (
-    NO_MASK,
     MaskedRegion,
     add_question_options,
+    annotated_regions,
     boxes_and_masks,
-    masked_region,
     question_groups,
     segmentation_turns,
 )
@@ -136,7 +134,8 @@ def convert(
         if not objects.annotations:
             continue
         name = part_name(objects.category, image_id, seed)
-        regions, left_out = _regions(objects, size)
+        names = [f"annotation {annotation.get('id')!r}" for annotation in objects.annotations]
+        regions, left_out = annotated_regions(objects.annotations, names, size)
         yield from left_out
         if not objects.exhaustive:
             yield LeftOut("category not exhaustively annotated", objects.category)
@@ -153,24 +152,6 @@ def convert(
         turns, of_row = segmentation_turns(group, f"{image_id}/{number}", seed, wording, "grounding")
         boxes, masks = boxes_and_masks(of_row, image_file)
         yield conversation_row(image_file, image_id, boxes, turns, source, masks)
-
-
-def _regions(objects: CategoryObjects, size: tuple[int, int]) -> tuple[list[MaskedRegion], list[LeftOut]]:
-    """The regions of a category, and why others are none."""
-    regions, left_out = [], []
-    for annotation in objects.annotations:
-        name = f"annotation {annotation.get('id')!r}"
-        boxes, _, wrong = usable_boxes([annotation.get("bbox")], *size)
-        left_out += wrong
-        if not boxes:
-            continue
-        region, faults = masked_region(annotation.get("segmentation"), *size, boxes[0])
-        left_out += [LeftOut(fault.reason, f"{name} {fault.detail}".strip()) for fault in faults]
-        if region is not None:
-            regions.append(region)
-        elif not faults:
-            left_out.append(LeftOut(NO_MASK, name))
-    return regions, left_out
 
 
 def run_parts(description: str, source: str, argv: Sequence[str] | None = None) -> int:

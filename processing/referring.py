@@ -4,14 +4,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from processing.boxes import usable_boxes
 from processing.coco_format import check_image
 from processing.ids import id_of
 from processing.masked_regions import (
-    NO_MASK,
     MaskedRegion,
+    annotated_regions,
     boxes_and_masks,
-    masked_region,
     question_groups,
     segmentation_turns,
 )
@@ -113,7 +111,8 @@ def convert_expressions(
         except SkipRecord as error:
             yield reason_of(error)
             continue
-        regions, left_out = _regions(expression, size)
+        names = [repr(expression.text)[:100]] * len(expression.annotations)
+        regions, left_out = annotated_regions(expression.annotations, names, size)
         yield from left_out
         if len(regions) == len(expression.annotations):
             asked.append((phrase, regions))
@@ -129,22 +128,3 @@ def convert_expressions(
         turns, of_row = segmentation_turns(group, f"{image_id}/{number}", seed, wording, "rec")
         boxes, masks = boxes_and_masks(of_row, image_file)
         yield conversation_row(image_file, image_id, boxes, turns, source, masks)
-
-
-def _regions(expression: Expression, size: tuple[int, int]) -> tuple[list[MaskedRegion], list[LeftOut]]:
-    """What an expression refers to; fewer than its annotations if one has no usable mask, with the reason."""
-    regions: list[MaskedRegion] = []
-    left_out: list[LeftOut] = []
-    for annotation in expression.annotations:
-        name = repr(expression.text)[:100]
-        boxes, _, wrong = usable_boxes([annotation.get("bbox")], *size)
-        if not boxes:
-            left_out += wrong
-            continue
-        region, faults = masked_region(annotation.get("segmentation"), *size, boxes[0])
-        left_out += [LeftOut(fault.reason, f"{name} {fault.detail}".strip()) for fault in faults]
-        if region is not None:
-            regions.append(region)
-        elif not faults:
-            left_out.append(LeftOut(NO_MASK, name))
-    return regions, left_out

@@ -7,16 +7,16 @@ settings, question and image: none is paid for twice, whatever is interrupted or
 import base64
 import io
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from PIL import Image
 
 from processing.endpoint_options import budget_of, endpoint_of
 from processing.grand import models
-from processing.grand.job import NoAnswer
+from processing.grand.job import NoAnswer, Worker
 from processing.grand.models import ENDPOINT, GROUNDING, in_batches, read_upright
 from processing.grand.work_folder import Row
 from processing.rows import markup_in
@@ -24,10 +24,16 @@ from transformers_groma._jsonl import JsonlLog, read_jsonl
 from transformers_groma.data.left_out import DATA_ERRORS, SkipRecord
 from transformers_groma.data.provenance import digest_of
 
+# Tasks of models that are asked about images, and of those that are asked without one.
+IMAGE_TASKS = ("image-text-to-text", ENDPOINT, GROUNDING)
+TEXT_TASKS = ("text-generation", "image-text-to-text", ENDPOINT)
 # Images are sent no larger: models see no more, and cost by the pixel.
 LONGEST_SIDE = 1344
 JPEG_QUALITY = 90
 MAX_NEW_TOKENS = 512
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 class Question(NamedTuple):
@@ -196,6 +202,43 @@ def image_question(images: Path, row: Row, text: str) -> Question:
     return Question(index["image_id"], text, partial(read_upright, images, row), index["digest"])
 
 
+def one_question(ask: Asker, question_about: Callable[[Row], Question], read: Callable[[str], Row]) -> Worker:
+    """A worker that asks one question about each row.
+
+    Args:
+        ask (`Asker`): what answers.
+        question_about (`Callable[[Row], Question]`): the question about a row; raises `SkipRecord` for a row that is
+            left out.
+        read (`Callable[[str], Row]`): the columns that an answer makes; raises `SkipRecord` for an answer that is of
+            no use.
+
+    Returns:
+        `Worker`
+
+    Example:
+    >>> work = one_question(lambda questions: [each.text.upper() for each in questions],
+    ...                     lambda row: Question(row["id"], row["text"]), lambda answer: {"answer": answer})
+    >>> list(work([{"id": "0", "text": "what?"}]))
+    [{'answer': 'WHAT?'}]
+    """
+
+    def work(rows: Sequence[Row]) -> Iterator[Row | SkipRecord]:
+        questions = [_or_skipped(question_about, row) for row in rows]
+        answers = iter(ask([each for each in questions if isinstance(each, Question)]))
+        for question in questions:
+            answer = next(answers) if isinstance(question, Question) else question
+            yield answer if isinstance(answer, SkipRecord) else _or_skipped(read, answer)
+
+    return work
+
+
+def _or_skipped(make: Callable[[Given], Made], given: Given) -> Made | SkipRecord:
+    try:
+        return make(given)
+    except SkipRecord as error:
+        return error
+
+
 def image_url(image: Image.Image) -> str:
     """An image as a `data:` URL, its longer side at most `LONGEST_SIDE` pixels."""
     image = image.copy()
@@ -213,4 +256,13 @@ def _usable(answer: str | SkipRecord) -> str | SkipRecord:
     return answer.strip() or SkipRecord("the model's answer is empty")
 
 
-__all__ = ["Asker", "Question", "image_question", "image_url", "make_asker"]
+__all__ = [
+    "IMAGE_TASKS",
+    "TEXT_TASKS",
+    "Asker",
+    "Question",
+    "image_question",
+    "image_url",
+    "make_asker",
+    "one_question",
+]

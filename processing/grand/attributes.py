@@ -18,14 +18,13 @@ from PIL import Image
 
 from processing.common import positive_int
 from processing.grand import asking, models
-from processing.grand.asking import Question
+from processing.grand.asking import IMAGE_TASKS, Question
 from processing.grand.job import NoAnswer, Step, Worker, step_main
-from processing.grand.models import ENDPOINT, GROUNDING, add_model_options, one_by_one, read_upright
+from processing.grand.models import GROUNDING, add_model_options, one_by_one, read_upright
 from processing.grand.phrases import plain_label
 from processing.grand.work_folder import Row
 from transformers_groma.data.left_out import SkipRecord
 
-TASKS = ("image-text-to-text", ENDPOINT, GROUNDING)
 QUESTION = (
     "Describe the {label} in the middle of this image in one short phrase of at most ten words, with its color, "
     "material, state or clothing as far as they can be seen. Answer with the phrase alone."
@@ -121,7 +120,7 @@ def _columns(objects: Sequence[Mapping[str, Any]], answers: Sequence[str | SkipR
 
 def add_options(parser: ArgumentParser) -> None:
     """Add the options of this step."""
-    add_model_options(parser, TASKS)
+    add_model_options(parser, IMAGE_TASKS)
     parser.add_argument(
         "--max-objects",
         type=positive_int,
@@ -141,11 +140,7 @@ STEP = Step(
     needs=("images", "objects"),
 )
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the step."""
-    return step_main(STEP, __doc__, argv)
-
+main = partial(step_main, STEP, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

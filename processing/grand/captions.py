@@ -9,20 +9,20 @@ search for them.
 
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from datasets import Features, List, Value
 
 from processing.grand import asking, models
-from processing.grand.asking import image_question
+from processing.grand.asking import IMAGE_TASKS, image_question, one_question
 from processing.grand.detect import BOX
 from processing.grand.job import Step, Worker, step_main
-from processing.grand.models import ENDPOINT, GROUNDING, add_model_options, clipped_box, in_batches, read_upright
+from processing.grand.models import GROUNDING, add_model_options, clipped_box, in_batches, read_upright
 from processing.grand.work_folder import Row
 from transformers_groma.data.left_out import SkipRecord
 
-TASKS = ("image-text-to-text", ENDPOINT, GROUNDING)
 QUESTION = "Describe this image in one short sentence."
 
 FEATURES = Features({"caption": Value("string"), "phrases": List({"phrase": Value("string"), "boxes": List(BOX)})})
@@ -33,15 +33,11 @@ def make_worker(args: Namespace) -> Worker:
     if args.task == GROUNDING:
         return _grounded_captions(args)
     ask = asking.make_asker(args, args.work / STEP.folder(args))
-
-    def work(rows: Sequence[Row]) -> Iterator[Row | SkipRecord]:
-        for answer in ask([image_question(args.images, row, args.question) for row in rows]):
-            if isinstance(answer, SkipRecord):
-                yield answer
-            else:
-                yield {"caption": " ".join(answer.split()), "phrases": []}
-
-    return work
+    return one_question(
+        ask,
+        lambda row: image_question(args.images, row, args.question),
+        lambda answer: {"caption": " ".join(answer.split()), "phrases": []},
+    )
 
 
 def _grounded_captions(args: Namespace) -> Worker:
@@ -68,7 +64,7 @@ def _columns(row: Row, answer: Any) -> Row:
 
 def add_options(parser: ArgumentParser) -> None:
     """Add the options of this step."""
-    add_model_options(parser, TASKS)
+    add_model_options(parser, IMAGE_TASKS)
     parser.add_argument(
         "--question", default=QUESTION, metavar="TEXT", help="what the model is asked (default: %(default)s)"
     )
@@ -90,11 +86,7 @@ STEP = Step(
     named=True,
 )
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the step."""
-    return step_main(STEP, __doc__, argv)
-
+main = partial(step_main, STEP, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

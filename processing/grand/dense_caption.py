@@ -12,6 +12,7 @@ import re
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,14 @@ from datasets import Features, List, Value
 
 from processing.common import positive_int
 from processing.grand import asking
-from processing.grand.asking import Asker, Question
+from processing.grand.asking import TEXT_TASKS, Asker, Question
 from processing.grand.caption_grounding import grounded_caption, missing_objects
 from processing.grand.job import Step, Worker, step_main
-from processing.grand.models import ENDPOINT, add_model_options
-from processing.grand.phrases import occurrences
+from processing.grand.models import add_model_options
+from processing.grand.phrases import listed_items, occurrences
 from processing.grand.work_folder import Row
 from transformers_groma.data.left_out import SkipRecord
 
-TASKS = ("text-generation", "image-text-to-text", ENDPOINT)
 PROMPTS = Path(__file__).with_name("prompts")
 
 FEATURES = Features(
@@ -56,8 +56,7 @@ def read_checklist(answer: str, caption: str) -> list[str]:
     >>> read_checklist("1. two dogs\\n2. a ball\\n- the moon", "Two dogs chase a ball.")
     ['two dogs', 'a ball']
     """
-    items = (re.sub(r"^\W*(\d+[.)])?\W*|\W+$", "", item).lower() for item in re.split(r"[,;\n]", answer))
-    return list(dict.fromkeys(item for item in items if item and next(occurrences(item, caption), None)))
+    return [item for item in listed_items(answer) if next(occurrences(item, caption), None)]
 
 
 def clean_caption(answer: str) -> str:
@@ -160,7 +159,7 @@ def _prompt(name: str) -> str:
 
 def add_options(parser: ArgumentParser) -> None:
     """Add the options of this step."""
-    add_model_options(parser, TASKS)
+    add_model_options(parser, TEXT_TASKS)
     parser.add_argument(
         "--rounds",
         type=positive_int,
@@ -181,11 +180,7 @@ STEP = Step(
     files=tuple(PROMPTS / name for name in ("caption.md", "checklist.md", "rewrite.md")),
 )
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the step."""
-    return step_main(STEP, __doc__, argv)
-
+main = partial(step_main, STEP, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

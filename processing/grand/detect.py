@@ -11,6 +11,7 @@ each other (IoU above .9) the best stays.
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from datasets import Features, List, Value
@@ -132,11 +133,7 @@ STEP = Step(
     named=True,
 )
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the step."""
-    return step_main(STEP, __doc__, argv)
-
+main = partial(step_main, STEP, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

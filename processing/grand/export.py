@@ -12,6 +12,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,11 +175,7 @@ STEP = Step(
     after=write_annotations,
 )
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the step."""
-    return step_main(STEP, __doc__, argv)
-
+main = partial(step_main, STEP, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,14 +5,14 @@ python -m processing.grand.extra_context photos data/grand --task endpoint --mod
 """
 
 import sys
-from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from argparse import Namespace
+from functools import partial
 
 from datasets import Features, Value
 
 from processing.grand import asking
-from processing.grand.asking import Question
-from processing.grand.dense_caption import PROMPTS, TASKS
+from processing.grand.asking import TEXT_TASKS, Question, one_question
+from processing.grand.dense_caption import PROMPTS
 from processing.grand.job import Step, Worker, step_main
 from processing.grand.models import add_model_options
 from processing.grand.work_folder import Row
@@ -26,20 +26,13 @@ def make_worker(args: Namespace) -> Worker:
     ask = asking.make_asker(args, args.work / STEP.name)
     prompt = (PROMPTS / "context.md").read_text(encoding="utf-8").strip()
 
-    def work(rows: Sequence[Row]) -> Iterator[Row | SkipRecord]:
-        told = [row for row in rows if row["scene_graph"]["text"]]
-        texts = [prompt.format(scene_graph=row["scene_graph"]["text"]) for row in told]
-        answers = iter(ask([Question(row["images"]["image_id"], text) for row, text in zip(told, texts, strict=True)]))
-        for row in rows:
-            answer = next(answers) if row["scene_graph"]["text"] else SkipRecord("the scene graph is empty")
-            yield answer if isinstance(answer, SkipRecord) else {"context": " ".join(answer.split())}
+    def question(row: Row) -> Question:
+        text = row["scene_graph"]["text"]
+        if not text:
+            raise SkipRecord("the scene graph is empty")
+        return Question(row["images"]["image_id"], prompt.format(scene_graph=text))
 
-    return work
-
-
-def add_options(parser: ArgumentParser) -> None:
-    """Add the options of this step."""
-    add_model_options(parser, TASKS)
+    return one_question(ask, question, lambda answer: {"context": " ".join(answer.split())})
 
 
 STEP = Step(
@@ -48,16 +41,12 @@ STEP = Step(
     does="write what is worth knowing beyond the image",
     features=FEATURES,
     make_worker=make_worker,
-    add_options=add_options,
+    add_options=partial(add_model_options, tasks=TEXT_TASKS),
     needs=("images", "scene_graph"),
     files=(PROMPTS / "context.md",),
 )
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the step."""
-    return step_main(STEP, __doc__, argv)
-
+main = partial(step_main, STEP, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

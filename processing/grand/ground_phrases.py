@@ -9,6 +9,7 @@ for English (`phrases.noun_phrases`).
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from datasets import Features, List, Value
@@ -117,11 +118,7 @@ STEP = Step(
     needs=("images", "captions"),
 )
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the step."""
-    return step_main(STEP, __doc__, argv)
-
+main = partial(step_main, STEP, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

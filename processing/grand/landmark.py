@@ -4,19 +4,19 @@ python -m processing.grand.landmark photos data/grand --model Qwen/Qwen2.5-VL-3B
 """
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from datasets import Features, Value
 
 from processing.grand import asking
-from processing.grand.asking import image_question
+from processing.grand.asking import IMAGE_TASKS, image_question
 from processing.grand.job import Step, Worker, step_main
-from processing.grand.models import ENDPOINT, GROUNDING, add_model_options
+from processing.grand.models import add_model_options
 from processing.grand.work_folder import Row
 from transformers_groma.data.left_out import SkipRecord
 
-TASKS = ("image-text-to-text", ENDPOINT, GROUNDING)
 # GranD's categories, which its files hold in these words.
 CATEGORIES = {
     "Indoor scene": ("Living space", "Work space", "Public space", "Industrial space"),
@@ -91,26 +91,17 @@ def make_worker(args: Namespace) -> Worker:
     return work
 
 
-def add_options(parser: ArgumentParser) -> None:
-    """Add the options of this step."""
-    add_model_options(parser, TASKS)
-
-
 STEP = Step(
     name="landmark",
     level=1,
     does="say what kind of scene the images show",
     features=FEATURES,
     make_worker=make_worker,
-    add_options=add_options,
+    add_options=partial(add_model_options, tasks=IMAGE_TASKS),
     needs=("images",),
 )
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the step."""
-    return step_main(STEP, __doc__, argv)
-
+main = partial(step_main, STEP, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,6 +11,7 @@ the task `mask-generation` (SAM, HQ-SAM, SAM 2), or of a Groma or GLaMM (`image-
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,11 +154,7 @@ STEP = Step(
     needs=("images", "scene_graph"),
 )
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the step."""
-    return step_main(STEP, __doc__, argv)
-
+main = partial(step_main, STEP, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

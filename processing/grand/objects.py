@@ -8,7 +8,7 @@ detector nothing can agree: then all boxes from `--lone-score` on are objects.
 
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from functools import partial
 
 from datasets import Features, List, Value
 
@@ -70,11 +70,7 @@ STEP = Step(
     needs=("images", "detect"),
 )
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the step."""
-    return step_main(STEP, __doc__, argv)
-
+main = partial(step_main, STEP, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -47,6 +47,23 @@ _STOPWORDS = _BREAKS | _DETERMINERS
 SIMILARITY = 0.75
 
 
+def listed_items(answer: str) -> list[str]:
+    """Read a list, however a model writes it: an item a line or separated by commas, with numbers or bullets.
+
+    Args:
+        answer (`str`): of a model.
+
+    Returns:
+        `list[str]`: in lower case, each once.
+
+    Example:
+    >>> listed_items("1. Two dogs\\n2) a ball; a tree.\\n- two dogs")
+    ['two dogs', 'a ball', 'a tree']
+    """
+    items = (re.sub(r"^\W*(\d+[.)])?\W*|\W+$", "", item).lower() for item in re.split(r"[,;\n]", answer))
+    return list(dict.fromkeys(item for item in items if item))
+
+
 def noun_phrases(text: str) -> list[tuple[int, int]]:
     """Find the noun phrases of a caption.
 
@@ -211,6 +228,7 @@ __all__ = [
     "content_words",
     "head_noun",
     "is_plural",
+    "listed_items",
     "names_label",
     "noun_phrases",
     "occurrences",

@@ -9,6 +9,7 @@ object that a phrase names becomes an object; a phrase without either gets a flo
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from datasets import Features, List, Value
@@ -144,11 +145,7 @@ STEP = Step(
     reads=("attributes",),
 )
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the step."""
-    return step_main(STEP, __doc__, argv)
-
+main = partial(step_main, STEP, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,6 +8,7 @@ No model runs. Without the steps `depth` and `landmark` the graph lacks layers a
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from datasets import Features, List, Value
@@ -91,11 +92,7 @@ STEP = Step(
     reads=("depth", "landmark"),
 )
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the step."""
-    return step_main(STEP, __doc__, argv)
-
+main = partial(step_main, STEP, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

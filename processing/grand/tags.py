@@ -5,21 +5,20 @@ python -m processing.grand.tags photos data/grand --model Qwen/Qwen2.5-VL-3B-Ins
 Where one list of names serves all images, leave this step out and pass `--labels` to `detect`.
 """
 
-import re
 import sys
-from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from argparse import Namespace
+from functools import partial
 
 from datasets import Features, List, Value
 
 from processing.grand import asking
-from processing.grand.asking import image_question
+from processing.grand.asking import IMAGE_TASKS, image_question, one_question
 from processing.grand.job import Step, Worker, step_main
-from processing.grand.models import ENDPOINT, GROUNDING, add_model_options
+from processing.grand.models import add_model_options
+from processing.grand.phrases import listed_items
 from processing.grand.work_folder import Row
 from transformers_groma.data.left_out import SkipRecord
 
-TASKS = ("image-text-to-text", ENDPOINT, GROUNDING)
 QUESTION = (
     "List the kinds of objects that can be seen in this image, as short common nouns in the singular, separated by "
     "commas. Answer with the list alone."
@@ -42,30 +41,20 @@ def read_tags(answer: str) -> list[str]:
     >>> read_tags("1. Dog\\n2. Traffic light, tree.\\n- dog\\nI hope that this list is of help!")
     ['dog', 'traffic light', 'tree']
     """
-    items = (re.sub(r"^\W*(\d+[.)])?\W*|\W+$", "", item).lower() for item in re.split(r"[,;\n]", answer))
-    tags = dict.fromkeys(item for item in items if item and len(item.split()) <= MAX_WORDS)
-    return list(tags)[:MAX_TAGS]
+    return [item for item in listed_items(answer) if len(item.split()) <= MAX_WORDS][:MAX_TAGS]
 
 
 def make_worker(args: Namespace) -> Worker:
     """Loads the model."""
     ask = asking.make_asker(args, args.work / STEP.name)
-
-    def work(rows: Sequence[Row]) -> Iterator[Row | SkipRecord]:
-        answers = ask([image_question(args.images, row, QUESTION) for row in rows])
-        for answer in answers:
-            if isinstance(answer, SkipRecord):
-                yield answer
-            else:
-                tags = read_tags(answer)
-                yield {"tags": tags} if tags else SkipRecord("the model named no objects", answer)
-
-    return work
+    return one_question(ask, lambda row: image_question(args.images, row, QUESTION), _columns)
 
 
-def add_options(parser: ArgumentParser) -> None:
-    """Add the options of this step."""
-    add_model_options(parser, TASKS)
+def _columns(answer: str) -> Row:
+    tags = read_tags(answer)
+    if not tags:
+        raise SkipRecord("the model named no objects", answer)
+    return {"tags": tags}
 
 
 STEP = Step(
@@ -74,15 +63,11 @@ STEP = Step(
     does="name what is in the images, for detectors to look for",
     features=FEATURES,
     make_worker=make_worker,
-    add_options=add_options,
+    add_options=partial(add_model_options, tasks=IMAGE_TASKS),
     needs=("images",),
 )
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the step."""
-    return step_main(STEP, __doc__, argv)
-
+main = partial(step_main, STEP, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

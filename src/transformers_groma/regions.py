@@ -117,7 +117,7 @@ class Regions:
             `Regions`: their boxes go along the outer edges of the masks' pixels.
 
         Raises:
-            ValueError: if a mask is empty, so that there is no box around it, or as for the constructor.
+            ValueError: if a mask has no pixels to put a box around, or as for the constructor.
 
         Example:
         >>> import numpy as np

@@ -250,7 +250,7 @@ def test_masks_of_both_images_say_nothing(tmp_path):
 
 
 def test_no_polygons_and_no_box_are_told(tmp_path):
-    """An empty list of polygons is no mask, so there is no box around it either."""
+    """An empty list of polygons has no pixels, so no box can be made from it."""
     folder = folder_of(tmp_path, [[], RLES[1]], [None, BOXES[1]])
     report = write_image_folder(folder, tmp_path / "rows", FolderOptions("detection"))
     assert [told[:48] for _, told in report.examples] == ["box is not four finite numbers: `objects.bbox[0]"]

@@ -264,7 +264,7 @@ def test_real_annotations(tmp_path):
         "white and red logo on the kite",
     ]
     assert max(box[2] for box in row["boxes_xyxy"]) == 2250, "the sky's box is drawn to 2250.57"
-    assert grand_dataset.main([*options, "--task", "referring-segmentation"]) == 1, "there are no masks"
+    assert grand_dataset.main([*options, "--task", "referring-segmentation"]) == 1, "its objects have no masks"
     crowded = read_grand_image(json.loads((folder / "sa_302406.json").read_text()))
     assert crowded.file_name == "sa_302406.jpg" and len(crowded.objects) == 79 + 115 and crowded.left_out == []
     assert [len(caption.phrases) for caption in crowded.captions] == [2, 4]

@@ -8,8 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from processing.grand import dense_caption, images, landmark, tags
+from processing.grand.asking import Question, one_question
+from processing.grand.job import NoAnswer, step_main
 from processing.grand.work_folder import Row, shard_path, write_shard
 from transformers_groma._jsonl import read_jsonl
+from transformers_groma.data.left_out import SkipRecord
 from transformers_groma.data.write_report import WriteReport
 from transformers_groma.endpoints import client
 
@@ -122,13 +125,12 @@ def test_half_a_character_does_not_stop_a_step(folders, server):
     assert rows(folders, "tags")["0"]["tags"][0] == "star"
 
 
-def test_other_prompts_are_another_setting(graphs, server, capsys, monkeypatch, tmp_path):
+def test_other_prompts_are_another_setting(graphs, server, capsys, tmp_path):
     assert dense_caption.main([*graphs, *endpoint(server)]) == 0
     prompt = tmp_path / "caption.md"
     prompt.write_text("{scene_graph}")
     changed = replace(dense_caption.STEP, files=(prompt, *dense_caption.STEP.files[1:]))
-    monkeypatch.setattr(dense_caption, "STEP", changed)
-    assert dense_caption.main([*graphs, *endpoint(server)]) == 2
+    assert step_main(changed, "", [*graphs, *endpoint(server)]) == 2
     assert "what differs: caption.md" in capsys.readouterr().err
 
 
@@ -156,6 +158,37 @@ def test_a_scene_of_no_category_is_left_out(folders, server, capsys):
     server.replies[landmark.question_about(list(landmark.CATEGORIES))] = [completion("It is a dream.")]
     assert landmark.main([*folders, *endpoint(server)]) == 1
     assert "the model chose no category of scene (6)" in capsys.readouterr().err
+
+
+def test_a_row_that_is_left_out_is_not_asked_about():
+    """Every row has its own outcome, whichever of question, answer and reading fails."""
+    asked = []
+
+    def ask(questions):
+        asked.extend(question.text for question in questions)
+        return [NoAnswer("no answer") if question.text == "unanswered" else question.text for question in questions]
+
+    def question_about(row):
+        if row["text"] == "empty":
+            raise SkipRecord("nothing to ask")
+        return Question("name", row["text"])
+
+    def read(answer):
+        if answer == "useless":
+            raise SkipRecord("useless answer")
+        return {"answer": answer}
+
+    work = one_question(ask, question_about, read)
+    outcomes = list(work([{"text": text} for text in ("empty", "a", "unanswered", "useless", "b")]))
+    assert asked == ["a", "unanswered", "useless", "b"]
+    assert [str(outcome) if isinstance(outcome, SkipRecord) else outcome["answer"] for outcome in outcomes] == [
+        "nothing to ask",
+        "a",
+        "no answer",
+        "useless answer",
+        "b",
+    ]
+    assert isinstance(outcomes[2], NoAnswer), "another run asks again"
 
 
 def test_pipelines_are_asked_in_batches(folders, stubs):

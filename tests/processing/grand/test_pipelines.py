@@ -98,7 +98,7 @@ def test_text_generation(folders, tmp_path, tokenizer):
 
 def test_image_text_to_text(folders, capsys):
     status = tags.main([*folders, "--model", str(TINY), "--call", '{"max_new_tokens": 4}'])
-    # groma-tiny knows no such question: it answers with regions, and these are no tags.
+    # groma-tiny was not trained on this question: it answers with regions, which are not tags.
     assert status == 1 and "holds a token of a model (2)" in capsys.readouterr().err
 
 
