@@ -44,6 +44,11 @@ def test_a_kind_that_was_not_learned_is_refused():
     for kind in ("grounding", "no kind"):
         with pytest.raises(ValueError, match=f"{kind!r}, but 'rec', 'region_caption'. Ask a question in your own"):
             wording.parts(kind, str, {"phrase": "cups"})
+    assert wording.default(1) == "What is <region>?"
+    with pytest.raises(ValueError, match="of the kind 'grounded_description', but 'rec', 'region_caption'"):
+        wording.default(0)
+    with pytest.raises(ValueError, match="of the kind 'region_caption', but 'rec'"):
+        QuestionWording(rec="Segment {phrase}.").default(1)
 
 
 def test_slots_become_parts():

@@ -15,7 +15,7 @@ from faster_coco_eval import mask as coco_mask
 
 from transformers_groma import Regions
 from transformers_groma.masks import rle_to_mask
-from transformers_groma.regions import regions_of_slots
+from transformers_groma.regions import regions_of_slots, with_extent
 
 BOXES = [[10.126, 20, 30, 40], [0, 0, 4, 2], [5, 5, 8, 9]]
 SCORES = [0.123456, 0.5, 1.0]
@@ -360,6 +360,13 @@ def test_regions_of_slots_keep_their_numbers(target_sizes):
     torch.testing.assert_close(fractions[1].xyxy, torch.tensor([[0.7, 0.7, 1, 1]]))
     with pytest.raises(ValueError, match="`target_sizes`.*got 1 for 2"):
         regions_of_slots(boxes, scores, mask, [(100, 200)])
+
+
+def test_a_line_or_a_point_has_no_extent():
+    boxes = [[0, 0, 0, 0], [10, 20, 30, 40], [10, 20, 10, 40], [10, 20, 30, 20], [0, 0, 0.5, 0.5]]
+    found = with_extent(Regions(boxes, ids=[3, 4, 5, 6, 7], labels=list("abcde")))
+    assert found.ids == (4, 7) and found.labels == ("b", "e")
+    assert len(with_extent(Regions([]))) == 0
 
 
 def test_a_box_may_be_a_line_or_a_point():

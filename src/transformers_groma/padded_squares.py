@@ -37,7 +37,7 @@ def size_in_square(height: int, width: int, side: int) -> tuple[int, int]:
     (768, 1024)
     """
     height, width = checked_size(height, width)
-    scale = side * 1.0 / max(height, width)
+    scale = side / max(height, width)
     return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
 
 

@@ -56,12 +56,7 @@ class QuestionWording:
         Raises:
             ValueError: the family has not learned this kind, or a slot of its template is not given.
         """
-        if kind not in self.kinds:
-            raise ValueError(
-                f"This model has not learned questions of the kind {kind!r}, but {', '.join(map(repr, self.kinds))}. "
-                "Ask a question in your own words, or load another model."
-            )
-        return fill_question(getattr(self, kind), text, slots)
+        return fill_question(self._template(kind), text, slots)
 
     def default(self, num_regions: int) -> str:
         """What is asked where nobody wrote a question: to describe the regions or, without any, the image.
@@ -71,10 +66,21 @@ class QuestionWording:
 
         Returns:
             `str`: the question, with a `<region>` mark for each region.
+
+        Raises:
+            ValueError: the family has not learned to describe them.
         """
         if num_regions == 0:
-            return self.grounded_description
-        return self.region_caption.replace("{region}", ", ".join([REGION_MARK] * num_regions))
+            return self._template("grounded_description")
+        return self._template("region_caption").replace("{region}", ", ".join([REGION_MARK] * num_regions))
+
+    def _template(self, kind: str) -> str:
+        if kind not in self.kinds:
+            raise ValueError(
+                f"This model has not learned questions of the kind {kind!r}, but {', '.join(map(repr, self.kinds))}. "
+                "Ask a question in your own words, or load another model."
+            )
+        return getattr(self, kind)
 
 
 GROMA_QUESTIONS = QuestionWording(

@@ -418,4 +418,14 @@ def _finite(name: str, values: Any) -> Tensor:
     return tensor
 
 
-__all__ = ["Regions", "regions_of_slots"]
+def with_extent(regions: Regions) -> Regions:
+    """The regions whose box has an area: a mask without a pixel finds nothing, and has no box around it.
+
+    Example:
+    >>> with_extent(Regions([[0, 0, 0, 0], [10, 20, 30, 40]])).ids
+    (1,)
+    """
+    return regions[(regions.xyxy[:, 2:] > regions.xyxy[:, :2]).all(dim=1)]
+
+
+__all__ = ["Regions", "regions_of_slots", "with_extent"]

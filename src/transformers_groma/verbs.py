@@ -20,7 +20,7 @@ from .grounded_chat import GroundedChat
 from .grounding import GroundedPhrase, GroundedText
 from .image_inputs import ImageSize
 from .perceived_images import perceive
-from .regions import Regions
+from .regions import Regions, with_extent
 from .segmenting import (
     check_one_region_each,
     check_settings_of_phrase,
@@ -408,14 +408,4 @@ def located(
     return GroundedPhrase(phrase, (0, len(phrase)), regions)
 
 
-def with_extent(regions: Regions) -> Regions:
-    """The regions whose box has an area: a mask without a pixel finds nothing, and has no box around it.
-
-    Example:
-    >>> with_extent(Regions([[0, 0, 0, 0], [10, 20, 30, 40]])).ids
-    (1,)
-    """
-    return regions[(regions.xyxy[:, 2:] > regions.xyxy[:, :2]).all(dim=1)]
-
-
-__all__ = ["GroundingVerbs", "located", "with_extent"]
+__all__ = ["GroundingVerbs", "located"]

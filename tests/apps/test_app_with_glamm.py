@@ -75,7 +75,7 @@ def test_the_page_says_what_to_do_without_proposals(session):
 def test_answers_come_with_outlines(events, session, asked):
     pages = ask(events, session, asked)
     exchange = session.exchanges[0]
-    ((phrase),) = exchange.answer.phrases
+    (phrase,) = exchange.answer.phrases
     own = exchange.answer.user_region_ids
     assert set(exchange.masks) == set(exchange.outlines) == {*phrase.region_ids, *own}
     assert len(own) == len(asked.drawings or []) and not exchange.is_partial

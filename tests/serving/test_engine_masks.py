@@ -221,7 +221,7 @@ def test_a_choice_that_the_decoder_does_not_have_fails_alone(masked_parts):
 
     first, second, third = run(ask_together())
     for error in (first, third):
-        assert isinstance(error, ValueError) and "chooses one of several masks" in str(error)
+        assert isinstance(error, ValueError) and "`ambiguity` 'part' chooses one of several masks" in str(error)
     assert second.masks
     engine.close(PATIENCE)
 

@@ -120,8 +120,8 @@ def propose_regions(
     Their boxes are those of the proposals, with masks too.
     """
     remedy = (
-        "it has no region proposer: point at what you mean (`groma segment IMAGE --point X,Y`), name it (`groma "
-        "segment IMAGE PHRASE`), or have the image described (`groma caption IMAGE`)"
+        "point at what you mean (`groma segment IMAGE --point X,Y`), name it (`groma segment IMAGE PHRASE`), or have "
+        "the image described (`groma caption IMAGE`), as it has no region proposer"
     )
     model = checked_model(model, ("groma", "groma_region_proposal"), {"glamm": remedy})
     device = checked_device(device)

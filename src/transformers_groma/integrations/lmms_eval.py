@@ -25,6 +25,7 @@ from ..boxes import normalize_boxes
 from ..data.columns import phrase_part, text_part
 from ..grounding import GroundedText
 from ..questions import GROMA_QUESTIONS, QuestionWording
+from ..regions import with_extent
 
 if TYPE_CHECKING:
     from lmms_eval.models.registry_v2 import ModelManifest
@@ -141,9 +142,7 @@ def format_answer(answer: GroundedText, answer_format: AnswerFormat, width: int,
     if answer_format == "text":
         return answer.text
     # The box around a mask without a pixel has no area: nothing was found.
-    boxes = {
-        tuple(box.tolist()): box for phrase in answer.phrases for box in phrase.boxes if (box[2:] > box[:2]).all()
-    }
+    boxes = {tuple(box.tolist()): box for phrase in answer.phrases for box in with_extent(phrase.regions).xyxy}
     if answer_format == "fractions":
         if not boxes:
             return answer.text

@@ -22,8 +22,7 @@ class EngineAnswer:
         is_final (`bool`): whether the answer is complete.
         masks (`Mapping[int, RLE]`): of a complete answer, where masks were asked for, the masks of the regions that
             its phrases name and of the user's, by their numbers; of the upright image. A GLaMM's phrases always have
-            them. `grounded.with_masks` takes
-            them, each decoded by `rle_to_mask`.
+            them. `grounded.with_masks` takes them, each decoded by `rle_to_mask`.
         mask_scores (`Mapping[int, float]`): the IoU that the mask decoder expects of each of them, but for masks that
             were given.
     """

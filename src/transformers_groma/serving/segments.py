@@ -12,7 +12,7 @@ from PIL import Image
 from starlette.responses import JSONResponse, Response
 
 from ..verb_inputs import phrase_part, text_part
-from ..verbs import with_extent
+from ..verbs import located
 from .access import ClientLimit
 from .answers import EngineRegion, engine_region
 from .client_presence import while_connected
@@ -99,10 +99,9 @@ class Segments:
         messages = [{"role": "user", "content": [{"type": "image", "image": image}, *question]}]
         sampling = Sampling(max_new_tokens=self._settings.max_new_tokens, shorten_to_fit=True)
         answer = await of_engine(self._engine.answer(messages, sampling, masks=True), "phrase", "invalid_phrase")
-        named = dict.fromkeys(number for phrase in answer.grounded.phrases for number in phrase.region_ids)
         found = [
             engine_region(region.box.tolist(), answer.masks[region.id], answer.mask_scores[region.id])
-            for region in with_extent(answer.grounded.regions_with_ids(list(named)))
+            for region in located(asked.phrase, answer.grounded, bool(asked.all)).regions
         ]
         return {**head, "phrase": asked.phrase, "regions": regions_json(found)}
 
