@@ -10,11 +10,11 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from huggingface_hub import EvalResult, ModelCard
+from huggingface_hub import EvalResult
 
 from scripts.groma_tiny.card import HUB_CONFIGS
+from scripts.tiny_card import fill_tiny_card, measured_results
 from transformers_groma._files import write_file
-from transformers_groma.model_cards import fill_card
 from transformers_groma.models.glamm.modeling_glamm import GlammForConditionalGeneration
 
 MODEL = HUB_CONFIGS / "glamm-tiny"
@@ -55,20 +55,8 @@ def tiny_card(
     Raises:
         KeyError: some results, but not all that the table shows.
     """
-    values = {(result.dataset_type, result.metric_type): result.metric_value for result in results}
-    card = ModelCard(
-        fill_card(
-            TEMPLATE,
-            config=model.config,
-            parameters=model.num_parameters(),
-            steps=[(STEPS[step], minutes[step]) for step in STEPS],
-            metrics=[(meaning, values[dataset, metric]) for dataset, metric, meaning in HEADLINES if values],
-            rows=results[0].dataset_args["rows"] if results else None,
-        )
-    )
-    if results:
-        card.data.eval_results, card.data.model_name = list(results), "glamm-tiny"
-    return str(card)
+    steps = [(meaning, minutes[step]) for step, meaning in STEPS.items()]
+    return fill_tiny_card(TEMPLATE, MODEL.name, model, steps, HEADLINES, results)
 
 
 def write_tiny_card(folder: Path) -> None:
@@ -78,9 +66,8 @@ def write_tiny_card(folder: Path) -> None:
         folder (`Path`): folder of the model.
     """
     model = GlammForConditionalGeneration.from_pretrained(folder)
-    path = folder / "README.md"
-    results = (ModelCard.load(path).data.eval_results or ()) if path.exists() else ()
-    write_file(path, tiny_card(model, json.loads(MINUTES.read_text(encoding="utf-8")), results).encode())
+    minutes = json.loads(MINUTES.read_text(encoding="utf-8"))
+    write_file(folder / "README.md", tiny_card(model, minutes, measured_results(folder)).encode())
 
 
 if __name__ == "__main__":

@@ -22,10 +22,11 @@ from typing import Any
 from scripts.groma_tiny.card import HUB_CONFIGS
 from scripts.groma_tiny.steps import run_steps
 from transformers_groma._files import write_file
+from transformers_groma.models.glamm.modeling_glamm import GlammForConditionalGeneration
 from transformers_groma.shapes.rows import ShapesOptions, write_shapes
 
 from .build import build_glamm_tiny
-from .card import MINUTES, MODEL, STEPS, write_tiny_card
+from .card import MINUTES, MODEL, STEPS, tiny_card
 from .package import package
 from .pretrain_grounding import pretrain_grounding
 from .pretrain_language_model import pretrain_language_model
@@ -82,7 +83,9 @@ def train(work: Path, output: Path) -> None:
     package(base, trained, output)
     minutes = {step: round(done[step] / 60) for step in STEPS}
     write_file(MINUTES, (json.dumps(minutes, indent=2) + "\n").encode())
-    write_tiny_card(output)
+    # Without the metrics that the folder's card has: they are those of the model before.
+    card = tiny_card(GlammForConditionalGeneration.from_pretrained(output), minutes)
+    write_file(output / "README.md", card.encode())
 
 
 if __name__ == "__main__":

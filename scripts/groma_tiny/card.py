@@ -10,11 +10,11 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from huggingface_hub import EvalResult, ModelCard
+from huggingface_hub import EvalResult
 
+from scripts.tiny_card import fill_tiny_card, measured_results
 from transformers_groma import GromaForConditionalGeneration
 from transformers_groma._files import write_file
-from transformers_groma.model_cards import fill_card
 
 HUB_CONFIGS = Path(__file__).parents[2] / "hub_configs"
 MODEL = HUB_CONFIGS / "groma-tiny"
@@ -32,7 +32,7 @@ HEADLINES = (
     ("shapes-grounded-caption", "region_f1@0.5", "grounded captions: F1 of the boxes at IoU 0.5"),
     ("shapes-llava-bench", "relative_score", "open questions: words right, of 100"),
 )
-# Of a model that decodes masks, where they were measured.
+# Of a model that decodes masks.
 MASK_HEADLINES = (
     ("shapes-detection", "mask_iou", "masks: mean IoU of those of found objects"),
     ("shapes-detection", "mask_filled_box_iou", "masks: the same for filled boxes"),
@@ -60,8 +60,7 @@ def tiny_card(
 
     Args:
         model (`GromaForConditionalGeneration`): the model of the folder.
-        minutes (`Mapping[str, int]`): how long each step of its training took; steps that it did not have are
-            left out.
+        minutes (`Mapping[str, int]`): how long each step of its training took.
         results (`Sequence[EvalResult]`): metrics of `groma evaluate`; none right after a training.
 
     Returns:
@@ -70,38 +69,20 @@ def tiny_card(
     Raises:
         KeyError: some results, but not all that the table shows.
     """
-    values = {(result.dataset_type, result.metric_type): result.metric_value for result in results}
-    metrics = [(meaning, values[dataset, metric]) for dataset, metric, meaning in HEADLINES if values]
-    metrics += [
-        (meaning, values[dataset, metric])
-        for dataset, metric, meaning in MASK_HEADLINES
-        if (dataset, metric) in values
-    ]
-    card = ModelCard(
-        fill_card(
-            TEMPLATE,
-            config=model.config,
-            parameters=model.num_parameters(),
-            steps=[(STEPS[step], minutes[step]) for step in STEPS if step in minutes],
-            metrics=metrics,
-            rows=results[0].dataset_args["rows"] if results else None,
-        )
-    )
-    if results:
-        card.data.eval_results, card.data.model_name = list(results), "groma-tiny"
-    return str(card)
+    headlines = HEADLINES if model.config.mask_decoder_config is None else HEADLINES + MASK_HEADLINES
+    steps = [(meaning, minutes[step]) for step, meaning in STEPS.items()]
+    return fill_tiny_card(TEMPLATE, MODEL.name, model, steps, headlines, results)
 
 
 def write_tiny_card(folder: Path) -> None:
-    """Rewrite the card with the metrics in its metadata.
+    """Rewrite the card with the metrics in its metadata, if there are any yet.
 
     Args:
         folder (`Path`): folder of the model.
     """
     model = GromaForConditionalGeneration.from_pretrained(folder)
-    results = ModelCard.load(folder / "README.md").data.eval_results or ()
-    card = tiny_card(model, json.loads(MINUTES.read_text(encoding="utf-8")), results)
-    write_file(folder / "README.md", card.encode())
+    minutes = json.loads(MINUTES.read_text(encoding="utf-8"))
+    write_file(folder / "README.md", tiny_card(model, minutes, measured_results(folder)).encode())
 
 
 if __name__ == "__main__":
