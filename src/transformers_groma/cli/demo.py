@@ -64,6 +64,8 @@ def add_demo(commands: "argparse._SubParsersAction") -> None:
 
 def run_demo(arguments: argparse.Namespace) -> None:
     """`groma demo`: questions about a scene whose truth is known, then about the user's image."""
+    from ..pointed_regions import has_region_proposer
+
     folder = checked_folder(arguments.output)
     tiny = tiny_model(arguments.model)
     photo = None
@@ -87,7 +89,7 @@ def run_demo(arguments: argparse.Namespace) -> None:
         wording = pipe.processor.question_wording
         description, _ = _demo_ask(pipe, model, folder / "description", photo, wording.grounded_description, [])
         names += ["answer", "description"]
-        if proposes(pipe):
+        if has_region_proposer(pipe.model):
             write_proposals(folder, description.regions, photo)
             names.append("proposals")
     print("\nLook at the images; the JSON files beside them hold the same answers:")
@@ -99,6 +101,7 @@ def _demo_scene(
     pipe: "ImageGroundingPipeline", model: str, folder: Path, number: int | None, is_tiny: bool
 ) -> list[str]:
     """Ask about a scene and compare the answers with the truth. Returns the names of the images written."""
+    from ..pointed_regions import has_region_proposer
     from ..shapes.demo import (
         click_question,
         compare,
@@ -109,9 +112,10 @@ def _demo_scene(
     )
     from ..shapes.scenes import make_scene
 
-    picked = DEMO_SCENES["groma" if proposes(pipe) else "glamm"]
+    proposes = has_region_proposer(pipe.model)
+    picked = DEMO_SCENES["groma" if proposes else "glamm"]
     number = picked if number is None else number
-    text_of = question_text if proposes(pipe) else glamm_question_text
+    text_of = question_text if proposes else glamm_question_text
     # Splits share no scene: none of "test" was trained on, whatever the seed was.
     scene = make_scene(DEMO_SEED, "test", number, DEMO_SCENE_SIZE)
     image = scene.draw()
@@ -135,7 +139,7 @@ def _demo_scene(
         exchange, (x, y) = click_question(scene)
         questions.insert(1, ("click", exchange, [{"point": [x, y]}]))
     for name, exchange, regions in questions:
-        together = exchange.targets if exchange.kind == "grounding" and not proposes(pipe) else ()
+        together = exchange.targets if exchange.kind == "grounding" and not proposes else ()
         names.append(f"scene_{name}")
         answer, comparison = _demo_ask(
             pipe,
@@ -144,10 +148,10 @@ def _demo_scene(
             image,
             text_of(exchange),
             regions,
-            partial(_compared, partial(compare, exchange, scene, together=not proposes(pipe)), scene, together),
+            partial(_compared, partial(compare, exchange, scene, together=not proposes), scene, together),
         )
         comparisons.append(comparison)
-    if proposes(pipe):
+    if proposes:
         # The last question points at nothing: all regions are the model's own.
         found = count_found(scene, [region.box.tolist() for region in answer.regions])
         print(
@@ -200,11 +204,6 @@ def _demo_ask(
 def has_masks(pipe: "ImageGroundingPipeline") -> bool:
     """Whether the model decodes masks."""
     return pipe.model.config.mask_decoder_config is not None
-
-
-def proposes(pipe: "ImageGroundingPipeline") -> bool:
-    """Whether the model finds regions by itself, as Groma does; GLaMM only has those that its answers name."""
-    return pipe.model.config.model_type == "groma"
 
 
 def _pointed_at(region: Any) -> str:
