@@ -60,7 +60,7 @@ def convert(legacy: Path, **options) -> Path:
     return convert_legacy_checkpoint(legacy, legacy.parent / "out", **options)
 
 
-def refuse(legacy: Path, *words: str, error: type = ValueError, **options) -> None:
+def assert_refused(legacy: Path, *words: str, error: type = ValueError, **options) -> None:
     """Converting ends with an error in one line that has the words, and leaves nothing."""
     before = sorted(path.name for path in legacy.parent.iterdir())
     with pytest.raises(error) as info:
@@ -185,7 +185,7 @@ class TestForms:
 
         (legacy / "pytorch_model-00001-of-00002.bin").unlink()
         shutil.rmtree(legacy.parent / "out")
-        refuse(legacy, "pytorch_model-00001-of-00002.bin", error=FileNotFoundError)
+        assert_refused(legacy, "pytorch_model-00001-of-00002.bin", error=FileNotFoundError)
 
     def test_buffers_that_old_versions_saved(self, legacy, expected):
         def add(weights):
@@ -205,7 +205,7 @@ class TestForms:
         shutil.rmtree(legacy.parent / "out")
         name = prefix + "pre_layrnorm.bias"
         change_weights(legacy, lambda w: w[name].add_(1))
-        refuse(legacy, name, "differs from that of `vision_encoder`")
+        assert_refused(legacy, name, "differs from that of `vision_encoder`")
 
     def test_a_whole_clip_and_one_by_name(self, legacy):
         """The Hub's repository holds a CLIP with its text encoder; config.json names it."""
@@ -257,7 +257,7 @@ class TestForms:
 
     def test_one_table_for_embedding_and_head(self, legacy):
         change_config(legacy, tie_word_embeddings=True)
-        refuse(legacy, "`tie_word_embeddings`", "differ")
+        assert_refused(legacy, "`tie_word_embeddings`", "differ")
         change_weights(legacy, lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"].clone()}))
         model = AutoModelForImageTextToText.from_pretrained(convert(legacy))
         assert model.lm_head.weight is model.get_input_embeddings().weight
@@ -292,7 +292,7 @@ class TestRefused:
     )
     def test_tensors(self, legacy, change, words):
         change_weights(legacy, change)
-        refuse(legacy, *words)
+        assert_refused(legacy, *words)
 
     @pytest.mark.parametrize(
         ("changes", "words"),
@@ -320,18 +320,18 @@ class TestRefused:
     )
     def test_settings(self, legacy, changes, words):
         change_config(legacy, **changes)
-        refuse(legacy, *words)
+        assert_refused(legacy, *words)
 
     def test_tokenizers(self, legacy):
         tokens = json.loads((legacy / "added_tokens.json").read_text())
         (legacy / "added_tokens.json").write_text(json.dumps({**tokens, "<bbox>": 324, "[SEG]": 322}))
-        refuse(legacy, "<bbox>")
+        assert_refused(legacy, "<bbox>")
         (legacy / "added_tokens.json").write_text(json.dumps({name: tokens[name] for name in ("<p>", "</p>")}))
-        refuse(legacy, "<im_start>")
+        assert_refused(legacy, "<im_start>")
         (legacy / "tokenizer.model").write_bytes(b"no model")
-        refuse(legacy, "tokenizer.model", "SentencePiece")
+        assert_refused(legacy, "tokenizer.model", "SentencePiece")
         (legacy / "tokenizer.model").unlink()
-        refuse(legacy, "tokenizer.model", error=FileNotFoundError)
+        assert_refused(legacy, "tokenizer.model", error=FileNotFoundError)
 
     def test_another_clip(self, legacy):
         sizes = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4}
@@ -344,28 +344,30 @@ class TestRefused:
             CLIPVisionModel(CLIPVisionConfig(**{"image_size": 336, "patch_size": 14, **config})).save_pretrained(
                 folder
             )
-            refuse(legacy, "`vision_encoder`", *words, vision_encoder=folder)
+            assert_refused(legacy, "`vision_encoder`", *words, vision_encoder=folder)
 
     def test_what_is_not_a_clip(self, legacy):
         folder = legacy.parent / "dinov2"
         config = Dinov2Config(hidden_size=64, num_hidden_layers=12, num_attention_heads=4, image_size=336)
         Dinov2Model(config).save_pretrained(folder)
-        refuse(legacy, "`vision_encoder`", "'dinov2'", "CLIP", vision_encoder=folder)
-        refuse(legacy, "missing", error=OSError, vision_encoder=legacy.parent / "missing")
+        assert_refused(legacy, "`vision_encoder`", "'dinov2'", "CLIP", vision_encoder=folder)
+        assert_refused(legacy, "missing", error=OSError, vision_encoder=legacy.parent / "missing")
         (folder / "model.safetensors").write_bytes(b"cut")
-        refuse(legacy, "model.safetensors", "cut or damaged", vision_encoder=folder)
+        assert_refused(legacy, "model.safetensors", "cut or damaged", vision_encoder=folder)
 
     def test_a_clip_that_is_not_there(self, legacy):
         change_config(legacy, mm_vision_tower="openai/no-such-clip")
-        refuse(legacy, "'openai/no-such-clip'", "`vision_encoder`", error=FileNotFoundError, vision_encoder=None)
+        assert_refused(
+            legacy, "'openai/no-such-clip'", "`vision_encoder`", error=FileNotFoundError, vision_encoder=None
+        )
         changes = dict.fromkeys(("mm_vision_tower", "mm_vision_module", "vision_tower", "vision_module"))
         change_config(legacy, **changes)
-        refuse(legacy, "`mm_vision_tower`", "`vision_encoder`", vision_encoder=None)
+        assert_refused(legacy, "`mm_vision_tower`", "`vision_encoder`", vision_encoder=None)
 
     def test_a_llava_is_not_a_glamm(self, legacy):
         change_config(legacy, architectures=["LlavaLlamaForCausalLM"])
         change_weights(legacy, lambda w: [w.pop(name) for name in list(w) if "grounding_encoder" in name])
-        refuse(legacy, "'llava'", "LlavaLlamaForCausalLM", "GLaMM")
+        assert_refused(legacy, "'llava'", "LlavaLlamaForCausalLM", "GLaMM")
 
     def test_our_own_format(self, converted, tmp_path):
         with pytest.raises(ValueError, match="in this package's format already"):
