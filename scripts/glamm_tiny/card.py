@@ -24,7 +24,13 @@ TEMPLATE = Path(__file__).with_suffix(".md")
 # Dataset and metric as they are named in the metadata, and what the metric says.
 HEADLINES = (
     ("shapes-conversation", "ap@0.5", "grounded conversations: AP of the masks at IoU 0.5"),
-    ("shapes-conversation", "miou", "grounded conversations: mIoU, as the paper defines it"),
+    (
+        "shapes-conversation",
+        "glamm_release_ap@0.5",
+        "grounded conversations: AP with a score of 1 for every mask, as in GLaMM's script",
+    ),
+    ("shapes-conversation", "miou", "grounded conversations: mIoU of masks paired with a phrase, as in the paper"),
+    ("shapes-conversation", "target_miou", "grounded conversations: mIoU over all true masks"),
     ("shapes-conversation", "mask_recall", "grounded conversations: share of phrases that are found"),
     ("shapes-rec", "ciou", "referring segmentation: cIoU"),
     ("shapes-rec", "giou", "referring segmentation: mean IoU"),
