@@ -147,6 +147,11 @@ def test_a_mark_in_the_words_of_a_caption_is_refused(model):
         ForcedCaptionRespondent(*model, Asking()).prepare([row])
 
 
+def test_given_captions_have_no_wording_to_draw(model):
+    with pytest.raises(ValueError, match="`prompt_seed` 3 has no effect here"):
+        ForcedCaptionRespondent(*model, Asking(prompt_seed=3))
+
+
 def test_the_reader_needs_no_more_than_messages(model):
     """Any conversation with answers: here one without a [SEG], which has no masks."""
     [row] = shapes_dataset("region-caption", 1, 0, split="test", questions=1, image_size=112)

@@ -123,10 +123,19 @@ class ForcedCaptionRespondent:
     Args:
         model (`GlammForConditionalGeneration`): put into evaluation mode.
         processor (`GlammProcessor`): its processor.
-        asking (`Asking`): not used: the question is the standard one of the model, for a detailed description.
+        asking (`Asking`): without a `prompt_seed`: the question is the standard one of the model, for a detailed
+            description.
+
+    Raises:
+        ValueError: a `prompt_seed`.
     """
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, asking: Asking) -> None:
+        if asking.prompt_seed is not None:
+            raise ValueError(
+                f"`prompt_seed` {asking.prompt_seed} has no effect here: a given caption is the answer to the model's "
+                "standard question. Leave it out."
+            )
         self.reader, self.wording = ForcedAnswers(model, processor), processor.question_wording
 
     def question(self, row: Row) -> str:

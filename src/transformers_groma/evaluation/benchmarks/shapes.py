@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, ProcessorMixin
 
 from ...box_arrays import IOU_THRESHOLD, ious
+from ...pointed_regions import has_region_proposer
 from ...shapes.rows import shapes_dataset
 from ...shapes.scenes import ATTRIBUTE_WORDS, make_scene
 from ...shapes.wording import with_article, words
@@ -240,7 +241,7 @@ def evaluate_shapes(
     scores = SCORES | MASK_SCORES
     if unknown := [task for task in tasks if task != "detection" and task not in scores]:
         raise ValueError(f"Unknown task {unknown[0]!r}. Use some of detection, {', '.join(scores)}.")
-    if "detection" in tasks and not hasattr(model.config, "proposer_config"):
+    if "detection" in tasks and not has_region_proposer(model):
         raise ValueError(f"A {model.config.model_type} proposes no regions: leave 'detection' out of `tasks`.")
     size = model.config.vision_config.image_size if image_size is None else image_size
     metrics: dict[str, dict[str, Any]] = {}
