@@ -40,7 +40,7 @@ from processing.rows import (
 from transformers_groma._text import capitalized
 from transformers_groma.data.image_files import BoxesOf, stored_size
 from transformers_groma.data.left_out import LeftOut, SkipRecord
-from transformers_groma.data.prompts import Wording, glamm_question_parts, question_parts
+from transformers_groma.data.prompts import Wording, question_parts
 
 # What GLaMM's training leaves out of Flickr30k.
 MIN_WORDS, MIN_SIDE = 3, 32
@@ -106,10 +106,7 @@ def convert(
     if not found:
         raise SkipRecord("no phrase with a mask")
     name = f"{record.image_id}/{text}"
-    if wording == "glamm":
-        question = glamm_question_parts("grounded_caption", record=name, seed=seed)
-    else:
-        question = question_parts("grounded_caption", record=name, seed=seed)
+    question = question_parts("grounded_caption", record=name, seed=seed, wording=wording)
     boxes, masks = boxes_and_masks(found, image_file)
     yield conversation_row(image_file, record.image_id, boxes, [(question, parts)], source, masks)
 

@@ -327,10 +327,7 @@ def _caption_row(
         raise SkipRecord("caption without a phrase that has a region", repr(text)[:100])
     image_id = Path(image.file_name).stem
     name = f"{image_id}/{text}"
-    if wording == "glamm":
-        question = glamm_question_parts("grounded_caption", record=name, seed=seed)
-    else:
-        question = question_parts("grounded_caption", record=name, seed=seed)
+    question = question_parts("grounded_caption", record=name, seed=seed, wording=wording)
     boxes, masks = boxes_and_masks(found, image_file)
     yield conversation_row(image_file, image_id, boxes, [(question, parts)], source, masks)
 

@@ -12,7 +12,7 @@ from processing.masks import Mask
 from processing.rows import Box, ImageFile, Part, Turn, plain_text, spans_to_parts
 from transformers_groma.data.annotated_masks import mask_fault, read_segmentation
 from transformers_groma.data.left_out import LeftOut
-from transformers_groma.data.prompts import Wording, glamm_question_parts, location_parts, question_parts
+from transformers_groma.data.prompts import Wording, location_parts, question_parts
 from transformers_groma.masks import rle_to_box
 
 Item = TypeVar("Item")
@@ -230,10 +230,7 @@ def segmentation_turns(
     turns = []
     for number, (phrase, regions) in enumerate(asked):
         name, phrase = f"{record}/{number}", plain_text(phrase)
-        if wording == "glamm":
-            question = glamm_question_parts("segmentation", phrase=phrase, record=name, seed=seed)
-        else:
-            question = question_parts(task, phrase=phrase, record=name, seed=seed)
+        question = question_parts(task, phrase=phrase, record=name, seed=seed, wording=wording)
         indices = [numbers.setdefault(region, len(numbers)) for region in dict.fromkeys(regions)]
         turns.append((question, location_parts(indices, name, seed, wording)))
     return turns, list(numbers)

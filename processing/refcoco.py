@@ -142,12 +142,11 @@ def convert(
     (box,), masks = image_file.upright([box]), image_file.upright_masks(masks)
     if task == "rec":
         phrase = plain_text(expressions[0].rstrip("."))
-        question = question_parts("rec", phrase=phrase, record=record, seed=seed)
         if evaluation:
+            question = question_parts("rec", phrase=phrase, record=record, seed=seed)
             yield evaluation_row(image_file, image_id, question, source, targets=[box], target_masks=masks)
             return
-        if wording == "glamm":
-            question = glamm_question_parts("segmentation", phrase=phrase, record=record, seed=seed)
+        question = question_parts("rec", phrase=phrase, record=record, seed=seed, wording=wording)
         answer = location_parts([0], record, seed, wording)
         yield conversation_row(image_file, image_id, [box], [(question, answer)], source, masks)
     elif evaluation:

@@ -11,7 +11,7 @@ from processing.masks import Mask, usable_masks
 from processing.rows import Box, Part, Turn, plain_text
 from transformers_groma.data.columns import text_part
 from transformers_groma.data.left_out import LeftOut
-from transformers_groma.data.prompts import Wording, glamm_question_parts, location_parts, question_parts
+from transformers_groma.data.prompts import Wording, location_parts, question_parts
 
 CROWD = LeftOut("the box is that of a crowd region")
 NO_BOX = LeftOut("an expression without a box")
@@ -134,10 +134,7 @@ def grounding_turn(phrase: str, count: int, record: str, seed: int | None, wordi
     Returns:
         `(question, answer)`: their message parts.
     """
-    if wording == "glamm":
-        question = glamm_question_parts("segmentation", phrase=phrase, record=record, seed=seed)
-    else:
-        question = question_parts("grounding", phrase=phrase, record=record, seed=seed)
+    question = question_parts("grounding", phrase=phrase, record=record, seed=seed, wording=wording)
     return question, location_parts(range(count), record, seed, wording)
 
 
@@ -152,9 +149,7 @@ def caption_question(index: int, record: str, seed: int | None, wording: Wording
     Returns:
         `list[dict]`: message parts.
     """
-    if wording == "glamm":
-        return glamm_question_parts("region_caption", regions=[index], record=record, seed=seed)
-    return question_parts("region_caption", region=index, record=record, seed=seed)
+    return question_parts("region_caption", region=index, record=record, seed=seed, wording=wording)
 
 
 def caption_answer(caption: str, wording: Wording = "groma") -> list[Part]:

@@ -57,7 +57,7 @@ def make_worker(args: Namespace) -> Worker:
         image = read_upright(args.images, row)
         labels = [] if args.task == "object-detection" else labels_of(row, args.labels)
         found = detections_of(pipeline, args.task, image, labels, {"threshold": args.min_score, **args.call})
-        return {"detections": suppressed(_clipped(found, row), args.min_score, args.nms)}
+        return {"detections": suppressed(clipped_detections(found, row), args.min_score, args.nms)}
 
     return one_by_one(make)
 
@@ -99,12 +99,7 @@ def detections_of(
     """
     if task == GROUNDING:
         call = {name: value for name, value in call.items() if name != "threshold"}
-        answers = pipeline.locate_all([image] * len(labels), list(labels), **call)
-        return [
-            {"bbox": box, "label": label, "score": float(score)}
-            for label, answer in zip(labels, answers, strict=True)
-            for box, score in zip(answer.boxes.tolist(), answer.regions.scores, strict=True)
-        ]
+        return detections_of_answers(labels, pipeline.locate_all([image] * len(labels), list(labels), **call))
     if task == "object-detection":
         found = pipeline(image, **call)
     else:
@@ -116,7 +111,33 @@ def detections_of(
     ]
 
 
-def _clipped(detections: Sequence[Mapping[str, Any]], row: Row) -> list[dict[str, Any]]:
+def detections_of_answers(labels: Sequence[str], answers: Sequence[Any]) -> list[dict[str, Any]]:
+    """What a model of the task `image-grounding` found.
+
+    Args:
+        labels (`Sequence[str]`): what was looked for.
+        answers (`Sequence` of `GroundedText`): one for each.
+
+    Returns:
+        `list[dict]`: `bbox` (`xyxy` in pixels), `label`, `score`.
+    """
+    return [
+        {"bbox": box, "label": label, "score": float(score)}
+        for label, answer in zip(labels, answers, strict=True)
+        for box, score in zip(answer.boxes.tolist(), answer.regions.scores, strict=True)
+    ]
+
+
+def clipped_detections(detections: Sequence[Mapping[str, Any]], row: Row) -> list[dict[str, Any]]:
+    """Detections with their boxes clipped to the image; those with less than a pixel in it are left out.
+
+    Args:
+        detections (`Sequence[Mapping]`): with `bbox` (`xyxy` in pixels).
+        row (`dict`): with the columns of the step `images`.
+
+    Returns:
+        `list[dict]`: the same with `bbox` as `models.clipped_box` writes it.
+    """
     boxes = [clipped_box(each["bbox"], row) for each in detections]
     return [{**each, "bbox": box} for each, box in zip(detections, boxes, strict=True) if box is not None]
 

@@ -16,9 +16,9 @@ from datasets import Features, List, Value
 
 from processing.endpoint_options import at_least
 from processing.grand import models
-from processing.grand.detect import BOX, detections_of
+from processing.grand.detect import BOX, clipped_detections, detections_of, detections_of_answers
 from processing.grand.job import Step, Worker, step_main
-from processing.grand.models import GROUNDING, add_model_options, clipped_box, one_by_one, read_upright
+from processing.grand.models import GROUNDING, add_model_options, one_by_one, read_upright
 from processing.grand.phrases import is_plural, noun_phrases
 from processing.grand.work_folder import Row
 
@@ -74,26 +74,17 @@ def make_worker(args: Namespace) -> Worker:
         if wanted:
             image = read_upright(args.images, row)
             if args.task == GROUNDING:
-                found = _located(pipeline, image, wanted, args.call)
+                answers = pipeline.locate([image] * len(wanted), wanted, **args.call)
+                found = detections_of_answers(wanted, answers)
             else:
                 call = {"threshold": args.min_score, **args.call}
                 found = detections_of(pipeline, args.task, image, wanted, call)
-        boxes = [clipped_box(each["bbox"], row) for each in found]
-        found = [{**each, "bbox": box} for each, box in zip(found, boxes, strict=True) if box is not None]
+        found = clipped_detections(found, row)
         named = [(phrase, [each for each in found if each["label"] == phrase]) for phrase in wanted]
         grounded = [{"phrase": phrase, "boxes": chosen_boxes(phrase, each)} for phrase, each in named if each]
         return {"phrases": [*given, *grounded]}
 
     return one_by_one(make)
-
-
-def _located(pipeline: Any, image: Any, phrases: Sequence[str], call: Mapping[str, Any]) -> list[dict[str, Any]]:
-    answers = pipeline.locate([image] * len(phrases), list(phrases), **call)
-    return [
-        {"bbox": box, "label": phrase, "score": float(score)}
-        for phrase, answer in zip(phrases, answers, strict=True)
-        for box, score in zip(answer.boxes.tolist(), answer.regions.scores, strict=True)
-    ]
 
 
 def add_options(parser: ArgumentParser) -> None:

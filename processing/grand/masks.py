@@ -141,7 +141,7 @@ def add_options(parser: ArgumentParser) -> None:
     """Add the options of this step."""
     add_model_options(parser, TASKS, required=False)
     parser.add_argument("--annotations", type=Path, metavar="DIR", help="folder of SA-1B's JSON files")
-    parser.add_argument("--objects-only", action="store_true", help="no masks for floating objects")
+    parser.add_argument("--objects-only", action="store_true", help="leave floating objects without masks")
 
 
 STEP = Step(

@@ -134,3 +134,20 @@ def test_answers_that_point():
     for wording in WORDINGS:
         told = {location_parts([], str(record), 0, wording)[0]["text"] for record in range(100)}
         assert told == set(NOTHING_THERE)
+
+
+def test_the_same_task_in_the_words_of_either_family():
+    """One function for both, with the draws of each family's own."""
+    for task, of_glamm in (("rec", "segmentation"), ("grounding", "segmentation"), ("grounded_caption",) * 2):
+        for number in range(20):
+            given = {"phrase": "Red cup", "record": f"image {number}", "seed": 3}
+            assert question_parts(task, **given, wording="glamm") == glamm_question_parts(of_glamm, **given)
+    asked = question_parts("region_caption", region=1, record="a", seed=3, wording="glamm")
+    assert asked == glamm_question_parts("region_caption", regions=[1], record="a", seed=3)
+    assert asked != question_parts("region_caption", region=1, record="a", seed=3)
+    with pytest.raises(ValueError, match="needs `phrase`"):
+        question_parts("rec", wording="glamm")
+    with pytest.raises(ValueError, match="needs `regions`"):
+        question_parts("region_caption", wording="glamm")
+    with pytest.raises(ValueError, match="`task` must be one of 'rec'"):
+        question_parts("caption", wording="glamm")

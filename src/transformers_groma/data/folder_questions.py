@@ -8,7 +8,7 @@ from .._text import capitalized
 from .columns import REGION, region_part, text_part
 from .folder_objects import FolderObject
 from .folder_options import FolderOptions
-from .prompts import Wording, glamm_question_parts, location_parts, question_parts
+from .prompts import Wording, location_parts, question_parts
 
 # The parts of a question and those of its answer.
 Turn = tuple[list[dict[str, Any]], list[dict[str, Any]]]
@@ -37,12 +37,9 @@ def caption_turns(
     """
 
     def question(index: int) -> list[dict[str, Any]]:
-        record = f"{name}/{index}"
-        if wording == "glamm":
-            # Each question stands alone, so its region is the first, "region1", whatever its number in the image.
-            parts = glamm_question_parts("region_caption", regions=[0], record=record, seed=seed)
-            return [region_part(index) if part["type"] == REGION else part for part in parts]
-        return question_parts("region_caption", region=index, record=record, seed=seed)
+        # Each question stands alone, so GLaMM's words call its region the first, "region1", whatever its number is.
+        parts = question_parts("region_caption", region=0, record=f"{name}/{index}", seed=seed, wording=wording)
+        return [region_part(index) if part["type"] == REGION else part for part in parts]
 
     return [
         (question(index), [text_part(capitalized(one.text))])
@@ -82,10 +79,7 @@ def locating_turns(
             indices = sorted(indices, key=lambda index: objects[index].box[0] + objects[index].box[2])
         if len(indices) <= max_boxes:
             record = f"{name}/{phrase}"
-            if wording == "glamm":
-                question = glamm_question_parts("segmentation", phrase=phrase, record=record, seed=seed)
-            else:
-                question = question_parts(task, phrase=phrase, record=record, seed=seed)
+            question = question_parts(task, phrase=phrase, record=record, seed=seed, wording=wording)
             turns[task].append((question, location_parts(indices, record, seed, wording)))
     return turns
 

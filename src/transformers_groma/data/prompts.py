@@ -206,6 +206,15 @@ NOTHING_THERE = (
 )
 
 
+# How GLaMM is asked what Groma is asked; it has one wording for a thing and for all of a kind.
+_GLAMM_TASK_OF: dict[Task, GlammTask] = {
+    "rec": "segmentation",
+    "grounding": "segmentation",
+    "region_caption": "region_caption",
+    "grounded_caption": "grounded_caption",
+}
+
+
 def prompt_template(task: Task, record: str = "", seed: int | None = None) -> str:
     """The wording of a question, with its slots unfilled.
 
@@ -254,7 +263,13 @@ def drawn_text(texts: Sequence[str], record: str, seed: int | None) -> str:
 
 
 def question_parts(
-    task: Task, *, phrase: str | None = None, region: int | None = None, record: str = "", seed: int | None = None
+    task: Task,
+    *,
+    phrase: str | None = None,
+    region: int | None = None,
+    record: str = "",
+    seed: int | None = None,
+    wording: Wording = "groma",
 ) -> list[dict[str, Any]]:
     """The message parts of a question; the part that shows the image is not among them.
 
@@ -263,6 +278,7 @@ def question_parts(
         phrase (`str`, *optional*): what to find; for `"rec"` and `"grounding"`.
         region (`int`, *optional*): the box to describe, an index into the row's `boxes_xyxy`; for `"region_caption"`.
         record, seed: as in `prompt_template`.
+        wording (`str`): `"groma"` or `"glamm"`, see [`glamm_question_parts`].
 
     Returns:
         `list[dict]`: message parts, see `columns.py`.
@@ -275,12 +291,20 @@ def question_parts(
     ['Locate ', 'the red cup', ' in this image.']
     >>> question_parts("region_caption", region=0)[1]
     {'type': 'region', 'text': '', 'boxes': [0]}
+    >>> question_parts("rec", phrase="red cup", wording="glamm")[0]["text"]
+    'Please segment red cup in this image.'
     """
+    template = prompt_template(task, record, seed)
+    if wording == "glamm":
+        regions = [] if region is None else [region]
+        return glamm_question_parts(
+            _GLAMM_TASK_OF[task], phrase=phrase or "", regions=regions, record=record, seed=seed
+        )
     slots = {
         "phrase": None if phrase is None else phrase_part(phrase),
         "region": None if region is None else region_part(region),
     }
-    return fill_question(prompt_template(task, record, seed), text_part, slots)
+    return fill_question(template, text_part, slots)
 
 
 def glamm_question_parts(

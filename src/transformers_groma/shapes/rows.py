@@ -11,6 +11,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.columns import DETECTION_SOURCES, Schema, features_of, image_part, phrase_part, region_part, text_part
+from ..data.prompts import WORDINGS, Wording
 from ..data.provenance import named_as_options
 from ..data.shards import WriteReport, write_dataset
 from ..masks import mask_to_rle
@@ -28,7 +29,6 @@ CONVERSATION_TASKS: dict[str, dict[str, float]] = {
     "chat": MIXTURE,
 }
 TASKS = ("detection", *CONVERSATION_TASKS)
-WORDINGS = ("groma", "glamm")
 # A scene has up to 12 objects, and its longest answer names 6.
 MIN_REGIONS = 16
 JPEG_QUALITY = 95
@@ -73,7 +73,7 @@ class ShapesOptions:
     image_size: int = 224
     max_regions: int = 30
     position_share: float = 0.15
-    wording: str = "groma"
+    wording: Wording = "groma"
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -332,4 +332,4 @@ def _checked_rows(rows: int) -> int:
     return rows
 
 
-__all__ = ["TASKS", "WORDINGS", "ShapesOptions", "iter_rows", "shapes_dataset", "write_shapes"]
+__all__ = ["TASKS", "ShapesOptions", "iter_rows", "shapes_dataset", "write_shapes"]
