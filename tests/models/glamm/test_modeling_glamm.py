@@ -264,6 +264,10 @@ class TestSegment:
         with pytest.raises(ValueError, match="`image_index` must name one of 2 images"):
             model.decode_segments(features, [torch.randn(1, 32)], [2])
 
+    def test_states_of_another_width(self, model, features):
+        with pytest.raises(ValueError, match=r"`states` must have shape \(n, 32\) for each row, .*\(1, 31\)"):
+            model.decode_segments(features, [torch.randn(0, 32), torch.randn(1, 31)])
+
 
 class TestOtherParts:
     @pytest.mark.parametrize(

@@ -94,11 +94,18 @@ class GlammGroundingMixin(SegmentationMixin):
         states: Sequence[Tensor],
         image_index: Sequence[int] | Tensor | None,
     ) -> list[MaskPredictions]:
+        """As [`decode_segments`], from the images as the mask decoder sees them: `features.grounding`."""
         index = list(range(len(states))) if image_index is None else [int(image) for image in image_index]
         counts = [len(row) for row in states]
         if not any(counts):
             side = self.mask_size
             return [MaskPredictions(row.new_zeros(0, side, side), row.new_zeros(0)) for row in states]
+        width = self.prompt_projection.linear_1.in_features
+        if any(row.ndim != 2 or row.shape[1] != width for row in states):
+            raise ValueError(
+                f"`states` must have shape (n, {width}) for each row, the width of the language model's last hidden "
+                f"states, got {[tuple(row.shape) for row in states]}."
+            )
         views = _views_of(views)
         if len(index) != len(states) or not all(0 <= image < len(views) for image in index):
             raise ValueError(
