@@ -16,7 +16,8 @@ let isOn = false;
 let mode = "new"; // what a click means: "new", "more" or "not"
 let current = -1; // the region that "more" and "not" are about
 let action = null; // what the pointer is doing: {kind, start, region, held, x, y, slop}; "maybe" until it has moved
-let focused = -1, asking = 0;
+let focused = -1;
+let asking = 0; // the timer that asks for previews
 let isHandled = false; // whether the click that follows is not for the answer view
 const previews = new Map(); // the regions that the model finds for points and scribbles, by image and region
 
