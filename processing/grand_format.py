@@ -93,7 +93,7 @@ def read_grand_image(content: Any) -> GrandImage:
         `GrandImage`: what it holds.
 
     Raises:
-        SkipRecord: another layout, or a name that is there twice.
+        SkipRecord: another layout, or the same name twice.
 
     Example:
     >>> content = {"a.jpg": {"objects": [{"id": 3, "bbox": [0, 0, 9, 9], "attributes": "istant: a dog"}]}}
@@ -123,7 +123,7 @@ def read_grand_image(content: Any) -> GrandImage:
 
 
 def _list_of(value: Any, what: str, left_out: list[LeftOut]) -> list[Any]:
-    """A list of JSON objects; what is none of them is left out."""
+    """A list of JSON objects; everything else is left out."""
     if value is None:
         return []
     if not isinstance(value, list):
@@ -153,7 +153,7 @@ def _objects(value: Any, what: str, left_out: list[LeftOut]) -> list[GrandObject
 
 
 def _texts(value: Any) -> list[str]:
-    """Texts of a list, or the one that is there alone."""
+    """The texts of a list, or a single text as a list of one."""
     values = value if isinstance(value, list) else [value]
     return [text for text in values if isinstance(text, str)]
 
@@ -192,7 +192,7 @@ def _groundings(value: Any, left_out: list[LeftOut]) -> dict[str, tuple[Any, ...
 
 
 def _hashable(value: Any) -> Any:
-    """An id, or how it is written if it is none."""
+    """An id; anything else as it is written."""
     identity = id_of(value)
     return repr(value) if identity is None else identity
 

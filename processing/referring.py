@@ -92,8 +92,8 @@ def convert_expressions(
         boxes_of (`str`, *optional*): which pixels masks were drawn on, where EXIF data turn the image.
 
     Yields:
-        `dict`: conversation or evaluation rows with masks, boxes `xyxy` in pixels. `LeftOut`: why an expression is in
-            none.
+        `dict`: conversation or evaluation rows with masks, boxes `xyxy` in pixels. `LeftOut`: why an expression is
+            left out.
 
     Raises:
         SkipRecord: no image, another size than annotated, or no expression that can be used.

@@ -49,7 +49,7 @@ def merged(
 ) -> tuple[list[Object], list[Object]]:
     """Merge the boxes of detectors into objects.
 
-    Boxes are taken detector by detector. Each takes along the boxes of the detectors after it that overlap it, and
+    Boxes are taken detector by detector. Each takes the boxes of later detectors that overlap it, and
     that no box has taken yet: together they are one object, with the box and the score of the first, and all labels.
 
     Args:

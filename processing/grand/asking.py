@@ -209,8 +209,8 @@ def one_question(ask: Asker, question_about: Callable[[Row], Question], read: Ca
         ask (`Asker`): what answers.
         question_about (`Callable[[Row], Question]`): the question about a row; raises `SkipRecord` for a row that is
             left out.
-        read (`Callable[[str], Row]`): the columns that an answer makes; raises `SkipRecord` for an answer that is of
-            no use.
+        read (`Callable[[str], Row]`): the columns that an answer makes; raises `SkipRecord` for a useless
+            answer.
 
     Returns:
         `Worker`

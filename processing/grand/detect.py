@@ -73,7 +73,7 @@ def labels_of(row: Row, labels: Sequence[str]) -> list[str]:
         `list[str]`: each once.
 
     Raises:
-        SkipRecord: nothing.
+        SkipRecord: there is nothing to look for.
     """
     tags = row["tags"]["tags"] if row.get("tags") else []
     found = list(dict.fromkeys([*tags, *labels]))

@@ -178,7 +178,7 @@ def run_step(step: Step, args: Namespace) -> tuple[WriteReport, bool]:
         args (`Namespace`): options of its [`step_parser`].
 
     Returns:
-        `tuple`: the report of all shards asked for, and whether no row is missing for want of an answer.
+        `tuple`: the report of all shards asked for, and whether every question was answered.
 
     Raises:
         ValueError: a step before it has not run, or wrong options.

@@ -1,4 +1,4 @@
-"""A language model that is none: it tells scene graphs by rules, so that its answers are the same every time.
+"""Stands in for a language model: it describes scene graphs by rules, so that its answers are the same every time.
 
     python -m tests.processing.grand.stub_writer
 

@@ -11,8 +11,10 @@ from processing.grand import dense_caption, objects, relations
 from processing.grand.__main__ import STEPS, build_parser, check_plan, main, plan
 from processing.grand.agreement import AGREEMENT_IOU, NMS_IOU, SCORE_THRESHOLD
 from processing.grand.job import step_parser
+from processing.grand.scene import layers_of, scene_text
 
 from ...run_document import commands, read_blocks
+from ..samples import real_sample
 
 REPOSITORY = Path(__file__).parents[3]
 PAGE = REPOSITORY / "docs" / "grand.md"
@@ -49,6 +51,25 @@ def test_thresholds_are_those_of_the_code():
     assert relations.MATCH_IOU == 0.75 and "with an IoU of at least .75" in TEXT
     writing = step_parser(dense_caption.STEP, None).parse_args(["a", "b", "--model", "m"])
     assert writing.rounds == 3 and "2 to 6 by default" in TEXT
+
+
+def test_the_characters_of_the_cost_are_those_of_a_real_image():
+    (image,) = json.loads((real_sample("grand") / "sa_302406.json").read_text()).values()
+    things = image["objects"]
+    layers = layers_of([each["median_depth"] for each in things])
+    told = [
+        {**each, "label": each["labels"][0], "attributes": each["attributes"] or [], "layer": layer}
+        for each, layer in zip(things, layers, strict=True)
+    ]
+    relations_of_image = image["relationships"]["grounding"]
+    text = scene_text(told, image["captions"], relations_of_image, image["landmark"], (2250, 1500))
+    prompts = [
+        (dense_caption.PROMPTS / name).read_text().strip().format(scene_graph=text)
+        for name in ("caption.md", "context.md")
+    ]
+    assert f"with {len(things)} objects, has {len(text):,} characters" in TEXT
+    assert f"the prompt of its dense caption {len(prompts[0]):,}" in TEXT
+    assert [round(len(prompt) / 40) * 10 for prompt in prompts] == [640, 610]
 
 
 @pytest.mark.slow
