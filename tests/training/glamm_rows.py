@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, Features
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from transformers_groma.data.columns import (
@@ -31,41 +30,19 @@ from transformers_groma.training.glamm_trainer import GlammTrainer
 from transformers_groma.training.sft import GromaSFTConfig
 
 from ..tiny import tiny_glamm
-from .rows import COLORS, image_file, turn
+from .rows import COLORS, byte_level_tokenizer, history, image_file, short_training, turn
 
-VOCAB_SIZE = 420  # before GLaMM's own tokens
 ROW_FEATURES = Features({**CONVERSATION_FEATURES, "masks": MASKS})
 TYPES = ("caption", "region", "segmentation")
 
 
 @functools.cache
 def glamm_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE that knows the words of the chat template, so that prompts are short. Don't change it."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
-        special_tokens=["<unk>", "<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
+    """A tokenizer that knows the words of the chat template, so that prompts are short. Don't change it."""
     words = [f"a {color} box. What is this? Where is the {color} one? Sure, it is" for color in COLORS]
-    tokenizer.train_from_iterator([*GLAMM_CHAT_TEMPLATE.splitlines(), *words], trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
-    )
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        padding_side="left",
-        model_max_length=2048,
-        clean_up_tokenization_spaces=False,
-    )
-    add_glamm_tokens(wrapped)
-    return wrapped
+    tokenizer = byte_level_tokenizer([*GLAMM_CHAT_TEMPLATE.splitlines(), *words])
+    add_glamm_tokens(tokenizer)
+    return tokenizer
 
 
 def glamm_model(seed: int = 0, **text_config: Any) -> GlammForConditionalGeneration:
@@ -165,28 +142,9 @@ def write_glamm_rows(folder: Path, count: int) -> Path:
 
 def glamm_command_line(model: Path, data: Path, output: Path, **overrides: Any) -> list[str]:
     """A short training on a CPU, in full. `None` leaves an argument out."""
-    settings = {
-        "model_name_or_path": model,
-        **{f"{kind}_datasets": data / kind for kind in TYPES},
-        "output_dir": output,
-        "use_peft": False,
-        "per_device_train_batch_size": 2,
-        "learning_rate": 1e-3,
-        "logging_steps": 1,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "bf16": False,
-        "dataloader_pin_memory": False,
-        **overrides,
-    }
-    arguments = []
-    for name, value in settings.items():
-        if value is not None:
-            values = value if isinstance(value, (list, tuple)) else [value]
-            arguments += [f"--{name}", *map(str, values)]
-    return arguments
+    datasets = {f"{kind}_datasets": data / kind for kind in TYPES}
+    settings = {**datasets, "use_peft": False, "per_device_train_batch_size": 2, **overrides}
+    return short_training(model, output, **settings)
 
 
 def run_glamm(arguments: list[str]) -> GlammTrainer:
@@ -197,12 +155,7 @@ def run_glamm(arguments: list[str]) -> GlammTrainer:
 
 def glamm_history(trainer: GlammTrainer) -> list[dict[str, float]]:
     """What was logged at every step, without what depends on the clock."""
-    names = ("step", "epoch", "loss", "grad_norm", "learning_rate", "ce_loss", "bce_loss", "dice_loss")
-    return [
-        {name: entry[name] for name in names if name in entry}
-        for entry in trainer.state.log_history
-        if "loss" in entry
-    ]
+    return history(trainer, also=("ce_loss", "bce_loss", "dice_loss"))
 
 
 def learned(model: torch.nn.Module) -> set[str]:

@@ -27,12 +27,11 @@ from transformers_groma.training.trainer import GromaSFTTrainer, GromaTrainer
 from ..tiny import MASK_DECODER, MAX_REGIONS, VISION, tiny_model
 
 COLORS = ("red", "green", "blue", "white")
-VOCAB_SIZE = 420  # before Groma's own tokens
+VOCAB_SIZE = 420  # before the tokens of Groma or GLaMM
 
 
-@functools.cache
-def training_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE that knows the words of the chat template, so that prompts are short. Don't change it."""
+def byte_level_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE learned from texts, of `VOCAB_SIZE` tokens, with `<s>` at the head of every text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -42,12 +41,11 @@ def training_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    words = [f"a {color} box. What is this? Where is the {color} one? Hello." for color in COLORS]
-    tokenizer.train_from_iterator([*GROMA_CHAT_TEMPLATE.splitlines(), *words], trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
     )
-    wrapped = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",
         eos_token="</s>",
@@ -56,8 +54,15 @@ def training_tokenizer() -> PreTrainedTokenizerFast:
         model_max_length=2048,
         clean_up_tokenization_spaces=False,
     )
-    add_groma_tokens(wrapped, max_regions=MAX_REGIONS)
-    return wrapped
+
+
+@functools.cache
+def training_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer that knows the words of the chat template, so that prompts are short. Don't change it."""
+    words = [f"a {color} box. What is this? Where is the {color} one? Hello." for color in COLORS]
+    tokenizer = byte_level_tokenizer([*GROMA_CHAT_TEMPLATE.splitlines(), *words])
+    add_groma_tokens(tokenizer, max_regions=MAX_REGIONS)
+    return tokenizer
 
 
 def training_model(
@@ -192,9 +197,13 @@ def training_arguments(folder: Path, **overrides: Any) -> TrainingArguments:
 
 def command_line(model: Path, data: Path, output: Path, **overrides: Any) -> list[str]:
     """The same as a command line of stage 2 or 3. `None` leaves an argument out."""
+    return short_training(model, output, train_datasets=data, **overrides)
+
+
+def short_training(model: Path, output: Path, **overrides: Any) -> list[str]:
+    """Arguments of any training that is short and on a CPU, beside its data. `None` leaves one out."""
     settings = {
         "model_name_or_path": model,
-        "train_datasets": data,
         "output_dir": output,
         "per_device_train_batch_size": 4,
         "learning_rate": 1e-3,
@@ -207,7 +216,12 @@ def command_line(model: Path, data: Path, output: Path, **overrides: Any) -> lis
         "dataloader_pin_memory": False,
         **overrides,
     }
-    return [text for name, value in settings.items() if value is not None for text in (f"--{name}", str(value))]
+    arguments = []
+    for name, value in settings.items():
+        if value is not None:
+            values = value if isinstance(value, (list, tuple)) else [value]
+            arguments += [f"--{name}", *map(str, values)]
+    return arguments
 
 
 def keep_slot_order(monkeypatch) -> None:
@@ -231,7 +245,11 @@ def run_sft(arguments: list[str]) -> GromaSFTTrainer:
     return sft.train(*parse_arguments((ConversationArguments, SFTConfig, ModelConfig), arguments, "stage 3", ""))
 
 
-def history(trainer) -> list[dict[str, float]]:
-    """What was logged at every step, without what depends on the clock."""
+def history(trainer, also: Sequence[str] = ()) -> list[dict[str, float]]:
+    """What was logged at every step, without what depends on the clock. `also` are names that some steps lack."""
     names = ("step", "epoch", "loss", "grad_norm", "learning_rate")
-    return [{name: entry[name] for name in names} for entry in trainer.state.log_history if "loss" in entry]
+    return [
+        {name: entry[name] for name in (*names, *(name for name in also if name in entry))}
+        for entry in trainer.state.log_history
+        if "loss" in entry
+    ]

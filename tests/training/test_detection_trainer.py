@@ -1,11 +1,5 @@
 """The trainer of stage 1: loss, learning rates, batches, resuming, evaluation."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -28,6 +22,7 @@ from .detectors import (
     rows_that_a_model_finds,
     training_arguments,
 )
+from .two_processes import run_two_processes
 
 
 def test_training_reduces_the_loss_and_logs_its_parts(tmp_path):
@@ -304,18 +299,7 @@ def test_two_processes(tmp_path):
     """Both learn from one source at a time, evaluation counts every row once, and resuming changes nothing."""
     script = tmp_path / "script.py"
     script.write_text(TWO_PROCESSES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    repository = Path(__file__).parents[2]
-    result = subprocess.run(
-        [*command, str(script), str(tmp_path)],
-        cwd=repository,
-        env={**os.environ, "PYTHONPATH": f"{repository / 'src'}{os.pathsep}{repository}"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    reports = [json.loads((tmp_path / f"report-{rank}.json").read_text()) for rank in range(2)]
+    reports = run_two_processes([str(script)], tmp_path)
     assert reports[0]["sources"] == reports[1]["sources"]
     assert {tuple(batch) for batch in reports[0]["sources"]} == {("coco",), ("sa1b",)}
     # An evaluation before the training does not keep the processes from learning together.

@@ -6,8 +6,6 @@ FOLDER`.
 
 import copy
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,11 +42,8 @@ from .rows import (
     training_processor,
     write_conversations,
 )
+from .two_processes import assert_same_training, run_two_processes, weight_norms, with_inputs_of
 
-REPOSITORY = Path(__file__).parents[2]
-# The two processes wait for each other at every step, so on a machine with other work they take many times as long as
-# on an idle one: 300 seconds were not enough once. This is only to end a run that hangs.
-PROCESSES_TIMEOUT = 1200
 # Plain gradient descent: Adam makes much of rounding errors in gradients that are nearly zero.
 SETTINGS = {
     "max_steps": 4,
@@ -79,7 +74,7 @@ def train_all_stages(folder: Path, batch_size: int, **settings: Any) -> dict[str
         reports[name] = {
             "history": history(trainer),
             "evaluation": [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry],
-            "weights": {key: w.double().norm().item() for key, w in model.named_parameters() if w.requires_grad},
+            "weights": weight_norms(model),
         }
     return reports
 
@@ -115,7 +110,7 @@ def evaluate_and_train(
     )
     loss = trainer.evaluate()["eval_loss"]
     trainer.train()
-    weights = {key: w.double().norm().item() for key, w in model.named_parameters() if w.requires_grad}
+    weights = weight_norms(model)
     return {"evaluation": loss, "weights": weights}
 
 
@@ -230,21 +225,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def two_processes(folder) -> list[dict[str, Any]]:
     """The reports of both."""
-    output = folder / "two"
-    output.mkdir()
-    for name in ("model", "data"):
-        (output / name).symlink_to(folder / name)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    result = subprocess.run(
-        [*command, "-m", "tests.training.test_distributed", str(output)],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=PROCESSES_TIMEOUT,
-    )
-    assert result.returncode == 0, result.stderr[-5000:]
-    return [json.loads((output / f"report-{rank}.json").read_text()) for rank in range(2)]
+    return run_two_processes(["-m", "tests.training.test_distributed"], with_inputs_of(folder))
 
 
 @pytest.fixture(scope="module")
@@ -260,11 +241,7 @@ def test_two_processes_are_one(two_processes, one_process, stage):
     expected = one_process[stage]
     for report in two_processes:
         actual = report[stage]
-        assert len(actual["history"]) == SETTINGS["max_steps"]
-        for entry, wanted in zip(actual["history"], expected["history"], strict=True):
-            assert_close(entry, wanted, atol=1e-4, rtol=1e-4)
-        assert_close(actual["evaluation"], expected["evaluation"], atol=1e-4, rtol=1e-4)
-        assert_close(actual["weights"], expected["weights"], atol=1e-5, rtol=1e-5)
+        assert_same_training(actual, expected, SETTINGS["max_steps"])
 
 
 def test_resume_is_exact(two_processes):

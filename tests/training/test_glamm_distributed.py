@@ -6,8 +6,6 @@ tests.training.test_glamm_distributed FOLDER`.
 
 import copy
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,7 @@ from .glamm_rows import (
     write_glamm_rows,
 )
 from .rows import conversation
-from .test_distributed import PROCESSES_TIMEOUT, REPOSITORY
+from .two_processes import assert_same_training, run_two_processes, weight_norms, with_inputs_of
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +62,7 @@ def train_variants(folder: Path, batch_size: int, **settings: Any) -> dict[str, 
         reports[name] = {
             "history": glamm_history(trainer),
             "evaluation": {key: evaluation[f"eval_{key}"] for key in ("loss", "ce", "giou", "ciou", "masks")},
-            "weights": {key: w.double().norm().item() for key, w in model.named_parameters() if w.requires_grad},
+            "weights": weight_norms(model),
         }
     return reports
 
@@ -148,21 +146,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def two_processes(folder) -> list[dict[str, Any]]:
     """The reports of both."""
-    output = folder / "two"
-    output.mkdir()
-    for name in ("model", "data"):
-        (output / name).symlink_to(folder / name)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    result = subprocess.run(
-        [*command, "-m", "tests.training.test_glamm_distributed", str(output)],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=PROCESSES_TIMEOUT,
-    )
-    assert result.returncode == 0, result.stderr[-5000:]
-    return [json.loads((output / f"report-{rank}.json").read_text()) for rank in range(2)]
+    return run_two_processes(["-m", "tests.training.test_glamm_distributed"], with_inputs_of(folder))
 
 
 @pytest.fixture(scope="module")
@@ -177,11 +161,7 @@ def test_two_processes_are_one(two_processes, one_process, variant):
     assert any("bce_loss" in entry for entry in expected["history"])
     for report in two_processes:
         actual = report[variant]
-        assert len(actual["history"]) == SETTINGS["max_steps"]
-        for entry, wanted in zip(actual["history"], expected["history"], strict=True):
-            assert_close(entry, wanted, atol=1e-4, rtol=1e-4)
-        assert_close(actual["evaluation"], expected["evaluation"], atol=1e-4, rtol=1e-4)
-        assert_close(actual["weights"], expected["weights"], atol=1e-5, rtol=1e-5)
+        assert_same_training(actual, expected, SETTINGS["max_steps"])
 
 
 def test_resume_is_exact(two_processes):

@@ -1,9 +1,5 @@
 """The trainer of the mask decoder: what learns, resuming, evaluation, saving the whole model."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +14,7 @@ from ..tiny import tiny_model
 from .detectors import losses
 from .mask_rows import image_processor, make_trainer, mask_detector, mask_rows, training_arguments, weights_but_masks
 from .mask_rows import whole_model as whole_groma
+from .two_processes import run_two_processes
 
 
 @pytest.mark.parametrize(
@@ -252,18 +249,7 @@ def test_two_processes(tmp_path):
     """Both learn the same decoder, evaluation counts every object once, and resuming changes nothing."""
     script = tmp_path / "script.py"
     script.write_text(TWO_PROCESSES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    repository = Path(__file__).parents[2]
-    result = subprocess.run(
-        [*command, str(script), str(tmp_path)],
-        cwd=repository,
-        env={**os.environ, "PYTHONPATH": f"{repository / 'src'}{os.pathsep}{repository}"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    reports = [json.loads((tmp_path / f"report-{rank}.json").read_text()) for rank in range(2)]
+    reports = run_two_processes([str(script)], tmp_path)
     assert reports[0]["weights"] == reports[1]["weights"]
     assert reports[0]["resumed"] == reports[0]["whole"]
     alone = make_trainer(tmp_path / "alone", eval_dataset=mask_rows(7, seed=1)).evaluate()
