@@ -39,7 +39,7 @@ from .glamm_data import (
     limited_messages,
     load_typed_parts,
 )
-from .glamm_parts import DEFAULT_PARTS, check_glamm_parts, glamm_lora, train_glamm_parts
+from .glamm_parts import ALL_PARTS, DEFAULT_PARTS, check_glamm_parts, glamm_lora, train_glamm_parts
 from .glamm_trainer import GlammTrainer
 from .mask_targets import mask_targets
 from .model_card import data_details
@@ -87,10 +87,7 @@ class GlammArguments(DataArguments):
     )
     trainable_parts: list[str] = field(
         default_factory=lambda: list(DEFAULT_PARTS),
-        metadata={
-            "help": "vision_tower, projector, region_encoder, grounding_encoder, prompt_projection, prompt_encoder, "
-            "mask_decoder, embeddings, language_model."
-        },
+        metadata={"help": f"Some of {', '.join(ALL_PARTS)}."},
     )
     max_tokens: int | None = field(default=2048, metadata={"help": "Longer conversations lose their last turns."})
 
