@@ -1,6 +1,8 @@
 """The command line that the scripts share: options, error messages, exit status."""
 
 import io
+import os
+import re
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
@@ -28,6 +30,32 @@ def positive_int(text: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"{text!r} must be a positive integer")
     return int(text)
+
+
+def files_below(folder: Path, pattern: str, what: str) -> list[str]:
+    """Find files in a folder and below.
+
+    Args:
+        folder (`Path`): the folder.
+        pattern (`str`): a regular expression for whole names, in any case; names that begin with a dot are hidden.
+        what (`str`): what the files are, for the error.
+
+    Returns:
+        `list[str]`: their paths, sorted; as text, because there may be millions.
+
+    Raises:
+        FileNotFoundError: there are no such files.
+    """
+    matches = re.compile(pattern, re.IGNORECASE).fullmatch
+    paths = [
+        os.path.join(below, name)
+        for below, _, names in os.walk(folder)
+        for name in names
+        if matches(name) and not name.startswith(".")
+    ]
+    if not paths:
+        raise FileNotFoundError(f"There is no {what} in {folder} or below.")
+    return sorted(paths)
 
 
 def script_parser(

@@ -34,7 +34,7 @@ from typing import Any
 
 from processing.boxes import usable_boxes
 from processing.coco_format import read_json
-from processing.common import run_script, script_parser
+from processing.common import files_below, run_script, script_parser
 from processing.grand_format import GrandCaption, GrandImage, GrandObject, read_grand_image
 from processing.masked_regions import (
     NO_MASK,
@@ -44,6 +44,7 @@ from processing.masked_regions import (
     masked_caption,
     masked_region,
     question_groups,
+    refuse_question_options,
     segmentation_turns,
 )
 from processing.phrases import NOT_IN_CAPTION, find_phrase
@@ -96,18 +97,7 @@ def load_records(annotations: Sequence[Path], images: Path) -> list[tuple[str, s
         raise FileNotFoundError(f"{images} is not a folder: `--images` must hold the images, in it or below.")
     paths: list[str] = []
     for path in annotations:
-        if not path.is_dir():
-            paths.append(str(path))
-            continue
-        found = [
-            os.path.join(folder, name)
-            for folder, _, names in os.walk(path)
-            for name in names
-            if name.endswith(".json") and not name.startswith(".")
-        ]
-        if not found:
-            raise FileNotFoundError(f"There is no JSON file in {path} or below.")
-        paths += found
+        paths += files_below(path, r".*\.json", "JSON file") if path.is_dir() else [str(path)]
     wanted = {Path(path).stem for path in paths}
     folders: dict[str, str] = {}
     for folder, subfolders, names in os.walk(images):
@@ -414,6 +404,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_question_options(parser)
     add_conversation_options(parser, source="grand", evaluation=False, wording=True)
     args = parser.parse_args(argv)
+    if args.task == "detection":
+        refuse_question_options(parser, args)
     return run_script(
         args,
         lambda: load_records(args.annotations, args.images),

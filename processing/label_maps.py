@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from processing.coco_format import find_image
-from processing.common import run_script, script_parser
+from processing.common import files_below, run_script, script_parser
 from processing.masked_regions import (
     MaskedRegion,
     add_question_options,
@@ -82,15 +82,7 @@ def load_label_maps(labels: Path) -> list[str]:
     """
     if not labels.is_dir():
         raise FileNotFoundError(f"{labels} is not a folder: `--labels` must hold the PNG files of the labels.")
-    found = [
-        PurePosixPath(os.path.relpath(os.path.join(folder, name), labels)).as_posix()
-        for folder, _, names in os.walk(labels)
-        for name in names
-        if name.lower().endswith(".png") and not name.startswith(".")
-    ]
-    if not found:
-        raise FileNotFoundError(f"There is no PNG in {labels} or below.")
-    return sorted(found)
+    return [PurePosixPath(os.path.relpath(path, labels)).as_posix() for path in files_below(labels, r".*\.png", "PNG")]
 
 
 def class_regions(labels: np.ndarray, classes: Classes) -> tuple[list[tuple[str, MaskedRegion]], list[LeftOut]]:

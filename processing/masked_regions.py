@@ -1,7 +1,7 @@
 """Rows about regions with masks: grounded captions, questions that ask for masks, and how many of them a row has."""
 
 import random
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -175,6 +175,20 @@ def add_question_options(parser: ArgumentParser) -> None:
         help="the most rows of an image to train on; what they ask about is drawn by --prompt-seed (default: as many "
         "as all questions need)",
     )
+
+
+def refuse_question_options(parser: ArgumentParser, args: Namespace) -> None:
+    """End with an error if an option of questions is given for detection rows, which have none.
+
+    Args:
+        parser (`ArgumentParser`): of a script, with the options of `rows.add_conversation_options`.
+        args (`Namespace`): the options.
+    """
+    names = ("source", "prompt_seed", "wording", "questions", "rows_per_image")
+    given = [name for name in names if getattr(args, name, None) != parser.get_default(name)]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        parser.error(f"--task detection makes rows without questions, whose `source` is fixed: leave out {options}")
 
 
 def question_groups(

@@ -32,6 +32,7 @@ from processing.coco_format import CocoFile, CocoImage, coco_file_of, find_image
 from processing.common import UNKNOWN_CATEGORY, run_script, script_parser
 from processing.detection import detection_rows
 from processing.ids import id_of
+from processing.masked_regions import refuse_question_options
 from processing.masks import masks_of
 from processing.regions import grounding_turn
 from processing.rows import (
@@ -293,6 +294,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     folders = {"images": args.images, "segments": args.segments, "boxes_of": args.boxes_of}
     if args.task == "detection":
+        refuse_question_options(parser, args)
         convert = partial(convert_detection, source="coco" if args.only == "things" else "sa1b", **folders)
     else:
         convert = partial(

@@ -9,8 +9,6 @@ Boxes stay as they are annotated; training leaves out those smaller than 14x14 o
 augmentation.
 """
 
-import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -18,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from processing.coco_format import CocoImage, read_json
-from processing.common import run_script, script_parser
+from processing.common import files_below, run_script, script_parser
 from processing.detection import detection_rows
 from processing.ids import id_of, record_fault
 from transformers_groma.data.columns import DETECTION_FEATURES
@@ -31,15 +29,7 @@ def load_records(images: Path) -> list[str]:
     """Paths of the annotation files in a folder and below, sorted; as text, because there are millions."""
     if not images.is_dir():
         raise FileNotFoundError(f"{images} is not a folder: `--images` must hold sa_*.jpg with sa_*.json beside them.")
-    paths = [
-        os.path.join(folder, name)
-        for folder, _, names in os.walk(images)
-        for name in names
-        if re.fullmatch(r"sa_\w+\.json", name)
-    ]
-    if not paths:
-        raise FileNotFoundError(f"There is no sa_*.json in {images} or below.")
-    return sorted(paths)
+    return files_below(images, r"sa_\w+\.json", "sa_*.json")
 
 
 def convert(record: str, boxes_of: BoxesOf | None = None) -> Iterator[dict[str, Any] | LeftOut]:

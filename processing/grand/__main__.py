@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     worst = 0
     for name, words in steps:
-        status = _module(name).main([str(args.images), str(args.work), *words, *_shared(args, name)])
+        status = _module(name).main([str(args.images), str(args.work), *words, *_shared(args)])
         worst = max(worst, status)
         # After wrong options nothing can follow. Where answers are missing, what is there is annotated all the same.
         if status > 1:
@@ -149,10 +149,10 @@ def check_plan(steps: Sequence[tuple[str, Sequence[str]]], args: Any) -> None:
             raise ValueError(f"{args.config}: step `{name}`: {message}. `python -m processing.grand.{name} --help`")
 
         parser.error = refuse
-        parser.parse_args([str(args.images), str(args.work), *words, *_shared(args, name)])
+        parser.parse_args([str(args.images), str(args.work), *words, *_shared(args)])
 
 
-def _shared(args: Any, name: str) -> list[str]:
+def _shared(args: Any) -> list[str]:
     """Options of all steps."""
     return ["--overwrite"] if args.overwrite else []
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from processing import coco
-from processing.common import UNKNOWN_CATEGORY, positive_int, run_script, script_parser
+from processing.common import UNKNOWN_CATEGORY, files_below, positive_int, run_script, script_parser
 from transformers_groma.data.left_out import LeftOut
 
 from .samples import read_rows, write_jpeg, write_json
@@ -282,3 +282,12 @@ def test_a_mistake_of_a_script_is_not_hidden(tmp_path):
 
     with pytest.raises(AttributeError):
         run_text(tmp_path, text_row, load)
+
+
+def test_files_below_a_folder(tmp_path):
+    for name in ("b/2.PNG", "a/1.png", "a/.hidden.png", "a/1.png.txt", "0.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert files_below(tmp_path, r".*\.png", "PNG") == [str(tmp_path / "a" / "1.png"), str(tmp_path / "b" / "2.PNG")]
+    with pytest.raises(FileNotFoundError, match=r"There is no TIFF in .* or below\."):
+        files_below(tmp_path, r".*\.tiff", "TIFF")

@@ -74,8 +74,9 @@ def run(folder: Path, task: str, *more: str, content: object = None) -> int:
         write_jpeg(folder / "images" / "sa_000000" / "sa_1.jpg", WIDTH, HEIGHT)
     write_json(folder / "annotations" / "sa_1.json", level_4() if content is None else content)
     options = ["--images", str(folder / "images"), "--annotations", str(folder / "annotations")]
+    wording = [] if task == "detection" else ["--wording", "glamm"]
     return grand_dataset.main(
-        [*options, "--task", task, "--output", str(folder / "rows"), "--overwrite", "--wording", "glamm", *more]
+        [*options, "--task", task, "--output", str(folder / "rows"), "--overwrite", *wording, *more]
     )
 
 
@@ -240,6 +241,20 @@ def test_folders_that_are_not_there(tmp_path, capsys):
     options = ["--images", str(tmp_path / "images"), "--annotations", str(tmp_path / "annotations")]
     assert grand_dataset.main([*options, "--task", "context", "--output", str(tmp_path / "rows")]) == 2
     assert "There is no JSON file in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (("--source", "mine", "--wording", "glamm"), "--source, --wording"),
+        (("--prompt-seed", "0"), "--prompt-seed"),
+        (("--questions", "3", "--rows-per-image", "1"), "--questions, --rows-per-image"),
+    ],
+)
+def test_detection_refuses_the_options_of_questions(tmp_path, capsys, more, named):
+    with pytest.raises(SystemExit):
+        run(tmp_path, "detection", *more)
+    assert f"whose `source` is fixed: leave out {named}\n" in capsys.readouterr().err
 
 
 def test_real_annotations(tmp_path):

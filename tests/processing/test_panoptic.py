@@ -225,3 +225,10 @@ def test_real_segments(tmp_path):
         assert row["masks"] == [part["segmentation"] for part in own if not part["iscrowd"]]
         assert row["crowd_masks"] == [part["segmentation"] for part in own if part["iscrowd"]]
     assert sum(len(row["masks"]) + len(row["crowd_masks"]) for row in rows.values()) == 50
+
+
+def test_detection_refuses_the_options_of_questions(folder, capsys):
+    with pytest.raises(SystemExit):
+        run(folder, coco_panoptic(), "--source", "mine")
+    assert "leave out --source" in capsys.readouterr().err
+    assert run(folder, coco_panoptic(), "--source", "mine", task="grounding") == 0
