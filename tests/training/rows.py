@@ -197,7 +197,7 @@ def training_arguments(folder: Path, **overrides: Any) -> TrainingArguments:
 
 def command_line(model: Path, data: Path, output: Path, **overrides: Any) -> list[str]:
     """The same as a command line of stage 2 or 3. `None` leaves an argument out."""
-    return short_training(model, output, train_datasets=data, **overrides)
+    return short_training(model, output, **{"train_datasets": data, **overrides})
 
 
 def short_training(model: Path, output: Path, **overrides: Any) -> list[str]:
