@@ -9,14 +9,15 @@ without folder and suffix, as GranD's files have no other; of images that share 
 import hashlib
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 
 from datasets import Features, Value
 
 from processing.common import positive_int
 from processing.grand.job import Step, Worker, step_main, step_parser
+from processing.grand.models import one_by_one
 from processing.grand.work_folder import Row, write_number_of_shards
 from transformers_groma.data.image_files import inside, read_image_bytes, upright_size
 from transformers_groma.data.left_out import SkipRecord
@@ -64,17 +65,7 @@ def _listing(folder: Path) -> dict[str, Row]:
 
 def make_worker(args: Namespace) -> Worker:
     """Reads and checks images."""
-
-    def work(rows: Sequence[Row]) -> Iterator[Row | SkipRecord]:
-        for row in rows:
-            try:
-                yield _checked(args.images, row)
-            except SkipRecord as error:
-                yield error
-            except OSError as error:
-                yield SkipRecord("image cannot be read", str(error))
-
-    return work
+    return one_by_one(partial(_checked, args.images))
 
 
 def _checked(folder: Path, row: Row) -> Row:

@@ -148,8 +148,7 @@ def one_by_one(make: Callable[[Row], Row]) -> Callable[[Sequence[Row]], Iterator
             try:
                 yield make(row)
             except (SkipRecord, *DATA_ERRORS) as error:
-                why = reason_of(error)
-                yield SkipRecord(why.reason, why.detail)
+                yield reason_of(error).of_record()
 
     return work
 
@@ -179,8 +178,7 @@ def in_batches(
             if len(batch) > 1:
                 yield from in_batches(batch, 1, run)
             else:
-                why = reason_of(error)
-                yield SkipRecord(why.reason, why.detail)
+                yield reason_of(error).of_record()
 
 
 __all__ = [

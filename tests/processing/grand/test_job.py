@@ -194,6 +194,19 @@ def test_a_bad_image_is_counted_and_comes_in_when_it_is_whole(folders, photos, s
     assert "bad" in rows(folders, "images")
 
 
+def test_an_image_that_cannot_be_opened_is_counted(folders, photos, monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    shutil.copy(photos / "0.jpg", photos / "locked.jpg")
+    monkeypatch.setattr(images, "read_image_bytes", refused)
+    assert images.main([*folders, "--shards", "2"]) == 0
+    assert {reason for each in report(folders, "images") for reason in each["skipped"]} == {
+        "PermissionError: Permission denied"
+    }
+    assert "locked" not in rows(folders, "images") and "0" in rows(folders, "images")
+
+
 def test_names_that_no_column_can_hold_and_links_that_lead_out(folders, photos, tmp_path):
     write_jpeg(tmp_path / "elsewhere.jpg", 30, 30)
     (photos / "link.jpg").symlink_to(tmp_path / "elsewhere.jpg")
