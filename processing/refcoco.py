@@ -23,7 +23,7 @@ To train: one row per expression; of `referring-segmentation`, one per image, wi
 `target_masks`. To evaluate `region-caption`: one row per box, all its expressions in `references`.
 
 Masks are in the original layout (`instances.json`). MDETR's files have none, and their rows null. Expressions that
-refer to nothing are rows of `referring-segmentation` only: the answer says so, and to evaluate there are no targets.
+refer to nothing are rows of `referring-segmentation` only: the answer says so, and rows to evaluate have no targets.
 GLaMM's training asks about regions of RefCOCO and RefCOCO+ in other words than about those of RefCOCOg:
 `--among-others` does so.
 """
