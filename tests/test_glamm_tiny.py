@@ -9,6 +9,7 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
+from scripts.glamm_tiny import train
 from scripts.glamm_tiny.build import build_glamm_tiny
 from scripts.glamm_tiny.card import HEADLINES, MODEL, STEPS, tiny_card, write_tiny_card
 from scripts.glamm_tiny.language_rows import RowMaker
@@ -89,6 +90,17 @@ def test_card_is_what_the_script_writes(tmp_path):
 def test_card_right_after_a_training(tiny):
     """It has no metrics of the model before."""
     card = ModelCard(tiny_card(tiny[0], dict.fromkeys(STEPS, 3)))
+    assert card.data.eval_results is None and "Not measured yet" in card.text
+    assert card.text.count(" | 3 |") == len(STEPS)
+
+
+def test_training_leaves_no_metrics_of_the_model_before(tmp_path, monkeypatch):
+    output = shutil.copytree(MODEL, tmp_path / "glamm-tiny")
+    monkeypatch.setattr(train, "run_steps", lambda *_: dict.fromkeys(STEPS, 180))
+    monkeypatch.setattr(train, "package", lambda *_: None)
+    monkeypatch.setattr(train, "MINUTES", tmp_path / "minutes.json")
+    train.train(tmp_path / "work", output)
+    card = ModelCard.load(output / "README.md")
     assert card.data.eval_results is None and "Not measured yet" in card.text
     assert card.text.count(" | 3 |") == len(STEPS)
 
