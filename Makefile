@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PLAIN := $(VENV)/.installed-plain
 EXTRA := $(VENV)/.installed-
 STAMP := $(VENV)/.installed
-EXTRAS := train data eval app serve docs dev
+EXTRAS := train data eval app serve export quantize docs dev
 comma := ,
 ALL := $(subst $() $(),$(comma),$(EXTRAS))
 # Tests never reach for a hub; a missing file is an error at once instead of a time-out.
