@@ -33,9 +33,7 @@ ANNOTATION_FEATURES = Features(
         "text": Value("string"),
         "markup": Value("string"),
         # The phrases of the caption, each with its place in `text` and the regions that it names.
-        "phrases": List(
-            {"text": Value("string"), "start": Value("int32"), "end": Value("int32"), "region_ids": _IDS}
-        ),
+        "phrases": List({"text": Value("string"), "start": Value("int32"), "end": Value("int32"), "region_ids": _IDS}),
         # The phrases that were to be located, each with all regions that were found; none is an answer, too.
         "located": List({"phrase": Value("string"), "region_ids": _IDS}),
         "regions": List(
