@@ -26,9 +26,10 @@ ROOMS = {
     "integrations": ("root", "models", "family", "pipeline", "data", "evaluation"),
     "serving": ("root", "models", "family", "pipeline"),
     "apps": ("root", "models", "family", "pipeline", "shapes", "serving"),
+    "publishing": ("root", "data", "evaluation"),
     "cli": (
         *("root", "models", "family", "pipeline", "data", "shapes", "endpoints", "evaluation", "training"),
-        *("serving", "apps"),
+        *("serving", "apps", "publishing"),
     ),
 }
 # Modules beside the pure ones at the root that know models: the pipeline and what it is made of.
