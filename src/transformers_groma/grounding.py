@@ -18,15 +18,17 @@ from .grounded_markup import (
     parse_segmented_text,
     render_grounded_phrase,
 )
+from .labelled_objects import UNLABELLED
 from .masks import mask_to_rle
-from .regions import Regions
+from .region_exports import RegionExports
+from .regions import Regions, with_extent
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
 @dataclass(frozen=True, eq=False)
-class GroundedPhrase:
+class GroundedPhrase(RegionExports):
     """A phrase of an answer and its regions.
 
     Args:
@@ -72,6 +74,10 @@ class GroundedPhrase:
         masks = {} if self.regions.masks is None else dict(zip(self.region_ids, self.regions.masks, strict=True))
         return GroundedText(self.text, [phrase] if phrase else [], self.regions, (), markup, masks=masks)
 
+    def labelled_regions(self) -> Regions:
+        """What `to_coco` and its like convert: its regions, with the phrase as their label."""
+        return self.as_answer().labelled_regions()
+
     def draw(self, image: "Image.Image") -> "Image.Image":
         """Draw its regions; see [`GroundedText.draw`]."""
         return self.as_answer().draw(image)
@@ -93,7 +99,7 @@ class GroundedPhrase:
 
 
 @dataclass(frozen=True, eq=False)
-class GroundedText:
+class GroundedText(RegionExports):
     """An answer whose phrases are tied to regions.
 
     Args:
@@ -138,6 +144,52 @@ class GroundedText:
             ValueError: no region has one of the numbers.
         """
         return _with_masks(self.regions.with_ids(ids), self.masks)
+
+    def labelled_regions(self, user_regions: bool = False) -> Regions:
+        """What `to_coco` and its like convert: the regions of the phrases, with the phrases as their labels.
+
+        A phrase with three regions gives three; a region that several phrases name is there once for each of them.
+        Phrases without a region give none, nor do regions without an area: a mask without a pixel found nothing. A
+        region that is named without words is called "object".
+
+        Args:
+            user_regions (`bool`): whether those that the user pointed at are added, as far as no phrase names them;
+                they are called "object".
+
+        Returns:
+            `Regions`: with labels, in the order of the answer; with masks if the regions have them.
+
+        Raises:
+            ValueError: some of them have masks and others have none.
+
+        Example:
+        >>> import torch
+        >>> from transformers_groma.grounding import ground_text
+        >>> boxes = torch.tensor([[0.0, 0, 9, 9], [10, 20, 30, 40]])
+        >>> answer = ground_text("<p>two dogs</p> <roi><r0><r1></roi>, <p>one</p> <roi><r1></roi> runs.", boxes)
+        >>> regions = answer.labelled_regions()
+        >>> regions.labels, regions.ids
+        (('two dogs', 'two dogs', 'one'), (0, 1, 1))
+        """
+        # Once each: a phrase may name a region twice.
+        named = dict.fromkeys(
+            (number, " ".join(phrase.text.split()) or UNLABELLED)
+            for phrase in self.phrases
+            for number in phrase.region_ids
+        )
+        if user_regions:
+            known = {number for number, _ in named}
+            named |= dict.fromkeys((number, UNLABELLED) for number in self.user_region_ids if number not in known)
+        ids = [number for number, _ in named]
+        without = [number for number in ids if number not in self.masks]
+        if 0 < len(without) < len(ids):
+            raise ValueError(
+                f"Regions {without} have no mask, but the others have: add theirs by `with_masks`, or convert the "
+                "regions with masks by `regions_with_ids`."
+            )
+        regions = self.regions_with_ids(ids)
+        labels = [label for _, label in named]
+        return with_extent(Regions(regions.xyxy, regions.scores, regions.ids, regions.masks, labels))
 
     def with_masks(self, masks: Mapping[int, np.ndarray]) -> "GroundedText":
         """The same answer with masks of its regions.

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .boxes import box_area, box_xyxy_to_xywh, finite_slots, unpack_region_boxes
+from .boxes import finite_slots, unpack_region_boxes
 from .exact_boxes import exact_boxes
 from .mask_checks import checked_masks
-from .masks import mask_areas, mask_to_rle, masks_to_boxes
+from .masks import mask_to_rle, masks_to_boxes
+from .region_exports import RegionExports
 
 # What the constructor turns into a tensor or an array.
 ArrayLike = Tensor | np.ndarray | Sequence[Any]
@@ -24,7 +25,7 @@ _SHOWN = 3
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
-class Regions:
+class Regions(RegionExports):
     """Regions of one image. A position, a slice or a list selects some of them; a loop gives one at a time.
 
     They are copies of what they are made from. Two `Regions` are equal only if they are the same object.
@@ -247,6 +248,10 @@ class Regions:
             raise ValueError(f"`{name}` belongs to one region, but these are {len(self)}: select one by its position.")
         return None if values is None else values[0]
 
+    def labelled_regions(self) -> "Regions":
+        """What `to_coco` and its like convert: the regions themselves."""
+        return self
+
     def to_dict(self) -> dict[str, list[dict[str, Any]]]:
         """Convert to plain lists and numbers, ready for JSON.
 
@@ -270,81 +275,6 @@ class Regions:
             for region, mask in zip(regions, self.masks, strict=True):
                 region["mask"] = mask_to_rle(mask)
         return {"regions": regions}
-
-    def to_coco(self, image_id: int, category_id: int | Sequence[int] = 1) -> list[dict[str, Any]]:
-        """Convert to COCO results: annotations without an `id`.
-
-        Args:
-            image_id (`int`): the image they belong to.
-            category_id (`int` or `Sequence[int]` of length n): the category of all or of each.
-
-        Returns:
-            `list[dict]`: for each region `image_id`, `category_id`, `bbox` (`xywh` in pixels), `score`, `area` in
-            square pixels (of the mask, else of the box), `iscrowd` 0 and, if it has a mask, `segmentation` (RLE).
-
-        Raises:
-            ValueError: if there is not one category for each region.
-
-        Example:
-        >>> from transformers_groma.regions import Regions
-        >>> Regions([[10, 20, 30, 40]], scores=[0.5]).to_coco(image_id=7)[0]["bbox"]
-        [10.0, 20.0, 20.0, 20.0]
-        """
-        # Plain integers, for JSON.
-        categories = _as_array("category_id", category_id).tolist()
-        categories = categories if isinstance(categories, list) else [categories] * len(self)
-        if len(categories) != len(self):
-            raise ValueError(f"`category_id` must be one number or {len(self)}, got {len(categories)}.")
-        if not _is_list_of(int, categories, len(self)):
-            raise ValueError(f"`category_id` must be integers, got {reprlib.repr(category_id)}.")
-        image_id = _as_array("image_id", image_id).tolist()
-        areas = box_area(self.xyxy) if self.masks is None else mask_areas(self.masks)
-        entries: list[dict[str, Any]] = [
-            {
-                "image_id": image_id,
-                "category_id": category,
-                "bbox": bbox,
-                "score": score,
-                "area": float(area),
-                "iscrowd": 0,
-            }
-            for category, bbox, score, area in zip(
-                categories, box_xyxy_to_xywh(self.xyxy).tolist(), self.scores.tolist(), areas.tolist(), strict=True
-            )
-        ]
-        if self.masks is not None:
-            for entry, mask in zip(entries, self.masks, strict=True):
-                entry["segmentation"] = mask_to_rle(mask)
-        return entries
-
-    def to_supervision(self) -> Any:
-        """Convert to `supervision.Detections`, for its annotators and trackers.
-
-        Returns:
-            `supervision.Detections`: `xyxy`, `confidence` and `mask`; `class_id` numbers the labels in the order in
-            which they come (0 without labels). `data` has `region_id` and, if there are labels, `class_name`.
-
-        Raises:
-            ImportError: if `supervision` is not installed.
-        """
-        try:
-            from supervision import Detections
-        except ImportError as error:
-            raise ImportError("`to_supervision` needs the package supervision: `pip install supervision`.") from error
-        data = {"region_id": np.array(self.ids, np.int64)}
-        class_id = np.zeros(len(self), np.int64)
-        if self.labels is not None:
-            number_of = {label: number for number, label in enumerate(dict.fromkeys(self.labels))}
-            class_id = np.array([number_of[label] for label in self.labels], np.int64)
-            data["class_name"] = np.array(self.labels, np.str_)
-        return Detections(
-            # Copies of what is small: its tools may write into them.
-            xyxy=np.array(self.xyxy, np.float32),
-            confidence=np.array(self.scores, np.float32),
-            class_id=class_id,
-            mask=self.masks,
-            data=data,
-        )
 
 
 def regions_of_slots(
