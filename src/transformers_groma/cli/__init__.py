@@ -20,6 +20,7 @@ from .data import add_data
 from .demo import add_demo
 from .describe import add_describe
 from .evaluate import add_evaluate
+from .export_lm import add_export_lm
 from .locate import add_locate
 from .output import note
 from .propose import add_propose
@@ -98,6 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_chat(commands)
     add_propose(commands)
     add_convert(commands)
+    add_export_lm(commands)
     add_data(commands)
     add_train(commands)
     add_evaluate(commands)
