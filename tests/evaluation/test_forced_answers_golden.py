@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -15,6 +14,7 @@ from transformers_groma.evaluation.benchmarks import glamm_segmentation
 from transformers_groma.evaluation.forced_answers import ForcedSegmentationRespondent
 from transformers_groma.evaluation.loading import load_model
 from transformers_groma.evaluation.metrics.referring_segmentation import ious_of_overlaps, mask_overlaps
+from transformers_groma.loading_options import LoadingOptions
 from transformers_groma.masks import mask_to_rle, rle_to_mask
 from transformers_groma.models.glamm.convert_glamm_checkpoint import convert_glamm_checkpoint
 
@@ -30,7 +30,7 @@ def model(tmp_path_factory):
         pytest.skip("there is no shared/golden_glamm beside the checkout")
     output = tmp_path_factory.mktemp("golden") / "glamm"
     convert_glamm_checkpoint(GOLDEN / "legacy_checkpoint", output, GOLDEN / "clip_tiny")
-    return load_model(output, torch.float32)
+    return load_model(output, options=LoadingOptions(dtype="float32"))
 
 
 @pytest.fixture(scope="module")

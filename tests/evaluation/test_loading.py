@@ -3,7 +3,6 @@
 import itertools
 
 import pytest
-import torch
 
 from transformers_groma.evaluation.loading import (
     BENCHMARKS,
@@ -13,6 +12,7 @@ from transformers_groma.evaluation.loading import (
     load_model,
     load_published_rows,
 )
+from transformers_groma.loading_options import LoadingOptions
 
 from .samples import rec_dataset
 
@@ -78,10 +78,10 @@ def test_published_files_are_read_with_their_benchmark(tmp_path, name):
 
 
 def test_thresholds_replace_those_of_the_model(tiny_dir):
-    model, processor = load_model(tiny_dir, torch.float32)
+    model, processor = load_model(tiny_dir, options=LoadingOptions(dtype="float32"))
     assert not model.training and processor.image_processor is not None
     own = (model.config.box_score_threshold, model.config.nms_threshold)
-    changed, _ = load_model(tiny_dir, "auto", box_score_threshold=0.0)
+    changed, _ = load_model(tiny_dir, box_score_threshold=0.0)
     assert (changed.config.box_score_threshold, changed.config.nms_threshold) == (0.0, own[1])
     changed, _ = load_model(tiny_dir, nms_threshold=0.011)
     assert (changed.config.box_score_threshold, changed.config.nms_threshold) == (own[0], 0.011)

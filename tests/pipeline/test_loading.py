@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from transformers_groma.loading import best_device, load_model
+from transformers_groma.loading_options import LoadingOptions
 
 TINY = "hub_configs/groma-tiny"
 
 
 def test_weights_come_as_they_are_saved_or_as_asked():
     model, processor = load_model(TINY, "cpu")
-    half, _ = load_model(TINY, torch.device("cpu"), "bfloat16")
+    half, _ = load_model(TINY, torch.device("cpu"), LoadingOptions(dtype="bfloat16"))
     assert (model.lm_head.weight.dtype, half.lm_head.weight.dtype) == (torch.float32, torch.bfloat16)
     assert not model.training and processor.image_token_id == model.config.image_token_id
 

@@ -6,6 +6,7 @@ import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from tests.tiny import skip_if_peft_is_too_old
+from transformers_groma.loading_options import LoadingOptions
 from transformers_groma.serving.engine import Engine, Sampling
 from transformers_groma.shapes.scenes import make_scene
 
@@ -245,7 +246,9 @@ def test_sampled_and_greedy_requests_share_a_batch(make_engine, make_gate):
 
 def test_from_pretrained_loads_an_engine(tiny_folder):
     async def load_and_ask():
-        async with Engine.from_pretrained(tiny_folder, device="cpu", dtype="float32", max_batch_size=3) as engine:
+        async with Engine.from_pretrained(
+            tiny_folder, device="cpu", options=LoadingOptions(dtype="float32"), max_batch_size=3
+        ) as engine:
             return await engine.answer(ask("What?", noise()), tokens(2))
 
     assert run(load_and_ask()).completion_tokens <= 2

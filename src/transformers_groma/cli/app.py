@@ -18,6 +18,8 @@ from .arguments import (
     add_model_arguments,
     errors_of,
     errors_of_address,
+    errors_of_loading,
+    loading_options,
     positive,
 )
 from .models import checked_device, checked_model, model_name, tiny_model
@@ -80,9 +82,10 @@ def run_app(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    options = loading_options(arguments)
     port = _free_port(arguments.host, arguments.port)  # before the model is loaded, which takes its time
     model = checked_model(arguments.model, ANSWERING_MODELS)
-    device = checked_device(arguments.device)
+    device = checked_device(arguments.device, options)
 
     from ..apps.app_settings import AppSettings
     from ..apps.gradio_app import build_app, launch_options
@@ -97,8 +100,8 @@ def _run(arguments: argparse.Namespace) -> None:
             max_users=arguments.max_users,
             max_waiting=arguments.max_waiting,
         )
-    with errors_of(f"--model {model!r}"):
-        engine = Engine.from_pretrained(model, device=device, dtype=arguments.dtype, **settings.engine_options())
+    with errors_of(f"--model {model!r}"), errors_of_loading():
+        engine = Engine.from_pretrained(model, device=device, options=options, **settings.engine_options())
     app = build_app(engine, settings)
     try:
         _, url, public_url = app.launch(

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from .._output_errors import OutputError
+from ..loading_options import ATTENTIONS, DTYPES, QUANTIZATIONS, LoadingOptions
 
-DTYPES = ("float32", "bfloat16", "float16")
 # The longest answer by default, in tokens.
 MAX_NEW_TOKENS = 256
 _LARGEST_SEED = 2**64 - 1
 # Options that are followed by points, as many as come.
 POINT_OPTIONS = ("--point", "--not-point", "--scribble")
+# How messages of `LoadingOptions` name its fields.
+_LOADING_FIELD = re.compile(r"`(dtype|quantization|attn|compile|offload)(?:=(?:True|'([^']*)'))?`")
 _POINT = re.compile(r"[-+.\deE]+,[-+.\deE]+")
 
 
@@ -98,9 +100,58 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "shapes)",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, …; the best one available by default")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="dtype of the weights (default: as saved)")
     parser.add_argument(
-        "--dtype", choices=("auto", *DTYPES), default="auto", help="dtype of the weights (default: as saved)"
+        "--quantization",
+        choices=QUANTIZATIONS,
+        help="quantize the language model, and nothing else: 4bit and 8bit need bitsandbytes, int8 needs torchao",
     )
+    parser.add_argument(
+        "--attn",
+        choices=ATTENTIONS,
+        help="attention implementation; the flash ones are for the language model on a CUDA GPU (default: sdpa)",
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the language model: the first answers take minutes"
+    )
+    parser.add_argument(
+        "--offload",
+        action="store_true",
+        help="keep what does not fit on the accelerator in CPU memory and on disk; without an accelerator, read the "
+        "layers of the language model from disk whenever they are needed",
+    )
+
+
+@contextmanager
+def errors_of_loading() -> Iterator[None]:
+    """Turn errors that name fields of `LoadingOptions` into one line that names options of the command line."""
+    try:
+        yield
+    except ValueError as error:
+        if not _LOADING_FIELD.search(str(error)):
+            raise
+        raise CommandError(_LOADING_FIELD.sub(_loading_flag, str(error))) from error
+
+
+def _loading_flag(field: re.Match) -> str:
+    name, value = field.groups()
+    return f"--{name}" if value is None else f"--{name} {value}"
+
+
+def loading_options(arguments: argparse.Namespace) -> LoadingOptions:
+    """How the model should be loaded, by the arguments of [`add_model_arguments`].
+
+    Raises:
+        CommandError: options that exclude each other.
+    """
+    with errors_of_loading():
+        return LoadingOptions(
+            dtype=arguments.dtype,
+            quantization=arguments.quantization,
+            attn=arguments.attn,
+            compile=arguments.compile,
+            offload=arguments.offload,
+        )
 
 
 def add_address_arguments(parser: "argparse._ActionsContainer", port: int) -> None:

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from .._folders import check_output_folder
-from .arguments import DTYPES, CommandError, add_command, errors_of, positive
+from ..loading_options import DTYPES
+from .arguments import CommandError, add_command, errors_of, positive
 
 
 def layer_numbers(text: str) -> list[int]:
@@ -89,7 +90,7 @@ def add_convert(commands: "argparse._SubParsersAction") -> None:
         sizes.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text)
     convert.add_argument(
         "--dtype",
-        choices=DTYPES,
+        choices=DTYPES[1:],  # not as saved
         help="dtype of the written weights; --detector, and the encoders of a new GLaMM, stay in float32 (default: as "
         "in LEGACY_DIR, else float32)",
     )

@@ -14,6 +14,7 @@ from .arguments import (
     add_command,
     add_model_arguments,
     checked_folder,
+    loading_options,
     natural,
 )
 from .models import load_pipeline, open_upright, tiny_model
@@ -66,6 +67,7 @@ def run_demo(arguments: argparse.Namespace) -> None:
     """`groma demo`: questions about a scene whose truth is known, then about the user's image."""
     from ..pointed_regions import has_region_proposer
 
+    options = loading_options(arguments)
     folder = checked_folder(arguments.output)
     tiny = tiny_model(arguments.model)
     photo = None
@@ -76,7 +78,7 @@ def run_demo(arguments: argparse.Namespace) -> None:
                 "package, only knows scenes of coloured shapes."
             )
         photo = open_upright(arguments.image)
-    pipe = load_pipeline(arguments.model, arguments.device, arguments.dtype)
+    pipe = load_pipeline(arguments.model, arguments.device, options)
     model = tiny or arguments.model
 
     names = _demo_scene(pipe, model, folder, arguments.scene, tiny is not None)

@@ -11,6 +11,8 @@ from .arguments import (
     add_model_arguments,
     checked_folder,
     errors_of,
+    errors_of_loading,
+    loading_options,
     natural,
     positive,
     share,
@@ -132,6 +134,7 @@ def add_evaluate(commands: "argparse._SubParsersAction") -> None:
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
     """`groma evaluate`: run a benchmark into a folder."""
+    options = loading_options(arguments)
     folder = checked_folder(arguments.output)
     if arguments.card is not None and not arguments.card.is_dir():
         raise CommandError(f"--card {str(arguments.card)!r} is not a folder: pass a model's folder.")
@@ -164,20 +167,20 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         dataset = dataset.select(range(arguments.limit))
         notes["limit"] = arguments.limit  # a part of a dataset does not compare with what others report for all of it
     judge, judge_errors = _judge(arguments)
-    device = None if arguments.device is None else checked_device(arguments.device)
+    device = checked_device(arguments.device, options)
     state = process_state(device)
-    where = state.device if device is None else device
+    where = state.device if arguments.device is None else device
     if arguments.text_encoder is not None:
         from ..evaluation.text_encoders import TextEncoder
 
         with errors_of(f"--text-encoder {arguments.text_encoder!r}"):
             encoder = TextEncoder(arguments.text_encoder, where)
         benchmark = benchmark.with_similarity(encoder, encoder.name)
-    with errors_of(f"--model {model!r}"):
+    with errors_of(f"--model {model!r}"), errors_of_loading():
         loaded, processor = load_model(
             model,
-            arguments.dtype,
             where,
+            options,
             box_score_threshold=arguments.box_score_threshold,
             nms_threshold=arguments.nms_threshold,
         )

@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 
 from .._folders import check_output_folder
+from ..loading_options import DTYPES
 from ..model_files import ANSWERING_MODELS
-from .arguments import DTYPES, CommandError, add_command, errors_of
+from .arguments import CommandError, add_command, errors_of
 from .models import checked_model
 
 
@@ -24,7 +25,7 @@ def add_export_lm(commands: "argparse._SubParsersAction") -> None:
         "model", metavar="DIR_OR_REPO", help="folder or Hub name of a Groma or a GLaMM; an adapter of one is merged"
     )
     export.add_argument("output_dir", metavar="OUT", help="folder to write; it appears when it is complete")
-    export.add_argument("--dtype", choices=DTYPES, help="dtype of the written weights (default: as saved)")
+    export.add_argument("--dtype", choices=DTYPES[1:], help="dtype of the written weights (default: as saved)")
     export.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
 
 

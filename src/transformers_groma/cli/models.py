@@ -6,8 +6,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from ..loading_options import LoadingOptions
 from ..model_files import ANSWERING_MODELS, base_of_adapter
-from .arguments import CommandError, errors_of
+from .arguments import CommandError, errors_of, errors_of_loading
 from .output import note
 from .region_arguments import option_of
 
@@ -68,15 +69,17 @@ def model_name(model: str) -> str:
     return Path(model).resolve().name if Path(model).is_dir() else model
 
 
-def load_pipeline(model: str | None, device: str | None, dtype: str) -> "ImageGroundingPipeline":
+def load_pipeline(model: str | None, device: str | None, options: LoadingOptions) -> "ImageGroundingPipeline":
     """Check a model and load it as a pipeline."""
     model = checked_model(model, ANSWERING_MODELS)
-    device = checked_device(device)
+    device = checked_device(device, options)
     from ..loading import load_model
     from ..pipeline import ImageGroundingPipeline
 
-    with errors_of(f"--model {model!r}"):
-        loaded, processor = load_model(model, device, dtype)
+    with errors_of(f"--model {model!r}"), errors_of_loading():
+        loaded, processor = load_model(model, device, options)
+    # Of a model that was placed in parts, the pipeline finds the device by itself.
+    device = None if hasattr(loaded, "hf_device_map") else device
     return ImageGroundingPipeline(model=loaded, processor=processor, device=device, task="image-grounding")
 
 
@@ -113,7 +116,11 @@ def seed_sampling(seed: int | None) -> None:
 
 
 def propose_regions(
-    model: str | None, image: "Image.Image", device: str | None, dtype: str, masks: bool = False
+    model: str | None,
+    image: "Image.Image",
+    device: str | None,
+    options: LoadingOptions,
+    masks: bool = False,
 ) -> "Regions":
     """Find the regions of an image, with their masks if asked for. A whole Groma is loaded without its language model.
 
@@ -124,16 +131,21 @@ def propose_regions(
         "the image described (`groma caption IMAGE`), as it has no region proposer"
     )
     model = checked_model(model, ("groma", "groma_region_proposal"), {"glamm": remedy})
-    device = checked_device(device)
+    if options.of_language_model:
+        names = " and ".join(f"--{name}" for name in options.of_language_model)
+        note(f"finding regions needs no language model, so {names} changes nothing")
+    options = options.without_language_model()
+    device = checked_device(device, options)
     import torch
     from transformers import AutoImageProcessor
 
+    from ..loading import load_weights
     from ..masks import masks_of_logits
     from ..models.groma.modeling_groma_detector import GromaForRegionProposal
     from ..regions import Regions, regions_of_slots
 
     with errors_of(f"--model {model!r}"):
-        detector = GromaForRegionProposal.from_pretrained(model, dtype=dtype).to(device)
+        detector = load_weights(GromaForRegionProposal, model, device, options)
         image_processor = AutoImageProcessor.from_pretrained(model)
     if masks:
         check_masks(detector, "--masks")
@@ -232,14 +244,19 @@ def _checked_adapter(model: str, base: str, model_types: tuple[str, ...], remedi
     return model
 
 
-def checked_device(device: str | None) -> "torch.device":
-    """The device, tested with a tensor; by default the best one available."""
+def checked_device(device: str | None, options: LoadingOptions) -> "torch.device":
+    """The device, tested with a tensor; by default the best one available. It must be able to load a model so."""
+    from ..loading import best_device, check_loading
+
+    found = best_device() if device is None else _tried_device(device)
+    with errors_of_loading():
+        check_loading(options, found)
+    return found
+
+
+def _tried_device(device: str) -> "torch.device":
     import torch
 
-    from ..loading import best_device
-
-    if device is None:
-        return best_device()
     try:
         torch.zeros(1, device=device)
     # Torch has no single error for this: a wrong name, no driver and a build without the backend all differ.

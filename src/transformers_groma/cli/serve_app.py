@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from .arguments import add_max_pixels, add_model_arguments, errors_of, natural, positive
+from .arguments import (
+    add_max_pixels,
+    add_model_arguments,
+    errors_of,
+    errors_of_loading,
+    loading_options,
+    natural,
+    positive,
+)
 from .models import checked_device, model_name
 
 if TYPE_CHECKING:
@@ -121,16 +129,17 @@ def load_engine(arguments: argparse.Namespace, model: str) -> "Engine":
         `Engine`
 
     Raises:
-        CommandError: the device cannot be used, or the model cannot be loaded.
+        CommandError: the device cannot be used, or the model cannot be loaded on it in the way asked for.
     """
     from ..serving.engine import Engine
 
-    device = checked_device(arguments.device)
-    with errors_of(f"--model {model!r}"):
+    options = loading_options(arguments)
+    device = checked_device(arguments.device, options)
+    with errors_of(f"--model {model!r}"), errors_of_loading():
         return Engine.from_pretrained(
             model,
             device=device,
-            dtype=arguments.dtype,
+            options=options,
             max_batch_size=arguments.max_batch_size,
             max_wait_ms=arguments.max_wait_ms,
             max_waiting=arguments.max_waiting,

@@ -11,6 +11,7 @@ from .arguments import (
     add_model_arguments,
     add_output_arguments,
     checked_folder,
+    loading_options,
 )
 from .models import check_masks, check_regions, load_pipeline, open_upright, seed_sampling
 from .output import print_answer, print_stream, write_answers
@@ -101,10 +102,11 @@ def open_all(arguments: argparse.Namespace, needs_masks: str | None = None) -> O
     needs_masks = needs_masks or ("--masks" if arguments.masks else None)
     if arguments.stream and arguments.json:
         raise CommandError("--stream prints text as it comes, but --json prints only JSON: leave one of them out.")
+    options = loading_options(arguments)
     folder = checked_folder(arguments.output)
     image = open_upright(arguments.image)
     check_regions(arguments.regions, image)
-    pipe = load_pipeline(arguments.model, arguments.device, arguments.dtype)
+    pipe = load_pipeline(arguments.model, arguments.device, options)
     if needs_masks:
         check_masks(pipe.model, needs_masks)
     seed_sampling(arguments.seed)

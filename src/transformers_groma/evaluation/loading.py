@@ -18,6 +18,8 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.mixtures import load_rows, parse_dataset_spec
+from ..loading import load_weights
+from ..loading_options import AS_SAVED, LoadingOptions
 from ..model_files import base_of_adapter
 from ..models.groma.configuration_groma import GromaRegionProposalConfig
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
@@ -180,8 +182,8 @@ def load_config(name: str | os.PathLike) -> PreTrainedConfig:
 
 def load_model(
     name: str | os.PathLike,
-    dtype: str | torch.dtype = "auto",
     device: str | torch.device = "cpu",
+    options: LoadingOptions = AS_SAVED,
     *,
     box_score_threshold: float | None = None,
     nms_threshold: float | None = None,
@@ -190,15 +192,15 @@ def load_model(
 
     Args:
         name (`str` or `Path`): folder or Hub name of a Groma, a GLaMM or a detector.
-        dtype (`str` or `torch.dtype`): dtype of the weights; `"auto"` keeps the one that they were saved in.
         device (`str` or `torch.device`): where the model runs.
+        options (`LoadingOptions`): dtype, quantization and more; by default the model is loaded as it was saved.
         box_score_threshold, nms_threshold (`float`, *optional*): replace the model's own.
 
     Returns:
         `tuple`: the model in evaluation mode, and its processor; for a detector, its image processor.
 
     Raises:
-        ValueError: a threshold for a model that proposes no regions.
+        ValueError: a threshold for a model that proposes no regions, or options that do not fit the machine.
 
     Example:
     >>> model, _ = load_model("hub_configs/groma-tiny", nms_threshold=0.5)
@@ -215,10 +217,10 @@ def load_model(
             )
         setattr(config, option, value)
     if isinstance(config, GromaRegionProposalConfig):
-        model = GromaForRegionProposal.from_pretrained(name, config=config, dtype=dtype)
-        return model.to(device).eval(), AutoImageProcessor.from_pretrained(name)
-    model = AutoModelForImageTextToText.from_pretrained(name, config=config, dtype=dtype)
-    return model.to(device).eval(), AutoProcessor.from_pretrained(name)
+        model = load_weights(GromaForRegionProposal, name, device, options, config)
+        return model, AutoImageProcessor.from_pretrained(name)
+    model = load_weights(AutoModelForImageTextToText, name, device, options, config)
+    return model, AutoProcessor.from_pretrained(name)
 
 
 __all__ = [

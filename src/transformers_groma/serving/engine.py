@@ -14,6 +14,7 @@ from transformers import AutoConfig
 
 from ..answer_masks import check_mask_decoder, has_mask_decoder
 from ..loading import load_model
+from ..loading_options import AS_SAVED, LoadingOptions
 from ..masks import RLE, rle_to_box
 from ..model_files import ANSWERING_MODELS, base_of_adapter
 from ..pointed_regions import check_region_proposer, has_region_proposer
@@ -127,7 +128,7 @@ class Engine:
         model: str | PathLike[str],
         *,
         device: Any = None,
-        dtype: Any = None,
+        options: LoadingOptions = AS_SAVED,
         **settings: Any,
     ) -> "Engine":
         """Load a model and its processor into a new engine.
@@ -135,7 +136,7 @@ class Engine:
         Args:
             model (`str` or path): folder or Hub name of a model, or the folder of an adapter.
             device (`str` or `torch.device`, *optional*): the best one available by default.
-            dtype (`str` or `torch.dtype`, *optional*): as the weights are saved by default.
+            options (`LoadingOptions`): dtype, quantization and more; by default the model is loaded as it was saved.
             **settings: as for `Engine`.
 
         Returns:
@@ -152,7 +153,7 @@ class Engine:
                 f"`model` {str(model)!r} is of type {config.model_type!r}. Pass a model of type "
                 f"{' or '.join(map(repr, ANSWERING_MODELS))}."
             )
-        return cls(*load_model(model, device, dtype), **settings)
+        return cls(*load_model(model, device, options), **settings)
 
     @property
     def has_masks(self) -> bool:
