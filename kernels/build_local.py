@@ -143,13 +143,23 @@ def compile_library(
     cxx = find_tool("g++", "CXX")
     flags = [*(f"-D{define}" for define in defines), *(f"-I{path}" for path in include)]
     flags += ["-isystem", str(torch_dir / "include"), "-std=c++17", "-O2", "-c"]
+    # Error messages name source files: without the folders of this machine, which are nobody else's business.
+    unnamed = [f"-ffile-prefix-map={folder}=." for folder in [torch_dir / "include", *include]]
     # -Wno-psabi: vectors wider than the base instruction set only pass between inlined functions.
-    cpp = [cxx, *flags, "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
+    cpp = [cxx, *flags, *unnamed, "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
     if "clang" not in cxx:
         cpp += ["-ftree-vectorize", "-fvect-cost-model=dynamic"]  # -O3 without its long compile time
     compilers = {".cpp": cpp}
     if nvcc:
-        cuda = [nvcc, *flags, "-Xcompiler=-fPIC", "-Xcompiler=-fvisibility=hidden", "-ccbin", cxx]
+        cuda = [
+            nvcc,
+            *flags,
+            *(f"-Xcompiler={flag}" for flag in unnamed),
+            "-Xcompiler=-fPIC",
+            "-Xcompiler=-fvisibility=hidden",
+            "-ccbin",
+            cxx,
+        ]
         compilers[".cu"] = [*cuda, "--expt-relaxed-constexpr", "--threads=0", *gencode_flags(archs)]
     objects = {source: library.with_name(f"{source.name}.o") for source in sources if source.suffix in compilers}
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -157,6 +167,7 @@ def compile_library(
     # --no-as-needed: the linker would drop libtorch, in which the CUDA stream functions are looked up when loading.
     torch_libs = [f"-L{torch_dir / 'lib'}", "-ltorch", "-ltorch_cpu"]
     if nvcc:
+        torch_libs = [f"-Xlinker={option}" for option in torch_libs]  # nvcc would note the folder in the library
         linker = [nvcc, "-shared", "-ccbin", cxx, "-Xlinker=--no-as-needed"]
     else:
         linker = [cxx, "-shared", "-Wl,--no-as-needed"]
