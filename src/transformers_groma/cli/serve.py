@@ -11,6 +11,7 @@ from .arguments import CommandError, add_address_arguments, add_command, errors_
 from .models import checked_model
 from .output import note
 from .serve_app import add_app_arguments, load_engine, log_to_stderr, server_settings
+from .serve_replicas import add_replica_arguments, check_replica_arguments, run_replicas
 
 
 def add_serve(commands: "argparse._SubParsersAction") -> None:
@@ -21,7 +22,8 @@ def add_serve(commands: "argparse._SubParsersAction") -> None:
         run_serve,
         "answer requests over HTTP, like OpenAI's API, with regions and grounding",
         "groma serve --model groma-7b --port 8000\n"
-        "         groma serve --host 0.0.0.0 --api-key-file keys.txt --allow-image-urls",
+        "         groma serve --host 0.0.0.0 --api-key-file keys.txt --allow-image-urls\n"
+        "         groma serve --model groma-7b --replicas 4",
     )
     add_app_arguments(serve)
     listening = serve.add_argument_group("listening")
@@ -40,10 +42,12 @@ def add_serve(commands: "argparse._SubParsersAction") -> None:
         default=30.0,
         help="seconds for running requests to finish after Ctrl-C or SIGTERM (default: %(default)g)",
     )
+    add_replica_arguments(serve)
 
 
 def run_serve(arguments: argparse.Namespace) -> None:
-    """`groma serve`: serve until Ctrl-C or SIGTERM."""
+    """`groma serve`: serve until Ctrl-C or SIGTERM, in this process or in replicas."""
+    check_replica_arguments(arguments)
     try:
         from ..serving.access import read_api_keys
         from ..serving.gate import request_log
@@ -55,6 +59,9 @@ def run_serve(arguments: argparse.Namespace) -> None:
         raise CommandError(
             f'groma serve needs the package {error.name.split(".")[0]}: pip install "transformers-groma[serve]".'
         ) from error
+    if arguments.replicas is not None:
+        run_replicas(arguments)
+        return
     import asyncio
 
     from ..serving.lifecycle import Lifecycle

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
-from .api_errors import RETRY_AFTER, ApiError
+from .api_errors import ApiError
+from .settings import RETRY_AFTER
 
 API_KEY_VARIABLE = "GROMA_API_KEY"
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
+from .settings import RETRY_AFTER
+
 # How clients name the kind of an error, by its status. All other statuses below 500 are faults of the request.
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
-# Seconds after which a client that was sent away may ask again.
-RETRY_AFTER = 1
 
 
 class ApiError(Exception):
@@ -58,4 +58,4 @@ def busy(message: str, code: str) -> ApiError:
     return ApiError(503, message, code=code, headers={"Retry-After": str(RETRY_AFTER)})
 
 
-__all__ = ["RETRY_AFTER", "ApiError", "bad_request", "busy"]
+__all__ = ["ApiError", "bad_request", "busy"]

@@ -3,7 +3,7 @@
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -48,6 +48,7 @@ def create_app(
     settings: ServerSettings,
     lifecycle: Lifecycle | None = None,
     make_downloader: Callable[[ServerSettings], ImageDownloader] = ImageDownloader,
+    metrics_text: Callable[[], Awaitable[bytes]] | None = None,
 ) -> FastAPI:
     """Make the server's ASGI app.
 
@@ -57,6 +58,8 @@ def create_app(
         lifecycle (`Lifecycle`, *optional*): for whoever stops the server: while it is `draining`, new requests get
             503.
         make_downloader (`Callable`): makes what fetches images, where `settings` allow it.
+        metrics_text (`Callable`, *optional*): what `/metrics` answers, where this app is one of several. By default
+            its own, `app.state.metrics`.
 
     Returns:
         `FastAPI`: with `/v1/chat/completions`, `/v1/segment`, `/v1/models`, `/health` and `/metrics`.
@@ -92,6 +95,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,  # a redirect would name the host that the client named
     )
+    app.state.metrics = metrics
 
     @app.post("/v1/chat/completions", openapi_extra=_body_of(ChatRequest))
     async def chat_completions(request: Request) -> Response:
@@ -128,7 +132,8 @@ def create_app(
     @app.get("/metrics")
     async def prometheus_metrics() -> Response:
         """Tell Prometheus what has happened."""
-        return Response(metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+        text = metrics.text() if metrics_text is None else await metrics_text()
+        return Response(text, headers={"Content-Type": CONTENT_TYPE})
 
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> Response:

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, field, fields
 
 MEBIBYTE = 1024 * 1024
+# Seconds after which a client that was sent away may ask again.
+RETRY_AFTER = 1
 
 
 @dataclass(frozen=True)
@@ -79,4 +81,4 @@ class ServerSettings:
         return self.max_body_bytes + download + 4 * self.max_pixels
 
 
-__all__ = ["MEBIBYTE", "ServerSettings"]
+__all__ = ["MEBIBYTE", "RETRY_AFTER", "ServerSettings"]
