@@ -5,6 +5,7 @@ transformers are imported by the commands that need them, so that `groma --help`
 """
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,9 @@ from .segment import add_segment
 from .serve import add_serve
 from .train import add_train
 
+# transformers imports torchao wherever it is installed, which warns of parts that are for other machines.
+_LOUD_AT_IMPORT = ("torchao", "torch.utils._pytree")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
@@ -43,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     >>> main(["chat", "no-such-photo.jpg", "What is this?"])
     2
     """
+    for name in _LOUD_AT_IMPORT:
+        logging.getLogger(name).setLevel(logging.ERROR)
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
         arguments = build_parser().parse_args(argv or ["--help"])
