@@ -65,7 +65,7 @@ def test_mistakes_are_errors(template):
         fill_card(template("---\nlicense: [\n---\n# a\n"))
 
 
-@pytest.mark.parametrize("name", ["training/model_card.md", "evaluation/reports/empty_card.md"])
+@pytest.mark.parametrize("name", ["model_card.md", "evaluation/reports/empty_card.md"])
 def test_templates_are_in_the_package(name):
     assert (PACKAGE / name).is_file()
 

@@ -203,20 +203,11 @@ def export_remote_code(model_dir: str | os.PathLike, output_dir: str | os.PathLi
     ```
     """
     model_dir = Path(model_dir)
-    config_file = model_dir / "config.json"
-    if not config_file.is_file():
-        raise FileNotFoundError(f"`model_dir` {model_dir} has no config.json: pass the folder of a saved model.")
-    model_type = read_json(checked_file(model_dir, config_file.name)).get("model_type")
-    if not isinstance(model_type, str) or model_type not in FAMILY_OF:
-        raise ValueError(
-            f"`model_dir` {model_dir} holds a model of type {model_type!r}, but only {' and '.join(FAMILY_OF)} "
-            "have code here. Convert a checkpoint of the original with `groma convert` first."
-        )
     # All that can be wrong with the folder is found before anything is written.
+    contents = remote_code_contents(model_dir)
     files = model_files(model_dir)
-    contents = _contents_with_auto_map(model_dir, model_type)
     if output_dir is None or Path(output_dir).resolve() == model_dir.resolve():
-        _add_code(model_dir, FAMILY_OF[model_type], contents)
+        _add_code(model_dir, contents)
         return model_dir
     pickled = [name for name in PICKLED_WEIGHTS if (model_dir / name).exists()]
     if pickled and not {WEIGHTS_FILE, INDEX_FILE} & {path.name for path in files}:
@@ -227,18 +218,98 @@ def export_remote_code(model_dir: str | os.PathLike, output_dir: str | os.PathLi
     with complete_folder(output_dir, overwrite=False, sources=[model_dir]) as folder:
         for path in files:
             shutil.copyfile(path, folder / path.name)
-        _add_code(folder, FAMILY_OF[model_type], contents)
+        _add_code(folder, contents)
     return Path(output_dir)
 
 
-def _add_code(folder: Path, family: RemoteFamily, contents: dict[str, dict]) -> None:
-    for name, text in remote_code_files(family).items():
-        target, code = folder / name, text.encode()
-        if target.is_file() and target.read_bytes() != code:
-            logger.warning(f"{target} is replaced: the folder's own file differs from the code of this package.")
-        write_file(target, code)
+def remote_code_contents(model_dir: str | os.PathLike) -> dict[str, bytes]:
+    """The files that make a model folder load without this package: the code, and the settings that name it.
+
+    Args:
+        model_dir (`str` or `Path`): as for [`export_remote_code`].
+
+    Returns:
+        `dict[str, bytes]`: by their names, code first; config.json and the processor's files have `auto_map` entries.
+
+    Raises:
+        FileNotFoundError: `model_dir` has no config.json.
+        ValueError: its model is of neither family, or a file cannot be read.
+
+    Example:
+    >>> contents = remote_code_contents("hub_configs/groma-tiny")
+    >>> json.loads(contents["config.json"])["auto_map"]["AutoConfig"]
+    'configuration_groma.GromaConfig'
+    """
+    model_dir = Path(model_dir)
+    config_file = model_dir / "config.json"
+    if not config_file.is_file():
+        raise FileNotFoundError(f"`model_dir` {model_dir} has no config.json: pass the folder of a saved model.")
+    model_type = read_json(checked_file(model_dir, config_file.name)).get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILY_OF:
+        raise ValueError(
+            f"`model_dir` {model_dir} holds a model of type {model_type!r}, but only {' and '.join(FAMILY_OF)} "
+            "have code here. Convert a checkpoint of the original with `groma convert` first."
+        )
+    settings = _contents_with_auto_map(model_dir, model_type)
+    return {
+        **{name: text.encode() for name, text in remote_code_files(FAMILY_OF[model_type]).items()},
+        **{
+            name: (json.dumps(content, indent=2, sort_keys=True) + "\n").encode() for name, content in settings.items()
+        },
+    }
+
+
+def own_code(model_dir: str | os.PathLike) -> dict[str, bytes]:
+    """The code in a model folder that its settings name, with what it imports from the folder.
+
+    Args:
+        model_dir (`str` or `Path`): folder of a model.
+
+    Returns:
+        `dict[str, bytes]`: by the names of the files; empty if no `auto_map` names code here.
+
+    Raises:
+        ValueError: a file that is named is missing.
+
+    Example:
+    >>> own_code("hub_configs/groma-tiny")
+    {}
+    """
+    model_dir, entries = Path(model_dir), set()
+    for name in ("config.json", "processor_config.json", "preprocessor_config.json"):
+        if (model_dir / name).is_file():
+            content = read_json(checked_file(model_dir, name))
+            nested = content.get("image_processor")
+            for part in (content, nested if isinstance(nested, dict) else {}):
+                entries |= set(_named_modules(part.get("auto_map")))
+    for entry in sorted(entries):
+        if not (model_dir / f"{entry}.py").is_file():
+            raise ValueError(
+                f"`auto_map` of {model_dir} names the code {entry}.py, which is not there: add the code "
+                "(`--remote-code`, or `python -m transformers_groma.export_remote_code`)."
+            )
+    return {name: text.encode() for name, text in flatten(_paths(model_dir, entries), model_dir).items()}
+
+
+def _paths(folder: Path, names: Iterable[str]) -> list[Path]:
+    return [checked_file(folder, f"{name}.py") for name in sorted(names)]
+
+
+def _named_modules(auto_map: object) -> Iterable[str]:
+    """The modules of a folder that an `auto_map` names; `repo--module.Class` is elsewhere."""
+    values = auto_map.values() if isinstance(auto_map, dict) else ()
+    for value in values:
+        for name in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(name, str) and "--" not in name:
+                yield name.split(".")[0]
+
+
+def _add_code(folder: Path, contents: dict[str, bytes]) -> None:
     for name, content in contents.items():
-        write_file(folder / name, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+        target = folder / name
+        if name.endswith(".py") and target.is_file() and target.read_bytes() != content:
+            logger.warning(f"{target} is replaced: the folder's own file differs from the code of this package.")
+        write_file(target, content)
 
 
 def _contents_with_auto_map(folder: Path, model_type: str) -> dict[str, dict]:

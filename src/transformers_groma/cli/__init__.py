@@ -25,6 +25,7 @@ from .export_lm import add_export_lm
 from .locate import add_locate
 from .output import note
 from .propose import add_propose
+from .push import add_push
 from .segment import add_segment
 from .serve import add_serve
 from .train import add_train
@@ -109,6 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_data(commands)
     add_train(commands)
     add_evaluate(commands)
+    add_push(commands)
     add_app(commands)
     add_serve(commands)
     add_demo(commands)

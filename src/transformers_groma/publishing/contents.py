@@ -19,6 +19,7 @@ class Contents:
             among `files` are deleted with the push: shards of a dataset that now has fewer of them, for example.
         branch (`str`, *optional*): a branch that gets the same files beside `main`, for tools that look there.
         left_out (`tuple[str, ...]`): names in the folder that stay on this machine, to tell the user.
+        changes (`tuple[str, ...]`): what differs from the files in the folder, to tell the user.
     """
 
     repo_type: RepoType
@@ -26,6 +27,7 @@ class Contents:
     replaces: tuple[str, ...] = ()
     branch: str | None = None
     left_out: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
 
 
 def left_out_of(folder: Path, files: Mapping[str, Path | bytes]) -> tuple[str, ...]:

@@ -3,16 +3,13 @@
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from datasets import Dataset
 
 from .._files import write_file
 from ..data.mixtures import parse_weighted_spec
-from ..model_cards import fill_card
-
-ModelKind = Literal["chat", "detector", "glamm"]
-TEMPLATE = Path(__file__).with_suffix(".md")
+from ..model_cards import ModelKind, fill_model_card
 
 # The settings that distinguish trainings; the others are bookkeeping.
 RECIPE = (
@@ -93,11 +90,11 @@ def write_model_card(folder: Path, trainer: Any, kind: ModelKind = "chat") -> No
         recipe.insert(0, ("trained parts", ", ".join(details["trained_parts"])))
     recipe += details.get("recipe", {}).items()
     recipe += [(key.replace("_", " "), _plain(getattr(arguments, key))) for key in RECIPE]
-    card = fill_card(
-        TEMPLATE,
-        kind=kind,
-        name=name,
+    card = fill_model_card(
+        kind,
+        name,
         model=arguments.hub_model_id or name,
+        tags=["generated_from_trainer"],
         base_model=base_model if is_on_hub else None,
         start=None if base_model is None else public_name(base_model),
         datasets=details.get("datasets"),
@@ -105,6 +102,8 @@ def write_model_card(folder: Path, trainer: Any, kind: ModelKind = "chat") -> No
         recipe=recipe,
         metrics=_last_metrics(state.log_history),
         has_masks=details.get("has_masks", False),
+        is_adapter=(folder / "adapter_config.json").is_file(),
+        made_with="Trained",
     )
     write_file(folder / "README.md", card.encode())
 
