@@ -24,12 +24,13 @@ ROOMS = {
     "evaluation": ("root", "models", "family", "pipeline", "data", "shapes", "endpoints"),
     "training": ("root", "models", "family", "pipeline", "data", "evaluation"),
     "integrations": ("root", "models", "family", "pipeline", "data", "evaluation"),
+    "annotation": ("root", "models", "family", "pipeline", "data"),
     "serving": ("root", "models", "family", "pipeline"),
     "apps": ("root", "models", "family", "pipeline", "shapes", "serving"),
     "publishing": ("root", "data", "evaluation"),
     "cli": (
         *("root", "models", "family", "pipeline", "data", "shapes", "endpoints", "evaluation", "training"),
-        *("serving", "apps", "publishing"),
+        *("annotation", "serving", "apps", "publishing"),
     ),
 }
 # Modules beside the pure ones at the root that know models: the pipeline and what it is made of.

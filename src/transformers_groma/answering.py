@@ -148,7 +148,10 @@ def longest_prompt(pipe: Pipeline) -> int | None:
 
 
 def answer_questions(
-    pipe: Pipeline, questions: Sequence[ImageQuestion], settings: VerbSettings
+    pipe: Pipeline,
+    questions: Sequence[ImageQuestion],
+    settings: VerbSettings,
+    known: Mapping[int, PerceivedImage] | None = None,
 ) -> list[GroundedText] | list[list[GroundedText]]:
     """Answer questions, in batches. An image that several questions in a row are about is looked at once.
 
@@ -156,12 +159,13 @@ def answer_questions(
         pipe (`Pipeline`): has the model and its processor.
         questions (`Sequence[ImageQuestion]`): the questions.
         settings (`VerbSettings`): how they are answered, and how many go through the model together.
+        known (`Mapping[int, PerceivedImage]`, *optional*): images that were looked at before, see [`look_in_batches`].
 
     Returns:
         `list[GroundedText]`: the answer to each; with `num_return_sequences` above 1 a list for each.
     """
     answers = []
-    for batch, perceived in look_in_batches(pipe, questions, settings.batch_size):
+    for batch, perceived in look_in_batches(pipe, questions, settings.batch_size, known):
         with pipe.device_placement():
             prompt = prompt_of_questions(pipe, batch, perceived)
             output = generate(pipe, prompt, settings.generation)
@@ -170,7 +174,10 @@ def answer_questions(
 
 
 def look_in_batches(
-    pipe: Pipeline, questions: Sequence[ImageQuestion], batch_size: int
+    pipe: Pipeline,
+    questions: Sequence[ImageQuestion],
+    batch_size: int,
+    known: Mapping[int, PerceivedImage] | None = None,
 ) -> Iterator[tuple[Sequence[ImageQuestion], list[PerceivedImage]]]:
     """Go through questions in batches and look at their images; an image of several in a row is looked at once.
 
@@ -178,16 +185,20 @@ def look_in_batches(
         pipe (`Pipeline`): has the model and its processor.
         questions (`Sequence[ImageQuestion]`): the questions.
         batch_size (`int`): how many go together.
+        known (`Mapping[int, PerceivedImage]`, *optional*): images that were looked at before, by the `id`
+            of what was read. The caller keeps them; others are kept for the next batch only.
     """
+    known = known or {}
     seen: dict[int, PerceivedImage] = {}  # of this batch and the one before, by the identity of what was read
     for start in range(0, len(questions), batch_size):
         batch = questions[start : start + batch_size]
         with pipe.device_placement():
             images = {id(question.image): question.image for question in batch}
-            new = [key for key in images if key not in seen]
+            new = [key for key in images if key not in seen and key not in known]
             found = perceive(pipe.model, pipe.processor, [images[key].pixels for key in new])
             seen = {key: seen[key] for key in images if key in seen} | dict(zip(new, found, strict=True))
-        yield batch, [seen[id(question.image)] for question in batch]
+        keys = [id(question.image) for question in batch]
+        yield batch, [known[key] if key in known else seen[key] for key in keys]
 
 
 def generate(pipe: Pipeline, prompt: Prompt, generation: Generation, **kwargs: Any) -> Any:

@@ -21,7 +21,11 @@ from .verb_inputs import ImageQuestion
 
 
 def segment_regions(
-    pipe: Pipeline, questions: Sequence[ImageQuestion], batch_size: int, multimask: bool = False
+    pipe: Pipeline,
+    questions: Sequence[ImageQuestion],
+    batch_size: int,
+    multimask: bool = False,
+    known: Mapping[int, PerceivedImage] | None = None,
 ) -> list[Regions]:
     """Segment regions of images, in batches. An image that several entries in a row are about is looked at once.
 
@@ -31,6 +35,7 @@ def segment_regions(
         batch_size (`int`): how many go through the model together.
         multimask (`bool`): several masks for the one region of each entry, which may mean a part, an object or a
             group.
+        known (`Mapping[int, PerceivedImage]`, *optional*): images that were looked at before, see [`look_in_batches`].
 
     Returns:
         `list[Regions]`: for each entry its regions, or the candidates for its region, best first. They have masks;
@@ -38,7 +43,7 @@ def segment_regions(
     """
     segment = _candidates if multimask else _segment
     found: list[Regions] = []
-    for batch, perceived in look_in_batches(pipe, questions, batch_size):
+    for batch, perceived in look_in_batches(pipe, questions, batch_size, known):
         with pipe.device_placement():
             found += segment(pipe, perceived, [question.regions for question in batch])
     return found

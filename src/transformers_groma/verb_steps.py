@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 from transformers.pipelines.base import Pipeline
 
 from .answer_masks import check_mask_decoder
-from .answer_settings import Generation, RegionFormat, VerbSettings, check_names, check_values
+from .answer_settings import Generation, ListSettings, RegionFormat, VerbSettings, check_names, check_values
 from .answering import answer_questions, check_length, stream_question
 from .grounding import GroundedText
 from .questions import QuestionWording
@@ -53,6 +53,23 @@ class VerbSteps(Pipeline):
                 f"{', '.join(map(repr, wording.kinds))}. Use `ask`, or load another model."
             )
         return partial(wording.parts, kind, text_part)
+
+    def list_settings(self, **settings: Unpack[ListSettings]) -> VerbSettings:
+        """How lists of questions are answered, checked, for callers that ask them with `answer_questions`.
+
+        Args:
+            **settings: `max_new_tokens`, `generate_kwargs`, `masks` and `batch_size`, as the verbs take them.
+
+        Returns:
+            `VerbSettings`: with the pipeline's own where nothing is given.
+
+        Raises:
+            TypeError: an unknown setting.
+            ValueError: bad settings, or `masks=True` with a model that has no mask decoder.
+        """
+        checked = self._settings("list_settings", settings, ListSettings, "nothing else")
+        checked.generation.check()
+        return checked
 
     def _settings(self, verb: str, settings: Mapping[str, Any], known: type, arguments: str) -> VerbSettings:
         """Check keyword arguments and fill in the pipeline's own."""

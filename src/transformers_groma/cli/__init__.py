@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from .._output_errors import OutputError, writing
+from .annotate import add_annotate
 from .app import add_app
 from .arguments import CommandError, CommandParser, OneLineParser, VersionAction, one_line
 from .ask import add_ask
@@ -106,6 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_chat(commands)
     add_propose(commands)
     add_convert(commands)
+    add_annotate(commands)
     add_export_lm(commands)
     add_data(commands)
     add_train(commands)

@@ -52,6 +52,8 @@ ANNOTATION_FEATURES = Features(
     }
 )
 ANNOTATION_SCHEMA: pa.Schema = ANNOTATION_FEATURES.arrow_schema
+# The split of all rows, at the head of the names of files.
+SHARD_SPLIT = "train"
 _SHARD = re.compile(r"(\w+)-(\d{5,})-of-(\d{5,})\.parquet")
 
 
@@ -312,6 +314,7 @@ __all__ = [
     "LOCATED",
     "ORIGINS",
     "PROPOSAL",
+    "SHARD_SPLIT",
     "SOURCE",
     "AnnotatedImage",
     "AnnotatedPhrase",
