@@ -11,9 +11,10 @@ import pytest
 from tests.run_document import blocks
 from tests.serving.served_process import served
 from tests.tiny import MASK_DECODER
-from transformers_groma.cli import build_parser
+from transformers_groma.cli import build_parser, main
 from transformers_groma.masks import rle_to_mask
 from transformers_groma.point_inputs import MAX_POINTS
+from transformers_groma.serving.proxy_errors import CALLBACK, CALLBACK_VARIABLE
 
 REPOSITORY = Path(__file__).parents[1]
 DOCUMENT = REPOSITORY / "docs" / "serve.md"
@@ -50,7 +51,9 @@ def test_its_first_line_is_the_one_that_it_names(server):
 
 def test_the_commands(server, tmp_path):
     """All but the first: the server runs already, and the demo takes its time."""
-    (start, other, watch) = [text for language, text in blocks(DOCUMENT) if language == "bash"]
+    (start, other, watch) = [
+        text for language, text in blocks(DOCUMENT) if language == "bash" and "--replicas" not in text
+    ]
     demo, serve, curl = start.split("\n", 2)
     assert demo.startswith("groma demo ") and serve.startswith("groma serve &")
     assert "--retry-connrefused" in curl  # it runs before the server listens
@@ -74,6 +77,23 @@ def test_the_commands(server, tmp_path):
     metrics = set(re.findall(r"^(groma_\w+)", shown, flags=re.MULTILINE))
     for name in re.findall(r"`(groma_\w+)`", DOCUMENT.read_text(encoding="utf-8")):
         assert any(metric.startswith(name) for metric in metrics) or name == "groma_image_downloads_total"
+
+
+def test_the_commands_of_replicas(tmp_path, monkeypatch, tiny_dir, capsys):
+    """They are ones of the command line; the file is written. tests/serving/test_replicas.py runs the rest."""
+    alone, cluster = [text for language, text in blocks(DOCUMENT) if language == "bash" and "--replicas" in text]
+    shown = [str(build_parser().parse_args(line.split()[1:]).replicas) for line in alone.splitlines()]
+    assert shown == ["2", "1-4"]
+    write, export, *others = cluster.splitlines()
+    assert export == f"export {CALLBACK_VARIABLE}={CALLBACK}"
+    assert others == ["ray start --head", "serve deploy serve.yaml"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "keys.txt").write_text("sk-secret\n")
+    assert main([*write.replace("groma-7b", str(tiny_dir)).split()[1:], "--device", "cpu"]) == 0
+    written = (tmp_path / "serve.yaml").read_text()
+    assert "import_path: transformers_groma.cli.ray_serve:build" in written and "secret" not in written
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert "serve run\ntransformers_groma.cli.ray_serve:build model=groma-7b" in text
 
 
 def test_the_python_code(server, capsys):
