@@ -5,9 +5,10 @@ import socket
 import pytest
 import yaml
 
-from transformers_groma.cli import serve_replicas
+from transformers_groma.cli import build_parser, serve_replicas
 from transformers_groma.cli.arguments import CommandError
 from transformers_groma.cli.ray_serve import read_values
+from transformers_groma.cli.run_replicas import check_room, resources_of
 from transformers_groma.cli.serve_replicas import missing_packages
 from transformers_groma.serving.replica_options import ReplicaCount
 
@@ -23,7 +24,7 @@ def no_ray(monkeypatch):
     def start(*arguments):
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr(serve_replicas, "_ray", start)
+    monkeypatch.setattr(serve_replicas, "serve_until_signal", start)
 
 
 def error_of(run, *arguments) -> str:
@@ -146,7 +147,7 @@ def test_ray_accepts_the_file(run, tmp_path, replicas):
 )
 def test_replicas_without_room_are_refused(cluster, words):
     def check():
-        serve_replicas._check_room(cluster, ReplicaCount(1, 2), {"cpus": 1.0, "gpus": 0.0}, own=True)
+        check_room(cluster, ReplicaCount(1, 2), {"cpus": 1.0, "gpus": 0.0}, own=True)
 
     if words is None:
         check()
@@ -154,4 +155,19 @@ def test_replicas_without_room_are_refused(cluster, words):
         with pytest.raises(CommandError, match=words):
             check()
     with pytest.raises(CommandError, match="needs 2 GPUs, 1 for each, and the Ray cluster has 0"):
-        serve_replicas._check_room({"CPU": 8.0}, ReplicaCount(2, 2), {"cpus": 1.0, "gpus": 1.0}, own=False)
+        check_room({"CPU": 8.0}, ReplicaCount(2, 2), {"cpus": 1.0, "gpus": 1.0}, own=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "has_gpus", "gpus"),
+    [
+        ([], False, 0.0),
+        ([], True, 1.0),
+        (["--device", "cpu"], True, 0.0),
+        (["--device", "cuda"], False, 1.0),  # the replicas' machines may have them
+        (["--gpus-per-replica", "0.25"], True, 0.25),
+    ],
+)
+def test_each_replica_has_a_gpu_where_there_are_gpus(words, has_gpus, gpus):
+    arguments = build_parser().parse_args(["serve", "--replicas", "2", "--shutdown-timeout", "7", *words])
+    assert resources_of(arguments, has_gpus) == {"cpus": 1.0, "gpus": gpus, "shutdown_timeout": 7.0}
