@@ -114,7 +114,7 @@ def _ray(address: str | None, stop: _StopSignals) -> Iterator[tuple[str, "RayHea
         yield address, head
     finally:
         if head is not None:
-            head.stop()
+            head.stop(keep_logs=not head.is_running)
 
 
 def _serve(
@@ -142,6 +142,7 @@ def _serve(
     signal.signal(signal.SIGTERM, stop.handle)
     signal.signal(signal.SIGINT, stop.handle)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    has_started = False
     try:
         cluster = ray.cluster_resources()
         resources = resources_of(arguments, cluster.get("GPU", 0.0) > 0)
@@ -151,6 +152,7 @@ def _serve(
                 f"Ray Serve runs on {address} already, with its own port and applications: write a file with "
                 "--write-config, and add the application to those with `serve deploy`."
             )
+        has_started = True
         quiet = {"log_level": "WARNING", "enable_access_log": False}
         where = "HeadOnly" if head is not None else "EveryNode"
         options = {"host": arguments.host, "port": port}
@@ -183,7 +185,7 @@ def _serve(
             )
             _finish(serve, arguments.shutdown_timeout)
     finally:
-        if head is None:  # Serve is ours, the Ray is not
+        if has_started and head is None:  # this Ray stays, with whatever else runs on it
             serve.shutdown()
         ray.shutdown()
 
@@ -226,13 +228,14 @@ def _wait_until_running(
         status, message, states = _status(serve, head)
         if status == "RUNNING":
             return states
-        if status in ("DEPLOY_FAILED", "UNHEALTHY"):
+        if status == "DEPLOY_FAILED":
             raise CommandError(f"the replicas did not start: {reason_of(message)}")
         if time.monotonic() - reported > _REPORT_SECONDS:
             reported = time.monotonic()
+            reason = f" ({reason_of(message)})" if message else ""
             note(
                 f"groma serve: {states.get('RUNNING', 0)} of {counted(count.least, 'replica')} run, the others load "
-                "the model or wait for CPUs and GPUs that other programs of this Ray have"
+                f"the model or wait for CPUs and GPUs that other programs of this Ray have{reason}"
             )
         stop.wait(_LOOK_SECONDS)
 
@@ -258,7 +261,7 @@ def _status(serve: Any, head: "RayHead | None") -> tuple[str, str, dict[str, int
     from ..serving.replica_options import APP_NAME, DEPLOYMENT_NAME
 
     if head is not None and not head.is_running:
-        raise CommandError(f"Ray has ended by itself. Its logs were in {head.folder}.")
+        raise CommandError(f"Ray has ended by itself. Its logs are in {head.folder}.")
     try:
         found = serve.status().applications.get(APP_NAME)
     except Exception as error:  # Ray has one for each part of it that may be gone
