@@ -207,6 +207,11 @@ def test_eval_results_of_the_hub(model_dir, run):
     assert (entry.dataset_id, entry.task_id, entry.value) == ("org/refcoco", "rec_val", 0.8953)
 
 
+def test_a_part_of_a_dataset_is_not_for_leaderboards(model_dir, run):
+    assert add_results_to_card(model_dir, run("a", limit=100)) == [model_dir / "README.md"]
+    assert ("referring-expression-comprehension", "org/refcoco", "val", "acc@0.5") in entries(model_dir)
+
+
 def test_local_datasets_are_named_without_their_place(model_dir, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "refcoco").mkdir(parents=True)

@@ -1,8 +1,8 @@
 """Writes metrics of `groma evaluate` into a model card, where the Hub reads them.
 
 `model-index` in the metadata of `README.md` holds all metrics. `.eval_results/*.yaml` holds the main metric of runs on
-datasets of the Hub: it appears on the model's page and in the leaderboard of the dataset, if that is registered as a
-benchmark with these task ids (https://huggingface.co/docs/hub/eval-results).
+datasets of the Hub, all of their rows: it appears on the model's page and in the leaderboard of the dataset, if that is
+registered as a benchmark with these task ids (https://huggingface.co/docs/hub/eval-results).
 """
 
 import math
@@ -190,7 +190,9 @@ def _hub_eval_results(run: Results) -> list[tuple[str, str]]:
     main_metric = TASKS[run.benchmark].main_metric
     value = run.metrics.get(main_metric, math.nan)
     dataset, split = run.settings["dataset"], run.settings.get("split")
-    if not _is_on_hub(dataset) or not math.isfinite(value) or value < 0:
+    # A part of the rows (`--limit`) does not compare with what others report for all of them.
+    is_whole = run.settings.get("limit") is None
+    if not is_whole or not _is_on_hub(dataset) or not math.isfinite(value) or value < 0:
         return []
     protocol = run.settings.get("protocol")
     # Answers of another protocol belong to a task of their own.
