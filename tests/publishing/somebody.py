@@ -49,6 +49,8 @@ class Somebody:
         # One thread: threads that wait for each other take the time of all.
         own |= {"PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1", "GROMA_KERNELS": "reference"}
         own |= {"HF_EVALUATE_OFFLINE": "0", "HF_UPDATE_DOWNLOAD_COUNTS": "0", "HF_DATASETS_OFFLINE": "0"}
+        # kernels 0.17.2 sends a header that httpx2 refuses where telemetry is off.
+        own |= {"HF_HUB_DISABLE_TELEMETRY": "0", "DO_NOT_TRACK": "0"}
         return os.environ | self.hub.environment(self.home / "cache", self.token) | own | more
 
     def run(self, code: str, *arguments: object, fails: bool = False, **environment: str) -> str:

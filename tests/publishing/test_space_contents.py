@@ -7,7 +7,7 @@ from huggingface_hub import RepoCard
 
 from transformers_groma import __version__
 from transformers_groma.publishing.metric_contents import metric_contents
-from transformers_groma.publishing.space_contents import app_space_contents, space_contents
+from transformers_groma.publishing.space_contents import app_space_contents, space_contents, space_sdk
 
 REPOSITORY = Path(__file__).parents[2]
 SPACE = REPOSITORY / "hub_configs" / "space"
@@ -93,3 +93,11 @@ def test_a_metric_has_the_name_of_its_space(tmp_path):
 def test_a_metric_needs_metadata(tmp_path):
     with pytest.raises(ValueError, match="has no metadata of a Space"):
         metric_contents(metric(tmp_path / "mine", "# Mine"), "org/mine")
+
+
+def test_a_space_runs_on_what_the_hub_has(tmp_path):
+    assert (
+        space_sdk(metric_contents(metric(tmp_path / "mine", CARD.replace("gradio", "static")), "org/mine")) == "static"
+    )
+    with pytest.raises(ValueError, match="`sdk: flash`, and the Hub runs gradio, static"):
+        space_sdk(metric_contents(metric(tmp_path / "other", CARD.replace("gradio", "flash")), "org/other"))

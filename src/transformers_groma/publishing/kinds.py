@@ -66,18 +66,36 @@ def card_metadata(folder: Path) -> dict[str, Any]:
     'static'
     """
     path = folder / "README.md"
-    if not path.is_file():
-        return {}
-    lines = path.read_text(encoding="utf-8").splitlines()
+    return metadata_of(path.read_text(encoding="utf-8"), path) if path.is_file() else {}
+
+
+def metadata_of(card: str, name: str | Path = "README.md") -> dict[str, Any]:
+    """The metadata at the head of a card.
+
+    Args:
+        card (`str`): its text.
+        name (`str` or `Path`): what errors call it.
+
+    Returns:
+        `dict`: empty without metadata.
+
+    Raises:
+        ValueError: the metadata is not a YAML object.
+
+    Example:
+    >>> metadata_of("---\nsdk: static\n---\n# Title\n")
+    {'sdk': 'static'}
+    """
+    lines = card.splitlines()
     if not lines or lines[0].strip() != "---" or "---" not in (ends := [line.strip() for line in lines[1:]]):
         return {}
     try:
         metadata = yaml.safe_load("\n".join(lines[1 : 1 + ends.index("---")]))
     except yaml.YAMLError as error:
-        raise ValueError(f"The metadata of {path} is not YAML ({error}). Correct it, then push again.") from error
+        raise ValueError(f"The metadata of {name} is not YAML ({error}). Correct it, then push again.") from error
     if metadata is not None and not isinstance(metadata, dict):
-        raise ValueError(f"The metadata of {path} is not a list of `name: value`. Correct it, then push again.")
+        raise ValueError(f"The metadata of {name} is not a list of `name: value`. Correct it, then push again.")
     return metadata or {}
 
 
-__all__ = ["KINDS", "Kind", "card_metadata", "kind_of"]
+__all__ = ["KINDS", "Kind", "card_metadata", "kind_of", "metadata_of"]

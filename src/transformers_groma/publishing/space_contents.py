@@ -7,11 +7,12 @@ from huggingface_hub import RepoCard
 from .. import __version__
 from ..markdown import python_string
 from .contents import Contents, left_out_of
-from .kinds import card_metadata
+from .kinds import card_metadata, metadata_of
 
 # What programs leave in a folder.
 CACHES = ("__pycache__", "node_modules", "venv")
 COMPILED = (".pyc", ".pyo")
+SDKS = ("gradio", "static", "docker", "streamlit")
 # The line of our app that names its model.
 _MODEL_LINE = 'MODEL = ""'
 _PACKAGE_LINE = "transformers-groma[app]"
@@ -79,6 +80,30 @@ def app_space_contents(template: Path, model: str) -> Contents:
     return Contents("space", files)
 
 
+def space_sdk(contents: Contents) -> str:
+    """What a Space runs on, which the Hub wants to know before its files are there.
+
+    Args:
+        contents (`Contents`): of a Space.
+
+    Returns:
+        `str`: `"gradio"`, `"static"`, `"docker"` or `"streamlit"`, as its card says.
+
+    Raises:
+        ValueError: the card names none of these.
+
+    Example:
+    >>> space_sdk(space_contents(Path("hub_configs/space")))
+    'gradio'
+    """
+    source = contents.files["README.md"]
+    card = source if isinstance(source, bytes) else source.read_bytes()
+    sdk = metadata_of(card.decode("utf-8")).get("sdk")
+    if sdk not in SDKS:
+        raise ValueError(f"README.md says `sdk: {sdk}`, and the Hub runs {', '.join(SDKS)}. Correct it.")
+    return sdk
+
+
 def _replaced(text: str, line: str, by: str) -> str:
     """A text with one of its lines replaced."""
     lines = text.splitlines()
@@ -86,4 +111,4 @@ def _replaced(text: str, line: str, by: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-__all__ = ["app_space_contents", "space_contents"]
+__all__ = ["app_space_contents", "space_contents", "space_sdk"]

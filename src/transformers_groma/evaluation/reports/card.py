@@ -1,7 +1,7 @@
 """Writes metrics of `groma evaluate` into a model card, where the Hub reads them.
 
 `model-index` in the metadata of `README.md` holds all metrics. `.eval_results/*.yaml` holds the main metric of runs on
-datasets of the Hub, all of their rows: it appears on the model's page and in the leaderboard of the dataset, if that is
+all rows of a dataset of the Hub: it appears on the model's page and in the leaderboard of the dataset, if that is
 registered as a benchmark with these task ids (https://huggingface.co/docs/hub/eval-results).
 """
 
