@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .arguments import CommandError
 from .models import source_checkout
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 KINDS = ("model", "dataset", "metric", "space", "kernel")
 # Which kinds an option is for, by its name among the arguments.
-_KINDS_OF_OPTIONS = {
+KINDS_OF_OPTIONS = {
     "remote_code": ("model",),
     "base_model": ("model",),
     "license": ("model", "dataset"),
@@ -36,7 +37,7 @@ def kind_to_push(arguments: argparse.Namespace) -> str:
     from ..publishing.kinds import kind_of
 
     kind = arguments.kind or kind_of(arguments.folder)
-    for option, kinds in _KINDS_OF_OPTIONS.items():
+    for option, kinds in KINDS_OF_OPTIONS.items():
         if getattr(arguments, option) not in (None, False) and kind not in kinds:
             flag = f"--{option.replace('_', '-')}"
             raise ValueError(f"{flag} is for a {' or '.join(kinds)}, and this is a {kind}: leave it out.")
@@ -47,11 +48,17 @@ def contents_of(kind: str, arguments: argparse.Namespace) -> "Contents":
     """The files of a push.
 
     Raises:
-        ValueError: something about them is wrong; the message says what.
+        CommandError: a package is missing.
+        ValueError: something about the files is wrong; the message says what.
     """
     folder, repo_id = arguments.folder, arguments.repo_id
     if kind == "dataset":
-        from ..publishing.dataset_contents import dataset_contents
+        try:
+            from ..publishing.dataset_contents import dataset_contents
+        except ImportError as error:
+            raise CommandError(
+                f'{error}. Install what datasets need: pip install "transformers-groma[data]".'
+            ) from error
 
         return dataset_contents(folder, repo_id, arguments.license)
     if kind == "metric":
@@ -137,4 +144,4 @@ def how_to_load(kind: str, contents: "Contents", repo_id: str, revision: str | N
     return []
 
 
-__all__ = ["KINDS", "contents_of", "how_to_load", "is_app_of_model", "kind_to_push"]
+__all__ = ["KINDS", "KINDS_OF_OPTIONS", "contents_of", "how_to_load", "is_app_of_model", "kind_to_push"]

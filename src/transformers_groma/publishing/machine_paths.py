@@ -4,12 +4,13 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from .contents import Contents
+
+# Whoever pushes a model needs no Parquet files.
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Columns of a dataset that name files. What people say in a conversation may look like a path and stays.
 NAMING_COLUMNS = ("path", "file", "file_name", "image_id", "image", "source")
@@ -86,6 +87,8 @@ def _searched(name: str, source: Path | bytes) -> Iterator[bytes]:
 
 
 def _check_parquet(name: str, path: Path) -> None:
+    import pyarrow.parquet as pq
+
     file = pq.ParquetFile(path)
     columns = [
         file.schema.column(index).path
@@ -107,8 +110,10 @@ def _is_naming(column: Any) -> bool:
     return is_text and column.path.split(".")[-1] in NAMING_COLUMNS
 
 
-def _texts(values: pa.Array) -> Iterator[str]:
+def _texts(values: "pa.Array") -> Iterator[str]:
     """All different texts of a column, whatever they are nested in."""
+    import pyarrow as pa
+
     while pa.types.is_struct(values.type) or pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         # A column was chosen by its path, so each struct on the way has this one field.
         values = values.flatten() if not pa.types.is_struct(values.type) else values.field(0)
