@@ -7,6 +7,8 @@ from transformers_groma.shapes.wording import sentence, with_article, words
 
 TESTS = Path(__file__).parents[1]
 PHOTO = TESTS / "fixtures" / "photos" / "cat_and_dog.jpg"
+# What files of answers say about their image.
+PHOTO_NOTE = {"name": str(PHOTO), "width": 800, "height": 601}
 TINY = TESTS.parent / "hub_configs" / "groma-tiny"
 BOX = "30,212,372,585"
 SHORT = ("--max-new-tokens", "8")

@@ -10,7 +10,7 @@ from transformers_groma import GroundedText, ImageGroundingPipeline, Regions
 from transformers_groma.cli import models
 from transformers_groma.cli.output import printable
 
-from .samples import BOX, PHOTO, SHORT
+from .samples import BOX, PHOTO, PHOTO_NOTE, SHORT
 
 
 def test_chat_json_is_all_of_stdout(chat):
@@ -88,7 +88,8 @@ def test_chat_writes_files(chat, tmp_path):
     code, out, err = chat("What is <region>?", "--box", BOX, "--json", "--output", folder)
     assert code == 0
     assert str(folder) in err
-    assert json.loads((folder / "answer.json").read_text(encoding="utf-8")) == json.loads(out)
+    written = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
+    assert written == {**json.loads(out), "image": PHOTO_NOTE}
     with Image.open(PHOTO) as photo, Image.open(folder / "answer.png") as drawn:
         assert drawn.format == "PNG"
         assert drawn.width == photo.width and drawn.height > photo.height

@@ -4,6 +4,7 @@ import builtins
 import io
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -95,7 +96,9 @@ def test_json_and_files_of_each_turn(talk, tmp_path):
     answers = [json.loads(line) for line in out.splitlines()]
     assert [answer["text"] for answer in answers] == [truth(0), truth(4)]
     for number, answer in enumerate(answers, start=1):
-        assert json.loads((tmp_path / f"answer_{number}.json").read_text(encoding="utf-8")) == answer
+        written = json.loads((tmp_path / f"answer_{number}.json").read_text(encoding="utf-8"))
+        image = written.pop("image")
+        assert written == answer and Path(image["name"]).is_file() and image["width"] == image["height"] == 448
         assert (tmp_path / f"answer_{number}.png").is_file()
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from transformers_groma.masks import rle_to_mask
 
-from .samples import PHOTO, SCENE, SHORT, TINY, box_of, truth
+from .samples import PHOTO, PHOTO_NOTE, SCENE, SHORT, TINY, box_of, truth
 
 POINT = "120,300"
 
@@ -74,7 +74,8 @@ def test_regions_in_every_form_have_masks(about_photo, disc_png, tmp_path):
     regions = json.loads(out)["regions"]
     assert code == 0 and all("mask" in region for region in regions[:4])
     assert not any("mask" in region for region in regions[4:])
-    assert json.loads((tmp_path / "answer.json").read_text(encoding="utf-8")) == json.loads(out)
+    written = json.loads((tmp_path / "answer.json").read_text(encoding="utf-8"))
+    assert written == {**json.loads(out), "image": PHOTO_NOTE}
     without, _, _ = about_photo("ask", "What is this?", *every, "--output", tmp_path / "plain", *SHORT)
     assert without == 0
     with Image.open(tmp_path / "answer.png") as drawn, Image.open(tmp_path / "plain" / "answer.png") as plain:
@@ -143,7 +144,8 @@ def test_propose_with_masks(about_photo, tmp_path):
         {**region, "mask": None} for region in plain
     ]
     assert all(mask_of(region).shape == (601, 800) for region in regions)
-    assert json.loads((tmp_path / "proposals.json").read_text())["regions"] == regions
+    written = json.loads((tmp_path / "proposals.json").read_text())
+    assert written["regions"] == regions and written["image"] == PHOTO_NOTE
     table = about_photo("propose", "--masks")[1].splitlines()
     assert len(table) == 1 + len(regions) and table[1].split()[-1] == str(mask_of(regions[0]).sum())
 

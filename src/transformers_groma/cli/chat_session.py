@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .arguments import CommandError, errors_of, generate_kwargs
 from .models import check_region
-from .output import note, print_answer, print_stream, write_answer
+from .output import image_note, note, print_answer, print_stream, write_answer
 from .region_arguments import (
     ambiguity_word,
     box_region,
@@ -70,7 +70,7 @@ def run_session(arguments: argparse.Namespace) -> None:
             elif text:
                 answer = _ask(chat, text, regions, arguments, name, is_terminal)
                 regions = []
-                _write(folder, chat, answer, image)
+                _write(folder, chat, answer, image, image_note(arguments.image, image))
         except CommandError as error:
             if not is_terminal:
                 raise
@@ -168,8 +168,10 @@ def _ask(
         return written
 
 
-def _write(folder: Path | None, chat: "GroundedChat", answer: "GroundedText", image: "Image.Image") -> None:
+def _write(
+    folder: Path | None, chat: "GroundedChat", answer: "GroundedText", image: "Image.Image", notes: dict[str, Any]
+) -> None:
     if folder is not None:
         name = f"answer_{len(chat.turns)}"
-        write_answer(folder, name, answer, image, question=chat.turns[-1].question)
+        write_answer(folder, name, answer, image, notes, chat.turns[-1].question)
         note(f"wrote {folder / name}.json and {folder / name}.png")

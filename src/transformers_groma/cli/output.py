@@ -92,6 +92,11 @@ def note(text: str) -> None:
     print(printable(text), file=sys.stderr)
 
 
+def image_note(source: str, image: "Image.Image") -> dict[str, Any]:
+    """What the JSON of an answer says about its image, for programs that read it later: name and size in pixels."""
+    return {"image": {"name": source, "width": image.width, "height": image.height}}
+
+
 def write_answer(
     folder: Path,
     name: str,
@@ -109,6 +114,7 @@ def write_answers(
     answers: "Sequence[GroundedText]",
     image: "Image.Image",
     questions: Sequence[str | None] | None = None,
+    notes: dict[str, Any] | None = None,
 ) -> None:
     """Write the answers of a command, `answer` or, if there are several, `answer_1`, `answer_2`, …; notes which files.
 
@@ -117,23 +123,32 @@ def write_answers(
         answers (`Sequence[GroundedText]`): the answers.
         image (`PIL.Image.Image`): that they are about.
         questions (`Sequence[str]`, *optional*): what was asked, to be drawn above each.
+        notes (`dict`, *optional*): what else the JSON of each says.
     """
     if folder is None:
         return
     for index, answer in enumerate(answers):
         name = "answer" if len(answers) == 1 else f"answer_{index + 1}"
-        write_answer(folder, name, answer, image, question=None if questions is None else questions[index])
+        write_answer(folder, name, answer, image, notes, None if questions is None else questions[index])
         note(f"wrote {folder / name}.json and {folder / name}.png")
 
 
-def write_proposals(folder: Path, regions: "Regions", image: "Image.Image", name: str = "proposals") -> None:
+def write_proposals(
+    folder: Path,
+    regions: "Regions",
+    image: "Image.Image",
+    name: str = "proposals",
+    notes: dict[str, Any] | None = None,
+) -> None:
     """Write regions as JSON, and the image that shows them: both or neither."""
     from ..visualization import draw_proposals
 
-    _write_pair(folder, name, regions.to_dict(), draw_proposals(image, regions))
+    _write_pair(folder, name, {**regions.to_dict(), **(notes or {})}, draw_proposals(image, regions))
 
 
-def write_segments(folder: Path, name: str, regions: "Regions", image: "Image.Image") -> None:
+def write_segments(
+    folder: Path, name: str, regions: "Regions", image: "Image.Image", notes: dict[str, Any] | None = None
+) -> None:
     """Write regions with masks as JSON, the image that shows them, and each mask as an image: all or nothing."""
     import numpy as np
     from PIL import Image
@@ -146,7 +161,7 @@ def write_segments(folder: Path, name: str, regions: "Regions", image: "Image.Im
         folder / _mask_file(name, number): Image.fromarray(mask.astype(np.uint8) * 255)
         for number, mask in enumerate(regions.masks, start=1)
     }
-    _write_pair(folder, name, regions.to_dict(), drawn, masks)
+    _write_pair(folder, name, {**regions.to_dict(), **(notes or {})}, drawn, masks)
 
 
 def earlier_masks(folder: Path, name: str, count: int) -> list[str]:

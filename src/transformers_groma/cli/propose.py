@@ -4,7 +4,7 @@ import argparse
 
 from .arguments import add_command, add_model_arguments, add_output_arguments, checked_folder, loading_options
 from .models import open_upright, propose_regions
-from .output import note, print_regions, write_proposals
+from .output import image_note, note, print_regions, write_proposals
 from .verb_commands import add_masks_argument
 
 
@@ -32,5 +32,5 @@ def run_propose(arguments: argparse.Namespace) -> None:
     regions = propose_regions(arguments.model, image, arguments.device, options, arguments.masks)
     print_regions(regions, arguments.json)
     if folder is not None:
-        write_proposals(folder, regions, image)
+        write_proposals(folder, regions, image, notes=image_note(arguments.image, image))
         note(f"wrote {folder / 'proposals.json'} and {folder / 'proposals.png'}")

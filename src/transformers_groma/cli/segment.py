@@ -4,7 +4,7 @@ import argparse
 
 from .._words import counted
 from .arguments import MAX_NEW_TOKENS, CommandError, add_command, errors_of, generate_kwargs
-from .output import earlier_masks, note, print_regions, write_segments
+from .output import earlier_masks, image_note, note, print_regions, write_segments
 from .region_arguments import check_region_given
 from .verb_commands import add_answer_arguments, add_image_argument, open_all
 
@@ -67,7 +67,8 @@ def run_segment(arguments: argparse.Namespace) -> None:
         print_regions(regions, arguments.json)
         if opened.folder is not None:
             name = "segments" if len(found) == 1 else f"segments_{index + 1}"
-            write_segments(opened.folder, name, regions, opened.image)
+            notes = image_note(arguments.image, opened.image)
+            write_segments(opened.folder, name, regions, opened.image, notes)
             masks = counted(len(regions), "mask")
             note(f"wrote {opened.folder / name}.json, {opened.folder / name}.png and {masks}")
             if earlier := earlier_masks(opened.folder, name, len(regions)):

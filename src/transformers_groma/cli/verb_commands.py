@@ -14,7 +14,7 @@ from .arguments import (
     loading_options,
 )
 from .models import check_masks, check_regions, load_pipeline, open_upright, seed_sampling
-from .output import print_answer, print_stream, write_answers
+from .output import image_note, print_answer, print_stream, write_answers
 from .region_arguments import add_region_arguments
 
 if TYPE_CHECKING:
@@ -132,4 +132,4 @@ def show_answers(
     else:
         for answer in answers:
             print_answer(answer, arguments.json)
-    write_answers(opened.folder, answers, opened.image, questions)
+    write_answers(opened.folder, answers, opened.image, questions, image_note(arguments.image, opened.image))
