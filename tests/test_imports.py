@@ -19,6 +19,7 @@ ROOMS = {
     "family": ("root", "models"),
     "pipeline": ("root", "models", "family"),
     "data": ("root",),
+    "exports": ("root", "data"),
     "shapes": ("root", "data"),
     "endpoints": ("root",),
     "evaluation": ("root", "models", "family", "pipeline", "data", "shapes", "endpoints"),
@@ -30,7 +31,7 @@ ROOMS = {
     "publishing": ("root", "data", "evaluation"),
     "cli": (
         *("root", "models", "family", "pipeline", "data", "shapes", "endpoints", "evaluation", "training"),
-        *("annotation", "serving", "apps", "publishing"),
+        *("annotation", "serving", "apps", "publishing", "exports"),
     ),
 }
 # Modules beside the pure ones at the root that know models: the pipeline and what it is made of.

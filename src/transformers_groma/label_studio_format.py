@@ -73,8 +73,8 @@ def label_studio_prediction(
     """A prediction for one image, as tasks have it and as a machine learning backend answers.
 
     Args:
-        objects (`Sequence[LabelledObject]`): boxes are `xyxy` in absolute pixels of the upright image. An object whose
-            phrase differs from its label has it as a text.
+        objects (`Sequence[LabelledObject]`): boxes are `xyxy` in absolute pixels of the upright image. What is said
+            about one, its phrase if it differs from its label and its description, are texts of the region.
         height (`int`): height of the image in pixels.
         width (`int`): its width.
         masks (`str`, *optional*): `"brush"` writes masks pixel by pixel, `"polygon"` a polygon with an id of its own
@@ -108,9 +108,9 @@ def label_studio_prediction(
             if thing.score is not None:
                 entry["score"] = thing.score
             result.append(entry)
-            if thing.phrase and thing.phrase != thing.label:
-                text = {**value, "text": [thing.phrase]}
-                result.append({"id": name, "from_name": PHRASE, "type": "textarea", **common, "value": text})
+            if texts := [text for text in (thing.phrase, thing.description) if text and text != thing.label]:
+                value = {**value, "text": texts}
+                result.append({"id": name, "from_name": PHRASE, "type": "textarea", **common, "value": value})
     if caption:
         text = {"text": [caption]}
         result.append(

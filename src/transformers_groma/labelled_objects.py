@@ -24,6 +24,8 @@ class LabelledObject(NamedTuple):
         score (`float`, *optional*): how sure the model is, higher is better; none for what people annotated.
         mask (`Mapping`, *optional*): COCO's RLE of the upright image.
         phrase (`str`, *optional*): the words that name it, where the label is another one.
+        description (`str`, *optional*): what is said about it.
+        is_crowd (`bool`): whether it is a region around many objects that were not counted.
     """
 
     box_xyxy: tuple[float, float, float, float]
@@ -31,6 +33,8 @@ class LabelledObject(NamedTuple):
     score: float | None = None
     mask: RLE | None = None
     phrase: str | None = None
+    description: str | None = None
+    is_crowd: bool = False
 
 
 def check_label(label: Any) -> str:

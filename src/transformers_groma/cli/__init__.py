@@ -22,6 +22,7 @@ from .data import add_data
 from .demo import add_demo
 from .describe import add_describe
 from .evaluate import add_evaluate
+from .export import add_export
 from .export_lm import add_export_lm
 from .locate import add_locate
 from .output import note
@@ -113,6 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_train(commands)
     add_evaluate(commands)
     add_push(commands)
+    add_export(commands)
     add_app(commands)
     add_serve(commands)
     add_demo(commands)
