@@ -56,12 +56,16 @@ def export(
         `ExportReport`: what was written, and what was left out and why.
 
     Raises:
-        FileExistsError: the folder holds files.
+        FileExistsError: the folder holds files, or lies in the source.
         OutputError: it cannot be written.
         ValueError: a record is damaged, or nothing could be exported.
     """
     report = ExportReport([output / name for name in _files(options)])
     wanted = ObjectOptions(options.masks != "none", options.min_score, crowds=options.format == "coco")
+    if path.is_dir() and output.resolve().is_relative_to(path.resolve()):
+        raise FileExistsError(
+            f"{output} lies in {path}, and the next export would read its files: pass a folder outside of it."
+        )
     sources = [path]
     # An export may lie in the folder of the images, but must not take its place.
     if options.image_root is not None and not output.resolve().is_relative_to(options.image_root.resolve()):
