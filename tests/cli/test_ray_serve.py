@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub.utils import httpx
 
 from transformers_groma.cli import build_parser
-from transformers_groma.cli.ray_serve import Replica, ReplicaStartError, read_values, reason_of, values_of
+from transformers_groma.cli.ray_serve import Replica, ReplicaStartError, build, read_values, reason_of, values_of
 
 
 def command(*words: object):
@@ -78,6 +78,26 @@ def test_why_replicas_do_not_start_is_one_line():
     told = f"{message}transformers_groma.cli.ray_serve.ReplicaStartError: This replica cannot start: no key.\n\x1b[0m"
     assert reason_of(told) == "no key."
     assert reason_of("") == "Ray gives no reason"
+
+
+@pytest.mark.parametrize(("device", "has_gpus", "gpus"), [(None, True, 1.0), (None, False, 0.0), ("cpu", True, 0.0)])
+def test_the_builder_of_serve_run(monkeypatch, device, has_gpus, gpus):
+    """One replica, with a GPU where there are any; wrong arguments end before anything is deployed."""
+    options: dict = {}
+
+    def deployment(cls: type, **given: object) -> SimpleNamespace:
+        options.update(given)
+        return SimpleNamespace(bind=lambda values: values)
+
+    fake = SimpleNamespace(deployment=deployment, ingress=lambda: lambda cls: cls)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(serve=fake))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: has_gpus)
+    args = {"model": "groma-7b", "max_batch_size": "16", **({} if device is None else {"device": device})}
+    assert build(args) == args
+    assert options["ray_actor_options"] == {"num_cpus": 1.0, "num_gpus": gpus} and options["num_replicas"] == 1
+    assert options["max_ongoing_requests"] > 16 + 64
+    with pytest.raises(ValueError, match="'modle' is not an argument"):
+        build({"modle": "groma-7b"})
 
 
 class FakeServe:

@@ -45,6 +45,7 @@ def error_of(run, *arguments) -> str:
         (["--cpus-per-replica", "2"], "--cpus-per-replica is about replicas: pass --replicas too"),
         (["--gpus-per-replica", "2"], "--gpus-per-replica is about replicas"),
         (["--write-config", "x.yaml"], "--write-config is about replicas"),
+        (["--replicas", "2", "--write-config", "x.yaml", "--port", "0"], "a file names one: pass --port 8000"),
         (["--replicas", "2", "--write-timeout", "5"], "--write-timeout has no effect with --replicas"),
         (["--replicas", "2", "--device", "cuda:1"], "names one device, and replicas have one each: pass cuda"),
         (["--replicas", "2", "--device", "cpu", "--gpus-per-replica", "1"], "--device cpu needs no GPU"),

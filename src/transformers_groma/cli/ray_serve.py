@@ -178,14 +178,18 @@ def build(args: Mapping[str, Any]) -> Any:
         args (`Mapping`): options of `groma serve`, see [`read_values`].
 
     Returns:
-        `ray.serve.Application`: one replica with 1 CPU, unless a deployment file says more.
+        `ray.serve.Application`: one replica with 1 CPU, and 1 GPU if this machine has any and `device` is not cpu. A
+            deployment file may say otherwise.
 
     Raises:
         ValueError: an argument that is wrong.
     """
-    from ..serving.replica_options import ReplicaCount
+    import torch
 
-    return application(args, ReplicaCount(1, 1), cpus=1.0, gpus=0.0, shutdown_timeout=30.0)
+    from ..serving.replica_options import ReplicaCount, default_gpus
+
+    gpus = default_gpus(read_values(args).device, torch.cuda.is_available())
+    return application(args, ReplicaCount(1, 1), cpus=1.0, gpus=gpus, shutdown_timeout=30.0)
 
 
 def application(args: Mapping[str, Any], count: Any, **resources: float) -> Any:

@@ -49,9 +49,11 @@ def resources_of(arguments: argparse.Namespace, has_gpus: bool) -> dict[str, flo
         arguments (`argparse.Namespace`): of `groma serve`.
         has_gpus (`bool`): whether there are GPUs where replicas run.
     """
+    from ..serving.replica_options import default_gpus
+
     gpus = arguments.gpus_per_replica
     if gpus is None:
-        gpus = float(arguments.device == "cuda" or (arguments.device is None and has_gpus))
+        gpus = default_gpus(arguments.device, has_gpus)
     cpus = 1.0 if arguments.cpus_per_replica is None else arguments.cpus_per_replica
     return {"cpus": cpus, "gpus": gpus, "shutdown_timeout": arguments.shutdown_timeout}
 

@@ -70,6 +70,8 @@ def check_replica_arguments(arguments: argparse.Namespace) -> None:
             if getattr(arguments, name) is not None:
                 raise CommandError(f"--{name.replace('_', '-')} is about replicas: pass --replicas too.")
         return
+    if arguments.write_config is not None and arguments.port == 0:
+        raise CommandError("--port 0 takes a free port when a server starts, and a file names one: pass --port 8000.")
     if arguments.write_timeout != 30.0:
         raise CommandError(
             "--write-timeout has no effect with --replicas: Ray Serve's proxy has its own connections. Leave it out, "

@@ -67,6 +67,19 @@ def read_replica_count(text: str) -> ReplicaCount:
     return ReplicaCount(least, most)
 
 
+def default_gpus(device: str | None, has_gpus: bool) -> float:
+    """The GPUs of each replica where nobody says otherwise.
+
+    Args:
+        device (`str`, *optional*): that replicas are told to use.
+        has_gpus (`bool`): whether there are GPUs where replicas run.
+
+    Returns:
+        `float`: 1 or 0. Ray hides all GPUs from a replica that has none.
+    """
+    return float(device == "cuda" or (device is None and has_gpus))
+
+
 def deployment_options(
     count: ReplicaCount,
     *,
@@ -142,6 +155,7 @@ __all__ = [
     "DEPLOYMENT_NAME",
     "IMPORT_PATH",
     "ReplicaCount",
+    "default_gpus",
     "deployment_file",
     "deployment_options",
     "read_replica_count",
