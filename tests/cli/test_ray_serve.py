@@ -1,6 +1,7 @@
 """`groma serve` as an application of Ray Serve, without Ray: its arguments, and what a replica runs."""
 
 import asyncio
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -8,7 +9,15 @@ import pytest
 from huggingface_hub.utils import httpx
 
 from transformers_groma.cli import build_parser
-from transformers_groma.cli.ray_serve import Replica, ReplicaStartError, build, read_values, reason_of, values_of
+from transformers_groma.cli.ray_serve import (
+    Replica,
+    ReplicaStartError,
+    build,
+    failure_in,
+    read_values,
+    reason_of,
+    values_of,
+)
 
 
 def command(*words: object):
@@ -76,7 +85,7 @@ def test_why_replicas_do_not_start_is_one_line():
     message = 'The deployment failed to start 2 times.\nTraceback:\n  File "x.py"\n    raise\nValueError: no\n'
     assert reason_of(message) == "ValueError: no"
     told = f"{message}transformers_groma.cli.ray_serve.ReplicaStartError: This replica cannot start: no key.\n\x1b[0m"
-    assert reason_of(told) == "no key."
+    assert reason_of(told) == failure_in(told) == "no key." and failure_in(message) is None
     assert reason_of("") == "Ray gives no reason"
 
 
@@ -205,3 +214,13 @@ def test_a_replica_says_why_it_cannot_start(serve, tiny_dir, monkeypatch, values
     with pytest.raises(ReplicaStartError) as raised:
         Replica({"model": str(tiny_dir), "device": "cpu", **values})
     assert words in reason_of(f"Traceback\n{type(raised.value).__name__}: {raised.value}")
+
+
+def test_weights_that_cannot_be_read(serve, tiny_dir, tmp_path):
+    """Whatever is raised, the replica names the model."""
+    model = tmp_path / "broken"
+    shutil.copytree(tiny_dir, model)
+    (model / "model.safetensors").write_bytes((tiny_dir / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(ReplicaStartError) as raised:
+        Replica({"model": str(model), "device": "cpu"})
+    assert str(model) in failure_in(str(raised.value))

@@ -158,8 +158,10 @@ def test_it_tells_when_replicas_come_and_go(serve, capsys):
     ]
 
 
-def test_why_replicas_do_not_start(serve, capsys):
-    failing = state("DEPLOY_FAILED", "Traceback\n\x1b[36mReplicaStartError: This replica cannot start: no such model.")
+@pytest.mark.parametrize("status", ["DEPLOY_FAILED", "DEPLOYING"])
+def test_why_replicas_do_not_start(serve, capsys, status):
+    """Also while Ray tries again."""
+    failing = state(status, "Traceback\n\x1b[36mReplicaStartError: This replica cannot start: no such model.")
     with pytest.raises(CommandError, match=r"^the replicas did not start: no such model\.$"):
         serve(FakeRay(state("DEPLOYING"), failing, failing), address=None)
     assert serve.head.stopped == [False] and capsys.readouterr().out == ""
@@ -167,7 +169,8 @@ def test_why_replicas_do_not_start(serve, capsys):
 
 def test_a_slow_start_is_reported(serve, monkeypatch, capsys):
     monkeypatch.setattr(run_replicas, "_REPORT_SECONDS", 0.0)
-    serve(FakeRay(state("DEPLOYING", RUNNING=1, STARTING=1), state("RUNNING", RUNNING=2), state("RUNNING")))
+    slow = "Deployment 'Groma' has 1 replica that has taken more than 30s to initialize."
+    serve(FakeRay(state("DEPLOYING", slow, RUNNING=1, STARTING=1), state("RUNNING", RUNNING=2), state("RUNNING")))
     assert "groma serve: 1 of 2 replicas run, the others load the model or wait for CPUs" in capsys.readouterr().err
 
 

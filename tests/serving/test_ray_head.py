@@ -1,6 +1,7 @@
 """Starting and ending Ray, with a program in its place that starts processes as Ray does."""
 
 import os
+import subprocess
 import sys
 import textwrap
 import time
@@ -81,3 +82,26 @@ def test_a_start_that_takes_too_long_or_is_interrupted(ray_is, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         RayHead.start(os.environ, interrupt)
     assert len(started) == 1 and not started[0].exists()
+
+
+@needs_proc
+def test_it_does_not_outlive_the_server():
+    """Not even one that is killed, which can stop nothing."""
+    program = """
+        import subprocess, sys, time
+        from transformers_groma.serving.ray_head import ending_with_this_process
+        command = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
+        child = subprocess.Popen(ending_with_this_process(command), start_new_session=True, stdout=subprocess.PIPE)
+        child.stdout.readline()
+        print(child.pid, flush=True)
+        time.sleep(60)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        session = int(server.stdout.readline())
+        assert session_processes(session) == [session]
+        server.kill()
+    end = time.monotonic() + 20
+    while session_processes(session) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert session_processes(session) == []

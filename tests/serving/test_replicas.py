@@ -344,7 +344,7 @@ def test_why_a_replica_cannot_load_its_model(tmp_path, cluster, tiny_dir):
     weights.write_bytes(weights.read_bytes()[:1000])
     message = error_of(tmp_path, cluster, "--replicas", 1, "--model", model)
     print(message)
-    assert f"the replicas did not start: --model {str(model)!r}: " in message
+    assert "the replicas did not start: " in message and str(model) in message
 
 
 def test_a_file_for_serve_run_and_replicas_that_come_when_needed(tmp_path, cluster):

@@ -121,6 +121,7 @@ class Replica:
             context.deployment,
             context.app_name,
         )
+        model = values.get("model")
         try:
             arguments = read_values(values)
             with errors_of("api_key_file and GROMA_API_KEY"):
@@ -135,6 +136,9 @@ class Replica:
             self._engine = load_engine(arguments, model)
         except (CommandError, ValueError) as error:
             raise ReplicaStartError(f"{_CANNOT_START} {one_line(error)}") from None
+        except Exception as error:  # of what a broken file of weights can raise there is no end; the log has all of it
+            reason = f"{_CANNOT_START} model {model!r}: {type(error).__name__}: {one_line(error)}"
+            raise ReplicaStartError(reason) from error
         if arguments.log_requests:
             log_to_stderr(request_log)
         self._app: FastAPI | None = None
@@ -224,10 +228,26 @@ def reason_of(message: str) -> str:
     'no such model.'
     """
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    for line in reversed(lines):
-        if _CANNOT_START in line:
-            return line.partition(_CANNOT_START)[2].strip()
-    return lines[-1] if lines else "Ray gives no reason"
+    return failure_in(message) or (lines[-1] if lines else "Ray gives no reason")
 
 
-__all__ = ["Replica", "ReplicaStartError", "application", "build", "read_values", "reason_of", "values_of"]
+def failure_in(message: str) -> str | None:
+    """Why a replica cannot start, if it says so itself: then trying again does not help.
+
+    Args:
+        message (`str`): of a deployment's status, which may be about something else.
+    """
+    told = [line.partition(_CANNOT_START)[2].strip() for line in message.splitlines() if _CANNOT_START in line]
+    return told[-1] if told else None
+
+
+__all__ = [
+    "Replica",
+    "ReplicaStartError",
+    "application",
+    "build",
+    "failure_in",
+    "read_values",
+    "reason_of",
+    "values_of",
+]

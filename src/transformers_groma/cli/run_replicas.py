@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .._words import counted
 from .arguments import CommandError, one_line
 from .output import note
-from .ray_serve import application, reason_of
+from .ray_serve import application, failure_in, reason_of
 
 if TYPE_CHECKING:
     from ..serving.ray_head import RayHead
@@ -230,14 +230,13 @@ def _wait_until_running(
         status, message, states = _status(serve, head)
         if status == "RUNNING":
             return states
-        if status == "DEPLOY_FAILED":
+        if status == "DEPLOY_FAILED" or failure_in(message):
             raise CommandError(f"the replicas did not start: {reason_of(message)}")
         if time.monotonic() - reported > _REPORT_SECONDS:
             reported = time.monotonic()
-            reason = f" ({reason_of(message)})" if message else ""
             note(
                 f"groma serve: {states.get('RUNNING', 0)} of {counted(count.least, 'replica')} run, the others load "
-                f"the model or wait for CPUs and GPUs that other programs of this Ray have{reason}"
+                "the model or wait for CPUs and GPUs that other programs of this Ray have"
             )
         stop.wait(_LOOK_SECONDS)
 
@@ -247,8 +246,8 @@ def _watch(serve: Any, states: dict[str, int], head: "RayHead | None", stop: _St
     running, told = states.get("RUNNING", 0), ""
     while True:
         stop.wait(_LOOK_SECONDS)
-        status, message, states = _status(serve, head)
-        if status != "RUNNING" and message and (reason := reason_of(message)) != told:
+        _, message, states = _status(serve, head)
+        if (reason := failure_in(message)) not in (None, told):
             told = reason
             note(f"groma serve: a replica does not start: {reason}")
         if states.get("RUNNING", 0) != running:

@@ -26,6 +26,11 @@ _PORTS = (
     "--metrics-export-port",
 )
 _STARTED = "Ray runtime started"
+# Asks Linux for SIGTERM when the process that started this one has died (prctl's PR_SET_PDEATHSIG), then becomes the
+# command.
+_ENDING_WITH_ITS_PARENT = (
+    "import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, signal.SIGTERM); os.execv(sys.argv[1], sys.argv[1:])"
+)
 # Ray Serve ends a proxy that is not ready within 5 s, which a slow machine needs for its imports alone.
 _PROXY_READY_SECONDS = "120"
 _KILL_SECONDS = 10.0
@@ -72,7 +77,8 @@ class RayHead:
         token.touch(0o600)
         token.write_text(secrets.token_hex(32))
         log = folder / "start.log"
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--log-style", "record"]
+        command = ending_with_this_process([sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"])
+        command += ["--log-style", "record"]
         command += ["--node-ip-address", "127.0.0.1", "--include-dashboard", "false", "--disable-usage-stats"]
         command += ["--temp-dir", str(folder), *(str(word) for item in ports.items() for word in item)]
         with log.open("wb") as file:
@@ -138,6 +144,11 @@ def connection_variables(folder: Path) -> dict[str, str]:
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
 
 
+def ending_with_this_process(command: list[str]) -> list[str]:
+    """The command, which on Linux gets SIGTERM when this process dies, even by SIGKILL."""
+    return [sys.executable, "-c", _ENDING_WITH_ITS_PARENT, *command] if sys.platform == "linux" else command
+
+
 def session_processes(session: int) -> list[int]:
     """The processes of a session (see `setsid`), by number; those that have ended and wait for their parent not."""
     found = []
@@ -159,4 +170,4 @@ def _free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-__all__ = ["RayHead", "RayStartError", "connection_variables", "session_processes"]
+__all__ = ["RayHead", "RayStartError", "connection_variables", "ending_with_this_process", "session_processes"]
