@@ -29,7 +29,7 @@ from transformers_groma.serving.engine import Engine
 from transformers_groma.serving.ray_head import RayHead, connection_variables, session_processes
 from transformers_groma.shapes.scenes import make_scene
 
-from .running_server import MODEL, data_url, serving, wait_until
+from .running_server import MODEL, data_url, serving
 
 pytestmark = [
     pytest.mark.slow,
@@ -111,6 +111,14 @@ def server(tmp_path_factory):
     with replicas(tmp_path_factory.mktemp("server"), "--log-requests", GROMA_API_KEY=KEY) as running:
         print(f"started in {time.monotonic() - start:.0f} s")
         yield running
+
+
+def until(is_true: Callable[[], Any], seconds: float) -> None:
+    """Look now and then, as each look at the metrics asks all replicas."""
+    end = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.1)
 
 
 def ray_session(running: Replicas) -> int:
@@ -229,7 +237,7 @@ def test_errors_are_those_of_one_process(server):
     assert wrong.status_code == 400 and wrong.json()["error"]["param"] == "n"
     assert server.client.get(f"{url}/nothing").json()["error"]["message"].startswith("There is no GET /nothing here.")
     assert server.client.post(f"{url}{CHAT}", content=b"{}").status_code == 415
-    wait_until(lambda: re.search(r"127\.0\.0\.1 GET /nothing 404 \d\.\d{3} s", server.stderr()), PATIENCE)
+    until(lambda: re.search(r"127\.0\.0\.1 GET /nothing 404 \d\.\d{3} s", server.stderr()), PATIENCE)
 
 
 def test_no_key_is_anywhere_in_rays_files(server):
@@ -265,7 +273,7 @@ def test_a_killed_replica_loses_what_it_worked_on_and_is_replaced(server):
     assert len(victims) == 2
     with ThreadPoolExecutor(20) as threads:
         running = [threads.submit(outcome, server, index) for index in range(20)]
-        wait_until(lambda: sum(each["groma_requests_running"] for each in server.metrics().values()) >= 2, PATIENCE)
+        until(lambda: sum(each["groma_requests_running"] for each in server.metrics().values()) >= 2, PATIENCE)
         os.kill(victims[0], signal.SIGKILL)
         killed = time.monotonic()
         outcomes = Counter(each.result() for each in running)
@@ -274,10 +282,10 @@ def test_a_killed_replica_loses_what_it_worked_on_and_is_replaced(server):
     assert set(outcomes) <= {"whole", "replica_failed", "stream: replica_failed"}
     # The other one goes on alone.
     assert [server.ask(description(index)).status_code for index in range(4)] == [200] * 4
-    wait_until(lambda: len(replica_processes(session)) == 2 and len(server.metrics()) == 2, PATIENCE)
+    until(lambda: len(replica_processes(session)) == 2 and len(server.metrics()) == 2, PATIENCE)
     print(f"two replicas again after {time.monotonic() - killed:.0f} s")
     assert len(set(server.metrics()) & old) == 1
-    wait_until(lambda: "groma serve: 2 replicas running" in server.stderr(), PATIENCE)
+    until(lambda: "groma serve: 2 replicas running" in server.stderr(), PATIENCE)
     assert Counter(at_once(lambda index: outcome(server, index), list(range(8)))) == {"whole": 8}
 
 
@@ -294,10 +302,10 @@ def test_a_signal_finishes_what_runs_and_leaves_nothing(server):
     results = []
     thread = threading.Thread(target=lambda: results.append(outcome(server, 0)))
     thread.start()
-    wait_until(lambda: sum(each["groma_requests_running"] for each in server.metrics().values()) >= 1, PATIENCE)
+    until(lambda: sum(each["groma_requests_running"] for each in server.metrics().values()) >= 1, PATIENCE)
     start = time.monotonic()
     server.process.terminate()
-    wait_until(lambda: "finishing what runs" in server.stderr(), PATIENCE)
+    until(lambda: "finishing what runs" in server.stderr(), PATIENCE)
     thread.join(PATIENCE)
     assert server.process.wait(PATIENCE) == 0
     print(f"ended in {time.monotonic() - start:.1f} s")
@@ -369,7 +377,7 @@ def test_a_file_for_serve_run_and_replicas_that_come_when_needed(tmp_path, clust
             except httpx.HTTPError:
                 return False
 
-        wait_until(is_up, START)
+        until(is_up, START)
         assert len(running.metrics()) == 1
         start, done = time.monotonic(), threading.Event()
 
@@ -380,7 +388,7 @@ def test_a_file_for_serve_run_and_replicas_that_come_when_needed(tmp_path, clust
         with ThreadPoolExecutor(10) as threads:
             asking = [threads.submit(keep_asking, index) for index in range(10)]
             try:
-                wait_until(lambda: len(running.metrics()) == 2, START)
+                until(lambda: len(running.metrics()) == 2, START)
             finally:
                 done.set()
             print(f"a second replica after {time.monotonic() - start:.0f} s")
