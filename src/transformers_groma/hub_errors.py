@@ -103,6 +103,9 @@ def _hub_cause(error: BaseException) -> BaseException | None:
 
 
 def _loading_sentence(error: BaseException, repo_id: str, revision: str | None) -> str:
+    # That of an adapter's model, which has no revision of its own.
+    if (of_error := getattr(error, "repo_id", None)) not in (None, repo_id):
+        repo_id, revision = of_error, None
     page = page_of(repo_id)
     # A gated repository's error is one of a missing one too, so it comes first.
     if isinstance(error, GatedRepoError):
@@ -137,13 +140,9 @@ def _loading_sentence(error: BaseException, repo_id: str, revision: str | None) 
 
 def _missing_sentence(repo_id: str) -> str:
     """Why a model is missing: a slip near a local folder, another type of repository, or nothing there."""
-    folder = Path(repo_id).parent
-    near = []
-    if folder.is_dir():
-        names = [entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
-        near = difflib.get_close_matches(Path(repo_id).name, names, n=1, cutoff=0.7)
-    if near:
-        return f"there is no model {repo_id!r}, on the Hub or here; did you mean the folder {str(folder / near[0])!r}?"
+    near = nearest_folder(repo_id)
+    if near is not None:
+        return f"there is no model {repo_id!r}, on the Hub or here; did you mean the folder {near!r}?"
     for repo_type in _OTHER_TYPES:
         if _exists(repo_id, repo_type):
             return (
@@ -153,6 +152,28 @@ def _missing_sentence(repo_id: str) -> str:
     if get_token() is None:
         return f"{sentence}; for a private one {LOG_IN}."
     return f"{sentence}, and that the account of your token may see it (`hf auth whoami`)."
+
+
+def nearest_folder(path: str) -> str | None:
+    """The folder beside a path that does not exist whose name is nearly the same.
+
+    Args:
+        path (`str`): what someone wrote for a folder.
+
+    Returns:
+        `str`, *optional*
+
+    Example:
+    >>> nearest_folder("hub_configs/gorma-tiny")
+    'hub_configs/groma-tiny'
+    """
+    folder = Path(path).parent
+    try:
+        names = [entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError:
+        return None
+    near = difflib.get_close_matches(Path(path).name, names, n=1, cutoff=0.7)
+    return str(folder / near[0]) if near else None
 
 
 def _exists(repo_id: str, repo_type: str) -> bool:
@@ -233,4 +254,4 @@ def is_hub_name(model: str | os.PathLike[str]) -> bool:
     return name.count("/") <= 1 and "\\" not in name
 
 
-__all__ = ["LOG_IN", "HubError", "is_hub_name", "loading_from_hub", "page_of", "pushing_to_hub"]
+__all__ = ["LOG_IN", "HubError", "is_hub_name", "loading_from_hub", "nearest_folder", "page_of", "pushing_to_hub"]

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.modeling_utils import PreTrainedModel
 
 from ._files import write_file
 from ._folders import check_output_folder, complete_folder
-from .model_files import ANSWERING_MODELS, base_of_adapter
+from .hub_models import find_model
+from .loading import load_config
+from .model_files import ANSWERING_MODELS
 
 # A shard is held in memory a second time while it is written.
 MAX_SHARD_SIZE = "2GB"
@@ -101,8 +103,8 @@ def plain_language_model(model: Any) -> PreTrainedModel:
 
 def _loaded(model: str | PathLike[str], dtype: torch.dtype | None) -> tuple[Any, Any]:
     """The whole model on the CPU, an adapter merged into it, and its processor."""
-    base = base_of_adapter(model)
-    config = AutoConfig.from_pretrained(model if base is None else base)
+    base = find_model(model)
+    config = load_config(model)
     if config.model_type not in ANSWERING_MODELS:
         raise ValueError(
             f"`model` {str(model)!r} is of type {config.model_type!r}, which has no language model to export. Pass a "

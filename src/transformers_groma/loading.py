@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig, PreTrainedModel
 
+from .hub_models import find_model, loading_model
 from .loading_options import AS_SAVED, FLASH_ATTENTIONS, LoadingOptions
-from .model_files import base_of_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def load_model(
         The model, in evaluation mode on its device, and its processor.
 
     Raises:
-        OSError: no such folder or model.
+        OSError: no such folder, model or revision, or no access to it; the message says what to do.
         ValueError: options that do not fit the machine or the model; see [`check_loading`].
 
     Example:
@@ -55,8 +55,30 @@ def load_model(
     >>> type(processor).__name__
     'GromaProcessor'
     """
-    processor = AutoProcessor.from_pretrained(model)
+    find_model(model, options.revision)
+    with loading_model(model, options.revision):
+        processor = AutoProcessor.from_pretrained(model, revision=options.revision)
     return load_weights(AutoModelForImageTextToText, model, device, options), processor
+
+
+def load_config(model: str | PathLike[str], revision: str | None = None) -> PreTrainedConfig:
+    """Load the configuration of a model, of an adapter that of its model.
+
+    Args:
+        model (`str` or path): folder or Hub name of a model or an adapter.
+        revision (`str`, *optional*): branch, tag or commit of a model on the Hub; of an adapter, the adapter's.
+
+    Returns:
+        `PreTrainedConfig`
+
+    Raises:
+        OSError: no such folder, model or revision; the message says what to do.
+    """
+    base = find_model(model, revision)
+    if base is not None:
+        return load_config(base)
+    with loading_model(model, revision):
+        return AutoConfig.from_pretrained(model, revision=revision)
 
 
 def load_weights(
@@ -79,13 +101,13 @@ def load_weights(
         `PreTrainedModel`: in evaluation mode on its device.
 
     Raises:
-        OSError: no such folder or model.
+        OSError: no such folder, model or revision, or no access to it; the message says what to do.
         ValueError: options that do not fit the machine or the model; see [`check_loading`].
     """
     device = torch.device(best_device() if device is None else device)
     own = config
     if own is None:
-        own = AutoConfig.from_pretrained(base_of_adapter(model) or model)
+        own = load_config(model, options.revision)
     is_auto = model_class is AutoModelForImageTextToText
     if not (is_auto and hasattr(own, "text_config")):
         if options.of_language_model:
@@ -93,7 +115,7 @@ def load_weights(
             logger.warning("No language model is loaded, so %s changes nothing: leave it out.", names)
         options = options.without_language_model()
     check_loading(options, device)
-    kwargs: dict[str, Any] = {"dtype": options.dtype}
+    kwargs: dict[str, Any] = {"dtype": options.dtype, "revision": options.revision}
     if config is not None:
         kwargs["config"] = config
     if options.attn is not None:
@@ -106,11 +128,12 @@ def load_weights(
         # FlashAttention takes half precision alone, and the visual parts stay in float32.
         is_flash = options.attn in FLASH_ATTENTIONS
         kwargs["attn_implementation"] = {"text_config": options.attn} if is_flash else options.attn
-    if options.quantization is not None:
-        return _load_quantized(model_class, model, device, options, own, kwargs)
-    if options.offload:
-        return _load_offloaded(model_class, model, device, own, kwargs)
-    loaded = model_class.from_pretrained(model, **kwargs).to(device).eval()
+    with loading_model(model, options.revision):
+        if options.quantization is not None:
+            return _load_quantized(model_class, model, device, options, own, kwargs)
+        if options.offload:
+            return _load_offloaded(model_class, model, device, own, kwargs)
+        loaded = model_class.from_pretrained(model, **kwargs).to(device).eval()
     return _compiled(loaded) if options.compile else loaded
 
 
@@ -260,4 +283,4 @@ def _compiled(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-__all__ = ["best_device", "check_loading", "load_model", "load_weights"]
+__all__ = ["best_device", "check_loading", "load_config", "load_model", "load_weights"]

@@ -1,4 +1,4 @@
-"""How a model is loaded, as one value: dtype, quantization, attention, compilation, offloading."""
+"""How a model is loaded, as one value: revision, dtype, quantization, attention, compilation, offloading."""
 
 from dataclasses import dataclass, replace
 
@@ -25,6 +25,7 @@ class LoadingOptions:
         compile (`bool`): compile the language model in its first answers.
         offload (`bool`): keep what does not fit on the accelerator in CPU memory and on disk. On a machine without an
             accelerator, the layers of the language model stay on disk and are read when they are needed.
+        revision (`str`, *optional*): branch, tag or commit of a model on the Hub; of an adapter, the adapter's.
 
     Raises:
         ValueError: an unknown value, or options that exclude each other.
@@ -39,6 +40,7 @@ class LoadingOptions:
     attn: str | None = None
     compile: bool = False
     offload: bool = False
+    revision: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))
@@ -53,6 +55,8 @@ class LoadingOptions:
         for name in ("compile", "offload"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"`{name}` must be True or False, got {getattr(self, name)!r}.")
+        if self.revision is not None and not (isinstance(self.revision, str) and self.revision.strip()):
+            raise ValueError(f"`revision` must be a branch, tag or commit, got {self.revision!r}.")
         if self.offload and self.quantization is not None:
             raise ValueError(
                 f"`quantization={self.quantization!r}` and `offload=True` exclude each other, as quantized weights "

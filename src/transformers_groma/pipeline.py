@@ -14,6 +14,7 @@ from .answer_settings import check_flags
 from .answering import REGION_FIELDS, Prompt, longest_prompt, read_answers
 from .boxes import BoxFormat
 from .grounding import GroundedText
+from .hub_models import find_model, loading_model
 from .image_inputs import ImageSize, image_size, read_upright, shortened
 from .models.processing_inputs import check_prompt_length, pad_left
 from .pipeline_samples import Sample, batches_of, is_stream, sample_of, samples_of_list, stream_entries
@@ -74,7 +75,7 @@ class ImageGroundingPipeline(GroundingVerbs):
 
         Raises:
             ValueError: not a name or folder.
-            OSError: no model is there.
+            OSError: no such folder, model or revision, or no access to it; the message says what to do.
 
         Example:
 
@@ -89,10 +90,12 @@ class ImageGroundingPipeline(GroundingVerbs):
                 f"`model` must be the Hub name or the folder of a model, got {shortened(model)}. A model that is "
                 'loaded already goes to `pipeline("image-grounding", model=model, processor=processor)`.'
             )
+        find_model(model, kwargs.get("revision"), kwargs.get("token"))
         # Here and not above: that module imports this one, to register the task.
         from transformers import pipeline
 
-        return pipeline(IMAGE_GROUNDING_TASK, model=os.fspath(model), pipeline_class=cls, **kwargs)
+        with loading_model(model, kwargs.get("revision")):
+            return pipeline(IMAGE_GROUNDING_TASK, model=os.fspath(model), pipeline_class=cls, **kwargs)
 
     def __call__(
         self,

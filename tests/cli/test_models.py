@@ -1,6 +1,7 @@
 """Models and devices passed to commands."""
 
 import json
+from pathlib import Path
 
 import pytest
 from peft import LoraConfig, get_peft_model
@@ -10,6 +11,8 @@ from transformers_groma.cli import models
 from transformers_groma.cli.arguments import CommandError
 from transformers_groma.evaluation.loading import load_model
 
+from ..hub_client import use_hub
+from ..hub_server import LoopbackHub
 from .samples import PHOTO, TINY
 
 SCENE = TINY.parents[1] / "docs" / "images" / "scene.png"
@@ -151,3 +154,41 @@ def test_a_model_that_is_neither_here_nor_on_the_hub(run, monkeypatch, tmp_path)
     code, out, err = run("caption", SCENE, "--model", "groma-7b")
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert "--model 'groma-7b' is not a folder here, and as a name on the Hub: " in err
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    with LoopbackHub(user="me") as hub:
+        use_hub(monkeypatch, hub.url, tmp_path / "home", token=None)
+        hub.add_repo("org/groma", TINY, tag="v1")
+        yield hub
+
+
+@pytest.mark.parametrize("command", [["describe", SCENE, "--box", "10,10,90,90"], ["propose", SCENE, "--json"]])
+def test_a_model_of_the_hub_at_a_revision(run, hub, command):
+    expected = run(*command, "--model", TINY)[1]
+    code, out, err = run(*command, "--model", "org/groma", "--revision", "v1")
+    assert (code, out) == (0, expected), err
+    code, out, err = run(*command, "--model", "org/groma", "--revision", "v2")
+    error = err.splitlines()[-1]
+    assert (code, out) == (2, "") and error.startswith(f"groma {command[0]}: error: --model 'org/groma'")
+    assert "org/groma has no revision 'v2': it has main, v1" in error
+
+
+def test_a_revision_of_a_folder_is_a_mistake(run):
+    code, out, err = run("caption", SCENE, "--model", TINY, "--revision", "v1")
+    assert (code, out) == (2, "") and "--revision v1 is of models on the Hub, and" in err
+
+
+def test_a_gated_model_is_named_with_its_page(run, hub):
+    hub.repos["model", "org/groma"].gated = "auto"
+    code, out, err = run("caption", SCENE, "--model", "org/groma")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert f"org/groma is gated: accept its conditions at {hub.url}/org/groma, and log in with `hf auth login`" in err
+
+
+def test_a_slip_in_the_name_of_a_folder(run, monkeypatch, hub):
+    monkeypatch.chdir(Path(TINY).parent.parent)
+    for wrong in ("hub_configs/groma-tyny", "./hub_configs/groma-tyny"):
+        code, out, err = run("caption", SCENE, "--model", wrong)
+        assert (code, out) == (2, "") and "did you mean" in err and "hub_configs/groma-tiny'?" in err

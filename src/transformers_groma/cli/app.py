@@ -84,7 +84,7 @@ def run_app(arguments: argparse.Namespace) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     options = loading_options(arguments)
     port = _free_port(arguments.host, arguments.port)  # before the model is loaded, which takes its time
-    model = checked_model(arguments.model, ANSWERING_MODELS)
+    model = checked_model(arguments.model, ANSWERING_MODELS, revision=options.revision)
     device = checked_device(arguments.device, options)
 
     from ..apps.app_settings import AppSettings

@@ -20,7 +20,7 @@ _LARGEST_SEED = 2**64 - 1
 # Options that are followed by points, as many as come.
 POINT_OPTIONS = ("--point", "--not-point", "--scribble")
 # How messages of `LoadingOptions` name its fields.
-_LOADING_FIELD = re.compile(r"`(dtype|quantization|attn|compile|offload)(?:=(?:True|'([^']*)'))?`")
+_LOADING_FIELD = re.compile(r"`(revision|dtype|quantization|attn|compile|offload)(?:=(?:True|'([^']*)'))?`")
 _POINT = re.compile(r"[-+.\deE]+,[-+.\deE]+")
 
 
@@ -99,6 +99,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder or Hub name of a model (default: groma-tiny, which comes with this package and only knows drawn "
         "shapes)",
     )
+    parser.add_argument(
+        "--revision", metavar="REV", help="branch, tag or commit of a model on the Hub (default: its branch main)"
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, …; the best one available by default")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="dtype of the weights (default: as saved)")
     parser.add_argument(
@@ -151,6 +154,7 @@ def loading_options(arguments: argparse.Namespace) -> LoadingOptions:
             attn=arguments.attn,
             compile=arguments.compile,
             offload=arguments.offload,
+            revision=arguments.revision,
         )
 
 

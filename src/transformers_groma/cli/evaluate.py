@@ -17,7 +17,7 @@ from .arguments import (
     positive,
     share,
 )
-from .models import checked_device, checked_model
+from .models import checked_device, checked_model, options_of
 from .output import note
 
 if TYPE_CHECKING:
@@ -140,10 +140,11 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         raise CommandError(f"--card {str(arguments.card)!r} is not a folder: pass a model's folder.")
     try:
         from ..evaluation.answers import process_state
-        from ..evaluation.loading import load_benchmark, load_config, load_model
+        from ..evaluation.loading import load_benchmark, load_model
         from ..evaluation.reports.card import add_results_to_card
         from ..evaluation.reports.report import REPORT_NAME, RESULTS_NAME
         from ..evaluation.runner import check_decodes_masks, evaluate
+        from ..loading import load_config
     except ImportError as error:
         raise CommandError(
             f'{error}. Install what evaluation needs: pip install "transformers-groma[eval]".'
@@ -156,13 +157,14 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     for option, used_by in (("images", benchmark.read_published), ("judge", benchmark.review)):
         if getattr(arguments, option) is not None and used_by is None:
             raise CommandError(f"--{option} belongs to {JUDGED}: leave it out for {benchmark.name}.")
-    model = checked_model(arguments.model, benchmark.model_types)
+    model = checked_model(arguments.model, benchmark.model_types, revision=options.revision)
+    options = options_of(options, arguments.model, model)
     if benchmark.needs_masks:
         with errors_of(f"--model {model!r}"):
-            check_decodes_masks(load_config(model), benchmark)
+            check_decodes_masks(load_config(model, options.revision), benchmark)
     rows = _rows(arguments, benchmark)
     dataset = rows.dataset
-    notes = {}
+    notes = {} if options.revision is None else {"revision": options.revision}
     if arguments.limit is not None and arguments.limit < len(dataset):
         dataset = dataset.select(range(arguments.limit))
         notes["limit"] = arguments.limit  # a part of a dataset does not compare with what others report for all of it

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ..loading_options import LoadingOptions
-from ..model_files import ANSWERING_MODELS, base_of_adapter
+from ..model_files import ANSWERING_MODELS
 from .arguments import CommandError, errors_of, errors_of_loading
 from .output import note
 from .region_arguments import option_of
@@ -71,7 +72,7 @@ def model_name(model: str) -> str:
 
 def load_pipeline(model: str | None, device: str | None, options: LoadingOptions) -> "ImageGroundingPipeline":
     """Check a model and load it as a pipeline."""
-    model = checked_model(model, ANSWERING_MODELS)
+    model = checked_model(model, ANSWERING_MODELS, revision=options.revision)
     device = checked_device(device, options)
     from ..loading import load_model
     from ..pipeline import ImageGroundingPipeline
@@ -130,7 +131,9 @@ def propose_regions(
         "point at what you mean (`groma segment IMAGE --point X,Y`), name it (`groma segment IMAGE PHRASE`), or have "
         "the image described (`groma caption IMAGE`), as it has no region proposer"
     )
-    model = checked_model(model, ("groma", "groma_region_proposal"), {"glamm": remedy})
+    asked = model
+    model = checked_model(asked, ("groma", "groma_region_proposal"), {"glamm": remedy}, options.revision)
+    options = options_of(options, asked, model)
     if options.of_language_model:
         names = " and ".join(f"--{name}" for name in options.of_language_model)
         note(f"finding regions needs no language model, so {names} changes nothing")
@@ -146,7 +149,7 @@ def propose_regions(
 
     with errors_of(f"--model {model!r}"):
         detector = load_weights(GromaForRegionProposal, model, device, options)
-        image_processor = AutoImageProcessor.from_pretrained(model)
+        image_processor = AutoImageProcessor.from_pretrained(model, revision=options.revision)
     if masks:
         check_masks(detector, "--masks")
     pixel_values = image_processor(image, return_tensors="pt")["pixel_values"].to(device)
@@ -170,8 +173,16 @@ def check_masks(model: Any, what: str) -> None:
         raise CommandError(str(error)) from error
 
 
+def options_of(options: LoadingOptions, asked: str | None, model: str) -> LoadingOptions:
+    """How to load what [`checked_model`] made of `--model`: the model of an adapter has no revision of its own."""
+    return options if asked in (None, model) else replace(options, revision=None)
+
+
 def checked_model(
-    model: str | None, model_types: tuple[str, ...], remedies: Mapping[str, str] = MappingProxyType({})
+    model: str | None,
+    model_types: tuple[str, ...],
+    remedies: Mapping[str, str] = MappingProxyType({}),
+    revision: str | None = None,
 ) -> str:
     """Check by its config.json that a folder or Hub name is a model of these types, and return it.
 
@@ -179,9 +190,10 @@ def checked_model(
         model (`str`, *optional*): of the command line; the tiny model of this package by default.
         model_types (`tuple[str, ...]`): the types that the command takes.
         remedies (`Mapping[str, str]`): by the type of another model, why it is not taken and what to do instead.
+        revision (`str`, *optional*): branch, tag or commit of a model on the Hub.
 
     Raises:
-        CommandError: it is not a model, or one of another type.
+        CommandError: it is not a model, or one of another type; or the Hub does not let it be loaded.
     """
     if model is None:
         model = str(embedded_model())
@@ -192,21 +204,24 @@ def checked_model(
     from transformers import PreTrainedConfig
     from transformers.utils import logging
 
+    from ..hub_errors import nearest_folder
+    from ..hub_models import find_model
+
     logging.disable_progress_bar()
     if Path(model).is_file():
         raise CommandError(f"--model {model!r} is a file: pass the folder or the Hub name of a model.")
     is_folder = Path(model).is_dir()
     if not is_folder and (Path(model).is_absolute() or model.startswith(".") or model.count("/") > 1):
-        raise CommandError(
-            f"--model {model!r} is not a folder: pass a model's folder, or a Hub name such as org/groma-7b."
-        )
+        near = nearest_folder(model)
+        remedy = f"did you mean {near!r}?" if near else "pass a model's folder, or a Hub name such as org/groma-7b."
+        raise CommandError(f"--model {model!r} is not a folder: {remedy}")
     where = f"--model {model!r}" if is_folder else f"--model {model!r} is not a folder here, and as a name on the Hub"
-    with errors_of(where):
-        base = base_of_adapter(model)
+    with errors_of(where), errors_of_loading():
+        base = find_model(model, revision)
     if base is not None:
         return _checked_adapter(model, base, model_types, remedies)
     with errors_of(where):
-        config, _ = PreTrainedConfig.get_config_dict(model)
+        config, _ = PreTrainedConfig.get_config_dict(model, revision=revision)
     if not config:
         raise CommandError(f"--model {model!r} has no config.json: pass the folder or the Hub name of a model.")
     from ..models.original_settings import original_family

@@ -131,7 +131,7 @@ class Replica:
                     "it has no API key, though the server was set up with one: set GROMA_API_KEY where Ray runs, or "
                     "pass api_key_file, a path that every machine can read."
                 )
-            model = checked_model(arguments.model, ANSWERING_MODELS)
+            model = checked_model(arguments.model, ANSWERING_MODELS, revision=arguments.revision)
             self._settings = server_settings(arguments, model, keys)
             self._engine = load_engine(arguments, model)
         except (CommandError, ValueError) as error:

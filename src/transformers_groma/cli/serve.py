@@ -78,7 +78,7 @@ def run_serve(arguments: argparse.Namespace) -> None:
                 f"--host {arguments.host} lets other machines in, and there is no API key: everyone who reaches port "
                 f"{port} may ask. Pass --api-key-file, or set GROMA_API_KEY."
             )
-        model = checked_model(arguments.model, ANSWERING_MODELS)
+        model = checked_model(arguments.model, ANSWERING_MODELS, revision=arguments.revision)
         settings = replace(server_settings(arguments, model, keys), write_timeout=arguments.write_timeout)
         engine = load_engine(arguments, model)
         if arguments.log_requests:

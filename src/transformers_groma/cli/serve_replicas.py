@@ -92,7 +92,7 @@ def run_replicas(arguments: argparse.Namespace) -> None:
 
     with errors_of("--api-key-file and GROMA_API_KEY"):
         keys = read_api_keys(arguments.api_key_file, os.environ)
-    arguments.model = checked_model(arguments.model, ANSWERING_MODELS)
+    arguments.model = checked_model(arguments.model, ANSWERING_MODELS, revision=arguments.revision)
     arguments.served_name = arguments.served_name or model_name(arguments.model)
     server_settings(arguments, arguments.model, keys)  # limits that do not fit each other
     values = values_of(arguments) | ({"needs_api_key": True} if keys else {})

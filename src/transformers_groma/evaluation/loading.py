@@ -7,20 +7,17 @@ from typing import NamedTuple
 import torch
 from datasets import Dataset
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoModelForImageTextToText,
     AutoProcessor,
-    PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.mixtures import load_rows, parse_dataset_spec
-from ..loading import load_weights
+from ..loading import load_config, load_weights
 from ..loading_options import AS_SAVED, LoadingOptions
-from ..model_files import base_of_adapter
 from ..models.groma.configuration_groma import GromaRegionProposalConfig
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 from .benchmark import Benchmark
@@ -168,18 +165,6 @@ def load_published_rows(
     return NamedRows(benchmark.read_published(files, Path(images)), str(folder), "")
 
 
-def load_config(name: str | os.PathLike) -> PreTrainedConfig:
-    """Load the configuration of a model, of an adapter that of its base model.
-
-    Args:
-        name (`str` or `Path`): folder or Hub name of a Groma, a GLaMM or a detector.
-
-    Returns:
-        `PreTrainedConfig`
-    """
-    return AutoConfig.from_pretrained(base_of_adapter(name) or name)
-
-
 def load_model(
     name: str | os.PathLike,
     device: str | torch.device = "cpu",
@@ -207,7 +192,7 @@ def load_model(
     >>> model.config.nms_threshold
     0.5
     """
-    config = load_config(name)
+    config = load_config(name, options.revision)
     for option, value in (("box_score_threshold", box_score_threshold), ("nms_threshold", nms_threshold)):
         if value is None:
             continue
@@ -218,9 +203,9 @@ def load_model(
         setattr(config, option, value)
     if isinstance(config, GromaRegionProposalConfig):
         model = load_weights(GromaForRegionProposal, name, device, options, config)
-        return model, AutoImageProcessor.from_pretrained(name)
+        return model, AutoImageProcessor.from_pretrained(name, revision=options.revision)
     model = load_weights(AutoModelForImageTextToText, name, device, options, config)
-    return model, AutoProcessor.from_pretrained(name)
+    return model, AutoProcessor.from_pretrained(name, revision=options.revision)
 
 
 __all__ = [
@@ -229,7 +214,6 @@ __all__ = [
     "NamedRows",
     "load_benchmark",
     "load_benchmark_rows",
-    "load_config",
     "load_model",
     "load_published_rows",
 ]

@@ -10,13 +10,11 @@ from dataclasses import replace
 from os import PathLike
 from typing import Any
 
-from transformers import AutoConfig
-
 from ..answer_masks import check_mask_decoder, has_mask_decoder
-from ..loading import load_model
+from ..loading import load_config, load_model
 from ..loading_options import AS_SAVED, LoadingOptions
 from ..masks import RLE, rle_to_box
-from ..model_files import ANSWERING_MODELS, base_of_adapter
+from ..model_files import ANSWERING_MODELS
 from ..pointed_regions import check_region_proposer, has_region_proposer
 from ..questions import QuestionWording
 from ..regions import Regions
@@ -144,10 +142,9 @@ class Engine:
 
         Raises:
             ValueError: another kind of model, or a setting that is out of range.
-            OSError: no such folder or model.
+            OSError: no such folder, model or revision; the message says what to do.
         """
-        base = base_of_adapter(model)
-        config = AutoConfig.from_pretrained(model if base is None else base)
+        config = load_config(model, options.revision)
         if config.model_type not in ANSWERING_MODELS:
             raise ValueError(
                 f"`model` {str(model)!r} is of type {config.model_type!r}. Pass a model of type "
