@@ -172,7 +172,7 @@ def test_braces_that_are_wrong(pattern):
     ("source", "options", "message"),
     [
         ("photos", {"split": "test"}, "--split 'test' is for a dataset of the Hub"),
-        ("photos", {"revision": "v1"}, "--revision 'v1' is for"),
+        ("photos", {"source_revision": "v1"}, "--source-revision 'v1' is for"),
         ("photos", {"kind": "webdataset"}, "has no tar files. Pass another source, or another --source-type"),
         ("photos", {"columns": SourceColumns(regions="boxes")}, "--regions-column 'boxes'.*has no columns"),
         ("photos/s0.png", {}, "is an image file. Pass the folder"),

@@ -54,14 +54,17 @@ class AnnotatingModel:
         from ..models.groma.modeling_groma_detector import GromaForRegionProposal
 
         detector = load_weights(GromaForRegionProposal, self.model, self.device, self.options.without_language_model())
-        return detector, SimpleNamespace(image_processor=AutoImageProcessor.from_pretrained(self.model))
+        return detector, SimpleNamespace(
+            image_processor=AutoImageProcessor.from_pretrained(self.model, revision=self.options.revision)
+        )
 
 
-def model_fingerprint(model: str) -> str:
+def model_fingerprint(model: str, revision: str | None = None) -> str:
     """What tells a model from others, without loading it.
 
     Args:
         model (`str`): folder or Hub name.
+        revision (`str`, *optional*): branch, tag or commit of a model on the Hub.
 
     Returns:
         `str`: of a folder a digest of its files, so that copies are the same; of a model of the Hub its name and,
@@ -71,7 +74,7 @@ def model_fingerprint(model: str) -> str:
         return digest_of([[path.name, sampled_digest(path)] for path in model_files(model)])
     from transformers import PreTrainedConfig
 
-    _, rest = PreTrainedConfig.get_config_dict(model)
+    _, rest = PreTrainedConfig.get_config_dict(model, revision=revision)
     return f"{model} {rest.get('_commit_hash', '')}".strip()
 
 

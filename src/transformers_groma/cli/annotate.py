@@ -19,7 +19,7 @@ from .arguments import (
     positive,
     share,
 )
-from .models import checked_device, checked_model
+from .models import checked_device, checked_model, options_of
 from .output import note
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--normalized", action="store_true", help="their boxes are fractions of the image")
     group.add_argument("--config", metavar="NAME", help="configuration of a dataset of the Hub")
     group.add_argument("--split", metavar="NAME", default="train", help="its split (default: %(default)s)")
-    group.add_argument("--revision", metavar="NAME", help="its branch, tag or commit")
+    group.add_argument("--source-revision", metavar="REV", help="its branch, tag or commit")
     group.add_argument(
         "--shard-size",
         metavar="N",
@@ -254,8 +254,9 @@ def _read_run(arguments: argparse.Namespace) -> "AnnotationRun":
         kind, shards = open_source(arguments.source, options, [arguments.out])
     except (ValueError, OSError) as error:
         raise CommandError(f"SOURCE: {error}") from error
-    model = _checked_model(arguments.model, tasks)
     loading = loading_options(arguments)
+    model = _checked_model(arguments.model, tasks, loading.revision)
+    loading = options_of(loading, arguments.model, model)
     if arguments.engine == "plain":
         checked_device(arguments.device, loading)
     sampling = generate_kwargs(arguments)
@@ -310,15 +311,15 @@ def _source_options(arguments: argparse.Namespace) -> Any:
         shard_size=arguments.shard_size,
         config=arguments.config,
         split=arguments.split,
-        revision=arguments.revision,
+        source_revision=arguments.source_revision,
         max_images=arguments.max_images,
     )
 
 
-def _checked_model(model: str | None, tasks: "AnnotationTasks") -> str:
+def _checked_model(model: str | None, tasks: "AnnotationTasks", revision: str | None) -> str:
     if tasks.needs_language_model:
-        return checked_model(model, ANSWERING_MODELS)
-    return checked_model(model, ("groma", "groma_region_proposal"), {"glamm": _NO_PROPOSER})
+        return checked_model(model, ANSWERING_MODELS, revision=revision)
+    return checked_model(model, ("groma", "groma_region_proposal"), {"glamm": _NO_PROPOSER}, revision)
 
 
 def _settings(
@@ -331,7 +332,10 @@ def _settings(
     tasks, options = annotating.tasks, annotating.options
     sampling = named_as_options(annotating.generate_kwargs) if tasks.asks else {}
     return {
-        "--model": {"name": model_label(annotating.model), "digest": model_fingerprint(annotating.model)},
+        "--model": {
+            "name": model_label(annotating.model),
+            "digest": model_fingerprint(annotating.model, options.revision),
+        },
         **named_as_options(vars(options if tasks.needs_language_model else options.without_language_model())),
         "--source-type": kind,
         "--caption": tasks.caption,

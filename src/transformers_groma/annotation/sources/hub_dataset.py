@@ -41,8 +41,8 @@ class HubDataset:
             reason = " ".join(str(error).split()).rstrip(".")
             raise ValueError(
                 f"the dataset {self.repo_id} cannot be read from the Hub ({type(error).__name__}: {reason}). Check "
-                "its name, --config, --split and --revision; for a private or gated one log in with `hf auth login`; "
-                "without a network pass the folder of its Parquet files."
+                "its name, --config, --split and --source-revision; for a private or gated one log in with `hf auth "
+                "login`; without a network pass the folder of its Parquet files."
             ) from error
         for name, feature in (dataset.features or {}).items():
             if isinstance(feature, Image):

@@ -33,7 +33,7 @@ class SourceOptions:
         kind (`str`, *optional*): one of [`SOURCE_KINDS`]; by default its files say it.
         columns (`SourceColumns`): which columns are read.
         shard_size (`int`): images in a shard of a folder of image files.
-        config (`str`, *optional*), split (`str`), revision (`str`, *optional*): of a dataset of the Hub.
+        config (`str`, *optional*), split (`str`), source_revision (`str`, *optional*): of a dataset of the Hub.
         max_images (`int`, *optional*): how many images are taken, the first ones.
     """
 
@@ -42,7 +42,7 @@ class SourceOptions:
     shard_size: int = 1000
     config: str | None = None
     split: str = "train"
-    revision: str | None = None
+    source_revision: str | None = None
     max_images: int | None = None
 
 
@@ -70,13 +70,13 @@ def open_source(
     path = Path(source).expanduser()
     if options_kind == HUB or (options_kind is None and not _is_here(source, path) and _REPO_ID.fullmatch(source)):
         _refuse_columns_of_others(options, HUB)
-        dataset = HubDataset(source, options.config, options.split, options.revision)
+        dataset = HubDataset(source, options.config, options.split, options.source_revision)
         return HUB, _first(hub_shards(dataset, options.columns), options.max_images)
-    for name, default in (("config", None), ("split", "train"), ("revision", None)):
+    for name, default in (("config", None), ("split", "train"), ("source_revision", None)):
         if getattr(options, name) != default:
+            option = f"--{name.replace('_', '-')} {getattr(options, name)!r}"
             raise ValueError(
-                f"--{name} {getattr(options, name)!r} is for a dataset of the Hub, but {source!r} is a file or "
-                "folder. Leave it out."
+                f"{option} is for a dataset of the Hub, but {source!r} is a file or folder. Leave it out."
             )
     folder, names = _files(source, path, leave_out)
     kind = _kind_of(source, names, options_kind)
