@@ -18,6 +18,7 @@ from scripts.glamm_tiny.pretrain_grounding import WEIGHTS as GROUNDING_WEIGHTS
 from scripts.glamm_tiny.pretrain_language_model import WEIGHTS as LANGUAGE_WEIGHTS
 from transformers_groma import GlammForConditionalGeneration, GlammProcessor
 from transformers_groma.masks import mask_iou
+from transformers_groma.rle import rle_to_mask
 from transformers_groma.shapes.expressions import unique_object
 from transformers_groma.shapes.rows import shapes_dataset
 from transformers_groma.shapes.scenes import make_scene
@@ -158,3 +159,23 @@ def test_answers_on_scenes_that_it_never_saw(tiny):
         assert answer.text.startswith("Sure, it is")
         ious.append(mask_iou(answer.phrases[0].regions.masks, scene.objects[target].mask[None])[0, 0])
     assert np.mean(ious) > 0.6
+
+
+def test_a_group_has_one_mask_of_all_that_are_meant(tiny):
+    """A small sample of what the card says, below it."""
+    model, processor = tiny
+    ious = []
+    for row in shapes_dataset("grounding", 16, seed=7, split="validation", evaluation=True, wording="glamm"):
+        if len(row["target_masks"]) < 2:
+            continue
+        question = "".join(part["text"] for part in row["messages"][0]["content"] if part["type"] != "image")
+        image = row["image"].convert("RGB")
+        inputs = processor(images=image, text=question, return_tensors="pt")
+        output = model.generate(**inputs, max_new_tokens=12, return_dict_in_generate=True)
+        (answer,) = processor.post_process_grounded_generation(
+            output, inputs=inputs, target_sizes=[(image.height, image.width)]
+        )
+        assert answer.text.startswith("Sure, they are")
+        true = np.any([rle_to_mask(mask) for mask in row["target_masks"]], axis=0)
+        ious.append(mask_iou(answer.phrases[0].regions.masks, true[None])[0, 0])
+    assert len(ious) > 5 and np.mean(ious) > 0.4

@@ -8,9 +8,10 @@ from transformers import PreTrainedTokenizerBase
 
 from transformers_groma.markup import GROUNDING_TOKEN, IMAGE_TOKEN, REGION_TOKEN, SEGMENT_TOKEN
 from transformers_groma.models.modeling_positions import IGNORED_LABEL
-from transformers_groma.shapes.expressions import outermost_object, related_object, unique_object
+from transformers_groma.shapes.expressions import outermost_object, related_object, some_group, unique_object
 from transformers_groma.shapes.glamm_wording import in_glamm_words
 from transformers_groma.shapes.questions import converse
+from transformers_groma.shapes.wording import words
 from transformers_groma.shapes.world import Content, Phrase, Region, World
 
 HEAD = (
@@ -21,17 +22,20 @@ OVERVIEW = f"The <im_start>{IMAGE_TOKEN}<im_end> provides an overview of the pic
 INTERLEAVED = " Please respond with interleaved     segmentation masks for the corresponding parts of the answer."
 # How often each kind of question comes in a conversation.
 MIXTURE = {
-    "rec": 0.38,
-    "region-caption": 0.2,
-    "grounded-caption": 0.12,
-    "count": 0.08,
-    "exists": 0.08,
-    "color": 0.05,
-    "shape": 0.05,
-    "neighbor": 0.04,
+    "rec": 0.24,
+    "grounding": 0.4,
+    "region-caption": 0.13,
+    "grounded-caption": 0.06,
+    "count": 0.03,
+    "exists": 0.03,
+    "color": 0.04,
+    "shape": 0.04,
+    "neighbor": 0.03,
 }
 QUESTIONS, DRILLS = 6, 12
 POSITION_SHARE = 0.2
+# How many of a drill's expressions mean a group.
+GROUP_SHARE = 0.5
 
 
 @dataclass
@@ -42,14 +46,14 @@ class Row:
         input_ids (`list[int]`): with one placeholder for each patch of the image and each region.
         labels (`list[int]`): as many; -100 outside answers.
         regions (`list[int]`): the objects that the user points at, in order.
-        segments (`list[tuple[int, int]]`): for each `[SEG]`, the position of the token that predicts it, and the
-            object that it means.
+        segments (`list[tuple[int, tuple[int, ...]]]`): for each `[SEG]`, the position of the token that predicts it,
+            and the objects that it means.
     """
 
     input_ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     regions: list[int] = field(default_factory=list)
-    segments: list[tuple[int, int]] = field(default_factory=list)
+    segments: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
 
 
 class RowMaker:
@@ -68,10 +72,15 @@ class RowMaker:
         )
 
     def drill(self, world: World, rng: np.random.Generator) -> Row:
-        """Expressions, each for one object and followed by its `[SEG]`: many look-ups in few tokens."""
+        """Expressions, each for an object or a group and followed by its `[SEG]`: many look-ups in few tokens."""
         row = self._introduce()
         self._add(row, f"What is the picture?{INTERLEAVED} ASSISTANT:")
         for _ in range(DRILLS):
+            group = some_group(world, rng, with_shape=False) if rng.random() < GROUP_SHARE else None
+            if group is not None:
+                phrase = Phrase(words(group, plural=True), world.matches(group))
+                self._add_content(row, (" ", phrase), learn=False)
+                continue
             found = None
             if rng.random() < POSITION_SHARE:
                 found = (outermost_object, related_object)[rng.integers(2)](world, rng)
@@ -110,11 +119,11 @@ class RowMaker:
                 case Region(index):
                     text += REGION_TOKEN
                     row.regions.append(index)
-                case Phrase(words, ()):
-                    text += words
-                case Phrase(words, indices):
-                    text += f"<p> {words} </p> {SEGMENT_TOKEN}" if words else SEGMENT_TOKEN
-                    targets.append(indices[0])
+                case Phrase(named, ()):
+                    text += named
+                case Phrase(named, indices):
+                    text += f"<p> {named} </p> {SEGMENT_TOKEN}" if named else SEGMENT_TOKEN
+                    targets.append(indices)
                 case _:
                     grounded = grounded or GROUNDING_TOKEN in part
                     text += part.replace(GROUNDING_TOKEN, "")

@@ -2,9 +2,9 @@
 
     python -m scripts.glamm_tiny.pretrain_grounding OUTPUT
 
-Every prompt means one object of a synthetic scene: a box, a click, or a description. A description is one vector that
-says where the object is, roughly, and how it looks. That is what the state of a [SEG] token has to say later, so the
-decoder knows already how to read it.
+A prompt means an object of a synthetic scene: a box, a click, or a description. A description is one vector that says
+where the object is, roughly, and how it looks. That of a group says the box around it and what its objects have in
+common. The state of a [SEG] token has to say that later, so the decoder knows already how to read it.
 
 An interrupted run resumes from its last checkpoint.
 """
@@ -31,7 +31,9 @@ from transformers_groma.models.modeling_mask_decoder import (
     PromptedMaskDecoder,
     init_mask_decoder_weights,
 )
+from transformers_groma.shapes.expressions import some_group
 from transformers_groma.shapes.scenes import ATTRIBUTE_WORDS, Attributes, Scene, make_scene
+from transformers_groma.shapes.world import world_of
 from transformers_groma.training.mask_losses import mask_losses
 from transformers_groma.training.mask_prompts import draw_clicks, noise_box
 
@@ -41,11 +43,13 @@ GRID = IMAGE_SIZE // PATCH_SIZE
 WEIGHTS = "grounding.safetensors"
 SCHEDULE = Schedule(learning_rate=2e-3, steps=3600, warmup_steps=100, decay_steps=2400)
 BATCH_SIZE = 4
-# Prompts of each kind in an image, all of different objects where there are enough.
-PROMPTS = {"box": 1, "click": 2, "description": 3}
+# Prompts of each kind in an image: groups, and objects that are all different where there are enough.
+PROMPTS = {"box": 1, "click": 2, "description": 3, "group": 2}
 BCE_WEIGHT, DICE_WEIGHT, QUALITY_WEIGHT = 10.0, 1.0, 0.5
 # The box in a description is as far off as that of a small language model, whose phrases name some attributes.
 DESCRIPTION_NOISE, KNOWN_SHARE = 0.2, 0.7
+# The box around a group is harder to tell. All that the group has in common is said: it tells which objects are meant.
+GROUP_NOISE = 0.3
 # Held-out scenes, and how often they are looked at.
 WATCHED, WATCH_STEPS, LAST_WATCHED = 40, 300, 300
 # SAM's colours.
@@ -130,6 +134,39 @@ def attribute_numbers(attributes: Attributes) -> list[int]:
     ]
 
 
+class Described(NamedTuple):
+    """What a description tells of the objects that it means.
+
+    Attributes:
+        box (`np.ndarray` of shape `(4,)`): around all of them, `xyxy` in pixels of the scene.
+        attributes (`list[int]`): what they have in common, see `attribute_numbers`.
+        mask (`np.ndarray`): of all of them.
+    """
+
+    box: np.ndarray
+    attributes: list[int]
+    mask: np.ndarray
+
+
+def describe(scene: Scene, objects: Sequence[int]) -> Described:
+    """What a description tells of objects of a scene."""
+    items = [scene.objects[index] for index in objects]
+    boxes = np.array([item.box_xyxy for item in items], dtype=np.float64)
+    numbers = np.array([attribute_numbers(item.attributes) for item in items])
+    return Described(
+        np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)]),
+        np.where((numbers == numbers[0]).all(axis=0), numbers[0], -1).tolist(),
+        np.any([item.mask for item in items], axis=0),
+    )
+
+
+def draw_group(scene: Scene, rng: np.random.Generator) -> tuple[int, ...]:
+    """Some objects of a scene that have attributes in common, or any one object where no two have."""
+    world = world_of(scene)
+    wanted = some_group(world, rng, with_shape=False)
+    return (int(rng.integers(len(scene.objects))),) if wanted is None else world.matches(wanted)
+
+
 class Prompted(NamedTuple):
     """Prompts of a kind for a batch of scenes, and their masks.
 
@@ -148,22 +185,23 @@ class Prompted(NamedTuple):
     targets: Tensor
 
 
-def draw_prompts(scenes: Sequence[Scene], kind: str, chosen: list[list[int]], rng: np.random.Generator) -> Prompted:
-    """Draw prompts of a kind for chosen objects of scenes, with noise in boxes and gaps in descriptions."""
+def draw_prompts(
+    scenes: Sequence[Scene], kind: str, chosen: Sequence[Sequence[tuple[int, ...]]], rng: np.random.Generator
+) -> Prompted:
+    """Draw prompts of a kind for chosen objects or groups of scenes, with noise in boxes and gaps in descriptions."""
     index, boxes, points, attributes, targets = [], [], [], [], []
-    noise = {"box": 0.1, "description": DESCRIPTION_NOISE}.get(kind, 0.0)
-    for number, (scene, objects) in enumerate(zip(scenes, chosen, strict=True)):
-        for one in objects:
-            item = scene.objects[one]
+    noise = {"box": 0.1, "description": DESCRIPTION_NOISE, "group": GROUP_NOISE}.get(kind, 0.0)
+    for number, (scene, groups) in enumerate(zip(scenes, chosen, strict=True)):
+        for group in groups:
+            box, said, mask = describe(scene, group)
             index.append(number)
-            box = np.array(item.box_xyxy, dtype=np.float64)
             if noise and rng.random() < 0.8:
                 box = noise_box(box, rng, noise * rng.random())
             boxes.append(box / scene.image_size)
-            points.append(draw_clicks(item.mask, 1, rng).points / scene.image_size)
-            said = attribute_numbers(item.attributes)
-            attributes.append([word if rng.random() < KNOWN_SHARE else -1 for word in said])
-            targets.append(item.mask)
+            points.append(draw_clicks(mask, 1, rng).points / scene.image_size)
+            known = 1.0 if kind == "group" else KNOWN_SHARE
+            attributes.append([word if rng.random() < known else -1 for word in said])
+            targets.append(mask)
     side = IMAGE_SIZE // (4 * GRID)
     masks = torch.from_numpy(np.array(targets, dtype=np.float32))
     return Prompted(
@@ -208,8 +246,11 @@ class GroundingLearner(nn.Module):
         orders = [rng.permutation(len(scene.objects)).tolist() for scene in scenes]
         total, count, metrics, first = 0.0, 0, {}, 0
         for kind, number in PROMPTS.items():
-            chosen = [[order[place % len(order)] for place in range(first, first + number)] for order in orders]
-            first += number
+            if kind == "group":
+                chosen = [[draw_group(scene, rng) for _ in range(number)] for scene in scenes]
+            else:
+                chosen = [[(order[place % len(order)],) for place in range(first, first + number)] for order in orders]
+                first += number
             prompted = draw_prompts(scenes, kind, chosen, rng)
             logits, quality = self.decode(embedding, kind, prompted)
             losses = mask_losses(logits, quality, prompted.targets)
@@ -220,15 +261,17 @@ class GroundingLearner(nn.Module):
 
     @torch.no_grad()
     def watch(self, count: int) -> dict[str, float]:
-        """Mean IoU, at the size of the scenes, over all objects of held-out scenes, for each kind of prompt."""
+        """Mean IoU at the size of held-out scenes, for each kind of prompt: all objects, or one group a scene."""
         rng = np.random.default_rng(SEED)
         found: dict[str, list[float]] = {kind: [] for kind in PROMPTS}
         for number in range(count):
             scene = make_scene(SEED, "test", number, IMAGE_SIZE)
             embedding = self.embed([scene])
-            masks = torch.from_numpy(np.stack([item.mask for item in scene.objects]))
             for kind in PROMPTS:
-                prompted = draw_prompts([scene], kind, [list(range(len(masks)))], rng)
+                everything = [(index,) for index in range(len(scene.objects))]
+                chosen = [draw_group(scene, rng)] if kind == "group" else everything
+                masks = torch.from_numpy(np.stack([describe(scene, group).mask for group in chosen]))
+                prompted = draw_prompts([scene], kind, [chosen], rng)
                 logits = self.decode(embedding, kind, prompted).logits
                 large = nn.functional.interpolate(logits, size=masks.shape[-2:], mode="bilinear", align_corners=False)
                 both, either = (large[:, 0] > 0) & masks, (large[:, 0] > 0) | masks

@@ -29,20 +29,20 @@ from transformers_groma.shapes.world import world_of
 
 from .language_rows import Row, RowMaker
 from .pretrain_grounding import WEIGHTS as GROUNDING_WEIGHTS
-from .pretrain_grounding import GroundingLearner, attribute_numbers
+from .pretrain_grounding import GroundingLearner, describe
 from .pretrain_vision import IMAGE_SIZE, PatchSpeaker, Projector
 from .pretrain_vision import WEIGHTS as VISION_WEIGHTS
 from .tokens import build_tokenizer
 
 SEED = 4
 WEIGHTS = "language.safetensors"
-SCHEDULE = Schedule(learning_rate=1e-3, steps=3800, warmup_steps=50, decay_steps=3000)
+SCHEDULE = Schedule(learning_rate=1e-3, steps=7800, warmup_steps=50, decay_steps=6000)
 BATCH_SIZE = 8
 # The vision encoder has learned before.
-VISION_SHARE = 0.3
+VISION_SHARE = 0.4
 # At first nothing but look-ups; then rows of each kind, those of a step alike.
 DRILL_STEPS = 400
-KINDS = {"drill": 0.25, "description": 0.5, "conversation": 0.25}
+KINDS = {"drill": 0.2, "description": 0.55, "conversation": 0.25}
 VECTOR_WEIGHT, BOX_WEIGHT, PATCH_WEIGHT = 1.0, 4.0, 0.4
 WATCHED, WATCH_STEPS = 30, 150
 # Tokens of GLaMM that start as one of Groma's. What predicts a `[SEG]` is often `</p>`; in Groma `<roi>` points.
@@ -145,7 +145,7 @@ class LanguageLearner(nn.Module):
             right = (logits.argmax(dim=-1) == targets[learned]).float().mean()
             metrics |= {"ce": cross_entropy.item(), "right": right.item()}
         places = [(number, place) for number, row in enumerate(rows) for place, _ in row.segments]
-        meant = [(scene, index) for scene, row in zip(scenes, rows, strict=True) for _, index in row.segments]
+        meant = [(scene, objects) for scene, row in zip(scenes, rows, strict=True) for _, objects in row.segments]
         if meant:
             index = torch.tensor(places)
             segments = states[index[:, 0], index[:, 1]]
@@ -159,11 +159,12 @@ class LanguageLearner(nn.Module):
         return loss, metrics
 
     @torch.no_grad()
-    def described(self, objects: list[tuple[Scene, int]]) -> tuple[Tensor, Tensor]:
-        """Boxes of objects, normalized `cxcywh`, and the vectors that describe them to the mask decoder."""
-        boxes = torch.stack([_box(scene, index) for scene, index in objects])
-        numbers = torch.tensor([attribute_numbers(scene.objects[index].attributes) for scene, index in objects])
-        return boxes, self.judge.descriptions(boxes, numbers)
+    def described(self, groups: list[tuple[Scene, tuple[int, ...]]]) -> tuple[Tensor, Tensor]:
+        """Boxes of objects or groups, normalized `cxcywh`, and vectors that describe them to the mask decoder."""
+        told = [describe(scene, objects) for scene, objects in groups]
+        boxes = torch.tensor(np.array([one.box for one in told]), dtype=torch.float32) / IMAGE_SIZE
+        boxes = box_xyxy_to_cxcywh(boxes)
+        return boxes, self.judge.descriptions(boxes, torch.tensor([one.attributes for one in told]))
 
     @torch.no_grad()
     def watch(self, count: int) -> dict[str, float]:
@@ -186,7 +187,7 @@ class LanguageLearner(nn.Module):
             logits = self.judge.mask_decoder(embedding, prompts).logits
             size = (IMAGE_SIZE, IMAGE_SIZE)
             said = nn.functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)[:, 0] > 0
-            true = torch.from_numpy(np.stack([scene.objects[index].mask for _, index in row.segments]))
+            true = torch.from_numpy(np.stack([describe(scene, objects).mask for _, objects in row.segments]))
             both, either = (said & true).sum((1, 2)).float(), (said | true).sum((1, 2)).float()
             hits += (both / either).tolist()
             total = {"both": total["both"] + both.sum().item(), "either": total["either"] + either.sum().item()}

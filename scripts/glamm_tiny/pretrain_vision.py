@@ -36,7 +36,7 @@ IMAGE_SIZE, TEXT_WIDTH = 224, 128
 WEIGHTS = "vision.safetensors"
 SCHEDULE = Schedule(learning_rate=1e-3, steps=1400, warmup_steps=50, decay_steps=900)
 BATCH_SIZE = 12
-BOX_WEIGHT, PLACE_WEIGHT, TOKEN_WEIGHT = 5.0, 2.0, 2.0
+BOX_WEIGHT, PLACE_WEIGHT, TOKEN_WEIGHT = 5.0, 3.0, 2.0
 # ImageNet's colors, as groma-tiny's image processor has them.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Beside the places of a description: the background, and objects that it leaves out.

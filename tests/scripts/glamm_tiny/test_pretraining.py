@@ -15,7 +15,8 @@ from scripts.groma_tiny.card import MODEL
 from scripts.groma_tiny.pretraining import Pretraining, Schedule
 from transformers_groma import GromaForConditionalGeneration, GromaProcessor
 from transformers_groma.models.modeling_positions import IGNORED_LABEL
-from transformers_groma.shapes.scenes import ATTRIBUTE_WORDS, make_scene
+from transformers_groma.shapes.scenes import ATTRIBUTE_WORDS, Attributes, make_scene
+from transformers_groma.shapes.wording import words as in_words
 from transformers_groma.shapes.world import world_of
 
 SHORT = Schedule(learning_rate=1e-3, steps=2, warmup_steps=1, decay_steps=1)
@@ -87,7 +88,7 @@ def test_a_killed_training_resumes_and_ends_the_same(parts, tmp_path, monkeypatc
 @pytest.mark.parametrize("kind", grounding.PROMPTS)
 def test_prompts_mean_their_objects(kind):
     scenes = [make_scene(0, "train", index) for index in range(2)]
-    chosen = [[0, 1], [2]]
+    chosen = [[(0,), (1,)], [(2,)]]
     prompted = grounding.draw_prompts(scenes, kind, chosen, np.random.default_rng(0))
     assert prompted.image_index.tolist() == [0, 0, 1]
     meant = [scenes[0].objects[0], scenes[0].objects[1], scenes[1].objects[2]]
@@ -103,7 +104,31 @@ def test_prompts_mean_their_objects(kind):
         sides = (box[2:] - box[:2]).repeat(2)
         said = prompted.boxes[number]
         corners = torch.cat([said[:2] - said[2:] / 2, said[:2] + said[2:] / 2])
-        assert ((corners - box).abs() <= grounding.DESCRIPTION_NOISE * sides + 1e-5).all()
+        noise = grounding.GROUP_NOISE if kind == "group" else grounding.DESCRIPTION_NOISE
+        assert ((corners - box).abs() <= noise * sides + 1e-5).all()
+
+
+def test_a_group_is_told_by_the_box_around_it_and_what_it_has_in_common():
+    rng = np.random.default_rng(0)
+    sizes = set()
+    for index in range(12):
+        scene = make_scene(0, "train", index)
+        group = grounding.draw_group(scene, rng)
+        told = grounding.describe(scene, group)
+        sizes.add(len(group))
+        items = [scene.objects[one] for one in group]
+        lefts, tops, rights, bottoms = zip(*(item.box_xyxy for item in items), strict=True)
+        assert told.box.tolist() == [min(lefts), min(tops), max(rights), max(bottoms)]
+        assert (told.mask == sum(item.mask for item in items).astype(bool)).all()
+        names = [
+            words[number] if number >= 0 else None
+            for number, words in zip(told.attributes, ATTRIBUTE_WORDS.values(), strict=True)
+        ]
+        for place, name in enumerate(names):
+            assert (name is None) == (len({item.attributes[place] for item in items}) > 1)
+        # What they have in common fits no other object: the decoder can tell which ones are meant.
+        assert world_of(scene).matches(Attributes(*names)) == group
+    assert 1 in sizes and len(sizes) > 1
 
 
 def test_what_is_not_said_does_not_change_a_description():
@@ -144,23 +169,39 @@ def test_segments_are_predicted_by_the_token_before(make_row, kind):
         assert row.input_ids.count(make_row.region_id) == len(row.regions)
         places = [place for place, token in enumerate(row.input_ids) if token == make_row.segment_id]
         assert [place + 1 for place, _ in row.segments] == places
-        for _, target in row.segments:
-            assert 0 <= target < len(scene.objects)
+        for _, objects in row.segments:
+            assert objects and set(objects) <= set(range(len(scene.objects)))
 
 
-def test_drills_name_one_object_each(make_row):
-    for index in range(8):
+def test_drills_name_all_objects_that_they_mean(make_row):
+    shapes = {in_words(Attributes(shape=shape), plural=True): shape for shape in ATTRIBUTE_WORDS["shape"]}
+    groups = set()
+    for index in range(12):
         world = world_of(make_scene(4, "train", index))
         row = make_row.drill(world, np.random.default_rng(index))
         assert set(row.labels) == {IGNORED_LABEL}
         said = make_row.tokenizer.decode(row.input_ids).split("<p>")[1:]
-        for text, (_, target) in zip(said, row.segments, strict=True):
+        for text, (_, objects) in zip(said, row.segments, strict=True):
             words = text.split("</p>")[0].split()
             if {"leftmost", "rightmost", "topmost", "bottommost", "left", "right", "above", "below"} & set(words):
+                assert len(objects) == 1
                 continue
-            words = set(words) - {"the", "a", "object"}
-            fitting = [one for one, known in enumerate(world.attributes) if words <= set(known)]
-            assert fitting == [target], text
+            words = {shapes.get(word, word) for word in words} - {"the", "a", "object", "objects"}
+            fitting = {one for one, known in enumerate(world.attributes) if words <= set(known)}
+            assert fitting == set(objects), text
+            groups.add(len(objects))
+    assert 1 in groups and max(groups) > 1
+
+
+def test_a_question_in_the_plural_has_one_segment_for_all(make_row):
+    found = set()
+    for index in range(12):
+        world = world_of(make_scene(4, "train", index))
+        row = make_row.conversation(world, np.random.default_rng(index), {"grounding": 1.0})
+        questions = make_row.tokenizer.decode(row.input_ids).count("ASSISTANT: Sure, they are")
+        assert questions == len(row.segments) > 0
+        found |= {len(objects) for _, objects in row.segments}
+    assert 1 in found and max(found) > 1
 
 
 def test_conversations_learn_answers_alone(make_row):
