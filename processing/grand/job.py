@@ -7,12 +7,12 @@ rows must not be mixed with others.
 
 import importlib
 import json
-import pickle
 import sys
 import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from transformers_groma._locks import one_writer
 from transformers_groma.data.left_out import SkipRecord
 from transformers_groma.data.parquet import check_shard
 from transformers_groma.data.provenance import digests_of_options, named_as_options
+from transformers_groma.data.ray_actors import ActorOptions, run_on_actors
 from transformers_groma.data.shard_files import parse_report, report_json
 from transformers_groma.data.write_report import WriteReport
 
@@ -334,45 +335,25 @@ def _run_here(step: Step, args: Namespace, shards: Sequence[int]) -> Iterator[tu
 
 
 def _run_with_ray(step: Step, args: Namespace, shards: Sequence[int]) -> Iterator[tuple[WriteReport, bool]]:
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise ImportError(
-            'The engine "ray" needs Ray. Install it with `pip install "transformers-groma[data]"`, or leave --engine '
-            "out."
-        ) from error
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    workers = min(args.workers, len(shards))
-    # From items in memory: tasks that read them would wait for a CPU while the actors hold all of them.
-    dataset = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards)).map(
-        _RayWorker,
-        fn_constructor_args=(step.name, args),
-        compute=ray.data.ActorPoolStrategy(size=workers),
-        num_gpus=args.gpus_per_worker,
-    )
+    options = ActorOptions(min(args.workers, len(shards)), gpus=args.gpus_per_worker)
     with tqdm(total=len(shards), desc=step.folder(args), unit="shard") as progress:
-        for row in dataset.iter_rows():
-            if row["error"]:
-                raise pickle.loads(row["error"])
+        for _, outcome in run_on_actors(partial(_make_worker_of_ray, step.name, args), shards, options, extra="data"):
+            path, report, is_complete = outcome
             progress.update(1)
-            yield parse_report(Path(row["path"]), json.loads(row["report"])), row["is_complete"]
+            yield parse_report(Path(path), json.loads(report)), is_complete
 
 
-class _RayWorker:
-    """An actor: its model is loaded once and makes many shards."""
+def _make_worker_of_ray(name: str, args: Namespace) -> Callable[[int], Iterator[tuple[str, str, bool]]]:
+    """What an actor of Ray does with a shard: its model is loaded once and makes many."""
+    step = importlib.import_module(f"processing.grand.{name}").STEP
+    worker = _LazyWorker(step, args)
 
-    def __init__(self, name: str, args: Namespace) -> None:
-        self._step = importlib.import_module(f"processing.grand.{name}").STEP
-        self._args, self._worker = args, _LazyWorker(self._step, args)
+    def make_shard(shard: int) -> Iterator[tuple[str, str, bool]]:
+        run = _ShardRun(step, args, shard)
+        report, is_complete = run.run(worker, lambda count: None)
+        yield str(run.path), report_json(report), is_complete
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            run = _ShardRun(self._step, self._args, int(row["shard"]))
-            report, is_complete = run.run(self._worker, lambda count: None)
-        except (OSError, ValueError, ImportError) as error:  # Ray would hide the message in a trace of its own
-            return {"path": "", "report": "", "is_complete": False, "error": pickle.dumps(error)}
-        return {"path": str(run.path), "report": report_json(report), "is_complete": is_complete, "error": b""}
+    return make_shard
 
 
 class _LazyWorker:

@@ -25,18 +25,18 @@ class ActorOptions:
     """How many actors there are, and what each of them has.
 
     Args:
-        count (`int`): how many; fewer where there is not room for all.
+        count (`int`, *optional*): how many; by default as many as there is room for.
         cpus (`float`): CPUs of each; 1 or less leaves its number of threads at 1.
         gpus (`float`, *optional*): GPUs of each; a part of one lets several actors share it. By default one where
             there are any: without it Ray hides them.
     """
 
-    count: int
+    count: int | None = None
     cpus: float = 1.0
     gpus: float | None = None
 
 
-class ActorError(RuntimeError):
+class ActorError(OSError):
     """The actors cannot work; the message says why, and what to do."""
 
 
@@ -79,9 +79,11 @@ def _started_ray(extra: str) -> Any:
             f'The engine "ray" needs Ray. Install it with `pip install "transformers-groma[{extra}]"`, or use the '
             'engine "plain".'
         ) from error
+    if ray.is_initialized():
+        return ray
     try:
         # The cluster of `ray start` or RAY_ADDRESS if there is one; else one of this machine, for this process.
-        ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+        ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
     except (RuntimeError, OSError, ValueError, ConnectionError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ActorError(
@@ -95,7 +97,8 @@ def _with_room(ray: Any, options: ActorOptions, num_items: int) -> ActorOptions:
     """The options with the GPUs of an actor, if there is room for one at least."""
     total = ray.cluster_resources()
     gpus = options.gpus if options.gpus is not None else min(1.0, total.get("GPU", 0.0))
-    wanted = min(options.count, num_items)
+    wanted = num_items if options.count is None else min(options.count, num_items)
+    room = wanted
     for name, each in (("CPU", options.cpus), ("GPU", gpus)):
         there = total.get(name, 0.0)
         if each > there:
@@ -103,14 +106,16 @@ def _with_room(ray: Any, options: ActorOptions, num_items: int) -> ActorOptions:
                 f"an actor wants {each:g} {name}s, but Ray has {there:g} in all. Ask for fewer, with "
                 f"--{name.lower()}s-per-actor, or start Ray on more machines."
             )
-        if each * wanted > there:
-            room = int(there / each)
-            print(
-                f"{room} of {wanted} actors have room now, as each has {each:g} {name}s of {there:g}; the others join "
-                f"when machines do, or with a smaller --{name.lower()}s-per-actor",
-                file=sys.stderr,
-            )
-    return ActorOptions(options.count, options.cpus, gpus)
+        room = min(room, int(there / each)) if each else room
+    if options.count is None:
+        wanted = room
+    elif room < wanted:
+        print(
+            f"{room} of {wanted} actors have room now: Ray has {total.get('CPU', 0):g} CPUs and "
+            f"{total.get('GPU', 0):g} GPUs, and each wants {options.cpus:g} and {gpus:g}",
+            file=sys.stderr,
+        )
+    return ActorOptions(wanted, options.cpus, gpus)
 
 
 class _Actor:
@@ -152,11 +157,12 @@ class _Pool:
         self._ray, self._items = ray, items
         self._waiting = deque(range(len(items)))
         self._attempts = [0] * len(items)
+        self._failed_starts = 0
         self._class = ray.remote(_Actor).options(num_cpus=options.cpus, num_gpus=options.gpus)
         self._make_worker = ray.put(make_worker)
         # By what Ray waits for: the actor, and the position of its item; `None` while the actor starts.
         self._running: dict[Any, tuple[Any, int | None]] = {}
-        for _ in range(min(options.count, len(items))):
+        for _ in range(options.count):
             self._start()
 
     def outcomes(self) -> Iterator[tuple[int, Any]]:
@@ -206,7 +212,11 @@ class _Pool:
         _, index = self._running.pop(waited)
         reason = str(failure).strip().splitlines()[0] if str(failure).strip() else type(failure).__name__
         if index is None:
-            raise ActorError(f"an actor of Ray does not start: {reason}") from failure
+            self._failed_starts += 1
+            if self._failed_starts >= MAX_ATTEMPTS:
+                raise ActorError(f"actors of Ray do not start: {reason}") from failure
+            self._start()
+            return
         if self._attempts[index] >= MAX_ATTEMPTS:
             raise ActorError(
                 f"the actor of item {index} died {MAX_ATTEMPTS} times ({reason}). It may need more memory than there "

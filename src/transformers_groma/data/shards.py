@@ -9,7 +9,6 @@ their shard. A record is one unit of the source (usually an image with its annot
 
 import json
 import os
-import pickle
 import re
 import shutil
 import sys
@@ -27,6 +26,7 @@ from .columns import FEATURES, OPTIONAL_FEATURES, Schema, check_row, features_of
 from .left_out import DATA_ERRORS, LeftOut, SkipRecord, reason_of
 from .parquet import check_shard, complete_parquet, footer_digest, read_notes
 from .provenance import changed_input, digest_of, digests_of_options, note_inputs, noted_inputs, relative_states
+from .ray_actors import ActorOptions, run_on_actors
 from .shard_files import (
     difference,
     files_of_other_datasets,
@@ -280,37 +280,17 @@ def _check_columns(row: Mapping[str, Any], schema: Schema) -> None:
 
 
 def _write_with_ray(jobs: list[_ShardJob], num_workers: int | None, update: Callable[[int], Any]) -> list[WriteReport]:
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise ImportError(
-            'The engine "ray" needs Ray. Install it with `pip install "transformers-groma[data]"`, or use the engine '
-            '"plain".'
-        ) from error
-    if not jobs:
-        return []
-    # One object a shard: a worker fetches the records of its shard only.
-    references = [ray.put(job) for job in jobs]
-
-    def write(row: dict[str, Any]) -> dict[str, Any]:
-        index = int(row["id"])
-        try:
-            return {"index": index, "report": report_json(_write_shard(ray.get(references[index]))), "error": b""}
-        except (OSError, ValueError) as error:  # Ray would hide the message in a trace of its own
-            return {"index": index, "report": "", "error": pickle.dumps(error)}
-
-    ray.data.DataContext.get_current().enable_progress_bars = False  # the caller shows progress in records
-    compute = None if num_workers is None else ray.data.TaskPoolStrategy(size=num_workers)
-    dataset = ray.data.range(len(jobs), override_num_blocks=len(jobs)).map(write, compute=compute)
     reports: dict[int, WriteReport] = {}
-    for row in dataset.iter_rows():
-        if row["error"]:
-            raise pickle.loads(row["error"])
-        index = int(row["index"])
-        reports[index] = parse_report(jobs[index].path, json.loads(row["report"]))
+    # Their machines may have GPUs, which nothing here needs.
+    for index, text in run_on_actors(_make_writer, jobs, ActorOptions(num_workers, gpus=0.0), extra="data"):
+        reports[index] = parse_report(jobs[index].path, json.loads(text))
         update(reports[index].records)
     return [reports[index] for index in range(len(jobs))]
+
+
+def _make_writer() -> Callable[[_ShardJob], Iterator[str]]:
+    """What an actor of Ray does with a shard."""
+    return lambda job: iter([report_json(_write_shard(job))])
 
 
 def _replace_all(output_dir: Path, split: str, write: Callable[[Path, bool], list[WriteReport]]) -> WriteReport:
