@@ -49,15 +49,17 @@ def cluster():
 @slow
 def test_what_a_dead_actor_had_begun_is_done_again(cluster, tmp_path):
     outcomes: dict[int, list[int]] = {}
-    processes = set()
+    begun = []
     for index, outcome in run_on_actors(partial(make_worker, tmp_path, 1), [2, 3, 0, 4], ActorOptions(2, 0.5)):
         if outcome > 100:  # a process begins the item
-            processes.add(outcome)
+            begun.append((index, outcome))
             outcomes[index] = []
         else:
             outcomes[index].append(outcome)
     assert outcomes == {0: [0, 1], 1: [0, 1, 2], 2: [], 3: [0, 1, 2, 3]}
-    assert len(processes) == 3  # two, and the one in the place of the dead
+    assert sorted(index for index, _ in begun) == [0, 1, 1, 2, 3]
+    (dead,) = (int(path.name) for path in tmp_path.iterdir())
+    assert [process == dead for index, process in begun if index == 1] == [True, False]
 
 
 @slow

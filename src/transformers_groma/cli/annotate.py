@@ -351,6 +351,7 @@ def _settings(
         "--box-format": tasks.box_format,
         "--normalized": tasks.normalized,
         **({"--shard-size": arguments.shard_size} if kind == "images" else {}),
+        **({"--config": arguments.config, "--split": arguments.split} if kind == "hub" else {}),
         "--max-images": arguments.max_images,
         **sampling,
         "--seed": seed,
