@@ -29,6 +29,29 @@ def best_device() -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
+def usable_device(device: str | torch.device, name: str = "`device`") -> torch.device:
+    """A device, tested with a tensor.
+
+    Args:
+        device (`str` or `torch.device`): the device.
+        name (`str`): how an error names the argument.
+
+    Raises:
+        ValueError: torch cannot use it.
+
+    Example:
+    >>> usable_device("cpu")
+    device(type='cpu')
+    """
+    try:
+        torch.zeros(1, device=device)
+    # Torch has no single error for this: a wrong name, no driver and a build without the backend all differ.
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{name} {str(device)!r} cannot be used ({reason}): pass cpu or leave it out.") from error
+    return torch.device(device)
+
+
 def load_model(
     model: str | PathLike[str],
     device: str | torch.device | None = None,
@@ -283,4 +306,4 @@ def _compiled(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-__all__ = ["best_device", "check_loading", "load_config", "load_model", "load_weights"]
+__all__ = ["best_device", "check_loading", "load_config", "load_model", "load_weights", "usable_device"]

@@ -56,7 +56,8 @@ def test_the_error_of_an_actor_is_one_sentence(annotate, tmp_path):
     photos = write_photos(tmp_path / "photos", 1)
     options = ("--proposals", "--engine", "ray", "--device", "cuda:7")
     code, said = annotate(photos, tmp_path / "out", *options)
-    assert code == 2 and said.strip().splitlines()[-1].startswith("groma annotate: error: "), said
+    assert code == 2, said
+    assert said.strip().splitlines()[-1].startswith("groma annotate: error: --device 'cuda:7' cannot be used ("), said
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ slow = pytest.mark.slow  # Ray takes long to start, and gives up on a busy machi
 
 
 def make_worker(folder, deaths):
-    """Counts up to its item; an item below 0 is an error; of item 3 so many actors die in the middle."""
+    """Counts up to its item; one below 0 is an error, a text is a mistake; of item 3 so many actors die."""
 
     def work(item):
         if item < 0:
@@ -72,6 +72,12 @@ def test_an_item_that_kills_its_actor_again_and_again_is_given_up(cluster, tmp_p
 def test_the_error_of_a_worker_keeps_its_words(cluster, tmp_path):
     with pytest.raises(ValueError, match=r"^-1 is below 0\. Pass another number\.$"):
         list(run_on_actors(partial(make_worker, tmp_path, 0), [1, -1], ActorOptions()))
+
+
+@slow
+def test_a_mistake_of_the_program_is_named_with_its_place(cluster, tmp_path):
+    with pytest.raises(ActorError, match=r"an actor failed: TypeError: .* \(test_ray_actors\.py, line \d+\)"):
+        list(run_on_actors(partial(make_worker, tmp_path, 0), ["one"], ActorOptions()))
 
 
 @slow

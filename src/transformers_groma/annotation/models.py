@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..data.provenance import digest_of, sampled_digest
-from ..loading import load_model, load_weights
+from ..loading import load_model, load_weights, usable_device
 from ..loading_options import AS_SAVED, LoadingOptions
 from ..model_files import model_files
 from .annotator import Annotator
@@ -41,6 +41,8 @@ class AnnotatingModel:
             ValueError: it cannot do what it is asked.
         """
         # For proposals alone the language model is most of the memory, and never used.
+        if self.device is not None:
+            usable_device(self.device, "--device")  # an actor of Ray may have others than this machine
         load = self._whole_model if self.tasks.needs_language_model else self._detector
         model, processor = load()
         return Annotator(model, processor, self.tasks, self.batch_size, self.generate_kwargs)

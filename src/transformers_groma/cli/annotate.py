@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._output_errors import OutputError
 from ..model_files import ANSWERING_MODELS
 from .arguments import (
     CommandError,
@@ -185,7 +186,6 @@ def run_annotate(arguments: argparse.Namespace) -> None:
     """`groma annotate`: annotate what is not annotated yet."""
     run = _read_run(arguments)
     from ..annotation.job import run_annotation
-    from ..data.ray_actors import ActorError
 
     try:
         with errors_of_loading():
@@ -193,15 +193,16 @@ def run_annotate(arguments: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         note("what is annotated stays: run the same command again to resume")
         raise
-    except (ActorError, ImportError, ValueError, FileExistsError, FileNotFoundError) as error:
-        raise CommandError(str(error)) from error
-    except RuntimeError as error:  # torch has no single error for this: of CUDA it is one of its own
-        if "out of memory" not in str(error):
+    except (RuntimeError, ImportError, ValueError, OSError) as error:
+        # torch has no single error for this, and Ray's actors send its words.
+        if "out of memory" in str(error):
+            raise CommandError(
+                f"the device has not enough memory for --batch-size {arguments.batch_size}: pass a smaller one and "
+                "run again; what is annotated stays."
+            ) from error
+        if isinstance(error, (RuntimeError, OutputError)):
             raise
-        raise CommandError(
-            f"the device has not enough memory for --batch-size {arguments.batch_size}: pass a smaller one; what is "
-            "annotated stays."
-        ) from error
+        raise CommandError(str(error)) from error
     for line in outcome.lines(arguments.out):
         note(line)
     _check_left_out(arguments, outcome.report)

@@ -261,24 +261,15 @@ def _checked_adapter(model: str, base: str, model_types: tuple[str, ...], remedi
 
 def checked_device(device: str | None, options: LoadingOptions) -> "torch.device":
     """The device, tested with a tensor; by default the best one available. It must be able to load a model so."""
-    from ..loading import best_device, check_loading
+    from ..loading import best_device, check_loading, usable_device
 
-    found = best_device() if device is None else _tried_device(device)
+    try:
+        found = best_device() if device is None else usable_device(device, "--device")
+    except ValueError as error:
+        raise CommandError(str(error)) from error
     with errors_of_loading():
         check_loading(options, found)
     return found
-
-
-def _tried_device(device: str) -> "torch.device":
-    import torch
-
-    try:
-        torch.zeros(1, device=device)
-    # Torch has no single error for this: a wrong name, no driver and a build without the backend all differ.
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CommandError(f"--device {device!r} cannot be used ({reason}): pass cpu or leave it out.") from error
-    return torch.device(device)
 
 
 def open_upright(source: str) -> "Image.Image":

@@ -6,15 +6,20 @@ hold all of them: an actor gets an item and reads itself what belongs to it.
 
 import pickle
 import sys
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 # How often an item may lose its actor before it is given up: a worker that is killed for its memory will be again.
 MAX_ATTEMPTS = 3
 # Seconds between looks for actors that were started; their number never delays those that work.
 _PATIENCE = 1.0
+
+# Errors of workers that keep their words and their type; all others are mistakes of the program or of the machine.
+EXPECTED_ERRORS = (OSError, ValueError, ImportError)
 
 # Gives the outcomes of an item, one after the other.
 Worker = Callable[[Any], Iterator[Any]]
@@ -58,7 +63,8 @@ def run_on_actors(
         ImportError: Ray is not installed.
         ActorError: Ray does not start, there is no room for a single actor, or an item has killed its actor
             several times.
-        Exception: what a worker raised, as it raised it.
+        OSError, ValueError, ImportError: what a worker raised, as it raised it. Other errors of it become an
+            `ActorError`.
     """
     if not items:
         return
@@ -140,12 +146,17 @@ class _Actor:
 
 
 def _plain_error(error: Exception) -> Exception:
-    """An error that another process can read; its cause and its trace stay behind."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return ActorError(f"{type(error).__name__}: {error}")
-    return error
+    """An error that another process can read; that of a mistake has its place, as its trace stays behind."""
+    if isinstance(error, EXPECTED_ERRORS):
+        try:
+            pickle.loads(pickle.dumps(error))
+            return error
+        except Exception:
+            return ActorError(str(error))
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return ActorError(
+        f"an actor failed: {type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
+    )
 
 
 class _Pool:
