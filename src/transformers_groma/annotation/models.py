@@ -40,9 +40,9 @@ class AnnotatingModel:
             OSError: no such model.
             ValueError: it cannot do what it is asked.
         """
-        # For proposals alone the language model is most of the memory, and never used.
         if self.device is not None:
             usable_device(self.device, "--device")  # an actor of Ray may have others than this machine
+        # For proposals alone the language model is most of the memory, and never used.
         load = self._whole_model if self.tasks.needs_language_model else self._detector
         model, processor = load()
         return Annotator(model, processor, self.tasks, self.batch_size, self.generate_kwargs)
