@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,11 @@ from transformers_groma.cli.ray_serve import (
     reason_of,
     values_of,
 )
+from transformers_groma.shapes.scenes import make_scene
+
+from ..serving.running_server import data_url
+
+HUB_CONFIGS = Path(__file__).parents[2] / "hub_configs"
 
 
 def command(*words: object):
@@ -157,13 +163,13 @@ def start(serve, tiny_dir):
         replica._engine.close(0)
 
 
-def ask(replica: Replica, path: str, **headers: str):
-    async def get():
+def ask(replica: Replica, path: str, body: dict | None = None, **headers: str) -> httpx.Response:
+    async def send():
         transport = httpx.ASGITransport(app=replica._app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://replica") as client:
-            return await client.get(path, headers=headers)
+        async with httpx.AsyncClient(transport=transport, base_url="http://replica", timeout=120) as client:
+            return await client.request("GET" if body is None else "POST", path, json=body, headers=headers)
 
-    return asyncio.run(get())
+    return asyncio.run(send())
 
 
 def test_replicas_tell_the_metrics_of_all(serve, start):
@@ -178,6 +184,19 @@ def test_replicas_tell_the_metrics_of_all(serve, start):
     serve.is_late = True
     late = ask(first, "/metrics")
     assert late.status_code == 503 and late.json()["error"]["code"] == "metrics_late"
+
+
+@pytest.mark.parametrize("family", ["groma-tiny", "glamm-tiny"])
+def test_replicas_of_both_families_answer(start, family):
+    """Here: what is there, with masks."""
+    replica = start(model=str(HUB_CONFIGS / family))
+    scene = make_scene(seed=5, split="test", index=0)
+    image = {"type": "image_url", "image_url": {"url": data_url(scene.draw())}}
+    text = {"type": "text", "text": "Please describe the image in detail."}
+    messages = [{"role": "user", "content": [image, text]}]
+    body = {"model": family, "messages": messages, "grounding": True, "masks": True, "max_tokens": 64}
+    answer = ask(replica, "/v1/chat/completions", body).json()["choices"][0]["message"]
+    assert answer["content"] and all(phrase["masks"] for phrase in answer["grounding"]["phrases"])
 
 
 def test_a_replica_with_a_dead_engine_is_unhealthy(start):

@@ -71,7 +71,7 @@ def test_without_the_extra(run, monkeypatch):
     monkeypatch.setattr(serve_replicas, "missing_packages", lambda: ["opencensus", "watchfiles"])
     assert error_of(run, "--replicas", 2, "--port", 0) == (
         "groma serve: error: groma serve --replicas needs the package opencensus: pip install "
-        '"transformers-groma[scale,serve]".'
+        '"transformers-groma[serve,scale]".'
     )
 
 

@@ -115,12 +115,7 @@ class Replica:
         from ..serving.access import read_api_keys
         from ..serving.gate import request_log
 
-        context = serve.get_replica_context()
-        self._name, self._deployment, self._application = (
-            context.replica_id.unique_id,
-            context.deployment,
-            context.app_name,
-        )
+        self._context = serve.get_replica_context()
         model = values.get("model")
         try:
             arguments = read_values(values)
@@ -156,7 +151,7 @@ class Replica:
 
     async def metrics(self) -> tuple[str, str]:
         """Its name, and its metrics in Prometheus' text format."""
-        return self._name, self._app.state.metrics.text().decode()
+        return self._context.replica_id.unique_id, self._app.state.metrics.text().decode()
 
     async def _metrics_of_all(self) -> bytes:
         """The metrics of all replicas that run."""
@@ -165,7 +160,7 @@ class Replica:
         from ..serving.api_errors import busy
         from ..serving.replica_metrics import merged_metrics
 
-        handle = serve.get_deployment_handle(self._deployment, self._application)
+        handle = serve.get_deployment_handle(self._context.deployment, self._context.app_name)
         try:
             told = await handle.broadcast("metrics").results_async(timeout_s=_METRICS_SECONDS, return_exceptions=True)
         except TimeoutError as error:

@@ -107,7 +107,7 @@ def run_replicas(arguments: argparse.Namespace) -> None:
         )
     if missing := missing_packages():
         raise CommandError(
-            f'groma serve --replicas needs the package {missing[0]}: pip install "transformers-groma[scale,serve]".'
+            f'groma serve --replicas needs the package {missing[0]}: pip install "transformers-groma[serve,scale]".'
         )
     if not address:  # other machines may have other devices
         checked_device(arguments.device, loading_options(arguments))
