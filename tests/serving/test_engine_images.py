@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import torch
 
-from transformers_groma.serving import batch_runner
+from transformers_groma.serving import perception
 
 from .engines import ask, noise, run, tokens, until_waiting
 
@@ -14,13 +14,13 @@ from .engines import ask, noise, run, tokens, until_waiting
 def looks(monkeypatch):
     """How many images the model looked at in each call."""
     calls = []
-    perceive_inputs = batch_runner.perceive_inputs
+    perceive_inputs = perception.perceive_inputs
 
     def counted(model, inputs, sizes):
         calls.append(len(inputs["pixel_values"]))
         return perceive_inputs(model, inputs, sizes)
 
-    monkeypatch.setattr(batch_runner, "perceive_inputs", counted)
+    monkeypatch.setattr(perception, "perceive_inputs", counted)
     return calls
 
 

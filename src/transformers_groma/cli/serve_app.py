@@ -15,10 +15,11 @@ from .arguments import (
     natural,
     positive,
 )
+from .language_server import add_language_server_arguments, load_perceiving_engine
 from .models import checked_device, model_name
 
 if TYPE_CHECKING:
-    from ..serving.engine import Engine
+    from ..serving.answering_engine import AnsweringEngine
     from ..serving.settings import ServerSettings
 
 
@@ -75,6 +76,7 @@ def add_app_arguments(parser: argparse.ArgumentParser) -> None:
         default=32,
         help="images to remember, so that further questions need no second look; 0 for none (default: %(default)s)",
     )
+    add_language_server_arguments(parser)
     limits = parser.add_argument_group("limits")
     limits.add_argument(
         "--max-new-tokens",
@@ -118,7 +120,7 @@ def add_app_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_engine(arguments: argparse.Namespace, model: str) -> "Engine":
+def load_engine(arguments: argparse.Namespace, model: str) -> "AnsweringEngine":
     """Load the model into an engine that runs.
 
     Args:
@@ -126,7 +128,7 @@ def load_engine(arguments: argparse.Namespace, model: str) -> "Engine":
         model (`str`): what `checked_model` made of `--model`.
 
     Returns:
-        `Engine`
+        `AnsweringEngine`: one whose words a language server writes, where `--lm-url` names it.
 
     Raises:
         CommandError: the device cannot be used, or the model cannot be loaded on it in the way asked for.
@@ -135,6 +137,8 @@ def load_engine(arguments: argparse.Namespace, model: str) -> "Engine":
 
     options = loading_options(arguments)
     device = checked_device(arguments.device, options)
+    if arguments.lm_url is not None:
+        return load_perceiving_engine(arguments, model, device, options)
     with errors_of(f"--model {model!r}"), errors_of_loading():
         return Engine.from_pretrained(
             model,

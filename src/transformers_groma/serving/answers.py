@@ -83,6 +83,7 @@ class EngineStatus:
         cache_hits (`int`), cache_misses (`int`): images that had been looked at before, and those that had not.
         prompt_tokens (`int`), generated_tokens (`int`): tokens read and written.
         busy_seconds (`float`): time that the model worked.
+        language_server (`str`, *optional*): where a language server writes the words, `"ok"`, or why it does not.
     """
 
     waiting: int
@@ -103,6 +104,7 @@ class EngineStatus:
     prompt_tokens: int
     generated_tokens: int
     busy_seconds: float
+    language_server: str | None = None
 
 
 class QueueFullError(RuntimeError):
@@ -117,11 +119,28 @@ class ModelFailedError(RuntimeError):
     """The model failed on the batch that a request was in."""
 
 
+class LanguageServerError(RuntimeError):
+    """The language server that writes the words did not write these.
+
+    Args:
+        message (`str`): what clients are told: a sentence without addresses.
+        status (`int`): the HTTP status for them: 503 where asking again in a moment may help, 504 where it took too
+            long, else 502.
+        detail (`str`): what the operator is told besides.
+    """
+
+    def __init__(self, message: str, status: int, detail: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.detail = detail
+
+
 __all__ = [
     "EngineAnswer",
     "EngineClosedError",
     "EngineRegion",
     "EngineStatus",
+    "LanguageServerError",
     "ModelFailedError",
     "QueueFullError",
     "engine_region",

@@ -2,29 +2,19 @@
 
 import copy
 import logging
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import StoppingCriteria
 
-from ..answer_masks import shown_regions
-from ..boxes import boxes_in_pixels
-from ..exact_boxes import exact_boxes
 from ..models.modeling_cache import cache_kwargs, cache_of
 from ..models.modeling_cached_prompt import forget_prompt, recall_prompt
 from ..models.processing_inputs import pad_left
-from ..perceived_images import PerceivedImage, PerceivedImages, perceive_inputs
-from ..regions import Regions, regions_of_slots
-from .conversations import Prompt, UprightImage
-from .pointing import Pointing, ResolvedPointing, resolve_pointing
+from .perception import Perception, SeenQuestion
 from .request import Request
-from .row_answers import RowRegions, final_answer, row_regions, without_regions
-from .row_masks import DecodedMasks, MaskSource
 from .row_processors import RowProcessors, batch_settings, row_processors, settings_not_obeyed
 from .running_rows import RunningRows
 from .sampling import RowSampling
@@ -56,11 +46,9 @@ class BatchRunner:
         self.model = model
         self.max_batch_size = max_batch_size
         self.processor = processor
-        self.images = PerceivedImages(cached_images)
+        self.perception = Perception(model, cached_images)
         self.limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.prompt_tokens = self.generated_tokens = 0
-        self.cache_hits = self.cache_misses = 0
-        self._counting = threading.Lock()
         self._own_settings = copy.deepcopy(model.generation_config)
         self._generation_config = batch_settings(self._own_settings)
         if ignored := settings_not_obeyed(self._own_settings):
@@ -69,8 +57,6 @@ class BatchRunner:
                 "by an end token or its `max_new_tokens`.",
                 ", ".join(f"{name}={value!r}" for name, value in ignored.items()),
             )
-        # Of a family that writes a token for each mask; its masks are decoded here, as each row ends by itself.
-        self._segment_token: int | None = getattr(model.config, "seg_token_id", None)
         ends = self._generation_config.eos_token_id
         self._ends = set(ends if isinstance(ends, list) else [ends])
 
@@ -81,14 +67,6 @@ class BatchRunner:
         rows = [row for row in (*batch, request) if row.sampling is not None]
         longest = max((row.prompt_tokens + len(row.ids) for row in rows), default=0)
         return longest + max((_tokens_left(row) for row in rows), default=0) <= self.limit
-
-    def known_regions(self, image: UprightImage) -> Regions | None:
-        """All proposals of an image that was perceived before, in any thread."""
-        perceived = self.images.get(image.key)
-        if perceived is None:
-            return None
-        self._count_images(hits=1)
-        return _proposals(perceived)
 
     # Not `inference_mode`: callers could not change tensors of their answers.
     @torch.no_grad()
@@ -123,23 +101,7 @@ class BatchRunner:
 
     def _begin(self, requests: Iterable[Request]) -> RunningRows | None:
         """Answer what needs no language model, and write the first token of all others; `None` if none is left."""
-        # A request that is given up lets go of its prompt at any time: what is asked is read once.
-        entries = [(request, request.asked, request.image) for request in requests]
-        entries = [entry for entry in entries if not entry[0].is_ended]
-        perceived = self._look([image for _, _, image in entries if image is not None])
-        rows: list[_Row] = []
-        for request, asked, image in entries:
-            seen = None if image is None else perceived[image.key]
-            try:
-                if isinstance(asked, Prompt):
-                    rows.append(_Row(request, asked, seen, self._resolved(asked.pointing, seen)))
-                elif isinstance(asked, Pointing):
-                    self._point(request, asked, seen)
-                else:
-                    request.succeed(_proposals(seen))
-            except ValueError as error:  # what it points at cannot be found; the others continue
-                request.fail(error)
-        rows = [row for row in rows if not row.request.is_ended]
+        rows = self.perception.see(requests, self.processor)
         if not rows:
             return None
         requests = [row.request for row in rows]
@@ -188,29 +150,6 @@ class BatchRunner:
         rows.attention_mask = _with_columns_of_ones(rows.attention_mask, written)
         rows.cache = cache_of(output)
 
-    def _look(self, images: Sequence[UprightImage]) -> dict[str, PerceivedImage]:
-        """Images by their keys; those that are new are perceived in one call."""
-        seen: dict[str, PerceivedImage] = {}
-        new: dict[str, UprightImage] = {}
-        for image in images:
-            if image.key in seen or image.key in new:
-                continue
-            known = self.images.get(image.key)
-            if known is None:
-                new[image.key] = image
-            else:
-                seen[image.key] = known
-        self._count_images(hits=len(images) - len(new), misses=len(new))
-        if new:
-            # Most have their inputs already; one that was forgotten since the request came has not.
-            ready = [image.with_inputs(self.processor) for image in new.values()]
-            inputs = {name: torch.stack([image.inputs[name] for image in ready]) for name in ready[0].inputs}
-            looked = perceive_inputs(self.model, inputs, [image.size for image in ready])
-            for key, image in zip(new, looked, strict=True):
-                seen[key] = image
-                self.images.put(key, image)
-        return seen
-
     def _generate(
         self, requests: Sequence[Request], max_new_tokens: int, should_pause: Callable[[], bool], **inputs: Any
     ) -> Any:
@@ -218,7 +157,7 @@ class BatchRunner:
         config = copy.deepcopy(self._generation_config)
         config.max_new_tokens = max_new_tokens
         sampling = RowSampling([request.sampling for request in requests], [request.random for request in requests])
-        states = None if self._segment_token is None else StepStates(self.model)
+        states = None if self.perception.segment_token is None else StepStates(self.model)
         settings = {} if states is None else {"decode_masks": False}
         # `generate` takes from the model what a call does not set.
         before, self.model.generation_config = self.model.generation_config, self._generation_config
@@ -234,39 +173,13 @@ class BatchRunner:
         finally:
             self.model.generation_config = before
 
-    def _resolved(self, pointing: Pointing, seen: PerceivedImage | None) -> ResolvedPointing:
-        """The regions that a request points at, found in its image; there are none without an image."""
-        if seen is None:
-            return ResolvedPointing(pointing.boxes)
-        return resolve_pointing(self.model, seen.features, pointing)
-
-    def _point(self, request: Request, pointing: Pointing, seen: PerceivedImage) -> None:
-        """Answer what regions stand for: their boxes, with the masks of points and those that are wanted."""
-        resolved = self._resolved(pointing, seen)
-        source = self._mask_source(seen, resolved.boxes, resolved, pointing)
-        there = (*source.decoded.logits, *source.decoded.known)
-        request.masks = source.decode(self.model, range(len(pointing)) if request.wants_masks else there)
-        request.succeed(boxes_in_pixels(resolved.boxes, seen.size.height, seen.size.width).tolist())
-
-    def _inputs(self, rows: Sequence["_Row"]) -> dict[str, Any]:
-        """What `generate` takes, and the regions of each request."""
+    def _inputs(self, rows: Sequence[SeenQuestion]) -> dict[str, Any]:
+        """What `generate` takes."""
         padded = pad_left([row.prompt.input_ids.tolist() for row in rows], self._generation_config.pad_token_id)
         inputs: dict[str, Any] = {name: value.to(self.model.device) for name, value in padded.items()}
-        about = [row for row in rows if row.seen is not None]
-        if about:
-            features = type(about[0].seen.features).stack([row.seen.features for row in about])
-            if any(len(row.resolved.boxes) for row in about):
-                boxes = pad_sequence([row.resolved.boxes for row in about], batch_first=True)
-                features = self.model.encode_regions(features, boxes.to(self.model.device))
+        features = self.perception.features_of(rows)
+        if features is not None:
             inputs["mm_encoder_outputs"] = {"image": features}
-        for row in rows:
-            row.request.regions = without_regions()
-        for index, row in enumerate(about):
-            size = (row.seen.size.height, row.seen.size.width)
-            row.request.regions = row_regions(features, index, size, len(row.resolved.boxes))
-            if row.request.wants_masks or self._segment_token is not None:
-                boxes = exact_boxes(features.region_boxes[index], "region_boxes").detach().cpu()
-                row.request.mask_source = self._mask_source(row.seen, boxes, row.resolved, row.prompt.pointing)
         return inputs
 
     def _add(self, request: Request, token_id: int, state: Tensor | None) -> None:
@@ -274,47 +187,12 @@ class BatchRunner:
         regions = request.regions
         self.generated_tokens += 1
         request.add(token_id)
-        if token_id == self._segment_token:
+        if token_id == self.perception.segment_token:
             request.segment_states.append(state.clone())  # the state of one row, and not of the whole step
         is_stop = token_id in self._ends
         if regions is not None and (is_stop or len(request.ids) >= request.sampling.max_new_tokens):
-            self._end(request, regions, "stop" if is_stop else "length")
-
-    def _end(self, request: Request, regions: RowRegions, reason: Literal["stop", "length"]) -> None:
-        """End an answer, with its masks: of its segment tokens, and where they were asked for of what it shows."""
-        source, states, masks, scores = request.mask_source, request.segment_states, None, ()
-        if source is not None and self._segment_token is not None:
-            masks = source.decode_segments(self.model, states, len(regions.boxes))
-            scores = [masks.quality[number] for number in masks.segments]
-        answer = final_answer(self.processor, request.ids, regions, reason, request.prompt_tokens, scores)
-        if source is not None and request.wants_masks:
-            segments = () if masks is None else masks.segments
-            wanted = [number for number in shown_regions(answer.grounded) if number not in segments]
-            shown = source.decode(self.model, wanted)
-            masks = shown if masks is None else shown.joined(masks)
-        request.masks = masks
-        request.succeed(answer)
-
-    def _mask_source(
-        self, seen: PerceivedImage, boxes: Tensor, resolved: ResolvedPointing, pointing: Pointing
-    ) -> MaskSource:
-        upright = self.model.upright_masks
-        decoded = DecodedMasks(seen.size, upright, resolved.logits, resolved.quality, pointing.masks)
-        return MaskSource(seen.features, boxes, decoded)
-
-    def _count_images(self, hits: int = 0, misses: int = 0) -> None:
-        with self._counting:
-            self.cache_hits += hits
-            self.cache_misses += misses
-
-
-class _Row(NamedTuple):
-    """A question that gets a row of the batch."""
-
-    request: Request
-    prompt: Prompt
-    seen: PerceivedImage | None
-    resolved: ResolvedPointing
+            reason: Literal["stop", "length"] = "stop" if is_stop else "length"
+            self.perception.end(self.processor, request, regions, reason)
 
 
 class _Steps(StoppingCriteria):
@@ -351,12 +229,6 @@ def _tokens_left(request: Request) -> int:
 
 def _with_columns_of_ones(mask: Tensor, columns: int) -> Tensor:
     return torch.cat([mask, mask.new_ones(len(mask), columns)], dim=1)
-
-
-def _proposals(perceived: PerceivedImage) -> Regions:
-    features = perceived.features
-    size = (perceived.size.height, perceived.size.width)
-    return regions_of_slots(features.region_boxes, features.region_scores, features.region_mask, [size])[0]
 
 
 __all__ = ["BatchRunner"]

@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .engine import Engine
+from .answering_engine import AnsweringEngine
 from .lifecycle import Lifecycle
 from .settings import ServerSettings
 
@@ -30,7 +30,7 @@ class HttpServer(uvicorn.Server):
 
     Args:
         app (`FastAPI`): of `create_app`, with the same `lifecycle`.
-        engine (`Engine`): it is closed at the end.
+        engine (`AnsweringEngine`): it is closed at the end.
         settings (`ServerSettings`): time limits.
         lifecycle (`Lifecycle`): tells the app that serving ends.
         shutdown_timeout (`float`): seconds for what runs to finish; then it is cancelled.
@@ -41,7 +41,7 @@ class HttpServer(uvicorn.Server):
     def __init__(
         self,
         app: FastAPI,
-        engine: Engine,
+        engine: AnsweringEngine,
         settings: ServerSettings,
         lifecycle: Lifecycle,
         shutdown_timeout: float,

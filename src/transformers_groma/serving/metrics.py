@@ -102,6 +102,9 @@ class _EngineCollector(Collector):
         status = self._status()
         for name, number, meaning in _GAUGES:
             yield GaugeMetricFamily(name, meaning, getattr(status, number))
+        if status.language_server is not None:
+            meaning = "Whether the language server that writes the words is there and is the right one"
+            yield GaugeMetricFamily("groma_language_server_up", meaning, status.language_server == "ok")
         for name, number, meaning in _COUNTERS:
             yield CounterMetricFamily(name, meaning, getattr(status, number))
 

@@ -5,8 +5,8 @@ import threading
 import time
 
 from .answers import EngineClosedError, ModelFailedError
-from .batch_runner import BatchRunner
 from .request import Request
+from .runner import Runner
 from .waiting import WaitingRequests
 
 logger = logging.getLogger(__name__)
@@ -17,13 +17,13 @@ class ModelThread:
 
     Args:
         waiting (`WaitingRequests`): the queue; the thread ends after it was closed.
-        runner (`BatchRunner`): what is done with a batch.
+        runner (`Runner`): what is done with a batch.
 
     Attributes:
         batches (`int`), batched_requests (`int`), busy_seconds (`float`): see `EngineStatus`.
     """
 
-    def __init__(self, waiting: WaitingRequests[Request], runner: BatchRunner) -> None:
+    def __init__(self, waiting: WaitingRequests[Request], runner: Runner) -> None:
         self.batches = self.batched_requests = 0
         self.busy_seconds = 0.0
         self._waiting = waiting
@@ -49,6 +49,8 @@ class ModelThread:
         finally:
             self._waiting.close()
             for request in self._waiting.in_flight():
+                if request.is_handed_on:
+                    continue  # who writes its words goes on without this thread
                 request.fail(EngineClosedError("The thread of the engine has failed. Make a new engine."))
 
     def _work_on_batches(self) -> None:
@@ -71,8 +73,9 @@ class ModelThread:
             else:
                 reason = "The model ended without an answer to this request. Ask again."
             for request in batch:
-                # Each its own error, without what the model's frames hold in memory.
-                request.fail(ModelFailedError(reason))
+                if not request.is_handed_on:
+                    # Each its own error, without what the model's frames hold in memory.
+                    request.fail(ModelFailedError(reason))
             self.busy_seconds += time.perf_counter() - start
             batch = request = take_more = None
 

@@ -16,12 +16,12 @@ from starlette.responses import JSONResponse, Response
 
 from .. import __version__
 from .access import ClientLimit
+from .answering_engine import AnsweringEngine
 from .api_errors import ApiError
 from .chat_answers import AnswerChunks, completion
 from .chat_messages import engine_messages, sampling_of
 from .chat_request import ChatRequest, read_chat_request
 from .client_presence import while_connected
-from .engine import Engine
 from .engine_errors import check_masks, of_engine
 from .event_stream import END, EventStream, event
 from .gate import CLIENT_LEFT, Gate
@@ -44,7 +44,7 @@ _FAILED = "The server failed. Its log says more."
 
 
 def create_app(
-    engine: Engine,
+    engine: AnsweringEngine,
     settings: ServerSettings,
     lifecycle: Lifecycle | None = None,
     make_downloader: Callable[[ServerSettings], ImageDownloader] = ImageDownloader,
@@ -53,7 +53,7 @@ def create_app(
     """Make the server's ASGI app.
 
     Args:
-        engine (`Engine`): answers; it stays open when the app ends.
+        engine (`AnsweringEngine`): answers; it stays open when the app ends.
         settings (`ServerSettings`): name, keys and limits.
         lifecycle (`Lifecycle`, *optional*): for whoever stops the server: while it is `draining`, new requests get
             503.
@@ -125,8 +125,11 @@ def create_app(
     async def health() -> JSONResponse:
         """Say whether the server takes requests."""
         status = engine.snapshot()
-        state = "draining" if lifecycle.draining else "ok" if status.is_alive else "failed"
+        is_ok = status.is_alive and status.language_server in (None, "ok")
+        state = "draining" if lifecycle.draining else "ok" if is_ok else "failed"
         content = {"status": state, "model": settings.model_name, "waiting": status.waiting, "running": status.running}
+        if status.language_server is not None:
+            content["language_server"] = status.language_server
         return JSONResponse(content, 200 if state == "ok" else 503)
 
     @app.get("/metrics")
@@ -168,7 +171,7 @@ class _Chats:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: AnsweringEngine,
         settings: ServerSettings,
         sources: ImageSources,
         metrics: ServerMetrics,

@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 from ..image_inputs import shortened
-from .batch_runner import BatchRunner
 from .conversations import UprightImage, prepare_prompt, upright_image
 from .pointing import read_pointing
 from .request import Request
+from .runner import Runner
 
 
 class RequestPreparer:
@@ -18,10 +18,10 @@ class RequestPreparer:
     it: if not, it has ended, with an error or because its answer is known.
 
     Args:
-        runner (`BatchRunner`): has the model's limits, and the images that it knows.
+        runner (`Runner`): has the model's limits, and the images that it knows.
     """
 
-    def __init__(self, runner: BatchRunner) -> None:
+    def __init__(self, runner: Runner) -> None:
         self._runner = runner
 
     def question(self, processor: Any, request: Request, messages: Any) -> bool:
@@ -44,7 +44,7 @@ class RequestPreparer:
         """Prepare a look for all regions of an image."""
         try:
             image = upright_image(image)
-            known = self._runner.known_regions(image)
+            known = self._runner.perception.known_regions(image)
             if known is not None:
                 request.succeed(known)
                 return False
@@ -75,7 +75,7 @@ class RequestPreparer:
 
     def _with_inputs(self, processor: Any, image: UprightImage | None) -> UprightImage | None:
         """An image as the model takes it, unless the model knows it: resizing a photo takes as long as some steps."""
-        if image is None or self._runner.images.get(image.key) is not None:
+        if image is None or self._runner.perception.images.get(image.key) is not None:
             return image
         return image.with_inputs(processor)
 

@@ -35,6 +35,7 @@ class Request:
         mask_source (`MaskSource`, *optional*): what masks of these regions, and of segment tokens, are decoded from.
         segment_states (`list[Tensor]`): the state that predicted each segment token of the answer, `(hidden_size,)`.
         masks (`DecodedMasks`, *optional*): the masks, when it has ended.
+        is_handed_on (`bool`): whether its words are written elsewhere: not in the model's thread.
         random (`torch.Generator`, *optional*): random numbers of its row; none for a greedy one.
         processors (`LogitsProcessorList`, *optional*): what the model's settings do to the scores of its row.
         is_ended (`bool`): whether it has a result or an error, or was given up.
@@ -59,6 +60,7 @@ class Request:
         self.masks: DecodedMasks | None = None
         self.random: Generator | None = None if sampling is None else row_generator(sampling)
         self.processors: LogitsProcessorList | None = None
+        self.is_handed_on = False
         self.is_ended = False
         self.result: Any = None
         self.error: Exception | None = None

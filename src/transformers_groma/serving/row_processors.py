@@ -5,7 +5,7 @@ different times and go on in other calls, so each has processors of its own, whi
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -22,6 +22,24 @@ _NOT_OBEYED: dict[str, tuple[Any, ...]] = {
     "dola_layers": (None,),
     "stop_strings": (None, [], ""),
     "max_time": (None,),
+}
+# Settings that change the scores of tokens, with the values that change nothing.
+_CHANGES_SCORES: dict[str, tuple[Any, ...]] = {
+    "repetition_penalty": (None, 1),
+    "encoder_repetition_penalty": (None, 1),
+    "no_repeat_ngram_size": (None, 0),
+    "encoder_no_repeat_ngram_size": (None, 0),
+    "bad_words_ids": (None, []),
+    "min_length": (None, 0),
+    "min_new_tokens": (None, 0),
+    "forced_bos_token_id": (None,),
+    "forced_eos_token_id": (None,),
+    "exponential_decay_length_penalty": (None,),
+    "suppress_tokens": (None, []),
+    "begin_suppress_tokens": (None, []),
+    "sequence_bias": (None, {}),
+    "guidance_scale": (None, 1),
+    "watermarking_config": (None,),
 }
 
 
@@ -98,8 +116,22 @@ def settings_not_obeyed(settings: GenerationConfig) -> dict[str, Any]:
     >>> settings_not_obeyed(GenerationConfig(num_beams=4, repetition_penalty=1.2))
     {'num_beams': 4}
     """
-    values = {name: getattr(settings, name, None) for name in _NOT_OBEYED}
-    return {name: value for name, value in values.items() if value not in _NOT_OBEYED[name]}
+    return _differing(settings, _NOT_OBEYED)
 
 
-__all__ = ["RowProcessors", "batch_settings", "row_processors", "settings_not_obeyed"]
+def score_settings(settings: GenerationConfig) -> dict[str, Any]:
+    """Settings of a model that change the scores of tokens, as [`row_processors`] obey them.
+
+    Example:
+    >>> score_settings(GenerationConfig(num_beams=4, repetition_penalty=1.2, min_length=0))
+    {'repetition_penalty': 1.2}
+    """
+    return _differing(settings, _CHANGES_SCORES)
+
+
+def _differing(settings: GenerationConfig, neutral: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
+    values = {name: getattr(settings, name, None) for name in neutral}
+    return {name: value for name, value in values.items() if value not in neutral[name]}
+
+
+__all__ = ["RowProcessors", "batch_settings", "row_processors", "score_settings", "settings_not_obeyed"]

@@ -14,9 +14,9 @@ from starlette.responses import JSONResponse, Response
 from ..verb_inputs import phrase_part, text_part
 from ..verbs import located
 from .access import ClientLimit
+from .answering_engine import AnsweringEngine
 from .answers import EngineRegion, engine_region
 from .client_presence import while_connected
-from .engine import Engine
 from .engine_errors import check_masks, of_engine
 from .held_memory import HeldMemory, MemoryShare
 from .image_sources import ImageSources
@@ -31,7 +31,7 @@ class Segments:
     """Answers `/v1/segment`.
 
     Args:
-        engine (`Engine`): has the model.
+        engine (`AnsweringEngine`): has the model.
         settings (`ServerSettings`): name and limits.
         sources (`ImageSources`): reads images.
         threads (`CapacityLimiter`): where bodies are read.
@@ -40,7 +40,7 @@ class Segments:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: AnsweringEngine,
         settings: ServerSettings,
         sources: ImageSources,
         threads: CapacityLimiter,

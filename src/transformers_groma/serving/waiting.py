@@ -31,6 +31,7 @@ class WaitingRequests(Generic[Request]):
         max_waiting (`int`): requests that may wait; those that are being answered are not counted.
         can_join (`Callable`): whether a request fits into a batch of the requests before it. One that does not goes
             with a later batch; the oldest always goes with the next.
+        max_running (`int`, *optional*): requests that may be answered at a time; only batches bound them by default.
     """
 
     def __init__(
@@ -39,11 +40,13 @@ class WaitingRequests(Generic[Request]):
         max_wait_seconds: float,
         max_waiting: int,
         can_join: Callable[[Sequence[Request], Request], bool] = lambda batch, request: True,
+        max_running: int | None = None,
     ) -> None:
         self.max_batch_size = max_batch_size
         self.max_wait_seconds = max_wait_seconds
         self.max_waiting = max_waiting
         self.can_join = can_join
+        self.max_running = max_running
         self._changed = threading.Condition()
         self._preparing: set[Request] = set()
         self._queue: dict[Request, float] = {}  # when each came, oldest first
@@ -57,7 +60,7 @@ class WaitingRequests(Generic[Request]):
 
         Raises:
             EngineClosedError: after [`close`].
-            QueueFullError: `max_waiting` wait already.
+            QueueFullError: `max_waiting` wait already, or `max_running` are being answered.
         """
         with self._changed:
             if self._is_closing:
@@ -66,6 +69,12 @@ class WaitingRequests(Generic[Request]):
                 self._refused += 1
                 raise QueueFullError(
                     f"{self.max_waiting} requests wait already (`max_waiting`). Ask again in a few seconds."
+                )
+            if self.max_running is not None and len(self._running) >= self.max_running:
+                self._refused += 1
+                raise QueueFullError(
+                    f"{self.max_running} requests are being answered already (`max_running`). Ask again in a few "
+                    "seconds."
                 )
             self._preparing.add(request)
             self._note_together()

@@ -169,6 +169,32 @@ class GromaModel(
             **prompt.output_fields,
         )
 
+    @torch.no_grad()
+    def embed_prompt(
+        self, input_ids: Tensor, attention_mask: Tensor, features: GromaImageFeatures | None = None
+    ) -> list[Tensor]:
+        """Embed prompts as a plain causal language model reads them: visual tokens in place, unused slots left out.
+
+        Args:
+            input_ids (`Tensor` of shape `(B, length)`): prompts from the processor.
+            attention_mask (`Tensor` of shape `(B, length)`): 0 for padding.
+            features (`GromaImageFeatures`, *optional*): of the images of those that have one, with the user's boxes.
+
+        Returns:
+            `list[Tensor]`: for each prompt `(n, embedding_size)`, its n tokens that are on.
+
+        Raises:
+            ValueError: placeholders that do not fit the images.
+        """
+        if features is not None:
+            check_visual_tokens(features)
+            counts = torch.tensor([len(tokens) for tokens in features.pooler_output], device=input_ids.device)
+            prompt = self.prepare_prompt(input_ids, None, attention_mask, features, num_visual_tokens=counts)
+        else:
+            prompt = prompt_as_it_is(input_ids, None, attention_mask)
+        embeds, _ = self._embed(prompt, features, None, None)
+        return [row[is_on] for row, is_on in zip(embeds, prompt.attention_mask.bool(), strict=True)]
+
     def _embed(
         self,
         prompt: PreparedPrompt,

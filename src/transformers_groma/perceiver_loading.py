@@ -1,0 +1,68 @@
+"""Loads the perceiving parts of a model, whose language model runs in a language server."""
+
+from os import PathLike
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoProcessor, GenerationConfig
+
+from .loading import best_device
+from .loading_options import AS_SAVED, LoadingOptions
+from .model_files import base_of_adapter
+from .models.groma.modeling_groma_perceiver import GromaPerceiver
+
+
+def load_perceiver(
+    model: str | PathLike[str], device: str | torch.device | None = None, options: LoadingOptions = AS_SAVED
+) -> tuple[GromaPerceiver, Any, GenerationConfig]:
+    """Load the perceiving parts of a Groma, without its language model, whose weights are not read.
+
+    Args:
+        model (`str` or path): folder or Hub name of a whole Groma.
+        device (`str` or `torch.device`, *optional*): [`best_device`] by default.
+        options (`LoadingOptions`): dtype and attention; by default the model is loaded as it was saved.
+
+    Returns:
+        The perceiving parts, in evaluation mode on their device, the processor, and the generation settings.
+
+    Raises:
+        ValueError: another kind of model, an adapter, options for a language model, or weights that lack a part.
+        OSError: no such folder or model.
+    """
+    if options.of_language_model:
+        names = " and ".join(f"`{name}`" for name in options.of_language_model)
+        raise ValueError(
+            f"{names} would change the language model, which is not loaded here: leave it out, and set what the "
+            "language server has for it."
+        )
+    if base_of_adapter(model) is not None:
+        raise ValueError(
+            f"{str(model)!r} is an adapter, which may change what is seen, too. Merge it into a whole model "
+            "(`merge_and_unload` of PEFT, then `save_pretrained`), and take that model here and for `groma export-lm`."
+        )
+    config = AutoConfig.from_pretrained(model)
+    if config.model_type == "glamm":
+        raise ValueError(
+            f"{str(model)!r} is a GLaMM, which makes its masks from states of its language model. A language server "
+            "does not return them: serve it whole, without a language server."
+        )
+    if config.model_type != "groma":
+        raise ValueError(f"{str(model)!r} is of type {config.model_type!r}. Pass a whole model of type 'groma'.")
+    if getattr(config, "quantization_config", None) is not None:
+        raise ValueError(
+            f"{str(model)!r} is quantized, which concerns its language model alone. Take the model that it was made "
+            "of, and quantize in the language server."
+        )
+    processor = AutoProcessor.from_pretrained(model)
+    attention = {} if options.attn is None else {"attn_implementation": options.attn}
+    loaded, report = GromaPerceiver.from_pretrained(model, dtype=options.dtype, output_loading_info=True, **attention)
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"The weights of {str(model)!r} lack {', '.join(missing[:3])}. Save the whole model again.")
+    try:
+        generation_config = GenerationConfig.from_pretrained(model)
+    except OSError:
+        generation_config = GenerationConfig.from_model_config(config)
+    return loaded.to(best_device() if device is None else device).eval(), processor, generation_config
+
+
+__all__ = ["load_perceiver"]
