@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ..serving.answering_engine import AnsweringEngine
 
 LM_KEY_VARIABLE = "GROMA_LM_API_KEY"
+# Defaults of options that mean nothing without --lm-url.
+TIMEOUT, MAX_RUNNING = 60.0, 256
 
 
 def add_language_server_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,16 +37,26 @@ def add_language_server_arguments(parser: argparse.ArgumentParser) -> None:
         "--lm-timeout",
         metavar="S",
         type=positive(float),
-        default=60.0,
-        help="seconds that it may be silent (default: %(default)g)",
+        help=f"seconds that it may be silent (default: {TIMEOUT:g})",
     )
     group.add_argument(
         "--lm-max-running",
         metavar="N",
         type=positive(int),
-        default=256,
-        help="requests that it may answer at a time; others get 503 (default: %(default)s)",
+        help=f"requests that it may answer at a time; others get 503 (default: {MAX_RUNNING})",
     )
+
+
+def check_language_server_arguments(arguments: argparse.Namespace) -> None:
+    """Refuse options of a language server where none is named.
+
+    Raises:
+        CommandError: there is one.
+    """
+    for name in ("lm_model", "lm_timeout", "lm_max_running"):
+        if arguments.lm_url is None and getattr(arguments, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise CommandError(f"{option} is about a language server: pass --lm-url as well, or leave it out.")
 
 
 def load_perceiving_engine(
@@ -71,7 +83,7 @@ def load_perceiving_engine(
 
     key = language_server_key(os.environ)
     with errors_of("--lm-url"):
-        server = LanguageServer(arguments.lm_url, key, arguments.lm_model, arguments.lm_timeout)
+        server = LanguageServer(arguments.lm_url, key, arguments.lm_model, arguments.lm_timeout or TIMEOUT)
     with errors_of(f"--lm-url with --model {model!r}"), errors_of_loading():
         engine = PerceivingEngine.from_pretrained(
             model,
@@ -82,7 +94,7 @@ def load_perceiving_engine(
             max_wait_ms=arguments.max_wait_ms,
             max_waiting=arguments.max_waiting,
             cached_images=arguments.cached_images,
-            max_running=arguments.lm_max_running,
+            max_running=arguments.lm_max_running or MAX_RUNNING,
         )
     try:
         engine.connect()
