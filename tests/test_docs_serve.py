@@ -12,6 +12,7 @@ from tests.run_document import blocks
 from tests.serving.served_process import served
 from tests.tiny import MASK_DECODER
 from transformers_groma.cli import build_parser, main
+from transformers_groma.cli.language_server import MAX_RUNNING, TIMEOUT
 from transformers_groma.masks import rle_to_mask
 from transformers_groma.point_inputs import MAX_POINTS
 from transformers_groma.serving.proxy_errors import CALLBACK, CALLBACK_VARIABLE
@@ -51,9 +52,9 @@ def test_its_first_line_is_the_one_that_it_names(server):
 
 def test_the_commands(server, tmp_path):
     """All but the first: the server runs already, and the demo takes its time."""
-    (start, other, watch) = [
-        text for language, text in blocks(DOCUMENT) if language == "bash" and "--replicas" not in text
-    ]
+    others = ("--replicas", "--lm-url")
+    bash = [text for language, text in blocks(DOCUMENT) if language == "bash"]
+    (start, other, watch) = [text for text in bash if not any(option in text for option in others)]
     demo, serve, curl = start.split("\n", 2)
     assert demo.startswith("groma demo ") and serve.startswith("groma serve &")
     assert "--retry-connrefused" in curl  # it runs before the server listens
@@ -76,7 +77,23 @@ def test_the_commands(server, tmp_path):
     assert '{"status":"ok","model":"groma-tiny"' in shown and '"object":"list"' in shown
     metrics = set(re.findall(r"^(groma_\w+)", shown, flags=re.MULTILINE))
     for name in re.findall(r"`(groma_\w+)`", DOCUMENT.read_text(encoding="utf-8")):
-        assert any(metric.startswith(name) for metric in metrics) or name == "groma_image_downloads_total"
+        # There are none of what has not happened, and of what is not there.
+        is_absent = name in ("groma_image_downloads_total", "groma_language_server_up")
+        assert any(metric.startswith(name) for metric in metrics) or is_absent
+
+
+def test_the_commands_of_a_language_server(tmp_path, tiny_dir, monkeypatch):
+    """The export runs; tests/serving/test_vllm.py runs the rest."""
+    (text,) = [text for language, text in blocks(DOCUMENT) if language == "bash" and "--lm-url" in text]
+    export, vllm, serve = text.splitlines()
+    assert build_parser().parse_args(serve.split()[1:]).lm_url == "http://127.0.0.1:8001/v1"
+    assert vllm.startswith("vllm serve groma-7b-lm --enable-prompt-embeds --port 8001")
+    monkeypatch.chdir(tmp_path)
+    assert main(export.replace("groma-7b ", f"{tiny_dir} ").split()[1:]) == 0
+    assert (tmp_path / "groma-7b-lm" / "model.safetensors").is_file()
+    defaults = vars(build_parser().parse_args(["serve"]))
+    assert defaults["lm_timeout"] is None and (TIMEOUT, MAX_RUNNING) == (60, 256)
+    assert "`--lm-timeout` (60 s)" in DOCUMENT.read_text(encoding="utf-8")
 
 
 def test_the_commands_of_replicas(tmp_path, monkeypatch, tiny_dir, capsys):

@@ -12,8 +12,9 @@ from transformers.modeling_utils import PreTrainedModel
 
 from ._files import write_file
 from ._folders import check_output_folder, complete_folder
-from .hub_models import find_model
-from .loading import load_config
+from .hub_models import find_model, loading_model
+from .loading import load_config, load_weights
+from .loading_options import LoadingOptions
 from .model_files import ANSWERING_MODELS
 
 # A shard is held in memory a second time while it is written.
@@ -27,6 +28,7 @@ def export_language_model(
     output_dir: str | PathLike[str],
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
+    revision: str | None = None,
 ) -> Path:
     """Write the language model of a Groma or a GLaMM into a folder of its own, which loads without this package.
 
@@ -40,6 +42,7 @@ def export_language_model(
         output_dir (`str` or path): folder to write; it must be new or empty.
         dtype (`torch.dtype`, *optional*): of the written weights; as saved by default.
         overwrite (`bool`): replace an `output_dir` that exists.
+        revision (`str`, *optional*): branch, tag or commit of a model on the Hub.
 
     Returns:
         `Path`: `output_dir`.
@@ -47,7 +50,7 @@ def export_language_model(
     Raises:
         ValueError: another kind of model, or a quantized one.
         FileExistsError: `output_dir` holds files and `overwrite` is not set, or a source would be lost with it.
-        OSError: no such folder or model.
+        OSError: no such folder, model or revision, or no access to it; the message says what to do.
 
     Example:
     ```python
@@ -57,7 +60,7 @@ def export_language_model(
     ```
     """
     check_output_folder(output_dir, overwrite, [model])
-    whole, processor = _loaded(model, dtype)
+    whole, processor = _loaded(model, dtype, revision)
     plain = plain_language_model(whole)
     with complete_folder(output_dir, overwrite, sources=[model]) as folder:
         plain.save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE)
@@ -102,23 +105,25 @@ def plain_language_model(model: Any) -> PreTrainedModel:
     return plain.eval()
 
 
-def _loaded(model: str | PathLike[str], dtype: torch.dtype | None) -> tuple[Any, Any]:
+def _loaded(model: str | PathLike[str], dtype: torch.dtype | None, revision: str | None) -> tuple[Any, Any]:
     """The whole model on the CPU, an adapter merged into it, and its processor."""
-    base = find_model(model)
-    config = load_config(model)
+    base = find_model(model, revision)
+    config = load_config(model, revision)
     if config.model_type not in ANSWERING_MODELS:
         raise ValueError(
             f"`model` {str(model)!r} is of type {config.model_type!r}, which has no language model to export. Pass a "
             f"model of type {' or '.join(map(repr, ANSWERING_MODELS))}."
         )
     _check_not_quantized(config)
-    source = model if base is None else base
-    whole = AutoModelForImageTextToText.from_pretrained(source, dtype="auto" if dtype is None else dtype)
-    if base is not None:
-        from peft import PeftModel
+    # The revision of an adapter is not that of its model.
+    options = LoadingOptions("auto" if dtype is None else str(dtype), revision=None if base else revision)
+    whole = load_weights(AutoModelForImageTextToText, base or model, "cpu", options)
+    with loading_model(model, revision):
+        if base is not None:
+            from peft import PeftModel
 
-        whole = PeftModel.from_pretrained(whole, model).merge_and_unload()
-    return whole, AutoProcessor.from_pretrained(model)
+            whole = PeftModel.from_pretrained(whole, model, revision=revision).merge_and_unload()
+        return whole, AutoProcessor.from_pretrained(model, revision=revision)
 
 
 def _check_not_quantized(config: Any) -> None:

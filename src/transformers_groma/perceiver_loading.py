@@ -4,11 +4,11 @@ from os import PathLike
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoProcessor, GenerationConfig
+from transformers import AutoProcessor, GenerationConfig
 
-from .loading import best_device
+from .hub_models import find_model, loading_model
+from .loading import best_device, load_config
 from .loading_options import AS_SAVED, LoadingOptions
-from .model_files import base_of_adapter
 from .models.groma.modeling_groma_perceiver import GromaPerceiver
 
 
@@ -27,7 +27,7 @@ def load_perceiver(
 
     Raises:
         ValueError: another kind of model, an adapter, options for a language model, or weights that lack a part.
-        OSError: no such folder or model.
+        OSError: no such folder, model or revision, or no access to it; the message says what to do.
     """
     if options.of_language_model:
         names = " and ".join(f"`{name}`" for name in options.of_language_model)
@@ -35,12 +35,12 @@ def load_perceiver(
             f"{names} would change the language model, which is not loaded here: leave it out, and set what the "
             "language server has for it."
         )
-    if base_of_adapter(model) is not None:
+    if find_model(model, options.revision) is not None:
         raise ValueError(
             f"{str(model)!r} is an adapter, which may change what is seen, too. Merge it into a whole model "
             "(`merge_and_unload` of PEFT, then `save_pretrained`), and take that model here and for `groma export-lm`."
         )
-    config = AutoConfig.from_pretrained(model)
+    config = load_config(model, options.revision)
     if config.model_type == "glamm":
         raise ValueError(
             f"{str(model)!r} is a GLaMM, which makes its masks from states of its language model. A language server "
@@ -53,13 +53,16 @@ def load_perceiver(
             f"{str(model)!r} is quantized, which concerns its language model alone. Take the model that it was made "
             "of, and quantize in the language server."
         )
-    processor = AutoProcessor.from_pretrained(model)
     attention = {} if options.attn is None else {"attn_implementation": options.attn}
-    loaded, report = GromaPerceiver.from_pretrained(model, dtype=options.dtype, output_loading_info=True, **attention)
+    with loading_model(model, options.revision):
+        processor = AutoProcessor.from_pretrained(model, revision=options.revision)
+        loaded, report = GromaPerceiver.from_pretrained(
+            model, dtype=options.dtype, revision=options.revision, output_loading_info=True, **attention
+        )
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"The weights of {str(model)!r} lack {', '.join(missing[:3])}. Save the whole model again.")
     try:
-        generation_config = GenerationConfig.from_pretrained(model)
+        generation_config = GenerationConfig.from_pretrained(model, revision=options.revision)
     except OSError:
         generation_config = GenerationConfig.from_model_config(config)
     return loaded.to(best_device() if device is None else device).eval(), processor, generation_config

@@ -25,6 +25,9 @@ def add_export_lm(commands: "argparse._SubParsersAction") -> None:
         "model", metavar="DIR_OR_REPO", help="folder or Hub name of a Groma or a GLaMM; an adapter of one is merged"
     )
     export.add_argument("output_dir", metavar="OUT", help="folder to write; it appears when it is complete")
+    export.add_argument(
+        "--revision", metavar="REV", help="branch, tag or commit of a model on the Hub (default: its branch main)"
+    )
     export.add_argument("--dtype", choices=DTYPES[1:], help="dtype of the written weights (default: as saved)")
     export.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
 
@@ -37,7 +40,7 @@ def run_export_lm(arguments: argparse.Namespace) -> None:
     except FileExistsError as error:
         raise CommandError(f"OUT {error}".replace("`overwrite`", "--overwrite")) from error
     try:
-        model = checked_model(arguments.model, ANSWERING_MODELS)
+        model = checked_model(arguments.model, ANSWERING_MODELS, revision=arguments.revision)
     except CommandError as error:
         raise CommandError(str(error).replace("--model", "DIR_OR_REPO")) from error
     import torch
@@ -48,5 +51,5 @@ def run_export_lm(arguments: argparse.Namespace) -> None:
     logging.disable_progress_bar()
     dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)
     with errors_of(f"DIR_OR_REPO {arguments.model!r}"):
-        export_language_model(model, output_dir, dtype, arguments.overwrite)
+        export_language_model(model, output_dir, dtype, arguments.overwrite, arguments.revision)
     print(output_dir)

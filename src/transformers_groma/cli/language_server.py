@@ -27,6 +27,7 @@ def add_language_server_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--lm-url",
         metavar="URL",
+        type=_url,
         help=f"its base, as in http://127.0.0.1:8001/v1; the environment variable {LM_KEY_VARIABLE} may hold its key. "
         "Several stand behind one balancer",
     )
@@ -74,7 +75,7 @@ def load_perceiving_engine(
         `AnsweringEngine`
 
     Raises:
-        CommandError: the model cannot be split, the URL is none, or the server there is not the right one. One that
+        CommandError: the model cannot be split, or the server there is not the right one. One that
             cannot be reached yet is no error: a note says so, and requests get 503 until it is there.
     """
     from ..serving.answers import LanguageServerError
@@ -82,8 +83,7 @@ def load_perceiving_engine(
     from ..serving.perceiving_engine import PerceivingEngine
 
     key = language_server_key(os.environ)
-    with errors_of("--lm-url"):
-        server = LanguageServer(arguments.lm_url, key, arguments.lm_model, arguments.lm_timeout or TIMEOUT)
+    server = LanguageServer(arguments.lm_url, key, arguments.lm_model, arguments.lm_timeout or TIMEOUT)
     with errors_of(f"--lm-url with --model {model!r}"), errors_of_loading():
         engine = PerceivingEngine.from_pretrained(
             model,
@@ -123,6 +123,15 @@ def language_server_key(environment: Mapping[str, str]) -> str | None:
             "key again, or unset it for a language server without one."
         )
     return key
+
+
+def _url(text: str) -> str:
+    from ..serving.language_server_url import checked_url
+
+    try:
+        return checked_url(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _no_key_on_the_command_line(text: str) -> str:

@@ -7,13 +7,13 @@ import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import torch
 from torch import Tensor
 
 from .answers import LanguageServerError
+from .language_server_url import checked_url
 from .sampling import Sampling
 
 # A server that runs takes a connection at once.
@@ -217,32 +217,6 @@ def encode_prompt(prompt: Tensor) -> str:
     return base64.b64encode(buffer.getbuffer()).decode()
 
 
-def checked_url(url: str) -> str:
-    """The base of a language server's URL, without a slash at its end.
-
-    Raises:
-        ValueError: it is none.
-
-    Example:
-    >>> checked_url("http://10.0.0.5:8001/v1/")
-    'http://10.0.0.5:8001/v1'
-    """
-    parts = urlsplit(url)
-    try:
-        is_base = parts.scheme in ("http", "https") and parts.hostname and not (parts.query or parts.fragment)
-        is_base = is_base and (parts.port is None or parts.port > 0)
-    except ValueError:
-        is_base = False
-    if "@" in parts.netloc:
-        raise ValueError(
-            "The URL of the language server holds a user or a password, which everyone on this machine can read. Put "
-            "a key into the environment variable GROMA_LM_API_KEY instead."
-        )
-    if not is_base:
-        raise ValueError(f"{url!r} is not the base URL of a language server: write http://host:8001/v1.")
-    return url.rstrip("/")
-
-
 def _request(
     prompt: str | Sequence[int], served: ServedModel, sampling: Sampling, ends: Sequence[int]
 ) -> dict[str, Any]:
@@ -284,4 +258,4 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _MAX_DETAIL else f"{text[:_MAX_DETAIL]}…"
 
 
-__all__ = ["LanguageServer", "ServedModel", "checked_url", "encode_prompt"]
+__all__ = ["LanguageServer", "ServedModel", "encode_prompt"]
