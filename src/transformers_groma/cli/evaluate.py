@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._output_errors import OutputError
 from .arguments import (
@@ -164,7 +164,11 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
             check_decodes_masks(load_config(model, options.revision), benchmark)
     rows = _rows(arguments, benchmark)
     dataset = rows.dataset
-    notes = {} if options.revision is None else {"revision": options.revision}
+    notes: dict[str, Any] = {} if options.revision is None else {"revision": options.revision}
+    if Path(rows.name).exists():
+        notes["local_dataset"] = True  # `data/refcoco` is a folder, though it could be a name on the Hub
+    if options.quantization is not None:
+        notes["quantization"] = options.quantization
     if arguments.limit is not None and arguments.limit < len(dataset):
         dataset = dataset.select(range(arguments.limit))
         notes["limit"] = arguments.limit  # a part of a dataset does not compare with what others report for all of it

@@ -207,9 +207,16 @@ def test_eval_results_of_the_hub(model_dir, run):
     assert (entry.dataset_id, entry.task_id, entry.value) == ("org/refcoco", "rec_val", 0.8953)
 
 
-def test_a_part_of_a_dataset_is_not_for_leaderboards(model_dir, run):
-    assert add_results_to_card(model_dir, run("a", limit=100)) == [model_dir / "README.md"]
-    assert ("referring-expression-comprehension", "org/refcoco", "val", "acc@0.5") in entries(model_dir)
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [({"limit": 100}, "org/refcoco"), ({"quantization": "4bit"}, "org/refcoco"), ({"local_dataset": True}, "refcoco")],
+)
+def test_what_does_not_compare_is_not_for_leaderboards(model_dir, run, setting, name):
+    """A part of the rows; a quantized model; a folder whose name could be one of the Hub, seen from elsewhere."""
+    assert add_results_to_card(model_dir, run("a", **setting)) == [model_dir / "README.md"]
+    assert ("referring-expression-comprehension", name, "val", "acc@0.5") in entries(model_dir)
+    (result,) = ModelCard.load(model_dir / "README.md").data.eval_results
+    assert result.dataset_args.get("quantization") == setting.get("quantization")
 
 
 def test_local_datasets_are_named_without_their_place(model_dir, run, tmp_path, monkeypatch):

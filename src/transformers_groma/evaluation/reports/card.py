@@ -147,8 +147,10 @@ def _read_card(model_dir: Path) -> ModelCard:
         ) from error
 
 
-def _is_on_hub(dataset: str) -> bool:
-    return _HUB_NAME.fullmatch(dataset) is not None and not Path(dataset).exists()
+def _is_on_hub(run: Results) -> bool:
+    dataset = run.settings["dataset"]
+    is_local = run.settings.get("local_dataset", False) or Path(dataset).exists()
+    return _HUB_NAME.fullmatch(dataset) is not None and not is_local
 
 
 def _eval_results(run: Results) -> list[EvalResult]:
@@ -156,9 +158,9 @@ def _eval_results(run: Results) -> list[EvalResult]:
     task = TASKS[run.benchmark]
     dataset, split = run.settings["dataset"], run.settings.get("split")
     # The last name of a path alone: the rest stays private.
-    dataset = dataset if _is_on_hub(dataset) else Path(dataset).name
-    # Scores of different judges, protocols and encoders of phrases cannot be compared.
-    named = ("rows", "judge", "protocol", "text_similarity")
+    dataset = dataset if _is_on_hub(run) else Path(dataset).name
+    # Scores of different judges, protocols and encoders of phrases, or of a quantized model, cannot be compared.
+    named = ("rows", "judge", "protocol", "text_similarity", "quantization")
     dataset_args = {name: run.settings[name] for name in named if run.settings.get(name) is not None}
     return [
         EvalResult(
@@ -190,9 +192,10 @@ def _hub_eval_results(run: Results) -> list[tuple[str, str]]:
     main_metric = TASKS[run.benchmark].main_metric
     value = run.metrics.get(main_metric, math.nan)
     dataset, split = run.settings["dataset"], run.settings.get("split")
-    # A part of the rows (`--limit`) does not compare with what others report for all of them.
-    is_whole = run.settings.get("limit") is None
-    if not is_whole or not _is_on_hub(dataset) or not math.isfinite(value) or value < 0:
+    # A part of the rows (`--limit`) does not compare with what others report for all of them, and a quantized model is
+    # not the one whose weights are here.
+    compares = run.settings.get("limit") is None and run.settings.get("quantization") is None
+    if not compares or not _is_on_hub(run) or not math.isfinite(value) or value < 0:
         return []
     protocol = run.settings.get("protocol")
     # Answers of another protocol belong to a task of their own.
