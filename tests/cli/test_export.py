@@ -77,6 +77,7 @@ def test_labels_of_a_file(run, annotations, tmp_path):
         (["--format", "coco", "--image-url", "x"], "--image-url is for --format label-studio, not for coco"),
         (["--format", "coco", "--model-version", "x"], "--model-version is for --format label-studio"),
         (["--format", "yolo", "--masks", "pixels"], "YOLO has masks as polygons only"),
+        (["--format", "label-studio", "--normalize"], "--normalize with label-studio needs --labels"),
         (["--format", "coco", "--min-score", "nan"], "--min-score nan is not a number"),
         (["--format", "coco", "--image-root", "missing"], "--image-root 'missing' is not a folder"),
         (["--format", "coco", "--image-root", "."], "--image-root is for --images link or copy"),
@@ -99,8 +100,13 @@ def test_datasets(run, tmp_path):
     code, _, err = run("export", path.parent, tmp_path / "out", "--format", "yolo")
     assert code == 0 and err.startswith("1 image, 4 objects, 1 label\n")
     assert (tmp_path / "out" / "images" / "a.png").is_file()
-    for option, message in [("--results", "needs scores"), ("--captions", "has detection rows")]:
-        code, _, err = run("export", path, tmp_path / "other", "--format", "coco", option)
+    for options, message in [
+        (["--results"], "--results needs scores"),
+        (["--min-score", "0.5"], "--min-score needs scores"),
+        (["--captions"], "has detection rows"),
+        (["--all-regions"], "has detection rows"),
+    ]:
+        code, _, err = run("export", path, tmp_path / "other", "--format", "coco", *options)
         assert code == 2 and message in err
 
 

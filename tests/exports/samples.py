@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, Image
 from PIL import Image as PilImage
 
 from transformers_groma.data.annotation_columns import (
@@ -68,8 +67,7 @@ def write_annotations(path: Path, images: list[AnnotatedImage]) -> Path:
 def write_rows(path: Path, rows: list[dict[str, Any]], schema: Schema) -> Path:
     """Dataset rows, whose images are files."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    features = features_of(rows[0], schema)
-    Dataset.from_list(rows, features=features).cast_column("image", Image(decode=False)).to_parquet(path)
+    pq.write_table(pa.Table.from_pylist(rows, schema=features_of(rows[0], schema).arrow_schema), path)
     return path
 
 

@@ -263,6 +263,19 @@ def test_what_no_tool_takes_is_left_out_and_counted(tmp_path, format):
         assert len(lines) == 3 and lines[0] == "0 0.5 0.5 1 1"
 
 
+def test_scores_and_names_that_no_file_has(tmp_path):
+    regions = [{"box_xyxy": [1, 1, 5, 5], "score": score, "mask": 7} for score in (float("inf"), float("nan"), 0.5)]
+    contents = [{"regions": regions, "image": answer(name)["image"]} for name in ("a.jpg", "/", "..", "a\nb.jpg")]
+    path = write_json(tmp_path / "answers.json", contents)
+    for format in ("coco", "yolo", "label-studio"):
+        report = run(path, tmp_path / format, format)
+        assert (report.counts.rows, report.objects) == (1, 1)
+        assert report.counts.skipped == {"image without a file name that can be written": 3}
+        assert report.counts.parts["object whose score is not a finite number"] == 2
+        assert sum(report.counts.parts.values()) == 3, "the mask is not one, the box stays"
+    assert {path.name for path in (tmp_path / "yolo" / "labels").iterdir()} == {"a.txt"}
+
+
 def test_scores_and_crowds(tmp_path):
     path = write_json(tmp_path / "answer.json", answer())
     report = run(path, tmp_path / "coco", "coco", min_score=0.6)
@@ -272,7 +285,7 @@ def test_scores_and_crowds(tmp_path):
         **{"source": "coco", "crowd_boxes_xyxy": [[0, 0, 9, 9]]},
     }
     path = write_rows(tmp_path / "rows.parquet", [row], "detection")
-    report = run(path, tmp_path / "crowds", "coco", min_score=0.6)
+    report = run(path, tmp_path / "crowds", "coco")
     assert [entry["iscrowd"] for entry in coco(report.files[0]).anns.values()] == [0, 0, 0, 0, 1]
     report = run(path, tmp_path / "yolo", "yolo", images="link")
     assert report.objects == 4

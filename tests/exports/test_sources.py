@@ -108,6 +108,9 @@ def test_answers_of_standard_output_need_their_image(tmp_path):
         (answer(phrases=[{"text": "A dog", "region_ids": [5]}]), r"phrase 0 names the regions \[5\], which are not"),
         (answer(image={"name": "a.jpg", "width": 0, "height": 4}), "`image` must have name, width and height"),
         (answer(image={"name": "a.jpg"}), "`image` must have name, width and height"),
+        (answer(phrases=7), "`phrases` must be a list, got 7"),
+        (answer(phrases=[{"text": "A dog", "region_ids": [[7]]}]), r"names the regions \[\[7\]\]"),
+        ({"regions": [{"id": [1], "box_xyxy": []}]}, r"`id` must be a number, got \[1\]"),
     ],
 )
 def test_files_that_are_not_answers(tmp_path, content, message):
@@ -184,6 +187,33 @@ def test_evaluation_rows(tmp_path):
     (record,) = source.records
     assert source.kind == "evaluation" and record.captions == ("A cup.",)
     assert named(record) == [("the cup", BOXES[1]), ("cup", BOXES[1])]
+
+
+def test_one_bad_row_does_not_end_an_export(tmp_path):
+    """Broken images, rows without boxes or messages, and boxes that are not there are faults of their rows alone."""
+    good = row(messages=[assistant(phrase_part("a dog", [0]))], source="x")
+    rows = [
+        {**good, "image": {"bytes": b"no image", "path": "broken.png"}},
+        {**good, "image": {"bytes": image_bytes(), "path": "b.png"}, "messages": None},
+        {**good, "image": {"bytes": image_bytes(), "path": "c.png"}, "boxes_xyxy": None},
+        {**good, "image": {"bytes": None, "path": str(tmp_path / "missing.png")}},
+        good,
+    ]
+    path = write_dataset(tmp_path / "a.parquet", rows, "conversation")
+    *bad, last = open_source(path).records
+    assert [record.fault.reason for record in bad] == [
+        "image that cannot be read",
+        "row that does not fit the conversation columns",
+        "row that names a box it does not have",
+        "image that cannot be read",
+    ]
+    assert bad[1].file_name == "a.parquet, row 1" and last.fault is None and named(last) == [("a dog", BOXES[0])]
+
+
+def test_an_image_is_said_once(tmp_path):
+    path = write_json(tmp_path / "answer.json", answer())
+    with pytest.raises(ValueError, match="says that it is about a.jpg: leave --image out"):
+        list(open_source(path, image=KnownImage("b.jpg", 4, 4)).records)
 
 
 def test_images_that_come_again_are_not_mixed_up(tmp_path):

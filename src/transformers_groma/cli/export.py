@@ -134,8 +134,11 @@ def run_export(arguments: argparse.Namespace) -> None:
     labels = _labels(arguments)
     with errors_of("SOURCE"):
         source = open_source(arguments.source, arguments.all_regions, arguments.split, _known_image(arguments.image))
-    if arguments.results and not source.has_scores:
-        raise CommandError("--results needs scores, which a model's regions have and annotated boxes have not.")
+    for option, is_given in [("--results", arguments.results), ("--min-score", arguments.min_score > float("-inf"))]:
+        if is_given and not source.has_scores:
+            raise CommandError(f"{option} needs scores, which a model's regions have and annotated boxes have not.")
+    if arguments.all_regions and source.kind in ("detection", "evaluation"):
+        raise CommandError(f"--all-regions is for phrases and regions, but SOURCE has {source.kind} rows.")
     if arguments.captions and source.kind in ("detection", "conversation"):
         raise CommandError(f"--captions needs captions, but {str(arguments.source)!r} has {source.kind} rows.")
     with errors_of(f"SOURCE {str(arguments.source)!r}"):
@@ -152,6 +155,8 @@ def _options(arguments: argparse.Namespace) -> "ExportOptions":
             )
     if arguments.format == "yolo" and arguments.masks == "pixels":
         raise CommandError("--masks pixels: YOLO has masks as polygons only; use --masks polygon or none.")
+    if arguments.normalize and arguments.format == "label-studio" and arguments.labels is None:
+        raise CommandError("--normalize with label-studio needs --labels: without it, phrases are texts and stay.")
     if arguments.min_score != arguments.min_score:
         raise CommandError("--min-score nan is not a number: pass one such as 0.5.")
     if arguments.image_root is not None and not arguments.image_root.is_dir():

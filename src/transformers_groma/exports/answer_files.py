@@ -88,6 +88,8 @@ def _record(content: Any, name: str, all_regions: bool, image: KnownImage | None
         )
     regions = [_region(region, f"{name}, region {number}") for number, region in enumerate(content["regions"])]
     phrases = content.get("phrases")
+    if phrases is not None and not isinstance(phrases, list):
+        raise ValueError(f"{name}: `phrases` must be a list, got {reprlib.repr(phrases)}.")
     left_out: list[LeftOut] = []
     if phrases is None:  # regions alone, of `groma propose` and `groma segment`
         objects = [_object(region, " ".join(str(region.get("label") or "").split())) for region in regions]
@@ -122,6 +124,8 @@ def _record(content: Any, name: str, all_regions: bool, image: KnownImage | None
 def _region(region: Any, name: str) -> Mapping[str, Any]:
     if not isinstance(region, Mapping) or "box_xyxy" not in region:
         raise ValueError(f"{name} is not a region: it needs `box_xyxy`, got {reprlib.repr(region)}.")
+    if not isinstance(region.get("id"), int | str | None):
+        raise ValueError(f"{name}: `id` must be a number, got {reprlib.repr(region['id'])}.")
     return region
 
 
@@ -129,7 +133,7 @@ def _phrase(phrase: Any, region_of: Mapping[Any, Any], name: str) -> tuple[str, 
     ids = phrase.get("region_ids") if isinstance(phrase, Mapping) else None
     if not isinstance(ids, list) or not isinstance(phrase.get("text"), str):
         raise ValueError(f"{name} is not a phrase: it needs `text` and `region_ids`, got {reprlib.repr(phrase)}.")
-    if unknown := [identity for identity in ids if identity not in region_of]:
+    if unknown := [identity for identity in ids if not isinstance(identity, int | str) or identity not in region_of]:
         raise ValueError(f"{name} names the regions {unknown}, which are not among `regions`.")
     return " ".join(phrase["text"].split()), ids
 
@@ -154,6 +158,8 @@ def _image_of(
             known = KnownImage("", 0, 0)
         if not known.name or known.height < 1 or known.width < 1:
             raise ValueError(f"{name}: `image` must have name, width and height, got {reprlib.repr(dict(said))}.")
+        if image is not None:
+            raise ValueError(f"{name} says that it is about {known.name}: leave --image out.")
         return known
     if image is None:
         raise ValueError(

@@ -1,5 +1,6 @@
 """Brings the records of a source into the form that every tool takes; what has no place is left out and counted."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -43,6 +44,9 @@ def checked_images(
     """
     for record in records:
         report.records += 1
+        if fault := record.fault or _fault_of_name(record):
+            report.skip(record.source_name, fault.reason, fault.detail)
+            continue
         for part in record.left_out:
             report.leave_out(record.file_name, part)
         objects = []
@@ -58,12 +62,21 @@ def checked_images(
         yield replace(record, objects=tuple(objects))
 
 
+def _fault_of_name(record: ImageRecord) -> LeftOut | None:
+    """Why a file name cannot be one in the output, if it cannot."""
+    if record.file_name in ("", ".", "..") or not record.file_name.isprintable():
+        return LeftOut("image without a file name that can be written", ascii(record.source_name))
+    return None
+
+
 def _checked(
     thing: LabelledObject, record: ImageRecord, labels: Labels, options: ObjectOptions
 ) -> LabelledObject | LeftOut:
     if thing.is_crowd and not options.crowds:
         return LeftOut("region around many objects, for which the format has no place")
-    if thing.score is not None and not thing.score >= options.min_score:  # not a number, too
+    if thing.score is not None and not math.isfinite(thing.score):
+        return LeftOut("object whose score is not a finite number", f"{thing.label!r} {thing.score}")
+    if thing.score is not None and thing.score < options.min_score:
         return LeftOut("object with a score below --min-score", f"{thing.label!r} {thing.score:.3f}")
     try:
         box = check_box(thing.box_xyxy, record.height, record.width)

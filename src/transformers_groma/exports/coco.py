@@ -20,6 +20,8 @@ from .records import ImageRecord
 # Archives of CVAT need names like these.
 INSTANCES, CAPTIONS, RESULTS = (f"annotations/{kind}_default.json" for kind in ("instances", "captions", "results"))
 
+_OF_RESULTS = ("image_id", "category_id", "bbox", "score", "segmentation")
+
 
 @dataclass(frozen=True)
 class CocoOptions:
@@ -82,8 +84,7 @@ def write_coco(
             for entry in coco_annotations(record.objects, identity, labels.numbers, options.polygons):
                 parts["annotations"].add({"id": parts["annotations"].count + 1, **entry})
                 if options.results and "score" in entry:
-                    names = ("image_id", "category_id", "bbox", "score", "segmentation")
-                    parts["results"].add({name: entry[name] for name in names if name in entry})
+                    parts["results"].add({name: entry[name] for name in _OF_RESULTS if name in entry})
             if options.captions:
                 for caption in record.captions:
                     number = parts["captions"].count + 1

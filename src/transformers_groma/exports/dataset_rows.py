@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from ..data.annotation_columns import ANNOTATION_FEATURES
 from ..data.columns import PHRASE, Schema
-from ..data.left_out import LeftOut
+from ..data.left_out import LeftOut, SkipRecord
 from ..data.mixtures import split_of_file
 from ..images import open_image_header, upright_size
 from ..labelled_objects import UNLABELLED, LabelledObject
@@ -104,8 +104,7 @@ def dataset_records(paths: Sequence[Path], kind: Schema, all_regions: bool) -> I
     Yields:
         `ImageRecord`: one for each row that has an image.
 
-    Raises:
-        ValueError: an image cannot be read, or a row does not fit its columns.
+    A row whose image cannot be read, or that does not fit its columns, gives a record with its fault.
     """
     for path in paths:
         with pq.ParquetFile(path) as file:
@@ -114,14 +113,24 @@ def dataset_records(paths: Sequence[Path], kind: Schema, all_regions: bool) -> I
             for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
                 for row in batch.to_pylist():
                     if row["image"] is not None:
-                        yield _record(row, kind, all_regions, f"{path}, row {number}")
+                        yield _record_or_fault(row, kind, all_regions, f"{path}, row {number}")
                     number += 1
 
 
-def _record(row: Mapping[str, Any], kind: Schema, all_regions: bool, name: str) -> ImageRecord:
-    content, source_name, height, width = _image_of(row, name)
+def _record_or_fault(row: Mapping[str, Any], kind: Schema, all_regions: bool, name: str) -> ImageRecord:
+    try:
+        return _record(row, kind, all_regions)
+    except SkipRecord as skip:
+        fault = LeftOut(skip.reason, skip.detail)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        fault = LeftOut(f"row that does not fit the {kind} columns", f"{type(error).__name__}: {error}")
+    return ImageRecord(name, name, 0, 0, (), fault=fault)
+
+
+def _record(row: Mapping[str, Any], kind: Schema, all_regions: bool) -> ImageRecord:
+    content, source_name, height, width = _image_of(row)
     left_out: list[LeftOut] = []
-    boxes, masks = row["boxes_xyxy"], row.get("masks")
+    boxes, masks = row["boxes_xyxy"] or [], row.get("masks")
     if kind == "detection":
         objects = _objects(boxes, masks, [UNLABELLED] * len(boxes))
         crowds = row.get("crowd_boxes_xyxy") or []
@@ -144,7 +153,7 @@ def _record(row: Mapping[str, Any], kind: Schema, all_regions: bool, name: str) 
         else:
             left_out += [LeftOut(UNNAMED.reason, f"box {index}") for index in others]
         if wrong := [index for _, index in pairs if not 0 <= index < len(boxes)]:
-            raise ValueError(f"{name} names box {wrong[0]}, but has {len(boxes)} boxes.")
+            raise SkipRecord("row that names a box it does not have", f"box {wrong[0]} of {len(boxes)}")
         of_boxes = masks or [None] * len(boxes)
         labels = [_one_line(text) for text, _ in pairs]
         objects = _objects([boxes[index] for _, index in pairs], [of_boxes[index] for _, index in pairs], labels)
@@ -195,18 +204,19 @@ def _objects(
     return [LabelledObject(tuple(box), label, None, rle) for box, label, rle in zip(boxes, labels, rles, strict=True)]
 
 
-def _image_of(row: Mapping[str, Any], name: str) -> tuple[bytes | None, str, int, int]:
+def _image_of(row: Mapping[str, Any]) -> tuple[bytes | None, str, int, int]:
     """The image file of a row, if it holds one, its name, and the height and width of the upright image."""
     content, path = row["image"]["bytes"], row["image"]["path"]
     if content is None and path is None:
-        raise ValueError(f"{name}: `image` has neither bytes nor a path.")
+        raise SkipRecord("image with neither bytes nor a path")
     try:
-        image = open_image_header(path if content is None else io.BytesIO(content))
+        with open_image_header(path if content is None else io.BytesIO(content)) as image:
+            width, height = upright_size(image)
+            ending = image.format.lower().replace("jpeg", "jpg").replace("mpo", "jpg")
     except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{name}: `image` cannot be read ({error}).") from error
-    width, height = upright_size(image)
+        raise SkipRecord("image that cannot be read", str(error)) from error
     if path is None:
-        path = f"{row['image_id']}.{(image.format or 'png').lower().replace('jpeg', 'jpg')}"
+        path = f"{row['image_id']}.{ending}"
     return content, path, height, width
 
 

@@ -24,6 +24,7 @@ class ImageRecord:
         captions (`tuple[str, ...]`): texts about the whole image.
         content (`bytes`, *optional*): the image file, where the source holds it.
         left_out (`tuple[LeftOut, ...]`): what the source says about the image that has no place in other tools.
+        fault (`LeftOut`, *optional*): why the image cannot be exported at all; then nothing else is known about it.
     """
 
     image_id: str
@@ -34,6 +35,7 @@ class ImageRecord:
     captions: tuple[str, ...] = ()
     content: bytes | None = None
     left_out: tuple[LeftOut, ...] = ()
+    fault: LeftOut | None = None
 
     @property
     def is_url(self) -> bool:
@@ -68,6 +70,9 @@ def one_record_per_image(records: Iterable[ImageRecord]) -> Iterator[ImageRecord
     seen: set[bytes] = set()
     current: ImageRecord | None = None
     for record in records:
+        if record.fault is not None:
+            yield record
+            continue
         if current is not None and record.source_name == current.source_name:
             if (record.height, record.width) != (current.height, current.width):
                 raise ValueError(
@@ -99,7 +104,8 @@ def one_record_per_image(records: Iterable[ImageRecord]) -> Iterator[ImageRecord
 def _distinct(objects: Iterable[LabelledObject]) -> Iterator[LabelledObject]:
     seen = set()
     for thing in objects:
-        key = (thing.label, tuple(thing.box_xyxy), thing.mask is None or str(thing.mask["counts"]), thing.is_crowd)
+        # As text: nothing has checked what they are.
+        key = (thing.label, repr(thing.box_xyxy), repr(thing.mask), thing.is_crowd)
         if key not in seen:
             seen.add(key)
             yield thing
