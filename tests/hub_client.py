@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from transformers.utils import hub as transformers_hub
 
 from .hub_server import TOKEN
 
@@ -26,6 +27,8 @@ def use_hub(monkeypatch: pytest.MonkeyPatch, url: str, home: Path, token: str | 
         ("HF_HUB_DISABLE_XET", True),
     ):
         monkeypatch.setattr(constants, name, value)
+    # Made once in a process, with the address of that moment.
+    monkeypatch.setattr(transformers_hub, "_hf_api", None)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("HF_TOKEN", token or "")
     monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)

@@ -109,6 +109,12 @@ def test_metadata_of_hub_names(tmp_path):
     assert "Training started from `org/groma-base`." in text
 
 
+def test_what_the_caller_of_push_to_hub_says_is_in_the_card(tmp_path):
+    write_model_card(tmp_path, finished_trainer(tmp_path, {}), "glamm", "Mine", ["medical"], "mit")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert (card.data.license, card.data.tags[-1]) == ("mit", "medical") and "# Mine\n" in card.text
+
+
 def use(text: str) -> str:
     """The Python code of the section about use."""
     return text.partition("\n## Use\n")[2].partition("```python\n")[2].partition("```")[0]

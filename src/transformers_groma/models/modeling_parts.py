@@ -158,9 +158,11 @@ class ModelOfParts(AdapterMixin, PreTrainedModel):
     Attributes:
         visual_parts (`tuple[str, ...]`): names of the parts beside the language model and its head.
         parts_without_text (`tuple[str, ...]`): parts that `peft` adapters stay out of.
+        hub_tags (`tuple[str, ...]`): what the card of a model is tagged with when `push_to_hub` writes one.
     """
 
     visual_parts: tuple[str, ...] = ()
+    hub_tags: tuple[str, ...] = ()
     base_model_prefix = "model"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
@@ -174,6 +176,8 @@ class ModelOfParts(AdapterMixin, PreTrainedModel):
 
     def post_init(self) -> None:
         super().post_init()
+        # A list of its own, as `add_model_tags` adds to it.
+        self.model_tags = list(self.hub_tags)
         # Quantizers leave out the modules of this list and those that a user names. They compare full paths.
         paths = [name for name, _ in self.named_modules() if name.rpartition(".")[2] in self.visual_parts]
         self._keep_in_fp32_modules.update(paths)

@@ -68,7 +68,14 @@ def public_name(path: str) -> str:
     return Path(path).resolve().name if Path(path).exists() else path
 
 
-def write_model_card(folder: Path, trainer: Any, kind: ModelKind = "chat") -> None:
+def write_model_card(
+    folder: Path,
+    trainer: Any,
+    kind: ModelKind = "chat",
+    name: str | None = None,
+    tags: Sequence[str] = (),
+    license: str | None = None,
+) -> None:
     """Write `README.md` beside the trained weights.
 
     Args:
@@ -79,12 +86,15 @@ def write_model_card(folder: Path, trainer: Any, kind: ModelKind = "chat") -> No
             has a mask decoder to show).
         kind (`str`): `"chat"` for a whole Groma, `"detector"` for a detector, `"glamm"` for a GLaMM; the card shows
             how to use it.
+        name (`str`, *optional*): the heading; by default the name on the Hub, or that of the output folder.
+        tags (`Sequence[str]`): beside those of the family.
+        license (`str`, *optional*): of the weights; Apache-2.0 by default.
     """
     details, arguments, state = trainer.card_details, trainer.args, trainer.state
     base_model = details.get("base_model")
     # A local folder is not a name on the Hub, and its path stays private.
     is_on_hub = base_model is not None and not Path(base_model).exists()
-    name = Path(arguments.hub_model_id or arguments.output_dir).resolve().name
+    place = Path(arguments.hub_model_id or arguments.output_dir).resolve().name
     recipe = [("steps so far", state.global_step)]
     if "trained_parts" in details:
         recipe.insert(0, ("trained parts", ", ".join(details["trained_parts"])))
@@ -92,9 +102,10 @@ def write_model_card(folder: Path, trainer: Any, kind: ModelKind = "chat") -> No
     recipe += [(key.replace("_", " "), _plain(getattr(arguments, key))) for key in RECIPE]
     card = fill_model_card(
         kind,
-        name,
-        model=arguments.hub_model_id or name,
-        tags=["generated_from_trainer"],
+        name or place,
+        model=arguments.hub_model_id or place,
+        license=license or "apache-2.0",
+        tags=["generated_from_trainer", *tags],
         base_model=base_model if is_on_hub else None,
         start=None if base_model is None else public_name(base_model),
         datasets=details.get("datasets"),

@@ -3,9 +3,13 @@
 [`StageTrainerMixin`] is what they have in common with the trainer of stage 1.
 """
 
+import json
+import os
+import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,11 +25,11 @@ from transformers.utils.hub import hf_api
 from trl import SFTConfig, SFTTrainer
 
 from ..exact_boxes import BOX_INPUTS, boxes_to_bits
-from ..model_files import model_files
+from ..model_files import base_of_adapter, model_files, read_json
 from .arguments import refuse_hub_token
 from .callbacks import check_loss
 from .collators import ConversationCollator
-from .model_card import ModelKind, write_model_card
+from .model_card import ModelKind, public_name, write_model_card
 from .trainable import checkpoint_frozen_layers, eval_frozen_parts
 
 # What a training resumes from. Only `hub_strategy="checkpoint"` and "all_checkpoints" push it, and nothing pushes
@@ -156,16 +160,19 @@ class StageTrainerMixin:
         token: str | None = None,
         revision: str | None = None,
         private: bool | None = None,
-        **kwargs: Any,
+        **card: Any,
     ) -> CommitInfo | Future | None:
-        """Like `Trainer.push_to_hub`, but pushes only the model's files and card, whatever else is in the folder."""
+        """Like `Trainer.push_to_hub`, but pushes only the model's files and card, whatever else is in the folder.
+
+        `card` goes to [`create_model_card`]: `tags`, `license` and `model_name`.
+        """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
-        self.create_model_card()
+        self.create_model_card(**card)
         self._finish_current_push()
         return self._upload(
             self.args.output_dir, commit_message, token=token, revision=revision, run_as_future=not blocking
@@ -201,22 +208,60 @@ class StageTrainerMixin:
         revision: str | None = None,
         run_as_future: bool = False,
     ) -> CommitInfo | Future:
-        """Upload the model's files from a folder."""
-        return hf_api().upload_folder(
-            repo_id=self.hub_model_id,
-            folder_path=folder,
-            path_in_repo=path_in_repo,
-            commit_message=commit_message,
-            token=token or self.args.hub_token,
-            revision=revision or self.args.hub_revision,
-            run_as_future=run_as_future,
-            allow_patterns=[*(path.name for path in model_files(folder)), *more_files],
+        """Upload the model's files from a folder, in one commit."""
+        settings = {
+            "repo_id": self.hub_model_id,
+            "path_in_repo": path_in_repo,
+            "commit_message": commit_message,
+            "token": token or self.args.hub_token,
+            "revision": revision or self.args.hub_revision,
+            "allow_patterns": [*(path.name for path in model_files(folder)), *more_files],
+        }
+        base = base_of_adapter(folder)
+        if base is None or not Path(base).exists():
+            return hf_api().upload_folder(folder_path=folder, run_as_future=run_as_future, **settings)
+        warnings.warn(
+            f"The adapter belongs to the folder {base}, which nobody else has. On the Hub it is called "
+            f"{public_name(base)!r}: push the model, then `groma push {folder} {self.hub_model_id} --base-model "
+            "ORG/NAME`, so that others can load the adapter.",
+            stacklevel=2,
         )
+        with _published_settings(folder, public_name(base)) as published:
+            commit = hf_api().upload_folder(folder_path=published, **settings)
+        return _finished(commit) if run_as_future else commit
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write `README.md` with data, recipe and metrics into the output folder."""
+    def create_model_card(
+        self, model_name: str | None = None, tags: str | Sequence[str] | None = None, license: str | None = None
+    ) -> None:
+        """Write `README.md` with data, recipe and metrics into the output folder.
+
+        Args:
+            model_name (`str`, *optional*): the heading; by default the name on the Hub, or that of the folder.
+            tags (`str` or `Sequence[str]`, *optional*): beside those of the family.
+            license (`str`, *optional*): of the weights, as the Hub abbreviates it.
+        """
         if self.is_world_process_zero():
-            write_model_card(Path(self.args.output_dir), self, self.model_kind)
+            tags = [tags] if isinstance(tags, str) else tags or []
+            write_model_card(Path(self.args.output_dir), self, self.model_kind, model_name, tags, license)
+
+
+@contextmanager
+def _published_settings(folder: str, base: str) -> Iterator[str]:
+    """The folder of an adapter as others may see it: links to its files, and settings that name its model `base`."""
+    with tempfile.TemporaryDirectory(prefix="groma-push-") as published:
+        for path in Path(folder).iterdir():
+            os.symlink(path.resolve(), Path(published, path.name))
+        settings = Path(published, "adapter_config.json")
+        content = read_json(settings) | {"base_model_name_or_path": base}
+        settings.unlink()
+        settings.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
+        yield published
+
+
+def _finished(result: Any) -> Future:
+    future: Future = Future()
+    future.set_result(result)
+    return future
 
 
 class GromaLossMixin(StageTrainerMixin):

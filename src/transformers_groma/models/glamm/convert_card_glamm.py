@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ...model_cards import fill_card
+from ...model_cards import fill_model_card
 
 _TEMPLATE = Path(__file__).with_name("model_card_glamm.md")
 
@@ -15,7 +15,18 @@ def write_card(folder: Path, name: str, released: str | None = None) -> None:
         name (`str`): name of the model.
         released (`str`, *optional*): name of the released checkpoint on the Hub, for a folder without weights.
     """
-    (folder / "README.md").write_text(fill_card(_TEMPLATE, name=name, released=released), encoding="utf-8")
+    card = fill_model_card(
+        "glamm",
+        name,
+        license="llama2",
+        tags=["image-segmentation"],
+        language="en",
+        base_model=[f"MBZUAI/{released}"] if released else None,
+        made_with="Converted",
+        template=_TEMPLATE,
+        released=released,
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 __all__ = ["write_card"]

@@ -49,6 +49,7 @@ class GlammPreTrainedModel(ModelOfParts):
     """
 
     visual_parts = VISUAL_PARTS
+    hub_tags = ("glamm", "visual-grounding")
     # Frozen, or trained in full: a mask decoder is small.
     parts_without_text = ("vision_tower", "grounding_encoder", "prompt_projection", "mask_decoder")
     _keep_in_fp32_modules_strict = ["vision_tower", "grounding_encoder", "prompt_projection", "mask_decoder"]

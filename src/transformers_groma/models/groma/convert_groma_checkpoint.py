@@ -19,6 +19,7 @@ from ..convert_parts import greedy_generation_config
 from ..modeling_parts import part_dtypes
 from .chat_template_groma import GROMA_CHAT_TEMPLATE
 from .configuration_groma import GromaConfig, GromaRegionProposalConfig
+from .convert_card_groma import write_card
 from .convert_components import save_processor
 from .convert_config import convert_legacy_config
 from .convert_weights import convert_legacy_state_dict
@@ -36,7 +37,7 @@ def convert_groma_checkpoint(
 ) -> Path:
     """Convert a released Groma or stage-1 checkpoint into a folder for `from_pretrained`.
 
-    Writes weights, config, generation config, processor and tokenizer. The folder appears only when it is complete.
+    Writes weights, config, generation config, processor, tokenizer and card. The folder appears when it is complete.
 
     Args:
         legacy_dir (`str` or `Path`): folder with the original config.json, weights and tokenizer.
@@ -77,6 +78,7 @@ def convert_groma_checkpoint(
         else:
             greedy_generation_config(config.text_config).save_pretrained(folder)
             save_processor(config, tokenizer, folder, GROMA_CHAT_TEMPLATE)
+        write_card(folder, Path(output_dir).resolve().name, config)
         save_torch_state_dict(state_dict, folder, max_shard_size=MAX_SHARD_SIZE)
     return Path(output_dir)
 

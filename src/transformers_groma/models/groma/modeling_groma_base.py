@@ -27,6 +27,7 @@ class GromaPreTrainedModel(ModelOfParts):
     """
 
     visual_parts = VISUAL_PARTS
+    hub_tags = ("groma", "visual-grounding")
     # The detector learns in stage 1, and the mask decoder from masks.
     parts_without_text = ("vision_tower", "region_proposer", "mask_decoder")
     _keep_in_fp32_modules_strict = ["vision_tower", "region_proposer", "mask_decoder"]

@@ -42,6 +42,7 @@ class GromaForRegionProposal(GromaSegmentationMixin, GromaPreTrainedModel):
 
     config: GromaRegionProposalConfig
     config_class = GromaRegionProposalConfig
+    hub_tags = ("groma", "region-proposal")
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     # The loss is normalized by the boxes of the batch; Trainer must not rescale it.
