@@ -220,6 +220,17 @@ def test_the_size_of_the_image_is_needed():
         assert getattr(masks, convert)() == getattr(masks, convert)(height=HEIGHT, width=WIDTH)
 
 
+def test_regions_without_a_place_are_refused():
+    line, far = Regions([[5, 5, 5, 9]]), Regions([[5, 5, 90, 9]])
+    empty = Regions(BOXES[:1], masks=np.zeros((1, HEIGHT, WIDTH), bool))
+    for convert in ("to_yolo", "to_label_studio"):
+        for regions, message in [(line, "needs an area"), (far, "outside of the image"), (empty, "mask .* is empty")]:
+            with pytest.raises(ValueError, match=f"Regions need a place in the image: .*{message}.*. Leave such"):
+                getattr(regions, convert)(height=HEIGHT, width=WIDTH)
+    with pytest.raises(ValueError, match="^`masks` must be 'brush', 'polygon' or None"):
+        line.to_label_studio(height=HEIGHT, width=WIDTH, masks="rle")
+
+
 def test_labels_that_no_tool_shows_are_refused():
     for label, message in [("", "not empty"), ("a\x00b", "printable"), ("x" * 300, "at most 255")]:
         regions = Regions(BOXES[:1], labels=[label])

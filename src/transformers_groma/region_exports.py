@@ -6,7 +6,8 @@ The formats are in `coco_format.py`, `label_studio_format.py` and `yolo_format.p
 
 import operator
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -154,7 +155,8 @@ class RegionExports:
         if labels is None:
             objects = [thing._replace(label=UNLABELLED, phrase=thing.label) for thing in objects]
         _numbers("labels", objects, labels)
-        return label_studio_prediction(objects, height, width, masks=masks, model_version=model_version)
+        with _naming_regions():
+            return label_studio_prediction(objects, height, width, masks=masks, model_version=model_version)
 
     def to_yolo(
         self,
@@ -191,7 +193,8 @@ class RegionExports:
         height, width = _size(regions, height, width)
         objects = _objects(regions)
         numbers = _numbers("labels", objects, labels)
-        return "".join(f"{line}\n" for line in yolo_lines(objects, height, width, numbers, masks))
+        with _naming_regions():
+            return "".join(f"{line}\n" for line in yolo_lines(objects, height, width, numbers, masks))
 
 
 def _objects(regions: Any) -> list[LabelledObject]:
@@ -216,6 +219,20 @@ def _numbers(
         return label_numbers(labels, known, first)
     except ValueError as error:
         raise ValueError(f"`{name}`: {error}.") from error
+
+
+@contextmanager
+def _naming_regions() -> Iterator[None]:
+    """Make errors about one box or mask say what to do about it."""
+    try:
+        yield
+    except ValueError as error:
+        if str(error).startswith("`"):  # about an argument
+            raise
+        raise ValueError(
+            f"Regions need a place in the image: {error}. Leave such regions out by selecting the others, as in "
+            "`regions[keep]`, or correct them."
+        ) from error
 
 
 def _category_ids(category_id: Any, count: int) -> list[int]:

@@ -1,6 +1,7 @@
 """`groma export`: from what other commands wrote to files of other tools."""
 
 import json
+import sys
 
 import pytest
 
@@ -93,6 +94,14 @@ def test_mistakes_are_one_sentence(run, annotations, tmp_path, options, message)
     code, out, err = run("export", annotations, tmp_path / "out", *options)
     assert (code, out) == (2, "") and message in err and len(err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_missing_is_named_with_its_extra(run, annotations, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("transformers_groma.exports.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    code, _, err = run("export", annotations, tmp_path / "out", "--format", "coco")
+    assert code == 2 and 'pip install "transformers-groma[data]"' in err and len(err.splitlines()) == 1
 
 
 def test_datasets(run, tmp_path):
