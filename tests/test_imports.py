@@ -27,11 +27,12 @@ ROOMS = {
     "integrations": ("root", "models", "family", "pipeline", "data", "evaluation"),
     "annotation": ("root", "models", "family", "pipeline", "data"),
     "serving": ("root", "models", "family", "pipeline"),
+    "deploy": ("root", "models", "family", "pipeline"),
     "apps": ("root", "models", "family", "pipeline", "shapes", "serving"),
     "publishing": ("root", "data", "evaluation"),
     "cli": (
         *("root", "models", "family", "pipeline", "data", "shapes", "endpoints", "evaluation", "training"),
-        *("annotation", "serving", "apps", "publishing", "exports"),
+        *("annotation", "serving", "apps", "publishing", "exports", "deploy"),
     ),
 }
 # Modules beside the pure ones at the root that know models: the pipeline and what it is made of.

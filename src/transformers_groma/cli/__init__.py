@@ -24,6 +24,7 @@ from .describe import add_describe
 from .evaluate import add_evaluate
 from .export import add_export
 from .export_lm import add_export_lm
+from .export_perception import add_export_perception
 from .locate import add_locate
 from .output import note
 from .propose import add_propose
@@ -110,6 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_convert(commands)
     add_annotate(commands)
     add_export_lm(commands)
+    add_export_perception(commands)
     add_data(commands)
     add_train(commands)
     add_evaluate(commands)

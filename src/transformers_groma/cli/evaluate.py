@@ -172,6 +172,8 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     if arguments.limit is not None and arguments.limit < len(dataset):
         dataset = dataset.select(range(arguments.limit))
         notes["limit"] = arguments.limit  # a part of a dataset does not compare with what others report for all of it
+    if options.quantization is not None:
+        notes["quantization"] = options.quantization
     judge, judge_errors = _judge(arguments)
     device = checked_device(arguments.device, options)
     state = process_state(device)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, Image
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -49,9 +50,30 @@ def model_sha256(model: PreTrainedModel, processor: ProcessorMixin | BaseImagePr
             described["generation_config"].pop(name, None)
     digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
     for name, weight in sorted(model.state_dict().items()):
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        for key, part in _plain_tensors(name, _weight_at_hand(model, name, weight)):
+            digest.update(f"{key} {part.dtype} {tuple(part.shape)}".encode())
+            digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _weight_at_hand(model: PreTrainedModel, name: str, weight: torch.Tensor) -> torch.Tensor:
+    """A weight, read from where it waits if it is offloaded."""
+    if not weight.is_meta:
+        return weight
+    from accelerate.utils import align_module_device
+
+    path, _, own = name.rpartition(".")
+    module = model.get_submodule(path)
+    with align_module_device(module):
+        return getattr(module, own).detach().clone()
+
+
+def _plain_tensors(name: str, weight: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    """A weight by its name; one that torchao quantized in its parts."""
+    if not is_traceable_wrapper_subclass(weight):
+        return [(name, weight)]
+    parts, _ = weight.__tensor_flatten__()
+    return [(f"{name}.{part}", getattr(weight, part)) for part in parts]
 
 
 def _described_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -228,7 +228,7 @@ class GromaRoiAlign(_KernelLayer, nn.Module):
             )
             return [crop.flatten(0, 1) if mask is None else crop[mask] for crop in crops]
         # The kernel takes a list of regions: image index and box, only those that are asked for.
-        image_index = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None, None]
+        image_index = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype)[:, None, None]
         rois = torch.cat([image_index.expand(-1, boxes.shape[1], -1), boxes], dim=-1)
         rois = rois.flatten(0, 1) if mask is None else rois[mask]
         return kernel.roi_align(feature_maps, rois, spatial_scales, output_size, sampling_ratio, True)
@@ -248,7 +248,9 @@ def _roi_align(feature_map: Tensor, boxes: Tensor, output_size: int, sampling_ra
         columns = _bin_weights(x1, x2, width, output_size, sampling_ratio)  # (B, R, P, W)
         # A channels-last map is read in its memory layout.
         pixel_rows = feature_map.float().permute(0, 2, 3, 1).reshape(batch_size, height, width * channels)
-        group = max(1, MAX_ROI_ALIGN_ELEMENTS // (batch_size * output_size * width * channels))
+        # An exported graph takes any number of images, so its groups are those of one.
+        images = 1 if torch.compiler.is_exporting() else batch_size
+        group = max(1, MAX_ROI_ALIGN_ELEMENTS // (images * output_size * width * channels))
         crops = []
         for rows_group, columns_group in zip(rows.split(group, dim=1), columns.split(group, dim=1), strict=True):
             # (B, R * P, H) @ (B, H, W * C): every bin's rows, summed; then the columns of each.

@@ -174,7 +174,7 @@ class GromaRegionEncoder(nn.Module):
             # single pixels, so it commutes with bilinear resizing: here it comes first, while the maps are small.
             # (Coordinate maps may be resized too: with aligned corners they come out as those of the larger size.)
             feature_map = feature_map.to(dtype)
-            coordinates = _coordinate_maps(feature_map).expand(len(feature_map), -1, -1, -1)
+            coordinates = _coordinate_maps(feature_map).expand(feature_map.shape[0], -1, -1, -1)
             projected = conv(torch.cat([feature_map, coordinates], dim=1))
             projected = projected.contiguous(memory_format=_fastest_memory_format(projected))
             maps.append(resize_map(projected, size=tuple(side * scale for side in feature_map.shape[-2:])))

@@ -36,6 +36,7 @@ SHOWN_SETTINGS = (
     "box_score_threshold",
     "nms_threshold",
     "dtype",
+    "quantization",
     "device",
     "dataset_fingerprint",
     "model_sha256",

@@ -223,7 +223,7 @@ class GromaRegionProposer(nn.Module):
         positions = torch.cat(positions, dim=1).to(hidden_states.dtype)
         hidden_states = nn.functional.dropout(hidden_states, p=self.config.dropout, training=self.training)
         # The image fills its maps, nothing is padded: all of each map is valid.
-        valid_ratios = hidden_states.new_ones((len(hidden_states), len(maps), 2), dtype=torch.float32)
+        valid_ratios = hidden_states.new_ones((hidden_states.shape[0], len(maps), 2), dtype=torch.float32)
         reference_points = DeformableDetrEncoder.get_reference_points(
             geometry["spatial_shapes_list"], valid_ratios, hidden_states.device
         )
@@ -244,7 +244,7 @@ class GromaRegionProposer(nn.Module):
         """Boxes, both logits and hidden states of every decoder layer, from the inverse sigmoid of the first boxes."""
         # The embedding is called instead of reading its weight: offloaded weights are loaded when their layer runs.
         queries = self.query_position_embeddings(torch.arange(self.config.num_queries, device=box_logits.device))
-        hidden_states = queries.expand(len(box_logits), -1, -1)
+        hidden_states = queries.expand(box_logits.shape[0], -1, -1)
         code = box_position_code(box_logits.sigmoid(), self.config.d_model // 2).to(hidden_states.dtype)
         # Only the first half is used: in Deformable DETR the second half is the query's content, learned here.
         query_positions = self.pos_trans_norm(self.pos_trans(code))[..., : self.config.d_model]

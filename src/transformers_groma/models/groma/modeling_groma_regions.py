@@ -124,9 +124,9 @@ def select_regions(
     boxes, scores = boxes.detach().float(), scores.detach().float()
     if boxes.shape[1] == 0:
         # Without proposals there would be no best one: a row of padding stands in for them.
-        boxes, scores = boxes.new_zeros(len(boxes), 1, 4), scores.new_zeros(len(boxes), 1)
-    refer_boxes = boxes.new_zeros(len(boxes), 0, 4) if refer_boxes is None else refer_boxes.to(boxes)
-    ground_boxes = boxes.new_zeros(len(boxes), 0, 4) if ground_boxes is None else ground_boxes.to(boxes)
+        boxes, scores = boxes.new_zeros(boxes.shape[0], 1, 4), scores.new_zeros(boxes.shape[0], 1)
+    refer_boxes = boxes.new_zeros(boxes.shape[0], 0, 4) if refer_boxes is None else refer_boxes.to(boxes)
+    ground_boxes = boxes.new_zeros(boxes.shape[0], 0, 4) if ground_boxes is None else ground_boxes.to(boxes)
     check_that_boxes_fit(refer_boxes, ground_boxes, max_regions)
 
     candidates = gather_candidates(boxes, scores, refer_boxes, ground_boxes, score_threshold)
@@ -209,7 +209,7 @@ def gather_candidates(
 
     # Where an image has no candidate at all, its best proposal is one whatever its score, if it is a box.
     best = (index == num_refer + scores.argmax(dim=1, keepdim=True)) & finite.any(dim=1, keepdim=True)
-    kept = torch.where(kept.any(dim=1, keepdim=True), kept, best)
+    kept = kept | (best & ~kept.any(dim=1, keepdim=True))
     return Candidates(
         boxes=all_boxes,
         scores=all_scores,
