@@ -91,7 +91,7 @@ def measure(folder: Path, variant: str, new_tokens: int, repeats: int) -> dict:
     return {
         "weights_mb": sum(map(bytes_of, tensors)) / MEBIBYTE,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "after_mb": status_mb("RssAnon"),
+        "after_mb": status_mb("VmRSS"),
         "load_s": loading,
         "first_s": seconds[0],
         "answer_s": min(seconds[1:]),

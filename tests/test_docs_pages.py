@@ -21,6 +21,7 @@ DOCS = REPOSITORY / "docs"
 PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
 # Pages that need more than a folder to run in, and the tests that run them. All others run here.
 OWN_TESTS = {
+    "deploy.md": "test_docs_deploy.py",
     "evaluation.md": "test_docs_evaluation.py",
     "finetune.md": "test_docs_finetune.py",
     "grand.md": "processing/grand/test_docs.py",

@@ -14,7 +14,20 @@ from transformers_groma.loading_options import LoadingOptions
 from .samples import SHORT, TINY
 
 SCENE = TINY.parents[1] / "docs" / "images" / "scene.png"
-COMMANDS = ("ask", "caption", "describe", "locate", "segment", "chat", "propose", "evaluate", "annotate", "app", "serve", "demo")
+COMMANDS = (
+    "ask",
+    "caption",
+    "describe",
+    "locate",
+    "segment",
+    "chat",
+    "propose",
+    "evaluate",
+    "annotate",
+    "app",
+    "serve",
+    "demo",
+)
 FLAGS = ("--dtype", "--quantization", "--attn", "--compile", "--offload")
 
 
