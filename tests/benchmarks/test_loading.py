@@ -19,8 +19,8 @@ def script(monkeypatch):
 
 
 def test_ratios(script):
-    base = {"after_mb": 1000, "answer_s": 2.0, "tokens": [1, 2, 3, 4]}
-    half = {"after_mb": 500, "answer_s": 4.0, "tokens": [1, 2, 9, 4]}
+    base = {"weights_mb": 1000, "answer_s": 2.0, "tokens": [1, 2, 3, 4]}
+    half = {"weights_mb": 500, "answer_s": 4.0, "tokens": [1, 2, 9, 4]}
     ratios = script.compare({"float32": base, "bfloat16": half})
     assert ratios["float32"] == {"less_memory": 1, "faster": 1, "same_tokens": 1}
     assert ratios["bfloat16"] == {"less_memory": 2, "faster": 0.5, "same_tokens": 0.75}
