@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 # Where bitsandbytes has kernels.
 _BITSANDBYTES_DEVICES = ("cpu", "cuda", "xpu")
 _PACKAGES = {"4bit": "bitsandbytes", "8bit": "bitsandbytes", "int8": "torchao"}
+# The adapter's weights would wait on disk without values, and the answers would be nonsense.
+_NO_OFFLOADED_ADAPTER = (
+    "`offload=True` does not work with an adapter: merge the adapter into its model and load that, or leave it out."
+)
 
 
 def best_device() -> torch.device:
@@ -271,12 +275,16 @@ def _load_offloaded(
     config: PreTrainedConfig,
     kwargs: dict[str, Any],
 ) -> PreTrainedModel:
+    if base_of_adapter(model) is not None:
+        raise ValueError(_NO_OFFLOADED_ADAPTER)
     # Weights that are converted to another dtype are written there; the others are read from where they are.
     folder = tempfile.TemporaryDirectory(prefix="groma-offload-")
     device_map = _layers_on_disk(model_class, config) if device.type == "cpu" else "auto"
     loaded = model_class.from_pretrained(
         model, device_map=device_map, offload_folder=Path(folder.name), **kwargs
     ).eval()
+    if getattr(loaded, "_hf_peft_config_loaded", False):  # of an adapter on the Hub
+        raise ValueError(_NO_OFFLOADED_ADAPTER)
     weakref.finalize(loaded, folder.cleanup)
     return loaded
 

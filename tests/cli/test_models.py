@@ -122,6 +122,10 @@ def test_an_adapter_answers_like_its_model(run, adapter_dir, monkeypatch):
     question = ("What is right of <region>?", "--box", "278,338,345,405")
     code, out, err = run("chat", SCENE, *question, "--model", adapter_dir)
     assert (code, err) == (0, "") and out.startswith("A small black star.\n")
+    # Answers are the same with a quantized model, and nonsense with an offloaded one.
+    assert run("chat", SCENE, *question, "--model", adapter_dir, "--quantization", "int8")[:2] == (code, out)
+    refused = run("chat", SCENE, *question, "--model", adapter_dir, "--offload")
+    assert refused[:2] == (2, "") and "--offload does not work with an adapter: merge the adapter" in refused[2]
     regions = run("propose", SCENE, "--model", adapter_dir, "--json")
     assert regions == run("propose", SCENE, "--model", TINY, "--json")
     model, _ = load_model(adapter_dir, box_score_threshold=0.3)
