@@ -275,7 +275,7 @@ def _load_offloaded(
     config: PreTrainedConfig,
     kwargs: dict[str, Any],
 ) -> PreTrainedModel:
-    if base_of_adapter(model) is not None:
+    if find_model(model, kwargs["revision"]) is not None:
         raise ValueError(_NO_OFFLOADED_ADAPTER)
     # Weights that are converted to another dtype are written there; the others are read from where they are.
     folder = tempfile.TemporaryDirectory(prefix="groma-offload-")
@@ -283,8 +283,6 @@ def _load_offloaded(
     loaded = model_class.from_pretrained(
         model, device_map=device_map, offload_folder=Path(folder.name), **kwargs
     ).eval()
-    if getattr(loaded, "_hf_peft_config_loaded", False):  # of an adapter on the Hub
-        raise ValueError(_NO_OFFLOADED_ADAPTER)
     weakref.finalize(loaded, folder.cleanup)
     return loaded
 
