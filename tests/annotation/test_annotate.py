@@ -10,6 +10,9 @@ from datasets import load_dataset
 
 from transformers_groma import GromaForRegionProposal, GromaImageProcessor, _jsonl
 from transformers_groma.annotation.annotator import Annotator
+from transformers_groma.annotation.prepared_images import prepare_image
+from transformers_groma.annotation.sources.source_images import SourceImage
+from transformers_groma.annotation.tasks import AnnotationTasks
 from transformers_groma.masks import rle_to_mask
 
 from .samples import GLAMM, TINY, files_of, opened, png, rows_of, sample, scene, write_rows, write_tar
@@ -261,6 +264,37 @@ def test_files_of_others_are_not_touched(annotate, photos, tmp_path):
     assert (tmp_path / "other" / "notes.txt").read_text() == "mine"
 
 
+def test_a_run_that_ends_before_its_first_batch_binds_nothing(annotate, glamm, photos, tmp_path):
+    code, said = annotate(photos, tmp_path / "out", "--model", GLAMM, "--describe")
+    assert code == 2 and "needs a model with a region proposer" in said
+    assert annotate(photos, tmp_path / "out", "--proposals")[0] == 0
+    before = files_of(tmp_path / "out")
+    # Nor does it cost what is there.
+    code, said = annotate(photos, tmp_path / "out", "--model", GLAMM, "--describe", "--overwrite")
+    assert code == 2 and "needs a model with a region proposer" in said
+    assert files_of(tmp_path / "out") == before
+
+
+def test_each_image_is_looked_at_once(groma, tmp_path, monkeypatch):
+    """Four questions about each of three images, and masks; batches of two."""
+    seen = []
+    look = type(groma.model).get_image_features
+
+    def counting(self, pixel_values, **kwargs):
+        seen.append(len(pixel_values))
+        return look(self, pixel_values, **kwargs)
+
+    monkeypatch.setattr(type(groma.model), "get_image_features", counting)
+    wanted = {"describe": True, "masks": True, "source_regions": True}
+    tasks = AnnotationTasks(caption="brief", phrases=("stars", "circles"), **wanted)
+    annotator = Annotator(groma.model, groma.processor, tasks, 2, {"max_new_tokens": 4})
+    sources = [SourceImage(str(index), None, png(index), [[20, 30, 90, 80]], [None]) for index in range(3)]
+    images = [prepare_image(source, annotator.image_processor, tasks) for source in sources]
+    rows = annotator.annotate(images[:2]) + annotator.annotate(images[2:])
+    assert seen == [2, 1]
+    assert all(row.regions[-1].mask is not None and row.regions[-1].description is not None for row in rows)
+
+
 def test_too_many_broken_images_end_with_an_error(annotate, photos, tmp_path):
     for index in range(5):
         (photos / f"bad{index}.jpg").write_bytes(b"bad")
@@ -293,6 +327,7 @@ def test_phrases_of_a_file(annotate, photos, tmp_path):
         (("--actors", "2"), "--actors is for --engine ray"),
         (("--gpus-per-actor", "1"), "--gpus-per-actor is for --engine ray"),
         (("--engine", "ray", "--shard", "0/2"), "--shard does not go with --engine ray"),
+        (("--overwrite", "--shard", "0/2"), "--overwrite does not go with --shard"),
         (("--shard", "2/2"), "must be I/N with I from 0 to N-1"),
         (("--gpus-per-actor", "1.5"), "must be a whole number, or a part of one"),
         (("--max-new-tokens", "100000"), "100000"),

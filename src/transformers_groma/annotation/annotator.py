@@ -40,6 +40,7 @@ class Annotator:
         ValueError: the model cannot do what is asked.
 
     Example:
+    >>> from pathlib import Path
     >>> from transformers_groma.annotation.sources.image_folder import image_folder_shards
     >>> from transformers_groma.annotation.prepared_images import prepare_image
     >>> from transformers_groma.loading import load_model

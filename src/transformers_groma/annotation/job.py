@@ -123,31 +123,34 @@ def run_annotation(run: AnnotationRun) -> RunOutcome:
     with ExitStack() as stack:
         # The lock makes the folder: not before it is known that it may be written.
         stack.enter_context(one_writer(run.output, "annotate", part))
+        model = _LoadedOnce(run.model)
         if run.overwrite:
+            if run.engine == PLAIN:
+                model()  # one that cannot be loaded costs nothing
             folder.clear()
         folder.begin(run.settings, run.shards)
+        folder.check(run.settings, run.shards)  # a process that began at the same time may have noted others
         if run.part is None:
             folder.remove_journals()
         pending = [index for index in run.indices if folder.report(index) is None]
         output, count = run.output.absolute(), len(run.shards)
         jobs = [ShardJob(index, run.shards[index], output, count, run.seed) for index in pending]
-        new_images, seconds = _run_jobs(run, jobs)
+        new_images, seconds = _run_jobs(run, jobs, model)
         report, unfinished = folder.write_report()
         if run.gallery:
             write_gallery(folder, run.shards, run.gallery)
     return RunOutcome(report, new_images, seconds, unfinished)
 
 
-def _run_jobs(run: AnnotationRun, jobs: Sequence[ShardJob]) -> tuple[int, float]:
+def _run_jobs(run: AnnotationRun, jobs: Sequence[ShardJob], model: "_LoadedOnce") -> tuple[int, float]:
     """Run the jobs that are pending; returns how many images were new, and how long that took."""
     counts = [job.shard.count for job in jobs]
     total = None if None in counts else sum(counts)
     description = f"annotate ({len(jobs)} of {len(run.shards)} shards)"
     done = [0] * len(jobs)
     is_known = [False] * len(jobs)
-    clock = _Clock()
     earlier = 0
-    outcomes = _outcomes_of_ray(run, jobs) if run.engine == RAY else _outcomes_here(run, jobs, clock)
+    outcomes = _outcomes_of_ray(run, jobs) if run.engine == RAY else _outcomes_here(jobs, model)
     with tqdm(total=total, desc=description, unit="image", disable=not jobs) as progress:
         for index, count in outcomes:
             # The first count of a shard is what earlier runs have done; of a shard that begins again it may be less.
@@ -158,31 +161,27 @@ def _run_jobs(run: AnnotationRun, jobs: Sequence[ShardJob]) -> tuple[int, float]
                 progress.initial += new
             progress.update(new)
             done[index] = count
-    return sum(done) - earlier, clock.seconds()
+    return sum(done) - earlier, time.monotonic() - model.ready
 
 
-class _Clock:
-    """Seconds since the model was loaded."""
+class _LoadedOnce:
+    """A model that is loaded when it is first needed."""
 
-    def __init__(self) -> None:
-        self.start = time.monotonic()
+    def __init__(self, model: AnnotatingModel) -> None:
+        self._model = model
+        self._loaded: Annotator | None = None
+        self.ready = time.monotonic()  # since when it works
 
-    def seconds(self) -> float:
-        return time.monotonic() - self.start
+    def __call__(self) -> Annotator:
+        if self._loaded is None:
+            self._loaded = self._model.load()
+            self.ready = time.monotonic()
+        return self._loaded
 
 
-def _outcomes_here(run: AnnotationRun, jobs: Sequence[ShardJob], clock: _Clock) -> Iterator[tuple[int, int]]:
-    loaded: list[Annotator] = []
-
-    def annotator() -> Annotator:
-        # Loaded when there is something to do.
-        if not loaded:
-            loaded.append(run.model.load())
-            clock.start = time.monotonic()
-        return loaded[0]
-
+def _outcomes_here(jobs: Sequence[ShardJob], model: _LoadedOnce) -> Iterator[tuple[int, int]]:
     for index, job in enumerate(jobs):
-        for count in run_shard(job, annotator):
+        for count in run_shard(job, model):
             yield index, count
 
 
@@ -198,14 +197,11 @@ def _outcomes_of_ray(run: AnnotationRun, jobs: Sequence[ShardJob]) -> Iterator[t
 
 def make_shard_worker(model: AnnotatingModel) -> Callable[[ShardJob], Iterator[int]]:
     """What an actor of Ray does with a shard; its model is loaded once."""
-    loaded: list[Annotator] = []
+    return partial(_run_shard_with, _LoadedOnce(model))
 
-    def annotator() -> Annotator:
-        if not loaded:
-            loaded.append(model.load())
-        return loaded[0]
 
-    return lambda job: run_shard(job, annotator)
+def _run_shard_with(model: _LoadedOnce, job: ShardJob) -> Iterator[int]:
+    return run_shard(job, model)
 
 
 __all__ = ["ENGINES", "PLAIN", "RAY", "AnnotationRun", "Engine", "RunOutcome", "make_shard_worker", "run_annotation"]

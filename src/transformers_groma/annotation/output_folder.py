@@ -80,6 +80,8 @@ class OutputFolder:
                     f"{self.path} holds files that this command has not written ({others[0].name}). {remedy}"
                 )
             return
+        if not self._holds_annotations():
+            return  # a run that ended before its first batch leaves nothing to mix with
         wanted = _content(settings, shards)
         before, now = found["settings"], wanted["settings"]
         names = [name for name in {**before, **now} if _compared(before.get(name)) != _compared(now.get(name))]
@@ -99,8 +101,13 @@ class OutputFolder:
     def begin(self, settings: Mapping[str, Any], shards: Sequence[SourceShard]) -> None:
         """Note what the shards are made of, unless that is noted."""
         content = json.dumps(_content(settings, shards), indent=2, ensure_ascii=False) + "\n"
-        if read_notes(self.notes / _SETTINGS) is None:
+        if read_notes(self.notes / _SETTINGS) is None or not self._holds_annotations():
             write_file(self.notes / _SETTINGS, content.encode())
+
+    def _holds_annotations(self) -> bool:
+        """Whether a shard is there, or a batch of one."""
+        journals = self.notes.glob("*.rows.jsonl") if self.notes.is_dir() else ()
+        return bool(files_of_split(self.path, SHARD_SPLIT)) or any(path.stat().st_size for path in journals)
 
     def clear(self) -> None:
         """Remove what earlier runs have written, of whatever settings."""

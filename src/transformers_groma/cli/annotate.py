@@ -227,6 +227,11 @@ def _read_run(arguments: argparse.Namespace) -> "AnnotationRun":
                 raise CommandError(f"--{name.replace('_', '-')} is for --engine ray: pass that, too, or leave it out.")
     elif arguments.shard is not None:
         raise CommandError("--shard does not go with --engine ray, which spreads all shards itself: leave one out.")
+    if arguments.shard is not None and arguments.overwrite:
+        raise CommandError(
+            "--overwrite does not go with --shard, as it would remove what the other parts have written: remove OUT "
+            "first, or pass another one."
+        )
     from ..annotation.job import AnnotationRun
     from ..annotation.models import AnnotatingModel
     from ..annotation.output_folder import refuse_nested

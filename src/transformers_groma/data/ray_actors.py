@@ -21,6 +21,12 @@ _PATIENCE = 1.0
 # Errors of workers that keep their words and their type; all others are mistakes of the program or of the machine.
 EXPECTED_ERRORS = (OSError, ValueError, ImportError)
 
+# With these ports Ray does not wait for its agents to say which ones they took, which on a slow machine fails.
+_START = (
+    "ray start --head --dashboard-agent-grpc-port 52366 --dashboard-agent-listen-port 52365 --runtime-env-agent-port "
+    "52367 --metrics-export-port 52368"
+)
+
 # Gives the outcomes of an item, one after the other.
 Worker = Callable[[Any], Iterator[Any]]
 
@@ -93,8 +99,8 @@ def _started_ray(extra: str) -> Any:
     except (RuntimeError, OSError, ValueError, ConnectionError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ActorError(
-            f"Ray does not start ({type(error).__name__}: {reason}). On a slow machine start it before, with `ray "
-            "start --head`, and try again: a running Ray is found; or leave out --engine ray."
+            f"Ray does not start ({type(error).__name__}: {reason}). On a slow machine start it before, and it is "
+            f"found: `{_START}`; or leave out --engine ray."
         ) from error
     return ray
 
