@@ -29,7 +29,7 @@ ROOMS = {
     "serving": ("root", "models", "family", "pipeline"),
     "deploy": ("root", "models", "family", "pipeline"),
     "apps": ("root", "models", "family", "pipeline", "shapes", "serving"),
-    "publishing": ("root", "data", "evaluation"),
+    "publishing": ("root", "models", "data", "evaluation"),
     "cli": (
         *("root", "models", "family", "pipeline", "data", "shapes", "endpoints", "evaluation", "training"),
         *("annotation", "serving", "apps", "publishing", "exports", "deploy"),

@@ -9,8 +9,9 @@ import torch
 from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 
+from transformers_groma import GromaForRegionProposal
 from transformers_groma.export_remote_code import own_code, remote_code_contents
 from transformers_groma.publishing.contents import Contents
 from transformers_groma.publishing.model_checks import check_model
@@ -130,7 +131,7 @@ def widen(folder: Path) -> None:
 
 
 BREAKAGES = {
-    "no weights": (lambda f: (f / "model.safetensors").unlink(), "has no weights"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "settings of a model but no weights"),
     "a pickle": (
         lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
         "are a pickle, pytorch_model.bin",
@@ -156,7 +157,7 @@ BREAKAGES = {
 def test_an_incomplete_model_is_refused(folder, name):
     damage, words = BREAKAGES[name]
     damage(folder)
-    with pytest.raises(ValueError, match=words) as error:
+    with pytest.raises((ValueError, FileNotFoundError), match=words) as error:
         model_contents(folder, REPO)
     assert str(folder) in str(error.value) and len(str(error.value).splitlines()) == 1
 
@@ -206,6 +207,45 @@ def test_an_adapter_belongs_to_a_model_of_the_hub(adapter):
     assert "LoRA adapter" in card.text
     with pytest.raises(ValueError, match="an adapter, which holds no code"):
         model_contents(adapter, REPO, license="mit", base_model="org/groma-tiny", code={"x.py": b""})
+
+
+def test_an_adapter_of_a_glamm_is_tagged_so(adapter, tmp_path):
+    folder = shutil.copytree(adapter, tmp_path / "lora", ignore=shutil.ignore_patterns("README.md"))
+    AutoProcessor.from_pretrained(HUB_CONFIGS / "glamm-tiny").save_pretrained(folder)
+    card = text_of(model_contents(Path(folder), REPO, license="mit", base_model="org/glamm"), "README.md")
+    assert ModelCard(card).data.tags == ["glamm", "visual-grounding"]
+
+
+def test_a_detector(tmp_path):
+    GromaForRegionProposal.from_pretrained(HUB_CONFIGS / "groma-tiny").save_pretrained(tmp_path)
+    AutoImageProcessor.from_pretrained(HUB_CONFIGS / "groma-tiny").save_pretrained(tmp_path)
+    contents = model_contents(tmp_path, REPO, license="mit")
+    card = ModelCard(text_of(contents, "README.md"))
+    assert card.data.pipeline_tag == "object-detection" and "propose_regions" in card.text
+    (tmp_path / "preprocessor_config.json").unlink()
+    with pytest.raises(ValueError, match="the processor cannot be loaded"):
+        model_contents(tmp_path, REPO, license="mit")
+
+
+def test_several_chat_templates_come_along(folder):
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "short.jinja").write_text("{{ messages }}")
+    assert "additional_chat_templates/short.jinja" in model_contents(folder, REPO).files
+
+
+def test_the_current_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "answer.png").write_bytes(b"png")
+    (folder / "README.md").write_text((folder / "README.md").read_text() + "\n![](answer.png)\n")
+    contents = model_contents(Path("."), REPO)
+    assert "answer.png" in contents.files and contents.left_out == ()
+
+
+def test_hidden_files_are_not_shown_by_cards(folder):
+    (folder / ".env").write_text("secret")
+    (folder / "README.md").write_text((folder / "README.md").read_text() + "\n![](.env)\n")
+    with pytest.raises(ValueError, match=r"shows '\.env', which is not a file"):
+        model_contents(folder, REPO)
 
 
 def test_an_adapter_without_weights(adapter, tmp_path):

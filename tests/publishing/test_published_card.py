@@ -80,7 +80,8 @@ def test_open_fields_are_refused(tmp_path, field):
 
 def test_code_and_citations_may_hold_braces(tmp_path):
     card_of(
-        tmp_path, "---\nlicense: mit\n---\n# Mine\n\n```bibtex\n@misc{x, title={{Groma}}}\n```\n\nWe use todo lists.\n"
+        tmp_path,
+        "---\nlicense: mit\n---\n# Mine\n\n```bibtex\n@misc{x, title={{Groma}}}\n```\n\nA={{b}}, todo lists.\n",
     )
 
 

@@ -17,6 +17,7 @@ from transformers import (
 from transformers.utils import logging
 
 from ..model_files import INDEX_FILE, PICKLED_WEIGHTS, WEIGHTS_FILE, checked_file, read_json, shard_names
+from ..models.released_weights import check_weights
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 DETECTOR = "groma_region_proposal"
@@ -36,6 +37,7 @@ def check_model(folder: Path) -> PreTrainedModel:
         `PreTrainedModel`: on the device `meta`.
 
     Raises:
+        FileNotFoundError: there are no weights.
         ValueError: weights are missing, damaged, pickles or not those of the settings; the processor or tokenizer is
             missing or does not fit.
     """
@@ -63,7 +65,8 @@ def check_weight_files(folder: Path) -> None:
         folder (`Path`): folder of a model.
 
     Raises:
-        ValueError: there are none, or only pickles; a shard that the index names is missing, cannot be read, or lacks
+        FileNotFoundError: there are none.
+        ValueError: they are pickles; a shard that the index names is missing, cannot be read, or lacks
             weights that the index puts there.
     """
     if not any((folder / name).is_file() for name in (WEIGHTS_FILE, INDEX_FILE)):
@@ -73,6 +76,7 @@ def check_weight_files(folder: Path) -> None:
                 f"The weights of {folder} are a pickle, {pickled}, which runs code when it is loaded and is not "
                 "pushed. Load the model and save it again, as safetensors."
             )
+        check_weights(folder)
         raise ValueError(
             f"{folder} has no weights ({WEIGHTS_FILE}, or {INDEX_FILE} and its shards). Push a folder that "
             "`save_pretrained`, `groma convert` or a training wrote."

@@ -7,8 +7,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from huggingface_hub import constants
+from transformers.utils import CHAT_TEMPLATE_DIR
 
-from ..model_cards import KIND_OF_TYPE
+from ..model_cards import KIND_OF_TYPE, ModelKind
 from ..model_files import checked_file, model_files, read_json
 from .contents import Contents, left_out_of
 from .model_checks import check_adapter, check_model
@@ -20,6 +21,8 @@ WEIGHTS_THERE = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bi
 _ORIGINS = ("_name_or_path", "name_or_path")
 # Vocabularies: what looks like a path there is a token.
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json", "special_tokens_map.json")
+# Folders of a model: results of evaluations, and chat templates beside the first.
+_FOLDERS = {constants.EVAL_RESULTS_FOLDER: "*.yaml", CHAT_TEMPLATE_DIR: "*.jinja"}
 _IMAGE_LINK = re.compile(r"!\[[^\]]*\]\(\s*<?([^)\s>]+)|<img[^>]+src=[\"']([^\"']+)")
 
 
@@ -70,7 +73,7 @@ def model_contents(
         if cleaned != content:
             files[name] = (json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n").encode()
             changes += [f"{name}: without {key}, {value!r}" for key, value in removed]
-    kind = "chat" if is_adapter else KIND_OF_TYPE[settings["model_type"]]
+    kind = _kind_of_adapter(folder) if is_adapter else KIND_OF_TYPE[settings["model_type"]]
     card, said = published_card(
         folder,
         repo_id,
@@ -83,8 +86,9 @@ def model_contents(
     )
     files["README.md"] = card.encode()
     files |= _linked_images(folder, card)
-    for path in sorted((folder / constants.EVAL_RESULTS_FOLDER).glob("*.yaml")):
-        files[f"{constants.EVAL_RESULTS_FOLDER}/{path.name}"] = path
+    for place, pattern in _FOLDERS.items():
+        for path in sorted((folder / place).glob(pattern)):
+            files[f"{place}/{path.name}"] = path
     return Contents(
         "model",
         dict(sorted(files.items())),
@@ -92,6 +96,13 @@ def model_contents(
         left_out=left_out_of(folder, files),
         changes=(*changes, *said),
     )
+
+
+def _kind_of_adapter(folder: Path) -> ModelKind:
+    """The family of an adapter's model, which its processor tells."""
+    path = folder / "processor_config.json"
+    processor = read_json(path).get("processor_class") if path.is_file() else None
+    return "glamm" if processor == "GlammProcessor" else "chat"
 
 
 def _json(source: Path | bytes, path: Path) -> dict[str, Any]:
@@ -142,9 +153,10 @@ def _linked_images(folder: Path, card: str) -> dict[str, Path]:
         if "://" in link or link.startswith(("/", "data:", "#")):
             continue
         path = (folder / link).resolve()
-        if not path.is_relative_to(folder.resolve()) or not path.is_file():
+        inside = path.relative_to(folder.resolve()) if path.is_relative_to(folder.resolve()) else None
+        if inside is None or not path.is_file() or any(part.startswith(".") for part in inside.parts):
             raise ValueError(f"README.md shows {link!r}, which is not a file in {folder}. Add it or remove the link.")
-        found[path.relative_to(folder.resolve()).as_posix()] = path
+        found[inside.as_posix()] = folder / inside
     return found
 
 

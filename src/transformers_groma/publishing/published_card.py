@@ -14,7 +14,8 @@ from .kinds import card_metadata
 
 # What templates leave to their authors.
 _OPEN_FIELDS = re.compile(
-    r"(?i:\[more information needed\]|<!--\s*provide\b.*?-->)|\{\{.*?\}\}|\{%.*?%\}|\b(?:TODO|FIXME|TBD)\b", re.DOTALL
+    r"(?i:\[more information needed\]|<!--\s*provide\b.*?-->)|\{\{\s+[a-z_].*?\}\}|\{%.*?%\}|\b(?:TODO|FIXME|TBD)\b",
+    re.DOTALL,
 )
 _TITLE = re.compile(r"^# (.+?)\s*$", re.MULTILINE)
 _CODE = re.compile(r"^(```|~~~).*?^\1", re.DOTALL | re.MULTILINE)
