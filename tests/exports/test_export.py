@@ -265,12 +265,14 @@ def test_what_no_tool_takes_is_left_out_and_counted(tmp_path, format):
 
 def test_scores_and_names_that_no_file_has(tmp_path):
     regions = [{"box_xyxy": [1, 1, 5, 5], "score": score, "mask": 7} for score in (float("inf"), float("nan"), 0.5)]
-    contents = [{"regions": regions, "image": answer(name)["image"]} for name in ("a.jpg", "/", "..", "a\nb.jpg")]
+    contents = [
+        {"regions": regions, "image": answer(name)["image"]} for name in ("a.jpg", "/", "..", "a\nb.jpg", "//")
+    ]
     path = write_json(tmp_path / "answers.json", contents)
     for format in ("coco", "yolo", "label-studio"):
         report = run(path, tmp_path / format, format)
         assert (report.counts.rows, report.objects) == (1, 1)
-        assert report.counts.skipped == {"image without a file name that can be written": 3}
+        assert report.counts.skipped == {"image without a file name that can be written": 4}
         assert report.counts.parts["object whose score is not a finite number"] == 2
         assert sum(report.counts.parts.values()) == 3, "the mask is not one, the box stays"
     assert {path.name for path in (tmp_path / "yolo" / "labels").iterdir()} == {"a.txt"}

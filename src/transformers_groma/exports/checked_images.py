@@ -44,8 +44,8 @@ def checked_images(
     """
     for record in records:
         report.records += 1
-        if fault := record.fault or _fault_of_name(record):
-            report.skip(record.source_name, fault.reason, fault.detail)
+        if record.fault is not None:
+            report.skip(record.source_name, record.fault.reason, record.fault.detail)
             continue
         for part in record.left_out:
             report.leave_out(record.file_name, part)
@@ -60,13 +60,6 @@ def checked_images(
                 checked = checked._replace(mask=None)
             objects.append(checked)
         yield replace(record, objects=tuple(objects))
-
-
-def _fault_of_name(record: ImageRecord) -> LeftOut | None:
-    """Why a file name cannot be one in the output, if it cannot."""
-    if record.file_name in ("", ".", "..") or not record.file_name.isprintable():
-        return LeftOut("image without a file name that can be written", ascii(record.source_name))
-    return None
 
 
 def _checked(

@@ -70,6 +70,9 @@ def one_record_per_image(records: Iterable[ImageRecord]) -> Iterator[ImageRecord
     seen: set[bytes] = set()
     current: ImageRecord | None = None
     for record in records:
+        if record.fault is None and (record.file_name in ("", ".", "..") or not record.file_name.isprintable()):
+            fault = LeftOut("image without a file name that can be written", ascii(record.source_name))
+            record = replace(record, fault=fault)
         if record.fault is not None:
             yield record
             continue
