@@ -267,8 +267,11 @@ def test_a_server_that_is_silent(stub, make_engine):
         with pytest.raises(LanguageServerError, match=r"silent for 0\.5 s") as caught:
             await engine.answer(questions()[0], SHORT)
         assert caught.value.status == 504
+        assert engine.snapshot().language_server == "ok"  # it is there, and still the same
+        probes = len(stub.bodies) - len(stub.answers())
         stub.pause = 0.0
         await engine.answer(questions()[0], SHORT)
+        assert len(stub.bodies) - len(stub.answers()) == probes  # nothing is checked under load
 
     run(asked())
 

@@ -127,12 +127,14 @@ class LanguageServerError(RuntimeError):
         status (`int`): the HTTP status for them: 503 where asking again in a moment may help, 504 where it took too
             long, else 502.
         detail (`str`): what the operator is told besides.
+        is_overloaded (`bool`): whether it is there, and has too much to do.
     """
 
-    def __init__(self, message: str, status: int, detail: str = "") -> None:
+    def __init__(self, message: str, status: int, detail: str = "", is_overloaded: bool = False) -> None:
         super().__init__(message)
         self.status = status
         self.detail = detail
+        self.is_overloaded = is_overloaded
 
 
 __all__ = [

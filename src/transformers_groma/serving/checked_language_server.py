@@ -65,9 +65,10 @@ class CheckedLanguageServer:
                     yield piece
         except LanguageServerError as error:
             logger.warning("The language server at %s: %s (%s)", self.server.url, error, error.detail)
-            # How it is now is found out at once, and the next request waits for that.
-            self._served = None
-            self._begin_check()
+            if not error.is_overloaded:
+                # How it is now is found out at once, and the next request waits for that.
+                self._served = None
+                self._begin_check()
             raise
 
     async def ready(self) -> ServedModel:
@@ -79,10 +80,10 @@ class CheckedLanguageServer:
         if self._served is not None:
             return self._served
         try:
-            # All who wait share one check, and none of them ends it by leaving.
+            # All who wait share one check, and none of them ends it by leaving; each gets an error of its own.
             return await asyncio.shield(self._begin_check())
         except LanguageServerError as error:
-            raise LanguageServerError(str(error), error.status, error.detail) from error  # each its own
+            raise LanguageServerError(str(error), error.status, error.detail, error.is_overloaded) from error
 
     async def watch(self) -> None:
         """Keep `state` true, also while nobody asks; forever."""
@@ -96,6 +97,8 @@ class CheckedLanguageServer:
                     await self.ready()
             except LanguageServerError as error:
                 self._note(error)
+            except Exception:
+                logger.exception("The look at the language server at %s failed.", self.server.url)
 
     def _begin_check(self) -> "asyncio.Task[ServedModel]":
         """The check that runs, or a new one."""

@@ -178,14 +178,15 @@ class LanguageServer:
             return LanguageServerError(_UNREACHABLE, 503, detail)
         if isinstance(error, httpx.TimeoutException):
             message = f"The language server was silent for {self.timeout:g} s. Ask again later."
-            return LanguageServerError(message, 504, detail)
+            return LanguageServerError(message, 504, detail, is_overloaded=True)
         return LanguageServerError(_DIED, 502, detail)
 
     def _status_error(self, status: int, text: str) -> LanguageServerError:
         """The error of a response that is not an answer."""
         detail = f"it answers {status}: {_shortened(_message_of(text))}"
         if status in (429, 503):
-            return LanguageServerError("The language server is busy. Ask again in a moment.", 503, detail)
+            message = "The language server is busy. Ask again in a moment."
+            return LanguageServerError(message, 503, detail, is_overloaded=True)
         if status in (401, 403):
             detail += "; put its key into the environment variable GROMA_LM_API_KEY"
             return LanguageServerError("The language server does not let this server in.", 502, detail)
