@@ -6,7 +6,10 @@
 
 It needs an environment of its own: vLLM pins another transformers than this package needs. The build for CPUs also
 names torchvision, torchaudio and torchcodec, which a language model does not use, and which have no build beside its
-torch; they are left out. With a GPU, `pip install vllm` in an environment of its own is all there is to it.
+torch; they are left out, of which pip complains. The command `vllm` of that build does not start, as it looks for a
+package of that name: `FOLDER/bin/python -m vllm.entrypoints.openai.api_server --model OUT` is the same.
+
+With a GPU, `pip install vllm` in an environment of its own is all there is to it.
 """
 
 import argparse

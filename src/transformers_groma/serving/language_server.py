@@ -165,7 +165,7 @@ class LanguageServer:
             detail = f"an event of its stream cannot be read: {_shortened(data)}"
             raise LanguageServerError("The language server's answer cannot be read.", 502, detail) from error
         if ids is None:
-            detail = "it returns no ids of tokens (`return_token_ids`): vLLM does from 0.10.2 on"
+            detail = "it returns no ids of tokens (`return_token_ids`): take a newer release of vLLM"
             raise LanguageServerError("The language server's answer cannot be read.", 502, detail)
         if reason not in (None, "stop", "length"):
             detail = f"it ended an answer with finish_reason {reason!r}"
