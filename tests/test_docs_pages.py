@@ -35,8 +35,8 @@ OWN_TESTS = {
 # Documents elsewhere whose blocks have to parse, too.
 ELSEWHERE = ("../README.md", "../CONTRIBUTING.md", "../kernels/README.md", "../processing/README.md")
 # What a page may tell a reader to run besides `groma`.
-PROGRAMS = {"accelerate", "curl", "hf", "make", "pip", "python"}
-SHELL_WORDS = {"for", "done", "do"}
+PROGRAMS = {"accelerate", "curl", "hf", "make", "pip", "python", "ray", "serve", "vllm"}
+SHELL_WORDS = {"do", "done", "export", "for"}
 
 
 @pytest.fixture
