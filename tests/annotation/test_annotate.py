@@ -327,6 +327,7 @@ def test_phrases_of_a_file(annotate, photos, tmp_path):
         (("--actors", "2"), "--actors is for --engine ray"),
         (("--gpus-per-actor", "1"), "--gpus-per-actor is for --engine ray"),
         (("--engine", "ray", "--shard", "0/2"), "--shard does not go with --engine ray"),
+        (("--proposals", "--max-new-tokens", "8"), "--max-new-tokens is for answers, but nothing is asked"),
         (("--overwrite", "--shard", "0/2"), "--overwrite does not go with --shard"),
         (("--shard", "2/2"), "must be I/N with I from 0 to N-1"),
         (("--gpus-per-actor", "1.5"), "must be a whole number, or a part of one"),

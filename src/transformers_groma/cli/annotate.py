@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .._output_errors import OutputError
 from ..model_files import ANSWERING_MODELS
 from .arguments import (
+    MAX_NEW_TOKENS,
     CommandError,
     add_command,
     add_generation_arguments,
@@ -255,6 +256,7 @@ def _read_run(arguments: argparse.Namespace) -> "AnnotationRun":
         refuse_nested(arguments.source, arguments.out)
     except ValueError as error:
         raise CommandError(str(error)) from error
+    _check_generation(arguments, tasks)
     options = _source_options(arguments)
     try:
         kind, shards = open_source(arguments.source, options, [arguments.out])
@@ -263,6 +265,10 @@ def _read_run(arguments: argparse.Namespace) -> "AnnotationRun":
     loading = loading_options(arguments)
     model = _checked_model(arguments.model, tasks, loading.revision)
     loading = options_of(loading, arguments.model, model)
+    if loading.of_language_model and not tasks.needs_language_model:
+        names = " and ".join(f"--{name}" for name in loading.of_language_model)
+        note(f"finding regions needs no language model, so {names} changes nothing")
+        loading = loading.without_language_model()
     if arguments.engine == "plain":
         checked_device(arguments.device, loading)
     sampling = generate_kwargs(arguments)
@@ -302,6 +308,20 @@ def _phrases_of_file(path: Path | None) -> list[str]:
     if not any(lines):
         raise CommandError(f"--locate-file {str(path)!r} has no phrases: write one in each line.")
     return [line for line in lines if line]
+
+
+def _check_generation(arguments: argparse.Namespace, tasks: "AnnotationTasks") -> None:
+    """Refuse options of answers where the model is asked nothing."""
+    given = {
+        "--max-new-tokens": arguments.max_new_tokens != MAX_NEW_TOKENS,
+        "--sample": arguments.sample,
+        "--temperature": arguments.temperature is not None,
+        "--top-p": arguments.top_p is not None,
+        "--seed": arguments.seed is not None,
+    }
+    for option, is_given in given.items():
+        if is_given and not tasks.asks:
+            raise CommandError(f"{option} is for answers, but nothing is asked: pass --caption, too, or leave it out.")
 
 
 def _source_options(arguments: argparse.Namespace) -> Any:
