@@ -274,6 +274,8 @@ def _read_run(arguments: argparse.Namespace) -> "AnnotationRun":
     sampling = generate_kwargs(arguments)
     # Sampled answers are the same in every run, whichever engine makes them.
     seed = (arguments.seed or 0) if sampling.get("do_sample") else None
+    if Path(model).is_dir():
+        model = str(Path(model).absolute())  # actors of Ray may have another current folder
     annotating = AnnotatingModel(model, tasks, arguments.batch_size, sampling, arguments.device, loading)
     return AnnotationRun(
         model=annotating,
