@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 
 import pytest
 import torch
@@ -341,6 +342,12 @@ def test_wrong_options_end_in_one_sentence(annotate, photos, tmp_path, options, 
     assert code == 2 and message in said, said
     assert said.strip().splitlines()[-1].startswith("groma annotate: error: ")
     assert not files_of(tmp_path / "out")
+
+
+def test_ray_is_an_extra(annotate, photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, said = annotate(photos, tmp_path / "out", "--proposals", "--engine", "ray", "--actors", "2")
+    assert code == 2 and 'pip install "transformers-groma[scale]"' in said
 
 
 def test_regions_without_a_question_are_refused(annotate, tmp_path):
