@@ -25,6 +25,15 @@ class NotInstalled(MetaPathFinder):
 
 sys.meta_path.insert(0, NotInstalled())
 """
+# What `hf download NAME --repo-type kernel --revision v1` does. Offline, kernels 0.17.2 needs the whole repository and
+# the branch of the version; what it downloads for itself is not enough.
+WHOLE_KERNEL = """
+import sys
+
+from huggingface_hub import snapshot_download
+
+snapshot_download(sys.argv[1], repo_type="kernel", revision="v1")
+"""
 
 
 class Somebody:

@@ -8,11 +8,10 @@ import pytest
 from transformers_groma.shapes.rows import ShapesOptions, write_shapes
 
 from ..hub_server import LoopbackHub
-from .somebody import REPOSITORY, Somebody, traces
+from .somebody import REPOSITORY, WHOLE_KERNEL, Somebody, traces
 
 LOAD = """
 import json
-import sys
 
 import evaluate
 from datasets import load_dataset
@@ -20,9 +19,7 @@ from kernels import get_kernel
 
 rows = load_dataset("org/shapes")
 metric = evaluate.load("org/rec_accuracy")
-# Offline, kernels 0.17.2 only knows commits.
-which = {"revision": sys.argv[1]} if len(sys.argv) > 1 else {"version": 1}
-kernel = get_kernel("org/doubling", **which, trust_remote_code=True)
+kernel = get_kernel("org/doubling", version=1, trust_remote_code=True)
 print(json.dumps({
     "rows": {split: len(rows[split]) for split in rows},
     "size": rows["train"][0]["image"].size,
@@ -86,11 +83,11 @@ def test_everything_loads_by_its_name(pushed):
 @pytest.mark.slow
 def test_offline_everything_loads_from_the_cache(pushed):
     hub, somebody = pushed
-    commit = hub.repos["kernel", "org/doubling"].at("v1").sha
-    # evaluate asks the Hub nonetheless, and takes its own copy where that does not answer.
-    somebody.run(LOAD, commit)
+    somebody.run(LOAD)
+    somebody.run(WHOLE_KERNEL, "org/doubling")
     requests = len(hub.requests)
-    assert json.loads(somebody.run(LOAD, commit, HF_HUB_OFFLINE="1").splitlines()[-1]) == LOADED
+    assert json.loads(somebody.run(LOAD, HF_HUB_OFFLINE="1").splitlines()[-1]) == LOADED
+    # evaluate asks the Hub nonetheless.
     assert not [request for request in hub.requests[requests:] if "rec_accuracy" not in request]
 
 
