@@ -62,7 +62,7 @@ class StubLanguageServer:
 
     def answers(self) -> list[dict[str, Any]]:
         """The requests for words that were no probes."""
-        return [body for body in self.bodies if "ignore_eos" not in body]
+        return [body for body in self.bodies if body["stop_token_ids"]]
 
     def _start(self, port: int) -> None:
         self.is_dead = False
@@ -177,14 +177,14 @@ class StubLanguageServer:
         """The answer's ids, each with the reason why it is the last."""
         assert body["stream"] and body["return_token_ids"] and body["temperature"] == 0
         inputs: dict[str, Any] = {"inputs_embeds": embeds[None]}
-        ends = {self.ends, *body["stop_token_ids"]} - {None}
+        ends = {*body["stop_token_ids"], *(() if body["ignore_eos"] else (self.ends,))}
         for number in range(1, body["max_tokens"] + 1):
             time.sleep(self.pause)
             with self._lock:
                 output = self.model(**inputs, use_cache=True)
             token = int(output.logits[0, -1].argmax())
             inputs = {"input_ids": torch.tensor([[token]]), "past_key_values": output.past_key_values}
-            is_end = token in ends and not body.get("ignore_eos")
+            is_end = token in ends
             self.written += 1
             yield token, "stop" if is_end else "length" if number == body["max_tokens"] else None
             if is_end:

@@ -359,6 +359,7 @@ def test_all_that_changes_words_is_said(stub, make_engine, monkeypatch):
         "repetition_penalty": 1.0,
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
+        "ignore_eos": True,
         "stop_token_ids": [2],
         "skip_special_tokens": False,
         "return_token_ids": True,

@@ -130,7 +130,7 @@ class CheckedLanguageServer:
     async def _continued(self, prompt: str | list[int], served: ServedModel) -> list[int]:
         sampling = Sampling(max_new_tokens=_PROBE_TOKENS)
         ids: list[int] = []
-        async with aclosing(self.server.write(prompt, served, sampling, (), ignore_eos=True)) as pieces:
+        async with aclosing(self.server.write(prompt, served, sampling, ())) as pieces:
             async for piece, _ in pieces:
                 ids += piece
         return ids

@@ -90,7 +90,7 @@ class LanguageServer:
         return models[0]
 
     async def write(
-        self, prompt: str | Sequence[int], served: ServedModel, sampling: Sampling, ends: Sequence[int], **extra: Any
+        self, prompt: str | Sequence[int], served: ServedModel, sampling: Sampling, ends: Sequence[int]
     ) -> AsyncGenerator[tuple[list[int], str | None], None]:
         """Continue a prompt.
 
@@ -99,7 +99,6 @@ class LanguageServer:
             served (`ServedModel`): the model.
             sampling (`Sampling`): how.
             ends (`Sequence[int]`): the ids that end an answer, which are part of it.
-            **extra: more fields of the request.
 
         Yields:
             `tuple[list[int], str | None]`: ids that came together, and, with the last ones, why it ended.
@@ -108,7 +107,7 @@ class LanguageServer:
             LanguageServerError: it cannot be reached, refuses the prompt, is silent too long or dies on the way.
         """
         # In a thread: the prompt of a large model is some megabytes of text.
-        body = await asyncio.to_thread(_json_bytes, _request(prompt, served, sampling, ends) | extra)
+        body = await asyncio.to_thread(_json_bytes, _request(prompt, served, sampling, ends))
         request = self._client.build_request(
             "POST", f"{self.url}/completions", content=body, headers={"Content-Type": "application/json"}
         )
@@ -235,6 +234,8 @@ def _request(
         "repetition_penalty": 1.0,
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
+        # The tokens that end answers here, and none that the server would take from elsewhere.
+        "ignore_eos": True,
         "stop_token_ids": list(ends),
         "skip_special_tokens": False,
         "return_token_ids": True,
