@@ -196,3 +196,17 @@ def test_a_slip_in_the_name_of_a_folder(run, monkeypatch, hub):
     for wrong in ("hub_configs/groma-tyny", "./hub_configs/groma-tyny"):
         code, out, err = run("caption", SCENE, "--model", wrong)
         assert (code, out) == (2, "") and "did you mean" in err and "hub_configs/groma-tiny'?" in err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "sft", "--model_name_or_path", "org/gated", "--train_datasets", "x", "--output_dir", "out"],
+        ["convert", "--detector", "org/gated", "--language-model", "org/gated", "out"],
+    ],
+)
+def test_trainings_and_conversions_say_the_same(run, hub, monkeypatch, tmp_path, command):
+    monkeypatch.chdir(tmp_path)
+    hub.add_repo("org/gated", TINY, gated="auto")
+    code, out, err = run(*command)
+    assert (code, out) == (2, "") and "org/gated is gated: accept its conditions at" in err.splitlines()[-1]

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+from transformers_groma import GromaConfig, GromaRegionProposalConfig
+from transformers_groma.models.groma.convert_card_groma import write_card
 from transformers_groma.publishing.published_card import published_card
 
 REPO = "your-name/groma-mine"
@@ -88,3 +90,14 @@ def test_code_and_citations_may_hold_braces(tmp_path):
 def test_metadata_that_cannot_be_read(tmp_path):
     with pytest.raises(ValueError, match="is not YAML"):
         card_of(tmp_path, "---\nlicense: [\n---\n# Mine\n")
+
+
+@pytest.mark.parametrize(("model_type", "license"), [("groma", "llama2"), ("groma_region_proposal", "apache-2.0")])
+def test_the_card_of_a_conversion_goes_up_complete(tmp_path, model_type, license):
+    config = GromaConfig() if model_type == "groma" else GromaRegionProposalConfig()
+    write_card(tmp_path, tmp_path.name, config)
+    kind = "chat" if model_type == "groma" else "detector"
+    card, said = card_of(tmp_path, kind=kind, has_code=True)
+    assert said == [f"README.md: its examples load {REPO}"]
+    assert card.data.license == license and "groma convert" in card.text and "refine_reference_points" in card.text
+    assert "trust_remote_code=True" in card.text and "holds no code" not in card.text

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from trl import TrlParser
 
 from ..data.columns import Schema
 from ..data.mixtures import load_mixture
+from ..hub_models import loading_model
 
 
 @dataclass
@@ -154,7 +155,8 @@ def loading(argument: str, source: str | None = None) -> Iterator[None]:
     OSError: --detector 'no/where': Nothing found.
     """
     try:
-        yield
+        with nullcontext() if source is None else loading_model(source):
+            yield
     except (OSError, ValueError) as error:
         kind = next(kind for kind in (FileNotFoundError, OSError, ValueError) if isinstance(error, kind))
         value = "" if source is None else f" {source!r}"
