@@ -107,10 +107,10 @@ def test_commands_of_the_readme(checkout, capsys):
             if not any(word.startswith(("photo", "groma-7b", "original")) for word in command):
                 assert cli.main(command[1:]) == 0, capsys.readouterr().err
                 seen.append(command[1])
-    assert seen == ["demo", "describe", "locate", "ask"]
+    assert seen == ["demo", "describe", "locate", "ask", "annotate", "export"]
     output = capsys.readouterr().out
     assert "A small striped black star." in output and "A small black star." in output
-    for path in ("demo_output/scene_description.png", "answer/answer.png", "answer/answer.json"):
+    for path in ("demo_output/scene_description.png", "answer/answer.png", "answer/answer.json", "coco/annotations/instances_default.json"):
         assert (checkout / path).is_file()
 
 

@@ -70,7 +70,7 @@ def card_metadata(folder: Path) -> dict[str, Any]:
 
 
 def metadata_of(card: str, name: str | Path = "README.md") -> dict[str, Any]:
-    """The metadata at the head of a card.
+    r"""The metadata at the head of a card.
 
     Args:
         card (`str`): its text.
