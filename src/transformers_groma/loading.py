@@ -179,7 +179,7 @@ def check_loading(options: LoadingOptions, device: torch.device) -> None:
         for package in (_PACKAGES[options.quantization], "accelerate"):
             if find_spec(package) is None:
                 raise ValueError(
-                    f'{name} needs the package {package}: pip install "transformers-groma[quantize]" accelerate.'
+                    f'{name} needs the package {package}: pip install "transformers-groma[quantize]".'
                 )
         if _PACKAGES[options.quantization] == "bitsandbytes" and device.type not in _BITSANDBYTES_DEVICES:
             raise ValueError(
