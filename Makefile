@@ -14,7 +14,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=fa
 # One thread for each of the two test processes: torch's threads would wait for each other.
 TEST_ENV := $(OFFLINE) OMP_NUM_THREADS=1
 
-.PHONY: demo app serve test test-slow test-wheel test-newest quality format docs dist bench setup kernels train-tiny evaluate-tiny train-glamm-tiny evaluate-glamm-tiny clean
+.PHONY: demo app serve test test-slow test-wheel test-newest test-scale quality format docs dist bench setup kernels train-tiny evaluate-tiny train-glamm-tiny evaluate-glamm-tiny clean
 
 demo: $(PLAIN)  ## questions about a scene, answers compared with the truth; writes demo_output/
 	$(OFFLINE) $(BIN)/groma demo --output demo_output
@@ -48,6 +48,17 @@ test-newest:  ## all tests but the slow ones, and the wheel, with the newest ver
 	$(NEWEST)/bin/python -m pip list | grep -E "^(torch|transformers|tokenizers|huggingface_hub|trl|peft|datasets|gradio|fastapi|pillow) "
 	$(TEST_ENV) $(NEWEST)/bin/python -m pytest -n 2 -m "not slow" tests
 	$(TEST_ENV) GROMA_TEST_NEWEST=1 $(NEWEST)/bin/python -m pytest -m slow tests/test_wheel.py
+
+# Ray Serve and vLLM, each in an environment of its own.
+SCALE := .venv-scale
+VLLM := .venv-vllm
+
+test-scale:  ## the slow tests of replicas on Ray Serve and of the words of vLLM
+	test -d $(SCALE) || $(PYTHON) -m venv $(SCALE)
+	$(SCALE)/bin/python -m pip install --quiet --upgrade pip
+	$(SCALE)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[serve,scale,export,dev]"
+	$(SCALE)/bin/python -m scripts.make_vllm_environment $(VLLM)
+	$(TEST_ENV) GROMA_VLLM_PYTHON=$(VLLM)/bin/python $(SCALE)/bin/python -m pytest -m slow tests/serving
 
 quality: $(STAMP)  ## lint and format check
 	$(BIN)/ruff check .
@@ -140,4 +151,4 @@ $(STAMP): $(PLAIN)
 	touch $(STAMP) $(addprefix $(EXTRA),$(EXTRAS))
 
 clean:  ## remove the environments and what the targets above have written, but no trained model
-	rm -rf $(VENV) $(NEWEST) demo_output dist site .cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NEWEST) $(SCALE) $(VLLM) demo_output dist site .cache .pytest_cache .ruff_cache

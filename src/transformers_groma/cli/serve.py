@@ -110,7 +110,16 @@ def run_serve(arguments: argparse.Namespace) -> None:
 
 
 # What the extra `serve` brings, as it is imported.
-SERVE_PACKAGES = ("fastapi", "starlette", "pydantic", "pydantic_core", "uvicorn", "h11", "prometheus_client")
+SERVE_PACKAGES = (
+    "fastapi",
+    "starlette",
+    "pydantic",
+    "pydantic_core",
+    "uvicorn",
+    "h11",
+    "httpx",
+    "prometheus_client",
+)
 
 
 def _finishing(running: int, seconds: float) -> str:
