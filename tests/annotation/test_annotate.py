@@ -5,6 +5,8 @@ import re
 import shutil
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import load_dataset
@@ -199,6 +201,15 @@ def test_finished_shards_stay(annotate, photos, tmp_path):
     assert code == 0 and "4 images annotated, 2 images in this run" in said
     assert files_of(tmp_path / "out") == before
     assert (tmp_path / "out" / "train-00000-of-00002.parquet").stat().st_mtime_ns == times
+
+
+def test_ids_that_several_shards_have_are_told(annotate, tmp_path):
+    (tmp_path / "rows").mkdir()
+    for name, ids in (("a", "xy"), ("b", "zy")):
+        pq.write_table(pa.table({"image": [png(0)] * 2, "id": list(ids)}), tmp_path / "rows" / f"{name}.parquet")
+    code, said = annotate(tmp_path / "rows", tmp_path / "out", "--proposals")
+    assert code == 0 and "4 images annotated" in said
+    assert "1 image_id in several shards, for example 'y'" in said
 
 
 def test_several_machines_share_the_shards(annotate, photos, tmp_path):

@@ -38,6 +38,21 @@ def test_a_folder_of_images_in_shards(tmp_path):
     assert next(iter(shards[1].images())).content.read_bytes() == png(0)
 
 
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
+    write_photos(tmp_path / "photos", 1)
+    (tmp_path / "photos" / "locked").mkdir()
+    scandir = os.scandir
+
+    def denied(path):  # root may read everything
+        if os.path.basename(path) == "locked":
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(ValueError, match=r"photos/locked' cannot be read \(Permission denied\). Make it readable"):
+        shards_of(tmp_path / "photos")
+
+
 def test_a_changed_image_changes_the_state_of_its_shard_alone(tmp_path):
     photos = write_photos(tmp_path / "photos", 4)
     before = [shard.state for shard in shards_of(photos, shard_size=2)]
@@ -84,6 +99,18 @@ def test_other_columns_of_parquet_files(tmp_path):
     assert third.content == b"x"
 
 
+def test_a_column_of_paths_and_one_with_a_dictionary(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(0))
+    pq.write_table(pa.table({"image": ["a.png", None], "key": [b"a", b"\xff"]}), tmp_path / "paths.parquet")
+    (shard,) = shards_of(tmp_path / "paths.parquet")
+    first, second = shard.images()
+    assert (first.image_id, first.content, first.file_name) == ("a", tmp_path / "a.png", "a.png")
+    assert (second.image_id, second.content) == ("\\xff", LeftOut("no image in its row"))
+    pq.write_table(pa.table({"jpg": pa.array([png(0)]).dictionary_encode()}), tmp_path / "dictionary.parquet")
+    (shard,) = shards_of(tmp_path / "dictionary.parquet")
+    assert next(shard.images()).content == png(0)
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
@@ -102,10 +129,13 @@ def test_columns_that_are_missing(tmp_path, columns, message):
 def test_columns_of_images_that_are_unclear(tmp_path):
     pq.write_table(pa.table({"a": [b""], "b": [b""]}), tmp_path / "two.parquet")
     pq.write_table(pa.table({"text": [""]}), tmp_path / "none.parquet")
-    with pytest.raises(ValueError, match="a, b may all hold them. Name the one with --image-column"):
+    with pytest.raises(ValueError, match="its columns a, b may all hold images. Name the one .* with --image-column"):
         shards_of(tmp_path / "two.parquet")
-    with pytest.raises(ValueError, match="its columns text none holds bytes"):
+    with pytest.raises(ValueError, match="none of its columns text holds bytes"):
         shards_of(tmp_path / "none.parquet")
+    pq.write_table(pa.table({"image": [[1]]}), tmp_path / "numbers.parquet")
+    with pytest.raises(ValueError, match=r"has list<.*> in its column `image`, which is no image, and none"):
+        shards_of(tmp_path / "numbers.parquet")
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "two.parquet").read_bytes()[:-4])
     with pytest.raises(ValueError, match=r"cut\.parquet is not a whole Parquet file"):
         shards_of(tmp_path / "cut.parquet")
@@ -226,6 +256,6 @@ def test_a_dataset_is_streamed_shard_by_shard(tmp_path):
 
 def test_a_dataset_without_a_network(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="the dataset no-such/dataset cannot be read from the Hub"):
+    with pytest.raises(ValueError, match="^no file or folder is called .* the dataset no-such/dataset cannot be read"):
         open_source("no-such/dataset", SourceOptions())
     assert not Path("no-such").exists()

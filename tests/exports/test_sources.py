@@ -1,6 +1,7 @@
 """What exports read: annotated images, answers and dataset rows."""
 
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,6 +9,7 @@ import pytest
 
 from transformers_groma.data.annotation_columns import AnnotatedPhrase
 from transformers_groma.data.columns import image_part, phrase_part, region_part, text_part
+from transformers_groma.exports.annotation_rows import CAME_BEFORE
 from transformers_groma.exports.answer_files import KnownImage
 from transformers_groma.exports.sources import open_source
 from transformers_groma.masks import mask_to_rle
@@ -164,7 +166,8 @@ def test_conversation_rows(tmp_path):
         {"image": None, "image_id": "2", "boxes_xyxy": [], "messages": [user(text_part("Hi"))], "source": "x"},
     ]
     path = write_dataset(tmp_path / "train-00000-of-00001.parquet", rows, "conversation")
-    (record,) = open_source(path).records
+    plain_text, record = open_source(path).records
+    assert str(plain_text.fault) == "row of plain text, without an image"
     assert named(record) == [
         *(("the red cup", BOXES[2]), ("A dog", BOXES[0]), ("A dog", BOXES[1]), ("a dog", BOXES[0]))
     ]
@@ -172,7 +175,7 @@ def test_conversation_rows(tmp_path):
         "phrase without a region",
         "region that nothing names; --all-regions exports it as 'object'",
     ]
-    (record,) = open_source(path, all_regions=True).records
+    _, record = open_source(path, all_regions=True).records
     assert named(record)[-1] == ("object", BOXES[3])
 
 
@@ -217,13 +220,38 @@ def test_an_image_is_said_once(tmp_path):
 
 
 def test_images_that_come_again_are_not_mixed_up(tmp_path):
-    images = [annotated("a.jpg"), annotated("b.jpg"), annotated("a.jpg")]
+    path = write_json(tmp_path / "a.json", [answer("a.jpg"), answer("b.jpg"), answer("a.jpg")])
     with pytest.raises(ValueError, match="two images have the file name 'a.jpg', or one comes again after others"):
-        list(open_source(write_annotations(tmp_path / "a.parquet", images)).records)
-    larger = annotated("a.jpg")
-    object.__setattr__(larger, "width", 65)
+        list(open_source(path).records)
+    larger = answer("a.jpg")
+    larger["image"] = {**larger["image"], "width": 65}
     with pytest.raises(ValueError, match="a.jpg is 64x48 pixels large in one record and 65x48 in the next"):
-        list(open_source(write_annotations(tmp_path / "b.parquet", [annotated("a.jpg"), larger])).records)
+        list(open_source(write_json(tmp_path / "b.json", [answer("a.jpg"), larger])).records)
+
+
+def test_images_of_one_file_name_are_called_by_their_ids(tmp_path):
+    images = [replace(annotated("image.jpg"), image_id=name) for name in ("1", "2", "3.jpg")]
+    for number, image in enumerate(images):
+        write_annotations(tmp_path / f"train-{number:05d}-of-00003.parquet", [image])
+    records = list(open_source(tmp_path).records)
+    assert [record.file_name for record in records] == ["1.jpg", "2.jpg", "3.jpg"]
+    assert [len(record.objects) for record in records] == [4, 4, 4]
+
+
+def test_an_image_id_that_comes_again_is_left_out(tmp_path):
+    images = [replace(annotated(f"{number}.jpg"), image_id=name) for number, name in enumerate("abbcab")]
+    records = list(open_source(write_annotations(tmp_path / "a.parquet", images)).records)
+    assert [record.file_name for record in records if record.fault is None] == ["0.jpg", "1.jpg", "3.jpg"]
+    assert [record.fault for record in records if record.fault] == [CAME_BEFORE] * 3
+
+
+def test_rows_of_two_images_with_one_path_are_not_mixed_up(tmp_path):
+    row = {"image_id": "1", "boxes_xyxy": [list(BOXES[0])], "masks": [None], "crowd_boxes_xyxy": [], "source": "x"}
+    contents = [image_bytes("PNG"), image_bytes("BMP")]
+    rows = [{**row, "image": {"bytes": content, "path": "image.png"}} for content in contents]
+    path = write_dataset(tmp_path / "a.parquet", rows, "detection")
+    with pytest.raises(ValueError, match="two images have the file name 'image.png'"):
+        list(open_source(path).records)
 
 
 def test_sources_that_cannot_be_read(tmp_path):

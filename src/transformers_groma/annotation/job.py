@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from .._locks import one_writer
 from .._words import counted
+from ..data.annotation_columns import repeated_values
 from ..data.ray_actors import ActorOptions, run_on_actors
 from ..data.write_report import WriteReport
 from .annotator import Annotator
@@ -77,12 +78,14 @@ class RunOutcome:
         new_images (`int`): how many images this run has gone through.
         seconds (`float`): how long that took, the loading of the model not counted in the plain engine.
         unfinished (`int`): shards that are not finished yet, which other runs may be making.
+        repeated_ids (`Sequence[str]`): ids of images that several shards have.
     """
 
     report: WriteReport
     new_images: int
     seconds: float
     unfinished: int
+    repeated_ids: Sequence[str] = ()
 
     def lines(self, output: Path) -> list[str]:
         """What a person wants to know, a line each."""
@@ -98,6 +101,12 @@ class RunOutcome:
         lines += [f"  {line}" for line in self.report.told()]
         if self.unfinished:
             lines.append(f"{counted(self.unfinished, 'shard')} not finished yet, which other parts make")
+        if self.repeated_ids:
+            lines.append(
+                f"{counted(len(self.repeated_ids), 'image_id')} in several shards, for example "
+                f"{self.repeated_ids[0]!r}: their rows are all there, but `groma export` takes the first of each. "
+                "--id-column names a column with other ids."
+            )
         return lines
 
 
@@ -137,9 +146,12 @@ def run_annotation(run: AnnotationRun) -> RunOutcome:
         jobs = [ShardJob(index, run.shards[index], output, count, run.seed) for index in pending]
         new_images, seconds = _run_jobs(run, jobs, model)
         report, unfinished = folder.write_report()
+        # Each shard knows its own ids alone.
+        files = [] if unfinished else [folder.shard(index) for index in range(count)]
+        repeated_ids = repeated_values(files, "image_id") if len(files) > 1 else []
         if run.gallery:
             write_gallery(folder, run.shards, run.gallery)
-    return RunOutcome(report, new_images, seconds, unfinished)
+    return RunOutcome(report, new_images, seconds, unfinished, repeated_ids)
 
 
 def _run_jobs(run: AnnotationRun, jobs: Sequence[ShardJob], model: "_LoadedOnce") -> tuple[int, float]:

@@ -104,10 +104,13 @@ def upright_image(source: SourceImage) -> Image.Image:
         raise SkipRecord("broken image") from error
     try:
         image = to_rgb(image)
-        image_size(image)
     except ValueError as error:
         why = reason_of(error)
         raise SkipRecord(why.reason.removeprefix("ValueError: "), why.detail) from error
+    try:
+        image_size(image)
+    except ValueError as error:
+        raise SkipRecord("image too small to show anything", f"{image.width}x{image.height}") from error
     return image
 
 

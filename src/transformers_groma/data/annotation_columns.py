@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Features, List, Value
 
@@ -283,6 +284,21 @@ def number_of_annotations(source: str | os.PathLike, partial: bool = False) -> i
     return sum(pq.read_metadata(path).num_rows for path in annotation_files(source, partial))
 
 
+def repeated_values(paths: Sequence[Path], column: str) -> list[str]:
+    """The values of a column of text that several images have; only this column is read.
+
+    Args:
+        paths (`Sequence[Path]`): files of [`annotation_files`], at least one.
+        column (`str`): `"image_id"` or `"file_name"`; images without a value are not counted.
+
+    Returns:
+        `list[str]`: each value once.
+    """
+    values = pa.chunked_array([pq.read_table(path, columns=[column])[column].combine_chunks() for path in paths])
+    counts = values.drop_null().value_counts()
+    return counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
+
+
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=64, columns=list(ANNOTATION_FEATURES)):
@@ -323,4 +339,5 @@ __all__ = [
     "annotation_files",
     "number_of_annotations",
     "read_annotations",
+    "repeated_values",
 ]

@@ -102,9 +102,9 @@ def dataset_records(paths: Sequence[Path], kind: Schema, all_regions: bool) -> I
         all_regions (`bool`): whether boxes that no phrase names are objects, too.
 
     Yields:
-        `ImageRecord`: one for each row that has an image.
+        `ImageRecord`: one for each row.
 
-    A row whose image cannot be read, or that does not fit its columns, gives a record with its fault.
+    A row without an image, whose image cannot be read, or that does not fit its columns gives a record with its fault.
     """
     for path in paths:
         with pq.ParquetFile(path) as file:
@@ -112,8 +112,7 @@ def dataset_records(paths: Sequence[Path], kind: Schema, all_regions: bool) -> I
             number = 0
             for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
                 for row in batch.to_pylist():
-                    if row["image"] is not None:
-                        yield _record_or_fault(row, kind, all_regions, f"{path}, row {number}")
+                    yield _record_or_fault(row, kind, all_regions, f"{path}, row {number}")
                     number += 1
 
 
@@ -206,6 +205,8 @@ def _objects(
 
 def _image_of(row: Mapping[str, Any]) -> tuple[bytes | None, str, int, int]:
     """The image file of a row, if it holds one, its name, and the height and width of the upright image."""
+    if row["image"] is None:
+        raise SkipRecord("row of plain text, without an image")
     content, path = row["image"]["bytes"], row["image"]["path"]
     if content is None and path is None:
         raise SkipRecord("image with neither bytes nor a path")

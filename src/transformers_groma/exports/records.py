@@ -76,7 +76,7 @@ def one_record_per_image(records: Iterable[ImageRecord]) -> Iterator[ImageRecord
         if record.fault is not None:
             yield record
             continue
-        if current is not None and record.source_name == current.source_name:
+        if current is not None and _is_one_image(current, record):
             if (record.height, record.width) != (current.height, current.width):
                 raise ValueError(
                     f"{record.source_name} is {current.width}x{current.height} pixels large in one record and "
@@ -102,6 +102,11 @@ def one_record_per_image(records: Iterable[ImageRecord]) -> Iterator[ImageRecord
         current = record
     if current is not None:
         yield current
+
+
+def _is_one_image(one: ImageRecord, other: ImageRecord) -> bool:
+    # Datasets may call all their images `image.jpg`.
+    return one.source_name == other.source_name and one.content == other.content
 
 
 def _distinct(objects: Iterable[LabelledObject]) -> Iterator[LabelledObject]:

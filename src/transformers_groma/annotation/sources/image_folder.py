@@ -85,10 +85,13 @@ def files_below(folder: Path, suffixes: Sequence[str], leave_out: Sequence[Path]
 
     Returns:
         `list[str]`: paths in the folder, with slashes, sorted; as text, because there may be millions.
+
+    Raises:
+        ValueError: a folder cannot be read: what is in it would be missing.
     """
     barred = {os.path.realpath(path) for path in leave_out}
     found = []
-    for below, folders, names in os.walk(folder):
+    for below, folders, names in os.walk(folder, onerror=_refuse):
         folders[:] = [
             name
             for name in folders
@@ -99,6 +102,13 @@ def files_below(folder: Path, suffixes: Sequence[str], leave_out: Sequence[Path]
             if not name.startswith(".") and name.lower().endswith(tuple(suffixes)):
                 found.append(PurePosixPath(Path(relative, name).as_posix()).as_posix())
     return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise ValueError(
+        f"the folder {readable_name(str(error.filename))!r} cannot be read ({error.strerror}). Make it readable, or "
+        "move it out of the source."
+    ) from error
 
 
 __all__ = ["IMAGE_SUFFIXES", "ImageFolderShard", "files_below", "image_folder_shards"]

@@ -71,7 +71,15 @@ def open_source(
     if options_kind == HUB or (options_kind is None and not _is_here(source, path) and _REPO_ID.fullmatch(source)):
         _refuse_columns_of_others(options, HUB)
         dataset = HubDataset(source, options.config, options.split, options.source_revision)
-        return HUB, _first(hub_shards(dataset, options.columns), options.max_images)
+        try:
+            return HUB, _first(hub_shards(dataset, options.columns), options.max_images)
+        except ValueError as error:
+            if options_kind == HUB:
+                raise
+            # A folder with a typing error looks like a name of the Hub.
+            raise ValueError(
+                f"no file or folder is called {source!r}, and as a dataset of the Hub, {error}"
+            ) from error
     for name, default in (("config", None), ("split", "train"), ("source_revision", None)):
         if getattr(options, name) != default:
             option = f"--{name.replace('_', '-')} {getattr(options, name)!r}"

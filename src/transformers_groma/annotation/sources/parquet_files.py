@@ -101,12 +101,18 @@ def known_columns(columns: SourceColumns, types: Mapping[str, pa.DataType | None
     image = columns.image
     if image is None:
         holding = [name for name, kind in types.items() if kind is None or _holds_images(kind)]
-        image = "image" if "image" in holding else next(iter(holding)) if len(holding) == 1 else None
-        if image is None:
-            found = f"{', '.join(holding)} may all hold them" if holding else "none holds bytes"
+        if "image" in types and (types["image"] is None or _may_be_images(types["image"])):
+            image = "image"
+        elif len(holding) == 1:
+            (image,) = holding
+        else:
+            kind = types.get("image")
+            has = "has no column `image`" if kind is None else f"has {kind} in its column `image`, which is no image"
+            found = f"none of its columns {', '.join(types)} holds bytes"
+            if holding:
+                found = f"its columns {', '.join(holding)} may all hold images"
             raise ValueError(
-                f"{where} has no column `image`; of its columns {', '.join(types)} {found}. Name the one with "
-                "--image-column."
+                f"{where} {has}, and {found}. Name the one with images, as bytes or as paths, with --image-column."
             )
     named = {"--image-column": image, "--id-column": columns.image_id}
     named |= {"--regions-column": _head(columns.regions), "--labels-column": _head(columns.labels)}
@@ -149,8 +155,15 @@ def image_of_row(row: Mapping[str, Any], columns: SourceColumns, place: str, fol
     )
 
 
+def _may_be_images(kind: pa.DataType) -> bool:
+    """Whether a column that is called `image` has images: also paths of files."""
+    return _holds_images(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
 def _holds_images(kind: pa.DataType) -> bool:
     """Whether a column may hold image files: bytes, or a struct that has some."""
+    if pa.types.is_dictionary(kind):
+        return _holds_images(kind.value_type)
     if pa.types.is_struct(kind):
         return any(kind.field(index).name == "bytes" for index in range(kind.num_fields))
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)

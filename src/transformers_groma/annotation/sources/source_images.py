@@ -183,6 +183,8 @@ def regions_of_row(
 def name_of_row(row: Mapping[str, Any], column: str | None, place: str) -> str:
     """The name of an image: that of its row, or else its place in the source."""
     value = None if column is None else row.get(column)
+    if isinstance(value, bytes):
+        value = value.decode(errors="backslashreplace")
     return place if value is None or not str(value).strip() else readable_name(str(value))
 
 

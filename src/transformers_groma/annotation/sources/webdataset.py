@@ -43,7 +43,7 @@ class TarShard:
         key = f"{self.name.removesuffix('.gz').removesuffix('.tgz').removesuffix('.tar')}/{sample.key}"
         ends = [end for end in sample.files if _is_image(end)]
         if self.columns.image is not None:
-            ends = [end for end in ends if end == self.columns.image.lstrip(".")]
+            ends = [end for end in ends if end == self.columns.image.lstrip(".").lower()]
         file_name, content = None, LeftOut("no image in its sample", ", ".join(sample.files))
         if len(ends) > 1:
             content = LeftOut("several images in a sample: name one with --image-column", ", ".join(ends))
