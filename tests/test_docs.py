@@ -110,7 +110,12 @@ def test_commands_of_the_readme(checkout, capsys):
     assert seen == ["demo", "describe", "locate", "ask", "annotate", "export"]
     output = capsys.readouterr().out
     assert "A small striped black star." in output and "A small black star." in output
-    for path in ("demo_output/scene_description.png", "answer/answer.png", "answer/answer.json", "coco/annotations/instances_default.json"):
+    for path in (
+        "demo_output/scene_description.png",
+        "answer/answer.png",
+        "answer/answer.json",
+        "coco/annotations/instances_default.json",
+    ):
         assert (checkout / path).is_file()
 
 
