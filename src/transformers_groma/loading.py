@@ -178,9 +178,7 @@ def check_loading(options: LoadingOptions, device: torch.device) -> None:
         name = f"`quantization={options.quantization!r}`"
         for package in (_PACKAGES[options.quantization], "accelerate"):
             if find_spec(package) is None:
-                raise ValueError(
-                    f'{name} needs the package {package}: pip install "transformers-groma[quantize]".'
-                )
+                raise ValueError(f'{name} needs the package {package}: pip install "transformers-groma[quantize]".')
         if _PACKAGES[options.quantization] == "bitsandbytes" and device.type not in _BITSANDBYTES_DEVICES:
             raise ValueError(
                 f"{name} has no kernels for the device {str(device)!r}: pass `quantization='int8'`, or another device."
