@@ -16,7 +16,8 @@ from transformers_groma import convert_legacy_checkpoint
 from transformers_groma.export_remote_code import FAMILY_OF, export_remote_code, remote_code_files
 
 from .models.glamm.legacy import write_legacy
-from .test_export_remote_code import AVAILABLE, NOT_INSTALLED
+from .not_installed import NOT_INSTALLED
+from .test_export_remote_code import AVAILABLE
 
 BOX = [[20.0, 30.0, 200.0, 180.0]]
 TEXT = "What is <region>?"

@@ -23,24 +23,14 @@ from transformers_groma.export_remote_code import (
     remote_code_files,
 )
 
+from .not_installed import NOT_INSTALLED
+
 GROMA = FAMILY_OF["groma"]
 BOX = [[20.0, 30.0, 200.0, 180.0]]
 TEXT = "What is <region>?"
 # What every installation of transformers with torch has; jinja2 comes with torch.
 AVAILABLE = {"huggingface_hub", "jinja2", "numpy", "PIL", "tokenizers", "torch", "transformers"}
 
-# Begins scripts that run where the package is not installed: the import system denies that it exists.
-NOT_INSTALLED = """
-import sys
-from importlib.abc import MetaPathFinder
-
-class NotInstalled(MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "transformers_groma":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, NotInstalled())
-"""
 REMOTE_SCRIPT = (
     NOT_INSTALLED
     + """

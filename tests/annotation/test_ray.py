@@ -15,6 +15,7 @@ from transformers_groma.annotation.sources.image_folder import ImageFolderShard,
 from transformers_groma.annotation.tasks import AnnotationTasks
 from transformers_groma.data.ray_actors import ActorOptions, run_on_actors
 
+from ..local_ray import local_ray
 from .samples import TINY, files_of, write_photos
 
 pytestmark = pytest.mark.slow  # Ray takes long to start, and gives up on a busy machine
@@ -22,19 +23,8 @@ pytestmark = pytest.mark.slow  # Ray takes long to start, and gives up on a busy
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    ray = pytest.importorskip("ray")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_AUTH_MODE", "disabled")  # or Ray leaves a token in the home folder
-        ray.init(
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=100_000_000,
-            logging_level="ERROR",
-            log_to_driver=False,
-        )
+    with local_ray() as ray:
         yield ray
-        ray.shutdown()
 
 
 def test_two_actors_write_the_same_bytes(annotate, tmp_path):

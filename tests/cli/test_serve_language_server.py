@@ -25,10 +25,8 @@ def exported(tmp_path_factory):
 
 @pytest.fixture
 def stub(exported):
-    stub = StubLanguageServer(exported)
-    yield stub
-    if not stub.is_dead:
-        stub.stop()
+    with StubLanguageServer(exported) as stub:
+        yield stub
 
 
 def test_an_answer_through_both_servers(stub, tmp_path):

@@ -10,6 +10,8 @@ import pytest
 
 from transformers_groma.data.ray_actors import ActorError, ActorOptions, run_on_actors
 
+from ..local_ray import local_ray
+
 slow = pytest.mark.slow  # Ray takes long to start, and gives up on a busy machine
 
 
@@ -31,19 +33,8 @@ def make_worker(folder, deaths):
 
 @pytest.fixture(scope="module")
 def cluster():
-    ray = pytest.importorskip("ray")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_AUTH_MODE", "disabled")  # or Ray leaves a token in the home folder
-        ray.init(
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=100_000_000,
-            logging_level="ERROR",
-            log_to_driver=False,
-        )
+    with local_ray() as ray:
         yield ray
-        ray.shutdown()
 
 
 @slow

@@ -14,6 +14,7 @@ from transformers_groma.data.columns import DETECTION_FEATURES, FEATURES, check_
 from transformers_groma.data.left_out import SkipRecord
 from transformers_groma.data.shards import write_dataset
 
+from ..local_ray import local_ray
 from .shard_rows import PHOTO, chat_row, convert_number, parquet_files, write_chat
 
 
@@ -156,24 +157,15 @@ def test_wrong_arguments_are_named(tmp_path, wrong):
 
 
 @pytest.mark.slow  # Ray takes long to start, and gives up on a busy machine
-def test_ray_writes_the_same_bytes(tmp_path, monkeypatch):
+def test_ray_writes_the_same_bytes(tmp_path):
     """Two workers, images, skipped records, a shard that is finished already, and a mistake that stops the job."""
-    ray = pytest.importorskip("ray")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # or Ray leaves a token in the home folder
+    pytest.importorskip("ray")
     convert = partial(convert_number, content=PHOTO.read_bytes())
     plain = write_chat(range(24), convert, output_dir=tmp_path / "plain", num_shards=4)
     write_chat(range(24), convert, output_dir=tmp_path / "ray", num_shards=4, shard=2)
     (finished,) = (tmp_path / "ray").glob("*.parquet")
     time = finished.stat().st_mtime_ns
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=200_000_000,
-        logging_level="ERROR",
-        log_to_driver=False,
-    )
-    try:
+    with local_ray():
         report = write_chat(range(24), convert, output_dir=tmp_path / "ray", num_shards=4, engine="ray", num_workers=2)
         assert parquet_files(tmp_path / "ray") == parquet_files(tmp_path / "plain")
         assert (report.rows, report.skipped, report.examples) == (plain.rows, plain.skipped, plain.examples)
@@ -181,8 +173,6 @@ def test_ray_writes_the_same_bytes(tmp_path, monkeypatch):
         assert finished.stat().st_mtime_ns == time
         with pytest.raises(ValueError, match="must give rows with the columns"):
             write_chat([0], lambda _: [{}], output_dir=tmp_path / "mistake", engine="ray")
-    finally:
-        ray.shutdown()
 
 
 def test_ray_is_an_extra(tmp_path, monkeypatch):

@@ -13,18 +13,6 @@ from ..hub_server import TOKEN, LoopbackHub
 
 REPOSITORY = Path(__file__).parents[2]
 USER = "zaphod-beeblebrox"
-# Begins a process in which the package is not installed: the import system denies that it exists.
-NOT_INSTALLED = """
-import sys
-from importlib.abc import MetaPathFinder
-
-class NotInstalled(MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "transformers_groma":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, NotInstalled())
-"""
 # What `hf download NAME --repo-type kernel --revision v1` does. Offline, kernels 0.17.2 needs the whole repository and
 # the branch of the version; what it downloads for itself is not enough.
 WHOLE_KERNEL = """

@@ -9,7 +9,8 @@ from PIL import Image
 from transformers_groma.shapes.rows import ShapesOptions, write_shapes
 
 from ..hub_server import Account, LoopbackHub
-from .somebody import NOT_INSTALLED, REPOSITORY, WHOLE_KERNEL, Somebody, traces
+from ..not_installed import NOT_INSTALLED
+from .somebody import REPOSITORY, WHOLE_KERNEL, Somebody, traces
 
 pytestmark = pytest.mark.slow
 

@@ -50,6 +50,13 @@ class StubLanguageServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
 
+    def __enter__(self) -> "StubLanguageServer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if not self.is_dead:
+            self.stop()
+
     def stop(self) -> None:
         """Die: no new connections, and those that there are end."""
         self.is_dead = True

@@ -43,10 +43,8 @@ def exported(whole, tmp_path_factory):
 
 @pytest.fixture
 def stub(exported):
-    stub = StubLanguageServer(exported)
-    yield stub
-    if not stub.is_dead:
-        stub.stop()
+    with StubLanguageServer(exported) as stub:
+        yield stub
 
 
 @pytest.fixture

@@ -26,10 +26,8 @@ def whole(golden_dir, tmp_path_factory):
 
 @pytest.fixture
 def stub(whole, tmp_path):
-    stub = StubLanguageServer(export_language_model(whole, tmp_path / "lm"))
-    yield stub
-    if not stub.is_dead:
-        stub.stop()
+    with StubLanguageServer(export_language_model(whole, tmp_path / "lm")) as stub:
+        yield stub
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 
 from processing.grand import depth, detect, images, job, models, objects, tags
 
+from ...local_ray import local_ray
 from ..samples import write_jpeg
 
 
@@ -278,30 +279,19 @@ def test_a_work_folder_without_images_has_no_row(tmp_path):
 
 
 @pytest.mark.slow  # Ray takes long to start, and gives up on a busy machine
-def test_ray_makes_the_same_rows(folders, stubs, monkeypatch, capsys):
-    ray = pytest.importorskip("ray")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # or Ray leaves a token in the home folder
+def test_ray_makes_the_same_rows(folders, stubs, capsys):
+    pytest.importorskip("ray")
     assert run_detect(folders) == 0
     assert objects.main(folders) == 0
     plain, reports = rows(folders, "objects"), report(folders, "objects")
     for path in (images.Path(folders[1]) / "objects").iterdir():
         path.unlink()
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=200_000_000,
-        logging_level="ERROR",
-        log_to_driver=False,
-    )
-    try:
+    with local_ray():
         # As many workers as CPUs, so that none is left for anything else.
         assert objects.main([*folders, "--engine", "ray", "--workers", "2"]) == 0
         assert rows(folders, "objects") == plain and report(folders, "objects") == reports
         assert objects.main([*folders, "--engine", "ray", "--overwrite", "--detectors", "x"]) == 2
         assert "--detectors names 'x'" in capsys.readouterr().err
-    finally:
-        ray.shutdown()
 
 
 def test_ray_and_an_endpoint_do_not_go_together(folders, capsys):
