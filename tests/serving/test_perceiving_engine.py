@@ -423,7 +423,18 @@ def test_models_that_cannot_be_split(stub, whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:8001", "ftp://host/v1", "http://", "http://host:x/v1", "http://host/v1?a=b"]
+    "url",
+    [
+        *("localhost:8001", "ftp://host/v1", "http://", "http://host:x/v1", "http://host/v1?a=b", "", "http://host:0"),
+        *(
+            "http://[::1/v1",
+            "http://a b/v1",
+            "http://host/v1\n",
+            "http://höst/v1",
+            "http://host\\v1",
+            "http://h:99999",
+        ),
+    ],
 )
 def test_urls_that_are_none(url):
     with pytest.raises(ValueError, match="is not the base URL of a language server: write http://host:8001/v1"):

@@ -83,7 +83,8 @@ def load_perceiving_engine(
     from ..serving.perceiving_engine import PerceivingEngine
 
     key = language_server_key(os.environ)
-    server = LanguageServer(arguments.lm_url, key, arguments.lm_model, arguments.lm_timeout or TIMEOUT)
+    with errors_of(f"--lm-url {arguments.lm_url}"):
+        server = LanguageServer(arguments.lm_url, key, arguments.lm_model, arguments.lm_timeout or TIMEOUT)
     with errors_of(f"--lm-url with --model {model!r}"), errors_of_loading():
         engine = PerceivingEngine.from_pretrained(
             model,
@@ -113,16 +114,18 @@ def language_server_key(environment: Mapping[str, str]) -> str | None:
     Raises:
         CommandError: it cannot be a key; the message does not hold it.
     """
+    from ..serving.language_server_url import checked_key
+
     key = environment.get(LM_KEY_VARIABLE)
     if key is None:
         return None
-    key = key.strip()
-    if not key or not key.isascii() or any(not sign.isprintable() or sign.isspace() for sign in key):
+    try:
+        return checked_key(key)
+    except ValueError as error:
         raise CommandError(
             f"the environment variable {LM_KEY_VARIABLE} is empty or holds signs that a key cannot have: write the "
             "key again, or unset it for a language server without one."
-        )
-    return key
+        ) from error
 
 
 def _url(text: str) -> str:

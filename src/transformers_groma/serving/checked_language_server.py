@@ -25,10 +25,12 @@ class Probe:
     Args:
         ids (`Sequence[int]`): the prompt, the last of the vocabulary among it.
         encoded (`str`): the embeddings of these ids in the model here, see `encode_prompt`.
+        vocab_size (`int`): of the model here.
     """
 
     ids: Sequence[int]
     encoded: str
+    vocab_size: int
 
 
 class CheckedLanguageServer:
@@ -61,8 +63,9 @@ class CheckedLanguageServer:
         served = await self.ready()
         try:
             async with aclosing(self.server.write(prompt, served, sampling, ends)) as pieces:
-                async for piece in pieces:
-                    yield piece
+                async for ids, reason in pieces:
+                    self._check_vocabulary(ids)
+                    yield ids, reason
         except LanguageServerError as error:
             logger.warning("The language server at %s: %s (%s)", self.server.url, error, error.detail)
             if not error.is_overloaded:
@@ -113,6 +116,11 @@ class CheckedLanguageServer:
             served = await self.server.describe()
             by_ids = await self._continued(list(self._probe.ids), served)
             by_embeddings = await self._continued(self._probe.encoded, served)
+            for ids in (by_ids, by_embeddings):
+                self._check_vocabulary(ids)
+                if len(ids) != _PROBE_TOKENS:
+                    detail = f"it wrote {ids} where {_PROBE_TOKENS} tokens were asked for with `ignore_eos`"
+                    raise LanguageServerError("The language server ends answers by itself.", 502, detail)
             if by_ids[:_PROBE_EQUAL] != by_embeddings[:_PROBE_EQUAL]:
                 detail = (
                     f"it continues ids with {by_ids} and their embeddings here with {by_embeddings}: serve what "
@@ -126,6 +134,11 @@ class CheckedLanguageServer:
             self._on_limit(served.limit)
         self._served, self.state = served, "ok"
         return served
+
+    def _check_vocabulary(self, ids: Sequence[int]) -> None:
+        if unknown := [token_id for token_id in ids if not 0 <= token_id < self._probe.vocab_size]:
+            detail = f"it writes the token {unknown[0]}, and the vocabulary here has {self._probe.vocab_size}"
+            raise LanguageServerError("The language server has another vocabulary.", 502, detail)
 
     async def _continued(self, prompt: str | list[int], served: ServedModel) -> list[int]:
         sampling = Sampling(max_new_tokens=_PROBE_TOKENS)

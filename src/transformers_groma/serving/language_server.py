@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from .answers import LanguageServerError
-from .language_server_url import checked_url
+from .language_server_url import checked_key, checked_url, proxy_detail
 from .sampling import Sampling
 
 # A server that runs takes a connection at once.
 _CONNECT_SECONDS = 5.0
 _UNREACHABLE = "The language server cannot be reached. Ask again in a moment."
 _DIED = "The language server ended the connection in the middle of an answer. Ask again."
+_UNREADABLE = "The language server's answer cannot be read."
 # What it sends is repeated in the log, but not at any length.
 _MAX_DETAIL = 300
 
@@ -47,20 +48,28 @@ class LanguageServer:
         timeout (`float`): seconds that it may be silent.
 
     Raises:
-        ValueError: it is not the base of an http(s) URL.
+        ValueError: it is not the base of an http(s) URL, the key cannot be one, or the environment names a proxy that
+            cannot be used.
     """
 
     def __init__(self, url: str, key: str | None = None, model: str | None = None, timeout: float = 60.0) -> None:
         self.url = checked_url(url)
         self.timeout = timeout
         self._model = model
-        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        # As many connections as there are requests: the engine bounds those.
-        self._client = httpx.AsyncClient(
-            headers=headers,
-            timeout=httpx.Timeout(timeout, connect=min(_CONNECT_SECONDS, timeout)),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
-        )
+        self._proxy = proxy_detail(self.url)
+        headers = {} if key is None else {"Authorization": f"Bearer {checked_key(key)}"}
+        try:
+            # As many connections as there are requests: the engine bounds those.
+            self._client = httpx.AsyncClient(
+                headers=headers,
+                timeout=httpx.Timeout(timeout, connect=min(_CONNECT_SECONDS, timeout)),
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
+            )
+        except (ImportError, ValueError, httpx.InvalidURL) as error:  # of proxies; the text may hold a password
+            raise ValueError(
+                "The environment names a proxy (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY) that cannot be used: write it "
+                "as http://host:port, or put the language server's host into NO_PROXY and unset ALL_PROXY."
+            ) from error
 
     async def describe(self) -> ServedModel:
         """Which model it has.
@@ -73,10 +82,10 @@ class LanguageServer:
         except httpx.HTTPError as error:
             raise self._transport_error(error) from error
         if response.status_code != 200:
-            raise self._status_error(response.status_code, response.text)
+            raise self._status_error(response, response.text)
         try:
             entries = [entry for entry in response.json()["data"] if entry.get("parent") is None]
-            models = [ServedModel(entry["id"], entry.get("max_model_len")) for entry in entries]
+            models = [ServedModel(str(entry["id"]), _limit(entry.get("max_model_len"))) for entry in entries]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             detail = "its /models is no list of models: does the URL end with /v1?"
             raise LanguageServerError("The language server does not say what it serves.", 502, detail) from error
@@ -115,18 +124,25 @@ class LanguageServer:
         try:
             if response.status_code != 200:
                 text = (await response.aread()).decode(errors="replace")
-                raise self._status_error(response.status_code, text)
-            is_complete = False
+                raise self._status_error(response, text)
+            if "text/event-stream" not in response.headers.get("Content-Type", ""):
+                text = (await response.aread()).decode(errors="replace")
+                detail = f"it answers with no stream of events, but with {_shortened(_message_of(text))!r}"
+                raise LanguageServerError(_UNREADABLE, 502, detail)
+            is_complete, written = False, _Written(sampling.max_new_tokens, ends)
             async for line in response.aiter_lines():
                 data = line.removeprefix("data:").strip()
                 # It is read to its end, so that the connection serves the next request.
                 if not line.startswith("data:") or data == "[DONE]":
                     continue
                 ids, reason = self._piece(data)
+                written.add(ids)
                 is_complete |= reason is not None
                 yield ids, reason
             if not is_complete:
                 raise LanguageServerError(_DIED, 502, "its stream ended before the answer did")
+            if written.number == 0:
+                raise LanguageServerError(_UNREADABLE, 502, "it ended an answer without a single token")
         except httpx.HTTPError as error:
             raise self._transport_error(error) from error
         finally:
@@ -158,31 +174,41 @@ class LanguageServer:
                 raise LanguageServerError("The language server failed on this request. Ask again.", 502, detail)
             if not event["choices"]:
                 return [], None
-            choice = event["choices"][0]
+            (choice,) = event["choices"]
             ids, reason = choice.get("token_ids"), choice.get("finish_reason")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             detail = f"an event of its stream cannot be read: {_shortened(data)}"
-            raise LanguageServerError("The language server's answer cannot be read.", 502, detail) from error
+            raise LanguageServerError(_UNREADABLE, 502, detail) from error
         if ids is None:
             detail = "it returns no ids of tokens (`return_token_ids`): take a newer release of vLLM"
-            raise LanguageServerError("The language server's answer cannot be read.", 502, detail)
+            raise LanguageServerError(_UNREADABLE, 502, detail)
+        if not isinstance(ids, list) or any(type(token_id) is not int for token_id in ids):
+            detail = f"ids of tokens are whole numbers, and it returns {_shortened(json.dumps(ids))}"
+            raise LanguageServerError(_UNREADABLE, 502, detail)
         if reason not in (None, "stop", "length"):
             detail = f"it ended an answer with finish_reason {reason!r}"
             raise LanguageServerError("The language server gave an answer up. Ask again.", 502, detail)
-        return list(ids), reason
+        return ids, reason
 
     def _transport_error(self, error: httpx.HTTPError) -> LanguageServerError:
-        detail = f"{type(error).__name__}: {error}".rstrip(": ")
-        if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)):
+        detail = f"{type(error).__name__}: {error}".rstrip(": ") + self._proxy
+        if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)):
             return LanguageServerError(_UNREACHABLE, 503, detail)
         if isinstance(error, httpx.TimeoutException):
             message = f"The language server was silent for {self.timeout:g} s. Ask again later."
             return LanguageServerError(message, 504, detail, is_overloaded=True)
         return LanguageServerError(_DIED, 502, detail)
 
-    def _status_error(self, status: int, text: str) -> LanguageServerError:
+    def _status_error(self, response: httpx.Response, text: str) -> LanguageServerError:
         """The error of a response that is not an answer."""
-        detail = f"it answers {status}: {_shortened(_message_of(text))}"
+        status = response.status_code
+        detail = f"it answers {status}: {_shortened(_message_of(text))}".rstrip(": ") + self._proxy
+        if status < 400:
+            if response.has_redirect_location:
+                # Not followed: the key is for this address alone.
+                place = _shortened(response.headers["Location"])
+                detail = f"it answers {status}, a redirect to {place}: take the address behind it"
+            return LanguageServerError(_UNREADABLE, 502, detail)
         if status in (429, 503):
             message = "The language server is busy. Ask again in a moment."
             return LanguageServerError(message, 503, detail, is_overloaded=True)
@@ -198,6 +224,40 @@ class LanguageServer:
         if status < 500:
             return LanguageServerError("The language server refuses the prompt.", 502, detail)
         return LanguageServerError("The language server failed on this request. Ask again.", 502, detail)
+
+
+class _Written:
+    """What is written of an answer: refuses tokens that were not asked for.
+
+    Args:
+        most (`int`): tokens that were asked for.
+        ends (`Sequence[int]`): ids that end an answer.
+
+    Attributes:
+        number (`int`): tokens so far.
+    """
+
+    def __init__(self, most: int, ends: Sequence[int]) -> None:
+        self.number = 0
+        self._most = most
+        self._ends = ends
+        self._has_ended = False
+
+    def add(self, ids: Sequence[int]) -> None:
+        """Count ids.
+
+        Raises:
+            LanguageServerError: there are more than were asked for, or some after the end.
+        """
+        for token_id in ids:
+            if self._has_ended:
+                detail = "its answer goes on after a token of `stop_token_ids`: take a server that obeys them, as vLLM"
+                raise LanguageServerError(_UNREADABLE, 502, detail)
+            if self.number == self._most:
+                detail = "its answer is longer than `max_tokens`: take a server that obeys it, as vLLM"
+                raise LanguageServerError(_UNREADABLE, 502, detail)
+            self.number += 1
+            self._has_ended = token_id in self._ends
 
 
 def encode_prompt(prompt: Tensor) -> str:
@@ -245,6 +305,17 @@ def _request(
 
 def _json_bytes(body: Mapping[str, Any]) -> bytes:
     return json.dumps(body).encode()
+
+
+def _limit(limit: Any) -> int | None:
+    """What a server says of how much it reads; `None` for nothing.
+
+    Raises:
+        ValueError: it is no number of tokens.
+    """
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise ValueError(f"`max_model_len` {limit!r}")
+    return limit
 
 
 def _message_of(text: str) -> str:

@@ -187,11 +187,11 @@ def _checked_ends(settings: GenerationConfig) -> tuple[int, ...]:
 @torch.no_grad()
 def _probe(model: Any, processor: Any) -> Probe:
     """Text, and the newest token of the vocabulary, as ids and as embeddings."""
-    last = model.get_input_embeddings().weight.shape[0] - 1
-    ids = [*processor.tokenizer(_PROBE_TEXT)["input_ids"], last]
+    vocab_size = model.get_input_embeddings().weight.shape[0]
+    ids = [*processor.tokenizer(_PROBE_TEXT)["input_ids"], vocab_size - 1]
     tokens = torch.tensor([ids], device=model.device)
     (prompt,) = model.embed_prompt(tokens, torch.ones_like(tokens))
-    return Probe(ids, encode_prompt(prompt))
+    return Probe(ids, encode_prompt(prompt), vocab_size)
 
 
 __all__ = ["PerceivingEngine"]
