@@ -207,6 +207,7 @@ def test_braces_that_are_wrong(pattern):
         ("photos", {"columns": SourceColumns(regions="boxes")}, "--regions-column 'boxes'.*has no columns"),
         ("photos/s0.png", {}, "is an image file. Pass the folder"),
         ("empty", {}, "has no image files, Parquet files or tars"),
+        ("arrow", {}, r"has Arrow files, as `save_to_disk` .*to_parquet"),
         ("mixed", {}, "holds 1 image files and 1 Parquet files.*--source-type images or parquet"),
         ("w.tar", {"columns": SourceColumns(image_id="key")}, "--id-column 'key' cannot be read: images in a tar"),
         ("missing/deep/er", {}, "is not a file, a folder or the name of a dataset"),
@@ -217,6 +218,8 @@ def test_braces_that_are_wrong(pattern):
 def test_sources_that_are_refused(tmp_path, monkeypatch, source, options, message):
     write_photos(tmp_path / "photos", 1)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "arrow").mkdir()
+    (tmp_path / "arrow" / "data-00000-of-00001.arrow").write_bytes(b"")
     (tmp_path / "mixed").mkdir()
     (tmp_path / "mixed" / "a.png").write_bytes(b"")
     write_rows(tmp_path / "mixed" / "a.parquet", [0])

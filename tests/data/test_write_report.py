@@ -29,9 +29,13 @@ def test_the_commonest_reasons_are_told_with_an_example():
         "reason 0 (11), for example 0.jpg: detail 0",
         "reason 1 (10), for example 0.jpg: detail 0",
     ]
-    # Ten of them, and those of parts.
-    assert len(lines) == 12 and lines[9] == "reason 9 (2), for example 0.jpg: detail 0"
-    assert lines[10:] == [
+    # Ten of them, how many others there are, and those of parts.
+    assert (
+        len(lines) == 13
+        and lines[10] == "1 other reason (1)"
+        and lines[9] == "reason 9 (2), for example 0.jpg: detail 0"
+    )
+    assert lines[11:] == [
         "box is empty (1), for example a.jpg: box 3",
         "box is empty: or not (1), for example b.jpg: box 4",
     ]
@@ -40,6 +44,12 @@ def test_the_commonest_reasons_are_told_with_an_example():
     assert "reason 9 (2), ...; left out of records 2: box is empty (1), box is empty: or not (1)" in report.summary()
     few = WriteReport(rows=1, records=11, skipped={str(number): 1 for number in range(10)})
     assert few.summary().endswith("8 (1), 9 (1)")
+
+
+def test_a_name_with_a_line_break_is_told_in_one_line():
+    report = WriteReport()
+    report.skip("a\nb.jpg", "not an image")
+    assert report.told() == [r"not an image (1), for example 'a\nb.jpg'"]
 
 
 def test_the_total_of_reports_has_examples_of_as_many_reasons_as_fit():

@@ -62,7 +62,8 @@ def prepare_image(source: SourceImage, image_processor: Any, tasks: AnnotationTa
             region = read_region(given, size, tasks.box_format, tasks.normalized, "region")
         except (ValueError, TypeError, LookupError) as error:
             why = reason_of(error)
-            left_out.append(LeftOut(f"a region of the source: {why.reason}", why.detail or f"region {index}"))
+            reason = f"a region of the source: {why.reason.removeprefix('ValueError: ')}"
+            left_out.append(LeftOut(reason, why.detail or f"region {index}"))
             continue
         regions.append(region)
         labels.append(label)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .._words import counted
 from .left_out import LeftOut
 
 MAX_EXAMPLES = 20
@@ -84,7 +85,7 @@ class WriteReport:
         return max(reasons, key=len, default=OTHER_REASONS)
 
     def told(self) -> list[str]:
-        """A line for each of the commonest reasons, with an example.
+        """A line for each of the commonest reasons, with an example, and one for all others.
 
         Returns:
             `list[str]`: the lines.
@@ -98,12 +99,17 @@ class WriteReport:
         first: dict[str, str] = {}
         for name, example in self.examples:
             reason = self._reason_of(example)
+            # File names may have line breaks.
+            name = name if name.isprintable() else ascii(name)
             first.setdefault(reason, f", for example {name}{example.removeprefix(reason)}")
-        return [
-            f"{reason} ({count}){first.get(reason, '')}"
-            for counts in (self.skipped, self.parts)
-            for reason, count in Counter(counts).most_common(MAX_TOLD)
-        ]
+        lines = []
+        for counts in (self.skipped, self.parts):
+            common = Counter(counts).most_common(MAX_TOLD)
+            lines += [f"{reason} ({count}){first.get(reason, '')}" for reason, count in common]
+            if more := len(counts) - len(common):
+                others = sum(counts.values()) - sum(count for _, count in common)
+                lines.append(f"{counted(more, 'other reason')} ({others})")
+        return lines
 
     def summary(self) -> str:
         """One line: rows, records, and what was skipped, the commonest reason first.

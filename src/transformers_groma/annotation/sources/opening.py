@@ -173,6 +173,11 @@ def _kind_of(source: str, names: Sequence[str], wanted: SourceKind | None) -> So
         if wanted not in found:
             raise ValueError(f"{source!r} has no {_WORDS[wanted]}. Pass another source, or another --source-type.")
         return wanted
+    if not found and any(Path(source).rglob("*.arrow")):
+        raise ValueError(
+            f"{source!r} has Arrow files, as `save_to_disk` of `datasets` writes them. Write them as Parquet with "
+            "`load_from_disk(…).to_parquet(…)`, and pass that."
+        )
     if not found:
         raise ValueError(
             f"{source!r} has no image files, Parquet files or tars. Pass the folder that they are in or above."

@@ -12,8 +12,8 @@ from ...data.left_out import LeftOut
 from ...data.parquet import footer_digest
 from .source_images import ID_COLUMNS, SourceColumns, SourceImage, name_of_row, readable_name, regions_of_row
 
-# Rows that are in memory at once.
-_ROWS = 16
+# Rows that are in memory at once, and bytes of a file that are read at once.
+_ROWS, _BUFFER = 16, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class ParquetShard:
         columns = self.columns
         wanted = [columns.image, columns.image_id, _head(columns.regions), _head(columns.labels)]
         stem = self.name.removesuffix(".parquet")
-        with pq.ParquetFile(self.path) as file:
+        # As a stream: a group of rows may be larger than the memory.
+        with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=_BUFFER) as file:
             index = 0
             for group in range(file.num_row_groups):
                 # Groups of rows before the start are not read at all.
