@@ -79,6 +79,9 @@ def test_text_is_read_as_from_the_command_line():
         ({"allow_image_urls": "maybe"}, "'allow_image_urls' must be true or false, got 'maybe'"),
         ({"cors_origin": ["nowhere"]}, "is not an origin"),
         ({"dtype": "int3"}, "--dtype"),
+        ({"lm_model": "lm"}, "--lm-model is about a language server"),
+        ({"lm_url": "http://user:secret@lm/v1"}, "GROMA_LM_API_KEY"),
+        ({"lm_api_key": "sk-secret"}, "'lm_api_key' is not an argument"),
     ],
 )
 def test_arguments_that_are_wrong(values, words):

@@ -12,6 +12,7 @@ from transformers_groma.cli.run_replicas import check_room, resources_of
 from transformers_groma.cli.serve_replicas import missing_packages
 from transformers_groma.serving.replica_options import ReplicaCount
 
+LM = ["--lm-url", "http://lm:8001/v1"]
 needs_ray_serve = pytest.mark.skipif(bool(missing_packages()), reason="ray[serve] is not installed")
 
 
@@ -52,6 +53,9 @@ def error_of(run, *arguments) -> str:
         (["--replicas", "2", "--max-held-mb", "1"], "one request may hold"),
         (["--replicas", "2", "--model", "/no/such/model"], "is not a folder"),
         (["--replicas", "2", "--api-key-file", "/no/keys.txt"], "No such file"),
+        (["--replicas", "2", "--lm-model", "lm"], "--lm-model is about a language server: pass --lm-url as well"),
+        (["--replicas", "2", "--lm-timeout", "3", "--write-config", "x.yaml"], "--lm-timeout is about a language"),
+        (["--replicas", "2", "--lm-url", "localhost"], "is not the base URL of a language server"),
         (["--replicas", "2", "--device", "warp"], "--device 'warp' cannot be used"),
     ],
 )
@@ -81,6 +85,28 @@ def test_a_key_in_the_environment_does_not_reach_a_ray_elsewhere(run, monkeypatc
     message = error_of(run, "--replicas", 2, "--port", 0)
     assert "where the replicas of RAY_ADDRESS 10.0.0.1:6379 cannot read it: pass --api-key-file" in message
     assert "secret" not in message
+
+
+def test_the_key_of_a_language_server_does_not_reach_a_ray_elsewhere(run, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setenv("GROMA_LM_API_KEY", "sk-secret")
+    message = error_of(run, "--replicas", 2, "--port", 0, "--lm-url", "http://lm:8001/v1")
+    assert "GROMA_LM_API_KEY is set here, where the replicas of RAY_ADDRESS 10.0.0.1:6379 cannot read it" in message
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "running"),
+    [([], 8), (["--max-batch-size", 3], 3), ([*LM, "--max-batch-size", 3], 256), ([*LM, "--lm-max-running", 30], 30)],
+)
+def test_a_replica_takes_as_many_requests_as_its_engine(run, tmp_path, monkeypatch, arguments, running):
+    """With a language server that is more than a batch of images."""
+    monkeypatch.setenv("GROMA_LM_API_KEY", "sk-secret")
+    (application,) = written(run, tmp_path, "--replicas", "1-2", "--max-waiting", 10, *arguments)["applications"]
+    (deployment,) = application["deployments"]
+    assert deployment["max_ongoing_requests"] == 2 * (running + 10)
+    assert deployment["autoscaling_config"]["target_ongoing_requests"] == running
+    assert read_values(application["args"]).lm_url == (LM[1] if LM[0] in arguments else None)
 
 
 def written(run, tmp_path, *arguments) -> dict:

@@ -9,7 +9,7 @@ from transformers_groma.serving.replica_options import (
     read_replica_count,
 )
 
-RESOURCES = {"cpus": 2.0, "gpus": 0.5, "max_batch_size": 8, "max_waiting": 64, "shutdown_timeout": 30.0}
+RESOURCES = {"cpus": 2.0, "gpus": 0.5, "max_running": 8, "max_waiting": 64, "shutdown_timeout": 30.0}
 
 
 @pytest.mark.parametrize(("text", "least", "most"), [("1", 1, 1), ("12", 12, 12), ("1-4", 1, 4), ("3-3", 3, 3)])

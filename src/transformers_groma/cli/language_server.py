@@ -60,6 +60,13 @@ def check_language_server_arguments(arguments: argparse.Namespace) -> None:
             raise CommandError(f"{option} is about a language server: pass --lm-url as well, or leave it out.")
 
 
+def most_running(arguments: argparse.Namespace) -> int:
+    """The requests that an engine answers at a time: a batch of words, or as many as the language server may have."""
+    if arguments.lm_url is None:
+        return arguments.max_batch_size
+    return MAX_RUNNING if arguments.lm_max_running is None else arguments.lm_max_running
+
+
 def load_perceiving_engine(
     arguments: argparse.Namespace, model: str, device: Any, options: "LoadingOptions"
 ) -> "AnsweringEngine":
@@ -95,7 +102,7 @@ def load_perceiving_engine(
             max_wait_ms=arguments.max_wait_ms,
             max_waiting=arguments.max_waiting,
             cached_images=arguments.cached_images,
-            max_running=arguments.lm_max_running or MAX_RUNNING,
+            max_running=most_running(arguments),
         )
     try:
         engine.connect()

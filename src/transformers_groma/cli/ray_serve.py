@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..model_files import ANSWERING_MODELS
 from .arguments import CommandError, OneLineParser, errors_of, one_line
+from .language_server import check_language_server_arguments, most_running
 from .models import checked_model
 from .serve_app import add_app_arguments, load_engine, log_to_stderr, server_settings
 
@@ -72,7 +73,12 @@ def read_values(values: Mapping[str, Any]) -> argparse.Namespace:
             words += [option] * (str(value).lower() == "true")
         elif value is not None:
             words += [f"{option}={each}" for each in (value if isinstance(value, list) else [value])]
-    return parser.parse_args(words)
+    arguments = parser.parse_args(words)
+    try:
+        check_language_server_arguments(arguments)
+    except CommandError as error:
+        raise ValueError(str(error)) from error
+    return arguments
 
 
 def values_of(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -198,15 +204,23 @@ def application(args: Mapping[str, Any], count: Any, **resources: float) -> Any:
     from ..serving.replica_options import DEPLOYMENT_NAME, deployment_options
 
     arguments = read_values(args)
-    limits = {"max_batch_size": arguments.max_batch_size, "max_waiting": arguments.max_waiting}
     deployment = serve.deployment(
         serve.ingress()(Replica),
         name=DEPLOYMENT_NAME,
         # A model that is not there does not come by itself.
         max_constructor_retry_count=2,
-        **deployment_options(count, **limits, **resources),
+        **deployment_options(count, **limits_of(arguments), **resources),
     )
     return deployment.bind(dict(args))
+
+
+def limits_of(arguments: argparse.Namespace) -> dict[str, int]:
+    """How many requests each replica answers at a time, and how many wait in it, for `deployment_options`.
+
+    Args:
+        arguments (`argparse.Namespace`): of `groma serve`, or of [`read_values`].
+    """
+    return {"max_running": most_running(arguments), "max_waiting": arguments.max_waiting}
 
 
 def reason_of(message: str) -> str:
@@ -242,6 +256,7 @@ __all__ = [
     "application",
     "build",
     "failure_in",
+    "limits_of",
     "read_values",
     "reason_of",
     "values_of",

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from .._words import counted
 from ..model_files import ANSWERING_MODELS
 from .arguments import CommandError, add_address_arguments, add_command, errors_of, errors_of_address, positive
+from .language_server import check_language_server_arguments
 from .models import checked_model
 from .output import note
 from .serve_app import add_app_arguments, load_engine, log_to_stderr, server_settings
@@ -47,6 +48,7 @@ def add_serve(commands: "argparse._SubParsersAction") -> None:
 
 def run_serve(arguments: argparse.Namespace) -> None:
     """`groma serve`: serve until Ctrl-C or SIGTERM, in this process or in replicas."""
+    check_language_server_arguments(arguments)
     check_replica_arguments(arguments)
     try:
         from ..serving.access import read_api_keys

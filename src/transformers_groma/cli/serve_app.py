@@ -15,7 +15,7 @@ from .arguments import (
     natural,
     positive,
 )
-from .language_server import add_language_server_arguments, check_language_server_arguments, load_perceiving_engine
+from .language_server import add_language_server_arguments, load_perceiving_engine
 from .models import checked_device, model_name
 
 if TYPE_CHECKING:
@@ -135,7 +135,6 @@ def load_engine(arguments: argparse.Namespace, model: str) -> "AnsweringEngine":
     """
     from ..serving.engine import Engine
 
-    check_language_server_arguments(arguments)
     options = loading_options(arguments)
     device = checked_device(arguments.device, options)
     if arguments.lm_url is not None:

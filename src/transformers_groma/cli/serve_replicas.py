@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from .._files import write_file
 from ..model_files import ANSWERING_MODELS
 from .arguments import CommandError, errors_of, errors_of_address, loading_options, positive
+from .language_server import LM_KEY_VARIABLE
 from .models import checked_device, checked_model, model_name
 from .output import note
-from .ray_serve import values_of
+from .ray_serve import limits_of, values_of
 from .run_replicas import ADDRESS_VARIABLE, resources_of, serve_until_signal
 from .serve_app import server_settings
 
@@ -105,6 +106,11 @@ def run_replicas(arguments: argparse.Namespace) -> None:
             f"{API_KEY_VARIABLE} is set here, where the replicas of {ADDRESS_VARIABLE} {address} cannot read it: pass "
             "--api-key-file, a path that every machine can read."
         )
+    if address and arguments.lm_url is not None and os.environ.get(LM_KEY_VARIABLE) is not None:
+        raise CommandError(
+            f"{LM_KEY_VARIABLE} is set here, where the replicas of {ADDRESS_VARIABLE} {address} cannot read it: set "
+            "it where that Ray starts, and unset it here."
+        )
     if missing := missing_packages():
         raise CommandError(
             f'groma serve --replicas needs the package {missing[0]}: pip install "transformers-groma[serve,scale]".'
@@ -130,8 +136,7 @@ def _write_file(arguments: argparse.Namespace, values: dict[str, Any]) -> None:
 
     options = deployment_options(
         arguments.replicas,
-        max_batch_size=arguments.max_batch_size,
-        max_waiting=arguments.max_waiting,
+        **limits_of(arguments),
         **resources_of(arguments, torch.cuda.is_available()),
     )
     content = deployment_file(values, options, arguments.host, arguments.port)

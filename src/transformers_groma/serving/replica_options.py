@@ -85,7 +85,7 @@ def deployment_options(
     *,
     cpus: float,
     gpus: float,
-    max_batch_size: int,
+    max_running: int,
     max_waiting: int,
     shutdown_timeout: float,
 ) -> dict[str, Any]:
@@ -94,13 +94,14 @@ def deployment_options(
     Args:
         count (`ReplicaCount`): how many replicas.
         cpus (`float`), gpus (`float`): that Ray sets aside for each.
-        max_batch_size (`int`), max_waiting (`int`): of each engine.
+        max_running (`int`): requests that each engine answers at a time.
+        max_waiting (`int`): requests that wait in each.
         shutdown_timeout (`float`): seconds for running requests to finish before a replica ends.
 
     Returns:
         `dict`: plain values, for `Deployment.options` and for a deployment file.
     """
-    capacity = max_batch_size + max_waiting
+    capacity = max_running + max_waiting
     options: dict[str, Any] = {
         # Twice what an engine works on and lets wait: the engine itself refuses what is too much for it, in the words
         # of the API. The other half may be bodies that are still arriving.
@@ -118,7 +119,7 @@ def deployment_options(
     autoscaling = {
         "min_replicas": count.least,
         "max_replicas": count.most,
-        "target_ongoing_requests": float(max_batch_size),  # a full batch in each
+        "target_ongoing_requests": float(max_running),  # each has what it can answer at a time
         "upscale_delay_s": _MORE_REPLICAS_AFTER,
         "downscale_delay_s": _FEWER_REPLICAS_AFTER,
     }
