@@ -59,6 +59,8 @@ def test_a_pull_request(run, hub, folder):
         (["no-such", REPO], "DIR 'no-such' is not a folder"),
         (["{folder}/..", REPO], "DIR: {folder}/.. holds nothing that is pushed"),
         (["{folder}", REPO, "--create-pr", "--tag", "v1"], "--create-pr opens a pull request to main"),
+        (["", REPO], "argument DIR: it is empty: pass a folder"),
+        (["{folder}", REPO, "--license", "My Own"], "--license 'My Own' is not an identifier of the Hub"),
         (["{folder}", "org/mine"], "your-name, the account of your token, may not push to 'org'"),
     ],
 )
@@ -84,3 +86,16 @@ def test_nothing_of_this_machine_goes_up(run, hub, folder, tmp_path):
     assert run("push", folder, REPO, "--remote-code")[0] == 0
     for name, content in hub.files(REPO).items():
         assert str(tmp_path).encode() not in content and str(Path.home()).encode() + b"/" not in content, name
+
+
+def test_what_must_not_go_up_is_not_sent(run, hub, folder):
+    (folder / ".eval_results").mkdir()
+    result = folder / ".eval_results" / "rec.yaml"
+    result.symlink_to("/etc/hostname")
+    assert ".eval_results/rec.yaml is a link to /etc/hostname" in run("push", folder, REPO)[2]
+    result.unlink()
+    result.write_text("source: /home/arthur/results")
+    assert "rec.yaml names a folder of some machine, '/home/arthur/results'" in run("push", folder, REPO)[2]
+    result.write_text("token: hf" + "_" + "aB" * 17)
+    assert "rec.yaml holds a token of Hugging Face, in line 1" in run("push", folder, REPO)[2]
+    assert not hub.repos

@@ -47,7 +47,11 @@ def test_a_metric_is_a_static_space(run, hub):
 
 def test_a_space_for_a_model_of_the_hub(run, hub, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    code, _, err = run("push", "org/groma-7b", "your-name/app", "--type", "space", "--private")
+    command = ["push", "org/groma-7b", "your-name/app", "--type", "space", "--private"]
+    code, _, err = run(*command)
+    assert code == 2 and "there is no model 'org/groma-7b' on the Hub" in err and not hub.repos
+    hub.add_repo("org/groma-7b", tmp_path)
+    code, _, err = run(*command)
     assert code == 0, err
     repo = hub.repos["space", "your-name/app"]
     assert repo.sdk == "gradio" and repo.private

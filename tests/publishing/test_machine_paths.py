@@ -1,6 +1,7 @@
 """Nothing that names a folder of this machine goes up."""
 
 import json
+import re
 import struct
 import tempfile
 from pathlib import Path
@@ -36,8 +37,33 @@ def test_a_path_of_this_machine_is_named(home, tmp_path, below):
         check({"README.md": b"# fine", "config.json": content})
 
 
-def test_paths_of_other_machines_and_relative_ones_stay(home, tmp_path):
-    check({"README.md": f"see /home/arthur/data, hub_configs/x, {tmp_path}, ~/x, {home}-x and {home.parent}".encode()})
+def test_relative_paths_and_those_of_programs_stay(home, tmp_path):
+    check({"README.md": f"see /usr/bin/env, hub_configs/x, {tmp_path}, ~/x, {home}-x and {home.parent}".encode()})
+    check({"README.md": b"a Space runs in /home/user/app; https://example.org/home/arthur/x, /home/ and /Users"})
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/home/arthur/data",
+        "/Users/arthur/data",
+        "/root/groma",
+        "C:\\Users\\arthur\\data",
+        "C:\\\\Users\\\\arthur",
+        "c:/Users/arthur",
+        "file:///data/x",
+    ],
+)
+@pytest.mark.parametrize("name", ["README.md", ".eval_results/rec.yaml", "config.json", "LICENSE", "modeling.py"])
+def test_the_home_of_somebody_on_another_machine_is_named(home, path, name):
+    with pytest.raises(ValueError, match=f"{re.escape(name)} names a folder of some machine, '.*'. Remove it"):
+        check({name: f"trained with --data {path} and more".encode()})
+
+
+def test_vocabularies_may_hold_what_looks_like_a_home(home, tmp_path):
+    check({"tokenizer.json": b'{"vocab": {"/home/arthur": 1}}', "pixels.bin": b"/home/arthur"})
+    with pytest.raises(ValueError, match="model.safetensors names a folder of some machine, '/home/arthur/x'"):
+        check({"model.safetensors": safetensors(tmp_path / "b", {"from": "/home/arthur/x"}, b"")})
 
 
 def test_binary_files_are_searched_too(home, tmp_path):

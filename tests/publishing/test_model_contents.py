@@ -13,6 +13,8 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoPr
 
 from transformers_groma import GromaForRegionProposal
 from transformers_groma.export_remote_code import own_code, remote_code_contents
+from transformers_groma.loading import load_model
+from transformers_groma.loading_options import LoadingOptions
 from transformers_groma.publishing.contents import Contents
 from transformers_groma.publishing.model_checks import check_model
 from transformers_groma.publishing.model_contents import model_contents
@@ -85,7 +87,7 @@ def test_where_a_model_was_loaded_from_is_removed(folder, tmp_path):
     assert '"_name_or_path": "org/groma"' in text_of(model_contents(folder, REPO), "config.json")
 
 
-@pytest.mark.parametrize("path", ["/data/me/x", "~/x/y", "file:///x", "D:\\data"])
+@pytest.mark.parametrize("path", ["/data/me/x", "~/x/y", "file:///x", "D:\\data", "\\\\host\\share"])
 def test_other_paths_are_refused(folder, path):
     change(folder / "generation_config.json", where={"deep": [path]})
     with pytest.raises(ValueError, match="generation_config.json, 'where', 'deep' holds a path of a machine"):
@@ -209,6 +211,12 @@ def test_an_adapter_belongs_to_a_model_of_the_hub(adapter):
         model_contents(adapter, REPO, license="mit", base_model="org/groma-tiny", code={"x.py": b""})
 
 
+def test_an_adapter_leaves_no_settings_of_a_model_before_it(adapter):
+    contents = model_contents(adapter, REPO, license="mit", base_model="org/groma-tiny")
+    assert "config.json" in contents.replaces and "config.json" not in contents.files
+    assert contents.needs == ("org/groma-tiny",)
+
+
 def test_an_adapter_of_a_glamm_is_tagged_so(adapter, tmp_path):
     folder = shutil.copytree(adapter, tmp_path / "lora", ignore=shutil.ignore_patterns("README.md"))
     AutoProcessor.from_pretrained(HUB_CONFIGS / "glamm-tiny").save_pretrained(folder)
@@ -244,7 +252,7 @@ def test_the_current_folder(folder, monkeypatch):
 def test_hidden_files_are_not_shown_by_cards(folder):
     (folder / ".env").write_text("secret")
     (folder / "README.md").write_text((folder / "README.md").read_text() + "\n![](.env)\n")
-    with pytest.raises(ValueError, match=r"shows '\.env', which is not a file"):
+    with pytest.raises(ValueError, match=r"shows '\.env', which is not an image"):
         model_contents(folder, REPO)
 
 
@@ -258,10 +266,58 @@ def test_an_adapter_without_weights(adapter, tmp_path):
 def test_images_that_the_card_shows_and_results_come_along(folder):
     card = (folder / "README.md").read_text()
     (folder / "README.md").write_text(f"{card}\n![An answer](images/answer.png) ![](https://x.org/y.png)\n")
-    with pytest.raises(ValueError, match=r"shows 'images/answer\.png', which is not a file"):
+    with pytest.raises(ValueError, match=r"shows 'images/answer\.png', which is not an image"):
         model_contents(folder, REPO)
     (folder / "images").mkdir()
     (folder / "images" / "answer.png").write_bytes(b"png")
     (folder / ".eval_results").mkdir()
     (folder / ".eval_results" / "rec.yaml").write_text("[]")
     assert {"images/answer.png", ".eval_results/rec.yaml"} <= {*model_contents(folder, REPO).files}
+
+
+@pytest.mark.parametrize("quantization", ["4bit", "8bit", "int8"])
+def test_a_quantized_model(tmp_path, quantization):
+    model, processor = load_model(HUB_CONFIGS / "groma-tiny", "cpu", LoadingOptions(quantization=quantization))
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert "model.safetensors" in model_contents(tmp_path, REPO, license="mit").files
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model_type": "llava"}, "holds a model of type 'llava', and what is pushed is of type groma or"),
+        ({"architectures": ["LlamaForCausalLM"]}, r"says `architectures` \['LlamaForCausalLM'\], and the weights"),
+        ({"architectures": None}, "says `architectures` None, and the weights"),
+    ],
+)
+def test_another_model_than_the_settings_say(folder, values, words):
+    change(folder / "config.json", **values)
+    with pytest.raises(ValueError, match=words):
+        model_contents(folder, REPO)
+
+
+@pytest.mark.parametrize("base", ["/data/models/groma", "groma", "what is this/x", "../base/x"])
+def test_a_base_model_is_a_name_of_the_hub(folder, base):
+    with pytest.raises(ValueError, match=f"--base-model '{base}' is not the name of a model on the Hub"):
+        model_contents(folder, REPO, base_model=base)
+
+
+def test_metadata_of_the_card_hold_no_path(folder):
+    card = folder / "README.md"
+    card.write_text(card.read_text().replace("---\n", "---\nbase_model: /data/models/groma\n", 1))
+    with pytest.raises(ValueError, match="README.md, 'base_model' holds a path of a machine, '/data/models/groma'"):
+        model_contents(folder, REPO)
+
+
+def test_cards_show_nothing_but_images(folder):
+    (folder / "optimizer.pt").write_bytes(b"x")
+    (folder / "README.md").write_text((folder / "README.md").read_text() + "\n![](optimizer.pt)\n")
+    with pytest.raises(ValueError, match=r"shows 'optimizer\.pt', which is not an image"):
+        model_contents(folder, REPO)
+
+
+def test_a_card_that_is_not_text(folder):
+    (folder / "README.md").write_bytes("# Mine".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"README\.md is not text in UTF-8"):
+        model_contents(folder, REPO)

@@ -161,3 +161,32 @@ def test_names_that_the_hub_does_not_take(name):
 def test_options_that_do_not_fit(options, words):
     with pytest.raises(ValueError, match=words):
         Destination(REPO, **options)
+
+
+@pytest.mark.parametrize("name", ["me/thing.git", "me/thing.ipynb", "me/a\u00fcb"])
+def test_names_that_only_the_server_would_refuse(name):
+    with pytest.raises(ValueError, match="Hub"):
+        Destination(name)
+
+
+def test_a_tag_is_not_a_branch(hub, contents):
+    for options in ({"tag": "main"}, {"tag": "v1", "branch": "v1"}):
+        with pytest.raises(ValueError, match="is the name of the branch as well"):
+            Destination(REPO, **options)
+    with pytest.raises(ValueError, match="--branch 'a{40}' is the hash of a commit"):
+        Destination(REPO, branch="a" * 40)
+    push(contents, branch="next")
+    with pytest.raises(HubError, match="has a branch 'next': pass another name for the tag"):
+        push(contents, tag="next")
+
+
+def test_a_model_that_is_needed_must_be_on_the_hub(hub, contents, tmp_path):
+    adapter = Contents("model", contents.files, needs=("org/base",))
+    with pytest.raises(HubError, match="there is no model 'org/base' on the Hub"):
+        push(adapter)
+    assert not hub.repos
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text("{}")
+    hub.add_repo("org/base", tmp_path / "base")
+    push(adapter)
+    assert "model.safetensors" in hub.files(REPO)

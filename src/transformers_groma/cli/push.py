@@ -32,7 +32,7 @@ def add_push(commands: "argparse._SubParsersAction") -> None:
     push.add_argument(
         "folder",
         metavar="DIR",
-        type=Path,
+        type=_folder,
         help="folder of a model, an adapter, a dataset, a metric, a kernel or a Space; with `--type space` also the "
         "Hub name of a model, for a Space with the app",
     )
@@ -75,7 +75,9 @@ def run_push(arguments: argparse.Namespace) -> None:
             f"DIR {str(arguments.folder)!r} is not a folder: pass the folder of a model, a dataset, a metric, a "
             "kernel or a Space."
         )
+    from ..publishing.contents import check_links
     from ..publishing.machine_paths import check_no_machine_paths
+    from ..publishing.secrets import check_no_secrets
     from ..publishing.space_contents import space_sdk
     from ..publishing.upload import Destination, check_destination, upload
 
@@ -91,6 +93,8 @@ def run_push(arguments: argparse.Namespace) -> None:
     with errors_of("DIR"):
         kind = kind_to_push(arguments)
         contents = contents_of(kind, arguments)
+        check_links(contents, arguments.folder)
+        check_no_secrets(contents)
         check_no_machine_paths(contents, arguments.folder)
         if contents.repo_type == "space":
             to = replace(to, space_sdk=space_sdk(contents))
@@ -105,6 +109,13 @@ def run_push(arguments: argparse.Namespace) -> None:
         for text in check_destination(contents, to):
             note(f"note: {text}")
         _print_result(upload(contents, to), kind, contents, arguments.repo_id)
+
+
+def _folder(text: str) -> Path:
+    """The path of a folder; that of an empty variable would be the current one."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty: pass a folder, `.` for the current one")
+    return Path(text)
 
 
 def _print_files(contents: "Contents", repo_id: str) -> None:

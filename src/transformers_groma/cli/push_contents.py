@@ -20,6 +20,8 @@ KINDS_OF_OPTIONS = {
     "local_builds": ("kernel",),
 }
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+# How the Hub writes licences.
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 
 def is_app_of_model(arguments: argparse.Namespace) -> bool:
@@ -32,7 +34,7 @@ def kind_to_push(arguments: argparse.Namespace) -> str:
     """The kind that `--type` names, else that of the folder.
 
     Raises:
-        ValueError: the folder holds nothing or several things, or an option is for other kinds.
+        ValueError: the folder holds nothing or several things, or an option is for other kinds or has no such value.
     """
     from ..publishing.kinds import kind_of
 
@@ -41,6 +43,11 @@ def kind_to_push(arguments: argparse.Namespace) -> str:
         if getattr(arguments, option) not in (None, False) and kind not in kinds:
             flag = f"--{option.replace('_', '-')}"
             raise ValueError(f"{flag} is for a {' or '.join(kinds)}, and this is a {kind}: leave it out.")
+    if arguments.license is not None and not _LICENSE.fullmatch(arguments.license):
+        raise ValueError(
+            f"--license {arguments.license!r} is not an identifier of the Hub: write one of "
+            "https://huggingface.co/docs/hub/repositories-licenses, as apache-2.0, or other."
+        )
     return kind
 
 

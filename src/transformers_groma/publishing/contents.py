@@ -20,6 +20,8 @@ class Contents:
         branch (`str`, *optional*): a branch that gets the same files beside `main`, for tools that look there.
         left_out (`tuple[str, ...]`): names in the folder that stay on this machine, to tell the user.
         changes (`tuple[str, ...]`): what differs from the files in the folder, to tell the user.
+        needs (`tuple[str, ...]`): names of models on the Hub without which it is of no use: that of an adapter, of an
+            app.
     """
 
     repo_type: RepoType
@@ -28,6 +30,7 @@ class Contents:
     branch: str | None = None
     left_out: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
 
 def left_out_of(folder: Path, files: Mapping[str, Path | bytes]) -> tuple[str, ...]:
@@ -58,4 +61,32 @@ def left_out_of(folder: Path, files: Mapping[str, Path | bytes]) -> tuple[str, .
     return tuple(sorted(path.name for path in folder.iterdir() if path.name not in taken))
 
 
-__all__ = ["Contents", "RepoType", "left_out_of"]
+def check_links(contents: Contents, folder: Path) -> None:
+    """Check that no file of a push is a link that leads out of the folder, or to one that stays on this machine.
+
+    Args:
+        contents (`Contents`): what would go up.
+        folder (`Path`): the folder that is pushed.
+
+    Raises:
+        ValueError: one is.
+
+    Example:
+    >>> check_links(Contents("model", {"README.md": b"# Mine"}), Path("."))
+    """
+    root = folder.resolve()
+    # In the Hub's cache, the files of a snapshot are links to the blobs of the same repository.
+    roots = (root, root.parent.parent / "blobs") if root.parent.name == "snapshots" else (root,)
+    for name, source in contents.files.items():
+        if isinstance(source, bytes):
+            continue
+        target = source.resolve()
+        if not any(target.is_relative_to(each) for each in roots):
+            raise ValueError(f"{name} is a link to {target}, which is outside of {folder}. Put the file itself there.")
+        # A known name must not let out what is left out: keys in hidden files, optimizer states.
+        is_link = target.is_relative_to(root) and target != root / name
+        if is_link and target.relative_to(root).as_posix() not in contents.files:
+            raise ValueError(f"{name} is a link to {target}, which is not pushed. Put the file itself there.")
+
+
+__all__ = ["Contents", "RepoType", "check_links", "left_out_of"]

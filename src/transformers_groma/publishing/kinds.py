@@ -59,14 +59,20 @@ def card_metadata(folder: Path) -> dict[str, Any]:
         `dict`: empty without a README.md or without metadata.
 
     Raises:
-        ValueError: the metadata is not a YAML object.
+        ValueError: the metadata is not a YAML object, or the file is not text.
 
     Example:
     >>> card_metadata(Path("metrics/rec_accuracy"))["sdk"]
     'static'
     """
     path = folder / "README.md"
-    return metadata_of(path.read_text(encoding="utf-8"), path) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8. Save it as UTF-8, then push again.") from error
+    return metadata_of(text, path)
 
 
 def metadata_of(card: str, name: str | Path = "README.md") -> dict[str, Any]:

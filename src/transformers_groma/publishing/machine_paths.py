@@ -1,4 +1,4 @@
-"""Finds paths of this machine in what would go up to the Hub: they tell who pushed, and lead nowhere elsewhere."""
+"""Finds paths of machines in what would go up to the Hub: they tell who pushed, and lead nowhere elsewhere."""
 
 import re
 import tempfile
@@ -14,16 +14,33 @@ if TYPE_CHECKING:
 
 # Columns of a dataset that name files. What people say in a conversation may look like a path and stays.
 NAMING_COLUMNS = ("path", "file", "file_name", "image_id", "image", "source")
+# Texts that name the home of whoever wrote them, on whatever machine; of others only what names this machine counts.
+_TEXTS = (".json", ".md", ".yaml", ".yml", ".txt", ".py", ".toml", ".jinja", ".safetensors", "LICENSE", "NOTICE")
+# Vocabularies: what looks like a path there is a token.
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
+# `/home/user` is that of every Space.
+_HOMES = re.compile(
+    rb"(?:file://[^/\s]*)?(?<![\w.~/-])(?:/home/(?!user[/\s\"'`])|/Users/(?!Shared/)|/root/|[A-Za-z]:(?:\\{1,2}|/)Users(?:\\{1,2}|/))"
+    rb"[\w.][^\s\"'`<>:,;\0]*|file:///[\w.][^\s\"'`<>,;\0]*"
+)
 _SAFETENSORS_HEADER = 8  # bytes that hold the length of the header
 _CHUNK = 1 << 24
 
 
 def check_no_machine_paths(contents: Contents, folder: Path) -> None:
-    """Check that no file names a folder of this machine.
+    """Check that no file names a folder of this machine, or the home of somebody on another one.
 
     Searched are all bytes of every file for paths below the home folder, the folder for temporary files, the current
-    folder and the pushed one. Of weights it is the header, since tensors hold numbers. Of a Parquet file it is the
-    columns that name files, which must not hold absolute paths of any machine.
+    folder and the pushed one, and texts for home folders of any machine: what was trained on a cluster is pushed from
+    elsewhere. Of weights it is the header, since tensors hold numbers. Of a Parquet file it is the columns that name
+    files, which must not hold absolute paths of any machine.
 
     Args:
         contents (`Contents`): what would go up.
@@ -43,13 +60,13 @@ def check_no_machine_paths(contents: Contents, folder: Path) -> None:
         if isinstance(source, Path) and name.endswith(".parquet"):
             _check_parquet(name, source)
             continue
-        for chunk in _searched(name, source):
-            match = pattern.search(chunk)
-            if match is not None:
-                found = match.group().decode("utf-8", "replace")
-                raise ValueError(
-                    f"{name} names a folder of this machine, {found!r}. Remove it there, then push again."
-                )
+        is_text = name.endswith(_TEXTS) and PurePosixPath(name).name not in VOCABULARIES
+        for chunk in searched_pieces(name, source):
+            for whose, places in (("this machine", pattern), ("some machine", _HOMES if is_text else None)):
+                match = None if places is None else places.search(chunk)
+                if match is not None:
+                    found = match.group().decode("utf-8", "replace")
+                    raise ValueError(f"{name} names a folder of {whose}, {found!r}. Remove it there, then push again.")
 
 
 def _pattern(folders: Iterable[Path]) -> re.Pattern[bytes]:
@@ -71,8 +88,17 @@ def _any_of(places: Iterable[Path]) -> bytes:
     return b"(?:" + b"|".join(re.escape(spelling.encode()) for spelling in longest_first) + b")"
 
 
-def _searched(name: str, source: Path | bytes) -> Iterator[bytes]:
-    """The bytes of a file that can hold text, in pieces that overlap by more than a path."""
+def searched_pieces(name: str, source: Path | bytes) -> Iterator[bytes]:
+    """The bytes of a file that can hold text, in pieces that overlap by more than a path.
+
+    Args:
+        name (`str`): of the file. Of weights, `*.safetensors`, it is the header alone.
+        source (`Path` or `bytes`): the file, or its bytes.
+
+    Example:
+    >>> list(searched_pieces("README.md", b"# Mine"))
+    [b'# Mine']
+    """
     if isinstance(source, bytes):
         yield source
         return
@@ -120,4 +146,4 @@ def _texts(values: "pa.Array") -> Iterator[str]:
     yield from (text for text in values.unique().to_pylist() if text)
 
 
-__all__ = ["NAMING_COLUMNS", "check_no_machine_paths"]
+__all__ = ["NAMING_COLUMNS", "VOCABULARIES", "check_no_machine_paths", "searched_pieces"]

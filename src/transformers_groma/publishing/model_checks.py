@@ -16,6 +16,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from ..model_cards import KIND_OF_TYPE
 from ..model_files import INDEX_FILE, PICKLED_WEIGHTS, WEIGHTS_FILE, checked_file, read_json, shard_names
 from ..models.released_weights import check_weights
 
@@ -28,13 +29,14 @@ _TEMPLATE_HOLDERS = ("processor_config.json", "tokenizer_config.json")
 def check_model(folder: Path) -> PreTrainedModel:
     """Check that a folder holds a model with all its weights, settings and its processor.
 
-    The model is built without memory for its weights (on the device `meta`), so that a large one takes seconds too.
+    The model is built without memory for its weights (on the device `meta`), so that a large one takes seconds too;
+    only a quantized one is loaded.
 
     Args:
         folder (`Path`): folder of a Groma, a GLaMM or a detector.
 
     Returns:
-        `PreTrainedModel`: on the device `meta`.
+        `PreTrainedModel`: on the device `meta`, or `cpu` if it is quantized.
 
     Raises:
         FileNotFoundError: there are no weights.
@@ -42,10 +44,18 @@ def check_model(folder: Path) -> PreTrainedModel:
             missing or does not fit.
     """
     check_weight_files(folder)
-    model_type = read_json(checked_file(folder, "config.json")).get("model_type")
+    settings = read_json(checked_file(folder, "config.json"))
+    model_type = settings.get("model_type")
+    if model_type not in KIND_OF_TYPE:
+        raise ValueError(
+            f"{folder} holds a model of type {model_type!r}, and what is pushed is of type "
+            f"{' or '.join(KIND_OF_TYPE)}: push it with `hf upload`."
+        )
     auto_class = AutoModelForObjectDetection if model_type == DETECTOR else AutoModelForImageTextToText
     with _quiet(), _naming(folder, "the model cannot be loaded"):
-        model, info = auto_class.from_pretrained(folder, device_map="meta", output_loading_info=True)
+        # Weights in 4 bit are unpacked while they are loaded, which needs memory.
+        device = "cpu" if settings.get("quantization_config") else "meta"
+        model, info = auto_class.from_pretrained(folder, device_map=device, output_loading_info=True)
     for key, words in (
         ("missing_keys", "weights are missing"),
         ("unexpected_keys", "weights are not the model's"),
@@ -54,6 +64,12 @@ def check_model(folder: Path) -> PreTrainedModel:
         if info[key]:
             first = sorted(str(each[0] if isinstance(each, tuple) else each) for each in info[key])[0]
             raise ValueError(f"{folder}: {len(info[key])} {words}, {first!r} for example. Save the model again.")
+    said, expected = settings.get("architectures"), [type(model).__name__]
+    if said != expected:
+        raise ValueError(
+            f"{folder / 'config.json'} says `architectures` {said}, and the weights are those of {expected}. Other "
+            "tools go by that name: save the model again."
+        )
     check_processor(folder, model.config)
     return model
 
@@ -202,7 +218,7 @@ def _naming(folder: Path, what: str) -> Iterator[None]:
     """Say of which folder an error of the libraries is."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, json.JSONDecodeError) as error:
+    except (OSError, ImportError, ValueError, KeyError, RuntimeError, TypeError, json.JSONDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{folder}: {what} ({reason[:300]}). Save it again, then push.") from error
 

@@ -1,6 +1,7 @@
 """What of a model's folder goes up to the Hub: its files and card, without what only this machine knows."""
 
 import json
+import mimetypes
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -9,20 +10,29 @@ from typing import Any
 from huggingface_hub import constants
 from transformers.utils import CHAT_TEMPLATE_DIR
 
+from ..hub_errors import is_hub_name
 from ..model_cards import KIND_OF_TYPE, ModelKind
 from ..model_files import checked_file, model_files, read_json
 from .contents import Contents, left_out_of
+from .kinds import metadata_of
+from .machine_paths import VOCABULARIES
 from .model_checks import check_adapter, check_model
 from .published_card import published_card
 
-# A push with fewer shards, or an adapter in place of a model, leaves no weights of the one before.
-WEIGHTS_THERE = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*", "adapter_config.json")
+# A push with fewer shards, or an adapter in place of a model, leaves nothing of the one before: an adapter beside a
+# config.json would be read as a model without weights.
+WEIGHTS_THERE = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "pytorch_model*.bin*",
+    "adapter_config.json",
+    "config.json",
+)
 # Settings that say where the model was loaded from. They are no use to others.
 _ORIGINS = ("_name_or_path", "name_or_path")
-# Vocabularies: what looks like a path there is a token.
-_VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json", "special_tokens_map.json")
 # Folders of a model: results of evaluations, and chat templates beside the first.
 _FOLDERS = {constants.EVAL_RESULTS_FOLDER: "*.yaml", CHAT_TEMPLATE_DIR: "*.jinja"}
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _IMAGE_LINK = re.compile(r"!\[[^\]]*\]\(\s*<?([^)\s>]+)|<img[^>]+src=[\"']([^\"']+)")
 
 
@@ -58,10 +68,12 @@ def model_contents(
         if code:
             raise ValueError(f"{folder} is an adapter, which holds no code: push it without --remote-code.")
     else:
+        if base_model is not None and not (is_hub_name(base_model) and _HUB_NAME.fullmatch(base_model)):
+            raise ValueError(f"--base-model {base_model!r} is not the name of a model on the Hub: write ORG/NAME.")
         check_model(folder)
         settings = read_json(checked_file(folder, "config.json"))
     files |= code or {}
-    for name in sorted(name for name in files if name.endswith(".json") and name not in _VOCABULARIES):
+    for name in sorted(name for name in files if name.endswith(".json") and name not in VOCABULARIES):
         if name.endswith(".index.json"):
             continue
         content = _json(files[name], folder / name)
@@ -84,6 +96,7 @@ def model_contents(
         has_code=any(name.endswith(".py") for name in files),
         config=settings,
     )
+    _check_paths(metadata_of(card), "README.md")
     files["README.md"] = card.encode()
     files |= _linked_images(folder, card)
     for place, pattern in _FOLDERS.items():
@@ -95,6 +108,7 @@ def model_contents(
         replaces=WEIGHTS_THERE,
         left_out=left_out_of(folder, files),
         changes=(*changes, *said),
+        needs=(base_model,) if is_adapter else (),
     )
 
 
@@ -114,7 +128,7 @@ def _without_origins(content: dict[str, Any]) -> tuple[dict[str, Any], list[tupl
     cleaned: dict[str, Any] = {}
     removed: list[tuple[str, str]] = []
     for key, value in content.items():
-        if key in _ORIGINS and isinstance(value, str) and (_is_absolute(value) or Path(value).exists()):
+        if key in _ORIGINS and isinstance(value, str) and not is_hub_name(value):
             removed.append((key, value))
         elif isinstance(value, dict):
             cleaned[key], inside = _without_origins(value)
@@ -132,18 +146,20 @@ def _check_paths(value: Any, where: str) -> None:
         )
     children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, child in children:
+        if isinstance(key, str):
+            _check_paths(key, where)
         _check_paths(child, f"{where}, {key!r}" if isinstance(key, str) else where)
 
 
 def _is_absolute(text: str) -> bool:
-    """Whether a text is an absolute path: `/data/x`, `C:\\x`, `file:///x` or `~/x`, but not "/" alone."""
+    """Whether a text is an absolute path: `/data/x`, `C:\\x`, `\\\\host\\x`, `file:///x`, `~/x`, but not "/" alone."""
     if "\n" in text or len(text) > 4096:
         return False
     if text.startswith(("file://", "~/")):
         return True
     posix = PurePosixPath(text)
     is_posix = posix.is_absolute() and len(posix.parts) > 2 and " " not in text
-    return is_posix or (PureWindowsPath(text).is_absolute() and bool(re.match(r"[A-Za-z]:[\\/]\w", text)))
+    return is_posix or (PureWindowsPath(text).is_absolute() and bool(re.match(r"(?:[A-Za-z]:[\\/]|\\\\)\w", text)))
 
 
 def _linked_images(folder: Path, card: str) -> dict[str, Path]:
@@ -154,10 +170,19 @@ def _linked_images(folder: Path, card: str) -> dict[str, Path]:
             continue
         path = (folder / link).resolve()
         inside = path.relative_to(folder.resolve()) if path.is_relative_to(folder.resolve()) else None
-        if inside is None or not path.is_file() or any(part.startswith(".") for part in inside.parts):
-            raise ValueError(f"README.md shows {link!r}, which is not a file in {folder}. Add it or remove the link.")
+        is_hidden = inside is not None and any(part.startswith(".") for part in inside.parts)
+        if inside is None or not path.is_file() or is_hidden or not _is_shown(path):
+            raise ValueError(
+                f"README.md shows {link!r}, which is not an image in {folder}. Add it or remove the link."
+            )
         found[inside.as_posix()] = folder / inside
     return found
+
+
+def _is_shown(path: Path) -> bool:
+    """Whether browsers show a file in place of an image."""
+    kind, _ = mimetypes.guess_type(path.name)
+    return (kind or "").startswith(("image/", "video/"))
 
 
 __all__ = ["WEIGHTS_THERE", "model_contents"]

@@ -77,7 +77,7 @@ def app_space_contents(template: Path, model: str) -> Contents:
         # Its app and the package belong together: another version may have another app.
         "requirements.txt": _replaced(packages, _PACKAGE_LINE, f"{_PACKAGE_LINE}=={__version__}").encode(),
     }
-    return Contents("space", files)
+    return Contents("space", files, needs=(model,))
 
 
 def space_sdk(contents: Contents) -> str:

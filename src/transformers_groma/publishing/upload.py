@@ -10,12 +10,13 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
-from ..hub_errors import LOG_IN, HubError, page_of, pushing_to_hub
+from ..hub_errors import LOG_IN, HubError, loading_from_hub, page_of, pushing_to_hub
 from .contents import Contents
 
 _REPO_TYPES = ("model", "dataset", "space", "kernel")
-_NAME = re.compile(r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?")
-_BRANCH = re.compile(r"[A-Za-z0-9][\w./-]*")
+_NAME = re.compile(r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?", re.ASCII)
+_BRANCH = re.compile(r"[A-Za-z0-9][\w./-]*", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Destination:
                 f"{self.repo_id!r} is not a name on the Hub: write owner/name, each with letters, digits, and `-`, "
                 "`_` or `.` inside, as in your-name/groma-photos."
             )
+        if name.endswith((".git", ".ipynb")):
+            raise ValueError(f"{self.repo_id!r} ends in {name[name.rindex('.') :]!r}, which the Hub does not take.")
         if len(self.repo_id) > 96:
             raise ValueError(f"{self.repo_id!r} has {len(self.repo_id)} characters, and the Hub takes at most 96.")
         for option, value in (("--branch", self.branch), ("--tag", self.tag)):
@@ -59,6 +62,10 @@ class Destination:
                 raise ValueError(
                     f"{option} {value!r} is not a name for git: use letters, digits, `-`, `_`, `.`, `/`, as in v1.0."
                 )
+            if value is not None and _COMMIT.fullmatch(value):
+                raise ValueError(f"{option} {value!r} is the hash of a commit, which nothing can be pushed to.")
+        if self.tag is not None and self.tag == (self.branch or "main"):
+            raise ValueError(f"--tag {self.tag!r} is the name of the branch as well: pass another one.")
         if self.create_pr and (self.branch not in (None, "main") or self.tag is not None):
             raise ValueError(
                 "--create-pr opens a pull request to main: leave out --branch and --tag, and tag after it is merged."
@@ -95,12 +102,16 @@ def check_destination(contents: Contents, to: Destination) -> list[str]:
         `list[str]`: what the user may want to know: that another type of repository has this name.
 
     Raises:
-        HubError: no token, one that the Hub does not know or that only reads, a namespace of others; a tag that
-            exists; a public repository where a private one is asked for; no connection.
+        HubError: no token, one that the Hub does not know or that only reads, a namespace of others; a model that it
+            needs is not on the Hub; a tag that exists; a public repository where a private one is asked for; no
+            connection.
     """
     if get_token() is None:
         raise HubError(f"nothing can be pushed without a token: {LOG_IN}.")
     api, repo_type = HfApi(), contents.repo_type
+    for model in contents.needs:
+        with loading_from_hub(model):
+            api.model_info(model)
     with pushing_to_hub(to.repo_id, repo_type):
         account = api.whoami()
         _check_account(account, to)
@@ -124,9 +135,11 @@ def check_destination(contents: Contents, to: Destination) -> list[str]:
                 "leave out --private."
             )
         refs = api.list_repo_refs(to.repo_id, repo_type=repo_type)
-        tags = {ref.name for ref in refs.tags}
+        tags, branches = ({ref.name for ref in kind} for kind in (refs.tags, refs.branches))
         if to.tag in tags:
             raise HubError(f"{to.repo_id} has a tag {to.tag!r} already: pass another one, or delete that one first.")
+        if to.tag in branches:
+            raise HubError(f"{to.repo_id} has a branch {to.tag!r}: pass another name for the tag.")
         if to.branch in tags:
             raise HubError(
                 f"{to.branch!r} is a tag of {to.repo_id}, and nothing can be added to a tag: pass a branch."
