@@ -56,6 +56,7 @@ def pushed(tmp_path_factory):
         write_shapes(ShapesOptions("rec", seed=0, split="test"), 1, work / "shapes")
         (work / "shapes" / ".env").write_text("secret")
         plain_kernel(work / "doubling")
+        hub.add_repo("org/groma-tiny", REPOSITORY / "hub_configs" / "groma-tiny")
         somebody.groma(
             ["push", "before", "org/shapes", "--license", "cc-by-4.0"],
             ["push", "shapes", "org/shapes", "--license", "cc-by-4.0", "--tag", "v2"],
