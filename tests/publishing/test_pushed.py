@@ -116,7 +116,7 @@ def test_spaces_have_their_sdk(pushed):
 
 def test_no_byte_names_the_machine(pushed):
     hub, somebody = pushed
-    assert len(hub.repos) == 4
+    assert len(hub.repos) == 5
     for (kind, name), repo in hub.repos.items():
         for commit in repo.commits.values():
             assert traces(commit.files, somebody) == [], (kind, name)
