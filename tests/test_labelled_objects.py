@@ -7,7 +7,10 @@ import pytest
 from transformers_groma.labelled_objects import MAX_LABEL_LENGTH, check_box, check_label, label_numbers
 
 
-@pytest.mark.parametrize("label", ["a dog", "Hündchen 🐶", "x" * MAX_LABEL_LENGTH, "<a & 'b' \"c\">"])
+@pytest.mark.parametrize(
+    "label",
+    ["a dog", "Hündchen 🐶", "می\u200cخواهم", "👩\u200d👧", "a\u00a0b", "x" * MAX_LABEL_LENGTH, "<a & 'b' \"c\">"],
+)
 def test_labels_of_one_line(label):
     assert check_label(label) == label
 
@@ -20,6 +23,7 @@ def test_labels_of_one_line(label):
         (None, "a text that is not empty, got None"),
         ("a\ndog", r"one line of printable characters, got 'a\\ndog'"),
         ("a\x1b[31mdog", "one line of printable characters"),
+        *((f"a{sign}b", "one line of") for sign in ("\x7f", "\x85", "\u2028", "\u2029", "\ud800", "\ufffe", "\uffff")),
         ("x" * (MAX_LABEL_LENGTH + 1), f"at most {MAX_LABEL_LENGTH} characters, got {MAX_LABEL_LENGTH + 1}"),
     ],
 )

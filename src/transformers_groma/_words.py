@@ -1,4 +1,6 @@
-"""Words of messages: numbers with their nouns."""
+"""Words of messages and files: numbers with their nouns, texts of one line."""
+
+from unicodedata import category
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
@@ -19,4 +21,23 @@ def counted(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
-__all__ = ["counted"]
+def is_one_line(text: str) -> bool:
+    """Whether files, lists and menus of other tools can hold a text: one line, nothing but characters.
+
+    Joiners that Persian, Hindi and emoji are written with are characters, and so are the spaces that do not break,
+    which macOS puts into names of screenshots. `str.isprintable` refuses both.
+
+    Args:
+        text (`str`): a label or a file name.
+
+    Returns:
+        `bool`: `False` where it has control characters, breaks of lines, half characters or U+FFFE and U+FFFF.
+
+    Example:
+    >>> is_one_line("می‌خواهم"), is_one_line("two\\nlines")
+    (True, False)
+    """
+    return not any(letter in "\ufffe\uffff" or category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text)
+
+
+__all__ = ["counted", "is_one_line"]

@@ -5,6 +5,7 @@ import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ._words import is_one_line
 from .rle import RLE
 
 # What an object without a label is called.
@@ -55,7 +56,7 @@ def check_label(label: Any) -> str:
     """
     if not isinstance(label, str) or not label.strip():
         raise ValueError(f"a label must be a text that is not empty, got {reprlib.repr(label)}")
-    if not label.isprintable():
+    if not is_one_line(label):
         raise ValueError(f"a label must be one line of printable characters, got {reprlib.repr(label)}")
     if len(label) > MAX_LABEL_LENGTH:
         raise ValueError(

@@ -278,6 +278,16 @@ def test_scores_and_names_that_no_file_has(tmp_path):
     assert {path.name for path in (tmp_path / "yolo" / "labels").iterdir()} == {"a.txt"}
 
 
+def test_names_with_spaces_that_do_not_break(tmp_path):
+    """macOS writes one into the names of screenshots."""
+    name = "Screenshot 2026-01-01 at 9.41.00\u202fAM.png"
+    (tmp_path / name).write_bytes(image_bytes("PNG"))
+    path = write_json(tmp_path / "answer.json", answer(name))
+    for format in ("coco", "yolo", "label-studio"):
+        report = run(path, tmp_path / format, format, images="copy", image_root=tmp_path)
+        assert report.counts.rows == 1 and (tmp_path / format / "images" / name).is_file()
+
+
 def test_scores_and_crowds(tmp_path):
     path = write_json(tmp_path / "answer.json", answer())
     report = run(path, tmp_path / "coco", "coco", min_score=0.6)
@@ -384,7 +394,18 @@ def test_an_output_is_not_lost(tmp_path, annotations):
 
 
 def test_labels_with_any_characters(tmp_path):
-    names = ["a: b # c", "- x", "{y}", "yes", "12", 'quo"te\\n', "Hündchen 🐶", "null"]
+    names = [
+        "a: b # c",
+        "- x",
+        "{y}",
+        "yes",
+        "12",
+        'quo"te\\n',
+        "Hündchen 🐶",
+        "null",
+        "می\u200cخواهم",
+        "क्\u200dष 👩\u200d👧",
+    ]
     regions = [{"id": n, "box_xyxy": list(BOXES[0]), "label": name} for n, name in enumerate(names)]
     path = write_json(tmp_path / "answer.json", {"regions": regions, "image": answer()["image"]})
     run(path, tmp_path / "yolo", "yolo")

@@ -76,6 +76,13 @@ def test_answers(tmp_path):
     assert named(first)[-1] == ("object", BOXES[1])
 
 
+def test_lines_of_json_end_at_line_feeds_alone(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    said = [answer(f"{number}.jpg", text="A dog\u2028and nothing.") for number in range(2)]
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in said), encoding="utf-8")
+    assert [record.captions for record in open_source(path).records] == [("A dog\u2028and nothing.",)] * 2
+
+
 def test_regions_without_phrases(tmp_path):
     regions = [
         {"id": 0, "box_xyxy": list(BOXES[0]), "score": 0.5},

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .._words import counted
+from .._words import counted, is_one_line
 from .left_out import LeftOut
 
 MAX_EXAMPLES = 20
@@ -100,7 +100,7 @@ class WriteReport:
         for name, example in self.examples:
             reason = self._reason_of(example)
             # File names may have line breaks.
-            name = name if name.isprintable() else ascii(name)
+            name = name if is_one_line(name) else ascii(name)
             first.setdefault(reason, f", for example {name}{example.removeprefix(reason)}")
         lines = []
         for counts in (self.skipped, self.parts):

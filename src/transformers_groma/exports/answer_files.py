@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .._text import parse_json, read_text
+from .._text import parse_json, read_text, split_lines
 from ..data.left_out import LeftOut
 from ..labelled_objects import UNLABELLED, LabelledObject
 from .annotation_rows import NO_REGION, UNNAMED
@@ -62,7 +62,7 @@ def answer_records(paths: Sequence[Path], all_regions: bool, image: KnownImage |
 def _answers(path: Path) -> Iterator[tuple[str, Any]]:
     text = read_text(path)
     if path.suffix == ".jsonl":
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, line in enumerate(split_lines(text), start=1):
             if line.strip():
                 yield f"{path}, line {number}", _parsed(line, f"{path}, line {number}")
         return

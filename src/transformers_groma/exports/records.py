@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
+from .._words import is_one_line
 from ..data.left_out import LeftOut
 from ..labelled_objects import LabelledObject
 
@@ -70,7 +71,7 @@ def one_record_per_image(records: Iterable[ImageRecord]) -> Iterator[ImageRecord
     seen: set[bytes] = set()
     current: ImageRecord | None = None
     for record in records:
-        if record.fault is None and (record.file_name in ("", ".", "..") or not record.file_name.isprintable()):
+        if record.fault is None and (record.file_name in ("", ".", "..") or not is_one_line(record.file_name)):
             fault = LeftOut("image without a file name that can be written", ascii(record.source_name))
             record = replace(record, fault=fault)
         if record.fault is not None:
