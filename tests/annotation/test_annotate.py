@@ -265,6 +265,17 @@ def test_a_changed_source_is_noticed(annotate, photos, tmp_path):
     assert code == 0 and "5 images annotated, 5 images in this run" in said
 
 
+def test_damaged_settings_and_an_output_that_is_a_file(annotate, photos, tmp_path):
+    settings = tmp_path / "out" / ".annotate" / "settings.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("{}")
+    code, said = annotate(photos, tmp_path / "out", "--proposals")
+    assert code == 2 and "settings.json is damaged: it has no settings. Pass --overwrite" in said
+    for options in ((), ("--overwrite",)):
+        code, said = annotate(photos, settings, "--proposals", *options)
+        assert code == 2 and "settings.json' is a file. Pass a folder." in said
+
+
 def test_files_of_others_are_not_touched(annotate, photos, tmp_path):
     write_rows(tmp_path / "out" / "train-00000-of-00001.parquet", [0])
     code, said = annotate(photos, tmp_path / "out", "--proposals")

@@ -77,6 +77,15 @@ def test_a_line_that_a_kill_cut_is_done_again(tmp_path):
     assert not journal.exists()
 
 
+def test_a_damaged_journal_is_named(tmp_path):
+    photos = write_photos(tmp_path / "photos", 1)
+    journal = job(photos, tmp_path / "out").folder.journal(0)
+    journal.parent.mkdir(parents=True)
+    journal.write_bytes(b"\x00\x00\n")
+    with pytest.raises(ValueError, match=r"rows\.jsonl is damaged in line 1 .*Delete it: its shard begins again"):
+        run(photos, tmp_path / "out", Counting())
+
+
 def test_another_process_at_the_same_shard_stops_this_one(tmp_path):
     photos = write_photos(tmp_path / "photos", 3)
     first = run_shard(job(photos, tmp_path / "out"), Counting)

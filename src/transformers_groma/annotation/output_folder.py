@@ -73,6 +73,8 @@ class OutputFolder:
         """
         remedy = "Pass --overwrite to replace them, or another OUT."
         found = read_notes(self.notes / _SETTINGS)
+        if found is not None and not found.keys() >= {"settings", "shards"}:
+            raise FileExistsError(f"{self.notes / _SETTINGS} is damaged: it has no settings. {remedy}")
         if found is None:
             others = files_of_split(self.path, SHARD_SPLIT) if self.path.is_dir() else []
             if others:
@@ -142,12 +144,14 @@ class OutputFolder:
         return total, self.num_shards - len(finished)
 
 
-def refuse_nested(source: str, out: Path) -> None:
-    """Refuse an output folder that is the source.
+def check_out(source: str, out: Path) -> None:
+    """Refuse an output folder that is the source or a file.
 
     Raises:
-        ValueError: they are the same.
+        ValueError: it is.
     """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"OUT {str(out)!r} is a file. Pass a folder.")
     if os.path.isdir(source) and os.path.realpath(source) == os.path.realpath(out):
         raise ValueError(f"OUT {str(out)!r} is SOURCE. Pass another folder; it may be inside of it.")
 
@@ -179,4 +183,4 @@ def _changed(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any
     return f"it had {len(before)} shards and has {len(now)}"
 
 
-__all__ = ["GALLERY", "REPORT", "OutputFolder", "refuse_nested"]
+__all__ = ["GALLERY", "REPORT", "OutputFolder", "check_out"]

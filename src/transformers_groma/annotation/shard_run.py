@@ -184,8 +184,13 @@ def _write_shard(job: ShardJob, journal: Path, progress: _Progress) -> None:
 def _lines(journal: Path) -> Iterator[dict[str, Any]]:
     # Line by line: masks of a whole shard need not fit into memory.
     with journal.open("rb") as file:
-        for line in file:
-            yield json.loads(line)
+        for number, line in enumerate(file, start=1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise ValueError(
+                    f"{journal} is damaged in line {number} ({error}). Delete it: its shard begins again."
+                ) from error
 
 
 def _chained(first: SourceImage, others: Iterator[SourceImage]) -> Iterator[SourceImage]:

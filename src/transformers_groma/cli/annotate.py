@@ -235,7 +235,7 @@ def _read_run(arguments: argparse.Namespace) -> "AnnotationRun":
         )
     from ..annotation.job import AnnotationRun
     from ..annotation.models import AnnotatingModel
-    from ..annotation.output_folder import refuse_nested
+    from ..annotation.output_folder import check_out
     from ..annotation.sources.opening import open_source
     from ..annotation.tasks import AnnotationTasks
     from ..data.ray_actors import ActorOptions
@@ -253,7 +253,7 @@ def _read_run(arguments: argparse.Namespace) -> "AnnotationRun":
     )
     try:
         tasks.check()
-        refuse_nested(arguments.source, arguments.out)
+        check_out(arguments.source, arguments.out)
     except ValueError as error:
         raise CommandError(str(error)) from error
     _check_generation(arguments, tasks)
