@@ -9,6 +9,7 @@ from pathlib import Path
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+from .damaged_models import errors_of_damaged_files
 from .hub_errors import HubError, is_hub_name, loading_from_hub, nearest_folder, page_of
 from .model_files import base_of_adapter, read_json
 
@@ -86,7 +87,7 @@ def _download(name: str, file: str, revision: str | None, token: str | bool | No
 
 @contextmanager
 def loading_model(model: str | os.PathLike[str], revision: str | None = None) -> Iterator[None]:
-    """While a model is loaded that [`find_model`] has found: one sentence if the Hub fails on the way.
+    """While a model is loaded that [`find_model`] has found: one sentence if the Hub fails, or a file is damaged.
 
     Args:
         model (`str` or path): folder or Hub name.
@@ -94,13 +95,15 @@ def loading_model(model: str | os.PathLike[str], revision: str | None = None) ->
 
     Raises:
         HubError: a file of the model cannot be had from the Hub.
+        ValueError: a file is damaged.
     """
     name = os.fspath(model)
     if not is_hub_name(name):
-        yield
+        with errors_of_damaged_files(name):
+            yield
         return
     try:
-        with loading_from_hub(name, revision):
+        with loading_from_hub(name, revision), errors_of_damaged_files(name, revision):
             yield
     except (OSError, ValueError) as error:
         # The libraries say which file is missing between many other words.

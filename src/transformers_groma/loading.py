@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig, PreTrainedModel
 
+from .damaged_models import check_all_loaded
 from .hub_models import find_model, loading_model
 from .loading_options import AS_SAVED, FLASH_ATTENTIONS, LoadingOptions
 
@@ -129,7 +130,8 @@ def load_weights(
 
     Raises:
         OSError: no such folder, model or revision, or no access to it; the message says what to do.
-        ValueError: options that do not fit the machine or the model; see [`check_loading`].
+        ValueError: options that do not fit the machine or the model, see [`check_loading`]; or a file is damaged, or
+            weights are missing.
     """
     device = torch.device(best_device() if device is None else device)
     own = config
@@ -160,7 +162,7 @@ def load_weights(
             return _load_quantized(model_class, model, device, options, own, kwargs)
         if options.offload:
             return _load_offloaded(model_class, model, device, own, kwargs)
-        loaded = model_class.from_pretrained(model, **kwargs).to(device).eval()
+        loaded = _complete(model_class, model, kwargs).to(device)
     return _compiled(loaded) if options.compile else loaded
 
 
@@ -227,6 +229,13 @@ def _language_dtype(options: LoadingOptions, config: PreTrainedConfig) -> torch.
     return config.dtype or torch.float32
 
 
+def _complete(model_class: Any, model: str | PathLike[str], kwargs: dict[str, Any]) -> PreTrainedModel:
+    """A model in evaluation mode, none of whose weights was made up."""
+    loaded, report = model_class.from_pretrained(model, output_loading_info=True, **kwargs)
+    check_all_loaded(model, report)
+    return loaded.eval()
+
+
 def _load_quantized(
     model_class: Any,
     model: str | PathLike[str],
@@ -240,7 +249,7 @@ def _load_quantized(
         raise ValueError(f"{name} is for weights in full or half precision, and the model is quantized: leave it out.")
     try:
         kwargs["quantization_config"] = _quantization_config(options.quantization, _language_dtype(options, config))
-        loaded = model_class.from_pretrained(model, device_map={"": device}, **kwargs).eval()
+        loaded = _complete(model_class, model, kwargs | {"device_map": {"": device}})
     except ImportError as error:  # a release that is too old or does not fit torch
         raise ValueError(f"{name} cannot be used here: {error}") from error
     return _compiled(loaded) if options.compile else loaded
@@ -278,9 +287,12 @@ def _load_offloaded(
     # Weights that are converted to another dtype are written there; the others are read from where they are.
     folder = tempfile.TemporaryDirectory(prefix="groma-offload-")
     device_map = _layers_on_disk(model_class, config) if device.type == "cpu" else "auto"
-    loaded = model_class.from_pretrained(
-        model, device_map=device_map, offload_folder=Path(folder.name), **kwargs
-    ).eval()
+    kwargs |= {"device_map": device_map, "offload_folder": Path(folder.name)}
+    try:
+        loaded = _complete(model_class, model, kwargs)
+    except KeyError as error:  # of a weight that is looked for among those on disk
+        check_all_loaded(model, {"missing_keys": error.args})
+        raise
     weakref.finalize(loaded, folder.cleanup)
     return loaded
 
