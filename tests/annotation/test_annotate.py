@@ -422,3 +422,14 @@ def test_ctrl_c_says_how_to_resume(annotate, photos, tmp_path, monkeypatch):
     assert code == 130 and "run the same command again to resume" in said
     code, said = annotate(photos, tmp_path / "out", "--proposals", "--batch-size", "2")
     assert code == 0 and "4 images annotated, 2 images in this run" in said
+
+
+@pytest.mark.parametrize("package", ["pyarrow", "datasets"])
+def test_a_missing_package_is_named_with_its_extra(annotate, photos, tmp_path, monkeypatch, package):
+    rooms = ("transformers_groma.annotation", "transformers_groma.data")
+    for name in [name for name in sys.modules if name.startswith(rooms)]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    code, said = annotate(photos, tmp_path / "out")
+    assert code == 2 and len(said.splitlines()) == 1, said
+    assert 'pip install "transformers-groma[data]"' in said and not (tmp_path / "out").exists()

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 from .._output_errors import OutputError
 from ..model_files import ANSWERING_MODELS
 from .arguments import (
-    MAX_NEW_TOKENS,
+    BOX_FORMATS,
     CommandError,
     add_command,
     add_generation_arguments,
     add_model_arguments,
     errors_of_loading,
     generate_kwargs,
+    given_generation_arguments,
+    importing_data_packages,
     loading_options,
     natural,
     positive,
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 8
 SHARD_SIZE = 1000
-_BOX_FORMATS = ("xyxy", "xywh", "cxcywh")
 _NO_PROPOSER = (
     "have the images described (`--caption`) or name what to find (`--locate`), as it has no region proposer"
 )
@@ -112,7 +113,7 @@ def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--labels-column", metavar="NAME", help="column with a label for each of these regions")
     group.add_argument(
         "--box-format",
-        choices=_BOX_FORMATS,
+        choices=BOX_FORMATS,
         default="xyxy",
         help="of the boxes of regions, in pixels of the upright image (default: %(default)s)",
     )
@@ -233,13 +234,13 @@ def _read_run(arguments: argparse.Namespace) -> "AnnotationRun":
             "--overwrite does not go with --shard, as it would remove what the other parts have written: remove OUT "
             "first, or pass another one."
         )
-    from ..annotation.job import AnnotationRun
-    from ..annotation.models import AnnotatingModel
-    from ..annotation.output_folder import check_out
-    from ..annotation.sources.opening import open_source
-    from ..annotation.tasks import AnnotationTasks
-    from ..data.ray_actors import ActorOptions
-
+    with importing_data_packages():
+        from ..annotation.job import AnnotationRun
+        from ..annotation.models import AnnotatingModel
+        from ..annotation.output_folder import check_out
+        from ..annotation.sources.opening import open_source
+        from ..annotation.tasks import AnnotationTasks
+        from ..data.ray_actors import ActorOptions
     tasks = AnnotationTasks(
         caption=_caption_of(arguments, phrases),
         phrases=tuple(phrases),
@@ -314,16 +315,8 @@ def _phrases_of_file(path: Path | None) -> list[str]:
 
 def _check_generation(arguments: argparse.Namespace, tasks: "AnnotationTasks") -> None:
     """Refuse options of answers where the model is asked nothing."""
-    given = {
-        "--max-new-tokens": arguments.max_new_tokens != MAX_NEW_TOKENS,
-        "--sample": arguments.sample,
-        "--temperature": arguments.temperature is not None,
-        "--top-p": arguments.top_p is not None,
-        "--seed": arguments.seed is not None,
-    }
-    for option, is_given in given.items():
-        if is_given and not tasks.asks:
-            raise CommandError(f"{option} is for answers, but nothing is asked: pass --caption, too, or leave it out.")
+    if not tasks.asks and (given := given_generation_arguments(arguments)):
+        raise CommandError(f"{given[0]} is for answers, but nothing is asked: pass --caption, too, or leave it out.")
 
 
 def _source_options(arguments: argparse.Namespace) -> Any:

@@ -17,6 +17,8 @@ from ..loading_options import ATTENTIONS, DTYPES, QUANTIZATIONS, LoadingOptions
 # The longest answer by default, in tokens.
 MAX_NEW_TOKENS = 256
 _LARGEST_SEED = 2**64 - 1
+# How boxes in files may be written, see `BoxFormat`.
+BOX_FORMATS = ("xyxy", "xywh", "cxcywh")
 # Options that are followed by points, as many as come.
 POINT_OPTIONS = ("--point", "--not-point", "--scribble")
 # How messages of `LoadingOptions` name its fields.
@@ -210,6 +212,18 @@ def generate_kwargs(arguments: argparse.Namespace) -> dict[str, Any]:
     return kwargs
 
 
+def given_generation_arguments(arguments: argparse.Namespace) -> list[str]:
+    """The options of [`add_generation_arguments`] that were given, for commands that refuse those without effect."""
+    given = {
+        "--max-new-tokens": arguments.max_new_tokens != MAX_NEW_TOKENS,
+        "--sample": arguments.sample,
+        "--temperature": arguments.temperature is not None,
+        "--top-p": arguments.top_p is not None,
+        "--seed": arguments.seed is not None,
+    }
+    return [option for option, is_given in given.items() if is_given]
+
+
 def add_output_arguments(parser: argparse.ArgumentParser, files: str) -> None:
     """Add the arguments that say where the answer goes."""
     parser.add_argument("--json", action="store_true", help="print only JSON")
@@ -318,6 +332,15 @@ def errors_of_address(host: str, port: int) -> Iterator[None]:
             f"--host {host} --port {port} cannot be used ({error.strerror}): pass another port, or --port 0 for a "
             "free one."
         ) from error
+
+
+@contextmanager
+def importing_data_packages() -> Iterator[None]:
+    """While modules that read and write datasets are imported: one line says how to install what they need."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise CommandError(f'{error}. Install what datasets need: pip install "transformers-groma[data]".') from error
 
 
 @contextmanager

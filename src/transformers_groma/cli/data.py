@@ -4,7 +4,18 @@ import argparse
 import ast
 from pathlib import Path
 
-from .arguments import CommandError, CommandParser, add_command, checked_folder, errors_of, natural, positive, share
+from .arguments import (
+    BOX_FORMATS,
+    CommandError,
+    CommandParser,
+    add_command,
+    checked_folder,
+    errors_of,
+    importing_data_packages,
+    natural,
+    positive,
+    share,
+)
 from .models import source_checkout
 from .output import note, write_png
 
@@ -12,7 +23,6 @@ SHAPES_HELP = "draw scenes of coloured shapes, with true questions and answers"
 SHAPES_TASKS = ("detection", "rec", "grounding", "region-caption", "grounded-caption", "chat")
 FOLDER_HELP = "read your own images and boxes: an image folder with a metadata.jsonl"
 FOLDER_TASKS = ("conversation", "region-caption", "rec", "grounding", "detection")
-BOX_FORMATS = ("xyxy", "xywh", "cxcywh")
 BOXES_OF = ("upright", "stored")
 
 
@@ -176,11 +186,9 @@ def run_data(arguments: argparse.Namespace) -> None:
 def run_data_shapes(arguments: argparse.Namespace) -> None:
     """`groma data shapes`: synthetic scenes as Parquet files."""
     folder = checked_folder(arguments.output)
-    try:
+    with importing_data_packages():
         from ..shapes.preview import contact_sheet
         from ..shapes.rows import ShapesOptions, write_shapes
-    except ModuleNotFoundError as error:
-        raise CommandError(f'{error}. Install what datasets need: pip install "transformers-groma[data]".') from error
     with errors_of("shapes"):
         options = ShapesOptions(
             task=arguments.task,
@@ -205,10 +213,8 @@ def run_data_shapes(arguments: argparse.Namespace) -> None:
 def run_data_folder(arguments: argparse.Namespace) -> None:
     """`groma data folder`: an image folder as Parquet files."""
     output = checked_folder(arguments.output)
-    try:
+    with importing_data_packages():
         from ..data.image_folder import FolderOptions, draw_image_folder, write_image_folder
-    except ModuleNotFoundError as error:
-        raise CommandError(f'{error}. Install what datasets need: pip install "transformers-groma[data]".') from error
     with errors_of(f"IMAGES {str(arguments.images)!r}"):
         options = FolderOptions(
             task=arguments.task,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._words import counted
-from .arguments import CommandError, add_command, errors_of
+from .arguments import CommandError, add_command, errors_of, importing_data_packages
 from .models import open_upright
 from .output import note, printable
 
@@ -126,11 +126,9 @@ def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
 def run_export(arguments: argparse.Namespace) -> None:
     """`groma export`: files of another tool."""
     options = _options(arguments)
-    try:
+    with importing_data_packages():
         from ..exports.export import export
         from ..exports.sources import open_source
-    except ModuleNotFoundError as error:
-        raise CommandError(f'{error}. Install what datasets need: pip install "transformers-groma[data]".') from error
     labels = _labels(arguments)
     with errors_of("SOURCE"):
         source = open_source(arguments.source, arguments.all_regions, arguments.split, _known_image(arguments.image))

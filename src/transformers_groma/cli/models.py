@@ -183,6 +183,7 @@ def checked_model(
     model_types: tuple[str, ...],
     remedies: Mapping[str, str] = MappingProxyType({}),
     revision: str | None = None,
+    argument: str = "--model",
 ) -> str:
     """Check by its config.json that a folder or Hub name is a model of these types, and return it.
 
@@ -191,6 +192,7 @@ def checked_model(
         model_types (`tuple[str, ...]`): the types that the command takes.
         remedies (`Mapping[str, str]`): by the type of another model, why it is not taken and what to do instead.
         revision (`str`, *optional*): branch, tag or commit of a model on the Hub.
+        argument (`str`): how errors name it.
 
     Raises:
         CommandError: it is not a model, or one of another type; or the Hub does not let it be loaded.
@@ -209,45 +211,50 @@ def checked_model(
 
     logging.disable_progress_bar()
     if Path(model).is_file():
-        raise CommandError(f"--model {model!r} is a file: pass the folder or the Hub name of a model.")
+        raise CommandError(f"{argument} {model!r} is a file: pass the folder or the Hub name of a model.")
     is_folder = Path(model).is_dir()
     if not is_folder and (Path(model).is_absolute() or model.startswith(".") or model.count("/") > 1):
         near = nearest_folder(model)
         remedy = f"did you mean {near!r}?" if near else "pass a model's folder, or a Hub name such as org/groma-7b."
-        raise CommandError(f"--model {model!r} is not a folder: {remedy}")
-    where = f"--model {model!r}" if is_folder else f"--model {model!r} is not a folder here, and as a name on the Hub"
+        raise CommandError(f"{argument} {model!r} is not a folder: {remedy}")
+    where = f"{argument} {model!r}"
+    if not is_folder:
+        where += " is not a folder here, and as a name on the Hub"
     with errors_of(where), errors_of_loading():
         base = find_model(model, revision)
     if base is not None:
-        return _checked_adapter(model, base, model_types, remedies)
+        return _checked_adapter(model, base, model_types, remedies, argument)
     with errors_of(where):
         config, _ = PreTrainedConfig.get_config_dict(model, revision=revision)
     if not config:
-        raise CommandError(f"--model {model!r} has no config.json: pass the folder or the Hub name of a model.")
+        raise CommandError(f"{argument} {model!r} has no config.json: pass the folder or the Hub name of a model.")
     from ..models.original_settings import original_family
 
     if (family := original_family(config)) is not None:
         raise CommandError(
-            f"--model {model!r} is a checkpoint of the original {family}: convert it first, `groma convert {model} "
+            f"{argument} {model!r} is a checkpoint of the original {family}: convert it first, `groma convert {model} "
             "OUT_DIR`."
         )
     model_type = config.get("model_type")
     if model_type not in model_types:
         remedy = remedies.get(model_type, f"pass one of type {' or '.join(map(repr, model_types))}")
-        raise CommandError(f"--model {model!r} holds a model of type {model_type!r}: {remedy}.")
+        raise CommandError(f"{argument} {model!r} holds a model of type {model_type!r}: {remedy}.")
     from ..models.released_weights import check_weights
 
-    with errors_of("--model"):
+    with errors_of(argument):
         check_weights(model)
     return model
 
 
-def _checked_adapter(model: str, base: str, model_types: tuple[str, ...], remedies: Mapping[str, str]) -> str:
+def _checked_adapter(
+    model: str, base: str, model_types: tuple[str, ...], remedies: Mapping[str, str], argument: str
+) -> str:
     """What to load for an adapter: its folder, which names its base model; for regions alone the base model."""
     try:
-        base = checked_model(base, tuple(each for each in model_types if each != "groma_region_proposal"), remedies)
+        types = tuple(each for each in model_types if each != "groma_region_proposal")
+        base = checked_model(base, types, remedies, argument=argument)
     except CommandError as error:
-        raise CommandError(f"--model {model!r} is an adapter of {base!r}. {error}") from error
+        raise CommandError(f"{argument} {model!r} is an adapter of {base!r}. {error}") from error
     if "groma_region_proposal" in model_types:
         return base  # an adapter leaves the detector as it is
     from transformers.utils import is_peft_available

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import CommandError
+from .arguments import importing_data_packages
 from .models import source_checkout
 
 if TYPE_CHECKING:
@@ -60,13 +60,8 @@ def contents_of(kind: str, arguments: argparse.Namespace) -> "Contents":
     """
     folder, repo_id = arguments.folder, arguments.repo_id
     if kind == "dataset":
-        try:
+        with importing_data_packages():
             from ..publishing.dataset_contents import dataset_contents
-        except ImportError as error:
-            raise CommandError(
-                f'{error}. Install what datasets need: pip install "transformers-groma[data]".'
-            ) from error
-
         return dataset_contents(folder, repo_id, arguments.license)
     if kind == "metric":
         from ..publishing.metric_contents import metric_contents

@@ -3,7 +3,7 @@
 import argparse
 
 from .._words import counted
-from .arguments import MAX_NEW_TOKENS, CommandError, add_command, errors_of, generate_kwargs
+from .arguments import CommandError, add_command, errors_of, generate_kwargs, given_generation_arguments
 from .output import earlier_masks, image_note, note, print_regions, write_segments
 from .region_arguments import check_region_given
 from .verb_commands import add_answer_arguments, add_image_argument, open_all
@@ -77,13 +77,5 @@ def run_segment(arguments: argparse.Namespace) -> None:
 
 def _check_no_generation(arguments: argparse.Namespace) -> None:
     """Refuse options of answers: regions are segmented without the language model."""
-    given = {
-        "--max-new-tokens": arguments.max_new_tokens != MAX_NEW_TOKENS,
-        "--sample": arguments.sample,
-        "--temperature": arguments.temperature is not None,
-        "--top-p": arguments.top_p is not None,
-        "--seed": arguments.seed is not None,
-    }
-    for option, is_given in given.items():
-        if is_given:
-            raise CommandError(f"{option} is for PHRASE: regions are segmented without the language model.")
+    if given := given_generation_arguments(arguments):
+        raise CommandError(f"{given[0]} is for PHRASE: regions are segmented without the language model.")
