@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,15 +56,8 @@ def loading_from_hub(repo_id: str, revision: str | None = None) -> Iterator[None
         HubError: the model is gated, private, missing or something else than a model; the revision or a file is
             missing; the Hub cannot be reached, and the model is not in the cache.
     """
-    try:
+    with _in_one_sentence(lambda cause: _loading_sentence(cause, repo_id, revision)):
         yield
-    except (OSError, ValueError, HTTPError) as error:
-        if isinstance(error, HubError):
-            raise
-        cause = _hub_cause(error)
-        if cause is None:
-            raise
-        raise HubError(_loading_sentence(cause, repo_id, revision)) from error
 
 
 @contextmanager
@@ -78,6 +71,13 @@ def pushing_to_hub(repo_id: str, repo_type: str = "model") -> Iterator[None]:
     Raises:
         HubError: no permission, a token that the Hub does not know, no connection, or another answer of the Hub.
     """
+    with _in_one_sentence(lambda cause: _pushing_sentence(cause, repo_id, repo_type)):
+        yield
+
+
+@contextmanager
+def _in_one_sentence(sentence: Callable[[BaseException], str]) -> Iterator[None]:
+    """Turn what comes from the Hub into a `HubError`; other errors stay as they are."""
     try:
         yield
     except (OSError, ValueError, HTTPError) as error:
@@ -86,7 +86,7 @@ def pushing_to_hub(repo_id: str, repo_type: str = "model") -> Iterator[None]:
         cause = _hub_cause(error)
         if cause is None:
             raise
-        raise HubError(_pushing_sentence(cause, repo_id, repo_type)) from error
+        raise HubError(sentence(cause)) from error
 
 
 def _hub_cause(error: BaseException) -> BaseException | None:

@@ -63,7 +63,6 @@ class Annotator:
         self.tasks, self.batch_size = tasks, batch_size
         self.image_processor = processor.image_processor
         self._model, self._processor = model.eval(), processor
-        self._num_slots = 0
         self._pipe: ImageGroundingPipeline | None = None
         self._settings: VerbSettings | None = None
         if model.can_generate():

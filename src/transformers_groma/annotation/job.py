@@ -9,14 +9,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tqdm.auto import tqdm
 
 from .._locks import one_writer
 from .._words import counted
 from ..data.annotation_columns import repeated_values
-from ..data.ray_actors import ActorOptions, run_on_actors
+from ..data.ray_actors import ActorOptions, EngineName, run_on_actors
 from ..data.write_report import WriteReport
 from .annotator import Annotator
 from .gallery import write_gallery
@@ -25,8 +25,7 @@ from .output_folder import REPORT, OutputFolder
 from .shard_run import ShardJob, run_shard
 from .sources.source_images import SourceShard
 
-Engine = Literal["plain", "ray"]
-ENGINES = PLAIN, RAY = ("plain", "ray")
+PLAIN, RAY = "plain", "ray"
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class AnnotationRun:
     shards: Sequence[SourceShard]
     output: Path
     settings: Mapping[str, Any]
-    engine: Engine = PLAIN
+    engine: EngineName = PLAIN
     actors: ActorOptions = field(default_factory=lambda: ActorOptions(1))
     part: tuple[int, int] | None = None
     seed: int | None = None
@@ -216,4 +215,4 @@ def _run_shard_with(model: _LoadedOnce, job: ShardJob) -> Iterator[int]:
     return run_shard(job, model)
 
 
-__all__ = ["ENGINES", "PLAIN", "RAY", "AnnotationRun", "Engine", "RunOutcome", "make_shard_worker", "run_annotation"]
+__all__ = ["AnnotationRun", "RunOutcome", "make_shard_worker", "run_annotation"]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._words import counted
 from .arguments import CommandError, one_line
+from .listening import url_of
 from .output import note
 from .ray_serve import application, failure_in, reason_of
 
@@ -170,10 +171,9 @@ def _serve(
         )
         serve.run_many([target], wait_for_applications_running=False)
         states = _wait_until_running(serve, arguments.replicas, head, stop)
-        url = f"http://[{arguments.host}]:{port}" if ":" in arguments.host else f"http://{arguments.host}:{port}"
         print(
-            f"serving {arguments.served_name} at {url}/v1, {counted(states.get('RUNNING', 0), 'replica')} "
-            "(Ctrl-C stops them)",
+            f"serving {arguments.served_name} at {url_of(arguments.host, port)}/v1, "
+            f"{counted(states.get('RUNNING', 0), 'replica')} (Ctrl-C stops them)",
             flush=True,
         )
         if head is not None:

@@ -3,12 +3,12 @@
 import argparse
 import os
 from dataclasses import replace
-from ipaddress import ip_address
 
 from .._words import counted
 from ..model_files import ANSWERING_MODELS
 from .arguments import CommandError, add_address_arguments, add_command, errors_of, errors_of_address, positive
 from .language_server import check_language_server_arguments
+from .listening import url_of, warn_without_key
 from .models import checked_model
 from .output import note
 from .serve_app import add_app_arguments, load_engine, log_to_stderr, server_settings
@@ -75,11 +75,7 @@ def run_serve(arguments: argparse.Namespace) -> None:
         bound = bind_socket(arguments.host, arguments.port)
     with bound:
         host, port = bound.getsockname()[:2]
-        if not keys and not ip_address(host).is_loopback:
-            note(
-                f"--host {arguments.host} lets other machines in, and there is no API key: everyone who reaches port "
-                f"{port} may ask. Pass --api-key-file, or set GROMA_API_KEY."
-            )
+        warn_without_key(keys, arguments.host, host, port)
         model = checked_model(arguments.model, ANSWERING_MODELS, revision=arguments.revision)
         settings = replace(server_settings(arguments, model, keys), write_timeout=arguments.write_timeout)
         engine = load_engine(arguments, model)
@@ -101,7 +97,7 @@ def run_serve(arguments: argparse.Namespace) -> None:
             while not server.started and not serving.done():
                 await asyncio.sleep(0.01)
             if server.started:
-                print(f"serving {settings.model_name} at {_url(host, port)}/v1 (Ctrl-C stops it)", flush=True)
+                print(f"serving {settings.model_name} at {url_of(host, port)}/v1 (Ctrl-C stops it)", flush=True)
             try:
                 await serving
             finally:
@@ -129,7 +125,3 @@ def _finishing(running: int, seconds: float) -> str:
     return (
         f"groma serve: finishing {counted(running, 'request')}, for {seconds:g} s at most (Ctrl-C again stops at once)"
     )
-
-
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

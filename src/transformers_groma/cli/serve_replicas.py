@@ -3,7 +3,6 @@
 import argparse
 import os
 from importlib.util import find_spec
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from .._files import write_file
 from ..model_files import ANSWERING_MODELS
 from .arguments import CommandError, errors_of, errors_of_address, loading_options, positive
 from .language_server import LM_KEY_VARIABLE
+from .listening import warn_without_key
 from .models import checked_device, checked_model, model_name
 from .output import note
 from .ray_serve import limits_of, values_of
@@ -118,11 +118,7 @@ def run_replicas(arguments: argparse.Namespace) -> None:
     if not address:  # other machines may have other devices
         checked_device(arguments.device, loading_options(arguments))
     port = _free_port(arguments.host, arguments.port)
-    if not keys and not ip_address(_address_of(arguments.host)).is_loopback:
-        note(
-            f"--host {arguments.host} lets other machines in, and there is no API key: everyone who reaches port "
-            f"{port} may ask. Pass --api-key-file, or set {API_KEY_VARIABLE}."
-        )
+    warn_without_key(keys, arguments.host, _address_of(arguments.host), port)
     serve_until_signal(arguments, values, address, port)
 
 

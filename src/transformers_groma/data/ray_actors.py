@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 # How often an item may lose its actor before it is given up: a worker that is killed for its memory will be again.
 MAX_ATTEMPTS = 3
@@ -27,6 +27,9 @@ _START = (
     "52367 --metrics-export-port 52368"
 )
 
+# What spreads work over a machine or a cluster: one item after the other in this process, or actors of Ray. (The
+# `Engine` of `serving` is another thing: it answers requests.)
+EngineName = Literal["plain", "ray"]
 # Gives the outcomes of an item, one after the other.
 Worker = Callable[[Any], Iterator[Any]]
 
@@ -243,4 +246,4 @@ class _Pool:
         self._start()
 
 
-__all__ = ["ActorError", "ActorOptions", "Worker", "run_on_actors"]
+__all__ = ["ActorError", "ActorOptions", "EngineName", "Worker", "run_on_actors"]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -26,7 +26,7 @@ from .columns import FEATURES, OPTIONAL_FEATURES, Schema, check_row, features_of
 from .left_out import DATA_ERRORS, LeftOut, SkipRecord, reason_of
 from .parquet import check_shard, complete_parquet, footer_digest, read_notes
 from .provenance import changed_input, digest_of, digests_of_options, note_inputs, noted_inputs, relative_states
-from .ray_actors import ActorOptions, run_on_actors
+from .ray_actors import ActorOptions, EngineName, run_on_actors
 from .shard_files import (
     difference,
     files_of_other_datasets,
@@ -45,7 +45,6 @@ from .shard_files import (
 )
 from .write_report import WriteReport
 
-Engine = Literal["plain", "ray"]
 Record = TypeVar("Record")
 
 # Of this module. Raise it where the same records become other rows: shards of another version are not taken for
@@ -62,7 +61,7 @@ def write_dataset(
     split: str = "train",
     num_shards: int = 1,
     shard: int | None = None,
-    engine: Engine = "plain",
+    engine: EngineName = "plain",
     num_workers: int | None = None,
     overwrite: bool = False,
     record_name: Callable[[Record], str] = str,

@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ..coco_format import coco_annotations, coco_categories
-from ..data.left_out import SkipRecord
-from ..data.write_report import WriteReport
-from .image_files import ImageFolder
 from .json_lists import JsonList, write_object
 from .labels import Labels
 from .records import ImageRecord
@@ -46,18 +43,14 @@ def write_coco(
     folder: Path,
     labels: Labels,
     options: CocoOptions,
-    image_folder: ImageFolder,
-    report: WriteReport,
 ) -> None:
     """Write checked images as COCO files.
 
     Args:
-        images (`Iterable[ImageRecord]`): of [`checked_images`][transformers_groma.exports.checked_images].
+        images (`Iterable[ImageRecord]`): of [`placed_images`][transformers_groma.exports.image_files].
         folder (`Path`): where to.
         labels (`Labels`): numbers of the categories.
         options (`CocoOptions`): which files, and how.
-        image_folder (`ImageFolder`): where images go.
-        report (`WriteReport`): counts the images.
 
     Raises:
         ValueError: ids are to be kept, and one is not a whole number or comes twice.
@@ -72,13 +65,7 @@ def write_coco(
         for part in parts.values():
             stack.enter_context(part)
         for record in images:
-            try:
-                image_folder.place(record)
-            except SkipRecord as skip:
-                report.skip(record.file_name, skip.reason, skip.detail)
-                continue
             identity = ids.of(record)
-            report.rows += 1
             size = {"width": record.width, "height": record.height}
             parts["images"].add({"id": identity, "file_name": record.file_name, **size})
             for entry in coco_annotations(record.objects, identity, labels.numbers, options.polygons):

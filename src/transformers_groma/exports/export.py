@@ -1,7 +1,7 @@
 """Exports what is known about images to a folder of another tool, from the source to the report."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from .._folders import complete_folder
 from ..data.write_report import WriteReport
 from .checked_images import ObjectOptions, checked_images
 from .coco import CAPTIONS, INSTANCES, RESULTS, CocoOptions, write_coco
-from .image_files import ImageFolder
+from .image_files import ImageFolder, placed_images
 from .label_studio import CONFIG, TASKS, write_label_studio
 from .labels import Labels
 from .options import ExportOptions
@@ -73,29 +73,25 @@ def export(
     with complete_folder(output, overwrite, sources) as folder:
         image_folder = ImageFolder(folder / "images", options.images, options.image_root)
         records = checked_images(_with_progress(source), labels, wanted, report.counts)
-        images = _counted(records, report)
-        _writer(options, labels, image_folder, report.counts)(images, folder)
+        images = placed_images(records, image_folder, report.counts)
+        _write(_counted(images, report), folder, labels, options)
         report.labels = len(labels.numbers)
         if not report.objects and not (options.captions and report.captions):
             raise ValueError(_nothing(report.counts))
     return report
 
 
-def _writer(
-    options: ExportOptions, labels: Labels, image_folder: ImageFolder, report: WriteReport
-) -> Callable[[Iterator[ImageRecord], Path], None]:
-    def write(images: Iterator[ImageRecord], folder: Path) -> None:
-        if options.format == "coco":
-            files = CocoOptions(options.masks == "polygon", options.captions, options.results, options.keep_image_ids)
-            write_coco(images, folder, labels, files, image_folder, report)
-        elif options.format == "yolo":
-            write_yolo(images, folder, labels, image_folder, report)
-        else:
-            masks = {"pixels": "brush", "polygon": "polygon", "none": None}[options.masks]
-            texts = {"image_url": options.image_url, "model_version": options.model_version}
-            write_label_studio(images, folder, labels, masks, image_folder, report, captions=options.captions, **texts)
-
-    return write
+def _write(images: Iterator[ImageRecord], folder: Path, labels: Labels, options: ExportOptions) -> None:
+    """Write the files of a format."""
+    if options.format == "coco":
+        files = CocoOptions(options.masks == "polygon", options.captions, options.results, options.keep_image_ids)
+        write_coco(images, folder, labels, files)
+    elif options.format == "yolo":
+        write_yolo(images, folder, labels)
+    else:
+        masks = {"pixels": "brush", "polygon": "polygon", "none": None}[options.masks]
+        texts = {"image_url": options.image_url, "model_version": options.model_version}
+        write_label_studio(images, folder, labels, masks, captions=options.captions, **texts)
 
 
 def _files(options: ExportOptions) -> list[str]:
@@ -112,13 +108,11 @@ def _with_progress(source: Source) -> Iterator[ImageRecord]:
 
 
 def _counted(images: Iterator[ImageRecord], report: ExportReport) -> Iterator[ImageRecord]:
-    """The images; what a tool has written of each is counted when it asks for the next."""
+    """The images; what is written of each is counted."""
     for image in images:
-        before = report.counts.rows
+        report.objects += len(image.objects)
+        report.captions += len(image.captions)
         yield image
-        if report.counts.rows > before:  # it was not skipped
-            report.objects += len(image.objects)
-            report.captions += len(image.captions)
 
 
 def _nothing(counts: WriteReport) -> str:

@@ -3,9 +3,11 @@
 import io
 import os
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..data.left_out import SkipRecord
+from ..data.write_report import WriteReport
 from ..images import ImageTooLargeError, decode_image, image_orientation, open_image_header, upright, upright_size
 from .options import Placing
 from .records import ImageRecord
@@ -71,6 +73,29 @@ class ImageFolder:
         return found
 
 
+def placed_images(
+    images: Iterable[ImageRecord], image_folder: ImageFolder, report: WriteReport
+) -> Iterator[ImageRecord]:
+    """Put the images of records into a folder; those without an image that can be used are left out.
+
+    Args:
+        images (`Iterable[ImageRecord]`): of [`checked_images`][transformers_groma.exports.checked_images].
+        image_folder (`ImageFolder`): where images go.
+        report (`WriteReport`): counts the images, and those that are left out.
+
+    Yields:
+        `ImageRecord`: the others, as they are.
+    """
+    for record in images:
+        try:
+            image_folder.place(record)
+        except SkipRecord as skip:
+            report.skip(record.file_name, skip.reason, skip.detail)
+            continue
+        report.rows += 1
+        yield record
+
+
 def _write_upright(content: bytes, target: Path) -> None:
     """Write an image with its pixels turned as EXIF data say."""
     try:
@@ -82,4 +107,4 @@ def _write_upright(content: bytes, target: Path) -> None:
         raise SkipRecord("image that cannot be read", str(error)) from error
 
 
-__all__ = ["ImageFolder"]
+__all__ = ["ImageFolder", "placed_images"]

@@ -7,11 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
-from ..data.left_out import SkipRecord
-from ..data.write_report import WriteReport
 from ..label_studio_format import MaskShape, Shape, label_studio_config, label_studio_prediction
 from ..labelled_objects import UNLABELLED
-from .image_files import ImageFolder
 from .json_lists import JsonList
 from .labels import Labels
 from .records import ImageRecord
@@ -24,8 +21,6 @@ def write_label_studio(
     folder: Path,
     labels: Labels,
     masks: MaskShape | None,
-    image_folder: ImageFolder,
-    report: WriteReport,
     image_url: str = "",
     captions: bool = False,
     model_version: str = "groma",
@@ -33,12 +28,10 @@ def write_label_studio(
     """Write checked images as tasks with predictions.
 
     Args:
-        images (`Iterable[ImageRecord]`): of [`checked_images`][transformers_groma.exports.checked_images].
+        images (`Iterable[ImageRecord]`): of [`placed_images`][transformers_groma.exports.image_files].
         folder (`Path`): where to.
         labels (`Labels`): a closed set is the labels of the project.
         masks (`str`, *optional*): how masks are written; `None` writes boxes alone.
-        image_folder (`ImageFolder`): where images go.
-        report (`WriteReport`): counts the images.
         image_url (`str`): what Label Studio finds an image by is this, followed by its file name.
         captions (`bool`): whether the first caption of an image is a part of its prediction.
         model_version (`str`): what Label Studio groups predictions by.
@@ -47,12 +40,6 @@ def write_label_studio(
     has_captions = False
     with JsonList(folder / TASKS) as tasks:
         for record in images:
-            try:
-                image_folder.place(record)
-            except SkipRecord as skip:
-                report.skip(record.file_name, skip.reason, skip.detail)
-                continue
-            report.rows += 1
             objects = record.objects
             if not labels.is_closed:
                 # The words of the source: an open set of phrases would be a list of labels that nobody can pick from.

@@ -8,10 +8,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from ..data.left_out import SkipRecord
-from ..data.write_report import WriteReport
 from ..yolo_format import yolo_lines
-from .image_files import ImageFolder
 from .labels import Labels
 from .records import ImageRecord
 
@@ -22,17 +19,13 @@ def write_yolo(
     images: Iterable[ImageRecord],
     folder: Path,
     labels: Labels,
-    image_folder: ImageFolder,
-    report: WriteReport,
 ) -> None:
     """Write checked images as YOLO label files; an image without objects has an empty one.
 
     Args:
-        images (`Iterable[ImageRecord]`): of [`checked_images`][transformers_groma.exports.checked_images].
+        images (`Iterable[ImageRecord]`): of [`placed_images`][transformers_groma.exports.image_files].
         folder (`Path`): where to.
         labels (`Labels`): names of the classes.
-        image_folder (`ImageFolder`): where images go.
-        report (`WriteReport`): counts the images.
 
     Raises:
         ValueError: two images would have one label file.
@@ -40,12 +33,6 @@ def write_yolo(
     (folder / "labels").mkdir()
     (folder / "images").mkdir()
     for record in images:
-        try:
-            image_folder.place(record)
-        except SkipRecord as skip:
-            report.skip(record.file_name, skip.reason, skip.detail)
-            continue
-        report.rows += 1
         path = folder / "labels" / PurePosixPath(record.file_name).with_suffix(".txt")
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = yolo_lines(record.objects, record.height, record.width, labels.classes)
