@@ -14,7 +14,7 @@ import warnings
 from typing import Any, BinaryIO
 
 from huggingface_hub.utils import httpx
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 logger = logging.getLogger(__name__)
 
@@ -222,6 +222,25 @@ def upright(image: Image.Image) -> Image.Image:
     return turned
 
 
+def stored_size(image: Image.Image) -> tuple[int, int]:
+    """The size of an image as it is stored, whatever its EXIF data say; nothing is decoded.
+
+    Args:
+        image (`PIL.Image.Image`): an image, or what [`open_image_header`] returned.
+
+    Returns:
+        `tuple[int, int]`: width and height in pixels.
+
+    Example:
+    >>> stored_size(Image.new("RGB", (4, 2)))
+    (4, 2)
+    """
+    # Pillow gives a TIFF its upright size when it opens it, but turns it when it is loaded.
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image_orientation(image) in SWAPPED_AXES:
+        return image.tag_v2[TiffImagePlugin.IMAGEWIDTH], image.tag_v2[TiffImagePlugin.IMAGELENGTH]
+    return image.size
+
+
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """The size of an image as a viewer shows it; nothing is decoded.
 
@@ -235,7 +254,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     >>> upright_size(Image.new("RGB", (4, 2)))
     (4, 2)
     """
-    width, height = image.size
+    width, height = stored_size(image)
     return (height, width) if image_orientation(image) in SWAPPED_AXES else (width, height)
 
 
@@ -280,6 +299,7 @@ __all__ = [
     "load_image",
     "open_image_header",
     "read_image",
+    "stored_size",
     "upright",
     "upright_size",
 ]

@@ -18,6 +18,7 @@ from transformers_groma.data.image_files import (
     image_path,
     orientation_of_boxes,
     read_image_bytes,
+    stored_size,
     turned_boxes,
     upright_size,
 )
@@ -65,13 +66,15 @@ def test_images_are_checked_to_their_end(tmp_path):
             read_image_bytes(path)
 
 
+@pytest.mark.parametrize("ending", ["jpg", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_sizes_are_those_of_the_upright_image(tmp_path, orientation):
+def test_sizes_are_those_of_the_upright_image(tmp_path, orientation, ending):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
-    content = read_image_bytes(tmp_path / "a.jpg")
+    Image.new("RGB", (30, 20)).save(tmp_path / f"a.{ending}", exif=exif)
+    content = read_image_bytes(tmp_path / f"a.{ending}")
     assert exif_orientation(content) == orientation
+    assert stored_size(content) == (30, 20)
     size = (30, 20) if orientation <= 4 else (20, 30)
     assert upright_size(content) == size
     check_size(content, *size)

@@ -340,9 +340,10 @@ def _around(mask: np.ndarray) -> list[int]:
     return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
 
-def test_images_that_exif_turns_are_written_upright(tmp_path):
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_images_that_exif_turns_are_written_upright(tmp_path, kind):
     (tmp_path / "photos").mkdir()
-    turned = image_bytes("JPEG", (HEIGHT, WIDTH), orientation=6)
+    turned = image_bytes(kind, (HEIGHT, WIDTH), orientation=6)
     (tmp_path / "photos" / "a.jpg").write_bytes(turned)
     path = write_json(tmp_path / "answer.json", answer())
     for images in ("link", "copy"):

@@ -16,6 +16,7 @@ from unicodedata import normalize
 from PIL import Image as PilImage
 
 from ..images import SWAPPED_AXES, ImageTooLargeError, image_orientation, open_image_header
+from ..images import stored_size as stored_size_of
 from ..images import upright_size as upright_size_of
 from .left_out import SkipRecord
 from .provenance import note_input
@@ -167,7 +168,7 @@ def stored_size(content: bytes) -> Size:
         SkipRecord: `"not an image"`.
     """
     with _open_image(content) as image:
-        return image.size
+        return stored_size_of(image)
 
 
 def upright_size(content: bytes) -> Size:
