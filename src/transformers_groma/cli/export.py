@@ -34,7 +34,7 @@ def add_export(commands: "argparse._SubParsersAction") -> None:
         commands,
         "export",
         run_export,
-        "write annotated images, answers or a dataset as files of another tool",
+        "write annotated images, answers or a dataset as files of COCO, Label Studio or YOLO",
         "groma export annotations coco --format coco --captions\n"
         "         groma export answer/answer.json tasks --format label-studio --image-url http://localhost:8000/\n"
         "         groma export annotations yolo --format yolo --labels labels.txt --normalize --image-root photos",

@@ -12,8 +12,7 @@ def add_export_perception(commands: "argparse._SubParsersAction") -> None:
         commands,
         "export-perception",
         run_export_perception,
-        "write the visual part of a model as an ONNX or OpenVINO graph (annotations of images: groma export; the "
-        "language model: groma export-lm)",
+        "write the visual part of a model as an ONNX or OpenVINO graph",
         "groma export-perception groma-7b groma-7b-eyes\n"
         "         groma export-perception groma-7b groma-7b-eyes --format openvino",
     )
