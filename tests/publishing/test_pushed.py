@@ -76,6 +76,7 @@ LOADED = {
 }
 
 
+@pytest.mark.slow  # a process that imports datasets, evaluate and kernels
 def test_everything_loads_by_its_name(pushed):
     _, somebody = pushed
     assert json.loads(somebody.run(LOAD).splitlines()[-1]) == LOADED
