@@ -57,6 +57,13 @@ def test_what_is_left_out_is_said(run, annotations, tmp_path):
     assert code == 0 and err.startswith("1 image, 5 objects, 4 labels\n") and "nothing names" not in err
 
 
+def test_masks_that_nothing_has_are_told(run, annotations, tmp_path):
+    path = write_annotations(tmp_path / "boxes.parquet", [annotated(masks=False)])
+    for source, is_told in ((path, True), (annotations, False)):
+        code, _, err = run("export", source, tmp_path / "out", "--format", "coco", "--masks", "polygon", "--overwrite")
+        assert code == 0 and ("--masks polygon wrote boxes alone: no object of SOURCE has a mask." in err) == is_told
+
+
 def test_labels_of_a_file(run, annotations, tmp_path):
     labels = tmp_path / "labels.txt"
     labels.write_text("dog\nball\n")

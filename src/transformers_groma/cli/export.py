@@ -206,6 +206,8 @@ def _tell(report: "ExportReport", arguments: argparse.Namespace, labels: "Labels
         f"{counted(report.counts.rows, 'image')}, {counted(report.objects, 'object')}, "
         f"{counted(report.labels, 'label')}{captions}"
     )
+    if arguments.masks in ("pixels", "polygon") and not report.masks:
+        note(f"--masks {arguments.masks} wrote boxes alone: no object of SOURCE has a mask.")
     for line in report.counts.told():
         note(f"left out: {line}")
     if arguments.format == "label-studio" and not arguments.image_url:

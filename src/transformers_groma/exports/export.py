@@ -27,6 +27,7 @@ class ExportReport:
     Args:
         files (`list[Path]`): what tools are given.
         objects (`int`): how many objects were written.
+        masks (`int`): how many of them have masks.
         captions (`int`): how many captions.
         labels (`int`): how many labels there are.
         counts (`WriteReport`): images, and what was left out.
@@ -34,6 +35,7 @@ class ExportReport:
 
     files: list[Path] = field(default_factory=list)
     objects: int = 0
+    masks: int = 0
     captions: int = 0
     labels: int = 0
     counts: WriteReport = field(default_factory=WriteReport)
@@ -111,6 +113,7 @@ def _counted(images: Iterator[ImageRecord], report: ExportReport) -> Iterator[Im
     """The images; what is written of each is counted."""
     for image in images:
         report.objects += len(image.objects)
+        report.masks += sum(thing.mask is not None for thing in image.objects)
         report.captions += len(image.captions)
         yield image
 
