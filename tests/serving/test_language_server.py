@@ -5,6 +5,7 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx
 import pytest
 
 from transformers_groma.serving.answers import LanguageServerError
@@ -209,3 +210,15 @@ def test_a_proxy_that_cannot_be_used(no_proxies):
     with pytest.raises(ValueError, match="names a proxy") as caught:
         LanguageServer("http://10.9.8.7:8001/v1")
     assert "secret" not in str(caught.value)
+
+
+def test_a_certificate_that_nobody_vouches_for(monkeypatch):
+    """It does not become right by waiting, unlike a server that is not there yet."""
+
+    async def get(client, url):
+        raise httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate")
+
+    monkeypatch.setattr(httpx.AsyncClient, "get", get)
+    with pytest.raises(LanguageServerError, match="certificate is not trusted") as caught:
+        asyncio.run(LanguageServer("https://127.0.0.1:1/v1").describe())
+    assert caught.value.status == 502 and "SSL_CERT_FILE" in caught.value.detail

@@ -192,6 +192,9 @@ class LanguageServer:
 
     def _transport_error(self, error: httpx.HTTPError) -> LanguageServerError:
         detail = f"{type(error).__name__}: {error}".rstrip(": ") + self._proxy
+        if "CERTIFICATE_VERIFY_FAILED" in detail:
+            detail += "; the environment variable SSL_CERT_FILE names a file of certificates to trust"
+            return LanguageServerError("The language server's certificate is not trusted.", 502, detail)
         if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)):
             return LanguageServerError(_UNREACHABLE, 503, detail)
         if isinstance(error, httpx.TimeoutException):
