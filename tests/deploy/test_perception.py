@@ -1,6 +1,7 @@
 """Exported graphs see what the model sees, in onnxruntime and OpenVINO, and answers through them are the same."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,6 +63,14 @@ def parts(golden_dir, tmp_path_factory):
 def exported(parts, tmp_path_factory):
     need("onnx", "onnxscript", "onnxruntime")
     return export_perception(parts[2], tmp_path_factory.mktemp("eyes") / "onnx")
+
+
+def test_a_graph_names_no_folder_of_this_machine(exported):
+    for path in exported.iterdir():
+        content = path.read_bytes()
+        for place in (Path(torch.__file__).parent, Path(perception_export.__file__).parent, Path.cwd()):
+            assert str(place).encode() not in content, path.name
+        assert b".py" not in content or not path.name.startswith("perception"), path.name
 
 
 def test_any_number_of_images(parts, exported):

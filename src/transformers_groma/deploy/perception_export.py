@@ -93,9 +93,8 @@ def _write_onnx(part: PerceptionPart, path: Path) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.onnx.export(
+            exported = torch.onnx.export(
                 program,
-                f=path,
                 dynamo=True,
                 optimize=False,  # it stops at an operator of the split of maps, and runtimes optimize by themselves
                 verbose=False,
@@ -107,6 +106,10 @@ def _write_onnx(part: PerceptionPart, path: Path) -> None:
             )
     finally:
         registration.setLevel(level)
+    # Of each node it notes the lines of code on this machine.
+    for node in exported.model.graph.all_nodes():
+        node.metadata_props.clear()
+    exported.save(path, external_data=True)
 
 
 def _convert_to_openvino(path: Path) -> None:
