@@ -1,5 +1,6 @@
 """Exported graphs see what the model sees, in onnxruntime and OpenVINO, and answers through them are the same."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 from tests.tiny import MASK_DECODER
 from tests.tiny_checkpoint import save_tiny_checkpoint, save_tiny_glamm
 from transformers_groma.deploy import perception_export
-from transformers_groma.deploy.graph_notes import note_of
+from transformers_groma.deploy.graph_notes import NOTE_FILE, note_of
 from transformers_groma.deploy.perception_export import check_format, export_perception
 from transformers_groma.deploy.perception_runtime import PerceptionRuntime, perceive_with
 from transformers_groma.loading import load_model
@@ -134,6 +135,42 @@ def test_graphs_of_another_model_are_refused(parts, exported, tmp_path):
         PerceptionRuntime(tmp_path)
     with pytest.raises(ValueError, match=r"`pixel_values` must have shape"):
         runtime.get_image_features(torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("perception.onnx", b"<html>", r"/perception.onnx' or perception.onnx.data beside it is damaged, .*export the"),
+        ("perception.onnx.data", b"", r"/perception.onnx' or perception.onnx.data beside it is damaged, .*export the"),
+        ("perception.onnx", None, "has neither perception.onnx nor perception.xml: export the graph again"),
+        ("config.json", b"{", r"config.json is not JSON .*Export the graph again"),
+        ("config.json", None, "has no config.json: export the graph again"),
+    ],
+)
+def test_a_damaged_file_is_named(exported, tmp_path, capfd, name, content, words):
+    eyes = tmp_path / "eyes"
+    shutil.copytree(exported, eyes)
+    if content is None:
+        (eyes / name).unlink()
+    else:
+        (eyes / name).write_bytes(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=words) as error:
+        PerceptionRuntime(eyes)
+    assert "\n" not in str(error.value)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["perception.xml", "perception.bin"])
+def test_a_damaged_file_of_openvino_is_named(exported, tmp_path, name):
+    openvino = pytest.importorskip("openvino")
+    ones = openvino.opset13.constant([1.0] * 1000)
+    openvino.save_model(openvino.Model([openvino.opset13.relu(ones)], []), tmp_path / "perception.xml")
+    for file in ("config.json", NOTE_FILE):
+        shutil.copy(exported / file, tmp_path)
+    PerceptionRuntime(tmp_path)
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ValueError, match="/perception.xml' or perception.bin beside it is damaged, .*export the"):
+        PerceptionRuntime(tmp_path)
 
 
 def test_missing_packages_and_other_formats(monkeypatch, exported):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
 
+from ..model_files import read_json
 from ..models.glamm.modeling_glamm_outputs import GlammImageFeatures, GroundingView
 from ..models.groma.modeling_groma_outputs import GromaImageFeatures
 from ..models.modeling_parts import check_pixels
@@ -34,7 +35,7 @@ class PerceptionRuntime:
 
     Raises:
         FileNotFoundError: it is not such a folder.
-        ValueError: the package that runs the graphs is missing.
+        ValueError: the package that runs the graphs is missing, or a file of the folder is damaged.
 
     Example:
     ```python
@@ -47,6 +48,10 @@ class PerceptionRuntime:
     def __init__(self, folder: str | PathLike[str], num_threads: int | None = None) -> None:
         folder = Path(folder)
         self.note = read_note(folder)
+        settings = folder / "config.json"
+        if not settings.is_file():
+            raise FileNotFoundError(f"{str(folder)!r} has no {settings.name}: export the graph again.")
+        read_json(settings, "Export the graph again.")
         self.config: PreTrainedConfig = AutoConfig.from_pretrained(folder)
         names = ("perception",) if self.config.model_type == "groma" else ("perception", "grounding")
         self._graphs = {name: _open_graph(folder, name, num_threads) for name in names}
@@ -175,7 +180,14 @@ def _open_graph(folder: Path, name: str, num_threads: int | None) -> Graph:
                 raise ValueError(
                     f'{str(path)!r} needs the package {package}: pip install "transformers-groma[export]".'
                 )
-            return opened(path, num_threads)
+            try:
+                return opened(path, num_threads)
+            except Exception as error:  # each runtime has errors of its own, without a common class
+                weights = onnx.with_suffix(".onnx.data") if path == onnx else openvino.with_suffix(".bin")
+                raise ValueError(
+                    f"{str(path)!r} or {weights.name} beside it is damaged, incomplete or not for this release of "
+                    f"{package}: export the graph again. ({' '.join(str(error).split())})"
+                ) from error
     raise FileNotFoundError(f"{str(folder)!r} has neither {onnx.name} nor {openvino.name}: export the graph again.")
 
 
@@ -183,7 +195,7 @@ def _onnx_graph(path: Path, num_threads: int | None) -> Graph:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # it warns of what it does not compute in advance
+    options.log_severity_level = 4  # it warns of what it does not compute in advance; errors are raised as well
     if num_threads is not None:
         options.intra_op_num_threads = num_threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
