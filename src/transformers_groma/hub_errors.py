@@ -71,8 +71,14 @@ def pushing_to_hub(repo_id: str, repo_type: str = "model") -> Iterator[None]:
     Raises:
         HubError: no permission, a token that the Hub does not know, no connection, or another answer of the Hub.
     """
-    with _in_one_sentence(lambda cause: _pushing_sentence(cause, repo_id, repo_type)):
-        yield
+    try:
+        with _in_one_sentence(lambda cause: _pushing_sentence(cause, repo_id, repo_type)):
+            yield
+    except RuntimeError as error:  # of the client, when a large file does not arrive
+        cause = _hub_cause(error)
+        if cause is None:
+            raise
+        raise HubError(_pushing_sentence(cause, repo_id, repo_type)) from error
 
 
 @contextmanager
@@ -206,6 +212,12 @@ def _pushing_sentence(error: BaseException, repo_id: str, repo_type: str) -> str
             "then push again; what has arrived is not sent twice."
         )
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if status == 412:
+        return (
+            f"somebody else pushed to the {repo_type} {repo_id} at the same time, and nothing was changed by this "
+            f"push: look at {page_of(repo_id, repo_type)}, then push again; what has arrived is not sent "
+            "twice."
+        )
     is_of_token = "Invalid user token" in str(error)
     if not is_of_token and (isinstance(error, RepositoryNotFoundError) or status in (401, 403)):
         return (

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 
 from transformers_groma.hub_errors import HubError
 from transformers_groma.publishing.contents import Contents
@@ -11,7 +11,7 @@ from transformers_groma.publishing.upload import Destination, check_destination,
 
 from ..hub_client import use_hub
 from ..hub_repository import Account
-from ..hub_server import TOKEN, LoopbackHub
+from ..hub_server import TOKEN, LoopbackHub, _Handler
 
 REPO = "me/thing"
 
@@ -60,6 +60,48 @@ def test_an_interrupted_push_sends_only_what_is_missing(hub, contents):
     push(Contents("model", {**contents.files, "README.md": b"# Another"}))
     assert not [request for request in hub.requests[count:] if request.startswith("PUT /objects/")]
     assert hub.files(REPO)["README.md"] == b"# Another"
+
+
+def test_a_cut_upload_is_a_sentence_and_the_next_push_completes_it(hub, contents, monkeypatch):
+    whole = _Handler._body
+
+    def cut(handler: _Handler) -> bytes:
+        if not handler.path.startswith("/objects/"):
+            return whole(handler)
+        handler.rfile.read(1000)
+        handler.connection.close()
+        raise ConnectionResetError
+
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    monkeypatch.setattr(hub._server, "handle_error", lambda *_: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(_Handler, "_body", cut)
+        with pytest.raises(
+            HubError, match=r"cannot be reached \(.*then push again; what has arrived is not sent twice"
+        ):
+            push(contents)
+    assert {*hub.files(REPO)} == {".gitattributes"}
+    push(contents)
+    assert hub.files(REPO)["model.safetensors"] == b"w" * 3000
+
+
+def test_of_two_pushes_at_once_one_is_refused(hub, contents, monkeypatch):
+    """Otherwise the weights of both would stay."""
+    upload_folder = HfApi.upload_folder
+    other = Contents("model", {"model-00001-of-00001.safetensors": b"1"}, replaces=("*.safetensors",))
+
+    def after_another(api: HfApi, **options):
+        monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+        push(other)
+        return upload_folder(api, **options)
+
+    push(contents)
+    monkeypatch.setattr(HfApi, "upload_folder", after_another)
+    with pytest.raises(HubError, match="somebody else pushed to the model me/thing at the same time, .* push again"):
+        push(contents)
+    assert {name for name in hub.files(REPO) if name.endswith(".safetensors")} == {*other.files}
+    push(contents)
+    assert {name for name in hub.files(REPO) if name.endswith(".safetensors")} == {"model.safetensors"}
 
 
 def test_branch_and_tag(hub, contents):

@@ -194,6 +194,8 @@ def upload(contents: Contents, to: Destination, progress: bool = True) -> Pushed
             for target in targets:
                 if target is not None:
                     api.create_branch(repo_id, branch=target, repo_type=kind, exist_ok=True)
+                # What is replaced is looked up now: another push in between would leave the weights of both.
+                seen = api.repo_info(repo_id, repo_type=kind, revision=target).sha
                 commits.append(
                     api.upload_folder(
                         repo_id=repo_id,
@@ -202,6 +204,7 @@ def upload(contents: Contents, to: Destination, progress: bool = True) -> Pushed
                         revision=target,
                         commit_message=to.message or "Push with groma",
                         create_pr=to.create_pr,
+                        parent_commit=seen,
                         delete_patterns=list(contents.replaces) or None,
                     )
                 )
