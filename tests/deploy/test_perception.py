@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests.tiny import MASK_DECODER
 from tests.tiny_checkpoint import save_tiny_checkpoint, save_tiny_glamm
+from transformers_groma.cli import main
 from transformers_groma.deploy import perception_export
 from transformers_groma.deploy.graph_notes import NOTE_FILE, note_of
 from transformers_groma.deploy.perception_export import check_format, export_perception
@@ -140,7 +141,11 @@ def test_graphs_of_another_model_are_refused(parts, exported, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("perception.onnx", b"<html>", r"/perception.onnx' or perception.onnx.data beside it is damaged, .*export the"),
+        (
+            "perception.onnx",
+            b"<html>",
+            r"/perception.onnx' or perception.onnx.data beside it is damaged, .*export the",
+        ),
         ("perception.onnx.data", b"", r"/perception.onnx' or perception.onnx.data beside it is damaged, .*export the"),
         ("perception.onnx", None, "has neither perception.onnx nor perception.xml: export the graph again"),
         ("config.json", b"{", r"config.json is not JSON .*Export the graph again"),
@@ -182,6 +187,20 @@ def test_missing_packages_and_other_formats(monkeypatch, exported):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ValueError, match=r"needs the package onnxruntime: pip install \"transformers-groma\[export\]"):
         PerceptionRuntime(exported)
+
+
+def test_the_command_exports_the_revision_that_is_named(monkeypatch, tmp_path, capsys):
+    need("onnx", "onnxscript", "onnxruntime")
+    found = []
+    monkeypatch.setattr(
+        "transformers_groma.cli.model_exports.checked_model", lambda model, *_, revision, argument: model
+    )
+    monkeypatch.setattr(perception_export, "export_perception", lambda *arguments: found.append(arguments))
+    assert main(["export-perception", "org/groma", str(tmp_path / "eyes"), "--revision", "v1.0"]) == 0
+    assert found == [("org/groma", tmp_path / "eyes", "onnx", False, "v1.0")]
+    monkeypatch.undo()
+    assert main(["export-perception", GROMA_TINY, str(tmp_path / "eyes"), "--revision", "v1.0"]) == 2
+    assert "is a folder: leave it out" in capsys.readouterr().err
 
 
 def test_an_existing_folder_is_kept(parts, exported):

@@ -18,13 +18,16 @@ def add_export_perception(commands: "argparse._SubParsersAction") -> None:
     )
     add_model_export_arguments(export)
     export.add_argument(
+        "--revision", metavar="REV", help="branch, tag or commit of a model on the Hub (default: its branch main)"
+    )
+    export.add_argument(
         "--format", choices=("onnx", "openvino"), default="onnx", help="files of the graph (default: %(default)s)"
     )
 
 
 def run_export_perception(arguments: argparse.Namespace) -> None:
     """`groma export-perception`: the visual part of a Groma or a GLaMM into a folder of its own."""
-    model = check_model_export(arguments)
+    model = check_model_export(arguments, arguments.revision)
     from ..deploy.perception_export import check_format, export_perception
 
     try:
@@ -33,5 +36,5 @@ def run_export_perception(arguments: argparse.Namespace) -> None:
         flag = f"--format {arguments.format}"
         raise CommandError(str(error).replace(f"`format={arguments.format!r}`", flag)) from error
     with errors_of(f"{MODEL} {arguments.model!r}"):
-        export_perception(model, arguments.output_dir, arguments.format, arguments.overwrite)
+        export_perception(model, arguments.output_dir, arguments.format, arguments.overwrite, arguments.revision)
     print(arguments.output_dir)

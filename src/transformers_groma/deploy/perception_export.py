@@ -26,6 +26,7 @@ def export_perception(
     output_dir: str | PathLike[str],
     format: str = "onnx",
     overwrite: bool = False,
+    revision: str | None = None,
 ) -> Path:
     """Write what a model sees with as a graph for onnxruntime or OpenVINO, which take any number of images.
 
@@ -37,6 +38,7 @@ def export_perception(
         output_dir (`str` or path): folder to write; it must be new or empty.
         format (`str`): `"onnx"` or `"openvino"`.
         overwrite (`bool`): replace an `output_dir` that exists.
+        revision (`str`, *optional*): branch, tag or commit of a model on the Hub.
 
     Returns:
         `Path`: `output_dir`.
@@ -44,7 +46,7 @@ def export_perception(
     Raises:
         ValueError: a package is missing, or another format.
         FileExistsError: `output_dir` holds files and `overwrite` is not set, or a source would be lost with it.
-        OSError: no such folder or model.
+        OSError: no such folder, model or revision.
 
     Example:
     ```python
@@ -53,7 +55,7 @@ def export_perception(
     """
     check_format(format)
     check_output_folder(output_dir, overwrite, [model])
-    loaded, processor = load_model(model, "cpu", LoadingOptions(dtype="float32"))
+    loaded, processor = load_model(model, "cpu", LoadingOptions(dtype="float32", revision=revision))
     with complete_folder(output_dir, overwrite, sources=[model]) as folder:
         for name, part in perception_parts(loaded).items():
             _write_onnx(part.eval(), folder / f"{name}.onnx")
