@@ -93,6 +93,11 @@ def test_of_weights_only_the_header_is_searched(home, tmp_path):
         ({"image": [None, {"bytes": None, "path": "C:\\data\\a.png"}]}, "image"),
         ({"image_id": ["1", "/data/a.png"]}, "image_id"),
         ({"files": [[{"file_name": "file:///a.png"}]]}, "files"),
+        ({"image_path": ["/data/a.png"]}, "image_path"),
+        ({"fileName": ["/data/a.png"]}, "fileName"),
+        ({"image_paths": [["a.png", "/data/a.png"]]}, "image_paths"),
+        ({"imageFile": ["a.png", "file:///a.png"]}, "imageFile"),
+        ({"meta": [{"file": "a.png", "path": "/data/a.png"}]}, "meta"),
     ],
 )
 def test_columns_of_a_dataset_that_name_files(home, tmp_path, rows, column):
@@ -101,11 +106,21 @@ def test_columns_of_a_dataset_that_name_files(home, tmp_path, rows, column):
         check({"train.parquet": tmp_path / "rows"})
 
 
+def test_a_damaged_file_is_named(home, tmp_path):
+    pq.write_table(pa.table({"path": ["a" * 200, "b"]}), tmp_path / "rows", compression="none")
+    content = bytearray((tmp_path / "rows").read_bytes())
+    content[4:60] = bytes(56)
+    (tmp_path / "rows").write_bytes(content)
+    with pytest.raises(ValueError, match=r"train\.parquet is damaged and cannot be read \(.*\)\. Write it again"):
+        check({"train.parquet": tmp_path / "rows"})
+
+
 def test_what_people_say_may_look_like_a_path(home, tmp_path):
     rows = {
         "image": [{"bytes": b"1", "path": "train/a.png"}, None],
         "image_id": ["a.png", None],
         "text": [f"Open {home}/x", "/etc/hosts"],
+        "xpath": ["/html/body", None],
     }
     pq.write_table(pa.table(rows), tmp_path / "rows")
     check({"train.parquet": tmp_path / "rows"})

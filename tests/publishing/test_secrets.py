@@ -1,5 +1,7 @@
 """Nothing that opens somebody's account goes up."""
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from transformers_groma.publishing.contents import Contents
@@ -23,6 +25,24 @@ def test_a_secret_is_named_and_not_repeated(tmp_path, what):
         with pytest.raises(ValueError, match=f"config.json holds {what}, in line 2. Remove it there") as error:
             check_no_secrets(Contents("model", {"README.md": b"# Mine", "config.json": source}))
         assert SECRETS[what] not in str(error.value)
+
+
+@pytest.mark.parametrize("what", SECRETS)
+def test_texts_of_datasets_are_searched_in_all_columns(tmp_path, what):
+    said = f"my key is {SECRETS[what]}"
+    for rows in (
+        {"text": ["a", said]},
+        {"turns": [[{"role": "user", "content": said}]]},
+        {"tags": [None, ["a", said]]},
+    ):
+        pq.write_table(pa.table({"id": [*range(len(next(iter(rows.values()))))], **rows}), tmp_path / "rows")
+        with pytest.raises(
+            ValueError, match=f"train.parquet holds {what}, in its column '{next(iter(rows))}'"
+        ) as error:
+            check_no_secrets(Contents("dataset", {"train.parquet": tmp_path / "rows"}))
+        assert SECRETS[what] not in str(error.value)
+    pq.write_table(pa.table({"text": ["hf_token, sk-learn"], "image": [said.encode()]}), tmp_path / "rows")
+    check_no_secrets(Contents("dataset", {"train.parquet": tmp_path / "rows"}))
 
 
 def test_words_that_only_look_like_it(tmp_path):

@@ -4,16 +4,15 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any
 
 from .contents import Contents
-
-# Whoever pushes a model needs no Parquet files.
-if TYPE_CHECKING:
-    import pyarrow as pa
+from .parquet_texts import texts_of_parquet
 
 # Columns of a dataset that name files. What people say in a conversation may look like a path and stays.
-NAMING_COLUMNS = ("path", "file", "file_name", "image_id", "image", "source")
+_NAMING = re.compile(
+    r"(?:^|[_-]|image|mask|video)(?:path|file|file_?name|file_?path|folder|dir)s?$|^(?:image|image_?id|source)s?$",
+    re.IGNORECASE,
+)
 # Texts that name the home of whoever wrote them, on whatever machine; of others only what names this machine counts.
 _TEXTS = (".json", ".md", ".yaml", ".yml", ".txt", ".py", ".toml", ".jinja", ".safetensors", "LICENSE", "NOTICE")
 # Vocabularies: what looks like a path there is a token.
@@ -113,37 +112,13 @@ def searched_pieces(name: str, source: Path | bytes) -> Iterator[bytes]:
 
 
 def _check_parquet(name: str, path: Path) -> None:
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(path)
-    columns = [
-        file.schema.column(index).path
-        for index in range(len(file.schema.names))
-        if _is_naming(file.schema.column(index))
-    ]
-    for batch in file.iter_batches(columns=columns) if columns else ():
-        for column, values in zip(batch.schema.names, batch.columns, strict=True):
-            for text in _texts(values):
-                if PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute() or "file://" in text:
-                    raise ValueError(
-                        f"{name} has a path of a machine in its column {column!r}, {text!r}, which nobody else can "
-                        "open. Store the bytes of images, and names relative to their folder."
-                    )
+    for column, texts in texts_of_parquet(name, path, lambda field: _NAMING.search(field) is not None):
+        for text in texts:
+            if PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute() or "file://" in text:
+                raise ValueError(
+                    f"{name} has a path of a machine in its column {column!r}, {text!r}, which nobody else can "
+                    "open. Store the bytes of images, and names relative to their folder."
+                )
 
 
-def _is_naming(column: Any) -> bool:
-    is_text = column.logical_type.type == "STRING"
-    return is_text and column.path.split(".")[-1] in NAMING_COLUMNS
-
-
-def _texts(values: "pa.Array") -> Iterator[str]:
-    """All different texts of a column, whatever they are nested in."""
-    import pyarrow as pa
-
-    while pa.types.is_struct(values.type) or pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-        # A column was chosen by its path, so each struct on the way has this one field.
-        values = values.flatten() if not pa.types.is_struct(values.type) else values.field(0)
-    yield from (text for text in values.unique().to_pylist() if text)
-
-
-__all__ = ["NAMING_COLUMNS", "VOCABULARIES", "check_no_machine_paths", "searched_pieces"]
+__all__ = ["VOCABULARIES", "check_no_machine_paths", "searched_pieces"]

@@ -1,9 +1,11 @@
 """Finds tokens and private keys in what would go up to the Hub, where everybody could read them."""
 
 import re
+from pathlib import Path
 
 from .contents import Contents
 from .machine_paths import searched_pieces
+from .parquet_texts import texts_of_parquet
 
 # By what people call it, how it is written.
 _SECRETS = {
@@ -20,7 +22,7 @@ def check_no_secrets(contents: Contents) -> None:
     """Check that no file holds a token or a private key.
 
     Args:
-        contents (`Contents`): what would go up. Parquet files, which are compressed, are not searched.
+        contents (`Contents`): what would go up. Of Parquet files the texts are searched, in all columns.
 
     Raises:
         ValueError: a file does; the message does not repeat it.
@@ -32,7 +34,8 @@ def check_no_secrets(contents: Contents) -> None:
     ValueError: config.json holds a token of Hugging Face, in line 1. Remove it there, and revoke it if it was shared.
     """
     for name, source in contents.files.items():
-        if name.endswith(".parquet"):
+        if isinstance(source, Path) and name.endswith(".parquet"):
+            _check_parquet(name, source)
             continue
         lines = 1
         for piece in searched_pieces(name, source):
@@ -44,6 +47,16 @@ def check_no_secrets(contents: Contents) -> None:
                         f"{name} holds {what}, in line {line}. Remove it there, and revoke it if it was shared."
                     )
             lines += piece.count(b"\n")
+
+
+def _check_parquet(name: str, path: Path) -> None:
+    for column, texts in texts_of_parquet(name, path):
+        joined = "\n".join(texts).encode("utf-8", "replace")
+        for what, pattern in _PATTERNS.items():
+            if pattern.search(joined):
+                raise ValueError(
+                    f"{name} holds {what}, in its column {column!r}. Remove it there, and revoke it if it was shared."
+                )
 
 
 __all__ = ["check_no_secrets"]
