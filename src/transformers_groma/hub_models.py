@@ -45,13 +45,7 @@ def find_model(
             raise ValueError(
                 f"`revision={revision!r}` is of models on the Hub, and {name!r} is a folder: leave it out."
             )
-        if not os.path.isdir(name):
-            what = "a file" if os.path.isfile(name) else "not a folder"
-            near = nearest_folder(name)
-            hint = (
-                f"; did you mean {near!r}?" if near else ": pass a model's folder, or a Hub name such as org/groma-7b."
-            )
-            raise HubError(f"{name!r} is {what}{hint}")
+        check_folder(name)
         return base_of_adapter(name)
     if _download(name, _CONFIG, revision, token) is not None:
         return None
@@ -68,6 +62,30 @@ def find_model(
             "(`base_model_name_or_path`)."
         )
     return base
+
+
+def check_folder(model: str | os.PathLike[str]) -> None:
+    """Check that a model that is not a name on the Hub is a folder.
+
+    Args:
+        model (`str` or path): folder or Hub name.
+
+    Raises:
+        HubError: there is no such folder; the message says which one may be meant.
+
+    Example:
+    >>> check_folder("hub_configs/groma-tiny")
+    >>> check_folder("/no/folder")
+    Traceback (most recent call last):
+    transformers_groma.hub_errors.HubError: '/no/folder' is not a folder: pass a model's folder, or a Hub name ...
+    """
+    name = os.fspath(model)
+    if is_hub_name(name) or os.path.isdir(name):
+        return
+    what = "a file" if os.path.isfile(name) else "not a folder"
+    near = nearest_folder(name)
+    hint = f"; did you mean {near!r}?" if near else ": pass a model's folder, or a Hub name such as org/groma-7b."
+    raise HubError(f"{name!r} is {what}{hint}")
 
 
 def _download(name: str, file: str, revision: str | None, token: str | bool | None) -> Path | None:
@@ -116,4 +134,4 @@ def loading_model(model: str | os.PathLike[str], revision: str | None = None) ->
         ) from error
 
 
-__all__ = ["find_model", "loading_model"]
+__all__ = ["check_folder", "find_model", "loading_model"]

@@ -88,7 +88,7 @@ def test_convert_with_sizes_of_the_region_encoder(run, golden_dir, tmp_path, tin
         (["--detector", "c", "out"], ["--language-model"]),
         (["no-such", "out"], ["LEGACY_DIR", "no-such"]),
         ([PHOTO.parent, "out"], ["LEGACY_DIR", "config.json"]),
-        (["--vision-encoder", "/no/such", "out"], ["--vision-encoder '/no/such'"]),
+        (["--vision-encoder", "/no/such", "out"], ["--vision-encoder '/no/such': '/no/such' is not a folder: pass"]),
         (["a", "b", "--num-fuse-layers", "2"], ["--num-fuse-layers", "--detector"]),
         (["--vision-encoder", "a", "b", "--group-norm-groups", "2"], ["--group-norm-groups", "--language-model"]),
         (["a", "b", "--group-norm-groups", "0"], ["--group-norm-groups", "positive"]),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..hub_models import loading_model
+from ..hub_models import check_folder, loading_model
 from .convert_checks import check_size, check_tensors
 
 # Settings of sampling. Without sampling they mean nothing, and the library refuses to save them.
@@ -28,6 +28,7 @@ def loading_component(name: str, source: str | Path) -> Iterator[None]:
         OSError: its files are not there.
     """
     try:
+        check_folder(source)
         with loading_model(source):
             yield
     except (OSError, MemoryError):
