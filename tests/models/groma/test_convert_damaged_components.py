@@ -56,7 +56,7 @@ class TestComponents:
             self.rewrite(folder, change)
             self.refuse(parts, tmp_path, folder.name, *words)
         (folder / "model.safetensors").write_bytes(whole[:-10])
-        self.refuse(parts, tmp_path, "model.safetensors", "cut or damaged")
+        self.refuse(parts, tmp_path, folder.name, "model.safetensors is damaged or incomplete", "Save the model again")
         (folder / "model.safetensors").unlink()
         self.refuse(parts, tmp_path, "no weights")
 
