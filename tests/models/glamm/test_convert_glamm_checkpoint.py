@@ -353,7 +353,7 @@ class TestRefused:
         assert_refused(legacy, "`vision_encoder`", "'dinov2'", "CLIP", vision_encoder=folder)
         assert_refused(legacy, "missing", error=OSError, vision_encoder=legacy.parent / "missing")
         (folder / "model.safetensors").write_bytes(b"cut")
-        assert_refused(legacy, "model.safetensors", "cut or damaged", vision_encoder=folder)
+        assert_refused(legacy, "model.safetensors", "is damaged or incomplete", vision_encoder=folder)
 
     def test_a_clip_that_is_not_there(self, legacy):
         change_config(legacy, mm_vision_tower="openai/no-such-clip")
