@@ -33,8 +33,9 @@ from .segment import add_segment
 from .serve import add_serve
 from .train import add_train
 
-# transformers imports torchao wherever it is installed, which warns of parts that are for other machines.
-_LOUD_AT_IMPORT = ("torchao", "torch.utils._pytree")
+# transformers imports torchao, and peft imports bitsandbytes, wherever these are installed: they warn of parts for
+# other machines, and of parts that this one lacks.
+_LOUD_AT_IMPORT = ("torchao", "torch.utils._pytree", "bitsandbytes.backends.cpu.ops", "kernels.hf_hub")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
