@@ -2,10 +2,12 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from absl import logging as absl_logging
 from PIL import Image, ImageDraw
 
 from transformers_groma import GromaImageProcessor, GromaProcessor
@@ -14,6 +16,9 @@ from transformers_groma.models.groma.tokenization_groma import load_legacy_token
 
 # Builds that lie in the checkout would change numbers in the last digits. Tests of the kernels build their own.
 os.environ["GROMA_KERNELS"] = "reference"
+# absl, which tensorboard and OpenVINO import, logs to what stderr was at its import: the file of pytest's capture. It
+# would close that file, and with it fail every later test, when uvicorn sets up logging in a test with `capfd`.
+absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
 
 
 @pytest.fixture(scope="session")
